@@ -1,0 +1,10 @@
+//! ambassador: plaintext in on this host, TLS or mTLS out, in the protocol's own way.
+//!
+//! The path of a connection, each a function under one screen: `listener::serve` → `session::run` →
+//! `upstream::dial` → `relay::relay`. docs/ARCHITECTURE.md has the map and the invariants; the numbers
+//! below are the layers, and a module imports only from lower ones (`tests/tidy.rs`).
+
+pub mod clock; // 0
+pub mod name; // 0
+pub mod outcome; // 0
+pub mod sys; // 0

@@ -1,0 +1,3 @@
+//! The command line comes last.
+
+fn main() {}

@@ -1,0 +1,94 @@
+//! How a session ended: the closed set of the contract, and who ended it.
+//!
+//! One enum for both ends of a life (a relay that ended, a refusal that never relayed), because the
+//! metric label and the access log do not tell them apart. Wording for people lives with the errors.
+
+/// Why a session ended, or why a downstream got nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the labels are the contract's own words")]
+pub enum Outcome {
+    Completed,
+    DownstreamReset,
+    UpstreamReset,
+    IdleTimeout,
+    HalfCloseTimeout,
+    MaxLifetime,
+    Drained,
+    ListenerFull,
+    ClusterFull,
+    NoEndpoint,
+    ConnectFailed,
+    UpgradeFailed,
+    TlsFailed,
+    DeadlineExceeded,
+    BadOpening,
+    DownstreamGone,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
+    pub const ALL: [Self; 16] = [
+        Self::Completed,
+        Self::DownstreamReset,
+        Self::UpstreamReset,
+        Self::IdleTimeout,
+        Self::HalfCloseTimeout,
+        Self::MaxLifetime,
+        Self::Drained,
+        Self::ListenerFull,
+        Self::ClusterFull,
+        Self::NoEndpoint,
+        Self::ConnectFailed,
+        Self::UpgradeFailed,
+        Self::TlsFailed,
+        Self::DeadlineExceeded,
+        Self::BadOpening,
+        Self::DownstreamGone,
+    ];
+
+    /// The label in metrics and in the access log.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::DownstreamReset => "downstream_reset",
+            Self::UpstreamReset => "upstream_reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::MaxLifetime => "max_lifetime",
+            Self::Drained => "drained",
+            Self::ListenerFull => "listener_full",
+            Self::ClusterFull => "cluster_full",
+            Self::NoEndpoint => "no_endpoint",
+            Self::ConnectFailed => "connect_failed",
+            Self::UpgradeFailed => "upgrade_failed",
+            Self::TlsFailed => "tls_failed",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::BadOpening => "bad_opening",
+            Self::DownstreamGone => "downstream_gone",
+        }
+    }
+}
+
+/// One side of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The application's side.
+    Downstream,
+    /// The endpoint's side.
+    Upstream,
+    /// This program.
+    Ambassador,
+}
+
+impl Side {
+    /// The word in `closed_by` of the access log.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Ambassador => "ambassador",
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Local addresses we accept on: TCP and unix sockets.
+//!
+//! A unix socket appears under its name with its final owner and mode, or not at all: it is bound beside
+//! the name, set up, and renamed over it. A socket file whose process is gone is replaced that way; one
+//! that answers is somebody's, and is left alone.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Accepted, Peer, register};
+
+/// An address to accept on, as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bind {
+    /// An IP address and port; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// A path in the file system.
+    Unix(UnixBind),
+}
+
+/// A unix socket and who may reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnixBind {
+    /// Where the socket file appears.
+    pub path: PathBuf,
+    /// Permission bits of the file; write permission is what connect(2) asks for.
+    pub mode: u32,
+    /// The file's owner, by uid; `None` is whoever we run as.
+    pub owner: Option<u32>,
+    /// The file's group, by gid; `None` is ours.
+    pub group: Option<u32>,
+}
+
+/// An address that is really bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LocalAddress {
+    /// With the port the kernel chose, where it did.
+    Tcp(SocketAddr),
+    /// The path.
+    Unix(PathBuf),
+}
+
+/// Why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {bind}: {reason}")]
+pub struct BindError {
+    bind: Bind,
+    reason: String,
+}
+
+/// A listening socket. Dropping it stops accepting; a unix socket's file goes with it, unless another
+/// process has put its own in that place since.
+#[derive(Debug)]
+pub struct Listening {
+    io: AsyncFd<OwnedFd>,
+    local: LocalAddress,
+    file: Option<SocketFile>,
+}
+
+/// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+impl Listening {
+    /// Binds, listens and registers with the current worker's reactor.
+    ///
+    /// # Errors
+    /// In words: in use, no permission, no such folder, not a socket.
+    pub fn bind(bind: &Bind) -> Result<Self, BindError> {
+        let refused = |reason: String| BindError { bind: bind.clone(), reason };
+        let (socket, local, file) = match bind {
+            Bind::Tcp(address) => tcp(*address).map_err(|error| refused(reason(&error)))?,
+            Bind::Unix(unix) => bind_unix(unix).map_err(refused)?,
+        };
+        let io = register(OwnedFd::from(socket), Interest::READABLE)
+            .map_err(|error| refused(error.to_string()))?;
+        Ok(Self { io, local, file })
+    }
+
+    /// Where it listens in fact.
+    #[must_use]
+    pub const fn local(&self) -> &LocalAddress {
+        &self.local
+    }
+
+    /// Waits for the next connection.
+    ///
+    /// # Errors
+    /// What accept4(2) says. `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` leave the connection in the backlog; the
+    /// other errors belong to that one connection.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (fd, from) =
+            self.io.async_io(Interest::READABLE, |listening| Ok(acceptfrom_with(listening, flags)?)).await?;
+        let peer = match (&self.local, from) {
+            (LocalAddress::Tcp(_), Some(from)) => {
+                Peer::Tcp(SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?)
+            }
+            (LocalAddress::Tcp(_), None) => return Err(ErrorKind::ConnectionAborted.into()),
+            (LocalAddress::Unix(_), _) => Peer::Unix,
+        };
+        Ok(Accepted { fd, peer })
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            file.remove_if_ours();
+        }
+    }
+}
+
+type Listener = (Socket, LocalAddress, Option<SocketFile>);
+
+fn tcp(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    if address.is_ipv6() {
+        // `[::]` and `0.0.0.0` are two addresses here; who wants both lists both.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let local = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok((socket, LocalAddress::Tcp(local), None))
+}
+
+fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
+    refuse_occupied(&unix.path)?;
+    let beside = beside(&unix.path);
+    let made = bind_beside(unix, &beside).map_err(|error| reason(&error)).and_then(|(socket, file)| {
+        std::fs::rename(&beside, &unix.path).map_err(|error| format!("rename into place: {error}"))?;
+        Ok((socket, LocalAddress::Unix(unix.path.clone()), Some(file)))
+    });
+    if made.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    made
+}
+
+/// Refuses when something lives at `path`: a socket that answers, or a file that is no socket.
+fn refuse_occupied(path: &Path) -> Result<(), String> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.to_string()),
+        Ok(metadata) => metadata.file_type(),
+    };
+    if !kind.is_socket() {
+        return Err("a file that is no socket is in the way; remove it or choose another path".into());
+    }
+    match UnixStream::connect(path) {
+        // Nobody listens: its process is gone.
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        Ok(_) => Err("another process is listening on this socket".into()),
+        Err(error) => Err(format!("a socket file is in the way, and cannot be tried: {error}")),
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile)> {
+    let _ = std::fs::remove_file(beside);
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    socket.bind(&SockAddr::unix(beside)?)?;
+    std::fs::set_permissions(beside, std::fs::Permissions::from_mode(unix.mode))?;
+    if unix.owner.is_some() || unix.group.is_some() {
+        chown(beside, unix.owner, unix.group)?;
+    }
+    socket.listen(BACKLOG)?;
+    let metadata = std::fs::symlink_metadata(beside)?;
+    let file = SocketFile { path: unix.path.clone(), device: metadata.dev(), inode: metadata.ino() };
+    Ok((socket, file))
+}
+
+/// The file that names a unix socket, recognised by inode.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn remove_if_ours(&self) {
+        let ours = |found: &std::fs::Metadata| found.dev() == self.device && found.ino() == self.inode;
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| ours(&found)) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The usual failures in words that say what to do.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::AddrInUse => "the address is in use by another socket".into(),
+        ErrorKind::AddrNotAvailable => "no interface of this host has that address".into(),
+        ErrorKind::PermissionDenied => {
+            format!("{error}; a port below 1024 needs CAP_NET_BIND_SERVICE, a path needs a writable folder")
+        }
+        ErrorKind::NotFound => "the folder does not exist".into(),
+        _ => error.to_string(),
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(unix) => write!(f, "unix:{}", unix.path.display()),
+        }
+    }
+}
+
+impl fmt::Display for LocalAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A pipe as the in-kernel buffer between two sockets.
+//!
+//! splice(2) moves page references, so a pipe's capacity counts *pages*, not bytes: a segment of one
+//! byte fills a slot as a segment of 4 KiB does. Therefore nothing here says how many bytes fit; the
+//! caller moves what the kernel gives and counts it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+/// Both ends of a non-blocking pipe, with the count of bytes inside.
+#[derive(Debug)]
+pub struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    held: usize,
+    wide: bool,
+}
+
+impl Pipe {
+    /// What one splice call may move at most, and the size asked for a wide pipe: the most an unprivileged
+    /// process may have (`/proc/sys/fs/pipe-max-size`, 1 MiB unless the host changed it).
+    pub const WIDE: usize = 1 << 20;
+
+    /// A new, empty pipe; with `wide`, of [`Pipe::WIDE`] bytes where the kernel grants it.
+    ///
+    /// Past `pipe-user-pages-soft` an unprivileged user gets no wide pipe; it keeps the ordinary 64 KiB then.
+    ///
+    /// # Errors
+    /// What pipe2(2) says: `EMFILE`, `ENFILE`.
+    pub fn new(wide: bool) -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let wide = wide && fcntl_setpipe_size(&write, Self::WIDE).is_ok();
+        Ok(Self { read, write, held: 0, wide })
+    }
+
+    /// Bytes inside.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Whether it was granted [`Pipe::WIDE`].
+    #[must_use]
+    pub const fn is_wide(&self) -> bool {
+        self.wide
+    }
+
+    /// Moves bytes from a socket into the pipe; `Ok(0)` is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket is empty *or* the pipe is full: call it only with an empty pipe, then
+    /// it means the first.
+    pub(super) fn fill(&mut self, from: impl AsFd) -> io::Result<usize> {
+        let moved = splice(from, None, &self.write, None, Self::WIDE, flags())?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// Moves bytes from the pipe into a socket.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the socket takes no more now.
+    pub(super) fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
+        let moved = splice(&self.read, None, to, None, self.held, flags())?;
+        self.held -= moved;
+        Ok(moved)
+    }
+}
+
+fn flags() -> SpliceFlags {
+    SpliceFlags::MOVE | SpliceFlags::NONBLOCK
+}

@@ -1,0 +1,306 @@
+//! One connected stream socket, TCP or unix, registered with the worker's reactor.
+//!
+//! The reactor reports edges, so readiness is forgotten after a short read: on Linux a read that returned
+//! less than it was given has emptied the socket, and the next byte raises a new edge. That saves the
+//! extra `recv` that would only say `EAGAIN`. No buffer lives here.
+
+use std::future::Future;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use super::{Pipe, register};
+
+/// Socket options of both legs of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Silence after which the kernel probes the peer; `None` sends no keepalives.
+    pub keepalive: Option<Duration>,
+    /// How long sent data may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT);
+    /// `None` leaves it to retransmission, about 15 minutes. Keepalive does not run while data is in flight,
+    /// hence both.
+    pub user_timeout: Option<Duration>,
+}
+
+/// Who is at the other end of an accepted socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP peer.
+    Tcp(SocketAddr),
+    /// A process on this host.
+    Unix,
+}
+
+/// An accepted socket that no reactor knows yet, so that it can move to another worker.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(super) fd: OwnedFd,
+    /// Who connected.
+    pub peer: Peer,
+}
+
+impl Accepted {
+    /// Closes with a reset, before any reactor knew it.
+    pub fn abort(self) {
+        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// How a peer went away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// It sent a FIN, and no byte of it waits to be read.
+    Finished,
+    /// It reset the connection, or closed both directions of a unix socket.
+    Reset,
+}
+
+/// A connected, non-blocking stream socket. Dropping it closes it with a FIN.
+#[derive(Debug)]
+pub struct Socket {
+    io: AsyncFd<OwnedFd>,
+}
+
+impl Socket {
+    /// Registers an accepted socket with the current worker.
+    ///
+    /// # Errors
+    /// When the reactor refuses (`ENOMEM`, `ENOSPC`) or the peer has gone already.
+    pub fn adopt(accepted: Accepted, options: &Options) -> io::Result<Self> {
+        if matches!(accepted.peer, Peer::Tcp(_)) {
+            options.apply(&SockRef::from(&accepted.fd))?;
+        }
+        Ok(Self { io: register(accepted.fd, BOTH)? })
+    }
+
+    /// Connects over TCP, optionally from a local address.
+    ///
+    /// # Errors
+    /// What connect(2) says in the end. No deadline here: the caller has one.
+    pub async fn connect(to: SocketAddr, from: Option<IpAddr>, options: &Options) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        options.apply(&SockRef::from(&socket))?;
+        if let Some(from) = from {
+            // The port is chosen at connect time, when the whole 4-tuple is known, so one local address
+            // serves as many connections as there are ports *per endpoint*, not in all.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        let connecting = Self { io: register(socket.into(), BOTH)? };
+        connecting.io.writable().await?.retain_ready();
+        match SockRef::from(connecting.io.get_ref()).take_error()? {
+            None => Ok(connecting),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            match recv(self.io.get_ref(), &mut *buffer, RecvFlags::empty()) {
+                Ok((received, _)) => {
+                    if received > 0 && received < buffer.len() {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(received));
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => ready.clear_ready(),
+                    ErrorKind::Interrupted => {}
+                    _ => return Poll::Ready(Err(error.into())),
+                },
+            }
+        }
+    }
+
+    /// Writes some of `bytes`; how many is the answer.
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_write_ready(cx))?;
+            match send(self.io.get_ref(), bytes, SendFlags::NOSIGNAL) {
+                Ok(sent) => {
+                    if sent < bytes.len() {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => ready.clear_ready(),
+                    ErrorKind::Interrupted => {}
+                    _ => return Poll::Ready(Err(error.into())),
+                },
+            }
+        }
+    }
+
+    /// Moves what has arrived into an empty pipe; 0 is the end of the stream.
+    pub fn poll_fill(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_read_ready(cx))?;
+            match pipe.fill(self.io.get_ref()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Moves some of what the pipe holds into the socket.
+    pub fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_write_ready(cx))?;
+            match pipe.drain(self.io.get_ref()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Ends our direction: the peer reads everything sent so far, then the end. A peer that is gone already
+    /// needs no telling.
+    pub fn finish(&self) {
+        let _ = shutdown(self.io.get_ref(), Shutdown::Write);
+    }
+
+    /// Makes the coming close a reset (TCP), so the peer learns that the stream was cut and not ended.
+    pub fn abort(&self) {
+        let _ = SockRef::from(self.io.get_ref()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Bytes of the peer that nobody read yet, without taking them.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [0];
+        matches!(recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+    }
+
+    /// Waits until the peer went away; pending for ever while it is there, and after a FIN that followed
+    /// unread bytes (a half-close that must be relayed), unless a reset comes then.
+    ///
+    /// It waits for the kernel's hang-up events only (EPOLLRDHUP, EPOLLHUP, EPOLLERR): tokio files them under
+    /// the priority and error interests too, so the readiness that the relay will need stays untouched.
+    pub async fn gone(&self) -> Gone {
+        if self.io.ready(Interest::PRIORITY).await.is_err() {
+            return Gone::Reset;
+        }
+        let mut byte = [0];
+        match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Gone::Finished,
+            Ok(_) => {
+                let _ = self.io.ready(Interest::ERROR).await;
+                Gone::Reset
+            }
+            Err(_) => Gone::Reset,
+        }
+    }
+
+    /// Reads exactly one portion of at most `buffer` bytes.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn recv<'a>(&'a self, buffer: &'a mut [u8]) -> impl Future<Output = io::Result<usize>> + 'a {
+        std::future::poll_fn(move |cx| self.poll_recv(cx, buffer))
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What send(2) says.
+    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = std::future::poll_fn(|cx| self.poll_send(cx, bytes)).await?;
+            bytes = &bytes[sent..];
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let received = ready!(self.poll_recv(cx, buf.initialize_unfilled()))?;
+        buf.advance(received);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, bytes)
+    }
+
+    /// Gathers: rustls hands over a queue of records, and one `sendmsg` takes many of them.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.io.poll_write_ready(cx))?;
+            match SockRef::from(self.io.get_ref()).send_vectored(slices) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+impl Options {
+    fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        // A relay must not add Nagle's delay to what an application chose to send now.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(silence) = self.keepalive {
+            socket.set_tcp_keepalive(
+                &TcpKeepalive::new().with_time(silence).with_interval(PROBE_INTERVAL).with_retries(PROBES),
+            )?;
+        }
+        if self.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(self.user_timeout)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keepalive probes after the first, and how many may stay unanswered: a dead peer is known 45 s after the
+/// silence, where Linux' own defaults take 11 minutes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.io.get_ref().as_fd()
+    }
+}
