@@ -8,3 +8,4 @@ pub mod clock; // 0
 pub mod name; // 0
 pub mod outcome; // 0
 pub mod sys; // 0
+pub mod policy; // 1, pure

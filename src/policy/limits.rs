@@ -1,0 +1,90 @@
+//! Caps on a cluster's sessions and dials, reserved exactly: no burst overshoots them.
+//!
+//! These are Envoy's "circuit breakers": numbers without memory. What trips and recovers is the breaker,
+//! elsewhere.
+
+/// The caps of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Sessions and dials together.
+    pub max_connections: u32,
+    /// Dials in flight.
+    pub max_pending: u32,
+    /// Sessions and dials of one endpoint.
+    pub max_connections_per_endpoint: u32,
+}
+
+/// What one endpoint carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Live sessions.
+    pub sessions: u32,
+    /// Dials in flight.
+    pub dials: u32,
+}
+
+impl Load {
+    /// All it carries.
+    #[must_use]
+    pub const fn total(self) -> u32 {
+        self.sessions + self.dials
+    }
+}
+
+/// Which cap refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// `max_connections`.
+    #[error("the cluster has reached max_connections ({0})")]
+    Connections(u32),
+    /// `max_pending`.
+    #[error("the cluster has reached max_pending ({0})")]
+    Pending(u32),
+    /// `max_connections_per_endpoint`, on every endpoint that was left.
+    #[error("every endpoint has reached max_connections_per_endpoint ({0})")]
+    Endpoints(u32),
+}
+
+impl Settings {
+    /// Whether the cluster has room for one dial more, given what it carries in all.
+    ///
+    /// # Errors
+    /// The cap that is reached.
+    pub const fn admit(&self, cluster: Load) -> Result<(), Full> {
+        if cluster.total() >= self.max_connections {
+            return Err(Full::Connections(self.max_connections));
+        }
+        if cluster.dials >= self.max_pending {
+            return Err(Full::Pending(self.max_pending));
+        }
+        Ok(())
+    }
+
+    /// Whether one endpoint has room for one dial more.
+    #[must_use]
+    pub const fn endpoint_has_room(&self, endpoint: Load) -> bool {
+        endpoint.total() < self.max_connections_per_endpoint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cap_admits_exactly_its_number() {
+        let caps = Settings { max_connections: 5, max_pending: 2, max_connections_per_endpoint: 3 };
+        for (sessions, dials, expected) in [
+            (0, 0, Ok(())),
+            (4, 0, Ok(())),
+            (5, 0, Err(Full::Connections(5))),
+            (3, 2, Err(Full::Connections(5))),
+            (0, 1, Ok(())),
+            (0, 2, Err(Full::Pending(2))),
+        ] {
+            assert_eq!(caps.admit(Load { sessions, dials }), expected, "{sessions} sessions, {dials} dials");
+        }
+        assert!(caps.endpoint_has_room(Load { sessions: 1, dials: 1 }));
+        assert!(!caps.endpoint_has_room(Load { sessions: 1, dials: 2 }));
+    }
+}

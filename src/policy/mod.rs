@@ -1,0 +1,6 @@
+//! Decisions about endpoints and attempts. PURE: no tokio, socket, clock, entropy, log or metric; `now`
+//! and the generator are arguments, so a seed replays a run.
+
+pub mod balance;
+pub mod limits;
+pub mod retry;

@@ -1,0 +1,213 @@
+//! A seeded simulation of the policies against a shadow model: endpoints that fail at random, sessions that
+//! come and go, dials that are cancelled, many thousand steps of it.
+//!
+//! Everything flows from one seed, which a failure prints; `SEED=n cargo test --test simulation` replays it
+//! and `SEEDS=n` runs that many.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ambassador::policy::balance::{Balancer, Candidate, Policy};
+use ambassador::policy::limits::{Full, Load, Settings as Limits};
+use ambassador::policy::retry::{Plan, Settings as Retry};
+use fastrand::Rng;
+
+const STEPS: usize = 2_000;
+const SEEDS: u64 = 60;
+
+/// The policies, used as a cluster uses them, and what must hold of them.
+struct World {
+    rng: Rng,
+    limits: Limits,
+    retry: Retry,
+    weights: Vec<u32>,
+    balancer: Balancer,
+    total: Load,
+    loads: Vec<Load>,
+    /// Shadow model: which endpoint each dial and each session is on.
+    dials: BTreeMap<u64, usize>,
+    sessions: BTreeMap<u64, usize>,
+    next: u64,
+    picks: Vec<u64>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let endpoints = rng.usize(1..=6);
+        let policy = if rng.bool() { Policy::RoundRobin } else { Policy::LeastConnections };
+        Self {
+            limits: Limits {
+                max_connections: rng.u32(1..60),
+                max_pending: rng.u32(1..20),
+                max_connections_per_endpoint: rng.u32(1..30),
+            },
+            retry: Retry {
+                attempts: rng.u32(1..8),
+                backoff_base: Duration::from_millis(rng.u64(0..50)),
+                backoff_max: Duration::from_millis(rng.u64(50..500)),
+            },
+            weights: (0..endpoints).map(|_| rng.u32(1..5)).collect(),
+            balancer: Balancer::new(policy, endpoints),
+            total: Load::default(),
+            loads: vec![Load::default(); endpoints],
+            dials: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            next: 0,
+            picks: vec![0; endpoints],
+            rng,
+        }
+    }
+
+    fn step(&mut self) {
+        match self.rng.u32(..10) {
+            0..=4 => self.dial_with_retries(),
+            5 => self.begin_and_leave_pending(),
+            6 => self.cancel_a_dial(),
+            _ => self.end_a_session(),
+        }
+        self.check();
+    }
+
+    fn candidates(&self, plan: &Plan) -> Vec<Candidate> {
+        let of =
+            |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
+        (0..self.loads.len())
+            .filter(|index| !plan.has_tried(*index) && self.limits.endpoint_has_room(self.loads[*index]))
+            .map(of)
+            .collect()
+    }
+
+    fn lease(&mut self, plan: &mut Plan) -> Result<u64, Full> {
+        self.limits.admit(self.total)?;
+        let mut candidates = self.candidates(plan);
+        if candidates.is_empty() {
+            plan.begin_round();
+            candidates = self.candidates(plan);
+        }
+        let full = Full::Endpoints(self.limits.max_connections_per_endpoint);
+        let picked = self.balancer.pick(&candidates, &mut self.rng).ok_or(full)?;
+        assert!(candidates.iter().any(|candidate| candidate.index == picked), "picked what was not offered");
+        plan.begin(picked);
+        self.total.dials += 1;
+        self.loads[picked].dials += 1;
+        self.picks[picked] += 1;
+        self.next += 1;
+        self.dials.insert(self.next, picked);
+        Ok(self.next)
+    }
+
+    fn dial_with_retries(&mut self) {
+        let mut plan = Plan::new(self.retry);
+        let mut tried = Vec::new();
+        while plan.has_attempt_left() {
+            let Ok(dial) = self.lease(&mut plan) else { return };
+            let endpoint = self.dials[&dial];
+            let untried_with_room = (0..self.loads.len()).any(|other| {
+                !tried.contains(&other)
+                    && other != endpoint
+                    && self.limits.endpoint_has_room(self.loads[other])
+            });
+            assert!(
+                !(tried.contains(&endpoint) && untried_with_room),
+                "went back to {endpoint} while an untried endpoint had room"
+            );
+            tried.push(endpoint);
+            if tried.len() == self.loads.len() {
+                tried.clear();
+            }
+            if self.rng.u32(..3) > 0 {
+                return self.establish(dial);
+            }
+            self.forget_dial(dial);
+            let wait = plan.wait(self.loads.len(), &mut self.rng);
+            assert!(wait <= self.retry.backoff_max.max(self.retry.backoff_base), "waited {wait:?}");
+        }
+        assert!(plan.attempts() <= self.retry.attempts);
+    }
+
+    fn begin_and_leave_pending(&mut self) {
+        let mut plan = Plan::new(self.retry);
+        let _ = self.lease(&mut plan);
+    }
+
+    fn cancel_a_dial(&mut self) {
+        if let Some(dial) = self.dials.keys().next().copied() {
+            if self.rng.bool() { self.establish(dial) } else { self.forget_dial(dial) }
+        }
+    }
+
+    fn establish(&mut self, dial: u64) {
+        let endpoint = self.forget_dial(dial);
+        self.total.sessions += 1;
+        self.loads[endpoint].sessions += 1;
+        self.sessions.insert(dial, endpoint);
+    }
+
+    fn forget_dial(&mut self, dial: u64) -> usize {
+        let endpoint = self.dials.remove(&dial).expect("it was begun");
+        self.total.dials -= 1;
+        self.loads[endpoint].dials -= 1;
+        endpoint
+    }
+
+    fn end_a_session(&mut self) {
+        let Some(session) = self.sessions.keys().nth(self.rng.usize(..self.sessions.len().max(1))).copied()
+        else {
+            return;
+        };
+        let endpoint = self.sessions.remove(&session).expect("it lives");
+        self.total.sessions -= 1;
+        self.loads[endpoint].sessions -= 1;
+    }
+
+    fn check(&self) {
+        assert!(self.total.total() <= self.limits.max_connections, "max_connections overshot");
+        assert!(self.total.dials <= self.limits.max_pending, "max_pending overshot");
+        for (endpoint, load) in self.loads.iter().enumerate() {
+            assert!(load.total() <= self.limits.max_connections_per_endpoint, "endpoint {endpoint} overshot");
+            let dials = self.dials.values().filter(|on| **on == endpoint).count();
+            let sessions = self.sessions.values().filter(|on| **on == endpoint).count();
+            assert_eq!(
+                (load.dials as usize, load.sessions as usize),
+                (dials, sessions),
+                "endpoint {endpoint} drifted"
+            );
+        }
+    }
+}
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    match number("SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("SEEDS").unwrap_or(SEEDS)).collect(),
+    }
+}
+
+#[test]
+fn limits_retries_and_balance_hold_whatever_happens() {
+    for seed in seeds() {
+        let run = std::panic::catch_unwind(|| {
+            let mut world = World::new(seed);
+            for _ in 0..STEPS {
+                world.step();
+            }
+            world.picks
+        });
+        let picks = run.unwrap_or_else(|_| panic!("failed with SEED={seed}"));
+        assert!(picks.iter().sum::<u64>() > 0, "SEED={seed} dialled nothing");
+    }
+}
+
+#[test]
+fn a_seed_replays() {
+    let run = |seed| {
+        let mut world = World::new(seed);
+        (0..STEPS).for_each(|_| world.step());
+        (world.picks, world.total.sessions, world.next)
+    };
+    for seed in 0..10 {
+        assert_eq!(run(seed), run(seed));
+    }
+}
