@@ -10,3 +10,8 @@ pub mod outcome; // 0
 pub mod sys; // 0
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure
+pub mod drain; // 2
+pub mod metrics; // 2
+pub mod relay; // 2
+pub mod tls; // 2
+pub mod workers; // 2
