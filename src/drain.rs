@@ -1,0 +1,70 @@
+//! Stopping: who runs, who is told to stop accepting, and waiting for the rest.
+//!
+//! Every task of the program is spawned through [`Drain`], so that a stop can wait for all of them. The
+//! order to a single session goes through its `relay::Live`, not through here: a relay must not poll a
+//! shared token for every byte it moves.
+
+use std::future::Future;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{self, Elapsed};
+
+/// The side that stops. Cheap to clone: clones are the same drain.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The side that is stopped.
+#[derive(Debug, Clone)]
+pub struct DrainWatch(CancellationToken);
+
+impl Drain {
+    /// Runs a task on that worker; [`Drain::finished`] waits for it.
+    pub fn spawn_on(&self, worker: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, worker);
+    }
+
+    /// Runs a task on the current worker.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// For a task that ends when the drain begins.
+    #[must_use]
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch(self.stop.clone())
+    }
+
+    /// Tells every watch.
+    pub fn begin(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+    }
+
+    /// Waits for every task.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when some still run at the deadline.
+    pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
+        clock::before(deadline, self.tasks.wait()).await
+    }
+}
+
+impl DrainWatch {
+    /// Returns once the drain has begun.
+    pub async fn begun(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// Whether it has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}

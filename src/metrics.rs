@@ -1,0 +1,246 @@
+//! Every metric: name, help and labels once, handles resolved when an object is made.
+//!
+//! Label values come from the configuration and from closed enums, never from the text of an error, so the
+//! number of series is bounded by the file.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+};
+use metrics::{gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::name::{ClusterName, EndpointName, ListenerName};
+use crate::outcome::Outcome;
+
+const ACCEPTED: &str = "ambassador_accepted_total";
+const CONNECTIONS: &str = "ambassador_connections_total";
+const SESSIONS_ACTIVE: &str = "ambassador_sessions_active";
+const SESSION_DURATION: &str = "ambassador_session_duration_seconds";
+const SENT_BYTES: &str = "ambassador_sent_bytes_total";
+const RECEIVED_BYTES: &str = "ambassador_received_bytes_total";
+const CONNECT_ATTEMPTS: &str = "ambassador_connect_attempts_total";
+const CONNECT_DURATION: &str = "ambassador_connect_duration_seconds";
+const HANDSHAKE_DURATION: &str = "ambassador_handshake_duration_seconds";
+const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
+const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
+const PENDING_DIALS: &str = "ambassador_pending_dials";
+const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
+const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
+const INSECURE: &str = "ambassador_tls_verification_disabled";
+const BUILD_INFO: &str = "ambassador_build_info";
+
+/// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
+const DIAL_BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+/// From a query to a day: database sessions live for hours.
+const SESSION_BUCKETS: &[f64] =
+    &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
+
+/// The process-wide recorder and what is only read from it.
+#[derive(Debug, Clone)]
+pub struct Exposition {
+    handle: PrometheusHandle,
+    process: metrics_process::Collector,
+}
+
+/// Why there are no metrics.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the metrics: {0}")]
+pub struct MetricsError(String);
+
+impl Exposition {
+    /// Installs the process' one recorder, or finds it installed (tests start several daemons).
+    ///
+    /// # Errors
+    /// When some other recorder is in place.
+    pub fn install() -> Result<Self, MetricsError> {
+        static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
+        let handle = match INSTALLED.get() {
+            Some(handle) => handle.clone(),
+            None => {
+                let handle = builder()
+                    .and_then(PrometheusBuilder::install_recorder)
+                    .map_err(|error| MetricsError(error.to_string()))?;
+                INSTALLED.get_or_init(|| handle).clone()
+            }
+        };
+        describe();
+        let process = metrics_process::Collector::default();
+        process.describe();
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        Ok(Self { handle, process })
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.process.collect();
+        self.handle.run_upkeep();
+        self.handle.render()
+    }
+}
+
+fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(full(SESSION_DURATION), SESSION_BUCKETS)?
+        .set_buckets_for_metric(full(CONNECT_DURATION), DIAL_BUCKETS)?
+        .set_buckets_for_metric(full(HANDSHAKE_DURATION), DIAL_BUCKETS)?
+        .set_buckets_for_metric(full(FIRST_BYTE), DIAL_BUCKETS)
+}
+
+fn describe() {
+    describe_counter!(ACCEPTED, "Connections accepted.");
+    describe_counter!(CONNECTIONS, "Connections ended, by outcome.");
+    describe_gauge!(SESSIONS_ACTIVE, "Sessions between accept and close.");
+    describe_histogram!(SESSION_DURATION, Unit::Seconds, "From accept to close, of sessions that relayed.");
+    describe_counter!(SENT_BYTES, "Bytes to the upstream, those of live sessions included.");
+    describe_counter!(RECEIVED_BYTES, "Bytes from the upstream, those of live sessions included.");
+    describe_counter!(CONNECT_ATTEMPTS, "Attempts to reach an endpoint, by result.");
+    describe_histogram!(CONNECT_DURATION, Unit::Seconds, "TCP connect of attempts that got that far.");
+    describe_histogram!(
+        HANDSHAKE_DURATION,
+        Unit::Seconds,
+        "Upgrade and TLS handshake of attempts that succeeded."
+    );
+    describe_histogram!(FIRST_BYTE, Unit::Seconds, "From accept to the first byte of the upstream.");
+    describe_gauge!(ENDPOINT_SESSIONS, "Live sessions on the endpoint.");
+    describe_gauge!(PENDING_DIALS, "Dials in flight.");
+    describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
+    describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
+    describe_gauge!(INSECURE, "1 where insecure_skip_verify is set.");
+    describe_gauge!(BUILD_INFO, "1, with the version.");
+}
+
+/// What a listener records.
+#[derive(Clone)]
+pub struct ListenerMetrics {
+    /// A connection was accepted.
+    pub accepted: Counter,
+    /// accept(2) failed.
+    pub accept_errors: Counter,
+    /// A session came or went.
+    pub active: Gauge,
+    /// Bytes to the upstream, as an absolute count.
+    pub sent: Counter,
+    /// Bytes from the upstream, as an absolute count.
+    pub received: Counter,
+    ended: BTreeMap<Outcome, Counter>,
+}
+
+impl ListenerMetrics {
+    /// The handles of one listener and its cluster.
+    #[must_use]
+    pub fn new(listener: &ListenerName, cluster: &ClusterName) -> Self {
+        let (listener, cluster) = (listener.to_string(), cluster.to_string());
+        let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
+        Self {
+            accepted: counter!(ACCEPTED, "listener" => listener.clone()),
+            accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
+            active: gauge!(SESSIONS_ACTIVE, "listener" => listener.clone(), "cluster" => cluster.clone()),
+            sent: counter!(SENT_BYTES, "listener" => listener.clone(), "cluster" => cluster.clone()),
+            received: counter!(RECEIVED_BYTES, "listener" => listener.clone(), "cluster" => cluster),
+            ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),
+        }
+    }
+
+    /// A connection ended so.
+    pub fn ended(&self, outcome: Outcome) {
+        if let Some(counter) = self.ended.get(&outcome) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// What a cluster records.
+#[derive(Clone)]
+pub struct ClusterMetrics {
+    /// Dials in flight.
+    pub pending_dials: Gauge,
+    session_duration: Histogram,
+    first_byte: Histogram,
+}
+
+impl ClusterMetrics {
+    /// The handles of one cluster.
+    #[must_use]
+    pub fn new(cluster: &ClusterName) -> Self {
+        let cluster = cluster.to_string();
+        Self {
+            pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
+            session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
+            first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
+        }
+    }
+
+    /// A session that relayed has ended.
+    pub fn session_ended(&self, lasted: Duration, first_byte: Option<Duration>) {
+        self.session_duration.record(lasted);
+        if let Some(first_byte) = first_byte {
+            self.first_byte.record(first_byte);
+        }
+    }
+
+    /// What the cluster's TLS settings say once and for all.
+    pub fn tls(cluster: &ClusterName, identity_ends: Option<f64>, is_verified: bool) {
+        let cluster = cluster.to_string();
+        if let Some(ends) = identity_ends {
+            gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.clone(), "role" => "client").set(ends);
+        }
+        gauge!(INSECURE, "cluster" => cluster).set(if is_verified { 0.0 } else { 1.0 });
+    }
+}
+
+/// What an endpoint records.
+#[derive(Clone)]
+pub struct EndpointMetrics {
+    /// Live sessions.
+    pub sessions: Gauge,
+    /// TCP connect.
+    pub connect_duration: Histogram,
+    /// Upgrade and TLS.
+    pub handshake_duration: Histogram,
+    attempts: BTreeMap<&'static str, Counter>,
+}
+
+impl EndpointMetrics {
+    /// The handles of one endpoint, with every result an attempt may have.
+    #[must_use]
+    pub fn new(cluster: &ClusterName, endpoint: &EndpointName, results: &[&'static str]) -> Self {
+        let (cluster, endpoint) = (cluster.to_string(), endpoint.to_string());
+        let attempt = |result: &'static str| {
+            counter!(CONNECT_ATTEMPTS,
+                "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
+        };
+        let of = |name: &'static str| histogram!(name, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
+        Self {
+            sessions: gauge!(ENDPOINT_SESSIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
+            connect_duration: of(CONNECT_DURATION),
+            handshake_duration: of(HANDSHAKE_DURATION),
+            attempts: results.iter().map(|result| (*result, attempt(result))).collect(),
+        }
+    }
+
+    /// An attempt ended so.
+    pub fn attempted(&self, result: &'static str) {
+        if let Some(counter) = self.attempts.get(result) {
+            counter.increment(1);
+        }
+    }
+}
+
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+opaque!(ListenerMetrics, ClusterMetrics, EndpointMetrics);

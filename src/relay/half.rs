@@ -1,0 +1,318 @@
+//! One direction of a relay.
+//!
+//! A flow of small messages is read into the worker's scratch memory and written on: two system calls, and
+//! cheaper than splice, which takes two of its own and a pipe. When a read fills its portion the flow is
+//! bulky, and between two sockets it moves through a borrowed pipe without leaving the kernel, until it
+//! gets small again. The end of the source is passed on only after everything before it was written.
+
+use std::cell::RefCell;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use super::end::Leg;
+use super::live::Live;
+use super::pipes::Loan;
+use crate::outcome::Side;
+use crate::sys::Socket;
+
+/// A leg failed.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) side: Side,
+    pub(super) error: io::Error,
+}
+
+/// One direction: from its source to the other side.
+#[derive(Debug)]
+pub(super) struct Half {
+    source: Side,
+    state: State,
+    /// Bytes that were read and not yet taken, from `written` on. No memory is held while there are none.
+    held: Vec<u8>,
+    written: usize,
+    pipe: Option<Loan>,
+    /// Bulky rounds left: a flow counts as bulky until this many small fills came in a row.
+    bulky: u8,
+    /// The destination took bytes that it may not have handed to the kernel yet (TLS).
+    unflushed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The source may still send. Exit: `Ending`.
+    Open,
+    /// The source has ended; what is held goes out, then the end. Exit: `Ended`.
+    Ending,
+    /// The destination was told. No exit.
+    Ended,
+}
+
+/// Scratch memory of a worker: what one read may bring from a TLS stream.
+const SCRATCH: usize = 64 * 1024;
+/// What one read may bring from a socket; one that fills it makes the flow bulky.
+const PORTION: usize = 16 * 1024;
+/// Small fills after which a bulky flow is small again.
+const PATIENCE: u8 = 4;
+/// Reads of one direction per poll. Then the other sessions of the worker have their turn.
+const ROUNDS: usize = 8;
+
+thread_local! {
+    static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+impl Half {
+    /// A direction that has these bytes to deliver before any other.
+    pub(super) const fn holding(source: Side, held: Vec<u8>) -> Self {
+        Self { source, state: State::Open, held, written: 0, pipe: None, bulky: 0, unflushed: false }
+    }
+
+    /// Bytes to deliver once what is held already is gone.
+    pub(super) fn hold(&mut self, bytes: Vec<u8>) {
+        if self.held.is_empty() {
+            self.held = bytes;
+        } else {
+            self.held.extend(bytes);
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state == State::Ended
+    }
+
+    pub(super) fn source_has_ended(&self) -> bool {
+        self.state != State::Open
+    }
+
+    /// Moves between two sockets as much as both allow now.
+    pub(super) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut from: &Socket,
+        mut to: &Socket,
+        live: &Live,
+    ) -> Result<(), Broken> {
+        for _ in 0..ROUNDS {
+            if self.poll_drain(cx, to, live)?.is_pending()
+                || self.poll_flush(cx, &mut to, live)?.is_pending()
+                || self.has_ended()
+            {
+                return Ok(());
+            }
+            let moved = if self.bulky > 0 {
+                self.poll_fill(cx, from, to, live)?
+            } else {
+                self.poll_move(cx, &mut from, &mut to, PORTION, live)?
+            };
+            if moved.is_pending() {
+                self.pipe.take_if(|pipe| pipe.held() == 0);
+                return Ok(());
+            }
+        }
+        self.yield_to_others(cx)
+    }
+
+    /// Moves between two legs of any kind as much as both allow now.
+    pub(super) fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        to: &mut impl Leg,
+        live: &Live,
+    ) -> Result<(), Broken> {
+        for _ in 0..ROUNDS {
+            if self.poll_flush(cx, to, live)?.is_pending() || self.has_ended() {
+                return Ok(());
+            }
+            if self.poll_move(cx, from, to, SCRATCH, live)?.is_pending() {
+                return Ok(());
+            }
+        }
+        self.yield_to_others(cx)
+    }
+
+    fn yield_to_others(&self, cx: &Context<'_>) -> Result<(), Broken> {
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Reads one portion and gives it to `take`; the end of the source is noted.
+    pub(super) fn poll_read<E>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        live: &Live,
+        take: impl FnOnce(&[u8]) -> Result<(), E>,
+    ) -> Poll<Result<Result<(), E>, Broken>> {
+        if self.source_has_ended() {
+            return Poll::Pending;
+        }
+        MEMORY.with_borrow_mut(|memory| {
+            let read = ready!(from.poll_read(cx, memory)).map_err(|error| self.source_broke(error))?;
+            if read == 0 {
+                self.state = State::Ending;
+                return Poll::Ready(Ok(Ok(())));
+            }
+            if self.source == Side::Upstream {
+                live.count(self.source, read);
+            }
+            Poll::Ready(Ok(take(&memory[..read])))
+        })
+    }
+
+    /// One read and one write through scratch memory.
+    fn poll_move(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Leg,
+        to: &mut impl Leg,
+        portion: usize,
+        live: &Live,
+    ) -> Result<Poll<()>, Broken> {
+        MEMORY.with_borrow_mut(|memory| {
+            let read = match from.poll_read(cx, &mut memory[..portion]) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Err(error)) => return Err(self.source_broke(error)),
+                Poll::Ready(Ok(0)) => {
+                    self.state = State::Ending;
+                    return Ok(Poll::Ready(()));
+                }
+                Poll::Ready(Ok(read)) => read,
+            };
+            if read == portion {
+                self.bulky = PATIENCE;
+            }
+            if self.source == Side::Upstream {
+                live.count(self.source, read);
+            }
+            let taken = self.poll_give(cx, to, &memory[..read], live)?;
+            if taken < read {
+                self.held.extend_from_slice(&memory[taken..read]);
+            }
+            Ok(Poll::Ready(()))
+        })
+    }
+
+    /// Offers bytes once; how many were taken is the answer.
+    fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut impl Leg,
+        bytes: &[u8],
+        live: &Live,
+    ) -> Result<usize, Broken> {
+        let taken = match to.poll_write(cx, bytes) {
+            Poll::Pending => 0,
+            Poll::Ready(Ok(taken)) => taken,
+            Poll::Ready(Err(error)) => return Err(self.destination_broke(error)),
+        };
+        self.unflushed |= taken > 0;
+        if self.source == Side::Downstream {
+            live.count(self.source, taken);
+        }
+        Ok(taken)
+    }
+
+    /// Empties the pipe into the destination.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, to: &Socket, live: &Live) -> Result<Poll<()>, Broken> {
+        let Some(loan) = &mut self.pipe else { return Ok(Poll::Ready(())) };
+        while loan.held() > 0 {
+            match to.poll_drain(cx, loan.pipe()) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Err(error)) => return Err(self.destination_broke(error)),
+                Poll::Ready(Ok(drained)) => {
+                    if self.source == Side::Downstream {
+                        live.count(self.source, drained);
+                    }
+                }
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Fills the pipe once; the next round drains it.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &Socket,
+        to: &Socket,
+        live: &Live,
+    ) -> Result<Poll<()>, Broken> {
+        if self.pipe.is_none() {
+            self.pipe = Loan::borrow();
+        }
+        let Some(loan) = &mut self.pipe else {
+            self.bulky = 0;
+            return self.poll_move(cx, &mut &*from, &mut &*to, SCRATCH, live);
+        };
+        match from.poll_fill(cx, loan.pipe()) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => return Err(self.source_broke(error)),
+            Poll::Ready(Ok(0)) => self.state = State::Ending,
+            Poll::Ready(Ok(filled)) => {
+                self.bulky = if filled >= PORTION { PATIENCE } else { self.bulky - 1 };
+                if self.source == Side::Upstream {
+                    live.count(self.source, filled);
+                }
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Delivers what is held, and the end if the source has ended.
+    pub(super) fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut impl Leg,
+        live: &Live,
+    ) -> Result<Poll<()>, Broken> {
+        if !self.held.is_empty() && self.poll_held(cx, to, live)?.is_pending() {
+            return Ok(Poll::Pending);
+        }
+        if self.unflushed {
+            match to.poll_flush(cx) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Err(error)) => return Err(self.destination_broke(error)),
+                Poll::Ready(Ok(())) => self.unflushed = false,
+            }
+        }
+        if self.state == State::Ending {
+            if to.poll_finish(cx).is_pending() {
+                return Ok(Poll::Pending);
+            }
+            self.state = State::Ended;
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn poll_held(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut impl Leg,
+        live: &Live,
+    ) -> Result<Poll<()>, Broken> {
+        // Dropped when all of it is taken: an idle session holds no memory.
+        let held = std::mem::take(&mut self.held);
+        while self.written < held.len() {
+            let taken = self.poll_give(cx, to, &held[self.written..], live)?;
+            if taken == 0 {
+                self.held = held;
+                return Ok(Poll::Pending);
+            }
+            self.written += taken;
+        }
+        self.written = 0;
+        Ok(Poll::Ready(()))
+    }
+
+    fn source_broke(&self, error: io::Error) -> Broken {
+        Broken { side: self.source, error }
+    }
+
+    fn destination_broke(&self, error: io::Error) -> Broken {
+        let side = match self.source {
+            Side::Downstream | Side::Ambassador => Side::Upstream,
+            Side::Upstream => Side::Downstream,
+        };
+        Broken { side, error }
+    }
+}

@@ -1,0 +1,74 @@
+//! What others may see of a relay while it runs, and the one order they may give: stop.
+//!
+//! The counters have one writer, the session's worker; a scrape reads them at any time.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, Waker};
+
+use crate::outcome::{Outcome, Side};
+
+/// Byte counts of one session and its stop order.
+#[derive(Debug, Default)]
+pub struct Live {
+    sent: AtomicU64,
+    received: AtomicU64,
+    stop: OnceLock<Outcome>,
+    waker: OnceLock<Waker>,
+}
+
+impl Live {
+    /// Bytes written to the upstream.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes read from the upstream.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session with that outcome, now; the first order counts.
+    pub fn stop(&self, outcome: Outcome) {
+        if self.stop.set(outcome).is_ok() {
+            if let Some(waker) = self.waker.get() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Waits for the order to stop. Only the session's own task may wait: it has the one waker.
+    pub async fn ordered_to_stop(&self) -> Outcome {
+        std::future::poll_fn(|cx| {
+            self.attach(cx.waker());
+            self.stopped().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    pub(super) fn stopped(&self) -> Option<Outcome> {
+        self.stop.get().copied()
+    }
+
+    /// A session is one task from its first poll to its last, so its waker never changes. Set before
+    /// `stopped` is read, so no order falls between the two.
+    pub(super) fn attach(&self, waker: &Waker) {
+        self.waker.get_or_init(|| waker.clone());
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.sent().wrapping_add(self.received())
+    }
+
+    /// Bytes that came from that side.
+    pub(super) fn count(&self, from: Side, bytes: usize) {
+        let counter = match from {
+            Side::Downstream | Side::Ambassador => &self.sent,
+            Side::Upstream => &self.received,
+        };
+        // One writer: a load and a store, without the locked instruction of an add.
+        counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,260 @@
+//! Moves bytes both ways between a downstream and an upstream until both directions have ended.
+//!
+//! One task, one future, no buffer of its own: bytes stop in the worker's scratch memory for the length of
+//! one poll, or in a pipe borrowed while a flow is bulky ([`half`]). What the destination would not take is
+//! the only thing a session ever holds. A half-close is passed on as one, a reset as a reset. Nothing is
+//! parsed here, except while a [`Dialogue`] still has something to rewrite. Nothing is logged here.
+
+mod end;
+mod half;
+mod live;
+mod pipes;
+mod timers;
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+pub use end::End;
+pub use live::Live;
+
+use crate::clock;
+use crate::outcome::{Outcome, Side};
+use crate::protocol::{Dialogue, DialogueError, Outbox};
+use crate::sys::Socket;
+
+use end::Leg;
+use half::{Broken, Half};
+use timers::Timers;
+
+/// The timers of a session while it relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// No byte either way for this long ends the session; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long one direction may go on after the other has ended; `None`: as long as it likes.
+    pub half_close_timeout: Option<Duration>,
+    /// The session's whole life; `None`: unlimited.
+    pub max_lifetime: Option<Duration>,
+}
+
+/// What a relay begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// The client.
+    pub downstream: Socket,
+    /// The endpoint.
+    pub upstream: End,
+    /// What the client said before we dialled; it goes to the endpoint first.
+    pub opening: Vec<u8>,
+    /// What is left to rewrite, if anything.
+    pub dialogue: Option<Dialogue>,
+    /// Its timers.
+    pub settings: Settings,
+}
+
+/// How a relay ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The client, so that somebody who has words can still say them.
+    pub downstream: Socket,
+    /// Why.
+    pub outcome: Outcome,
+    /// Who ended it: the side that closed first, or broke.
+    pub closed_by: Side,
+    /// What broke, if something did.
+    pub fault: Option<Fault>,
+    /// When the first byte of the endpoint came, if one did. As long as none has, the client has read
+    /// nothing but us, and a refusal in its protocol's words is still possible.
+    pub first_byte: Option<Instant>,
+}
+
+/// What broke.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A leg.
+    #[error("{0}")]
+    Io(io::Error),
+    /// The endpoint's part in the dialogue.
+    #[error(transparent)]
+    Dialogue(DialogueError),
+}
+
+/// Relays until both directions have ended, something broke, a timer ran out, or [`Live::stop`] was called.
+/// The upstream is closed when this returns.
+pub async fn relay(start: Start, live: &Live) -> Ended {
+    let mut relay = Relay {
+        downstream: start.downstream,
+        upstream: start.upstream,
+        sending: Half::holding(Side::Downstream, start.opening),
+        receiving: Half::holding(Side::Upstream, Vec::new()),
+        dialogue: start.dialogue.map(Box::new),
+        timers: Timers::new(start.settings, clock::now()),
+        first_end: None,
+        first_byte: None,
+    };
+    let end = poll_fn(|cx| relay.poll(cx, live)).await;
+    relay.close(end)
+}
+
+struct Relay {
+    downstream: Socket,
+    upstream: End,
+    /// Downstream to upstream.
+    sending: Half,
+    /// Upstream to downstream.
+    receiving: Half,
+    dialogue: Option<Box<Dialogue>>,
+    timers: Timers,
+    first_end: Option<Side>,
+    first_byte: Option<Instant>,
+}
+
+/// Why the relay stops moving.
+enum Stop {
+    Completed,
+    Broken(Broken),
+    Dialogue(DialogueError),
+    Ordered(Outcome),
+}
+
+impl Relay {
+    fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
+        live.attach(cx.waker());
+        if let Some(outcome) = live.stopped() {
+            return Poll::Ready(Stop::Ordered(outcome));
+        }
+        if self.dialogue.is_some() {
+            if let Err(end) = self.poll_dialogue(cx, live) {
+                return Poll::Ready(end);
+            }
+        }
+        if self.dialogue.is_none() {
+            if let Err(broken) = self.poll_halves(cx, live) {
+                return Poll::Ready(Stop::Broken(broken));
+            }
+        }
+        if self.sending.has_ended() && self.receiving.has_ended() {
+            return Poll::Ready(Stop::Completed);
+        }
+        self.note(live);
+        match self.timers.poll(cx, live.total(), self.first_end.is_some()) {
+            Poll::Ready(outcome) => Poll::Ready(Stop::Ordered(outcome)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+        let mut downstream = &self.downstream;
+        match &mut self.upstream {
+            End::Socket(upstream) => {
+                self.sending.poll_splice(cx, &self.downstream, upstream, live)?;
+                self.receiving.poll_splice(cx, upstream, &self.downstream, live)
+            }
+            End::Tls(stream) => {
+                let mut upstream = &mut **stream;
+                self.sending.poll_copy(cx, &mut downstream, &mut upstream, live)?;
+                self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)
+            }
+        }
+    }
+
+    /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
+    /// side is read only while neither direction holds anything: that bounds what is held to one read.
+    fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Stop> {
+        let Some(dialogue) = &mut self.dialogue else { return Ok(()) };
+        let mut downstream = &self.downstream;
+        let mut upstream = &mut self.upstream;
+        loop {
+            let sent = self.sending.poll_flush(cx, &mut upstream, live).map_err(Stop::Broken)?;
+            let received = self.receiving.poll_flush(cx, &mut downstream, live).map_err(Stop::Broken)?;
+            if dialogue.is_finished() {
+                self.dialogue = None;
+                return Ok(());
+            }
+            if sent.is_pending() || received.is_pending() {
+                return Ok(());
+            }
+            let mut out = Outbox::default();
+            let mut progress = false;
+            let said = self.sending.poll_read(cx, &mut downstream, live, |bytes| {
+                dialogue.from_downstream(bytes, &mut out);
+                Ok(())
+            });
+            progress |= half_progress(said)?;
+            let answered = self
+                .receiving
+                .poll_read(cx, &mut upstream, live, |bytes| dialogue.from_upstream(bytes, &mut out));
+            progress |= half_progress(answered)?;
+            self.sending.hold(out.to_upstream);
+            self.receiving.hold(out.to_downstream);
+            if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Facts that are noted once: the first byte of the endpoint, and who closed first.
+    fn note(&mut self, live: &Live) {
+        if self.first_byte.is_none() && live.received() > 0 {
+            self.first_byte = Some(clock::now());
+        }
+        if self.first_end.is_none() {
+            self.first_end = match (self.sending.source_has_ended(), self.receiving.source_has_ended()) {
+                (true, _) => Some(Side::Downstream),
+                (false, true) => Some(Side::Upstream),
+                (false, false) => None,
+            };
+        }
+    }
+
+    fn close(mut self, end: Stop) -> Ended {
+        let (outcome, closed_by, fault) = match end {
+            Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
+            Stop::Ordered(outcome) => {
+                self.part_orderly();
+                (outcome, Side::Ambassador, None)
+            }
+            Stop::Dialogue(error) => {
+                self.upstream.abort();
+                (Outcome::UpgradeFailed, Side::Ambassador, Some(Fault::Dialogue(error)))
+            }
+            Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
+        };
+        Ended { downstream: self.downstream, outcome, closed_by, fault, first_byte: self.first_byte }
+    }
+
+    /// A side that broke is not told again; the other learns that its stream was cut. A client that has read
+    /// nothing yet is left to the session, which may have words for it.
+    fn pass_reset(&mut self, side: Side) -> Outcome {
+        match side {
+            Side::Downstream => {
+                self.upstream.abort();
+                Outcome::DownstreamReset
+            }
+            Side::Upstream | Side::Ambassador => {
+                if self.first_byte.is_some() {
+                    self.downstream.abort();
+                }
+                Outcome::UpstreamReset
+            }
+        }
+    }
+
+    /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN.
+    fn part_orderly(&mut self) {
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let _ = (&mut self.upstream).poll_finish(&mut nobody);
+        self.downstream.finish();
+    }
+}
+
+fn half_progress(read: Poll<Result<Result<(), DialogueError>, Broken>>) -> Result<bool, Stop> {
+    match read {
+        Poll::Pending => Ok(false),
+        Poll::Ready(Ok(Ok(()))) => Ok(true),
+        Poll::Ready(Ok(Err(error))) => Err(Stop::Dialogue(error)),
+        Poll::Ready(Err(broken)) => Err(Stop::Broken(broken)),
+    }
+}

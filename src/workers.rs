@@ -1,0 +1,96 @@
+//! Worker threads, each with a runtime of its own.
+//!
+//! A session stays on the worker it began on, so nothing on the byte path is shared between threads: no
+//! stealing, no waking across cores. New sessions go where the fewest live (docs/DECISIONS.md, "Runtime").
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+
+/// The workers that sessions run on. Dropping it lets the threads end.
+#[derive(Debug)]
+pub struct Workers {
+    all: Vec<Worker>,
+    /// The threads end when this is dropped.
+    _alive: watch::Sender<()>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    handle: Handle,
+    live: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    /// Starts `count` workers, at least one: the current thread's runtime is the first, and the rest get a
+    /// thread each.
+    ///
+    /// # Errors
+    /// When a thread or its reactor cannot be made.
+    pub fn start(count: usize) -> io::Result<Self> {
+        let (alive, _) = watch::channel(());
+        let mut all = vec![Worker::on(Handle::current())];
+        for index in 1..count {
+            let runtime = runtime()?;
+            all.push(Worker::on(runtime.handle().clone()));
+            let mut watched = alive.subscribe();
+            std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                // An error is what it waits for: the sender was dropped.
+                let _ = runtime.block_on(watched.changed());
+                // Lookups that still block must not hold up the end of the process.
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(Self { all, _alive: alive })
+    }
+
+    /// The one with the fewest live sessions.
+    #[must_use]
+    pub fn least_loaded(&self) -> &Worker {
+        self.all
+            .iter()
+            .min_by_key(|worker| worker.live.load(Ordering::Relaxed))
+            .expect("start makes at least one worker")
+    }
+}
+
+impl Worker {
+    fn on(handle: Handle) -> Self {
+        Self { handle, live: Arc::default() }
+    }
+
+    /// Its runtime.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Counts as load until it is dropped.
+    #[must_use]
+    pub fn load(&self) -> WorkerLoad {
+        self.live.fetch_add(1, Ordering::Relaxed);
+        WorkerLoad(Arc::clone(&self.live))
+    }
+}
+
+/// One session on a worker.
+#[derive(Debug)]
+pub struct WorkerLoad(Arc<AtomicUsize>);
+
+impl Drop for WorkerLoad {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A runtime for one thread.
+///
+/// # Errors
+/// When the reactor cannot be made.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
