@@ -15,3 +15,6 @@ pub mod metrics; // 2
 pub mod relay; // 2
 pub mod tls; // 2
 pub mod workers; // 2
+pub mod downstream; // 3
+pub mod upstream; // 3
+pub mod session; // 4

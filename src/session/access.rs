@@ -1,0 +1,170 @@
+//! The access log: one line per session at its end, to stderr like every other line.
+//!
+//! Written by hand rather than through `tracing`, because its record has objects inside and its fields are
+//! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use super::record::Record;
+use crate::tls::Agreed;
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value`, for people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// Writes the records, or does not.
+#[derive(Debug)]
+pub struct AccessLog(Option<Format>);
+
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: String,
+    level: &'static str,
+    target: &'static str,
+    message: &'static str,
+    #[serde(flatten)]
+    fields: Fields<'a>,
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    session: String,
+    listener: &'a str,
+    cluster: &'a str,
+    endpoint: Option<&'a str>,
+    attempts: u32,
+    resolve_ms: Option<f64>,
+    connect_ms: Option<f64>,
+    handshake_ms: Option<f64>,
+    first_byte_ms: Option<f64>,
+    duration_ms: f64,
+    sent_bytes: u64,
+    received_bytes: u64,
+    tls: Option<Tls<'a>>,
+    outcome: &'static str,
+    closed_by: &'static str,
+    error: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Tls<'a> {
+    version: &'static str,
+    cipher: &'static str,
+    resumed: bool,
+    identity: Option<&'a str>,
+}
+
+impl AccessLog {
+    /// In that format; `None` writes nothing.
+    #[must_use]
+    pub const fn new(format: Option<Format>) -> Self {
+        Self(format)
+    }
+
+    /// Writes one record.
+    pub fn write(&self, record: &Record) {
+        let mut line = match self.0 {
+            None => return,
+            Some(Format::Json) => json(record),
+            Some(Format::Text) => text(record),
+        };
+        line.push('\n');
+        // A log that cannot be written (a full disk, a closed pipe) must not stop the traffic.
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+fn json(record: &Record) -> String {
+    let line = Line {
+        timestamp: timestamp(),
+        level: "INFO",
+        target: "access",
+        message: "session ended",
+        fields: Fields::of(record),
+    };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+fn text(record: &Record) -> String {
+    let mut line = format!("{}  INFO access:", timestamp());
+    let fields = serde_json::to_value(Fields::of(record)).unwrap_or_default();
+    append(&mut line, "", &fields);
+    line
+}
+
+/// ` key=value` for each field that has one; objects as `tls.version=…`.
+fn append(line: &mut String, prefix: &str, fields: &serde_json::Value) {
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        match value {
+            serde_json::Value::Null => {}
+            serde_json::Value::Object(_) => append(line, &format!("{prefix}{key}."), value),
+            serde_json::Value::String(word) if is_plain(word) => drop(write!(line, " {prefix}{key}={word}")),
+            serde_json::Value::String(_)
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::Array(_) => drop(write!(line, " {prefix}{key}={value}")),
+        }
+    }
+}
+
+fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=')
+}
+
+fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
+impl<'a> Fields<'a> {
+    fn of(record: &'a Record) -> Self {
+        let dial = &record.dial;
+        Self {
+            session: record.session.to_string(),
+            listener: record.listener.as_str(),
+            cluster: record.cluster.as_str(),
+            endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
+            attempts: dial.attempts,
+            resolve_ms: dial.resolve.map(ms),
+            connect_ms: dial.connect.map(ms),
+            handshake_ms: dial.handshake.map(ms),
+            first_byte_ms: record.first_byte.map(|at| ms(at - record.accepted)),
+            duration_ms: ms(record.ended - record.accepted),
+            sent_bytes: record.sent,
+            received_bytes: record.received,
+            tls: dial.agreed.as_ref().map(Tls::of),
+            outcome: record.outcome.label(),
+            closed_by: record.closed_by.label(),
+            error: record.error.as_deref(),
+        }
+    }
+}
+
+impl<'a> Tls<'a> {
+    fn of(agreed: &'a Agreed) -> Self {
+        Self {
+            version: agreed.version,
+            cipher: agreed.cipher,
+            resumed: agreed.resumed,
+            identity: agreed.identity.as_ref().map(|name| name.as_str()),
+        }
+    }
+}
+
+/// Milliseconds with microseconds behind the point.
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,149 @@
+//! What a session leaves behind: one record, filled in as it goes.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::route::Admitted;
+use crate::clock;
+use crate::name::{ClusterName, ListenerName};
+use crate::outcome::{Outcome, Side};
+use crate::protocol::{Refusal, RefusalKind};
+use crate::relay::Live;
+use crate::sys::Peer;
+use crate::upstream::DialRecord;
+
+/// Names a session in the log, in refusals and in `/sessions`: 16 hex digits, unique within a process and,
+/// all but certainly, among all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(u64);
+
+/// Makes session ids.
+#[derive(Debug)]
+pub struct SessionIds(AtomicU64);
+
+impl SessionIds {
+    /// From a random seed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// The next one: a step of splitmix64, which visits every 64-bit number once and shows nobody how many
+    /// came before.
+    pub fn next(&self) -> SessionId {
+        let mut id = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        SessionId(id ^ (id >> 31))
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A session's story.
+#[derive(Debug)]
+pub struct Record {
+    /// Its id.
+    pub session: SessionId,
+    /// Where it came in.
+    pub listener: ListenerName,
+    /// Where it was to go.
+    pub cluster: ClusterName,
+    /// Who connected.
+    pub peer: Peer,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// The dial.
+    pub dial: DialRecord,
+    /// When the upstream's first byte came.
+    pub first_byte: Option<Instant>,
+    /// Bytes to the upstream.
+    pub sent: u64,
+    /// Bytes from the upstream.
+    pub received: u64,
+    /// When it ended.
+    pub ended: Instant,
+    /// How.
+    pub outcome: Outcome,
+    /// By whom.
+    pub closed_by: Side,
+    /// What went wrong, for people.
+    pub error: Option<String>,
+}
+
+/// The parts of a refusal, owned.
+#[derive(Debug)]
+pub(super) struct RefusalText {
+    kind: RefusalKind,
+    reason: String,
+    session: String,
+}
+
+impl RefusalText {
+    pub(super) fn borrow(&self) -> Refusal<'_> {
+        Refusal { kind: self.kind, reason: &self.reason, session: &self.session }
+    }
+}
+
+impl Record {
+    pub(super) fn begin(admitted: &Admitted, peer: Peer) -> Self {
+        let route = admitted.route();
+        Self {
+            session: admitted.session(),
+            listener: route.listener().clone(),
+            cluster: route.cluster().settings().name.clone(),
+            peer,
+            accepted: admitted.accepted(),
+            dial: DialRecord::default(),
+            first_byte: None,
+            sent: 0,
+            received: 0,
+            ended: admitted.accepted(),
+            outcome: Outcome::Completed,
+            closed_by: Side::Downstream,
+            error: None,
+        }
+    }
+
+    pub(super) fn end(&mut self, outcome: Outcome, closed_by: Side, error: Option<String>) {
+        self.outcome = outcome;
+        self.closed_by = closed_by;
+        self.error = error;
+    }
+
+    /// Takes the final counts and the time.
+    pub(super) fn measure(&mut self, live: &Live) {
+        self.sent = live.sent();
+        self.received = live.received();
+        self.ended = clock::now();
+    }
+
+    /// What the client is told: the outcome's word, which scripts may look for, and the reason.
+    pub(super) fn refusal(&self, kind: RefusalKind) -> RefusalText {
+        let error = self.error.as_deref().unwrap_or_default();
+        RefusalText {
+            kind,
+            reason: format!("{}: {error}", self.outcome.label()),
+            session: self.session.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_and_sixteen_digits() {
+        let ids = SessionIds::new(42);
+        let all: BTreeSet<_> = (0..100_000).map(|_| ids.next()).collect();
+        assert_eq!(all.len(), 100_000);
+        assert!(all.iter().all(|id| id.to_string().len() == 16));
+    }
+}

@@ -1,0 +1,248 @@
+//! A listener with its cluster, and the sessions that live between them.
+//!
+//! A session owns its byte counters while it lives (database sessions last for hours); a scrape reads them
+//! there, and they fold into the totals when it ends, under one lock, so that no byte is counted twice or
+//! lost between the two.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Instant;
+
+use super::record::{Record, SessionId, SessionIds};
+use crate::clock;
+use crate::metrics::ListenerMetrics;
+use crate::name::{EndpointName, ListenerName};
+use crate::outcome::Outcome;
+use crate::relay::Live;
+use crate::upstream::{Cluster, Endpoint};
+
+/// Where the connections of one listener go.
+#[derive(Debug)]
+pub struct Route {
+    listener: ListenerName,
+    max_connections: u32,
+    cluster: Arc<Cluster>,
+    metrics: ListenerMetrics,
+    ids: Arc<SessionIds>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    live: BTreeMap<SessionId, Arc<Entry>>,
+    /// Those of `live` that are being refused for want of room.
+    refusing: u32,
+    accepted: u64,
+    /// Bytes of the sessions that have ended.
+    sent: u64,
+    received: u64,
+    /// Given to each session that begins from now on: the drain's deadline has passed.
+    stopped: Option<Outcome>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    accepted: Instant,
+    endpoint: OnceLock<EndpointName>,
+    live: Live,
+}
+
+/// A session as others see it.
+#[derive(Debug)]
+pub struct SessionView {
+    /// Its id.
+    pub session: SessionId,
+    /// Its endpoint, once it has one.
+    pub endpoint: Option<EndpointName>,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// Bytes to the upstream so far.
+    pub sent: u64,
+    /// Bytes from the upstream so far.
+    pub received: u64,
+}
+
+/// Connections over the cap that may be told so at once; more are reset without a word.
+const REFUSING_MAX: u32 = 64;
+
+impl Route {
+    /// From a listener to its cluster.
+    #[must_use]
+    pub fn new(
+        listener: ListenerName,
+        max_connections: u32,
+        cluster: Arc<Cluster>,
+        ids: Arc<SessionIds>,
+    ) -> Arc<Self> {
+        let metrics = ListenerMetrics::new(&listener, &cluster.settings().name);
+        Arc::new(Self { listener, max_connections, cluster, metrics, ids, sessions: Mutex::default() })
+    }
+
+    /// The listener's name.
+    #[must_use]
+    pub const fn listener(&self) -> &ListenerName {
+        &self.listener
+    }
+
+    /// The listener's cap.
+    #[must_use]
+    pub const fn max_connections(&self) -> u32 {
+        self.max_connections
+    }
+
+    /// Where its sessions go.
+    #[must_use]
+    pub const fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// What it records.
+    #[must_use]
+    pub const fn metrics(&self) -> &ListenerMetrics {
+        &self.metrics
+    }
+
+    /// Enters an accepted connection. Over the cap it is entered to be refused; far over it, not at all.
+    pub fn admit(self: &Arc<Self>) -> Option<Admitted> {
+        self.metrics.accepted.increment(1);
+        let session = self.ids.next();
+        let entry =
+            Arc::new(Entry { accepted: clock::now(), endpoint: OnceLock::new(), live: Live::default() });
+        let mut sessions = self.sessions();
+        sessions.accepted += 1;
+        let serving = u32::try_from(sessions.live.len()).unwrap_or(u32::MAX) - sessions.refusing;
+        let has_room = serving < self.max_connections;
+        if !has_room {
+            if sessions.refusing >= REFUSING_MAX {
+                drop(sessions);
+                self.metrics.ended(Outcome::ListenerFull);
+                return None;
+            }
+            sessions.refusing += 1;
+        }
+        if let Some(outcome) = sessions.stopped {
+            entry.live.stop(outcome);
+        }
+        sessions.live.insert(session, Arc::clone(&entry));
+        drop(sessions);
+        self.metrics.active.increment(1);
+        Some(Admitted { route: Arc::clone(self), session, entry, has_room })
+    }
+
+    /// Connections accepted so far.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.sessions().accepted
+    }
+
+    /// Sessions that live.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.sessions().live.len()
+    }
+
+    /// All sessions that live, in no order that means anything.
+    #[must_use]
+    pub fn view(&self) -> Vec<SessionView> {
+        let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
+            session: *session,
+            endpoint: entry.endpoint.get().cloned(),
+            accepted: entry.accepted,
+            sent: entry.live.sent(),
+            received: entry.live.received(),
+        };
+        self.sessions().live.iter().map(view).collect()
+    }
+
+    /// Tells every session to end so, and those that begin later too.
+    pub fn stop_all(&self, outcome: Outcome) -> usize {
+        let mut sessions = self.sessions();
+        sessions.stopped = Some(outcome);
+        sessions.live.values().for_each(|entry| entry.live.stop(outcome));
+        sessions.live.len()
+    }
+
+    /// Brings the byte counters up to date, live sessions included.
+    pub fn publish_bytes(&self) {
+        let sessions = self.sessions();
+        let (mut sent, mut received) = (sessions.sent, sessions.received);
+        for entry in sessions.live.values() {
+            sent += entry.live.sent();
+            received += entry.live.received();
+        }
+        // Under the lock, so that two scrapes cannot set an older count over a newer one.
+        self.metrics.sent.absolute(sent);
+        self.metrics.received.absolute(received);
+    }
+
+    pub(super) fn ended(&self, record: &Record) {
+        self.metrics.ended(record.outcome);
+        if record.dial.connect.is_some() {
+            let first_byte = record.first_byte.map(|at| at - record.accepted);
+            self.cluster.metrics().session_ended(record.ended - record.accepted, first_byte);
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A connection's place among the live sessions; given back on drop.
+#[derive(Debug)]
+pub struct Admitted {
+    route: Arc<Route>,
+    session: SessionId,
+    entry: Arc<Entry>,
+    has_room: bool,
+}
+
+impl Admitted {
+    /// Where it goes.
+    #[must_use]
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// When it was accepted.
+    #[must_use]
+    pub fn accepted(&self) -> Instant {
+        self.entry.accepted
+    }
+
+    /// Its counters and its stop order.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.entry.live
+    }
+
+    /// Whether it is under the listener's cap; if not, it is here to be refused.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    /// It has its endpoint.
+    pub fn established(&self, endpoint: &Endpoint) {
+        // Dialled once, so it is never set twice.
+        let _ = self.entry.endpoint.set(endpoint.settings().name.clone());
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut sessions = self.route.sessions();
+        sessions.live.remove(&self.session);
+        sessions.refusing -= u32::from(!self.has_room);
+        sessions.sent += self.entry.live.sent();
+        sessions.received += self.entry.live.received();
+        drop(sessions);
+        self.route.metrics.active.decrement(1);
+    }
+}

@@ -1,0 +1,444 @@
+//! A dial: lease → resolve → connect → upgrade → handshake, in bounded attempts under one deadline.
+//!
+//! No byte of the client has been sent yet, so every attempt may be followed by another. What happened is
+//! written to a [`DialRecord`] as it happens, so that a dial that is cancelled leaves its story too.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{self, Elapsed};
+use crate::name::EndpointName;
+use crate::outcome::Outcome;
+use crate::policy::limits::Full;
+use crate::policy::retry;
+use crate::protocol::NothingBuffered;
+use crate::relay::End;
+use crate::sys::Socket;
+use crate::tls::{Agreed, HandshakeError, Originator, Start};
+
+use super::endpoint::{Address, Endpoint, Host};
+use super::lease::Lease;
+use super::upgrade::{UpgradeFailure, upgrade};
+use super::{Cluster, Settings as ClusterSettings};
+
+/// The bounds of a dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Resolving and TCP, per attempt.
+    pub connect_timeout: Duration,
+    /// Upgrade and TLS, per attempt.
+    pub handshake_timeout: Duration,
+    /// Over all attempts.
+    pub deadline: Duration,
+    /// How many attempts, and the waits between them.
+    pub retry: retry::Settings,
+    /// The local address to connect from; `None` leaves it to the kernel.
+    pub local_address: Option<IpAddr>,
+}
+
+/// What a dial did, for the access log: the last attempt's endpoint and times.
+#[derive(Debug, Default, Clone)]
+pub struct DialRecord {
+    /// Attempts begun.
+    pub attempts: u32,
+    /// The endpoint of the last one.
+    pub endpoint: Option<EndpointName>,
+    /// How long its name took; `None` for an address.
+    pub resolve: Option<Duration>,
+    /// How long TCP took.
+    pub connect: Option<Duration>,
+    /// How long upgrade and TLS took.
+    pub handshake: Option<Duration>,
+    /// What TLS agreed on.
+    pub agreed: Option<Agreed>,
+}
+
+/// A usable upstream, with the claim that lets it be.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The stream.
+    pub end: End,
+    /// To be kept as long as the session lives.
+    pub lease: Lease,
+}
+
+/// One step of an attempt, in their order, as `check --connect` reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the field's own words")]
+pub enum Step {
+    Resolve,
+    Connect,
+    Upgrade,
+    Handshake,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("cannot resolve {host}: {reason}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's words.
+        reason: String,
+    },
+    /// TCP was refused or failed.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// The last address tried.
+        address: SocketAddr,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// TCP took too long.
+    #[error("{endpoint} did not answer within connect.timeout ({timeout:?})")]
+    ConnectTimeout {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// The bound.
+        timeout: Duration,
+    },
+    /// The protocol's way to TLS ended elsewhere.
+    #[error("{endpoint}: {reason}")]
+    Upgrade {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Why.
+        reason: String,
+    },
+    /// The TLS handshake failed.
+    #[error("{endpoint}: {error}")]
+    Tls {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Why.
+        error: HandshakeError,
+    },
+    /// Upgrade or TLS took too long.
+    #[error("{endpoint} did not finish the {} within connect.handshake_timeout ({timeout:?})", step.label())]
+    HandshakeTimeout {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Which of the two.
+        step: Step,
+        /// The bound.
+        timeout: Duration,
+    },
+}
+
+/// Why a dial as a whole led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A cap is reached; nothing was dialled, or nothing more.
+    #[error("{0}")]
+    Full(Full),
+    /// Every attempt failed; this is the last one's error.
+    #[error("{last}{}", counted(*.attempts))]
+    Failed {
+        /// Why.
+        last: DialError,
+        /// How many there were.
+        attempts: u32,
+    },
+    /// Time ran out over all attempts.
+    #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
+    Deadline {
+        /// The bound.
+        deadline: Duration,
+        /// How many attempts had begun.
+        attempts: u32,
+        /// The error of the one before the last.
+        last: Option<DialError>,
+    },
+}
+
+fn counted(attempts: u32) -> String {
+    if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() }
+}
+
+fn after(last: &Option<DialError>) -> String {
+    last.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
+}
+
+/// Dials until an endpoint is ready to be used, or there is nothing left to try.
+///
+/// Dropping the future cancels the dial; nobody is blamed for it.
+///
+/// # Errors
+/// See [`Refusal`].
+pub async fn dial(cluster: &Arc<Cluster>, record: &mut DialRecord) -> Result<Dialled, Refusal> {
+    let settings = cluster.settings();
+    let deadline = clock::now() + settings.dial.deadline;
+    let mut plan = retry::Plan::new(settings.dial.retry);
+    let mut last = None;
+    loop {
+        let mut lease = match cluster.lease(&mut plan) {
+            Ok(lease) => lease,
+            Err(full) => return Err(nothing_left(full, last, plan.attempts())),
+        };
+        record.begin(&lease, plan.attempts());
+        match clock::before(deadline, establish(settings, lease.endpoint(), record)).await {
+            Ok(Ok(end)) => {
+                lease.established();
+                return Ok(Dialled { end, lease });
+            }
+            Err(Elapsed) => return Err(settings.dial.out_of_time(lease, last, plan.attempts())),
+            Ok(Err(error)) => {
+                lease.failed(&error);
+                if !plan.has_attempt_left() {
+                    return Err(Refusal::Failed { last: error, attempts: plan.attempts() });
+                }
+                last = Some(error);
+            }
+        }
+        if clock::before(deadline, clock::sleep(cluster.wait(&mut plan))).await.is_err() {
+            return Err(Refusal::Deadline {
+                deadline: settings.dial.deadline,
+                attempts: plan.attempts(),
+                last,
+            });
+        }
+    }
+}
+
+/// One attempt on one endpoint, outside the policies: for `check --connect`.
+///
+/// # Errors
+/// See [`DialError`]; what went well before is in the record.
+pub async fn try_endpoint(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    record: &mut DialRecord,
+) -> Result<End, DialError> {
+    establish(settings, endpoint, record).await
+}
+
+/// When a cap is met in the middle of the attempts, what failed before says more than the cap.
+fn nothing_left(full: Full, last: Option<DialError>, attempts: u32) -> Refusal {
+    match last {
+        Some(last) => Refusal::Failed { last, attempts },
+        None => Refusal::Full(full),
+    }
+}
+
+async fn establish(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    record: &mut DialRecord,
+) -> Result<End, DialError> {
+    let name = &endpoint.settings().name;
+    let timeout = settings.dial.connect_timeout;
+    let socket = clock::before(clock::now() + timeout, connect(settings, endpoint, record))
+        .await
+        .unwrap_or_else(|Elapsed| Err(DialError::ConnectTimeout { endpoint: name.clone(), timeout }))?;
+    let Some(originator) = endpoint.originator() else { return Ok(End::Socket(socket)) };
+
+    let timeout = settings.dial.handshake_timeout;
+    let mut step = Step::Upgrade;
+    let begun = clock::now();
+    let secured =
+        clock::before(begun + timeout, secure(settings, endpoint, originator, socket, &mut step)).await;
+    let (end, agreed) = match secured {
+        Ok(result) => result?,
+        Err(Elapsed) => return Err(DialError::HandshakeTimeout { endpoint: name.clone(), step, timeout }),
+    };
+    let took = clock::now() - begun;
+    endpoint.metrics().handshake_duration.record(took);
+    record.handshake = Some(took);
+    record.agreed = Some(agreed);
+    Ok(end)
+}
+
+/// Tries the endpoint's addresses in the resolver's order. Each but the last gets an even share of the time
+/// left, so that a dead first address leaves time for the others.
+async fn connect(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    record: &mut DialRecord,
+) -> Result<Socket, DialError> {
+    let deadline = clock::now() + settings.dial.connect_timeout;
+    let addresses = resolve(&endpoint.settings().address, record).await?;
+    let mut failed = None;
+    for (index, address) in addresses.iter().enumerate() {
+        let begun = clock::now();
+        let share =
+            deadline.saturating_duration_since(begun) / u32::try_from(addresses.len() - index).unwrap_or(1);
+        let connecting = Socket::connect(*address, settings.dial.local_address, &settings.socket);
+        match clock::before(begun + share, connecting).await {
+            Ok(Ok(socket)) => {
+                let took = clock::now() - begun;
+                endpoint.metrics().connect_duration.record(took);
+                record.connect = Some(took);
+                return Ok(socket);
+            }
+            Ok(Err(error)) => failed = Some(DialError::Connect { address: *address, error }),
+            Err(Elapsed) => {}
+        }
+    }
+    Err(failed.unwrap_or_else(|| DialError::ConnectTimeout {
+        endpoint: endpoint.settings().name.clone(),
+        timeout: settings.dial.connect_timeout,
+    }))
+}
+
+async fn resolve(address: &Address, record: &mut DialRecord) -> Result<Vec<SocketAddr>, DialError> {
+    let name = match &address.host {
+        Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, address.port)]),
+        Host::Name(name) => name,
+    };
+    let begun = clock::now();
+    let failed = |reason: String| DialError::Resolve { host: name.clone(), reason };
+    let found = tokio::net::lookup_host((name.as_str(), address.port)).await;
+    let addresses: Vec<_> = found.map_err(|error| failed(error.to_string()))?.collect();
+    record.resolve = Some(clock::now() - begun);
+    if addresses.is_empty() {
+        return Err(failed("the name has no address".into()));
+    }
+    Ok(addresses)
+}
+
+async fn secure(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    originator: &Originator,
+    socket: Socket,
+    step: &mut Step,
+) -> Result<(End, Agreed), DialError> {
+    let name = &endpoint.settings().name;
+    let upgrade_failed =
+        |failure: UpgradeFailure| DialError::Upgrade { endpoint: name.clone(), reason: failure.to_string() };
+    let proof = match (originator.start(), settings.protocol.upgrade()) {
+        (Start::Upgrade, Some(dialogue)) => {
+            upgrade(&socket, settings.protocol.label(), dialogue).await.map_err(upgrade_failed)?
+        }
+        (Start::Direct, _) | (Start::Upgrade, None) => NothingBuffered::nothing_was_said(),
+    };
+    *step = Step::Handshake;
+    let server_name = endpoint.settings().server_name.clone();
+    let (stream, agreed) = originator
+        .originate(socket, server_name, proof)
+        .await
+        .map_err(|error| DialError::Tls { endpoint: name.clone(), error })?;
+    Ok((End::Tls(stream), agreed))
+}
+
+impl DialRecord {
+    fn begin(&mut self, lease: &Lease, attempts: u32) {
+        let endpoint = Some(lease.endpoint().settings().name.clone());
+        *self = Self { attempts, endpoint, ..Self::default() };
+    }
+}
+
+impl Settings {
+    /// The deadline over all attempts came in the middle of one; its endpoint is blamed for that.
+    fn out_of_time(&self, lease: Lease, last: Option<DialError>, attempts: u32) -> Refusal {
+        let endpoint = lease.endpoint().settings().name.clone();
+        lease.failed(&DialError::ConnectTimeout { endpoint, timeout: self.deadline });
+        Refusal::Deadline { deadline: self.deadline, attempts, last }
+    }
+}
+
+impl DialError {
+    pub(super) const OK: &'static str = "ok";
+    pub(super) const CANCELLED: &'static str = "cancelled";
+    /// Every value that [`DialError::label`] and a lease may give: the label `result` in metrics.
+    pub(super) const RESULTS: &'static [&'static str] = &[
+        Self::OK,
+        Self::CANCELLED,
+        "resolve_failed",
+        "connect_refused",
+        "connect_failed",
+        "connect_timeout",
+        "upgrade_failed",
+        "tls_failed",
+        "handshake_timeout",
+    ];
+
+    /// The label in metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "resolve_failed",
+            Self::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connect_refused"
+            }
+            Self::Connect { .. } => "connect_failed",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::Upgrade { .. } => "upgrade_failed",
+            Self::Tls { .. } => "tls_failed",
+            Self::HandshakeTimeout { .. } => "handshake_timeout",
+        }
+    }
+
+    /// The step it failed in.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Resolve { .. } => Step::Resolve,
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => Step::Connect,
+            Self::Upgrade { .. } => Step::Upgrade,
+            Self::Tls { .. } => Step::Handshake,
+            Self::HandshakeTimeout { step, .. } => *step,
+        }
+    }
+
+    const fn outcome(&self) -> Outcome {
+        match self.step() {
+            Step::Resolve => Outcome::NoEndpoint,
+            Step::Connect => Outcome::ConnectFailed,
+            Step::Upgrade => Outcome::UpgradeFailed,
+            Step::Handshake => Outcome::TlsFailed,
+        }
+    }
+}
+
+impl Refusal {
+    /// The session's outcome.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Full(_) => Outcome::ClusterFull,
+            Self::Failed { last, .. } => last.outcome(),
+            Self::Deadline { .. } => Outcome::DeadlineExceeded,
+        }
+    }
+}
+
+impl Step {
+    /// The word in messages and in `check --connect`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Upgrade => "upgrade",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_has_its_series() {
+        let endpoint = EndpointName::from("db:1");
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let timeout = Duration::from_secs(1);
+        for error in [
+            DialError::Resolve { host: String::new(), reason: String::new() },
+            DialError::Connect { address, error: io::ErrorKind::ConnectionRefused.into() },
+            DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
+            DialError::ConnectTimeout { endpoint: endpoint.clone(), timeout },
+            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
+            DialError::HandshakeTimeout { endpoint, step: Step::Handshake, timeout },
+        ] {
+            assert!(DialError::RESULTS.contains(&error.label()), "{error}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! One address of a cluster.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use rustls::pki_types::ServerName;
+
+use crate::metrics::EndpointMetrics;
+use crate::name::EndpointName;
+use crate::tls::Originator;
+
+/// Where an endpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// An address, or a name resolved when dialled.
+    pub host: Host,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// A host, by address or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    /// An IP address.
+    Ip(IpAddr),
+    /// A DNS name (or one of `/etc/hosts`).
+    Name(String),
+}
+
+/// One endpoint as configured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// As written: `host:port`.
+    pub name: EndpointName,
+    /// The same, understood.
+    pub address: Address,
+    /// Its share of the sessions, 1 to 65535.
+    pub weight: u32,
+    /// The name sent and verified in TLS: the endpoint's own, else the cluster's, else its host.
+    pub server_name: ServerName<'static>,
+}
+
+/// One endpoint with what belongs to it alone.
+#[derive(Debug)]
+pub struct Endpoint {
+    settings: Settings,
+    /// With a ticket store of its own; `None` is plaintext.
+    originator: Option<Originator>,
+    metrics: EndpointMetrics,
+}
+
+impl Endpoint {
+    pub(super) const fn new(
+        settings: Settings,
+        originator: Option<Originator>,
+        metrics: EndpointMetrics,
+    ) -> Self {
+        Self { settings, originator, metrics }
+    }
+
+    /// What is fixed about it.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) const fn originator(&self) -> Option<&Originator> {
+        self.originator.as_ref()
+    }
+
+    pub(super) const fn metrics(&self) -> &EndpointMetrics {
+        &self.metrics
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}

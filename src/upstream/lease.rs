@@ -1,0 +1,85 @@
+//! A claim on an endpoint, from the pick to the end of the session.
+
+use std::sync::Arc;
+
+use super::dial::DialError;
+use super::endpoint::Endpoint;
+use super::{Cluster, State};
+
+/// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
+/// counts as cancelled and nobody is blamed. Whatever happens, the room is given back on drop.
+#[derive(Debug)]
+pub struct Lease {
+    cluster: Arc<Cluster>,
+    index: usize,
+    state: LeaseState,
+}
+
+/// Exits: `Dialling` to any other, once; the others have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LeaseState {
+    Dialling,
+    Established,
+    Failed,
+}
+
+impl Lease {
+    pub(super) const fn dialling(cluster: Arc<Cluster>, index: usize) -> Self {
+        Self { cluster, index, state: LeaseState::Dialling }
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.cluster.endpoints[self.index]
+    }
+
+    /// The dial succeeded: from here it counts as a session.
+    pub(super) fn established(&mut self) {
+        self.leave_dialling(LeaseState::Established, |state, index| {
+            state.total.sessions += 1;
+            state.endpoints[index].load.sessions += 1;
+            state.endpoints[index].last_error = None;
+        });
+        self.endpoint().metrics().sessions.increment(1);
+        self.endpoint().metrics().attempted(DialError::OK);
+    }
+
+    /// The dial failed.
+    pub(super) fn failed(mut self, error: &DialError) {
+        self.leave_dialling(LeaseState::Failed, |state, index| {
+            state.endpoints[index].last_error = Some(error.to_string());
+        });
+        self.endpoint().metrics().attempted(error.label());
+    }
+
+    fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut State, usize)) {
+        debug_assert_eq!(self.state, LeaseState::Dialling, "a lease is told once");
+        let mut state = self.cluster.state();
+        state.total.dials -= 1;
+        state.endpoints[self.index].load.dials -= 1;
+        note(&mut state, self.index);
+        drop(state);
+        self.state = to;
+        self.cluster.metrics.pending_dials.decrement(1);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match self.state {
+            LeaseState::Failed => {}
+            LeaseState::Dialling => {
+                self.leave_dialling(LeaseState::Failed, |_, _| {});
+                self.endpoint().metrics().attempted(DialError::CANCELLED);
+            }
+            LeaseState::Established => {
+                let mut state = self.cluster.state();
+                state.total.sessions -= 1;
+                state.endpoints[self.index].load.sessions -= 1;
+                drop(state);
+                self.endpoint().metrics().sessions.decrement(1);
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Clusters, and how a session gets a stream from one.
+//!
+//! Decisions (which endpoint, is there room, wait how long) happen under the cluster's one short lock and
+//! are the policies'; effects (resolve, connect, upgrade, handshake) happen outside it, in [`dial`]. Between
+//! the two goes a [`Lease`].
+
+mod dial;
+mod endpoint;
+mod lease;
+mod upgrade;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use fastrand::Rng;
+
+use crate::metrics::{ClusterMetrics, EndpointMetrics};
+use crate::name::ClusterName;
+use crate::policy::balance::{self, Balancer, Candidate};
+use crate::policy::limits::{self, Full, Load};
+use crate::policy::retry;
+use crate::protocol::Protocol;
+use crate::{relay, sys, tls};
+
+pub use dial::{DialError, DialRecord, Dialled, Refusal, Settings as DialSettings, Step, dial, try_endpoint};
+pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
+pub use lease::Lease;
+
+/// One cluster, complete and consistent.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name.
+    pub name: ClusterName,
+    /// What its servers speak.
+    pub protocol: Protocol,
+    /// At least one; no two with the same name.
+    pub endpoints: Vec<EndpointSettings>,
+    /// Which of them takes the next session.
+    pub balance: balance::Policy,
+    /// `None`: plaintext.
+    pub tls: Option<tls::Originator>,
+    /// How a session's upstream connection comes about.
+    pub dial: DialSettings,
+    /// How many of them.
+    pub limits: limits::Settings,
+    /// Socket options of both legs.
+    pub socket: sys::Options,
+    /// The timers of its sessions.
+    pub session: relay::Settings,
+}
+
+/// A named group of interchangeable endpoints.
+#[derive(Debug)]
+pub struct Cluster {
+    settings: Settings,
+    endpoints: Vec<Endpoint>,
+    metrics: ClusterMetrics,
+    state: Mutex<State>,
+}
+
+/// What changes, behind the lock.
+#[derive(Debug)]
+struct State {
+    balancer: Balancer,
+    rng: Rng,
+    total: Load,
+    endpoints: Vec<EndpointState>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct EndpointState {
+    load: Load,
+    last_error: Option<String>,
+}
+
+/// An endpoint as others see it.
+#[derive(Debug)]
+pub struct EndpointView<'a> {
+    /// What is fixed about it.
+    pub settings: &'a EndpointSettings,
+    /// What it carries.
+    pub load: Load,
+    /// Why the last attempt that failed did; a success clears it.
+    pub last_error: Option<String>,
+}
+
+impl Cluster {
+    /// With the generator that its random choices come from.
+    #[must_use]
+    pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
+        let endpoint = |endpoint: &EndpointSettings| {
+            let metrics = EndpointMetrics::new(&settings.name, &endpoint.name, DialError::RESULTS);
+            let originator = settings.tls.as_ref().map(tls::Originator::for_endpoint);
+            Endpoint::new(endpoint.clone(), originator, metrics)
+        };
+        let endpoints: Vec<_> = settings.endpoints.iter().map(endpoint).collect();
+        if let Some(tls) = &settings.tls {
+            let ends = tls.identity_expiry().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+            ClusterMetrics::tls(&settings.name, ends.as_ref().map(Duration::as_secs_f64), tls.verifies());
+        }
+        let state = State {
+            balancer: Balancer::new(settings.balance, endpoints.len()),
+            rng,
+            total: Load::default(),
+            endpoints: vec![EndpointState::default(); endpoints.len()],
+        };
+        let metrics = ClusterMetrics::new(&settings.name);
+        Arc::new(Self { settings, endpoints, metrics, state: Mutex::new(state) })
+    }
+
+    /// What is fixed about it.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What it records.
+    #[must_use]
+    pub const fn metrics(&self) -> &ClusterMetrics {
+        &self.metrics
+    }
+
+    /// Its endpoints, in the file's order.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.state().total
+    }
+
+    /// Its endpoints with what they carry, in the file's order.
+    #[must_use]
+    pub fn view<'a>(&'a self) -> Vec<EndpointView<'a>> {
+        let states = self.state().endpoints.clone();
+        let view = |(endpoint, state): (&'a Endpoint, EndpointState)| EndpointView {
+            settings: endpoint.settings(),
+            load: state.load,
+            last_error: state.last_error,
+        };
+        self.endpoints.iter().zip(states).map(view).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The next endpoint to try, with room reserved on it.
+    fn lease(self: &Arc<Self>, plan: &mut retry::Plan) -> Result<Lease, Full> {
+        let picked = {
+            let mut state = self.state();
+            let picked = state.pick(&self.settings, &self.endpoints, plan)?;
+            state.total.dials += 1;
+            state.endpoints[picked].load.dials += 1;
+            picked
+        };
+        plan.begin(picked);
+        self.metrics.pending_dials.increment(1);
+        Ok(Lease::dialling(Arc::clone(self), picked))
+    }
+
+    /// How long to wait before the next attempt.
+    fn wait(&self, plan: &mut retry::Plan) -> Duration {
+        plan.wait(self.endpoints.len(), &mut self.state().rng)
+    }
+}
+
+impl State {
+    /// Among the endpoints with room that this session has not tried, or among all with room once it has
+    /// tried them all.
+    fn pick(
+        &mut self,
+        settings: &Settings,
+        endpoints: &[Endpoint],
+        plan: &mut retry::Plan,
+    ) -> Result<usize, Full> {
+        settings.limits.admit(self.total)?;
+        let mut candidates = self.candidates(settings, endpoints, plan);
+        if candidates.is_empty() {
+            plan.begin_round();
+            candidates = self.candidates(settings, endpoints, plan);
+        }
+        let full = Full::Endpoints(settings.limits.max_connections_per_endpoint);
+        self.balancer.pick(&candidates, &mut self.rng).ok_or(full)
+    }
+
+    fn candidates(&self, settings: &Settings, endpoints: &[Endpoint], plan: &retry::Plan) -> Vec<Candidate> {
+        let eligible = |index: &usize| {
+            !plan.has_tried(*index) && settings.limits.endpoint_has_room(self.endpoints[*index].load)
+        };
+        let candidate = |index: usize| Candidate {
+            index,
+            weight: endpoints[index].settings().weight,
+            load: self.endpoints[index].load.total(),
+        };
+        (0..endpoints.len()).filter(eligible).map(candidate).collect()
+    }
+}
