@@ -18,3 +18,5 @@ pub mod workers; // 2
 pub mod downstream; // 3
 pub mod upstream; // 3
 pub mod session; // 4
+pub mod admin; // 5
+pub mod listener; // 5

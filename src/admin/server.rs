@@ -1,0 +1,82 @@
+//! Accepts the admin's connections and lets hyper speak HTTP/1.1 on them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
+
+use super::Subject;
+use super::answer::answer;
+use crate::clock;
+use crate::drain::{Drain, DrainWatch};
+use crate::sys::{Accepted, Listening, Options, Socket};
+
+/// Which way a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The HTTP address.
+    Address,
+    /// The control socket, which only its owner reaches.
+    Control,
+}
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may be silent before or between requests.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection's whole life: scrapers come again.
+const LIFETIME: Duration = Duration::from_secs(600);
+
+/// Serves until the drain begins.
+pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drain: Drain, watch: DrainWatch) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut stop = std::pin::pin!(watch.begun());
+    loop {
+        let permit = Arc::clone(&room).acquire_owned();
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = async { (permit.await, listening.accept().await) } => accepted,
+        };
+        match accepted {
+            (Ok(permit), Ok(accepted)) => {
+                let (subject, watch) = (Arc::clone(&subject), watch.clone());
+                drain.spawn(async move {
+                    converse(accepted, door, subject, watch).await;
+                    drop(permit);
+                });
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "the admin cannot accept; waiting");
+                clock::sleep(Duration::from_millis(100)).await;
+            }
+            (Err(_closed), Ok(_)) => break,
+        }
+    }
+}
+
+async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
+    let options = Options { keepalive: None, user_timeout: None };
+    let Ok(socket) = Socket::adopt(accepted, &options) else { return };
+    let service = service_fn(move |request| {
+        let answered = answer(&subject, door, &request);
+        async move { Ok::<_, Infallible>(answered) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(TokioIo::new(socket), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        // What goes wrong on a connection is its client's to see.
+        _ = clock::before(clock::now() + LIFETIME, connection.as_mut()) => {}
+        () = watch.begun() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = clock::before(clock::now() + Duration::from_secs(1), connection).await;
+        }
+    }
+}

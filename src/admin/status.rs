@@ -1,0 +1,218 @@
+//! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ListenerView, Subject};
+use crate::clock;
+use crate::upstream::{Cluster, EndpointView};
+
+/// How far a daemon's life has gone. Each leads to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Phase {
+    /// Not every listener is bound yet.
+    Starting,
+    /// Every listener accepts.
+    Ready,
+    /// Still accepting, but asking to be left alone.
+    LameDuck,
+    /// No longer accepting; sessions end.
+    Draining,
+}
+
+/// The phase, seen from any thread.
+#[derive(Debug)]
+pub struct PhaseCell(AtomicU8);
+
+impl PhaseCell {
+    /// In that phase.
+    #[must_use]
+    pub const fn new(phase: Phase) -> Self {
+        Self(AtomicU8::new(phase as u8))
+    }
+
+    /// Goes on to that phase.
+    pub fn set(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    /// The phase now.
+    #[must_use]
+    pub fn get(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            2 => Phase::LameDuck,
+            _ => Phase::Draining,
+        }
+    }
+}
+
+/// The answer to `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub state: Phase,
+    pub uptime_seconds: f64,
+    pub config: String,
+    pub admin: Option<String>,
+    pub listeners: Vec<Listener>,
+    pub clusters: Vec<ClusterStatus>,
+}
+
+/// A listener in `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Listener {
+    pub name: String,
+    pub cluster: String,
+    pub addresses: Vec<String>,
+    pub active: usize,
+    pub accepted: u64,
+    pub max_connections: u32,
+}
+
+/// A cluster in `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct ClusterStatus {
+    pub name: String,
+    pub protocol: String,
+    pub balance: String,
+    pub tls: String,
+    pub sessions: u32,
+    pub pending_dials: u32,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint in `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Endpoint {
+    pub name: String,
+    pub weight: u32,
+    pub sessions: u32,
+    pub pending_dials: u32,
+    pub last_error: Option<String>,
+}
+
+/// The answer to `/sessions`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Sessions {
+    /// Those that live.
+    pub sessions: Vec<Session>,
+}
+
+/// A live session.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Session {
+    pub session: String,
+    pub listener: String,
+    pub cluster: String,
+    pub endpoint: Option<String>,
+    pub age_ms: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+}
+
+impl Status {
+    pub(super) fn of(subject: &Subject) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            state: subject.phase.get(),
+            uptime_seconds: (clock::now() - subject.started).as_secs_f64(),
+            config: subject.config.display().to_string(),
+            admin: subject.admin.map(|address| address.to_string()),
+            listeners: subject.listeners.iter().map(Listener::of).collect(),
+            clusters: clusters(subject).into_iter().map(|cluster| ClusterStatus::of(&cluster)).collect(),
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn of(subject: &Subject) -> Self {
+        let now = clock::now();
+        let mut sessions: Vec<_> = subject
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.route.view().into_iter().map(|view| (&listener.route, view)))
+            .collect();
+        sessions.sort_by_key(|(_, view)| view.accepted);
+        let session = |(route, view): (&Arc<crate::session::Route>, crate::session::SessionView)| Session {
+            session: view.session.to_string(),
+            listener: route.listener().to_string(),
+            cluster: route.cluster().settings().name.to_string(),
+            endpoint: view.endpoint.map(|name| name.to_string()),
+            age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX),
+            sent_bytes: view.sent,
+            received_bytes: view.received,
+        };
+        Self { sessions: sessions.into_iter().map(session).collect() }
+    }
+}
+
+/// Each cluster once, in the order in which listeners name them.
+fn clusters(subject: &Subject) -> Vec<Arc<Cluster>> {
+    let mut seen: Vec<Arc<Cluster>> = Vec::new();
+    for listener in &subject.listeners {
+        let cluster = listener.route.cluster();
+        if !seen.iter().any(|known| Arc::ptr_eq(known, cluster)) {
+            seen.push(Arc::clone(cluster));
+        }
+    }
+    seen
+}
+
+impl Listener {
+    fn of(view: &ListenerView) -> Self {
+        Self {
+            name: view.route.listener().to_string(),
+            cluster: view.route.cluster().settings().name.to_string(),
+            addresses: view.addresses.iter().map(ToString::to_string).collect(),
+            active: view.route.active(),
+            accepted: view.route.accepted(),
+            max_connections: view.route.max_connections(),
+        }
+    }
+}
+
+impl ClusterStatus {
+    fn of(cluster: &Cluster) -> Self {
+        let settings = cluster.settings();
+        let load = cluster.load();
+        let tls = match &settings.tls {
+            None => "none",
+            Some(tls) if tls.has_identity() => "mtls",
+            Some(_) => "tls",
+        };
+        Self {
+            name: settings.name.to_string(),
+            protocol: settings.protocol.label().into(),
+            balance: settings.balance.label().into(),
+            tls: tls.into(),
+            sessions: load.sessions,
+            pending_dials: load.dials,
+            endpoints: cluster.view().into_iter().map(Endpoint::of).collect(),
+        }
+    }
+}
+
+impl Endpoint {
+    fn of(view: EndpointView<'_>) -> Self {
+        Self {
+            name: view.settings.name.to_string(),
+            weight: view.settings.weight,
+            sessions: view.load.sessions,
+            pending_dials: view.load.dials,
+            last_error: view.last_error,
+        }
+    }
+}

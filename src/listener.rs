@@ -1,0 +1,131 @@
+//! Accepts connections and hands each to a worker as a session.
+//!
+//! It decides only who is over the cap; everything else about a connection is the session's. An accept
+//! that fails for want of descriptors or memory is waited out, never fatal: the connection stays in the
+//! kernel's queue meanwhile.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::clock;
+use crate::drain::{Drain, DrainWatch};
+use crate::name::{ClusterName, ListenerName};
+use crate::session::{self, AccessLog, Route};
+use crate::sys::{Accepted, Bind, Listening};
+use crate::workers::Workers;
+
+/// One listener, complete and consistent.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its name.
+    pub name: ListenerName,
+    /// Where it accepts; at least one.
+    pub binds: Vec<Bind>,
+    /// The cluster its sessions go to; it exists.
+    pub cluster: ClusterName,
+    /// Live sessions over all its addresses; more are refused.
+    pub max_connections: u32,
+}
+
+/// What every accept loop needs.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Where the listener's connections go.
+    pub route: Arc<Route>,
+    /// Who runs them.
+    pub workers: Arc<Workers>,
+    /// Where their records go.
+    pub access: Arc<AccessLog>,
+    /// What tracks them.
+    pub drain: Drain,
+}
+
+/// Accepts until the drain begins. The socket is closed when this returns.
+pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
+    let mut pause = Pause::default();
+    let mut stop = std::pin::pin!(watch.begun());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = listening.accept() => accepted,
+        };
+        match accepted {
+            Ok(accepted) => {
+                pause.reset();
+                service.begin(accepted);
+            }
+            Err(error) => {
+                service.route.metrics().accept_errors.increment(1);
+                if let Some(wait) = pause.after(&error) {
+                    tracing::warn!(listener = %service.route.listener(), %error, ?wait, "cannot accept; waiting");
+                    clock::sleep(wait).await;
+                }
+            }
+        }
+    }
+}
+
+impl Service {
+    fn begin(&self, accepted: Accepted) {
+        // Far over the cap the connection is dropped here, and with it closed.
+        let Some(admitted) = self.route.admit() else { return accepted.abort() };
+        let worker = self.workers.least_loaded();
+        let access = Arc::clone(&self.access);
+        self.drain.spawn_on(worker.handle(), session::run(accepted, admitted, access, worker.load()));
+    }
+}
+
+/// The wait after an accept that failed for want of something the process shares: doubling, so that a host
+/// out of descriptors is not made worse by a loop that asks for more.
+#[derive(Debug, Default)]
+struct Pause(Option<Duration>);
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(5);
+    const MOST: Duration = Duration::from_secs(1);
+
+    fn reset(&mut self) {
+        self.0 = None;
+    }
+
+    /// `None` for an error that belongs to one connection (it was reset in the queue, a firewall forbade it):
+    /// the next may be fine.
+    fn after(&mut self, error: &io::Error) -> Option<Duration> {
+        let starved = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+        if !starved.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
+            return None;
+        }
+        let wait = self.0.map_or(Self::FIRST, |last| (last * 2).min(Self::MOST));
+        self.0 = Some(wait);
+        Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_starved_accept_waits_longer_each_time_and_starts_over_after_a_success() {
+        let starved = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
+        let mut pause = Pause::default();
+        assert_eq!(pause.after(&starved), Some(Duration::from_millis(5)));
+        assert_eq!(pause.after(&starved), Some(Duration::from_millis(10)));
+        for _ in 0..10 {
+            pause.after(&starved);
+        }
+        assert_eq!(pause.after(&starved), Some(Duration::from_secs(1)));
+        pause.reset();
+        assert_eq!(pause.after(&starved), Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_connection_reset_in_the_queue_delays_nobody() {
+        let reset = io::Error::from_raw_os_error(Errno::CONNABORTED.raw_os_error());
+        assert_eq!(Pause::default().after(&reset), None);
+    }
+}
