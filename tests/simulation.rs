@@ -69,22 +69,14 @@ impl World {
         self.check();
     }
 
-    fn candidates(&self, plan: &Plan) -> Vec<Candidate> {
-        let of =
-            |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
-        (0..self.loads.len())
-            .filter(|index| !plan.has_tried(*index) && self.limits.endpoint_has_room(self.loads[*index]))
-            .map(of)
-            .collect()
+    fn usable(&self) -> Vec<usize> {
+        (0..self.loads.len()).filter(|index| self.limits.endpoint_has_room(self.loads[*index])).collect()
     }
 
     fn lease(&mut self, plan: &mut Plan) -> Result<u64, Full> {
         self.limits.admit(self.total)?;
-        let mut candidates = self.candidates(plan);
-        if candidates.is_empty() {
-            plan.begin_round();
-            candidates = self.candidates(plan);
-        }
+        let of = |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
+        let candidates: Vec<_> = plan.next_of(&self.usable()).into_iter().map(of).collect();
         let full = Full::Endpoints(self.limits.max_connections_per_endpoint);
         let picked = self.balancer.pick(&candidates, &mut self.rng).ok_or(full)?;
         assert!(candidates.iter().any(|candidate| candidate.index == picked), "picked what was not offered");
@@ -103,24 +95,17 @@ impl World {
         while plan.has_attempt_left() {
             let Ok(dial) = self.lease(&mut plan) else { return };
             let endpoint = self.dials[&dial];
-            let untried_with_room = (0..self.loads.len()).any(|other| {
-                !tried.contains(&other)
-                    && other != endpoint
-                    && self.limits.endpoint_has_room(self.loads[other])
-            });
+            let untried = self.usable().into_iter().any(|other| !tried.contains(&other) && other != endpoint);
             assert!(
-                !(tried.contains(&endpoint) && untried_with_room),
+                !(tried.contains(&endpoint) && untried),
                 "went back to {endpoint} while an untried endpoint had room"
             );
             tried.push(endpoint);
-            if tried.len() == self.loads.len() {
-                tried.clear();
-            }
             if self.rng.u32(..3) > 0 {
                 return self.establish(dial);
             }
             self.forget_dial(dial);
-            let wait = plan.wait(self.loads.len(), &mut self.rng);
+            let wait = plan.wait(&self.usable(), &mut self.rng);
             assert!(wait <= self.retry.backoff_max.max(self.retry.backoff_base), "waited {wait:?}");
         }
         assert!(plan.attempts() <= self.retry.attempts);
@@ -133,7 +118,11 @@ impl World {
 
     fn cancel_a_dial(&mut self) {
         if let Some(dial) = self.dials.keys().next().copied() {
-            if self.rng.bool() { self.establish(dial) } else { self.forget_dial(dial) }
+            if self.rng.bool() {
+                self.establish(dial);
+            } else {
+                self.forget_dial(dial);
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::clock::{self, Elapsed};
+use crate::clock;
 use crate::protocol::{Hello, Opening, OpeningError, Protocol, Said};
 use crate::sys::Socket;
 
@@ -51,7 +51,7 @@ pub async fn read_opening(
     };
     // Boxed, so that the session's own state stays small for the hours that follow.
     let read = Box::pin(read(client, opening));
-    clock::before(clock::now() + within, read).await.unwrap_or_else(|Elapsed| Err(NotOpened::Silent(within)))
+    clock::before(clock::now() + within, read).await.unwrap_or(Err(NotOpened::Silent(within)))
 }
 
 async fn read(client: &Socket, mut opening: Opening) -> Result<Opened, NotOpened> {

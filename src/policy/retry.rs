@@ -23,10 +23,9 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Plan {
     settings: Settings,
-    begun: u32,
     /// Waits served so far: the exponent of the next.
     waits: u32,
-    /// Places of the endpoints tried in this round.
+    /// The place of each attempt's endpoint.
     tried: Vec<usize>,
 }
 
@@ -34,42 +33,43 @@ impl Plan {
     /// Nothing tried yet.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, begun: 0, waits: 0, tried: Vec::new() }
+        Self { settings, waits: 0, tried: Vec::new() }
     }
 
     /// Attempts begun.
     #[must_use]
-    pub const fn attempts(&self) -> u32 {
-        self.begun
+    pub fn attempts(&self) -> u32 {
+        u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
     }
 
     /// Whether an attempt is left.
     #[must_use]
-    pub const fn has_attempt_left(&self) -> bool {
-        self.begun < self.settings.attempts
+    pub fn has_attempt_left(&self) -> bool {
+        self.attempts() < self.settings.attempts
     }
 
-    /// Whether this session tried that endpoint in the current round.
+    /// How often this session tried that endpoint.
     #[must_use]
-    pub fn has_tried(&self, endpoint: usize) -> bool {
-        self.tried.contains(&endpoint)
+    pub fn tries(&self, endpoint: usize) -> usize {
+        self.tried.iter().filter(|tried| **tried == endpoint).count()
     }
 
-    /// Forgets the round: every endpoint was tried, begin again with all of them.
-    pub fn begin_round(&mut self) {
-        self.tried.clear();
+    /// Those of `usable` that come next: the endpoints that this session tried least often.
+    #[must_use]
+    pub fn next_of(&self, usable: &[usize]) -> Vec<usize> {
+        let least = usable.iter().map(|endpoint| self.tries(*endpoint)).min();
+        usable.iter().copied().filter(|endpoint| Some(self.tries(*endpoint)) == least).collect()
     }
 
     /// An attempt on that endpoint begins.
     pub fn begin(&mut self, endpoint: usize) {
-        self.begun += 1;
         self.tried.push(endpoint);
     }
 
-    /// How long to wait before the next attempt, given how many endpoints the cluster has: nothing while one
-    /// of them is untried, else between half and all of `base` × 2^n, never over `max`.
-    pub fn wait(&mut self, endpoints: usize, rng: &mut Rng) -> Duration {
-        if self.tried.len() < endpoints {
+    /// How long to wait before the next attempt: nothing while one of `usable` is untried, else between half
+    /// and all of `base` × 2^n, never over `max`.
+    pub fn wait(&mut self, usable: &[usize], rng: &mut Rng) -> Duration {
+        if usable.iter().any(|endpoint| self.tries(*endpoint) == 0) {
             return Duration::ZERO;
         }
         let factor = 1_u32.checked_shl(self.waits).unwrap_or(u32::MAX);
@@ -94,8 +94,19 @@ mod tests {
         let mut plan = Plan::new(SETTINGS);
         let mut rng = Rng::with_seed(3);
         plan.begin(1);
-        assert!(plan.has_tried(1) && !plan.has_tried(0));
-        assert_eq!(plan.wait(2, &mut rng), Duration::ZERO);
+        assert_eq!(plan.next_of(&[0, 1]), [0]);
+        assert_eq!(plan.wait(&[0, 1], &mut rng), Duration::ZERO);
+        assert_ne!(plan.wait(&[1], &mut rng), Duration::ZERO, "the untried one has no room: that is no reason to hurry");
+    }
+
+    #[test]
+    fn an_endpoint_that_gets_room_late_goes_before_those_tried_twice() {
+        let mut plan = Plan::new(SETTINGS);
+        for endpoint in [0, 1, 0] {
+            plan.begin(endpoint);
+        }
+        assert_eq!(plan.next_of(&[0, 1]), [1]);
+        assert_eq!(plan.next_of(&[0, 1, 2]), [2]);
     }
 
     #[test]
@@ -104,9 +115,8 @@ mod tests {
         for _ in 0..100 {
             let mut plan = Plan::new(SETTINGS);
             for most in [100, 200, 300, 300] {
-                plan.begin_round();
                 plan.begin(0);
-                let waited = plan.wait(1, &mut rng).as_millis();
+                let waited = plan.wait(&[0], &mut rng).as_millis();
                 assert!((most / 2..=most).contains(&waited), "{waited} of {most}");
             }
         }
@@ -128,9 +138,8 @@ mod tests {
         let mut plan = Plan::new(Settings { attempts: u32::MAX, ..SETTINGS });
         let mut rng = Rng::with_seed(3);
         for _ in 0..100 {
-            plan.begin_round();
             plan.begin(0);
-            assert!(plan.wait(1, &mut rng) <= SETTINGS.backoff_max);
+            assert!(plan.wait(&[0], &mut rng) <= SETTINGS.backoff_max);
         }
     }
 }

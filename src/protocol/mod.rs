@@ -193,7 +193,7 @@ pub struct DialogueError(pub &'static str);
 
 impl Dialogue {
     /// Bytes of the client.
-    pub fn from_downstream(&mut self, bytes: &[u8], out: &mut Outbox) {
+    pub fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) {
         match self {
             Self::Postgres(_) => out.to_upstream.extend_from_slice(bytes),
         }
@@ -203,9 +203,9 @@ impl Dialogue {
     ///
     /// # Errors
     /// What the server sent is not the protocol, or leaves nothing that the client could use.
-    pub fn from_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    pub fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         match self {
-            Self::Postgres(dialogue) => dialogue.from_upstream(bytes, &mut out.to_downstream),
+            Self::Postgres(dialogue) => dialogue.upstream_said(bytes, &mut out.to_downstream),
         }
     }
 

@@ -229,7 +229,7 @@ impl Authentication {
         matches!(self.state, AuthenticationState::Finished)
     }
 
-    pub(super) fn from_upstream(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
+    pub(super) fn upstream_said(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
         while !bytes.is_empty() {
             self.state = match std::mem::take(&mut self.state) {
                 AuthenticationState::ExpectMessage => AuthenticationState::Head(Vec::with_capacity(HEAD)),

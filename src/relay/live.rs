@@ -32,10 +32,10 @@ impl Live {
 
     /// Ends the session with that outcome, now; the first order counts.
     pub fn stop(&self, outcome: Outcome) {
-        if self.stop.set(outcome).is_ok() {
-            if let Some(waker) = self.waker.get() {
-                waker.wake_by_ref();
-            }
+        if self.stop.set(outcome).is_ok()
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake_by_ref();
         }
     }
 

@@ -125,15 +125,13 @@ impl Relay {
         if let Some(outcome) = live.stopped() {
             return Poll::Ready(Stop::Ordered(outcome));
         }
-        if self.dialogue.is_some() {
-            if let Err(end) = self.poll_dialogue(cx, live) {
-                return Poll::Ready(end);
-            }
+        if let Err(stop) = self.poll_dialogue(cx, live) {
+            return Poll::Ready(stop);
         }
-        if self.dialogue.is_none() {
-            if let Err(broken) = self.poll_halves(cx, live) {
-                return Poll::Ready(Stop::Broken(broken));
-            }
+        if self.dialogue.is_none()
+            && let Err(broken) = self.poll_halves(cx, live)
+        {
+            return Poll::Ready(Stop::Broken(broken));
         }
         if self.sending.has_ended() && self.receiving.has_ended() {
             return Poll::Ready(Stop::Completed);
@@ -179,13 +177,13 @@ impl Relay {
             let mut out = Outbox::default();
             let mut progress = false;
             let said = self.sending.poll_read(cx, &mut downstream, live, |bytes| {
-                dialogue.from_downstream(bytes, &mut out);
+                dialogue.downstream_said(bytes, &mut out);
                 Ok(())
             });
             progress |= half_progress(said)?;
             let answered = self
                 .receiving
-                .poll_read(cx, &mut upstream, live, |bytes| dialogue.from_upstream(bytes, &mut out));
+                .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
             progress |= half_progress(answered)?;
             self.sending.hold(out.to_upstream);
             self.receiving.hold(out.to_downstream);

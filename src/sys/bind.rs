@@ -206,6 +206,7 @@ impl SocketFile {
 }
 
 /// The usual failures in words that say what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open, and not ours")]
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => "the address is in use by another socket".into(),

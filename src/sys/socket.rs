@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use tokio::io::unix::AsyncFd;
@@ -99,7 +100,7 @@ impl Socket {
         }
         match socket.connect(&to.into()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
         let connecting = Self { io: register(socket.into(), BOTH)? };
@@ -121,11 +122,9 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(received));
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => ready.clear_ready(),
-                    ErrorKind::Interrupted => {}
-                    _ => return Poll::Ready(Err(error.into())),
-                },
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }
@@ -141,11 +140,9 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(sent));
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => ready.clear_ready(),
-                    ErrorKind::Interrupted => {}
-                    _ => return Poll::Ready(Err(error.into())),
-                },
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
     }

@@ -113,6 +113,7 @@ fn mentions_encryption(path: &Path) -> bool {
     std::fs::read_to_string(path).is_ok_and(|text| text.contains("ENCRYPTED"))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 fn unreadable(path: &Path, error: &pem::Error) -> String {
     match error {
         pem::Error::Io(error) => format!("cannot read {}: {error}", path.display()),

@@ -258,6 +258,7 @@ pub fn late_rejection(error: &io::Error) -> Option<String> {
 }
 
 /// rustls' own sentence, with what to do about the usual ones.
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 fn explain(error: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError, Error};
     let hint = match error {

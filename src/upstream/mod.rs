@@ -164,38 +164,29 @@ impl Cluster {
 
     /// How long to wait before the next attempt.
     fn wait(&self, plan: &mut retry::Plan) -> Duration {
-        plan.wait(self.endpoints.len(), &mut self.state().rng)
+        let state = &mut *self.state();
+        let usable = state.with_room(&self.settings);
+        plan.wait(&usable, &mut state.rng)
     }
 }
 
 impl State {
-    /// Among the endpoints with room that this session has not tried, or among all with room once it has
-    /// tried them all.
-    fn pick(
-        &mut self,
-        settings: &Settings,
-        endpoints: &[Endpoint],
-        plan: &mut retry::Plan,
-    ) -> Result<usize, Full> {
+    /// Among the endpoints with room, one of those that this session tried least often.
+    fn pick(&mut self, settings: &Settings, endpoints: &[Endpoint], plan: &retry::Plan) -> Result<usize, Full> {
         settings.limits.admit(self.total)?;
-        let mut candidates = self.candidates(settings, endpoints, plan);
-        if candidates.is_empty() {
-            plan.begin_round();
-            candidates = self.candidates(settings, endpoints, plan);
-        }
-        let full = Full::Endpoints(settings.limits.max_connections_per_endpoint);
-        self.balancer.pick(&candidates, &mut self.rng).ok_or(full)
-    }
-
-    fn candidates(&self, settings: &Settings, endpoints: &[Endpoint], plan: &retry::Plan) -> Vec<Candidate> {
-        let eligible = |index: &usize| {
-            !plan.has_tried(*index) && settings.limits.endpoint_has_room(self.endpoints[*index].load)
-        };
         let candidate = |index: usize| Candidate {
             index,
             weight: endpoints[index].settings().weight,
             load: self.endpoints[index].load.total(),
         };
-        (0..endpoints.len()).filter(eligible).map(candidate).collect()
+        let next = plan.next_of(&self.with_room(settings));
+        let candidates: Vec<_> = next.into_iter().map(candidate).collect();
+        let full = Full::Endpoints(settings.limits.max_connections_per_endpoint);
+        self.balancer.pick(&candidates, &mut self.rng).ok_or(full)
+    }
+
+    fn with_room(&self, settings: &Settings) -> Vec<usize> {
+        let has_room = |index: &usize| settings.limits.endpoint_has_room(self.endpoints[*index].load);
+        (0..self.endpoints.len()).filter(has_room).collect()
     }
 }

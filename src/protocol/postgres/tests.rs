@@ -138,7 +138,7 @@ fn plus_is_taken_out_of_the_offer_and_nothing_else_changes() {
         let mut authentication = Authentication::default();
         let mut out = Vec::new();
         for bytes in server.chunks(chunk) {
-            authentication.from_upstream(bytes, &mut out).unwrap();
+            authentication.upstream_said(bytes, &mut out).unwrap();
         }
         assert_eq!(out, expected, "in chunks of {chunk}");
         assert!(authentication.is_finished());
@@ -150,14 +150,14 @@ fn plus_is_taken_out_of_the_offer_and_nothing_else_changes() {
 
 #[test]
 fn an_offer_of_plus_alone_is_an_error_in_words() {
-    let error = Authentication::default().from_upstream(&offer(&["SCRAM-SHA-256-PLUS"]), &mut Vec::new());
+    let error = Authentication::default().upstream_said(&offer(&["SCRAM-SHA-256-PLUS"]), &mut Vec::new());
     assert!(error.unwrap_err().0.contains("SCRAM-SHA-256-PLUS"));
 }
 
 #[test]
 fn impossible_lengths_are_errors() {
     for message in [&b"R\0\0\0\x04"[..], b"R\xff\xff\xff\xff", b"E\0\0\0\x03", b"R\0\x01\0\x01"] {
-        assert!(Authentication::default().from_upstream(message, &mut Vec::new()).is_err(), "{message:?}");
+        assert!(Authentication::default().upstream_said(message, &mut Vec::new()).is_err(), "{message:?}");
     }
 }
 
@@ -206,7 +206,7 @@ proptest! {
     fn how_the_server_splits_its_bytes_changes_nothing(bytes: Vec<u8>, chunk in 1_usize..64) {
         let run = |chunk: usize| {
             let (mut authentication, mut out) = (Authentication::default(), Vec::new());
-            let ended = bytes.chunks(chunk).try_for_each(|part| authentication.from_upstream(part, &mut out));
+            let ended = bytes.chunks(chunk).try_for_each(|part| authentication.upstream_said(part, &mut out));
             (ended, out, authentication.is_finished())
         };
         prop_assert_eq!(run(chunk), run(bytes.len().max(1)));

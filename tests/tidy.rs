@@ -1,0 +1,245 @@
+//! The rules of the house that a compiler does not know: who may import whom, what the pure modules may
+//! not contain, where `unsafe`, the clock and entropy live. docs/ARCHITECTURE.md says why.
+//!
+//! A rule that has to be broken is broken in `ALLOWED`, with the reason.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// Each module of `src/` and its layer. A file imports only from lower layers, or from its own module.
+const LAYERS: &[(&str, u32)] = &[
+    ("clock", 0),
+    ("name", 0),
+    ("outcome", 0),
+    ("sys", 0),
+    ("policy", 1),
+    ("protocol", 1),
+    ("drain", 2),
+    ("metrics", 2),
+    ("relay", 2),
+    ("tls", 2),
+    ("workers", 2),
+    ("downstream", 3),
+    ("upstream", 3),
+    ("session", 4),
+    ("admin", 5),
+    ("listener", 5),
+    ("config", 6),
+    ("daemon", 7),
+    ("cli", 8),
+];
+
+/// Modules that decide and do nothing else.
+const PURE: &[&str] = &["policy", "protocol"];
+
+/// What a pure module may not name, and the rule.
+const IMPURE: &[(&str, &str)] = &[
+    ("tokio", "no runtime: effects are the driver's"),
+    ("async ", "no async: bytes in, values out"),
+    (".await", "no async: bytes in, values out"),
+    ("std::net::", "no sockets: effects are the driver's"),
+    ("std::io", "no I/O: effects are the driver's"),
+    ("tracing", "no log: the caller reports what is returned"),
+    ("metrics::", "no metrics: the caller reports what is returned"),
+    ("Instant::now", "no clock: `now` is an argument"),
+    ("SystemTime", "no clock: `now` is an argument"),
+    ("Rng::new", "no entropy: the generator is an argument"),
+    ("HashMap", "no hash order: a seed must replay"),
+    ("HashSet", "no hash order: a seed must replay"),
+];
+
+/// File names that say nothing about what is inside.
+const EMPTY_NAMES: &[&str] =
+    &["utils", "util", "helpers", "helper", "common", "types", "constants", "manager", "misc"];
+
+/// Exceptions: file, the text that is allowed there, why.
+const ALLOWED: &[(&str, &str, &str)] = &[];
+
+struct Source {
+    path: PathBuf,
+    module: String,
+    text: String,
+}
+
+impl Source {
+    /// Lines of code with their numbers: comments and inline tests do not count.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let is_test_file =
+            self.path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
+        self.text
+            .lines()
+            .enumerate()
+            .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
+            .filter(move |_| !is_test_file)
+            .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
+            .filter(|(_, line)| !line.trim().is_empty())
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("src is readable") {
+            let path = entry.expect("src is readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let relative = path.strip_prefix(&root).expect("it was found there").to_path_buf();
+                let first = relative.components().next().expect("a path has a first part");
+                let module = first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
+                let text = std::fs::read_to_string(&path).expect("a source is UTF-8");
+                found.push(Source { path: relative, module, text });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(found.len() > 20, "found only {} files under {}", found.len(), root.display());
+    found
+}
+
+fn layer(module: &str) -> Option<u32> {
+    LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
+}
+
+/// The modules that a line names behind `crate::`, in either form: `crate::a::B` and `crate::{a, b::C}`.
+fn imports(line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for after in line.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(list) => {
+                let mut depth = 0;
+                let mut name = String::new();
+                for character in list.chars() {
+                    match character {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => found.push(std::mem::take(&mut name)),
+                        _ if depth == 0 => name.push(character),
+                        _ => {}
+                    }
+                }
+                found.push(name);
+            }
+            None => found.push(after.to_owned()),
+        }
+    }
+    let first = |path: &String| -> String {
+        path.trim().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+    };
+    found.iter().map(first).filter(|name| !name.is_empty()).collect()
+}
+
+/// Every breach of `rule` in one message, so that one run shows all.
+fn check(rule: &str, breaches: impl Iterator<Item = (PathBuf, usize, String)>) {
+    let mut message = String::new();
+    for (path, line, what) in breaches {
+        let allowed = ALLOWED.iter().any(|(file, text, _)| path == Path::new(file) && what.contains(text));
+        if !allowed {
+            let _ = writeln!(message, "src/{}:{line}: {what}", path.display());
+        }
+    }
+    assert!(message.is_empty(), "{rule}\n{message}");
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let unknown = sources().into_iter().filter(|source| {
+        !["lib", "main"].contains(&source.module.as_str()) && layer(&source.module).is_none()
+    });
+    check("a module of src/ is missing in LAYERS", unknown.map(|source| (source.path, 1, source.module)));
+}
+
+#[test]
+fn a_file_imports_only_from_lower_layers_or_its_own_module() {
+    let sources = sources();
+    let breaches = sources.iter().filter(|source| layer(&source.module).is_some()).flat_map(|source| {
+        source.code().flat_map(move |(number, line)| {
+            imports(line).into_iter().filter_map(move |imported| {
+                let (ours, theirs) = (layer(&source.module)?, layer(&imported)?);
+                let wrong = imported != source.module && theirs >= ours;
+                let what = format!("{} (layer {ours}) imports {imported} (layer {theirs})", source.module);
+                wrong.then(|| (source.path.clone(), number, what))
+            })
+        })
+    });
+    check("imports go downwards; siblings on one layer do not know each other", breaches);
+}
+
+#[test]
+fn pure_modules_decide_and_do_nothing_else() {
+    let sources = sources();
+    let pure = sources.iter().filter(|source| PURE.contains(&source.module.as_str()));
+    let breaches = pure.flat_map(|source| {
+        source.code().flat_map(move |(number, line)| {
+            IMPURE
+                .iter()
+                .filter(move |(word, _)| line.contains(word))
+                .map(move |(word, why)| (source.path.clone(), number, format!("`{word}`: {why}")))
+        })
+    });
+    check("policy and protocol are pure", breaches);
+}
+
+#[test]
+fn unsafe_lives_in_sys() {
+    let sources = sources();
+    let breaches = sources.iter().filter(|source| source.module != "sys").flat_map(|source| {
+        source
+            .code()
+            .filter(|(_, line)| {
+                line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
+            })
+            .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
+    });
+    check("`unsafe` appears only in sys", breaches);
+}
+
+#[test]
+fn only_config_knows_yaml() {
+    let sources = sources();
+    let breaches = sources.iter().filter(|source| source.module != "config").flat_map(|source| {
+        source
+            .code()
+            .filter(|(_, line)| line.contains("serde_saphyr"))
+            .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
+    });
+    check("modules declare their Settings; config alone reads YAML", breaches);
+}
+
+#[test]
+fn metric_names_exist_once() {
+    let sources = sources();
+    let breaches = sources.iter().filter(|source| source.module != "metrics").flat_map(|source| {
+        source
+            .code()
+            .filter(|(_, line)| line.contains("\"ambassador_"))
+            .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
+    });
+    check("metric names live in metrics.rs", breaches);
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent = sources().into_iter().filter(|source| !source.text.starts_with("//!"));
+    check("a file opens with `//!`", silent.map(|source| (source.path, 1, "no head comment".into())));
+}
+
+#[test]
+fn file_names_mean_something() {
+    let empty = sources().into_iter().filter(|source| {
+        let stem = source.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        EMPTY_NAMES.contains(&stem.as_str())
+    });
+    check("a name says what is inside", empty.map(|source| (source.path, 1, "says nothing".into())));
+}
+
+#[test]
+fn the_import_reader_reads_both_forms() {
+    assert_eq!(imports("use crate::relay::End;"), ["relay"]);
+    assert_eq!(imports("use crate::{relay, sys::{A, B}, tls};"), ["relay", "sys", "tls"]);
+    assert_eq!(imports("fn f(x: &crate::session::Route) -> crate::sys::Pipe"), ["session", "sys"]);
+    assert!(imports("use super::x;").is_empty());
+}
