@@ -1,0 +1,229 @@
+//! YAML text → a tree in which every value knows its line and column.
+//!
+//! Nothing is judged here but the syntax. All pairs of a map are kept, duplicates too, so that the next
+//! stage can say where both are. The amount of work is bounded before the tree is built: the text by
+//! [`TEXT_MAX`], what aliases multiply by [`REPLAYED_MAX`].
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::options::NonFiniteFloatPolicy;
+use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Options, Spanned};
+
+use super::mistakes::{At, Place};
+
+/// A value and its place.
+pub(super) type Node = Spanned<Value>;
+
+/// What YAML can say.
+#[derive(Debug)]
+pub(super) enum Value {
+    Null,
+    Boolean(bool),
+    Integer(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+/// The key of a pair. `null` is a key that YAML allows; here it is one that nothing knows.
+pub(super) type Key = Spanned<Option<String>>;
+
+/// The largest text accepted, in bytes.
+pub(super) const TEXT_MAX: usize = 1024 * 1024;
+/// Parser events that aliases may repeat; a file of honest size has some thousands in all.
+const REPLAYED_MAX: usize = 100_000;
+
+/// Maps and lists inside each other, aliases counted. The table needs 7; each level costs stack.
+const DEPTH_MAX: usize = 16;
+
+/// Reads one document. An empty text is [`Value::Null`].
+pub(super) fn parse(text: &str) -> Result<Node, (At, String)> {
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| explain(text, &error))
+}
+
+fn options() -> Options {
+    serde_saphyr::options! {
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        // `off` and `no` are words of ours, or somebody's name.
+        strict_booleans: true,
+        reject_unsupported_tags: true,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, flow_nesting_limit: DEPTH_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: REPLAYED_MAX },
+        with_snippet: false,
+    }
+}
+
+/// The syntax error in words, with what to do about the two usual ones.
+fn explain(text: &str, error: &Error) -> (At, String) {
+    let location = error.location().unwrap_or(Location::UNKNOWN);
+    let place = place(&location);
+    let said = error.without_snippet().to_string();
+    let said = if matches!(error, Error::MultipleDocuments { .. }) {
+        "a second YAML document begins here; only one is read"
+    } else if matches!(error, Error::Budget { .. }) {
+        "the text is nested too deeply, or its aliases repeat too much"
+    } else {
+        // The place, which we say ourselves, ends every sentence of theirs.
+        said.split(" at line ").next().unwrap_or_default()
+    };
+    let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+    let hint = if line.contains("[::") || line.contains("]:") {
+        "; put an IPv6 address in quotes, as in \"[::1]:5432\""
+    } else if line.contains("${") {
+        "; put ${…} in quotes when it stands inside { } or [ ]"
+    } else {
+        ""
+    };
+    (At { place, path: String::new() }, format!("{said}{hint}"))
+}
+
+/// Where a node is written: for an alias, where its anchor is, because that is the text to change.
+pub(super) fn place_of<T>(node: &Spanned<T>) -> Place {
+    place(&node.defined)
+}
+
+/// Positions are never 0 for what was parsed; a text without any is at its beginning.
+fn place(location: &Location) -> Place {
+    let from_one = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).max(1);
+    Place { line: from_one(location.line()), column: from_one(location.column()) }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Boolean(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
+        Ok(Value::Integer(value))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
+        Ok(i128::try_from(value).map_or_else(|_| Value::Text(value.to_string()), Value::Integer))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Value, A::Error> {
+        let mut map = Vec::new();
+        while let Some(pair) = pairs.next_entry()? {
+            map.push(pair);
+        }
+        Ok(Value::Map(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_error(text: &str, line: usize, column: usize, part: &str) {
+        let (at, message) = parse(text).expect_err(text);
+        assert_eq!(at.place, Place { line, column }, "{text:?}: {message}");
+        assert!(message.contains(part), "{text:?}: {message}");
+        assert!(!message.contains("at line"), "{text:?}: {message}");
+    }
+
+    #[test]
+    fn syntax_errors_say_where_and_what_to_do() {
+        check_error("a: 'x", 1, 4, "unclosed quote");
+        check_error("a: b: c", 1, 5, "mapping values are not allowed");
+        check_error("bind: [::1]:5432\nb: 1", 1, 12, "put an IPv6 address in quotes");
+        check_error("e:\n  - [::1]:5432", 2, 10, "put an IPv6 address in quotes");
+        check_error("e: { w: ${N} }", 1, 10, "put ${…} in quotes");
+        check_error("a: 1\n---\nb: 2", 3, 1, "only one is read");
+        check_error("a: *none", 1, 4, "unknown anchor");
+        check_error("a: !secret x", 1, 12, "unsupported tag");
+        check_error("? [a]\n: b", 1, 3, "expected string");
+    }
+
+    #[test]
+    fn duplicates_and_odd_keys_reach_the_tree() {
+        let Value::Map(pairs) = parse("a: 1\n5432: 2\na: 3\n~: 4\ntrue: 5").unwrap().value else {
+            panic!("a map");
+        };
+        let keys: Vec<_> = pairs.iter().map(|(key, _)| (key.value.as_deref(), place_of(key).line)).collect();
+        let expected = [(Some("a"), 1), (Some("5432"), 2), (Some("a"), 3), (None, 4), (Some("true"), 5)];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn values_of_an_alias_are_where_the_anchor_is() {
+        let Value::Map(pairs) = parse("a: &x\n  k: 1\nb:\n  <<: *x\n").unwrap().value else {
+            panic!("a map")
+        };
+        let Value::Map(merged) = &pairs[1].1.value else { panic!("a map") };
+        assert_eq!(place_of(&merged[0].1), Place { line: 2, column: 6 });
+    }
+
+    #[test]
+    fn bombs_are_defused() {
+        for (opening, closing) in [("[", "]"), ("{a: ", "}"), ("- ", "")] {
+            let nested = |depth: usize| format!("{}x{}", opening.repeat(depth), closing.repeat(depth));
+            assert!(parse(&nested(DEPTH_MAX)).is_ok(), "{opening}");
+            assert!(parse(&nested(DEPTH_MAX + 1)).is_err(), "{opening}");
+            assert!(parse(&nested(100_000)).is_err(), "{opening}");
+        }
+        let mut deep = String::from("a0: &a0 [x]\n");
+        for level in 1..1000 {
+            deep += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
+        }
+        check_error(&deep, 16, 12, "depth: 17");
+        let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for level in 1..10 {
+            let item = format!("*a{}", level - 1);
+            laughs += &format!("a{level}: &a{level} [{}]\n", vec![item; 10].join(", "));
+        }
+        assert!(parse(&laughs).is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! What is wrong with a file, and what it says where: for people, all of it in one go.
+//!
+//! While the file is compiled, [`Findings`] collects; at the end what was found is put beside the lines it
+//! is about. Nothing here decides what a mistake is.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Line and column, both from 1; columns count characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+/// Where something is: in the text, and in the tree of keys.
+#[derive(Debug, Clone)]
+pub(super) struct At {
+    pub(super) place: Place,
+    pub(super) path: String,
+}
+
+/// What was found so far, in any order.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) mistakes: Vec<(At, String)>,
+    pub(super) warnings: Vec<(At, String)>,
+}
+
+/// Everything that is wrong with a file, in the file's order. Never empty.
+#[derive(Debug)]
+pub struct Mistakes {
+    file: PathBuf,
+    list: Vec<Mistake>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where in the text; `None` when there is no text.
+    pub place: Option<Place>,
+    /// The keys that lead there, such as `clusters.orders.tls.cert`; empty when the text is not YAML.
+    pub path: String,
+    /// What is wrong, and where it can be known what to do.
+    pub message: String,
+    /// The line it is about, cut to a width that a terminal shows, and the caret below it.
+    shown: Option<(String, String)>,
+}
+
+impl Findings {
+    pub(super) fn mistake(&mut self, at: &At, message: impl Into<String>) {
+        self.mistakes.push((at.clone(), message.into()));
+    }
+
+    pub(super) fn warning(&mut self, at: &At, message: impl Into<String>) {
+        self.warnings.push((at.clone(), message.into()));
+    }
+}
+
+/// Characters of a key that are shown; it may be anything, as long as nobody has judged it.
+const STEP_MAX: usize = 128;
+
+impl At {
+    /// A key, or an index such as `[1]`, below this place.
+    pub(super) fn below(&self, step: &str, place: Place) -> Self {
+        let dot = if self.path.is_empty() || step.starts_with('[') { "" } else { "." };
+        let shown: String = step.chars().take(STEP_MAX).map(printable).collect();
+        let more = if step.chars().nth(STEP_MAX).is_some() { "…" } else { "" };
+        Self { place, path: format!("{}{dot}{shown}{more}", self.path) }
+    }
+}
+
+impl Mistakes {
+    /// A file whose text is not at hand.
+    pub(super) fn unreadable(file: &Path, message: String) -> Self {
+        let mistake = Mistake { place: None, path: String::new(), message, shown: None };
+        Self { file: file.to_owned(), list: vec![mistake] }
+    }
+
+    /// What was found in `text`.
+    pub(super) fn new(file: &Path, text: &str, mut found: Vec<(At, String)>) -> Self {
+        // Stable: of two mistakes at one place, the one found first is the nearer to the cause.
+        found.sort_by_key(|(at, _)| at.place);
+        let wanted = found.iter().map(|(at, _)| (at.place.line, "")).collect();
+        let lines = lines(text, wanted);
+        let list = found.into_iter().map(|(at, message)| Mistake::new(at, message, &lines)).collect();
+        Self { file: file.to_owned(), list }
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.list.iter()
+    }
+}
+
+/// Fills in the text of the wanted lines. A YAML line ends with CR, LF or both (YAML 1.2.2 §5.4).
+fn lines<'a>(text: &'a str, mut wanted: BTreeMap<usize, &'a str>) -> BTreeMap<usize, &'a str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let ends_of_lf = text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    for (number, line) in (1..).zip(ends_of_lf) {
+        if let Some(wanted) = wanted.get_mut(&number) {
+            *wanted = line;
+        }
+    }
+    wanted
+}
+
+impl Mistake {
+    fn new(at: At, message: String, lines: &BTreeMap<usize, &str>) -> Self {
+        let line = lines.get(&at.place.line).copied().unwrap_or_default();
+        let shown = (!line.trim().is_empty()).then(|| excerpt(line, at.place.column));
+        Self { place: Some(at.place), path: at.path, message, shown }
+    }
+}
+
+/// Characters shown before and after the column; the rest of a longer line is left out.
+const BEFORE: usize = 60;
+const AFTER: usize = 60;
+
+/// A line as it may be shown, and the line with the caret.
+fn excerpt(line: &str, column: usize) -> (String, String) {
+    let column = column.saturating_sub(1);
+    let skipped = column.saturating_sub(BEFORE);
+    let ahead = line.chars().skip(skipped).take(BEFORE.min(column)).map(printable);
+    let (mut shown, mut caret) = (String::new(), String::new());
+    if skipped > 0 {
+        shown.push('…');
+        caret.push(' ');
+    }
+    for character in ahead {
+        shown.push(character);
+        caret.push(if character == '\t' { '\t' } else { ' ' });
+    }
+    caret.push('^');
+    let mut rest = line.chars().skip(column).map(printable);
+    shown.extend(rest.by_ref().take(AFTER));
+    if rest.next().is_some() {
+        shown.push('…');
+    }
+    (shown, caret)
+}
+
+/// What the file says must not steer the terminal that shows it.
+const fn printable(character: char) -> char {
+    if character.is_ascii_control() && character != '\t' || matches!(character, '\u{80}'..='\u{9f}') {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        character
+    }
+}
+
+/// A word of the file inside a message: shortened, and without control characters.
+pub(super) fn quoted(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let shown: String = text.chars().take(LONGEST).flat_map(visible).collect();
+    let more = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    format!("`{shown}{more}`")
+}
+
+fn visible(character: char) -> Box<dyn Iterator<Item = char>> {
+    if character.is_control() {
+        Box::new(character.escape_default())
+    } else {
+        Box::new(std::iter::once(character))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// `FILE:LINE:COLUMN: PATH: message`, without what is not known.
+pub(super) fn headline(file: &Path, place: Option<Place>, path: &str, message: &str) -> String {
+    let place = place.map_or(Cow::Borrowed(""), |place| format!("{place}:").into());
+    let path = if path.is_empty() { Cow::Borrowed("") } else { format!("{path}: ").into() };
+    format!("{}:{place} {path}{message}", file.display())
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(&headline(&self.file, mistake.place, &mistake.path, &mistake.message))?;
+            if let Some((line, caret)) = &mistake.shown {
+                write!(f, "\n{line}\n{caret}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: usize, column: usize, path: &str) -> At {
+        At { place: Place { line, column }, path: path.into() }
+    }
+
+    #[test]
+    fn mistakes_are_printed_in_the_files_order_with_line_and_caret() {
+        let found = vec![(at(2, 6, "a.b"), "second".into()), (at(1, 1, "a"), "first".into())];
+        let shown = Mistakes::new(Path::new("l.yaml"), "a:\n\tb: ü\u{7}x\n", found).to_string();
+        let expected = "l.yaml:1:1: a: first\na:\n^\nl.yaml:2:6: a.b: second\n\tb: ü\u{fffd}x\n\t    ^";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_file_without_text_is_named_alone() {
+        let mistakes = Mistakes::unreadable(Path::new("l.yaml"), "cannot be read".into());
+        assert_eq!(mistakes.to_string(), "l.yaml: cannot be read");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_caret() {
+        let line = format!("{}X{}", "a".repeat(5000), "b".repeat(5000));
+        let (shown, caret) = excerpt(&line, 5001);
+        assert_eq!(shown, format!("…{}X{}…", "a".repeat(60), "b".repeat(59)));
+        assert_eq!(shown.chars().nth(caret.chars().count() - 1), Some('X'));
+    }
+
+    #[test]
+    fn a_place_outside_the_text_is_no_panic() {
+        for (line, column) in [(0, 0), (1, 99), (9, 9), (usize::MAX, usize::MAX)] {
+            let found = vec![(at(line, column, ""), "x".into())];
+            let _ = Mistakes::new(Path::new("f"), "a: 1", found).to_string();
+        }
+    }
+
+    #[test]
+    fn every_kind_of_line_end_counts() {
+        let wanted = [(1, ""), (2, ""), (3, ""), (4, "")].into();
+        let found: Vec<_> = lines("\u{feff}a\r\nb\rc\nd", wanted).into_values().collect();
+        assert_eq!(found, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn quoted_words_are_short_and_harmless() {
+        assert_eq!(quoted("a\u{1b}[2J"), "`a\\u{1b}[2J`");
+        assert_eq!(quoted(&"é".repeat(100)), format!("`{}…`", "é".repeat(80)));
+    }
+}

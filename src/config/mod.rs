@@ -1,0 +1,143 @@
+//! The compiler from `listeners.yaml` to the Settings of the other modules; nobody else knows that YAML
+//! exists.
+//!
+//! Two stages. `document` and `raw` find what was said: a tree with positions, held against the table of
+//! keys in `shape`. `resolve` makes of it what is needed: names that lead somewhere, files that were read,
+//! addresses that can be bound together. Every mistake of a file is found in one run. Nothing here opens a
+//! socket, and no text whatever makes it panic.
+
+mod document;
+mod mistakes;
+mod raw;
+mod resolve;
+mod schema;
+mod shape;
+mod suggest;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use mistakes::{Mistake, Mistakes, Place};
+pub use schema::schema;
+
+use crate::{admin, listener, upstream};
+use mistakes::{At, Findings};
+
+/// The whole configuration: complete, consistent, immutable. Whoever holds one may start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// Where the daemon answers questions about itself.
+    pub admin: admin::Settings,
+    /// What is written.
+    pub log: Log,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// How it stops.
+    pub shutdown: Shutdown,
+    /// In the file's order.
+    pub listeners: Vec<listener::Settings>,
+    /// In the file's order.
+    pub clusters: Vec<upstream::Settings>,
+    /// What works but deserves a word at every start, such as a server that is not verified.
+    pub warnings: Vec<String>,
+}
+
+/// What is written to stderr, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// `None`: text on a terminal, JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// The least important level that is written.
+    pub level: tracing::level_filters::LevelFilter,
+    /// Whether each session leaves a record.
+    pub access: bool,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// How the daemon stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long it goes on accepting after it said that it is not ready.
+    pub lame_duck: Duration,
+    /// How long sessions may go on after it stopped accepting.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the file and every file it names, with `${NAME}` from the process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let bytes =
+            read(path).map_err(|error| Mistakes::unreadable(path, format!("cannot read it: {error}")))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&text, path, &|name| std::env::var(name).ok()),
+            Err(error) => {
+                let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+                let line = valid.split('\n').count();
+                let message = format!("line {line} is not UTF-8 text");
+                Err(Mistakes::unreadable(path, message))
+            }
+        }
+    }
+
+    /// Compiles a text as if `file` had it: relative paths start from that file's folder. `environment` is
+    /// where `${NAME}` and the default place of the control socket are looked up.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Mistakes> {
+        if text.len() > document::TEXT_MAX {
+            return Err(Mistakes::unreadable(file, TOO_LARGE.into()));
+        }
+        let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
+        let mut findings = Findings::default();
+        let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
+        let config = resolve::Resolver { file, environment, findings: &mut findings }.config(&root);
+        match config {
+            Some(config) if findings.mistakes.is_empty() => Ok(config),
+            _ => {
+                if findings.mistakes.is_empty() {
+                    // Not reachable while every `None` of the stages is reported; better said than a panic.
+                    let at = At { place: Place { line: 1, column: 1 }, path: String::new() };
+                    findings
+                        .mistake(&at, "is refused without a reason, which is a mistake of ambassador itself");
+                }
+                Err(Mistakes::new(file, text, findings.mistakes))
+            }
+        }
+    }
+}
+
+const TOO_LARGE: &str = "is larger than 1 MiB";
+
+/// The file's bytes, of which no more than the allowed number are read.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(document::TEXT_MAX).unwrap_or(u64::MAX);
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > document::TEXT_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
+    }
+    Ok(bytes)
+}

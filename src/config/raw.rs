@@ -1,0 +1,260 @@
+//! What was said: the document held against the table of keys.
+//!
+//! The result is a [`Section`] in which every key of the table has its value, its default, or nothing
+//! because what stands there is a mistake that was reported. No meaning yet: whether a file exists or a
+//! name leads anywhere is `resolve`'s. A mistake never stops the reading, so one run shows them all.
+
+mod quantity;
+mod scalar;
+mod section;
+mod substitute;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+pub(super) use quantity::show_duration;
+pub(super) use section::{Datum, Section};
+use section::{Field, Item};
+
+use super::document::{Key as DocumentKey, Node, Value, place_of};
+use super::mistakes::{At, Findings, Place, quoted};
+use super::shape::{Form, Key, Kind, Presence, Rule, Shape};
+use scalar::Scalar;
+
+/// Where `${NAME}` is looked up.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Holds documents against tables.
+pub(super) struct Reader<'a> {
+    pub(super) environment: Environment<'a>,
+    pub(super) findings: &'a mut Findings,
+}
+
+impl Reader<'_> {
+    /// The whole file.
+    pub(super) fn root(&mut self, shape: &'static Shape, root: &Node) -> Section {
+        let at = At { place: place_of(root), path: String::new() };
+        match &root.value {
+            Value::Map(pairs) => self.section(shape, pairs, at),
+            Value::Null => self.section(shape, &[], at),
+            Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
+                let found = root.value.describe();
+                self.findings.mistake(&at, format!("expected a map of sections, found {found}"));
+                Section { at, fields: Vec::new() }
+            }
+        }
+    }
+
+    fn section(&mut self, shape: &'static Shape, pairs: &[(DocumentKey, Node)], at: At) -> Section {
+        let mut fields = Vec::new();
+        for (name, key_at, node) in self.unique(pairs, &at) {
+            match shape.key(&name).map(|key| (key, &key.rule)) {
+                None => {
+                    let advice = shape.advice(&name);
+                    self.findings.mistake(&key_at, format!("unknown key {}{advice}", quoted(&name)));
+                }
+                Some((key, Rule::Later(off))) => self.later(key, *off, node, &key_at),
+                Some((key, Rule::Takes(kind, _))) => {
+                    let at = At { place: place_of(node), ..key_at.clone() };
+                    let datum = self.value(kind, node, &at, key_at.place);
+                    fields.push(Field { name: key.name, place: Some(at.place), datum });
+                }
+            }
+        }
+        for key in shape.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
+            if let Rule::Takes(kind, presence) = &key.rule {
+                let datum = self.absent(key, kind, *presence, &at);
+                fields.push(Field { name: key.name, place: None, datum });
+            }
+        }
+        Section { at, fields }
+    }
+
+    /// The pairs of a map without repeated keys, which are reported with both places.
+    fn unique<'n>(&mut self, pairs: &'n [(DocumentKey, Node)], at: &At) -> Vec<(Cow<'n, str>, At, &'n Node)> {
+        let mut seen: BTreeMap<Cow<'n, str>, Place> = BTreeMap::new();
+        let mut unique = Vec::with_capacity(pairs.len());
+        for (key, node) in pairs {
+            let name = name_of(key);
+            let key_at = at.below(&name, place_of(key));
+            if let Some(first) = seen.get(&name) {
+                let message =
+                    format!("{} is given twice; the first is at line {}", quoted(&name), first.line);
+                self.findings.mistake(&key_at, message);
+            } else {
+                seen.insert(name.clone(), key_at.place);
+                unique.push((name, key_at, node));
+            }
+        }
+        unique
+    }
+
+    /// A key whose feature comes later: accepted only with the value that is true without it.
+    fn later(&mut self, key: &Key, off: Option<&str>, node: &Node, at: &At) {
+        let name = key.name;
+        let Some(off) = off else {
+            return self.findings.mistake(at, format!("`{name}` is not supported yet"));
+        };
+        let is_off = match Scalar::of(&node.value) {
+            None => false,
+            Some(scalar) => match self.substituted(scalar, at) {
+                None => return,
+                Some(scalar) => scalar.to_text() == off,
+            },
+        };
+        if !is_off {
+            let message = format!("`{name}` is not supported yet; leave it out, or write `{off}`");
+            self.findings.mistake(at, message);
+        }
+    }
+
+    /// A key that the file does not have.
+    fn absent(&mut self, key: &Key, kind: &'static Kind, presence: Presence, section: &At) -> Option<Datum> {
+        let at = section.below(key.name, section.place);
+        match (presence, kind) {
+            (Presence::Optional, _) => None,
+            (Presence::Required, kind) => {
+                let message = format!("`{}` is missing: {}", key.name, kind.expected());
+                self.findings.mistake(&at, message);
+                None
+            }
+            (Presence::Default(_), Kind::Section(shape)) => {
+                Some(Datum::Section(self.section(shape, &[], at)))
+            }
+            (Presence::Default(text), kind) => {
+                let default = Scalar::Substituted(Cow::Borrowed(text));
+                self.scalar(kind, &default, &at)
+            }
+        }
+    }
+
+    /// What stands at a place. A section is found under its key, everything else where it stands itself.
+    fn value(&mut self, kind: &'static Kind, node: &Node, at: &At, key: Place) -> Option<Datum> {
+        match (kind, &node.value) {
+            (_, Value::Null) => {
+                let at = At { place: key, path: at.path.clone() };
+                self.findings.mistake(&at, "has no value; give it one, or leave the key out");
+                None
+            }
+            (Kind::Either(kinds), value) => match kinds.iter().find(|kind| kind.form() == value.form()) {
+                Some(kind) => self.value(kind, node, at, key),
+                None => self.mismatch(kind, value, at),
+            },
+            (Kind::NotYet(form, what), value) if *form == value.form() => {
+                self.findings.mistake(at, format!("{what} is not supported yet"));
+                None
+            }
+            (Kind::List(kind), Value::List(nodes)) => Some(Datum::List(self.list(kind, nodes, at))),
+            (Kind::Section(shape), Value::Map(pairs)) => {
+                let at = At { place: key, path: at.path.clone() };
+                Some(Datum::Section(self.section(shape, pairs, at)))
+            }
+            (Kind::Names(shape), Value::Map(pairs)) => Some(Datum::Names(self.names(shape, pairs, at))),
+            (kind, value) => match Scalar::of(value).filter(|_| kind.form() == Form::Scalar) {
+                Some(scalar) => {
+                    let scalar = self.substituted(scalar, at)?;
+                    self.scalar(kind, &scalar, at)
+                }
+                None => self.mismatch(kind, value, at),
+            },
+        }
+    }
+
+    fn list(&mut self, kind: &'static Kind, nodes: &[Node], at: &At) -> Vec<Item> {
+        let items = nodes.iter().enumerate().map(|(index, node)| {
+            let at = at.below(&format!("[{index}]"), place_of(node));
+            let datum = self.value(kind, node, &at, at.place);
+            Item { at, datum }
+        });
+        items.collect()
+    }
+
+    fn names(
+        &mut self,
+        shape: &'static Shape,
+        pairs: &[(DocumentKey, Node)],
+        at: &At,
+    ) -> Vec<(String, Section)> {
+        let mut named = Vec::new();
+        for (name, at, node) in self.unique(pairs, at) {
+            if let Err(reason) = check_name(&name) {
+                self.findings.mistake(&at, reason);
+            }
+            let value_at = At { place: place_of(node), path: at.path.clone() };
+            match &node.value {
+                Value::Map(pairs) => named.push((name.into_owned(), self.section(shape, pairs, at))),
+                Value::Null => named.push((name.into_owned(), self.section(shape, &[], at))),
+                Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
+                    let found = node.value.describe();
+                    self.findings.mistake(&value_at, format!("expected a map of keys, found {found}"));
+                    // Known by its name all the same, so that nothing that leads here dangles.
+                    named.push((name.into_owned(), Section { at, fields: Vec::new() }));
+                }
+            }
+        }
+        named
+    }
+
+    /// `${NAME}` in text, taken from the environment; other scalars as they are.
+    fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &At) -> Option<Scalar<'n>> {
+        let Scalar::Text(text) = scalar else { return Some(scalar) };
+        match substitute::substitute(text, self.environment) {
+            Ok(Cow::Borrowed(text)) => Some(Scalar::Text(text)),
+            Ok(substituted @ Cow::Owned(_)) => Some(Scalar::Substituted(substituted)),
+            Err(reason) => {
+                self.findings.mistake(at, reason);
+                None
+            }
+        }
+    }
+
+    fn scalar(&mut self, kind: &Kind, scalar: &Scalar<'_>, at: &At) -> Option<Datum> {
+        scalar.read(kind).map_err(|reason| self.findings.mistake(at, reason)).ok()
+    }
+
+    fn mismatch(&mut self, kind: &Kind, found: &Value, at: &At) -> Option<Datum> {
+        let message = format!("expected {}, found {}", kind.expected(), found.describe());
+        self.findings.mistake(at, message);
+        None
+    }
+}
+
+fn name_of(key: &DocumentKey) -> Cow<'_, str> {
+    Cow::Borrowed(key.value.as_deref().unwrap_or("null"))
+}
+
+/// Names become metric labels, parts of admin URLs and of paths in messages: letters, digits and `-_.:`,
+/// as HAProxy has it.
+fn check_name(name: &str) -> Result<(), String> {
+    const LONGEST: usize = 128;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    if name.is_empty() || name.len() > LONGEST || !name.bytes().all(allowed) {
+        let name = quoted(name);
+        return Err(format!(
+            "{name} cannot be a name: use 1 to {LONGEST} letters, digits, `-`, `_`, `.`, `:`"
+        ));
+    }
+    Ok(())
+}
+
+impl Value {
+    const fn form(&self) -> Form {
+        match self {
+            Self::List(_) => Form::List,
+            Self::Map(_) => Form::Map,
+            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Float(_) | Self::Text(_) => Form::Scalar,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Null => "nothing".into(),
+            Self::List(_) => "a list".into(),
+            Self::Map(_) => "a map".into(),
+            Self::Boolean(value) => format!("the boolean {value}"),
+            Self::Integer(value) => format!("the number {value}"),
+            Self::Float(value) => format!("the number {value}"),
+            Self::Text(text) => quoted(text),
+        }
+    }
+}

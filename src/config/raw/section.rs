@@ -1,0 +1,139 @@
+//! A section after reading, and how the next stage asks it.
+//!
+//! A getter's `None` means that there is nothing to go on with: the key is absent, or a mistake about it
+//! was reported. Who must tell the two apart asks [`Section::is_given`], or the getters for optional keys.
+
+use std::time::Duration;
+
+use crate::config::mistakes::{At, Place};
+
+/// What stands at a place, of the kind that the table asks for.
+#[derive(Debug)]
+pub(in crate::config) enum Datum {
+    Text(String),
+    Integer(u32),
+    Boolean(bool),
+    /// `None` for the word `none`.
+    Duration(Option<Duration>),
+    List(Vec<Item>),
+    Section(Section),
+    Names(Vec<(String, Section)>),
+}
+
+/// An item of a list; without a datum, it is a reported mistake.
+#[derive(Debug)]
+pub(in crate::config) struct Item {
+    pub(in crate::config) at: At,
+    pub(super) datum: Option<Datum>,
+}
+
+impl Item {
+    pub(in crate::config) fn text(&self) -> Option<&str> {
+        if let Some(Datum::Text(text)) = &self.datum { Some(text) } else { None }
+    }
+
+    pub(in crate::config) fn section(&self) -> Option<&Section> {
+        if let Some(Datum::Section(section)) = &self.datum { Some(section) } else { None }
+    }
+}
+
+/// A section with every key of its table.
+#[derive(Debug)]
+pub(in crate::config) struct Section {
+    /// Its own key.
+    pub(in crate::config) at: At,
+    pub(super) fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) name: &'static str,
+    /// Of the value; `None` when the file does not have the key.
+    pub(super) place: Option<Place>,
+    pub(super) datum: Option<Datum>,
+}
+
+impl Section {
+    /// Where a key's value is; the section, when the file does not have it.
+    pub(in crate::config) fn at(&self, name: &str) -> At {
+        let place = self.field(name).and_then(|field| field.place);
+        self.at.below(name, place.unwrap_or(self.at.place))
+    }
+
+    /// Whether the file has the key, well or badly.
+    pub(in crate::config) fn is_given(&self, name: &str) -> bool {
+        self.field(name).is_some_and(|field| field.place.is_some())
+    }
+
+    pub(in crate::config) fn text(&self, name: &str) -> Option<&str> {
+        let Datum::Text(text) = self.datum(name)? else { return None };
+        Some(text)
+    }
+
+    /// For a key that may be absent: `Some(None)` when it is.
+    pub(in crate::config) fn optional_text(&self, name: &str) -> Option<Option<&str>> {
+        if self.is_given(name) { self.text(name).map(Some) } else { Some(None) }
+    }
+
+    pub(in crate::config) fn integer(&self, name: &str) -> Option<u32> {
+        let Datum::Integer(value) = self.datum(name)? else { return None };
+        Some(*value)
+    }
+
+    pub(in crate::config) fn boolean(&self, name: &str) -> Option<bool> {
+        let Datum::Boolean(value) = self.datum(name)? else { return None };
+        Some(*value)
+    }
+
+    /// Where `none` is not possible.
+    pub(in crate::config) fn duration(&self, name: &str) -> Option<Duration> {
+        self.duration_or_none(name)?
+    }
+
+    /// Where `none` is possible: `Some(None)` then.
+    pub(in crate::config) fn duration_or_none(&self, name: &str) -> Option<Option<Duration>> {
+        let Datum::Duration(duration) = self.datum(name)? else { return None };
+        Some(*duration)
+    }
+
+    /// The value that goes with the word that stands here.
+    pub(in crate::config) fn choice<T: Copy>(&self, name: &str, meanings: &[(&str, T)]) -> Option<T> {
+        let word = self.text(name)?;
+        meanings.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning)
+    }
+
+    pub(in crate::config) fn section(&self, name: &str) -> Option<&Self> {
+        let Datum::Section(section) = self.datum(name)? else { return None };
+        Some(section)
+    }
+
+    /// The sections under names of the user's choice, in the file's order; none when there is no such map.
+    pub(in crate::config) fn names(&self, name: &str) -> &[(String, Self)] {
+        if let Some(Datum::Names(names)) = self.datum(name) { names } else { &[] }
+    }
+
+    /// Whether the file has such a map, and nothing in it.
+    pub(in crate::config) fn is_empty_map(&self, name: &str) -> bool {
+        matches!(self.datum(name), Some(Datum::Names(names)) if names.is_empty())
+    }
+
+    pub(in crate::config) fn list(&self, name: &str) -> Option<&[Item]> {
+        let Datum::List(items) = self.datum(name)? else { return None };
+        Some(items)
+    }
+
+    fn datum(&self, name: &str) -> Option<&Datum> {
+        self.field(name)?.datum.as_ref()
+    }
+
+    fn field(&self, name: &str) -> Option<&Field> {
+        let field = self.fields.iter().find(|field| field.name == name);
+        // A badly formed section has no fields at all; any other has all of its table.
+        debug_assert!(
+            field.is_some() || self.fields.is_empty(),
+            "`{name}` is not in the table of {}",
+            self.at.path
+        );
+        field
+    }
+}

@@ -1,0 +1,150 @@
+//! What is needed: a section that was read → the other modules' Settings, checked against each other and
+//! against the files they name.
+//!
+//! A part that cannot be made is `None`, and the mistake that says why was reported where it was found;
+//! the other parts are still made, so one run shows every mistake. One file here per section.
+
+mod address;
+mod admin;
+mod claims;
+mod cluster;
+mod endpoint;
+mod identity;
+mod listener;
+mod tls;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use tracing::level_filters::LevelFilter;
+
+use super::mistakes::{At, Findings, headline};
+use super::raw::{Environment, Section};
+use super::suggest::did_you_mean;
+use super::{Config, Log, LogFormat, Shutdown};
+use claims::Claims;
+
+/// Makes Settings of sections.
+pub(super) struct Resolver<'a> {
+    pub(super) file: &'a Path,
+    pub(super) environment: Environment<'a>,
+    pub(super) findings: &'a mut Findings,
+}
+
+impl Resolver<'_> {
+    /// The whole configuration.
+    pub(super) fn config(&mut self, root: &Section) -> Option<Config> {
+        let mut identities = self.identities(root);
+        let clusters: Vec<_> = root
+            .names("clusters")
+            .iter()
+            .map(|(name, section)| self.cluster(name, section, &mut identities))
+            .collect();
+        self.warn_of_unused_identities(&identities);
+
+        let mut claims = Claims::default();
+        let listeners: Vec<_> = root
+            .names("listeners")
+            .iter()
+            .map(|(name, section)| self.listener(name, section, root.names("clusters"), &mut claims))
+            .collect();
+        self.warn_of_unused_clusters(root);
+        let admin = self.admin(root, &mut claims);
+
+        self.demand_one(root, "listeners");
+        self.demand_one(root, "clusters");
+        self.refuse_loops(root, &listeners, &clusters);
+        let listeners: Vec<_> = listeners.into_iter().collect::<Option<_>>()?;
+        let clusters: Vec<_> = clusters.into_iter().collect::<Option<_>>()?;
+        Some(Config {
+            file: self.file.to_owned(),
+            admin: admin?,
+            log: log(root)?,
+            workers: workers(root)?,
+            shutdown: shutdown(root)?,
+            listeners,
+            clusters,
+            warnings: self.warnings(),
+        })
+    }
+
+    fn demand_one(&mut self, root: &Section, name: &str) {
+        if root.is_empty_map(name) {
+            self.findings.mistake(&root.at(name), format!("there are none; `{name}` needs at least one"));
+        }
+    }
+
+    fn warn_of_unused_clusters(&mut self, root: &Section) {
+        let used: BTreeSet<_> =
+            root.names("listeners").iter().filter_map(|(_, listener)| listener.text("cluster")).collect();
+        for (name, cluster) in root.names("clusters") {
+            if !used.contains(name.as_str()) {
+                self.findings.warning(&cluster.at, "no listener leads to this cluster");
+            }
+        }
+    }
+
+    /// A name that should be in `known`; a mistake at `at` when it is not.
+    fn demand_known<'k>(
+        &mut self,
+        what: &str,
+        name: &str,
+        mut known: impl Iterator<Item = &'k str> + Clone,
+        at: &At,
+    ) -> Option<()> {
+        if known.clone().any(|known| known == name) {
+            return Some(());
+        }
+        let advice = match known.next() {
+            None => format!("; the file has no {what} at all"),
+            Some(first) => did_you_mean(name, std::iter::once(first).chain(known)),
+        };
+        let name = super::mistakes::quoted(name);
+        self.findings.mistake(at, format!("there is no {what} {name}{advice}"));
+        None
+    }
+
+    /// A path of the file: a relative one starts from the file's own folder.
+    fn path(&self, path: &str) -> PathBuf {
+        self.file.parent().unwrap_or_else(|| Path::new("")).join(path)
+    }
+
+    /// In the file's order, each in one line.
+    fn warnings(&mut self) -> Vec<String> {
+        self.findings.warnings.sort_by_key(|(at, _)| at.place);
+        let warnings = self.findings.warnings.iter();
+        warnings.map(|(at, message)| headline(self.file, Some(at.place), &at.path, message)).collect()
+    }
+}
+
+fn log(root: &Section) -> Option<Log> {
+    let log = root.section("log")?;
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+        ("off", LevelFilter::OFF),
+    ];
+    let format = if log.is_given("format") { Some(log.choice("format", &formats)?) } else { None };
+    Some(Log { format, level: log.choice("level", &levels)?, access: log.boolean("access")? })
+}
+
+fn workers(root: &Section) -> Option<usize> {
+    let runtime = root.section("runtime")?;
+    if runtime.is_given("workers") {
+        return usize::try_from(runtime.integer("workers")?).ok();
+    }
+    // As many as the cgroup and the affinity mask leave us.
+    Some(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+fn shutdown(root: &Section) -> Option<Shutdown> {
+    let shutdown = root.section("shutdown")?;
+    Some(Shutdown {
+        lame_duck: shutdown.duration("lame_duck")?,
+        drain_timeout: shutdown.duration("drain_timeout")?,
+    })
+}

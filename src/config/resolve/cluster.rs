@@ -1,0 +1,161 @@
+//! Section `clusters`.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Resolver;
+use super::endpoint::Surroundings;
+use super::identity::Identities;
+use crate::config::mistakes::quoted;
+use crate::config::raw::{Section, show_duration};
+use crate::name::ClusterName;
+use crate::policy::{balance, limits, retry};
+use crate::protocol::{Protocol, postgres};
+use crate::upstream::{DialSettings, Settings};
+use crate::{relay, sys};
+
+impl Resolver<'_> {
+    pub(super) fn cluster(
+        &mut self,
+        name: &str,
+        cluster: &Section,
+        identities: &mut Identities,
+    ) -> Option<Settings> {
+        let protocol = self.protocol(cluster);
+        let has_tls = cluster.is_given("tls");
+        let tls = match cluster.section("tls") {
+            Some(section) => self.tls(name, section, protocol, identities).map(Some),
+            None if has_tls => None,
+            None => Some(None),
+        };
+        let local_address = self.local_address(cluster);
+        let dial = self.dial(cluster, local_address);
+        let around = Surroundings {
+            has_tls,
+            server_name: tls.as_ref().and_then(|tls| tls.as_ref()?.server_name().cloned()),
+            local_address: local_address.flatten(),
+        };
+        let endpoints = self.endpoints(cluster, &around);
+        Some(Settings {
+            name: ClusterName::from(name),
+            protocol: protocol?,
+            endpoints: endpoints?,
+            balance: balance(cluster)?,
+            tls: tls?,
+            dial: dial?,
+            limits: limits(cluster)?,
+            socket: socket(cluster)?,
+            session: session(cluster)?,
+        })
+    }
+
+    fn protocol(&mut self, cluster: &Section) -> Option<Protocol> {
+        let scram_plus = self.scram_plus(cluster);
+        match cluster.text("protocol")? {
+            "tcp" => Some(Protocol::Tcp),
+            "postgres" => Some(Protocol::Postgres(postgres::Settings { scram_plus: scram_plus? })),
+            _ => None,
+        }
+    }
+
+    fn scram_plus(&mut self, cluster: &Section) -> Option<postgres::ScramPlus> {
+        let at = cluster.at("scram_plus");
+        if cluster.is_given("scram_plus") && cluster.text("protocol").is_some_and(|word| word != "postgres") {
+            self.findings.mistake(&at, "`scram_plus` is for protocol postgres");
+        }
+        let meanings = [
+            ("auto", postgres::ScramPlus::Auto),
+            ("strip", postgres::ScramPlus::Strip),
+            ("keep", postgres::ScramPlus::Keep),
+        ];
+        let scram_plus = cluster.choice("scram_plus", &meanings)?;
+        let verifies =
+            cluster.section("tls").and_then(|tls| tls.boolean("insecure_skip_verify")) != Some(true);
+        if scram_plus == postgres::ScramPlus::Strip && !verifies {
+            let message = "`strip` does not go with `insecure_skip_verify`: channel binding is only taken \
+                           away where our own verification of the server replaces it";
+            self.findings.mistake(&at, message);
+        }
+        Some(scram_plus)
+    }
+
+    fn dial(&mut self, cluster: &Section, local_address: Option<Option<IpAddr>>) -> Option<DialSettings> {
+        let connect = cluster.section("connect")?;
+        let retry = self.retry(connect);
+        let (timeout, deadline) = (connect.duration("timeout"), connect.duration("deadline"));
+        if let (Some(timeout), Some(deadline)) = (timeout, deadline)
+            && deadline < timeout
+        {
+            let (timeout, deadline) = (show_duration(timeout), show_duration(deadline));
+            let message =
+                format!("the deadline over all attempts ({deadline}) is shorter than `timeout` ({timeout})");
+            self.findings.warning(&connect.at("deadline"), message);
+        }
+        Some(DialSettings {
+            connect_timeout: timeout?,
+            handshake_timeout: connect.duration("handshake_timeout")?,
+            deadline: deadline?,
+            retry: retry?,
+            local_address: local_address?,
+        })
+    }
+
+    fn retry(&mut self, connect: &Section) -> Option<retry::Settings> {
+        let backoff = connect.section("backoff");
+        let waits = backoff.and_then(|backoff| Some((backoff.duration("base")?, backoff.duration("max")?)));
+        if let (Some(backoff), Some((base, max))) = (backoff, waits)
+            && base > max
+        {
+            let at = backoff.at(if backoff.is_given("base") { "base" } else { "max" });
+            let (base, max) = (show_duration(base), show_duration(max));
+            self.findings.mistake(
+                &at,
+                format!("the first wait (`base`, {base}) is longer than the longest (`max`, {max})"),
+            );
+        }
+        let (backoff_base, backoff_max): (Duration, Duration) = waits?;
+        Some(retry::Settings { attempts: connect.integer("attempts")?, backoff_base, backoff_max })
+    }
+
+    fn local_address(&mut self, cluster: &Section) -> Option<Option<IpAddr>> {
+        let connect = cluster.section("connect")?;
+        let Some(text) = connect.optional_text("local_address")? else { return Some(None) };
+        if let Ok(address) = text.parse() {
+            return Some(Some(address));
+        }
+        let message = format!("{} is no IP address (the port is the kernel's choice)", quoted(text));
+        self.findings.mistake(&connect.at("local_address"), message);
+        None
+    }
+}
+
+fn balance(cluster: &Section) -> Option<balance::Policy> {
+    let policies = [balance::Policy::RoundRobin, balance::Policy::LeastConnections];
+    cluster.choice("balance", &policies.map(|policy| (policy.label(), policy)))
+}
+
+fn limits(cluster: &Section) -> Option<limits::Settings> {
+    let limits = cluster.section("limits")?;
+    Some(limits::Settings {
+        max_connections: limits.integer("max_connections")?,
+        max_pending: limits.integer("max_pending")?,
+        max_connections_per_endpoint: limits.integer("max_connections_per_endpoint")?,
+    })
+}
+
+fn session(cluster: &Section) -> Option<relay::Settings> {
+    let session = cluster.section("session")?;
+    Some(relay::Settings {
+        idle_timeout: session.duration_or_none("idle_timeout")?,
+        half_close_timeout: session.duration_or_none("half_close_timeout")?,
+        max_lifetime: session.duration_or_none("max_lifetime")?,
+    })
+}
+
+fn socket(cluster: &Section) -> Option<sys::Options> {
+    let session = cluster.section("session")?;
+    Some(sys::Options {
+        keepalive: session.duration_or_none("keepalive")?,
+        user_timeout: session.duration_or_none("user_timeout")?,
+    })
+}

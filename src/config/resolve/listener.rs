@@ -1,0 +1,182 @@
+//! Section `listeners`.
+
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Group, User};
+
+use super::claims::Claims;
+use super::{Resolver, address};
+use crate::config::mistakes::{At, quoted};
+use crate::config::raw::Section;
+use crate::listener::Settings;
+use crate::name::{ClusterName, ListenerName};
+use crate::sys::{Bind, UnixBind};
+use crate::upstream::{self, Host};
+
+/// What a unix socket's file shall look like, for all of a listener's.
+#[derive(Clone, Copy)]
+struct Access {
+    mode: u32,
+    owner: Option<u32>,
+    group: Option<u32>,
+}
+
+impl Resolver<'_> {
+    pub(super) fn listener(
+        &mut self,
+        name: &str,
+        listener: &Section,
+        clusters: &[(String, Section)],
+        claims: &mut Claims,
+    ) -> Option<Settings> {
+        let cluster = listener.text("cluster").and_then(|cluster| {
+            let known = clusters.iter().map(|(name, _)| name.as_str());
+            self.demand_known("cluster", cluster, known, &listener.at("cluster")).map(|()| cluster)
+        });
+        let access = self.access(listener);
+        let binds = self.binds(listener, access, claims);
+        Some(Settings {
+            name: ListenerName::from(name),
+            cluster: ClusterName::from(cluster?),
+            binds: binds?,
+            max_connections: listener.integer("max_connections")?,
+        })
+    }
+
+    fn access(&mut self, listener: &Section) -> Option<Access> {
+        let owner = self.account(listener, "owner", |name| {
+            User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()))
+        });
+        let group = self.account(listener, "group", |name| {
+            Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()))
+        });
+        Some(Access { mode: listener.integer("mode")?, owner: owner?, group: group? })
+    }
+
+    /// A user or group by number, or by a name that `look_up` knows.
+    fn account(
+        &mut self,
+        listener: &Section,
+        key: &str,
+        look_up: impl Fn(&str) -> nix::Result<Option<u32>>,
+    ) -> Option<Option<u32>> {
+        let Some(text) = listener.optional_text(key)? else { return Some(None) };
+        // All ones means "leave it as it is" to chown(2).
+        if let Some(id) = text.parse::<u32>().ok().filter(|id| *id != u32::MAX) {
+            return Some(Some(id));
+        }
+        let shown = quoted(text);
+        let reason = match look_up(text) {
+            Ok(Some(id)) => return Some(Some(id)),
+            Ok(None) => format!("this host knows no {} {shown}", if key == "owner" { "user" } else { key }),
+            Err(error) => format!("{shown} cannot be looked up: {error}"),
+        };
+        self.findings.mistake(&listener.at(key), reason);
+        None
+    }
+
+    fn binds(
+        &mut self,
+        listener: &Section,
+        access: Option<Access>,
+        claims: &mut Claims,
+    ) -> Option<Vec<Bind>> {
+        let said = said(listener)?;
+        if said.is_empty() {
+            self.findings.mistake(&listener.at("bind"), "the list is empty; a listener needs an address");
+        }
+        let binds: Vec<_> = said
+            .iter()
+            .map(|(at, text)| {
+                self.bind(listener, (*text)?, at, access).filter(|bind| self.claim(bind, at, claims))
+            })
+            .collect();
+        let any_unix = said.iter().any(|(_, text)| text.is_none_or(|text| text.starts_with("unix:")));
+        for key in ["mode", "owner", "group"] {
+            if listener.is_given(key) && !any_unix {
+                let message = format!("`{key}` is for unix sockets, and this listener has none");
+                self.findings.mistake(&listener.at(key), message);
+            }
+        }
+        binds.into_iter().collect()
+    }
+
+    fn bind(&mut self, listener: &Section, text: &str, at: &At, access: Option<Access>) -> Option<Bind> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = unix_path(&self.path(path), path);
+            let path = path.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
+            let Access { mode, owner, group } = access?;
+            return Some(Bind::Unix(UnixBind { path, mode, owner, group }));
+        }
+        if text.starts_with("systemd:") {
+            self.findings.mistake(at, "sockets from systemd are not supported yet");
+            return None;
+        }
+        let address = address::local(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
+        if !address.ip().is_loopback() && listener.boolean("expose") == Some(false) {
+            self.findings.mistake(at, unexposed(address));
+        }
+        Some(Bind::Tcp(address))
+    }
+
+    fn claim(&mut self, bind: &Bind, at: &At, claims: &mut Claims) -> bool {
+        let claimed = match bind {
+            Bind::Tcp(address) => claims.tcp(*address, at),
+            Bind::Unix(unix) => claims.unix(&unix.path, at),
+        };
+        claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
+    }
+
+    /// A listener whose own address is an endpoint of its cluster would dial itself until a limit stops it.
+    pub(super) fn refuse_loops(
+        &mut self,
+        root: &Section,
+        listeners: &[Option<Settings>],
+        clusters: &[Option<upstream::Settings>],
+    ) {
+        for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
+            let Some(listener) = listener else { continue };
+            let its_own = clusters.iter().flatten().find(|cluster| cluster.name == listener.cluster);
+            for endpoint in its_own.into_iter().flat_map(|cluster| &cluster.endpoints) {
+                let Host::Ip(ip) = endpoint.address.host else { continue };
+                let address = SocketAddr::new(ip, endpoint.address.port);
+                if listener.binds.contains(&Bind::Tcp(address)) {
+                    let message =
+                        format!("{address} is an endpoint of its own cluster: it would dial itself");
+                    self.findings.mistake(&section.at("bind"), message);
+                }
+            }
+        }
+    }
+}
+
+/// What `bind` says, one address or several, each with its place; `None` for an item that is a mistake.
+fn said(listener: &Section) -> Option<Vec<(At, Option<&str>)>> {
+    if let Some(one) = listener.text("bind") {
+        return Some(vec![(listener.at("bind"), Some(one))]);
+    }
+    let several = listener.list("bind")?.iter().map(|item| (item.at.clone(), item.text()));
+    Some(several.collect())
+}
+
+fn unexposed(address: SocketAddr) -> String {
+    format!(
+        "{address} is not loopback: other hosts could connect in plaintext; `expose: true` says you mean it"
+    )
+}
+
+/// A path that a unix socket can have. `written` is what the file says, to be empty or not.
+pub(super) fn unix_path(path: &Path, written: &str) -> Result<PathBuf, String> {
+    /// `sun_path` of unix(7), without its final NUL.
+    const LONGEST: usize = 107;
+    let bytes = path.as_os_str().as_bytes().len();
+    if written.is_empty() || path.file_name().is_none() {
+        return Err("the path of the socket is missing: write unix:PATH".into());
+    }
+    if bytes > LONGEST {
+        return Err(format!("the path has {bytes} bytes, and that of a unix socket at most {LONGEST}"));
+    }
+    Ok(path.to_owned())
+}

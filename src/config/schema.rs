@@ -1,0 +1,118 @@
+//! The JSON Schema of `listeners.yaml`, for editors that complete and underline: the table of keys in
+//! another notation.
+//!
+//! It knows forms, names, words and bounds; what needs more than one place of the file to judge is left to
+//! `ambassador check`.
+
+use serde_json::{Map, Value, json};
+
+use super::shape::table::ROOT;
+use super::shape::{Form, Key, Kind, Presence, Rule, Shape};
+
+/// The schema, draft 2020-12.
+#[must_use]
+pub fn schema() -> Value {
+    let mut root = section(&ROOT);
+    let mut whole = Map::new();
+    whole.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+    whole.insert("title".into(), json!("listeners.yaml of ambassador"));
+    if let Some(root) = root.as_object_mut() {
+        whole.append(root);
+    }
+    whole.insert("$defs".into(), json!({ "substitution": substitution() }));
+    Value::Object(whole)
+}
+
+/// Text that takes at least a part of its value from the environment: it may become anything.
+fn substitution() -> Value {
+    json!({
+        "type": "string",
+        "pattern": r"\$\{[A-Za-z_]",
+        "description": "A value from the environment: ${NAME} or ${NAME:-default}.",
+    })
+}
+
+fn section(shape: &Shape) -> Value {
+    let properties: Map<_, _> = shape.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
+    let required: Vec<_> = shape
+        .keys
+        .iter()
+        .filter(|key| matches!(key.rule, Rule::Takes(_, Presence::Required)))
+        .map(|key| key.name)
+        .collect();
+    let mut section = json!({
+        "type": "object",
+        "description": shape.about,
+        "properties": properties,
+        "additionalProperties": false,
+    });
+    if !required.is_empty() {
+        section["required"] = json!(required);
+    }
+    section
+}
+
+fn property(key: &Key) -> Value {
+    let mut property = match &key.rule {
+        Rule::Takes(kind, _) => of_kind(kind),
+        Rule::Later(None) => json!({ "not": {} }),
+        Rule::Later(Some(off)) => or_substituted(&json!({ "const": as_json(off) })),
+    };
+    property["description"] = match key.rule {
+        Rule::Takes(..) => json!(key.about),
+        Rule::Later(_) => json!(format!("{} Not supported yet.", key.about)),
+    };
+    match key.rule {
+        Rule::Takes(Kind::Section(_), _) | Rule::Takes(_, Presence::Required | Presence::Optional) => {}
+        Rule::Takes(Kind::Boolean | Kind::Integer(..), Presence::Default(value)) => {
+            property["default"] = as_json(value);
+        }
+        Rule::Takes(_, Presence::Default(value)) => property["default"] = json!(value),
+        Rule::Later(off) => {
+            if let Some(off) = off {
+                property["default"] = as_json(off);
+            }
+        }
+    }
+    property
+}
+
+/// A value of the table as YAML would read it.
+fn as_json(text: &str) -> Value {
+    let number = text.parse::<u32>().map(Value::from);
+    number.or_else(|_| text.parse::<bool>().map(Value::from)).unwrap_or_else(|_| Value::from(text))
+}
+
+fn of_kind(kind: &Kind) -> Value {
+    match kind {
+        Kind::Text(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
+        Kind::Account => json!({ "type": ["string", "integer"], "minLength": 1, "minimum": 0 }),
+        Kind::Mode => or_substituted(&json!({ "type": "string", "pattern": "^0?[0-7]{3}$" })),
+        Kind::Boolean => or_substituted(&json!({ "type": "boolean" })),
+        Kind::Integer(min, max) => {
+            or_substituted(&json!({ "type": "integer", "minimum": min, "maximum": max }))
+        }
+        Kind::Duration(span) => {
+            let none = if span.none { "none|" } else { "" };
+            let units = r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?";
+            or_substituted(&json!({ "type": "string", "pattern": format!("^({none}{units})$") }))
+        }
+        Kind::Word(words) => or_substituted(&json!({ "enum": words.now })),
+        Kind::List(kind) => json!({ "type": "array", "items": of_kind(kind) }),
+        Kind::Section(shape) => section(shape),
+        Kind::Names(shape) => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[A-Za-z0-9_.:-]{1,128}$" },
+            "additionalProperties": section(shape),
+        }),
+        Kind::Either(kinds) => {
+            let supported = kinds.iter().filter(|kind| !matches!(kind, Kind::NotYet(..)));
+            json!({ "anyOf": supported.map(of_kind).collect::<Vec<_>>() })
+        }
+        Kind::NotYet(Form::Scalar | Form::List | Form::Map, _) => json!({ "not": {} }),
+    }
+}
+
+fn or_substituted(schema: &Value) -> Value {
+    json!({ "anyOf": [schema, { "$ref": "#/$defs/substitution" }] })
+}

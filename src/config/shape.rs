@@ -1,0 +1,171 @@
+//! The shape of the file as data: which keys there are, what each takes, what it is when absent.
+//!
+//! One table ([`table`]) drives reading, refusing, suggesting and the schema for editors, so they cannot
+//! disagree. A key whose feature comes later is in the table too: it is refused in words, except for the
+//! one value that says what is true today. What lies below such a key comes with its feature.
+
+#[rustfmt::skip]
+pub(super) mod table;
+
+use std::time::Duration;
+
+use super::suggest;
+
+/// A section: a map with known keys.
+pub(super) struct Shape {
+    pub(super) about: &'static str,
+    pub(super) keys: &'static [Key],
+}
+
+/// One key of a section.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// One line, for editors.
+    pub(super) about: &'static str,
+    pub(super) rule: Rule,
+}
+
+/// What becomes of a key.
+pub(super) enum Rule {
+    /// It is read.
+    Takes(Kind, Presence),
+    /// Not supported yet; the value given, if any, is the one that is accepted because it is true today.
+    Later(Option<&'static str>),
+}
+
+/// What a key is when the file does not have it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// A mistake.
+    Required,
+    /// As if this had been written.
+    Default(&'static str),
+    /// Off, or worked out from something else.
+    Optional,
+}
+
+/// What may stand at a place.
+pub(super) enum Kind {
+    /// Text, and an example of it.
+    Text(&'static str),
+    /// The name or the number of a user or group.
+    Account,
+    /// Permission bits in octal, in quotes.
+    Mode,
+    Boolean,
+    /// From the first to the second, both included.
+    Integer(u32, u32),
+    Duration(Span),
+    Word(Words),
+    List(&'static Self),
+    Section(&'static Shape),
+    /// A map from names of the user's choice to sections.
+    Names(&'static Shape),
+    /// Of each form of YAML, at most one kind.
+    Either(&'static [Self]),
+    /// A form that is not supported yet, and what it would be.
+    NotYet(Form, &'static str),
+}
+
+/// The words that may stand at a place.
+pub(super) struct Words {
+    pub(super) now: &'static [&'static str],
+    /// Known, but not supported yet.
+    pub(super) later: &'static [&'static str],
+}
+
+/// The durations that may stand at a place.
+pub(super) struct Span {
+    pub(super) min: Duration,
+    pub(super) max: Duration,
+    /// Whether `none` may stand there.
+    pub(super) none: bool,
+}
+
+/// The forms of YAML that are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Scalar,
+    List,
+    Map,
+}
+
+impl Shape {
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
+
+    /// The sections right below.
+    fn sections(&self) -> impl Iterator<Item = (&'static str, &'static Self)> {
+        self.keys.iter().filter_map(|key| match key.rule {
+            Rule::Takes(Kind::Section(shape), _) => Some((key.name, shape)),
+            Rule::Takes(..) | Rule::Later(_) => None,
+        })
+    }
+
+    /// What to do about a key that is not known here: what it may have been, or where it belongs.
+    pub(super) fn advice(&self, unknown: &str) -> String {
+        let elsewhere = self.sections().find(|(_, shape)| shape.key(unknown).is_some());
+        match elsewhere {
+            Some((section, _)) => format!("; it belongs inside `{section}`"),
+            None => suggest::did_you_mean(unknown, self.names()),
+        }
+    }
+}
+
+impl Kind {
+    pub(super) const fn form(&self) -> Form {
+        match self {
+            Self::List(_) => Form::List,
+            Self::Section(_) | Self::Names(_) => Form::Map,
+            Self::NotYet(form, _) => *form,
+            Self::Text(_)
+            | Self::Account
+            | Self::Mode
+            | Self::Boolean
+            | Self::Integer(..)
+            | Self::Duration(_)
+            | Self::Word(_)
+            | Self::Either(_) => Form::Scalar,
+        }
+    }
+
+    /// What is expected, after the word "expected".
+    pub(super) fn expected(&self) -> String {
+        match self {
+            Self::Text(example) => format!("text such as \"{example}\""),
+            Self::Account => "a name or a number".into(),
+            Self::Mode => "octal digits in quotes, such as \"0660\"".into(),
+            Self::Boolean => "true or false".into(),
+            Self::Integer(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Duration(span) if span.none => "a duration such as 250ms, 5s or 1h30m, or none".into(),
+            Self::Duration(_) => "a duration such as 250ms, 5s or 1h30m".into(),
+            Self::Word(words) => one_of(words.now),
+            Self::List(kind) => format!("a list, each item {}", kind.expected()),
+            Self::Section(shape) => format!("a map of {}", one_of_keys(shape)),
+            Self::Names(_) => "a map from names to sections".into(),
+            Self::Either(kinds) => {
+                let supported = kinds.iter().filter(|kind| !matches!(kind, Self::NotYet(..)));
+                supported.map(Self::expected).collect::<Vec<_>>().join(", or ")
+            }
+            Self::NotYet(_, what) => (*what).into(),
+        }
+    }
+}
+
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).into(),
+        [first @ .., last] => format!("{} or {last}", first.join(", ")),
+    }
+}
+
+fn one_of_keys(shape: &Shape) -> String {
+    let supported = shape.keys.iter().filter(|key| matches!(key.rule, Rule::Takes(..)));
+    one_of(&supported.map(|key| key.name).collect::<Vec<_>>())
+}

@@ -1,0 +1,260 @@
+
+use std::time::Duration;
+
+use super::{Form, Key, Kind, Presence, Rule, Shape, Span, Words};
+
+pub(in crate::config) static ROOT: Shape = Shape {
+    about: "Plaintext in on this host, TLS or mTLS out, in the protocol's own way.",
+    keys: &[
+        section("admin", &ADMIN),
+        section("log", &LOG),
+        section("runtime", &RUNTIME),
+        section("shutdown", &SHUTDOWN),
+        optional("identities", Kind::Names(&IDENTITY),
+            "Client certificates by name, for several clusters to share."),
+        required("listeners", Kind::Names(&LISTENER), "Where applications connect, by name."),
+        required("clusters", Kind::Names(&CLUSTER), "Where their sessions go, by name."),
+    ],
+};
+
+static ADMIN: Shape = Shape {
+    about: "Where the daemon answers questions about itself.",
+    keys: &[
+        default("bind", Kind::Text("127.0.0.1:9901"), "127.0.0.1:9901",
+            "HTTP address of metrics, health and status page, read-only; `off` for none."),
+        optional("control", Kind::Text("unix:/run/ambassador/control.sock"),
+            "Socket for all that changes state, as unix:PATH; `off` for none. Default: control.sock \
+             in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/ambassador, else in /run/ambassador."),
+    ],
+};
+
+static LOG: Shape = Shape {
+    about: "What is written to stderr.",
+    keys: &[
+        optional("format", words(&["text", "json"]),
+            "How a line looks. Default: text on a terminal, json elsewhere."),
+        default("level", words(&["error", "warn", "info", "debug", "trace", "off"]), "info",
+            "The least important level that is written."),
+        default("access", Kind::Boolean, "true", "Whether each session leaves a record at its end."),
+    ],
+};
+
+static RUNTIME: Shape = Shape {
+    about: "What the daemon takes of the host.",
+    keys: &[optional("workers", Kind::Integer(1, 256), "Worker threads. Default: one per core.")],
+};
+
+static SHUTDOWN: Shape = Shape {
+    about: "How the daemon stops.",
+    keys: &[
+        default("lame_duck", DELAY, "0s",
+            "How long it goes on accepting after it said that it is not ready."),
+        default("drain_timeout", DELAY, "30s", "How long sessions may go on after it stopped accepting."),
+    ],
+};
+
+static IDENTITY: Shape = Shape {
+    about: "A client certificate with its key.",
+    keys: &[
+        required("cert", Kind::Text("certs/client.pem"),
+            "PEM file of the certificate, then its intermediates."),
+        required("key", Kind::Text("certs/client.key"),
+            "PEM file of the private key (PKCS#8, PKCS#1 or SEC1), not encrypted."),
+    ],
+};
+
+static LISTENER: Shape = Shape {
+    about: "An address, or several, where applications connect in plaintext.",
+    keys: &[
+        required("bind", Kind::Either(&[BIND, Kind::List(&BIND)]),
+            "IP:PORT, \"[IPV6]:PORT\" or unix:PATH, or a list of these."),
+        required("cluster", Kind::Either(&[Kind::Text("orders"), CLUSTER_LIST]),
+            "The cluster its sessions go to."),
+        default("mode", Kind::Mode, "0660", "Permission bits of a unix socket."),
+        optional("owner", Kind::Account, "Owner of a unix socket. Default: whoever the daemon runs as."),
+        optional("group", Kind::Account, "Group of a unix socket. Default: the daemon's own."),
+        default("expose", Kind::Boolean, "false",
+            "Says that a plaintext address which is not loopback is meant."),
+        default("max_connections", Kind::Integer(1, 1_000_000), "1000",
+            "Live sessions over all its addresses; more are refused."),
+        later("allow", "Who on this host may connect."),
+        later("per_caller", "Limits for each caller."),
+        later_unless("accept_proxy", "false", "Whether a PROXY header is required on every connection."),
+        later_unless("context", "none", "Whether each connection opens with an HTTP CONNECT head."),
+    ],
+};
+
+static CLUSTER: Shape = Shape {
+    about: "Interchangeable endpoints, and how a session gets a connection to one of them.",
+    keys: &[
+        default("protocol", Kind::Word(PROTOCOLS), "tcp", "What its servers speak."),
+        required("endpoints", Kind::Either(&[Kind::List(&ENDPOINT_ITEM), SRV_OR_FILE]),
+            "Its servers: HOST:PORT, or { address, weight, server_name }."),
+        default("balance", Kind::Word(BALANCE), "least_connections",
+            "Which endpoint takes the next session."),
+        optional("tls", Kind::Section(&TLS), "TLS towards the servers. Absent: plaintext."),
+        section("connect", &CONNECT),
+        section("limits", &LIMITS),
+        section("session", &SESSION),
+        default("scram_plus", words(&["auto", "strip", "keep"]), "auto",
+            "protocol postgres: what becomes of SCRAM-SHA-256-PLUS in the server's offer."),
+        later("circuit_breaker", "Refuses at once after consecutive failures of the whole cluster."),
+        later("outlier_detection", "Sets an endpoint aside after consecutive failures."),
+        later("health_check", "Probes of each endpoint."),
+        later_unless("announce_caller", "false", "Whether the server learns the caller's unit."),
+        later_unless("panic", "all", "What happens when no endpoint is usable."),
+        later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
+        later_unless("on_unhealthy", "keep", "What becomes of sessions on an endpoint that goes down."),
+        later_unless("on_removed", "keep", "What becomes of sessions on an endpoint that is removed."),
+        later_unless("on_rotation", "keep",
+            "What becomes of sessions made with a credential that was replaced."),
+        later_unless("send_proxy", "none", "Which PROXY header the server gets."),
+    ],
+};
+
+static ENDPOINT: Shape = Shape {
+    about: "One server.",
+    keys: &[
+        required("address", Kind::Text("db1.example.com:5432"), "HOST:PORT."),
+        default("weight", Kind::Integer(1, 65_535), "1", "Its share of the sessions, against the others'."),
+        optional("server_name", SERVER_NAME,
+            "The name in its certificate. Default: the cluster's tls.server_name, else its host."),
+        later("priority", "Endpoints of a higher number are for when those of a lower one are down."),
+    ],
+};
+
+static TLS: Shape = Shape {
+    about: "TLS towards the servers.",
+    keys: &[
+        default("ca", Kind::Text("certs/ca.pem"), "webpki",
+            "Who may have signed the server's certificate: a PEM file, `system` or `webpki` \
+             (Mozilla's list)."),
+        optional("cert", Kind::Text("certs/client.pem"),
+            "PEM file of our certificate; with `key`, an identity of this cluster's own."),
+        optional("key", Kind::Text("certs/client.key"), "PEM file of the certificate's private key."),
+        optional("identity", Kind::Either(&[Kind::Text("billing"), IDENTITY_LIST]),
+            "One of `identities`, instead of cert and key."),
+        optional("server_name", SERVER_NAME,
+            "The name sent to the servers, and the one their certificates must bear. Default: each \
+             endpoint's host."),
+        later("allowed_uris", "URI names that the server's certificate may bear instead of the name."),
+        later("pins", "Public keys of which the server's must be one."),
+        later("crl", "Revoked certificates."),
+        optional("alpn", Kind::List(&Kind::Text("postgresql")),
+            "Protocols offered by ALPN, in this order. Default: what the cluster's protocol has."),
+        default("min_version", words(&["1.2", "1.3"]), "1.2", "The lowest TLS version accepted."),
+        optional("start", words(&["upgrade", "direct"]),
+            "By the protocol's own dialogue, or with the first byte. Default: upgrade where the \
+             protocol has one."),
+        default("insecure_skip_verify", Kind::Boolean, "false",
+            "Accepts any certificate: whoever sits between is not noticed."),
+    ],
+};
+
+static CONNECT: Shape = Shape {
+    about: "How a session's upstream connection comes about.",
+    keys: &[
+        default("timeout", TIMEOUT, "3s", "Resolving and TCP, per attempt."),
+        default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt."),
+        default("attempts", Kind::Integer(1, 100), "3",
+            "Attempts at most, each on an endpoint not yet tried while there is one."),
+        default("deadline", TIMEOUT, "10s", "Over all attempts."),
+        section("backoff", &BACKOFF),
+        optional("local_address", Kind::Text("10.0.0.7"),
+            "The local IP address to connect from. Default: the kernel's choice."),
+        later("retry_budget", "How many attempts may be retries."),
+        later_unless("preconnect", "0", "Upstream connections kept ready."),
+    ],
+};
+
+static BACKOFF: Shape = Shape {
+    about: "Waits before an endpoint is tried again; they double, with jitter.",
+    keys: &[
+        default("base", DELAY, "25ms", "The first wait."),
+        default("max", DELAY, "1s", "No wait is longer."),
+    ],
+};
+
+static LIMITS: Shape = Shape {
+    about: "How many sessions and dials; more are refused.",
+    keys: &[
+        default("max_connections", Kind::Integer(1, 1_000_000), "1024", "Sessions and dials together."),
+        default("max_pending", Kind::Integer(1, 1_000_000), "128", "Dials in flight."),
+        default("max_connections_per_endpoint", Kind::Integer(1, 1_000_000), "500",
+            "Sessions and dials of one endpoint."),
+        later_unless("queue_timeout", "0s", "How long a session may wait for room."),
+    ],
+};
+
+static SESSION: Shape = Shape {
+    about: "Timers of a session while it relays, and options of its sockets.",
+    keys: &[
+        default("idle_timeout", TIMEOUT_OR_NONE, "none",
+            "No byte either way for this long ends the session."),
+        default("half_close_timeout", TIMEOUT_OR_NONE, "60s",
+            "How long one direction may go on after the other has ended."),
+        default("max_lifetime", TIMEOUT_OR_NONE, "none", "The session's whole life."),
+        default("keepalive", KEEPALIVE, "60s", "Silence after which TCP probes the peer, on both legs."),
+        default("user_timeout", USER_TIMEOUT, "75s",
+            "How long sent data may stay unacknowledged, on both legs."),
+    ],
+};
+
+const CLUSTER_LIST: Kind = Kind::NotYet(Form::List, "a list of clusters");
+const IDENTITY_LIST: Kind = Kind::NotYet(Form::List, "a list of identities");
+const SRV_OR_FILE: Kind = Kind::NotYet(Form::Map, "finding endpoints by `srv` or `file`");
+const BIND: Kind = Kind::Text("127.0.0.1:5432");
+const SERVER_NAME: Kind = Kind::Text("db.example.com");
+static ENDPOINT_ITEM: Kind = Kind::Either(&[Kind::Text("db1.example.com:5432"), Kind::Section(&ENDPOINT)]);
+
+const PROTOCOLS: Words = Words {
+    now: &["tcp", "postgres"],
+    later: &[
+        "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "nats", "redis", "ftp-control",
+    ],
+};
+
+const BALANCE: Words =
+    Words { now: &["round_robin", "least_connections"], later: &["ewma", "random", "source_hash", "first"] };
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+/// Long enough for anybody, and short enough that adding it to the clock cannot overflow.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DELAY: Kind = Kind::Duration(Span { min: Duration::ZERO, max: YEAR, none: false });
+const TIMEOUT: Kind = Kind::Duration(Span { min: MILLISECOND, max: YEAR, none: false });
+const TIMEOUT_OR_NONE: Kind = Kind::Duration(Span { min: MILLISECOND, max: YEAR, none: true });
+/// Whole seconds in the kernel, at most MAX_TCP_KEEPIDLE (include/net/tcp.h); beyond, setsockopt(2) fails.
+const KEEPALIVE: Kind =
+    Kind::Duration(Span { min: Duration::from_secs(1), max: Duration::from_secs(32_767), none: true });
+/// Milliseconds in an `int` of the kernel: 24 days and some hours.
+const USER_TIMEOUT: Kind =
+    Kind::Duration(Span { min: MILLISECOND, max: Duration::from_secs(24 * 24 * 60 * 60), none: true });
+
+const fn words(now: &'static [&'static str]) -> Kind {
+    Kind::Word(Words { now, later: &[] })
+}
+
+const fn required(name: &'static str, kind: Kind, about: &'static str) -> Key {
+    Key { name, about, rule: Rule::Takes(kind, Presence::Required) }
+}
+
+const fn default(name: &'static str, kind: Kind, value: &'static str, about: &'static str) -> Key {
+    Key { name, about, rule: Rule::Takes(kind, Presence::Default(value)) }
+}
+
+const fn optional(name: &'static str, kind: Kind, about: &'static str) -> Key {
+    Key { name, about, rule: Rule::Takes(kind, Presence::Optional) }
+}
+
+/// A section that is always there: absent, it has its own defaults.
+const fn section(name: &'static str, shape: &'static Shape) -> Key {
+    Key { name, about: shape.about, rule: Rule::Takes(Kind::Section(shape), Presence::Default("")) }
+}
+
+const fn later(name: &'static str, about: &'static str) -> Key {
+    Key { name, about, rule: Rule::Later(None) }
+}
+
+const fn later_unless(name: &'static str, off: &'static str, about: &'static str) -> Key {
+    Key { name, about, rule: Rule::Later(Some(off)) }
+}

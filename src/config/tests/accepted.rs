@@ -1,0 +1,234 @@
+//! What a file that is right means.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::{BIND, ENDPOINTS, accept, least, with};
+use crate::admin::Control;
+use crate::config::{Config, LogFormat};
+use crate::policy::balance;
+use crate::protocol::{Protocol, postgres};
+use crate::sys::{Bind, UnixBind};
+use crate::tls::Start;
+use crate::upstream::Host;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[test]
+fn the_defaults_are_those_promised() {
+    let config = accept(&least("", "", "tls: {}"));
+    assert_eq!(config.admin.bind, Some(SocketAddr::from(([127, 0, 0, 1], 9901))));
+    assert_eq!(config.admin.control, Control::Default("/run/ambassador/control.sock".into()));
+    assert_eq!((config.log.format, config.log.level, config.log.access), (None, LevelFilter::INFO, true));
+    assert!(config.workers >= 1);
+    assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (Duration::ZERO, 30 * SECOND));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert_eq!(config.file, Path::new("/etc/ambassador/listeners.yaml"));
+
+    let [listener] = &config.listeners[..] else { panic!("one listener") };
+    assert_eq!(listener.max_connections, 1000);
+    assert_eq!((listener.name.as_str(), listener.cluster.as_str()), ("app", "up"));
+    assert_eq!(listener.binds, [Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 5432)))]);
+
+    let [cluster] = &config.clusters[..] else { panic!("one cluster") };
+    assert_eq!(cluster.protocol, Protocol::Tcp);
+    assert_eq!(cluster.balance, balance::Policy::LeastConnections);
+    assert_eq!(cluster.endpoints[0].weight, 1);
+    let dial = cluster.dial;
+    assert_eq!(
+        (dial.connect_timeout, dial.handshake_timeout, dial.deadline),
+        (3 * SECOND, 5 * SECOND, 10 * SECOND)
+    );
+    let retry = dial.retry;
+    assert_eq!((retry.attempts, retry.backoff_base, retry.backoff_max), (3, 25 * MILLISECOND, SECOND));
+    assert_eq!(dial.local_address, None);
+    let limits = cluster.limits;
+    assert_eq!(
+        (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
+        (1024, 128, 500)
+    );
+    let session = cluster.session;
+    assert_eq!(
+        (session.idle_timeout, session.half_close_timeout, session.max_lifetime),
+        (None, Some(60 * SECOND), None)
+    );
+    assert_eq!(
+        (cluster.socket.keepalive, cluster.socket.user_timeout),
+        (Some(60 * SECOND), Some(75 * SECOND))
+    );
+    let tls = cluster.tls.as_ref().expect("tls is given");
+    assert!(tls.verifies() && !tls.has_identity() && tls.server_name().is_none());
+    assert_eq!(tls.start(), Start::Direct);
+}
+
+#[test]
+fn tls_is_off_unless_given() {
+    assert!(accept(&least("", "", "")).clusters[0].tls.is_none());
+}
+
+#[test]
+fn every_value_that_is_given_arrives() {
+    let config = accept(
+        r#"
+admin: { bind: off, control: off }
+log: { format: json, level: warn, access: false }
+runtime: { workers: 3 }
+shutdown: { lame_duck: 1s, drain_timeout: 2s }
+listeners:
+  a: { bind: ["127.0.0.1:1", "[::1]:1"], cluster: b, max_connections: 7 }
+clusters:
+  b:
+    protocol: postgres
+    endpoints:
+      - db1.example.com:5432
+      - { address: "[2001:db8::1]:5433", weight: 9 }
+      - { address: db3:1, server_name: three }
+    balance: round_robin
+    scram_plus: keep
+    tls: { start: direct, min_version: 1.3, alpn: [] }
+    connect: { timeout: 1s, handshake_timeout: 2s, attempts: 9, deadline: 4s, backoff: { base: 0s, max: 5s } }
+    limits: { max_connections: 1, max_pending: 2, max_connections_per_endpoint: 3 }
+    session: { idle_timeout: 1s, half_close_timeout: none, max_lifetime: 2s, keepalive: none,
+               user_timeout: 3s }
+"#,
+    );
+    assert_eq!((config.admin.bind, config.admin.control), (None, Control::Off));
+    assert_eq!(config.log.format, Some(LogFormat::Json));
+    assert_eq!((config.log.level, config.log.access, config.workers), (LevelFilter::WARN, false, 3));
+    assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (SECOND, 2 * SECOND));
+    assert_eq!((config.listeners[0].binds.len(), config.listeners[0].max_connections), (2, 7));
+
+    let cluster = &config.clusters[0];
+    let keep = postgres::Settings { scram_plus: postgres::ScramPlus::Keep };
+    assert_eq!(cluster.protocol, Protocol::Postgres(keep));
+    assert_eq!(cluster.balance, balance::Policy::RoundRobin);
+    let endpoints: Vec<_> = cluster
+        .endpoints
+        .iter()
+        .map(|endpoint| (endpoint.name.as_str(), endpoint.weight, endpoint.server_name.to_str().into_owned()))
+        .collect();
+    let expected = [
+        ("db1.example.com:5432", 1, "db1.example.com"),
+        ("[2001:db8::1]:5433", 9, "2001:db8::1"),
+        ("db3:1", 1, "three"),
+    ];
+    assert_eq!(endpoints, expected.map(|(name, weight, server)| (name, weight, server.to_owned())));
+    assert_eq!(cluster.endpoints[0].address.host, Host::Name("db1.example.com".into()));
+    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Direct));
+    assert_eq!((cluster.dial.connect_timeout, cluster.dial.deadline), (SECOND, 4 * SECOND));
+    assert_eq!(cluster.dial.retry.backoff_base, Duration::ZERO);
+    assert_eq!(cluster.limits.max_connections_per_endpoint, 3);
+    assert_eq!((cluster.session.idle_timeout, cluster.session.half_close_timeout), (Some(SECOND), None));
+    assert_eq!((cluster.socket.keepalive, cluster.socket.user_timeout), (None, Some(3 * SECOND)));
+}
+
+#[test]
+fn postgres_upgrades_by_default_and_takes_the_clusters_server_name() {
+    let text = least("", "", "tls: { server_name: db.example.com }").replace("tcp", "postgres");
+    let cluster = &accept(&text).clusters[0];
+    let auto = postgres::Settings { scram_plus: postgres::ScramPlus::Auto };
+    assert_eq!(cluster.protocol, Protocol::Postgres(auto));
+    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Upgrade));
+    assert_eq!(cluster.endpoints[0].server_name.to_str(), "db.example.com");
+}
+
+#[test]
+fn unix_sockets_have_mode_owner_and_group() {
+    let plain = accept(&with("", "bind: unix:run/a.sock", ENDPOINTS));
+    let path = PathBuf::from("/etc/ambassador/run/a.sock");
+    let bind = Bind::Unix(UnixBind { path, mode: 0o660, owner: None, group: None });
+    assert_eq!(plain.listeners[0].binds, [bind]);
+
+    let listener = "bind: [unix:/run/a.sock, 127.0.0.1:1]\nmode: \"0600\"\nowner: 1000\ngroup: root";
+    let owned = accept(&with("", listener, ENDPOINTS));
+    let path = PathBuf::from("/run/a.sock");
+    let bind = Bind::Unix(UnixBind { path, mode: 0o600, owner: Some(1000), group: Some(0) });
+    assert_eq!(owned.listeners[0].binds[0], bind);
+}
+
+#[test]
+fn later_keys_may_say_what_is_true() {
+    let listener = "accept_proxy: false\ncontext: none";
+    let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_unhealthy: keep\non_removed: keep\n\
+                   on_rotation: keep\nsend_proxy: none\nconnect: { preconnect: 0 }\n\
+                   limits: { queue_timeout: 0s }";
+    accept(&least("", listener, cluster));
+}
+
+#[test]
+fn the_environment_gives_text_numbers_and_booleans() {
+    let config = accept(&with(
+        "runtime: { workers: \"${WORKERS}\" }\nlog: { access: \"${NOPE:-false}\" }",
+        "bind: 127.0.0.1:${PORT}\nexpose: ${YES}",
+        "endpoints: [\"${HOST:-db}:${PORT}\"]\nslow_start: ${SLOW:-0s}",
+    ));
+    assert_eq!((config.workers, config.log.access), (3, false));
+    assert_eq!(config.listeners[0].binds[0].to_string(), "127.0.0.1:5432");
+    assert_eq!(config.clusters[0].endpoints[0].name.as_str(), "db:5432");
+}
+
+#[test]
+fn anchors_and_merges_are_yaml() {
+    let config = accept(
+        "listeners:\n  a: { bind: 127.0.0.1:1, cluster: b }\n  c: { bind: 127.0.0.1:2, cluster: d }\n\
+         clusters:\n  b: &b { endpoints: [x:1], connect: { attempts: 7 } }\n\
+         \u{20} d: { <<: *b, endpoints: [y:1] }\n",
+    );
+    assert_eq!(config.clusters[1].dial.retry.attempts, 7);
+    assert_eq!(config.clusters[1].endpoints[0].name.as_str(), "y:1");
+}
+
+#[test]
+fn the_control_socket_is_where_the_host_keeps_such_things() {
+    let control = |variables: &'static [(&str, &str)]| {
+        let environment = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Config::parse(&least("", "", ""), Path::new("l.yaml"), &environment)
+            .expect("a right file")
+            .admin
+            .control
+    };
+    let default = |path: &str| Control::Default(path.into());
+    assert_eq!(control(&[]), default("/run/ambassador/control.sock"));
+    assert_eq!(
+        control(&[("XDG_RUNTIME_DIR", "/run/user/1")]),
+        default("/run/user/1/ambassador/control.sock")
+    );
+    let both = control(&[("RUNTIME_DIRECTORY", "/run/one:/run/two"), ("XDG_RUNTIME_DIR", "/run/user/1")]);
+    assert_eq!(both, default("/run/one/control.sock"));
+    assert_eq!(control(&[("RUNTIME_DIRECTORY", "")]), default("/run/ambassador/control.sock"));
+
+    let config = accept(&least("admin: { control: \"unix:run/c.sock\" }", "", ""));
+    assert_eq!(config.admin.control, Control::At("/etc/ambassador/run/c.sock".into()));
+}
+
+#[track_caller]
+fn check_warnings(text: &str, expected: &[&str]) {
+    let warnings = accept(text).warnings;
+    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+    for (warning, part) in warnings.iter().zip(expected) {
+        assert!(warning.starts_with("/etc/ambassador/listeners.yaml:"), "{warning}");
+        assert!(warning.contains(part), "{part:?} is not in {warning:?}");
+    }
+}
+
+#[test]
+fn what_works_but_deserves_a_word_is_a_warning() {
+    check_warnings(
+        &least("admin: { bind: 0.0.0.0:9901 }", "", "tls: { insecure_skip_verify: true }"),
+        &[
+            ":1:16: admin.bind: 0.0.0.0:9901 is not loopback",
+            ":10:34: clusters.up.tls.insecure_skip_verify: the servers are not verified",
+        ],
+    );
+    let postgres = least("", "", "tls: { insecure_skip_verify: true }").replace("tcp", "postgres");
+    check_warnings(&postgres, &["SCRAM-SHA-256-PLUS stays in the servers' offer"]);
+    check_warnings(&least("", "", "connect: { timeout: 20s }"), &["(10s) is shorter than `timeout` (20s)"]);
+    let unused = with("", BIND, ENDPOINTS) + "  other:\n    endpoints: [x:1]\n";
+    check_warnings(&unused, &["clusters.other: no listener leads to this cluster"]);
+}

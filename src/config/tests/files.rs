@@ -1,0 +1,189 @@
+//! Files that a file names, and the shipped example.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+
+use crate::config::{Config, Mistakes};
+
+/// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are no such.
+fn folder(yaml: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let certs = folder.path().join("certs");
+    fs::create_dir(&certs).expect("a folder");
+    let write = |name: &str, text: String| fs::write(certs.join(name), text).expect("a file");
+
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");
+    write("ca.pem", ca.pem());
+    for (name, year) in [("client", 2099), ("billing", 2099), ("expired", 2001)] {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new([]).expect("no names");
+        params.not_after = date_time_ymd(year, 1, 1);
+        params.not_before = date_time_ymd(2000, 1, 1);
+        let leaf = params.signed_by(&key, &ca).expect("a certificate");
+        write(&format!("{name}.pem"), leaf.pem());
+        write(&format!("{name}.key"), key.serialize_pem());
+    }
+    write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into());
+    write("empty.pem", String::new());
+    fs::write(folder.path().join("listeners.yaml"), yaml).expect("a file");
+    folder
+}
+
+fn load(folder: &TempDir) -> Result<Config, Mistakes> {
+    Config::load(&folder.path().join("listeners.yaml"))
+}
+
+fn with_tls(tls: &str) -> String {
+    format!(
+        "identities:\n  billing: {{ cert: certs/billing.pem, key: certs/billing.key }}\nlisteners:\n  \
+         a: {{ bind: 127.0.0.1:1, cluster: b }}\nclusters:\n  b: {{ endpoints: [x:1], tls: {{ {tls} }} }}\n"
+    )
+}
+
+#[test]
+fn the_shipped_example_is_right() {
+    let config =
+        load(&folder(include_str!("../../../listeners.yaml"))).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let clusters: Vec<_> = config
+        .clusters
+        .iter()
+        .map(|cluster| (cluster.name.as_str(), cluster.protocol.label(), cluster.endpoints.len()))
+        .collect();
+    assert_eq!(clusters, [("orders", "postgres", 2), ("mail-relay", "tcp", 1)]);
+    assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| tls.has_identity()));
+}
+
+/// The example calls its commented lines defaults or examples: they must be possible, too.
+#[test]
+fn the_commented_lines_of_the_example_are_right() {
+    let shipped = include_str!("../../../listeners.yaml");
+    let uncommented: Vec<_> = shipped
+        .lines()
+        .map(|line| {
+            let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+            let key = rest.strip_prefix("# ").filter(|rest| {
+                let name = rest.trim_start().split_once(':').map_or("", |(name, _)| name);
+                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            });
+            key.map_or_else(|| line.to_owned(), |key| format!("{indent}{key}"))
+        })
+        // Only one of the two ways to give a certificate can stand there; who exists is the host's business.
+        .filter(|line| {
+            !["identity:", "owner:", "group:"].iter().any(|key| line.trim_start().starts_with(key))
+        })
+        .collect();
+    let config = load(&folder(&uncommented.join("\n"))).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings.len(), 1, "the identity that nobody uses: {:?}", config.warnings);
+    assert_eq!(config.workers, 2);
+    assert_eq!(config.clusters[0].dial.local_address, Some([10, 0, 0, 7].into()));
+}
+
+#[test]
+fn identities_come_from_files_or_by_name() {
+    for tls in ["ca: certs/ca.pem, cert: certs/client.pem, key: certs/client.key", "identity: billing"] {
+        let config = load(&folder(&with_tls(tls))).unwrap_or_else(|error| panic!("{error}"));
+        let tls = config.clusters[0].tls.as_ref().expect("tls is given");
+        assert!(tls.has_identity() && tls.identity_expiry().is_some());
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_is_the_fault_of_its_key() {
+    for (tls, path, part) in [
+        ("ca: certs/none.pem", "tls.ca", "certs/none.pem"),
+        ("ca: certs/empty.pem", "tls.ca", "holds no PEM certificate"),
+        ("ca: certs/junk.pem", "tls.ca", "trust anchor"),
+        ("ca: certs/none.pem, insecure_skip_verify: true", "tls.ca", "certs/none.pem"),
+        ("ca: certs", "tls.ca", "cannot read"),
+        ("cert: certs/none.pem, key: certs/client.key", "tls.cert", "cannot read"),
+        ("cert: certs/junk.pem, key: certs/client.key", "tls.cert", "not valid X.509"),
+        ("cert: certs/client.pem, key: certs/none.key", "tls.key", "cannot read"),
+        ("cert: certs/client.pem, key: certs/ca.pem", "tls.key", "holds no PEM private key"),
+        ("cert: certs/client.pem, key: certs/billing.key", "tls.key", "does not belong to the certificate"),
+        ("identity: biling", "tls.identity", "there is no identity `biling`; did you mean `billing`?"),
+        (
+            "identity: billing, cert: certs/client.pem, key: certs/client.key",
+            "tls.identity",
+            "given together with `cert` or `key`",
+        ),
+    ] {
+        let mistakes = load(&folder(&with_tls(tls))).expect_err(tls);
+        let found: Vec<_> = mistakes.iter().collect();
+        let [one] = found[..] else { panic!("{mistakes}") };
+        assert_eq!(one.path, format!("clusters.b.{path}"), "{mistakes}");
+        assert!(one.message.contains(part), "{part:?} is not in {mistakes}");
+    }
+}
+
+#[test]
+fn an_identity_of_wrong_files_is_reported_once_however_many_use_it() {
+    let yaml = with_tls("identity: billing").replace("certs/billing.key", "certs/client.key");
+    let mistakes = load(&folder(&yaml)).expect_err("a mismatch");
+    let paths: Vec<_> = mistakes.iter().map(|mistake| mistake.path.as_str()).collect();
+    assert_eq!(paths, ["identities.billing.key"], "{mistakes}");
+}
+
+#[test]
+fn an_encrypted_key_is_refused_in_words() {
+    let folder = folder(&with_tls("cert: certs/client.pem, key: certs/locked.key"));
+    let certs = folder.path().join("certs");
+    let made = Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-passout", "pass:x", "-in", "client.key", "-out", "locked.key"])
+        .current_dir(certs)
+        .output()
+        .expect("the openssl command");
+    assert!(made.status.success(), "{made:?}");
+    let mistakes = load(&folder).expect_err("an encrypted key").to_string();
+    assert!(mistakes.contains("clusters.b.tls.key: ") && mistakes.contains("is encrypted"), "{mistakes}");
+}
+
+#[test]
+fn an_expired_certificate_is_a_warning() {
+    let tls = "cert: certs/expired.pem, key: certs/expired.key";
+    let yaml = with_tls(tls).replace("billing", "client");
+    let config = load(&folder(&yaml)).unwrap_or_else(|error| panic!("{error}"));
+    let [unused, expired] = &config.warnings[..] else { panic!("{:?}", config.warnings) };
+    assert!(unused.contains("identities.client: no cluster uses this identity"), "{unused}");
+    assert!(expired.contains("clusters.b.tls.cert: ") && expired.contains("has expired"), "{expired}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let folder = folder("");
+    let file = folder.path().join("listeners.yaml");
+    let check = |path: &Path, part: &str| {
+        let mistakes = Config::load(path).expect_err(part).to_string();
+        assert!(mistakes.starts_with(&format!("{}: ", path.display())), "{mistakes}");
+        assert!(mistakes.contains(part), "{part:?} is not in {mistakes:?}");
+    };
+    check(&folder.path().join("none.yaml"), "No such file");
+    check(folder.path(), "Is a directory");
+    fs::write(&file, b"a: 1\nb: \xff\n").expect("a file");
+    check(&file, "line 2 is not UTF-8 text");
+    fs::write(&file, vec![b' '; 1024 * 1024 + 1]).expect("a file");
+    check(&file, "is larger than 1 MiB");
+}
+
+#[test]
+fn a_mistake_shows_file_line_column_path_and_the_line_itself() {
+    let folder = folder("");
+    let text =
+        "listeners:\n  a: { bind: 127.0.0.1:1, cluster: b }\nclusters:\n  b: { endpoints: [x], tsl: {} }\n";
+    let file = folder.path().join("l.yaml");
+    let shown = Config::parse(text, &file, &|_| None).expect_err("two mistakes").to_string();
+    let expected = "\
+FILE:4:20: clusters.b.endpoints[0]: the port of `x` is missing: write HOST:PORT
+  b: { endpoints: [x], tsl: {} }
+                   ^
+FILE:4:24: clusters.b.tsl: unknown key `tsl`; did you mean `tls`?
+  b: { endpoints: [x], tsl: {} }
+                       ^";
+    assert_eq!(shown, expected.replace("FILE", &file.display().to_string()));
+}

@@ -1,0 +1,389 @@
+//! Mistakes: `line:column path: a part of the message`, all of a file's in its order.
+
+use super::{BIND, ENDPOINTS, least, parse, with};
+
+/// Checks that these, and only these, are the file's mistakes.
+#[track_caller]
+fn check(text: &str, expected: &[(&str, &str, &str)]) {
+    let mistakes = match parse(text) {
+        Ok(config) => panic!("accepted: {config:?}\n{text}"),
+        Err(mistakes) => mistakes,
+    };
+    let found: Vec<_> = mistakes.iter().collect();
+    assert_eq!(found.len(), expected.len(), "{mistakes}\nin\n{text}");
+    for (mistake, (place, path, part)) in found.iter().zip(expected) {
+        let found = mistake.place.map(|place| place.to_string()).unwrap_or_default();
+        assert_eq!((found.as_str(), mistake.path.as_str()), (*place, *path), "{mistakes}\nin\n{text}");
+        assert!(mistake.message.contains(part), "{part:?} is not in\n{mistakes}");
+    }
+}
+
+/// A line of the listener `app` (line 5 of the file, from column 5) that is one mistake.
+#[track_caller]
+fn check_listener(line: &str, column: usize, path: &str, part: &str) {
+    let place = format!("5:{column}");
+    check(
+        &with("", &format!("{line}\n{BIND}"), ENDPOINTS),
+        &[(&place, &format!("listeners.app.{path}"), part)],
+    );
+}
+
+/// A line of the cluster `up` (line 9) that is one mistake.
+#[track_caller]
+fn check_cluster(line: &str, column: usize, path: &str, part: &str) {
+    let place = format!("9:{column}");
+    check(
+        &with("", BIND, &format!("{line}\n{ENDPOINTS}")),
+        &[(&place, &format!("clusters.up.{path}"), part)],
+    );
+}
+
+/// A line at the top (line 1) that is one mistake.
+#[track_caller]
+fn check_top(line: &str, column: usize, path: &str, part: &str) {
+    check(&least(line, "", ""), &[(&format!("1:{column}"), path, part)]);
+}
+
+#[test]
+fn a_misspelt_key_is_refused_with_what_was_meant() {
+    check_top("admn: { bind: off }", 1, "admn", "unknown key `admn`; did you mean `admin`?");
+    check_top("log: { levle: info }", 8, "log.levle", "did you mean `level`?");
+    check_listener("max-connections: 5", 5, "max-connections", "did you mean `max_connections`?");
+    check_cluster("tsl: {}", 5, "tsl", "did you mean `tls`?");
+    check_cluster("connect: { tiemout: 5s }", 16, "connect.tiemout", "did you mean `timeout`?");
+    check_cluster("xyzzy: 1", 5, "xyzzy", "unknown key `xyzzy`");
+    check_cluster("null: 1", 5, "null", "unknown key `null`");
+}
+
+#[test]
+fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
+    check_cluster("timeout: 5s", 5, "timeout", "it belongs inside `connect`");
+    check_cluster("ca: system", 5, "ca", "it belongs inside `tls`");
+    check_cluster("idle_timeout: 5s", 5, "idle_timeout", "it belongs inside `session`");
+}
+
+#[test]
+fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
+    check_listener("allow: [{ user: billing }]", 5, "allow", "`allow` is not supported yet");
+    check_listener(
+        "accept_proxy: true",
+        5,
+        "accept_proxy",
+        "not supported yet; leave it out, or write `false`",
+    );
+    check_listener("context: connect", 5, "context", "or write `none`");
+    check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
+    check_cluster("health_check: { type: tcp }", 5, "health_check", "not supported yet");
+    check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
+    check_cluster("panic: never", 5, "panic", "or write `all`");
+    check_cluster("send_proxy: [v1]", 5, "send_proxy", "or write `none`");
+    check_cluster("connect: { preconnect: 2 }", 16, "connect.preconnect", "or write `0`");
+    check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
+    check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
+    check_cluster("tls: { pins: [] }", 12, "tls.pins", "not supported yet");
+    check_cluster(
+        "tls: { identity: [{ use: a }] }",
+        22,
+        "tls.identity",
+        "a list of identities is not supported yet",
+    );
+    check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
+    check(
+        &with("", "bind: systemd:orders", ENDPOINTS),
+        &[("5:11", "listeners.app.bind", "sockets from systemd are not supported yet")],
+    );
+    check(
+        &with("", BIND, "endpoints: { srv: _postgresql._tcp.example.com }"),
+        &[("9:16", "clusters.up.endpoints", "`srv` or `file` is not supported yet")],
+    );
+    check(
+        &with("", BIND, "endpoints: [{ address: a:1, priority: 1 }]"),
+        &[("9:33", "clusters.up.endpoints[0].priority", "`priority` is not supported yet")],
+    );
+    check(
+        &least("", "", "").replace("protocol: tcp", "protocol: mysql"),
+        &[("8:15", "clusters.up.protocol", "`mysql` is not supported yet; there is tcp, postgres")],
+    );
+}
+
+#[test]
+fn duplicates_are_refused_with_both_places() {
+    let text = least("", "", "") + "  up:\n    endpoints: [10.0.0.2:1]\n";
+    check(&text, &[("10:3", "clusters.up", "`up` is given twice; the first is at line 7")]);
+    check_top("log: { access: true, access: false }", 22, "log.access", "the first is at line 1");
+}
+
+#[test]
+fn names_must_lead_somewhere() {
+    let text = least("", "", "").replace("cluster: up", "cluster: upp");
+    check(&text, &[("4:14", "listeners.app.cluster", "there is no cluster `upp`; did you mean `up`?")]);
+    check_cluster(
+        "tls: { identity: x }",
+        22,
+        "tls.identity",
+        "there is no identity `x`; the file has no identity at all",
+    );
+}
+
+#[test]
+fn what_a_file_cannot_be_without() {
+    let missing =
+        [("1:1", "listeners", "`listeners` is missing"), ("1:1", "clusters", "`clusters` is missing")];
+    check("", &missing);
+    check("log: {}", &missing);
+    let none = [("1:12", "listeners", "needs at least one"), ("2:11", "clusters", "needs at least one")];
+    check("listeners: {}\nclusters: {}", &none);
+    check(
+        "listeners:\n  a:\nclusters:\n  b: 5",
+        &[
+            ("2:3", "listeners.a.bind", "`bind` is missing: text such as \"127.0.0.1:5432\""),
+            ("2:3", "listeners.a.cluster", "`cluster` is missing"),
+            ("4:6", "clusters.b", "expected a map of keys, found the number 5"),
+        ],
+    );
+    check("[1]", &[("1:1", "", "expected a map of sections, found a list")]);
+    check(
+        "listeners:\nclusters:",
+        &[("1:1", "listeners", "has no value"), ("2:1", "clusters", "has no value")],
+    );
+    check(
+        &with("", "bind: []", "endpoints: []"),
+        &[
+            ("5:11", "listeners.app.bind", "the list is empty"),
+            ("9:16", "clusters.up.endpoints", "the list is empty"),
+        ],
+    );
+}
+
+#[test]
+fn values_are_of_their_kind() {
+    check_top(
+        "runtime: { workers: 0 }",
+        21,
+        "runtime.workers",
+        "expected a whole number from 1 to 256, found the number 0",
+    );
+    check_top("runtime: { workers: \"2\" }", 21, "runtime.workers", "found the text `2`");
+    check_top("runtime: { workers: 257 }", 21, "runtime.workers", "from 1 to 256");
+    check_top("runtime: [1]", 10, "runtime", "expected a map of workers, found a list");
+    check_top("log: { access: yes }", 16, "log.access", "expected true or false, found the text `yes`");
+    check_top("log: { level: inof }", 15, "log.level", "did you mean `info`?");
+    check_top("log: { format: xml }", 16, "log.format", "there is text, json");
+    check_top("shutdown: { drain_timeout: 30 }", 28, "shutdown.drain_timeout", "`30` has no unit");
+    check_top("shutdown: { lame_duck: none }", 24, "shutdown.lame_duck", "`none` is not possible here");
+    check_cluster("session: { keepalive: 500ms }", 27, "session.keepalive", "at least 1s, or `none`");
+    check_cluster("session: { user_timeout: 30d }", 30, "session.user_timeout", "at most 24d, or `none`");
+    check_cluster("session: { idle_timeout: 0s }", 30, "session.idle_timeout", "or `none` for no limit");
+    check_cluster("connect: { attempts: 101 }", 26, "connect.attempts", "from 1 to 100");
+    check_cluster("connect: { timeout: 0s }", 25, "connect.timeout", "at least 1ms");
+    check_cluster("tls: { min_version: \"1.1\" }", 25, "tls.min_version", "`1.1` is not known here");
+    check_cluster("tls: { alpn: postgresql }", 18, "tls.alpn", "expected a list");
+    check_cluster("tls: { server_name: \"\" }", 25, "tls.server_name", "is empty");
+    check_cluster(
+        "tls: { server_name: \"a b\" }",
+        25,
+        "tls.server_name",
+        "neither a host name nor an IP address",
+    );
+    check_cluster("tls:", 5, "tls", "has no value");
+    check_listener("max_connections: 1.5", 22, "max_connections", "found the number 1.5");
+    check_listener("max_connections: [1]", 22, "max_connections", "found a list");
+}
+
+#[test]
+fn a_mode_is_octal_in_quotes_and_of_a_unix_socket() {
+    let unix = |mode: &str| with("", &format!("bind: unix:/run/a.sock\n{mode}"), ENDPOINTS);
+    check(&unix("mode: 0660"), &[("6:11", "listeners.app.mode", "octal digits in quotes, such as \"0660\"")]);
+    check(&unix("mode: 660"), &[("6:11", "listeners.app.mode", "in quotes")]);
+    check(&unix("mode: \"0688\""), &[("6:11", "listeners.app.mode", "octal")]);
+    check(&unix("owner: no-such-user"), &[("6:12", "listeners.app.owner", "knows no user `no-such-user`")]);
+    check(
+        &unix("group: no-such-group"),
+        &[("6:12", "listeners.app.group", "knows no group `no-such-group`")],
+    );
+    check(&unix("owner: -1"), &[("6:12", "listeners.app.owner", "a name or a number")]);
+    check_listener("mode: \"0660\"", 11, "mode", "is for unix sockets");
+    check_listener("group: root", 12, "group", "is for unix sockets");
+}
+
+#[test]
+fn addresses_say_what_to_write_instead() {
+    let bind = |text: &str| with("", &format!("bind: {text}"), ENDPOINTS);
+    for (text, part) in [
+        ("localhost:5432", "write `127.0.0.1:5432`"),
+        ("\"*:5432\"", "with `expose: true`"),
+        ("/run/a.sock", "written `unix:/run/a.sock`"),
+        ("\"unix:\"", "the path of the socket is missing"),
+        ("unix:/", "the path of the socket is missing"),
+        ("5432", "expected text such as \"127.0.0.1:5432\""),
+        ("\"[::ffff:127.0.0.1]:5432\"", "write `127.0.0.1:5432`"),
+    ] {
+        check(&bind(text), &[("5:11", "listeners.app.bind", part)]);
+    }
+    let long = format!("unix:/{}", "x".repeat(107));
+    check(
+        &bind(&long),
+        &[("5:11", "listeners.app.bind", "has 108 bytes, and that of a unix socket at most 107")],
+    );
+    let two = "[127.0.0.1:5432, localhost:5433]";
+    check(&bind(two), &[("5:28", "listeners.app.bind[1]", "write `127.0.0.1:5433`")]);
+    check(&bind("[::1]:5432"), &[("5:16", "", "put an IPv6 address in quotes")]);
+    check_cluster(
+        "connect: { local_address: \"10.0.0.7:0\" }",
+        31,
+        "connect.local_address",
+        "is no IP address",
+    );
+    check_top("admin: { bind: localhost:1 }", 16, "admin.bind", "write `127.0.0.1:1`");
+    check_top("admin: { bind: \"unix:/x\" }", 16, "admin.bind", "the unix socket is `admin.control`");
+    check_top("admin: { control: /run/x }", 19, "admin.control", "write `unix:/run/x`, or `off`");
+}
+
+#[test]
+fn plaintext_beyond_this_host_must_be_meant() {
+    for address in ["0.0.0.0:1", "\"[::]:1\"", "192.0.2.1:1", "\"[2001:db8::1]:1\""] {
+        let text = with("", &format!("bind: {address}"), ENDPOINTS);
+        check(&text, &[("5:11", "listeners.app.bind", "`expose: true` says you mean it")]);
+        super::accept(&with("", &format!("bind: {address}\nexpose: true"), ENDPOINTS));
+    }
+    for address in ["127.0.0.1:1", "127.9.9.9:1", "\"[::1]:1\""] {
+        super::accept(&with("", &format!("bind: {address}"), ENDPOINTS));
+    }
+}
+
+#[test]
+fn an_address_belongs_to_one() {
+    let twice = with("", "bind: [127.0.0.1:5432, 127.0.0.1:5432]", ENDPOINTS);
+    check(&twice, &[("5:28", "listeners.app.bind[1]", "taken already by `listeners.app.bind[0]` (line 5)")]);
+    check(
+        &least("admin: { bind: 127.0.0.1:5432 }", "", ""),
+        &[("1:16", "admin.bind", "taken already by `listeners.app.bind`")],
+    );
+    let all = with("", "expose: true\nbind: [127.0.0.1:5432, 0.0.0.0:5432]", ENDPOINTS);
+    check(&all, &[("6:28", "listeners.app.bind[1]", "taken already")]);
+    let unix = with("admin: { control: \"unix:/etc/ambassador/a\" }", "bind: unix:a", ENDPOINTS);
+    check(&unix, &[("1:19", "admin.control", "taken already by `listeners.app.bind`")]);
+    let itself = with("", BIND, "endpoints: [127.0.0.1:5432]");
+    check(&itself, &[("5:11", "listeners.app.bind", "it would dial itself")]);
+}
+
+#[test]
+fn endpoints_are_servers() {
+    let endpoints = |items: &str| with("", BIND, &format!("endpoints: [{items}]"));
+    for (item, part) in [
+        ("db1", "port of `db1` is missing"),
+        ("postgres://db1:5432", "is a URL"),
+        ("\"::1\"", "write `[::1]:5432`, in quotes"),
+    ] {
+        check(&endpoints(item), &[("9:17", "clusters.up.endpoints[0]", part)]);
+    }
+    check(
+        &endpoints("{ weight: 0, address: db1 }"),
+        &[
+            ("9:27", "clusters.up.endpoints[0].weight", "from 1 to 65535"),
+            ("9:39", "clusters.up.endpoints[0].address", "is missing"),
+        ],
+    );
+    check(
+        &endpoints("a:1, { address: A:1 }"),
+        &[("9:33", "clusters.up.endpoints[1].address", "in the list already")],
+    );
+    check(
+        &endpoints("{ address: a:1, server_name: b }"),
+        &[("9:46", "clusters.up.endpoints[0].server_name", "no `tls`")],
+    );
+    check(&endpoints("[a]"), &[("9:17", "clusters.up.endpoints[0]", "found a list")]);
+    check(
+        &least("", "", "connect: { local_address: \"::1\" }"),
+        &[("9:17", "clusters.up.endpoints[0]", "one is IPv4, one IPv6")],
+    );
+}
+
+#[test]
+fn keys_that_contradict_each_other() {
+    check_cluster("tls: { start: upgrade }", 19, "tls.start", "protocol tcp has no upgrade to TLS");
+    check_cluster("scram_plus: strip", 17, "scram_plus", "is for protocol postgres");
+    check_cluster(
+        "connect: { backoff: { base: 2s } }",
+        33,
+        "connect.backoff.base",
+        "longer than the longest (`max`, 1s)",
+    );
+    check_cluster("connect: { backoff: { max: 1ms } }", 32, "connect.backoff.max", "(`base`, 25ms)");
+    check_cluster("tls: { cert: a }", 18, "tls.cert", "`key` is missing");
+    check_cluster("tls: { key: a }", 17, "tls.key", "`cert` is missing");
+    let strip = least("", "", "scram_plus: strip\ntls: { insecure_skip_verify: true }");
+    check(
+        &strip.replace("protocol: tcp", "protocol: postgres"),
+        &[(
+            "10:17",
+            "clusters.up.scram_plus",
+            "channel binding is only taken away where our own verification",
+        )],
+    );
+}
+
+#[test]
+fn names_can_be_labels_and_urls() {
+    let long = "x".repeat(129);
+    for name in ["a b", "a/b", "\"\"", "\"a\\u001b\"", "ä", &long] {
+        let mistakes = parse(&least("", "", "").replace("app:", &format!("{name}:"))).expect_err(name);
+        let messages: Vec<_> = mistakes.iter().map(|mistake| mistake.message.as_str()).collect();
+        assert!(matches!(messages[..], [one] if one.contains("cannot be a name")), "{mistakes}");
+    }
+    super::accept(&least("", "", "").replace("app:", "5432:"));
+}
+
+#[test]
+fn what_the_environment_lacks_is_a_mistake_at_its_place() {
+    check_top("runtime: { workers: \"${NOPE}\" }", 21, "runtime.workers", "`NOPE` is not set");
+    check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `true` after substitution");
+    check_top("runtime: { workers: ${WORKERS} }", 22, "", "in quotes");
+    check_listener("accept_proxy: \"${YES}\"", 5, "accept_proxy", "not supported yet");
+    check_cluster("connect: { local_address: \"$HOME\" }", 31, "connect.local_address", "write `${HOME}`");
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let text = "\
+lgo: {}
+log: { level: loud, access: 1 }
+listeners:
+  a:
+    bind: [localhost:1, 0.0.0.0:2, 127.0.0.1:3]
+    cluster: oders
+    mode: 0660
+  b: { bind: 127.0.0.1:3, cluster: orders, max_connections: 0 }
+clusters:
+  orders:
+    protocol: postgers
+    endpoints: [db1, \"${DB}:5432\"]
+    tls: { ca: missing.pem, cert: missing.pem, key: missing.key, start: upgrade }
+    connect: { timeout: 5, tiemout: 5s }
+    circuit_breaker: { open_for: 5s }
+";
+    check(
+        text,
+        &[
+            ("1:1", "lgo", "did you mean `log`?"),
+            ("2:15", "log.level", "`loud` is not known here"),
+            ("2:29", "log.access", "found the number 1"),
+            ("5:12", "listeners.a.bind[0]", "write `127.0.0.1:1`"),
+            ("5:25", "listeners.a.bind[1]", "expose"),
+            ("6:14", "listeners.a.cluster", "did you mean `orders`?"),
+            ("7:11", "listeners.a.mode", "in quotes"),
+            ("7:11", "listeners.a.mode", "is for unix sockets"),
+            ("8:14", "listeners.b.bind", "taken already by `listeners.a.bind[2]` (line 5)"),
+            ("8:61", "listeners.b.max_connections", "from 1 to 1000000"),
+            ("11:15", "clusters.orders.protocol", "did you mean `postgres`?"),
+            ("12:17", "clusters.orders.endpoints[0]", "is missing"),
+            ("12:22", "clusters.orders.endpoints[1]", "`DB` is not set"),
+            ("13:16", "clusters.orders.tls.ca", "cannot read /etc/ambassador/missing.pem"),
+            ("13:35", "clusters.orders.tls.cert", "cannot read /etc/ambassador/missing.pem"),
+            ("13:53", "clusters.orders.tls.key", "cannot read /etc/ambassador/missing.key"),
+            ("14:25", "clusters.orders.connect.timeout", "`5` has no unit"),
+            ("14:28", "clusters.orders.connect.tiemout", "did you mean `timeout`?"),
+            ("15:5", "clusters.orders.circuit_breaker", "not supported yet"),
+        ],
+    );
+}
