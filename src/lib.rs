@@ -8,15 +8,26 @@ pub mod clock; // 0
 pub mod name; // 0
 pub mod outcome; // 0
 pub mod sys; // 0
+
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure
+
 pub mod drain; // 2
 pub mod metrics; // 2
 pub mod relay; // 2
 pub mod tls; // 2
 pub mod workers; // 2
+
 pub mod downstream; // 3
 pub mod upstream; // 3
+
 pub mod session; // 4
+
 pub mod admin; // 5
 pub mod listener; // 5
+
+pub mod config; // 6
+
+pub mod daemon; // 7
+
+pub mod cli; // 8

@@ -1,3 +1,7 @@
-//! The command line comes last.
+//! The command line, handed to one function per verb; the exit status; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ambassador::cli::main()
+}

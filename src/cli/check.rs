@@ -1,0 +1,126 @@
+//! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{ConfigFile, Failure};
+use crate::clock;
+use crate::metrics::Exposition;
+use crate::relay::End;
+use crate::tls;
+use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, try_endpoint};
+use crate::workers;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Also dial every endpoint once, and report each step: resolve, connect, upgrade, handshake
+    #[arg(long)]
+    connect: bool,
+}
+
+pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
+    let config = arguments.file.load()?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!(
+        "{}: fine: {} listener(s), {} cluster(s)",
+        config.file.display(),
+        config.listeners.len(),
+        config.clusters.len()
+    );
+    if !arguments.connect {
+        return Ok(());
+    }
+    let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+    Exposition::install().map_err(|error| failed(&error))?;
+    let runtime = workers::runtime().map_err(|error| failed(&error))?;
+    let unreachable = runtime.block_on(connect_all(config.clusters));
+    runtime.shutdown_background();
+    match unreachable {
+        0 => Ok(()),
+        count => Err(Failure::Running(format!("{count} endpoint(s) cannot be used"))),
+    }
+}
+
+/// One after the other, so that the report reads in the file's order.
+async fn connect_all(clusters: Vec<Settings>) -> usize {
+    let mut unreachable = 0;
+    for settings in clusters {
+        let cluster = Cluster::new(settings, Rng::with_seed(0));
+        for endpoint in cluster.endpoints() {
+            println!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
+            if !connect(&cluster, endpoint).await {
+                unreachable += 1;
+            }
+        }
+    }
+    unreachable
+}
+
+async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
+    let mut record = DialRecord::default();
+    let mut dialled = try_endpoint(cluster.settings(), endpoint, &mut record).await;
+    let failed_at = dialled.as_ref().err().map(|error| error.step());
+    let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
+    let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
+    if passed(Step::Resolve) {
+        report(Step::Resolve, &took(record.resolve).unwrap_or_else(|| "an address already".into()));
+    }
+    if passed(Step::Connect) {
+        report(Step::Connect, &took(record.connect).unwrap_or_default());
+    }
+    let settings = cluster.settings();
+    let upgrades = settings
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.start() == tls::Start::Upgrade && settings.protocol.has_upgrade());
+    if passed(Step::Upgrade) && upgrades {
+        report(Step::Upgrade, settings.protocol.label());
+    }
+    if let (Ok(end), Some(agreed)) = (&mut dialled, &record.agreed) {
+        let words =
+            format!("{} {}, {}", agreed.version, agreed.cipher, took(record.handshake).unwrap_or_default());
+        match late_rejection(end).await {
+            None => report(Step::Handshake, &words),
+            Some(reason) => return refused(Step::Handshake, &format!("{words}, then: {reason}")),
+        }
+    }
+    match dialled {
+        Ok(_) => true,
+        Err(error) => refused(error.step(), &error.to_string()),
+    }
+}
+
+fn report(step: Step, words: &str) {
+    println!("  {:<10} ok      {words}", step.label());
+}
+
+fn refused(step: Step, words: &str) -> bool {
+    println!("  {:<10} FAILED  {words}", step.label());
+    false
+}
+
+/// With TLS 1.3 a server judges our certificate after our side of the handshake is done. It says so within a
+/// round trip; one that says nothing is content. Then the parting is polite, so that no server logs an error.
+async fn late_rejection(end: &mut End) -> Option<String> {
+    const VERDICT: Duration = Duration::from_millis(300);
+    let End::Tls(stream) = end else { return None };
+    let mut byte = [0];
+    let answered = clock::before(clock::now() + VERDICT, stream.read(&mut byte)).await;
+    if let Ok(Err(error)) = &answered {
+        return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
+    }
+    let parting = async {
+        stream.shutdown().await?;
+        while stream.read(&mut byte).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = clock::before(clock::now() + VERDICT, parting).await;
+    None
+}

@@ -1,0 +1,178 @@
+//! `demo`: the main job with nothing else installed.
+//!
+//! A throw-away CA, two mTLS upstreams inside this process, a plaintext port that leads to them, clients
+//! that talk, an upstream that stops while they do. Everything goes the way `run` goes: a real file, read
+//! by the real loader, real sockets. The checks at the end are real too: it fails when clients noticed more
+//! than they should.
+
+mod pki;
+mod traffic;
+mod upstream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Failure, logging};
+use crate::admin::Subject;
+use crate::clock;
+use crate::config::Config;
+use crate::daemon::Running;
+use crate::sys::LocalAddress;
+use crate::workers;
+
+use traffic::Traffic;
+use upstream::Upstream;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Leave it running until ctrl-C, to look around
+    #[arg(long)]
+    keep: bool,
+    /// Only write a development PKI (CA, server and client certificates) to this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "keep")]
+    write_certs: Option<PathBuf>,
+}
+
+/// Sessions at once before and after the stop of an upstream.
+const CLIENTS: usize = 8;
+/// Echoes of each client per act.
+const ECHOES: usize = 500;
+
+pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(folder) = &arguments.write_certs {
+        return write_certs(folder);
+    }
+    let folder = Scratch::make().map_err(|error| failed("cannot make a scratch folder", &error))?;
+    pki::write(&folder.0).map_err(|error| failed("cannot make the certificates", &error))?;
+    let runtime = workers::runtime().map_err(|error| failed("cannot start", &error))?;
+    let played = runtime.block_on(play(&folder.0, arguments.keep));
+    runtime.shutdown_background();
+    played
+}
+
+fn write_certs(folder: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)
+        .map_err(io::Error::other)
+        .and_then(|()| pki::write(folder))
+        .map_err(|error| failed("cannot write the certificates", &error))?;
+    println!("wrote ca.pem, server.pem, server.key, client.pem, client.key to {}", folder.display());
+    println!("for development only: the CA's key is not kept, and nothing here secures anything");
+    Ok(())
+}
+
+async fn play(folder: &Path, keep: bool) -> Result<(), Failure> {
+    let io = |error: io::Error| failed("the demo's upstreams cannot start", &error);
+    let first = Upstream::start("first", folder).await.map_err(io)?;
+    let second = Upstream::start("second", folder).await.map_err(io)?;
+    let config = configure(folder, [first.address(), second.address()])?;
+    let access = logging::install(&config.log);
+    let running = Running::start(config, access).map_err(|error| Failure::Running(error.to_string()))?;
+    let subject = running.subject();
+    let local = local(subject)?;
+    println!("plaintext  {local}  ->  mTLS  first {} , second {}", first.address(), second.address());
+    if let Some(admin) = subject.admin {
+        println!("status     http://{admin}/status  http://{admin}/metrics");
+    }
+
+    println!("\n{CLIENTS} clients talk through the plaintext port, {ECHOES} echoes each");
+    let mut traffic =
+        Traffic::open(local, CLIENTS).await.map_err(|error| failed("a client failed", &error))?;
+    let before = traffic.echo(ECHOES).await;
+    report(&before, &first, &second);
+    expect(before.broken == 0, "a client broke while both upstreams were well")?;
+
+    println!("\nthe first upstream stops while these sessions live; its own end, the others go on");
+    let on_first = first.sessions();
+    first.stop().await;
+    let during = traffic.echo(ECHOES).await;
+    println!("  {} of {CLIENTS} sessions ended with it, {} went on", during.broken, CLIENTS - during.broken);
+    expect(during.broken == on_first, "sessions of the second upstream ended with the first")?;
+
+    println!("\n{CLIENTS} new clients connect; half of them would have been sent to the first");
+    let mut newcomers =
+        Traffic::open(local, CLIENTS).await.map_err(|error| failed("a new client failed", &error))?;
+    let after = newcomers.echo(ECHOES).await;
+    report(&after, &first, &second);
+    expect(after.broken == 0, "a new client noticed the stopped upstream")?;
+    println!("  all new sessions went to the other upstream: no client noticed");
+
+    if keep {
+        println!("\nstill running: talk to {local}, ctrl-C to stop");
+        tokio::signal::ctrl_c().await.map_err(|error| failed("cannot wait for ctrl-C", &error))?;
+    }
+    drop((traffic, newcomers));
+    let stopped = running.stop().await;
+    println!("\nstopped; sessions cut: {}", stopped.forced);
+    Ok(())
+}
+
+fn report(measured: &traffic::Measured, first: &Upstream, second: &Upstream) {
+    println!("  sessions now: first {}, second {}", first.sessions(), second.sessions());
+    println!(
+        "  connect to first echo {} (median of {}), echo {} (median), {} (99 %)",
+        micros(measured.connect),
+        CLIENTS,
+        micros(measured.echo),
+        micros(measured.echo_99)
+    );
+}
+
+fn micros(duration: Duration) -> String {
+    format!("{} µs", duration.as_micros())
+}
+
+/// The configuration that a user would write, ports from the kernel.
+fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, Failure> {
+    let [first, second] = upstreams;
+    let text = format!(
+        "admin: {{ bind: '127.0.0.1:0', control: 'off' }}\n\
+         log: {{ level: error }}\n\
+         runtime: {{ workers: 1 }}\n\
+         shutdown: {{ drain_timeout: 2s }}\n\
+         listeners:\n  demo: {{ bind: '127.0.0.1:0', cluster: upstreams }}\n\
+         clusters:\n  upstreams:\n    protocol: tcp\n    endpoints: ['{first}', '{second}']\n    \
+         tls: {{ ca: ca.pem, cert: client.pem, key: client.key, server_name: localhost }}\n"
+    );
+    let file = folder.join("listeners.yaml");
+    std::fs::write(&file, text).map_err(|error| failed("cannot write the demo's configuration", &error))?;
+    Config::load(&file).map_err(Failure::Config)
+}
+
+fn local(subject: &Subject) -> Result<SocketAddr, Failure> {
+    let addresses = subject.listeners.iter().flat_map(|listener| &listener.addresses);
+    let mut tcp = addresses.filter_map(|address| match address {
+        LocalAddress::Tcp(address) => Some(*address),
+        LocalAddress::Unix(_) => None,
+    });
+    tcp.next().ok_or_else(|| Failure::Running("the demo's listener has no address".into()))
+}
+
+fn expect(holds: bool, otherwise: &str) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure::Running(otherwise.into())) }
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
+    Failure::Running(format!("{what}: {error}"))
+}
+
+/// A folder of our own, removed with everything in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make() -> io::Result<Self> {
+        let nanos = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let folder = std::env::temp_dir().join(format!("ambassador-demo-{}-{nanos}", std::process::id()));
+        // Keys lie in it: nobody else may look in, and an existing folder is somebody else's.
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&folder)?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Left behind in the temporary folder at worst.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

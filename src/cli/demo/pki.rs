@@ -1,0 +1,59 @@
+//! A throw-away PKI: one CA whose key is never written, a server and a client certificate.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Writes `ca.pem`, `server.{pem,key}` (for localhost, 127.0.0.1 and ::1) and `client.{pem,key}`.
+pub(super) fn write(folder: &Path) -> io::Result<()> {
+    let ca_key = KeyPair::generate().map_err(io::Error::other)?;
+    let ca = ca_params().self_signed(&ca_key).map_err(io::Error::other)?;
+    let issuer = Issuer::new(ca_params(), ca_key);
+    put(folder, "ca.pem", 0o644, &ca.pem())?;
+    let server = leaf("localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
+    signed(folder, "server", &server, &issuer)?;
+    let client = leaf("ambassador", ExtendedKeyUsagePurpose::ClientAuth)?;
+    signed(folder, "client", &client, &issuer)
+}
+
+fn ca_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "ambassador development CA");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+fn leaf(name: &str, purpose: ExtendedKeyUsagePurpose) -> io::Result<CertificateParams> {
+    let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
+    let mut params = CertificateParams::new(names).map_err(io::Error::other)?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![purpose];
+    Ok(params)
+}
+
+fn signed(
+    folder: &Path,
+    name: &str,
+    params: &CertificateParams,
+    issuer: &Issuer<'_, KeyPair>,
+) -> io::Result<()> {
+    let key = KeyPair::generate().map_err(io::Error::other)?;
+    let certificate = params.signed_by(&key, issuer).map_err(io::Error::other)?;
+    put(folder, &format!("{name}.pem"), 0o644, &certificate.pem())?;
+    put(folder, &format!("{name}.key"), 0o600, &key.serialize_pem())
+}
+
+fn put(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(folder.join(name))?;
+    file.write_all(text.as_bytes())
+}

@@ -1,0 +1,121 @@
+//! The command line: one file a verb, and the exit status of each.
+
+mod ask;
+mod check;
+mod demo;
+mod logging;
+mod run;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Mistakes};
+
+/// Failed while running.
+const FAILED: u8 = 1;
+/// EX_CONFIG of sysexits.h: wrong configuration.
+const CONFIG: u8 = 78;
+
+/// Plaintext in on this host, TLS or mTLS out, in the protocol's own way.
+///
+/// Each listener of listeners.yaml is a local plaintext address that leads to a cluster of upstream
+/// endpoints. Without a command it runs the daemon.
+#[derive(Debug, Parser)]
+#[command(name = "ambassador", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// The daemon.
+    Run(ConfigFile),
+    /// Reads the configuration, certificates and keys exactly as `run` would, and binds nothing.
+    ///
+    /// Prints every mistake with its place. Exit status 78 when there is one.
+    Check(check::Arguments),
+    /// The main job with nothing else installed: an mTLS upstream fails, and clients do not notice.
+    Demo(demo::Arguments),
+    /// Listeners, clusters and endpoints of a running daemon.
+    Status(status::Arguments),
+    /// JSON Schema of listeners.yaml, for editors.
+    Schema,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, clap::Args)]
+struct ConfigFile {
+    /// The configuration [default: ./listeners.yaml, else /etc/ambassador/listeners.yaml]
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Parses the command line and does what it says. Wrong usage exits with 2.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        None => run::run(&cli.file),
+        Some(Verb::Run(file)) => run::run(&file),
+        Some(Verb::Check(arguments)) => check::check(&arguments),
+        Some(Verb::Demo(arguments)) => demo::demo(&arguments),
+        Some(Verb::Status(arguments)) => status::status(&arguments),
+        Some(Verb::Schema) => schema(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Debug)]
+enum Failure {
+    Config(Mistakes),
+    Running(String),
+}
+
+impl Failure {
+    fn report(&self) -> ExitCode {
+        match self {
+            Self::Config(mistakes) => {
+                eprintln!("{mistakes}");
+                ExitCode::from(CONFIG)
+            }
+            Self::Running(reason) => {
+                eprintln!("ambassador: {reason}");
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+impl ConfigFile {
+    /// The file named, or the first default that exists; where none does, the last, so that the error names it.
+    fn path(&self) -> PathBuf {
+        let defaults = ["listeners.yaml", "/etc/ambassador/listeners.yaml"].map(PathBuf::from);
+        let [here, system] = defaults;
+        match &self.config {
+            Some(path) => path.clone(),
+            None if here.exists() => here,
+            None => system,
+        }
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        Config::load(&self.path()).map_err(Failure::Config)
+    }
+}
+
+fn schema() -> Result<(), Failure> {
+    let schema = crate::config::schema();
+    let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Running(error.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

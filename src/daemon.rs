@@ -1,0 +1,261 @@
+//! Builds everything from a [`Config`], starts it, and stops it.
+//!
+//! Settings before sockets, sockets before ready: when [`Running::start`] returns, every listener accepts.
+//! The one place where randomness is seeded.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject};
+use crate::clock;
+use crate::config::{Config, Shutdown};
+use crate::drain::Drain;
+use crate::listener::{self, Service};
+use crate::metrics::{Exposition, MetricsError};
+use crate::name::ClusterName;
+use crate::outcome::Outcome;
+use crate::session::{AccessLog, Route, SessionIds};
+use crate::sys::{Bind, BindError, Listening, LocalAddress, UnixBind};
+use crate::upstream::Cluster;
+use crate::workers::Workers;
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Some addresses could not be bound; all of them are named.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Bind(Vec<BindError>),
+    /// No recorder.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// No threads, or no signal handlers.
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A started daemon.
+#[derive(Debug)]
+pub struct Running {
+    subject: Arc<Subject>,
+    sessions: Drain,
+    admin: Drain,
+    shutdown: Shutdown,
+    /// Kept until the last session has ended: without it the threads end.
+    workers: Arc<Workers>,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Sessions that were cut at the end of the time.
+    pub forced: usize,
+}
+
+/// Sessions that were told to end get this long to say goodbye.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log.
+///
+/// # Errors
+/// When it cannot start; a daemon that has started ends well.
+pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
+    let mut signals = Signals::install()?;
+    let running = Running::start(config, access)?;
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("ready")]);
+    let stop = signals.stop().await;
+    tracing::info!(signal = stop, "stopping");
+    notify(&[sd_notify::NotifyState::Stopping, sd_notify::NotifyState::Status("draining")]);
+    tokio::select! {
+        stopped = running.stop() => tracing::info!(forced = stopped.forced, "stopped"),
+        again = signals.stop() => tracing::warn!(signal = again, "a second signal: exiting at once"),
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Binds everything and begins to accept.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind then.
+    pub fn start(config: Config, access: AccessLog) -> Result<Self, StartError> {
+        let exposition = Exposition::install()?;
+        let bound = Bound::bind(&config)?;
+        let workers = Arc::new(Workers::start(config.workers)?);
+        let mut rng = Rng::with_seed(seed());
+        let routes = routes(&config, &mut rng);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (sessions, admin) = (Drain::default(), Drain::default());
+        let access = Arc::new(access);
+        let mut listeners = Vec::new();
+        for (route, sockets) in routes.into_iter().zip(bound.listeners) {
+            let addresses: Vec<_> = sockets.iter().map(|socket| socket.local().clone()).collect();
+            for listening in sockets {
+                tracing::info!(listener = %route.listener(), address = %listening.local(), "listening");
+                let service = Service {
+                    route: Arc::clone(&route),
+                    workers: Arc::clone(&workers),
+                    access: Arc::clone(&access),
+                    drain: sessions.clone(),
+                };
+                sessions.spawn(listener::serve(listening, service, sessions.watch()));
+            }
+            listeners.push(ListenerView { route, addresses });
+        }
+        let subject = Arc::new(Subject {
+            phase: PhaseCell::new(Phase::Ready),
+            started: clock::now(),
+            config: config.file,
+            admin: bound.admin.as_ref().and_then(|admin| tcp_address(admin.local())),
+            listeners,
+            exposition,
+        });
+        for (door, listening) in [(Door::Address, bound.admin), (Door::Control, bound.control)] {
+            let Some(listening) = listening else { continue };
+            tracing::info!(address = %listening.local(), "answering on");
+            admin.spawn(admin::serve(listening, door, Arc::clone(&subject), admin.clone(), admin.watch()));
+        }
+        Ok(Self { subject, sessions, admin, shutdown: config.shutdown, workers })
+    }
+
+    /// What there is to be seen.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Stops: lame duck, no more accepting, sessions end or are ended.
+    pub async fn stop(self) -> Stopped {
+        self.subject.phase.set(Phase::LameDuck);
+        clock::sleep(self.shutdown.lame_duck).await;
+        self.subject.phase.set(Phase::Draining);
+        self.sessions.begin();
+        let mut forced = 0;
+        if self.sessions.finished(clock::now() + self.shutdown.drain_timeout).await.is_err() {
+            let routes = self.subject.listeners.iter().map(|listener| &listener.route);
+            forced = routes.map(|route| route.stop_all(Outcome::Drained)).sum();
+            tracing::warn!(forced, "drain_timeout is over; ending the sessions that are left");
+            let _ = self.sessions.finished(clock::now() + PARTING).await;
+        }
+        self.admin.begin();
+        let _ = self.admin.finished(clock::now() + PARTING).await;
+        drop(self.workers);
+        Stopped { forced }
+    }
+}
+
+/// Every socket of the configuration.
+struct Bound {
+    listeners: Vec<Vec<Listening>>,
+    admin: Option<Listening>,
+    control: Option<Listening>,
+}
+
+impl Bound {
+    /// All or nothing; every address that cannot be had is named in one go.
+    fn bind(config: &Config) -> Result<Self, StartError> {
+        let mut errors = Vec::new();
+        let mut listen = |bind: &Bind| Listening::bind(bind).map_err(|error| errors.push(error)).ok();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| listener.binds.iter().filter_map(&mut listen).collect())
+            .collect();
+        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address)));
+        let control = match &config.admin.control {
+            Control::Off => None,
+            Control::At(path) => listen(&control_bind(path)),
+            Control::Default(path) => default_control(path),
+        };
+        if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(StartError::Bind(errors)) }
+    }
+}
+
+fn control_bind(path: &Path) -> Bind {
+    Bind::Unix(UnixBind { path: path.into(), mode: 0o600, owner: None, group: None })
+}
+
+/// Nobody asked for this place, so nobody is refused a start for want of it.
+fn default_control(path: &Path) -> Option<Listening> {
+    if let Some(folder) = path.parent() {
+        // Binding says what is wrong with it.
+        let _ = std::fs::create_dir_all(folder);
+    }
+    Listening::bind(&control_bind(path))
+        .inspect_err(
+            |error| tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`"),
+        )
+        .ok()
+}
+
+fn routes(config: &Config, rng: &mut Rng) -> Vec<Arc<Route>> {
+    let ids = Arc::new(SessionIds::new(rng.u64(..)));
+    let clusters: BTreeMap<ClusterName, Arc<Cluster>> = config
+        .clusters
+        .iter()
+        .map(|settings| (settings.name.clone(), Cluster::new(settings.clone(), rng.fork())))
+        .collect();
+    let route = |settings: &listener::Settings| {
+        let cluster = clusters.get(&settings.cluster).expect("a Config has no dangling cluster");
+        Route::new(settings.name.clone(), settings.max_connections, Arc::clone(cluster), Arc::clone(&ids))
+    };
+    config.listeners.iter().map(route).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]
+fn seed() -> u64 {
+    Rng::new().u64(..)
+}
+
+const fn tcp_address(local: &LocalAddress) -> Option<std::net::SocketAddr> {
+    match local {
+        LocalAddress::Tcp(address) => Some(*address),
+        LocalAddress::Unix(_) => None,
+    }
+}
+
+/// Tells systemd, where there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}
+
+/// The signals we answer to.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    /// Before anything is bound: a signal during the start must not kill us half-way with its default action.
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for one that asks us to stop; which is the answer.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.int.recv() => return "SIGINT",
+                _ = self.hup.recv() => tracing::warn!("SIGHUP: reload is not supported yet; nothing changed"),
+                _ = self.usr2.recv() => tracing::warn!("SIGUSR2: replacement is not supported yet; nothing changed"),
+            }
+        }
+    }
+}
