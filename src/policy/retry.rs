@@ -96,7 +96,11 @@ mod tests {
         plan.begin(1);
         assert_eq!(plan.next_of(&[0, 1]), [0]);
         assert_eq!(plan.wait(&[0, 1], &mut rng), Duration::ZERO);
-        assert_ne!(plan.wait(&[1], &mut rng), Duration::ZERO, "the untried one has no room: that is no reason to hurry");
+        assert_ne!(
+            plan.wait(&[1], &mut rng),
+            Duration::ZERO,
+            "the untried one has no room: that is no reason to hurry"
+        );
     }
 
     #[test]

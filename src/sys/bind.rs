@@ -8,11 +8,12 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -167,17 +168,21 @@ fn refuse_occupied(path: &Path) -> Result<(), String> {
     }
 }
 
+/// A name in the same folder, so that the rename is one step; the final one is in it where it fits, for those
+/// who look at `ss -lx`.
 fn beside(path: &Path) -> PathBuf {
+    let process = std::process::id();
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    path.with_file_name(name)
+    name.push(format!(".{process}"));
+    let telling = path.with_file_name(name);
+    if SockAddr::unix(&telling).is_ok() { telling } else { path.with_file_name(format!(".{process}")) }
 }
 
 fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile)> {
     let _ = std::fs::remove_file(beside);
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    socket.bind(&SockAddr::unix(beside)?)?;
+    bind_to_path(&socket, beside)?;
     std::fs::set_permissions(beside, std::fs::Permissions::from_mode(unix.mode))?;
     if unix.owner.is_some() || unix.group.is_some() {
         chown(beside, unix.owner, unix.group)?;
@@ -186,6 +191,18 @@ fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile
     let metadata = std::fs::symlink_metadata(beside)?;
     let file = SocketFile { path: unix.path.clone(), device: metadata.dev(), inode: metadata.ino() };
     Ok((socket, file))
+}
+
+/// The name beside may be longer than a socket address holds (107 bytes) where the final one is not; then the
+/// folder is named by descriptor.
+fn bind_to_path(socket: &Socket, path: &Path) -> io::Result<()> {
+    if let Ok(address) = SockAddr::unix(path) {
+        return socket.bind(&address);
+    }
+    let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+    let folder = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    socket.bind(&SockAddr::unix(short)?)
 }
 
 /// The file that names a unix socket, recognised by inode.
@@ -234,5 +251,22 @@ impl fmt::Display for LocalAddress {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_path_as_long_as_a_socket_address_allows_can_be_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = 107 - folder.path().as_os_str().len() - 1;
+        let path = folder.path().join("s".repeat(room));
+        let unix = UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None };
+        let listening = Listening::bind(&Bind::Unix(unix)).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(listening);
+        assert!(!path.exists());
     }
 }

@@ -172,7 +172,12 @@ impl Cluster {
 
 impl State {
     /// Among the endpoints with room, one of those that this session tried least often.
-    fn pick(&mut self, settings: &Settings, endpoints: &[Endpoint], plan: &retry::Plan) -> Result<usize, Full> {
+    fn pick(
+        &mut self,
+        settings: &Settings,
+        endpoints: &[Endpoint],
+        plan: &retry::Plan,
+    ) -> Result<usize, Full> {
         settings.limits.admit(self.total)?;
         let candidate = |index: usize| Candidate {
             index,
