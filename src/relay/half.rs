@@ -75,6 +75,11 @@ impl Half {
         }
     }
 
+    /// Whether something was read that the destination has not been given.
+    pub(super) fn holds_bytes(&self) -> bool {
+        !self.held.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.state == State::Ended
     }
@@ -104,7 +109,8 @@ impl Half {
                 self.poll_move(cx, &mut from, &mut to, PORTION, live)?
             };
             if moved.is_pending() {
-                self.pipe.take_if(|pipe| pipe.held() == 0);
+                // It was drained before this: back to the worker it goes.
+                self.pipe = None;
                 return Ok(());
             }
         }

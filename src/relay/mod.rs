@@ -1,7 +1,7 @@
 //! Moves bytes both ways between a downstream and an upstream until both directions have ended.
 //!
 //! One task, one future, no buffer of its own: bytes stop in the worker's scratch memory for the length of
-//! one poll, or in a pipe borrowed while a flow is bulky ([`half`]). What the destination would not take is
+//! one poll, or in a pipe borrowed while a flow is bulky (`half`). What the destination would not take is
 //! the only thing a session ever holds. A half-close is passed on as one, a reset as a reset. Nothing is
 //! parsed here, except while a [`Dialogue`] still has something to rewrite. Nothing is logged here.
 
@@ -33,7 +33,8 @@ use timers::Timers;
 pub struct Settings {
     /// No byte either way for this long ends the session; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How long one direction may go on after the other has ended; `None`: as long as it likes.
+    /// How long one direction may be silent after the other has ended; `None`: as long as it likes. Silent, not
+    /// last: a download that goes on after its client has finished asking is not cut.
     pub half_close_timeout: Option<Duration>,
     /// The session's whole life; `None`: unlimited.
     pub max_lifetime: Option<Duration>,
@@ -211,7 +212,7 @@ impl Relay {
         let (outcome, closed_by, fault) = match end {
             Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
             Stop::Ordered(outcome) => {
-                self.part_orderly();
+                self.part();
                 (outcome, Side::Ambassador, None)
             }
             Stop::Dialogue(error) => {
@@ -240,11 +241,20 @@ impl Relay {
         }
     }
 
-    /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN.
-    fn part_orderly(&mut self) {
+    /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN. A side that does not get
+    /// everything that was read for it is reset instead, or the cut stream would look complete.
+    fn part(&mut self) {
         let mut nobody = Context::from_waker(std::task::Waker::noop());
-        let _ = (&mut self.upstream).poll_finish(&mut nobody);
-        self.downstream.finish();
+        if self.sending.holds_bytes() {
+            self.upstream.abort();
+        } else {
+            let _ = (&mut self.upstream).poll_finish(&mut nobody);
+        }
+        if self.receiving.holds_bytes() {
+            self.downstream.abort();
+        } else {
+            self.downstream.finish();
+        }
     }
 }
 

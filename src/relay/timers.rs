@@ -17,7 +17,7 @@ use crate::outcome::Outcome;
 pub(super) struct Timers {
     settings: Settings,
     begun: Instant,
-    /// The count of bytes when it last changed, and when that was seen (kept only for an idle timeout).
+    /// The count of bytes when it last changed, and when that was seen (kept only where a timer asks).
     bytes: u64,
     active: Instant,
     half_closed: Option<Instant>,
@@ -31,7 +31,7 @@ impl Timers {
 
     /// Ready with the outcome when a timer has run out. Called after each move of bytes.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, bytes: u64, half_closed: bool) -> Poll<Outcome> {
-        if self.settings.idle_timeout.is_some() && bytes != self.bytes {
+        if bytes != self.bytes && (self.settings.idle_timeout.is_some() || half_closed) {
             self.bytes = bytes;
             self.active = clock::now();
         }
@@ -60,7 +60,7 @@ impl Timers {
         let half_close = self
             .half_closed
             .zip(half_close_timeout)
-            .map(|(since, most)| (since + most, Outcome::HalfCloseTimeout));
+            .map(|(since, most)| (since.max(self.active) + most, Outcome::HalfCloseTimeout));
         let lifetime = max_lifetime.map(|most| (self.begun + most, Outcome::MaxLifetime));
         [idle, half_close, lifetime].into_iter().flatten().min_by_key(|(due, _)| *due)
     }

@@ -1,3 +1,5 @@
+//! The keys of `listeners.yaml`, all of them: what each is for, what it takes, its default, and whether it is
+//! supported yet. Data only; `shape` says what the words mean.
 
 use std::time::Duration;
 
@@ -192,7 +194,7 @@ static SESSION: Shape = Shape {
         default("idle_timeout", TIMEOUT_OR_NONE, "none",
             "No byte either way for this long ends the session."),
         default("half_close_timeout", TIMEOUT_OR_NONE, "60s",
-            "How long one direction may go on after the other has ended."),
+            "How long one direction may be silent after the other has ended."),
         default("max_lifetime", TIMEOUT_OR_NONE, "none", "The session's whole life."),
         default("keepalive", KEEPALIVE, "60s", "Silence after which TCP probes the peer, on both legs."),
         default("user_timeout", USER_TIMEOUT, "75s",
