@@ -13,9 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{ConfigFile, Failure};
-use crate::admin::Control;
+use crate::admin::{Control, Settings};
 use crate::clock;
-use crate::config::Config;
 use crate::workers;
 
 /// Where the daemon is asked.
@@ -61,8 +60,7 @@ impl Where {
             (None, Some(address)) => return Ok(vec![Door::Address(address)]),
             (None, None) => {}
         }
-        let config = self.file.load()?;
-        let doors = configured(&config);
+        let doors = configured(&self.file.load_admin()?);
         if doors.is_empty() {
             return Err(Failure::Running("the configuration has admin.bind and admin.control off".into()));
         }
@@ -70,12 +68,12 @@ impl Where {
     }
 }
 
-fn configured(config: &Config) -> Vec<Door> {
-    let control = match &config.admin.control {
+fn configured(admin: &Settings) -> Vec<Door> {
+    let control = match &admin.control {
         Control::Off => None,
         Control::At(path) | Control::Default(path) => Some(Door::Control(path.clone())),
     };
-    control.into_iter().chain(config.admin.bind.map(Door::Address)).collect()
+    control.into_iter().chain(admin.bind.map(Door::Address)).collect()
 }
 
 impl Door {

@@ -11,7 +11,10 @@ use crate::session::{AccessLog, Format};
 pub(super) fn install(log: &Log) -> AccessLog {
     let on_terminal = std::io::stderr().is_terminal();
     let format = log.format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
+    // A log that cannot be written must not stop the traffic: a failed write would be reported by `eprintln!`,
+    // to the same place, which panics.
     let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_max_level(log.level)
         .with_writer(std::io::stderr)
         .with_ansi(on_terminal);

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin;
 use crate::config::{Config, Mistakes};
 
 /// Failed while running.
@@ -110,6 +111,17 @@ impl ConfigFile {
 
     fn load(&self) -> Result<Config, Failure> {
         Config::load(&self.path()).map_err(Failure::Config)
+    }
+
+    /// Where the daemon of this file answers; where there is no file, where one without a word about it would.
+    fn load_admin(&self) -> Result<admin::Settings, Failure> {
+        let path = self.path();
+        let settings = if self.config.is_none() && !path.exists() {
+            Config::default_admin()
+        } else {
+            Config::load_admin(&path)
+        };
+        settings.map_err(Failure::Config)
     }
 }
 

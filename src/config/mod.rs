@@ -84,17 +84,36 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Mistakes> {
-        let bytes =
-            read(path).map_err(|error| Mistakes::unreadable(path, format!("cannot read it: {error}")))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Self::parse(&text, path, &|name| std::env::var(name).ok()),
-            Err(error) => {
-                let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
-                let line = valid.split('\n').count();
-                let message = format!("line {line} is not UTF-8 text");
-                Err(Mistakes::unreadable(path, message))
-            }
-        }
+        Self::parse(&text_of(path)?, path, &process_environment)
+    }
+
+    /// Reads only where the daemon of this file answers. Nothing else of the file has to be right, readable or
+    /// set in our environment: whoever asks the daemon need not be who runs it.
+    ///
+    /// # Errors
+    /// What is wrong with section `admin`.
+    pub fn load_admin(path: &Path) -> Result<admin::Settings, Mistakes> {
+        Self::parse_admin(&text_of(path)?, path)
+    }
+
+    /// The same where there is no file: what the defaults say.
+    ///
+    /// # Errors
+    /// None in practice; the defaults are right.
+    pub fn default_admin() -> Result<admin::Settings, Mistakes> {
+        Self::parse_admin("{}", Path::new("listeners.yaml"))
+    }
+
+    fn parse_admin(text: &str, file: &Path) -> Result<admin::Settings, Mistakes> {
+        let environment = &process_environment;
+        let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
+        let mut findings = Findings::default();
+        let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
+        let settings = resolve::Resolver { file, environment, findings: &mut findings }.admin_alone(&root);
+        settings.ok_or_else(|| {
+            findings.mistakes.retain(|(at, _)| at.path.starts_with("admin"));
+            Mistakes::new(file, text, findings.mistakes)
+        })
     }
 
     /// Compiles a text as if `file` had it: relative paths start from that file's folder. `environment` is
@@ -127,6 +146,19 @@ impl Config {
             }
         }
     }
+}
+
+fn process_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn text_of(path: &Path) -> Result<String, Mistakes> {
+    let bytes = read(path).map_err(|error| Mistakes::unreadable(path, format!("cannot read it: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let line = valid.split('\n').count();
+        Mistakes::unreadable(path, format!("line {line} is not UTF-8 text"))
+    })
 }
 
 const TOO_LARGE: &str = "is larger than 1 MiB";

@@ -23,6 +23,11 @@ impl Resolver<'_> {
         Some(Settings { bind: bind?, control: control? })
     }
 
+    /// The section by itself, whatever the rest of the file is like.
+    pub(in crate::config) fn admin_alone(&mut self, root: &Section) -> Option<Settings> {
+        self.admin(root, &mut Claims::default())
+    }
+
     fn admin_bind(&mut self, text: &str, at: &At, claims: &mut Claims) -> Option<SocketAddr> {
         if text.starts_with("unix:") {
             self.findings.mistake(at, "takes IP:PORT or `off`; the unix socket is `admin.control`");
