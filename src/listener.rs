@@ -71,8 +71,13 @@ pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
 
 impl Service {
     fn begin(&self, accepted: Accepted) {
-        // Far over the cap the connection is dropped here, and with it closed.
-        let Some(admitted) = self.route.admit() else { return accepted.abort() };
+        let admitted = match self.route.admit(accepted.peer) {
+            Ok(admitted) => admitted,
+            Err(record) => {
+                accepted.abort();
+                return self.access.write(&record);
+            }
+        };
         let worker = self.workers.least_loaded();
         let access = Arc::clone(&self.access);
         self.drain.spawn_on(worker.handle(), session::run(accepted, admitted, access, worker.load()));

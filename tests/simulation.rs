@@ -75,7 +75,8 @@ impl World {
 
     fn lease(&mut self, plan: &mut Plan) -> Result<u64, Full> {
         self.limits.admit(self.total)?;
-        let of = |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
+        let of =
+            |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
         let candidates: Vec<_> = plan.next_of(&self.usable()).into_iter().map(of).collect();
         let full = Full::Endpoints(self.limits.max_connections_per_endpoint);
         let picked = self.balancer.pick(&candidates, &mut self.rng).ok_or(full)?;

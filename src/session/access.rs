@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::record::Record;
+use crate::sys::Peer;
 use crate::tls::Agreed;
 
 /// How a line looks.
@@ -42,6 +43,7 @@ struct Fields<'a> {
     session: String,
     listener: &'a str,
     cluster: &'a str,
+    peer: String,
     endpoint: Option<&'a str>,
     attempts: u32,
     resolve_ms: Option<f64>,
@@ -136,6 +138,10 @@ impl<'a> Fields<'a> {
             session: record.session.to_string(),
             listener: record.listener.as_str(),
             cluster: record.cluster.as_str(),
+            peer: match record.peer {
+                Peer::Tcp(address) => address.to_string(),
+                Peer::Unix => "unix".into(),
+            },
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,
             resolve_ms: dial.resolve.map(ms),

@@ -25,7 +25,7 @@ pub use route::{Admitted, Route, SessionView};
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 pub async fn run(accepted: Accepted, admitted: Admitted, access: Arc<AccessLog>, load: WorkerLoad) {
     let route = Arc::clone(admitted.route());
-    let mut record = Record::begin(&admitted, accepted.peer);
+    let mut record = Record::begin(&route, admitted.session(), accepted.peer, admitted.accepted());
     match Socket::adopt(accepted, &route.cluster().settings().socket) {
         Ok(downstream) if admitted.has_room() => serve(downstream, &admitted, &mut record).await,
         Ok(downstream) => refuse_full(downstream, &admitted, &mut record).await,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::route::Admitted;
+use super::route::Route;
 use crate::clock;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::{Outcome, Side};
@@ -91,19 +91,18 @@ impl RefusalText {
 }
 
 impl Record {
-    pub(super) fn begin(admitted: &Admitted, peer: Peer) -> Self {
-        let route = admitted.route();
+    pub(super) fn begin(route: &Route, session: SessionId, peer: Peer, accepted: Instant) -> Self {
         Self {
-            session: admitted.session(),
+            session,
             listener: route.listener().clone(),
             cluster: route.cluster().settings().name.clone(),
             peer,
-            accepted: admitted.accepted(),
+            accepted,
             dial: DialRecord::default(),
             first_byte: None,
             sent: 0,
             received: 0,
-            ended: admitted.accepted(),
+            ended: accepted,
             outcome: Outcome::Completed,
             closed_by: Side::Downstream,
             error: None,

@@ -12,8 +12,9 @@ use super::record::{Record, SessionId, SessionIds};
 use crate::clock;
 use crate::metrics::ListenerMetrics;
 use crate::name::{EndpointName, ListenerName};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Side};
 use crate::relay::Live;
+use crate::sys::Peer;
 use crate::upstream::{Cluster, Endpoint};
 
 /// Where the connections of one listener go.
@@ -102,12 +103,15 @@ impl Route {
         &self.metrics
     }
 
-    /// Enters an accepted connection. Over the cap it is entered to be refused; far over it, not at all.
-    pub fn admit(self: &Arc<Self>) -> Option<Admitted> {
+    /// Enters an accepted connection. Over the cap it is entered to be refused in words.
+    ///
+    /// # Errors
+    /// Far over the cap not even that: the record is all that is left of it.
+    pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
         let session = self.ids.next();
-        let entry =
-            Arc::new(Entry { accepted: clock::now(), endpoint: OnceLock::new(), live: Live::default() });
+        let accepted = clock::now();
+        let entry = Arc::new(Entry { accepted, endpoint: OnceLock::new(), live: Live::default() });
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving = u32::try_from(sessions.live.len()).unwrap_or(u32::MAX) - sessions.refusing;
@@ -116,7 +120,10 @@ impl Route {
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
                 self.metrics.ended(Outcome::ListenerFull);
-                return None;
+                let mut record = Record::begin(self, session, peer, accepted);
+                let reason = format!("the listener is far over max_connections ({})", self.max_connections);
+                record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
+                return Err(Box::new(record));
             }
             sessions.refusing += 1;
         }
@@ -126,7 +133,7 @@ impl Route {
         sessions.live.insert(session, Arc::clone(&entry));
         drop(sessions);
         self.metrics.active.increment(1);
-        Some(Admitted { route: Arc::clone(self), session, entry, has_room })
+        Ok(Admitted { route: Arc::clone(self), session, entry, has_room })
     }
 
     /// Connections accepted so far.

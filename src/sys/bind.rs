@@ -199,7 +199,8 @@ fn bind_to_path(socket: &Socket, path: &Path) -> io::Result<()> {
     if let Ok(address) = SockAddr::unix(path) {
         return socket.bind(&address);
     }
-    let (folder, name) = (path.parent().unwrap_or(Path::new("/")), path.file_name().unwrap_or_default());
+    let (folder, name) =
+        (path.parent().unwrap_or_else(|| Path::new("/")), path.file_name().unwrap_or_default());
     let folder = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
     socket.bind(&SockAddr::unix(short)?)

@@ -20,10 +20,10 @@ fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
 const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
 
 fn opened(said: Said) -> (Vec<u8>, Hello) {
-    match said {
-        Said::Opened { bytes, hello: AnyHello::Postgres(hello) } => (bytes, hello),
-        other => panic!("expected an opening, got {other:?}"),
-    }
+    let Said::Opened { bytes, hello: AnyHello::Postgres(hello) } = said else {
+        panic!("expected an opening, got {said:?}");
+    };
+    (bytes, hello)
 }
 
 #[test]
