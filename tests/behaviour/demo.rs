@@ -1,0 +1,39 @@
+//! What somebody sees who has just built it: the demo, and the example file that ships.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{ambassador, demand, finish};
+
+#[test]
+fn the_demo_runs_by_itself_and_shows_new_sessions_going_to_the_other_upstream() {
+    let finished = finish(ambassador().arg("demo").current_dir("/")).must_succeed();
+    assert!(finished.stdout.contains("other upstream"), "{}", finished.stdout);
+    assert!(
+        finished.stdout.contains("http://127.0.0.1:"),
+        "the status page is not named:\n{}",
+        finished.stdout
+    );
+}
+
+#[test]
+fn the_shipped_example_loads_with_the_development_certificates() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("listeners.yaml");
+    let copy = dir.path().join("listeners.yaml");
+    fs::copy(shipped, &copy).expect("the shipped example");
+    finish(ambassador().args(["demo", "--write-certs"]).arg(dir.path().join("certs"))).must_succeed();
+    finish(ambassador().args(["check", "--config"]).arg(&copy)).must_succeed();
+}
+
+#[test]
+fn no_private_key_is_shipped() {
+    let certs = Path::new(env!("CARGO_MANIFEST_DIR")).join("certs");
+    // Ignored files of a developer's own may lie here; what is shipped is what the version control lists.
+    let listed = finish(Command::new(demand("git", "git")).arg("ls-files").current_dir(&certs));
+    for file in listed.stdout.lines() {
+        let text = fs::read(certs.join(file)).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&text).contains("PRIVATE KEY"), "certs/{file} holds a private key");
+    }
+}

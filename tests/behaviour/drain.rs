@@ -1,0 +1,152 @@
+//! Going down: what a supervisor, a load balancer's probe and the applications see of it.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::AsyncReadExt;
+
+use crate::harness::{Ambassador, Client, Config, Pki, Response, ServerTls, Upstream, roles, until};
+
+fn draining(upstream: &Upstream, shutdown: &str) -> Ambassador {
+    let config = Config::app(&[&upstream.address()], "").top(&format!("shutdown: {{ {shutdown} }}"));
+    Ambassador::start(&config)
+}
+
+#[track_caller]
+fn wait_state(ambassador: &Ambassador, state: &str) {
+    until(format!("the state was {state}"), || (ambassador.status()["state"] == state).then_some(()));
+}
+
+#[test]
+fn sigterm_lets_sessions_end_and_then_exits_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let upstream = Upstream::plain(roles::echo);
+        let mut ambassador = draining(&upstream, "drain_timeout: 60s");
+        let mut client = ambassador.connect();
+        client.echo("before");
+        ambassador.signal(signal);
+        ambassador.wait_notified("STOPPING=1");
+        wait_state(&ambassador, "draining");
+        assert!(Client::tcp(ambassador.address("app")).is_err(), "a draining listener is closed");
+        client.echo("a session goes on as before");
+        drop(client);
+        assert_eq!(ambassador.wait_exit(), 0);
+        assert_eq!(ambassador.record()["outcome"], "completed");
+    }
+}
+
+#[test]
+fn without_sessions_sigterm_exits_at_once() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "drain_timeout: 600s");
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.wait_exit(), 0);
+}
+
+#[test]
+fn sessions_that_do_not_end_are_cut_after_drain_timeout() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "drain_timeout: 500ms");
+    let mut client = ambassador.connect();
+    client.echo("before");
+    ambassador.signal(Signal::TERM);
+    client.ending();
+    assert_eq!(ambassador.wait_exit(), 0);
+    let record = ambassador.record();
+    assert_eq!(
+        (record["outcome"].as_str(), record["closed_by"].as_str()),
+        (Some("drained"), Some("ambassador"))
+    );
+    assert_eq!((record["sent_bytes"].as_u64(), record["received_bytes"].as_u64()), (Some(6), Some(6)));
+    upstream.wait_active(0);
+}
+
+#[test]
+fn a_session_still_dialling_is_cut_after_drain_timeout_too() {
+    let pki = Pki::new();
+    let upstream = Upstream::plain(roles::silent);
+    let cluster = format!(
+        "tls: {{ ca: {} }}\nconnect: {{ handshake_timeout: 60s, deadline: 60s }}",
+        pki.ca().display()
+    );
+    let config = Config::app(&[&upstream.address()], &cluster).top("shutdown: { drain_timeout: 300ms }");
+    let mut ambassador = Ambassador::start(&config);
+    let mut client = ambassador.connect();
+    upstream.wait_active(1);
+    ambassador.signal(Signal::TERM);
+    client.ending();
+    assert_eq!(ambassador.wait_exit(), 0);
+    ambassador.record();
+}
+
+#[test]
+fn a_second_sigterm_exits_at_once() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "drain_timeout: 600s");
+    let mut client = ambassador.connect();
+    client.echo("before");
+    ambassador.signal(Signal::TERM);
+    wait_state(&ambassador, "draining");
+    ambassador.signal(Signal::TERM);
+    ambassador.wait_exit();
+    client.ending();
+}
+
+#[test]
+fn readyz_says_503_and_why_while_draining() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = draining(&upstream, "drain_timeout: 600s");
+    let mut client = ambassador.connect();
+    client.echo("before");
+    let ready = |path| ambassador.request("GET", path, "localhost");
+    assert_eq!(ready("/readyz").status, 200);
+    ambassador.signal(Signal::TERM);
+    wait_state(&ambassador, "draining");
+    let Response { status, body, .. } = ready("/readyz");
+    assert_eq!(status, 503);
+    assert!(body.contains("drain"), "{body}");
+    assert_eq!(ready("/healthz").status, 200, "the process lives");
+    assert_eq!(ready("/metrics").status, 200, "the last numbers can be scraped");
+    client.echo("still here");
+}
+
+/// A lame duck is for load balancers that need time to notice: it says no when asked and serves whoever
+/// comes.
+#[test]
+fn a_lame_duck_says_503_and_still_accepts() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "lame_duck: 3s, drain_timeout: 1s");
+    ambassador.signal(Signal::TERM);
+    wait_state(&ambassador, "lame_duck");
+    assert_eq!(ambassador.request("GET", "/readyz", "localhost").status, 503);
+    ambassador.connect().echo("served by a lame duck");
+    assert_eq!(ambassador.wait_exit(), 0);
+    assert_eq!(ambassador.record()["outcome"], "completed");
+}
+
+/// TLS sessions that a drain cuts must be told from streams that an attacker cut: the upstream gets a
+/// close_notify or a reset.
+#[test]
+fn a_drained_tls_session_ends_in_good_form() {
+    let pki = Pki::new();
+    let upstream =
+        Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), |mut conn| async move {
+            let mut all = Vec::new();
+            let end = conn.read_to_end(&mut all).await.map_err(|error| error.kind());
+            conn.note(format!("ended {end:?}"));
+        });
+    let cluster = format!("tls: {{ ca: {} }}", pki.ca().display());
+    let config = Config::app(&[&upstream.address()], &cluster).top("shutdown: { drain_timeout: 300ms }");
+    let mut ambassador = Ambassador::start(&config);
+    let mut client = ambassador.connect();
+    client.send("hello");
+    upstream.wait_note("handshake");
+    ambassador.wait_active(1);
+    ambassador.signal(Signal::TERM);
+    let note = upstream.wait_note("ended");
+    assert!(["ended Ok(5)", "ended Err(ConnectionReset)"].contains(&note.as_str()), "{note}");
+    assert_eq!(ambassador.wait_exit(), 0);
+    assert!(
+        ambassador.record()["duration_ms"].as_f64() < Some(Duration::from_secs(20).as_secs_f64() * 1000.0)
+    );
+}

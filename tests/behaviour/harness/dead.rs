@@ -1,0 +1,59 @@
+//! Addresses where nobody answers, each held for the length of a test so that the OS cannot give the port to
+//! somebody else.
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+/// A port that refuses: bound, never listening.
+pub(crate) struct ClosedPort {
+    socket: Socket,
+}
+
+impl ClosedPort {
+    pub(crate) fn new() -> Self {
+        Self { socket: bound() }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        address_of(&self.socket).to_string()
+    }
+}
+
+/// A port that neither accepts nor refuses. On Linux a listener whose accept queue is full drops further
+/// SYNs, so with a backlog of zero and one connection waiting every connect hangs, as towards a host behind a
+/// dropping firewall.
+pub(crate) struct BlackHole {
+    socket: Socket,
+    _waiting: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub(crate) fn new() -> Self {
+        let socket = bound();
+        socket.listen(0).expect("a listening socket");
+        let address = address_of(&socket);
+        let mut waiting = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            waiting.push(stream);
+            assert!(waiting.len() < 64, "this kernel queues without end");
+        }
+        Self { socket, _waiting: waiting }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        address_of(&self.socket).to_string()
+    }
+}
+
+fn bound() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    socket.bind(&any.into()).expect("a port");
+    socket
+}
+
+fn address_of(socket: &Socket) -> SocketAddr {
+    socket.local_addr().expect("a bound socket").as_socket().expect("an IP address")
+}

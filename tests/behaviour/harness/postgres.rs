@@ -1,0 +1,249 @@
+//! A real PostgreSQL, Debian's, that lets nobody in over TCP without TLS, a client certificate and SCRAM. One
+//! instance serves the whole test process; it costs a second to make.
+//!
+//! Statics are never dropped, so the server hangs on a pipe instead: a shell waits for the end of its stdin,
+//! which comes when the test process is gone in whatever way, stops the server and removes its files.
+
+use std::fs::{self, File, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use super::{Finished, Leaf, Pki, demand, finish, until};
+
+pub(crate) const PASSWORD: &str = "correct horse";
+
+pub(crate) struct Postgres {
+    dir: PathBuf,
+    port: u16,
+    pki: Pki,
+    /// The certificate that `clientcert=verify-full` accepts for role `app`.
+    app: Leaf,
+    // Its stdin is the pipe of the head comment.
+    _keeper: Child,
+}
+
+/// The account the server runs under: PostgreSQL refuses root.
+struct Account {
+    uid: u32,
+    gid: u32,
+}
+
+const HBA: &str = "
+local   all all                   trust
+hostssl all app      127.0.0.1/32 scram-sha-256 clientcert=verify-full
+hostssl all reports  127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+hostssl all certonly 127.0.0.1/32 cert
+";
+
+const ROLES: &str = "
+create role app login password 'correct horse';
+create role reports login password 'correct horse';
+create role certonly login;
+grant all on schema public to app, reports;
+";
+
+/// The names in the server's certificate: one for `server_name`, the address for those who name none.
+const SERVER_NAMES: [&str; 2] = ["db.test", "127.0.0.1"];
+
+impl Postgres {
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let pki = Pki::new();
+        let app = pki.client("app");
+        let server = pki.server(&SERVER_NAMES);
+        let dir = tempfile::tempdir().expect("a temporary directory").keep();
+        // The server's account has to pass through to its data directory.
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("a passable directory");
+        let account = account();
+        let data = dir.join("data");
+        fs::create_dir(&data).expect("a data directory");
+        give(&data, account.as_ref());
+        let mut initdb = as_account(&demand("initdb", "postgresql"), account.as_ref());
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+        ]);
+        finish(initdb.arg(&data).current_dir(&dir)).must_succeed();
+        for (from, to) in [(&pki.ca(), "ca.pem"), (&server.cert, "server.pem"), (&server.key, "server.key")] {
+            let to = data.join(to);
+            fs::copy(from, &to).expect("a copied certificate");
+            fs::set_permissions(&to, Permissions::from_mode(0o600)).expect("a private file");
+            give(&to, account.as_ref());
+        }
+        fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf is written");
+        let sockets = dir.join("sockets");
+        fs::create_dir(&sockets).expect("a socket directory");
+        give(&sockets, account.as_ref());
+        let (port, keeper) = serve(&dir, account.as_ref(), &pki);
+        let this = Self { dir, port, pki, app, _keeper: keeper };
+        this.as_superuser(ROLES);
+        this
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// The `tls:` line of a cluster that the server accepts for role `app`.
+    pub(crate) fn tls(&self) -> String {
+        let (ca, Leaf { cert, key, .. }) = (self.pki.ca(), &self.app);
+        format!(
+            "tls: {{ ca: {}, cert: {}, key: {}, server_name: db.test }}",
+            ca.display(),
+            cert.display(),
+            key.display()
+        )
+    }
+
+    /// Runs SQL as superuser over the server's own unix socket and returns what `psql -At` printed.
+    #[track_caller]
+    pub(crate) fn as_superuser(&self, sql: &str) -> String {
+        let conninfo = format!(
+            "host={} port={} user=postgres dbname=postgres",
+            self.dir.join("sockets").display(),
+            self.port
+        );
+        psql(&conninfo, sql).must_succeed().stdout.trim().to_owned()
+    }
+}
+
+/// `psql` on a connection string, with no file of the user's in play.
+#[track_caller]
+pub(crate) fn psql(conninfo: &str, sql: &str) -> Finished {
+    finish(psql_command(conninfo).args(["-c", sql]))
+}
+
+pub(crate) fn psql_command(conninfo: &str) -> Command {
+    let mut command = libpq_client(&demand("psql", "postgresql-client"));
+    command.args(["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", conninfo]);
+    command
+}
+
+/// A libpq program with the password at hand and without what the environment may say about connections.
+pub(crate) fn libpq_client(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for name in [
+        "PGHOST",
+        "PGPORT",
+        "PGUSER",
+        "PGDATABASE",
+        "PGSSLMODE",
+        "PGSERVICE",
+        "PGCHANNELBINDING",
+        "PGOPTIONS",
+    ] {
+        command.env_remove(name);
+    }
+    // A home without ~/.postgresql: a client certificate of the user's must not be what opens the door.
+    command.env("PGPASSWORD", PASSWORD).env("HOME", "/nonexistent").env("LC_ALL", "C");
+    command
+}
+
+fn serve(dir: &Path, account: Option<&Account>, pki: &Pki) -> (u16, Child) {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let port = free_port();
+        configure(&dir.join("data"), &dir.join("sockets"), port);
+        let mut keeper = keep(dir, account, pki);
+        let socket = dir.join("sockets").join(format!(".s.PGSQL.{port}"));
+        let accepts = || {
+            let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            if socket.exists() && log.contains("ready to accept connections") {
+                return Some(true);
+            }
+            (log.contains("FATAL") || log.contains("database system is shut down")).then_some(false)
+        };
+        if until("PostgreSQL accepted connections", accepts) {
+            return (port, keeper);
+        }
+        let log = fs::read_to_string(dir.join("log")).expect("a readable log");
+        // Between our look for a free port and its bind somebody may have taken the port.
+        assert!(log.contains("could not bind") && attempt < 5, "PostgreSQL does not start:\n{log}");
+        drop(keeper.kill());
+        drop(keeper.wait());
+    }
+}
+
+fn configure(data: &Path, sockets: &Path, port: u16) {
+    let settings = format!(
+        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
+         ssl = on\nssl_ca_file = 'ca.pem'\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\n\
+         password_encryption = 'scram-sha-256'\nmax_connections = 100\nshared_buffers = 32MB\n\
+         fsync = off\nlog_connections = on\nlog_disconnections = on\n",
+        sockets.display()
+    );
+    fs::write(data.join("postgresql.conf"), settings).expect("postgresql.conf is written");
+}
+
+/// Starts the server under a shell that outlives neither the test process nor the server's usefulness.
+fn keep(dir: &Path, account: Option<&Account>, pki: &Pki) -> Child {
+    const KEEPER: &str = r#"dir=$1 pki=$2; shift 2
+"$@" & server=$!
+cat >/dev/null
+kill -INT $server; wait $server
+rm -rf "$dir" "$pki""#;
+    let log = File::create(dir.join("log")).expect("a log file");
+    let server = as_account(&demand("postgres", "postgresql"), account);
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", KEEPER, "keeper"])
+        .arg(dir)
+        .arg(pki.path(""))
+        .arg(server.get_program())
+        .args(server.get_args());
+    shell.arg("-D").arg(dir.join("data")).current_dir("/");
+    shell.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    shell.spawn().expect("a shell")
+}
+
+fn free_port() -> u16 {
+    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    probe.local_addr().expect("an address").port()
+}
+
+fn account() -> Option<Account> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let id = |flag| {
+        let told = finish(Command::new("id").args([flag, "postgres"]));
+        told.stdout
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| panic!("there is no user `postgres`: apt-get install postgresql makes it"))
+    };
+    Some(Account { uid: id("-u"), gid: id("-g") })
+}
+
+fn as_account(program: &Path, account: Option<&Account>) -> Command {
+    let Some(Account { uid, gid }) = account else { return Command::new(program) };
+    let mut command = Command::new(demand("setpriv", "util-linux"));
+    command.args([format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".into()]).arg(program);
+    command
+}
+
+fn give(path: &Path, account: Option<&Account>) {
+    if let Some(Account { uid, gid }) = account {
+        chown(path, Some(*uid), Some(*gid)).expect("root may chown");
+    }
+    if path.is_dir() {
+        fs::set_permissions(path, Permissions::from_mode(if path.ends_with("data") { 0o700 } else { 0o755 }))
+            .expect("a mode");
+    }
+}

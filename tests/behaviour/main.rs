@@ -1,0 +1,38 @@
+//! Behaviour tests: the real binary between real clients and real servers, observed only from outside.
+//!
+//! One binary with a module per feature; a test's name is the claim it proves. Nothing here knows the
+//! sources: what is asserted is what users see on the wire, in the log, in the metrics and in exit codes.
+//! Debian packages the tests need are installed by `scripts/test`; a missing one fails its tests by name.
+
+// The bans keep the product deterministic. Tests look at it from outside, with real time and real threads,
+// and a broken expectation is how they fail.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
+
+mod harness;
+
+mod admin; // health, metrics, status, the log
+mod balancing; // who gets the next session
+mod bulk; // much data, many sessions
+mod check_connect; // `check --connect`
+mod configuration; // `listeners.yaml` and its mistakes
+mod demo; // `demo` and the shipped example
+mod dialling; // attempts, deadlines, retries, clients that go away
+mod drain; // SIGTERM and what follows
+mod half_close; // one direction ends first
+mod limits; // caps of a cluster
+mod listeners; // sockets, modes, caps, descriptors
+mod postgres_clients; // psql and pgbench against a real server
+mod postgres_dialogue; // the dialogue byte by byte
+mod postgres_drivers; // psycopg and JDBC
+mod postgres_refusals; // servers that lie, clients that send rubbish
+mod reference; // the reference servers on their own: when these fail, nothing else can be believed
+mod relaying; // counters, resets, ends
+mod time_limits; // idle and old sessions
+mod tls; // TLS to the upstream when all is well
+mod tls_refusals; // TLS to the upstream when it must not succeed

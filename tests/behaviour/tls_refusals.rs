@@ -1,0 +1,201 @@
+//! TLS to the upstream when it must not succeed. In every case the client gets nothing but a reset, the log
+//! says why, and not one byte of the client reached the wrong server.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Ambassador, Config, End, Pki, ServerTls, Upstream, roles};
+
+/// Sends a client's bytes towards an upstream that must not get them, and returns the record.
+#[track_caller]
+fn refused(upstream: &Upstream, tls: &str) -> Value {
+    let cluster = format!("tls: {{ {tls} }}\nconnect: {{ attempts: 1, handshake_timeout: 500ms }}");
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send("for the right server only");
+    assert_eq!(client.ending(), End::Reset);
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "tls_failed", "{record}");
+    assert_eq!(record["closed_by"], "ambassador");
+    assert_eq!((record["sent_bytes"].as_u64(), record["received_bytes"].as_u64()), (Some(0), Some(0)));
+    assert_eq!(ambassador.metrics().sum("connections_total", &[("outcome", "tls_failed")]), 1.0);
+    assert!(
+        upstream
+            .notes()
+            .iter()
+            .all(|note| !note.starts_with("end after") && !note.starts_with("error after"))
+    );
+    record
+}
+
+#[track_caller]
+fn says(record: &Value, words: &[&str]) {
+    let error = record["error"].as_str().expect("an error").to_lowercase();
+    assert!(words.iter().any(|word| error.contains(&word.to_lowercase())), "none of {words:?} in {error:?}");
+}
+
+fn ca(pki: &Pki) -> String {
+    format!("ca: {}", pki.ca().display())
+}
+
+fn server(tls: Arc<ServerConfig>) -> Upstream {
+    Upstream::tls(tls, roles::echo)
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_refused() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let upstream = server(ServerTls::new(&other.server(&["127.0.0.1"])).build());
+    says(
+        &refused(&upstream, &ca(&pki)),
+        &["unknown issuer", "unknownissuer", "bad signature", "badsignature"],
+    );
+}
+
+#[test]
+fn without_ca_only_public_roots_are_trusted() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).build());
+    says(&refused(&upstream, ""), &["unknown issuer", "unknownissuer"]);
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["other.test"])).build());
+    says(&refused(&upstream, &format!("{}, server_name: db.test", ca(&pki))), &["db.test"]);
+}
+
+#[test]
+fn a_certificate_for_a_name_does_not_stand_for_the_address() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["db.test"])).build());
+    says(&refused(&upstream, &ca(&pki)), &["127.0.0.1"]);
+}
+
+#[test]
+fn an_expired_certificate_is_refused() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.expired_server(&["127.0.0.1"])).build());
+    says(&refused(&upstream, &ca(&pki)), &["expired"]);
+}
+
+#[test]
+fn a_client_certificate_shown_by_a_server_is_refused() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.client("127.0.0.1")).build());
+    refused(&upstream, &ca(&pki));
+}
+
+#[test]
+fn a_server_without_tls_is_refused() {
+    let pki = Pki::new();
+    // One that answers at once with something that is no TLS.
+    let upstream = Upstream::plain(roles::greet("220 mail.example.com ESMTP ready\r\n"));
+    refused_plain(&upstream, &pki);
+    // One that reads our ClientHello, makes nothing of it and closes.
+    let upstream = Upstream::plain(|mut conn| async move {
+        let mut hello = [0; 16];
+        drop(conn.read_exact(&mut hello).await);
+        drop(conn.write_all(b"what?\n").await);
+    });
+    refused_plain(&upstream, &pki);
+}
+
+/// A server of the test that reads plaintext notes bytes of the handshake, so only the client's own words are
+/// looked for.
+#[track_caller]
+fn refused_plain(upstream: &Upstream, pki: &Pki) {
+    let cluster = format!("tls: {{ {} }}\nconnect: {{ attempts: 1, handshake_timeout: 2s }}", ca(pki));
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send("for the right server only");
+    assert_eq!(client.ending(), End::Reset);
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "tls_failed", "{record}");
+    assert_eq!(record["sent_bytes"], 0);
+    assert!(record["error"].is_string());
+}
+
+#[test]
+fn a_server_that_accepts_and_is_silent_is_given_up_in_words() {
+    let pki = Pki::new();
+    // It reads the ClientHello and never answers; then one that does not even read.
+    for upstream in [Upstream::plain(roles::silent), Upstream::plain(roles::deaf)] {
+        let record = refused(&upstream, &ca(&pki));
+        says(&record, &["timed out", "timeout", "within"]);
+    }
+}
+
+#[test]
+fn a_server_that_hangs_up_amid_the_handshake_is_told() {
+    let pki = Pki::new();
+    let upstream = Upstream::plain(|mut conn| async move {
+        let mut hello = [0; 5];
+        drop(conn.read_exact(&mut hello).await);
+        conn.reset();
+    });
+    assert!(refused(&upstream, &ca(&pki))["error"].is_string());
+}
+
+#[test]
+fn a_server_below_min_version_is_refused() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).only_1_2().build());
+    refused(&upstream, &format!("{}, min_version: \"1.3\"", ca(&pki)));
+}
+
+#[test]
+fn a_server_without_our_alpn_names_is_refused() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).alpn(&["other"]).build());
+    refused(&upstream, &format!("{}, alpn: [ mine ]", ca(&pki)));
+}
+
+#[test]
+fn a_missing_client_certificate_is_told_by_tls_1_2_in_the_handshake() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).only_1_2().build());
+    let record = refused(&upstream, &ca(&pki));
+    says(&record, &["alert", "certificate", "handshake"]);
+}
+
+/// With TLS 1.3 our side of the handshake is over before the server has judged us: the alert comes where the
+/// first byte was due. The log must name the certificate all the same, or nobody would know why the server
+/// hung up.
+#[test]
+fn a_missing_client_certificate_is_told_by_tls_1_3_after_the_handshake() {
+    let pki = Pki::new();
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).only_1_3().build());
+    let cluster = format!("tls: {{ {} }}\nconnect: {{ attempts: 1 }}", ca(&pki));
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send("hello");
+    assert_eq!(client.ending(), End::Reset);
+    let record = ambassador.record();
+    assert!(
+        ["tls_failed", "upstream_reset"].contains(&record["outcome"].as_str().expect("an outcome")),
+        "{record}"
+    );
+    says(&record, &["certificate"]);
+    upstream.wait_note("handshake failed");
+}
+
+#[test]
+fn a_client_certificate_of_another_ca_is_told() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let stranger = other.client("stranger");
+    let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).only_1_3().build());
+    let identity =
+        format!("{}, cert: {}, key: {}", ca(&pki), stranger.cert.display(), stranger.key.display());
+    let cluster = format!("tls: {{ {identity} }}\nconnect: {{ attempts: 1 }}");
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send("hello");
+    assert_eq!(client.ending(), End::Reset);
+    let record = ambassador.record();
+    says(&record, &["unknownca", "unknown ca", "certificate", "decrypt"]);
+}
