@@ -317,11 +317,15 @@ fn authentication(message: &[u8], out: &mut Vec<u8>) -> Result<AuthenticationSta
 
 /// The offer without the mechanisms that bind to a TLS channel which the client does not have.
 fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
-    let names = message[HEAD + 4..].split(|byte| *byte == 0).take_while(|name| !name.is_empty());
+    const MALFORMED: DialogueError = DialogueError("the server's list of logins (SASL) is malformed");
+    let names = message[HEAD + 4..].strip_suffix(&[0]).ok_or(MALFORMED)?;
     let mut rewritten = message[..HEAD + 4].to_vec();
-    for name in names.filter(|name| !name.ends_with(b"-PLUS")) {
-        rewritten.extend_from_slice(name);
-        rewritten.push(0);
+    for name in names.split_inclusive(|byte| *byte == 0) {
+        match name.strip_suffix(&[0]) {
+            None | Some([]) => return Err(MALFORMED),
+            Some(mechanism) if mechanism.ends_with(b"-PLUS") => {}
+            Some(_) => rewritten.extend_from_slice(name),
+        }
     }
     if rewritten.len() == HEAD + 4 {
         return Err(DialogueError(

@@ -154,6 +154,19 @@ fn an_offer_of_plus_alone_is_an_error_in_words() {
     assert!(error.unwrap_err().0.contains("SCRAM-SHA-256-PLUS"));
 }
 
+/// A fuzzer found that a list without its terminators was mended on the way, and so grew.
+#[test]
+fn a_malformed_offer_is_an_error_and_not_mended() {
+    for names in [&b""[..], b"A", b"A\0", b"\0\0", b"A\0\0\0", b"A\0\0B\0\0"] {
+        let mut message = b"R\0\0\0\0".to_vec();
+        message.extend(AUTHENTICATION_SASL.to_be_bytes());
+        message.extend(names);
+        message[4] = u8::try_from(message.len() - 1).unwrap();
+        let answer = Authentication::default().upstream_said(&message, &mut Vec::new());
+        assert!(answer.is_err(), "{names:?}");
+    }
+}
+
 #[test]
 fn impossible_lengths_are_errors() {
     for message in [&b"R\0\0\0\x04"[..], b"R\xff\xff\xff\xff", b"E\0\0\0\x03", b"R\0\x01\0\x01"] {
