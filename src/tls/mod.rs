@@ -5,6 +5,7 @@
 //! worthless at another of the same name. kTLS is not here (docs/DECISIONS.md).
 
 mod identity;
+mod tickets;
 mod verify;
 
 use std::io;
@@ -25,6 +26,7 @@ pub use verify::{Roots, RootsError};
 use crate::name::IdentityName;
 use crate::protocol::NothingBuffered;
 use crate::sys::Socket;
+use tickets::Tickets;
 
 /// The lowest version accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +116,6 @@ pub enum HandshakeError {
     Io(io::Error),
 }
 
-/// Tickets kept per endpoint. TLS 1.3 tickets are used once each and servers send two at a time, so this
-/// bounds a burst of resumed dials, at about 1 KiB each.
-const TICKETS_PER_ENDPOINT: usize = 64;
-
 impl Originator {
     /// Reads the roots and prepares what every handshake of the cluster shares.
     ///
@@ -149,7 +147,7 @@ impl Originator {
     #[must_use]
     pub fn for_endpoint(&self) -> Self {
         let mut config = (*self.config).clone();
-        config.resumption = Resumption::in_memory_sessions(TICKETS_PER_ENDPOINT);
+        config.resumption = Resumption::store(Arc::new(Tickets::default()));
         Self { config: Arc::new(config), ..self.clone() }
     }
 
