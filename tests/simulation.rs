@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ambassador::policy::balance::{Balancer, Candidate, Policy};
-use ambassador::policy::limits::{Full, Load, Settings as Limits};
+use ambassador::policy::balance::Policy;
+use ambassador::policy::limits::{Full, Settings as Limits};
 use ambassador::policy::retry::{Plan, Settings as Retry};
+use ambassador::policy::roster::Roster;
 use fastrand::Rng;
 
 const STEPS: usize = 2_000;
@@ -20,10 +21,7 @@ struct World {
     rng: Rng,
     limits: Limits,
     retry: Retry,
-    weights: Vec<u32>,
-    balancer: Balancer,
-    total: Load,
-    loads: Vec<Load>,
+    roster: Roster,
     /// Shadow model: which endpoint each dial and each session is on.
     dials: BTreeMap<u64, usize>,
     sessions: BTreeMap<u64, usize>,
@@ -36,21 +34,20 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let endpoints = rng.usize(1..=6);
         let policy = if rng.bool() { Policy::RoundRobin } else { Policy::LeastConnections };
+        let limits = Limits {
+            max_connections: rng.u32(1..60),
+            max_pending: rng.u32(1..20),
+            max_connections_per_endpoint: rng.u32(1..30),
+        };
+        let weights = (0..endpoints).map(|_| rng.u32(1..5)).collect();
         Self {
-            limits: Limits {
-                max_connections: rng.u32(1..60),
-                max_pending: rng.u32(1..20),
-                max_connections_per_endpoint: rng.u32(1..30),
-            },
+            limits,
             retry: Retry {
                 attempts: rng.u32(1..8),
                 backoff_base: Duration::from_millis(rng.u64(0..50)),
                 backoff_max: Duration::from_millis(rng.u64(50..500)),
             },
-            weights: (0..endpoints).map(|_| rng.u32(1..5)).collect(),
-            balancer: Balancer::new(policy, endpoints),
-            total: Load::default(),
-            loads: vec![Load::default(); endpoints],
+            roster: Roster::new(policy, limits, weights),
             dials: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next: 0,
@@ -69,21 +66,10 @@ impl World {
         self.check();
     }
 
-    fn usable(&self) -> Vec<usize> {
-        (0..self.loads.len()).filter(|index| self.limits.endpoint_has_room(self.loads[*index])).collect()
-    }
-
     fn lease(&mut self, plan: &mut Plan) -> Result<u64, Full> {
-        self.limits.admit(self.total)?;
-        let of =
-            |index: usize| Candidate { index, weight: self.weights[index], load: self.loads[index].total() };
-        let candidates: Vec<_> = plan.next_of(&self.usable()).into_iter().map(of).collect();
-        let full = Full::Endpoints(self.limits.max_connections_per_endpoint);
-        let picked = self.balancer.pick(&candidates, &mut self.rng).ok_or(full)?;
-        assert!(candidates.iter().any(|candidate| candidate.index == picked), "picked what was not offered");
-        plan.begin(picked);
-        self.total.dials += 1;
-        self.loads[picked].dials += 1;
+        let with_room = self.roster.with_room();
+        let picked = self.roster.begin(plan, &mut self.rng)?;
+        assert!(with_room.contains(&picked), "picked an endpoint without room");
         self.picks[picked] += 1;
         self.next += 1;
         self.dials.insert(self.next, picked);
@@ -96,7 +82,8 @@ impl World {
         while plan.has_attempt_left() {
             let Ok(dial) = self.lease(&mut plan) else { return };
             let endpoint = self.dials[&dial];
-            let untried = self.usable().into_iter().any(|other| !tried.contains(&other) && other != endpoint);
+            let untried =
+                self.roster.with_room().into_iter().any(|other| !tried.contains(&other) && other != endpoint);
             assert!(
                 !(tried.contains(&endpoint) && untried),
                 "went back to {endpoint} while an untried endpoint had room"
@@ -106,7 +93,7 @@ impl World {
                 return self.establish(dial);
             }
             self.forget_dial(dial);
-            let wait = plan.wait(&self.usable(), &mut self.rng);
+            let wait = plan.wait(&self.roster.with_room(), &mut self.rng);
             assert!(wait <= self.retry.backoff_max.max(self.retry.backoff_base), "waited {wait:?}");
         }
         assert!(plan.attempts() <= self.retry.attempts);
@@ -128,17 +115,14 @@ impl World {
     }
 
     fn establish(&mut self, dial: u64) {
-        let endpoint = self.forget_dial(dial);
-        self.total.sessions += 1;
-        self.loads[endpoint].sessions += 1;
+        let endpoint = self.dials.remove(&dial).expect("it was begun");
+        self.roster.established(endpoint);
         self.sessions.insert(dial, endpoint);
     }
 
-    fn forget_dial(&mut self, dial: u64) -> usize {
+    fn forget_dial(&mut self, dial: u64) {
         let endpoint = self.dials.remove(&dial).expect("it was begun");
-        self.total.dials -= 1;
-        self.loads[endpoint].dials -= 1;
-        endpoint
+        self.roster.abandoned(endpoint);
     }
 
     fn end_a_session(&mut self) {
@@ -147,14 +131,15 @@ impl World {
             return;
         };
         let endpoint = self.sessions.remove(&session).expect("it lives");
-        self.total.sessions -= 1;
-        self.loads[endpoint].sessions -= 1;
+        self.roster.ended(endpoint);
     }
 
     fn check(&self) {
-        assert!(self.total.total() <= self.limits.max_connections, "max_connections overshot");
-        assert!(self.total.dials <= self.limits.max_pending, "max_pending overshot");
-        for (endpoint, load) in self.loads.iter().enumerate() {
+        let total = self.roster.total();
+        assert!(total.total() <= self.limits.max_connections, "max_connections overshot");
+        assert!(total.dials <= self.limits.max_pending, "max_pending overshot");
+        assert_eq!(total.total() as usize, self.dials.len() + self.sessions.len(), "the total drifted");
+        for (endpoint, load) in self.roster.loads().iter().enumerate() {
             assert!(load.total() <= self.limits.max_connections_per_endpoint, "endpoint {endpoint} overshot");
             let dials = self.dials.values().filter(|on| **on == endpoint).count();
             let sessions = self.sessions.values().filter(|on| **on == endpoint).count();
@@ -195,7 +180,7 @@ fn a_seed_replays() {
     let run = |seed| {
         let mut world = World::new(seed);
         (0..STEPS).for_each(|_| world.step());
-        (world.picks, world.total.sessions, world.next)
+        (world.picks, world.roster.total().sessions, world.next)
     };
     for seed in 0..10 {
         assert_eq!(run(seed), run(seed));

@@ -70,7 +70,10 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
     let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
     if passed(Step::Resolve) {
-        report(Step::Resolve, &took(record.resolve).unwrap_or_else(|| "an address already".into()));
+        report(
+            Step::Resolve,
+            &took(record.resolve).unwrap_or_else(|| "nothing to do, it is an address".into()),
+        );
     }
     if passed(Step::Connect) {
         report(Step::Connect, &took(record.connect).unwrap_or_default());

@@ -93,14 +93,6 @@ pub enum DialError {
         /// The kernel's words.
         error: io::Error,
     },
-    /// TCP took too long.
-    #[error("{endpoint} did not answer within connect.timeout ({timeout:?})")]
-    ConnectTimeout {
-        /// The endpoint.
-        endpoint: EndpointName,
-        /// The bound.
-        timeout: Duration,
-    },
     /// The protocol's way to TLS ended elsewhere.
     #[error("{endpoint}: {reason}")]
     Upgrade {
@@ -117,16 +109,29 @@ pub enum DialError {
         /// Why.
         error: HandshakeError,
     },
-    /// Upgrade or TLS took too long.
-    #[error("{endpoint} did not finish the {} within connect.handshake_timeout ({timeout:?})", step.label())]
-    HandshakeTimeout {
+    /// A step took too long.
+    #[error("{endpoint} did not finish the {} within {} ({timeout:?})", step.label(), bound.key())]
+    Timeout {
         /// The endpoint.
         endpoint: EndpointName,
-        /// Which of the two.
+        /// What it was in the middle of.
         step: Step,
-        /// The bound.
+        /// Which bound it met.
+        bound: Bound,
+        /// How long that is.
         timeout: Duration,
     },
+}
+
+/// What bounds an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// `connect.timeout`: resolving and TCP.
+    Connect,
+    /// `connect.handshake_timeout`: upgrade and TLS.
+    Handshake,
+    /// `connect.deadline`, over all attempts.
+    Deadline,
 }
 
 /// Why a dial as a whole led nowhere.
@@ -173,19 +178,25 @@ pub async fn dial(cluster: &Arc<Cluster>, record: &mut DialRecord) -> Result<Dia
     let settings = cluster.settings();
     let deadline = clock::now() + settings.dial.deadline;
     let mut plan = retry::Plan::new(settings.dial.retry);
-    let mut last = None;
+    let (mut last, mut step) = (None, Step::Resolve);
     loop {
         let mut lease = match cluster.lease(&mut plan) {
             Ok(lease) => lease,
             Err(full) => return Err(nothing_left(full, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
-        match clock::before(deadline, establish(settings, lease.endpoint(), record)).await {
+        match clock::before(deadline, establish(settings, lease.endpoint(), record, &mut step)).await {
             Ok(Ok(end)) => {
                 lease.established();
                 return Ok(Dialled { end, lease });
             }
-            Err(Elapsed) => return Err(settings.dial.out_of_time(lease, last, plan.attempts())),
+            Err(Elapsed) => {
+                let refusal =
+                    Refusal::Deadline { deadline: settings.dial.deadline, attempts: plan.attempts(), last };
+                let error = lease.endpoint().timeout(step, Bound::Deadline, settings.dial.deadline);
+                lease.failed(&error);
+                return Err(refusal);
+            }
             Ok(Err(error)) => {
                 lease.failed(&error);
                 if !plan.has_attempt_left() {
@@ -213,7 +224,7 @@ pub async fn try_endpoint(
     endpoint: &Endpoint,
     record: &mut DialRecord,
 ) -> Result<End, DialError> {
-    establish(settings, endpoint, record).await
+    establish(settings, endpoint, record, &mut Step::Resolve).await
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
@@ -224,27 +235,26 @@ fn nothing_left(full: Full, last: Option<DialError>, attempts: u32) -> Refusal {
     }
 }
 
+/// `step` says how far it is, for whoever cuts it short.
 async fn establish(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     record: &mut DialRecord,
+    step: &mut Step,
 ) -> Result<End, DialError> {
-    let name = &endpoint.settings().name;
     let timeout = settings.dial.connect_timeout;
-    let socket = clock::before(clock::now() + timeout, connect(settings, endpoint, record))
+    *step = Step::Resolve;
+    let socket = clock::before(clock::now() + timeout, connect(settings, endpoint, record, step))
         .await
-        .unwrap_or_else(|Elapsed| Err(DialError::ConnectTimeout { endpoint: name.clone(), timeout }))?;
+        .unwrap_or_else(|Elapsed| Err(endpoint.timeout(*step, Bound::Connect, timeout)))?;
     let Some(originator) = endpoint.originator() else { return Ok(End::Socket(socket)) };
 
     let timeout = settings.dial.handshake_timeout;
-    let mut step = Step::Upgrade;
     let begun = clock::now();
-    let secured =
-        clock::before(begun + timeout, secure(settings, endpoint, originator, socket, &mut step)).await;
-    let (end, agreed) = match secured {
-        Ok(result) => result?,
-        Err(Elapsed) => return Err(DialError::HandshakeTimeout { endpoint: name.clone(), step, timeout }),
-    };
+    *step = Step::Upgrade;
+    let (end, agreed) = clock::before(begun + timeout, secure(settings, endpoint, originator, socket, step))
+        .await
+        .unwrap_or_else(|Elapsed| Err(endpoint.timeout(*step, Bound::Handshake, timeout)))?;
     let took = clock::now() - begun;
     endpoint.metrics().handshake_duration.record(took);
     record.handshake = Some(took);
@@ -258,14 +268,17 @@ async fn connect(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     record: &mut DialRecord,
+    step: &mut Step,
 ) -> Result<Socket, DialError> {
-    let deadline = clock::now() + settings.dial.connect_timeout;
+    let timeout = settings.dial.connect_timeout;
+    let deadline = clock::now() + timeout;
     let addresses = resolve(&endpoint.settings().address, record).await?;
+    *step = Step::Connect;
     let mut failed = None;
     for (index, address) in addresses.iter().enumerate() {
         let begun = clock::now();
-        let share =
-            deadline.saturating_duration_since(begun) / u32::try_from(addresses.len() - index).unwrap_or(1);
+        let left = u32::try_from(addresses.len() - index).unwrap_or(1);
+        let share = deadline.saturating_duration_since(begun) / left;
         let connecting = Socket::connect(*address, settings.dial.local_address, &settings.socket);
         match clock::before(begun + share, connecting).await {
             Ok(Ok(socket)) => {
@@ -278,10 +291,7 @@ async fn connect(
             Err(Elapsed) => {}
         }
     }
-    Err(failed.unwrap_or_else(|| DialError::ConnectTimeout {
-        endpoint: endpoint.settings().name.clone(),
-        timeout: settings.dial.connect_timeout,
-    }))
+    Err(failed.unwrap_or_else(|| endpoint.timeout(Step::Connect, Bound::Connect, timeout)))
 }
 
 async fn resolve(address: &Address, record: &mut DialRecord) -> Result<Vec<SocketAddr>, DialError> {
@@ -332,12 +342,20 @@ impl DialRecord {
     }
 }
 
-impl Settings {
-    /// The deadline over all attempts came in the middle of one; its endpoint is blamed for that.
-    fn out_of_time(&self, lease: Lease, last: Option<DialError>, attempts: u32) -> Refusal {
-        let endpoint = lease.endpoint().settings().name.clone();
-        lease.failed(&DialError::ConnectTimeout { endpoint, timeout: self.deadline });
-        Refusal::Deadline { deadline: self.deadline, attempts, last }
+impl Endpoint {
+    fn timeout(&self, step: Step, bound: Bound, timeout: Duration) -> DialError {
+        DialError::Timeout { endpoint: self.settings().name.clone(), step, bound, timeout }
+    }
+}
+
+impl Bound {
+    /// The key in the file.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Connect => "connect.timeout",
+            Self::Handshake => "connect.handshake_timeout",
+            Self::Deadline => "connect.deadline",
+        }
     }
 }
 
@@ -355,6 +373,7 @@ impl DialError {
         "upgrade_failed",
         "tls_failed",
         "handshake_timeout",
+        "deadline",
     ];
 
     /// The label in metrics.
@@ -366,10 +385,11 @@ impl DialError {
                 "connect_refused"
             }
             Self::Connect { .. } => "connect_failed",
-            Self::ConnectTimeout { .. } => "connect_timeout",
             Self::Upgrade { .. } => "upgrade_failed",
             Self::Tls { .. } => "tls_failed",
-            Self::HandshakeTimeout { .. } => "handshake_timeout",
+            Self::Timeout { bound: Bound::Connect, .. } => "connect_timeout",
+            Self::Timeout { bound: Bound::Handshake, .. } => "handshake_timeout",
+            Self::Timeout { bound: Bound::Deadline, .. } => "deadline",
         }
     }
 
@@ -378,10 +398,10 @@ impl DialError {
     pub const fn step(&self) -> Step {
         match self {
             Self::Resolve { .. } => Step::Resolve,
-            Self::Connect { .. } | Self::ConnectTimeout { .. } => Step::Connect,
+            Self::Connect { .. } => Step::Connect,
             Self::Upgrade { .. } => Step::Upgrade,
             Self::Tls { .. } => Step::Handshake,
-            Self::HandshakeTimeout { step, .. } => *step,
+            Self::Timeout { step, .. } => *step,
         }
     }
 
@@ -433,10 +453,21 @@ mod tests {
             DialError::Resolve { host: String::new(), reason: String::new() },
             DialError::Connect { address, error: io::ErrorKind::ConnectionRefused.into() },
             DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
-            DialError::ConnectTimeout { endpoint: endpoint.clone(), timeout },
+            DialError::Timeout {
+                endpoint: endpoint.clone(),
+                step: Step::Connect,
+                bound: Bound::Connect,
+                timeout,
+            },
+            DialError::Timeout {
+                endpoint: endpoint.clone(),
+                step: Step::Connect,
+                bound: Bound::Deadline,
+                timeout,
+            },
             DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
-            DialError::HandshakeTimeout { endpoint, step: Step::Handshake, timeout },
+            DialError::Timeout { endpoint, step: Step::Handshake, bound: Bound::Handshake, timeout },
         ] {
             assert!(DialError::RESULTS.contains(&error.label()), "{error}");
         }

@@ -37,9 +37,8 @@ impl Lease {
     /// The dial succeeded: from here it counts as a session.
     pub(super) fn established(&mut self) {
         self.leave_dialling(LeaseState::Established, |state, index| {
-            state.total.sessions += 1;
-            state.endpoints[index].load.sessions += 1;
-            state.endpoints[index].last_error = None;
+            state.roster.established(index);
+            state.last_errors[index] = None;
         });
         self.endpoint().metrics().sessions.increment(1);
         self.endpoint().metrics().attempted(DialError::OK);
@@ -48,18 +47,15 @@ impl Lease {
     /// The dial failed.
     pub(super) fn failed(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, |state, index| {
-            state.endpoints[index].last_error = Some(error.to_string());
+            state.roster.abandoned(index);
+            state.last_errors[index] = Some(error.to_string());
         });
         self.endpoint().metrics().attempted(error.label());
     }
 
     fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut State, usize)) {
         debug_assert_eq!(self.state, LeaseState::Dialling, "a lease is told once");
-        let mut state = self.cluster.state();
-        state.total.dials -= 1;
-        state.endpoints[self.index].load.dials -= 1;
-        note(&mut state, self.index);
-        drop(state);
+        note(&mut self.cluster.state(), self.index);
         self.state = to;
         self.cluster.metrics.pending_dials.decrement(1);
     }
@@ -70,14 +66,11 @@ impl Drop for Lease {
         match self.state {
             LeaseState::Failed => {}
             LeaseState::Dialling => {
-                self.leave_dialling(LeaseState::Failed, |_, _| {});
+                self.leave_dialling(LeaseState::Failed, |state, index| state.roster.abandoned(index));
                 self.endpoint().metrics().attempted(DialError::CANCELLED);
             }
             LeaseState::Established => {
-                let mut state = self.cluster.state();
-                state.total.sessions -= 1;
-                state.endpoints[self.index].load.sessions -= 1;
-                drop(state);
+                self.cluster.state().roster.ended(self.index);
                 self.endpoint().metrics().sessions.decrement(1);
             }
         }

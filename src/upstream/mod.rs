@@ -16,13 +16,15 @@ use fastrand::Rng;
 
 use crate::metrics::{ClusterMetrics, EndpointMetrics};
 use crate::name::ClusterName;
-use crate::policy::balance::{self, Balancer, Candidate};
 use crate::policy::limits::{self, Full, Load};
-use crate::policy::retry;
+use crate::policy::roster::Roster;
+use crate::policy::{balance, retry};
 use crate::protocol::Protocol;
 use crate::{relay, sys, tls};
 
-pub use dial::{DialError, DialRecord, Dialled, Refusal, Settings as DialSettings, Step, dial, try_endpoint};
+pub use dial::{
+    Bound, DialError, DialRecord, Dialled, Refusal, Settings as DialSettings, Step, dial, try_endpoint,
+};
 pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use lease::Lease;
 
@@ -61,16 +63,10 @@ pub struct Cluster {
 /// What changes, behind the lock.
 #[derive(Debug)]
 struct State {
-    balancer: Balancer,
+    roster: Roster,
     rng: Rng,
-    total: Load,
-    endpoints: Vec<EndpointState>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct EndpointState {
-    load: Load,
-    last_error: Option<String>,
+    /// Why the last attempt on each endpoint failed, if it did.
+    last_errors: Vec<Option<String>>,
 }
 
 /// An endpoint as others see it.
@@ -98,11 +94,11 @@ impl Cluster {
             let ends = tls.identity_expiry().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
             ClusterMetrics::tls(&settings.name, ends.as_ref().map(Duration::as_secs_f64), tls.verifies());
         }
+        let weights = settings.endpoints.iter().map(|endpoint| endpoint.weight).collect();
         let state = State {
-            balancer: Balancer::new(settings.balance, endpoints.len()),
+            roster: Roster::new(settings.balance, settings.limits, weights),
             rng,
-            total: Load::default(),
-            endpoints: vec![EndpointState::default(); endpoints.len()],
+            last_errors: vec![None; endpoints.len()],
         };
         let metrics = ClusterMetrics::new(&settings.name);
         Arc::new(Self { settings, endpoints, metrics, state: Mutex::new(state) })
@@ -129,19 +125,22 @@ impl Cluster {
     /// What it carries.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.state().total
+        self.state().roster.total()
     }
 
     /// Its endpoints with what they carry, in the file's order.
     #[must_use]
     pub fn view<'a>(&'a self) -> Vec<EndpointView<'a>> {
-        let states = self.state().endpoints.clone();
-        let view = |(endpoint, state): (&'a Endpoint, EndpointState)| EndpointView {
-            settings: endpoint.settings(),
-            load: state.load,
-            last_error: state.last_error,
+        let (loads, last_errors) = {
+            let state = self.state();
+            (state.roster.loads().to_vec(), state.last_errors.clone())
         };
-        self.endpoints.iter().zip(states).map(view).collect()
+        let view = |((endpoint, load), last_error): ((&'a Endpoint, Load), Option<String>)| EndpointView {
+            settings: endpoint.settings(),
+            load,
+            last_error,
+        };
+        self.endpoints.iter().zip(loads).zip(last_errors).map(view).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,47 +150,16 @@ impl Cluster {
     /// The next endpoint to try, with room reserved on it.
     fn lease(self: &Arc<Self>, plan: &mut retry::Plan) -> Result<Lease, Full> {
         let picked = {
-            let mut state = self.state();
-            let picked = state.pick(&self.settings, &self.endpoints, plan)?;
-            state.total.dials += 1;
-            state.endpoints[picked].load.dials += 1;
-            picked
+            let State { roster, rng, .. } = &mut *self.state();
+            roster.begin(plan, rng)?
         };
-        plan.begin(picked);
         self.metrics.pending_dials.increment(1);
         Ok(Lease::dialling(Arc::clone(self), picked))
     }
 
     /// How long to wait before the next attempt.
     fn wait(&self, plan: &mut retry::Plan) -> Duration {
-        let state = &mut *self.state();
-        let usable = state.with_room(&self.settings);
-        plan.wait(&usable, &mut state.rng)
-    }
-}
-
-impl State {
-    /// Among the endpoints with room, one of those that this session tried least often.
-    fn pick(
-        &mut self,
-        settings: &Settings,
-        endpoints: &[Endpoint],
-        plan: &retry::Plan,
-    ) -> Result<usize, Full> {
-        settings.limits.admit(self.total)?;
-        let candidate = |index: usize| Candidate {
-            index,
-            weight: endpoints[index].settings().weight,
-            load: self.endpoints[index].load.total(),
-        };
-        let next = plan.next_of(&self.with_room(settings));
-        let candidates: Vec<_> = next.into_iter().map(candidate).collect();
-        let full = Full::Endpoints(settings.limits.max_connections_per_endpoint);
-        self.balancer.pick(&candidates, &mut self.rng).ok_or(full)
-    }
-
-    fn with_room(&self, settings: &Settings) -> Vec<usize> {
-        let has_room = |index: &usize| settings.limits.endpoint_has_room(self.endpoints[*index].load);
-        (0..self.endpoints.len()).filter(has_room).collect()
+        let State { roster, rng, .. } = &mut *self.state();
+        plan.wait(&roster.with_room(), rng)
     }
 }
