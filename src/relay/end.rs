@@ -12,7 +12,7 @@ use crate::sys::Socket;
 /// A usable upstream.
 #[derive(Debug)]
 pub enum End {
-    /// Plaintext: bytes never leave the kernel.
+    /// Plaintext: bulky flows never leave the kernel.
     Socket(Socket),
     /// TLS, handshake done.
     Tls(Box<TlsStream<Socket>>),

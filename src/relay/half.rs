@@ -35,6 +35,8 @@ pub(super) struct Half {
     bulky: u8,
     /// The destination took bytes that it may not have handed to the kernel yet (TLS).
     unflushed: bool,
+    /// The end of the source is not passed on: it is not an orderly one.
+    withheld: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,16 @@ thread_local! {
 impl Half {
     /// A direction that has these bytes to deliver before any other.
     pub(super) const fn holding(source: Side, held: Vec<u8>) -> Self {
-        Self { source, state: State::Open, held, written: 0, pipe: None, bulky: 0, unflushed: false }
+        Self {
+            source,
+            state: State::Open,
+            held,
+            written: 0,
+            pipe: None,
+            bulky: 0,
+            unflushed: false,
+            withheld: false,
+        }
     }
 
     /// Bytes to deliver once what is held already is gone.
@@ -88,6 +99,16 @@ impl Half {
         self.state != State::Open
     }
 
+    /// From now on the source's end is noted but not passed on; whether that is news is the answer.
+    pub(super) const fn withhold_end(&mut self) -> bool {
+        !std::mem::replace(&mut self.withheld, true)
+    }
+
+    /// The source has ended and all it said is delivered.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.source_has_ended() && !self.holds_bytes() && !self.unflushed
+    }
+
     /// Moves between two sockets as much as both allow now.
     pub(super) fn poll_splice(
         &mut self,
@@ -99,7 +120,7 @@ impl Half {
         for _ in 0..ROUNDS {
             if self.poll_drain(cx, to, live)?.is_pending()
                 || self.poll_flush(cx, &mut to, live)?.is_pending()
-                || self.has_ended()
+                || self.source_has_ended()
             {
                 return Ok(());
             }
@@ -126,7 +147,7 @@ impl Half {
         live: &Live,
     ) -> Result<(), Broken> {
         for _ in 0..ROUNDS {
-            if self.poll_flush(cx, to, live)?.is_pending() || self.has_ended() {
+            if self.poll_flush(cx, to, live)?.is_pending() || self.source_has_ended() {
                 return Ok(());
             }
             if self.poll_move(cx, from, to, SCRATCH, live)?.is_pending() {
@@ -281,7 +302,7 @@ impl Half {
                 Poll::Ready(Ok(())) => self.unflushed = false,
             }
         }
-        if self.state == State::Ending {
+        if self.state == State::Ending && !self.withheld {
             if to.poll_finish(cx).is_pending() {
                 return Ok(Poll::Pending);
             }

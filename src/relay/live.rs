@@ -3,7 +3,7 @@
 //! The counters have one writer, the session's worker; a scrape reads them at any time.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::task::{Poll, Waker};
 
 use crate::outcome::{Outcome, Side};
@@ -32,9 +32,10 @@ impl Live {
 
     /// Ends the session with that outcome, now; the first order counts.
     pub fn stop(&self, outcome: Outcome) {
-        if self.stop.set(outcome).is_ok()
-            && let Some(waker) = self.waker.get()
-        {
+        let is_first = self.stop.set(outcome).is_ok();
+        // Pairs with the fence of `attach`: of two that write one thing and read the other's, one must see.
+        fence(Ordering::SeqCst);
+        if is_first && let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
     }
@@ -55,7 +56,10 @@ impl Live {
     /// A session is one task from its first poll to its last, so its waker never changes. Set before
     /// `stopped` is read, so no order falls between the two.
     pub(super) fn attach(&self, waker: &Waker) {
-        self.waker.get_or_init(|| waker.clone());
+        if self.waker.get().is_none() {
+            self.waker.get_or_init(|| waker.clone());
+            fence(Ordering::SeqCst);
+        }
     }
 
     pub(super) fn total(&self) -> u64 {

@@ -11,13 +11,15 @@ mod live;
 mod pipes;
 mod timers;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub use end::End;
 pub use live::Live;
+
+use tokio::task::coop::unconstrained;
 
 use crate::clock;
 use crate::outcome::{Outcome, Side};
@@ -92,11 +94,13 @@ pub async fn relay(start: Start, live: &Live) -> Ended {
         receiving: Half::holding(Side::Upstream, Vec::new()),
         dialogue: start.dialogue.map(Box::new),
         timers: Timers::new(start.settings, clock::now()),
+        broken: None,
         first_end: None,
         first_byte: None,
     };
-    let end = poll_fn(|cx| relay.poll(cx, live)).await;
-    relay.close(end)
+    let stop = poll_fn(|cx| relay.poll(cx, live)).await;
+    relay.note(live);
+    relay.close(stop)
 }
 
 struct Relay {
@@ -108,6 +112,9 @@ struct Relay {
     receiving: Half,
     dialogue: Option<Box<Dialogue>>,
     timers: Timers,
+    /// The upstream takes no more bytes. What it said before is still read and delivered, as a client of its own
+    /// would read it: the reason is often in there.
+    broken: Option<Broken>,
     first_end: Option<Side>,
     first_byte: Option<Instant>,
 }
@@ -148,15 +155,37 @@ impl Relay {
         let mut downstream = &self.downstream;
         match &mut self.upstream {
             End::Socket(upstream) => {
-                self.sending.poll_splice(cx, &self.downstream, upstream, live)?;
-                self.receiving.poll_splice(cx, upstream, &self.downstream, live)
+                if self.broken.is_none() {
+                    let sent = self.sending.poll_splice(cx, &self.downstream, upstream, live);
+                    self.broken = unless_upstream(sent)?;
+                }
+                self.receiving.poll_splice(cx, upstream, &self.downstream, live)?;
             }
             End::Tls(stream) => {
                 let mut upstream = &mut **stream;
-                self.sending.poll_copy(cx, &mut downstream, &mut upstream, live)?;
-                self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)
+                if self.broken.is_none() {
+                    let sent = self.sending.poll_copy(cx, &mut downstream, &mut upstream, live);
+                    self.broken = unless_upstream(sent)?;
+                }
+                self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)?;
             }
         }
+        self.report_broken(cx)
+    }
+
+    /// The upstream's failure counts once it has nothing left to say.
+    fn report_broken(&mut self, cx: &Context<'_>) -> Result<(), Broken> {
+        if self.broken.is_none() {
+            return Ok(());
+        }
+        if self.receiving.is_exhausted() {
+            return self.broken.take().map_or(Ok(()), Err);
+        }
+        if self.receiving.withhold_end() {
+            // It may have been polled for the last time before it knew.
+            cx.waker().wake_by_ref();
+        }
+        Ok(())
     }
 
     /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
@@ -166,7 +195,15 @@ impl Relay {
         let mut downstream = &self.downstream;
         let mut upstream = &mut self.upstream;
         loop {
-            let sent = self.sending.poll_flush(cx, &mut upstream, live).map_err(Stop::Broken)?;
+            let sent = match self.sending.poll_flush(cx, &mut upstream, live) {
+                Ok(sent) => sent,
+                Err(broken) => {
+                    // The plain relay takes what the server said before, and reports.
+                    self.broken = unless_upstream(Err(broken)).map_err(Stop::Broken)?;
+                    self.dialogue = None;
+                    return Ok(());
+                }
+            };
             let received = self.receiving.poll_flush(cx, &mut downstream, live).map_err(Stop::Broken)?;
             if dialogue.is_finished() {
                 self.dialogue = None;
@@ -176,19 +213,17 @@ impl Relay {
                 return Ok(());
             }
             let mut out = Outbox::default();
-            let mut progress = false;
             let said = self.sending.poll_read(cx, &mut downstream, live, |bytes| {
                 dialogue.downstream_said(bytes, &mut out);
                 Ok(())
             });
-            progress |= half_progress(said)?;
             let answered = self
                 .receiving
                 .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
-            progress |= half_progress(answered)?;
+            // Held first: what could be passed on before an error is the client's.
             self.sending.hold(out.to_upstream);
             self.receiving.hold(out.to_downstream);
-            if !progress {
+            if !(half_progress(said)? | half_progress(answered)?) {
                 return Ok(());
             }
         }
@@ -216,12 +251,20 @@ impl Relay {
                 (outcome, Side::Ambassador, None)
             }
             Stop::Dialogue(error) => {
+                self.deliver_held();
                 self.upstream.abort();
                 (Outcome::UpgradeFailed, Side::Ambassador, Some(Fault::Dialogue(error)))
             }
             Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
         };
         Ended { downstream: self.downstream, outcome, closed_by, fault, first_byte: self.first_byte }
+    }
+
+    /// What the server said before its dialogue went wrong, as far as the socket takes it now: our words must not
+    /// land in the middle of a message.
+    fn deliver_held(&mut self) {
+        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &Live::default());
     }
 
     /// A side that broke is not told again; the other learns that its stream was cut. A client that has read
@@ -244,17 +287,26 @@ impl Relay {
     /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN. A side that does not get
     /// everything that was read for it is reset instead, or the cut stream would look complete.
     fn part(&mut self) {
+        let mut upstream = &mut self.upstream;
+        let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
         let mut nobody = Context::from_waker(std::task::Waker::noop());
-        if self.sending.holds_bytes() {
+        if self.sending.holds_bytes() || parted.poll(&mut nobody).is_pending() {
             self.upstream.abort();
-        } else {
-            let _ = (&mut self.upstream).poll_finish(&mut nobody);
         }
         if self.receiving.holds_bytes() {
             self.downstream.abort();
         } else {
             self.downstream.finish();
         }
+    }
+}
+
+/// Keeps a failure to write to the upstream; any other ends the relay at once.
+fn unless_upstream(sent: Result<(), Broken>) -> Result<Option<Broken>, Broken> {
+    match sent {
+        Ok(()) => Ok(None),
+        Err(broken) if broken.side == Side::Upstream => Ok(Some(broken)),
+        Err(broken) => Err(broken),
     }
 }
 

@@ -2,23 +2,20 @@
 //! as the flow pauses, so an idle session holds none.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::Pipe;
 
 /// Spares kept per worker; each is two descriptors.
 const SPARES: usize = 16;
-/// Wide pipes lent at once per worker. Together they stay under `pipe-user-pages-soft` (64 MiB), past which
-/// the kernel makes an unprivileged user's new pipes one page small.
-const WIDE: usize = 24;
+/// Wide pipes of the process. They stay under `pipe-user-pages-soft` (64 MiB of one user), past which the kernel
+/// makes an unprivileged user's new pipes two pages small; the rest is for ordinary ones.
+const WIDE: usize = 48;
+
+static WIDE_PIPES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { spare: Vec::new(), wide: 0 }) };
-}
-
-struct Pool {
-    spare: Vec<Pipe>,
-    /// Wide pipes that exist, spare or lent.
-    wide: usize,
+    static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A pipe for a while. Dropped empty it goes back to the worker; dropped with bytes inside it is closed.
@@ -28,17 +25,8 @@ pub(super) struct Loan(Option<Pipe>);
 impl Loan {
     /// An empty pipe; `None` when the process has no descriptors left, in which case the flow is copied.
     pub(super) fn borrow() -> Option<Self> {
-        POOL.with_borrow_mut(|pool| {
-            let pipe = match pool.spare.pop() {
-                Some(pipe) => pipe,
-                None => {
-                    let pipe = Pipe::new(pool.wide < WIDE).ok()?;
-                    pool.wide += usize::from(pipe.is_wide());
-                    pipe
-                }
-            };
-            Some(Self(Some(pipe)))
-        })
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        spare.or_else(make).map(|pipe| Self(Some(pipe)))
     }
 
     pub(super) fn pipe(&mut self) -> &mut Pipe {
@@ -53,12 +41,22 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         let Some(pipe) = self.0.take() else { return };
-        POOL.with_borrow_mut(|pool| {
-            if pipe.held() == 0 && pool.spare.len() < SPARES {
-                pool.spare.push(pipe);
+        SPARE.with_borrow_mut(|spare| {
+            if pipe.held() == 0 && spare.len() < SPARES {
+                spare.push(pipe);
             } else {
-                pool.wide -= usize::from(pipe.is_wide());
+                WIDE_PIPES.fetch_sub(usize::from(pipe.is_wide()), Ordering::Relaxed);
             }
         });
     }
+}
+
+fn make() -> Option<Pipe> {
+    let claimed = WIDE_PIPES
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |wide| (wide < WIDE).then_some(wide + 1));
+    let pipe = Pipe::new(claimed.is_ok());
+    if claimed.is_ok() && !pipe.as_ref().is_ok_and(Pipe::is_wide) {
+        WIDE_PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
+    pipe.ok()
 }
