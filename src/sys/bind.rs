@@ -2,7 +2,8 @@
 //!
 //! A unix socket appears under its name with its final owner and mode, or not at all: it is bound beside
 //! the name, set up, and renamed over it. A socket file whose process is gone is replaced that way; one
-//! that answers is somebody's, and is left alone.
+//! that answers is somebody's, and is left alone. Two processes that start on one path in the same instant
+//! may both find nobody there; the later one wins.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -10,16 +11,16 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::net::sockopt::socket_peercred;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Accepted, Peer, register};
+use super::{Accepted, Credentials, Peer, register};
 
 /// An address to accept on, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,10 +109,15 @@ impl Listening {
                 Peer::Tcp(SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?)
             }
             (LocalAddress::Tcp(_), None) => return Err(ErrorKind::ConnectionAborted.into()),
-            (LocalAddress::Unix(_), _) => Peer::Unix,
+            (LocalAddress::Unix(_), _) => Peer::Unix(credentials(&fd)),
         };
         Ok(Accepted { fd, peer })
     }
+}
+
+fn credentials(fd: &OwnedFd) -> Option<Credentials> {
+    let found = socket_peercred(fd).ok()?;
+    Some(Credentials { uid: found.uid.as_raw(), pid: found.pid.as_raw_nonzero().get() })
 }
 
 impl Drop for Listening {
@@ -150,6 +156,8 @@ fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
     made
 }
 
+const LIVE: &str = "another process is listening on this socket";
+
 /// Refuses when something lives at `path`: a socket that answers, or a file that is no socket.
 fn refuse_occupied(path: &Path) -> Result<(), String> {
     let kind = match std::fs::symlink_metadata(path) {
@@ -160,10 +168,14 @@ fn refuse_occupied(path: &Path) -> Result<(), String> {
     if !kind.is_socket() {
         return Err("a file that is no socket is in the way; remove it or choose another path".into());
     }
-    match UnixStream::connect(path) {
+    // Without waiting: an owner that is alive but busy has a full queue, and would hold us up.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
+        .and_then(|probe| probe.connect(&SockAddr::unix(path)?));
+    match probe {
         // Nobody listens: its process is gone.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Ok(_) => Err("another process is listening on this socket".into()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(LIVE.into()),
+        Ok(()) => Err(LIVE.into()),
         Err(error) => Err(format!("a socket file is in the way, and cannot be tried: {error}")),
     }
 }
@@ -257,6 +269,8 @@ impl fmt::Display for LocalAddress {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[tokio::test]

@@ -11,7 +11,7 @@ mod socket;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
 pub use pipe::Pipe;
-pub use socket::{Accepted, Gone, Options, Peer, Socket};
+pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket};
 
 use std::io;
 use std::os::fd::OwnedFd;

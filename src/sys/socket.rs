@@ -2,7 +2,8 @@
 //!
 //! The reactor reports edges, so readiness is forgotten after a short read: on Linux a read that returned
 //! less than it was given has emptied the socket, and the next byte raises a new edge. That saves the
-//! extra `recv` that would only say `EAGAIN`. No buffer lives here.
+//! extra `recv` that would only say `EAGAIN`. The exception is a read that stops at TCP urgent data: once a
+//! peer has sent some, short reads prove nothing. No buffer lives here.
 
 use std::future::Future;
 use std::io::{self, ErrorKind};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
@@ -27,9 +29,9 @@ use super::{Pipe, register};
 pub struct Options {
     /// Silence after which the kernel probes the peer; `None` sends no keepalives.
     pub keepalive: Option<Duration>,
-    /// How long sent data may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT);
-    /// `None` leaves it to retransmission, about 15 minutes. Keepalive does not run while data is in flight,
-    /// hence both.
+    /// How long sent data may stay unacknowledged, or unsendable because the peer does not read, before the
+    /// kernel gives the peer up (TCP_USER_TIMEOUT); `None` leaves it to retransmission, about 15 minutes.
+    /// Keepalive does not run while data is in flight, hence both. Not applied to peers on loopback.
     pub user_timeout: Option<Duration>,
 }
 
@@ -38,8 +40,17 @@ pub struct Options {
 pub enum Peer {
     /// A TCP peer.
     Tcp(SocketAddr),
-    /// A process on this host.
-    Unix,
+    /// A process on this host, as the kernel knew it when it connected (SO_PEERCRED).
+    Unix(Option<Credentials>),
+}
+
+/// A process, by what the kernel attests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// Effective user.
+    pub uid: u32,
+    /// Process; gone again perhaps.
+    pub pid: i32,
 }
 
 /// An accepted socket that no reactor knows yet, so that it can move to another worker.
@@ -78,10 +89,16 @@ impl Socket {
     /// # Errors
     /// When the reactor refuses (`ENOMEM`, `ENOSPC`) or the peer has gone already.
     pub fn adopt(accepted: Accepted, options: &Options) -> io::Result<Self> {
-        if matches!(accepted.peer, Peer::Tcp(_)) {
-            options.apply(&SockRef::from(&accepted.fd))?;
+        match accepted.peer {
+            Peer::Tcp(peer) if peer.ip().is_loopback() => {
+                // The kernel knows when a process of this host is gone. It would count a client that does not
+                // read for that long as dead, though (a zero window, Linux 5.11 and later).
+                Options { user_timeout: None, ..*options }.apply(&SockRef::from(&accepted.fd))?;
+            }
+            Peer::Tcp(_) => options.apply(&SockRef::from(&accepted.fd))?,
+            Peer::Unix(_) => {}
         }
-        Ok(Self { io: register(accepted.fd, BOTH)? })
+        Ok(Self { io: register(accepted.fd, ALL)? })
     }
 
     /// Connects over TCP, optionally from a local address.
@@ -103,7 +120,7 @@ impl Socket {
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
             Err(error) => return Err(error),
         }
-        let connecting = Self { io: register(socket.into(), BOTH)? };
+        let connecting = Self { io: register(socket.into(), ALL)? };
         connecting.io.writable().await?.retain_ready();
         match SockRef::from(connecting.io.get_ref()).take_error()? {
             None => Ok(connecting),
@@ -117,7 +134,7 @@ impl Socket {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
             match recv(self.io.get_ref(), &mut *buffer, RecvFlags::empty()) {
                 Ok((received, _)) => {
-                    if received > 0 && received < buffer.len() {
+                    if received > 0 && received < buffer.len() && !self.has_seen_urgent_data() {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(received));
@@ -127,6 +144,12 @@ impl Socket {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+
+    /// Whether the kernel ever reported EPOLLPRI (or the peer's end, after which it does not matter). It asks
+    /// the reactor's memory, not the kernel.
+    fn has_seen_urgent_data(&self) -> bool {
+        self.io.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
     /// Writes some of `bytes`; how many is the answer.
@@ -177,7 +200,8 @@ impl Socket {
         let _ = shutdown(self.io.get_ref(), Shutdown::Write);
     }
 
-    /// Makes the coming close a reset (TCP), so the peer learns that the stream was cut and not ended.
+    /// Makes the coming close a reset, so the peer learns that the stream was cut and not ended. A unix socket
+    /// has no reset: there the peer sees an end (docs/DECISIONS.md).
     pub fn abort(&self) {
         let _ = SockRef::from(self.io.get_ref()).set_linger(Some(Duration::ZERO));
     }
@@ -195,18 +219,26 @@ impl Socket {
     /// It waits for the kernel's hang-up events only (EPOLLRDHUP, EPOLLHUP, EPOLLERR): tokio files them under
     /// the priority and error interests too, so the readiness that the relay will need stays untouched.
     pub async fn gone(&self) -> Gone {
-        if self.io.ready(Interest::PRIORITY).await.is_err() {
+        if self.io.ready(Interest::PRIORITY).await.is_err() || self.is_hung_up() {
             return Gone::Reset;
         }
         let mut byte = [0];
         match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) => Gone::Finished,
-            Ok(_) => {
+            // A half-close behind bytes, or urgent data: only a failure ends this peer now.
+            Ok(_) | Err(Errno::AGAIN) => {
                 let _ = self.io.ready(Interest::ERROR).await;
                 Gone::Reset
             }
             Err(_) => Gone::Reset,
         }
+    }
+
+    /// Both directions are closed: a reset, or the close of a unix peer.
+    fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(&self.io, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)
     }
 
     /// Reads exactly one portion of at most `buffer` bytes.
@@ -273,7 +305,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+const ALL: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 impl Options {
     fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
@@ -291,8 +323,8 @@ impl Options {
     }
 }
 
-/// Keepalive probes after the first, and how many may stay unanswered: a dead peer is known 45 s after the
-/// silence, where Linux' own defaults take 11 minutes.
+/// Keepalive probes after the first, and how many may stay unanswered: without a user timeout, which overrides
+/// the count, a dead peer is known 45 s after the silence, where Linux' own defaults take 11 minutes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 
