@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject};
 use crate::clock;
 use crate::config::{Config, Shutdown};
-use crate::drain::Drain;
+use crate::drain::{Drain, DrainWatch};
 use crate::listener::{self, Service};
 use crate::metrics::{Exposition, MetricsError};
 use crate::name::ClusterName;
@@ -57,8 +57,11 @@ pub struct Stopped {
     pub forced: usize,
 }
 
-/// Sessions that were told to end get this long to say goodbye.
-const PARTING: Duration = Duration::from_secs(2);
+/// Sessions that were told to end get this long to say goodbye: a refusal in words may take its client 4 s.
+const PARTING: Duration = Duration::from_secs(5);
+/// How often the metrics' recorder folds what histograms have collected, whether anybody scrapes or not; until
+/// then every sample is kept.
+const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log.
 ///
@@ -109,6 +112,7 @@ impl Running {
             }
             listeners.push(ListenerView { route, addresses });
         }
+        admin.spawn(upkeep(exposition.clone(), admin.watch()));
         let subject = Arc::new(Subject {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
@@ -137,6 +141,9 @@ impl Running {
         clock::sleep(self.shutdown.lame_duck).await;
         self.subject.phase.set(Phase::Draining);
         self.sessions.begin();
+        for listener in &self.subject.listeners {
+            listener.route.stop_unopened(Outcome::Drained);
+        }
         let mut forced = 0;
         if self.sessions.finished(clock::now() + self.shutdown.drain_timeout).await.is_err() {
             let routes = self.subject.listeners.iter().map(|listener| &listener.route);
@@ -148,6 +155,16 @@ impl Running {
         let _ = self.admin.finished(clock::now() + PARTING).await;
         drop(self.workers);
         Stopped { forced }
+    }
+}
+
+async fn upkeep(exposition: Exposition, watch: DrainWatch) {
+    let mut stop = std::pin::pin!(watch.begun());
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = clock::sleep(UPKEEP) => exposition.upkeep(),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
 const INSECURE: &str = "ambassador_tls_verification_disabled";
+const LOST_LINES: &str = "ambassador_log_lines_lost_total";
 const BUILD_INFO: &str = "ambassador_build_info";
 
 /// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
@@ -76,13 +77,29 @@ impl Exposition {
         Ok(Self { handle, process })
     }
 
+    /// Folds the samples that histograms hold into their buckets.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// The text that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
         self.process.collect();
+        if let Some(lost) = LOST.get() {
+            counter!(LOST_LINES).absolute(lost() as u64);
+        }
         self.handle.run_upkeep();
         self.handle.render()
     }
+}
+
+type Count = Box<dyn Fn() -> usize + Send + Sync>;
+static LOST: OnceLock<Count> = OnceLock::new();
+
+/// Where the count of dropped log lines is read at each scrape; the first one given counts.
+pub fn count_lost_lines(count: impl Fn() -> usize + Send + Sync + 'static) {
+    LOST.get_or_init(|| Box::new(count));
 }
 
 fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
@@ -114,6 +131,7 @@ fn describe() {
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
     describe_gauge!(INSECURE, "1 where insecure_skip_verify is set.");
+    describe_counter!(LOST_LINES, "Log lines dropped because nobody read stderr fast enough.");
     describe_gauge!(BUILD_INFO, "1, with the version.");
 }
 

@@ -70,10 +70,12 @@ impl Where {
 
 fn configured(admin: &Settings) -> Vec<Door> {
     let control = match &admin.control {
-        Control::Off => None,
-        Control::At(path) | Control::Default(path) => Some(Door::Control(path.clone())),
+        Control::Off => vec![],
+        Control::At(path) => vec![path.clone()],
+        // A user's shell has an $XDG_RUNTIME_DIR that the system's daemon has not.
+        Control::Default(path) => vec![path.clone(), "/run/ambassador/control.sock".into()],
     };
-    control.into_iter().chain(admin.bind.map(Door::Address)).collect()
+    control.into_iter().map(Door::Control).chain(admin.bind.map(Door::Address)).collect()
 }
 
 impl Door {

@@ -25,7 +25,7 @@ const CONFIG: u8 = 78;
 /// Each listener of listeners.yaml is a local plaintext address that leads to a cluster of upstream
 /// endpoints. Without a command it runs the daemon.
 #[derive(Debug, Parser)]
-#[command(name = "ambassador", version, max_term_width = 100)]
+#[command(name = "ambassador", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,

@@ -5,11 +5,12 @@ use crate::{daemon, workers};
 
 pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
     let config = file.load()?;
-    let access = logging::install(&config.log);
+    let (access, log) = logging::install(&config.log);
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
     let ran = runtime.block_on(daemon::run(config, access)).map_err(|error| failed(&error));
     // A lookup that still blocks must not hold up the end of the process.
     runtime.shutdown_background();
+    drop(log);
     ran
 }

@@ -1,4 +1,4 @@
-//! The access log: one line per session at its end, to stderr like every other line.
+//! The access log: one line per session at its end, to the same place as every other line.
 //!
 //! Written by hand rather than through `tracing`, because its record has objects inside and its fields are
 //! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
@@ -8,11 +8,12 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
+use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::record::Record;
-use crate::sys::Peer;
+use crate::sys::{Credentials, Peer};
 use crate::tls::Agreed;
 
 /// How a line looks.
@@ -26,7 +27,7 @@ pub enum Format {
 
 /// Writes the records, or does not.
 #[derive(Debug)]
-pub struct AccessLog(Option<Format>);
+pub struct AccessLog(Option<(Format, NonBlocking)>);
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -44,6 +45,7 @@ struct Fields<'a> {
     listener: &'a str,
     cluster: &'a str,
     peer: String,
+    caller: Option<Caller>,
     endpoint: Option<&'a str>,
     attempts: u32,
     resolve_ms: Option<f64>,
@@ -60,6 +62,12 @@ struct Fields<'a> {
 }
 
 #[derive(Serialize)]
+struct Caller {
+    uid: u32,
+    pid: i32,
+}
+
+#[derive(Serialize)]
 struct Tls<'a> {
     version: &'static str,
     cipher: &'static str,
@@ -68,22 +76,29 @@ struct Tls<'a> {
 }
 
 impl AccessLog {
-    /// In that format; `None` writes nothing.
+    /// Writes nothing.
     #[must_use]
-    pub const fn new(format: Option<Format>) -> Self {
-        Self(format)
+    pub const fn off() -> Self {
+        Self(None)
+    }
+
+    /// In that format, through a queue that drops (and counts) what its reader is too slow for: a log must not
+    /// stop the traffic.
+    #[must_use]
+    pub const fn new(format: Format, writer: NonBlocking) -> Self {
+        Self(Some((format, writer)))
     }
 
     /// Writes one record.
     pub fn write(&self, record: &Record) {
-        let mut line = match self.0 {
-            None => return,
-            Some(Format::Json) => json(record),
-            Some(Format::Text) => text(record),
+        let Some((format, writer)) = &self.0 else { return };
+        let mut line = match format {
+            Format::Json => json(record),
+            Format::Text => text(record),
         };
         line.push('\n');
-        // A log that cannot be written (a full disk, a closed pipe) must not stop the traffic.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        // Enqueues; what does not fit is counted by the queue.
+        let _ = writer.clone().write_all(line.as_bytes());
     }
 }
 
@@ -140,7 +155,11 @@ impl<'a> Fields<'a> {
             cluster: record.cluster.as_str(),
             peer: match record.peer {
                 Peer::Tcp(address) => address.to_string(),
-                Peer::Unix => "unix".into(),
+                Peer::Unix(_) => "unix".into(),
+            },
+            caller: match record.peer {
+                Peer::Tcp(_) => None,
+                Peer::Unix(credentials) => credentials.map(|Credentials { uid, pid }| Caller { uid, pid }),
             },
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,

@@ -32,7 +32,7 @@ pub async fn run(accepted: Accepted, admitted: Admitted, access: Arc<AccessLog>,
         Err(error) => record.end(Outcome::DownstreamGone, Side::Downstream, Some(error.to_string())),
     }
     record.measure(admitted.live());
-    route.ended(&record);
+    route.ended(&record, &admitted);
     drop((admitted, load));
     access.write(&record);
 }
@@ -51,6 +51,7 @@ async fn serve(downstream: Socket, admitted: &Admitted, record: &mut Record) {
         },
         outcome = live.ordered_to_stop() => return stopped(downstream, route, record, outcome).await,
     };
+    admitted.opened();
     // Boxed: a handshake's state is large, and must not stay part of a session that lives for hours.
     let dialling = Box::pin(dial(cluster, &mut record.dial));
     let dialled = tokio::select! {
@@ -139,7 +140,11 @@ async fn refuse_undialled(downstream: Socket, route: &Route, record: &mut Record
 
 /// An order to end came before there was anything to relay.
 async fn stopped(downstream: Socket, route: &Route, record: &mut Record, outcome: Outcome) {
-    record.end(outcome, Side::Ambassador, Some("the ambassador is shutting down".into()));
+    record.end(
+        outcome,
+        Side::Ambassador,
+        Some(format!("ended by the ambassador ({}) before it had an upstream", outcome.label())),
+    );
     refuse(downstream, route, record, RefusalKind::ShuttingDown).await;
 }
 

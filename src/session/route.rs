@@ -5,6 +5,7 @@
 //! lost between the two.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
@@ -44,6 +45,8 @@ struct Sessions {
 #[derive(Debug)]
 struct Entry {
     accepted: Instant,
+    /// Its client has said what it wants, or need not.
+    opened: AtomicBool,
     endpoint: OnceLock<EndpointName>,
     live: Live,
 }
@@ -111,7 +114,12 @@ impl Route {
         self.metrics.accepted.increment(1);
         let session = self.ids.next();
         let accepted = clock::now();
-        let entry = Arc::new(Entry { accepted, endpoint: OnceLock::new(), live: Live::default() });
+        let entry = Arc::new(Entry {
+            accepted,
+            opened: AtomicBool::new(false),
+            endpoint: OnceLock::new(),
+            live: Live::default(),
+        });
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving = u32::try_from(sessions.live.len()).unwrap_or(u32::MAX) - sessions.refusing;
@@ -161,6 +169,14 @@ impl Route {
         self.sessions().live.iter().map(view).collect()
     }
 
+    /// Tells those to end so whose client has said nothing yet: it has nothing to lose, and would hold up a drain
+    /// for its whole time.
+    pub fn stop_unopened(&self, outcome: Outcome) {
+        let sessions = self.sessions();
+        let unopened = sessions.live.values().filter(|entry| !entry.opened.load(Ordering::Relaxed));
+        unopened.for_each(|entry| entry.live.stop(outcome));
+    }
+
     /// Tells every session to end so, and those that begin later too.
     pub fn stop_all(&self, outcome: Outcome) -> usize {
         let mut sessions = self.sessions();
@@ -182,9 +198,9 @@ impl Route {
         self.metrics.received.absolute(received);
     }
 
-    pub(super) fn ended(&self, record: &Record) {
+    pub(super) fn ended(&self, record: &Record, admitted: &Admitted) {
         self.metrics.ended(record.outcome);
-        if record.dial.connect.is_some() {
+        if admitted.entry.endpoint.get().is_some() {
             let first_byte = record.first_byte.map(|at| at - record.accepted);
             self.cluster.metrics().session_ended(record.ended - record.accepted, first_byte);
         }
@@ -233,6 +249,11 @@ impl Admitted {
     #[must_use]
     pub const fn has_room(&self) -> bool {
         self.has_room
+    }
+
+    /// Its client has said what it wants.
+    pub fn opened(&self) {
+        self.entry.opened.store(true, Ordering::Relaxed);
     }
 
     /// It has its endpoint.

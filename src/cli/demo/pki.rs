@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rcgen::{
@@ -55,5 +55,7 @@ fn put(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode);
     let mut file = options.open(folder.join(name))?;
+    // The mode above is only for a file that is made now.
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())
 }
