@@ -61,10 +61,4 @@ impl DrainWatch {
     pub async fn begun(&self) {
         self.0.cancelled().await;
     }
-
-    /// Whether it has begun.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        self.0.is_cancelled()
-    }
 }

@@ -87,14 +87,20 @@ impl Service {
 /// The wait after an accept that failed for want of something the process shares: doubling, so that a host
 /// out of descriptors is not made worse by a loop that asks for more.
 #[derive(Debug, Default)]
-struct Pause(Option<Duration>);
+struct Pause {
+    last: Option<Duration>,
+    /// Errors in a row that seemed to belong to one connection each.
+    single: u32,
+}
 
 impl Pause {
     const FIRST: Duration = Duration::from_millis(5);
     const MOST: Duration = Duration::from_secs(1);
+    /// So many in a row are no coincidence (a filter forbids every accept, say).
+    const SINGLE_MAX: u32 = 16;
 
     fn reset(&mut self) {
-        self.0 = None;
+        *self = Self::default();
     }
 
     /// `None` for an error that belongs to one connection (it was reset in the queue, a firewall forbade it):
@@ -102,10 +108,13 @@ impl Pause {
     fn after(&mut self, error: &io::Error) -> Option<Duration> {
         let starved = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
         if !starved.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-            return None;
+            self.single += 1;
+            if self.single < Self::SINGLE_MAX {
+                return None;
+            }
         }
-        let wait = self.0.map_or(Self::FIRST, |last| (last * 2).min(Self::MOST));
-        self.0 = Some(wait);
+        let wait = self.last.map_or(Self::FIRST, |last| (last * 2).min(Self::MOST));
+        self.last = Some(wait);
         Some(wait)
     }
 }
@@ -131,6 +140,9 @@ mod tests {
     #[test]
     fn a_connection_reset_in_the_queue_delays_nobody() {
         let reset = io::Error::from_raw_os_error(Errno::CONNABORTED.raw_os_error());
-        assert_eq!(Pause::default().after(&reset), None);
+        let mut pause = Pause::default();
+        assert_eq!(pause.after(&reset), None);
+        let last = (0..100).map(|_| pause.after(&reset)).last().flatten();
+        assert_eq!(last, Some(Duration::from_secs(1)), "but a hundred in a row do");
     }
 }

@@ -87,10 +87,13 @@ impl Drop for WorkerLoad {
     }
 }
 
+/// Name lookups at once per worker: getaddrinfo blocks a thread, and goes on after its dial has given up.
+const LOOKUPS_MAX: usize = 64;
+
 /// A runtime for one thread.
 ///
 /// # Errors
 /// When the reactor cannot be made.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+    Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS_MAX).build()
 }

@@ -62,18 +62,38 @@ struct Source {
 }
 
 impl Source {
-    /// Lines of code with their numbers: comments and inline tests do not count.
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    /// Lines of code with their numbers, a `use` that spans several joined on its first. Comments and inline
+    /// tests do not count: `#[cfg(test)]` hides the declaration behind it, or a module to the end of the file.
+    fn code(&self) -> Vec<(usize, String)> {
         let is_test_file =
             self.path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-        self.text
-            .lines()
-            .enumerate()
-            .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
-            .filter(move |_| !is_test_file)
-            .map(|(index, line)| (index + 1, line.split("//").next().unwrap_or_default()))
-            .filter(|(_, line)| !line.trim().is_empty())
+        if is_test_file {
+            return Vec::new();
+        }
+        let mut code: Vec<(usize, String)> = Vec::new();
+        let mut lines = self.text.lines().enumerate();
+        while let Some((index, line)) = lines.next() {
+            let line = line.split("//").next().unwrap_or_default();
+            if line.trim() == "#[cfg(test)]" {
+                let hidden = lines.next().map_or("", |(_, hidden)| hidden);
+                if hidden.trim_end().ends_with('{') {
+                    break;
+                }
+                continue;
+            }
+            match code.last_mut() {
+                Some((_, open)) if is_open_use(open) => open.push_str(line.trim()),
+                _ if line.trim().is_empty() => {}
+                _ => code.push((index + 1, line.to_owned())),
+            }
+        }
+        code
     }
+}
+
+fn is_open_use(line: &str) -> bool {
+    let begins = ["use ", "pub use ", "pub(super) use ", "pub(crate) use "];
+    begins.iter().any(|begin| line.trim_start().starts_with(begin)) && !line.contains(';')
 }
 
 fn sources() -> Vec<Source> {
@@ -156,8 +176,8 @@ fn every_module_has_a_layer() {
 fn a_file_imports_only_from_lower_layers_or_its_own_module() {
     let sources = sources();
     let breaches = sources.iter().filter(|source| layer(&source.module).is_some()).flat_map(|source| {
-        source.code().flat_map(move |(number, line)| {
-            imports(line).into_iter().filter_map(move |imported| {
+        source.code().into_iter().flat_map(move |(number, line)| {
+            imports(&line).into_iter().filter_map(move |imported| {
                 let (ours, theirs) = (layer(&source.module)?, layer(&imported)?);
                 let wrong = imported != source.module && theirs >= ours;
                 let what = format!("{} (layer {ours}) imports {imported} (layer {theirs})", source.module);
@@ -173,7 +193,7 @@ fn pure_modules_decide_and_do_nothing_else() {
     let sources = sources();
     let pure = sources.iter().filter(|source| PURE.contains(&source.module.as_str()));
     let breaches = pure.flat_map(|source| {
-        source.code().flat_map(move |(number, line)| {
+        source.code().into_iter().flat_map(move |(number, line)| {
             IMPURE
                 .iter()
                 .filter(move |(word, _)| line.contains(word))
@@ -189,6 +209,7 @@ fn unsafe_lives_in_sys() {
     let breaches = sources.iter().filter(|source| source.module != "sys").flat_map(|source| {
         source
             .code()
+            .into_iter()
             .filter(|(_, line)| {
                 line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe")
             })
@@ -203,6 +224,7 @@ fn only_config_knows_yaml() {
     let breaches = sources.iter().filter(|source| source.module != "config").flat_map(|source| {
         source
             .code()
+            .into_iter()
             .filter(|(_, line)| line.contains("serde_saphyr"))
             .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
     });
@@ -215,6 +237,7 @@ fn metric_names_exist_once() {
     let breaches = sources.iter().filter(|source| source.module != "metrics").flat_map(|source| {
         source
             .code()
+            .into_iter()
             .filter(|(_, line)| line.contains("\"ambassador_"))
             .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
     });
@@ -234,6 +257,15 @@ fn file_names_mean_something() {
         EMPTY_NAMES.contains(&stem.as_str())
     });
     check("a name says what is inside", empty.map(|source| (source.path, 1, "says nothing".into())));
+}
+
+#[test]
+fn the_code_reader_skips_tests_and_joins_imports() {
+    let text = "#[cfg(test)]\nmod tests;\nuse crate::{\n    a,\n    b,\n};\nfn f() {} // crate::c\n#[cfg(test)]\nmod t {\nuse crate::d;\n}\n";
+    let source = Source { path: "x.rs".into(), module: "x".into(), text: text.into() };
+    let code = source.code();
+    assert_eq!(code, [(3, "use crate::{a,b,};".to_owned()), (7, "fn f() {} ".to_owned())]);
+    assert_eq!(imports(&code[0].1), ["a", "b"]);
 }
 
 #[test]

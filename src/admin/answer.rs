@@ -52,7 +52,6 @@ fn metrics(subject: &Subject) -> Answer {
 fn readyz(subject: &Subject, query: Option<&str>) -> Answer {
     let reason = match subject.phase.get() {
         Phase::Ready => None,
-        Phase::Starting => Some("starting: not every listener is bound"),
         Phase::LameDuck => Some("lame duck: about to stop accepting"),
         Phase::Draining => Some("draining: no longer accepting"),
     };

@@ -14,8 +14,6 @@ use crate::upstream::{Cluster, EndpointView};
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Phase {
-    /// Not every listener is bound yet.
-    Starting,
     /// Every listener accepts.
     Ready,
     /// Still accepting, but asking to be left alone.
@@ -44,9 +42,8 @@ impl PhaseCell {
     #[must_use]
     pub fn get(&self) -> Phase {
         match self.0.load(Ordering::Acquire) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            2 => Phase::LameDuck,
+            0 => Phase::Ready,
+            1 => Phase::LameDuck,
             _ => Phase::Draining,
         }
     }
@@ -54,7 +51,7 @@ impl PhaseCell {
 
 /// The answer to `/status`.
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
+#[expect(missing_docs, reason = "the field names are the documentation's own words: README.md")]
 pub struct Status {
     pub version: String,
     pub pid: u32,
