@@ -51,7 +51,7 @@ impl PhaseCell {
 
 /// The answer to `/status`.
 #[derive(Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the field names are the documentation's own words: README.md")]
+#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
 pub struct Status {
     pub version: String,
     pub pid: u32,
