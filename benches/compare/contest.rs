@@ -1,0 +1,83 @@
+//! The contest: who takes part and which rows are played, and where the findings go.
+//!
+//! Lacks the playing itself: that is `arena`.
+use std::fs;
+use std::io;
+
+use crate::arena::Arena;
+use crate::cli::Options;
+use crate::findings::{Entrant, Findings};
+use crate::machine::Machine;
+use crate::peer::Peer;
+use crate::place::Cores;
+use crate::process::raise_descriptor_limit;
+use crate::row::{Row, matches};
+use crate::upstream::TLS_TERMS;
+use crate::{chart, json, table};
+
+pub(crate) fn run(options: &Options) -> io::Result<()> {
+    let findings = hold(options)?;
+    print!("{}", table::of(&findings));
+    if let Some(folder) = options.out() {
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("compare.json"), json::of(&findings))?;
+        fs::write(folder.join("compare.svg"), chart::of(&findings))?;
+        println!("\nwritten: {0}/compare.json, {0}/compare.svg", folder.display());
+    }
+    match findings.failures() {
+        failures if failures.is_empty() => Ok(()),
+        failures => Err(io::Error::other(failures.join("; "))),
+    }
+}
+
+fn hold(options: &Options) -> io::Result<Findings> {
+    raise_descriptor_limit()?;
+    let (entrants, absent) = enter(&options.peers());
+    let mut arena = Arena::open(options, entrants.len())?;
+    let mut findings = Findings {
+        machine: Machine::here(),
+        terms: terms(options, arena.cores),
+        entrants,
+        absent,
+        rows: Vec::new(),
+    };
+    let rows = Row::all(options.quick).into_iter();
+    let rows: Vec<Row> =
+        rows.filter(|row| options.rows.iter().any(|glob| matches(glob, &row.name))).collect();
+    if rows.is_empty() {
+        return Err(io::Error::other(format!("no row is called {}", options.rows.join(", "))));
+    }
+    let count = rows.len();
+    for (index, row) in rows.into_iter().enumerate() {
+        eprintln!("[{}/{count}] {}", index + 1, row.name);
+        findings.rows.push(arena.play(row, &findings.entrants)?);
+    }
+    Ok(findings)
+}
+
+fn enter(peers: &[Peer]) -> (Vec<Entrant>, Vec<(Peer, String)>) {
+    let mut entrants = Vec::new();
+    let mut absent = Vec::new();
+    for &peer in peers {
+        let entrant = peer.program().and_then(|program| {
+            let version = peer.version(&program)?;
+            Ok(Entrant { peer, program, version })
+        });
+        match entrant {
+            Ok(entrant) => entrants.push(entrant),
+            Err(error) => absent.push((peer, error.to_string())),
+        }
+    }
+    (entrants, absent)
+}
+
+fn terms(options: &Options, cores: Cores) -> Vec<String> {
+    vec![
+        format!("median of {} interleaved rounds of {} ms", options.rounds(), options.span().as_millis()),
+        cores.words(),
+        "CPU: the scheduler's count for all threads, and for ksoftirqd where the proxy has a core to itself; \
+         KiB: growth of Pss"
+            .to_owned(),
+        format!("mtls rows: {TLS_TERMS}"),
+    ]
+}

@@ -1,0 +1,78 @@
+//! The findings as JSON: everything, so that another day's run can be set against it.
+//!
+//! Lacks a schema of its own; the names say what they are.
+use serde_json::{Value, json};
+
+use crate::findings::{Cell, Findings, RowFindings};
+use crate::load::{Latency, Reading};
+use crate::peer::Peer;
+use crate::row::Row;
+
+pub(crate) fn of(findings: &Findings) -> String {
+    let machine = &findings.machine;
+    let versions: serde_json::Map<String, Value> = findings
+        .entrants
+        .iter()
+        .map(|entrant| (entrant.peer.name().into(), entrant.version.clone().into()))
+        .collect();
+    let absent: serde_json::Map<String, Value> =
+        findings.absent.iter().map(|(peer, why)| (peer.name().into(), why.clone().into())).collect();
+    let value = json!({
+        "date": machine.date,
+        "machine": machine.processor,
+        "cores": machine.cores,
+        "kernel": machine.kernel,
+        "terms": findings.terms,
+        "versions": versions,
+        "missing": absent,
+        "rows": findings.rows.iter().map(row).collect::<Vec<_>>(),
+    });
+    format!("{value:#}\n")
+}
+
+fn row(found: &RowFindings) -> Value {
+    let ours = found.figure(Peer::Ambassador);
+    let ratio = |other: Option<f64>| Some(ours? / other?);
+    let contestants: serde_json::Map<String, Value> =
+        found.cells.iter().map(|each| (each.peer.name().into(), cell(found, each))).collect();
+    json!({
+        "row": found.row.name,
+        "unit": found.row.unit(),
+        "headline": found.row.is_headline(),
+        "ours_to_best_peer": ratio(found.best_peer()),
+        "ours_to_best_tuned_peer": ratio(found.best_tuned_peer()),
+        "ours_to_floor": ratio(found.floor()),
+        "direct_latency_us": found.direct_latency().map(latency),
+        "contestants": contestants,
+    })
+}
+
+fn cell(found: &RowFindings, cell: &Cell) -> Value {
+    let figure = cell.figure(&found.row);
+    json!({
+        "figure": figure,
+        "unsteady": cell.is_unsteady(&found.row),
+        "to_best_peer": figure.zip(found.best_peer()).map(|(mine, best)| mine / best),
+        "to_floor": figure.zip(found.floor()).map(|(mine, floor)| mine / floor),
+        "units_per_second": cell.rate(),
+        "core_in_use": cell.busy(),
+        "latency_us": cell.latency().map(latency),
+        "added_latency_us": found.added_latency(cell.peer).map(latency),
+        "resumed_handshakes": cell.resumed(),
+        "rounds": cell.readings.iter().map(|reading| round(&found.row, reading)).collect::<Vec<_>>(),
+        "trouble": cell.trouble,
+    })
+}
+
+fn round(row: &Row, reading: &Reading) -> Value {
+    json!({
+        "figure": row.figure(reading),
+        "cpu_ms": reading.cpu.as_secs_f64() * 1e3,
+        "wall_ms": reading.wall.as_secs_f64() * 1e3,
+        "units": reading.units,
+    })
+}
+
+fn latency(latency: Latency) -> Value {
+    json!({ "p50": latency.p50, "p99": latency.p99, "p99.9": latency.p999 })
+}

@@ -1,0 +1,157 @@
+//! The load: closed loops over many sessions from one thread, and what they read off at the end.
+//!
+//! It runs in the contest's own thread and reads the proxy's CPU time itself, exactly when the measured
+//! span opens and closes. Lacks an open loop: the figure is cost per unit of work, and latencies are
+//! those of a busy proxy with as many requests in flight as the row has sessions.
+mod bulk;
+mod connect;
+mod idle;
+mod round_trips;
+
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::process::Meter;
+use crate::row::Work;
+use crate::socket::dial;
+use crate::wire::{Ask, Tally};
+
+/// How long anything that must answer may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one contestant did in one round.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    pub(crate) cpu: Duration,
+    pub(crate) wall: Duration,
+    /// Round trips, bytes, connections or sessions, by the row.
+    pub(crate) units: f64,
+    pub(crate) latency: Option<Latency>,
+    /// By how many bytes the proxy has grown; only in the idle row.
+    pub(crate) memory: u64,
+    /// The share of TLS handshakes that resumed a session.
+    pub(crate) resumed: Option<f64>,
+}
+
+/// In microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+impl Latency {
+    fn of(mut nanos: Vec<u32>) -> Option<Self> {
+        if nanos.is_empty() {
+            return None;
+        }
+        nanos.sort_unstable();
+        let at = |share: f64| f64::from(nanos[((nanos.len() - 1) as f64 * share) as usize]) / 1e3;
+        Some(Self { p50: at(0.5), p99: at(0.99), p999: at(0.999) })
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+/// Where the load goes, and where it reads off what became of it.
+pub(crate) struct Course<'a> {
+    pub(crate) target: SocketAddr,
+    /// Of whoever listens there.
+    pub(crate) meter: &'a Meter,
+    pub(crate) span: Span,
+    /// A plain door of the upstream itself.
+    pub(crate) upstream: SocketAddr,
+    /// Which pair of its doors is the contestant's.
+    pub(crate) pair: usize,
+}
+
+impl Course<'_> {
+    fn tally(&self) -> io::Result<Tally> {
+        let mut bytes = Vec::new();
+        open(self.upstream, Ask::Tally)?.read_to_end(&mut bytes)?;
+        let tally = bytes.chunks_exact(Tally::BYTES).nth(self.pair);
+        let tally = tally.ok_or_else(|| io::Error::other("the upstream keeps too few tallies"))?;
+        Ok(Tally::decode(tally.try_into().expect("chunks are exact")))
+    }
+}
+
+pub(crate) fn run(work: Work, course: &Course<'_>) -> io::Result<Reading> {
+    let before = course.tally()?;
+    let reading = match work {
+        Work::RoundTrips { message, sessions } => round_trips::run(course, message, sessions, false),
+        Work::Beside { sessions } => round_trips::run(course, 64, sessions, true),
+        Work::Bulk { flow, sessions } => bulk::run(course, flow, sessions),
+        Work::Connect { at_once } => connect::run(course, at_once),
+        Work::Idle { sessions } => idle::run(course, sessions),
+    }?;
+    if reading.units == 0.0 {
+        return Err(io::Error::other("nothing got through"));
+    }
+    Ok(Reading { resumed: course.tally()?.resumed_since(before), ..reading })
+}
+
+/// Whether one byte makes the way to the upstream and back.
+pub(crate) fn ping(target: SocketAddr) -> io::Result<()> {
+    let mut session = open(target, Ask::Ping)?;
+    session.read_exact(&mut [0])
+}
+
+/// A session that has said what it wants; it blocks, but not for ever.
+fn open(target: SocketAddr, ask: Ask) -> io::Result<std::net::TcpStream> {
+    let mut session = dial(target)?;
+    session.set_read_timeout(Some(PATIENCE))?;
+    session.write_all(&[ask.byte()])?;
+    Ok(session)
+}
+
+/// Tells a loop when to warm up, count and stop, and reads the meter at the two borders.
+struct Window<'a> {
+    course: &'a Course<'a>,
+    since: Instant,
+    /// When the measured part began, and the proxy's CPU time then.
+    opened: Option<(Instant, Duration)>,
+}
+
+enum Phase {
+    /// Still warming up, or counting.
+    On,
+    /// What was counted so far does not count.
+    Opened,
+    Closed(Reading),
+}
+
+impl<'a> Window<'a> {
+    fn new(course: &'a Course<'a>) -> Self {
+        Self { course, since: Instant::now(), opened: None }
+    }
+
+    /// `counted`: how much has been done since it opened. On a busy machine a short span may pass with
+    /// nothing done yet; then it stays open for the first.
+    fn tick(&mut self, counted: usize) -> io::Result<Phase> {
+        match self.opened {
+            None if self.since.elapsed() >= self.course.span.warm_up => {
+                self.opened = Some((Instant::now(), self.course.meter.cpu()?));
+                Ok(Phase::Opened)
+            }
+            Some((at, _)) if counted == 0 && at.elapsed() < PATIENCE => Ok(Phase::On),
+            Some((at, _)) if at.elapsed() >= self.course.span.measured => self.close().map(Phase::Closed),
+            _ => Ok(Phase::On),
+        }
+    }
+
+    /// What was used since the window opened.
+    fn close(&self) -> io::Result<Reading> {
+        let (at, cpu) = self.opened.ok_or_else(|| io::Error::other("ended before it was warm"))?;
+        Ok(Reading {
+            cpu: self.course.meter.cpu()?.saturating_sub(cpu),
+            wall: at.elapsed(),
+            ..Reading::default()
+        })
+    }
+}

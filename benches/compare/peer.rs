@@ -1,0 +1,145 @@
+//! Who can take part, where its program is and which version it has.
+//!
+//! Lacks how each is configured: that is `recipe`.
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::row::{Row, Wire, Work};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Peer {
+    /// A bare single-threaded epoll relay
+    Floor,
+    /// A bare relay by splice(2) and blocking threads, in bulk rows
+    FloorSplice,
+    Ambassador,
+    Haproxy,
+    /// The same with the splice options, in plain rows
+    HaproxySplice,
+    /// The same with larger pipes and buffers than its manual starts from
+    HaproxyTuned,
+    Nginx,
+    /// The same with larger buffers than its manual starts from
+    NginxTuned,
+    Envoy,
+}
+
+impl Peer {
+    pub(crate) fn all() -> Vec<Self> {
+        Self::value_variants().to_vec()
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::FloorSplice => "floor-splice",
+            Self::Ambassador => "ambassador",
+            Self::Haproxy => "haproxy",
+            Self::HaproxySplice => "haproxy-splice",
+            Self::HaproxyTuned => "haproxy-tuned",
+            Self::Nginx => "nginx",
+            Self::NginxTuned => "nginx-tuned",
+            Self::Envoy => "envoy",
+        }
+    }
+
+    pub(crate) fn is_floor(self) -> bool {
+        matches!(self, Self::Floor | Self::FloorSplice)
+    }
+
+    /// Somebody else's program: it may be missing, and it is what we compare with.
+    pub(crate) fn is_foreign(self) -> bool {
+        !self.is_floor() && self != Self::Ambassador
+    }
+
+    /// Set up beyond what its manual advises for this job, to show what is in it.
+    pub(crate) fn is_tuned(self) -> bool {
+        matches!(self, Self::HaproxyTuned | Self::NginxTuned)
+    }
+
+    pub(crate) fn serves(self, row: &Row) -> bool {
+        match self {
+            Self::Floor => row.wire == Wire::Plain,
+            Self::FloorSplice => row.wire == Wire::Plain && matches!(row.work, Work::Bulk { .. }),
+            // Under TLS nothing can be spliced, so it would be plain HAProxy once more.
+            Self::HaproxySplice => row.wire == Wire::Plain,
+            Self::Ambassador
+            | Self::Haproxy
+            | Self::HaproxyTuned
+            | Self::Nginx
+            | Self::NginxTuned
+            | Self::Envoy => true,
+        }
+    }
+
+    /// Its program, or in words why there is none.
+    pub(crate) fn program(self) -> io::Result<PathBuf> {
+        let found = match self {
+            Self::Floor | Self::FloorSplice => Some(env::current_exe()?),
+            Self::Ambassador => named_by("AMBASSADOR_BIN").or_else(beside_the_bench),
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned => {
+                named_by("HAPROXY_BIN").or_else(|| on_path("haproxy"))
+            }
+            Self::Nginx | Self::NginxTuned => named_by("NGINX_BIN").or_else(|| on_path("nginx")),
+            Self::Envoy => named_by("ENVOY_BIN").or_else(|| on_path("envoy")),
+        };
+        match found {
+            Some(program) if program.is_file() => Ok(program),
+            Some(program) => Err(io::Error::other(format!("no such program: {}", program.display()))),
+            None => Err(io::Error::other("not installed (scripts/compare installs the peers)")),
+        }
+    }
+
+    /// The first line of what the program says of itself, cut down to name and number.
+    pub(crate) fn version(self, program: &Path) -> io::Result<String> {
+        let flag = match self {
+            Self::Floor | Self::FloorSplice => return Ok("this bench".to_owned()),
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned | Self::Nginx | Self::NginxTuned => "-v",
+            Self::Ambassador | Self::Envoy => "--version",
+        };
+        let output = Command::new(program).arg(flag).output()?;
+        // nginx answers on stderr.
+        let words = [output.stdout, output.stderr].concat();
+        let words = String::from_utf8_lossy(&words);
+        let line = words.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown version");
+        let after = |mark| line.split_once(mark).map_or(line, |(_, rest)| rest);
+        Ok(match self {
+            // "/path/to/envoy  version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
+            Self::Envoy => format!("Envoy {}", line.rsplit('/').nth(3).unwrap_or("of unknown version")),
+            // "nginx version: nginx/1.22.1"
+            Self::Nginx | Self::NginxTuned => format!("nginx {}", after("nginx/")),
+            // "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/"
+            Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned => {
+                format!("HAProxy {}", after("version ").split(' ').next().unwrap_or(line))
+            }
+            Self::Floor | Self::FloorSplice | Self::Ambassador => line.trim().to_owned(),
+        })
+    }
+}
+
+fn named_by(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).map(PathBuf::from)
+}
+
+/// cargo puts the bench into `deps/` and the program one folder up.
+fn beside_the_bench() -> Option<PathBuf> {
+    let bench = env::current_exe().ok()?;
+    bench
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join("ambassador"))
+        .find(|program| program.is_file())
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    // Debian keeps daemons in sbin, which is not on everybody's path.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders =
+        env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}

@@ -1,0 +1,184 @@
+//! The upstream's side of mTLS, on rustls' unbuffered interface: records are opened in the shared inbox
+//! and made in the shared outbox, so the upstream stays cheap enough to keep a good proxy busy.
+//!
+//! One version, one suite, one key exchange, all of which every contestant has: the upstream
+//! settles them so that all do the same cryptography. Lacks early data, ALPN and a choice of names.
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite, kx_group};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
+use rustls::{HandshakeKind, RootCertStore, ServerConfig};
+
+use super::talk::Talk;
+use crate::pki::Pki;
+use crate::socket::{receive_some, send_some};
+use crate::wire::{FILL, Tally};
+
+/// Named in every report.
+pub(crate) const TLS_TERMS: &str = "TLS 1.3, AES-256-GCM, X25519, ECDSA P-256 on both sides, session tickets";
+
+/// More than any flight of a handshake here.
+const FLIGHT: usize = 16 * 1024;
+
+pub(super) fn server_config(pki: &Pki) -> io::Result<Arc<ServerConfig>> {
+    build(pki).map_err(|error| io::Error::other(format!("cannot set up TLS: {error}")))
+}
+
+fn build(pki: &Pki) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
+    let provider = Arc::new(CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384],
+        kx_groups: vec![kx_group::X25519],
+        ..aws_lc_rs::default_provider()
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pki.ca())?)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_file(pki.certificate("server"))?],
+            PrivateKeyDer::from_pem_file(pki.key("server"))?,
+        )?;
+    // Stateless: a cache of sessions would run over in the connect row and deny resumption at random.
+    config.ticketer = Ticketer::new()?;
+    Ok(Arc::new(config))
+}
+
+pub(super) struct Tls {
+    connection: UnbufferedServerConnection,
+    /// A record that has not wholly arrived.
+    partial: Vec<u8>,
+    /// Records that the socket has not taken yet.
+    unsent: Vec<u8>,
+    counted: bool,
+}
+
+impl Tls {
+    pub(super) fn new(config: &Arc<ServerConfig>) -> io::Result<Self> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        Ok(Self { connection, partial: Vec::new(), unsent: Vec::new(), counted: false })
+    }
+
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Reads once and opens what came; false at the end of the stream.
+    pub(super) fn read(
+        &mut self,
+        socket: &TcpStream,
+        talk: &mut Talk,
+        inbox: &mut [u8],
+        tally: &mut Tally,
+    ) -> io::Result<bool> {
+        let kept = self.partial.len();
+        let Some(came) = receive_some(socket, &mut inbox[kept..])? else { return Ok(true) };
+        inbox[..kept].copy_from_slice(&self.partial);
+        self.partial.clear();
+        let open = self.open_records(&mut inbox[..kept + came], talk)? && came > 0;
+        self.count(tally);
+        Ok(open)
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls may add states; none that we asked for")]
+    fn open_records(&mut self, inbox: &mut [u8], talk: &mut Talk) -> io::Result<bool> {
+        let mut done = 0;
+        let mut open = true;
+        loop {
+            let UnbufferedStatus { mut discard, state, .. } =
+                self.connection.process_tls_records(&mut inbox[done..]);
+            let more = match state.map_err(io::Error::other)? {
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(io::Error::other)?;
+                        discard += record.discard;
+                        talk.hear(record.payload)?;
+                    }
+                    true
+                }
+                ConnectionState::EncodeTlsData(mut flight) => {
+                    append(&mut self.unsent, |room| flight.encode(room).map_err(failed))?;
+                    true
+                }
+                // What was encoded stands in `unsent`, and `write` follows at once.
+                ConnectionState::TransmitTlsData(flight) => {
+                    flight.done();
+                    true
+                }
+                ConnectionState::PeerClosed => {
+                    open = false;
+                    true
+                }
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    if !open {
+                        append(&mut self.unsent, |room| traffic.queue_close_notify(room).map_err(failed))?;
+                    }
+                    false
+                }
+                // Blocked until more comes, closed, or something that this server never offered.
+                _ => false,
+            };
+            done += discard;
+            if !more {
+                self.partial.extend_from_slice(&inbox[done..]);
+                return Ok(open);
+            }
+        }
+    }
+
+    fn count(&mut self, tally: &mut Tally) {
+        if self.counted || self.connection.is_handshaking() {
+            return;
+        }
+        self.counted = true;
+        match self.connection.handshake_kind() {
+            Some(HandshakeKind::Resumed) => tally.resumed_handshakes += 1,
+            _ => tally.full_handshakes += 1,
+        }
+    }
+
+    /// Sends what is left over, else makes and sends records of what is owed.
+    pub(super) fn write(&mut self, socket: &TcpStream, talk: &mut Talk, outbox: &mut [u8]) -> io::Result<()> {
+        if self.has_unsent() {
+            let sent = send_some(socket, &self.unsent)?;
+            self.unsent.drain(..sent);
+        }
+        let owed = talk.owes();
+        if owed == 0 || self.has_unsent() {
+            return Ok(());
+        }
+        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
+        if let ConnectionState::WriteTraffic(mut traffic) = state.map_err(io::Error::other)? {
+            let made = seal(&mut traffic, &FILL[..owed], outbox)?;
+            talk.has_sent(owed);
+            let sent = send_some(socket, &outbox[..made])?;
+            self.unsent.extend_from_slice(&outbox[sent..made]);
+        }
+        Ok(())
+    }
+}
+
+fn seal<Data>(traffic: &mut WriteTraffic<'_, Data>, plain: &[u8], outbox: &mut [u8]) -> io::Result<usize> {
+    traffic.encrypt(plain, outbox).map_err(failed)
+}
+
+fn append(unsent: &mut Vec<u8>, write: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<()> {
+    let before = unsent.len();
+    unsent.resize(before + FLIGHT, 0);
+    let written = write(&mut unsent[before..])?;
+    unsent.truncate(before + written);
+    Ok(())
+}
+
+/// rustls' own errors of the unbuffered interface do not all fit into an `io::Error`.
+fn failed(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
