@@ -23,7 +23,7 @@ use crate::outcome::Outcome;
 use crate::session::{AccessLog, Route, SessionIds};
 use crate::sys::{Bind, BindError, Listening, LocalAddress, UnixBind};
 use crate::upstream::Cluster;
-use crate::workers::Workers;
+use crate::workers::{Worker, Workers};
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +88,8 @@ impl Running {
     /// See [`StartError`]; nothing is left behind then.
     pub fn start(config: Config, access: AccessLog) -> Result<Self, StartError> {
         let exposition = Exposition::install()?;
-        let bound = Bound::bind(&config)?;
         let workers = Arc::new(Workers::start(config.workers)?);
+        let bound = Bound::bind(&config, workers.listening())?;
         let mut rng = Rng::with_seed(seed());
         let routes = routes(&config, &mut rng);
         for warning in &config.warnings {
@@ -108,7 +108,8 @@ impl Running {
                     access: Arc::clone(&access),
                     drain: sessions.clone(),
                 };
-                sessions.spawn(listener::serve(listening, service, sessions.watch()));
+                let accepting = listener::serve(listening, service, sessions.watch());
+                sessions.spawn_on(workers.listening().handle(), accepting);
             }
             listeners.push(ListenerView { route, addresses });
         }
@@ -176,15 +177,18 @@ struct Bound {
 }
 
 impl Bound {
-    /// All or nothing; every address that cannot be had is named in one go.
-    fn bind(config: &Config) -> Result<Self, StartError> {
+    /// All or nothing; every address that cannot be had is named in one go. Listeners belong to `worker`, what
+    /// answers about the daemon to the current runtime.
+    fn bind(config: &Config, worker: &Worker) -> Result<Self, StartError> {
         let mut errors = Vec::new();
         let mut listen = |bind: &Bind| Listening::bind(bind).map_err(|error| errors.push(error)).ok();
+        let registering = worker.handle().enter();
         let listeners = config
             .listeners
             .iter()
             .map(|listener| listener.binds.iter().filter_map(&mut listen).collect())
             .collect();
+        drop(registering);
         let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address)));
         let control = match &config.admin.control {
             Control::Off => None,

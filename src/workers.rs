@@ -1,7 +1,9 @@
 //! Worker threads, each with a runtime of its own.
 //!
 //! A session stays on the worker it began on, so nothing on the byte path is shared between threads: no
-//! stealing, no waking across cores. New sessions go where the fewest live (docs/DECISIONS.md, "Runtime").
+//! stealing, no waking across cores. New sessions go where the fewest live. Nothing else runs here but accept
+//! loops: a periodic timer on a worker would arm a kernel timer at each of its epoll_waits (docs/DECISIONS.md,
+//! "Runtime").
 
 use std::io;
 use std::sync::Arc;
@@ -26,15 +28,14 @@ pub struct Worker {
 }
 
 impl Workers {
-    /// Starts `count` workers, at least one: the current thread's runtime is the first, and the rest get a
-    /// thread each.
+    /// Starts `count` workers, at least one, with a thread each.
     ///
     /// # Errors
     /// When a thread or its reactor cannot be made.
     pub fn start(count: usize) -> io::Result<Self> {
         let (alive, _) = watch::channel(());
-        let mut all = vec![Worker::on(Handle::current())];
-        for index in 1..count {
+        let mut all = Vec::new();
+        for index in 0..count.max(1) {
             let runtime = runtime()?;
             all.push(Worker::on(runtime.handle().clone()));
             let mut watched = alive.subscribe();
@@ -46,6 +47,12 @@ impl Workers {
             })?;
         }
         Ok(Self { all, _alive: alive })
+    }
+
+    /// The one that listens: its own sessions begin without waking another thread.
+    #[must_use]
+    pub fn listening(&self) -> &Worker {
+        &self.all[0]
     }
 
     /// The one with the fewest live sessions.
