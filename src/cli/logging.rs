@@ -4,6 +4,8 @@
 //! counts; it does not stall the sessions. A reader that is gone loses all of them.
 
 use std::io::IsTerminal;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -15,8 +17,31 @@ use crate::session::{AccessLog, Format};
 /// Lines that may wait for the reader of stderr.
 const LINES_MAX: usize = 16 * 1024;
 
-/// Installs the process' one subscriber. Dropping the guard writes what still waits, within a second.
-pub(super) fn install(log: &Log) -> (AccessLog, WorkerGuard) {
+/// Dropping it writes what still waits, as far as its reader takes it soon.
+#[derive(Debug)]
+pub(super) struct Flush(Option<WorkerGuard>);
+
+/// The queue's own patience is a little over a second.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Drop for Flush {
+    /// On a thread of its own: where its reader stalls, the queue's guard complains by `println!`, which would wait
+    /// for the same reader for ever.
+    fn drop(&mut self) {
+        let Some(guard) = self.0.take() else { return };
+        let (done, is_done) = mpsc::channel();
+        let flushing = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
+            drop(guard);
+            let _ = done.send(());
+        });
+        if flushing.is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+/// Installs the process' one subscriber.
+pub(super) fn install(log: &Log) -> (AccessLog, Flush) {
     let on_terminal = std::io::stderr().is_terminal();
     let format = log.format.unwrap_or(if on_terminal { LogFormat::Text } else { LogFormat::Json });
     let (writer, guard) =
@@ -38,5 +63,5 @@ pub(super) fn install(log: &Log) -> (AccessLog, WorkerGuard) {
         }
     };
     let is_on = log.access && log.level >= LevelFilter::INFO;
-    (if is_on { AccessLog::new(format, writer) } else { AccessLog::off() }, guard)
+    (if is_on { AccessLog::new(format, writer) } else { AccessLog::off() }, Flush(Some(guard)))
 }
