@@ -99,9 +99,9 @@ impl Half {
         self.state != State::Open
     }
 
-    /// From now on the source's end is noted but not passed on; whether that is news is the answer.
-    pub(super) const fn withhold_end(&mut self) -> bool {
-        !std::mem::replace(&mut self.withheld, true)
+    /// From now on the source's end is noted but not passed on.
+    pub(super) const fn withhold_end(&mut self) {
+        self.withheld = true;
     }
 
     /// The source has ended and all it said is delivered.

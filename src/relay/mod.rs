@@ -152,40 +152,42 @@ impl Relay {
     }
 
     fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
-        let mut downstream = &self.downstream;
-        match &mut self.upstream {
-            End::Socket(upstream) => {
-                if self.broken.is_none() {
-                    let sent = self.sending.poll_splice(cx, &self.downstream, upstream, live);
-                    self.broken = unless_upstream(sent)?;
-                }
-                self.receiving.poll_splice(cx, upstream, &self.downstream, live)?;
-            }
-            End::Tls(stream) => {
-                let mut upstream = &mut **stream;
-                if self.broken.is_none() {
-                    let sent = self.sending.poll_copy(cx, &mut downstream, &mut upstream, live);
-                    self.broken = unless_upstream(sent)?;
-                }
-                self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)?;
-            }
+        self.poll_sending(cx, live)?;
+        if self.broken.is_some() {
+            // What comes now is not an orderly end, and must not reach the client as one.
+            self.receiving.withhold_end();
         }
-        self.report_broken(cx)
+        self.poll_receiving(cx, live)?;
+        // The upstream's failure counts once it has nothing left to say.
+        match self.broken.take_if(|_| self.receiving.is_exhausted()) {
+            Some(broken) => Err(broken),
+            None => Ok(()),
+        }
     }
 
-    /// The upstream's failure counts once it has nothing left to say.
-    fn report_broken(&mut self, cx: &Context<'_>) -> Result<(), Broken> {
-        if self.broken.is_none() {
+    fn poll_sending(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+        if self.broken.is_some() {
             return Ok(());
         }
-        if self.receiving.is_exhausted() {
-            return self.broken.take().map_or(Ok(()), Err);
-        }
-        if self.receiving.withhold_end() {
-            // It may have been polled for the last time before it knew.
-            cx.waker().wake_by_ref();
-        }
+        let sent = match &mut self.upstream {
+            End::Socket(upstream) => self.sending.poll_splice(cx, &self.downstream, upstream, live),
+            End::Tls(stream) => {
+                let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
+                self.sending.poll_copy(cx, &mut downstream, &mut upstream, live)
+            }
+        };
+        self.broken = unless_upstream(sent)?;
         Ok(())
+    }
+
+    fn poll_receiving(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+        match &mut self.upstream {
+            End::Socket(upstream) => self.receiving.poll_splice(cx, upstream, &self.downstream, live),
+            End::Tls(stream) => {
+                let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
+                self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)
+            }
+        }
     }
 
     /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
