@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ambassador, Config, Upstream, ambassador as binary, finish, roles};
+use crate::harness::{Ambassador, Config, End, Upstream, ambassador as binary, finish, roles};
 
 fn echo_app() -> (Upstream, Ambassador) {
     let upstream = Upstream::plain(roles::echo);
@@ -255,6 +256,56 @@ fn a_log_whose_reader_has_gone_stops_nothing() {
         ambassador.signal(Signal::HUP);
     }
     ambassador.connect().echo("still here");
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.wait_exit(), 0);
+}
+
+/// A collector that hangs, or a terminal somebody paused: the pipe fills up and stays full. What is lost is
+/// lines, and they are counted.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing_and_its_lost_lines_are_counted() {
+    let (_unread, writer) = std::io::pipe().expect("a pipe");
+    loses_lines_and_serves(|command| {
+        command.stderr(writer);
+    });
+}
+
+/// Supervisors hand out one pipe for both.
+#[test]
+fn a_pipe_that_nobody_reads_may_be_stdout_as_well() {
+    let (_unread, writer) = std::io::pipe().expect("a pipe");
+    loses_lines_and_serves(|command| {
+        command.stdout(writer.try_clone().expect("a second handle")).stderr(writer);
+    });
+}
+
+#[track_caller]
+fn loses_lines_and_serves(unread: impl FnOnce(&mut Command)) {
+    // The queue holds 16,384 lines, and a pipe some hundred more.
+    const MORE_THAN_FIT: usize = 40_000;
+    let upstream = Upstream::plain(roles::echo);
+    let config = Config::app(&[&upstream.address()], "")
+        .listener("full", "bind: 127.0.0.1:0\ncluster: up\nmax_connections: 1");
+    let mut ambassador = Ambassador::start_with(&config, unread);
+    for _ in 0..300 {
+        ambassador.connect().echo("hello");
+    }
+    assert_eq!(ambassador.request("GET", "/healthz", "localhost").status, 200);
+    let kind = ambassador.metrics().types.get("ambassador_log_lines_lost_total").cloned();
+    assert_eq!(kind.as_deref(), Some("counter"), "it is there before it counts");
+    // A client over the cap is the cheapest session there is, and leaves a record like any other.
+    let mut only = ambassador.connect_to("full");
+    only.echo("the only one");
+    let lost = (0..MORE_THAN_FIT).any(|refused| {
+        assert_eq!(ambassador.connect_to("full").ending(), End::Reset);
+        refused % 1000 == 0 && ambassador.metrics().sum("log_lines_lost_total", &[]) > 0.0
+    });
+    assert!(lost, "{MORE_THAN_FIT} records that nobody reads are held somewhere");
+    ambassador.connect().echo("still here");
+    only.echo("still here");
+    drop(only);
+    ambassador.wait_active(0);
+    assert_eq!(ambassador.request("GET", "/healthz", "localhost").status, 200);
     ambassador.signal(Signal::TERM);
     assert_eq!(ambassador.wait_exit(), 0);
 }

@@ -280,3 +280,22 @@ fn a_wrong_command_line_exits_2() {
     finish(ambassador().arg("--no-such-flag")).must_exit(2);
     finish(ambassador().arg("no-such-verb")).must_exit(2);
 }
+
+/// The file behind `--config` in front of the verb was dropped and the default file checked in its place.
+#[test]
+fn a_config_in_front_of_the_verb_is_wrong_usage_and_not_another_file() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fs::write(dir.path().join("listeners.yaml"), GOOD).expect("the default file");
+    fs::write(dir.path().join("other.yaml"), GOOD.replace("cluster: up", "cluster: elsewhere"))
+        .expect("the file that is named");
+    for verb in ["check", "run", "status"] {
+        let mut command = ambassador();
+        command.args(["--config", "other.yaml", verb]).current_dir(dir.path());
+        finish(&mut command).must_exit(2).must_say("Usage");
+    }
+    // Where there is no verb, `--config` is the daemon's.
+    let mut command = ambassador();
+    finish(command.args(["--config", "other.yaml"]).current_dir(dir.path()))
+        .must_exit(78)
+        .must_say("elsewhere");
+}

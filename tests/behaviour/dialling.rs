@@ -136,6 +136,27 @@ fn the_deadline_holds_over_all_attempts() {
     }
 }
 
+/// It was counted as cancelled, as if the client had left, and the endpoint that hung showed no error; and the
+/// session, which relayed nothing, was measured among those that did.
+#[test]
+fn a_handshake_that_the_deadline_cuts_is_the_endpoints_failure_and_no_session() {
+    let pki = Pki::new();
+    let hanging = Upstream::plain(roles::silent);
+    let cluster = hanging_tls(&pki, "handshake_timeout: 20s, deadline: 500ms");
+    let ambassador = Ambassador::start(&Config::app(&[&hanging.address()], &cluster));
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    assert_eq!(ambassador.record()["outcome"], "deadline_exceeded");
+    let metrics = ambassador.metrics();
+    let attempts = |labels: &[(&str, &str)]| metrics.sum("connect_attempts_total", labels);
+    assert_eq!(attempts(&[("result", "deadline"), ("endpoint", &hanging.address())]), 1.0);
+    assert_eq!(attempts(&[]), 1.0, "one attempt has one result");
+    assert_eq!(metrics.sum("connections_total", &[("outcome", "deadline_exceeded")]), 1.0);
+    assert_eq!(metrics.sum("session_duration_seconds_count", &[]), 0.0, "no session had an upstream");
+    let status = ambassador.status();
+    let told = status["clusters"][0]["endpoints"][0]["last_error"].as_str().expect("an error");
+    assert!(told.contains("connect.deadline") && told.contains("handshake"), "{told}");
+}
+
 /// An upstream that dies after it got a byte may have acted on it, so nobody else gets that byte.
 #[test]
 fn nothing_is_retried_once_a_byte_of_the_client_went_upstream() {

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::harness::{Ambassador, Client, Config, End, Upstream, pgwire, roles, until};
+use crate::harness::{Ambassador, BusySocket, Client, Config, End, Pki, Upstream, pgwire, roles, until};
 
 fn unix_path(ambassador: &Ambassador, listener: &str) -> PathBuf {
     let path = ambassador.addresses(listener).iter().find_map(|address| address.strip_prefix("unix:"));
@@ -42,6 +43,64 @@ fn one_listener_has_several_binds() {
     }
     Client::unix(&unix_path(&ambassador, "app")).expect("a connection").echo("unix");
     ambassador.wait_records(3);
+}
+
+/// The kernel knows who is at the other end of a unix socket.
+#[test]
+fn a_session_over_a_unix_socket_has_its_caller_on_record() {
+    let upstream = Upstream::plain(roles::echo);
+    let body = "bind: [ \"127.0.0.1:0\", \"unix:{dir}/app.sock\" ]\ncluster: up";
+    let ambassador =
+        Ambassador::start(&Config::new().listener("app", body).cluster("up", &[&upstream.address()], ""));
+    Client::unix(&unix_path(&ambassador, "app")).expect("a connection").echo("unix");
+    let record = ambassador.record();
+    assert_eq!(record["caller"]["uid"], rustix::process::geteuid().as_raw(), "{record}");
+    assert_eq!(record["caller"]["pid"], std::process::id(), "{record}");
+    ambassador.connect().echo("tcp");
+    assert!(ambassador.wait_records(2)[1]["caller"].is_null(), "nobody vouches for a TCP peer");
+}
+
+/// A unix socket has no reset; when its client is gone both directions are closed, with bytes still unread.
+#[test]
+fn a_unix_client_that_wrote_and_closed_cancels_the_dial() {
+    let (ambassador, hanging) = dialling_for_a_unix_client();
+    let mut client = Client::unix(&unix_path(&ambassador, "app")).expect("a connection");
+    client.send("bytes that nobody will want an answer to");
+    hanging.wait_active(1);
+    let left = Instant::now();
+    drop(client);
+    let record = ambassador.record();
+    assert!(left.elapsed() < Duration::from_secs(15), "{record}");
+    assert_eq!(record["outcome"], "downstream_gone");
+    assert_eq!(record["closed_by"], "downstream");
+    hanging.wait_active(0);
+}
+
+/// An end of sending behind bytes is no departure: the answer is still wanted.
+#[test]
+fn a_unix_client_that_wrote_and_ended_its_side_does_not_cancel_the_dial() {
+    let (ambassador, hanging) = dialling_for_a_unix_client();
+    let mut client = Client::unix(&unix_path(&ambassador, "app")).expect("a connection");
+    client.send("a question");
+    client.end_sending();
+    hanging.wait_active(1);
+    ambassador.signal(Signal::TERM);
+    // It lasted until it was cut; had the client been taken for gone, that would be on record.
+    client.ending();
+    assert_eq!(ambassador.record()["outcome"], "drained");
+}
+
+/// A dial that takes longer than a test waits, for clients of unix listener `app`.
+fn dialling_for_a_unix_client() -> (Ambassador, Upstream) {
+    let pki = Pki::new();
+    let hanging = Upstream::plain(roles::silent);
+    let connect = "connect: { handshake_timeout: 60s, deadline: 60s }";
+    let cluster = format!("tls: {{ ca: {} }}\n{connect}", pki.ca().display());
+    let config = Config::new()
+        .listener("app", "bind: unix:{dir}/app.sock\ncluster: up")
+        .cluster("up", &[&hanging.address()], &cluster)
+        .top("shutdown: { drain_timeout: 300ms }");
+    (Ambassador::start(&config), hanging)
 }
 
 #[test]
@@ -108,6 +167,24 @@ fn a_socket_somebody_listens_on_is_left_alone() {
     ambassador.wait_line("app.sock");
     living.set_nonblocking(true).expect("a non-blocking listener");
     drop(Client::unix(&path).expect("the living one still listens"));
+}
+
+/// Its owner lives and is busy: a connect to it waits for room in its queue, for as long as it takes.
+#[test]
+fn a_socket_whose_owner_has_a_full_queue_is_left_alone_at_once() {
+    let upstream = Upstream::plain(roles::echo);
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let path = place.path().join("app.sock");
+    let living = BusySocket::bind(&path);
+    let body = format!("bind: unix:{}\ncluster: up", path.display());
+    let config = Config::new().listener("app", &body).cluster("up", &[&upstream.address()], "");
+    let started = Instant::now();
+    let mut ambassador = Ambassador::spawn(&config, |_| {});
+    assert_eq!(ambassador.wait_exit(), 1);
+    assert!(started.elapsed() < Duration::from_secs(10), "it hung for {:?}", started.elapsed());
+    let told = ambassador.wait_line("app.sock");
+    assert!(told.contains("another process is listening"), "{told}");
+    living.serves_who_waited();
 }
 
 #[test]

@@ -100,6 +100,26 @@ fn scram_plus_is_taken_out_of_the_servers_offer() {
     }
 }
 
+/// The refusal overtook what the server had said before in the same breath.
+#[test]
+fn what_the_server_said_before_an_impossible_offer_comes_before_the_refusal() {
+    let world = World::new();
+    let notice = pgwire::message(b'N', b"SNOTICE\0C01000\0Mmaintenance at noon\0\0");
+    let offer = pgwire::sasl_offer(&["SCRAM-SHA-256-PLUS"]);
+    let upstream = world.server([notice.clone(), offer].concat());
+    let ambassador = world.ambassador(&upstream);
+    let mut client = ambassador.connect();
+    client.send(app_startup());
+    assert_eq!(client.receive(notice.len()), notice);
+    let refusal = pgwire::read_refusal(&mut client);
+    assert!(refusal.text.contains("SCRAM-SHA-256-PLUS"), "{refusal:?}");
+    let record = ambassador.record();
+    assert_eq!(
+        (record["outcome"].as_str(), &record["session"]),
+        (Some("upgrade_failed"), &refusal.session().into())
+    );
+}
+
 #[test]
 fn scram_plus_keep_leaves_the_offer_alone() {
     let world = World::new();

@@ -1,14 +1,18 @@
 //! Bytes once both sides are connected: counters, resets, ends, and an upstream that dies.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::io::ErrorKind;
+use std::sync::Arc;
 
-use crate::harness::{Ambassador, Config, End, Pki, ServerTls, Upstream, roles, until};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use crate::harness::{Ambassador, Client, Config, Conn, End, Pki, ServerTls, Upstream, roles, until};
 
 /// Runs `claim` with a plaintext upstream and then with a TLS one: which relay moves the bytes must not be
 /// visible.
 fn both_ways<F, Fut>(script: F, claim: impl Fn(&Upstream, &Ambassador))
 where
-    F: Fn(crate::harness::Conn) -> Fut + Clone + Send + 'static,
+    F: Fn(Conn) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     let pki = Pki::new();
@@ -79,7 +83,7 @@ fn a_reset_of_the_upstream_is_passed_on_as_a_reset() {
 
 #[test]
 fn an_end_of_the_upstream_is_an_orderly_end_and_completes() {
-    let say_and_leave = |mut conn: crate::harness::Conn| async move {
+    let say_and_leave = |mut conn: Conn| async move {
         drop(conn.write_all(b"bye").await);
         drop(conn.shutdown().await);
         let mut rest = Vec::new();
@@ -145,7 +149,7 @@ fn an_upstream_that_dies_midstream_ends_its_sessions_and_no_others() {
 /// resets amid an answer.
 #[test]
 fn a_reset_amid_an_answer_is_never_an_orderly_end() {
-    let torn = |mut conn: crate::harness::Conn| async move {
+    let torn = |mut conn: Conn| async move {
         drop(conn.write_all(b"half an ans").await);
         drop(conn.flush().await);
         let mut one = [0];
@@ -161,12 +165,142 @@ fn a_reset_amid_an_answer_is_never_an_orderly_end() {
     });
 }
 
+/// A server that rejects an upload says why and closes while the client still writes. Our next write to it
+/// fails before we have read its words; they are the client's all the same.
+#[test]
+fn words_before_a_reset_reach_a_client_that_keeps_writing() {
+    const WORDS: &[u8] = b"552 the mailbox is full\r\n";
+    const SESSIONS: usize = 20;
+    let cue = Arc::new(Notify::new());
+    let script = {
+        let cue = cue.clone();
+        move |conn| say_and_reset(conn, cue.clone(), WORDS)
+    };
+    both_ways(script, |upstream, ambassador| {
+        for session in 1..=SESSIONS {
+            let mut client = ambassador.connect();
+            let writing = client.keep_writing();
+            until("the server reads", || (times(upstream, "reads") == session).then_some(()));
+            ambassador.frozen(|| {
+                cue.notify_one();
+                upstream.wait_active(0);
+            });
+            let (words, end) = client.read_out();
+            assert_eq!(String::from_utf8_lossy(&words), String::from_utf8_lossy(WORDS), "session {session}");
+            // The kernel tells of a reset once, the reader or the writer; behind a FIN it tells neither.
+            let stopped = writing.join().expect("a writer that does not panic");
+            let told = end == End::Reset || stopped.kind() == ErrorKind::ConnectionReset;
+            assert!(told, "session {session}: the words end in good order ({stopped}), and they were cut");
+        }
+        let records = ambassador.wait_records(SESSIONS);
+        assert!(records.iter().all(|record| record["outcome"] == "upstream_reset"), "{records:?}");
+    });
+}
+
+/// Reads until its cue, then says `words` and resets.
+async fn say_and_reset(mut conn: Conn, cue: Arc<Notify>, words: &[u8]) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut reads = conn.read(&mut buffer).await.is_ok();
+    conn.note("reads");
+    while reads {
+        tokio::select! {
+            () = cue.notified() => break,
+            read = conn.read(&mut buffer) => reads = read.is_ok(),
+        }
+    }
+    drop(conn.write_all(words).await);
+    drop(conn.flush().await);
+    conn.reset();
+}
+
+/// Telnet, FTP's ABOR and rlogin send urgent data. A read stops in front of such a byte, with ordinary ones
+/// behind it that no event will announce again.
+#[test]
+fn urgent_data_between_ordinary_bytes_stalls_neither_direction() {
+    let cue = Arc::new(Notify::new());
+    let upstream = Upstream::plain({
+        let cue = cue.clone();
+        move |mut conn| {
+            let cue = cue.clone();
+            async move {
+                let mut hello = [0; 5];
+                drop(conn.read_exact(&mut hello).await);
+                drop(conn.write_all(&hello).await);
+                cue.notified().await;
+                drop(conn.write_all(b"ghi").await);
+                conn.send_urgent(b'?');
+                drop(conn.write_all(b"jkl").await);
+                conn.note("said");
+                roles::echo(conn).await;
+            }
+        }
+    });
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    for session in 1..=5 {
+        let mut client = ambassador.connect();
+        client.echo("hello");
+        ambassador.frozen(|| {
+            client.send("abc");
+            client.send_urgent(b'!');
+            client.send("def");
+            cue.notify_one();
+            until("the server has spoken", || (times(&upstream, "said") == session).then_some(()));
+        });
+        assert_eq!(ordinary_letters(&mut client, 12), "ghijklabcdef");
+        client.echo("and on");
+    }
+}
+
+fn times(upstream: &Upstream, note: &str) -> usize {
+    upstream.notes().iter().filter(|noted| *noted == note).count()
+}
+
+/// The same while there is no upstream yet, and towards one that speaks TLS.
+#[test]
+fn urgent_data_that_came_while_we_dialled_stalls_nothing() {
+    let pki = Pki::new();
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).build();
+    let cue = Arc::new(Notify::new());
+    let upstream = Upstream::plain({
+        let cue = cue.clone();
+        move |conn| {
+            let (tls, cue) = (tls.clone(), cue.clone());
+            async move {
+                cue.notified().await;
+                if let Some(conn) = conn.start_tls(tls).await {
+                    roles::echo(conn).await;
+                }
+            }
+        }
+    });
+    let cluster = format!("tls: {{ ca: {} }}", pki.ca().display());
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    upstream.wait_accepted(1);
+    client.send("abc");
+    client.send_urgent(b'!');
+    client.send("def");
+    cue.notify_one();
+    assert_eq!(ordinary_letters(&mut client, 6), "abcdef");
+    client.echo("and on");
+}
+
+/// Reads this many letters. An urgent byte, which is none, may be among them or be lost.
+#[track_caller]
+fn ordinary_letters(client: &mut Client, count: usize) -> String {
+    let mut letters = String::new();
+    while letters.len() < count {
+        letters.extend(client.receive(1).into_iter().map(char::from).filter(char::is_ascii_alphabetic));
+    }
+    letters
+}
+
 /// Many servers close without a close_notify, so its absence is no failure; protocols above have ends of
 /// their own.
 #[test]
 fn a_tls_stream_that_ends_without_close_notify_has_ended() {
     let pki = Pki::new();
-    let cut = |mut conn: crate::harness::Conn| async move {
+    let cut = |mut conn: Conn| async move {
         drop(conn.write_all(b"all there is").await);
         drop(conn.flush().await);
         conn.shutdown_tcp();

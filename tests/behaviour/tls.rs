@@ -1,7 +1,10 @@
 //! TLS to the upstream when all is well: versions, names, client certificates, ALPN, resumption, roots.
 
-use rustls::ServerConfig;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustls::ServerConfig;
+use tokio::sync::Barrier;
 
 use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles};
 
@@ -140,6 +143,48 @@ fn the_second_session_resumes_the_tls_session_of_the_first() {
         assert_eq!(records[1]["tls"]["resumed"], true, "{}", records[1]);
         upstream.wait_note("kind=Some(Resumed)");
     }
+}
+
+/// A TLS 1.3 ticket is used once, and the store kept eight: a pool that opened more connections than that in
+/// one go paid for full handshakes.
+#[test]
+fn a_burst_resumes_as_many_tls_sessions_as_tickets_were_stored() {
+    const IN_TURN: usize = 20;
+    const AT_ONCE: usize = 12;
+    let pki = Pki::new();
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).only_1_3().build();
+    assert_eq!(tls.send_tls13_tickets, 2);
+    let (accepted, gate) = (AtomicUsize::new(0), Arc::new(Barrier::new(AT_ONCE)));
+    let upstream = Upstream::plain(move |conn| {
+        let is_of_the_burst = accepted.fetch_add(1, Ordering::SeqCst) >= IN_TURN;
+        let (tls, gate) = (tls.clone(), gate.clone());
+        async move {
+            if is_of_the_burst {
+                // No handshake of the burst brings a ticket before each has said which one it shows.
+                conn.heard().await;
+                gate.wait().await;
+            }
+            if let Some(conn) = conn.start_tls(tls).await {
+                roles::echo(conn).await;
+            }
+        }
+    });
+    let config = Config::app(&[&upstream.address()], &format!("tls: {{ ca: {} }}", pki.ca().display()));
+    let ambassador = Ambassador::start(&config);
+    let resumed = || ambassador.records().iter().filter(|record| record["tls"]["resumed"] == true).count();
+    for number in 1..=IN_TURN {
+        ambassador.connect().echo("in turn");
+        ambassador.wait_records(number);
+    }
+    assert_eq!(ambassador.records()[0]["tls"]["resumed"], false);
+    assert_eq!(resumed(), IN_TURN - 1);
+    let mut burst: Vec<_> = (0..AT_ONCE).map(|_| ambassador.connect()).collect();
+    for client in &mut burst {
+        client.echo("at once");
+    }
+    drop(burst);
+    ambassador.wait_records(IN_TURN + AT_ONCE);
+    assert_eq!(resumed(), IN_TURN - 1 + AT_ONCE);
 }
 
 #[test]

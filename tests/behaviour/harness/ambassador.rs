@@ -228,6 +228,25 @@ impl Ambassador {
         kill_process(self.pid(), signal).expect("a process to signal");
     }
 
+    /// Stops all its threads, does `act`, and lets them go on: what happened meanwhile they find all at once.
+    #[track_caller]
+    pub(crate) fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.signal(Signal::STOP);
+        until("every thread of the ambassador stood still", || self.stands_still().then_some(()));
+        let done = act();
+        self.signal(Signal::CONT);
+        done
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero()));
+        tasks.expect("the threads of our child").flatten().all(|task| {
+            // `PID (NAME) STATE …`; a thread that ended in between does not run either.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
+        })
+    }
+
     /// Waits for the end of the process; 128 + n for signal n.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self) -> i32 {

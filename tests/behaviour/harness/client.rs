@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -122,6 +122,25 @@ impl Client {
             String::from_utf8_lossy(&bytes)
         );
         end
+    }
+
+    /// Sends one byte as TCP urgent data (`MSG_OOB`).
+    #[track_caller]
+    pub(crate) fn send_urgent(&self, byte: u8) {
+        self.socket.send_out_of_band(&[byte]).expect("the connection takes an urgent byte");
+    }
+
+    /// Writes on and on from a thread of its own; what stopped it is the answer.
+    #[track_caller]
+    pub(crate) fn keep_writing(&self) -> JoinHandle<io::Error> {
+        let mut socket = self.socket.try_clone().expect("a second handle");
+        thread::spawn(move || {
+            loop {
+                if let Err(error) = socket.write_all(b"and another line\n") {
+                    return error;
+                }
+            }
+        })
     }
 
     /// Ends our side only.

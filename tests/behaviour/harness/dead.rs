@@ -1,10 +1,12 @@
 //! Addresses where nobody answers, each held for the length of a test so that the OS cannot give the port to
 //! somebody else.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// A port that refuses: bound, never listening.
 pub(crate) struct ClosedPort {
@@ -45,6 +47,44 @@ impl BlackHole {
     pub(crate) fn address(&self) -> String {
         address_of(&self.socket).to_string()
     }
+}
+
+/// A unix socket whose owner lives and accepts nobody: its queue is full, so a further connect would wait.
+pub(crate) struct BusySocket {
+    listener: Socket,
+    waiting: Vec<Socket>,
+}
+
+impl BusySocket {
+    pub(crate) fn bind(path: &Path) -> Self {
+        let listener = unix_stream();
+        listener.bind(&SockAddr::unix(path).expect("a path that fits")).expect("a socket file");
+        listener.listen(0).expect("a listening socket");
+        let mut waiting = Vec::new();
+        let full = loop {
+            let client = unix_stream();
+            client.set_nonblocking(true).expect("a non-blocking socket");
+            match client.connect(&SockAddr::unix(path).expect("a path that fits")) {
+                Ok(()) => waiting.push(client),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 64, "this kernel queues without end");
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock, "{full}");
+        Self { listener, waiting }
+    }
+
+    /// Accepts all who waited, and nobody else.
+    #[track_caller]
+    pub(crate) fn serves_who_waited(&self) {
+        self.listener.set_nonblocking(true).expect("a non-blocking socket");
+        let accepted = std::iter::from_fn(|| self.listener.accept().ok()).count();
+        assert_eq!(accepted, self.waiting.len());
+    }
+}
+
+fn unix_stream() -> Socket {
+    Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket")
 }
 
 fn bound() -> Socket {

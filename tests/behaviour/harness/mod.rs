@@ -29,7 +29,7 @@ pub(crate) use ambassador::Ambassador;
 pub(crate) use client::{Client, End};
 pub(crate) use command::{Finished, ambassador, demand, finish};
 pub(crate) use config::Config;
-pub(crate) use dead::{BlackHole, ClosedPort};
+pub(crate) use dead::{BlackHole, BusySocket, ClosedPort};
 pub(crate) use http::Response;
 pub(crate) use metrics::{Metrics, Sample};
 pub(crate) use pattern::Pattern;

@@ -192,6 +192,8 @@ where
                         tokio::time::sleep(Duration::from_millis(5)).await;
                         continue;
                     };
+                    // What a script says leaves at once, also when it resets right after.
+                    drop(stream.set_nodelay(true));
                     diary.accepted.fetch_add(1, Ordering::SeqCst);
                     diary.active.fetch_add(1, Ordering::SeqCst);
                     let active = Active(diary.active.clone());
@@ -261,6 +263,17 @@ impl Conn {
 
     pub(crate) fn peer(&self) -> SocketAddr {
         self.tcp().peer_addr().expect("a connected socket")
+    }
+
+    /// Waits for the client's first bytes and leaves them where they are.
+    pub(crate) async fn heard(&self) {
+        // A connection that failed is noted by whoever reads from it.
+        drop(self.tcp().peek(&mut [0]).await);
+    }
+
+    /// Sends one byte as TCP urgent data (`MSG_OOB`).
+    pub(crate) fn send_urgent(&self, byte: u8) {
+        SockRef::from(self.tcp()).send_out_of_band(&[byte]).expect("the connection takes an urgent byte");
     }
 
     /// Closes with a TCP reset.
