@@ -68,8 +68,10 @@ pub struct Ended {
     pub closed_by: Side,
     /// What broke, if something did.
     pub fault: Option<Fault>,
-    /// When the first byte of the endpoint came, if one did. As long as none has, the client has read
-    /// nothing but us, and a refusal in its protocol's words is still possible.
+    /// Whether a refusal in its protocol's words can still reach the client: nothing of the endpoint has, or it
+    /// ended with a whole message.
+    pub may_be_told: bool,
+    /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
 }
 
@@ -254,16 +256,24 @@ impl Relay {
             }
             Stop::Dialogue(error) => {
                 self.deliver_held();
+                if self.receiving.holds_bytes() {
+                    self.downstream.abort();
+                }
                 self.upstream.abort();
                 (Outcome::UpgradeFailed, Side::Ambassador, Some(Fault::Dialogue(error)))
             }
             Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
         };
-        Ended { downstream: self.downstream, outcome, closed_by, fault, first_byte: self.first_byte }
+        let may_be_told = match &fault {
+            Some(Fault::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
+            Some(Fault::Dialogue(_)) => !self.receiving.holds_bytes(),
+            None => false,
+        };
+        let Self { downstream, first_byte, .. } = self;
+        Ended { downstream, outcome, closed_by, fault, may_be_told, first_byte }
     }
 
-    /// What the server said before its dialogue went wrong, as far as the socket takes it now: our words must not
-    /// land in the middle of a message.
+    /// What the server said before its dialogue went wrong, as far as the socket takes it now.
     fn deliver_held(&mut self) {
         let mut nobody = Context::from_waker(std::task::Waker::noop());
         let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &Live::default());

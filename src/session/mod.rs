@@ -162,12 +162,7 @@ async fn close(ended: Ended, route: &Route, record: &mut Record, live: &Live) {
         Fault::Dialogue(error) => error.to_string(),
     });
     record.end(outcome, ended.closed_by, words);
-    let may_be_told = match &ended.fault {
-        Some(Fault::Io(_)) => ended.closed_by == Side::Upstream && ended.first_byte.is_none(),
-        Some(Fault::Dialogue(_)) => true,
-        None => false,
-    };
-    if may_be_told {
+    if ended.may_be_told {
         refuse(ended.downstream, route, record, RefusalKind::Unreachable).await;
     }
 }
