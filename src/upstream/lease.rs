@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::dial::DialError;
 use super::endpoint::Endpoint;
+use super::failure::DialError;
 use super::{Cluster, State};
 
 /// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it

@@ -6,6 +6,7 @@
 
 mod dial;
 mod endpoint;
+mod failure;
 mod lease;
 mod upgrade;
 
@@ -22,10 +23,9 @@ use crate::policy::{balance, retry};
 use crate::protocol::Protocol;
 use crate::{relay, sys, tls};
 
-pub use dial::{
-    Bound, DialError, DialRecord, Dialled, Refusal, Settings as DialSettings, Step, dial, try_endpoint,
-};
+pub use dial::{DialRecord, Dialled, Settings as DialSettings, dial, try_endpoint};
 pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
+pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
 
 /// One cluster, complete and consistent.

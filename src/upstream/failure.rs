@@ -1,0 +1,241 @@
+//! Why an attempt, or a dial as a whole, led nowhere: whose label it has in metrics, which outcome it is, and
+//! what it says to people.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::name::EndpointName;
+use crate::outcome::Outcome;
+use crate::policy::limits::Full;
+use crate::tls::HandshakeError;
+
+/// One step of an attempt, in their order, as `check --connect` reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the field's own words")]
+pub enum Step {
+    Resolve,
+    Connect,
+    Upgrade,
+    Handshake,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name has no address.
+    #[error("cannot resolve {host}: {reason}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The resolver's words.
+        reason: String,
+    },
+    /// TCP was refused or failed.
+    #[error("cannot connect to {address}: {error}")]
+    Connect {
+        /// The last address tried.
+        address: SocketAddr,
+        /// The kernel's words.
+        error: io::Error,
+    },
+    /// The protocol's way to TLS ended elsewhere.
+    #[error("{endpoint}: {reason}")]
+    Upgrade {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Why.
+        reason: String,
+    },
+    /// The TLS handshake failed.
+    #[error("{endpoint}: {error}")]
+    Tls {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Why.
+        error: HandshakeError,
+    },
+    /// A step took too long.
+    #[error("{endpoint} did not finish the {} within {} ({timeout:?})", step.label(), bound.key())]
+    Timeout {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What it was in the middle of.
+        step: Step,
+        /// Which bound it met.
+        bound: Bound,
+        /// How long that is.
+        timeout: Duration,
+    },
+}
+
+/// What bounds an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// `connect.timeout`: resolving and TCP.
+    Connect,
+    /// `connect.handshake_timeout`: upgrade and TLS.
+    Handshake,
+    /// `connect.deadline`, over all attempts.
+    Deadline,
+}
+
+/// Why a dial as a whole led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A cap is reached; nothing was dialled, or nothing more.
+    #[error("{0}")]
+    Full(Full),
+    /// Every attempt failed; this is the last one's error.
+    #[error("{last}{}", counted(*.attempts))]
+    Failed {
+        /// Why.
+        last: DialError,
+        /// How many there were.
+        attempts: u32,
+    },
+    /// Time ran out over all attempts.
+    #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
+    Deadline {
+        /// The bound.
+        deadline: Duration,
+        /// How many attempts had begun.
+        attempts: u32,
+        /// The error of the one before the last.
+        last: Option<DialError>,
+    },
+}
+
+fn counted(attempts: u32) -> String {
+    if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() }
+}
+
+fn after(last: &Option<DialError>) -> String {
+    last.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
+}
+
+impl Bound {
+    /// The key in the file.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Connect => "connect.timeout",
+            Self::Handshake => "connect.handshake_timeout",
+            Self::Deadline => "connect.deadline",
+        }
+    }
+}
+
+impl DialError {
+    pub(super) const OK: &'static str = "ok";
+    pub(super) const CANCELLED: &'static str = "cancelled";
+    /// Every value that [`DialError::label`] and a lease may give: the label `result` in metrics.
+    pub(super) const RESULTS: &'static [&'static str] = &[
+        Self::OK,
+        Self::CANCELLED,
+        "resolve_failed",
+        "connect_refused",
+        "connect_failed",
+        "connect_timeout",
+        "upgrade_failed",
+        "tls_failed",
+        "handshake_timeout",
+        "deadline",
+    ];
+
+    /// The label in metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Resolve { .. } => "resolve_failed",
+            Self::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
+                "connect_refused"
+            }
+            Self::Connect { .. } => "connect_failed",
+            Self::Upgrade { .. } => "upgrade_failed",
+            Self::Tls { .. } => "tls_failed",
+            Self::Timeout { bound: Bound::Connect, .. } => "connect_timeout",
+            Self::Timeout { bound: Bound::Handshake, .. } => "handshake_timeout",
+            Self::Timeout { bound: Bound::Deadline, .. } => "deadline",
+        }
+    }
+
+    /// The step it failed in.
+    #[must_use]
+    pub const fn step(&self) -> Step {
+        match self {
+            Self::Resolve { .. } => Step::Resolve,
+            Self::Connect { .. } => Step::Connect,
+            Self::Upgrade { .. } => Step::Upgrade,
+            Self::Tls { .. } => Step::Handshake,
+            Self::Timeout { step, .. } => *step,
+        }
+    }
+
+    const fn outcome(&self) -> Outcome {
+        match self.step() {
+            Step::Resolve => Outcome::NoEndpoint,
+            Step::Connect => Outcome::ConnectFailed,
+            Step::Upgrade => Outcome::UpgradeFailed,
+            Step::Handshake => Outcome::TlsFailed,
+        }
+    }
+}
+
+impl Refusal {
+    /// The session's outcome.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Full(_) => Outcome::ClusterFull,
+            Self::Failed { last, .. } => last.outcome(),
+            Self::Deadline { .. } => Outcome::DeadlineExceeded,
+        }
+    }
+}
+
+impl Step {
+    /// The word in messages and in `check --connect`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Resolve => "resolve",
+            Self::Connect => "connect",
+            Self::Upgrade => "upgrade",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_label_has_its_series() {
+        let endpoint = EndpointName::from("db:1");
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let timeout = Duration::from_secs(1);
+        for error in [
+            DialError::Resolve { host: String::new(), reason: String::new() },
+            DialError::Connect { address, error: io::ErrorKind::ConnectionRefused.into() },
+            DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
+            DialError::Timeout {
+                endpoint: endpoint.clone(),
+                step: Step::Connect,
+                bound: Bound::Connect,
+                timeout,
+            },
+            DialError::Timeout {
+                endpoint: endpoint.clone(),
+                step: Step::Connect,
+                bound: Bound::Deadline,
+                timeout,
+            },
+            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
+            DialError::Timeout { endpoint, step: Step::Handshake, bound: Bound::Handshake, timeout },
+        ] {
+            assert!(DialError::RESULTS.contains(&error.label()), "{error}");
+        }
+    }
+}
