@@ -199,28 +199,36 @@ impl Relay {
         let mut downstream = &self.downstream;
         let mut upstream = &mut self.upstream;
         loop {
-            let sent = match self.sending.poll_flush(cx, &mut upstream, live) {
-                Ok(sent) => sent,
-                Err(broken) => {
-                    // The plain relay takes what the server said before, and reports.
-                    self.broken = unless_upstream(Err(broken)).map_err(Stop::Broken)?;
-                    self.dialogue = None;
-                    return Ok(());
-                }
+            let sent = match self.broken {
+                Some(_) => Poll::Ready(()),
+                None => match self.sending.poll_flush(cx, &mut upstream, live) {
+                    Ok(sent) => sent,
+                    Err(broken) => {
+                        self.broken = unless_upstream(Err(broken)).map_err(Stop::Broken)?;
+                        self.receiving.withhold_end();
+                        Poll::Ready(())
+                    }
+                },
             };
             let received = self.receiving.poll_flush(cx, &mut downstream, live).map_err(Stop::Broken)?;
             if dialogue.is_finished() {
                 self.dialogue = None;
                 return Ok(());
             }
+            if let Some(broken) = self.broken.take_if(|_| self.receiving.is_exhausted()) {
+                return Err(Stop::Broken(broken));
+            }
             if sent.is_pending() || received.is_pending() {
                 return Ok(());
             }
             let mut out = Outbox::default();
-            let said = self.sending.poll_read(cx, &mut downstream, live, |bytes| {
-                dialogue.downstream_said(bytes, &mut out);
-                Ok(())
-            });
+            let said = match self.broken {
+                Some(_) => Poll::Pending,
+                None => self.sending.poll_read(cx, &mut downstream, live, |bytes| {
+                    dialogue.downstream_said(bytes, &mut out);
+                    Ok(())
+                }),
+            };
             let answered = self
                 .receiving
                 .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
