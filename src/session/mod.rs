@@ -91,15 +91,11 @@ async fn refuse_full(downstream: Socket, admitted: &Admitted, record: &mut Recor
     let route = admitted.route();
     let reason = format!("the listener has reached max_connections ({})", route.max_connections());
     let protocol = route.cluster().settings().protocol;
-    match downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT_FULL).await {
-        Ok(_) => {
-            record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-            refuse(downstream, route, record, RefusalKind::Full).await;
-        }
-        Err(_) => {
-            record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-            downstream.abort();
-        }
+    let opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT_FULL).await;
+    record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
+    match opened {
+        Ok(_) => refuse(downstream, route, record, RefusalKind::Full).await,
+        Err(_) => downstream.abort(),
     }
 }
 
