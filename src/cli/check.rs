@@ -1,10 +1,10 @@
 //! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{ConfigFile, Failure};
 use crate::clock;
@@ -114,14 +114,15 @@ fn refused(step: Step, words: &str) -> bool {
 async fn late_rejection(end: &mut End) -> Option<String> {
     const VERDICT: Duration = Duration::from_millis(300);
     let End::Tls(stream) = end else { return None };
-    let mut byte = [0];
-    let answered = clock::before(clock::now() + VERDICT, stream.read(&mut byte)).await;
+    let mut bytes = vec![0; tls::Stream::PORTION];
+    let answered =
+        clock::before(clock::now() + VERDICT, poll_fn(|cx| stream.poll_read(cx, &mut bytes))).await;
     if let Ok(Err(error)) = &answered {
         return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
     }
     let parting = async {
-        stream.shutdown().await?;
-        while stream.read(&mut byte).await? > 0 {}
+        poll_fn(|cx| stream.poll_finish(cx)).await?;
+        while poll_fn(|cx| stream.poll_read(cx, &mut bytes)).await? > 0 {}
         std::io::Result::Ok(())
     };
     let _ = clock::before(clock::now() + VERDICT, parting).await;

@@ -1,13 +1,10 @@
 //! The upstream end of a relay, and what a relay needs of either end.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::client::TlsStream;
+use std::task::{Context, Poll};
 
 use crate::sys::Socket;
+use crate::tls::Stream;
 
 /// A usable upstream.
 #[derive(Debug)]
@@ -15,7 +12,7 @@ pub enum End {
     /// Plaintext: bulky flows never leave the kernel.
     Socket(Socket),
     /// TLS, handshake done.
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<Stream>),
 }
 
 impl End {
@@ -23,7 +20,7 @@ impl End {
     pub fn abort(&self) {
         match self {
             Self::Socket(socket) => socket.abort(),
-            Self::Tls(stream) => stream.get_ref().0.abort(),
+            Self::Tls(stream) => stream.socket().abort(),
         }
     }
 }
@@ -59,28 +56,21 @@ impl Leg for &Socket {
     }
 }
 
-impl Leg for &mut TlsStream<Socket> {
-    /// The end without close_notify counts as the end: many servers never send it, and the protocols above
-    /// have lengths or terminators of their own to notice a stream that was cut (docs/DECISIONS.md).
+impl Leg for &mut Stream {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        match ready!(AsyncRead::poll_read(Pin::new(*self), cx, &mut buffer)) {
-            Ok(()) => Poll::Ready(Ok(buffer.filled().len())),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(0)),
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        Stream::poll_read(self, cx, buffer)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(*self), cx, bytes)
+        Stream::poll_write(self, cx, bytes)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(*self), cx)
+        Stream::poll_flush(self, cx)
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        AsyncWrite::poll_shutdown(Pin::new(*self), cx).map(drop)
+        Stream::poll_finish(self, cx).map(drop)
     }
 }
 

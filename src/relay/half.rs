@@ -12,8 +12,10 @@ use std::task::{Context, Poll, ready};
 use super::end::Leg;
 use super::live::Live;
 use super::pipes::Loan;
+use super::turn;
 use crate::outcome::Side;
 use crate::sys::Socket;
+use crate::tls::Stream;
 
 /// A leg failed.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(super) struct Half {
     pipe: Option<Loan>,
     /// Bulky rounds left: a flow counts as bulky until this many small fills came in a row.
     bulky: u8,
+    /// What the next read of a copied flow may bring.
+    width: usize,
     /// The destination took bytes that it may not have handed to the kernel yet (TLS).
     unflushed: bool,
     /// The end of the source is not passed on: it is not an orderly one.
@@ -49,14 +53,15 @@ enum State {
     Ended,
 }
 
-/// Scratch memory of a worker: what one read may bring from a TLS stream.
-const SCRATCH: usize = 64 * 1024;
-/// What one read may bring from a socket; one that fills it makes the flow bulky.
+/// Scratch memory of a worker: the most that one read may bring.
+const SCRATCH: usize = Stream::PORTION;
+/// What one read may bring from a socket while the flow is small; one that fills it makes the flow bulky.
 const PORTION: usize = 16 * 1024;
 /// Small fills after which a bulky flow is small again.
 const PATIENCE: u8 = 4;
-/// Reads of one direction per poll. Then the other sessions of the worker have their turn.
-const ROUNDS: usize = 8;
+/// What one read of a copied flow may bring at first. It doubles with each read that fills it and is written on
+/// whole, up to `SCRATCH`, and falls to what the destination takes when that is less: the rest has to be held.
+const WIDTH: usize = 64 * 1024;
 
 thread_local! {
     static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -72,6 +77,7 @@ impl Half {
             written: 0,
             pipe: None,
             bulky: 0,
+            width: WIDTH,
             unflushed: false,
             withheld: false,
         }
@@ -109,7 +115,7 @@ impl Half {
         self.source_has_ended() && !self.holds_bytes() && !self.unflushed
     }
 
-    /// Moves between two sockets as much as both allow now.
+    /// Moves between two sockets as much as both and the turn allow.
     pub(super) fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +123,8 @@ impl Half {
         mut to: &Socket,
         live: &Live,
     ) -> Result<(), Broken> {
-        for _ in 0..ROUNDS {
+        let mut allowance = turn::allowance();
+        while allowance > 0 {
             if self.poll_drain(cx, to, live)?.is_pending()
                 || self.poll_flush(cx, &mut to, live)?.is_pending()
                 || self.source_has_ended()
@@ -125,20 +132,22 @@ impl Half {
                 return Ok(());
             }
             let moved = if self.bulky > 0 {
-                self.poll_fill(cx, from, to, live)?
+                self.poll_fill(cx, from, to, allowance, live)?
             } else {
                 self.poll_move(cx, &mut from, &mut to, PORTION, live)?
             };
-            if moved.is_pending() {
+            let Poll::Ready(moved) = moved else {
                 // It was drained before this: back to the worker it goes.
                 self.pipe = None;
                 return Ok(());
-            }
+            };
+            allowance = allowance.saturating_sub(moved);
         }
-        self.yield_to_others(cx)
+        turn::again(cx);
+        Ok(())
     }
 
-    /// Moves between two legs of any kind as much as both allow now.
+    /// Moves between two legs of any kind as much as both and the turn allow.
     pub(super) fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
@@ -146,19 +155,19 @@ impl Half {
         to: &mut impl Leg,
         live: &Live,
     ) -> Result<(), Broken> {
-        for _ in 0..ROUNDS {
+        let mut allowance = turn::allowance();
+        while allowance > 0 {
             if self.poll_flush(cx, to, live)?.is_pending() || self.source_has_ended() {
                 return Ok(());
             }
-            if self.poll_move(cx, from, to, SCRATCH, live)?.is_pending() {
+            let Poll::Ready(moved) =
+                self.poll_move(cx, from, to, self.width.min(allowance.max(WIDTH)), live)?
+            else {
                 return Ok(());
-            }
+            };
+            allowance = allowance.saturating_sub(moved);
         }
-        self.yield_to_others(cx)
-    }
-
-    fn yield_to_others(&self, cx: &Context<'_>) -> Result<(), Broken> {
-        cx.waker().wake_by_ref();
+        turn::again(cx);
         Ok(())
     }
 
@@ -194,14 +203,14 @@ impl Half {
         to: &mut impl Leg,
         portion: usize,
         live: &Live,
-    ) -> Result<Poll<()>, Broken> {
+    ) -> Result<Poll<usize>, Broken> {
         MEMORY.with_borrow_mut(|memory| {
             let read = match from.poll_read(cx, &mut memory[..portion]) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Err(error)) => return Err(self.source_broke(error)),
                 Poll::Ready(Ok(0)) => {
                     self.state = State::Ending;
-                    return Ok(Poll::Ready(()));
+                    return Ok(Poll::Ready(0));
                 }
                 Poll::Ready(Ok(read)) => read,
             };
@@ -214,8 +223,11 @@ impl Half {
             let taken = self.poll_give(cx, to, &memory[..read], live)?;
             if taken < read {
                 self.held.extend_from_slice(&memory[taken..read]);
+                self.width = taken.next_power_of_two().clamp(WIDTH, SCRATCH);
+            } else if read == portion {
+                self.width = (self.width * 2).min(SCRATCH);
             }
-            Ok(Poll::Ready(()))
+            Ok(Poll::Ready(read))
         })
     }
 
@@ -262,27 +274,31 @@ impl Half {
         cx: &mut Context<'_>,
         from: &Socket,
         to: &Socket,
+        most: usize,
         live: &Live,
-    ) -> Result<Poll<()>, Broken> {
+    ) -> Result<Poll<usize>, Broken> {
         if self.pipe.is_none() {
             self.pipe = Loan::borrow();
         }
         let Some(loan) = &mut self.pipe else {
             self.bulky = 0;
-            return self.poll_move(cx, &mut &*from, &mut &*to, SCRATCH, live);
+            return self.poll_move(cx, &mut &*from, &mut &*to, self.width.min(most.max(WIDTH)), live);
         };
-        match from.poll_fill(cx, loan.pipe()) {
-            Poll::Pending => return Ok(Poll::Pending),
-            Poll::Ready(Err(error)) => return Err(self.source_broke(error)),
-            Poll::Ready(Ok(0)) => self.state = State::Ending,
+        match from.poll_fill(cx, loan.pipe(), most) {
+            Poll::Pending => Ok(Poll::Pending),
+            Poll::Ready(Err(error)) => Err(self.source_broke(error)),
+            Poll::Ready(Ok(0)) => {
+                self.state = State::Ending;
+                Ok(Poll::Ready(0))
+            }
             Poll::Ready(Ok(filled)) => {
                 self.bulky = if filled >= PORTION { PATIENCE } else { self.bulky - 1 };
                 if self.source == Side::Upstream {
                     live.count(self.source, filled);
                 }
+                Ok(Poll::Ready(filled))
             }
         }
-        Ok(Poll::Ready(()))
     }
 
     /// Delivers what is held, and the end if the source has ended.

@@ -10,6 +10,7 @@ mod half;
 mod live;
 mod pipes;
 mod timers;
+mod turn;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -135,6 +136,7 @@ impl Relay {
         if let Some(outcome) = live.stopped() {
             return Poll::Ready(Stop::Ordered(outcome));
         }
+        let before = live.total();
         if let Err(stop) = self.poll_dialogue(cx, live) {
             return Poll::Ready(stop);
         }
@@ -146,6 +148,7 @@ impl Relay {
         if self.sending.has_ended() && self.receiving.has_ended() {
             return Poll::Ready(Stop::Completed);
         }
+        turn::ended(live.total().wrapping_sub(before));
         self.note(live);
         match self.timers.poll(cx, live.total(), self.first_end.is_some()) {
             Poll::Ready(outcome) => Poll::Ready(Stop::Ordered(outcome)),

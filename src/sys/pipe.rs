@@ -52,8 +52,8 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` when the socket is empty *or* the pipe is full: call it only with an empty pipe, then
     /// it means the first.
-    pub(super) fn fill(&mut self, from: impl AsFd) -> io::Result<usize> {
-        let moved = splice(from, None, &self.write, None, Self::WIDE, flags())?;
+    pub(super) fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
+        let moved = splice(from, None, &self.write, None, most, flags())?;
         self.held += moved;
         Ok(moved)
     }

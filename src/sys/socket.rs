@@ -170,11 +170,11 @@ impl Socket {
         }
     }
 
-    /// Moves what has arrived into an empty pipe; 0 is the end of the stream.
-    pub fn poll_fill(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
+    /// Moves what has arrived into an empty pipe, at most `most` bytes; 0 is the end of the stream.
+    pub fn poll_fill(&self, cx: &mut Context<'_>, pipe: &mut Pipe, most: usize) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
-            match pipe.fill(self.io.get_ref()) {
+            match pipe.fill(self.io.get_ref(), most) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),
@@ -262,6 +262,7 @@ impl Socket {
     }
 }
 
+/// What hyper asks of the admin endpoint's connections.
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let received = ready!(self.poll_recv(cx, buf.initialize_unfilled()))?;
@@ -273,26 +274,6 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send(cx, bytes)
-    }
-
-    /// Gathers: rustls hands over a queue of records, and one `sendmsg` takes many of them.
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut ready = ready!(self.io.poll_write_ready(cx))?;
-            match SockRef::from(self.io.get_ref()).send_vectored(slices) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

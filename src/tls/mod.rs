@@ -5,6 +5,7 @@
 //! worthless at another of the same name. kTLS is not here (docs/DECISIONS.md).
 
 mod identity;
+mod stream;
 mod tickets;
 mod verify;
 
@@ -12,15 +13,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 pub use identity::{Identity, IdentityError, IdentitySource};
+pub use stream::Stream;
 pub use verify::{Roots, RootsError};
 
 use crate::name::IdentityName;
@@ -191,14 +191,13 @@ impl Originator {
         socket: Socket,
         name: ServerName<'static>,
         _: NothingBuffered,
-    ) -> Result<(Box<TlsStream<Socket>>, Agreed), HandshakeError> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
-        let stream = connector.connect(name, socket).await.map_err(HandshakeError::from_io)?;
-        let agreed = self.agreed(stream.get_ref().1);
+    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
+        let stream = Stream::handshake(socket, Arc::clone(&self.config), name).await?;
+        let agreed = self.agreed(stream.connection());
         Ok((Box::new(stream), agreed))
     }
 
-    fn agreed(&self, connection: &rustls::ClientConnection) -> Agreed {
+    fn agreed(&self, connection: &UnbufferedClientConnection) -> Agreed {
         Agreed {
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
@@ -231,18 +230,6 @@ impl MinVersion {
         match self {
             Self::Tls12 => rustls::ALL_VERSIONS,
             Self::Tls13 => TLS13_ONLY,
-        }
-    }
-}
-
-impl HandshakeError {
-    fn from_io(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            return Self::Closed;
-        }
-        match error.downcast::<rustls::Error>() {
-            Ok(error) => Self::Tls(error),
-            Err(error) => Self::Io(error),
         }
     }
 }

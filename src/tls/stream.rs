@@ -1,0 +1,394 @@
+//! The client's end of a TLS connection, over rustls' unbuffered interface: rustls has the keys and the
+//! rules, the bytes in between are ours.
+//!
+//! Ciphertext stops in memory that all streams of a worker share, for the length of one call: one large read
+//! brings many records, and all records of a write leave in one. What a stream keeps for itself is the tail of a
+//! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::{fmt, io};
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
+use rustls::{ClientConfig, InvalidMessage};
+
+use super::HandshakeError;
+use crate::sys::Socket;
+
+/// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
+pub struct Stream {
+    socket: Socket,
+    connection: UnbufferedClientConnection,
+    /// Ciphertext that is not a whole record, or parts of a handshake message that is not whole.
+    incoming: Vec<u8>,
+    /// Plaintext that came in the same read as the end of the handshake.
+    opened: Vec<u8>,
+    /// Ciphertext that the socket would not take yet, from `sent` on.
+    outgoing: Vec<u8>,
+    sent: usize,
+    reading: Reading,
+    /// close_notify is among what was sent or is in `outgoing`.
+    closing: bool,
+}
+
+enum Reading {
+    /// The server may still send. Exits: `Ended`, `Failed`.
+    Open,
+    /// The server has said close_notify, or ended the connection. No exit.
+    Ended,
+    /// TLS went wrong, and everything before it was read. No exit.
+    Failed(rustls::Error),
+}
+
+/// What opening a portion of ciphertext brought.
+struct Opened {
+    /// Bytes of ciphertext that are done with.
+    consumed: usize,
+    /// Bytes of plaintext in front of the buffer.
+    plain: usize,
+    /// What comes next.
+    then: Reading,
+}
+
+impl Stream {
+    /// What one read may bring: large, because each read opens the peer's window and wakes it.
+    pub const PORTION: usize = 1024 * 1024;
+
+    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
+    pub(super) async fn handshake(
+        socket: Socket,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, HandshakeError> {
+        let mut connection = UnbufferedClientConnection::new(config, name).map_err(HandshakeError::Tls)?;
+        let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
+        loop {
+            let UnbufferedStatus { discard, state, .. } = connection.process_tls_records(&mut incoming);
+            let next = match state {
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, &mut outgoing);
+                    Next::Process
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    Next::Send
+                }
+                Ok(ConnectionState::BlockedHandshake) => Next::Read,
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    return Err(HandshakeError::Closed);
+                }
+                // Whatever else there is comes after the handshake.
+                Ok(_) => Next::Use,
+                Err(error) => Next::Fail(error),
+            };
+            // After an error it may be more than there is.
+            incoming.drain(..discard.min(incoming.len()));
+            match next {
+                Next::Process => {}
+                Next::Send => {
+                    socket.send_all(&outgoing).await.map_err(HandshakeError::Io)?;
+                    outgoing.clear();
+                }
+                Next::Read => read_more(&socket, &mut incoming).await?,
+                Next::Use => break,
+                Next::Fail(error) => {
+                    alert(&mut connection, &mut incoming, &mut outgoing);
+                    let _ = socket.send_all(&outgoing).await;
+                    return Err(HandshakeError::Tls(error));
+                }
+            }
+        }
+        Ok(Self::established(socket, connection, incoming))
+    }
+
+    fn established(socket: Socket, connection: UnbufferedClientConnection, ciphertext: Vec<u8>) -> Self {
+        let mut stream = Self {
+            socket,
+            connection,
+            incoming: Vec::new(),
+            opened: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            reading: Reading::Open,
+            closing: false,
+        };
+        if !ciphertext.is_empty() {
+            let mut ciphertext = ciphertext;
+            let mut plain = vec![0; ciphertext.len()];
+            let opened = stream.open(&mut ciphertext, &mut plain);
+            plain.truncate(opened.plain);
+            stream.opened = plain;
+            stream.keep(&ciphertext[opened.consumed..], opened.then);
+        }
+        // What the handshake needed is far more than what a partial record does.
+        stream.incoming.shrink_to_fit();
+        stream
+    }
+
+    /// The socket beneath.
+    pub const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// What was negotiated.
+    pub(super) const fn connection(&self) -> &UnbufferedClientConnection {
+        &self.connection
+    }
+
+    /// Reads plaintext into `buffer`, which has to hold a record and then some (32 KiB), and of which no more than
+    /// [`Self::PORTION`] is used; 0 is the end of the stream, with or without close_notify.
+    ///
+    /// # Errors
+    /// What recv(2) says, or a `rustls::Error` inside: an alert of the server, a record that was tampered with.
+    /// All plaintext before it has been read by then.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if !self.opened.is_empty() {
+            let taken = self.opened.len().min(buffer.len());
+            buffer[..taken].copy_from_slice(&self.opened[..taken]);
+            self.opened.drain(..taken);
+            self.opened.shrink_to_fit();
+            return Poll::Ready(Ok(taken));
+        }
+        if !self.outgoing.is_empty() {
+            // An answer of TLS' own may wait here while nobody writes. Whoever writes next learns of a failure.
+            let _ = self.poll_flush(cx);
+        }
+        CIPHERTEXT.with_borrow_mut(|memory| {
+            loop {
+                match &self.reading {
+                    Reading::Open => {}
+                    Reading::Ended => return Poll::Ready(Ok(0)),
+                    Reading::Failed(error) => return Poll::Ready(Err(tls_error(error.clone()))),
+                }
+                let kept = self.incoming.len();
+                let limit = memory.len().min(buffer.len());
+                if kept >= limit {
+                    return Poll::Ready(Err(tls_error(TOO_LONG)));
+                }
+                let received = ready!(self.socket.poll_recv(cx, &mut memory[kept..limit]))?;
+                if received == 0 {
+                    self.reading = Reading::Ended;
+                    continue;
+                }
+                memory[..kept].copy_from_slice(&self.incoming);
+                let ciphertext = &mut memory[..kept + received];
+                let opened = self.open(ciphertext, buffer);
+                self.keep(&ciphertext[opened.consumed..], opened.then);
+                if !self.outgoing.is_empty() {
+                    let _ = self.poll_flush(cx);
+                }
+                if opened.plain > 0 {
+                    return Poll::Ready(Ok(opened.plain));
+                }
+            }
+        })
+    }
+
+    /// Takes some of `bytes`, none while ciphertext of an earlier write waits; what the socket does not take at
+    /// once goes with [`Self::poll_flush`].
+    ///
+    /// # Errors
+    /// What send(2) says, or a `rustls::Error` inside.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        CIPHERTEXT.with_borrow_mut(|memory| {
+            let mut taken = 0;
+            for portion in bytes.chunks(SEALED_AT_ONCE) {
+                let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory))?;
+                taken += portion.len();
+                let sent = match self.socket.poll_send(cx, &memory[..sealed]) {
+                    Poll::Pending => 0,
+                    Poll::Ready(sent) => sent?,
+                };
+                if sent < sealed {
+                    self.outgoing.extend_from_slice(&memory[sent..sealed]);
+                    break;
+                }
+            }
+            Poll::Ready(Ok(taken))
+        })
+    }
+
+    /// Hands to the kernel what earlier writes left.
+    ///
+    /// # Errors
+    /// What send(2) says.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.outgoing.len() {
+            self.sent += ready!(self.socket.poll_send(cx, &self.outgoing[self.sent..]))?;
+        }
+        if self.sent > 0 {
+            self.sent = 0;
+            self.outgoing = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends our direction: everything written, close_notify, then FIN.
+    ///
+    /// # Errors
+    /// What send(2) says; a peer that is gone needs no telling.
+    pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closing {
+            self.closing = true;
+            CIPHERTEXT.with_borrow_mut(|memory| {
+                let sealed = self.seal(memory, |traffic, memory| traffic.queue_close_notify(memory))?;
+                self.outgoing.extend_from_slice(&memory[..sealed]);
+                io::Result::Ok(())
+            })?;
+        }
+        ready!(self.poll_flush(cx))?;
+        self.socket.finish();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Opens all whole records in `ciphertext`. `plain` has at least its length, so it cannot overflow.
+    fn open(&mut self, ciphertext: &mut [u8], plain: &mut [u8]) -> Opened {
+        let mut opened = Opened { consumed: 0, plain: 0, then: Reading::Open };
+        loop {
+            let rest = &mut ciphertext[opened.consumed..];
+            let UnbufferedStatus { mut discard, state, .. } = self.connection.process_tls_records(rest);
+            let mut is_done = false;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(record)) = traffic.next_record() {
+                        let end = opened.plain + record.payload.len();
+                        plain[opened.plain..end].copy_from_slice(record.payload);
+                        opened.plain = end;
+                        discard += record.discard;
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.outgoing),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => opened.then = Reading::Ended,
+                Ok(_) => is_done = true,
+                Err(error) => {
+                    opened.then = Reading::Failed(error);
+                    is_done = true;
+                }
+            }
+            // After an error it may be more than there is.
+            opened.consumed = (opened.consumed + discard).min(ciphertext.len());
+            if is_done {
+                break;
+            }
+        }
+        if matches!(opened.then, Reading::Failed(_)) {
+            alert(&mut self.connection, &mut ciphertext[opened.consumed..], &mut self.outgoing);
+        }
+        opened
+    }
+
+    /// Keeps what is not a whole record; nothing comes after the end.
+    fn keep(&mut self, rest: &[u8], then: Reading) {
+        self.incoming.clear();
+        if matches!(then, Reading::Open) && !rest.is_empty() {
+            self.incoming.extend_from_slice(rest);
+        } else {
+            // An idle stream holds no memory.
+            self.incoming = Vec::new();
+        }
+        self.reading = then;
+    }
+
+    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer.
+    fn seal(
+        &mut self,
+        memory: &mut [u8],
+        make: impl FnOnce(&mut WriteTraffic<'_, ClientConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> io::Result<usize> {
+        let mut own = 0;
+        loop {
+            // `incoming` holds no whole record, but rustls remembers how far it has seen it.
+            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.incoming);
+            match state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    let made = make(&mut traffic, &mut memory[own..]).map_err(io::Error::other)?;
+                    return Ok(own + made);
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    own += data.encode(&mut memory[own..]).map_err(io::Error::other)?;
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => {}
+                Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
+                Err(error) => return Err(tls_error(error)),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+/// Plaintext whose records leave in one write: enough that a system call and a wake-up of the server serve many
+/// records, and so little that they are still in the core's cache when the kernel copies them.
+const SEALED_AT_ONCE: usize = 128 * 1024;
+
+thread_local! {
+    /// Ciphertext in passing, of whichever stream of this worker is at it.
+    static CIPHERTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; Stream::PORTION]);
+}
+
+/// What a handshake does next.
+enum Next {
+    Process,
+    Send,
+    Read,
+    Use,
+    Fail(rustls::Error),
+}
+
+/// What one read of a handshake may bring: a server's first flight is one or a few of these.
+const FLIGHT: usize = 4096;
+/// A handshake message is at most 64 KiB in rustls, and may come in pieces.
+const INCOMING_MAX: usize = 128 * 1024;
+const TOO_LONG: rustls::Error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+
+async fn read_more(socket: &Socket, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    let kept = incoming.len();
+    if kept >= INCOMING_MAX {
+        return Err(HandshakeError::Tls(TOO_LONG));
+    }
+    incoming.resize(kept + FLIGHT, 0);
+    let received = socket.recv(&mut incoming[kept..]).await.map_err(HandshakeError::Io)?;
+    incoming.truncate(kept + received);
+    if received == 0 { Err(HandshakeError::Closed) } else { Ok(()) }
+}
+
+fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {
+    let at = outgoing.len();
+    let mut room = FLIGHT;
+    loop {
+        outgoing.resize(at + room, 0);
+        match data.encode(&mut outgoing[at..]) {
+            Ok(encoded) => return outgoing.truncate(at + encoded),
+            Err(EncodeError::InsufficientSize(need)) => room = need.required_size,
+            // It says so when asked twice after a success, which returns.
+            Err(EncodeError::AlreadyEncoded) => return outgoing.truncate(at),
+        }
+    }
+}
+
+/// Encodes the alert that rustls has ready after an error. What broke it must not be processed again.
+fn alert(connection: &mut UnbufferedClientConnection, incoming: &mut [u8], outgoing: &mut Vec<u8>) {
+    // What is to be encoded comes before any look at `incoming`.
+    while connection.wants_write() {
+        let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(incoming).state else {
+            return;
+        };
+        encode(data, outgoing);
+    }
+}
+
+fn tls_error(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
