@@ -10,12 +10,12 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use super::end::Leg;
+use super::held::{self, Held};
 use super::live::Live;
 use super::pipes::Loan;
 use super::turn;
 use crate::outcome::Side;
 use crate::sys::Socket;
-use crate::tls::Stream;
 
 /// A leg failed.
 #[derive(Debug)]
@@ -29,14 +29,11 @@ pub(super) struct Broken {
 pub(super) struct Half {
     source: Side,
     state: State,
-    /// Bytes that were read and not yet taken, from `written` on. No memory is held while there are none.
-    held: Vec<u8>,
-    written: usize,
+    /// Bytes that were read and not yet taken.
+    held: Held,
     pipe: Option<Loan>,
     /// Bulky rounds left: a flow counts as bulky until this many small fills came in a row.
     bulky: u8,
-    /// What the next read of a copied flow may bring.
-    width: usize,
     /// The destination took bytes that it may not have handed to the kernel yet (TLS).
     unflushed: bool,
     /// The end of the source is not passed on: it is not an orderly one.
@@ -54,14 +51,11 @@ enum State {
 }
 
 /// Scratch memory of a worker: the most that one read may bring.
-const SCRATCH: usize = Stream::PORTION;
+const SCRATCH: usize = held::WIDE;
 /// What one read may bring from a socket while the flow is small; one that fills it makes the flow bulky.
 const PORTION: usize = 16 * 1024;
 /// Small fills after which a bulky flow is small again.
 const PATIENCE: u8 = 4;
-/// What one read of a copied flow may bring at first. It doubles with each read that fills it and is written on
-/// whole, up to `SCRATCH`, and falls to what the destination takes when that is less: the rest has to be held.
-const WIDTH: usize = 64 * 1024;
 
 thread_local! {
     static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -69,27 +63,21 @@ thread_local! {
 
 impl Half {
     /// A direction that has these bytes to deliver before any other.
-    pub(super) const fn holding(source: Side, held: Vec<u8>) -> Self {
+    pub(super) fn holding(source: Side, held: Vec<u8>) -> Self {
         Self {
             source,
             state: State::Open,
-            held,
-            written: 0,
+            held: Held::new(held),
             pipe: None,
             bulky: 0,
-            width: WIDTH,
             unflushed: false,
             withheld: false,
         }
     }
 
     /// Bytes to deliver once what is held already is gone.
-    pub(super) fn hold(&mut self, bytes: Vec<u8>) {
-        if self.held.is_empty() {
-            self.held = bytes;
-        } else {
-            self.held.extend(bytes);
-        }
+    pub(super) fn hold(&mut self, bytes: &[u8]) {
+        self.held.append(bytes);
     }
 
     /// Whether something was read that the destination has not been given.
@@ -123,7 +111,8 @@ impl Half {
         mut to: &Socket,
         live: &Live,
     ) -> Result<(), Broken> {
-        let mut allowance = turn::allowance();
+        let turn = turn::allowance();
+        let mut allowance = turn;
         while allowance > 0 {
             if self.poll_drain(cx, to, live)?.is_pending()
                 || self.poll_flush(cx, &mut to, live)?.is_pending()
@@ -132,7 +121,7 @@ impl Half {
                 return Ok(());
             }
             let moved = if self.bulky > 0 {
-                self.poll_fill(cx, from, to, allowance, live)?
+                self.poll_fill(cx, from, to, turn, live)?
             } else {
                 self.poll_move(cx, &mut from, &mut to, PORTION, live)?
             };
@@ -155,14 +144,13 @@ impl Half {
         to: &mut impl Leg,
         live: &Live,
     ) -> Result<(), Broken> {
-        let mut allowance = turn::allowance();
+        let turn = turn::allowance();
+        let mut allowance = turn;
         while allowance > 0 {
             if self.poll_flush(cx, to, live)?.is_pending() || self.source_has_ended() {
                 return Ok(());
             }
-            let Poll::Ready(moved) =
-                self.poll_move(cx, from, to, self.width.min(allowance.max(WIDTH)), live)?
-            else {
+            let Poll::Ready(moved) = self.poll_move(cx, from, to, held::width(turn), live)? else {
                 return Ok(());
             };
             allowance = allowance.saturating_sub(moved);
@@ -222,10 +210,7 @@ impl Half {
             }
             let taken = self.poll_give(cx, to, &memory[..read], live)?;
             if taken < read {
-                self.held.extend_from_slice(&memory[taken..read]);
-                self.width = taken.next_power_of_two().clamp(WIDTH, SCRATCH);
-            } else if read == portion {
-                self.width = (self.width * 2).min(SCRATCH);
+                self.held.append(&memory[taken..read]);
             }
             Ok(Poll::Ready(read))
         })
@@ -282,7 +267,7 @@ impl Half {
         }
         let Some(loan) = &mut self.pipe else {
             self.bulky = 0;
-            return self.poll_move(cx, &mut &*from, &mut &*to, self.width.min(most.max(WIDTH)), live);
+            return self.poll_move(cx, &mut &*from, &mut &*to, held::width(most), live);
         };
         match from.poll_fill(cx, loan.pipe(), most) {
             Poll::Pending => Ok(Poll::Pending),
@@ -333,17 +318,15 @@ impl Half {
         to: &mut impl Leg,
         live: &Live,
     ) -> Result<Poll<()>, Broken> {
-        // Dropped when all of it is taken: an idle session holds no memory.
-        let held = std::mem::take(&mut self.held);
-        while self.written < held.len() {
-            let taken = self.poll_give(cx, to, &held[self.written..], live)?;
+        let mut held = std::mem::take(&mut self.held);
+        while !held.is_empty() {
+            let taken = self.poll_give(cx, to, held.rest(), live)?;
+            held.advance(taken);
             if taken == 0 {
                 self.held = held;
                 return Ok(Poll::Pending);
             }
-            self.written += taken;
         }
-        self.written = 0;
         Ok(Poll::Ready(()))
     }
 

@@ -7,6 +7,7 @@
 
 mod end;
 mod half;
+mod held;
 mod live;
 mod pipes;
 mod timers;
@@ -236,8 +237,8 @@ impl Relay {
                 .receiving
                 .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
             // Held first: what could be passed on before an error is the client's.
-            self.sending.hold(out.to_upstream);
-            self.receiving.hold(out.to_downstream);
+            self.sending.hold(&out.to_upstream);
+            self.receiving.hold(&out.to_downstream);
             if !(half_progress(said)? | half_progress(answered)?) {
                 return Ok(());
             }

@@ -9,9 +9,9 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::Context;
 
-/// Bytes of one direction in one turn, while no small messages are about: some 300 µs of work.
-pub(super) const LONG: usize = 1024 * 1024;
-/// The same beside small messages.
+/// Bytes of one direction in one turn, while no small messages are about: under a millisecond of work.
+const LONG: usize = 2 * 1024 * 1024;
+/// The same beside small messages: some 50 µs.
 const SHORT: usize = 128 * 1024;
 /// A turn that moves less than this moved small messages.
 const SMALL: u64 = 16 * 1024;
@@ -23,7 +23,7 @@ thread_local! {
     static SINCE_SMALL: Cell<u32> = const { Cell::new(MEMORY) };
 }
 
-/// What one direction may move now.
+/// What one direction may move now. The last portion may go beyond it.
 pub(super) fn allowance() -> usize {
     if SINCE_SMALL.get() < MEMORY { SHORT } else { LONG }
 }
