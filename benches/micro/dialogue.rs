@@ -1,0 +1,124 @@
+//! PostgreSQL's part of a session: the client's first packets, the request for TLS, and the server's login
+//! with its offer rewritten, in the sizes that libpq and PostgreSQL 18 send.
+
+use std::hint::black_box;
+
+use ambassador::protocol::postgres::{ScramPlus, Settings};
+use ambassador::protocol::{Hello, Outbox, Protocol, Said, Step};
+use criterion::Criterion;
+
+pub(crate) fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("dialogue");
+    let startup = startup();
+    group.bench_function("opening", |bencher| bencher.iter(|| opening(black_box(&startup))));
+    group.bench_function("upgrade", |bencher| bencher.iter(|| upgrade(black_box(b"S"))));
+    let (hello, login) = (opening(&startup), login());
+    group.bench_function("login", |bencher| {
+        bencher.iter(|| rewrite(hello, login.iter().map(Vec::as_slice)));
+    });
+    // A server behind a slow link: what the bookkeeping of partial messages takes at its worst.
+    let whole = login.concat();
+    group.bench_function("login_byte_by_byte", |bencher| bencher.iter(|| rewrite(hello, whole.chunks(1))));
+    group.finish();
+}
+
+/// A client with `sslmode=prefer`: asks for TLS, is declined, sends its StartupMessage.
+fn opening(startup: &[u8]) -> Hello {
+    let mut opening = POSTGRES.opening().expect("a PostgreSQL client speaks first");
+    let declined = opening.received(&SSL_REQUEST);
+    assert_eq!(declined, Ok(Said::Answer(b"N")));
+    match opening.received(startup) {
+        Ok(Said::Opened { bytes, hello }) => {
+            black_box(bytes);
+            hello
+        }
+        other => unreachable!("a StartupMessage opens a session: {other:?}"),
+    }
+}
+
+fn upgrade(answer: &[u8]) -> Step {
+    let mut upgrade = POSTGRES.upgrade().expect("PostgreSQL has one");
+    black_box(upgrade.begin());
+    black_box(upgrade.sent());
+    upgrade.received(answer).expect("the server agrees")
+}
+
+/// From the server's first byte to the end of the rewriting.
+fn rewrite<'a>(hello: Hello, server: impl Iterator<Item = &'a [u8]>) -> usize {
+    let mut dialogue = POSTGRES.dialogue(hello, true).expect("there is an offer to rewrite");
+    let mut delivered = 0;
+    for bytes in server {
+        let mut out = Outbox::default();
+        dialogue.upstream_said(black_box(bytes), &mut out).expect("it is what PostgreSQL sends");
+        delivered += out.to_downstream.len();
+    }
+    assert!(dialogue.is_finished());
+    delivered
+}
+
+fn startup() -> Vec<u8> {
+    let mut packet = vec![0, 0, 0, 0, 0, 3, 0, 0];
+    for word in ["user", "shop", "database", "shop", "application_name", "psql", "client_encoding", "UTF8"] {
+        packet.extend(word.bytes().chain([0]));
+    }
+    packet.push(0);
+    let length = u32::try_from(packet.len()).expect("a small packet");
+    packet[..4].copy_from_slice(&length.to_be_bytes());
+    packet
+}
+
+/// What each read of the server brings: the offer, two rounds of SCRAM, and everything up to ReadyForQuery. The
+/// last read ends the rewriting with its first message; the rest of it travels along.
+fn login() -> [Vec<u8>; 3] {
+    let scram_first = [b"r=".as_slice(), &[b'n'; 42], b",s=", &[b's'; 24], b",i=4096"].concat();
+    let scram_last = [b"v=".as_slice(), &[b'v'; 44]].concat();
+    let mut ready = authentication(AUTHENTICATION_SASL_FINAL, &scram_last);
+    ready.extend(authentication(AUTHENTICATION_OK, b""));
+    for (name, value) in PARAMETERS {
+        ready.extend(message(b'S', &[name.as_bytes(), b"\0", value.as_bytes(), b"\0"].concat()));
+    }
+    ready.extend(message(b'K', &[0x5a; 8]));
+    ready.extend(message(b'Z', b"I"));
+    [
+        authentication(AUTHENTICATION_SASL, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"),
+        authentication(AUTHENTICATION_SASL_CONTINUE, &scram_first),
+        ready,
+    ]
+}
+
+fn authentication(kind: u32, body: &[u8]) -> Vec<u8> {
+    message(b'R', &[&kind.to_be_bytes(), body].concat())
+}
+
+fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + 4).expect("a small message");
+    [&[kind], length.to_be_bytes().as_slice(), body].concat()
+}
+
+const POSTGRES: Protocol = Protocol::Postgres(Settings { scram_plus: ScramPlus::Auto });
+
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+const AUTHENTICATION_OK: u32 = 0;
+const AUTHENTICATION_SASL: u32 = 10;
+const AUTHENTICATION_SASL_CONTINUE: u32 = 11;
+const AUTHENTICATION_SASL_FINAL: u32 = 12;
+
+/// The ParameterStatus messages of PostgreSQL 18.
+const PARAMETERS: [(&str, &str); 15] = [
+    ("in_hot_standby", "off"),
+    ("integer_datetimes", "on"),
+    ("TimeZone", "Etc/UTC"),
+    ("IntervalStyle", "postgres"),
+    ("search_path", "\"$user\", public"),
+    ("is_superuser", "off"),
+    ("application_name", "psql"),
+    ("default_transaction_read_only", "off"),
+    ("scram_iterations", "4096"),
+    ("DateStyle", "ISO, MDY"),
+    ("standard_conforming_strings", "on"),
+    ("session_authorization", "shop"),
+    ("client_encoding", "UTF8"),
+    ("server_version", "18.1"),
+    ("server_encoding", "UTF8"),
+];

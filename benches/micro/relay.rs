@@ -1,0 +1,85 @@
+//! One message from a client to its endpoint through a real relay, on a worker's runtime.
+//!
+//! Both ends of both connections live on that one thread, so a step has the cost of the client's send and of
+//! the endpoint's receive in it, alike at every commit.
+
+use std::io;
+
+use ambassador::clock;
+use ambassador::drain::Drain;
+use ambassador::relay::{self, End, Live, Start, relay};
+use ambassador::sys::{Bind, Listening, LocalAddress, Options, Socket};
+use ambassador::workers;
+use criterion::{Criterion, Throughput};
+
+pub(crate) fn bench(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("relay");
+    // The second fills a read, so it goes by splice.
+    for (name, bytes) in [("64_b", 64), ("16_kib", 16 * 1024)] {
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(name, |bencher| {
+            let runtime = workers::runtime().expect("a runtime can be made");
+            let session = runtime.block_on(Session::begin()).expect("loopback connects");
+            let mut message = vec![7; bytes];
+            bencher.iter_custom(|steps| {
+                runtime.block_on(async {
+                    let begun = clock::now();
+                    for _ in 0..steps {
+                        session.step(&mut message).await.expect("the relay moves it");
+                    }
+                    begun.elapsed()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A relay with a peer of ours at either end; it ends with the runtime.
+struct Session {
+    client: Socket,
+    endpoint: Socket,
+}
+
+impl Session {
+    async fn begin() -> io::Result<Self> {
+        let (client, downstream) = pair().await?;
+        let (upstream, endpoint) = pair().await?;
+        let start = Start {
+            downstream,
+            upstream: End::Socket(upstream),
+            opening: Vec::new(),
+            dialogue: None,
+            settings: relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None },
+        };
+        Drain::default().spawn(async move {
+            relay(start, &Live::default()).await;
+        });
+        Ok(Self { client, endpoint })
+    }
+
+    /// Sends the message and waits until all of it has arrived.
+    async fn step(&self, message: &mut [u8]) -> io::Result<()> {
+        self.client.send_all(message).await?;
+        let mut arrived = 0;
+        while arrived < message.len() {
+            match self.endpoint.recv(&mut message[arrived..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                more => arrived += more,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Both ends of a TCP connection on loopback.
+async fn pair() -> io::Result<(Socket, Socket)> {
+    let any = Bind::Tcp(([127, 0, 0, 1], 0).into());
+    let listening = Listening::bind(&any).map_err(io::Error::other)?;
+    let LocalAddress::Tcp(address) = *listening.local() else { unreachable!("it was told to bind TCP") };
+    let (connected, accepted) =
+        tokio::try_join!(Socket::connect(address, None, &OPTIONS), listening.accept())?;
+    Ok((connected, Socket::adopt(accepted, &OPTIONS)?))
+}
+
+const OPTIONS: Options = Options { keepalive: None, user_timeout: None };
