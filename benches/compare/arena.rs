@@ -4,21 +4,24 @@
 //! Every row starts every contestant anew, so that no row inherits another's buffers, and goes round all
 //! of them before it comes back to the first, so that drift of the machine hits all alike. Lacks
 //! any judgement: that is for `findings` and the reader.
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::cli::Options;
+use crate::database::{Database, Login};
 use crate::findings::{Cell, Entrant, RowFindings};
 use crate::load::{self, Course, PATIENCE, Reading, Span};
+use crate::mail::MailServer;
 use crate::pki::Pki;
-use crate::place::{Cores, pin};
+use crate::place::{Cores, Seating, Seats, pin};
 use crate::process::{Meter, Running};
-use crate::recipe::Job;
+use crate::recipe::{Job, Protocol};
 use crate::row::{Row, Wire, Work};
 use crate::socket;
 use crate::upstream::Doors;
@@ -28,10 +31,13 @@ pub(crate) struct Arena {
     pub(crate) cores: Cores,
     span: Span,
     rounds: usize,
+    workers: usize,
     /// Direct runs are of no use in a quick contest.
     direct: bool,
     upstream: Running,
     doors: Doors,
+    /// From the first row on that wants one.
+    database: Option<Database>,
     pki: Pki,
     next_port: u16,
     /// Last, for fields are dropped in order and the children write here.
@@ -42,8 +48,17 @@ pub(crate) struct Arena {
 struct Contestant {
     running: Running,
     at: SocketAddr,
-    /// Its doors of the upstream.
-    pair: usize,
+    /// Which set of the upstream's doors is its own.
+    set: usize,
+    // Only held; it goes after the contestant.
+    _behind: Behind,
+}
+
+/// What stands behind a contestant, or is loaded without one.
+struct Behind {
+    at: SocketAddr,
+    /// Only held, when it is one that does not outlast the row.
+    _mail: Option<MailServer>,
 }
 
 impl Arena {
@@ -51,21 +66,25 @@ impl Arena {
         let cores = options.cores()?;
         // A name of its own: whoever clears up after a contest that was killed must not take others' folders.
         let folder = tempfile::Builder::new().prefix("ambassador-compare-").tempdir()?;
+        // Servers that run under another account have to pass through.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
         let pki = Pki::make(folder.path())?;
         let mut command = Command::new(std::env::current_exe()?);
-        // One door more than contestants, for the direct runs.
+        // One set more than contestants, for the direct runs.
         command.arg("upstream").arg("--pki").arg(pki.folder());
-        command.arg("--doors").arg((contestants + 1).to_string());
-        let (upstream, words) = Running::start_talking(&command, cores.of_load(false))?;
+        command.arg("--sets").arg((contestants + 1).to_string());
+        let (upstream, words) = Running::start_talking(&command, &cores.seats(Seating::Apart).load)?;
         let mut line = String::new();
         BufReader::new(words).read_line(&mut line)?;
         Ok(Self {
             cores,
             span: Span { warm_up: options.warm_up(), measured: options.span() },
             rounds: options.rounds(),
+            workers: options.workers(),
             direct: !options.quick,
             upstream,
             doors: Doors::parse(&line)?,
+            database: None,
             pki,
             // Below the ports that the kernel gives to connections, and apart from a second contest's.
             next_port: 20_000 + u16::try_from(std::process::id() % 8000).expect("below 8000"),
@@ -74,20 +93,27 @@ impl Arena {
     }
 
     pub(crate) fn play(&mut self, row: Row, entrants: &[Entrant]) -> io::Result<RowFindings> {
-        let load_core = self.cores.of_load(row.one_core());
-        pin(None, load_core)?;
-        pin(Some(self.upstream.pid()), load_core)?;
+        let seats = self.cores.seats(row.seating);
+        pin(None, &seats.load)?;
+        pin(Some(self.upstream.pid()), &seats.load)?;
+        let direct = match self.direct && row.has_direct() {
+            true => Some(self.behind(&row, Wire::Plain, self.last_set(), &seats)?),
+            false => None,
+        };
         let mut cells = Vec::new();
         let mut contestants = Vec::new();
-        for (pair, entrant) in entrants.iter().enumerate().filter(|(_, entrant)| entrant.peer.serves(&row)) {
+        for (set, entrant) in entrants.iter().enumerate().filter(|(_, entrant)| entrant.peer.serves(&row)) {
             let mut cell = Cell { peer: entrant.peer, readings: Vec::new(), trouble: None };
-            let contestant = self.start(entrant, &row, pair);
+            let contestant = self.start(entrant, &row, set, &seats);
             contestants.push(contestant.map_err(|error| cell.trouble = Some(error.to_string())).ok());
             cells.push(cell);
         }
         let mut found = RowFindings { row, cells, direct: Vec::new() };
         for round in 0..self.rounds(&found.row) {
-            self.play_round(&mut found, &contestants, round)?;
+            if let Some(direct) = &direct {
+                found.direct.push(self.measure_direct(&found.row, direct)?);
+            }
+            self.play_round(&mut found, &contestants, round, &seats);
         }
         Ok(found)
     }
@@ -102,10 +128,8 @@ impl Arena {
         found: &mut RowFindings,
         contestants: &[Option<Contestant>],
         round: usize,
-    ) -> io::Result<()> {
-        if self.direct && found.row.has_latency() {
-            found.direct.push(self.measure_direct(&found.row)?);
-        }
+        seats: &Seats,
+    ) {
         for turn in 0..contestants.len() {
             // Each round begins with another one.
             let index = (turn + round) % contestants.len();
@@ -113,46 +137,89 @@ impl Arena {
             let Some(contestant) = contestants[index].as_ref().filter(|_| cell.trouble.is_none()) else {
                 continue;
             };
-            match self.measure(&found.row, contestant) {
+            let meter = contestant.running.meter(cell.peer, seats);
+            match self.measure(&found.row, contestant, &meter) {
                 Ok(reading) => cell.readings.push(reading),
                 Err(error) => cell.trouble = Some(error.to_string()),
             }
         }
-        Ok(())
     }
 
-    fn measure(&self, row: &Row, contestant: &Contestant) -> io::Result<Reading> {
-        let meter = contestant.running.meter(self.cores.proxy_alone(row.one_core()));
-        load::run(row.work, &self.course(contestant.at, contestant.pair, &meter))
+    fn measure(&self, row: &Row, contestant: &Contestant, meter: &Meter) -> io::Result<Reading> {
+        let login = Login::through_proxy(contestant.at, row.wire);
+        load::run(row.work, &self.course(contestant.at, contestant.set, meter, login))
     }
 
     /// The same load with no proxy between.
-    fn measure_direct(&self, row: &Row) -> io::Result<Reading> {
-        load::run(row.work, &self.course(self.direct_door(), self.doors.plain.len() - 1, &Meter::none()))
+    fn measure_direct(&self, row: &Row, direct: &Behind) -> io::Result<Reading> {
+        let login = Login::direct(direct.at, row.wire, &self.pki);
+        load::run(row.work, &self.course(direct.at, self.last_set(), &Meter::none(), login))
     }
 
-    fn course<'a>(&self, target: SocketAddr, pair: usize, meter: &'a Meter) -> Course<'a> {
-        Course { target, meter, span: self.span, upstream: self.direct_door(), pair }
+    fn course<'a>(&self, target: SocketAddr, set: usize, meter: &'a Meter, login: Login) -> Course<'a> {
+        let upstream = self.doors.plain[self.last_set()];
+        Course { target, meter, span: self.span, upstream, set, login }
     }
 
-    fn direct_door(&self) -> SocketAddr {
-        *self.doors.plain.last().expect("one pair more was opened than there are contestants")
+    /// The upstream's doors that are nobody's.
+    fn last_set(&self) -> usize {
+        self.doors.plain.len() - 1
     }
 
-    fn start(&mut self, entrant: &Entrant, row: &Row, pair: usize) -> io::Result<Contestant> {
-        let folder = self.folder.path().join(entrant.peer.name());
-        fs::create_dir_all(&folder)?;
+    fn start(&mut self, entrant: &Entrant, row: &Row, set: usize, seats: &Seats) -> io::Result<Contestant> {
+        let folder = self.subfolder(entrant.peer.name())?;
+        let behind = self.behind(row, row.wire, set, seats)?;
         let at = self.free_address()?;
-        let (upstream, pki) = match row.wire {
-            Wire::Plain => (self.doors.plain[pair], None),
-            Wire::Mtls => (self.doors.tls[pair], Some(&self.pki)),
+        let pgbench = matches!(row.work, Work::Pgbench { .. });
+        let job = Job {
+            program: &entrant.program,
+            listen: at,
+            upstream: behind.at,
+            pki: (row.wire == Wire::Mtls).then_some(&self.pki),
+            protocol: if pgbench { Protocol::Postgres } else { Protocol::Opaque },
+            workers: self.workers,
+            sessions: if let Work::Bulk { sessions, .. } = row.work { sessions } else { 1 },
+            folder: &folder,
         };
-        let sessions = if let Work::Bulk { sessions, .. } = row.work { sessions } else { 1 };
-        let job = Job { program: &entrant.program, listen: at, upstream, pki, sessions, folder: &folder };
         let log = folder.join("log");
-        let mut running = Running::start(&job.command(entrant.peer)?, self.cores.proxy, &log)?;
-        await_ready(&mut running, at, &log)?;
-        Ok(Contestant { running, at, pair })
+        let mut running = Running::start(&job.command(entrant.peer)?, &seats.proxy, &log)?;
+        // What others' servers answer is found out by the first warm-up.
+        let probe = if row.is_real_work() { |at| socket::dial(at).map(drop) } else { load::ping };
+        await_ready(&mut running, || probe(at), &log)?;
+        Ok(Contestant { running, at, set, _behind: behind })
+    }
+
+    /// Starts what is not yet there.
+    fn behind(&mut self, row: &Row, wire: Wire, set: usize, seats: &Seats) -> io::Result<Behind> {
+        let at = match (row.work, wire) {
+            (Work::Pgbench { .. }, _) => self.database(seats)?,
+            (Work::Mail { .. }, _) => {
+                let free = self.free_address()?;
+                let folder = self.folder.path().join(format!("mail-{set}"));
+                let mail = MailServer::start(wire, &folder, free, &self.pki, &seats.load)?;
+                return Ok(Behind { at: mail.at, _mail: Some(mail) });
+            }
+            (_, Wire::Plain) => self.doors.plain[set],
+            (Work::Connect { resume: false, .. }, Wire::Mtls) => self.doors.full[set],
+            (_, Wire::Mtls) => self.doors.tls[set],
+        };
+        Ok(Behind { at, _mail: None })
+    }
+
+    fn database(&mut self, seats: &Seats) -> io::Result<SocketAddr> {
+        if let Some(database) = &self.database {
+            return Ok(database.at);
+        }
+        let folder = self.subfolder("postgresql")?;
+        let at = self.free_address()?;
+        self.database = Some(Database::start(&folder, at, &self.pki, &seats.load)?);
+        Ok(at)
+    }
+
+    fn subfolder(&self, name: &str) -> io::Result<PathBuf> {
+        let folder = self.folder.path().join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     fn free_address(&mut self) -> io::Result<SocketAddr> {
@@ -167,10 +234,10 @@ impl Arena {
     }
 }
 
-fn await_ready(running: &mut Running, at: SocketAddr, log: &Path) -> io::Result<()> {
+fn await_ready(running: &mut Running, probe: impl Fn() -> io::Result<()>, log: &Path) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let error = match load::ping(at) {
+        let error = match probe() {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };

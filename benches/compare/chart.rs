@@ -53,7 +53,9 @@ fn legend(svg: &mut String, findings: &Findings) {
             Peer::HaproxySplice => "HAProxy, splice".to_owned(),
             Peer::HaproxyTuned => "HAProxy, tuned".to_owned(),
             Peer::NginxTuned => "nginx, tuned".to_owned(),
-            Peer::Ambassador | Peer::Haproxy | Peer::Nginx | Peer::Envoy => entrant.version.clone(),
+            Peer::Ambassador | Peer::Haproxy | Peer::Nginx | Peer::Envoy | Peer::Stunnel => {
+                entrant.version.clone()
+            }
         };
         // The width of a letter is a guess: nothing here can measure text.
         let width = 34.0 + 6.0 * name.chars().count() as f64;
@@ -128,6 +130,7 @@ fn colour(peer: Peer) -> &'static str {
         Peer::Nginx => "#3a9a5b",
         Peer::NginxTuned => "#93cfa7",
         Peer::Envoy => "#8d6cab",
+        Peer::Stunnel => "#d9a441",
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::peer::Peer;
-use crate::place::Cores;
-use crate::{floor_epoll, floor_splice, place, upstream};
+use crate::place::{Cores, Place};
+use crate::{floor_epoll, floor_splice, mail, place, upstream};
 
 /// CPU and memory per unit of work: ambassador, its peers and a bare relay, in interleaved rounds
 #[derive(Parser)]
@@ -32,7 +32,10 @@ pub(crate) struct Options {
     /// How long one contestant is measured in one round
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     millis: Option<u64>,
-    /// The core of the proxy, load and upstream then take another one; `none` pins nothing
+    /// Worker threads or processes of each contestant that can have them; each gets a core if there are enough
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    workers: u16,
+    /// The (first) core of the proxy, load and upstream then take another one; `none` pins nothing
     #[arg(long, value_name = "N|none")]
     core: Option<String>,
     /// Folder for compare.json and compare.svg (default: target/compare; with --quick none)
@@ -56,17 +59,19 @@ pub(crate) struct Options {
 }
 
 const ROWS_HELP: &str = "Rows are named WIRE/WORK/SESSIONS, e.g. plain/64B/1, mtls/down/16, plain/connect, \
-mtls/idle, plain/beside. Peers not found on PATH may be named by AMBASSADOR_BIN, HAPROXY_BIN, NGINX_BIN, ENVOY_BIN.";
+mtls/connect-full, mtls/idle, plain/beside, plain/64B/16/unpinned, mtls/pgbench/select, plain/mail; the pgbench rows need \
+PostgreSQL, the mail rows Postfix. Peers not found on PATH may be named by AMBASSADOR_BIN, HAPROXY_BIN, NGINX_BIN, \
+ENVOY_BIN, STUNNEL_BIN.";
 
 /// A part that the contest starts as a child of its own.
 #[derive(Subcommand)]
 #[command(disable_help_subcommand = true)]
 pub(crate) enum Role {
-    /// Become the program named after `--`, on one core, not outliving the contest
+    /// Become the program named after `--`, on some cores, not outliving the contest
     #[command(hide = true)]
     Pinned {
-        #[arg(long)]
-        core: Option<usize>,
+        #[arg(long, value_delimiter = ',', required = true)]
+        cores: Vec<usize>,
         #[arg(last = true, required = true)]
         program: Vec<std::ffi::OsString>,
     },
@@ -75,7 +80,14 @@ pub(crate) enum Role {
         #[arg(long)]
         pki: PathBuf,
         #[arg(long)]
-        doors: usize,
+        sets: usize,
+    },
+    #[command(hide = true)]
+    TlsFront {
+        #[arg(long)]
+        pki: PathBuf,
+        #[arg(long)]
+        sink: PathBuf,
     },
     #[command(hide = true)]
     FloorEpoll { listen: SocketAddr, upstream: SocketAddr },
@@ -86,8 +98,9 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn play(&self) -> io::Result<()> {
         match self {
-            Self::Pinned { core, program } => Err(place::become_pinned(*core, program)),
-            Self::Upstream { pki, doors } => upstream::run(pki, *doors),
+            Self::Pinned { cores, program } => Err(place::become_pinned(&Place::of(cores), program)),
+            Self::Upstream { pki, sets } => upstream::run(pki, *sets),
+            Self::TlsFront { pki, sink } => mail::run_front(pki, sink),
             Self::FloorEpoll { listen, upstream } => floor_epoll::run(*listen, *upstream),
             Self::FloorSplice { listen, upstream, pipe } => floor_splice::run(*listen, *upstream, *pipe),
         }
@@ -107,12 +120,12 @@ impl Options {
     }
 
     pub(crate) fn span(&self) -> Duration {
-        Duration::from_millis(self.millis.unwrap_or(if self.quick { 60 } else { 1000 }))
+        Duration::from_millis(self.millis.unwrap_or(if self.quick { 60 } else { 600 }))
     }
 
     /// Long enough for windows, buffers and allocators to reach their working size.
     pub(crate) fn warm_up(&self) -> Duration {
-        Duration::from_millis(if self.quick { 20 } else { 250 })
+        Duration::from_millis(if self.quick { 20 } else { 150 })
     }
 
     pub(crate) fn peers(&self) -> Vec<Peer> {
@@ -123,7 +136,11 @@ impl Options {
     }
 
     pub(crate) fn cores(&self) -> io::Result<Cores> {
-        Cores::choose(self.core.as_deref())
+        Cores::choose(self.core.as_deref(), self.workers())
+    }
+
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.into()
     }
 
     pub(crate) fn out(&self) -> Option<PathBuf> {

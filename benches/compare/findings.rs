@@ -8,10 +8,15 @@ use crate::row::{Row, Work};
 
 pub(crate) struct Findings {
     pub(crate) machine: Machine,
+    pub(crate) workers: usize,
     /// How it was measured, in words.
     pub(crate) terms: Vec<String>,
     pub(crate) entrants: Vec<Entrant>,
     pub(crate) absent: Vec<(Peer, String)>,
+    /// Rows that this machine lacks the programs for, and which.
+    pub(crate) left_out: Vec<(String, String)>,
+    /// Rows that could not be played, and why.
+    pub(crate) broken: Vec<(String, String)>,
     pub(crate) rows: Vec<RowFindings>,
 }
 
@@ -36,7 +41,7 @@ pub(crate) struct Cell {
 }
 
 impl Findings {
-    /// What must not go wrong whoever else is missing: ours and the floor.
+    /// What must not go wrong whoever else is missing: ours, the floor and what stands behind them.
     pub(crate) fn failures(&self) -> Vec<String> {
         let absent = self.absent.iter().map(|(peer, why)| (*peer, format!("{}: {why}", peer.name())));
         let troubles = self.rows.iter().flat_map(|found| {
@@ -45,7 +50,8 @@ impl Findings {
                 Some((cell.peer, format!("{} in {}: {why}", cell.peer.name(), found.row.name)))
             })
         });
-        absent.chain(troubles).filter(|(peer, _)| !peer.is_foreign()).map(|(_, why)| why).collect()
+        let ours = absent.chain(troubles).filter(|(peer, _)| !peer.is_foreign()).map(|(_, why)| why);
+        ours.chain(self.broken.iter().map(|(row, why)| format!("{row}: {why}"))).collect()
     }
 }
 
@@ -92,6 +98,16 @@ impl RowFindings {
         })
     }
 
+    /// Units of work a second with no proxy between.
+    pub(crate) fn direct_rate(&self) -> Option<f64> {
+        rate(&self.direct)
+    }
+
+    /// The mean latency with no proxy between, in microseconds.
+    pub(crate) fn direct_mean(&self) -> Option<f64> {
+        mean(&self.direct)
+    }
+
     pub(crate) fn direct_latency(&self) -> Option<Latency> {
         latency(&self.direct)
     }
@@ -115,7 +131,12 @@ impl Cell {
 
     /// Units of work a second.
     pub(crate) fn rate(&self) -> Option<f64> {
-        median(self.readings.iter().map(|reading| reading.units / reading.wall.as_secs_f64()))
+        rate(&self.readings)
+    }
+
+    /// The mean latency in microseconds, if that is all that is known of it.
+    pub(crate) fn mean(&self) -> Option<f64> {
+        mean(&self.readings)
     }
 
     /// How much of one core the proxy had in use.
@@ -130,6 +151,15 @@ impl Cell {
     pub(crate) fn latency(&self) -> Option<Latency> {
         latency(&self.readings)
     }
+}
+
+fn rate(readings: &[Reading]) -> Option<f64> {
+    median(readings.iter().map(|reading| reading.units / reading.wall.as_secs_f64()))
+}
+
+/// Of each reading's mean the median, as of everything.
+fn mean(readings: &[Reading]) -> Option<f64> {
+    median(readings.iter().filter_map(|reading| reading.mean))
 }
 
 fn latency(readings: &[Reading]) -> Option<Latency> {

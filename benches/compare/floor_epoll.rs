@@ -52,7 +52,7 @@ struct Relay {
     poll: Poll,
     sides: Vec<Option<Side>>,
     /// First slots of free pairs. A slot may be filled anew while an event for its former side is still to
-    /// come: sockets do not block, so that costs one vain read.
+    /// come: sockets do not block, so that costs one vain call.
     free: Vec<usize>,
     upstream: SocketAddr,
 }
@@ -105,8 +105,9 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// False when the session is over.
     fn take(&mut self, ready: Interest, buffer: &mut [u8]) -> io::Result<bool> {
+        // The socket is asked, for the event may be one of the slot's former side.
         if ready.contains(Interest::ERR) {
-            return Ok(false);
+            sockopt::socket_error(&self.this.socket)??;
         }
         if ready.contains(Interest::OUT) && !self.this.unsent.is_empty() {
             let sent = send_some(&self.this.socket, &self.this.unsent)?;

@@ -22,12 +22,19 @@ pub(crate) fn of(findings: &Findings) -> String {
         "machine": machine.processor,
         "cores": machine.cores,
         "kernel": machine.kernel,
+        "workers": findings.workers,
         "terms": findings.terms,
         "versions": versions,
         "missing": absent,
+        "left_out": reasons(&findings.left_out),
+        "broken": reasons(&findings.broken),
         "rows": findings.rows.iter().map(row).collect::<Vec<_>>(),
     });
     format!("{value:#}\n")
+}
+
+fn reasons(rows: &[(String, String)]) -> serde_json::Map<String, Value> {
+    rows.iter().map(|(row, why)| (row.clone(), why.clone().into())).collect()
 }
 
 fn row(found: &RowFindings) -> Value {
@@ -43,6 +50,8 @@ fn row(found: &RowFindings) -> Value {
         "ours_to_best_tuned_peer": ratio(found.best_tuned_peer()),
         "ours_to_floor": ratio(found.floor()),
         "direct_latency_us": found.direct_latency().map(latency),
+        "direct_mean_latency_us": found.direct_mean(),
+        "direct_units_per_second": found.direct_rate(),
         "contestants": contestants,
     })
 }
@@ -58,6 +67,8 @@ fn cell(found: &RowFindings, cell: &Cell) -> Value {
         "core_in_use": cell.busy(),
         "latency_us": cell.latency().map(latency),
         "added_latency_us": found.added_latency(cell.peer).map(latency),
+        "mean_latency_us": cell.mean(),
+        "added_mean_latency_us": cell.mean().zip(found.direct_mean()).map(|(mine, direct)| mine - direct),
         "resumed_handshakes": cell.resumed(),
         "rounds": cell.readings.iter().map(|reading| round(&found.row, reading)).collect::<Vec<_>>(),
         "trouble": cell.trouble,
@@ -70,6 +81,9 @@ fn round(row: &Row, reading: &Reading) -> Value {
         "cpu_ms": reading.cpu.as_secs_f64() * 1e3,
         "wall_ms": reading.wall.as_secs_f64() * 1e3,
         "units": reading.units,
+        "latency_us": reading.latency.map(latency),
+        "mean_latency_us": reading.mean,
+        "resumed_handshakes": reading.resumed,
     })
 }
 

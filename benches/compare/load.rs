@@ -6,12 +6,15 @@
 mod bulk;
 mod connect;
 mod idle;
+mod mail;
+mod pgbench;
 mod round_trips;
 
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::database::Login;
 use crate::process::Meter;
 use crate::row::Work;
 use crate::socket::dial;
@@ -25,9 +28,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Reading {
     pub(crate) cpu: Duration,
     pub(crate) wall: Duration,
-    /// Round trips, bytes, connections or sessions, by the row.
+    /// Round trips, bytes, connections, sessions, transactions or messages, by the row.
     pub(crate) units: f64,
     pub(crate) latency: Option<Latency>,
+    /// The mean latency in microseconds, where the client is a program that tells no more.
+    pub(crate) mean: Option<f64>,
     /// By how many bytes the proxy has grown; only in the idle row.
     pub(crate) memory: u64,
     /// The share of TLS handshakes that resumed a session.
@@ -67,15 +72,17 @@ pub(crate) struct Course<'a> {
     pub(crate) span: Span,
     /// A plain door of the upstream itself.
     pub(crate) upstream: SocketAddr,
-    /// Which pair of its doors is the contestant's.
-    pub(crate) pair: usize,
+    /// Which set of its doors is the contestant's.
+    pub(crate) set: usize,
+    /// For pgbench.
+    pub(crate) login: Login,
 }
 
 impl Course<'_> {
     fn tally(&self) -> io::Result<Tally> {
         let mut bytes = Vec::new();
         open(self.upstream, Ask::Tally)?.read_to_end(&mut bytes)?;
-        let tally = bytes.chunks_exact(Tally::BYTES).nth(self.pair);
+        let tally = bytes.chunks_exact(Tally::BYTES).nth(self.set);
         let tally = tally.ok_or_else(|| io::Error::other("the upstream keeps too few tallies"))?;
         Ok(Tally::decode(tally.try_into().expect("chunks are exact")))
     }
@@ -87,8 +94,10 @@ pub(crate) fn run(work: Work, course: &Course<'_>) -> io::Result<Reading> {
         Work::RoundTrips { message, sessions } => round_trips::run(course, message, sessions, false),
         Work::Beside { sessions } => round_trips::run(course, 64, sessions, true),
         Work::Bulk { flow, sessions } => bulk::run(course, flow, sessions),
-        Work::Connect { at_once } => connect::run(course, at_once),
+        Work::Connect { at_once, .. } => connect::run(course, at_once),
         Work::Idle { sessions } => idle::run(course, sessions),
+        Work::Pgbench { script } => pgbench::run(course, script),
+        Work::Mail { at_once } => mail::run(course, at_once),
     }?;
     if reading.units == 0.0 {
         return Err(io::Error::other("nothing got through"));

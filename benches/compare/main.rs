@@ -15,21 +15,25 @@
     reason = "a bench reads the clock where it measures; the ban is for the product's decisions"
 )]
 
+mod account;
 mod arena;
 mod chart;
 mod cli;
 mod contest;
+mod database;
 mod findings;
 mod floor_epoll;
 mod floor_splice;
 mod json;
 mod load;
 mod machine;
+mod mail;
 mod peer;
 mod pki;
 mod place;
 mod poll;
 mod process;
+mod programs;
 mod recipe;
 mod row;
 mod socket;

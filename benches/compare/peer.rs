@@ -8,6 +8,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 
+use crate::programs::find;
 use crate::row::{Row, Wire, Work};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -26,6 +27,8 @@ pub(crate) enum Peer {
     /// The same with larger buffers than its manual starts from
     NginxTuned,
     Envoy,
+    /// In mtls rows; it has a thread for each session
+    Stunnel,
 }
 
 impl Peer {
@@ -44,6 +47,7 @@ impl Peer {
             Self::Nginx => "nginx",
             Self::NginxTuned => "nginx-tuned",
             Self::Envoy => "envoy",
+            Self::Stunnel => "stunnel",
         }
     }
 
@@ -61,18 +65,24 @@ impl Peer {
         matches!(self, Self::HaproxyTuned | Self::NginxTuned)
     }
 
+    /// Whether threads of it end, and take with them what the kernel counted for each.
+    pub(crate) fn ends_threads(self) -> bool {
+        self == Self::Stunnel
+    }
+
     pub(crate) fn serves(self, row: &Row) -> bool {
+        let mtls = row.wire == Wire::Mtls;
         match self {
-            Self::Floor => row.wire == Wire::Plain,
-            Self::FloorSplice => row.wire == Wire::Plain && matches!(row.work, Work::Bulk { .. }),
-            // Under TLS nothing can be spliced, so it would be plain HAProxy once more.
-            Self::HaproxySplice => row.wire == Wire::Plain,
-            Self::Ambassador
-            | Self::Haproxy
-            | Self::HaproxyTuned
-            | Self::Nginx
-            | Self::NginxTuned
-            | Self::Envoy => true,
+            Self::Ambassador => true,
+            Self::Floor => !mtls,
+            Self::FloorSplice => !mtls && matches!(row.work, Work::Bulk { .. }),
+            Self::Stunnel => mtls,
+            // They cannot ask PostgreSQL for TLS. Envoy can in its contrib build, which PyPI does not have.
+            Self::Haproxy | Self::Nginx | Self::Envoy => !(mtls && matches!(row.work, Work::Pgbench { .. })),
+            // Pipes and larger buffers have no say in small messages, and the run is long enough. Under TLS
+            // nothing can be spliced, so it would be plain HAProxy once more.
+            Self::HaproxySplice => !mtls && !row.is_real_work(),
+            Self::HaproxyTuned | Self::NginxTuned => !row.is_real_work(),
         }
     }
 
@@ -82,10 +92,11 @@ impl Peer {
             Self::Floor | Self::FloorSplice => Some(env::current_exe()?),
             Self::Ambassador => named_by("AMBASSADOR_BIN").or_else(beside_the_bench),
             Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned => {
-                named_by("HAPROXY_BIN").or_else(|| on_path("haproxy"))
+                named_by("HAPROXY_BIN").or_else(|| find("haproxy"))
             }
-            Self::Nginx | Self::NginxTuned => named_by("NGINX_BIN").or_else(|| on_path("nginx")),
-            Self::Envoy => named_by("ENVOY_BIN").or_else(|| on_path("envoy")),
+            Self::Nginx | Self::NginxTuned => named_by("NGINX_BIN").or_else(|| find("nginx")),
+            Self::Envoy => named_by("ENVOY_BIN").or_else(|| find("envoy")),
+            Self::Stunnel => named_by("STUNNEL_BIN").or_else(|| find("stunnel4")).or_else(|| find("stunnel")),
         };
         match found {
             Some(program) if program.is_file() => Ok(program),
@@ -100,9 +111,10 @@ impl Peer {
             Self::Floor | Self::FloorSplice => return Ok("this bench".to_owned()),
             Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned | Self::Nginx | Self::NginxTuned => "-v",
             Self::Ambassador | Self::Envoy => "--version",
+            Self::Stunnel => "-version",
         };
         let output = Command::new(program).arg(flag).output()?;
-        // nginx answers on stderr.
+        // nginx and stunnel answer on stderr.
         let words = [output.stdout, output.stderr].concat();
         let words = String::from_utf8_lossy(&words);
         let line = words.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown version");
@@ -115,6 +127,11 @@ impl Peer {
             // "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/"
             Self::Haproxy | Self::HaproxySplice | Self::HaproxyTuned => {
                 format!("HAProxy {}", after("version ").split(' ').next().unwrap_or(line))
+            }
+            // "stunnel 5.68 on x86_64-pc-linux-gnu platform", after a line on what it is about to do
+            Self::Stunnel => {
+                let line = words.lines().find(|line| line.starts_with("stunnel ")).unwrap_or(line);
+                line.split(" on ").next().unwrap_or(line).to_owned()
             }
             Self::Floor | Self::FloorSplice | Self::Ambassador => line.trim().to_owned(),
         })
@@ -134,12 +151,4 @@ fn beside_the_bench() -> Option<PathBuf> {
         .take(2)
         .map(|folder| folder.join("ambassador"))
         .find(|program| program.is_file())
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    // Debian keeps daemons in sbin, which is not on everybody's path.
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders =
-        env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }

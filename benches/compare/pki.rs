@@ -2,8 +2,9 @@
 //!
 //! ECDSA P-256 throughout, the common choice and equally dear to all contestants. Lacks revocation,
 //! intermediates and any use after the process ends.
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -71,7 +72,10 @@ fn write(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         let certificate = leaf.signed_by(&key, &issuer)?.pem();
         let key = key.serialize_pem();
         fs::write(folder.join(format!("{who}.pem")), &certificate)?;
-        fs::write(folder.join(format!("{who}.key")), &key)?;
+        let key_file = folder.join(format!("{who}.key"));
+        fs::write(&key_file, &key)?;
+        // libpq takes no key that others may read.
+        fs::set_permissions(key_file, Permissions::from_mode(0o600))?;
         fs::write(folder.join(format!("{who}.bundle")), certificate + &key)?;
     }
     Ok(())

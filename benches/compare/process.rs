@@ -1,8 +1,8 @@
 //! A child process with everything it started: its CPU time, its memory, its end.
 //!
-//! Figures come from /proc: schedstat (nanoseconds on a CPU, per thread) and smaps_rollup. Lacks
-//! cgroups and perf counters, which not every machine lets us have. A thread that ends takes its CPU
-//! time with it; none of the contestants ends threads while it is being measured.
+//! Figures come from /proc: schedstat (nanoseconds on a CPU, per thread) and smaps_rollup. A thread that
+//! ends takes its nanoseconds with it; for a contestant that ends threads it is stat, which keeps them but
+//! tells hundredths of a second. Lacks cgroups and perf counters, which not every machine lets us have.
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -11,6 +11,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+
+use crate::peer::Peer;
+use crate::place::{Place, Seats};
 
 /// How long a child may take to end by itself before it is killed.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -21,27 +24,27 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts `program` through the `pinned` role; its output goes to `log`.
-    pub(crate) fn start(program: &Command, core: Option<usize>, log: &Path) -> io::Result<Self> {
+    pub(crate) fn start(program: &Command, place: &Place, log: &Path) -> io::Result<Self> {
         let output = File::create(log)?;
-        let mut pinned = Self::pinned(program, core)?;
+        let mut pinned = Self::pinned(program, place)?;
         pinned.stdout(output.try_clone()?).stderr(output);
         Ok(Self { child: pinned.spawn()? })
     }
 
     /// As `start`, but what it writes to stdout is for us to read.
-    pub(crate) fn start_talking(program: &Command, core: Option<usize>) -> io::Result<(Self, impl io::Read)> {
-        let mut pinned = Self::pinned(program, core)?;
+    pub(crate) fn start_talking(
+        program: &Command,
+        place: &Place,
+    ) -> io::Result<(Self, impl io::Read + use<>)> {
+        let mut pinned = Self::pinned(program, place)?;
         let mut child = pinned.stdout(Stdio::piped()).spawn()?;
         let words = child.stdout.take().expect("stdout was asked to be a pipe");
         Ok((Self { child }, words))
     }
 
-    fn pinned(program: &Command, core: Option<usize>) -> io::Result<Command> {
+    fn pinned(program: &Command, place: &Place) -> io::Result<Command> {
         let mut pinned = Command::new(std::env::current_exe()?);
-        pinned.arg("pinned");
-        if let Some(core) = core {
-            pinned.arg("--core").arg(core.to_string());
-        }
+        pinned.arg("pinned").arg("--cores").arg(place.to_string());
         pinned.arg("--").arg(program.get_program()).args(program.get_args());
         pinned.stdin(Stdio::null());
         Ok(pinned)
@@ -55,9 +58,12 @@ impl Running {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// `core`: the one that the proxy has to itself, if it has.
-    pub(crate) fn meter(&self, core: Option<usize>) -> Meter {
-        Meter { pids: family(self.pid()), softirqs: core.and_then(softirq_thread) }
+    pub(crate) fn meter(&self, peer: Peer, seats: &Seats) -> Meter {
+        Meter {
+            pids: family(self.pid()),
+            ends_threads: peer.ends_threads(),
+            softirqs: seats.proxy_alone().iter().filter_map(|&core| softirq_thread(core)).collect(),
+        }
     }
 }
 
@@ -88,27 +94,25 @@ fn signal(pids: &[Pid], signal: Signal) {
 /// Reads what a family of processes has used.
 pub(crate) struct Meter {
     pids: Vec<Pid>,
+    ends_threads: bool,
     /// The kernel does much of a send's work in a soft interrupt, on the sender's time; under load it
     /// hands that to a thread of its own. It is the proxy's work all the same: for the splice floor it was
     /// a fifth of all.
-    softirqs: Option<Pid>,
+    softirqs: Vec<Pid>,
 }
 
 impl Meter {
     /// For runs without a proxy.
     pub(crate) fn none() -> Self {
-        Self { pids: Vec::new(), softirqs: None }
+        Self { pids: Vec::new(), ends_threads: false, softirqs: Vec::new() }
     }
 
     /// CPU time so far, over all threads.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        let mut nanos = 0;
-        for pid in self.pids.iter().chain(&self.softirqs) {
-            for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
-                nanos += first_number(&fs::read_to_string(task?.path().join("schedstat"))?)?;
-            }
-        }
-        Ok(Duration::from_nanos(nanos))
+        let of_proxy = if self.ends_threads { with_ended_threads } else { of_live_threads };
+        let proxy: Duration = self.pids.iter().map(of_proxy).sum::<io::Result<_>>()?;
+        let softirqs: Duration = self.softirqs.iter().map(of_live_threads).sum::<io::Result<_>>()?;
+        Ok(proxy + softirqs)
     }
 
     /// Proportional set size in bytes.
@@ -121,6 +125,21 @@ impl Meter {
         }
         Ok(kib * 1024)
     }
+}
+
+fn of_live_threads(pid: &Pid) -> io::Result<Duration> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero()))? {
+        nanos += first_number(&fs::read_to_string(task?.path().join("schedstat"))?)?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+/// The scheduler's count as well, for utime and stime are scaled to it, but in hundredths of a second.
+fn with_ended_threads(pid: &Pid) -> io::Result<Duration> {
+    let fields = stat(*pid).ok_or_else(|| io::Error::other("the proxy has ended"))?;
+    let field = |number: usize| first_number(fields.split_whitespace().nth(number - 3).unwrap_or_default());
+    Ok(Duration::from_millis(10 * (field(14)? + field(15)?)))
 }
 
 /// The process and all its descendants, as the parent links in /proc tell it now.
@@ -151,10 +170,15 @@ fn processes() -> impl Iterator<Item = Pid> {
 }
 
 fn parent(pid: Pid) -> Option<Pid> {
+    Pid::from_raw(stat(pid)?.split_whitespace().nth(1)?.parse().ok()?)
+}
+
+/// The fields of proc_pid_stat(5) from the third on.
+fn stat(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The program's name stands in parentheses and may itself hold spaces and parentheses.
     let (_, after_name) = stat.rsplit_once(')')?;
-    Pid::from_raw(after_name.split_whitespace().nth(1)?.parse().ok()?)
+    Some(after_name.to_owned())
 }
 
 fn first_number(text: &str) -> io::Result<u64> {

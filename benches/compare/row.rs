@@ -2,7 +2,10 @@
 //! judged. Every figure is a cost: less is better.
 //!
 //! Lacks any knowledge of who takes part.
+use crate::database::Database;
 use crate::load::Reading;
+use crate::mail::MailServer;
+use crate::place::Seating;
 use crate::wire::Ask;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,35 +33,96 @@ pub(crate) enum Work {
     /// Connect, one byte each way, close.
     Connect {
         at_once: usize,
+        /// Whether the upstream lets TLS sessions be resumed.
+        resume: bool,
     },
     Idle {
         sessions: usize,
     },
+    /// PostgreSQL's own load on a PostgreSQL.
+    Pgbench {
+        script: Script,
+    },
+    /// A session for each message, from Postfix's smtp-source to its smtp-sink.
+    Mail {
+        at_once: usize,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Script {
+    /// One SELECT a transaction.
+    Select,
+    /// UPDATE, SELECT and INSERT in one transaction: seven round trips.
+    Simple,
+    /// One SELECT a session.
+    Connect,
 }
 
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) wire: Wire,
     pub(crate) work: Work,
+    pub(crate) seating: Seating,
 }
 
 impl Row {
-    pub(crate) fn all(quick: bool) -> Vec<Self> {
-        [(Wire::Plain, "plain"), (Wire::Mtls, "mtls")]
-            .into_iter()
-            .flat_map(|(wire, word)| {
-                works(quick).into_iter().map(move |(name, work)| Self {
-                    name: format!("{word}/{name}"),
-                    wire,
-                    work,
-                })
-            })
-            .collect()
+    /// Unpinned ones stand for themselves only if the others are pinned.
+    pub(crate) fn all(quick: bool, pins: bool) -> Vec<Self> {
+        let both = |works: Vec<(&str, Work)>| -> Vec<Self> {
+            let of_wire = |wire| works.iter().map(move |(name, work)| Self::new(wire, name, *work));
+            of_wire(Wire::Plain).chain(of_wire(Wire::Mtls)).collect()
+        };
+        let mut rows = both(synthetic(quick));
+        let full = Work::Connect { at_once: AT_ONCE, resume: false };
+        rows.push(Self::new(Wire::Mtls, "connect-full", full));
+        if pins {
+            rows.extend(both(worth_unpinning(quick)).into_iter().map(Self::unpinned));
+        }
+        rows.extend(both(real()));
+        rows
     }
 
-    /// One session in flight leaves two of three parties idle at any time, so they share a core.
-    pub(crate) fn one_core(&self) -> bool {
-        matches!(self.work, Work::RoundTrips { sessions: 1, .. })
+    fn new(wire: Wire, name: &str, work: Work) -> Self {
+        let word = match wire {
+            Wire::Plain => "plain",
+            Wire::Mtls => "mtls",
+        };
+        let seating = match work {
+            // One session in flight leaves two of three parties idle at any time, so they share a core.
+            Work::RoundTrips { sessions: 1, .. } => Seating::Together,
+            // A database has so much more to do than a proxy that the proxy's core would fall idle after each
+            // message, and what it takes to wake it was more than half of the figure.
+            Work::Pgbench { .. } | Work::Mail { .. } => Seating::Together,
+            Work::RoundTrips { .. }
+            | Work::Beside { .. }
+            | Work::Bulk { .. }
+            | Work::Connect { .. }
+            | Work::Idle { .. } => Seating::Apart,
+        };
+        Self { name: format!("{word}/{name}"), wire, work, seating }
+    }
+
+    fn unpinned(self) -> Self {
+        Self { name: format!("{}/unpinned", self.name), seating: Seating::Anywhere, ..self }
+    }
+
+    /// Which programs the row needs beside the contestants that are not there.
+    pub(crate) fn lacks(&self) -> Option<String> {
+        match self.work {
+            Work::Pgbench { .. } => Database::lacks(),
+            Work::Mail { .. } => MailServer::lacks(),
+            Work::RoundTrips { .. }
+            | Work::Beside { .. }
+            | Work::Bulk { .. }
+            | Work::Connect { .. }
+            | Work::Idle { .. } => None,
+        }
+    }
+
+    /// Somebody else's programs at both ends.
+    pub(crate) fn is_real_work(&self) -> bool {
+        matches!(self.work, Work::Pgbench { .. } | Work::Mail { .. })
     }
 
     pub(crate) fn unit(&self) -> &'static str {
@@ -68,50 +132,103 @@ impl Row {
             Work::Bulk { .. } => "ms CPU/GB",
             Work::Idle { .. } => "KiB/session",
             Work::Beside { .. } => "µs p99.9",
+            Work::Pgbench { .. } => "µs CPU/transaction",
+            Work::Mail { .. } => "µs CPU/message",
         }
     }
 
     pub(crate) fn figure(&self, reading: &Reading) -> f64 {
         let nanos = reading.cpu.as_nanos() as f64;
         match self.work {
-            Work::RoundTrips { .. } | Work::Connect { .. } => nanos / 1e3 / reading.units,
+            Work::RoundTrips { .. } | Work::Connect { .. } | Work::Pgbench { .. } | Work::Mail { .. } => {
+                nanos / 1e3 / reading.units
+            }
             Work::Bulk { .. } => (nanos / 1e6) / (reading.units / 1e9),
             Work::Idle { .. } => reading.memory as f64 / 1024.0 / reading.units,
             Work::Beside { .. } => reading.latency.map_or(f64::NAN, |latency| latency.p999),
         }
     }
 
-    /// Whether it stands in the chart: the rows that the aims are written for.
+    /// Whether it stands in the chart: the rows that the aims are written for, and real work.
     pub(crate) fn is_headline(&self) -> bool {
+        if self.seating == Seating::Anywhere {
+            return false;
+        }
         match self.work {
             Work::RoundTrips { message, sessions } => message == 64 && matches!(sessions, 1 | 64),
             Work::Bulk { flow, sessions } => flow != Ask::Both && (sessions == 1 || flow == Ask::Down),
-            Work::Connect { .. } | Work::Idle { .. } => true,
+            Work::Connect { .. } | Work::Idle { .. } | Work::Mail { .. } => true,
+            Work::Pgbench { script } => script != Script::Simple,
             Work::Beside { .. } => false,
         }
     }
 
-    pub(crate) fn has_latency(&self) -> bool {
-        matches!(self.work, Work::RoundTrips { .. } | Work::Connect { .. } | Work::Beside { .. })
+    /// Whether it is set against the same load with no proxy between.
+    pub(crate) fn has_direct(&self) -> bool {
+        match self.work {
+            Work::RoundTrips { .. }
+            | Work::Connect { .. }
+            | Work::Beside { .. }
+            | Work::Pgbench { .. }
+            | Work::Mail { .. } => true,
+            Work::Bulk { .. } | Work::Idle { .. } => false,
+        }
     }
 }
 
-fn works(quick: bool) -> Vec<(String, Work)> {
-    let mut works = Vec::new();
-    for (message, word) in [(64, "64B"), (4096, "4KiB"), (65_536, "64KiB")] {
-        for sessions in [1, 16, 64, 256] {
-            works.push((format!("{word}/{sessions}"), Work::RoundTrips { message, sessions }));
-        }
-    }
-    for (flow, word) in [(Ask::Down, "down"), (Ask::Up, "up"), (Ask::Both, "both")] {
-        for sessions in [1, 16] {
-            works.push((format!("{word}/{sessions}"), Work::Bulk { flow, sessions }));
-        }
-    }
-    works.push(("beside".to_owned(), Work::Beside { sessions: 16 }));
-    works.push(("connect".to_owned(), Work::Connect { at_once: 16 }));
-    works.push(("idle".to_owned(), Work::Idle { sessions: if quick { 50 } else { 5000 } }));
+/// Sessions that are in flight together where each is short.
+const AT_ONCE: usize = 16;
+
+/// A quick contest proves that the rows work, and leaves out those that differ in numbers alone.
+fn synthetic(quick: bool) -> Vec<(&'static str, Work)> {
+    let trips = |message, sessions| Work::RoundTrips { message, sessions };
+    let bulk = |flow, sessions| Work::Bulk { flow, sessions };
+    let mut works = vec![
+        ("64B/1", trips(64, 1)),
+        ("64B/16", trips(64, 16)),
+        ("64B/64", trips(64, 64)),
+        ("64B/256", trips(64, 256)),
+        ("4KiB/1", trips(4096, 1)),
+        ("4KiB/16", trips(4096, 16)),
+        ("4KiB/64", trips(4096, 64)),
+        ("4KiB/256", trips(4096, 256)),
+        ("64KiB/1", trips(65_536, 1)),
+        ("64KiB/16", trips(65_536, 16)),
+        ("64KiB/64", trips(65_536, 64)),
+        ("64KiB/256", trips(65_536, 256)),
+        ("down/1", bulk(Ask::Down, 1)),
+        ("down/16", bulk(Ask::Down, 16)),
+        ("up/1", bulk(Ask::Up, 1)),
+        ("up/16", bulk(Ask::Up, 16)),
+        ("both/1", bulk(Ask::Both, 1)),
+        ("both/16", bulk(Ask::Both, 16)),
+        ("beside", Work::Beside { sessions: 16 }),
+        ("connect", Work::Connect { at_once: AT_ONCE, resume: true }),
+        ("idle", Work::Idle { sessions: if quick { 50 } else { 5000 } }),
+    ];
+    let differs = |name: &str| name.starts_with("4KiB") || name.ends_with("/64") || name == "64KiB/256";
+    works.retain(|(name, _)| !quick || !differs(name));
     works
+}
+
+fn worth_unpinning(quick: bool) -> Vec<(&'static str, Work)> {
+    let mut works = vec![
+        ("64B/1", Work::RoundTrips { message: 64, sessions: 1 }),
+        ("64B/16", Work::RoundTrips { message: 64, sessions: 16 }),
+        ("down/1", Work::Bulk { flow: Ask::Down, sessions: 1 }),
+        ("connect", Work::Connect { at_once: AT_ONCE, resume: true }),
+    ];
+    works.truncate(if quick { 1 } else { works.len() });
+    works
+}
+
+fn real() -> Vec<(&'static str, Work)> {
+    vec![
+        ("pgbench/select", Work::Pgbench { script: Script::Select }),
+        ("pgbench/simple", Work::Pgbench { script: Script::Simple }),
+        ("pgbench/connect", Work::Pgbench { script: Script::Connect }),
+        ("mail", Work::Mail { at_once: AT_ONCE }),
+    ]
 }
 
 /// Whether `name` is one that `glob` means: `*` stands for any run of characters, `?` for one.

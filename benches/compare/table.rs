@@ -19,6 +19,11 @@ pub(crate) fn of(findings: &Findings) -> String {
         text += "\nlatency in µs, p50 / p99 / p99.9; of contestants what they add to direct\n";
         text += &grid(&latencies);
     }
+    let rates = rates(findings);
+    if rates.len() > 1 {
+        text += "\nreal work: transactions or messages a second, and the mean latency in µs that pgbench reports\n";
+        text += &grid(&rates);
+    }
     for found in &findings.rows {
         for cell in &found.cells {
             if let Some(trouble) = &cell.trouble {
@@ -26,6 +31,12 @@ pub(crate) fn of(findings: &Findings) -> String {
                     .expect(TO_STRING);
             }
         }
+    }
+    for (row, why) in &findings.broken {
+        writeln!(text, "failed: {row}: {why}").expect(TO_STRING);
+    }
+    for (row, why) in &findings.left_out {
+        writeln!(text, "LEFT OUT {row}: {why}").expect(TO_STRING);
     }
     text
 }
@@ -106,6 +117,27 @@ fn latencies(findings: &Findings) -> Vec<Vec<String>> {
         let added =
             peers.iter().filter(|peer| **peer != Peer::FloorSplice).map(|&peer| found.added_latency(peer));
         cells.extend(added.map(|latency| latency.map_or_else(nothing, three)));
+        rows.push(cells);
+    }
+    rows
+}
+
+fn rates(findings: &Findings) -> Vec<Vec<String>> {
+    let peers: Vec<Peer> = findings.entrants.iter().map(|entrant| entrant.peer).collect();
+    let mut rows = vec![["row", "direct"].map(str::to_owned).to_vec()];
+    rows[0].extend(peers.iter().map(|peer| peer.name().to_owned()));
+    for found in findings.rows.iter().filter(|found| found.row.is_real_work()) {
+        let words = |rate: Option<f64>, mean: Option<f64>| match (rate, mean) {
+            (Some(rate), Some(mean)) => format!("{rate:.0}/s {} µs", short(mean)),
+            (Some(rate), None) => format!("{rate:.0}/s"),
+            (None, _) => nothing(),
+        };
+        let mut cells = vec![found.row.name.clone(), words(found.direct_rate(), found.direct_mean())];
+        cells.extend(
+            peers
+                .iter()
+                .map(|&peer| found.cell(peer).map_or_else(nothing, |cell| words(cell.rate(), cell.mean()))),
+        );
         rows.push(cells);
     }
     rows

@@ -1,6 +1,6 @@
-//! The reference upstream: one thread, one epoll, plain and mTLS doors, a pair for each contestant.
+//! The reference upstream: one thread, one epoll, plain and mTLS doors, a set for each contestant.
 //!
-//! A pair each, so that one contestant's closed connections never crowd the port table another has to
+//! A set each, so that one contestant's closed connections never crowd the port table another has to
 //! search, and handshakes are counted per contestant. It is as cheap as it can be made, for it shares a core
 //! with the load. Lacks timeouts, limits and shutdown: it ends when the contest does.
 mod session;
@@ -20,12 +20,14 @@ use crate::poll::{Events, Interest, Poll};
 use crate::socket;
 use crate::wire::Tally;
 
-pub(crate) use self::tls::TLS_TERMS;
+pub(crate) use self::tls::{TLS_TERMS, server_config};
 
 /// Where the upstream can be reached: the same index is the same contestant.
 pub(crate) struct Doors {
     pub(crate) plain: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
+    /// TLS without resumption.
+    pub(crate) full: Vec<SocketAddr>,
 }
 
 impl Doors {
@@ -36,14 +38,18 @@ impl Doors {
             ports.map_err(|_| io::Error::other(format!("the upstream said {line:?}, not its ports")))?;
         let addresses: Vec<SocketAddr> =
             ports.into_iter().map(|port| (Ipv4Addr::LOCALHOST, port).into()).collect();
-        let (plain, tls) = addresses.split_at(addresses.len() / 2);
-        Ok(Self { plain: plain.to_vec(), tls: tls.to_vec() })
+        let (plain, others) = addresses.split_at(addresses.len() / KINDS);
+        let (tls, full) = others.split_at(plain.len());
+        Ok(Self { plain: plain.to_vec(), tls: tls.to_vec(), full: full.to_vec() })
     }
 }
 
+/// Plain, TLS, TLS without resumption.
+const KINDS: usize = 3;
+
 /// Serves for ever; its ports are the first line on stdout.
-pub(crate) fn run(pki: &Path, doors: usize) -> io::Result<()> {
-    let mut upstream = Upstream::open(&tls::server_config(&Pki::at(pki))?, doors)?;
+pub(crate) fn run(pki: &Path, sets: usize) -> io::Result<()> {
+    let mut upstream = Upstream::open(&Pki::at(pki), sets)?;
     let ports: Result<Vec<String>, io::Error> =
         upstream.doors.iter().map(|door| Ok(door.local_addr()?.port().to_string())).collect();
     writeln!(io::stdout(), "{}", ports?.join(" "))?;
@@ -58,10 +64,10 @@ pub(crate) fn run(pki: &Path, doors: usize) -> io::Result<()> {
 
 struct Upstream {
     poll: Poll,
-    /// Plain ones, then as many with TLS.
+    /// Plain ones, then as many with TLS, then as many that let nobody resume.
     doors: Vec<TcpListener>,
-    config: Arc<ServerConfig>,
-    /// One for each pair.
+    configs: [Option<Arc<ServerConfig>>; KINDS],
+    /// One for each set.
     tallies: Vec<Tally>,
     /// Their tokens follow those of the doors. A slot may be filled anew while an event for its former
     /// session is still to come: sockets do not block, so that costs one vain read.
@@ -71,17 +77,17 @@ struct Upstream {
 }
 
 impl Upstream {
-    fn open(config: &Arc<ServerConfig>, pairs: usize) -> io::Result<Self> {
+    fn open(pki: &Pki, sets: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let doors: Vec<TcpListener> = (0..2 * pairs).map(|_| listen()).collect::<Result<_, _>>()?;
+        let doors: Vec<TcpListener> = (0..KINDS * sets).map(|_| listen()).collect::<Result<_, _>>()?;
         for (token, door) in doors.iter().enumerate() {
             poll.add(door, token, Interest::IN)?;
         }
         Ok(Self {
             poll,
             doors,
-            config: Arc::clone(config),
-            tallies: vec![Tally::default(); pairs],
+            configs: [None, Some(server_config(pki, true)?), Some(server_config(pki, false)?)],
+            tallies: vec![Tally::default(); sets],
             sessions: Vec::new(),
             free: Vec::new(),
             scratch: Scratch::new(),
@@ -97,9 +103,9 @@ impl Upstream {
 
     fn accept(&mut self, door: usize) -> io::Result<()> {
         let Some(socket) = socket::accept(&self.doors[door])? else { return Ok(()) };
-        let pairs = self.tallies.len();
-        let config = (door >= pairs).then_some(&self.config);
-        let session = Session::new(socket.into(), door % pairs, config)?;
+        let sets = self.tallies.len();
+        let config = self.configs[door / sets].as_ref();
+        let session = Session::new(socket.into(), door % sets, config)?;
         let slot = self.free.pop().unwrap_or(self.sessions.len());
         self.poll.add(session.socket(), slot + self.doors.len(), Interest::IN)?;
         if slot == self.sessions.len() {

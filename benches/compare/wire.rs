@@ -22,7 +22,7 @@ pub(crate) enum Ask {
     Up,
     /// Do both.
     Both,
-    /// Say what each pair of doors has seen, then close.
+    /// Say what each set of doors has seen, then close.
     Tally,
 }
 
@@ -54,7 +54,7 @@ impl Ask {
     }
 }
 
-/// What one pair of the upstream's doors has seen, which is one contestant's share.
+/// What one set of the upstream's doors has seen, which is one contestant's share.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Tally {
     pub(crate) bytes_heard: u64,

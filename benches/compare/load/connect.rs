@@ -1,6 +1,6 @@
 //! Short sessions: connect, one byte each way, close; the next one at once.
 //!
-//! Connecting blocks, which on loopback costs nothing: the kernel completes it within the call. Lacks
+//! Whether the upstream lets sessions be resumed is its door's matter. Connecting blocks, which on loopback costs nothing: the kernel completes it within the call. Lacks
 //! aborts; the client closes first, in order, as clients do.
 use std::io;
 use std::net::{SocketAddr, TcpStream};

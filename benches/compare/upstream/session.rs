@@ -29,21 +29,17 @@ impl Scratch {
 
 pub(super) struct Session {
     /// The contestant whose doors it came in by.
-    pair: usize,
+    set: usize,
     socket: TcpStream,
     tls: Option<Box<Tls>>,
     talk: Talk,
 }
 
 impl Session {
-    pub(super) fn new(
-        socket: TcpStream,
-        pair: usize,
-        config: Option<&Arc<ServerConfig>>,
-    ) -> io::Result<Self> {
+    pub(super) fn new(socket: TcpStream, set: usize, config: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
         socket.set_nodelay(true)?;
         let tls = config.map(Tls::new).transpose()?.map(Box::new);
-        Ok(Self { pair, socket, tls, talk: Talk::default() })
+        Ok(Self { set, socket, tls, talk: Talk::default() })
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
@@ -65,7 +61,7 @@ impl Session {
         let mut open = true;
         if ready.intersects(Interest::IN | Interest::HUP | Interest::ERR) {
             let before = self.talk.heard_in_all();
-            let tally = &mut tallies[self.pair];
+            let tally = &mut tallies[self.set];
             open = match &mut self.tls {
                 None => read_plain(&self.socket, &mut self.talk, &mut scratch.inbox)?,
                 Some(tls) => tls.read(&self.socket, &mut self.talk, &mut scratch.inbox, tally)?,

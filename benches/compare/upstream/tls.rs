@@ -11,7 +11,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic};
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
 
@@ -26,11 +26,12 @@ pub(crate) const TLS_TERMS: &str = "TLS 1.3, AES-256-GCM, X25519, ECDSA P-256 on
 /// More than any flight of a handshake here.
 const FLIGHT: usize = 16 * 1024;
 
-pub(super) fn server_config(pki: &Pki) -> io::Result<Arc<ServerConfig>> {
-    build(pki).map_err(|error| io::Error::other(format!("cannot set up TLS: {error}")))
+/// With `resume` sessions can be resumed, without it no tickets are given out.
+pub(crate) fn server_config(pki: &Pki, resume: bool) -> io::Result<Arc<ServerConfig>> {
+    build(pki, resume).map_err(|error| io::Error::other(format!("cannot set up TLS: {error}")))
 }
 
-fn build(pki: &Pki) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
+fn build(pki: &Pki, resume: bool) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
     let provider = Arc::new(CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS13_AES_256_GCM_SHA384],
         kx_groups: vec![kx_group::X25519],
@@ -47,8 +48,13 @@ fn build(pki: &Pki) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error>> {
             vec![CertificateDer::from_pem_file(pki.certificate("server"))?],
             PrivateKeyDer::from_pem_file(pki.key("server"))?,
         )?;
-    // Stateless: a cache of sessions would run over in the connect row and deny resumption at random.
-    config.ticketer = Ticketer::new()?;
+    if resume {
+        // Stateless: a cache of sessions would run over in the connect row and deny resumption at random.
+        config.ticketer = Ticketer::new()?;
+    } else {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(config))
 }
 

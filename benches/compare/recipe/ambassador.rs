@@ -1,0 +1,34 @@
+//! ambassador's listeners.yaml: nothing switched off but the access log and the admin address.
+//!
+//! Lacks limits worth the name: the idle row has more sessions than the defaults allow.
+use super::{Job, Protocol};
+use crate::pki::SERVER_NAME;
+
+pub(super) fn configuration(job: &Job<'_>) -> String {
+    let Job { listen, upstream, workers, .. } = job;
+    let tls = job.pki.map_or_else(String::new, |pki| {
+        format!(
+            "    tls: {{ ca: \"{}\", cert: \"{}\", key: \"{}\", server_name: {SERVER_NAME} }}\n",
+            pki.ca().display(),
+            pki.certificate("client").display(),
+            pki.key("client").display()
+        )
+    });
+    let protocol = match job.protocol {
+        Protocol::Opaque => "tcp",
+        Protocol::Postgres => "postgres",
+    };
+    format!(
+        "admin: {{ bind: off, control: off }}
+log: {{ access: false, level: warn }}
+runtime: {{ workers: {workers} }}
+listeners:
+  main: {{ bind: \"{listen}\", cluster: up, max_connections: 15000 }}
+clusters:
+  up:
+    protocol: {protocol}
+    endpoints: [\"{upstream}\"]
+    limits: {{ max_connections: 15000, max_pending: 15000, max_connections_per_endpoint: 15000 }}
+{tls}"
+    )
+}

@@ -1,0 +1,65 @@
+//! Envoy's TCP proxy.
+//!
+//! Lacks a connection balancer: with several workers the kernel spreads connections, its default on Linux. Lacks
+//! PostgreSQL's upgrade: the filter for it is in its contrib build alone.
+use super::Job;
+use crate::pki::SERVER_NAME;
+
+/// Circuit breakers allow 1024 connections unless told otherwise; the highest TLS version of a client
+/// has not always been 1.3. Of TLS 1.3 sessions it keeps one unless told otherwise, and each is good
+/// for one handshake, so with several sessions starting at once most could not resume.
+pub(super) fn configuration(job: &Job<'_>) -> String {
+    let Job { listen, upstream, .. } = job;
+    let tls = job.pki.map_or_else(String::new, |pki| {
+        format!(
+            r#"    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: {SERVER_NAME}
+        max_session_keys: 64
+        common_tls_context:
+          tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}
+          tls_certificates:
+          - certificate_chain: {{ filename: "{}" }}
+            private_key: {{ filename: "{}" }}
+          validation_context:
+            trusted_ca: {{ filename: "{}" }}
+            match_typed_subject_alt_names:
+            - {{ san_type: DNS, matcher: {{ exact: {SERVER_NAME} }} }}
+"#,
+            pki.certificate("client").display(),
+            pki.key("client").display(),
+            pki.ca().display()
+        )
+    });
+    format!(
+        r#"static_resources:
+  listeners:
+  - name: main
+    address: {{ socket_address: {{ address: {listen_ip}, port_value: {listen_port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.tcp_proxy
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: main
+          cluster: up
+  clusters:
+  - name: up
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers:
+      thresholds: [ {{ max_connections: 15000, max_pending_requests: 15000 }} ]
+    load_assignment:
+      cluster_name: up
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: {up_ip}, port_value: {up_port} }} }} }}
+{tls}"#,
+        listen_ip = listen.ip(),
+        listen_port = listen.port(),
+        up_ip = upstream.ip(),
+        up_port = upstream.port()
+    )
+}

@@ -1,0 +1,44 @@
+//! HAProxy's configuration, in three variants: as its manual starts, with splicing, and tuned.
+//!
+//! Lacks health checks, which none of the contestants makes here.
+use super::Job;
+use crate::peer::Peer;
+use crate::pki::SERVER_NAME;
+
+/// maxconn: 20,000 descriptors hold two sockets a session and, with splice, the pipes.
+///
+/// `splice-auto` alone never sets in on a raw TCP stream of 2.6, hence all three options: splicing is
+/// what is to be shown. Its manual says of `tune.pipesize` that it can improve performance but is not
+/// for everybody, and advises against `tune.bufsize`: they make it "tuned".
+pub(super) fn configuration(job: &Job<'_>, peer: Peer) -> String {
+    let Job { listen, upstream, workers, .. } = job;
+    let splice = if peer == Peer::Haproxy {
+        ""
+    } else {
+        "  option splice-auto\n  option splice-request\n  option splice-response\n"
+    };
+    let tuned = if peer.is_tuned() { "  tune.pipesize 1048576\n  tune.bufsize 65536\n" } else { "" };
+    let tls = job.pki.map_or_else(String::new, |pki| {
+        format!(
+            " ssl verify required ca-file {} crt {} sni str({SERVER_NAME}) verifyhost {SERVER_NAME}",
+            pki.ca().display(),
+            pki.bundle("client").display()
+        )
+    });
+    format!(
+        "global
+  nbthread {workers}
+  maxconn 7000
+{tuned}defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+{splice}frontend main
+  bind {listen}
+  default_backend up
+backend up
+  server up {upstream}{tls}
+"
+    )
+}
