@@ -25,6 +25,7 @@ const RECEIVED_BYTES: &str = "ambassador_received_bytes_total";
 const CONNECT_ATTEMPTS: &str = "ambassador_connect_attempts_total";
 const CONNECT_DURATION: &str = "ambassador_connect_duration_seconds";
 const HANDSHAKE_DURATION: &str = "ambassador_handshake_duration_seconds";
+const TLS_HANDSHAKES: &str = "ambassador_tls_handshakes_total";
 const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
 const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
@@ -125,6 +126,10 @@ fn describe() {
         Unit::Seconds,
         "Upgrade and TLS handshake of attempts that succeeded."
     );
+    describe_counter!(
+        TLS_HANDSHAKES,
+        "TLS handshakes that succeeded: full ones, and ones that resumed a session."
+    );
     describe_histogram!(FIRST_BYTE, Unit::Seconds, "From accept to the first byte of the upstream.");
     describe_gauge!(ENDPOINT_SESSIONS, "Live sessions on the endpoint.");
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
@@ -221,8 +226,9 @@ pub struct EndpointMetrics {
     pub sessions: Gauge,
     /// TCP connect.
     pub connect_duration: Histogram,
-    /// Upgrade and TLS.
-    pub handshake_duration: Histogram,
+    handshake_duration: Histogram,
+    full_handshakes: Counter,
+    resumed_handshakes: Counter,
     attempts: BTreeMap<&'static str, Counter>,
 }
 
@@ -235,13 +241,22 @@ impl EndpointMetrics {
             counter!(CONNECT_ATTEMPTS,
                 "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
         };
+        let handshakes = |kind: &'static str| counter!(TLS_HANDSHAKES, "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "kind" => kind);
         let of = |name: &'static str| histogram!(name, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
         Self {
             sessions: gauge!(ENDPOINT_SESSIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
             connect_duration: of(CONNECT_DURATION),
             handshake_duration: of(HANDSHAKE_DURATION),
+            full_handshakes: handshakes("full"),
+            resumed_handshakes: handshakes("resumed"),
             attempts: results.iter().map(|result| (*result, attempt(result))).collect(),
         }
+    }
+
+    /// TLS is established; the time is that of upgrade and handshake.
+    pub fn secured(&self, took: Duration, resumed: bool) {
+        self.handshake_duration.record(took);
+        if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
     }
 
     /// An attempt ended so.

@@ -123,6 +123,9 @@ impl Originator {
     /// A file that cannot be read or used.
     pub fn new(settings: &Settings) -> Result<Self, SetupError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        // AWS-LC gathers entropy for its first random bytes, some 30 ms of work; the first handshake would stall all
+        // sessions of its worker for that long.
+        let _ = provider.secure_random.fill(&mut [0]);
         let verifier = verifier(settings, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(settings.min_version.versions())

@@ -151,7 +151,7 @@ async fn establish(
         .await
         .unwrap_or_else(|Elapsed| Err(endpoint.timeout(*step, Bound::Handshake, timeout)))?;
     let took = clock::now() - begun;
-    endpoint.metrics().handshake_duration.record(took);
+    endpoint.metrics().secured(took, agreed.resumed);
     record.handshake = Some(took);
     record.agreed = Some(agreed);
     Ok(end)

@@ -185,6 +185,9 @@ fn a_burst_resumes_as_many_tls_sessions_as_tickets_were_stored() {
     drop(burst);
     ambassador.wait_records(IN_TURN + AT_ONCE);
     assert_eq!(resumed(), IN_TURN - 1 + AT_ONCE);
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("tls_handshakes_total", &[("kind", "full")]), 1.0);
+    assert_eq!(metrics.sum("tls_handshakes_total", &[("kind", "resumed")]), (IN_TURN - 1 + AT_ONCE) as f64);
 }
 
 #[test]
