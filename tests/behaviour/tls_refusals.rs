@@ -15,7 +15,7 @@ fn refused(upstream: &Upstream, tls: &str) -> Value {
     let cluster = format!("tls: {{ {tls} }}\nconnect: {{ attempts: 1, handshake_timeout: 500ms }}");
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
     let mut client = ambassador.connect();
-    client.send("for the right server only");
+    client.try_send("for the right server only");
     assert_eq!(client.ending(), End::Reset);
     let record = ambassador.record();
     assert_eq!(record["outcome"], "tls_failed", "{record}");
@@ -112,7 +112,7 @@ fn refused_plain(upstream: &Upstream, pki: &Pki) {
     let cluster = format!("tls: {{ {} }}\nconnect: {{ attempts: 1, handshake_timeout: 2s }}", ca(pki));
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
     let mut client = ambassador.connect();
-    client.send("for the right server only");
+    client.try_send("for the right server only");
     assert_eq!(client.ending(), End::Reset);
     let record = ambassador.record();
     assert_eq!(record["outcome"], "tls_failed", "{record}");

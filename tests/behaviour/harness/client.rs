@@ -54,6 +54,11 @@ impl Client {
         self.socket.write_all(bytes.as_ref()).expect("the connection takes what is sent");
     }
 
+    /// Sends `bytes`, unless we are refused already.
+    pub(crate) fn try_send(&mut self, bytes: &str) {
+        drop(self.socket.write_all(bytes.as_bytes()));
+    }
+
     /// Sends `bytes` and ends our side, be there still somebody to take them or not.
     pub(crate) fn offer(&mut self, bytes: &str) {
         drop(self.socket.write_all(bytes.as_bytes()));
