@@ -13,6 +13,7 @@ use fastrand::Rng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject};
+use crate::alarm;
 use crate::clock;
 use crate::config::{Config, Shutdown};
 use crate::drain::{Drain, DrainWatch};
@@ -21,7 +22,7 @@ use crate::metrics::{Exposition, MetricsError};
 use crate::name::ClusterName;
 use crate::outcome::Outcome;
 use crate::session::{AccessLog, Route, SessionIds};
-use crate::sys::{Bind, BindError, Listening, LocalAddress, UnixBind};
+use crate::sys::{Bind, BindError, Listening, LocalAddress, Options, UnixBind};
 use crate::upstream::Cluster;
 use crate::workers::{Worker, Workers};
 
@@ -139,7 +140,7 @@ impl Running {
     /// Stops: lame duck, no more accepting, sessions end or are ended.
     pub async fn stop(self) -> Stopped {
         self.subject.phase.set(Phase::LameDuck);
-        clock::sleep(self.shutdown.lame_duck).await;
+        alarm::sleep(self.shutdown.lame_duck).await;
         self.subject.phase.set(Phase::Draining);
         self.sessions.begin();
         for listener in &self.subject.listeners {
@@ -164,7 +165,7 @@ async fn upkeep(exposition: Exposition, watch: DrainWatch) {
     loop {
         tokio::select! {
             () = &mut stop => return,
-            () = clock::sleep(UPKEEP) => exposition.upkeep(),
+            () = alarm::sleep(UPKEEP) => exposition.upkeep(),
         }
     }
 }
@@ -181,18 +182,23 @@ impl Bound {
     /// answers about the daemon to the current runtime.
     fn bind(config: &Config, worker: &Worker) -> Result<Self, StartError> {
         let mut errors = Vec::new();
-        let mut listen = |bind: &Bind| Listening::bind(bind).map_err(|error| errors.push(error)).ok();
+        let mut listen = |bind: &Bind, options: &Options| {
+            Listening::bind(bind, options).map_err(|error| errors.push(error)).ok()
+        };
         let registering = worker.handle().enter();
         let listeners = config
             .listeners
             .iter()
-            .map(|listener| listener.binds.iter().filter_map(&mut listen).collect())
+            .map(|listener| {
+                let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
+                listener.binds.iter().filter_map(|bind| listen(bind, &options)).collect()
+            })
             .collect();
         drop(registering);
-        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address)));
+        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address), &Options::NONE));
         let control = match &config.admin.control {
             Control::Off => None,
-            Control::At(path) => listen(&control_bind(path)),
+            Control::At(path) => listen(&control_bind(path), &Options::NONE),
             Control::Default(path) => default_control(path),
         };
         if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(StartError::Bind(errors)) }
@@ -209,7 +215,7 @@ fn default_control(path: &Path) -> Option<Listening> {
         // Binding says what is wrong with it.
         let _ = std::fs::create_dir_all(folder);
     }
-    Listening::bind(&control_bind(path))
+    Listening::bind(&control_bind(path), &Options::NONE)
         .inspect_err(
             |error| tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`"),
         )

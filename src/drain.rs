@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::{self, Elapsed};
+use crate::alarm::{self, Elapsed};
 
 /// The side that stops. Cheap to clone: clones are the same drain.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +52,7 @@ impl Drain {
     /// # Errors
     /// [`Elapsed`] when some still run at the deadline.
     pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
-        clock::before(deadline, self.tasks.wait()).await
+        alarm::before(deadline, self.tasks.wait()).await
     }
 }
 

@@ -9,6 +9,7 @@ pub mod name; // 0
 pub mod outcome; // 0
 pub mod sys; // 0
 
+pub mod alarm; // 1
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure
 

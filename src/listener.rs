@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::clock;
+use crate::alarm;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
 use crate::session::{self, AccessLog, Route};
-use crate::sys::{Accepted, Bind, Listening};
+use crate::sys::{Accepted, Bind, Listening, Peer};
 use crate::workers::Workers;
 
 /// One listener, complete and consistent.
@@ -54,15 +54,15 @@ pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
             accepted = listening.accept() => accepted,
         };
         match accepted {
-            Ok(accepted) => {
+            Ok((accepted, peer)) => {
                 pause.reset();
-                service.begin(accepted);
+                service.begin(accepted, peer);
             }
             Err(error) => {
                 service.route.metrics().accept_errors.increment(1);
                 if let Some(wait) = pause.after(&error) {
                     tracing::warn!(listener = %service.route.listener(), %error, ?wait, "cannot accept; waiting");
-                    clock::sleep(wait).await;
+                    alarm::sleep(wait).await;
                 }
             }
         }
@@ -70,12 +70,12 @@ pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
 }
 
 impl Service {
-    fn begin(&self, accepted: Accepted) {
-        let admitted = match self.route.admit(accepted.peer) {
+    fn begin(&self, accepted: Accepted, peer: Peer) {
+        let admitted = match self.route.admit(peer) {
             Ok(admitted) => admitted,
             Err(record) => {
                 accepted.abort();
-                return self.access.write(&record);
+                return self.access.write(&record, record.accepted());
             }
         };
         let worker = self.workers.least_loaded();

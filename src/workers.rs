@@ -2,8 +2,7 @@
 //!
 //! A session stays on the worker it began on, so nothing on the byte path is shared between threads: no
 //! stealing, no waking across cores. New sessions go where the fewest live. Nothing else runs here but accept
-//! loops: a periodic timer on a worker would arm a kernel timer at each of its epoll_waits (docs/DECISIONS.md,
-//! "Runtime").
+//! loops; what waits for a moment does so in the worker's own [`Alarms`].
 
 use std::io;
 use std::sync::Arc;
@@ -11,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
+
+use crate::alarm::Alarms;
 
 /// The workers that sessions run on. Dropping it lets the threads end.
 #[derive(Debug)]
@@ -38,10 +39,14 @@ impl Workers {
         for index in 0..count.max(1) {
             let runtime = runtime()?;
             all.push(Worker::on(runtime.handle().clone()));
+            let alarms = {
+                let _registering = runtime.enter();
+                Alarms::new()?
+            };
             let mut watched = alive.subscribe();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 // An error is what it waits for: the sender was dropped.
-                let _ = runtime.block_on(watched.changed());
+                let _ = runtime.block_on(alarms.attend(watched.changed()));
                 // Lookups that still block must not hold up the end of the process.
                 runtime.shutdown_background();
             })?;

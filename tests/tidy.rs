@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("name", 0),
     ("outcome", 0),
     ("sys", 0),
+    ("alarm", 1),
     ("policy", 1),
     ("protocol", 1),
     ("drain", 2),

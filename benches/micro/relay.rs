@@ -8,7 +8,7 @@ use std::io;
 use ambassador::clock;
 use ambassador::drain::Drain;
 use ambassador::relay::{self, End, Live, Start, relay};
-use ambassador::sys::{Bind, Listening, LocalAddress, Options, Socket};
+use ambassador::sys::{Bind, Listening, LocalAddress, Options, Socket, Target};
 use ambassador::workers;
 use criterion::{Criterion, Throughput};
 
@@ -45,15 +45,12 @@ impl Session {
     async fn begin() -> io::Result<Self> {
         let (client, downstream) = pair().await?;
         let (upstream, endpoint) = pair().await?;
-        let start = Start {
-            downstream,
-            upstream: End::Socket(upstream),
-            opening: Vec::new(),
-            dialogue: None,
-            settings: relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None },
-        };
+        let start =
+            Start { downstream, upstream: End::Socket(upstream), opening: Vec::new(), dialogue: None };
         Drain::default().spawn(async move {
-            relay(start, &Live::default()).await;
+            let settings =
+                relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
+            relay(start, &settings, &Live::default()).await;
         });
         Ok(Self { client, endpoint })
     }
@@ -75,11 +72,11 @@ impl Session {
 /// Both ends of a TCP connection on loopback.
 async fn pair() -> io::Result<(Socket, Socket)> {
     let any = Bind::Tcp(([127, 0, 0, 1], 0).into());
-    let listening = Listening::bind(&any).map_err(io::Error::other)?;
+    let listening = Listening::bind(&any, &OPTIONS).map_err(io::Error::other)?;
     let LocalAddress::Tcp(address) = *listening.local() else { unreachable!("it was told to bind TCP") };
-    let (connected, accepted) =
-        tokio::try_join!(Socket::connect(address, None, &OPTIONS), listening.accept())?;
-    Ok((connected, Socket::adopt(accepted, &OPTIONS)?))
+    let connecting = Socket::connect(Target { address, from: None, speaks_first: false }, &OPTIONS)?;
+    let ((), accepted) = tokio::try_join!(connecting.connected(), listening.accept())?;
+    Ok((connecting, Socket::adopt(accepted.0)?))
 }
 
 const OPTIONS: Options = Options { keepalive: None, user_timeout: None };

@@ -11,9 +11,10 @@ use tokio::sync::Semaphore;
 
 use super::Subject;
 use super::answer::answer;
+use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
-use crate::sys::{Accepted, Listening, Options, Socket};
+use crate::sys::{Accepted, Listening, Socket};
 
 /// Which way a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drai
             accepted = async { (permit.await, listening.accept().await) } => accepted,
         };
         match accepted {
-            (Ok(permit), Ok(accepted)) => {
+            (Ok(permit), Ok((accepted, _))) => {
                 let (subject, watch) = (Arc::clone(&subject), watch.clone());
                 drain.spawn(async move {
                     converse(accepted, door, subject, watch).await;
@@ -52,7 +53,7 @@ pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drai
             }
             (_, Err(error)) => {
                 tracing::warn!(%error, "the admin cannot accept; waiting");
-                clock::sleep(Duration::from_millis(100)).await;
+                alarm::sleep(Duration::from_millis(100)).await;
             }
             (Err(_closed), Ok(_)) => break,
         }
@@ -60,8 +61,7 @@ pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drai
 }
 
 async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
-    let options = Options { keepalive: None, user_timeout: None };
-    let Ok(socket) = Socket::adopt(accepted, &options) else { return };
+    let Ok(socket) = Socket::adopt(accepted) else { return };
     let service = service_fn(move |request| {
         let answered = answer(&subject, door, &request);
         async move { Ok::<_, Infallible>(answered) }
@@ -73,10 +73,10 @@ async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: 
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
-        _ = clock::before(clock::now() + LIFETIME, connection.as_mut()) => {}
+        _ = alarm::before(clock::now() + LIFETIME, connection.as_mut()) => {}
         () = watch.begun() => {
             connection.as_mut().graceful_shutdown();
-            let _ = clock::before(clock::now() + Duration::from_secs(1), connection).await;
+            let _ = alarm::before(clock::now() + Duration::from_secs(1), connection).await;
         }
     }
 }

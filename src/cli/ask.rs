@@ -14,6 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{ConfigFile, Failure};
 use crate::admin::{Control, Settings};
+use crate::alarm;
 use crate::clock;
 use crate::workers;
 
@@ -44,7 +45,8 @@ pub(super) fn get(place: &Where, path: &str) -> Result<Bytes, Failure> {
     let runtime = workers::runtime().map_err(|error| Failure::Running(error.to_string()))?;
     let mut reasons = Vec::new();
     for door in &doors {
-        let asked = runtime.block_on(clock::before(clock::now() + PATIENCE, door.get(path)));
+        let asked = alarm::attend(alarm::before(clock::now() + PATIENCE, door.get(path)));
+        let asked = runtime.block_on(asked).map_err(|error| Failure::Running(error.to_string()))?;
         match asked.unwrap_or_else(|_| Err("no answer".into())) {
             Ok(body) => return Ok(body),
             Err(reason) => reasons.push(format!("{door}: {reason}")),

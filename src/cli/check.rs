@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::{ConfigFile, Failure};
+use crate::alarm;
 use crate::clock;
 use crate::metrics::Exposition;
 use crate::relay::End;
@@ -40,9 +41,9 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
     Exposition::install().map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let unreachable = runtime.block_on(connect_all(config.clusters));
+    let unreachable = runtime.block_on(alarm::attend(connect_all(config.clusters)));
     runtime.shutdown_background();
-    match unreachable {
+    match unreachable.map_err(|error| failed(&error))? {
         0 => Ok(()),
         count => Err(Failure::Running(format!("{count} endpoint(s) cannot be used"))),
     }
@@ -116,7 +117,7 @@ async fn late_rejection(end: &mut End) -> Option<String> {
     let End::Tls(stream) = end else { return None };
     let mut bytes = vec![0; tls::Stream::PORTION];
     let answered =
-        clock::before(clock::now() + VERDICT, poll_fn(|cx| stream.poll_read(cx, &mut bytes))).await;
+        alarm::before(clock::now() + VERDICT, poll_fn(|cx| stream.poll_read(cx, &mut bytes))).await;
     if let Ok(Err(error)) = &answered {
         return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
     }
@@ -125,6 +126,6 @@ async fn late_rejection(end: &mut End) -> Option<String> {
         while poll_fn(|cx| stream.poll_read(cx, &mut bytes)).await? > 0 {}
         std::io::Result::Ok(())
     };
-    let _ = clock::before(clock::now() + VERDICT, parting).await;
+    let _ = alarm::before(clock::now() + VERDICT, parting).await;
     None
 }

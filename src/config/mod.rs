@@ -87,6 +87,12 @@ impl Config {
         Self::parse(&text_of(path)?, path, &process_environment)
     }
 
+    /// The cluster of one of its listeners.
+    #[must_use]
+    pub fn cluster_of(&self, listener: &listener::Settings) -> Option<&upstream::Settings> {
+        self.clusters.iter().find(|cluster| cluster.name == listener.cluster)
+    }
+
     /// Reads only where the daemon of this file answers. Nothing else of the file has to be right, readable or
     /// set in our environment: whoever asks the daemon need not be who runs it.
     ///

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::alarm;
 use crate::clock;
 use crate::protocol::{Answer, OpeningError, Protocol, Refusal, TLS_ALERT};
 use crate::sys::Socket;
@@ -45,5 +46,5 @@ async fn say(client: Socket, words: &[u8]) {
         std::io::Result::Ok(())
     });
     // Whether the client took it or not, there is nothing more to do for it.
-    let _ = clock::before(clock::now() + PATIENCE, saying).await;
+    let _ = alarm::before(clock::now() + PATIENCE, saying).await;
 }

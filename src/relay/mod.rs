@@ -15,7 +15,7 @@ mod turn;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 pub use end::End;
@@ -55,8 +55,6 @@ pub struct Start {
     pub opening: Vec<u8>,
     /// What is left to rewrite, if anything.
     pub dialogue: Option<Dialogue>,
-    /// Its timers.
-    pub settings: Settings,
 }
 
 /// How a relay ended.
@@ -88,26 +86,32 @@ pub enum Fault {
     Dialogue(DialogueError),
 }
 
-/// Relays until both directions have ended, something broke, a timer ran out, or [`Live::stop`] was called.
-/// The upstream is closed when this returns.
-pub async fn relay(start: Start, live: &Live) -> Ended {
-    let mut relay = Relay {
+/// Relays until both directions have ended, something broke, a timer runs out, or [`Live::stop`] was called.
+/// The upstream is closed when this is done.
+///
+/// The future is the relay itself: what lives for hours holds nothing of how it came about.
+pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl Future<Output = Ended> + 'a {
+    let mut relay = Some(Relay {
         downstream: start.downstream,
         upstream: start.upstream,
         sending: Half::holding(Side::Downstream, start.opening),
         receiving: Half::holding(Side::Upstream, Vec::new()),
         dialogue: start.dialogue.map(Box::new),
-        timers: Timers::new(start.settings, clock::now()),
+        timers: Timers::new(settings, clock::now()),
         broken: None,
         first_end: None,
         first_byte: None,
-    };
-    let stop = poll_fn(|cx| relay.poll(cx, live)).await;
-    relay.note(live);
-    relay.close(stop)
+    });
+    poll_fn(move |cx| {
+        // It is not polled again once it has ended.
+        let Some(relaying) = &mut relay else { return Poll::Pending };
+        let stop = ready!(relaying.poll(cx, live));
+        relaying.note(live);
+        relay.take().map_or(Poll::Pending, |relay| Poll::Ready(relay.close(stop)))
+    })
 }
 
-struct Relay {
+struct Relay<'a> {
     downstream: Socket,
     upstream: End,
     /// Downstream to upstream.
@@ -115,7 +119,7 @@ struct Relay {
     /// Upstream to downstream.
     receiving: Half,
     dialogue: Option<Box<Dialogue>>,
-    timers: Timers,
+    timers: Timers<'a>,
     /// The upstream takes no more bytes. What it said before is still read and delivered, as a client of its own
     /// would read it: the reason is often in there.
     broken: Option<Broken>,
@@ -131,7 +135,7 @@ enum Stop {
     Ordered(Outcome),
 }
 
-impl Relay {
+impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
         live.attach(cx.waker());
         if let Some(outcome) = live.stopped() {
@@ -146,7 +150,7 @@ impl Relay {
         {
             return Poll::Ready(Stop::Broken(broken));
         }
-        if self.sending.has_ended() && self.receiving.has_ended() {
+        if self.is_completed() {
             return Poll::Ready(Stop::Completed);
         }
         turn::ended(live.total().wrapping_sub(before));
@@ -158,9 +162,14 @@ impl Relay {
     }
 
     fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+        if self.receiving.has_ended() && self.ends_with_close() {
+            // The second end is the close itself, which comes at once: a shutdown(2) less.
+            self.sending.withhold_end();
+        }
         self.poll_sending(cx, live)?;
-        if self.broken.is_some() {
-            // What comes now is not an orderly end, and must not reach the client as one.
+        if self.broken.is_some() || self.sending.has_ended() {
+            // What comes after a failure is not an orderly end, and must not reach the client as one; what comes
+            // second is the close itself.
             self.receiving.withhold_end();
         }
         self.poll_receiving(cx, live)?;
@@ -169,6 +178,21 @@ impl Relay {
             Some(broken) => Err(broken),
             None => Ok(()),
         }
+    }
+
+    /// Both have ended, and everything is delivered.
+    fn is_completed(&self) -> bool {
+        match (self.sending.has_ended(), self.receiving.has_ended()) {
+            (true, true) => true,
+            (true, false) => self.receiving.is_exhausted(),
+            (false, true) => self.ends_with_close() && self.sending.is_exhausted(),
+            (false, false) => false,
+        }
+    }
+
+    /// Whether closing the upstream is all the end it needs; TLS wants a word first.
+    const fn ends_with_close(&self) -> bool {
+        matches!(self.upstream, End::Socket(_))
     }
 
     fn poll_sending(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {

@@ -1,61 +1,70 @@
 //! The timers of one relay behind one lazily set alarm.
 //!
-//! Nothing is set while nothing is due for ever, and nothing is reset per byte: bytes are looked at when
-//! the alarm rings, and it is set again to the moment that would be due then.
+//! Nothing is set while nothing is due for ever, and nothing is reset per byte: an alarm that is set to an earlier
+//! moment stays so, and is set again to the moment that is due when it has rung.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::time::Sleep;
-
 use super::Settings;
+use crate::alarm::Alarm;
 use crate::clock;
 use crate::outcome::Outcome;
 
-pub(super) struct Timers {
-    settings: Settings,
+pub(super) struct Timers<'a> {
+    settings: &'a Settings,
+    /// Boxed, and `None` until one of them runs: most sessions have none for most of their time.
+    running: Option<Box<Running>>,
+}
+
+struct Running {
     begun: Instant,
-    /// The count of bytes when it last changed, and when that was seen (kept only where a timer asks).
+    /// The count of bytes when it last changed, and when that was seen.
     bytes: u64,
     active: Instant,
     half_closed: Option<Instant>,
-    alarm: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
 }
 
-impl Timers {
-    pub(super) const fn new(settings: Settings, now: Instant) -> Self {
-        Self { settings, begun: now, bytes: 0, active: now, half_closed: None, alarm: None }
+impl<'a> Timers<'a> {
+    pub(super) fn new(settings: &'a Settings, now: Instant) -> Self {
+        let runs_at_once = settings.idle_timeout.is_some() || settings.max_lifetime.is_some();
+        Self { settings, running: runs_at_once.then(|| Box::new(Running::new(now))) }
     }
 
     /// Ready with the outcome when a timer has run out. Called after each move of bytes.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, bytes: u64, half_closed: bool) -> Poll<Outcome> {
-        if bytes != self.bytes && (self.settings.idle_timeout.is_some() || half_closed) {
-            self.bytes = bytes;
-            self.active = clock::now();
+    pub(super) fn poll(&mut self, cx: &Context<'_>, bytes: u64, half_closed: bool) -> Poll<Outcome> {
+        if self.running.is_none() && !half_closed {
+            return Poll::Pending;
         }
-        if half_closed && self.half_closed.is_none() {
-            self.half_closed = Some(clock::now());
-            // It may be due before the alarm that is set.
-            self.alarm = None;
+        let now = clock::now();
+        let running = self.running.get_or_insert_with(|| Box::new(Running::new(now)));
+        if bytes != running.bytes {
+            running.bytes = bytes;
+            running.active = now;
         }
-        while let Some((due, outcome)) = self.next() {
-            let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due.into())));
-            if alarm.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
+        if half_closed {
+            running.half_closed.get_or_insert(now);
+        }
+        match running.next(self.settings) {
+            Some((due, outcome)) if due <= now => Poll::Ready(outcome),
+            Some((due, _)) => {
+                running.alarm.set(now, due, cx.waker());
+                Poll::Pending
             }
-            if due <= clock::now() {
-                return Poll::Ready(outcome);
-            }
-            self.alarm = None;
+            None => Poll::Pending,
         }
-        Poll::Pending
+    }
+}
+
+impl Running {
+    fn new(now: Instant) -> Self {
+        Self { begun: now, bytes: 0, active: now, half_closed: None, alarm: Alarm::default() }
     }
 
     /// What is due next.
-    fn next(&self) -> Option<(Instant, Outcome)> {
-        let Settings { idle_timeout, half_close_timeout, max_lifetime } = self.settings;
+    fn next(&self, settings: &Settings) -> Option<(Instant, Outcome)> {
+        let Settings { idle_timeout, half_close_timeout, max_lifetime } = *settings;
         let idle = idle_timeout.map(|most| (self.active + most, Outcome::IdleTimeout));
         let half_close = self
             .half_closed

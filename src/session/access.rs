@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing_appender::non_blocking::NonBlocking;
@@ -89,12 +89,12 @@ impl AccessLog {
         Self(Some((format, writer)))
     }
 
-    /// Writes one record.
-    pub fn write(&self, record: &Record) {
+    /// Writes the record of a session that ended then.
+    pub fn write(&self, record: &Record, ended: Instant) {
         let Some((format, writer)) = &self.0 else { return };
         let mut line = match format {
-            Format::Json => json(record),
-            Format::Text => text(record),
+            Format::Json => json(record, ended),
+            Format::Text => text(record, ended),
         };
         line.push('\n');
         // Enqueues; what does not fit is counted by the queue.
@@ -102,20 +102,20 @@ impl AccessLog {
     }
 }
 
-fn json(record: &Record) -> String {
+fn json(record: &Record, ended: Instant) -> String {
     let line = Line {
         timestamp: timestamp(),
         level: "INFO",
         target: "access",
         message: "session ended",
-        fields: Fields::of(record),
+        fields: Fields::of(record, ended),
     };
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-fn text(record: &Record) -> String {
+fn text(record: &Record, ended: Instant) -> String {
     let mut line = format!("{}  INFO access:", timestamp());
-    let fields = serde_json::to_value(Fields::of(record)).unwrap_or_default();
+    let fields = serde_json::to_value(Fields::of(record, ended)).unwrap_or_default();
     append(&mut line, "", &fields);
     line
 }
@@ -147,12 +147,12 @@ fn timestamp() -> String {
 }
 
 impl<'a> Fields<'a> {
-    fn of(record: &'a Record) -> Self {
+    fn of(record: &'a Record, ended: Instant) -> Self {
         let dial = &record.dial;
         Self {
-            session: record.session.to_string(),
-            listener: record.listener.as_str(),
-            cluster: record.cluster.as_str(),
+            session: record.session().to_string(),
+            listener: record.route().listener().as_str(),
+            cluster: record.route().cluster().settings().name.as_str(),
             peer: match record.peer {
                 Peer::Tcp(address) => address.to_string(),
                 Peer::Unix(_) => "unix".into(),
@@ -166,11 +166,11 @@ impl<'a> Fields<'a> {
             resolve_ms: dial.resolve.map(ms),
             connect_ms: dial.connect.map(ms),
             handshake_ms: dial.handshake.map(ms),
-            first_byte_ms: record.first_byte.map(|at| ms(at - record.accepted)),
-            duration_ms: ms(record.ended - record.accepted),
-            sent_bytes: record.sent,
-            received_bytes: record.received,
-            tls: dial.agreed.as_ref().map(Tls::of),
+            first_byte_ms: record.first_byte.map(|at| ms(at - record.accepted())),
+            duration_ms: ms(ended - record.accepted()),
+            sent_bytes: record.sent(),
+            received_bytes: record.received(),
+            tls: dial.agreed.as_deref().map(Tls::of),
             outcome: record.outcome.label(),
             closed_by: record.closed_by.label(),
             error: record.error.as_deref(),

@@ -7,39 +7,93 @@ mod access;
 mod record;
 mod route;
 
+use std::future::Future;
 use std::sync::Arc;
 
+use crate::clock;
 use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::RefusalKind;
-use crate::relay::{self, Ended, Fault, Live};
+use crate::protocol::{Protocol, RefusalKind};
+use crate::relay::{self, Ended, Fault};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
-use crate::upstream::{Refusal, dial};
+use crate::upstream::{Dialled, Lease, Refusal, dial};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
 pub use record::{Record, SessionId, SessionIds};
+use route::Place;
 pub use route::{Admitted, Route, SessionView};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
-pub async fn run(accepted: Accepted, admitted: Admitted, access: Arc<AccessLog>, load: WorkerLoad) {
-    let route = Arc::clone(admitted.route());
-    let mut record = Record::begin(&route, admitted.session(), accepted.peer, admitted.accepted());
-    match Socket::adopt(accepted, &route.cluster().settings().socket) {
-        Ok(downstream) if admitted.has_room() => serve(downstream, &admitted, &mut record).await,
-        Ok(downstream) => refuse_full(downstream, &admitted, &mut record).await,
-        Err(error) => record.end(Outcome::DownstreamGone, Side::Downstream, Some(error.to_string())),
+///
+/// What opens a session is large, and must not stay part of one that lives for hours: hence the boxes, and a block
+/// that uses its arguments where they are (an `async fn` keeps two places for each).
+pub fn run(
+    accepted: Accepted,
+    admitted: Admitted,
+    access: Arc<AccessLog>,
+    load: WorkerLoad,
+) -> impl Future<Output = ()> + Send {
+    let Admitted { place, mut record } = admitted;
+    async move {
+        let opening = Box::pin(open_or_refuse(accepted, &place, &mut record));
+        let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
+        let settings = &place.route().cluster().settings().session;
+        let relaying = relay::relay(start, settings, place.live());
+        let unserved = note(relaying.await, &mut record);
+        drop(lease);
+        if let Some(refusing) = unserved.map(|unserved| Box::pin(refuse(unserved, &record))) {
+            refusing.await;
+        }
+        leave(&record, place, load, &access);
     }
-    record.measure(admitted.live());
-    route.ended(&record, &admitted);
-    drop((admitted, load));
-    access.write(&record);
 }
 
-/// listener → opening → dial → relay.
-async fn serve(downstream: Socket, admitted: &Admitted, record: &mut Record) {
-    let (route, live) = (admitted.route(), admitted.live());
+/// In this order: whoever reads the record finds the session gone.
+fn leave(record: &Record, place: Place, load: WorkerLoad, access: &AccessLog) {
+    let ended = clock::now();
+    record.route().ended(record, &place, ended);
+    drop((place, load));
+    access.write(record, ended);
+}
+
+/// A client that is told no, as the record says why.
+struct Unserved {
+    downstream: Socket,
+    kind: RefusalKind,
+}
+
+async fn open_or_refuse(
+    accepted: Accepted,
+    place: &Place,
+    record: &mut Record,
+) -> Option<(relay::Start, Lease)> {
+    let unserved = match open(accepted, place, record).await {
+        Ok(opened) => return Some(opened),
+        Err(unserved) => unserved?,
+    };
+    Box::pin(refuse(unserved, record)).await;
+    None
+}
+
+/// opening → dial: what a relay begins with, or a client to refuse, or one that has gone.
+async fn open(
+    accepted: Accepted,
+    place: &Place,
+    record: &mut Record,
+) -> Result<(relay::Start, Lease), Option<Unserved>> {
+    let downstream = match Socket::adopt(accepted) {
+        Ok(downstream) => downstream,
+        Err(error) => {
+            record.end(Outcome::DownstreamGone, Side::Downstream, Some(error.to_string()));
+            return Err(None);
+        }
+    };
+    if !place.has_room() {
+        return Err(over_the_cap(downstream, place.route(), record).await);
+    }
+    let (route, live) = (place.route(), place.live());
     let cluster = route.cluster();
     let protocol = cluster.settings().protocol;
 
@@ -47,36 +101,29 @@ async fn serve(downstream: Socket, admitted: &Admitted, record: &mut Record) {
         biased;
         opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT) => match opened {
             Ok(opened) => opened,
-            Err(error) => return not_opened(downstream, route, record, error).await,
+            Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
         },
-        outcome = live.ordered_to_stop() => return stopped(downstream, route, record, outcome).await,
+        outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
-    admitted.opened();
-    // Boxed: a handshake's state is large, and must not stay part of a session that lives for hours.
-    let dialling = Box::pin(dial(cluster, &mut record.dial));
+    place.opened();
     let dialled = tokio::select! {
         biased;
-        dialled = dialling => match dialled {
+        dialled = dial(cluster, !opened.bytes.is_empty(), &mut record.dial) => match dialled {
             Ok(dialled) => dialled,
-            Err(refusal) => return refuse_undialled(downstream, route, record, &refusal).await,
+            Err(refusal) => return Err(Some(undialled(downstream, record, &refusal))),
         },
-        gone = downstream.gone() => return gone_while_dialling(record, gone),
-        outcome = live.ordered_to_stop() => return stopped(downstream, route, record, outcome).await,
+        gone = downstream.gone(opened.may_half_close()) => {
+            gone_while_dialling(record, gone);
+            return Err(None);
+        }
+        outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
-    admitted.established(dialled.lease.endpoint());
+    let Dialled { end: upstream, lease } = dialled;
+    place.established(lease.index());
 
     let verified = cluster.settings().tls.as_ref().is_some_and(tls::Originator::verifies);
-    let start = relay::Start {
-        downstream,
-        upstream: dialled.end,
-        opening: opened.bytes,
-        dialogue: protocol.dialogue(opened.hello, verified),
-        settings: cluster.settings().session,
-    };
-    let ended = relay::relay(start, live).await;
-    record.first_byte = ended.first_byte;
-    close(ended, route, record, live).await;
-    drop(dialled.lease);
+    let dialogue = protocol.dialogue(opened.hello, verified);
+    Ok((relay::Start { downstream, upstream, opening: opened.bytes, dialogue }, lease))
 }
 
 /// How long a client that speaks first may take to say what it wants: PostgreSQL's own
@@ -87,34 +134,39 @@ const OPENING_TIMEOUT_FULL: std::time::Duration = std::time::Duration::from_secs
 
 /// A client over the listener's cap. One that speaks first is heard first: it would not understand an
 /// answer to something that it has not said.
-async fn refuse_full(downstream: Socket, admitted: &Admitted, record: &mut Record) {
-    let route = admitted.route();
+async fn over_the_cap(downstream: Socket, route: &Route, record: &mut Record) -> Option<Unserved> {
     let reason = format!("the listener has reached max_connections ({})", route.max_connections());
     let protocol = route.cluster().settings().protocol;
     let opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT_FULL).await;
     record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-    match opened {
-        Ok(_) => refuse(downstream, route, record, RefusalKind::Full).await,
-        Err(_) => downstream.abort(),
+    if opened.is_err() {
+        downstream.abort();
+        return None;
     }
+    Some(Unserved { downstream, kind: RefusalKind::Full })
 }
 
-async fn not_opened(downstream: Socket, route: &Route, record: &mut Record, error: NotOpened) {
+async fn not_opened(
+    downstream: Socket,
+    protocol: Protocol,
+    record: &mut Record,
+    error: NotOpened,
+) -> Option<Unserved> {
     let words = Some(error.to_string());
     match error {
         NotOpened::Gone => record.end(Outcome::DownstreamGone, Side::Downstream, words),
         NotOpened::Broken(_) => record.end(Outcome::DownstreamReset, Side::Downstream, words),
         NotOpened::Silent(_) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
-            refuse(downstream, route, record, RefusalKind::BadRequest).await;
+            return Some(Unserved { downstream, kind: RefusalKind::BadRequest });
         }
         NotOpened::Misspoken(error) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
-            let protocol = route.cluster().settings().protocol;
             let refusal = record.refusal(RefusalKind::BadRequest);
             downstream::answer_opening(downstream, protocol, &error, &refusal.borrow()).await;
         }
     }
+    None
 }
 
 fn gone_while_dialling(record: &mut Record, gone: Gone) {
@@ -125,30 +177,30 @@ fn gone_while_dialling(record: &mut Record, gone: Gone) {
     record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
 }
 
-async fn refuse_undialled(downstream: Socket, route: &Route, record: &mut Record, refusal: &Refusal) {
+fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
         Refusal::Full(_) => RefusalKind::Full,
         Refusal::Failed { .. } | Refusal::Deadline { .. } => RefusalKind::Unreachable,
     };
-    refuse(downstream, route, record, kind).await;
+    Unserved { downstream, kind }
 }
 
 /// An order to end came before there was anything to relay.
-async fn stopped(downstream: Socket, route: &Route, record: &mut Record, outcome: Outcome) {
+fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Unserved {
     record.end(
         outcome,
         Side::Ambassador,
         Some(format!("ended by the ambassador ({}) before it had an upstream", outcome.label())),
     );
-    refuse(downstream, route, record, RefusalKind::ShuttingDown).await;
+    Unserved { downstream, kind: RefusalKind::ShuttingDown }
 }
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
-async fn close(ended: Ended, route: &Route, record: &mut Record, live: &Live) {
+fn note(ended: Ended, record: &mut Record) -> Option<Unserved> {
     let outcome = match &ended.fault {
         // TLS 1.3 lets the server reject our certificate after our side of the handshake is done.
-        Some(Fault::Io(error)) if live.received() == 0 && tls::late_rejection(error).is_some() => {
+        Some(Fault::Io(error)) if record.received() == 0 && tls::late_rejection(error).is_some() => {
             Outcome::TlsFailed
         }
         _ => ended.outcome,
@@ -157,13 +209,14 @@ async fn close(ended: Ended, route: &Route, record: &mut Record, live: &Live) {
         Fault::Io(error) => tls::late_rejection(error).unwrap_or_else(|| error.to_string()),
         Fault::Dialogue(error) => error.to_string(),
     });
+    record.first_byte = ended.first_byte;
     record.end(outcome, ended.closed_by, words);
-    if ended.may_be_told {
-        refuse(ended.downstream, route, record, RefusalKind::Unreachable).await;
-    }
+    let Ended { downstream, .. } = ended;
+    ended.may_be_told.then_some(Unserved { downstream, kind: RefusalKind::Unreachable })
 }
 
-async fn refuse(downstream: Socket, route: &Route, record: &Record, kind: RefusalKind) {
+async fn refuse(Unserved { downstream, kind }: Unserved, record: &Record) {
     let refusal = record.refusal(kind);
-    downstream::refuse(downstream, route.cluster().settings().protocol, &refusal.borrow()).await;
+    let protocol = record.route().cluster().settings().protocol;
+    downstream::refuse(downstream, protocol, &refusal.borrow()).await;
 }

@@ -1,15 +1,13 @@
 //! What a session leaves behind: one record, filled in as it goes.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::route::Route;
-use crate::clock;
-use crate::name::{ClusterName, ListenerName};
+use super::route::{Entry, Route};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind};
-use crate::relay::Live;
 use crate::sys::Peer;
 use crate::upstream::DialRecord;
 
@@ -45,35 +43,24 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// A session's story.
+/// A session's story: who came where, and what became of it. It is filled in as the session goes, and stays small
+/// for those that last for hours: names are the route's, counts the session's own.
 #[derive(Debug)]
 pub struct Record {
-    /// Its id.
-    pub session: SessionId,
-    /// Where it came in.
-    pub listener: ListenerName,
-    /// Where it was to go.
-    pub cluster: ClusterName,
+    route: Arc<Route>,
+    entry: Arc<Entry>,
     /// Who connected.
     pub peer: Peer,
-    /// When it was accepted.
-    pub accepted: Instant,
     /// The dial.
     pub dial: DialRecord,
     /// When the upstream's first byte came.
     pub first_byte: Option<Instant>,
-    /// Bytes to the upstream.
-    pub sent: u64,
-    /// Bytes from the upstream.
-    pub received: u64,
-    /// When it ended.
-    pub ended: Instant,
     /// How.
     pub outcome: Outcome,
     /// By whom.
     pub closed_by: Side,
     /// What went wrong, for people.
-    pub error: Option<String>,
+    pub error: Option<Box<str>>,
 }
 
 /// The parts of a refusal, owned.
@@ -91,35 +78,53 @@ impl RefusalText {
 }
 
 impl Record {
-    pub(super) fn begin(route: &Route, session: SessionId, peer: Peer, accepted: Instant) -> Self {
+    pub(super) fn begin(route: Arc<Route>, entry: Arc<Entry>, peer: Peer) -> Self {
         Self {
-            session,
-            listener: route.listener().clone(),
-            cluster: route.cluster().settings().name.clone(),
             peer,
-            accepted,
             dial: DialRecord::default(),
             first_byte: None,
-            sent: 0,
-            received: 0,
-            ended: accepted,
             outcome: Outcome::Completed,
             closed_by: Side::Downstream,
             error: None,
+            route,
+            entry,
         }
+    }
+
+    /// Where it came in, and where it was to go.
+    #[must_use]
+    pub fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.entry.session
+    }
+
+    /// When it was accepted.
+    #[must_use]
+    pub fn accepted(&self) -> Instant {
+        self.entry.accepted
+    }
+
+    /// Bytes to the upstream.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.entry.live.sent()
+    }
+
+    /// Bytes from the upstream.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.entry.live.received()
     }
 
     pub(super) fn end(&mut self, outcome: Outcome, closed_by: Side, error: Option<String>) {
         self.outcome = outcome;
         self.closed_by = closed_by;
-        self.error = error;
-    }
-
-    /// Takes the final counts and the time.
-    pub(super) fn measure(&mut self, live: &Live) {
-        self.sent = live.sent();
-        self.received = live.received();
-        self.ended = clock::now();
+        self.error = error.map(String::into_boxed_str);
     }
 
     /// What the client is told: the outcome's word, which scripts may look for, and the reason.
@@ -128,7 +133,7 @@ impl Record {
         RefusalText {
             kind,
             reason: format!("{}: {error}", self.outcome.label()),
-            session: self.session.to_string(),
+            session: self.session().to_string(),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::name::{EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
 use crate::relay::Live;
 use crate::sys::Peer;
-use crate::upstream::{Cluster, Endpoint};
+use crate::upstream::Cluster;
 
 /// Where the connections of one listener go.
 #[derive(Debug)]
@@ -42,13 +42,16 @@ struct Sessions {
     stopped: Option<Outcome>,
 }
 
+/// What is known of a session while it lives.
 #[derive(Debug)]
-struct Entry {
-    accepted: Instant,
+pub(super) struct Entry {
+    pub(super) session: SessionId,
+    pub(super) accepted: Instant,
     /// Its client has said what it wants, or need not.
     opened: AtomicBool,
-    endpoint: OnceLock<EndpointName>,
-    live: Live,
+    /// Its place in the cluster.
+    endpoint: OnceLock<u32>,
+    pub(super) live: Live,
 }
 
 /// A session as others see it.
@@ -112,10 +115,9 @@ impl Route {
     /// Far over the cap not even that: the record is all that is left of it.
     pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
-        let session = self.ids.next();
-        let accepted = clock::now();
         let entry = Arc::new(Entry {
-            accepted,
+            session: self.ids.next(),
+            accepted: clock::now(),
             opened: AtomicBool::new(false),
             endpoint: OnceLock::new(),
             live: Live::default(),
@@ -128,7 +130,7 @@ impl Route {
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
                 self.metrics.ended(Outcome::ListenerFull);
-                let mut record = Record::begin(self, session, peer, accepted);
+                let mut record = Record::begin(Arc::clone(self), entry, peer);
                 let reason = format!("the listener is far over max_connections ({})", self.max_connections);
                 record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
                 return Err(Box::new(record));
@@ -138,10 +140,11 @@ impl Route {
         if let Some(outcome) = sessions.stopped {
             entry.live.stop(outcome);
         }
-        sessions.live.insert(session, Arc::clone(&entry));
+        sessions.live.insert(entry.session, Arc::clone(&entry));
         drop(sessions);
         self.metrics.active.increment(1);
-        Ok(Admitted { route: Arc::clone(self), session, entry, has_room })
+        let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
+        Ok(Admitted { place: Place { route: Arc::clone(self), entry, has_room }, record })
     }
 
     /// Connections accepted so far.
@@ -159,9 +162,10 @@ impl Route {
     /// All sessions that live, in no order that means anything.
     #[must_use]
     pub fn view(&self) -> Vec<SessionView> {
+        let name = |place: &u32| self.cluster.endpoints()[*place as usize].settings().name.clone();
         let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
             session: *session,
-            endpoint: entry.endpoint.get().cloned(),
+            endpoint: entry.endpoint.get().map(name),
             accepted: entry.accepted,
             sent: entry.live.sent(),
             received: entry.live.received(),
@@ -198,11 +202,11 @@ impl Route {
         self.metrics.received.absolute(received);
     }
 
-    pub(super) fn ended(&self, record: &Record, admitted: &Admitted) {
+    pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
         self.metrics.ended(record.outcome);
-        if admitted.entry.endpoint.get().is_some() {
-            let first_byte = record.first_byte.map(|at| at - record.accepted);
-            self.cluster.metrics().session_ended(record.ended - record.accepted, first_byte);
+        if place.entry.endpoint.get().is_some() {
+            let first_byte = record.first_byte.map(|at| at - record.accepted());
+            self.cluster.metrics().session_ended(ended - record.accepted(), first_byte);
         }
     }
 
@@ -211,62 +215,53 @@ impl Route {
     }
 }
 
-/// A connection's place among the live sessions; given back on drop.
+/// A connection that was entered, and the record that it is to leave.
 #[derive(Debug)]
 pub struct Admitted {
+    pub(super) place: Place,
+    pub(super) record: Record,
+}
+
+/// A connection's place among the live sessions; given back on drop.
+#[derive(Debug)]
+pub(super) struct Place {
     route: Arc<Route>,
-    session: SessionId,
     entry: Arc<Entry>,
     has_room: bool,
 }
 
-impl Admitted {
+impl Place {
     /// Where it goes.
-    #[must_use]
-    pub const fn route(&self) -> &Arc<Route> {
+    pub(super) const fn route(&self) -> &Arc<Route> {
         &self.route
     }
 
-    /// Its id.
-    #[must_use]
-    pub const fn session(&self) -> SessionId {
-        self.session
-    }
-
-    /// When it was accepted.
-    #[must_use]
-    pub fn accepted(&self) -> Instant {
-        self.entry.accepted
-    }
-
     /// Its counters and its stop order.
-    #[must_use]
-    pub fn live(&self) -> &Live {
+    pub(super) fn live(&self) -> &Live {
         &self.entry.live
     }
 
     /// Whether it is under the listener's cap; if not, it is here to be refused.
-    #[must_use]
-    pub const fn has_room(&self) -> bool {
+    pub(super) const fn has_room(&self) -> bool {
         self.has_room
     }
 
     /// Its client has said what it wants.
-    pub fn opened(&self) {
+    pub(super) fn opened(&self) {
         self.entry.opened.store(true, Ordering::Relaxed);
     }
 
-    /// It has its endpoint.
-    pub fn established(&self, endpoint: &Endpoint) {
-        // Dialled once, so it is never set twice.
-        let _ = self.entry.endpoint.set(endpoint.settings().name.clone());
+    /// It has its endpoint, the one at that place of the cluster.
+    pub(super) fn established(&self, endpoint: usize) {
+        // Dialled once, so it is never set twice; and no file has that many endpoints.
+        let _ = u32::try_from(endpoint).map(|endpoint| self.entry.endpoint.set(endpoint));
     }
 }
 
-impl Drop for Admitted {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut sessions = self.route.sessions();
-        sessions.live.remove(&self.session);
+        sessions.live.remove(&self.entry.session);
         sessions.refusing -= u32::from(!self.has_room);
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();

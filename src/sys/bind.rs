@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Accepted, Credentials, Peer, register};
+use super::{Accepted, Credentials, Options, Peer, register};
 
 /// An address to accept on, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,25 +68,30 @@ pub struct Listening {
     io: AsyncFd<OwnedFd>,
     local: LocalAddress,
     file: Option<SocketFile>,
+    /// Accepted sockets inherit options that peers on loopback shall not have.
+    spares_loopback: bool,
 }
 
 /// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 impl Listening {
-    /// Binds, listens and registers with the current worker's reactor.
+    /// Binds, listens and registers with the current worker's reactor. Accepted sockets inherit the options, as
+    /// Linux lets them: nothing is left to be set on each.
     ///
     /// # Errors
     /// In words: in use, no permission, no such folder, not a socket.
-    pub fn bind(bind: &Bind) -> Result<Self, BindError> {
+    pub fn bind(bind: &Bind, options: &Options) -> Result<Self, BindError> {
         let refused = |reason: String| BindError { bind: bind.clone(), reason };
         let (socket, local, file) = match bind {
-            Bind::Tcp(address) => tcp(*address).map_err(|error| refused(reason(&error)))?,
+            Bind::Tcp(address) => tcp(*address, options).map_err(|error| refused(reason(&error)))?,
             Bind::Unix(unix) => bind_unix(unix).map_err(refused)?,
         };
         let io = register(OwnedFd::from(socket), Interest::READABLE)
             .map_err(|error| refused(error.to_string()))?;
-        Ok(Self { io, local, file })
+        let spares_loopback = options.user_timeout.is_some()
+            && matches!(bind, Bind::Tcp(address) if !address.ip().is_loopback());
+        Ok(Self { io, local, file, spares_loopback })
     }
 
     /// Where it listens in fact.
@@ -95,23 +100,27 @@ impl Listening {
         &self.local
     }
 
-    /// Waits for the next connection.
+    /// Waits for the next connection; with it comes who connected.
     ///
     /// # Errors
     /// What accept4(2) says. `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` leave the connection in the backlog; the
     /// other errors belong to that one connection.
-    pub async fn accept(&self) -> io::Result<Accepted> {
+    pub async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, from) =
             self.io.async_io(Interest::READABLE, |listening| Ok(acceptfrom_with(listening, flags)?)).await?;
         let peer = match (&self.local, from) {
             (LocalAddress::Tcp(_), Some(from)) => {
-                Peer::Tcp(SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?)
+                let from = SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?;
+                if self.spares_loopback && from.ip().is_loopback() {
+                    Options::spare_loopback(&fd)?;
+                }
+                Peer::Tcp(from)
             }
             (LocalAddress::Tcp(_), None) => return Err(ErrorKind::ConnectionAborted.into()),
             (LocalAddress::Unix(_), _) => Peer::Unix(credentials(&fd)),
         };
-        Ok(Accepted { fd, peer })
+        Ok((Accepted(fd), peer))
     }
 }
 
@@ -130,13 +139,14 @@ impl Drop for Listening {
 
 type Listener = (Socket, LocalAddress, Option<SocketFile>);
 
-fn tcp(address: SocketAddr) -> io::Result<Listener> {
+fn tcp(address: SocketAddr, options: &Options) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {
         // `[::]` and `0.0.0.0` are two addresses here; who wants both lists both.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    options.apply(&socket, address.ip())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
@@ -269,9 +279,47 @@ impl fmt::Display for LocalAddress {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, TcpStream, UdpSocket};
     use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use socket2::SockRef;
 
     use super::*;
+
+    const OPTIONS: Options =
+        Options { keepalive: Some(Duration::from_secs(41)), user_timeout: Some(Duration::from_secs(43)) };
+
+    /// What the accepted end has when `to` is dialled on a socket bound to `bind`.
+    async fn accepted_options(bind: Ipv4Addr, to: IpAddr) -> (bool, Option<Duration>, Option<Duration>) {
+        let listening = Listening::bind(&Bind::Tcp((bind, 0).into()), &OPTIONS).unwrap();
+        let LocalAddress::Tcp(local) = listening.local() else { panic!("it is TCP") };
+        let _client = TcpStream::connect((to, local.port())).unwrap();
+        let (accepted, _) = listening.accept().await.unwrap();
+        let socket = SockRef::from(&accepted.0);
+        let keepalive = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
+        (socket.tcp_nodelay().unwrap(), keepalive, socket.tcp_user_timeout().unwrap())
+    }
+
+    /// An address of this host that is not loopback, where it has a route.
+    fn outer_address() -> Option<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // Sends nothing; the address is of those that documents use (RFC 5737).
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().unwrap().ip())
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_options_of_their_listener() {
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(accepted_options(Ipv4Addr::LOCALHOST, loopback).await, (true, None, None));
+        let from_loopback = accepted_options(Ipv4Addr::UNSPECIFIED, loopback).await;
+        assert_eq!(from_loopback, (true, OPTIONS.keepalive, None), "no user timeout towards loopback");
+        if let Some(outer) = outer_address() {
+            let inherited = accepted_options(Ipv4Addr::UNSPECIFIED, outer).await;
+            assert_eq!(inherited, (true, OPTIONS.keepalive, OPTIONS.user_timeout));
+        }
+    }
 
     #[tokio::test]
     async fn a_path_as_long_as_a_socket_address_allows_can_be_bound() {
@@ -279,7 +327,7 @@ mod tests {
         let room = 107 - folder.path().as_os_str().len() - 1;
         let path = folder.path().join("s".repeat(room));
         let unix = UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None };
-        let listening = Listening::bind(&Bind::Unix(unix)).unwrap();
+        let listening = Listening::bind(&Bind::Unix(unix), &Options::NONE).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(listening);
         assert!(!path.exists());

@@ -1,4 +1,4 @@
-//! The kernel in safe, owned types: sockets, pipes, bound addresses.
+//! The kernel in safe, owned types: sockets, pipes, timers, bound addresses.
 //!
 //! Nothing here decides; each type does what one system call does and says what it means. This is the
 //! only folder where `unsafe` may appear.
@@ -8,10 +8,12 @@
 mod bind;
 mod pipe;
 mod socket;
+mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
 pub use pipe::Pipe;
-pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket};
+pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket, Target};
+pub use timer::Timer;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,22 +18,39 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
-use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+use rustix::net::sockopt::set_tcp_quickack;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, getpeername,
+    ipproto, recv, send, shutdown, socket_with,
+};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::{Pipe, register};
 
-/// Socket options of both legs of a session.
+/// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
+/// once when a process of this host is gone (docs/DECISIONS.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Silence after which the kernel probes the peer; `None` sends no keepalives.
     pub keepalive: Option<Duration>,
     /// How long sent data may stay unacknowledged, or unsendable because the peer does not read, before the
     /// kernel gives the peer up (TCP_USER_TIMEOUT); `None` leaves it to retransmission, about 15 minutes.
-    /// Keepalive does not run while data is in flight, hence both. Not applied to peers on loopback.
+    /// Keepalive does not run while data is in flight, hence both.
     pub user_timeout: Option<Duration>,
+}
+
+/// Where an upstream is, and how to begin with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The local address to connect from; `None` leaves it to the kernel.
+    pub from: Option<IpAddr>,
+    /// Bytes of ours follow as soon as it is connected. The ACK that ends TCP's handshake then travels with them,
+    /// one packet less; a server whose turn it is would wait 200 ms for it.
+    pub speaks_first: bool,
 }
 
 /// Who is at the other end of an accepted socket.
@@ -53,18 +71,15 @@ pub struct Credentials {
     pub pid: i32,
 }
 
-/// An accepted socket that no reactor knows yet, so that it can move to another worker.
+/// An accepted socket that no reactor knows yet, so that it can move to another worker. It has its listener's
+/// [`Options`].
 #[derive(Debug)]
-pub struct Accepted {
-    pub(super) fd: OwnedFd,
-    /// Who connected.
-    pub peer: Peer,
-}
+pub struct Accepted(pub(super) OwnedFd);
 
 impl Accepted {
     /// Closes with a reset, before any reactor knew it.
     pub fn abort(self) {
-        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -81,50 +96,54 @@ pub enum Gone {
 #[derive(Debug)]
 pub struct Socket {
     io: AsyncFd<OwnedFd>,
+    /// Nothing was sent yet. A socket that has just been connected takes bytes, so the first send does not wait for
+    /// the reactor to say so.
+    is_fresh: AtomicBool,
 }
 
 impl Socket {
     /// Registers an accepted socket with the current worker.
     ///
     /// # Errors
-    /// When the reactor refuses (`ENOMEM`, `ENOSPC`) or the peer has gone already.
-    pub fn adopt(accepted: Accepted, options: &Options) -> io::Result<Self> {
-        match accepted.peer {
-            Peer::Tcp(peer) if peer.ip().is_loopback() => {
-                // The kernel knows when a process of this host is gone. It would count a client that does not
-                // read for that long as dead, though (a zero window, Linux 5.11 and later).
-                Options { user_timeout: None, ..*options }.apply(&SockRef::from(&accepted.fd))?;
-            }
-            Peer::Tcp(_) => options.apply(&SockRef::from(&accepted.fd))?,
-            Peer::Unix(_) => {}
-        }
-        Ok(Self { io: register(accepted.fd, ALL)? })
+    /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopt(accepted: Accepted) -> io::Result<Self> {
+        Self::register(accepted.0)
     }
 
-    /// Connects over TCP, optionally from a local address.
+    /// Begins to connect over TCP; [`Socket::connected`] says how that ends.
+    ///
+    /// # Errors
+    /// What connect(2) says at once.
+    pub fn connect(target: Target, options: &Options) -> io::Result<Self> {
+        Self::register(begin_connecting(target, options)?)
+    }
+
+    /// Waits until it is connected.
     ///
     /// # Errors
     /// What connect(2) says in the end. No deadline here: the caller has one.
-    pub async fn connect(to: SocketAddr, from: Option<IpAddr>, options: &Options) -> io::Result<Self> {
-        let socket = socket2::Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        options.apply(&SockRef::from(&socket))?;
-        if let Some(from) = from {
-            // The port is chosen at connect time, when the whole 4-tuple is known, so one local address
-            // serves as many connections as there are ports *per endpoint*, not in all.
-            setsockopt(&socket, IpBindAddressNoPort, &true)?;
-            socket.bind(&SocketAddr::new(from, 0).into())?;
+    pub async fn connected(&self) -> io::Result<()> {
+        // On loopback connect(2) has gone through TCP's whole handshake when it says EINPROGRESS.
+        if getpeername(self.io.get_ref()).is_ok() {
+            return Ok(());
         }
-        match socket.connect(&to.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) => return Err(error),
-        }
-        let connecting = Self { io: register(socket.into(), ALL)? };
-        connecting.io.writable().await?.retain_ready();
-        match SockRef::from(connecting.io.get_ref()).take_error()? {
-            None => Ok(connecting),
-            Some(error) => Err(error),
+        self.io.writable().await?.retain_ready();
+        SockRef::from(self.io.get_ref()).take_error()?.map_or(Ok(()), Err)
+    }
+
+    fn register(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { io: register(fd, ALL)?, is_fresh: AtomicBool::new(true) })
+    }
+
+    /// Reads what has arrived already, without waiting; `None` when nothing has.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn recv_arrived(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match recv(self.io.get_ref(), buffer, RecvFlags::DONTWAIT) {
+            Ok((received, _)) => Ok(Some(received)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -154,6 +173,13 @@ impl Socket {
 
     /// Writes some of `bytes`; how many is the answer.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_fresh.load(Relaxed) {
+            self.is_fresh.store(false, Relaxed);
+            match send(self.io.get_ref(), bytes, SendFlags::NOSIGNAL) {
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                result => return Poll::Ready(result.map_err(io::Error::from)),
+            }
+        }
         loop {
             let mut ready = ready!(self.io.poll_write_ready(cx))?;
             match send(self.io.get_ref(), bytes, SendFlags::NOSIGNAL) {
@@ -213,18 +239,19 @@ impl Socket {
         matches!(recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
     }
 
-    /// Waits until the peer went away; pending for ever while it is there, and after a FIN that followed
-    /// unread bytes (a half-close that must be relayed), unless a reset comes then.
+    /// Waits until the peer went away; pending for ever while it is there, and after a FIN that followed bytes (a
+    /// half-close that must be relayed), unless a reset comes then. Bytes that nobody has read yet are found
+    /// here; `has_spoken` says that some have been read.
     ///
     /// It waits for the kernel's hang-up events only (EPOLLRDHUP, EPOLLHUP, EPOLLERR): tokio files them under
     /// the priority and error interests too, so the readiness that the relay will need stays untouched.
-    pub async fn gone(&self) -> Gone {
+    pub async fn gone(&self, has_spoken: bool) -> Gone {
         if self.io.ready(Interest::PRIORITY).await.is_err() || self.is_hung_up() {
             return Gone::Reset;
         }
         let mut byte = [0];
         match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Gone::Finished,
+            Ok((0, _)) if !has_spoken => Gone::Finished,
             // A half-close behind bytes, or urgent data: only a failure ends this peer now.
             Ok(_) | Err(Errno::AGAIN) => {
                 let _ = self.io.ready(Interest::ERROR).await;
@@ -288,10 +315,47 @@ impl AsyncWrite for Socket {
 
 const ALL: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
+const fn family(address: SocketAddr) -> AddressFamily {
+    match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    }
+}
+
+/// A TCP socket on its way to `target`.
+fn begin_connecting(target: Target, options: &Options) -> io::Result<OwnedFd> {
+    let Target { address, from, speaks_first } = target;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family(address), SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    options.apply(&socket, address.ip())?;
+    if speaks_first {
+        set_tcp_quickack(&socket, false)?;
+    }
+    if let Some(from) = from {
+        // The port is chosen at connect time, when the whole 4-tuple is known, so one local address
+        // serves as many connections as there are ports *per endpoint*, not in all.
+        setsockopt(&socket, IpBindAddressNoPort, &true)?;
+        bind(&socket, &SocketAddr::new(from, 0))?;
+    }
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl Options {
-    fn apply(&self, socket: &SockRef<'_>) -> io::Result<()> {
+    /// None but those that every socket has.
+    pub const NONE: Self = Self { keepalive: None, user_timeout: None };
+
+    /// Towards that peer, or for the peers that come to that local address: an accepted socket has the options of
+    /// its listener.
+    pub(super) fn apply(&self, socket: &impl AsFd, towards: IpAddr) -> io::Result<()> {
+        let socket = SockRef::from(socket);
         // A relay must not add Nagle's delay to what an application chose to send now.
         socket.set_tcp_nodelay(true)?;
+        if towards.is_loopback() {
+            return Ok(());
+        }
         if let Some(silence) = self.keepalive {
             socket.set_tcp_keepalive(
                 &TcpKeepalive::new().with_time(silence).with_interval(PROBE_INTERVAL).with_retries(PROBES),
@@ -301,6 +365,11 @@ impl Options {
             socket.set_tcp_user_timeout(self.user_timeout)?;
         }
         Ok(())
+    }
+
+    /// Takes back what a socket inherited that its peer shall not have.
+    pub(super) fn spare_loopback(accepted: &impl AsFd) -> io::Result<()> {
+        SockRef::from(accepted).set_tcp_user_timeout(None)
     }
 }
 

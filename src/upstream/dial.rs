@@ -5,18 +5,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::clock::{self, Elapsed};
+use crate::alarm::{self, Elapsed};
+use crate::clock;
 use crate::name::EndpointName;
 use crate::policy::limits::Full;
 use crate::policy::retry;
 use crate::protocol::NothingBuffered;
 use crate::relay::End;
-use crate::sys::Socket;
+use crate::sys::{Socket, Target};
 use crate::tls::{Agreed, Originator, Start};
 
-use super::endpoint::{Address, Endpoint, Host};
+use super::endpoint::{Endpoint, Host};
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
 use super::upgrade::{UpgradeFailure, upgrade};
@@ -51,7 +52,7 @@ pub struct DialRecord {
     /// How long upgrade and TLS took.
     pub handshake: Option<Duration>,
     /// What TLS agreed on.
-    pub agreed: Option<Agreed>,
+    pub agreed: Option<Box<Agreed>>,
 }
 
 /// A usable upstream, with the claim that lets it be.
@@ -63,49 +64,52 @@ pub struct Dialled {
     pub lease: Lease,
 }
 
-/// Dials until an endpoint is ready to be used, or there is nothing left to try.
+/// Dials until an endpoint is ready to be used, or there is nothing left to try. `has_spoken`: bytes of the client
+/// wait to be passed on.
 ///
 /// Dropping the future cancels the dial; nobody is blamed for it.
 ///
 /// # Errors
 /// See [`Refusal`].
-pub async fn dial(cluster: &Arc<Cluster>, record: &mut DialRecord) -> Result<Dialled, Refusal> {
+pub async fn dial(
+    cluster: &Arc<Cluster>,
+    has_spoken: bool,
+    record: &mut DialRecord,
+) -> Result<Dialled, Refusal> {
     let settings = cluster.settings();
-    let deadline = clock::now() + settings.dial.deadline;
+    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
     let mut plan = retry::Plan::new(settings.dial.retry);
-    let (mut last, mut step) = (None, Step::Resolve);
+    let mut last = None;
+    let out_of_time = |plan: &retry::Plan, last| Refusal::Deadline {
+        deadline: settings.dial.deadline,
+        attempts: plan.attempts(),
+        last,
+    };
     loop {
         let mut lease = match cluster.lease(&mut plan) {
             Ok(lease) => lease,
             Err(full) => return Err(nothing_left(full, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
-        match clock::before(deadline, establish(settings, lease.endpoint(), record, &mut step)).await {
-            Ok(Ok(end)) => {
+        let attempt = Attempt { settings, endpoint: lease.endpoint(), deadline, has_spoken };
+        match attempt.establish(record).await {
+            Ok(end) => {
                 lease.established();
                 return Ok(Dialled { end, lease });
             }
-            Err(Elapsed) => {
-                let refusal =
-                    Refusal::Deadline { deadline: settings.dial.deadline, attempts: plan.attempts(), last };
-                let error = lease.endpoint().timeout(step, Bound::Deadline, settings.dial.deadline);
+            Err(error) => {
                 lease.failed(&error);
-                return Err(refusal);
-            }
-            Ok(Err(error)) => {
-                lease.failed(&error);
+                if error.is_deadline() {
+                    return Err(out_of_time(&plan, last));
+                }
                 if !plan.has_attempt_left() {
                     return Err(Refusal::Failed { last: error, attempts: plan.attempts() });
                 }
                 last = Some(error);
             }
         }
-        if clock::before(deadline, clock::sleep(cluster.wait(&mut plan))).await.is_err() {
-            return Err(Refusal::Deadline {
-                deadline: settings.dial.deadline,
-                attempts: plan.attempts(),
-                last,
-            });
+        if alarm::before(deadline.at, alarm::sleep(cluster.wait(&mut plan))).await.is_err() {
+            return Err(out_of_time(&plan, last));
         }
     }
 }
@@ -119,7 +123,8 @@ pub async fn try_endpoint(
     endpoint: &Endpoint,
     record: &mut DialRecord,
 ) -> Result<End, DialError> {
-    establish(settings, endpoint, record, &mut Step::Resolve).await
+    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    Attempt { settings, endpoint, deadline, has_spoken: false }.establish(record).await
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
@@ -130,73 +135,161 @@ fn nothing_left(full: Full, last: Option<DialError>, attempts: u32) -> Refusal {
     }
 }
 
-/// `step` says how far it is, for whoever cuts it short.
-async fn establish(
-    settings: &ClusterSettings,
-    endpoint: &Endpoint,
-    record: &mut DialRecord,
-    step: &mut Step,
-) -> Result<End, DialError> {
-    let timeout = settings.dial.connect_timeout;
-    *step = Step::Resolve;
-    let socket = clock::before(clock::now() + timeout, connect(settings, endpoint, record, step))
-        .await
-        .unwrap_or_else(|Elapsed| Err(endpoint.timeout(*step, Bound::Connect, timeout)))?;
-    let Some(originator) = endpoint.originator() else { return Ok(End::Socket(socket)) };
-
-    let timeout = settings.dial.handshake_timeout;
-    let begun = clock::now();
-    *step = Step::Upgrade;
-    let (end, agreed) = clock::before(begun + timeout, secure(settings, endpoint, originator, socket, step))
-        .await
-        .unwrap_or_else(|Elapsed| Err(endpoint.timeout(*step, Bound::Handshake, timeout)))?;
-    let took = clock::now() - begun;
-    endpoint.metrics().secured(took, agreed.resumed);
-    record.handshake = Some(took);
-    record.agreed = Some(agreed);
-    Ok(end)
+/// A moment that something must be over by, and the bound that says so.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    at: Instant,
+    bound: Bound,
+    /// How long the bound is, in all.
+    length: Duration,
 }
 
-/// Tries the endpoint's addresses in the resolver's order. Each but the last gets an even share of the time
-/// left, so that a dead first address leaves time for the others.
-async fn connect(
-    settings: &ClusterSettings,
-    endpoint: &Endpoint,
-    record: &mut DialRecord,
-    step: &mut Step,
-) -> Result<Socket, DialError> {
-    let timeout = settings.dial.connect_timeout;
-    let deadline = clock::now() + timeout;
-    let addresses = resolve(&endpoint.settings().address, record).await?;
-    *step = Step::Connect;
-    let mut failed = None;
-    for (index, address) in addresses.iter().enumerate() {
-        let begun = clock::now();
-        let left = u32::try_from(addresses.len() - index).unwrap_or(1);
-        let share = deadline.saturating_duration_since(begun) / left;
-        let connecting = Socket::connect(*address, settings.dial.local_address, &settings.socket);
-        match clock::before(begun + share, connecting).await {
-            Ok(Ok(socket)) => {
-                let took = clock::now() - begun;
-                endpoint.metrics().connect_duration.record(took);
-                record.connect = Some(took);
-                return Ok(socket);
-            }
-            Ok(Err(error)) => failed = Some(DialError::Connect { address: *address, error }),
-            Err(Elapsed) => {}
+impl Limit {
+    fn after(begun: Instant, bound: Bound, length: Duration) -> Self {
+        Self { at: begun + length, bound, length }
+    }
+
+    /// The earlier of the two; so each wait has one timer, however many bounds it has.
+    fn within(self, other: Self) -> Self {
+        if other.at < self.at { other } else { self }
+    }
+}
+
+/// One attempt, and what it has to keep to.
+struct Attempt<'a> {
+    settings: &'a ClusterSettings,
+    endpoint: &'a Endpoint,
+    deadline: Limit,
+    has_spoken: bool,
+}
+
+impl Attempt<'_> {
+    async fn establish(&self, record: &mut DialRecord) -> Result<End, DialError> {
+        let socket = self.connect(record).await?;
+        match self.endpoint.originator() {
+            None => Ok(End::Socket(socket)),
+            // Boxed: a handshake's state is large, and a plain dial has no use for it.
+            Some(originator) => Box::pin(self.secure(originator, socket, record)).await,
         }
     }
-    Err(failed.unwrap_or_else(|| endpoint.timeout(Step::Connect, Bound::Connect, timeout)))
+
+    /// Tries the endpoint's addresses in the resolver's order. Each but the last gets an even share of the time
+    /// left, so that a dead first address leaves time for the others.
+    async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
+        let limit = self.limit(clock::now(), Bound::Connect, self.settings.dial.connect_timeout);
+        let address = &self.endpoint.settings().address;
+        let name = match &address.host {
+            Host::Ip(ip) => {
+                return self.connect_to(&[SocketAddr::new(*ip, address.port)], limit, record).await;
+            }
+            Host::Name(name) => name,
+        };
+        let addresses = alarm::before(limit.at, resolve(name, address.port, record))
+            .await
+            .unwrap_or_else(|Elapsed| Err(self.timeout(Step::Resolve, limit)))?;
+        self.connect_to(&addresses, limit, record).await
+    }
+
+    async fn connect_to(
+        &self,
+        addresses: &[SocketAddr],
+        limit: Limit,
+        record: &mut DialRecord,
+    ) -> Result<Socket, DialError> {
+        let Self { settings, endpoint, has_spoken, .. } = *self;
+        let mut failed = None;
+        for (index, address) in addresses.iter().enumerate() {
+            let begun = clock::now();
+            let left = u32::try_from(addresses.len() - index).unwrap_or(1);
+            let share = limit.at.saturating_duration_since(begun) / left;
+            // Each protocol's way to TLS begins with a message of ours, as TLS itself does.
+            let speaks_first = has_spoken || endpoint.originator().is_some();
+            let target = Target { address: *address, from: settings.dial.local_address, speaks_first };
+            let connecting = match Socket::connect(target, &settings.socket) {
+                Ok(connecting) => connecting,
+                Err(error) => {
+                    failed = Some(DialError::Connect { address: *address, error });
+                    continue;
+                }
+            };
+            match alarm::before(begun + share, connecting.connected()).await {
+                Ok(Ok(())) => {
+                    let took = clock::now() - begun;
+                    endpoint.metrics().connect_duration.record(took);
+                    record.connect = Some(took);
+                    return Ok(connecting);
+                }
+                Ok(Err(error)) => failed = Some(DialError::Connect { address: *address, error }),
+                Err(Elapsed) => {}
+            }
+        }
+        // That the dial is over says more than how one of its addresses failed.
+        let failed = failed.filter(|_| clock::now() < self.deadline.at);
+        Err(failed.unwrap_or_else(|| self.timeout(Step::Connect, limit)))
+    }
+
+    /// Upgrade and TLS.
+    async fn secure(
+        &self,
+        originator: &Originator,
+        socket: Socket,
+        record: &mut DialRecord,
+    ) -> Result<End, DialError> {
+        let begun = clock::now();
+        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
+        let mut step = Step::Upgrade;
+        let (end, agreed) = alarm::before(limit.at, self.shake_hands(originator, socket, &mut step))
+            .await
+            .unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))?;
+        let took = clock::now() - begun;
+        self.endpoint.metrics().secured(took, agreed.resumed);
+        record.handshake = Some(took);
+        record.agreed = Some(Box::new(agreed));
+        Ok(end)
+    }
+
+    /// `step` says how far it is, for whoever cuts it short.
+    async fn shake_hands(
+        &self,
+        originator: &Originator,
+        socket: Socket,
+        step: &mut Step,
+    ) -> Result<(End, Agreed), DialError> {
+        let Self { settings, endpoint, .. } = *self;
+        let name = &endpoint.settings().name;
+        let upgrade_failed = |failure: UpgradeFailure| DialError::Upgrade {
+            endpoint: name.clone(),
+            reason: failure.to_string(),
+        };
+        let proof = match (originator.start(), settings.protocol.upgrade()) {
+            (Start::Upgrade, Some(dialogue)) => {
+                upgrade(&socket, settings.protocol.label(), dialogue).await.map_err(upgrade_failed)?
+            }
+            (Start::Direct, _) | (Start::Upgrade, None) => NothingBuffered::nothing_was_said(),
+        };
+        *step = Step::Handshake;
+        let server_name = endpoint.settings().server_name.clone();
+        let (stream, agreed) = originator
+            .originate(socket, server_name, proof)
+            .await
+            .map_err(|error| DialError::Tls { endpoint: name.clone(), error })?;
+        Ok((End::Tls(stream), agreed))
+    }
+
+    fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {
+        Limit::after(begun, bound, length).within(self.deadline)
+    }
+
+    fn timeout(&self, step: Step, limit: Limit) -> DialError {
+        let Limit { bound, length: timeout, .. } = limit;
+        DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout }
+    }
 }
 
-async fn resolve(address: &Address, record: &mut DialRecord) -> Result<Vec<SocketAddr>, DialError> {
-    let name = match &address.host {
-        Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, address.port)]),
-        Host::Name(name) => name,
-    };
+async fn resolve(name: &str, port: u16, record: &mut DialRecord) -> Result<Vec<SocketAddr>, DialError> {
     let begun = clock::now();
-    let failed = |reason: String| DialError::Resolve { host: name.clone(), reason };
-    let found = tokio::net::lookup_host((name.as_str(), address.port)).await;
+    let failed = |reason: String| DialError::Resolve { host: name.to_owned(), reason };
+    let found = tokio::net::lookup_host((name, port)).await;
     let addresses: Vec<_> = found.map_err(|error| failed(error.to_string()))?.collect();
     record.resolve = Some(clock::now() - begun);
     if addresses.is_empty() {
@@ -205,40 +298,9 @@ async fn resolve(address: &Address, record: &mut DialRecord) -> Result<Vec<Socke
     Ok(addresses)
 }
 
-async fn secure(
-    settings: &ClusterSettings,
-    endpoint: &Endpoint,
-    originator: &Originator,
-    socket: Socket,
-    step: &mut Step,
-) -> Result<(End, Agreed), DialError> {
-    let name = &endpoint.settings().name;
-    let upgrade_failed =
-        |failure: UpgradeFailure| DialError::Upgrade { endpoint: name.clone(), reason: failure.to_string() };
-    let proof = match (originator.start(), settings.protocol.upgrade()) {
-        (Start::Upgrade, Some(dialogue)) => {
-            upgrade(&socket, settings.protocol.label(), dialogue).await.map_err(upgrade_failed)?
-        }
-        (Start::Direct, _) | (Start::Upgrade, None) => NothingBuffered::nothing_was_said(),
-    };
-    *step = Step::Handshake;
-    let server_name = endpoint.settings().server_name.clone();
-    let (stream, agreed) = originator
-        .originate(socket, server_name, proof)
-        .await
-        .map_err(|error| DialError::Tls { endpoint: name.clone(), error })?;
-    Ok((End::Tls(stream), agreed))
-}
-
 impl DialRecord {
     fn begin(&mut self, lease: &Lease, attempts: u32) {
         let endpoint = Some(lease.endpoint().settings().name.clone());
         *self = Self { attempts, endpoint, ..Self::default() };
-    }
-}
-
-impl Endpoint {
-    fn timeout(&self, step: Step, bound: Bound, timeout: Duration) -> DialError {
-        DialError::Timeout { endpoint: self.settings().name.clone(), step, bound, timeout }
     }
 }

@@ -159,6 +159,11 @@ impl DialError {
         }
     }
 
+    /// Whether time ran out for the dial as a whole, so that no other attempt can follow.
+    pub(super) const fn is_deadline(&self) -> bool {
+        matches!(self, Self::Timeout { bound: Bound::Deadline, .. })
+    }
+
     /// The step it failed in.
     #[must_use]
     pub const fn step(&self) -> Step {

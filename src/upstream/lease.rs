@@ -28,6 +28,12 @@ impl Lease {
         Self { cluster, index, state: LeaseState::Dialling }
     }
 
+    /// The endpoint's place in the cluster.
+    #[must_use]
+    pub const fn index(&self) -> usize {
+        self.index
+    }
+
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {

@@ -220,6 +220,34 @@ fn a_client_that_ends_without_a_byte_cancels_the_dial() {
     assert_eq!(ambassador.record()["outcome"], "downstream_gone");
 }
 
+/// A port scan of a plain listener never reaches the server: what comes and goes without a byte is known for that
+/// before anything is dialled.
+#[test]
+fn a_client_that_is_gone_when_it_is_accepted_costs_the_upstream_nothing() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    // Else the worker may be faster than the client.
+    ambassador.frozen(|| drop(ambassador.connect()));
+    assert_eq!(ambassador.record()["outcome"], "downstream_gone");
+    assert_eq!(upstream.accepted(), 0);
+}
+
+/// The first bytes are taken before the dial, and a half-close behind them is still none but that.
+#[test]
+fn a_client_that_spoke_and_ended_its_side_before_a_plain_dial_is_served() {
+    let (hanging, upstream) = (BlackHole::new(), Upstream::plain(roles::answer_after_end("thanks")));
+    let cluster = "balance: round_robin\nconnect: { timeout: 300ms }";
+    let ambassador = Ambassador::start(&Config::app(&[&hanging.address(), &upstream.address()], cluster));
+    for _ in 0..2 {
+        let mut client = ambassador.connect();
+        client.send("early bytes");
+        client.end_sending();
+        assert_eq!(client.read_out(), (b"thanks".to_vec(), End::Orderly));
+    }
+    let records = ambassador.wait_records(2);
+    assert!(records.iter().all(|record| record["sent_bytes"] == 11), "{records:?}");
+}
+
 /// A cancelled dial blames nobody: the endpoint shows no error.
 #[test]
 fn a_cancelled_dial_leaves_no_error_on_the_endpoint() {

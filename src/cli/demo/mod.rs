@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::{Failure, logging};
 use crate::admin::Subject;
+use crate::alarm;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::Running;
@@ -47,9 +48,9 @@ pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
     let folder = Scratch::make().map_err(|error| failed("cannot make a scratch folder", &error))?;
     pki::write(&folder.0).map_err(|error| failed("cannot make the certificates", &error))?;
     let runtime = workers::runtime().map_err(|error| failed("cannot start", &error))?;
-    let played = runtime.block_on(play(&folder.0, arguments.keep));
+    let played = runtime.block_on(alarm::attend(play(&folder.0, arguments.keep)));
     runtime.shutdown_background();
-    played
+    played.map_err(|error| failed("cannot start", &error))?
 }
 
 fn write_certs(folder: &Path) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::alarm;
 use crate::clock;
 
 /// Clients with a session each.
@@ -82,7 +83,7 @@ async fn echo(client: &mut TcpStream, begun: Instant) -> io::Result<Duration> {
         client.read_exact(&mut answer).await?;
         if answer == *WORD { Ok(()) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
     };
-    clock::before(begun + PATIENCE, exchange)
+    alarm::before(begun + PATIENCE, exchange)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     Ok(clock::now() - begun)

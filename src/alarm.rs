@@ -1,0 +1,282 @@
+//! Waiting for a moment: one timer per thread, behind which all its deadlines stand in order.
+//!
+//! Deadlines are many and almost none comes to pass, so setting and forgetting one is cheap: the kernel hears only
+//! of one that is earlier than what its timer is set to, and a timer that rings for a deadline long forgotten is
+//! set again to the next. The runtime's own timers are not used (docs/DECISIONS.md, "Runtime").
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use pin_project_lite::pin_project;
+
+use crate::clock;
+use crate::sys::Timer;
+
+/// Wakes a task at a moment. Whoever is woken looks at the clock: it may have been set to an earlier one before.
+/// Dropped, it is forgotten. It belongs to the thread it was set on, as a session does.
+#[derive(Debug, Default)]
+pub struct Alarm(Option<Key>);
+
+/// Alarms in the order they are due; the number tells those of one moment apart.
+type Key = (Instant, u64);
+
+/// The alarms of one thread.
+#[derive(Debug)]
+pub struct Alarms {
+    timer: Timer,
+    /// What the timer is set to, if that is still to come.
+    ringing: Option<Instant>,
+    due: BTreeMap<Key, Waker>,
+    numbered: u64,
+}
+
+thread_local! {
+    static ALARMS: RefCell<Option<Alarms>> = const { RefCell::new(None) };
+}
+
+/// The deadline passed before the future was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+/// [`Alarms::attend`] with new ones.
+///
+/// # Errors
+/// When there is no timer to be had.
+pub async fn attend<F: Future>(future: F) -> io::Result<F::Output> {
+    Ok(Alarms::new()?.attend(future).await)
+}
+
+/// Waits for `duration`; returns at once for zero.
+pub async fn sleep(duration: Duration) {
+    if !duration.is_zero() {
+        let _ = before(clock::now() + duration, pending::<()>()).await;
+    }
+}
+
+pin_project! {
+    /// What [`before`] makes; the future lies in it once, where an `async fn` would keep two places for it.
+    struct Before<F> {
+        #[pin]
+        future: F,
+        deadline: Instant,
+        alarm: Alarm,
+    }
+}
+
+/// Bounds `future` by an absolute deadline.
+///
+/// # Errors
+/// [`Elapsed`] when the deadline came first; the future is dropped, which cancels it.
+pub fn before<F: Future>(deadline: Instant, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    Before { future, deadline, alarm: Alarm::default() }
+}
+
+impl<F: Future> Future for Before<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let bounded = self.project();
+        if let Poll::Ready(output) = bounded.future.poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        let now = clock::now();
+        if *bounded.deadline <= now {
+            return Poll::Ready(Err(Elapsed));
+        }
+        bounded.alarm.set(now, *bounded.deadline, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Alarm {
+    /// Wakes the task at `due`, or earlier if it was set to an earlier moment before that is still to come.
+    ///
+    /// # Panics
+    /// On a thread that does not [`attend`]: there it would never ring.
+    pub fn set(&mut self, now: Instant, due: Instant, waker: &Waker) {
+        let replaced = with_alarms(|alarms| {
+            let alarms = alarms.expect("this thread attends to alarms");
+            if let Some(key) = self.0.filter(|key| (now..=due).contains(&key.0))
+                && let Some(sleeper) = alarms.due.get_mut(&key)
+            {
+                return (!sleeper.will_wake(waker)).then(|| std::mem::replace(sleeper, waker.clone()));
+            }
+            let replaced = self.0.and_then(|key| alarms.due.remove(&key));
+            self.0 = Some(alarms.insert(now, due, waker.clone()));
+            replaced
+        });
+        drop(replaced);
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(key) = self.0 {
+            let forgotten = with_alarms(|alarms| alarms.and_then(|alarms| alarms.due.remove(&key)));
+            drop(forgotten);
+        }
+    }
+}
+
+impl Alarms {
+    /// With a timer that is registered with the current runtime.
+    ///
+    /// # Errors
+    /// When there is none to be had: `EMFILE`, `ENFILE`.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { timer: Timer::new()?, ringing: None, due: BTreeMap::new(), numbered: 0 })
+    }
+
+    /// Runs `future` on this thread, and the alarms that are set meanwhile by it and by every other task here. A
+    /// thread that waits for anything waits in this.
+    ///
+    /// # Panics
+    /// Inside another one on the same thread.
+    pub async fn attend<F: Future>(self, future: F) -> F::Output {
+        let _attending = Attending::begin(self);
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let output = future.as_mut().poll(cx);
+            if output.is_pending() {
+                poll_ring(cx);
+            }
+            output
+        })
+        .await
+    }
+
+    fn insert(&mut self, now: Instant, due: Instant, waker: Waker) -> Key {
+        self.numbered += 1;
+        let key = (due, self.numbered);
+        self.due.insert(key, waker);
+        if self.ringing.is_none_or(|ringing| due < ringing) {
+            self.ring_at(now, due);
+        }
+        key
+    }
+
+    fn ring_at(&mut self, now: Instant, at: Instant) {
+        self.timer.set(at.saturating_duration_since(now));
+        self.ringing = Some(at);
+    }
+
+    /// Takes out those that are due, and sets the timer to the next.
+    fn rung(&mut self, now: Instant) -> BTreeMap<Key, Waker> {
+        let later = self.due.split_off(&(now, u64::MAX));
+        let due = std::mem::replace(&mut self.due, later);
+        self.ringing = None;
+        if let Some((next, _)) = self.due.first_key_value().map(|(key, _)| *key) {
+            self.ring_at(now, next);
+        }
+        due
+    }
+}
+
+/// Wakes whoever's moment has come.
+fn poll_ring(cx: &mut Context<'_>) {
+    let poll_due = |cx: &mut Context<'_>| {
+        with_alarms(|alarms| {
+            let alarms = alarms.expect("they are there while they are attended to");
+            alarms.timer.poll_rung(cx).map_ok(|()| alarms.rung(clock::now()))
+        })
+    };
+    // An error is that of a reactor about to end.
+    while let Poll::Ready(Ok(due)) = poll_due(cx) {
+        due.into_values().for_each(Waker::wake);
+    }
+}
+
+/// A waker is dropped outside: with it may go a task, and with that its alarms.
+fn with_alarms<T>(then: impl FnOnce(Option<&mut Alarms>) -> T) -> T {
+    ALARMS.with_borrow_mut(|alarms| then(alarms.as_mut()))
+}
+
+/// While it lives, this thread has its alarms.
+struct Attending;
+
+impl Attending {
+    fn begin(alarms: Alarms) -> Self {
+        ALARMS.with_borrow_mut(|place| {
+            assert!(place.is_none(), "a thread attends to its alarms once");
+            *place = Some(alarms);
+        });
+        Self
+    }
+}
+
+impl Drop for Attending {
+    fn drop(&mut self) {
+        // What is left is not rung: its task is about to be dropped.
+        let left = ALARMS.take();
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn set_on_this_thread() -> (usize, Option<Instant>) {
+        with_alarms(|alarms| {
+            let alarms = alarms.unwrap();
+            (alarms.due.len(), alarms.ringing)
+        })
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_what_is_late_and_nothing_else() {
+        attend(async {
+            let begun = clock::now();
+            assert_eq!(before(begun + LONG, async { 7 }).await, Ok(7));
+            assert_eq!(before(begun + SHORT, pending::<()>()).await, Err(Elapsed));
+            assert!((SHORT..SHORT * 20).contains(&(clock::now() - begun)), "{:?}", clock::now() - begun);
+            assert_eq!(before(begun, pending::<()>()).await, Err(Elapsed), "a deadline that has passed");
+            assert_eq!(set_on_this_thread().0, 0, "what is over is forgotten");
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn many_ring_each_in_its_time() {
+        attend(async {
+            let begun = clock::now();
+            let slept = async |times: u32| {
+                sleep(SHORT * times).await;
+                clock::now() - begun >= SHORT * times
+            };
+            assert_eq!(tokio::join!(slept(3), slept(1), slept(2), slept(1)), (true, true, true, true));
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_kernel_hears_only_of_an_earlier_deadline() {
+        attend(async {
+            let (now, nobody) = (clock::now(), Waker::noop());
+            let (mut first, mut later, mut earlier) = (Alarm::default(), Alarm::default(), Alarm::default());
+            first.set(now, now + LONG, nobody);
+            later.set(now, now + 2 * LONG, nobody);
+            assert_eq!(set_on_this_thread(), (2, Some(now + LONG)));
+            earlier.set(now, now + LONG / 2, nobody);
+            assert_eq!(set_on_this_thread(), (3, Some(now + LONG / 2)));
+            drop((first, earlier));
+            assert_eq!(set_on_this_thread(), (1, Some(now + LONG / 2)), "a vain ring costs less than a call");
+            later.set(now, now + 3 * LONG, nobody);
+            assert_eq!(set_on_this_thread().0, 1, "it rings earlier, and is set again then");
+            later.set(now, now + SHORT, nobody);
+            assert_eq!(set_on_this_thread(), (1, Some(now + SHORT)), "but never later");
+        })
+        .await
+        .unwrap();
+    }
+}

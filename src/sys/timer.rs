@@ -1,0 +1,56 @@
+//! A timer as a descriptor among the others (timerfd).
+//!
+//! The runtime's own timers become the timeout of each epoll_wait, and the kernel arms and disarms one every time;
+//! this one is armed when it is set, whatever the reactor does meanwhile.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::register;
+
+/// One timer, registered with the current worker's reactor.
+#[derive(Debug)]
+pub struct Timer {
+    io: AsyncFd<OwnedFd>,
+}
+
+impl Timer {
+    /// A timer that is not set.
+    ///
+    /// # Errors
+    /// What timerfd_create(2) says: `EMFILE`, `ENFILE`.
+    pub fn new() -> io::Result<Self> {
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        Ok(Self { io: register(timer, Interest::READABLE)? })
+    }
+
+    /// Rings once, after that long; what it was set to before is forgotten.
+    pub fn set(&self, after: Duration) {
+        let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Zero would not ring at all.
+        let after = Timespec::try_from(after.max(Duration::from_nanos(1)));
+        let Ok(it_value) = after else { return };
+        // Fails only for a descriptor or a time that is none.
+        let _ = timerfd_settime(
+            self.io.get_ref(),
+            TimerfdTimerFlags::empty(),
+            &Itimerspec { it_interval: once, it_value },
+        );
+    }
+
+    /// Ready each time it has rung.
+    pub fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Not read: setting it anew forgets that it has rung, and raises a new edge when it rings again.
+        ready!(self.io.poll_read_ready(cx))?.clear_ready();
+        Poll::Ready(Ok(()))
+    }
+}
