@@ -15,20 +15,21 @@ pub mod protocol; // 1, pure
 
 pub mod drain; // 2
 pub mod metrics; // 2
-pub mod relay; // 2
 pub mod tls; // 2
 pub mod workers; // 2
 
-pub mod downstream; // 3
-pub mod upstream; // 3
+pub mod relay; // 3
 
-pub mod session; // 4
+pub mod downstream; // 4
+pub mod upstream; // 4
 
-pub mod admin; // 5
-pub mod listener; // 5
+pub mod session; // 5
 
-pub mod config; // 6
+pub mod admin; // 6
+pub mod listener; // 6
 
-pub mod daemon; // 7
+pub mod config; // 7
 
-pub mod cli; // 8
+pub mod daemon; // 8
+
+pub mod cli; // 9
