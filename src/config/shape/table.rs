@@ -196,9 +196,9 @@ static SESSION: Shape = Shape {
         default("half_close_timeout", TIMEOUT_OR_NONE, "60s",
             "How long one direction may be silent after the other has ended."),
         default("max_lifetime", TIMEOUT_OR_NONE, "none", "The session's whole life."),
-        default("keepalive", KEEPALIVE, "60s", "Silence after which TCP probes the peer, on both legs."),
+        default("keepalive", KEEPALIVE, "60s", "Silence after which TCP probes the peer, on both legs; not towards loopback."),
         default("user_timeout", USER_TIMEOUT, "75s",
-            "How long sent data may stay unacknowledged, on both legs."),
+            "How long sent data may stay unacknowledged, on both legs; not towards loopback."),
     ],
 };
 
