@@ -3,58 +3,72 @@
 
 use std::hint::black_box;
 
-use ambassador::protocol::postgres::{ScramPlus, Settings};
-use ambassador::protocol::{Hello, Outbox, Protocol, Said, Step};
-use criterion::Criterion;
+use std::sync::Arc;
+
+use ambassador::protocol::postgres::ScramPlus;
+use ambassador::protocol::{self, Dialogue, Options, Outbox, Protocol, Said, Step};
+use criterion::{BatchSize, Criterion};
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("dialogue");
     let startup = startup();
-    group.bench_function("opening", |bencher| bencher.iter(|| opening(black_box(&startup))));
-    group.bench_function("upgrade", |bencher| bencher.iter(|| upgrade(black_box(b"S"))));
-    let (hello, login) = (opening(&startup), login());
+    let postgres = postgres();
+    group.bench_function("opening", |bencher| bencher.iter(|| opening(&*postgres, black_box(&startup))));
+    group.bench_function("upgrade", |bencher| bencher.iter(|| upgrade(&*postgres, black_box(b"S"))));
+    let login = login();
+    let begin = || opening(&*postgres, &startup);
     group.bench_function("login", |bencher| {
-        bencher.iter(|| rewrite(hello, login.iter().map(Vec::as_slice)));
+        bencher.iter_batched(
+            begin,
+            |dialogue| rewrite(dialogue, login.iter().map(Vec::as_slice)),
+            BatchSize::SmallInput,
+        );
     });
     // A server behind a slow link: what the bookkeeping of partial messages takes at its worst.
     let whole = login.concat();
-    group.bench_function("login_byte_by_byte", |bencher| bencher.iter(|| rewrite(hello, whole.chunks(1))));
+    group.bench_function("login_byte_by_byte", |bencher| {
+        bencher.iter_batched(begin, |dialogue| rewrite(dialogue, whole.chunks(1)), BatchSize::SmallInput);
+    });
     group.finish();
 }
 
 /// A client with `sslmode=prefer`: asks for TLS, is declined, sends its StartupMessage.
-fn opening(startup: &[u8]) -> Hello {
-    let mut opening = POSTGRES.opening().expect("a PostgreSQL client speaks first");
+fn opening(postgres: &dyn Protocol, startup: &[u8]) -> Box<dyn Dialogue> {
+    let mut opening = postgres.opening().expect("a PostgreSQL client speaks first");
     let declined = opening.received(&SSL_REQUEST);
-    assert_eq!(declined, Ok(Said::Answer(b"N")));
+    assert!(matches!(declined, Ok(Said::Answer(_))));
     match opening.received(startup) {
-        Ok(Said::Opened { bytes, hello }) => {
-            black_box(bytes);
-            hello
+        Ok(Said::Opened(opened)) => {
+            black_box(opened.bytes);
+            opened.dialogue.expect("there is an offer to rewrite")
         }
         other => unreachable!("a StartupMessage opens a session: {other:?}"),
     }
 }
 
-fn upgrade(answer: &[u8]) -> Step {
-    let mut upgrade = POSTGRES.upgrade().expect("PostgreSQL has one");
+fn upgrade(postgres: &dyn Protocol, answer: &[u8]) -> Step {
+    let mut upgrade = postgres.upgrade().expect("PostgreSQL has one");
     black_box(upgrade.begin());
     black_box(upgrade.sent());
     upgrade.received(answer).expect("the server agrees")
 }
 
-/// From the server's first byte to the end of the rewriting.
-fn rewrite<'a>(hello: Hello, server: impl Iterator<Item = &'a [u8]>) -> usize {
-    let mut dialogue = POSTGRES.dialogue(hello, true).expect("there is an offer to rewrite");
+/// From the server's first byte to the end of the rewriting; the client has answered in between.
+fn rewrite<'a>(mut dialogue: Box<dyn Dialogue>, server: impl Iterator<Item = &'a [u8]>) -> usize {
     let mut delivered = 0;
     for bytes in server {
         let mut out = Outbox::default();
         dialogue.upstream_said(black_box(bytes), &mut out).expect("it is what PostgreSQL sends");
         delivered += out.to_downstream.len();
     }
+    let mut out = Outbox::default();
+    dialogue.downstream_said(black_box(CLIENT_FIRST), &mut out).expect("it is what libpq sends");
     assert!(dialogue.is_finished());
-    delivered
+    delivered + out.to_upstream.len()
 }
+
+/// SASLInitialResponse, as libpq sends it on a plaintext hop.
+const CLIENT_FIRST: &[u8] = b"p\0\0\0\x36SCRAM-SHA-256\0\0\0\0\x20n,,n=,r=abcdefghijklmnopqrstuvwx";
 
 fn startup() -> Vec<u8> {
     let mut packet = vec![0, 0, 0, 0, 0, 3, 0, 0];
@@ -95,7 +109,11 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind], length.to_be_bytes().as_slice(), body].concat()
 }
 
-const POSTGRES: Protocol = Protocol::Postgres(Settings { scram_plus: ScramPlus::Auto });
+fn postgres() -> Arc<dyn Protocol> {
+    let options =
+        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, host_name: String::from("here") };
+    protocol::named("postgres", &options).expect("a protocol of that name")
+}
 
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 

@@ -1,6 +1,5 @@
 //! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use crate::clock;
 use crate::metrics::Exposition;
 use crate::relay::End;
 use crate::tls;
-use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, try_endpoint};
+use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, probe, try_endpoint};
 use crate::workers;
 
 #[derive(Debug, clap::Args)]
@@ -66,7 +65,7 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
 
 async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
     let mut record = DialRecord::default();
-    let mut dialled = try_endpoint(cluster.settings(), endpoint, &mut record).await;
+    let dialled = try_endpoint(cluster.settings(), endpoint, &mut record).await;
     let failed_at = dialled.as_ref().err().map(|error| error.step());
     let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
@@ -83,49 +82,64 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
     let upgrades = settings
         .tls
         .as_ref()
-        .is_some_and(|tls| tls.start() == tls::Start::Upgrade && settings.protocol.has_upgrade());
+        .is_some_and(|tls| tls.start() == tls::Start::Upgrade && settings.protocol.upgrade().is_some());
     if passed(Step::Upgrade) && upgrades {
         report(Step::Upgrade, settings.protocol.label());
     }
-    if let (Ok(end), Some(agreed)) = (&mut dialled, &record.agreed) {
-        let words =
-            format!("{} {}, {}", agreed.version, agreed.cipher, took(record.handshake).unwrap_or_default());
-        match late_rejection(end).await {
-            None => report(Step::Handshake, &words),
-            Some(reason) => return refused(Step::Handshake, &format!("{words}, then: {reason}")),
+    let ready = match dialled {
+        Ok(ready) => ready,
+        Err(error) => return refused(error.step().label(), &error.to_string()),
+    };
+    let secured = record.agreed.map(|agreed| {
+        format!("{} {}, {}", agreed.version, agreed.cipher, took(record.handshake).unwrap_or_default())
+    });
+    // With TLS 1.3 a server judges our certificate after our side of the handshake is done. It says so within a round
+    // trip, which is when a probe has its answer.
+    match probe(settings, ready).await {
+        Ok(None) => {
+            secured.inspect(|words| report(Step::Handshake, words));
+            println!("  {ANSWER:<10} ok      the server would serve a client");
+            true
         }
-    }
-    match dialled {
-        Ok(_) => true,
-        Err(error) => refused(error.step(), &error.to_string()),
+        Err(failure) => {
+            secured.inspect(|words| report(Step::Handshake, words));
+            refused(ANSWER, &failure.to_string())
+        }
+        Ok(Some(mut ready)) => match (secured, late_rejection(&mut ready.end).await) {
+            (Some(words), Some(reason)) => {
+                refused(Step::Handshake.label(), &format!("{words}, then: {reason}"))
+            }
+            (secured, _) => {
+                secured.inspect(|words| report(Step::Handshake, words));
+                true
+            }
+        },
     }
 }
+
+/// The step after the handshake, where the protocol has a probe.
+const ANSWER: &str = "answer";
 
 fn report(step: Step, words: &str) {
     println!("  {:<10} ok      {words}", step.label());
 }
 
-fn refused(step: Step, words: &str) -> bool {
-    println!("  {:<10} FAILED  {words}", step.label());
+fn refused(step: &str, words: &str) -> bool {
+    println!("  {step:<10} FAILED  {words}");
     false
 }
 
-/// With TLS 1.3 a server judges our certificate after our side of the handshake is done. It says so within a
-/// round trip; one that says nothing is content. Then the parting is polite, so that no server logs an error.
+/// A server that says nothing is content. Then the parting is polite, so that no server logs an error.
 async fn late_rejection(end: &mut End) -> Option<String> {
     const VERDICT: Duration = Duration::from_millis(300);
-    let End::Tls(stream) = end else { return None };
+    if matches!(end, End::Socket(_)) {
+        return None;
+    }
     let mut bytes = vec![0; tls::Stream::PORTION];
-    let answered =
-        alarm::before(clock::now() + VERDICT, poll_fn(|cx| stream.poll_read(cx, &mut bytes))).await;
+    let answered = alarm::before(clock::now() + VERDICT, end.recv(&mut bytes)).await;
     if let Ok(Err(error)) = &answered {
         return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
     }
-    let parting = async {
-        poll_fn(|cx| stream.poll_finish(cx)).await?;
-        while poll_fn(|cx| stream.poll_read(cx, &mut bytes)).await? > 0 {}
-        std::io::Result::Ok(())
-    };
-    let _ = alarm::before(clock::now() + VERDICT, parting).await;
+    let _ = alarm::before(clock::now() + VERDICT, end.part()).await;
     None
 }

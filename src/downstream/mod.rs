@@ -4,5 +4,5 @@
 mod opening;
 mod refuse;
 
-pub use opening::{NotOpened, Opened, read_opening};
-pub use refuse::{answer_opening, refuse};
+pub use opening::{NotOpened, introduce, read_opening};
+pub use refuse::{answer_opening, refuse, welcome};

@@ -6,29 +6,8 @@ use std::time::Duration;
 
 use crate::alarm;
 use crate::clock;
-use crate::protocol::{Hello, Opening, OpeningError, Protocol, Said};
+use crate::protocol::{Greeting, Introduced, Opened, Opening, OpeningError, Protocol, Said, TLS_HANDSHAKE};
 use crate::sys::Socket;
-
-/// A client that may be served.
-#[derive(Debug)]
-pub struct Opened {
-    /// Its first message, for the upstream; where the protocol needs none read, what had arrived already.
-    pub bytes: Vec<u8>,
-    /// What we learnt from it.
-    pub hello: Hello,
-}
-
-impl Opened {
-    /// Whether a FIN that comes now only ends what the client says. PostgreSQL clients have no use for that: theirs
-    /// means that they have left.
-    #[must_use]
-    pub fn may_half_close(&self) -> bool {
-        match self.hello {
-            Hello::None => !self.bytes.is_empty(),
-            Hello::Postgres(_) => false,
-        }
-    }
-}
 
 /// Why there is nobody to serve.
 #[derive(Debug, thiserror::Error)]
@@ -57,16 +36,22 @@ const PORTION: usize = 1024;
 /// See [`NotOpened`].
 pub async fn read_opening(
     client: &Socket,
-    protocol: Protocol,
+    protocol: &dyn Protocol,
     within: Duration,
 ) -> Result<Opened, NotOpened> {
     let Some(opening) = protocol.opening() else {
-        return Ok(Opened { bytes: arrived(client)?, hello: Hello::None });
+        let bytes = arrived(client)?;
+        if protocol.server_greets() && bytes.first() == Some(&TLS_HANDSHAKE) {
+            return Err(NotOpened::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS)));
+        }
+        return Ok(Opened { may_half_close: !bytes.is_empty(), bytes, ..Opened::default() });
     };
     // Boxed, so that the session's own state stays small for the hours that follow.
     let read = Box::pin(read(client, opening));
     alarm::before(clock::now() + within, read).await.unwrap_or(Err(NotOpened::Silent(within)))
 }
+
+const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
 
 fn arrived(client: &Socket) -> Result<Vec<u8>, NotOpened> {
     let mut portion = [0; PORTION];
@@ -77,7 +62,7 @@ fn arrived(client: &Socket) -> Result<Vec<u8>, NotOpened> {
     }
 }
 
-async fn read(client: &Socket, mut opening: Opening) -> Result<Opened, NotOpened> {
+async fn read(client: &Socket, mut opening: Box<dyn Opening>) -> Result<Opened, NotOpened> {
     let mut portion = [0; PORTION];
     loop {
         let read = client.recv(&mut portion).await.map_err(NotOpened::Broken)?;
@@ -86,8 +71,35 @@ async fn read(client: &Socket, mut opening: Opening) -> Result<Opened, NotOpened
         }
         match opening.received(&portion[..read]).map_err(NotOpened::Misspoken)? {
             Said::Incomplete => {}
-            Said::Answer(answer) => client.send_all(answer).await.map_err(NotOpened::Broken)?,
-            Said::Opened { bytes, hello } => return Ok(Opened { bytes, hello }),
+            Said::Answer(answer) => client.send_all(&answer).await.map_err(NotOpened::Broken)?,
+            Said::Opened(opened) => return Ok(opened),
         }
     }
+}
+
+/// Passes a server's greeting on, and reads until the client has introduced itself.
+///
+/// # Errors
+/// See [`NotOpened`]. The server still waits then.
+pub async fn introduce(
+    client: &Socket,
+    greeting: &mut Greeting,
+    within: Duration,
+) -> Result<Introduced, NotOpened> {
+    let introduced = Box::pin(async {
+        client.send_all(&greeting.words).await.map_err(NotOpened::Broken)?;
+        let mut portion = [0; PORTION];
+        loop {
+            let read = client.recv(&mut portion).await.map_err(NotOpened::Broken)?;
+            if read == 0 {
+                return Err(NotOpened::Gone);
+            }
+            if let Some(introduced) =
+                greeting.introduction.heard(&portion[..read]).map_err(NotOpened::Misspoken)?
+            {
+                return Ok(introduced);
+            }
+        }
+    });
+    alarm::before(clock::now() + within, introduced).await.unwrap_or(Err(NotOpened::Silent(within)))
 }

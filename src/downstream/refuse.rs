@@ -1,4 +1,4 @@
-//! Tells a client no: in its protocol's words where it has some, else by a reset, which no client can
+//! Tells a client what is ours to tell. Mostly no: in its protocol's words where it has some, else by a reset, which no client can
 //! mistake for an orderly end.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const IGNORED_MAX: usize = 64 * 1024;
 
 /// Refuses and closes.
-pub async fn refuse(client: Socket, protocol: Protocol, refusal: &Refusal<'_>) {
+pub async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'_>) {
     match protocol.refusal(refusal) {
         Some(words) => say(client, &words).await,
         None => client.abort(),
@@ -22,7 +22,12 @@ pub async fn refuse(client: Socket, protocol: Protocol, refusal: &Refusal<'_>) {
 }
 
 /// Answers a client whose first message was none, and closes.
-pub async fn answer_opening(client: Socket, protocol: Protocol, error: &OpeningError, refusal: &Refusal<'_>) {
+pub async fn answer_opening(
+    client: Socket,
+    protocol: &dyn Protocol,
+    error: &OpeningError,
+    refusal: &Refusal<'_>,
+) {
     match error.answer {
         Answer::InProtocol => refuse(client, protocol, refusal).await,
         Answer::TlsAlert => say(client, TLS_ALERT).await,
@@ -47,4 +52,10 @@ async fn say(client: Socket, words: &[u8]) {
     });
     // Whether the client took it or not, there is nothing more to do for it.
     let _ = alarm::before(clock::now() + PATIENCE, saying).await;
+}
+
+/// What a client hears before anything of the server. False: it does not take it.
+pub async fn welcome(client: &Socket, words: &[u8]) -> bool {
+    words.is_empty()
+        || matches!(alarm::before(clock::now() + PATIENCE, client.send_all(words)).await, Ok(Ok(())))
 }

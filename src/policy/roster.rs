@@ -56,10 +56,27 @@ impl Roster {
         let candidates: Vec<_> = plan.next_of(&self.with_room()).into_iter().map(candidate).collect();
         let full = Full::Endpoints(self.limits.max_connections_per_endpoint);
         let picked = self.balancer.pick(&candidates, rng).ok_or(full)?;
-        plan.begin(picked);
-        self.total.dials += 1;
-        self.loads[picked].dials += 1;
+        self.reserve(plan, picked);
         Ok(picked)
+    }
+
+    /// [`Roster::begin`] where the choice is made already: the caller wants that endpoint and no other.
+    ///
+    /// # Errors
+    /// There is no room in the cluster or on the endpoint.
+    pub fn begin_at(&mut self, endpoint: usize, plan: &mut Plan) -> Result<usize, Full> {
+        self.limits.admit(self.total)?;
+        if !self.limits.endpoint_has_room(self.loads[endpoint]) {
+            return Err(Full::Endpoints(self.limits.max_connections_per_endpoint));
+        }
+        self.reserve(plan, endpoint);
+        Ok(endpoint)
+    }
+
+    fn reserve(&mut self, plan: &mut Plan, endpoint: usize) {
+        plan.begin(endpoint);
+        self.total.dials += 1;
+        self.loads[endpoint].dials += 1;
     }
 
     /// A dial became a session.

@@ -1,13 +1,16 @@
-//! PostgreSQL, protocol 3: the client's first packets, the SSLRequest to the server, the SASL offer, and
-//! the ErrorResponse of a refusal.
+//! PostgreSQL, protocol 3: the client's first packets, the SSLRequest to the server, the SASL offer and the cancel key,
+//! and the ErrorResponse of a refusal.
 //!
 //! Sources: PostgreSQL documentation, "Message Flow" and "Message Formats"; ProcessStartupPacket in
 //! src/backend/tcop/backend_startup.c (limits); pg_SASL_init in src/interfaces/libpq/fe-auth.c (why PLUS
-//! must go). What is deliberately absent: any other message; after AuthenticationOk nothing is parsed.
+//! must go). What is deliberately absent: any other message; after the first ReadyForQuery nothing is parsed.
+
+use std::borrow::Cow;
 
 use super::{
-    Answer, DialogueError, Hello as AnyHello, NothingBuffered, OpeningError, Refusal, RefusalKind, Said,
-    Step, UpgradeError,
+    CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening, OpeningError,
+    Options, Outbox, Protocol, Refusal, RefusalKind, ReplyTo, Said, Step, TLS_HANDSHAKE, Upgrade,
+    UpgradeError, Upgraded,
 };
 
 /// What `scram_plus` says.
@@ -21,37 +24,54 @@ pub enum ScramPlus {
     Keep,
 }
 
-/// Settings of the protocol in one cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// What becomes of SCRAM-SHA-256-PLUS in the server's offer.
-    pub scram_plus: ScramPlus,
+/// PostgreSQL as one cluster has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Postgres {
+    scram_plus: ScramPlus,
+    server_is_verified: bool,
 }
 
-/// What the StartupMessage told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hello {
-    /// A CancelRequest: there is no session, nothing will be answered.
-    pub is_cancel: bool,
-    /// The first two parameters are exactly `user, client_encoding`, as Npgsql 5 to 10 sends them. It
-    /// needs PLUS in the list to send the gs2 flag `n` (with `Channel Binding=Disable`); libpq and pgjdbc
-    /// continue with `database`.
-    pub looks_like_npgsql: bool,
-}
+impl Postgres {
+    pub(super) const fn new(options: &Options) -> Self {
+        Self { scram_plus: options.scram_plus, server_is_verified: options.server_is_verified }
+    }
 
-impl Settings {
-    /// What rewrites the server's offer, or `None` when there is nothing to rewrite.
-    ///
-    /// Binding the login to the TLS channel is what protects a client from a server in the middle. We take
-    /// it away only where our own verification of the server replaces it.
-    #[must_use]
-    pub(super) fn authentication(self, hello: Hello, server_is_verified: bool) -> Option<Authentication> {
+    /// Binding the login to the TLS channel is what protects a client from a server in the middle. We take it away only
+    /// where our own verification of the server replaces it.
+    const fn strips_plus(self, client_is_npgsql: bool) -> bool {
         let strips = match self.scram_plus {
-            ScramPlus::Auto => !hello.looks_like_npgsql,
+            ScramPlus::Auto => !client_is_npgsql,
             ScramPlus::Strip => true,
             ScramPlus::Keep => false,
         };
-        (strips && server_is_verified && !hello.is_cancel).then(Authentication::default)
+        strips && self.server_is_verified
+    }
+}
+
+impl Protocol for Postgres {
+    fn label(&self) -> &'static str {
+        "postgres"
+    }
+
+    /// Safe with every version, and what PostgreSQL 17 and newer demand of direct TLS.
+    fn alpn(&self) -> &'static [&'static str] {
+        &["postgresql"]
+    }
+
+    fn opening(&self) -> Option<Box<dyn AnyOpening>> {
+        Some(Box::new(Opening::new(*self)))
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(SslRequest))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(error_response(refusal))
+    }
+
+    fn unverified_note(&self) -> Option<&'static str> {
+        Some("SCRAM-SHA-256-PLUS stays in the servers' offer, and libpq refuses it on a plaintext hop")
     }
 }
 
@@ -72,23 +92,23 @@ const OFFER_MAX: usize = 64 * 1024;
 // The client's first packets
 
 /// Reads the client's untyped first packets, one at a time.
-#[derive(Debug, Default)]
-pub struct Opening {
+#[derive(Debug)]
+struct Opening {
+    protocol: Postgres,
     held: Vec<u8>,
     ssl_answered: bool,
     gss_answered: bool,
 }
 
-impl Opening {
-    pub(super) fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+impl AnyOpening for Opening {
+    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
         self.held.extend_from_slice(bytes);
         // 0x16 opens a TLS record. As a length it would announce a packet of 370 MB.
-        if self.held.first() == Some(&0x16) {
-            return Err(OpeningError {
-                reason: "the client speaks TLS to a plaintext port; set sslmode=disable (or prefer, without \
-                         sslnegotiation=direct) in the client",
-                answer: Answer::TlsAlert,
-            });
+        if self.held.first() == Some(&TLS_HANDSHAKE) {
+            return Err(OpeningError::speaks_tls(
+                "the client speaks TLS to a plaintext port; set sslmode=disable (or prefer, without \
+                 sslnegotiation=direct) in the client",
+            ));
         }
         let Some(length) = be_u32(&self.held, 0) else { return Ok(Said::Incomplete) };
         let length = length as usize;
@@ -116,6 +136,12 @@ impl Opening {
             _ => Err(malformed("the client's first packet is not PostgreSQL protocol 3")),
         }
     }
+}
+
+impl Opening {
+    const fn new(protocol: Postgres) -> Self {
+        Self { protocol, held: Vec::new(), ssl_answered: false, gss_answered: false }
+    }
 
     /// `N`: this hop is not encrypted. The client goes on with the next packet on the same connection, and
     /// must not have sent it already: it would be taken for encrypted by one side and for plain by the other.
@@ -124,25 +150,31 @@ impl Opening {
             return Err(malformed("the client sent data behind its request for encryption"));
         }
         self.held.clear();
-        Ok(Said::Answer(b"N"))
+        Ok(Said::Answer(Cow::Borrowed(b"N")))
     }
 
     fn cancel(&mut self, length: usize) -> Result<Said, OpeningError> {
         if !(13..=CANCEL_MAX).contains(&length) {
             return Err(malformed("the client's CancelRequest has an impossible length"));
         }
-        let hello = Hello { is_cancel: true, looks_like_npgsql: false };
-        Ok(Said::Opened { bytes: std::mem::take(&mut self.held), hello: AnyHello::Postgres(hello) })
+        let bytes = std::mem::take(&mut self.held);
+        let process = be_u32(&bytes, 8).unwrap_or_default();
+        let cancels = Some(CancelKey { process, secret: bytes[12..length].into() });
+        Ok(Said::Opened(Opened { bytes, cancels, reply_to: CANCELS, ..Opened::default() }))
     }
 
     fn startup(&mut self, length: usize) -> Result<Said, OpeningError> {
-        let looks_like_npgsql = parameter_names(&self.held[8..length]).take(2).eq(NPGSQL_BEGINS_WITH);
-        let hello = Hello { is_cancel: false, looks_like_npgsql };
+        let is_npgsql = parameter_names(&self.held[8..length]).take(2).eq(NPGSQL_BEGINS_WITH);
+        let strips_plus = self.protocol.strips_plus(is_npgsql);
         // Whatever follows the packet travels with it; the server judges it.
-        Ok(Said::Opened { bytes: std::mem::take(&mut self.held), hello: AnyHello::Postgres(hello) })
+        let bytes = std::mem::take(&mut self.held);
+        let dialogue: Box<dyn Dialogue> = Box::new(Startup::new(strips_plus));
+        Ok(Said::Opened(Opened { bytes, dialogue: Some(dialogue), ..Opened::default() }))
     }
 }
 
+/// The first two parameters of Npgsql 5 to 10. It needs PLUS in the list to send the gs2 flag `n` (with `Channel
+/// Binding=Disable`); libpq and pgjdbc continue with `database`.
 const NPGSQL_BEGINS_WITH: [&[u8]; 2] = [b"user", b"client_encoding"];
 
 /// Names of the `name\0value\0 … \0` parameters of a StartupMessage.
@@ -151,8 +183,11 @@ fn parameter_names(parameters: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 const fn malformed(reason: &'static str) -> OpeningError {
-    OpeningError { reason, answer: Answer::InProtocol }
+    OpeningError::new(reason)
 }
+
+/// The client wants no session, only another one cancelled: it understands no answer but the end.
+const CANCELS: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
 
 fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
     let four = bytes.get(at..at + 4)?;
@@ -164,29 +199,21 @@ fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// SSLRequest, then exactly one byte.
 #[derive(Debug)]
-pub struct SslRequest(());
+struct SslRequest;
 
-impl SslRequest {
-    pub(super) const fn new() -> Self {
-        Self(())
+impl Upgrade for SslRequest {
+    fn begin(&mut self) -> Step {
+        Step::Send(Cow::Borrowed(&SSL_REQUEST))
     }
 
-    #[expect(clippy::unused_self, reason = "the shape every upgrade has")]
-    pub(super) const fn begin(&mut self) -> Step {
-        Step::Send(&SSL_REQUEST)
-    }
-
-    #[expect(clippy::unused_self, reason = "the shape every upgrade has")]
-    pub(super) const fn sent(&mut self) -> Step {
+    fn sent(&mut self) -> Step {
         Step::ReadAtMost(1)
     }
 
-    #[expect(clippy::unused_self, reason = "the shape every upgrade has")]
-    pub(super) const fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
         match bytes {
             [] => Err(UpgradeError::Closed),
-            [b'S'] => Ok(Step::Upgrade(NothingBuffered(()))),
-            [b'S', ..] => Err(UpgradeError::PlaintextAfterUpgrade),
+            [b'S', rest @ ..] => Ok(Step::Upgrade(Upgraded::new(NothingBuffered::behind(rest)?))),
             [b'N', ..] => Err(UpgradeError::Declined),
             [b'E', ..] => Err(UpgradeError::ErrorAnswer),
             [byte, ..] => Err(UpgradeError::NotTheProtocol { protocol: "PostgreSQL", byte: *byte }),
@@ -195,78 +222,187 @@ impl SslRequest {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// The server's SASL offer
+// From the first message of the server to its first ReadyForQuery
 
-/// Follows the server's messages until AuthenticationOk and takes SCRAM-SHA-256-PLUS out of its offer.
+/// Follows the server's messages until it is ready for queries. It takes SCRAM-SHA-256-PLUS out of its offer, and learns
+/// how the session is cancelled.
 ///
-/// libpq refuses the whole offer on a connection without TLS as soon as it reads that name, whatever
-/// `channel_binding` says, and the client's hop to us is one.
-#[derive(Debug, Default)]
-pub struct Authentication {
-    state: AuthenticationState,
+/// libpq refuses the whole offer on a connection without TLS as soon as it reads that name, whatever `channel_binding`
+/// says, and the client's hop to us is one.
+#[derive(Debug)]
+struct Startup {
+    strips_plus: bool,
+    server: Server,
+    client: Client,
+    cancel_key: Option<CancelKey>,
 }
 
-#[derive(Debug, Default)]
-enum AuthenticationState {
-    /// Collecting type and length. Exits: `Passing`, `Collecting`.
-    #[default]
-    ExpectMessage,
-    /// The head of a message, up to four bytes of it.
+/// Where we are in the server's stream of messages.
+#[derive(Debug)]
+enum Server {
+    /// The head of a message, as far as it came.
     Head(Vec<u8>),
-    /// The rest of a message that goes through as it is. Exit: `ExpectMessage` at 0.
-    Passing(usize),
-    /// An Authentication message, held until it is whole. Exits: `ExpectMessage`, `Finished`.
+    /// The rest of a message that goes through as it is.
+    Passing { left: usize, is_last: bool },
+    /// A message that is held until it is whole, with its length in all.
     Collecting { message: Vec<u8>, length: usize },
     /// Nothing is left to rewrite.
     Finished,
 }
 
+/// What the client's login may tell.
+#[derive(Debug)]
+enum Client {
+    /// Nothing of interest, or not any more.
+    Passing,
+    /// PLUS was taken out of the offer: its answer, held until it shows the gs2 flag.
+    Answering(Vec<u8>),
+}
+
 /// Type and length.
 const HEAD: usize = 5;
+/// A BackendKeyData that we remember: process id and a key of 4 to 256 bytes.
+const KEY_MAX: usize = 4 + 4 + 256;
 
-impl Authentication {
-    pub(super) const fn is_finished(&self) -> bool {
-        matches!(self.state, AuthenticationState::Finished)
+impl Startup {
+    const fn new(strips_plus: bool) -> Self {
+        Self { strips_plus, server: Server::Head(Vec::new()), client: Client::Passing, cancel_key: None }
     }
 
-    pub(super) fn upstream_said(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
+    /// A whole head: what becomes of the message.
+    fn message_begins(&self, head: Vec<u8>, out: &mut Vec<u8>) -> Result<Server, DialogueError> {
+        let length = be_u32(&head, 1).unwrap_or_default() as usize;
+        if length < 4 {
+            return Err(of_server("the server sent a message with an impossible length"));
+        }
+        let is_collected = match head[0] {
+            b'R' if !(8..=OFFER_MAX).contains(&length) => {
+                return Err(of_server("the server sent an authentication request with an impossible length"));
+            }
+            b'R' => true,
+            b'K' => (12..=KEY_MAX).contains(&length),
+            _ => false,
+        };
+        if is_collected {
+            return Ok(Server::Collecting { message: head, length: length + 1 });
+        }
+        out.extend_from_slice(&head);
+        Ok(Server::Passing { left: length - 4, is_last: head[0] == b'Z' })
+    }
+
+    fn collected(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
+        let first = be_u32(message, HEAD).unwrap_or_default();
+        if message[0] == b'K' {
+            self.cancel_key = Some(CancelKey { process: first, secret: message[HEAD + 4..].into() });
+        } else if first == AUTHENTICATION_SASL && self.strips_plus {
+            let rewritten = without_plus(message)?;
+            if rewritten.len() < message.len() {
+                self.client = Client::Answering(Vec::new());
+            }
+            out.extend_from_slice(&rewritten);
+            return Ok(());
+        }
+        out.extend_from_slice(message);
+        Ok(())
+    }
+}
+
+impl Dialogue for Startup {
+    /// A gs2 flag `y` says that the client could bind the channel and believes that the server cannot. The server can, sees a
+    /// downgrade attack (RFC 5802 §6), and would refuse without saying what to do about it. The flag is part of the
+    /// client's proof, so nobody in the middle can mend it.
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        let Client::Answering(held) = &mut self.client else {
+            out.to_upstream.extend_from_slice(bytes);
+            return Ok(());
+        };
+        held.extend_from_slice(bytes);
+        match gs2_flag(held) {
+            Gs2::Incomplete => return Ok(()),
+            Gs2::CouldBind => {
+                return Err(DialogueError::of_client(
+                    "the client's login says that it could bind to a TLS channel (gs2 flag `y`), which the server takes \
+                     for an attack; set `Channel Binding=Disable` in the client (Npgsql) and `scram_plus: keep` in \
+                     the cluster, or leave `enableChannelBinding` off (node-postgres)",
+                    ReplyTo::default(),
+                ));
+            }
+            Gs2::Other => out.to_upstream.append(held),
+        }
+        self.client = Client::Passing;
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, mut bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        let out = &mut out.to_downstream;
         while !bytes.is_empty() {
-            self.state = match std::mem::take(&mut self.state) {
-                AuthenticationState::ExpectMessage => AuthenticationState::Head(Vec::with_capacity(HEAD)),
-                AuthenticationState::Head(mut head) => {
+            self.server = match std::mem::replace(&mut self.server, Server::Finished) {
+                Server::Head(mut head) => {
                     bytes = take(bytes, HEAD - head.len(), &mut head);
-                    if head.len() == HEAD {
-                        message_begins(head, out)?
-                    } else {
-                        AuthenticationState::Head(head)
-                    }
+                    if head.len() == HEAD { self.message_begins(head, out)? } else { Server::Head(head) }
                 }
-                AuthenticationState::Passing(left) => {
+                Server::Passing { left, is_last } => {
                     let before = out.len();
                     bytes = take(bytes, left, out);
-                    passing(left - (out.len() - before))
-                }
-                AuthenticationState::Collecting { mut message, length } => {
-                    bytes = take(bytes, length - message.len(), &mut message);
-                    if message.len() == length {
-                        authentication(&message, out)?
-                    } else {
-                        AuthenticationState::Collecting { message, length }
+                    match left - (out.len() - before) {
+                        0 if is_last => Server::Finished,
+                        0 => Server::Head(Vec::new()),
+                        left => Server::Passing { left, is_last },
                     }
                 }
-                AuthenticationState::Finished => {
+                Server::Collecting { mut message, length } => {
+                    bytes = take(bytes, length - message.len(), &mut message);
+                    if message.len() == length {
+                        self.collected(&message, out)?;
+                        Server::Head(Vec::new())
+                    } else {
+                        Server::Collecting { message, length }
+                    }
+                }
+                Server::Finished => {
                     out.extend_from_slice(bytes);
-                    return self.finished();
+                    return Ok(());
                 }
             };
         }
         Ok(())
     }
 
-    fn finished(&mut self) -> Result<(), DialogueError> {
-        self.state = AuthenticationState::Finished;
-        Ok(())
+    fn is_finished(&self) -> bool {
+        matches!((&self.server, &self.client), (Server::Finished, Client::Passing))
     }
+
+    fn cancel_key(&mut self) -> Option<CancelKey> {
+        self.cancel_key.take()
+    }
+}
+
+/// What a client's SASLInitialResponse says of channel binding.
+enum Gs2 {
+    Incomplete,
+    CouldBind,
+    Other,
+}
+
+/// `p`, length, mechanism and NUL, length of the answer, then the gs2 header. Anything else is not looked at.
+fn gs2_flag(message: &[u8]) -> Gs2 {
+    const MECHANISM_MAX: usize = 64;
+    if message.first().is_some_and(|kind| *kind != b'p') {
+        return Gs2::Other;
+    }
+    let Some(rest) = message.get(HEAD..) else { return Gs2::Incomplete };
+    let Some(end) = rest.iter().take(MECHANISM_MAX).position(|byte| *byte == 0) else {
+        return if rest.len() < MECHANISM_MAX { Gs2::Incomplete } else { Gs2::Other };
+    };
+    match (rest[..end].starts_with(b"SCRAM-"), rest.get(end + 5)) {
+        (true, None) => Gs2::Incomplete,
+        (true, Some(b'y')) => Gs2::CouldBind,
+        _ => Gs2::Other,
+    }
+}
+
+const fn of_server(reason: &'static str) -> DialogueError {
+    DialogueError::of_server(reason, ReplyTo([0; 8]))
 }
 
 /// Moves at most `most` bytes; what is left is the answer.
@@ -276,48 +412,11 @@ fn take<'a>(bytes: &'a [u8], most: usize, to: &mut Vec<u8>) -> &'a [u8] {
     left
 }
 
-const fn passing(left: usize) -> AuthenticationState {
-    if left == 0 { AuthenticationState::ExpectMessage } else { AuthenticationState::Passing(left) }
-}
-
-fn message_begins(head: Vec<u8>, out: &mut Vec<u8>) -> Result<AuthenticationState, DialogueError> {
-    let length = be_u32(&head, 1).unwrap_or_default() as usize;
-    if length < 4 {
-        return Err(DialogueError("the server sent a message with an impossible length"));
-    }
-    if head[0] != b'R' {
-        out.extend_from_slice(&head);
-        return Ok(passing(length - 4));
-    }
-    if !(8..=OFFER_MAX).contains(&length) {
-        return Err(DialogueError("the server sent an authentication request with an impossible length"));
-    }
-    Ok(AuthenticationState::Collecting { message: head, length: length + 1 })
-}
-
-const AUTHENTICATION_OK: u32 = 0;
 const AUTHENTICATION_SASL: u32 = 10;
-
-fn authentication(message: &[u8], out: &mut Vec<u8>) -> Result<AuthenticationState, DialogueError> {
-    match be_u32(message, HEAD).unwrap_or_default() {
-        AUTHENTICATION_SASL => {
-            out.extend_from_slice(&without_plus(message)?);
-            Ok(AuthenticationState::ExpectMessage)
-        }
-        AUTHENTICATION_OK => {
-            out.extend_from_slice(message);
-            Ok(AuthenticationState::Finished)
-        }
-        _ => {
-            out.extend_from_slice(message);
-            Ok(AuthenticationState::ExpectMessage)
-        }
-    }
-}
 
 /// The offer without the mechanisms that bind to a TLS channel which the client does not have.
 fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
-    const MALFORMED: DialogueError = DialogueError("the server's list of logins (SASL) is malformed");
+    const MALFORMED: DialogueError = of_server("the server's list of logins (SASL) is malformed");
     let names = message[HEAD + 4..].strip_suffix(&[0]).ok_or(MALFORMED)?;
     let mut rewritten = message[..HEAD + 4].to_vec();
     for name in names.split_inclusive(|byte| *byte == 0) {
@@ -328,7 +427,7 @@ fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
         }
     }
     if rewritten.len() == HEAD + 4 {
-        return Err(DialogueError(
+        return Err(of_server(
             "the server offers only logins that are bound to the TLS channel (SCRAM-SHA-256-PLUS), which a \
              client on a plaintext hop cannot make",
         ));
@@ -344,19 +443,21 @@ fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
 
 /// A FATAL ErrorResponse. The SQLSTATE tells drivers what they may do: 08006 and 53300 are worth a retry,
 /// 57P03 makes a libpq with several hosts try the next one, 08P01 is a bug at the client's side.
-pub(super) fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
+fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
+    if refusal.reply_to == CANCELS {
+        return Vec::new();
+    }
     let sqlstate = match refusal.kind {
         RefusalKind::BadRequest => "08P01",
         RefusalKind::Full => "53300",
         RefusalKind::Unreachable => "08006",
         RefusalKind::ShuttingDown => "57P03",
     };
-    let text = format!("ambassador: {} [session {}]", refusal.reason, refusal.session);
+    let text = refusal.sentence();
     let mut body = Vec::with_capacity(text.len() + 32);
     for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', sqlstate), (b'M', &text)] {
         body.push(field);
-        // A NUL would end the field early, and the rest would be read as other fields.
-        body.extend(value.bytes().filter(|byte| *byte != 0));
+        body.extend_from_slice(value.as_bytes());
         body.push(0);
     }
     body.push(0);

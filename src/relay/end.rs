@@ -1,5 +1,6 @@
 //! The upstream end of a relay, and what a relay needs of either end.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -22,6 +23,42 @@ impl End {
             Self::Socket(socket) => socket.abort(),
             Self::Tls(stream) => stream.socket().abort(),
         }
+    }
+
+    /// Reads one portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some (32 KiB);
+    /// 0 is the end.
+    ///
+    /// # Errors
+    /// The connection's, or TLS's.
+    pub async fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut leg = self;
+        poll_fn(|cx| leg.poll_read(cx, buffer)).await
+    }
+
+    /// Writes all of `bytes`, through to the kernel.
+    ///
+    /// # Errors
+    /// The connection's, or TLS's.
+    pub async fn send_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut leg = self;
+        while !bytes.is_empty() {
+            let taken = poll_fn(|cx| leg.poll_write(cx, bytes)).await?;
+            bytes = &bytes[taken..];
+        }
+        poll_fn(|cx| leg.poll_flush(cx)).await
+    }
+
+    /// Ends our direction and waits for the server's end, so that it sees no reset: one comes of closing while
+    /// something is unread, such as TLS 1.3's tickets. No deadline here: the caller has one.
+    ///
+    /// # Errors
+    /// The connection's, or TLS's.
+    pub async fn part(&mut self) -> io::Result<()> {
+        let mut leg = &mut *self;
+        poll_fn(|cx| leg.poll_finish(cx)).await;
+        let mut ignored = vec![0; Stream::PORTION];
+        while self.recv(&mut ignored).await? > 0 {}
+        Ok(())
     }
 }
 

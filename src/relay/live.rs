@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::task::{Poll, Waker};
 
 use crate::outcome::{Outcome, Side};
+use crate::protocol::CancelKey;
 
 /// Byte counts of one session and its stop order.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Live {
     received: AtomicU64,
     stop: OnceLock<Outcome>,
     waker: OnceLock<Waker>,
+    /// Boxed: most sessions have none.
+    cancel_key: OnceLock<Box<CancelKey>>,
 }
 
 impl Live {
@@ -38,6 +41,17 @@ impl Live {
         if is_first && let Some(waker) = self.waker.get() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether that is the key that the server gave out for this session.
+    #[must_use]
+    pub fn answers_to(&self, key: &CancelKey) -> bool {
+        self.cancel_key.get().is_some_and(|own| **own == *key)
+    }
+
+    pub(super) fn is_cancelled_by(&self, key: CancelKey) {
+        // A session's server gives out one key; another would be a second dialogue, which there is not.
+        let _ = self.cancel_key.set(Box::new(key));
     }
 
     /// Waits for the order to stop. Only the session's own task may wait: it has the one waker.

@@ -54,7 +54,7 @@ pub struct Start {
     /// What the client said before we dialled; it goes to the endpoint first.
     pub opening: Vec<u8>,
     /// What is left to rewrite, if anything.
-    pub dialogue: Option<Dialogue>,
+    pub dialogue: Option<Box<dyn Dialogue>>,
 }
 
 /// How a relay ended.
@@ -81,7 +81,7 @@ pub enum Fault {
     /// A leg.
     #[error("{0}")]
     Io(io::Error),
-    /// The endpoint's part in the dialogue.
+    /// A part in the dialogue.
     #[error(transparent)]
     Dialogue(DialogueError),
 }
@@ -96,7 +96,7 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
         upstream: start.upstream,
         sending: Half::holding(Side::Downstream, start.opening),
         receiving: Half::holding(Side::Upstream, Vec::new()),
-        dialogue: start.dialogue.map(Box::new),
+        dialogue: start.dialogue,
         timers: Timers::new(settings, clock::now()),
         broken: None,
         first_end: None,
@@ -118,7 +118,7 @@ struct Relay<'a> {
     sending: Half,
     /// Upstream to downstream.
     receiving: Half,
-    dialogue: Option<Box<Dialogue>>,
+    dialogue: Option<Box<dyn Dialogue>>,
     timers: Timers<'a>,
     /// The upstream takes no more bytes. What it said before is still read and delivered, as a client of its own
     /// would read it: the reason is often in there.
@@ -240,6 +240,9 @@ impl Relay<'_> {
             };
             let received = self.receiving.poll_flush(cx, &mut downstream, live).map_err(Stop::Broken)?;
             if dialogue.is_finished() {
+                if let Some(key) = dialogue.cancel_key() {
+                    live.is_cancelled_by(key);
+                }
                 self.dialogue = None;
                 return Ok(());
             }
@@ -252,10 +255,9 @@ impl Relay<'_> {
             let mut out = Outbox::default();
             let said = match self.broken {
                 Some(_) => Poll::Pending,
-                None => self.sending.poll_read(cx, &mut downstream, live, |bytes| {
-                    dialogue.downstream_said(bytes, &mut out);
-                    Ok(())
-                }),
+                None => self
+                    .sending
+                    .poll_read(cx, &mut downstream, live, |bytes| dialogue.downstream_said(bytes, &mut out)),
             };
             let answered = self
                 .receiving
@@ -296,7 +298,11 @@ impl Relay<'_> {
                     self.downstream.abort();
                 }
                 self.upstream.abort();
-                (Outcome::UpgradeFailed, Side::Ambassador, Some(Fault::Dialogue(error)))
+                let outcome = match error.side {
+                    Side::Downstream => Outcome::BadOpening,
+                    Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
+                };
+                (outcome, Side::Ambassador, Some(Fault::Dialogue(error)))
             }
             Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
         };

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use crate::clock;
 use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Protocol, RefusalKind};
+use crate::protocol::{CancelKey, Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
-use crate::upstream::{Dialled, Lease, Refusal, dial};
+use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
@@ -95,7 +95,7 @@ async fn open(
     }
     let (route, live) = (place.route(), place.live());
     let cluster = route.cluster();
-    let protocol = cluster.settings().protocol;
+    let protocol = &*cluster.settings().protocol;
 
     let opened = tokio::select! {
         biased;
@@ -106,26 +106,94 @@ async fn open(
         outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
     place.opened();
+    record.reply_to = opened.reply_to;
+    let wanted = match opened.cancels.as_ref().map(|key| owner(route, key)) {
+        None => Wanted::Any,
+        Some(Some(wanted)) => wanted,
+        Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
+    };
+    // Where a server minds, what was begun goes on until it can be ended well.
+    let may_be_cut = !protocol.parts_politely();
     let dialled = tokio::select! {
         biased;
-        dialled = dial(cluster, !opened.bytes.is_empty(), &mut record.dial) => match dialled {
+        dialled = dial(cluster, wanted, !opened.bytes.is_empty(), &mut record.dial) => match dialled {
             Ok(dialled) => dialled,
             Err(refusal) => return Err(Some(undialled(downstream, record, &refusal))),
         },
-        gone = downstream.gone(opened.may_half_close()) => {
+        gone = downstream.gone(opened.may_half_close), if may_be_cut => {
             gone_while_dialling(record, gone);
             return Err(None);
         }
-        outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
+        outcome = live.ordered_to_stop(), if may_be_cut => return Err(Some(stopped(downstream, record, outcome))),
     };
-    let Dialled { end: upstream, lease } = dialled;
+    let (ready, lease, downstream) = match dialled {
+        Dialled::Ready(ready, lease) => (ready, lease, downstream),
+        Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
+    };
     place.established(lease.index());
 
-    let verified = cluster.settings().tls.as_ref().is_some_and(tls::Originator::verifies);
-    let dialogue = protocol.dialogue(opened.hello, verified);
-    Ok((relay::Start { downstream, upstream, opening: opened.bytes, dialogue }, lease))
+    let Ready { end: upstream, welcome, first, dialogue } = ready;
+    if !downstream::welcome(&downstream, &welcome).await {
+        record.end(
+            Outcome::DownstreamGone,
+            Side::Downstream,
+            Some("the client left before it was greeted".into()),
+        );
+        return Err(None);
+    }
+    let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
+    let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
+    Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
 }
 
+/// Whose session it is. With one endpoint there is no question, and the server knows sessions that we have forgotten.
+fn owner(route: &Route, key: &CancelKey) -> Option<Wanted> {
+    let is_single = route.cluster().endpoints().len() == 1;
+    route.owner_of(key).map(Wanted::Endpoint).or_else(|| is_single.then_some(Wanted::Any))
+}
+
+fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {
+    let words = "no session of this listener has the key that the client wants cancelled";
+    record.end(Outcome::NoEndpoint, Side::Ambassador, Some(words.into()));
+    Unserved { downstream, kind: RefusalKind::Unreachable }
+}
+
+/// The client's part in an upgrade. However it ends, the server has seen a whole conversation.
+async fn introduce(
+    downstream: Socket,
+    mut meeting: Meeting,
+    place: &Place,
+    record: &mut Record,
+) -> Result<(Ready, Lease, Socket), Option<Unserved>> {
+    let protocol = &*place.route().cluster().settings().protocol;
+    let introduced = tokio::select! {
+        biased;
+        introduced = downstream::introduce(&downstream, meeting.greeting(), INTRODUCTION_TIMEOUT) => introduced,
+        outcome = place.live().ordered_to_stop() => {
+            meeting.part().await;
+            return Err(Some(stopped(downstream, record, outcome)));
+        }
+    };
+    let introduced = match introduced {
+        Ok(introduced) => introduced,
+        Err(error) => {
+            meeting.part().await;
+            return Err(not_opened(downstream, protocol, record, error).await);
+        }
+    };
+    record.reply_to = introduced.reply_to;
+    match meeting.secure(introduced, &mut record.dial).await {
+        Ok((ready, lease)) => Ok((ready, lease, downstream)),
+        Err(last) => {
+            let attempts = record.dial.attempts;
+            Err(Some(undialled(downstream, record, &Refusal::Failed { last, attempts })))
+        }
+    }
+}
+
+/// How long a client may take to answer a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so that
+/// there is time to part.
+const INTRODUCTION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(8);
 /// How long a client that speaks first may take to say what it wants: PostgreSQL's own
 /// `authentication_timeout`.
 const OPENING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
@@ -136,19 +204,20 @@ const OPENING_TIMEOUT_FULL: std::time::Duration = std::time::Duration::from_secs
 /// answer to something that it has not said.
 async fn over_the_cap(downstream: Socket, route: &Route, record: &mut Record) -> Option<Unserved> {
     let reason = format!("the listener has reached max_connections ({})", route.max_connections());
-    let protocol = route.cluster().settings().protocol;
+    let protocol = &*route.cluster().settings().protocol;
     let opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT_FULL).await;
     record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-    if opened.is_err() {
+    let Ok(opened) = opened else {
         downstream.abort();
         return None;
-    }
+    };
+    record.reply_to = opened.reply_to;
     Some(Unserved { downstream, kind: RefusalKind::Full })
 }
 
 async fn not_opened(
     downstream: Socket,
-    protocol: Protocol,
+    protocol: &dyn Protocol,
     record: &mut Record,
     error: NotOpened,
 ) -> Option<Unserved> {
@@ -162,6 +231,7 @@ async fn not_opened(
         }
         NotOpened::Misspoken(error) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
+            record.reply_to = error.reply_to;
             let refusal = record.refusal(RefusalKind::BadRequest);
             downstream::answer_opening(downstream, protocol, &error, &refusal.borrow()).await;
         }
@@ -209,14 +279,19 @@ fn note(ended: Ended, record: &mut Record) -> Option<Unserved> {
         Fault::Io(error) => tls::late_rejection(error).unwrap_or_else(|| error.to_string()),
         Fault::Dialogue(error) => error.to_string(),
     });
+    if let Some(Fault::Dialogue(error)) = &ended.fault {
+        record.reply_to = error.reply_to;
+    }
     record.first_byte = ended.first_byte;
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, .. } = ended;
-    ended.may_be_told.then_some(Unserved { downstream, kind: RefusalKind::Unreachable })
+    let kind =
+        if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
+    ended.may_be_told.then_some(Unserved { downstream, kind })
 }
 
 async fn refuse(Unserved { downstream, kind }: Unserved, record: &Record) {
     let refusal = record.refusal(kind);
-    let protocol = record.route().cluster().settings().protocol;
+    let protocol = &*record.route().cluster().settings().protocol;
     downstream::refuse(downstream, protocol, &refusal.borrow()).await;
 }

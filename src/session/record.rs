@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::route::{Entry, Route};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Refusal, RefusalKind};
+use crate::protocol::{Refusal, RefusalKind, ReplyTo};
 use crate::sys::Peer;
 use crate::upstream::DialRecord;
 
@@ -53,6 +53,8 @@ pub struct Record {
     pub peer: Peer,
     /// The dial.
     pub dial: DialRecord,
+    /// How a refusal has to refer to what the client said.
+    pub reply_to: ReplyTo,
     /// When the upstream's first byte came.
     pub first_byte: Option<Instant>,
     /// How.
@@ -69,11 +71,12 @@ pub(super) struct RefusalText {
     kind: RefusalKind,
     reason: String,
     session: String,
+    reply_to: ReplyTo,
 }
 
 impl RefusalText {
     pub(super) fn borrow(&self) -> Refusal<'_> {
-        Refusal { kind: self.kind, reason: &self.reason, session: &self.session }
+        Refusal { kind: self.kind, reason: &self.reason, session: &self.session, reply_to: self.reply_to }
     }
 }
 
@@ -82,6 +85,7 @@ impl Record {
         Self {
             peer,
             dial: DialRecord::default(),
+            reply_to: ReplyTo::default(),
             first_byte: None,
             outcome: Outcome::Completed,
             closed_by: Side::Downstream,
@@ -134,6 +138,7 @@ impl Record {
             kind,
             reason: format!("{}: {error}", self.outcome.label()),
             session: self.session().to_string(),
+            reply_to: self.reply_to,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::metrics::ListenerMetrics;
 use crate::name::{EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
+use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
 use crate::upstream::Cluster;
@@ -171,6 +172,14 @@ impl Route {
             received: entry.live.received(),
         };
         self.sessions().live.iter().map(view).collect()
+    }
+
+    /// The endpoint of the session that its server cancels by that key, by its place in the cluster. Cancels are rare, so
+    /// there is no table beside the sessions.
+    pub(super) fn owner_of(&self, key: &CancelKey) -> Option<usize> {
+        let sessions = self.sessions();
+        let owner = sessions.live.values().find(|entry| entry.live.answers_to(key))?;
+        owner.endpoint.get().map(|place| *place as usize)
     }
 
     /// Tells those to end so whose client has said nothing yet: it has nothing to lose, and would hold up a drain

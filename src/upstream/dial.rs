@@ -12,7 +12,7 @@ use crate::clock;
 use crate::name::EndpointName;
 use crate::policy::limits::Full;
 use crate::policy::retry;
-use crate::protocol::NothingBuffered;
+use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
 use crate::tls::{Agreed, Originator, Start};
@@ -20,7 +20,8 @@ use crate::tls::{Agreed, Originator, Start};
 use super::endpoint::{Endpoint, Host};
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
-use super::upgrade::{UpgradeFailure, upgrade};
+use super::meeting::Meeting;
+use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
 use super::{Cluster, Settings as ClusterSettings};
 
 /// The bounds of a dial.
@@ -55,13 +56,35 @@ pub struct DialRecord {
     pub agreed: Option<Box<Agreed>>,
 }
 
-/// A usable upstream, with the claim that lets it be.
+/// What a dial led to.
 #[derive(Debug)]
-pub struct Dialled {
+pub enum Dialled {
+    /// A usable upstream, with the claim that lets it be: to be kept as long as the session lives.
+    Ready(Ready, Lease),
+    /// A server that has greeted, and whose upgrade goes on with the client.
+    Meets(Box<Meeting>),
+}
+
+/// A usable upstream.
+#[derive(Debug)]
+pub struct Ready {
     /// The stream.
     pub end: End,
-    /// To be kept as long as the session lives.
-    pub lease: Lease,
+    /// For the client, before anything of the server.
+    pub welcome: Vec<u8>,
+    /// For the server, before anything of the client.
+    pub first: Vec<u8>,
+    /// What its upgrade leaves to be rewritten.
+    pub dialogue: Option<Box<dyn Dialogue>>,
+}
+
+/// Which endpoint a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The one that the cluster picks.
+    Any,
+    /// The one at that place in the cluster, and no other.
+    Endpoint(usize),
 }
 
 /// Dials until an endpoint is ready to be used, or there is nothing left to try. `has_spoken`: bytes of the client
@@ -73,6 +96,7 @@ pub struct Dialled {
 /// See [`Refusal`].
 pub async fn dial(
     cluster: &Arc<Cluster>,
+    wanted: Wanted,
     has_spoken: bool,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
@@ -86,16 +110,19 @@ pub async fn dial(
         last,
     };
     loop {
-        let mut lease = match cluster.lease(&mut plan) {
+        let mut lease = match cluster.lease(wanted, &mut plan) {
             Ok(lease) => lease,
             Err(full) => return Err(nothing_left(full, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
         let attempt = Attempt { settings, endpoint: lease.endpoint(), deadline, has_spoken };
         match attempt.establish(record).await {
-            Ok(end) => {
+            Ok(Established::Ready(ready)) => {
                 lease.established();
-                return Ok(Dialled { end, lease });
+                return Ok(Dialled::Ready(ready, lease));
+            }
+            Ok(Established::Meets(socket, greeting)) => {
+                return Ok(Dialled::Meets(Box::new(Meeting::new(lease, socket, greeting))));
             }
             Err(error) => {
                 lease.failed(&error);
@@ -114,7 +141,8 @@ pub async fn dial(
     }
 }
 
-/// One attempt on one endpoint, outside the policies: for `check --connect`.
+/// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
+/// and the server is given what it needs to see a whole conversation.
 ///
 /// # Errors
 /// See [`DialError`]; what went well before is in the record.
@@ -122,9 +150,16 @@ pub async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     record: &mut DialRecord,
-) -> Result<End, DialError> {
+) -> Result<Ready, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    Attempt { settings, endpoint, deadline, has_spoken: false }.establish(record).await
+    let attempt = Attempt { settings, endpoint, deadline, has_spoken: false };
+    match attempt.establish(record).await? {
+        Established::Ready(ready) => Ok(ready),
+        Established::Meets(socket, mut greeting) => {
+            let introduced = greeting.introduction.alone();
+            attempt.secure_introduced(socket, &introduced.request, introduced.upgraded, record).await
+        }
+    }
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
@@ -156,18 +191,30 @@ impl Limit {
 }
 
 /// One attempt, and what it has to keep to.
-struct Attempt<'a> {
+pub(super) struct Attempt<'a> {
     settings: &'a ClusterSettings,
     endpoint: &'a Endpoint,
     deadline: Limit,
     has_spoken: bool,
 }
 
-impl Attempt<'_> {
-    async fn establish(&self, record: &mut DialRecord) -> Result<End, DialError> {
+/// How far an attempt leads without the client.
+enum Established {
+    Ready(Ready),
+    Meets(Socket, Greeting),
+}
+
+impl<'a> Attempt<'a> {
+    /// The rest of an attempt whose client has been heard: the time that this took is not ours.
+    pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint) -> Self {
+        let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
+        Self { settings, endpoint, deadline, has_spoken: true }
+    }
+
+    async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
-            None => Ok(End::Socket(socket)),
+            None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
             // Boxed: a handshake's state is large, and a plain dial has no use for it.
             Some(originator) => Box::pin(self.secure(originator, socket, record)).await,
         }
@@ -196,14 +243,13 @@ impl Attempt<'_> {
         limit: Limit,
         record: &mut DialRecord,
     ) -> Result<Socket, DialError> {
-        let Self { settings, endpoint, has_spoken, .. } = *self;
+        let Self { settings, endpoint, .. } = *self;
         let mut failed = None;
         for (index, address) in addresses.iter().enumerate() {
             let begun = clock::now();
             let left = u32::try_from(addresses.len() - index).unwrap_or(1);
             let share = limit.at.saturating_duration_since(begun) / left;
-            // Each protocol's way to TLS begins with a message of ours, as TLS itself does.
-            let speaks_first = has_spoken || endpoint.originator().is_some();
+            let speaks_first = self.speaks_first();
             let target = Target { address: *address, from: settings.dial.local_address, speaks_first };
             let connecting = match Socket::connect(target, &settings.socket) {
                 Ok(connecting) => connecting,
@@ -228,52 +274,103 @@ impl Attempt<'_> {
         Err(failed.unwrap_or_else(|| self.timeout(Step::Connect, limit)))
     }
 
+    /// Whether bytes of ours follow at once: the client's, the upgrade's or TLS's.
+    fn speaks_first(&self) -> bool {
+        let Self { settings, endpoint, has_spoken, .. } = *self;
+        match endpoint.originator().map(Originator::start) {
+            Some(Start::Direct) => true,
+            Some(Start::Upgrade) => !settings.protocol.server_greets(),
+            None => has_spoken && !settings.protocol.server_greets(),
+        }
+    }
+
     /// Upgrade and TLS.
     async fn secure(
         &self,
         originator: &Originator,
         socket: Socket,
         record: &mut DialRecord,
-    ) -> Result<End, DialError> {
+    ) -> Result<Established, DialError> {
         let begun = clock::now();
         let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
         let mut step = Step::Upgrade;
-        let (end, agreed) = alarm::before(limit.at, self.shake_hands(originator, socket, &mut step))
-            .await
-            .unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))?;
-        let took = clock::now() - begun;
-        self.endpoint.metrics().secured(took, agreed.resumed);
-        record.handshake = Some(took);
-        record.agreed = Some(Box::new(agreed));
-        Ok(end)
+        let securing = async {
+            let upgraded = match (originator.start(), self.settings.protocol.upgrade()) {
+                (Start::Upgrade, Some(dialogue)) => {
+                    let label = self.settings.protocol.label();
+                    let led = upgrade(&socket, label, dialogue).await;
+                    match led.map_err(|failure| self.upgrade_failed(&failure))? {
+                        Led::Upgraded(upgraded) => upgraded,
+                        Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
+                    }
+                }
+                (Start::Direct, _) | (Start::Upgrade, None) => {
+                    Upgraded::new(NothingBuffered::nothing_was_said())
+                }
+            };
+            step = Step::Handshake;
+            self.shake_hands(originator, socket, upgraded)
+                .await
+                .map(|(ready, agreed)| Secured::Ready(ready, agreed))
+        };
+        let secured = alarm::before(limit.at, securing).await;
+        match secured.unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))? {
+            Secured::Meets(socket, greeting) => Ok(Established::Meets(socket, greeting)),
+            Secured::Ready(ready, agreed) => {
+                self.note(begun, agreed, record);
+                Ok(Established::Ready(ready))
+            }
+        }
     }
 
-    /// `step` says how far it is, for whoever cuts it short.
+    /// What is left of an upgrade once the client has introduced itself: the request for TLS, and TLS.
+    pub(super) async fn secure_introduced(
+        &self,
+        socket: Socket,
+        request: &[u8],
+        upgraded: Upgraded,
+        record: &mut DialRecord,
+    ) -> Result<Ready, DialError> {
+        let originator = self.endpoint.originator().expect("an upgrade was begun, so there is TLS");
+        let begun = clock::now();
+        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
+        let securing = async {
+            let protocol = self.settings.protocol.label();
+            nothing_came(&socket).map_err(|error| self.upgrade_failed(&error.into()))?;
+            let asked = socket.send_all(request).await;
+            asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
+            self.shake_hands(originator, socket, upgraded).await
+        };
+        let secured = alarm::before(limit.at, securing).await;
+        let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
+        self.note(begun, agreed, record);
+        Ok(ready)
+    }
+
     async fn shake_hands(
         &self,
         originator: &Originator,
         socket: Socket,
-        step: &mut Step,
-    ) -> Result<(End, Agreed), DialError> {
-        let Self { settings, endpoint, .. } = *self;
-        let name = &endpoint.settings().name;
-        let upgrade_failed = |failure: UpgradeFailure| DialError::Upgrade {
-            endpoint: name.clone(),
-            reason: failure.to_string(),
-        };
-        let proof = match (originator.start(), settings.protocol.upgrade()) {
-            (Start::Upgrade, Some(dialogue)) => {
-                upgrade(&socket, settings.protocol.label(), dialogue).await.map_err(upgrade_failed)?
-            }
-            (Start::Direct, _) | (Start::Upgrade, None) => NothingBuffered::nothing_was_said(),
-        };
-        *step = Step::Handshake;
-        let server_name = endpoint.settings().server_name.clone();
+        upgraded: Upgraded,
+    ) -> Result<(Ready, Agreed), DialError> {
+        let Upgraded { proof, welcome, first, dialogue } = upgraded;
+        let server_name = self.endpoint.settings().server_name.clone();
         let (stream, agreed) = originator
             .originate(socket, server_name, proof)
             .await
-            .map_err(|error| DialError::Tls { endpoint: name.clone(), error })?;
-        Ok((End::Tls(stream), agreed))
+            .map_err(|error| DialError::Tls { endpoint: self.endpoint.settings().name.clone(), error })?;
+        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
+    }
+
+    fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
+        let took = clock::now() - begun;
+        self.endpoint.metrics().secured(took, agreed.resumed);
+        record.handshake = Some(took);
+        record.agreed = Some(Box::new(agreed));
+    }
+
+    fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
+        DialError::Upgrade { endpoint: self.endpoint.settings().name.clone(), reason: failure.to_string() }
     }
 
     fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {
@@ -283,6 +380,18 @@ impl Attempt<'_> {
     fn timeout(&self, step: Step, limit: Limit) -> DialError {
         let Limit { bound, length: timeout, .. } = limit;
         DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout }
+    }
+}
+
+/// What an attempt at TLS leads to.
+enum Secured {
+    Ready(Ready, Agreed),
+    Meets(Socket, Greeting),
+}
+
+impl Ready {
+    const fn new(end: End) -> Self {
+        Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None }
     }
 }
 

@@ -34,6 +34,11 @@ impl Lease {
         self.index
     }
 
+    /// The cluster.
+    pub(super) const fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {

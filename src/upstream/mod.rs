@@ -8,6 +8,8 @@ mod dial;
 mod endpoint;
 mod failure;
 mod lease;
+mod meeting;
+mod probe;
 mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,10 +25,12 @@ use crate::policy::{balance, retry};
 use crate::protocol::Protocol;
 use crate::{relay, sys, tls};
 
-pub use dial::{DialRecord, Dialled, Settings as DialSettings, dial, try_endpoint};
+pub use dial::{DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
 pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
+pub use meeting::Meeting;
+pub use probe::{ProbeFailure, probe};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -34,7 +38,7 @@ pub struct Settings {
     /// Its name.
     pub name: ClusterName,
     /// What its servers speak.
-    pub protocol: Protocol,
+    pub protocol: Arc<dyn Protocol>,
     /// At least one; no two with the same name.
     pub endpoints: Vec<EndpointSettings>,
     /// Which of them takes the next session.
@@ -148,10 +152,13 @@ impl Cluster {
     }
 
     /// The next endpoint to try, with room reserved on it.
-    fn lease(self: &Arc<Self>, plan: &mut retry::Plan) -> Result<Lease, Full> {
+    fn lease(self: &Arc<Self>, wanted: Wanted, plan: &mut retry::Plan) -> Result<Lease, Full> {
         let picked = {
             let State { roster, rng, .. } = &mut *self.state();
-            roster.begin(plan, rng)?
+            match wanted {
+                Wanted::Any => roster.begin(plan, rng)?,
+                Wanted::Endpoint(index) => roster.begin_at(index, plan)?,
+            }
         };
         self.metrics.pending_dials.increment(1);
         Ok(Lease::dialling(Arc::clone(self), picked))

@@ -1,9 +1,8 @@
-//! Drives a protocol's upgrade dialogue over a socket. It reads no byte more than the dialogue asks for,
-//! so that what belongs to TLS stays in the kernel.
+//! Drives a protocol's upgrade dialogue over a socket.
 
 use std::io;
 
-use crate::protocol::{NothingBuffered, Step, Upgrade, UpgradeError};
+use crate::protocol::{Greeting, Step, Upgrade, UpgradeError, Upgraded};
 use crate::sys::Socket;
 
 /// Why TLS did not begin.
@@ -22,21 +21,30 @@ pub(super) enum UpgradeFailure {
     },
 }
 
-/// The most a dialogue reads at once.
+/// How far the server alone leads.
+#[derive(Debug)]
+pub(super) enum Led {
+    /// To TLS.
+    Upgraded(Upgraded),
+    /// To the client.
+    Meets(Greeting),
+}
+
+/// The most that is read at once.
 const PORTION: usize = 512;
 
-/// Speaks until the server is ready for a TLS hello. No deadline here: the caller has one.
+/// Speaks until the server is ready for a TLS hello, or the client has to be heard. No deadline here: the caller has one.
 pub(super) async fn upgrade(
     socket: &Socket,
     protocol: &'static str,
-    mut dialogue: Upgrade,
-) -> Result<NothingBuffered, UpgradeFailure> {
+    mut dialogue: Box<dyn Upgrade>,
+) -> Result<Led, UpgradeFailure> {
     let io = |error| UpgradeFailure::Io { protocol, error };
     let mut step = dialogue.begin();
     loop {
         step = match step {
             Step::Send(bytes) => {
-                socket.send_all(bytes).await.map_err(io)?;
+                socket.send_all(&bytes).await.map_err(io)?;
                 dialogue.sent()
             }
             Step::ReadAtMost(most) => {
@@ -44,10 +52,17 @@ pub(super) async fn upgrade(
                 let read = socket.recv(&mut portion[..most.min(PORTION)]).await.map_err(io)?;
                 dialogue.received(&portion[..read])?
             }
-            // A server waits for our hello now. Bytes that are here already were said in plaintext; those that
-            // come later are fed to TLS, which they break.
-            Step::Upgrade(_) if socket.has_unread() => return Err(UpgradeError::PlaintextAfterUpgrade.into()),
-            Step::Upgrade(proof) => return Ok(proof),
+            Step::Upgrade(upgraded) => {
+                nothing_came(socket)?;
+                return Ok(Led::Upgraded(upgraded));
+            }
+            Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
         };
     }
+}
+
+/// A server waits for our hello now. Bytes that are here already were said in plaintext; those that come later are fed to
+/// TLS, which they break.
+pub(super) fn nothing_came(socket: &Socket) -> Result<(), UpgradeError> {
+    if socket.has_unread() { Err(UpgradeError::PlaintextAfterUpgrade) } else { Ok(()) }
 }

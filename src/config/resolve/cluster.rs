@@ -1,6 +1,7 @@
 //! Section `clusters`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Resolver;
@@ -10,7 +11,7 @@ use crate::config::mistakes::quoted;
 use crate::config::raw::{Section, show_duration};
 use crate::name::ClusterName;
 use crate::policy::{balance, limits, retry};
-use crate::protocol::{Protocol, postgres};
+use crate::protocol::{self, Options, Protocol, postgres};
 use crate::upstream::{DialSettings, Settings};
 use crate::{relay, sys};
 
@@ -24,7 +25,7 @@ impl Resolver<'_> {
         let protocol = self.protocol(cluster);
         let has_tls = cluster.is_given("tls");
         let tls = match cluster.section("tls") {
-            Some(section) => self.tls(name, section, protocol, identities).map(Some),
+            Some(section) => self.tls(name, section, protocol.as_deref(), identities).map(Some),
             None if has_tls => None,
             None => Some(None),
         };
@@ -49,13 +50,15 @@ impl Resolver<'_> {
         })
     }
 
-    fn protocol(&mut self, cluster: &Section) -> Option<Protocol> {
+    fn protocol(&mut self, cluster: &Section) -> Option<Arc<dyn Protocol>> {
         let scram_plus = self.scram_plus(cluster);
-        match cluster.text("protocol")? {
-            "tcp" => Some(Protocol::Tcp),
-            "postgres" => Some(Protocol::Postgres(postgres::Settings { scram_plus: scram_plus? })),
-            _ => None,
-        }
+        let tls = cluster.section("tls").filter(|_| cluster.is_given("tls"));
+        let server_is_verified = tls.is_some_and(|tls| tls.boolean("insecure_skip_verify") == Some(false));
+        let label = cluster.text("protocol")?;
+        protocol::named(
+            label,
+            &Options { scram_plus: scram_plus?, server_is_verified, host_name: host_name() },
+        )
     }
 
     fn scram_plus(&mut self, cluster: &Section) -> Option<postgres::ScramPlus> {
@@ -141,6 +144,12 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
         max_pending: limits.integer("max_pending")?,
         max_connections_per_endpoint: limits.integer("max_connections_per_endpoint")?,
     })
+}
+
+/// The host's own name, as uname(2) has it.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".into() } else { name }
 }
 
 fn session(cluster: &Section) -> Option<relay::Settings> {

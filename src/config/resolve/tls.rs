@@ -16,7 +16,7 @@ impl Resolver<'_> {
         &mut self,
         cluster: &str,
         tls: &Section,
-        protocol: Option<Protocol>,
+        protocol: Option<&dyn Protocol>,
         identities: &mut Identities,
     ) -> Option<Originator> {
         let identity = self.client_identity(cluster, tls, identities);
@@ -115,7 +115,7 @@ impl Resolver<'_> {
         None
     }
 
-    fn alpn(&mut self, tls: &Section, protocol: Option<Protocol>) -> Option<Vec<String>> {
+    fn alpn(&mut self, tls: &Section, protocol: Option<&dyn Protocol>) -> Option<Vec<String>> {
         if !tls.is_given("alpn") {
             return Some(protocol?.alpn().iter().map(|name| (*name).to_owned()).collect());
         }
@@ -132,13 +132,13 @@ impl Resolver<'_> {
         names.collect::<Vec<_>>().into_iter().collect()
     }
 
-    fn start(&mut self, tls: &Section, protocol: Option<Protocol>) -> Option<Start> {
+    fn start(&mut self, tls: &Section, protocol: Option<&dyn Protocol>) -> Option<Start> {
         if !tls.is_given("start") {
-            return Some(if protocol?.has_upgrade() { Start::Upgrade } else { Start::Direct });
+            return Some(if protocol?.upgrade().is_some() { Start::Upgrade } else { Start::Direct });
         }
         let start = tls.choice("start", &[("upgrade", Start::Upgrade), ("direct", Start::Direct)])?;
         if let (Start::Upgrade, Some(protocol)) = (start, protocol)
-            && !protocol.has_upgrade()
+            && protocol.upgrade().is_none()
         {
             let label = protocol.label();
             let message =
@@ -149,15 +149,14 @@ impl Resolver<'_> {
         Some(start)
     }
 
-    fn warn_of_insecurity(&mut self, tls: &Section, protocol: Option<Protocol>) {
+    fn warn_of_insecurity(&mut self, tls: &Section, protocol: Option<&dyn Protocol>) {
         let mut message =
             String::from("the servers are not verified: whoever sits between can read and change all");
         if tls.is_given("ca") {
             message += "; `ca` is not asked";
         }
-        if matches!(protocol, Some(Protocol::Postgres(_))) {
-            message +=
-                "; SCRAM-SHA-256-PLUS stays in the servers' offer, and libpq refuses it on a plaintext hop";
+        if let Some(note) = protocol.and_then(Protocol::unverified_note) {
+            message = format!("{message}; {note}");
         }
         self.findings.warning(&tls.at("insecure_skip_verify"), message);
     }

@@ -210,9 +210,9 @@ const SERVER_NAME: Kind = Kind::Text("db.example.com");
 static ENDPOINT_ITEM: Kind = Kind::Either(&[Kind::Text("db1.example.com:5432"), Kind::Section(&ENDPOINT)]);
 
 const PROTOCOLS: Words = Words {
-    now: &["tcp", "postgres"],
+    now: crate::protocol::LABELS,
     later: &[
-        "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "nats", "redis", "ftp-control",
+        "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "nats", "ftp-control",
     ],
 };
 

@@ -10,7 +10,6 @@ use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
 use crate::config::{Config, LogFormat};
 use crate::policy::balance;
-use crate::protocol::{Protocol, postgres};
 use crate::sys::{Bind, UnixBind};
 use crate::tls::Start;
 use crate::upstream::Host;
@@ -35,7 +34,7 @@ fn the_defaults_are_those_promised() {
     assert_eq!(listener.binds, [Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 5432)))]);
 
     let [cluster] = &config.clusters[..] else { panic!("one cluster") };
-    assert_eq!(cluster.protocol, Protocol::Tcp);
+    assert_eq!(cluster.protocol.label(), "tcp");
     assert_eq!(cluster.balance, balance::Policy::LeastConnections);
     assert_eq!(cluster.endpoints[0].weight, 1);
     let dial = cluster.dial;
@@ -103,8 +102,7 @@ clusters:
     assert_eq!((config.listeners[0].binds.len(), config.listeners[0].max_connections), (2, 7));
 
     let cluster = &config.clusters[0];
-    let keep = postgres::Settings { scram_plus: postgres::ScramPlus::Keep };
-    assert_eq!(cluster.protocol, Protocol::Postgres(keep));
+    assert_eq!(format!("{:?}", cluster.protocol), "Postgres { scram_plus: Keep, server_is_verified: true }");
     assert_eq!(cluster.balance, balance::Policy::RoundRobin);
     let endpoints: Vec<_> = cluster
         .endpoints
@@ -130,8 +128,7 @@ clusters:
 fn postgres_upgrades_by_default_and_takes_the_clusters_server_name() {
     let text = least("", "", "tls: { server_name: db.example.com }").replace("tcp", "postgres");
     let cluster = &accept(&text).clusters[0];
-    let auto = postgres::Settings { scram_plus: postgres::ScramPlus::Auto };
-    assert_eq!(cluster.protocol, Protocol::Postgres(auto));
+    assert_eq!(format!("{:?}", cluster.protocol), "Postgres { scram_plus: Auto, server_is_verified: true }");
     assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Upgrade));
     assert_eq!(cluster.endpoints[0].server_name.to_str(), "db.example.com");
 }

@@ -10,6 +10,7 @@ mod ambassador;
 mod client;
 pub(crate) mod command;
 mod config;
+pub(crate) mod daemon;
 mod dead;
 mod http;
 mod metrics;

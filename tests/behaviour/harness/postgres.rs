@@ -1,16 +1,13 @@
 //! A real PostgreSQL, Debian's, that lets nobody in over TCP without TLS, a client certificate and SCRAM. One
 //! instance serves the whole test process; it costs a second to make.
-//!
-//! Statics are never dropped, so the server hangs on a pipe instead: a shell waits for the end of its stdin,
-//! which comes when the test process is gone in whatever way, stops the server and removes its files.
 
-use std::fs::{self, File, Permissions};
-use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 
+use super::daemon::{Account, as_account, directory, free_port, give, give_copy, keep};
 use super::{Finished, Leaf, Pki, demand, finish, until};
 
 pub(crate) const PASSWORD: &str = "correct horse";
@@ -21,14 +18,8 @@ pub(crate) struct Postgres {
     pki: Pki,
     /// The certificate that `clientcert=verify-full` accepts for role `app`.
     app: Leaf,
-    // Its stdin is the pipe of the head comment.
+    // Its stdin is the pipe that the server hangs on.
     _keeper: Child,
-}
-
-/// The account the server runs under: PostgreSQL refuses root.
-struct Account {
-    uid: u32,
-    gid: u32,
 }
 
 const HBA: &str = "
@@ -58,10 +49,9 @@ impl Postgres {
         let pki = Pki::new();
         let app = pki.client("app");
         let server = pki.server(&SERVER_NAMES);
-        let dir = tempfile::tempdir().expect("a temporary directory").keep();
-        // The server's account has to pass through to its data directory.
-        fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("a passable directory");
-        let account = account();
+        let dir = directory();
+        // PostgreSQL refuses root.
+        let account = Account::of("postgres", "postgresql");
         let data = dir.join("data");
         fs::create_dir(&data).expect("a data directory");
         give(&data, account.as_ref());
@@ -76,15 +66,13 @@ impl Postgres {
         ]);
         finish(initdb.arg(&data).current_dir(&dir)).must_succeed();
         for (from, to) in [(&pki.ca(), "ca.pem"), (&server.cert, "server.pem"), (&server.key, "server.key")] {
-            let to = data.join(to);
-            fs::copy(from, &to).expect("a copied certificate");
-            fs::set_permissions(&to, Permissions::from_mode(0o600)).expect("a private file");
-            give(&to, account.as_ref());
+            give_copy(from, &data.join(to), account.as_ref());
         }
         fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf is written");
         let sockets = dir.join("sockets");
         fs::create_dir(&sockets).expect("a socket directory");
         give(&sockets, account.as_ref());
+        fs::set_permissions(&sockets, Permissions::from_mode(0o755)).expect("a passable directory");
         let (port, keeper) = serve(&dir, account.as_ref(), &pki);
         let this = Self { dir, port, pki, app, _keeper: keeper };
         this.as_superuser(ROLES);
@@ -160,7 +148,9 @@ fn serve(dir: &Path, account: Option<&Account>, pki: &Pki) -> (u16, Child) {
         attempt += 1;
         let port = free_port();
         configure(&dir.join("data"), &dir.join("sockets"), port);
-        let mut keeper = keep(dir, account, pki);
+        let mut server = as_account(&demand("postgres", "postgresql"), account);
+        server.arg("-D").arg(dir.join("data"));
+        let mut keeper = keep(&server, "INT", dir, Some(pki));
         let socket = dir.join("sockets").join(format!(".s.PGSQL.{port}"));
         let accepts = || {
             let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
@@ -189,61 +179,4 @@ fn configure(data: &Path, sockets: &Path, port: u16) {
         sockets.display()
     );
     fs::write(data.join("postgresql.conf"), settings).expect("postgresql.conf is written");
-}
-
-/// Starts the server under a shell that outlives neither the test process nor the server's usefulness.
-fn keep(dir: &Path, account: Option<&Account>, pki: &Pki) -> Child {
-    const KEEPER: &str = r#"dir=$1 pki=$2; shift 2
-"$@" & server=$!
-cat >/dev/null
-kill -INT $server; wait $server
-rm -rf "$dir" "$pki""#;
-    let log = File::create(dir.join("log")).expect("a log file");
-    let server = as_account(&demand("postgres", "postgresql"), account);
-    let mut shell = Command::new("sh");
-    shell
-        .args(["-c", KEEPER, "keeper"])
-        .arg(dir)
-        .arg(pki.path(""))
-        .arg(server.get_program())
-        .args(server.get_args());
-    shell.arg("-D").arg(dir.join("data")).current_dir("/");
-    shell.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-    shell.spawn().expect("a shell")
-}
-
-fn free_port() -> u16 {
-    let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    probe.local_addr().expect("an address").port()
-}
-
-fn account() -> Option<Account> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let id = |flag| {
-        let told = finish(Command::new("id").args([flag, "postgres"]));
-        told.stdout
-            .trim()
-            .parse()
-            .unwrap_or_else(|_| panic!("there is no user `postgres`: apt-get install postgresql makes it"))
-    };
-    Some(Account { uid: id("-u"), gid: id("-g") })
-}
-
-fn as_account(program: &Path, account: Option<&Account>) -> Command {
-    let Some(Account { uid, gid }) = account else { return Command::new(program) };
-    let mut command = Command::new(demand("setpriv", "util-linux"));
-    command.args([format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".into()]).arg(program);
-    command
-}
-
-fn give(path: &Path, account: Option<&Account>) {
-    if let Some(Account { uid, gid }) = account {
-        chown(path, Some(*uid), Some(*gid)).expect("root may chown");
-    }
-    if path.is_dir() {
-        fs::set_permissions(path, Permissions::from_mode(if path.ends_with("data") { 0o700 } else { 0o755 }))
-            .expect("a mode");
-    }
 }

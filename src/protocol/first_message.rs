@@ -1,0 +1,55 @@
+//! The opening of protocols whose clients speak first and in which nothing is answered or rewritten: enough of the
+//! first message to know that it is the protocol's, so that a port scan, a TLS client or somebody else's client costs
+//! the server nothing.
+
+use super::{Opened, Opening, OpeningError, ReplyTo, Said, TLS_HANDSHAKE};
+
+/// What the bytes of a first message, as far as they came, turn out to be.
+pub(super) enum Verdict {
+    /// Too short to tell.
+    Incomplete,
+    /// The protocol, and what a refusal would refer to.
+    Speaks(ReplyTo),
+    /// Something else, in words.
+    Foreign(&'static str),
+}
+
+/// Reads until the judge has seen enough.
+#[derive(Debug)]
+pub(super) struct FirstMessage {
+    held: Vec<u8>,
+    judge: fn(&[u8]) -> Verdict,
+    speaks_tls: &'static str,
+}
+
+/// More than any judge needs to see.
+const ENOUGH: usize = 64 * 1024;
+
+impl FirstMessage {
+    /// `speaks_tls`: what to tell somebody who begins with a TLS hello.
+    pub(super) const fn new(judge: fn(&[u8]) -> Verdict, speaks_tls: &'static str) -> Self {
+        Self { held: Vec::new(), judge, speaks_tls }
+    }
+}
+
+impl Opening for FirstMessage {
+    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+        self.held.extend_from_slice(bytes);
+        if self.held.first() == Some(&TLS_HANDSHAKE) {
+            return Err(OpeningError::speaks_tls(self.speaks_tls));
+        }
+        match (self.judge)(&self.held) {
+            Verdict::Incomplete if self.held.len() > ENOUGH => {
+                Err(OpeningError::new("the client's first message has no end"))
+            }
+            Verdict::Incomplete => Ok(Said::Incomplete),
+            Verdict::Foreign(reason) => Err(OpeningError::new(reason)),
+            Verdict::Speaks(reply_to) => Ok(Said::Opened(Opened {
+                bytes: std::mem::take(&mut self.held),
+                may_half_close: true,
+                reply_to,
+                ..Opened::default()
+            })),
+        }
+    }
+}

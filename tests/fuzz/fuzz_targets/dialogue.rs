@@ -1,0 +1,150 @@
+//! What every protocol's dialogues have to bear from either side: no panic, no memory without bound, no TLS while
+//! plaintext is left over, and the same result however the bytes are split. `AMBASSADOR_PROTOCOL` names the protocol,
+//! and `scripts/fuzz` runs them all, each with a corpus of its own.
+#![no_main]
+
+use ambassador::protocol::postgres::ScramPlus;
+use ambassador::protocol::{self, Dialogue, Introduction, Options, Outbox, Probed, Protocol, Said, Step};
+use libfuzzer_sys::fuzz_target;
+
+/// More than any dialogue may hold, or make of what it was given.
+const HELD_MAX: usize = 256 * 1024;
+
+fuzz_target!(|input: &[u8]| {
+    let label = std::env::var("AMBASSADOR_PROTOCOL").expect("AMBASSADOR_PROTOCOL names a protocol");
+    let Some(Input { client, before, after, chunk }) = Input::of(input) else { return };
+    let options =
+        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, host_name: "fuzz.test".into() };
+    let protocol = protocol::named(&label, &options).expect("a protocol of that name");
+    for portion in [chunk, usize::MAX] {
+        if let Some(dialogue) = open(&*protocol, client, portion) {
+            rewrite(dialogue, client, after, portion);
+        }
+        if let Some(dialogue) = upgrade(&*protocol, client, before, portion) {
+            rewrite(dialogue, client, after, portion);
+        }
+        if let Some(dialogue) = protocol.dialogue() {
+            rewrite(dialogue, client, after, portion);
+        }
+        probe(&*protocol, after, portion);
+    }
+    let passed = |portion| protocol.dialogue().map(|dialogue| passed(dialogue, after, portion));
+    assert_eq!(passed(chunk), passed(usize::MAX));
+});
+
+/// One exchange: a byte for the size of portions, the lengths (two bytes each, the higher first) of what the client says and of
+/// what the server says before TLS, these two, and what the server says after TLS.
+struct Input<'a> {
+    client: &'a [u8],
+    before: &'a [u8],
+    after: &'a [u8],
+    chunk: usize,
+}
+
+impl<'a> Input<'a> {
+    fn of(input: &'a [u8]) -> Option<Self> {
+        let (&[chunk, a, b, c, d], rest) = input.split_first_chunk()?;
+        let length = |high, low| usize::from(u16::from_be_bytes([high, low]));
+        let (client, rest) = rest.split_at(length(a, b).min(rest.len()));
+        let (before, after) = rest.split_at(length(c, d).min(rest.len()));
+        Some(Self { client, before, after, chunk: usize::from(chunk).max(1) })
+    }
+}
+
+fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
+    let mut opening = protocol.opening()?;
+    for bytes in client.chunks(portion.min(client.len().max(1))) {
+        match opening.received(bytes) {
+            Ok(Said::Opened(opened)) => {
+                assert!(opened.bytes.len() <= client.len());
+                return opened.dialogue;
+            }
+            Ok(Said::Incomplete | Said::Answer(_)) => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// The server's bytes, in portions no larger than the dialogue asks for.
+fn upgrade(protocol: &dyn Protocol, client: &[u8], mut server: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
+    let mut upgrade = protocol.upgrade()?;
+    let mut step = upgrade.begin();
+    for _ in 0..HELD_MAX {
+        step = match step {
+            Step::Send(bytes) => {
+                assert!(bytes.len() < HELD_MAX);
+                upgrade.sent()
+            }
+            Step::ReadAtMost(most) => {
+                assert!(most > 0, "a read of nothing would be taken for the end");
+                let (now, later) = server.split_at(most.min(portion).min(server.len()));
+                server = later;
+                upgrade.received(now).ok()?
+            }
+            Step::Meet(greeting) => {
+                assert!(greeting.words.len() < HELD_MAX);
+                return introduce(greeting.introduction, client, portion);
+            }
+            Step::Upgrade(upgraded) => {
+                assert!(upgraded.welcome.len() < HELD_MAX);
+                return upgraded.dialogue;
+            }
+        };
+    }
+    panic!("an upgrade that neither ends nor takes the end of the server's bytes for one");
+}
+
+fn introduce(mut introduction: Box<dyn Introduction>, client: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
+    for bytes in client.chunks(portion.min(client.len().max(1))) {
+        match introduction.heard(bytes) {
+            Ok(Some(introduced)) => return introduced.upgraded.dialogue,
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    introduction.alone().upgraded.dialogue
+}
+
+fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portion: usize) {
+    let (mut client, mut server) =
+        (client.chunks(portion.min(client.len().max(1))), server.chunks(portion.min(server.len().max(1))));
+    loop {
+        let mut out = Outbox::default();
+        let (said, answered) = (client.next(), server.next());
+        let given = said.map_or(0, <[u8]>::len) + answered.map_or(0, <[u8]>::len);
+        if said.is_none() && answered.is_none() {
+            return;
+        }
+        if said.is_some_and(|bytes| dialogue.downstream_said(bytes, &mut out).is_err())
+            || answered.is_some_and(|bytes| dialogue.upstream_said(bytes, &mut out).is_err())
+        {
+            return;
+        }
+        assert!(out.to_downstream.len() + out.to_upstream.len() <= given + HELD_MAX);
+        if dialogue.is_finished() {
+            let _ = dialogue.cancel_key();
+            return;
+        }
+    }
+}
+
+/// What a dialogue makes of the server's bytes alone.
+fn passed(mut dialogue: Box<dyn Dialogue>, server: &[u8], portion: usize) -> (Vec<u8>, bool) {
+    let mut out = Outbox::default();
+    let portions = server.chunks(portion.min(server.len().max(1)));
+    let ended = portions.map(|bytes| dialogue.upstream_said(bytes, &mut out)).find(Result::is_err);
+    (out.to_downstream, ended.is_some())
+}
+
+fn probe(protocol: &dyn Protocol, server: &[u8], portion: usize) {
+    for upgraded in [false, true] {
+        let Some(mut probe) = protocol.probe(upgraded) else { continue };
+        assert!(probe.begin().len() < HELD_MAX);
+        for bytes in server.chunks(portion.min(server.len().max(1))) {
+            if !matches!(probe.received(bytes), Ok(Probed::Incomplete | Probed::Send(_))) {
+                break;
+            }
+        }
+    }
+}
