@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// Connections allocate and free a dozen blocks each; see docs/DECISIONS.md, "Allocator".
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     ambassador::cli::main()
 }
