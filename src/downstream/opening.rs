@@ -40,24 +40,30 @@ pub async fn read_opening(
     within: Duration,
 ) -> Result<Opened, NotOpened> {
     let Some(opening) = protocol.opening() else {
-        let bytes = arrived(client)?;
-        if protocol.server_greets() && bytes.first() == Some(&TLS_HANDSHAKE) {
-            return Err(NotOpened::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS)));
-        }
-        return Ok(Opened { may_half_close: !bytes.is_empty(), bytes, ..Opened::default() });
+        return if protocol.server_greets() { awaits_greeting(client) } else { arrived(client) };
     };
     // Boxed, so that the session's own state stays small for the hours that follow.
     let read = Box::pin(read(client, opening));
     alarm::before(clock::now() + within, read).await.unwrap_or(Err(NotOpened::Silent(within)))
 }
 
-const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
+/// What the client of a server that speaks first says early is left where it is: it may be for a dialogue.
+fn awaits_greeting(client: &Socket) -> Result<Opened, NotOpened> {
+    const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
+    match client.peek() {
+        Ok(Some(Some(TLS_HANDSHAKE))) => Err(NotOpened::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS))),
+        Ok(None | Some(Some(_))) => Ok(Opened::default()),
+        Ok(Some(None)) | Err(_) => Err(NotOpened::Gone),
+    }
+}
 
-fn arrived(client: &Socket) -> Result<Vec<u8>, NotOpened> {
+fn arrived(client: &Socket) -> Result<Opened, NotOpened> {
     let mut portion = [0; PORTION];
     match client.recv_arrived(&mut portion) {
-        Ok(None) => Ok(Vec::new()),
-        Ok(Some(received @ 1..)) => Ok(portion[..received].to_vec()),
+        Ok(None) => Ok(Opened::default()),
+        Ok(Some(received @ 1..)) => {
+            Ok(Opened { bytes: portion[..received].to_vec(), may_half_close: true, ..Opened::default() })
+        }
         Ok(Some(0)) | Err(_) => Err(NotOpened::Gone),
     }
 }

@@ -232,11 +232,25 @@ impl Socket {
         let _ = SockRef::from(self.io.get_ref()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Bytes of the peer that nobody read yet, without taking them.
+    /// Whether the peer has said something that nobody read yet.
     #[must_use]
     pub fn has_unread(&self) -> bool {
+        matches!(self.peek(), Ok(Some(Some(_))))
+    }
+
+    /// What the peer has said and nobody read yet, without taking it: `None` is nothing so far, `Some(None)` its end, else
+    /// the first byte.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn peek(&self) -> io::Result<Option<Option<u8>>> {
         let mut byte = [0];
-        matches!(recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((1.., _)))
+        match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Ok(Some(None)),
+            Ok(_) => Ok(Some(Some(byte[0]))),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits until the peer went away; pending for ever while it is there, and after a FIN that followed bytes (a
