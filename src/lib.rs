@@ -7,6 +7,7 @@
 pub mod clock; // 0
 pub mod name; // 0
 pub mod outcome; // 0
+pub mod rsa; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1

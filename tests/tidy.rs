@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
     ("name", 0),
     ("outcome", 0),
+    ("rsa", 0),
     ("sys", 0),
     ("alarm", 1),
     ("policy", 1),

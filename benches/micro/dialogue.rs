@@ -110,8 +110,12 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn postgres() -> Arc<dyn Protocol> {
-    let options =
-        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, host_name: String::from("here") };
+    let options = Options {
+        scram_plus: ScramPlus::Auto,
+        server_is_verified: true,
+        rsa_key: None,
+        host_name: String::from("here"),
+    };
     protocol::named("postgres", &options).expect("a protocol of that name")
 }
 

@@ -14,8 +14,18 @@
 //! answer ([`NothingBuffered`]); what was learnt before TLS is forgotten; and there is no way on in plaintext.
 
 mod first_message;
+mod ftp;
+mod imap;
+mod ldap;
+mod lines;
+mod mysql;
+mod nats;
+mod nntp;
+mod pop3;
 pub mod postgres;
 mod redis;
+mod sieve;
+mod smtp;
 mod tcp;
 
 use std::borrow::Cow;
@@ -23,6 +33,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::outcome::Side;
+use crate::rsa::RsaKey;
 
 /// What a cluster speaks.
 pub trait Protocol: fmt::Debug + Send + Sync {
@@ -75,13 +86,15 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     }
 }
 
-/// What protocols want to know of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What protocols want to know of the configuration, and what they cannot make themselves.
+#[derive(Debug, Clone)]
 pub struct Options {
     /// `scram_plus`.
     pub scram_plus: postgres::ScramPlus,
     /// There is TLS, and it verifies the server.
     pub server_is_verified: bool,
+    /// Decrypts passwords, for who asked for it: [`wants_rsa_key`].
+    pub rsa_key: Option<&'static RsaKey>,
     /// What we call ourselves where a protocol wants a host's name.
     pub host_name: String,
 }
@@ -93,6 +106,16 @@ type Make = fn(&Options) -> Arc<dyn Protocol>;
 const PROTOCOLS: &[(&str, Make)] = &[
     ("tcp", |_| Arc::new(tcp::Tcp)),
     ("postgres", |options| Arc::new(postgres::Postgres::new(options))),
+    ("mysql", |options| Arc::new(mysql::MySql::new(options))),
+    ("smtp", |options| Arc::new(smtp::Smtp::submission(options))),
+    ("lmtp", |options| Arc::new(smtp::Smtp::delivery(options))),
+    ("imap", |_| Arc::new(imap::Imap)),
+    ("pop3", |_| Arc::new(pop3::Pop3)),
+    ("sieve", |_| Arc::new(sieve::Sieve)),
+    ("nntp", |_| Arc::new(nntp::Nntp)),
+    ("ldap", |_| Arc::new(ldap::Ldap)),
+    ("nats", |_| Arc::new(nats::Nats)),
+    ("ftp-control", |_| Arc::new(ftp::FtpControl)),
     ("redis", |_| Arc::new(redis::Redis)),
 ];
 
@@ -107,6 +130,12 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
         index += 1;
     }
     labels
+}
+
+/// Whether a protocol has a use for [`Options::rsa_key`], which takes time to make.
+#[must_use]
+pub fn wants_rsa_key(label: &str) -> bool {
+    label == "mysql"
 }
 
 /// The protocol of that word.
@@ -215,7 +244,7 @@ pub const TLS_ALERT: &[u8] = &[0x15, 0x03, 0x01, 0x00, 0x02, 0x02, 0x28];
 /// Proof that not one byte of plaintext is left over behind the upgrade, made only by those who looked. Without it no
 /// TLS handshake begins, so plaintext injected before the handshake (CVE-2021-23222, CVE-2011-0411) cannot be taken
 /// for the server's.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NothingBuffered(());
 
 impl NothingBuffered {
@@ -499,6 +528,7 @@ mod tests {
         Options {
             scram_plus: postgres::ScramPlus::Auto,
             server_is_verified: true,
+            rsa_key: None,
             host_name: "host.test".into(),
         }
     }

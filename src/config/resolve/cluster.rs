@@ -12,6 +12,7 @@ use crate::config::raw::{Section, show_duration};
 use crate::name::ClusterName;
 use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Options, Protocol, postgres};
+use crate::rsa::RsaKey;
 use crate::upstream::{DialSettings, Settings};
 use crate::{relay, sys};
 
@@ -55,10 +56,10 @@ impl Resolver<'_> {
         let tls = cluster.section("tls").filter(|_| cluster.is_given("tls"));
         let server_is_verified = tls.is_some_and(|tls| tls.boolean("insecure_skip_verify") == Some(false));
         let label = cluster.text("protocol")?;
-        protocol::named(
-            label,
-            &Options { scram_plus: scram_plus?, server_is_verified, host_name: host_name() },
-        )
+        let rsa_key = (tls.is_some() && protocol::wants_rsa_key(label)).then(RsaKey::shared);
+        let options =
+            Options { scram_plus: scram_plus?, server_is_verified, rsa_key, host_name: host_name() };
+        protocol::named(label, &options)
     }
 
     fn scram_plus(&mut self, cluster: &Section) -> Option<postgres::ScramPlus> {

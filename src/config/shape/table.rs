@@ -211,9 +211,7 @@ static ENDPOINT_ITEM: Kind = Kind::Either(&[Kind::Text("db1.example.com:5432"), 
 
 const PROTOCOLS: Words = Words {
     now: crate::protocol::LABELS,
-    later: &[
-        "mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "ldap", "nats", "ftp-control",
-    ],
+    later: &[],
 };
 
 const BALANCE: Words =

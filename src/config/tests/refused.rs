@@ -101,8 +101,12 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
         &[("9:33", "clusters.up.endpoints[0].priority", "`priority` is not supported yet")],
     );
     check(
-        &least("", "", "").replace("protocol: tcp", "protocol: mysql"),
-        &[("8:15", "clusters.up.protocol", "`mysql` is not supported yet; there is tcp, postgres")],
+        &least("", "", "balance: ewma"),
+        &[(
+            "9:14",
+            "clusters.up.balance",
+            "`ewma` is not supported yet; there is round_robin, least_connections",
+        )],
     );
 }
 

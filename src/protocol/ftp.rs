@@ -1,0 +1,156 @@
+//! FTP's control connection: AUTH TLS towards the server, and a clear no to what needs a data connection.
+//!
+//! A data connection goes to an address that the server names in the middle of the stream, needs TLS of its own (PROT P),
+//! and with many servers a resumption of this session: an application's gateway could do that, a relay cannot.
+//! Sources: RFC 959, RFC 2228 (AUTH, PBSZ, PROT, CCC), RFC 2428 (EPRT, EPSV), RFC 4217.
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
+use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
+
+/// The control connection.
+#[derive(Debug)]
+pub(super) struct FtpControl;
+
+impl Protocol for FtpControl {
+    fn label(&self) -> &'static str {
+        "ftp-control"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation { is_greeted: false })))
+    }
+
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        Some(Box::new(Commands::default()))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(format!("421 {}\r\n", refusal.sentence()).into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told = |line| match reply(line) {
+            Some((220, true)) => Told::Good,
+            Some((220, false) | (120, _)) => Told::More,
+            _ => Told::Bad,
+        };
+        // 530 (log in first) is the answer of a server at work.
+        let noop = Exchange {
+            say: Cow::Borrowed(b"NOOP\r\n"),
+            judge: |line| match reply(line) {
+                None | Some((421, _)) => Told::Bad,
+                Some((_, is_last)) => {
+                    if is_last {
+                        Told::Good
+                    } else {
+                        Told::More
+                    }
+                }
+            },
+        };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(noop), b"QUIT\r\n"))
+    }
+}
+
+/// Greeting, then the answer to AUTH.
+#[derive(Debug)]
+struct Conversation {
+    is_greeted: bool,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        let Some((code, is_last)) = reply(line) else {
+            // Between the first and the last line of a reply anything may stand (RFC 959 §4.2).
+            return if line.first().is_some_and(u8::is_ascii_graphic) && !self.is_greeted {
+                Err(foreign("FTP", line))
+            } else {
+                Ok(Next::More)
+            };
+        };
+        match (self.is_greeted, code) {
+            _ if !is_last => Ok(Next::More),
+            (false, 120) => Ok(Next::More),
+            (false, 220) => {
+                self.is_greeted = true;
+                Ok(Next::Say(Cow::Borrowed(b"AUTH TLS\r\n")))
+            }
+            (false, _) => Err(UpgradeError::TurnedAway(format!("FTP {code}"))),
+            (true, 234) => Ok(Next::Tls),
+            (true, _) => Err(UpgradeError::Declined),
+        }
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        b"220 ambassador (control connection only)\r\n".to_vec()
+    }
+
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        Some(Box::new(Commands::default()))
+    }
+}
+
+/// Watches the client's commands as long as the session lives.
+#[derive(Debug, Default)]
+struct Commands {
+    line: Vec<u8>,
+}
+
+/// A command with a long path.
+const COMMAND_MAX: usize = 8 * 1024;
+
+/// What opens a data connection, or changes the TLS that is there, and our answer.
+const REFUSED: [(&str, &str); 12] = [
+    ("PASV", DATA),
+    ("EPSV", DATA),
+    ("LPSV", DATA),
+    ("PORT", DATA),
+    ("EPRT", DATA),
+    ("LPRT", DATA),
+    ("AUTH", "534 ambassador: TLS towards the server is there already\r\n"),
+    ("CCC", "533 ambassador: the control connection stays protected\r\n"),
+    ("PBSZ", "503 ambassador: there is no TLS on this hop\r\n"),
+    ("PROT", "503 ambassador: there is no TLS on this hop\r\n"),
+    ("ADAT", "503 ambassador: there is no TLS on this hop\r\n"),
+    ("REIN", "502 ambassador: log in on a new connection instead\r\n"),
+];
+const DATA: &str =
+    "502 ambassador: only the control connection is served here; a data connection would leave it\r\n";
+
+impl Dialogue for Commands {
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        for portion in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(portion);
+            if self.line.len() > COMMAND_MAX {
+                let reason = "the client's command is longer than 8 KiB";
+                return Err(DialogueError::of_client(reason, ReplyTo::default()));
+            }
+            if portion.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                match REFUSED.iter().find(|(command, _)| begins_with(&line, command)) {
+                    Some((_, answer)) => out.to_downstream.extend_from_slice(answer.as_bytes()),
+                    None => out.to_upstream.extend_from_slice(&line),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        out.to_downstream.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

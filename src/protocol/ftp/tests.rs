@@ -1,0 +1,46 @@
+//! Exchanges as vsftpd and RFC 4217 have them.
+
+use super::*;
+use crate::protocol::lines::tests::{bears_hostile_servers, fails, leads_to_tls, probe};
+
+fn upgrade() -> Box<dyn Upgrade> {
+    FtpControl.upgrade().expect("FTP has one")
+}
+
+#[test]
+fn auth_tls_leads_to_tls_also_behind_a_long_greeting() {
+    for greeting in ["220 (vsFTPd 3.0.3)\r\n", "120 wait\r\n220-hi\r\n220 there\r\n"] {
+        let welcome = leads_to_tls(upgrade, greeting, &["234 Proceed.\r\n"], &["AUTH TLS\r\n"]);
+        assert_eq!(welcome, "220 ambassador (control connection only)\r\n");
+    }
+}
+
+#[test]
+fn hostile_servers_lead_nowhere() {
+    bears_hostile_servers(upgrade, "220 hi\r\n", &["234 go\r\n"]);
+    assert_eq!(fails(upgrade, "421 full\r\n", &[]), UpgradeError::TurnedAway("FTP 421".into()));
+    assert_eq!(fails(upgrade, "220 hi\r\n", &["530 no\r\n"]), UpgradeError::Declined);
+}
+
+#[test]
+fn commands_that_need_a_data_connection_are_answered_here() {
+    for portion in [1, 3, 100] {
+        let (mut commands, mut out) = (Commands::default(), Outbox::default());
+        let client = b"USER a\r\nepsv\r\nPASV\r\nPASVX\r\nPWD\r\n";
+        for bytes in client.chunks(portion) {
+            commands.downstream_said(bytes, &mut out).unwrap();
+        }
+        assert_eq!(out.to_upstream, b"USER a\r\nPASVX\r\nPWD\r\n");
+        assert_eq!(String::from_utf8(out.to_downstream).unwrap(), DATA.repeat(2));
+        assert!(!commands.is_finished());
+    }
+    let endless = vec![b'x'; COMMAND_MAX + 1];
+    assert!(Commands::default().downstream_said(&endless, &mut Outbox::default()).is_err());
+}
+
+#[test]
+fn a_probe_needs_no_login() {
+    let (said, verdict) = probe(FtpControl.probe(true).unwrap(), &["530 Please login\r\n"]);
+    assert_eq!((said, verdict), (vec!["NOOP\r\n".into()], Ok("QUIT\r\n".into())));
+    assert!(probe(FtpControl.probe(false).unwrap(), &["421 full\r\n"]).1.is_err());
+}

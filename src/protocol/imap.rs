@@ -1,0 +1,100 @@
+//! IMAP: STARTTLS towards the server, a greeting of our own towards the client.
+//!
+//! Sources: RFC 9051 §6.2.1 (STARTTLS; what was learnt before it is void), §7.1.4 (PREAUTH), RFC 5530 (UNAVAILABLE).
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+
+/// IMAP4rev1 and rev2.
+#[derive(Debug)]
+pub(super) struct Imap;
+
+impl Protocol for Imap {
+    fn label(&self) -> &'static str {
+        "imap"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation::Greeting)))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(format!("* BYE [UNAVAILABLE] {}\r\n", refusal.sentence()).into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told = |line| match status(line) {
+            Some("OK" | "PREAUTH") => Told::Good,
+            _ => Told::Bad,
+        };
+        let noop = Exchange {
+            say: Cow::Borrowed(b"amb1 NOOP\r\n"),
+            judge: |line| match line {
+                _ if begins_with(line, "amb1 OK") => Told::Good,
+                [b'*', ..] if status(line) != Some("BYE") => Told::More,
+                _ => Told::Bad,
+            },
+        };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(noop), b"amb2 LOGOUT\r\n"))
+    }
+}
+
+/// The condition of an untagged status line.
+fn status(line: &[u8]) -> Option<&'static str> {
+    let rest = line.strip_prefix(b"* ")?;
+    ["OK", "PREAUTH", "BYE", "NO", "BAD"].into_iter().find(|word| begins_with(rest, word))
+}
+
+/// In this order.
+#[derive(Debug)]
+enum Conversation {
+    Greeting,
+    Answer,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        if line.ends_with(b"}") {
+            return Err(UpgradeError::Unsuitable("the server sends data (a literal) before TLS"));
+        }
+        match self {
+            Self::Greeting => match status(line) {
+                Some("OK") => {
+                    *self = Self::Answer;
+                    Ok(Next::Say(Cow::Borrowed(b"amb1 STARTTLS\r\n")))
+                }
+                // Authenticated already, so STARTTLS is not allowed: a way to keep a client in plaintext.
+                Some("PREAUTH") => Err(UpgradeError::Unsuitable(
+                    "the server says PREAUTH before TLS, after which there is no STARTTLS",
+                )),
+                Some("BYE") => Err(UpgradeError::TurnedAway("IMAP BYE".into())),
+                _ => Err(foreign("IMAP", line)),
+            },
+            Self::Answer if begins_with(line, "amb1 OK") => Ok(Next::Tls),
+            Self::Answer if begins_with(line, "amb1 NO") || begins_with(line, "amb1 BAD") => {
+                Err(UpgradeError::Declined)
+            }
+            Self::Answer => match status(line) {
+                Some("BYE") => Err(UpgradeError::TurnedAway("IMAP BYE".into())),
+                // Untagged data may come at any time. Nobody has authenticated it, so it ends here.
+                _ if line.starts_with(b"* ") => Ok(Next::More),
+                _ => Err(foreign("IMAP", line)),
+            },
+        }
+    }
+
+    /// Without capabilities: those of the plaintext side say STARTTLS and LOGINDISABLED. A client that finds none asks, and
+    /// gets those behind TLS.
+    fn welcome(&self) -> Vec<u8> {
+        b"* OK IMAP4rev1 ambassador\r\n".to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests;

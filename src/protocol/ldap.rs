@@ -1,0 +1,302 @@
+//! LDAP: the client speaks first, StartTLS goes ahead of it, nothing is rewritten.
+//!
+//! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690 §8.1
+//! (BER); Active Directory answers with lengths of four bytes where one would do.
+
+use std::borrow::Cow;
+
+use super::first_message::{FirstMessage, Verdict};
+use super::{
+    NothingBuffered, Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step,
+    Upgrade, UpgradeError, Upgraded,
+};
+
+/// LDAPv3.
+#[derive(Debug)]
+pub(super) struct Ldap;
+
+impl Protocol for Ldap {
+    fn label(&self) -> &'static str {
+        "ldap"
+    }
+
+    fn opening(&self) -> Option<Box<dyn Opening>> {
+        let hint = "the client speaks TLS to a plaintext port; use ldap:// instead of ldaps://";
+        Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::default()))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(result(refusal))
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        Some(Box::new(AnonymousBind::default()))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// BER
+
+const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
+const ENUMERATED: u8 = 0x0a;
+const OCTET_STRING: u8 = 0x04;
+
+const BIND_REQUEST: u8 = 0x60;
+const BIND_RESPONSE: u8 = 0x61;
+const EXTENDED_RESPONSE: u8 = 0x78;
+
+/// A tag with its content, and what is behind it.
+#[derive(Debug)]
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    rest: &'a [u8],
+}
+
+/// Why there is no element.
+#[derive(Debug, PartialEq, Eq)]
+enum Ber {
+    /// It goes on behind these bytes.
+    Incomplete,
+    /// It is none that LDAP has.
+    Malformed,
+}
+
+/// Longer than any message that we read.
+const ELEMENT_MAX: usize = 64 * 1024;
+
+/// The first element of `bytes`, with a definite length in any form: LDAP allows them all (RFC 4511 §5.1).
+fn element(bytes: &[u8]) -> Result<Element<'_>, Ber> {
+    let (head, length) = head(bytes)?;
+    if length > ELEMENT_MAX {
+        return Err(Ber::Malformed);
+    }
+    let whole = bytes.get(head..).ok_or(Ber::Incomplete)?;
+    let (content, rest) = whole.split_at_checked(length).ok_or(Ber::Incomplete)?;
+    Ok(Element { tag: bytes[0], content, rest })
+}
+
+/// How long the head of an element is, and how long its content.
+fn head(bytes: &[u8]) -> Result<(usize, usize), Ber> {
+    match bytes {
+        [_, short @ 0..=0x7f, ..] => Ok((2, usize::from(*short))),
+        [_, long @ 0x81..=0x84, rest @ ..] => {
+            let count = usize::from(long & 0x7f);
+            let octets = rest.get(..count).ok_or(Ber::Incomplete)?;
+            Ok((2 + count, octets.iter().fold(0, |length, octet| length << 8 | usize::from(*octet))))
+        }
+        [] | [_] => Err(Ber::Incomplete),
+        _ => Err(Ber::Malformed),
+    }
+}
+
+/// An element in the shortest form.
+fn encoded(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    match content.len() {
+        short @ 0..=0x7f => bytes.push(u8::try_from(short).unwrap_or_default()),
+        long => {
+            let length = u32::try_from(long).unwrap_or(u32::MAX).to_be_bytes();
+            let zeros = length.iter().take_while(|octet| **octet == 0).count();
+            bytes.push(0x80 | u8::try_from(length.len() - zeros).unwrap_or_default());
+            bytes.extend_from_slice(&length[zeros..]);
+        }
+    }
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+/// An INTEGER that is not negative.
+fn number(content: &[u8]) -> Option<u32> {
+    if content.is_empty() || content.len() > 5 || content[0] & 0x80 != 0 {
+        return None;
+    }
+    let value = content.iter().fold(0_u64, |value, octet| value << 8 | u64::from(*octet));
+    u32::try_from(value).ok()
+}
+
+fn integer(value: u32) -> Vec<u8> {
+    let bytes = [&[0], &value.to_be_bytes()[..]].concat();
+    let begin =
+        bytes.windows(2).position(|pair| pair[0] != 0 || pair[1] & 0x80 != 0).unwrap_or(bytes.len() - 1);
+    encoded(INTEGER, &bytes[begin..])
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The client's first message
+
+/// The requests that a client may begin with, and the responses they are waiting for.
+const REQUESTS: [(u8, u8); 9] = [
+    (BIND_REQUEST, BIND_RESPONSE),
+    (0x63, 0x65),
+    (0x66, 0x67),
+    (0x68, 0x69),
+    (0x4a, 0x6b),
+    (0x6c, 0x6d),
+    (0x6e, 0x6f),
+    (0x77, EXTENDED_RESPONSE),
+    // Unbind and abandon are answered by nothing.
+    (0x42, 0),
+];
+
+/// A SEQUENCE, a message id, a request. The request need not be whole.
+fn judge(bytes: &[u8]) -> Verdict {
+    const FOREIGN: Verdict = Verdict::Foreign("the client's first bytes are not an LDAP request");
+    if bytes.first().is_some_and(|tag| *tag != SEQUENCE) {
+        return FOREIGN;
+    }
+    let begun = head(bytes).and_then(|(head, _)| {
+        let body = bytes.get(head..).ok_or(Ber::Incomplete)?;
+        let id = element(body)?;
+        Ok((id.tag, number(id.content), *id.rest.first().ok_or(Ber::Incomplete)?))
+    });
+    match begun {
+        Err(Ber::Incomplete) => Verdict::Incomplete,
+        Ok((INTEGER, Some(id), request)) if REQUESTS.iter().any(|(known, _)| *known == request) => {
+            let [a, b, c, d] = id.to_be_bytes();
+            Verdict::Speaks(ReplyTo([1, request, a, b, c, d, 0, 0]))
+        }
+        Ok(_) | Err(Ber::Malformed) => FOREIGN,
+    }
+}
+
+/// The response to what the client asked; libldap shows its text. To a client that has asked nothing, the notice of
+/// disconnection.
+fn result(refusal: &Refusal<'_>) -> Vec<u8> {
+    const PROTOCOL_ERROR: u8 = 2;
+    const BUSY: u8 = 51;
+    const UNAVAILABLE: u8 = 52;
+    const NOTICE_OF_DISCONNECTION: &[u8] = b"1.3.6.1.4.1.1466.20036";
+    let code = match refusal.kind {
+        RefusalKind::BadRequest => PROTOCOL_ERROR,
+        RefusalKind::Full => BUSY,
+        RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE,
+    };
+    let ReplyTo([_, request, a, b, c, d, ..]) = refusal.reply_to;
+    let response = REQUESTS.iter().find(|(known, response)| *known == request && *response != 0);
+    let mut body = encoded(ENUMERATED, &[code]);
+    body.extend(encoded(OCTET_STRING, b""));
+    body.extend(encoded(OCTET_STRING, refusal.sentence().as_bytes()));
+    let (id, tag) = match response {
+        Some((_, tag)) => (u32::from_be_bytes([a, b, c, d]), *tag),
+        None => {
+            body.extend(encoded(0x8a, NOTICE_OF_DISCONNECTION));
+            (0, EXTENDED_RESPONSE)
+        }
+    };
+    encoded(SEQUENCE, &[integer(id), encoded(tag, &body)].concat())
+}
+
+// ---------------------------------------------------------------------------------------------------
+// StartTLS
+
+/// ExtendedRequest 1.3.6.1.4.1.1466.20037, message 1. The client may use the number again: our operation is over then.
+const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
+/// What is read at once; a response has 14 bytes, or some 60.
+const PORTION: usize = 512;
+
+/// Asks, alone: slapd carries out a Bind that travels behind StartTLS, in the clear.
+#[derive(Debug, Default)]
+struct StartTls {
+    held: Vec<u8>,
+}
+
+impl Upgrade for StartTls {
+    fn begin(&mut self) -> Step {
+        Step::Send(Cow::Borrowed(START_TLS))
+    }
+
+    fn sent(&mut self) -> Step {
+        Step::ReadAtMost(PORTION)
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+        if bytes.is_empty() {
+            return Err(UpgradeError::Closed);
+        }
+        self.held.extend_from_slice(bytes);
+        if self.held[0] != SEQUENCE {
+            return Err(UpgradeError::NotTheProtocol { protocol: "LDAP", byte: self.held[0] });
+        }
+        match element(&self.held) {
+            Err(Ber::Incomplete) => Ok(Step::ReadAtMost(PORTION)),
+            Err(Ber::Malformed) => Err(MALFORMED),
+            Ok(message) => {
+                agrees(message.content)?;
+                Ok(Step::Upgrade(Upgraded::new(NothingBuffered::behind(message.rest)?)))
+            }
+        }
+    }
+}
+
+const MALFORMED: UpgradeError = UpgradeError::Unsuitable("the server's answer to StartTLS is malformed");
+
+/// Message id, ExtendedResponse, resultCode success.
+fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
+    let id = element(message).map_err(|_| MALFORMED)?;
+    let response = element(id.rest).map_err(|_| MALFORMED)?;
+    match (id.tag, number(id.content), response.tag) {
+        (INTEGER, Some(1), EXTENDED_RESPONSE) => {}
+        (INTEGER, Some(0), EXTENDED_RESPONSE) => {
+            return Err(UpgradeError::TurnedAway("LDAP notice of disconnection".into()));
+        }
+        (INTEGER, Some(_), _) => {
+            return Err(UpgradeError::Unsuitable(
+                "the server answers StartTLS with a message for another request",
+            ));
+        }
+        _ => return Err(MALFORMED),
+    }
+    let code = element(response.content).map_err(|_| MALFORMED)?;
+    match (code.tag, number(code.content)) {
+        (ENUMERATED, Some(0)) => Ok(()),
+        (ENUMERATED, Some(_)) => Err(UpgradeError::Declined),
+        _ => Err(MALFORMED),
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The probe
+
+/// Bind without a name or a password: whatever the server thinks of it, it answers.
+#[derive(Debug, Default)]
+struct AnonymousBind {
+    held: Vec<u8>,
+}
+
+impl Probe for AnonymousBind {
+    fn begin(&mut self) -> Vec<u8> {
+        b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00".to_vec()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the server closed the connection instead of answering a bind".into()));
+        }
+        self.held.extend_from_slice(bytes);
+        let malformed = |_| ProbeError("the server's answer to a bind is not LDAP".into());
+        let message = match element(&self.held) {
+            Err(Ber::Incomplete) if self.held[0] == SEQUENCE => return Ok(Probed::Incomplete),
+            message => message.map_err(malformed)?,
+        };
+        let id = element(message.content).map_err(malformed)?;
+        let response = element(id.rest).map_err(malformed)?;
+        let code = element(response.content).map_err(malformed)?;
+        match (response.tag, number(code.content)) {
+            (BIND_RESPONSE, Some(51)) => Err(ProbeError("the server is busy (51)".into())),
+            (BIND_RESPONSE, Some(52)) => Err(ProbeError("the server is unavailable (52)".into())),
+            (BIND_RESPONSE, Some(_)) => {
+                Ok(Probed::Serves { goodbye: b"\x30\x05\x02\x01\x02\x42\x00".to_vec() })
+            }
+            _ => Err(ProbeError("the server's answer to a bind is another".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

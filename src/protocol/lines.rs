@@ -1,0 +1,237 @@
+//! Protocols made of lines: what leads to TLS, and what probes them. Each protocol says what a line means; here is what
+//! they share: lines are bounded, all of them together too, and nothing may be left over when TLS begins.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+
+use super::{Dialogue, NothingBuffered, Probe, ProbeError, Probed, Step, Upgrade, UpgradeError, Upgraded};
+
+/// All that a server may say before TLS, or to a probe. Capability lists are some hundred bytes.
+const SAID_MAX: usize = 64 * 1024;
+/// What is read at once.
+const PORTION: usize = 512;
+
+/// Bytes on their way to be lines.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    held: Vec<u8>,
+    /// So much of it has no end of a line: a server may send byte by byte, and is not to make us look at all of it each time.
+    searched: usize,
+    total: usize,
+}
+
+impl Lines {
+    /// False: it was too much.
+    #[must_use]
+    pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        self.total += bytes.len();
+        self.held.extend_from_slice(bytes);
+        self.total <= SAID_MAX
+    }
+
+    /// The next whole line, without its end.
+    pub(super) fn next(&mut self) -> Option<Vec<u8>> {
+        let Some(end) = self.held[self.searched..].iter().position(|byte| *byte == b'\n') else {
+            self.searched = self.held.len();
+            return None;
+        };
+        let end = self.searched + end;
+        self.searched = 0;
+        let mut line: Vec<u8> = self.held.drain(..=end).collect();
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        Some(line)
+    }
+
+    /// What has come behind the last line that was taken.
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.held
+    }
+}
+
+/// What a line of the server leads to.
+pub(super) enum Next {
+    /// Another line.
+    More,
+    /// Say this, alone, and wait for what it says then.
+    Say(Cow<'static, [u8]>),
+    /// TLS.
+    Tls,
+}
+
+/// One protocol's part in [`StartTls`].
+pub(super) trait Talk: fmt::Debug + Send {
+    /// A line of the server, without its end.
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError>;
+
+    /// What the client hears once TLS is up, for it has not heard the server's own greeting.
+    fn welcome(&self) -> Vec<u8>;
+
+    /// What is rewritten then.
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        None
+    }
+}
+
+/// An upgrade made of lines; the server speaks first.
+#[derive(Debug)]
+pub(super) struct StartTls<T> {
+    talk: T,
+    lines: Lines,
+}
+
+impl<T: Talk> StartTls<T> {
+    pub(super) fn new(talk: T) -> Self {
+        Self { talk, lines: Lines::default() }
+    }
+
+    /// Lines that are here already, up to one that leads on.
+    fn next(&mut self) -> Result<Step, UpgradeError> {
+        while let Some(line) = self.lines.next() {
+            match self.talk.line(&line)? {
+                Next::More => {}
+                Next::Say(words) => return Ok(Step::Send(words)),
+                Next::Tls => {
+                    return Ok(Step::Upgrade(Upgraded {
+                        welcome: self.talk.welcome(),
+                        dialogue: self.talk.dialogue(),
+                        ..Upgraded::new(NothingBuffered::behind(self.lines.rest())?)
+                    }));
+                }
+            }
+        }
+        Ok(Step::ReadAtMost(PORTION))
+    }
+}
+
+impl<T: Talk> Upgrade for StartTls<T> {
+    fn begin(&mut self) -> Step {
+        Step::ReadAtMost(PORTION)
+    }
+
+    /// What the server said before it had our words is no answer to them: it would have us take a forged reply for one
+    /// that it gives later.
+    fn sent(&mut self) -> Step {
+        Step::ReadAtMost(PORTION)
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+        if bytes.is_empty() {
+            return Err(UpgradeError::Closed);
+        }
+        if !self.lines.push(bytes) {
+            return Err(UpgradeError::Endless(SAID_MAX));
+        }
+        let step = self.next()?;
+        if matches!(step, Step::Send(_)) && !self.lines.rest().is_empty() {
+            return Err(UpgradeError::Unsuitable("the server answers before TLS what it was not asked"));
+        }
+        Ok(step)
+    }
+}
+
+/// The code of a reply as SMTP, NNTP and FTP have it, and whether it is the reply's last line.
+pub(super) fn reply(line: &[u8]) -> Option<(u16, bool)> {
+    let (digits, rest) = line.split_at_checked(3)?;
+    let code = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    match rest.first() {
+        None | Some(b' ') => Some((code, true)),
+        Some(b'-') => Some((code, false)),
+        Some(_) => None,
+    }
+}
+
+/// Whether `line` begins with that word, in whatever case, and the word ends there.
+pub(super) fn begins_with(line: &[u8], word: &str) -> bool {
+    line.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()))
+        && line.get(word.len()).is_none_or(|next| !next.is_ascii_alphanumeric())
+}
+
+/// The error for a line that is not the protocol's.
+pub(super) fn foreign(protocol: &'static str, line: &[u8]) -> UpgradeError {
+    UpgradeError::NotTheProtocol { protocol, byte: line.first().copied().unwrap_or(b'\n') }
+}
+
+/// What a line tells a probe.
+pub(super) enum Told {
+    /// More is to come.
+    More,
+    /// This is the answer that was hoped for.
+    Good,
+    /// It is another.
+    Bad,
+}
+
+/// One exchange of a probe: what to say, if anything, and what an answer means.
+pub(super) struct Exchange {
+    pub(super) say: Cow<'static, [u8]>,
+    pub(super) judge: fn(&[u8]) -> Told,
+}
+
+/// A probe made of exchanges.
+pub(super) struct LineProbe {
+    lines: Lines,
+    exchanges: VecDeque<Exchange>,
+    goodbye: &'static [u8],
+}
+
+impl fmt::Debug for LineProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LineProbe").field("lines", &self.lines).finish_non_exhaustive()
+    }
+}
+
+impl LineProbe {
+    /// `greeting`: what the server's first words mean; `None` where they are behind us.
+    pub(super) fn boxed(
+        greeting: Option<fn(&[u8]) -> Told>,
+        exchange: Option<Exchange>,
+        goodbye: &'static [u8],
+    ) -> Box<dyn Probe> {
+        let greeting = greeting.map(|judge| Exchange { say: Cow::Borrowed(b""), judge });
+        let exchanges = greeting.into_iter().chain(exchange).collect();
+        Box::new(Self { lines: Lines::default(), exchanges, goodbye })
+    }
+}
+
+impl Probe for LineProbe {
+    fn begin(&mut self) -> Vec<u8> {
+        self.exchanges.front().map(|exchange| exchange.say.to_vec()).unwrap_or_default()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the server closed the connection before it had answered".into()));
+        }
+        if !self.lines.push(bytes) {
+            return Err(ProbeError("the server's answer has no end".into()));
+        }
+        while let Some(line) = self.lines.next() {
+            let Some(exchange) = self.exchanges.front() else { break };
+            match (exchange.judge)(&line) {
+                Told::More => continue,
+                Told::Good => {}
+                Told::Bad => {
+                    let shown: String = String::from_utf8_lossy(&line)
+                        .chars()
+                        .filter(|c| !c.is_control())
+                        .take(200)
+                        .collect();
+                    return Err(ProbeError(format!("the server answered: {shown}").into()));
+                }
+            }
+            self.exchanges.pop_front();
+            match self.exchanges.front() {
+                Some(next) => return Ok(Probed::Send(next.say.to_vec())),
+                None => return Ok(Probed::Serves { goodbye: self.goodbye.to_vec() }),
+            }
+        }
+        Ok(Probed::Incomplete)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,212 @@
+//! NATS: the server's INFO comes in plaintext, TLS follows at once; INFO reaches the client without what would lead it past
+//! us, and its CONNECT says `"protocol":0`, so that the server sends no other INFO later.
+//!
+//! Sources: docs.nats.io, "NATS Protocol"; createClientEx and processPing in nats-server's server/server.go and client.go
+//! (since 2.12 a client of protocol 1 gets an INFO with the cluster's addresses behind its first PONG); checkForSecure in
+//! nats.go (a client with tls_required begins TLS by itself).
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
+
+/// NATS' client protocol.
+#[derive(Debug)]
+pub(super) struct Nats;
+
+impl Protocol for Nats {
+    fn label(&self) -> &'static str {
+        "nats"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Info::default())))
+    }
+
+    /// Where INFO comes behind TLS (`handshake_first`), or without any.
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        Some(Box::new(Rewriting { server: Server::Info(Vec::new()), client: Client::Connect(Vec::new()) }))
+    }
+
+    /// A client that has not had INFO takes nothing else for the server's first word.
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        let words = refusal.sentence().replace('\'', "\"");
+        let info = match refusal.reply_to {
+            ReplyTo([0, ..]) => {
+                "INFO {\"server_id\":\"ambassador\",\"server_name\":\"ambassador\",\"version\":\"0.0.0\",\
+                 \"proto\":0,\"headers\":true,\"max_payload\":1048576} \r\n"
+            }
+            _ => "",
+        };
+        Some(format!("{info}-ERR '{words}'\r\n").into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told =
+            |line| if begins_with(line, "INFO") { Told::Good } else { Told::Bad };
+        // Whoever has to log in is told so, which is an answer as good as PONG.
+        let ping = Exchange {
+            say: Cow::Borrowed(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":0}\r\nPING\r\n"),
+            judge: |line| {
+                let is_denied = begins_with(line, "-ERR 'Authorization Violation")
+                    || begins_with(line, "-ERR 'Authentication");
+                match line {
+                    b"PONG" => Told::Good,
+                    _ if is_denied => Told::Good,
+                    _ if begins_with(line, "INFO") => Told::More,
+                    _ => Told::Bad,
+                }
+            },
+        };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(ping), b""))
+    }
+}
+
+/// An INFO or a CONNECT. A cluster's addresses make the first one long.
+const LINE_MAX: usize = 64 * 1024;
+
+/// What would have the client begin TLS, or lead it to servers without us.
+const TAKEN_OUT: [&str; 5] =
+    ["tls_required", "tls_verify", "tls_available", "connect_urls", "ws_connect_urls"];
+
+/// INFO for the client. Nobody has authenticated one that came before TLS, yet it is passed on: the server says it once, and
+/// its nonce is what a client signs. A forged one can spoil a login, and no more: the signature goes to the verified server.
+fn info_for_client(line: &[u8]) -> Option<Vec<u8>> {
+    let info = line.strip_prefix(b"INFO ").or_else(|| line.strip_prefix(b"INFO\t"))?;
+    let mut info: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(info).ok()?;
+    info.retain(|key, _| !TAKEN_OUT.contains(&key.as_str()));
+    let info = serde_json::to_string(&info).ok()?;
+    Some(format!("INFO {info} \r\n").into_bytes())
+}
+
+/// INFO before TLS.
+#[derive(Debug, Default)]
+struct Info {
+    for_client: Vec<u8>,
+}
+
+impl Talk for Info {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        const MALFORMED: UpgradeError = UpgradeError::Unsuitable("the server's INFO is malformed");
+        if begins_with(line, "-ERR") {
+            return Err(UpgradeError::TurnedAway("NATS -ERR".into()));
+        }
+        if !begins_with(line, "INFO") {
+            return Err(foreign("NATS", line));
+        }
+        let said: serde_json::Value =
+            serde_json::from_slice(line.get(4..).unwrap_or_default()).map_err(|_| MALFORMED)?;
+        let offers = |key: &str| said.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+        if !offers("tls_required") && !offers("tls_available") {
+            return Err(UpgradeError::NotOffered("tls_required or tls_available"));
+        }
+        self.for_client = info_for_client(line).ok_or(MALFORMED)?;
+        Ok(Next::Tls)
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        self.for_client.clone()
+    }
+
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        Some(Box::new(Rewriting { server: Server::Passing, client: Client::Connect(Vec::new()) }))
+    }
+}
+
+/// What is left to rewrite of either side: the first line of each.
+#[derive(Debug)]
+struct Rewriting {
+    server: Server,
+    client: Client,
+}
+
+/// The server's INFO, where it was not read before TLS.
+#[derive(Debug)]
+enum Server {
+    Info(Vec<u8>),
+    Passing,
+}
+
+/// The client's CONNECT.
+#[derive(Debug)]
+enum Client {
+    Connect(Vec<u8>),
+    Passing,
+}
+
+/// The client has had INFO.
+const INFORMED: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+
+impl Dialogue for Rewriting {
+    /// A client that says something else first (PING, as telnet users do) is let through: the server answers for itself.
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        let Client::Connect(held) = &mut self.client else {
+            out.to_upstream.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let before = held.len();
+        held.extend_from_slice(bytes);
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n').map(|end| before + end) else {
+            return if held.len() > LINE_MAX {
+                Err(DialogueError::of_client("the client's CONNECT is longer than 64 KiB", INFORMED))
+            } else {
+                Ok(())
+            };
+        };
+        let (line, rest) = held.split_at(end + 1);
+        match connect_without_async_info(line) {
+            Some(connect) => out.to_upstream.extend(connect),
+            None => out.to_upstream.extend_from_slice(line),
+        }
+        out.to_upstream.extend_from_slice(rest);
+        self.client = Client::Passing;
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        let Server::Info(held) = &mut self.server else {
+            out.to_downstream.extend_from_slice(bytes);
+            return Ok(());
+        };
+        let before = held.len();
+        held.extend_from_slice(bytes);
+        let Some(end) = bytes.iter().position(|byte| *byte == b'\n').map(|end| before + end) else {
+            return if held.len() > LINE_MAX {
+                Err(DialogueError::of_server("the server's INFO is longer than 64 KiB", ReplyTo::default()))
+            } else {
+                Ok(())
+            };
+        };
+        let (line, rest) = held.split_at(end + 1);
+        let info = info_for_client(line).ok_or_else(|| {
+            DialogueError::of_server("the server's first line is no INFO", ReplyTo::default())
+        })?;
+        out.to_downstream.extend(info);
+        out.to_downstream.extend_from_slice(rest);
+        self.server = Server::Passing;
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        matches!((&self.server, &self.client), (Server::Passing, Client::Passing))
+    }
+}
+
+/// The client's options, with `"protocol":0`.
+fn connect_without_async_info(line: &[u8]) -> Option<Vec<u8>> {
+    let (command, options) = line.split_at_checked("CONNECT ".len())?;
+    if !command.trim_ascii().eq_ignore_ascii_case(b"CONNECT") {
+        return None;
+    }
+    let mut options: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(options).ok()?;
+    options.insert("protocol".into(), 0.into());
+    let options = serde_json::to_string(&options).ok()?;
+    Some(format!("CONNECT {options}\r\n").into_bytes())
+}
+
+#[cfg(test)]
+mod tests;

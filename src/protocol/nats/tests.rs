@@ -1,0 +1,102 @@
+//! Lines as nats-server 2.9 and nats-py send them.
+
+use super::*;
+use crate::protocol::RefusalKind;
+use crate::protocol::lines::tests::{PORTIONS, fails, leads_to_tls, probe};
+use proptest::prelude::*;
+
+fn upgrade() -> Box<dyn Upgrade> {
+    Nats.upgrade().expect("NATS has one")
+}
+
+const INFO: &str = "INFO {\"server_id\":\"A\",\"nonce\":\"xyz\",\"tls_required\":true,\"tls_verify\":true,\
+                    \"connect_urls\":[\"10.0.0.1:4222\"],\"client_id\":5} \r\n";
+const FOR_CLIENT: &str = "INFO {\"server_id\":\"A\",\"nonce\":\"xyz\",\"client_id\":5} \r\n";
+
+#[test]
+fn info_loses_what_leads_past_us_and_keeps_the_nonce() {
+    assert_eq!(leads_to_tls(upgrade, INFO, &[], &[]), FOR_CLIENT);
+}
+
+#[test]
+fn hostile_servers_lead_nowhere() {
+    let stuffed = format!("{INFO}+OK\r\n");
+    let endless = format!("INFO {}", "x".repeat(LINE_MAX + 1));
+    for (greeting, words) in [
+        (&*stuffed, "plaintext after agreeing"),
+        ("", "closed"),
+        ("INFO {\"tls_required\":true}", "closed"),
+        ("INFO {\"server_id\":\"A\"}\r\n", "no tls_required"),
+        ("INFO {\"tls_required\":\"true\"}\r\n", "no tls_required"),
+        ("INFO nonsense\r\n", "malformed"),
+        ("INFO []\r\n", "no tls_required"),
+        ("-ERR 'maximum connections exceeded'\r\n", "turned the connection away"),
+        ("HTTP/1.1 400\r\n", "not NATS"),
+        (&endless, "longer than"),
+    ] {
+        let error = fails(upgrade, greeting, &[]).to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn connect_asks_for_no_other_info() {
+    for portion in PORTIONS {
+        let mut dialogue = Nats.dialogue().unwrap();
+        let mut out = Outbox::default();
+        let server = format!("{INFO}PING\r\n");
+        for bytes in server.as_bytes().chunks(portion) {
+            dialogue.upstream_said(bytes, &mut out).unwrap();
+        }
+        assert_eq!(String::from_utf8(out.to_downstream).unwrap(), format!("{FOR_CLIENT}PING\r\n"));
+        assert!(!dialogue.is_finished());
+        out = Outbox::default();
+        let client = b"CONNECT {\"verbose\":false,\"protocol\":1,\"sig\":\"s\"}\r\nPING\r\n";
+        for bytes in client.chunks(portion) {
+            dialogue.downstream_said(bytes, &mut out).unwrap();
+        }
+        let sent = String::from_utf8(out.to_upstream).unwrap();
+        assert_eq!(sent, "CONNECT {\"verbose\":false,\"protocol\":0,\"sig\":\"s\"}\r\nPING\r\n");
+        assert!(dialogue.is_finished());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_connect_first_is_the_servers_matter() {
+    for line in ["PING\r\n", "CONNECT nonsense\r\n", "connect\r\n"] {
+        let (mut dialogue, mut out) = (Nats.dialogue().unwrap(), Outbox::default());
+        dialogue.downstream_said(line.as_bytes(), &mut out).unwrap();
+        assert_eq!(out.to_upstream, line.as_bytes());
+    }
+    let endless = vec![b'x'; LINE_MAX + 1];
+    assert!(Nats.dialogue().unwrap().downstream_said(&endless, &mut Outbox::default()).is_err());
+    assert!(Nats.dialogue().unwrap().upstream_said(&endless, &mut Outbox::default()).is_err());
+    assert!(Nats.dialogue().unwrap().upstream_said(b"-ERR 'x'\r\n", &mut Outbox::default()).is_err());
+}
+
+#[test]
+fn a_refusal_is_one_error_behind_an_info() {
+    let refusal = |reply_to| Refusal { kind: RefusalKind::Full, reason: "it's", session: "s", reply_to };
+    let words = String::from_utf8(Nats.refusal(&refusal(ReplyTo::default())).unwrap()).unwrap();
+    assert!(words.starts_with("INFO {") && words.ends_with("-ERR 'ambassador: it\"s [session s]'\r\n"));
+    assert!(Nats.refusal(&refusal(INFORMED)).unwrap().starts_with(b"-ERR"));
+}
+
+#[test]
+fn a_probe_needs_no_login() {
+    for answer in ["PONG\r\n", "-ERR 'Authorization Violation'\r\n", "INFO {}\r\nPONG\r\n"] {
+        assert!(probe(Nats.probe(true).unwrap(), &[answer]).1.is_ok(), "{answer}");
+    }
+    assert!(probe(Nats.probe(false).unwrap(), &[INFO, "PONG\r\n"]).1.is_ok());
+    assert!(probe(Nats.probe(true).unwrap(), &["-ERR 'Stale Connection'\r\n"]).1.is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_line_panics(bytes: Vec<u8>, text in "[ -~\r\n]{0,80}") {
+        let _ = upgrade().received(&[b"INFO ", &bytes[..]].concat());
+        let _ = upgrade().received(&[b"INFO {", text.as_bytes(), b"}\r\n"].concat());
+        let _ = Nats.dialogue().unwrap().downstream_said(&[b"CONNECT {", text.as_bytes(), b"}\r\n"].concat(), &mut Outbox::default());
+        let _ = Nats.dialogue().unwrap().upstream_said(&bytes, &mut Outbox::default());
+    }
+}

@@ -1,0 +1,74 @@
+//! NNTP: STARTTLS towards the server, a greeting of our own with the server's code towards the client.
+//!
+//! Sources: RFC 3977 §5.1 (200 and 201: posting allowed or not; 400, 502), RFC 4642 (STARTTLS: 382; 580).
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, foreign, reply};
+use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+
+/// NNTP, for readers.
+#[derive(Debug)]
+pub(super) struct Nntp;
+
+impl Protocol for Nntp {
+    fn label(&self) -> &'static str {
+        "nntp"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation { greeted: None })))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(format!("400 {}\r\n", refusal.sentence()).into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told = |line| match reply(line) {
+            Some((200 | 201, _)) => Told::Good,
+            _ => Told::Bad,
+        };
+        // Any answer but "going away" is a server's at work; DATE needs neither a group nor, with most, a login.
+        let date = Exchange {
+            say: Cow::Borrowed(b"DATE\r\n"),
+            judge: |line| match reply(line) {
+                None | Some((400, _)) => Told::Bad,
+                Some(_) => Told::Good,
+            },
+        };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(date), b"QUIT\r\n"))
+    }
+}
+
+/// Greeting, then the answer to STARTTLS.
+#[derive(Debug)]
+struct Conversation {
+    greeted: Option<u16>,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        let (code, _) = reply(line).ok_or_else(|| foreign("NNTP", line))?;
+        match (self.greeted, code) {
+            (None, 200 | 201) => {
+                self.greeted = Some(code);
+                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+            }
+            (None, _) => Err(UpgradeError::TurnedAway(format!("NNTP {code}"))),
+            (Some(_), 382) => Ok(Next::Tls),
+            (Some(_), _) => Err(UpgradeError::Declined),
+        }
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        format!("{} ambassador ready\r\n", self.greeted.unwrap_or(201)).into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! POP3: STLS towards the server, a greeting of our own towards the client, with the server's APOP timestamp.
+//!
+//! Sources: RFC 1939 (§7: APOP), RFC 2595 §4 (STLS), RFC 3206 (SYS/TEMP), RFC 2449 (CAPA).
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+
+/// POP3.
+#[derive(Debug)]
+pub(super) struct Pop3;
+
+impl Protocol for Pop3 {
+    fn label(&self) -> &'static str {
+        "pop3"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation { is_greeted: false, timestamp: None })))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(format!("-ERR [SYS/TEMP] {}\r\n", refusal.sentence()).into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told =
+            |line| if begins_with(line, "+OK") { Told::Good } else { Told::Bad };
+        // A server without CAPA answers too.
+        let capabilities = Exchange {
+            say: Cow::Borrowed(b"CAPA\r\n"),
+            judge: |line| match line {
+                b"." => Told::Good,
+                _ if begins_with(line, "-ERR") => Told::Good,
+                _ => Told::More,
+            },
+        };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(capabilities), b"QUIT\r\n"))
+    }
+}
+
+/// Greeting, then the answer to STLS.
+#[derive(Debug)]
+struct Conversation {
+    is_greeted: bool,
+    timestamp: Option<Vec<u8>>,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        let is_ok = begins_with(line, "+OK");
+        if !is_ok && !begins_with(line, "-ERR") {
+            return Err(foreign("POP3", line));
+        }
+        match (self.is_greeted, is_ok) {
+            (false, true) => {
+                self.is_greeted = true;
+                self.timestamp = timestamp(line).map(<[u8]>::to_vec);
+                Ok(Next::Say(Cow::Borrowed(b"STLS\r\n")))
+            }
+            (false, false) => Err(UpgradeError::TurnedAway("POP3 -ERR".into())),
+            (true, true) => Ok(Next::Tls),
+            (true, false) => Err(UpgradeError::Declined),
+        }
+    }
+
+    /// The timestamp is part of an APOP login, and no server repeats it behind TLS. Whoever forges it learns the digest of a
+    /// password with a text of theirs only if the digest comes to them, and it goes to the server that TLS has verified.
+    fn welcome(&self) -> Vec<u8> {
+        let mut words = b"+OK ambassador ready".to_vec();
+        if let Some(timestamp) = &self.timestamp {
+            words.push(b' ');
+            words.extend_from_slice(timestamp);
+        }
+        words.extend_from_slice(b"\r\n");
+        words
+    }
+}
+
+/// Longer than any message id that is in use.
+const TIMESTAMP_MAX: usize = 255;
+
+/// `<local@domain>` of printable characters, as RFC 1939 §7 takes from RFC 822.
+fn timestamp(line: &[u8]) -> Option<&[u8]> {
+    let begin = line.iter().position(|byte| *byte == b'<')?;
+    let end = begin + line[begin..].iter().position(|byte| *byte == b'>')?;
+    let whole = &line[begin..=end];
+    let inner = &whole[1..whole.len() - 1];
+    let is_plain = inner.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'<');
+    let at = inner.iter().position(|byte| *byte == b'@')?;
+    (is_plain && at > 0 && at + 1 < inner.len() && whole.len() <= TIMESTAMP_MAX).then_some(whole)
+}
+
+#[cfg(test)]
+mod tests;

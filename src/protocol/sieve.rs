@@ -1,0 +1,85 @@
+//! ManageSieve: STARTTLS towards the server, whose capabilities behind TLS are the client's greeting.
+//!
+//! Source: RFC 5804 §1.7 (the greeting), §2.2 (STARTTLS: the server sends its capabilities again, unasked). A server that does
+//! not is not served here: its client would wait for a greeting that never comes.
+
+use std::borrow::Cow;
+
+use super::lines::{LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+
+/// ManageSieve.
+#[derive(Debug)]
+pub(super) struct Sieve;
+
+impl Protocol for Sieve {
+    fn label(&self) -> &'static str {
+        "sieve"
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation { is_greeted: false, offers_tls: false })))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // A quoted string: its two special characters are escaped (RFC 5804 §4).
+        let words = refusal.sentence().replace('\\', "\\\\").replace('"', "\\\"");
+        Some(format!("BYE (TRYLATER) \"{words}\"\r\n").into_bytes())
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told = |line| match line {
+            _ if begins_with(line, "OK") => Told::Good,
+            [b'"', ..] => Told::More,
+            _ => Told::Bad,
+        };
+        Some(LineProbe::boxed(Some(greeting), None, b"LOGOUT\r\n"))
+    }
+}
+
+/// Capabilities, then the answer to STARTTLS.
+#[derive(Debug)]
+struct Conversation {
+    is_greeted: bool,
+    offers_tls: bool,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        if line.ends_with(b"}") {
+            return Err(UpgradeError::Unsuitable("the server sends data (a literal) before TLS"));
+        }
+        if !self.is_greeted && line.starts_with(b"\"") {
+            self.offers_tls |= begins_with(&line[1..], "STARTTLS");
+            return Ok(Next::More);
+        }
+        match (self.is_greeted, begins_with(line, "OK")) {
+            (false, true) if self.offers_tls => {
+                self.is_greeted = true;
+                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+            }
+            (false, true) => Err(UpgradeError::NotOffered("STARTTLS")),
+            (true, true) => Ok(Next::Tls),
+            (false, false) if begins_with(line, "BYE") || begins_with(line, "NO") => {
+                Err(UpgradeError::TurnedAway("ManageSieve BYE".into()))
+            }
+            (true, false) if begins_with(line, "NO") => Err(UpgradeError::Declined),
+            (true, false) if begins_with(line, "BYE") => {
+                Err(UpgradeError::TurnedAway("ManageSieve BYE".into()))
+            }
+            (_, false) => Err(foreign("ManageSieve", line)),
+        }
+    }
+
+    /// The server's own words, which come now.
+    fn welcome(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

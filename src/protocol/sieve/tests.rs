@@ -1,0 +1,44 @@
+//! Exchanges as Dovecot's Pigeonhole has them.
+
+use super::*;
+use crate::protocol::lines::tests::{bears_hostile_servers, fails, leads_to_tls, probe};
+use crate::protocol::{RefusalKind, ReplyTo};
+
+fn upgrade() -> Box<dyn Upgrade> {
+    Sieve.upgrade().expect("ManageSieve has one")
+}
+
+const GREETING: &str = "\"IMPLEMENTATION\" \"Dovecot Pigeonhole\"\r\n\"STARTTLS\"\r\nOK \"ready\"\r\n";
+
+#[test]
+fn the_client_is_greeted_by_the_server_itself() {
+    assert_eq!(leads_to_tls(upgrade, GREETING, &["OK \"Begin TLS\"\r\n"], &["STARTTLS\r\n"]), "");
+}
+
+#[test]
+fn hostile_servers_lead_nowhere() {
+    bears_hostile_servers(upgrade, GREETING, &["OK\r\n"]);
+    assert_eq!(fails(upgrade, "\"SASL\" \"\"\r\nOK\r\n", &[]), UpgradeError::NotOffered("STARTTLS"));
+    assert_eq!(fails(upgrade, GREETING, &["NO \"no\"\r\n"]), UpgradeError::Declined);
+    assert!(matches!(fails(upgrade, "BYE \"full\"\r\n", &[]), UpgradeError::TurnedAway(_)));
+    assert!(matches!(fails(upgrade, "\"X\" {5}\r\n", &[]), UpgradeError::Unsuitable(_)));
+}
+
+#[test]
+fn a_probe_waits_for_the_capabilities() {
+    let (said, verdict) = probe(Sieve.probe(true).unwrap(), &["\"SASL\" \"PLAIN\"\r\n", "OK\r\n"]);
+    assert_eq!((said, verdict), (vec![String::new()], Ok("LOGOUT\r\n".into())));
+    assert!(probe(Sieve.probe(true).unwrap(), &["BYE\r\n"]).1.is_err());
+}
+
+#[test]
+fn a_refusal_is_one_quoted_string() {
+    let refusal = Refusal {
+        kind: RefusalKind::Full,
+        reason: "a \"b\" \\c",
+        session: "00ff",
+        reply_to: ReplyTo::default(),
+    };
+    let words = String::from_utf8(Sieve.refusal(&refusal).unwrap()).unwrap();
+    assert_eq!(words, "BYE (TRYLATER) \"ambassador: a \\\"b\\\" \\\\c [session 00ff]\"\r\n");
+}

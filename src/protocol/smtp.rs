@@ -1,0 +1,230 @@
+//! SMTP, submission and LMTP: STARTTLS towards the server, a greeting of our own towards the client.
+//!
+//! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: everything learnt before TLS is void), RFC 2033 (LMTP),
+//! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
+
+use std::borrow::Cow;
+
+use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
+use super::{
+    Dialogue, DialogueError, Options, Outbox, Probe, Protocol, Refusal, RefusalKind, Upgrade, UpgradeError,
+};
+
+/// Mail in either of the two dialects.
+#[derive(Debug)]
+pub(super) struct Smtp {
+    dialect: Dialect,
+    host_name: String,
+}
+
+/// They differ in the word of greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Smtp,
+    Lmtp,
+}
+
+impl Dialect {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Smtp => "smtp",
+            Self::Lmtp => "lmtp",
+        }
+    }
+
+    fn hello(self, host_name: &str) -> Vec<u8> {
+        let word = match self {
+            Self::Smtp => "EHLO",
+            Self::Lmtp => "LHLO",
+        };
+        format!("{word} {host_name}\r\n").into_bytes()
+    }
+}
+
+impl Smtp {
+    pub(super) fn submission(options: &Options) -> Self {
+        Self { dialect: Dialect::Smtp, host_name: options.host_name.clone() }
+    }
+
+    pub(super) fn delivery(options: &Options) -> Self {
+        Self { dialect: Dialect::Lmtp, host_name: options.host_name.clone() }
+    }
+}
+
+impl Protocol for Smtp {
+    fn label(&self) -> &'static str {
+        self.dialect.label()
+    }
+
+    fn server_greets(&self) -> bool {
+        true
+    }
+
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(StartTls::new(Conversation {
+            dialect: self.dialect,
+            host_name: self.host_name.clone(),
+            expects: Expects::Greeting,
+            offers_tls: false,
+        })))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // 421 is the one reply that may come at any time, and says that the channel closes (RFC 5321 §3.8).
+        let code = match refusal.kind {
+            RefusalKind::BadRequest => "5.5.1",
+            RefusalKind::Full => "4.4.5",
+            RefusalKind::Unreachable => "4.4.1",
+            RefusalKind::ShuttingDown => "4.3.2",
+        };
+        Some(format!("421 {code} {}\r\n", refusal.sentence()).into_bytes())
+    }
+
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        let greeting: fn(&[u8]) -> Told = |line| told(line, 220);
+        let hello =
+            Exchange { say: Cow::Owned(self.dialect.hello(&self.host_name)), judge: |line| told(line, 250) };
+        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(hello), b"QUIT\r\n"))
+    }
+}
+
+fn told(line: &[u8], hoped: u16) -> Told {
+    match reply(line) {
+        Some((code, true)) if code == hoped => Told::Good,
+        Some((code, false)) if code == hoped => Told::More,
+        _ => Told::Bad,
+    }
+}
+
+/// Greeting, EHLO, STARTTLS.
+#[derive(Debug)]
+struct Conversation {
+    dialect: Dialect,
+    host_name: String,
+    expects: Expects,
+    offers_tls: bool,
+}
+
+/// In this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    Greeting,
+    Capabilities,
+    Go,
+}
+
+impl Talk for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+        let (code, is_last) = reply(line).ok_or_else(|| foreign("SMTP", line))?;
+        if self.expects == Expects::Capabilities
+            && code == 250
+            && begins_with(&line[4.min(line.len())..], "STARTTLS")
+        {
+            self.offers_tls = true;
+        }
+        if !is_last {
+            // A greeting of several lines is how postscreen finds those who talk before it has finished.
+            return Ok(Next::More);
+        }
+        match (self.expects, code) {
+            (Expects::Greeting, 220) => {
+                self.expects = Expects::Capabilities;
+                Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.host_name))))
+            }
+            (Expects::Greeting, _) => Err(UpgradeError::TurnedAway(format!("SMTP {code}"))),
+            (Expects::Capabilities, 250) if self.offers_tls => {
+                self.expects = Expects::Go;
+                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+            }
+            (Expects::Capabilities, 400..500) => Err(UpgradeError::TurnedAway(format!("SMTP {code}"))),
+            (Expects::Capabilities, _) => Err(UpgradeError::NotOffered("STARTTLS")),
+            (Expects::Go, 220) => Ok(Next::Tls),
+            (Expects::Go, _) => Err(UpgradeError::Declined),
+        }
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        let kind = match self.dialect {
+            Dialect::Smtp => "ESMTP",
+            Dialect::Lmtp => "LMTP",
+        };
+        format!("220 {} {kind} ambassador\r\n", self.host_name).into_bytes()
+    }
+
+    fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
+        Some(Box::new(FirstReply::default()))
+    }
+}
+
+/// Takes STARTTLS and REQUIRETLS out of the server's first reply behind TLS, which answers EHLO. No server should list the
+/// first there (RFC 3207 §4.2). The second it may (Postfix 3.11), but a promise to demand TLS on every hop (RFC 8689)
+/// would have been broken by the client's own.
+#[derive(Debug, Default)]
+struct FirstReply {
+    /// The line on its way.
+    line: Vec<u8>,
+    /// The last whole one, until it is known whether another follows.
+    held: Vec<u8>,
+    is_over: bool,
+}
+
+/// Longer than any line of a reply (RFC 5321 §4.5.3.1.5 says 512); what is longer is passed on as it is.
+const LINE_MAX: usize = 4096;
+
+impl FirstReply {
+    fn line_ended(&mut self, out: &mut Vec<u8>) {
+        let line = std::mem::take(&mut self.line);
+        let Some((code, is_last)) = reply(line.trim_ascii_end()) else { return self.give_up(&line, out) };
+        let keyword = line.get(4..).unwrap_or_default().trim_ascii_end();
+        let is_dropped =
+            code == 250 && ["STARTTLS", "REQUIRETLS"].iter().any(|word| begins_with(keyword, word));
+        if !is_dropped {
+            out.append(&mut self.held);
+            self.held = line;
+        }
+        if is_last {
+            if let Some(mark) = self.held.get_mut(3).filter(|mark| **mark == b'-') {
+                *mark = b' ';
+            }
+            self.give_up(b"", out);
+        }
+    }
+
+    /// Whatever is held goes out, and nothing is looked at any more.
+    fn give_up(&mut self, line: &[u8], out: &mut Vec<u8>) {
+        out.append(&mut self.held);
+        out.extend_from_slice(line);
+        out.append(&mut self.line);
+        self.is_over = true;
+    }
+}
+
+impl Dialogue for FirstReply {
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        out.to_upstream.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        let out = &mut out.to_downstream;
+        let mut bytes = bytes.iter();
+        while !self.is_over {
+            let Some(byte) = bytes.next() else { return Ok(()) };
+            self.line.push(*byte);
+            if *byte == b'\n' {
+                self.line_ended(out);
+            } else if self.line.len() > LINE_MAX {
+                self.give_up(b"", out);
+            }
+        }
+        out.extend_from_slice(bytes.as_slice());
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Exchanges as Postfix 3.7 and Dovecot 2.3 have them.
+
+use super::*;
+use crate::protocol::lines::tests::{bears_hostile_servers, fails, leads_to_tls, probe};
+use proptest::prelude::*;
+
+fn smtp() -> Smtp {
+    Smtp { dialect: Dialect::Smtp, host_name: "app.test".into() }
+}
+
+fn upgrade() -> Box<dyn Upgrade> {
+    smtp().upgrade().expect("SMTP has one")
+}
+
+const GREETING: &str = "220-postscreen teaser\r\n220 mx.test ESMTP Postfix\r\n";
+const EHLO: &str = "250-mx.test\r\n250-PIPELINING\r\n250-starttls\r\n250 SMTPUTF8\r\n";
+const GO: &str = "220 2.0.0 Ready to start TLS\r\n";
+
+#[test]
+fn starttls_is_asked_for_alone_and_the_servers_own_greeting_is_forgotten() {
+    let welcome = leads_to_tls(upgrade, GREETING, &[EHLO, GO], &["EHLO app.test\r\n", "STARTTLS\r\n"]);
+    assert_eq!(welcome, "220 app.test ESMTP ambassador\r\n");
+    let lmtp = || Smtp { dialect: Dialect::Lmtp, host_name: "app.test".into() }.upgrade().unwrap();
+    let welcome = leads_to_tls(
+        lmtp,
+        "220 dovecot ready\r\n",
+        &["250-x\r\n250 STARTTLS\r\n", GO],
+        &["LHLO app.test\r\n", "STARTTLS\r\n"],
+    );
+    assert_eq!(welcome, "220 app.test LMTP ambassador\r\n");
+}
+
+#[test]
+fn hostile_servers_lead_nowhere() {
+    bears_hostile_servers(upgrade, GREETING, &[EHLO, GO]);
+    assert_eq!(fails(upgrade, "554 no\r\n", &[]), UpgradeError::TurnedAway("SMTP 554".into()));
+    assert_eq!(fails(upgrade, "421 busy\r\n", &[]), UpgradeError::TurnedAway("SMTP 421".into()));
+    assert_eq!(fails(upgrade, GREETING, &["502 what\r\n"]), UpgradeError::NotOffered("STARTTLS"));
+    assert_eq!(
+        fails(upgrade, GREETING, &["250-mx\r\n250 STARTTLSX\r\n"]),
+        UpgradeError::NotOffered("STARTTLS")
+    );
+    assert_eq!(fails(upgrade, GREETING, &[EHLO, "454 not now\r\n"]), UpgradeError::Declined);
+    // A forged go-ahead behind the capabilities, in one segment: it came before we had asked.
+    let forged = format!("{EHLO}{GO}");
+    let (_, ended) = crate::protocol::lines::tests::play(upgrade(), GREETING, &[&forged], 512);
+    assert!(matches!(ended, Err(UpgradeError::Unsuitable(_))));
+}
+
+fn filtered(reply: &str, portion: usize) -> String {
+    let mut filter = FirstReply::default();
+    let mut out = Outbox::default();
+    for bytes in reply.as_bytes().chunks(portion) {
+        filter.upstream_said(bytes, &mut out).unwrap();
+    }
+    String::from_utf8(out.to_downstream).unwrap()
+}
+
+#[test]
+fn the_first_reply_loses_what_the_clients_hop_cannot_keep() {
+    for (reply, expected) in [
+        ("250-mx\r\n250-STARTTLS\r\n250 DSN\r\n", "250-mx\r\n250 DSN\r\n"),
+        ("250-mx\r\n250-DSN\r\n250 REQUIRETLS\r\n", "250-mx\r\n250 DSN\r\n"),
+        ("250-mx\r\n250-REQUIRETLS\r\n250 STARTTLS\r\n", "250 mx\r\n"),
+        ("250 mx\r\n", "250 mx\r\n"),
+        ("502 5.5.1 no EHLO\r\n250 STARTTLS\r\n", "502 5.5.1 no EHLO\r\n250 STARTTLS\r\n"),
+        ("nonsense\r\n250 STARTTLS\r\n", "nonsense\r\n250 STARTTLS\r\n"),
+    ] {
+        for portion in [1, 3, 100] {
+            assert_eq!(filtered(reply, portion), expected, "in portions of {portion}");
+        }
+    }
+    let long = "2".repeat(LINE_MAX + 10);
+    assert_eq!(filtered(&long, 100), long);
+}
+
+#[test]
+fn a_probe_says_hello_and_quits() {
+    let (said, verdict) = probe(smtp().probe(true).unwrap(), &["250-mx\r\n", "250 DSN\r\n"]);
+    assert_eq!((said, verdict), (vec!["EHLO app.test\r\n".into()], Ok("QUIT\r\n".into())));
+    let (said, verdict) = probe(smtp().probe(false).unwrap(), &["220 mx\r\n", "250 mx\r\n"]);
+    assert_eq!((said, verdict), (vec![String::new(), "EHLO app.test\r\n".into()], Ok("QUIT\r\n".into())));
+    let (_, verdict) = probe(smtp().probe(true).unwrap(), &["421 4.3.2 going down\r\n"]);
+    assert!(verdict.unwrap_err().0.contains("421 4.3.2 going down"));
+}
+
+proptest! {
+    #[test]
+    fn no_reply_panics_or_grows(reply: Vec<u8>, portion in 1_usize..50) {
+        let run = |portion: usize| {
+            let (mut filter, mut out) = (FirstReply::default(), Outbox::default());
+            for bytes in reply.chunks(portion) {
+                filter.upstream_said(bytes, &mut out).unwrap();
+                prop_assert!(filter.line.len() + filter.held.len() <= 2 * LINE_MAX + 2);
+            }
+            Ok(out.to_downstream)
+        };
+        let out = run(portion)?;
+        prop_assert!(out.len() <= reply.len());
+        prop_assert_eq!(out, run(reply.len().max(1))?);
+    }
+}
