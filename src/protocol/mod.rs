@@ -13,11 +13,18 @@
 //! What binds them all (docs/protocols/README.md): the upgrade command travels alone; nothing is left over behind its
 //! answer ([`NothingBuffered`]); what was learnt before TLS is forgotten; and there is no way on in plaintext.
 
+mod amqp;
+mod cassandra;
 mod first_message;
 mod ftp;
 mod imap;
+mod irc;
+mod kafka;
 mod ldap;
 mod lines;
+mod memcached;
+mod mongodb;
+mod mqtt;
 mod mysql;
 mod nats;
 mod nntp;
@@ -27,6 +34,7 @@ mod redis;
 mod sieve;
 mod smtp;
 mod tcp;
+mod xmpp;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -117,6 +125,14 @@ const PROTOCOLS: &[(&str, Make)] = &[
     ("nats", |_| Arc::new(nats::Nats)),
     ("ftp-control", |_| Arc::new(ftp::FtpControl)),
     ("redis", |_| Arc::new(redis::Redis)),
+    ("memcached", |_| Arc::new(memcached::Memcached)),
+    ("mongodb", |_| Arc::new(mongodb::MongoDb)),
+    ("cassandra", |_| Arc::new(cassandra::Cassandra)),
+    ("kafka", |_| Arc::new(kafka::Kafka)),
+    ("amqp", |_| Arc::new(amqp::Amqp)),
+    ("mqtt", |_| Arc::new(mqtt::Mqtt)),
+    ("xmpp", |_| Arc::new(xmpp::Xmpp)),
+    ("irc", |_| Arc::new(irc::Irc)),
 ];
 
 /// The words of all protocols, in the order of [`PROTOCOLS`].

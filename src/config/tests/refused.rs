@@ -103,7 +103,7 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     check(
         &least("", "", "balance: ewma"),
         &[(
-            "9:14",
+            "10:14",
             "clusters.up.balance",
             "`ewma` is not supported yet; there is round_robin, least_connections",
         )],

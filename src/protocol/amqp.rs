@@ -1,0 +1,166 @@
+//! AMQP, 0-9-1 (RabbitMQ) and 1.0: TLS with the first byte, nothing rewritten.
+//!
+//! Sources: AMQP 0-9-1 §2.2.4 (Connection.Start, .Close), §4.2.2 (protocol header), RabbitMQ's "version negotiation"; AMQP
+//! 1.0 part 2 §2.4 (open, close).
+
+use super::first_message::{FirstMessage, Verdict};
+use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+
+/// AMQP.
+#[derive(Debug)]
+pub(super) struct Amqp;
+
+impl Protocol for Amqp {
+    fn label(&self) -> &'static str {
+        "amqp"
+    }
+
+    fn opening(&self) -> Option<Box<dyn Opening>> {
+        let hint = "the client speaks TLS to a plaintext port; use amqp:// instead of amqps://";
+        Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    /// A client of 0-9-1 takes Connection.Start and nothing else for an answer to its header; Connection.Close behind it has
+    /// room for words. In 1.0 a close needs an open, and words travel in a type of their own: its clients see the end.
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        match refusal.reply_to {
+            ReplyTo([1, ..]) => Some([start(), close(refusal)].concat()),
+            _ => None,
+        }
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        Some(Box::new(Header::default()))
+    }
+}
+
+const HEADER_0_9_1: &[u8; 8] = b"AMQP\0\0\x09\x01";
+
+/// `AMQP`, a protocol id, a version.
+fn judge(bytes: &[u8]) -> Verdict {
+    if !b"AMQP".starts_with(&bytes[..bytes.len().min(4)]) {
+        return Verdict::Foreign("the client's first bytes are not AMQP's header");
+    }
+    match bytes.first_chunk::<8>() {
+        None => Verdict::Incomplete,
+        Some(HEADER_0_9_1) => Verdict::Speaks(ReplyTo([1, 0, 0, 0, 0, 0, 0, 0])),
+        Some(_) => Verdict::Speaks(ReplyTo([2, 0, 0, 0, 0, 0, 0, 0])),
+    }
+}
+
+const METHOD: u8 = 1;
+const FRAME_END: u8 = 0xce;
+
+/// A method frame of channel 0.
+fn method(class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
+    let payload = [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat();
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    [&[METHOD, 0, 0][..], &length, &payload, &[FRAME_END]].concat()
+}
+
+/// Version 0-9, no properties, PLAIN, en_US.
+fn start() -> Vec<u8> {
+    let mut arguments = vec![0, 9, 0, 0, 0, 0];
+    for words in ["PLAIN", "en_US"] {
+        arguments.extend(u32::try_from(words.len()).unwrap_or_default().to_be_bytes());
+        arguments.extend_from_slice(words.as_bytes());
+    }
+    method(10, 10, &arguments)
+}
+
+/// A short string has one byte of length.
+const SHORT_MAX: usize = 255;
+
+fn close(refusal: &Refusal<'_>) -> Vec<u8> {
+    const CONNECTION_FORCED: u16 = 320;
+    const RESOURCE_ERROR: u16 = 506;
+    const FRAME_ERROR: u16 = 501;
+    let code = match refusal.kind {
+        RefusalKind::BadRequest => FRAME_ERROR,
+        RefusalKind::Full => RESOURCE_ERROR,
+        RefusalKind::Unreachable | RefusalKind::ShuttingDown => CONNECTION_FORCED,
+    };
+    let sentence = refusal.sentence();
+    // The session's id is at the end, and is what must not be lost.
+    let cut = sentence.len().saturating_sub(SHORT_MAX);
+    let begin = (cut..sentence.len()).find(|at| sentence.is_char_boundary(*at)).unwrap_or_default();
+    let words = &sentence.as_bytes()[begin..];
+    let mut arguments = code.to_be_bytes().to_vec();
+    arguments.push(u8::try_from(words.len()).unwrap_or_default());
+    arguments.extend_from_slice(words);
+    arguments.extend([0; 4]);
+    method(10, 50, &arguments)
+}
+
+/// The header, answered by Connection.Start; then the end. RabbitMQ notes that in its log as a handshake that was not
+/// finished.
+#[derive(Debug, Default)]
+struct Header {
+    held: Vec<u8>,
+}
+
+impl Probe for Header {
+    fn begin(&mut self) -> Vec<u8> {
+        HEADER_0_9_1.to_vec()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError(
+                "the broker closed the connection instead of answering AMQP's header".into(),
+            ));
+        }
+        self.held.extend_from_slice(bytes);
+        match self.held.first_chunk::<11>() {
+            None => Ok(Probed::Incomplete),
+            Some([METHOD, 0, 0, _, _, _, _, 0, 10, 0, 10]) => Ok(Probed::Serves { goodbye: Vec::new() }),
+            Some([b'A', b'M', b'Q', b'P', ..]) => {
+                Err(ProbeError("the broker does not speak AMQP 0-9-1".into()))
+            }
+            Some(_) => Err(ProbeError("the broker's answer is not Connection.Start".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_are_known_by_their_headers() {
+        assert!(matches!(judge(b"AMQP\0\0\x09"), Verdict::Incomplete));
+        assert!(matches!(judge(HEADER_0_9_1), Verdict::Speaks(ReplyTo([1, ..]))));
+        assert!(matches!(judge(b"AMQP\x03\x01\0\0"), Verdict::Speaks(ReplyTo([2, ..]))));
+        assert!(matches!(judge(b"AMQX"), Verdict::Foreign(_)));
+    }
+
+    #[test]
+    fn a_refusal_is_a_start_and_a_close_with_words() {
+        let refusal = |reason, first| Refusal {
+            kind: RefusalKind::Unreachable,
+            reason,
+            session: "00ff",
+            reply_to: ReplyTo([first, 0, 0, 0, 0, 0, 0, 0]),
+        };
+        let bytes = Amqp.refusal(&refusal("r", 1)).unwrap();
+        let (first, second) = bytes.split_at(start().len());
+        assert_eq!(first, start());
+        assert_eq!(second[7..11], [0, 10, 0, 50]);
+        assert_eq!((second[11..13].to_vec(), usize::from(second[13])), (vec![1, 64], 28));
+        assert_eq!(second.last(), Some(&FRAME_END));
+        let long = "é".repeat(400);
+        let bytes = Amqp.refusal(&refusal(&long, 1)).unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains("[session 00ff]"));
+        assert!(Amqp.refusal(&refusal("r", 2)).is_none());
+    }
+
+    #[test]
+    fn a_probe_waits_for_connection_start() {
+        let mut probe = Header::default();
+        let start = start();
+        assert!(matches!(probe.received(&start[..5]), Ok(Probed::Incomplete)));
+        assert!(matches!(probe.received(&start[5..]), Ok(Probed::Serves { .. })));
+        assert!(Header::default().received(b"AMQP\0\x01\0\0 and more").is_err());
+        assert!(Header::default().received(b"").is_err());
+    }
+}

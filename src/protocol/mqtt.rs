@@ -1,0 +1,187 @@
+//! MQTT 3.1, 3.1.1 and 5: TLS with the first byte, nothing rewritten.
+//!
+//! Sources: MQTT 3.1.1 §3.1 (CONNECT), §3.2 (CONNACK); MQTT 5.0 §3.2.2 (reason codes, reason string).
+
+use super::first_message::{FirstMessage, Verdict};
+use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+
+/// MQTT.
+#[derive(Debug)]
+pub(super) struct Mqtt;
+
+impl Protocol for Mqtt {
+    fn label(&self) -> &'static str {
+        "mqtt"
+    }
+
+    fn opening(&self) -> Option<Box<dyn Opening>> {
+        let hint = "the client speaks TLS to a plaintext port; use mqtt:// instead of mqtts://";
+        Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        let ReplyTo([level, ..]) = refusal.reply_to;
+        Some(if level >= 5 { connack5(refusal) } else { CONNACK_UNAVAILABLE.to_vec() })
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        Some(Box::new(Connect::default()))
+    }
+}
+
+const CONNECT: u8 = 0x10;
+const CONNACK: u8 = 0x20;
+/// Return code 3, server unavailable: 3.1.1 has no words.
+const CONNACK_UNAVAILABLE: &[u8] = &[CONNACK, 2, 0, 3];
+
+/// The remaining length, one to four bytes of seven bits, and how many those are. `None`: not all of them came.
+fn remaining_length(bytes: &[u8]) -> Option<Result<(usize, usize), ()>> {
+    let mut length = 0;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some(Ok((length, index + 1)));
+        }
+    }
+    (bytes.len() >= 4).then_some(Err(()))
+}
+
+/// CONNECT, with the protocol's name and level.
+fn judge(bytes: &[u8]) -> Verdict {
+    const FOREIGN: Verdict = Verdict::Foreign("the client's first packet is not MQTT's CONNECT");
+    let Some((first, rest)) = bytes.split_first() else { return Verdict::Incomplete };
+    if *first != CONNECT {
+        return FOREIGN;
+    }
+    let variable = match remaining_length(rest) {
+        None => return Verdict::Incomplete,
+        Some(Err(())) => return FOREIGN,
+        Some(Ok((_, octets))) => &rest[octets..],
+    };
+    for name in [&b"\0\x04MQTT"[..], b"\0\x06MQIsdp"] {
+        match variable.strip_prefix(name) {
+            Some([level, ..]) => return Verdict::Speaks(ReplyTo([*level, 0, 0, 0, 0, 0, 0, 0])),
+            Some([]) => return Verdict::Incomplete,
+            None if name.starts_with(variable) => return Verdict::Incomplete,
+            None => {}
+        }
+    }
+    FOREIGN
+}
+
+/// CONNACK with a reason string.
+fn connack5(refusal: &Refusal<'_>) -> Vec<u8> {
+    const REASON_STRING: u8 = 0x1f;
+    let reason = match refusal.kind {
+        RefusalKind::BadRequest => 0x82,
+        RefusalKind::Full => 0x97,
+        RefusalKind::Unreachable | RefusalKind::ShuttingDown => 0x88,
+    };
+    let sentence = refusal.sentence();
+    // A string has two bytes of length; a sentence that long is nobody's.
+    let sentence = sentence.get(..1000).unwrap_or(&sentence).as_bytes();
+    let mut properties = vec![REASON_STRING];
+    properties.extend(u16::try_from(sentence.len()).unwrap_or_default().to_be_bytes());
+    properties.extend_from_slice(sentence);
+    let body = [vec![0, reason], variable_integer(properties.len()), properties].concat();
+    [vec![CONNACK], variable_integer(body.len()), body].concat()
+}
+
+fn variable_integer(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap_or_default();
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+/// A clean session with an empty client id, which the broker names itself: a fixed id of ours would throw out the probe of
+/// another host (MQTT 3.1.1 §3.1.3.1, §3.1.4).
+#[derive(Debug, Default)]
+struct Connect {
+    held: Vec<u8>,
+}
+
+impl Probe for Connect {
+    fn begin(&mut self) -> Vec<u8> {
+        b"\x10\x0c\0\x04MQTT\x04\x02\0\x0a\0\0".to_vec()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the broker closed the connection instead of answering CONNECT".into()));
+        }
+        self.held.extend_from_slice(bytes);
+        match self.held[..] {
+            // Whatever it thinks of us, but not "unavailable".
+            [CONNACK, 2, _, 3, ..] => Err(ProbeError("the broker is unavailable (CONNACK 3)".into())),
+            [CONNACK, 2, _, 0, ..] => Ok(Probed::Serves { goodbye: vec![0xe0, 0] }),
+            [CONNACK, 2, _, _, ..] => Ok(Probed::Serves { goodbye: Vec::new() }),
+            [CONNACK] | [CONNACK, 2] | [CONNACK, 2, _] => Ok(Probed::Incomplete),
+            _ => Err(ProbeError("the broker's answer to CONNECT is not CONNACK".into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn connect_of_every_version_is_known_however_it_comes() {
+        for (name, level) in [(&b"\0\x04MQTT"[..], 4), (b"\0\x04MQTT", 5), (b"\0\x06MQIsdp", 3)] {
+            let packet = [&[CONNECT, 0x90, 0x01], name, &[level, 2]].concat();
+            let known = 3 + name.len() + 1;
+            for cut in 0..known {
+                assert!(matches!(judge(&packet[..cut]), Verdict::Incomplete), "{cut}");
+            }
+            let Verdict::Speaks(ReplyTo([heard, ..])) = judge(&packet) else { panic!("{packet:?}") };
+            assert_eq!(heard, level);
+        }
+        for foreign in [&b"GET /"[..], b"\x10\xff\xff\xff\xff", b"\x10\x0c\0\x04HTTP", b"\x30\x00"] {
+            assert!(matches!(judge(foreign), Verdict::Foreign(_)), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_of_version_5_is_told_in_words() {
+        let long = "r".repeat(150);
+        let refusal = |level| Refusal {
+            kind: RefusalKind::Full,
+            reason: &long,
+            session: "s",
+            reply_to: ReplyTo([level, 0, 0, 0, 0, 0, 0, 0]),
+        };
+        assert_eq!(Mqtt.refusal(&refusal(4)).unwrap(), CONNACK_UNAVAILABLE);
+        let packet = Mqtt.refusal(&refusal(5)).unwrap();
+        let (length, octets) = remaining_length(&packet[1..]).unwrap().unwrap();
+        assert_eq!((packet[0], 1 + octets + length), (CONNACK, packet.len()));
+        assert_eq!(packet[1 + octets..3 + octets], [0, 0x97]);
+        assert!(packet.ends_with(b" [session s]"));
+    }
+
+    #[test]
+    fn any_code_but_unavailable_is_a_broker_at_work() {
+        for (code, serves) in [(0, true), (5, true), (2, true), (3, false)] {
+            let mut probe = Connect::default();
+            assert!(matches!(probe.received(&[CONNACK]), Ok(Probed::Incomplete)));
+            assert_eq!(probe.received(&[2, 0, code]).is_ok(), serves, "{code}");
+        }
+        assert!(Connect::default().received(b"HTTP").is_err() && Connect::default().received(b"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = judge(&bytes);
+            let _ = judge(&[&[CONNECT][..], &bytes].concat());
+            let _ = Connect::default().received(&bytes);
+        }
+    }
+}
