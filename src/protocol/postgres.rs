@@ -9,8 +9,8 @@ use std::borrow::Cow;
 
 use super::{
     CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening, OpeningError,
-    Options, Outbox, Protocol, Refusal, RefusalKind, ReplyTo, Said, Step, TLS_HANDSHAKE, Upgrade,
-    UpgradeError, Upgraded,
+    Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Said, Step,
+    TLS_HANDSHAKE, Upgrade, UpgradeError, Upgraded,
 };
 
 /// What `scram_plus` says.
@@ -68,6 +68,10 @@ impl Protocol for Postgres {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         Some(error_response(refusal))
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        Some(Box::new(Knock { held: Vec::new() }))
     }
 
     fn unverified_note(&self) -> Option<&'static str> {
@@ -436,6 +440,61 @@ fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
     let length = u32::try_from(rewritten.len() - 1).expect("an offer is bounded by OFFER_MAX");
     rewritten[1..HEAD].copy_from_slice(&length.to_be_bytes());
     Ok(rewritten)
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The probe
+
+/// A StartupMessage of nobody, up to the server's first word. What follows is the end of TLS and not a Terminate, which a
+/// server that waits for a password would log as a FATAL.
+#[derive(Debug)]
+struct Knock {
+    held: Vec<u8>,
+}
+
+/// Longer than any first answer that we read.
+const ANSWER_MAX: usize = 64 * 1024;
+
+impl Probe for Knock {
+    fn begin(&mut self) -> Vec<u8> {
+        let parameters = b"user\0ambassador-probe\0database\0postgres\0\0";
+        let length = u32::try_from(8 + parameters.len()).unwrap_or_default().to_be_bytes();
+        [&length, &196_608_u32.to_be_bytes()[..], parameters].concat()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the server closed the connection instead of answering".into()));
+        }
+        self.held.extend_from_slice(bytes);
+        let Some(length) = be_u32(&self.held, 1).map(|length| length as usize) else {
+            return Ok(Probed::Incomplete);
+        };
+        match self.held[0] {
+            // Whether it asks for a password or lets nobody in at once: it is there for clients.
+            b'R' => Ok(Probed::Serves { goodbye: Vec::new() }),
+            b'E' if length > ANSWER_MAX => {
+                Err(ProbeError("the server's answer has an impossible length".into()))
+            }
+            b'E' if self.held.len() <= length => Ok(Probed::Incomplete),
+            b'E' => match sqlstate(&self.held[HEAD..]) {
+                Some(b"57P03") => {
+                    Err(ProbeError("the server is starting up or shutting down (57P03)".into()))
+                }
+                Some(b"57P01" | b"57P02") => Err(ProbeError("the server is shutting down".into())),
+                // Nobody of that name, no such database, no line in pg_hba.conf, no room: all of them answers of a server at
+                // work.
+                Some(_) => Ok(Probed::Serves { goodbye: Vec::new() }),
+                None => Err(ProbeError("the server's answer is an error without a code".into())),
+            },
+            _ => Err(ProbeError("the server's answer is not PostgreSQL's".into())),
+        }
+    }
+}
+
+/// The field `C` of an ErrorResponse.
+fn sqlstate(fields: &[u8]) -> Option<&[u8]> {
+    fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))
 }
 
 // ---------------------------------------------------------------------------------------------------

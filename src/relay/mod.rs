@@ -100,6 +100,7 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
         timers: Timers::new(settings, clock::now()),
         broken: None,
         first_end: None,
+        received_at_end: 0,
         first_byte: None,
     });
     poll_fn(move |cx| {
@@ -107,7 +108,7 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
         let Some(relaying) = &mut relay else { return Poll::Pending };
         let stop = ready!(relaying.poll(cx, live));
         relaying.note(live);
-        relay.take().map_or(Poll::Pending, |relay| Poll::Ready(relay.close(stop)))
+        relay.take().map_or(Poll::Pending, |relay| Poll::Ready(relay.close(stop, live)))
     })
 }
 
@@ -124,6 +125,8 @@ struct Relay<'a> {
     /// would read it: the reason is often in there.
     broken: Option<Broken>,
     first_end: Option<Side>,
+    /// Bytes of the endpoint by then.
+    received_at_end: u64,
     first_byte: Option<Instant>,
 }
 
@@ -282,10 +285,13 @@ impl Relay<'_> {
                 (false, true) => Some(Side::Upstream),
                 (false, false) => None,
             };
+            self.received_at_end = live.received();
         }
     }
 
-    fn close(mut self, end: Stop) -> Ended {
+    fn close(mut self, end: Stop, live: &Live) -> Ended {
+        let has_said_goodbye =
+            self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
         let (outcome, closed_by, fault) = match end {
             Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
             Stop::Ordered(outcome) => {
@@ -303,6 +309,12 @@ impl Relay<'_> {
                     Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
                 };
                 (outcome, Side::Ambassador, Some(Fault::Dialogue(error)))
+            }
+            // A server that has heard its client's goodbye may close while ours (TLS's, or an end) is on the way, which
+            // its kernel answers by a reset. The client gets it too, in case it waits for more; but nothing went wrong.
+            Stop::Broken(Broken { side: Side::Upstream, .. }) if has_said_goodbye => {
+                self.downstream.abort();
+                (Outcome::Completed, Side::Downstream, None)
             }
             Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
         };

@@ -127,6 +127,13 @@ async fn open(
         outcome = live.ordered_to_stop(), if may_be_cut => return Err(Some(stopped(downstream, record, outcome))),
     };
     let (ready, lease, downstream) = match dialled {
+        Dialled::Ready(ready, lease) if protocol.server_greets() => {
+            // A TLS hello that had not come yet when we first looked has come by now.
+            match downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT).await {
+                Ok(_) => (ready, lease, downstream),
+                Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
+            }
+        }
         Dialled::Ready(ready, lease) => (ready, lease, downstream),
         Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
     };

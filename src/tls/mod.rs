@@ -250,7 +250,8 @@ pub fn late_rejection(error: &io::Error) -> Option<String> {
 fn explain(error: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError, Error};
     let hint = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // A bad signature: a CA of the same name is there, with another key.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "the server's certificate is not signed by a CA of tls.ca"
         }
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {

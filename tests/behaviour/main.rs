@@ -23,10 +23,16 @@ mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
 mod demo; // `demo` and the shipped example
 mod dialling; // attempts, deadlines, retries, clients that go away
+mod direct_clients; // clients of protocols with TLS from the first byte
 mod drain; // SIGTERM and what follows
 mod half_close; // one direction ends first
+mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
+mod mail_clients; // Postfix and Dovecot, and who speaks to them
+mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
+mod nats_clients; // a cluster of nats-server
+mod postgres_cancel; // who gets a CancelRequest
 mod postgres_clients; // psql and pgbench against a real server
 mod postgres_dialogue; // the dialogue byte by byte
 mod postgres_drivers; // psycopg and JDBC

@@ -52,3 +52,37 @@ fn jdbc_works_through_a_plaintext_port() {
     assert_eq!(finished.stdout.trim(), "JDBC is content");
     assert!(ambassador.wait_records(2).iter().all(|record| record["outcome"] == "completed"));
 }
+
+/// A program in an interpreter's own language, with the port as its first argument.
+fn interpreted(interpreter: &str, flag: &str, package: &str, module: &str, script: &str) {
+    let ambassador = to_postgres();
+    let present = finish(Command::new(interpreter).args([flag, module]));
+    assert_eq!(present.code, 0, "missing: apt-get install {package}\n{}", present.stderr);
+    let port = ambassador.address("app").port().to_string();
+    let finished = finish(Command::new(interpreter).args([flag, script, &port, PASSWORD])).must_succeed();
+    assert_eq!(finished.stdout.trim(), "content");
+    assert!(ambassador.wait_records(1).iter().all(|record| record["outcome"] == "completed"));
+}
+
+#[test]
+fn asyncpg_works_through_a_plaintext_port() {
+    let script = "
+import asyncio, asyncpg, sys
+async def main():
+    connection = await asyncpg.connect(host='127.0.0.1', port=int(sys.argv[1]), user='app', password=sys.argv[2], database='postgres')
+    assert await connection.fetchval('select $1::int + 1', 41) == 42
+    await connection.close()
+asyncio.run(main())
+print('content')
+";
+    interpreted("/usr/bin/python3", "-c", "python3-asyncpg", "import asyncpg", script);
+}
+
+#[test]
+fn perls_dbi_works_through_a_plaintext_port() {
+    let script = "use DBI; my ($port, $password) = @ARGV; \
+        my $db = DBI->connect(\"dbi:Pg:host=127.0.0.1;port=$port;dbname=postgres\", 'app', $password, {RaiseError => 1}); \
+        my ($n) = $db->selectrow_array('select ?::int + 1', undef, 41); die $n unless $n == 42; $db->disconnect; \
+        print 'content'";
+    interpreted("/usr/bin/perl", "-e", "libdbd-pg-perl", "use DBD::Pg", script);
+}

@@ -295,6 +295,33 @@ fn a_refusal_is_a_well_formed_error_response() {
     );
 }
 
+#[test]
+fn a_probe_is_content_with_any_first_word_but_not_ready() {
+    let error = |code: &str| {
+        let body = format!("SFATAL\0C{code}\0Mwords\0\0");
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [b"E", &length[..], body.as_bytes()].concat()
+    };
+    for (answer, serves) in [
+        (offer(&["SCRAM-SHA-256"]), true),
+        (error("28000"), true),
+        (error("53300"), true),
+        (error("57P03"), false),
+        (b"HTTP/1.1 400".to_vec(), false),
+        (b"E\xff\xff\xff\xff".to_vec(), false),
+    ] {
+        for portion in [1, 1000] {
+            let mut knock = Knock { held: Vec::new() };
+            let verdict = answer
+                .chunks(portion)
+                .map(|bytes| knock.received(bytes))
+                .find(|told| *told != Ok(Probed::Incomplete));
+            assert_eq!(matches!(verdict, Some(Ok(Probed::Serves { .. }))), serves, "{answer:?}: {verdict:?}");
+        }
+    }
+    assert!(Knock { held: Vec::new() }.received(b"").is_err());
+}
+
 proptest! {
     #[test]
     fn no_client_bytes_panic_or_are_held_without_bound(bytes: Vec<u8>, chunk in 1_usize..64) {

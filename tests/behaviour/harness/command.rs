@@ -93,6 +93,8 @@ pub(crate) fn demand(program: &str, package: &str) -> PathBuf {
     places.sort();
     places.reverse();
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    // Where daemons are, which is not on everybody's path.
+    places.push("/usr/sbin".into());
     let found = places.into_iter().map(|place| place.join(program)).find(|candidate| candidate.is_file());
     found
         .unwrap_or_else(|| panic!("`{program}` is missing: apt-get install {package} (scripts/test does it)"))

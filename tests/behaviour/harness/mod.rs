@@ -19,6 +19,7 @@ pub(crate) mod pgwire;
 mod pki;
 pub(crate) mod postgres;
 pub(crate) mod roles;
+pub(crate) mod server;
 mod tls;
 mod upstream;
 
@@ -36,6 +37,7 @@ pub(crate) use metrics::{Metrics, Sample};
 pub(crate) use pattern::Pattern;
 pub(crate) use pki::{Leaf, Pki};
 pub(crate) use postgres::Postgres;
+pub(crate) use server::Server;
 pub(crate) use tls::ServerTls;
 pub(crate) use upstream::{Conn, Upstream};
 

@@ -27,10 +27,11 @@ local   all all                   trust
 hostssl all app      127.0.0.1/32 scram-sha-256 clientcert=verify-full
 hostssl all reports  127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 hostssl all certonly 127.0.0.1/32 cert
+hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
 ";
 
 const ROLES: &str = "
-create role app login password 'correct horse';
+create role app login replication password 'correct horse';
 create role reports login password 'correct horse';
 create role certonly login;
 grant all on schema public to app, reports;

@@ -1,0 +1,374 @@
+//! Servers of other projects, each set to talk to nobody without TLS and a client certificate. One instance of each serves
+//! the whole test process (see `daemon`).
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::{Arc, OnceLock};
+
+use super::daemon::{Account, directory, free_port, give, give_copy, keep};
+use super::{Leaf, Pki, demand, finish, until};
+
+/// The password of everybody whom a server knows.
+pub(crate) const PASSWORD: &str = "correct horse";
+
+/// A server that runs.
+pub(crate) struct Server {
+    dir: PathBuf,
+    ports: Vec<u16>,
+    pki: Arc<Pki>,
+    /// The certificate that it takes.
+    app: Leaf,
+    _keeper: Child,
+}
+
+/// What a server is started with: its own directory with `ca.pem`, `server.pem` and `server.key`, and its ports.
+struct Plan<'a> {
+    dir: &'a Path,
+    ports: &'a [u16],
+    account: Option<&'a Account>,
+}
+
+impl Plan<'_> {
+    fn file(&self, name: &str) -> String {
+        self.dir.join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        fs::write(self.dir.join(name), text).expect("a file of a server");
+        self.file(name)
+    }
+}
+
+impl Server {
+    /// Starts what `command` says on that many ports, and waits until all of them accept.
+    fn start(
+        ports: usize,
+        account: Option<&Account>,
+        signal: &str,
+        command: impl Fn(&Plan<'_>) -> Command,
+    ) -> Self {
+        Self::start_under(Arc::new(Pki::new()), ports, account, signal, command)
+    }
+
+    fn start_under(
+        pki: Arc<Pki>,
+        ports: usize,
+        account: Option<&Account>,
+        signal: &str,
+        command: impl Fn(&Plan<'_>) -> Command,
+    ) -> Self {
+        let app = pki.client("app");
+        let leaf = pki.server(&["srv.test", "127.0.0.1"]);
+        let dir = directory();
+        for (from, to) in [(&pki.ca(), "ca.pem"), (&leaf.cert, "server.pem"), (&leaf.key, "server.key")] {
+            give_copy(from, &dir.join(to), account);
+        }
+        let mut attempt = 0;
+        let (ports, keeper) = loop {
+            attempt += 1;
+            let ports: Vec<u16> = (0..ports).map(|_| free_port()).collect();
+            let command = command(&Plan { dir: &dir, ports: &ports, account });
+            let mut keeper = keep(&command, signal, &dir, Some(&pki));
+            let accepts = || {
+                if let Some(status) = keeper.try_wait().expect("a child to ask") {
+                    return Some(Err(status));
+                }
+                ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).then_some(Ok(()))
+            };
+            let started = until(format!("{:?} accepted connections", command.get_program()), accepts);
+            match started {
+                Ok(()) => break (ports, keeper),
+                // Between our look for a free port and its bind somebody may have taken the port.
+                Err(status) => {
+                    let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+                    assert!(attempt < 3, "{:?} does not start ({status}):\n{log}", command.get_program());
+                }
+            }
+        };
+        Self { dir, ports, pki, app, _keeper: keeper }
+    }
+
+    pub(crate) fn address(&self, index: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[index])
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The `tls:` line of a cluster that the server accepts, with these further keys.
+    pub(crate) fn tls(&self, more: &str) -> String {
+        let (ca, cert, key) = (self.pki.ca(), self.app.cert.display(), self.app.key.display());
+        format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: srv.test{more} }}", ca.display())
+    }
+
+    /// The same without our certificate.
+    pub(crate) fn tls_without_certificate(&self) -> String {
+        format!("tls: {{ ca: {}, server_name: srv.test }}", self.pki.ca().display())
+    }
+
+    /// All that it has printed.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+fn shared(cell: &'static OnceLock<Server>, start: impl FnOnce() -> Server) -> &'static Server {
+    cell.get_or_init(start)
+}
+
+/// MariaDB: roles `app` (native password) and `ed` (ed25519), both only with a certificate; database `shop`.
+pub(crate) fn mariadb() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        let server = Server::start(1, Account::of("mysql", "mariadb-server").as_ref(), "TERM", |plan| {
+            let data = plan.dir.join("data");
+            if !data.exists() {
+                fs::create_dir(&data).expect("a data directory");
+                give(&data, plan.account);
+                give(plan.dir, plan.account);
+                let mut install = Command::new(demand("mariadb-install-db", "mariadb-server"));
+                install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+                install.arg(format!("--datadir={}", data.display()));
+                if plan.account.is_some() {
+                    install.arg("--user=mysql");
+                }
+                finish(&mut install).must_succeed();
+            }
+            let mut command = Command::new(demand("mariadbd", "mariadb-server"));
+            command.args(["--no-defaults", "--bind-address=127.0.0.1", "--require-secure-transport=ON"]);
+            command.args([
+                "--log-warnings=4",
+                "--plugin-load-add=auth_ed25519",
+                "--innodb-flush-log-at-trx-commit=0",
+            ]);
+            command.args(["--innodb-buffer-pool-size=16M", "--skip-name-resolve"]);
+            if plan.account.is_some() {
+                command.arg("--user=mysql");
+            }
+            command.arg(format!("--port={}", plan.ports[0]));
+            for (option, file) in [
+                ("datadir", "data"),
+                ("socket", "socket"),
+                ("pid-file", "pid"),
+                ("ssl-ca", "ca.pem"),
+                ("ssl-cert", "server.pem"),
+                ("ssl-key", "server.key"),
+            ] {
+                command.arg(format!("--{option}={}", plan.file(file)));
+            }
+            command
+        });
+        let roles = format!(
+            "create database shop; create user app identified by '{PASSWORD}' require x509; \
+             create user ed identified via ed25519 using password('{PASSWORD}') require x509; \
+             grant all on shop.* to app, ed"
+        );
+        let mut client = Command::new(demand("mariadb", "mariadb-client"));
+        client.args(["--no-defaults", "--user=root", "--socket"]).arg(server.dir().join("socket"));
+        finish(client.args(["-e", &roles])).must_succeed();
+        server
+    })
+}
+
+/// Postfix' smtpd, for anything from this host over TLS; what it takes is thrown away.
+pub(crate) fn postfix() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, None, "TERM", |plan| {
+            for name in ["spool", "data"] {
+                fs::create_dir_all(plan.dir.join(name)).expect("a directory");
+            }
+            give(&plan.dir.join("data"), Account::of("postfix", "postfix").as_ref());
+            let dir = plan.dir.display();
+            plan.write(
+                "main.cf",
+                &format!(
+                    "compatibility_level = 3.6\nqueue_directory = {dir}/spool\ndata_directory = {dir}/data\n\
+                     maillog_file = /dev/stdout\nmyhostname = mx.test\nmydestination = mx.test\n\
+                     inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nalias_maps =\n\
+                     local_recipient_maps =\ndefault_transport = discard:\nlocal_transport = discard:\n\
+                     smtpd_tls_security_level = encrypt\nsmtpd_tls_req_ccert = yes\nsmtpd_tls_loglevel = 1\n\
+                     smtpd_tls_CAfile = {dir}/ca.pem\nsmtpd_tls_cert_file = {dir}/server.pem\n\
+                     smtpd_tls_key_file = {dir}/server.key\nsmtpd_tls_received_header = yes\n"
+                ),
+            );
+            let mut services = format!("127.0.0.1:{} inet n - n - - smtpd\n", plan.ports[0]);
+            services += "cleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
+                         bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
+                         qmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\ndiscard unix - - n - - discard\n\
+                         tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\n\
+                         proxymap unix - - n - - proxymap\npostlog unix-dgram n - n - 1 postlogd\n";
+            plan.write("master.cf", &services);
+            let mut command = Command::new(demand("postfix", "postfix"));
+            command.arg("-c").arg(plan.dir).arg("start-fg");
+            command
+        })
+    })
+}
+
+/// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for user `app`.
+pub(crate) fn dovecot() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(4, None, "TERM", |plan| {
+            let account = Account::of("mail", "base-files");
+            fs::create_dir_all(plan.dir.join("home")).expect("a directory");
+            give(&plan.dir.join("home"), account.as_ref());
+            let dir = plan.dir.display();
+            let [imap, pop3, sieve, lmtp] = plan.ports else { panic!("four ports") };
+            let listener = |name: &str, port: &u16| {
+                format!("inet_listener {name} {{\n  address = 127.0.0.1\n  port = {port}\n }}\n")
+            };
+            let none = |name: &str| format!("inet_listener {name} {{\n  port = 0\n }}\n");
+            let config = format!(
+                "protocols = imap pop3 lmtp sieve\nbase_dir = {dir}/run\nstate_dir = {dir}/state\n\
+                 log_path = /dev/stderr\nauth_verbose = yes\nssl = required\nssl_cert = <{dir}/server.pem\n\
+                 ssl_key = <{dir}/server.key\nssl_ca = <{dir}/ca.pem\nssl_verify_client_cert = yes\n\
+                 auth_ssl_require_client_cert = yes\nssl_require_crl = no\nauth_mechanisms = plain apop cram-md5\n\
+                 mail_location = maildir:{dir}/home/mail\nfirst_valid_uid = 1\nlast_valid_uid = 0\n\
+                 passdb {{\n driver = passwd-file\n args = {dir}/users\n}}\n\
+                 userdb {{\n driver = static\n args = uid=mail gid=mail home={dir}/home\n}}\n\
+                 service imap-login {{\n {}{} }}\nservice pop3-login {{\n {}{} }}\n\
+                 service managesieve-login {{\n {} }}\nservice lmtp {{\n user = mail\n {} }}\n\
+                 service stats {{\n unix_listener stats-writer {{\n  mode = 0666\n }}\n }}\n",
+                listener("imap", imap),
+                none("imaps"),
+                listener("pop3", pop3),
+                none("pop3s"),
+                listener("sieve", sieve),
+                listener("lmtp", lmtp),
+            );
+            plan.write("users", &format!("app:{{PLAIN}}{PASSWORD}::::::\n"));
+            let file = plan.write("dovecot.conf", &config);
+            let mut command = Command::new(demand("dovecot", "dovecot-core"));
+            command.args(["-F", "-c", &file]);
+            command
+        })
+    })
+}
+
+/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password.
+pub(crate) fn slapd() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, None, "INT", |plan| {
+            fs::create_dir_all(plan.dir.join("db")).expect("a directory");
+            let dir = plan.dir.display();
+            let config = format!(
+                "include /etc/ldap/schema/core.schema\nmodulepath /usr/lib/ldap\nmoduleload back_mdb\n\
+                 pidfile {dir}/pid\nTLSCACertificateFile {dir}/ca.pem\nTLSCertificateFile {dir}/server.pem\n\
+                 TLSCertificateKeyFile {dir}/server.key\nTLSVerifyClient demand\nsecurity ssf=128\n\
+                 database mdb\nsuffix dc=test\nrootdn cn=admin,dc=test\nrootpw \"{PASSWORD}\"\ndirectory {dir}/db\n"
+            );
+            let file = plan.write("slapd.conf", &config);
+            let mut command = Command::new(demand("slapd", "slapd"));
+            command.args(["-f", &file, "-d", "256", "-h", &format!("ldap://127.0.0.1:{}/", plan.ports[0])]);
+            command
+        })
+    })
+}
+
+/// A cluster of two NATS servers; their clients' ports are 0 of each.
+pub(crate) fn nats() -> &'static [Server; 2] {
+    static SHARED: OnceLock<[Server; 2]> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let routes = [free_port(), free_port()];
+        let pki = Arc::new(Pki::new());
+        [0, 1].map(|index| {
+            Server::start_under(Arc::clone(&pki), 1, None, "TERM", |plan| {
+                let dir = plan.dir.display();
+                let config = format!(
+                    "listen: \"127.0.0.1:{}\"\nserver_name: node{index}\n\
+                     tls {{ cert_file: \"{dir}/server.pem\", key_file: \"{dir}/server.key\", \
+                     ca_file: \"{dir}/ca.pem\", verify: true }}\n\
+                     authorization {{ user: app, password: \"{PASSWORD}\" }}\n\
+                     cluster {{ name: test, listen: \"127.0.0.1:{}\", \
+                     routes: [\"nats-route://127.0.0.1:{}\", \"nats-route://127.0.0.1:{}\"] }}\n",
+                    plan.ports[0], routes[index], routes[0], routes[1]
+                );
+                let file = plan.write("nats.conf", &config);
+                let mut command = Command::new(demand("nats-server", "nats-server"));
+                command.args(["-c", &file]);
+                command
+            })
+        })
+    })
+}
+
+/// Redis, on a TLS port only.
+pub(crate) fn redis() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, None, "TERM", |plan| {
+            let mut command = Command::new(demand("redis-server", "redis-server"));
+            command.args(["--port", "0", "--bind", "127.0.0.1", "--save", "", "--tls-auth-clients", "yes"]);
+            command.args([
+                "--requirepass",
+                PASSWORD,
+                "--tls-port",
+                &plan.ports[0].to_string(),
+                "--dir",
+                &plan.file(""),
+            ]);
+            for (option, file) in [
+                ("--tls-cert-file", "server.pem"),
+                ("--tls-key-file", "server.key"),
+                ("--tls-ca-cert-file", "ca.pem"),
+            ] {
+                command.args([option, &plan.file(file)]);
+            }
+            command
+        })
+    })
+}
+
+/// Memcached with TLS.
+pub(crate) fn memcached() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, None, "TERM", |plan| {
+            let options = format!(
+                "ssl_chain_cert={},ssl_key={},ssl_ca_cert={},ssl_verify_mode=2",
+                plan.file("server.pem"),
+                plan.file("server.key"),
+                plan.file("ca.pem")
+            );
+            let mut command = Command::new(demand("memcached", "memcached"));
+            command.args([
+                "-l",
+                "127.0.0.1",
+                "-p",
+                &plan.ports[0].to_string(),
+                "-m",
+                "16",
+                "-u",
+                "root",
+                "-Z",
+            ]);
+            command.args(["-o", &options, "-v"]);
+            command
+        })
+    })
+}
+
+/// Mosquitto.
+pub(crate) fn mosquitto() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, Account::of("mosquitto", "mosquitto").as_ref(), "TERM", |plan| {
+            let dir = plan.dir.display();
+            let config = format!(
+                "listener {} 127.0.0.1\ncafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
+                 require_certificate true\nallow_anonymous true\nlog_type all\nlog_dest stdout\n",
+                plan.ports[0]
+            );
+            let file = plan.write("mosquitto.conf", &config);
+            let mut command = Command::new(demand("mosquitto", "mosquitto"));
+            command.args(["-c", &file]);
+            command
+        })
+    })
+}
