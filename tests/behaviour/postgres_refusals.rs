@@ -200,6 +200,7 @@ fn log_in_with_flag(scram_plus: &str, flag: &str) -> (String, Value) {
         return (format!("R {}", told[8]), Value::Null);
     }
     let words = String::from_utf8_lossy(&client.read_out().0).into_owned();
+    drop(client);
     (words, ambassador.record())
 }
 
