@@ -28,6 +28,26 @@ fn the_shipped_example_loads_with_the_development_certificates() {
 }
 
 #[test]
+fn what_the_protocols_pages_show_loads() {
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocols");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    finish(ambassador().args(["demo", "--write-certs"]).arg(dir.path().join("certs"))).must_succeed();
+    let mut shown = 0;
+    for page in fs::read_dir(pages).expect("the pages") {
+        let page = page.expect("a page").path();
+        let text = fs::read_to_string(&page).expect("a readable page");
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let file = dir.path().join("listeners.yaml");
+            fs::write(&file, block).expect("a file to check");
+            let finished = finish(ambassador().args(["check", "--config"]).arg(&file));
+            assert_eq!(finished.code, 0, "{}:\n{}", page.display(), finished.stderr);
+            shown += 1;
+        }
+    }
+    assert!(shown >= 7, "{shown} examples");
+}
+
+#[test]
 fn no_private_key_is_shipped() {
     let certs = Path::new(env!("CARGO_MANIFEST_DIR")).join("certs");
     // Ignored files of a developer's own may lie here; what is shipped is what the version control lists.
