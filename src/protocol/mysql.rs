@@ -218,7 +218,8 @@ const NOBODY: &[u8] = b"ambassador-probe";
 impl Introduction for Introduce {
     fn heard(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, OpeningError> {
         self.held.held.extend_from_slice(bytes);
-        if self.held.held.first() == Some(&TLS_HANDSHAKE) && self.held.held.get(1) == Some(&3) {
+        // The head of a TLS record, which as a packet's would announce more than 64 KiB.
+        if matches!(self.held.held[..], [TLS_HANDSHAKE, 3, 1..=4, ..]) {
             return Err(OpeningError::speaks_tls(
                 "the client speaks TLS to a plaintext port; turn TLS off in the client",
             ));

@@ -90,20 +90,28 @@ async fn open(
             return Err(None);
         }
     };
-    if !place.has_room() {
-        return Err(over_the_cap(downstream, place.route(), record).await);
-    }
     let (route, live) = (place.route(), place.live());
     let cluster = route.cluster();
     let protocol = &*cluster.settings().protocol;
 
+    let within = if place.has_room() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT) => match opened {
-            Ok(opened) => opened,
-            Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
-        },
+        opened = downstream::read_opening(&downstream, protocol, within) => opened,
         outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
+    };
+    let opened = match opened {
+        // One that only wants something cancelled takes nobody's place, and is wanted most where there is no room.
+        Ok(opened) if place.has_room() || opened.cancels.is_some() => opened,
+        Ok(opened) => {
+            record.reply_to = opened.reply_to;
+            return Err(Some(over_the_cap(downstream, route, record)));
+        }
+        Err(_) if !place.has_room() => {
+            over_the_cap(downstream, route, record).downstream.abort();
+            return Err(None);
+        }
+        Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
     };
     place.opened();
     record.reply_to = opened.reply_to;
@@ -207,19 +215,12 @@ const OPENING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// The same for one that will be refused anyway.
 const OPENING_TIMEOUT_FULL: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// A client over the listener's cap. One that speaks first is heard first: it would not understand an
-/// answer to something that it has not said.
-async fn over_the_cap(downstream: Socket, route: &Route, record: &mut Record) -> Option<Unserved> {
+/// A client over the listener's cap. One that speaks first was heard first: it would not understand an answer to something
+/// that it has not said.
+fn over_the_cap(downstream: Socket, route: &Route, record: &mut Record) -> Unserved {
     let reason = format!("the listener has reached max_connections ({})", route.max_connections());
-    let protocol = &*route.cluster().settings().protocol;
-    let opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT_FULL).await;
     record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-    let Ok(opened) = opened else {
-        downstream.abort();
-        return None;
-    };
-    record.reply_to = opened.reply_to;
-    Some(Unserved { downstream, kind: RefusalKind::Full })
+    Unserved { downstream, kind: RefusalKind::Full }
 }
 
 async fn not_opened(

@@ -72,3 +72,25 @@ fn with_one_endpoint_every_key_goes_there() {
     upstream.wait_note(&format!("{request:?}"));
     assert_eq!(client.read_out().0, b"");
 }
+
+/// A listener that is full of queries is where one wants to cancel.
+#[test]
+fn a_cancel_gets_through_a_listener_that_is_full() {
+    let upstream = Upstream::plain(roles::silent);
+    let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\nmax_connections: 1").cluster(
+        "up",
+        &[&upstream.address()],
+        "protocol: postgres",
+    );
+    let ambassador = Ambassador::start(&config);
+    let mut first = ambassador.connect();
+    first.send(crate::harness::pgwire::app_startup());
+    upstream.wait_accepted(1);
+    let mut client = ambassador.connect();
+    client.send(cancel_request(4711, &[1, 2, 3, 4]));
+    upstream.wait_accepted(2);
+    let mut another = ambassador.connect();
+    another.send(crate::harness::pgwire::app_startup());
+    let (told, _) = another.read_out();
+    assert!(String::from_utf8_lossy(&told).contains("listener_full"), "{told:?}");
+}

@@ -124,6 +124,15 @@ fn clients_that_cannot_be_served_are_told_why() {
     }
 }
 
+/// 790 bytes: the packet begins like a TLS record, up to its third byte.
+#[test]
+fn a_login_of_some_lengths_is_not_taken_for_tls() {
+    let mut sent = response(CAPABILITIES, b"proof", "mysql_native_password");
+    sent.resize(0x0316, b'x');
+    assert_eq!(packet(1, &sent)[..2], [0x16, 3]);
+    introduced("mysql_native_password", &sent);
+}
+
 #[test]
 fn a_server_whose_client_has_left_sees_a_whole_login() {
     let mut met = met(&greeting("caching_sha2_password"), 1000);
