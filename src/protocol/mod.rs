@@ -1,7 +1,7 @@
 //! The protocols we upgrade, rewrite, probe and refuse in. PURE: bytes in, values out; no tokio, socket, clock,
 //! entropy, log or metric.
 //!
-//! A protocol is one file that implements [`Protocol`], and one line in [`PROTOCOLS`]. What it brings, each a state
+//! A protocol is one file that implements [`Protocol`], and one line in `PROTOCOLS`. What it brings, each a state
 //! machine of its own that a driver feeds:
 //! * [`Opening`]: what a client that speaks first says before we dial (driver: `downstream::read_opening`);
 //! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `upstream::upgrade`), which may need the
@@ -135,7 +135,7 @@ const PROTOCOLS: &[(&str, Make)] = &[
     ("irc", |_| Arc::new(irc::Irc)),
 ];
 
-/// The words of all protocols, in the order of [`PROTOCOLS`].
+/// The words of all protocols, in the order of `PROTOCOLS`.
 pub const LABELS: &[&str] = &labels();
 
 const fn labels() -> [&'static str; PROTOCOLS.len()] {
