@@ -26,6 +26,7 @@ mod memcached;
 mod mongodb;
 mod mqtt;
 mod mysql;
+mod mysqlx;
 mod nats;
 mod nntp;
 mod pop3;
@@ -115,6 +116,7 @@ const PROTOCOLS: &[(&str, Make)] = &[
     ("tcp", |_| Arc::new(tcp::Tcp)),
     ("postgres", |options| Arc::new(postgres::Postgres::new(options))),
     ("mysql", |options| Arc::new(mysql::MySql::new(options))),
+    ("mysqlx", |_| Arc::new(mysqlx::MySqlX)),
     ("smtp", |options| Arc::new(smtp::Smtp::submission(options))),
     ("lmtp", |options| Arc::new(smtp::Smtp::delivery(options))),
     ("imap", |_| Arc::new(imap::Imap)),

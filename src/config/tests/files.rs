@@ -56,7 +56,7 @@ fn the_shipped_example_is_right() {
         .iter()
         .map(|cluster| (cluster.name.as_str(), cluster.protocol.label(), cluster.endpoints.len()))
         .collect();
-    assert_eq!(clusters, [("orders", "postgres", 2), ("mail-relay", "tcp", 1)]);
+    assert_eq!(clusters, [("orders", "postgres", 2), ("mail-relay", "smtp", 1)]);
     assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| tls.has_identity()));
 }
 
