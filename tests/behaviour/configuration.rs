@@ -232,7 +232,6 @@ fn a_key_whose_feature_is_not_here_yet_is_refused_and_never_ignored() {
         listener("context: connect"),
         listener("per_caller: { max_connections: 5 }"),
         cluster("balance: ewma"),
-        cluster("protocol: mysql"),
         cluster("health_check: { type: tcp }"),
         cluster("circuit_breaker: { consecutive_failures: 5 }"),
         cluster("outlier_detection: { consecutive_failures: 3 }"),
