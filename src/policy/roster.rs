@@ -60,17 +60,10 @@ impl Roster {
         Ok(picked)
     }
 
-    /// [`Roster::begin`] where the choice is made already: the caller wants that endpoint and no other.
-    ///
-    /// # Errors
-    /// There is no room in the cluster or on the endpoint.
-    pub fn begin_at(&mut self, endpoint: usize, plan: &mut Plan) -> Result<usize, Full> {
-        self.limits.admit(self.total)?;
-        if !self.limits.endpoint_has_room(self.loads[endpoint]) {
-            return Err(Full::Endpoints(self.limits.max_connections_per_endpoint));
-        }
+    /// [`Roster::begin`] where the choice is made already: the caller wants that endpoint and no other. The caps do not
+    /// count: it is there to cancel, which makes room.
+    pub fn begin_at(&mut self, endpoint: usize, plan: &mut Plan) {
         self.reserve(plan, endpoint);
-        Ok(endpoint)
     }
 
     fn reserve(&mut self, plan: &mut Plan, endpoint: usize) {

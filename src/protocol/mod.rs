@@ -423,7 +423,8 @@ pub trait Dialogue: fmt::Debug + Send {
     /// takes over.
     fn is_finished(&self) -> bool;
 
-    /// How others may have the session cancelled, if the server has said so; asked once, when it is finished.
+    /// How others may have the session cancelled, once the server has said so; told once. It is asked whenever the
+    /// server has said something, and before the client hears of that.
     fn cancel_key(&mut self) -> Option<CancelKey> {
         None
     }

@@ -9,8 +9,8 @@ use std::borrow::Cow;
 
 use super::{
     CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening, OpeningError,
-    Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Said, Step,
-    TLS_HANDSHAKE, Upgrade, UpgradeError, Upgraded,
+    Options, Outbox, Probe as AnyProbe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Said,
+    Step, TLS_HANDSHAKE, Upgrade, UpgradeError, Upgraded,
 };
 
 /// What `scram_plus` says.
@@ -70,8 +70,8 @@ impl Protocol for Postgres {
         Some(error_response(refusal))
     }
 
-    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
-        Some(Box::new(Knock { held: Vec::new() }))
+    fn probe(&self, _: bool) -> Option<Box<dyn AnyProbe>> {
+        Some(Box::new(Probe::default()))
     }
 
     fn unverified_note(&self) -> Option<&'static str> {
@@ -388,18 +388,23 @@ enum Gs2 {
     Other,
 }
 
-/// `p`, length, mechanism and NUL, length of the answer, then the gs2 header. Anything else is not looked at.
-fn gs2_flag(message: &[u8]) -> Gs2 {
+/// `p`, length, mechanism and NUL, length of the answer, then the gs2 header. Anything else is not looked at, and a message
+/// that ends before it shows the flag is passed on as it is.
+fn gs2_flag(bytes: &[u8]) -> Gs2 {
     const MECHANISM_MAX: usize = 64;
-    if message.first().is_some_and(|kind| *kind != b'p') {
+    if bytes.first().is_some_and(|kind| *kind != b'p') {
         return Gs2::Other;
     }
-    let Some(rest) = message.get(HEAD..) else { return Gs2::Incomplete };
-    let Some(end) = rest.iter().take(MECHANISM_MAX).position(|byte| *byte == 0) else {
-        return if rest.len() < MECHANISM_MAX { Gs2::Incomplete } else { Gs2::Other };
+    let Some(length) = be_u32(bytes, 1) else { return Gs2::Incomplete };
+    let came = &bytes[HEAD..];
+    let body = &came[..came.len().min((length as usize).saturating_sub(4))];
+    let is_whole = bytes.len() > length as usize;
+    let not_yet = if is_whole { Gs2::Other } else { Gs2::Incomplete };
+    let Some(end) = body.iter().take(MECHANISM_MAX).position(|byte| *byte == 0) else {
+        return if body.len() < MECHANISM_MAX { not_yet } else { Gs2::Other };
     };
-    match (rest[..end].starts_with(b"SCRAM-"), rest.get(end + 5)) {
-        (true, None) => Gs2::Incomplete,
+    match (body[..end].starts_with(b"SCRAM-"), body.get(end + 5)) {
+        (true, None) => not_yet,
         (true, Some(b'y')) => Gs2::CouldBind,
         _ => Gs2::Other,
     }
@@ -443,58 +448,74 @@ fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// The probe
+// Probes
 
-/// A StartupMessage of nobody, up to the server's first word. What follows is the end of TLS and not a Terminate, which a
-/// server that waits for a password would log as a FATAL.
-#[derive(Debug)]
-struct Knock {
+/// A StartupMessage for a role that need not exist, and the server's first message. What ends it is the close_notify alone: a
+/// Terminate in the middle of a login is an error to the server, and an end of stream is none.
+#[derive(Debug, Default)]
+struct Probe {
     held: Vec<u8>,
 }
 
-/// Longer than any first answer that we read.
-const ANSWER_MAX: usize = 64 * 1024;
+/// Protocol 3.0, which every server knows. The database is one that all have; nobody gets as far as to open it.
+const PROBE: &[u8] = b"\0\0\0\x31\0\x03\0\0user\0ambassador_probe\0database\0postgres\0\0";
+/// libpq takes an ErrorResponse of at most 30,000 bytes.
+const ANSWER_MAX: u32 = 32 * 1024;
 
-impl Probe for Knock {
+impl AnyProbe for Probe {
     fn begin(&mut self) -> Vec<u8> {
-        let parameters = b"user\0ambassador-probe\0database\0postgres\0\0";
-        let length = u32::try_from(8 + parameters.len()).unwrap_or_default().to_be_bytes();
-        [&length, &196_608_u32.to_be_bytes()[..], parameters].concat()
+        PROBE.to_vec()
     }
 
     fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
-        if bytes.is_empty() {
-            return Err(ProbeError("the server closed the connection instead of answering".into()));
-        }
         self.held.extend_from_slice(bytes);
-        let Some(length) = be_u32(&self.held, 1).map(|length| length as usize) else {
-            return Ok(Probed::Incomplete);
-        };
-        match self.held[0] {
-            // Whether it asks for a password or lets nobody in at once: it is there for clients.
-            b'R' => Ok(Probed::Serves { goodbye: Vec::new() }),
-            b'E' if length > ANSWER_MAX => {
-                Err(ProbeError("the server's answer has an impossible length".into()))
+        loop {
+            let length = match (self.held.first(), be_u32(&self.held, 1)) {
+                // What it asks for does not matter, nor what comes behind.
+                (Some(b'R'), Some(8..)) => return Ok(Probed::Serves { goodbye: Vec::new() }),
+                (Some(b'E' | b'N' | b'v'), Some(length @ 5..)) if length <= ANSWER_MAX => length as usize,
+                (None | Some(b'R' | b'E' | b'N' | b'v'), None) => usize::MAX,
+                _ => return Err(ProbeError("the server's first message is not PostgreSQL".into())),
+            };
+            if self.held.len() <= length {
+                return match bytes {
+                    [] => Err(ProbeError(
+                        "the server closed the connection instead of asking for a login".into(),
+                    )),
+                    _ => Ok(Probed::Incomplete),
+                };
             }
-            b'E' if self.held.len() <= length => Ok(Probed::Incomplete),
-            b'E' => match sqlstate(&self.held[HEAD..]) {
-                Some(b"57P03") => {
-                    Err(ProbeError("the server is starting up or shutting down (57P03)".into()))
-                }
-                Some(b"57P01" | b"57P02") => Err(ProbeError("the server is shutting down".into())),
-                // Nobody of that name, no such database, no line in pg_hba.conf, no room: all of them answers of a server at
-                // work.
-                Some(_) => Ok(Probed::Serves { goodbye: Vec::new() }),
-                None => Err(ProbeError("the server's answer is an error without a code".into())),
-            },
-            _ => Err(ProbeError("the server's answer is not PostgreSQL's".into())),
+            let message: Vec<_> = self.held.drain(..=length).collect();
+            // A notice, or how it understands a version: the answer comes behind it.
+            if message[0] == b'E' {
+                return judge(sqlstate(&message[HEAD..]));
+            }
         }
     }
 }
 
-/// The field `C` of an ErrorResponse.
-fn sqlstate(fields: &[u8]) -> Option<&[u8]> {
-    fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))
+fn judge(sqlstate: Option<&str>) -> Result<Probed, ProbeError> {
+    let words = match sqlstate {
+        // No such role, no line for it in pg_hba.conf, no such database; PgBouncer says 08P01 for all of them. Or it is full
+        // (53300): then it serves others, and its clients hear of it from itself.
+        Some("28000" | "28P01" | "3D000" | "08P01" | "53300") => {
+            return Ok(Probed::Serves { goodbye: Vec::new() });
+        }
+        // Starting up, shutting down, or a standby that takes no queries.
+        Some("57P03") => "the server takes no connections now",
+        Some("57P01" | "57P02") => "the server is shutting down",
+        Some(_) => "the server answers a login with an error",
+        None => return Err(ProbeError("the server's first message is not PostgreSQL".into())),
+    };
+    Err(ProbeError(format!("{words} (SQLSTATE {})", sqlstate.unwrap_or_default()).into()))
+}
+
+/// The code of an ErrorResponse: five digits and capital letters.
+fn sqlstate(fields: &[u8]) -> Option<&str> {
+    let code = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))?;
+    let is_code =
+        code.len() == 5 && code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+    std::str::from_utf8(code).ok().filter(|_| is_code)
 }
 
 // ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::sys::Socket;
@@ -22,6 +23,14 @@ impl End {
         match self {
             Self::Socket(socket) => socket.abort(),
             Self::Tls(stream) => stream.socket().abort(),
+        }
+    }
+
+    /// The address it is connected to.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(socket) => socket.peer(),
+            Self::Tls(stream) => stream.socket().peer(),
         }
     }
 

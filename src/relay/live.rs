@@ -2,12 +2,21 @@
 //!
 //! The counters have one writer, the session's worker; a scrape reads them at any time.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::task::{Poll, Waker};
 
 use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
+
+/// How a session is cancelled.
+#[derive(Debug)]
+struct Cancelled {
+    key: CancelKey,
+    /// The server's address: its name may lead to another one by then.
+    at: Option<SocketAddr>,
+}
 
 /// Byte counts of one session and its stop order.
 #[derive(Debug, Default)]
@@ -17,7 +26,7 @@ pub struct Live {
     stop: OnceLock<Outcome>,
     waker: OnceLock<Waker>,
     /// Boxed: most sessions have none.
-    cancel_key: OnceLock<Box<CancelKey>>,
+    cancelled: OnceLock<Box<Cancelled>>,
 }
 
 impl Live {
@@ -46,12 +55,18 @@ impl Live {
     /// Whether that is the key that the server gave out for this session.
     #[must_use]
     pub fn answers_to(&self, key: &CancelKey) -> bool {
-        self.cancel_key.get().is_some_and(|own| **own == *key)
+        self.cancelled.get().is_some_and(|own| own.key == *key)
     }
 
-    pub(super) fn is_cancelled_by(&self, key: CancelKey) {
-        // A session's server gives out one key; another would be a second dialogue, which there is not.
-        let _ = self.cancel_key.set(Box::new(key));
+    /// The address of the server that gave out the session's key.
+    #[must_use]
+    pub fn cancelled_at(&self) -> Option<SocketAddr> {
+        self.cancelled.get()?.at
+    }
+
+    pub(super) fn is_cancelled_by(&self, key: CancelKey, at: Option<SocketAddr>) {
+        // A session's server gives out one key; the first counts.
+        let _ = self.cancelled.set(Box::new(Cancelled { key, at }));
     }
 
     /// Waits for the order to stop. Only the session's own task may wait: it has the one waker.

@@ -243,9 +243,6 @@ impl Relay<'_> {
             };
             let received = self.receiving.poll_flush(cx, &mut downstream, live).map_err(Stop::Broken)?;
             if dialogue.is_finished() {
-                if let Some(key) = dialogue.cancel_key() {
-                    live.is_cancelled_by(key);
-                }
                 self.dialogue = None;
                 return Ok(());
             }
@@ -265,6 +262,10 @@ impl Relay<'_> {
             let answered = self
                 .receiving
                 .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
+            // Before the client knows it: it may use it at once, on a connection that another worker serves.
+            if let Some(key) = dialogue.cancel_key() {
+                live.is_cancelled_by(key, upstream.peer());
+            }
             // Held first: what could be passed on before an error is the client's.
             self.sending.hold(&out.to_upstream);
             self.receiving.hold(&out.to_downstream);

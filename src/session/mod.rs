@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{CancelKey, Protocol, RefusalKind};
+use crate::protocol::{Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
@@ -115,13 +115,14 @@ async fn open(
     };
     place.opened();
     record.reply_to = opened.reply_to;
-    let wanted = match opened.cancels.as_ref().map(|key| owner(route, key)) {
+    let wanted = match opened.cancels.as_ref().map(|key| route.owner_of(key)) {
         None => Wanted::Any,
         Some(Some(wanted)) => wanted,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
-    // Where a server minds, what was begun goes on until it can be ended well.
-    let may_be_cut = !protocol.parts_politely();
+    // Where a server minds, what was begun goes on until it can be ended well. And some clients close as soon as they have
+    // sent a cancel (tokio-postgres): it stands all the same.
+    let may_be_cut = !protocol.parts_politely() && opened.cancels.is_none();
     let dialled = tokio::select! {
         biased;
         dialled = dial(cluster, wanted, !opened.bytes.is_empty(), &mut record.dial) => match dialled {
@@ -159,12 +160,6 @@ async fn open(
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
     let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
     Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
-}
-
-/// Whose session it is. With one endpoint there is no question, and the server knows sessions that we have forgotten.
-fn owner(route: &Route, key: &CancelKey) -> Option<Wanted> {
-    let is_single = route.cluster().endpoints().len() == 1;
-    route.owner_of(key).map(Wanted::Endpoint).or_else(|| is_single.then_some(Wanted::Any))
 }
 
 fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {

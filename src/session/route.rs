@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, Wanted};
 
 /// Where the connections of one listener go.
 #[derive(Debug)]
@@ -174,12 +174,18 @@ impl Route {
         self.sessions().live.iter().map(view).collect()
     }
 
-    /// The endpoint of the session that its server cancels by that key, by its place in the cluster. Cancels are rare, so
-    /// there is no table beside the sessions.
-    pub(super) fn owner_of(&self, key: &CancelKey) -> Option<usize> {
+    /// Where a cancel with that key has to go: to the server of the session that it is for. With one endpoint there is no
+    /// question, and the server knows sessions that we have forgotten. Cancels are rare, so there is no table beside the
+    /// sessions.
+    pub(super) fn owner_of(&self, key: &CancelKey) -> Option<Wanted> {
         let sessions = self.sessions();
-        let owner = sessions.live.values().find(|entry| entry.live.answers_to(key))?;
-        owner.endpoint.get().map(|place| *place as usize)
+        let owner = sessions.live.values().find(|entry| entry.live.answers_to(key));
+        let owner = owner.and_then(|owner| Some((*owner.endpoint.get()?, owner.live.cancelled_at())));
+        match owner {
+            Some((index, address)) => Some(Wanted::Endpoint { index: index as usize, address }),
+            None if self.cluster.endpoints().len() == 1 => Some(Wanted::Endpoint { index: 0, address: None }),
+            None => None,
+        }
     }
 
     /// Tells those to end so whose client has said nothing yet: it has nothing to lose, and would hold up a drain

@@ -131,6 +131,12 @@ impl Socket {
         SockRef::from(self.io.get_ref()).take_error()?.map_or(Ok(()), Err)
     }
 
+    /// The address of a peer that has one.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(getpeername(self.io.get_ref()).ok()??).ok()
+    }
+
     fn register(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self { io: register(fd, ALL)?, is_fresh: AtomicBool::new(true) })
     }

@@ -111,6 +111,12 @@ pub enum HandshakeError {
     /// The connection ended in the middle.
     #[error("the server closed the connection during the TLS handshake; it may speak no TLS on this port")]
     Closed,
+    /// The same where TLS began with the first byte, of a protocol that has an upgrade.
+    #[error(
+        "the server closed the connection at the TLS hello; it may not take one without the protocol's own upgrade: \
+         leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)"
+    )]
+    ClosedDirect,
     /// The connection failed.
     #[error("the connection failed during the TLS handshake: {0}")]
     Io(io::Error),

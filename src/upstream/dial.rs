@@ -15,7 +15,7 @@ use crate::policy::retry;
 use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, Originator, Start};
+use crate::tls::{Agreed, HandshakeError, Originator, Start};
 
 use super::endpoint::{Endpoint, Host};
 use super::failure::{Bound, DialError, Refusal, Step};
@@ -83,8 +83,13 @@ pub struct Ready {
 pub enum Wanted {
     /// The one that the cluster picks.
     Any,
-    /// The one at that place in the cluster, and no other.
-    Endpoint(usize),
+    /// One and no other, whatever the caps say: for a cancel.
+    Endpoint {
+        /// Its place in the cluster.
+        index: usize,
+        /// Which of its addresses, if that is known.
+        address: Option<SocketAddr>,
+    },
 }
 
 /// Dials until an endpoint is ready to be used, or there is nothing left to try. `has_spoken`: bytes of the client
@@ -115,7 +120,11 @@ pub async fn dial(
             Err(full) => return Err(nothing_left(full, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
-        let attempt = Attempt { settings, endpoint: lease.endpoint(), deadline, has_spoken };
+        let address = match wanted {
+            Wanted::Any => None,
+            Wanted::Endpoint { address, .. } => address,
+        };
+        let attempt = Attempt { settings, endpoint: lease.endpoint(), address, deadline, has_spoken };
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 lease.established();
@@ -135,7 +144,7 @@ pub async fn dial(
                 last = Some(error);
             }
         }
-        if alarm::before(deadline.at, alarm::sleep(cluster.wait(&mut plan))).await.is_err() {
+        if alarm::before(deadline.at, alarm::sleep(cluster.wait(wanted, &mut plan))).await.is_err() {
             return Err(out_of_time(&plan, last));
         }
     }
@@ -152,7 +161,7 @@ pub async fn try_endpoint(
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let attempt = Attempt { settings, endpoint, deadline, has_spoken: false };
+    let attempt = Attempt { settings, endpoint, address: None, deadline, has_spoken: false };
     match attempt.establish(record).await? {
         Established::Ready(ready) => Ok(ready),
         Established::Meets(socket, mut greeting) => {
@@ -194,6 +203,8 @@ impl Limit {
 pub(super) struct Attempt<'a> {
     settings: &'a ClusterSettings,
     endpoint: &'a Endpoint,
+    /// The only address to try, where there is no choice.
+    address: Option<SocketAddr>,
     deadline: Limit,
     has_spoken: bool,
 }
@@ -208,7 +219,7 @@ impl<'a> Attempt<'a> {
     /// The rest of an attempt whose client has been heard: the time that this took is not ours.
     pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint) -> Self {
         let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
-        Self { settings, endpoint, deadline, has_spoken: true }
+        Self { settings, endpoint, address: None, deadline, has_spoken: true }
     }
 
     async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
@@ -224,6 +235,9 @@ impl<'a> Attempt<'a> {
     /// left, so that a dead first address leaves time for the others.
     async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
         let limit = self.limit(clock::now(), Bound::Connect, self.settings.dial.connect_timeout);
+        if let Some(address) = self.address {
+            return self.connect_to(&[address], limit, record).await;
+        }
         let address = &self.endpoint.settings().address;
         let name = match &address.host {
             Host::Ip(ip) => {
@@ -358,7 +372,7 @@ impl<'a> Attempt<'a> {
         let (stream, agreed) = originator
             .originate(socket, server_name, proof)
             .await
-            .map_err(|error| DialError::Tls { endpoint: self.endpoint.settings().name.clone(), error })?;
+            .map_err(|error| self.handshake_failed(originator.start(), error))?;
         Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
     }
 
@@ -367,6 +381,18 @@ impl<'a> Attempt<'a> {
         self.endpoint.metrics().secured(took, agreed.resumed);
         record.handshake = Some(took);
         record.agreed = Some(Box::new(agreed));
+    }
+
+    /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
+    fn handshake_failed(&self, start: Start, error: HandshakeError) -> DialError {
+        let endpoint = self.endpoint.settings().name.clone();
+        let has_ended = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
+        match start {
+            Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
+                DialError::Tls { endpoint, error: HandshakeError::ClosedDirect }
+            }
+            Start::Direct | Start::Upgrade => DialError::Tls { endpoint, error },
+        }
     }
 
     fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {

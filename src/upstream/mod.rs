@@ -157,7 +157,10 @@ impl Cluster {
             let State { roster, rng, .. } = &mut *self.state();
             match wanted {
                 Wanted::Any => roster.begin(plan, rng)?,
-                Wanted::Endpoint(index) => roster.begin_at(index, plan)?,
+                Wanted::Endpoint { index, .. } => {
+                    roster.begin_at(index, plan);
+                    index
+                }
             }
         };
         self.metrics.pending_dials.increment(1);
@@ -165,8 +168,11 @@ impl Cluster {
     }
 
     /// How long to wait before the next attempt.
-    fn wait(&self, plan: &mut retry::Plan) -> Duration {
+    fn wait(&self, wanted: Wanted, plan: &mut retry::Plan) -> Duration {
         let State { roster, rng, .. } = &mut *self.state();
-        plan.wait(&roster.with_room(), rng)
+        match wanted {
+            Wanted::Any => plan.wait(&roster.with_room(), rng),
+            Wanted::Endpoint { index, .. } => plan.wait(&[index], rng),
+        }
     }
 }

@@ -92,7 +92,7 @@ fn npgsql_is_known_by_the_order_of_its_parameters() {
 
 #[test]
 fn cancel_requests_of_both_protocol_versions_open() {
-    for key in [4, 32, 256] {
+    for key in [4, 5, 32, 255, 256] {
         let mut packet = u32::try_from(12 + key).unwrap().to_be_bytes().to_vec();
         packet.extend(CANCEL_REQUEST_CODE.to_be_bytes());
         packet.extend(7_u32.to_be_bytes());
@@ -101,6 +101,12 @@ fn cancel_requests_of_both_protocol_versions_open() {
         assert_eq!(opened.cancels, Some(CancelKey { process: 7, secret: vec![0xAA; key].into() }));
         assert!(opened.dialogue.is_none());
         assert_eq!(opened.bytes, packet);
+    }
+    for key in [0, 257] {
+        let mut packet = u32::try_from(12 + key).unwrap().to_be_bytes().to_vec();
+        packet.extend(CANCEL_REQUEST_CODE.to_be_bytes());
+        packet.extend(vec![0xAA; 4 + key]);
+        assert!(opening().received(&packet).is_err(), "a key of {key} bytes");
     }
 }
 
@@ -214,21 +220,169 @@ fn a_client_that_could_bind_is_told_what_to_set_once_plus_was_taken_away() {
     }
 }
 
+/// Answers that hold no gs2 flag: held until they are whole, and not longer, or client and server would wait for ever.
 #[test]
-fn the_cancel_key_is_learnt_whatever_its_length() {
-    for length in [4, 32, 256] {
+fn an_answer_without_a_flag_is_passed_on_once_it_is_whole() {
+    let message = |body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&b"p"[..], &length, body].concat()
+    };
+    for answer in [
+        // A mechanism that is not SCRAM, and one without its first words (RFC 4422 lets a client wait for an empty challenge).
+        message(b"OAUTHBEARER\0\0\0\0\x04n,,\x01"),
+        message(b"SCRAM-SHA-256\0\xff\xff\xff\xff"),
+        // Somebody who sent the first message before the offer came goes on with the second.
+        message(b"c=biws,r=abc,p=xyz"),
+        message(b""),
+        message(b"SCRAM-SHA-256"),
+        message(&[b'x'; 200]),
+        b"X\0\0\0\x04".to_vec(),
+    ] {
+        for chunk in [1, 6, 1000] {
+            let (mut startup, mut out) = (Startup::new(true), Outbox::default());
+            startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
+            for part in answer.chunks(chunk) {
+                startup.downstream_said(part, &mut out).unwrap();
+            }
+            assert_eq!(out.to_upstream, answer, "in portions of {chunk}");
+            startup.upstream_said(&[OK, READY].concat(), &mut out).unwrap();
+            assert!(startup.is_finished());
+        }
+    }
+    // What is not in the message does not count for it.
+    let (mut startup, mut out) = (Startup::new(true), Outbox::default());
+    startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
+    let pipelined = [message(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), b"yyyy".to_vec()].concat();
+    startup.downstream_said(&pipelined, &mut out).unwrap();
+    assert_eq!(out.to_upstream, pipelined);
+}
+
+#[test]
+fn the_cancel_key_is_learnt_whatever_its_length_and_before_the_session_is_ready() {
+    for length in [4, 5, 32, 255, 256] {
         let mut message = b"K".to_vec();
         message.extend(u32::try_from(8 + length).unwrap().to_be_bytes());
         message.extend(77_u32.to_be_bytes());
         message.extend(vec![9; length]);
-        let server = [OK, &message, READY].concat();
+        let server = [OK, &message].concat();
         let (mut startup, mut out) = (Startup::new(false), Outbox::default());
         for byte in &server {
+            assert_eq!(startup.cancel_key(), None);
             startup.upstream_said(&[*byte], &mut out).unwrap();
         }
         assert_eq!(out.to_downstream, server);
-        assert!(startup.is_finished());
         assert_eq!(startup.cancel_key(), Some(CancelKey { process: 77, secret: vec![9; length].into() }));
+        assert_eq!(startup.cancel_key(), None, "told once");
+        assert!(!startup.is_finished(), "a trigger on login may still keep the client waiting");
+        startup.upstream_said(READY, &mut out).unwrap();
+        assert!(startup.is_finished());
+    }
+}
+
+#[test]
+fn a_cancel_key_of_an_impossible_length_goes_through_unlearnt() {
+    for length in [3, 257] {
+        let mut message = b"K".to_vec();
+        message.extend(u32::try_from(8 + length).unwrap().to_be_bytes());
+        message.extend(vec![9; 4 + length]);
+        let (mut startup, mut out) = (Startup::new(false), Outbox::default());
+        startup.upstream_said(&[&message, READY].concat(), &mut out).unwrap();
+        assert_eq!(out.to_downstream, [&message, READY].concat());
+        assert!(startup.is_finished() && startup.cancel_key().is_none());
+    }
+}
+
+/// The server negotiates a minor version that it does not know (NegotiateProtocolVersion), or refuses it; it is not for us to
+/// say.
+#[test]
+fn every_minor_version_of_protocol_3_passes() {
+    for minor in [0, 1, 2, 9999, 0xffff] {
+        let mut packet = startup(&[("user", "u"), ("_pq_.test_protocol_negotiation", "")]);
+        packet[4..8].copy_from_slice(&((3_u32 << 16) | minor).to_be_bytes());
+        assert_eq!(opened(opening().received(&packet)).bytes, packet);
+    }
+    // What PostgreSQL 15 answers to 3.2.
+    let negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0";
+    let (mut startup, mut out) = (Startup::new(true), Outbox::default());
+    startup.upstream_said(&[negotiated, OK, READY].concat(), &mut out).unwrap();
+    assert_eq!(out.to_downstream, [negotiated, OK, READY].concat());
+    assert!(startup.is_finished());
+}
+
+fn error(sqlstate: &str) -> Vec<u8> {
+    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0Mwords of the server\0\0");
+    let length = u32::try_from(fields.len() + 4).unwrap().to_be_bytes();
+    [&b"E"[..], &length, fields.as_bytes()].concat()
+}
+
+/// What a probe makes of a server that says this and then closes.
+fn probed(server: &[u8], chunk: usize) -> Result<Probed, ProbeError> {
+    let mut probe = Probe::default();
+    for bytes in server.chunks(chunk) {
+        match probe.received(bytes) {
+            Ok(Probed::Incomplete) => {}
+            verdict => return verdict,
+        }
+    }
+    probe.received(&[])
+}
+
+#[test]
+fn a_probe_is_a_startup_message_of_its_own() {
+    let sent = Probe::default().begin();
+    assert_eq!(sent, startup(&[("user", "ambassador_probe"), ("database", "postgres")]));
+}
+
+#[test]
+fn a_probe_judges_by_the_first_message() {
+    let notice = b"N\0\0\0\x06hi".to_vec();
+    let serves = || Ok(Probed::Serves { goodbye: Vec::new() });
+    for chunk in [1, 4, 1000] {
+        for server in [
+            offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
+            OK.to_vec(),
+            b"R\0\0\0\x0c\0\0\0\x05salt".to_vec(),
+            [notice.clone(), OK.to_vec()].concat(),
+            [b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0".to_vec(), OK.to_vec()].concat(),
+            error("28000"),
+            error("28P01"),
+            error("3D000"),
+            error("08P01"),
+            error("53300"),
+        ] {
+            assert_eq!(probed(&server, chunk), serves(), "{server:?}");
+        }
+        for (server, words) in [
+            (error("57P03"), "takes no connections now (SQLSTATE 57P03)"),
+            (error("57P01"), "shutting down (SQLSTATE 57P01)"),
+            (error("XX000"), "with an error (SQLSTATE XX000)"),
+            (error("53200"), "with an error (SQLSTATE 53200)"),
+            (error("5320"), "not PostgreSQL"),
+            (error("<b>:)"), "not PostgreSQL"),
+            (b"E\0\0\0\x05\0".to_vec(), "not PostgreSQL"),
+            (b"R\0\0\0\x04".to_vec(), "not PostgreSQL"),
+            (b"E\xff\xff\xff\xff".to_vec(), "not PostgreSQL"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "not PostgreSQL"),
+            (Vec::new(), "closed the connection"),
+            (notice.clone(), "closed the connection"),
+            (OK[..4].to_vec(), "closed the connection"),
+            (error("57P03")[..9].to_vec(), "closed the connection"),
+        ] {
+            let ProbeError(told) = probed(&server, chunk).unwrap_err();
+            assert!(told.contains(words), "{server:?}: {told}");
+            assert!(!told.contains("words of the server"), "{told}");
+        }
+    }
+}
+
+/// Endless notices are read and forgotten; how many there may be is the driver's to say.
+#[test]
+fn a_probe_holds_no_more_than_one_message() {
+    let mut probe = Probe::default();
+    let notices = b"N\0\0\0\x06hi".repeat(9000);
+    for _ in 0..10 {
+        assert_eq!(probe.received(&notices), Ok(Probed::Incomplete));
+        assert!(probe.held.len() < 7);
     }
 }
 
@@ -293,33 +447,6 @@ fn a_refusal_is_a_well_formed_error_response() {
         error_response(&Refusal { reply_to: CANCELS, ..refusal }).is_empty(),
         "a cancel is answered by the end"
     );
-}
-
-#[test]
-fn a_probe_is_content_with_any_first_word_but_not_ready() {
-    let error = |code: &str| {
-        let body = format!("SFATAL\0C{code}\0Mwords\0\0");
-        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
-        [b"E", &length[..], body.as_bytes()].concat()
-    };
-    for (answer, serves) in [
-        (offer(&["SCRAM-SHA-256"]), true),
-        (error("28000"), true),
-        (error("53300"), true),
-        (error("57P03"), false),
-        (b"HTTP/1.1 400".to_vec(), false),
-        (b"E\xff\xff\xff\xff".to_vec(), false),
-    ] {
-        for portion in [1, 1000] {
-            let mut knock = Knock { held: Vec::new() };
-            let verdict = answer
-                .chunks(portion)
-                .map(|bytes| knock.received(bytes))
-                .find(|told| *told != Ok(Probed::Incomplete));
-            assert_eq!(matches!(verdict, Some(Ok(Probed::Serves { .. }))), serves, "{answer:?}: {verdict:?}");
-        }
-    }
-    assert!(Knock { held: Vec::new() }.received(b"").is_err());
 }
 
 proptest! {
