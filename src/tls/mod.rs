@@ -267,9 +267,15 @@ fn explain(error: &rustls::Error) -> String {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "the server's certificate is for another name; see tls.server_name",
         Error::AlertReceived(Alert::CertificateRequired) => "the server demands a client certificate",
-        Error::AlertReceived(Alert::UnknownCA | Alert::BadCertificate | Alert::CertificateUnknown) => {
-            "the server rejected our client certificate"
-        }
+        // decrypt_error: signed by a CA of the right name with another key, as one is that was made anew.
+        Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::DecryptError,
+        ) => "the server rejected our client certificate",
         Error::AlertReceived(Alert::HandshakeFailure) => {
             "the server shares no version or cipher with us, or demands a client certificate"
         }

@@ -32,11 +32,15 @@ mod listeners; // sockets, modes, caps, descriptors
 mod mail_clients; // Postfix and Dovecot, and who speaks to them
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod nats_clients; // a cluster of nats-server
-mod postgres_cancel; // who gets a CancelRequest
+mod postgres_cancel; // which server a cancel reaches
 mod postgres_clients; // psql and pgbench against a real server
 mod postgres_dialogue; // the dialogue byte by byte
-mod postgres_drivers; // psycopg and JDBC
+mod postgres_direct; // direct TLS
+mod postgres_drivers; // psycopg, JDBC and others
+mod postgres_logins; // SCRAM by hand, protocol versions
+mod postgres_probe; // `check --connect` and the server's log
 mod postgres_refusals; // servers that lie, clients that send rubbish
+mod postgres_replication; // base backups, WAL
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed
 mod relaying; // counters, resets, ends
 mod time_limits; // idle and old sessions

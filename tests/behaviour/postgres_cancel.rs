@@ -1,96 +1,242 @@
-//! CancelRequests: they go to the endpoint whose session they are for.
+//! Cancels: which of several servers they reach, and that nothing keeps them from it. A cancel is a connection of its own, in
+//! plaintext to us and in TLS to the server; its end is the server's.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::command::wait;
-use crate::harness::postgres::psql_command;
-use crate::harness::{Ambassador, Client, Config, End, Postgres, Upstream, roles, until};
+use crate::harness::pgwire::{self, World, app_startup};
+use crate::harness::postgres::{libpq_client, psql_command};
+use crate::harness::{Ambassador, Client, Config, End, Postgres, Upstream, finish, roles, until};
+
+fn to_two() -> (Ambassador, [&'static Postgres; 2]) {
+    let servers = [Postgres::shared(), Postgres::second()];
+    let addresses = servers.map(Postgres::address);
+    let addresses = [addresses[0].as_str(), addresses[1].as_str()];
+    (Ambassador::start(&Config::postgres(&addresses, &servers[0].tls())), servers)
+}
+
+fn conninfo(ambassador: &Ambassador, more: &str) -> String {
+    let port = ambassador.address("app").port();
+    format!("host=127.0.0.1 port={port} user=app dbname=postgres {more}")
+}
+
+/// Sessions take turns between the servers, and so each of these two is on another one.
+#[test]
+fn ctrl_c_in_psql_stops_the_query_on_the_server_that_runs_it() {
+    let (ambassador, servers) = to_two();
+    let running = |name: &str| {
+        let sql = format!(
+            "select count(*) from pg_stat_activity where application_name = '{name}' and wait_event = 'PgSleep'"
+        );
+        let counts = servers.map(|server| server.as_superuser(&sql));
+        counts.iter().map(|count| count.parse::<u32>().expect("a number")).collect::<Vec<_>>()
+    };
+    let names = ["routed-1", "routed-2"];
+    let sleepers = names.map(|name| {
+        let mut command = psql_command(&conninfo(&ambassador, &format!("application_name={name}")));
+        command.args(["-c", "select pg_sleep(60)"]).stdin(Stdio::null());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("psql");
+        until(format!("{name} sleeps on a server"), || {
+            (running(name).iter().sum::<u32>() == 1).then_some(())
+        });
+        (name, child)
+    });
+    assert_ne!(running(names[0]), running(names[1]), "each server has one");
+    for (name, child) in sleepers {
+        kill_process(Pid::from_child(&child), Signal::INT).expect("a psql to interrupt");
+        wait(child).must_say("canceling statement due to user request");
+        until(format!("{name} is gone"), || (running(name) == [0, 0]).then_some(()));
+    }
+}
+
+#[test]
+fn psycopg_cancels_on_the_server_that_runs_the_query() {
+    let (ambassador, servers) = to_two();
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/cancel.py");
+    let mut python = libpq_client("/usr/bin/python3".as_ref());
+    let finished = finish(python.args([program, &conninfo(&ambassador, "")])).must_succeed();
+    let mut ports = servers.map(|server| server.address().replace("127.0.0.1:", ""));
+    ports.sort();
+    assert_eq!(finished.stdout.trim(), ports.join(" "), "sessions on both servers were cancelled");
+    for record in ambassador.wait_records(8) {
+        assert_eq!(record["outcome"], "completed", "{record}");
+        assert!(record["tls"]["version"].is_string(), "cancels too go through TLS: {record}");
+    }
+}
 
 fn cancel_request(process: u32, secret: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(12 + secret.len()).expect("a short key").to_be_bytes();
-    [&length, &80_877_102_u32.to_be_bytes(), &process.to_be_bytes(), secret].concat()
+    let length = u32::try_from(12 + secret.len()).expect("a short key");
+    [&length.to_be_bytes()[..], &[4, 0xD2, 0x16, 0x2E], &process.to_be_bytes(), secret].concat()
 }
 
-/// The second endpoint is where the balancer would send what comes second.
-#[test]
-fn ctrl_c_finds_the_endpoint_that_owns_the_session() {
-    let (postgres, other) = (Postgres::shared(), Upstream::plain(roles::silent));
-    let cluster = format!("balance: round_robin\n{}", postgres.tls());
-    let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address(), &other.address()], &cluster));
-    let port = ambassador.address("app").port();
-    let conninfo = format!("host=127.0.0.1 port={port} user=app dbname=postgres application_name=owned");
-    let mut command = psql_command(&conninfo);
-    command
-        .args(["-c", "select pg_sleep(60)"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let child = command.spawn().expect("psql");
-    let running =
-        "select count(*) from pg_stat_activity where application_name = 'owned' and wait_event = 'PgSleep'";
-    until("the query sleeps on the server", || (postgres.as_superuser(running) == "1").then_some(()));
-    kill_process(Pid::from_child(&child), Signal::INT).expect("a psql to interrupt");
-    wait(child).must_say("canceling statement due to user request");
-    let records = ambassador.wait_records(2);
-    assert!(records.iter().all(|record| record["endpoint"] == postgres.address().as_str()), "{records:?}");
-    assert_eq!(other.accepted(), 0);
+fn key_data(process: u32, secret: &[u8]) -> Vec<u8> {
+    pgwire::message(b'K', &[&process.to_be_bytes()[..], secret].concat())
 }
 
+/// A server that gives each session this key, and notes the cancels that it gets. It says no ReadyForQuery, as one does whose
+/// trigger on login takes its time.
+fn server(world: &World, process: u32, secret: &'static [u8]) -> Upstream {
+    let tls = world.tls.clone();
+    Upstream::plain(move |conn| {
+        let tls = tls.clone();
+        async move {
+            let Some(mut conn) = pgwire::accept_ssl(conn, tls).await else { return };
+            let Ok(length) = conn.read_u32().await else { return };
+            let mut packet = vec![0; usize::try_from(length).expect("a length") - 4];
+            if conn.read_exact(&mut packet).await.is_err() {
+                return conn.note("half a packet");
+            }
+            if packet[..4] == [4, 0xD2, 0x16, 0x2E] {
+                conn.note(format!("cancel {:?}", &packet[4..]));
+                return drop(conn.shutdown().await);
+            }
+            let welcome = [&pgwire::AUTHENTICATION_OK[..], &key_data(process, secret)].concat();
+            drop(conn.write_all(&welcome).await);
+            drop(conn.flush().await);
+            roles::echo(conn).await;
+        }
+    })
+}
+
+fn cancels(upstream: &Upstream) -> Vec<String> {
+    upstream.notes().into_iter().filter(|note| note.starts_with("cancel")).collect()
+}
+
+/// A session up to its key.
+#[track_caller]
+fn session(ambassador: &Ambassador) -> (Client, u32, Vec<u8>) {
+    let mut client = ambassador.connect();
+    client.send(app_startup());
+    assert_eq!(pgwire::read_message(&mut client).0, b'R');
+    let (kind, key) = pgwire::read_message(&mut client);
+    assert_eq!(kind, b'K');
+    (client, u32::from_be_bytes(key[..4].try_into().expect("four bytes")), key[4..].to_vec())
+}
+
+#[track_caller]
+fn cancel(ambassador: &Ambassador, process: u32, secret: &[u8]) {
+    let mut client = ambassador.connect();
+    client.send(cancel_request(process, secret));
+    assert_eq!(client.ending(), End::Orderly);
+}
+
+/// Two servers may use the same process id: it takes the whole key to tell them apart.
 #[test]
-fn a_key_that_nobody_has_is_answered_by_the_end_and_costs_no_dial() {
-    let endpoints = [Upstream::plain(roles::silent), Upstream::plain(roles::silent)];
-    let addresses = endpoints.each_ref().map(Upstream::address);
-    let ambassador = Ambassador::start(&Config::postgres(&[&addresses[0], &addresses[1]], ""));
-    for secret in [&[7; 4][..], &[7; 32], &[7; 256]] {
-        let mut client = ambassador.connect();
-        client.send(cancel_request(4711, secret));
-        assert_eq!(client.read_out(), (Vec::new(), End::Orderly));
+fn a_cancel_reaches_its_server_even_before_the_session_is_ready() {
+    let world = World::new();
+    let (four, long) = (server(&world, 7, &[1, 2, 3, 4]), server(&world, 7, &[9; 256]));
+    let ambassador = start(&world, &[&four, &long], "", "");
+    let sessions = [session(&ambassador), session(&ambassador), session(&ambassador), session(&ambassador)];
+    for (_, process, secret) in &sessions {
+        cancel(&ambassador, *process, secret);
     }
-    let records = ambassador.wait_records(3);
-    assert!(
-        records.iter().all(|record| record["outcome"] == "no_endpoint" && record["attempts"] == 0),
-        "{records:?}"
-    );
-    assert!(endpoints.iter().all(|endpoint| endpoint.accepted() == 0));
+    for (upstream, secret) in [(&four, &[1, 2, 3, 4][..]), (&long, &[9; 256])] {
+        let request = format!("cancel {:?}", &cancel_request(7, secret)[8..]);
+        assert_eq!(cancels(upstream), [request.clone(), request], "its own cancels, and only these");
+    }
+}
+
+fn start(world: &World, upstreams: &[&Upstream], listener: &str, cluster: &str) -> Ambassador {
+    let addresses: Vec<_> = upstreams.iter().map(|upstream| upstream.address()).collect();
+    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+    let tls = format!("protocol: postgres\ntls: {{ ca: {} }}\n{cluster}", world.pki.ca().display());
+    let listener = format!("bind: 127.0.0.1:0\ncluster: up\n{listener}");
+    Ambassador::start(&Config::new().listener("app", &listener).cluster("up", &addresses, &tls))
+}
+
+/// Whom should it be sent to? A server would log it as a wrong key, and that is all that would come of it.
+#[test]
+fn a_cancel_of_nobodys_session_ends_without_a_dial_where_there_are_several_servers() {
+    let world = World::new();
+    let (one, other) = (server(&world, 7, &[1, 2, 3, 4]), server(&world, 7, &[5, 6, 7, 8]));
+    let ambassador = start(&world, &[&one, &other], "", "");
+    cancel(&ambassador, 7, &[1, 2, 3, 4]);
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "no_endpoint", "{record}");
+    let words = "no session of this listener has the key that the client wants cancelled";
+    assert_eq!(record["error"], words);
+    assert_eq!((one.accepted(), other.accepted()), (0, 0));
+}
+
+/// A key is forgotten with its session.
+#[test]
+fn a_cancel_of_a_session_that_has_ended_goes_nowhere_where_there_are_several_servers() {
+    let world = World::new();
+    let (one, other) = (server(&world, 7, &[1, 2, 3, 4]), server(&world, 7, &[5, 6, 7, 8]));
+    let ambassador = start(&world, &[&one, &other], "", "");
+    let (client, process, secret) = session(&ambassador);
+    drop(client);
+    ambassador.wait_records(1);
+    cancel(&ambassador, process, &secret);
+    ambassador.record_of("no_endpoint");
+    assert!(cancels(&one).is_empty() && cancels(&other).is_empty());
 }
 
 #[test]
-fn with_one_endpoint_every_key_goes_there() {
-    let upstream = Upstream::plain(|mut conn| async move {
-        use tokio::io::AsyncReadExt;
-        let mut request = vec![0; 16];
-        if conn.read_exact(&mut request).await.is_ok() {
-            conn.note(format!("{request:?}"));
+fn a_cancel_of_an_unknown_session_goes_to_the_only_server() {
+    let world = World::new();
+    let upstream = server(&world, 7, &[1, 2, 3, 4]);
+    let ambassador = start(&world, &[&upstream], "", "");
+    cancel(&ambassador, 8, &[0; 32]);
+    assert_eq!(cancels(&upstream).len(), 1);
+}
+
+/// The listener, the cluster or the endpoint is full of queries that somebody now wants to stop.
+#[test]
+fn a_cancel_gets_through_where_everything_is_full() {
+    let world = World::new();
+    for (listener, cluster) in [
+        ("max_connections: 1", ""),
+        ("", "limits: { max_connections: 1 }"),
+        ("", "limits: { max_connections_per_endpoint: 1 }"),
+    ] {
+        let upstream = server(&world, 7, &[1, 2, 3, 4]);
+        let ambassador = start(&world, &[&upstream], listener, cluster);
+        let (_client, process, secret) = session(&ambassador);
+        let mut refused = ambassador.connect();
+        refused.send(app_startup());
+        assert_eq!(pgwire::read_refusal(&mut refused).sqlstate, "53300", "{listener}{cluster}");
+        cancel(&ambassador, process, &secret);
+        assert_eq!(cancels(&upstream).len(), 1, "{listener}{cluster}");
+        let record = ambassador.record_of("completed");
+        assert!(record["tls"]["version"].is_string(), "{record}");
+    }
+}
+
+/// tokio-postgres does not wait for the server's end. Its cancel was dropped with it.
+#[test]
+fn a_cancel_stands_though_its_client_closes_at_once() {
+    let world = World::new();
+    let upstream = server(&world, 7, &[1, 2, 3, 4]);
+    let ambassador = start(&world, &[&upstream], "", "");
+    let (_client, process, secret) = session(&ambassador);
+    ambassador.frozen(|| ambassador.connect().send(cancel_request(process, &secret)));
+    upstream.wait_note("cancel");
+    let record: Value = ambassador.record();
+    assert_eq!(record["outcome"], "completed", "{record}");
+}
+
+/// The client takes the end for the server's word that the cancel is done.
+#[test]
+fn the_end_of_a_cancel_is_the_servers() {
+    let world = World::new();
+    let tls = world.tls.clone();
+    let upstream = Upstream::plain(move |conn| {
+        let tls = tls.clone();
+        async move {
+            let Some(mut conn) = pgwire::accept_ssl(conn, tls).await else { return };
+            drop(conn.read_exact(&mut [0; 16]).await);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            conn.note("done");
+            drop(conn.shutdown().await);
         }
     });
-    let ambassador = Ambassador::start(&Config::postgres(&[&upstream.address()], ""));
-    let request = cancel_request(4711, &[1, 2, 3, 4]);
-    let mut client = Client::tcp(ambassador.address("app")).expect("a connection");
-    client.send(&request);
-    upstream.wait_note(&format!("{request:?}"));
-    assert_eq!(client.read_out().0, b"");
-}
-
-/// A listener that is full of queries is where one wants to cancel.
-#[test]
-fn a_cancel_gets_through_a_listener_that_is_full() {
-    let upstream = Upstream::plain(roles::silent);
-    let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\nmax_connections: 1").cluster(
-        "up",
-        &[&upstream.address()],
-        "protocol: postgres",
-    );
-    let ambassador = Ambassador::start(&config);
-    let mut first = ambassador.connect();
-    first.send(crate::harness::pgwire::app_startup());
-    upstream.wait_accepted(1);
-    let mut client = ambassador.connect();
-    client.send(cancel_request(4711, &[1, 2, 3, 4]));
-    upstream.wait_accepted(2);
-    let mut another = ambassador.connect();
-    another.send(crate::harness::pgwire::app_startup());
-    let (told, _) = another.read_out();
-    assert!(String::from_utf8_lossy(&told).contains("listener_full"), "{told:?}");
+    let ambassador = start(&world, &[&upstream], "", "");
+    cancel(&ambassador, 7, &[1, 2, 3, 4]);
+    assert_eq!(upstream.notes().last().map(String::as_str), Some("done"), "the end came after it");
 }

@@ -84,10 +84,8 @@ fn psql_reaches_the_server_through_a_unix_socket() {
 #[test]
 fn a_role_with_certificate_authentication_needs_no_password() {
     let postgres = Postgres::shared();
-    let leaf = postgres.pki().client("certonly");
-    let (ca, cert, key) = (postgres.pki().ca(), leaf.cert.display(), leaf.key.display());
-    let tls = format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: db.test }}", ca.display());
-    let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &tls));
+    let ambassador =
+        Ambassador::start(&Config::postgres(&[&postgres.address()], &Postgres::tls_of_certonly()));
     psql(&conninfo(&ambassador, "certonly", ""), "select 1").must_succeed();
 }
 
@@ -227,40 +225,4 @@ fn pgbench_with_lasting_connections_keeps_its_pace() {
         "{}",
         finished.stdout
     );
-}
-
-#[test]
-fn a_base_backup_streams_through() {
-    let (_, ambassador) = to_postgres();
-    let mut command = libpq_client(&demand("pg_basebackup", "postgresql-client"));
-    let target = ambassador.dir().join("backup");
-    command.args(["-X", "stream", "-c", "fast", "-d", &conninfo(&ambassador, "app", ""), "-D"]).arg(&target);
-    finish(&mut command).must_succeed();
-    assert!(target.join("PG_VERSION").exists());
-    // One connection for the files, one for the log.
-    assert!(ambassador.wait_records(2).iter().all(|record| record["outcome"] == "completed"));
-}
-
-#[test]
-fn a_replication_connection_takes_its_commands() {
-    let (_, ambassador) = to_postgres();
-    let replication = format!(
-        "host=127.0.0.1 port={} user=app dbname=postgres replication=database",
-        ambassador.address("app").port()
-    );
-    let finished = psql(&replication, "IDENTIFY_SYSTEM").must_succeed();
-    assert!(finished.stdout.contains("postgres"), "{}", finished.stdout);
-}
-
-/// `check --connect` asks the server as nobody, and no line of its log calls that a fault.
-#[test]
-fn a_probe_is_answered_and_the_servers_log_has_no_complaint() {
-    let postgres = Postgres::shared();
-    let config = Config::postgres(&[&postgres.address()], &postgres.tls());
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let file = dir.path().join("listeners.yaml");
-    fs::write(&file, config.render(dir.path())).expect("a file to check");
-    let finished = finish(crate::harness::ambassador().args(["check", "--connect", "--config"]).arg(&file))
-        .must_succeed();
-    assert!(finished.stdout.contains("answer     ok"), "{}", finished.stdout);
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::pgwire::{self, Refusal, World, app_startup};
-use crate::harness::{Ambassador, ClosedPort, Config, End, Postgres, Upstream, roles};
+use crate::harness::{Ambassador, ClosedPort, Config, End, Upstream, roles};
 
 /// Logs in by hand at an ambassador that must refuse: what the client is told and what the log says.
 #[track_caller]
@@ -175,47 +175,4 @@ fn a_tls_client_at_the_plaintext_port_gets_a_tls_alert() {
     client.send([0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]);
     assert_eq!(client.read_out(), (pgwire::TLS_ALERT.to_vec(), End::Orderly));
     assert_eq!(upstream.accepted(), 0);
-}
-
-/// The first message of a login with that gs2 flag, and everything that the client is told then.
-fn log_in_with_flag(scram_plus: &str, flag: &str) -> (String, Value) {
-    let postgres = Postgres::shared();
-    let cluster = format!("scram_plus: {scram_plus}\n{}", postgres.tls());
-    let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &cluster));
-    let mut client = ambassador.connect();
-    let startup = b"\0\0\0\x20\0\x03\0\0user\0app\0database\0x\0\0";
-    let mut startup = startup.to_vec();
-    startup[3] = u8::try_from(startup.len()).expect("a short packet");
-    client.send(&startup);
-    let head = client.receive(5);
-    assert_eq!(head[0], b'R');
-    client.receive(usize::from(head[4]) - 4);
-    let data = format!("{flag},,n=,r=abcdefghijklmnop");
-    let mut body = b"SCRAM-SHA-256\0\0\0\0".to_vec();
-    body.push(u8::try_from(data.len()).expect("a short answer"));
-    body.extend(data.as_bytes());
-    client.send([&b"p\0\0\0"[..], &[u8::try_from(body.len() + 4).expect("a short message")], &body].concat());
-    let told = client.receive(9);
-    if told[0] == b'R' {
-        return (format!("R {}", told[8]), Value::Null);
-    }
-    let words = String::from_utf8_lossy(&client.read_out().0).into_owned();
-    drop(client);
-    (words, ambassador.record())
-}
-
-/// What Npgsql does when PLUS is gone from the list, and what any client does that has no binding at all.
-#[test]
-fn a_login_that_claims_it_could_bind_is_told_what_to_set() {
-    let (words, record) = log_in_with_flag("strip", "y");
-    assert!(words.contains("Channel Binding=Disable") && words.contains("scram_plus: keep"), "{words}");
-    assert_eq!(record["outcome"], "bad_opening", "{record}");
-    assert!(record["error"].as_str().expect("words").contains("gs2 flag `y`"), "{record}");
-    // SASLContinue: the server goes on.
-    assert_eq!(log_in_with_flag("strip", "n").0, "R 11");
-    assert_eq!(log_in_with_flag("keep", "n").0, "R 11");
-    // With the list kept nobody has taken anything away, and the server speaks for itself.
-    let (words, record) = log_in_with_flag("keep", "y");
-    assert!(words.contains("SCRAM channel binding negotiation error"), "{words}");
-    assert_eq!(record["outcome"], "completed", "{record}");
 }

@@ -8,12 +8,17 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 
-/** What an application does with pgjdbc, through a plaintext port: arguments are the URL, the user and the password. */
+/** What an application does with pgjdbc, through a plaintext port: arguments are the URL, the user, the password, and a URL that refuses. */
 class Jdbc {
     public static void main(String[] arguments) throws Exception {
         try (Connection connection = DriverManager.getConnection(arguments[0], arguments[1], arguments[2])) {
             batch(connection);
             cancel(connection);
+        }
+        try (Connection refused = DriverManager.getConnection(arguments[3], arguments[1], arguments[2])) {
+            throw new IllegalStateException("nobody refused");
+        } catch (SQLException refusal) {
+            System.out.println(refusal.getSQLState() + " " + refusal.getMessage());
         }
         System.out.println("JDBC is content");
     }

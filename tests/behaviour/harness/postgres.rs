@@ -15,20 +15,31 @@ pub(crate) const PASSWORD: &str = "correct horse";
 pub(crate) struct Postgres {
     dir: PathBuf,
     port: u16,
-    pki: Pki,
+    // Statics are never dropped, so their parts may as well be leaked.
+    pki: &'static Pki,
     /// The certificate that `clientcert=verify-full` accepts for role `app`.
-    app: Leaf,
+    app: &'static Leaf,
     // Its stdin is the pipe that the server hangs on.
     _keeper: Child,
 }
 
 const HBA: &str = "
 local   all all                   trust
+hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
 hostssl all app      127.0.0.1/32 scram-sha-256 clientcert=verify-full
 hostssl all reports  127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 hostssl all certonly 127.0.0.1/32 cert
 hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
 ";
+
+/// What most servers have: a line for all.
+const HBA_FOR_ALL: &str = "
+local   all all              trust
+hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
+";
+
+/// What a server logs by default of its connections is nothing at all.
+const ALL_CONNECTIONS: &str = "log_connections = on\nlog_disconnections = on\n";
 
 const ROLES: &str = "
 create role app login replication password 'correct horse';
@@ -43,12 +54,41 @@ const SERVER_NAMES: [&str; 2] = ["db.test", "127.0.0.1"];
 impl Postgres {
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
-        SHARED.get_or_init(Self::start)
+        SHARED.get_or_init(|| {
+            let pki: &Pki = Box::leak(Box::new(Pki::new()));
+            let app = Box::leak(Box::new(pki.client("app")));
+            Self::start(HBA, ALL_CONNECTIONS, pki, app)
+        })
     }
 
-    fn start() -> Self {
-        let pki = Pki::new();
-        let app = pki.client("app");
+    /// Another one, which knows the same roles and takes the same certificates as the first.
+    pub(crate) fn second() -> &'static Self {
+        static SECOND: OnceLock<Postgres> = OnceLock::new();
+        SECOND.get_or_init(|| {
+            let first = Self::shared();
+            Self::start(HBA, ALL_CONNECTIONS, first.pki, first.app)
+        })
+    }
+
+    /// One of its own that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all.
+    pub(crate) fn quiet() -> Self {
+        let pki: &Pki = Box::leak(Box::new(Pki::new()));
+        let app = Box::leak(Box::new(pki.client("app")));
+        Self::start(HBA_FOR_ALL, "", pki, app)
+    }
+
+    /// The major version.
+    pub(crate) fn version(&self) -> u32 {
+        let number = self.as_superuser("show server_version_num");
+        number.parse::<u32>().expect("a number") / 10_000
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).expect("a readable log")
+    }
+
+    fn start(hba: &str, logging: &str, pki: &'static Pki, app: &'static Leaf) -> Self {
         let server = pki.server(&SERVER_NAMES);
         let dir = directory();
         // PostgreSQL refuses root.
@@ -69,12 +109,12 @@ impl Postgres {
         for (from, to) in [(&pki.ca(), "ca.pem"), (&server.cert, "server.pem"), (&server.key, "server.key")] {
             give_copy(from, &data.join(to), account.as_ref());
         }
-        fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf is written");
+        fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf is written");
         let sockets = dir.join("sockets");
         fs::create_dir(&sockets).expect("a socket directory");
         give(&sockets, account.as_ref());
         fs::set_permissions(&sockets, Permissions::from_mode(0o755)).expect("a passable directory");
-        let (port, keeper) = serve(&dir, account.as_ref(), &pki);
+        let (port, keeper) = serve(&dir, account.as_ref(), pki, logging);
         let this = Self { dir, port, pki, app, _keeper: keeper };
         this.as_superuser(ROLES);
         this
@@ -85,15 +125,30 @@ impl Postgres {
     }
 
     pub(crate) fn pki(&self) -> &Pki {
-        &self.pki
+        self.pki
     }
 
     /// The `tls:` line of a cluster that the server accepts for role `app`.
     pub(crate) fn tls(&self) -> String {
-        let (ca, Leaf { cert, key, .. }) = (self.pki.ca(), &self.app);
+        self.tls_with(self.app, "")
+    }
+
+    /// The same with more in it, such as `, start: direct`.
+    pub(crate) fn tls_and(&self, more: &str) -> String {
+        self.tls_with(self.app, more)
+    }
+
+    /// The same with the certificate that opens the door for role `certonly`; the second server takes it too.
+    pub(crate) fn tls_of_certonly() -> String {
+        static CERTONLY: OnceLock<Leaf> = OnceLock::new();
+        let shared = Self::shared();
+        shared.tls_with(CERTONLY.get_or_init(|| shared.pki.client("certonly")), "")
+    }
+
+    fn tls_with(&self, Leaf { cert, key, .. }: &Leaf, more: &str) -> String {
         format!(
-            "tls: {{ ca: {}, cert: {}, key: {}, server_name: db.test }}",
-            ca.display(),
+            "tls: {{ ca: {}, cert: {}, key: {}, server_name: db.test{more} }}",
+            self.pki.ca().display(),
             cert.display(),
             key.display()
         )
@@ -143,12 +198,12 @@ pub(crate) fn libpq_client(program: &Path) -> Command {
     command
 }
 
-fn serve(dir: &Path, account: Option<&Account>, pki: &Pki) -> (u16, Child) {
+fn serve(dir: &Path, account: Option<&Account>, pki: &Pki, logging: &str) -> (u16, Child) {
     let mut attempt = 0;
     loop {
         attempt += 1;
         let port = free_port();
-        configure(&dir.join("data"), &dir.join("sockets"), port);
+        configure(&dir.join("data"), &dir.join("sockets"), port, logging);
         let mut server = as_account(&demand("postgres", "postgresql"), account);
         server.arg("-D").arg(dir.join("data"));
         let mut keeper = keep(&server, "INT", dir, Some(pki));
@@ -171,12 +226,12 @@ fn serve(dir: &Path, account: Option<&Account>, pki: &Pki) -> (u16, Child) {
     }
 }
 
-fn configure(data: &Path, sockets: &Path, port: u16) {
+fn configure(data: &Path, sockets: &Path, port: u16, logging: &str) {
     let settings = format!(
         "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n\
          ssl = on\nssl_ca_file = 'ca.pem'\nssl_cert_file = 'server.pem'\nssl_key_file = 'server.key'\n\
          password_encryption = 'scram-sha-256'\nmax_connections = 100\nshared_buffers = 32MB\n\
-         fsync = off\nlog_connections = on\nlog_disconnections = on\n",
+         fsync = off\n{logging}",
         sockets.display()
     );
     fs::write(data.join("postgresql.conf"), settings).expect("postgresql.conf is written");
