@@ -304,7 +304,8 @@ impl Relay<'_> {
                 if self.receiving.holds_bytes() {
                     self.downstream.abort();
                 }
-                self.upstream.abort();
+                // A server logs a reset in the middle of a login, and none of this is its affair.
+                self.part_with_upstream();
                 let outcome = match error.side {
                     Side::Downstream => Outcome::BadOpening,
                     Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
@@ -354,16 +355,20 @@ impl Relay<'_> {
     /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN. A side that does not get
     /// everything that was read for it is reset instead, or the cut stream would look complete.
     fn part(&mut self) {
+        self.part_with_upstream();
+        if self.receiving.holds_bytes() {
+            self.downstream.abort();
+        } else {
+            self.downstream.finish();
+        }
+    }
+
+    fn part_with_upstream(&mut self) {
         let mut upstream = &mut self.upstream;
         let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
         let mut nobody = Context::from_waker(std::task::Waker::noop());
         if self.sending.holds_bytes() || parted.poll(&mut nobody).is_pending() {
             self.upstream.abort();
-        }
-        if self.receiving.holds_bytes() {
-            self.downstream.abort();
-        } else {
-            self.downstream.finish();
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `check --connect` against PostgreSQL: what it says of a server, and what the server's log says of it.
 
 use std::fs;
+use std::process::Command;
 
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::pgwire::{self, World};
-use crate::harness::{Config, Finished, Postgres, Upstream, ambassador, finish, until};
+use crate::harness::postgres::PASSWORD;
+use crate::harness::{Ambassador, Config, Finished, Postgres, Upstream, ambassador, demand, finish, until};
 
 #[track_caller]
 fn check(config: &Config) -> Finished {
@@ -24,10 +26,12 @@ const SERVES: &str = "answer     ok      the server would serve a client";
 
 /// Waits until the server has logged what we ask it to, so that what happened before is in its log too.
 fn marked_log(postgres: &Postgres, mark: &str) -> String {
+    let known = postgres.log().matches(&format!("LOG:  {mark}\n")).count();
     postgres.as_superuser(&format!("do $$ begin raise log '{mark}'; end $$"));
     until("the mark is in the log", || {
         let log = postgres.log();
-        log.contains(mark).then_some(log)
+        let marks = log.matches(&format!("LOG:  {mark}\n")).count();
+        (marks > known).then_some(log)
     })
 }
 
@@ -45,10 +49,31 @@ fn a_probe_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
             assert_eq!(answer(&checked), SERVES);
         }
     }
-    let after = marked_log(&postgres, "after the probes");
-    let new = after.strip_prefix(before.as_str()).expect("a log that only grows");
+    only_the_mark_is_new(&postgres, &before);
+}
+
+/// It was ended by a reset, and the server logged one.
+#[test]
+fn a_login_that_we_refuse_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
+    let postgres = Postgres::quiet();
+    let before = marked_log(&postgres, "before the login");
+    let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &postgres.tls()));
+    for (flag, outcome) in [("y", "bad_opening"), ("n", "completed")] {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/scram.py");
+        let port = ambassador.address("app").port().to_string();
+        let mut python = Command::new(demand("python3", "python3"));
+        finish(python.args([program, &port, flag, "app", PASSWORD])).must_succeed();
+        ambassador.record_of(outcome);
+    }
+    only_the_mark_is_new(&postgres, &before);
+}
+
+#[track_caller]
+fn only_the_mark_is_new(postgres: &Postgres, before: &str) {
+    let after = marked_log(postgres, "and nothing else");
+    let new = after.strip_prefix(before).expect("a log that only grows");
     let lines: Vec<_> = new.lines().filter(|line| line.contains("LOG:") || line.contains("FATAL:")).collect();
-    assert!(matches!(lines[..], [mark] if mark.contains("after the probes")), "{new}");
+    assert!(matches!(lines[..], [mark] if mark.contains("and nothing else")), "{new}");
 }
 
 /// Where pg_hba.conf has no line for the probe's role, the server says no, and logs that it did. It serves all the same.

@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::daemon::{Account, as_account, directory, free_port, give, give_copy, keep};
 use super::{Finished, Leaf, Pki, demand, finish, until};
@@ -70,11 +70,16 @@ impl Postgres {
         })
     }
 
-    /// One of its own that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all.
-    pub(crate) fn quiet() -> Self {
-        let pki: &Pki = Box::leak(Box::new(Pki::new()));
-        let app = Box::leak(Box::new(pki.client("app")));
-        Self::start(HBA_FOR_ALL, "", pki, app)
+    /// One that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all. It is for one test at a time,
+    /// which looks at its log.
+    pub(crate) fn quiet() -> MutexGuard<'static, Self> {
+        static QUIET: OnceLock<Mutex<Postgres>> = OnceLock::new();
+        let quiet = QUIET.get_or_init(|| {
+            let pki: &Pki = Box::leak(Box::new(Pki::new()));
+            let app = Box::leak(Box::new(pki.client("app")));
+            Mutex::new(Self::start(HBA_FOR_ALL, "", pki, app))
+        });
+        quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The major version.
