@@ -2,6 +2,7 @@
 //! and the generator are arguments, so a seed replays a run.
 
 pub mod balance;
+pub mod health;
 pub mod limits;
 pub mod retry;
 pub mod roster;
