@@ -4,6 +4,7 @@
 //! `upstream::dial` → `relay::relay`. docs/ARCHITECTURE.md has the map and the invariants; the numbers
 //! below are the layers, and a module imports only from lower ones (`tests/tidy.rs`).
 
+pub mod caller; // 0
 pub mod clock; // 0
 pub mod name; // 0
 pub mod outcome; // 0

@@ -1,6 +1,7 @@
-//! Decisions about endpoints and attempts. PURE: no tokio, socket, clock, entropy, log or metric; `now`
+//! Decisions about callers, endpoints and attempts. PURE: no tokio, socket, clock, entropy, log or metric; `now`
 //! and the generator are arguments, so a seed replays a run.
 
+pub mod admission;
 pub mod balance;
 pub mod health;
 pub mod limits;

@@ -1,0 +1,229 @@
+//! Who connects from this host, as the kernel attests it, and which systemd unit that is.
+//!
+//! Values only: how they are found out is the business of `downstream` and `sys`, what follows from them that of
+//! `policy`. A unit is read off the path of a cgroup as systemd itself does it, so that nobody can choose the name
+//! under which he is known: what a user's own manager runs is always `user@UID.service/NAME`, and what a service
+//! makes below its own cgroup is still that service.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A process of this host that connected. Whoever cannot be attributed to one is a stranger, and has no `Caller`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user: of a unix socket, who connected; of TCP, who made the socket.
+    pub uid: u32,
+    /// That user's name, where the host knows one and somebody wanted to know.
+    pub user: Option<Arc<str>>,
+    /// The effective group of a process that connected to a unix socket. The kernel does not tell it of TCP.
+    pub gid: Option<u32>,
+    /// All its groups in ascending order, where somebody wanted to know: of a unix socket those of the process, of
+    /// TCP those that the host's database gives to the user.
+    pub groups: Arc<[u32]>,
+    /// The process that connected to a unix socket; gone again perhaps. The kernel does not tell it of TCP.
+    pub pid: Option<u32>,
+    /// Its control group, where somebody wanted to know and it could be found.
+    pub cgroup: Option<Arc<Cgroup>>,
+}
+
+impl Caller {
+    /// The unit it runs in.
+    #[must_use]
+    pub fn unit(&self) -> Option<&Unit> {
+        self.cgroup.as_ref()?.unit.as_ref()
+    }
+}
+
+/// As messages name it: the user and, where it is known, the unit.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => write!(f, "user {user} (uid {})", self.uid)?,
+            None => write!(f, "uid {}", self.uid)?,
+        }
+        self.unit().map_or(Ok(()), |unit| write!(f, " in {unit}"))
+    }
+}
+
+/// A control group of the unified hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cgroup {
+    path: Box<str>,
+    unit: Option<Unit>,
+}
+
+impl Cgroup {
+    /// By its path below the hierarchy's root.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        Self { path: path.into(), unit: Unit::of(path) }
+    }
+
+    /// The path, with a slash in front.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+/// A systemd unit: `report.service`, or `user@1000.service/report.service` for one of a user's own manager.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unit {
+    name: Arc<str>,
+    /// The length of the system manager's part.
+    system: usize,
+    is_session: bool,
+}
+
+impl Unit {
+    /// The unit that a cgroup belongs to: below the slices, the first part of its path (`cg_path_get_unit` of
+    /// systemd); below a user's manager the same once more. Deeper parts are the unit's own business.
+    #[must_use]
+    pub fn of(path: &str) -> Option<Self> {
+        let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+        let is_session = parts.peek() == Some(&"user.slice");
+        let mut below_slices = || parts.find(|part| !is_slice(part)).and_then(unit_name);
+        let system = below_slices()?;
+        let is_manager = system.starts_with("user@") && system.ends_with(".service");
+        let name = match is_manager.then(below_slices).flatten() {
+            Some(own) => format!("{system}/{own}").into(),
+            None => system.into(),
+        };
+        Some(Self { name, system: system.len(), is_session })
+    }
+
+    /// Its whole name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it is the unit of that name, or one of the user's manager of that name.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        *self.name == *name || self.name[..self.system] == *name
+    }
+
+    /// Whether a user made it by logging in or through his own manager, as often as he likes; otherwise it is a
+    /// service of the host.
+    #[must_use]
+    pub const fn is_session(&self) -> bool {
+        self.is_session
+    }
+
+    /// Whether a unit could have this name.
+    #[must_use]
+    pub fn is_possible(name: &str) -> bool {
+        let (system, own) = name.split_once('/').map_or((name, None), |(system, own)| (system, Some(own)));
+        let is_unescaped = |name: &str| unit_name(name) == Some(name);
+        is_unescaped(system)
+            && own.is_none_or(|own| {
+                is_unescaped(own) && system.starts_with("user@") && system.ends_with(".service")
+            })
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+fn is_slice(part: &str) -> bool {
+    part.ends_with(".slice")
+}
+
+/// A part of a path as a unit's name; an underscore in front is systemd's way round the names of the kernel's own files.
+fn unit_name(part: &str) -> Option<&str> {
+    /// Of those that have processes: systemd.unit(5), systemd.resource-control(5).
+    const KINDS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
+    /// `UNIT_NAME_MAX`.
+    const LONGEST: usize = 255;
+    let name = part.strip_prefix('_').unwrap_or(part);
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let is_kind = KINDS.iter().any(|kind| name.len() > kind.len() && name.ends_with(kind));
+    (is_kind && name.len() <= LONGEST && name.bytes().all(allowed)).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_what_systemd_would_say() {
+        for (path, expected) in [
+            ("/system.slice/report.service", Some("report.service")),
+            ("/system.slice/system-worker.slice/worker@3.service", Some("worker@3.service")),
+            ("/init.scope", Some("init.scope")),
+            ("/report.service", Some("report.service")),
+            ("/system.slice/_cpu.service", Some("cpu.service")),
+            ("/system.slice/docker-0af.scope/init", Some("docker-0af.scope")),
+            ("/user.slice/user-1000.slice/session-3.scope", Some("session-3.scope")),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/init.scope",
+                Some("user@1000.service/init.scope"),
+            ),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/app.slice/report.service/x",
+                Some("user@1000.service/report.service"),
+            ),
+            ("/user.slice/user-1000.slice/user@1000.service", Some("user@1000.service")),
+            ("/", None),
+            ("", None),
+            ("/system.slice", None),
+            ("/docker/0af", None),
+            ("/../report.service", None),
+            ("/system.slice/.service", None),
+            ("/system.slice/re port.service", None),
+        ] {
+            assert_eq!(Unit::of(path).as_ref().map(Unit::as_str), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn nobody_takes_a_services_name_by_making_a_cgroup_below_his_own() {
+        for path in [
+            "/user.slice/user-1000.slice/user@1000.service/report.service",
+            "/user.slice/user-1000.slice/user@1000.service/app.slice/report.service",
+            "/system.slice/delegated.service/report.service",
+            "/system.slice/delegated.service/system.slice/report.service",
+            "/machine.slice/guest.scope/system.slice/report.service",
+        ] {
+            let unit = Unit::of(path).expect("there is one");
+            assert!(!unit.is_named("report.service"), "{path} is {unit}");
+        }
+    }
+
+    #[test]
+    fn a_users_manager_stands_for_all_that_it_runs() {
+        let unit =
+            Unit::of("/user.slice/user-7.slice/user@7.service/app.slice/a.service").expect("it is one");
+        assert!(unit.is_named("user@7.service"));
+        assert!(unit.is_named("user@7.service/a.service"));
+        assert!(!unit.is_named("a.service"));
+        assert!(!unit.is_named("user@7.service/b.service"));
+        assert!(unit.is_session());
+        assert!(!Unit::of("/system.slice/a.service").expect("it is one").is_session());
+    }
+
+    #[test]
+    fn names_that_no_unit_can_have_are_known() {
+        for name in ["a.service", "a@b.service", "x.scope", "user@1.service/a.service", "dev-disk\\x2d1.swap"]
+        {
+            assert!(Unit::is_possible(name), "{name}");
+        }
+        for name in [
+            "",
+            "a",
+            ".service",
+            "a.slice",
+            "a.timer",
+            "_a.service",
+            "a b.service",
+            "x.service/a.service",
+            "/a",
+        ] {
+            assert!(!Unit::is_possible(name), "{name}");
+        }
+    }
+}

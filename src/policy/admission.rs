@@ -1,0 +1,118 @@
+//! Who may: rules about callers. The keys of one rule must all match, and rules are alternatives.
+//!
+//! A stranger, who cannot be attributed to a process of this host, matches no rule, not even an empty one.
+
+use std::sync::Arc;
+
+use crate::caller::Caller;
+
+/// What a caller must be, in all that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its user.
+    pub user: Option<u32>,
+    /// One of its groups.
+    pub group: Option<u32>,
+    /// Its unit, by the name that [`crate::caller::Unit::is_named`] knows.
+    pub unit: Option<Arc<str>>,
+}
+
+/// What has to be known of callers beyond their user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// [`Caller::groups`].
+    pub groups: bool,
+    /// [`Caller::cgroup`].
+    pub unit: bool,
+}
+
+impl Rule {
+    /// Whether the caller is meant.
+    #[must_use]
+    pub fn matches(&self, caller: &Caller) -> bool {
+        self.user.is_none_or(|uid| caller.uid == uid)
+            && self.group.is_none_or(|gid| caller.gid == Some(gid) || caller.groups.contains(&gid))
+            && self.unit.as_ref().is_none_or(|name| caller.unit().is_some_and(|unit| unit.is_named(name)))
+    }
+
+    /// What it asks about.
+    #[must_use]
+    pub const fn needs(&self) -> Needs {
+        Needs { groups: self.group.is_some(), unit: self.unit.is_some() }
+    }
+}
+
+impl Needs {
+    /// What either asks about.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { groups: self.groups || other.groups, unit: self.unit || other.unit }
+    }
+}
+
+/// The first of the rules that means the caller; `None` for a caller is a stranger.
+#[must_use]
+pub fn first_match(rules: &[Rule], caller: Option<&Caller>) -> Option<usize> {
+    let caller = caller?;
+    rules.iter().position(|rule| rule.matches(caller))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Cgroup;
+
+    fn caller(uid: u32, groups: &[u32], cgroup: &str) -> Caller {
+        let cgroup = Some(Arc::new(Cgroup::new(cgroup)));
+        Caller { uid, user: None, gid: None, groups: groups.into(), pid: None, cgroup }
+    }
+
+    fn rule(user: Option<u32>, group: Option<u32>, unit: Option<&str>) -> Rule {
+        Rule { user, group, unit: unit.map(Arc::from) }
+    }
+
+    #[test]
+    fn the_keys_of_a_rule_must_all_match() {
+        let report = "/system.slice/report.service";
+        for (user, group, unit, expected) in [
+            (None, None, None, true),
+            (Some(7), None, None, true),
+            (Some(8), None, None, false),
+            (None, Some(20), None, true),
+            (None, Some(21), None, false),
+            (None, None, Some("report.service"), true),
+            (None, None, Some("other.service"), false),
+            (Some(7), Some(20), Some("report.service"), true),
+            (Some(7), Some(20), Some("other.service"), false),
+            (Some(7), Some(21), Some("report.service"), false),
+            (Some(8), Some(20), Some("report.service"), false),
+        ] {
+            let rule = rule(user, group, unit);
+            assert_eq!(rule.matches(&caller(7, &[10, 20], report)), expected, "{rule:?}");
+        }
+    }
+
+    #[test]
+    fn a_caller_whose_unit_or_groups_are_unknown_matches_no_rule_about_them() {
+        let unknown = Caller { uid: 0, user: None, gid: None, groups: Arc::new([]), pid: None, cgroup: None };
+        assert!(!rule(None, None, Some("a.service")).matches(&unknown));
+        assert!(!rule(None, Some(0), None).matches(&unknown));
+        assert!(rule(Some(0), None, None).matches(&unknown));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_counts_and_a_stranger_matches_none() {
+        let rules = [rule(Some(1), None, None), rule(None, Some(5), None), Rule::default()];
+        assert_eq!(first_match(&rules, Some(&caller(2, &[5], "/"))), Some(1));
+        assert_eq!(first_match(&rules, Some(&caller(2, &[], "/"))), Some(2));
+        assert_eq!(first_match(&rules[..2], Some(&caller(2, &[], "/"))), None);
+        assert_eq!(first_match(&rules, None), None, "an empty rule is for callers too");
+    }
+
+    #[test]
+    fn only_what_a_rule_asks_about_has_to_be_found_out() {
+        let needs = [rule(Some(1), None, None), rule(None, Some(1), None)].map(|rule| rule.needs());
+        assert_eq!(needs[0], Needs::default());
+        assert_eq!(needs[0].and(needs[1]), Needs { groups: true, unit: false });
+    }
+}
