@@ -18,6 +18,7 @@ pub mod protocol; // 1, pure
 pub mod drain; // 2
 pub mod metrics; // 2
 pub mod tls; // 2
+pub mod watch; // 2
 pub mod workers; // 2
 
 pub mod relay; // 3

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("drain", 2),
     ("metrics", 2),
     ("tls", 2),
+    ("watch", 2),
     ("workers", 2),
     ("relay", 3),
     ("downstream", 4),

@@ -1,4 +1,4 @@
-//! The kernel in safe, owned types: sockets, pipes, timers, bound addresses.
+//! The kernel in safe, owned types: sockets, pipes, timers, bound addresses, watched folders.
 //!
 //! Nothing here decides; each type does what one system call does and says what it means. This is the
 //! only folder where `unsafe` may appear.
@@ -6,11 +6,13 @@
 #![allow(unsafe_code, reason = "this folder is where it lives; each use says why it is sound")]
 
 mod bind;
+mod inotify;
 mod pipe;
 mod socket;
 mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
+pub use inotify::Inotify;
 pub use pipe::Pipe;
 pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket, Target};
 pub use timer::Timer;

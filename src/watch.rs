@@ -1,0 +1,204 @@
+//! Following files: tells that one may have changed, however it was replaced.
+//!
+//! Watched are folders, not files: a file that is renamed into place is a new one, and of a symbolic link it is the link
+//! that changes (Kubernetes swaps `..data`, certbot the links of `live/`). So each link on the way to a file has its own
+//! folder watched, and the watches are made anew after every change. What is read, and what becomes of it, is the
+//! caller's.
+//!
+//! inotify sees nothing of what another host does to a network file system, nor of a folder further up that is
+//! replaced. So the answer comes after [`LOOK_ANYWAY`] in any case.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use crate::alarm;
+use crate::clock;
+use crate::sys::Inotify;
+
+/// Files that are followed. It belongs to the thread it was made on.
+#[derive(Debug)]
+pub struct Watch {
+    files: Vec<PathBuf>,
+    watched: Option<Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    inotify: Inotify,
+    /// The names that count, in whichever folder.
+    names: BTreeSet<OsString>,
+}
+
+/// The longest wait for news.
+pub const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+/// Whoever writes several files, or one in several steps, is let finish: so long without news, at most so long in all.
+const QUIET: Duration = Duration::from_millis(50);
+const QUIET_AT_LAST: Duration = Duration::from_millis(500);
+/// As many links as the kernel follows (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+
+impl Watch {
+    /// Follows those files from now on, whether they exist or not.
+    #[must_use]
+    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let files: Vec<_> = files.into_iter().collect();
+        Self { watched: watched(&files), files }
+    }
+
+    /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
+    /// [`LOOK_ANYWAY`]. A change after it returns is told by the next call. Dropping the future loses nothing.
+    pub async fn changed(&mut self) {
+        if let Some(watched) = &self.watched {
+            let _ = alarm::before(clock::now() + LOOK_ANYWAY, watched.settled()).await;
+        } else {
+            // No inotify to be had: then the clock is all there is.
+            alarm::sleep(LOOK_ANYWAY).await;
+        }
+        // Before anything is read: what changes while it is read is told again.
+        self.watched = watched(&self.files);
+    }
+}
+
+impl Watched {
+    async fn happened(&self) -> io::Result<()> {
+        self.inotify.happened(|name: &OsStr| self.names.contains(name)).await
+    }
+
+    async fn settled(&self) {
+        if self.happened().await.is_err() {
+            // Not to be expected of a descriptor that is ours; the caller's deadline still counts.
+            return std::future::pending().await;
+        }
+        let latest = clock::now() + QUIET_AT_LAST;
+        while clock::now() < latest {
+            let until = latest.min(clock::now() + QUIET);
+            if alarm::before(until, self.happened()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn watched(files: &[PathBuf]) -> Option<Watched> {
+    let inotify = Inotify::new()
+        .inspect_err(|error| tracing::debug!(%error, "no inotify: files are looked at once a minute"))
+        .ok()?;
+    let mut names = BTreeSet::new();
+    let mut folders = BTreeSet::new();
+    for (folder, name) in files.iter().flat_map(|file| steps(file)) {
+        folders.insert(folder);
+        names.insert(name);
+    }
+    for folder in &folders {
+        // A folder that is not there yet shows where it will be made.
+        let nearest = folder.ancestors().find(|folder| inotify.follow(folder).is_ok());
+        if nearest != Some(folder) {
+            names.extend(folder.components().map(|step| step.as_os_str().to_owned()));
+        }
+    }
+    Some(Watched { inotify, names })
+}
+
+/// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name.
+fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
+    let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let mut todo: VecDeque<OsString> = components(&absolute).collect();
+    let (mut folder, mut found, mut links) = (PathBuf::from("/"), Vec::new(), 0);
+    while let Some(step) = todo.pop_front() {
+        match Path::new(&step).components().next() {
+            Some(Component::RootDir) => folder = PathBuf::from("/"),
+            Some(Component::ParentDir) => drop(folder.pop()),
+            Some(Component::Normal(_)) => {
+                let entry = folder.join(&step);
+                match entry.read_link() {
+                    Ok(target) if links < LINKS_MAX => {
+                        links += 1;
+                        found.push((folder.clone(), step));
+                        for step in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                            todo.push_front(step);
+                        }
+                    }
+                    _ if todo.is_empty() => found.push((folder.clone(), step)),
+                    _ => folder = entry,
+                }
+            }
+            Some(Component::CurDir | Component::Prefix(_)) | None => {}
+        }
+    }
+    found
+}
+
+fn components(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().map(|component| component.as_os_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// What `act` does to the files is noticed well before [`LOOK_ANYWAY`].
+    fn check(file: &Path, act: impl FnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let watching = async {
+                let mut watch = Watch::new([file.to_owned()]);
+                act();
+                alarm::before(clock::now() + LOOK_ANYWAY / 2, watch.changed()).await
+            };
+            assert_eq!(alarm::attend(watching).await.expect("alarms"), Ok(()));
+        });
+    }
+
+    #[test]
+    fn a_file_that_is_written_or_renamed_into_place_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.pem");
+        check(&file, || fs::write(&file, "new").unwrap());
+        check(&file, || {
+            fs::write(dir.path().join("other"), "newer").unwrap();
+            fs::rename(dir.path().join("other"), &file).unwrap();
+        });
+        check(&file, || fs::remove_file(&file).unwrap());
+    }
+
+    #[test]
+    fn a_link_on_the_way_that_is_swapped_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for version in ["..1", "..2"] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("a.pem"), version).unwrap();
+        }
+        symlink("..1", at("..data")).unwrap();
+        symlink("..data/a.pem", at("a.pem")).unwrap();
+        check(&at("a.pem"), || {
+            symlink("..2", at("..data_tmp")).unwrap();
+            fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        });
+        // Through a link elsewhere, whose target is another file now.
+        check(&at("a.pem"), || fs::write(at("..2").join("a.pem"), "3").unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_is_made_later_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("later").join("still").join("a.pem");
+        check(&file, || fs::create_dir_all(file.parent().unwrap()).unwrap());
+        check(&file, || fs::write(&file, "here").unwrap());
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_or_in_a_circle_end() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("round", dir.path().join("round")).unwrap();
+        assert!(steps(&dir.path().join("round")).len() <= LINKS_MAX + 1);
+        assert_eq!(steps(Path::new("/no/such/file")), [(PathBuf::from("/no/such"), "file".into())]);
+        assert_eq!(steps(Path::new("/a/../b")), [(PathBuf::from("/"), "b".into())]);
+    }
+}
