@@ -2,11 +2,14 @@
 
 mod ask;
 mod check;
+mod completions;
 mod demo;
 mod logging;
+mod man;
 mod run;
 mod status;
 
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,6 +50,10 @@ enum Verb {
     Status(status::Arguments),
     /// JSON Schema of listeners.yaml, for editors.
     Schema,
+    /// Completions of this command line, for a shell.
+    Completions(completions::Arguments),
+    /// The manual: ambassador(1), a page for each command, and listeners.yaml(5).
+    Man(man::Arguments),
 }
 
 /// Where the configuration is.
@@ -68,6 +75,8 @@ pub fn main() -> ExitCode {
         Some(Verb::Demo(arguments)) => demo::demo(&arguments),
         Some(Verb::Status(arguments)) => status::status(&arguments),
         Some(Verb::Schema) => schema(),
+        Some(Verb::Completions(arguments)) => completions::completions(&arguments),
+        Some(Verb::Man(arguments)) => man::man(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,6 +137,16 @@ impl ConfigFile {
 fn schema() -> Result<(), Failure> {
     let schema = crate::config::schema();
     let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Running(error.to_string()))?;
-    println!("{text}");
-    Ok(())
+    print(format!("{text}\n").as_bytes())
+}
+
+/// To stdout, all of it. A reader that has seen enough (`| head`) is no failure.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Running(format!("cannot write to stdout: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

@@ -6,6 +6,7 @@
 //! addresses that can be bound together. Every mistake of a file is found in one run. Nothing here opens a
 //! socket, and no text whatever makes it panic.
 
+mod described;
 mod document;
 mod mistakes;
 mod raw;
@@ -22,6 +23,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use described::{Described, described};
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use schema::schema;
 

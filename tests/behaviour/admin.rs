@@ -184,6 +184,33 @@ fn the_status_command_without_an_ambassador_exits_1_and_names_the_socket() {
 }
 
 #[test]
+fn the_completions_command_completes_every_verb() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = finish(binary().args(["completions", shell])).must_succeed().stdout;
+        for verb in ["run", "check", "status", "schema"] {
+            assert!(script.contains(verb), "{shell} does not know {verb}:\n{script}");
+        }
+    }
+    finish(binary().args(["completions", "tcsh"])).must_exit(2);
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_and_one_for_the_file() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    finish(binary().args(["man", "--all"]).arg(folder.path())).must_succeed();
+    for (page, words) in [
+        ("ambassador.1", "EXIT STATUS"),
+        ("ambassador-check.1", "connect"),
+        ("listeners.yaml.5", "clusters.NAME.connect.attempts"),
+    ] {
+        let path = folder.path().join(page);
+        let rendered = finish(Command::new("man").args(["--warnings", "-l"]).arg(&path)).must_succeed();
+        assert!(rendered.stdout.contains(words), "{page} lacks {words}:\n{}", rendered.stdout);
+        assert_eq!(rendered.stderr, "", "roff objects to {page}");
+    }
+}
+
+#[test]
 fn the_schema_command_prints_a_json_schema() {
     let schema: Value =
         serde_json::from_str(&finish(binary().arg("schema")).must_succeed().stdout).expect("JSON");

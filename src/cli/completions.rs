@@ -1,0 +1,18 @@
+//! `completions`: what a shell needs to complete our command line.
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use super::{Cli, Failure};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The shell that is to complete
+    shell: Shell,
+}
+
+pub(super) fn completions(arguments: &Arguments) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut Cli::command(), "ambassador", &mut script);
+    super::print(&script)
+}

@@ -1,0 +1,111 @@
+//! Every key of `listeners.yaml` as a line for people: the table of keys in another notation, for the manual.
+
+use super::shape::table::ROOT;
+use super::shape::{Key, Kind, Presence, Rule, Shape};
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Where it stands: `clusters.NAME.tls.cert`.
+    pub path: String,
+    /// What it takes.
+    pub takes: String,
+    /// What it is when the file does not have it; `required` where it must. `None`: off, or worked out.
+    pub default: Option<String>,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// All keys, each section before what is inside it.
+#[must_use]
+pub fn described() -> Vec<Described> {
+    let mut all = Vec::new();
+    section(&ROOT, "", &mut all);
+    all
+}
+
+fn section(shape: &Shape, above: &str, all: &mut Vec<Described>) {
+    for Key { name, about, rule } in shape.keys {
+        let Rule::Takes(kind, presence) = rule else { continue };
+        let path = format!("{above}{name}");
+        let default = match presence {
+            Presence::Required => Some("required".to_owned()),
+            Presence::Default("") | Presence::Optional => None,
+            Presence::Default(value) => Some((*value).to_owned()),
+        };
+        all.push(Described { path: path.clone(), takes: takes(kind), default, about });
+        below(kind, &path, all);
+    }
+}
+
+/// The sections that may stand at a place.
+fn below(kind: &Kind, path: &str, all: &mut Vec<Described>) {
+    match kind {
+        Kind::Section(shape) => section(shape, &format!("{path}."), all),
+        Kind::Names(shape) => section(shape, &format!("{path}.NAME."), all),
+        Kind::List(item) => below(item, &format!("{path}[]"), all),
+        Kind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, path, all)),
+        Kind::Text(_)
+        | Kind::Account
+        | Kind::Mode
+        | Kind::Boolean
+        | Kind::Integer(..)
+        | Kind::Duration(_)
+        | Kind::Word(_)
+        | Kind::NotYet(..) => {}
+    }
+}
+
+/// A section's keys follow it: they need not be said twice.
+fn takes(kind: &Kind) -> String {
+    match kind {
+        Kind::Section(_) => "a map".into(),
+        Kind::Names(_) => "a map from names".into(),
+        Kind::List(item) => format!("a list, each item {}", takes(item)),
+        Kind::Either(kinds) => {
+            let supported = kinds.iter().filter(|kind| !matches!(kind, Kind::NotYet(..)));
+            supported.map(takes).collect::<Vec<_>>().join(", or ")
+        }
+        Kind::Text(_)
+        | Kind::Account
+        | Kind::Mode
+        | Kind::Boolean
+        | Kind::Integer(..)
+        | Kind::Duration(_)
+        | Kind::Word(_)
+        | Kind::NotYet(..) => kind.expected(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(path: &str) -> Described {
+        let found = described().into_iter().find(|key| key.path == path);
+        found.unwrap_or_else(|| panic!("no key {path}"))
+    }
+
+    #[test]
+    fn a_key_is_told_with_its_place_its_default_and_what_it_takes() {
+        let timeout = of("clusters.NAME.connect.timeout");
+        assert_eq!(timeout.default.as_deref(), Some("3s"));
+        assert!(timeout.takes.contains("duration"), "{timeout:?}");
+        assert_eq!(of("listeners.NAME.bind").default.as_deref(), Some("required"));
+        assert_eq!(of("clusters.NAME.tls").default, None);
+    }
+
+    #[test]
+    fn sections_inside_lists_are_told_too() {
+        assert_eq!(of("clusters.NAME.endpoints[].weight").default.as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn no_place_is_told_twice() {
+        let mut paths: Vec<_> = described().into_iter().map(|key| key.path).collect();
+        let all = paths.len();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), all);
+    }
+}
