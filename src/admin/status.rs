@@ -93,6 +93,8 @@ pub struct ClusterStatus {
 #[expect(missing_docs, reason = "as above")]
 pub struct Endpoint {
     pub name: String,
+    pub state: String,
+    pub health: String,
     pub weight: u32,
     pub sessions: u32,
     pub pending_dials: u32,
@@ -203,10 +205,13 @@ impl ClusterStatus {
 }
 
 impl Endpoint {
-    fn of(view: EndpointView<'_>) -> Self {
+    fn of(view: EndpointView) -> Self {
+        let state = if view.is_member { view.admin.label() } else { "removed" };
         Self {
-            name: view.settings.name.to_string(),
-            weight: view.settings.weight,
+            name: view.endpoint.settings().name.to_string(),
+            state: state.into(),
+            health: view.health.label().into(),
+            weight: view.weight,
             sessions: view.load.sessions,
             pending_dials: view.load.dials,
             last_error: view.last_error,

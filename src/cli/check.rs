@@ -55,7 +55,7 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
         for endpoint in cluster.endpoints() {
             println!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
-            if !connect(&cluster, endpoint).await {
+            if !connect(&cluster, &endpoint).await {
                 unreachable += 1;
             }
         }

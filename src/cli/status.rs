@@ -40,7 +40,18 @@ fn page(status: &Status) -> String {
     page +=
         &table(&["LISTENER", "ADDRESS", "CLUSTER", "SESSIONS", "ACCEPTED"], &listeners(&status.listeners));
     page.push('\n');
-    let head = ["CLUSTER", "ENDPOINT", "PROTOCOL", "TLS", "WEIGHT", "SESSIONS", "DIALS", "LAST ERROR"];
+    let head = [
+        "CLUSTER",
+        "ENDPOINT",
+        "PROTOCOL",
+        "TLS",
+        "STATE",
+        "HEALTH",
+        "WEIGHT",
+        "SESSIONS",
+        "DIALS",
+        "LAST ERROR",
+    ];
     page += &table(&head, &endpoints(&status.clusters));
     page
 }
@@ -66,6 +77,8 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
                 endpoint.name.clone(),
                 cluster.protocol.clone(),
                 cluster.tls.clone(),
+                endpoint.state.clone(),
+                endpoint.health.clone(),
                 endpoint.weight.to_string(),
                 endpoint.sessions.to_string(),
                 endpoint.pending_dials.to_string(),

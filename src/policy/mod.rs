@@ -3,7 +3,9 @@
 
 pub mod admission;
 pub mod balance;
+pub mod eligibility;
 pub mod health;
 pub mod limits;
 pub mod retry;
 pub mod roster;
+pub mod slot;

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::slot::Id;
+
 /// The attempts of one dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -25,8 +27,8 @@ pub struct Plan {
     settings: Settings,
     /// Waits served so far: the exponent of the next.
     waits: u32,
-    /// The place of each attempt's endpoint.
-    tried: Vec<usize>,
+    /// Each attempt's endpoint.
+    tried: Vec<Id>,
 }
 
 impl Plan {
@@ -50,26 +52,19 @@ impl Plan {
 
     /// How often this session tried that endpoint.
     #[must_use]
-    pub fn tries(&self, endpoint: usize) -> usize {
+    pub fn tries(&self, endpoint: Id) -> usize {
         self.tried.iter().filter(|tried| **tried == endpoint).count()
     }
 
-    /// Those of `usable` that come next: the endpoints that this session tried least often.
-    #[must_use]
-    pub fn next_of(&self, usable: &[usize]) -> Vec<usize> {
-        let least = usable.iter().map(|endpoint| self.tries(*endpoint)).min();
-        usable.iter().copied().filter(|endpoint| Some(self.tries(*endpoint)) == least).collect()
-    }
-
     /// An attempt on that endpoint begins.
-    pub fn begin(&mut self, endpoint: usize) {
+    pub fn begin(&mut self, endpoint: Id) {
         self.tried.push(endpoint);
     }
 
-    /// How long to wait before the next attempt: nothing while one of `usable` is untried, else between half
+    /// How long to wait before the next attempt: nothing while an endpoint that may be used is untried, else between half
     /// and all of `base` × 2^n, never over `max`.
-    pub fn wait(&mut self, usable: &[usize], rng: &mut Rng) -> Duration {
-        if usable.iter().any(|endpoint| self.tries(*endpoint) == 0) {
+    pub fn wait(&mut self, has_untried: bool, rng: &mut Rng) -> Duration {
+        if has_untried {
             return Duration::ZERO;
         }
         let factor = 1_u32.checked_shl(self.waits).unwrap_or(u32::MAX);
@@ -90,37 +85,14 @@ mod tests {
     };
 
     #[test]
-    fn an_untried_endpoint_is_tried_at_once() {
-        let mut plan = Plan::new(SETTINGS);
-        let mut rng = Rng::with_seed(3);
-        plan.begin(1);
-        assert_eq!(plan.next_of(&[0, 1]), [0]);
-        assert_eq!(plan.wait(&[0, 1], &mut rng), Duration::ZERO);
-        assert_ne!(
-            plan.wait(&[1], &mut rng),
-            Duration::ZERO,
-            "the untried one has no room: that is no reason to hurry"
-        );
-    }
-
-    #[test]
-    fn an_endpoint_that_gets_room_late_goes_before_those_tried_twice() {
-        let mut plan = Plan::new(SETTINGS);
-        for endpoint in [0, 1, 0] {
-            plan.begin(endpoint);
-        }
-        assert_eq!(plan.next_of(&[0, 1]), [1]);
-        assert_eq!(plan.next_of(&[0, 1, 2]), [2]);
-    }
-
-    #[test]
     fn waits_double_with_jitter_up_to_the_most() {
         let mut rng = Rng::with_seed(3);
         for _ in 0..100 {
             let mut plan = Plan::new(SETTINGS);
             for most in [100, 200, 300, 300] {
-                plan.begin(0);
-                let waited = plan.wait(&[0], &mut rng).as_millis();
+                plan.begin(Id::FIRST);
+                assert_eq!(plan.wait(true, &mut rng), Duration::ZERO);
+                let waited = plan.wait(false, &mut rng).as_millis();
                 assert!((most / 2..=most).contains(&waited), "{waited} of {most}");
             }
         }
@@ -129,9 +101,9 @@ mod tests {
     #[test]
     fn attempts_are_bounded() {
         let mut plan = Plan::new(SETTINGS);
-        for attempt in 0..5 {
+        for _ in 0..5 {
             assert!(plan.has_attempt_left());
-            plan.begin(attempt);
+            plan.begin(Id::FIRST);
         }
         assert!(!plan.has_attempt_left());
         assert_eq!(plan.attempts(), 5);
@@ -142,8 +114,8 @@ mod tests {
         let mut plan = Plan::new(Settings { attempts: u32::MAX, ..SETTINGS });
         let mut rng = Rng::with_seed(3);
         for _ in 0..100 {
-            plan.begin(0);
-            assert!(plan.wait(&[0], &mut rng) <= SETTINGS.backoff_max);
+            plan.begin(Id::FIRST);
+            assert!(plan.wait(false, &mut rng) <= SETTINGS.backoff_max);
         }
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::clock;
 use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
+use crate::policy::roster::Unavailable;
 use crate::protocol::{Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault};
 use crate::sys::{Accepted, Gone, Socket};
@@ -146,7 +147,7 @@ async fn open(
         Dialled::Ready(ready, lease) => (ready, lease, downstream),
         Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
     };
-    place.established(lease.index());
+    place.established(lease.endpoint().id());
 
     let Ready { end: upstream, welcome, first, dialogue } = ready;
     if !downstream::welcome(&downstream, &welcome).await {
@@ -253,8 +254,10 @@ fn gone_while_dialling(record: &mut Record, gone: Gone) {
 fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
-        Refusal::Full(_) => RefusalKind::Full,
-        Refusal::Failed { .. } | Refusal::Deadline { .. } => RefusalKind::Unreachable,
+        Refusal::Unavailable(Unavailable::Full(_)) => RefusalKind::Full,
+        Refusal::Unavailable(Unavailable::Nobody(_)) | Refusal::Failed { .. } | Refusal::Deadline { .. } => {
+            RefusalKind::Unreachable
+        }
     };
     Unserved { downstream, kind }
 }

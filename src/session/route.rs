@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
-use crate::upstream::{Cluster, Wanted};
+use crate::upstream::{Cluster, EndpointId, Wanted};
 
 /// Where the connections of one listener go.
 #[derive(Debug)]
@@ -50,8 +50,8 @@ pub(super) struct Entry {
     pub(super) accepted: Instant,
     /// Its client has said what it wants, or need not.
     opened: AtomicBool,
-    /// Its place in the cluster.
-    endpoint: OnceLock<u32>,
+    /// Its endpoint, once it has one.
+    endpoint: OnceLock<EndpointId>,
     pub(super) live: Live,
 }
 
@@ -163,10 +163,10 @@ impl Route {
     /// All sessions that live, in no order that means anything.
     #[must_use]
     pub fn view(&self) -> Vec<SessionView> {
-        let name = |place: &u32| self.cluster.endpoints()[*place as usize].settings().name.clone();
+        let name = |id: &EndpointId| Some(self.cluster.endpoint(*id)?.settings().name.clone());
         let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
             session: *session,
-            endpoint: entry.endpoint.get().map(name),
+            endpoint: entry.endpoint.get().and_then(name),
             accepted: entry.accepted,
             sent: entry.live.sent(),
             received: entry.live.received(),
@@ -182,9 +182,8 @@ impl Route {
         let owner = sessions.live.values().find(|entry| entry.live.answers_to(key));
         let owner = owner.and_then(|owner| Some((*owner.endpoint.get()?, owner.live.cancelled_at())));
         match owner {
-            Some((index, address)) => Some(Wanted::Endpoint { index: index as usize, address }),
-            None if self.cluster.endpoints().len() == 1 => Some(Wanted::Endpoint { index: 0, address: None }),
-            None => None,
+            Some((id, address)) => Some(Wanted::Endpoint { id, address }),
+            None => self.cluster.only_endpoint().map(|id| Wanted::Endpoint { id, address: None }),
         }
     }
 
@@ -266,10 +265,10 @@ impl Place {
         self.entry.opened.store(true, Ordering::Relaxed);
     }
 
-    /// It has its endpoint, the one at that place of the cluster.
-    pub(super) fn established(&self, endpoint: usize) {
-        // Dialled once, so it is never set twice; and no file has that many endpoints.
-        let _ = u32::try_from(endpoint).map(|endpoint| self.entry.endpoint.set(endpoint));
+    /// It has its endpoint.
+    pub(super) fn established(&self, endpoint: EndpointId) {
+        // Dialled once, so it is never set twice.
+        let _ = self.entry.endpoint.set(endpoint);
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::name::EndpointName;
-use crate::policy::limits::Full;
 use crate::policy::retry;
+use crate::policy::roster::Unavailable;
 use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
@@ -22,7 +22,7 @@ use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
 use super::meeting::Meeting;
 use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
-use super::{Cluster, Settings as ClusterSettings};
+use super::{Cluster, EndpointId, Settings as ClusterSettings};
 
 /// The bounds of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +85,8 @@ pub enum Wanted {
     Any,
     /// One and no other, whatever the caps say: for a cancel.
     Endpoint {
-        /// Its place in the cluster.
-        index: usize,
+        /// Which.
+        id: EndpointId,
         /// Which of its addresses, if that is known.
         address: Option<SocketAddr>,
     },
@@ -117,7 +117,7 @@ pub async fn dial(
     loop {
         let mut lease = match cluster.lease(wanted, &mut plan) {
             Ok(lease) => lease,
-            Err(full) => return Err(nothing_left(full, last, plan.attempts())),
+            Err(unavailable) => return Err(nothing_left(unavailable, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
         let address = match wanted {
@@ -172,10 +172,10 @@ pub async fn try_endpoint(
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
-fn nothing_left(full: Full, last: Option<DialError>, attempts: u32) -> Refusal {
+fn nothing_left(unavailable: Unavailable, last: Option<DialError>, attempts: u32) -> Refusal {
     match last {
         Some(last) => Refusal::Failed { last, attempts },
-        None => Refusal::Full(full),
+        None => Refusal::Unavailable(unavailable),
     }
 }
 

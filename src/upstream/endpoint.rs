@@ -7,6 +7,7 @@ use rustls::pki_types::ServerName;
 
 use crate::metrics::EndpointMetrics;
 use crate::name::EndpointName;
+use crate::policy::slot::Id as EndpointId;
 use crate::tls::Originator;
 
 /// Where an endpoint is.
@@ -34,31 +35,46 @@ pub struct Settings {
     pub name: EndpointName,
     /// The same, understood.
     pub address: Address,
-    /// Its share of the sessions, 1 to 65535.
+    /// Its share of the sessions, 1 to 65535. It may change while the endpoint stays.
     pub weight: u32,
     /// The name sent and verified in TLS: the endpoint's own, else the cluster's, else its host.
     pub server_name: ServerName<'static>,
 }
 
-/// One endpoint with what belongs to it alone.
+/// One endpoint with what belongs to it alone and never changes; what changes is behind the cluster's lock.
 #[derive(Debug)]
 pub struct Endpoint {
+    id: EndpointId,
     settings: Settings,
     /// With a ticket store of its own; `None` is plaintext.
     originator: Option<Originator>,
     metrics: EndpointMetrics,
 }
 
+impl Settings {
+    /// Whether both mean the same server, known by the same name to the same TLS. The rest may change in place.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.address == other.address && self.server_name == other.server_name
+    }
+}
+
 impl Endpoint {
     pub(super) const fn new(
+        id: EndpointId,
         settings: Settings,
         originator: Option<Originator>,
         metrics: EndpointMetrics,
     ) -> Self {
-        Self { settings, originator, metrics }
+        Self { id, settings, originator, metrics }
     }
 
-    /// What is fixed about it.
+    /// Names it within its cluster.
+    #[must_use]
+    pub const fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// As it was when it joined.
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
-use crate::policy::limits::Full;
+use crate::policy::roster::Unavailable;
 use crate::tls::HandshakeError;
 
 /// One step of an attempt, in their order, as `check --connect` reports it.
@@ -83,9 +83,9 @@ pub enum Bound {
 /// Why a dial as a whole led nowhere.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// A cap is reached; nothing was dialled, or nothing more.
+    /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
-    Full(Full),
+    Unavailable(Unavailable),
     /// Every attempt failed; this is the last one's error.
     #[error("{last}{}", counted(*.attempts))]
     Failed {
@@ -191,7 +191,8 @@ impl Refusal {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Full(_) => Outcome::ClusterFull,
+            Self::Unavailable(Unavailable::Full(_)) => Outcome::ClusterFull,
+            Self::Unavailable(Unavailable::Nobody(_)) => Outcome::NoEndpoint,
             Self::Failed { last, .. } => last.outcome(),
             Self::Deadline { .. } => Outcome::DeadlineExceeded,
         }

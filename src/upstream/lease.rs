@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::endpoint::Endpoint;
 use super::failure::DialError;
-use super::{Cluster, State};
+use super::{Cluster, EndpointId};
+use crate::policy::roster::Roster;
 
 /// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
 /// counts as cancelled and nobody is blamed. Whatever happens, the room is given back on drop.
 #[derive(Debug)]
 pub struct Lease {
     cluster: Arc<Cluster>,
-    index: usize,
+    endpoint: Arc<Endpoint>,
     state: LeaseState,
 }
 
@@ -24,14 +25,8 @@ enum LeaseState {
 }
 
 impl Lease {
-    pub(super) const fn dialling(cluster: Arc<Cluster>, index: usize) -> Self {
-        Self { cluster, index, state: LeaseState::Dialling }
-    }
-
-    /// The endpoint's place in the cluster.
-    #[must_use]
-    pub const fn index(&self) -> usize {
-        self.index
+    pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) -> Self {
+        Self { cluster, endpoint, state: LeaseState::Dialling }
     }
 
     /// The cluster.
@@ -42,14 +37,14 @@ impl Lease {
     /// The endpoint.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
-        &self.cluster.endpoints[self.index]
+        &self.endpoint
     }
 
     /// The dial succeeded: from here it counts as a session.
     pub(super) fn established(&mut self) {
-        self.leave_dialling(LeaseState::Established, |state, index| {
-            state.roster.established(index);
-            state.last_errors[index] = None;
+        self.leave_dialling(LeaseState::Established, |roster, id| {
+            roster.established(id);
+            roster.note_error(id, None);
         });
         self.endpoint().metrics().sessions.increment(1);
         self.endpoint().metrics().attempted(DialError::OK);
@@ -57,16 +52,16 @@ impl Lease {
 
     /// The dial failed.
     pub(super) fn failed(mut self, error: &DialError) {
-        self.leave_dialling(LeaseState::Failed, |state, index| {
-            state.roster.abandoned(index);
-            state.last_errors[index] = Some(error.to_string());
+        self.leave_dialling(LeaseState::Failed, |roster, id| {
+            roster.note_error(id, Some(error.to_string()));
+            roster.abandoned(id);
         });
         self.endpoint().metrics().attempted(error.label());
     }
 
-    fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut State, usize)) {
+    fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut Roster, EndpointId)) {
         debug_assert_eq!(self.state, LeaseState::Dialling, "a lease is told once");
-        note(&mut self.cluster.state(), self.index);
+        note(&mut self.cluster.state().roster, self.endpoint.id());
         self.state = to;
         self.cluster.metrics.pending_dials.decrement(1);
     }
@@ -77,11 +72,11 @@ impl Drop for Lease {
         match self.state {
             LeaseState::Failed => {}
             LeaseState::Dialling => {
-                self.leave_dialling(LeaseState::Failed, |state, index| state.roster.abandoned(index));
+                self.leave_dialling(LeaseState::Failed, |roster, id| roster.abandoned(id));
                 self.endpoint().metrics().attempted(DialError::CANCELLED);
             }
             LeaseState::Established => {
-                self.cluster.state().roster.ended(self.index);
+                self.cluster.state().roster.ended(self.endpoint.id());
                 self.endpoint().metrics().sessions.decrement(1);
             }
         }

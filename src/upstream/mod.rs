@@ -9,6 +9,7 @@ mod endpoint;
 mod failure;
 mod lease;
 mod meeting;
+mod members;
 mod probe;
 mod upgrade;
 
@@ -16,20 +17,25 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
+use tokio::sync::watch;
 
-use crate::metrics::{ClusterMetrics, EndpointMetrics};
+use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
-use crate::policy::limits::{self, Full, Load};
-use crate::policy::roster::Roster;
+use crate::policy::eligibility::Nobody;
+use crate::policy::limits::{self, Load};
+use crate::policy::roster::{Roster, Unavailable};
 use crate::policy::{balance, retry};
 use crate::protocol::Protocol;
 use crate::{relay, sys, tls};
 
+pub use crate::policy::slot::Id as EndpointId;
 pub use dial::{DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
 pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
 pub use meeting::Meeting;
+pub use members::EndpointView;
+use members::Members;
 pub use probe::{ProbeFailure, probe};
 
 /// One cluster, complete and consistent.
@@ -39,7 +45,7 @@ pub struct Settings {
     pub name: ClusterName,
     /// What its servers speak.
     pub protocol: Arc<dyn Protocol>,
-    /// At least one; no two with the same name.
+    /// Those it begins with; no two with the same name. None, where they are found out later.
     pub endpoints: Vec<EndpointSettings>,
     /// Which of them takes the next session.
     pub balance: balance::Policy,
@@ -59,9 +65,9 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Cluster {
     settings: Settings,
-    endpoints: Vec<Endpoint>,
     metrics: ClusterMetrics,
     state: Mutex<State>,
+    changes: watch::Sender<()>,
 }
 
 /// What changes, behind the lock.
@@ -69,43 +75,28 @@ pub struct Cluster {
 struct State {
     roster: Roster,
     rng: Rng,
-    /// Why the last attempt on each endpoint failed, if it did.
-    last_errors: Vec<Option<String>>,
-}
-
-/// An endpoint as others see it.
-#[derive(Debug)]
-pub struct EndpointView<'a> {
-    /// What is fixed about it.
-    pub settings: &'a EndpointSettings,
-    /// What it carries.
-    pub load: Load,
-    /// Why the last attempt that failed did; a success clears it.
-    pub last_error: Option<String>,
+    members: Members,
 }
 
 impl Cluster {
     /// With the generator that its random choices come from.
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
-        let endpoint = |endpoint: &EndpointSettings| {
-            let metrics = EndpointMetrics::new(&settings.name, &endpoint.name, DialError::RESULTS);
-            let originator = settings.tls.as_ref().map(tls::Originator::for_endpoint);
-            Endpoint::new(endpoint.clone(), originator, metrics)
-        };
-        let endpoints: Vec<_> = settings.endpoints.iter().map(endpoint).collect();
         if let Some(tls) = &settings.tls {
             let ends = tls.identity_expiry().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
             ClusterMetrics::tls(&settings.name, ends.as_ref().map(Duration::as_secs_f64), tls.verifies());
         }
-        let weights = settings.endpoints.iter().map(|endpoint| endpoint.weight).collect();
         let state = State {
-            roster: Roster::new(settings.balance, settings.limits, weights),
+            roster: Roster::new(settings.balance, settings.limits),
             rng,
-            last_errors: vec![None; endpoints.len()],
+            members: Members::default(),
         };
         let metrics = ClusterMetrics::new(&settings.name);
-        Arc::new(Self { settings, endpoints, metrics, state: Mutex::new(state) })
+        let endpoints = settings.endpoints.clone();
+        let (changes, _) = watch::channel(());
+        let cluster = Arc::new(Self { settings, metrics, state: Mutex::new(state), changes });
+        cluster.arrange(endpoints);
+        cluster
     }
 
     /// What is fixed about it.
@@ -120,31 +111,10 @@ impl Cluster {
         &self.metrics
     }
 
-    /// Its endpoints, in the file's order.
-    #[must_use]
-    pub fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
-    }
-
     /// What it carries.
     #[must_use]
     pub fn load(&self) -> Load {
         self.state().roster.total()
-    }
-
-    /// Its endpoints with what they carry, in the file's order.
-    #[must_use]
-    pub fn view<'a>(&'a self) -> Vec<EndpointView<'a>> {
-        let (loads, last_errors) = {
-            let state = self.state();
-            (state.roster.loads().to_vec(), state.last_errors.clone())
-        };
-        let view = |((endpoint, load), last_error): ((&'a Endpoint, Load), Option<String>)| EndpointView {
-            settings: endpoint.settings(),
-            load,
-            last_error,
-        };
-        self.endpoints.iter().zip(loads).zip(last_errors).map(view).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -152,27 +122,26 @@ impl Cluster {
     }
 
     /// The next endpoint to try, with room reserved on it.
-    fn lease(self: &Arc<Self>, wanted: Wanted, plan: &mut retry::Plan) -> Result<Lease, Full> {
-        let picked = {
-            let State { roster, rng, .. } = &mut *self.state();
-            match wanted {
+    fn lease(self: &Arc<Self>, wanted: Wanted, plan: &mut retry::Plan) -> Result<Lease, Unavailable> {
+        let endpoint = {
+            let State { roster, rng, members } = &mut *self.state();
+            let id = match wanted {
                 Wanted::Any => roster.begin(plan, rng)?,
-                Wanted::Endpoint { index, .. } => {
-                    roster.begin_at(index, plan);
-                    index
+                Wanted::Endpoint { id, .. } => {
+                    roster.begin_at(id, plan)?;
+                    id
                 }
-            }
+            };
+            Arc::clone(members.get(id).ok_or(Nobody::Forgotten)?)
         };
         self.metrics.pending_dials.increment(1);
-        Ok(Lease::dialling(Arc::clone(self), picked))
+        Ok(Lease::dialling(Arc::clone(self), endpoint))
     }
 
     /// How long to wait before the next attempt.
     fn wait(&self, wanted: Wanted, plan: &mut retry::Plan) -> Duration {
         let State { roster, rng, .. } = &mut *self.state();
-        match wanted {
-            Wanted::Any => plan.wait(&roster.with_room(), rng),
-            Wanted::Endpoint { index, .. } => plan.wait(&[index], rng),
-        }
+        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
+        plan.wait(has_untried, rng)
     }
 }

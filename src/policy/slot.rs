@@ -1,0 +1,178 @@
+//! One endpoint as the policies see it: what was said about it, what it carries, what was observed.
+//!
+//! All that is decided about an endpoint reads its slot and nothing else, so that a decision sees one state. Slots change
+//! only in [`super::roster`], under the cluster's one lock.
+
+use std::num::NonZeroU32;
+
+use super::limits::Load;
+
+/// Names an endpoint among those that its cluster ever had; never given twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(NonZeroU32);
+
+impl Id {
+    /// The first that a cluster gives.
+    pub(super) const FIRST: Self = Self(NonZeroU32::MIN);
+
+    /// The one after it. Four billion endpoints in one process' life end in the last number again and again.
+    pub(super) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    /// As a number that fits where room is short; never 0.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0.get()
+    }
+
+    /// The id of that number; `None` for 0.
+    #[must_use]
+    pub fn new(number: u32) -> Option<Self> {
+        NonZeroU32::new(number).map(Self)
+    }
+}
+
+/// What an operator ordered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Admin {
+    /// It takes its share.
+    #[default]
+    Enabled,
+    /// No new sessions; those that live go on.
+    Draining,
+    /// As if it were no longer in the file: no new sessions, and no probes.
+    Disabled,
+}
+
+/// What active checks say of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Nobody has looked, or not often enough to tell: it counts as usable.
+    #[default]
+    Unknown,
+    /// It serves.
+    Up,
+    /// It does not.
+    Down,
+}
+
+/// What the file or the discovery says about an endpoint, as far as decisions go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// The one it was before; `None` for a new one.
+    pub id: Option<Id>,
+    /// Its share of the sessions, at least 1.
+    pub weight: u32,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub struct Slot {
+    pub(super) id: Id,
+    /// Its place in the file's order.
+    pub(super) place: usize,
+    pub(super) weight: u32,
+    /// Whether the cluster has it still; if not, it lives until its last session and dial have ended.
+    pub(super) is_member: bool,
+    pub(super) admin: Admin,
+    pub(super) health: Health,
+    pub(super) load: Load,
+    /// Round robin's credit.
+    pub(super) credit: i64,
+    /// Why the last attempt or probe that failed did; a success clears it.
+    pub(super) last_error: Option<Box<str>>,
+}
+
+impl Slot {
+    pub(super) fn new(id: Id, weight: u32) -> Self {
+        Self {
+            id,
+            place: 0,
+            weight,
+            is_member: true,
+            admin: Admin::default(),
+            health: Health::default(),
+            load: Load::default(),
+            credit: 0,
+            last_error: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn id(&self) -> Id {
+        self.id
+    }
+
+    /// Its place in the file's order.
+    #[must_use]
+    pub const fn place(&self) -> usize {
+        self.place
+    }
+
+    /// Whether the cluster has it still.
+    #[must_use]
+    pub const fn is_member(&self) -> bool {
+        self.is_member
+    }
+
+    /// What an operator ordered.
+    #[must_use]
+    pub const fn admin(&self) -> Admin {
+        self.admin
+    }
+
+    /// What active checks say of it.
+    #[must_use]
+    pub const fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Its live sessions and dials in flight.
+    #[must_use]
+    pub const fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Its share, at least 1.
+    #[must_use]
+    pub const fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    /// Why the last attempt or probe that failed did; a success clears it.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    /// Whether it may take sessions at all, healthy or not.
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.is_member && matches!(self.admin, Admin::Enabled)
+    }
+}
+
+impl Admin {
+    /// The word for people and in `/status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Health {
+    /// The word for people and in `/status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "healthy",
+            Self::Down => "unhealthy",
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Which endpoints a cluster has. They come and go while sessions live: one that has left is picked no more, and lives on
+//! through the leases of its sessions.
+//!
+//! Who wants to act on a change (end sessions, begin or end probes) watches [`Cluster::changes`] and looks: a look shows
+//! all that has happened, so nothing is queued and nothing can be missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::metrics::EndpointMetrics;
+use crate::name::EndpointName;
+use crate::policy::limits::Load;
+use crate::policy::slot::{Admin, Health, Member, Slot};
+use crate::tls;
+
+use super::endpoint::{Endpoint, Settings};
+use super::failure::DialError;
+use super::{Cluster, EndpointId, State};
+
+/// The endpoints behind the ids of the roster.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// In the file's order.
+    current: Vec<Arc<Endpoint>>,
+    /// These, and those that have left but were not forgotten yet.
+    known: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// The names that have series of their own.
+    measured: BTreeSet<EndpointName>,
+}
+
+/// Endpoints that join later get series of their own while fewer names than this have any; all others share those of
+/// [`UNMEASURED`]. Else a name whose addresses keep changing would add series for ever.
+const MEASURED_MAX: usize = 1000;
+const UNMEASURED: &str = "other";
+
+/// An endpoint as others see it.
+#[derive(Debug)]
+pub struct EndpointView {
+    /// What is fixed about it.
+    pub endpoint: Arc<Endpoint>,
+    /// Whether it is still in the cluster; if not, its last sessions are.
+    pub is_member: bool,
+    /// Its share of the sessions.
+    pub weight: u32,
+    /// What an operator ordered.
+    pub admin: Admin,
+    /// What active checks say.
+    pub health: Health,
+    /// What it carries.
+    pub load: Load,
+    /// Why the last attempt or probe that failed did; a success clears it.
+    pub last_error: Option<String>,
+}
+
+impl Members {
+    pub(super) fn get(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
+        self.known.get(&id)
+    }
+
+    /// Holds a list against those that are known; what means the same as one before it is left out.
+    fn recognise(&self, endpoints: Vec<Settings>) -> Vec<(Settings, Member)> {
+        let mut by_name: BTreeMap<EndpointName, Vec<&Arc<Endpoint>>> = BTreeMap::new();
+        for known in self.known.values() {
+            by_name.entry(known.settings().name.clone()).or_default().push(known);
+        }
+        let mut seen: BTreeMap<EndpointName, Vec<Settings>> = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for settings in endpoints {
+            let namesakes = seen.entry(settings.name.clone()).or_default();
+            if namesakes.iter().any(|other| other.is_same(&settings)) {
+                continue;
+            }
+            namesakes.push(settings.clone());
+            let known = by_name.get(&settings.name).into_iter().flatten();
+            let same = known.copied().find(|known| known.settings().is_same(&settings));
+            let member = Member { id: same.map(|known| known.id()), weight: settings.weight };
+            wanted.push((settings, member));
+        }
+        wanted
+    }
+}
+
+impl Cluster {
+    /// Makes these its endpoints, in this order. One that means the same server as before (name, address, name for TLS)
+    /// keeps all that is known of it, and what else is said about it changes in place; one that is not named any more takes
+    /// no further session. Of two that mean the same the first counts.
+    pub fn set_endpoints(&self, endpoints: Vec<Settings>) {
+        let (joined, left) = self.arrange(endpoints);
+        for (endpoints, what) in [(joined, "endpoint joined"), (left, "endpoint left")] {
+            for endpoint in endpoints {
+                tracing::info!(cluster = %self.settings.name, endpoint = %endpoint.settings().name, "{what}");
+            }
+        }
+        self.changed();
+    }
+
+    /// Who joined, and who left.
+    pub(super) fn arrange(&self, endpoints: Vec<Settings>) -> (Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>) {
+        let State { roster, members, .. } = &mut *self.state();
+        let wanted = members.recognise(endpoints);
+        let ids = roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>());
+        let before = std::mem::take(&mut members.current);
+        for (id, (settings, _)) in ids.into_iter().zip(wanted) {
+            let known = members.known.get(&id).map(Arc::clone);
+            let endpoint = known.unwrap_or_else(|| self.join(id, settings, &mut members.measured));
+            members.known.insert(id, Arc::clone(&endpoint));
+            members.current.push(endpoint);
+        }
+        members.known.retain(|id, _| roster.slot(*id).is_some());
+        (less(&members.current, &before), less(&before, &members.current))
+    }
+
+    fn join(
+        &self,
+        id: EndpointId,
+        settings: Settings,
+        measured: &mut BTreeSet<EndpointName>,
+    ) -> Arc<Endpoint> {
+        let most = MEASURED_MAX.max(self.settings.endpoints.len());
+        let name = if measured.len() < most || measured.contains(&settings.name) {
+            measured.insert(settings.name.clone());
+            settings.name.clone()
+        } else {
+            EndpointName::from(UNMEASURED)
+        };
+        let metrics = EndpointMetrics::new(&self.settings.name, &name, DialError::RESULTS);
+        let originator = self.settings.tls.as_ref().map(tls::Originator::for_endpoint);
+        Arc::new(Endpoint::new(id, settings, originator, metrics))
+    }
+
+    /// An operator's order for the endpoint of that name. Whether there is one.
+    pub fn set_admin(&self, name: &str, admin: Admin) -> bool {
+        let Some(endpoint) = self.endpoints().into_iter().find(|one| one.settings().name.as_str() == name)
+        else {
+            return false;
+        };
+        if self.state().roster.set_admin(endpoint.id(), admin) {
+            tracing::info!(cluster = %self.settings.name, endpoint = name, state = admin.label(), "ordered");
+            self.changed();
+        }
+        true
+    }
+
+    /// What active checks have come to about an endpoint, and why where it is down. Tells whether that is news.
+    pub fn set_health(&self, endpoint: EndpointId, health: Health, why: Option<&str>) -> bool {
+        let mut state = self.state();
+        let is_news = state.roster.set_health(endpoint, health);
+        state.roster.note_error(endpoint, why.map(str::to_owned));
+        let name = state.members.get(endpoint).map(|endpoint| endpoint.settings().name.clone());
+        drop(state);
+        if is_news && let Some(name) = name {
+            let (cluster, state) = (&self.settings.name, health.label());
+            match health {
+                Health::Down => tracing::warn!(%cluster, endpoint = %name, state, why, "health changed"),
+                Health::Up | Health::Unknown => {
+                    tracing::info!(%cluster, endpoint = %name, state, why, "health changed");
+                }
+            }
+            self.changed();
+        }
+        is_news
+    }
+
+    /// Its endpoints, in the file's order. There may be none for a while.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.state().members.current.clone()
+    }
+
+    /// One that it has, or had while sessions are on it.
+    #[must_use]
+    pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+        self.state().members.get(id).cloned()
+    }
+
+    /// The only endpoint there is, if there is just one.
+    #[must_use]
+    pub fn only_endpoint(&self) -> Option<EndpointId> {
+        match &self.state().members.current[..] {
+            [only] => Some(only.id()),
+            _ => None,
+        }
+    }
+
+    /// Its endpoints with their state: the current ones in the file's order, then those that only their sessions keep.
+    #[must_use]
+    pub fn view(&self) -> Vec<EndpointView> {
+        let state = self.state();
+        let view = |slot: &Slot| {
+            Some(EndpointView {
+                endpoint: Arc::clone(state.members.get(slot.id())?),
+                is_member: slot.is_member(),
+                weight: slot.weight(),
+                admin: slot.admin(),
+                health: slot.health(),
+                load: slot.load(),
+                last_error: slot.last_error().map(str::to_owned),
+            })
+        };
+        let mut slots: Vec<_> = state.roster.slots().iter().collect();
+        slots.sort_by_key(|slot| (!slot.is_member(), slot.place()));
+        slots.into_iter().filter_map(view).collect()
+    }
+
+    /// Told after every change of membership, orders or health.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    fn changed(&self) {
+        self.changes.send_replace(());
+    }
+}
+
+/// Those of `all` that are not among `others`.
+fn less(all: &[Arc<Endpoint>], others: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
+    let others: BTreeSet<_> = others.iter().map(|other| other.id()).collect();
+    all.iter().filter(|one| !others.contains(&one.id())).cloned().collect()
+}
