@@ -22,12 +22,13 @@ pub enum Outcome {
     TlsFailed,
     DeadlineExceeded,
     BadOpening,
+    BadContext,
     DownstreamGone,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -43,6 +44,7 @@ impl Outcome {
         Self::TlsFailed,
         Self::DeadlineExceeded,
         Self::BadOpening,
+        Self::BadContext,
         Self::DownstreamGone,
     ];
 
@@ -65,6 +67,7 @@ impl Outcome {
             Self::TlsFailed => "tls_failed",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::BadOpening => "bad_opening",
+            Self::BadContext => "bad_context",
             Self::DownstreamGone => "downstream_gone",
         }
     }
