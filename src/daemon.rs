@@ -22,7 +22,7 @@ use crate::metrics::{Exposition, MetricsError};
 use crate::name::ClusterName;
 use crate::outcome::Outcome;
 use crate::session::{AccessLog, Route, SessionIds};
-use crate::sys::{Bind, BindError, Listening, LocalAddress, Options, UnixBind};
+use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
 use crate::upstream::Cluster;
 use crate::workers::{Worker, Workers};
 
@@ -32,6 +32,9 @@ pub enum StartError {
     /// Some addresses could not be bound; all of them are named.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bind(Vec<BindError>),
+    /// What was passed to us by descriptor is not what the environment says.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// No recorder.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -181,9 +184,10 @@ impl Bound {
     /// All or nothing; every address that cannot be had is named in one go. Listeners belong to `worker`, what
     /// answers about the daemon to the current runtime.
     fn bind(config: &Config, worker: &Worker) -> Result<Self, StartError> {
+        let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
         let mut errors = Vec::new();
         let mut listen = |bind: &Bind, options: &Options| {
-            Listening::bind(bind, options).map_err(|error| errors.push(error)).ok()
+            inherited.listen(bind, options).map_err(|error| errors.push(error)).unwrap_or_default()
         };
         let registering = worker.handle().enter();
         let listeners = config
@@ -191,17 +195,23 @@ impl Bound {
             .iter()
             .map(|listener| {
                 let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
-                listener.binds.iter().filter_map(|bind| listen(bind, &options)).collect()
+                listener.binds.iter().flat_map(|bind| listen(bind, &options)).collect()
             })
             .collect();
         drop(registering);
-        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address), &Options::NONE));
+        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address), &Options::NONE).pop());
         let control = match &config.admin.control {
             Control::Off => None,
-            Control::At(path) => listen(&control_bind(path), &Options::NONE),
+            Control::At(path) => listen(&control_bind(path), &Options::NONE).pop(),
             Control::Default(path) => default_control(path),
         };
-        if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(StartError::Bind(errors)) }
+        if !errors.is_empty() {
+            return Err(StartError::Bind(errors));
+        }
+        for unused in inherited.unused() {
+            tracing::warn!("{unused}");
+        }
+        Ok(Self { listeners, admin, control })
     }
 }
 

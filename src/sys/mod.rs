@@ -6,12 +6,14 @@
 #![allow(unsafe_code, reason = "this folder is where it lives; each use says why it is sound")]
 
 mod bind;
+mod inherited;
 mod inotify;
 mod pipe;
 mod socket;
 mod timer;
 
-pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
+pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
+pub use inherited::{Inherited, InheritedError};
 pub use inotify::Inotify;
 pub use pipe::Pipe;
 pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket, Target};

@@ -16,6 +16,7 @@
 
 mod harness;
 
+mod activation; // sockets that systemd bound
 mod admin; // health, metrics, status, the log
 mod balancing; // who gets the next session
 mod bulk; // much data, many sessions

@@ -69,7 +69,8 @@ static LISTENER: Shape = Shape {
     about: "An address, or several, where applications connect in plaintext.",
     keys: &[
         required("bind", Kind::Either(&[BIND, Kind::List(&BIND)]),
-            "IP:PORT, \"[IPV6]:PORT\" or unix:PATH, or a list of these."),
+            "IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit passes under that \
+             name), or a list of these."),
         required("cluster", Kind::Either(&[Kind::Text("orders"), CLUSTER_LIST]),
             "The cluster its sessions go to."),
         default("mode", Kind::Mode, "0660", "Permission bits of a unix socket."),

@@ -10,7 +10,7 @@ use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
 use crate::config::{Config, LogFormat};
 use crate::policy::balance;
-use crate::sys::{Bind, UnixBind};
+use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
 use crate::upstream::Host;
 
@@ -145,6 +145,15 @@ fn unix_sockets_have_mode_owner_and_group() {
     let path = PathBuf::from("/run/a.sock");
     let bind = Bind::Unix(UnixBind { path, mode: 0o600, owner: Some(1000), group: Some(0) });
     assert_eq!(owned.listeners[0].binds[0], bind);
+}
+
+#[test]
+fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
+    for (expose, name) in [(false, "orders db"), (true, "web")] {
+        let config = accept(&with("", &format!("bind: \"systemd:{name}\"\nexpose: {expose}"), ENDPOINTS));
+        let bind = Bind::Systemd(SystemdBind { name: name.into(), expose });
+        assert_eq!(config.listeners[0].binds, [bind]);
+    }
 }
 
 #[test]
