@@ -1,5 +1,6 @@
 //! Tables over logins as MySQL 9.7 and MariaDB 11.8 have them.
 
+use super::probe::{NOBODY, QUIT};
 use super::*;
 use crate::outcome::Side;
 use proptest::prelude::*;
