@@ -18,7 +18,7 @@ mod login;
 mod probe;
 
 use login::{Authentication, Exchange};
-use probe::{Login, login_of_nobody};
+use probe::{Login, NO_PLUGIN, login_of_nobody};
 
 /// MySQL as one cluster has it.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Protocol for MySql {
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        Some(Box::new(Login { packets: Packets::default(), is_greeted: upgraded, rounds: 0 }))
+        Some(Box::new(Login::of_nobody(upgraded)))
     }
 
     /// A connection that ends between greeting and login counts towards `max_connect_errors`, and then the server refuses
@@ -249,7 +249,7 @@ impl Introduction for Introduce {
     }
 
     fn alone(&mut self) -> Introduced {
-        let response = login_of_nobody(&self.hello.plugin);
+        let response = login_of_nobody();
         self.introduced(1, response)
     }
 }
@@ -264,6 +264,7 @@ impl Introduce {
             scramble: self.hello.scramble.clone(),
             plugin,
             exchange: Exchange::Relayed,
+            asked: None,
             next_to_client: sequence.wrapping_add(1),
             next_to_server: 3,
             client: Packets::default(),
@@ -304,9 +305,9 @@ fn hide_request_for_key(response: &mut Vec<u8>) -> Option<Vec<u8>> {
     if response.get(at..end)? != SHA256 {
         return None;
     }
-    response.splice(at..end, *b"none");
+    response.splice(at..end, NO_PLUGIN.iter().copied());
     response.splice(user..user + 2, [0]);
-    Some(b"none".to_vec())
+    Some(NO_PLUGIN.to_vec())
 }
 
 fn nul(bytes: &[u8]) -> Option<usize> {

@@ -36,7 +36,7 @@ pub use lease::Lease;
 pub use meeting::Meeting;
 pub use members::EndpointView;
 use members::Members;
-pub use probe::{ProbeFailure, probe};
+pub use probe::{ProbeFailure, probe, see_out};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]

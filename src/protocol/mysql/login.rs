@@ -1,8 +1,8 @@
 //! The rest of MySQL's login, behind the client's answer to the greeting and TLS, until OK or ERR.
 
 use super::{
-    AUTH_SWITCH, Dialogue, DialogueError, ERR, OK, Outbox, Packets, RsaKey, SCRAMBLE, TooLong, nul, packet,
-    reply_to,
+    AUTH_SWITCH, Dialogue, DialogueError, ERR, Login, OK, Outbox, Packets, Probe, RsaKey, SCRAMBLE, TooLong,
+    nul, packet, reply_to,
 };
 
 /// Numbers the packets of each leg on their own: the upgrade took a number on the server's, and whatever we answer
@@ -13,6 +13,8 @@ pub(super) struct Authentication {
     pub(super) scramble: Vec<u8>,
     pub(super) plugin: Vec<u8>,
     pub(super) exchange: Exchange,
+    /// The server's last packet, while it waits for the answer: its number, and the first bytes of it.
+    pub(super) asked: Option<(u8, Vec<u8>)>,
     pub(super) next_to_client: u8,
     pub(super) next_to_server: u8,
     pub(super) client: Packets,
@@ -75,6 +77,7 @@ impl Authentication {
     }
 
     fn pass_on(&mut self, payload: &[u8], out: &mut Outbox) {
+        self.asked = None;
         out.to_upstream.extend(packet(self.next_to_server, payload));
         self.next_to_server = self.next_to_server.wrapping_add(1);
     }
@@ -96,6 +99,8 @@ impl Authentication {
             [1, 4] => self.exchange = Exchange::Password,
             _ => {}
         }
+        // Behind `01 03` comes OK, and nobody is asked.
+        self.asked = (payload != [1, 3]).then(|| (sequence, payload[..payload.len().min(2)].to_vec()));
         out.to_downstream.extend(packet(self.next_to_client, payload));
         self.next_to_client = self.next_to_client.wrapping_add(1);
     }
@@ -140,5 +145,14 @@ impl Dialogue for Authentication {
 
     fn is_finished(&self) -> bool {
         self.is_over
+    }
+
+    fn rest(&mut self) -> Option<Box<dyn Probe>> {
+        if self.is_over {
+            return None;
+        }
+        let asked = self.asked.as_ref().map(|(sequence, payload)| (*sequence, &**payload));
+        let (packets, plugin) = (std::mem::take(&mut self.server), std::mem::take(&mut self.plugin));
+        Some(Box::new(Login::rest(packets, plugin, asked)))
     }
 }
