@@ -16,6 +16,7 @@ use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject}
 use crate::alarm;
 use crate::clock;
 use crate::config::{Config, Shutdown};
+use crate::credentials::Credentials;
 use crate::drain::{Drain, DrainWatch};
 use crate::listener::{self, Service};
 use crate::metrics::{Exposition, MetricsError};
@@ -118,12 +119,15 @@ impl Running {
             listeners.push(ListenerView { route, addresses });
         }
         admin.spawn(upkeep(exposition.clone(), admin.watch()));
+        let credentials = credentials(&config);
+        admin.spawn(credentials.clone().keep(admin.watch()));
         let subject = Arc::new(Subject {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
             config: config.file,
             admin: bound.admin.as_ref().and_then(|admin| tcp_address(admin.local())),
             listeners,
+            credentials,
             exposition,
         });
         for (door, listening) in [(Door::Address, bound.admin), (Door::Control, bound.control)] {
@@ -244,6 +248,17 @@ fn routes(config: &Config, rng: &mut Rng) -> Vec<Arc<Route>> {
         Route::new(settings.name.clone(), settings.max_connections, Arc::clone(cluster), Arc::clone(&ids))
     };
     config.listeners.iter().map(route).collect()
+}
+
+/// Those of every cluster, to be followed.
+fn credentials(config: &Config) -> Credentials {
+    let credentials = Credentials::default();
+    for cluster in &config.clusters {
+        if let Some(originator) = &cluster.tls {
+            credentials.follow(&cluster.name, originator);
+        }
+    }
+    credentials
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]

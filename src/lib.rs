@@ -23,6 +23,7 @@ pub mod tls; // 2
 pub mod watch; // 2
 pub mod workers; // 2
 
+pub mod credentials; // 3
 pub mod relay; // 3
 
 pub mod downstream; // 4

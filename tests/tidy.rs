@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("tls", 2),
     ("watch", 2),
     ("workers", 2),
+    ("credentials", 3),
     ("relay", 3),
     ("downstream", 4),
     ("upstream", 4),

@@ -14,7 +14,7 @@ mod probe;
 mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::watch;
@@ -83,8 +83,7 @@ impl Cluster {
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         if let Some(tls) = &settings.tls {
-            let ends = tls.identity_expiry().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-            ClusterMetrics::tls(&settings.name, ends.as_ref().map(Duration::as_secs_f64), tls.verifies());
+            ClusterMetrics::tls(&settings.name, tls.verifies());
         }
         let state = State {
             roster: Roster::new(settings.balance, settings.limits),

@@ -22,6 +22,7 @@ mod balancing; // who gets the next session
 mod bulk; // much data, many sessions
 mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
+mod credentials; // certificates that are replaced while in use
 mod demo; // `demo` and the shipped example
 mod dialling; // attempts, deadlines, retries, clients that go away
 mod direct_clients; // clients of protocols with TLS from the first byte
