@@ -22,7 +22,7 @@ use crate::listener::{self, Service};
 use crate::metrics::{Exposition, MetricsError};
 use crate::name::ClusterName;
 use crate::outcome::Outcome;
-use crate::session::{AccessLog, Route, SessionIds};
+use crate::session::{AccessLog, Route, SessionIds, end_orphans};
 use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
 use crate::upstream::Cluster;
 use crate::workers::{Worker, Workers};
@@ -116,6 +116,7 @@ impl Running {
                 let accepting = listener::serve(listening, service, sessions.watch());
                 sessions.spawn_on(workers.listening().handle(), accepting);
             }
+            admin.spawn(end_orphans(Arc::clone(&route), sessions.watch()));
             listeners.push(ListenerView { route, addresses });
         }
         admin.spawn(upkeep(exposition.clone(), admin.watch()));

@@ -14,6 +14,8 @@ pub enum Outcome {
     HalfCloseTimeout,
     MaxLifetime,
     Drained,
+    EndpointDown,
+    EndpointRemoved,
     ListenerFull,
     ClusterFull,
     NoEndpoint,
@@ -28,7 +30,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -36,6 +38,8 @@ impl Outcome {
         Self::HalfCloseTimeout,
         Self::MaxLifetime,
         Self::Drained,
+        Self::EndpointDown,
+        Self::EndpointRemoved,
         Self::ListenerFull,
         Self::ClusterFull,
         Self::NoEndpoint,
@@ -59,6 +63,8 @@ impl Outcome {
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::MaxLifetime => "max_lifetime",
             Self::Drained => "drained",
+            Self::EndpointDown => "endpoint_down",
+            Self::EndpointRemoved => "endpoint_removed",
             Self::ListenerFull => "listener_full",
             Self::ClusterFull => "cluster_full",
             Self::NoEndpoint => "no_endpoint",

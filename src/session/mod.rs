@@ -4,6 +4,7 @@
 //! session leaves is its [`Record`].
 
 mod access;
+mod orphans;
 mod record;
 mod route;
 
@@ -22,6 +23,7 @@ use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
+pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;
 pub use route::{Admitted, Route, SessionView};

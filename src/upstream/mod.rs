@@ -34,8 +34,8 @@ pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
 pub use meeting::Meeting;
-pub use members::EndpointView;
 use members::Members;
+pub use members::{Doomed, EndpointView, Fate, Orphans};
 pub use probe::{ProbeFailure, probe, see_out};
 
 /// One cluster, complete and consistent.
@@ -55,6 +55,8 @@ pub struct Settings {
     pub dial: DialSettings,
     /// How many of them.
     pub limits: limits::Settings,
+    /// When sessions end with their endpoint.
+    pub orphans: Orphans,
     /// Socket options of both legs.
     pub socket: sys::Options,
     /// The timers of its sessions.

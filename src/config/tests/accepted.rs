@@ -12,7 +12,7 @@ use crate::config::{Config, LogFormat};
 use crate::policy::balance;
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
-use crate::upstream::Host;
+use crate::upstream::{Fate, Host, Orphans};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -49,6 +49,10 @@ fn the_defaults_are_those_promised() {
     assert_eq!(
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
         (1024, 128, 500)
+    );
+    assert_eq!(
+        cluster.orphans,
+        Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
     );
     let session = cluster.session;
     assert_eq!(

@@ -54,7 +54,9 @@ pub const fn status_of(outcome: Outcome) -> u16 {
         | Outcome::ConnectFailed
         | Outcome::UpgradeFailed
         | Outcome::TlsFailed
-        | Outcome::UpstreamReset => 502,
+        | Outcome::UpstreamReset
+        | Outcome::EndpointDown
+        | Outcome::EndpointRemoved => 502,
         Outcome::Completed
         | Outcome::DownstreamReset
         | Outcome::IdleTimeout
