@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::alarm;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
+use crate::policy::admission::Rule;
 use crate::session::{self, AccessLog, Route};
 use crate::sys::{Accepted, Bind, Listening, Peer};
 use crate::workers::Workers;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub cluster: ClusterName,
     /// Live sessions over all its addresses; more are refused.
     pub max_connections: u32,
+    /// Who on this host may connect; empty: whoever reaches the socket.
+    pub allow: Vec<Rule>,
 }
 
 /// What every accept loop needs.

@@ -14,9 +14,9 @@ pub enum Outcome {
     HalfCloseTimeout,
     MaxLifetime,
     Drained,
-    EndpointDown,
-    EndpointRemoved,
+    Denied,
     ListenerFull,
+    CallerFull,
     ClusterFull,
     NoEndpoint,
     ConnectFailed,
@@ -24,13 +24,12 @@ pub enum Outcome {
     TlsFailed,
     DeadlineExceeded,
     BadOpening,
-    BadContext,
     DownstreamGone,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -38,9 +37,9 @@ impl Outcome {
         Self::HalfCloseTimeout,
         Self::MaxLifetime,
         Self::Drained,
-        Self::EndpointDown,
-        Self::EndpointRemoved,
+        Self::Denied,
         Self::ListenerFull,
+        Self::CallerFull,
         Self::ClusterFull,
         Self::NoEndpoint,
         Self::ConnectFailed,
@@ -48,7 +47,6 @@ impl Outcome {
         Self::TlsFailed,
         Self::DeadlineExceeded,
         Self::BadOpening,
-        Self::BadContext,
         Self::DownstreamGone,
     ];
 
@@ -63,9 +61,9 @@ impl Outcome {
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::MaxLifetime => "max_lifetime",
             Self::Drained => "drained",
-            Self::EndpointDown => "endpoint_down",
-            Self::EndpointRemoved => "endpoint_removed",
+            Self::Denied => "denied",
             Self::ListenerFull => "listener_full",
+            Self::CallerFull => "caller_full",
             Self::ClusterFull => "cluster_full",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
@@ -73,7 +71,6 @@ impl Outcome {
             Self::TlsFailed => "tls_failed",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::BadOpening => "bad_opening",
-            Self::BadContext => "bad_context",
             Self::DownstreamGone => "downstream_gone",
         }
     }

@@ -12,11 +12,9 @@ const LAYERS: &[(&str, u32)] = &[
     ("clock", 0),
     ("name", 0),
     ("outcome", 0),
-    ("quantity", 0),
     ("rsa", 0),
     ("sys", 0),
     ("alarm", 1),
-    ("head", 1),
     ("policy", 1),
     ("protocol", 1),
     ("drain", 2),
@@ -24,7 +22,6 @@ const LAYERS: &[(&str, u32)] = &[
     ("tls", 2),
     ("watch", 2),
     ("workers", 2),
-    ("credentials", 3),
     ("relay", 3),
     ("downstream", 4),
     ("upstream", 4),
@@ -37,7 +34,7 @@ const LAYERS: &[(&str, u32)] = &[
 ];
 
 /// Modules that decide and do nothing else.
-const PURE: &[&str] = &["head", "policy", "protocol"];
+const PURE: &[&str] = &["policy", "protocol"];
 
 /// What a pure module may not name, and the rule.
 const IMPURE: &[(&str, &str)] = &[
@@ -207,7 +204,7 @@ fn pure_modules_decide_and_do_nothing_else() {
                 .map(move |(word, why)| (source.path.clone(), number, format!("`{word}`: {why}")))
         })
     });
-    check("head, policy and protocol are pure", breaches);
+    check("policy and protocol are pure", breaches);
 }
 
 #[test]

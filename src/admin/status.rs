@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ListenerView, Subject};
-use crate::clock;
-use crate::credentials::CredentialView;
 use crate::upstream::{Cluster, EndpointView};
+use crate::{caller, clock};
 
 /// How far a daemon's life has gone. Each leads to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,7 +61,6 @@ pub struct Status {
     pub admin: Option<String>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<ClusterStatus>,
-    pub credentials: Vec<Credential>,
 }
 
 /// A listener in `/status`.
@@ -89,20 +86,6 @@ pub struct ClusterStatus {
     pub sessions: u32,
     pub pending_dials: u32,
     pub endpoints: Vec<Endpoint>,
-}
-
-/// A credential in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "as above")]
-pub struct Credential {
-    pub kind: String,
-    pub name: String,
-    pub files: Vec<String>,
-    /// Seconds since 1970.
-    pub expires: Option<u64>,
-    pub replaced: u64,
-    /// Why what is in the files now is not in use.
-    pub error: Option<String>,
 }
 
 /// An endpoint in `/status`.
@@ -133,9 +116,31 @@ pub struct Session {
     pub listener: String,
     pub cluster: String,
     pub endpoint: Option<String>,
+    pub caller: Option<Caller>,
     pub age_ms: u64,
     pub sent_bytes: u64,
     pub received_bytes: u64,
+}
+
+/// Who connected, in `/sessions`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Caller {
+    pub uid: u32,
+    pub user: Option<String>,
+    pub unit: Option<String>,
+    pub pid: Option<u32>,
+}
+
+impl Caller {
+    fn of(caller: &caller::Caller) -> Self {
+        Self {
+            uid: caller.uid,
+            user: caller.user.as_deref().map(str::to_owned),
+            unit: caller.unit().map(ToString::to_string),
+            pid: caller.pid,
+        }
+    }
 }
 
 impl Status {
@@ -149,7 +154,6 @@ impl Status {
             admin: subject.admin.map(|address| address.to_string()),
             listeners: subject.listeners.iter().map(Listener::of).collect(),
             clusters: clusters(subject).into_iter().map(|cluster| ClusterStatus::of(&cluster)).collect(),
-            credentials: subject.credentials.view().into_iter().map(Credential::of).collect(),
         }
     }
 }
@@ -168,6 +172,7 @@ impl Sessions {
             listener: route.listener().to_string(),
             cluster: route.cluster().settings().name.to_string(),
             endpoint: view.endpoint.map(|name| name.to_string()),
+            caller: view.caller.as_deref().map(Caller::of),
             age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX),
             sent_bytes: view.sent,
             received_bytes: view.received,
@@ -207,7 +212,7 @@ impl ClusterStatus {
         let load = cluster.load();
         let tls = match &settings.tls {
             None => "none",
-            Some(tls) if tls.identity().is_some() => "mtls",
+            Some(tls) if tls.has_identity() => "mtls",
             Some(_) => "tls",
         };
         Self {
@@ -218,20 +223,6 @@ impl ClusterStatus {
             sessions: load.sessions,
             pending_dials: load.dials,
             endpoints: cluster.view().into_iter().map(Endpoint::of).collect(),
-        }
-    }
-}
-
-impl Credential {
-    fn of(view: CredentialView) -> Self {
-        let expires = view.not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-        Self {
-            kind: view.kind.into(),
-            name: view.name,
-            files: view.files.iter().map(|file| file.display().to_string()).collect(),
-            expires: expires.map(|end| end.as_secs()),
-            replaced: view.replaced,
-            error: view.error,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! because what stands there is a mistake that was reported. No meaning yet: whether a file exists or a
 //! name leads anywhere is `resolve`'s. A mistake never stops the reading, so one run shows them all.
 
+mod quantity;
 mod scalar;
 mod section;
 mod substitute;
@@ -11,6 +12,7 @@ mod substitute;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+pub(super) use quantity::show_duration;
 pub(super) use section::{Datum, Section};
 use section::{Field, Item};
 

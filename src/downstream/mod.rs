@@ -1,8 +1,12 @@
 //! The client's side before and instead of a relay: what a client that speaks first says, and how it is
-//! told no. Who it is, and what context it passes, are not here yet.
+//! told no; and who it is. What context it passes is not here yet.
 
+mod caller;
+mod census;
 mod opening;
 mod refuse;
 
+pub use caller::{Stranger, identify};
+pub use census::Census;
 pub use opening::{NotOpened, introduce, read_opening};
 pub use refuse::{answer_opening, refuse, welcome};

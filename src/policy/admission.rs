@@ -43,6 +43,12 @@ impl Rule {
 }
 
 impl Needs {
+    /// What some rules ask about; `None` when there are none, and nobody has to be looked up.
+    #[must_use]
+    pub fn of(rules: &[Rule]) -> Option<Self> {
+        rules.iter().map(Rule::needs).reduce(Self::and)
+    }
+
     /// What either asks about.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

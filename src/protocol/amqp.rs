@@ -73,10 +73,12 @@ const SHORT_MAX: usize = 255;
 
 fn close(refusal: &Refusal<'_>) -> Vec<u8> {
     const CONNECTION_FORCED: u16 = 320;
+    const ACCESS_REFUSED: u16 = 403;
     const RESOURCE_ERROR: u16 = 506;
     const FRAME_ERROR: u16 = 501;
     let code = match refusal.kind {
         RefusalKind::BadRequest => FRAME_ERROR,
+        RefusalKind::Denied => ACCESS_REFUSED,
         RefusalKind::Full => RESOURCE_ERROR,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => CONNECTION_FORCED,
     };

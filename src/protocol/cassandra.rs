@@ -56,6 +56,7 @@ fn judge(bytes: &[u8]) -> Verdict {
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let code: u32 = match refusal.kind {
         RefusalKind::BadRequest => 0x000a,
+        RefusalKind::Denied => 0x2100,
         RefusalKind::Full => 0x1001,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => 0x0000,
     };

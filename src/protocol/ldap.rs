@@ -169,11 +169,13 @@ fn judge(bytes: &[u8]) -> Verdict {
 /// disconnection.
 fn result(refusal: &Refusal<'_>) -> Vec<u8> {
     const PROTOCOL_ERROR: u8 = 2;
+    const INSUFFICIENT_ACCESS_RIGHTS: u8 = 50;
     const BUSY: u8 = 51;
     const UNAVAILABLE: u8 = 52;
     const NOTICE_OF_DISCONNECTION: &[u8] = b"1.3.6.1.4.1.1466.20036";
     let code = match refusal.kind {
         RefusalKind::BadRequest => PROTOCOL_ERROR,
+        RefusalKind::Denied => INSUFFICIENT_ACCESS_RIGHTS,
         RefusalKind::Full => BUSY,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE,
     };

@@ -529,6 +529,7 @@ fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
     }
     let sqlstate = match refusal.kind {
         RefusalKind::BadRequest => "08P01",
+        RefusalKind::Denied => "28000",
         RefusalKind::Full => "53300",
         RefusalKind::Unreachable => "08006",
         RefusalKind::ShuttingDown => "57P03",

@@ -73,6 +73,7 @@ impl Protocol for Smtp {
         // 421 is the one reply that may come at any time, and says that the channel closes (RFC 5321 §3.8).
         let code = match refusal.kind {
             RefusalKind::BadRequest => "5.5.1",
+            RefusalKind::Denied => "5.7.1",
             RefusalKind::Full => "4.4.5",
             RefusalKind::Unreachable => "4.4.1",
             RefusalKind::ShuttingDown => "4.3.2",

@@ -13,7 +13,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::record::Record;
-use crate::sys::{Credentials, Peer};
+use crate::caller;
+use crate::sys::Peer;
 use crate::tls::Agreed;
 
 /// How a line looks.
@@ -45,7 +46,7 @@ struct Fields<'a> {
     listener: &'a str,
     cluster: &'a str,
     peer: String,
-    caller: Option<Caller>,
+    caller: Option<Caller<'a>>,
     endpoint: Option<&'a str>,
     attempts: u32,
     resolve_ms: Option<f64>,
@@ -62,9 +63,11 @@ struct Fields<'a> {
 }
 
 #[derive(Serialize)]
-struct Caller {
+struct Caller<'a> {
     uid: u32,
-    pid: i32,
+    user: Option<&'a str>,
+    unit: Option<&'a str>,
+    pid: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -87,6 +90,12 @@ impl AccessLog {
     #[must_use]
     pub const fn new(format: Format, writer: NonBlocking) -> Self {
         Self(Some((format, writer)))
+    }
+
+    /// Whether anybody will read the records.
+    #[must_use]
+    pub const fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Writes the record of a session that ended then.
@@ -155,12 +164,9 @@ impl<'a> Fields<'a> {
             cluster: record.route().cluster().settings().name.as_str(),
             peer: match record.peer {
                 Peer::Tcp(address) => address.to_string(),
-                Peer::Unix(_) => "unix".into(),
+                Peer::Unix => "unix".into(),
             },
-            caller: match record.peer {
-                Peer::Tcp(_) => None,
-                Peer::Unix(credentials) => credentials.map(|Credentials { uid, pid }| Caller { uid, pid }),
-            },
+            caller: record.caller().map(|caller| Caller::of(caller)),
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,
             resolve_ms: dial.resolve.map(ms),
@@ -178,10 +184,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+impl<'a> Caller<'a> {
+    fn of(caller: &'a caller::Caller) -> Self {
+        let unit = caller.unit().map(caller::Unit::as_str);
+        Self { uid: caller.uid, user: caller.user.as_deref(), unit, pid: caller.pid }
+    }
+}
+
 impl<'a> Tls<'a> {
     fn of(agreed: &'a Agreed) -> Self {
         Self {
-            version: agreed.version(),
+            version: agreed.version,
             cipher: agreed.cipher,
             resumed: agreed.resumed,
             identity: agreed.identity.as_ref().map(|name| name.as_str()),

@@ -4,7 +4,7 @@
 //! session leaves is its [`Record`].
 
 mod access;
-mod orphans;
+mod admission;
 mod record;
 mod route;
 
@@ -16,17 +16,17 @@ use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
 use crate::policy::roster::Unavailable;
 use crate::protocol::{Protocol, RefusalKind};
-use crate::relay::{self, Ended, Fault, Unfinished};
+use crate::relay::{self, Ended, Fault};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
-use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
+use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
-pub use orphans::end_orphans;
+pub use admission::Admission;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;
-pub use route::{Admitted, Route, SessionView};
+pub use route::{Admitted, Route, SessionView, Settings};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
@@ -44,10 +44,10 @@ pub fn run(
         let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
         let settings = &place.route().cluster().settings().session;
         let relaying = relay::relay(start, settings, place.live());
-        let left = note(relaying.await, &mut record);
-        match left {
-            (None, None) => drop(lease),
-            (unserved, unfinished) => Box::pin(aftermath(unserved, unfinished, lease, &record)).await,
+        let unserved = note(relaying.await, &mut record);
+        drop(lease);
+        if let Some(refusing) = unserved.map(|unserved| Box::pin(refuse(unserved, &record))) {
+            refusing.await;
         }
         leave(&record, place, load, &access);
     }
@@ -97,24 +97,32 @@ async fn open(
     let cluster = route.cluster();
     let protocol = &*cluster.settings().protocol;
 
-    let within = if place.has_room() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
+    let mut against = admission::against(&downstream, place, record).await;
+    if let Some(against) = against.take_if(|_| !place.turn_away()) {
+        against.note(record);
+        downstream.abort();
+        return Err(None);
+    }
+    let within = if against.is_none() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
     let opened = tokio::select! {
         biased;
         opened = downstream::read_opening(&downstream, protocol, within) => opened,
         outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
-    let opened = match opened {
-        // One that only wants something cancelled takes nobody's place, and is wanted most where there is no room.
-        Ok(opened) if place.has_room() || opened.cancels.is_some() => opened,
-        Ok(opened) => {
+    let opened = match (opened, against) {
+        (Ok(opened), None) => opened,
+        (Ok(opened), Some(against)) if opened.cancels.is_some() && against.lets_cancel() => opened,
+        (Ok(opened), Some(against)) => {
+            // One that speaks first was heard first: it would not understand an answer to something that it has not said.
             record.reply_to = opened.reply_to;
-            return Err(Some(over_the_cap(downstream, route, record)));
+            return Err(Some(Unserved { downstream, kind: against.note(record) }));
         }
-        Err(_) if !place.has_room() => {
-            over_the_cap(downstream, route, record).downstream.abort();
+        (Err(_), Some(against)) => {
+            against.note(record);
+            downstream.abort();
             return Err(None);
         }
-        Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
+        (Err(error), None) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
     };
     place.opened();
     record.reply_to = opened.reply_to;
@@ -213,14 +221,6 @@ const OPENING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 /// The same for one that will be refused anyway.
 const OPENING_TIMEOUT_FULL: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// A client over the listener's cap. One that speaks first was heard first: it would not understand an answer to something
-/// that it has not said.
-fn over_the_cap(downstream: Socket, route: &Route, record: &mut Record) -> Unserved {
-    let reason = format!("the listener has reached max_connections ({})", route.max_connections());
-    record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-    Unserved { downstream, kind: RefusalKind::Full }
-}
-
 async fn not_opened(
     downstream: Socket,
     protocol: &dyn Protocol,
@@ -275,8 +275,7 @@ fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Unserve
 }
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
-/// Who has to be told what, once the relay has ended.
-fn note(ended: Ended, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
+fn note(ended: Ended, record: &mut Record) -> Option<Unserved> {
     let outcome = match &ended.fault {
         // TLS 1.3 lets the server reject our certificate after our side of the handshake is done.
         Some(Fault::Io(error)) if record.received() == 0 && tls::late_rejection(error).is_some() => {
@@ -293,27 +292,10 @@ fn note(ended: Ended, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfi
     }
     record.first_byte = ended.first_byte;
     record.end(outcome, ended.closed_by, words);
-    let Ended { downstream, may_be_told, unfinished, .. } = ended;
+    let Ended { downstream, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
-    (may_be_told.then_some(Unserved { downstream, kind }), unfinished)
-}
-
-/// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.
-async fn aftermath(
-    unserved: Option<Unserved>,
-    unfinished: Option<Box<Unfinished>>,
-    lease: Lease,
-    record: &Record,
-) {
-    let lease = unfinished.is_some().then_some(lease);
-    if let Some(unserved) = unserved {
-        refuse(unserved, record).await;
-    }
-    if let Some(unfinished) = unfinished {
-        see_out(record.route().cluster().settings(), *unfinished).await;
-    }
-    drop(lease);
+    ended.may_be_told.then_some(Unserved { downstream, kind })
 }
 
 async fn refuse(Unserved { downstream, kind }: Unserved, record: &Record) {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::route::{Entry, Route};
+use crate::caller::Caller;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind, ReplyTo};
 use crate::sys::Peer;
@@ -37,12 +38,6 @@ impl SessionIds {
     }
 }
 
-impl SessionId {
-    pub(super) const fn number(self) -> u64 {
-        self.0
-    }
-}
-
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -55,7 +50,7 @@ impl fmt::Display for SessionId {
 pub struct Record {
     route: Arc<Route>,
     entry: Arc<Entry>,
-    /// Who connected.
+    /// Where it connected from.
     pub peer: Peer,
     /// The dial.
     pub dial: DialRecord,
@@ -111,6 +106,12 @@ impl Record {
     #[must_use]
     pub fn session(&self) -> SessionId {
         self.entry.session
+    }
+
+    /// Who connected, where somebody wanted to know and it is no stranger.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        self.entry.caller()
     }
 
     /// When it was accepted.

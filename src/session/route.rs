@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
+use super::admission::Admission;
 use super::record::{Record, SessionId, SessionIds};
+use crate::caller::Caller;
 use crate::clock;
 use crate::metrics::ListenerMetrics;
 use crate::name::{EndpointName, ListenerName};
@@ -19,11 +21,21 @@ use crate::relay::Live;
 use crate::sys::Peer;
 use crate::upstream::{Cluster, EndpointId, Wanted};
 
+/// What a listener says about the sessions that come in by it.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its name.
+    pub listener: ListenerName,
+    /// How many may live; more are refused.
+    pub max_connections: u32,
+    /// Who may connect.
+    pub admission: Admission,
+}
+
 /// Where the connections of one listener go.
 #[derive(Debug)]
 pub struct Route {
-    listener: ListenerName,
-    max_connections: u32,
+    settings: Settings,
     cluster: Arc<Cluster>,
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
@@ -33,7 +45,7 @@ pub struct Route {
 #[derive(Debug, Default)]
 struct Sessions {
     live: BTreeMap<SessionId, Arc<Entry>>,
-    /// Those of `live` that are being refused for want of room.
+    /// Those of `live` that are being refused, and take nobody's room.
     refusing: u32,
     accepted: u64,
     /// Bytes of the sessions that have ended.
@@ -52,7 +64,22 @@ pub(super) struct Entry {
     opened: AtomicBool,
     /// Its endpoint, once it has one.
     endpoint: OnceLock<EndpointId>,
+    /// What is known of its client, once somebody has looked. Boxed: often nobody does.
+    guest: OnceLock<Box<Guest>>,
     pub(super) live: Live,
+}
+
+/// What is known of a session's client.
+#[derive(Debug)]
+struct Guest {
+    /// `None` for a stranger.
+    caller: Option<Arc<Caller>>,
+}
+
+impl Entry {
+    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
+        self.guest.get()?.caller.as_ref()
+    }
 }
 
 /// A session as others see it.
@@ -62,6 +89,8 @@ pub struct SessionView {
     pub session: SessionId,
     /// Its endpoint, once it has one.
     pub endpoint: Option<EndpointName>,
+    /// Who connected, where somebody wanted to know and it is no stranger.
+    pub caller: Option<Arc<Caller>>,
     /// When it was accepted.
     pub accepted: Instant,
     /// Bytes to the upstream so far.
@@ -76,26 +105,26 @@ const REFUSING_MAX: u32 = 64;
 impl Route {
     /// From a listener to its cluster.
     #[must_use]
-    pub fn new(
-        listener: ListenerName,
-        max_connections: u32,
-        cluster: Arc<Cluster>,
-        ids: Arc<SessionIds>,
-    ) -> Arc<Self> {
-        let metrics = ListenerMetrics::new(&listener, &cluster.settings().name);
-        Arc::new(Self { listener, max_connections, cluster, metrics, ids, sessions: Mutex::default() })
+    pub fn new(settings: Settings, cluster: Arc<Cluster>, ids: Arc<SessionIds>) -> Arc<Self> {
+        let metrics = ListenerMetrics::new(&settings.listener, &cluster.settings().name);
+        Arc::new(Self { settings, cluster, metrics, ids, sessions: Mutex::default() })
     }
 
     /// The listener's name.
     #[must_use]
     pub const fn listener(&self) -> &ListenerName {
-        &self.listener
+        &self.settings.listener
     }
 
     /// The listener's cap.
     #[must_use]
     pub const fn max_connections(&self) -> u32 {
-        self.max_connections
+        self.settings.max_connections
+    }
+
+    /// Who may connect.
+    pub(super) const fn admission(&self) -> &Admission {
+        &self.settings.admission
     }
 
     /// Where its sessions go.
@@ -121,18 +150,20 @@ impl Route {
             accepted: clock::now(),
             opened: AtomicBool::new(false),
             endpoint: OnceLock::new(),
+            guest: OnceLock::new(),
             live: Live::default(),
         });
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving = u32::try_from(sessions.live.len()).unwrap_or(u32::MAX) - sessions.refusing;
-        let has_room = serving < self.max_connections;
+        let has_room = serving < self.settings.max_connections;
         if !has_room {
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
                 self.metrics.ended(Outcome::ListenerFull);
                 let mut record = Record::begin(Arc::clone(self), entry, peer);
-                let reason = format!("the listener is far over max_connections ({})", self.max_connections);
+                let most = self.settings.max_connections;
+                let reason = format!("the listener is far over max_connections ({most})");
                 record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
                 return Err(Box::new(record));
             }
@@ -145,7 +176,10 @@ impl Route {
         drop(sessions);
         self.metrics.active.increment(1);
         let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        Ok(Admitted { place: Place { route: Arc::clone(self), entry, has_room }, record })
+        Ok(Admitted {
+            place: Place { route: Arc::clone(self), entry, has_room: AtomicBool::new(has_room) },
+            record,
+        })
     }
 
     /// Connections accepted so far.
@@ -167,6 +201,7 @@ impl Route {
         let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
             session: *session,
             endpoint: entry.endpoint.get().and_then(name),
+            caller: entry.caller().cloned(),
             accepted: entry.accepted,
             sent: entry.live.sent(),
             received: entry.live.received(),
@@ -193,21 +228,6 @@ impl Route {
         let sessions = self.sessions();
         let unopened = sessions.live.values().filter(|entry| !entry.opened.load(Ordering::Relaxed));
         unopened.for_each(|entry| entry.live.stop(outcome));
-    }
-
-    /// Tells those with an endpoint of whom that is true to end so.
-    pub(super) fn stop_where(
-        &self,
-        outcome: Outcome,
-        is_meant: impl Fn(SessionId, Instant, EndpointId) -> bool,
-    ) {
-        for entry in self.sessions().live.values() {
-            if let Some(endpoint) = entry.endpoint.get()
-                && is_meant(entry.session, entry.accepted, *endpoint)
-            {
-                entry.live.stop(outcome);
-            }
-        }
     }
 
     /// Tells every session to end so, and those that begin later too.
@@ -256,7 +276,8 @@ pub struct Admitted {
 pub(super) struct Place {
     route: Arc<Route>,
     entry: Arc<Entry>,
-    has_room: bool,
+    /// If not, it is here to be refused.
+    has_room: AtomicBool,
 }
 
 impl Place {
@@ -270,9 +291,24 @@ impl Place {
         &self.entry.live
     }
 
-    /// Whether it is under the listener's cap; if not, it is here to be refused.
-    pub(super) const fn has_room(&self) -> bool {
-        self.has_room
+    /// Whether it is under the listener's cap, and was not turned away; if not, it is here to be refused.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Relaxed)
+    }
+
+    /// From here on it is here to be refused, and takes nobody's room. False: too many are, it is to go without a word.
+    pub(super) fn turn_away(&self) -> bool {
+        let mut sessions = self.route.sessions();
+        if self.has_room.swap(false, Ordering::Relaxed) {
+            sessions.refusing += 1;
+        }
+        sessions.refusing <= REFUSING_MAX
+    }
+
+    /// Its client was looked up; `None` is a stranger.
+    pub(super) fn identified(&self, caller: Option<Arc<Caller>>) {
+        // Looked up once, so it is never set twice.
+        let _ = self.entry.guest.set(Box::new(Guest { caller }));
     }
 
     /// Its client has said what it wants.
@@ -291,7 +327,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut sessions = self.route.sessions();
         sessions.live.remove(&self.entry.session);
-        sessions.refusing -= u32::from(!self.has_room);
+        sessions.refusing -= u32::from(!self.has_room());
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();
         drop(sessions);

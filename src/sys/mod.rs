@@ -6,17 +6,19 @@
 #![allow(unsafe_code, reason = "this folder is where it lives; each use says why it is sound")]
 
 mod bind;
-mod inherited;
+mod diagnostics;
 mod inotify;
+mod peer;
 mod pipe;
 mod socket;
 mod timer;
 
-pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
-pub use inherited::{Inherited, InheritedError};
+pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
+pub use diagnostics::{SocketOwner, socket_owner};
 pub use inotify::Inotify;
+pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;
-pub use socket::{Accepted, Credentials, Gone, Options, Peer, Socket, Target};
+pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
 pub use timer::Timer;
 
 use std::io;

@@ -21,13 +21,13 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, getpeername,
-    ipproto, recv, send, shutdown, socket_with,
+    getsockname, ipproto, recv, send, shutdown, socket_with,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use super::{Pipe, register};
+use super::{PeerProcess, Pipe, register};
 
 /// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
 /// once when a process of this host is gone (docs/DECISIONS.md).
@@ -58,17 +58,8 @@ pub struct Target {
 pub enum Peer {
     /// A TCP peer.
     Tcp(SocketAddr),
-    /// A process on this host, as the kernel knew it when it connected (SO_PEERCRED).
-    Unix(Option<Credentials>),
-}
-
-/// A process, by what the kernel attests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Credentials {
-    /// Effective user.
-    pub uid: u32,
-    /// Process; gone again perhaps.
-    pub pid: i32,
+    /// A process on this host; [`Socket::peer_process`] says which.
+    Unix,
 }
 
 /// An accepted socket that no reactor knows yet, so that it can move to another worker. It has its listener's
@@ -135,6 +126,20 @@ impl Socket {
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         SocketAddr::try_from(getpeername(self.io.get_ref()).ok()??).ok()
+    }
+
+    /// Our own address, where there is one.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(getsockname(self.io.get_ref()).ok()?).ok()
+    }
+
+    /// The process at the other end of a unix socket.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn peer_process(&self) -> io::Result<PeerProcess<'_>> {
+        PeerProcess::of(self.io.get_ref().as_fd())
     }
 
     fn register(fd: OwnedFd) -> io::Result<Self> {
@@ -282,7 +287,8 @@ impl Socket {
     }
 
     /// Both directions are closed: a reset, or the close of a unix peer.
-    fn is_hung_up(&self) -> bool {
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
         let mut polled = [PollFd::new(&self.io, PollFlags::empty())];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP)

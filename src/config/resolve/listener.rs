@@ -12,7 +12,7 @@ use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::listener::Settings;
 use crate::name::{ClusterName, ListenerName};
-use crate::sys::{Bind, SystemdBind, UnixBind};
+use crate::sys::{Bind, UnixBind};
 use crate::upstream::{self, Host};
 
 /// What a unix socket's file shall look like, for all of a listener's.
@@ -37,11 +37,13 @@ impl Resolver<'_> {
         });
         let access = self.access(listener);
         let binds = self.binds(listener, access, claims);
+        let allow = self.allow(listener);
         Some(Settings {
             name: ListenerName::from(name),
             cluster: ClusterName::from(cluster?),
             binds: binds?,
             max_connections: listener.integer("max_connections")?,
+            allow: allow?,
         })
     }
 
@@ -56,7 +58,7 @@ impl Resolver<'_> {
     }
 
     /// A user or group by number, or by a name that `look_up` knows.
-    fn account(
+    pub(super) fn account(
         &mut self,
         listener: &Section,
         key: &str,
@@ -110,13 +112,9 @@ impl Resolver<'_> {
             let Access { mode, owner, group } = access?;
             return Some(Bind::Unix(UnixBind { path, mode, owner, group }));
         }
-        if let Some(name) = text.strip_prefix("systemd:") {
-            descriptor_name(name).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
-            // What it is bound to is known when it is there.
-            return Some(Bind::Systemd(SystemdBind {
-                name: name.into(),
-                expose: listener.boolean("expose")?,
-            }));
+        if text.starts_with("systemd:") {
+            self.findings.mistake(at, "sockets from systemd are not supported yet");
+            return None;
         }
         let address = address::local(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
         if !address.ip().is_loopback() && listener.boolean("expose") == Some(false) {
@@ -129,7 +127,6 @@ impl Resolver<'_> {
         let claimed = match bind {
             Bind::Tcp(address) => claims.tcp(*address, at),
             Bind::Unix(unix) => claims.unix(&unix.path, at),
-            Bind::Systemd(systemd) => claims.systemd(&systemd.name, at),
         };
         claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
     }
@@ -164,24 +161,6 @@ fn said(listener: &Section) -> Option<Vec<(At, Option<&str>)>> {
     }
     let several = listener.list("bind")?.iter().map(|item| (item.at.clone(), item.text()));
     Some(several.collect())
-}
-
-/// A name that systemd can pass: fdname_is_valid() of its sources, and not empty.
-fn descriptor_name(name: &str) -> Result<(), String> {
-    const LONGEST: usize = 255;
-    let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b':';
-    match name {
-        "" => {
-            Err("the name of the socket is missing: write systemd:NAME, with FileDescriptorName=NAME in the \
-                   .socket unit"
-                .into())
-        }
-        name if name.len() > LONGEST || !name.bytes().all(allowed) => Err(format!(
-            "{} is no descriptor name: 1 to {LONGEST} printable ASCII characters without `:`",
-            quoted(name)
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn unexposed(address: SocketAddr) -> String {

@@ -1,12 +1,11 @@
 //! Section `clusters.NAME.tls`.
 
-use std::sync::Arc;
-
-use super::identity::Identities;
+use super::identity::{Identities, Named};
 use super::{Resolver, address};
 use crate::config::raw::Section;
+use crate::name::IdentityName;
 use crate::protocol::Protocol;
-use crate::tls::{Identity, MinVersion, Originator, Roots, Settings, SetupError, Start};
+use crate::tls::{MinVersion, Originator, Roots, Settings, SetupError, Start};
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
 const ALPN_MAX: usize = 255;
@@ -53,6 +52,8 @@ impl Resolver<'_> {
         };
         let at = match &error {
             SetupError::Roots(_) => tls.at("ca"),
+            SetupError::Identity(_) if tls.is_given("identity") => tls.at("identity"),
+            SetupError::Identity(_) => tls.at("cert"),
             SetupError::Versions(_) => tls.at("min_version"),
         };
         self.findings.mistake(&at, error.to_string());
@@ -77,10 +78,7 @@ impl Resolver<'_> {
                 start: Start::Direct,
                 insecure_skip_verify: false,
             };
-            let asked = self.originator(tls, &alone)?;
-            if let (Some(end), Roots::File(path)) = (asked.trust().not_after(), &ca) {
-                self.warn_of_the_end(path, end, &tls.at("ca"));
-            }
+            self.originator(tls, &alone)?;
         }
         Some(ca)
     }
@@ -91,7 +89,7 @@ impl Resolver<'_> {
         cluster: &str,
         tls: &Section,
         identities: &mut Identities,
-    ) -> Option<Option<Arc<Identity>>> {
+    ) -> Option<Option<Named>> {
         let (cert, key, identity) = (tls.is_given("cert"), tls.is_given("key"), tls.is_given("identity"));
         if identity && (cert || key) {
             let message = "is given together with `cert` or `key`; only one of the two ways can count";
@@ -105,7 +103,8 @@ impl Resolver<'_> {
                 self.findings.mistake(&tls.at("key"), "`cert` is missing: a key needs its certificate")
             }
             (true, true) => {
-                return Some(Some(self.identity_of_files(cluster, tls)?));
+                let loaded = self.identity_of_files(tls)?;
+                return Some(Some((IdentityName::from(cluster), loaded)));
             }
             (false, false) if identity => {
                 let named = self.identity_by_name(tls.text("identity")?, identities, &tls.at("identity"))?;

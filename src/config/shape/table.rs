@@ -69,8 +69,7 @@ static LISTENER: Shape = Shape {
     about: "An address, or several, where applications connect in plaintext.",
     keys: &[
         required("bind", Kind::Either(&[BIND, Kind::List(&BIND)]),
-            "IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit passes under that \
-             name), or a list of these."),
+            "IP:PORT, \"[IPV6]:PORT\" or unix:PATH, or a list of these."),
         required("cluster", Kind::Either(&[Kind::Text("orders"), CLUSTER_LIST]),
             "The cluster its sessions go to."),
         default("mode", Kind::Mode, "0660", "Permission bits of a unix socket."),
@@ -80,10 +79,21 @@ static LISTENER: Shape = Shape {
             "Says that a plaintext address which is not loopback is meant."),
         default("max_connections", Kind::Integer(1, 1_000_000), "1000",
             "Live sessions over all its addresses; more are refused."),
-        later("allow", "Who on this host may connect."),
+        optional("allow", Kind::List(&Kind::Section(&CALLER_RULE)),
+            "Who on this host may connect: rules, of which one must match. Absent: whoever reaches the socket."),
         later("per_caller", "Limits for each caller."),
         later_unless("accept_proxy", "false", "Whether a PROXY header is required on every connection."),
         later_unless("context", "none", "Whether each connection opens with an HTTP CONNECT head."),
+    ],
+};
+
+static CALLER_RULE: Shape = Shape {
+    about: "What a caller must be, in all that is given.",
+    keys: &[
+        optional("user", Kind::Account, "Its user."),
+        optional("group", Kind::Account, "One of its groups, supplementary ones among them."),
+        optional("unit", Kind::Text("report.service"),
+            "Its systemd unit; `user@1000.service/report.service` for one of a user's own."),
     ],
 };
 
@@ -108,10 +118,7 @@ static CLUSTER: Shape = Shape {
         later_unless("panic", "all", "What happens when no endpoint is usable."),
         later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
         later_unless("on_unhealthy", "keep", "What becomes of sessions on an endpoint that goes down."),
-        default("on_removed", words(&["keep", "close"]), "keep",
-            "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
-        default("closing_time", DELAY, "5s",
-            "Sessions that end with their endpoint do so evenly spread over this time."),
+        later_unless("on_removed", "keep", "What becomes of sessions on an endpoint that is removed."),
         later_unless("on_rotation", "keep",
             "What becomes of sessions made with a credential that was replaced."),
         later_unless("send_proxy", "none", "Which PROXY header the server gets."),

@@ -9,10 +9,11 @@ use tracing::level_filters::LevelFilter;
 use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
 use crate::config::{Config, LogFormat};
+use crate::policy::admission::Rule;
 use crate::policy::balance;
-use crate::sys::{Bind, SystemdBind, UnixBind};
+use crate::sys::{Bind, UnixBind};
 use crate::tls::Start;
-use crate::upstream::{Fate, Host, Orphans};
+use crate::upstream::Host;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -50,10 +51,6 @@ fn the_defaults_are_those_promised() {
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
         (1024, 128, 500)
     );
-    assert_eq!(
-        cluster.orphans,
-        Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
-    );
     let session = cluster.session;
     assert_eq!(
         (session.idle_timeout, session.half_close_timeout, session.max_lifetime),
@@ -64,7 +61,7 @@ fn the_defaults_are_those_promised() {
         (Some(60 * SECOND), Some(75 * SECOND))
     );
     let tls = cluster.tls.as_ref().expect("tls is given");
-    assert!(tls.verifies() && tls.identity().is_none() && tls.server_name().is_none());
+    assert!(tls.verifies() && !tls.has_identity() && tls.server_name().is_none());
     assert_eq!(tls.start(), Start::Direct);
 }
 
@@ -152,15 +149,6 @@ fn unix_sockets_have_mode_owner_and_group() {
 }
 
 #[test]
-fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
-    for (expose, name) in [(false, "orders db"), (true, "web")] {
-        let config = accept(&with("", &format!("bind: \"systemd:{name}\"\nexpose: {expose}"), ENDPOINTS));
-        let bind = Bind::Systemd(SystemdBind { name: name.into(), expose });
-        assert_eq!(config.listeners[0].binds, [bind]);
-    }
-}
-
-#[test]
 fn later_keys_may_say_what_is_true() {
     let listener = "accept_proxy: false\ncontext: none";
     let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_unhealthy: keep\non_removed: keep\n\
@@ -241,4 +229,17 @@ fn what_works_but_deserves_a_word_is_a_warning() {
     check_warnings(&least("", "", "connect: { timeout: 20s }"), &["(10s) is shorter than `timeout` (20s)"]);
     let unused = with("", BIND, ENDPOINTS) + "  other:\n    endpoints: [x:1]\n";
     check_warnings(&unused, &["clusters.other: no listener leads to this cluster"]);
+}
+
+#[test]
+fn rules_about_callers_are_resolved() {
+    let rules = "allow:\n  - user: root\n  - { user: 7, group: root, unit: user@7.service/report.service }";
+    let config = accept(&with("", &format!("{rules}\n{BIND}"), ENDPOINTS));
+    let unit = Some("user@7.service/report.service".into());
+    let expected = [Rule { user: Some(0), ..Rule::default() }, Rule { user: Some(7), group: Some(0), unit }];
+    assert_eq!(config.listeners[0].allow, expected);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let exposed = format!("allow: [{{ user: root }}]\nexpose: true\n{BIND}");
+    let warnings = accept(&with("", &exposed, ENDPOINTS)).warnings;
+    assert!(warnings[0].contains("listeners.app.allow: whoever connects from another host"), "{warnings:?}");
 }

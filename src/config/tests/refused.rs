@@ -64,7 +64,6 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
 
 #[test]
 fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
-    check_listener("allow: [{ user: billing }]", 5, "allow", "`allow` is not supported yet");
     check_listener(
         "accept_proxy: true",
         5,
@@ -88,6 +87,10 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
         "a list of identities is not supported yet",
     );
     check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
+    check(
+        &with("", "bind: systemd:orders", ENDPOINTS),
+        &[("5:11", "listeners.app.bind", "sockets from systemd are not supported yet")],
+    );
     check(
         &with("", BIND, "endpoints: { srv: _postgresql._tcp.example.com }"),
         &[("9:16", "clusters.up.endpoints", "`srv` or `file` is not supported yet")],
@@ -389,24 +392,26 @@ clusters:
 }
 
 #[test]
-fn sockets_of_systemd_have_a_name_and_one_listener() {
-    for (name, part) in [
-        ("\"systemd:\"", "with FileDescriptorName=NAME in the .socket unit"),
-        ("systemd:a:b", "`a:b` is no descriptor name"),
-        ("systemd:ü", "`ü` is no descriptor name"),
-    ] {
-        check(&with("", &format!("bind: {name}"), ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
+fn a_rule_that_names_nobody_or_somebody_unknown_is_refused() {
+    check_listener("allow: []", 12, "allow", "the list is empty, and would admit nobody");
+    check_listener("allow: root", 12, "allow", "expected a list, each item a map of user, group or unit");
+    check_listener("allow: [{}]", 13, "allow[0]", "the rule names no user, group or unit");
+    check_listener("allow: [{ user: root, usr: a }]", 27, "allow[0].usr", "did you mean `user`?");
+    check_listener("allow: [{ user: no-such }]", 21, "allow[0].user", "this host knows no user `no-such`");
+    check_listener("allow: [{ group: no-such }]", 22, "allow[0].group", "this host knows no group `no-such`");
+    for unit in ["report", "report.timer", "apps.slice", "a.service/b.service", "re/port.service"] {
+        let line = format!("allow: [{{ unit: {unit} }}]");
+        check_listener(&line, 21, "allow[0].unit", "is no unit that processes run in: write report.service");
     }
     check(
-        &with("", "bind: [systemd:a, systemd:b, systemd:a]", ENDPOINTS),
-        &[(
-            "5:34",
-            "listeners.app.bind[2]",
-            "systemd:a is taken already by `listeners.app.bind[0]` (line 5)",
-        )],
-    );
-    check(
-        &with("", "bind: systemd:a\nmode: \"0600\"", ENDPOINTS),
-        &[("6:11", "listeners.app.mode", "`mode` is for unix sockets, and this listener has none")],
+        &with(
+            "",
+            &format!("allow: [{{ user: root }}, {{ user: no-such, unit: report }}]\n{BIND}"),
+            ENDPOINTS,
+        ),
+        &[
+            ("5:37", "listeners.app.allow[1].user", "no user"),
+            ("5:52", "listeners.app.allow[1].unit", "no unit"),
+        ],
     );
 }

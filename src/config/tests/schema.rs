@@ -126,6 +126,7 @@ fn every_supported_key_is_asked_for() {
     const RESOLVE: &str = concat!(
         include_str!("../resolve.rs"),
         include_str!("../resolve/admin.rs"),
+        include_str!("../resolve/admission.rs"),
         include_str!("../resolve/cluster.rs"),
         include_str!("../resolve/endpoint.rs"),
         include_str!("../resolve/identity.rs"),

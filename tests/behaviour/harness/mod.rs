@@ -20,6 +20,7 @@ mod pki;
 pub(crate) mod postgres;
 pub(crate) mod roles;
 pub(crate) mod server;
+pub(crate) mod somebody;
 mod tls;
 mod upstream;
 

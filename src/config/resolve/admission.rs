@@ -1,0 +1,64 @@
+//! Rules about callers: `listeners.*.allow`, and whatever else chooses by who connects.
+
+use nix::unistd::{Group, User};
+
+use super::Resolver;
+use crate::caller::Unit;
+use crate::config::mistakes::quoted;
+use crate::config::raw::Section;
+use crate::policy::admission::Rule;
+
+impl Resolver<'_> {
+    /// Who may connect; nothing there is nobody named, and everybody meant.
+    pub(super) fn allow(&mut self, listener: &Section) -> Option<Vec<Rule>> {
+        if !listener.is_given("allow") {
+            return Some(Vec::new());
+        }
+        let items = listener.list("allow")?;
+        if items.is_empty() {
+            let message = "the list is empty, and would admit nobody; leave `allow` out to admit everybody";
+            self.findings.mistake(&listener.at("allow"), message);
+        }
+        let rules: Vec<_> = items.iter().map(|item| self.allowed(item.section()?)).collect();
+        if listener.boolean("expose") == Some(true) {
+            let message = "whoever connects from another host is a stranger, and denied";
+            self.findings.warning(&listener.at("allow"), message);
+        }
+        rules.into_iter().collect()
+    }
+
+    fn allowed(&mut self, section: &Section) -> Option<Rule> {
+        let rule = self.caller_rule(section)?;
+        if rule == Rule::default() {
+            let message = "the rule names no user, group or unit, and would admit everybody; leave `allow` out for that";
+            self.findings.mistake(&section.at, message);
+        }
+        Some(rule)
+    }
+
+    /// What `user`, `group` and `unit` of a section ask of a caller.
+    pub(super) fn caller_rule(&mut self, section: &Section) -> Option<Rule> {
+        let user = self.account(section, "user", |name| {
+            User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()))
+        });
+        let group = self.account(section, "group", |name| {
+            Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()))
+        });
+        let unit = self.unit(section);
+        Some(Rule { user: user?, group: group?, unit: unit?.map(Into::into) })
+    }
+
+    fn unit<'s>(&mut self, section: &'s Section) -> Option<Option<&'s str>> {
+        let Some(name) = section.optional_text("unit")? else { return Some(None) };
+        if Unit::is_possible(name) {
+            return Some(Some(name));
+        }
+        let name = quoted(name);
+        let message = format!(
+            "{name} is no unit that processes run in: write report.service, session-1.scope or \
+             user@1000.service/report.service"
+        );
+        self.findings.mistake(&section.at("unit"), message);
+        None
+    }
+}

@@ -1,0 +1,331 @@
+//! What is known of the host's users, groups and control groups, so that most callers are described from memory.
+//!
+//! Answers of the databases are believed for a minute; the ids of control groups are never used again, so their paths
+//! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+
+use crate::caller::{Caller, Cgroup};
+use crate::policy::admission::Needs;
+
+/// What the kernel says of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Found {
+    pub(super) uid: u32,
+    pub(super) gid: Option<u32>,
+    pub(super) pid: Option<u32>,
+    /// The process' own; `None` where only its user's are known.
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) place: Option<Place>,
+}
+
+/// A control group as the kernel says it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Id(u64),
+    Path(String),
+}
+
+impl Found {
+    /// Without what databases would add.
+    pub(super) fn bare(&self) -> Caller {
+        Caller {
+            uid: self.uid,
+            user: None,
+            gid: self.gid,
+            groups: own_groups(self).unwrap_or_default().into(),
+            pid: self.pid,
+            cgroup: None,
+        }
+    }
+}
+
+/// What this host calls whom.
+#[derive(Debug)]
+pub struct Census {
+    /// Where the unified hierarchy is mounted.
+    hierarchy: Option<PathBuf>,
+    /// The number that stands for users who have none in our user namespace, where there can be such users.
+    overflow: Option<u32>,
+    state: Mutex<State>,
+    /// Held while the hierarchy is read: one reader at a time, and the next finds what it read.
+    reading: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Descriptions that are shared by all sessions of a caller.
+    callers: BTreeMap<(Found, bool), (Instant, Arc<Caller>)>,
+    accounts: BTreeMap<u32, (Instant, Account)>,
+    cgroups: BTreeMap<u64, Arc<Cgroup>>,
+    /// Ids that a whole reading did not find: gone, or outside what we see.
+    lost: BTreeSet<u64>,
+}
+
+/// A user as the databases have it.
+#[derive(Debug, Clone, Default)]
+struct Account {
+    name: Option<Arc<str>>,
+    groups: Vec<u32>,
+}
+
+/// How long a database's answer is believed.
+const BELIEVED: Duration = Duration::from_secs(60);
+/// Of each kind; past it all of the kind are forgotten.
+const KNOWN_MAX: usize = 4096;
+/// Control groups that are read of a hierarchy.
+const CGROUPS_MAX: usize = 65_536;
+
+impl Default for Census {
+    fn default() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self::new(hierarchy(&read("/proc/self/mountinfo")), overflow(&read("/proc/self/uid_map")))
+    }
+}
+
+impl Census {
+    fn new(hierarchy: Option<PathBuf>, overflow: Option<u32>) -> Self {
+        Self { hierarchy, overflow, state: Mutex::default(), reading: Mutex::default() }
+    }
+
+    /// Whether that number may be anybody's.
+    pub(super) fn is_unmapped(&self, uid: u32) -> bool {
+        self.overflow == Some(uid)
+    }
+
+    /// The caller, if nothing has to be asked for.
+    pub(super) fn recall(&self, found: &Found, needs: Needs, now: Instant) -> Option<Arc<Caller>> {
+        let mut state = self.state();
+        let key = (found.clone(), needs.groups);
+        if let Some((read, caller)) = state.callers.get(&key)
+            && is_believed(*read, now)
+        {
+            return Some(Arc::clone(caller));
+        }
+        let (read, account) = state.accounts.get(&found.uid).filter(|(read, _)| is_believed(*read, now))?;
+        let read = *read;
+        let cgroup = match &found.place {
+            None => None,
+            Some(Place::Path(path)) => Some(Arc::new(Cgroup::new(path))),
+            Some(Place::Id(id)) if state.lost.contains(id) => None,
+            Some(Place::Id(id)) => Some(Arc::clone(state.cgroups.get(id)?)),
+        };
+        let groups = if needs.groups {
+            own_groups(found).unwrap_or_else(|| account.groups.clone())
+        } else {
+            Vec::new()
+        };
+        let user = account.name.clone();
+        let caller = Arc::new(Caller {
+            uid: found.uid,
+            user,
+            gid: found.gid,
+            groups: groups.into(),
+            pid: found.pid,
+            cgroup,
+        });
+        make_room(&mut state.callers);
+        state.callers.insert(key, (read, Arc::clone(&caller)));
+        Some(caller)
+    }
+
+    /// The same, asking for what is not known. It blocks.
+    pub(super) fn look_up(&self, found: &Found, needs: Needs, now: Instant) -> Arc<Caller> {
+        let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
+        if !is_known {
+            let account = account(found.uid);
+            let mut state = self.state();
+            make_room(&mut state.accounts);
+            state.accounts.insert(found.uid, (now, account));
+        }
+        if let Some(Place::Id(id)) = found.place {
+            self.read_hierarchy_for(id);
+        }
+        self.recall(found, needs, now).unwrap_or_else(|| Arc::new(found.bare()))
+    }
+
+    /// Reads the whole hierarchy, unless somebody else has just done so.
+    fn read_hierarchy_for(&self, id: u64) {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_settled = |state: &State| state.cgroups.contains_key(&id) || state.lost.contains(&id);
+        if is_settled(&self.state()) {
+            return;
+        }
+        let cgroups = self.hierarchy.as_deref().map(read_hierarchy).unwrap_or_default();
+        let mut state = self.state();
+        state.cgroups = cgroups;
+        if !state.cgroups.contains_key(&id) {
+            if state.lost.len() >= KNOWN_MAX {
+                state.lost.clear();
+            }
+            state.lost.insert(id);
+        }
+        drop((state, reading));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_believed(read: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(read) < BELIEVED
+}
+
+fn make_room<K: Ord, V>(known: &mut BTreeMap<K, V>) {
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
+}
+
+/// A process' groups, its effective one among them.
+fn own_groups(found: &Found) -> Option<Vec<u32>> {
+    let mut groups = found.groups.clone()?;
+    groups.extend(found.gid);
+    groups.sort_unstable();
+    groups.dedup();
+    Some(groups)
+}
+
+/// What the databases say of a user: who cannot be found has neither name nor groups.
+fn account(uid: u32) -> Account {
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return Account::default() };
+    let listed = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
+    let mut groups: Vec<_> = listed.unwrap_or_else(|| vec![user.gid]).into_iter().map(Gid::as_raw).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    Account { name: Some(user.name.into()), groups }
+}
+
+/// Every control group by its id, which is the inode of its folder. Folders tell the inodes of what is in them, so each
+/// is opened once and none is asked for.
+fn read_hierarchy(root: &Path) -> BTreeMap<u64, Arc<Cgroup>> {
+    let mut found = BTreeMap::new();
+    let Ok(metadata) = std::fs::metadata(root) else { return found };
+    found.insert(metadata.ino(), Arc::new(Cgroup::new("/")));
+    let mut folders = vec![(root.to_owned(), String::new())];
+    while let Some((folder, path)) = folders.pop() {
+        // One that went away meanwhile has nobody in it.
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|_| is_folder) else { continue };
+            if found.len() >= CGROUPS_MAX {
+                return found;
+            }
+            let path = format!("{path}/{name}");
+            found.insert(entry.ino(), Arc::new(Cgroup::new(&path)));
+            folders.push((entry.path(), path));
+        }
+    }
+    found
+}
+
+/// Where /proc/self/mountinfo has the unified hierarchy (proc_pid_mountinfo(5)).
+fn hierarchy(mounts: &str) -> Option<PathBuf> {
+    let of_cgroups = mounts.lines().find(|line| {
+        line.split_once(" - ").is_some_and(|(_, behind)| behind.split(' ').next() == Some("cgroup2"))
+    })?;
+    of_cgroups.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// Where not every user of the host has a number in our namespace, those without one are all seen as this one.
+fn overflow(uid_map: &str) -> Option<u32> {
+    const WHOLE: [&str; 3] = ["0", "0", "4294967295"];
+    if uid_map.split_whitespace().eq(WHOLE) {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    Some(text.trim().parse().unwrap_or(65_534))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Needs = Needs { groups: true, unit: true };
+
+    fn found(uid: u32, place: Option<Place>) -> Found {
+        Found { uid, gid: None, pid: None, groups: None, place }
+    }
+
+    fn id_of(folder: &Path) -> u64 {
+        std::fs::metadata(folder).unwrap().ino()
+    }
+
+    #[test]
+    fn a_control_group_is_found_by_its_inode_and_then_remembered() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/report.service");
+        std::fs::create_dir_all(&service).unwrap();
+        let census = Census::new(Some(root.path().into()), None);
+        let (t0, caller) = (crate::clock::now(), found(0, Some(Place::Id(id_of(&service)))));
+        assert_eq!(census.recall(&caller, ALL, t0), None, "nothing is known yet");
+        let looked_up = census.look_up(&caller, ALL, t0);
+        assert_eq!(looked_up.unit().unwrap().as_str(), "report.service");
+        assert_eq!(looked_up.user.as_deref(), Some("root"));
+        assert!(looked_up.groups.contains(&0));
+        std::fs::remove_dir(&service).unwrap();
+        let recalled = census.recall(&caller, ALL, t0).unwrap();
+        assert!(Arc::ptr_eq(&looked_up, &recalled), "sessions of one caller share what describes it");
+        assert_eq!(census.recall(&caller, ALL, t0 + BELIEVED), None, "databases change");
+    }
+
+    #[test]
+    fn a_control_group_that_is_not_there_is_looked_for_once() {
+        let root = tempfile::tempdir().unwrap();
+        let census = Census::new(Some(root.path().into()), None);
+        let (t0, caller) = (crate::clock::now(), found(0, Some(Place::Id(u64::MAX))));
+        assert!(census.look_up(&caller, ALL, t0).cgroup.is_none());
+        assert!(census.recall(&caller, ALL, t0).is_some());
+        let blind = Census::new(None, None);
+        assert!(blind.look_up(&caller, ALL, t0).cgroup.is_none());
+    }
+
+    #[test]
+    fn a_users_groups_are_those_of_the_database_and_a_processs_its_own() {
+        let census = Census::new(None, None);
+        let t0 = crate::clock::now();
+        let of_process = Found { gid: Some(7), groups: Some(vec![9, 3]), ..found(0, None) };
+        assert_eq!(*census.look_up(&of_process, ALL, t0).groups, [3, 7, 9]);
+        let nobody = found(4_000_000_000, None);
+        let caller = census.look_up(&nobody, ALL, t0);
+        assert_eq!((caller.user.as_deref(), &*caller.groups), (None, &[][..]));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let census = Census::new(None, None);
+        let t0 = crate::clock::now();
+        census.look_up(&found(0, None), ALL, t0);
+        for pid in 0..2 * KNOWN_MAX as u32 {
+            let _ = census.recall(&Found { pid: Some(pid), ..found(0, None) }, ALL, t0);
+        }
+        assert!(census.state().callers.len() <= KNOWN_MAX);
+    }
+
+    #[test]
+    fn the_hierarchy_is_found_among_the_mounts() {
+        let v2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        let hybrid = "1 1 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n2 1 0:2 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+        assert_eq!(hierarchy(v2), Some("/sys/fs/cgroup".into()));
+        assert_eq!(hierarchy(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(hierarchy("1 1 0:1 / / rw - ext4 /dev/root rw"), None);
+    }
+
+    #[test]
+    fn only_where_users_may_lack_a_number_one_number_stands_for_them() {
+        assert_eq!(overflow("         0          0 4294967295\n"), None);
+        assert!(overflow("0 1000 1\n").is_some());
+        let census = Census::new(None, Some(65_534));
+        assert!(census.is_unmapped(65_534) && !census.is_unmapped(0));
+    }
+}

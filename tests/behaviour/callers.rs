@@ -1,0 +1,283 @@
+//! Who on this host may connect, and who it was: several users, control groups and network namespaces.
+
+use serde_json::Value;
+
+use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
+use crate::harness::{Ambassador, Config, Upstream, pgwire, roles};
+
+/// Listener `app` on TCP and on a unix socket that anybody may open, with these keys more.
+fn config(upstream: &Upstream, listener: &str, cluster: &str) -> Config {
+    let body = format!(
+        "bind: [ \"127.0.0.1:0\", \"unix:{{dir}}/app.sock\" ]\nmode: \"0666\"\ncluster: up\n{listener}"
+    );
+    Config::new().listener("app", &body).cluster("up", &[&upstream.address()], cluster)
+}
+
+fn start(upstream: &Upstream, listener: &str) -> Ambassador {
+    let ambassador = Ambassador::start(&config(upstream, listener, ""));
+    open_to_all(&ambassador);
+    ambassador
+}
+
+/// Others have to be able to pass through its folder.
+fn open_to_all(ambassador: &Ambassador) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(ambassador.dir(), std::fs::Permissions::from_mode(0o755))
+        .expect("our own folder");
+}
+
+fn tcp(ambassador: &Ambassador) -> String {
+    ambassador.address("app").to_string()
+}
+
+fn unix(ambassador: &Ambassador) -> String {
+    ambassador.dir().join("app.sock").display().to_string()
+}
+
+/// The record of the session of that user.
+#[track_caller]
+fn record_of(ambassador: &Ambassador, uid: u32) -> Value {
+    ambassador.record_where(&format!("uid {uid}"), |record| record["caller"]["uid"] == uid)
+}
+
+const SERVED: &str = "got hello";
+
+#[test]
+fn only_the_users_that_are_named_may_connect() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
+    for target in [tcp(&ambassador), unix(&ambassador)] {
+        assert_eq!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
+        let refused = Somebody::user(reports).call(&target, &[]).heard();
+        assert!(refused == "reset" || refused == "end", "{target}: {refused}");
+        // Root is nobody special.
+        assert_ne!(Somebody::default().call(&target, &[]).heard(), SERVED, "{target}");
+    }
+    assert_eq!(upstream.accepted(), 2, "nothing of the others went upstream");
+    let record = record_of(&ambassador, reports.uid);
+    assert_eq!(record["outcome"], "denied", "{record}");
+    assert_eq!(record["closed_by"], "ambassador");
+    assert_eq!(record["caller"]["user"], reports.name);
+    let words =
+        format!("no rule of the listener's `allow` is for user {} (uid {})", reports.name, reports.uid);
+    assert!(record["error"].as_str().is_some_and(|error| error.starts_with(&words)), "{record}");
+    assert_eq!(record_of(&ambassador, billing.uid)["outcome"], "completed");
+    assert_eq!(ambassador.metrics().sum("connections_total", &[("outcome", "denied")]), 4.0);
+}
+
+#[test]
+fn a_supplementary_group_counts_the_databases_over_tcp_and_the_processs_own_over_a_unix_socket() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, &format!("allow: [ {{ group: {APPS} }} ]"));
+    let (tcp, unix) = (tcp(&ambassador), unix(&ambassador));
+    // Both processes are in a group that is not what the database says of their users.
+    let (without, with) = (Somebody::user(billing), Somebody::user(reports).group(APPS));
+    assert_eq!(without.call(&tcp, &[]).heard(), SERVED);
+    assert_ne!(without.call(&unix, &[]).heard(), SERVED);
+    assert_ne!(with.call(&tcp, &[]).heard(), SERVED);
+    assert_eq!(with.call(&unix, &[]).heard(), SERVED);
+}
+
+#[test]
+fn a_unit_is_known_by_its_control_group_over_tcp_and_over_a_unix_socket() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let (Some(report), Some(other)) = (
+        Cgroup::make("ambtest.slice/ambtest-report.service"),
+        Cgroup::make("ambtest.slice/ambtest-other.service"),
+    ) else {
+        return;
+    };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "allow: [ { unit: ambtest-report.service } ]");
+    for target in [tcp(&ambassador), unix(&ambassador)] {
+        assert_eq!(Somebody::user(billing).within(&report).call(&target, &[]).heard(), SERVED, "{target}");
+        assert_ne!(Somebody::user(billing).within(&other).call(&target, &[]).heard(), SERVED, "{target}");
+        assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
+    }
+    let records = ambassador.wait_records(6);
+    let units: Vec<_> =
+        records.iter().map(|record| record["caller"]["unit"].as_str().unwrap_or("none")).collect();
+    let once = ["ambtest-report.service", "ambtest-other.service"];
+    for unit in once {
+        assert_eq!(units.iter().filter(|known| **known == unit).count(), 2, "{units:?}");
+    }
+    assert!(report.id() != other.id());
+}
+
+#[test]
+fn a_service_of_a_users_own_manager_does_not_go_by_the_name_of_one_of_the_hosts() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let path = "user.slice/user-9.slice/user@9.service/app.slice/ambtest-report.service";
+    let Some(own) = Cgroup::make(path) else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "allow: [ { unit: ambtest-report.service } ]");
+    assert_ne!(Somebody::user(billing).within(&own).call(&tcp(&ambassador), &[]).heard(), SERVED);
+    assert_eq!(ambassador.record()["caller"]["unit"], "user@9.service/ambtest-report.service");
+    let named = start(&upstream, "allow: [ { unit: user@9.service/ambtest-report.service } ]");
+    assert_eq!(Somebody::user(billing).within(&own).call(&tcp(&named), &[]).heard(), SERVED);
+}
+
+#[test]
+fn the_keys_of_a_rule_must_all_match_and_one_rule_is_enough() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let Some(report) = Cgroup::make("ambtest-both.service") else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let rules = format!(
+        "allow:\n  - {{ user: {}, unit: ambtest-both.service }}\n  - {{ user: {} }}",
+        billing.name, reports.uid
+    );
+    let ambassador = start(&upstream, &rules);
+    let target = tcp(&ambassador);
+    assert_eq!(Somebody::user(billing).within(&report).call(&target, &[]).heard(), SERVED);
+    assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED);
+    assert_ne!(Somebody::default().within(&report).call(&target, &[]).heard(), SERVED);
+    assert_eq!(Somebody::user(reports).call(&target, &[]).heard(), SERVED);
+}
+
+#[test]
+fn a_client_is_known_however_it_writes_our_address() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
+    for options in [&["mapped"][..], &["device=lo"]] {
+        let caller = if options[0] == "mapped" { Somebody::user(billing) } else { Somebody::default() };
+        let heard = caller.call(&tcp(&ambassador), options).heard();
+        // Only root may bind to an interface; it is known, and therefore denied by its name.
+        assert_eq!(heard == SERVED, options[0] == "mapped", "{options:?}: {heard}");
+    }
+    record_of(&ambassador, 0);
+}
+
+/// A socket is its maker's, over TCP: whom the maker becomes later, or gives it to, does not matter. Over a unix socket it
+/// is his who called connect(2).
+#[test]
+fn a_socket_that_changes_hands_stays_its_makers() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "");
+    let becomes = format!("become={}", billing.uid);
+    let after = format!("after={}", billing.uid);
+    for (target, option, expected) in [
+        (tcp(&ambassador), &becomes, 0),
+        (tcp(&ambassador), &after, 0),
+        (unix(&ambassador), &becomes, billing.uid),
+        (unix(&ambassador), &after, 0),
+    ] {
+        let before = ambassador.records().len();
+        assert_eq!(Somebody::default().call(&target, &[option]).heard(), SERVED);
+        let record = ambassador.wait_records(before + 1).remove(before);
+        assert_eq!(record["caller"]["uid"], expected, "{target} {option}: {record}");
+    }
+}
+
+/// Whoever resets his connection leaves his words with us, and his port to the next: the next one's name is not his.
+#[test]
+fn a_client_that_has_left_is_not_taken_for_the_next_one_with_its_port() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
+    let target = tcp(&ambassador);
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a free port")
+        .local_addr()
+        .expect("it has one")
+        .port();
+    let from = format!("from={port}");
+    let mut allowed = ambassador.frozen(|| {
+        // `heard` waits for the end of the first, so that the second comes after it.
+        assert_eq!(Somebody::user(reports).call(&target, &[&from, "reset"]).heard(), "");
+        let allowed = Somebody::user(billing).call(&target, &[&from]);
+        crate::harness::until("the second was connected", || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+            let ours = format!("0100007F:{port:04X} 0100007F:{:04X} 01", ambassador.address("app").port());
+            table.contains(&ours).then_some(())
+        });
+        allowed
+    });
+    assert_eq!(allowed.heard(), SERVED);
+    drop(allowed);
+    let records = ambassador.wait_records(2);
+    let denied = records.iter().find(|record| record["outcome"] == "denied").expect("the first was denied");
+    assert!(denied["caller"].is_null(), "{denied}");
+    assert!(denied["error"].as_str().is_some_and(|error| error.contains("a stranger")), "{denied}");
+    assert_eq!(upstream.accepted(), 1);
+}
+
+#[test]
+fn a_peer_that_does_not_come_over_loopback_is_a_stranger() {
+    if Users::have().is_none() {
+        return;
+    }
+    let Some(namespace) = Namespace::make(1) else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let gateway = Namespace::gateway(1);
+    let body = format!("bind: \"{gateway}:0\"\nexpose: true\ncluster: up\nallow: [ {{ user: root }} ]");
+    let config = Config::new().listener("app", &body).cluster("up", &[&upstream.address()], "");
+    let ambassador = Ambassador::start(&config);
+    let target = tcp(&ambassador);
+    assert_ne!(Somebody::default().inside(&namespace).call(&target, &[]).heard(), SERVED);
+    let record = ambassador.record_of("denied");
+    assert!(record["error"].as_str().is_some_and(|error| error.ends_with("is not on loopback")), "{record}");
+    assert!(record["caller"].is_null());
+    // Not even from this namespace: an address that others could use attests nothing.
+    assert_ne!(Somebody::default().call(&target, &[]).heard(), SERVED);
+    assert_eq!(upstream.accepted(), 0);
+    ambassador.wait_line("whoever connects from another host is a stranger, and denied");
+}
+
+#[test]
+fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let Some(namespace) = Namespace::make(2) else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
+    assert_eq!(Somebody::user(billing).inside(&namespace).call(&unix(&ambassador), &[]).heard(), SERVED);
+    let record = record_of(&ambassador, billing.uid);
+    assert!(record["caller"]["pid"].as_u64().is_some_and(|pid| pid > 0), "{record}");
+}
+
+#[test]
+fn a_denied_client_is_told_in_its_protocol() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::silent);
+    let allow = format!("allow: [ {{ user: {} }} ]", billing.name);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let startup = format!("say={}", hex(&pgwire::app_startup()));
+    for (protocol, options, parts) in [
+        ("postgres", &[startup.as_str()][..], &["C28000", "ambassador: denied: no rule"][..]),
+        ("mysql", &[], &["\u{15}\u{4}ambassador: denied: no rule"]),
+        ("smtp", &[], &["421 5.7.1 ambassador: denied: no rule"]),
+    ] {
+        let ambassador = Ambassador::start(&config(&upstream, &allow, &format!("protocol: {protocol}")));
+        let heard = Somebody::user(reports).call(&tcp(&ambassador), options).heard();
+        for part in parts {
+            assert!(heard.contains(part), "{protocol}: {heard:?} lacks {part:?}");
+        }
+        let session = ambassador.record_of("denied")["session"].as_str().map(str::to_owned).expect("an id");
+        assert!(heard.contains(&session), "{protocol}: {heard:?}");
+    }
+    assert_eq!(upstream.accepted(), 0);
+}
+
+#[test]
+fn nobody_is_looked_up_where_nobody_asks() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&config(&upstream, "", "").log("{ access: false }"));
+    let mut client = ambassador.connect();
+    client.echo("hello");
+    assert!(ambassador.get("/sessions").json()["sessions"][0]["caller"].is_null());
+}
+
+#[test]
+fn a_live_session_shows_its_caller() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "");
+    let mut client = ambassador.connect();
+    client.echo("hello");
+    let sessions = ambassador.get("/sessions").json();
+    let caller = &sessions["sessions"][0]["caller"];
+    assert_eq!(caller["uid"], rustix::process::geteuid().as_raw(), "{sessions}");
+    assert!(caller["pid"].is_null(), "the kernel does not tell it of TCP");
+}

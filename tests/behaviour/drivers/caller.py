@@ -1,0 +1,56 @@
+"""Connects as whoever runs it. Arguments: HOST:PORT or the path of a unix socket, then in any order:
+
+  from=PORT   bind to that port of 127.0.0.1 first
+  mapped      write the IPv4 address as an IPv6 one
+  device=NAME bind to that interface
+  become=UID  make the socket, then become that user, then connect
+  after=UID   make the socket, connect, then become that user
+  reset       say `hello` and reset the connection at once
+  say=HEX     say these bytes instead of `hello`
+
+Prints `got TEXT` for what came back, `end` or `reset`; then keeps the connection until its stdin ends."""
+
+import os
+import socket
+import struct
+import sys
+
+target, options = sys.argv[1], dict(option.partition("=")[::2] for option in sys.argv[2:])
+
+
+def become(user):
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+
+
+if target.startswith("/"):
+    connection = socket.socket(socket.AF_UNIX)
+    address = target
+else:
+    host, port = target.rsplit(":", 1)
+    family = socket.AF_INET6 if "mapped" in options or ":" in host else socket.AF_INET
+    connection = socket.socket(family)
+    address = ("::ffff:" + host if "mapped" in options else host.strip("[]"), int(port))
+connection.settimeout(30)
+if "device" in options:
+    connection.setsockopt(socket.SOL_SOCKET, 25, options["device"].encode() + b"\0")
+if "from" in options:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    connection.bind(("127.0.0.1", int(options["from"])))
+if "become" in options:
+    become(options["become"])
+try:
+    connection.connect(address)
+    if "after" in options:
+        become(options["after"])
+    connection.sendall(bytes.fromhex(options["say"]) if "say" in options else b"hello")
+    if "reset" in options:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        sys.exit()
+    got = connection.recv(65536)
+    print("got " + got.decode(errors="replace") if got else "end", flush=True)
+except (ConnectionResetError, BrokenPipeError):
+    print("reset", flush=True)
+sys.stdin.read()
