@@ -16,6 +16,7 @@ use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject}
 use crate::alarm;
 use crate::clock;
 use crate::config::{Config, Shutdown};
+use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Drain, DrainWatch};
 use crate::listener::{self, Service};
@@ -23,8 +24,8 @@ use crate::metrics::{Exposition, MetricsError};
 use crate::name::ClusterName;
 use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
-use crate::session::{self, AccessLog, Admission, Route, SessionIds};
-use crate::sys::{Bind, BindError, Listening, LocalAddress, Options, UnixBind};
+use crate::session::{self, AccessLog, Admission, Route, SessionIds, end_orphans};
+use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
 use crate::upstream::Cluster;
 use crate::workers::{Worker, Workers};
 
@@ -34,6 +35,9 @@ pub enum StartError {
     /// Some addresses could not be bound; all of them are named.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bind(Vec<BindError>),
+    /// What was passed to us by descriptor is not what the environment says.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// No recorder.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -114,15 +118,19 @@ impl Running {
                 let accepting = listener::serve(listening, service, sessions.watch());
                 sessions.spawn_on(workers.listening().handle(), accepting);
             }
+            admin.spawn(end_orphans(Arc::clone(&route), sessions.watch()));
             listeners.push(ListenerView { route, addresses });
         }
         admin.spawn(upkeep(exposition.clone(), admin.watch()));
+        let credentials = credentials(&config);
+        admin.spawn(credentials.clone().keep(admin.watch()));
         let subject = Arc::new(Subject {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
             config: config.file,
             admin: bound.admin.as_ref().and_then(|admin| tcp_address(admin.local())),
             listeners,
+            credentials,
             exposition,
         });
         for (door, listening) in [(Door::Address, bound.admin), (Door::Control, bound.control)] {
@@ -183,9 +191,10 @@ impl Bound {
     /// All or nothing; every address that cannot be had is named in one go. Listeners belong to `worker`, what
     /// answers about the daemon to the current runtime.
     fn bind(config: &Config, worker: &Worker) -> Result<Self, StartError> {
+        let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
         let mut errors = Vec::new();
         let mut listen = |bind: &Bind, options: &Options| {
-            Listening::bind(bind, options).map_err(|error| errors.push(error)).ok()
+            inherited.listen(bind, options).map_err(|error| errors.push(error)).unwrap_or_default()
         };
         let registering = worker.handle().enter();
         let listeners = config
@@ -193,17 +202,23 @@ impl Bound {
             .iter()
             .map(|listener| {
                 let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
-                listener.binds.iter().filter_map(|bind| listen(bind, &options)).collect()
+                listener.binds.iter().flat_map(|bind| listen(bind, &options)).collect()
             })
             .collect();
         drop(registering);
-        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address), &Options::NONE));
+        let admin = config.admin.bind.and_then(|address| listen(&Bind::Tcp(address), &Options::NONE).pop());
         let control = match &config.admin.control {
             Control::Off => None,
-            Control::At(path) => listen(&control_bind(path), &Options::NONE),
+            Control::At(path) => listen(&control_bind(path), &Options::NONE).pop(),
             Control::Default(path) => default_control(path),
         };
-        if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(StartError::Bind(errors)) }
+        if !errors.is_empty() {
+            return Err(StartError::Bind(errors));
+        }
+        for unused in inherited.unused() {
+            tracing::warn!("{unused}");
+        }
+        Ok(Self { listeners, admin, control })
     }
 }
 
@@ -248,6 +263,17 @@ fn routes(config: &Config, recorded: bool, rng: &mut Rng) -> Vec<Arc<Route>> {
         Route::new(settings, Arc::clone(cluster), Arc::clone(&ids))
     };
     config.listeners.iter().map(route).collect()
+}
+
+/// Those of every cluster, to be followed.
+fn credentials(config: &Config) -> Credentials {
+    let credentials = Credentials::default();
+    for cluster in &config.clusters {
+        if let Some(originator) = &cluster.tls {
+            credentials.follow(&cluster.name, originator);
+        }
+    }
+    credentials
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]

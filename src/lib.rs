@@ -8,10 +8,12 @@ pub mod caller; // 0
 pub mod clock; // 0
 pub mod name; // 0
 pub mod outcome; // 0
+pub mod quantity; // 0
 pub mod rsa; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1
+pub mod head; // 1, pure
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure
 
@@ -21,6 +23,7 @@ pub mod tls; // 2
 pub mod watch; // 2
 pub mod workers; // 2
 
+pub mod credentials; // 3
 pub mod relay; // 3
 
 pub mod downstream; // 4

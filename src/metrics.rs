@@ -31,6 +31,7 @@ const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
+const CREDENTIAL_RELOADS: &str = "ambassador_credential_reloads_total";
 const INSECURE: &str = "ambassador_tls_verification_disabled";
 const LOST_LINES: &str = "ambassador_log_lines_lost_total";
 const BUILD_INFO: &str = "ambassador_build_info";
@@ -135,6 +136,10 @@ fn describe() {
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
+    describe_counter!(
+        CREDENTIAL_RELOADS,
+        "Credentials whose files changed: replaced while in use, or kept for want of good ones."
+    );
     describe_gauge!(INSECURE, "1 where insecure_skip_verify is set.");
     describe_counter!(LOST_LINES, "Log lines dropped because nobody read stderr fast enough.");
     describe_gauge!(BUILD_INFO, "1, with the version.");
@@ -210,12 +215,31 @@ impl ClusterMetrics {
     }
 
     /// What the cluster's TLS settings say once and for all.
-    pub fn tls(cluster: &ClusterName, identity_ends: Option<f64>, is_verified: bool) {
-        let cluster = cluster.to_string();
-        if let Some(ends) = identity_ends {
-            gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.clone(), "role" => "client").set(ends);
-        }
-        gauge!(INSECURE, "cluster" => cluster).set(if is_verified { 0.0 } else { 1.0 });
+    pub fn tls(cluster: &ClusterName, is_verified: bool) {
+        gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
+    }
+}
+
+/// What a credential records.
+#[derive(Clone)]
+pub struct CredentialMetrics {
+    /// What its files hold now is in use.
+    pub replaced: Counter,
+    /// What its files hold now cannot be used.
+    pub failed: Counter,
+}
+
+impl CredentialMetrics {
+    /// The handles of one credential.
+    #[must_use]
+    pub fn new(kind: &'static str, name: &str) -> Self {
+        let reloads = |result: &'static str| counter!(CREDENTIAL_RELOADS, "kind" => kind, "name" => name.to_owned(), "result" => result);
+        Self { replaced: reloads("ok"), failed: reloads("failed") }
+    }
+
+    /// When what a cluster uses in that role ends, in seconds since 1970.
+    pub fn ends(cluster: &ClusterName, role: &'static str, at: f64) {
+        gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
     }
 }
 
@@ -276,4 +300,4 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(ListenerMetrics, ClusterMetrics, EndpointMetrics);
+opaque!(ListenerMetrics, ClusterMetrics, CredentialMetrics, EndpointMetrics);

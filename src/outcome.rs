@@ -14,6 +14,8 @@ pub enum Outcome {
     HalfCloseTimeout,
     MaxLifetime,
     Drained,
+    EndpointDown,
+    EndpointRemoved,
     Denied,
     ListenerFull,
     CallerFull,
@@ -24,12 +26,13 @@ pub enum Outcome {
     TlsFailed,
     DeadlineExceeded,
     BadOpening,
+    BadContext,
     DownstreamGone,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -37,6 +40,8 @@ impl Outcome {
         Self::HalfCloseTimeout,
         Self::MaxLifetime,
         Self::Drained,
+        Self::EndpointDown,
+        Self::EndpointRemoved,
         Self::Denied,
         Self::ListenerFull,
         Self::CallerFull,
@@ -47,6 +52,7 @@ impl Outcome {
         Self::TlsFailed,
         Self::DeadlineExceeded,
         Self::BadOpening,
+        Self::BadContext,
         Self::DownstreamGone,
     ];
 
@@ -61,6 +67,8 @@ impl Outcome {
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::MaxLifetime => "max_lifetime",
             Self::Drained => "drained",
+            Self::EndpointDown => "endpoint_down",
+            Self::EndpointRemoved => "endpoint_removed",
             Self::Denied => "denied",
             Self::ListenerFull => "listener_full",
             Self::CallerFull => "caller_full",
@@ -71,6 +79,7 @@ impl Outcome {
             Self::TlsFailed => "tls_failed",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::BadOpening => "bad_opening",
+            Self::BadContext => "bad_context",
             Self::DownstreamGone => "downstream_gone",
         }
     }

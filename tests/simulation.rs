@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ambassador::clock;
 use ambassador::policy::balance::Policy;
+use ambassador::policy::health::Status;
 use ambassador::policy::limits::Settings as Limits;
 use ambassador::policy::retry::{Plan, Settings as Retry};
 use ambassador::policy::roster::{Roster, Unavailable};
-use ambassador::policy::slot::{Admin, Health, Id, Member};
+use ambassador::policy::slot::{Admin, Id, Member};
 use fastrand::Rng;
 
 const STEPS: usize = 2_000;
@@ -44,7 +46,7 @@ impl World {
         };
         let mut roster = Roster::new(policy, limits);
         let joining: Vec<_> = (0..endpoints).map(|_| Member { id: None, weight: rng.u32(1..5) }).collect();
-        let ids = roster.rearrange(&joining);
+        let ids = roster.rearrange(&joining, clock::now());
         Self {
             limits,
             retry: Retry {
@@ -78,7 +80,7 @@ impl World {
     /// Who may be picked, by a rule of its own.
     fn usable(&self) -> Vec<Id> {
         let enabled = self.members.iter().filter(|(_, admin)| **admin == Admin::Enabled).map(|(id, _)| *id);
-        let is_up = |id: &Id| self.roster.slot(*id).expect("a member").health() != Health::Down;
+        let is_up = |id: &Id| self.roster.slot(*id).expect("a member").health() != Status::Unhealthy;
         let (up, down): (Vec<_>, Vec<_>) = enabled.partition(is_up);
         let usable = if up.is_empty() { down } else { up };
         let has_room = |id: &Id| {
@@ -129,7 +131,7 @@ impl World {
         self.rng.shuffle(&mut members);
         let weight = self.rng.u32(1..5);
         let members: Vec<_> = members.into_iter().map(|id| Member { id, weight }).collect();
-        let ids = self.roster.rearrange(&members);
+        let ids = self.roster.rearrange(&members, clock::now());
         let order = |id: Id| (id, self.roster.slot(id).expect("a member").admin());
         self.members = ids.into_iter().map(order).collect();
     }
@@ -142,14 +144,14 @@ impl World {
     fn order(&mut self) {
         let Some(id) = self.a_member() else { return };
         let admin = [Admin::Enabled, Admin::Enabled, Admin::Draining, Admin::Disabled][self.rng.usize(..4)];
-        self.roster.set_admin(id, admin);
+        self.roster.set_admin(id, admin, clock::now());
         self.members.insert(id, admin);
     }
 
     fn probe(&mut self) {
         let Some(id) = self.a_member() else { return };
-        let health = if self.rng.bool() { Health::Up } else { Health::Down };
-        self.roster.set_health(id, health);
+        let health = if self.rng.bool() { Status::Healthy } else { Status::Unhealthy };
+        self.roster.set_health(id, health, clock::now());
     }
 
     fn begin_and_leave_pending(&mut self) {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ambassador::clock;
 use ambassador::policy::balance::Policy;
 use ambassador::policy::limits::Settings as Limits;
 use ambassador::policy::retry::{Plan, Settings as Retry};
@@ -41,7 +42,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 fn in_use(policy: Policy, endpoints: usize) -> Roster {
     let mut roster = Roster::new(policy, LIMITS);
     let members: Vec<_> = (1..=3).cycle().map(|weight| Member { id: None, weight }).take(endpoints).collect();
-    for (id, sessions) in roster.rearrange(&members).into_iter().zip((0..7).cycle()) {
+    for (id, sessions) in roster.rearrange(&members, clock::now()).into_iter().zip((0..7).cycle()) {
         for _ in 0..sessions {
             roster.begin_at(id, &mut Plan::new(RETRY)).expect("a member");
             roster.established(id);

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::credentials::Credentials;
 use crate::metrics::Exposition;
 use crate::session::Route;
 use crate::sys::LocalAddress;
@@ -51,6 +52,8 @@ pub struct Subject {
     pub admin: Option<SocketAddr>,
     /// Each listener, in the file's order.
     pub listeners: Vec<ListenerView>,
+    /// What is in use towards the upstreams.
+    pub credentials: Credentials,
     /// The metrics.
     pub exposition: Exposition,
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{ListenerView, Subject};
+use crate::credentials::CredentialView;
 use crate::upstream::{Cluster, EndpointView};
 use crate::{caller, clock};
 
@@ -61,6 +63,7 @@ pub struct Status {
     pub admin: Option<String>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<ClusterStatus>,
+    pub credentials: Vec<Credential>,
 }
 
 /// A listener in `/status`.
@@ -86,6 +89,20 @@ pub struct ClusterStatus {
     pub sessions: u32,
     pub pending_dials: u32,
     pub endpoints: Vec<Endpoint>,
+}
+
+/// A credential in `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Credential {
+    pub kind: String,
+    pub name: String,
+    pub files: Vec<String>,
+    /// Seconds since 1970.
+    pub expires: Option<u64>,
+    pub replaced: u64,
+    /// Why what is in the files now is not in use.
+    pub error: Option<String>,
 }
 
 /// An endpoint in `/status`.
@@ -154,6 +171,7 @@ impl Status {
             admin: subject.admin.map(|address| address.to_string()),
             listeners: subject.listeners.iter().map(Listener::of).collect(),
             clusters: clusters(subject).into_iter().map(|cluster| ClusterStatus::of(&cluster)).collect(),
+            credentials: subject.credentials.view().into_iter().map(Credential::of).collect(),
         }
     }
 }
@@ -212,7 +230,7 @@ impl ClusterStatus {
         let load = cluster.load();
         let tls = match &settings.tls {
             None => "none",
-            Some(tls) if tls.has_identity() => "mtls",
+            Some(tls) if tls.identity().is_some() => "mtls",
             Some(_) => "tls",
         };
         Self {
@@ -223,6 +241,20 @@ impl ClusterStatus {
             sessions: load.sessions,
             pending_dials: load.dials,
             endpoints: cluster.view().into_iter().map(Endpoint::of).collect(),
+        }
+    }
+}
+
+impl Credential {
+    fn of(view: CredentialView) -> Self {
+        let expires = view.not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        Self {
+            kind: view.kind.into(),
+            name: view.name,
+            files: view.files.iter().map(|file| file.display().to_string()).collect(),
+            expires: expires.map(|end| end.as_secs()),
+            replaced: view.replaced,
+            error: view.error,
         }
     }
 }

@@ -91,7 +91,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
         Err(error) => return refused(error.step().label(), &error.to_string()),
     };
     let secured = record.agreed.map(|agreed| {
-        format!("{} {}, {}", agreed.version, agreed.cipher, took(record.handshake).unwrap_or_default())
+        format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
     });
     // With TLS 1.3 a server judges our certificate after our side of the handshake is done. It says so within a round
     // trip, which is when a probe has its answer.

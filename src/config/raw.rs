@@ -4,7 +4,6 @@
 //! because what stands there is a mistake that was reported. No meaning yet: whether a file exists or a
 //! name leads anywhere is `resolve`'s. A mistake never stops the reading, so one run shows them all.
 
-mod quantity;
 mod scalar;
 mod section;
 mod substitute;
@@ -12,7 +11,6 @@ mod substitute;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-pub(super) use quantity::show_duration;
 pub(super) use section::{Datum, Section};
 use section::{Field, Item};
 

@@ -93,11 +93,12 @@ mod tests {
     use super::super::limits::Load;
     use super::super::slot::Id;
     use super::*;
+    use crate::clock;
 
     fn slots(weights_and_loads: &[(u32, u32)]) -> Vec<Slot> {
         let slot = |&(weight, sessions): &(u32, u32)| Slot {
             load: Load { sessions, dials: 0 },
-            ..Slot::new(Id::FIRST, weight)
+            ..Slot::new(Id::FIRST, weight, clock::now())
         };
         weights_and_loads.iter().map(slot).collect()
     }

@@ -3,7 +3,8 @@
 //! Where nobody is left but somebody is enabled, all who are enabled are used: sessions that probably fail are better than
 //! sessions that certainly do. How many sessions each may carry is `limits`'.
 
-use super::slot::{Health, Slot};
+use super::health::Status;
+use super::slot::Slot;
 
 /// Whether observations count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +58,17 @@ pub const fn may_take(slot: &Slot, mode: Mode) -> bool {
 }
 
 const fn is_usable(slot: &Slot) -> bool {
-    slot.is_enabled() && !matches!(slot.health, Health::Down)
+    slot.is_enabled() && !matches!(slot.health, Status::Unhealthy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::slot::{Admin, Id};
     use super::*;
+    use crate::clock;
 
-    fn slot(admin: Admin, health: Health, is_member: bool) -> Slot {
-        Slot { admin, health, is_member, ..Slot::new(Id::FIRST, 1) }
+    fn slot(admin: Admin, health: Status, is_member: bool) -> Slot {
+        Slot { admin, health, is_member, ..Slot::new(Id::FIRST, 1, clock::now()) }
     }
 
     fn check(slots: &[Slot], expected: Result<(Mode, &[bool]), Nobody>) {
@@ -77,17 +79,17 @@ mod tests {
 
     #[test]
     fn observations_count_while_somebody_is_usable() {
-        let up = || slot(Admin::Enabled, Health::Up, true);
-        let new = || slot(Admin::Enabled, Health::Unknown, true);
-        let down = || slot(Admin::Enabled, Health::Down, true);
-        let drained = || slot(Admin::Draining, Health::Up, true);
-        let gone = || slot(Admin::Enabled, Health::Up, false);
+        let up = || slot(Admin::Enabled, Status::Healthy, true);
+        let new = || slot(Admin::Enabled, Status::Undecided, true);
+        let down = || slot(Admin::Enabled, Status::Unhealthy, true);
+        let drained = || slot(Admin::Draining, Status::Healthy, true);
+        let gone = || slot(Admin::Enabled, Status::Healthy, false);
         check(
             &[up(), down(), new(), drained(), gone()],
             Ok((Mode::Normal, &[true, false, true, false, false])),
         );
         check(&[down(), drained(), down()], Ok((Mode::Panic, &[true, false, true])));
-        check(&[drained(), slot(Admin::Disabled, Health::Down, true)], Err(Nobody::NoneEnabled));
+        check(&[drained(), slot(Admin::Disabled, Status::Unhealthy, true)], Err(Nobody::NoneEnabled));
         check(&[gone()], Err(Nobody::Empty));
         check(&[], Err(Nobody::Empty));
     }

@@ -1,13 +1,16 @@
 //! Who carries what in a cluster, and who is next: the limits, eligibility, the balance and the session's earlier attempts
 //! put together. Every count of a cluster changes here and nowhere else.
 
+use std::time::Instant;
+
 use fastrand::Rng;
 
 use super::balance::Policy;
 use super::eligibility::{self, Mode, Nobody};
+use super::health::Status;
 use super::limits::{Full, Load, Settings as Limits};
 use super::retry::Plan;
-use super::slot::{Admin, Health, Id, Member, Slot};
+use super::slot::{Admin, Id, Member, Slot};
 
 /// The endpoints of a cluster, with what they carry.
 #[derive(Debug)]
@@ -50,12 +53,12 @@ impl Roster {
     /// Makes these its endpoints, in this order: those with an id stay (or come back) with all that is known of them, the
     /// others join, and who is not named leaves: it is not picked any more, and forgotten when its last session ends. Gives
     /// the ids, in the same order.
-    pub fn rearrange(&mut self, members: &[Member]) -> Vec<Id> {
-        self.slots.iter_mut().for_each(|slot| slot.is_member = false);
+    pub fn rearrange(&mut self, members: &[Member], now: Instant) -> Vec<Id> {
+        let were: Vec<_> = self.slots.iter_mut().map(|slot| std::mem::take(&mut slot.is_member)).collect();
         let ids = members.iter().enumerate().map(|(place, member)| {
             let known = member.id.and_then(|id| self.position(id));
             let position = known.unwrap_or_else(|| {
-                self.slots.push(Slot::new(self.next_id, member.weight));
+                self.slots.push(Slot::new(self.next_id, member.weight, now));
                 self.next_id = self.next_id.next();
                 self.slots.len() - 1
             });
@@ -64,6 +67,8 @@ impl Roster {
             slot.id
         });
         let ids = ids.collect();
+        let known = self.slots.iter_mut().zip(were);
+        known.filter(|(slot, was)| slot.is_member != *was).for_each(|(slot, _)| slot.changed = now);
         self.slots.retain(|slot| slot.is_member || slot.load.total() > 0);
         ids
     }
@@ -87,13 +92,21 @@ impl Roster {
     }
 
     /// An operator's order. Whether it changed anything.
-    pub fn set_admin(&mut self, id: Id, admin: Admin) -> bool {
-        self.change(id, |slot| std::mem::replace(&mut slot.admin, admin) != admin)
+    pub fn set_admin(&mut self, id: Id, admin: Admin, now: Instant) -> bool {
+        self.change(id, |slot| {
+            let is_news = std::mem::replace(&mut slot.admin, admin) != admin;
+            slot.changed = if is_news { now } else { slot.changed };
+            is_news
+        })
     }
 
     /// What active checks have come to. Whether it changed anything.
-    pub fn set_health(&mut self, id: Id, health: Health) -> bool {
-        self.change(id, |slot| std::mem::replace(&mut slot.health, health) != health)
+    pub fn set_health(&mut self, id: Id, health: Status, now: Instant) -> bool {
+        self.change(id, |slot| {
+            let is_news = std::mem::replace(&mut slot.health, health) != health;
+            slot.changed = if is_news { now } else { slot.changed };
+            is_news
+        })
     }
 
     /// Why the last attempt or probe failed, if it did.
@@ -209,6 +222,7 @@ mod tests {
 
     use super::super::retry::Settings as Retry;
     use super::*;
+    use crate::clock;
 
     const LIMITS: Limits = Limits { max_connections: 100, max_pending: 100, max_connections_per_endpoint: 3 };
 
@@ -218,7 +232,7 @@ mod tests {
 
     fn roster(endpoints: usize) -> (Roster, Vec<Id>) {
         let mut roster = Roster::new(Policy::LeastConnections, LIMITS);
-        let ids = roster.rearrange(&vec![member(None); endpoints]);
+        let ids = roster.rearrange(&vec![member(None); endpoints], clock::now());
         (roster, ids)
     }
 
@@ -262,7 +276,7 @@ mod tests {
         };
         on_second(&mut roster);
         on_second(&mut roster);
-        assert_eq!(roster.rearrange(&[member(Some(ids[0]))]), [ids[0]]);
+        assert_eq!(roster.rearrange(&[member(Some(ids[0]))], clock::now()), [ids[0]]);
         for _ in 0..3 {
             assert_eq!(pick(&mut roster, &mut plan()), Ok(ids[0]));
         }
@@ -283,31 +297,31 @@ mod tests {
     fn who_comes_back_while_its_sessions_live_is_the_same() {
         let (mut roster, ids) = roster(1);
         roster.begin_at(ids[0], &mut plan()).unwrap();
-        assert_eq!(roster.rearrange(&[]), []);
+        assert_eq!(roster.rearrange(&[], clock::now()), []);
         assert_eq!(pick(&mut roster, &mut plan()), Err(Unavailable::Nobody(Nobody::Empty)));
-        assert_eq!(roster.rearrange(&[member(Some(ids[0]))]), [ids[0]]);
+        assert_eq!(roster.rearrange(&[member(Some(ids[0]))], clock::now()), [ids[0]]);
         assert_eq!(roster.slot(ids[0]).unwrap().load().dials, 1);
     }
 
     #[test]
     fn an_id_is_never_given_twice() {
         let (mut roster, ids) = roster(2);
-        roster.rearrange(&[]);
-        let later = roster.rearrange(&[member(Some(ids[0])), member(None)]);
+        roster.rearrange(&[], clock::now());
+        let later = roster.rearrange(&[member(Some(ids[0])), member(None)], clock::now());
         assert!(later.iter().all(|id| !ids.contains(id)), "{ids:?}, then {later:?}");
     }
 
     #[test]
     fn orders_and_health_say_who_is_picked() {
         let (mut roster, ids) = roster(2);
-        assert!(roster.set_admin(ids[0], Admin::Draining));
-        assert!(!roster.set_admin(ids[0], Admin::Draining));
+        assert!(roster.set_admin(ids[0], Admin::Draining, clock::now()));
+        assert!(!roster.set_admin(ids[0], Admin::Draining, clock::now()));
         assert_eq!(pick(&mut roster, &mut plan()), Ok(ids[1]));
-        assert!(roster.set_health(ids[1], Health::Down));
+        assert!(roster.set_health(ids[1], Status::Unhealthy, clock::now()));
         assert_eq!(pick(&mut roster, &mut plan()), Ok(ids[1]), "nobody better is enabled");
-        roster.set_admin(ids[0], Admin::Enabled);
+        roster.set_admin(ids[0], Admin::Enabled, clock::now());
         assert_eq!(pick(&mut roster, &mut plan()), Ok(ids[0]));
-        assert!(ids.iter().all(|id| roster.set_admin(*id, Admin::Disabled)));
+        assert!(ids.iter().all(|id| roster.set_admin(*id, Admin::Disabled, clock::now())));
         assert_eq!(pick(&mut roster, &mut plan()), Err(Unavailable::Nobody(Nobody::NoneEnabled)));
     }
 }

@@ -4,7 +4,9 @@
 //! only in [`super::roster`], under the cluster's one lock.
 
 use std::num::NonZeroU32;
+use std::time::Instant;
 
+use super::health::Status;
 use super::limits::Load;
 
 /// Names an endpoint among those that its cluster ever had; never given twice.
@@ -45,18 +47,6 @@ pub enum Admin {
     Disabled,
 }
 
-/// What active checks say of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Health {
-    /// Nobody has looked, or not often enough to tell: it counts as usable.
-    #[default]
-    Unknown,
-    /// It serves.
-    Up,
-    /// It does not.
-    Down,
-}
-
 /// What the file or the discovery says about an endpoint, as far as decisions go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
@@ -76,7 +66,9 @@ pub struct Slot {
     /// Whether the cluster has it still; if not, it lives until its last session and dial have ended.
     pub(super) is_member: bool,
     pub(super) admin: Admin,
-    pub(super) health: Health,
+    pub(super) health: Status,
+    /// When membership, order or health last changed.
+    pub(super) changed: Instant,
     pub(super) load: Load,
     /// Round robin's credit.
     pub(super) credit: i64,
@@ -85,14 +77,15 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(id: Id, weight: u32) -> Self {
+    pub(super) fn new(id: Id, weight: u32, now: Instant) -> Self {
         Self {
             id,
             place: 0,
             weight,
             is_member: true,
             admin: Admin::default(),
-            health: Health::default(),
+            health: Status::Undecided,
+            changed: now,
             load: Load::default(),
             credit: 0,
             last_error: None,
@@ -125,8 +118,14 @@ impl Slot {
 
     /// What active checks say of it.
     #[must_use]
-    pub const fn health(&self) -> Health {
+    pub const fn health(&self) -> Status {
         self.health
+    }
+
+    /// When membership, order or health last changed.
+    #[must_use]
+    pub const fn changed(&self) -> Instant {
+        self.changed
     }
 
     /// Its live sessions and dials in flight.
@@ -161,18 +160,6 @@ impl Admin {
             Self::Enabled => "enabled",
             Self::Draining => "draining",
             Self::Disabled => "disabled",
-        }
-    }
-}
-
-impl Health {
-    /// The word for people and in `/status`.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Up => "healthy",
-            Self::Down => "unhealthy",
         }
     }
 }

@@ -428,6 +428,12 @@ pub trait Dialogue: fmt::Debug + Send {
     fn cancel_key(&mut self) -> Option<CancelKey> {
         None
     }
+
+    /// The session ends in the middle, though not by the server. What says the rest to it in the client's place, where a
+    /// server holds an end in the middle against us; nothing is rewritten any more then.
+    fn rest(&mut self) -> Option<Box<dyn Probe>> {
+        None
+    }
 }
 
 /// Bytes to write, per leg. The driver bounds it by not reading while it is not empty.

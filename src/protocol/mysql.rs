@@ -7,14 +7,18 @@
 //! sql/auth/sha2_password.cc (what `01 04` asks for). What is deliberately absent: everything behind the first OK or ERR;
 //! COM_CHANGE_USER logs in again there, and is not helped (docs/protocols/mysql.md).
 
-use std::borrow::Cow;
-
 use super::{
     Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError, Options,
     Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE, Upgrade,
     UpgradeError, Upgraded,
 };
 use crate::rsa::RsaKey;
+
+mod login;
+mod probe;
+
+use login::{Authentication, Exchange};
+use probe::{Login, NO_PLUGIN, login_of_nobody};
 
 /// MySQL as one cluster has it.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl Protocol for MySql {
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        Some(Box::new(Login { packets: Packets::default(), is_greeted: upgraded, rounds: 0 }))
+        Some(Box::new(Login::of_nobody(upgraded)))
     }
 
     /// A connection that ends between greeting and login counts towards `max_connect_errors`, and then the server refuses
@@ -212,8 +216,6 @@ struct Introduce {
 
 /// Capabilities, the largest packet, the character set and 23 bytes: what an SSLRequest has too.
 const FIXED: usize = 32;
-/// Who logs in where a client has left: nobody's name, so that the server's log tells what it was.
-const NOBODY: &[u8] = b"ambassador-probe";
 
 impl Introduction for Introduce {
     fn heard(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, OpeningError> {
@@ -247,7 +249,7 @@ impl Introduction for Introduce {
     }
 
     fn alone(&mut self) -> Introduced {
-        let response = login_of_nobody(&self.hello.plugin);
+        let response = login_of_nobody();
         self.introduced(1, response)
     }
 }
@@ -262,6 +264,7 @@ impl Introduce {
             scramble: self.hello.scramble.clone(),
             plugin,
             exchange: Exchange::Relayed,
+            asked: None,
             next_to_client: sequence.wrapping_add(1),
             next_to_server: 3,
             client: Packets::default(),
@@ -278,21 +281,6 @@ impl Introduce {
             reply_to: reply_to(sequence.wrapping_add(1)),
         }
     }
-}
-
-fn login_of_nobody(plugin: &[u8]) -> Vec<u8> {
-    let capabilities =
-        CLIENT_LONG_PASSWORD | CLIENT_PROTOCOL_41 | CLIENT_SECURE_CONNECTION | CLIENT_PLUGIN_AUTH;
-    let mut response = capabilities.to_le_bytes().to_vec();
-    response.extend((1_u32 << 24).to_le_bytes());
-    // utf8mb3_general_ci, which all servers have.
-    response.push(33);
-    response.resize(FIXED, 0);
-    response.extend_from_slice(NOBODY);
-    response.extend_from_slice(&[0, 0]);
-    response.extend_from_slice(plugin);
-    response.push(0);
-    response
 }
 
 /// A client of `sha256_password` asks for our key in its very login (one byte `01` where a proof would be). A server with TLS
@@ -317,9 +305,9 @@ fn hide_request_for_key(response: &mut Vec<u8>) -> Option<Vec<u8>> {
     if response.get(at..end)? != SHA256 {
         return None;
     }
-    response.splice(at..end, *b"none");
+    response.splice(at..end, NO_PLUGIN.iter().copied());
     response.splice(user..user + 2, [0]);
-    Some(b"none".to_vec())
+    Some(NO_PLUGIN.to_vec())
 }
 
 fn nul(bytes: &[u8]) -> Option<usize> {
@@ -340,213 +328,7 @@ const fn refused(sequence: u8, reason: &'static str) -> OpeningError {
 }
 
 // ---------------------------------------------------------------------------------------------------
-// The login, until OK or ERR
-
-/// Numbers the packets of each leg on their own: the upgrade took a number on the server's, and whatever we answer
-/// ourselves takes numbers on the client's.
-#[derive(Debug)]
-struct Authentication {
-    key: Option<&'static RsaKey>,
-    scramble: Vec<u8>,
-    plugin: Vec<u8>,
-    exchange: Exchange,
-    next_to_client: u8,
-    next_to_server: u8,
-    client: Packets,
-    server: Packets,
-    is_over: bool,
-}
-
-/// What the client's next packet may be for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exchange {
-    /// The server.
-    Relayed,
-    /// The server waits for the password in clear, as TLS allows it (`01 04`); the client may want to encrypt it.
-    Password,
-    /// The client has our key: its packet is the password, encrypted.
-    Encrypted,
-}
-
-impl Authentication {
-    fn client_packet(&mut self, sequence: u8, payload: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
-        self.next_to_client = sequence.wrapping_add(1);
-        let asks_for_key = match self.exchange {
-            Exchange::Relayed => self.plugin == b"sha256_password" && payload == [1],
-            Exchange::Password => payload == [2],
-            Exchange::Encrypted => false,
-        };
-        match (self.key, self.exchange) {
-            (Some(key), _) if asks_for_key => {
-                let answer = [&[1], key.public_pem().as_bytes()].concat();
-                out.to_downstream.extend(packet(self.next_to_client, &answer));
-                self.next_to_client = self.next_to_client.wrapping_add(1);
-                self.exchange = Exchange::Encrypted;
-                return Ok(());
-            }
-            (Some(key), Exchange::Password | Exchange::Encrypted) if RsaKey::may_have_encrypted(payload) => {
-                let Some(password) = key.decrypt(payload).map(|plain| self.password(plain)) else {
-                    return Err(self.of_client(
-                        "the client encrypted its password with a public key that is not ours; remove its \
-                         server-public-key-path (or serverRSAPublicKeyFile), so that it asks for the key",
-                    ));
-                };
-                self.pass_on(&password, out);
-            }
-            (_, _) => self.pass_on(payload, out),
-        }
-        self.exchange = Exchange::Relayed;
-        Ok(())
-    }
-
-    /// The client has XORed the password and its NUL with the scramble.
-    fn password(&self, mut plain: Vec<u8>) -> Vec<u8> {
-        for (byte, mask) in plain.iter_mut().zip(self.scramble.iter().cycle()) {
-            *byte ^= mask;
-        }
-        if let Some(end) = nul(&plain) {
-            plain.truncate(end);
-        }
-        plain.push(0);
-        plain
-    }
-
-    fn pass_on(&mut self, payload: &[u8], out: &mut Outbox) {
-        out.to_upstream.extend(packet(self.next_to_server, payload));
-        self.next_to_server = self.next_to_server.wrapping_add(1);
-    }
-
-    fn server_packet(&mut self, sequence: u8, payload: &[u8], out: &mut Outbox) {
-        self.next_to_server = sequence.wrapping_add(1);
-        match payload {
-            // Both sides count from 0 again with the next command.
-            [OK | ERR, ..] => self.is_over = true,
-            [AUTH_SWITCH, request @ ..] => {
-                let mut parts = request.splitn(2, |byte| *byte == 0);
-                self.plugin = parts.next().unwrap_or_default().to_vec();
-                let data = parts.next().unwrap_or_default();
-                if let Some(scramble) = data.get(..SCRAMBLE) {
-                    self.scramble = scramble.to_vec();
-                }
-                self.exchange = Exchange::Relayed;
-            }
-            [1, 4] => self.exchange = Exchange::Password,
-            _ => {}
-        }
-        out.to_downstream.extend(packet(self.next_to_client, payload));
-        self.next_to_client = self.next_to_client.wrapping_add(1);
-    }
-
-    const fn of_client(&self, reason: &'static str) -> DialogueError {
-        DialogueError::of_client(reason, reply_to(self.next_to_client))
-    }
-}
-
-impl Dialogue for Authentication {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
-        self.client.held.extend_from_slice(bytes);
-        while !self.is_over {
-            let next = self.client.next();
-            match next
-                .map_err(|TooLong| self.of_client("the client's login has a packet of impossible length"))?
-            {
-                Some((sequence, payload)) => self.client_packet(sequence, &payload, out)?,
-                None => return Ok(()),
-            }
-        }
-        out.to_upstream.append(&mut self.client.held);
-        Ok(())
-    }
-
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
-        self.server.held.extend_from_slice(bytes);
-        while !self.is_over {
-            let next = self.server.next().map_err(|TooLong| {
-                let reason = "the server's part in the login has a packet of impossible length";
-                DialogueError::of_server(reason, reply_to(self.next_to_client))
-            })?;
-            match next {
-                Some((sequence, payload)) => self.server_packet(sequence, &payload, out),
-                None => return Ok(()),
-            }
-        }
-        out.to_downstream.append(&mut self.server.held);
-        out.to_upstream.append(&mut self.client.held);
-        Ok(())
-    }
-
-    fn is_finished(&self) -> bool {
-        self.is_over
-    }
-}
-
-// ---------------------------------------------------------------------------------------------------
-// Probe and refusal
-
-/// A login of nobody, seen through to its refusal: the only visit that no server holds against a host.
-#[derive(Debug)]
-struct Login {
-    packets: Packets,
-    is_greeted: bool,
-    rounds: u32,
-}
-
-/// More exchanges than any plugin needs for an empty password.
-const ROUNDS_MAX: u32 = 8;
-/// COM_QUIT.
-const QUIT: &[u8] = &[1, 0, 0, 0, 1];
-
-impl Login {
-    fn answer(&mut self, sequence: u8, payload: &[u8]) -> Result<Probed, ProbeError> {
-        let answer = |payload: &[u8]| Ok(Probed::Send(packet(sequence.wrapping_add(1), payload)));
-        match payload.first() {
-            Some(&ERR) => match error_number(payload) {
-                1040 => Err(ProbeError("the server has too many connections (1040)".into())),
-                1053 => Err(ProbeError("the server is shutting down (1053)".into())),
-                1129 => Err(ProbeError(
-                    "the server blocks this host after too many connection errors (1129); FLUSH HOSTS lets it in again"
-                        .into(),
-                )),
-                number if !self.is_greeted => {
-                    Err(ProbeError(Cow::Owned(format!("the server turned the connection away ({number})"))))
-                }
-                // Mostly 1045, access denied: there is somebody at work who knows who may come in.
-                _ => Ok(Probed::Serves { goodbye: Vec::new() }),
-            },
-            Some(&OK) if self.is_greeted => Ok(Probed::Serves { goodbye: QUIT.to_vec() }),
-            Some(10) if !self.is_greeted => {
-                let hello = hello(payload).ok_or_else(|| ProbeError("the server's greeting is too short for MySQL's".into()))?;
-                self.is_greeted = true;
-                answer(&login_of_nobody(&hello.plugin))
-            }
-            Some(_) if self.is_greeted && self.rounds < ROUNDS_MAX => {
-                self.rounds += 1;
-                // The server asks for more: an empty password.
-                if matches!(payload, [1, 4]) { answer(&[0]) } else { answer(&[]) }
-            }
-            _ => Err(ProbeError("the server's answer is not MySQL's".into())),
-        }
-    }
-}
-
-impl Probe for Login {
-    /// The login travels with the upgrade, or answers the greeting.
-    fn begin(&mut self) -> Vec<u8> {
-        Vec::new()
-    }
-
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
-        if bytes.is_empty() {
-            return Err(ProbeError("the server closed the connection in the middle of the login".into()));
-        }
-        self.packets.held.extend_from_slice(bytes);
-        match self.packets.next() {
-            Ok(Some((sequence, payload))) => self.answer(sequence, &payload),
-            Ok(None) => Ok(Probed::Incomplete),
-            Err(TooLong) => Err(ProbeError("the server's answer has an impossible length".into())),
-        }
-    }
-}
+// Refusal
 
 /// An ERR packet. Before the greeting a client takes it for one, with no SQLSTATE, for nothing has been agreed on yet. Class
 /// 08 tells drivers that the connection is at fault, and not the statement.

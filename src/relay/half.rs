@@ -80,6 +80,11 @@ impl Half {
         self.held.append(bytes);
     }
 
+    /// What was read and never taken, for somebody who goes on with the destination.
+    pub(super) fn take_held(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.held).rest().to_vec()
+    }
+
     /// Whether something was read that the destination has not been given.
     pub(super) fn holds_bytes(&self) -> bool {
         !self.held.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)

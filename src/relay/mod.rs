@@ -25,7 +25,7 @@ use tokio::task::coop::unconstrained;
 
 use crate::clock;
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Dialogue, DialogueError, Outbox};
+use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
 use crate::sys::Socket;
 
 use end::Leg;
@@ -73,6 +73,19 @@ pub struct Ended {
     pub may_be_told: bool,
     /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
+    /// The upstream, where it is to hear the rest of its dialogue before it is closed.
+    pub unfinished: Option<Box<Unfinished>>,
+}
+
+/// An upstream in the middle of a dialogue whose end it would hold against us.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// The stream.
+    pub end: End,
+    /// What it had not been given yet.
+    pub held: Vec<u8>,
+    /// What says the rest.
+    pub rest: Box<dyn Probe>,
 }
 
 /// What broke.
@@ -87,7 +100,7 @@ pub enum Fault {
 }
 
 /// Relays until both directions have ended, something broke, a timer runs out, or [`Live::stop`] was called.
-/// The upstream is closed when this is done.
+/// The upstream is closed when this is done, unless it is [`Ended::unfinished`].
 ///
 /// The future is the relay itself: what lives for hours holds nothing of how it came about.
 pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl Future<Output = Ended> + 'a {
@@ -133,6 +146,8 @@ struct Relay<'a> {
 /// Why the relay stops moving.
 enum Stop {
     Completed,
+    /// The client has ended in the middle of a dialogue, whose rest this is.
+    Left(Box<dyn Probe>),
     Broken(Broken),
     Dialogue(DialogueError),
     Ordered(Outcome),
@@ -269,7 +284,14 @@ impl Relay<'_> {
             // Held first: what could be passed on before an error is the client's.
             self.sending.hold(&out.to_upstream);
             self.receiving.hold(&out.to_downstream);
-            if !(half_progress(said)? | half_progress(answered)?) {
+            let progress = half_progress(said)? | half_progress(answered)?;
+            if self.sending.source_has_ended()
+                && !self.receiving.source_has_ended()
+                && let Some(rest) = dialogue.rest()
+            {
+                return Err(Stop::Left(rest));
+            }
+            if !progress {
                 return Ok(());
             }
         }
@@ -293,10 +315,20 @@ impl Relay<'_> {
     fn close(mut self, end: Stop, live: &Live) -> Ended {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
+        let mut rest = match &end {
+            Stop::Completed | Stop::Left(_) | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
+            Stop::Broken(_) | Stop::Dialogue(_) | Stop::Ordered(_) => {
+                self.dialogue.as_mut().filter(|_| self.broken.is_none()).and_then(|dialogue| dialogue.rest())
+            }
+        };
         let (outcome, closed_by, fault) = match end {
             Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
+            Stop::Left(said) => {
+                rest = Some(said);
+                (Outcome::Completed, Side::Downstream, None)
+            }
             Stop::Ordered(outcome) => {
-                self.part();
+                self.part(rest.is_some());
                 (outcome, Side::Ambassador, None)
             }
             Stop::Dialogue(error) => {
@@ -304,8 +336,10 @@ impl Relay<'_> {
                 if self.receiving.holds_bytes() {
                     self.downstream.abort();
                 }
-                // A server logs a reset in the middle of a login, and none of this is its affair.
-                self.part_with_upstream();
+                if rest.is_none() {
+                    // A server logs a reset in the middle of a login, and none of this is its affair.
+                    self.part_with_upstream();
+                }
                 let outcome = match error.side {
                     Side::Downstream => Outcome::BadOpening,
                     Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
@@ -318,15 +352,18 @@ impl Relay<'_> {
                 self.downstream.abort();
                 (Outcome::Completed, Side::Downstream, None)
             }
-            Stop::Broken(Broken { side, error }) => (self.pass_reset(side), side, Some(Fault::Io(error))),
+            Stop::Broken(Broken { side, error }) => {
+                (self.pass_reset(side, rest.is_some()), side, Some(Fault::Io(error)))
+            }
         };
         let may_be_told = match &fault {
             Some(Fault::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
             Some(Fault::Dialogue(_)) => !self.receiving.holds_bytes(),
             None => false,
         };
-        let Self { downstream, first_byte, .. } = self;
-        Ended { downstream, outcome, closed_by, fault, may_be_told, first_byte }
+        let Self { downstream, upstream: end, mut sending, first_byte, .. } = self;
+        let unfinished = rest.map(|rest| Box::new(Unfinished { end, held: sending.take_held(), rest }));
+        Ended { downstream, outcome, closed_by, fault, may_be_told, first_byte, unfinished }
     }
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.
@@ -337,10 +374,12 @@ impl Relay<'_> {
 
     /// A side that broke is not told again; the other learns that its stream was cut. A client that has read
     /// nothing yet is left to the session, which may have words for it.
-    fn pass_reset(&mut self, side: Side) -> Outcome {
+    fn pass_reset(&mut self, side: Side, is_unfinished: bool) -> Outcome {
         match side {
             Side::Downstream => {
-                self.upstream.abort();
+                if !is_unfinished {
+                    self.upstream.abort();
+                }
                 Outcome::DownstreamReset
             }
             Side::Upstream | Side::Ambassador => {
@@ -354,8 +393,10 @@ impl Relay<'_> {
 
     /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN. A side that does not get
     /// everything that was read for it is reset instead, or the cut stream would look complete.
-    fn part(&mut self) {
-        self.part_with_upstream();
+    fn part(&mut self, is_unfinished: bool) {
+        if !is_unfinished {
+            self.part_with_upstream();
+        }
         if self.receiving.holds_bytes() {
             self.downstream.abort();
         } else {

@@ -194,7 +194,7 @@ impl<'a> Caller<'a> {
 impl<'a> Tls<'a> {
     fn of(agreed: &'a Agreed) -> Self {
         Self {
-            version: agreed.version,
+            version: agreed.version(),
             cipher: agreed.cipher,
             resumed: agreed.resumed,
             identity: agreed.identity.as_ref().map(|name| name.as_str()),

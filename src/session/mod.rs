@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod orphans;
 mod record;
 mod route;
 
@@ -16,14 +17,15 @@ use crate::downstream::{self, NotOpened};
 use crate::outcome::{Outcome, Side};
 use crate::policy::roster::Unavailable;
 use crate::protocol::{Protocol, RefusalKind};
-use crate::relay::{self, Ended, Fault};
+use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
-use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial};
+use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
 pub use admission::Admission;
+pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;
 pub use route::{Admitted, Route, SessionView, Settings};
@@ -44,10 +46,10 @@ pub fn run(
         let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
         let settings = &place.route().cluster().settings().session;
         let relaying = relay::relay(start, settings, place.live());
-        let unserved = note(relaying.await, &mut record);
-        drop(lease);
-        if let Some(refusing) = unserved.map(|unserved| Box::pin(refuse(unserved, &record))) {
-            refusing.await;
+        let left = note(relaying.await, &mut record);
+        match left {
+            (None, None) => drop(lease),
+            (unserved, unfinished) => Box::pin(aftermath(unserved, unfinished, lease, &record)).await,
         }
         leave(&record, place, load, &access);
     }
@@ -275,7 +277,8 @@ fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Unserve
 }
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
-fn note(ended: Ended, record: &mut Record) -> Option<Unserved> {
+/// Who has to be told what, once the relay has ended.
+fn note(ended: Ended, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
     let outcome = match &ended.fault {
         // TLS 1.3 lets the server reject our certificate after our side of the handshake is done.
         Some(Fault::Io(error)) if record.received() == 0 && tls::late_rejection(error).is_some() => {
@@ -292,10 +295,27 @@ fn note(ended: Ended, record: &mut Record) -> Option<Unserved> {
     }
     record.first_byte = ended.first_byte;
     record.end(outcome, ended.closed_by, words);
-    let Ended { downstream, .. } = ended;
+    let Ended { downstream, may_be_told, unfinished, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
-    ended.may_be_told.then_some(Unserved { downstream, kind })
+    (may_be_told.then_some(Unserved { downstream, kind }), unfinished)
+}
+
+/// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.
+async fn aftermath(
+    unserved: Option<Unserved>,
+    unfinished: Option<Box<Unfinished>>,
+    lease: Lease,
+    record: &Record,
+) {
+    let lease = unfinished.is_some().then_some(lease);
+    if let Some(unserved) = unserved {
+        refuse(unserved, record).await;
+    }
+    if let Some(unfinished) = unfinished {
+        see_out(record.route().cluster().settings(), *unfinished).await;
+    }
+    drop(lease);
 }
 
 async fn refuse(Unserved { downstream, kind }: Unserved, record: &Record) {

@@ -38,6 +38,12 @@ impl SessionIds {
     }
 }
 
+impl SessionId {
+    pub(super) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -230,6 +230,21 @@ impl Route {
         unopened.for_each(|entry| entry.live.stop(outcome));
     }
 
+    /// Tells those with an endpoint of whom that is true to end so.
+    pub(super) fn stop_where(
+        &self,
+        outcome: Outcome,
+        is_meant: impl Fn(SessionId, Instant, EndpointId) -> bool,
+    ) {
+        for entry in self.sessions().live.values() {
+            if let Some(endpoint) = entry.endpoint.get()
+                && is_meant(entry.session, entry.accepted, *endpoint)
+            {
+                entry.live.stop(outcome);
+            }
+        }
+    }
+
     /// Tells every session to end so, and those that begin later too.
     pub fn stop_all(&self, outcome: Outcome) -> usize {
         let mut sessions = self.sessions();

@@ -1,25 +1,21 @@
-//! Local addresses we accept on: TCP and unix sockets.
-//!
-//! A unix socket appears under its name with its final owner and mode, or not at all: it is bound beside
-//! the name, set up, and renamed over it. A socket file whose process is gone is replaced that way; one
-//! that answers is somebody's, and is left alone. Two processes that start on one path in the same instant
-//! may both find nobody there; the later one wins.
+//! Local addresses we accept on: TCP and unix sockets, our own or handed to us.
 
-use std::ffi::OsString;
+mod unix;
+
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{Mode, OFlags, open};
 use rustix::net::{SocketFlags, acceptfrom_with};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::{Accepted, Options, Peer, register};
+use unix::SocketFile;
 
 /// An address to accept on, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +24,8 @@ pub enum Bind {
     Tcp(SocketAddr),
     /// A path in the file system.
     Unix(UnixBind),
+    /// Sockets that systemd bound for us.
+    Systemd(SystemdBind),
 }
 
 /// A unix socket and who may reach it.
@@ -43,12 +41,21 @@ pub struct UnixBind {
     pub group: Option<u32>,
 }
 
+/// The sockets of one descriptor name (`FileDescriptorName=` of systemd.socket(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemdBind {
+    /// The name.
+    pub name: String,
+    /// An address that is not loopback is meant.
+    pub expose: bool,
+}
+
 /// An address that is really bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAddress {
     /// With the port the kernel chose, where it did.
     Tcp(SocketAddr),
-    /// The path.
+    /// The path; one that begins with `@` is in the abstract namespace.
     Unix(PathBuf),
 }
 
@@ -60,15 +67,15 @@ pub struct BindError {
     reason: String,
 }
 
-/// A listening socket. Dropping it stops accepting; a unix socket's file goes with it, unless another
-/// process has put its own in that place since.
+/// A listening socket. Dropping it stops accepting; the file of a unix socket that we bound goes with it, unless
+/// another process has put its own in that place since.
 #[derive(Debug)]
 pub struct Listening {
     io: AsyncFd<OwnedFd>,
     local: LocalAddress,
     file: Option<SocketFile>,
     /// Accepted sockets inherit options that peers on loopback shall not have.
-    spares_loopback: bool,
+    spares_loopback: AtomicBool,
 }
 
 /// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
@@ -81,16 +88,46 @@ impl Listening {
     /// # Errors
     /// In words: in use, no permission, no such folder, not a socket.
     pub fn bind(bind: &Bind, options: &Options) -> Result<Self, BindError> {
-        let refused = |reason: String| BindError { bind: bind.clone(), reason };
+        let refused = |reason: String| BindError::new(bind, reason);
         let (socket, local, file) = match bind {
             Bind::Tcp(address) => tcp(*address, options).map_err(|error| refused(reason(&error)))?,
-            Bind::Unix(unix) => bind_unix(unix).map_err(refused)?,
+            Bind::Unix(unix) => unix::bind_unix(unix).map_err(refused)?,
+            Bind::Systemd(_) => return Err(refused("systemd binds it, and passes it to a process".into())),
         };
-        let io = register(OwnedFd::from(socket), Interest::READABLE)
-            .map_err(|error| refused(error.to_string()))?;
-        let spares_loopback = options.user_timeout.is_some()
-            && matches!(bind, Bind::Tcp(address) if !address.ip().is_loopback());
-        Ok(Self { io, local, file, spares_loopback })
+        Self::new(OwnedFd::from(socket), local, file, options).map_err(|error| refused(error.to_string()))
+    }
+
+    /// Takes over a socket that somebody else bound.
+    ///
+    /// # Errors
+    /// When the reactor or the kernel refuses.
+    pub(super) fn adopt(fd: OwnedFd, local: LocalAddress, options: &Options) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        Self::new(fd, local, None, options)
+    }
+
+    fn new(
+        fd: OwnedFd,
+        local: LocalAddress,
+        file: Option<SocketFile>,
+        options: &Options,
+    ) -> io::Result<Self> {
+        let io = register(fd, Interest::READABLE)?;
+        let listening = Self { io, local, file, spares_loopback: AtomicBool::new(false) };
+        listening.set_options(options)?;
+        Ok(listening)
+    }
+
+    /// What sockets that are accepted from now on shall have.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says.
+    pub fn set_options(&self, options: &Options) -> io::Result<()> {
+        let LocalAddress::Tcp(address) = self.local else { return Ok(()) };
+        options.apply(&self.io.get_ref(), address.ip())?;
+        let spares = options.user_timeout.is_some() && !address.ip().is_loopback();
+        self.spares_loopback.store(spares, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Where it listens in fact.
@@ -111,7 +148,7 @@ impl Listening {
         let peer = match (&self.local, from) {
             (LocalAddress::Tcp(_), Some(from)) => {
                 let from = SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?;
-                if self.spares_loopback && from.ip().is_loopback() {
+                if self.spares_loopback.load(Ordering::Relaxed) && from.ip().is_loopback() {
                     Options::spare_loopback(&fd)?;
                 }
                 Peer::Tcp(from)
@@ -120,6 +157,12 @@ impl Listening {
             (LocalAddress::Unix(_), _) => Peer::Unix,
         };
         Ok((Accepted(fd), peer))
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.get_ref().as_fd()
     }
 }
 
@@ -140,6 +183,7 @@ fn tcp(address: SocketAddr, options: &Options) -> io::Result<Listener> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
+    // Before it listens: from then on the kernel accepts on its behalf.
     options.apply(&socket, address.ip())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -147,95 +191,9 @@ fn tcp(address: SocketAddr, options: &Options) -> io::Result<Listener> {
     Ok((socket, LocalAddress::Tcp(local), None))
 }
 
-fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
-    refuse_occupied(&unix.path)?;
-    let beside = beside(&unix.path);
-    let made = bind_beside(unix, &beside).map_err(|error| reason(&error)).and_then(|(socket, file)| {
-        std::fs::rename(&beside, &unix.path).map_err(|error| format!("rename into place: {error}"))?;
-        Ok((socket, LocalAddress::Unix(unix.path.clone()), Some(file)))
-    });
-    if made.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    made
-}
-
-const LIVE: &str = "another process is listening on this socket";
-
-/// Refuses when something lives at `path`: a socket that answers, or a file that is no socket.
-fn refuse_occupied(path: &Path) -> Result<(), String> {
-    let kind = match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.to_string()),
-        Ok(metadata) => metadata.file_type(),
-    };
-    if !kind.is_socket() {
-        return Err("a file that is no socket is in the way; remove it or choose another path".into());
-    }
-    // Without waiting: an owner that is alive but busy has a full queue, and would hold us up.
-    let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
-        .and_then(|probe| probe.connect(&SockAddr::unix(path)?));
-    match probe {
-        // Nobody listens: its process is gone.
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(LIVE.into()),
-        Ok(()) => Err(LIVE.into()),
-        Err(error) => Err(format!("a socket file is in the way, and cannot be tried: {error}")),
-    }
-}
-
-/// A name in the same folder, so that the rename is one step; the final one is in it where it fits, for those
-/// who look at `ss -lx`.
-fn beside(path: &Path) -> PathBuf {
-    let process = std::process::id();
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{process}"));
-    let telling = path.with_file_name(name);
-    if SockAddr::unix(&telling).is_ok() { telling } else { path.with_file_name(format!(".{process}")) }
-}
-
-fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile)> {
-    let _ = std::fs::remove_file(beside);
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    bind_to_path(&socket, beside)?;
-    std::fs::set_permissions(beside, std::fs::Permissions::from_mode(unix.mode))?;
-    if unix.owner.is_some() || unix.group.is_some() {
-        chown(beside, unix.owner, unix.group)?;
-    }
-    socket.listen(BACKLOG)?;
-    let metadata = std::fs::symlink_metadata(beside)?;
-    let file = SocketFile { path: unix.path.clone(), device: metadata.dev(), inode: metadata.ino() };
-    Ok((socket, file))
-}
-
-/// The name beside may be longer than a socket address holds (107 bytes) where the final one is not; then the
-/// folder is named by descriptor.
-fn bind_to_path(socket: &Socket, path: &Path) -> io::Result<()> {
-    if let Ok(address) = SockAddr::unix(path) {
-        return socket.bind(&address);
-    }
-    let (folder, name) =
-        (path.parent().unwrap_or_else(|| Path::new("/")), path.file_name().unwrap_or_default());
-    let folder = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-    socket.bind(&SockAddr::unix(short)?)
-}
-
-/// The file that names a unix socket, recognised by inode.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn remove_if_ours(&self) {
-        let ours = |found: &std::fs::Metadata| found.dev() == self.device && found.ino() == self.inode;
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| ours(&found)) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+impl BindError {
+    pub(super) fn new(bind: &Bind, reason: String) -> Self {
+        Self { bind: bind.clone(), reason }
     }
 }
 
@@ -258,6 +216,7 @@ impl fmt::Display for Bind {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(unix) => write!(f, "unix:{}", unix.path.display()),
+            Self::Systemd(systemd) => write!(f, "systemd:{}", systemd.name),
         }
     }
 }

@@ -7,14 +7,16 @@
 
 mod bind;
 mod diagnostics;
+mod inherited;
 mod inotify;
 mod peer;
 mod pipe;
 mod socket;
 mod timer;
 
-pub use bind::{Bind, BindError, Listening, LocalAddress, UnixBind};
+pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
 pub use diagnostics::{SocketOwner, socket_owner};
+pub use inherited::{Inherited, InheritedError};
 pub use inotify::Inotify;
 pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;

@@ -1,32 +1,32 @@
 //! TLS towards the upstream: what a cluster offers and demands, made ready once, and the handshake.
 //!
 //! Everything that can fail because of a file fails when the configuration is compiled; what is left for a
-//! session is one handshake. Each endpoint has a ticket store of its own, because a ticket of one server is
-//! worthless at another of the same name. kTLS is not here (docs/DECISIONS.md).
+//! session is one handshake. Identities and trust may be replaced while in use; a handshake takes what is there when it
+//! begins. Each endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the
+//! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
+mod endpoint;
 mod identity;
 mod stream;
 mod tickets;
 mod verify;
 
 use std::io;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
 
-use rustls::client::danger::ServerCertVerifier;
-use rustls::client::{Resumption, UnbufferedClientConnection};
+use rustls::client::{ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 
-pub use identity::{Identity, IdentityError, IdentitySource};
+pub use endpoint::{Agreed, EndpointOriginator};
+pub use identity::{Identity, IdentityError, IdentitySource, Stamp};
 pub use stream::Stream;
-pub use verify::{Roots, RootsError};
+pub use verify::{Roots, RootsError, Trust};
 
-use crate::name::IdentityName;
-use crate::protocol::NothingBuffered;
-use crate::sys::Socket;
+use identity::Pair;
 use tickets::Tickets;
+use verify::Trusted;
 
 /// The lowest version accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Settings {
     /// Who may have signed the server's certificate.
     pub ca: Roots,
     /// Our certificate and key, where the server asks for one.
-    pub identity: Option<(IdentityName, Arc<Identity>)>,
+    pub identity: Option<Arc<Identity>>,
     /// The name sent and verified for every endpoint without one of its own.
     pub server_name: Option<ServerName<'static>>,
     /// Offered in this order; none means that ALPN is not used.
@@ -71,35 +71,29 @@ pub enum SetupError {
     /// The roots.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// Our certificate and key do not serve the versions asked for.
-    #[error("the client certificate cannot be used: {0}")]
-    Identity(rustls::Error),
     /// The provider does not support the versions.
     #[error("these TLS versions cannot be used: {0}")]
     Versions(rustls::Error),
 }
 
-/// Makes TLS connections for one cluster.
+/// Makes TLS connections for one cluster. Clones are the same one.
 #[derive(Debug, Clone)]
-pub struct Originator {
-    config: Arc<ClientConfig>,
+pub struct Originator(Arc<Shared>);
+
+/// An originator as long as somebody else holds it.
+#[derive(Debug, Clone)]
+pub struct WeakOriginator(Weak<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    provider: Arc<CryptoProvider>,
+    trust: Trust,
+    identity: Option<Arc<Identity>>,
+    alpn: Vec<Vec<u8>>,
     server_name: Option<ServerName<'static>>,
-    identity: Option<(IdentityName, Arc<Identity>)>,
+    min_version: MinVersion,
     start: Start,
     verifies: bool,
-}
-
-/// What a handshake agreed on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agreed {
-    /// `TLSv1.3` or `TLSv1.2`.
-    pub version: &'static str,
-    /// The suite by its IANA name.
-    pub cipher: &'static str,
-    /// Whether an earlier session was resumed, which saves the certificates and their checks.
-    pub resumed: bool,
-    /// The identity that was at hand, by name; whether the server asked for it is not known.
-    pub identity: Option<IdentityName>,
 }
 
 /// Why a handshake failed.
@@ -132,107 +126,94 @@ impl Originator {
         // AWS-LC gathers entropy for its first random bytes, some 30 ms of work; the first handshake would stall all
         // sessions of its worker for that long.
         let _ = provider.secure_random.fill(&mut [0]);
-        let verifier = verifier(settings, &provider)?;
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(settings.min_version.versions())
-            .map_err(SetupError::Versions)?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let mut config = match &settings.identity {
-            None => builder.with_no_client_auth(),
-            Some((_, identity)) => builder.with_client_cert_resolver(identity.resolver()),
-        };
-        config.alpn_protocols = settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Ok(Self {
-            config: Arc::new(config),
-            server_name: settings.server_name.clone(),
+        let roots = (!settings.insecure_skip_verify).then(|| settings.ca.clone());
+        let originator = Self(Arc::new(Shared {
+            trust: Trust::load(roots, &provider)?,
+            provider,
             identity: settings.identity.clone(),
+            alpn: settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
+            server_name: settings.server_name.clone(),
+            min_version: settings.min_version,
             start: settings.start,
             verifies: !settings.insecure_skip_verify,
-        })
+        }));
+        let pair = originator.identity().map(|identity| identity.current());
+        originator
+            .0
+            .client_config(pair.as_deref(), &originator.trust().current())
+            .map_err(SetupError::Versions)?;
+        Ok(originator)
     }
 
-    /// The same settings with a ticket store of its own.
+    /// For one endpoint: with tickets of its own.
     #[must_use]
-    pub fn for_endpoint(&self) -> Self {
-        let mut config = (*self.config).clone();
-        config.resumption = Resumption::store(Arc::new(Tickets::default()));
-        Self { config: Arc::new(config), ..self.clone() }
+    pub fn for_endpoint(&self) -> EndpointOriginator {
+        EndpointOriginator::new(self.clone())
+    }
+
+    /// For somebody who is to know of it only while it is in use.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakOriginator {
+        WeakOriginator(Arc::downgrade(&self.0))
     }
 
     /// The cluster's own server name, where the file gives one.
     #[must_use]
-    pub const fn server_name(&self) -> Option<&ServerName<'static>> {
-        self.server_name.as_ref()
+    pub fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.0.server_name.as_ref()
     }
 
     /// How TLS begins.
     #[must_use]
-    pub const fn start(&self) -> Start {
-        self.start
+    pub fn start(&self) -> Start {
+        self.0.start
     }
 
     /// Whether the server's certificate is checked.
     #[must_use]
-    pub const fn verifies(&self) -> bool {
-        self.verifies
+    pub fn verifies(&self) -> bool {
+        self.0.verifies
     }
 
-    /// Whether a client certificate is at hand.
+    /// Our certificate and key, where there is one.
     #[must_use]
-    pub const fn has_identity(&self) -> bool {
-        self.identity.is_some()
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.0.identity.as_ref()
     }
 
-    /// When our certificate ends, if there is one.
+    /// Whom it trusts.
     #[must_use]
-    pub fn identity_expiry(&self) -> Option<SystemTime> {
-        self.identity.as_ref().map(|(_, identity)| identity.not_after())
+    pub fn trust(&self) -> &Trust {
+        &self.0.trust
     }
+}
 
-    /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
-    /// can be taken for a part of it.
-    ///
-    /// # Errors
-    /// See [`HandshakeError`].
-    pub async fn originate(
-        &self,
-        socket: Socket,
-        name: ServerName<'static>,
-        _: NothingBuffered,
-    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let stream = Stream::handshake(socket, Arc::clone(&self.config), name).await?;
-        let agreed = self.agreed(stream.connection());
-        Ok((Box::new(stream), agreed))
+impl WeakOriginator {
+    /// The originator, if it is still in use.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Originator> {
+        self.0.upgrade().map(Originator)
     }
+}
 
-    fn agreed(&self, connection: &UnbufferedClientConnection) -> Agreed {
-        Agreed {
-            version: match connection.protocol_version() {
-                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                _ => "TLSv1.2",
-            },
-            cipher: connection
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown"),
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
-            identity: self.identity.as_ref().map(|(name, _)| name.clone()),
-        }
+impl Shared {
+    /// What rustls needs for handshakes with these credentials, with a ticket store that is its own.
+    fn client_config(&self, pair: Option<&Pair>, trusted: &Trusted) -> Result<ClientConfig, rustls::Error> {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(self.min_version.versions())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&trusted.verifier));
+        let mut config = match pair {
+            None => builder.with_no_client_auth(),
+            Some(pair) => builder.with_client_cert_resolver(pair.resolver()),
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.resumption = Resumption::store(Arc::new(Tickets::default()) as Arc<dyn ClientSessionStore>);
+        Ok(config)
     }
 }
 
 static TLS13_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
-
-fn verifier(
-    settings: &Settings,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, RootsError> {
-    if settings.insecure_skip_verify {
-        return Ok(verify::anyone(provider));
-    }
-    verify::signed_by(&settings.ca, provider)
-}
 
 impl MinVersion {
     fn versions(self) -> &'static [&'static SupportedProtocolVersion] {

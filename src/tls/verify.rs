@@ -1,7 +1,8 @@
-//! Who may have signed a server's certificate, and the verifier that asks.
+//! Who may have signed a server's certificate, and the verifier that asks; read again while in use.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,7 +10,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::identity::certificates;
+use super::identity::{Stamp, certificates, not_after};
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,17 +45,103 @@ pub enum RootsError {
     Verifier(String),
 }
 
+/// Whom a cluster trusts. Whoever holds it has the current verifier at any time.
+#[derive(Debug)]
+pub struct Trust {
+    roots: Option<Roots>,
+    provider: Arc<CryptoProvider>,
+    current: RwLock<Arc<Trusted>>,
+}
+
+/// A verifier, as its files were read.
+#[derive(Debug)]
+pub(super) struct Trusted {
+    pub(super) verifier: Arc<dyn ServerCertVerifier>,
+    pub(super) stamp: Stamp,
+    /// What the files held.
+    certificates: Vec<CertificateDer<'static>>,
+    not_after: Option<SystemTime>,
+}
+
+impl Trust {
+    /// Reads the roots. `None` trusts anyone.
+    pub(super) fn load(roots: Option<Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, RootsError> {
+        let current = RwLock::new(Arc::new(Trusted::read(roots.as_ref(), provider)?));
+        Ok(Self { roots, provider: Arc::clone(provider), current })
+    }
+
+    /// Reads the files again. Handshakes that begin from now on ask who is there now; `false` when that is who was there.
+    ///
+    /// # Errors
+    /// See [`RootsError`]; who was there stays.
+    pub fn refresh(&self) -> Result<bool, RootsError> {
+        if self.files().next().is_none() {
+            return Ok(false);
+        }
+        let trusted = Trusted::read(self.roots.as_ref(), &self.provider)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = current.certificates != trusted.certificates;
+        if is_new {
+            *current = Arc::new(trusted);
+        }
+        Ok(is_new)
+    }
+
+    /// The files it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.roots.iter().filter_map(Roots::file)
+    }
+
+    /// When the first of the file's CAs ends.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.current().not_after
+    }
+
+    pub(super) fn current(&self) -> Arc<Trusted> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Trusted {
+    fn read(roots: Option<&Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, RootsError> {
+        let Some(roots) = roots else { return Ok(Self::anyone(provider)) };
+        let (store, certificates) = roots.load()?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+            .build()
+            .map_err(|error| RootsError::Verifier(error.to_string()))?;
+        // One that cannot be read was no trust anchor either.
+        let not_after = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
+        Ok(Self { verifier, stamp: Stamp::next(), certificates, not_after })
+    }
+
+    fn anyone(provider: &Arc<CryptoProvider>) -> Self {
+        let verifier = Arc::new(Anyone(Arc::clone(provider)));
+        Self { verifier, stamp: Stamp::next(), certificates: Vec::new(), not_after: None }
+    }
+}
+
 impl Roots {
-    fn load(&self) -> Result<RootCertStore, RootsError> {
+    const fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::System | Self::WebPki => None,
+        }
+    }
+
+    /// The anchors, and the certificates that a file had for them.
+    fn load(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
         let mut store = RootCertStore::empty();
         match self {
             Self::WebPki => store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
             Self::File(path) => {
-                for certificate in certificates(path).map_err(RootsError::File)? {
+                let certificates = certificates(path).map_err(RootsError::File)?;
+                for certificate in &certificates {
                     store
-                        .add(certificate)
+                        .add(certificate.clone())
                         .map_err(|reason| RootsError::Anchor { path: path.display().to_string(), reason })?;
                 }
+                return Ok((store, certificates));
             }
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
@@ -66,27 +153,11 @@ impl Roots {
                 }
             }
         }
-        Ok(store)
+        Ok((store, Vec::new()))
     }
 }
 
-/// The ordinary verifier: chain, dates, name.
-pub(super) fn signed_by(
-    roots: &Roots,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, RootsError> {
-    let store = Arc::new(roots.load()?);
-    let verifier = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(provider))
-        .build()
-        .map_err(|error| RootsError::Verifier(error.to_string()))?;
-    Ok(verifier)
-}
-
 /// `insecure_skip_verify`: the server must hold the key of the certificate it shows, and that is all.
-pub(super) fn anyone(provider: &Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Anyone(Arc::clone(provider)))
-}
-
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

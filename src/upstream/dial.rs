@@ -15,7 +15,7 @@ use crate::policy::roster::Unavailable;
 use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, HandshakeError, Originator, Start};
+use crate::tls::{Agreed, EndpointOriginator, HandshakeError, Start};
 
 use super::endpoint::{Endpoint, Host};
 use super::failure::{Bound, DialError, Refusal, Step};
@@ -291,7 +291,7 @@ impl<'a> Attempt<'a> {
     /// Whether bytes of ours follow at once: the client's, the upgrade's or TLS's.
     fn speaks_first(&self) -> bool {
         let Self { settings, endpoint, has_spoken, .. } = *self;
-        match endpoint.originator().map(Originator::start) {
+        match endpoint.originator().map(EndpointOriginator::start) {
             Some(Start::Direct) => true,
             Some(Start::Upgrade) => !settings.protocol.server_greets(),
             None => has_spoken && !settings.protocol.server_greets(),
@@ -301,7 +301,7 @@ impl<'a> Attempt<'a> {
     /// Upgrade and TLS.
     async fn secure(
         &self,
-        originator: &Originator,
+        originator: &EndpointOriginator,
         socket: Socket,
         record: &mut DialRecord,
     ) -> Result<Established, DialError> {
@@ -363,7 +363,7 @@ impl<'a> Attempt<'a> {
 
     async fn shake_hands(
         &self,
-        originator: &Originator,
+        originator: &EndpointOriginator,
         socket: Socket,
         upgraded: Upgraded,
     ) -> Result<(Ready, Agreed), DialError> {

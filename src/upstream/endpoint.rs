@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use crate::metrics::EndpointMetrics;
 use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
-use crate::tls::Originator;
+use crate::tls::EndpointOriginator;
 
 /// Where an endpoint is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Endpoint {
     id: EndpointId,
     settings: Settings,
     /// With a ticket store of its own; `None` is plaintext.
-    originator: Option<Originator>,
+    originator: Option<EndpointOriginator>,
     metrics: EndpointMetrics,
 }
 
@@ -62,7 +62,7 @@ impl Endpoint {
     pub(super) const fn new(
         id: EndpointId,
         settings: Settings,
-        originator: Option<Originator>,
+        originator: Option<EndpointOriginator>,
         metrics: EndpointMetrics,
     ) -> Self {
         Self { id, settings, originator, metrics }
@@ -80,7 +80,7 @@ impl Endpoint {
         &self.settings
     }
 
-    pub(super) const fn originator(&self) -> Option<&Originator> {
+    pub(super) const fn originator(&self) -> Option<&EndpointOriginator> {
         self.originator.as_ref()
     }
 

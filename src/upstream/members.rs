@@ -6,13 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::clock;
 use crate::metrics::EndpointMetrics;
 use crate::name::EndpointName;
+use crate::outcome::Outcome;
+use crate::policy::health::Status;
 use crate::policy::limits::Load;
-use crate::policy::slot::{Admin, Health, Member, Slot};
+use crate::policy::slot::{Admin, Member, Slot};
 use crate::tls;
 
 use super::endpoint::{Endpoint, Settings};
@@ -47,11 +51,42 @@ pub struct EndpointView {
     /// What an operator ordered.
     pub admin: Admin,
     /// What active checks say.
-    pub health: Health,
+    pub health: Status,
     /// What it carries.
     pub load: Load,
     /// Why the last attempt or probe that failed did; a success clears it.
     pub last_error: Option<String>,
+}
+
+/// What becomes of sessions whose endpoint takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They go on for as long as they can.
+    Keep,
+    /// They are ended, one after the other.
+    Close,
+}
+
+/// When sessions end with their endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphans {
+    /// When active checks find it down.
+    pub on_unhealthy: Fate,
+    /// When it leaves the cluster, or an operator disables it.
+    pub on_removed: Fate,
+    /// How long it takes until the last one has ended: evenly spread, so that clients do not all come back at once.
+    pub closing_time: Duration,
+}
+
+/// An endpoint whose sessions are to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doomed {
+    /// Which.
+    pub endpoint: EndpointId,
+    /// Since when; a session that is younger is not meant.
+    pub since: Instant,
+    /// What they end with.
+    pub outcome: Outcome,
 }
 
 impl Members {
@@ -100,7 +135,8 @@ impl Cluster {
     pub(super) fn arrange(&self, endpoints: Vec<Settings>) -> (Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>) {
         let State { roster, members, .. } = &mut *self.state();
         let wanted = members.recognise(endpoints);
-        let ids = roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>());
+        let ids =
+            roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>(), clock::now());
         let before = std::mem::take(&mut members.current);
         for (id, (settings, _)) in ids.into_iter().zip(wanted) {
             let known = members.known.get(&id).map(Arc::clone);
@@ -136,7 +172,7 @@ impl Cluster {
         else {
             return false;
         };
-        if self.state().roster.set_admin(endpoint.id(), admin) {
+        if self.state().roster.set_admin(endpoint.id(), admin, clock::now()) {
             tracing::info!(cluster = %self.settings.name, endpoint = name, state = admin.label(), "ordered");
             self.changed();
         }
@@ -144,17 +180,17 @@ impl Cluster {
     }
 
     /// What active checks have come to about an endpoint, and why where it is down. Tells whether that is news.
-    pub fn set_health(&self, endpoint: EndpointId, health: Health, why: Option<&str>) -> bool {
+    pub fn set_health(&self, endpoint: EndpointId, health: Status, why: Option<&str>) -> bool {
         let mut state = self.state();
-        let is_news = state.roster.set_health(endpoint, health);
+        let is_news = state.roster.set_health(endpoint, health, clock::now());
         state.roster.note_error(endpoint, why.map(str::to_owned));
         let name = state.members.get(endpoint).map(|endpoint| endpoint.settings().name.clone());
         drop(state);
         if is_news && let Some(name) = name {
             let (cluster, state) = (&self.settings.name, health.label());
             match health {
-                Health::Down => tracing::warn!(%cluster, endpoint = %name, state, why, "health changed"),
-                Health::Up | Health::Unknown => {
+                Status::Unhealthy => tracing::warn!(%cluster, endpoint = %name, state, why, "health changed"),
+                Status::Healthy | Status::Undecided => {
                     tracing::info!(%cluster, endpoint = %name, state, why, "health changed");
                 }
             }
@@ -202,6 +238,24 @@ impl Cluster {
         let mut slots: Vec<_> = state.roster.slots().iter().collect();
         slots.sort_by_key(|slot| (!slot.is_member(), slot.place()));
         slots.into_iter().filter_map(view).collect()
+    }
+
+    /// The endpoints whose sessions are to end, by [`Orphans`].
+    #[must_use]
+    pub fn doomed(&self) -> Vec<Doomed> {
+        let Orphans { on_unhealthy, on_removed, .. } = self.settings.orphans;
+        let outcome = |slot: &Slot| {
+            if !slot.is_member() || slot.admin() == Admin::Disabled {
+                return (on_removed == Fate::Close).then_some(Outcome::EndpointRemoved);
+            }
+            (on_unhealthy == Fate::Close && slot.health() == Status::Unhealthy)
+                .then_some(Outcome::EndpointDown)
+        };
+        let doomed = |slot: &Slot| {
+            let outcome = outcome(slot)?;
+            Some(Doomed { endpoint: slot.id(), since: slot.changed(), outcome })
+        };
+        self.state().roster.slots().iter().filter_map(doomed).collect()
     }
 
     /// Told after every change of membership, orders or health.

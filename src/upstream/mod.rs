@@ -14,7 +14,7 @@ mod probe;
 mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::watch;
@@ -34,9 +34,9 @@ pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
 pub use meeting::Meeting;
-pub use members::EndpointView;
 use members::Members;
-pub use probe::{ProbeFailure, probe};
+pub use members::{Doomed, EndpointView, Fate, Orphans};
+pub use probe::{ProbeFailure, probe, see_out};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct Settings {
     pub dial: DialSettings,
     /// How many of them.
     pub limits: limits::Settings,
+    /// When sessions end with their endpoint.
+    pub orphans: Orphans,
     /// Socket options of both legs.
     pub socket: sys::Options,
     /// The timers of its sessions.
@@ -83,8 +85,7 @@ impl Cluster {
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         if let Some(tls) = &settings.tls {
-            let ends = tls.identity_expiry().and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-            ClusterMetrics::tls(&settings.name, ends.as_ref().map(Duration::as_secs_f64), tls.verifies());
+            ClusterMetrics::tls(&settings.name, tls.verifies());
         }
         let state = State {
             roster: Roster::new(settings.balance, settings.limits),

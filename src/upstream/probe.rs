@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::alarm;
 use crate::clock;
 use crate::protocol::{Probe, ProbeError, Probed};
+use crate::relay::Unfinished;
 use crate::tls::{self, Start};
 
 use super::Settings;
@@ -41,6 +42,15 @@ pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, P
     let until = clock::now() + settings.dial.handshake_timeout;
     let talked = alarm::before(until, converse(ready, conversation)).await;
     talked.unwrap_or(Err(ProbeFailure::Timeout(settings.dial.handshake_timeout))).map(|()| None)
+}
+
+/// Says the rest of a dialogue in the place of a client that has left in the middle, within the cluster's time for a handshake.
+/// However that goes, nobody is left to hear of it.
+pub async fn see_out(settings: &Settings, unfinished: Unfinished) {
+    let Unfinished { end, held, rest } = unfinished;
+    let ready = Ready { end, welcome: Vec::new(), first: held, dialogue: None };
+    let until = clock::now() + settings.dial.handshake_timeout;
+    let _ = alarm::before(until, converse(ready, rest)).await;
 }
 
 /// Talks until the verdict, then parts politely. No deadline here: the caller has one.

@@ -16,12 +16,14 @@
 
 mod harness;
 
+mod activation; // sockets that systemd bound
 mod admin; // health, metrics, status, the log
 mod balancing; // who gets the next session
 mod bulk; // much data, many sessions
 mod callers; // who connects, and who may
 mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
+mod credentials; // certificates that are replaced while in use
 mod demo; // `demo` and the shipped example
 mod dialling; // attempts, deadlines, retries, clients that go away
 mod direct_clients; // clients of protocols with TLS from the first byte

@@ -156,6 +156,45 @@ fn a_client_that_leaves_in_the_middle_costs_the_server_a_login_and_no_half_hands
     assert_eq!(faults(), faults_before, "{}", server.log());
 }
 
+/// A login of that user, who has not said how it proves itself: the server has to ask.
+fn login_of(user: &str) -> Vec<u8> {
+    let mut payload = b"\x01\x82\x08\0\0\0\0\x01\x21".to_vec();
+    payload.resize(32, 0);
+    payload.extend_from_slice(user.as_bytes());
+    payload.extend_from_slice(b"\0\0none\0");
+    packet(1, &payload)
+}
+
+/// The same holds in the middle of the login: whatever the client leaves unanswered would count.
+#[test]
+fn a_client_that_leaves_in_the_middle_of_its_login_is_seen_out_of_it() {
+    let ambassador = to_mariadb();
+    let server = mariadb();
+    let count = |words: &str| server.log().matches(words).count();
+    let faults = || {
+        let words = ["reading communication packets", "without authentication", "Bad handshake"];
+        words.map(count).iter().sum::<usize>()
+    };
+    let faults_before = faults();
+    for reads_the_question in [true, false] {
+        let denied = count("Access denied for user 'ed'");
+        let mut client = ambassador.connect();
+        let head = client.receive(4);
+        client.receive(usize::from(head[0]));
+        client.send(login_of("ed"));
+        let question = client.receive(4);
+        assert_eq!(question[3], 2, "the question is numbered for this leg");
+        if reads_the_question {
+            client.receive(usize::from(question[0]));
+        }
+        // With bytes unread the end is a reset.
+        drop(client);
+        until("the login was seen through", || (count("Access denied for user 'ed'") > denied).then_some(()));
+    }
+    ambassador.wait_active(0);
+    assert_eq!(faults(), faults_before, "{}", server.log());
+}
+
 #[test]
 fn the_ambassadors_refusal_is_what_clients_show() {
     let dead = ClosedPort::new();

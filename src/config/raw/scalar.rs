@@ -5,12 +5,12 @@
 
 use std::borrow::Cow;
 
-use super::quantity::{duration, show_duration};
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
 use crate::config::shape::{Kind, Span, Words};
 use crate::config::suggest::did_you_mean;
+use crate::quantity::{duration, show_duration};
 
 /// A scalar as it was said.
 #[derive(Debug)]

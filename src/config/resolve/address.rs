@@ -50,7 +50,7 @@ pub(super) fn local(text: &str) -> Result<SocketAddr, String> {
     if text.starts_with('/') || text.starts_with("./") {
         return Err(format!("a unix socket is written `unix:{}`", text.escape_default()));
     }
-    Err(format!("{shown} is no address: write IP:PORT, \"[IPV6]:PORT\" or unix:PATH"))
+    Err(format!("{shown} is no address: write IP:PORT, \"[IPV6]:PORT\", unix:PATH or systemd:NAME"))
 }
 
 fn without_port(ip: IpAddr) -> String {

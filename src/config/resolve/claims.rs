@@ -14,6 +14,7 @@ pub(super) struct Claims {
     /// The first claim on each port, per family: what an all-addresses socket would collide with.
     ports: BTreeMap<(bool, u16), At>,
     unix: BTreeMap<PathBuf, At>,
+    systemd: BTreeMap<String, At>,
 }
 
 impl Claims {
@@ -46,6 +47,15 @@ impl Claims {
             return Err(taken(&format!("unix:{}", path.display()), first));
         }
         self.unix.insert(path.to_owned(), at.clone());
+        Ok(())
+    }
+
+    /// Claims the sockets that systemd passes under a name, or says where they are claimed already.
+    pub(super) fn systemd(&mut self, name: &str, at: &At) -> Result<(), String> {
+        if let Some(first) = self.systemd.get(name) {
+            return Err(taken(&format!("systemd:{name}"), first));
+        }
+        self.systemd.insert(name.to_owned(), at.clone());
         Ok(())
     }
 }

@@ -8,12 +8,13 @@ use super::Resolver;
 use super::endpoint::Surroundings;
 use super::identity::Identities;
 use crate::config::mistakes::quoted;
-use crate::config::raw::{Section, show_duration};
+use crate::config::raw::Section;
 use crate::name::ClusterName;
 use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Options, Protocol, postgres};
+use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
-use crate::upstream::{DialSettings, Settings};
+use crate::upstream::{DialSettings, Fate, Orphans, Settings};
 use crate::{relay, sys};
 
 impl Resolver<'_> {
@@ -46,6 +47,7 @@ impl Resolver<'_> {
             tls: tls?,
             dial: dial?,
             limits: limits(cluster)?,
+            orphans: orphans(cluster)?,
             socket: socket(cluster)?,
             session: session(cluster)?,
         })
@@ -144,6 +146,15 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
         max_connections: limits.integer("max_connections")?,
         max_pending: limits.integer("max_pending")?,
         max_connections_per_endpoint: limits.integer("max_connections_per_endpoint")?,
+    })
+}
+
+fn orphans(cluster: &Section) -> Option<Orphans> {
+    let fates = [("keep", Fate::Keep), ("close", Fate::Close)];
+    Some(Orphans {
+        on_unhealthy: Fate::Keep,
+        on_removed: cluster.choice("on_removed", &fates)?,
+        closing_time: cluster.duration("closing_time")?,
     })
 }
 

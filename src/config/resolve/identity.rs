@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::Resolver;
 use crate::clock;
 use crate::config::mistakes::At;
 use crate::config::raw::Section;
+use crate::credentials::{ends, near};
 use crate::name::IdentityName;
 use crate::tls::{Identity, IdentityError, IdentitySource};
-
-/// A loaded identity with its name, as a cluster takes it.
-pub(super) type Named = (IdentityName, Arc<Identity>);
 
 /// The identities of the file. One whose files are at fault is known, but cannot be had.
 #[derive(Default)]
@@ -25,21 +25,21 @@ impl Resolver<'_> {
     pub(super) fn identities(&mut self, root: &Section) -> Identities {
         let mut identities = Identities::default();
         for (name, section) in root.names("identities") {
-            let identity = self.identity_of_files(section);
+            let identity = self.identity_of_files(name, section);
             identities.loaded.insert(name.clone(), (section.at.clone(), identity));
         }
         identities
     }
 
     /// Reads `cert` and `key` of a section, just as they will be used.
-    pub(super) fn identity_of_files(&mut self, section: &Section) -> Option<Arc<Identity>> {
+    pub(super) fn identity_of_files(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
         let source =
             IdentitySource { cert: self.path(section.text("cert")?), key: self.path(section.text("key")?) };
-        match Identity::load(&source) {
+        match Identity::load(IdentityName::from(name), source.clone()) {
             Ok(identity) => {
-                if identity.not_after() < clock::wall() {
-                    let message = format!("{} has expired", source.cert.display());
-                    self.findings.warning(&section.at("cert"), message);
+                self.warn_of_the_end(&source.cert, identity.not_after(), &section.at("cert"));
+                if let Some(exposure) = identity.exposure() {
+                    self.findings.warning(&section.at("key"), exposure);
                 }
                 Some(Arc::new(identity))
             }
@@ -61,17 +61,25 @@ impl Resolver<'_> {
         }
     }
 
+    /// A certificate that ends soon, or has ended, works or does not; it deserves a word in any case.
+    pub(super) fn warn_of_the_end(&mut self, file: &Path, end: SystemTime, at: &At) {
+        let now = clock::wall();
+        if near(end, now).is_some() {
+            self.findings.warning(at, format!("{} {}", file.display(), ends(end, now)));
+        }
+    }
+
     /// The identity of that name, which a cluster asks for at `at`.
     pub(super) fn identity_by_name(
         &mut self,
         name: &str,
         identities: &mut Identities,
         at: &At,
-    ) -> Option<Named> {
+    ) -> Option<Arc<Identity>> {
         self.demand_known("identity", name, identities.loaded.keys().map(String::as_str), at)?;
         identities.used.insert(name.to_owned());
         let (_, identity) = identities.loaded.get(name)?;
-        Some((IdentityName::from(name), Arc::clone(identity.as_ref()?)))
+        identity.clone()
     }
 
     pub(super) fn warn_of_unused_identities(&mut self, identities: &Identities) {

@@ -12,7 +12,7 @@ use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::listener::Settings;
 use crate::name::{ClusterName, ListenerName};
-use crate::sys::{Bind, UnixBind};
+use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::upstream::{self, Host};
 
 /// What a unix socket's file shall look like, for all of a listener's.
@@ -112,9 +112,13 @@ impl Resolver<'_> {
             let Access { mode, owner, group } = access?;
             return Some(Bind::Unix(UnixBind { path, mode, owner, group }));
         }
-        if text.starts_with("systemd:") {
-            self.findings.mistake(at, "sockets from systemd are not supported yet");
-            return None;
+        if let Some(name) = text.strip_prefix("systemd:") {
+            descriptor_name(name).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
+            // What it is bound to is known when it is there.
+            return Some(Bind::Systemd(SystemdBind {
+                name: name.into(),
+                expose: listener.boolean("expose")?,
+            }));
         }
         let address = address::local(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
         if !address.ip().is_loopback() && listener.boolean("expose") == Some(false) {
@@ -127,6 +131,7 @@ impl Resolver<'_> {
         let claimed = match bind {
             Bind::Tcp(address) => claims.tcp(*address, at),
             Bind::Unix(unix) => claims.unix(&unix.path, at),
+            Bind::Systemd(systemd) => claims.systemd(&systemd.name, at),
         };
         claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
     }
@@ -161,6 +166,24 @@ fn said(listener: &Section) -> Option<Vec<(At, Option<&str>)>> {
     }
     let several = listener.list("bind")?.iter().map(|item| (item.at.clone(), item.text()));
     Some(several.collect())
+}
+
+/// A name that systemd can pass: fdname_is_valid() of its sources, and not empty.
+fn descriptor_name(name: &str) -> Result<(), String> {
+    const LONGEST: usize = 255;
+    let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b':';
+    match name {
+        "" => {
+            Err("the name of the socket is missing: write systemd:NAME, with FileDescriptorName=NAME in the \
+                   .socket unit"
+                .into())
+        }
+        name if name.len() > LONGEST || !name.bytes().all(allowed) => Err(format!(
+            "{} is no descriptor name: 1 to {LONGEST} printable ASCII characters without `:`",
+            quoted(name)
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn unexposed(address: SocketAddr) -> String {

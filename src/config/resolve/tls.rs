@@ -1,11 +1,12 @@
 //! Section `clusters.NAME.tls`.
 
-use super::identity::{Identities, Named};
+use std::sync::Arc;
+
+use super::identity::Identities;
 use super::{Resolver, address};
 use crate::config::raw::Section;
-use crate::name::IdentityName;
 use crate::protocol::Protocol;
-use crate::tls::{MinVersion, Originator, Roots, Settings, SetupError, Start};
+use crate::tls::{Identity, MinVersion, Originator, Roots, Settings, SetupError, Start};
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
 const ALPN_MAX: usize = 255;
@@ -52,8 +53,6 @@ impl Resolver<'_> {
         };
         let at = match &error {
             SetupError::Roots(_) => tls.at("ca"),
-            SetupError::Identity(_) if tls.is_given("identity") => tls.at("identity"),
-            SetupError::Identity(_) => tls.at("cert"),
             SetupError::Versions(_) => tls.at("min_version"),
         };
         self.findings.mistake(&at, error.to_string());
@@ -78,7 +77,10 @@ impl Resolver<'_> {
                 start: Start::Direct,
                 insecure_skip_verify: false,
             };
-            self.originator(tls, &alone)?;
+            let asked = self.originator(tls, &alone)?;
+            if let (Some(end), Roots::File(path)) = (asked.trust().not_after(), &ca) {
+                self.warn_of_the_end(path, end, &tls.at("ca"));
+            }
         }
         Some(ca)
     }
@@ -89,7 +91,7 @@ impl Resolver<'_> {
         cluster: &str,
         tls: &Section,
         identities: &mut Identities,
-    ) -> Option<Option<Named>> {
+    ) -> Option<Option<Arc<Identity>>> {
         let (cert, key, identity) = (tls.is_given("cert"), tls.is_given("key"), tls.is_given("identity"));
         if identity && (cert || key) {
             let message = "is given together with `cert` or `key`; only one of the two ways can count";
@@ -103,8 +105,7 @@ impl Resolver<'_> {
                 self.findings.mistake(&tls.at("key"), "`cert` is missing: a key needs its certificate")
             }
             (true, true) => {
-                let loaded = self.identity_of_files(tls)?;
-                return Some(Some((IdentityName::from(cluster), loaded)));
+                return Some(Some(self.identity_of_files(cluster, tls)?));
             }
             (false, false) if identity => {
                 let named = self.identity_by_name(tls.text("identity")?, identities, &tls.at("identity"))?;

@@ -69,7 +69,8 @@ static LISTENER: Shape = Shape {
     about: "An address, or several, where applications connect in plaintext.",
     keys: &[
         required("bind", Kind::Either(&[BIND, Kind::List(&BIND)]),
-            "IP:PORT, \"[IPV6]:PORT\" or unix:PATH, or a list of these."),
+            "IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit passes under that \
+             name), or a list of these."),
         required("cluster", Kind::Either(&[Kind::Text("orders"), CLUSTER_LIST]),
             "The cluster its sessions go to."),
         default("mode", Kind::Mode, "0660", "Permission bits of a unix socket."),
@@ -118,7 +119,10 @@ static CLUSTER: Shape = Shape {
         later_unless("panic", "all", "What happens when no endpoint is usable."),
         later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
         later_unless("on_unhealthy", "keep", "What becomes of sessions on an endpoint that goes down."),
-        later_unless("on_removed", "keep", "What becomes of sessions on an endpoint that is removed."),
+        default("on_removed", words(&["keep", "close"]), "keep",
+            "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
+        default("closing_time", DELAY, "5s",
+            "Sessions that end with their endpoint do so evenly spread over this time."),
         later_unless("on_rotation", "keep",
             "What becomes of sessions made with a credential that was replaced."),
         later_unless("send_proxy", "none", "Which PROXY header the server gets."),

@@ -11,9 +11,9 @@ use crate::admin::Control;
 use crate::config::{Config, LogFormat};
 use crate::policy::admission::Rule;
 use crate::policy::balance;
-use crate::sys::{Bind, UnixBind};
+use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
-use crate::upstream::Host;
+use crate::upstream::{Fate, Host, Orphans};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -51,6 +51,10 @@ fn the_defaults_are_those_promised() {
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
         (1024, 128, 500)
     );
+    assert_eq!(
+        cluster.orphans,
+        Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
+    );
     let session = cluster.session;
     assert_eq!(
         (session.idle_timeout, session.half_close_timeout, session.max_lifetime),
@@ -61,7 +65,7 @@ fn the_defaults_are_those_promised() {
         (Some(60 * SECOND), Some(75 * SECOND))
     );
     let tls = cluster.tls.as_ref().expect("tls is given");
-    assert!(tls.verifies() && !tls.has_identity() && tls.server_name().is_none());
+    assert!(tls.verifies() && tls.identity().is_none() && tls.server_name().is_none());
     assert_eq!(tls.start(), Start::Direct);
 }
 
@@ -146,6 +150,15 @@ fn unix_sockets_have_mode_owner_and_group() {
     let path = PathBuf::from("/run/a.sock");
     let bind = Bind::Unix(UnixBind { path, mode: 0o600, owner: Some(1000), group: Some(0) });
     assert_eq!(owned.listeners[0].binds[0], bind);
+}
+
+#[test]
+fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
+    for (expose, name) in [(false, "orders db"), (true, "web")] {
+        let config = accept(&with("", &format!("bind: \"systemd:{name}\"\nexpose: {expose}"), ENDPOINTS));
+        let bind = Bind::Systemd(SystemdBind { name: name.into(), expose });
+        assert_eq!(config.listeners[0].binds, [bind]);
+    }
 }
 
 #[test]

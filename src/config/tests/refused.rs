@@ -88,10 +88,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     );
     check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
     check(
-        &with("", "bind: systemd:orders", ENDPOINTS),
-        &[("5:11", "listeners.app.bind", "sockets from systemd are not supported yet")],
-    );
-    check(
         &with("", BIND, "endpoints: { srv: _postgresql._tcp.example.com }"),
         &[("9:16", "clusters.up.endpoints", "`srv` or `file` is not supported yet")],
     );
@@ -388,6 +384,29 @@ clusters:
             ("14:28", "clusters.orders.connect.tiemout", "did you mean `timeout`?"),
             ("15:5", "clusters.orders.circuit_breaker", "not supported yet"),
         ],
+    );
+}
+
+#[test]
+fn sockets_of_systemd_have_a_name_and_one_listener() {
+    for (name, part) in [
+        ("\"systemd:\"", "with FileDescriptorName=NAME in the .socket unit"),
+        ("systemd:a:b", "`a:b` is no descriptor name"),
+        ("systemd:ü", "`ü` is no descriptor name"),
+    ] {
+        check(&with("", &format!("bind: {name}"), ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
+    }
+    check(
+        &with("", "bind: [systemd:a, systemd:b, systemd:a]", ENDPOINTS),
+        &[(
+            "5:34",
+            "listeners.app.bind[2]",
+            "systemd:a is taken already by `listeners.app.bind[0]` (line 5)",
+        )],
+    );
+    check(
+        &with("", "bind: systemd:a\nmode: \"0600\"", ENDPOINTS),
+        &[("6:11", "listeners.app.mode", "`mode` is for unix sockets, and this listener has none")],
     );
 }
 

@@ -1,5 +1,6 @@
 //! Tables over logins as MySQL 9.7 and MariaDB 11.8 have them.
 
+use super::probe::{NOBODY, QUIT};
 use super::*;
 use crate::outcome::Side;
 use proptest::prelude::*;
@@ -284,8 +285,22 @@ fn a_probe_sees_a_login_through() {
     let denied = packet(3, b"\xff\x15\x04#28000Access denied");
     assert_eq!(probed(true, std::slice::from_ref(&denied)), (vec![], Ok(vec![])));
     assert_eq!(probed(true, &[packet(3, b"\0\0")]).1, Ok(QUIT.to_vec()));
-    let (said, verdict) = probed(true, &[packet(3, b"\xfemysql_native_password\0abc"), denied.clone()]);
-    assert_eq!((said, verdict), (vec![packet(4, b"")], Ok(vec![])));
+    // An answer of another length than the plugin's counts as a broken handshake.
+    for (plugin, length) in
+        [("mysql_native_password", 20), ("client_ed25519", 64), ("caching_sha2_password", 32)]
+    {
+        let switch =
+            packet(3, format!("\u{fe}{plugin}\0abc").chars().map(|c| c as u8).collect::<Vec<_>>().as_slice());
+        let denied = packet(5, &denied[4..]);
+        let (said, verdict) = probed(true, &[switch, denied]);
+        assert_eq!((said, verdict), (vec![packet(4, &vec![0; length])], Ok(vec![])), "{plugin}");
+    }
+    let salted = [packet(3, b"\xfeparsec\0abc"), packet(5, b"\x01P\x00salt"), packet(7, &denied[4..])];
+    assert_eq!(probed(true, &salted), (vec![packet(4, b""), packet(6, &[0; 96])], Ok(vec![])));
+    // Two packets at once, and the rest of a caching_sha2_password that was not in the cache.
+    let fast = [packet(3, &[1, 3]), packet(4, b"\0\0")].concat();
+    assert_eq!(probed(true, &[fast]), (vec![], Ok(QUIT.to_vec())));
+    assert_eq!(probed(true, &[packet(3, &[1, 4]), packet(5, &denied[4..])]).0, [packet(4, b"\0")]);
     let (said, verdict) = probed(false, &[greeting("mysql_native_password"), packet(2, &denied[4..])]);
     assert_eq!((said.len(), verdict), (1, Ok(vec![])));
     for (number, words) in [(1040_u16, "1040"), (1129, "FLUSH HOSTS"), (1053, "shutting down")] {
@@ -294,6 +309,44 @@ fn a_probe_sees_a_login_through() {
     }
     let endless = vec![packet(3, &[1, 9]); 20];
     assert!(probed(true, &endless).1.is_err(), "a server that always asks for more");
+}
+
+/// Whoever leaves in the middle of a login counts against this host, so somebody goes on with it.
+#[test]
+fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
+    let switch = b"\xfeclient_ed25519\0abcdefghijklmnopqrstuvwxyzabcdef";
+    let denied = b"\xff\x15\x04#28000no";
+    let rest = |turns: &[(char, Vec<u8>)]| {
+        let (mut dialogue, mut out) = (login("x"), Outbox::default());
+        for (side, bytes) in turns {
+            match side {
+                '>' => dialogue.downstream_said(bytes, &mut out).unwrap(),
+                _ => dialogue.upstream_said(bytes, &mut out).unwrap(),
+            }
+        }
+        dialogue.rest()
+    };
+    // The server has not answered the login: nothing is due, and its question finds an answer.
+    let mut waiting = rest(&[]).unwrap();
+    assert_eq!(waiting.begin(), b"");
+    assert_eq!(waiting.received(&packet(3, switch)), Ok(Probed::Send(packet(4, &[0; 64]))));
+    assert_eq!(waiting.received(&packet(5, denied)), Ok(Probed::Serves { goodbye: vec![] }));
+    // It waits for an answer, of which the client has sent half.
+    let mut asked = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])[..30].to_vec())]).unwrap();
+    assert_eq!(asked.begin(), packet(4, &[0; 64]));
+    // It waits for a password, and the client (mysql without --get-server-public-key) would rather leave.
+    let mut cold = rest(&[('<', packet(3, &[1, 4]))]).unwrap();
+    assert_eq!(cold.begin(), packet(4, b"\0"));
+    // The client has answered, and half of what the server says to that is here.
+    let (half, other) = (packet(5, denied)[..7].to_vec(), packet(5, denied)[7..].to_vec());
+    let mut answered = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])), ('<', half)]).unwrap();
+    assert_eq!(answered.begin(), b"");
+    assert_eq!(answered.received(&other), Ok(Probed::Serves { goodbye: vec![] }));
+    // A fast login that nobody waits for any more.
+    let mut fast = rest(&[('<', packet(3, &[1, 3]))]).unwrap();
+    assert_eq!(fast.begin(), b"");
+    assert_eq!(fast.received(&packet(4, b"\0\0")), Ok(Probed::Serves { goodbye: QUIT.to_vec() }));
+    assert!(rest(&[('<', packet(3, denied))]).is_none(), "the login is over");
 }
 
 #[test]

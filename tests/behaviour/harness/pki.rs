@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -70,6 +71,13 @@ impl Pki {
     /// A client certificate with this common name.
     pub(crate) fn client(&self, common_name: &str) -> Leaf {
         self.leaf(common_name, &client_params(common_name), &KeyPair::generate().expect("a key"))
+    }
+
+    /// The same, and its time ends so long from now.
+    pub(crate) fn client_until(&self, common_name: &str, left: Duration) -> Leaf {
+        let mut params = client_params(common_name);
+        params.not_after = (SystemTime::now() + left).into();
+        self.leaf(common_name, &params, &KeyPair::generate().expect("a key"))
     }
 
     /// The same with an RSA key, for the encodings only RSA has.

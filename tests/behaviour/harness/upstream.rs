@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::until;
 
@@ -239,18 +240,19 @@ impl Conn {
     }
 
     /// What was agreed, as one line: `handshake TLSv1_3 sni=Some("db.test") alpn=None client=true
-    /// kind=Some(Full) group=…`.
+    /// kind=Some(Full) group=… cn=billing`. A resumed session has the client of the one before.
     fn handshake(&self) -> String {
         let Io::Tls(stream) = &self.io else { return String::new() };
         let (_, tls) = stream.get_ref();
         format!(
-            "handshake {:?} sni={:?} alpn={:?} client={} kind={:?} group={:?}",
+            "handshake {:?} sni={:?} alpn={:?} client={} kind={:?} group={:?} cn={}",
             tls.protocol_version().expect("a finished handshake"),
             tls.server_name(),
             tls.alpn_protocol().map(String::from_utf8_lossy),
             tls.peer_certificates().is_some(),
             tls.handshake_kind(),
             tls.negotiated_key_exchange_group().map(|group| group.name()),
+            tls.peer_certificates().map(|chain| common_name(&chain[0])).unwrap_or_default(),
         )
     }
 
@@ -285,6 +287,12 @@ impl Conn {
     pub(crate) fn shutdown_tcp(&self) {
         SockRef::from(self.tcp()).shutdown(net::Shutdown::Write).expect("a shutdown");
     }
+}
+
+fn common_name(certificate: &[u8]) -> String {
+    let (_, parsed) = X509Certificate::from_der(certificate).expect("rustls has read it");
+    let name = parsed.subject().iter_common_name().next();
+    name.and_then(|name| name.as_str().ok()).unwrap_or_default().to_owned()
 }
 
 impl AsyncRead for Conn {

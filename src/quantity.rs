@@ -6,8 +6,11 @@ use std::time::Duration;
 const UNITS: [(&str, u64); 5] =
     [("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000), ("ms", 1)];
 
-/// Reads a duration. The error says what is wrong, without the text itself.
-pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+/// Reads a duration.
+///
+/// # Errors
+/// What is wrong, without the text itself.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     const SHAPE: &str = "is no duration: write a number and a unit, such as 250ms, 5s or 1h30m";
     const LONG: &str = "is too long a duration";
     let mut total: u64 = 0;
@@ -41,7 +44,8 @@ fn split(text: &str, belongs: impl Fn(u8) -> bool) -> (&str, &str) {
 }
 
 /// Writes a duration as it is read. Less than a millisecond is not shown: no duration of a file has it.
-pub(in crate::config) fn show_duration(duration: Duration) -> String {
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if left == 0 {
         return "0s".into();

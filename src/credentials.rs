@@ -1,0 +1,379 @@
+//! Keeps the credentials in use fresh: follows their files, reads them again, and says what came of it and what is about
+//! to end.
+//!
+//! A pair is rarely replaced in one step: for a moment the new certificate stands beside the old key. So what is wrong
+//! with the files is forgiven for [`SETTLING`], and said once after it; what was read before stays in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::metrics::CredentialMetrics;
+use crate::name::ClusterName;
+use crate::tls::{Identity, Originator, WeakOriginator};
+use crate::watch::Watch;
+
+/// The credentials in use. Clones are the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    known: Mutex<Known>,
+    /// Somebody wants the files looked at now.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    users: Vec<(ClusterName, WeakOriginator)>,
+    stories: BTreeMap<Subject, Story>,
+}
+
+/// What is followed. An identity that several clusters share is one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    Identity(String),
+    /// The CAs of a cluster.
+    Trust(String),
+}
+
+/// What became of it so far.
+#[derive(Debug)]
+struct Story {
+    metrics: CredentialMetrics,
+    replaced: u64,
+    /// What is wrong with the files now, and since when.
+    fault: Option<Fault>,
+    /// The nearest of [`NEAR`] that was warned of.
+    warned: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Fault {
+    since: Instant,
+    reason: String,
+    is_told: bool,
+}
+
+/// A credential as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialView {
+    /// `identity` or `ca`.
+    pub kind: &'static str,
+    /// The identity's name; the cluster's for its CAs.
+    pub name: String,
+    /// Its files.
+    pub files: Vec<PathBuf>,
+    /// When it ends: the first of several.
+    pub not_after: Option<SystemTime>,
+    /// How often it was replaced while in use.
+    pub replaced: u64,
+    /// Why what is in its files now is not in use.
+    pub error: Option<String>,
+}
+
+/// How long files may be at odds before that is said.
+const SETTLING: Duration = Duration::from_secs(3);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// What is left of a certificate's time when that is said, once each; the last is when it has ended.
+pub const NEAR: [Duration; 4] =
+    [Duration::from_secs(14 * 24 * 60 * 60), Duration::from_secs(3 * 24 * 60 * 60), DAY, Duration::ZERO];
+
+impl Credentials {
+    /// Follows what that cluster uses, from now on and as long as anybody uses it.
+    pub fn follow(&self, cluster: &ClusterName, originator: &Originator) {
+        let now = clock::wall();
+        let mut known = self.known();
+        for part in parts(cluster, originator) {
+            // The configuration has warned of what was near when it was read.
+            let warned = part.not_after().and_then(|end| near(end, now));
+            known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, warned));
+        }
+        known.users.push((cluster.clone(), originator.downgrade()));
+        known.publish();
+        drop(known);
+        self.look();
+    }
+
+    /// Has the files read again soon, whether they seem to have changed or not.
+    pub fn look(&self) {
+        self.0.wanted.notify_one();
+    }
+
+    /// Every credential in use, each once.
+    #[must_use]
+    pub fn view(&self) -> Vec<CredentialView> {
+        let mut known = self.known();
+        let parts = known.parts();
+        let view = |Followed { part, .. }: &Followed| {
+            let subject = part.subject();
+            let story = known.stories.get(&subject);
+            let fault = story.and_then(|story| story.fault.as_ref()).filter(|fault| fault.is_told);
+            CredentialView {
+                kind: subject.kind(),
+                name: subject.name().to_owned(),
+                files: part.files(),
+                not_after: part.not_after(),
+                replaced: story.map_or(0, |story| story.replaced),
+                error: fault.map(|fault| fault.reason.clone()),
+            }
+        };
+        parts.iter().filter(|followed| followed.is_latest).map(view).collect()
+    }
+
+    /// Does so until the drain begins.
+    pub async fn keep(self, stop: DrainWatch) {
+        let mut stop = std::pin::pin!(stop.begun());
+        loop {
+            let files: BTreeSet<_> =
+                self.known().parts().iter().flat_map(|followed| followed.part.files()).collect();
+            let mut watch = Watch::new(files);
+            loop {
+                // After the watch was made: what changed before it is found here, what comes later is told.
+                let again = self.known().read_again(clock::now(), clock::wall());
+                tokio::select! {
+                    () = &mut stop => return,
+                    () = watch.changed() => {}
+                    () = self.0.wanted.notified() => break,
+                    () = alarm::sleep(SETTLING), if again => {}
+                }
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Something to follow: with its cluster's originator, which has the trust.
+enum Part {
+    Identity(Arc<Identity>),
+    Trust(ClusterName, Originator),
+}
+
+/// A part in use.
+struct Followed {
+    part: Part,
+    /// Whether new connections use it. Others of its name are left from before a reload, with sessions that last.
+    is_latest: bool,
+}
+
+fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<Part> {
+    let trust = originator.trust().files().next().map(|_| Part::Trust(cluster.clone(), originator.clone()));
+    let identity = originator.identity().map(|identity| Part::Identity(Arc::clone(identity)));
+    identity.into_iter().chain(trust).collect()
+}
+
+impl Part {
+    fn subject(&self) -> Subject {
+        match self {
+            Self::Identity(identity) => Subject::Identity(identity.name().to_string()),
+            Self::Trust(cluster, _) => Subject::Trust(cluster.to_string()),
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Identity(identity) => vec![identity.source().cert.clone(), identity.source().key.clone()],
+            Self::Trust(_, originator) => originator.trust().files().cloned().collect(),
+        }
+    }
+
+    fn not_after(&self) -> Option<SystemTime> {
+        match self {
+            Self::Identity(identity) => Some(identity.not_after()),
+            Self::Trust(_, originator) => originator.trust().not_after(),
+        }
+    }
+
+    fn refresh(&self) -> Result<bool, String> {
+        match self {
+            Self::Identity(identity) => identity.refresh().map_err(|error| error.to_string()),
+            Self::Trust(_, originator) => originator.trust().refresh().map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What else there is to say of its files.
+    fn warning(&self) -> Option<String> {
+        match self {
+            Self::Identity(identity) => identity.exposure(),
+            Self::Trust(..) => None,
+        }
+    }
+}
+
+impl Known {
+    /// What is in use, the latest first; what no longer is, is forgotten.
+    fn parts(&mut self) -> Vec<Followed> {
+        self.users.retain(|(_, originator)| originator.upgrade().is_some());
+        let mut seen = BTreeSet::new();
+        let users = self.users.iter().rev().filter_map(|(cluster, user)| Some((cluster, user.upgrade()?)));
+        let all = users.flat_map(|(cluster, originator)| parts(cluster, &originator));
+        let followed: Vec<_> =
+            all.map(|part| Followed { is_latest: seen.insert(part.subject()), part }).collect();
+        self.stories.retain(|subject, _| seen.contains(subject));
+        followed
+    }
+
+    /// Reads all files; whether some are at odds that may yet come right.
+    fn read_again(&mut self, now: Instant, wall: SystemTime) -> bool {
+        let mut has_changed = false;
+        for Followed { part, is_latest } in self.parts() {
+            if !is_latest {
+                // The latest of the name has read the same files, and said so.
+                let _ = part.refresh();
+                continue;
+            }
+            let story = self.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, None));
+            has_changed |= story.goes_on(&part, now);
+            story.warn_of_the_end(&part, wall);
+        }
+        if has_changed {
+            self.publish();
+        }
+        self.stories.values().any(|story| story.fault.as_ref().is_some_and(|fault| !fault.is_told))
+    }
+
+    /// Sets the metrics of what ends when.
+    fn publish(&mut self) {
+        for (cluster, user) in &self.users {
+            let Some(originator) = user.upgrade() else { continue };
+            let client = originator.identity().map(|identity| identity.not_after());
+            for (role, end) in [("client", client), ("ca", originator.trust().not_after())] {
+                let end = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+                if let Some(end) = end {
+                    CredentialMetrics::ends(cluster, role, end.as_secs_f64());
+                }
+            }
+        }
+    }
+}
+
+impl Story {
+    fn new(part: &Part, warned: Option<Duration>) -> Self {
+        let subject = part.subject();
+        let metrics = CredentialMetrics::new(subject.kind(), subject.name());
+        Self { metrics, replaced: 0, fault: None, warned }
+    }
+
+    /// Reads the files; whether something else is in use now.
+    fn goes_on(&mut self, part: &Part, now: Instant) -> bool {
+        let subject = part.subject();
+        let (kind, name) = (subject.kind(), subject.name());
+        match part.refresh() {
+            Ok(is_new) => {
+                let recovered = self.fault.take().is_some_and(|fault| fault.is_told);
+                if is_new {
+                    self.replaced += 1;
+                    self.warned = None;
+                    self.metrics.replaced.increment(1);
+                    tracing::info!(kind, name, "replaced: new connections use what is in the files now");
+                    if let Some(warning) = part.warning() {
+                        tracing::warn!(kind, name, "{warning}");
+                    }
+                } else if recovered {
+                    tracing::info!(kind, name, "the files are again what is in use");
+                }
+                is_new
+            }
+            Err(reason) => {
+                self.is_at_fault(part, reason, now);
+                false
+            }
+        }
+    }
+
+    fn is_at_fault(&mut self, part: &Part, reason: String, now: Instant) {
+        let fault = match self.fault.take() {
+            // The same again, or another step of the same replacement.
+            Some(fault) if fault.reason == reason || !fault.is_told => Fault { reason, ..fault },
+            Some(_) | None => Fault { since: now, reason, is_told: false },
+        };
+        let fault = self.fault.insert(fault);
+        if !fault.is_told && now >= fault.since + SETTLING {
+            fault.is_told = true;
+            self.metrics.failed.increment(1);
+            let subject = part.subject();
+            let files: Vec<_> = part.files().iter().map(|file| file.display().to_string()).collect();
+            tracing::warn!(
+                kind = subject.kind(),
+                name = subject.name(),
+                files = files.join(", "),
+                "not replaced, the old one stays in use: {}",
+                fault.reason
+            );
+        }
+    }
+
+    fn warn_of_the_end(&mut self, part: &Part, wall: SystemTime) {
+        let Some(end) = part.not_after() else { return };
+        let Some(near) = near(end, wall) else { return };
+        if self.warned.is_some_and(|warned| warned <= near) {
+            return;
+        }
+        self.warned = Some(near);
+        let subject = part.subject();
+        tracing::warn!(kind = subject.kind(), name = subject.name(), "the certificate {}", ends(end, wall));
+    }
+}
+
+impl Subject {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Identity(_) => "identity",
+            Self::Trust(_) => "ca",
+        }
+    }
+
+    fn name(&self) -> &str {
+        let (Self::Identity(name) | Self::Trust(name)) = self;
+        name
+    }
+}
+
+/// The nearest of [`NEAR`] that has come, if one has.
+#[must_use]
+pub fn near(end: SystemTime, now: SystemTime) -> Option<Duration> {
+    let left = end.duration_since(now).unwrap_or(Duration::ZERO);
+    NEAR.into_iter().filter(|near| left <= *near).min()
+}
+
+/// When that is, in words: `ends in 9 days`.
+#[must_use]
+pub fn ends(end: SystemTime, now: SystemTime) -> String {
+    match end.duration_since(now) {
+        Err(_) => "has expired".into(),
+        Ok(left) if left < DAY => format!("ends in {} hours", left.as_secs() / 3600),
+        Ok(left) => format!("ends in {} days", left.as_secs() / DAY.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_comes_near_in_steps() {
+        let now = SystemTime::UNIX_EPOCH + 1000 * DAY;
+        for (left, expected, words) in [
+            (15 * DAY, None, "ends in 15 days"),
+            (14 * DAY, Some(14 * DAY), "ends in 14 days"),
+            (4 * DAY, Some(14 * DAY), "ends in 4 days"),
+            (3 * DAY, Some(3 * DAY), "ends in 3 days"),
+            (DAY / 2, Some(DAY), "ends in 12 hours"),
+        ] {
+            assert_eq!(near(now + left, now), expected, "{left:?}");
+            assert_eq!(ends(now + left, now), words);
+        }
+        assert_eq!(near(now - DAY, now), Some(Duration::ZERO));
+        assert_eq!(ends(now - DAY, now), "has expired");
+    }
+}

@@ -1,0 +1,91 @@
+//! What a client of CONNECT hears: what it got, or why it got nothing.
+
+use std::time::Duration;
+
+use crate::outcome::Outcome;
+
+/// What a client got.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// The session's id, as the log has it.
+    pub session: &'a str,
+    /// The endpoint, as the file has it.
+    pub endpoint: &'a str,
+    /// Attempts that it took.
+    pub attempts: u32,
+    /// How long the dial took, from the request to the answer.
+    pub took: Duration,
+}
+
+/// The reply after which the connection is the session's.
+#[must_use]
+pub fn served(served: &Served<'_>) -> Vec<u8> {
+    let Served { session, endpoint, attempts, took } = served;
+    let (endpoint, milliseconds) = (plain(endpoint), took.as_secs_f64() * 1e3);
+    format!(
+        "HTTP/1.1 200 Connection established\r\nAmbassador-Session: {session}\r\n\
+         Ambassador-Endpoint: {endpoint}\r\nAmbassador-Attempts: {attempts}\r\n\
+         Ambassador-Connect-Ms: {milliseconds:.3}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// The reply after which the connection ends. `sentence` says why, for people.
+#[must_use]
+pub fn refused(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
+    let (outcome, sentence, reason) = (outcome.label(), plain(sentence), reason(status));
+    let allow = if status == 405 { "Allow: CONNECT\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 {status} {reason}\r\n{allow}Ambassador-Outcome: {outcome}\r\nAmbassador-Session: {session}\r\n\
+         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{sentence}\n",
+        sentence.len() + 1
+    )
+    .into_bytes()
+}
+
+/// The status for a session that ended like that before it had an upstream, where nothing says it more exactly.
+#[must_use]
+pub const fn status_of(outcome: Outcome) -> u16 {
+    match outcome {
+        Outcome::BadContext | Outcome::BadOpening => 400,
+        Outcome::Denied => 403,
+        Outcome::CallerFull => 429,
+        Outcome::ListenerFull | Outcome::ClusterFull | Outcome::Drained => 503,
+        Outcome::DeadlineExceeded => 504,
+        Outcome::NoEndpoint
+        | Outcome::ConnectFailed
+        | Outcome::UpgradeFailed
+        | Outcome::TlsFailed
+        | Outcome::UpstreamReset
+        | Outcome::EndpointDown
+        | Outcome::EndpointRemoved => 502,
+        Outcome::Completed
+        | Outcome::DownstreamReset
+        | Outcome::IdleTimeout
+        | Outcome::HalfCloseTimeout
+        | Outcome::MaxLifetime
+        | Outcome::DownstreamGone => 500,
+    }
+}
+
+const fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Internal Server Error",
+    }
+}
+
+/// In one line: it stands in a header, or is one line of text.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,158 @@
+//! The rest of MySQL's login, behind the client's answer to the greeting and TLS, until OK or ERR.
+
+use super::{
+    AUTH_SWITCH, Dialogue, DialogueError, ERR, Login, OK, Outbox, Packets, Probe, RsaKey, SCRAMBLE, TooLong,
+    nul, packet, reply_to,
+};
+
+/// Numbers the packets of each leg on their own: the upgrade took a number on the server's, and whatever we answer
+/// ourselves takes numbers on the client's.
+#[derive(Debug)]
+pub(super) struct Authentication {
+    pub(super) key: Option<&'static RsaKey>,
+    pub(super) scramble: Vec<u8>,
+    pub(super) plugin: Vec<u8>,
+    pub(super) exchange: Exchange,
+    /// The server's last packet, while it waits for the answer: its number, and the first bytes of it.
+    pub(super) asked: Option<(u8, Vec<u8>)>,
+    pub(super) next_to_client: u8,
+    pub(super) next_to_server: u8,
+    pub(super) client: Packets,
+    pub(super) server: Packets,
+    pub(super) is_over: bool,
+}
+
+/// What the client's next packet may be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// The server.
+    Relayed,
+    /// The server waits for the password in clear, as TLS allows it (`01 04`); the client may want to encrypt it.
+    Password,
+    /// The client has our key: its packet is the password, encrypted.
+    Encrypted,
+}
+
+impl Authentication {
+    fn client_packet(&mut self, sequence: u8, payload: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        self.next_to_client = sequence.wrapping_add(1);
+        let asks_for_key = match self.exchange {
+            Exchange::Relayed => self.plugin == b"sha256_password" && payload == [1],
+            Exchange::Password => payload == [2],
+            Exchange::Encrypted => false,
+        };
+        match (self.key, self.exchange) {
+            (Some(key), _) if asks_for_key => {
+                let answer = [&[1], key.public_pem().as_bytes()].concat();
+                out.to_downstream.extend(packet(self.next_to_client, &answer));
+                self.next_to_client = self.next_to_client.wrapping_add(1);
+                self.exchange = Exchange::Encrypted;
+                return Ok(());
+            }
+            (Some(key), Exchange::Password | Exchange::Encrypted) if RsaKey::may_have_encrypted(payload) => {
+                let Some(password) = key.decrypt(payload).map(|plain| self.password(plain)) else {
+                    return Err(self.of_client(
+                        "the client encrypted its password with a public key that is not ours; remove its \
+                         server-public-key-path (or serverRSAPublicKeyFile), so that it asks for the key",
+                    ));
+                };
+                self.pass_on(&password, out);
+            }
+            (_, _) => self.pass_on(payload, out),
+        }
+        self.exchange = Exchange::Relayed;
+        Ok(())
+    }
+
+    /// The client has XORed the password and its NUL with the scramble.
+    fn password(&self, mut plain: Vec<u8>) -> Vec<u8> {
+        for (byte, mask) in plain.iter_mut().zip(self.scramble.iter().cycle()) {
+            *byte ^= mask;
+        }
+        if let Some(end) = nul(&plain) {
+            plain.truncate(end);
+        }
+        plain.push(0);
+        plain
+    }
+
+    fn pass_on(&mut self, payload: &[u8], out: &mut Outbox) {
+        self.asked = None;
+        out.to_upstream.extend(packet(self.next_to_server, payload));
+        self.next_to_server = self.next_to_server.wrapping_add(1);
+    }
+
+    fn server_packet(&mut self, sequence: u8, payload: &[u8], out: &mut Outbox) {
+        self.next_to_server = sequence.wrapping_add(1);
+        match payload {
+            // Both sides count from 0 again with the next command.
+            [OK | ERR, ..] => self.is_over = true,
+            [AUTH_SWITCH, request @ ..] => {
+                let mut parts = request.splitn(2, |byte| *byte == 0);
+                self.plugin = parts.next().unwrap_or_default().to_vec();
+                let data = parts.next().unwrap_or_default();
+                if let Some(scramble) = data.get(..SCRAMBLE) {
+                    self.scramble = scramble.to_vec();
+                }
+                self.exchange = Exchange::Relayed;
+            }
+            [1, 4] => self.exchange = Exchange::Password,
+            _ => {}
+        }
+        // Behind `01 03` comes OK, and nobody is asked.
+        self.asked = (payload != [1, 3]).then(|| (sequence, payload[..payload.len().min(2)].to_vec()));
+        out.to_downstream.extend(packet(self.next_to_client, payload));
+        self.next_to_client = self.next_to_client.wrapping_add(1);
+    }
+
+    const fn of_client(&self, reason: &'static str) -> DialogueError {
+        DialogueError::of_client(reason, reply_to(self.next_to_client))
+    }
+}
+
+impl Dialogue for Authentication {
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        self.client.held.extend_from_slice(bytes);
+        while !self.is_over {
+            let next = self.client.next();
+            match next
+                .map_err(|TooLong| self.of_client("the client's login has a packet of impossible length"))?
+            {
+                Some((sequence, payload)) => self.client_packet(sequence, &payload, out)?,
+                None => return Ok(()),
+            }
+        }
+        out.to_upstream.append(&mut self.client.held);
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        self.server.held.extend_from_slice(bytes);
+        while !self.is_over {
+            let next = self.server.next().map_err(|TooLong| {
+                let reason = "the server's part in the login has a packet of impossible length";
+                DialogueError::of_server(reason, reply_to(self.next_to_client))
+            })?;
+            match next {
+                Some((sequence, payload)) => self.server_packet(sequence, &payload, out),
+                None => return Ok(()),
+            }
+        }
+        out.to_downstream.append(&mut self.server.held);
+        out.to_upstream.append(&mut self.client.held);
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_over
+    }
+
+    fn rest(&mut self) -> Option<Box<dyn Probe>> {
+        if self.is_over {
+            return None;
+        }
+        let asked = self.asked.as_ref().map(|(sequence, payload)| (*sequence, &**payload));
+        let (packets, plugin) = (std::mem::take(&mut self.server), std::mem::take(&mut self.plugin));
+        Some(Box::new(Login::rest(packets, plugin, asked)))
+    }
+}

@@ -1,0 +1,146 @@
+//! A login of nobody, for a probe and in place of a client that has left, and the rest of anybody's login in place of a client
+//! that has left in the middle of it.
+//!
+//! Servers count against a host what ends without a login, and what has not the shape of an answer as well: MariaDB takes
+//! an empty answer to `client_ed25519` for a broken handshake (CR_AUTH_HANDSHAKE), and an unknown name is asked by the plugin
+//! of a user whom its hash picks. So every plugin is answered as one of its clients with a wrong password would.
+
+use std::borrow::Cow;
+
+use super::{
+    AUTH_SWITCH, CLIENT_LONG_PASSWORD, CLIENT_PLUGIN_AUTH, CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, ERR,
+    FIXED, OK, Packets, Probe, ProbeError, Probed, TooLong, error_number, hello, nul, packet,
+};
+
+/// Who logs in where a client has left: nobody's name, so that the server's log tells what it was.
+pub(super) const NOBODY: &[u8] = b"ambassador-probe";
+/// A plugin that nobody has: the server asks by its own.
+pub(super) const NO_PLUGIN: &[u8] = b"none";
+
+/// A HandshakeResponse41 without a proof.
+pub(super) fn login_of_nobody() -> Vec<u8> {
+    let capabilities =
+        CLIENT_LONG_PASSWORD | CLIENT_PROTOCOL_41 | CLIENT_SECURE_CONNECTION | CLIENT_PLUGIN_AUTH;
+    let mut response = capabilities.to_le_bytes().to_vec();
+    response.extend((1_u32 << 24).to_le_bytes());
+    // utf8mb3_general_ci, which all servers have.
+    response.push(33);
+    response.resize(FIXED, 0);
+    response.extend_from_slice(NOBODY);
+    response.extend_from_slice(&[0, 0]);
+    response.extend_from_slice(NO_PLUGIN);
+    response.push(0);
+    response
+}
+
+/// A login, seen through to its refusal: the only visit that no server holds against a host.
+#[derive(Debug)]
+pub(super) struct Login {
+    packets: Packets,
+    is_greeted: bool,
+    /// What the server asks by.
+    plugin: Vec<u8>,
+    /// What comes first.
+    due: Vec<u8>,
+    rounds: u32,
+}
+
+/// More exchanges than any plugin needs.
+const ROUNDS_MAX: u32 = 8;
+/// COM_QUIT.
+pub(super) const QUIT: &[u8] = &[1, 0, 0, 0, 1];
+
+impl Login {
+    /// Nobody's; with `is_greeted` its first packet travels with the upgrade.
+    pub(super) fn of_nobody(is_greeted: bool) -> Self {
+        Self { packets: Packets::default(), is_greeted, plugin: Vec::new(), due: Vec::new(), rounds: 0 }
+    }
+
+    /// The rest of somebody's. `packets`: what has come of the server's next packet; `asked`: the number and the payload of
+    /// its last one, if it waits for an answer.
+    pub(super) fn rest(packets: Packets, plugin: Vec<u8>, asked: Option<(u8, &[u8])>) -> Self {
+        let mut login = Self { packets, is_greeted: true, plugin, due: Vec::new(), rounds: 0 };
+        if let Some((sequence, payload)) = asked {
+            login.due = packet(sequence.wrapping_add(1), &login.proof(payload));
+        }
+        login
+    }
+
+    fn answer(&mut self, sequence: u8, payload: &[u8]) -> Result<Probed, ProbeError> {
+        match payload.first() {
+            Some(&ERR) => match error_number(payload) {
+                1040 => Err(ProbeError("the server has too many connections (1040)".into())),
+                1053 => Err(ProbeError("the server is shutting down (1053)".into())),
+                1129 => Err(ProbeError(
+                    "the server blocks this host after too many connection errors (1129); FLUSH HOSTS lets it in again"
+                        .into(),
+                )),
+                number if !self.is_greeted => {
+                    Err(ProbeError(Cow::Owned(format!("the server turned the connection away ({number})"))))
+                }
+                // Mostly 1045, access denied: there is somebody at work who knows who may come in.
+                _ => Ok(Probed::Serves { goodbye: Vec::new() }),
+            },
+            Some(&OK) if self.is_greeted => Ok(Probed::Serves { goodbye: QUIT.to_vec() }),
+            Some(10) if !self.is_greeted => {
+                hello(payload).ok_or_else(|| ProbeError("the server's greeting is too short for MySQL's".into()))?;
+                self.is_greeted = true;
+                Ok(Probed::Send(packet(sequence.wrapping_add(1), &login_of_nobody())))
+            }
+            // A fast login of caching_sha2_password, whose OK follows.
+            Some(1) if self.is_greeted && payload == [1, 3] => Ok(Probed::Incomplete),
+            Some(_) if self.is_greeted && self.rounds < ROUNDS_MAX => {
+                self.rounds += 1;
+                if let Some(request) = payload.strip_prefix(&[AUTH_SWITCH]) {
+                    self.plugin = request[..nul(request).unwrap_or(request.len())].to_vec();
+                }
+                Ok(Probed::Send(packet(sequence.wrapping_add(1), &self.proof(payload))))
+            }
+            _ => Err(ProbeError("the server's answer is not MySQL's".into())),
+        }
+    }
+
+    /// An answer of the right shape, and wrong.
+    fn proof(&self, payload: &[u8]) -> Vec<u8> {
+        match (&*self.plugin, payload) {
+            (b"mysql_native_password", _) => vec![0; 20],
+            // An Ed25519 signature.
+            (b"client_ed25519", _) => vec![0; 64],
+            // Behind the salt, which is asked for by nothing: 32 bytes of a nonce and a signature.
+            (b"parsec", [1, b'P', ..] | [b'P', ..]) => vec![0; 96],
+            (b"caching_sha2_password", [AUTH_SWITCH, ..]) => vec![0; 32],
+            // A password in clear, ended by a NUL.
+            (b"caching_sha2_password" | b"sha256_password" | b"mysql_clear_password" | b"dialog", _)
+            | (_, [1, 4]) => vec![0],
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Probe for Login {
+    /// Nobody's login travels with the upgrade, or answers the greeting.
+    fn begin(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.due)
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the server closed the connection in the middle of the login".into()));
+        }
+        self.packets.held.extend_from_slice(bytes);
+        loop {
+            match self.packets.next() {
+                Ok(Some((sequence, payload))) => {
+                    let probed = self.answer(sequence, &payload)?;
+                    if probed != Probed::Incomplete {
+                        return Ok(probed);
+                    }
+                }
+                Ok(None) => return Ok(Probed::Incomplete),
+                Err(TooLong) => {
+                    return Err(ProbeError("the server's answer has an impossible length".into()));
+                }
+            }
+        }
+    }
+}

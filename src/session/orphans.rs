@@ -1,0 +1,176 @@
+//! Ends the sessions of endpoints that went down or were removed, where the cluster's settings say so.
+//!
+//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. Each session has its own
+//! moment within the closing time, by its id, which is as good as random: so an endpoint that comes back in time
+//! spares those whose moment had not come.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::record::SessionId;
+use super::route::Route;
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::upstream::Doomed;
+
+/// How often the sessions of a doomed endpoint are looked at.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Runs until the drain begins, which ends sessions by its own rules.
+pub async fn end_orphans(route: Arc<Route>, watch: DrainWatch) {
+    let mut changes = route.cluster().changes();
+    let mut stop = std::pin::pin!(watch.begun());
+    loop {
+        changes.mark_unchanged();
+        let doomed = route.cluster().doomed();
+        let is_over = route.end_due(&doomed, clock::now());
+        tokio::select! {
+            () = &mut stop => return,
+            changed = changes.changed() => if changed.is_err() { return },
+            () = alarm::sleep(STEP), if !is_over => {}
+        }
+    }
+}
+
+impl Route {
+    /// Ends those whose moment has come. Whether that is all, and no dial that was under way can still become a session.
+    fn end_due(&self, doomed: &[Doomed], now: Instant) -> bool {
+        let settings = self.cluster().settings();
+        let (closing_time, deadline) = (settings.orphans.closing_time, settings.dial.deadline);
+        for doomed in doomed {
+            self.stop_where(doomed.outcome, |session, accepted, endpoint| {
+                endpoint == doomed.endpoint
+                    && accepted <= doomed.since
+                    && now >= doomed.since + closing_time.mul_f64(session.share())
+            });
+        }
+        doomed.iter().all(|doomed| now > doomed.since + closing_time + deadline)
+    }
+}
+
+impl SessionId {
+    /// Where it lies among all ids, 0 to 1.
+    fn share(self) -> f64 {
+        // Exact enough: 53 of its bits count.
+        self.number() as f64 / u64::MAX as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::task::{Context, Poll, Waker};
+
+    use fastrand::Rng;
+
+    use super::super::{Admission, Admitted, SessionIds, Settings};
+    use super::*;
+    use crate::config::Config;
+    use crate::name::ListenerName;
+    use crate::outcome::Outcome;
+    use crate::policy::slot::Admin;
+    use crate::sys::Peer;
+    use crate::upstream::Cluster;
+
+    const CLOSING_TIME: Duration = Duration::from_secs(5);
+
+    fn route(cluster: &str) -> Arc<Route> {
+        let text = format!(
+            "listeners: {{ app: {{ bind: 127.0.0.1:1, cluster: up }} }}\nclusters:\n  up:\n    endpoints: [10.0.0.1:1, 10.0.0.2:1]\n    {cluster}\n"
+        );
+        let config = Config::parse(&text, Path::new("listeners.yaml"), &|_| None).unwrap();
+        let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
+        let admission = Admission { allow: Vec::new(), needs: None, census: Arc::default() };
+        let settings = Settings { listener: ListenerName::from("app"), max_connections: 1000, admission };
+        Route::new(settings, cluster, Arc::new(SessionIds::new(7)))
+    }
+
+    /// Sessions on each of the route's endpoints in turn.
+    fn sessions(route: &Arc<Route>) -> Vec<Admitted> {
+        let endpoints = route.cluster().endpoints();
+        let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
+            let admitted = route.admit(Peer::Tcp(([127, 0, 0, 1], 9).into())).unwrap();
+            admitted.place.established(endpoint.id());
+            admitted
+        };
+        endpoints.iter().cycle().take(200).map(on).collect()
+    }
+
+    fn stopped(sessions: &[Admitted]) -> Vec<Option<Outcome>> {
+        let stopped = |admitted: &Admitted| {
+            let order = std::pin::pin!(admitted.place.live().ordered_to_stop());
+            match order.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(outcome) => Some(outcome),
+                Poll::Pending => None,
+            }
+        };
+        sessions.iter().map(stopped).collect()
+    }
+
+    fn look(route: &Route, after: Duration) -> bool {
+        let doomed = route.cluster().doomed();
+        let since = doomed.iter().map(|doomed| doomed.since).max().unwrap_or_else(clock::now);
+        route.end_due(&doomed, since + after)
+    }
+
+    #[test]
+    fn sessions_of_an_endpoint_taken_out_end_one_after_the_other_and_no_others() {
+        let route = route("on_removed: close");
+        let sessions = sessions(&route);
+        let second = route.cluster().endpoints()[1].settings().name.clone();
+        assert!(route.cluster().set_admin(second.as_str(), Admin::Disabled));
+        let ended = |after| {
+            let is_over = look(&route, after);
+            let ends = stopped(&sessions);
+            assert!(ends.iter().step_by(2).all(Option::is_none), "those of the endpoint that stays");
+            let removed: Vec<_> = ends.iter().skip(1).step_by(2).flatten().collect();
+            assert!(removed.iter().all(|outcome| **outcome == Outcome::EndpointRemoved));
+            (removed.len(), is_over)
+        };
+        assert_eq!(ended(Duration::ZERO), (0, false));
+        let (half, _) = ended(CLOSING_TIME / 2);
+        assert!((30..70).contains(&half), "{half} of 100");
+        assert_eq!(ended(CLOSING_TIME), (100, false), "a dial may still become a session");
+        assert_eq!(ended(CLOSING_TIME * 10), (100, true));
+    }
+
+    #[test]
+    fn an_endpoint_that_comes_back_spares_the_sessions_that_are_left() {
+        let route = route("on_removed: close");
+        let sessions = sessions(&route);
+        let endpoint = route.cluster().endpoints()[0].settings().name.clone();
+        assert!(route.cluster().set_admin(endpoint.as_str(), Admin::Disabled));
+        look(&route, CLOSING_TIME / 2);
+        let ended = stopped(&sessions).iter().flatten().count();
+        assert!((30..70).contains(&ended), "{ended} of 100");
+        route.cluster().set_admin(endpoint.as_str(), Admin::Enabled);
+        assert!(look(&route, CLOSING_TIME * 10));
+        assert_eq!(stopped(&sessions).iter().flatten().count(), ended);
+    }
+
+    #[test]
+    fn sessions_stay_where_they_are_by_default_and_while_an_endpoint_is_only_drained() {
+        for (settings, admin) in
+            [("on_removed: keep", Admin::Disabled), ("on_removed: close", Admin::Draining)]
+        {
+            let route = route(settings);
+            let sessions = sessions(&route);
+            for endpoint in route.cluster().endpoints() {
+                route.cluster().set_admin(endpoint.settings().name.as_str(), admin);
+            }
+            assert!(look(&route, CLOSING_TIME * 10));
+            assert!(stopped(&sessions).iter().all(Option::is_none), "{settings}");
+        }
+    }
+
+    #[test]
+    fn ids_spread_sessions_evenly() {
+        let ids = SessionIds::new(7);
+        let mut counts = [0_usize; 10];
+        for _ in 0..10_000 {
+            counts[((ids.next().share() * 10.0) as usize).min(9)] += 1;
+        }
+        assert!(counts.iter().all(|count| (900..1100).contains(count)), "{counts:?}");
+    }
+}

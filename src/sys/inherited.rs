@@ -1,0 +1,232 @@
+//! Listening sockets that another process bound and passed to us by descriptor: systemd's socket units
+//! (sd_listen_fds(3)).
+//!
+//! They are taken out of the environment once. What is asked for by name is checked before it is used: a descriptor
+//! may be anything.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use socket2::{Domain, SockRef, Type};
+
+use super::{Bind, BindError, Listening, LocalAddress, Options, SystemdBind};
+
+/// What the environment says of descriptors cannot be right.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot take over the sockets that systemd passes: {0}")]
+pub struct InheritedError(String);
+
+/// Sockets that were passed to this process and that nobody has taken yet.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    passed: Vec<Passed>,
+    /// Every name there was, taken or not.
+    names: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Passed {
+    fd: OwnedFd,
+    name: String,
+    /// Where it listens, or why nothing can be accepted on it.
+    local: Result<LocalAddress, String>,
+}
+
+/// The first descriptor passed: SD_LISTEN_FDS_START.
+const FIRST: RawFd = 3;
+/// What systemd calls a descriptor without a name.
+const UNNAMED: &str = "unknown";
+/// Nobody passes more; a number beyond is a mistake.
+const MOST: usize = 1024;
+
+impl Inherited {
+    /// Takes what was passed to this process; a second time there is nothing left. `environment` is where LISTEN_PID,
+    /// LISTEN_FDS and LISTEN_FDNAMES are looked up; with another process' id in the first, nothing is for us.
+    ///
+    /// # Errors
+    /// When they contradict each other or what is open.
+    pub fn take(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InheritedError> {
+        static TAKEN: AtomicBool = AtomicBool::new(false);
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return Ok(Self::default());
+        }
+        let names = announced(environment, std::process::id()).map_err(InheritedError)?;
+        let passed = names.into_iter().zip(FIRST..).map(|(name, number)| Passed::take(name, number));
+        let passed = passed.collect::<Result<Vec<_>, _>>().map_err(InheritedError)?;
+        let names = passed.iter().map(|passed| passed.name.clone()).collect();
+        Ok(Self { passed, names })
+    }
+
+    /// The sockets for that address: those that were passed for it, or a new one.
+    ///
+    /// # Errors
+    /// What [`Listening::bind`] says; or nothing usable was passed under that name.
+    pub fn listen(&mut self, bind: &Bind, options: &Options) -> Result<Vec<Listening>, BindError> {
+        match bind {
+            Bind::Tcp(_) | Bind::Unix(_) => Listening::bind(bind, options).map(|listening| vec![listening]),
+            Bind::Systemd(systemd) => {
+                self.of_systemd(systemd, options).map_err(|reason| BindError::new(bind, reason))
+            }
+        }
+    }
+
+    fn of_systemd(&mut self, bind: &SystemdBind, options: &Options) -> Result<Vec<Listening>, String> {
+        let (ours, others) =
+            std::mem::take(&mut self.passed).into_iter().partition(|passed| passed.name == bind.name);
+        self.passed = others;
+        let ours: Vec<Passed> = ours;
+        if ours.is_empty() {
+            return Err(self.unknown(&bind.name));
+        }
+        ours.into_iter().map(|passed| passed.listen(bind, options)).collect()
+    }
+
+    fn unknown(&self, name: &str) -> String {
+        let among =
+            |names: &BTreeSet<String>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+        if self.names.is_empty() {
+            return "systemd passed no sockets to this process: it is for a service that a .socket unit starts \
+                    (LISTEN_FDS)"
+                .into();
+        }
+        if self.names.contains(name) {
+            return format!("the socket `{name}` is in use by another listener");
+        }
+        format!(
+            "systemd passed no socket of that name, but {}: the name is FileDescriptorName= in the .socket unit",
+            among(&self.names)
+        )
+    }
+
+    /// What nobody has taken, in words; closed with this.
+    #[must_use]
+    pub fn unused(self) -> Vec<String> {
+        let describe = |passed: &Passed| {
+            let what = match &passed.local {
+                Ok(local) => format!("which listens on {local}"),
+                Err(reason) => format!("which {reason}"),
+            };
+            format!(
+                "systemd passed the socket `{}`, {what}, and no listener has `bind: systemd:{}`; closing it",
+                passed.name, passed.name
+            )
+        };
+        self.passed.iter().map(describe).collect()
+    }
+}
+
+/// The name of each descriptor from the third on.
+fn announced(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Result<Vec<String>, String> {
+    let set = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let (Some(process), Some(count)) = (set("LISTEN_PID"), set("LISTEN_FDS")) else { return Ok(Vec::new()) };
+    // Inherited from a parent for which they were meant.
+    if process.parse() != Ok(own) {
+        return Ok(Vec::new());
+    }
+    let wrong = || format!("LISTEN_FDS is `{}`, and not a number up to {MOST}", count.escape_default());
+    let count = count.parse::<usize>().ok().filter(|count| *count <= MOST).ok_or_else(wrong)?;
+    let Some(names) = set("LISTEN_FDNAMES") else { return Ok(vec![UNNAMED.into(); count]) };
+    let names: Vec<_> = names.split(':').map(str::to_owned).collect();
+    if names.len() != count {
+        return Err(format!("LISTEN_FDS says {count}, and LISTEN_FDNAMES has {} names", names.len()));
+    }
+    Ok(names)
+}
+
+impl Passed {
+    fn take(name: String, number: RawFd) -> Result<Self, String> {
+        // SAFETY: only borrowed to ask whether it is open; the borrow ends with the line.
+        let flags = fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(number) });
+        if flags.is_err() {
+            return Err(format!("descriptor {number} (`{name}`) is not open"));
+        }
+        // SAFETY: it is open, and `take` runs once: whoever started us left it for us, and nothing else in this
+        // process knows its number.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|error| format!("descriptor {number}: {error}"))?;
+        let local = listens_on(&fd);
+        Ok(Self { fd, name, local })
+    }
+
+    fn listen(self, bind: &SystemdBind, options: &Options) -> Result<Listening, String> {
+        let local = self.local?;
+        if let LocalAddress::Tcp(address) = local
+            && !address.ip().is_loopback()
+            && !bind.expose
+        {
+            return Err(format!(
+                "it is bound to {address}, which is not loopback: other hosts could connect in plaintext; \
+                 `expose: true` says you mean it"
+            ));
+        }
+        Listening::adopt(self.fd, local, options).map_err(|error| error.to_string())
+    }
+}
+
+/// Where it accepts; an error is what it does instead.
+fn listens_on(fd: &impl AsFd) -> Result<LocalAddress, String> {
+    let socket = SockRef::from(fd);
+    let address = socket.local_addr().map_err(|_| "is no socket".to_owned())?;
+    if socket.r#type().ok() != Some(Type::STREAM) {
+        return Err("is no stream socket: ListenStream= makes one".into());
+    }
+    if !socket.is_listener().unwrap_or(false) {
+        return Err("does not listen: with Accept=yes systemd passes single connections".into());
+    }
+    if let Some(tcp) = address.as_socket() {
+        // An IPv4 address in IPv6 clothing is loopback or not by what is inside.
+        let ip = match tcp.ip() {
+            IpAddr::V6(ip) => IpAddr::V6(ip).to_canonical(),
+            IpAddr::V4(ip) => ip.into(),
+        };
+        return Ok(LocalAddress::Tcp((ip, tcp.port()).into()));
+    }
+    if address.domain() != Domain::UNIX {
+        return Err("is neither a TCP nor a unix socket".into());
+    }
+    if let Some(name) = address.as_abstract_namespace() {
+        let mut shown = std::ffi::OsString::from("@");
+        shown.push(std::ffi::OsStr::from_bytes(name));
+        return Ok(LocalAddress::Unix(shown.into()));
+    }
+    Ok(LocalAddress::Unix(address.as_pathname().map_or_else(PathBuf::new, PathBuf::from)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(set: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        let environment =
+            |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        announced(&environment, 42)
+    }
+
+    #[test]
+    fn descriptors_have_names_and_are_for_one_process() {
+        let two = [("LISTEN_PID", "42"), ("LISTEN_FDS", "2"), ("LISTEN_FDNAMES", "web:mail")];
+        assert_eq!(names(&two), Ok(vec!["web".into(), "mail".into()]));
+        assert_eq!(names(&two[..2]), Ok(vec![UNNAMED.into(), UNNAMED.into()]));
+        assert_eq!(names(&[("LISTEN_PID", "41"), two[1], two[2]]), Ok(vec![]), "for somebody else");
+        assert_eq!(names(&[]), Ok(vec![]));
+        assert_eq!(names(&[two[0], ("LISTEN_FDS", "0")]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let ours = ("LISTEN_PID", "42");
+        for (count, list, part) in [
+            ("3", "a:b", "LISTEN_FDNAMES has 2 names"),
+            ("-1", "a", "LISTEN_FDS is `-1`"),
+            ("9999999", "a", "not a number up to 1024"),
+        ] {
+            let error = names(&[ours, ("LISTEN_FDS", count), ("LISTEN_FDNAMES", list)]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! TLS towards one endpoint: its tickets, and the handshake with the credentials of the moment.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
+
+use super::identity::Stamp;
+use super::{HandshakeError, Originator, Start, Stream};
+use crate::name::IdentityName;
+use crate::protocol::NothingBuffered;
+use crate::sys::Socket;
+
+/// Makes TLS connections to one endpoint.
+#[derive(Debug)]
+pub struct EndpointOriginator {
+    originator: Originator,
+    made: Mutex<Option<Made>>,
+}
+
+/// What handshakes share as long as no credential is replaced. A ticket is worth as much as the handshake it comes from:
+/// resumed, a session skips both certificates. So the tickets are in here too, and go with it.
+#[derive(Debug, Clone)]
+struct Made {
+    identity: Option<Stamp>,
+    trust: Stamp,
+    config: Arc<ClientConfig>,
+}
+
+/// What a handshake agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// The identity that was at hand, by name; whether the server asked for it is not known.
+    pub identity: Option<IdentityName>,
+    /// The suite by its IANA name.
+    pub cipher: &'static str,
+    /// Which content the identity had.
+    pub stamp: Option<Stamp>,
+    version: ProtocolVersion,
+    /// Whether an earlier session was resumed, which saves the certificates and their checks.
+    pub resumed: bool,
+}
+
+impl EndpointOriginator {
+    pub(super) const fn new(originator: Originator) -> Self {
+        Self { originator, made: Mutex::new(None) }
+    }
+
+    /// How TLS begins.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        self.originator.start()
+    }
+
+    /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
+    /// can be taken for a part of it.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`].
+    pub async fn originate(
+        &self,
+        socket: Socket,
+        name: ServerName<'static>,
+        _: NothingBuffered,
+    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
+        let made = self.made().map_err(HandshakeError::Tls)?;
+        let stream = Stream::handshake(socket, made.config, name).await?;
+        let agreed = self.agreed(made.identity, stream.connection());
+        Ok((Box::new(stream), agreed))
+    }
+
+    /// With the credentials of this moment.
+    fn made(&self) -> Result<Made, rustls::Error> {
+        let pair = self.originator.identity().map(|identity| identity.current());
+        let trusted = self.originator.trust().current();
+        let (identity, trust) = (pair.as_ref().map(|pair| pair.stamp()), trusted.stamp);
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*made {
+            Some(made) if (made.identity, made.trust) == (identity, trust) => Ok(made.clone()),
+            _ => {
+                let config = Arc::new(self.originator.0.client_config(pair.as_deref(), &trusted)?);
+                Ok(made.insert(Made { identity, trust, config }).clone())
+            }
+        }
+    }
+
+    fn agreed(&self, stamp: Option<Stamp>, connection: &UnbufferedClientConnection) -> Agreed {
+        Agreed {
+            identity: self.originator.identity().map(|identity| identity.name().clone()),
+            cipher: connection
+                .negotiated_cipher_suite()
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown"),
+            stamp,
+            version: connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+        }
+    }
+}
+
+impl Agreed {
+    /// `TLSv1.3` or `TLSv1.2`.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        if self.version == ProtocolVersion::TLSv1_3 { "TLSv1.3" } else { "TLSv1.2" }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the readers of heads have to bear: no panic, no memory without bound, and the same result however the bytes are
+//! split; what a header says can be written and read again.
+#![no_main]
+
+use ambassador::head::connect::RequestReader;
+use ambassador::head::proxy::{Command, Extensions, HeaderReader, write_v1, write_v2};
+use ambassador::head::{Progress, Reader};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let header = read(HeaderReader::default(), input, usize::MAX);
+    assert_eq!(header, read(HeaderReader::default(), input, 1));
+    if let Some(Ok((header, _))) = header {
+        let unique_id = header.unique_id.as_deref().and_then(|id| std::str::from_utf8(id).ok());
+        let extensions = Extensions { authority: header.authority.as_deref(), unique_id, ..Extensions::default() };
+        let written = write_v2(&header.command, &extensions);
+        let again = read(HeaderReader::default(), &written, usize::MAX).expect("whole").expect("a header");
+        assert_eq!(again.0.command, header.command);
+        assert!(matches!(read(HeaderReader::default(), &write_v1(&header.command), 1), Some(Ok(_))));
+        if header.command != Command::Local {
+            assert_eq!(again.0.authority, header.authority);
+        }
+    }
+    let request = read(RequestReader::default(), input, usize::MAX);
+    assert_eq!(request, read(RequestReader::default(), input, 1));
+    if let Some(Ok((request, _))) = request {
+        let _ = request.which(&["orders", "billing"].into_iter());
+        assert!(request.context.is_none_or(|context| context.to_string().len() <= 2048));
+    }
+});
+
+/// What is read, and how many bytes are left to the session; `None`: more have to come.
+fn read<R: Reader>(mut reader: R, bytes: &[u8], portion: usize) -> Option<Result<(R::Head, usize), R::Error>> {
+    let mut seen = 0;
+    for part in bytes.chunks(portion.min(bytes.len().max(1))) {
+        match reader.received(part) {
+            Ok(Progress::Incomplete) => seen += part.len(),
+            Ok(Progress::Whole { head, taken }) => {
+                assert!(taken > 0 && taken <= part.len());
+                return Some(Ok((head, bytes.len() - seen - taken)));
+            }
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    None
+}
