@@ -26,7 +26,7 @@ use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
 use crate::session::{self, AccessLog, Admission, Route, SessionIds, end_orphans};
 use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
-use crate::upstream::Cluster;
+use crate::upstream::{Cluster, health_check};
 use crate::workers::{Worker, Workers};
 
 /// Why the daemon did not start.
@@ -124,6 +124,9 @@ impl Running {
         admin.spawn(upkeep(exposition.clone(), admin.watch()));
         let credentials = credentials(&config);
         admin.spawn(credentials.clone().keep(admin.watch()));
+        for cluster in clusters(&listeners) {
+            admin.spawn(health_check::run(cluster, rng.fork(), admin.watch()));
+        }
         let subject = Arc::new(Subject {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
@@ -274,6 +277,14 @@ fn credentials(config: &Config) -> Credentials {
         }
     }
     credentials
+}
+
+/// Each cluster that a listener leads to, once.
+fn clusters(listeners: &[ListenerView]) -> Vec<Arc<Cluster>> {
+    let clusters = listeners.iter().map(|listener| listener.route.cluster());
+    let by_name: BTreeMap<_, _> =
+        clusters.map(|cluster| (cluster.settings().name.clone(), Arc::clone(cluster))).collect();
+    by_name.into_values().collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]

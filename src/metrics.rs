@@ -28,6 +28,8 @@ const HANDSHAKE_DURATION: &str = "ambassador_handshake_duration_seconds";
 const TLS_HANDSHAKES: &str = "ambassador_tls_handshakes_total";
 const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
 const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
+const ENDPOINT_HEALTHY: &str = "ambassador_endpoint_healthy";
+const HEALTH_CHECKS: &str = "ambassador_health_checks_total";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
@@ -133,6 +135,11 @@ fn describe() {
     );
     describe_histogram!(FIRST_BYTE, Unit::Seconds, "From accept to the first byte of the upstream.");
     describe_gauge!(ENDPOINT_SESSIONS, "Live sessions on the endpoint.");
+    describe_gauge!(
+        ENDPOINT_HEALTHY,
+        "0 where health checks say that the endpoint is down, and where it is not probed any more; else 1."
+    );
+    describe_counter!(HEALTH_CHECKS, "Probes that ended, by result.");
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
@@ -291,6 +298,45 @@ impl EndpointMetrics {
     }
 }
 
+/// What the health checks of an endpoint record.
+#[derive(Clone)]
+pub struct CheckMetrics {
+    healthy: Gauge,
+    results: BTreeMap<&'static str, Counter>,
+}
+
+impl CheckMetrics {
+    /// The handles of one endpoint, with every result that a probe may have.
+    #[must_use]
+    pub fn new(
+        cluster: &ClusterName,
+        endpoint: &EndpointName,
+        results: impl Iterator<Item = &'static str>,
+    ) -> Self {
+        let (cluster, endpoint) = (cluster.to_string(), endpoint.to_string());
+        let healthy = gauge!(ENDPOINT_HEALTHY, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
+        healthy.set(1.0);
+        let counter = |result: &'static str| {
+            counter!(HEALTH_CHECKS,
+                "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
+        };
+        Self { healthy, results: results.map(|result| (result, counter(result))).collect() }
+    }
+
+    /// A probe ended so, and it leaves the endpoint usable or not.
+    pub fn checked(&self, result: &'static str, is_usable: bool) {
+        self.healthy.set(if is_usable { 1.0 } else { 0.0 });
+        if let Some(counter) = self.results.get(result) {
+            counter.increment(1);
+        }
+    }
+
+    /// It is not probed any more.
+    pub fn gone(&self) {
+        self.healthy.set(0.0);
+    }
+}
+
 macro_rules! opaque {
     ($($name:ident),*) => {$(
         impl std::fmt::Debug for $name {
@@ -300,4 +346,4 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(ListenerMetrics, ClusterMetrics, CredentialMetrics, EndpointMetrics);
+opaque!(ListenerMetrics, ClusterMetrics, CredentialMetrics, EndpointMetrics, CheckMetrics);

@@ -112,6 +112,10 @@ pub struct Endpoint {
     pub name: String,
     pub state: String,
     pub health: String,
+    /// For how long it has been so; absent where there are no checks.
+    pub health_seconds: Option<f64>,
+    /// Why the last probe failed, if it did.
+    pub health_error: Option<String>,
     pub weight: u32,
     pub sessions: u32,
     pub pending_dials: u32,
@@ -265,7 +269,9 @@ impl Endpoint {
         Self {
             name: view.endpoint.settings().name.to_string(),
             state: state.into(),
-            health: view.health.label().into(),
+            health: view.observed.as_ref().map_or("unchecked", |_| view.health.label()).into(),
+            health_seconds: view.observed.as_ref().map(|observed| observed.age.as_secs_f64()),
+            health_error: view.observed.and_then(|observed| observed.last_error),
             weight: view.weight,
             sessions: view.load.sessions,
             pending_dials: view.load.dials,

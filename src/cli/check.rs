@@ -7,11 +7,9 @@ use fastrand::Rng;
 
 use super::{ConfigFile, Failure};
 use crate::alarm;
-use crate::clock;
 use crate::metrics::Exposition;
-use crate::relay::End;
 use crate::tls;
-use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, probe, try_endpoint};
+use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
 use crate::workers;
 
 #[derive(Debug, clap::Args)]
@@ -105,7 +103,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
             secured.inspect(|words| report(Step::Handshake, words));
             refused(ANSWER, &failure.to_string())
         }
-        Ok(Some(mut ready)) => match (secured, late_rejection(&mut ready.end).await) {
+        Ok(Some(ready)) => match (secured, late_rejection(ready.end).await) {
             (Some(words), Some(reason)) => {
                 refused(Step::Handshake.label(), &format!("{words}, then: {reason}"))
             }
@@ -127,19 +125,4 @@ fn report(step: Step, words: &str) {
 fn refused(step: &str, words: &str) -> bool {
     println!("  {step:<10} FAILED  {words}");
     false
-}
-
-/// A server that says nothing is content. Then the parting is polite, so that no server logs an error.
-async fn late_rejection(end: &mut End) -> Option<String> {
-    const VERDICT: Duration = Duration::from_millis(300);
-    if matches!(end, End::Socket(_)) {
-        return None;
-    }
-    let mut bytes = vec![0; tls::Stream::PORTION];
-    let answered = alarm::before(clock::now() + VERDICT, end.recv(&mut bytes)).await;
-    if let Ok(Err(error)) = &answered {
-        return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
-    }
-    let _ = alarm::before(clock::now() + VERDICT, end.part()).await;
-    None
 }

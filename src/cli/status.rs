@@ -78,7 +78,7 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
                 cluster.protocol.clone(),
                 cluster.tls.clone(),
                 endpoint.state.clone(),
-                endpoint.health.clone(),
+                health(endpoint),
                 endpoint.weight.to_string(),
                 endpoint.sessions.to_string(),
                 endpoint.pending_dials.to_string(),
@@ -88,6 +88,13 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
         cluster.endpoints.iter().map(row).collect()
     };
     clusters.iter().flat_map(rows).collect()
+}
+
+/// With how long it has been so, where anybody looks.
+fn health(endpoint: &crate::admin::status::Endpoint) -> String {
+    endpoint
+        .health_seconds
+        .map_or_else(|| endpoint.health.clone(), |seconds| format!("{} for {seconds:.0} s", endpoint.health))
 }
 
 /// Columns as wide as their widest cell; the last is not padded.

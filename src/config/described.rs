@@ -46,6 +46,7 @@ fn below(kind: &Kind, path: &str, all: &mut Vec<Described>) {
         Kind::List(item) => below(item, &format!("{path}[]"), all),
         Kind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, path, all)),
         Kind::Text(_)
+        | Kind::Bytes(_)
         | Kind::Account
         | Kind::Mode
         | Kind::Boolean
@@ -67,6 +68,7 @@ fn takes(kind: &Kind) -> String {
             supported.map(takes).collect::<Vec<_>>().join(", or ")
         }
         Kind::Text(_)
+        | Kind::Bytes(_)
         | Kind::Account
         | Kind::Mode
         | Kind::Boolean

@@ -4,6 +4,7 @@
 //! because what stands there is a mistake that was reported. No meaning yet: whether a file exists or a
 //! name leads anywhere is `resolve`'s. A mistake never stops the reading, so one run shows them all.
 
+mod escapes;
 mod scalar;
 mod section;
 mod substitute;

@@ -10,6 +10,7 @@ mod admission;
 mod claims;
 mod cluster;
 mod endpoint;
+mod health_check;
 mod identity;
 mod listener;
 mod tls;

@@ -86,6 +86,7 @@ fn as_json(text: &str) -> Value {
 fn of_kind(kind: &Kind) -> Value {
     match kind {
         Kind::Text(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
+        Kind::Bytes(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
         Kind::Account => json!({ "type": ["string", "integer"], "minLength": 1, "minimum": 0 }),
         Kind::Mode => or_substituted(&json!({ "type": "string", "pattern": "^0?[0-7]{3}$" })),
         Kind::Boolean => or_substituted(&json!({ "type": "boolean" })),

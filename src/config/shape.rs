@@ -48,6 +48,8 @@ pub(super) enum Presence {
 pub(super) enum Kind {
     /// Text, and an example of it.
     Text(&'static str),
+    /// Bytes in printable ASCII with escapes, and an example.
+    Bytes(&'static str),
     /// The name or the number of a user or group.
     Account,
     /// Permission bits in octal, in quotes.
@@ -124,6 +126,7 @@ impl Kind {
             Self::Section(_) | Self::Names(_) => Form::Map,
             Self::NotYet(form, _) => *form,
             Self::Text(_)
+            | Self::Bytes(_)
             | Self::Account
             | Self::Mode
             | Self::Boolean
@@ -138,6 +141,7 @@ impl Kind {
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Text(example) => format!("text such as \"{example}\""),
+            Self::Bytes(example) => format!("bytes as text with escapes, such as '{example}'"),
             Self::Account => "a name or a number".into(),
             Self::Mode => "octal digits in quotes, such as \"0660\"".into(),
             Self::Boolean => "true or false".into(),

@@ -2,6 +2,7 @@
 
 mod accepted;
 mod files;
+mod health_check;
 mod random;
 mod refused;
 mod schema;

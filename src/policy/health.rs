@@ -68,8 +68,9 @@ pub struct Transition {
 }
 
 /// While a status is in doubt, and at most that often for evidence from elsewhere, a probe begins this many times in an
-/// interval: 5 s make it a second.
+/// interval, and at least once a second.
 const HASTE: u32 = 5;
+const HASTY_MAX: Duration = Duration::from_secs(1);
 /// No interval is kept closer than to this part of it, so that probes of many endpoints, and of many ambassadors, do not
 /// stay in step.
 const JITTER: f64 = 0.1;
@@ -83,6 +84,13 @@ impl Status {
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
         }
+    }
+}
+
+impl Settings {
+    /// The interval of those in a hurry.
+    fn hasty(&self) -> Duration {
+        (self.interval / HASTE).min(HASTY_MAX)
     }
 }
 
@@ -147,7 +155,7 @@ impl Health {
                 false
             }
             Probing::Due { at, last } => {
-                let soonest = last.map_or(now, |last| now.max(last + self.settings.interval / HASTE));
+                let soonest = last.map_or(now, |last| now.max(last + self.settings.hasty()));
                 let is_earlier = soonest < *at;
                 *at = soonest.min(*at);
                 is_earlier
@@ -189,11 +197,11 @@ impl Health {
         let Settings { interval, .. } = self.settings;
         let hurried = matches!(self.probing, Probing::Begun { hurried: true, .. });
         if hurried || self.against > 0 {
-            return jittered(interval / HASTE, rng);
+            return jittered(self.settings.hasty(), rng);
         }
         // All first probes begin together; this spreads the later ones over the interval.
         if transition.is_some_and(|transition| transition.from == Status::Undecided) {
-            return (interval / HASTE).max(interval.mul_f64(rng.f64()));
+            return self.settings.hasty().max(interval.mul_f64(rng.f64()));
         }
         jittered(interval, rng)
     }

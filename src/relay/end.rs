@@ -40,8 +40,31 @@ impl End {
     /// # Errors
     /// The connection's, or TLS's.
     pub async fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_recv(cx, buffer)).await
+    }
+
+    /// One try of [`End::recv`].
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;
-        poll_fn(|cx| leg.poll_read(cx, buffer)).await
+        leg.poll_read(cx, buffer)
+    }
+
+    /// Takes some of `bytes`; what the kernel has not got of them yet goes with [`End::poll_sent`].
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut leg = self;
+        leg.poll_write(cx, bytes)
+    }
+
+    /// Hands on to the kernel what was taken.
+    pub fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut leg = self;
+        leg.poll_flush(cx)
+    }
+
+    /// Ends our direction. A server that is gone already needs no telling.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut leg = self;
+        leg.poll_finish(cx)
     }
 
     /// Writes all of `bytes`, through to the kernel.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::UnbufferedClientConnection;
+use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
@@ -16,6 +16,7 @@ use crate::sys::Socket;
 #[derive(Debug)]
 pub struct EndpointOriginator {
     originator: Originator,
+    speaks_http: bool,
     made: Mutex<Option<Made>>,
 }
 
@@ -44,7 +45,13 @@ pub struct Agreed {
 
 impl EndpointOriginator {
     pub(super) const fn new(originator: Originator) -> Self {
-        Self { originator, made: Mutex::new(None) }
+        Self { originator, speaks_http: false, made: Mutex::new(None) }
+    }
+
+    /// What is above TLS is HTTP, whatever the cluster's servers speak. Nothing is resumed: each handshake sees the whole
+    /// certificate.
+    pub(super) const fn http(originator: Originator) -> Self {
+        Self { originator, speaks_http: true, made: Mutex::new(None) }
     }
 
     /// How TLS begins.
@@ -79,7 +86,12 @@ impl EndpointOriginator {
         match &*made {
             Some(made) if (made.identity, made.trust) == (identity, trust) => Ok(made.clone()),
             _ => {
-                let config = Arc::new(self.originator.0.client_config(pair.as_deref(), &trusted)?);
+                let mut config = self.originator.0.client_config(pair.as_deref(), &trusted)?;
+                if self.speaks_http {
+                    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                    config.resumption = Resumption::disabled();
+                }
+                let config = Arc::new(config);
                 Ok(made.insert(Made { identity, trust, config }).clone())
             }
         }

@@ -157,6 +157,12 @@ impl Originator {
         WeakOriginator(Arc::downgrade(&self.0))
     }
 
+    /// The same trust and the same identity for HTTPS.
+    #[must_use]
+    pub fn for_http(&self) -> EndpointOriginator {
+        EndpointOriginator::http(self.clone())
+    }
+
     /// The cluster's own server name, where the file gives one.
     #[must_use]
     pub fn server_name(&self) -> Option<&ServerName<'static>> {

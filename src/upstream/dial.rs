@@ -124,7 +124,9 @@ pub async fn dial(
             Wanted::Any => None,
             Wanted::Endpoint { address, .. } => address,
         };
-        let attempt = Attempt { settings, endpoint: lease.endpoint(), address, deadline, has_spoken };
+        let endpoint = lease.endpoint();
+        let attempt =
+            Attempt { settings, endpoint, address, port: None, deadline, has_spoken, is_probe: false };
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 lease.established();
@@ -161,7 +163,15 @@ pub async fn try_endpoint(
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let attempt = Attempt { settings, endpoint, address: None, deadline, has_spoken: false };
+    let attempt = Attempt {
+        settings,
+        endpoint,
+        address: None,
+        port: None,
+        deadline,
+        has_spoken: false,
+        is_probe: true,
+    };
     match attempt.establish(record).await? {
         Established::Ready(ready) => Ok(ready),
         Established::Meets(socket, mut greeting) => {
@@ -169,6 +179,22 @@ pub async fn try_endpoint(
             attempt.secure_introduced(socket, &introduced.request, introduced.upgraded, record).await
         }
     }
+}
+
+/// TCP alone, to an endpoint or to another port of its host, outside the policies: for probes.
+///
+/// # Errors
+/// See [`DialError`].
+pub(super) async fn connect_endpoint(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    port: Option<u16>,
+    record: &mut DialRecord,
+) -> Result<Socket, DialError> {
+    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let attempt =
+        Attempt { settings, endpoint, address: None, port, deadline, has_spoken: false, is_probe: true };
+    attempt.connect(record).await
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
@@ -205,8 +231,12 @@ pub(super) struct Attempt<'a> {
     endpoint: &'a Endpoint,
     /// The only address to try, where there is no choice.
     address: Option<SocketAddr>,
+    /// Another port than the endpoint's.
+    port: Option<u16>,
     deadline: Limit,
     has_spoken: bool,
+    /// Sessions are measured, and probes are not.
+    is_probe: bool,
 }
 
 /// How far an attempt leads without the client.
@@ -219,7 +249,7 @@ impl<'a> Attempt<'a> {
     /// The rest of an attempt whose client has been heard: the time that this took is not ours.
     pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint) -> Self {
         let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
-        Self { settings, endpoint, address: None, deadline, has_spoken: true }
+        Self { settings, endpoint, address: None, port: None, deadline, has_spoken: true, is_probe: false }
     }
 
     async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
@@ -239,13 +269,12 @@ impl<'a> Attempt<'a> {
             return self.connect_to(&[address], limit, record).await;
         }
         let address = &self.endpoint.settings().address;
+        let port = self.port.unwrap_or(address.port);
         let name = match &address.host {
-            Host::Ip(ip) => {
-                return self.connect_to(&[SocketAddr::new(*ip, address.port)], limit, record).await;
-            }
+            Host::Ip(ip) => return self.connect_to(&[SocketAddr::new(*ip, port)], limit, record).await,
             Host::Name(name) => name,
         };
-        let addresses = alarm::before(limit.at, resolve(name, address.port, record))
+        let addresses = alarm::before(limit.at, resolve(name, port, record))
             .await
             .unwrap_or_else(|Elapsed| Err(self.timeout(Step::Resolve, limit)))?;
         self.connect_to(&addresses, limit, record).await
@@ -275,7 +304,9 @@ impl<'a> Attempt<'a> {
             match alarm::before(begun + share, connecting.connected()).await {
                 Ok(Ok(())) => {
                     let took = clock::now() - begun;
-                    endpoint.metrics().connect_duration.record(took);
+                    if !self.is_probe {
+                        endpoint.metrics().connect_duration.record(took);
+                    }
                     record.connect = Some(took);
                     return Ok(connecting);
                 }
@@ -378,7 +409,9 @@ impl<'a> Attempt<'a> {
 
     fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
         let took = clock::now() - begun;
-        self.endpoint.metrics().secured(took, agreed.resumed);
+        if !self.is_probe {
+            self.endpoint.metrics().secured(took, agreed.resumed);
+        }
         record.handshake = Some(took);
         record.agreed = Some(Box::new(agreed));
     }

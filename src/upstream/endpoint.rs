@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 
-use crate::metrics::EndpointMetrics;
+use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
 use crate::tls::EndpointOriginator;
@@ -49,6 +49,8 @@ pub struct Endpoint {
     /// With a ticket store of its own; `None` is plaintext.
     originator: Option<EndpointOriginator>,
     metrics: EndpointMetrics,
+    /// `None`: it is not probed.
+    checks: Option<CheckMetrics>,
 }
 
 impl Settings {
@@ -64,8 +66,9 @@ impl Endpoint {
         settings: Settings,
         originator: Option<EndpointOriginator>,
         metrics: EndpointMetrics,
+        checks: Option<CheckMetrics>,
     ) -> Self {
-        Self { id, settings, originator, metrics }
+        Self { id, settings, originator, metrics, checks }
     }
 
     /// Names it within its cluster.
@@ -86,6 +89,10 @@ impl Endpoint {
 
     pub(super) const fn metrics(&self) -> &EndpointMetrics {
         &self.metrics
+    }
+
+    pub(super) const fn checks(&self) -> Option<&CheckMetrics> {
+        self.checks.as_ref()
     }
 }
 

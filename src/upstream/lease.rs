@@ -57,6 +57,7 @@ impl Lease {
             roster.abandoned(id);
         });
         self.endpoint().metrics().attempted(error.label());
+        self.cluster.suspect(self.endpoint.id());
     }
 
     fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut Roster, EndpointId)) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::metrics::EndpointMetrics;
+use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
 use crate::policy::health::Status;
@@ -21,6 +21,7 @@ use crate::tls;
 
 use super::endpoint::{Endpoint, Settings};
 use super::failure::DialError;
+use super::health_check::{self, Observed};
 use super::{Cluster, EndpointId, State};
 
 /// The endpoints behind the ids of the roster.
@@ -52,6 +53,8 @@ pub struct EndpointView {
     pub admin: Admin,
     /// What active checks say.
     pub health: Status,
+    /// The same in detail; `None` where there are no checks.
+    pub observed: Option<Observed>,
     /// What it carries.
     pub load: Load,
     /// Why the last attempt or probe that failed did; a success clears it.
@@ -163,7 +166,10 @@ impl Cluster {
         };
         let metrics = EndpointMetrics::new(&self.settings.name, &name, DialError::RESULTS);
         let originator = self.settings.tls.as_ref().map(tls::Originator::for_endpoint);
-        Arc::new(Endpoint::new(id, settings, originator, metrics))
+        let is_probed = self.settings.health_check.is_some();
+        let checks =
+            is_probed.then(|| CheckMetrics::new(&self.settings.name, &name, health_check::results()));
+        Arc::new(Endpoint::new(id, settings, originator, metrics, checks))
     }
 
     /// An operator's order for the endpoint of that name. Whether there is one.
@@ -223,6 +229,7 @@ impl Cluster {
     /// Its endpoints with their state: the current ones in the file's order, then those that only their sessions keep.
     #[must_use]
     pub fn view(&self) -> Vec<EndpointView> {
+        let now = clock::now();
         let state = self.state();
         let view = |slot: &Slot| {
             Some(EndpointView {
@@ -231,6 +238,7 @@ impl Cluster {
                 weight: slot.weight(),
                 admin: slot.admin(),
                 health: slot.health(),
+                observed: self.board.observed(slot.id(), now),
                 load: slot.load(),
                 last_error: slot.last_error().map(str::to_owned),
             })

@@ -7,6 +7,7 @@
 mod dial;
 mod endpoint;
 mod failure;
+pub mod health_check;
 mod lease;
 mod meeting;
 mod members;
@@ -36,7 +37,7 @@ pub use lease::Lease;
 pub use meeting::Meeting;
 use members::Members;
 pub use members::{Doomed, EndpointView, Fate, Orphans};
-pub use probe::{ProbeFailure, probe, see_out};
+pub use probe::{ProbeFailure, late_rejection, probe, see_out};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct Settings {
     pub socket: sys::Options,
     /// The timers of its sessions.
     pub session: relay::Settings,
+    /// `None`: nobody probes its endpoints.
+    pub health_check: Option<health_check::Settings>,
 }
 
 /// A named group of interchangeable endpoints.
@@ -69,6 +72,7 @@ pub struct Cluster {
     settings: Settings,
     metrics: ClusterMetrics,
     state: Mutex<State>,
+    board: health_check::Board,
     changes: watch::Sender<()>,
 }
 
@@ -95,7 +99,8 @@ impl Cluster {
         let metrics = ClusterMetrics::new(&settings.name);
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
-        let cluster = Arc::new(Self { settings, metrics, state: Mutex::new(state), changes });
+        let board = health_check::Board::default();
+        let cluster = Arc::new(Self { settings, metrics, state: Mutex::new(state), board, changes });
         cluster.arrange(endpoints);
         cluster
     }
@@ -116,6 +121,11 @@ impl Cluster {
     #[must_use]
     pub fn load(&self) -> Load {
         self.state().roster.total()
+    }
+
+    /// What its probes have observed.
+    const fn board(&self) -> &health_check::Board {
+        &self.board
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::alarm;
 use crate::clock;
 use crate::protocol::{Probe, ProbeError, Probed};
-use crate::relay::Unfinished;
+use crate::relay::{End, Unfinished};
 use crate::tls::{self, Start};
 
 use super::Settings;
@@ -29,6 +29,17 @@ pub enum ProbeFailure {
 /// The most that is read at once, and in all.
 const PORTION: usize = 64 * 1024;
 const ANSWERS_MAX: usize = 256 * 1024;
+/// How long a server may take for what it need not say at all.
+pub(super) const VERDICT: Duration = Duration::from_millis(300);
+
+impl Settings {
+    /// The conversation that shows one of its servers at work, where the protocol has one.
+    pub(super) fn probe(&self) -> Option<Box<dyn Probe>> {
+        let is_upgraded = self.tls.as_ref().is_some_and(|tls| tls.start() == Start::Upgrade)
+            && self.protocol.upgrade().is_some();
+        self.protocol.probe(is_upgraded)
+    }
+}
 
 /// Whether the server would serve a client, by its protocol's probe, within the cluster's time for a handshake. `None`:
 /// the protocol has no probe, and the upstream is given back.
@@ -36,11 +47,9 @@ const ANSWERS_MAX: usize = 256 * 1024;
 /// # Errors
 /// See [`ProbeFailure`].
 pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
-    let is_upgraded = settings.tls.as_ref().is_some_and(|tls| tls.start() == Start::Upgrade)
-        && settings.protocol.upgrade().is_some();
-    let Some(conversation) = settings.protocol.probe(is_upgraded) else { return Ok(Some(ready)) };
+    let Some(conversation) = settings.probe() else { return Ok(Some(ready)) };
     let until = clock::now() + settings.dial.handshake_timeout;
-    let talked = alarm::before(until, converse(ready, conversation)).await;
+    let talked = alarm::before(until, converse(ready, conversation, VERDICT)).await;
     talked.unwrap_or(Err(ProbeFailure::Timeout(settings.dial.handshake_timeout))).map(|()| None)
 }
 
@@ -50,11 +59,40 @@ pub async fn see_out(settings: &Settings, unfinished: Unfinished) {
     let Unfinished { end, held, rest } = unfinished;
     let ready = Ready { end, welcome: Vec::new(), first: held, dialogue: None };
     let until = clock::now() + settings.dial.handshake_timeout;
-    let _ = alarm::before(until, converse(ready, rest)).await;
+    let _ = alarm::before(until, converse(ready, rest, VERDICT)).await;
 }
 
-/// Talks until the verdict, then parts politely. No deadline here: the caller has one.
-pub(super) async fn converse(ready: Ready, mut probe: Box<dyn Probe>) -> Result<(), ProbeFailure> {
+/// Why the server rejects us after a handshake that was done on our side, if it does: with TLS 1.3 it judges our
+/// certificate then, and says so within a round trip.
+pub async fn late_rejection(mut end: End) -> Option<String> {
+    rejected_within(VERDICT, &mut end).await
+}
+
+/// One that says nothing is content. Then the parting is polite, so that no server logs an error.
+pub(super) async fn rejected_within(patience: Duration, end: &mut End) -> Option<String> {
+    if matches!(end, End::Tls(_)) {
+        let mut bytes = vec![0; PORTION];
+        let answered = alarm::before(clock::now() + patience, end.recv(&mut bytes)).await;
+        if let Ok(Err(error)) = &answered {
+            return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
+        }
+    }
+    part_within(patience, end).await;
+    None
+}
+
+/// Ends a connection as servers like it, if they are quick to end theirs.
+pub(super) async fn part_within(patience: Duration, end: &mut End) {
+    let _ = alarm::before(clock::now() + patience, end.part()).await;
+}
+
+/// Talks until the verdict, then parts politely, if the server is as quick as that to end too. No deadline for the rest
+/// here: the caller has one.
+pub(super) async fn converse(
+    ready: Ready,
+    mut probe: Box<dyn Probe>,
+    patience: Duration,
+) -> Result<(), ProbeFailure> {
     let Ready { mut end, first, .. } = ready;
     end.send_all(&[first, probe.begin()].concat()).await?;
     let (mut portion, mut heard) = (vec![0; PORTION], 0);
@@ -75,7 +113,7 @@ pub(super) async fn converse(ready: Ready, mut probe: Box<dyn Probe>) -> Result<
     };
     // The verdict stands, however the parting goes.
     if end.send_all(&goodbye).await.is_ok() {
-        let _ = end.part().await;
+        part_within(patience, &mut end).await;
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ mod dialling; // attempts, deadlines, retries, clients that go away
 mod direct_clients; // clients of protocols with TLS from the first byte
 mod drain; // SIGTERM and what follows
 mod half_close; // one direction ends first
+mod health; // probes, and what becomes of endpoints that fail them
+mod health_servers; // probes of real servers, and what those log
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors

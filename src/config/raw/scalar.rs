@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use super::escapes::unescape;
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
@@ -59,6 +60,7 @@ impl<'a> Scalar<'a> {
                 Some(Datum::Text(self.to_text().into_owned()))
             }
             Kind::Account | Kind::Text(_) => return self.plain_text(kind),
+            Kind::Bytes(_) => return self.bytes(kind),
             Kind::List(_) | Kind::Section(_) | Kind::Names(_) | Kind::Either(_) | Kind::NotYet(..) => None,
         }
         .ok_or_else(|| self.unexpected(kind))
@@ -96,6 +98,15 @@ impl<'a> Scalar<'a> {
             return Err(format!("{} has a control character or a line break in it", quoted(text)));
         }
         Ok(Datum::Text(text.to_owned()))
+    }
+
+    /// Text is taken literally but for its escapes, whether YAML has resolved them already (in double quotes) or not.
+    fn bytes(&self, kind: &Kind) -> Result<Datum, String> {
+        let text = self.text().ok_or_else(|| self.unexpected(kind))?;
+        if text.is_empty() {
+            return Err(format!("is empty; expected {}", kind.expected()));
+        }
+        unescape(text).map(Datum::Bytes)
     }
 
     fn boolean(&self) -> Option<bool> {

@@ -11,6 +11,7 @@ use crate::config::mistakes::{At, Place};
 #[derive(Debug)]
 pub(in crate::config) enum Datum {
     Text(String),
+    Bytes(Vec<u8>),
     Integer(u32),
     Boolean(bool),
     /// `None` for the word `none`.
@@ -30,6 +31,10 @@ pub(in crate::config) struct Item {
 impl Item {
     pub(in crate::config) fn text(&self) -> Option<&str> {
         if let Some(Datum::Text(text)) = &self.datum { Some(text) } else { None }
+    }
+
+    pub(in crate::config) fn integer(&self) -> Option<u32> {
+        if let Some(Datum::Integer(value)) = &self.datum { Some(*value) } else { None }
     }
 
     pub(in crate::config) fn section(&self) -> Option<&Section> {
@@ -73,6 +78,11 @@ impl Section {
     /// For a key that may be absent: `Some(None)` when it is.
     pub(in crate::config) fn optional_text(&self, name: &str) -> Option<Option<&str>> {
         if self.is_given(name) { self.text(name).map(Some) } else { Some(None) }
+    }
+
+    pub(in crate::config) fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let Datum::Bytes(bytes) = self.datum(name)? else { return None };
+        Some(bytes)
     }
 
     pub(in crate::config) fn integer(&self, name: &str) -> Option<u32> {

@@ -31,6 +31,8 @@ impl Resolver<'_> {
             None if has_tls => None,
             None => Some(None),
         };
+        let originator = tls.as_ref().and_then(Option::as_ref);
+        let health_check = self.health_check(cluster, protocol.as_deref(), has_tls, originator);
         let local_address = self.local_address(cluster);
         let dial = self.dial(cluster, local_address);
         let around = Surroundings {
@@ -50,6 +52,7 @@ impl Resolver<'_> {
             orphans: orphans(cluster)?,
             socket: socket(cluster)?,
             session: session(cluster)?,
+            health_check: health_check?,
         })
     }
 

@@ -114,7 +114,8 @@ static CLUSTER: Shape = Shape {
             "protocol postgres: what becomes of SCRAM-SHA-256-PLUS in the server's offer."),
         later("circuit_breaker", "Refuses at once after consecutive failures of the whole cluster."),
         later("outlier_detection", "Sets an endpoint aside after consecutive failures."),
-        later("health_check", "Probes of each endpoint."),
+        optional("health_check", Kind::Section(&HEALTH_CHECK),
+            "Probes of each endpoint. Absent: none."),
         later_unless("announce_caller", "false", "Whether the server learns the caller's unit."),
         later_unless("panic", "all", "What happens when no endpoint is usable."),
         later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
@@ -126,6 +127,43 @@ static CLUSTER: Shape = Shape {
         later_unless("on_rotation", "keep",
             "What becomes of sessions made with a credential that was replaced."),
         later_unless("send_proxy", "none", "Which PROXY header the server gets."),
+    ],
+};
+
+static HEALTH_CHECK: Shape = Shape {
+    about: "Probes of each endpoint, through the cluster's own TLS and local_address.",
+    keys: &[
+        default("type", words(&["tcp", "tls", "protocol", "http", "exchange"]), "tcp",
+            "What a probe does: connects; shakes hands too; hears from the server by its protocol that it \
+             serves; asks an HTTP server beside it; or sends bytes and looks for others."),
+        default("interval", INTERVAL, "5s",
+            "From one probe to the next, give or take a tenth; a fifth of it while results disagree."),
+        default("timeout", TIMEOUT, "2s", "For a whole probe, from resolving to the answer."),
+        default("healthy_threshold", Kind::Integer(1, 100), "2",
+            "Successes in a row after which an endpoint that is down counts as healthy."),
+        default("unhealthy_threshold", Kind::Integer(1, 100), "3",
+            "Failures in a row after which a healthy endpoint counts as down."),
+        section("http", &HTTP_CHECK),
+        optional("exchange", Kind::Section(&EXCHANGE_CHECK), EXCHANGE_CHECK.about),
+    ],
+};
+
+static HTTP_CHECK: Shape = Shape {
+    about: "type http: what is asked of the endpoint's host. The defaults ask Patroni for the primary.",
+    keys: &[
+        default("port", Kind::Integer(1, 65_535), "8008", "The HTTP server's port."),
+        default("path", Kind::Text("/primary"), "/primary", "What is asked for by GET, with a query if there is one."),
+        optional("status", Kind::List(&Kind::Integer(100, 599)),
+            "The answers that mean healthy. Default: 200 alone."),
+        default("tls", Kind::Boolean, "false", "HTTPS, with the cluster's CA, names and identity."),
+    ],
+};
+
+static EXCHANGE_CHECK: Shape = Shape {
+    about: "type exchange: bytes that are sent, and bytes that the answer must have in it.",
+    keys: &[
+        optional("send", Kind::Bytes("PING\\r\\n"), "What is sent. Absent: nothing, for a server that speaks first."),
+        required("expect", Kind::Bytes("+PONG"), "What must be among the first 4096 bytes of the answer."),
     ],
 };
 
@@ -237,6 +275,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const DELAY: Kind = Kind::Duration(Span { min: Duration::ZERO, max: YEAR, none: false });
 const TIMEOUT: Kind = Kind::Duration(Span { min: MILLISECOND, max: YEAR, none: false });
+/// A probe more often than this measures nothing but itself.
+const INTERVAL: Kind = Kind::Duration(Span { min: Duration::from_millis(100), max: YEAR, none: false });
 const TIMEOUT_OR_NONE: Kind = Kind::Duration(Span { min: MILLISECOND, max: YEAR, none: true });
 /// Whole seconds in the kernel, at most MAX_TCP_KEEPIDLE (include/net/tcp.h); beyond, setsockopt(2) fails.
 const KEEPALIVE: Kind =

@@ -4,7 +4,7 @@ use super::{BIND, ENDPOINTS, least, parse, with};
 
 /// Checks that these, and only these, are the file's mistakes.
 #[track_caller]
-fn check(text: &str, expected: &[(&str, &str, &str)]) {
+pub(super) fn check(text: &str, expected: &[(&str, &str, &str)]) {
     let mistakes = match parse(text) {
         Ok(config) => panic!("accepted: {config:?}\n{text}"),
         Err(mistakes) => mistakes,
@@ -30,7 +30,7 @@ fn check_listener(line: &str, column: usize, path: &str, part: &str) {
 
 /// A line of the cluster `up` (line 9) that is one mistake.
 #[track_caller]
-fn check_cluster(line: &str, column: usize, path: &str, part: &str) {
+pub(super) fn check_cluster(line: &str, column: usize, path: &str, part: &str) {
     let place = format!("9:{column}");
     check(
         &with("", BIND, &format!("{line}\n{ENDPOINTS}")),
@@ -72,7 +72,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     );
     check_listener("context: connect", 5, "context", "or write `none`");
     check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
-    check_cluster("health_check: { type: tcp }", 5, "health_check", "not supported yet");
     check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
     check_cluster("panic: never", 5, "panic", "or write `all`");
     check_cluster("send_proxy: [v1]", 5, "send_proxy", "or write `none`");

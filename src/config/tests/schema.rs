@@ -129,6 +129,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/admission.rs"),
         include_str!("../resolve/cluster.rs"),
         include_str!("../resolve/endpoint.rs"),
+        include_str!("../resolve/health_check.rs"),
         include_str!("../resolve/identity.rs"),
         include_str!("../resolve/listener.rs"),
         include_str!("../resolve/tls.rs"),
@@ -139,7 +140,12 @@ fn every_supported_key_is_asked_for() {
             assert!(RESOLVE.contains(&format!("\"{}\"", key.name)), "nobody asks for `{}`", key.name);
             match kind {
                 Kind::Section(shape) | Kind::Names(shape) => check(shape),
-                Kind::List(_) | Kind::Either(_) | Kind::NotYet(..) | Kind::Text(_) | Kind::Account => {}
+                Kind::List(_)
+                | Kind::Either(_)
+                | Kind::NotYet(..)
+                | Kind::Text(_)
+                | Kind::Bytes(_)
+                | Kind::Account => {}
                 Kind::Mode | Kind::Boolean | Kind::Integer(..) | Kind::Duration(_) | Kind::Word(_) => {}
             }
         }

@@ -135,6 +135,18 @@ fn evidence_from_elsewhere_hurries_a_probe_no_more_often_than_doubt_does() {
     assert_eq!(health.status(), Status::Healthy, "evidence decides nothing here");
 }
 
+/// Who probes once an hour wants few probes, not to learn an hour late of what sessions ran into.
+#[test]
+fn haste_does_not_know_long_intervals() {
+    let (_, now, mut rng) = start();
+    let hour = Duration::from_secs(3600);
+    let mut health = Health::new(Settings { interval: hour, ..SETTINGS }, now);
+    health.begin(now);
+    health.observe(now, Ok(()), &mut rng);
+    assert!(health.suspect(now + 2 * HASTY));
+    assert_eq!(health.due(), Some(now + 2 * HASTY));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

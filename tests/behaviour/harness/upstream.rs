@@ -70,9 +70,19 @@ impl Upstream {
         F: Fn(Conn) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        Self::plain_at("127.0.0.1:0", script)
+    }
+
+    /// The same at an address of the test's choice, which may be one where an upstream has been before.
+    pub(crate) fn plain_at<F, Fut>(address: &str, script: F) -> Self
+    where
+        F: Fn(Conn) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        socket.bind(&any.into()).expect("a port");
+        let address: SocketAddr = address.parse().expect("an address");
+        socket.set_reuse_address(true).expect("SO_REUSEADDR");
+        socket.bind(&address.into()).expect("a port");
         // Deep enough for the thousands of connections of one test: a dropped SYN would cost a second.
         socket.listen(4096).expect("a listening socket");
         socket.set_nonblocking(true).expect("a non-blocking socket");

@@ -1,0 +1,149 @@
+//! The probe of type `http`: one GET to a server beside the endpoint, which knows more of it than a connection shows.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::{cmp, io};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::{Request, Response};
+
+use crate::clock;
+use crate::protocol::NothingBuffered;
+use crate::relay::End;
+use crate::sys::Socket;
+use crate::upstream::Settings as ClusterSettings;
+use crate::upstream::dial::{self, DialRecord};
+use crate::upstream::endpoint::{Address, Endpoint};
+use crate::upstream::failure::DialError;
+
+use super::Http;
+use super::probing::Failure;
+
+/// What is read of a body before we hang up: it does not matter, but a server that is read out logs no error.
+const BODY_MAX: usize = 64 * 1024;
+
+/// Asks once. No deadline here: the caller has one.
+pub(super) async fn ask(
+    cluster: &ClusterSettings,
+    http: &Http,
+    endpoint: &Endpoint,
+    record: &mut DialRecord,
+) -> Result<(), Failure> {
+    let socket = dial::connect_endpoint(cluster, endpoint, Some(http.port), record).await?;
+    let end = secure(socket, http, endpoint, record).await?;
+    let host = Address { port: http.port, ..endpoint.settings().address.clone() };
+    let asked = format!("GET {} at {host}", http.path);
+    let request = Request::get(http.path.clone())
+        .header("host", host.to_string())
+        .header("user-agent", concat!("ambassador/", env!("CARGO_PKG_VERSION")))
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| Failure::Answer(format!("{asked}: {error}")))?;
+    let failed = |error: hyper::Error| Failure::Answer(format!("{asked}: {}", words(&error)));
+    let (mut sender, connection) = http1::handshake(Wire::new(end)).await.map_err(failed)?;
+    let asking = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        read_out(response).await;
+        Ok(status)
+    };
+    let (answered, _) = tokio::join!(asking, connection);
+    let status = answered.map_err(failed)?;
+    if http.statuses.contains(&status.as_u16()) {
+        return Ok(());
+    }
+    let expected: Vec<_> = http.statuses.iter().map(ToString::to_string).collect();
+    Err(Failure::Answer(format!("{asked}: answered {status}, expected {}", expected.join(" or "))))
+}
+
+async fn secure(
+    socket: Socket,
+    http: &Http,
+    endpoint: &Endpoint,
+    record: &mut DialRecord,
+) -> Result<End, Failure> {
+    let Some(originator) = &http.originator else { return Ok(End::Socket(socket)) };
+    let begun = clock::now();
+    let endpoint = endpoint.settings();
+    let originating =
+        originator.originate(socket, endpoint.server_name.clone(), NothingBuffered::nothing_was_said());
+    let (stream, _) = originating
+        .await
+        .map_err(|error| Failure::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;
+    record.handshake = Some(clock::now() - begun);
+    Ok(End::Tls(stream))
+}
+
+async fn read_out(response: Response<Incoming>) {
+    let mut body = response.into_body();
+    let mut read = 0;
+    while read <= BODY_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        read += frame.data_ref().map_or(0, Bytes::len);
+    }
+}
+
+/// hyper keeps to "error reading a body from connection"; the reason is in what it wraps.
+fn words(error: &hyper::Error) -> String {
+    let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    match reason.and_then(crate::tls::late_rejection) {
+        Some(rejected) => rejected,
+        None => reason.map_or_else(|| error.to_string(), |reason| format!("{error}: {reason}")),
+    }
+}
+
+/// An upstream as hyper wants it, which reads less at once than TLS does.
+struct Wire {
+    end: End,
+    /// What was read; `taken` bytes of it hyper has.
+    read: Vec<u8>,
+    taken: usize,
+    portion: Box<[u8]>,
+}
+
+/// What [`End::poll_recv`] needs.
+const PORTION: usize = 32 * 1024;
+
+impl Wire {
+    fn new(end: End) -> Self {
+        Self { end, read: Vec::new(), taken: 0, portion: vec![0; PORTION].into_boxed_slice() }
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { end, read, taken, portion } = self.get_mut();
+        if *taken == read.len() {
+            let received = ready!(end.poll_recv(cx, portion))?;
+            read.clear();
+            read.extend_from_slice(&portion[..received]);
+            *taken = 0;
+        }
+        let next = cmp::min(buffer.remaining(), read.len() - *taken);
+        buffer.put_slice(&read[*taken..*taken + next]);
+        *taken += next;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().end.poll_send(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().end.poll_sent(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().end.poll_ended(cx).map(Ok)
+    }
+}

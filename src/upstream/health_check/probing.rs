@@ -1,0 +1,164 @@
+//! One probe: what each type does, within one deadline, through the cluster's own settings.
+
+use std::time::{Duration, Instant};
+
+use crate::alarm::{self, Elapsed};
+use crate::clock;
+use crate::relay::End;
+use crate::upstream::Settings as ClusterSettings;
+use crate::upstream::dial::{self, DialRecord, Ready};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::failure::DialError;
+use crate::upstream::probe::{VERDICT, converse, part_within, rejected_within};
+
+use super::http;
+use super::{Exchange, Kind, Settings};
+
+/// Why a probe failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// On the way, where a session would have failed too.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The server said, or did, what none does that is at work.
+    #[error("{0}")]
+    Answer(String),
+    /// The time was over.
+    #[error("the probe was waiting for the {waited_for} when health_check.timeout ({timeout:?}) was over")]
+    Timeout {
+        /// What did not come.
+        waited_for: &'static str,
+        /// The bound.
+        timeout: Duration,
+    },
+}
+
+impl Failure {
+    const OK: &'static str = "ok";
+    const BAD_ANSWER: &'static str = "bad_answer";
+    const TIMEOUT: &'static str = "timeout";
+
+    /// The label `result` in metrics.
+    pub(super) fn label(result: &Result<(), Self>) -> &'static str {
+        match result {
+            Ok(()) => Self::OK,
+            Err(Self::Dial(error)) => error.label(),
+            Err(Self::Answer(_)) => Self::BAD_ANSWER,
+            Err(Self::Timeout { .. }) => Self::TIMEOUT,
+        }
+    }
+
+    /// Every value of it.
+    pub(super) fn results() -> impl Iterator<Item = &'static str> {
+        let failed = DialError::RESULTS.iter().copied().filter(|result| *result != DialError::CANCELLED);
+        failed.chain([Self::BAD_ANSWER, Self::TIMEOUT])
+    }
+}
+
+/// Probes an endpoint once.
+pub(super) async fn probe(
+    cluster: &ClusterSettings,
+    settings: &Settings,
+    endpoint: &Endpoint,
+) -> Result<(), Failure> {
+    let mut record = DialRecord::default();
+    let until = clock::now() + settings.timeout;
+    let probed = alarm::before(until, go(cluster, settings, endpoint, until, &mut record)).await;
+    probed.unwrap_or_else(|Elapsed| {
+        let waited_for = waited_for(&record, settings.kind.shakes_hands(cluster));
+        Err(Failure::Timeout { waited_for, timeout: settings.timeout })
+    })
+}
+
+fn waited_for(record: &DialRecord, shakes_hands: bool) -> &'static str {
+    match (record.connect, record.handshake) {
+        (None, _) => "connection",
+        (Some(_), None) if shakes_hands => "TLS handshake",
+        (Some(_), _) => "answer",
+    }
+}
+
+async fn go(
+    cluster: &ClusterSettings,
+    settings: &Settings,
+    endpoint: &Endpoint,
+    until: Instant,
+    record: &mut DialRecord,
+) -> Result<(), Failure> {
+    // For what a server need not say at all; a timeout has room for two of them.
+    let patience = VERDICT.min(settings.timeout / 4);
+    match &settings.kind {
+        Kind::Tcp => {
+            let socket = dial::connect_endpoint(cluster, endpoint, None, record).await?;
+            part_within(patience, &mut End::Socket(socket)).await;
+            Ok(())
+        }
+        Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
+        Kind::Tls => settled(dial::try_endpoint(cluster, endpoint, record).await?, patience).await,
+        Kind::Protocol => {
+            let ready = dial::try_endpoint(cluster, endpoint, record).await?;
+            match cluster.probe() {
+                None => settled(ready, patience).await,
+                Some(conversation) => {
+                    let talked = converse(ready, conversation, patience).await;
+                    talked.map_err(|failure| Failure::Answer(failure.to_string()))
+                }
+            }
+        }
+        Kind::Exchange(exchange) => {
+            let ready = dial::try_endpoint(cluster, endpoint, record).await?;
+            hear(ready, exchange, until, patience).await.map_err(Failure::Answer)
+        }
+    }
+}
+
+/// With TLS 1.3 a server judges our certificate after our side of the handshake is done.
+async fn settled(mut ready: Ready, patience: Duration) -> Result<(), Failure> {
+    rejected_within(patience, &mut ready.end).await.map_or(Ok(()), |reason| Err(Failure::Answer(reason)))
+}
+
+/// What is looked at of an answer.
+const ANSWER_MAX: usize = 4096;
+/// What is read at once: [`End::recv`] wants room for a TLS record.
+const PORTION: usize = 64 * 1024;
+
+/// Looks for the answer until the time is over: what came instead says more than that it is.
+async fn hear(ready: Ready, exchange: &Exchange, until: Instant, patience: Duration) -> Result<(), String> {
+    let Ready { mut end, first, .. } = ready;
+    let failed = |error: std::io::Error| {
+        crate::tls::late_rejection(&error).unwrap_or_else(|| format!("the connection failed: {error}"))
+    };
+    end.send_all(&[first.as_slice(), &exchange.send].concat()).await.map_err(failed)?;
+    let (mut answer, mut portion) = (Vec::new(), vec![0; PORTION]);
+    while !contains(&answer, &exchange.expect) {
+        let read = alarm::before(until, end.recv(&mut portion)).await;
+        let read = match read {
+            Ok(read) => read.map_err(failed)?,
+            // Nothing at all is told by whoever waits for us.
+            Err(Elapsed) if answer.is_empty() => std::future::pending().await,
+            Err(Elapsed) => return Err(unexpected(&answer, &exchange.expect)),
+        };
+        if read == 0 || answer.len() == ANSWER_MAX {
+            part_within(patience, &mut end).await;
+            return Err(unexpected(&answer, &exchange.expect));
+        }
+        answer.extend_from_slice(&portion[..read.min(ANSWER_MAX - answer.len())]);
+    }
+    part_within(patience, &mut end).await;
+    Ok(())
+}
+
+fn contains(answer: &[u8], expected: &[u8]) -> bool {
+    answer.windows(expected.len()).any(|window| window == expected)
+}
+
+/// The server's words, with nothing in them that could pass for ours.
+fn unexpected(answer: &[u8], expected: &[u8]) -> String {
+    const SHOWN: usize = 64;
+    let expected = expected.escape_ascii();
+    if answer.is_empty() {
+        return format!("the server closed the connection without a word; expected \"{expected}\"");
+    }
+    let shown = answer[..answer.len().min(SHOWN)].escape_ascii();
+    format!("the answer, which begins with \"{shown}\", has no \"{expected}\" in it")
+}
