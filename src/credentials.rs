@@ -16,7 +16,7 @@ use crate::clock;
 use crate::drain::DrainWatch;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
-use crate::tls::{Identity, Originator, WeakOriginator};
+use crate::tls::{Identity, Originator, Role, WeakOriginator};
 use crate::watch::Watch;
 
 /// The credentials in use. Clones are the same ones.
@@ -51,8 +51,8 @@ struct Story {
     replaced: u64,
     /// What is wrong with the files now, and since when.
     fault: Option<Fault>,
-    /// The nearest of [`NEAR`] that was warned of.
-    warned: Option<Duration>,
+    /// Of what ends, the nearest of [`NEAR`] that was warned of.
+    warned: BTreeMap<Role, Duration>,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,11 @@ impl Credentials {
         let mut known = self.known();
         for part in parts(cluster, originator) {
             // The configuration has warned of what was near when it was read.
-            let warned = part.not_after().and_then(|end| near(end, now));
+            let warned = part
+                .ends()
+                .into_iter()
+                .filter_map(|(role, end)| Some((role, near(role, end, now)?)))
+                .collect();
             known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, warned));
         }
         known.users.push((cluster.clone(), originator.downgrade()));
@@ -120,7 +124,7 @@ impl Credentials {
                 kind: subject.kind(),
                 name: subject.name().to_owned(),
                 files: part.files(),
-                not_after: part.not_after(),
+                not_after: part.ends().into_iter().map(|(_, end)| end).min(),
                 replaced: story.map_or(0, |story| story.replaced),
                 error: fault.map(|fault| fault.reason.clone()),
             }
@@ -187,10 +191,10 @@ impl Part {
         }
     }
 
-    fn not_after(&self) -> Option<SystemTime> {
+    fn ends(&self) -> Vec<(Role, SystemTime)> {
         match self {
-            Self::Identity(identity) => Some(identity.not_after()),
-            Self::Trust(_, originator) => originator.trust().not_after(),
+            Self::Identity(identity) => vec![(Role::Client, identity.not_after())],
+            Self::Trust(_, originator) => originator.trust().ends(),
         }
     }
 
@@ -232,7 +236,8 @@ impl Known {
                 let _ = part.refresh();
                 continue;
             }
-            let story = self.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, None));
+            let story =
+                self.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
             has_changed |= story.goes_on(&part, now);
             story.warn_of_the_end(&part, wall);
         }
@@ -246,19 +251,16 @@ impl Known {
     fn publish(&mut self) {
         for (cluster, user) in &self.users {
             let Some(originator) = user.upgrade() else { continue };
-            let client = originator.identity().map(|identity| identity.not_after());
-            for (role, end) in [("client", client), ("ca", originator.trust().not_after())] {
-                let end = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-                if let Some(end) = end {
-                    CredentialMetrics::ends(cluster, role, end.as_secs_f64());
-                }
+            for (role, end) in parts(cluster, &originator).iter().flat_map(Part::ends) {
+                let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                CredentialMetrics::ends(cluster, role.label(), end.as_secs_f64());
             }
         }
     }
 }
 
 impl Story {
-    fn new(part: &Part, warned: Option<Duration>) -> Self {
+    fn new(part: &Part, warned: BTreeMap<Role, Duration>) -> Self {
         let subject = part.subject();
         let metrics = CredentialMetrics::new(subject.kind(), subject.name());
         Self { metrics, replaced: 0, fault: None, warned }
@@ -273,7 +275,7 @@ impl Story {
                 let recovered = self.fault.take().is_some_and(|fault| fault.is_told);
                 if is_new {
                     self.replaced += 1;
-                    self.warned = None;
+                    self.warned.clear();
                     self.metrics.replaced.increment(1);
                     tracing::info!(kind, name, "replaced: new connections use what is in the files now");
                     if let Some(warning) = part.warning() {
@@ -314,14 +316,16 @@ impl Story {
     }
 
     fn warn_of_the_end(&mut self, part: &Part, wall: SystemTime) {
-        let Some(end) = part.not_after() else { return };
-        let Some(near) = near(end, wall) else { return };
-        if self.warned.is_some_and(|warned| warned <= near) {
-            return;
+        for (role, end) in part.ends() {
+            let Some(near) = near(role, end, wall) else { continue };
+            if self.warned.get(&role).is_some_and(|warned| *warned <= near) {
+                continue;
+            }
+            self.warned.insert(role, near);
+            let subject = part.subject();
+            let what = if role == Role::Crl { "revocation list" } else { "certificate" };
+            tracing::warn!(kind = subject.kind(), name = subject.name(), "the {what} {}", ends(end, wall));
         }
-        self.warned = Some(near);
-        let subject = part.subject();
-        tracing::warn!(kind = subject.kind(), name = subject.name(), "the certificate {}", ends(end, wall));
     }
 }
 
@@ -339,11 +343,12 @@ impl Subject {
     }
 }
 
-/// The nearest of [`NEAR`] that has come, if one has.
+/// The nearest of [`NEAR`] that has come, if one has. A revocation list lives for days, so of that only the last day counts.
 #[must_use]
-pub fn near(end: SystemTime, now: SystemTime) -> Option<Duration> {
+pub fn near(role: Role, end: SystemTime, now: SystemTime) -> Option<Duration> {
     let left = end.duration_since(now).unwrap_or(Duration::ZERO);
-    NEAR.into_iter().filter(|near| left <= *near).min()
+    let first = if role == Role::Crl { DAY } else { Duration::MAX };
+    NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
 }
 
 /// When that is, in words: `ends in 9 days`.
@@ -370,10 +375,11 @@ mod tests {
             (3 * DAY, Some(3 * DAY), "ends in 3 days"),
             (DAY / 2, Some(DAY), "ends in 12 hours"),
         ] {
-            assert_eq!(near(now + left, now), expected, "{left:?}");
+            assert_eq!(near(Role::Ca, now + left, now), expected, "{left:?}");
+            assert_eq!(near(Role::Crl, now + left, now), expected.filter(|near| *near <= DAY), "{left:?}");
             assert_eq!(ends(now + left, now), words);
         }
-        assert_eq!(near(now - DAY, now), Some(Duration::ZERO));
+        assert_eq!(near(Role::Client, now - DAY, now), Some(Duration::ZERO));
         assert_eq!(ends(now - DAY, now), "has expired");
     }
 }

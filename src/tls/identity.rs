@@ -17,7 +17,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::name::IdentityName;
 
@@ -211,7 +211,7 @@ fn mentions_encryption(path: &Path) -> bool {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
-fn unreadable(path: &Path, error: &pem::Error) -> String {
+pub(super) fn unreadable(path: &Path, error: &pem::Error) -> String {
     match error {
         pem::Error::Io(error) => format!("cannot read {}: {error}", path.display()),
         error => format!("{} is not valid PEM: {error}", path.display()),
@@ -221,6 +221,10 @@ fn unreadable(path: &Path, error: &pem::Error) -> String {
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
     let (_, parsed) = X509Certificate::from_der(certificate)
         .map_err(|error| format!("the certificate is not valid X.509: {error}"))?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    Ok(moment(parsed.validity().not_after))
+}
+
+/// What is before 1970 has ended long ago.
+pub(super) fn moment(time: ASN1Time) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }

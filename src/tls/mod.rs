@@ -5,6 +5,7 @@
 //! begins. Each endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the
 //! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
+mod demands;
 mod endpoint;
 mod identity;
 mod stream;
@@ -19,10 +20,11 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
+pub use demands::{Demands, Pin};
 pub use endpoint::{Agreed, EndpointOriginator};
 pub use identity::{Identity, IdentityError, IdentitySource, Stamp};
 pub use stream::Stream;
-pub use verify::{Roots, RootsError, Trust};
+pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
 
 use identity::Pair;
 use tickets::Tickets;
@@ -49,8 +51,8 @@ pub enum Start {
 /// What a cluster demands and offers. The files are read by [`Originator::new`].
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Who may have signed the server's certificate.
-    pub ca: Roots,
+    /// What the server's certificate has to fulfil. `None`: any will do, and whoever sits between is not noticed.
+    pub terms: Option<Terms>,
     /// Our certificate and key, where the server asks for one.
     pub identity: Option<Arc<Identity>>,
     /// The name sent and verified for every endpoint without one of its own.
@@ -61,16 +63,14 @@ pub struct Settings {
     pub min_version: MinVersion,
     /// How TLS begins.
     pub start: Start,
-    /// Any certificate will do. Whoever sits between is not noticed.
-    pub insecure_skip_verify: bool,
 }
 
 /// Why TLS could not be set up from its files.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// The roots.
+    /// Whom to trust.
     #[error(transparent)]
-    Roots(#[from] RootsError),
+    Trust(#[from] TrustError),
     /// The provider does not support the versions.
     #[error("these TLS versions cannot be used: {0}")]
     Versions(rustls::Error),
@@ -126,16 +126,15 @@ impl Originator {
         // AWS-LC gathers entropy for its first random bytes, some 30 ms of work; the first handshake would stall all
         // sessions of its worker for that long.
         let _ = provider.secure_random.fill(&mut [0]);
-        let roots = (!settings.insecure_skip_verify).then(|| settings.ca.clone());
         let originator = Self(Arc::new(Shared {
-            trust: Trust::load(roots, &provider)?,
+            trust: Trust::load(settings.terms.clone(), &provider)?,
             provider,
             identity: settings.identity.clone(),
             alpn: settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             server_name: settings.server_name.clone(),
             min_version: settings.min_version,
             start: settings.start,
-            verifies: !settings.insecure_skip_verify,
+            verifies: settings.terms.is_some(),
         }));
         let pair = originator.identity().map(|identity| identity.current());
         originator
@@ -253,6 +252,19 @@ fn explain(error: &rustls::Error) -> String {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "the server's certificate is for another name; see tls.server_name",
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "the server's certificate, or that of a CA above it, is revoked by tls.crl"
+        }
+        Error::InvalidCertificate(CertificateError::UnknownRevocationStatus) => {
+            "tls.crl has no list of a CA that signed the server's certificate or one above it"
+        }
+        Error::InvalidCertificate(
+            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. },
+        ) => "a revocation list of tls.crl has expired",
+        Error::InvalidCertRevocationList(_) => {
+            "a revocation list of tls.crl is not signed by the CA whose name it bears, or cannot be used"
+        }
+        Error::InvalidCertificate(CertificateError::Other(demand)) => return demand.0.to_string(),
         Error::AlertReceived(Alert::CertificateRequired) => "the server demands a client certificate",
         // decrypt_error: signed by a CA of the right name with another key, as one is that was made anew.
         Error::AlertReceived(

@@ -1,16 +1,19 @@
 //! Who may have signed a server's certificate, and the verifier that asks; read again while in use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::identity::{Stamp, certificates, not_after};
+use super::demands::Demands;
+use super::identity::{Stamp, certificates, moment, not_after, unreadable};
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +24,17 @@ pub enum Roots {
     System,
     /// Mozilla's, compiled in.
     WebPki,
+}
+
+/// Why there is no verifier.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The roots.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
+    /// A revocation list.
+    #[error("{0}")]
+    Crl(String),
 }
 
 /// Why there are no roots.
@@ -48,9 +62,21 @@ pub enum RootsError {
 /// Whom a cluster trusts. Whoever holds it has the current verifier at any time.
 #[derive(Debug)]
 pub struct Trust {
-    roots: Option<Roots>,
+    terms: Option<Terms>,
     provider: Arc<CryptoProvider>,
     current: RwLock<Arc<Trusted>>,
+}
+
+/// What a server's certificate has to fulfil.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Who may have signed it.
+    pub roots: Roots,
+    /// PEM files of revocation lists. None: nothing is asked of them; else there must be one of each CA of the chain, and
+    /// none that has expired.
+    pub crls: Vec<PathBuf>,
+    /// What it must bear, beyond the name or instead of it.
+    pub demands: Demands,
 }
 
 /// A verifier, as its files were read.
@@ -59,28 +85,51 @@ pub(super) struct Trusted {
     pub(super) verifier: Arc<dyn ServerCertVerifier>,
     pub(super) stamp: Stamp,
     /// What the files held.
-    certificates: Vec<CertificateDer<'static>>,
-    not_after: Option<SystemTime>,
+    held: (Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>),
+    ends: Vec<(Role, SystemTime)>,
+}
+
+/// What it is that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The certificate that we show.
+    Client,
+    /// A CA of the file.
+    Ca,
+    /// A revocation list.
+    Crl,
+}
+
+impl Role {
+    /// The label in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Ca => "ca",
+            Self::Crl => "crl",
+        }
+    }
 }
 
 impl Trust {
-    /// Reads the roots. `None` trusts anyone.
-    pub(super) fn load(roots: Option<Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, RootsError> {
-        let current = RwLock::new(Arc::new(Trusted::read(roots.as_ref(), provider)?));
-        Ok(Self { roots, provider: Arc::clone(provider), current })
+    /// Reads the files. Without terms anyone is trusted.
+    pub(super) fn load(terms: Option<Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
+        let current = RwLock::new(Arc::new(Trusted::read(terms.as_ref(), provider)?));
+        Ok(Self { terms, provider: Arc::clone(provider), current })
     }
 
     /// Reads the files again. Handshakes that begin from now on ask who is there now; `false` when that is who was there.
     ///
     /// # Errors
-    /// See [`RootsError`]; who was there stays.
-    pub fn refresh(&self) -> Result<bool, RootsError> {
+    /// See [`TrustError`]; who was there stays.
+    pub fn refresh(&self) -> Result<bool, TrustError> {
         if self.files().next().is_none() {
             return Ok(false);
         }
-        let trusted = Trusted::read(self.roots.as_ref(), &self.provider)?;
+        let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = current.certificates != trusted.certificates;
+        let is_new = current.held != trusted.held;
         if is_new {
             *current = Arc::new(trusted);
         }
@@ -89,13 +138,13 @@ impl Trust {
 
     /// The files it is made of.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.roots.iter().filter_map(Roots::file)
+        self.terms.iter().flat_map(|terms| terms.roots.file().into_iter().chain(&terms.crls))
     }
 
-    /// When the first of the file's CAs ends.
+    /// When the first of the file's CAs ends, and the first of the revocation lists.
     #[must_use]
-    pub fn not_after(&self) -> Option<SystemTime> {
-        self.current().not_after
+    pub fn ends(&self) -> Vec<(Role, SystemTime)> {
+        self.current().ends.clone()
     }
 
     pub(super) fn current(&self) -> Arc<Trusted> {
@@ -104,21 +153,64 @@ impl Trust {
 }
 
 impl Trusted {
-    fn read(roots: Option<&Roots>, provider: &Arc<CryptoProvider>) -> Result<Self, RootsError> {
-        let Some(roots) = roots else { return Ok(Self::anyone(provider)) };
+    fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
+        let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::anyone(provider)) };
         let (store, certificates) = roots.load()?;
+        let mut lists = Vec::new();
+        let mut next_update = None;
+        for path in crls {
+            let (more, until) = revocation_lists(path).map_err(TrustError::Crl)?;
+            lists.extend(more);
+            next_update = next_update.into_iter().chain(until).min();
+        }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+            .with_crls(lists.iter().cloned())
+            .enforce_revocation_expiration()
             .build()
-            .map_err(|error| RootsError::Verifier(error.to_string()))?;
+            .map_err(unbuildable)?;
         // One that cannot be read was no trust anchor either.
-        let not_after = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
-        Ok(Self { verifier, stamp: Stamp::next(), certificates, not_after })
+        let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
+        let ends = [(Role::Ca, first_end), (Role::Crl, next_update)];
+        Ok(Self {
+            verifier: demands.over(verifier),
+            stamp: Stamp::next(),
+            held: (certificates, lists),
+            ends: ends.into_iter().filter_map(|(role, end)| Some((role, end?))).collect(),
+        })
     }
 
     fn anyone(provider: &Arc<CryptoProvider>) -> Self {
         let verifier = Arc::new(Anyone(Arc::clone(provider)));
-        Self { verifier, stamp: Stamp::next(), certificates: Vec::new(), not_after: None }
+        Self { verifier, stamp: Stamp::next(), held: (Vec::new(), Vec::new()), ends: Vec::new() }
     }
+}
+
+fn unbuildable(error: VerifierBuilderError) -> TrustError {
+    if let VerifierBuilderError::InvalidCrl(reason) = error {
+        return TrustError::Crl(format!("a revocation list cannot be used: {reason:?}"));
+    }
+    RootsError::Verifier(error.to_string()).into()
+}
+
+/// The revocation lists of a PEM file, at least one, and when the first of them is out of date.
+///
+/// # Errors
+/// In words.
+pub fn revocation_lists(
+    path: &Path,
+) -> Result<(Vec<CertificateRevocationListDer<'static>>, Option<SystemTime>), String> {
+    let read = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect);
+    let lists: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
+    let mut next_update = None;
+    for list in &lists {
+        let (_, parsed) = CertificateRevocationList::from_der(list)
+            .map_err(|error| format!("{} is no revocation list: {error}", path.display()))?;
+        next_update = next_update.into_iter().chain(parsed.next_update().map(moment)).min();
+    }
+    if lists.is_empty() {
+        return Err(format!("{} holds no PEM revocation list (X509 CRL)", path.display()));
+    }
+    Ok((lists, next_update))
 }
 
 impl Roots {

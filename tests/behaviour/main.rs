@@ -50,4 +50,5 @@ mod reference; // the reference servers on their own: when these fail, nothing e
 mod relaying; // counters, resets, ends
 mod time_limits; // idle and old sessions
 mod tls; // TLS to the upstream when all is well
+mod tls_demands; // pins, URIs and revocation lists
 mod tls_refusals; // TLS to the upstream when it must not succeed

@@ -12,7 +12,7 @@ use crate::config::mistakes::At;
 use crate::config::raw::Section;
 use crate::credentials::{ends, near};
 use crate::name::IdentityName;
-use crate::tls::{Identity, IdentityError, IdentitySource};
+use crate::tls::{Identity, IdentityError, IdentitySource, Role};
 
 /// The identities of the file. One whose files are at fault is known, but cannot be had.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Resolver<'_> {
             IdentitySource { cert: self.path(section.text("cert")?), key: self.path(section.text("key")?) };
         match Identity::load(IdentityName::from(name), source.clone()) {
             Ok(identity) => {
-                self.warn_of_the_end(&source.cert, identity.not_after(), &section.at("cert"));
+                self.warn_of_the_end(&source.cert, Role::Client, identity.not_after(), &section.at("cert"));
                 if let Some(exposure) = identity.exposure() {
                     self.findings.warning(&section.at("key"), exposure);
                 }
@@ -61,10 +61,10 @@ impl Resolver<'_> {
         }
     }
 
-    /// A certificate that ends soon, or has ended, works or does not; it deserves a word in any case.
-    pub(super) fn warn_of_the_end(&mut self, file: &Path, end: SystemTime, at: &At) {
+    /// What ends soon, or has ended, works or does not; it deserves a word in any case.
+    pub(super) fn warn_of_the_end(&mut self, file: &Path, role: Role, end: SystemTime, at: &At) {
         let now = clock::wall();
-        if near(end, now).is_some() {
+        if near(role, end, now).is_some() {
             self.findings.warning(at, format!("{} {}", file.display(), ends(end, now)));
         }
     }

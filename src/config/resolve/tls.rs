@@ -1,12 +1,17 @@
 //! Section `clusters.NAME.tls`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::identity::Identities;
 use super::{Resolver, address};
+use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::protocol::Protocol;
-use crate::tls::{Identity, MinVersion, Originator, Roots, Settings, SetupError, Start};
+use crate::tls::{
+    Demands, Identity, MinVersion, Originator, Pin, Role, Roots, Settings, SetupError, Start, Terms,
+    TrustError, revocation_lists,
+};
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
 const ALPN_MAX: usize = 255;
@@ -30,18 +35,17 @@ impl Resolver<'_> {
         let min_version =
             tls.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]);
         let insecure_skip_verify = tls.boolean("insecure_skip_verify")?;
-        let ca = self.roots(tls);
+        let terms = self.terms(tls);
         if insecure_skip_verify {
             self.warn_of_insecurity(tls, protocol);
         }
         let settings = Settings {
-            ca: ca?,
+            terms: Some(terms?).filter(|_| !insecure_skip_verify),
             identity: identity?,
             server_name: server_name?,
             alpn: alpn?,
             min_version: min_version?,
             start: start?,
-            insecure_skip_verify,
         };
         self.originator(tls, &settings)
     }
@@ -52,11 +56,31 @@ impl Resolver<'_> {
             Err(error) => error,
         };
         let at = match &error {
-            SetupError::Roots(_) => tls.at("ca"),
+            SetupError::Trust(TrustError::Roots(_)) => tls.at("ca"),
+            SetupError::Trust(TrustError::Crl(_)) => tls.at("crl"),
             SetupError::Versions(_) => tls.at("min_version"),
         };
         self.findings.mistake(&at, error.to_string());
         None
+    }
+
+    /// What the server's certificate has to fulfil; judged where `insecure_skip_verify` is set, too.
+    fn terms(&mut self, tls: &Section) -> Option<Terms> {
+        let insecure = tls.boolean("insecure_skip_verify") == Some(true);
+        for key in ["pins", "allowed_uris", "crl"] {
+            if insecure && tls.is_given(key) {
+                let message = format!(
+                    "`{key}` does not go with `insecure_skip_verify`, which accepts any certificate; a server that signed \
+                     its own can be named as `ca`"
+                );
+                self.findings.mistake(&tls.at(key), message);
+            }
+        }
+        let roots = self.roots(tls);
+        let crls = self.crls(tls);
+        let (pins, uris) = (self.pins(tls), self.allowed_uris(tls));
+        let demands = Demands { pins: pins?, uris: uris? };
+        Some(Terms { roots: roots?, crls: crls?, demands })
     }
 
     /// The roots, tried on their own: they are judged where another part is at fault too, and where
@@ -68,21 +92,100 @@ impl Resolver<'_> {
             path => Roots::File(self.path(path)),
         };
         if tls.is_given("ca") {
+            let terms = Terms { roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
             let alone = Settings {
-                ca: ca.clone(),
+                terms: Some(terms),
                 identity: None,
                 server_name: None,
                 alpn: Vec::new(),
                 min_version: MinVersion::Tls12,
                 start: Start::Direct,
-                insecure_skip_verify: false,
             };
             let asked = self.originator(tls, &alone)?;
-            if let (Some(end), Roots::File(path)) = (asked.trust().not_after(), &ca) {
-                self.warn_of_the_end(path, end, &tls.at("ca"));
+            for (role, end) in asked.trust().ends() {
+                if let Roots::File(path) = &ca {
+                    self.warn_of_the_end(path, role, end, &tls.at("ca"));
+                }
             }
         }
         Some(ca)
+    }
+
+    /// One file, or a list of them.
+    fn crls(&mut self, tls: &Section) -> Option<Vec<PathBuf>> {
+        if !tls.is_given("crl") {
+            return Some(Vec::new());
+        }
+        let named: Vec<_> = match tls.list("crl") {
+            Some(items) => items.iter().map(|item| item.text().map(|path| (item.at.clone(), path))).collect(),
+            None => vec![tls.text("crl").map(|path| (tls.at("crl"), path))],
+        };
+        if named.is_empty() {
+            self.findings.mistake(&tls.at("crl"), "is an empty list; leave it out where nothing is revoked");
+            return None;
+        }
+        let mut crl = |(at, path): (At, &str)| {
+            let path = self.path(path);
+            match revocation_lists(&path) {
+                Ok((_, end)) => {
+                    if let Some(end) = end {
+                        self.warn_of_the_end(&path, Role::Crl, end, &at);
+                    }
+                    Some(path)
+                }
+                Err(reason) => {
+                    self.findings.mistake(&at, reason);
+                    None
+                }
+            }
+        };
+        // All of them, then the verdict.
+        named.into_iter().map(|named| named.and_then(&mut crl)).collect::<Vec<_>>().into_iter().collect()
+    }
+
+    fn pins(&mut self, tls: &Section) -> Option<Vec<Pin>> {
+        self.demanded(tls, "pins", |text| {
+            text.parse().map_err(|reason| {
+                format!(
+                    "{} {reason}; write the SHA-256 of the public key as `sha256//BASE64`, as curl does",
+                    quoted(text)
+                )
+            })
+        })
+    }
+
+    fn allowed_uris(&mut self, tls: &Section) -> Option<Vec<String>> {
+        self.demanded(tls, "allowed_uris", |text| match text {
+            _ if text.contains('*') => {
+                Err("URIs are compared letter by letter; `*` stands for nothing else".into())
+            }
+            _ if text.contains("://") => Ok(text.to_owned()),
+            _ => {
+                Err(format!("{} is no URI; write one such as `spiffe://example.com/orders-db`", quoted(text)))
+            }
+        })
+    }
+
+    /// The items of a list that demands something, if it is given.
+    fn demanded<T>(
+        &mut self,
+        tls: &Section,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        if !tls.is_given(key) {
+            return Some(Vec::new());
+        }
+        let items = tls.list(key)?;
+        if items.is_empty() {
+            self.findings.mistake(&tls.at(key), format!("is empty; without `{key}` nothing is demanded"));
+            return None;
+        }
+        let parsed = items
+            .iter()
+            .map(|item| parse(item.text()?).map_err(|reason| self.findings.mistake(&item.at, reason)).ok());
+        // All of them, then the verdict.
+        parsed.collect::<Vec<_>>().into_iter().collect()
     }
 
     /// `cert` and `key`, or `identity`, or nothing.

@@ -77,9 +77,10 @@ fn the_commented_lines_of_the_example_are_right() {
             });
             key.map_or_else(|| line.to_owned(), |key| format!("{indent}{key}"))
         })
-        // Only one of the two ways to give a certificate can stand there; who exists is the host's business.
+        // Only one of the two ways to give a certificate can stand there; who exists is the host's business, and what is
+        // revoked the CA's.
         .filter(|line| {
-            !["identity:", "owner:", "group:"].iter().any(|key| line.trim_start().starts_with(key))
+            !["identity:", "owner:", "group:", "crl:"].iter().any(|key| line.trim_start().starts_with(key))
         })
         .collect();
     let config = load(&folder(&uncommented.join("\n"))).unwrap_or_else(|error| panic!("{error}"));

@@ -63,6 +63,19 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
 }
 
 #[test]
+fn demands_on_a_servers_certificate_are_checked_word_by_word() {
+    check_cluster("tls: { pins: [] }", 18, "tls.pins", "is empty; without `pins` nothing is demanded");
+    check_cluster("tls: { pins: [sha1//AAAA] }", 19, "tls.pins[0]", "begins otherwise than `sha256//`");
+    check_cluster("tls: { pins: [sha256//AAAA] }", 19, "tls.pins[0]", "is no SHA-256");
+    check_cluster("tls: { allowed_uris: [db] }", 27, "tls.allowed_uris[0]", "`db` is no URI");
+    check_cluster("tls: { allowed_uris: [\"spiffe://a/*\"] }", 27, "tls.allowed_uris[0]", "letter by letter");
+    check_cluster("tls: { crl: [] }", 17, "tls.crl", "is an empty list");
+    check_cluster("tls: { crl: /nowhere/crl.pem }", 17, "tls.crl", "cannot read /nowhere/crl.pem");
+    let insecure = "tls: { insecure_skip_verify: true, allowed_uris: [\"spiffe://a/b\"] }";
+    check_cluster(insecure, 54, "tls.allowed_uris", "does not go with `insecure_skip_verify`");
+}
+
+#[test]
 fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     check_listener(
         "accept_proxy: true",
@@ -78,7 +91,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     check_cluster("connect: { preconnect: 2 }", 16, "connect.preconnect", "or write `0`");
     check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
     check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
-    check_cluster("tls: { pins: [] }", 12, "tls.pins", "not supported yet");
     check_cluster(
         "tls: { identity: [{ use: a }] }",
         22,

@@ -11,11 +11,13 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, CertifiedIssuer,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{demand, finish};
 
@@ -66,6 +68,37 @@ impl Pki {
         params.not_before = date_time_ymd(2001, 1, 1);
         params.not_after = date_time_ymd(2002, 1, 1);
         self.leaf("expired", &params, &KeyPair::generate().expect("a key"))
+    }
+
+    /// A server certificate that bears URIs too.
+    pub(crate) fn server_with_uris(&self, names: &[&str], uris: &[&str]) -> Leaf {
+        let mut params = server_params(names);
+        let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("an ASCII URI")));
+        params.subject_alt_names.extend(uris);
+        self.leaf("server", &params, &KeyPair::generate().expect("a key"))
+    }
+
+    /// A revocation list of this CA with these certificates, good for so long, as a file of that name.
+    pub(crate) fn crl(&self, file: &str, revoked: &[&Leaf], good_for: Duration) -> PathBuf {
+        let begin = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
+        let revoked = revoked.iter().map(|leaf| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial(&leaf.der)),
+            revocation_time: begin.into(),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: begin.into(),
+            next_update: (begin + good_for).into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = params.signed_by(&self.ca).expect("a signed list").pem().expect("PEM");
+        let path = self.path(file);
+        fs::write(&path, list).expect("the list is written");
+        path
     }
 
     /// A client certificate with this common name.
@@ -139,6 +172,10 @@ impl Leaf {
         assert!(text.contains(banner), "openssl wrote something else than {banner}");
         to
     }
+}
+
+fn serial<'a>(certificate: &'a CertificateDer<'_>) -> &'a [u8] {
+    X509Certificate::from_der(certificate).expect("we made it").1.raw_serial()
 }
 
 fn ca_params(common_name: &str) -> CertificateParams {

@@ -1,0 +1,98 @@
+//! What a cluster may demand of a server's certificate beyond chain and name: a pinned key, a URI, that no CA has revoked
+//! it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+
+use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles, until};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn ambassador(upstream: &Upstream, pki: &Pki, keys: &str) -> Ambassador {
+    let tls = format!("tls: {{ ca: {}, {keys} }}\nconnect: {{ attempts: 1 }}", pki.ca().display());
+    Ambassador::start(&Config::app(&[&upstream.address()], &tls))
+}
+
+fn tls(leaf: &Leaf) -> Arc<ServerConfig> {
+    ServerTls::new(leaf).build()
+}
+
+/// The newest session was refused in these words.
+#[track_caller]
+fn refused(ambassador: &Ambassador, words: &str) -> String {
+    let before = ambassador.records().len();
+    ambassador.connect().try_send("for the right server only");
+    let record = ambassador.wait_records(before + 1).remove(before);
+    assert_eq!(record["outcome"], "tls_failed", "{record}");
+    let error = record["error"].as_str().expect("an error").to_owned();
+    assert!(error.contains(words), "{words:?} is not in {error:?}");
+    error
+}
+
+#[test]
+fn a_uri_in_the_certificate_is_demanded_instead_of_the_name() {
+    let pki = Pki::new();
+    let uri = "spiffe://example.com/orders-db";
+    let upstream = Upstream::tls(tls(&pki.server_with_uris(&["elsewhere.test"], &[uri])), roles::echo);
+    let keys = format!("server_name: db.test, allowed_uris: [\"{uri}\"]");
+    ambassador(&upstream, &pki, &keys).connect().echo("secret");
+    upstream.wait_note("sni=Some(\"db.test\")");
+    let strict = ambassador(&upstream, &pki, "allowed_uris: [\"spiffe://example.com/other\"]");
+    refused(&strict, &format!("none of tls.allowed_uris; its URI names are [{uri}]"));
+    // The name alone no longer counts.
+    let named = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);
+    refused(&ambassador(&named, &pki, &format!("allowed_uris: [\"{uri}\"]")), "none of tls.allowed_uris");
+}
+
+#[test]
+fn a_pin_is_demanded_on_top_of_chain_and_name() {
+    let pki = Pki::new();
+    let upstream = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);
+    let other = format!("sha256//{}=", "A".repeat(43));
+    let strict = ambassador(&upstream, &pki, &format!("pins: [\"{other}\"]"));
+    // The refusal names the key that was there: what an operator would copy, having asked who it is.
+    let error = refused(&strict, "none of tls.pins; it is sha256//");
+    let pin = error.rsplit(' ').next().expect("a last word");
+    ambassador(&upstream, &pki, &format!("pins: [\"{other}\", \"{pin}\"]")).connect().echo("secret");
+    let misnamed = ambassador(&upstream, &pki, &format!("server_name: db.test, pins: [\"{pin}\"]"));
+    refused(&misnamed, "another name");
+}
+
+#[test]
+fn a_certificate_that_is_revoked_is_refused_from_the_moment_the_list_says_so_even_with_a_ticket() {
+    let pki = Pki::new();
+    let (good, bad) = (pki.server(&["127.0.0.1"]), pki.server(&["127.0.0.1"]));
+    let upstream = Upstream::tls(tls(&bad), roles::echo);
+    let list = pki.crl("crl.pem", &[], 30 * DAY);
+    let ambassador = ambassador(&upstream, &pki, &format!("crl: {}", list.display()));
+    ambassador.connect().echo("not revoked yet");
+    ambassador.connect().echo("resumed");
+    upstream.wait_note("kind=Some(Resumed)");
+    pki.crl("crl.pem", &[&bad], 30 * DAY);
+    let reloads =
+        |kind| ambassador.metrics().sum("credential_reloads_total", &[("kind", kind), ("result", "ok")]);
+    until("the new list was read", || (reloads("ca") >= 1.0).then_some(()));
+    refused(&ambassador, "is revoked by tls.crl");
+    let ends = ambassador.metrics().sum("certificate_expiry_timestamp_seconds", &[("role", "crl")]);
+    assert!(ends > 1.7e9, "{ends}");
+    // Others of the CA are not concerned, whether the list stands alone or among several files.
+    let other = Upstream::tls(tls(&good), roles::echo);
+    let keys = format!("crl: [{}]", list.display());
+    self::ambassador(&other, &pki, &keys).connect().echo("never revoked");
+}
+
+#[test]
+fn a_list_that_has_expired_or_is_of_another_ca_refuses_all() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let upstream = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);
+    let expired = pki.crl("expired.pem", &[], DAY / 2);
+    let late = ambassador(&upstream, &pki, &format!("crl: {}", expired.display()));
+    late.wait_line("expired.pem has expired");
+    refused(&late, "a revocation list of tls.crl has expired");
+    let foreign = other.crl("foreign.pem", &[], 30 * DAY);
+    // Both CAs have the same name, so it is the signature that tells.
+    let foreign = ambassador(&upstream, &pki, &format!("crl: {}", foreign.display()));
+    refused(&foreign, "a revocation list of tls.crl is not signed by the CA whose name it bears");
+}
