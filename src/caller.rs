@@ -6,6 +6,7 @@
 //! makes below its own cgroup is still that service.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A process of this host that connected. Whoever cannot be attributed to one is a stranger, and has no `Caller`.
@@ -42,6 +43,46 @@ impl fmt::Display for Caller {
             None => write!(f, "uid {}", self.uid)?,
         }
         self.unit().map_or(Ok(()), |unit| write!(f, " in {unit}"))
+    }
+}
+
+/// Whose share something is: limits for each caller count by this.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CallerKey {
+    /// A service of the host.
+    Unit(Unit),
+    /// A user whose processes belong to no service: a user may make as many units of his own as he likes.
+    User(u32),
+    /// A peer that is not of this host.
+    Host(IpAddr),
+    /// All other strangers together.
+    Strangers,
+}
+
+impl CallerKey {
+    /// Of a caller, or else of a stranger from that address.
+    #[must_use]
+    pub fn of(caller: Option<&Caller>, from: Option<IpAddr>) -> Self {
+        match (caller, from) {
+            (Some(caller), _) => match caller.unit().filter(|unit| !unit.is_session()) {
+                Some(unit) => Self::Unit(unit.clone()),
+                None => Self::User(caller.uid),
+            },
+            (None, Some(from)) if !from.to_canonical().is_loopback() => Self::Host(from.to_canonical()),
+            (None, _) => Self::Strangers,
+        }
+    }
+}
+
+/// As messages name it.
+impl fmt::Display for CallerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unit(unit) => unit.fmt(f),
+            Self::User(uid) => write!(f, "uid {uid}"),
+            Self::Host(from) => from.fmt(f),
+            Self::Strangers => f.write_str("all who cannot be attributed to a process of this host together"),
+        }
     }
 }
 
@@ -204,6 +245,34 @@ mod tests {
         assert!(!unit.is_named("user@7.service/b.service"));
         assert!(unit.is_session());
         assert!(!Unit::of("/system.slice/a.service").expect("it is one").is_session());
+    }
+
+    #[test]
+    fn a_share_is_a_services_else_a_users_else_a_hosts() {
+        let caller = |cgroup: Option<&str>| Caller {
+            uid: 7,
+            user: None,
+            gid: None,
+            groups: Arc::new([]),
+            pid: None,
+            cgroup: cgroup.map(|path| Arc::new(Cgroup::new(path))),
+        };
+        let (local, mapped, remote) = ("127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1");
+        for (cgroup, expected) in [
+            (Some("/system.slice/a.service"), "a.service"),
+            (Some("/user.slice/user-7.slice/session-3.scope"), "uid 7"),
+            (Some("/user.slice/user-7.slice/user@7.service/app.slice/a.service"), "uid 7"),
+            (Some("/"), "uid 7"),
+            (None, "uid 7"),
+        ] {
+            let caller = caller(cgroup);
+            let key = CallerKey::of(Some(&caller), local.parse().ok());
+            assert_eq!(key.to_string(), expected);
+        }
+        assert_eq!(CallerKey::of(None, remote.parse().ok()).to_string(), remote);
+        for from in [local.parse().ok(), mapped.parse().ok(), None] {
+            assert_eq!(CallerKey::of(None, from), CallerKey::Strangers);
+        }
     }
 
     #[test]

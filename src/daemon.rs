@@ -20,7 +20,7 @@ use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Drain, DrainWatch};
 use crate::listener::{self, Service};
-use crate::metrics::{Exposition, MetricsError};
+use crate::metrics::{CallerMetrics, Exposition, MetricsError};
 use crate::name::ClusterName;
 use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
@@ -244,7 +244,8 @@ fn default_control(path: &Path) -> Option<Listening> {
 
 /// `recorded`: each session leaves a record, with its caller in it.
 fn routes(config: &Config, recorded: bool, rng: &mut Rng) -> Vec<Arc<Route>> {
-    let census = Arc::<Census>::default();
+    let (census, callers) = (Arc::<Census>::default(), Arc::<CallerMetrics>::default());
+    let wanted = recorded.then_some(Needs { unit: true, groups: false });
     let ids = Arc::new(SessionIds::new(rng.u64(..)));
     let clusters: BTreeMap<ClusterName, Arc<Cluster>> = config
         .clusters
@@ -253,15 +254,11 @@ fn routes(config: &Config, recorded: bool, rng: &mut Rng) -> Vec<Arc<Route>> {
         .collect();
     let route = |settings: &listener::Settings| {
         let cluster = clusters.get(&settings.cluster).expect("a Config has no dangling cluster");
-        let asked = [recorded.then_some(Needs { unit: true, groups: false }), Needs::of(&settings.allow)];
+        let admission = Admission::new(&settings.admission, wanted, &census, &callers);
         let settings = session::Settings {
             listener: settings.name.clone(),
             max_connections: settings.max_connections,
-            admission: Admission {
-                allow: settings.allow.clone(),
-                needs: asked.into_iter().flatten().reduce(Needs::and),
-                census: Arc::clone(&census),
-            },
+            admission,
         };
         Route::new(settings, Arc::clone(cluster), Arc::clone(&ids))
     };

@@ -13,8 +13,7 @@ use rustix::io::Errno;
 use crate::alarm;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
-use crate::policy::admission::Rule;
-use crate::session::{self, AccessLog, Route};
+use crate::session::{self, AccessLog, AdmissionSettings, Route};
 use crate::sys::{Accepted, Bind, Listening, Peer};
 use crate::workers::Workers;
 
@@ -29,8 +28,8 @@ pub struct Settings {
     pub cluster: ClusterName,
     /// Live sessions over all its addresses; more are refused.
     pub max_connections: u32,
-    /// Who on this host may connect; empty: whoever reaches the socket.
-    pub allow: Vec<Rule>,
+    /// Who may connect, and what each caller may take.
+    pub admission: AdmissionSettings,
 }
 
 /// What every accept loop needs.

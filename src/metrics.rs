@@ -1,10 +1,10 @@
 //! Every metric: name, help and labels once, handles resolved when an object is made.
 //!
 //! Label values come from the configuration and from closed enums, never from the text of an error, so the
-//! number of series is bounded by the file.
+//! number of series is bounded by the file; units of callers are the exception, and the first hundred are all.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use metrics::{
@@ -13,6 +13,7 @@ use metrics::{
 use metrics::{gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::caller;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::Outcome;
 
@@ -30,6 +31,9 @@ const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
 const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
 const ENDPOINT_HEALTHY: &str = "ambassador_endpoint_healthy";
 const HEALTH_CHECKS: &str = "ambassador_health_checks_total";
+const CALLER_CONNECTIONS: &str = "ambassador_caller_connections_total";
+const CALLER_REFUSED: &str = "ambassador_caller_refused_total";
+const CALLER_SESSIONS: &str = "ambassador_caller_sessions";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
@@ -140,6 +144,9 @@ fn describe() {
         "0 where health checks say that the endpoint is down, and where it is not probed any more; else 1."
     );
     describe_counter!(HEALTH_CHECKS, "Probes that ended, by result.");
+    describe_counter!(CALLER_CONNECTIONS, "Connections whose caller was looked up, by its unit.");
+    describe_counter!(CALLER_REFUSED, "Those that were denied, or over a cap of the listener, by unit.");
+    describe_gauge!(CALLER_SESSIONS, "Sessions between accept and close, by the caller's unit.");
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
@@ -189,6 +196,69 @@ impl ListenerMetrics {
         if let Some(counter) = self.ended.get(&outcome) {
             counter.increment(1);
         }
+    }
+}
+
+/// What is recorded of callers, by their unit. There are no more series than [`UNITS_MAX`] and three: what users run by
+/// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
+/// units that come after the first are one.
+#[derive(Default)]
+pub struct CallerMetrics(Mutex<BTreeMap<String, Arc<CallerSeries>>>);
+
+/// Units that have series of their own.
+const UNITS_MAX: usize = 100;
+
+/// What is recorded of one unit's callers.
+pub struct CallerSeries {
+    connections: Counter,
+    refused: Counter,
+    sessions: Gauge,
+}
+
+impl CallerMetrics {
+    /// The series of a unit.
+    #[must_use]
+    pub fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
+        let label = match unit {
+            None => "none",
+            Some(unit) if unit.is_session() => "users",
+            Some(unit) => unit.as_str(),
+        };
+        let mut series = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let label = if series.contains_key(label) || series.len() < UNITS_MAX { label } else { "other" };
+        match series.get(label) {
+            Some(known) => Arc::clone(known),
+            None => Arc::clone(
+                series.entry(label.to_owned()).or_insert_with(|| Arc::new(CallerSeries::new(label))),
+            ),
+        }
+    }
+}
+
+impl CallerSeries {
+    fn new(unit: &str) -> Self {
+        let unit = unit.to_owned();
+        Self {
+            connections: counter!(CALLER_CONNECTIONS, "unit" => unit.clone()),
+            refused: counter!(CALLER_REFUSED, "unit" => unit.clone()),
+            sessions: gauge!(CALLER_SESSIONS, "unit" => unit),
+        }
+    }
+
+    /// A connection of the unit was looked up.
+    pub fn began(&self) {
+        self.connections.increment(1);
+        self.sessions.increment(1);
+    }
+
+    /// It was turned away.
+    pub fn refused(&self) {
+        self.refused.increment(1);
+    }
+
+    /// It ended.
+    pub fn ended(&self) {
+        self.sessions.decrement(1);
     }
 }
 
@@ -346,4 +416,12 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(ListenerMetrics, ClusterMetrics, CredentialMetrics, EndpointMetrics, CheckMetrics);
+opaque!(
+    CallerMetrics,
+    CallerSeries,
+    ListenerMetrics,
+    ClusterMetrics,
+    CredentialMetrics,
+    EndpointMetrics,
+    CheckMetrics
+);

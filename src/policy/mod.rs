@@ -8,4 +8,5 @@ pub mod health;
 pub mod limits;
 pub mod retry;
 pub mod roster;
+pub mod shares;
 pub mod slot;

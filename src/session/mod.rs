@@ -24,7 +24,7 @@ use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
-pub use admission::Admission;
+pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;

@@ -64,7 +64,7 @@ mod tests {
 
     use fastrand::Rng;
 
-    use super::super::{Admission, Admitted, SessionIds, Settings};
+    use super::super::{Admission, AdmissionSettings, Admitted, SessionIds, Settings};
     use super::*;
     use crate::config::Config;
     use crate::name::ListenerName;
@@ -81,7 +81,7 @@ mod tests {
         );
         let config = Config::parse(&text, Path::new("listeners.yaml"), &|_| None).unwrap();
         let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
-        let admission = Admission { allow: Vec::new(), needs: None, census: Arc::default() };
+        let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
         let settings = Settings { listener: ListenerName::from("app"), max_connections: 1000, admission };
         Route::new(settings, cluster, Arc::new(SessionIds::new(7)))
     }

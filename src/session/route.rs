@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
-use super::admission::Admission;
+use super::admission::{Admission, Guest};
 use super::record::{Record, SessionId, SessionIds};
 use crate::caller::Caller;
 use crate::clock;
@@ -69,16 +69,9 @@ pub(super) struct Entry {
     pub(super) live: Live,
 }
 
-/// What is known of a session's client.
-#[derive(Debug)]
-struct Guest {
-    /// `None` for a stranger.
-    caller: Option<Arc<Caller>>,
-}
-
 impl Entry {
     pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
-        self.guest.get()?.caller.as_ref()
+        self.guest.get()?.caller()
     }
 }
 
@@ -320,10 +313,10 @@ impl Place {
         sessions.refusing <= REFUSING_MAX
     }
 
-    /// Its client was looked up; `None` is a stranger.
-    pub(super) fn identified(&self, caller: Option<Arc<Caller>>) {
+    /// Its client was looked up.
+    pub(super) fn identified(&self, guest: Guest) {
         // Looked up once, so it is never set twice.
-        let _ = self.entry.guest.set(Box::new(Guest { caller }));
+        let _ = self.entry.guest.set(Box::new(guest));
     }
 
     /// Its client has said what it wants.
@@ -346,6 +339,9 @@ impl Drop for Place {
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();
         drop(sessions);
+        if let Some(guest) = self.entry.guest.get() {
+            self.route.admission().left(guest);
+        }
         self.route.metrics.active.decrement(1);
     }
 }

@@ -90,6 +90,11 @@ impl Section {
         Some(*value)
     }
 
+    /// For a key that may be absent: `Some(None)` when it is.
+    pub(in crate::config) fn optional_integer(&self, name: &str) -> Option<Option<u32>> {
+        if self.is_given(name) { self.integer(name).map(Some) } else { Some(None) }
+    }
+
     pub(in crate::config) fn boolean(&self, name: &str) -> Option<bool> {
         let Datum::Boolean(value) = self.datum(name)? else { return None };
         Some(*value)

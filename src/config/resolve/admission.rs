@@ -7,10 +7,39 @@ use crate::caller::Unit;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::policy::admission::Rule;
+use crate::policy::shares;
+use crate::session::AdmissionSettings;
 
 impl Resolver<'_> {
+    pub(super) fn admission(&mut self, listener: &Section) -> Option<AdmissionSettings> {
+        let (allow, per_caller) = (self.allow(listener), self.per_caller(listener));
+        Some(AdmissionSettings { allow: allow?, per_caller: per_caller? })
+    }
+
+    fn per_caller(&mut self, listener: &Section) -> Option<shares::Settings> {
+        if !listener.is_given("per_caller") {
+            return Some(shares::Settings::default());
+        }
+        let per_caller = listener.section("per_caller")?;
+        let settings = shares::Settings {
+            max_connections: per_caller.optional_integer("max_connections")?,
+            connections_per_second: per_caller.optional_integer("connections_per_second")?,
+        };
+        if settings.is_off() {
+            self.findings
+                .mistake(&per_caller.at, "there is no limit in it; give one, or leave `per_caller` out");
+        }
+        if let (Some(one), Some(all)) = (settings.max_connections, listener.integer("max_connections"))
+            && one >= all
+        {
+            let message = format!("one caller may take all {all} connections of the listener");
+            self.findings.warning(&per_caller.at("max_connections"), message);
+        }
+        Some(settings)
+    }
+
     /// Who may connect; nothing there is nobody named, and everybody meant.
-    pub(super) fn allow(&mut self, listener: &Section) -> Option<Vec<Rule>> {
+    fn allow(&mut self, listener: &Section) -> Option<Vec<Rule>> {
         if !listener.is_given("allow") {
             return Some(Vec::new());
         }

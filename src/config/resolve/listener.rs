@@ -37,13 +37,13 @@ impl Resolver<'_> {
         });
         let access = self.access(listener);
         let binds = self.binds(listener, access, claims);
-        let allow = self.allow(listener);
+        let admission = self.admission(listener);
         Some(Settings {
             name: ListenerName::from(name),
             cluster: ClusterName::from(cluster?),
             binds: binds?,
             max_connections: listener.integer("max_connections")?,
-            allow: allow?,
+            admission: admission?,
         })
     }
 

@@ -82,9 +82,18 @@ static LISTENER: Shape = Shape {
             "Live sessions over all its addresses; more are refused."),
         optional("allow", Kind::List(&Kind::Section(&CALLER_RULE)),
             "Who on this host may connect: rules, of which one must match. Absent: whoever reaches the socket."),
-        later("per_caller", "Limits for each caller."),
+        optional("per_caller", Kind::Section(&PER_CALLER), PER_CALLER.about),
         later_unless("accept_proxy", "false", "Whether a PROXY header is required on every connection."),
         later_unless("context", "none", "Whether each connection opens with an HTTP CONNECT head."),
+    ],
+};
+
+static PER_CALLER: Shape = Shape {
+    about: "What each caller may take of the listener: a service of the host, else a user.",
+    keys: &[
+        optional("max_connections", Kind::Integer(1, 1_000_000), "Live sessions of one caller; more are refused."),
+        optional("connections_per_second", Kind::Integer(1, 1_000_000),
+            "New connections of one caller in a second, all at once if it likes; more are refused."),
     ],
 };
 

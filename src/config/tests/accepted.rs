@@ -250,9 +250,21 @@ fn rules_about_callers_are_resolved() {
     let config = accept(&with("", &format!("{rules}\n{BIND}"), ENDPOINTS));
     let unit = Some("user@7.service/report.service".into());
     let expected = [Rule { user: Some(0), ..Rule::default() }, Rule { user: Some(7), group: Some(0), unit }];
-    assert_eq!(config.listeners[0].allow, expected);
+    assert_eq!(config.listeners[0].admission.allow, expected);
     assert_eq!(config.warnings, Vec::<String>::new());
     let exposed = format!("allow: [{{ user: root }}]\nexpose: true\n{BIND}");
     let warnings = accept(&with("", &exposed, ENDPOINTS)).warnings;
     assert!(warnings[0].contains("listeners.app.allow: whoever connects from another host"), "{warnings:?}");
+}
+
+#[test]
+fn limits_for_each_caller_are_off_unless_given() {
+    let of = |line: &str| accept(&with("", &format!("{line}\n{BIND}"), ENDPOINTS));
+    assert!(of("").listeners[0].admission.per_caller.is_off());
+    let per_caller = of("per_caller: { max_connections: 50 }").listeners[0].admission.per_caller;
+    assert_eq!((per_caller.max_connections, per_caller.connections_per_second), (Some(50), None));
+    let per_caller = of("per_caller: { connections_per_second: 9 }").listeners[0].admission.per_caller;
+    assert_eq!((per_caller.max_connections, per_caller.connections_per_second), (None, Some(9)));
+    let warnings = of("per_caller: { max_connections: 1000 }").warnings;
+    assert!(warnings[0].contains("one caller may take all 1000 connections"), "{warnings:?}");
 }

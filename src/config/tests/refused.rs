@@ -445,3 +445,26 @@ fn a_rule_that_names_nobody_or_somebody_unknown_is_refused() {
         ],
     );
 }
+
+#[test]
+fn limits_for_each_caller_are_numbers() {
+    check_listener("per_caller: {}", 5, "per_caller", "there is no limit in it");
+    check_listener(
+        "per_caller: 5",
+        17,
+        "per_caller",
+        "expected a map of max_connections or connections_per_second",
+    );
+    check_listener(
+        "per_caller: { max_connections: 0 }",
+        36,
+        "per_caller.max_connections",
+        "from 1 to 1000000",
+    );
+    check_listener(
+        "per_caller: { max_connections: 1, max_pending: 1 }",
+        39,
+        "per_caller.max_pending",
+        "unknown key `max_pending`",
+    );
+}

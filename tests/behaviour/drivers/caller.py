@@ -7,6 +7,8 @@
   after=UID   make the socket, connect, then become that user
   reset       say `hello` and reset the connection at once
   say=HEX     say these bytes instead of `hello`
+  flood=N     make N connections, one after the other, keep those that are served, and print how many `served N`
+  storm       make connections in eight threads and close them again until stdin ends; print `storm` once they have begun
 
 Prints `got TEXT` for what came back, `end` or `reset`; then keeps the connection until its stdin ends."""
 
@@ -14,6 +16,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 
 target, options = sys.argv[1], dict(option.partition("=")[::2] for option in sys.argv[2:])
 
@@ -24,6 +27,24 @@ def become(user):
     os.setuid(int(user))
 
 
+def hold(count):
+    served = []
+    for _ in range(count):
+        try:
+            connection = socket.create_connection(address, timeout=30)
+            connection.sendall(b"hello")
+            if connection.recv(100):
+                served.append(connection)
+        except OSError:
+            pass
+    return served
+
+
+def storm():
+    while True:
+        hold(20)
+
+
 if target.startswith("/"):
     connection = socket.socket(socket.AF_UNIX)
     address = target
@@ -32,6 +53,18 @@ else:
     family = socket.AF_INET6 if "mapped" in options or ":" in host else socket.AF_INET
     connection = socket.socket(family)
     address = ("::ffff:" + host if "mapped" in options else host.strip("[]"), int(port))
+if "flood" in options:
+    served = hold(int(options["flood"]))
+    print("served", len(served), flush=True)
+    sys.stdin.read()
+    sys.exit()
+if "storm" in options:
+    hold(1)
+    for _ in range(8):
+        threading.Thread(target=storm, daemon=True).start()
+    print("storm", flush=True)
+    sys.stdin.read()
+    os._exit(0)
 connection.settimeout(30)
 if "device" in options:
     connection.setsockopt(socket.SOL_SOCKET, 25, options["device"].encode() + b"\0")
