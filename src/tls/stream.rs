@@ -66,9 +66,9 @@ impl Stream {
         name: ServerName<'static>,
     ) -> Result<Self, HandshakeError> {
         let mut connection = UnbufferedClientConnection::new(config, name).map_err(HandshakeError::Tls)?;
-        let (mut incoming, mut outgoing) = (Vec::new(), Vec::new());
-        loop {
-            let UnbufferedStatus { discard, state, .. } = connection.process_tls_records(&mut incoming);
+        let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
+        let reading = loop {
+            let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(&mut incoming);
             let next = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut outgoing);
@@ -79,9 +79,15 @@ impl Stream {
                     Next::Send
                 }
                 Ok(ConnectionState::BlockedHandshake) => Next::Read,
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    return Err(HandshakeError::Closed);
+                // A TLS 1.2 server may answer, and even close, in the same breath as it finishes.
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(record)) = traffic.next_record() {
+                        opened.extend_from_slice(record.payload);
+                        discard += record.discard;
+                    }
+                    Next::Process
                 }
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Next::Close,
                 // Whatever else there is comes after the handshake.
                 Ok(_) => Next::Use,
                 Err(error) => Next::Fail(error),
@@ -95,39 +101,29 @@ impl Stream {
                     outgoing.clear();
                 }
                 Next::Read => read_more(&socket, &mut incoming).await?,
-                Next::Use => break,
+                Next::Use => break Reading::Open,
+                Next::Close if connection.is_handshaking() => return Err(HandshakeError::Closed),
+                Next::Close => break Reading::Ended,
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
                     let _ = socket.send_all(&outgoing).await;
                     return Err(HandshakeError::Tls(error));
                 }
             }
-        }
-        Ok(Self::established(socket, connection, incoming))
-    }
-
-    fn established(socket: Socket, connection: UnbufferedClientConnection, ciphertext: Vec<u8>) -> Self {
-        let mut stream = Self {
+        };
+        opened.shrink_to_fit();
+        // No whole record is left, and what the handshake needed is far more than what a part of one does.
+        incoming.shrink_to_fit();
+        Ok(Self {
             socket,
             connection,
-            incoming: Vec::new(),
-            opened: Vec::new(),
+            incoming,
+            opened,
             outgoing: Vec::new(),
             sent: 0,
-            reading: Reading::Open,
+            reading,
             closing: false,
-        };
-        if !ciphertext.is_empty() {
-            let mut ciphertext = ciphertext;
-            let mut plain = vec![0; ciphertext.len()];
-            let opened = stream.open(&mut ciphertext, &mut plain);
-            plain.truncate(opened.plain);
-            stream.opened = plain;
-            stream.keep(&ciphertext[opened.consumed..], opened.then);
-        }
-        // What the handshake needed is far more than what a partial record does.
-        stream.incoming.shrink_to_fit();
-        stream
+        })
     }
 
     /// The socket beneath.
@@ -344,6 +340,7 @@ enum Next {
     Send,
     Read,
     Use,
+    Close,
     Fail(rustls::Error),
 }
 
