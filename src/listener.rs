@@ -28,6 +28,8 @@ pub struct Settings {
     pub cluster: ClusterName,
     /// Live sessions over all its addresses; more are refused.
     pub max_connections: u32,
+    /// Every connection begins with a PROXY header, and comes from this host.
+    pub accept_proxy: bool,
     /// Who may connect, and what each caller may take.
     pub admission: AdmissionSettings,
 }

@@ -223,7 +223,7 @@ impl Listener {
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
             active: view.route.active(),
             accepted: view.route.accepted(),
-            max_connections: view.route.max_connections(),
+            max_connections: view.route.settings().max_connections,
         }
     }
 }

@@ -3,10 +3,12 @@
 
 mod caller;
 mod census;
+mod head;
 mod opening;
 mod refuse;
 
 pub use caller::{Stranger, identify};
 pub use census::Census;
+pub use head::{NoHead, read_head};
 pub use opening::{NotOpened, introduce, read_opening};
 pub use refuse::{answer_opening, refuse, welcome};

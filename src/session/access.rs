@@ -46,6 +46,9 @@ struct Fields<'a> {
     listener: &'a str,
     cluster: &'a str,
     peer: String,
+    transport_peer: Option<String>,
+    proxy_authority: Option<&'a str>,
+    proxy_unique_id: Option<String>,
     caller: Option<Caller<'a>>,
     endpoint: Option<&'a str>,
     attempts: u32,
@@ -158,14 +161,25 @@ fn timestamp() -> String {
 impl<'a> Fields<'a> {
     fn of(record: &'a Record, ended: Instant) -> Self {
         let dial = &record.dial;
+        let transport_peer = match record.peer {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix => "unix".into(),
+        };
+        let (peer, transport_peer) = match record.proxied() {
+            Some(proxied) => (proxied.to_string(), Some(transport_peer)),
+            None => (transport_peer, None),
+        };
+        let header = record.told.as_deref().and_then(|told| told.header.as_ref());
         Self {
             session: record.session().to_string(),
             listener: record.route().listener().as_str(),
             cluster: record.route().cluster().settings().name.as_str(),
-            peer: match record.peer {
-                Peer::Tcp(address) => address.to_string(),
-                Peer::Unix => "unix".into(),
-            },
+            peer,
+            transport_peer,
+            proxy_authority: header.and_then(|header| header.authority.as_deref()),
+            proxy_unique_id: header
+                .and_then(|header| header.unique_id.as_deref())
+                .map(|id| id.escape_ascii().to_string()),
             caller: record.caller().map(|caller| Caller::of(caller)),
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,

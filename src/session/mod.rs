@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod heads;
 mod orphans;
 mod record;
 mod route;
@@ -20,10 +21,11 @@ use crate::protocol::{Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls;
-use crate::upstream::{Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
+use crate::upstream::{Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
+use admission::Against;
 pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
@@ -69,6 +71,14 @@ struct Unserved {
     kind: RefusalKind,
 }
 
+impl Unserved {
+    /// What speaks against the client in any case comes first.
+    fn or(self, against: Option<Against>, record: &mut Record) -> Self {
+        let kind = against.map_or(self.kind, |against| against.note(record));
+        Self { kind, ..self }
+    }
+}
+
 async fn open_or_refuse(
     accepted: Accepted,
     place: &Place,
@@ -105,6 +115,15 @@ async fn open(
         downstream.abort();
         return Err(None);
     }
+    let downstream = if route.settings().accept_proxy {
+        match Box::pin(heads::proxy_header(downstream, place, record)).await {
+            Ok(downstream) => downstream,
+            // Who is not to be served anyway is refused for that.
+            Err(unserved) => return Err(unserved.map(|unserved| unserved.or(against, record))),
+        }
+    } else {
+        downstream
+    };
     let within = if against.is_none() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
     let opened = tokio::select! {
         biased;
@@ -136,9 +155,11 @@ async fn open(
     // Where a server minds, what was begun goes on until it can be ended well. And some clients close as soon as they have
     // sent a cancel (tokio-postgres): it stands all the same.
     let may_be_cut = !protocol.parts_politely() && opened.cancels.is_none();
+    let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
+    let demand = Demand { wanted, has_spoken: !opened.bytes.is_empty(), announcement: announcement.as_ref() };
     let dialled = tokio::select! {
         biased;
-        dialled = dial(cluster, wanted, !opened.bytes.is_empty(), &mut record.dial) => match dialled {
+        dialled = dial(cluster, demand, &mut record.dial) => match dialled {
             Ok(dialled) => dialled,
             Err(refusal) => return Err(Some(undialled(downstream, record, &refusal))),
         },
@@ -173,6 +194,18 @@ async fn open(
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
     let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
     Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
+}
+
+/// The session, as its server is to hear of it.
+fn announcement(downstream: &Socket, record: &Record) -> Announcement {
+    let caller = record.caller();
+    Announcement {
+        command: heads::command(downstream, record),
+        session: record.session().to_string(),
+        uid: caller.map(|caller| caller.uid),
+        unit: caller.and_then(|caller| caller.unit()).map(ToString::to_string),
+        context: None,
+    }
 }
 
 fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {

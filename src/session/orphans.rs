@@ -82,7 +82,8 @@ mod tests {
         let config = Config::parse(&text, Path::new("listeners.yaml"), &|_| None).unwrap();
         let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
         let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
-        let settings = Settings { listener: ListenerName::from("app"), max_connections: 1000, admission };
+        let listener = ListenerName::from("app");
+        let settings = Settings { listener, max_connections: 1000, accept_proxy: false, admission };
         Route::new(settings, cluster, Arc::new(SessionIds::new(7)))
     }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::route::{Entry, Route};
 use crate::caller::Caller;
+use crate::head::proxy::{Addresses, Command, Header};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind, ReplyTo};
 use crate::sys::Peer;
@@ -58,6 +59,8 @@ pub struct Record {
     entry: Arc<Entry>,
     /// Where it connected from.
     pub peer: Peer,
+    /// What was said about the connection in front of its bytes, where anything was.
+    pub told: Option<Box<Told>>,
     /// The dial.
     pub dial: DialRecord,
     /// How a refusal has to refer to what the client said.
@@ -70,6 +73,13 @@ pub struct Record {
     pub closed_by: Side,
     /// What went wrong, for people.
     pub error: Option<Box<str>>,
+}
+
+/// What heads say about a connection.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The PROXY header.
+    pub header: Option<Header>,
 }
 
 /// The parts of a refusal, owned.
@@ -91,6 +101,7 @@ impl Record {
     pub(super) fn begin(route: Arc<Route>, entry: Arc<Entry>, peer: Peer) -> Self {
         Self {
             peer,
+            told: None,
             dial: DialRecord::default(),
             reply_to: ReplyTo::default(),
             first_byte: None,
@@ -118,6 +129,20 @@ impl Record {
     #[must_use]
     pub fn caller(&self) -> Option<&Arc<Caller>> {
         self.entry.caller()
+    }
+
+    /// What was said about the connection, for more to be added.
+    pub(super) fn told(&mut self) -> &mut Told {
+        self.told.get_or_insert_default()
+    }
+
+    /// From where the client connected to the proxy before us, where there is one that says so.
+    #[must_use]
+    pub fn proxied(&self) -> Option<&Addresses> {
+        match &self.told.as_deref()?.header.as_ref()?.command {
+            Command::Proxied(addresses) => Some(addresses),
+            Command::Local => None,
+        }
     }
 
     /// When it was accepted.

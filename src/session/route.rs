@@ -30,6 +30,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Who may connect.
     pub admission: Admission,
+    /// Each begins with a PROXY header.
+    pub accept_proxy: bool,
 }
 
 /// Where the connections of one listener go.
@@ -107,6 +109,12 @@ impl Route {
     #[must_use]
     pub const fn listener(&self) -> &ListenerName {
         &self.settings.listener
+    }
+
+    /// What is fixed about it.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The listener's cap.

@@ -158,6 +158,25 @@ impl Socket {
         }
     }
 
+    /// Copies the first of what the peer has said and nobody read yet, without taking it; waits until there is something. 0 is
+    /// the end of the stream. What is to be taken then, [`Socket::recv_arrived`] takes.
+    ///
+    /// # Errors
+    /// What recv(2) says.
+    pub fn look<'a>(&'a self, buffer: &'a mut [u8]) -> impl Future<Output = io::Result<usize>> + 'a {
+        std::future::poll_fn(move |cx| {
+            loop {
+                let mut ready = ready!(self.io.poll_read_ready(cx))?;
+                match recv(self.io.get_ref(), &mut *buffer, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+                    Ok((seen, _)) => return Poll::Ready(Ok(seen)),
+                    Err(Errno::AGAIN) => ready.clear_ready(),
+                    Err(Errno::INTR) => {}
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            }
+        })
+    }
+
     /// Reads into `buffer`; 0 is the end of the stream.
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {

@@ -17,6 +17,7 @@ use crate::relay::End;
 use crate::sys::{Socket, Target};
 use crate::tls::{Agreed, EndpointOriginator, HandshakeError, Start};
 
+use super::announce::Announcement;
 use super::endpoint::{Endpoint, Host};
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
@@ -92,8 +93,18 @@ pub enum Wanted {
     },
 }
 
-/// Dials until an endpoint is ready to be used, or there is nothing left to try. `has_spoken`: bytes of the client
-/// wait to be passed on.
+/// What a session asks of its dial.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand<'a> {
+    /// Which endpoint.
+    pub wanted: Wanted,
+    /// Bytes of the client wait to be passed on.
+    pub has_spoken: bool,
+    /// What the server hears of the session, where the cluster announces sessions at all.
+    pub announcement: Option<&'a Announcement>,
+}
+
+/// Dials until an endpoint is ready to be used, or there is nothing left to try.
 ///
 /// Dropping the future cancels the dial; nobody is blamed for it.
 ///
@@ -101,10 +112,10 @@ pub enum Wanted {
 /// See [`Refusal`].
 pub async fn dial(
     cluster: &Arc<Cluster>,
-    wanted: Wanted,
-    has_spoken: bool,
+    demand: Demand<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
+    let Demand { wanted, has_spoken, announcement } = demand;
     let settings = cluster.settings();
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
     let mut plan = retry::Plan::new(settings.dial.retry);
@@ -125,8 +136,16 @@ pub async fn dial(
             Wanted::Endpoint { address, .. } => address,
         };
         let endpoint = lease.endpoint();
-        let attempt =
-            Attempt { settings, endpoint, address, port: None, deadline, has_spoken, is_probe: false };
+        let attempt = Attempt {
+            settings,
+            endpoint,
+            address,
+            port: None,
+            deadline,
+            has_spoken,
+            is_probe: false,
+            announcement,
+        };
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 lease.established();
@@ -171,6 +190,7 @@ pub async fn try_endpoint(
         deadline,
         has_spoken: false,
         is_probe: true,
+        announcement: None,
     };
     match attempt.establish(record).await? {
         Established::Ready(ready) => Ok(ready),
@@ -192,8 +212,16 @@ pub(super) async fn connect_endpoint(
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let attempt =
-        Attempt { settings, endpoint, address: None, port, deadline, has_spoken: false, is_probe: true };
+    let attempt = Attempt {
+        settings,
+        endpoint,
+        address: None,
+        port,
+        deadline,
+        has_spoken: false,
+        is_probe: true,
+        announcement: None,
+    };
     attempt.connect(record).await
 }
 
@@ -237,6 +265,8 @@ pub(super) struct Attempt<'a> {
     has_spoken: bool,
     /// Sessions are measured, and probes are not.
     is_probe: bool,
+    /// What the server hears of the session; `None`: it is none, but a probe.
+    announcement: Option<&'a Announcement>,
 }
 
 /// How far an attempt leads without the client.
@@ -249,7 +279,16 @@ impl<'a> Attempt<'a> {
     /// The rest of an attempt whose client has been heard: the time that this took is not ours.
     pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint) -> Self {
         let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
-        Self { settings, endpoint, address: None, port: None, deadline, has_spoken: true, is_probe: false }
+        Self {
+            settings,
+            endpoint,
+            address: None,
+            port: None,
+            deadline,
+            has_spoken: true,
+            is_probe: false,
+            announcement: None,
+        }
     }
 
     async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
@@ -287,12 +326,15 @@ impl<'a> Attempt<'a> {
         record: &mut DialRecord,
     ) -> Result<Socket, DialError> {
         let Self { settings, endpoint, .. } = *self;
+        // Whoever answers on another port is not the server.
+        let header = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
+        let header = header.map(|send| send.header(self.announcement, endpoint.settings()));
         let mut failed = None;
         for (index, address) in addresses.iter().enumerate() {
             let begun = clock::now();
             let left = u32::try_from(addresses.len() - index).unwrap_or(1);
             let share = limit.at.saturating_duration_since(begun) / left;
-            let speaks_first = self.speaks_first();
+            let speaks_first = header.is_some() || self.speaks_first();
             let target = Target { address: *address, from: settings.dial.local_address, speaks_first };
             let connecting = match Socket::connect(target, &settings.socket) {
                 Ok(connecting) => connecting,
@@ -301,7 +343,12 @@ impl<'a> Attempt<'a> {
                     continue;
                 }
             };
-            match alarm::before(begun + share, connecting.connected()).await {
+            let connected = async {
+                connecting.connected().await?;
+                // With the ACK that ends TCP's handshake, before anything else.
+                connecting.send_all(header.as_deref().unwrap_or_default()).await
+            };
+            match alarm::before(begun + share, connected).await {
                 Ok(Ok(())) => {
                     let took = clock::now() - begun;
                     if !self.is_probe {

@@ -4,6 +4,7 @@
 //! are the policies'; effects (resolve, connect, upgrade, handshake) happen outside it, in [`dial`]. Between
 //! the two goes a [`Lease`].
 
+mod announce;
 mod dial;
 mod endpoint;
 mod failure;
@@ -30,7 +31,8 @@ use crate::protocol::Protocol;
 use crate::{relay, sys, tls};
 
 pub use crate::policy::slot::Id as EndpointId;
-pub use dial::{DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
+pub use announce::{Announcement, SendProxy};
+pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
 pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
@@ -54,6 +56,8 @@ pub struct Settings {
     pub tls: Option<tls::Originator>,
     /// How a session's upstream connection comes about.
     pub dial: DialSettings,
+    /// The PROXY header that its servers get; `None`: none.
+    pub send_proxy: Option<SendProxy>,
     /// How many of them.
     pub limits: limits::Settings,
     /// When sessions end with their endpoint.

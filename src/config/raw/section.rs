@@ -112,9 +112,9 @@ impl Section {
     }
 
     /// The value that goes with the word that stands here.
-    pub(in crate::config) fn choice<T: Copy>(&self, name: &str, meanings: &[(&str, T)]) -> Option<T> {
+    pub(in crate::config) fn choice<T: Clone>(&self, name: &str, meanings: &[(&str, T)]) -> Option<T> {
         let word = self.text(name)?;
-        meanings.iter().find(|(known, _)| *known == word).map(|(_, meaning)| *meaning)
+        meanings.iter().find(|(known, _)| *known == word).map(|(_, meaning)| meaning.clone())
     }
 
     pub(in crate::config) fn section(&self, name: &str) -> Option<&Self> {

@@ -14,7 +14,7 @@ use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
-use crate::upstream::{DialSettings, Fate, Orphans, Settings};
+use crate::upstream::{DialSettings, Fate, Orphans, SendProxy, Settings};
 use crate::{relay, sys};
 
 impl Resolver<'_> {
@@ -48,6 +48,7 @@ impl Resolver<'_> {
             balance: balance(cluster)?,
             tls: tls?,
             dial: dial?,
+            send_proxy: send_proxy(cluster)?,
             limits: limits(cluster)?,
             orphans: orphans(cluster)?,
             socket: socket(cluster)?,
@@ -159,6 +160,12 @@ fn orphans(cluster: &Section) -> Option<Orphans> {
         on_removed: cluster.choice("on_removed", &fates)?,
         closing_time: cluster.duration("closing_time")?,
     })
+}
+
+fn send_proxy(cluster: &Section) -> Option<Option<SendProxy>> {
+    let versions =
+        [("none", None), ("v1", Some(SendProxy::V1)), ("v2", Some(SendProxy::V2 { host: host_name() }))];
+    cluster.choice("send_proxy", &versions)
 }
 
 /// The host's own name, as uname(2) has it.

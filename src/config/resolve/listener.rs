@@ -44,6 +44,7 @@ impl Resolver<'_> {
             binds: binds?,
             max_connections: listener.integer("max_connections")?,
             admission: admission?,
+            accept_proxy: listener.boolean("accept_proxy")?,
         })
     }
 
@@ -123,6 +124,12 @@ impl Resolver<'_> {
         let address = address::local(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
         if !address.ip().is_loopback() && listener.boolean("expose") == Some(false) {
             self.findings.mistake(at, unexposed(address));
+        } else if !address.ip().is_loopback() && listener.boolean("accept_proxy") == Some(true) {
+            let message = format!(
+                "{address} is not loopback: other hosts could claim to be anybody in a PROXY header, which \
+                 `accept_proxy` believes; bind to loopback or to a unix socket"
+            );
+            self.findings.mistake(at, message);
         }
         Some(Bind::Tcp(address))
     }

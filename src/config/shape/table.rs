@@ -83,7 +83,8 @@ static LISTENER: Shape = Shape {
         optional("allow", Kind::List(&Kind::Section(&CALLER_RULE)),
             "Who on this host may connect: rules, of which one must match. Absent: whoever reaches the socket."),
         optional("per_caller", Kind::Section(&PER_CALLER), PER_CALLER.about),
-        later_unless("accept_proxy", "false", "Whether a PROXY header is required on every connection."),
+        default("accept_proxy", Kind::Boolean, "false",
+            "Whether every connection begins with a PROXY header (v1 or v2), and may come from this host only."),
         later_unless("context", "none", "Whether each connection opens with an HTTP CONNECT head."),
     ],
 };
@@ -121,6 +122,9 @@ static CLUSTER: Shape = Shape {
         section("session", &SESSION),
         default("scram_plus", words(&["auto", "strip", "keep"]), "auto",
             "protocol postgres: what becomes of SCRAM-SHA-256-PLUS in the server's offer."),
+        default("send_proxy", words(&["none", "v1", "v2"]), "none",
+            "Which PROXY header the servers get in front of everything else; v2 carries the server's name, \
+             the session's id, and who the caller is."),
         later("circuit_breaker", "Refuses at once after consecutive failures of the whole cluster."),
         later("outlier_detection", "Sets an endpoint aside after consecutive failures."),
         optional("health_check", Kind::Section(&HEALTH_CHECK),
@@ -135,7 +139,6 @@ static CLUSTER: Shape = Shape {
             "Sessions that end with their endpoint do so evenly spread over this time."),
         later_unless("on_rotation", "keep",
             "What becomes of sessions made with a credential that was replaced."),
-        later_unless("send_proxy", "none", "Which PROXY header the server gets."),
     ],
 };
 

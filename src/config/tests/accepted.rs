@@ -13,7 +13,7 @@ use crate::policy::admission::Rule;
 use crate::policy::balance;
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
-use crate::upstream::{Fate, Host, Orphans};
+use crate::upstream::{Fate, Host, Orphans, SendProxy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -163,11 +163,23 @@ fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
 
 #[test]
 fn later_keys_may_say_what_is_true() {
-    let listener = "accept_proxy: false\ncontext: none";
+    let listener = "context: none";
     let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_unhealthy: keep\non_removed: keep\n\
-                   on_rotation: keep\nsend_proxy: none\nconnect: { preconnect: 0 }\n\
+                   on_rotation: keep\nconnect: { preconnect: 0 }\n\
                    limits: { queue_timeout: 0s }";
     accept(&least("", listener, cluster));
+}
+
+#[test]
+fn proxy_headers_are_accepted_and_sent() {
+    let config =
+        accept(&with("", &format!("{BIND}\naccept_proxy: true"), &format!("{ENDPOINTS}\nsend_proxy: v1")));
+    assert!(config.listeners[0].accept_proxy);
+    assert_eq!(config.clusters[0].send_proxy, Some(SendProxy::V1));
+    let config = accept(&least("", "", "send_proxy: v2"));
+    assert!(!config.listeners[0].accept_proxy);
+    assert!(matches!(&config.clusters[0].send_proxy, Some(SendProxy::V2 { host }) if !host.is_empty()));
+    assert_eq!(accept(&least("", "", "")).clusters[0].send_proxy, None);
 }
 
 #[test]

@@ -77,17 +77,10 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
 
 #[test]
 fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
-    check_listener(
-        "accept_proxy: true",
-        5,
-        "accept_proxy",
-        "not supported yet; leave it out, or write `false`",
-    );
     check_listener("context: connect", 5, "context", "or write `none`");
     check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
     check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
     check_cluster("panic: never", 5, "panic", "or write `all`");
-    check_cluster("send_proxy: [v1]", 5, "send_proxy", "or write `none`");
     check_cluster("connect: { preconnect: 2 }", 16, "connect.preconnect", "or write `0`");
     check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
     check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
@@ -345,11 +338,21 @@ fn names_can_be_labels_and_urls() {
 }
 
 #[test]
+fn proxy_headers_are_believed_from_this_host_only() {
+    check(
+        &with("", "bind: 0.0.0.0:1\nexpose: true\naccept_proxy: true", ENDPOINTS),
+        &[("5:11", "listeners.app.bind", "could claim to be anybody")],
+    );
+    check_listener("accept_proxy: v2", 19, "accept_proxy", "true or false");
+    check_cluster("send_proxy: v3", 17, "send_proxy", "did you mean `v1`?");
+}
+
+#[test]
 fn what_the_environment_lacks_is_a_mistake_at_its_place() {
     check_top("runtime: { workers: \"${NOPE}\" }", 21, "runtime.workers", "`NOPE` is not set");
     check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `true` after substitution");
     check_top("runtime: { workers: ${WORKERS} }", 22, "", "in quotes");
-    check_listener("accept_proxy: \"${YES}\"", 5, "accept_proxy", "not supported yet");
+    check_listener("context: \"${YES}\"", 5, "context", "not supported yet");
     check_cluster("connect: { local_address: \"$HOME\" }", 31, "connect.local_address", "write `${HOME}`");
 }
 

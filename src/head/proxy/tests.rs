@@ -191,6 +191,10 @@ fn private_extensions_have_the_numbers_of_the_documentation() {
     let header = write_v2(&Command::Local, &extensions);
     let said = [&b"\xe0\0\x01h\xe1\0\x09u.service\xe2\0\x041000\xe3\0\x0bjob=nightly\x03\0\x04"[..]].concat();
     assert_eq!(&header[16..header.len() - 4], said);
+    let manual = include_str!("../../../docs/CONTEXT.md");
+    for row in ["| 0xE0 | host", "| 0xE1 | unit", "| 0xE2 | uid", "| 0xE3 | context"] {
+        assert!(manual.contains(row), "{row}");
+    }
 }
 
 proptest! {

@@ -49,6 +49,12 @@ impl Client {
         Ok(Self { socket, reset_at_once: false })
     }
 
+    /// Our own address of a TCP connection.
+    #[track_caller]
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.socket.local_addr().expect("an address").as_socket().expect("an address of TCP")
+    }
+
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).expect("the connection takes what is sent");

@@ -18,6 +18,7 @@ mod pattern;
 pub(crate) mod pgwire;
 mod pki;
 pub(crate) mod postgres;
+pub(crate) mod proxies;
 pub(crate) mod roles;
 pub(crate) mod server;
 pub(crate) mod somebody;

@@ -24,18 +24,18 @@ pub(crate) struct Server {
 }
 
 /// What a server is started with: its own directory with `ca.pem`, `server.pem` and `server.key`, and its ports.
-struct Plan<'a> {
-    dir: &'a Path,
-    ports: &'a [u16],
+pub(super) struct Plan<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) ports: &'a [u16],
     account: Option<&'a Account>,
 }
 
 impl Plan<'_> {
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, text: &str) -> String {
+    pub(super) fn write(&self, name: &str, text: &str) -> String {
         fs::write(self.dir.join(name), text).expect("a file of a server");
         self.file(name)
     }
@@ -43,7 +43,7 @@ impl Plan<'_> {
 
 impl Server {
     /// Starts what `command` says on that many ports, and waits until all of them accept.
-    fn start(
+    pub(super) fn start(
         ports: usize,
         account: Option<&Account>,
         signal: &str,
@@ -115,7 +115,7 @@ impl Server {
     }
 }
 
-fn shared(cell: &'static OnceLock<Server>, start: impl FnOnce() -> Server) -> &'static Server {
+pub(super) fn shared(cell: &'static OnceLock<Server>, start: impl FnOnce() -> Server) -> &'static Server {
     cell.get_or_init(start)
 }
 

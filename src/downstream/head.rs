@@ -1,0 +1,69 @@
+//! Reads a head in front of a session's bytes: what follows it stays in the kernel, so that the session begins as if there
+//! had been none.
+
+use std::io;
+use std::time::Duration;
+
+use crate::alarm;
+use crate::clock;
+use crate::head::{Progress, Reader};
+use crate::sys::Socket;
+
+/// Why there is no head.
+#[derive(Debug, thiserror::Error)]
+pub enum NoHead<E> {
+    /// The client left.
+    #[error("the client closed the connection in the middle of its {0}")]
+    Gone(&'static str),
+    /// Its connection broke.
+    #[error("the client's connection failed in the middle of its {0}: {1}")]
+    Broken(&'static str, io::Error),
+    /// It kept silent, or stopped in the middle.
+    #[error("the client did not send a whole {0} within {1:?}")]
+    Slow(&'static str, Duration),
+    /// It says something else.
+    #[error("{0}")]
+    Malformed(E),
+}
+
+/// The most that is looked at at once; heads are some hundred bytes.
+const PORTION: usize = 1024;
+
+/// Reads until the head is whole. `what` it is, in the words of the errors.
+///
+/// # Errors
+/// See [`NoHead`]. What did not belong to a head is unread then.
+pub async fn read_head<R: Reader>(
+    client: &Socket,
+    reader: R,
+    what: &'static str,
+    within: Duration,
+) -> Result<R::Head, NoHead<R::Error>> {
+    // Boxed, so that the session's own state stays small for the hours that follow.
+    let read = Box::pin(read(client, reader, what));
+    alarm::before(clock::now() + within, read).await.unwrap_or(Err(NoHead::Slow(what, within)))
+}
+
+async fn read<R: Reader>(
+    client: &Socket,
+    mut reader: R,
+    what: &'static str,
+) -> Result<R::Head, NoHead<R::Error>> {
+    let broken = |error| NoHead::Broken(what, error);
+    let mut portion = [0; PORTION];
+    loop {
+        let seen = client.look(&mut portion).await.map_err(broken)?;
+        if seen == 0 {
+            return Err(NoHead::Gone(what));
+        }
+        let progress = reader.received(&portion[..seen]).map_err(NoHead::Malformed)?;
+        let taken = match &progress {
+            Progress::Incomplete => seen,
+            Progress::Whole { taken, .. } => *taken,
+        };
+        client.recv_arrived(&mut portion[..taken]).map_err(broken)?;
+        if let Progress::Whole { head, .. } = progress {
+            return Ok(head);
+        }
+    }
+}

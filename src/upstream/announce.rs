@@ -1,0 +1,64 @@
+//! What a server hears of a session in front of its bytes: a PROXY header, where the cluster sends one.
+
+use rustls::pki_types::ServerName;
+
+use super::endpoint;
+use crate::head::proxy::{Command, Extensions, write_v1, write_v2};
+
+/// Which header, and what it says of every session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SendProxy {
+    /// Version 1: addresses of TCP, and nothing else.
+    V1,
+    /// Version 2.
+    V2 {
+        /// This host's name, for the server to know its ambassadors apart.
+        host: String,
+    },
+}
+
+/// A session, as a server is to hear of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// Whose connection it is.
+    pub command: Command,
+    /// The session's id.
+    pub session: String,
+    /// The caller's user, by number.
+    pub uid: Option<u32>,
+    /// The caller's systemd unit.
+    pub unit: Option<String>,
+    /// What the client says of itself.
+    pub context: Option<String>,
+}
+
+impl SendProxy {
+    /// The word in the file.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 { .. } => "v2",
+        }
+    }
+
+    /// The header for that endpoint. Without an announcement the connection is our own: a probe.
+    pub(super) fn header(&self, of: Option<&Announcement>, endpoint: &endpoint::Settings) -> Vec<u8> {
+        let command = of.map_or(&Command::Local, |announcement| &announcement.command);
+        let host = match self {
+            Self::V1 => return write_v1(command),
+            Self::V2 { host } => host,
+        };
+        let name = &endpoint.server_name;
+        let authority = if let ServerName::DnsName(name) = name { Some(name.as_ref()) } else { None };
+        let extensions = Extensions {
+            authority,
+            unique_id: of.map(|of| of.session.as_str()),
+            host: Some(host),
+            unit: of.and_then(|of| of.unit.as_deref()),
+            uid: of.and_then(|of| of.uid),
+            context: of.and_then(|of| of.context.as_deref()),
+        };
+        write_v2(command, &extensions)
+    }
+}
