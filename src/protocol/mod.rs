@@ -25,6 +25,7 @@ mod lines;
 mod memcached;
 mod mongodb;
 mod mqtt;
+mod mssql;
 mod mysql;
 mod mysqlx;
 mod nats;
@@ -135,6 +136,7 @@ const PROTOCOLS: &[(&str, Make)] = &[
     ("mqtt", |_| Arc::new(mqtt::Mqtt)),
     ("xmpp", |_| Arc::new(xmpp::Xmpp)),
     ("irc", |_| Arc::new(irc::Irc)),
+    ("mssql", |_| Arc::new(mssql::MsSql)),
 ];
 
 /// The words of all protocols, in the order of `PROTOCOLS`.

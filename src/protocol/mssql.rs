@@ -1,0 +1,236 @@
+//! Microsoft SQL Server by TDS 8.0 ("strict"): TLS with the first byte and ALPN `tds/8.0`, PRELOGIN inside, in which either side
+//! hears that the other has no encryption to offer: there is none left to agree on.
+//!
+//! Sources: MS-TDS §2.2.3.1 (packet header), §2.2.6.5 (PRELOGIN), §2.2.7.10 (ERROR), §2.2.7.6 (DONE), §3.2.5.1 (TDS 8.0). What is
+//! deliberately absent: TDS 7's own way, TLS in packets of type 0x12, which no server here could show to be right
+//! (docs/protocols/mssql.md).
+
+use super::{
+    Dialogue, DialogueError, Opened, Opening, OpeningError, Outbox, Probe, ProbeError, Probed, Protocol,
+    Refusal, RefusalKind, ReplyTo, Said, TLS_HANDSHAKE,
+};
+
+/// TDS 8.0.
+#[derive(Debug)]
+pub(super) struct MsSql;
+
+impl Protocol for MsSql {
+    fn label(&self) -> &'static str {
+        "mssql"
+    }
+
+    fn alpn(&self) -> &'static [&'static str] {
+        &["tds/8.0"]
+    }
+
+    fn opening(&self) -> Option<Box<dyn Opening>> {
+        Some(Box::new(ReadPrelogin::default()))
+    }
+
+    fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        Some(error(refusal))
+    }
+
+    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
+        Some(Box::new(AskPrelogin::default()))
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Packets and PRELOGIN
+
+const PRELOGIN: u8 = 0x12;
+const RESPONSE: u8 = 0x04;
+/// Type, status, length (two bytes, this header included), and four bytes that we have no use for.
+const HEAD: usize = 8;
+/// The largest packet before a size is agreed on.
+const PACKET_MAX: usize = 4096;
+/// In the status: the message ends with this packet.
+const IS_LAST: u8 = 1;
+
+fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(HEAD + payload.len()).unwrap_or(u16::MAX).to_be_bytes();
+    [&[kind, IS_LAST, high, low, 0, 0, 1, 0], payload].concat()
+}
+
+/// What the bytes of a first packet, as far as they came, turn out to be.
+enum First {
+    Incomplete,
+    /// A message of one packet, which is so long.
+    Whole(usize),
+    Foreign,
+}
+
+fn first(kind: u8, bytes: &[u8]) -> First {
+    match *bytes {
+        [first, ..] if first != kind => First::Foreign,
+        [_, status, ..] if status & IS_LAST == 0 => First::Foreign,
+        [_, _, high, low, ..] => match usize::from(u16::from_be_bytes([high, low])) {
+            length if !(HEAD + 1..=PACKET_MAX).contains(&length) => First::Foreign,
+            length if bytes.len() < length => First::Incomplete,
+            length => First::Whole(length),
+        },
+        _ => First::Incomplete,
+    }
+}
+
+const ENCRYPTION: u8 = 1;
+const END: u8 = 0xff;
+/// Encryption is not supported.
+const NOT_SUPPORTED: u8 = 2;
+
+/// Where PRELOGIN says what it wants encrypted; in a table of token, offset and length. `None`: it has no such option, or is
+/// none.
+fn encryption_at(payload: &[u8]) -> Option<usize> {
+    for option in payload.chunks(5) {
+        match *option {
+            [ENCRYPTION, high, low, 0, 1] => {
+                let at = usize::from(u16::from_be_bytes([high, low]));
+                return (at < payload.len()).then_some(at);
+            }
+            [END, ..] => return None,
+            [_, _, _, _, _] => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Version 8.0 of nobody's, and no encryption.
+fn prelogin(kind: u8) -> Vec<u8> {
+    packet(kind, &[0, 0, 11, 0, 6, ENCRYPTION, 0, 17, 0, 1, END, 16, 0, 0, 0, 0, 0, NOT_SUPPORTED])
+}
+
+// ---------------------------------------------------------------------------------------------------
+// The client's PRELOGIN, and the server's answer
+
+#[derive(Debug, Default)]
+struct ReadPrelogin {
+    held: Vec<u8>,
+}
+
+/// The client has sent PRELOGIN: it reads nothing else before an answer to that.
+const ASKED: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+
+impl Opening for ReadPrelogin {
+    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+        self.held.extend_from_slice(bytes);
+        if self.held.first() == Some(&TLS_HANDSHAKE) {
+            return Err(OpeningError::speaks_tls(
+                "the client speaks TLS to a plaintext port; set Encrypt=Optional (or no) instead of Strict in the client",
+            ));
+        }
+        let foreign = OpeningError::new("the client's first packet is not a PRELOGIN of TDS 7.1 or later");
+        let length = match first(PRELOGIN, &self.held) {
+            First::Incomplete => return Ok(Said::Incomplete),
+            First::Foreign => return Err(foreign),
+            First::Whole(length) => length,
+        };
+        let Some(at) = encryption_at(&self.held[HEAD..length]) else { return Err(foreign) };
+        let mut bytes = std::mem::take(&mut self.held);
+        bytes[HEAD + at] = NOT_SUPPORTED;
+        let dialogue: Box<dyn Dialogue> = Box::new(Answer::default());
+        Ok(Said::Opened(Opened { bytes, reply_to: ASKED, dialogue: Some(dialogue), ..Opened::default() }))
+    }
+}
+
+/// The server's answer: a client that read anything but "not supported" there would begin TLS, or demand it.
+#[derive(Debug, Default)]
+struct Answer {
+    held: Vec<u8>,
+    is_over: bool,
+}
+
+impl Dialogue for Answer {
+    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        out.to_upstream.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+        self.held.extend_from_slice(bytes);
+        if !self.is_over {
+            let length = match first(RESPONSE, &self.held) {
+                First::Incomplete => return Ok(()),
+                First::Foreign => {
+                    return Err(DialogueError::of_server(
+                        "the server's answer to PRELOGIN is not TDS",
+                        ASKED,
+                    ));
+                }
+                First::Whole(length) => length,
+            };
+            if let Some(at) = encryption_at(&self.held[HEAD..length]) {
+                self.held[HEAD + at] = NOT_SUPPORTED;
+            }
+            self.is_over = true;
+        }
+        out.to_downstream.append(&mut self.held);
+        Ok(())
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_over
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Probe and refusal
+
+/// PRELOGIN, answered. Nobody logs in, so nothing fails.
+#[derive(Debug, Default)]
+struct AskPrelogin {
+    held: Vec<u8>,
+}
+
+impl Probe for AskPrelogin {
+    fn begin(&mut self) -> Vec<u8> {
+        prelogin(PRELOGIN)
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        if bytes.is_empty() {
+            return Err(ProbeError("the server closed the connection instead of answering PRELOGIN".into()));
+        }
+        self.held.extend_from_slice(bytes);
+        match first(RESPONSE, &self.held) {
+            First::Incomplete => Ok(Probed::Incomplete),
+            First::Whole(_) => Ok(Probed::Serves { goodbye: Vec::new() }),
+            First::Foreign => Err(ProbeError("the server's answer to PRELOGIN is not TDS".into())),
+        }
+    }
+}
+
+/// An answer to PRELOGIN, where one is waited for, and an ERROR with DONE, which a client reads as the answer to its login.
+fn error(refusal: &Refusal<'_>) -> Vec<u8> {
+    /// The first number that no message of the server's has.
+    const OURS: u32 = 50_000;
+    /// Fatal: the connection ends.
+    const CLASS: u8 = 20;
+    let state = match refusal.kind {
+        RefusalKind::BadRequest => 1,
+        RefusalKind::Full => 2,
+        RefusalKind::Unreachable => 3,
+        RefusalKind::ShuttingDown => 4,
+    };
+    let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let words: Vec<u8> = wide(&refusal.sentence()).into_iter().take(2 * 1000).collect();
+    let server = wide("ambassador");
+    let half = |bytes: &[u8]| u16::try_from(bytes.len() / 2).unwrap_or(u16::MAX);
+    let mut body = OURS.to_le_bytes().to_vec();
+    body.extend([state, CLASS]);
+    body.extend(half(&words).to_le_bytes());
+    body.extend(words);
+    body.push(u8::try_from(half(&server)).unwrap_or_default());
+    body.extend(server);
+    // No procedure, no line.
+    body.extend([0; 5]);
+    let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_le_bytes();
+    const DONE_WITH_ERROR: [u8; 13] = [0xfd, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let answer = [&[0xaa][..], &length, &body, &DONE_WITH_ERROR].concat();
+    let begin = if refusal.reply_to == ASKED { prelogin(RESPONSE) } else { Vec::new() };
+    [begin, packet(RESPONSE, &answer)].concat()
+}
+
+#[cfg(test)]
+mod tests;
