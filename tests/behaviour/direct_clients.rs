@@ -3,8 +3,12 @@
 
 use std::process::Command;
 
-use crate::harness::server::{PASSWORD, memcached, mosquitto, redis};
-use crate::harness::{Ambassador, ClosedPort, Config, Finished, Pki, Server, ambassador, demand, finish};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::server::{PASSWORD, memcached, mosquitto, rabbitmq, redis};
+use crate::harness::{
+    Ambassador, ClosedPort, Config, Finished, Pki, Server, ServerTls, Upstream, ambassador, demand, finish,
+};
 
 fn to(server: &Server, protocol: &str) -> Ambassador {
     Ambassador::start(&Config::app(
@@ -176,6 +180,81 @@ for _ in range(20):
     let finished = finish(publish.args(["-p", &port, "-t", "news", "-m", "hello"]));
     assert_ne!(finished.code, 0);
     finished.must_say("broker unavailable");
+}
+
+// ---------------------------------------------------------------------------------------------------
+// RabbitMQ
+
+const PIKA: &str = "
+import sys, pika
+login = pika.PlainCredentials('app', sys.argv[2])
+where = pika.ConnectionParameters('127.0.0.1', int(sys.argv[1]), credentials=login, connection_attempts=1)
+connection = pika.BlockingConnection(where)
+channel = connection.channel()
+channel.confirm_delivery()
+channel.queue_declare('q', exclusive=True)
+for number in range(100):
+    channel.basic_publish('', 'q', b'%d' % number * 1000)
+got = []
+for method, _, body in channel.consume('q', auto_ack=True, inactivity_timeout=20):
+    assert body == b'%d' % len(got) * 1000
+    got.append(body)
+    if len(got) == 100:
+        break
+channel.cancel()
+connection.close()
+print('pika is content')
+";
+
+#[test]
+fn pika_publishes_and_consumes_and_is_told_why_it_is_refused() {
+    let finished = python(PIKA, &to(rabbitmq(), "amqp")).must_succeed();
+    assert_eq!(finished.stdout.trim(), "pika is content");
+    let ambassador = dead("amqp");
+    let finished = python(PIKA, &ambassador).must_exit(1);
+    finished.must_say("ambassador: connect_failed: cannot connect to");
+    finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
+}
+
+#[test]
+fn check_connect_shows_rabbitmq_its_header() {
+    checks(rabbitmq(), "amqp");
+}
+
+// ---------------------------------------------------------------------------------------------------
+// Microsoft SQL Server: no server here, but a client
+
+/// A scripted one, as strict as SQL Server is: TLS with the first byte, and that protocol by ALPN.
+#[test]
+fn a_strict_server_gets_prelogin_inside_tls_and_neither_side_hears_of_encryption() {
+    const ASKED: &[u8] = b"\x12\x01\x00\x14\0\0\x01\0\x01\x00\x06\x00\x01\xff\x00pad..";
+    const ANSWERED: &[u8] = b"\x04\x01\x00\x0f\0\0\x01\0\x01\x00\x06\x00\x01\xff\x03";
+    let pki = Pki::new();
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).alpn(&["tds/8.0"]).build();
+    let upstream = Upstream::tls(tls, |mut conn| async move {
+        let mut asked = [0; ASKED.len()];
+        if conn.read_exact(&mut asked).await.is_ok() {
+            conn.note(format!("encryption {}", asked[14]));
+            drop(conn.write_all(&[ANSWERED, b"behind"].concat()).await);
+        }
+    });
+    let cluster = format!("protocol: mssql\ntls: {{ ca: {} }}", pki.ca().display());
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send(ASKED);
+    client.expect([&ANSWERED[..14], &[2], b"behind"].concat());
+    upstream.wait_note("encryption 2");
+}
+
+#[test]
+fn freetds_shows_the_refusal() {
+    let ambassador = dead("mssql");
+    let port = ambassador.address("app").port().to_string();
+    let mut tsql = Command::new(demand("tsql", "freetds-bin"));
+    tsql.args(["-H", "127.0.0.1", "-p", &port, "-U", "app", "-P", PASSWORD]).env("TDSVER", "7.4");
+    let finished = finish(&mut tsql);
+    let told = format!("{}{}", finished.stdout, finished.stderr);
+    assert!(told.contains("ambassador: connect_failed: cannot connect to"), "{told}");
 }
 
 // ---------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! Running a program to its end: `psql`, `openssl`, `java`, and the ambassador's own one-shot verbs.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -92,7 +92,7 @@ pub(crate) fn demand(program: &str, package: &str) -> PathBuf {
     let mut places: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
     // `scripts/test-matrix` has other versions than this Debian; an end of the list is its beginning after the turn.
     places.sort();
-    places.extend(env::var_os("AMBASSADOR_TEST_POSTGRES_BINDIR").map(PathBuf::from));
+    places.extend(env::split_paths(&env::var_os("AMBASSADOR_TEST_BINDIR").unwrap_or_default()));
     places.reverse();
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     // Where daemons are, which is not on everybody's path.
@@ -100,4 +100,22 @@ pub(crate) fn demand(program: &str, package: &str) -> PathBuf {
     let found = places.into_iter().map(|place| place.join(program)).find(|candidate| candidate.is_file());
     found
         .unwrap_or_else(|| panic!("`{program}` is missing: apt-get install {package} (scripts/test does it)"))
+}
+
+/// What `scripts/test-matrix` fetched for clients that this Debian does not have.
+#[track_caller]
+pub(crate) fn newer_clients(name: &str) -> PathBuf {
+    let fetched = env::var_os("AMBASSADOR_TEST_CLIENTS");
+    let place =
+        PathBuf::from(fetched.expect("scripts/test-matrix runs this test, with AMBASSADOR_TEST_CLIENTS set"));
+    let found = place.join(name);
+    assert!(found.exists(), "{} is missing: scripts/test-matrix fetches it", found.display());
+    found
+}
+
+/// The `usr` of a tree of another suite's that the program lies in; `None`: it is installed, and finds its own files.
+pub(crate) fn tree_of(program: &Path) -> Option<PathBuf> {
+    let tree = program.parent()?.parent()?;
+    (tree != Path::new("/usr") && tree != Path::new("/usr/local") && tree != Path::new("/"))
+        .then(|| tree.to_owned())
 }

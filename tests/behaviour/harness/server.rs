@@ -6,12 +6,17 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use super::daemon::{Account, directory, free_port, give, give_copy, keep};
-use super::{Leaf, Pki, demand, finish, until};
+use super::command::tree_of;
+use super::daemon::{Account, as_account, directory, free_port, give, give_copy, keep};
+use super::{Leaf, Pki, demand, finish, until_within};
 
 /// The password of everybody whom a server knows.
 pub(crate) const PASSWORD: &str = "correct horse";
+
+/// How long a server may take to accept connections: RabbitMQ takes ten seconds where nothing else is about.
+const START_PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server that runs.
 pub(crate) struct Server {
@@ -77,7 +82,8 @@ impl Server {
                 }
                 ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()).then_some(Ok(()))
             };
-            let started = until(format!("{:?} accepted connections", command.get_program()), accepts);
+            let what = format!("{:?} accepted connections", command.get_program());
+            let started = until_within(START_PATIENCE, what, accepts);
             match started {
                 Ok(()) => break (ports, keeper),
                 // Between our look for a free port and its bind somebody may have taken the port.
@@ -132,13 +138,20 @@ pub(crate) fn mariadb() -> &'static Server {
                 let mut install = Command::new(demand("mariadb-install-db", "mariadb-server"));
                 install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
                 install.arg(format!("--datadir={}", data.display()));
+                if let Some(tree) = tree_of(&demand("mariadbd", "mariadb-server")) {
+                    install.arg(format!("--basedir={}", tree.display()));
+                }
                 if plan.account.is_some() {
                     install.arg("--user=mysql");
                 }
                 finish(&mut install).must_succeed();
             }
-            let mut command = Command::new(demand("mariadbd", "mariadb-server"));
+            let program = demand("mariadbd", "mariadb-server");
+            let mut command = Command::new(&program);
             command.args(["--no-defaults", "--bind-address=127.0.0.1", "--require-secure-transport=ON"]);
+            if let Some(tree) = tree_of(&program).map(|tree| tree.display().to_string()) {
+                command.arg(format!("--basedir={tree}")).arg(format!("--plugin-dir={tree}/lib/mysql/plugin"));
+            }
             command.args([
                 "--log-warnings=4",
                 "--plugin-load-add=auth_ed25519",
@@ -167,6 +180,67 @@ pub(crate) fn mariadb() -> &'static Server {
              grant all on shop.* to app, ed"
         );
         let mut client = Command::new(demand("mariadb", "mariadb-client"));
+        client.args(["--no-defaults", "--user=root", "--socket"]).arg(server.dir().join("socket"));
+        finish(client.args(["-e", &roles])).must_succeed();
+        server
+    })
+}
+
+/// MySQL's own server, where `scripts/test-matrix` has fetched it: its port and that of its X protocol; roles `app`
+/// (caching_sha2_password) and `sha` (sha256_password), both only with a certificate; database `shop`.
+pub(crate) fn mysql() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        let server = Server::start(2, Account::of("mysql", "mariadb-server").as_ref(), "TERM", |plan| {
+            let program = demand("mysqld", "mysql-server-core (unstable)");
+            let tree = tree_of(&program).unwrap_or_else(|| "/usr".into()).display().to_string();
+            let data = plan.dir.join("data");
+            let begin = || {
+                let mut command = Command::new(&program);
+                command.args([
+                    "--no-defaults",
+                    "--log-error-verbosity=3",
+                    "--skip-log-bin",
+                    "--secure-file-priv=NULL",
+                ]);
+                command.arg(format!("--basedir={tree}")).arg(format!("--plugin-dir={tree}/lib/mysql/plugin"));
+                command.arg(format!("--datadir={}", data.display()));
+                if plan.account.is_some() {
+                    command.arg("--user=mysql");
+                }
+                command
+            };
+            if !data.exists() {
+                fs::create_dir(&data).expect("a data directory");
+                give(&data, plan.account);
+                give(plan.dir, plan.account);
+                finish(begin().arg("--initialize-insecure")).must_succeed();
+            }
+            let mut command = begin();
+            command.args([
+                "--bind-address=127.0.0.1",
+                "--mysqlx-bind-address=127.0.0.1",
+                "--skip-name-resolve",
+            ]);
+            command.args(["--require-secure-transport=ON", "--innodb-flush-log-at-trx-commit=0"]);
+            command.arg(format!("--port={}", plan.ports[0])).arg(format!("--mysqlx-port={}", plan.ports[1]));
+            for (option, file) in [
+                ("socket", "socket"),
+                ("mysqlx-socket", "mysqlx-socket"),
+                ("pid-file", "pid"),
+                ("ssl-ca", "ca.pem"),
+                ("ssl-cert", "server.pem"),
+                ("ssl-key", "server.key"),
+            ] {
+                command.arg(format!("--{option}={}", plan.file(file)));
+            }
+            command
+        });
+        let roles = format!(
+            "create database shop; create user app identified with caching_sha2_password by '{PASSWORD}' require x509; \
+             create user sha identified with sha256_password by '{PASSWORD}' require x509; grant all on shop.* to app, sha"
+        );
+        let mut client = Command::new(demand("mysql", "mysql-client-core (unstable)"));
         client.args(["--no-defaults", "--user=root", "--socket"]).arg(server.dir().join("socket"));
         finish(client.args(["-e", &roles])).must_succeed();
         server
@@ -349,6 +423,50 @@ pub(crate) fn memcached() -> &'static Server {
                 "-Z",
             ]);
             command.args(["-o", &options, "-v"]);
+            command
+        })
+    })
+}
+
+/// RabbitMQ, on a TLS port only, with an epmd of its own.
+pub(crate) fn rabbitmq() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, Account::of("rabbitmq", "rabbitmq-server").as_ref(), "TERM", |plan| {
+            give(plan.dir, plan.account);
+            let dir = plan.dir.display();
+            let config = format!(
+                "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{}\nssl_options.cacertfile = {dir}/ca.pem\n\
+                 ssl_options.certfile = {dir}/server.pem\nssl_options.keyfile = {dir}/server.key\n\
+                 ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\nlog.console = true\n\
+                 log.file = false\ndefault_user = app\ndefault_pass = {PASSWORD}\n",
+                plan.ports[0]
+            );
+            let config = plan.write("rabbitmq.conf", &config);
+            give(Path::new(&config), plan.account);
+            // Debian's own start script wants to be root or `rabbitmq`; this is the one behind it.
+            let server = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
+            assert!(server.exists(), "RabbitMQ is missing: apt-get install rabbitmq-server");
+            let (registry, distribution) = (free_port(), free_port());
+            let mut command = as_account(Path::new("/usr/bin/env"), plan.account);
+            command.args([
+                format!("HOME={dir}"),
+                format!("ERL_EPMD_PORT={registry}"),
+                "ERL_EPMD_ADDRESS=127.0.0.1".into(),
+                "RABBITMQ_NODENAME=test@localhost".into(),
+                format!("RABBITMQ_DIST_PORT={distribution}"),
+                format!("RABBITMQ_MNESIA_BASE={dir}/mnesia"),
+                format!("RABBITMQ_LOG_BASE={dir}"),
+                "RABBITMQ_LOGS=-".into(),
+                format!("RABBITMQ_CONFIG_FILE={config}"),
+                "RABBITMQ_CONF_ENV_FILE=/dev/null".into(),
+                format!("RABBITMQ_ENABLED_PLUGINS_FILE={dir}/plugins"),
+            ]);
+            let script = "epmd -address 127.0.0.1 -port \"$ERL_EPMD_PORT\" & registry=$!
+                \"$1\" & server=$!
+                trap 'kill $server; wait $server; kill $registry; exit' TERM
+                wait $server; kill $registry";
+            command.args(["sh", "-c", script, "rabbitmq"]).arg(server);
             command
         })
     })
