@@ -26,7 +26,7 @@ use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
 use crate::session::{self, AccessLog, Admission, Route, SessionIds, end_orphans};
 use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
-use crate::upstream::{Cluster, SendProxy, health_check};
+use crate::upstream::{Cluster, SendProxy, discovery, health_check};
 use crate::workers::{Worker, Workers};
 
 /// Why the daemon did not start.
@@ -122,6 +122,7 @@ impl Running {
             listeners.push(ListenerView { route, addresses });
         }
         admin.spawn(upkeep(exposition.clone(), admin.watch()));
+        find_endpoints(&listeners, &admin, &mut rng);
         let credentials = credentials(&config);
         admin.spawn(credentials.clone().keep(admin.watch()));
         for cluster in clusters(&listeners) {
@@ -170,6 +171,14 @@ impl Running {
         let _ = self.admin.finished(clock::now() + PARTING).await;
         drop(self.workers);
         Stopped { forced }
+    }
+}
+
+/// Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
+fn find_endpoints(listeners: &[ListenerView], admin: &Drain, rng: &mut Rng) {
+    let resolver = Arc::new(discovery::Resolver::default());
+    for cluster in clusters(listeners) {
+        admin.spawn(discovery::follow(cluster, Arc::clone(&resolver), rng.fork(), admin.watch()));
     }
 }
 

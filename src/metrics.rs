@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -39,6 +39,9 @@ const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
 const CREDENTIAL_RELOADS: &str = "ambassador_credential_reloads_total";
 const INSECURE: &str = "ambassador_tls_verification_disabled";
+const DISCOVERY: &str = "ambassador_discovery_total";
+const DISCOVERY_FAILING: &str = "ambassador_discovery_failing";
+const DISCOVERY_SUCCESS: &str = "ambassador_discovery_last_success_timestamp_seconds";
 const LOST_LINES: &str = "ambassador_log_lines_lost_total";
 const BUILD_INFO: &str = "ambassador_build_info";
 
@@ -155,6 +158,16 @@ fn describe() {
         "Credentials whose files changed: replaced while in use, or kept for want of good ones."
     );
     describe_gauge!(INSECURE, "1 where insecure_skip_verify is set.");
+    describe_counter!(DISCOVERY, "Questions about a cluster's endpoints, by what became of them.");
+    describe_gauge!(
+        DISCOVERY_FAILING,
+        "Names, records and files of the cluster whose last answer was no good."
+    );
+    describe_gauge!(
+        DISCOVERY_SUCCESS,
+        Unit::Seconds,
+        "When the last good answer about the cluster's endpoints came, in seconds since 1970."
+    );
     describe_counter!(LOST_LINES, "Log lines dropped because nobody read stderr fast enough.");
     describe_gauge!(BUILD_INFO, "1, with the version.");
 }
@@ -320,6 +333,46 @@ impl CredentialMetrics {
     }
 }
 
+/// What the search for a cluster's endpoints records.
+pub struct DiscoveryMetrics {
+    answers: BTreeMap<&'static str, Counter>,
+    failing: Gauge,
+    succeeded: Gauge,
+}
+
+impl DiscoveryMetrics {
+    /// The handles of one cluster, with everything that may become of a question.
+    #[must_use]
+    pub fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
+        let cluster = cluster.to_string();
+        let answer =
+            |result: &'static str| counter!(DISCOVERY, "cluster" => cluster.clone(), "result" => result);
+        Self {
+            answers: results.map(|result| (result, answer(result))).into(),
+            failing: gauge!(DISCOVERY_FAILING, "cluster" => cluster.clone()),
+            succeeded: gauge!(DISCOVERY_SUCCESS, "cluster" => cluster),
+        }
+    }
+
+    /// A question came to that.
+    pub fn answered(&self, result: &'static str) {
+        if let Some(counter) = self.answers.get(result) {
+            counter.increment(1);
+        }
+    }
+
+    /// A good answer came at that time.
+    pub fn succeeded(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.succeeded.set(since.as_secs_f64());
+    }
+
+    /// So many of what is asked for go without.
+    pub fn failing(&self, origins: usize) {
+        self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
+    }
+}
+
 /// What an endpoint records.
 #[derive(Clone)]
 pub struct EndpointMetrics {
@@ -422,6 +475,7 @@ opaque!(
     ListenerMetrics,
     ClusterMetrics,
     CredentialMetrics,
+    DiscoveryMetrics,
     EndpointMetrics,
     CheckMetrics
 );

@@ -47,7 +47,7 @@ impl Workers {
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 // An error is what it waits for: the sender was dropped.
                 let _ = runtime.block_on(alarms.attend(watched.changed()));
-                // Lookups that still block must not hold up the end of the process.
+                // What still blocks must not hold up the end of the process.
                 runtime.shutdown_background();
             })?;
         }
@@ -99,13 +99,10 @@ impl Drop for WorkerLoad {
     }
 }
 
-/// Name lookups at once per worker: getaddrinfo blocks a thread, and goes on after its dial has given up.
-const LOOKUPS_MAX: usize = 64;
-
 /// A runtime for one thread.
 ///
 /// # Errors
 /// When the reactor cannot be made.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().max_blocking_threads(LOOKUPS_MAX).build()
+    Builder::new_current_thread().enable_all().build()
 }

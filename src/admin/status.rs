@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ListenerView, Subject};
 use crate::credentials::CredentialView;
-use crate::upstream::{Cluster, EndpointView};
+use crate::upstream::{Cluster, EndpointView, discovery};
 use crate::{caller, clock};
 
 /// How far a daemon's life has gone. Each leads to the next.
@@ -89,6 +89,19 @@ pub struct ClusterStatus {
     pub sessions: u32,
     pub pending_dials: u32,
     pub endpoints: Vec<Endpoint>,
+    pub discovery: Vec<Origin>,
+}
+
+/// Something that a cluster's endpoints come from, in `/status`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Origin {
+    pub kind: String,
+    pub name: String,
+    pub found: usize,
+    pub age_ms: Option<u64>,
+    pub next_ms: Option<u64>,
+    pub last_error: Option<String>,
 }
 
 /// A credential in `/status`.
@@ -110,6 +123,8 @@ pub struct Credential {
 #[expect(missing_docs, reason = "as above")]
 pub struct Endpoint {
     pub name: String,
+    pub host: Option<String>,
+    pub addresses: Vec<String>,
     pub state: String,
     pub health: String,
     /// For how long it has been so; absent where there are no checks.
@@ -245,6 +260,22 @@ impl ClusterStatus {
             sessions: load.sessions,
             pending_dials: load.dials,
             endpoints: cluster.view().into_iter().map(Endpoint::of).collect(),
+            discovery: cluster.discovery().origins.iter().map(Origin::of).collect(),
+        }
+    }
+}
+
+impl Origin {
+    fn of(origin: &discovery::Origin) -> Self {
+        let now = clock::now();
+        let millis = |lasted: Duration| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            kind: origin.kind.label().into(),
+            name: origin.name.clone(),
+            found: origin.found,
+            age_ms: origin.succeeded.map(|at| millis(now.saturating_duration_since(at))),
+            next_ms: origin.due.map(|at| millis(at.saturating_duration_since(now))),
+            last_error: origin.error.clone(),
         }
     }
 }
@@ -265,9 +296,12 @@ impl Credential {
 
 impl Endpoint {
     fn of(view: EndpointView) -> Self {
+        let settings = view.endpoint.settings();
         let state = if view.is_member { view.admin.label() } else { "removed" };
         Self {
-            name: view.endpoint.settings().name.to_string(),
+            name: settings.name.to_string(),
+            host: settings.host.as_deref().map(str::to_owned),
+            addresses: settings.addresses.iter().map(|address| address.to_string()).collect(),
             state: state.into(),
             health: view.observed.as_ref().map_or("unchecked", |_| view.health.label()).into(),
             health_seconds: view.observed.as_ref().map(|observed| observed.age.as_secs_f64()),

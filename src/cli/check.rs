@@ -9,6 +9,7 @@ use super::{ConfigFile, Failure};
 use crate::alarm;
 use crate::metrics::Exposition;
 use crate::tls;
+use crate::upstream::discovery::{self, Origin, Resolver, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
 use crate::workers;
 
@@ -25,6 +26,10 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.file.load()?;
     for warning in &config.warnings {
         eprintln!("warning: {warning}");
+    }
+    let wrong: Vec<_> = config.clusters.iter().filter_map(mistake_in_file).collect();
+    if !wrong.is_empty() {
+        return Err(Failure::Endpoints(wrong));
     }
     println!(
         "{}: fine: {} listener(s), {} cluster(s)",
@@ -46,11 +51,27 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
+/// The daemon starts all the same and waits for the file to get better: it is somebody else's, and may come later.
+fn mistake_in_file(cluster: &Settings) -> Option<String> {
+    match cluster.source.as_ref()? {
+        Source::File(file) => file.targets().err(),
+        Source::Listed(_) | Source::Service(_) => None,
+    }
+}
+
 /// One after the other, so that the report reads in the file's order.
 async fn connect_all(clusters: Vec<Settings>) -> usize {
     let mut unreachable = 0;
+    let resolver = Arc::new(Resolver::default());
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
+        let found = discovery::settle(&cluster, Arc::clone(&resolver), Rng::with_seed(0)).await;
+        for origin in &found.origins {
+            println!("\nclusters.{} {}", cluster.settings().name, origin.name);
+            if !resolved(origin) {
+                unreachable += 1;
+            }
+        }
         for endpoint in cluster.endpoints() {
             println!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
             if !connect(&cluster, &endpoint).await {
@@ -67,14 +88,13 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
     let failed_at = dialled.as_ref().err().map(|error| error.step());
     let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
-    if passed(Step::Resolve) {
-        report(
-            Step::Resolve,
-            &took(record.resolve).unwrap_or_else(|| "nothing to do, it is an address".into()),
-        );
-    }
+    let host = endpoint.settings().host.as_deref();
+    report(
+        RESOLVE,
+        &host.map_or_else(|| "nothing to do, it is an address".into(), |host| format!("from {host}")),
+    );
     if passed(Step::Connect) {
-        report(Step::Connect, &took(record.connect).unwrap_or_default());
+        report(Step::Connect.label(), &took(record.connect).unwrap_or_default());
     }
     let settings = cluster.settings();
     let upgrades = settings
@@ -82,7 +102,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
         .as_ref()
         .is_some_and(|tls| tls.start() == tls::Start::Upgrade && settings.protocol.upgrade().is_some());
     if passed(Step::Upgrade) && upgrades {
-        report(Step::Upgrade, settings.protocol.label());
+        report(Step::Upgrade.label(), settings.protocol.label());
     }
     let ready = match dialled {
         Ok(ready) => ready,
@@ -95,12 +115,12 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
     // trip, which is when a probe has its answer.
     match probe(settings, ready).await {
         Ok(None) => {
-            secured.inspect(|words| report(Step::Handshake, words));
+            secured.inspect(|words| report(Step::Handshake.label(), words));
             println!("  {ANSWER:<10} ok      the server would serve a client");
             true
         }
         Err(failure) => {
-            secured.inspect(|words| report(Step::Handshake, words));
+            secured.inspect(|words| report(Step::Handshake.label(), words));
             refused(ANSWER, &failure.to_string())
         }
         Ok(Some(ready)) => match (secured, late_rejection(ready.end).await) {
@@ -108,7 +128,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
                 refused(Step::Handshake.label(), &format!("{words}, then: {reason}"))
             }
             (secured, _) => {
-                secured.inspect(|words| report(Step::Handshake, words));
+                secured.inspect(|words| report(Step::Handshake.label(), words));
                 true
             }
         },
@@ -118,8 +138,21 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
 /// The step after the handshake, where the protocol has a probe.
 const ANSWER: &str = "answer";
 
-fn report(step: Step, words: &str) {
-    println!("  {:<10} ok      {words}", step.label());
+/// The step before them all, which sessions do not wait for.
+const RESOLVE: &str = "resolve";
+
+fn resolved(origin: &Origin) -> bool {
+    match &origin.error {
+        None => {
+            report(RESOLVE, &format!("{} found", origin.found));
+            true
+        }
+        Some(error) => refused(RESOLVE, error),
+    }
+}
+
+fn report(step: &str, words: &str) {
+    println!("  {step:<10} ok      {words}");
 }
 
 fn refused(step: &str, words: &str) -> bool {

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 use crate::metrics;
@@ -55,13 +58,22 @@ pub(super) fn install(log: &Log) -> (AccessLog, Flush) {
         .with_max_level(log.level)
         .with_writer(move || queue.clone())
         .with_ansi(on_terminal);
+    let levels = levels(log.level);
     // A second subscriber in one process is refused; the first stays, and nothing is lost.
     let (_installed, format) = match format {
-        LogFormat::Text => (builder.with_target(false).try_init(), Format::Text),
+        LogFormat::Text => (builder.with_target(false).finish().with(levels).try_init(), Format::Text),
         LogFormat::Json => {
-            (builder.json().flatten_event(true).with_current_span(false).try_init(), Format::Json)
+            let subscriber = builder.json().flatten_event(true).with_current_span(false).finish();
+            (subscriber.with(levels).try_init(), Format::Json)
         }
     };
     let is_on = log.access && log.level >= LevelFilter::INFO;
     (if is_on { AccessLog::new(format, writer) } else { AccessLog::off() }, Flush(Some(guard)))
+}
+
+/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong.
+fn levels(level: LevelFilter) -> Targets {
+    let of_dns = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let dns = ["hickory_net", "hickory_proto", "hickory_resolver"];
+    Targets::new().with_default(level).with_targets(dns.map(|target| (target, of_dns)))
 }

@@ -88,6 +88,8 @@ pub fn main() -> ExitCode {
 #[derive(Debug)]
 enum Failure {
     Config(Mistakes),
+    /// What is wrong with endpoints files.
+    Endpoints(Vec<String>),
     Running(String),
 }
 
@@ -96,6 +98,10 @@ impl Failure {
         match self {
             Self::Config(mistakes) => {
                 eprintln!("{mistakes}");
+                ExitCode::from(CONFIG)
+            }
+            Self::Endpoints(words) => {
+                eprintln!("{}", words.join("\n"));
                 ExitCode::from(CONFIG)
             }
             Self::Running(reason) => {

@@ -9,7 +9,7 @@ pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
     let ran = runtime.block_on(alarm::attend(daemon::run(config, access)));
-    // A lookup that still blocks must not hold up the end of the process.
+    // What still blocks must not hold up the end of the process.
     runtime.shutdown_background();
     drop(log);
     ran.map_err(|error| failed(&error))?.map_err(|error| failed(&error))

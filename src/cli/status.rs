@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use super::ask::{self, Where};
-use crate::admin::status::{ClusterStatus, Listener, Status};
+use crate::admin::status::{ClusterStatus, Listener, Origin, Status};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -53,7 +53,32 @@ fn page(status: &Status) -> String {
         "LAST ERROR",
     ];
     page += &table(&head, &endpoints(&status.clusters));
+    let origins = origins(&status.clusters);
+    if !origins.is_empty() {
+        page.push('\n');
+        page += &table(&["CLUSTER", "FOUND BY", "KIND", "FOUND", "AGE", "NEXT", "LAST ERROR"], &origins);
+    }
     page
+}
+
+fn origins(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
+    let seconds =
+        |millis: Option<u64>| millis.map_or_else(|| "-".into(), |millis| format!("{} s", millis / 1000));
+    let rows = |cluster: &ClusterStatus| -> Vec<Vec<String>> {
+        let row = |origin: &Origin| {
+            vec![
+                cluster.name.clone(),
+                origin.name.clone(),
+                origin.kind.clone(),
+                origin.found.to_string(),
+                seconds(origin.age_ms),
+                seconds(origin.next_ms),
+                origin.last_error.clone().unwrap_or_else(|| "-".into()),
+            ]
+        };
+        cluster.discovery.iter().map(row).collect()
+    };
+    clusters.iter().flat_map(rows).collect()
 }
 
 fn listeners(listeners: &[Listener]) -> Vec<Vec<String>> {
@@ -74,7 +99,10 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
         let row = |endpoint: &crate::admin::status::Endpoint| {
             vec![
                 cluster.name.clone(),
-                endpoint.name.clone(),
+                match &endpoint.host {
+                    Some(host) => format!("{} ({host})", endpoint.name),
+                    None => endpoint.name.clone(),
+                },
                 cluster.protocol.clone(),
                 cluster.tls.clone(),
                 endpoint.state.clone(),

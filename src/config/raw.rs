@@ -12,8 +12,8 @@ mod substitute;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-pub(super) use section::{Datum, Section};
-use section::{Field, Item};
+use section::Field;
+pub(super) use section::{Datum, Item, Section};
 
 use super::document::{Key as DocumentKey, Node, Value, place_of};
 use super::mistakes::{At, Findings, Place, quoted};

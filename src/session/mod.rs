@@ -292,9 +292,10 @@ fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unse
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
         Refusal::Unavailable(Unavailable::Full(_)) => RefusalKind::Full,
-        Refusal::Unavailable(Unavailable::Nobody(_)) | Refusal::Failed { .. } | Refusal::Deadline { .. } => {
-            RefusalKind::Unreachable
-        }
+        Refusal::Unavailable(Unavailable::Nobody(_))
+        | Refusal::Unknown { .. }
+        | Refusal::Failed { .. }
+        | Refusal::Deadline { .. } => RefusalKind::Unreachable,
     };
     Unserved { downstream, kind }
 }

@@ -11,6 +11,7 @@ mod inherited;
 mod inotify;
 mod peer;
 mod pipe;
+mod route;
 mod socket;
 mod timer;
 
@@ -20,6 +21,7 @@ pub use inherited::{Inherited, InheritedError};
 pub use inotify::Inotify;
 pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;
+pub use route::has_route;
 pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
 pub use timer::Timer;
 

@@ -1,4 +1,4 @@
-//! A dial: lease → resolve → connect → upgrade → handshake, in bounded attempts under one deadline.
+//! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline.
 //!
 //! No byte of the client has been sent yet, so every attempt may be followed by another. What happened is
 //! written to a [`DialRecord`] as it happens, so that a dial that is cancelled leaves its story too.
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::name::EndpointName;
+use crate::policy::eligibility::Nobody;
 use crate::policy::retry;
 use crate::policy::roster::Unavailable;
 use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
@@ -18,7 +19,8 @@ use crate::sys::{Socket, Target};
 use crate::tls::{Agreed, EndpointOriginator, HandshakeError, Start};
 
 use super::announce::Announcement;
-use super::endpoint::{Endpoint, Host};
+use super::connect::connect;
+use super::endpoint::Endpoint;
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
 use super::meeting::Meeting;
@@ -28,7 +30,7 @@ use super::{Cluster, EndpointId, Settings as ClusterSettings};
 /// The bounds of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Resolving and TCP, per attempt.
+    /// TCP, per attempt.
     pub connect_timeout: Duration,
     /// Upgrade and TLS, per attempt.
     pub handshake_timeout: Duration,
@@ -47,7 +49,7 @@ pub struct DialRecord {
     pub attempts: u32,
     /// The endpoint of the last one.
     pub endpoint: Option<EndpointName>,
-    /// How long its name took; `None` for an address.
+    /// How long it waited to learn of an endpoint; `None` where one was known.
     pub resolve: Option<Duration>,
     /// How long TCP took.
     pub connect: Option<Duration>,
@@ -120,6 +122,7 @@ pub async fn dial(
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
     let mut plan = retry::Plan::new(settings.dial.retry);
     let mut last = None;
+    record.resolve = cluster.found(deadline.at).await;
     let out_of_time = |plan: &retry::Plan, last| Refusal::Deadline {
         deadline: settings.dial.deadline,
         attempts: plan.attempts(),
@@ -128,7 +131,7 @@ pub async fn dial(
     loop {
         let mut lease = match cluster.lease(wanted, &mut plan) {
             Ok(lease) => lease,
-            Err(unavailable) => return Err(nothing_left(unavailable, last, plan.attempts())),
+            Err(unavailable) => return Err(nothing_left(cluster, unavailable, last, plan.attempts())),
         };
         record.begin(&lease, plan.attempts());
         let address = match wanted {
@@ -156,6 +159,9 @@ pub async fn dial(
             }
             Err(error) => {
                 lease.failed(&error);
+                if error.step() == Step::Connect {
+                    cluster.search.doubt();
+                }
                 if error.is_deadline() {
                     return Err(out_of_time(&plan, last));
                 }
@@ -226,11 +232,22 @@ pub(super) async fn connect_endpoint(
 }
 
 /// When a cap is met in the middle of the attempts, what failed before says more than the cap.
-fn nothing_left(unavailable: Unavailable, last: Option<DialError>, attempts: u32) -> Refusal {
-    match last {
-        Some(last) => Refusal::Failed { last, attempts },
-        None => Refusal::Unavailable(unavailable),
+fn nothing_left(
+    cluster: &Cluster,
+    unavailable: Unavailable,
+    last: Option<DialError>,
+    attempts: u32,
+) -> Refusal {
+    if let Some(last) = last {
+        return Refusal::Failed { last, attempts };
     }
+    if unavailable == Unavailable::Nobody(Nobody::Empty) {
+        cluster.search.doubt();
+        if let Some(reason) = cluster.discovery().error() {
+            return Refusal::Unknown { reason };
+        }
+    }
+    Refusal::Unavailable(unavailable)
 }
 
 /// A moment that something must be over by, and the bound that says so.
@@ -300,70 +317,41 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Tries the endpoint's addresses in the resolver's order. Each but the last gets an even share of the time
-    /// left, so that a dead first address leaves time for the others.
     async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
-        let limit = self.limit(clock::now(), Bound::Connect, self.settings.dial.connect_timeout);
-        if let Some(address) = self.address {
-            return self.connect_to(&[address], limit, record).await;
-        }
-        let address = &self.endpoint.settings().address;
-        let port = self.port.unwrap_or(address.port);
-        let name = match &address.host {
-            Host::Ip(ip) => return self.connect_to(&[SocketAddr::new(*ip, port)], limit, record).await,
-            Host::Name(name) => name,
-        };
-        let addresses = alarm::before(limit.at, resolve(name, port, record))
-            .await
-            .unwrap_or_else(|Elapsed| Err(self.timeout(Step::Resolve, limit)))?;
-        self.connect_to(&addresses, limit, record).await
-    }
-
-    async fn connect_to(
-        &self,
-        addresses: &[SocketAddr],
-        limit: Limit,
-        record: &mut DialRecord,
-    ) -> Result<Socket, DialError> {
         let Self { settings, endpoint, .. } = *self;
         // Whoever answers on another port is not the server.
         let header = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let header = header.map(|send| send.header(self.announcement, endpoint.settings()));
-        let mut failed = None;
-        for (index, address) in addresses.iter().enumerate() {
-            let begun = clock::now();
-            let left = u32::try_from(addresses.len() - index).unwrap_or(1);
-            let share = limit.at.saturating_duration_since(begun) / left;
-            let speaks_first = header.is_some() || self.speaks_first();
-            let target = Target { address: *address, from: settings.dial.local_address, speaks_first };
-            let connecting = match Socket::connect(target, &settings.socket) {
-                Ok(connecting) => connecting,
-                Err(error) => {
-                    failed = Some(DialError::Connect { address: *address, error });
-                    continue;
-                }
-            };
-            let connected = async {
-                connecting.connected().await?;
-                // With the ACK that ends TCP's handshake, before anything else.
-                connecting.send_all(header.as_deref().unwrap_or_default()).await
-            };
-            match alarm::before(begun + share, connected).await {
-                Ok(Ok(())) => {
-                    let took = clock::now() - begun;
-                    if !self.is_probe {
-                        endpoint.metrics().connect_duration.record(took);
-                    }
-                    record.connect = Some(took);
-                    return Ok(connecting);
-                }
-                Ok(Err(error)) => failed = Some(DialError::Connect { address: *address, error }),
-                Err(Elapsed) => {}
+        let begun = clock::now();
+        let limit = self.limit(begun, Bound::Connect, settings.dial.connect_timeout);
+        let speaks_first = header.is_some() || self.speaks_first();
+        let begin = |mut address: SocketAddr| {
+            if let Some(port) = self.port {
+                address.set_port(port);
             }
+            let target = Target { address, from: settings.dial.local_address, speaks_first };
+            Socket::connect(target, &settings.socket)
+        };
+        let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));
+        let connecting = async {
+            let (socket, address) = connect(order, begin).await?;
+            // With the ACK that ends TCP's handshake, before anything else.
+            let sent = socket.send_all(header.as_deref().unwrap_or_default()).await;
+            sent.map(|()| (socket, address)).map_err(|error| (address, error))
+        };
+        match alarm::before(limit.at, connecting).await {
+            Ok(Ok((socket, address))) => {
+                let took = clock::now() - begun;
+                if !self.is_probe {
+                    endpoint.metrics().connect_duration.record(took);
+                }
+                endpoint.answered(address);
+                record.connect = Some(took);
+                Ok(socket)
+            }
+            Ok(Err((address, error))) => Err(DialError::Connect { address, error }),
+            Err(Elapsed) => Err(self.timeout(Step::Connect, limit)),
         }
-        // That the dial is over says more than how one of its addresses failed.
-        let failed = failed.filter(|_| clock::now() < self.deadline.at);
-        Err(failed.unwrap_or_else(|| self.timeout(Step::Connect, limit)))
     }
 
     /// Whether bytes of ours follow at once: the client's, the upgrade's or TLS's.
@@ -501,21 +489,9 @@ impl Ready {
     }
 }
 
-async fn resolve(name: &str, port: u16, record: &mut DialRecord) -> Result<Vec<SocketAddr>, DialError> {
-    let begun = clock::now();
-    let failed = |reason: String| DialError::Resolve { host: name.to_owned(), reason };
-    let found = tokio::net::lookup_host((name, port)).await;
-    let addresses: Vec<_> = found.map_err(|error| failed(error.to_string()))?.collect();
-    record.resolve = Some(clock::now() - begun);
-    if addresses.is_empty() {
-        return Err(failed("the name has no address".into()));
-    }
-    Ok(addresses)
-}
-
 impl DialRecord {
     fn begin(&mut self, lease: &Lease, attempts: u32) {
         let endpoint = Some(lease.endpoint().settings().name.clone());
-        *self = Self { attempts, endpoint, ..Self::default() };
+        *self = Self { attempts, endpoint, resolve: self.resolve, ..Self::default() };
     }
 }

@@ -1,7 +1,8 @@
 //! One address of a cluster.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
 
@@ -10,10 +11,10 @@ use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
 use crate::tls::EndpointOriginator;
 
-/// Where an endpoint is.
+/// Where a server is said to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// An address, or a name resolved when dialled.
+    /// Its host.
     pub host: Host,
     /// The TCP port.
     pub port: u16,
@@ -24,17 +25,35 @@ pub struct Address {
 pub enum Host {
     /// An IP address.
     Ip(IpAddr),
+    /// An IPv6 address that means something only on one interface.
+    LinkLocal {
+        /// The address.
+        ip: Ipv6Addr,
+        /// The interface's name, or its number.
+        interface: String,
+        /// The interface's number.
+        scope: u32,
+    },
     /// A DNS name (or one of `/etc/hosts`).
     Name(String),
 }
 
-/// One endpoint as configured.
-#[derive(Debug, Clone)]
+/// Where an endpoint is: at one address, or at two that are the same host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    first: SocketAddr,
+    second: Option<SocketAddr>,
+}
+
+/// One endpoint as configured or found.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// As written: `host:port`.
+    /// `ADDRESS:PORT`; the IPv4 one where there are two.
     pub name: EndpointName,
-    /// The same, understood.
-    pub address: Address,
+    /// Where it is.
+    pub addresses: Addresses,
+    /// The name that it was found by; `None`: it was named by its address.
+    pub host: Option<Box<str>>,
     /// Its share of the sessions, 1 to 65535. It may change while the endpoint stays.
     pub weight: u32,
     /// The name sent and verified in TLS: the endpoint's own, else the cluster's, else its host.
@@ -51,12 +70,22 @@ pub struct Endpoint {
     metrics: EndpointMetrics,
     /// `None`: it is not probed.
     checks: Option<CheckMetrics>,
+    /// Of two addresses, whether the second was the last to answer. It is tried first then (RFC 8305 section 4).
+    prefers_second: AtomicBool,
 }
 
 impl Settings {
+    /// Its host as HTTP's `Host` has it, with that port.
+    pub(super) fn authority(&self, port: u16) -> String {
+        match &self.host {
+            Some(host) => format!("{host}:{port}"),
+            None => SocketAddr::new(self.addresses.first.ip(), port).to_string(),
+        }
+    }
+
     /// Whether both mean the same server, known by the same name to the same TLS. The rest may change in place.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name && self.address == other.address && self.server_name == other.server_name
+        self.name == other.name && self.addresses == other.addresses && self.server_name == other.server_name
     }
 }
 
@@ -68,7 +97,7 @@ impl Endpoint {
         metrics: EndpointMetrics,
         checks: Option<CheckMetrics>,
     ) -> Self {
-        Self { id, settings, originator, metrics, checks }
+        Self { id, settings, originator, metrics, checks, prefers_second: AtomicBool::new(false) }
     }
 
     /// Names it within its cluster.
@@ -81,6 +110,23 @@ impl Endpoint {
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Its address, and the one to try beside it, in the order in which to try them.
+    pub(super) fn order(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let Addresses { first, second } = self.settings.addresses;
+        match second {
+            Some(second) if self.prefers_second.load(Ordering::Relaxed) => (second, Some(first)),
+            _ => (first, second),
+        }
+    }
+
+    /// That address answered.
+    pub(super) fn answered(&self, address: SocketAddr) {
+        if self.settings.addresses.second.is_some() {
+            let is_second = address.ip() != self.settings.addresses.first.ip();
+            self.prefers_second.store(is_second, Ordering::Relaxed);
+        }
     }
 
     pub(super) const fn originator(&self) -> Option<&EndpointOriginator> {
@@ -96,11 +142,44 @@ impl Endpoint {
     }
 }
 
+impl Address {
+    /// `None` where somebody has to be asked.
+    pub(super) const fn known(&self) -> Option<SocketAddr> {
+        match &self.host {
+            Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
+            Host::LinkLocal { ip, scope, .. } => {
+                Some(SocketAddr::V6(SocketAddrV6::new(*ip, self.port, 0, *scope)))
+            }
+            Host::Name(_) => None,
+        }
+    }
+}
+
+impl Addresses {
+    /// At one address.
+    #[must_use]
+    pub const fn one(address: SocketAddr) -> Self {
+        Self { first: address, second: None }
+    }
+
+    /// At either, the first by preference.
+    #[must_use]
+    pub const fn pair(first: SocketAddr, second: SocketAddr) -> Self {
+        Self { first, second: Some(second) }
+    }
+
+    /// Each.
+    pub fn iter(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.first).chain(self.second)
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
             Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Host::LinkLocal { ip, interface, .. } => write!(f, "[{ip}%{interface}]:{}", self.port),
             Host::Name(name) => write!(f, "{name}:{}", self.port),
         }
     }

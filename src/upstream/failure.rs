@@ -14,7 +14,6 @@ use crate::tls::HandshakeError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the field's own words")]
 pub enum Step {
-    Resolve,
     Connect,
     Upgrade,
     Handshake,
@@ -23,14 +22,6 @@ pub enum Step {
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The name has no address.
-    #[error("cannot resolve {host}: {reason}")]
-    Resolve {
-        /// The name.
-        host: String,
-        /// The resolver's words.
-        reason: String,
-    },
     /// TCP was refused or failed.
     #[error("cannot connect to {address}: {error}")]
     Connect {
@@ -72,7 +63,7 @@ pub enum DialError {
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// `connect.timeout`: resolving and TCP.
+    /// `connect.timeout`: TCP.
     Connect,
     /// `connect.handshake_timeout`: upgrade and TLS.
     Handshake,
@@ -86,6 +77,12 @@ pub enum Refusal {
     /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
+    /// Nobody knows an endpoint, for want of an answer.
+    #[error("the cluster has no endpoint: {reason}")]
+    Unknown {
+        /// The resolver's words, or those about the file.
+        reason: String,
+    },
     /// Every attempt failed; this is the last one's error.
     #[error("{last}{}", counted(*.attempts))]
     Failed {
@@ -132,7 +129,6 @@ impl DialError {
     pub(super) const RESULTS: &'static [&'static str] = &[
         Self::OK,
         Self::CANCELLED,
-        "resolve_failed",
         "connect_refused",
         "connect_failed",
         "connect_timeout",
@@ -146,7 +142,6 @@ impl DialError {
     #[must_use]
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Resolve { .. } => "resolve_failed",
             Self::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
                 "connect_refused"
             }
@@ -168,7 +163,6 @@ impl DialError {
     #[must_use]
     pub const fn step(&self) -> Step {
         match self {
-            Self::Resolve { .. } => Step::Resolve,
             Self::Connect { .. } => Step::Connect,
             Self::Upgrade { .. } => Step::Upgrade,
             Self::Tls { .. } => Step::Handshake,
@@ -178,7 +172,6 @@ impl DialError {
 
     const fn outcome(&self) -> Outcome {
         match self.step() {
-            Step::Resolve => Outcome::NoEndpoint,
             Step::Connect => Outcome::ConnectFailed,
             Step::Upgrade => Outcome::UpgradeFailed,
             Step::Handshake => Outcome::TlsFailed,
@@ -192,7 +185,7 @@ impl Refusal {
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Unavailable(Unavailable::Full(_)) => Outcome::ClusterFull,
-            Self::Unavailable(Unavailable::Nobody(_)) => Outcome::NoEndpoint,
+            Self::Unavailable(Unavailable::Nobody(_)) | Self::Unknown { .. } => Outcome::NoEndpoint,
             Self::Failed { last, .. } => last.outcome(),
             Self::Deadline { .. } => Outcome::DeadlineExceeded,
         }
@@ -204,7 +197,6 @@ impl Step {
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Resolve => "resolve",
             Self::Connect => "connect",
             Self::Upgrade => "upgrade",
             Self::Handshake => "handshake",
@@ -222,7 +214,6 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let timeout = Duration::from_secs(1);
         for error in [
-            DialError::Resolve { host: String::new(), reason: String::new() },
             DialError::Connect { address, error: io::ErrorKind::ConnectionRefused.into() },
             DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
             DialError::Timeout {

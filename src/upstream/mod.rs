@@ -1,11 +1,13 @@
 //! Clusters, and how a session gets a stream from one.
 //!
 //! Decisions (which endpoint, is there room, wait how long) happen under the cluster's one short lock and
-//! are the policies'; effects (resolve, connect, upgrade, handshake) happen outside it, in [`dial`]. Between
+//! are the policies'; effects (connect, upgrade, handshake) happen outside it, in [`dial`]. Between
 //! the two goes a [`Lease`].
 
 mod announce;
+mod connect;
 mod dial;
+pub mod discovery;
 mod endpoint;
 mod failure;
 pub mod health_check;
@@ -16,11 +18,13 @@ mod probe;
 mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::watch;
 
+use crate::alarm;
+use crate::clock;
 use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
 use crate::policy::eligibility::Nobody;
@@ -33,7 +37,7 @@ use crate::{relay, sys, tls};
 pub use crate::policy::slot::Id as EndpointId;
 pub use announce::{Announcement, SendProxy};
 pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
-pub use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
+pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;
 pub use meeting::Meeting;
@@ -50,6 +54,8 @@ pub struct Settings {
     pub protocol: Arc<dyn Protocol>,
     /// Those it begins with; no two with the same name. None, where they are found out later.
     pub endpoints: Vec<EndpointSettings>,
+    /// Where its endpoints are found out; `None`: they are those it begins with, for good.
+    pub source: Option<discovery::Source>,
     /// Which of them takes the next session.
     pub balance: balance::Policy,
     /// `None`: plaintext.
@@ -78,6 +84,7 @@ pub struct Cluster {
     state: Mutex<State>,
     board: health_check::Board,
     changes: watch::Sender<()>,
+    search: discovery::Board,
 }
 
 /// What changes, behind the lock.
@@ -104,7 +111,9 @@ impl Cluster {
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
         let board = health_check::Board::default();
-        let cluster = Arc::new(Self { settings, metrics, state: Mutex::new(state), board, changes });
+        let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
+        let state = Mutex::new(state);
+        let cluster = Arc::new(Self { settings, metrics, state, board, search, changes });
         cluster.arrange(endpoints);
         cluster
     }
@@ -130,6 +139,22 @@ impl Cluster {
     /// What its probes have observed.
     const fn board(&self) -> &health_check::Board {
         &self.board
+    }
+
+    /// How the search for its endpoints goes.
+    #[must_use]
+    pub fn discovery(&self) -> Arc<discovery::Report> {
+        self.search.report()
+    }
+
+    /// Waits for the first answer about its endpoints where nothing is known yet, and tells how long that took.
+    async fn found(&self, deadline: Instant) -> Option<Duration> {
+        if self.search.is_known() {
+            return None;
+        }
+        let begun = clock::now();
+        let _ = alarm::before(deadline, self.search.known()).await;
+        Some(clock::now() - begun)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -27,6 +27,7 @@ mod credentials; // certificates that are replaced while in use
 mod demo; // `demo` and the shipped example
 mod dialling; // attempts, deadlines, retries, clients that go away
 mod direct_clients; // clients of protocols with TLS from the first byte
+mod discovery; // endpoints that are found: names, SRV records, files
 mod drain; // SIGTERM and what follows
 mod half_close; // one direction ends first
 mod health; // probes, and what becomes of endpoints that fail them

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use nix::net::if_::if_nametoindex;
 use rustls::pki_types::ServerName;
 
 use crate::config::mistakes::quoted;
@@ -84,19 +85,43 @@ pub(super) fn upstream(text: &str) -> Result<Address, String> {
 fn host(host: &str, port: u16) -> Result<Host, String> {
     let shown = quoted(host);
     if let Some(inside) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let ip = inside.parse::<Ipv6Addr>().map_err(|_| format!("{shown} is no IPv6 address"))?;
-        return Ok(Host::Ip(ip.into()));
+        return in_brackets(inside, &shown);
     }
     if host.parse::<Ipv6Addr>().is_ok() {
         return Err(format!("an IPv6 address needs brackets: write `[{host}]:{port}`, in quotes"));
     }
-    match ServerName::try_from(host) {
+    match ServerName::try_from(host.strip_suffix('.').unwrap_or(host)) {
         Ok(ServerName::IpAddress(_)) => {
             host.parse().map(Host::Ip).map_err(|_| format!("{shown} is no IP address"))
         }
         Ok(_) => Ok(Host::Name(host.to_owned())),
         Err(_) => Err(format!("{shown} is neither a host name nor an IP address")),
     }
+}
+
+fn in_brackets(inside: &str, shown: &str) -> Result<Host, String> {
+    let (ip, interface) = inside.split_once('%').map_or((inside, None), |(ip, name)| (ip, Some(name)));
+    let ip = ip.parse::<Ipv6Addr>().map_err(|_| format!("{shown} is no IPv6 address"))?;
+    let Some(interface) = interface else { return Ok(Host::Ip(ip.into())) };
+    if !ip.is_unicast_link_local() {
+        return Err(format!("only a link-local address (fe80::…) belongs to an interface; {ip} does not"));
+    }
+    let scope = interface.parse().or_else(|_| if_nametoindex(interface));
+    let scope = scope.map_err(|_| format!("there is no interface {} on this host", quoted(interface)))?;
+    Ok(Host::LinkLocal { ip, interface: interface.to_owned(), scope })
+}
+
+/// A name with SRV records. Those of RFC 2782 begin with `_service._proto`, those of Consul do not.
+pub(super) fn service(text: &str) -> Result<String, String> {
+    let label = |label: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        (1..=63).contains(&label.len()) && label.bytes().all(allowed)
+    };
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() > 253 || !name.split('.').all(label) {
+        return Err(format!("{} is no name of a service: write _SERVICE._tcp.DOMAIN", quoted(text)));
+    }
+    Ok(text.to_owned())
 }
 
 /// A name for TLS. What an address would be verified against is the address itself.
@@ -147,6 +172,15 @@ mod tests {
             ("db_1:5432", Host::Name("db_1".into())),
             ("10.0.0.7:5432", Host::Ip([10, 0, 0, 7].into())),
             ("[::1]:5432", Host::Ip(Ipv6Addr::LOCALHOST.into())),
+            ("db1.example.com.:5432", Host::Name("db1.example.com.".into())),
+            (
+                "[fe80::1%lo]:5432",
+                Host::LinkLocal { ip: "fe80::1".parse().unwrap(), interface: "lo".into(), scope: 1 },
+            ),
+            (
+                "[fe80::1%7]:5432",
+                Host::LinkLocal { ip: "fe80::1".parse().unwrap(), interface: "7".into(), scope: 7 },
+            ),
         ] {
             assert_eq!(upstream(text), Ok(Address { host: expected, port: 5432 }), "{text}");
         }
@@ -164,6 +198,12 @@ mod tests {
             ("1:2:3:4:5:6:7:8:5432", "write `[1:2:3:4:5:6:7:8]:5432`"),
             ("[nope]:1", "no IPv6 address"),
             ("256.1.1.1:1", "neither a host name nor an IP address"),
+            ("12345:1", "neither a host name nor an IP address"),
+            ("127.1:1", "neither a host name nor an IP address"),
+            ("db..example.com:1", "neither a host name nor an IP address"),
+            (".:1", "neither a host name nor an IP address"),
+            ("[fe80::1%nowhere]:1", "no interface `nowhere`"),
+            ("[fd00::1%lo]:1", "only a link-local address"),
             (":5432", "neither a host name nor an IP address"),
             ("a b:5432", "neither a host name nor an IP address"),
             ("postgres://db1:5432", "is a URL"),
@@ -171,6 +211,16 @@ mod tests {
         ] {
             let error = upstream(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn services_are_names() {
+        for text in ["_postgresql._tcp.example.com", "_postgresql._tcp.example.com.", "db.service.consul"] {
+            assert_eq!(service(text).as_deref(), Ok(text));
+        }
+        for text in ["", ".", "a..b", "_postgresql._tcp.example.com:5432", "a b"] {
+            assert!(service(text).unwrap_err().contains("_SERVICE._tcp.DOMAIN"), "{text}");
         }
     }
 }

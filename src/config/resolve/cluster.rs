@@ -41,10 +41,12 @@ impl Resolver<'_> {
             local_address: local_address.flatten(),
         };
         let endpoints = self.endpoints(cluster, &around);
+        let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         Some(Settings {
             name: ClusterName::from(name),
             protocol: protocol?,
-            endpoints: endpoints?,
+            endpoints: known?,
+            source: source?,
             balance: balance(cluster)?,
             tls: tls?,
             dial: dial?,

@@ -1,17 +1,21 @@
-//! The `endpoints` of a cluster.
+//! The `endpoints` of a cluster: a list, or where they are found.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
 use super::{Resolver, address};
-use crate::config::mistakes::{At, quoted};
-use crate::config::raw::Section;
-use crate::name::EndpointName;
+use crate::config::mistakes::{At, Findings, headline, quoted};
+use crate::config::raw::{Item, Reader, Section};
+use crate::config::{document, process_environment, shape};
+use crate::upstream::discovery::{EndpointsFile, Service, Source, Target, literal};
 use crate::upstream::{Address, EndpointSettings, Host};
 
 /// What the rest of the cluster means for its endpoints.
+#[derive(Clone)]
 pub(super) struct Surroundings {
     /// Whether there is TLS at all.
     pub(super) has_tls: bool,
@@ -21,41 +25,82 @@ pub(super) struct Surroundings {
     pub(super) local_address: Option<IpAddr>,
 }
 
+/// The endpoints that a cluster begins with, and where it learns of others.
+pub(super) struct Endpoints {
+    pub(super) known: Vec<EndpointSettings>,
+    pub(super) source: Option<Source>,
+}
+
 impl Resolver<'_> {
-    pub(super) fn endpoints(
-        &mut self,
-        cluster: &Section,
-        around: &Surroundings,
-    ) -> Option<Vec<EndpointSettings>> {
+    pub(super) fn endpoints(&mut self, cluster: &Section, around: &Surroundings) -> Option<Endpoints> {
+        if let Some(section) = cluster.section("endpoints") {
+            let source = self.source(section, around)?;
+            return Some(Endpoints { known: Vec::new(), source: Some(source) });
+        }
         let items = cluster.list("endpoints")?;
         if items.is_empty() {
             self.findings.mistake(&cluster.at("endpoints"), "the list is empty; a cluster needs an endpoint");
         }
+        let targets = self.targets(items, around)?;
+        let known: Vec<_> = targets.iter().filter_map(literal).collect();
+        let is_all = known.len() == targets.len();
+        Some(Endpoints { known, source: (!is_all).then_some(Source::Listed(targets)) })
+    }
+
+    fn source(&mut self, section: &Section, around: &Surroundings) -> Option<Source> {
+        let (srv, file) = (section.optional_text("srv")?, section.optional_text("file")?);
+        match (srv, file) {
+            (Some(name), None) => {
+                let at = section.at("srv");
+                let name =
+                    address::service(name).map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
+                let server_name = around.server_name.clone();
+                let own_domain_only = around.has_tls && server_name.is_none();
+                Some(Source::Service(Service { name, server_name, own_domain_only }))
+            }
+            (None, Some(file)) => {
+                let (path, around) = (self.path(file), around.clone());
+                let from = path.clone();
+                let parse = Arc::new(move |bytes: &[u8]| parse(bytes, &from, &around));
+                Some(Source::File(EndpointsFile { path, parse }))
+            }
+            (None, None) => {
+                self.findings.mistake(&section.at, "write a list, or one of `srv` and `file`");
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.findings.mistake(&section.at("file"), "`srv` and `file` do not go together");
+                None
+            }
+        }
+    }
+
+    fn targets(&mut self, items: &[Item], around: &Surroundings) -> Option<Vec<Target>> {
         let mut known = BTreeSet::new();
-        let endpoints: Vec<_> = items
+        let targets: Vec<_> = items
             .iter()
             .map(|item| {
-                let (endpoint, at) = match (item.text(), item.section()) {
+                let (target, at) = match (item.text(), item.section()) {
                     (Some(text), _) => (self.plain(text, &item.at, around), item.at.clone()),
                     (None, section) => (self.detailed(section?, around), section?.at("address")),
                 };
-                let endpoint = endpoint?;
-                if !known.insert(endpoint.address.to_string().to_lowercase()) {
-                    let message = format!("{} is in the list already", quoted(endpoint.name.as_str()));
-                    self.findings.mistake(&at, message);
+                let target = target?;
+                let name = target.address.to_string();
+                if !known.insert(name.to_lowercase()) {
+                    self.findings.mistake(&at, format!("{} is in the list already", quoted(&name)));
                 }
-                Some(endpoint)
+                Some(target)
             })
             .collect();
-        endpoints.into_iter().collect()
+        targets.into_iter().collect()
     }
 
-    fn plain(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<EndpointSettings> {
+    fn plain(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Target> {
         let address = self.address(text, at, around)?;
-        settings(text, address, 1, around.server_name.clone())
+        target(address, 1, around.server_name.clone())
     }
 
-    fn detailed(&mut self, section: &Section, around: &Surroundings) -> Option<EndpointSettings> {
+    fn detailed(&mut self, section: &Section, around: &Surroundings) -> Option<Target> {
         let at = section.at("server_name");
         let server_name = section.optional_text("server_name").and_then(|text| {
             let parsed = text.map(address::server_name).transpose();
@@ -67,12 +112,17 @@ impl Resolver<'_> {
         let text = section.text("address")?;
         let address = self.address(text, &section.at("address"), around)?;
         let server_name = server_name?.or_else(|| around.server_name.clone());
-        settings(text, address, section.integer("weight")?, server_name)
+        target(address, section.integer("weight")?, server_name)
     }
 
     fn address(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Address> {
         let address = address::upstream(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
-        if let (Host::Ip(ip), Some(local)) = (&address.host, around.local_address)
+        let ip = match &address.host {
+            Host::Ip(ip) => Some(*ip),
+            Host::LinkLocal { ip, .. } => Some((*ip).into()),
+            Host::Name(_) => None,
+        };
+        if let (Some(ip), Some(local)) = (ip, around.local_address)
             && ip.is_ipv4() != local.is_ipv4()
         {
             let message =
@@ -84,16 +134,42 @@ impl Resolver<'_> {
 }
 
 /// With the name for TLS: what was given, else the host.
-fn settings(
-    name: &str,
-    address: Address,
-    weight: u32,
-    server_name: Option<ServerName<'static>>,
-) -> Option<EndpointSettings> {
+fn target(address: Address, weight: u32, server_name: Option<ServerName<'static>>) -> Option<Target> {
     let server_name = match (server_name, &address.host) {
         (Some(name), _) => name,
         (None, Host::Ip(ip)) => ServerName::from(*ip),
-        (None, Host::Name(name)) => address::server_name(name).ok()?,
+        (None, Host::LinkLocal { ip, .. }) => ServerName::from(IpAddr::V6(*ip)),
+        (None, Host::Name(name)) => address::server_name(name.trim_end_matches('.')).ok()?,
     };
-    Some(EndpointSettings { name: EndpointName::from(name), address, weight, server_name })
+    Some(Target { address, weight, server_name })
+}
+
+/// Mistakes of an endpoints file that one message names; who mends these learns of the others.
+const MISTAKES_SHOWN: usize = 3;
+
+/// Compiles an endpoints file. Unlike the configuration's own list, it may say that there is none.
+fn parse(bytes: &[u8], file: &Path, around: &Surroundings) -> Result<Vec<Target>, String> {
+    let in_words = |at: &At, message: &str| headline(file, Some(at.place), &at.path, message);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
+        format!("{}:{line}: is not UTF-8 text", file.display())
+    })?;
+    let document = document::parse(text).map_err(|(at, message)| in_words(&at, &message))?;
+    let environment = &process_environment;
+    let mut findings = Findings::default();
+    let root = Reader { environment, findings: &mut findings }.root(&shape::table::ENDPOINTS_FILE, &document);
+    let items = root.list("endpoints");
+    let targets = items
+        .and_then(|items| Resolver { file, environment, findings: &mut findings }.targets(items, around));
+    match targets {
+        Some(targets) if findings.mistakes.is_empty() => Ok(targets),
+        _ => {
+            findings.mistakes.sort_by_key(|(at, _)| at.place);
+            let shown = findings.mistakes.iter().take(MISTAKES_SHOWN);
+            let words: Vec<_> = shown.map(|(at, message)| in_words(at, message)).collect();
+            let more = findings.mistakes.len().saturating_sub(MISTAKES_SHOWN);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            Err(format!("{}{more}", words.join("; ")))
+        }
+    }
 }

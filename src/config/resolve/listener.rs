@@ -13,7 +13,7 @@ use crate::config::raw::Section;
 use crate::listener::Settings;
 use crate::name::{ClusterName, ListenerName};
 use crate::sys::{Bind, SystemdBind, UnixBind};
-use crate::upstream::{self, Host};
+use crate::upstream;
 
 /// What a unix socket's file shall look like, for all of a listener's.
 #[derive(Clone, Copy)]
@@ -153,9 +153,8 @@ impl Resolver<'_> {
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
             let its_own = clusters.iter().flatten().find(|cluster| cluster.name == listener.cluster);
-            for endpoint in its_own.into_iter().flat_map(|cluster| &cluster.endpoints) {
-                let Host::Ip(ip) = endpoint.address.host else { continue };
-                let address = SocketAddr::new(ip, endpoint.address.port);
+            let endpoints = its_own.into_iter().flat_map(|cluster| &cluster.endpoints);
+            for address in endpoints.flat_map(|endpoint| endpoint.addresses.iter()) {
                 if listener.binds.contains(&Bind::Tcp(address)) {
                     let message =
                         format!("{address} is an endpoint of its own cluster: it would dial itself");

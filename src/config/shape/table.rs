@@ -112,8 +112,8 @@ static CLUSTER: Shape = Shape {
     about: "Interchangeable endpoints, and how a session gets a connection to one of them.",
     keys: &[
         default("protocol", Kind::Word(PROTOCOLS), "tcp", "What its servers speak."),
-        required("endpoints", Kind::Either(&[Kind::List(&ENDPOINT_ITEM), SRV_OR_FILE]),
-            "Its servers: HOST:PORT, or { address, weight, server_name }."),
+        required("endpoints", Kind::Either(&[ENDPOINT_LIST, Kind::Section(&SOURCE)]),
+            "Its servers: a list of HOST:PORT or { address, weight, server_name }; or where they are found."),
         default("balance", Kind::Word(BALANCE), "least_connections",
             "Which endpoint takes the next session."),
         optional("tls", Kind::Section(&TLS), "TLS towards the servers. Absent: plaintext."),
@@ -179,6 +179,21 @@ static EXCHANGE_CHECK: Shape = Shape {
     ],
 };
 
+static SOURCE: Shape = Shape {
+    about: "Where the servers are found: one of these.",
+    keys: &[
+        optional("srv", Kind::Text("_postgresql._tcp.example.com"),
+            "An SRV record, followed by its TTL."),
+        optional("file", Kind::Text("endpoints/orders.yaml"),
+            "A YAML or JSON file with an `endpoints:` list like the one here, followed while it changes."),
+    ],
+};
+
+pub(in crate::config) static ENDPOINTS_FILE: Shape = Shape {
+    about: "The servers of a cluster.",
+    keys: &[required("endpoints", ENDPOINT_LIST, "The servers; an empty list says that there is none.")],
+};
+
 static ENDPOINT: Shape = Shape {
     about: "One server.",
     keys: &[
@@ -224,7 +239,7 @@ static TLS: Shape = Shape {
 static CONNECT: Shape = Shape {
     about: "How a session's upstream connection comes about.",
     keys: &[
-        default("timeout", TIMEOUT, "3s", "Resolving and TCP, per attempt."),
+        default("timeout", TIMEOUT, "3s", "TCP, per attempt."),
         default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt."),
         default("attempts", Kind::Integer(1, 100), "3",
             "Attempts at most, each on an endpoint not yet tried while there is one."),
@@ -272,7 +287,7 @@ static SESSION: Shape = Shape {
 
 const CLUSTER_LIST: Kind = Kind::NotYet(Form::List, "a list of clusters");
 const IDENTITY_LIST: Kind = Kind::NotYet(Form::List, "a list of identities");
-const SRV_OR_FILE: Kind = Kind::NotYet(Form::Map, "finding endpoints by `srv` or `file`");
+const ENDPOINT_LIST: Kind = Kind::List(&ENDPOINT_ITEM);
 const BIND: Kind = Kind::Text("127.0.0.1:5432");
 const SERVER_NAME: Kind = Kind::Text("db.example.com");
 static ENDPOINT_ITEM: Kind = Kind::Either(&[Kind::Text("db1.example.com:5432"), Kind::Section(&ENDPOINT)]);

@@ -13,7 +13,8 @@ use crate::policy::admission::Rule;
 use crate::policy::balance;
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
-use crate::upstream::{Fate, Host, Orphans, SendProxy};
+use crate::upstream::discovery::{Source, Target};
+use crate::upstream::{Fate, Orphans, SendProxy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -109,18 +110,22 @@ clusters:
     let cluster = &config.clusters[0];
     assert_eq!(format!("{:?}", cluster.protocol), "Postgres { scram_plus: Keep, server_is_verified: true }");
     assert_eq!(cluster.balance, balance::Policy::RoundRobin);
-    let endpoints: Vec<_> = cluster
-        .endpoints
-        .iter()
-        .map(|endpoint| (endpoint.name.as_str(), endpoint.weight, endpoint.server_name.to_str().into_owned()))
-        .collect();
+    let Some(Source::Listed(targets)) = &cluster.source else { panic!("a list with names") };
+    let told = |target: &Target| {
+        (target.address.to_string(), target.weight, target.server_name.to_str().into_owned())
+    };
+    let endpoints: Vec<_> = targets.iter().map(told).collect();
     let expected = [
         ("db1.example.com:5432", 1, "db1.example.com"),
         ("[2001:db8::1]:5433", 9, "2001:db8::1"),
         ("db3:1", 1, "three"),
     ];
-    assert_eq!(endpoints, expected.map(|(name, weight, server)| (name, weight, server.to_owned())));
-    assert_eq!(cluster.endpoints[0].address.host, Host::Name("db1.example.com".into()));
+    assert_eq!(
+        endpoints,
+        expected.map(|(name, weight, server)| (name.to_owned(), weight, server.to_owned()))
+    );
+    let known: Vec<_> = cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    assert_eq!(known, ["[2001:db8::1]:5433"], "where the others are has to be found out");
     assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Direct));
     assert_eq!((cluster.dial.connect_timeout, cluster.dial.deadline), (SECOND, 4 * SECOND));
     assert_eq!(cluster.dial.retry.backoff_base, Duration::ZERO);
@@ -187,22 +192,22 @@ fn the_environment_gives_text_numbers_and_booleans() {
     let config = accept(&with(
         "runtime: { workers: \"${WORKERS}\" }\nlog: { access: \"${NOPE:-false}\" }",
         "bind: 127.0.0.1:${PORT}\nexpose: ${YES}",
-        "endpoints: [\"${HOST:-db}:${PORT}\"]\nslow_start: ${SLOW:-0s}",
+        "endpoints: [\"${HOST:-10.0.0.1}:${PORT}\"]\nslow_start: ${SLOW:-0s}",
     ));
     assert_eq!((config.workers, config.log.access), (3, false));
     assert_eq!(config.listeners[0].binds[0].to_string(), "127.0.0.1:5432");
-    assert_eq!(config.clusters[0].endpoints[0].name.as_str(), "db:5432");
+    assert_eq!(config.clusters[0].endpoints[0].name.as_str(), "10.0.0.1:5432");
 }
 
 #[test]
 fn anchors_and_merges_are_yaml() {
     let config = accept(
         "listeners:\n  a: { bind: 127.0.0.1:1, cluster: b }\n  c: { bind: 127.0.0.1:2, cluster: d }\n\
-         clusters:\n  b: &b { endpoints: [x:1], connect: { attempts: 7 } }\n\
-         \u{20} d: { <<: *b, endpoints: [y:1] }\n",
+         clusters:\n  b: &b { endpoints: [10.0.0.1:1], connect: { attempts: 7 } }\n\
+         \u{20} d: { <<: *b, endpoints: [10.0.0.2:1] }\n",
     );
     assert_eq!(config.clusters[1].dial.retry.attempts, 7);
-    assert_eq!(config.clusters[1].endpoints[0].name.as_str(), "y:1");
+    assert_eq!(config.clusters[1].endpoints[0].name.as_str(), "10.0.0.2:1");
 }
 
 #[test]
@@ -279,4 +284,68 @@ fn limits_for_each_caller_are_off_unless_given() {
     assert_eq!((per_caller.max_connections, per_caller.connections_per_second), (None, Some(9)));
     let warnings = of("per_caller: { max_connections: 1000 }").warnings;
     assert!(warnings[0].contains("one caller may take all 1000 connections"), "{warnings:?}");
+}
+
+#[test]
+fn a_list_of_addresses_has_nothing_to_find_out() {
+    let cluster = &accept(&with("", BIND, "endpoints: ['[fe80::1%lo]:1', 10.0.0.1:2]")).clusters[0];
+    assert!(cluster.source.is_none());
+    let at: Vec<_> = cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    assert_eq!(at, ["[fe80::1%lo]:1", "10.0.0.1:2"]);
+}
+
+#[test]
+fn an_srv_record_may_name_servers_of_its_domain_only_where_its_answer_alone_names_them() {
+    let service = |cluster: &str| {
+        let text = with("", BIND, &format!("endpoints: {{ srv: _db._tcp.example.com }}\n{cluster}"));
+        match &accept(&text).clusters[0].source {
+            Some(Source::Service(service)) => (service.name.clone(), service.own_domain_only),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(service(""), ("_db._tcp.example.com".into(), false));
+    assert!(service("tls: {}").1);
+    assert!(!service("tls: { server_name: db.example.com }").1);
+}
+
+#[test]
+fn an_endpoints_file_is_a_list_like_the_configurations_own() {
+    let file = |cluster: &str| {
+        let text = with("", BIND, &format!("endpoints: {{ file: endpoints/orders.yaml }}\n{cluster}"));
+        let config = accept(&text);
+        match &config.clusters[0].source {
+            Some(Source::File(file)) => file.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let orders = file("");
+    assert_eq!(orders.path, Path::new("/etc/ambassador/endpoints/orders.yaml"));
+    let parse = |text: &str| {
+        let targets = (orders.parse)(text.as_bytes())?;
+        Ok::<_, String>(
+            targets.iter().map(|target| (target.address.to_string(), target.weight)).collect::<Vec<_>>(),
+        )
+    };
+    let yaml = "endpoints:\n  - 10.0.0.1:1\n  - { address: db:2, weight: 3 }\n";
+    let json =
+        "{\n\t\"endpoints\": [\n\t\t\"10.0.0.1:1\",\n\t\t{ \"address\": \"db:2\", \"weight\": 3 }\n\t]\n}\n";
+    for text in [yaml, json] {
+        assert_eq!(parse(text), Ok(vec![("10.0.0.1:1".into(), 1), ("db:2".into(), 3)]), "{text}");
+    }
+    assert_eq!(parse("endpoints: []"), Ok(Vec::new()), "a way to say that there is none");
+    let at = "/etc/ambassador/endpoints/orders.yaml:";
+    for (text, words) in [
+        ("", "1:1: endpoints: `endpoints` is missing"),
+        ("endpoints:\n  - 10.0.0.1", "2:5: endpoints[0]: the port is missing"),
+        ("endpoints: [a:1, b, a:1]", "1:18: endpoints[1]: the port of `b` is missing"),
+        ("endpoints: [a:1, 'b", "1:18: "),
+        ("endpoints: [{ address: 'a:1', wieght: 1 }]", "did you mean `weight`?"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with(at) && error.contains(words), "{text}: {error}");
+        assert!(!error.contains('\n'), "one line in the log: {error}");
+    }
+    assert!((orders.parse)(b"endpoints:\n\xff").unwrap_err().contains("yaml:2: is not UTF-8"));
+    let local = file("connect: { local_address: 10.0.0.9 }");
+    assert!((local.parse)(b"endpoints: ['[fd00::1]:1']").unwrap_err().contains("one is IPv4, one IPv6"));
 }

@@ -9,6 +9,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use tempfile::TempDir;
 
 use crate::config::{Config, Mistakes};
+use crate::upstream;
+use crate::upstream::discovery::Source;
 
 /// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are no such.
 fn folder(yaml: &str) -> TempDir {
@@ -49,6 +51,13 @@ fn with_tls(tls: &str) -> String {
     )
 }
 
+fn targets(cluster: &upstream::Settings) -> usize {
+    match &cluster.source {
+        Some(Source::Listed(targets)) => targets.len(),
+        Some(Source::Service(_) | Source::File(_)) | None => cluster.endpoints.len(),
+    }
+}
+
 #[test]
 fn the_shipped_example_is_right() {
     let config =
@@ -57,7 +66,7 @@ fn the_shipped_example_is_right() {
     let clusters: Vec<_> = config
         .clusters
         .iter()
-        .map(|cluster| (cluster.name.as_str(), cluster.protocol.label(), cluster.endpoints.len()))
+        .map(|cluster| (cluster.name.as_str(), cluster.protocol.label(), targets(cluster)))
         .collect();
     assert_eq!(clusters, [("orders", "postgres", 2), ("mail-relay", "smtp", 1)]);
     assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| tls.identity().is_some()));

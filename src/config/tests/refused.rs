@@ -92,10 +92,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     );
     check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
     check(
-        &with("", BIND, "endpoints: { srv: _postgresql._tcp.example.com }"),
-        &[("9:16", "clusters.up.endpoints", "`srv` or `file` is not supported yet")],
-    );
-    check(
         &with("", BIND, "endpoints: [{ address: a:1, priority: 1 }]"),
         &[("9:33", "clusters.up.endpoints[0].priority", "`priority` is not supported yet")],
     );
@@ -295,6 +291,12 @@ fn endpoints_are_servers() {
         &endpoints("{ address: a:1, server_name: b }"),
         &[("9:46", "clusters.up.endpoints[0].server_name", "no `tls`")],
     );
+    let source = |source: &str| with("", BIND, &format!("endpoints: {{ {source} }}"));
+    let at = "clusters.up.endpoints";
+    check(&source(""), &[("9:5", at, "one of `srv` and `file`")]);
+    check(&source("srv: a, file: b"), &[("9:32", &format!("{at}.file"), "do not go together")]);
+    check(&source("srv: 'a:1'"), &[("9:23", &format!("{at}.srv"), "_SERVICE._tcp.DOMAIN")]);
+    check(&source("dns: a"), &[("9:5", at, "one of"), ("9:18", &format!("{at}.dns"), "unknown key")]);
     check(&endpoints("[a]"), &[("9:17", "clusters.up.endpoints[0]", "found a list")]);
     check(
         &least("", "", "connect: { local_address: \"::1\" }"),

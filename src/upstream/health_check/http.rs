@@ -16,7 +16,7 @@ use crate::relay::End;
 use crate::sys::Socket;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::dial::{self, DialRecord};
-use crate::upstream::endpoint::{Address, Endpoint};
+use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
 
 use super::Http;
@@ -34,10 +34,10 @@ pub(super) async fn ask(
 ) -> Result<(), Failure> {
     let socket = dial::connect_endpoint(cluster, endpoint, Some(http.port), record).await?;
     let end = secure(socket, http, endpoint, record).await?;
-    let host = Address { port: http.port, ..endpoint.settings().address.clone() };
+    let host = endpoint.settings().authority(http.port);
     let asked = format!("GET {} at {host}", http.path);
     let request = Request::get(http.path.clone())
-        .header("host", host.to_string())
+        .header("host", &host)
         .header("user-agent", concat!("ambassador/", env!("CARGO_PKG_VERSION")))
         .header("connection", "close")
         .body(Empty::<Bytes>::new())

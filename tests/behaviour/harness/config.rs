@@ -36,6 +36,13 @@ impl Config {
     }
 
     pub(crate) fn cluster(mut self, name: &str, endpoints: &[&str], body: &str) -> Self {
+        // Where they are found, instead of a list.
+        if let [one] = endpoints
+            && one.starts_with("{ srv:") | one.starts_with("{ file:")
+        {
+            entry(&mut self.clusters, name, &format!("endpoints: {one}\n{body}"));
+            return self;
+        }
         // A list in block style takes plain addresses and `{ address: …, weight: … }` alike.
         let list: String = endpoints.iter().map(|endpoint| format!("- {endpoint}\n")).collect();
         entry(&mut self.clusters, name, &format!("endpoints:\n{list}{body}"));

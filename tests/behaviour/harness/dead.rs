@@ -33,7 +33,14 @@ pub(crate) struct BlackHole {
 
 impl BlackHole {
     pub(crate) fn new() -> Self {
-        let socket = bound();
+        Self::at("127.0.0.1:0")
+    }
+
+    /// The same at an address of the test's choice.
+    pub(crate) fn at(address: &str) -> Self {
+        let address: SocketAddr = address.parse().expect("an address");
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&address.into()).expect("a port");
         socket.listen(0).expect("a listening socket");
         let address = address_of(&socket);
         let mut waiting = Vec::new();
@@ -46,6 +53,10 @@ impl BlackHole {
 
     pub(crate) fn address(&self) -> String {
         address_of(&self.socket).to_string()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        address_of(&self.socket).port()
     }
 }
 

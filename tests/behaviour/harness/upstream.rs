@@ -79,8 +79,8 @@ impl Upstream {
         F: Fn(Conn) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let address: SocketAddr = address.parse().expect("an address");
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.set_reuse_address(true).expect("SO_REUSEADDR");
         socket.bind(&address.into()).expect("a port");
         // Deep enough for the thousands of connections of one test: a dropped SYN would cost a second.

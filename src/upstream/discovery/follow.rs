@@ -1,0 +1,393 @@
+//! The task that keeps a cluster's endpoints true: asks what is due, takes in what comes, and tells the cluster.
+//!
+//! Whatever fails, the last good answers stay in use. All that is decided on the way is in the pure modules beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::task::JoinSet;
+
+use super::file::Followed;
+use super::membership::{ENDPOINTS_MAX, Found, endpoints};
+use super::name::{Known, Reply};
+use super::report::{Answer, Origin, OriginKind, Report};
+use super::resolver::{Resolver, Unanswered};
+use super::srv::{self, SrvRecord};
+use super::target::{Service, Source, Target};
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::metrics::DiscoveryMetrics;
+use crate::policy::refresh::Schedule;
+use crate::sys;
+use crate::upstream::Cluster;
+use crate::upstream::endpoint::{Host, Settings};
+
+/// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
+/// thread: see [`Resolver`].
+pub async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng, watch: DrainWatch) {
+    let Some(mut following) = Following::new(cluster, resolver, rng) else { return };
+    tokio::select! {
+        () = watch.begun() => {}
+        () = following.forever() => {}
+    }
+}
+
+/// The same until everything has been asked for once: for `check --connect`.
+pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Arc<Report> {
+    if let Some(mut following) = Following::new(Arc::clone(cluster), resolver, rng) {
+        tokio::select! {
+            biased;
+            () = cluster.search.settled() => {}
+            () = following.forever() => {}
+        }
+    }
+    cluster.search.report()
+}
+
+/// Questions in flight at once, for one cluster.
+const ASKING_MAX: usize = 16;
+
+struct Following {
+    cluster: Arc<Cluster>,
+    resolver: Arc<Resolver>,
+    rng: Rng,
+    metrics: DiscoveryMetrics,
+    service: Option<Asking>,
+    file: Option<Followed>,
+    targets: Vec<Target>,
+    /// Of the targets.
+    names: BTreeMap<String, Known>,
+    /// Ends with this value; each has its deadline.
+    questions: JoinSet<(Question, Said)>,
+    in_flight: BTreeSet<Question>,
+    applied: Vec<Settings>,
+    /// Those of targets that are no longer named, until it is known where the new ones are.
+    outgoing: Vec<Settings>,
+    leaves_some_out: bool,
+}
+
+/// The SRV record, and what is known of it.
+struct Asking {
+    service: Service,
+    schedule: Schedule,
+    is_settled: bool,
+    succeeded: Option<Instant>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Service,
+    Name(String),
+}
+
+enum Said {
+    Service(Result<(Vec<SrvRecord>, Duration), Unanswered>),
+    Name(Reply),
+}
+
+enum Event {
+    Said(Question, Said),
+    Lost,
+    FileChanged,
+    Doubt,
+    Due,
+}
+
+impl Following {
+    fn new(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Option<Self> {
+        let source = cluster.settings().source.clone()?;
+        let metrics = DiscoveryMetrics::new(&cluster.settings().name, Answer::ALL.map(Answer::label));
+        let mut following = Self {
+            applied: cluster.settings().endpoints.clone(),
+            cluster,
+            resolver,
+            rng,
+            metrics,
+            service: None,
+            file: None,
+            targets: Vec::new(),
+            names: BTreeMap::new(),
+            questions: JoinSet::new(),
+            in_flight: BTreeSet::new(),
+            outgoing: Vec::new(),
+            leaves_some_out: false,
+        };
+        match source {
+            Source::Listed(targets) => following.take(targets),
+            Source::Service(service) => following.service = Some(Asking::new(service)),
+            Source::File(file) => {
+                following.file = Some(Followed::new(file));
+                following.read_file();
+            }
+        }
+        Some(following)
+    }
+
+    async fn forever(&mut self) {
+        loop {
+            self.arrange();
+            self.ask();
+            let due = self.due();
+            let Self { cluster, questions, file, .. } = self;
+            let event = tokio::select! {
+                Some(said) = questions.join_next() => said.map_or(Event::Lost, |(question, said)| Event::Said(question, said)),
+                () = changed(file.as_mut()) => Event::FileChanged,
+                () = cluster.search.doubted() => Event::Doubt,
+                () = sleep_until(due) => Event::Due,
+            };
+            match event {
+                Event::Said(question, said) => self.hear(question, said),
+                // One of them panicked; which, nobody tells.
+                Event::Lost => self.in_flight.clear(),
+                Event::FileChanged => self.read_file(),
+                Event::Doubt => self.hurry(),
+                Event::Due => {}
+            }
+        }
+    }
+
+    /// Everything that is asked for by the clock, and when.
+    fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut Schedule)> {
+        let service = self.service.as_mut().map(|asking| (Question::Service, &mut asking.schedule));
+        let names = self.names.iter_mut();
+        service
+            .into_iter()
+            .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
+    }
+
+    fn due(&mut self) -> Option<Instant> {
+        let asked = self.in_flight.clone();
+        self.schedules()
+            .filter(|(question, _)| !asked.contains(question))
+            .map(|(_, schedule)| schedule.due())
+            .min()
+    }
+
+    fn hurry(&mut self) {
+        let now = clock::now();
+        self.schedules().for_each(|(_, schedule)| schedule.hurry(now));
+    }
+
+    fn ask(&mut self) {
+        let now = clock::now();
+        let due: Vec<_> = self
+            .schedules()
+            .filter(|(_, schedule)| schedule.due() <= now)
+            .map(|(question, _)| question)
+            .collect();
+        for question in due {
+            if self.in_flight.len() >= ASKING_MAX || !self.in_flight.insert(question.clone()) {
+                continue;
+            }
+            let resolver = Arc::clone(&self.resolver);
+            let service = self.service.as_ref().map(|asking| asking.service.name.clone());
+            let from = self.cluster.settings().dial.local_address;
+            self.questions.spawn(answer(resolver, question, service.unwrap_or_default(), from));
+        }
+    }
+
+    fn hear(&mut self, question: Question, said: Said) {
+        self.in_flight.remove(&question);
+        let now = clock::now();
+        match (question, said) {
+            (Question::Name(name), Said::Name(reply)) => self.hear_of_name(&name, reply, now),
+            (_, Said::Service(said)) => self.hear_of_service(said, now),
+            (Question::Service, Said::Name(_)) => {}
+        }
+    }
+
+    fn hear_of_name(&mut self, name: &str, reply: Reply, now: Instant) {
+        let Some(known) = self.names.get_mut(name) else { return };
+        let before = known.error.is_some();
+        let answer = known.learn(reply, now, &mut self.rng);
+        let found = known.addresses().count();
+        let error = known.error.clone();
+        self.note(answer, OriginKind::Name, name, before, error, found);
+    }
+
+    fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), Unanswered>, now: Instant) {
+        let Some(asking) = &mut self.service else { return };
+        let before = asking.error.is_some();
+        asking.is_settled = true;
+        let has_something = !self.targets.is_empty();
+        let judged = match said {
+            Ok((records, ttl)) => srv::targets(&asking.service, records)
+                .map(|targets| (targets, ttl))
+                .map_err(|words| (Answer::Negative, words)),
+            Err(Unanswered::Absent(words)) => Err((Answer::Negative, words)),
+            Err(Unanswered::Failed(words)) => Err((Answer::Failed, words)),
+        };
+        let (name, mut targets) = (asking.service.name.clone(), None);
+        let answer = match judged {
+            Ok((found, ttl)) => {
+                asking.schedule.answered(now, ttl, &mut self.rng);
+                (asking.succeeded, asking.error) = (Some(now), None);
+                targets = Some(found);
+                Answer::Good
+            }
+            Err((answer, words)) => {
+                asking.schedule.failed(now, has_something, &mut self.rng);
+                asking.error = Some(words);
+                answer
+            }
+        };
+        let error = asking.error.clone();
+        if let Some(targets) = targets {
+            self.take(targets);
+        }
+        self.note(answer, OriginKind::Service, &name, before, error, self.targets.len());
+    }
+
+    fn read_file(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        let before = file.error.is_some();
+        let Some(read) = file.read(clock::now()) else { return };
+        let (path, error) = (file.file.path.display().to_string(), file.error.clone());
+        let answer = if read.is_ok() { Answer::Good } else { Answer::Failed };
+        if let Ok(targets) = read {
+            self.take(targets);
+        }
+        self.note(answer, OriginKind::File, &path, before, error, self.targets.len());
+    }
+
+    /// These are the targets now. Names that were known stay known.
+    fn take(&mut self, mut targets: Vec<Target>) {
+        let leaves_some_out = targets.len() > ENDPOINTS_MAX;
+        targets.truncate(ENDPOINTS_MAX);
+        self.warn_of_excess(leaves_some_out);
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.names);
+        for target in &targets {
+            let Host::Name(name) = &target.address.host else { continue };
+            let known = before.remove(name).unwrap_or_else(|| Known::new(now));
+            self.names.entry(name.clone()).or_insert(known);
+        }
+        self.targets = targets;
+        self.outgoing.clone_from(&self.applied);
+    }
+
+    /// Tells the cluster, if there is news, and everybody else how things are.
+    fn arrange(&mut self) {
+        let Found { endpoints: mut found, leaves_some_out } = endpoints(&self.targets, &self.names);
+        self.warn_of_excess(leaves_some_out);
+        let has_names_settled = self.names.values().all(|known| known.is_settled);
+        // Names that lead nowhere are no reason to give up servers that are known. A list without any is.
+        if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
+            self.outgoing.clear();
+        }
+        found.extend(self.outgoing.iter().cloned());
+        // Before anything has been heard, what the cluster began with stays.
+        let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
+            && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
+        if has_heard && found != self.applied {
+            self.cluster.set_endpoints(found.clone());
+            self.applied = found;
+        }
+        self.cluster.search.publish(self.report(has_names_settled));
+    }
+
+    fn report(&self, has_names_settled: bool) -> Report {
+        let service = self.service.as_ref().map(|asking| Origin {
+            kind: OriginKind::Service,
+            name: asking.service.name.clone(),
+            found: self.targets.len(),
+            succeeded: asking.succeeded,
+            due: Some(asking.schedule.due()),
+            error: asking.error.clone(),
+        });
+        let file = self.file.as_ref().map(|file| Origin {
+            kind: OriginKind::File,
+            name: file.file.path.display().to_string(),
+            found: self.targets.len(),
+            succeeded: file.succeeded,
+            due: None,
+            error: file.error.clone(),
+        });
+        let names = self.names.iter().map(|(name, known)| Origin {
+            kind: OriginKind::Name,
+            name: name.clone(),
+            found: known.addresses().count(),
+            succeeded: known.succeeded,
+            due: Some(known.schedule.due()),
+            error: known.error.clone(),
+        });
+        let is_settled = has_names_settled && self.service.as_ref().is_none_or(|asking| asking.is_settled);
+        let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
+        self.metrics.failing(origins.iter().filter(|origin| origin.error.is_some()).count());
+        Report { is_settled, endpoints: self.applied.len(), origins }
+    }
+
+    /// One line for each change from well to badly and back.
+    fn note(
+        &self,
+        answer: Answer,
+        kind: OriginKind,
+        origin: &str,
+        was_failing: bool,
+        error: Option<String>,
+        found: usize,
+    ) {
+        self.metrics.answered(answer.label());
+        if answer == Answer::Good {
+            self.metrics.succeeded(clock::wall());
+        }
+        let (cluster, kind) = (&self.cluster.settings().name, kind.label());
+        match error {
+            Some(error) if !was_failing => {
+                tracing::warn!(%cluster, kind, origin, error, kept = found, "cannot find out endpoints; what is known stays in use");
+            }
+            None if was_failing => {
+                tracing::info!(%cluster, kind, origin, found, "endpoints are found out again")
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn warn_of_excess(&mut self, leaves_some_out: bool) {
+        if leaves_some_out && !self.leaves_some_out {
+            let cluster = &self.cluster.settings().name;
+            tracing::warn!(%cluster, most = ENDPOINTS_MAX, "more endpoints than are used; the rest is left out");
+        }
+        self.leaves_some_out |= leaves_some_out;
+    }
+}
+
+impl Asking {
+    fn new(service: Service) -> Self {
+        let schedule = Schedule::new(clock::now());
+        Self { service, schedule, is_settled: false, succeeded: None, error: None }
+    }
+}
+
+async fn answer(
+    resolver: Arc<Resolver>,
+    question: Question,
+    service: String,
+    from: Option<IpAddr>,
+) -> (Question, Said) {
+    let said = match &question {
+        Question::Service => Said::Service(resolver.service(&service).await),
+        Question::Name(name) => Said::Name(resolver.addresses(name).await.usable(from, sys::has_route)),
+    };
+    (question, said)
+}
+
+async fn changed(file: Option<&mut Followed>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => alarm::sleep(due.saturating_duration_since(clock::now())).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,255 @@
+//! What is known of one name: its addresses, from the last answers that were good. Pure.
+//!
+//! The two families are asked for apart and kept apart: that one question fails says nothing about the answer to the other.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::report::Answer;
+use crate::policy::refresh::Schedule;
+
+/// What the questions about one name led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) v4: Half,
+    pub(super) v6: Half,
+}
+
+/// The same for one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Half {
+    /// At least one address, and for how long.
+    Found(Vec<IpAddr>, Duration),
+    /// There is none, and the words for that.
+    Absent(String),
+    /// Nobody knows.
+    Failed(String),
+}
+
+/// A name and what is known of it.
+#[derive(Debug)]
+pub(super) struct Known {
+    v4: Vec<IpAddr>,
+    v6: Vec<IpAddr>,
+    pub(super) schedule: Schedule,
+    /// Whether a question was answered, well or badly.
+    pub(super) is_settled: bool,
+    pub(super) succeeded: Option<Instant>,
+    pub(super) error: Option<String>,
+}
+
+/// Addresses of one name that count; the rest of a longer answer is left out.
+pub(super) const ADDRESSES_MAX: usize = 256;
+
+impl Reply {
+    /// Without what cannot be dialled from here: the family that `from` does not have, and addresses that this host has no
+    /// route to, unless it has none to any of them (then the dial says so).
+    pub(super) fn usable(self, from: Option<IpAddr>, has_route: impl Fn(IpAddr) -> bool) -> Self {
+        let Some(from) = from else {
+            let is_reachable = self.addresses().any(|ip| has_route(*ip));
+            return if is_reachable { self.only(has_route, "this host has no route to it") } else { self };
+        };
+        let (own, other) = if from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        let words = format!("it has only {other} addresses, and `connect.local_address` is {own}");
+        self.only(|ip| ip.is_ipv4() == from.is_ipv4(), &words)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        [&self.v4, &self.v6].into_iter().flat_map(|half| match half {
+            Half::Found(addresses, _) => &addresses[..],
+            Half::Absent(_) | Half::Failed(_) => &[],
+        })
+    }
+
+    fn only(self, is_usable: impl Fn(IpAddr) -> bool, words: &str) -> Self {
+        let keep = |half| match half {
+            Half::Found(mut addresses, ttl) => {
+                addresses.retain(|ip| is_usable(*ip));
+                if addresses.is_empty() {
+                    Half::Absent(words.to_owned())
+                } else {
+                    Half::Found(addresses, ttl)
+                }
+            }
+            Half::Absent(_) | Half::Failed(_) => half,
+        };
+        Self { v4: keep(self.v4), v6: keep(self.v6) }
+    }
+
+    /// For how long it holds, or why it says nothing.
+    fn judge(&self) -> Result<Duration, (Answer, String)> {
+        match (&self.v4, &self.v6) {
+            (Half::Found(_, one), Half::Found(_, other)) => Ok(*one.min(other)),
+            (Half::Found(_, ttl), _) | (_, Half::Found(_, ttl)) => Ok(*ttl),
+            (Half::Failed(words), _) | (_, Half::Failed(words)) => Err((Answer::Failed, words.clone())),
+            // What was left out says more than what was never there.
+            (Half::Absent(v4), Half::Absent(v6)) => {
+                Err((Answer::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
+            }
+        }
+    }
+}
+
+impl Known {
+    pub(super) const fn new(now: Instant) -> Self {
+        let schedule = Schedule::new(now);
+        Self { v4: Vec::new(), v6: Vec::new(), schedule, is_settled: false, succeeded: None, error: None }
+    }
+
+    /// Takes in a reply. A good half replaces what was known, a bad one leaves it; and where neither is good, a host that
+    /// is said not to exist is as likely to be somebody's mistake as one that cannot be asked for: all is kept.
+    pub(super) fn learn(&mut self, reply: Reply, now: Instant, rng: &mut Rng) -> Answer {
+        self.is_settled = true;
+        match reply.judge() {
+            Ok(ttl) => {
+                let failed = [&mut self.v4, &mut self.v6]
+                    .into_iter()
+                    .zip([reply.v4, reply.v6])
+                    .filter_map(|(known, half)| replace(known, half));
+                self.error = failed.last();
+                self.succeeded = Some(now);
+                self.schedule.answered(now, ttl, rng);
+                Answer::Good
+            }
+            Err((answer, words)) => {
+                self.error = Some(words);
+                let has_something = self.addresses().next().is_some();
+                self.schedule.failed(now, has_something, rng);
+                answer
+            }
+        }
+    }
+
+    /// IPv4 first.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.iter().chain(&self.v6).copied()
+    }
+
+    /// One host with an address of each family.
+    pub(super) fn pair(&self) -> Option<(IpAddr, IpAddr)> {
+        match (&self.v4[..], &self.v6[..]) {
+            ([v4], [v6]) => Some((*v4, *v6)),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the words of a half that failed.
+fn replace(known: &mut Vec<IpAddr>, half: Half) -> Option<String> {
+    match half {
+        Half::Found(mut addresses, _) => {
+            // Servers turn their answers round; the order means nothing.
+            addresses.sort();
+            addresses.dedup();
+            addresses.truncate(ADDRESSES_MAX);
+            *known = addresses;
+            None
+        }
+        Half::Absent(_) => {
+            known.clear();
+            None
+        }
+        Half::Failed(words) => Some(words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn found(addresses: &[&str]) -> Half {
+        Half::Found(addresses.iter().map(|ip| ip.parse().unwrap()).collect(), TTL)
+    }
+
+    fn absent() -> Half {
+        Half::Absent("no address".into())
+    }
+
+    fn failed() -> Half {
+        Half::Failed("no answer".into())
+    }
+
+    /// What is known after these replies, one a second.
+    fn known(replies: Vec<(Half, Half)>) -> (Known, Vec<Answer>) {
+        let (mut now, mut rng) = (crate::clock::now(), Rng::with_seed(3));
+        let mut known = Known::new(now);
+        let mut learn = |(v4, v6)| {
+            now += Duration::from_secs(1);
+            known.learn(Reply { v4, v6 }, now, &mut rng)
+        };
+        let answers = replies.into_iter().map(&mut learn).collect();
+        (known, answers)
+    }
+
+    fn check(replies: Vec<(Half, Half)>, expected: &[&str], answer: Answer) {
+        let (known, answers) = known(replies);
+        let addresses: Vec<_> = known.addresses().map(|ip| ip.to_string()).collect();
+        assert_eq!(
+            (&addresses[..], answers.last()),
+            (&expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..], Some(&answer))
+        );
+        assert!(known.is_settled);
+    }
+
+    #[test]
+    fn good_answers_replace_and_others_leave_what_is_known() {
+        let one = || found(&["10.0.0.1"]);
+        let six = || found(&["fd00::1"]);
+        check(vec![(one(), absent())], &["10.0.0.1"], Answer::Good);
+        check(vec![(one(), six())], &["10.0.0.1", "fd00::1"], Answer::Good);
+        check(vec![(one(), absent()), (found(&["10.0.0.2"]), absent())], &["10.0.0.2"], Answer::Good);
+        check(vec![(one(), six()), (one(), absent())], &["10.0.0.1"], Answer::Good);
+        check(vec![(one(), six()), (one(), failed())], &["10.0.0.1", "fd00::1"], Answer::Good);
+        check(vec![(one(), six()), (failed(), found(&["fd00::2"]))], &["10.0.0.1", "fd00::2"], Answer::Good);
+        check(vec![(one(), six()), (absent(), absent())], &["10.0.0.1", "fd00::1"], Answer::Negative);
+        check(vec![(one(), six()), (absent(), failed())], &["10.0.0.1", "fd00::1"], Answer::Failed);
+        check(vec![(failed(), failed())], &[], Answer::Failed);
+        check(vec![(absent(), absent())], &[], Answer::Negative);
+    }
+
+    #[test]
+    fn the_order_of_an_answer_means_nothing_and_its_length_is_bounded() {
+        check(
+            vec![(found(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]), absent())],
+            &["10.0.0.1", "10.0.0.2"],
+            Answer::Good,
+        );
+        let many = (0..1000_u32).map(|index| IpAddr::from(index.to_be_bytes())).collect();
+        let (known, _) = known(vec![(Half::Found(many, TTL), absent())]);
+        assert_eq!(known.addresses().count(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn the_error_is_shown_until_all_is_well_again() {
+        let error = |replies| known(replies).0.error;
+        assert_eq!(error(vec![(found(&["10.0.0.1"]), absent())]), None);
+        assert_eq!(error(vec![(found(&["10.0.0.1"]), failed())]).as_deref(), Some("no answer"));
+        assert_eq!(error(vec![(failed(), failed()), (found(&["10.0.0.1"]), absent())]), None);
+    }
+
+    #[test]
+    fn a_pair_is_one_address_of_each_family() {
+        let pair = |v4, v6| known(vec![(v4, v6)]).0.pair().is_some();
+        assert!(pair(found(&["10.0.0.1"]), found(&["fd00::1"])));
+        assert!(!pair(found(&["10.0.0.1", "10.0.0.2"]), found(&["fd00::1"])));
+        assert!(!pair(found(&["10.0.0.1"]), absent()));
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_from_here_is_left_out() {
+        let both = || Reply { v4: found(&["10.0.0.1"]), v6: found(&["fd00::1"]) };
+        let only = |reply: Reply| reply.addresses().map(ToString::to_string).collect::<Vec<_>>();
+        let (v4, v6): (IpAddr, IpAddr) = ("10.9.9.9".parse().unwrap(), "fd00::9".parse().unwrap());
+        assert_eq!(only(both().usable(Some(v4), |_| true)), ["10.0.0.1"]);
+        assert_eq!(only(both().usable(Some(v6), |_| true)), ["fd00::1"]);
+        assert_eq!(only(both().usable(None, |ip| ip.is_ipv4())), ["10.0.0.1"]);
+        assert_eq!(only(both().usable(None, |_| false)).len(), 2, "the dial says why");
+        let six = Reply { v4: absent(), v6: found(&["fd00::1"]) };
+        let (_, words) = six.usable(Some(v4), |_| true).judge().unwrap_err();
+        assert!(words.contains("only IPv6 addresses") && words.contains("local_address"), "{words}");
+    }
+}

@@ -1,0 +1,150 @@
+//! What others see of a cluster's discovery, and how they hurry it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, watch};
+
+/// What became of a question, as a metric's label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// An answer that counts.
+    Good,
+    /// There is no such thing, or nothing in it that can be used.
+    Negative,
+    /// No answer.
+    Failed,
+}
+
+/// How far a cluster's discovery is.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Whether every question has been answered once, well or badly. Until then a session waits rather than be refused.
+    pub is_settled: bool,
+    /// How many endpoints the cluster has by it.
+    pub endpoints: usize,
+    /// What is asked for, in the order of its names.
+    pub origins: Vec<Origin>,
+}
+
+/// Something that endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// What kind of thing.
+    pub kind: OriginKind,
+    /// A name, or a path.
+    pub name: String,
+    /// How many addresses, or endpoints, are known from it.
+    pub found: usize,
+    /// When the last good answer came.
+    pub succeeded: Option<Instant>,
+    /// When it is asked for again; `None`: when it changes.
+    pub due: Option<Instant>,
+    /// Why the last answer was no good, or not all of it.
+    pub error: Option<String>,
+}
+
+/// The kinds of things that endpoints come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginKind {
+    /// A host name.
+    Name,
+    /// An SRV record.
+    Service,
+    /// An endpoints file.
+    File,
+}
+
+/// Between a cluster and whoever finds its endpoints.
+#[derive(Debug)]
+pub(in crate::upstream) struct Board {
+    report: watch::Sender<Arc<Report>>,
+    doubts: Notify,
+}
+
+impl Answer {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
+
+    /// The label `result` in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Negative => "negative",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl OriginKind {
+    /// The word in `/status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Service => "srv",
+            Self::File => "file",
+        }
+    }
+}
+
+impl Report {
+    const fn is_known(&self) -> bool {
+        self.is_settled || self.endpoints > 0
+    }
+
+    /// Why there is less than there should be, in words.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        self.origins.iter().find_map(|origin| {
+            let error = origin.error.as_deref()?;
+            Some(match origin.kind {
+                OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
+                // It says its path, its line and its column.
+                OriginKind::File => error.to_owned(),
+            })
+        })
+    }
+}
+
+impl Board {
+    /// Settled from the start, where there is nothing to be found out.
+    pub(in crate::upstream) fn new(is_settled: bool, endpoints: usize) -> Self {
+        let (report, _) = watch::channel(Arc::new(Report { is_settled, endpoints, origins: Vec::new() }));
+        Self { report, doubts: Notify::new() }
+    }
+
+    pub(in crate::upstream) fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.report.borrow())
+    }
+
+    pub(super) fn publish(&self, report: Report) {
+        self.report.send_replace(Arc::new(report));
+    }
+
+    /// Returns when every question has been answered once. No deadline here: the caller has one.
+    pub(super) async fn settled(&self) {
+        // The sender is ours, so there is no end of it.
+        let _ = self.report.subscribe().wait_for(|report| report.is_settled).await;
+    }
+
+    /// Whether there is an endpoint, or it is known that there is none.
+    pub(in crate::upstream) fn is_known(&self) -> bool {
+        self.report.borrow().is_known()
+    }
+
+    /// Returns when that is so. No deadline here: the caller has one.
+    pub(in crate::upstream) async fn known(&self) {
+        let _ = self.report.subscribe().wait_for(|report| report.is_known()).await;
+    }
+
+    /// An endpoint could not be reached, or there was none: what is known may be out of date.
+    pub(in crate::upstream) fn doubt(&self) {
+        self.doubts.notify_one();
+    }
+
+    pub(super) async fn doubted(&self) {
+        self.doubts.notified().await;
+    }
+}

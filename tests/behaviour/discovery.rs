@@ -1,0 +1,546 @@
+//! Endpoints that are found: by a name, an SRV record or a file, followed while sessions run, kept when nobody answers.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use serde_json::Value;
+
+use crate::harness::{
+    Ambassador, BlackHole, Config, End, Mood, NameServer, Pki, ServerTls, Upstream, ambassador, finish,
+    roles, until,
+};
+
+/// An upstream of 127.0.0.1 and one of `ip` with the same port.
+fn neighbours(ip: &str) -> (Upstream, Upstream) {
+    let first = Upstream::plain(roles::echo);
+    let beside = Upstream::plain_at(&format!("{ip}:{}", first.port()), roles::echo);
+    (first, beside)
+}
+
+fn start(dns: &NameServer, endpoints: &str, cluster: &str) -> Ambassador {
+    Ambassador::start_with(&Config::app(&[endpoints], cluster), |command| dns.serves(command))
+}
+
+fn cluster(ambassador: &Ambassador) -> Value {
+    ambassador.status()["clusters"][0].clone()
+}
+
+/// The endpoints that take new sessions.
+fn members(ambassador: &Ambassador) -> Vec<String> {
+    let cluster = cluster(ambassador);
+    let endpoints = cluster["endpoints"].as_array().expect("endpoints").iter();
+    let members = endpoints.filter(|endpoint| endpoint["state"] != "removed");
+    members.map(|endpoint| endpoint["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[track_caller]
+fn wait_members(ambassador: &Ambassador, expected: &[&str]) {
+    until(format!("the endpoints were {expected:?}"), || (members(ambassador) == expected).then_some(()));
+}
+
+fn origin(ambassador: &Ambassador) -> Value {
+    cluster(ambassador)["discovery"][0].clone()
+}
+
+#[track_caller]
+fn wait_error(ambassador: &Ambassador, words: &str) -> Value {
+    until(format!("/status said {words:?}"), || {
+        let origin = origin(ambassador);
+        origin["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(origin)
+    })
+}
+
+#[track_caller]
+fn wait_well(ambassador: &Ambassador) {
+    until("/status showed no error of discovery", || {
+        origin(ambassador)["last_error"].is_null().then_some(())
+    });
+}
+
+#[test]
+fn a_changed_record_is_followed_within_its_ttl_and_sessions_of_the_old_address_stay() {
+    let dns = NameServer::start();
+    let (old, new) = neighbours("127.1.0.2");
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", old.port()), "");
+    let mut lasting = ambassador.connect();
+    lasting.echo("before");
+    assert_eq!(members(&ambassador), [old.address()]);
+    dns.set("db.test.", 1, &["127.1.0.2"]);
+    let changed = Instant::now();
+    wait_members(&ambassador, &[&new.address()]);
+    assert!(
+        changed.elapsed() < Duration::from_secs(4),
+        "a TTL of 1 s was followed after {:?}",
+        changed.elapsed()
+    );
+    lasting.echo("still here");
+    ambassador.connect().echo("to the new one");
+    assert_eq!((old.accepted(), new.accepted()), (1, 1));
+    let endpoints = cluster(&ambassador)["endpoints"].clone();
+    let removed = endpoints.as_array().expect("endpoints").iter().find(|one| one["state"] == "removed");
+    let removed = removed.expect("the old address is shown while its session lives");
+    assert_eq!(
+        (&removed["name"], &removed["host"], &removed["sessions"]),
+        (&old.address().into(), &"db.test".into(), &1.into())
+    );
+    drop(lasting);
+    until("the old address was forgotten with its session", || {
+        (cluster(&ambassador)["endpoints"].as_array().map(Vec::len) == Some(1)).then_some(())
+    });
+    let record = ambassador.record_where("the new address", |record| record["endpoint"] == new.address());
+    assert_eq!(record["outcome"], "completed");
+    ambassador.wait_line("endpoint joined");
+    ambassador.wait_line("endpoint left");
+}
+
+#[test]
+fn sessions_of_an_address_that_left_are_closed_where_that_is_asked_for() {
+    let dns = NameServer::start();
+    let (old, new) = neighbours("127.1.0.3");
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", old.port()), "on_removed: close");
+    let mut lasting = ambassador.connect();
+    lasting.echo("before");
+    dns.set("db.test.", 1, &["127.1.0.3"]);
+    assert_eq!(lasting.read_out().0, b"");
+    assert_eq!(ambassador.record_of("endpoint_removed")["endpoint"], old.address());
+    ambassador.connect().echo("to the new one");
+    assert_eq!(new.accepted(), 1);
+}
+
+#[test]
+fn each_address_of_a_name_is_an_endpoint_of_its_own() {
+    let dns = NameServer::start();
+    let (one, two) = neighbours("127.1.0.4");
+    dns.set_alias("db.test.", 60, "other.test.");
+    dns.set("other.test.", 60, &["127.1.0.4", "127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", one.port()), "balance: round_robin");
+    for _ in 0..4 {
+        ambassador.connect().echo("served");
+    }
+    assert_eq!((one.accepted(), two.accepted()), (2, 2));
+    assert_eq!(members(&ambassador), [one.address(), two.address()]);
+    let metrics = ambassador.metrics();
+    let attempts = |endpoint: &Upstream| {
+        metrics.sum("connect_attempts_total", &[("endpoint", &endpoint.address()), ("result", "ok")])
+    };
+    assert_eq!((attempts(&one), attempts(&two)), (2.0, 2.0));
+    let found = origin(&ambassador);
+    assert_eq!(
+        (&found["kind"], &found["name"], &found["found"]),
+        (&"name".into(), &"db.test".into(), &2.into())
+    );
+    assert!(
+        found["age_ms"].is_u64() && found["next_ms"].as_u64().is_some_and(|next| next > 10_000),
+        "{found}"
+    );
+}
+
+/// It never changes what is known, says so once, in the log, the metrics and the status, and takes it back.
+#[test]
+fn a_resolver_that_fails_keeps_what_is_known() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    wait_members(&ambassador, &[&upstream.address()]);
+    let mut failures = 0;
+    for (mood, words, result) in [
+        (Mood::Silent, "no name server", "failed"),
+        (Mood::Failing, "Server Failure", "failed"),
+        (Mood::Honest, "does not exist", "negative"),
+    ] {
+        if mood == Mood::Honest {
+            dns.forget("db.test.");
+        }
+        dns.set_mood(mood);
+        let seen = wait_error(&ambassador, words);
+        assert_eq!(seen["found"], 1, "{seen}");
+        until("the metrics said so", || {
+            let metrics = ambassador.metrics();
+            (metrics.sum("discovery_failing", &[("cluster", "up")]) == 1.0
+                && metrics.sum("discovery_total", &[("cluster", "up"), ("result", result)]) > 0.0)
+                .then_some(())
+        });
+        ambassador.connect().echo("served all the same");
+        let asked = dns.asked();
+        until("it was asked again", || (dns.asked() > asked + 2).then_some(()));
+        failures += 1;
+        dns.set("db.test.", 1, &["127.0.0.1"]);
+        dns.set_mood(Mood::Honest);
+        wait_well(&ambassador);
+        let told =
+            ambassador.lines().iter().filter(|line| line.contains("cannot find out endpoints")).count();
+        assert_eq!(told, failures, "one line for each time it began");
+        assert_eq!(members(&ambassador), [upstream.address()]);
+    }
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("discovery_failing", &[("cluster", "up")]), 0.0);
+    assert!(metrics.sum("discovery_last_success_timestamp_seconds", &[]) > 1_600_000_000.0);
+    assert!(ambassador.lines().iter().all(|line| !line.contains("endpoint left")));
+}
+
+#[test]
+fn what_fails_for_one_family_leaves_the_other_alone() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    dns.set_mood(Mood::FailingForIpv6);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    ambassador.connect().echo("over IPv4");
+    wait_error(&ambassador, "Server Failure");
+    assert_eq!(members(&ambassador), [upstream.address()]);
+}
+
+#[test]
+fn the_daemon_starts_with_nothing_resolvable_and_serves_when_a_name_appears() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    let record = ambassador.record_of("no_endpoint");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("cannot resolve db.test") && error.contains("does not exist"), "{error}");
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    wait_members(&ambassador, &[&upstream.address()]);
+    ambassador.connect().echo("served");
+}
+
+/// A client that is there before the first answer came is no reason for a refusal.
+#[test]
+fn a_session_waits_for_the_first_answer() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set_mood(Mood::Silent);
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    let mut client = ambassador.connect();
+    client.send("early");
+    until("the server was asked", || (dns.asked() >= 2).then_some(()));
+    dns.set_mood(Mood::Honest);
+    client.expect("early");
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!((&record["outcome"], &record["attempts"]), (&"completed".into(), &1.into()));
+    assert!(record["resolve_ms"].as_f64().is_some_and(|waited| waited > 0.0), "{record}");
+    drop(ambassador.connect());
+    until("a session that found endpoints did not wait", || {
+        ambassador.records().iter().any(|record| record["resolve_ms"].is_null()).then_some(())
+    });
+}
+
+/// Long before the TTL is over: a failed connect is a reason to ask again.
+#[test]
+fn an_address_that_cannot_be_reached_is_asked_about_before_its_ttl_is_over() {
+    let dns = NameServer::start();
+    let (mut old, new) = neighbours("127.1.0.5");
+    dns.set("db.test.", 3600, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", old.port()), "connect: { attempts: 1 }");
+    ambassador.connect().echo("served");
+    dns.set("db.test.", 3600, &["127.1.0.5"]);
+    old.stop();
+    until("a session was served by the new address", || {
+        let mut client = ambassador.connect();
+        client.try_echo("hello").then_some(())
+    });
+    assert_eq!(members(&ambassador), [new.address()]);
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_fetched_over_tcp() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    dns.set_mood(Mood::Truncating);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    ambassador.connect().echo("served");
+    assert!(dns.asked_by_tcp() > 0);
+}
+
+#[test]
+fn short_names_are_searched_for_and_hosts_goes_before_dns() {
+    let dns = NameServer::start();
+    let (one, two) = neighbours("127.1.0.6");
+    dns.set_resolv_conf("search nowhere.test corp.test");
+    dns.set("db.corp.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db:{}", one.port()), "");
+    wait_members(&ambassador, &[&one.address()]);
+    dns.set_hosts("127.1.0.6 other db # the database\n");
+    wait_members(&ambassador, &[&two.address()]);
+    dns.set_hosts("\n");
+    wait_members(&ambassador, &[&one.address()]);
+}
+
+#[test]
+fn a_resolv_conf_that_changes_is_read_again() {
+    let (first, second) = (NameServer::start(), NameServer::start());
+    let (one, two) = neighbours("127.1.0.7");
+    first.set("db.test.", 1, &["127.0.0.1"]);
+    first.set("db.other.test.", 1, &["127.1.0.7"]);
+    let ambassador = start(&first, &format!("db:{}", one.port()), "");
+    wait_error(&ambassador, "does not exist");
+    first.set_resolv_conf("search test");
+    wait_members(&ambassador, &[&one.address()]);
+    first.set_resolv_conf("search other.test");
+    wait_members(&ambassador, &[&two.address()]);
+    drop(second);
+}
+
+#[test]
+fn a_host_with_both_families_is_one_endpoint_and_a_dead_family_costs_a_moment() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    // Nobody listens on [::1] with that port.
+    dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "connect: { attempts: 1 }");
+    ambassador.connect().echo("over IPv4");
+    assert_eq!(members(&ambassador), [upstream.address()]);
+    let addresses = cluster(&ambassador)["endpoints"][0]["addresses"].clone();
+    assert_eq!(addresses, serde_json::json!([format!("[::1]:{}", upstream.port()), upstream.address()]));
+    assert_eq!(ambassador.record()["attempts"], 1);
+}
+
+/// The silent family gets a head start of 250 ms, once: the one that answered goes first from then on.
+#[test]
+fn a_silent_family_is_overtaken_and_goes_last_from_then_on() {
+    let dns = NameServer::start();
+    let hole = BlackHole::at("[::1]:0");
+    let upstream = Upstream::plain_at(&format!("127.0.0.1:{}", hole.port()), roles::echo);
+    dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
+    let cluster = "connect: { attempts: 1, timeout: 2s }";
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), cluster);
+    for _ in 0..2 {
+        ambassador.connect().echo("over IPv4");
+    }
+    let records = ambassador.wait_records(2);
+    let took: Vec<_> = records.iter().map(|record| record["connect_ms"].as_f64().expect("a time")).collect();
+    assert!((250.0..1500.0).contains(&took[0]), "{took:?}");
+    assert!(took[1] < 200.0, "{took:?}");
+}
+
+#[test]
+fn only_addresses_of_local_addresses_family_are_dialled() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("both.test.", 60, &["127.0.0.1", "::1"]);
+    dns.set("six.test.", 60, &["::1"]);
+    let local = "connect: { local_address: 127.0.0.1 }";
+    let ambassador = start(&dns, &format!("both.test:{}", upstream.port()), local);
+    ambassador.connect().echo("over IPv4");
+    let addresses = cluster(&ambassador)["endpoints"][0]["addresses"].clone();
+    assert_eq!(addresses, serde_json::json!([upstream.address()]));
+    let ambassador = start(&dns, "six.test:5432", local);
+    wait_error(&ambassador, "only IPv6 addresses, and `connect.local_address` is IPv4");
+}
+
+#[test]
+fn a_host_name_is_what_the_certificate_must_bear() {
+    let (dns, pki) = (NameServer::start(), Pki::new());
+    let upstream = Upstream::tls(ServerTls::new(&pki.server(&["db.test"])).build(), roles::echo);
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    let tls = format!("tls: {{ ca: {} }}", pki.ca().display());
+    // A final dot is DNS' and not the name's.
+    let ambassador = start(&dns, &format!("db.test.:{}", upstream.port()), &tls);
+    ambassador.connect().echo("verified");
+    upstream.wait_note("sni=Some(\"db.test\")");
+}
+
+#[test]
+fn an_srv_record_names_servers_with_their_ports_and_shares() {
+    let dns = NameServer::start();
+    let (light, heavy) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
+    dns.set("a.test.", 1, &["127.0.0.1"]);
+    dns.set("b.test.", 1, &["127.0.0.1"]);
+    let service = "_db._tcp.test.";
+    dns.set_service(service, 1, &[(0, 1, light.port(), "a.test."), (0, 3, heavy.port(), "b.test.")]);
+    let ambassador = start(&dns, "{ srv: _db._tcp.test }", "balance: round_robin");
+    until("both were endpoints", || (members(&ambassador).len() == 2).then_some(()));
+    for _ in 0..8 {
+        ambassador.connect().echo("served");
+    }
+    assert_eq!((light.accepted(), heavy.accepted()), (2, 6));
+    // The record moves on to one server alone; a target that nobody knows takes nothing away.
+    dns.set_service(service, 1, &[(0, 0, light.port(), "a.test.")]);
+    wait_members(&ambassador, &[&light.address()]);
+    dns.set_service(service, 1, &[(0, 0, heavy.port(), "nobody.test.")]);
+    until("the new target was asked for", || {
+        let discovery = cluster(&ambassador)["discovery"].clone();
+        let names = discovery.as_array().expect("origins").iter();
+        names.clone().any(|one| one["name"] == "nobody.test." && one["last_error"].is_string()).then_some(())
+    });
+    assert_eq!(members(&ambassador), [light.address()]);
+    ambassador.connect().echo("served all the same");
+    dns.set("nobody.test.", 1, &["127.0.0.1"]);
+    wait_members(&ambassador, &[&heavy.address()]);
+}
+
+#[test]
+fn an_srv_answer_cannot_name_a_server_of_another_domain_where_tls_goes_by_its_name() {
+    let (dns, pki) = (NameServer::start(), Pki::new());
+    let upstream = Upstream::tls(ServerTls::new(&pki.server(&["evil.example"])).build(), roles::echo);
+    dns.set("evil.example.", 60, &["127.0.0.1"]);
+    dns.set_service("_db._tcp.test.", 60, &[(0, 0, upstream.port(), "evil.example.")]);
+    let tls = format!("tls: {{ ca: {} }}", pki.ca().display());
+    let ambassador = start(&dns, "{ srv: _db._tcp.test }", &tls);
+    wait_error(&ambassador, "evil.example is outside test");
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    assert_eq!(upstream.accepted(), 0);
+}
+
+/// Writes the file as programs should: aside, then renamed into place.
+fn replace(file: &Path, text: &str) {
+    let aside = file.with_extension("new");
+    fs::write(&aside, text).expect("a file");
+    fs::rename(&aside, file).expect("a rename");
+}
+
+fn listing(upstreams: &[&Upstream]) -> String {
+    upstreams.iter().fold("endpoints:\n".into(), |text, one| format!("{text}  - {}\n", one.address()))
+}
+
+fn start_on_file(file: &Path, cluster: &str) -> Ambassador {
+    Ambassador::start(&Config::app(&[&format!("{{ file: {} }}", file.display())], cluster))
+}
+
+#[test]
+fn a_file_that_is_swapped_under_load_loses_no_session() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("orders.yaml");
+    let upstreams = [(); 3].map(|()| Upstream::plain(roles::echo));
+    replace(&file, &listing(&[&upstreams[0]]));
+    let ambassador = start_on_file(&file, "");
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| (0..150).all(|_| ambassador.connect().try_echo("hello"))))
+            .collect();
+        for round in 1..20 {
+            let now = [&upstreams[round % 3], &upstreams[(round + 1) % 3]];
+            replace(&file, &listing(&now));
+            wait_members(&ambassador, &now.map(Upstream::address).each_ref().map(String::as_str));
+        }
+        for client in clients {
+            assert!(client.join().expect("a client that did not panic"), "a session was lost");
+        }
+    });
+    assert!(upstreams.iter().all(|upstream| upstream.accepted() > 0));
+}
+
+#[test]
+fn a_file_behind_a_link_that_is_swapped_is_followed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (one, two) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
+    for (name, upstream) in [("..1", &one), ("..2", &two)] {
+        fs::create_dir(dir.path().join(name)).expect("a folder");
+        fs::write(dir.path().join(name).join("orders.yaml"), listing(&[upstream])).expect("a file");
+    }
+    let link = |to: &str| {
+        let aside = dir.path().join("..aside");
+        std::os::unix::fs::symlink(to, &aside).expect("a link");
+        fs::rename(&aside, dir.path().join("..data")).expect("a rename");
+    };
+    link("..1");
+    let file = dir.path().join("orders.yaml");
+    std::os::unix::fs::symlink("..data/orders.yaml", &file).expect("a link");
+    let ambassador = start_on_file(&file, "");
+    wait_members(&ambassador, &[&one.address()]);
+    link("..2");
+    wait_members(&ambassador, &[&two.address()]);
+}
+
+#[test]
+fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("orders.json");
+    let upstream = Upstream::plain(roles::echo);
+    // It comes later than the daemon.
+    let ambassador = start_on_file(&file, "");
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    let error = ambassador.record_of("no_endpoint")["error"].to_string();
+    assert!(error.contains("orders.json") && error.contains("cannot read it"), "{error}");
+    replace(&file, &format!("{{ \"endpoints\": [ \"{}\" ] }}", upstream.address()));
+    wait_members(&ambassador, &[&upstream.address()]);
+    let at = file.display();
+    for (text, words) in [
+        ("{ \"endpoints\": [ \"10.0.0.1:1\", ", format!("{at}:1:")),
+        (
+            "endpoints:\n  - address: 10.0.0.1:1\n    wieght: 2\n",
+            format!("{at}:3:5: endpoints[0].wieght: unknown key"),
+        ),
+        ("", format!("{at}:1:1: endpoints: `endpoints` is missing")),
+    ] {
+        fs::write(&file, text).expect("a file");
+        wait_error(&ambassador, &words);
+        assert_eq!(members(&ambassador), [upstream.address()]);
+        ambassador.connect().echo("served all the same");
+    }
+    fs::remove_file(&file).expect("a file to remove");
+    wait_error(&ambassador, "cannot read it");
+    ambassador.connect().echo("served all the same");
+    // A list of nobody is an answer, too.
+    replace(&file, "endpoints: []\n");
+    wait_members(&ambassador, &[]);
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    replace(&file, &listing(&[&upstream]));
+    wait_members(&ambassador, &[&upstream.address()]);
+}
+
+/// Descriptors, threads and series; the lists themselves are replaced.
+#[test]
+fn hundreds_of_changes_leave_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("orders.yaml");
+    let list = |round: usize| {
+        let addresses = (0..20).map(|index| format!("  - 10.{}.{}.{index}:1\n", round / 200, round % 200));
+        format!("endpoints:\n{}", addresses.collect::<String>())
+    };
+    fs::write(&file, list(0)).expect("a file");
+    let ambassador = start_on_file(&file, "");
+    let count = |what: &str| {
+        let folder = format!("/proc/{}/{what}", ambassador.pid().as_raw_nonzero());
+        fs::read_dir(folder).expect("a process to look at").count()
+    };
+    let change = |round: usize| {
+        replace(&file, &list(round));
+        let first = format!("10.{}.{}.0:1", round / 200, round % 200);
+        until(format!("{first} was an endpoint"), || {
+            (members(&ambassador).first() == Some(&first)).then_some(())
+        });
+    };
+    (1..10).for_each(change);
+    let before = (count("fd"), count("task"));
+    (10..150).for_each(change);
+    let after = (count("fd"), count("task"));
+    assert!(after.0 <= before.0 + 2 && after.1 == before.1, "{before:?} became {after:?}");
+    let cluster = cluster(&ambassador);
+    assert_eq!(cluster["endpoints"].as_array().map(Vec::len), Some(20));
+    let metrics = ambassador.metrics();
+    let series = metrics.samples().iter().filter(|one| one.name == "ambassador_endpoint_sessions").count();
+    assert!(series <= 1001, "{series} series of endpoints, where 3000 came and went");
+}
+
+#[test]
+fn check_connect_resolves_and_reports_it() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    let check = |endpoints: &str, arguments: &[&str]| {
+        let file = dns.dir().join("listeners.yaml");
+        fs::write(&file, Config::app(&[endpoints], "").render(dns.dir())).expect("a file to check");
+        let mut command = ambassador();
+        command.arg("check").args(arguments).arg("--config").arg(&file);
+        dns.serves(&mut command);
+        finish(&mut command)
+    };
+    let finished = check(&format!("db.test:{}", upstream.port()), &["--connect"]).must_succeed();
+    for part in ["clusters.up db.test", "resolve    ok      1 found", &upstream.address(), "connect    ok"] {
+        assert!(finished.stdout.contains(part), "{part}\n{}", finished.stdout);
+    }
+    let finished = check("nobody.test:1", &["--connect"]).must_exit(1);
+    assert!(finished.stdout.contains("resolve    FAILED  the name does not exist"), "{}", finished.stdout);
+    let orders = dns.dir().join("orders.yaml");
+    fs::write(&orders, "endpoints: [db]").expect("a file");
+    let finished = check(&format!("{{ file: {} }}", orders.display()), &[]).must_exit(78);
+    finished.must_say("orders.yaml:1:13: endpoints[0]: the port of `db` is missing");
+}

@@ -1,0 +1,271 @@
+//! A DNS server on an address of its own in 127/8, UDP and TCP, whose records and moods the test changes while it answers;
+//! and a mount namespace in which `/etc/resolv.conf` and `/etc/hosts` are the test's.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fs, thread};
+
+use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{CNAME, SRV};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use tempfile::TempDir;
+
+pub(crate) struct NameServer {
+    ip: Ipv4Addr,
+    shared: Arc<Shared>,
+    dir: TempDir,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Absolute lower-case names → records; a name without records exists and has none.
+    zone: Mutex<BTreeMap<String, Vec<Record>>>,
+    mood: Mutex<Mood>,
+    asked: AtomicUsize,
+    asked_by_tcp: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// How it answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// What the zone says.
+    #[default]
+    Honest,
+    /// Not at all.
+    Silent,
+    /// SERVFAIL.
+    Failing,
+    /// SERVFAIL about IPv6, honestly about the rest.
+    FailingForIpv6,
+    /// Over UDP only that there is more than fits.
+    Truncating,
+}
+
+const TICK: Duration = Duration::from_millis(50);
+
+impl NameServer {
+    /// With an empty zone: no name exists.
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let (ip, udp, tcp) = bound();
+        let shared = Arc::new(Shared::default());
+        let (by_udp, by_tcp) = (shared.clone(), shared.clone());
+        let threads = vec![
+            thread::spawn(move || serve_udp(&udp, &by_udp)),
+            thread::spawn(move || serve_tcp(&tcp, &by_tcp)),
+        ];
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let server = Self { ip, shared, dir, threads };
+        server.set_resolv_conf("");
+        server.set_hosts("");
+        server
+    }
+
+    /// `name` has these addresses, of either family, and no others.
+    pub(crate) fn set(&self, name: &str, ttl: u32, addresses: &[&str]) {
+        let data = addresses.iter().map(|ip| RData::from(ip.parse::<IpAddr>().expect("an IP address")));
+        self.put(name, ttl, data.collect());
+    }
+
+    /// `name` is another one's.
+    pub(crate) fn set_alias(&self, name: &str, ttl: u32, of: &str) {
+        self.put(name, ttl, vec![RData::CNAME(CNAME(absolute(of)))]);
+    }
+
+    /// `name` is a service of these: priority, weight, port, target.
+    pub(crate) fn set_service(&self, name: &str, ttl: u32, records: &[(u16, u16, u16, &str)]) {
+        let data = |(priority, weight, port, target): &(u16, u16, u16, &str)| {
+            RData::SRV(SRV::new(*priority, *weight, *port, absolute(target)))
+        };
+        self.put(name, ttl, records.iter().map(data).collect());
+    }
+
+    /// `name` does not exist any more.
+    pub(crate) fn forget(&self, name: &str) {
+        self.shared.zone.lock().expect("a zone nobody poisoned").remove(&key(&absolute(name)));
+    }
+
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        *self.shared.mood.lock().expect("a mood nobody poisoned") = mood;
+    }
+
+    /// Questions so far, over UDP and TCP.
+    pub(crate) fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn asked_by_tcp(&self) -> usize {
+        self.shared.asked_by_tcp.load(Ordering::SeqCst)
+    }
+
+    /// What `/etc/resolv.conf` says beside this server's address. Short timeouts, so that a silent server costs a test
+    /// seconds.
+    pub(crate) fn set_resolv_conf(&self, lines: &str) {
+        let text = format!("nameserver {}\noptions timeout:1 attempts:1\n{lines}\n", self.ip);
+        fs::write(self.dir.path().join("resolv.conf"), text).expect("a resolv.conf");
+    }
+
+    /// What `/etc/hosts` says.
+    pub(crate) fn set_hosts(&self, lines: &str) {
+        fs::write(self.dir.path().join("hosts"), lines).expect("a hosts file");
+    }
+
+    /// Runs the command where these files are `/etc`'s. Its process is that of the command, as it would be without.
+    pub(crate) fn serves(&self, command: &mut Command) {
+        let mut inside = Command::new("unshare");
+        assert!(rustix::process::geteuid().is_root(), "a mount namespace and port 53 need root");
+        let script =
+            r#"mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@""#;
+        inside.args(["--mount", "--", "sh", "-c", script, "sh"]);
+        inside.args(["resolv.conf", "hosts"].map(|name| self.dir.path().join(name)));
+        inside.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        *command = inside;
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn put(&self, name: &str, ttl: u32, data: Vec<RData>) {
+        let name = absolute(name);
+        let records = data.into_iter().map(|data| Record::from_rdata(name.clone(), ttl, data)).collect();
+        self.shared.zone.lock().expect("a zone nobody poisoned").insert(key(&name), records);
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+/// resolv.conf knows no ports, so it has to be 53, and the address one that nobody else has.
+#[track_caller]
+fn bound() -> (Ipv4Addr, UdpSocket, TcpListener) {
+    let seed = std::process::id();
+    for attempt in 0..1000_u32 {
+        let number = seed.wrapping_mul(2_654_435_761).wrapping_add(attempt.wrapping_mul(40_503));
+        let [_, _, c, d] = number.to_be_bytes();
+        let ip = Ipv4Addr::new(127, 53, c, d.clamp(1, 254));
+        match (UdpSocket::bind((ip, 53)), TcpListener::bind((ip, 53))) {
+            (Ok(udp), Ok(tcp)) => return (ip, udp, tcp),
+            (Err(error), _) | (_, Err(error)) if error.kind() != ErrorKind::AddrInUse => {
+                panic!("cannot bind {ip}:53: {error}")
+            }
+            _ => {}
+        }
+    }
+    panic!("no address of 127.53/16 is free");
+}
+
+fn absolute(name: &str) -> Name {
+    let mut name = Name::from_ascii(name).expect("a name");
+    name.set_fqdn(true);
+    name
+}
+
+fn key(name: &Name) -> String {
+    name.to_ascii().to_lowercase()
+}
+
+impl Shared {
+    fn answer(&self, question: &[u8], is_udp: bool) -> Option<Vec<u8>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if !is_udp {
+            self.asked_by_tcp.fetch_add(1, Ordering::SeqCst);
+        }
+        let question = Message::from_vec(question).expect("a DNS message");
+        let query = question.queries.first().expect("a question").clone();
+        let mut answer = Message::response(question.metadata.id, OpCode::Query);
+        answer.metadata.recursion_desired = question.metadata.recursion_desired;
+        answer.metadata.recursion_available = true;
+        let kind = query.query_type();
+        let mood = *self.mood.lock().expect("a mood nobody poisoned");
+        match mood {
+            Mood::Silent => return None,
+            Mood::Failing => answer.metadata.response_code = ResponseCode::ServFail,
+            Mood::FailingForIpv6 if kind == RecordType::AAAA => {
+                answer.metadata.response_code = ResponseCode::ServFail;
+            }
+            Mood::Truncating if is_udp => answer.metadata.truncation = true,
+            Mood::Honest | Mood::FailingForIpv6 | Mood::Truncating => {
+                let zone = self.zone.lock().expect("a zone nobody poisoned");
+                let mut name = query.name().clone();
+                // An alias, or a chain of them, and what is at its end.
+                for _ in 0..4 {
+                    let Some(records) = zone.get(&key(&name)) else {
+                        answer.metadata.response_code = ResponseCode::NXDomain;
+                        break;
+                    };
+                    let wanted = |record: &&Record| {
+                        record.record_type() == kind || record.record_type() == RecordType::CNAME
+                    };
+                    answer.add_answers(records.iter().filter(wanted).cloned());
+                    match records.first().map(|record| &record.data) {
+                        Some(RData::CNAME(alias)) => name = alias.0.clone(),
+                        _ => break,
+                    }
+                }
+            }
+        }
+        answer.add_query(query);
+        Some(answer.to_vec().expect("an answer that can be written"))
+    }
+}
+
+fn serve_udp(socket: &UdpSocket, shared: &Shared) {
+    socket.set_read_timeout(Some(TICK)).expect("a timeout");
+    let mut buffer = [0; 4096];
+    while !shared.stop.load(Ordering::SeqCst) {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        if let Some(answer) = shared.answer(&buffer[..length], true) {
+            drop(socket.send_to(&answer, from as SocketAddr));
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
+    listener.set_nonblocking(true).expect("a non-blocking socket");
+    while !shared.stop.load(Ordering::SeqCst) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let shared = shared.clone();
+                thread::spawn(move || converse(stream, &shared));
+            }
+            Err(_) => thread::sleep(TICK),
+        }
+    }
+}
+
+fn converse(mut stream: TcpStream, shared: &Shared) -> Option<()> {
+    stream.set_nonblocking(false).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).ok()?;
+        let mut question = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut question).ok()?;
+        let answer = shared.answer(&question, false)?;
+        let length = u16::try_from(answer.len()).expect("a short answer");
+        stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).ok()?;
+    }
+}
