@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::alarm;
 use crate::clock;
@@ -23,6 +23,14 @@ use crate::sys::Inotify;
 pub struct Watch {
     files: Vec<PathBuf>,
     watched: Option<Watched>,
+    heard: Option<Heard>,
+}
+
+/// News that were not told yet.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    latest: Instant,
+    quiet: Instant,
 }
 
 #[derive(Debug)]
@@ -45,18 +53,19 @@ impl Watch {
     #[must_use]
     pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let files: Vec<_> = files.into_iter().collect();
-        Self { watched: watched(&files), files }
+        Self { watched: watched(&files), files, heard: None }
     }
 
     /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
     /// [`LOOK_ANYWAY`]. A change after it returns is told by the next call. Dropping the future loses nothing.
     pub async fn changed(&mut self) {
         if let Some(watched) = &self.watched {
-            let _ = alarm::before(clock::now() + LOOK_ANYWAY, watched.settled()).await;
+            let _ = alarm::before(clock::now() + LOOK_ANYWAY, watched.settled(&mut self.heard)).await;
         } else {
             // No inotify to be had: then the clock is all there is.
             alarm::sleep(LOOK_ANYWAY).await;
         }
+        self.heard = None;
         // Before anything is read: what changes while it is read is told again.
         self.watched = watched(&self.files);
     }
@@ -67,15 +76,21 @@ impl Watched {
         self.inotify.happened(|name: &OsStr| self.names.contains(name)).await
     }
 
-    async fn settled(&self) {
-        if self.happened().await.is_err() {
-            // Not to be expected of a descriptor that is ours; the caller's deadline still counts.
-            return std::future::pending().await;
+    /// What was heard is kept by the caller: this future may be dropped at any time, and the kernel tells each event once.
+    async fn settled(&self, heard: &mut Option<Heard>) {
+        if heard.is_none() {
+            if self.happened().await.is_err() {
+                // Not to be expected of a descriptor that is ours; the caller's deadline still counts.
+                return std::future::pending().await;
+            }
+            let now = clock::now();
+            *heard = Some(Heard { latest: now + QUIET_AT_LAST, quiet: now + QUIET });
         }
-        let latest = clock::now() + QUIET_AT_LAST;
-        while clock::now() < latest {
-            let until = latest.min(clock::now() + QUIET);
-            if alarm::before(until, self.happened()).await.is_err() {
+        while let Some(Heard { latest, quiet }) = heard
+            && alarm::before(*quiet.min(latest), self.happened()).await.is_ok()
+        {
+            *quiet = clock::now() + QUIET;
+            if clock::now() >= *latest {
                 return;
             }
         }
@@ -183,6 +198,26 @@ mod tests {
         });
         // Through a link elsewhere, whose target is another file now.
         check(&at("a.pem"), || fs::write(at("..2").join("a.pem"), "3").unwrap());
+    }
+
+    /// It was: the kernel had told of the change, and nobody remembered when the wait for silence was cut short.
+    #[test]
+    fn a_change_is_not_forgotten_when_nobody_waits_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.pem");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let watching = async {
+                let mut watch = Watch::new([file.clone()]);
+                fs::write(&file, "new").unwrap();
+                let begun = clock::now();
+                let short = QUIET / 10;
+                while alarm::before(clock::now() + short, watch.changed()).await.is_err() {
+                    assert!(clock::now() - begun < LOOK_ANYWAY / 2, "it was forgotten");
+                }
+            };
+            alarm::attend(watching).await.expect("alarms");
+        });
     }
 
     #[test]
