@@ -12,7 +12,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{self, Control, Door, ListenerView, Phase, PhaseCell, Subject};
+use crate::admin::{self, Control, Door, History, ListenerView, Phase, PhaseCell, Subject};
 use crate::alarm;
 use crate::clock;
 use crate::config::{Config, Shutdown};
@@ -66,7 +66,7 @@ pub struct Stopped {
 
 /// Sessions that were told to end get this long to say goodbye: a refusal in words may take its client 4 s.
 const PARTING: Duration = Duration::from_secs(5);
-/// How often the metrics' recorder folds what histograms have collected, whether anybody scrapes or not; until
+/// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, whether anybody scrapes or not; until
 /// then every sample is kept.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -121,7 +121,6 @@ impl Running {
             admin.spawn(end_orphans(Arc::clone(&route), sessions.watch()));
             listeners.push(ListenerView { route, addresses });
         }
-        admin.spawn(upkeep(exposition.clone(), admin.watch()));
         find_endpoints(&listeners, &admin, &mut rng);
         let credentials = credentials(&config);
         admin.spawn(credentials.clone().keep(admin.watch()));
@@ -136,7 +135,9 @@ impl Running {
             listeners,
             credentials,
             exposition,
+            history: History::default(),
         });
+        admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
         for (door, listening) in [(Door::Address, bound.admin), (Door::Control, bound.control)] {
             let Some(listening) = listening else { continue };
             tracing::info!(address = %listening.local(), "answering on");
@@ -182,12 +183,15 @@ fn find_endpoints(listeners: &[ListenerView], admin: &Drain, rng: &mut Rng) {
     }
 }
 
-async fn upkeep(exposition: Exposition, watch: DrainWatch) {
+async fn upkeep(subject: Arc<Subject>, watch: DrainWatch) {
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         tokio::select! {
             () = &mut stop => return,
-            () = alarm::sleep(UPKEEP) => exposition.upkeep(),
+            () = alarm::sleep(UPKEEP) => {
+                subject.exposition.upkeep();
+                subject.history.sample(clock::now(), subject.totals());
+            }
         }
     }
 }

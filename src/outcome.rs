@@ -56,6 +56,34 @@ impl Outcome {
         Self::DownstreamGone,
     ];
 
+    /// Whether the client got nothing: it was turned away, by a rule or because nothing answered.
+    #[must_use]
+    pub const fn is_refusal(self) -> bool {
+        match self {
+            Self::Denied
+            | Self::ListenerFull
+            | Self::CallerFull
+            | Self::ClusterFull
+            | Self::NoEndpoint
+            | Self::ConnectFailed
+            | Self::UpgradeFailed
+            | Self::TlsFailed
+            | Self::DeadlineExceeded
+            | Self::BadOpening
+            | Self::BadContext => true,
+            Self::Completed
+            | Self::DownstreamReset
+            | Self::UpstreamReset
+            | Self::IdleTimeout
+            | Self::HalfCloseTimeout
+            | Self::MaxLifetime
+            | Self::Drained
+            | Self::EndpointDown
+            | Self::EndpointRemoved
+            | Self::DownstreamGone => false,
+        }
+    }
+
     /// The label in metrics and in the access log.
     #[must_use]
     pub const fn label(self) -> &'static str {

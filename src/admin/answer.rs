@@ -2,12 +2,14 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::page::{PAGE, policy};
 use super::status::{Phase, Sessions, Status};
 use super::{Door, Subject};
+use crate::clock;
 
 /// The answers' body.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -28,17 +30,25 @@ pub(super) fn answer<B>(subject: &Subject, door: Door, request: &Request<B>) -> 
         return refused;
     }
     match request.uri().path() {
-        "/" => text(StatusCode::OK, INDEX),
+        "/" => page(),
         "/metrics" => metrics(subject),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(subject, request.uri().query()),
         "/status" => json(&Status::of(subject)),
         "/sessions" => json(&Sessions::of(subject)),
+        "/history" => json(&subject.history.until(subject.started, clock::now(), subject.totals())),
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
 }
 
-const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions\n";
+const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /history\n";
+
+fn page() -> Answer {
+    let mut answer = respond(StatusCode::OK, "text/html; charset=utf-8", PAGE.to_owned());
+    let policy = hyper::header::HeaderValue::from_static(policy());
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    answer
+}
 
 fn metrics(subject: &Subject) -> Answer {
     for listener in &subject.listeners {

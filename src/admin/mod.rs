@@ -3,6 +3,8 @@
 //! hyper parses; nothing here changes anything. Connections are few, bounded, and short of patience.
 
 mod answer;
+mod history;
+mod page;
 mod server;
 pub mod status;
 
@@ -13,9 +15,10 @@ use std::time::Instant;
 
 use crate::credentials::Credentials;
 use crate::metrics::Exposition;
-use crate::session::Route;
+use crate::session::{Route, Totals};
 use crate::sys::LocalAddress;
 
+pub use history::History;
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};
 
@@ -56,6 +59,16 @@ pub struct Subject {
     pub credentials: Credentials,
     /// The metrics.
     pub exposition: Exposition,
+    /// The last minutes, for the page.
+    pub history: History,
+}
+
+impl Subject {
+    /// What all listeners have seen together.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.listeners.iter().map(|listener| listener.route.totals()).fold(Totals::default(), Totals::and)
+    }
 }
 
 /// A listener with the addresses it has in fact.

@@ -9,6 +9,7 @@ mod heads;
 mod orphans;
 mod record;
 mod route;
+mod totals;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;
 pub use route::{Admitted, Route, SessionView, Settings};
+pub use totals::Totals;
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
@@ -181,6 +183,7 @@ async fn open(
         Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
     };
     place.established(lease.endpoint().id());
+    route.dialled(&record.dial);
 
     let Ready { end: upstream, welcome, first, dialogue } = ready;
     if !downstream::welcome(&downstream, &welcome).await {

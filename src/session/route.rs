@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::admission::{Admission, Guest};
 use super::record::{Record, SessionId, SessionIds};
+use super::totals::{Sums, Totals};
 use crate::caller::Caller;
 use crate::clock;
 use crate::metrics::ListenerMetrics;
@@ -19,7 +20,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
-use crate::upstream::{Cluster, EndpointId, Wanted};
+use crate::upstream::{Cluster, DialRecord, EndpointId, Wanted};
 
 /// What a listener says about the sessions that come in by it.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Route {
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
     sessions: Mutex<Sessions>,
+    sums: Sums,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +104,7 @@ impl Route {
     #[must_use]
     pub fn new(settings: Settings, cluster: Arc<Cluster>, ids: Arc<SessionIds>) -> Arc<Self> {
         let metrics = ListenerMetrics::new(&settings.listener, &cluster.settings().name);
-        Arc::new(Self { settings, cluster, metrics, ids, sessions: Mutex::default() })
+        Arc::new(Self { settings, cluster, metrics, ids, sessions: Mutex::default(), sums: Sums::default() })
     }
 
     /// The listener's name.
@@ -257,18 +259,34 @@ impl Route {
     /// Brings the byte counters up to date, live sessions included.
     pub fn publish_bytes(&self) {
         let sessions = self.sessions();
-        let (mut sent, mut received) = (sessions.sent, sessions.received);
-        for entry in sessions.live.values() {
-            sent += entry.live.sent();
-            received += entry.live.received();
-        }
+        let (sent, received) = sessions.bytes();
         // Under the lock, so that two scrapes cannot set an older count over a newer one.
         self.metrics.sent.absolute(sent);
         self.metrics.received.absolute(received);
     }
 
+    /// What it has seen since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let sessions = self.sessions();
+        let (sent, received) = sessions.bytes();
+        let live = sessions.live.len() as u64;
+        self.sums.complete(Totals {
+            sessions: live,
+            accepted: sessions.accepted,
+            sent,
+            received,
+            ..Totals::default()
+        })
+    }
+
+    pub(super) fn dialled(&self, dial: &DialRecord) {
+        self.sums.dialled(dial);
+    }
+
     pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
         self.metrics.ended(record.outcome);
+        self.sums.ended(record.outcome);
         if place.entry.endpoint.get().is_some() {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
             self.cluster.metrics().session_ended(ended - record.accepted(), first_byte);
@@ -277,6 +295,16 @@ impl Route {
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    /// Bytes to and from the upstream, those of live sessions included.
+    fn bytes(&self) -> (u64, u64) {
+        let add = |(sent, received): (u64, u64), entry: &Arc<Entry>| {
+            (sent + entry.live.sent(), received + entry.live.received())
+        };
+        self.live.values().fold((self.sent, self.received), add)
     }
 }
 

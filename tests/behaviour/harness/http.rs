@@ -10,10 +10,16 @@ use super::PATIENCE;
 
 pub(crate) struct Response {
     pub(crate) status: u16,
+    head: String,
     pub(crate) body: String,
 }
 
 impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.body))
@@ -45,5 +51,5 @@ fn exchange(mut stream: impl Read + Write, method: &str, path: &str, host: &str)
     let status = status.ok_or_else(|| io::Error::other(format!("no HTTP status: {head:?}")))?;
     // All our answers are made in one piece; a chunked one would need a decoder here.
     assert!(!head.to_lowercase().contains("transfer-encoding"), "an admin answer is chunked: {head}");
-    Ok(Response { status, body: body.to_owned() })
+    Ok(Response { status, head: head.to_owned(), body: body.to_owned() })
 }

@@ -1,0 +1,99 @@
+//! The last minutes, for the curves of the page: sums sampled while nobody looks, because who opens the page wants to
+//! know what happened before.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::session::Totals;
+
+/// How many samples are kept: at one in five seconds, a quarter of an hour.
+const SAMPLES_MAX: usize = 180;
+
+/// The samples, oldest first.
+#[derive(Debug, Default)]
+pub struct History(Mutex<VecDeque<(Instant, Totals)>>);
+
+/// The answer to `/history`.
+#[derive(Debug, Serialize)]
+pub(super) struct Samples {
+    samples: Vec<Sample>,
+}
+
+/// Sums since the start, at a moment.
+#[derive(Debug, Serialize)]
+struct Sample {
+    /// Seconds since the daemon's start.
+    at: f64,
+    sessions: u64,
+    accepted: u64,
+    refused: u64,
+    sent_bytes: u64,
+    received_bytes: u64,
+    dials: u64,
+    dial_seconds: f64,
+}
+
+impl History {
+    /// Remembers what was true at `now`, and forgets the oldest past the bound.
+    pub fn sample(&self, now: Instant, totals: Totals) {
+        let mut samples = self.samples();
+        if samples.len() == SAMPLES_MAX {
+            samples.pop_front();
+        }
+        samples.push_back((now, totals));
+    }
+
+    /// What is remembered, and at its end what is true at `now`.
+    pub(super) fn until(&self, started: Instant, now: Instant, totals: Totals) -> Samples {
+        let remembered = self.samples();
+        let all = remembered.iter().copied().chain([(now, totals)]);
+        Samples {
+            samples: all
+                .map(|(at, totals)| Sample::of(at.saturating_duration_since(started), totals))
+                .collect(),
+        }
+    }
+
+    fn samples(&self) -> MutexGuard<'_, VecDeque<(Instant, Totals)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sample {
+    fn of(at: Duration, totals: Totals) -> Self {
+        Self {
+            at: at.as_secs_f64(),
+            sessions: totals.sessions,
+            accepted: totals.accepted,
+            refused: totals.refused,
+            sent_bytes: totals.sent,
+            received_bytes: totals.received,
+            dials: totals.dials,
+            dial_seconds: totals.dialling.as_secs_f64(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_are_kept_and_now_comes_last() {
+        let started = crate::clock::now();
+        let history = History::default();
+        for second in 0..500 {
+            let totals = Totals { accepted: second, ..Totals::default() };
+            history.sample(started + Duration::from_secs(second), totals);
+        }
+        let now = started + Duration::from_secs(501);
+        let seen = history.until(started, now, Totals { accepted: 999, ..Totals::default() }).samples;
+        assert_eq!(seen.len(), SAMPLES_MAX + 1);
+        assert_eq!(seen[0].accepted, 320);
+        assert_eq!(seen[SAMPLES_MAX].accepted, 999);
+        assert!((seen[SAMPLES_MAX].at - 501.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,69 @@
+//! The page for people, in a real browser: what it shows, and that it runs under its own policy.
+
+use std::process::Command;
+
+use crate::harness::{Ambassador, Config, End, Upstream, finish, roles};
+
+/// The page's document once its script has looked a few times, and what the browser had to say of it.
+struct Shown {
+    document: String,
+    console: Vec<String>,
+}
+
+impl Shown {
+    #[track_caller]
+    fn has(&self, words: &[&str]) {
+        for word in words {
+            assert!(self.document.contains(word), "the page does not show {word:?}:\n{}", self.document);
+        }
+    }
+}
+
+/// Virtual time runs while nothing is fetched, so the page's timers need no waiting.
+#[track_caller]
+fn browse(ambassador: &Ambassador) -> Shown {
+    let profile = tempfile::tempdir().expect("a temporary directory");
+    let mut browser = Command::new("chromium");
+    browser.args(["--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]);
+    browser.args([
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--enable-logging=stderr",
+    ]);
+    // Chromium's own sandbox does not run as root; what is shown here is ours.
+    browser.args(["--no-sandbox", "--virtual-time-budget=9000", "--dump-dom"]);
+    browser.arg(format!("--user-data-dir={}", profile.path().display()));
+    browser.arg(format!("http://{}/", ambassador.admin()));
+    let finished = finish(&mut browser).must_succeed();
+    let console = finished.stderr.lines().filter(|line| line.contains("CONSOLE")).map(str::to_owned);
+    Shown { document: finished.stdout, console: console.collect() }
+}
+
+#[test]
+fn the_page_shows_listeners_endpoints_and_live_sessions_under_its_own_policy() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let mut client = ambassador.connect();
+    client.echo("a session to be seen");
+    let shown = browse(&ambassador);
+    shown.has(&["app", &upstream.address(), ">ready<", ">1/1000<", "From the upstream"]);
+    assert_eq!(shown.console, Vec::<String>::new(), "the browser objects");
+}
+
+#[test]
+fn the_page_says_why_an_endpoint_is_of_no_use() {
+    let ambassador = Ambassador::start(&Config::app(&["127.0.0.1:9"], ""));
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    browse(&ambassador).has(&["127.0.0.1:9", "Connection refused", "Turned away"]);
+}
+
+#[test]
+fn the_page_forbids_the_browser_everything_but_itself() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let page = ambassador.request("GET", "/", ambassador.admin());
+    let policy = page.header("content-security-policy").expect("a policy");
+    for directive in ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'"] {
+        assert!(policy.contains(directive), "the policy lacks {directive}: {policy}");
+    }
+}
