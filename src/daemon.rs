@@ -26,7 +26,7 @@ use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
 use crate::session::{self, AccessLog, Admission, Route, SessionIds, end_orphans};
 use crate::sys::{Bind, BindError, Inherited, InheritedError, Listening, LocalAddress, Options, UnixBind};
-use crate::upstream::{Cluster, SendProxy, discovery, health_check};
+use crate::upstream::{Cluster, discovery, health_check};
 use crate::workers::{Worker, Workers};
 
 /// Why the daemon did not start.
@@ -258,6 +258,7 @@ fn default_control(path: &Path) -> Option<Listening> {
 /// `recorded`: each session leaves a record, with its caller in it.
 fn routes(config: &Config, recorded: bool, rng: &mut Rng) -> Vec<Arc<Route>> {
     let (census, callers) = (Arc::<Census>::default(), Arc::<CallerMetrics>::default());
+    let for_the_log = recorded.then_some(Needs { unit: true, groups: false });
     let ids = Arc::new(SessionIds::new(rng.u64(..)));
     let clusters: BTreeMap<ClusterName, Arc<Cluster>> = config
         .clusters
@@ -266,8 +267,8 @@ fn routes(config: &Config, recorded: bool, rng: &mut Rng) -> Vec<Arc<Route>> {
         .collect();
     let route = |settings: &listener::Settings| {
         let cluster = clusters.get(&settings.cluster).expect("a Config has no dangling cluster");
-        let tells = matches!(cluster.settings().send_proxy, Some(SendProxy::V2 { .. }));
-        let wanted = (recorded || tells).then_some(Needs { unit: true, groups: false });
+        let wanted = [for_the_log, cluster.settings().wants_of_callers()];
+        let wanted = wanted.into_iter().flatten().reduce(Needs::and);
         let admission = Admission::new(&settings.admission, wanted, &census, &callers);
         let settings = session::Settings {
             listener: settings.name.clone(),

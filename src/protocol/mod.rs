@@ -84,6 +84,17 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether its logins have a place for the caller's unit, and whether only a login that goes over TLS has.
+    fn announces(&self) -> Announces {
+        Announces::Never
+    }
+
+    /// Puts the caller's unit into a login: [`Opened::bytes`] of a client that speaks first, else the [`Upgraded::first`] of
+    /// its introduction. What has no place for it stays as it is.
+    fn announce(&self, login: &mut Vec<u8>, unit: &str) {
+        let _ = (login, unit);
+    }
+
     /// Whether a server holds a connection that ends in the middle of its upgrade against us. If so, an upgrade that was
     /// begun is always carried through, with [`Introduction::alone`] where the client has left.
     fn parts_politely(&self) -> bool {
@@ -94,6 +105,17 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     fn unverified_note(&self) -> Option<&'static str> {
         None
     }
+}
+
+/// Whether the server of a protocol can learn the caller's unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announces {
+    /// It has no place for it.
+    Never,
+    /// From a login that is read, which it is on its way to TLS only.
+    OverTls,
+    /// From each login.
+    Always,
 }
 
 /// What protocols want to know of the configuration, and what they cannot make themselves.

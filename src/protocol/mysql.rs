@@ -8,12 +8,13 @@
 //! COM_CHANGE_USER logs in again there, and is not helped (docs/protocols/mysql.md).
 
 use super::{
-    Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError, Options,
-    Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE, Upgrade,
-    UpgradeError, Upgraded,
+    Announces, Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError,
+    Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE,
+    Upgrade, UpgradeError, Upgraded,
 };
 use crate::rsa::RsaKey;
 
+mod announce;
 mod login;
 mod probe;
 
@@ -56,6 +57,14 @@ impl Protocol for MySql {
 
     /// A connection that ends between greeting and login counts towards `max_connect_errors`, and then the server refuses
     /// this host altogether (inc_host_errors in sql/hostname.cc).
+    fn announces(&self) -> Announces {
+        Announces::OverTls
+    }
+
+    fn announce(&self, login: &mut Vec<u8>, unit: &str) {
+        announce::announce(login, unit);
+    }
+
     fn parts_politely(&self) -> bool {
         true
     }

@@ -5,12 +5,14 @@
 //! src/backend/tcop/backend_startup.c (limits); pg_SASL_init in src/interfaces/libpq/fe-auth.c (why PLUS
 //! must go). What is deliberately absent: any other message; after the first ReadyForQuery nothing is parsed.
 
+mod announce;
+
 use std::borrow::Cow;
 
 use super::{
-    CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening, OpeningError,
-    Options, Outbox, Probe as AnyProbe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Said,
-    Step, TLS_HANDSHAKE, Upgrade, UpgradeError, Upgraded,
+    Announces, CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening,
+    OpeningError, Options, Outbox, Probe as AnyProbe, ProbeError, Probed, Protocol, Refusal, RefusalKind,
+    ReplyTo, Said, Step, TLS_HANDSHAKE, Upgrade, UpgradeError, Upgraded,
 };
 
 /// What `scram_plus` says.
@@ -72,6 +74,14 @@ impl Protocol for Postgres {
 
     fn probe(&self, _: bool) -> Option<Box<dyn AnyProbe>> {
         Some(Box::new(Probe::default()))
+    }
+
+    fn announces(&self) -> Announces {
+        Announces::Always
+    }
+
+    fn announce(&self, login: &mut Vec<u8>, unit: &str) {
+        announce::announce(login, unit);
     }
 
     fn unverified_note(&self) -> Option<&'static str> {

@@ -132,7 +132,7 @@ async fn open(
         opened = downstream::read_opening(&downstream, protocol, within) => opened,
         outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
-    let opened = match (opened, against) {
+    let mut opened = match (opened, against) {
         (Ok(opened), None) => opened,
         (Ok(opened), Some(against)) if opened.cancels.is_some() && against.lets_cancel() => opened,
         (Ok(opened), Some(against)) => {
@@ -154,6 +154,9 @@ async fn open(
         Some(Some(wanted)) => wanted,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
+    if opened.cancels.is_none() {
+        announce(place, &mut opened.bytes);
+    }
     // Where a server minds, what was begun goes on until it can be ended well. And some clients close as soon as they have
     // sent a cancel (tokio-postgres): it stands all the same.
     let may_be_cut = !protocol.parts_politely() && opened.cancels.is_none();
@@ -211,6 +214,16 @@ fn announcement(downstream: &Socket, record: &Record) -> Announcement {
     }
 }
 
+/// Tells the server in a client's login which unit it is, where that is wanted and known.
+fn announce(place: &Place, login: &mut Vec<u8>) {
+    let settings = place.route().cluster().settings();
+    if settings.announce_caller
+        && let Some(unit) = place.caller().and_then(|caller| caller.unit())
+    {
+        settings.protocol.announce(login, unit.as_str());
+    }
+}
+
 fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {
     let words = "no session of this listener has the key that the client wants cancelled";
     record.end(Outcome::NoEndpoint, Side::Ambassador, Some(words.into()));
@@ -234,7 +247,10 @@ async fn introduce(
         }
     };
     let introduced = match introduced {
-        Ok(introduced) => introduced,
+        Ok(mut introduced) => {
+            announce(place, &mut introduced.upgraded.first);
+            introduced
+        }
         Err(error) => {
             meeting.part().await;
             return Err(not_opened(downstream, protocol, record, error).await);

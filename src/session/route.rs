@@ -349,6 +349,11 @@ impl Place {
         sessions.refusing <= REFUSING_MAX
     }
 
+    /// Who connected, where somebody wanted to know and it is no stranger.
+    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
+        self.entry.caller()
+    }
+
     /// Its client was looked up.
     pub(super) fn identified(&self, guest: Guest) {
         // Looked up once, so it is never set twice.

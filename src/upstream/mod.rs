@@ -27,6 +27,7 @@ use crate::alarm;
 use crate::clock;
 use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
+use crate::policy::admission::Needs;
 use crate::policy::eligibility::Nobody;
 use crate::policy::limits::{self, Load};
 use crate::policy::roster::{Roster, Unavailable};
@@ -72,8 +73,19 @@ pub struct Settings {
     pub socket: sys::Options,
     /// The timers of its sessions.
     pub session: relay::Settings,
+    /// Whether its servers learn the caller's unit, where the protocol has a place for it.
+    pub announce_caller: bool,
     /// `None`: nobody probes its endpoints.
     pub health_check: Option<health_check::Settings>,
+}
+
+impl Settings {
+    /// What it wants to know of callers, if anything.
+    #[must_use]
+    pub fn wants_of_callers(&self) -> Option<Needs> {
+        let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
+        tells.then_some(Needs { unit: true, groups: false })
+    }
 }
 
 /// A named group of interchangeable endpoints.

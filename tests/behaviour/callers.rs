@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
+use crate::harness::postgres::psql_command;
+use crate::harness::server::{PASSWORD, mariadb};
 use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
-use crate::harness::{Ambassador, Config, Upstream, pgwire, roles};
+use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, pgwire, roles};
 
 /// Listener `app` on TCP and on a unix socket that anybody may open, with these keys more.
 fn config(upstream: &Upstream, listener: &str, cluster: &str) -> Config {
@@ -371,6 +373,66 @@ fn a_caller_that_takes_all_it_can_takes_nothing_of_the_others() {
         records.iter().all(|record| record["outcome"] != "listener_full"),
         "the listener always had room"
     );
+}
+
+#[test]
+fn postgres_shows_the_callers_unit_behind_the_applications_name() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let Some(report) = Cgroup::make("ambtest.slice/ambtest-announced.service") else { return };
+    let postgres = Postgres::shared();
+    let start = |announce: bool| {
+        let cluster = format!("{}\nannounce_caller: {announce}", postgres.tls());
+        Ambassador::start(&Config::postgres(&[&postgres.address()], &cluster))
+    };
+    let ask = |ambassador: &Ambassador, within: Option<&Cgroup>, name: &str| {
+        let port = ambassador.address("app").port();
+        let conninfo = format!("host=127.0.0.1 port={port} user=app dbname=postgres sslmode=prefer");
+        let mut psql = psql_command(&conninfo);
+        psql.env("PGAPPNAME", name);
+        psql.args(["-c", "select application_name from pg_stat_activity where pid = pg_backend_pid()"]);
+        let caller = Somebody::user(billing);
+        let caller = match within {
+            Some(cgroup) => caller.within(cgroup),
+            None => caller,
+        };
+        caller.run(&psql).must_succeed().stdout.trim().to_owned()
+    };
+    let announcing = start(true);
+    assert_eq!(ask(&announcing, Some(&report), "billing run"), "billing run [ambtest-announced.service]");
+    let long = "n".repeat(63);
+    let shortened = format!("{} [ambtest-announced.service]", "n".repeat(63 - 28));
+    assert_eq!(ask(&announcing, Some(&report), &long), shortened, "what the server keeps is the whole unit");
+    assert_eq!(ask(&announcing, None, "billing run"), "billing run", "nothing is invented");
+    assert_eq!(ask(&start(false), Some(&report), "billing run"), "billing run");
+}
+
+#[test]
+fn mariadb_shows_the_callers_unit_among_the_connections_attributes() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let Some(report) = Cgroup::make("ambtest.slice/ambtest-attribute.service") else { return };
+    let server = mariadb();
+    let cluster = format!("protocol: mysql\n{}\nannounce_caller: true", server.tls(""));
+    let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
+    let mut client = std::process::Command::new(demand("mariadb", "mariadb-client"));
+    client.args([
+        "--no-defaults",
+        "--skip-ssl",
+        "--batch",
+        "--skip-column-names",
+        "--host=127.0.0.1",
+        "--user=app",
+    ]);
+    client.arg(format!("--port={}", ambassador.address("app").port())).arg(format!("--password={PASSWORD}"));
+    client.args([
+        "-e",
+        "select attr_name, attr_value from performance_schema.session_connect_attrs \
+         where processlist_id = connection_id() and attr_name in ('caller_unit', 'program_name') order by attr_name",
+    ]);
+    let shown = Somebody::user(billing).within(&report).run(&client).must_succeed().stdout;
+    let (ours, theirs) = shown.split_once('\n').expect("two attributes");
+    assert_eq!(ours, "caller_unit\tambtest-attribute.service");
+    assert!(theirs.starts_with("program_name\t"), "{shown}");
+    assert_eq!(Somebody::user(billing).run(&client).must_succeed().stdout, theirs, "nothing is invented");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::name::ClusterName;
 use crate::policy::{balance, limits, retry};
-use crate::protocol::{self, Options, Protocol, postgres};
+use crate::protocol::{self, Announces, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
 use crate::upstream::{DialSettings, Fate, Orphans, SendProxy, Settings};
@@ -40,6 +40,7 @@ impl Resolver<'_> {
             server_name: tls.as_ref().and_then(|tls| tls.as_ref()?.server_name().cloned()),
             local_address: local_address.flatten(),
         };
+        let announce_caller = self.announce_caller(cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         Some(Settings {
@@ -55,6 +56,7 @@ impl Resolver<'_> {
             orphans: orphans(cluster)?,
             socket: socket(cluster)?,
             session: session(cluster)?,
+            announce_caller: announce_caller?,
             health_check: health_check?,
         })
     }
@@ -68,6 +70,19 @@ impl Resolver<'_> {
         let options =
             Options { scram_plus: scram_plus?, server_is_verified, rsa_key, host_name: host_name() };
         protocol::named(label, &options)
+    }
+
+    fn announce_caller(&mut self, cluster: &Section, protocol: Option<&dyn Protocol>) -> Option<bool> {
+        let announces = cluster.boolean("announce_caller")?;
+        let reason = match protocol.map(Protocol::announces).filter(|_| announces) {
+            Some(Announces::Never) => "`announce_caller` is for the protocols postgres and mysql",
+            Some(Announces::OverTls) if !cluster.is_given("tls") => {
+                "`announce_caller` needs `tls` here: a login of this protocol is read on its way to TLS only"
+            }
+            None | Some(Announces::Always | Announces::OverTls) => return Some(announces),
+        };
+        self.findings.mistake(&cluster.at("announce_caller"), reason);
+        None
     }
 
     fn scram_plus(&mut self, cluster: &Section) -> Option<postgres::ScramPlus> {

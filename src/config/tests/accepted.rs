@@ -349,3 +349,15 @@ fn an_endpoints_file_is_a_list_like_the_configurations_own() {
     let local = file("connect: { local_address: 10.0.0.9 }");
     assert!((local.parse)(b"endpoints: ['[fd00::1]:1']").unwrap_err().contains("one is IPv4, one IPv6"));
 }
+
+#[test]
+fn callers_are_announced_where_the_protocol_has_a_place_for_it() {
+    let of = |protocol: &str, more: &str| {
+        let text = least("", "", more).replace("protocol: tcp", &format!("protocol: {protocol}"));
+        accept(&text).clusters[0].announce_caller
+    };
+    assert!(!of("postgres", ""));
+    assert!(of("postgres", "announce_caller: true"));
+    assert!(of("mysql", "announce_caller: true\ntls: {}"));
+    assert!(!of("smtp", "announce_caller: false"));
+}

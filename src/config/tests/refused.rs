@@ -473,3 +473,16 @@ fn limits_for_each_caller_are_numbers() {
         "unknown key `max_pending`",
     );
 }
+
+#[test]
+fn callers_are_not_announced_where_nobody_would_hear_it() {
+    for (protocol, part) in [
+        ("tcp", "is for the protocols postgres and mysql"),
+        ("smtp", "is for the protocols postgres and mysql"),
+        ("mysql", "needs `tls` here"),
+    ] {
+        let text =
+            least("", "", "announce_caller: true").replace("protocol: tcp", &format!("protocol: {protocol}"));
+        check(&text, &[("10:22", "clusters.up.announce_caller", part)]);
+    }
+}

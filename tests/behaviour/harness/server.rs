@@ -158,6 +158,7 @@ pub(crate) fn mariadb() -> &'static Server {
                 "--innodb-flush-log-at-trx-commit=0",
             ]);
             command.args(["--innodb-buffer-pool-size=16M", "--skip-name-resolve"]);
+            command.args(["--performance-schema=ON", "--performance-schema-max-table-instances=100"]);
             if plan.account.is_some() {
                 command.arg("--user=mysql");
             }
@@ -177,7 +178,7 @@ pub(crate) fn mariadb() -> &'static Server {
         let roles = format!(
             "create database shop; create user app identified by '{PASSWORD}' require x509; \
              create user ed identified via ed25519 using password('{PASSWORD}') require x509; \
-             grant all on shop.* to app, ed"
+             grant all on shop.* to app, ed; grant select on performance_schema.* to app"
         );
         let mut client = Command::new(demand("mariadb", "mariadb-client"));
         client.args(["--no-defaults", "--user=root", "--socket"]).arg(server.dir().join("socket"));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Once;
 
-use super::{demand, finish};
+use super::{Finished, demand, finish};
 
 /// A user that the tests made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,6 +125,20 @@ impl Somebody {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command
+    }
+
+    /// Runs that command so, to its end.
+    #[track_caller]
+    pub(crate) fn run(&self, command: &Command) -> Finished {
+        let mut wrapped = self.command(Path::new(command.get_program()));
+        wrapped.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(name, value),
+                None => wrapped.env_remove(name),
+            };
+        }
+        finish(&mut wrapped)
     }
 
     /// Connects to `target` with the options of `drivers/caller.py`.
