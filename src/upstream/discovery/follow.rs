@@ -2,6 +2,9 @@
 //!
 //! Whatever fails, the last good answers stay in use. All that is decided on the way is in the pure modules beside it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::IpAddr;
@@ -104,7 +107,8 @@ impl Following {
         let source = cluster.settings().source.clone()?;
         let metrics = DiscoveryMetrics::new(&cluster.settings().name, Answer::ALL.map(Answer::label));
         let mut following = Self {
-            applied: cluster.settings().endpoints.clone(),
+            // Those it was given, or those that were known before a reload.
+            applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
             cluster,
             resolver,
             rng,
@@ -281,7 +285,9 @@ impl Following {
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
-        found.extend(self.outgoing.iter().cloned());
+        let is_new = |one: &&Settings| !found.iter().any(|known| known.is_same(one));
+        let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
+        found.extend(kept);
         // Before anything has been heard, what the cluster began with stays.
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
             && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
