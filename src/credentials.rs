@@ -172,8 +172,9 @@ struct Followed {
 
 fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<Part> {
     let trust = originator.trust().files().next().map(|_| Part::Trust(cluster.clone(), originator.clone()));
-    let identity = originator.identity().map(|identity| Part::Identity(Arc::clone(identity)));
-    identity.into_iter().chain(trust).collect()
+    let identities =
+        originator.identities().all().iter().map(|identity| Part::Identity(Arc::clone(identity)));
+    identities.chain(trust).collect()
 }
 
 impl Part {
@@ -186,14 +187,16 @@ impl Part {
 
     fn files(&self) -> Vec<PathBuf> {
         match self {
-            Self::Identity(identity) => vec![identity.source().cert.clone(), identity.source().key.clone()],
+            Self::Identity(identity) => identity.paths(),
             Self::Trust(_, originator) => originator.trust().files().cloned().collect(),
         }
     }
 
     fn ends(&self) -> Vec<(Role, SystemTime)> {
         match self {
-            Self::Identity(identity) => vec![(Role::Client, identity.not_after())],
+            Self::Identity(identity) => {
+                identity.not_after().map(|end| (Role::Client, end)).into_iter().collect()
+            }
             Self::Trust(_, originator) => originator.trust().ends(),
         }
     }
@@ -251,7 +254,11 @@ impl Known {
     fn publish(&mut self) {
         for (cluster, user) in &self.users {
             let Some(originator) = user.upgrade() else { continue };
+            let mut first: BTreeMap<Role, SystemTime> = BTreeMap::new();
             for (role, end) in parts(cluster, &originator).iter().flat_map(Part::ends) {
+                first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
+            }
+            for (role, end) in first {
                 let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
                 CredentialMetrics::ends(cluster, role.label(), end.as_secs_f64());
             }

@@ -249,7 +249,7 @@ impl ClusterStatus {
         let load = cluster.load();
         let tls = match &settings.tls {
             None => "none",
-            Some(tls) if tls.identity().is_some() => "mtls",
+            Some(tls) if !tls.identities().all().is_empty() => "mtls",
             Some(_) => "tls",
         };
         Self {

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::{ConfigFile, Failure};
 use crate::alarm;
 use crate::metrics::Exposition;
-use crate::tls;
+use crate::tls::{self, Choice};
 use crate::upstream::discovery::{self, Origin, Resolver, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
 use crate::workers;
@@ -65,6 +65,8 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
     let resolver = Arc::new(Resolver::default());
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
+        let identities =
+            cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
         let found = discovery::settle(&cluster, Arc::clone(&resolver), Rng::with_seed(0)).await;
         for origin in &found.origins {
             println!("\nclusters.{} {}", cluster.settings().name, origin.name);
@@ -73,18 +75,24 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
             }
         }
         for endpoint in cluster.endpoints() {
-            println!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
-            if !connect(&cluster, &endpoint).await {
-                unreachable += 1;
+            for choice in identities.choices() {
+                print!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
+                match identities.name(choice).filter(|_| identities.all().len() > 1) {
+                    Some(name) => println!(" as {name}"),
+                    None => println!(),
+                }
+                if !connect(&cluster, &endpoint, choice).await {
+                    unreachable += 1;
+                }
             }
         }
     }
     unreachable
 }
 
-async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint) -> bool {
+async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) -> bool {
     let mut record = DialRecord::default();
-    let dialled = try_endpoint(cluster.settings(), endpoint, &mut record).await;
+    let dialled = try_endpoint(cluster.settings(), endpoint, identity, &mut record).await;
     let failed_at = dialled.as_ref().err().map(|error| error.step());
     let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));

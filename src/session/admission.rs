@@ -14,6 +14,7 @@ use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::shares::{self, Shares};
 use crate::protocol::RefusalKind;
 use crate::sys::{Peer, Socket};
+use crate::tls::NoIdentity;
 
 /// What a listener asks of those who connect.
 #[derive(Debug, Clone, Default)]
@@ -125,6 +126,19 @@ impl Guest {
     }
 }
 
+/// Whoever may connect may still have no identity towards the servers; to be known before it takes anybody's place.
+fn denies_identity(place: &Place, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {
+    let tls = place.route().cluster().settings().tls.as_ref()?;
+    match tls.identities().choose(who.as_deref().ok()) {
+        Err(NoIdentity::Denied(caller)) => {
+            // Of a stranger we know here why it is one.
+            let who = who.as_ref().err().map_or(caller, ToString::to_string);
+            Some(Against::Denied(NoIdentity::Denied(who).to_string()))
+        }
+        Ok(_) | Err(NoIdentity::Absent(_)) => None,
+    }
+}
+
 /// What speaks against the client, if anything does. Caps are taken in this order: the caller's, the listener's; the
 /// cluster's and the endpoint's follow with the dial.
 pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record) -> Option<Against> {
@@ -138,7 +152,7 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
         let unit = who.as_ref().ok().and_then(|caller| caller.unit());
         admission.metrics.of(unit)
     });
-    let judged = match admission.denies(&who).or_else(full) {
+    let judged = match admission.denies(&who).or_else(|| denies_identity(place, &who)).or_else(full) {
         Some(against) => Err(against),
         None => admission.share(who.as_deref().ok(), record.peer),
     };

@@ -21,7 +21,7 @@ use crate::policy::roster::Unavailable;
 use crate::protocol::{Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Gone, Socket};
-use crate::tls;
+use crate::tls::{self, Choice, NoIdentity};
 use crate::upstream::{Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
 use crate::workers::WorkerLoad;
 
@@ -154,6 +154,15 @@ async fn open(
         Some(Some(wanted)) => wanted,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
+    let choice = cluster
+        .settings()
+        .tls
+        .as_ref()
+        .map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
+    let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
+        Ok(identity) => identity,
+        Err(none) => return Err(Some(without_identity(downstream, record, &none))),
+    };
     if opened.cancels.is_none() {
         announce(place, &mut opened.bytes);
     }
@@ -161,7 +170,12 @@ async fn open(
     // sent a cancel (tokio-postgres): it stands all the same.
     let may_be_cut = !protocol.parts_politely() && opened.cancels.is_none();
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
-    let demand = Demand { wanted, has_spoken: !opened.bytes.is_empty(), announcement: announcement.as_ref() };
+    let demand = Demand {
+        wanted,
+        identity,
+        has_spoken: !opened.bytes.is_empty(),
+        announcement: announcement.as_ref(),
+    };
     let dialled = tokio::select! {
         biased;
         dialled = dial(cluster, demand, &mut record.dial) => match dialled {
@@ -305,6 +319,16 @@ fn gone_while_dialling(record: &mut Record, gone: Gone) {
         Gone::Reset => "the client reset the connection while we were dialling",
     };
     record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
+}
+
+/// Nothing was dialled: there is nobody to be towards the server.
+fn without_identity(downstream: Socket, record: &mut Record, none: &NoIdentity) -> Unserved {
+    let (outcome, kind) = match none {
+        NoIdentity::Denied(_) => (Outcome::Denied, RefusalKind::Denied),
+        NoIdentity::Absent(_) => (Outcome::TlsFailed, RefusalKind::Unreachable),
+    };
+    record.end(outcome, Side::Ambassador, Some(none.to_string()));
+    Unserved { downstream, kind }
 }
 
 fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {

@@ -6,6 +6,7 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
+use super::choice::Choice;
 use super::identity::Stamp;
 use super::{HandshakeError, Originator, Start, Stream};
 use crate::name::IdentityName;
@@ -17,7 +18,8 @@ use crate::sys::Socket;
 pub struct EndpointOriginator {
     originator: Originator,
     speaks_http: bool,
-    made: Mutex<Option<Made>>,
+    /// By [`Choice`].
+    made: Mutex<Vec<Option<Made>>>,
 }
 
 /// What handshakes share as long as no credential is replaced. A ticket is worth as much as the handshake it comes from:
@@ -45,13 +47,19 @@ pub struct Agreed {
 
 impl EndpointOriginator {
     pub(super) const fn new(originator: Originator) -> Self {
-        Self { originator, speaks_http: false, made: Mutex::new(None) }
+        Self { originator, speaks_http: false, made: Mutex::new(Vec::new()) }
     }
 
     /// What is above TLS is HTTP, whatever the cluster's servers speak. Nothing is resumed: each handshake sees the whole
     /// certificate.
     pub(super) const fn http(originator: Originator) -> Self {
-        Self { originator, speaks_http: true, made: Mutex::new(None) }
+        Self { originator, speaks_http: true, made: Mutex::new(Vec::new()) }
+    }
+
+    /// For a connection that no caller asks for.
+    #[must_use]
+    pub fn for_nobody(&self) -> Choice {
+        self.originator.identities().for_nobody()
     }
 
     /// How TLS begins.
@@ -67,39 +75,49 @@ impl EndpointOriginator {
     /// See [`HandshakeError`].
     pub async fn originate(
         &self,
+        choice: Choice,
         socket: Socket,
         name: ServerName<'static>,
         _: NothingBuffered,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made().map_err(HandshakeError::Tls)?;
+        let made = self.made(choice)?;
         let stream = Stream::handshake(socket, made.config, name).await?;
-        let agreed = self.agreed(made.identity, stream.connection());
+        let agreed = self.agreed(choice, made.identity, stream.connection());
         Ok((Box::new(stream), agreed))
     }
 
     /// With the credentials of this moment.
-    fn made(&self) -> Result<Made, rustls::Error> {
-        let pair = self.originator.identity().map(|identity| identity.current());
-        let trusted = self.originator.trust().current();
+    fn made(&self, choice: Choice) -> Result<Made, HandshakeError> {
+        let shared = &self.originator.0;
+        let pair = shared.identities.get(choice).map(|identity| identity.current()).transpose()?;
+        let trusted = shared.trust.current();
         let (identity, trust) = (pair.as_ref().map(|pair| pair.stamp()), trusted.stamp);
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*made {
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() <= choice.place() {
+            all.resize(choice.place() + 1, None);
+        }
+        match &mut all[choice.place()] {
             Some(made) if (made.identity, made.trust) == (identity, trust) => Ok(made.clone()),
-            _ => {
-                let mut config = self.originator.0.client_config(pair.as_deref(), &trusted)?;
+            stale => {
+                let mut config =
+                    shared.client_config(pair.as_deref(), &trusted).map_err(HandshakeError::Tls)?;
                 if self.speaks_http {
                     config.alpn_protocols = vec![b"http/1.1".to_vec()];
                     config.resumption = Resumption::disabled();
                 }
-                let config = Arc::new(config);
-                Ok(made.insert(Made { identity, trust, config }).clone())
+                Ok(stale.insert(Made { identity, trust, config: Arc::new(config) }).clone())
             }
         }
     }
 
-    fn agreed(&self, stamp: Option<Stamp>, connection: &UnbufferedClientConnection) -> Agreed {
+    fn agreed(
+        &self,
+        choice: Choice,
+        stamp: Option<Stamp>,
+        connection: &UnbufferedClientConnection,
+    ) -> Agreed {
         Agreed {
-            identity: self.originator.identity().map(|identity| identity.name().clone()),
+            identity: self.originator.identities().name(choice).cloned(),
             cipher: connection
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())

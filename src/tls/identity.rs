@@ -21,13 +21,28 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::name::IdentityName;
 
-/// Where a certificate chain and its key are.
+/// Where a certificate chain and its key come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdentitySource {
-    /// PEM, leaf first.
-    pub cert: PathBuf,
-    /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
-    pub key: PathBuf,
+pub enum IdentitySource {
+    /// Two files.
+    Files {
+        /// PEM, leaf first.
+        cert: PathBuf,
+        /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
+        key: PathBuf,
+    },
+    /// A SPIFFE Workload API at that unix socket, which also says whom to trust.
+    Spiffe(PathBuf),
+}
+
+/// A certificate chain and its key as an agent gives them, all in DER.
+pub struct Issued {
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// PKCS#8.
+    pub key: PrivateKeyDer<'static>,
+    /// The CAs of its trust domain.
+    pub bundle: Vec<CertificateDer<'static>>,
 }
 
 /// Which of the two files is at fault, and why.
@@ -44,6 +59,14 @@ pub enum IdentityError {
     Mismatch,
 }
 
+/// There is no certificate yet; a handshake without it would be one as nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("identity {name} has no certificate yet: the SPIFFE agent at {} has not given one", agent.display())]
+pub struct Absent {
+    name: IdentityName,
+    agent: PathBuf,
+}
+
 /// Tells one content of a credential from every other that this process has had: each gets its own, ever higher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(NonZeroU32);
@@ -52,7 +75,8 @@ pub struct Stamp(NonZeroU32);
 pub struct Identity {
     name: IdentityName,
     source: IdentitySource,
-    current: RwLock<Arc<Pair>>,
+    /// `None` until an agent has given one.
+    current: RwLock<Option<Arc<Pair>>>,
 }
 
 /// A certificate with its key, as it was read.
@@ -60,6 +84,8 @@ pub(super) struct Pair {
     certified: Arc<SingleCertAndKey>,
     /// The certificates alone: their key cannot be another while they are the same.
     chain: Vec<CertificateDer<'static>>,
+    /// Whom to trust, as an agent says; empty where files are the source.
+    bundle: Vec<CertificateDer<'static>>,
     not_after: SystemTime,
     stamp: Stamp,
 }
@@ -81,13 +107,16 @@ impl Stamp {
 }
 
 impl Identity {
-    /// Reads and checks both files.
+    /// Reads and checks both files. What an agent gives comes later, through [`Identity::install`].
     ///
     /// # Errors
     /// Which file, and why; see [`IdentityError`].
     pub fn load(name: IdentityName, source: IdentitySource) -> Result<Self, IdentityError> {
-        let current = RwLock::new(Arc::new(Pair::read(&source)?));
-        Ok(Self { name, source, current })
+        let current = match &source {
+            IdentitySource::Files { cert, key } => Some(Arc::new(Pair::read(cert, key)?)),
+            IdentitySource::Spiffe(_) => None,
+        };
+        Ok(Self { name, source, current: RwLock::new(current) })
     }
 
     /// Its name.
@@ -96,59 +125,103 @@ impl Identity {
         &self.name
     }
 
-    /// Its files.
+    /// Where it comes from.
     #[must_use]
     pub const fn source(&self) -> &IdentitySource {
         &self.source
     }
 
-    /// Reads both files again. Handshakes that begin from now on have what is there; `false` when that is what there was.
+    /// The files, or the socket, that it comes from.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        match &self.source {
+            IdentitySource::Files { cert, key } => vec![cert.clone(), key.clone()],
+            IdentitySource::Spiffe(agent) => vec![agent.clone()],
+        }
+    }
+
+    /// Reads both files again. Handshakes that begin from now on have what is there; `false` when that is what there was,
+    /// as it always is of an agent's.
     ///
     /// # Errors
     /// As [`Identity::load`]; what there was stays in use.
     pub fn refresh(&self) -> Result<bool, IdentityError> {
-        let pair = Pair::read(&self.source)?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = current.chain != pair.chain;
-        if is_new {
-            *current = Arc::new(pair);
+        match &self.source {
+            IdentitySource::Files { cert, key } => Ok(self.replace(Pair::read(cert, key)?)),
+            IdentitySource::Spiffe(_) => Ok(false),
         }
-        Ok(is_new)
     }
 
-    /// When the current certificate ends.
-    #[must_use]
-    pub fn not_after(&self) -> SystemTime {
-        self.current().not_after
+    /// Takes what an agent has given. Whether that, or whom it says to trust, is something new.
+    ///
+    /// # Errors
+    /// As [`Identity::load`]; what there was stays in use.
+    pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
+        let Issued { chain, key, bundle } = issued;
+        Ok(self.replace(Pair { bundle, ..Pair::new(chain, &key)? }))
     }
 
-    /// Which content it has now.
+    fn replace(&self, pair: Pair) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |old: &Arc<Pair>| old.chain == pair.chain && old.bundle == pair.bundle;
+        let is_new = !current.as_ref().is_some_and(is_same);
+        if is_new {
+            *current = Some(Arc::new(pair));
+        }
+        is_new
+    }
+
+    /// When the current certificate ends, if there is one.
     #[must_use]
-    pub fn stamp(&self) -> Stamp {
-        self.current().stamp
+    pub fn not_after(&self) -> Option<SystemTime> {
+        self.pair().map(|pair| pair.not_after)
+    }
+
+    /// Which content it has now, if any.
+    #[must_use]
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.pair().map(|pair| pair.stamp)
     }
 
     /// Who else may read the key, in words, if more than its owner and group may.
     #[must_use]
     pub fn exposure(&self) -> Option<String> {
         const OTHERS: u32 = 0o007;
-        let key = &self.source.key;
+        let IdentitySource::Files { key, .. } = &self.source else { return None };
         let mode = std::fs::metadata(key).ok()?.permissions().mode() & 0o777;
         let words = "everybody on this host may read the key: chmod 0600, or 0640 with a group of its own";
         (mode & OTHERS != 0).then(|| format!("{} has mode {mode:04o}; {words}", key.display()))
     }
 
-    pub(super) fn current(&self) -> Arc<Pair> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn current(&self) -> Result<Arc<Pair>, Absent> {
+        self.pair().ok_or_else(|| Absent {
+            name: self.name.clone(),
+            agent: self.paths().into_iter().next().unwrap_or_default(),
+        })
+    }
+
+    /// Whom its agent says to trust; nobody, while it has said nothing.
+    pub(super) fn bundle(&self) -> Vec<CertificateDer<'static>> {
+        self.pair().map(|pair| pair.bundle.clone()).unwrap_or_default()
+    }
+
+    fn pair(&self) -> Option<Arc<Pair>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Pair {
-    fn read(source: &IdentitySource) -> Result<Self, IdentityError> {
-        let chain = certificates(&source.cert).map_err(IdentityError::Cert)?;
-        let not_after = not_after(&chain[0]).map_err(IdentityError::Cert)?;
-        let key = private_key(&source.key).map_err(IdentityError::Key)?;
-        let key = aws_lc_rs::sign::any_supported_type(&key)
+    fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let chain = certificates(cert).map_err(IdentityError::Cert)?;
+        // A certificate that is none is worth a word before the key is.
+        not_after(&chain[0]).map_err(IdentityError::Cert)?;
+        Self::new(chain, &private_key(key).map_err(IdentityError::Key)?)
+    }
+
+    fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
+        let leaf = chain.first().ok_or_else(|| IdentityError::Cert("there is no certificate".into()))?;
+        let not_after = not_after(leaf).map_err(IdentityError::Cert)?;
+        let key = aws_lc_rs::sign::any_supported_type(key)
             .map_err(|error| IdentityError::Key(format!("the private key cannot be used: {error}")))?;
         let certified = CertifiedKey::new(chain.clone(), key);
         match certified.keys_match() {
@@ -159,7 +232,7 @@ impl Pair {
             }
         }
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        Ok(Self { certified, chain, not_after, stamp: Stamp::next() })
+        Ok(Self { certified, chain, bundle: Vec::new(), not_after, stamp: Stamp::next() })
     }
 
     pub(super) const fn stamp(&self) -> Stamp {

@@ -5,6 +5,7 @@
 //! begins. Each endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the
 //! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
+mod choice;
 mod demands;
 mod endpoint;
 mod identity;
@@ -20,9 +21,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
+pub use choice::{Choice, Identities, NoIdentity};
 pub use demands::{Demands, Pin};
 pub use endpoint::{Agreed, EndpointOriginator};
-pub use identity::{Identity, IdentityError, IdentitySource, Stamp};
+pub use identity::{Absent, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
 
@@ -53,8 +55,8 @@ pub enum Start {
 pub struct Settings {
     /// What the server's certificate has to fulfil. `None`: any will do, and whoever sits between is not noticed.
     pub terms: Option<Terms>,
-    /// Our certificate and key, where the server asks for one.
-    pub identity: Option<Arc<Identity>>,
+    /// Our certificates and keys, where the server asks for one.
+    pub identities: Identities,
     /// The name sent and verified for every endpoint without one of its own.
     pub server_name: Option<ServerName<'static>>,
     /// Offered in this order; none means that ALPN is not used.
@@ -88,7 +90,7 @@ pub struct WeakOriginator(Weak<Shared>);
 struct Shared {
     provider: Arc<CryptoProvider>,
     trust: Trust,
-    identity: Option<Arc<Identity>>,
+    identities: Identities,
     alpn: Vec<Vec<u8>>,
     server_name: Option<ServerName<'static>>,
     min_version: MinVersion,
@@ -111,6 +113,9 @@ pub enum HandshakeError {
          leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)"
     )]
     ClosedDirect,
+    /// We have nothing to show.
+    #[error(transparent)]
+    Absent(#[from] Absent),
     /// The connection failed.
     #[error("the connection failed during the TLS handshake: {0}")]
     Io(io::Error),
@@ -129,18 +134,14 @@ impl Originator {
         let originator = Self(Arc::new(Shared {
             trust: Trust::load(settings.terms.clone(), &provider)?,
             provider,
-            identity: settings.identity.clone(),
+            identities: settings.identities.clone(),
             alpn: settings.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect(),
             server_name: settings.server_name.clone(),
             min_version: settings.min_version,
             start: settings.start,
             verifies: settings.terms.is_some(),
         }));
-        let pair = originator.identity().map(|identity| identity.current());
-        originator
-            .0
-            .client_config(pair.as_deref(), &originator.trust().current())
-            .map_err(SetupError::Versions)?;
+        originator.0.client_config(None, &originator.trust().current()).map_err(SetupError::Versions)?;
         Ok(originator)
     }
 
@@ -180,10 +181,10 @@ impl Originator {
         self.0.verifies
     }
 
-    /// Our certificate and key, where there is one.
+    /// Our certificates and keys.
     #[must_use]
-    pub fn identity(&self) -> Option<&Arc<Identity>> {
-        self.0.identity.as_ref()
+    pub fn identities(&self) -> &Identities {
+        &self.0.identities
     }
 
     /// Whom it trusts.

@@ -9,14 +9,14 @@ use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::demands::Demands;
-use super::identity::{Stamp, certificates, moment, not_after, unreadable};
+use super::identity::{Identity, Stamp, certificates, moment, not_after, unreadable};
 
 /// Where the trusted CAs come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Roots {
     /// A PEM file.
     File(PathBuf),
@@ -24,6 +24,8 @@ pub enum Roots {
     System,
     /// Mozilla's, compiled in.
     WebPki,
+    /// Those of the identity's trust domain, as its agent says.
+    Bundle(Arc<Identity>),
 }
 
 /// Why there is no verifier.
@@ -124,7 +126,9 @@ impl Trust {
     /// # Errors
     /// See [`TrustError`]; who was there stays.
     pub fn refresh(&self) -> Result<bool, TrustError> {
-        if self.files().next().is_none() {
+        let never_changes =
+            |terms: &Terms| terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki);
+        if self.terms.as_ref().is_none_or(never_changes) {
             return Ok(false);
         }
         let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
@@ -154,8 +158,11 @@ impl Trust {
 
 impl Trusted {
     fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::anyone(provider)) };
+        let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::blind(provider, true)) };
         let (store, certificates) = roots.load()?;
+        if store.is_empty() {
+            return Ok(Self::blind(provider, false));
+        }
         let mut lists = Vec::new();
         let mut next_update = None;
         for path in crls {
@@ -179,8 +186,8 @@ impl Trusted {
         })
     }
 
-    fn anyone(provider: &Arc<CryptoProvider>) -> Self {
-        let verifier = Arc::new(Anyone(Arc::clone(provider)));
+    fn blind(provider: &Arc<CryptoProvider>, accepts: bool) -> Self {
+        let verifier = Arc::new(Blind { provider: Arc::clone(provider), accepts });
         Self { verifier, stamp: Stamp::next(), held: (Vec::new(), Vec::new()), ends: Vec::new() }
     }
 }
@@ -217,7 +224,7 @@ impl Roots {
     const fn file(&self) -> Option<&PathBuf> {
         match self {
             Self::File(path) => Some(path),
-            Self::System | Self::WebPki => None,
+            Self::System | Self::WebPki | Self::Bundle(_) => None,
         }
     }
 
@@ -235,6 +242,11 @@ impl Roots {
                 }
                 return Ok((store, certificates));
             }
+            Self::Bundle(identity) => {
+                let certificates = identity.bundle();
+                store.add_parsable_certificates(certificates.iter().cloned());
+                return Ok((store, certificates));
+            }
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
                 // A trust store may hold oddities that webpki does not read; the rest of it still counts.
@@ -249,11 +261,15 @@ impl Roots {
     }
 }
 
-/// `insecure_skip_verify`: the server must hold the key of the certificate it shows, and that is all.
+/// Looks at no certificate. `insecure_skip_verify`: the server must hold the key of the one it shows, and that is all; or
+/// nobody is trusted yet.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct Blind {
+    provider: Arc<CryptoProvider>,
+    accepts: bool,
+}
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for Blind {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -262,6 +278,9 @@ impl ServerCertVerifier for Anyone {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        if !self.accepts {
+            return Err(CertificateError::UnknownIssuer.into());
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -271,7 +290,7 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -280,10 +299,10 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

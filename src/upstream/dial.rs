@@ -16,7 +16,7 @@ use crate::policy::roster::Unavailable;
 use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, EndpointOriginator, HandshakeError, Start};
+use crate::tls::{Agreed, Choice, EndpointOriginator, HandshakeError, Start};
 
 use super::announce::Announcement;
 use super::connect::connect;
@@ -100,6 +100,8 @@ pub enum Wanted {
 pub struct Demand<'a> {
     /// Which endpoint.
     pub wanted: Wanted,
+    /// As whom.
+    pub identity: Choice,
     /// Bytes of the client wait to be passed on.
     pub has_spoken: bool,
     /// What the server hears of the session, where the cluster announces sessions at all.
@@ -117,7 +119,7 @@ pub async fn dial(
     demand: Demand<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, has_spoken, announcement } = demand;
+    let Demand { wanted, identity, has_spoken, announcement } = demand;
     let settings = cluster.settings();
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
     let mut plan = retry::Plan::new(settings.dial.retry);
@@ -144,6 +146,7 @@ pub async fn dial(
             endpoint,
             address,
             port: None,
+            identity,
             deadline,
             has_spoken,
             is_probe: false,
@@ -155,7 +158,7 @@ pub async fn dial(
                 return Ok(Dialled::Ready(ready, lease));
             }
             Ok(Established::Meets(socket, greeting)) => {
-                return Ok(Dialled::Meets(Box::new(Meeting::new(lease, socket, greeting))));
+                return Ok(Dialled::Meets(Box::new(Meeting::new(lease, identity, socket, greeting))));
             }
             Err(error) => {
                 lease.failed(&error);
@@ -185,6 +188,7 @@ pub async fn dial(
 pub async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
+    identity: Choice,
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
@@ -193,6 +197,7 @@ pub async fn try_endpoint(
         endpoint,
         address: None,
         port: None,
+        identity,
         deadline,
         has_spoken: false,
         is_probe: true,
@@ -218,11 +223,13 @@ pub(super) async fn connect_endpoint(
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let identity = settings.identity_of_probes();
     let attempt = Attempt {
         settings,
         endpoint,
         address: None,
         port,
+        identity,
         deadline,
         has_spoken: false,
         is_probe: true,
@@ -278,6 +285,7 @@ pub(super) struct Attempt<'a> {
     address: Option<SocketAddr>,
     /// Another port than the endpoint's.
     port: Option<u16>,
+    identity: Choice,
     deadline: Limit,
     has_spoken: bool,
     /// Sessions are measured, and probes are not.
@@ -294,13 +302,14 @@ enum Established {
 
 impl<'a> Attempt<'a> {
     /// The rest of an attempt whose client has been heard: the time that this took is not ours.
-    pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint) -> Self {
+    pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint, identity: Choice) -> Self {
         let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
         Self {
             settings,
             endpoint,
             address: None,
             port: None,
+            identity,
             deadline,
             has_spoken: true,
             is_probe: false,
@@ -436,7 +445,7 @@ impl<'a> Attempt<'a> {
         let Upgraded { proof, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
         let (stream, agreed) = originator
-            .originate(socket, server_name, proof)
+            .originate(self.identity, socket, server_name, proof)
             .await
             .map_err(|error| self.handshake_failed(originator.start(), error))?;
         Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))

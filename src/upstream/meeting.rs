@@ -3,6 +3,7 @@
 
 use crate::protocol::{Greeting, Introduced};
 use crate::sys::Socket;
+use crate::tls::Choice;
 
 use super::dial::{Attempt, DialRecord, Ready};
 use super::failure::DialError;
@@ -13,13 +14,14 @@ use super::probe::probe;
 #[derive(Debug)]
 pub struct Meeting {
     lease: Lease,
+    identity: Choice,
     socket: Socket,
     greeting: Greeting,
 }
 
 impl Meeting {
-    pub(super) const fn new(lease: Lease, socket: Socket, greeting: Greeting) -> Self {
-        Self { lease, socket, greeting }
+    pub(super) const fn new(lease: Lease, identity: Choice, socket: Socket, greeting: Greeting) -> Self {
+        Self { lease, identity, socket, greeting }
     }
 
     /// The server's words, for the client to answer.
@@ -36,9 +38,9 @@ impl Meeting {
         introduced: Introduced,
         record: &mut DialRecord,
     ) -> Result<(Ready, Lease), DialError> {
-        let Self { mut lease, socket, .. } = self;
+        let Self { mut lease, identity, socket, .. } = self;
         let Introduced { request, upgraded, .. } = introduced;
-        let attempt = Attempt::resumed(lease.cluster().settings(), lease.endpoint());
+        let attempt = Attempt::resumed(lease.cluster().settings(), lease.endpoint(), identity);
         match attempt.secure_introduced(socket, &request, upgraded, record).await {
             Ok(ready) => {
                 lease.established();
@@ -53,10 +55,10 @@ impl Meeting {
 
     /// Ends it without a client, as the server expects a conversation to end. Nobody is blamed, whatever comes of it.
     pub async fn part(self) {
-        let Self { lease, socket, mut greeting } = self;
+        let Self { lease, identity, socket, mut greeting } = self;
         let settings = lease.cluster().settings();
         let Introduced { request, upgraded, .. } = greeting.introduction.alone();
-        let attempt = Attempt::resumed(settings, lease.endpoint());
+        let attempt = Attempt::resumed(settings, lease.endpoint(), identity);
         let mut unrecorded = DialRecord::default();
         let secured = attempt.secure_introduced(socket, &request, upgraded, &mut unrecorded).await;
         if let Ok(ready) = secured {

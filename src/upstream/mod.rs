@@ -33,7 +33,8 @@ use crate::policy::limits::{self, Load};
 use crate::policy::roster::{Roster, Unavailable};
 use crate::policy::{balance, retry};
 use crate::protocol::Protocol;
-use crate::{relay, sys, tls};
+use crate::tls::{self, Choice};
+use crate::{relay, sys};
 
 pub use crate::policy::slot::Id as EndpointId;
 pub use announce::{Announcement, SendProxy};
@@ -84,7 +85,15 @@ impl Settings {
     #[must_use]
     pub fn wants_of_callers(&self) -> Option<Needs> {
         let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
-        tells.then_some(Needs { unit: true, groups: false })
+        let to_tell = tells.then_some(Needs { unit: true, groups: false });
+        let to_choose = self.tls.as_ref().and_then(|tls| tls.identities().needs());
+        [to_tell, to_choose].into_iter().flatten().reduce(Needs::and)
+    }
+
+    /// As whom a server is asked whether it serves, when no caller is there.
+    #[must_use]
+    pub fn identity_of_probes(&self) -> Choice {
+        self.tls.as_ref().map_or(Choice::ONLY, |tls| tls.identities().for_nobody())
     }
 }
 

@@ -32,6 +32,7 @@ mod drain; // SIGTERM and what follows
 mod half_close; // one direction ends first
 mod health; // probes, and what becomes of endpoints that fail them
 mod health_servers; // probes of real servers, and what those log
+mod identities; // which certificate is shown for whom
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::endpoint::Surroundings;
-use super::identity::Identities;
+use super::identity::NamedIdentities;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::name::ClusterName;
@@ -22,7 +22,7 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         cluster: &Section,
-        identities: &mut Identities,
+        identities: &mut NamedIdentities,
     ) -> Option<Settings> {
         let protocol = self.protocol(cluster);
         let has_tls = cluster.is_given("tls");

@@ -16,14 +16,14 @@ use crate::tls::{Identity, IdentityError, IdentitySource, Role};
 
 /// The identities of the file. One whose files are at fault is known, but cannot be had.
 #[derive(Default)]
-pub(super) struct Identities {
+pub(super) struct NamedIdentities {
     loaded: BTreeMap<String, (At, Option<Arc<Identity>>)>,
     used: BTreeSet<String>,
 }
 
 impl Resolver<'_> {
-    pub(super) fn identities(&mut self, root: &Section) -> Identities {
-        let mut identities = Identities::default();
+    pub(super) fn identities(&mut self, root: &Section) -> NamedIdentities {
+        let mut identities = NamedIdentities::default();
         for (name, section) in root.names("identities") {
             let identity = self.identity_of_files(name, section);
             identities.loaded.insert(name.clone(), (section.at.clone(), identity));
@@ -33,27 +33,29 @@ impl Resolver<'_> {
 
     /// Reads `cert` and `key` of a section, just as they will be used.
     pub(super) fn identity_of_files(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
-        let source =
-            IdentitySource { cert: self.path(section.text("cert")?), key: self.path(section.text("key")?) };
-        match Identity::load(IdentityName::from(name), source.clone()) {
+        let (cert, key) = (self.path(section.text("cert")?), self.path(section.text("key")?));
+        let source = IdentitySource::Files { cert: cert.clone(), key: key.clone() };
+        match Identity::load(IdentityName::from(name), source) {
             Ok(identity) => {
-                self.warn_of_the_end(&source.cert, Role::Client, identity.not_after(), &section.at("cert"));
+                if let Some(end) = identity.not_after() {
+                    self.warn_of_the_end(&cert, Role::Client, end, &section.at("cert"));
+                }
                 if let Some(exposure) = identity.exposure() {
                     self.findings.warning(&section.at("key"), exposure);
                 }
                 Some(Arc::new(identity))
             }
             Err(error) => {
-                let key = match error {
+                let name = match error {
                     IdentityError::Cert(_) => "cert",
                     IdentityError::Key(_) | IdentityError::Mismatch => "key",
                 };
-                self.findings.mistake(&section.at(key), error.to_string());
+                self.findings.mistake(&section.at(name), error.to_string());
                 // Loading stops at the certificate; a key that is not there is worth saying in the same run.
-                if key == "cert"
-                    && let Err(error) = File::open(&source.key)
+                if name == "cert"
+                    && let Err(error) = File::open(&key)
                 {
-                    let message = format!("cannot read {}: {error}", source.key.display());
+                    let message = format!("cannot read {}: {error}", key.display());
                     self.findings.mistake(&section.at("key"), message);
                 }
                 None
@@ -73,7 +75,7 @@ impl Resolver<'_> {
     pub(super) fn identity_by_name(
         &mut self,
         name: &str,
-        identities: &mut Identities,
+        identities: &mut NamedIdentities,
         at: &At,
     ) -> Option<Arc<Identity>> {
         self.demand_known("identity", name, identities.loaded.keys().map(String::as_str), at)?;
@@ -82,7 +84,7 @@ impl Resolver<'_> {
         identity.clone()
     }
 
-    pub(super) fn warn_of_unused_identities(&mut self, identities: &Identities) {
+    pub(super) fn warn_of_unused_identities(&mut self, identities: &NamedIdentities) {
         for (name, (at, _)) in &identities.loaded {
             if !identities.used.contains(name) {
                 self.findings.warning(at, "no cluster uses this identity");

@@ -1,15 +1,15 @@
 //! Section `clusters.NAME.tls`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use super::identity::Identities;
+use super::identity::NamedIdentities;
 use super::{Resolver, address};
 use crate::config::mistakes::{At, quoted};
-use crate::config::raw::Section;
+use crate::config::raw::{Item, Section};
+use crate::policy::admission::Rule;
 use crate::protocol::Protocol;
 use crate::tls::{
-    Demands, Identity, MinVersion, Originator, Pin, Role, Roots, Settings, SetupError, Start, Terms,
+    Demands, Identities, MinVersion, Originator, Pin, Role, Roots, Settings, SetupError, Start, Terms,
     TrustError, revocation_lists,
 };
 
@@ -23,9 +23,9 @@ impl Resolver<'_> {
         cluster: &str,
         tls: &Section,
         protocol: Option<&dyn Protocol>,
-        identities: &mut Identities,
+        identities: &mut NamedIdentities,
     ) -> Option<Originator> {
-        let identity = self.client_identity(cluster, tls, identities);
+        let identities = self.client_identities(cluster, tls, identities);
         let server_name = tls.optional_text("server_name").and_then(|text| {
             let parsed = text.map(address::server_name).transpose();
             parsed.map_err(|reason| self.findings.mistake(&tls.at("server_name"), reason)).ok()
@@ -41,7 +41,7 @@ impl Resolver<'_> {
         }
         let settings = Settings {
             terms: Some(terms?).filter(|_| !insecure_skip_verify),
-            identity: identity?,
+            identities: identities?,
             server_name: server_name?,
             alpn: alpn?,
             min_version: min_version?,
@@ -95,7 +95,7 @@ impl Resolver<'_> {
             let terms = Terms { roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
             let alone = Settings {
                 terms: Some(terms),
-                identity: None,
+                identities: Identities::default(),
                 server_name: None,
                 alpn: Vec::new(),
                 min_version: MinVersion::Tls12,
@@ -189,12 +189,12 @@ impl Resolver<'_> {
     }
 
     /// `cert` and `key`, or `identity`, or nothing.
-    fn client_identity(
+    fn client_identities(
         &mut self,
         cluster: &str,
         tls: &Section,
-        identities: &mut Identities,
-    ) -> Option<Option<Arc<Identity>>> {
+        identities: &mut NamedIdentities,
+    ) -> Option<Identities> {
         let (cert, key, identity) = (tls.is_given("cert"), tls.is_given("key"), tls.is_given("identity"));
         if identity && (cert || key) {
             let message = "is given together with `cert` or `key`; only one of the two ways can count";
@@ -208,15 +208,53 @@ impl Resolver<'_> {
                 self.findings.mistake(&tls.at("key"), "`cert` is missing: a key needs its certificate")
             }
             (true, true) => {
-                return Some(Some(self.identity_of_files(cluster, tls)?));
+                return self.identity_of_files(cluster, tls).map(Identities::one);
             }
             (false, false) if identity => {
-                let named = self.identity_by_name(tls.text("identity")?, identities, &tls.at("identity"))?;
-                return Some(Some(named));
+                return match tls.list("identity") {
+                    Some(items) => self.identities_by_rule(items, &tls.at("identity"), identities),
+                    None => self
+                        .identity_by_name(tls.text("identity")?, identities, &tls.at("identity"))
+                        .map(Identities::one),
+                };
             }
-            (false, false) => return Some(None),
+            (false, false) => return Some(Identities::default()),
         }
         None
+    }
+
+    /// A list of { user|group|unit: …, use: NAME }.
+    fn identities_by_rule(
+        &mut self,
+        items: &[Item],
+        at: &At,
+        identities: &mut NamedIdentities,
+    ) -> Option<Identities> {
+        if items.is_empty() {
+            self.findings.mistake(at, "the list is empty, and would deny everybody");
+        }
+        let rules: Vec<_> = items
+            .iter()
+            .map(|item| {
+                let section = item.section()?;
+                let rule = self.caller_rule(section);
+                let name = section.text("use")?;
+                let identity = self.identity_by_name(name, identities, &section.at("use"));
+                Some((rule?, identity?, &item.at))
+            })
+            .collect();
+        let rest = rules.iter().flatten().position(|(rule, ..)| *rule == Rule::default());
+        if let Some((.., after)) = rest.and_then(|rest| rules.iter().flatten().nth(rest + 1)) {
+            self.findings.mistake(
+                after,
+                "is never reached: the rule before it, which names only `use`, is for all the rest",
+            );
+        }
+        let rules: Vec<_> = rules.into_iter().collect::<Option<_>>()?;
+        if rules.is_empty() {
+            return None;
+        }
+        Some(Identities::by_rule(rules.into_iter().map(|(rule, identity, _)| (rule, identity)).collect()))
     }
 
     fn alpn(&mut self, tls: &Section, protocol: Option<&dyn Protocol>) -> Option<Vec<String>> {

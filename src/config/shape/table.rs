@@ -215,8 +215,8 @@ static TLS: Shape = Shape {
         optional("cert", Kind::Text("certs/client.pem"),
             "PEM file of our certificate; with `key`, an identity of this cluster's own."),
         optional("key", Kind::Text("certs/client.key"), "PEM file of the certificate's private key."),
-        optional("identity", Kind::Either(&[Kind::Text("billing"), IDENTITY_LIST]),
-            "One of `identities`, instead of cert and key."),
+        optional("identity", Kind::Either(&[Kind::Text("billing"), Kind::List(&Kind::Section(&IDENTITY_RULE))]),
+            "One of `identities`, instead of cert and key; or by who connects, the first rule that matches. No match is a denial."),
         optional("server_name", SERVER_NAME,
             "The name sent to the servers, and the one their certificates must bear. Default: each \
              endpoint's host."),
@@ -234,6 +234,17 @@ static TLS: Shape = Shape {
              protocol has one."),
         default("insecure_skip_verify", Kind::Boolean, "false",
             "Accepts any certificate: whoever sits between is not noticed."),
+    ],
+};
+
+static IDENTITY_RULE: Shape = Shape {
+    about: "Which identity a caller gets that is all that is given; with `use` alone, whoever is left.",
+    keys: &[
+        optional("user", Kind::Account, "Its user."),
+        optional("group", Kind::Account, "One of its groups, supplementary ones among them."),
+        optional("unit", Kind::Text("report.service"),
+            "Its systemd unit; `user@1000.service/report.service` for one of a user's own."),
+        required("use", Kind::Text("billing"), "One of `identities`."),
     ],
 };
 
@@ -287,7 +298,6 @@ static SESSION: Shape = Shape {
 };
 
 const CLUSTER_LIST: Kind = Kind::NotYet(Form::List, "a list of clusters");
-const IDENTITY_LIST: Kind = Kind::NotYet(Form::List, "a list of identities");
 const ENDPOINT_LIST: Kind = Kind::List(&ENDPOINT_ITEM);
 const BIND: Kind = Kind::Text("127.0.0.1:5432");
 const SERVER_NAME: Kind = Kind::Text("db.example.com");

@@ -66,7 +66,7 @@ fn the_defaults_are_those_promised() {
         (Some(60 * SECOND), Some(75 * SECOND))
     );
     let tls = cluster.tls.as_ref().expect("tls is given");
-    assert!(tls.verifies() && tls.identity().is_none() && tls.server_name().is_none());
+    assert!(tls.verifies() && tls.identities().all().is_empty() && tls.server_name().is_none());
     assert_eq!(tls.start(), Start::Direct);
 }
 

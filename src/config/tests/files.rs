@@ -69,7 +69,7 @@ fn the_shipped_example_is_right() {
         .map(|cluster| (cluster.name.as_str(), cluster.protocol.label(), targets(cluster)))
         .collect();
     assert_eq!(clusters, [("orders", "postgres", 2), ("mail-relay", "smtp", 1)]);
-    assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| tls.identity().is_some()));
+    assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| !tls.identities().all().is_empty()));
 }
 
 /// The example calls its commented lines defaults or examples: they must be possible, too.
@@ -103,8 +103,26 @@ fn identities_come_from_files_or_by_name() {
     for tls in ["ca: certs/ca.pem, cert: certs/client.pem, key: certs/client.key", "identity: billing"] {
         let config = load(&folder(&with_tls(tls))).unwrap_or_else(|error| panic!("{error}"));
         let tls = config.clusters[0].tls.as_ref().expect("tls is given");
-        assert!(tls.identity().is_some());
+        assert!(!tls.identities().all().is_empty());
     }
+}
+
+#[test]
+fn identities_may_be_chosen_by_who_connects() {
+    let rules =
+        "identity: [{ user: root, use: billing }, { unit: a.service, use: client }, { use: billing }]";
+    let yaml = with_tls(rules).replace(
+        "identities:\n",
+        "identities:\n  client: { cert: certs/client.pem, key: certs/client.key }\n",
+    );
+    let config = load(&folder(&yaml)).unwrap_or_else(|error| panic!("{error}"));
+    let tls = config.clusters[0].tls.as_ref().expect("tls is given");
+    let names: Vec<_> = tls.identities().all().iter().map(|identity| identity.name().as_str()).collect();
+    assert_eq!(names, ["billing", "client", "billing"]);
+    assert!(tls.identities().needs().is_some_and(|needs| needs.unit && !needs.groups));
+    let never = yaml.replace("{ unit: a.service, use: client }", "{ use: client }");
+    let mistakes = load(&folder(&never)).expect_err("a rule behind the rest").to_string();
+    assert!(mistakes.contains("tls.identity[2]: is never reached"), "{mistakes}");
 }
 
 #[test]

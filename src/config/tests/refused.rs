@@ -63,6 +63,22 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
 }
 
 #[test]
+fn rules_that_choose_an_identity_are_checked() {
+    check_cluster("tls: { identity: [] }", 22, "tls.identity", "the list is empty, and would deny everybody");
+    check_cluster(
+        "tls: { identity: [a] }",
+        23,
+        "tls.identity[0]",
+        "expected a map of user, group, unit or use",
+    );
+    check_cluster("tls: { identity: [{ use: a }] }", 30, "tls.identity[0].use", "there is no identity `a`");
+    check_cluster("tls: { identity: [{ user: root }] }", 23, "tls.identity[0].use", "`use` is missing");
+    let unknown = "tls: { identity: [{ user: no-such, use: a }] }";
+    let mistakes = parse(&least("", "", unknown)).expect_err("nobody of that name").to_string();
+    assert!(mistakes.contains("this host knows no user `no-such`") && mistakes.contains("no identity `a`"));
+}
+
+#[test]
 fn demands_on_a_servers_certificate_are_checked_word_by_word() {
     check_cluster("tls: { pins: [] }", 18, "tls.pins", "is empty; without `pins` nothing is demanded");
     check_cluster("tls: { pins: [sha1//AAAA] }", 19, "tls.pins[0]", "begins otherwise than `sha256//`");
@@ -84,12 +100,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     check_cluster("connect: { preconnect: 2 }", 16, "connect.preconnect", "or write `0`");
     check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
     check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
-    check_cluster(
-        "tls: { identity: [{ use: a }] }",
-        22,
-        "tls.identity",
-        "a list of identities is not supported yet",
-    );
     check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
     check(
         &with("", BIND, "endpoints: [{ address: a:1, priority: 1 }]"),

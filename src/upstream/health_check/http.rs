@@ -68,8 +68,9 @@ async fn secure(
     let Some(originator) = &http.originator else { return Ok(End::Socket(socket)) };
     let begun = clock::now();
     let endpoint = endpoint.settings();
+    let name = endpoint.server_name.clone();
     let originating =
-        originator.originate(socket, endpoint.server_name.clone(), NothingBuffered::nothing_was_said());
+        originator.originate(originator.for_nobody(), socket, name, NothingBuffered::nothing_was_said());
     let (stream, _) = originating
         .await
         .map_err(|error| Failure::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;

@@ -94,9 +94,15 @@ async fn go(
             Ok(())
         }
         Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
-        Kind::Tls => settled(dial::try_endpoint(cluster, endpoint, record).await?, patience).await,
+        Kind::Tls => {
+            settled(
+                dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?,
+                patience,
+            )
+            .await
+        }
         Kind::Protocol => {
-            let ready = dial::try_endpoint(cluster, endpoint, record).await?;
+            let ready = dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
             match cluster.probe() {
                 None => settled(ready, patience).await,
                 Some(conversation) => {
@@ -106,7 +112,7 @@ async fn go(
             }
         }
         Kind::Exchange(exchange) => {
-            let ready = dial::try_endpoint(cluster, endpoint, record).await?;
+            let ready = dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
             hear(ready, exchange, until, patience).await.map_err(Failure::Answer)
         }
     }

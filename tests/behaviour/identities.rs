@@ -1,0 +1,163 @@
+//! `tls.identity` by who connects: each caller is somebody of his own towards the server, and nobody is anybody else.
+
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::postgres::{self, Postgres};
+use crate::harness::somebody::{Namespace, Somebody, User, Users};
+use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, finish, roles};
+
+/// Two identities, `app` and `certonly`, and a cluster that chooses by these rules.
+fn config(upstream: &str, bind: &str, pki: &Pki, leaves: [&Leaf; 2], rules: &str, more: &str) -> Config {
+    let identity = |name: &str, Leaf { cert, key, .. }: &Leaf| {
+        format!("  {name}: {{ cert: {}, key: {} }}", cert.display(), key.display())
+    };
+    let [app, certonly] = leaves;
+    let identities = format!("identities:\n{}\n{}", identity("app", app), identity("certonly", certonly));
+    let body =
+        format!("bind: [ {bind}, \"unix:{{dir}}/app.sock\" ]\nmode: \"0666\"\nexpose: true\ncluster: up");
+    let tls = format!("tls: {{ ca: {}, identity: [ {rules} ] }}\n{more}", pki.ca().display());
+    Config::new().top(&identities).listener("app", &body).cluster("up", &[upstream], &tls)
+}
+
+const LOOPBACK: &str = "\"127.0.0.1:0\"";
+
+fn start(config: &Config) -> Ambassador {
+    let ambassador = Ambassador::start(config);
+    // Others have to be able to pass through its folder.
+    set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("our own folder");
+    ambassador
+}
+
+fn targets(ambassador: &Ambassador) -> [String; 2] {
+    [ambassador.address("app").to_string(), ambassador.dir().join("app.sock").display().to_string()]
+}
+
+const SERVED: &str = "got hello";
+
+/// The client certificate that each handshake showed, and whether it was resumed.
+fn handshakes(upstream: &Upstream) -> Vec<(String, bool)> {
+    let notes = upstream.notes();
+    let told = notes.iter().filter_map(|note| Some((note.rsplit_once("cn=")?.1, note.contains("Resumed"))));
+    told.map(|(name, resumed)| (name.to_owned(), resumed)).collect()
+}
+
+/// A ticket carries the identity it was made with: resumed by another caller, a session would be the first one's.
+#[test]
+fn each_caller_shows_his_own_certificate_and_resumes_his_own_sessions_only() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let server = pki.server(&["127.0.0.1"]);
+    for tls in [ServerTls::new(&server).only_1_3(), ServerTls::new(&server).only_1_2()] {
+        let upstream = Upstream::tls(tls.clients_of(&pki).build(), roles::echo);
+        let rules = format!("{{ user: {}, use: app }}, {{ use: certonly }}", billing.name);
+        let ambassador = start(&config(&upstream.address(), LOOPBACK, &pki, [&one, &two], &rules, ""));
+        let [tcp, unix] = targets(&ambassador);
+        for (user, target) in [
+            (billing, &tcp),
+            (billing, &unix),
+            (reports, &unix),
+            (billing, &tcp),
+            (reports, &tcp),
+            (reports, &unix),
+        ] {
+            let before = ambassador.records().len();
+            assert_eq!(Somebody::user(user).call(target, &[]).heard(), SERVED);
+            ambassador.wait_records(before + 1);
+        }
+        let expected = [
+            ("app", false),
+            ("app", true),
+            ("certonly", false),
+            ("app", true),
+            ("certonly", true),
+            ("certonly", true),
+        ];
+        assert_eq!(handshakes(&upstream), expected.map(|(name, resumed)| (name.to_owned(), resumed)));
+        let identities: Vec<_> =
+            ambassador.records().iter().map(|record| record["tls"]["identity"].clone()).collect();
+        assert_eq!(identities, ["app", "app", "certonly", "app", "certonly", "certonly"]);
+    }
+}
+
+#[test]
+fn whoever_no_rule_is_for_is_denied_before_anything_goes_upstream() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(tls, roles::echo);
+    let rules = format!("{{ user: {}, use: app }}", billing.name);
+    let ambassador = start(&config(&upstream.address(), LOOPBACK, &pki, [&one, &two], &rules, ""));
+    for target in targets(&ambassador) {
+        assert_ne!(Somebody::user(reports).call(&target, &[]).heard(), SERVED);
+    }
+    assert_eq!(upstream.accepted(), 0);
+    let record = ambassador.record_of("denied");
+    let words =
+        format!("no rule of the cluster's tls.identity is for user {} (uid {})", reports.name, reports.uid);
+    assert!(record["error"].as_str().is_some_and(|error| error.starts_with(&words)), "{record}");
+    assert_eq!(record["tls"], serde_json::Value::Null);
+    for target in targets(&ambassador) {
+        assert_eq!(Somebody::user(billing).call(&target, &[]).heard(), SERVED);
+    }
+}
+
+/// The rule for the rest is for the rest of this host.
+#[test]
+fn a_stranger_is_not_even_the_rest() {
+    if Users::have().is_none() {
+        return;
+    }
+    let Some(namespace) = Namespace::make(3) else { return };
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(tls, roles::echo);
+    let bind = format!("\"{}:0\"", Namespace::gateway(3));
+    let ambassador = start(&config(&upstream.address(), &bind, &pki, [&one, &two], "{ use: app }", ""));
+    let [tcp, unix] = targets(&ambassador);
+    assert_ne!(Somebody::default().inside(&namespace).call(&tcp, &[]).heard(), SERVED);
+    let record = ambassador.record_of("denied");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("tls.identity is for a stranger"), "{record}");
+    assert_eq!(upstream.accepted(), 0);
+    assert_eq!(Somebody::default().call(&unix, &[]).heard(), SERVED);
+}
+
+/// The server's own rules (`clientcert=verify-full`, `cert`) say who we were: a wrong identity is a refused login.
+#[test]
+fn postgresql_lets_each_user_in_as_the_role_of_his_certificate_and_no_other() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let postgres = Postgres::shared();
+    let pki = postgres.pki();
+    let leaves = [&pki.client("app"), &pki.client("certonly")];
+    let rules =
+        format!("{{ user: {}, use: app }}, {{ user: {}, use: certonly }}", billing.name, reports.name);
+    let config = config(&postgres.address(), LOOPBACK, pki, leaves, &rules, "protocol: postgres");
+    let ambassador = start(&config);
+    let port = ambassador.address("app").port();
+    let login = |user: User, role: &str| {
+        let conninfo = format!("host=127.0.0.1 port={port} user={role} dbname=postgres sslmode=disable");
+        let psql = postgres::psql_command(&conninfo);
+        let mut command = Somebody::user(user).command(std::path::Path::new(psql.get_program()));
+        command.args(psql.get_args());
+        for (name, value) in psql.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        finish(command.args(["-c", "select current_user"]).current_dir("/"))
+    };
+    for _ in 0..2 {
+        assert_eq!(login(billing, "app").must_succeed().stdout.trim(), "app");
+        assert_eq!(login(reports, "certonly").must_succeed().stdout.trim(), "certonly");
+        for (user, role) in [(billing, "certonly"), (reports, "app")] {
+            let refused = login(user, role);
+            assert_ne!(refused.code, 0);
+            assert!(refused.stderr.contains("authentication failed"), "{}", refused.stderr);
+        }
+    }
+}
