@@ -12,6 +12,13 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Microseconds of CLOCK_MONOTONIC, for whoever outside this process compares them.
+#[must_use]
+pub fn monotonic_usec() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
 /// Wall-clock time, for certificates and for what people read.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]

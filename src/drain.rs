@@ -20,6 +20,10 @@ pub struct Drain {
     stop: CancellationToken,
 }
 
+/// A part of a drain that can be stopped alone, and stops with the whole.
+#[derive(Debug)]
+pub struct Branch(CancellationToken);
+
 /// The side that is stopped.
 #[derive(Debug, Clone)]
 pub struct DrainWatch(CancellationToken);
@@ -35,10 +39,24 @@ impl Drain {
         self.tasks.spawn(task);
     }
 
+    /// Runs what blocks on a thread of its own; [`Drain::finished`] waits for it.
+    pub fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.tasks.spawn_blocking(work)
+    }
+
     /// For a task that ends when the drain begins.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {
         DrainWatch(self.stop.clone())
+    }
+
+    /// For tasks that can be told to end before the others.
+    #[must_use]
+    pub fn branch(&self) -> Branch {
+        Branch(self.stop.child_token())
     }
 
     /// Tells every watch.
@@ -53,6 +71,19 @@ impl Drain {
     /// [`Elapsed`] when some still run at the deadline.
     pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
         alarm::before(deadline, self.tasks.wait()).await
+    }
+}
+
+impl Branch {
+    /// For a task that ends when this part is stopped, or the whole.
+    #[must_use]
+    pub fn watch(&self) -> DrainWatch {
+        DrainWatch(self.0.clone())
+    }
+
+    /// Tells this part alone.
+    pub fn stop(&self) {
+        self.0.cancel();
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod caller; // 0
 pub mod clock; // 0
+pub mod digest; // 0
 pub mod name; // 0
 pub mod outcome; // 0
 pub mod quantity; // 0

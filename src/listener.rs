@@ -5,7 +5,7 @@
 //! kernel's queue meanwhile.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use crate::sys::{Accepted, Bind, Listening, Peer};
 use crate::workers::Workers;
 
 /// One listener, complete and consistent.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Its name.
     pub name: ListenerName,
@@ -34,11 +34,35 @@ pub struct Settings {
     pub admission: AdmissionSettings,
 }
 
+/// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the
+/// whole way by the one that it was accepted for.
+#[derive(Debug)]
+pub struct Current(Mutex<Arc<Route>>);
+
+impl Current {
+    /// Begins with that one.
+    #[must_use]
+    pub const fn new(route: Arc<Route>) -> Self {
+        Self(Mutex::new(route))
+    }
+
+    /// The route for a connection that is accepted now.
+    #[must_use]
+    pub fn get(&self) -> Arc<Route> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on that one.
+    pub fn set(&self, route: Arc<Route>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = route;
+    }
+}
+
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
 pub struct Service {
     /// Where the listener's connections go.
-    pub route: Arc<Route>,
+    pub current: Arc<Current>,
     /// Who runs them.
     pub workers: Arc<Workers>,
     /// Where their records go.
@@ -47,8 +71,8 @@ pub struct Service {
     pub drain: Drain,
 }
 
-/// Accepts until the drain begins. The socket is closed when this returns.
-pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
+/// Accepts until the drain begins, and then those that wait already.
+pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatch) {
     let mut pause = Pause::default();
     let mut stop = std::pin::pin!(watch.begun());
     loop {
@@ -63,19 +87,28 @@ pub async fn serve(listening: Listening, service: Service, watch: DrainWatch) {
                 service.begin(accepted, peer);
             }
             Err(error) => {
-                service.route.metrics().accept_errors.increment(1);
+                let route = service.current.get();
+                route.metrics().accept_errors.increment(1);
                 if let Some(wait) = pause.after(&error) {
-                    tracing::warn!(listener = %service.route.listener(), %error, ?wait, "cannot accept; waiting");
+                    tracing::warn!(listener = %route.listener(), %error, ?wait, "cannot accept; waiting");
                     alarm::sleep(wait).await;
                 }
             }
         }
     }
+    // Whoever is connected already was promised to be served: closing the socket would reset them.
+    for _ in 0..WAITING_MAX {
+        let Ok((accepted, peer)) = listening.accept_waiting() else { break };
+        service.begin(accepted, peer);
+    }
 }
+
+/// As many as the kernel's queue holds.
+const WAITING_MAX: usize = 4096;
 
 impl Service {
     fn begin(&self, accepted: Accepted, peer: Peer) {
-        let admitted = match self.route.admit(peer) {
+        let admitted = match self.current.get().admit(peer) {
             Ok(admitted) => admitted,
             Err(record) => {
                 accepted.abort();

@@ -43,6 +43,8 @@ const DISCOVERY: &str = "ambassador_discovery_total";
 const DISCOVERY_FAILING: &str = "ambassador_discovery_failing";
 const DISCOVERY_SUCCESS: &str = "ambassador_discovery_last_success_timestamp_seconds";
 const LOST_LINES: &str = "ambassador_log_lines_lost_total";
+const CONFIG_RELOADS: &str = "ambassador_config_reloads_total";
+const CONFIG_LOADED: &str = "ambassador_config_last_loaded_timestamp_seconds";
 const BUILD_INFO: &str = "ambassador_build_info";
 
 /// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
@@ -169,7 +171,26 @@ fn describe() {
         "When the last good answer about the cluster's endpoints came, in seconds since 1970."
     );
     describe_counter!(LOST_LINES, "Log lines dropped because nobody read stderr fast enough.");
+    describe_counter!(CONFIG_RELOADS, "Reloads of the configuration, by result.");
+    describe_gauge!(
+        CONFIG_LOADED,
+        Unit::Seconds,
+        "When the configuration in force was loaded, in seconds since 1970."
+    );
     describe_gauge!(BUILD_INFO, "1, with the version.");
+}
+
+/// The configuration was loaded at that moment, in seconds since 1970; `is_first` at the start.
+pub fn config_loaded(at: f64, is_first: bool) {
+    gauge!(CONFIG_LOADED).set(at);
+    // Both are there from the start, so that an increase can be seen.
+    counter!(CONFIG_RELOADS, "result" => "ok").increment(u64::from(!is_first));
+    counter!(CONFIG_RELOADS, "result" => "failed").increment(0);
+}
+
+/// A reload was refused, and changed nothing.
+pub fn config_refused() {
+    counter!(CONFIG_RELOADS, "result" => "failed").increment(1);
 }
 
 /// What a listener records.

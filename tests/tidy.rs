@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, u32)] = &[
     ("caller", 0),
     ("clock", 0),
+    ("digest", 0),
     ("name", 0),
     ("outcome", 0),
     ("quantity", 0),

@@ -24,6 +24,9 @@ pub(super) fn answer<B>(subject: &Subject, door: Door, request: &Request<B>) -> 
              this by DNS rebinding\n",
         );
     }
+    if door == Door::Control && *request.method() == Method::POST {
+        return text(StatusCode::NOT_FOUND, "POST knows /reload\n");
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
@@ -51,9 +54,7 @@ fn page() -> Answer {
 }
 
 fn metrics(subject: &Subject) -> Answer {
-    for listener in &subject.listeners {
-        listener.route.publish_bytes();
-    }
+    subject.scene.get().routes().for_each(|route| route.publish_bytes());
     respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", subject.exposition.render())
 }
 
@@ -69,8 +70,9 @@ fn readyz(subject: &Subject, query: Option<&str>) -> Answer {
         return text(StatusCode::SERVICE_UNAVAILABLE, &format!("{reason}\n"));
     }
     let cluster = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("cluster=")));
+    let scene = subject.scene.get();
     let exists = |name: &str| {
-        subject.listeners.iter().any(|listener| listener.route.cluster().settings().name.as_str() == name)
+        scene.listeners.iter().any(|listener| listener.route.cluster().settings().name.as_str() == name)
     };
     match cluster {
         Some(name) if !exists(name) => {
@@ -90,14 +92,14 @@ fn host_is_an_address<B>(request: &Request<B>) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
-fn json(body: &impl Serialize) -> Answer {
+pub(super) fn json(body: &impl Serialize) -> Answer {
     match serde_json::to_string_pretty(body) {
         Ok(body) => respond(StatusCode::OK, "application/json", body + "\n"),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+pub(super) fn text(status: StatusCode, body: &str) -> Answer {
     respond(status, TEXT, body.to_owned())
 }
 

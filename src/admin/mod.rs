@@ -1,8 +1,10 @@
 //! What the daemon answers about itself: HTTP on an address (read-only) and on the control socket.
 //!
-//! hyper parses; nothing here changes anything. Connections are few, bounded, and short of patience.
+//! hyper parses. Nothing here changes anything: what is asked for on the control socket is passed on to the daemon.
+//! Connections are few, bounded, and short of patience.
 
 mod answer;
+mod control;
 mod history;
 mod page;
 mod server;
@@ -10,14 +12,16 @@ pub mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::credentials::Credentials;
 use crate::metrics::Exposition;
-use crate::session::{Route, Totals};
+use crate::session::{Ledger, Route, Totals};
 use crate::sys::LocalAddress;
+use crate::upstream::Cluster;
 
+pub use control::{Command, Commands, MistakeView, Reloaded, commands};
 pub use history::History;
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};
@@ -51,10 +55,10 @@ pub struct Subject {
     pub started: Instant,
     /// The configuration's file.
     pub config: PathBuf,
-    /// Where the HTTP address is in fact.
-    pub admin: Option<SocketAddr>,
-    /// Each listener, in the file's order.
-    pub listeners: Vec<ListenerView>,
+    /// What a reload may change.
+    pub scene: Scenery,
+    /// Who does what is asked for on the control socket.
+    pub commands: Commands,
     /// What is in use towards the upstreams.
     pub credentials: Credentials,
     /// The metrics.
@@ -67,12 +71,51 @@ impl Subject {
     /// What all listeners have seen together.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        self.listeners.iter().map(|listener| listener.route.totals()).fold(Totals::default(), Totals::and)
+        self.scene.get().ledgers.iter().map(|ledger| ledger.totals()).fold(Totals::default(), Totals::and)
+    }
+}
+
+/// What there is at the moment, as a whole.
+#[derive(Debug, Clone, Default)]
+pub struct Scene {
+    /// Where the HTTP address is in fact.
+    pub admin: Option<SocketAddr>,
+    /// Each listener, in the file's order.
+    pub listeners: Vec<ListenerView>,
+    /// Each cluster, in the file's order.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// Routes that take no more connections, but have live sessions.
+    pub leaving: Vec<Arc<Route>>,
+    /// Of all listeners that there ever were.
+    pub ledgers: Vec<Arc<Ledger>>,
+}
+
+/// The scene, changed as a whole.
+#[derive(Debug, Default)]
+pub struct Scenery(Mutex<Arc<Scene>>);
+
+impl Scenery {
+    /// The scene now.
+    #[must_use]
+    pub fn get(&self) -> Arc<Scene> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another from now on.
+    pub fn set(&self, scene: Scene) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(scene);
+    }
+}
+
+impl Scene {
+    /// Every route that has sessions or may get some.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.listeners.iter().map(|listener| &listener.route).chain(&self.leaving)
     }
 }
 
 /// A listener with the addresses it has in fact.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ListenerView {
     /// Where its connections go.
     pub route: Arc<Route>,

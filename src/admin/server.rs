@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::Subject;
 use super::answer::answer;
+use super::control;
 use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
@@ -33,7 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Serves until the drain begins.
-pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drain: Drain, watch: DrainWatch) {
+pub async fn serve(
+    listening: Arc<Listening>,
+    door: Door,
+    subject: Arc<Subject>,
+    drain: Drain,
+    watch: DrainWatch,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut stop = std::pin::pin!(watch.begun());
     loop {
@@ -63,8 +70,11 @@ pub async fn serve(listening: Listening, door: Door, subject: Arc<Subject>, drai
 async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
     let Ok(socket) = Socket::adopt(accepted) else { return };
     let service = service_fn(move |request| {
-        let answered = answer(&subject, door, &request);
-        async move { Ok::<_, Infallible>(answered) }
+        let subject = Arc::clone(&subject);
+        async move {
+            let ordered = control::obey(&subject, door, &request).await;
+            Ok::<_, Infallible>(ordered.unwrap_or_else(|| answer(&subject, door, &request)))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

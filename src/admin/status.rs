@@ -181,15 +181,16 @@ impl Caller {
 
 impl Status {
     pub(super) fn of(subject: &Subject) -> Self {
+        let scene = subject.scene.get();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             state: subject.phase.get(),
             uptime_seconds: (clock::now() - subject.started).as_secs_f64(),
             config: subject.config.display().to_string(),
-            admin: subject.admin.map(|address| address.to_string()),
-            listeners: subject.listeners.iter().map(Listener::of).collect(),
-            clusters: clusters(subject).into_iter().map(|cluster| ClusterStatus::of(&cluster)).collect(),
+            admin: scene.admin.map(|address| address.to_string()),
+            listeners: scene.listeners.iter().map(Listener::of).collect(),
+            clusters: scene.clusters.iter().map(|cluster| ClusterStatus::of(cluster)).collect(),
             credentials: subject.credentials.view().into_iter().map(Credential::of).collect(),
         }
     }
@@ -198,10 +199,10 @@ impl Status {
 impl Sessions {
     pub(super) fn of(subject: &Subject) -> Self {
         let now = clock::now();
-        let mut sessions: Vec<_> = subject
-            .listeners
-            .iter()
-            .flat_map(|listener| listener.route.view().into_iter().map(|view| (&listener.route, view)))
+        let scene = subject.scene.get();
+        let mut sessions: Vec<_> = scene
+            .routes()
+            .flat_map(|route| route.view().into_iter().map(move |view| (route, view)))
             .collect();
         sessions.sort_by_key(|(_, view)| view.accepted);
         let session = |(route, view): (&Arc<crate::session::Route>, crate::session::SessionView)| Session {
@@ -216,18 +217,6 @@ impl Sessions {
         };
         Self { sessions: sessions.into_iter().map(session).collect() }
     }
-}
-
-/// Each cluster once, in the order in which listeners name them.
-fn clusters(subject: &Subject) -> Vec<Arc<Cluster>> {
-    let mut seen: Vec<Arc<Cluster>> = Vec::new();
-    for listener in &subject.listeners {
-        let cluster = listener.route.cluster();
-        if !seen.iter().any(|known| Arc::ptr_eq(known, cluster)) {
-            seen.push(Arc::clone(cluster));
-        }
-    }
-    seen
 }
 
 impl Listener {

@@ -91,6 +91,11 @@ impl Mistakes {
         Self { file: file.to_owned(), list }
     }
 
+    /// The file.
+    pub(super) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.list.iter()

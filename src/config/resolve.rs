@@ -9,6 +9,7 @@ mod admin;
 mod admission;
 mod claims;
 mod cluster;
+mod digest;
 mod endpoint;
 mod health_check;
 mod identity;
@@ -40,7 +41,7 @@ impl Resolver<'_> {
         let clusters: Vec<_> = root
             .names("clusters")
             .iter()
-            .map(|(name, section)| self.cluster(name, section, &mut identities))
+            .map(|(name, section)| self.cluster(root, name, section, &mut identities))
             .collect();
         self.warn_of_unused_identities(&identities);
 

@@ -108,6 +108,12 @@ impl Health {
         }
     }
 
+    /// The same by other settings: what is known stays, and the next probe is due at once.
+    #[must_use]
+    pub fn under(&self, settings: Settings, now: Instant) -> Self {
+        Self { settings, probing: Probing::Due { at: now, last: None }, ..self.clone() }
+    }
+
     /// What is held to be true.
     #[must_use]
     pub const fn status(&self) -> Status {

@@ -50,6 +50,12 @@ impl Roster {
         }
     }
 
+    /// From now on these count. What is carried already stays, over a lower cap too.
+    pub const fn reconfigure(&mut self, balance: Policy, limits: Limits) {
+        self.balance = balance;
+        self.limits = limits;
+    }
+
     /// Makes these its endpoints, in this order: those with an id stay (or come back) with all that is known of them, the
     /// others join, and who is not named leaves: it is not picked any more, and forgotten when its last session ends. Gives
     /// the ids, in the same order.

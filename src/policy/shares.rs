@@ -65,6 +65,17 @@ impl Shares {
         Self { settings, callers: BTreeMap::new() }
     }
 
+    /// The limits.
+    #[must_use]
+    pub const fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// From now on these count. What callers have stays.
+    pub const fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Whether there is anything to count.
     #[must_use]
     pub const fn is_off(&self) -> bool {

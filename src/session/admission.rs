@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::record::Record;
-use super::route::Place;
+use super::route::{Place, Route};
 use crate::caller::{Caller, CallerKey};
 use crate::clock;
 use crate::downstream::{self, Census, Stranger};
@@ -17,7 +17,7 @@ use crate::sys::{Peer, Socket};
 use crate::tls::NoIdentity;
 
 /// What a listener asks of those who connect.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AdmissionSettings {
     /// Who may; empty: whoever reaches the socket.
     pub allow: Vec<Rule>,
@@ -29,7 +29,8 @@ pub struct AdmissionSettings {
 #[derive(Debug)]
 pub struct Admission {
     allow: Vec<Rule>,
-    shares: Mutex<Shares>,
+    /// Shared with those before it of the same listener.
+    shares: Arc<Mutex<Shares>>,
     /// What anybody wants to know of callers. `None`: nothing, and nobody is looked up.
     needs: Option<Needs>,
     census: Arc<Census>,
@@ -70,11 +71,20 @@ impl Admission {
         let needs = [wanted, Needs::of(&settings.allow), for_shares];
         Self {
             allow: settings.allow.clone(),
-            shares: Mutex::new(Shares::new(settings.per_caller)),
+            shares: Arc::new(Mutex::new(Shares::new(settings.per_caller))),
             needs: needs.into_iter().flatten().reduce(Needs::and),
             census: Arc::clone(census),
             metrics: Arc::clone(metrics),
         }
+    }
+
+    /// The same, going on from what callers of that route have. Sessions that began while nobody counted are not counted.
+    #[must_use]
+    pub fn succeeding(self, before: &Route) -> Self {
+        let settings = self.shares().settings();
+        let shares = Arc::clone(&before.admission().shares);
+        shares.lock().unwrap_or_else(PoisonError::into_inner).reconfigure(settings);
+        Self { shares, ..self }
     }
 
     fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {

@@ -31,7 +31,7 @@ pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
 pub use record::{Record, SessionId, SessionIds};
 use route::Place;
-pub use route::{Admitted, Route, SessionView, Settings};
+pub use route::{Admitted, Ledger, Route, SessionView, Settings};
 pub use totals::Totals;
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.

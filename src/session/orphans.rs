@@ -84,7 +84,7 @@ mod tests {
         let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
         let listener = ListenerName::from("app");
         let settings = Settings { listener, max_connections: 1000, accept_proxy: false, admission };
-        Route::new(settings, cluster, Arc::new(SessionIds::new(7)))
+        Route::new(settings, cluster, Arc::new(SessionIds::new(7)), Arc::default())
     }
 
     /// Sessions on each of the route's endpoints in turn.

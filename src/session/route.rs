@@ -35,15 +35,43 @@ pub struct Settings {
     pub accept_proxy: bool,
 }
 
-/// Where the connections of one listener go.
+/// Where the connections of one listener go under one configuration. The sessions outlive a change of that: a route that
+/// succeeds another has the same ledger.
 #[derive(Debug)]
 pub struct Route {
     settings: Settings,
     cluster: Arc<Cluster>,
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
+    ledger: Arc<Ledger>,
+}
+
+/// The sessions between a listener and a cluster, and what those that ended have left.
+#[derive(Debug, Default)]
+pub struct Ledger {
     sessions: Mutex<Sessions>,
     sums: Sums,
+}
+
+impl Ledger {
+    /// What it has seen since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let sessions = self.sessions();
+        let (sent, received) = sessions.bytes();
+        let live = sessions.live.len() as u64;
+        self.sums.complete(Totals {
+            sessions: live,
+            accepted: sessions.accepted,
+            sent,
+            received,
+            ..Totals::default()
+        })
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -102,9 +130,14 @@ const REFUSING_MAX: u32 = 64;
 impl Route {
     /// From a listener to its cluster.
     #[must_use]
-    pub fn new(settings: Settings, cluster: Arc<Cluster>, ids: Arc<SessionIds>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        cluster: Arc<Cluster>,
+        ids: Arc<SessionIds>,
+        ledger: Arc<Ledger>,
+    ) -> Arc<Self> {
         let metrics = ListenerMetrics::new(&settings.listener, &cluster.settings().name);
-        Arc::new(Self { settings, cluster, metrics, ids, sessions: Mutex::default(), sums: Sums::default() })
+        Arc::new(Self { settings, cluster, metrics, ids, ledger })
     }
 
     /// The listener's name.
@@ -158,7 +191,8 @@ impl Route {
         });
         let mut sessions = self.sessions();
         sessions.accepted += 1;
-        let serving = u32::try_from(sessions.live.len()).unwrap_or(u32::MAX) - sessions.refusing;
+        let serving =
+            u32::try_from(sessions.live.len()).unwrap_or(u32::MAX).saturating_sub(sessions.refusing);
         let has_room = serving < self.settings.max_connections;
         if !has_room {
             if sessions.refusing >= REFUSING_MAX {
@@ -248,6 +282,13 @@ impl Route {
         }
     }
 
+    /// Tells those sessions to end so that live now.
+    pub fn stop_live(&self, outcome: Outcome) -> usize {
+        let sessions = self.sessions();
+        sessions.live.values().for_each(|entry| entry.live.stop(outcome));
+        sessions.live.len()
+    }
+
     /// Tells every session to end so, and those that begin later too.
     pub fn stop_all(&self, outcome: Outcome) -> usize {
         let mut sessions = self.sessions();
@@ -265,28 +306,13 @@ impl Route {
         self.metrics.received.absolute(received);
     }
 
-    /// What it has seen since the start.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let sessions = self.sessions();
-        let (sent, received) = sessions.bytes();
-        let live = sessions.live.len() as u64;
-        self.sums.complete(Totals {
-            sessions: live,
-            accepted: sessions.accepted,
-            sent,
-            received,
-            ..Totals::default()
-        })
-    }
-
     pub(super) fn dialled(&self, dial: &DialRecord) {
-        self.sums.dialled(dial);
+        self.ledger.sums.dialled(dial);
     }
 
     pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
         self.metrics.ended(record.outcome);
-        self.sums.ended(record.outcome);
+        self.ledger.sums.ended(record.outcome);
         if place.entry.endpoint.get().is_some() {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
             self.cluster.metrics().session_ended(ended - record.accepted(), first_byte);
@@ -294,7 +320,7 @@ impl Route {
     }
 
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.ledger.sessions()
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{Domain, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -78,6 +78,8 @@ pub struct Listening {
     spares_loopback: AtomicBool,
 }
 
+const ACCEPTED: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
 /// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -142,9 +144,23 @@ impl Listening {
     /// What accept4(2) says. `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` leave the connection in the backlog; the
     /// other errors belong to that one connection.
     pub async fn accept(&self) -> io::Result<(Accepted, Peer)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, from) =
-            self.io.async_io(Interest::READABLE, |listening| Ok(acceptfrom_with(listening, flags)?)).await?;
+        let (fd, from) = self
+            .io
+            .async_io(Interest::READABLE, |listening| Ok(acceptfrom_with(listening, ACCEPTED)?))
+            .await?;
+        self.accepted(fd, from)
+    }
+
+    /// The next connection, if one has been completed already.
+    ///
+    /// # Errors
+    /// As [`Listening::accept`]; `WouldBlock` when there is none.
+    pub fn accept_waiting(&self) -> io::Result<(Accepted, Peer)> {
+        let (fd, from) = acceptfrom_with(self.io.get_ref(), ACCEPTED)?;
+        self.accepted(fd, from)
+    }
+
+    fn accepted(&self, fd: OwnedFd, from: Option<SocketAddrAny>) -> io::Result<(Accepted, Peer)> {
         let peer = match (&self.local, from) {
             (LocalAddress::Tcp(_), Some(from)) => {
                 let from = SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?;

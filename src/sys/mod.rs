@@ -13,6 +13,7 @@ mod peer;
 mod pipe;
 mod route;
 mod socket;
+mod supervisor;
 mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
@@ -23,6 +24,7 @@ pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;
 pub use route::has_route;
 pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
+pub use supervisor::{PASSED_MAX, Supervisor};
 pub use timer::Timer;
 
 use std::io;

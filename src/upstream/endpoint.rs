@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
@@ -66,7 +67,7 @@ pub struct Endpoint {
     id: EndpointId,
     settings: Settings,
     /// With a ticket store of its own; `None` is plaintext.
-    originator: Option<EndpointOriginator>,
+    originator: Option<Arc<EndpointOriginator>>,
     metrics: EndpointMetrics,
     /// `None`: it is not probed.
     checks: Option<CheckMetrics>,
@@ -93,7 +94,7 @@ impl Endpoint {
     pub(super) const fn new(
         id: EndpointId,
         settings: Settings,
-        originator: Option<EndpointOriginator>,
+        originator: Option<Arc<EndpointOriginator>>,
         metrics: EndpointMetrics,
         checks: Option<CheckMetrics>,
     ) -> Self {
@@ -129,8 +130,13 @@ impl Endpoint {
         }
     }
 
-    pub(super) const fn originator(&self) -> Option<&EndpointOriginator> {
-        self.originator.as_ref()
+    pub(super) fn originator(&self) -> Option<&EndpointOriginator> {
+        self.originator.as_deref()
+    }
+
+    /// The same for another object of this endpoint.
+    pub(super) fn shared_originator(&self) -> Option<Arc<EndpointOriginator>> {
+        self.originator.clone()
     }
 
     pub(super) const fn metrics(&self) -> &EndpointMetrics {

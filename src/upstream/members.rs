@@ -17,7 +17,6 @@ use crate::outcome::Outcome;
 use crate::policy::health::Status;
 use crate::policy::limits::Load;
 use crate::policy::slot::{Admin, Member, Slot};
-use crate::tls;
 
 use super::endpoint::{Endpoint, Settings};
 use super::failure::DialError;
@@ -97,6 +96,21 @@ impl Members {
         self.known.get(&id)
     }
 
+    /// Puts another object in the place of each, which has its id.
+    pub(super) fn renew(
+        &mut self,
+        mut renewed: impl FnMut(&Endpoint, &mut BTreeSet<EndpointName>) -> Endpoint,
+    ) {
+        for endpoint in self.known.values_mut() {
+            *endpoint = Arc::new(renewed(endpoint, &mut self.measured));
+        }
+        for endpoint in &mut self.current {
+            if let Some(renewed) = self.known.get(&endpoint.id()) {
+                *endpoint = Arc::clone(renewed);
+            }
+        }
+    }
+
     /// Holds a list against those that are known; what means the same as one before it is left out.
     fn recognise(&self, endpoints: Vec<Settings>) -> Vec<(Settings, Member)> {
         let mut by_name: BTreeMap<EndpointName, Vec<&Arc<Endpoint>>> = BTreeMap::new();
@@ -157,19 +171,29 @@ impl Cluster {
         settings: Settings,
         measured: &mut BTreeSet<EndpointName>,
     ) -> Arc<Endpoint> {
+        let (metrics, checks) = self.measures(&settings, measured);
+        let originator = self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()));
+        Arc::new(Endpoint::new(id, settings, originator, metrics, checks))
+    }
+
+    /// What is recorded of an endpoint.
+    pub(super) fn measures(
+        &self,
+        endpoint: &Settings,
+        measured: &mut BTreeSet<EndpointName>,
+    ) -> (EndpointMetrics, Option<CheckMetrics>) {
         let most = MEASURED_MAX.max(self.settings.endpoints.len());
-        let name = if measured.len() < most || measured.contains(&settings.name) {
-            measured.insert(settings.name.clone());
-            settings.name.clone()
+        let name = if measured.len() < most || measured.contains(&endpoint.name) {
+            measured.insert(endpoint.name.clone());
+            endpoint.name.clone()
         } else {
             EndpointName::from(UNMEASURED)
         };
         let metrics = EndpointMetrics::new(&self.settings.name, &name, DialError::RESULTS);
-        let originator = self.settings.tls.as_ref().map(tls::Originator::for_endpoint);
         let is_probed = self.settings.health_check.is_some();
         let checks =
             is_probed.then(|| CheckMetrics::new(&self.settings.name, &name, health_check::results()));
-        Arc::new(Endpoint::new(id, settings, originator, metrics, checks))
+        (metrics, checks)
     }
 
     /// An operator's order for the endpoint of that name. Whether there is one.

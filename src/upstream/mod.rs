@@ -15,6 +15,7 @@ mod lease;
 mod meeting;
 mod members;
 mod probe;
+mod succession;
 mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::alarm;
 use crate::clock;
+use crate::digest::Digest;
 use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
 use crate::policy::admission::Needs;
@@ -52,6 +54,10 @@ pub use probe::{ProbeFailure, late_rejection, probe, see_out};
 pub struct Settings {
     /// Its name.
     pub name: ClusterName,
+    /// All that the file says of it: by this a reload sees a change.
+    pub digest: Digest,
+    /// The same of its TLS alone.
+    pub tls_digest: Digest,
     /// What its servers speak.
     pub protocol: Arc<dyn Protocol>,
     /// Those it begins with; no two with the same name. None, where they are found out later.
@@ -97,14 +103,16 @@ impl Settings {
     }
 }
 
-/// A named group of interchangeable endpoints.
+/// A named group of interchangeable endpoints under one configuration. What is known of them outlives a change of that:
+/// see [`Cluster::succeed`].
 #[derive(Debug)]
 pub struct Cluster {
     settings: Settings,
     metrics: ClusterMetrics,
-    state: Mutex<State>,
+    /// Shared with those before it.
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<()>>,
     board: health_check::Board,
-    changes: watch::Sender<()>,
     search: discovery::Board,
 }
 
@@ -120,9 +128,7 @@ impl Cluster {
     /// With the generator that its random choices come from.
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
-        if let Some(tls) = &settings.tls {
-            ClusterMetrics::tls(&settings.name, tls.verifies());
-        }
+        show_tls(&settings);
         let state = State {
             roster: Roster::new(settings.balance, settings.limits),
             rng,
@@ -131,10 +137,10 @@ impl Cluster {
         let metrics = ClusterMetrics::new(&settings.name);
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
+        let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
         let board = health_check::Board::default();
         let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
-        let state = Mutex::new(state);
-        let cluster = Arc::new(Self { settings, metrics, state, board, search, changes });
+        let cluster = Arc::new(Self { settings, metrics, state, changes, board, search });
         cluster.arrange(endpoints);
         cluster
     }
@@ -204,5 +210,12 @@ impl Cluster {
         let State { roster, rng, .. } = &mut *self.state();
         let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
         plan.wait(has_untried, rng)
+    }
+}
+
+/// What the settings say about TLS once and for all.
+fn show_tls(settings: &Settings) {
+    if let Some(tls) = &settings.tls {
+        ClusterMetrics::tls(&settings.name, tls.verifies());
     }
 }

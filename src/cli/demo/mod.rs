@@ -73,7 +73,7 @@ async fn play(folder: &Path, keep: bool) -> Result<(), Failure> {
     let subject = running.subject();
     let local = local(subject)?;
     println!("plaintext  {local}  ->  mTLS  first {} , second {}", first.address(), second.address());
-    if let Some(admin) = subject.admin {
+    if let Some(admin) = subject.scene.get().admin {
         println!("status     http://{admin}/status  http://{admin}/metrics");
     }
 
@@ -142,7 +142,8 @@ fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, Failur
 }
 
 fn local(subject: &Subject) -> Result<SocketAddr, Failure> {
-    let addresses = subject.listeners.iter().flat_map(|listener| &listener.addresses);
+    let scene = subject.scene.get();
+    let addresses = scene.listeners.iter().flat_map(|listener| &listener.addresses);
     let mut tcp = addresses.filter_map(|address| match address {
         LocalAddress::Tcp(address) => Some(*address),
         LocalAddress::Unix(_) => None,

@@ -21,6 +21,48 @@ pub(in crate::config) enum Datum {
     Names(Vec<(String, Section)>),
 }
 
+impl Datum {
+    fn each_value(&self, then: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Text(text) => then(text),
+            Self::Bytes(bytes) => then(&format!("{bytes:?}")),
+            Self::Integer(value) => then(&value.to_string()),
+            Self::Boolean(value) => then(&value.to_string()),
+            Self::Duration(value) => then(&format!("{value:?}")),
+            Self::List(items) => {
+                then(&items.len().to_string());
+                items.iter().filter_map(|item| item.datum.as_ref()).for_each(|datum| datum.each_value(then));
+            }
+            Self::Section(section) => {
+                then("{");
+                section.each_value(then);
+                then("}");
+            }
+            Self::Names(names) => {
+                then(&names.len().to_string());
+                for (name, section) in names {
+                    then(name);
+                    section.each_value(then);
+                }
+            }
+        }
+    }
+
+    fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::Text(text) => Box::new(std::iter::once(text.as_str())),
+            Self::List(items) => {
+                Box::new(items.iter().filter_map(|item| item.datum.as_ref()).flat_map(Self::texts))
+            }
+            Self::Section(section) => section.texts(),
+            Self::Names(names) => Box::new(names.iter().flat_map(|(_, section)| section.texts())),
+            Self::Bytes(_) | Self::Integer(_) | Self::Boolean(_) | Self::Duration(_) => {
+                Box::new(std::iter::empty())
+            }
+        }
+    }
+}
+
 /// An item of a list; without a datum, it is a reported mistake.
 #[derive(Debug)]
 pub(in crate::config) struct Item {
@@ -135,6 +177,24 @@ impl Section {
     pub(in crate::config) fn list(&self, name: &str) -> Option<&[Item]> {
         let Datum::List(items) = self.datum(name)? else { return None };
         Some(items)
+    }
+
+    /// Every key with its value, at any depth, in the table's order.
+    pub(in crate::config) fn each_value(&self, then: &mut dyn FnMut(&str)) {
+        let mut fields: Vec<_> = self.fields.iter().collect();
+        // Those that the file has come first, in its own order.
+        fields.sort_by_key(|field| field.name);
+        for field in fields {
+            then(field.name);
+            if let Some(datum) = &field.datum {
+                datum.each_value(then);
+            }
+        }
+    }
+
+    /// Every text in it, at any depth.
+    pub(in crate::config) fn texts(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.fields.iter().filter_map(|field| field.datum.as_ref()).flat_map(Datum::texts))
     }
 
     fn datum(&self, name: &str) -> Option<&Datum> {

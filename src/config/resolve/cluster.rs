@@ -20,6 +20,7 @@ use crate::{relay, sys};
 impl Resolver<'_> {
     pub(super) fn cluster(
         &mut self,
+        root: &Section,
         name: &str,
         cluster: &Section,
         identities: &mut NamedIdentities,
@@ -43,8 +44,11 @@ impl Resolver<'_> {
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
+        let (digest, tls_digest) = self.digests(root, name, cluster);
         Some(Settings {
             name: ClusterName::from(name),
+            digest,
+            tls_digest,
             protocol: protocol?,
             endpoints: known?,
             source: source?,

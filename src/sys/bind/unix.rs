@@ -74,6 +74,16 @@ fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile
     Ok((socket, file))
 }
 
+impl UnixBind {
+    /// Gives the file of a socket that is there the mode and the owner that are asked for.
+    ///
+    /// # Errors
+    /// What chmod(2) and chown(2) say.
+    pub fn dress(&self) -> io::Result<()> {
+        dress(self, &self.path)
+    }
+}
+
 /// Gives the file the mode and the owner that were asked for.
 fn dress(unix: &UnixBind, file: &Path) -> io::Result<()> {
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(unix.mode))?;

@@ -44,6 +44,17 @@ pub struct Observed {
 }
 
 impl Board {
+    /// The board of the same cluster by another rhythm: what was observed stays.
+    pub(in crate::upstream) fn succeed(&self, rhythm: Settings, now: Instant) -> Self {
+        let under = |(id, entry): (&EndpointId, &Entry)| {
+            let health = entry.health.under(rhythm, now);
+            (*id, Entry { endpoint: Arc::clone(&entry.endpoint), health })
+        };
+        let entries = self.table().entries.iter().map(under).collect();
+        // Who follows the endpoints says whose turn it is.
+        Self { table: Mutex::new(Table { entries, due: BTreeSet::new() }), hurried: Notify::new() }
+    }
+
     /// These are the endpoints from now on. Names those that are new, in their order.
     pub(super) fn follow<'a>(
         &self,
@@ -57,10 +68,11 @@ impl Board {
         let mut joined = Vec::new();
         for endpoint in endpoints {
             let id = endpoint.id();
-            let entry = before.remove(&id).unwrap_or_else(|| {
+            let mut entry = before.remove(&id).unwrap_or_else(|| {
                 joined.push(id);
                 Entry { endpoint: Arc::clone(endpoint), health: Health::new(settings, now) }
             });
+            entry.endpoint = Arc::clone(endpoint);
             table.due.extend(entry.health.due().map(|due| (due, id)));
             table.entries.insert(id, entry);
         }

@@ -21,8 +21,9 @@ pub(crate) struct Ambassador {
     child: Child,
     dir: TempDir,
     lines: Arc<Mutex<Vec<String>>>,
-    notify: UnixDatagram,
-    notified: Vec<String>,
+    /// What systemd would have been told so far.
+    notified: Arc<Mutex<Vec<String>>>,
+    file: PathBuf,
     control: PathBuf,
     /// Listener name → its addresses, as `/status` gave them at the start.
     listeners: BTreeMap<String, Vec<String>>,
@@ -55,7 +56,8 @@ impl Ambassador {
         fs::write(&file, config.render(dir.path())).expect("listeners.yaml is written");
         let socket = dir.path().join("notify.sock");
         let notify = UnixDatagram::bind(&socket).expect("a notify socket");
-        notify.set_read_timeout(Some(Duration::from_millis(50))).expect("a read timeout");
+        let notified = Arc::new(Mutex::new(Vec::new()));
+        listen(notify, &notified);
         let mut command = command::ambassador();
         command.args(["run", "--config"]).arg(&file).env("NOTIFY_SOCKET", &socket);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -72,20 +74,23 @@ impl Ambassador {
             });
         }
         let control = dir.path().join("control.sock");
-        Self {
-            child,
-            dir,
-            lines,
-            notify,
-            notified: Vec::new(),
-            control,
-            listeners: BTreeMap::new(),
-            admin: None,
-        }
+        Self { child, dir, lines, notified, file, control, listeners: BTreeMap::new(), admin: None }
     }
 
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Puts another text in place of its file, as an editor does: in one step.
+    pub(crate) fn rewrite(&self, config: &Config) {
+        let beside = self.file.with_extension("new");
+        fs::write(&beside, config.render(self.dir())).expect("a new listeners.yaml");
+        fs::rename(&beside, &self.file).expect("listeners.yaml is replaced");
+    }
+
+    /// All that systemd would have been told so far.
+    pub(crate) fn notified(&self) -> Vec<String> {
+        self.notified.lock().expect("notices nobody poisoned").clone()
     }
 
     pub(crate) fn control(&self) -> &Path {
@@ -100,11 +105,7 @@ impl Ambassador {
     #[track_caller]
     pub(crate) fn wait_notified(&mut self, state: &str) {
         until(format!("the ambassador notified {state}"), || {
-            let mut buffer = [0; 4096];
-            if let Ok(count) = self.notify.recv(&mut buffer) {
-                self.notified.extend(String::from_utf8_lossy(&buffer[..count]).lines().map(str::to_owned));
-            }
-            let told = self.notified.iter().any(|line| line == state);
+            let told = self.notified().iter().any(|line| line == state);
             if !told && let Some(status) = self.child.try_wait().expect("a child to wait for") {
                 panic!("it ended with {status} before {state}");
             }
@@ -140,6 +141,12 @@ impl Ambassador {
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {
         http::over_unix(&self.control, "GET", path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// POST over the control socket.
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str) -> Response {
+        http::over_unix(&self.control, "POST", path).unwrap_or_else(|error| panic!("POST {path}: {error}"))
     }
 
     /// `127.0.0.1:PORT` of the admin endpoint.
@@ -268,6 +275,21 @@ impl Drop for Ambassador {
             }
         }
     }
+}
+
+/// Reads what is meant for systemd, for as long as anybody wants to know: a socket that nobody reads fills up.
+fn listen(notify: UnixDatagram, notified: &Arc<Mutex<Vec<String>>>) {
+    notify.set_read_timeout(Some(Duration::from_millis(200))).expect("a read timeout");
+    let notified = Arc::downgrade(notified);
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Some(notified) = notified.upgrade() {
+            if let Ok(count) = notify.recv(&mut buffer) {
+                let told = String::from_utf8_lossy(&buffer[..count]);
+                notified.lock().expect("notices nobody poisoned").extend(told.lines().map(str::to_owned));
+            }
+        }
+    });
 }
 
 fn listeners(status: &Value) -> BTreeMap<String, Vec<String>> {

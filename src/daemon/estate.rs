@@ -1,0 +1,420 @@
+//! What a configuration has become: sockets, clusters, routes and who attends to them. A start is a change from nothing.
+//!
+//! A change is all or nothing. New sockets are bound first; from there on nothing can fail. What means the same as
+//! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use crate::admin::{self, Door, ListenerView, Scene, Subject};
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::downstream::Census;
+use crate::drain::{Branch, Drain};
+use crate::listener::{self, Current, Service};
+use crate::metrics::CallerMetrics;
+use crate::name::{ClusterName, ListenerName};
+use crate::outcome::Outcome;
+use crate::policy::admission::Needs;
+use crate::session::{self, AccessLog, Admission, Ledger, Route, SessionIds, end_orphans};
+use crate::sys::{Bind, BindError, Inherited, LocalAddress};
+use crate::upstream::{Cluster, discovery, health_check};
+use crate::workers::Workers;
+
+use super::sockets::{AtHand, Gathered, Held};
+
+/// What everything is done with, and what outlives every change.
+#[derive(Debug)]
+pub(super) struct Means {
+    /// Kept until the last session has ended: without them the threads end.
+    pub(super) workers: Arc<Workers>,
+    pub(super) access: Arc<AccessLog>,
+    /// Accept loops and sessions.
+    pub(super) sessions: Drain,
+    /// What answers about the daemon, and what attends to clusters.
+    pub(super) admin: Drain,
+    pub(super) credentials: Credentials,
+    pub(super) resolver: Arc<discovery::Resolver>,
+    pub(super) census: Arc<Census>,
+    pub(super) callers: Arc<CallerMetrics>,
+    pub(super) subject: Arc<Subject>,
+}
+
+#[derive(Debug)]
+pub(super) struct Estate {
+    means: Means,
+    rng: Rng,
+    ids: Arc<SessionIds>,
+    /// `None` before the first.
+    config: Option<Config>,
+    listeners: Vec<Served>,
+    clusters: BTreeMap<ClusterName, Tended>,
+    admin: Option<Attended>,
+    control: Option<Attended>,
+    /// Of every pair of listener and cluster that there ever was: its counters go on when it comes back.
+    ledgers: BTreeMap<(ListenerName, ClusterName), Arc<Ledger>>,
+    leaving: Vec<Routed>,
+}
+
+/// A listener that accepts.
+#[derive(Debug)]
+struct Served {
+    settings: listener::Settings,
+    current: Arc<Current>,
+    routed: Routed,
+    sockets: Vec<Attended>,
+}
+
+/// A route with what ends its orphans.
+#[derive(Debug)]
+struct Routed {
+    route: Arc<Route>,
+    orphans: Branch,
+}
+
+/// A socket with the loop that accepts on it.
+#[derive(Debug)]
+struct Attended {
+    held: Held,
+    accepting: Branch,
+}
+
+/// A cluster with the tasks that look after it.
+#[derive(Debug)]
+struct Tended {
+    cluster: Arc<Cluster>,
+    tasks: Branch,
+}
+
+impl Estate {
+    pub(super) fn new(means: Means, mut rng: Rng) -> Self {
+        let ids = Arc::new(SessionIds::new(rng.u64(..)));
+        Self {
+            means,
+            rng,
+            ids,
+            config: None,
+            listeners: Vec::new(),
+            clusters: BTreeMap::new(),
+            admin: None,
+            control: None,
+            ledgers: BTreeMap::new(),
+            leaving: Vec::new(),
+        }
+    }
+
+    pub(super) const fn means(&self) -> &Means {
+        &self.means
+    }
+
+    /// The configuration in force.
+    pub(super) const fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// Makes the configuration the one in force, and tells what is different now.
+    ///
+    /// # Errors
+    /// Addresses that cannot be had; then everything is as before.
+    pub(super) fn change(
+        &mut self,
+        config: Config,
+        inherited: &mut Inherited,
+    ) -> Result<Vec<String>, Vec<BindError>> {
+        let gathered = Gathered::gather(&config, self.at_hand(), inherited, self.means.workers.listening())?;
+        let mut changes = Vec::new();
+        let before = std::mem::take(&mut self.listeners);
+        self.change_clusters(&config, &mut changes);
+        self.change_listeners(&config, before, gathered.listeners, &mut changes);
+        self.retire_clusters(&config, &mut changes);
+        let (admin, control) = (self.admin.take(), self.control.take());
+        self.admin = self.answer_at(Door::Address, admin, gathered.admin, &mut changes);
+        self.control = self.answer_at(Door::Control, control, gathered.control, &mut changes);
+        self.show(&config);
+        self.config = Some(config);
+        Ok(changes)
+    }
+
+    /// Stops accepting at once, and closes the sockets.
+    pub(super) fn close_listeners(&mut self) {
+        for listener in &mut self.listeners {
+            listener.sockets.clear();
+        }
+    }
+
+    fn at_hand(&self) -> AtHand {
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            listener.sockets.iter().map(|socket| (listener.settings.name.clone(), socket.held.clone()))
+        });
+        let held = |attended: &Option<Attended>| attended.as_ref().map(|attended| attended.held.clone());
+        AtHand { listeners: listeners.collect(), admin: held(&self.admin), control: held(&self.control) }
+    }
+
+    fn change_clusters(&mut self, config: &Config, changes: &mut Vec<String>) {
+        let is_start = self.config.is_none();
+        for settings in &config.clusters {
+            let name = &settings.name;
+            let cluster = match self.clusters.get(name) {
+                Some(tended) if tended.cluster.settings().digest == settings.digest => continue,
+                Some(tended) => {
+                    changes.push(format!("cluster {name} changed"));
+                    tended.tasks.stop();
+                    tended.cluster.succeed(settings.clone())
+                }
+                None => {
+                    if !is_start {
+                        changes.push(format!("cluster {name} added"));
+                    }
+                    Cluster::new(settings.clone(), self.rng.fork())
+                }
+            };
+            if let Some(tls) = &cluster.settings().tls {
+                self.means.credentials.follow(name, tls);
+            }
+            let tasks = self.means.admin.branch();
+            let probing = health_check::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch());
+            self.means.admin.spawn(probing);
+            // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
+            let resolver = Arc::clone(&self.means.resolver);
+            let finding = discovery::follow(Arc::clone(&cluster), resolver, self.rng.fork(), tasks.watch());
+            self.means.admin.spawn(finding);
+            let tended = Tended { cluster, tasks };
+            self.clusters.insert(name.clone(), tended);
+        }
+    }
+
+    /// Those that the file does not have any more. Sessions that live end as the cluster's `on_removed` says.
+    fn retire_clusters(&mut self, config: &Config, changes: &mut Vec<String>) {
+        let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
+        self.clusters.retain(|name, tended| {
+            let stays = is_there(name);
+            if !stays {
+                changes.push(format!("cluster {name} removed"));
+                tended.tasks.stop();
+                tended.cluster.set_endpoints(Vec::new());
+            }
+            stays
+        });
+    }
+
+    fn change_listeners(
+        &mut self,
+        config: &Config,
+        mut before: Vec<Served>,
+        sockets: Vec<Vec<Held>>,
+        changes: &mut Vec<String>,
+    ) {
+        let is_start = self.config.is_none();
+        for (settings, held) in config.listeners.iter().zip(sockets) {
+            let known = before.iter().position(|served| served.settings.name == settings.name);
+            let known = known.map(|position| before.remove(position));
+            match &known {
+                Some(served) if served.settings != *settings => {
+                    changes.push(format!("listener {} changed", settings.name));
+                }
+                None if !is_start => {
+                    let addresses: Vec<_> =
+                        held.iter().map(|held| held.listening.local().to_string()).collect();
+                    changes.push(format!("listener {} added on {}", settings.name, addresses.join(", ")));
+                }
+                Some(_) | None => {}
+            }
+            let served = self.serve(settings, held, known);
+            self.listeners.push(served);
+        }
+        for Served { settings, routed, .. } in before {
+            let active = routed.route.active();
+            changes.push(format!("listener {} removed; its {active} session(s) drain", settings.name));
+            self.drain(routed, config);
+        }
+    }
+
+    /// The listener on those sockets; what it was before goes on where nothing about it is different.
+    fn serve(&mut self, settings: &listener::Settings, held: Vec<Held>, known: Option<Served>) -> Served {
+        let cluster = Arc::clone(&self.clusters[&settings.cluster].cluster);
+        let (current, routed, mut before) = match known {
+            None => {
+                let routed = self.route(settings, cluster, None);
+                (Arc::new(Current::new(Arc::clone(&routed.route))), routed, Vec::new())
+            }
+            Some(known) => {
+                let before = listener::Settings { binds: settings.binds.clone(), ..known.settings };
+                if before == *settings && Arc::ptr_eq(known.routed.route.cluster(), &cluster) {
+                    (known.current, known.routed, known.sockets)
+                } else {
+                    let routed = self.route(settings, cluster, Some(&known.routed));
+                    known.current.set(Arc::clone(&routed.route));
+                    // To the same cluster, the new route has the old one's sessions; else they are on their own.
+                    if before.cluster != settings.cluster {
+                        self.leaving.push(known.routed);
+                    }
+                    (known.current, routed, known.sockets)
+                }
+            }
+        };
+        let attended = held.into_iter().map(|held| self.accept_on(held, settings, &current, &mut before));
+        let sockets = attended.collect();
+        // What is left of `before` are sockets that this listener has no more.
+        Served { settings: settings.clone(), current, routed, sockets }
+    }
+
+    /// A route by which new sessions go.
+    fn route(
+        &mut self,
+        settings: &listener::Settings,
+        cluster: Arc<Cluster>,
+        before: Option<&Routed>,
+    ) -> Routed {
+        let key = (settings.name.clone(), settings.cluster.clone());
+        let ledger = Arc::clone(self.ledgers.entry(key).or_default());
+        let means = &self.means;
+        // Where each session leaves a record, its caller is in it.
+        let recorded = means.access.is_on().then_some(Needs { unit: true, groups: false });
+        let wanted =
+            [recorded, cluster.settings().wants_of_callers()].into_iter().flatten().reduce(Needs::and);
+        let admission = Admission::new(&settings.admission, wanted, &means.census, &means.callers);
+        let settings = session::Settings {
+            listener: settings.name.clone(),
+            max_connections: settings.max_connections,
+            accept_proxy: settings.accept_proxy,
+            admission: match before {
+                Some(before) => admission.succeeding(&before.route),
+                None => admission,
+            },
+        };
+        let route = Route::new(settings, cluster, Arc::clone(&self.ids), ledger);
+        let orphans = means.sessions.branch();
+        means.admin.spawn(end_orphans(Arc::clone(&route), orphans.watch()));
+        Routed { route, orphans }
+    }
+
+    /// The socket with its accept loop; the one it had, if it was this listener's before.
+    fn accept_on(
+        &self,
+        held: Held,
+        settings: &listener::Settings,
+        current: &Arc<Current>,
+        before: &mut Vec<Attended>,
+    ) -> Attended {
+        let options = current.get().cluster().settings().socket;
+        if let Err(error) = held.listening.set_options(&options) {
+            tracing::warn!(listener = %settings.name, %error, "cannot set the socket's options");
+        }
+        let is_held = |attended: &Attended| Arc::ptr_eq(&attended.held.listening, &held.listening);
+        if let Some(position) = before.iter().position(is_held) {
+            let mut attended = before.remove(position);
+            if attended.held.bind != held.bind {
+                redress(&held);
+            }
+            attended.held = held;
+            return attended;
+        }
+        tracing::info!(listener = %settings.name, address = %held.listening.local(), "listening");
+        let accepting = self.means.sessions.branch();
+        let service = Service {
+            current: Arc::clone(current),
+            workers: Arc::clone(&self.means.workers),
+            access: Arc::clone(&self.means.access),
+            drain: self.means.sessions.clone(),
+        };
+        let serving = listener::serve(Arc::clone(&held.listening), service, accepting.watch());
+        self.means.sessions.spawn_on(self.means.workers.listening().handle(), serving);
+        Attended { held, accepting }
+    }
+
+    /// Lets the sessions of a listener that is gone end, for as long as a drain may take.
+    fn drain(&mut self, routed: Routed, config: &Config) {
+        let route = Arc::clone(&routed.route);
+        route.stop_unopened(Outcome::Drained);
+        self.leaving.push(routed);
+        let (window, watch) = (config.shutdown.drain_timeout, self.means.admin.watch());
+        self.means.admin.spawn(async move {
+            tokio::select! {
+                () = watch.begun() => {}
+                () = crate::alarm::sleep(window) => {
+                    let forced = route.stop_live(Outcome::Drained);
+                    tracing::info!(listener = %route.listener(), forced, "the removed listener has drained");
+                }
+            }
+        });
+    }
+
+    /// A door of the admin's: as before, or opened anew.
+    fn answer_at(
+        &self,
+        door: Door,
+        before: Option<Attended>,
+        held: Option<Held>,
+        changes: &mut Vec<String>,
+    ) -> Option<Attended> {
+        let held = held?;
+        if let Some(before) = before
+            && Arc::ptr_eq(&before.held.listening, &held.listening)
+        {
+            return Some(before);
+        }
+        if self.config.is_some() {
+            changes.push(format!("answering on {}", held.listening.local()));
+        }
+        tracing::info!(address = %held.listening.local(), "answering on");
+        let accepting = self.means.admin.branch();
+        let (subject, drain) = (Arc::clone(&self.means.subject), self.means.admin.clone());
+        drain.spawn(admin::serve(
+            Arc::clone(&held.listening),
+            door,
+            subject,
+            drain.clone(),
+            accepting.watch(),
+        ));
+        Some(Attended { held, accepting })
+    }
+
+    /// What others see from now on.
+    fn show(&mut self, config: &Config) {
+        // Their last bytes are counted before they are out of sight.
+        self.leaving.iter().for_each(|gone| gone.route.publish_bytes());
+        self.leaving.retain(|gone| gone.route.active() > 0);
+        let view = |served: &Served| ListenerView {
+            route: Arc::clone(&served.routed.route),
+            addresses: served.sockets.iter().map(|socket| socket.held.listening.local().clone()).collect(),
+        };
+        let admin = self.admin.as_ref().map(|admin| admin.held.listening.local());
+        self.means.subject.scene.set(Scene {
+            admin: match admin {
+                Some(LocalAddress::Tcp(address)) => Some(*address),
+                Some(LocalAddress::Unix(_)) | None => None,
+            },
+            listeners: self.listeners.iter().map(view).collect(),
+            clusters: config
+                .clusters
+                .iter()
+                .map(|cluster| Arc::clone(&self.clusters[&cluster.name].cluster))
+                .collect(),
+            ledgers: self.ledgers.values().cloned().collect(),
+            leaving: self.leaving.iter().map(|gone| Arc::clone(&gone.route)).collect(),
+        });
+    }
+}
+
+impl Drop for Routed {
+    fn drop(&mut self) {
+        self.orphans.stop();
+    }
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        self.accepting.stop();
+    }
+}
+
+/// Gives the file of a unix socket that stays the mode and owner that are wanted now.
+fn redress(held: &Held) {
+    if let Bind::Unix(unix) = &held.bind
+        && let Err(error) = unix.dress()
+    {
+        tracing::warn!(address = %held.listening.local(), %error, "cannot change the socket file");
+    }
+}

@@ -1,0 +1,216 @@
+//! Builds everything from a [`Config`], starts it, changes it when the file has changed, and stops it.
+//!
+//! Settings before sockets, sockets before ready: when [`Running::start`] returns, every listener accepts.
+//! The one place where randomness is seeded.
+
+mod estate;
+mod notify;
+mod reload;
+mod signals;
+mod sockets;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::sync::mpsc;
+
+use crate::admin::{self, Command, History, Phase, PhaseCell, Reloaded, Scenery, Subject};
+use crate::alarm;
+use crate::clock;
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::downstream::Census;
+use crate::drain::{Drain, DrainWatch};
+use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
+use crate::outcome::Outcome;
+use crate::session::AccessLog;
+use crate::sys::{BindError, Inherited, InheritedError};
+use crate::upstream::discovery;
+use crate::workers::Workers;
+
+use estate::{Estate, Means};
+use notify::Notice;
+use signals::{Event, Signals};
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Some addresses could not be bound; all of them are named.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Bind(Vec<BindError>),
+    /// What was passed to us by descriptor is not what the environment says.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
+    /// No recorder.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// No threads, or no signal handlers.
+    #[error("cannot start: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A started daemon.
+#[derive(Debug)]
+pub struct Running {
+    subject: Arc<Subject>,
+    commands: mpsc::Receiver<Command>,
+    estate: Estate,
+}
+
+/// How a stop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Sessions that were cut at the end of the time.
+    pub forced: usize,
+}
+
+/// Sessions that were told to end get this long to say goodbye: a refusal in words may take its client 4 s.
+const PARTING: Duration = Duration::from_secs(5);
+/// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, whether
+/// anybody scrapes or not; until then every sample is kept.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log.
+///
+/// # Errors
+/// When it cannot start; a daemon that has started ends well.
+pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
+    let mut signals = Signals::install()?;
+    let mut running = Running::start(config, access)?;
+    notify::send(&Notice::Ready);
+    let stop = loop {
+        let event = tokio::select! {
+            biased;
+            event = signals.next() => event,
+            Some(command) = running.commands.recv() => Event::Ordered(command),
+        };
+        match event {
+            Event::Stop(signal) => break signal,
+            Event::Reload => drop(running.reload().await),
+            Event::Ordered(Command::Reload(answer)) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(running.reload().await);
+            }
+            Event::Replace => tracing::warn!("SIGUSR2: replacement is not supported yet; nothing changed"),
+        }
+    };
+    tracing::info!(signal = stop, "stopping");
+    notify::send(&Notice::Stopping);
+    notify::send(&Notice::Status("draining"));
+    tokio::select! {
+        stopped = running.stop() => tracing::info!(forced = stopped.forced, "stopped"),
+        again = signals.stop() => tracing::warn!(signal = again, "a second signal: exiting at once"),
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Binds everything and begins to accept.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left behind then.
+    pub fn start(config: Config, access: AccessLog) -> Result<Self, StartError> {
+        let exposition = Exposition::install()?;
+        let workers = Arc::new(Workers::start(config.workers)?);
+        let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let credentials = Credentials::default();
+        let (commander, commands) = admin::commands();
+        let subject = Arc::new(Subject {
+            phase: PhaseCell::new(Phase::Ready),
+            started: clock::now(),
+            config: config.file.clone(),
+            scene: Scenery::default(),
+            commands: commander,
+            credentials: credentials.clone(),
+            exposition,
+            history: History::default(),
+        });
+        let means = Means {
+            workers,
+            access: Arc::new(access),
+            sessions: Drain::default(),
+            admin: Drain::default(),
+            credentials: credentials.clone(),
+            resolver: Arc::<discovery::Resolver>::default(),
+            census: Arc::<Census>::default(),
+            callers: Arc::<CallerMetrics>::default(),
+            subject: Arc::clone(&subject),
+        };
+        let mut estate = Estate::new(means, Rng::with_seed(seed()));
+        estate.change(config, &mut inherited).map_err(StartError::Bind)?;
+        for unused in inherited.unused() {
+            tracing::warn!("{unused}");
+        }
+        let admin = &estate.means().admin;
+        admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
+        admin.spawn(credentials.keep(admin.watch()));
+        metrics::config_loaded(seconds_since_1970(), true);
+        Ok(Self { subject, commands, estate })
+    }
+
+    /// What there is to be seen.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Reads the configuration again, and does what has changed in it.
+    async fn reload(&mut self) -> Reloaded {
+        notify::send(&Notice::Reloading);
+        let reloaded = reload::reload(&mut self.estate).await;
+        notify::send(&Notice::Ready);
+        reloaded
+    }
+
+    /// Stops: lame duck, no more accepting, sessions end or are ended.
+    pub async fn stop(mut self) -> Stopped {
+        let shutdown = self.estate.config().map(|config| config.shutdown);
+        let (lame_duck, drain_timeout) =
+            shutdown.map_or_else(Default::default, |shutdown| (shutdown.lame_duck, shutdown.drain_timeout));
+        let Means { sessions, admin, .. } = self.estate.means();
+        let (sessions, admin) = (sessions.clone(), admin.clone());
+        self.subject.phase.set(Phase::LameDuck);
+        alarm::sleep(lame_duck).await;
+        self.subject.phase.set(Phase::Draining);
+        sessions.begin();
+        self.estate.close_listeners();
+        let scene = self.subject.scene.get();
+        scene.routes().for_each(|route| route.stop_unopened(Outcome::Drained));
+        let mut forced = 0;
+        if sessions.finished(clock::now() + drain_timeout).await.is_err() {
+            forced = scene.routes().map(|route| route.stop_all(Outcome::Drained)).sum();
+            tracing::warn!(forced, "drain_timeout is over; ending the sessions that are left");
+            let _ = sessions.finished(clock::now() + PARTING).await;
+        }
+        admin.begin();
+        let _ = admin.finished(clock::now() + PARTING).await;
+        Stopped { forced }
+    }
+}
+
+async fn upkeep(subject: Arc<Subject>, watch: DrainWatch) {
+    let mut stop = std::pin::pin!(watch.begun());
+    loop {
+        tokio::select! {
+            () = &mut stop => return,
+            () = alarm::sleep(UPKEEP) => {
+                subject.exposition.upkeep();
+                subject.history.sample(clock::now(), subject.totals());
+            }
+        }
+    }
+}
+
+fn seconds_since_1970() -> f64 {
+    clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]
+fn seed() -> u64 {
+    Rng::new().u64(..)
+}

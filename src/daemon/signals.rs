@@ -1,0 +1,59 @@
+//! The signals we answer to.
+
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::Command;
+
+/// What the daemon is told while it runs.
+pub(super) enum Event {
+    /// SIGTERM or SIGINT, by name.
+    Stop(&'static str),
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR2.
+    Replace,
+    /// By the control socket.
+    Ordered(Command),
+}
+
+pub(super) struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    /// Before anything is bound: a signal during the start must not kill us half-way with its default action.
+    pub(super) fn install() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for the next one. Several of one kind that came meanwhile count as one.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.term.recv() => Event::Stop("SIGTERM"),
+            _ = self.int.recv() => Event::Stop("SIGINT"),
+            _ = self.hup.recv() => Event::Reload,
+            _ = self.usr2.recv() => Event::Replace,
+        }
+    }
+
+    /// Waits for one that asks us to stop; which is the answer.
+    pub(super) async fn stop(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                Event::Stop(signal) => return signal,
+                Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
+                Event::Ordered(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The same cluster under new settings: what a reload makes of it.
+//!
+//! A new object around the same state. Whatever decides reads the settings of its own cluster, so nothing sees old and new
+//! mixed; sessions that live keep the cluster that they began with.
+
+use std::sync::Arc;
+
+use crate::clock;
+use crate::policy::health::Status;
+
+use super::endpoint::Endpoint;
+use super::{Cluster, Settings, State, discovery, show_tls};
+
+impl Cluster {
+    /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
+    /// still counts. Who looked after the old one looks after the new one instead, from behind this call on.
+    #[must_use]
+    pub fn succeed(&self, mut settings: Settings) -> Arc<Self> {
+        let keeps_tls = self.settings.tls_digest == settings.tls_digest;
+        if keeps_tls {
+            settings.tls.clone_from(&self.settings.tls);
+        }
+        show_tls(&settings);
+        let rhythm = settings.health_check.as_ref().map(|check| check.rhythm);
+        let cluster = Arc::new(Self {
+            metrics: self.metrics.clone(),
+            state: Arc::clone(&self.state),
+            changes: Arc::clone(&self.changes),
+            board: rhythm.map(|rhythm| self.board.succeed(rhythm, clock::now())).unwrap_or_default(),
+            // Who is known goes on being used until the search has found better.
+            search: discovery::Board::new(settings.source.is_none(), self.endpoints().len()),
+            settings,
+        });
+        cluster.renew(keeps_tls);
+        if self.settings.health_check.is_some() && rhythm.is_none() {
+            // Nobody looks any more, so nobody knows.
+            for endpoint in cluster.endpoints() {
+                cluster.set_health(endpoint.id(), Status::Undecided, None);
+            }
+        }
+        if cluster.settings.source.is_none() {
+            cluster.set_endpoints(cluster.settings.endpoints.clone());
+        }
+        cluster
+    }
+
+    /// Sessions that begin from now on go by the new settings; each endpoint is who it was.
+    fn renew(&self, keeps_tls: bool) {
+        let State { roster, members, .. } = &mut *self.state();
+        roster.reconfigure(self.settings.balance, self.settings.limits);
+        members.renew(|known, measured| {
+            let originator = if keeps_tls {
+                known.shared_originator()
+            } else {
+                self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()))
+            };
+            let (metrics, checks) = self.measures(known.settings(), measured);
+            Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
+        });
+    }
+}
