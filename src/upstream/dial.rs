@@ -250,7 +250,7 @@ fn nothing_left(
     }
     if unavailable == Unavailable::Nobody(Nobody::Empty) {
         cluster.search.doubt();
-        if let Some(reason) = cluster.discovery().error() {
+        if let Some(reason) = cluster.discovery().why_nobody() {
             return Refusal::Unknown { reason };
         }
     }

@@ -278,7 +278,8 @@ impl Following {
 
     /// Tells the cluster, if there is news, and everybody else how things are.
     fn arrange(&mut self) {
-        let Found { endpoints: mut found, leaves_some_out } = endpoints(&self.targets, &self.names);
+        let Found { endpoints: mut found, leaves_some_out } =
+            endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
         let has_names_settled = self.names.values().all(|known| known.is_settled);
         // Names that lead nowhere are no reason to give up servers that are known. A list without any is.

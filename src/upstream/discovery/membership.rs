@@ -1,6 +1,6 @@
 //! Targets and what is known of their names → endpoints. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::name::Known;
@@ -21,11 +21,17 @@ pub(super) struct Found {
 /// Each address of each target, in their order; names of which nothing is known have none.
 ///
 /// A name with one address of each family is one host, and so one endpoint with two addresses. With more of either it cannot
-/// be told which belong together, so each is an endpoint of its own.
-pub(super) fn endpoints(targets: &[Target], names: &BTreeMap<String, Known>) -> Found {
-    let mut each = targets.iter().flat_map(|target| match &target.address.host {
+/// be told which belong together, so each is an endpoint of its own. Of two that lead to the same address the first counts,
+/// unless `has_tls`, where the name that is sent may make two servers of them.
+pub(super) fn endpoints(targets: &[Target], names: &BTreeMap<String, Known>, has_tls: bool) -> Found {
+    let each = targets.iter().flat_map(|target| match &target.address.host {
         Host::Name(name) => names.get(name).map_or_else(Vec::new, |known| of_name(target, name, known)),
         Host::Ip(_) | Host::LinkLocal { .. } => literal(target).into_iter().collect(),
+    });
+    let mut seen = BTreeSet::new();
+    let mut each = each.filter(|one| {
+        let server_name = if has_tls { one.server_name.to_str() } else { "".into() };
+        seen.insert((one.name.clone(), server_name.into_owned()))
     });
     let endpoints = each.by_ref().take(ENDPOINTS_MAX).collect();
     Found { endpoints, leaves_some_out: each.next().is_some() }
@@ -109,7 +115,8 @@ mod tests {
     fn each_address_of_a_name_is_an_endpoint_with_the_names_share() {
         let names_known = known(&[("db.", &["10.0.0.1", "10.0.0.2"], &["fd00::1"])]);
         let found =
-            endpoints(&[named("db."), target(Host::Ip([10, 0, 0, 9].into()), 1)], &names_known).endpoints;
+            endpoints(&[named("db."), target(Host::Ip([10, 0, 0, 9].into()), 1)], &names_known, false)
+                .endpoints;
         assert_eq!(names(&found), ["10.0.0.1:5432", "10.0.0.2:5432", "[fd00::1]:5432", "10.0.0.9:1"]);
         assert!(found.iter().all(|endpoint| endpoint.weight == 3));
         let hosts: Vec<_> = found.iter().map(|endpoint| endpoint.host.as_deref()).collect();
@@ -118,7 +125,8 @@ mod tests {
 
     #[test]
     fn a_host_with_one_address_of_each_family_is_one_endpoint() {
-        let found = endpoints(&[named("db")], &known(&[("db", &["10.0.0.1"], &["fd00::1"])])).endpoints;
+        let found =
+            endpoints(&[named("db")], &known(&[("db", &["10.0.0.1"], &["fd00::1"])]), false).endpoints;
         assert_eq!(names(&found), ["10.0.0.1:5432"]);
         let addresses: Vec<_> = found[0].addresses.iter().map(|address| address.to_string()).collect();
         assert_eq!(addresses, ["[fd00::1]:5432", "10.0.0.1:5432"], "IPv6 is tried first (RFC 8305)");
@@ -126,15 +134,26 @@ mod tests {
 
     #[test]
     fn a_name_of_which_nothing_is_known_has_no_endpoint() {
-        assert!(endpoints(&[named("db")], &BTreeMap::new()).endpoints.is_empty());
-        assert!(endpoints(&[named("db")], &known(&[("db", &[], &[])])).endpoints.is_empty());
+        assert!(endpoints(&[named("db")], &BTreeMap::new(), false).endpoints.is_empty());
+        assert!(endpoints(&[named("db")], &known(&[("db", &[], &[])]), false).endpoints.is_empty());
+    }
+
+    #[test]
+    fn names_that_lead_to_one_address_are_one_endpoint_unless_tls_tells_them_apart() {
+        let other = Target { server_name: ServerName::try_from("other").unwrap(), ..named("b") };
+        let known = known(&[("a", &["10.0.0.1"], &[]), ("b", &["10.0.0.1"], &[])]);
+        let count =
+            |second: Target, has_tls| endpoints(&[named("a"), second], &known, has_tls).endpoints.len();
+        assert_eq!(count(other.clone(), false), 1);
+        assert_eq!(count(other, true), 2);
+        assert_eq!(count(named("b"), true), 1);
     }
 
     #[test]
     fn there_is_an_end_to_a_list() {
         let many: Vec<_> = (0..1000_u16).map(|port| target(Host::Ip([10, 0, 0, 1].into()), port)).collect();
-        let found = endpoints(&many, &BTreeMap::new());
+        let found = endpoints(&many, &BTreeMap::new(), false);
         assert_eq!((found.endpoints.len(), found.leaves_some_out), (ENDPOINTS_MAX, true));
-        assert!(!endpoints(&many[..ENDPOINTS_MAX], &BTreeMap::new()).leaves_some_out);
+        assert!(!endpoints(&many[..ENDPOINTS_MAX], &BTreeMap::new(), false).leaves_some_out);
     }
 }

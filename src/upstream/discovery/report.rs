@@ -94,9 +94,15 @@ impl Report {
         self.is_settled || self.endpoints > 0
     }
 
-    /// Why there is less than there should be, in words.
+    /// Why nobody is known, in words.
     #[must_use]
-    pub fn error(&self) -> Option<String> {
+    pub fn why_nobody(&self) -> Option<String> {
+        let unsettled = || (!self.is_settled).then(|| "nobody has answered yet where it is".into());
+        self.error().or_else(unsettled)
+    }
+
+    /// Why there is less than there should be, in words.
+    fn error(&self) -> Option<String> {
         self.origins.iter().find_map(|origin| {
             let error = origin.error.as_deref()?;
             Some(match origin.kind {
