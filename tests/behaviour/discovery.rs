@@ -7,8 +7,8 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use crate::harness::{
-    Ambassador, BlackHole, Config, End, Mood, NameServer, Pki, ServerTls, Upstream, ambassador, finish,
-    roles, until,
+    Ambassador, BlackHole, Config, Dnsmasq, End, Mood, NameServer, Pki, ServerTls, Upstream, ambassador,
+    finish, roles, until,
 };
 
 /// An upstream of 127.0.0.1 and one of `ip` with the same port.
@@ -49,6 +49,15 @@ fn wait_error(ambassador: &Ambassador, words: &str) -> Value {
         let origin = origin(ambassador);
         origin["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(origin)
     })
+}
+
+#[track_caller]
+fn wait_any_error(ambassador: &Ambassador) {
+    until("/status showed an error of discovery", || {
+        let discovery = cluster(ambassador)["discovery"].clone();
+        let origins = discovery.as_array().expect("origins").clone();
+        origins.iter().any(|origin| origin["last_error"].is_string()).then_some(())
+    });
 }
 
 #[track_caller]
@@ -387,6 +396,35 @@ fn an_srv_answer_cannot_name_a_server_of_another_domain_where_tls_goes_by_its_na
     wait_error(&ambassador, "evil.example is outside test");
     assert_eq!(ambassador.connect().ending(), End::Reset);
     assert_eq!(upstream.accepted(), 0);
+}
+
+/// A server of somebody else's, whose names change while sessions come and go, and which dies in the end.
+#[test]
+fn dnsmasq_is_followed_under_load() {
+    let (one, two) = neighbours("127.1.0.8");
+    let service = |target: &str| format!("_db._tcp.test,{target},{},0,1", one.port());
+    let mut dns =
+        Dnsmasq::start("127.0.0.1 a.test\n127.1.0.8 b.test\n", &[service("a.test"), service("b.test")]);
+    let config = Config::app(&["{ srv: _db._tcp.test }"], "balance: round_robin");
+    let ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
+    let (first, second) = (one.address(), two.address());
+    wait_members(&ambassador, &[&first, &second]);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| scope.spawn(|| (0..400).all(|_| ambassador.connect().try_echo("hello"))))
+            .collect();
+        dns.set("127.1.0.8 a.test b.test\n");
+        wait_members(&ambassador, &[&second]);
+        dns.set("127.0.0.1 a.test b.test\n");
+        wait_members(&ambassador, &[&first]);
+        dns.stop();
+        wait_any_error(&ambassador);
+        for client in clients {
+            assert!(client.join().expect("a client that did not panic"), "a session was lost");
+        }
+    });
+    ambassador.connect().echo("served all the same");
+    assert_eq!(members(&ambassador), [first]);
 }
 
 /// Writes the file as programs should: aside, then renamed into place.

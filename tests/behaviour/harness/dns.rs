@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -15,7 +15,10 @@ use std::{fs, thread};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use super::{demand, until};
 
 pub(crate) struct NameServer {
     ip: Ipv4Addr,
@@ -121,21 +124,7 @@ impl NameServer {
 
     /// Runs the command where these files are `/etc`'s. Its process is that of the command, as it would be without.
     pub(crate) fn serves(&self, command: &mut Command) {
-        let mut inside = Command::new("unshare");
-        assert!(rustix::process::geteuid().is_root(), "a mount namespace and port 53 need root");
-        let script =
-            r#"mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@""#;
-        inside.args(["--mount", "--", "sh", "-c", script, "sh"]);
-        inside.args(["resolv.conf", "hosts"].map(|name| self.dir.path().join(name)));
-        inside.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
-        inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        *command = inside;
+        inside(command, &self.dir.path().join("resolv.conf"), &self.dir.path().join("hosts"));
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -156,6 +145,85 @@ impl Drop for NameServer {
             drop(thread.join());
         }
     }
+}
+
+/// Debian's dnsmasq in the same place, which answers for the names of a file.
+pub(crate) struct Dnsmasq {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Dnsmasq {
+    /// Every name of `hosts` (lines as in `/etc/hosts`) with a TTL of 1 s, and one service: its name, target, port, priority and
+    /// weight, with commas between.
+    #[track_caller]
+    pub(crate) fn start(hosts: &str, services: &[String]) -> Self {
+        let program = demand("dnsmasq", "dnsmasq-base");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (ip, udp, tcp) = bound();
+        drop((udp, tcp));
+        let in_dir = |name: &str| dir.path().join(name);
+        fs::write(in_dir("names"), hosts).expect("a file of names");
+        fs::write(in_dir("hosts"), "").expect("a hosts file");
+        let text = format!("nameserver {ip}\noptions timeout:1 attempts:2\n");
+        fs::write(in_dir("resolv.conf"), text).expect("a resolv.conf");
+        let mut command = Command::new(program);
+        command.args([
+            "--keep-in-foreground",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+            "--local-ttl=1",
+        ]);
+        command.args(["--conf-file=/dev/null", "--user=root", "--pid-file="]);
+        command.arg(format!("--listen-address={ip}"));
+        command.arg(format!("--addn-hosts={}", in_dir("names").display()));
+        command.args(services.iter().map(|service| format!("--srv-host={service}")));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().expect("dnsmasq starts");
+        until("dnsmasq listened", || TcpStream::connect((ip, 53)).ok());
+        Self { child, dir }
+    }
+
+    /// Other names from now on.
+    pub(crate) fn set(&self, hosts: &str) {
+        fs::write(self.dir.path().join("names"), hosts).expect("a file of names");
+        kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a process to signal");
+    }
+
+    /// See [`NameServer::serves`].
+    pub(crate) fn serves(&self, command: &mut Command) {
+        inside(command, &self.dir.path().join("resolv.conf"), &self.dir.path().join("hosts"));
+    }
+
+    pub(crate) fn stop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A mount namespace in which these are `/etc`'s.
+fn inside(command: &mut Command, resolv_conf: &Path, hosts: &Path) {
+    assert!(rustix::process::geteuid().is_root(), "a mount namespace and port 53 need root");
+    let script =
+        r#"mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/hosts && shift 2 && exec "$@""#;
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--", "sh", "-c", script, "sh"]).args([resolv_conf, hosts]);
+    inside.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => inside.env(name, value),
+            None => inside.env_remove(name),
+        };
+    }
+    inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    *command = inside;
 }
 
 /// resolv.conf knows no ports, so it has to be 53, and the address one that nobody else has.

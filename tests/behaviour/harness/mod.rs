@@ -35,7 +35,7 @@ pub(crate) use client::{Client, End};
 pub(crate) use command::{Finished, ambassador, demand, finish, newer_clients};
 pub(crate) use config::Config;
 pub(crate) use dead::{BlackHole, BusySocket, ClosedPort};
-pub(crate) use dns::{Mood, NameServer};
+pub(crate) use dns::{Dnsmasq, Mood, NameServer};
 pub(crate) use http::Response;
 pub(crate) use metrics::{Metrics, Sample};
 pub(crate) use pattern::Pattern;
