@@ -217,6 +217,27 @@ fn the_daemon_starts_with_nothing_resolvable_and_serves_when_a_name_appears() {
     ambassador.connect().echo("served");
 }
 
+/// What was found for the names that the file still has stays; a name that was taken out is not dialled any more.
+#[test]
+fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
+    wait_members(&ambassador, &[&upstream.address()]);
+    dns.set_mood(Mood::Silent);
+    let reload = |host: &str, cluster: &str| {
+        ambassador.rewrite(&Config::app(&[&format!("{host}:{}", upstream.port())], cluster));
+        assert_eq!(ambassador.post("/reload").status, 200);
+    };
+    reload("db.test", "balance: round_robin");
+    ambassador.connect().echo("served all the same");
+    wait_error(&ambassador, "no name server");
+    ambassador.connect().echo("and still");
+    reload("other.test", "balance: round_robin");
+    wait_members(&ambassador, &[]);
+}
+
 /// A client that is there before the first answer came is no reason for a refusal.
 #[test]
 fn a_session_waits_for_the_first_answer() {

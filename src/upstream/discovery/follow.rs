@@ -123,7 +123,12 @@ impl Following {
             leaves_some_out: false,
         };
         match source {
-            Source::Listed(targets) => following.take(targets),
+            Source::Listed(targets) => {
+                following.take(targets);
+                // A name that the file does not have any more was taken out on purpose.
+                let Self { outgoing, targets, .. } = &mut following;
+                outgoing.retain(|one| targets.iter().any(|target| target.leads_to(one)));
+            }
             Source::Service(service) => following.service = Some(Asking::new(service)),
             Source::File(file) => {
                 following.file = Some(Followed::new(file));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use crate::upstream::endpoint::Address;
+use crate::upstream::endpoint::{Address, Host, Settings};
 
 /// Where a cluster's endpoints come from.
 #[derive(Debug, Clone)]
@@ -28,6 +28,15 @@ pub struct Target {
     pub weight: u32,
     /// The name sent and verified in TLS.
     pub server_name: ServerName<'static>,
+}
+
+impl Target {
+    /// Whether the endpoint was found by its name.
+    pub(super) fn leads_to(&self, endpoint: &Settings) -> bool {
+        let Host::Name(name) = &self.address.host else { return false };
+        let has_port = endpoint.addresses.iter().all(|address| address.port() == self.address.port);
+        has_port && endpoint.host.as_deref() == Some(name.trim_end_matches('.'))
+    }
 }
 
 /// An SRV record (RFC 2782).

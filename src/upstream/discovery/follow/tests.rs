@@ -52,6 +52,21 @@ fn what_a_record_no_longer_names_stays_until_it_is_known_where_the_new_is() {
     assert_eq!(members(&following), ["10.0.0.2:1"], "an answer that nobody waits for any more");
 }
 
+/// As after a reload: the cluster has endpoints before the search begins.
+#[test]
+fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_has() {
+    let mut before = following("[a.test:1]");
+    name(&mut before, "a.test", Some([10, 0, 0, 1]));
+    let known = before.cluster.endpoints()[0].settings().clone();
+    let elsewhere = Settings { name: "10.0.0.7:1".into(), host: Some("old.test".into()), ..known.clone() };
+    before.cluster.set_endpoints(vec![elsewhere, known]);
+    let mut after = Following::new(Arc::clone(&before.cluster), Arc::default(), Rng::with_seed(3)).unwrap();
+    after.arrange();
+    assert_eq!(members(&after), ["10.0.0.1:1"], "old.test was taken out on purpose");
+    name(&mut after, "a.test", None);
+    assert_eq!(members(&after), ["10.0.0.1:1"], "and a.test is not given up for want of an answer");
+}
+
 #[test]
 fn a_list_is_used_as_its_names_become_known() {
     let mut following = following("[a.test:1, '10.0.0.9:1', b.test:1]");
