@@ -16,6 +16,7 @@ pub enum Outcome {
     Drained,
     EndpointDown,
     EndpointRemoved,
+    ClosedByOperator,
     Denied,
     ListenerFull,
     CallerFull,
@@ -32,7 +33,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -42,6 +43,7 @@ impl Outcome {
         Self::Drained,
         Self::EndpointDown,
         Self::EndpointRemoved,
+        Self::ClosedByOperator,
         Self::Denied,
         Self::ListenerFull,
         Self::CallerFull,
@@ -80,6 +82,7 @@ impl Outcome {
             | Self::Drained
             | Self::EndpointDown
             | Self::EndpointRemoved
+            | Self::ClosedByOperator
             | Self::DownstreamGone => false,
         }
     }
@@ -97,6 +100,7 @@ impl Outcome {
             Self::Drained => "drained",
             Self::EndpointDown => "endpoint_down",
             Self::EndpointRemoved => "endpoint_removed",
+            Self::ClosedByOperator => "closed_by_operator",
             Self::Denied => "denied",
             Self::ListenerFull => "listener_full",
             Self::CallerFull => "caller_full",

@@ -24,11 +24,8 @@ pub(super) fn answer<B>(subject: &Subject, door: Door, request: &Request<B>) -> 
              this by DNS rebinding\n",
         );
     }
-    if door == Door::Control && *request.method() == Method::POST {
-        return text(StatusCode::NOT_FOUND, "POST knows /reload\n");
-    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, ONLY_READS);
         refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
@@ -44,6 +41,8 @@ pub(super) fn answer<B>(subject: &Subject, door: Door, request: &Request<B>) -> 
     }
 }
 
+const ONLY_READS: &str =
+    "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
 const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /history\n";
 
 fn page() -> Answer {

@@ -1,4 +1,5 @@
-//! What may be asked for on the control socket, by POST. It is passed on to the daemon; the answer says what came of it.
+//! What may be asked for on the control socket, by POST. What concerns the daemon as a whole is passed on to it; the
+//! answer says what came of it, and the log who asked.
 
 use std::time::Duration;
 
@@ -7,15 +8,23 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::answer::{Answer, json, text};
-use super::{Door, Subject};
+use super::order::{NoOrder, Order};
+use super::{Door, Phase, Scene, Subject};
 use crate::alarm;
 use crate::clock;
+use crate::outcome::Outcome;
+use crate::policy::slot::Admin;
+use crate::session::SessionId;
+use crate::sys::Socket;
+use crate::upstream::EndpointView;
 
 /// An order for the daemon, with the place for its answer.
 #[derive(Debug)]
 pub enum Command {
     /// Read the configuration again.
     Reload(oneshot::Sender<Reloaded>),
+    /// Go down as SIGTERM does; the answer is that it begins.
+    Drain(oneshot::Sender<()>),
 }
 
 /// Where orders go.
@@ -62,15 +71,78 @@ pub fn commands() -> (Commands, mpsc::Receiver<Command>) {
     mpsc::channel(WAITING_MAX)
 }
 
-/// Does what is asked for; `None` for what is no order.
-pub(super) async fn obey<B>(subject: &Subject, door: Door, request: &Request<B>) -> Option<Answer> {
+/// Who asks, as the kernel noted it when they connected.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    uid: u32,
+    pid: Option<u32>,
+}
+
+impl Asker {
+    /// The other end of the control socket; `None` where the kernel does not tell.
+    pub(super) fn of(socket: &Socket) -> Option<Self> {
+        let process = socket.peer_process().ok()?;
+        Some(Self { uid: process.uid, pid: process.pid })
+    }
+}
+
+/// What has come of an order for an endpoint.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
+pub struct EndpointOrdered {
+    pub cluster: String,
+    pub endpoint: String,
+    pub state: String,
+    /// The state before.
+    pub was: String,
+    /// Its live sessions.
+    pub sessions: u32,
+    /// How many endpoints of the cluster may still take sessions.
+    pub enabled: usize,
+}
+
+/// What has come of an order to close a session.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct SessionOrdered {
+    pub session: String,
+    pub outcome: String,
+}
+
+/// What has come of an order to drain.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DrainOrdered {
+    /// Whether it had begun before.
+    pub already: bool,
+    /// Sessions that live.
+    pub sessions: usize,
+}
+
+/// Does what is asked for, and leaves a line about it; `None` for what is no order.
+pub(super) async fn obey<B>(
+    subject: &Subject,
+    door: Door,
+    asker: Option<Asker>,
+    request: &Request<B>,
+) -> Option<Answer> {
     if door != Door::Control || *request.method() != Method::POST {
         return None;
     }
-    match request.uri().path() {
-        "/reload" => Some(reload(subject).await),
-        _ => None,
-    }
+    let path = request.uri().path();
+    let answer = match Order::read(path) {
+        Ok(Order::Reload) => reload(subject).await,
+        Ok(Order::Drain) => drain(subject).await,
+        Ok(Order::Close(session)) => close(&subject.scene.get(), session),
+        Ok(Order::Endpoint { cluster, endpoint, admin }) => {
+            set_admin(&subject.scene.get(), &cluster, &endpoint, admin)
+        }
+        Err(NoOrder::Unknown) => text(StatusCode::NOT_FOUND, &format!("{}\n", NoOrder::Unknown)),
+        Err(error @ NoOrder::Session(_)) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+    };
+    let (uid, pid) = (asker.map(|asker| asker.uid), asker.and_then(|asker| asker.pid));
+    let status = answer.status().as_u16();
+    tracing::info!(target: "audit", order = path, uid, pid, status, "ordered on the control socket");
+    Some(answer)
 }
 
 async fn reload(subject: &Subject) -> Answer {
@@ -82,8 +154,62 @@ async fn reload(subject: &Subject) -> Answer {
             }
             answer
         }
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping, or busy\n"),
+        None => busy(),
     }
+}
+
+async fn drain(subject: &Subject) -> Answer {
+    let sessions = subject.scene.get().routes().map(|route| route.active()).sum();
+    if subject.phase.get() != Phase::Ready {
+        return json(&DrainOrdered { already: true, sessions });
+    }
+    match ask(&subject.commands, Command::Drain).await {
+        Some(()) => {
+            let mut answer = json(&DrainOrdered { already: false, sessions });
+            *answer.status_mut() = StatusCode::ACCEPTED;
+            answer
+        }
+        None => busy(),
+    }
+}
+
+fn busy() -> Answer {
+    text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping, or busy\n")
+}
+
+fn close(scene: &Scene, session: SessionId) -> Answer {
+    let outcome = Outcome::ClosedByOperator;
+    if !scene.routes().any(|route| route.stop(session, outcome)) {
+        return text(StatusCode::NOT_FOUND, &format!("no session {session} lives\n"));
+    }
+    json(&SessionOrdered { session: session.to_string(), outcome: outcome.label().into() })
+}
+
+fn set_admin(scene: &Scene, cluster: &str, endpoint: &str, admin: Admin) -> Answer {
+    let unknown = |words: String| text(StatusCode::NOT_FOUND, &words);
+    let Some(known) = scene.clusters.iter().find(|known| known.settings().name.as_str() == cluster) else {
+        let all: Vec<_> = scene.clusters.iter().map(|known| known.settings().name.as_str()).collect();
+        return unknown(format!("no cluster is called {cluster}; there are: {}\n", all.join(", ")));
+    };
+    let members: Vec<_> = known.view().into_iter().filter(|view| view.is_member).collect();
+    let name = |view: &EndpointView| view.endpoint.settings().name.to_string();
+    let before = members.iter().find(|view| name(view) == endpoint);
+    let Some(before) = before.filter(|_| known.set_admin(endpoint, admin)) else {
+        let all: Vec<_> = members.iter().map(name).collect();
+        return unknown(format!(
+            "cluster {cluster} has no endpoint {endpoint}; it has: {}\n",
+            all.join(", ")
+        ));
+    };
+    let after = known.view();
+    json(&EndpointOrdered {
+        cluster: cluster.into(),
+        endpoint: endpoint.into(),
+        state: admin.label().into(),
+        was: before.admin.label().into(),
+        sessions: before.load.sessions,
+        enabled: after.iter().filter(|view| view.is_member && view.admin == Admin::Enabled).count(),
+    })
 }
 
 /// The answer to an order; `None` where nobody takes it or it takes too long.

@@ -1,11 +1,12 @@
 //! What the daemon answers about itself: HTTP on an address (read-only) and on the control socket.
 //!
-//! hyper parses. Nothing here changes anything: what is asked for on the control socket is passed on to the daemon.
+//! hyper parses. Only the control socket takes orders; those that concern the daemon as a whole are passed on to it.
 //! Connections are few, bounded, and short of patience.
 
 mod answer;
 mod control;
 mod history;
+mod order;
 mod page;
 mod server;
 pub mod status;
@@ -21,7 +22,9 @@ use crate::session::{Ledger, Route, Totals};
 use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
 
-pub use control::{Command, Commands, MistakeView, Reloaded, commands};
+pub use control::{
+    Command, Commands, DrainOrdered, EndpointOrdered, MistakeView, Reloaded, SessionOrdered, commands,
+};
 pub use history::History;
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};

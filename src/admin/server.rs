@@ -69,10 +69,11 @@ pub async fn serve(
 
 async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
     let Ok(socket) = Socket::adopt(accepted) else { return };
+    let asker = control::Asker::of(&socket);
     let service = service_fn(move |request| {
         let subject = Arc::clone(&subject);
         async move {
-            let ordered = control::obey(&subject, door, &request).await;
+            let ordered = control::obey(&subject, door, asker, &request).await;
             Ok::<_, Infallible>(ordered.unwrap_or_else(|| answer(&subject, door, &request)))
         }
     });

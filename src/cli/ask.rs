@@ -1,16 +1,20 @@
-//! Asks a running daemon, over its control socket or its HTTP address.
+//! Asks a running daemon, over its control socket or its HTTP address, and gives it orders over the former.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
-use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Runtime;
 
 use super::{ConfigFile, Failure};
 use crate::admin::{Control, Settings};
@@ -22,13 +26,26 @@ use crate::workers;
 #[derive(Debug, clap::Args)]
 pub(super) struct Where {
     #[command(flatten)]
+    socket: ControlSocket,
+    /// Ask this HTTP address, whatever the configuration says
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "control")]
+    admin: Option<SocketAddr>,
+}
+
+/// Where the daemon takes orders.
+#[derive(Debug, clap::Args)]
+pub(super) struct ControlSocket {
+    #[command(flatten)]
     file: ConfigFile,
     /// Ask this control socket, whatever the configuration says
-    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Ask this HTTP address, whatever the configuration says
-    #[arg(long, value_name = "ADDRESS")]
-    admin: Option<SocketAddr>,
+}
+
+/// A daemon that can be asked.
+pub(super) struct Daemon {
+    runtime: Runtime,
+    doors: Vec<Door>,
 }
 
 enum Door {
@@ -36,37 +53,120 @@ enum Door {
     Address(SocketAddr),
 }
 
+/// What a daemon answers.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Bytes,
+}
+
 /// A daemon that does not answer within this is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// An order may make it read files and look users up.
+const PATIENCE_ORDER: Duration = Duration::from_secs(65);
 
 /// The body of the answer to `GET path`, from the first door that opens.
 pub(super) fn get(place: &Where, path: &str) -> Result<Bytes, Failure> {
-    let doors = place.doors()?;
-    let runtime = workers::runtime().map_err(|error| Failure::Running(error.to_string()))?;
-    let mut reasons = Vec::new();
-    for door in &doors {
-        let asked = alarm::attend(alarm::before(clock::now() + PATIENCE, door.get(path)));
-        let asked = runtime.block_on(asked).map_err(|error| Failure::Running(error.to_string()))?;
-        match asked.unwrap_or_else(|_| Err("no answer".into())) {
-            Ok(body) => return Ok(body),
-            Err(reason) => reasons.push(format!("{door}: {reason}")),
-        }
-    }
-    Err(Failure::Running(format!("no daemon answers: {}", reasons.join("; "))))
+    let daemon = Daemon::at(place)?;
+    daemon.get(path).map_err(Failure::Running)
 }
 
-impl Where {
-    fn doors(&self) -> Result<Vec<Door>, Failure> {
-        match (&self.control, self.admin) {
-            (Some(path), _) => return Ok(vec![Door::Control(path.clone())]),
-            (None, Some(address)) => return Ok(vec![Door::Address(address)]),
-            (None, None) => {}
-        }
-        let doors = configured(&self.file.load_admin()?);
+/// The answer to an order, whatever it is.
+pub(super) fn order(place: &ControlSocket, path: &str) -> Result<Answer, Failure> {
+    let daemon = Daemon::commanded_at(place)?;
+    daemon.order(path).map_err(Failure::Running)
+}
+
+/// A name as a part of a path.
+pub(super) fn part(name: &str) -> String {
+    const KEPT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    utf8_percent_encode(name, KEPT).to_string()
+}
+
+impl Daemon {
+    /// The one that may be asked there.
+    pub(super) fn at(place: &Where) -> Result<Self, Failure> {
+        let doors = match place.admin {
+            Some(address) => vec![Door::Address(address)],
+            None => place.socket.doors()?,
+        };
         if doors.is_empty() {
             return Err(Failure::Running("the configuration has admin.bind and admin.control off".into()));
         }
-        Ok(doors)
+        Self::behind(doors)
+    }
+
+    /// The one that takes orders there.
+    pub(super) fn commanded_at(place: &ControlSocket) -> Result<Self, Failure> {
+        let doors: Vec<_> = place.doors()?.into_iter().filter(Door::takes_orders).collect();
+        if doors.is_empty() {
+            return Err(Failure::Running(
+                "the configuration has admin.control off: its daemon takes no orders but signals".into(),
+            ));
+        }
+        Self::behind(doors)
+    }
+
+    fn behind(doors: Vec<Door>) -> Result<Self, Failure> {
+        let runtime = workers::runtime().map_err(|error| Failure::Running(error.to_string()))?;
+        Ok(Self { runtime, doors })
+    }
+
+    /// The body of a good answer, or why there is none.
+    pub(super) fn get(&self, path: &str) -> Result<Bytes, String> {
+        self.ask(&Method::GET, path, PATIENCE, self.doors.iter())?.good()
+    }
+
+    /// The answer to an order.
+    pub(super) fn order(&self, path: &str) -> Result<Answer, String> {
+        self.ask(&Method::POST, path, PATIENCE_ORDER, self.doors.iter().filter(|door| door.takes_orders()))
+    }
+
+    /// From the first door that opens.
+    fn ask<'a>(
+        &self,
+        method: &Method,
+        path: &str,
+        patience: Duration,
+        doors: impl Iterator<Item = &'a Door>,
+    ) -> Result<Answer, String> {
+        let mut reasons = Vec::new();
+        for door in doors {
+            let asking = alarm::before(clock::now() + patience, door.ask(method.clone(), path));
+            let asked = self.runtime.block_on(alarm::attend(asking)).map_err(|error| error.to_string())?;
+            match asked.unwrap_or_else(|_| Err("no answer".into())) {
+                Ok(answer) => return Ok(answer),
+                Err(reason) => reasons.push(format!("{door}: {reason}")),
+            }
+        }
+        Err(format!("no daemon answers: {}", reasons.join("; ")))
+    }
+}
+
+impl Answer {
+    /// The body, or the daemon's words.
+    pub(super) fn good(self) -> Result<Bytes, String> {
+        if self.status.is_success() { Ok(self.body) } else { Err(self.words()) }
+    }
+
+    /// What the daemon says.
+    pub(super) fn words(&self) -> String {
+        let words = String::from_utf8_lossy(&self.body).trim().to_owned();
+        if words.is_empty() { self.status.to_string() } else { words }
+    }
+}
+
+/// An answer in JSON.
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| format!("the daemon's answer is not understood: {error}"))
+}
+
+impl ControlSocket {
+    fn doors(&self) -> Result<Vec<Door>, Failure> {
+        match &self.control {
+            Some(path) => Ok(vec![Door::Control(path.clone())]),
+            None => Ok(configured(&self.file.load_admin()?)),
+        }
     }
 }
 
@@ -81,23 +181,43 @@ fn configured(admin: &Settings) -> Vec<Door> {
 }
 
 impl Door {
-    async fn get(&self, path: &str) -> Result<Bytes, String> {
+    const fn takes_orders(&self) -> bool {
+        matches!(self, Self::Control(_))
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<Answer, String> {
         match self {
             Self::Control(socket) => {
-                exchange(UnixStream::connect(socket).await.map_err(|error| error.to_string())?, path).await
+                let connected = UnixStream::connect(socket).await;
+                exchange(connected.map_err(|error| closed(&error))?, method, path).await
             }
             Self::Address(address) => {
-                exchange(TcpStream::connect(address).await.map_err(|error| error.to_string())?, path).await
+                let connected = TcpStream::connect(address).await;
+                exchange(connected.map_err(|error| closed(&error))?, method, path).await
             }
         }
     }
 }
 
-async fn exchange<S>(stream: S, path: &str) -> Result<Bytes, String>
+/// Why a door does not open.
+fn closed(error: &io::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list of kinds is not closed")]
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            format!("nobody listens there ({error})")
+        }
+        io::ErrorKind::PermissionDenied => format!("it is for root and the daemon's own user ({error})"),
+        _ => error.to_string(),
+    }
+}
+
+async fn exchange<S>(stream: S, method: Method, path: &str) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header("host", "localhost")
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
@@ -106,16 +226,10 @@ where
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let asking = async {
         let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        Ok((status, answer.into_body().collect().await?.to_bytes()))
+        Ok(Answer { status: answer.status(), body: answer.into_body().collect().await?.to_bytes() })
     };
     let (answered, _) = tokio::join!(asking, connection);
-    let (status, body) = answered.map_err(|error: hyper::Error| error.to_string())?;
-    if status.is_success() {
-        Ok(body)
-    } else {
-        Err(format!("{status}: {}", String::from_utf8_lossy(&body).trim()))
-    }
+    answered.map_err(|error: hyper::Error| error.to_string())
 }
 
 impl std::fmt::Display for Door {

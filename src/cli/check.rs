@@ -29,7 +29,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     }
     let wrong: Vec<_> = config.clusters.iter().filter_map(mistake_in_file).collect();
     if !wrong.is_empty() {
-        return Err(Failure::Endpoints(wrong));
+        return Err(Failure::Wrong(wrong));
     }
     println!(
         "{}: fine: {} listener(s), {} cluster(s)",

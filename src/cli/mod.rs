@@ -2,11 +2,17 @@
 
 mod ask;
 mod check;
+mod close;
 mod completions;
 mod demo;
+mod drain;
+mod endpoint;
 mod logging;
 mod man;
+mod reload;
 mod run;
+mod sessions;
+mod show;
 mod status;
 
 use std::io::{self, Write as _};
@@ -48,6 +54,16 @@ enum Verb {
     Demo(demo::Arguments),
     /// Listeners, clusters and endpoints of a running daemon.
     Status(status::Arguments),
+    /// Live sessions of a running daemon.
+    Sessions(sessions::Arguments),
+    /// Ends sessions of a running daemon.
+    Close(close::Arguments),
+    /// Takes an endpoint out of use, and back in.
+    Endpoint(endpoint::Arguments),
+    /// Has the daemon read its configuration again; exit status 78 when that has mistakes, and nothing has changed.
+    Reload(reload::Arguments),
+    /// Has the daemon go down as SIGTERM does: sessions may end, then it exits.
+    Drain(drain::Arguments),
     /// JSON Schema of listeners.yaml, for editors.
     Schema,
     /// Completions of this command line, for a shell.
@@ -74,6 +90,11 @@ pub fn main() -> ExitCode {
         Some(Verb::Check(arguments)) => check::check(&arguments),
         Some(Verb::Demo(arguments)) => demo::demo(&arguments),
         Some(Verb::Status(arguments)) => status::status(&arguments),
+        Some(Verb::Sessions(arguments)) => sessions::sessions(&arguments),
+        Some(Verb::Close(arguments)) => close::close(&arguments),
+        Some(Verb::Endpoint(arguments)) => endpoint::endpoint(&arguments),
+        Some(Verb::Reload(arguments)) => reload::reload(&arguments),
+        Some(Verb::Drain(arguments)) => drain::drain(&arguments),
         Some(Verb::Schema) => schema(),
         Some(Verb::Completions(arguments)) => completions::completions(&arguments),
         Some(Verb::Man(arguments)) => man::man(&arguments),
@@ -88,8 +109,8 @@ pub fn main() -> ExitCode {
 #[derive(Debug)]
 enum Failure {
     Config(Mistakes),
-    /// What is wrong with endpoints files.
-    Endpoints(Vec<String>),
+    /// What is wrong with a file, in words.
+    Wrong(Vec<String>),
     Running(String),
 }
 
@@ -100,7 +121,7 @@ impl Failure {
                 eprintln!("{mistakes}");
                 ExitCode::from(CONFIG)
             }
-            Self::Endpoints(words) => {
+            Self::Wrong(words) => {
                 eprintln!("{}", words.join("\n"));
                 ExitCode::from(CONFIG)
             }

@@ -1,9 +1,8 @@
 //! `status`: tables of listeners, clusters and endpoints.
 
-use std::fmt::Write as _;
-
 use super::Failure;
 use super::ask::{self, Where};
+use super::show::table;
 use crate::admin::status::{ClusterStatus, Listener, Origin, Status};
 
 #[derive(Debug, clap::Args)]
@@ -18,13 +17,10 @@ pub(super) struct Arguments {
 pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
     let body = ask::get(&arguments.place, "/status")?;
     if arguments.json {
-        print!("{}", String::from_utf8_lossy(&body));
-        return Ok(());
+        return super::print(&body);
     }
-    let status: Status = serde_json::from_slice(&body)
-        .map_err(|error| Failure::Running(format!("the daemon's answer is not understood: {error}")))?;
-    print!("{}", page(&status));
-    Ok(())
+    let status: Status = ask::read(&body).map_err(Failure::Running)?;
+    super::print(page(&status).as_bytes())
 }
 
 fn page(status: &Status) -> String {
@@ -123,35 +119,4 @@ fn health(endpoint: &crate::admin::status::Endpoint) -> String {
     endpoint
         .health_seconds
         .map_or_else(|| endpoint.health.clone(), |seconds| format!("{} for {seconds:.0} s", endpoint.health))
-}
-
-/// Columns as wide as their widest cell; the last is not padded.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    let head = head.iter().map(ToString::to_string).collect();
-    for row in std::iter::once(&head).chain(rows) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            // Writing to a string does not fail.
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = vec![vec!["a".into(), "long cell".into()], vec!["bb".into(), "c".into()]];
-        assert_eq!(table(&["X", "Y"], &rows), "X   Y\na   long cell\nbb  c\n");
-    }
 }

@@ -93,10 +93,14 @@ pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
                 // Whoever asked may have gone.
                 let _ = answer.send(running.reload().await);
             }
+            Event::Ordered(Command::Drain(answer)) => {
+                let _ = answer.send(());
+                break "POST /drain";
+            }
             Event::Replace => tracing::warn!("SIGUSR2: replacement is not supported yet; nothing changed"),
         }
     };
-    tracing::info!(signal = stop, "stopping");
+    tracing::info!(by = stop, "stopping");
     notify::send(&Notice::Stopping);
     notify::send(&Notice::Status("draining"));
     tokio::select! {
@@ -168,18 +172,21 @@ impl Running {
     }
 
     /// Stops: lame duck, no more accepting, sessions end or are ended.
-    pub async fn stop(mut self) -> Stopped {
-        let shutdown = self.estate.config().map(|config| config.shutdown);
+    pub async fn stop(self) -> Stopped {
+        let Self { subject, commands, mut estate } = self;
+        // Who asks for something now is told so at once.
+        drop(commands);
+        let shutdown = estate.config().map(|config| config.shutdown);
         let (lame_duck, drain_timeout) =
             shutdown.map_or_else(Default::default, |shutdown| (shutdown.lame_duck, shutdown.drain_timeout));
-        let Means { sessions, admin, .. } = self.estate.means();
+        let Means { sessions, admin, .. } = estate.means();
         let (sessions, admin) = (sessions.clone(), admin.clone());
-        self.subject.phase.set(Phase::LameDuck);
+        subject.phase.set(Phase::LameDuck);
         alarm::sleep(lame_duck).await;
-        self.subject.phase.set(Phase::Draining);
+        subject.phase.set(Phase::Draining);
         sessions.begin();
-        self.estate.close_listeners();
-        let scene = self.subject.scene.get();
+        estate.close_listeners();
+        let scene = subject.scene.get();
         scene.routes().for_each(|route| route.stop_unopened(Outcome::Drained));
         let mut forced = 0;
         if sessions.finished(clock::now() + drain_timeout).await.is_err() {

@@ -29,7 +29,7 @@ pub use access::{AccessLog, Format};
 use admission::Against;
 pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
-pub use record::{Record, SessionId, SessionIds};
+pub use record::{NoSessionId, Record, SessionId, SessionIds};
 use route::Place;
 pub use route::{Admitted, Ledger, Route, SessionView, Settings};
 pub use totals::Totals;

@@ -1,6 +1,7 @@
 //! What a session leaves behind: one record, filled in as it goes.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -48,6 +49,21 @@ impl SessionId {
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A text that is no session's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session's id is 16 hex digits")]
+pub struct NoSessionId;
+
+impl FromStr for SessionId {
+    type Err = NoSessionId;
+
+    fn from_str(text: &str) -> Result<Self, NoSessionId> {
+        let is_one = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| is_one);
+        number.map(Self).ok_or(NoSessionId)
     }
 }
 
@@ -192,5 +208,14 @@ mod tests {
         let all: BTreeSet<_> = (0..100_000).map(|_| ids.next()).collect();
         assert_eq!(all.len(), 100_000);
         assert!(all.iter().all(|id| id.to_string().len() == 16));
+        assert!(all.iter().all(|id| id.to_string().parse() == Ok(*id)));
+    }
+
+    #[test]
+    fn only_sixteen_hex_digits_are_an_id() {
+        assert_eq!("000000000000000A".parse(), Ok(SessionId(10)));
+        for text in ["", "a", "+00000000000000a", "000000000000000g", "00000000000000000a"] {
+            assert_eq!(text.parse::<SessionId>(), Err(NoSessionId), "{text}");
+        }
     }
 }

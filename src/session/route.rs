@@ -282,6 +282,13 @@ impl Route {
         }
     }
 
+    /// Tells that session to end so, be it still on its way to an endpoint. Whether it lives.
+    pub fn stop(&self, session: SessionId, outcome: Outcome) -> bool {
+        let sessions = self.sessions();
+        let entry = sessions.live.get(&session);
+        entry.inspect(|entry| entry.live.stop(outcome)).is_some()
+    }
+
     /// Tells those sessions to end so that live now.
     pub fn stop_live(&self, outcome: Outcome) -> usize {
         let sessions = self.sessions();

@@ -1,0 +1,80 @@
+//! `endpoint`: takes an endpoint out of use, and back in.
+
+use super::Failure;
+use super::ask::{self, ControlSocket, part};
+use crate::admin::EndpointOrdered;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The cluster's name
+    cluster: String,
+    /// The endpoint's name, as `status` shows it
+    #[arg(value_name = "ADDRESS")]
+    endpoint: String,
+    order: Order,
+    #[command(flatten)]
+    place: ControlSocket,
+    /// The daemon's answer as it is
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Order {
+    /// It takes its share of new sessions
+    Enable,
+    /// No new sessions; those that live go on
+    Drain,
+    /// As if it were no longer in the file: no new sessions, no probes, and `on_removed` says what becomes of live ones
+    Disable,
+}
+
+pub(super) fn endpoint(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { cluster, endpoint, order, .. } = arguments;
+    let order = match order {
+        Order::Enable => "enable",
+        Order::Drain => "drain",
+        Order::Disable => "disable",
+    };
+    let path = format!("/clusters/{}/endpoints/{}/{order}", part(cluster), part(endpoint));
+    let body = ask::order(&arguments.place, &path)?.good().map_err(Failure::Running)?;
+    if arguments.json {
+        return super::print(&body);
+    }
+    let ordered: EndpointOrdered = ask::read(&body).map_err(Failure::Running)?;
+    super::print(words(&ordered).as_bytes())
+}
+
+fn words(ordered: &EndpointOrdered) -> String {
+    let EndpointOrdered { cluster, endpoint, state, was, sessions, enabled } = ordered;
+    let mut words =
+        format!("{endpoint} of {cluster} is {state} (it was {was}), with {sessions} live session(s)\n");
+    if *enabled == 0 {
+        words += &format!("no endpoint of {cluster} is enabled now: new sessions are refused\n");
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_takes_out_the_last_one_is_told() {
+        let mut ordered = EndpointOrdered {
+            cluster: "up".into(),
+            endpoint: "10.0.0.1:1".into(),
+            state: "draining".into(),
+            was: "enabled".into(),
+            sessions: 2,
+            enabled: 1,
+        };
+        let first = "10.0.0.1:1 of up is draining (it was enabled), with 2 live session(s)\n";
+        assert_eq!(words(&ordered), first);
+        ordered.enabled = 0;
+        assert_eq!(
+            words(&ordered),
+            format!("{first}no endpoint of up is enabled now: new sessions are refused\n")
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! `sessions`: a table of those that live.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::ask::{self, Where};
+use super::{Failure, show};
+use crate::admin::status::{Session, Sessions};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    place: Where,
+    /// Only those that came in by this listener
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Only those that go to this cluster
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// The daemon's answer, filtered
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn sessions(arguments: &Arguments) -> Result<(), Failure> {
+    let body = ask::get(&arguments.place, "/sessions")?;
+    // As a value: whatever a session has is kept.
+    let mut answer: Value = ask::read(&body).map_err(Failure::Running)?;
+    if let Some(sessions) = answer["sessions"].as_array_mut() {
+        let is = |session: &Value, key: &str, wanted: &Option<String>| {
+            wanted.as_deref().is_none_or(|wanted| session[key] == wanted)
+        };
+        sessions.retain(|session| {
+            is(session, "listener", &arguments.listener) && is(session, "cluster", &arguments.cluster)
+        });
+    }
+    if arguments.json {
+        return super::print(format!("{answer:#}\n").as_bytes());
+    }
+    let Sessions { sessions } = serde_json::from_value(answer)
+        .map_err(|error| Failure::Running(format!("the daemon's answer is not understood: {error}")))?;
+    super::print(page(&sessions).as_bytes())
+}
+
+fn page(sessions: &[Session]) -> String {
+    let row = |session: &Session| {
+        vec![
+            session.session.clone(),
+            session.listener.clone(),
+            session.cluster.clone(),
+            session.endpoint.clone().unwrap_or_else(|| "dialling".into()),
+            show::caller(session.caller.as_ref()),
+            show::span(Duration::from_millis(session.age_ms)),
+            show::bytes(session.sent_bytes as f64),
+            show::bytes(session.received_bytes as f64),
+        ]
+    };
+    let rows: Vec<_> = sessions.iter().map(row).collect();
+    show::table(&["SESSION", "LISTENER", "CLUSTER", "ENDPOINT", "CALLER", "AGE", "SENT", "RECEIVED"], &rows)
+}
