@@ -6,6 +6,7 @@ pub mod balance;
 pub mod eligibility;
 pub mod health;
 pub mod limits;
+pub mod queue;
 pub mod refresh;
 pub mod retry;
 pub mod roster;

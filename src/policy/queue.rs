@@ -1,0 +1,234 @@
+//! Who waits for room, and who is next: in turn among callers, and among one caller's in the order in which they came. A
+//! caller with a thousand waiting delays another's first by one place.
+//!
+//! It holds places and no clock: how long somebody waits is the business of who waits, and whoever gives up leaves.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::caller::CallerKey;
+
+/// How many may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// In all.
+    pub max_waiting: usize,
+    /// Of one caller; `None`: as many as in all.
+    pub max_per_caller: Option<usize>,
+}
+
+/// Which limit leaves no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// Nobody more may wait.
+    #[error("{0} sessions wait already")]
+    All(usize),
+    /// The caller has as many waiting as it may.
+    #[error("{0} sessions of this caller wait already")]
+    Caller(usize),
+}
+
+/// A place in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    caller: CallerKey,
+    number: u64,
+}
+
+/// The queue of one cluster.
+#[derive(Debug)]
+pub struct Queue {
+    settings: Settings,
+    /// Of each caller that has any, in their order. Never an empty one.
+    waiting: BTreeMap<CallerKey, VecDeque<u64>>,
+    /// Each of those callers once, the next one first.
+    turns: VecDeque<CallerKey>,
+    length: usize,
+    next_number: u64,
+}
+
+impl Queue {
+    /// With nobody in it.
+    #[must_use]
+    pub const fn new(settings: Settings) -> Self {
+        Self { settings, waiting: BTreeMap::new(), turns: VecDeque::new(), length: 0, next_number: 0 }
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nobody does.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// One more waits, until [`Queue::call_next`] gives its ticket, or [`Queue::leave`] takes it back.
+    ///
+    /// # Errors
+    /// The limit that leaves no place.
+    pub fn enter(&mut self, caller: CallerKey) -> Result<Ticket, Full> {
+        if self.length >= self.settings.max_waiting {
+            return Err(Full::All(self.settings.max_waiting));
+        }
+        let theirs = self.waiting.get(&caller).map_or(0, VecDeque::len);
+        if let Some(most) = self.settings.max_per_caller.filter(|most| theirs >= *most) {
+            return Err(Full::Caller(most));
+        }
+        if theirs == 0 {
+            self.turns.push_back(caller.clone());
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.waiting.entry(caller.clone()).or_default().push_back(number);
+        self.length += 1;
+        Ok(Ticket { caller, number })
+    }
+
+    /// There is room for one: whose turn it is. It waits no longer, and its caller's next comes behind all others'.
+    pub fn call_next(&mut self) -> Option<Ticket> {
+        let caller = self.turns.pop_front()?;
+        let theirs = self.waiting.get_mut(&caller)?;
+        let number = theirs.pop_front()?;
+        if theirs.is_empty() {
+            self.waiting.remove(&caller);
+        } else {
+            self.turns.push_back(caller.clone());
+        }
+        self.length -= 1;
+        Some(Ticket { caller, number })
+    }
+
+    /// Somebody waits no longer. False: it had been given room already.
+    pub fn leave(&mut self, ticket: &Ticket) -> bool {
+        let Some(theirs) = self.waiting.get_mut(&ticket.caller) else { return false };
+        // In ascending order, as they came.
+        let Ok(place) = theirs.binary_search(&ticket.number) else { return false };
+        theirs.remove(place);
+        if theirs.is_empty() {
+            self.waiting.remove(&ticket.caller);
+            self.turns.retain(|caller| *caller != ticket.caller);
+        }
+        self.length -= 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(uid: u32) -> CallerKey {
+        CallerKey::User(uid)
+    }
+
+    fn queue(max_waiting: usize, max_per_caller: Option<usize>) -> Queue {
+        Queue::new(Settings { max_waiting, max_per_caller })
+    }
+
+    /// Whose turns they are, to the last.
+    fn drained(queue: &mut Queue) -> Vec<CallerKey> {
+        std::iter::from_fn(|| queue.call_next()).map(|ticket| ticket.caller).collect()
+    }
+
+    #[test]
+    fn callers_take_turns_however_many_one_has() {
+        let mut queue = queue(100, None);
+        for uid in [1, 1, 1, 1, 2, 3, 2] {
+            queue.enter(user(uid)).unwrap();
+        }
+        assert_eq!(drained(&mut queue), [1, 2, 3, 1, 2, 1, 1].map(user));
+        assert!(queue.is_empty() && queue.waiting.is_empty() && queue.turns.is_empty());
+    }
+
+    #[test]
+    fn one_callers_come_in_their_order() {
+        let mut queue = queue(100, None);
+        let tickets = [(); 3].map(|()| queue.enter(user(1)).unwrap());
+        for ticket in tickets {
+            assert_eq!(queue.call_next(), Some(ticket));
+        }
+    }
+
+    #[test]
+    fn both_limits_count_exactly() {
+        let mut queue = queue(3, Some(2));
+        let first = queue.enter(user(1)).unwrap();
+        queue.enter(user(1)).unwrap();
+        assert_eq!(queue.enter(user(1)), Err(Full::Caller(2)));
+        queue.enter(user(2)).unwrap();
+        assert_eq!(queue.enter(user(3)), Err(Full::All(3)));
+        assert!(queue.leave(&first));
+        queue.enter(user(3)).unwrap();
+    }
+
+    #[test]
+    fn who_has_left_is_not_called_and_costs_nobody_a_turn() {
+        let mut queue = queue(100, None);
+        let one = queue.enter(user(1)).unwrap();
+        let two = queue.enter(user(2)).unwrap();
+        let other = queue.enter(user(2)).unwrap();
+        assert!(queue.leave(&one) && !queue.leave(&one));
+        assert!(queue.leave(&two));
+        assert_eq!(queue.call_next(), Some(other.clone()));
+        assert!(!queue.leave(&other), "it has its room already");
+        assert_eq!((queue.len(), queue.call_next()), (0, None));
+    }
+
+    /// Against a plain list of who waits: nobody is lost, and between two turns of a caller that waits all along each other
+    /// one has at most one.
+    #[test]
+    fn nobody_is_lost_and_nobody_overtaken_twice() {
+        let mut rng = fastrand::Rng::with_seed(17);
+        let (mut queue, mut model) = (queue(50, Some(20)), Vec::new());
+        let mut since: BTreeMap<CallerKey, Vec<CallerKey>> = BTreeMap::new();
+        for _ in 0..50_000 {
+            match rng.u8(..4) {
+                0 | 1 => {
+                    let caller = user(rng.u32(..5));
+                    if let Ok(ticket) = queue.enter(caller.clone()) {
+                        since.entry(caller).or_default();
+                        model.push(ticket);
+                    }
+                }
+                2 if !model.is_empty() => {
+                    let ticket = model.swap_remove(rng.usize(..model.len()));
+                    assert!(queue.leave(&ticket));
+                    if !model.iter().any(|waits| waits.caller == ticket.caller) {
+                        since.remove(&ticket.caller);
+                    }
+                }
+                _ => {
+                    let Some(ticket) = queue.call_next() else {
+                        assert!(model.is_empty());
+                        continue;
+                    };
+                    let place = model.iter().position(|waits| *waits == ticket).expect("it waits");
+                    model.swap_remove(place);
+                    let oldest = model
+                        .iter()
+                        .filter(|waits| waits.caller == ticket.caller)
+                        .map(|waits| waits.number)
+                        .min();
+                    assert!(oldest.is_none_or(|oldest| oldest > ticket.number));
+                    for (caller, others) in &mut since {
+                        if *caller != ticket.caller {
+                            assert!(
+                                !others.contains(&ticket.caller),
+                                "{caller:?} was overtaken twice by one caller"
+                            );
+                            others.push(ticket.caller.clone());
+                        }
+                    }
+                    since.remove(&ticket.caller);
+                    if oldest.is_some() {
+                        since.insert(ticket.caller, Vec::new());
+                    }
+                }
+            }
+            assert_eq!(queue.len(), model.len());
+        }
+    }
+}
