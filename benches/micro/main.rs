@@ -4,6 +4,7 @@
 //! `benches/instructions` is the gate. Tests run each of these once, so that they cannot rot.
 #![forbid(unsafe_code)]
 
+mod callers;
 mod dialogue;
 mod pick;
 mod relay;
@@ -15,5 +16,6 @@ fn main() {
     pick::bench(&mut criterion);
     relay::bench(&mut criterion);
     dialogue::bench(&mut criterion);
+    callers::bench(&mut criterion);
     criterion.final_summary();
 }

@@ -23,10 +23,11 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Drain, DrainWatch};
+use crate::listener;
 use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::AccessLog;
-use crate::sys::{BindError, Inherited, InheritedError};
+use crate::sys::{self, Bind, BindError, Inherited, InheritedError};
 use crate::upstream::discovery;
 use crate::workers::Workers;
 
@@ -122,6 +123,7 @@ impl Running {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        warn_of_strangers(&config);
         let credentials = Credentials::default();
         let (commander, commands) = admin::commands();
         let subject = Arc::new(Subject {
@@ -220,4 +222,21 @@ fn seconds_since_1970() -> f64 {
 #[expect(clippy::disallowed_methods, reason = "this is the one place that seeds")]
 fn seed() -> u64 {
     Rng::new().u64(..)
+}
+
+/// Says so when rules about callers could only deny.
+fn warn_of_strangers(config: &Config) {
+    let is_asked = |listener: &listener::Settings| {
+        let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
+        is_tcp && !listener.admission.allow.is_empty()
+    };
+    if config.listeners.iter().any(is_asked)
+        && let Err(error) = sys::owners_are_told()
+    {
+        tracing::warn!(
+            %error,
+            "the kernel does not tell who connects over loopback, so every TCP client of a listener with `allow` is denied; a \
+             systemd unit needs AF_NETLINK in RestrictAddressFamilies"
+        );
+    }
 }

@@ -54,6 +54,7 @@ async fn compile(estate: &Estate) -> Result<Config, Vec<MistakeView>> {
 /// Addresses that cannot be bound.
 fn apply(estate: &mut Estate, config: Config) -> Result<Reloaded, Vec<MistakeView>> {
     let warnings = config.warnings.clone();
+    super::warn_of_strangers(&config);
     let needs_restart = estate.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
     let changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {

@@ -42,8 +42,8 @@ pub struct Admission {
 pub(super) struct Guest {
     /// `None` for a stranger.
     caller: Option<Arc<Caller>>,
-    /// Whose share it counts for, where there are shares.
-    share: Option<CallerKey>,
+    /// Whose share it counts for, where there are shares. Boxed: it is kept for hours, and mostly there are none.
+    share: Option<Box<CallerKey>>,
     series: Option<Arc<CallerSeries>>,
 }
 
@@ -99,7 +99,7 @@ impl Admission {
     }
 
     /// Counts a connection for its caller.
-    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<CallerKey>, Against> {
+    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<Box<CallerKey>>, Against> {
         let mut shares = self.shares();
         if shares.is_off() {
             return Ok(None);
@@ -110,7 +110,7 @@ impl Admission {
         };
         let key = CallerKey::of(caller, from);
         match shares.begin(&key, clock::now()) {
-            Ok(()) => Ok(Some(key)),
+            Ok(()) => Ok(Some(Box::new(key))),
             Err(exceeded) => Err(Against::CallerFull(format!("{key} {exceeded}"))),
         }
     }

@@ -8,7 +8,7 @@
 
 use std::cell::OnceCell;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -45,6 +45,17 @@ pub fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<
         };
         channel.ask(local, remote)
     })
+}
+
+/// Whether the kernel answers such questions here: it is asked about a connection of our own.
+///
+/// # Errors
+/// It does not, or there is no loopback.
+pub fn owners_are_told() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let owner = socket_owner(client.local_addr()?, listener.local_addr()?)?;
+    owner.map(|_| ()).ok_or_else(|| ErrorKind::NotFound.into())
 }
 
 /// A netlink socket to the kernel's socket diagnostics.
@@ -212,7 +223,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv6Addr, SocketAddrV6, TcpListener, TcpStream};
+    use std::net::{Ipv6Addr, SocketAddrV6};
 
     use socket2::{Domain, SockRef, Socket, Type};
 
@@ -232,6 +243,11 @@ mod tests {
     fn owner_behind(accepted: &TcpStream) -> Option<u32> {
         let owner = socket_owner(accepted.peer_addr().unwrap(), accepted.local_addr().unwrap()).unwrap();
         owner.map(|owner| owner.uid)
+    }
+
+    #[test]
+    fn we_are_told_here() {
+        owners_are_told().unwrap();
     }
 
     #[test]

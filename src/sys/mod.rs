@@ -17,7 +17,7 @@ mod supervisor;
 mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
-pub use diagnostics::{SocketOwner, socket_owner};
+pub use diagnostics::{SocketOwner, owners_are_told, socket_owner};
 pub use inherited::{Inherited, InheritedError};
 pub use inotify::Inotify;
 pub use peer::{PeerProcess, ProcessCgroup};

@@ -1,11 +1,13 @@
 //! Who on this host may connect, and who it was: several users, control groups and network namespaces.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use crate::harness::postgres::psql_command;
 use crate::harness::server::{PASSWORD, mariadb};
 use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
-use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, pgwire, roles};
+use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, finish, pgwire, roles};
 
 /// Listener `app` on TCP and on a unix socket that anybody may open, with these keys more.
 fn config(upstream: &Upstream, listener: &str, cluster: &str) -> Config {
@@ -238,6 +240,38 @@ fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
     assert_eq!(Somebody::user(billing).inside(&namespace).call(&unix(&ambassador), &[]).heard(), SERVED);
     let record = record_of(&ambassador, billing.uid);
     assert!(record["caller"]["pid"].as_u64().is_some_and(|pid| pid > 0), "{record}");
+}
+
+/// Users that have no number in the daemon's user namespace all look like `nobody` there.
+#[test]
+fn a_user_without_a_number_in_our_user_namespace_is_a_stranger() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let probe = finish(std::process::Command::new("unshare").args(["--user", "--map-root-user", "true"]));
+    if probe.code != 0 {
+        eprintln!("this needs user namespaces: not tested: {}", probe.stderr);
+        return;
+    }
+    let upstream = Upstream::plain(roles::echo);
+    let allow = "allow: [ { user: 65534 }, { user: root } ]";
+    let ambassador = Ambassador::start_with(&config(&upstream, allow, ""), |command| {
+        let mut inside = std::process::Command::new("unshare");
+        inside.args(["--user", "--map-root-user"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        *command = inside;
+    });
+    open_to_all(&ambassador);
+    for target in [tcp(&ambassador), unix(&ambassador)] {
+        assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
+        assert_eq!(Somebody::default().call(&target, &[]).heard(), SERVED, "{target}");
+    }
+    let record = ambassador.record_of("denied");
+    assert!(record["error"].as_str().is_some_and(|error| error.ends_with("user namespace")), "{record}");
 }
 
 #[test]

@@ -1,0 +1,18 @@
+//! Who owns the other end of a connection over loopback: the question to the kernel, which is most of what it costs to know a
+//! caller. A connection has it in its opening once, where anybody asks (docs/CALLERS.md).
+
+use std::net::{TcpListener, TcpStream};
+
+use ambassador::sys::socket_owner;
+use criterion::Criterion;
+
+pub(crate) fn bench(criterion: &mut Criterion) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = TcpStream::connect(address).expect("a connection");
+    let _accepted = listener.accept().expect("the other end");
+    let from = client.local_addr().expect("an address");
+    criterion.bench_function("callers/socket_owner", |bencher| {
+        bencher.iter(|| socket_owner(from, address).expect("the kernel answers").expect("it is ours"));
+    });
+}
