@@ -24,8 +24,10 @@ pub struct Settings {
     pub name: ListenerName,
     /// Where it accepts; at least one.
     pub binds: Vec<Bind>,
-    /// The cluster its sessions go to; it exists.
-    pub cluster: ClusterName,
+    /// The clusters its sessions go to: at least one, more only with `context`. They exist.
+    pub clusters: Vec<ClusterName>,
+    /// Every connection begins with a CONNECT request, which names one of them.
+    pub context: bool,
     /// Live sessions over all its addresses; more are refused.
     pub max_connections: u32,
     /// Every connection begins with a PROXY header, and comes from this host.

@@ -200,27 +200,42 @@ pub struct ListenerMetrics {
     pub accepted: Counter,
     /// accept(2) failed.
     pub accept_errors: Counter,
+    ended: BTreeMap<Outcome, Counter>,
+}
+
+/// What is recorded of the sessions between a listener and a cluster.
+#[derive(Clone)]
+pub struct DestinationMetrics {
     /// A session came or went.
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
     pub sent: Counter,
     /// Bytes from the upstream, as an absolute count.
     pub received: Counter,
-    ended: BTreeMap<Outcome, Counter>,
 }
 
-impl ListenerMetrics {
-    /// The handles of one listener and its cluster.
+impl DestinationMetrics {
+    /// The handles of one listener and one of its clusters.
     #[must_use]
     pub fn new(listener: &ListenerName, cluster: &ClusterName) -> Self {
         let (listener, cluster) = (listener.to_string(), cluster.to_string());
+        Self {
+            active: gauge!(SESSIONS_ACTIVE, "listener" => listener.clone(), "cluster" => cluster.clone()),
+            sent: counter!(SENT_BYTES, "listener" => listener.clone(), "cluster" => cluster.clone()),
+            received: counter!(RECEIVED_BYTES, "listener" => listener, "cluster" => cluster),
+        }
+    }
+}
+
+impl ListenerMetrics {
+    /// The handles of one listener.
+    #[must_use]
+    pub fn new(listener: &ListenerName) -> Self {
+        let listener = listener.to_string();
         let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
         Self {
             accepted: counter!(ACCEPTED, "listener" => listener.clone()),
             accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
-            active: gauge!(SESSIONS_ACTIVE, "listener" => listener.clone(), "cluster" => cluster.clone()),
-            sent: counter!(SENT_BYTES, "listener" => listener.clone(), "cluster" => cluster.clone()),
-            received: counter!(RECEIVED_BYTES, "listener" => listener.clone(), "cluster" => cluster),
             ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),
         }
     }
@@ -494,6 +509,7 @@ opaque!(
     CallerMetrics,
     CallerSeries,
     ListenerMetrics,
+    DestinationMetrics,
     ClusterMetrics,
     CredentialMetrics,
     DiscoveryMetrics,

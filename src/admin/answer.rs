@@ -71,7 +71,8 @@ fn readyz(subject: &Subject, query: Option<&str>) -> Answer {
     let cluster = query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("cluster=")));
     let scene = subject.scene.get();
     let exists = |name: &str| {
-        scene.listeners.iter().any(|listener| listener.route.cluster().settings().name.as_str() == name)
+        let mut clusters = scene.listeners.iter().flat_map(|listener| listener.route.clusters());
+        clusters.any(|cluster| cluster.settings().name.as_str() == name)
     };
     match cluster {
         Some(name) if !exists(name) => {

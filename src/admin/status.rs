@@ -150,7 +150,7 @@ pub struct Sessions {
 pub struct Session {
     pub session: String,
     pub listener: String,
-    pub cluster: String,
+    pub cluster: Option<String>,
     pub endpoint: Option<String>,
     pub caller: Option<Caller>,
     pub age_ms: u64,
@@ -208,7 +208,7 @@ impl Sessions {
         let session = |(route, view): (&Arc<crate::session::Route>, crate::session::SessionView)| Session {
             session: view.session.to_string(),
             listener: route.listener().to_string(),
-            cluster: route.cluster().settings().name.to_string(),
+            cluster: view.cluster.map(|name| name.to_string()),
             endpoint: view.endpoint.map(|name| name.to_string()),
             caller: view.caller.as_deref().map(Caller::of),
             age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX),
@@ -223,7 +223,12 @@ impl Listener {
     fn of(view: &ListenerView) -> Self {
         Self {
             name: view.route.listener().to_string(),
-            cluster: view.route.cluster().settings().name.to_string(),
+            cluster: view
+                .route
+                .clusters()
+                .map(|cluster| cluster.settings().name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
             active: view.route.active(),
             accepted: view.route.accepted(),

@@ -48,7 +48,7 @@ fn page(sessions: &[Session]) -> String {
         vec![
             session.session.clone(),
             session.listener.clone(),
-            session.cluster.clone(),
+            session.cluster.clone().unwrap_or_else(|| "-".into()),
             session.endpoint.clone().unwrap_or_else(|| "dialling".into()),
             show::caller(session.caller.as_ref()),
             show::span(Duration::from_millis(session.age_ms)),

@@ -52,8 +52,7 @@ fn below(kind: &Kind, path: &str, all: &mut Vec<Described>) {
         | Kind::Boolean
         | Kind::Integer(..)
         | Kind::Duration(_)
-        | Kind::Word(_)
-        | Kind::NotYet(..) => {}
+        | Kind::Word(_) => {}
     }
 }
 
@@ -63,10 +62,7 @@ fn takes(kind: &Kind) -> String {
         Kind::Section(_) => "a map".into(),
         Kind::Names(_) => "a map from names".into(),
         Kind::List(item) => format!("a list, each item {}", takes(item)),
-        Kind::Either(kinds) => {
-            let supported = kinds.iter().filter(|kind| !matches!(kind, Kind::NotYet(..)));
-            supported.map(takes).collect::<Vec<_>>().join(", or ")
-        }
+        Kind::Either(kinds) => kinds.iter().map(takes).collect::<Vec<_>>().join(", or "),
         Kind::Text(_)
         | Kind::Bytes(_)
         | Kind::Account
@@ -74,8 +70,7 @@ fn takes(kind: &Kind) -> String {
         | Kind::Boolean
         | Kind::Integer(..)
         | Kind::Duration(_)
-        | Kind::Word(_)
-        | Kind::NotYet(..) => kind.expected(),
+        | Kind::Word(_) => kind.expected(),
     }
 }
 

@@ -104,10 +104,10 @@ impl Config {
         Self::parse(&text_of(path)?, path, &process_environment)
     }
 
-    /// The cluster of one of its listeners.
+    /// The cluster of one of its listeners, the first if there are several.
     #[must_use]
     pub fn cluster_of(&self, listener: &listener::Settings) -> Option<&upstream::Settings> {
-        self.clusters.iter().find(|cluster| cluster.name == listener.cluster)
+        self.clusters.iter().find(|cluster| Some(&cluster.name) == listener.clusters.first())
     }
 
     /// Reads only where the daemon of this file answers. Nothing else of the file has to be right, readable or

@@ -139,10 +139,6 @@ impl Reader<'_> {
                 Some(kind) => self.value(kind, node, at, key),
                 None => self.mismatch(kind, value, at),
             },
-            (Kind::NotYet(form, what), value) if *form == value.form() => {
-                self.findings.mistake(at, format!("{what} is not supported yet"));
-                None
-            }
             (Kind::List(kind), Value::List(nodes)) => Some(Datum::List(self.list(kind, nodes, at))),
             (Kind::Section(shape), Value::Map(pairs)) => {
                 let at = At { place: key, path: at.path.clone() };

@@ -79,7 +79,7 @@ impl Resolver<'_> {
 
     fn warn_of_unused_clusters(&mut self, root: &Section) {
         let used: BTreeSet<_> =
-            root.names("listeners").iter().filter_map(|(_, listener)| listener.text("cluster")).collect();
+            root.names("listeners").iter().flat_map(|(_, listener)| listener::clusters(listener)).collect();
         for (name, cluster) in root.names("clusters") {
             if !used.contains(name.as_str()) {
                 self.findings.warning(&cluster.at, "no listener leads to this cluster");

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::shape::table::ROOT;
-use super::shape::{Form, Key, Kind, Presence, Rule, Shape};
+use super::shape::{Key, Kind, Presence, Rule, Shape};
 
 /// The schema, draft 2020-12.
 #[must_use]
@@ -107,10 +107,8 @@ fn of_kind(kind: &Kind) -> Value {
             "additionalProperties": section(shape),
         }),
         Kind::Either(kinds) => {
-            let supported = kinds.iter().filter(|kind| !matches!(kind, Kind::NotYet(..)));
-            json!({ "anyOf": supported.map(of_kind).collect::<Vec<_>>() })
+            json!({ "anyOf": kinds.iter().map(of_kind).collect::<Vec<_>>() })
         }
-        Kind::NotYet(Form::Scalar | Form::List | Form::Map, _) => json!({ "not": {} }),
     }
 }
 

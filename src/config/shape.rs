@@ -65,8 +65,6 @@ pub(super) enum Kind {
     Names(&'static Shape),
     /// Of each form of YAML, at most one kind.
     Either(&'static [Self]),
-    /// A form that is not supported yet, and what it would be.
-    NotYet(Form, &'static str),
 }
 
 /// The words that may stand at a place.
@@ -124,7 +122,6 @@ impl Kind {
         match self {
             Self::List(_) => Form::List,
             Self::Section(_) | Self::Names(_) => Form::Map,
-            Self::NotYet(form, _) => *form,
             Self::Text(_)
             | Self::Bytes(_)
             | Self::Account
@@ -152,11 +149,7 @@ impl Kind {
             Self::List(kind) => format!("a list, each item {}", kind.expected()),
             Self::Section(shape) => format!("a map of {}", one_of_keys(shape)),
             Self::Names(_) => "a map from names to sections".into(),
-            Self::Either(kinds) => {
-                let supported = kinds.iter().filter(|kind| !matches!(kind, Self::NotYet(..)));
-                supported.map(Self::expected).collect::<Vec<_>>().join(", or ")
-            }
-            Self::NotYet(_, what) => (*what).into(),
+            Self::Either(kinds) => kinds.iter().map(Self::expected).collect::<Vec<_>>().join(", or "),
         }
     }
 }

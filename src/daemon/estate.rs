@@ -18,8 +18,10 @@ use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
-use crate::session::{self, AccessLog, Admission, Ledger, Route, SessionIds, end_orphans};
-use crate::sys::{Bind, BindError, Inherited, LocalAddress};
+use crate::session::{
+    self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans,
+};
+use crate::sys::{Bind, BindError, Inherited, LocalAddress, Options};
 use crate::upstream::{Cluster, discovery, health_check};
 use crate::workers::Workers;
 
@@ -53,8 +55,10 @@ pub(super) struct Estate {
     clusters: BTreeMap<ClusterName, Tended>,
     admin: Option<Attended>,
     control: Option<Attended>,
-    /// Of every pair of listener and cluster that there ever was: its counters go on when it comes back.
-    ledgers: BTreeMap<(ListenerName, ClusterName), Arc<Ledger>>,
+    /// Of every listener with its clusters that there ever was: its sums go on when it comes back.
+    ledgers: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<Ledger>>,
+    /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
+    tallies: BTreeMap<(ListenerName, ClusterName), Arc<Tally>>,
     leaving: Vec<Routed>,
 }
 
@@ -101,6 +105,7 @@ impl Estate {
             admin: None,
             control: None,
             ledgers: BTreeMap::new(),
+            tallies: BTreeMap::new(),
             leaving: Vec::new(),
         }
     }
@@ -233,21 +238,28 @@ impl Estate {
 
     /// The listener on those sockets; what it was before goes on where nothing about it is different.
     fn serve(&mut self, settings: &listener::Settings, held: Vec<Held>, known: Option<Served>) -> Served {
-        let cluster = Arc::clone(&self.clusters[&settings.cluster].cluster);
+        let named = |name| Arc::clone(&self.clusters[name].cluster);
+        let clusters: Vec<_> = settings.clusters.iter().map(named).collect();
         let (current, routed, mut before) = match known {
             None => {
-                let routed = self.route(settings, cluster, None);
+                let routed = self.route(settings, clusters, None);
                 (Arc::new(Current::new(Arc::clone(&routed.route))), routed, Vec::new())
             }
             Some(known) => {
                 let before = listener::Settings { binds: settings.binds.clone(), ..known.settings };
-                if before == *settings && Arc::ptr_eq(known.routed.route.cluster(), &cluster) {
+                let are_same = known
+                    .routed
+                    .route
+                    .clusters()
+                    .zip(&clusters)
+                    .all(|(before, now)| Arc::ptr_eq(before, now));
+                if before == *settings && are_same {
                     (known.current, known.routed, known.sockets)
                 } else {
-                    let routed = self.route(settings, cluster, Some(&known.routed));
+                    let routed = self.route(settings, clusters, Some(&known.routed));
                     known.current.set(Arc::clone(&routed.route));
-                    // To the same cluster, the new route has the old one's sessions; else they are on their own.
-                    if before.cluster != settings.cluster {
+                    // To the same clusters, the new route has the old one's sessions; else they are on their own.
+                    if before.clusters != settings.clusters {
                         self.leaving.push(known.routed);
                     }
                     (known.current, routed, known.sockets)
@@ -264,29 +276,39 @@ impl Estate {
     fn route(
         &mut self,
         settings: &listener::Settings,
-        cluster: Arc<Cluster>,
+        clusters: Vec<Arc<Cluster>>,
         before: Option<&Routed>,
     ) -> Routed {
-        let key = (settings.name.clone(), settings.cluster.clone());
+        let key = (settings.name.clone(), settings.clusters.clone());
         let ledger = Arc::clone(self.ledgers.entry(key).or_default());
         let means = &self.means;
         // Where each session leaves a record, its caller is in it.
         let recorded = means.access.is_on().then_some(Needs { unit: true, groups: false });
-        let wanted =
-            [recorded, cluster.settings().wants_of_callers()].into_iter().flatten().reduce(Needs::and);
+        let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
+        let wanted = by_clusters.chain([recorded]).flatten().reduce(Needs::and);
         let admission = Admission::new(&settings.admission, wanted, &means.census, &means.callers);
         let settings = session::Settings {
             listener: settings.name.clone(),
             max_connections: settings.max_connections,
             accept_proxy: settings.accept_proxy,
+            context: settings.context,
             admission: match before {
                 Some(before) => admission.succeeding(&before.route),
                 None => admission,
             },
         };
-        let route = Route::new(settings, cluster, Arc::clone(&self.ids), ledger);
+        let destination = |cluster: Arc<Cluster>| {
+            let name = &cluster.settings().name;
+            let tally = self.tallies.entry((settings.listener.clone(), name.clone()));
+            let tally = tally.or_insert_with(|| Tally::of(&settings.listener, name));
+            Destination::new(Arc::clone(&cluster), Arc::clone(tally))
+        };
+        let destinations = clusters.into_iter().map(destination).collect();
+        let route = Route::new(settings, destinations, Arc::clone(&self.ids), ledger);
         let orphans = means.sessions.branch();
-        means.admin.spawn(end_orphans(Arc::clone(&route), orphans.watch()));
+        for cluster in route.clusters() {
+            means.admin.spawn(end_orphans(Arc::clone(&route), Arc::clone(cluster), orphans.watch()));
+        }
         Routed { route, orphans }
     }
 
@@ -298,7 +320,9 @@ impl Estate {
         current: &Arc<Current>,
         before: &mut Vec<Attended>,
     ) -> Attended {
-        let options = current.get().cluster().settings().socket;
+        // Of several clusters the first one's: what is remote on this side is the clients.
+        let options =
+            current.get().clusters().next().map_or(Options::NONE, |cluster| cluster.settings().socket);
         if let Err(error) = held.listening.set_options(&options) {
             tracing::warn!(listener = %settings.name, %error, "cannot set the socket's options");
         }

@@ -11,4 +11,4 @@ pub use caller::{Stranger, identify};
 pub use census::Census;
 pub use head::{NoHead, read_head};
 pub use opening::{NotOpened, introduce, read_opening};
-pub use refuse::{answer_opening, refuse, welcome};
+pub use refuse::{answer_opening, refuse, say, welcome};

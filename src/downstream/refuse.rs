@@ -37,7 +37,7 @@ pub async fn answer_opening(
 /// Sends, ends our direction, and reads on until the client closes: a close while bytes of the client are
 /// unread would turn into a reset, and a reset discards words that the client has not read yet
 /// (RFC 1122 §4.2.2.13).
-async fn say(client: Socket, words: &[u8]) {
+pub async fn say(client: Socket, words: &[u8]) {
     let saying = Box::pin(async {
         client.send_all(words).await?;
         client.finish();

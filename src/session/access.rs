@@ -7,13 +7,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use super::record::Record;
 use crate::caller;
+use crate::head::connect::Context;
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
@@ -44,11 +45,13 @@ struct Line<'a> {
 struct Fields<'a> {
     session: String,
     listener: &'a str,
-    cluster: &'a str,
+    cluster: Option<&'a str>,
     peer: String,
     transport_peer: Option<String>,
     proxy_authority: Option<&'a str>,
     proxy_unique_id: Option<String>,
+    #[serde(serialize_with = "pairs")]
+    context: Option<&'a Context>,
     caller: Option<Caller<'a>>,
     endpoint: Option<&'a str>,
     attempts: u32,
@@ -173,13 +176,14 @@ impl<'a> Fields<'a> {
         Self {
             session: record.session().to_string(),
             listener: record.route().listener().as_str(),
-            cluster: record.route().cluster().settings().name.as_str(),
+            cluster: record.cluster().map(|cluster| cluster.settings().name.as_str()),
             peer,
             transport_peer,
             proxy_authority: header.and_then(|header| header.authority.as_deref()),
             proxy_unique_id: header
                 .and_then(|header| header.unique_id.as_deref())
                 .map(|id| id.escape_ascii().to_string()),
+            context: record.context(),
             caller: record.caller().map(|caller| Caller::of(caller)),
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,
@@ -195,6 +199,14 @@ impl<'a> Fields<'a> {
             closed_by: record.closed_by.label(),
             error: record.error.as_deref(),
         }
+    }
+}
+
+/// `{"k": "v", …}`, in the client's order.
+fn pairs<S: Serializer>(context: &Option<&Context>, serializer: S) -> Result<S::Ok, S::Error> {
+    match context {
+        Some(context) => serializer.collect_map(context.pairs()),
+        None => serializer.serialize_none(),
     }
 }
 

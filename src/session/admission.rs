@@ -136,9 +136,10 @@ impl Guest {
     }
 }
 
-/// Whoever may connect may still have no identity towards the servers; to be known before it takes anybody's place.
+/// Whoever may connect may still have no identity towards the servers; to be known before it takes anybody's place. Where the
+/// client has yet to name the cluster, its dial will know.
 fn denies_identity(place: &Place, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {
-    let tls = place.route().cluster().settings().tls.as_ref()?;
+    let tls = place.cluster()?.settings().tls.as_ref()?;
     match tls.identities().choose(who.as_deref().ok()) {
         Err(NoIdentity::Denied(caller)) => {
             // Of a stranger we know here why it is one.

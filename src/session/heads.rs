@@ -30,7 +30,7 @@ pub(super) async fn proxy_header(
     if !is_local(record.peer) {
         let words = "only who connects from this host may send a PROXY header, which this listener requires";
         record.end(Outcome::BadOpening, Side::Ambassador, Some(words.into()));
-        return Err(Some(Unserved { downstream, kind: RefusalKind::BadRequest }));
+        return Err(Some(Unserved::new(downstream, RefusalKind::BadRequest)));
     }
     let within = head_timeout(place);
     let read = tokio::select! {
@@ -45,7 +45,7 @@ pub(super) async fn proxy_header(
         }
         Err(error) => {
             let is_mistaken = has_no_head(record, Outcome::BadOpening, &error);
-            Err(is_mistaken.then_some(Unserved { downstream, kind: RefusalKind::BadRequest }))
+            Err(is_mistaken.then_some(Unserved::new(downstream, RefusalKind::BadRequest)))
         }
     }
 }

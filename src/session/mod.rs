@@ -5,6 +5,7 @@
 
 mod access;
 mod admission;
+mod connect;
 mod heads;
 mod orphans;
 mod record;
@@ -16,13 +17,16 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::downstream::{self, NotOpened};
+use crate::head::connect::{refused, status_of};
 use crate::outcome::{Outcome, Side};
 use crate::policy::roster::Unavailable;
-use crate::protocol::{Protocol, RefusalKind};
+use crate::protocol::{Opened, Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Gone, Socket};
 use crate::tls::{self, Choice, NoIdentity};
-use crate::upstream::{Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Wanted, dial, see_out};
+use crate::upstream::{
+    Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial, see_out,
+};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
@@ -31,7 +35,7 @@ pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
 pub use record::{NoSessionId, Record, SessionId, SessionIds};
 use route::Place;
-pub use route::{Admitted, Ledger, Route, SessionView, Settings};
+pub use route::{Admitted, Destination, Ledger, Route, SessionView, Settings, Tally};
 pub use totals::Totals;
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
@@ -48,7 +52,7 @@ pub fn run(
     async move {
         let opening = Box::pin(open_or_refuse(accepted, &place, &mut record));
         let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
-        let settings = &place.route().cluster().settings().session;
+        let settings = &place.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, place.live());
         let left = note(relaying.await, &mut record);
         match left {
@@ -58,6 +62,9 @@ pub fn run(
         leave(&record, place, load, &access);
     }
 }
+
+/// Who relays has dialled, and who has dialled knows where.
+const RELAYS: &str = "a session that relays has a cluster";
 
 /// In this order: whoever reads the record finds the session gone.
 fn leave(record: &Record, place: Place, load: WorkerLoad, access: &AccessLog) {
@@ -71,9 +78,27 @@ fn leave(record: &Record, place: Place, load: WorkerLoad, access: &AccessLog) {
 struct Unserved {
     downstream: Socket,
     kind: RefusalKind,
+    tongue: Tongue,
+}
+
+/// What a client hears its refusal in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tongue {
+    /// The cluster's protocol.
+    Protocol,
+    /// HTTP, where it waits for the answer to its CONNECT: with that status, or the outcome's own.
+    Http(Option<u16>),
 }
 
 impl Unserved {
+    const fn new(downstream: Socket, kind: RefusalKind) -> Self {
+        Self { downstream, kind, tongue: Tongue::Protocol }
+    }
+
+    fn in_http(self, status: Option<u16>) -> Self {
+        Self { tongue: Tongue::Http(status), ..self }
+    }
+
     /// What speaks against the client in any case comes first.
     fn or(self, against: Option<Against>, record: &mut Record) -> Self {
         let kind = against.map_or(self.kind, |against| against.note(record));
@@ -108,9 +133,6 @@ async fn open(
         }
     };
     let (route, live) = (place.route(), place.live());
-    let cluster = route.cluster();
-    let protocol = &*cluster.settings().protocol;
-
     let mut against = admission::against(&downstream, place, record).await;
     if let Some(against) = against.take_if(|_| !place.turn_away()) {
         against.note(record);
@@ -121,11 +143,22 @@ async fn open(
         match Box::pin(heads::proxy_header(downstream, place, record)).await {
             Ok(downstream) => downstream,
             // Who is not to be served anyway is refused for that.
-            Err(unserved) => return Err(unserved.map(|unserved| unserved.or(against, record))),
+            Err(unserved) => {
+                let unserved = unserved.map(|unserved| unserved.or(against, record));
+                return Err(match route.settings().context {
+                    true => unserved.map(|unserved| unserved.in_http(None)),
+                    false => unserved,
+                });
+            }
         }
     } else {
         downstream
     };
+    if route.settings().context {
+        return Box::pin(connect::open(downstream, place, record, against)).await;
+    }
+    let cluster = place.cluster().expect("without a CONNECT request a route has one cluster");
+    let protocol = &*cluster.settings().protocol;
     let within = if against.is_none() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
     let opened = tokio::select! {
         biased;
@@ -138,7 +171,8 @@ async fn open(
         (Ok(opened), Some(against)) => {
             // One that speaks first was heard first: it would not understand an answer to something that it has not said.
             record.reply_to = opened.reply_to;
-            return Err(Some(Unserved { downstream, kind: against.note(record) }));
+            let kind = against.note(record);
+            return Err(Some(Unserved::new(downstream, kind)));
         }
         (Err(_), Some(against)) => {
             against.note(record);
@@ -149,45 +183,23 @@ async fn open(
     };
     place.opened();
     record.reply_to = opened.reply_to;
-    let wanted = match opened.cancels.as_ref().map(|key| route.owner_of(key)) {
+    let wanted = match opened.cancels.as_ref().map(|key| route.owner_of(key, cluster)) {
         None => Wanted::Any,
         Some(Some(wanted)) => wanted,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
-    let choice = cluster
-        .settings()
-        .tls
-        .as_ref()
-        .map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
-    let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
-        Ok(identity) => identity,
-        Err(none) => return Err(Some(without_identity(downstream, record, &none))),
-    };
     if opened.cancels.is_none() {
         announce(place, &mut opened.bytes);
     }
-    // Where a server minds, what was begun goes on until it can be ended well. And some clients close as soon as they have
-    // sent a cancel (tokio-postgres): it stands all the same.
-    let may_be_cut = !protocol.parts_politely() && opened.cancels.is_none();
-    let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
-    let demand = Demand {
+    let ask = Ask {
         wanted,
-        identity,
         has_spoken: !opened.bytes.is_empty(),
-        announcement: announcement.as_ref(),
+        may_half_close: opened.may_half_close,
+        // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
+        insists: opened.cancels.is_some(),
+        tightened: Tightened::default(),
     };
-    let dialled = tokio::select! {
-        biased;
-        dialled = dial(cluster, demand, &mut record.dial) => match dialled {
-            Ok(dialled) => dialled,
-            Err(refusal) => return Err(Some(undialled(downstream, record, &refusal))),
-        },
-        gone = downstream.gone(opened.may_half_close), if may_be_cut => {
-            gone_while_dialling(record, gone);
-            return Err(None);
-        }
-        outcome = live.ordered_to_stop(), if may_be_cut => return Err(Some(stopped(downstream, record, outcome))),
-    };
+    let (dialled, downstream) = dial_for(downstream, ask, place, record).await?;
     let (ready, lease, downstream) = match dialled {
         Dialled::Ready(ready, lease) if protocol.server_greets() => {
             // A TLS hello that had not come yet when we first looked has come by now.
@@ -199,21 +211,79 @@ async fn open(
         Dialled::Ready(ready, lease) => (ready, lease, downstream),
         Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
     };
-    place.established(lease.endpoint().id());
-    route.dialled(&record.dial);
+    begin(downstream, ready, lease, opened, place, record).await
+}
 
+/// What a session asks of its dial.
+struct Ask<'a> {
+    wanted: Wanted,
+    /// Bytes of the client wait to be passed on.
+    has_spoken: bool,
+    /// A FIN of the client only ends what it says.
+    may_half_close: bool,
+    /// The client wants it done, even if it does not wait.
+    insists: bool,
+    tightened: Tightened<'a>,
+}
+
+/// Dials while the client is there and nobody orders an end.
+async fn dial_for(
+    downstream: Socket,
+    ask: Ask<'_>,
+    place: &Place,
+    record: &mut Record,
+) -> Result<(Dialled, Socket), Option<Unserved>> {
+    let cluster = place.cluster().expect("who dials knows where");
+    let Ask { wanted, has_spoken, may_half_close, insists, tightened } = ask;
+    let tls = cluster.settings().tls.as_ref();
+    let choice = tls.map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
+    let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
+        Ok(identity) => identity,
+        Err(none) => return Err(Some(without_identity(downstream, record, &none))),
+    };
+    // Where a server minds, what was begun goes on until it can be ended well.
+    let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
+    let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
+    let demand = Demand { wanted, identity, has_spoken, tightened, announcement: announcement.as_ref() };
+    tokio::select! {
+        biased;
+        dialled = dial(cluster, demand, &mut record.dial) => match dialled {
+            Ok(dialled) => Ok((dialled, downstream)),
+            Err(refusal) => Err(Some(undialled(downstream, record, &refusal))),
+        },
+        gone = downstream.gone(may_half_close), if may_be_cut => {
+            gone_while_dialling(record, gone);
+            Err(None)
+        }
+        outcome = place.live().ordered_to_stop(), if may_be_cut => Err(Some(stopped(downstream, record, outcome))),
+    }
+}
+
+/// What a relay begins with.
+async fn begin(
+    downstream: Socket,
+    ready: Ready,
+    lease: Lease,
+    opened: Opened,
+    place: &Place,
+    record: &mut Record,
+) -> Result<(relay::Start, Lease), Option<Unserved>> {
+    place.established(lease.endpoint().id());
+    place.route().dialled(&record.dial);
     let Ready { end: upstream, welcome, first, dialogue } = ready;
     if !downstream::welcome(&downstream, &welcome).await {
-        record.end(
-            Outcome::DownstreamGone,
-            Side::Downstream,
-            Some("the client left before it was greeted".into()),
-        );
+        left_ungreeted(record);
         return Err(None);
     }
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
+    let protocol = &place.cluster().expect(RELAYS).settings().protocol;
     let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
     Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
+}
+
+fn left_ungreeted(record: &mut Record) {
+    let words = "the client left before it was greeted";
+    record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
 }
 
 /// The session, as its server is to hear of it.
@@ -224,13 +294,13 @@ fn announcement(downstream: &Socket, record: &Record) -> Announcement {
         session: record.session().to_string(),
         uid: caller.map(|caller| caller.uid),
         unit: caller.and_then(|caller| caller.unit()).map(ToString::to_string),
-        context: None,
+        context: record.context().map(ToString::to_string),
     }
 }
 
 /// Tells the server in a client's login which unit it is, where that is wanted and known.
 fn announce(place: &Place, login: &mut Vec<u8>) {
-    let settings = place.route().cluster().settings();
+    let settings = place.cluster().expect("who logs in has a cluster").settings();
     if settings.announce_caller
         && let Some(unit) = place.caller().and_then(|caller| caller.unit())
     {
@@ -241,7 +311,7 @@ fn announce(place: &Place, login: &mut Vec<u8>) {
 fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {
     let words = "no session of this listener has the key that the client wants cancelled";
     record.end(Outcome::NoEndpoint, Side::Ambassador, Some(words.into()));
-    Unserved { downstream, kind: RefusalKind::Unreachable }
+    Unserved::new(downstream, RefusalKind::Unreachable)
 }
 
 /// The client's part in an upgrade. However it ends, the server has seen a whole conversation.
@@ -251,7 +321,7 @@ async fn introduce(
     place: &Place,
     record: &mut Record,
 ) -> Result<(Ready, Lease, Socket), Option<Unserved>> {
-    let protocol = &*place.route().cluster().settings().protocol;
+    let protocol = &*place.cluster().expect("who was dialled has a cluster").settings().protocol;
     let introduced = tokio::select! {
         biased;
         introduced = downstream::introduce(&downstream, meeting.greeting(), INTRODUCTION_TIMEOUT) => introduced,
@@ -301,7 +371,7 @@ async fn not_opened(
         NotOpened::Broken(_) => record.end(Outcome::DownstreamReset, Side::Downstream, words),
         NotOpened::Silent(_) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
-            return Some(Unserved { downstream, kind: RefusalKind::BadRequest });
+            return Some(Unserved::new(downstream, RefusalKind::BadRequest));
         }
         NotOpened::Misspoken(error) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
@@ -328,7 +398,7 @@ fn without_identity(downstream: Socket, record: &mut Record, none: &NoIdentity) 
         NoIdentity::Absent(_) => (Outcome::TlsFailed, RefusalKind::Unreachable),
     };
     record.end(outcome, Side::Ambassador, Some(none.to_string()));
-    Unserved { downstream, kind }
+    Unserved::new(downstream, kind)
 }
 
 fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
@@ -340,7 +410,7 @@ fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unse
         | Refusal::Failed { .. }
         | Refusal::Deadline { .. } => RefusalKind::Unreachable,
     };
-    Unserved { downstream, kind }
+    Unserved::new(downstream, kind)
 }
 
 /// An order to end came before there was anything to relay.
@@ -350,7 +420,7 @@ fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Unserve
         Side::Ambassador,
         Some(format!("ended by the ambassador ({}) before it had an upstream", outcome.label())),
     );
-    Unserved { downstream, kind: RefusalKind::ShuttingDown }
+    Unserved::new(downstream, RefusalKind::ShuttingDown)
 }
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
@@ -375,7 +445,7 @@ fn note(ended: Ended, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfi
     let Ended { downstream, may_be_told, unfinished, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
-    (may_be_told.then_some(Unserved { downstream, kind }), unfinished)
+    (may_be_told.then(|| Unserved::new(downstream, kind)), unfinished)
 }
 
 /// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.
@@ -390,13 +460,23 @@ async fn aftermath(
         refuse(unserved, record).await;
     }
     if let Some(unfinished) = unfinished {
-        see_out(record.route().cluster().settings(), *unfinished).await;
+        see_out(record.cluster().expect(RELAYS).settings(), *unfinished).await;
     }
     drop(lease);
 }
 
-async fn refuse(Unserved { downstream, kind }: Unserved, record: &Record) {
+async fn refuse(Unserved { downstream, kind, tongue }: Unserved, record: &Record) {
     let refusal = record.refusal(kind);
-    let protocol = &*record.route().cluster().settings().protocol;
-    downstream::refuse(downstream, protocol, &refusal.borrow()).await;
+    let refusal = refusal.borrow();
+    match (tongue, record.cluster()) {
+        (Tongue::Protocol, Some(cluster)) => {
+            downstream::refuse(downstream, &*cluster.settings().protocol, &refusal).await;
+        }
+        (Tongue::Http(_) | Tongue::Protocol, _) => {
+            let own = if let Tongue::Http(own) = tongue { own } else { None };
+            let status = own.unwrap_or_else(|| status_of(record.outcome));
+            let words = refused(status, record.outcome, refusal.session, &refusal.sentence());
+            downstream::say(downstream, &words).await;
+        }
+    }
 }

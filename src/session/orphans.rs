@@ -12,19 +12,19 @@ use super::route::Route;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
-use crate::upstream::Doomed;
+use crate::upstream::{Cluster, Doomed};
 
 /// How often the sessions of a doomed endpoint are looked at.
 const STEP: Duration = Duration::from_millis(100);
 
 /// Runs until the drain begins, which ends sessions by its own rules.
-pub async fn end_orphans(route: Arc<Route>, watch: DrainWatch) {
-    let mut changes = route.cluster().changes();
+pub async fn end_orphans(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
+    let mut changes = cluster.changes();
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         changes.mark_unchanged();
-        let doomed = route.cluster().doomed();
-        let is_over = route.end_due(&doomed, clock::now());
+        let doomed = cluster.doomed();
+        let is_over = route.end_due(&cluster, &doomed, clock::now());
         tokio::select! {
             () = &mut stop => return,
             changed = changes.changed() => if changed.is_err() { return },
@@ -35,11 +35,11 @@ pub async fn end_orphans(route: Arc<Route>, watch: DrainWatch) {
 
 impl Route {
     /// Ends those whose moment has come. Whether that is all, and no dial that was under way can still become a session.
-    fn end_due(&self, doomed: &[Doomed], now: Instant) -> bool {
-        let settings = self.cluster().settings();
+    fn end_due(&self, cluster: &Arc<Cluster>, doomed: &[Doomed], now: Instant) -> bool {
+        let settings = cluster.settings();
         let (closing_time, deadline) = (settings.orphans.closing_time, settings.dial.deadline);
         for doomed in doomed {
-            self.stop_where(doomed.outcome, |session, accepted, endpoint| {
+            self.stop_where(cluster, doomed.outcome, |session, accepted, endpoint| {
                 endpoint == doomed.endpoint
                     && accepted <= doomed.since
                     && now >= doomed.since + closing_time.mul_f64(session.share())
@@ -64,16 +64,19 @@ mod tests {
 
     use fastrand::Rng;
 
-    use super::super::{Admission, AdmissionSettings, Admitted, SessionIds, Settings};
+    use super::super::{Admission, AdmissionSettings, Admitted, Destination, SessionIds, Settings, Tally};
     use super::*;
     use crate::config::Config;
     use crate::name::ListenerName;
     use crate::outcome::Outcome;
     use crate::policy::slot::Admin;
     use crate::sys::Peer;
-    use crate::upstream::Cluster;
 
     const CLOSING_TIME: Duration = Duration::from_secs(5);
+
+    fn cluster(route: &Route) -> &Arc<Cluster> {
+        route.clusters().next().unwrap()
+    }
 
     fn route(cluster: &str) -> Arc<Route> {
         let text = format!(
@@ -83,13 +86,16 @@ mod tests {
         let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
         let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
         let listener = ListenerName::from("app");
-        let settings = Settings { listener, max_connections: 1000, accept_proxy: false, admission };
-        Route::new(settings, cluster, Arc::new(SessionIds::new(7)), Arc::default())
+        let name = cluster.settings().name.clone();
+        let settings =
+            Settings { listener, max_connections: 1000, accept_proxy: false, context: false, admission };
+        let destination = Destination::new(cluster, Tally::of(&settings.listener, &name));
+        Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default())
     }
 
     /// Sessions on each of the route's endpoints in turn.
     fn sessions(route: &Arc<Route>) -> Vec<Admitted> {
-        let endpoints = route.cluster().endpoints();
+        let endpoints = cluster(route).endpoints();
         let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
             let admitted = route.admit(Peer::Tcp(([127, 0, 0, 1], 9).into())).unwrap();
             admitted.place.established(endpoint.id());
@@ -110,17 +116,17 @@ mod tests {
     }
 
     fn look(route: &Route, after: Duration) -> bool {
-        let doomed = route.cluster().doomed();
+        let doomed = cluster(route).doomed();
         let since = doomed.iter().map(|doomed| doomed.since).max().unwrap_or_else(clock::now);
-        route.end_due(&doomed, since + after)
+        route.end_due(cluster(route), &doomed, since + after)
     }
 
     #[test]
     fn sessions_of_an_endpoint_taken_out_end_one_after_the_other_and_no_others() {
         let route = route("on_removed: close");
         let sessions = sessions(&route);
-        let second = route.cluster().endpoints()[1].settings().name.clone();
-        assert!(route.cluster().set_admin(second.as_str(), Admin::Disabled));
+        let second = cluster(&route).endpoints()[1].settings().name.clone();
+        assert!(cluster(&route).set_admin(second.as_str(), Admin::Disabled));
         let ended = |after| {
             let is_over = look(&route, after);
             let ends = stopped(&sessions);
@@ -140,12 +146,12 @@ mod tests {
     fn an_endpoint_that_comes_back_spares_the_sessions_that_are_left() {
         let route = route("on_removed: close");
         let sessions = sessions(&route);
-        let endpoint = route.cluster().endpoints()[0].settings().name.clone();
-        assert!(route.cluster().set_admin(endpoint.as_str(), Admin::Disabled));
+        let endpoint = cluster(&route).endpoints()[0].settings().name.clone();
+        assert!(cluster(&route).set_admin(endpoint.as_str(), Admin::Disabled));
         look(&route, CLOSING_TIME / 2);
         let ended = stopped(&sessions).iter().flatten().count();
         assert!((30..70).contains(&ended), "{ended} of 100");
-        route.cluster().set_admin(endpoint.as_str(), Admin::Enabled);
+        cluster(&route).set_admin(endpoint.as_str(), Admin::Enabled);
         assert!(look(&route, CLOSING_TIME * 10));
         assert_eq!(stopped(&sessions).iter().flatten().count(), ended);
     }
@@ -157,8 +163,8 @@ mod tests {
         {
             let route = route(settings);
             let sessions = sessions(&route);
-            for endpoint in route.cluster().endpoints() {
-                route.cluster().set_admin(endpoint.settings().name.as_str(), admin);
+            for endpoint in cluster(&route).endpoints() {
+                cluster(&route).set_admin(endpoint.settings().name.as_str(), admin);
             }
             assert!(look(&route, CLOSING_TIME * 10));
             assert!(stopped(&sessions).iter().all(Option::is_none), "{settings}");

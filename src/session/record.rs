@@ -8,11 +8,12 @@ use std::time::Instant;
 
 use super::route::{Entry, Route};
 use crate::caller::Caller;
+use crate::head::connect::Context;
 use crate::head::proxy::{Addresses, Command, Header};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind, ReplyTo};
 use crate::sys::Peer;
-use crate::upstream::DialRecord;
+use crate::upstream::{Cluster, DialRecord};
 
 /// Names a session in the log, in refusals and in `/sessions`: 16 hex digits, unique within a process and,
 /// all but certainly, among all.
@@ -96,6 +97,8 @@ pub struct Record {
 pub struct Told {
     /// The PROXY header.
     pub header: Option<Header>,
+    /// What the client says of itself in a CONNECT request.
+    pub context: Option<Context>,
 }
 
 /// The parts of a refusal, owned.
@@ -141,6 +144,12 @@ impl Record {
         self.entry.session
     }
 
+    /// The cluster that it goes to, once that is known.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.entry.cluster()
+    }
+
     /// Who connected, where somebody wanted to know and it is no stranger.
     #[must_use]
     pub fn caller(&self) -> Option<&Arc<Caller>> {
@@ -150,6 +159,12 @@ impl Record {
     /// What was said about the connection, for more to be added.
     pub(super) fn told(&mut self) -> &mut Told {
         self.told.get_or_insert_default()
+    }
+
+    /// What the client says of itself.
+    #[must_use]
+    pub fn context(&self) -> Option<&Context> {
+        self.told.as_deref()?.context.as_ref()
     }
 
     /// From where the client connected to the proxy before us, where there is one that says so.

@@ -1,11 +1,11 @@
-//! A listener with its cluster, and the sessions that live between them.
+//! A listener with the clusters that it leads to, and the sessions that live between them.
 //!
 //! A session owns its byte counters while it lives (database sessions last for hours); a scrape reads them
 //! there, and they fold into the totals when it ends, under one lock, so that no byte is counted twice or
 //! lost between the two.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use super::record::{Record, SessionId, SessionIds};
 use super::totals::{Sums, Totals};
 use crate::caller::Caller;
 use crate::clock;
-use crate::metrics::ListenerMetrics;
-use crate::name::{EndpointName, ListenerName};
+use crate::metrics::{DestinationMetrics, ListenerMetrics};
+use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::relay::Live;
@@ -33,6 +33,8 @@ pub struct Settings {
     pub admission: Admission,
     /// Each begins with a PROXY header.
     pub accept_proxy: bool,
+    /// Each begins with a CONNECT request, which names one of the route's clusters.
+    pub context: bool,
 }
 
 /// Where the connections of one listener go under one configuration. The sessions outlive a change of that: a route that
@@ -40,13 +42,14 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Route {
     settings: Settings,
-    cluster: Arc<Cluster>,
+    /// At least one, and only one where nobody names it.
+    destinations: Vec<Arc<Destination>>,
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
     ledger: Arc<Ledger>,
 }
 
-/// The sessions between a listener and a cluster, and what those that ended have left.
+/// The sessions between a listener and the clusters it leads to, and what those that ended have left.
 #[derive(Debug, Default)]
 pub struct Ledger {
     sessions: Mutex<Sessions>,
@@ -74,6 +77,39 @@ impl Ledger {
     }
 }
 
+/// A cluster that a route leads to.
+#[derive(Debug)]
+pub struct Destination {
+    cluster: Arc<Cluster>,
+    tally: Arc<Tally>,
+}
+
+/// What is recorded of the sessions between a listener and a cluster, whatever route they went by.
+#[derive(Debug)]
+pub struct Tally {
+    metrics: DestinationMetrics,
+    /// Bytes of the sessions that have ended.
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Destination {
+    /// That cluster, recorded there.
+    #[must_use]
+    pub const fn new(cluster: Arc<Cluster>, tally: Arc<Tally>) -> Self {
+        Self { cluster, tally }
+    }
+}
+
+impl Tally {
+    /// Of that listener and cluster; there must be one only, for its counters to be right.
+    #[must_use]
+    pub fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
+        let metrics = DestinationMetrics::new(listener, cluster);
+        Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Sessions {
     live: BTreeMap<SessionId, Arc<Entry>>,
@@ -94,6 +130,8 @@ pub(super) struct Entry {
     pub(super) accepted: Instant,
     /// Its client has said what it wants, or need not.
     opened: AtomicBool,
+    /// Where it goes, once that is known.
+    destination: OnceLock<Arc<Destination>>,
     /// Its endpoint, once it has one.
     endpoint: OnceLock<EndpointId>,
     /// What is known of its client, once somebody has looked. Boxed: often nobody does.
@@ -105,6 +143,19 @@ impl Entry {
     pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
         self.guest.get()?.caller()
     }
+
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.destination.get().map(|destination| &destination.cluster)
+    }
+
+    /// By its name: a cluster that succeeds another has its endpoints.
+    fn is_of(&self, cluster: &Cluster) -> bool {
+        self.cluster().is_some_and(|own| own.settings().name == cluster.settings().name)
+    }
+
+    fn counts_for(&self, tally: &Arc<Tally>) -> bool {
+        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.tally, tally))
+    }
 }
 
 /// A session as others see it.
@@ -112,6 +163,8 @@ impl Entry {
 pub struct SessionView {
     /// Its id.
     pub session: SessionId,
+    /// Its cluster, once that is known.
+    pub cluster: Option<ClusterName>,
     /// Its endpoint, once it has one.
     pub endpoint: Option<EndpointName>,
     /// Who connected, where somebody wanted to know and it is no stranger.
@@ -128,16 +181,17 @@ pub struct SessionView {
 const REFUSING_MAX: u32 = 64;
 
 impl Route {
-    /// From a listener to its cluster.
+    /// From a listener to its clusters: at least one, and more only with [`Settings::context`].
     #[must_use]
     pub fn new(
         settings: Settings,
-        cluster: Arc<Cluster>,
+        destinations: Vec<Destination>,
         ids: Arc<SessionIds>,
         ledger: Arc<Ledger>,
     ) -> Arc<Self> {
-        let metrics = ListenerMetrics::new(&settings.listener, &cluster.settings().name);
-        Arc::new(Self { settings, cluster, metrics, ids, ledger })
+        let metrics = ListenerMetrics::new(&settings.listener);
+        let destinations = destinations.into_iter().map(Arc::new).collect();
+        Arc::new(Self { settings, destinations, metrics, ids, ledger })
     }
 
     /// The listener's name.
@@ -163,10 +217,9 @@ impl Route {
         &self.settings.admission
     }
 
-    /// Where its sessions go.
-    #[must_use]
-    pub const fn cluster(&self) -> &Arc<Cluster> {
-        &self.cluster
+    /// Where its sessions go, in the file's order.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> + Clone {
+        self.destinations.iter().map(|destination| &destination.cluster)
     }
 
     /// What it records.
@@ -185,6 +238,7 @@ impl Route {
             session: self.ids.next(),
             accepted: clock::now(),
             opened: AtomicBool::new(false),
+            destination: OnceLock::new(),
             endpoint: OnceLock::new(),
             guest: OnceLock::new(),
             live: Live::default(),
@@ -211,12 +265,12 @@ impl Route {
         }
         sessions.live.insert(entry.session, Arc::clone(&entry));
         drop(sessions);
-        self.metrics.active.increment(1);
         let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        Ok(Admitted {
-            place: Place { route: Arc::clone(self), entry, has_room: AtomicBool::new(has_room) },
-            record,
-        })
+        let place = Place { route: Arc::clone(self), entry, has_room: AtomicBool::new(has_room) };
+        if !self.settings.context {
+            place.leads_to(0);
+        }
+        Ok(Admitted { place, record })
     }
 
     /// Connections accepted so far.
@@ -234,10 +288,15 @@ impl Route {
     /// All sessions that live, in no order that means anything.
     #[must_use]
     pub fn view(&self) -> Vec<SessionView> {
-        let name = |id: &EndpointId| Some(self.cluster.endpoint(*id)?.settings().name.clone());
+        let endpoint = |entry: &Entry| {
+            // The cluster may have been succeeded by another since, which knows its endpoints.
+            let cluster = self.clusters().find(|cluster| entry.is_of(cluster)).or_else(|| entry.cluster());
+            Some(cluster?.endpoint(*entry.endpoint.get()?)?.settings().name.clone())
+        };
         let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
             session: *session,
-            endpoint: entry.endpoint.get().and_then(name),
+            cluster: entry.cluster().map(|cluster| cluster.settings().name.clone()),
+            endpoint: endpoint(entry),
             caller: entry.caller().cloned(),
             accepted: entry.accepted,
             sent: entry.live.sent(),
@@ -246,16 +305,17 @@ impl Route {
         self.sessions().live.iter().map(view).collect()
     }
 
-    /// Where a cancel with that key has to go: to the server of the session that it is for. With one endpoint there is no
+    /// Where a cancel with that key has to go within that cluster: to the server of the session that it is for. With one endpoint there is no
     /// question, and the server knows sessions that we have forgotten. Cancels are rare, so there is no table beside the
     /// sessions.
-    pub(super) fn owner_of(&self, key: &CancelKey) -> Option<Wanted> {
+    pub(super) fn owner_of(&self, key: &CancelKey, cluster: &Arc<Cluster>) -> Option<Wanted> {
         let sessions = self.sessions();
-        let owner = sessions.live.values().find(|entry| entry.live.answers_to(key));
+        let mut of_cluster = sessions.live.values().filter(|entry| entry.is_of(cluster));
+        let owner = of_cluster.find(|entry| entry.live.answers_to(key));
         let owner = owner.and_then(|owner| Some((*owner.endpoint.get()?, owner.live.cancelled_at())));
         match owner {
             Some((id, address)) => Some(Wanted::Endpoint { id, address }),
-            None => self.cluster.only_endpoint().map(|id| Wanted::Endpoint { id, address: None }),
+            None => cluster.only_endpoint().map(|id| Wanted::Endpoint { id, address: None }),
         }
     }
 
@@ -267,13 +327,14 @@ impl Route {
         unopened.for_each(|entry| entry.live.stop(outcome));
     }
 
-    /// Tells those with an endpoint of whom that is true to end so.
+    /// Tells those with an endpoint of that cluster of whom that is true to end so.
     pub(super) fn stop_where(
         &self,
+        cluster: &Arc<Cluster>,
         outcome: Outcome,
         is_meant: impl Fn(SessionId, Instant, EndpointId) -> bool,
     ) {
-        for entry in self.sessions().live.values() {
+        for entry in self.sessions().live.values().filter(|entry| entry.is_of(cluster)) {
             if let Some(endpoint) = entry.endpoint.get()
                 && is_meant(entry.session, entry.accepted, *endpoint)
             {
@@ -307,10 +368,13 @@ impl Route {
     /// Brings the byte counters up to date, live sessions included.
     pub fn publish_bytes(&self) {
         let sessions = self.sessions();
-        let (sent, received) = sessions.bytes();
-        // Under the lock, so that two scrapes cannot set an older count over a newer one.
-        self.metrics.sent.absolute(sent);
-        self.metrics.received.absolute(received);
+        for destination in &self.destinations {
+            let tally = &destination.tally;
+            let (sent, received) = sessions.bytes_of(tally);
+            // Under the lock, so that two scrapes cannot set an older count over a newer one.
+            tally.metrics.sent.absolute(sent);
+            tally.metrics.received.absolute(received);
+        }
     }
 
     pub(super) fn dialled(&self, dial: &DialRecord) {
@@ -320,9 +384,9 @@ impl Route {
     pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
         self.metrics.ended(record.outcome);
         self.ledger.sums.ended(record.outcome);
-        if place.entry.endpoint.get().is_some() {
+        if let Some(cluster) = place.cluster().filter(|_| place.entry.endpoint.get().is_some()) {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
-            self.cluster.metrics().session_ended(ended - record.accepted(), first_byte);
+            cluster.metrics().session_ended(ended - record.accepted(), first_byte);
         }
     }
 
@@ -332,13 +396,20 @@ impl Route {
 }
 
 impl Sessions {
-    /// Bytes to and from the upstream, those of live sessions included.
+    /// Bytes to and from the upstreams, those of live sessions included.
     fn bytes(&self) -> (u64, u64) {
-        let add = |(sent, received): (u64, u64), entry: &Arc<Entry>| {
-            (sent + entry.live.sent(), received + entry.live.received())
-        };
-        self.live.values().fold((self.sent, self.received), add)
+        sum((self.sent, self.received), self.live.values())
     }
+
+    /// The same of one tally.
+    fn bytes_of(&self, tally: &Arc<Tally>) -> (u64, u64) {
+        let ended = (tally.sent.load(Ordering::Relaxed), tally.received.load(Ordering::Relaxed));
+        sum(ended, self.live.values().filter(|entry| entry.counts_for(tally)))
+    }
+}
+
+fn sum<'a>(ended: (u64, u64), live: impl Iterator<Item = &'a Arc<Entry>>) -> (u64, u64) {
+    live.fold(ended, |(sent, received), entry| (sent + entry.live.sent(), received + entry.live.received()))
 }
 
 /// A connection that was entered, and the record that it is to leave.
@@ -361,6 +432,19 @@ impl Place {
     /// Where it goes.
     pub(super) const fn route(&self) -> &Arc<Route> {
         &self.route
+    }
+
+    /// The cluster that it goes to, once that is known.
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.entry.cluster()
+    }
+
+    /// It goes to the route's cluster at that place.
+    pub(super) fn leads_to(&self, index: usize) {
+        let destination = &self.route.destinations[index];
+        if self.entry.destination.set(Arc::clone(destination)).is_ok() {
+            destination.tally.metrics.active.increment(1);
+        }
     }
 
     /// Its counters and its stop order.
@@ -410,12 +494,19 @@ impl Drop for Place {
         let mut sessions = self.route.sessions();
         sessions.live.remove(&self.entry.session);
         sessions.refusing -= u32::from(!self.has_room());
+        let destination = self.entry.destination.get();
+        if let Some(tally) = destination.map(|destination| &destination.tally) {
+            tally.sent.fetch_add(self.entry.live.sent(), Ordering::Relaxed);
+            tally.received.fetch_add(self.entry.live.received(), Ordering::Relaxed);
+        }
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();
         drop(sessions);
         if let Some(guest) = self.entry.guest.get() {
             self.route.admission().left(guest);
         }
-        self.route.metrics.active.decrement(1);
+        if let Some(destination) = destination {
+            destination.tally.metrics.active.decrement(1);
+        }
     }
 }

@@ -104,8 +104,21 @@ pub struct Demand<'a> {
     pub identity: Choice,
     /// Bytes of the client wait to be passed on.
     pub has_spoken: bool,
+    /// What the client said about it.
+    pub tightened: Tightened<'a>,
     /// What the server hears of the session, where the cluster announces sessions at all.
     pub announcement: Option<&'a Announcement>,
+}
+
+/// How a client tightens what the file allows its dial.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tightened<'a> {
+    /// No more attempts than that, at least 1.
+    pub attempts: Option<u32>,
+    /// No longer than that over all attempts.
+    pub deadline: Option<Duration>,
+    /// What `source_hash` keeps on one endpoint.
+    pub affinity: Option<&'a str>,
 }
 
 /// Dials until an endpoint is ready to be used, or there is nothing left to try.
@@ -119,17 +132,17 @@ pub async fn dial(
     demand: Demand<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, identity, has_spoken, announcement } = demand;
+    let Demand { wanted, identity, has_spoken, tightened, announcement } = demand;
     let settings = cluster.settings();
-    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let mut plan = retry::Plan::new(settings.dial.retry);
+    let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
+    let deadline = Limit::after(clock::now(), Bound::Deadline, within);
+    let retry = settings.dial.retry;
+    let attempts = tightened.attempts.map_or(retry.attempts, |own| own.min(retry.attempts));
+    let mut plan = retry::Plan::new(retry::Settings { attempts, ..retry });
     let mut last = None;
     record.resolve = cluster.found(deadline.at).await;
-    let out_of_time = |plan: &retry::Plan, last| Refusal::Deadline {
-        deadline: settings.dial.deadline,
-        attempts: plan.attempts(),
-        last,
-    };
+    let out_of_time =
+        |plan: &retry::Plan, last| Refusal::Deadline { deadline: within, attempts: plan.attempts(), last };
     loop {
         let mut lease = match cluster.lease(wanted, &mut plan) {
             Ok(lease) => lease,

@@ -40,7 +40,9 @@ use crate::{relay, sys};
 
 pub use crate::policy::slot::Id as EndpointId;
 pub use announce::{Announcement, SendProxy};
-pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Wanted, dial, try_endpoint};
+pub use dial::{
+    Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Tightened, Wanted, dial, try_endpoint,
+};
 pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;

@@ -23,6 +23,7 @@ mod bulk; // much data, many sessions
 mod callers; // who connects, and who may
 mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
+mod context; // CONNECT requests, and real clients that make them
 mod control; // orders on the control socket, and the commands that give them
 mod credentials; // certificates that are replaced while in use
 mod demo; // `demo` and the shipped example

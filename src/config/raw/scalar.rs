@@ -61,7 +61,7 @@ impl<'a> Scalar<'a> {
             }
             Kind::Account | Kind::Text(_) => return self.plain_text(kind),
             Kind::Bytes(_) => return self.bytes(kind),
-            Kind::List(_) | Kind::Section(_) | Kind::Names(_) | Kind::Either(_) | Kind::NotYet(..) => None,
+            Kind::List(_) | Kind::Section(_) | Kind::Names(_) | Kind::Either(_) => None,
         }
         .ok_or_else(|| self.unexpected(kind))
     }

@@ -31,21 +31,53 @@ impl Resolver<'_> {
         clusters: &[(String, Section)],
         claims: &mut Claims,
     ) -> Option<Settings> {
-        let cluster = listener.text("cluster").and_then(|cluster| {
-            let known = clusters.iter().map(|(name, _)| name.as_str());
-            self.demand_known("cluster", cluster, known, &listener.at("cluster")).map(|()| cluster)
-        });
+        let context = listener.choice("context", &[("none", false), ("connect", true)]);
+        let clusters = self.leads_to(listener, clusters, context);
         let access = self.access(listener);
         let binds = self.binds(listener, access, claims);
         let admission = self.admission(listener);
         Some(Settings {
             name: ListenerName::from(name),
-            cluster: ClusterName::from(cluster?),
+            clusters: clusters?,
+            context: context?,
             binds: binds?,
             max_connections: listener.integer("max_connections")?,
             admission: admission?,
             accept_proxy: listener.boolean("accept_proxy")?,
         })
+    }
+
+    /// One cluster, or those that a client may name in its CONNECT request.
+    fn leads_to(
+        &mut self,
+        listener: &Section,
+        clusters: &[(String, Section)],
+        context: Option<bool>,
+    ) -> Option<Vec<ClusterName>> {
+        let at = listener.at("cluster");
+        let said = said(listener, "cluster")?;
+        if listener.list("cluster").is_some() && context == Some(false) {
+            let message = "a list of clusters is for `context: connect`, where the client names one of them";
+            self.findings.mistake(&at, message);
+        }
+        if said.is_empty() {
+            self.findings.mistake(&at, "the list is empty; a listener needs a cluster");
+        }
+        let mut names: Vec<ClusterName> = Vec::new();
+        let mut is_right = !said.is_empty();
+        for (at, name) in said {
+            let known = clusters.iter().map(|(name, _)| name.as_str());
+            let Some(name) = name.filter(|name| self.demand_known("cluster", name, known, &at).is_some())
+            else {
+                is_right = false;
+                continue;
+            };
+            if names.iter().any(|before| before.as_str() == name) {
+                self.findings.mistake(&at, format!("{} is in the list already", quoted(name)));
+            }
+            names.push(name.into());
+        }
+        is_right.then_some(names)
     }
 
     fn access(&mut self, listener: &Section) -> Option<Access> {
@@ -86,7 +118,7 @@ impl Resolver<'_> {
         access: Option<Access>,
         claims: &mut Claims,
     ) -> Option<Vec<Bind>> {
-        let said = said(listener)?;
+        let said = said(listener, "bind")?;
         if said.is_empty() {
             self.findings.mistake(&listener.at("bind"), "the list is empty; a listener needs an address");
         }
@@ -152,8 +184,9 @@ impl Resolver<'_> {
     ) {
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
-            let its_own = clusters.iter().flatten().find(|cluster| cluster.name == listener.cluster);
-            let endpoints = its_own.into_iter().flat_map(|cluster| &cluster.endpoints);
+            let its_own =
+                clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
+            let endpoints = its_own.flat_map(|cluster| &cluster.endpoints);
             for address in endpoints.flat_map(|endpoint| endpoint.addresses.iter()) {
                 if listener.binds.contains(&Bind::Tcp(address)) {
                     let message =
@@ -165,12 +198,17 @@ impl Resolver<'_> {
     }
 }
 
-/// What `bind` says, one address or several, each with its place; `None` for an item that is a mistake.
-fn said(listener: &Section) -> Option<Vec<(At, Option<&str>)>> {
-    if let Some(one) = listener.text("bind") {
-        return Some(vec![(listener.at("bind"), Some(one))]);
+/// The clusters that it names, be they there or not.
+pub(super) fn clusters(listener: &Section) -> Vec<&str> {
+    said(listener, "cluster").unwrap_or_default().into_iter().filter_map(|(_, name)| name).collect()
+}
+
+/// What a key says, one thing or several, each with its place; `None` for an item that is a mistake.
+fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(At, Option<&'a str>)>> {
+    if let Some(one) = listener.text(key) {
+        return Some(vec![(listener.at(key), Some(one))]);
     }
-    let several = listener.list("bind")?.iter().map(|item| (item.at.clone(), item.text()));
+    let several = listener.list(key)?.iter().map(|item| (item.at.clone(), item.text()));
     Some(several.collect())
 }
 

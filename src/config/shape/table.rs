@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Form, Key, Kind, Presence, Rule, Shape, Span, Words};
+use super::{Key, Kind, Presence, Rule, Shape, Span, Words};
 
 pub(in crate::config) static ROOT: Shape = Shape {
     about: "Plaintext in on this host, TLS or mTLS out, in the protocol's own way.",
@@ -71,8 +71,8 @@ static LISTENER: Shape = Shape {
         required("bind", Kind::Either(&[BIND, Kind::List(&BIND)]),
             "IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit passes under that \
              name), or a list of these."),
-        required("cluster", Kind::Either(&[Kind::Text("orders"), CLUSTER_LIST]),
-            "The cluster its sessions go to."),
+        required("cluster", Kind::Either(&[CLUSTER_NAME, Kind::List(&CLUSTER_NAME)]),
+            "The cluster its sessions go to; with `context: connect` also a list of those that a client may name."),
         default("mode", Kind::Mode, "0660", "Permission bits of a unix socket."),
         optional("owner", Kind::Account, "Owner of a unix socket. Default: whoever the daemon runs as."),
         optional("group", Kind::Account, "Group of a unix socket. Default: the daemon's own."),
@@ -85,7 +85,9 @@ static LISTENER: Shape = Shape {
         optional("per_caller", Kind::Section(&PER_CALLER), PER_CALLER.about),
         default("accept_proxy", Kind::Boolean, "false",
             "Whether every connection begins with a PROXY header (v1 or v2), and may come from this host only."),
-        later_unless("context", "none", "Whether each connection opens with an HTTP CONNECT head."),
+        default("context", words(&["none", "connect"]), "none",
+            "Whether each connection opens with an HTTP CONNECT request, which names the cluster and may tighten \
+             the dial."),
     ],
 };
 
@@ -297,7 +299,7 @@ static SESSION: Shape = Shape {
     ],
 };
 
-const CLUSTER_LIST: Kind = Kind::NotYet(Form::List, "a list of clusters");
+const CLUSTER_NAME: Kind = Kind::Text("orders");
 const ENDPOINT_LIST: Kind = Kind::List(&ENDPOINT_ITEM);
 const BIND: Kind = Kind::Text("127.0.0.1:5432");
 const SERVER_NAME: Kind = Kind::Text("db.example.com");

@@ -32,7 +32,7 @@ fn the_defaults_are_those_promised() {
 
     let [listener] = &config.listeners[..] else { panic!("one listener") };
     assert_eq!(listener.max_connections, 1000);
-    assert_eq!((listener.name.as_str(), listener.cluster.as_str()), ("app", "up"));
+    assert_eq!((listener.name.as_str(), &listener.clusters[..]), ("app", &["up".into()][..]));
     assert_eq!(listener.binds, [Bind::Tcp(SocketAddr::from(([127, 0, 0, 1], 5432)))]);
 
     let [cluster] = &config.clusters[..] else { panic!("one cluster") };
@@ -168,11 +168,24 @@ fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
 
 #[test]
 fn later_keys_may_say_what_is_true() {
-    let listener = "context: none";
+    let listener = "";
     let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_unhealthy: keep\non_removed: keep\n\
                    on_rotation: keep\nconnect: { preconnect: 0 }\n\
                    limits: { queue_timeout: 0s }";
     accept(&least("", listener, cluster));
+}
+
+#[test]
+fn with_a_connect_request_a_listener_may_lead_to_several_clusters() {
+    let config = accept(&format!(
+        "listeners:\n  a: {{ bind: 127.0.0.1:1, cluster: [b, c], context: connect }}\n  \
+         d: {{ bind: 127.0.0.1:2, cluster: b, context: connect }}\nclusters:\n  b: {{ {ENDPOINTS} }}\n  c: {{ {ENDPOINTS} }}\n"
+    ));
+    assert_eq!(config.listeners[0].clusters, ["b".into(), "c".into()]);
+    assert!(config.listeners[0].context);
+    assert_eq!(config.listeners[1].clusters, ["b".into()]);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    assert!(!accept(&least("", "context: none", "")).listeners[0].context);
 }
 
 #[test]

@@ -93,7 +93,6 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
 
 #[test]
 fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
-    check_listener("context: connect", 5, "context", "or write `none`");
     check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
     check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
     check_cluster("panic: never", 5, "panic", "or write `all`");
@@ -350,6 +349,24 @@ fn names_can_be_labels_and_urls() {
 }
 
 #[test]
+fn a_list_of_clusters_is_for_clients_that_name_one() {
+    let file = |listener: &str| {
+        format!("listeners:\n  a: {{ bind: 127.0.0.1:1, {listener} }}\nclusters:\n  b: {{ {ENDPOINTS} }}\n")
+    };
+    check(&file("cluster: [b]"), &[("2:36", "listeners.a.cluster", "is for `context: connect`")]);
+    check(&file("cluster: [], context: connect"), &[("2:36", "listeners.a.cluster", "the list is empty")]);
+    check(
+        &file("cluster: [b, b], context: connect"),
+        &[("2:40", "listeners.a.cluster[1]", "`b` is in the list already")],
+    );
+    check(
+        &file("cluster: [b, cc], context: connect"),
+        &[("2:40", "listeners.a.cluster[1]", "there is no cluster `cc`")],
+    );
+    check_listener("context: conect", 14, "context", "did you mean `connect`?");
+}
+
+#[test]
 fn proxy_headers_are_believed_from_this_host_only() {
     check(
         &with("", "bind: 0.0.0.0:1\nexpose: true\naccept_proxy: true", ENDPOINTS),
@@ -364,7 +381,7 @@ fn what_the_environment_lacks_is_a_mistake_at_its_place() {
     check_top("runtime: { workers: \"${NOPE}\" }", 21, "runtime.workers", "`NOPE` is not set");
     check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `true` after substitution");
     check_top("runtime: { workers: ${WORKERS} }", 22, "", "in quotes");
-    check_listener("context: \"${YES}\"", 5, "context", "not supported yet");
+    check_listener("context: \"${YES}\"", 14, "context", "there is none, connect");
     check_cluster("connect: { local_address: \"$HOME\" }", 31, "connect.local_address", "write `${HOME}`");
 }
 
