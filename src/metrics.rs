@@ -34,6 +34,8 @@ const HEALTH_CHECKS: &str = "ambassador_health_checks_total";
 const CALLER_CONNECTIONS: &str = "ambassador_caller_connections_total";
 const CALLER_REFUSED: &str = "ambassador_caller_refused_total";
 const CALLER_SESSIONS: &str = "ambassador_caller_sessions";
+const PRECONNECTED: &str = "ambassador_preconnected";
+const PRECONNECTS: &str = "ambassador_preconnects_total";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
@@ -152,6 +154,11 @@ fn describe() {
     describe_counter!(CALLER_CONNECTIONS, "Connections whose caller was looked up, by its unit.");
     describe_counter!(CALLER_REFUSED, "Those that were denied, or over a cap of the listener, by unit.");
     describe_gauge!(CALLER_SESSIONS, "Sessions between accept and close, by the caller's unit.");
+    describe_gauge!(PRECONNECTED, "Upstream connections that are ready for sessions to come.");
+    describe_counter!(
+        PRECONNECTS,
+        "Sessions that found one ready (hit) or not (miss), and those that were replaced (retired) or ended by the server (died)."
+    );
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
@@ -316,6 +323,16 @@ impl CallerSeries {
 pub struct ClusterMetrics {
     /// Dials in flight.
     pub pending_dials: Gauge,
+    /// Upstream connections that are ready.
+    pub preconnected: Gauge,
+    /// Sessions that found one.
+    pub preconnect_hits: Counter,
+    /// Sessions that did not.
+    pub preconnect_misses: Counter,
+    /// Connections that nobody wants any more.
+    pub preconnects_retired: Counter,
+    /// Connections that the server ended.
+    pub preconnects_died: Counter,
     session_duration: Histogram,
     first_byte: Histogram,
 }
@@ -325,7 +342,14 @@ impl ClusterMetrics {
     #[must_use]
     pub fn new(cluster: &ClusterName) -> Self {
         let cluster = cluster.to_string();
+        let preconnects =
+            |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
         Self {
+            preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
+            preconnect_hits: preconnects("hit"),
+            preconnect_misses: preconnects("miss"),
+            preconnects_retired: preconnects("retired"),
+            preconnects_died: preconnects("died"),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
             session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
             first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),

@@ -134,6 +134,8 @@ pub struct Endpoint {
     pub weight: u32,
     pub sessions: u32,
     pub pending_dials: u32,
+    /// Connections that are ready for sessions to come.
+    pub ready: u32,
     pub last_error: Option<String>,
 }
 
@@ -303,6 +305,7 @@ impl Endpoint {
             weight: view.weight,
             sessions: view.load.sessions,
             pending_dials: view.load.dials,
+            ready: view.ready,
             last_error: view.last_error,
         }
     }

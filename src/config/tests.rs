@@ -3,6 +3,7 @@
 mod accepted;
 mod files;
 mod health_check;
+mod preconnect;
 mod random;
 mod refused;
 mod schema;

@@ -22,7 +22,7 @@ use crate::session::{
     self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans,
 };
 use crate::sys::{Bind, BindError, Inherited, LocalAddress, Options};
-use crate::upstream::{Cluster, discovery, health_check};
+use crate::upstream::{Cluster, discovery, health_check, preconnect};
 use crate::workers::Workers;
 
 use super::sockets::{AtHand, Gathered, Held};
@@ -181,6 +181,9 @@ impl Estate {
             let tasks = self.means.admin.branch();
             let probing = health_check::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch());
             self.means.admin.spawn(probing);
+            let draining = self.means.sessions.watch();
+            let dialling = preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining);
+            self.means.admin.spawn(dialling);
             // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
             let resolver = Arc::clone(&self.means.resolver);
             let finding = discovery::follow(Arc::clone(&cluster), resolver, self.rng.fork(), tasks.watch());

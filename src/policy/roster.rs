@@ -181,6 +181,19 @@ impl Roster {
         self.slots.iter().any(|slot| has_room(&self.limits, slot, mode) && plan.tries(slot.id) == 0)
     }
 
+    /// Whether that endpoint may take a session now, were there room.
+    #[must_use]
+    pub fn may_pick(&self, endpoint: Id) -> bool {
+        let Ok(mode) = eligibility::mode(&self.slots) else { return false };
+        self.slot(endpoint).is_some_and(|slot| eligibility::may_take(slot, mode))
+    }
+
+    /// Whether an endpoint is usable as far as anybody knows.
+    #[must_use]
+    pub fn has_usable(&self) -> bool {
+        eligibility::mode(&self.slots) == Ok(Mode::Normal)
+    }
+
     /// A dial became a session.
     pub fn established(&mut self, endpoint: Id) {
         self.total.dials -= 1;

@@ -3,6 +3,8 @@
 //! Sources: AMQP 0-9-1 §2.2.4 (Connection.Start, .Close), §4.2.2 (protocol header), RabbitMQ's "version negotiation"; AMQP
 //! 1.0 part 2 §2.4 (open, close).
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
 
@@ -22,6 +24,11 @@ impl Protocol for Amqp {
 
     /// A client of 0-9-1 takes Connection.Start and nothing else for an answer to its header; Connection.Close behind it has
     /// room for words. In 1.0 a close needs an open, and words travel in a type of their own: its clients see the end.
+    /// RabbitMQ's `handshake_timeout` is 10 s.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(8))
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         match refusal.reply_to {
             ReplyTo([1, ..]) => Some([start(), close(refusal)].concat()),

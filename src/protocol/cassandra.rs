@@ -2,6 +2,8 @@
 //!
 //! Source: doc/native_protocol_v4.spec and _v5.spec of Cassandra: §2 (frames), §4.1.1 (STARTUP), §4.2.1 and §9 (ERROR).
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
 
@@ -17,6 +19,11 @@ impl Protocol for Cassandra {
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; turn TLS (ssl_context) off in the client";
         Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    /// `native_transport_idle_timeout` is off by default.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

@@ -3,6 +3,8 @@
 //!
 //! Source: kafka.apache.org, "Kafka protocol guide" (request header, ApiVersions, SaslHandshake).
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, ReplyTo};
 
@@ -22,6 +24,11 @@ impl Protocol for Kafka {
     }
 
     /// No response has room for words before its version has been agreed on.
+    /// `connections.max.idle.ms` is ten minutes.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
+    }
+
     fn refusal(&self, _: &Refusal<'_>) -> Option<Vec<u8>> {
         None
     }

@@ -4,6 +4,7 @@
 //! (BER); Active Directory answers with lengths of four bytes where one would do.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::first_message::{FirstMessage, Verdict};
 use super::{
@@ -27,6 +28,11 @@ impl Protocol for Ldap {
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
         Some(Box::new(StartTls::default()))
+    }
+
+    /// `idletimeout` is off by default in OpenLDAP; Active Directory's InitRecvTimeout is 120 s.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

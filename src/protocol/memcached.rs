@@ -2,6 +2,8 @@
 //!
 //! Source: doc/protocol.txt of memcached; the binary protocol's first byte is 0x80.
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::lines::{Exchange, LineProbe, Told, begins_with};
 use super::{Opening, Probe, Protocol, Refusal, ReplyTo};
@@ -19,6 +21,11 @@ impl Protocol for Memcached {
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; turn TLS off in the client";
         Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    /// `idle_timeout` is off by default.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

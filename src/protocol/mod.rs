@@ -41,6 +41,7 @@ mod xmpp;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::outcome::Side;
 use crate::rsa::RsaKey;
@@ -99,6 +100,19 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// begun is always carried through, with [`Introduction::alone`] where the client has left.
     fn parts_politely(&self) -> bool {
         false
+    }
+
+    /// How long a connection may be kept ready for a client to come, its upgrade and TLS behind it: safely less than what
+    /// servers allow a client before its first word.
+    ///
+    /// # Errors
+    /// Why none can be kept.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Err(if self.server_greets() {
+            "its servers speak first, and what they say is for one client"
+        } else {
+            "nothing is known of who speaks first, and of how long a silent connection lives"
+        })
     }
 
     /// What a user should know who does not verify the servers, behind the general warning.

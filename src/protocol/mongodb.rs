@@ -3,6 +3,8 @@
 //!
 //! Sources: mongodb.com, "MongoDB Wire Protocol" (message header, OP_MSG, OP_QUERY, OP_REPLY, OP_COMPRESSED); bsonspec.org.
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
 
@@ -18,6 +20,11 @@ impl Protocol for MongoDb {
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; set tls=false in the connection string";
         Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    /// A server sets no limit to the time before `hello`.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

@@ -8,6 +8,7 @@
 mod announce;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::{
     Announces, CancelKey, Dialogue, DialogueError, NothingBuffered, Opened, Opening as AnyOpening,
@@ -66,6 +67,11 @@ impl Protocol for Postgres {
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
         Some(Box::new(SslRequest))
+    }
+
+    /// `authentication_timeout` is 60 s; whoever waits in it has no place among `max_connections` yet.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(45))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

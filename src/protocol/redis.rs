@@ -3,6 +3,8 @@
 //! Sources: redis.io, "Redis serialization protocol specification"; networking.c (readQueryFromClient: inline commands).
 //! Sentinel and Cluster name other addresses to their clients: docs/protocols/direct.md.
 
+use std::time::Duration;
+
 use super::first_message::{FirstMessage, Verdict};
 use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, ReplyTo};
 
@@ -18,6 +20,11 @@ impl Protocol for Redis {
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; use redis:// instead of rediss:// (redis-cli without --tls)";
         Some(Box::new(FirstMessage::new(judge, hint)))
+    }
+
+    /// `timeout` is off by default; load balancers in between seldom wait less than this.
+    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+        Ok(Duration::from_secs(60))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {

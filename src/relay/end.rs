@@ -34,6 +34,27 @@ impl End {
         }
     }
 
+    /// Moves to the current worker.
+    ///
+    /// # Errors
+    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopted(self) -> io::Result<Self> {
+        match self {
+            Self::Socket(socket) => socket.adopted().map(Self::Socket),
+            Self::Tls(stream) => stream.adopted().map(|stream| Self::Tls(Box::new(stream))),
+        }
+    }
+
+    /// Whether anything has come from the server that nobody read yet: bytes, of TLS or its peer, or its end.
+    #[must_use]
+    pub fn has_ended_or_spoken(&self) -> bool {
+        let socket = match self {
+            Self::Socket(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        };
+        !matches!(socket.peek(), Ok(None))
+    }
+
     /// Reads one portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some (32 KiB);
     /// 0 is the end.
     ///

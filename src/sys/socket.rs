@@ -101,6 +101,14 @@ impl Socket {
         Self::register(accepted.0)
     }
 
+    /// Moves to the current worker, whose reactor has yet to say what it is ready for.
+    ///
+    /// # Errors
+    /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopted(self) -> io::Result<Self> {
+        Self::register(self.io.into_inner())
+    }
+
     /// Begins to connect over TCP; [`Socket::connected`] says how that ends.
     ///
     /// # Errors

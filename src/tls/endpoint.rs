@@ -68,6 +68,14 @@ impl EndpointOriginator {
         self.originator.start()
     }
 
+    /// Whether a handshake now would show the same identity as the one that agreed on this.
+    #[must_use]
+    pub fn is_current(&self, choice: Choice, agreed: &Agreed) -> bool {
+        let identity = self.originator.identities().get(choice);
+        let current = identity.map(|identity| identity.current()).transpose();
+        current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
+    }
+
     /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
     /// can be taken for a part of it.
     ///

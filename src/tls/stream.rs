@@ -126,6 +126,14 @@ impl Stream {
         })
     }
 
+    /// Moves to the current worker.
+    ///
+    /// # Errors
+    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopted(self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.adopted()?, ..self })
+    }
+
     /// The socket beneath.
     pub const fn socket(&self) -> &Socket {
         &self.socket

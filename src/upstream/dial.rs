@@ -3,6 +3,7 @@
 //! No byte of the client has been sent yet, so every attempt may be followed by another. What happened is
 //! written to a [`DialRecord`] as it happens, so that a dial that is cancelled leaves its story too.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use super::endpoint::Endpoint;
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
 use super::meeting::Meeting;
+use super::preconnect;
 use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
 
@@ -40,6 +42,8 @@ pub struct Settings {
     pub retry: retry::Settings,
     /// The local address to connect from; `None` leaves it to the kernel.
     pub local_address: Option<IpAddr>,
+    /// What is dialled ahead; `None`: nothing.
+    pub preconnect: Option<preconnect::Settings>,
 }
 
 /// What a dial did, for the access log: the last attempt's endpoint and times.
@@ -121,7 +125,16 @@ pub struct Tightened<'a> {
     pub affinity: Option<&'a str>,
 }
 
-/// Dials until an endpoint is ready to be used, or there is nothing left to try.
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A session that waits.
+    Session,
+    /// One to come.
+    Spare,
+}
+
+/// Takes an endpoint that was kept ready, or dials until one is, or there is nothing left to try.
 ///
 /// Dropping the future cancels the dial; nobody is blamed for it.
 ///
@@ -130,6 +143,21 @@ pub struct Tightened<'a> {
 pub async fn dial(
     cluster: &Arc<Cluster>,
     demand: Demand<'_>,
+    record: &mut DialRecord,
+) -> Result<Dialled, Refusal> {
+    if demand.wanted == Wanted::Any
+        && let Some((ready, lease)) = cluster.take_ready(demand.identity, record)
+    {
+        return Ok(Dialled::Ready(ready, lease));
+    }
+    dial_anew(cluster, demand, Purpose::Session, record).await
+}
+
+/// [`dial`], whatever is kept ready.
+pub(super) async fn dial_anew(
+    cluster: &Arc<Cluster>,
+    demand: Demand<'_>,
+    purpose: Purpose,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
     let Demand { wanted, identity, has_spoken, tightened, announcement } = demand;
@@ -167,7 +195,10 @@ pub async fn dial(
         };
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
-                lease.established();
+                match purpose {
+                    Purpose::Session => lease.established(),
+                    Purpose::Spare => lease.kept(),
+                }
                 return Ok(Dialled::Ready(ready, lease));
             }
             Ok(Established::Meets(socket, greeting)) => {
@@ -506,6 +537,11 @@ enum Secured {
 }
 
 impl Ready {
+    /// The same on the current worker.
+    pub(super) fn adopted(self) -> io::Result<Self> {
+        Ok(Self { end: self.end.adopted()?, ..self })
+    }
+
     const fn new(end: End) -> Self {
         Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None }
     }

@@ -8,10 +8,8 @@ mod board;
 mod http;
 mod probing;
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -25,6 +23,7 @@ use crate::policy::slot::Admin;
 use crate::tls::EndpointOriginator;
 
 use super::endpoint::Endpoint;
+use super::several::Several;
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
 pub(super) use board::Board;
 pub use board::Observed;
@@ -99,6 +98,9 @@ pub(super) fn results() -> impl Iterator<Item = &'static str> {
     Failure::results()
 }
 
+/// The probes on their way.
+type Flight = Several<(Arc<Endpoint>, Result<(), Failure>)>;
+
 /// Probes the endpoints of a cluster until the drain begins. Without a `health_check` there is nothing to do.
 pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
     let Some(settings) = cluster.settings().health_check.clone() else { return };
@@ -112,7 +114,7 @@ pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (endpoint, result) = flight.landed() => note(&cluster, &endpoint, result, &mut rng),
+            (endpoint, result) = flight.next() => note(&cluster, &endpoint, result, &mut rng),
             // The cluster goes only when we do.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.board().hurried() => {}
@@ -120,7 +122,7 @@ pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
         }
     }
     // Servers log, and some count, a conversation that breaks off.
-    let _ = alarm::before(clock::now() + LAST_PROBES, flight.emptied()).await;
+    let _ = alarm::before(clock::now() + LAST_PROBES, flight.all()).await;
 }
 
 /// Keeps to the endpoints that the cluster has and that nobody has disabled. What was known of one that comes back is old.
@@ -137,11 +139,16 @@ fn follow(cluster: &Cluster, settings: &Settings) {
 /// else will happen first.
 fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight) -> Option<Instant> {
     let now = clock::now();
-    while flight.has_room() {
-        match cluster.board().begin_next(now) {
-            Ok(endpoint) => flight.launch(cluster, settings, endpoint),
+    while flight.len() < PROBES_MAX {
+        let endpoint = match cluster.board().begin_next(now) {
+            Ok(endpoint) => endpoint,
             Err(next) => return next,
-        }
+        };
+        let (cluster, settings) = (Arc::clone(cluster), Arc::clone(settings));
+        flight.push(async move {
+            let result = probe(cluster.settings(), &settings, &endpoint).await;
+            (endpoint, result)
+        });
     }
     None
 }
@@ -167,46 +174,6 @@ fn note(cluster: &Cluster, endpoint: &Endpoint, result: Result<(), Failure>, rng
         metrics.checked(label, status != health::Status::Unhealthy);
     }
     cluster.set_health(endpoint.id(), status, error.as_deref());
-}
-
-type Probing = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send>>;
-
-/// The probes on their way. They are few, so each wake-up looks at all of them.
-#[derive(Default)]
-struct Flight(Vec<(Arc<Endpoint>, Probing)>);
-
-impl Flight {
-    const fn has_room(&self) -> bool {
-        self.0.len() < PROBES_MAX
-    }
-
-    fn launch(&mut self, cluster: &Arc<Cluster>, settings: &Arc<Settings>, endpoint: Arc<Endpoint>) {
-        let (cluster, settings, probed) = (Arc::clone(cluster), Arc::clone(settings), Arc::clone(&endpoint));
-        let probing = async move { probe(cluster.settings(), &settings, &probed).await };
-        self.0.push((endpoint, Box::pin(probing)));
-    }
-
-    /// Waits for the end of one; for ever while there is none.
-    async fn landed(&mut self) -> (Arc<Endpoint>, Result<(), Failure>) {
-        poll_fn(|cx| self.poll_landed(cx)).await
-    }
-
-    /// Waits for the end of all.
-    async fn emptied(&mut self) {
-        while !self.0.is_empty() {
-            let _ = self.landed().await;
-        }
-    }
-
-    fn poll_landed(&mut self, cx: &mut Context<'_>) -> Poll<(Arc<Endpoint>, Result<(), Failure>)> {
-        for index in 0..self.0.len() {
-            if let Poll::Ready(result) = self.0[index].1.as_mut().poll(cx) {
-                let (endpoint, _) = self.0.swap_remove(index);
-                return Poll::Ready((endpoint, result));
-            }
-        }
-        Poll::Pending
-    }
 }
 
 impl Cluster {

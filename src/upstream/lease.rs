@@ -16,10 +16,12 @@ pub struct Lease {
     state: LeaseState,
 }
 
-/// Exits: `Dialling` to any other, once; the others have none.
+/// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseState {
     Dialling,
+    /// Exit: `Established`, by a session that takes it.
+    Kept,
     Established,
     Failed,
 }
@@ -50,6 +52,22 @@ impl Lease {
         self.endpoint().metrics().attempted(DialError::OK);
     }
 
+    /// The dial succeeded, and no session is there yet. It counts in the limits as if one were.
+    pub(super) fn kept(&mut self) {
+        self.leave_dialling(LeaseState::Kept, |roster, id| {
+            roster.established(id);
+            roster.note_error(id, None);
+        });
+        self.endpoint().metrics().attempted(DialError::OK);
+    }
+
+    /// A session takes what was kept.
+    pub(super) fn taken(&mut self) {
+        debug_assert_eq!(self.state, LeaseState::Kept, "it is taken once");
+        self.state = LeaseState::Established;
+        self.endpoint().metrics().sessions.increment(1);
+    }
+
     /// The dial failed.
     pub(super) fn failed(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, |roster, id| {
@@ -76,6 +94,7 @@ impl Drop for Lease {
                 self.leave_dialling(LeaseState::Failed, |roster, id| roster.abandoned(id));
                 self.endpoint().metrics().attempted(DialError::CANCELLED);
             }
+            LeaseState::Kept => self.cluster.state().roster.ended(self.endpoint.id()),
             LeaseState::Established => {
                 self.cluster.state().roster.ended(self.endpoint.id());
                 self.endpoint().metrics().sessions.decrement(1);

@@ -54,8 +54,10 @@ pub struct EndpointView {
     pub health: Status,
     /// The same in detail; `None` where there are no checks.
     pub observed: Option<Observed>,
-    /// What it carries.
+    /// What it carries, without what is kept ready.
     pub load: Load,
+    /// Connections that are ready for sessions to come.
+    pub ready: u32,
     /// Why the last attempt or probe that failed did; a success clears it.
     pub last_error: Option<String>,
 }
@@ -254,8 +256,11 @@ impl Cluster {
     #[must_use]
     pub fn view(&self) -> Vec<EndpointView> {
         let now = clock::now();
+        let ready = self.spares.by_endpoint();
         let state = self.state();
         let view = |slot: &Slot| {
+            let ready = ready.get(&slot.id()).copied().unwrap_or_default();
+            let load = slot.load();
             Some(EndpointView {
                 endpoint: Arc::clone(state.members.get(slot.id())?),
                 is_member: slot.is_member(),
@@ -263,7 +268,9 @@ impl Cluster {
                 admin: slot.admin(),
                 health: slot.health(),
                 observed: self.board.observed(slot.id(), now),
-                load: slot.load(),
+                // The two are not counted in the same moment.
+                load: Load { sessions: load.sessions.saturating_sub(ready), ..load },
+                ready,
                 last_error: slot.last_error().map(str::to_owned),
             })
         };

@@ -14,7 +14,9 @@ pub mod health_check;
 mod lease;
 mod meeting;
 mod members;
+pub mod preconnect;
 mod probe;
+mod several;
 mod succession;
 mod upgrade;
 
@@ -115,6 +117,7 @@ pub struct Cluster {
     state: Arc<Mutex<State>>,
     changes: Arc<watch::Sender<()>>,
     board: health_check::Board,
+    spares: preconnect::Spares,
     search: discovery::Board,
 }
 
@@ -141,8 +144,9 @@ impl Cluster {
         let (changes, _) = watch::channel(());
         let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
         let board = health_check::Board::default();
+        let spares = preconnect::Spares::default();
         let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
-        let cluster = Arc::new(Self { settings, metrics, state, changes, board, search });
+        let cluster = Arc::new(Self { settings, metrics, state, changes, board, spares, search });
         cluster.arrange(endpoints);
         cluster
     }
@@ -159,10 +163,12 @@ impl Cluster {
         &self.metrics
     }
 
-    /// What it carries.
+    /// What it carries, without what is kept ready.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.state().roster.total()
+        let ready = self.spares.by_endpoint().values().sum();
+        let load = self.state().roster.total();
+        Load { sessions: load.sessions.saturating_sub(ready), ..load }
     }
 
     /// What its probes have observed.
@@ -184,6 +190,11 @@ impl Cluster {
         let begun = clock::now();
         let _ = alarm::before(deadline, self.search.known()).await;
         Some(clock::now() - begun)
+    }
+
+    /// What is kept ready.
+    const fn spares(&self) -> &preconnect::Spares {
+        &self.spares
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::policy::health::Status;
 
 use super::endpoint::Endpoint;
-use super::{Cluster, Settings, State, discovery, show_tls};
+use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
 
 impl Cluster {
     /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
@@ -27,6 +27,8 @@ impl Cluster {
             state: Arc::clone(&self.state),
             changes: Arc::clone(&self.changes),
             board: rhythm.map(|rhythm| self.board.succeed(rhythm, clock::now())).unwrap_or_default(),
+            // Those of the old settings end with them.
+            spares: preconnect::Spares::default(),
             // Who is known goes on being used until the search has found better.
             search: discovery::Board::new(settings.source.is_none(), self.endpoints().len()),
             settings,

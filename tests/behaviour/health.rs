@@ -76,9 +76,8 @@ fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'stat
 
 /// A cluster of servers that are asked `ping`.
 fn pinged(endpoints: &[&str], more: &str) -> Config {
-    let check =
-        format!("{{ type: exchange, {QUICK}, exchange: {{ send: 'ping\\n', expect: 'pong\\n' }}{more} }}");
-    Config::app(endpoints, &format!("balance: round_robin\nhealth_check: {check}"))
+    let check = format!("{{ type: exchange, {QUICK}, exchange: {{ send: 'ping\\n', expect: 'pong\\n' }} }}");
+    Config::app(endpoints, &format!("balance: round_robin\nhealth_check: {check}\n{more}"))
 }
 
 #[test]
@@ -342,4 +341,30 @@ fn without_a_check_nobody_is_probed_and_nothing_is_claimed() {
     assert_eq!(upstream.accepted(), 1);
     let samples = ambassador.metrics();
     assert!(samples.samples().iter().all(|sample| sample.name != "ambassador_endpoint_healthy"));
+}
+
+/// Sessions on an endpoint that goes down are ended where the file says so, and nowhere else.
+#[test]
+fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
+    let (up, always) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
+    let (moody, steady) = (Upstream::plain(moody(&up)), Upstream::plain(moody(&always)));
+    for fate in ["close", "keep"] {
+        up.store(true, Ordering::SeqCst);
+        let more = format!("on_unhealthy: {fate}\nclosing_time: 100ms");
+        let ambassador = Ambassador::start(&pinged(&[&moody.address(), &steady.address()], &more));
+        wait_health(&ambassador, &moody.address(), "healthy");
+        wait_health(&ambassador, &steady.address(), "healthy");
+        let mut clients = [ambassador.connect(), ambassador.connect()];
+        clients.iter_mut().for_each(|client| client.echo("hello"));
+        up.store(false, Ordering::SeqCst);
+        wait_health(&ambassador, &moody.address(), "unhealthy");
+        if fate == "close" {
+            let record = ambassador.record_of("endpoint_down");
+            assert_eq!(record["endpoint"], moody.address());
+            ambassador.wait_active(1);
+        } else {
+            wait_probes(&ambassador, &moody.address(), "bad_answer", 3);
+            clients.iter_mut().for_each(|client| client.echo("still here"));
+        }
+    }
 }

@@ -14,7 +14,7 @@ use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Announces, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
-use crate::upstream::{DialSettings, Fate, Orphans, SendProxy, Settings};
+use crate::upstream::{DialSettings, Fate, Orphans, SendProxy, Settings, preconnect};
 use crate::{relay, sys};
 
 impl Resolver<'_> {
@@ -35,7 +35,7 @@ impl Resolver<'_> {
         let originator = tls.as_ref().and_then(Option::as_ref);
         let health_check = self.health_check(cluster, protocol.as_deref(), has_tls, originator);
         let local_address = self.local_address(cluster);
-        let dial = self.dial(cluster, local_address);
+        let dial = self.dial(cluster, protocol.as_deref(), local_address);
         let around = Surroundings {
             has_tls,
             server_name: tls.as_ref().and_then(|tls| tls.as_ref()?.server_name().cloned()),
@@ -110,8 +110,14 @@ impl Resolver<'_> {
         Some(scram_plus)
     }
 
-    fn dial(&mut self, cluster: &Section, local_address: Option<Option<IpAddr>>) -> Option<DialSettings> {
+    fn dial(
+        &mut self,
+        cluster: &Section,
+        protocol: Option<&dyn Protocol>,
+        local_address: Option<Option<IpAddr>>,
+    ) -> Option<DialSettings> {
         let connect = cluster.section("connect")?;
+        let preconnect = self.preconnect(cluster, connect, protocol);
         let retry = self.retry(connect);
         let (timeout, deadline) = (connect.duration("timeout"), connect.duration("deadline"));
         if let (Some(timeout), Some(deadline)) = (timeout, deadline)
@@ -128,7 +134,42 @@ impl Resolver<'_> {
             deadline: deadline?,
             retry: retry?,
             local_address: local_address?,
+            preconnect: preconnect?,
         })
+    }
+
+    fn preconnect(
+        &mut self,
+        cluster: &Section,
+        connect: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Option<preconnect::Settings>> {
+        let count = connect.integer("preconnect")?;
+        if count == 0 {
+            return Some(None);
+        }
+        let at = connect.at("preconnect");
+        if let Some(most) = cluster.section("limits").and_then(|limits| limits.integer("max_connections"))
+            && count > most
+        {
+            let message =
+                format!("keeps more than `limits.max_connections` ({most}), which counts them, allows");
+            self.findings.mistake(&at, message);
+        }
+        if cluster.text("send_proxy").is_some_and(|version| version != "none") {
+            let message =
+                "does not go with `send_proxy`: the header comes first, and says whose connection it is";
+            self.findings.mistake(&at, message);
+        }
+        let protocol = protocol?;
+        match protocol.keeps_ready() {
+            Ok(max_age) => Some(Some(preconnect::Settings { count: usize::try_from(count).ok()?, max_age })),
+            Err(why) => {
+                let label = protocol.label();
+                self.findings.mistake(&at, format!("protocol {label} cannot be dialled ahead: {why}"));
+                None
+            }
+        }
     }
 
     fn retry(&mut self, connect: &Section) -> Option<retry::Settings> {
@@ -177,7 +218,7 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
 fn orphans(cluster: &Section) -> Option<Orphans> {
     let fates = [("keep", Fate::Keep), ("close", Fate::Close)];
     Some(Orphans {
-        on_unhealthy: Fate::Keep,
+        on_unhealthy: cluster.choice("on_unhealthy", &fates)?,
         on_removed: cluster.choice("on_removed", &fates)?,
         closing_time: cluster.duration("closing_time")?,
     })

@@ -135,7 +135,8 @@ static CLUSTER: Shape = Shape {
             "protocols postgres and mysql: adds the caller's unit to application_name, or to the connection attributes."),
         later_unless("panic", "all", "What happens when no endpoint is usable."),
         later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
-        later_unless("on_unhealthy", "keep", "What becomes of sessions on an endpoint that goes down."),
+        default("on_unhealthy", words(&["keep", "close"]), "keep",
+            "What becomes of sessions on an endpoint that health checks find down."),
         default("on_removed", words(&["keep", "close"]), "keep",
             "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
         default("closing_time", DELAY, "5s",
@@ -262,7 +263,9 @@ static CONNECT: Shape = Shape {
         optional("local_address", Kind::Text("10.0.0.7"),
             "The local IP address to connect from. Default: the kernel's choice."),
         later("retry_budget", "How many attempts may be retries."),
-        later_unless("preconnect", "0", "Upstream connections kept ready."),
+        default("preconnect", Kind::Integer(0, 1000), "0",
+            "Upstream connections kept ready for sessions to come, upgrade and handshake done; they count in the \
+             limits. For protocols whose servers wait for the client."),
     ],
 };
 

@@ -46,7 +46,7 @@ fn the_defaults_are_those_promised() {
     );
     let retry = dial.retry;
     assert_eq!((retry.attempts, retry.backoff_base, retry.backoff_max), (3, 25 * MILLISECOND, SECOND));
-    assert_eq!(dial.local_address, None);
+    assert_eq!((dial.local_address, dial.preconnect), (None, None));
     let limits = cluster.limits;
     assert_eq!(
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
@@ -169,8 +169,7 @@ fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
 #[test]
 fn later_keys_may_say_what_is_true() {
     let listener = "";
-    let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_unhealthy: keep\non_removed: keep\n\
-                   on_rotation: keep\nconnect: { preconnect: 0 }\n\
+    let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_rotation: keep\n\
                    limits: { queue_timeout: 0s }";
     accept(&least("", listener, cluster));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::refused::{check, check_cluster};
 use super::{accept, least};
 use crate::policy::health;
+use crate::upstream::Fate;
 use crate::upstream::health_check::{Exchange, Kind, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -144,4 +145,16 @@ fn a_server_that_would_block_us_for_a_bare_connection_gets_none() {
     }
     let text = least("", "", "health_check: { type: protocol }\ntls: {}");
     accept(&text.replace("protocol: tcp", "protocol: mysql"));
+}
+
+#[test]
+fn sessions_end_with_an_endpoint_that_somebody_watches() {
+    let lines = "on_unhealthy: close\nhealth_check: {}";
+    assert_eq!(accept(&least("", "", lines)).clusters[0].orphans.on_unhealthy, Fate::Close);
+    check_cluster(
+        "on_unhealthy: close",
+        19,
+        "on_unhealthy",
+        "has no effect: the cluster has no `health_check`",
+    );
 }

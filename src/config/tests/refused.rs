@@ -96,7 +96,6 @@ fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
     check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
     check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
     check_cluster("panic: never", 5, "panic", "or write `all`");
-    check_cluster("connect: { preconnect: 2 }", 16, "connect.preconnect", "or write `0`");
     check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
     check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
     check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");

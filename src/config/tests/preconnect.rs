@@ -1,0 +1,53 @@
+//! `connect.preconnect`: for whom it is.
+
+use std::time::Duration;
+
+use super::refused::check;
+use super::{accept, least};
+use crate::protocol::LABELS;
+use crate::upstream::preconnect::Settings;
+
+fn with_protocol(protocol: &str, lines: &str) -> String {
+    least("", "", lines).replace("protocol: tcp", &format!("protocol: {protocol}"))
+}
+
+#[test]
+fn it_arrives_with_the_age_that_the_protocols_servers_bear() {
+    let text = with_protocol("postgres", "connect: { preconnect: 4 }\ntls: {}");
+    let expected = Settings { count: 4, max_age: Duration::from_secs(45) };
+    assert_eq!(accept(&text).clusters[0].dial.preconnect, Some(expected));
+}
+
+#[test]
+fn a_protocol_whose_server_speaks_first_or_perhaps_does_is_refused_with_the_reason() {
+    let waits = ["postgres", "ldap", "redis", "memcached", "mongodb", "cassandra", "kafka", "amqp"];
+    for protocol in LABELS {
+        let text = with_protocol(protocol, "connect: { preconnect: 1 }");
+        if waits.contains(protocol) {
+            accept(&text);
+            continue;
+        }
+        let greets = ["mysql", "smtp", "lmtp", "imap", "pop3", "sieve", "nntp", "nats", "ftp-control"];
+        let why = if greets.contains(protocol) {
+            "its servers speak first"
+        } else {
+            "nothing is known of who speaks first"
+        };
+        let part = format!("protocol {protocol} cannot be dialled ahead: {why}");
+        check(&text, &[("10:28", "clusters.up.connect.preconnect", &part)]);
+    }
+}
+
+#[test]
+fn it_has_to_fit_into_the_limits_that_count_it() {
+    let text = with_protocol("redis", "connect: { preconnect: 5 }\nlimits: { max_connections: 4 }");
+    let part = "more than `limits.max_connections` (4), which counts them, allows";
+    check(&text, &[("10:28", "clusters.up.connect.preconnect", part)]);
+}
+
+#[test]
+fn nobody_is_announced_on_a_connection_that_is_nobodys_yet() {
+    let text = with_protocol("redis", "connect: { preconnect: 1 }\nsend_proxy: v2");
+    let part = "does not go with `send_proxy`";
+    check(&text, &[("10:28", "clusters.up.connect.preconnect", part)]);
+}

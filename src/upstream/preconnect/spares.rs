@@ -1,0 +1,124 @@
+//! The connections that are ready now.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::upstream::EndpointId;
+use crate::upstream::dial::{DialRecord, Ready};
+use crate::upstream::lease::Lease;
+
+/// One connection that nobody uses yet.
+#[derive(Debug)]
+pub(super) struct Spare {
+    pub(super) ready: Ready,
+    pub(super) lease: Lease,
+    /// How it came about.
+    pub(super) record: DialRecord,
+    pub(super) since: Instant,
+    /// Then it is too old.
+    pub(super) until: Instant,
+}
+
+/// A cluster's; empty where none are kept.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Spares {
+    shelf: Mutex<Shelf>,
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Shelf {
+    /// The oldest first.
+    ready: VecDeque<Spare>,
+    /// Found to be of no use by who would have taken them.
+    given_up: Vec<Spare>,
+    /// No more are kept.
+    is_closed: bool,
+}
+
+/// What [`crate::relay::End::poll_recv`] needs.
+pub(super) const PORTION: usize = 32 * 1024;
+
+impl Spares {
+    pub(super) fn len(&self) -> usize {
+        self.shelf().ready.len()
+    }
+
+    /// How many there are on each endpoint that has some.
+    pub(in crate::upstream) fn by_endpoint(&self) -> BTreeMap<EndpointId, u32> {
+        let mut counts = BTreeMap::new();
+        for spare in &self.shelf().ready {
+            *counts.entry(spare.lease.endpoint().id()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// When the first of them is too old.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.shelf().ready.iter().map(|spare| spare.until).min()
+    }
+
+    pub(super) fn keep(&self, spare: Spare) {
+        let mut shelf = self.shelf();
+        if !shelf.is_closed {
+            shelf.ready.push_back(spare);
+        }
+    }
+
+    /// The oldest.
+    pub(super) fn take(&self) -> Option<Spare> {
+        let taken = self.shelf().ready.pop_front();
+        if taken.is_some() {
+            self.taken.notify_one();
+        }
+        taken
+    }
+
+    /// For who took it and cannot use it: it is to end well.
+    pub(super) fn give_up(&self, spare: Spare) {
+        self.shelf().given_up.push(spare);
+        self.taken.notify_one();
+    }
+
+    /// Waits until one was taken.
+    pub(super) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    /// Takes out those that are of no use, and those that were given up.
+    pub(super) fn retire(&self, is_useless: impl Fn(&Spare) -> bool) -> Vec<Spare> {
+        let mut shelf = self.shelf();
+        let (useless, ready) = std::mem::take(&mut shelf.ready).into_iter().partition(is_useless);
+        shelf.ready = ready;
+        let mut retired: Vec<_> = std::mem::take(&mut shelf.given_up);
+        retired.extend::<VecDeque<_>>(useless);
+        retired
+    }
+
+    /// All of them, and none is kept from here on.
+    pub(super) fn close(&self) -> Vec<Spare> {
+        self.shelf().is_closed = true;
+        self.retire(|_| true)
+    }
+
+    /// Waits until one of them has ended, or its server has said something that nobody asked for.
+    pub(super) async fn lost(&self, portion: &mut [u8; PORTION]) -> Spare {
+        poll_fn(|cx| self.poll_lost(cx, portion)).await
+    }
+
+    /// Tickets, and whatever else TLS has to say to itself, are taken in on the way.
+    fn poll_lost(&self, cx: &mut Context<'_>, portion: &mut [u8]) -> Poll<Spare> {
+        let mut shelf = self.shelf();
+        let lost = shelf.ready.iter_mut().position(|spare| spare.ready.end.poll_recv(cx, portion).is_ready());
+        lost.and_then(|index| shelf.ready.remove(index)).map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
