@@ -36,6 +36,12 @@ const CALLER_REFUSED: &str = "ambassador_caller_refused_total";
 const CALLER_SESSIONS: &str = "ambassador_caller_sessions";
 const PRECONNECTED: &str = "ambassador_preconnected";
 const PRECONNECTS: &str = "ambassador_preconnects_total";
+const ENDPOINT_EJECTED: &str = "ambassador_endpoint_ejected";
+const EJECTIONS: &str = "ambassador_ejections_total";
+const BREAKER_STATE: &str = "ambassador_breaker_state";
+const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_total";
+const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
+const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
@@ -158,6 +164,15 @@ fn describe() {
     describe_counter!(
         PRECONNECTS,
         "Sessions that found one ready (hit) or not (miss), and those that were replaced (retired) or ended by the server (died)."
+    );
+    describe_gauge!(ENDPOINT_EJECTED, "1 while failures of its dials or sessions set the endpoint aside.");
+    describe_counter!(EJECTIONS, "Times that the endpoint was set aside, by what it did wrong.");
+    describe_gauge!(BREAKER_STATE, "0 closed (sessions pass), 1 half-open, 2 open (sessions are refused).");
+    describe_counter!(BREAKER_TRANSITIONS, "Changes of the cluster's breaker, by the new state.");
+    describe_counter!(RETRY_BUDGET_EXHAUSTED, "Dials that got no further attempt for want of retry budget.");
+    describe_gauge!(
+        CLUSTER_PANIC,
+        "1 while health checks find every endpoint down and all are used all the same."
     );
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
@@ -333,26 +348,46 @@ pub struct ClusterMetrics {
     pub preconnects_retired: Counter,
     /// Connections that the server ended.
     pub preconnects_died: Counter,
+    /// 1 while health does not count, because it leaves nobody.
+    pub panic: Gauge,
+    /// A dial got no further attempt for want of retry budget.
+    pub retry_budget_exhausted: Counter,
+    breaker_state: Gauge,
+    breaker_transitions: BTreeMap<&'static str, Counter>,
     session_duration: Histogram,
     first_byte: Histogram,
 }
 
 impl ClusterMetrics {
-    /// The handles of one cluster.
+    /// The handles of one cluster, with every state that its breaker may have.
     #[must_use]
-    pub fn new(cluster: &ClusterName) -> Self {
+    pub fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
         let cluster = cluster.to_string();
         let preconnects =
             |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
+        let transitions =
+            |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
         Self {
             preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
             preconnect_hits: preconnects("hit"),
             preconnect_misses: preconnects("miss"),
             preconnects_retired: preconnects("retired"),
             preconnects_died: preconnects("died"),
+            panic: gauge!(CLUSTER_PANIC, "cluster" => cluster.clone()),
+            retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
+            breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
+            breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
             session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
             first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
+        }
+    }
+
+    /// The breaker has come to that state, `number` in the gauge.
+    pub fn breaker_turned(&self, to: &'static str, number: u8) {
+        self.breaker_state.set(f64::from(number));
+        if let Some(counter) = self.breaker_transitions.get(to) {
+            counter.increment(1);
         }
     }
 
@@ -440,6 +475,9 @@ pub struct EndpointMetrics {
     pub sessions: Gauge,
     /// TCP connect.
     pub connect_duration: Histogram,
+    /// 1 while it is set aside.
+    pub ejected: Gauge,
+    ejections: BTreeMap<&'static str, Counter>,
     handshake_duration: Histogram,
     full_handshakes: Counter,
     resumed_handshakes: Counter,
@@ -447,19 +485,27 @@ pub struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// The handles of one endpoint, with every result an attempt may have.
+    /// The handles of one endpoint, with every result an attempt may have and every fault of an endpoint.
     #[must_use]
-    pub fn new(cluster: &ClusterName, endpoint: &EndpointName, results: &[&'static str]) -> Self {
+    pub fn new(
+        cluster: &ClusterName,
+        endpoint: &EndpointName,
+        results: &[&'static str],
+        faults: &[&'static str],
+    ) -> Self {
         let (cluster, endpoint) = (cluster.to_string(), endpoint.to_string());
         let attempt = |result: &'static str| {
             counter!(CONNECT_ATTEMPTS,
                 "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
         };
+        let ejection = |fault: &'static str| counter!(EJECTIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "fault" => fault);
         let handshakes = |kind: &'static str| counter!(TLS_HANDSHAKES, "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "kind" => kind);
         let of = |name: &'static str| histogram!(name, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
         Self {
             sessions: gauge!(ENDPOINT_SESSIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
             connect_duration: of(CONNECT_DURATION),
+            ejected: gauge!(ENDPOINT_EJECTED, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
+            ejections: faults.iter().map(|fault| (*fault, ejection(fault))).collect(),
             handshake_duration: of(HANDSHAKE_DURATION),
             full_handshakes: handshakes("full"),
             resumed_handshakes: handshakes("resumed"),
@@ -471,6 +517,16 @@ impl EndpointMetrics {
     pub fn secured(&self, took: Duration, resumed: bool) {
         self.handshake_duration.record(took);
         if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
+    }
+
+    /// It was set aside for that; `is_news`: it had not been before.
+    pub fn ejected(&self, fault: &'static str, is_news: bool) {
+        if is_news {
+            self.ejected.increment(1);
+        }
+        if let Some(counter) = self.ejections.get(fault) {
+            counter.increment(1);
+        }
     }
 
     /// An attempt ended so.

@@ -21,6 +21,7 @@ pub enum Outcome {
     ListenerFull,
     CallerFull,
     ClusterFull,
+    BreakerOpen,
     NoEndpoint,
     ConnectFailed,
     UpgradeFailed,
@@ -33,7 +34,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -48,6 +49,7 @@ impl Outcome {
         Self::ListenerFull,
         Self::CallerFull,
         Self::ClusterFull,
+        Self::BreakerOpen,
         Self::NoEndpoint,
         Self::ConnectFailed,
         Self::UpgradeFailed,
@@ -66,6 +68,7 @@ impl Outcome {
             | Self::ListenerFull
             | Self::CallerFull
             | Self::ClusterFull
+            | Self::BreakerOpen
             | Self::NoEndpoint
             | Self::ConnectFailed
             | Self::UpgradeFailed
@@ -105,6 +108,7 @@ impl Outcome {
             Self::ListenerFull => "listener_full",
             Self::CallerFull => "caller_full",
             Self::ClusterFull => "cluster_full",
+            Self::BreakerOpen => "breaker_open",
             Self::NoEndpoint => "no_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::UpgradeFailed => "upgrade_failed",

@@ -1,139 +1,306 @@
-//! A seeded simulation of the policies against a shadow model: endpoints that fail at random, sessions that
-//! come and go, dials that are cancelled, many thousand steps of it.
+//! A seeded simulation of the policies against a shadow model: endpoints that fail and come back, probes, orders,
+//! endpoints that join and leave, sessions and dials that are cancelled, a clock that stands still and one that jumps.
 //!
 //! Everything flows from one seed, which a failure prints; `SEED=n cargo test --test simulation` replays it
 //! and `SEEDS=n` runs that many.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ambassador::clock;
 use ambassador::policy::balance::Policy;
+use ambassador::policy::eligibility::{Mode, Nobody, Panic};
 use ambassador::policy::health::Status;
-use ambassador::policy::limits::Settings as Limits;
+use ambassador::policy::limits::{Full, Settings as Limits};
+use ambassador::policy::outlier::{self, Fault};
 use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::roster::{Roster, Unavailable};
-use ambassador::policy::slot::{Admin, Id, Member};
+use ambassador::policy::roster::{Event, Roster, Settings, Ticket, Unavailable};
+use ambassador::policy::slot::{Admin, Id, Member, Slot};
+use ambassador::policy::{breaker, budget};
 use fastrand::Rng;
 
-const STEPS: usize = 2_000;
+const STEPS: usize = 700;
 const SEEDS: u64 = 60;
+/// For the shares.
+const PICKS: u32 = 6_000;
+
+/// What the model knows of the breaker, from its transitions alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shadow {
+    Closed,
+    /// Nothing may begin before that.
+    Open(Instant),
+    /// So many trials are on their way.
+    HalfOpen(u32),
+}
+
+struct Dial {
+    id: Id,
+    ticket: Ticket,
+    /// Which of the breaker's changes it began behind.
+    era: u32,
+}
 
 /// The policies, used as a cluster uses them, and what must hold of them.
 struct World {
     rng: Rng,
-    limits: Limits,
+    now: Instant,
+    settings: Settings,
     retry: Retry,
     roster: Roster,
     /// Shadow model: which endpoint each dial and each session is on.
-    dials: BTreeMap<u64, Id>,
+    dials: BTreeMap<u64, Dial>,
     sessions: BTreeMap<u64, Id>,
     /// Those that the cluster has, with the operator's order for each.
     members: BTreeMap<Id, Admin>,
+    /// How likely a dial to each fails, in percent.
+    failing: BTreeMap<Id, u32>,
+    breaker: Shadow,
+    /// Changes of the breaker.
+    era: u32,
     next: u64,
     picks: u64,
+    /// What happened at all, so that a simulation that never gets anywhere is noticed.
+    seen: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let endpoints = rng.usize(1..=6);
-        let policy = if rng.bool() { Policy::RoundRobin } else { Policy::LeastConnections };
-        let limits = Limits {
-            max_connections: rng.u32(1..60),
-            max_pending: rng.u32(1..20),
-            max_connections_per_endpoint: rng.u32(1..30),
-        };
-        let mut roster = Roster::new(policy, limits);
-        let joining: Vec<_> = (0..endpoints).map(|_| Member { id: None, weight: rng.u32(1..5) }).collect();
-        let ids = roster.rearrange(&joining, clock::now());
-        Self {
-            limits,
+        let (now, settings) = (clock::now(), settings(&mut rng));
+        let mut world = Self {
             retry: Retry {
                 attempts: rng.u32(1..8),
                 backoff_base: Duration::from_millis(rng.u64(0..50)),
                 backoff_max: Duration::from_millis(rng.u64(50..500)),
             },
-            roster,
+            roster: Roster::new(settings),
+            settings,
+            now,
             dials: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            members: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            breaker: Shadow::Closed,
+            era: 0,
             next: 0,
-            members: ids.into_iter().map(|id| (id, Admin::Enabled)).collect(),
             picks: 0,
+            seen: BTreeMap::new(),
             rng,
-        }
+        };
+        let endpoints = world.rng.usize(1..=24);
+        world.set_members(&vec![None; endpoints]);
+        world
     }
 
     fn step(&mut self) {
         match self.rng.u32(..100) {
             0..=49 => self.dial_with_retries(),
-            50..=59 => self.begin_and_leave_pending(),
-            60..=69 => self.cancel_a_dial(),
+            50..=59 => drop(self.lease(&mut Plan::new(self.retry))),
+            60..=69 => self.end_a_dial(),
             70 => self.change_members(),
             71 => self.order(),
             72 => self.probe(),
+            73 => self.weather(),
+            74..=79 => self.pass_time(),
             _ => self.end_a_session(),
         }
         self.check();
     }
 
-    /// Who may be picked, by a rule of its own.
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    /// Mostly a little; now and then none at all, or an hour.
+    fn pass_time(&mut self) {
+        let most = [0, 10, 100, 1_000, 10_000, 3_600_000][self.rng.usize(..6)];
+        self.now += Duration::from_millis(self.rng.u64(..=most));
+    }
+
+    /// Which endpoints fail from now on.
+    fn weather(&mut self) {
+        let (all_fail, all_work) = (self.rng.u32(..8) == 0, self.rng.u32(..8) == 0);
+        for id in self.members.keys() {
+            let percent = [0, 0, 20, 100][self.rng.usize(..4)];
+            self.failing.insert(
+                *id,
+                if all_fail {
+                    100
+                } else if all_work {
+                    0
+                } else {
+                    percent
+                },
+            );
+        }
+    }
+
+    fn slot(&self, id: Id) -> &Slot {
+        self.roster.slot(id).expect("a member has its slot")
+    }
+
+    /// Who may be picked, by rules of its own.
     fn usable(&self) -> Vec<Id> {
         let enabled = self.members.iter().filter(|(_, admin)| **admin == Admin::Enabled).map(|(id, _)| *id);
-        let is_up = |id: &Id| self.roster.slot(*id).expect("a member").health() != Status::Unhealthy;
-        let (up, down): (Vec<_>, Vec<_>) = enabled.partition(is_up);
-        let usable = if up.is_empty() { down } else { up };
-        let has_room = |id: &Id| {
-            self.roster.slot(*id).expect("a member").load().total() < self.limits.max_connections_per_endpoint
+        let enabled: Vec<_> = enabled.collect();
+        let is_up = |id: &Id| self.slot(*id).health() != Status::Unhealthy;
+        let well: Vec<_> = enabled.iter().copied().filter(is_up).collect();
+        let may_be_tried = |id: &Id| match self.slot(*id).outlier().state() {
+            outlier::State::In => true,
+            outlier::State::Ejected { until, .. } => self.now >= until,
+            outlier::State::OnTrial { .. } => false,
         };
-        usable.into_iter().filter(has_room).collect()
+        let best: Vec<_> = well.iter().copied().filter(may_be_tried).collect();
+        let panic = if self.settings.panic == Panic::All { enabled } else { Vec::new() };
+        let usable = [best, well, panic].into_iter().find(|some| !some.is_empty()).unwrap_or_default();
+        usable.into_iter().filter(|id| self.has_room(*id)).collect()
+    }
+
+    fn has_room(&self, id: Id) -> bool {
+        self.slot(id).load().total() < self.settings.limits.max_connections_per_endpoint
     }
 
     fn lease(&mut self, plan: &mut Plan) -> Result<u64, Unavailable> {
-        let usable = self.usable();
-        let picked = self.roster.begin(plan, &mut self.rng)?;
-        assert!(usable.contains(&picked), "picked {picked:?} of {usable:?}");
+        let (usable, tries) = (self.usable(), |id: &Id| plan.tries(*id));
+        let least = usable.iter().map(tries).min();
+        let mut next: Vec<_> = usable.iter().copied().filter(|id| Some(tries(id)) == least).collect();
+        let first = next.iter().map(|id| self.slot(*id).priority()).min();
+        next.retain(|id| Some(self.slot(*id).priority()) == first);
+        let (breaker, total) = (self.breaker, self.roster.total());
+        let key = self.rng.bool().then(|| self.rng.u64(..10));
+        let begun = self.roster.begin(plan, key, self.now, &mut self.rng);
+        self.note_events();
+        let (id, ticket) =
+            begun.inspect_err(|unavailable| self.check_refused(*unavailable, breaker, &usable))?;
+        assert!(next.contains(&id), "picked {id:?} of {next:?}");
+        match breaker {
+            Shadow::Closed => {}
+            Shadow::Open(until) => assert!(self.now >= until, "an open breaker dialled"),
+            Shadow::HalfOpen(trials) => {
+                let most = self.settings.breaker.expect("it has one").half_open_trials;
+                assert!(trials < most, "{trials} trials, and one more");
+            }
+        }
+        if let Shadow::HalfOpen(trials) = &mut self.breaker {
+            *trials += 1;
+        }
+        assert_eq!(self.roster.total().total(), total.total() + 1);
         self.picks += 1;
         self.next += 1;
-        self.dials.insert(self.next, picked);
+        self.dials.insert(self.next, Dial { id, ticket, era: self.era });
         Ok(self.next)
+    }
+
+    fn check_refused(&mut self, why: Unavailable, breaker: Shadow, usable: &[Id]) {
+        let (total, limits) = (self.roster.total(), self.settings.limits);
+        match why {
+            Unavailable::Breaker(_) => {
+                assert_ne!(breaker, Shadow::Closed, "refused by a closed breaker");
+                self.saw("breaker");
+            }
+            Unavailable::Full(Full::Connections(most)) => assert_eq!(total.total(), most),
+            Unavailable::Full(Full::Pending(most)) => {
+                assert!(total.dials >= most && most == limits.max_pending);
+            }
+            Unavailable::Full(Full::Endpoints(_)) => assert_eq!(usable, [], "they had room"),
+            Unavailable::Nobody(nobody) => {
+                assert_eq!(usable, [], "{nobody}");
+                assert!(nobody != Nobody::Empty || self.members.is_empty());
+                self.saw("nobody");
+            }
+            Unavailable::Budget => self.saw("budget"),
+        }
     }
 
     fn dial_with_retries(&mut self) {
         let mut plan = Plan::new(self.retry);
-        let mut tried = Vec::new();
         while plan.has_attempt_left() {
             let Ok(dial) = self.lease(&mut plan) else { return };
-            let endpoint = self.dials[&dial];
-            let untried = self.usable().into_iter().any(|other| !tried.contains(&other) && other != endpoint);
-            assert!(
-                !(tried.contains(&endpoint) && untried),
-                "went back to {endpoint:?} while an untried endpoint had room"
-            );
-            tried.push(endpoint);
-            if self.rng.u32(..3) > 0 {
-                return self.establish(dial);
+            if self.try_it(dial) {
+                return;
             }
-            self.forget_dial(dial);
-            let has_untried = self.usable().iter().any(|usable| !tried.contains(usable));
-            assert_eq!(self.roster.has_untried(&plan), has_untried);
+            let has_untried = self.usable().iter().any(|usable| plan.tries(*usable) == 0);
+            assert_eq!(self.roster.has_untried(&plan, self.now), has_untried);
             let wait = plan.wait(has_untried, &mut self.rng);
             assert!(wait <= self.retry.backoff_max.max(self.retry.backoff_base), "waited {wait:?}");
+            self.now += wait;
         }
         assert!(plan.attempts() <= self.retry.attempts);
+    }
+
+    /// By what the weather says of its endpoint. Whether it became a session.
+    fn try_it(&mut self, dial: u64) -> bool {
+        let id = self.dials[&dial].id;
+        let fails = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
+        let took = Duration::from_micros(self.rng.u64(50..100_000));
+        let Dial { id, ticket, era } = self.dials.remove(&dial).expect("it was begun");
+        if !fails {
+            self.roster.established(id, ticket, took, self.now);
+            self.sessions.insert(dial, id);
+        } else if self.rng.u32(..10) == 0 {
+            self.roster.failed(id, ticket, None, self.now, &mut self.rng);
+            self.untold(era);
+        } else {
+            let fault = [Fault::Connect, Fault::Upgrade, Fault::Handshake][self.rng.usize(..3)];
+            self.roster.failed(id, ticket, Some(fault), self.now, &mut self.rng);
+        }
+        self.note_events();
+        !fails
+    }
+
+    fn end_a_dial(&mut self) {
+        let Some(dial) = self.dials.keys().next().copied() else { return };
+        if self.rng.bool() {
+            self.try_it(dial);
+            return;
+        }
+        let Dial { id, ticket, era } = self.dials.remove(&dial).expect("it was begun");
+        self.roster.abandoned(id, ticket, self.now);
+        self.untold(era);
+        self.note_events();
+    }
+
+    /// A trial that proves nothing leaves its place to another one.
+    fn untold(&mut self, era: u32) {
+        if era == self.era
+            && let Shadow::HalfOpen(trials) = &mut self.breaker
+        {
+            *trials -= 1;
+        }
+    }
+
+    fn end_a_session(&mut self) {
+        let among = self.sessions.len().max(1);
+        let Some(session) = self.sessions.keys().nth(self.rng.usize(..among)).copied() else { return };
+        let id = self.sessions.remove(&session).expect("it lives");
+        let died_young = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
+        self.roster.lasted(id, died_young, self.now, &mut self.rng);
+        self.roster.ended(id);
+        self.note_events();
     }
 
     /// Some leave, some join, one that left with sessions on it may come back.
     fn change_members(&mut self) {
         let mut members: Vec<_> = self.roster.slots().iter().map(|slot| Some(slot.id())).collect();
-        members.retain(|_| self.rng.u32(..3) > 0);
+        members.retain(|_| self.rng.u32(..8) > 0);
         (0..self.rng.usize(..3)).for_each(|_| members.push(None));
+        members.truncate(24);
         self.rng.shuffle(&mut members);
-        let weight = self.rng.u32(1..5);
-        let members: Vec<_> = members.into_iter().map(|id| Member { id, weight }).collect();
-        let ids = self.roster.rearrange(&members, clock::now());
-        let order = |id: Id| (id, self.roster.slot(id).expect("a member").admin());
-        self.members = ids.into_iter().map(order).collect();
+        self.set_members(&members);
+    }
+
+    fn set_members(&mut self, members: &[Option<Id>]) {
+        let tiers = self.rng.u32(1..=3);
+        let member = |id: &Option<Id>, rng: &mut Rng| Member {
+            id: *id,
+            weight: rng.u32(1..5),
+            priority: rng.u32(..tiers),
+            key: rng.u64(..),
+        };
+        let members: Vec<_> = members.iter().map(|id| member(id, &mut self.rng)).collect();
+        let ids = self.roster.rearrange(&members, self.now);
+        self.members = ids.into_iter().map(|id| (id, self.slot(id).admin())).collect();
     }
 
     fn a_member(&mut self) -> Option<Id> {
@@ -144,68 +311,124 @@ impl World {
     fn order(&mut self) {
         let Some(id) = self.a_member() else { return };
         let admin = [Admin::Enabled, Admin::Enabled, Admin::Draining, Admin::Disabled][self.rng.usize(..4)];
-        self.roster.set_admin(id, admin, clock::now());
+        self.roster.set_admin(id, admin, self.now);
         self.members.insert(id, admin);
     }
 
     fn probe(&mut self) {
         let Some(id) = self.a_member() else { return };
         let health = if self.rng.bool() { Status::Healthy } else { Status::Unhealthy };
-        self.roster.set_health(id, health, clock::now());
+        self.roster.set_health(id, health, self.now);
     }
 
-    fn begin_and_leave_pending(&mut self) {
-        let mut plan = Plan::new(self.retry);
-        let _ = self.lease(&mut plan);
-    }
-
-    fn cancel_a_dial(&mut self) {
-        if let Some(dial) = self.dials.keys().next().copied() {
-            if self.rng.bool() {
-                self.establish(dial);
-            } else {
-                self.forget_dial(dial);
+    /// Follows what the roster says that it changed, and holds it against what may change.
+    fn note_events(&mut self) {
+        for event in self.roster.take_events() {
+            match event {
+                Event::Ejected { endpoint, ejection } => {
+                    let most = self.settings.outlier.expect("it ejects").max_ejection_time;
+                    assert!(ejection.lasts <= most, "{:?}", ejection.lasts);
+                    let is_usable = |id: &Id| {
+                        let slot = self.slot(*id);
+                        self.members[id] == Admin::Enabled
+                            && slot.health() != Status::Unhealthy
+                            && slot.outlier().is_in()
+                    };
+                    let is_left = self.members.keys().filter(|id| **id != endpoint).any(is_usable);
+                    assert!(is_left || ejection.again, "the last usable endpoint was ejected");
+                    self.saw("ejected");
+                }
+                Event::Returned { .. } => self.saw("returned"),
+                Event::Mode { to: Mode::Panic, .. } => {
+                    assert_eq!(self.settings.panic, Panic::All);
+                    self.saw("panic");
+                }
+                Event::Mode { .. } => self.saw("mode"),
+                Event::Breaker(transition) => self.turn_breaker(transition),
             }
         }
     }
 
-    fn establish(&mut self, dial: u64) {
-        let endpoint = self.dials.remove(&dial).expect("it was begun");
-        self.roster.established(endpoint);
-        self.sessions.insert(dial, endpoint);
-    }
-
-    fn forget_dial(&mut self, dial: u64) {
-        let endpoint = self.dials.remove(&dial).expect("it was begun");
-        self.roster.abandoned(endpoint);
-    }
-
-    fn end_a_session(&mut self) {
-        let Some(session) = self.sessions.keys().nth(self.rng.usize(..self.sessions.len().max(1))).copied()
-        else {
-            return;
+    fn turn_breaker(&mut self, breaker::Transition { to, open_for, .. }: breaker::Transition) {
+        self.era += 1;
+        self.breaker = match (self.breaker, to) {
+            (Shadow::Closed | Shadow::HalfOpen(_), breaker::Label::Open) => {
+                let open_for = open_for.expect("it says how long");
+                assert!(open_for <= self.settings.breaker.expect("it has one").max_open_for);
+                self.saw("opened");
+                Shadow::Open(self.now + open_for)
+            }
+            (Shadow::Open(until), breaker::Label::HalfOpen) => {
+                assert!(self.now >= until, "tried too early");
+                Shadow::HalfOpen(0)
+            }
+            (Shadow::HalfOpen(_), breaker::Label::Closed) => {
+                self.saw("closed");
+                Shadow::Closed
+            }
+            (from, to) => panic!("from {from:?} to {to:?}"),
         };
-        let endpoint = self.sessions.remove(&session).expect("it lives");
-        self.roster.ended(endpoint);
     }
 
     fn check(&self) {
-        let total = self.roster.total();
-        assert!(total.total() <= self.limits.max_connections, "max_connections overshot");
-        assert!(total.dials <= self.limits.max_pending, "max_pending overshot");
+        let (total, limits) = (self.roster.total(), self.settings.limits);
+        assert!(total.total() <= limits.max_connections, "max_connections overshot");
+        assert!(total.dials <= limits.max_pending, "max_pending overshot");
         assert_eq!(total.total() as usize, self.dials.len() + self.sessions.len(), "the total drifted");
         for slot in self.roster.slots() {
             let (id, load) = (slot.id(), slot.load());
-            assert!(load.total() <= self.limits.max_connections_per_endpoint, "{id:?} overshot");
-            let dials = self.dials.values().filter(|on| **on == id).count();
+            assert!(load.total() <= limits.max_connections_per_endpoint, "{id:?} overshot");
+            let dials = self.dials.values().filter(|dial| dial.id == id).count();
             let sessions = self.sessions.values().filter(|on| **on == id).count();
             let counted = (load.dials as usize, load.sessions as usize);
             assert_eq!(counted, (dials, sessions), "{id:?} drifted");
             assert_eq!(slot.is_member(), self.members.contains_key(&id), "{id:?}");
             assert!(slot.is_member() || load.total() > 0, "{id:?} is kept for nothing");
         }
-        let mut used = self.dials.values().chain(self.sessions.values());
+        let mut used = self.dials.values().map(|dial| &dial.id).chain(self.sessions.values());
         assert!(used.all(|id| self.roster.slot(*id).is_some()), "forgotten while in use");
+        let label = self.roster.breaker().map(breaker::State::label);
+        let expected = match self.breaker {
+            Shadow::Closed => breaker::Label::Closed,
+            Shadow::Open(_) => breaker::Label::Open,
+            Shadow::HalfOpen(_) => breaker::Label::HalfOpen,
+        };
+        assert!(label.is_none_or(|label| label == expected), "{label:?}, and {expected:?} was told");
+    }
+}
+
+fn settings(rng: &mut Rng) -> Settings {
+    let mut time = |most: u64| Duration::from_millis(rng.u64(1..most));
+    let (short, long, slow_start, penalty) = (time(5_000), time(60_000), time(20_000), time(5_000));
+    let mut number = |most: u32| rng.u32(1..most);
+    let outlier = outlier::Settings {
+        consecutive_failures: number(6),
+        base_ejection_time: short,
+        max_ejection_time: short + long,
+        early_close: short,
+    };
+    let breaker = breaker::Settings {
+        consecutive_failures: number(12),
+        open_for: short,
+        max_open_for: short + long,
+        half_open_trials: number(4),
+    };
+    let limits = Limits {
+        max_connections: number(60),
+        max_pending: number(20),
+        max_connections_per_endpoint: number(30),
+    };
+    Settings {
+        balance: Policy::ALL[rng.usize(..Policy::ALL.len())],
+        limits,
+        outlier: (rng.u32(..5) > 0).then_some(outlier),
+        breaker: (rng.u32(..5) > 0).then_some(breaker),
+        retry_budget: rng
+            .bool()
+            .then(|| budget::Settings { ratio: rng.f64(), min_per_second: f64::from(rng.u32(..5)) }),
+        panic: if rng.bool() { Panic::All } else { Panic::Never },
+        slow_start: if rng.bool() { slow_start } else { Duration::ZERO },
+        penalty,
     }
 }
 
@@ -217,29 +440,74 @@ fn seeds() -> Vec<u64> {
     }
 }
 
+fn run(seed: u64) -> World {
+    let mut world = World::new(seed);
+    (0..STEPS).for_each(|_| world.step());
+    world
+}
+
 #[test]
-fn limits_retries_and_balance_hold_whatever_happens() {
+fn what_must_hold_of_a_cluster_holds_whatever_happens() {
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds() {
-        let run = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed);
-            for _ in 0..STEPS {
-                world.step();
-            }
-            world.picks
-        });
-        let picks = run.unwrap_or_else(|_| panic!("failed with SEED={seed}"));
-        assert!(picks > 0, "SEED={seed} dialled nothing");
+        let world = std::panic::catch_unwind(|| run(seed));
+        let world = world.unwrap_or_else(|_| panic!("failed with SEED={seed}"));
+        world.seen.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);
+    }
+    if seeds().len() > 20 {
+        let all = ["breaker", "budget", "closed", "ejected", "mode", "nobody", "opened", "panic", "returned"];
+        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), all, "some of it never happened: {seen:?}");
     }
 }
 
 #[test]
 fn a_seed_replays() {
-    let run = |seed| {
-        let mut world = World::new(seed);
-        (0..STEPS).for_each(|_| world.step());
-        (world.picks, world.roster.total().sessions, world.next)
+    let replay = |seed| {
+        let world = run(seed);
+        (world.picks, world.roster.total().sessions, world.next, world.seen, world.era)
     };
     for seed in 0..10 {
-        assert_eq!(run(seed), run(seed));
+        assert_eq!(replay(seed), replay(seed));
+    }
+}
+
+/// Over time each endpoint has its share, by every policy that has shares: while sessions come and go.
+#[test]
+fn weights_are_honoured_over_time() {
+    for seed in seeds().into_iter().take(5) {
+        for policy in [Policy::RoundRobin, Policy::LeastConnections, Policy::Ewma, Policy::Random] {
+            let mut rng = Rng::with_seed(seed);
+            let quiet = settings(&mut rng);
+            let limits =
+                Limits { max_connections: 10_000, max_pending: 100, max_connections_per_endpoint: 10_000 };
+            let mut roster = Roster::new(Settings { balance: policy, limits, ..quiet });
+            let weights: Vec<_> = (0..rng.usize(2..6)).map(|_| rng.u32(1..6)).collect();
+            let members: Vec<_> = weights
+                .iter()
+                .map(|weight| Member { id: None, weight: *weight, priority: 0, key: 0 })
+                .collect();
+            let now = clock::now();
+            let ids = roster.rearrange(&members, now);
+            let (mut live, mut taken) = (Vec::new(), BTreeMap::new());
+            for _ in 0..PICKS {
+                let mut plan = Plan::new(Retry {
+                    attempts: 1,
+                    backoff_base: Duration::ZERO,
+                    backoff_max: Duration::ZERO,
+                });
+                let (id, ticket) = roster.begin(&mut plan, None, now, &mut rng).expect("there is room");
+                roster.established(id, ticket, Duration::from_millis(1), now);
+                *taken.entry(id).or_insert(0.0) += 1.0;
+                live.push(id);
+                if live.len() > 300 {
+                    roster.ended(live.swap_remove(rng.usize(..live.len())));
+                }
+            }
+            let whole: u32 = weights.iter().sum();
+            for (id, weight) in ids.iter().zip(&weights) {
+                let (share, due) = (taken[id] / f64::from(PICKS), f64::from(*weight) / f64::from(whole));
+                assert!((share - due).abs() < 0.05, "SEED={seed} {policy:?} {weights:?}: {share} of {due}");
+            }
+        }
     }
 }

@@ -7,28 +7,32 @@ use std::time::Duration;
 
 use ambassador::clock;
 use ambassador::policy::balance::Policy;
+use ambassador::policy::eligibility::Panic;
 use ambassador::policy::limits::Settings as Limits;
 use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::roster::Roster;
+use ambassador::policy::roster::{Roster, Settings};
 use ambassador::policy::slot::Member;
+use ambassador::policy::{breaker, budget, outlier};
 use criterion::{BenchmarkId, Criterion};
 use fastrand::Rng;
 
 const ENDPOINTS: [usize; 5] = [2, 3, 16, 100, 10_000];
-const POLICIES: [Policy; 2] = [Policy::RoundRobin, Policy::LeastConnections];
+const TOOK: Duration = Duration::from_millis(1);
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pick");
-    for policy in POLICIES {
+    for policy in Policy::ALL {
         for endpoints in ENDPOINTS {
             let id = BenchmarkId::new(policy.label(), endpoints);
             group.bench_function(id, |bencher| {
                 let mut roster = in_use(policy, endpoints);
-                let mut rng = Rng::with_seed(1);
+                let (mut rng, now) = (Rng::with_seed(1), clock::now());
                 bencher.iter(|| {
                     let mut plan = Plan::new(RETRY);
-                    let picked = roster.begin(&mut plan, &mut rng).expect("every session before has ended");
-                    roster.established(picked);
+                    let (picked, ticket) = roster
+                        .begin(&mut plan, Some(7), now, &mut rng)
+                        .expect("every session before has ended");
+                    roster.established(picked, ticket, TOOK, now);
                     roster.ended(picked);
                     picked
                 });
@@ -40,15 +44,41 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 
 /// Every weight and every load differs from its neighbour's, as they do in life.
 fn in_use(policy: Policy, endpoints: usize) -> Roster {
-    let mut roster = Roster::new(policy, LIMITS);
-    let members: Vec<_> = (1..=3).cycle().map(|weight| Member { id: None, weight }).take(endpoints).collect();
+    let mut roster = Roster::new(settings(policy));
+    let member = |(key, weight)| Member { id: None, weight, priority: 0, key };
+    let members: Vec<_> = (0..).zip((1..=3).cycle()).map(member).take(endpoints).collect();
     for (id, sessions) in roster.rearrange(&members, clock::now()).into_iter().zip((0..7).cycle()) {
         for _ in 0..sessions {
-            roster.begin_at(id, &mut Plan::new(RETRY)).expect("a member");
-            roster.established(id);
+            let ticket = roster.begin_at(id, &mut Plan::new(RETRY)).expect("a member");
+            roster.established(id, ticket, TOOK, clock::now());
         }
     }
     roster
+}
+
+/// As a file has them that says nothing of it.
+fn settings(balance: Policy) -> Settings {
+    let (five, sixty) = (Duration::from_secs(5), Duration::from_secs(60));
+    Settings {
+        balance,
+        limits: LIMITS,
+        outlier: Some(outlier::Settings {
+            consecutive_failures: 3,
+            base_ejection_time: five,
+            max_ejection_time: sixty,
+            early_close: Duration::ZERO,
+        }),
+        breaker: Some(breaker::Settings {
+            consecutive_failures: 5,
+            open_for: five,
+            max_open_for: sixty,
+            half_open_trials: 1,
+        }),
+        retry_budget: Some(budget::Settings { ratio: 0.2, min_per_second: 3.0 }),
+        panic: Panic::All,
+        slow_start: Duration::ZERO,
+        penalty: five,
+    }
 }
 
 const LIMITS: Limits =

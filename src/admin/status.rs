@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ListenerView, Subject};
 use crate::credentials::CredentialView;
+use crate::policy::{breaker, outlier};
 use crate::upstream::{Cluster, EndpointView, discovery};
 use crate::{caller, clock};
 
@@ -86,6 +87,9 @@ pub struct ClusterStatus {
     pub protocol: String,
     pub balance: String,
     pub tls: String,
+    pub breaker: Option<String>,
+    pub breaker_seconds_left: Option<f64>,
+    pub mode: String,
     pub sessions: u32,
     pub pending_dials: u32,
     pub endpoints: Vec<Endpoint>,
@@ -131,12 +135,24 @@ pub struct Endpoint {
     pub health_seconds: Option<f64>,
     /// Why the last probe failed, if it did.
     pub health_error: Option<String>,
+    pub ejected: Option<Ejected>,
     pub weight: u32,
+    pub priority: u32,
+    pub dial_ms: Option<f64>,
     pub sessions: u32,
     pub pending_dials: u32,
     /// Connections that are ready for sessions to come.
     pub ready: u32,
     pub last_error: Option<String>,
+}
+
+/// Why an endpoint is set aside, and for how long still.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as above")]
+pub struct Ejected {
+    pub fault: String,
+    pub seconds_left: f64,
+    pub on_trial: bool,
 }
 
 /// The answer to `/sessions`.
@@ -242,7 +258,7 @@ impl Listener {
 impl ClusterStatus {
     fn of(cluster: &Cluster) -> Self {
         let settings = cluster.settings();
-        let load = cluster.load();
+        let (load, breaker, now) = (cluster.load(), cluster.breaker(), clock::now());
         let tls = match &settings.tls {
             None => "none",
             Some(tls) if !tls.identities().all().is_empty() => "mtls",
@@ -253,9 +269,15 @@ impl ClusterStatus {
             protocol: settings.protocol.label().into(),
             balance: settings.balance.label().into(),
             tls: tls.into(),
+            breaker: breaker.map(|state| state.label().label().into()),
+            breaker_seconds_left: match breaker {
+                Some(breaker::State::Open { until }) => Some(left(until, now)),
+                Some(breaker::State::Closed { .. } | breaker::State::HalfOpen { .. }) | None => None,
+            },
+            mode: cluster.mode().label().into(),
             sessions: load.sessions,
             pending_dials: load.dials,
-            endpoints: cluster.view().into_iter().map(Endpoint::of).collect(),
+            endpoints: cluster.view().into_iter().map(|view| Endpoint::of(view, now)).collect(),
             discovery: cluster.discovery().origins.iter().map(Origin::of).collect(),
         }
     }
@@ -276,6 +298,22 @@ impl Origin {
     }
 }
 
+/// Seconds until then.
+fn left(until: Instant, now: Instant) -> f64 {
+    until.saturating_duration_since(now).as_secs_f64()
+}
+
+impl Ejected {
+    fn of(state: outlier::State, now: Instant) -> Option<Self> {
+        let (fault, seconds_left, on_trial) = match state {
+            outlier::State::In => return None,
+            outlier::State::Ejected { until, fault } => (fault, left(until, now), false),
+            outlier::State::OnTrial { fault } => (fault, 0.0, true),
+        };
+        Some(Self { fault: fault.label().into(), seconds_left, on_trial })
+    }
+}
+
 impl Credential {
     fn of(view: CredentialView) -> Self {
         let expires = view.not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -291,7 +329,7 @@ impl Credential {
 }
 
 impl Endpoint {
-    fn of(view: EndpointView) -> Self {
+    fn of(view: EndpointView, now: Instant) -> Self {
         let settings = view.endpoint.settings();
         let state = if view.is_member { view.admin.label() } else { "removed" };
         Self {
@@ -302,7 +340,10 @@ impl Endpoint {
             health: view.observed.as_ref().map_or("unchecked", |_| view.health.label()).into(),
             health_seconds: view.observed.as_ref().map(|observed| observed.age.as_secs_f64()),
             health_error: view.observed.and_then(|observed| observed.last_error),
+            ejected: Ejected::of(view.outlier, now),
             weight: view.weight,
+            priority: view.priority,
+            dial_ms: view.dial_time.map(|time| time.as_secs_f64() * 1e3),
             sessions: view.load.sessions,
             pending_dials: view.load.dials,
             ready: view.ready,

@@ -1,9 +1,11 @@
 //! `status`: tables of listeners, clusters and endpoints.
 
+use std::fmt::Write as _;
+
 use super::Failure;
 use super::ask::{self, Where};
 use super::show::table;
-use crate::admin::status::{ClusterStatus, Listener, Origin, Status};
+use crate::admin::status::{ClusterStatus, Ejected, Listener, Origin, Status};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -54,6 +56,7 @@ fn page(status: &Status) -> String {
         page.push('\n');
         page += &table(&["CLUSTER", "FOUND BY", "KIND", "FOUND", "AGE", "NEXT", "LAST ERROR"], &origins);
     }
+    page += &troubles(&status.clusters);
     page
 }
 
@@ -101,7 +104,7 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
                 },
                 cluster.protocol.clone(),
                 cluster.tls.clone(),
-                endpoint.state.clone(),
+                state(endpoint),
                 health(endpoint),
                 endpoint.weight.to_string(),
                 endpoint.sessions.to_string(),
@@ -112,6 +115,41 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
         cluster.endpoints.iter().map(row).collect()
     };
     clusters.iter().flat_map(rows).collect()
+}
+
+/// What keeps sessions from it, and for how long still.
+fn state(endpoint: &crate::admin::status::Endpoint) -> String {
+    match &endpoint.ejected {
+        Some(Ejected { fault, on_trial: true, .. }) => format!("on trial ({fault})"),
+        Some(Ejected { fault, seconds_left, .. }) if *seconds_left > 0.0 => {
+            format!("ejected for {seconds_left:.0} s ({fault})")
+        }
+        Some(Ejected { fault, .. }) => format!("ejected until tried ({fault})"),
+        None => endpoint.state.clone(),
+    }
+}
+
+/// What concerns a cluster as a whole, where that is not as it should be.
+fn troubles(clusters: &[ClusterStatus]) -> String {
+    let mut text = String::new();
+    let mut line = |cluster: &ClusterStatus, words: &str| {
+        let _ = writeln!(text, "\n{}: {words}", cluster.name);
+    };
+    for cluster in clusters {
+        match (cluster.breaker.as_deref(), cluster.breaker_seconds_left) {
+            (Some("open"), Some(left)) => {
+                line(cluster, &format!("the breaker is open: sessions are refused for another {left:.0} s"));
+            }
+            (Some("half_open"), _) => line(cluster, "the breaker is half-open: a dial tries the cluster"),
+            _ => {}
+        }
+        match &*cluster.mode {
+            "panic" => line(cluster, "health checks find every endpoint down; all are used all the same"),
+            "despite_ejection" => line(cluster, "every endpoint is ejected; all are used all the same"),
+            _ => {}
+        }
+    }
+    text
 }
 
 /// With how long it has been so, where anybody looks.

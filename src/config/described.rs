@@ -51,6 +51,7 @@ fn below(kind: &Kind, path: &str, all: &mut Vec<Described>) {
         | Kind::Mode
         | Kind::Boolean
         | Kind::Integer(..)
+        | Kind::Ratio(_)
         | Kind::Duration(_)
         | Kind::Word(_) => {}
     }
@@ -69,6 +70,7 @@ fn takes(kind: &Kind) -> String {
         | Kind::Mode
         | Kind::Boolean
         | Kind::Integer(..)
+        | Kind::Ratio(_)
         | Kind::Duration(_)
         | Kind::Word(_) => kind.expected(),
     }

@@ -14,6 +14,7 @@ mod endpoint;
 mod health_check;
 mod identity;
 mod listener;
+mod resilience;
 mod tls;
 
 use std::collections::BTreeSet;

@@ -64,7 +64,7 @@ fn property(key: &Key) -> Value {
     };
     match key.rule {
         Rule::Takes(Kind::Section(_), _) | Rule::Takes(_, Presence::Required | Presence::Optional) => {}
-        Rule::Takes(Kind::Boolean | Kind::Integer(..), Presence::Default(value)) => {
+        Rule::Takes(Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_), Presence::Default(value)) => {
             property["default"] = as_json(value);
         }
         Rule::Takes(_, Presence::Default(value)) => property["default"] = json!(value),
@@ -93,6 +93,7 @@ fn of_kind(kind: &Kind) -> Value {
         Kind::Integer(min, max) => {
             or_substituted(&json!({ "type": "integer", "minimum": min, "maximum": max }))
         }
+        Kind::Ratio(max) => or_substituted(&json!({ "type": "number", "minimum": 0, "maximum": max })),
         Kind::Duration(span) => {
             let none = if span.none { "none|" } else { "" };
             let units = r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?";

@@ -57,6 +57,8 @@ pub(super) enum Kind {
     Boolean,
     /// From the first to the second, both included.
     Integer(u32, u32),
+    /// A number, fractions included, from 0 to that.
+    Ratio(u32),
     Duration(Span),
     Word(Words),
     List(&'static Self),
@@ -128,6 +130,7 @@ impl Kind {
             | Self::Mode
             | Self::Boolean
             | Self::Integer(..)
+            | Self::Ratio(_)
             | Self::Duration(_)
             | Self::Word(_)
             | Self::Either(_) => Form::Scalar,
@@ -143,6 +146,7 @@ impl Kind {
             Self::Mode => "octal digits in quotes, such as \"0660\"".into(),
             Self::Boolean => "true or false".into(),
             Self::Integer(min, max) => format!("a whole number from {min} to {max}"),
+            Self::Ratio(max) => format!("a number from 0 to {max}, such as 0.2"),
             Self::Duration(span) if span.none => "a duration such as 250ms, 5s or 1h30m, or none".into(),
             Self::Duration(_) => "a duration such as 250ms, 5s or 1h30m".into(),
             Self::Word(words) => one_of(words.now),

@@ -1,11 +1,10 @@
 //! Which of the eligible endpoints takes the next session.
 //!
-//! Database clusters have two or three endpoints and sessions that live for hours, so counts are exact:
-//! `least_connections` looks at every endpoint (sampling two of three picks a busier one a quarter of the
-//! time) and counts dials in flight, or a burst would pile onto the one that was idle when it began.
-//! What is eligible is decided elsewhere.
+//! Database clusters have two or three endpoints and sessions that live for hours, so counts are exact: up to
+//! [`SCANNED`] endpoints all are looked at (sampling two of three picks a busier one a quarter of the time), and dials in
+//! flight count, or a burst would pile onto the one that was idle when it began. What is eligible is decided elsewhere.
 
-use std::cmp::Ordering;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
@@ -18,37 +17,130 @@ pub enum Policy {
     RoundRobin,
     /// The lowest (sessions + dials) per weight; ties at random.
     LeastConnections,
+    /// The same, multiplied by how long dials take.
+    Ewma,
+    /// At random, by weight.
+    Random,
+    /// Always the same for the same key, as long as it is there (rendezvous hashing); a key whose endpoint is gone moves,
+    /// and no other does. At random for a session without a key.
+    SourceHash,
+    /// The first in the file's order.
+    First,
 }
 
+/// What a choice depends on beside the endpoints.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// What `source_hash` is to keep together.
+    pub key: Option<u64>,
+    /// How long an endpoint that came back takes fewer sessions.
+    pub slow_start: Duration,
+    /// Now.
+    pub now: Instant,
+}
+
+/// Up to so many candidates each is looked at; of more, two distinct ones drawn at random.
+const SCANNED: usize = 16;
+/// No endpoint counts as faster than this: below it, times are noise.
+const FLOOR: f64 = 0.000_2;
+/// No endpoint counts as slower than the fastest by more than this, so that one that is far away, or that failed once, is
+/// not starved, and its average can recover.
+const RATIO_MAX: f64 = 4.0;
+/// An endpoint that has just come back takes at least this part of its share.
+const RAMP_MIN: f64 = 0.1;
+/// Round robin counts in parts of a weight, for endpoints that are coming back.
+const PARTS: f64 = 1024.0;
+
 impl Policy {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::RoundRobin, Self::LeastConnections, Self::Ewma, Self::Random, Self::SourceHash, Self::First];
+
     /// The word in the file.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
             Self::RoundRobin => "round_robin",
             Self::LeastConnections => "least_connections",
+            Self::Ewma => "ewma",
+            Self::Random => "random",
+            Self::SourceHash => "source_hash",
+            Self::First => "first",
+        }
+    }
+
+    /// The place in `slots` of the endpoint to use, one of `candidates`; `None` only when there is no candidate.
+    pub fn pick(
+        self,
+        slots: &mut [Slot],
+        candidates: &[usize],
+        choice: &Choice,
+        rng: &mut Rng,
+    ) -> Option<usize> {
+        let ramp = Ramp::of(slots, candidates, choice);
+        match self {
+            Self::RoundRobin => next_in_turn(slots, candidates, ramp),
+            Self::LeastConnections => cheapest(candidates, rng, |candidate| ramp.cost(&slots[candidate])),
+            Self::Ewma => {
+                seed(slots, candidates, choice.now);
+                let time = |candidate: usize| slots[candidate].ewma.seconds().unwrap_or(FLOOR).max(FLOOR);
+                let fastest = candidates.iter().copied().map(time).fold(f64::INFINITY, f64::min);
+                let time = |candidate| time(candidate).min(fastest * RATIO_MAX);
+                cheapest(candidates, rng, |candidate| ramp.cost(&slots[candidate]) * time(candidate))
+            }
+            Self::Random => at_random(slots, candidates, ramp, rng),
+            Self::SourceHash => match choice.key {
+                Some(key) => by_key(slots, candidates, key),
+                None => at_random(slots, candidates, ramp, rng),
+            },
+            Self::First => candidates.iter().copied().min_by_key(|candidate| slots[*candidate].place),
         }
     }
 }
 
-impl Policy {
-    /// The place in `slots` of the endpoint to use, one of `candidates`; `None` only when there is no candidate.
-    pub fn pick(self, slots: &mut [Slot], candidates: &[usize], rng: &mut Rng) -> Option<usize> {
-        match self {
-            Self::RoundRobin => next_in_turn(slots, candidates),
-            Self::LeastConnections => least_loaded(slots, candidates, rng),
-        }
+/// How much of its share an endpoint takes that came back a short while ago.
+#[derive(Debug, Clone, Copy)]
+struct Ramp {
+    now: Instant,
+    /// `None`: all take theirs whole.
+    slow_start: Option<Duration>,
+}
+
+impl Ramp {
+    /// Where all of them are coming back, or there is only one, nobody could take what it is spared.
+    fn of(slots: &[Slot], candidates: &[usize], choice: &Choice) -> Self {
+        let ramp = Self { now: choice.now, slow_start: Some(choice.slow_start) };
+        let is_whole = |candidate: &usize| ramp.part(&slots[*candidate]) >= 1.0;
+        let matters = !choice.slow_start.is_zero() && candidates.iter().any(is_whole);
+        Self { slow_start: ramp.slow_start.filter(|_| matters), ..ramp }
+    }
+
+    fn part(self, slot: &Slot) -> f64 {
+        let (Some(slow_start), Some(since)) = (self.slow_start, slot.back_since) else { return 1.0 };
+        let passed = self.now.saturating_duration_since(since).as_secs_f64();
+        (passed / slow_start.as_secs_f64()).clamp(RAMP_MIN, 1.0)
+    }
+
+    fn weight(self, slot: &Slot) -> f64 {
+        f64::from(slot.weight) * self.part(slot)
+    }
+
+    /// What each would carry per weight with one session more: so an idle endpoint of weight 2 goes before an idle one of
+    /// weight 1. Equal fractions give equal quotients, so ties are found.
+    fn cost(self, slot: &Slot) -> f64 {
+        (f64::from(slot.load.total()) + 1.0) / self.weight(slot)
     }
 }
 
 /// Every candidate earns its weight, the richest is picked and pays what all earned.
-fn next_in_turn(slots: &mut [Slot], candidates: &[usize]) -> Option<usize> {
+fn next_in_turn(slots: &mut [Slot], candidates: &[usize], ramp: Ramp) -> Option<usize> {
     let mut total = 0;
     let mut richest: Option<usize> = None;
     for candidate in candidates.iter().copied() {
-        let weight = i64::from(slots[candidate].weight);
-        total += weight;
-        slots[candidate].credit += weight;
+        // At most 65535 × 1024, and at least 102.
+        let earned = (ramp.weight(&slots[candidate]) * PARTS) as i64;
+        total += earned;
+        slots[candidate].credit += earned;
         if richest.is_none_or(|best| slots[candidate].credit > slots[best].credit) {
             richest = Some(candidate);
         }
@@ -58,111 +150,93 @@ fn next_in_turn(slots: &mut [Slot], candidates: &[usize]) -> Option<usize> {
     Some(picked)
 }
 
-/// A full scan; each of `n` equals is kept with probability 1/n (reservoir sampling).
-fn least_loaded(slots: &[Slot], candidates: &[usize], rng: &mut Rng) -> Option<usize> {
-    let mut best: Option<usize> = None;
-    let mut equals = 0;
-    for candidate in candidates.iter().copied() {
-        match best.map_or(Ordering::Less, |best| cmp_load(&slots[candidate], &slots[best])) {
-            Ordering::Less => {
-                best = Some(candidate);
-                equals = 1;
-            }
-            Ordering::Equal => {
-                equals += 1;
-                if rng.usize(..equals) == 0 {
-                    best = Some(candidate);
-                }
-            }
-            Ordering::Greater => {}
-        }
+fn cheapest(candidates: &[usize], rng: &mut Rng, cost: impl Fn(usize) -> f64) -> Option<usize> {
+    if candidates.len() <= SCANNED {
+        return least(candidates, rng, cost);
     }
-    best
+    let first = rng.usize(..candidates.len());
+    let second = rng.usize(..candidates.len() - 1);
+    let second = second + usize::from(second >= first);
+    least(&[candidates[first], candidates[second]], rng, cost)
 }
 
-/// Compares what each would carry per weight with one session more, without a division: so an idle endpoint of weight 2
-/// goes before an idle one of weight 1.
-fn cmp_load(one: &Slot, other: &Slot) -> Ordering {
-    let ours = (u64::from(one.load.total()) + 1) * u64::from(other.weight);
-    let theirs = (u64::from(other.load.total()) + 1) * u64::from(one.weight);
-    ours.cmp(&theirs)
+/// Each of `n` equals is kept with probability 1/n (reservoir sampling).
+fn least(candidates: &[usize], rng: &mut Rng, cost: impl Fn(usize) -> f64) -> Option<usize> {
+    let mut best: Option<(usize, f64)> = None;
+    let mut equals = 0;
+    for candidate in candidates.iter().copied() {
+        let cost = cost(candidate);
+        match best {
+            Some((_, lowest)) if cost > lowest => {}
+            Some((_, lowest)) if cost >= lowest => {
+                equals += 1;
+                if rng.usize(..equals) == 0 {
+                    best = Some((candidate, cost));
+                }
+            }
+            _ => {
+                best = Some((candidate, cost));
+                equals = 1;
+            }
+        }
+    }
+    best.map(|(candidate, _)| candidate)
+}
+
+fn at_random(slots: &[Slot], candidates: &[usize], ramp: Ramp, rng: &mut Rng) -> Option<usize> {
+    let total: f64 = candidates.iter().map(|candidate| ramp.weight(&slots[*candidate])).sum();
+    let mut left = rng.f64() * total;
+    let picked = candidates.iter().copied().find(|candidate| {
+        left -= ramp.weight(&slots[*candidate]);
+        left < 0.0
+    });
+    // What rounding leaves falls to the last.
+    picked.or_else(|| candidates.last().copied())
+}
+
+/// Weighted rendezvous hashing: each candidate draws by key and name, and the luckiest has it. `-w / ln(u)`, so that the
+/// shares are those of the weights.
+fn by_key(slots: &[Slot], candidates: &[usize], key: u64) -> Option<usize> {
+    let score = |candidate: usize| {
+        let drawn = mix(key ^ slots[candidate].key);
+        // 53 bits, strictly between 0 and 1.
+        let drawn = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        -f64::from(slots[candidate].weight) / drawn.ln()
+    };
+    candidates
+        .iter()
+        .copied()
+        .map(|candidate| (score(candidate), candidate))
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Those that were never dialled count as their median neighbour: neither free, which would draw everything to them, nor
+/// the slowest.
+fn seed(slots: &mut [Slot], candidates: &[usize], now: Instant) {
+    if candidates.iter().all(|candidate| slots[*candidate].ewma.seconds().is_some()) {
+        return;
+    }
+    let mut known: Vec<_> =
+        slots.iter().filter(|slot| slot.is_member).filter_map(|slot| slot.ewma.seconds()).collect();
+    known.sort_by(f64::total_cmp);
+    let Some(median) = known.get(known.len() / 2) else { return };
+    candidates.iter().for_each(|candidate| slots[*candidate].ewma.seed(*median, now));
+}
+
+/// A hash that is the same in every process and every version: the keys of `source_hash` (FNV-1a, then mixed).
+#[must_use]
+pub fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
+/// The finisher of splitmix64: each bit of what comes out depends on all that goes in.
+const fn mix(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::limits::Load;
-    use super::super::slot::Id;
-    use super::*;
-    use crate::clock;
-
-    fn slots(weights_and_loads: &[(u32, u32)]) -> Vec<Slot> {
-        let slot = |&(weight, sessions): &(u32, u32)| Slot {
-            load: Load { sessions, dials: 0 },
-            ..Slot::new(Id::FIRST, weight, clock::now())
-        };
-        weights_and_loads.iter().map(slot).collect()
-    }
-
-    fn check_turns(weights: &[u32], expected: &[usize]) {
-        let mut slots = slots(&weights.iter().map(|weight| (*weight, 0)).collect::<Vec<_>>());
-        let all: Vec<_> = (0..slots.len()).collect();
-        let mut rng = Rng::with_seed(1);
-        let turns: Vec<_> =
-            expected.iter().map(|_| Policy::RoundRobin.pick(&mut slots, &all, &mut rng).unwrap()).collect();
-        assert_eq!(turns, expected, "weights {weights:?}");
-    }
-
-    #[test]
-    fn round_robin_is_smooth_and_weighted() {
-        check_turns(&[1], &[0, 0, 0]);
-        check_turns(&[1, 1, 1], &[0, 1, 2, 0, 1, 2]);
-        check_turns(&[2, 1], &[0, 1, 0, 0, 1, 0]);
-        check_turns(&[5, 1, 1], &[0, 0, 1, 0, 2, 0, 0]);
-    }
-
-    #[test]
-    fn round_robin_shares_evenly_among_those_left_when_one_is_tried_already() {
-        let mut slots = slots(&[(1, 0), (1, 0), (1, 0)]);
-        let mut rng = Rng::with_seed(1);
-        let mut taken = [0; 3];
-        for _ in 0..300 {
-            taken[Policy::RoundRobin.pick(&mut slots, &[0, 1], &mut rng).unwrap()] += 1;
-        }
-        assert_eq!(taken, [150, 150, 0]);
-    }
-
-    #[test]
-    fn least_connections_takes_the_least_loaded_per_weight() {
-        let mut rng = Rng::with_seed(1);
-        for (weights_and_loads, expected) in [
-            (&[(1, 3), (1, 2), (1, 9)][..], 1),
-            (&[(1, 0), (2, 0)], 1),
-            (&[(4, 7), (1, 2)], 0),
-            (&[(1, 1), (3, 4)], 1),
-        ] {
-            let mut slots = slots(weights_and_loads);
-            let all: Vec<_> = (0..slots.len()).collect();
-            let picked = Policy::LeastConnections.pick(&mut slots, &all, &mut rng);
-            assert_eq!(picked, Some(expected), "{weights_and_loads:?}");
-        }
-    }
-
-    #[test]
-    fn least_connections_breaks_ties_evenly() {
-        let mut slots = slots(&[(1, 0), (1, 0), (1, 0)]);
-        let mut rng = Rng::with_seed(7);
-        let mut taken = [0_i32; 3];
-        for _ in 0..30_000 {
-            taken[Policy::LeastConnections.pick(&mut slots, &[0, 1, 2], &mut rng).unwrap()] += 1;
-        }
-        assert!(taken.iter().all(|count| (count - 10_000).abs() < 500), "{taken:?}");
-    }
-
-    #[test]
-    fn no_candidate_is_no_pick() {
-        let mut rng = Rng::with_seed(1);
-        for policy in [Policy::RoundRobin, Policy::LeastConnections] {
-            assert_eq!(policy.pick(&mut slots(&[(1, 0)]), &[], &mut rng), None);
-        }
-    }
-}
+mod tests;

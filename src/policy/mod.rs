@@ -3,9 +3,13 @@
 
 pub mod admission;
 pub mod balance;
+pub mod breaker;
+pub mod budget;
 pub mod eligibility;
+pub mod ewma;
 pub mod health;
 pub mod limits;
+pub mod outlier;
 pub mod queue;
 pub mod refresh;
 pub mod retry;

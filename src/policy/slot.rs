@@ -6,8 +6,10 @@
 use std::num::NonZeroU32;
 use std::time::Instant;
 
+use super::ewma::Ewma;
 use super::health::Status;
 use super::limits::Load;
+use super::outlier::Outlier;
 
 /// Names an endpoint among those that its cluster ever had; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +56,10 @@ pub struct Member {
     pub id: Option<Id>,
     /// Its share of the sessions, at least 1.
     pub weight: u32,
+    /// Those of a higher number are for when nobody of a lower one can be used.
+    pub priority: u32,
+    /// By which `source_hash` knows it: the same in every process.
+    pub key: u64,
 }
 
 /// One endpoint.
@@ -63,6 +69,8 @@ pub struct Slot {
     /// Its place in the file's order.
     pub(super) place: usize,
     pub(super) weight: u32,
+    pub(super) priority: u32,
+    pub(super) key: u64,
     /// Whether the cluster has it still; if not, it lives until its last session and dial have ended.
     pub(super) is_member: bool,
     pub(super) admin: Admin,
@@ -70,6 +78,12 @@ pub struct Slot {
     /// When membership, order or health last changed.
     pub(super) changed: Instant,
     pub(super) load: Load,
+    /// What its dials and sessions did.
+    pub(super) outlier: Outlier,
+    /// How long its dials take.
+    pub(super) ewma: Ewma,
+    /// When it came back: after an ejection, after active checks had it down, or as a new one among others.
+    pub(super) back_since: Option<Instant>,
     /// Round robin's credit.
     pub(super) credit: i64,
     /// Why the last attempt or probe that failed did; a success clears it.
@@ -77,16 +91,21 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(super) fn new(id: Id, weight: u32, now: Instant) -> Self {
+    pub(super) fn new(id: Id, now: Instant) -> Self {
         Self {
             id,
             place: 0,
-            weight,
+            weight: 1,
+            priority: 0,
+            key: 0,
             is_member: true,
             admin: Admin::default(),
             health: Status::Undecided,
             changed: now,
             load: Load::default(),
+            outlier: Outlier::new(),
+            ewma: Ewma::default(),
+            back_since: None,
             credit: 0,
             last_error: None,
         }
@@ -140,10 +159,38 @@ impl Slot {
         self.weight
     }
 
+    /// Those of a higher number are for when nobody of a lower one can be used.
+    #[must_use]
+    pub const fn priority(&self) -> u32 {
+        self.priority
+    }
+
+    /// What its dials and sessions did.
+    #[must_use]
+    pub const fn outlier(&self) -> &Outlier {
+        &self.outlier
+    }
+
+    /// How long its dials take, in seconds; `None` before the first.
+    #[must_use]
+    pub fn dial_seconds(&self) -> Option<f64> {
+        self.ewma.seconds()
+    }
+
     /// Why the last attempt or probe that failed did; a success clears it.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
+    }
+
+    /// Whether it may take sessions as far as orders and active checks go.
+    pub(super) const fn is_well(&self) -> bool {
+        self.is_enabled() && !matches!(self.health, Status::Unhealthy)
+    }
+
+    /// Whether nothing at all speaks against it.
+    pub(super) const fn is_usable(&self) -> bool {
+        self.is_well() && self.outlier.is_in()
     }
 
     /// Whether it may take sessions at all, healthy or not.

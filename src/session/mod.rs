@@ -13,16 +13,18 @@ mod route;
 mod totals;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock;
 use crate::downstream::{self, NotOpened};
 use crate::head::connect::{refused, status_of};
 use crate::outcome::{Outcome, Side};
+use crate::policy::balance::{Policy, hash};
 use crate::policy::roster::Unavailable;
 use crate::protocol::{Opened, Protocol, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
-use crate::sys::{Accepted, Gone, Socket};
+use crate::sys::{Accepted, Gone, Peer, Socket};
 use crate::tls::{self, Choice, NoIdentity};
 use crate::upstream::{
     Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial, see_out,
@@ -55,6 +57,7 @@ pub fn run(
         let settings = &place.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, place.live());
         let left = note(relaying.await, &mut record);
+        place.blame(&record, &lease);
         match left {
             (None, None) => drop(lease),
             (unserved, unfinished) => Box::pin(aftermath(unserved, unfinished, lease, &record)).await,
@@ -244,7 +247,15 @@ async fn dial_for(
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
-    let demand = Demand { wanted, identity, has_spoken, tightened, announcement: announcement.as_ref() };
+    let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
+    let demand = Demand {
+        wanted,
+        identity,
+        has_spoken,
+        tightened,
+        announcement: announcement.as_ref(),
+        affinity: affinity.flatten(),
+    };
     tokio::select! {
         biased;
         dialled = dial(cluster, demand, &mut record.dial) => match dialled {
@@ -308,6 +319,24 @@ fn announce(place: &Place, login: &mut Vec<u8>) {
     }
 }
 
+/// Who is kept on one endpoint by `source_hash`: what the client names, or else a user of this host, where the caller was
+/// looked up, or else an address.
+fn affinity(tightened: &Tightened<'_>, record: &Record) -> Option<u64> {
+    if let Some(named) = tightened.affinity {
+        return Some(hash(named.as_bytes()));
+    }
+    if let Some(caller) = record.caller() {
+        return Some(hash(&caller.uid.to_be_bytes()));
+    }
+    match record.peer {
+        Peer::Tcp(address) => match address.ip() {
+            IpAddr::V4(ip) => Some(hash(&ip.octets())),
+            IpAddr::V6(ip) => Some(hash(&ip.octets())),
+        },
+        Peer::Unix => None,
+    }
+}
+
 fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {
     let words = "no session of this listener has the key that the client wants cancelled";
     record.end(Outcome::NoEndpoint, Side::Ambassador, Some(words.into()));
@@ -345,7 +374,7 @@ async fn introduce(
         Ok((ready, lease)) => Ok((ready, lease, downstream)),
         Err(last) => {
             let attempts = record.dial.attempts;
-            Err(Some(undialled(downstream, record, &Refusal::Failed { last, attempts })))
+            Err(Some(undialled(downstream, record, &Refusal::Failed { last, attempts, stopped: None })))
         }
     }
 }
@@ -405,7 +434,7 @@ fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unse
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
         Refusal::Unavailable(Unavailable::Full(_)) => RefusalKind::Full,
-        Refusal::Unavailable(Unavailable::Nobody(_))
+        Refusal::Unavailable(Unavailable::Breaker(_) | Unavailable::Nobody(_) | Unavailable::Budget)
         | Refusal::Unknown { .. }
         | Refusal::Failed { .. }
         | Refusal::Deadline { .. } => RefusalKind::Unreachable,

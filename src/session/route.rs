@@ -5,9 +5,9 @@
 //! lost between the two.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::admission::{Admission, Guest};
 use super::record::{Record, SessionId, SessionIds};
@@ -20,7 +20,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
-use crate::upstream::{Cluster, DialRecord, EndpointId, Wanted};
+use crate::upstream::{Cluster, DialRecord, EndpointId, Lease, Wanted};
 
 /// What a listener says about the sessions that come in by it.
 #[derive(Debug)]
@@ -130,6 +130,8 @@ pub(super) struct Entry {
     pub(super) accepted: Instant,
     /// Its client has said what it wants, or need not.
     opened: AtomicBool,
+    /// Milliseconds from accept to when it had its endpoint.
+    established_ms: AtomicU32,
     /// Where it goes, once that is known.
     destination: OnceLock<Arc<Destination>>,
     /// Its endpoint, once it has one.
@@ -239,6 +241,7 @@ impl Route {
             accepted: clock::now(),
             opened: AtomicBool::new(false),
             destination: OnceLock::new(),
+            established_ms: AtomicU32::new(0),
             endpoint: OnceLock::new(),
             guest: OnceLock::new(),
             live: Live::default(),
@@ -486,6 +489,27 @@ impl Place {
     pub(super) fn established(&self, endpoint: EndpointId) {
         // Dialled once, so it is never set twice.
         let _ = self.entry.endpoint.set(endpoint);
+        let after = clock::now().saturating_duration_since(self.entry.accepted).as_millis();
+        self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells the lease whether the endpoint ended the session young, where that is looked at. Only an endpoint that ends it
+    /// without a byte is to blame: one that has answered may have had a reason in what the client said.
+    pub(super) fn blame(&self, record: &Record, lease: &Lease) {
+        let Some(outlier) = self.cluster().and_then(|cluster| cluster.settings().outlier) else { return };
+        if outlier.early_close.is_zero() {
+            return;
+        }
+        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
+        let lived = clock::now().saturating_duration_since(self.entry.accepted + established);
+        let by_the_endpoint = record.closed_by == Side::Upstream
+            && matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset)
+            && record.received() == 0;
+        let died_young = by_the_endpoint && lived < outlier.early_close;
+        // One that its client ended young proves nothing either way.
+        if died_young || lived >= outlier.early_close || record.received() > 0 {
+            lease.lasted(died_young);
+        }
     }
 }
 

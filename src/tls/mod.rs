@@ -238,6 +238,30 @@ pub fn late_rejection(error: &io::Error) -> Option<String> {
     Some(explain(error))
 }
 
+impl HandshakeError {
+    /// Whether the server objects to who we are: to our certificate, or to our having none.
+    #[must_use]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
+    pub const fn is_about_us(&self) -> bool {
+        use rustls::{AlertDescription as Alert, Error};
+        match self {
+            Self::Tls(Error::AlertReceived(alert)) => matches!(
+                alert,
+                Alert::CertificateRequired
+                    | Alert::AccessDenied
+                    | Alert::UnknownCA
+                    | Alert::BadCertificate
+                    | Alert::UnsupportedCertificate
+                    | Alert::CertificateUnknown
+                    | Alert::CertificateExpired
+                    | Alert::CertificateRevoked
+                    | Alert::DecryptError
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// rustls' own sentence, with what to do about the usual ones.
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 fn explain(error: &rustls::Error) -> String {

@@ -112,6 +112,8 @@ pub struct Demand<'a> {
     pub tightened: Tightened<'a>,
     /// What the server hears of the session, where the cluster announces sessions at all.
     pub announcement: Option<&'a Announcement>,
+    /// What `source_hash` is to keep on one endpoint: a hash of the caller, or of what the client named.
+    pub affinity: Option<u64>,
 }
 
 /// How a client tightens what the file allows its dial.
@@ -145,7 +147,9 @@ pub async fn dial(
     demand: Demand<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
+    // Whoever belongs to one endpoint is not given what is ready on another.
     if demand.wanted == Wanted::Any
+        && demand.affinity.is_none()
         && let Some((ready, lease)) = cluster.take_ready(demand.identity, record)
     {
         return Ok(Dialled::Ready(ready, lease));
@@ -160,7 +164,7 @@ pub(super) async fn dial_anew(
     purpose: Purpose,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, identity, has_spoken, tightened, announcement } = demand;
+    let Demand { wanted, identity, has_spoken, tightened, announcement, .. } = demand;
     let settings = cluster.settings();
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
     let deadline = Limit::after(clock::now(), Bound::Deadline, within);
@@ -172,9 +176,14 @@ pub(super) async fn dial_anew(
     let out_of_time =
         |plan: &retry::Plan, last| Refusal::Deadline { deadline: within, attempts: plan.attempts(), last };
     loop {
-        let mut lease = match cluster.lease(wanted, &mut plan) {
+        let mut lease = match cluster.lease(&demand, &mut plan) {
             Ok(lease) => lease,
-            Err(unavailable) => return Err(nothing_left(cluster, unavailable, last, plan.attempts())),
+            Err(unavailable) => {
+                if unavailable == Unavailable::Budget {
+                    cluster.metrics().retry_budget_exhausted.increment(1);
+                }
+                return Err(nothing_left(cluster, unavailable, last, plan.attempts()));
+            }
         };
         record.begin(&lease, plan.attempts());
         let address = match wanted {
@@ -182,12 +191,14 @@ pub(super) async fn dial_anew(
             Wanted::Endpoint { address, .. } => address,
         };
         let endpoint = lease.endpoint();
+        let begun = clock::now();
         let attempt = Attempt {
             settings,
             endpoint,
             address,
             port: None,
             identity,
+            begun,
             deadline,
             has_spoken,
             is_probe: false,
@@ -196,8 +207,8 @@ pub(super) async fn dial_anew(
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 match purpose {
-                    Purpose::Session => lease.established(),
-                    Purpose::Spare => lease.kept(),
+                    Purpose::Session => lease.established(record.took()),
+                    Purpose::Spare => lease.kept(record.took()),
                 }
                 return Ok(Dialled::Ready(ready, lease));
             }
@@ -213,7 +224,7 @@ pub(super) async fn dial_anew(
                     return Err(out_of_time(&plan, last));
                 }
                 if !plan.has_attempt_left() {
-                    return Err(Refusal::Failed { last: error, attempts: plan.attempts() });
+                    return Err(Refusal::Failed { last: error, attempts: plan.attempts(), stopped: None });
                 }
                 last = Some(error);
             }
@@ -236,12 +247,14 @@ pub async fn try_endpoint(
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let begun = clock::now();
     let attempt = Attempt {
         settings,
         endpoint,
         address: None,
         port: None,
         identity,
+        begun,
         deadline,
         has_spoken: false,
         is_probe: true,
@@ -266,7 +279,8 @@ pub(super) async fn connect_endpoint(
     port: Option<u16>,
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
-    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let begun = clock::now();
+    let deadline = Limit::after(begun, Bound::Deadline, settings.dial.deadline);
     let identity = settings.identity_of_probes();
     let attempt = Attempt {
         settings,
@@ -274,6 +288,7 @@ pub(super) async fn connect_endpoint(
         address: None,
         port,
         identity,
+        begun,
         deadline,
         has_spoken: false,
         is_probe: true,
@@ -282,7 +297,7 @@ pub(super) async fn connect_endpoint(
     attempt.connect(record).await
 }
 
-/// When a cap is met in the middle of the attempts, what failed before says more than the cap.
+/// When there is an end to attempts in their middle, what failed before says more than why there is none left.
 fn nothing_left(
     cluster: &Cluster,
     unavailable: Unavailable,
@@ -290,7 +305,7 @@ fn nothing_left(
     attempts: u32,
 ) -> Refusal {
     if let Some(last) = last {
-        return Refusal::Failed { last, attempts };
+        return Refusal::Failed { last, attempts, stopped: Some(unavailable) };
     }
     if unavailable == Unavailable::Nobody(Nobody::Empty) {
         cluster.search.doubt();
@@ -330,6 +345,7 @@ pub(super) struct Attempt<'a> {
     /// Another port than the endpoint's.
     port: Option<u16>,
     identity: Choice,
+    begun: Instant,
     deadline: Limit,
     has_spoken: bool,
     /// Sessions are measured, and probes are not.
@@ -354,6 +370,7 @@ impl<'a> Attempt<'a> {
             address: None,
             port: None,
             identity,
+            begun: clock::now(),
             deadline,
             has_spoken: true,
             is_probe: false,
@@ -526,7 +543,12 @@ impl<'a> Attempt<'a> {
 
     fn timeout(&self, step: Step, limit: Limit) -> DialError {
         let Limit { bound, length: timeout, .. } = limit;
-        DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout }
+        // Attempts before it may have left next to nothing of the time for all of them.
+        let is_fair = match bound {
+            Bound::Connect | Bound::Handshake => true,
+            Bound::Deadline => (clock::now() - self.begun) * 2 >= self.settings.dial.deadline,
+        };
+        DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout, is_fair }
     }
 }
 
@@ -548,6 +570,11 @@ impl Ready {
 }
 
 impl DialRecord {
+    /// Connect and handshake of the last attempt.
+    pub(super) fn took(&self) -> Duration {
+        self.connect.unwrap_or_default() + self.handshake.unwrap_or_default()
+    }
+
     fn begin(&mut self, lease: &Lease, attempts: u32) {
         let endpoint = Some(lease.endpoint().settings().name.clone());
         *self = Self { attempts, endpoint, resolve: self.resolve, ..Self::default() };

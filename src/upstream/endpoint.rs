@@ -57,6 +57,8 @@ pub struct Settings {
     pub host: Option<Box<str>>,
     /// Its share of the sessions, 1 to 65535. It may change while the endpoint stays.
     pub weight: u32,
+    /// Those of a higher number are for when nobody of a lower one can be used. It may change too.
+    pub priority: u32,
     /// The name sent and verified in TLS: the endpoint's own, else the cluster's, else its host.
     pub server_name: ServerName<'static>,
 }

@@ -5,8 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
+use crate::policy::outlier::Fault;
 use crate::policy::roster::Unavailable;
 use crate::tls::HandshakeError;
 
@@ -57,6 +60,8 @@ pub enum DialError {
         bound: Bound,
         /// How long that is.
         timeout: Duration,
+        /// Whether the endpoint had had enough time when it was over.
+        is_fair: bool,
     },
 }
 
@@ -84,12 +89,14 @@ pub enum Refusal {
         reason: String,
     },
     /// Every attempt failed; this is the last one's error.
-    #[error("{last}{}", counted(*.attempts))]
+    #[error("{last}{}{}", counted(*.attempts), no_more(.stopped))]
     Failed {
         /// Why.
         last: DialError,
         /// How many there were.
         attempts: u32,
+        /// Why there were no more, if there might have been.
+        stopped: Option<Unavailable>,
     },
     /// Time ran out over all attempts.
     #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
@@ -105,6 +112,10 @@ pub enum Refusal {
 
 fn counted(attempts: u32) -> String {
     if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() }
+}
+
+fn no_more(why: &Option<Unavailable>) -> String {
+    why.as_ref().map(|why| format!("; no further attempt: {why}")).unwrap_or_default()
 }
 
 fn after(last: &Option<DialError>) -> String {
@@ -170,6 +181,23 @@ impl DialError {
         }
     }
 
+    /// What the endpoint did wrong; `None` when it is not to blame: the host is short of something, we were turned away for
+    /// who we are, or the time that was left was short.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        let is_the_endpoints = match self {
+            Self::Upgrade { .. } => true,
+            Self::Connect { error, .. } => !is_local(error),
+            Self::Tls { error, .. } => !error.is_about_us(),
+            Self::Timeout { is_fair, .. } => *is_fair,
+        };
+        is_the_endpoints.then(|| match self.step() {
+            Step::Connect => Fault::Connect,
+            Step::Upgrade => Fault::Upgrade,
+            Step::Handshake => Fault::Handshake,
+        })
+    }
+
     const fn outcome(&self) -> Outcome {
         match self.step() {
             Step::Connect => Outcome::ConnectFailed,
@@ -179,12 +207,30 @@ impl DialError {
     }
 }
 
+/// Whether this host, and not the endpoint, is why a connection could not be made.
+fn is_local(error: &io::Error) -> bool {
+    let short_of = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::ADDRINUSE,
+        Errno::ACCESS,
+        Errno::PERM,
+    ];
+    short_of.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 impl Refusal {
     /// The session's outcome.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
             Self::Unavailable(Unavailable::Full(_)) => Outcome::ClusterFull,
+            Self::Unavailable(Unavailable::Breaker(_)) => Outcome::BreakerOpen,
+            // The first attempt of a session is none that a budget could refuse.
+            Self::Unavailable(Unavailable::Budget) => Outcome::ConnectFailed,
             Self::Unavailable(Unavailable::Nobody(_)) | Self::Unknown { .. } => Outcome::NoEndpoint,
             Self::Failed { last, .. } => last.outcome(),
             Self::Deadline { .. } => Outcome::DeadlineExceeded,
@@ -221,16 +267,24 @@ mod tests {
                 step: Step::Connect,
                 bound: Bound::Connect,
                 timeout,
+                is_fair: true,
             },
             DialError::Timeout {
                 endpoint: endpoint.clone(),
                 step: Step::Connect,
                 bound: Bound::Deadline,
                 timeout,
+                is_fair: false,
             },
             DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
-            DialError::Timeout { endpoint, step: Step::Handshake, bound: Bound::Handshake, timeout },
+            DialError::Timeout {
+                endpoint,
+                step: Step::Handshake,
+                bound: Bound::Handshake,
+                timeout,
+                is_fair: true,
+            },
         ] {
             assert!(DialError::RESULTS.contains(&error.label()), "{error}");
         }

@@ -1,11 +1,14 @@
 //! A claim on an endpoint, from the pick to the end of the session.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::policy::roster::Ticket;
 
 use super::endpoint::Endpoint;
 use super::failure::DialError;
-use super::{Cluster, EndpointId};
-use crate::policy::roster::Roster;
+use super::{Cluster, EndpointId, State};
 
 /// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
 /// counts as cancelled and nobody is blamed. Whatever happens, the room is given back on drop.
@@ -19,7 +22,7 @@ pub struct Lease {
 /// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseState {
-    Dialling,
+    Dialling(Ticket),
     /// Exit: `Established`, by a session that takes it.
     Kept,
     Established,
@@ -27,8 +30,8 @@ enum LeaseState {
 }
 
 impl Lease {
-    pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) -> Self {
-        Self { cluster, endpoint, state: LeaseState::Dialling }
+    pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, ticket: Ticket) -> Self {
+        Self { cluster, endpoint, state: LeaseState::Dialling(ticket) }
     }
 
     /// The cluster.
@@ -42,23 +45,20 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The dial succeeded: from here it counts as a session.
-    pub(super) fn established(&mut self) {
-        self.leave_dialling(LeaseState::Established, |roster, id| {
-            roster.established(id);
-            roster.note_error(id, None);
+    /// The dial succeeded: from here it counts as a session. `took`: connect and handshake, without what was waited for
+    /// the client.
+    pub(super) fn established(&mut self, took: Duration) {
+        self.leave_dialling(LeaseState::Established, DialError::OK, |state, id, ticket| {
+            state.roster.established(id, ticket, took, clock::now());
         });
-        self.endpoint().metrics().sessions.increment(1);
-        self.endpoint().metrics().attempted(DialError::OK);
+        self.endpoint.metrics().sessions.increment(1);
     }
 
     /// The dial succeeded, and no session is there yet. It counts in the limits as if one were.
-    pub(super) fn kept(&mut self) {
-        self.leave_dialling(LeaseState::Kept, |roster, id| {
-            roster.established(id);
-            roster.note_error(id, None);
+    pub(super) fn kept(&mut self, took: Duration) {
+        self.leave_dialling(LeaseState::Kept, DialError::OK, |state, id, ticket| {
+            state.roster.established(id, ticket, took, clock::now());
         });
-        self.endpoint().metrics().attempted(DialError::OK);
     }
 
     /// A session takes what was kept.
@@ -70,19 +70,40 @@ impl Lease {
 
     /// The dial failed.
     pub(super) fn failed(mut self, error: &DialError) {
-        self.leave_dialling(LeaseState::Failed, |roster, id| {
-            roster.note_error(id, Some(error.to_string()));
-            roster.abandoned(id);
+        self.leave_dialling(LeaseState::Failed, error.label(), |state, id, ticket| {
+            state.roster.note_error(id, Some(error.to_string()));
+            state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng);
         });
-        self.endpoint().metrics().attempted(error.label());
-        self.cluster.suspect(self.endpoint.id());
+        if error.fault().is_some() {
+            self.cluster.suspect(self.endpoint.id());
+        }
     }
 
-    fn leave_dialling(&mut self, to: LeaseState, note: impl FnOnce(&mut Roster, EndpointId)) {
-        debug_assert_eq!(self.state, LeaseState::Dialling, "a lease is told once");
-        note(&mut self.cluster.state().roster, self.endpoint.id());
+    /// How the session fared as far as the endpoint can be blamed: `died_young` when it was ended from there at once, and
+    /// nothing had come. To be told before the lease is dropped.
+    pub fn lasted(&self, died_young: bool) {
+        self.cluster.decide(|state| {
+            state.roster.lasted(self.endpoint.id(), died_young, clock::now(), &mut state.rng);
+        });
+        if died_young {
+            self.cluster.suspect(self.endpoint.id());
+        }
+    }
+
+    fn leave_dialling(
+        &mut self,
+        to: LeaseState,
+        result: &'static str,
+        note: impl FnOnce(&mut State, EndpointId, Ticket),
+    ) {
+        let LeaseState::Dialling(ticket) = self.state else {
+            debug_assert!(false, "a lease is told once");
+            return;
+        };
+        self.cluster.decide(|state| note(state, self.endpoint.id(), ticket));
         self.state = to;
         self.cluster.metrics.pending_dials.decrement(1);
+        self.endpoint.metrics().attempted(result);
     }
 }
 
@@ -90,14 +111,15 @@ impl Drop for Lease {
     fn drop(&mut self) {
         match self.state {
             LeaseState::Failed => {}
-            LeaseState::Dialling => {
-                self.leave_dialling(LeaseState::Failed, |roster, id| roster.abandoned(id));
-                self.endpoint().metrics().attempted(DialError::CANCELLED);
+            LeaseState::Dialling(_) => {
+                self.leave_dialling(LeaseState::Failed, DialError::CANCELLED, |state, id, ticket| {
+                    state.roster.abandoned(id, ticket, clock::now());
+                });
             }
-            LeaseState::Kept => self.cluster.state().roster.ended(self.endpoint.id()),
+            LeaseState::Kept => self.cluster.decide(|state| state.roster.ended(self.endpoint.id())),
             LeaseState::Established => {
-                self.cluster.state().roster.ended(self.endpoint.id());
-                self.endpoint().metrics().sessions.decrement(1);
+                self.cluster.decide(|state| state.roster.ended(self.endpoint.id()));
+                self.endpoint.metrics().sessions.decrement(1);
             }
         }
     }

@@ -43,7 +43,7 @@ impl Meeting {
         let attempt = Attempt::resumed(lease.cluster().settings(), lease.endpoint(), identity);
         match attempt.secure_introduced(socket, &request, upgraded, record).await {
             Ok(ready) => {
-                lease.established();
+                lease.established(record.took());
                 Ok((ready, lease))
             }
             Err(error) => {

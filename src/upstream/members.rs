@@ -14,8 +14,10 @@ use crate::clock;
 use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
+use crate::policy::balance;
 use crate::policy::health::Status;
 use crate::policy::limits::Load;
+use crate::policy::outlier::{self, Fault};
 use crate::policy::slot::{Admin, Member, Slot};
 
 use super::endpoint::{Endpoint, Settings};
@@ -48,6 +50,12 @@ pub struct EndpointView {
     pub is_member: bool,
     /// Its share of the sessions.
     pub weight: u32,
+    /// Those of a higher number are for when nobody of a lower one can be used.
+    pub priority: u32,
+    /// Whether it is ejected, until when and what for.
+    pub outlier: outlier::State,
+    /// How long its dials take; `None` before the first.
+    pub dial_time: Option<Duration>,
     /// What an operator ordered.
     pub admin: Admin,
     /// What active checks say.
@@ -129,7 +137,12 @@ impl Members {
             namesakes.push(settings.clone());
             let known = by_name.get(&settings.name).into_iter().flatten();
             let same = known.copied().find(|known| known.settings().is_same(&settings));
-            let member = Member { id: same.map(|known| known.id()), weight: settings.weight };
+            let member = Member {
+                id: same.map(|known| known.id()),
+                weight: settings.weight,
+                priority: settings.priority,
+                key: balance::hash(settings.name.as_str().as_bytes()),
+            };
             wanted.push((settings, member));
         }
         wanted
@@ -154,6 +167,8 @@ impl Cluster {
     pub(super) fn arrange(&self, endpoints: Vec<Settings>) -> (Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>) {
         let State { roster, members, .. } = &mut *self.state();
         let wanted = members.recognise(endpoints);
+        let ejected: BTreeSet<_> =
+            roster.slots().iter().filter(|slot| !slot.outlier().is_in()).map(Slot::id).collect();
         let ids =
             roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>(), clock::now());
         let before = std::mem::take(&mut members.current);
@@ -163,8 +178,13 @@ impl Cluster {
             members.known.insert(id, Arc::clone(&endpoint));
             members.current.push(endpoint);
         }
+        let (joined, left) = (less(&members.current, &before), less(&before, &members.current));
+        // An ejected one takes its state along when it leaves, and may bring it back.
+        let is_ejected = |endpoint: &&Arc<Endpoint>| ejected.contains(&endpoint.id());
+        left.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.decrement(1));
+        joined.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.increment(1));
         members.known.retain(|id, _| roster.slot(*id).is_some());
-        (less(&members.current, &before), less(&before, &members.current))
+        (joined, left)
     }
 
     fn join(
@@ -191,7 +211,12 @@ impl Cluster {
         } else {
             EndpointName::from(UNMEASURED)
         };
-        let metrics = EndpointMetrics::new(&self.settings.name, &name, DialError::RESULTS);
+        let metrics = EndpointMetrics::new(
+            &self.settings.name,
+            &name,
+            DialError::RESULTS,
+            &Fault::ALL.map(Fault::label),
+        );
         let is_probed = self.settings.health_check.is_some();
         let checks =
             is_probed.then(|| CheckMetrics::new(&self.settings.name, &name, health_check::results()));
@@ -265,6 +290,9 @@ impl Cluster {
                 endpoint: Arc::clone(state.members.get(slot.id())?),
                 is_member: slot.is_member(),
                 weight: slot.weight(),
+                priority: slot.priority(),
+                outlier: slot.outlier().state(),
+                dial_time: slot.dial_seconds().map(Duration::from_secs_f64),
                 admin: slot.admin(),
                 health: slot.health(),
                 observed: self.board.observed(slot.id(), now),

@@ -9,6 +9,7 @@ mod connect;
 mod dial;
 pub mod discovery;
 mod endpoint;
+mod events;
 mod failure;
 pub mod health_check;
 mod lease;
@@ -34,8 +35,8 @@ use crate::name::ClusterName;
 use crate::policy::admission::Needs;
 use crate::policy::eligibility::Nobody;
 use crate::policy::limits::{self, Load};
-use crate::policy::roster::{Roster, Unavailable};
-use crate::policy::{balance, retry};
+use crate::policy::roster::{self, Roster, Unavailable};
+use crate::policy::{balance, breaker, budget, eligibility, outlier, retry};
 use crate::protocol::Protocol;
 use crate::tls::{self, Choice};
 use crate::{relay, sys};
@@ -78,6 +79,16 @@ pub struct Settings {
     pub send_proxy: Option<SendProxy>,
     /// How many of them.
     pub limits: limits::Settings,
+    /// When the cluster refuses; `None`: never.
+    pub breaker: Option<breaker::Settings>,
+    /// When an endpoint is set aside; `None`: never.
+    pub outlier: Option<outlier::Settings>,
+    /// How many attempts may be retries; `None`: all.
+    pub retry_budget: Option<budget::Settings>,
+    /// What to do when active checks find every endpoint down.
+    pub panic: eligibility::Panic,
+    /// How long an endpoint that came back takes fewer sessions; zero: not at all.
+    pub slow_start: Duration,
     /// When sessions end with their endpoint.
     pub orphans: Orphans,
     /// Socket options of both legs.
@@ -134,12 +145,8 @@ impl Cluster {
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         show_tls(&settings);
-        let state = State {
-            roster: Roster::new(settings.balance, settings.limits),
-            rng,
-            members: Members::default(),
-        };
-        let metrics = ClusterMetrics::new(&settings.name);
+        let state = State { roster: Roster::new(settings.decisions()), rng, members: Members::default() };
+        let metrics = ClusterMetrics::new(&settings.name, &breaker::Label::ALL.map(breaker::Label::label));
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
         let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
@@ -161,6 +168,18 @@ impl Cluster {
     #[must_use]
     pub const fn metrics(&self) -> &ClusterMetrics {
         &self.metrics
+    }
+
+    /// Where its breaker is; `None`: it has none.
+    #[must_use]
+    pub fn breaker(&self) -> Option<breaker::State> {
+        self.state().roster.breaker()
+    }
+
+    /// What counted of what is known about its endpoints when one was last picked.
+    #[must_use]
+    pub fn mode(&self) -> eligibility::Mode {
+        self.state().roster.mode()
     }
 
     /// What it carries, without what is kept ready.
@@ -202,27 +221,39 @@ impl Cluster {
     }
 
     /// The next endpoint to try, with room reserved on it.
-    fn lease(self: &Arc<Self>, wanted: Wanted, plan: &mut retry::Plan) -> Result<Lease, Unavailable> {
-        let endpoint = {
-            let State { roster, rng, members } = &mut *self.state();
-            let id = match wanted {
-                Wanted::Any => roster.begin(plan, rng)?,
-                Wanted::Endpoint { id, .. } => {
-                    roster.begin_at(id, plan)?;
-                    id
-                }
+    fn lease(self: &Arc<Self>, demand: &Demand<'_>, plan: &mut retry::Plan) -> Result<Lease, Unavailable> {
+        let (endpoint, ticket) = self.decide(|State { roster, rng, members }| {
+            let (id, ticket) = match demand.wanted {
+                Wanted::Any => roster.begin(plan, demand.affinity, clock::now(), rng)?,
+                Wanted::Endpoint { id, .. } => (id, roster.begin_at(id, plan)?),
             };
-            Arc::clone(members.get(id).ok_or(Nobody::Forgotten)?)
-        };
+            let endpoint = members.get(id).ok_or(Nobody::Forgotten)?;
+            Ok::<_, Unavailable>((Arc::clone(endpoint), ticket))
+        })?;
         self.metrics.pending_dials.increment(1);
-        Ok(Lease::dialling(Arc::clone(self), endpoint))
+        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket))
     }
 
     /// How long to wait before the next attempt.
     fn wait(&self, wanted: Wanted, plan: &mut retry::Plan) -> Duration {
         let State { roster, rng, .. } = &mut *self.state();
-        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
+        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan, clock::now());
         plan.wait(has_untried, rng)
+    }
+}
+
+impl Settings {
+    const fn decisions(&self) -> roster::Settings {
+        roster::Settings {
+            balance: self.balance,
+            limits: self.limits,
+            outlier: self.outlier,
+            breaker: self.breaker,
+            retry_budget: self.retry_budget,
+            panic: self.panic,
+            slow_start: self.slow_start,
+            penalty: self.dial.connect_timeout,
+        }
     }
 }
 

@@ -115,6 +115,7 @@ impl<'a> Keeper<'a> {
                     has_spoken: false,
                     tightened,
                     announcement: None,
+                    affinity: None,
                 };
                 match dial_anew(&cluster, demand, Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
@@ -223,7 +224,7 @@ impl Cluster {
             }
             (None, _) | (Some(_), None) => true,
         };
-        is_current && self.state().roster.may_pick(endpoint.id())
+        is_current && self.state().roster.may_pick(endpoint.id(), clock::now())
     }
 
     /// Takes out those that are not to be used any more.
@@ -233,6 +234,6 @@ impl Cluster {
 
     /// Whether a dial ahead has somewhere to go where a session would be well off.
     fn may_refill(&self) -> bool {
-        self.state().roster.has_usable()
+        self.state().roster.has_usable(clock::now())
     }
 }

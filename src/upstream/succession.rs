@@ -48,16 +48,17 @@ impl Cluster {
 
     /// Sessions that begin from now on go by the new settings; each endpoint is who it was.
     fn renew(&self, keeps_tls: bool) {
-        let State { roster, members, .. } = &mut *self.state();
-        roster.reconfigure(self.settings.balance, self.settings.limits);
-        members.renew(|known, measured| {
-            let originator = if keeps_tls {
-                known.shared_originator()
-            } else {
-                self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()))
-            };
-            let (metrics, checks) = self.measures(known.settings(), measured);
-            Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
+        self.decide(|State { roster, members, .. }| {
+            roster.reconfigure(self.settings.decisions());
+            members.renew(|known, measured| {
+                let originator = if keeps_tls {
+                    known.shared_originator()
+                } else {
+                    self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()))
+                };
+                let (metrics, checks) = self.measures(known.settings(), measured);
+                Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
+            });
         });
     }
 }

@@ -58,6 +58,7 @@ mod proxy_protocol; // PROXY headers, read and sent
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed
 mod relaying; // counters, resets, ends
 mod reload; // the file read again
+mod resilience; // ejection, breaker, retry budget, priorities
 mod time_limits; // idle and old sessions
 mod tls; // TLS to the upstream when all is well
 mod tls_demands; // pins, URIs and revocation lists

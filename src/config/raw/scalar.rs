@@ -53,6 +53,10 @@ impl<'a> Scalar<'a> {
             Kind::Integer(min, max) => {
                 self.integer().filter(|n| (min..=max).contains(&n)).map(Datum::Integer)
             }
+            Kind::Ratio(max) => {
+                let known = self.number().filter(|n| (0.0..=f64::from(*max)).contains(n));
+                known.map(Datum::Ratio)
+            }
             Kind::Duration(span) => return self.duration(span),
             Kind::Word(words) => return self.word(words),
             Kind::Mode => self.text().and_then(mode).map(Datum::Integer),
@@ -125,6 +129,15 @@ impl<'a> Scalar<'a> {
         }
     }
 
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Integer(value) => u32::try_from(*value).ok().map(f64::from),
+            Self::Float(value) => Some(*value),
+            Self::Substituted(text) => text.parse().ok(),
+            Self::Boolean(_) | Self::Text(_) => None,
+        }
+    }
+
     fn duration(&self, span: &Span) -> Result<Datum, String> {
         let text = self.to_text();
         if text == "none" {
@@ -183,6 +196,26 @@ mod tests {
         }
         for text in ["", "0", "66", "0680", "1777", "00660", "+66", "0x1f", "rw-", "é60"] {
             assert_eq!(mode(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_may_be_whole_or_not() {
+        let kind = Kind::Ratio(2);
+        for scalar in [Scalar::Integer(1), Scalar::Float(1.0), Scalar::Substituted("1".into())] {
+            assert!(matches!(scalar.read(&kind), Ok(Datum::Ratio(1.0))), "{}", scalar.describe());
+        }
+        for scalar in [
+            Scalar::Float(2.01),
+            Scalar::Float(-0.1),
+            Scalar::Float(f64::NAN),
+            Scalar::Float(f64::INFINITY),
+            Scalar::Integer(3),
+            Scalar::Text("0.5"),
+            Scalar::Substituted("NaN".into()),
+        ] {
+            let error = scalar.read(&kind).expect_err("out of range");
+            assert!(error.starts_with("expected a number from 0 to 2, such as 0.2, found"), "{error}");
         }
     }
 

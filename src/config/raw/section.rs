@@ -13,6 +13,7 @@ pub(in crate::config) enum Datum {
     Text(String),
     Bytes(Vec<u8>),
     Integer(u32),
+    Ratio(f64),
     Boolean(bool),
     /// `None` for the word `none`.
     Duration(Option<Duration>),
@@ -27,6 +28,7 @@ impl Datum {
             Self::Text(text) => then(text),
             Self::Bytes(bytes) => then(&format!("{bytes:?}")),
             Self::Integer(value) => then(&value.to_string()),
+            Self::Ratio(value) => then(&value.to_string()),
             Self::Boolean(value) => then(&value.to_string()),
             Self::Duration(value) => then(&format!("{value:?}")),
             Self::List(items) => {
@@ -56,7 +58,7 @@ impl Datum {
             }
             Self::Section(section) => section.texts(),
             Self::Names(names) => Box::new(names.iter().flat_map(|(_, section)| section.texts())),
-            Self::Bytes(_) | Self::Integer(_) | Self::Boolean(_) | Self::Duration(_) => {
+            Self::Bytes(_) | Self::Integer(_) | Self::Ratio(_) | Self::Boolean(_) | Self::Duration(_) => {
                 Box::new(std::iter::empty())
             }
         }
@@ -135,6 +137,11 @@ impl Section {
     /// For a key that may be absent: `Some(None)` when it is.
     pub(in crate::config) fn optional_integer(&self, name: &str) -> Option<Option<u32>> {
         if self.is_given(name) { self.integer(name).map(Some) } else { Some(None) }
+    }
+
+    pub(in crate::config) fn ratio(&self, name: &str) -> Option<f64> {
+        let Datum::Ratio(value) = self.datum(name)? else { return None };
+        Some(*value)
     }
 
     pub(in crate::config) fn boolean(&self, name: &str) -> Option<bool> {

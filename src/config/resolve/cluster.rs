@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Resolver;
 use super::endpoint::Surroundings;
 use super::identity::NamedIdentities;
+use super::resilience::retry_budget;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::name::ClusterName;
@@ -14,7 +15,7 @@ use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Announces, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
-use crate::upstream::{DialSettings, Fate, Orphans, SendProxy, Settings, preconnect};
+use crate::upstream::{DialSettings, SendProxy, Settings, preconnect};
 use crate::{relay, sys};
 
 impl Resolver<'_> {
@@ -45,6 +46,8 @@ impl Resolver<'_> {
         let endpoints = self.endpoints(cluster, &around);
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         let (digest, tls_digest) = self.digests(root, name, cluster);
+        let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
+        let (panic, orphans) = (self.panic(cluster), self.orphans(cluster));
         Some(Settings {
             name: ClusterName::from(name),
             digest,
@@ -57,7 +60,12 @@ impl Resolver<'_> {
             dial: dial?,
             send_proxy: send_proxy(cluster)?,
             limits: limits(cluster)?,
-            orphans: orphans(cluster)?,
+            breaker: breaker?,
+            outlier: outlier?,
+            retry_budget: Some(retry_budget(cluster.section("connect")?)?),
+            panic: panic?,
+            slow_start: cluster.duration("slow_start")?,
+            orphans: orphans?,
             socket: socket(cluster)?,
             session: session(cluster)?,
             announce_caller: announce_caller?,
@@ -202,8 +210,7 @@ impl Resolver<'_> {
 }
 
 fn balance(cluster: &Section) -> Option<balance::Policy> {
-    let policies = [balance::Policy::RoundRobin, balance::Policy::LeastConnections];
-    cluster.choice("balance", &policies.map(|policy| (policy.label(), policy)))
+    cluster.choice("balance", &balance::Policy::ALL.map(|policy| (policy.label(), policy)))
 }
 
 fn limits(cluster: &Section) -> Option<limits::Settings> {
@@ -212,15 +219,6 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
         max_connections: limits.integer("max_connections")?,
         max_pending: limits.integer("max_pending")?,
         max_connections_per_endpoint: limits.integer("max_connections_per_endpoint")?,
-    })
-}
-
-fn orphans(cluster: &Section) -> Option<Orphans> {
-    let fates = [("keep", Fate::Keep), ("close", Fate::Close)];
-    Some(Orphans {
-        on_unhealthy: cluster.choice("on_unhealthy", &fates)?,
-        on_removed: cluster.choice("on_removed", &fates)?,
-        closing_time: cluster.duration("closing_time")?,
     })
 }
 

@@ -97,7 +97,7 @@ impl Resolver<'_> {
 
     fn plain(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Target> {
         let address = self.address(text, at, around)?;
-        target(address, 1, around.server_name.clone())
+        target(address, (1, 0), around.server_name.clone())
     }
 
     fn detailed(&mut self, section: &Section, around: &Surroundings) -> Option<Target> {
@@ -112,7 +112,8 @@ impl Resolver<'_> {
         let text = section.text("address")?;
         let address = self.address(text, &section.at("address"), around)?;
         let server_name = server_name?.or_else(|| around.server_name.clone());
-        target(address, section.integer("weight")?, server_name)
+        let share = (section.integer("weight")?, section.integer("priority")?);
+        target(address, share, server_name)
     }
 
     fn address(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Address> {
@@ -134,14 +135,18 @@ impl Resolver<'_> {
 }
 
 /// With the name for TLS: what was given, else the host.
-fn target(address: Address, weight: u32, server_name: Option<ServerName<'static>>) -> Option<Target> {
+fn target(
+    address: Address,
+    (weight, priority): (u32, u32),
+    server_name: Option<ServerName<'static>>,
+) -> Option<Target> {
     let server_name = match (server_name, &address.host) {
         (Some(name), _) => name,
         (None, Host::Ip(ip)) => ServerName::from(*ip),
         (None, Host::LinkLocal { ip, .. }) => ServerName::from(IpAddr::V6(*ip)),
         (None, Host::Name(name)) => address::server_name(name.trim_end_matches('.')).ok()?,
     };
-    Some(Target { address, weight, server_name })
+    Some(Target { address, weight, priority, server_name })
 }
 
 /// Mistakes of an endpoints file that one message names; who mends these learns of the others.

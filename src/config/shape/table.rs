@@ -115,7 +115,7 @@ static CLUSTER: Shape = Shape {
     keys: &[
         default("protocol", Kind::Word(PROTOCOLS), "tcp", "What its servers speak."),
         required("endpoints", Kind::Either(&[ENDPOINT_LIST, Kind::Section(&SOURCE)]),
-            "Its servers: a list of HOST:PORT or { address, weight, server_name }; or where they are found."),
+            "Its servers: a list of HOST:PORT or { address, weight, priority, server_name }; or where they are found."),
         default("balance", Kind::Word(BALANCE), "least_connections",
             "Which endpoint takes the next session."),
         optional("tls", Kind::Section(&TLS), "TLS towards the servers. Absent: plaintext."),
@@ -127,14 +127,17 @@ static CLUSTER: Shape = Shape {
         default("send_proxy", words(&["none", "v1", "v2"]), "none",
             "Which PROXY header the servers get in front of everything else; v2 carries the server's name, \
              the session's id, and who the caller is."),
-        later("circuit_breaker", "Refuses at once after consecutive failures of the whole cluster."),
-        later("outlier_detection", "Sets an endpoint aside after consecutive failures."),
+        section("circuit_breaker", &CIRCUIT_BREAKER),
+        section("outlier_detection", &OUTLIER_DETECTION),
         optional("health_check", Kind::Section(&HEALTH_CHECK),
             "Probes of each endpoint. Absent: none."),
         default("announce_caller", Kind::Boolean, "false",
             "protocols postgres and mysql: adds the caller's unit to application_name, or to the connection attributes."),
-        later_unless("panic", "all", "What happens when no endpoint is usable."),
-        later_unless("slow_start", "0s", "How long an endpoint that came back takes fewer sessions."),
+        optional("panic", words(&["all", "never"]),
+            "Health checks find every endpoint down: use all of them, or refuse. Default: all; never with a \
+             health check of type http, which asks for a role."),
+        default("slow_start", DELAY, "0s",
+            "How long an endpoint that came back, or joined others, takes fewer sessions; 0s for not at all."),
         default("on_unhealthy", words(&["keep", "close"]), "keep",
             "What becomes of sessions on an endpoint that health checks find down."),
         default("on_removed", words(&["keep", "close"]), "keep",
@@ -205,7 +208,8 @@ static ENDPOINT: Shape = Shape {
         default("weight", Kind::Integer(1, 65_535), "1", "Its share of the sessions, against the others'."),
         optional("server_name", SERVER_NAME,
             "The name in its certificate. Default: the cluster's tls.server_name, else its host."),
-        later("priority", "Endpoints of a higher number are for when those of a lower one are down."),
+        default("priority", Kind::Integer(0, 1000), "0",
+            "Endpoints of a higher number are for when those of a lower one cannot be used."),
     ],
 };
 
@@ -262,10 +266,43 @@ static CONNECT: Shape = Shape {
         section("backoff", &BACKOFF),
         optional("local_address", Kind::Text("10.0.0.7"),
             "The local IP address to connect from. Default: the kernel's choice."),
-        later("retry_budget", "How many attempts may be retries."),
+        section("retry_budget", &RETRY_BUDGET),
         default("preconnect", Kind::Integer(0, 1000), "0",
             "Upstream connections kept ready for sessions to come, upgrade and handshake done; they count in the \
              limits. For protocols whose servers wait for the client."),
+    ],
+};
+
+static RETRY_BUDGET: Shape = Shape {
+    about: "How many attempts may be retries, so that a dead endpoint does not multiply the dials to the others.",
+    keys: &[
+        default("ratio", Kind::Ratio(100), "0.2", "Retries per session: 0.2 is one for five."),
+        default("min_per_second", Kind::Integer(0, 1_000_000), "3",
+            "Retries a second that are there however few the sessions."),
+    ],
+};
+
+static CIRCUIT_BREAKER: Shape = Shape {
+    about: "Refuses sessions at once after dials of the whole cluster failed in a row, and tries again after a while.",
+    keys: &[
+        default("consecutive_failures", Kind::Integer(0, 1_000_000), "5",
+            "Dials that fail in a row until it opens; 0 for never."),
+        default("open_for", TIMEOUT, "5s", "How long it refuses; twice as long each time that trying fails."),
+        default("max_open_for", TIMEOUT, "60s", "It refuses no longer."),
+        default("half_open_trials", Kind::Integer(1, 1000), "1",
+            "Dials that try the cluster then, all of which have to succeed."),
+    ],
+};
+
+static OUTLIER_DETECTION: Shape = Shape {
+    about: "Sets an endpoint aside after failures in a row; never the last one that is usable.",
+    keys: &[
+        default("consecutive_failures", Kind::Integer(0, 1_000_000), "3",
+            "Failures in a row, of connects, upgrades, handshakes or sessions that died young; 0 for never."),
+        default("base_ejection_time", TIMEOUT, "5s", "How long the first time; twice, three times that the next."),
+        default("max_ejection_time", TIMEOUT, "60s", "No ejection is longer; so much good time makes it one time less."),
+        default("early_close", DELAY, "0s",
+            "A session that the server ends this soon without a byte counts as a failure; 0s for none."),
     ],
 };
 
@@ -313,8 +350,10 @@ const PROTOCOLS: Words = Words {
     later: &[],
 };
 
-const BALANCE: Words =
-    Words { now: &["round_robin", "least_connections"], later: &["ewma", "random", "source_hash", "first"] };
+const BALANCE: Words = Words {
+    now: &["round_robin", "least_connections", "ewma", "random", "source_hash", "first"],
+    later: &[],
+};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Long enough for anybody, and short enough that adding it to the clock cannot overflow.
@@ -350,10 +389,6 @@ const fn optional(name: &'static str, kind: Kind, about: &'static str) -> Key {
 /// A section that is always there: absent, it has its own defaults.
 const fn section(name: &'static str, shape: &'static Shape) -> Key {
     Key { name, about: shape.about, rule: Rule::Takes(Kind::Section(shape), Presence::Default("")) }
-}
-
-const fn later(name: &'static str, about: &'static str) -> Key {
-    Key { name, about, rule: Rule::Later(None) }
 }
 
 const fn later_unless(name: &'static str, off: &'static str, about: &'static str) -> Key {

@@ -10,7 +10,8 @@ use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
 use crate::config::{Config, LogFormat};
 use crate::policy::admission::Rule;
-use crate::policy::balance;
+use crate::policy::eligibility::Panic;
+use crate::policy::{balance, breaker, budget, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
 use crate::upstream::discovery::{Source, Target};
@@ -56,6 +57,28 @@ fn the_defaults_are_those_promised() {
         cluster.orphans,
         Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
     );
+    let (second, minute) = (SECOND, 60 * SECOND);
+    assert_eq!(
+        cluster.breaker,
+        Some(breaker::Settings {
+            consecutive_failures: 5,
+            open_for: 5 * second,
+            max_open_for: minute,
+            half_open_trials: 1
+        })
+    );
+    assert_eq!(
+        cluster.outlier,
+        Some(outlier::Settings {
+            consecutive_failures: 3,
+            base_ejection_time: 5 * second,
+            max_ejection_time: minute,
+            early_close: Duration::ZERO
+        })
+    );
+    assert_eq!(cluster.retry_budget, Some(budget::Settings { ratio: 0.2, min_per_second: 3.0 }));
+    assert_eq!((cluster.panic, cluster.slow_start), (Panic::All, Duration::ZERO));
+    assert_eq!(cluster.endpoints[0].priority, 0);
     let session = cluster.session;
     assert_eq!(
         (session.idle_timeout, session.half_close_timeout, session.max_lifetime),
@@ -169,7 +192,7 @@ fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
 #[test]
 fn later_keys_may_say_what_is_true() {
     let listener = "";
-    let cluster = "announce_caller: false\npanic: all\nslow_start: 0s\non_rotation: keep\n\
+    let cluster = "announce_caller: false\non_rotation: keep\n\
                    limits: { queue_timeout: 0s }";
     accept(&least("", listener, cluster));
 }
@@ -372,4 +395,36 @@ fn callers_are_announced_where_the_protocol_has_a_place_for_it() {
     assert!(of("postgres", "announce_caller: true"));
     assert!(of("mysql", "announce_caller: true\ntls: {}"));
     assert!(!of("smtp", "announce_caller: false"));
+}
+
+#[test]
+fn what_a_cluster_does_about_failures_is_as_said() {
+    let config = accept(&with(
+        "",
+        BIND,
+        "endpoints: [{ address: \"10.0.0.1:1\", priority: 2, weight: 3 }]\n\
+         balance: source_hash\nslow_start: 10s\nclosing_time: 0s\non_unhealthy: close\non_removed: close\n\
+         connect: { retry_budget: { ratio: 1, min_per_second: 0 } }\n\
+         circuit_breaker: { consecutive_failures: 0 }\noutlier_detection: { consecutive_failures: 0 }\n\
+         health_check: { type: tcp }\npanic: never",
+    ));
+    let cluster = &config.clusters[0];
+    assert_eq!((cluster.endpoints[0].priority, cluster.endpoints[0].weight), (2, 3));
+    assert_eq!((cluster.balance, cluster.slow_start), (balance::Policy::SourceHash, 10 * SECOND));
+    assert_eq!(cluster.retry_budget, Some(budget::Settings { ratio: 1.0, min_per_second: 0.0 }));
+    assert_eq!((cluster.breaker, cluster.outlier), (None, None), "0 is never");
+    assert_eq!(cluster.panic, Panic::Never);
+    let closed = Orphans { on_unhealthy: Fate::Close, on_removed: Fate::Close, closing_time: Duration::ZERO };
+    assert_eq!(cluster.orphans, closed);
+}
+
+#[test]
+fn a_check_that_asks_for_a_role_does_not_panic() {
+    for (settings, expected) in [
+        ("health_check: { type: http, http: { port: 8008, path: /primary } }", Panic::Never),
+        ("health_check: { type: http, http: { port: 8008, path: /primary } }\npanic: all", Panic::All),
+        ("health_check: { type: tcp }", Panic::All),
+    ] {
+        assert_eq!(accept(&least("", "", settings)).clusters[0].panic, expected, "{settings}");
+    }
 }

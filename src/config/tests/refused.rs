@@ -93,24 +93,7 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
 
 #[test]
 fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
-    check_cluster("circuit_breaker: {}", 5, "circuit_breaker", "`circuit_breaker` is not supported yet");
-    check_cluster("slow_start: 5s", 5, "slow_start", "or write `0s`");
-    check_cluster("panic: never", 5, "panic", "or write `all`");
-    check_cluster("connect: { retry_budget: {} }", 16, "connect.retry_budget", "not supported yet");
     check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
-    check_cluster("balance: ewma", 14, "balance", "`ewma` is not supported yet; there is round_robin");
-    check(
-        &with("", BIND, "endpoints: [{ address: a:1, priority: 1 }]"),
-        &[("9:33", "clusters.up.endpoints[0].priority", "`priority` is not supported yet")],
-    );
-    check(
-        &least("", "", "balance: ewma"),
-        &[(
-            "10:14",
-            "clusters.up.balance",
-            "`ewma` is not supported yet; there is round_robin, least_connections",
-        )],
-    );
 }
 
 #[test]
@@ -401,7 +384,7 @@ clusters:
     endpoints: [db1, \"${DB}:5432\"]
     tls: { ca: missing.pem, cert: missing.pem, key: missing.key, start: upgrade }
     connect: { timeout: 5, tiemout: 5s }
-    circuit_breaker: { open_for: 5s }
+    circuit_breaker: { open_for: 5m }
 ";
     check(
         text,
@@ -424,7 +407,7 @@ clusters:
             ("13:53", "clusters.orders.tls.key", "cannot read /etc/ambassador/missing.key"),
             ("14:25", "clusters.orders.connect.timeout", "`5` has no unit"),
             ("14:28", "clusters.orders.connect.tiemout", "did you mean `timeout`?"),
-            ("15:5", "clusters.orders.circuit_breaker", "not supported yet"),
+            ("15:34", "clusters.orders.circuit_breaker.open_for", "is longer than `max_open_for` (1m)"),
         ],
     );
 }
@@ -511,4 +494,39 @@ fn callers_are_not_announced_where_nobody_would_hear_it() {
             least("", "", "announce_caller: true").replace("protocol: tcp", &format!("protocol: {protocol}"));
         check(&text, &[("10:22", "clusters.up.announce_caller", part)]);
     }
+}
+
+#[test]
+fn what_a_cluster_does_about_failures_must_make_sense() {
+    check_cluster(
+        "outlier_detection: { max_ejection_time: 1s }",
+        45,
+        "outlier_detection.max_ejection_time",
+        "`base_ejection_time` (5s) is longer than `max_ejection_time` (1s)",
+    );
+    check_cluster(
+        "circuit_breaker: { half_open_trials: 0 }",
+        42,
+        "circuit_breaker.half_open_trials",
+        "expected a whole number from 1 to 1000",
+    );
+    check_cluster(
+        "connect: { retry_budget: { ratio: -0.1 } }",
+        39,
+        "connect.retry_budget.ratio",
+        "expected a number from 0 to 100, such as 0.2, found the number -0.1",
+    );
+    check_cluster("panic: never", 12, "panic", "has no effect: the cluster has no `health_check`");
+    check_cluster(
+        "on_unhealthy: close",
+        19,
+        "on_unhealthy",
+        "has no effect: the cluster has no `health_check`",
+    );
+    check_cluster(
+        "balance: leastconn",
+        14,
+        "balance",
+        "there is round_robin, least_connections, ewma, random",
+    );
 }

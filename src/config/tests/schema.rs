@@ -14,6 +14,7 @@ fn fits(schema: &Value, value: &Value) -> bool {
         Some("array") => value.is_array(),
         Some("string") => value.is_string(),
         Some("boolean") => value.is_boolean(),
+        Some("number") => value.is_number(),
         Some("integer") => value.is_i64() || value.is_u64(),
         other => panic!("type {other:?}"),
     };
@@ -24,8 +25,8 @@ fn fits(schema: &Value, value: &Value) -> bool {
         "not" => !fits(with, value),
         "anyOf" => with.as_array().is_some_and(|any| any.iter().any(|schema| fits(schema, value))),
         "$ref" => value.as_str().is_some_and(|text| text.contains("${")),
-        "minimum" => value.as_i64().is_none_or(|number| Some(number) >= with.as_i64()),
-        "maximum" => value.as_i64().is_none_or(|number| Some(number) <= with.as_i64()),
+        "minimum" => value.as_f64().is_none_or(|number| Some(number) >= with.as_f64()),
+        "maximum" => value.as_f64().is_none_or(|number| Some(number) <= with.as_f64()),
         "minLength" => value.as_str().is_none_or(|text| !text.is_empty()),
         "items" => value.as_array().is_none_or(|items| items.iter().all(|item| fits(with, item))),
         "required" => {
@@ -100,6 +101,12 @@ fn the_schema_and_the_compiler_agree() {
         ("", "connect: { attempts: many }"),
         ("", "connect: { preconnect: 0 }"),
         ("", "circuit_breaker: {}"),
+        ("", "circuit_breaker: { open_for: 5 }"),
+        ("", "connect: { retry_budget: { ratio: 0.5 } }"),
+        ("", "connect: { retry_budget: { ratio: 1 } }"),
+        ("", "connect: { retry_budget: { ratio: -1 } }"),
+        ("", "connect: { retry_budget: { ratio: much } }"),
+        ("", "outlier_detection: { consecutive_failures: 0, early_close: 1s }"),
         ("", "limits: { queue_timeout: 1s }"),
     ] {
         let text = least("", listener, cluster);
@@ -133,6 +140,7 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/health_check.rs"),
         include_str!("../resolve/identity.rs"),
         include_str!("../resolve/listener.rs"),
+        include_str!("../resolve/resilience.rs"),
         include_str!("../resolve/tls.rs"),
     );
     fn check(shape: &Shape) {
@@ -142,7 +150,12 @@ fn every_supported_key_is_asked_for() {
             match kind {
                 Kind::Section(shape) | Kind::Names(shape) => check(shape),
                 Kind::List(_) | Kind::Either(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Account => {}
-                Kind::Mode | Kind::Boolean | Kind::Integer(..) | Kind::Duration(_) | Kind::Word(_) => {}
+                Kind::Mode
+                | Kind::Boolean
+                | Kind::Integer(..)
+                | Kind::Ratio(_)
+                | Kind::Duration(_)
+                | Kind::Word(_) => {}
             }
         }
     }

@@ -50,7 +50,11 @@ pub const fn status_of(outcome: Outcome) -> u16 {
         Outcome::BadContext | Outcome::BadOpening => 400,
         Outcome::Denied => 403,
         Outcome::CallerFull => 429,
-        Outcome::ListenerFull | Outcome::ClusterFull | Outcome::Drained | Outcome::ClosedByOperator => 503,
+        Outcome::ListenerFull
+        | Outcome::ClusterFull
+        | Outcome::BreakerOpen
+        | Outcome::Drained
+        | Outcome::ClosedByOperator => 503,
         Outcome::DeadlineExceeded => 504,
         Outcome::NoEndpoint
         | Outcome::ConnectFailed

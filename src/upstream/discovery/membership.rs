@@ -63,6 +63,7 @@ fn settings(target: &Target, name: EndpointName, addresses: Addresses, host: Opt
         addresses,
         host: host.map(|host| host.trim_end_matches('.').into()),
         weight: target.weight,
+        priority: target.priority,
         server_name: target.server_name.clone(),
     }
 }
@@ -82,6 +83,7 @@ mod tests {
         Target {
             address: Address { host, port },
             weight: 3,
+            priority: 1,
             server_name: ServerName::try_from("db").unwrap(),
         }
     }
@@ -118,7 +120,7 @@ mod tests {
             endpoints(&[named("db."), target(Host::Ip([10, 0, 0, 9].into()), 1)], &names_known, false)
                 .endpoints;
         assert_eq!(names(&found), ["10.0.0.1:5432", "10.0.0.2:5432", "[fd00::1]:5432", "10.0.0.9:1"]);
-        assert!(found.iter().all(|endpoint| endpoint.weight == 3));
+        assert!(found.iter().all(|endpoint| (endpoint.weight, endpoint.priority) == (3, 1)));
         let hosts: Vec<_> = found.iter().map(|endpoint| endpoint.host.as_deref()).collect();
         assert_eq!(hosts, [Some("db"), Some("db"), Some("db"), None]);
     }

@@ -15,13 +15,11 @@ pub(super) struct SrvRecord {
     pub(super) weight: u16,
 }
 
-/// Those of the first priority, always in the same order for the same records.
+/// By priority, and always in the same order for the same records.
 pub(super) fn targets(service: &Service, mut records: Vec<SrvRecord>) -> Result<Vec<Target>, String> {
     records.retain(|record| record.port > 0 && record.target != ".");
     records.sort();
     records.dedup();
-    let first = records.first().map(|record| record.priority);
-    records.retain(|record| Some(record.priority) == first);
     let mut first_left_out = None;
     let mut targets = Vec::new();
     for record in &records {
@@ -35,6 +33,7 @@ pub(super) fn targets(service: &Service, mut records: Vec<SrvRecord>) -> Result<
         targets.push(Target {
             address: Address { host: Host::Name(record.target.clone()), port: record.port },
             weight: u32::from(record.weight).max(1),
+            priority: u32::from(record.priority),
             server_name,
         });
     }
@@ -82,13 +81,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_priority_counts_and_the_order_is_never_that_of_the_answer() {
+    fn priorities_are_kept_and_the_order_is_never_that_of_the_answer() {
         let names = ["c.example.com.", "b.example.com.", "a.example.com."];
         let records = [record(10, 5, names[0]), record(0, 5, names[1]), record(0, 5, names[2])];
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let answer = order.map(|index: usize| records[index].clone()).to_vec();
-            let found = named(&targets(&service(false), answer).unwrap());
-            assert_eq!(found, [("a.example.com.:5432".into(), 5), ("b.example.com.:5432".into(), 5)]);
+            let found = targets(&service(false), answer).unwrap();
+            let found: Vec<_> =
+                found.iter().map(|target| (target.address.to_string(), target.priority)).collect();
+            let of = |name: &str, priority| (format!("{name}:5432"), priority);
+            assert_eq!(found, [of(names[2], 0), of(names[1], 0), of(names[0], 10)]);
         }
     }
 

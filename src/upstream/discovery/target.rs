@@ -26,6 +26,8 @@ pub struct Target {
     pub address: Address,
     /// The share of each of its endpoints, at least 1.
     pub weight: u32,
+    /// Those of a higher number are for when nobody of a lower one can be used.
+    pub priority: u32,
     /// The name sent and verified in TLS.
     pub server_name: ServerName<'static>,
 }

@@ -1,0 +1,90 @@
+//! What a cluster does about endpoints that fail: `circuit_breaker`, `outlier_detection`, `connect.retry_budget`, `panic`,
+//! `on_unhealthy`, `on_removed`.
+
+use std::time::Duration;
+
+use super::Resolver;
+use crate::config::raw::Section;
+use crate::policy::eligibility::Panic;
+use crate::policy::{breaker, budget, outlier};
+use crate::quantity::show_duration;
+use crate::upstream::{Fate, Orphans};
+
+impl Resolver<'_> {
+    /// `Some(None)`: it is off.
+    pub(super) fn breaker(&mut self, cluster: &Section) -> Option<Option<breaker::Settings>> {
+        let section = cluster.section("circuit_breaker")?;
+        let times = self.up_to(section, "open_for", "max_open_for");
+        let settings = breaker::Settings {
+            consecutive_failures: section.integer("consecutive_failures")?,
+            half_open_trials: section.integer("half_open_trials")?,
+            open_for: times?.0,
+            max_open_for: times?.1,
+        };
+        Some((settings.consecutive_failures > 0).then_some(settings))
+    }
+
+    /// `Some(None)`: it is off.
+    pub(super) fn outlier(&mut self, cluster: &Section) -> Option<Option<outlier::Settings>> {
+        let section = cluster.section("outlier_detection")?;
+        let times = self.up_to(section, "base_ejection_time", "max_ejection_time");
+        let settings = outlier::Settings {
+            consecutive_failures: section.integer("consecutive_failures")?,
+            early_close: section.duration("early_close")?,
+            base_ejection_time: times?.0,
+            max_ejection_time: times?.1,
+        };
+        Some((settings.consecutive_failures > 0).then_some(settings))
+    }
+
+    pub(super) fn panic(&mut self, cluster: &Section) -> Option<Panic> {
+        if !cluster.is_given("panic") {
+            let check = cluster.section("health_check");
+            let asks_for_a_role = check.and_then(|check| check.text("type")) == Some("http");
+            return Some(if asks_for_a_role { Panic::Never } else { Panic::All });
+        }
+        let panic = cluster.choice("panic", &[("all", Panic::All), ("never", Panic::Never)])?;
+        if panic == Panic::Never {
+            self.needs_health_check(cluster, "panic");
+        }
+        Some(panic)
+    }
+
+    pub(super) fn orphans(&mut self, cluster: &Section) -> Option<Orphans> {
+        let fates = [("keep", Fate::Keep), ("close", Fate::Close)];
+        let on_unhealthy = cluster.choice("on_unhealthy", &fates)?;
+        if on_unhealthy == Fate::Close {
+            self.needs_health_check(cluster, "on_unhealthy");
+        }
+        Some(Orphans {
+            on_unhealthy,
+            on_removed: cluster.choice("on_removed", &fates)?,
+            closing_time: cluster.duration("closing_time")?,
+        })
+    }
+
+    fn needs_health_check(&mut self, cluster: &Section, key: &str) {
+        if !cluster.is_given("health_check") {
+            let message = "has no effect: the cluster has no `health_check` that could find an endpoint down";
+            self.findings.mistake(&cluster.at(key), message);
+        }
+    }
+
+    /// Two times of which the first is where the other is the end.
+    fn up_to(&mut self, section: &Section, first: &str, most: &str) -> Option<(Duration, Duration)> {
+        let (begins, ends) = (section.duration(first)?, section.duration(most)?);
+        if begins > ends {
+            let at = section.at(if section.is_given(first) { first } else { most });
+            let (begins, ends) = (show_duration(begins), show_duration(ends));
+            let message = format!("`{first}` ({begins}) is longer than `{most}` ({ends})");
+            self.findings.mistake(&at, message);
+        }
+        Some((begins, ends))
+    }
+}
+
+pub(super) fn retry_budget(connect: &Section) -> Option<budget::Settings> {
+    let budget = connect.section("retry_budget")?;
+    let min_per_second = f64::from(budget.integer("min_per_second")?);
+    Some(budget::Settings { ratio: budget.ratio("ratio")?, min_per_second })
+}
