@@ -28,7 +28,7 @@ use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::AccessLog;
 use crate::sys::{self, Bind, BindError, Inherited, InheritedError};
-use crate::upstream::discovery;
+use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
 use estate::{Estate, Means};
@@ -228,14 +228,19 @@ fn seed() -> u64 {
 fn warn_of_strangers(config: &Config) {
     let is_asked = |listener: &listener::Settings| {
         let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
-        is_tcp && !listener.admission.allow.is_empty()
+        let chooses = |cluster: &upstream::Settings| {
+            cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
+        };
+        let has_rules =
+            !listener.admission.allow.is_empty() || config.cluster_of(listener).is_some_and(chooses);
+        is_tcp && has_rules
     };
     if config.listeners.iter().any(is_asked)
         && let Err(error) = sys::owners_are_told()
     {
         tracing::warn!(
             %error,
-            "the kernel does not tell who connects over loopback, so every TCP client of a listener with `allow` is denied; a \
+            "the kernel does not tell who connects over loopback, so every TCP client that rules have to be about is denied; a \
              systemd unit needs AF_NETLINK in RestrictAddressFamilies"
         );
     }
