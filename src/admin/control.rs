@@ -84,6 +84,11 @@ impl Asker {
         let process = socket.peer_process().ok()?;
         Some(Self { uid: process.uid, pid: process.pid })
     }
+
+    /// Whether it is root, or the user that we run as.
+    pub(super) fn is_welcome(self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
+    }
 }
 
 /// What has come of an order for an endpoint.

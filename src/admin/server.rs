@@ -70,6 +70,11 @@ pub async fn serve(
 async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
     let Ok(socket) = Socket::adopt(accepted) else { return };
     let asker = control::Asker::of(&socket);
+    // The file's mode says so too, unless somebody changed it.
+    if door == Door::Control && !asker.is_some_and(control::Asker::is_welcome) {
+        tracing::warn!(?asker, "somebody else than our own user and root came to the control socket");
+        return socket.abort();
+    }
     let service = service_fn(move |request| {
         let subject = Arc::clone(&subject);
         async move {

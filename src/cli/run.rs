@@ -1,10 +1,14 @@
 //! `run`: the daemon in the foreground.
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::set_no_new_privs;
+
 use super::{ConfigFile, Failure, logging};
 use crate::{alarm, daemon, workers};
 
 pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
     let config = file.load()?;
+    give_up();
     let (access, log) = logging::install(&config.log);
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
@@ -13,4 +17,12 @@ pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
     runtime.shutdown_background();
     drop(log);
     ran.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+/// What a process that holds keys has no use for: a core file or a debugger of the same user could read them, and a program
+/// that it starts could be more than it is. Before there is another thread, for the second is each thread's own.
+fn give_up() {
+    // Since Linux 2.4 and 3.5; where a filter forbids them, there is nothing that could be done instead.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let _ = set_no_new_privs(true);
 }

@@ -32,6 +32,7 @@ mod direct_clients; // clients of protocols with TLS from the first byte
 mod discovery; // endpoints that are found: names, SRV records, files
 mod drain; // SIGTERM and what follows
 mod half_close; // one direction ends first
+mod hardening; // what the daemon gives up, and who may order it
 mod health; // probes, and what becomes of endpoints that fail them
 mod health_servers; // probes of real servers, and what those log
 mod identities; // which certificate is shown for whom
