@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::session::Totals;
 
@@ -17,23 +17,25 @@ const SAMPLES_MAX: usize = 180;
 pub struct History(Mutex<VecDeque<(Instant, Totals)>>);
 
 /// The answer to `/history`.
-#[derive(Debug, Serialize)]
-pub(super) struct Samples {
-    samples: Vec<Sample>,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Samples {
+    /// The oldest first; the last is now.
+    pub samples: Vec<Sample>,
 }
 
 /// Sums since the start, at a moment.
-#[derive(Debug, Serialize)]
-struct Sample {
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
+pub struct Sample {
     /// Seconds since the daemon's start.
-    at: f64,
-    sessions: u64,
-    accepted: u64,
-    refused: u64,
-    sent_bytes: u64,
-    received_bytes: u64,
-    dials: u64,
-    dial_seconds: f64,
+    pub at: f64,
+    pub sessions: u64,
+    pub accepted: u64,
+    pub refused: u64,
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    pub dials: u64,
+    pub dial_seconds: f64,
 }
 
 impl History {

@@ -25,7 +25,7 @@ use crate::upstream::Cluster;
 pub use control::{
     Command, Commands, DrainOrdered, EndpointOrdered, MistakeView, Reloaded, SessionOrdered, commands,
 };
-pub use history::History;
+pub use history::{History, Sample, Samples};
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};
 

@@ -119,7 +119,11 @@ impl Daemon {
 
     /// The answer to an order.
     pub(super) fn order(&self, path: &str) -> Result<Answer, String> {
-        self.ask(&Method::POST, path, PATIENCE_ORDER, self.doors.iter().filter(|door| door.takes_orders()))
+        let mut doors = self.doors.iter().filter(|door| door.takes_orders()).peekable();
+        if doors.peek().is_none() {
+            return Err("orders are taken on the control socket alone".into());
+        }
+        self.ask(&Method::POST, path, PATIENCE_ORDER, doors)
     }
 
     /// From the first door that opens.

@@ -14,6 +14,7 @@ mod run;
 mod sessions;
 mod show;
 mod status;
+mod top;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ enum Verb {
     Status(status::Arguments),
     /// Live sessions of a running daemon.
     Sessions(sessions::Arguments),
+    /// Both on a terminal, live: `s` sorts, `/` filters, `k` closes a session, `q` quits.
+    Top(top::Arguments),
     /// Ends sessions of a running daemon.
     Close(close::Arguments),
     /// Takes an endpoint out of use, and back in.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Demo(arguments)) => demo::demo(&arguments),
         Some(Verb::Status(arguments)) => status::status(&arguments),
         Some(Verb::Sessions(arguments)) => sessions::sessions(&arguments),
+        Some(Verb::Top(arguments)) => top::top(&arguments),
         Some(Verb::Close(arguments)) => close::close(&arguments),
         Some(Verb::Endpoint(arguments)) => endpoint::endpoint(&arguments),
         Some(Verb::Reload(arguments)) => reload::reload(&arguments),

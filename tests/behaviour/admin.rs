@@ -187,7 +187,9 @@ fn the_status_command_without_an_ambassador_exits_1_and_names_the_socket() {
 fn the_completions_command_completes_every_verb() {
     for shell in ["bash", "zsh", "fish"] {
         let script = finish(binary().args(["completions", shell])).must_succeed().stdout;
-        for verb in ["run", "check", "status", "sessions", "close", "endpoint", "reload", "drain", "schema"] {
+        for verb in
+            ["run", "check", "status", "sessions", "top", "close", "endpoint", "reload", "drain", "schema"]
+        {
             assert!(script.contains(verb), "{shell} does not know {verb}:\n{script}");
         }
     }

@@ -1,8 +1,12 @@
 //! Orders: what changes a running daemon, by POST on its control socket, and the commands that ask for it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
 use rustix::process::geteuid;
 use serde_json::Value;
 
+use crate::harness::somebody::{Somebody, Users};
 use crate::harness::{
     Ambassador, BlackHole, Client, Config, Finished, Upstream, ambassador as binary, finish, roles, until,
 };
@@ -308,7 +312,21 @@ fn orders_that_reach_nobody_exit_1_and_say_why() {
         finished.must_say("control.sock: nobody listens there");
     }
     let file = dir.path().join("listeners.yaml");
-    std::fs::write(&file, "admin: { control: off }\n").expect("a file");
+    fs::write(&file, "admin: { control: off }\n").expect("a file");
     let finished = finish(binary().args(["drain", "--config"]).arg(&file)).must_exit(1);
     finished.must_say("admin.control off");
+}
+
+#[test]
+fn whoever_may_not_give_orders_is_told_who_may() {
+    let Some(users) = Users::have() else { return };
+    let (_upstream, ambassador) = echo_app();
+    // Nothing but the socket's own mode is to be in the way.
+    fs::set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("a folder for all");
+    let program = ambassador.dir().join("ambassador");
+    fs::copy(env!("CARGO_BIN_EXE_ambassador"), &program).expect("a copy of the binary");
+    let mut command = Somebody::user(users.reports).command(&program);
+    let finished = finish(command.args(["drain", "--control"]).arg(ambassador.control())).must_exit(1);
+    finished.must_say("it is for root and the daemon's own user");
+    ambassador.connect().echo("as before");
 }

@@ -64,3 +64,4 @@ mod time_limits; // idle and old sessions
 mod tls; // TLS to the upstream when all is well
 mod tls_demands; // pins, URIs and revocation lists
 mod tls_refusals; // TLS to the upstream when it must not succeed
+mod top; // `top` in a terminal

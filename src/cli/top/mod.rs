@@ -1,0 +1,153 @@
+//! `top`: `status` and `sessions` on a terminal, live, with a key that closes a session.
+//!
+//! The daemon is asked on a thread of its own, so that keys are answered while it is slow or gone. What is shown and what
+//! keys do is `model`'s, where it stands `view`'s; here is only what moves between them.
+
+mod model;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::io::{self, IsTerminal as _};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use super::Failure;
+use super::ask::{self, Answer, Daemon, Where, part};
+use crate::clock;
+use model::{Act, Key, Look, Model};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    place: Where,
+}
+
+/// How often the daemon is looked at.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How soon what it says, or a key, is on the screen.
+const STEP: Duration = Duration::from_millis(100);
+
+/// What the daemon's side tells.
+enum News {
+    Look(Box<Look>),
+    /// Why it does not answer.
+    Lost(String),
+    /// What became of an order.
+    Note(String),
+}
+
+pub(super) fn top(arguments: &Arguments) -> Result<(), Failure> {
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        let words = "`top` needs a terminal; `status` and `sessions` need none";
+        return Err(Failure::Running(words.into()));
+    }
+    let daemon = Daemon::at(&arguments.place)?;
+    let mut model = Model::new();
+    // Who cannot be asked at all is no reason to take the terminal.
+    model.look(look(&daemon).map_err(Failure::Running)?, clock::now());
+    let (closing, to_close) = channel();
+    let (telling, told) = channel();
+    thread::spawn(move || attend(&daemon, &to_close, &telling));
+    // Also restored when we panic.
+    let mut terminal = ratatui::try_init().map_err(|error| failed(&error))?;
+    let shown = show(&mut terminal, &mut model, &told, &closing);
+    ratatui::restore();
+    shown.map_err(|error| failed(&error))
+}
+
+fn failed(error: &io::Error) -> Failure {
+    Failure::Running(format!("the terminal: {error}"))
+}
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    model: &mut Model,
+    told: &Receiver<News>,
+    closing: &Sender<String>,
+) -> io::Result<()> {
+    loop {
+        terminal.draw(|frame| view::draw(frame, model, clock::now()))?;
+        if event::poll(STEP)?
+            && let Event::Key(pressed) = event::read()?
+            && let Some(key) = key(&pressed)
+        {
+            match model.key(key) {
+                Some(Act::Quit) => return Ok(()),
+                Some(Act::Close(session)) => {
+                    // The other side ends after us.
+                    let _ = closing.send(session);
+                }
+                None => {}
+            }
+        }
+        for news in told.try_iter() {
+            match news {
+                News::Look(look) => model.look(*look, clock::now()),
+                News::Lost(why) => model.lost(why),
+                News::Note(note) => model.note = Some(note),
+            }
+        }
+    }
+}
+
+fn key(pressed: &KeyEvent) -> Option<Key> {
+    if pressed.kind == KeyEventKind::Release {
+        return None;
+    }
+    let with_control = pressed.modifiers.contains(KeyModifiers::CONTROL);
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a keyboard has more keys than mean anything here")]
+    match pressed.code {
+        KeyCode::Char('c') if with_control => Some(Key::Interrupt),
+        KeyCode::Char(_) if with_control => None,
+        KeyCode::Char(typed) => Some(Key::Char(typed)),
+        KeyCode::Up => Some(Key::Up),
+        KeyCode::Down => Some(Key::Down),
+        KeyCode::PageUp => Some(Key::PageUp),
+        KeyCode::PageDown => Some(Key::PageDown),
+        KeyCode::Home => Some(Key::Home),
+        KeyCode::End => Some(Key::End),
+        KeyCode::Enter => Some(Key::Enter),
+        KeyCode::Esc => Some(Key::Escape),
+        KeyCode::Backspace => Some(Key::Backspace),
+        _ => None,
+    }
+}
+
+/// Looks at the daemon again and again, and gives it orders, until nobody wants to know.
+fn attend(daemon: &Daemon, to_close: &Receiver<String>, telling: &Sender<News>) {
+    loop {
+        match to_close.recv_timeout(PERIOD) {
+            Ok(session) => {
+                if telling.send(News::Note(close(daemon, &session))).is_err() {
+                    return;
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let news = look(daemon).map_or_else(News::Lost, |look| News::Look(Box::new(look)));
+        if telling.send(news).is_err() {
+            return;
+        }
+    }
+}
+
+fn look(daemon: &Daemon) -> Result<Look, String> {
+    Ok(Look {
+        status: ask::read(&daemon.get("/status")?)?,
+        sessions: ask::read(&daemon.get("/sessions")?)?,
+        history: ask::read(&daemon.get("/history")?)?,
+    })
+}
+
+fn close(daemon: &Daemon, session: &str) -> String {
+    match daemon.order(&format!("/sessions/{}/close", part(session))).and_then(Answer::good) {
+        Ok(_) => format!("session {session} is closed"),
+        Err(words) => words,
+    }
+}

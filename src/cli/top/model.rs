@@ -1,0 +1,282 @@
+//! What `top` shows, and what keys do to it. Pure: looks at the daemon come in with their moment, orders go out as values.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::admin::status::{Session, Sessions, Status};
+use crate::admin::{Sample, Samples};
+
+/// One look at a daemon.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) status: Status,
+    pub(super) sessions: Sessions,
+    pub(super) history: Samples,
+}
+
+/// A key, as far as it means anything here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Key {
+    Char(char),
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    Home,
+    End,
+    Enter,
+    Escape,
+    Backspace,
+    /// Ctrl-C.
+    Interrupt,
+}
+
+/// What a key asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Act {
+    Quit,
+    /// Close that session.
+    Close(String),
+}
+
+/// What keys mean at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Leads to all others.
+    Browsing,
+    /// What is typed goes to the filter; Enter and Escape end it.
+    Filtering,
+    /// Whether to close that session; every key ends it.
+    Asking(String),
+}
+
+/// The column that sessions are sorted by, the largest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    Rate,
+    Age,
+    Sent,
+    Received,
+}
+
+/// A session with what only two looks can tell.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) session: Session,
+    /// Bytes a second both ways since the look before; since its beginning where there was none.
+    pub(super) rate: f64,
+}
+
+/// How far a page is.
+const PAGE: usize = 10;
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) status: Option<Status>,
+    pub(super) samples: Vec<Sample>,
+    /// When the daemon last answered.
+    pub(super) seen: Option<Instant>,
+    /// Why it does not answer now.
+    pub(super) trouble: Option<String>,
+    /// What became of the last order.
+    pub(super) note: Option<String>,
+    pub(super) mode: Mode,
+    pub(super) sort: Sort,
+    pub(super) filter: String,
+    sessions: Vec<Live>,
+    /// Each session's bytes at the last look.
+    totals: BTreeMap<String, u64>,
+    /// The chosen session, and where it stood: when it is gone, whoever stands there is chosen. Nobody is before the first
+    /// key that chooses: then it is the first, whoever that is.
+    chosen: (String, usize),
+}
+
+impl Model {
+    pub(super) const fn new() -> Self {
+        Self {
+            status: None,
+            samples: Vec::new(),
+            seen: None,
+            trouble: None,
+            note: None,
+            mode: Mode::Browsing,
+            sort: Sort::Rate,
+            filter: String::new(),
+            sessions: Vec::new(),
+            totals: BTreeMap::new(),
+            chosen: (String::new(), 0),
+        }
+    }
+
+    /// The daemon answered at `now`.
+    pub(super) fn look(&mut self, look: Look, now: Instant) {
+        let passed = self.seen.map(|before| now.saturating_duration_since(before));
+        let totals = std::mem::take(&mut self.totals);
+        let live = |session: Session| {
+            let total = session.sent_bytes + session.received_bytes;
+            let age = Duration::from_millis(session.age_ms);
+            let (moved, within) = match totals.get(&session.session).zip(passed) {
+                Some((before, passed)) => (total.saturating_sub(*before), passed),
+                None => (total, age),
+            };
+            let rate = if within.is_zero() { 0.0 } else { moved as f64 / within.as_secs_f64() };
+            self.totals.insert(session.session.clone(), total);
+            Live { session, rate }
+        };
+        self.sessions = look.sessions.sessions.into_iter().map(live).collect();
+        self.samples = look.history.samples;
+        self.status = Some(look.status);
+        (self.seen, self.trouble) = (Some(now), None);
+        self.settle();
+    }
+
+    /// The daemon did not answer; what it said last stays.
+    pub(super) fn lost(&mut self, why: String) {
+        self.trouble = Some(why);
+    }
+
+    /// How many sessions there are, filtered or not.
+    pub(super) const fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The sessions that pass the filter, in order.
+    pub(super) fn visible(&self) -> Vec<&Live> {
+        let mut visible: Vec<_> = self.sessions.iter().filter(|live| self.passes(&live.session)).collect();
+        visible.sort_by(|a, b| {
+            let by = match self.sort {
+                Sort::Rate => b.rate.total_cmp(&a.rate),
+                Sort::Age => b.session.age_ms.cmp(&a.session.age_ms),
+                Sort::Sent => b.session.sent_bytes.cmp(&a.session.sent_bytes),
+                Sort::Received => b.session.received_bytes.cmp(&a.session.received_bytes),
+            };
+            // Idle ones are many, and are not to dance.
+            by.then_with(|| b.session.age_ms.cmp(&a.session.age_ms))
+                .then_with(|| a.session.session.cmp(&b.session.session))
+        });
+        visible
+    }
+
+    fn passes(&self, session: &Session) -> bool {
+        let wanted = self.filter.to_lowercase();
+        let caller = super::super::show::caller(session.caller.as_ref());
+        let [cluster, endpoint] =
+            [&session.cluster, &session.endpoint].map(|name| name.as_deref().unwrap_or_default());
+        [&session.session, &session.listener, cluster, endpoint, &caller]
+            .iter()
+            .any(|text| text.to_lowercase().contains(&wanted))
+    }
+
+    /// Where the chosen session stands among the visible ones; `None` where there are none.
+    pub(super) fn position(&self) -> Option<usize> {
+        let visible = self.visible();
+        let found = visible.iter().position(|live| live.session.session == self.chosen.0);
+        found.or_else(|| Some(self.chosen.1.min(visible.len().checked_sub(1)?)))
+    }
+
+    fn choose(&mut self, place: usize) {
+        let visible = self.visible();
+        let place = place.min(visible.len().saturating_sub(1));
+        let session = visible.get(place).map(|live| live.session.session.clone()).unwrap_or_default();
+        self.chosen = (session, place);
+    }
+
+    /// After a change of what is visible.
+    fn settle(&mut self) {
+        if self.chosen.0.is_empty() {
+            return;
+        }
+        let place = self.position().unwrap_or_default();
+        self.choose(place);
+    }
+
+    pub(super) fn key(&mut self, key: Key) -> Option<Act> {
+        if key == Key::Interrupt {
+            return Some(Act::Quit);
+        }
+        match std::mem::replace(&mut self.mode, Mode::Browsing) {
+            Mode::Browsing => self.browse(key),
+            Mode::Filtering => {
+                self.type_filter(key);
+                None
+            }
+            Mode::Asking(session) => matches!(key, Key::Char('y' | 'Y')).then_some(Act::Close(session)),
+        }
+    }
+
+    fn browse(&mut self, key: Key) -> Option<Act> {
+        let place = self.position().unwrap_or_default();
+        self.note = None;
+        match key {
+            Key::Char('q') => return Some(Act::Quit),
+            Key::Char('s') => self.sort = self.sort.next(),
+            Key::Char('/') => self.mode = Mode::Filtering,
+            Key::Char('k') => self.ask(),
+            Key::Escape => self.filter.clear(),
+            Key::Up => self.choose(place.saturating_sub(1)),
+            Key::Down => self.choose(place + 1),
+            Key::PageUp => self.choose(place.saturating_sub(PAGE)),
+            Key::PageDown => self.choose(place + PAGE),
+            Key::Home => self.choose(0),
+            Key::End => self.choose(usize::MAX),
+            Key::Char(_) | Key::Enter | Key::Backspace | Key::Interrupt => {}
+        }
+        self.settle();
+        None
+    }
+
+    fn ask(&mut self) {
+        match self
+            .position()
+            .and_then(|place| self.visible().get(place).map(|live| live.session.session.clone()))
+        {
+            Some(session) => self.mode = Mode::Asking(session),
+            None => self.note = Some("there is no session to close".into()),
+        }
+    }
+
+    fn type_filter(&mut self, key: Key) {
+        match key {
+            Key::Char(typed) => self.filter.push(typed),
+            Key::Backspace => {
+                self.filter.pop();
+            }
+            Key::Escape => self.filter.clear(),
+            Key::Up | Key::Down | Key::PageUp | Key::PageDown | Key::Home | Key::End => {}
+            Key::Enter | Key::Interrupt => {}
+        }
+        if !matches!(key, Key::Enter | Key::Escape) {
+            self.mode = Mode::Filtering;
+        }
+        self.settle();
+    }
+}
+
+impl Sort {
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::Age => "age",
+            Self::Sent => "sent",
+            Self::Received => "received",
+        }
+    }
+
+    const fn next(self) -> Self {
+        match self {
+            Self::Rate => Self::Age,
+            Self::Age => Self::Sent,
+            Self::Sent => Self::Received,
+            Self::Received => Self::Rate,
+        }
+    }
+}
+
+/// A sum's growth a second between each sample and the next.
+pub(super) fn per_second(samples: &[Sample], sum: impl Fn(&Sample) -> f64) -> Vec<f64> {
+    let growth = |pair: &[Sample]| {
+        let within = pair[1].at - pair[0].at;
+        if within > 0.0 { ((sum(&pair[1]) - sum(&pair[0])) / within).max(0.0) } else { 0.0 }
+    };
+    samples.windows(2).map(growth).collect()
+}

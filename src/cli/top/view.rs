@@ -1,0 +1,257 @@
+//! `top` on a terminal: where what stands, at 80 columns as at 200.
+
+use std::time::{Duration, Instant};
+
+use ratatui::Frame;
+use ratatui::layout::{Alignment, Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
+
+use super::model::{Live, Mode, Model, per_second};
+use crate::admin::status::{ClusterStatus, Endpoint, Phase, Status};
+use crate::cli::show;
+
+/// From here on sessions have their callers and clusters beside them.
+const WIDE: u16 = 110;
+/// The head, the curve and the foot.
+const HEAD: u16 = 2;
+const CURVE: u16 = 2;
+const FOOT: u16 = 1;
+
+const GOOD: Style = Style::new().fg(Color::Green);
+const WARN: Style = Style::new().fg(Color::Yellow);
+const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+const SOFT: Style = Style::new().add_modifier(Modifier::DIM);
+const TITLE: Style = Style::new().add_modifier(Modifier::REVERSED);
+
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
+    let area = frame.area();
+    let rows = model.status.as_ref().map_or(0, |status| endpoints(status).len());
+    // Clusters get up to two fifths of what is left; their title counts.
+    let room = area.height.saturating_sub(HEAD + CURVE + FOOT);
+    let clusters = u16::try_from(rows + 1).unwrap_or(u16::MAX).min(room * 2 / 5);
+    let [head, curve, clusters, sessions, foot] = Layout::vertical([
+        Constraint::Length(HEAD),
+        Constraint::Length(CURVE),
+        Constraint::Length(clusters),
+        Constraint::Min(0),
+        Constraint::Length(FOOT),
+    ])
+    .areas(area);
+    frame.render_widget(Paragraph::new(head_lines(model, now)), head);
+    draw_curve(frame, model, curve);
+    if let Some(status) = &model.status {
+        draw_clusters(frame, status, clusters);
+    }
+    draw_sessions(frame, model, sessions);
+    frame.render_widget(Paragraph::new(foot_line(model)), foot);
+}
+
+fn head_lines(model: &Model, now: Instant) -> Vec<Line<'static>> {
+    let mut first = vec![Span::raw("ambassador ")];
+    match (&model.trouble, &model.status) {
+        (Some(why), _) => {
+            let ago =
+                model.seen.map(|seen| show::span(now.saturating_duration_since(seen))).unwrap_or_default();
+            first.push(Span::styled("does not answer", BAD));
+            first.push(Span::raw(format!("; below is what it said {ago} ago; trying again: {why}")));
+        }
+        (None, Some(status)) => {
+            let (word, style) = match status.state {
+                Phase::Ready => ("ready", GOOD),
+                Phase::LameDuck => ("lame duck", WARN),
+                Phase::Draining => ("draining", WARN),
+            };
+            first.push(Span::styled(word, style));
+            let up = show::span(Duration::from_secs_f64(status.uptime_seconds.max(0.0)));
+            first.push(Span::raw(format!(
+                "  pid {}, up {up}, version {}, {}",
+                status.pid, status.version, status.config
+            )));
+        }
+        (None, None) => {}
+    }
+    let newest = |sum: fn(&crate::admin::Sample) -> f64| {
+        per_second(&model.samples, sum).last().copied().unwrap_or(0.0)
+    };
+    let second = format!(
+        "{} sessions  {:.1} connections/s  {:.1} refused/s  {}/s to, {}/s from the upstreams",
+        model.count(),
+        newest(|sample| sample.accepted as f64),
+        newest(|sample| sample.refused as f64),
+        show::bytes(newest(|sample| sample.sent_bytes as f64)),
+        show::bytes(newest(|sample| sample.received_bytes as f64)),
+    );
+    vec![Line::from(first), Line::raw(second)]
+}
+
+/// Bytes both ways over the last minutes, the newest at the right.
+fn draw_curve(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let traffic = per_second(&model.samples, |sample| (sample.sent_bytes + sample.received_bytes) as f64);
+    let most = traffic.iter().copied().fold(0.0, f64::max);
+    let [label, curve] = Layout::horizontal([Constraint::Length(18), Constraint::Min(0)]).areas(area);
+    let words = vec![Line::raw("bytes, 15 min"), Line::raw(format!("max {}/s", show::bytes(most)))];
+    frame.render_widget(Paragraph::new(words).style(SOFT), label);
+    let wide = usize::from(curve.width);
+    let shown: Vec<u64> =
+        traffic[traffic.len().saturating_sub(wide)..].iter().map(|rate| *rate as u64).collect();
+    frame.render_widget(Sparkline::default().data(&shown).style(GOOD), curve);
+}
+
+/// Each cluster's endpoints; of a cluster without any the cluster alone.
+fn endpoints(status: &Status) -> Vec<(&ClusterStatus, Option<&Endpoint>)> {
+    status
+        .clusters
+        .iter()
+        .flat_map(|cluster| {
+            let none = cluster.endpoints.is_empty().then_some((cluster, None));
+            cluster.endpoints.iter().map(move |endpoint| (cluster, Some(endpoint))).chain(none)
+        })
+        .collect()
+}
+
+/// Where not all fit, those in trouble come first.
+fn draw_clusters(frame: &mut Frame<'_>, status: &Status, area: Rect) {
+    let mut all = endpoints(status);
+    let room = usize::from(area.height.saturating_sub(1));
+    let title = if all.len() > room {
+        all.sort_by_key(|(cluster, endpoint)| {
+            endpoint.is_some_and(|endpoint| condition(cluster, endpoint).1 == GOOD)
+        });
+        format!("CLUSTER ({room}/{})", all.len())
+    } else {
+        "CLUSTER".to_owned()
+    };
+    let rows = all.iter().take(room).map(|(cluster, endpoint)| match endpoint {
+        None => Row::new([Cell::from(cluster.name.clone()), Cell::from("no endpoint").style(BAD)]),
+        Some(endpoint) => {
+            let (word, style) = condition(cluster, endpoint);
+            Row::new([
+                Cell::from(cluster.name.clone()),
+                Cell::from(endpoint.name.clone()),
+                Cell::from(word).style(style),
+                number(&endpoint.sessions.to_string()),
+                Cell::from(why(endpoint).to_owned()),
+            ])
+        }
+    });
+    let widths = [
+        Constraint::Length(if area.width < WIDE { 14 } else { 24 }),
+        Constraint::Length(if area.width < WIDE { 21 } else { 40 }),
+        Constraint::Length(17),
+        Constraint::Length(8),
+        Constraint::Min(0),
+    ];
+    let head = Row::new([
+        Cell::from(title),
+        Cell::from("ENDPOINT"),
+        Cell::from("STATE"),
+        number("SESSIONS"),
+        Cell::from("WHY"),
+    ]);
+    frame.render_widget(Table::new(rows, widths).header(head.style(TITLE)), area);
+}
+
+/// Why an endpoint gets no sessions, in the order in which it matters; as the page has it.
+fn condition(cluster: &ClusterStatus, endpoint: &Endpoint) -> (String, Style) {
+    let breaker = cluster.breaker.as_deref().filter(|state| *state != "closed");
+    match (endpoint.state.as_str(), endpoint.health.as_str(), &endpoint.ejected, breaker) {
+        (state @ ("removed" | "draining" | "disabled"), ..) => (state.to_owned(), WARN),
+        (_, _, Some(ejected), _) if ejected.on_trial => ("on trial".into(), WARN),
+        (_, _, Some(ejected), _) => {
+            let left = Duration::from_secs_f64(ejected.seconds_left.max(0.0));
+            (format!("ejected {}", show::span(left)), BAD)
+        }
+        (_, "unhealthy", ..) => ("unhealthy".into(), BAD),
+        (_, _, None, Some(breaker)) => (format!("breaker {}", breaker.replace('_', " ")), BAD),
+        _ if endpoint.last_error.is_some() => ("failing".into(), WARN),
+        (_, "undecided", ..) => ("not probed yet".into(), GOOD),
+        (_, "healthy", ..) => ("healthy".into(), GOOD),
+        _ => ("in use".into(), GOOD),
+    }
+}
+
+fn why(endpoint: &Endpoint) -> &str {
+    let ejected = endpoint.ejected.as_ref().map(|ejected| ejected.fault.as_str());
+    let words = endpoint.health_error.as_deref().or(ejected).or(endpoint.last_error.as_deref());
+    words.unwrap_or_default()
+}
+
+fn draw_sessions(frame: &mut Frame<'_>, model: &Model, area: Rect) {
+    let wide = area.width >= WIDE;
+    let visible = model.visible();
+    let title = match visible.len() {
+        shown if shown == model.count() => "SESSION".to_owned(),
+        shown => format!("SESSION ({shown}/{})", model.count()),
+    };
+    let names = if wide {
+        ["LISTENER", "CLUSTER", "ENDPOINT", "CALLER"].as_slice()
+    } else {
+        &["LISTENER", "ENDPOINT"]
+    };
+    let mut head = vec![Cell::from(title)];
+    head.extend(names.iter().map(|name| Cell::from(*name)));
+    head.extend(["AGE", "SENT", "RECEIVED", "RATE"].map(number));
+    let mut widths = vec![Constraint::Length(16)];
+    widths.extend(if wide {
+        [Constraint::Fill(2), Constraint::Fill(2), Constraint::Fill(3), Constraint::Fill(3)].as_slice()
+    } else {
+        &[Constraint::Length(10), Constraint::Fill(1)]
+    });
+    widths.extend([6, 8, 8, 10].map(Constraint::Length));
+    let rows = visible.iter().map(|live| row(live, wide));
+    let table = Table::new(rows, widths)
+        .header(Row::new(head).style(TITLE))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+    let mut state = TableState::default().with_selected(model.position());
+    frame.render_stateful_widget(table, area, &mut state);
+}
+
+fn row(live: &Live, wide: bool) -> Row<'static> {
+    let session = &live.session;
+    let mut cells = vec![Cell::from(session.session.clone()), Cell::from(session.listener.clone())];
+    if wide {
+        cells.push(Cell::from(session.cluster.clone().unwrap_or_default()));
+    }
+    cells.push(Cell::from(session.endpoint.clone().unwrap_or_else(|| "dialling".into())));
+    if wide {
+        cells.push(Cell::from(show::caller(session.caller.as_ref())));
+    }
+    cells.extend([
+        number(&show::span(Duration::from_millis(session.age_ms))),
+        number(&show::bytes(session.sent_bytes as f64)),
+        number(&show::bytes(session.received_bytes as f64)),
+        number(&format!("{}/s", show::bytes(live.rate))),
+    ]);
+    Row::new(cells)
+}
+
+fn number(text: &str) -> Cell<'static> {
+    Cell::from(Line::raw(text.to_owned()).alignment(Alignment::Right))
+}
+
+fn foot_line(model: &Model) -> Line<'static> {
+    match &model.mode {
+        Mode::Asking(session) => {
+            Line::styled(format!("close session {session}? y: yes, any other key: no"), WARN)
+        }
+        Mode::Filtering => {
+            Line::raw(format!("filter: {}_  (Enter keeps it, Escape clears it)", model.filter))
+        }
+        Mode::Browsing => match &model.note {
+            Some(note) => Line::styled(note.clone(), WARN),
+            None => {
+                let filter = match model.filter.as_str() {
+                    "" => "/ filter".to_owned(),
+                    filter => format!("/ filter: {filter}"),
+                };
+                let sort = model.sort.label();
+                Line::styled(
+                    format!("q quit  s sort: {sort}  {filter}  \u{2191}\u{2193} choose  k close session"),
+                    SOFT,
+                )
+            }
+        },
+    }
+}

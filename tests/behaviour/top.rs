@@ -1,0 +1,118 @@
+//! `top` in a real terminal, which is tmux's.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::harness::{Ambassador, Config, Upstream, ambassador as binary, demand, finish, roles, until};
+
+/// A terminal of 80 by 24 with `top` in it. What it ran in is seen again when `top` has given the terminal back.
+struct Screen {
+    dir: TempDir,
+}
+
+impl Screen {
+    #[track_caller]
+    fn of(ambassador: &Ambassador) -> Self {
+        let screen = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        let script = format!(
+            "echo was here before; {} top --control {}; echo exit status $?; exec sleep 600",
+            env!("CARGO_BIN_EXE_ambassador"),
+            ambassador.control().display()
+        );
+        let size = ["-x", "80", "-y", "24"];
+        screen.tmux(&[&["-f", "/dev/null", "new-session", "-d"][..], &size, &["sh", "-c", &script]].concat());
+        screen
+    }
+
+    #[track_caller]
+    fn tmux(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(demand("tmux", "tmux"));
+        command.env_remove("TMUX").env("LC_ALL", "C.UTF-8");
+        command.arg("-u").arg("-S").arg(self.dir.path().join("tmux.sock")).args(arguments);
+        finish(&mut command).must_succeed().stdout
+    }
+
+    fn press(&self, key: &str) {
+        self.tmux(&["send-keys", key]);
+    }
+
+    /// Waits until that is on the screen, wrapped or not, and gives all of it.
+    #[track_caller]
+    fn shows(&self, words: &str) -> String {
+        until(format!("the screen showed {words:?}"), || {
+            Some(self.tmux(&["capture-pane", "-p", "-J"])).filter(|screen| screen.contains(words))
+        })
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+#[test]
+fn top_shows_what_lives_closes_it_after_a_yes_and_gives_the_terminal_back() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let (mut client, mut other) = (ambassador.connect(), ambassador.connect());
+    client.echo("much more than the other one");
+    other.echo("little");
+    let screen = Screen::of(&ambassador);
+    let shown = screen.shows("2 sessions");
+    assert!(shown.contains("ready") && shown.contains(&upstream.address()), "{shown}");
+    assert!(shown.contains("28 B") && !shown.contains("CALLER"), "{shown}");
+    screen.tmux(&["resize-window", "-x", "160", "-y", "40"]);
+    screen.shows("CALLER");
+    for key in ["s", "s"] {
+        screen.press(key);
+    }
+    screen.shows("s sort: sent");
+    screen.press("k");
+    screen.shows("? y: yes");
+    screen.press("y");
+    client.ending();
+    screen.shows("is closed");
+    screen.shows("1 sessions");
+    assert_eq!(ambassador.record()["outcome"], "closed_by_operator");
+    other.echo("still here");
+    screen.press("C-c");
+    let after = screen.shows("exit status 0");
+    assert!(after.contains("was here before") && !after.contains("SESSION"), "{after}");
+}
+
+#[test]
+fn top_outlives_the_daemon_and_finds_the_next_one() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let screen = Screen::of(&ambassador);
+    screen.shows("ready");
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.wait_exit(), 0);
+    let shown = screen.shows("does not answer");
+    assert!(shown.contains(&upstream.address()), "what it said last is still there: {shown}");
+    let mut next = binary();
+    next.args(["run", "--config"]).arg(ambassador.dir().join("listeners.yaml")).stderr(Stdio::null());
+    let mut next = next.spawn().expect("the binary starts");
+    screen.shows(&format!("ready  pid {}", next.id()));
+    next.kill().expect("a child to kill");
+    next.wait().expect("a child to wait for");
+    screen.shows("does not answer");
+    screen.press("q");
+    screen.shows("exit status 0");
+}
+
+#[test]
+fn top_without_a_terminal_or_a_daemon_says_so_and_exits_1() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let finished = finish(binary().arg("top").arg("--control").arg(ambassador.control())).must_exit(1);
+    finished.must_say("needs a terminal");
+    ambassador.signal(Signal::TERM);
+    assert_eq!(ambassador.wait_exit(), 0);
+    let screen = Screen::of(&ambassador);
+    screen.shows("nobody listens there");
+    screen.shows("exit status 1");
+}
