@@ -61,7 +61,8 @@ impl Cluster {
         let cluster = &self.settings.name;
         match to {
             Label::Open => {
-                tracing::warn!(%cluster, ?open_for, "breaker open: dials failed, sessions are refused at once");
+                let open_for = open_for.map(|open_for| format!("{open_for:.1?}"));
+                tracing::warn!(%cluster, open_for, "breaker open: dials failed, sessions are refused at once");
             }
             Label::HalfOpen => tracing::info!(%cluster, "breaker half-open: trying a dial"),
             Label::Closed => tracing::info!(%cluster, "breaker closed: dials succeed"),

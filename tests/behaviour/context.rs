@@ -182,7 +182,10 @@ fn no_attempts_means_one_try() {
     let (one, two, three) = (ClosedPort::new(), ClosedPort::new(), ClosedPort::new());
     let addresses = [one.address(), two.address(), three.address()];
     let web: Vec<_> = addresses.iter().map(String::as_str).collect();
-    let ambassador = Ambassador::start(&config(&web, &["127.0.0.1:1"], ""));
+    // So many failures in a row would open the breaker, and eject each endpoint.
+    let patient =
+        "circuit_breaker: { consecutive_failures: 100 }\noutlier_detection: { consecutive_failures: 100 }";
+    let ambassador = Ambassador::start(&config(&web, &["127.0.0.1:1"], patient));
     for (lines, attempts) in [
         ("", 3),
         ("Ambassador-Attempts: 0\r\n", 1),

@@ -22,10 +22,6 @@ impl Resolver<'_> {
         originator: Option<&Originator>,
     ) -> Option<Option<Settings>> {
         if !cluster.is_given("health_check") {
-            if cluster.text("on_unhealthy") == Some("close") {
-                let message = "has no effect: the cluster has no `health_check`";
-                self.findings.mistake(&cluster.at("on_unhealthy"), message);
-            }
             return Some(None);
         }
         let check = cluster.section("health_check")?;
