@@ -60,6 +60,7 @@ mod reference; // the reference servers on their own: when these fail, nothing e
 mod relaying; // counters, resets, ends
 mod reload; // the file read again
 mod resilience; // ejection, breaker, retry budget, priorities
+mod telemetry; // dashboard and alert rules against a scrape
 mod time_limits; // idle and old sessions
 mod tls; // TLS to the upstream when all is well
 mod tls_demands; // pins, URIs and revocation lists

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use ambassador::Ambassador;
 pub(crate) use client::{Client, End};
-pub(crate) use command::{Finished, ambassador, demand, finish, newer_clients};
+pub(crate) use command::{Finished, ambassador, demand, finish, newer_clients, wait};
 pub(crate) use config::Config;
 pub(crate) use dead::{BlackHole, BusySocket, ClosedPort};
 pub(crate) use dns::{Dnsmasq, Mood, NameServer};

@@ -1,0 +1,69 @@
+//! What docs/prometheus/ gives to Prometheus and Grafana, held against the real thing.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Ambassador, Config, Upstream, finish, roles, wait};
+
+fn file(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/prometheus").join(name)
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The names of metrics in a text of PromQL, without what a histogram adds to its own.
+fn names(text: &str, prefix: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c: char| !is_part(c)).filter(|word| word.starts_with(prefix));
+    words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
+}
+
+/// What the daemon knows, whether it has counted anything of it yet or not.
+fn known() -> BTreeSet<String> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics.rs");
+    names(&std::fs::read_to_string(source).expect("the table of metrics"), "ambassador_")
+}
+
+#[test]
+fn the_alert_rules_are_rules_and_name_metrics_that_exist() {
+    finish(Command::new("promtool").args(["check", "rules"]).arg(file("alerts.yaml"))).must_succeed();
+    let used = names(&read("alerts.yaml"), "ambassador_");
+    let missing: Vec<_> = used.difference(&known()).cloned().collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
+fn the_dashboard_is_one_and_names_metrics_that_exist() {
+    let dashboard: Value = serde_json::from_str(&read("grafana.json")).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let expressions: Vec<_> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+        .map(|target| target["expr"].as_str().expect("an expression"))
+        .collect();
+    assert!(expressions.len() > 20, "{}", expressions.len());
+    let missing: Vec<_> =
+        names(&expressions.join("\n"), "ambassador_").difference(&known()).cloned().collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+/// promtool's linter knows what a metric must look like.
+#[test]
+fn a_scrape_passes_promtool() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    ambassador.connect().echo("something to count");
+    let scrape = ambassador.get("/metrics").body;
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("promtool starts");
+    child.stdin.take().expect("a piped stdin").write_all(scrape.as_bytes()).expect("promtool reads");
+    let linted = wait(child);
+    assert_eq!((linted.code, linted.stdout.as_str()), (0, ""), "{}", linted.stderr);
+}
