@@ -53,6 +53,8 @@ const DISCOVERY_SUCCESS: &str = "ambassador_discovery_last_success_timestamp_sec
 const LOST_LINES: &str = "ambassador_log_lines_lost_total";
 const CONFIG_RELOADS: &str = "ambassador_config_reloads_total";
 const CONFIG_LOADED: &str = "ambassador_config_last_loaded_timestamp_seconds";
+const PARTED: &str = "ambassador_drained_sessions_total";
+const REPLACEMENTS: &str = "ambassador_replacements_total";
 const BUILD_INFO: &str = "ambassador_build_info";
 
 /// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
@@ -199,6 +201,14 @@ fn describe() {
         Unit::Seconds,
         "When the configuration in force was loaded, in seconds since 1970."
     );
+    describe_counter!(
+        PARTED,
+        "Sessions that a drain ended: in a moment of silence, or by force at the end of its time."
+    );
+    describe_counter!(
+        REPLACEMENTS,
+        "Replacements of the running process, by result: `ok` counts in the new one."
+    );
     describe_gauge!(BUILD_INFO, "1, with the version.");
 }
 
@@ -208,6 +218,17 @@ pub fn config_loaded(at: f64, is_first: bool) {
     // Both are there from the start, so that an increase can be seen.
     counter!(CONFIG_RELOADS, "result" => "ok").increment(u64::from(!is_first));
     counter!(CONFIG_RELOADS, "result" => "failed").increment(0);
+}
+
+/// A drain ended so many sessions while they were quiet, and so many by force.
+pub fn parted(quiet: usize, forced: usize) {
+    counter!(PARTED, "how" => "quiet").increment(quiet as u64);
+    counter!(PARTED, "how" => "forced").increment(forced as u64);
+}
+
+/// This process took over from another, or a successor of it did not start.
+pub fn replaced(is_ok: bool) {
+    counter!(REPLACEMENTS, "result" => if is_ok { "ok" } else { "failed" }).increment(1);
 }
 
 /// A reload was refused, and changed nothing.

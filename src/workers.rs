@@ -60,6 +60,12 @@ impl Workers {
         &self.all[0]
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> &[Worker] {
+        &self.all
+    }
+
     /// The one with the fewest live sessions.
     #[must_use]
     pub fn least_loaded(&self) -> &Worker {

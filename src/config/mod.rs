@@ -93,6 +93,8 @@ pub struct Shutdown {
     pub lame_duck: Duration,
     /// How long sessions may go on after it stopped accepting.
     pub drain_timeout: Duration,
+    /// How long sessions may go on in a process that was replaced; `None`: as long as they last.
+    pub replaced_timeout: Option<Duration>,
 }
 
 impl Config {

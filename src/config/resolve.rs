@@ -150,5 +150,6 @@ fn shutdown(root: &Section) -> Option<Shutdown> {
     Some(Shutdown {
         lame_duck: shutdown.duration("lame_duck")?,
         drain_timeout: shutdown.duration("drain_timeout")?,
+        replaced_timeout: shutdown.duration_or_none("replaced_timeout")?,
     })
 }

@@ -3,7 +3,7 @@
 //! A change is all or nothing. New sockets are bound first; from there on nothing can fail. What means the same as
 //! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fastrand::Rng;
@@ -16,16 +16,17 @@ use crate::drain::{Branch, Drain};
 use crate::listener::{self, Current, Service};
 use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
-use crate::outcome::Outcome;
 use crate::policy::admission::Needs;
 use crate::session::{
     self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans,
 };
-use crate::sys::{Bind, BindError, Inherited, LocalAddress, Options};
+use crate::sys::{Bind, BindError, Inherited, Listening, LocalAddress, Options, Role};
 use crate::upstream::{Cluster, discovery, health_check, preconnect};
 use crate::workers::Workers;
 
+use super::parting::{Parted, part};
 use super::sockets::{AtHand, Gathered, Held};
+use super::store;
 
 /// What everything is done with, and what outlives every change.
 #[derive(Debug)]
@@ -60,6 +61,8 @@ pub(super) struct Estate {
     /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
     tallies: BTreeMap<(ListenerName, ClusterName), Arc<Tally>>,
     leaving: Vec<Routed>,
+    /// The names under which systemd keeps sockets of ours.
+    kept: BTreeSet<String>,
 }
 
 /// A listener that accepts.
@@ -107,6 +110,7 @@ impl Estate {
             ledgers: BTreeMap::new(),
             tallies: BTreeMap::new(),
             leaving: Vec::new(),
+            kept: BTreeSet::new(),
         }
     }
 
@@ -130,6 +134,8 @@ impl Estate {
     ) -> Result<Vec<String>, Vec<BindError>> {
         let gathered = Gathered::gather(&config, self.at_hand(), inherited, self.means.workers.listening())?;
         let mut changes = Vec::new();
+        // Those that are not wanted any more are ours alone; of the others it is said again who has them.
+        self.hand_on(false);
         let before = std::mem::take(&mut self.listeners);
         self.change_clusters(&config, &mut changes);
         self.change_listeners(&config, before, gathered.listeners, &mut changes);
@@ -147,6 +153,32 @@ impl Estate {
         for listener in &mut self.listeners {
             listener.sockets.clear();
         }
+    }
+
+    /// Answers nobody any more.
+    pub(super) fn close_doors(&mut self) {
+        (self.admin, self.control) = (None, None);
+    }
+
+    /// Every listening socket with what it is for.
+    pub(super) fn sockets(&self) -> Vec<(Arc<Listening>, Role)> {
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            let role = || Role::Listener(listener.settings.name.to_string());
+            listener.sockets.iter().map(move |socket| (&socket.held, role()))
+        });
+        let doors = self.admin.iter().chain(&self.control).map(|door| (&door.held, Role::Admin));
+        listeners.chain(doors).map(|(held, role)| (Arc::clone(&held.listening), held.role(role))).collect()
+    }
+
+    /// Sockets that are ours are systemd's to keep, where it does.
+    pub(super) fn deposit(&mut self) {
+        let sockets = self.sockets();
+        store::keep(&sockets, &mut self.kept);
+    }
+
+    /// Whether others go on listening on our sockets when we stop.
+    pub(super) fn hand_on(&self, is_handed_on: bool) {
+        self.sockets().iter().for_each(|(listening, _)| listening.hand_on(is_handed_on));
     }
 
     fn at_hand(&self) -> AtHand {
@@ -338,7 +370,7 @@ impl Estate {
             attended.held = held;
             return attended;
         }
-        tracing::info!(listener = %settings.name, address = %held.listening.local(), "listening");
+        tracing::debug!(listener = %settings.name, address = %held.listening.local(), "listening");
         let accepting = self.means.sessions.branch();
         let service = Service {
             current: Arc::clone(current),
@@ -354,15 +386,14 @@ impl Estate {
     /// Lets the sessions of a listener that is gone end, for as long as a drain may take.
     fn drain(&mut self, routed: Routed, config: &Config) {
         let route = Arc::clone(&routed.route);
-        route.stop_unopened(Outcome::Drained);
         self.leaving.push(routed);
         let (window, watch) = (config.shutdown.drain_timeout, self.means.admin.watch());
         self.means.admin.spawn(async move {
             tokio::select! {
                 () = watch.begun() => {}
-                () = crate::alarm::sleep(window) => {
-                    let forced = route.stop_live(Outcome::Drained);
-                    tracing::info!(listener = %route.listener(), forced, "the removed listener has drained");
+                parted = part(std::slice::from_ref(&route), window, None) => {
+                    let Parted { quiet, forced } = parted;
+                    tracing::info!(listener = %route.listener(), quiet, forced, "the removed listener has drained");
                 }
             }
         });

@@ -5,10 +5,16 @@
 
 mod estate;
 mod notify;
+mod parting;
 mod reload;
+mod replace;
 mod signals;
 mod sockets;
+mod store;
+mod watchdog;
+mod words;
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +33,14 @@ use crate::listener;
 use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::AccessLog;
-use crate::sys::{self, Bind, BindError, Inherited, InheritedError};
+use crate::sys::{self, Bind, BindError, Inherited, InheritedError, is_succeeding, tell_predecessor};
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
 use estate::{Estate, Means};
 use notify::Notice;
+use parting::{Parted, part};
+use replace::Handover;
 use signals::{Event, Signals};
 
 /// Why the daemon did not start.
@@ -63,12 +71,16 @@ pub struct Running {
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
+    /// Sessions that were told to end in a moment of silence.
+    pub quiet: usize,
     /// Sessions that were cut at the end of the time.
     pub forced: usize,
 }
 
 /// Sessions that were told to end get this long to say goodbye: a refusal in words may take its client 4 s.
 const PARTING: Duration = Duration::from_secs(5);
+/// Longer than any process lives.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, whether
 /// anybody scrapes or not; until then every sample is kept.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -80,11 +92,13 @@ const UPKEEP: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
     let mut signals = Signals::install()?;
     let mut running = Running::start(config, access)?;
-    notify::send(&Notice::Ready);
+    running.take_over();
+    let mut handover: Option<Handover> = None;
     let stop = loop {
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
+            successor = done(&mut handover) => Event::Succeeded(successor),
             Some(command) = running.commands.recv() => Event::Ordered(command),
         };
         match event {
@@ -98,17 +112,27 @@ pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
                 let _ = answer.send(());
                 break "POST /drain";
             }
-            Event::Replace => tracing::warn!("SIGUSR2: replacement is not supported yet; nothing changed"),
+            Event::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
+            Event::Replace => handover = Handover::begin(&running.estate),
+            Event::Succeeded(None) => handover = None,
+            Event::Succeeded(Some(successor)) => return running.retire(successor, &mut signals).await,
         }
     };
+    if let Some(handover) = handover {
+        handover.abandon();
+    }
     tracing::info!(by = stop, "stopping");
     notify::send(&Notice::Stopping);
-    notify::send(&Notice::Status("draining"));
-    tokio::select! {
-        stopped = running.stop() => tracing::info!(forced = stopped.forced, "stopped"),
-        again = signals.stop() => tracing::warn!(signal = again, "a second signal: exiting at once"),
-    }
+    Running::or_exit(running.stop(), &mut signals).await;
     Ok(())
+}
+
+/// The end of a handover; never, where there is none.
+async fn done(handover: &mut Option<Handover>) -> Option<u32> {
+    match handover {
+        Some(handover) => handover.done().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Running {
@@ -155,6 +179,9 @@ impl Running {
         let admin = &estate.means().admin;
         admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
         admin.spawn(credentials.keep(admin.watch()));
+        let workers = Arc::clone(&estate.means().workers);
+        admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
+        words::say(&subject, estate.means().workers.all().len());
         metrics::config_loaded(seconds_since_1970(), true);
         Ok(Self { subject, commands, estate })
     }
@@ -173,32 +200,96 @@ impl Running {
         reloaded
     }
 
+    /// Everything is in place: whoever waits for that is told.
+    fn take_over(&mut self) {
+        let environment = |name: &str| std::env::var(name).ok();
+        if is_succeeding(&environment) {
+            // Our supervisor hears of us by our predecessor, whom it knows.
+            tell_predecessor(&environment);
+            metrics::replaced(true);
+        } else {
+            notify::send(&Notice::Ready);
+        }
+        self.estate.hand_on(false);
+        self.estate.deposit();
+    }
+
+    /// Another process has taken over: our sessions go on for as long as they may, and nobody is accepted any more.
+    async fn retire(mut self, successor: u32, signals: &mut Signals) -> Result<(), StartError> {
+        self.estate.hand_on(true);
+        notify::send(&Notice::Succeeded(successor));
+        self.estate.close_listeners();
+        self.estate.close_doors();
+        let Means { sessions, .. } = self.estate.means();
+        let sessions = sessions.clone();
+        sessions.begin();
+        let left: usize = self.subject.scene.get().routes().map(|route| route.active()).sum();
+        tracing::info!(successor, sessions = left, "another process has taken over");
+        let most = self.estate.config().and_then(|config| config.shutdown.replaced_timeout);
+        let routes: Vec<_> = self.subject.scene.get().routes().map(Arc::clone).collect();
+        let ending = async {
+            if let Some(most) = most {
+                part(&routes, most, None).await;
+            }
+            sessions.finished(clock::now() + FOREVER).await
+        };
+        tokio::select! {
+            _ = ending => {}
+            signal = signals.stop() => tracing::info!(signal, "stopping"),
+        }
+        Self::or_exit(self.drain(), signals).await;
+        Ok(())
+    }
+
+    async fn or_exit(stopping: impl Future<Output = Stopped>, signals: &mut Signals) {
+        tokio::select! {
+            stopped = stopping => tracing::info!(quiet = stopped.quiet, forced = stopped.forced, "stopped"),
+            again = signals.stop() => tracing::warn!(signal = again, "a second signal: exiting at once"),
+        }
+    }
+
     /// Stops: lame duck, no more accepting, sessions end or are ended.
     pub async fn stop(self) -> Stopped {
+        let lame_duck = self.estate.config().map(|config| config.shutdown.lame_duck);
+        self.subject.phase.set(Phase::LameDuck);
+        if let Some(wait) = lame_duck.filter(|wait| !wait.is_zero()) {
+            tracing::info!(?wait, "lame duck: not ready, and still accepting");
+            notify::send(&Notice::Status(&format!("lame duck: still accepting for {wait:?}")));
+            alarm::sleep(wait).await;
+        }
+        self.drain().await
+    }
+
+    /// No more accepting; sessions end or are ended.
+    async fn drain(self) -> Stopped {
         let Self { subject, commands, mut estate } = self;
         // Who asks for something now is told so at once.
         drop(commands);
-        let shutdown = estate.config().map(|config| config.shutdown);
-        let (lame_duck, drain_timeout) =
-            shutdown.map_or_else(Default::default, |shutdown| (shutdown.lame_duck, shutdown.drain_timeout));
+        let drain_timeout = estate.config().map(|config| config.shutdown.drain_timeout);
         let Means { sessions, admin, .. } = estate.means();
         let (sessions, admin) = (sessions.clone(), admin.clone());
-        subject.phase.set(Phase::LameDuck);
-        alarm::sleep(lame_duck).await;
         subject.phase.set(Phase::Draining);
         sessions.begin();
         estate.close_listeners();
         let scene = subject.scene.get();
-        scene.routes().for_each(|route| route.stop_unopened(Outcome::Drained));
-        let mut forced = 0;
-        if sessions.finished(clock::now() + drain_timeout).await.is_err() {
-            forced = scene.routes().map(|route| route.stop_all(Outcome::Drained)).sum();
-            tracing::warn!(forced, "drain_timeout is over; ending the sessions that are left");
-            let _ = sessions.finished(clock::now() + PARTING).await;
+        let routes: Vec<_> = scene.routes().map(Arc::clone).collect();
+        tracing::info!(
+            sessions = routes.iter().map(|route| route.active()).sum::<usize>(),
+            "no longer accepting"
+        );
+        let Parted { quiet, forced } =
+            part(&routes, drain_timeout.unwrap_or_default(), Some(&sessions)).await;
+        // Whoever was accepted in the last instant, too.
+        for route in &routes {
+            route.stop_all(Outcome::Drained);
         }
+        if forced > 0 {
+            tracing::warn!(forced, "drain_timeout is over; ending the sessions that are left");
+        }
+        let _ = sessions.finished(clock::now() + PARTING).await;
         admin.begin();
         let _ = admin.finished(clock::now() + PARTING).await;
-        Stopped { forced }
+        Stopped { quiet, forced }
     }
 }
 

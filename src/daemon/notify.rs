@@ -1,5 +1,7 @@
 //! What systemd is told, where there is one (sd_notify(3)). It never holds us up: who does not read is not told.
 
+use std::os::fd::BorrowedFd;
+
 use crate::clock;
 use crate::sys::Supervisor;
 
@@ -10,6 +12,10 @@ pub(super) enum Notice<'a> {
     Reloading,
     /// On the way down.
     Stopping,
+    /// Another process goes on in our place.
+    Succeeded(u32),
+    /// To the watchdog.
+    Fed,
     /// What `systemctl status` shows.
     Status(&'a str),
 }
@@ -22,12 +28,20 @@ pub(super) fn send(notice: &Notice<'_>) {
             format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", clock::monotonic_usec())
         }
         Notice::Stopping => "STOPPING=1".to_owned(),
+        Notice::Succeeded(id) => format!("MAINPID={id}\nREADY=1\nSTATUS=ready"),
+        Notice::Fed => "WATCHDOG=1".to_owned(),
         Notice::Status(status) => format!("STATUS={status}"),
     };
+    tell(&words, &[]);
+}
+
+/// Says it, with descriptors. Whether somebody heard it.
+pub(super) fn tell(words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
     let Some(address) = std::env::var("NOTIFY_SOCKET").ok().filter(|address| !address.is_empty()) else {
-        return;
+        return false;
     };
-    if let Err(error) = Supervisor::at(&address).and_then(|supervisor| supervisor.tell(&words, &[])) {
-        tracing::warn!(%error, "cannot notify systemd");
-    }
+    Supervisor::at(&address)
+        .and_then(|supervisor| supervisor.tell(words, descriptors))
+        .inspect_err(|error| tracing::warn!(%error, "cannot notify systemd"))
+        .is_ok()
 }

@@ -67,6 +67,7 @@ fn apply(estate: &mut Estate, config: Config) -> Result<Reloaded, Vec<MistakeVie
         };
         errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
     })?;
+    estate.deposit();
     // Those that stay in use are not read by the compiler's reading alone.
     estate.means().credentials.look();
     metrics::config_loaded(seconds_since_1970(), false);

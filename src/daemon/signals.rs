@@ -14,6 +14,8 @@ pub(super) enum Event {
     Reload,
     /// SIGUSR2.
     Replace,
+    /// A successor is ready, by its process id; or it never will be.
+    Succeeded(Option<u32>),
     /// By the control socket.
     Ordered(Command),
 }
@@ -52,7 +54,7 @@ impl Signals {
             match self.next().await {
                 Event::Stop(signal) => return signal,
                 Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
-                Event::Ordered(_) => {}
+                Event::Ordered(_) | Event::Succeeded(_) => {}
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::listener::Settings;
 use crate::name::ListenerName;
-use crate::sys::{Bind, BindError, Inherited, Listening, Options, UnixBind};
+use crate::sys::{Bind, BindError, Inherited, Listening, Options, Role, UnixBind};
 use crate::workers::Worker;
 
 /// A listening socket with the address that was asked for.
@@ -49,10 +49,11 @@ impl Gathered {
         for listener in &config.listeners {
             let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
             let mut held = Vec::new();
+            let role = Role::Listener(listener.name.to_string());
             for bind in &listener.binds {
                 let kept = at_hand.take(listener, bind);
                 if kept.is_empty() {
-                    listen(bind, &options, inherited, &mut errors, &mut held);
+                    listen(bind, &options, &role, inherited, &mut errors, &mut held);
                 }
                 held.extend(kept);
             }
@@ -61,13 +62,13 @@ impl Gathered {
         drop(registering);
         let admin = config.admin.bind.and_then(|address| {
             one(at_hand.admin.take(), &Bind::Tcp(address), |bind, held| {
-                listen(bind, &Options::NONE, inherited, &mut errors, held);
+                listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
             })
         });
         let control = control_bind(&config.admin).and_then(|(bind, is_demanded)| {
             one(at_hand.control.take(), &bind, |bind, held| {
                 if is_demanded {
-                    listen(bind, &Options::NONE, inherited, &mut errors, held);
+                    listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
                 } else {
                     listen_by_default(bind, inherited, held);
                 }
@@ -98,6 +99,16 @@ impl AtHand {
     }
 }
 
+impl Held {
+    /// What it is for, as another process is told.
+    pub(super) fn role(&self, otherwise: Role) -> Role {
+        match &self.bind {
+            Bind::Systemd(systemd) => Role::Systemd(systemd.name.clone()),
+            Bind::Tcp(_) | Bind::Unix(_) => otherwise,
+        }
+    }
+}
+
 /// Whether both mean one socket; the mode of its file may change in place.
 fn is_same(held: &Bind, wanted: &Bind) -> bool {
     match (held, wanted) {
@@ -120,11 +131,12 @@ fn one(held: Option<Held>, bind: &Bind, listen: impl FnOnce(&Bind, &mut Vec<Held
 fn listen(
     bind: &Bind,
     options: &Options,
+    role: &Role,
     inherited: &mut Inherited,
     errors: &mut Vec<BindError>,
     held: &mut Vec<Held>,
 ) {
-    match inherited.listen(bind, options) {
+    match inherited.listen(bind, role, options) {
         Ok(listening) => held.extend(
             listening
                 .into_iter()
@@ -153,7 +165,7 @@ fn listen_by_default(bind: &Bind, inherited: &mut Inherited, held: &mut Vec<Held
         let _ = std::fs::create_dir_all(folder);
     }
     let mut errors = Vec::new();
-    listen(bind, &Options::NONE, inherited, &mut errors, held);
+    listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
     for error in errors {
         tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`");
     }

@@ -16,3 +16,4 @@ pub mod retry;
 pub mod roster;
 pub mod shares;
 pub mod slot;
+pub mod winding;

@@ -322,11 +322,14 @@ impl Route {
         }
     }
 
-    /// Tells those to end so whose client has said nothing yet: it has nothing to lose, and would hold up a drain
-    /// for its whole time.
-    pub fn stop_unopened(&self, outcome: Outcome) {
+    /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a
+    /// drain for its whole time.
+    pub fn stop_unopened(&self, outcome: Outcome, silent: Duration) {
+        let now = clock::now();
         let sessions = self.sessions();
-        let unopened = sessions.live.values().filter(|entry| !entry.opened.load(Ordering::Relaxed));
+        let unopened = sessions.live.values().filter(|entry| {
+            !entry.opened.load(Ordering::Relaxed) && now.saturating_duration_since(entry.accepted) >= silent
+        });
         unopened.for_each(|entry| entry.live.stop(outcome));
     }
 
@@ -344,6 +347,13 @@ impl Route {
                 entry.live.stop(outcome);
             }
         }
+    }
+
+    /// Every session that lives, with the bytes that it has moved so far.
+    #[must_use]
+    pub fn activity(&self) -> Vec<(SessionId, u64)> {
+        let moved = |entry: &Arc<Entry>| entry.live.sent().wrapping_add(entry.live.received());
+        self.sessions().live.iter().map(|(session, entry)| (*session, moved(entry))).collect()
     }
 
     /// Tells that session to end so, be it still on its way to an endpoint. Whether it lives.

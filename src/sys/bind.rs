@@ -76,6 +76,8 @@ pub struct Listening {
     file: Option<SocketFile>,
     /// Accepted sockets inherit options that peers on loopback shall not have.
     spares_loopback: AtomicBool,
+    /// Another process listens on it when we have gone: the file stays, and so does who waits in the queue.
+    is_handed_on: AtomicBool,
 }
 
 const ACCEPTED: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
@@ -108,6 +110,37 @@ impl Listening {
         Self::new(fd, local, None, options)
     }
 
+    /// Takes over a socket that one of our kind bound; its file is as much ours as it was that one's. Until somebody says
+    /// otherwise it is handed on: the one before us may yet be needed.
+    ///
+    /// # Errors
+    /// When the reactor or the kernel refuses, or the file of a unix socket has gone.
+    pub(super) fn succeed(
+        fd: OwnedFd,
+        local: LocalAddress,
+        bind: &Bind,
+        options: &Options,
+    ) -> io::Result<Self> {
+        let (local, file) = match bind {
+            Bind::Unix(unix) => {
+                let file = SocketFile::at(&unix.path)?;
+                unix.dress()?;
+                // It was bound beside its name.
+                (LocalAddress::Unix(unix.path.clone()), Some(file))
+            }
+            Bind::Tcp(_) | Bind::Systemd(_) => (local, None),
+        };
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let listening = Self::new(fd, local, file, options)?;
+        listening.hand_on(true);
+        Ok(listening)
+    }
+
+    /// Whether another process goes on listening here when we stop.
+    pub fn hand_on(&self, is_handed_on: bool) {
+        self.is_handed_on.store(is_handed_on, Ordering::Relaxed);
+    }
+
     fn new(
         fd: OwnedFd,
         local: LocalAddress,
@@ -115,7 +148,13 @@ impl Listening {
         options: &Options,
     ) -> io::Result<Self> {
         let io = register(fd, Interest::READABLE)?;
-        let listening = Self { io, local, file, spares_loopback: AtomicBool::new(false) };
+        let listening = Self {
+            io,
+            local,
+            file,
+            spares_loopback: AtomicBool::new(false),
+            is_handed_on: AtomicBool::new(false),
+        };
         listening.set_options(options)?;
         Ok(listening)
     }
@@ -151,11 +190,14 @@ impl Listening {
         self.accepted(fd, from)
     }
 
-    /// The next connection, if one has been completed already.
+    /// The next connection, if one has been completed already and nobody else will see to it.
     ///
     /// # Errors
     /// As [`Listening::accept`]; `WouldBlock` when there is none.
     pub fn accept_waiting(&self) -> io::Result<(Accepted, Peer)> {
+        if self.is_handed_on.load(Ordering::Relaxed) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let (fd, from) = acceptfrom_with(self.io.get_ref(), ACCEPTED)?;
         self.accepted(fd, from)
     }
@@ -184,7 +226,9 @@ impl AsFd for Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        if let Some(file) = &self.file {
+        if let Some(file) = &self.file
+            && !self.is_handed_on.load(Ordering::Relaxed)
+        {
             file.remove_if_ours();
         }
     }

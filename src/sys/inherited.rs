@@ -1,5 +1,5 @@
-//! Listening sockets that another process bound and passed to us by descriptor: systemd's socket units
-//! (sd_listen_fds(3)).
+//! Listening sockets that another process bound and passed to us by descriptor: systemd, for its socket units or because it
+//! keeps them for us over a restart (sd_listen_fds(3)), or a process of our kind that we are to replace.
 //!
 //! They are taken out of the environment once. What is asked for by name is checked before it is used: a descriptor
 //! may be anything.
@@ -8,18 +8,30 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::{Domain, SockRef, Type};
 
-use super::{Bind, BindError, Listening, LocalAddress, Options, SystemdBind};
+use super::successor::SOCKETS;
+use super::{Bind, BindError, Listening, LocalAddress, Options, SystemdBind, is_succeeding};
 
 /// What the environment says of descriptors cannot be right.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take over the sockets that systemd passes: {0}")]
 pub struct InheritedError(String);
+
+/// What a passed socket is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// A socket unit's, by its descriptor name.
+    Systemd(String),
+    /// One that a listener of this name bound.
+    Listener(String),
+    /// The admin's address, or the control socket.
+    Admin,
+}
 
 /// Sockets that were passed to this process and that nobody has taken yet.
 #[derive(Debug, Default)]
@@ -32,7 +44,7 @@ pub struct Inherited {
 #[derive(Debug)]
 struct Passed {
     fd: OwnedFd,
-    name: String,
+    role: Role,
     /// Where it listens, or why nothing can be accepted on it.
     local: Result<LocalAddress, String>,
 }
@@ -55,10 +67,20 @@ impl Inherited {
         if TAKEN.swap(true, Ordering::Relaxed) {
             return Ok(Self::default());
         }
-        let names = announced(environment, std::process::id()).map_err(InheritedError)?;
-        let passed = names.into_iter().zip(FIRST..).map(|(name, number)| Passed::take(name, number));
+        let announced = if is_succeeding(environment) {
+            handed_over(&environment(SOCKETS).unwrap_or_default())
+        } else {
+            announced(environment, std::process::id())
+                .map(|names| (FIRST..).zip(names.iter().map(|name| Role::of_descriptor(name))).collect())
+        };
+        let passed =
+            announced.map_err(InheritedError)?.into_iter().map(|(number, role)| Passed::take(role, number));
         let passed = passed.collect::<Result<Vec<_>, _>>().map_err(InheritedError)?;
-        let names = passed.iter().map(|passed| passed.name.clone()).collect();
+        let name = |passed: &Passed| match &passed.role {
+            Role::Systemd(name) => Some(name.clone()),
+            Role::Listener(_) | Role::Admin => None,
+        };
+        let names = passed.iter().filter_map(name).collect();
         Ok(Self { passed, names })
     }
 
@@ -66,18 +88,46 @@ impl Inherited {
     ///
     /// # Errors
     /// What [`Listening::bind`] says; or nothing usable was passed under that name.
-    pub fn listen(&mut self, bind: &Bind, options: &Options) -> Result<Vec<Listening>, BindError> {
+    pub fn listen(
+        &mut self,
+        bind: &Bind,
+        role: &Role,
+        options: &Options,
+    ) -> Result<Vec<Listening>, BindError> {
         match bind {
-            Bind::Tcp(_) | Bind::Unix(_) => Listening::bind(bind, options).map(|listening| vec![listening]),
+            Bind::Tcp(_) | Bind::Unix(_) => {
+                let kept = self.kept(bind, role).and_then(|passed| passed.succeed(bind, options));
+                kept.map_or_else(|| Listening::bind(bind, options), Ok).map(|listening| vec![listening])
+            }
             Bind::Systemd(systemd) => {
                 self.of_systemd(systemd, options).map_err(|reason| BindError::new(bind, reason))
             }
         }
     }
 
+    /// One that is bound to that address already.
+    fn kept(&mut self, bind: &Bind, role: &Role) -> Option<Passed> {
+        let fits = |passed: &Passed| {
+            let is_kept = matches!(passed.role, Role::Listener(_) | Role::Admin);
+            is_kept
+                && match (bind, &passed.local) {
+                    // A port of the kernel's choice is one listener's own.
+                    (Bind::Tcp(wanted), Ok(LocalAddress::Tcp(bound))) if wanted.port() == 0 => {
+                        wanted.ip() == bound.ip() && passed.role == *role
+                    }
+                    (Bind::Tcp(wanted), Ok(LocalAddress::Tcp(bound))) => wanted == bound,
+                    (Bind::Unix(wanted), Ok(LocalAddress::Unix(path))) => names_same(&wanted.path, path),
+                    (Bind::Tcp(_) | Bind::Unix(_) | Bind::Systemd(_), _) => false,
+                }
+        };
+        let position = self.passed.iter().position(fits)?;
+        Some(self.passed.remove(position))
+    }
+
     fn of_systemd(&mut self, bind: &SystemdBind, options: &Options) -> Result<Vec<Listening>, String> {
-        let (ours, others) =
-            std::mem::take(&mut self.passed).into_iter().partition(|passed| passed.name == bind.name);
+        let (ours, others) = std::mem::take(&mut self.passed)
+            .into_iter()
+            .partition(|passed| passed.role == Role::Systemd(bind.name.clone()));
         self.passed = others;
         let ours: Vec<Passed> = ours;
         if ours.is_empty() {
@@ -111,13 +161,64 @@ impl Inherited {
                 Ok(local) => format!("which listens on {local}"),
                 Err(reason) => format!("which {reason}"),
             };
-            format!(
-                "systemd passed the socket `{}`, {what}, and no listener has `bind: systemd:{}`; closing it",
-                passed.name, passed.name
-            )
+            match &passed.role {
+                Role::Systemd(name) => format!(
+                    "systemd passed the socket `{name}`, {what}, and no listener has `bind: systemd:{name}`; closing it"
+                ),
+                Role::Listener(name) => {
+                    format!("closing a socket of listener `{name}`, {what}: nobody wants it any more")
+                }
+                Role::Admin => format!("closing a socket of the admin, {what}: nobody wants it any more"),
+            }
         };
         self.passed.iter().map(describe).collect()
     }
+}
+
+impl Role {
+    /// The prefix of what systemd keeps for us, in which `:` may not stand.
+    const KEPT: &str = "ambassador-kept.";
+
+    /// As a descriptor name for systemd to keep it by.
+    #[must_use]
+    pub fn to_descriptor(&self) -> String {
+        match self {
+            Self::Systemd(name) => name.clone(),
+            Self::Listener(name) => format!("{}listener.{}", Self::KEPT, name.replace(':', "+")),
+            Self::Admin => format!("{}admin", Self::KEPT),
+        }
+    }
+
+    /// What systemd passes under that name.
+    fn of_descriptor(name: &str) -> Self {
+        match name.strip_prefix(Self::KEPT).map(|kept| kept.strip_prefix("listener.")) {
+            Some(Some(listener)) => Self::Listener(listener.replace('+', ":")),
+            Some(None) => Self::Admin,
+            None => Self::Systemd(name.to_owned()),
+        }
+    }
+}
+
+/// Whether both are one file; the bound one may be another name of it, which it had before a rename.
+fn names_same(wanted: &Path, bound: &Path) -> bool {
+    let inside = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
+    let beside =
+        |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    wanted == bound
+        || (inside(wanted) == inside(bound)
+            && beside(bound).strip_prefix('.').is_some_and(|rest| {
+                rest.starts_with(&format!("{}.", beside(wanted)))
+                    || rest.bytes().all(|byte| byte.is_ascii_digit())
+            }))
+}
+
+/// What a predecessor says it passes.
+fn handed_over(list: &str) -> Result<Vec<(RawFd, Role)>, String> {
+    let each = list.split(',').filter(|item| !item.is_empty()).map(|item| {
+        let (number, name) = item.split_once('=')?;
+        Some((number.parse().ok().filter(|number| *number > 2)?, Role::of_descriptor(name)))
+    });
+    each.collect::<Option<Vec<_>>>().ok_or_else(|| format!("{SOCKETS} is `{}`", list.escape_default()))
 }
 
 /// The name of each descriptor from the third on.
@@ -139,18 +240,23 @@ fn announced(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Result<V
 }
 
 impl Passed {
-    fn take(name: String, number: RawFd) -> Result<Self, String> {
+    fn take(role: Role, number: RawFd) -> Result<Self, String> {
         // SAFETY: only borrowed to ask whether it is open; the borrow ends with the line.
         let flags = fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(number) });
         if flags.is_err() {
-            return Err(format!("descriptor {number} (`{name}`) is not open"));
+            return Err(format!("descriptor {number} (`{}`) is not open", role.to_descriptor()));
         }
         // SAFETY: it is open, and `take` runs once: whoever started us left it for us, and nothing else in this
         // process knows its number.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|error| format!("descriptor {number}: {error}"))?;
         let local = listens_on(&fd);
-        Ok(Self { fd, name, local })
+        Ok(Self { fd, role, local })
+    }
+
+    /// `None` where it is of no use any more: then there is one to be bound.
+    fn succeed(self, bind: &Bind, options: &Options) -> Option<Listening> {
+        Listening::succeed(self.fd, self.local.ok()?, bind, options).ok()
     }
 
     fn listen(self, bind: &SystemdBind, options: &Options) -> Result<Listening, String> {

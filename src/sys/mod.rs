@@ -13,17 +13,19 @@ mod peer;
 mod pipe;
 mod route;
 mod socket;
+mod successor;
 mod supervisor;
 mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
 pub use diagnostics::{SocketOwner, owners_are_told, socket_owner};
-pub use inherited::{Inherited, InheritedError};
+pub use inherited::{Inherited, InheritedError, Role};
 pub use inotify::Inotify;
 pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;
 pub use route::has_route;
 pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
+pub use successor::{Successor, SuccessorError, is_succeeding, tell_predecessor};
 pub use supervisor::{PASSED_MAX, Supervisor};
 pub use timer::Timer;
 

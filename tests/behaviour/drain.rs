@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 
 use crate::harness::pgwire::{self, World};
-use crate::harness::{Ambassador, Client, Config, Pki, Response, ServerTls, Upstream, roles, until};
+use crate::harness::{Ambassador, Client, Config, End, Pki, Response, ServerTls, Upstream, roles, until};
 
 fn draining(upstream: &Upstream, shutdown: &str) -> Ambassador {
     let config = Config::app(&[&upstream.address()], "").top(&format!("shutdown: {{ {shutdown} }}"));
@@ -181,4 +181,108 @@ fn a_drained_tls_session_ends_in_good_form() {
     assert!(
         ambassador.record()["duration_ms"].as_f64() < Some(Duration::from_secs(20).as_secs_f64() * 1000.0)
     );
+}
+
+/// Idle sessions of a pool end one after the other in moments of silence, so that their clients do not all come back at
+/// once; a busy one has the whole time.
+#[test]
+fn quiet_sessions_end_over_the_window_and_busy_ones_at_its_end() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "drain_timeout: 4s");
+    let mut quiet: Vec<_> = (0..8).map(|_| ambassador.connect()).collect();
+    quiet.iter_mut().for_each(|client| client.echo("before"));
+    let mut busy = ambassador.connect();
+    busy.echo("before");
+    ambassador.signal(Signal::TERM);
+    ambassador.wait_notified("STOPPING=1");
+    let begun = Instant::now();
+    let talking = std::thread::spawn(move || {
+        while busy.try_echo("again and again") {}
+        begun.elapsed()
+    });
+    let waiting: Vec<_> = quiet
+        .into_iter()
+        .map(|mut client| std::thread::spawn(move || (client.ending(), begun.elapsed())))
+        .collect();
+    let ends: Vec<_> =
+        waiting.into_iter().map(|waiting| waiting.join().expect("a client that ended")).collect();
+    assert!(ends.iter().all(|(end, _)| *end == End::Orderly), "in good form: {ends:?}");
+    let mut times: Vec<_> = ends.iter().map(|(_, at)| *at).collect();
+    times.sort_unstable();
+    let (first, last) = (times[0], times[7]);
+    assert!(first < Duration::from_secs(3), "the first quiet one ended after {first:?}");
+    assert!(last - first > Duration::from_millis(1500), "all at once: {times:?}");
+    assert!(talking.join().expect("a busy client") >= Duration::from_secs(4), "the busy one was cut early");
+    assert_eq!(ambassador.wait_exit(), 0);
+    let told = ambassador.wait_line("\"stopped\"");
+    assert!(told.contains("\"quiet\":8") && told.contains("\"forced\":1"), "{told}");
+    assert!(ambassador.notified().iter().any(|line| line.starts_with("STATUS=draining: 9 session(s)")));
+}
+
+#[test]
+fn systemds_watchdog_is_fed_while_the_workers_work() {
+    let upstream = Upstream::plain(roles::echo);
+    let config = Config::app(&[&upstream.address()], "");
+    let ambassador = Ambassador::start_with(&config, |command| {
+        command.env("WATCHDOG_USEC", "400000");
+    });
+    let fed = || ambassador.notified().iter().filter(|line| *line == "WATCHDOG=1").count();
+    until("the watchdog was fed several times", || (fed() > 3).then_some(()));
+}
+
+/// Whoever supervises us may be stuck; we must not be.
+#[test]
+fn a_supervisor_that_does_not_read_holds_nobody_up() {
+    let upstream = Upstream::plain(roles::echo);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let deaf = std::os::unix::net::UnixDatagram::bind(dir.path().join("deaf")).expect("a socket");
+    let ambassador = Ambassador::spawn(&Config::app(&[&upstream.address()], ""), |command| {
+        command.env("NOTIFY_SOCKET", dir.path().join("deaf")).env("WATCHDOG_USEC", "20000");
+    });
+    ambassador.wait_line("cannot notify systemd");
+    for _ in 0..3 {
+        until("it answered", || {
+            std::os::unix::net::UnixStream::connect(ambassador.control()).is_ok().then_some(())
+        });
+        assert_eq!(ambassador.post("/reload").status, 200);
+    }
+    drop(deaf);
+}
+
+#[test]
+fn the_start_is_told_in_a_few_lines() {
+    let pki = Pki::new();
+    let upstream = Upstream::plain(roles::echo);
+    let leaf = pki.client("app");
+    let identities = format!(
+        "identities: {{ billing: {{ cert: {}, key: {} }} }}",
+        leaf.cert.display(),
+        leaf.key.display()
+    );
+    let cluster = format!("tls: {{ ca: {}, identity: billing }}", pki.ca().display());
+    let config =
+        Config::app(&[&upstream.address()], &cluster).top(&identities).log("{ format: json, level: info }");
+    let ambassador = Ambassador::start(&config);
+    let told = ambassador.lines();
+    assert!(told.len() < 10, "{told:#?}");
+    let address = ambassador.address("app").to_string();
+    for part in [&*address, "over mTLS as billing", "billing for ", "is ready"] {
+        assert!(told.iter().any(|line| line.contains(part)), "nothing about {part:?}: {told:#?}");
+    }
+}
+
+/// A connection that the kernel has completed was promised to be served; closing the socket would reset it.
+#[test]
+fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = draining(&upstream, "drain_timeout: 60s");
+    let clients = ambassador.frozen(|| {
+        let clients: Vec<_> = (0..20).map(|_| ambassador.connect()).collect();
+        ambassador.signal(Signal::TERM);
+        clients
+    });
+    for mut client in clients {
+        client.echo("from the queue");
+    }
+    assert_eq!(ambassador.wait_exit(), 0);
 }

@@ -59,6 +59,7 @@ mod proxy_protocol; // PROXY headers, read and sent
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed
 mod relaying; // counters, resets, ends
 mod reload; // the file read again
+mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
 mod telemetry; // dashboard and alert rules against a scrape
 mod time_limits; // idle and old sessions

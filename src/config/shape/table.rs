@@ -52,6 +52,8 @@ static SHUTDOWN: Shape = Shape {
         default("lame_duck", DELAY, "0s",
             "How long it goes on accepting after it said that it is not ready."),
         default("drain_timeout", DELAY, "30s", "How long sessions may go on after it stopped accepting."),
+        default("replaced_timeout", TIMEOUT_OR_NONE, "none",
+            "How long sessions may go on in a process that another has taken over from."),
     ],
 };
 

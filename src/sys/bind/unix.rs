@@ -115,6 +115,15 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
+    /// The socket file that is at that path.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        if !metadata.file_type().is_socket() {
+            return Err(ErrorKind::NotFound.into());
+        }
+        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
     pub(super) fn remove_if_ours(&self) {
         let ours = |found: &std::fs::Metadata| found.dev() == self.device && found.ino() == self.inode;
         if std::fs::symlink_metadata(&self.path).is_ok_and(|found| ours(&found)) {

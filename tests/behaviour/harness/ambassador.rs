@@ -19,6 +19,8 @@ use super::{Client, Config, Metrics, Response, command, http, until};
 
 pub(crate) struct Ambassador {
     child: Child,
+    /// Who has taken over from the child.
+    successor: Option<Pid>,
     dir: TempDir,
     lines: Arc<Mutex<Vec<String>>>,
     /// What systemd would have been told so far.
@@ -74,7 +76,17 @@ impl Ambassador {
             });
         }
         let control = dir.path().join("control.sock");
-        Self { child, dir, lines, notified, file, control, listeners: BTreeMap::new(), admin: None }
+        Self {
+            child,
+            successor: None,
+            dir,
+            lines,
+            notified,
+            file,
+            control,
+            listeners: BTreeMap::new(),
+            admin: None,
+        }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -98,7 +110,25 @@ impl Ambassador {
     }
 
     pub(crate) fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        self.successor.unwrap_or_else(|| Pid::from_child(&self.child))
+    }
+
+    /// Has another process of the binary take over, and waits until systemd would know it. The old one's id is the answer.
+    #[track_caller]
+    pub(crate) fn replace(&mut self) -> Pid {
+        let old = self.pid();
+        let successions =
+            |notified: &[String]| notified.iter().filter(|line| line.starts_with("MAINPID=")).count();
+        let before = successions(&self.notified());
+        self.signal(Signal::USR2);
+        let successor = until("a successor took over", || {
+            let notified = self.notified();
+            let line = (successions(&notified) > before)
+                .then(|| notified.iter().rfind(|line| line.starts_with("MAINPID=")))?;
+            Pid::from_raw(line?.strip_prefix("MAINPID=")?.parse().ok()?)
+        });
+        self.successor = Some(successor);
+        old
     }
 
     /// Waits until systemd would have been told `state`.
@@ -267,6 +297,10 @@ impl Drop for Ambassador {
         // It may have ended on its own; then there is nothing to kill.
         drop(self.child.kill());
         drop(self.child.wait());
+        if let Some(successor) = self.successor {
+            // Its parent is gone, so somebody else waits for it.
+            let _ = kill_process(successor, Signal::KILL);
+        }
         if thread::panicking() {
             eprintln!("--- stderr of the ambassador, last lines");
             let lines = self.lines();

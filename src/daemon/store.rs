@@ -1,0 +1,34 @@
+//! Listening sockets in systemd's hands, so that a restart, or a crash, loses neither them nor who waits in their queues
+//! (`FileDescriptorStoreMax=` of systemd.service(5)).
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use crate::sys::{Listening, Role};
+
+use super::notify;
+
+/// Whether systemd keeps descriptors for us: it says so in FDSTORE.
+pub(super) fn is_there() -> bool {
+    let most = std::env::var("FDSTORE").ok().and_then(|most| most.parse::<u32>().ok());
+    most.is_some_and(|most| most > 0) && std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Gives systemd these sockets, and takes back those of before. What it keeps goes on when we stop.
+pub(super) fn keep(sockets: &[(Arc<Listening>, Role)], kept: &mut BTreeSet<String>) {
+    if !is_there() {
+        return;
+    }
+    for name in std::mem::take(kept) {
+        notify::tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+    }
+    // Those of a socket unit are systemd's already.
+    for (listening, role) in sockets.iter().filter(|(_, role)| !matches!(role, Role::Systemd(_))) {
+        let name = role.to_descriptor();
+        if notify::tell(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[listening.as_fd()]) {
+            listening.hand_on(true);
+            kept.insert(name);
+        }
+    }
+}
