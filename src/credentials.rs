@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::alarm;
 use crate::clock;
@@ -28,6 +28,8 @@ struct Shared {
     known: Mutex<Known>,
     /// Somebody wants the files looked at now.
     wanted: Notify,
+    /// Changes when something was replaced.
+    replaced: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,12 @@ impl Credentials {
         self.0.wanted.notify_one();
     }
 
+    /// Changes each time something was replaced.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<()> {
+        self.0.replaced.subscribe()
+    }
+
     /// Every credential in use, each once.
     #[must_use]
     pub fn view(&self) -> Vec<CredentialView> {
@@ -141,7 +149,10 @@ impl Credentials {
             let mut watch = Watch::new(files);
             loop {
                 // After the watch was made: what changed before it is found here, what comes later is told.
-                let again = self.known().read_again(clock::now(), clock::wall());
+                let Read { has_changed, again } = self.known().read_again(clock::now(), clock::wall());
+                if has_changed {
+                    self.0.replaced.send_replace(());
+                }
                 tokio::select! {
                     () = &mut stop => return,
                     () = watch.changed() => {}
@@ -155,6 +166,14 @@ impl Credentials {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What reading all files came to.
+struct Read {
+    /// Something else is in use now.
+    has_changed: bool,
+    /// Some are at odds that may yet come right.
+    again: bool,
 }
 
 /// Something to follow: with its cluster's originator, which has the trust.
@@ -230,8 +249,8 @@ impl Known {
         followed
     }
 
-    /// Reads all files; whether some are at odds that may yet come right.
-    fn read_again(&mut self, now: Instant, wall: SystemTime) -> bool {
+    /// Reads all files.
+    fn read_again(&mut self, now: Instant, wall: SystemTime) -> Read {
         let mut has_changed = false;
         for Followed { part, is_latest } in self.parts() {
             if !is_latest {
@@ -247,7 +266,8 @@ impl Known {
         if has_changed {
             self.publish();
         }
-        self.stories.values().any(|story| story.fault.as_ref().is_some_and(|fault| !fault.is_told))
+        let mut faults = self.stories.values().filter_map(|story| story.fault.as_ref());
+        Read { has_changed, again: faults.any(|fault| !fault.is_told) }
     }
 
     /// Sets the metrics of what ends when.

@@ -17,6 +17,7 @@ pub enum Outcome {
     EndpointDown,
     EndpointRemoved,
     ClosedByOperator,
+    Rotated,
     Denied,
     ListenerFull,
     CallerFull,
@@ -34,7 +35,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -45,6 +46,7 @@ impl Outcome {
         Self::EndpointDown,
         Self::EndpointRemoved,
         Self::ClosedByOperator,
+        Self::Rotated,
         Self::Denied,
         Self::ListenerFull,
         Self::CallerFull,
@@ -86,6 +88,7 @@ impl Outcome {
             | Self::EndpointDown
             | Self::EndpointRemoved
             | Self::ClosedByOperator
+            | Self::Rotated
             | Self::DownstreamGone => false,
         }
     }
@@ -104,6 +107,7 @@ impl Outcome {
             Self::EndpointDown => "endpoint_down",
             Self::EndpointRemoved => "endpoint_removed",
             Self::ClosedByOperator => "closed_by_operator",
+            Self::Rotated => "rotated",
             Self::Denied => "denied",
             Self::ListenerFull => "listener_full",
             Self::CallerFull => "caller_full",

@@ -18,7 +18,7 @@ use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
 use crate::session::{
-    self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans,
+    self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans, end_outdated,
 };
 use crate::sys::{Bind, BindError, Inherited, Listening, LocalAddress, Options, Role};
 use crate::upstream::{Cluster, discovery, health_check, preconnect};
@@ -343,6 +343,9 @@ impl Estate {
         let orphans = means.sessions.branch();
         for cluster in route.clusters() {
             means.admin.spawn(end_orphans(Arc::clone(&route), Arc::clone(cluster), orphans.watch()));
+            let replaced = means.credentials.replaced();
+            let ending = end_outdated(Arc::clone(&route), Arc::clone(cluster), replaced, orphans.watch());
+            means.admin.spawn(ending);
         }
         Routed { route, orphans }
     }

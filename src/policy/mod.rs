@@ -14,6 +14,7 @@ pub mod queue;
 pub mod refresh;
 pub mod retry;
 pub mod roster;
+pub mod rotation;
 pub mod shares;
 pub mod slot;
 pub mod winding;

@@ -4,11 +4,12 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::task::{Poll, Waker};
 
 use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
+use crate::tls::Stamp;
 
 /// How a session is cancelled.
 #[derive(Debug)]
@@ -23,6 +24,12 @@ struct Cancelled {
 pub struct Live {
     sent: AtomicU64,
     received: AtomicU64,
+    /// The last bytes came from the client.
+    owes_answer: AtomicBool,
+    /// Its client has said what it wants, or need not.
+    opened: AtomicBool,
+    /// [`Stamp::number`] of the identity that the upstream has seen, or 0.
+    identity: AtomicU32,
     stop: OnceLock<Outcome>,
     waker: OnceLock<Waker>,
     /// Boxed: most sessions have none.
@@ -40,6 +47,35 @@ impl Live {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last bytes came from the client: whoever asks waits for an answer.
+    #[must_use]
+    pub fn owes_answer(&self) -> bool {
+        self.owes_answer.load(Ordering::Relaxed)
+    }
+
+    /// Its client has said what it wants.
+    pub fn opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has.
+    #[must_use]
+    pub fn is_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Its upstream has seen that content of an identity.
+    pub fn made_with(&self, identity: Stamp) {
+        self.identity.store(identity.number(), Ordering::Relaxed);
+    }
+
+    /// Whether its upstream has seen an identity, and none of those.
+    #[must_use]
+    pub fn is_outdated(&self, current: &[Stamp]) -> bool {
+        let identity = self.identity.load(Ordering::Relaxed);
+        identity != 0 && current.iter().all(|stamp| stamp.number() != identity)
     }
 
     /// Ends the session with that outcome, now; the first order counts.
@@ -103,5 +139,6 @@ impl Live {
         };
         // One writer: a load and a store, without the locked instruction of an add.
         counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+        self.owes_answer.store(from != Side::Upstream, Ordering::Relaxed);
     }
 }

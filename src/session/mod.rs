@@ -9,6 +9,7 @@ mod connect;
 mod heads;
 mod orphans;
 mod record;
+mod rotation;
 mod route;
 mod totals;
 
@@ -36,6 +37,7 @@ use admission::Against;
 pub use admission::{Admission, AdmissionSettings};
 pub use orphans::end_orphans;
 pub use record::{NoSessionId, Record, SessionId, SessionIds};
+pub use rotation::end_outdated;
 use route::Place;
 pub use route::{Admitted, Destination, Ledger, Route, SessionView, Settings, Tally};
 pub use totals::Totals;
@@ -279,7 +281,8 @@ async fn begin(
     place: &Place,
     record: &mut Record,
 ) -> Result<(relay::Start, Lease), Option<Unserved>> {
-    place.established(lease.endpoint().id());
+    let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.stamp);
+    place.established(lease.endpoint().id(), identity);
     place.route().dialled(&record.dial);
     let Ready { end: upstream, welcome, first, dialogue } = ready;
     if !downstream::welcome(&downstream, &welcome).await {

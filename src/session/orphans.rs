@@ -51,7 +51,7 @@ impl Route {
 
 impl SessionId {
     /// Where it lies among all ids, 0 to 1.
-    fn share(self) -> f64 {
+    pub(super) fn share(self) -> f64 {
         // Exact enough: 53 of its bits count.
         self.number() as f64 / u64::MAX as f64
     }
@@ -98,7 +98,7 @@ mod tests {
         let endpoints = cluster(route).endpoints();
         let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
             let admitted = route.admit(Peer::Tcp(([127, 0, 0, 1], 9).into())).unwrap();
-            admitted.place.established(endpoint.id());
+            admitted.place.established(endpoint.id(), None);
             admitted
         };
         endpoints.iter().cycle().take(200).map(on).collect()

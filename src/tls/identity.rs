@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use ::aws_lc_rs::digest::{Context, SHA256};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
@@ -67,7 +68,7 @@ pub struct Absent {
     agent: PathBuf,
 }
 
-/// Tells one content of a credential from every other that this process has had: each gets its own, ever higher.
+/// Tells one content of a credential from every other that this process has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(NonZeroU32);
 
@@ -97,6 +98,16 @@ impl Stamp {
         let next = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         // Four thousand million contents later it begins anew.
         Self(NonZeroU32::new(next).unwrap_or(NonZeroU32::MIN))
+    }
+
+    /// The same for the same certificates, whoever has read them, as a reload does: sessions made before it are no older
+    /// for that. Two that differ share one once in four thousand million.
+    fn of(chain: &[CertificateDer<'static>]) -> Self {
+        let mut digest = Context::new(&SHA256);
+        chain.iter().for_each(|certificate| digest.update(certificate));
+        let digest = digest.finish();
+        let number = digest.as_ref().iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte));
+        Self(NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN))
     }
 
     /// As a number.
@@ -232,7 +243,8 @@ impl Pair {
             }
         }
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        Ok(Self { certified, chain, bundle: Vec::new(), not_after, stamp: Stamp::next() })
+        let stamp = Stamp::of(&chain);
+        Ok(Self { certified, chain, bundle: Vec::new(), not_after, stamp })
     }
 
     pub(super) const fn stamp(&self) -> Stamp {

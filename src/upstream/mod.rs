@@ -91,6 +91,8 @@ pub struct Settings {
     pub slow_start: Duration,
     /// When sessions end with their endpoint.
     pub orphans: Orphans,
+    /// Whether sessions end whose identity has been replaced, within the same closing time, once they rest.
+    pub drains_on_rotation: bool,
     /// Socket options of both legs.
     pub socket: sys::Options,
     /// The timers of its sessions.

@@ -10,8 +10,10 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
 
-use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles, until};
+use crate::harness::{Ambassador, Config, Conn, End, Leaf, Pki, ServerTls, Upstream, roles, until};
 
 /// A folder whose `client.pem` and `client.key` change under the ambassador.
 struct Folder(TempDir);
@@ -194,6 +196,62 @@ fn a_ca_that_is_replaced_counts_for_the_next_connection_resumed_or_not() {
     folder.install(&pki.ca(), "ca.pem");
     until("the first CA was back", || (reloads(&ambassador, "ca", "ok") >= 2.0).then_some(()));
     assert!(!newest(&upstream, &ambassador).1);
+}
+
+/// A session that rests ends; one whose client waits for an answer, or that is at work, is let finish first.
+#[test]
+fn on_rotation_drain_ends_sessions_of_the_old_certificate_once_they_rest() {
+    let pki = Pki::new();
+    let (old, new) = (pki.client("old"), pki.client("new"));
+    let folder = Folder::with(&old);
+    let (answer, asked) = (Arc::new(Notify::new()), "a question that takes long");
+    let script = {
+        let answer = answer.clone();
+        move |mut conn: Conn| {
+            let answer = answer.clone();
+            async move {
+                let mut buffer = [0; 256];
+                while let Ok(count @ 1..) = conn.read(&mut buffer).await {
+                    if buffer[..count] == *asked.as_bytes() {
+                        answer.notified().await;
+                    }
+                    drop(conn.write_all(&buffer[..count]).await);
+                    drop(conn.flush().await);
+                }
+            }
+        }
+    };
+    let upstream = Upstream::tls(server(&pki), script);
+    let cluster = format!("{}\non_rotation: drain\nclosing_time: 1s", folder.tls(&pki));
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let (mut resting, mut asking, mut busy) =
+        (ambassador.connect(), ambassador.connect(), ambassador.connect());
+    for client in [&mut resting, &mut asking, &mut busy] {
+        client.echo("hello");
+    }
+    asking.send(asked);
+    folder.install(&new.cert, "client.pem");
+    folder.install(&new.key, "client.key");
+    wait_reload(&ambassador, "identity", "ok");
+    let mut young = ambassador.connect();
+    young.echo("made with the new one");
+    let first = until("the resting session ended", || {
+        busy.echo("at work");
+        ambassador.records().into_iter().next()
+    });
+    assert_eq!(
+        (&first["outcome"], &first["closed_by"]),
+        (&"rotated".into(), &"ambassador".into()),
+        "{first}"
+    );
+    assert_eq!(resting.ending(), End::Orderly);
+    assert_eq!(ambassador.records().len(), 1, "the others are at work");
+    answer.notify_one();
+    asking.expect(asked);
+    let records = ambassador.wait_records(3);
+    assert!(records.iter().all(|record| record["outcome"] == "rotated"), "{records:?}");
+    young.echo("goes on");
+    assert_eq!(ambassador.metrics().sum("connections_total", &[("outcome", "rotated")]), 3.0);
 }
 
 #[test]

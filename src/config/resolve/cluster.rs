@@ -66,6 +66,7 @@ impl Resolver<'_> {
             panic: panic?,
             slow_start: cluster.duration("slow_start")?,
             orphans: orphans?,
+            drains_on_rotation: cluster.choice("on_rotation", &[("keep", false), ("drain", true)])?,
             socket: socket(cluster)?,
             session: session(cluster)?,
             announce_caller: announce_caller?,

@@ -146,8 +146,8 @@ static CLUSTER: Shape = Shape {
             "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
         default("closing_time", DELAY, "5s",
             "Sessions that end with their endpoint do so evenly spread over this time."),
-        later_unless("on_rotation", "keep",
-            "What becomes of sessions made with a credential that was replaced."),
+        default("on_rotation", words(&["keep", "drain"]), "keep",
+            "What becomes of sessions made with an identity that was replaced; drain ends them once they rest."),
     ],
 };
 

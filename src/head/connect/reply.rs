@@ -62,7 +62,8 @@ pub const fn status_of(outcome: Outcome) -> u16 {
         | Outcome::TlsFailed
         | Outcome::UpstreamReset
         | Outcome::EndpointDown
-        | Outcome::EndpointRemoved => 502,
+        | Outcome::EndpointRemoved
+        | Outcome::Rotated => 502,
         Outcome::Completed
         | Outcome::DownstreamReset
         | Outcome::IdleTimeout

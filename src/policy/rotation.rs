@@ -1,0 +1,78 @@
+//! When a session that was made with a replaced credential may end: at its own moment, once it rests. Pure.
+
+use std::time::{Duration, Instant};
+
+/// No byte for so long, and the last one the server's: nobody waits for anything.
+const REST: Duration = Duration::from_secs(5);
+/// A session that never rests is ended all the same.
+pub const LATEST: Duration = Duration::from_secs(60 * 60);
+
+/// What can be seen of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Bytes so far, both ways.
+    pub moved: u64,
+    /// The last of them came from the client: its server is at work, however silently.
+    pub owes_answer: bool,
+}
+
+/// A session on its way out, looked at from time to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Farewell {
+    since: Instant,
+    moved: u64,
+    still_since: Instant,
+}
+
+impl Farewell {
+    /// Its credential was found replaced.
+    #[must_use]
+    pub const fn begin(seen: Seen, now: Instant) -> Self {
+        Self { since: now, moved: seen.moved, still_since: now }
+    }
+
+    /// Whether it is to end now. `moment`: how long after the replacement its own time comes, so that not all clients come
+    /// back at once.
+    pub fn is_due(&mut self, seen: Seen, moment: Duration, now: Instant) -> bool {
+        if seen.moved != self.moved {
+            self.moved = seen.moved;
+            self.still_since = now;
+        }
+        let rests = !seen.owes_answer && now >= self.still_since + REST;
+        now >= self.since + LATEST || rests && now >= self.since + moment
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn seen(moved: u64, owes_answer: bool) -> Seen {
+        Seen { moved, owes_answer }
+    }
+
+    #[test]
+    fn a_session_ends_at_its_moment_if_it_rests_and_else_when_it_does() {
+        let t0 = crate::clock::now();
+        let mut resting = Farewell::begin(seen(10, false), t0);
+        assert!(!resting.is_due(seen(10, false), 20 * SECOND, t0 + 19 * SECOND));
+        assert!(resting.is_due(seen(10, false), 20 * SECOND, t0 + 20 * SECOND));
+        let mut busy = Farewell::begin(seen(10, false), t0);
+        for second in 1..60 {
+            assert!(!busy.is_due(seen(10 + u64::from(second), false), 20 * SECOND, t0 + second * SECOND));
+        }
+        assert!(!busy.is_due(seen(69, false), 20 * SECOND, t0 + 59 * SECOND + REST - SECOND));
+        assert!(busy.is_due(seen(69, false), 20 * SECOND, t0 + 59 * SECOND + REST));
+    }
+
+    #[test]
+    fn a_query_that_takes_long_is_waited_for_but_not_for_ever() {
+        let t0 = crate::clock::now();
+        let mut asking = Farewell::begin(seen(10, true), t0);
+        assert!(!asking.is_due(seen(10, true), Duration::ZERO, t0 + LATEST - SECOND));
+        assert!(!asking.is_due(seen(500, false), Duration::ZERO, t0 + LATEST - SECOND));
+        assert!(asking.is_due(seen(500, true), Duration::ZERO, t0 + LATEST));
+    }
+}

@@ -1,0 +1,77 @@
+//! Ends the sessions that were made with an identity that has been replaced, where the cluster's settings say so.
+//!
+//! It looks at the route's sessions after each replacement, and from then on until none is left that was made before. As
+//! with orphans, each session has its own moment within the closing time, by its id; and it has to rest by then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch::Receiver;
+
+use super::record::SessionId;
+use super::route::Route;
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::outcome::Outcome;
+use crate::policy::rotation::Farewell;
+use crate::tls::{Identity, Stamp};
+use crate::upstream::Cluster;
+
+/// How often they are looked at.
+const STEP: Duration = Duration::from_millis(250);
+
+/// Runs until the drain begins, which ends sessions by its own rules. `replaced`: changes when some credential was.
+pub async fn end_outdated(
+    route: Arc<Route>,
+    cluster: Arc<Cluster>,
+    mut replaced: Receiver<()>,
+    watch: DrainWatch,
+) {
+    let settings = cluster.settings();
+    if !settings.drains_on_rotation {
+        return;
+    }
+    let mut stop = std::pin::pin!(watch.begun());
+    let mut leaving = BTreeMap::new();
+    // A dial that is under way may still become a session of the old one.
+    let mut until = clock::now();
+    loop {
+        let now = clock::now();
+        if replaced.has_changed().unwrap_or(false) {
+            replaced.mark_unchanged();
+            until = now + settings.dial.deadline;
+        }
+        route.end_outdated(&cluster, &mut leaving, now);
+        tokio::select! {
+            () = &mut stop => return,
+            changed = replaced.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                until = clock::now() + settings.dial.deadline;
+            }
+            () = alarm::sleep(STEP), if !leaving.is_empty() || now < until => {}
+        }
+    }
+}
+
+impl Route {
+    fn end_outdated(&self, cluster: &Cluster, leaving: &mut BTreeMap<SessionId, Farewell>, now: Instant) {
+        let settings = cluster.settings();
+        let identities = settings.tls.as_ref().map(|tls| tls.identities().all()).unwrap_or_default();
+        let current: Vec<Stamp> =
+            identities.iter().filter_map(|identity| Identity::stamp(identity)).collect();
+        let outdated: BTreeMap<_, _> = self.outdated(cluster, &current).into_iter().collect();
+        leaving.retain(|session, _| outdated.contains_key(session));
+        let mut due = Vec::new();
+        for (session, seen) in outdated {
+            let farewell = leaving.entry(session).or_insert_with(|| Farewell::begin(seen, now));
+            if farewell.is_due(seen, settings.orphans.closing_time.mul_f64(session.share()), now) {
+                due.push(session);
+            }
+        }
+        self.stop_these(&due, Outcome::Rotated);
+    }
+}
