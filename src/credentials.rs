@@ -4,20 +4,24 @@
 //! A pair is rarely replaced in one step: for a moment the new certificate stands beside the old key. So what is wrong
 //! with the files is forgiven for [`SETTLING`], and said once after it; what was read before stays in use.
 
+mod agent;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
 use crate::clock;
-use crate::drain::DrainWatch;
+use crate::drain::Drain;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
-use crate::tls::{Identity, Originator, Role, WeakOriginator};
+use crate::tls::{Identity, IdentitySource, Originator, Role, WeakOriginator};
 use crate::watch::Watch;
+
+pub use agent::fetch;
 
 /// The credentials in use. Clones are the same ones.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +40,8 @@ struct Shared {
 struct Known {
     users: Vec<(ClusterName, WeakOriginator)>,
     stories: BTreeMap<Subject, Story>,
+    /// Identities whose agent is listened to.
+    agents: Vec<Weak<Identity>>,
 }
 
 /// What is followed. An identity that several clusters share is one.
@@ -141,9 +147,13 @@ impl Credentials {
     }
 
     /// Does so until the drain begins.
-    pub async fn keep(self, stop: DrainWatch) {
-        let mut stop = std::pin::pin!(stop.begun());
+    pub async fn keep(self, drain: Drain) {
+        let watch = drain.watch();
+        let mut stop = std::pin::pin!(watch.begun());
         loop {
+            for identity in self.known().new_agents() {
+                drain.spawn(agent::follow(self.clone(), identity, drain.watch()));
+            }
             let files: BTreeSet<_> =
                 self.known().parts().iter().flat_map(|followed| followed.part.files()).collect();
             let mut watch = Watch::new(files);
@@ -160,6 +170,22 @@ impl Credentials {
                     () = alarm::sleep(SETTLING), if again => {}
                 }
             }
+        }
+    }
+
+    /// What an agent has said of an identity: whether that is something new, or why there is nothing.
+    fn told(&self, identity: &Arc<Identity>, result: Result<bool, String>) {
+        let mut known = self.known();
+        let part = Part::Identity(Arc::clone(identity));
+        let story = known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
+        if story.goes_on(&part, result, clock::now()) {
+            for originator in known.users.iter().filter_map(|(_, user)| user.upgrade()) {
+                // Those that trust whom the agent says; and nobody's files are at fault here.
+                let _ = originator.trust().refresh();
+            }
+            known.publish();
+            drop(known);
+            self.0.replaced.send_replace(());
         }
     }
 
@@ -227,6 +253,11 @@ impl Part {
         }
     }
 
+    /// Whether it is an agent that says what it is, and not files.
+    fn is_an_agents(&self) -> bool {
+        matches!(self, Self::Identity(identity) if matches!(identity.source(), IdentitySource::Spiffe(_)))
+    }
+
     /// What else there is to say of its files.
     fn warning(&self) -> Option<String> {
         match self {
@@ -260,7 +291,9 @@ impl Known {
             }
             let story =
                 self.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
-            has_changed |= story.goes_on(&part, now);
+            if !part.is_an_agents() {
+                has_changed |= story.goes_on(&part, part.refresh(), now);
+            }
             story.warn_of_the_end(&part, wall);
         }
         if has_changed {
@@ -268,6 +301,21 @@ impl Known {
         }
         let mut faults = self.stories.values().filter_map(|story| story.fault.as_ref());
         Read { has_changed, again: faults.any(|fault| !fault.is_told) }
+    }
+
+    /// Identities whose agent nobody listens to yet.
+    fn new_agents(&mut self) -> Vec<Weak<Identity>> {
+        self.agents.retain(|identity| identity.strong_count() > 0);
+        let mut new = Vec::new();
+        for Followed { part, .. } in self.parts() {
+            let Part::Identity(identity) = &part else { continue };
+            let identity = Arc::downgrade(identity);
+            if part.is_an_agents() && !self.agents.iter().any(|known| known.ptr_eq(&identity)) {
+                self.agents.push(Weak::clone(&identity));
+                new.push(identity);
+            }
+        }
+        new
     }
 
     /// Sets the metrics of what ends when.
@@ -293,23 +341,23 @@ impl Story {
         Self { metrics, replaced: 0, fault: None, warned }
     }
 
-    /// Reads the files; whether something else is in use now.
-    fn goes_on(&mut self, part: &Part, now: Instant) -> bool {
+    /// After a look at where it comes from: whether something else is in use now.
+    fn goes_on(&mut self, part: &Part, result: Result<bool, String>, now: Instant) -> bool {
         let subject = part.subject();
         let (kind, name) = (subject.kind(), subject.name());
-        match part.refresh() {
+        match result {
             Ok(is_new) => {
                 let recovered = self.fault.take().is_some_and(|fault| fault.is_told);
                 if is_new {
                     self.replaced += 1;
                     self.warned.clear();
                     self.metrics.replaced.increment(1);
-                    tracing::info!(kind, name, "replaced: new connections use what is in the files now");
+                    tracing::info!(kind, name, "new connections use the new content");
                     if let Some(warning) = part.warning() {
                         tracing::warn!(kind, name, "{warning}");
                     }
                 } else if recovered {
-                    tracing::info!(kind, name, "the files are again what is in use");
+                    tracing::info!(kind, name, "in order again, and what is in use");
                 }
                 is_new
             }
@@ -332,11 +380,13 @@ impl Story {
             self.metrics.failed.increment(1);
             let subject = part.subject();
             let files: Vec<_> = part.files().iter().map(|file| file.display().to_string()).collect();
+            let is_there = !matches!(part, Part::Identity(identity) if identity.not_after().is_none());
+            let words = if is_there { "not replaced, the old one stays in use" } else { "there is none yet" };
             tracing::warn!(
                 kind = subject.kind(),
                 name = subject.name(),
                 files = files.join(", "),
-                "not replaced, the old one stays in use: {}",
+                "{words}: {}",
                 fault.reason
             );
         }

@@ -7,6 +7,7 @@ use fastrand::Rng;
 
 use super::{ConfigFile, Failure};
 use crate::alarm;
+use crate::credentials;
 use crate::metrics::Exposition;
 use crate::tls::{self, Choice};
 use crate::upstream::discovery::{self, Origin, Resolver, Source};
@@ -65,6 +66,9 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
     let resolver = Arc::new(Resolver::default());
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
+        if !fetched(&cluster).await {
+            unreachable += 1;
+        }
         let identities =
             cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
         let found = discovery::settle(&cluster, Arc::clone(&resolver), Rng::with_seed(0)).await;
@@ -88,6 +92,21 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
         }
     }
     unreachable
+}
+
+/// Whether every agent has given what it is to give.
+async fn fetched(cluster: &Arc<Cluster>) -> bool {
+    let tls = cluster.settings().tls.as_ref();
+    let mut all = true;
+    for identity in tls.map(|tls| tls.identities().all()).unwrap_or_default() {
+        if let Err(reason) = credentials::fetch(identity).await {
+            println!("\nclusters.{} as {}", cluster.settings().name, identity.name());
+            all = refused("identity", &reason);
+        }
+    }
+    // Those that trust whom an agent says.
+    let _ = tls.map(|tls| tls.trust().refresh());
+    all
 }
 
 async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) -> bool {

@@ -178,7 +178,7 @@ impl Running {
         }
         let admin = &estate.means().admin;
         admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
-        admin.spawn(credentials.keep(admin.watch()));
+        admin.spawn(credentials.keep(admin.clone()));
         let workers = Arc::clone(&estate.means().workers);
         admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
         words::say(&subject, estate.means().workers.all().len());

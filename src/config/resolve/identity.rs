@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::Resolver;
 use crate::clock;
-use crate::config::mistakes::At;
+use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::credentials::{ends, near};
 use crate::name::IdentityName;
@@ -25,10 +25,47 @@ impl Resolver<'_> {
     pub(super) fn identities(&mut self, root: &Section) -> NamedIdentities {
         let mut identities = NamedIdentities::default();
         for (name, section) in root.names("identities") {
-            let identity = self.identity_of_files(name, section);
+            let identity = if section.is_given("spiffe") {
+                self.identity_of_agent(name, section)
+            } else {
+                self.identity_of_pair(name, section)
+            };
             identities.loaded.insert(name.clone(), (section.at.clone(), identity));
         }
         identities
+    }
+
+    fn identity_of_pair(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
+        let mut is_whole = true;
+        for key in ["cert", "key"] {
+            if !section.is_given(key) {
+                let message = format!("`{key}` is missing: an identity is `cert` and `key`, or `spiffe`");
+                self.findings.mistake(&section.at(key), message);
+                is_whole = false;
+            }
+        }
+        if is_whole { self.identity_of_files(name, section) } else { None }
+    }
+
+    /// What it gives is asked later, and again and again: the agent may not be there yet.
+    fn identity_of_agent(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
+        for key in ["cert", "key"] {
+            if section.is_given(key) {
+                let message =
+                    format!("`{key}` is given together with `spiffe`; only one of the two ways can count");
+                self.findings.mistake(&section.at(key), message);
+            }
+        }
+        let text = section.text("spiffe")?;
+        let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) else {
+            let message = format!("{} is no unix socket: write `unix:/run/spire/agent.sock`", quoted(text));
+            self.findings.mistake(&section.at("spiffe"), message);
+            return None;
+        };
+        // As the SPIFFE standard writes it: unix:///run/spire/agent.sock.
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let source = IdentitySource::Spiffe(self.path(path));
+        Identity::load(IdentityName::from(name), source).ok().map(Arc::new)
     }
 
     /// Reads `cert` and `key` of a section, just as they will be used.

@@ -1,6 +1,7 @@
 //! Section `clusters.NAME.tls`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::identity::NamedIdentities;
 use super::{Resolver, address};
@@ -9,8 +10,8 @@ use crate::config::raw::{Item, Section};
 use crate::policy::admission::Rule;
 use crate::protocol::Protocol;
 use crate::tls::{
-    Demands, Identities, MinVersion, Originator, Pin, Role, Roots, Settings, SetupError, Start, Terms,
-    TrustError, revocation_lists,
+    Demands, Identities, Identity, IdentitySource, MinVersion, Originator, Pin, Role, Roots, Settings,
+    SetupError, Start, Terms, TrustError, revocation_lists,
 };
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
@@ -35,7 +36,7 @@ impl Resolver<'_> {
         let min_version =
             tls.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]);
         let insecure_skip_verify = tls.boolean("insecure_skip_verify")?;
-        let terms = self.terms(tls);
+        let terms = self.terms(tls, identities.as_ref());
         if insecure_skip_verify {
             self.warn_of_insecurity(tls, protocol);
         }
@@ -65,7 +66,7 @@ impl Resolver<'_> {
     }
 
     /// What the server's certificate has to fulfil; judged where `insecure_skip_verify` is set, too.
-    fn terms(&mut self, tls: &Section) -> Option<Terms> {
+    fn terms(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<Terms> {
         let insecure = tls.boolean("insecure_skip_verify") == Some(true);
         for key in ["pins", "allowed_uris", "crl"] {
             if insecure && tls.is_given(key) {
@@ -76,7 +77,7 @@ impl Resolver<'_> {
                 self.findings.mistake(&tls.at(key), message);
             }
         }
-        let roots = self.roots(tls);
+        let roots = self.roots(tls, identities);
         let crls = self.crls(tls);
         let (pins, uris) = (self.pins(tls), self.allowed_uris(tls));
         let demands = Demands { pins: pins?, uris: uris? };
@@ -85,7 +86,19 @@ impl Resolver<'_> {
 
     /// The roots, tried on their own: they are judged where another part is at fault too, and where
     /// `insecure_skip_verify` means that nobody will ask them.
-    fn roots(&mut self, tls: &Section) -> Option<Roots> {
+    fn roots(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<Roots> {
+        let all = identities.map(Identities::all).unwrap_or_default();
+        if let Some(first) =
+            all.iter().find(|identity| is_an_agents(identity)).filter(|_| !tls.is_given("ca"))
+        {
+            if all.iter().all(|identity| identity.source() == first.source()) {
+                return Some(Roots::Bundle(Arc::clone(first)));
+            }
+            let message =
+                "the identities come from several places, so nobody says whom to trust; name it as `ca`";
+            self.findings.mistake(&tls.at("identity"), message);
+            return None;
+        }
         let ca = match tls.text("ca")? {
             "webpki" => Roots::WebPki,
             "system" => Roots::System,
@@ -302,4 +315,8 @@ impl Resolver<'_> {
         }
         self.findings.warning(&tls.at("insecure_skip_verify"), message);
     }
+}
+
+fn is_an_agents(identity: &Identity) -> bool {
+    matches!(identity.source(), IdentitySource::Spiffe(_))
 }

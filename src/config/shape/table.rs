@@ -60,10 +60,12 @@ static SHUTDOWN: Shape = Shape {
 static IDENTITY: Shape = Shape {
     about: "A client certificate with its key.",
     keys: &[
-        required("cert", Kind::Text("certs/client.pem"),
+        optional("cert", Kind::Text("certs/client.pem"),
             "PEM file of the certificate, then its intermediates."),
-        required("key", Kind::Text("certs/client.key"),
+        optional("key", Kind::Text("certs/client.key"),
             "PEM file of the private key (PKCS#8, PKCS#1 or SEC1), not encrypted."),
+        optional("spiffe", Kind::Text("unix:/run/spire/agent.sock"),
+            "A SPIFFE Workload API that gives certificate and key instead, and renews them."),
     ],
 };
 

@@ -93,7 +93,7 @@ fn the_commented_lines_of_the_example_are_right() {
         })
         .collect();
     let config = load(&folder(&uncommented.join("\n"))).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(config.warnings.len(), 1, "the identity that nobody uses: {:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 2, "the identities that nobody uses: {:?}", config.warnings);
     assert_eq!(config.workers, 2);
     assert_eq!(config.clusters[0].dial.local_address, Some([10, 0, 0, 7].into()));
 }
@@ -105,6 +105,23 @@ fn identities_come_from_files_or_by_name() {
         let tls = config.clusters[0].tls.as_ref().expect("tls is given");
         assert!(!tls.identities().all().is_empty());
     }
+}
+
+#[test]
+fn an_agent_says_whom_to_trust_unless_identities_come_from_several_places() {
+    let agent = "identities:\n  host: { spiffe: \"unix:///run/agent.sock\" }\n";
+    let with = |tls: &str| with_tls(tls).replace("identities:\n", agent);
+    let config = load(&folder(&with("identity: host"))).unwrap_or_else(|error| panic!("{error}"));
+    let identities = config.clusters[0].tls.as_ref().expect("tls is given").identities().clone();
+    assert_eq!(identities.all()[0].paths(), [Path::new("/run/agent.sock")]);
+    let mistakes = load(&folder(&with("identity: [{ user: root, use: host }, { use: billing }]")));
+    let mistakes = mistakes.expect_err("nobody says whom to trust").to_string();
+    assert!(
+        mistakes.contains("clusters.b.tls.identity: the identities come from several places"),
+        "{mistakes}"
+    );
+    let both = "ca: certs/ca.pem, identity: [{ user: root, use: host }, { use: billing }]";
+    load(&folder(&with(both))).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

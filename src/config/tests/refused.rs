@@ -63,6 +63,19 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
 }
 
 #[test]
+fn an_identity_is_a_pair_of_files_or_an_agent() {
+    let with = |identity: &str| least(&format!("identities: {{ a: {identity} }}"), "", "");
+    for (identity, path, part) in [
+        ("{}", "identities.a.cert", "`cert` is missing: an identity is `cert` and `key`, or `spiffe`"),
+        ("{ spiffe: \"unix:/x\", key: k }", "identities.a.key", "is given together with `spiffe`"),
+        ("{ spiffe: /run/agent.sock }", "identities.a.spiffe", "write `unix:/run/spire/agent.sock`"),
+    ] {
+        let mistakes = parse(&with(identity)).expect_err(part).to_string();
+        assert!(mistakes.contains(&format!("{path}: ")) && mistakes.contains(part), "{mistakes}");
+    }
+}
+
+#[test]
 fn rules_that_choose_an_identity_are_checked() {
     check_cluster("tls: { identity: [] }", 22, "tls.identity", "the list is empty, and would deny everybody");
     check_cluster(

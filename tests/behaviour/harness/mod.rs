@@ -25,6 +25,7 @@ pub(crate) mod server;
 pub(crate) mod somebody;
 mod tls;
 mod upstream;
+pub(crate) mod workload;
 
 use std::fmt::Display;
 use std::thread;

@@ -78,6 +78,18 @@ impl Pki {
         self.leaf("server", &params, &KeyPair::generate().expect("a key"))
     }
 
+    /// A certificate with this SPIFFE ID, for either side; the common name tells them apart.
+    pub(crate) fn svid(&self, common_name: &str, uri: &str) -> Leaf {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("an ASCII URI"))];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.leaf(common_name, &params, &KeyPair::generate().expect("a key"))
+    }
+
     /// A revocation list of this CA with these certificates, good for so long, as a file of that name.
     pub(crate) fn crl(&self, file: &str, revoked: &[&Leaf], good_for: Duration) -> PathBuf {
         let begin = SystemTime::now() - Duration::from_secs(24 * 60 * 60);

@@ -1,0 +1,143 @@
+//! A SPIFFE Workload API: asks for an identity's certificate and takes what the agent streams, as long as anybody uses it.
+//!
+//! The agent says when to rotate; nothing here counts a certificate's days. An agent that is not there yet, that will not
+//! have us, or that goes away is asked again, less and less often.
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Weak;
+use std::time::Duration;
+
+use futures_core::Stream;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use spiffe::{WorkloadApiClient, X509Context};
+
+use super::Credentials;
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::tls::{Identity, IdentitySource, Issued};
+
+/// How long an agent may take for its first word.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Between two attempts.
+const BACKOFF: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// How often a silent stream is asked whether anybody still uses what comes through it.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// Runs until nobody uses the identity, or the drain begins.
+pub(super) async fn follow(credentials: Credentials, identity: Weak<Identity>, stop: DrainWatch) {
+    let mut stop = pin!(stop.begun());
+    let mut wait = BACKOFF;
+    while let Some(agent) = identity.upgrade().and_then(|identity| agent_of(&identity)) {
+        let listening = async {
+            let ended = listen(&agent, ANSWER, |context| {
+                wait = BACKOFF;
+                match identity.upgrade() {
+                    Some(identity) => credentials.told(&identity, install(&identity, &context)),
+                    None => return false,
+                }
+                true
+            });
+            let reason = ended.await;
+            if let (Some(reason), Some(identity)) = (reason, identity.upgrade()) {
+                credentials.told(&identity, Err(reason));
+            }
+        };
+        tokio::select! {
+            () = &mut stop => return,
+            () = listening => {}
+        }
+        tokio::select! {
+            () = &mut stop => return,
+            () = alarm::sleep(wait) => wait = (wait * 2).min(BACKOFF_MAX),
+        }
+    }
+}
+
+/// Asks once, for whoever has no daemon: what an agent gives now.
+///
+/// # Errors
+/// Why there is nothing, in words.
+pub async fn fetch(identity: &Identity) -> Result<(), String> {
+    let Some(agent) = agent_of(identity) else { return Ok(()) };
+    let mut installed = Err(String::from("the agent has said nothing"));
+    let ended = listen(&agent, ANSWER, |context| {
+        installed = install(identity, &context).map(drop);
+        false
+    });
+    match ended.await {
+        Some(reason) => Err(reason),
+        None => installed,
+    }
+}
+
+fn agent_of(identity: &Identity) -> Option<std::path::PathBuf> {
+    match identity.source() {
+        IdentitySource::Spiffe(agent) => Some(agent.clone()),
+        IdentitySource::Files { .. } => None,
+    }
+}
+
+/// Passes on what the agent says until `take` has had enough (`None`), or the stream ends for a reason.
+async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context) -> bool) -> Option<String> {
+    let until = clock::now() + first;
+    let late = || Some(format!("the agent did not answer within {first:?}"));
+    let asking = async {
+        let client = WorkloadApiClient::connect_to(format!("unix:{}", agent.display())).await?;
+        client.stream_x509_contexts().await
+    };
+    let stream = match alarm::before(until, asking).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Some(words(&error)),
+        Err(_) => return late(),
+    };
+    let mut stream = pin!(stream);
+    let mut is_first = true;
+    loop {
+        let deadline = if is_first { until } else { clock::now() + LOOK };
+        match alarm::before(deadline, poll_fn(|cx| stream.as_mut().poll_next(cx))).await {
+            Ok(Some(Ok(context))) => {
+                is_first = false;
+                if !take(context) {
+                    return None;
+                }
+            }
+            Ok(Some(Err(error))) => return Some(words(&error)),
+            Ok(None) => return Some("the agent ended the stream".into()),
+            Err(_) if is_first => return late(),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The first SVID is the default one (SPIFFE Workload API §5.2.1).
+fn install(identity: &Identity, context: &X509Context) -> Result<bool, String> {
+    let svid = context.default_svid().ok_or("the agent has no X.509 certificate for us")?;
+    let der = |certificates: &[spiffe::cert::Certificate]| {
+        certificates.iter().map(|one| CertificateDer::from(one.as_bytes().to_vec())).collect::<Vec<_>>()
+    };
+    let bundle = context.bundle_set().get_ref(svid.spiffe_id().trust_domain());
+    let issued = Issued {
+        chain: der(svid.cert_chain()),
+        key: PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into(),
+        bundle: bundle.map(|bundle| der(bundle.authorities())).unwrap_or_default(),
+    };
+    identity.install(issued).map_err(|error| error.to_string())
+}
+
+/// An error of tonic's says what it is about in its causes.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !words.contains(&more) {
+            words = format!("{words}: {more}");
+        }
+        cause = error.source();
+    }
+    words
+}
