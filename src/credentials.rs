@@ -2,7 +2,7 @@
 //! to end.
 //!
 //! A pair is rarely replaced in one step: for a moment the new certificate stands beside the old key. So what is wrong
-//! with the files is forgiven for [`SETTLING`], and said once after it; what was read before stays in use.
+//! with the files is forgiven for `SETTLING`, and said once after it; what was read before stays in use.
 
 mod agent;
 

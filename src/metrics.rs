@@ -291,7 +291,7 @@ impl ListenerMetrics {
     }
 }
 
-/// What is recorded of callers, by their unit. There are no more series than [`UNITS_MAX`] and three: what users run by
+/// What is recorded of callers, by their unit. There are no more series than `UNITS_MAX` and three: what users run by
 /// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
 /// units that come after the first are one.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Which of the eligible endpoints takes the next session.
 //!
 //! Database clusters have two or three endpoints and sessions that live for hours, so counts are exact: up to
-//! [`SCANNED`] endpoints all are looked at (sampling two of three picks a busier one a quarter of the time), and dials in
+//! `SCANNED` endpoints all are looked at (sampling two of three picks a busier one a quarter of the time), and dials in
 //! flight count, or a burst would pile onto the one that was idle when it began. What is eligible is decided elsewhere.
 
 use std::time::{Duration, Instant};

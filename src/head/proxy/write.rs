@@ -7,7 +7,7 @@ use super::{
     V2_PROXY, crc32c, tlv,
 };
 
-/// What a header of version 2 says beside the addresses. Each is cut at [`VALUE_MAX`] bytes.
+/// What a header of version 2 says beside the addresses. Each is cut at `VALUE_MAX` bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extensions<'a> {
     /// The name of the server that is dialled, as TLS has it.
