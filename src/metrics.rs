@@ -43,6 +43,8 @@ const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_total";
 const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
 const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
 const PENDING_DIALS: &str = "ambassador_pending_dials";
+const WAITING_SESSIONS: &str = "ambassador_waiting_sessions";
+const WAIT_DURATION: &str = "ambassador_wait_duration_seconds";
 const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
 const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
 const CREDENTIAL_RELOADS: &str = "ambassador_credential_reloads_total";
@@ -131,7 +133,8 @@ fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildErro
         .set_buckets_for_metric(full(SESSION_DURATION), SESSION_BUCKETS)?
         .set_buckets_for_metric(full(CONNECT_DURATION), DIAL_BUCKETS)?
         .set_buckets_for_metric(full(HANDSHAKE_DURATION), DIAL_BUCKETS)?
-        .set_buckets_for_metric(full(FIRST_BYTE), DIAL_BUCKETS)
+        .set_buckets_for_metric(full(FIRST_BYTE), DIAL_BUCKETS)?
+        .set_buckets_for_metric(full(WAIT_DURATION), DIAL_BUCKETS)
 }
 
 fn describe() {
@@ -177,6 +180,8 @@ fn describe() {
         "1 while health checks find every endpoint down and all are used all the same."
     );
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
+    describe_gauge!(WAITING_SESSIONS, "Sessions that wait for room in a full cluster.");
+    describe_histogram!(WAIT_DURATION, Unit::Seconds, "How long those waited that got room.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
     describe_counter!(
@@ -359,6 +364,10 @@ impl CallerSeries {
 pub struct ClusterMetrics {
     /// Dials in flight.
     pub pending_dials: Gauge,
+    /// Sessions that wait for room.
+    pub waiting: Gauge,
+    /// How long those waited that got room.
+    pub wait_duration: Histogram,
     /// Upstream connections that are ready.
     pub preconnected: Gauge,
     /// Sessions that found one.
@@ -399,6 +408,8 @@ impl ClusterMetrics {
             breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
             breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
+            waiting: gauge!(WAITING_SESSIONS, "cluster" => cluster.clone()),
+            wait_duration: histogram!(WAIT_DURATION, "cluster" => cluster.clone()),
             session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
             first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
         }

@@ -169,7 +169,10 @@ impl World {
         next.retain(|id| Some(self.slot(*id).priority()) == first);
         let (breaker, total) = (self.breaker, self.roster.total());
         let key = self.rng.bool().then(|| self.rng.u64(..10));
+        let room = self.roster.room(self.now);
         let begun = self.roster.begin(plan, key, self.now, &mut self.rng);
+        let said = begun.as_ref().map(|_| ()).map_err(|unavailable| *unavailable);
+        assert!(said == room || said == Err(Unavailable::Budget), "{room:?} was told, and then {said:?}");
         self.note_events();
         let (id, ticket) =
             begun.inspect_err(|unavailable| self.check_refused(*unavailable, breaker, &usable))?;

@@ -92,6 +92,8 @@ pub struct ClusterStatus {
     pub mode: String,
     pub sessions: u32,
     pub pending_dials: u32,
+    /// Sessions that wait for room.
+    pub waiting: usize,
     pub endpoints: Vec<Endpoint>,
     pub discovery: Vec<Origin>,
 }
@@ -277,6 +279,7 @@ impl ClusterStatus {
             mode: cluster.mode().label().into(),
             sessions: load.sessions,
             pending_dials: load.dials,
+            waiting: cluster.waiting(),
             endpoints: cluster.view().into_iter().map(|view| Endpoint::of(view, now)).collect(),
             discovery: cluster.discovery().origins.iter().map(Origin::of).collect(),
         }

@@ -143,6 +143,9 @@ fn troubles(clusters: &[ClusterStatus]) -> String {
             (Some("half_open"), _) => line(cluster, "the breaker is half-open: a dial tries the cluster"),
             _ => {}
         }
+        if cluster.waiting > 0 {
+            line(cluster, &format!("it is full: {} session(s) wait for room", cluster.waiting));
+        }
         match &*cluster.mode {
             "panic" => line(cluster, "health checks find every endpoint down; all are used all the same"),
             "despite_ejection" => line(cluster, "every endpoint is ejected; all are used all the same"),

@@ -53,6 +53,11 @@ impl Queue {
         Self { settings, waiting: BTreeMap::new(), turns: VecDeque::new(), length: 0, next_number: 0 }
     }
 
+    /// From now on these count. Who waits already stays.
+    pub const fn reconfigure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// How many wait.
     #[must_use]
     pub const fn len(&self) -> usize {

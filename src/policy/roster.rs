@@ -283,6 +283,24 @@ impl Roster {
         Ok((self.reserve(plan, picked), Ticket { permit, on_trial }))
     }
 
+    /// Whether the cluster has room for one dial more, without beginning it: what [`Roster::begin`] would say, but for the
+    /// budget of retries.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn room(&self, now: Instant) -> Result<(), Unavailable> {
+        if let Some(breaker) = &self.breaker {
+            breaker.check(now)?;
+        }
+        let limits = &self.settings.limits;
+        limits.admit(self.total)?;
+        let mode = eligibility::mode(&self.slots, self.settings.panic, now)?;
+        let may_take =
+            |slot: &Slot| limits.endpoint_has_room(slot.load) && eligibility::may_take(slot, mode, now);
+        let has_room = self.slots.iter().any(may_take);
+        if has_room { Ok(()) } else { Err(Full::Endpoints(limits.max_connections_per_endpoint).into()) }
+    }
+
     fn note_mode(&mut self, mode: Mode) {
         let from = std::mem::replace(&mut self.mode, mode);
         if from != mode {

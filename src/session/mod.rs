@@ -249,6 +249,10 @@ async fn dial_for(
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
+    let from = match record.peer {
+        Peer::Tcp(from) => Some(from.ip()),
+        Peer::Unix => None,
+    };
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
     let demand = Demand {
         wanted,
@@ -257,6 +261,8 @@ async fn dial_for(
         tightened,
         announcement: announcement.as_ref(),
         affinity: affinity.flatten(),
+        caller: place.caller().map(|caller| &**caller),
+        from,
     };
     tokio::select! {
         biased;
@@ -436,7 +442,7 @@ fn without_identity(downstream: Socket, record: &mut Record, none: &NoIdentity) 
 fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
-        Refusal::Unavailable(Unavailable::Full(_)) => RefusalKind::Full,
+        Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Full(..) => RefusalKind::Full,
         Refusal::Unavailable(Unavailable::Breaker(_) | Unavailable::Nobody(_) | Unavailable::Budget)
         | Refusal::Unknown { .. }
         | Refusal::Failed { .. }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
+use crate::caller::Caller;
 use crate::clock;
 use crate::name::EndpointName;
 use crate::policy::eligibility::Nobody;
@@ -27,6 +28,7 @@ use super::lease::Lease;
 use super::meeting::Meeting;
 use super::preconnect;
 use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
+use super::waiting::NoLease;
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
 
 /// The bounds of a dial.
@@ -114,6 +116,10 @@ pub struct Demand<'a> {
     pub announcement: Option<&'a Announcement>,
     /// What `source_hash` is to keep on one endpoint: a hash of the caller, or of what the client named.
     pub affinity: Option<u64>,
+    /// Whose it is, where that is known.
+    pub caller: Option<&'a Caller>,
+    /// Where it comes from, over TCP.
+    pub from: Option<IpAddr>,
 }
 
 /// How a client tightens what the file allows its dial.
@@ -176,15 +182,8 @@ pub(super) async fn dial_anew(
     let out_of_time =
         |plan: &retry::Plan, last| Refusal::Deadline { deadline: within, attempts: plan.attempts(), last };
     loop {
-        let mut lease = match cluster.lease(&demand, &mut plan) {
-            Ok(lease) => lease,
-            Err(unavailable) => {
-                if unavailable == Unavailable::Budget {
-                    cluster.metrics().retry_budget_exhausted.increment(1);
-                }
-                return Err(nothing_left(cluster, unavailable, last, plan.attempts()));
-            }
-        };
+        let leased = cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await;
+        let mut lease = leased.map_err(|none| nothing_left(cluster, none, last.take(), plan.attempts()))?;
         record.begin(&lease, plan.attempts());
         let address = match wanted {
             Wanted::Any => None,
@@ -298,14 +297,19 @@ pub(super) async fn connect_endpoint(
 }
 
 /// When there is an end to attempts in their middle, what failed before says more than why there is none left.
-fn nothing_left(
-    cluster: &Cluster,
-    unavailable: Unavailable,
-    last: Option<DialError>,
-    attempts: u32,
-) -> Refusal {
+fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> Refusal {
+    let (unavailable, no_room) = match none {
+        NoLease::Unavailable(unavailable) => (unavailable, None),
+        NoLease::Full(full, no_room) => (full.into(), Some((full, no_room))),
+    };
+    if unavailable == Unavailable::Budget {
+        cluster.metrics().retry_budget_exhausted.increment(1);
+    }
     if let Some(last) = last {
         return Refusal::Failed { last, attempts, stopped: Some(unavailable) };
+    }
+    if let Some((full, no_room)) = no_room {
+        return Refusal::Full(full, no_room);
     }
     if unavailable == Unavailable::Nobody(Nobody::Empty) {
         cluster.search.doubt();

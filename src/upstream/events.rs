@@ -14,10 +14,11 @@ use super::{Cluster, State};
 type Told = (Event, Option<Arc<Endpoint>>);
 
 impl Cluster {
-    /// Decides under the lock, and reports what that changed outside it.
+    /// Decides under the lock, calls whoever waits for the room that this may have made, and reports what that changed outside it.
     pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let decided = decision(&mut state);
+        state.call_next();
         let events = state.roster.take_events();
         if events.is_empty() {
             return decided;

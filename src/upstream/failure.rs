@@ -9,9 +9,12 @@ use rustix::io::Errno;
 
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
+use crate::policy::limits::Full;
 use crate::policy::outlier::Fault;
 use crate::policy::roster::Unavailable;
 use crate::tls::HandshakeError;
+
+use super::waiting::NoRoom;
 
 /// One step of an attempt, in their order, as `check --connect` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +85,9 @@ pub enum Refusal {
     /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
+    /// A cap is reached, and waiting did not help; nothing was dialled.
+    #[error("{0}, and {1}")]
+    Full(Full, NoRoom),
     /// Nobody knows an endpoint, for want of an answer.
     #[error("the cluster has no endpoint: {reason}")]
     Unknown {
@@ -227,7 +233,7 @@ impl Refusal {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Unavailable(Unavailable::Full(_)) => Outcome::ClusterFull,
+            Self::Unavailable(Unavailable::Full(_)) | Self::Full(..) => Outcome::ClusterFull,
             Self::Unavailable(Unavailable::Breaker(_)) => Outcome::BreakerOpen,
             // The first attempt of a session is none that a budget could refuse.
             Self::Unavailable(Unavailable::Budget) => Outcome::ConnectFailed,

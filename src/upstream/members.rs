@@ -332,6 +332,8 @@ impl Cluster {
     }
 
     fn changed(&self) {
+        // Room may have come with it, or nobody is left to wait for.
+        self.decide(|_| ());
         self.changes.send_replace(());
     }
 }

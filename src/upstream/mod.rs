@@ -20,6 +20,7 @@ mod probe;
 mod several;
 mod succession;
 mod upgrade;
+mod waiting;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ use crate::policy::admission::Needs;
 use crate::policy::eligibility::Nobody;
 use crate::policy::limits::{self, Load};
 use crate::policy::roster::{self, Roster, Unavailable};
-use crate::policy::{balance, breaker, budget, eligibility, outlier, retry};
+use crate::policy::{balance, breaker, budget, eligibility, outlier, queue, retry};
 use crate::protocol::Protocol;
 use crate::tls::{self, Choice};
 use crate::{relay, sys};
@@ -53,6 +54,8 @@ pub use meeting::Meeting;
 use members::Members;
 pub use members::{Doomed, EndpointView, Fate, Orphans};
 pub use probe::{ProbeFailure, late_rejection, probe, see_out};
+pub use waiting::NoRoom;
+use waiting::{Line, queue_settings};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -79,6 +82,8 @@ pub struct Settings {
     pub send_proxy: Option<SendProxy>,
     /// How many of them.
     pub limits: limits::Settings,
+    /// How long a session may wait for room; zero: it is refused at once.
+    pub queue_timeout: Duration,
     /// When the cluster refuses; `None`: never.
     pub breaker: Option<breaker::Settings>,
     /// When an endpoint is set aside; `None`: never.
@@ -110,7 +115,8 @@ impl Settings {
         let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
         let to_tell = tells.then_some(Needs { unit: true, groups: false });
         let to_choose = self.tls.as_ref().and_then(|tls| tls.identities().needs());
-        [to_tell, to_choose].into_iter().flatten().reduce(Needs::and)
+        let to_take_turns = (!self.queue_timeout.is_zero()).then_some(Needs { unit: true, groups: false });
+        [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
     }
 
     /// As whom a server is asked whether it serves, when no caller is there.
@@ -140,6 +146,7 @@ struct State {
     roster: Roster,
     rng: Rng,
     members: Members,
+    line: Line,
 }
 
 impl Cluster {
@@ -147,7 +154,9 @@ impl Cluster {
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         show_tls(&settings);
-        let state = State { roster: Roster::new(settings.decisions()), rng, members: Members::default() };
+        let line = Line::new(queue_settings(&settings.limits));
+        let roster = Roster::new(settings.decisions());
+        let state = State { roster, rng, members: Members::default(), line };
         let metrics = ClusterMetrics::new(&settings.name, &breaker::Label::ALL.map(breaker::Label::label));
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
@@ -222,11 +231,25 @@ impl Cluster {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The next endpoint to try, with room reserved on it.
-    fn lease(self: &Arc<Self>, demand: &Demand<'_>, plan: &mut retry::Plan) -> Result<Lease, Unavailable> {
-        let (endpoint, ticket) = self.decide(|State { roster, rng, members }| {
+    /// The next endpoint to try, with room reserved on it. `turn`: of one who was called, and comes.
+    fn lease(
+        self: &Arc<Self>,
+        demand: &Demand<'_>,
+        plan: &mut retry::Plan,
+        turn: Option<&queue::Ticket>,
+    ) -> Result<Lease, Unavailable> {
+        let (endpoint, ticket) = self.decide(|State { roster, rng, members, line }| {
             let (id, ticket) = match demand.wanted {
-                Wanted::Any => roster.begin(plan, demand.affinity, clock::now(), rng)?,
+                Wanted::Any => {
+                    if let Some(cap) = line.before(turn).filter(|_| !self.settings.queue_timeout.is_zero()) {
+                        roster.room(clock::now())?;
+                        return Err(cap.into());
+                    }
+                    if let Some(turn) = turn {
+                        line.leave(turn);
+                    }
+                    roster.begin(plan, demand.affinity, clock::now(), rng)?
+                }
                 Wanted::Endpoint { id, .. } => (id, roster.begin_at(id, plan)?),
             };
             let endpoint = members.get(id).ok_or(Nobody::Forgotten)?;

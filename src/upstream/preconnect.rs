@@ -116,6 +116,8 @@ impl<'a> Keeper<'a> {
                     tightened,
                     announcement: None,
                     affinity: None,
+                    caller: None,
+                    from: None,
                 };
                 match dial_anew(&cluster, demand, Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
@@ -131,6 +133,10 @@ impl<'a> Keeper<'a> {
     fn dialled(&mut self, dialled: Refill) {
         let Ok((ready, lease, record)) = dialled else { return self.set_back() };
         let now = clock::now();
+        if self.cluster.waiting() > 0 {
+            // They came first, and want its room.
+            return self.part(Spare { ready, lease, record, since: now, until: now });
+        }
         // Not all at once, though they were dialled at once.
         let age = self.settings.max_age.mul_f64(1.0 - 0.2 * self.rng.f64());
         self.cluster.spares().keep(Spare { ready, lease, record, since: now, until: now + age });

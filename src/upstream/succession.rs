@@ -9,6 +9,7 @@ use crate::clock;
 use crate::policy::health::Status;
 
 use super::endpoint::Endpoint;
+use super::waiting::queue_settings;
 use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
 
 impl Cluster {
@@ -48,8 +49,9 @@ impl Cluster {
 
     /// Sessions that begin from now on go by the new settings; each endpoint is who it was.
     fn renew(&self, keeps_tls: bool) {
-        self.decide(|State { roster, members, .. }| {
+        self.decide(|State { roster, members, line, .. }| {
             roster.reconfigure(self.settings.decisions());
+            line.reconfigure(queue_settings(&self.settings.limits));
             members.renew(|known, measured| {
                 let originator = if keeps_tls {
                     known.shared_originator()

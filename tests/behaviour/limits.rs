@@ -1,7 +1,9 @@
 //! Caps of a cluster: what is over them is refused at once, costs the upstream nothing, and is let in again
-//! when there is room.
+//! when there is room; or it waits for room, where it may.
 
-use crate::harness::{Ambassador, Config, End, Pki, Upstream, pgwire, roles};
+use rustix::process::Signal;
+
+use crate::harness::{Ambassador, Config, End, Pki, Upstream, pgwire, roles, until};
 
 #[test]
 fn a_cluster_at_max_connections_refuses_and_admits_again() {
@@ -99,4 +101,136 @@ fn a_flood_over_the_cap_is_counted_to_the_last_connection() {
     assert_eq!(metrics.sum("connections_total", &[]), 305.0);
     assert_eq!(upstream.accepted(), 5);
     ambassador.connect().echo("and there is room again");
+}
+
+#[track_caller]
+fn wait_waiting(ambassador: &Ambassador, count: u64) {
+    until(format!("{count} wait"), || (ambassador.status()["clusters"][0]["waiting"] == count).then_some(()));
+    until(format!("the gauge shows {count}"), || {
+        let shown = ambassador.metrics().sum("waiting_sessions", &[("cluster", "up")]);
+        (shown == count as f64).then_some(())
+    });
+}
+
+#[test]
+fn sessions_wait_for_room_and_are_served_one_by_one_in_their_order() {
+    let upstream = Upstream::plain(roles::echo);
+    let cluster = "limits: { max_connections: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], cluster));
+    let mut one = ambassador.connect();
+    one.echo("one");
+    let mut two = ambassador.connect();
+    wait_waiting(&ambassador, 1);
+    let mut three = ambassador.connect();
+    wait_waiting(&ambassador, 2);
+    drop(one);
+    two.echo("two");
+    wait_waiting(&ambassador, 1);
+    assert_eq!(upstream.accepted(), 2, "the cap holds");
+    drop(two);
+    three.echo("three");
+    wait_waiting(&ambassador, 0);
+    assert_eq!(ambassador.metrics().sum("wait_duration_seconds_count", &[("cluster", "up")]), 2.0);
+    drop(three);
+    let records = ambassador.wait_records(3);
+    assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
+}
+
+#[test]
+fn whoever_waits_in_vain_is_refused_and_hears_how_long_it_waited() {
+    let upstream = Upstream::plain(roles::echo);
+    for times in
+        ["queue_timeout: 200ms }", "queue_timeout: 1m }\nconnect: { timeout: 200ms, deadline: 200ms }"]
+    {
+        let cluster = format!("limits: {{ max_connections: 1, {times}");
+        let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+        let mut one = ambassador.connect();
+        one.echo("one");
+        assert_eq!(ambassador.connect().ending(), End::Reset);
+        let record = ambassador.record_of("cluster_full");
+        let words = record["error"].as_str().expect("an error");
+        assert!(words.contains("max_connections (1), and no room came in the "), "{record}");
+        assert!(words.contains("that it waited (limits.queue_timeout)"), "{record}");
+        wait_waiting(&ambassador, 0);
+        one.echo("as well as before");
+    }
+}
+
+#[test]
+fn whoever_leaves_while_it_waits_leaves_its_place_to_the_next() {
+    let upstream = Upstream::plain(roles::echo);
+    let cluster = "limits: { max_connections_per_endpoint: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], cluster));
+    let mut one = ambassador.connect();
+    one.echo("one");
+    let two = ambassador.connect();
+    wait_waiting(&ambassador, 1);
+    let mut three = ambassador.connect();
+    wait_waiting(&ambassador, 2);
+    two.reset();
+    ambassador.record_of("downstream_gone");
+    wait_waiting(&ambassador, 1);
+    drop(one);
+    three.echo("three");
+    assert_eq!(upstream.accepted(), 2);
+}
+
+#[test]
+fn a_queue_that_is_full_refuses_at_once() {
+    let upstream = Upstream::plain(roles::echo);
+    let cluster =
+        "limits: { max_connections: 1, max_pending: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], cluster));
+    let mut one = ambassador.connect();
+    one.echo("one");
+    let mut two = ambassador.connect();
+    wait_waiting(&ambassador, 1);
+    assert_eq!(ambassador.connect().ending(), End::Reset);
+    let record = ambassador.record_of("cluster_full");
+    let words = record["error"].as_str().expect("an error");
+    assert!(words.contains("max_connections (1), and 1 sessions wait already"), "{record}");
+    drop(one);
+    two.echo("two");
+}
+
+#[test]
+fn a_breaker_that_opens_sends_all_who_wait_away() {
+    let pki = Pki::new();
+    let upstream = Upstream::plain(roles::silent);
+    let cluster = format!(
+        "tls: {{ ca: {} }}\nlimits: {{ max_pending: 1, queue_timeout: 1m }}\n\
+         connect: {{ handshake_timeout: 2s, attempts: 1, deadline: 1m }}\n\
+         circuit_breaker: {{ consecutive_failures: 1, open_for: 1m }}",
+        pki.ca().display()
+    );
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut one = ambassador.connect();
+    upstream.wait_active(1);
+    let mut two = ambassador.connect();
+    wait_waiting(&ambassador, 1);
+    assert_eq!((one.ending(), two.ending()), (End::Reset, End::Reset));
+    let record = ambassador.record_of("breaker_open");
+    assert_eq!(record["attempts"], 0, "{record}");
+    wait_waiting(&ambassador, 0);
+    assert_eq!(upstream.accepted(), 1);
+}
+
+#[test]
+fn a_reload_that_makes_room_serves_those_who_wait() {
+    let upstream = Upstream::plain(roles::echo);
+    let config = |most: u32| {
+        let cluster =
+            format!("limits: {{ max_connections: {most}, queue_timeout: 1m }}\nconnect: {{ deadline: 1m }}");
+        Config::app(&[&upstream.address()], &cluster)
+    };
+    let ambassador = Ambassador::start(&config(1));
+    let mut one = ambassador.connect();
+    one.echo("one");
+    let (mut two, mut three) = (ambassador.connect(), ambassador.connect());
+    wait_waiting(&ambassador, 2);
+    ambassador.rewrite(&config(3));
+    ambassador.signal(Signal::HUP);
+    two.echo("two");
+    three.echo("three");
+    one.echo("one is as well as before");
 }

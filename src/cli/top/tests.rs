@@ -32,7 +32,7 @@ fn look(endpoints: &[Value], sessions: &[Value]) -> Look {
         "admin": null, "listeners": [], "credentials": [],
         "clusters": [{
             "name": "up", "protocol": "tcp", "balance": "round_robin", "tls": "mtls", "breaker": "closed",
-            "breaker_seconds_left": null, "mode": "normal", "sessions": 1, "pending_dials": 0, "endpoints": endpoints, "discovery": [],
+            "breaker_seconds_left": null, "mode": "normal", "sessions": 1, "pending_dials": 0, "waiting": 0, "endpoints": endpoints, "discovery": [],
         }],
     });
     let sample = |at: f64, bytes: u64| {

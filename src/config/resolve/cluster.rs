@@ -60,6 +60,7 @@ impl Resolver<'_> {
             dial: dial?,
             send_proxy: send_proxy(cluster)?,
             limits: limits(cluster)?,
+            queue_timeout: cluster.section("limits")?.duration("queue_timeout")?,
             breaker: breaker?,
             outlier: outlier?,
             retry_budget: Some(retry_budget(cluster.section("connect")?)?),

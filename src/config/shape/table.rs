@@ -325,7 +325,9 @@ static LIMITS: Shape = Shape {
         default("max_pending", Kind::Integer(1, 1_000_000), "128", "Dials in flight."),
         default("max_connections_per_endpoint", Kind::Integer(1, 1_000_000), "500",
             "Sessions and dials of one endpoint."),
-        later_unless("queue_timeout", "0s", "How long a session may wait for room."),
+        default("queue_timeout", DELAY, "0s",
+            "How long a session may wait for room, in turn among callers; 0s for none. At most max_pending wait, half of \
+             them of one caller."),
     ],
 };
 
@@ -395,6 +397,7 @@ const fn section(name: &'static str, shape: &'static Shape) -> Key {
     Key { name, about: shape.about, rule: Rule::Takes(Kind::Section(shape), Presence::Default("")) }
 }
 
+#[expect(dead_code, reason = "at the moment every key that is known is supported")]
 const fn later_unless(name: &'static str, off: &'static str, about: &'static str) -> Key {
     Key { name, about, rule: Rule::Later(Some(off)) }
 }

@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
 use crate::config::{Config, LogFormat};
-use crate::policy::admission::Rule;
+use crate::policy::admission::{Needs, Rule};
 use crate::policy::eligibility::Panic;
 use crate::policy::{balance, breaker, budget, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
@@ -53,6 +53,7 @@ fn the_defaults_are_those_promised() {
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
         (1024, 128, 500)
     );
+    assert_eq!((cluster.queue_timeout, cluster.wants_of_callers()), (Duration::ZERO, None));
     assert_eq!(
         cluster.orphans,
         Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
@@ -190,11 +191,10 @@ fn sockets_of_systemd_go_by_name_and_may_be_exposed() {
 }
 
 #[test]
-fn later_keys_may_say_what_is_true() {
-    let listener = "";
-    let cluster = "announce_caller: false\non_rotation: keep\n\
-                   limits: { queue_timeout: 0s }";
-    accept(&least("", listener, cluster));
+fn sessions_may_wait_for_room_and_take_turns_by_caller() {
+    let cluster = &accept(&least("", "", "limits: { queue_timeout: 500ms }")).clusters[0];
+    assert_eq!(cluster.queue_timeout, 500 * MILLISECOND);
+    assert_eq!(cluster.wants_of_callers(), Some(Needs { unit: true, groups: false }));
 }
 
 #[test]

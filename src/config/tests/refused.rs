@@ -105,11 +105,6 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
 }
 
 #[test]
-fn keys_of_later_features_are_refused_unless_they_say_what_is_true() {
-    check_cluster("limits: { queue_timeout: 1s }", 15, "limits.queue_timeout", "or write `0s`");
-}
-
-#[test]
 fn duplicates_are_refused_with_both_places() {
     let text = least("", "", "") + "  up:\n    endpoints: [10.0.0.2:1]\n";
     check(&text, &[("10:3", "clusters.up", "`up` is given twice; the first is at line 7")]);

@@ -108,6 +108,7 @@ fn the_schema_and_the_compiler_agree() {
         ("", "connect: { retry_budget: { ratio: much } }"),
         ("", "outlier_detection: { consecutive_failures: 0, early_close: 1s }"),
         ("", "limits: { queue_timeout: 1s }"),
+        ("", "limits: { queue_timeout: 1 }"),
     ] {
         let text = least("", listener, cluster);
         assert_eq!(fits_schema(&text), parse(&text).is_ok(), "{text}");
