@@ -217,6 +217,10 @@ fn the_schema_command_prints_a_json_schema() {
     let schema: Value =
         serde_json::from_str(&finish(binary().arg("schema")).must_succeed().stdout).expect("JSON");
     assert!(schema["$schema"].is_string());
+    // The shipped example points editors to this copy: ambassador schema >docs/listeners.schema.json
+    let shipped: Value =
+        serde_json::from_str(include_str!("../../docs/listeners.schema.json")).expect("JSON");
+    assert_eq!(schema, shipped, "docs/listeners.schema.json is not what `ambassador schema` prints");
     assert!(schema["properties"]["listeners"].is_object() && schema["properties"]["clusters"].is_object());
 }
 

@@ -223,23 +223,6 @@ fn a_variable_takes_its_value_from_the_environment() {
 }
 
 #[test]
-fn a_key_whose_feature_is_not_here_yet_is_refused_and_never_ignored() {
-    let listener = |key: &str| GOOD.replace("cluster: up }", &format!("cluster: up, {key} }}"));
-    let cluster = |key: &str| GOOD.replace(" ] }", &format!(" ], {key} }}"));
-    let files = [
-        listener("context: connect"),
-        cluster("balance: ewma"),
-        cluster("circuit_breaker: { consecutive_failures: 5 }"),
-        cluster("outlier_detection: { consecutive_failures: 3 }"),
-    ];
-    for text in files {
-        let checked = check(&text);
-        assert_eq!(checked.finished.code, 78, "accepted:\n{text}");
-        assert!(checked.finished.stderr.contains("not supported yet"), "{text}\n{}", checked.finished.stderr);
-    }
-}
-
-#[test]
 fn run_on_a_wrong_file_tells_what_check_tells_and_exits_78() {
     let text = GOOD.replace("cluster: up", "cluster: elsewhere");
     let checked = check(&text);
