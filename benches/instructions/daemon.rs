@@ -110,9 +110,8 @@ fn wait_until_listening(log: &mut impl BufRead) -> Result<SocketAddr, String> {
     let mut said = String::new();
     for line in log.lines().map_while(Result::ok) {
         let event = event(&line);
-        if event["message"] == "listening"
-            && let Some(address) = event["address"].as_str().and_then(|address| address.parse().ok())
-        {
+        let address = event["message"].as_str().and_then(|message| message.strip_prefix("listening: main "));
+        if let Some(address) = address.and_then(|address| address.parse().ok()) {
             return Ok(address);
         }
         said.push_str(&line);
