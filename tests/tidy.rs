@@ -242,14 +242,15 @@ fn only_config_knows_yaml() {
 #[test]
 fn metric_names_exist_once() {
     let sources = sources();
-    let breaches = sources.iter().filter(|source| source.module != "metrics").flat_map(|source| {
-        source
-            .code()
-            .into_iter()
-            .filter(|(_, line)| line.contains("\"ambassador_"))
-            .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
-    });
-    check("metric names live in metrics.rs", breaches);
+    let breaches =
+        sources.iter().filter(|source| !source.path.ends_with("metrics/names.rs")).flat_map(|source| {
+            source
+                .code()
+                .into_iter()
+                .filter(|(_, line)| line.contains("\"ambassador_"))
+                .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
+        });
+    check("metric names live in metrics/names.rs", breaches);
 }
 
 #[test]

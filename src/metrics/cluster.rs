@@ -1,0 +1,154 @@
+//! What is recorded of a cluster: its sessions and dials, its credentials, the search for its endpoints.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::names::{
+    BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
+    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, INSECURE, PENDING_DIALS, PRECONNECTED, PRECONNECTS,
+    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, WAIT_DURATION, WAITING_SESSIONS,
+};
+use crate::name::ClusterName;
+
+/// What a cluster records.
+#[derive(Clone)]
+pub struct ClusterMetrics {
+    /// Dials in flight.
+    pub pending_dials: Gauge,
+    /// Sessions that wait for room.
+    pub waiting: Gauge,
+    /// How long those waited that got room.
+    pub wait_duration: Histogram,
+    /// Upstream connections that are ready.
+    pub preconnected: Gauge,
+    /// Sessions that found one.
+    pub preconnect_hits: Counter,
+    /// Sessions that did not.
+    pub preconnect_misses: Counter,
+    /// Connections that nobody wants any more.
+    pub preconnects_retired: Counter,
+    /// Connections that the server ended.
+    pub preconnects_died: Counter,
+    /// 1 while health does not count, because it leaves nobody.
+    pub panic: Gauge,
+    /// A dial got no further attempt for want of retry budget.
+    pub retry_budget_exhausted: Counter,
+    breaker_state: Gauge,
+    breaker_transitions: BTreeMap<&'static str, Counter>,
+    session_duration: Histogram,
+    first_byte: Histogram,
+}
+
+impl ClusterMetrics {
+    /// The handles of one cluster, with every state that its breaker may have.
+    #[must_use]
+    pub fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
+        let cluster = cluster.to_string();
+        let preconnects =
+            |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
+        let transitions =
+            |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
+        Self {
+            preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
+            preconnect_hits: preconnects("hit"),
+            preconnect_misses: preconnects("miss"),
+            preconnects_retired: preconnects("retired"),
+            preconnects_died: preconnects("died"),
+            panic: gauge!(CLUSTER_PANIC, "cluster" => cluster.clone()),
+            retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
+            breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
+            breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
+            pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
+            waiting: gauge!(WAITING_SESSIONS, "cluster" => cluster.clone()),
+            wait_duration: histogram!(WAIT_DURATION, "cluster" => cluster.clone()),
+            session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
+            first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
+        }
+    }
+
+    /// The breaker has come to that state, `number` in the gauge.
+    pub fn breaker_turned(&self, to: &'static str, number: u8) {
+        self.breaker_state.set(f64::from(number));
+        if let Some(counter) = self.breaker_transitions.get(to) {
+            counter.increment(1);
+        }
+    }
+
+    /// A session that relayed has ended.
+    pub fn session_ended(&self, lasted: Duration, first_byte: Option<Duration>) {
+        self.session_duration.record(lasted);
+        if let Some(first_byte) = first_byte {
+            self.first_byte.record(first_byte);
+        }
+    }
+
+    /// What the cluster's TLS settings say once and for all.
+    pub fn tls(cluster: &ClusterName, is_verified: bool) {
+        gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
+    }
+}
+
+/// What a credential records.
+#[derive(Clone)]
+pub struct CredentialMetrics {
+    /// What its files hold now is in use.
+    pub replaced: Counter,
+    /// What its files hold now cannot be used.
+    pub failed: Counter,
+}
+
+impl CredentialMetrics {
+    /// The handles of one credential.
+    #[must_use]
+    pub fn new(kind: &'static str, name: &str) -> Self {
+        let reloads = |result: &'static str| counter!(CREDENTIAL_RELOADS, "kind" => kind, "name" => name.to_owned(), "result" => result);
+        Self { replaced: reloads("ok"), failed: reloads("failed") }
+    }
+
+    /// When what a cluster uses in that role ends, in seconds since 1970.
+    pub fn ends(cluster: &ClusterName, role: &'static str, at: f64) {
+        gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
+    }
+}
+
+/// What the search for a cluster's endpoints records.
+pub struct DiscoveryMetrics {
+    answers: BTreeMap<&'static str, Counter>,
+    failing: Gauge,
+    succeeded: Gauge,
+}
+
+impl DiscoveryMetrics {
+    /// The handles of one cluster, with everything that may become of a question.
+    #[must_use]
+    pub fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
+        let cluster = cluster.to_string();
+        let answer =
+            |result: &'static str| counter!(DISCOVERY, "cluster" => cluster.clone(), "result" => result);
+        Self {
+            answers: results.map(|result| (result, answer(result))).into(),
+            failing: gauge!(DISCOVERY_FAILING, "cluster" => cluster.clone()),
+            succeeded: gauge!(DISCOVERY_SUCCESS, "cluster" => cluster),
+        }
+    }
+
+    /// A question came to that.
+    pub fn answered(&self, result: &'static str) {
+        if let Some(counter) = self.answers.get(result) {
+            counter.increment(1);
+        }
+    }
+
+    /// A good answer came at that time.
+    pub fn succeeded(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.succeeded.set(since.as_secs_f64());
+    }
+
+    /// So many of what is asked for go without.
+    pub fn failing(&self, origins: usize) {
+        self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
+    }
+}

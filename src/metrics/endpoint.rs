@@ -1,0 +1,120 @@
+//! What is recorded of an endpoint: its sessions, the attempts to reach it, its health checks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use super::names::{
+    CONNECT_ATTEMPTS, CONNECT_DURATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_HEALTHY, ENDPOINT_SESSIONS,
+    HANDSHAKE_DURATION, HEALTH_CHECKS, TLS_HANDSHAKES,
+};
+use crate::name::{ClusterName, EndpointName};
+
+/// What an endpoint records.
+#[derive(Clone)]
+pub struct EndpointMetrics {
+    /// Live sessions.
+    pub sessions: Gauge,
+    /// TCP connect.
+    pub connect_duration: Histogram,
+    /// 1 while it is set aside.
+    pub ejected: Gauge,
+    ejections: BTreeMap<&'static str, Counter>,
+    handshake_duration: Histogram,
+    full_handshakes: Counter,
+    resumed_handshakes: Counter,
+    attempts: BTreeMap<&'static str, Counter>,
+}
+
+impl EndpointMetrics {
+    /// The handles of one endpoint, with every result an attempt may have and every fault of an endpoint.
+    #[must_use]
+    pub fn new(
+        cluster: &ClusterName,
+        endpoint: &EndpointName,
+        results: &[&'static str],
+        faults: &[&'static str],
+    ) -> Self {
+        let (cluster, endpoint) = (cluster.to_string(), endpoint.to_string());
+        let attempt = |result: &'static str| {
+            counter!(CONNECT_ATTEMPTS,
+                "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
+        };
+        let ejection = |fault: &'static str| counter!(EJECTIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "fault" => fault);
+        let handshakes = |kind: &'static str| counter!(TLS_HANDSHAKES, "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "kind" => kind);
+        let of = |name: &'static str| histogram!(name, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
+        Self {
+            sessions: gauge!(ENDPOINT_SESSIONS, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
+            connect_duration: of(CONNECT_DURATION),
+            ejected: gauge!(ENDPOINT_EJECTED, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
+            ejections: faults.iter().map(|fault| (*fault, ejection(fault))).collect(),
+            handshake_duration: of(HANDSHAKE_DURATION),
+            full_handshakes: handshakes("full"),
+            resumed_handshakes: handshakes("resumed"),
+            attempts: results.iter().map(|result| (*result, attempt(result))).collect(),
+        }
+    }
+
+    /// TLS is established; the time is that of upgrade and handshake.
+    pub fn secured(&self, took: Duration, resumed: bool) {
+        self.handshake_duration.record(took);
+        if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
+    }
+
+    /// It was set aside for that; `is_news`: it had not been before.
+    pub fn ejected(&self, fault: &'static str, is_news: bool) {
+        if is_news {
+            self.ejected.increment(1);
+        }
+        if let Some(counter) = self.ejections.get(fault) {
+            counter.increment(1);
+        }
+    }
+
+    /// An attempt ended so.
+    pub fn attempted(&self, result: &'static str) {
+        if let Some(counter) = self.attempts.get(result) {
+            counter.increment(1);
+        }
+    }
+}
+
+/// What the health checks of an endpoint record.
+#[derive(Clone)]
+pub struct CheckMetrics {
+    healthy: Gauge,
+    results: BTreeMap<&'static str, Counter>,
+}
+
+impl CheckMetrics {
+    /// The handles of one endpoint, with every result that a probe may have.
+    #[must_use]
+    pub fn new(
+        cluster: &ClusterName,
+        endpoint: &EndpointName,
+        results: impl Iterator<Item = &'static str>,
+    ) -> Self {
+        let (cluster, endpoint) = (cluster.to_string(), endpoint.to_string());
+        let healthy = gauge!(ENDPOINT_HEALTHY, "cluster" => cluster.clone(), "endpoint" => endpoint.clone());
+        healthy.set(1.0);
+        let counter = |result: &'static str| {
+            counter!(HEALTH_CHECKS,
+                "cluster" => cluster.clone(), "endpoint" => endpoint.clone(), "result" => result)
+        };
+        Self { healthy, results: results.map(|result| (result, counter(result))).collect() }
+    }
+
+    /// A probe ended so, and it leaves the endpoint usable or not.
+    pub fn checked(&self, result: &'static str, is_usable: bool) {
+        self.healthy.set(if is_usable { 1.0 } else { 0.0 });
+        if let Some(counter) = self.results.get(result) {
+            counter.increment(1);
+        }
+    }
+
+    /// It is not probed any more.
+    pub fn gone(&self) {
+        self.healthy.set(0.0);
+    }
+}
