@@ -26,7 +26,7 @@ fn names(text: &str, prefix: &str) -> BTreeSet<String> {
 
 /// What the daemon knows, whether it has counted anything of it yet or not.
 fn known() -> BTreeSet<String> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics/names.rs");
     names(&std::fs::read_to_string(source).expect("the table of metrics"), "ambassador_")
 }
 
