@@ -6,30 +6,27 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::alarm::{self, Elapsed};
+use crate::alarm;
 use crate::caller::Caller;
 use crate::clock;
 use crate::name::EndpointName;
 use crate::policy::eligibility::Nobody;
 use crate::policy::retry;
 use crate::policy::roster::Unavailable;
-use crate::protocol::{Dialogue, Greeting, NothingBuffered, Upgraded};
+use crate::protocol::Dialogue;
 use crate::relay::End;
-use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, Choice, EndpointOriginator, HandshakeError, Start};
+use crate::tls::{Agreed, Choice};
 
 use super::announce::Announcement;
-use super::connect::connect;
-use super::endpoint::Endpoint;
+use super::attempt::{Attempt, Established, Limit};
 use super::failure::{Bound, DialError, Refusal, Step};
 use super::lease::Lease;
 use super::meeting::Meeting;
 use super::preconnect;
-use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
 use super::waiting::NoLease;
-use super::{Cluster, EndpointId, Settings as ClusterSettings};
+use super::{Cluster, EndpointId};
 
 /// The bounds of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,7 +167,7 @@ pub(super) async fn dial_anew(
     purpose: Purpose,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, identity, has_spoken, tightened, announcement, .. } = demand;
+    let Demand { wanted, identity, tightened, .. } = demand;
     let settings = cluster.settings();
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
     let deadline = Limit::after(clock::now(), Bound::Deadline, within);
@@ -185,24 +182,7 @@ pub(super) async fn dial_anew(
         let leased = cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await;
         let mut lease = leased.map_err(|none| nothing_left(cluster, none, last.take(), plan.attempts()))?;
         record.begin(&lease, plan.attempts());
-        let address = match wanted {
-            Wanted::Any => None,
-            Wanted::Endpoint { address, .. } => address,
-        };
-        let endpoint = lease.endpoint();
-        let begun = clock::now();
-        let attempt = Attempt {
-            settings,
-            endpoint,
-            address,
-            port: None,
-            identity,
-            begun,
-            deadline,
-            has_spoken,
-            is_probe: false,
-            announcement,
-        };
+        let attempt = Attempt::serving(&demand, settings, lease.endpoint(), deadline);
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 match purpose {
@@ -234,68 +214,6 @@ pub(super) async fn dial_anew(
     }
 }
 
-/// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
-/// and the server is given what it needs to see a whole conversation.
-///
-/// # Errors
-/// See [`DialError`]; what went well before is in the record.
-pub async fn try_endpoint(
-    settings: &ClusterSettings,
-    endpoint: &Endpoint,
-    identity: Choice,
-    record: &mut DialRecord,
-) -> Result<Ready, DialError> {
-    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let begun = clock::now();
-    let attempt = Attempt {
-        settings,
-        endpoint,
-        address: None,
-        port: None,
-        identity,
-        begun,
-        deadline,
-        has_spoken: false,
-        is_probe: true,
-        announcement: None,
-    };
-    match attempt.establish(record).await? {
-        Established::Ready(ready) => Ok(ready),
-        Established::Meets(socket, mut greeting) => {
-            let introduced = greeting.introduction.alone();
-            attempt.secure_introduced(socket, &introduced.request, introduced.upgraded, record).await
-        }
-    }
-}
-
-/// TCP alone, to an endpoint or to another port of its host, outside the policies: for probes.
-///
-/// # Errors
-/// See [`DialError`].
-pub(super) async fn connect_endpoint(
-    settings: &ClusterSettings,
-    endpoint: &Endpoint,
-    port: Option<u16>,
-    record: &mut DialRecord,
-) -> Result<Socket, DialError> {
-    let begun = clock::now();
-    let deadline = Limit::after(begun, Bound::Deadline, settings.dial.deadline);
-    let identity = settings.identity_of_probes();
-    let attempt = Attempt {
-        settings,
-        endpoint,
-        address: None,
-        port,
-        identity,
-        begun,
-        deadline,
-        has_spoken: false,
-        is_probe: true,
-        announcement: None,
-    };
-    attempt.connect(record).await
-}
-
 /// When there is an end to attempts in their middle, what failed before says more than why there is none left.
 fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> Refusal {
     let (unavailable, no_room) = match none {
@@ -320,255 +238,13 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
     Refusal::Unavailable(unavailable)
 }
 
-/// A moment that something must be over by, and the bound that says so.
-#[derive(Debug, Clone, Copy)]
-struct Limit {
-    at: Instant,
-    bound: Bound,
-    /// How long the bound is, in all.
-    length: Duration,
-}
-
-impl Limit {
-    fn after(begun: Instant, bound: Bound, length: Duration) -> Self {
-        Self { at: begun + length, bound, length }
-    }
-
-    /// The earlier of the two; so each wait has one timer, however many bounds it has.
-    fn within(self, other: Self) -> Self {
-        if other.at < self.at { other } else { self }
-    }
-}
-
-/// One attempt, and what it has to keep to.
-pub(super) struct Attempt<'a> {
-    settings: &'a ClusterSettings,
-    endpoint: &'a Endpoint,
-    /// The only address to try, where there is no choice.
-    address: Option<SocketAddr>,
-    /// Another port than the endpoint's.
-    port: Option<u16>,
-    identity: Choice,
-    begun: Instant,
-    deadline: Limit,
-    has_spoken: bool,
-    /// Sessions are measured, and probes are not.
-    is_probe: bool,
-    /// What the server hears of the session; `None`: it is none, but a probe.
-    announcement: Option<&'a Announcement>,
-}
-
-/// How far an attempt leads without the client.
-enum Established {
-    Ready(Ready),
-    Meets(Socket, Greeting),
-}
-
-impl<'a> Attempt<'a> {
-    /// The rest of an attempt whose client has been heard: the time that this took is not ours.
-    pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint, identity: Choice) -> Self {
-        let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
-        Self {
-            settings,
-            endpoint,
-            address: None,
-            port: None,
-            identity,
-            begun: clock::now(),
-            deadline,
-            has_spoken: true,
-            is_probe: false,
-            announcement: None,
-        }
-    }
-
-    async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
-        let socket = self.connect(record).await?;
-        match self.endpoint.originator() {
-            None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
-            // Boxed: a handshake's state is large, and a plain dial has no use for it.
-            Some(originator) => Box::pin(self.secure(originator, socket, record)).await,
-        }
-    }
-
-    async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
-        let Self { settings, endpoint, .. } = *self;
-        // Whoever answers on another port is not the server.
-        let header = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
-        let header = header.map(|send| send.header(self.announcement, endpoint.settings()));
-        let begun = clock::now();
-        let limit = self.limit(begun, Bound::Connect, settings.dial.connect_timeout);
-        let speaks_first = header.is_some() || self.speaks_first();
-        let begin = |mut address: SocketAddr| {
-            if let Some(port) = self.port {
-                address.set_port(port);
-            }
-            let target = Target { address, from: settings.dial.local_address, speaks_first };
-            Socket::connect(target, &settings.socket)
-        };
-        let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));
-        let connecting = async {
-            let (socket, address) = connect(order, begin).await?;
-            // With the ACK that ends TCP's handshake, before anything else.
-            let sent = socket.send_all(header.as_deref().unwrap_or_default()).await;
-            sent.map(|()| (socket, address)).map_err(|error| (address, error))
-        };
-        match alarm::before(limit.at, connecting).await {
-            Ok(Ok((socket, address))) => {
-                let took = clock::now() - begun;
-                if !self.is_probe {
-                    endpoint.metrics().connect_duration.record(took);
-                }
-                endpoint.answered(address);
-                record.connect = Some(took);
-                Ok(socket)
-            }
-            Ok(Err((address, error))) => Err(DialError::Connect { address, error }),
-            Err(Elapsed) => Err(self.timeout(Step::Connect, limit)),
-        }
-    }
-
-    /// Whether bytes of ours follow at once: the client's, the upgrade's or TLS's.
-    fn speaks_first(&self) -> bool {
-        let Self { settings, endpoint, has_spoken, .. } = *self;
-        match endpoint.originator().map(EndpointOriginator::start) {
-            Some(Start::Direct) => true,
-            Some(Start::Upgrade) => !settings.protocol.server_greets(),
-            None => has_spoken && !settings.protocol.server_greets(),
-        }
-    }
-
-    /// Upgrade and TLS.
-    async fn secure(
-        &self,
-        originator: &EndpointOriginator,
-        socket: Socket,
-        record: &mut DialRecord,
-    ) -> Result<Established, DialError> {
-        let begun = clock::now();
-        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
-        let mut step = Step::Upgrade;
-        let securing = async {
-            let upgraded = match (originator.start(), self.settings.protocol.upgrade()) {
-                (Start::Upgrade, Some(dialogue)) => {
-                    let label = self.settings.protocol.label();
-                    let led = upgrade(&socket, label, dialogue).await;
-                    match led.map_err(|failure| self.upgrade_failed(&failure))? {
-                        Led::Upgraded(upgraded) => upgraded,
-                        Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
-                    }
-                }
-                (Start::Direct, _) | (Start::Upgrade, None) => {
-                    Upgraded::new(NothingBuffered::nothing_was_said())
-                }
-            };
-            step = Step::Handshake;
-            self.shake_hands(originator, socket, upgraded)
-                .await
-                .map(|(ready, agreed)| Secured::Ready(ready, agreed))
-        };
-        let secured = alarm::before(limit.at, securing).await;
-        match secured.unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))? {
-            Secured::Meets(socket, greeting) => Ok(Established::Meets(socket, greeting)),
-            Secured::Ready(ready, agreed) => {
-                self.note(begun, agreed, record);
-                Ok(Established::Ready(ready))
-            }
-        }
-    }
-
-    /// What is left of an upgrade once the client has introduced itself: the request for TLS, and TLS.
-    pub(super) async fn secure_introduced(
-        &self,
-        socket: Socket,
-        request: &[u8],
-        upgraded: Upgraded,
-        record: &mut DialRecord,
-    ) -> Result<Ready, DialError> {
-        let originator = self.endpoint.originator().expect("an upgrade was begun, so there is TLS");
-        let begun = clock::now();
-        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
-        let securing = async {
-            let protocol = self.settings.protocol.label();
-            nothing_came(&socket).map_err(|error| self.upgrade_failed(&error.into()))?;
-            let asked = socket.send_all(request).await;
-            asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
-            self.shake_hands(originator, socket, upgraded).await
-        };
-        let secured = alarm::before(limit.at, securing).await;
-        let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
-        self.note(begun, agreed, record);
-        Ok(ready)
-    }
-
-    async fn shake_hands(
-        &self,
-        originator: &EndpointOriginator,
-        socket: Socket,
-        upgraded: Upgraded,
-    ) -> Result<(Ready, Agreed), DialError> {
-        let Upgraded { proof, welcome, first, dialogue } = upgraded;
-        let server_name = self.endpoint.settings().server_name.clone();
-        let (stream, agreed) = originator
-            .originate(self.identity, socket, server_name, proof)
-            .await
-            .map_err(|error| self.handshake_failed(originator.start(), error))?;
-        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
-    }
-
-    fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
-        let took = clock::now() - begun;
-        if !self.is_probe {
-            self.endpoint.metrics().secured(took, agreed.resumed);
-        }
-        record.handshake = Some(took);
-        record.agreed = Some(Box::new(agreed));
-    }
-
-    /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
-    fn handshake_failed(&self, start: Start, error: HandshakeError) -> DialError {
-        let endpoint = self.endpoint.settings().name.clone();
-        let has_ended = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
-        match start {
-            Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
-                DialError::Tls { endpoint, error: HandshakeError::ClosedDirect }
-            }
-            Start::Direct | Start::Upgrade => DialError::Tls { endpoint, error },
-        }
-    }
-
-    fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
-        DialError::Upgrade { endpoint: self.endpoint.settings().name.clone(), reason: failure.to_string() }
-    }
-
-    fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {
-        Limit::after(begun, bound, length).within(self.deadline)
-    }
-
-    fn timeout(&self, step: Step, limit: Limit) -> DialError {
-        let Limit { bound, length: timeout, .. } = limit;
-        // Attempts before it may have left next to nothing of the time for all of them.
-        let is_fair = match bound {
-            Bound::Connect | Bound::Handshake => true,
-            Bound::Deadline => (clock::now() - self.begun) * 2 >= self.settings.dial.deadline,
-        };
-        DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout, is_fair }
-    }
-}
-
-/// What an attempt at TLS leads to.
-enum Secured {
-    Ready(Ready, Agreed),
-    Meets(Socket, Greeting),
-}
-
 impl Ready {
     /// The same on the current worker.
     pub(super) fn adopted(self) -> io::Result<Self> {
         Ok(Self { end: self.end.adopted()?, ..self })
     }
 
-    const fn new(end: End) -> Self {
+    pub(super) const fn new(end: End) -> Self {
         Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None }
     }
 }

@@ -5,7 +5,8 @@ use crate::protocol::{Greeting, Introduced};
 use crate::sys::Socket;
 use crate::tls::Choice;
 
-use super::dial::{Attempt, DialRecord, Ready};
+use super::attempt::Attempt;
+use super::dial::{DialRecord, Ready};
 use super::failure::DialError;
 use super::lease::Lease;
 use super::probe::probe;

@@ -5,6 +5,7 @@
 //! the two goes a [`Lease`].
 
 mod announce;
+mod attempt;
 mod connect;
 mod dial;
 pub mod discovery;
@@ -44,9 +45,8 @@ use crate::{relay, sys};
 
 pub use crate::policy::slot::Id as EndpointId;
 pub use announce::{Announcement, SendProxy};
-pub use dial::{
-    Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Tightened, Wanted, dial, try_endpoint,
-};
+pub use attempt::try_endpoint;
+pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Tightened, Wanted, dial};
 pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
 pub use lease::Lease;

@@ -15,7 +15,8 @@ use crate::protocol::NothingBuffered;
 use crate::relay::End;
 use crate::sys::Socket;
 use crate::upstream::Settings as ClusterSettings;
-use crate::upstream::dial::{self, DialRecord};
+use crate::upstream::attempt;
+use crate::upstream::dial::DialRecord;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
 
@@ -32,7 +33,7 @@ pub(super) async fn ask(
     endpoint: &Endpoint,
     record: &mut DialRecord,
 ) -> Result<(), Failure> {
-    let socket = dial::connect_endpoint(cluster, endpoint, Some(http.port), record).await?;
+    let socket = attempt::connect_endpoint(cluster, endpoint, Some(http.port), record).await?;
     let end = secure(socket, http, endpoint, record).await?;
     let host = endpoint.settings().authority(http.port);
     let asked = format!("GET {} at {host}", http.path);

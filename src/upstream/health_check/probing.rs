@@ -6,7 +6,8 @@ use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::relay::End;
 use crate::upstream::Settings as ClusterSettings;
-use crate::upstream::dial::{self, DialRecord, Ready};
+use crate::upstream::attempt;
+use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
 use crate::upstream::probe::{VERDICT, converse, part_within, rejected_within};
@@ -89,20 +90,21 @@ async fn go(
     let patience = VERDICT.min(settings.timeout / 4);
     match &settings.kind {
         Kind::Tcp => {
-            let socket = dial::connect_endpoint(cluster, endpoint, None, record).await?;
+            let socket = attempt::connect_endpoint(cluster, endpoint, None, record).await?;
             part_within(patience, &mut End::Socket(socket)).await;
             Ok(())
         }
         Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
         Kind::Tls => {
             settled(
-                dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?,
+                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?,
                 patience,
             )
             .await
         }
         Kind::Protocol => {
-            let ready = dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
+            let ready =
+                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
             match cluster.probe() {
                 None => settled(ready, patience).await,
                 Some(conversation) => {
@@ -112,7 +114,8 @@ async fn go(
             }
         }
         Kind::Exchange(exchange) => {
-            let ready = dial::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
+            let ready =
+                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
             hear(ready, exchange, until, patience).await.map_err(Failure::Answer)
         }
     }
