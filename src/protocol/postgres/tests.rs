@@ -1,7 +1,9 @@
 //! Tables over the dialogue's entry points: byte sequences as PostgreSQL 15 and 18 and libpq send them.
 
+use super::opening::*;
+use super::startup::*;
 use super::*;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, CancelKey, Dialogue, Opened, OpeningError, Outbox, ProbeError, Probed, Said};
 use proptest::prelude::*;
 
 fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
