@@ -4,11 +4,12 @@
 //! reply, and until then a refusal is HTTP.
 
 use super::admission::Against;
+use super::dialling::{Ask, announce, dial_for, introduce};
 use super::heads::{has_no_head, head_timeout};
 use super::record::Record;
 use super::route::Place;
-use super::{Ask, OPENING_TIMEOUT, Unserved, begin, dial_for, introduce, left_ungreeted, not_opened};
-use super::{announce, nothing_to_cancel, stopped};
+use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped};
+use super::{OPENING_TIMEOUT, begin};
 use crate::clock;
 use crate::downstream::{self, NoHead, read_head};
 use crate::head::connect::{Error, Request, RequestReader, Served, served};

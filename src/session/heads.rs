@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::record::Record;
 use super::route::Place;
-use super::{Unserved, stopped};
+use super::unserved::{Unserved, stopped};
 use crate::downstream::{NoHead, read_head};
 use crate::head::proxy::{Addresses, Command, HeaderReader};
 use crate::outcome::{Outcome, Side};

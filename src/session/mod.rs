@@ -6,41 +6,39 @@
 mod access;
 mod admission;
 mod connect;
+mod dialling;
 mod heads;
 mod orphans;
 mod record;
 mod rotation;
 mod route;
 mod totals;
+mod unserved;
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock;
-use crate::downstream::{self, NotOpened};
-use crate::head::connect::{refused, status_of};
+use crate::downstream;
 use crate::outcome::{Outcome, Side};
-use crate::policy::balance::{Policy, hash};
-use crate::policy::roster::Unavailable;
-use crate::protocol::{Opened, Protocol, RefusalKind};
+use crate::protocol::{Opened, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
-use crate::sys::{Accepted, Gone, Peer, Socket};
-use crate::tls::{self, Choice, NoIdentity};
-use crate::upstream::{
-    Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial, see_out,
-};
+use crate::sys::{Accepted, Socket};
+use crate::tls;
+use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
 use crate::workers::WorkerLoad;
 
 pub use access::{AccessLog, Format};
-use admission::Against;
 pub use admission::{Admission, AdmissionSettings};
+use dialling::{Ask, announce, dial_for, introduce};
 pub use orphans::end_orphans;
 pub use record::{NoSessionId, Record, SessionId, SessionIds};
 pub use rotation::end_outdated;
 use route::Place;
 pub use route::{Admitted, Destination, Ledger, Route, SessionView, Settings, Tally};
 pub use totals::Totals;
+use unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, refuse, stopped};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
@@ -77,38 +75,6 @@ fn leave(record: &Record, place: Place, load: WorkerLoad, access: &AccessLog) {
     record.route().ended(record, &place, ended);
     drop((place, load));
     access.write(record, ended);
-}
-
-/// A client that is told no, as the record says why.
-struct Unserved {
-    downstream: Socket,
-    kind: RefusalKind,
-    tongue: Tongue,
-}
-
-/// What a client hears its refusal in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tongue {
-    /// The cluster's protocol.
-    Protocol,
-    /// HTTP, where it waits for the answer to its CONNECT: with that status, or the outcome's own.
-    Http(Option<u16>),
-}
-
-impl Unserved {
-    const fn new(downstream: Socket, kind: RefusalKind) -> Self {
-        Self { downstream, kind, tongue: Tongue::Protocol }
-    }
-
-    fn in_http(self, status: Option<u16>) -> Self {
-        Self { tongue: Tongue::Http(status), ..self }
-    }
-
-    /// What speaks against the client in any case comes first.
-    fn or(self, against: Option<Against>, record: &mut Record) -> Self {
-        let kind = against.map_or(self.kind, |against| against.note(record));
-        Self { kind, ..self }
-    }
 }
 
 async fn open_or_refuse(
@@ -219,65 +185,6 @@ async fn open(
     begin(downstream, ready, lease, opened, place, record).await
 }
 
-/// What a session asks of its dial.
-struct Ask<'a> {
-    wanted: Wanted,
-    /// Bytes of the client wait to be passed on.
-    has_spoken: bool,
-    /// A FIN of the client only ends what it says.
-    may_half_close: bool,
-    /// The client wants it done, even if it does not wait.
-    insists: bool,
-    tightened: Tightened<'a>,
-}
-
-/// Dials while the client is there and nobody orders an end.
-async fn dial_for(
-    downstream: Socket,
-    ask: Ask<'_>,
-    place: &Place,
-    record: &mut Record,
-) -> Result<(Dialled, Socket), Option<Unserved>> {
-    let cluster = place.cluster().expect("who dials knows where");
-    let Ask { wanted, has_spoken, may_half_close, insists, tightened } = ask;
-    let tls = cluster.settings().tls.as_ref();
-    let choice = tls.map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
-    let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
-        Ok(identity) => identity,
-        Err(none) => return Err(Some(without_identity(downstream, record, &none))),
-    };
-    // Where a server minds, what was begun goes on until it can be ended well.
-    let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
-    let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
-    let from = match record.peer {
-        Peer::Tcp(from) => Some(from.ip()),
-        Peer::Unix => None,
-    };
-    let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
-    let demand = Demand {
-        wanted,
-        identity,
-        has_spoken,
-        tightened,
-        announcement: announcement.as_ref(),
-        affinity: affinity.flatten(),
-        caller: place.caller().map(|caller| &**caller),
-        from,
-    };
-    tokio::select! {
-        biased;
-        dialled = dial(cluster, demand, &mut record.dial) => match dialled {
-            Ok(dialled) => Ok((dialled, downstream)),
-            Err(refusal) => Err(Some(undialled(downstream, record, &refusal))),
-        },
-        gone = downstream.gone(may_half_close), if may_be_cut => {
-            gone_while_dialling(record, gone);
-            Err(None)
-        }
-        outcome = place.live().ordered_to_stop(), if may_be_cut => Err(Some(stopped(downstream, record, outcome))),
-    }
-}
-
 /// What a relay begins with.
 async fn begin(
     downstream: Socket,
@@ -301,165 +208,11 @@ async fn begin(
     Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
 }
 
-fn left_ungreeted(record: &mut Record) {
-    let words = "the client left before it was greeted";
-    record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
-}
-
-/// The session, as its server is to hear of it.
-fn announcement(downstream: &Socket, record: &Record) -> Announcement {
-    let caller = record.caller();
-    Announcement {
-        command: heads::command(downstream, record),
-        session: record.session().to_string(),
-        uid: caller.map(|caller| caller.uid),
-        unit: caller.and_then(|caller| caller.unit()).map(ToString::to_string),
-        context: record.context().map(ToString::to_string),
-    }
-}
-
-/// Tells the server in a client's login which unit it is, where that is wanted and known.
-fn announce(place: &Place, login: &mut Vec<u8>) {
-    let settings = place.cluster().expect("who logs in has a cluster").settings();
-    if settings.announce_caller
-        && let Some(unit) = place.caller().and_then(|caller| caller.unit())
-    {
-        settings.protocol.announce(login, unit.as_str());
-    }
-}
-
-/// Who is kept on one endpoint by `source_hash`: what the client names, or else a user of this host, where the caller was
-/// looked up, or else an address.
-fn affinity(tightened: &Tightened<'_>, record: &Record) -> Option<u64> {
-    if let Some(named) = tightened.affinity {
-        return Some(hash(named.as_bytes()));
-    }
-    if let Some(caller) = record.caller() {
-        return Some(hash(&caller.uid.to_be_bytes()));
-    }
-    match record.peer {
-        Peer::Tcp(address) => match address.ip() {
-            IpAddr::V4(ip) => Some(hash(&ip.octets())),
-            IpAddr::V6(ip) => Some(hash(&ip.octets())),
-        },
-        Peer::Unix => None,
-    }
-}
-
-fn nothing_to_cancel(downstream: Socket, record: &mut Record) -> Unserved {
-    let words = "no session of this listener has the key that the client wants cancelled";
-    record.end(Outcome::NoEndpoint, Side::Ambassador, Some(words.into()));
-    Unserved::new(downstream, RefusalKind::Unreachable)
-}
-
-/// The client's part in an upgrade. However it ends, the server has seen a whole conversation.
-async fn introduce(
-    downstream: Socket,
-    mut meeting: Meeting,
-    place: &Place,
-    record: &mut Record,
-) -> Result<(Ready, Lease, Socket), Option<Unserved>> {
-    let protocol = &*place.cluster().expect("who was dialled has a cluster").settings().protocol;
-    let introduced = tokio::select! {
-        biased;
-        introduced = downstream::introduce(&downstream, meeting.greeting(), INTRODUCTION_TIMEOUT) => introduced,
-        outcome = place.live().ordered_to_stop() => {
-            meeting.part().await;
-            return Err(Some(stopped(downstream, record, outcome)));
-        }
-    };
-    let introduced = match introduced {
-        Ok(mut introduced) => {
-            announce(place, &mut introduced.upgraded.first);
-            introduced
-        }
-        Err(error) => {
-            meeting.part().await;
-            return Err(not_opened(downstream, protocol, record, error).await);
-        }
-    };
-    record.reply_to = introduced.reply_to;
-    match meeting.secure(introduced, &mut record.dial).await {
-        Ok((ready, lease)) => Ok((ready, lease, downstream)),
-        Err(last) => {
-            let attempts = record.dial.attempts;
-            Err(Some(undialled(downstream, record, &Refusal::Failed { last, attempts, stopped: None })))
-        }
-    }
-}
-
-/// How long a client may take to answer a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so that
-/// there is time to part.
-const INTRODUCTION_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(8);
 /// How long a client that speaks first may take to say what it wants: PostgreSQL's own
 /// `authentication_timeout`.
-const OPENING_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for one that will be refused anyway.
-const OPENING_TIMEOUT_FULL: std::time::Duration = std::time::Duration::from_secs(2);
-
-async fn not_opened(
-    downstream: Socket,
-    protocol: &dyn Protocol,
-    record: &mut Record,
-    error: NotOpened,
-) -> Option<Unserved> {
-    let words = Some(error.to_string());
-    match error {
-        NotOpened::Gone => record.end(Outcome::DownstreamGone, Side::Downstream, words),
-        NotOpened::Broken(_) => record.end(Outcome::DownstreamReset, Side::Downstream, words),
-        NotOpened::Silent(_) => {
-            record.end(Outcome::BadOpening, Side::Ambassador, words);
-            return Some(Unserved::new(downstream, RefusalKind::BadRequest));
-        }
-        NotOpened::Misspoken(error) => {
-            record.end(Outcome::BadOpening, Side::Ambassador, words);
-            record.reply_to = error.reply_to;
-            let refusal = record.refusal(RefusalKind::BadRequest);
-            downstream::answer_opening(downstream, protocol, &error, &refusal.borrow()).await;
-        }
-    }
-    None
-}
-
-fn gone_while_dialling(record: &mut Record, gone: Gone) {
-    let words = match gone {
-        Gone::Finished => "the client closed the connection while we were dialling",
-        Gone::Reset => "the client reset the connection while we were dialling",
-    };
-    record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
-}
-
-/// Nothing was dialled: there is nobody to be towards the server.
-fn without_identity(downstream: Socket, record: &mut Record, none: &NoIdentity) -> Unserved {
-    let (outcome, kind) = match none {
-        NoIdentity::Denied(_) => (Outcome::Denied, RefusalKind::Denied),
-        NoIdentity::Absent(_) => (Outcome::TlsFailed, RefusalKind::Unreachable),
-    };
-    record.end(outcome, Side::Ambassador, Some(none.to_string()));
-    Unserved::new(downstream, kind)
-}
-
-fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
-    record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
-    let kind = match refusal {
-        Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Full(..) => RefusalKind::Full,
-        Refusal::Unavailable(Unavailable::Breaker(_) | Unavailable::Nobody(_) | Unavailable::Budget)
-        | Refusal::Unknown { .. }
-        | Refusal::Failed { .. }
-        | Refusal::Deadline { .. } => RefusalKind::Unreachable,
-    };
-    Unserved::new(downstream, kind)
-}
-
-/// An order to end came before there was anything to relay.
-fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Unserved {
-    record.end(
-        outcome,
-        Side::Ambassador,
-        Some(format!("ended by the ambassador ({}) before it had an upstream", outcome.label())),
-    );
-    Unserved::new(downstream, RefusalKind::ShuttingDown)
-}
+const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
 /// Who has to be told what, once the relay has ended.
@@ -501,20 +254,4 @@ async fn aftermath(
         see_out(record.cluster().expect(RELAYS).settings(), *unfinished).await;
     }
     drop(lease);
-}
-
-async fn refuse(Unserved { downstream, kind, tongue }: Unserved, record: &Record) {
-    let refusal = record.refusal(kind);
-    let refusal = refusal.borrow();
-    match (tongue, record.cluster()) {
-        (Tongue::Protocol, Some(cluster)) => {
-            downstream::refuse(downstream, &*cluster.settings().protocol, &refusal).await;
-        }
-        (Tongue::Http(_) | Tongue::Protocol, _) => {
-            let own = if let Tongue::Http(own) = tongue { own } else { None };
-            let status = own.unwrap_or_else(|| status_of(record.outcome));
-            let words = refused(status, record.outcome, refusal.session, &refusal.sentence());
-            downstream::say(downstream, &words).await;
-        }
-    }
 }
