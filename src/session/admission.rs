@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::place::Place;
 use super::record::Record;
-use super::route::{Place, Route};
+use super::route::Route;
 use crate::caller::{Caller, CallerKey};
 use crate::clock;
 use crate::downstream::{self, Census, Stranger};

@@ -6,8 +6,8 @@
 use super::admission::Against;
 use super::dialling::{Ask, announce, dial_for, introduce};
 use super::heads::{has_no_head, head_timeout};
+use super::place::Place;
 use super::record::Record;
-use super::route::Place;
 use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped};
 use super::{OPENING_TIMEOUT, begin};
 use crate::clock;

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::heads;
+use super::place::Place;
 use super::record::Record;
-use super::route::Place;
 use super::unserved::{Unserved, gone_while_dialling, not_opened, stopped, undialled, without_identity};
 use crate::downstream;
 use crate::policy::balance::{Policy, hash};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::place::Place;
 use super::record::Record;
-use super::route::Place;
 use super::unserved::{Unserved, stopped};
 use crate::downstream::{NoHead, read_head};
 use crate::head::proxy::{Addresses, Command, HeaderReader};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::route::{Entry, Route};
+use super::place::Entry;
+use super::route::Route;
 use crate::caller::Caller;
 use crate::head::connect::Context;
 use crate::head::proxy::{Addresses, Command, Header};

@@ -1,20 +1,17 @@
 //! A listener with the clusters that it leads to, and the sessions that live between them.
-//!
-//! A session owns its byte counters while it lives (database sessions last for hours); a scrape reads them
-//! there, and they fold into the totals when it ends, under one lock, so that no byte is counted twice or
-//! lost between the two.
+//! A route is where connections of a listener go under one configuration, and who is asked about its sessions; the
+//! sessions themselves are in its [`Ledger`].
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::admission::{Admission, Guest};
+use super::admission::Admission;
+use super::ledger::{Ledger, Sessions, Tally};
+use super::place::{Admitted, Entry, Place};
 use super::record::{Record, SessionId, SessionIds};
-use super::totals::{Sums, Totals};
 use crate::caller::Caller;
 use crate::clock;
-use crate::metrics::{DestinationMetrics, ListenerMetrics};
+use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
 use crate::policy::rotation::Seen;
@@ -22,7 +19,7 @@ use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
 use crate::tls::Stamp;
-use crate::upstream::{Cluster, DialRecord, EndpointId, Lease, Wanted};
+use crate::upstream::{Cluster, DialRecord, EndpointId, Wanted};
 
 /// What a listener says about the sessions that come in by it.
 #[derive(Debug)]
@@ -51,48 +48,11 @@ pub struct Route {
     ledger: Arc<Ledger>,
 }
 
-/// The sessions between a listener and the clusters it leads to, and what those that ended have left.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    sessions: Mutex<Sessions>,
-    sums: Sums,
-}
-
-impl Ledger {
-    /// What it has seen since the start.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let sessions = self.sessions();
-        let (sent, received) = sessions.bytes();
-        let live = sessions.live.len() as u64;
-        self.sums.complete(Totals {
-            sessions: live,
-            accepted: sessions.accepted,
-            sent,
-            received,
-            ..Totals::default()
-        })
-    }
-
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
 /// A cluster that a route leads to.
 #[derive(Debug)]
 pub struct Destination {
-    cluster: Arc<Cluster>,
-    tally: Arc<Tally>,
-}
-
-/// What is recorded of the sessions between a listener and a cluster, whatever route they went by.
-#[derive(Debug)]
-pub struct Tally {
-    metrics: DestinationMetrics,
-    /// Bytes of the sessions that have ended.
-    sent: AtomicU64,
-    received: AtomicU64,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) tally: Arc<Tally>,
 }
 
 impl Destination {
@@ -100,63 +60,6 @@ impl Destination {
     #[must_use]
     pub const fn new(cluster: Arc<Cluster>, tally: Arc<Tally>) -> Self {
         Self { cluster, tally }
-    }
-}
-
-impl Tally {
-    /// Of that listener and cluster; there must be one only, for its counters to be right.
-    #[must_use]
-    pub fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
-        let metrics = DestinationMetrics::new(listener, cluster);
-        Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
-    }
-}
-
-#[derive(Debug, Default)]
-struct Sessions {
-    live: BTreeMap<SessionId, Arc<Entry>>,
-    /// Those of `live` that are being refused, and take nobody's room.
-    refusing: u32,
-    accepted: u64,
-    /// Bytes of the sessions that have ended.
-    sent: u64,
-    received: u64,
-    /// Given to each session that begins from now on: the drain's deadline has passed.
-    stopped: Option<Outcome>,
-}
-
-/// What is known of a session while it lives.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) session: SessionId,
-    pub(super) accepted: Instant,
-    /// Milliseconds from accept to when it had its endpoint.
-    established_ms: AtomicU32,
-    /// Where it goes, once that is known.
-    destination: OnceLock<Arc<Destination>>,
-    /// Its endpoint, once it has one.
-    endpoint: OnceLock<EndpointId>,
-    /// What is known of its client, once somebody has looked. Boxed: often nobody does.
-    guest: OnceLock<Box<Guest>>,
-    pub(super) live: Live,
-}
-
-impl Entry {
-    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
-        self.guest.get()?.caller()
-    }
-
-    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
-        self.destination.get().map(|destination| &destination.cluster)
-    }
-
-    /// By its name: a cluster that succeeds another has its endpoints.
-    fn is_of(&self, cluster: &Cluster) -> bool {
-        self.cluster().is_some_and(|own| own.settings().name == cluster.settings().name)
-    }
-
-    fn counts_for(&self, tally: &Arc<Tally>) -> bool {
-        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.tally, tally))
     }
 }
 
@@ -180,7 +83,7 @@ pub struct SessionView {
 }
 
 /// Connections over the cap that may be told so at once; more are reset without a word.
-const REFUSING_MAX: u32 = 64;
+pub(super) const REFUSING_MAX: u32 = 64;
 
 impl Route {
     /// From a listener to its clusters: at least one, and more only with [`Settings::context`].
@@ -224,6 +127,11 @@ impl Route {
         self.destinations.iter().map(|destination| &destination.cluster)
     }
 
+    /// That one of them.
+    pub(super) fn destination(&self, index: usize) -> &Arc<Destination> {
+        &self.destinations[index]
+    }
+
     /// What it records.
     #[must_use]
     pub const fn metrics(&self) -> &ListenerMetrics {
@@ -236,15 +144,7 @@ impl Route {
     /// Far over the cap not even that: the record is all that is left of it.
     pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
-        let entry = Arc::new(Entry {
-            session: self.ids.next(),
-            accepted: clock::now(),
-            destination: OnceLock::new(),
-            established_ms: AtomicU32::new(0),
-            endpoint: OnceLock::new(),
-            guest: OnceLock::new(),
-            live: Live::default(),
-        });
+        let entry = Arc::new(Entry::new(self.ids.next()));
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving =
@@ -268,7 +168,7 @@ impl Route {
         sessions.live.insert(entry.session, Arc::clone(&entry));
         drop(sessions);
         let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        let place = Place { route: Arc::clone(self), entry, has_room: AtomicBool::new(has_room) };
+        let place = Place::new(Arc::clone(self), entry, has_room);
         if !self.settings.context {
             place.leads_to(0);
         }
@@ -411,170 +311,19 @@ impl Route {
     }
 
     pub(super) fn dialled(&self, dial: &DialRecord) {
-        self.ledger.sums.dialled(dial);
+        self.ledger.sums().dialled(dial);
     }
 
     pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
         self.metrics.ended(record.outcome);
-        self.ledger.sums.ended(record.outcome);
-        if let Some(cluster) = place.cluster().filter(|_| place.entry.endpoint.get().is_some()) {
+        self.ledger.sums().ended(record.outcome);
+        if let Some(cluster) = place.cluster().filter(|_| place.has_endpoint()) {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
             cluster.metrics().session_ended(ended - record.accepted(), first_byte);
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.ledger.sessions()
-    }
-}
-
-impl Sessions {
-    /// Bytes to and from the upstreams, those of live sessions included.
-    fn bytes(&self) -> (u64, u64) {
-        sum((self.sent, self.received), self.live.values())
-    }
-
-    /// The same of one tally.
-    fn bytes_of(&self, tally: &Arc<Tally>) -> (u64, u64) {
-        let ended = (tally.sent.load(Ordering::Relaxed), tally.received.load(Ordering::Relaxed));
-        sum(ended, self.live.values().filter(|entry| entry.counts_for(tally)))
-    }
-}
-
-fn sum<'a>(ended: (u64, u64), live: impl Iterator<Item = &'a Arc<Entry>>) -> (u64, u64) {
-    live.fold(ended, |(sent, received), entry| (sent + entry.live.sent(), received + entry.live.received()))
-}
-
-/// A connection that was entered, and the record that it is to leave.
-#[derive(Debug)]
-pub struct Admitted {
-    pub(super) place: Place,
-    pub(super) record: Record,
-}
-
-/// A connection's place among the live sessions; given back on drop.
-#[derive(Debug)]
-pub(super) struct Place {
-    route: Arc<Route>,
-    entry: Arc<Entry>,
-    /// If not, it is here to be refused.
-    has_room: AtomicBool,
-}
-
-impl Place {
-    /// Where it goes.
-    pub(super) const fn route(&self) -> &Arc<Route> {
-        &self.route
-    }
-
-    /// The cluster that it goes to, once that is known.
-    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
-        self.entry.cluster()
-    }
-
-    /// It goes to the route's cluster at that place.
-    pub(super) fn leads_to(&self, index: usize) {
-        let destination = &self.route.destinations[index];
-        if self.entry.destination.set(Arc::clone(destination)).is_ok() {
-            destination.tally.metrics.active.increment(1);
-        }
-    }
-
-    /// Its counters and its stop order.
-    pub(super) fn live(&self) -> &Live {
-        &self.entry.live
-    }
-
-    /// Whether it is under the listener's cap, and was not turned away; if not, it is here to be refused.
-    pub(super) fn has_room(&self) -> bool {
-        self.has_room.load(Ordering::Relaxed)
-    }
-
-    /// From here on it is here to be refused, and takes nobody's room. False: too many are, it is to go without a word.
-    pub(super) fn turn_away(&self) -> bool {
-        let mut sessions = self.route.sessions();
-        if self.has_room.swap(false, Ordering::Relaxed) {
-            sessions.refusing += 1;
-        }
-        sessions.refusing <= REFUSING_MAX
-    }
-
-    /// Who connected, where somebody wanted to know and it is no stranger.
-    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
-        self.entry.caller()
-    }
-
-    /// Its client was looked up.
-    pub(super) fn identified(&self, guest: Guest) {
-        // Looked up once, so it is never set twice.
-        let _ = self.entry.guest.set(Box::new(guest));
-    }
-
-    /// Its client has said what it wants.
-    pub(super) fn opened(&self) {
-        self.entry.live.opened();
-    }
-
-    /// It has its endpoint, which has seen that content of an identity.
-    pub(super) fn established(&self, endpoint: EndpointId, identity: Option<Stamp>) {
-        if let Some(identity) = identity {
-            self.entry.live.made_with(identity);
-        }
-        // Dialled once, so it is never set twice.
-        let _ = self.entry.endpoint.set(endpoint);
-        let after = clock::now().saturating_duration_since(self.entry.accepted).as_millis();
-        self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
-    }
-
-    /// Tells the lease whether the endpoint ended the session young, where that is looked at. Only an endpoint that ends it
-    /// without a byte is to blame: one that has answered may have had a reason in what the client said.
-    pub(super) fn blame(&self, record: &Record, lease: &Lease) {
-        let Some(outlier) = self.cluster().and_then(|cluster| cluster.settings().outlier) else { return };
-        if outlier.early_close.is_zero() {
-            return;
-        }
-        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
-        let lived = clock::now().saturating_duration_since(self.entry.accepted + established);
-        let by_the_endpoint = record.closed_by == Side::Upstream
-            && matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset)
-            && record.received() == 0;
-        let died_young = by_the_endpoint && lived < outlier.early_close;
-        // One that its client ended young proves nothing either way.
-        if died_young || lived >= outlier.early_close || record.received() > 0 {
-            lease.lasted(died_young);
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut sessions = self.route.sessions();
-        sessions.live.remove(&self.entry.session);
-        sessions.refusing -= u32::from(!self.has_room());
-        let destination = self.entry.destination.get();
-        if let Some(tally) = destination.map(|destination| &destination.tally) {
-            tally.sent.fetch_add(self.entry.live.sent(), Ordering::Relaxed);
-            tally.received.fetch_add(self.entry.live.received(), Ordering::Relaxed);
-        }
-        sessions.sent += self.entry.live.sent();
-        sessions.received += self.entry.live.received();
-        drop(sessions);
-        if let Some(guest) = self.entry.guest.get() {
-            self.route.admission().left(guest);
-        }
-        if let Some(destination) = destination {
-            destination.tally.metrics.active.decrement(1);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// docs/DECISIONS.md, "What a resting session weighs": with its two counts of references, an allocation of 160 bytes.
-    #[test]
-    fn what_is_known_of_a_resting_session_is_small() {
-        assert!(size_of::<Entry>() <= 144, "{}", size_of::<Entry>());
     }
 }

@@ -1,0 +1,96 @@
+//! The sessions that live between a listener and its clusters, and what those that ended have left.
+//!
+//! A session owns its byte counters while it lives (database sessions last for hours); a scrape reads them
+//! there, and they fold into the totals when it ends, under one lock, so that no byte is counted twice or
+//! lost between the two.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::place::Entry;
+use super::record::SessionId;
+use super::totals::{Sums, Totals};
+use crate::metrics::DestinationMetrics;
+use crate::name::{ClusterName, ListenerName};
+use crate::outcome::Outcome;
+
+/// The sessions between a listener and the clusters it leads to, and what those that ended have left.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    sessions: Mutex<Sessions>,
+    sums: Sums,
+}
+
+impl Ledger {
+    /// What it has seen since the start.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let sessions = self.sessions();
+        let (sent, received) = sessions.bytes();
+        let live = sessions.live.len() as u64;
+        self.sums.complete(Totals {
+            sessions: live,
+            accepted: sessions.accepted,
+            sent,
+            received,
+            ..Totals::default()
+        })
+    }
+
+    pub(super) const fn sums(&self) -> &Sums {
+        &self.sums
+    }
+
+    pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What is recorded of the sessions between a listener and a cluster, whatever route they went by.
+#[derive(Debug)]
+pub struct Tally {
+    pub(super) metrics: DestinationMetrics,
+    /// Bytes of the sessions that have ended.
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+}
+
+impl Tally {
+    /// Of that listener and cluster; there must be one only, for its counters to be right.
+    #[must_use]
+    pub fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
+        let metrics = DestinationMetrics::new(listener, cluster);
+        Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    pub(super) live: BTreeMap<SessionId, Arc<Entry>>,
+    /// Those of `live` that are being refused, and take nobody's room.
+    pub(super) refusing: u32,
+    pub(super) accepted: u64,
+    /// Bytes of the sessions that have ended.
+    pub(super) sent: u64,
+    pub(super) received: u64,
+    /// Given to each session that begins from now on: the drain's deadline has passed.
+    pub(super) stopped: Option<Outcome>,
+}
+
+impl Sessions {
+    /// Bytes to and from the upstreams, those of live sessions included.
+    fn bytes(&self) -> (u64, u64) {
+        sum((self.sent, self.received), self.live.values())
+    }
+
+    /// The same of one tally.
+    pub(super) fn bytes_of(&self, tally: &Arc<Tally>) -> (u64, u64) {
+        let ended = (tally.sent.load(Ordering::Relaxed), tally.received.load(Ordering::Relaxed));
+        sum(ended, self.live.values().filter(|entry| entry.counts_for(tally)))
+    }
+}
+
+fn sum<'a>(ended: (u64, u64), live: impl Iterator<Item = &'a Arc<Entry>>) -> (u64, u64) {
+    live.fold(ended, |(sent, received), entry| (sent + entry.live.sent(), received + entry.live.received()))
+}

@@ -1,0 +1,207 @@
+//! One connection's place among the live sessions of its route: what is known of it while it lives, given back on drop.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::admission::Guest;
+use super::ledger::Tally;
+use super::record::{Record, SessionId};
+use super::route::{Destination, REFUSING_MAX, Route};
+use crate::caller::Caller;
+use crate::clock;
+use crate::outcome::{Outcome, Side};
+use crate::relay::Live;
+use crate::tls::Stamp;
+use crate::upstream::{Cluster, EndpointId, Lease};
+
+/// What is known of a session while it lives.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) session: SessionId,
+    pub(super) accepted: Instant,
+    /// Milliseconds from accept to when it had its endpoint.
+    established_ms: AtomicU32,
+    /// Where it goes, once that is known.
+    destination: OnceLock<Arc<Destination>>,
+    /// Its endpoint, once it has one.
+    pub(super) endpoint: OnceLock<EndpointId>,
+    /// What is known of its client, once somebody has looked. Boxed: often nobody does.
+    guest: OnceLock<Box<Guest>>,
+    pub(super) live: Live,
+}
+
+impl Entry {
+    /// Of a connection that is accepted now.
+    pub(super) fn new(session: SessionId) -> Self {
+        Self {
+            session,
+            accepted: clock::now(),
+            destination: OnceLock::new(),
+            established_ms: AtomicU32::new(0),
+            endpoint: OnceLock::new(),
+            guest: OnceLock::new(),
+            live: Live::default(),
+        }
+    }
+
+    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
+        self.guest.get()?.caller()
+    }
+
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.destination.get().map(|destination| &destination.cluster)
+    }
+
+    /// By its name: a cluster that succeeds another has its endpoints.
+    pub(super) fn is_of(&self, cluster: &Cluster) -> bool {
+        self.cluster().is_some_and(|own| own.settings().name == cluster.settings().name)
+    }
+
+    pub(super) fn counts_for(&self, tally: &Arc<Tally>) -> bool {
+        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.tally, tally))
+    }
+}
+
+/// A connection that was entered, and the record that it is to leave.
+#[derive(Debug)]
+pub struct Admitted {
+    pub(super) place: Place,
+    pub(super) record: Record,
+}
+
+/// A connection's place among the live sessions; given back on drop.
+#[derive(Debug)]
+pub(super) struct Place {
+    route: Arc<Route>,
+    entry: Arc<Entry>,
+    /// If not, it is here to be refused.
+    has_room: AtomicBool,
+}
+
+impl Place {
+    pub(super) const fn new(route: Arc<Route>, entry: Arc<Entry>, has_room: bool) -> Self {
+        Self { route, entry, has_room: AtomicBool::new(has_room) }
+    }
+
+    /// Whether it got as far as to an endpoint.
+    pub(super) fn has_endpoint(&self) -> bool {
+        self.entry.endpoint.get().is_some()
+    }
+
+    /// Where it goes.
+    pub(super) const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The cluster that it goes to, once that is known.
+    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.entry.cluster()
+    }
+
+    /// It goes to the route's cluster at that place.
+    pub(super) fn leads_to(&self, index: usize) {
+        let destination = self.route.destination(index);
+        if self.entry.destination.set(Arc::clone(destination)).is_ok() {
+            destination.tally.metrics.active.increment(1);
+        }
+    }
+
+    /// Its counters and its stop order.
+    pub(super) fn live(&self) -> &Live {
+        &self.entry.live
+    }
+
+    /// Whether it is under the listener's cap, and was not turned away; if not, it is here to be refused.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room.load(Ordering::Relaxed)
+    }
+
+    /// From here on it is here to be refused, and takes nobody's room. False: too many are, it is to go without a word.
+    pub(super) fn turn_away(&self) -> bool {
+        let mut sessions = self.route.sessions();
+        if self.has_room.swap(false, Ordering::Relaxed) {
+            sessions.refusing += 1;
+        }
+        sessions.refusing <= REFUSING_MAX
+    }
+
+    /// Who connected, where somebody wanted to know and it is no stranger.
+    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
+        self.entry.caller()
+    }
+
+    /// Its client was looked up.
+    pub(super) fn identified(&self, guest: Guest) {
+        // Looked up once, so it is never set twice.
+        let _ = self.entry.guest.set(Box::new(guest));
+    }
+
+    /// Its client has said what it wants.
+    pub(super) fn opened(&self) {
+        self.entry.live.opened();
+    }
+
+    /// It has its endpoint, which has seen that content of an identity.
+    pub(super) fn established(&self, endpoint: EndpointId, identity: Option<Stamp>) {
+        if let Some(identity) = identity {
+            self.entry.live.made_with(identity);
+        }
+        // Dialled once, so it is never set twice.
+        let _ = self.entry.endpoint.set(endpoint);
+        let after = clock::now().saturating_duration_since(self.entry.accepted).as_millis();
+        self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells the lease whether the endpoint ended the session young, where that is looked at. Only an endpoint that ends it
+    /// without a byte is to blame: one that has answered may have had a reason in what the client said.
+    pub(super) fn blame(&self, record: &Record, lease: &Lease) {
+        let Some(outlier) = self.cluster().and_then(|cluster| cluster.settings().outlier) else { return };
+        if outlier.early_close.is_zero() {
+            return;
+        }
+        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
+        let lived = clock::now().saturating_duration_since(self.entry.accepted + established);
+        let by_the_endpoint = record.closed_by == Side::Upstream
+            && matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset)
+            && record.received() == 0;
+        let died_young = by_the_endpoint && lived < outlier.early_close;
+        // One that its client ended young proves nothing either way.
+        if died_young || lived >= outlier.early_close || record.received() > 0 {
+            lease.lasted(died_young);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sessions = self.route.sessions();
+        sessions.live.remove(&self.entry.session);
+        sessions.refusing -= u32::from(!self.has_room());
+        let destination = self.entry.destination.get();
+        if let Some(tally) = destination.map(|destination| &destination.tally) {
+            tally.sent.fetch_add(self.entry.live.sent(), Ordering::Relaxed);
+            tally.received.fetch_add(self.entry.live.received(), Ordering::Relaxed);
+        }
+        sessions.sent += self.entry.live.sent();
+        sessions.received += self.entry.live.received();
+        drop(sessions);
+        if let Some(guest) = self.entry.guest.get() {
+            self.route.admission().left(guest);
+        }
+        if let Some(destination) = destination {
+            destination.tally.metrics.active.decrement(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/DECISIONS.md, "What a resting session weighs": with its two counts of references, an allocation of 160 bytes.
+    #[test]
+    fn what_is_known_of_a_resting_session_is_small() {
+        assert!(size_of::<Entry>() <= 144, "{}", size_of::<Entry>());
+    }
+}
