@@ -4,6 +4,7 @@
 //! Connections are few, bounded, and short of patience.
 
 mod answer;
+mod browser;
 mod control;
 mod history;
 mod order;

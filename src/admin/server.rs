@@ -4,14 +4,15 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
 use super::Subject;
-use super::answer::answer;
-use super::control;
+use super::answer::{answer, text};
+use super::{browser, control};
 use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
@@ -78,8 +79,14 @@ async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: 
     let service = service_fn(move |request| {
         let subject = Arc::clone(&subject);
         async move {
-            let ordered = control::obey(&subject, door, asker, &request).await;
-            Ok::<_, Infallible>(ordered.unwrap_or_else(|| answer(&subject, door, &request)))
+            let answered = match browser::refusal(door, &request) {
+                Some(reason) => text(StatusCode::FORBIDDEN, reason),
+                None => match control::obey(&subject, door, asker, &request).await {
+                    Some(ordered) => ordered,
+                    None => answer(&subject, &request),
+                },
+            };
+            Ok::<_, Infallible>(answered)
         }
     });
     let connection = http1::Builder::new()

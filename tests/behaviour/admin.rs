@@ -61,6 +61,9 @@ fn a_request_for_a_foreign_host_is_refused() {
         "evil.example.com:9901",
         "localhost.evil.example.com",
         "127.0.0.1.evil.example.com",
+        "[::1]x",
+        "[::1].evil.example.com:9901",
+        "127.0.0.1:9901@evil.example.com",
         "",
     ] {
         let response = ambassador.request("GET", "/status", host);
@@ -69,6 +72,32 @@ fn a_request_for_a_foreign_host_is_refused() {
     }
     for host in ["localhost", "localhost:9901", "127.0.0.1", "127.0.0.1:9901", "[::1]:9901", "LOCALHOST"] {
         assert_eq!(ambassador.request("GET", "/status", host).status, 200, "Host {host:?}");
+    }
+}
+
+#[test]
+fn a_page_of_another_site_gets_no_answer_and_a_link_leads_to_the_page() {
+    let (_upstream, ambassador) = echo_app();
+    let ask = |fields: &str| ambassador.request("GET", "/status", &format!("localhost\r\n{fields}"));
+    for fields in [
+        "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Dest: script",
+        "Sec-Fetch-Site: same-site\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty",
+        "Origin: http://evil.example.com",
+        "Origin: null",
+    ] {
+        let response = ask(fields);
+        assert_eq!(response.status, 403, "{fields}");
+        assert!(!response.body.contains("listeners"));
+    }
+    let link = ask("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document");
+    assert_eq!(link.status, 200);
+    for (name, value) in [
+        ("x-frame-options", "DENY"),
+        ("x-content-type-options", "nosniff"),
+        ("cross-origin-resource-policy", "same-origin"),
+        ("cross-origin-opener-policy", "same-origin"),
+    ] {
+        assert_eq!(link.header(name), Some(value), "{name}");
     }
 }
 
