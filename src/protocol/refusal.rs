@@ -1,0 +1,57 @@
+//! Our refusals, for protocols to put into their words.
+
+use super::ReplyTo;
+
+/// What a client is told instead of getting an upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal<'a> {
+    /// What kind it is; protocols have codes for some.
+    pub kind: RefusalKind,
+    /// Why, in a sentence for the client's user. It begins with the outcome, which scripts may look for.
+    pub reason: &'a str,
+    /// The session id that the log has too.
+    pub session: &'a str,
+    /// What it answers.
+    pub reply_to: ReplyTo,
+}
+
+/// Kinds of refusal that protocols tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The client did not speak the protocol.
+    BadRequest,
+    /// Who connects may not.
+    Denied,
+    /// No room left.
+    Full,
+    /// No endpoint could be reached, or none in time.
+    Unreachable,
+    /// We are going away.
+    ShuttingDown,
+}
+
+impl Refusal<'_> {
+    /// The whole sentence, in one line of printable characters: it goes into protocols made of lines.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self { reason, session, .. } = self;
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        format!("ambassador: {reason} [session {session}]").chars().map(plain).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_refusal_and_no_sentence_breaks_its_line() {
+        let refusal = Refusal {
+            kind: RefusalKind::Unreachable,
+            reason: "connect_failed: a\r\nb\0c",
+            session: "0123456789abcdef",
+            reply_to: ReplyTo::default(),
+        };
+        assert_eq!(refusal.sentence(), "ambassador: connect_failed: a  b c [session 0123456789abcdef]");
+    }
+}
