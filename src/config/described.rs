@@ -1,7 +1,7 @@
 //! Every key of `listeners.yaml` as a line for people: the table of keys in another notation, for the manual.
 
 use super::shape::table::ROOT;
-use super::shape::{Key, Kind, Presence, Rule, Shape};
+use super::shape::{Key, Kind, Presence, Shape};
 
 /// One key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,7 @@ pub fn described() -> Vec<Described> {
 }
 
 fn section(shape: &Shape, above: &str, all: &mut Vec<Described>) {
-    for Key { name, about, rule } in shape.keys {
-        let Rule::Takes(kind, presence) = rule else { continue };
+    for Key { name, about, kind, presence } in shape.keys {
         let path = format!("{above}{name}");
         let default = match presence {
             Presence::Required => Some("required".to_owned()),

@@ -17,7 +17,7 @@ pub(super) use section::{Datum, Item, Section};
 
 use super::document::{Key as DocumentKey, Node, Value, place_of};
 use super::mistakes::{At, Findings, Place, quoted};
-use super::shape::{Form, Key, Kind, Presence, Rule, Shape};
+use super::shape::{Form, Key, Kind, Presence, Shape};
 use scalar::Scalar;
 
 /// Where `${NAME}` is looked up.
@@ -47,24 +47,21 @@ impl Reader<'_> {
     fn section(&mut self, shape: &'static Shape, pairs: &[(DocumentKey, Node)], at: At) -> Section {
         let mut fields = Vec::new();
         for (name, key_at, node) in self.unique(pairs, &at) {
-            match shape.key(&name).map(|key| (key, &key.rule)) {
+            match shape.key(&name) {
                 None => {
                     let advice = shape.advice(&name);
                     self.findings.mistake(&key_at, format!("unknown key {}{advice}", quoted(&name)));
                 }
-                Some((key, Rule::Later(off))) => self.later(key, *off, node, &key_at),
-                Some((key, Rule::Takes(kind, _))) => {
+                Some(key) => {
                     let at = At { place: place_of(node), ..key_at.clone() };
-                    let datum = self.value(kind, node, &at, key_at.place);
+                    let datum = self.value(&key.kind, node, &at, key_at.place);
                     fields.push(Field { name: key.name, place: Some(at.place), datum });
                 }
             }
         }
         for key in shape.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
-            if let Rule::Takes(kind, presence) = &key.rule {
-                let datum = self.absent(key, kind, *presence, &at);
-                fields.push(Field { name: key.name, place: None, datum });
-            }
+            let datum = self.absent(key, &at);
+            fields.push(Field { name: key.name, place: None, datum });
         }
         Section { at, fields }
     }
@@ -88,29 +85,10 @@ impl Reader<'_> {
         unique
     }
 
-    /// A key whose feature comes later: accepted only with the value that is true without it.
-    fn later(&mut self, key: &Key, off: Option<&str>, node: &Node, at: &At) {
-        let name = key.name;
-        let Some(off) = off else {
-            return self.findings.mistake(at, format!("`{name}` is not supported yet"));
-        };
-        let is_off = match Scalar::of(&node.value) {
-            None => false,
-            Some(scalar) => match self.substituted(scalar, at) {
-                None => return,
-                Some(scalar) => scalar.to_text() == off,
-            },
-        };
-        if !is_off {
-            let message = format!("`{name}` is not supported yet; leave it out, or write `{off}`");
-            self.findings.mistake(at, message);
-        }
-    }
-
     /// A key that the file does not have.
-    fn absent(&mut self, key: &Key, kind: &'static Kind, presence: Presence, section: &At) -> Option<Datum> {
+    fn absent(&mut self, key: &'static Key, section: &At) -> Option<Datum> {
         let at = section.below(key.name, section.place);
-        match (presence, kind) {
+        match (key.presence, &key.kind) {
             (Presence::Optional, _) => None,
             (Presence::Required, kind) => {
                 let message = format!("`{}` is missing: {}", key.name, kind.expected());

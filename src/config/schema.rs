@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::shape::table::ROOT;
-use super::shape::{Key, Kind, Presence, Rule, Shape};
+use super::shape::{Key, Kind, Presence, Shape};
 
 /// The schema, draft 2020-12.
 #[must_use]
@@ -34,12 +34,8 @@ fn substitution() -> Value {
 
 fn section(shape: &Shape) -> Value {
     let properties: Map<_, _> = shape.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
-    let required: Vec<_> = shape
-        .keys
-        .iter()
-        .filter(|key| matches!(key.rule, Rule::Takes(_, Presence::Required)))
-        .map(|key| key.name)
-        .collect();
+    let required: Vec<_> =
+        shape.keys.iter().filter(|key| key.presence == Presence::Required).map(|key| key.name).collect();
     let mut section = json!({
         "type": "object",
         "description": shape.about,
@@ -53,26 +49,14 @@ fn section(shape: &Shape) -> Value {
 }
 
 fn property(key: &Key) -> Value {
-    let mut property = match &key.rule {
-        Rule::Takes(kind, _) => of_kind(kind),
-        Rule::Later(None) => json!({ "not": {} }),
-        Rule::Later(Some(off)) => or_substituted(&json!({ "const": as_json(off) })),
-    };
-    property["description"] = match key.rule {
-        Rule::Takes(..) => json!(key.about),
-        Rule::Later(_) => json!(format!("{} Not supported yet.", key.about)),
-    };
-    match key.rule {
-        Rule::Takes(Kind::Section(_), _) | Rule::Takes(_, Presence::Required | Presence::Optional) => {}
-        Rule::Takes(Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_), Presence::Default(value)) => {
+    let mut property = of_kind(&key.kind);
+    property["description"] = json!(key.about);
+    match (&key.kind, key.presence) {
+        (Kind::Section(_), _) | (_, Presence::Required | Presence::Optional) => {}
+        (Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_), Presence::Default(value)) => {
             property["default"] = as_json(value);
         }
-        Rule::Takes(_, Presence::Default(value)) => property["default"] = json!(value),
-        Rule::Later(off) => {
-            if let Some(off) = off {
-                property["default"] = as_json(off);
-            }
-        }
+        (_, Presence::Default(value)) => property["default"] = json!(value),
     }
     property
 }
@@ -99,7 +83,7 @@ fn of_kind(kind: &Kind) -> Value {
             let units = r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?";
             or_substituted(&json!({ "type": "string", "pattern": format!("^({none}{units})$") }))
         }
-        Kind::Word(words) => or_substituted(&json!({ "enum": words.now })),
+        Kind::Word(words) => or_substituted(&json!({ "enum": words })),
         Kind::List(kind) => json!({ "type": "array", "items": of_kind(kind) }),
         Kind::Section(shape) => section(shape),
         Kind::Names(shape) => json!({

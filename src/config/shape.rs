@@ -1,8 +1,7 @@
 //! The shape of the file as data: which keys there are, what each takes, what it is when absent.
 //!
 //! One table ([`table`]) drives reading, refusing, suggesting and the schema for editors, so they cannot
-//! disagree. A key whose feature comes later is in the table too: it is refused in words, except for the
-//! one value that says what is true today. What lies below such a key comes with its feature.
+//! disagree.
 
 #[rustfmt::skip]
 pub(super) mod table;
@@ -22,15 +21,8 @@ pub(super) struct Key {
     pub(super) name: &'static str,
     /// One line, for editors.
     pub(super) about: &'static str,
-    pub(super) rule: Rule,
-}
-
-/// What becomes of a key.
-pub(super) enum Rule {
-    /// It is read.
-    Takes(Kind, Presence),
-    /// Not supported yet; the value given, if any, is the one that is accepted because it is true today.
-    Later(Option<&'static str>),
+    pub(super) kind: Kind,
+    pub(super) presence: Presence,
 }
 
 /// What a key is when the file does not have it.
@@ -60,20 +52,14 @@ pub(super) enum Kind {
     /// A number, fractions included, from 0 to that.
     Ratio(u32),
     Duration(Span),
-    Word(Words),
+    /// One of these words.
+    Word(&'static [&'static str]),
     List(&'static Self),
     Section(&'static Shape),
     /// A map from names of the user's choice to sections.
     Names(&'static Shape),
     /// Of each form of YAML, at most one kind.
     Either(&'static [Self]),
-}
-
-/// The words that may stand at a place.
-pub(super) struct Words {
-    pub(super) now: &'static [&'static str],
-    /// Known, but not supported yet.
-    pub(super) later: &'static [&'static str],
 }
 
 /// The durations that may stand at a place.
@@ -103,10 +89,7 @@ impl Shape {
 
     /// The sections right below.
     fn sections(&self) -> impl Iterator<Item = (&'static str, &'static Self)> {
-        self.keys.iter().filter_map(|key| match key.rule {
-            Rule::Takes(Kind::Section(shape), _) => Some((key.name, shape)),
-            Rule::Takes(..) | Rule::Later(_) => None,
-        })
+        self.keys.iter().filter_map(|key| key.kind.as_section().map(|shape| (key.name, shape)))
     }
 
     /// What to do about a key that is not known here: what it may have been, or where it belongs.
@@ -120,6 +103,10 @@ impl Shape {
 }
 
 impl Kind {
+    const fn as_section(&self) -> Option<&'static Shape> {
+        if let Self::Section(shape) = self { Some(shape) } else { None }
+    }
+
     pub(super) const fn form(&self) -> Form {
         match self {
             Self::List(_) => Form::List,
@@ -149,7 +136,7 @@ impl Kind {
             Self::Ratio(max) => format!("a number from 0 to {max}, such as 0.2"),
             Self::Duration(span) if span.none => "a duration such as 250ms, 5s or 1h30m, or none".into(),
             Self::Duration(_) => "a duration such as 250ms, 5s or 1h30m".into(),
-            Self::Word(words) => one_of(words.now),
+            Self::Word(words) => one_of(words),
             Self::List(kind) => format!("a list, each item {}", kind.expected()),
             Self::Section(shape) => format!("a map of {}", one_of_keys(shape)),
             Self::Names(_) => "a map from names to sections".into(),
@@ -167,6 +154,5 @@ fn one_of(words: &[&str]) -> String {
 }
 
 fn one_of_keys(shape: &Shape) -> String {
-    let supported = shape.keys.iter().filter(|key| matches!(key.rule, Rule::Takes(..)));
-    one_of(&supported.map(|key| key.name).collect::<Vec<_>>())
+    one_of(&shape.names().collect::<Vec<_>>())
 }

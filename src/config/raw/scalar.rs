@@ -9,7 +9,7 @@ use super::escapes::unescape;
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
-use crate::config::shape::{Kind, Span, Words};
+use crate::config::shape::{Kind, Span};
 use crate::config::suggest::did_you_mean;
 use crate::quantity::{duration, show_duration};
 
@@ -160,17 +160,13 @@ impl<'a> Scalar<'a> {
     }
 
     /// Words are compared as text, so that `1.2` may stand for `"1.2"`.
-    fn word(&self, words: &Words) -> Result<Datum, String> {
+    fn word(&self, words: &[&str]) -> Result<Datum, String> {
         let text = self.to_text();
-        if words.now.contains(&text.as_ref()) {
+        if words.contains(&text.as_ref()) {
             return Ok(Datum::Text(text.into_owned()));
         }
-        if words.later.contains(&text.as_ref()) {
-            return Err(format!("{} is not supported yet; there is {}", quoted(&text), words.now.join(", ")));
-        }
-        let known = words.now.iter().chain(words.later).copied();
-        let advice = did_you_mean(&text, known);
-        let advice = if advice.is_empty() { format!("; there is {}", words.now.join(", ")) } else { advice };
+        let advice = did_you_mean(&text, words.iter().copied());
+        let advice = if advice.is_empty() { format!("; there is {}", words.join(", ")) } else { advice };
         Err(format!("{} is not known here{advice}", quoted(&text)))
     }
 }
@@ -261,13 +257,11 @@ mod tests {
 
     #[test]
     fn words_may_look_like_numbers() {
-        let words = Kind::Word(Words { now: &["1.2", "1.3"], later: &["1.4"] });
+        let words = Kind::Word(&["1.2", "1.3"]);
         assert!(matches!(Scalar::Float(1.2).read(&words), Ok(Datum::Text(word)) if word == "1.2"));
-        for (scalar, part) in [
-            (Scalar::Text("1.4"), "`1.4` is not supported yet"),
-            (Scalar::Text("1,2"), "did you mean `1.2`?"),
-            (Scalar::Text("ssl3"), "there is 1.2, 1.3"),
-        ] {
+        for (scalar, part) in
+            [(Scalar::Text("1,2"), "did you mean `1.2`?"), (Scalar::Text("ssl3"), "there is 1.2, 1.3")]
+        {
             let error = scalar.read(&words).expect_err(part);
             assert!(error.contains(part), "{error}");
         }

@@ -1,9 +1,9 @@
-//! The keys of `listeners.yaml`, all of them: what each is for, what it takes, its default, and whether it is
-//! supported yet. Data only; `shape` says what the words mean.
+//! The keys of `listeners.yaml`, all of them: what each is for, what it takes, and its default.
+//! Data only; `shape` says what the words mean.
 
 use std::time::Duration;
 
-use super::{Key, Kind, Presence, Rule, Shape, Span, Words};
+use super::{Key, Kind, Presence, Shape, Span};
 
 pub(in crate::config) static ROOT: Shape = Shape {
     about: "Plaintext in on this host, TLS or mTLS out, in the protocol's own way.",
@@ -117,10 +117,10 @@ static CALLER_RULE: Shape = Shape {
 static CLUSTER: Shape = Shape {
     about: "Interchangeable endpoints, and how a session gets a connection to one of them.",
     keys: &[
-        default("protocol", Kind::Word(PROTOCOLS), "tcp", "What its servers speak."),
+        default("protocol", PROTOCOLS, "tcp", "What its servers speak."),
         required("endpoints", Kind::Either(&[ENDPOINT_LIST, Kind::Section(&SOURCE)]),
             "Its servers: a list of HOST:PORT or { address, weight, priority, server_name }; or where they are found."),
-        default("balance", Kind::Word(BALANCE), "least_connections",
+        default("balance", BALANCE, "least_connections",
             "Which endpoint takes the next session."),
         optional("tls", Kind::Section(&TLS), "TLS towards the servers. Absent: plaintext."),
         section("connect", &CONNECT),
@@ -351,15 +351,8 @@ const BIND: Kind = Kind::Text("127.0.0.1:5432");
 const SERVER_NAME: Kind = Kind::Text("db.example.com");
 static ENDPOINT_ITEM: Kind = Kind::Either(&[Kind::Text("db1.example.com:5432"), Kind::Section(&ENDPOINT)]);
 
-const PROTOCOLS: Words = Words {
-    now: crate::protocol::LABELS,
-    later: &[],
-};
-
-const BALANCE: Words = Words {
-    now: &["round_robin", "least_connections", "ewma", "random", "source_hash", "first"],
-    later: &[],
-};
+const PROTOCOLS: Kind = Kind::Word(crate::protocol::LABELS);
+const BALANCE: Kind = Kind::Word(&["round_robin", "least_connections", "ewma", "random", "source_hash", "first"]);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Long enough for anybody, and short enough that adding it to the clock cannot overflow.
@@ -376,28 +369,23 @@ const KEEPALIVE: Kind =
 const USER_TIMEOUT: Kind =
     Kind::Duration(Span { min: MILLISECOND, max: Duration::from_secs(24 * 24 * 60 * 60), none: true });
 
-const fn words(now: &'static [&'static str]) -> Kind {
-    Kind::Word(Words { now, later: &[] })
+const fn words(words: &'static [&'static str]) -> Kind {
+    Kind::Word(words)
 }
 
 const fn required(name: &'static str, kind: Kind, about: &'static str) -> Key {
-    Key { name, about, rule: Rule::Takes(kind, Presence::Required) }
+    Key { name, about, kind, presence: Presence::Required }
 }
 
 const fn default(name: &'static str, kind: Kind, value: &'static str, about: &'static str) -> Key {
-    Key { name, about, rule: Rule::Takes(kind, Presence::Default(value)) }
+    Key { name, about, kind, presence: Presence::Default(value) }
 }
 
 const fn optional(name: &'static str, kind: Kind, about: &'static str) -> Key {
-    Key { name, about, rule: Rule::Takes(kind, Presence::Optional) }
+    Key { name, about, kind, presence: Presence::Optional }
 }
 
 /// A section that is always there: absent, it has its own defaults.
 const fn section(name: &'static str, shape: &'static Shape) -> Key {
-    Key { name, about: shape.about, rule: Rule::Takes(Kind::Section(shape), Presence::Default("")) }
-}
-
-#[expect(dead_code, reason = "at the moment every key that is known is supported")]
-const fn later_unless(name: &'static str, off: &'static str, about: &'static str) -> Key {
-    Key { name, about, rule: Rule::Later(Some(off)) }
+    Key { name, about: shape.about, kind: Kind::Section(shape), presence: Presence::Default("") }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{least, parse};
 use crate::config::schema;
 use crate::config::shape::table::ROOT;
-use crate::config::shape::{Kind, Rule, Shape};
+use crate::config::shape::{Kind, Shape};
 
 /// The part of JSON Schema that our schema uses, patterns aside.
 fn fits(schema: &Value, value: &Value) -> bool {
@@ -65,10 +65,10 @@ fn every_key_of_the_table_is_in_the_schema_with_words_for_people() {
                 "{}",
                 key.name
             );
-            match &key.rule {
-                Rule::Takes(Kind::Section(shape), _) => check(shape, property),
-                Rule::Takes(Kind::Names(shape), _) => check(shape, &property["additionalProperties"]),
-                Rule::Takes(..) | Rule::Later(_) => {}
+            if let Kind::Section(shape) = &key.kind {
+                check(shape, property);
+            } else if let Kind::Names(shape) = &key.kind {
+                check(shape, &property["additionalProperties"]);
             }
         }
     }
@@ -146,9 +146,8 @@ fn every_supported_key_is_asked_for() {
     );
     fn check(shape: &Shape) {
         for key in shape.keys {
-            let Rule::Takes(kind, _) = &key.rule else { continue };
             assert!(RESOLVE.contains(&format!("\"{}\"", key.name)), "nobody asks for `{}`", key.name);
-            match kind {
+            match &key.kind {
                 Kind::Section(shape) | Kind::Names(shape) => check(shape),
                 Kind::List(_) | Kind::Either(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Account => {}
                 Kind::Mode
