@@ -4,15 +4,17 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::set_no_new_privs;
 
 use super::{ConfigFile, Failure, logging};
+use crate::sys::Launcher;
 use crate::{alarm, daemon, workers};
 
 pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
-    let config = file.load()?;
-    give_up();
-    let (access, log) = logging::install(&config.log);
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+    give_up();
+    let launcher = Launcher::fork();
+    let config = file.load()?;
+    let (access, log) = logging::install(&config.log);
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let ran = runtime.block_on(alarm::attend(daemon::run(config, access)));
+    let ran = runtime.block_on(alarm::attend(daemon::run(config, access, launcher)));
     // What still blocks must not hold up the end of the process.
     runtime.shutdown_background();
     drop(log);

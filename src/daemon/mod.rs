@@ -33,7 +33,9 @@ use crate::listener;
 use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::AccessLog;
-use crate::sys::{self, Bind, BindError, Inherited, InheritedError, is_succeeding, tell_predecessor};
+use crate::sys::{
+    self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, tell_predecessor,
+};
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
@@ -85,11 +87,19 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// anybody scrapes or not; until then every sample is kept.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log.
+/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log. `launcher`: what starts a successor, if there is one.
 ///
 /// # Errors
 /// When it cannot start; a daemon that has started ends well.
-pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    access: AccessLog,
+    launcher: io::Result<Launcher>,
+) -> Result<(), StartError> {
+    let launcher = launcher.map(Arc::new);
+    if let Err(error) = &launcher {
+        tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
+    }
     let mut signals = Signals::install()?;
     let mut running = Running::start(config, access)?;
     running.take_over();
@@ -113,9 +123,16 @@ pub async fn run(config: Config, access: AccessLog) -> Result<(), StartError> {
                 break "POST /drain";
             }
             Event::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
-            Event::Replace => handover = Handover::begin(&running.estate),
+            Event::Replace => {
+                let launcher = launcher.as_ref().ok();
+                handover = launcher.and_then(|launcher| Handover::begin(&running.estate, launcher));
+            }
             Event::Succeeded(None) => handover = None,
-            Event::Succeeded(Some(successor)) => return running.retire(successor, &mut signals).await,
+            Event::Succeeded(Some(successor)) => {
+                // Whoever looks after us gets the successor for a child of its own, before it hears of it.
+                drop((handover.take(), launcher));
+                return running.retire(successor, &mut signals).await;
+            }
         }
     };
     if let Some(handover) = handover {

@@ -2,12 +2,13 @@
 //! and takes the queue with it. If it does not become ready, nothing has happened.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::metrics;
-use crate::sys::{Successor, SuccessorError};
+use crate::sys::{Launcher, Successor, SuccessorError};
 
 use super::estate::Estate;
 
@@ -17,21 +18,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A successor on its way.
 pub(super) struct Handover {
     id: u32,
+    launcher: Arc<Launcher>,
     waiting: JoinHandle<Result<(), SuccessorError>>,
 }
 
 impl Handover {
     /// Starts it. `None`, and said why, when that is not possible.
-    pub(super) fn begin(estate: &Estate) -> Option<Self> {
+    pub(super) fn begin(estate: &Estate, launcher: &Arc<Launcher>) -> Option<Self> {
         let sockets = estate.sockets();
         let passed: Vec<_> =
             sockets.iter().map(|(listening, role)| (listening.as_fd(), role.to_descriptor())).collect();
-        match Successor::start(&passed) {
+        match Successor::start(launcher, &passed) {
             Ok(successor) => {
                 let id = successor.id();
                 tracing::info!(successor = id, "a successor is starting");
                 let waiting = estate.means().admin.spawn_blocking(move || successor.wait(PATIENCE));
-                Some(Self { id, waiting })
+                Some(Self { id, launcher: Arc::clone(launcher), waiting })
             }
             Err(error) => {
                 failed(&error);
@@ -54,10 +56,7 @@ impl Handover {
 
     /// Nobody wants it any more.
     pub(super) fn abandon(&self) {
-        let id = i32::try_from(self.id).ok().and_then(rustix::process::Pid::from_raw);
-        if let Some(id) = id {
-            let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-        }
+        self.launcher.kill();
     }
 }
 

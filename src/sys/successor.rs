@@ -1,31 +1,30 @@
 //! Another process of the same program that is to take over: started with our listening sockets, and heard of when it is
 //! ready.
-//!
-//! Descriptors are inherited under the numbers that they have here. For the moment of the start they lose CLOEXEC; nothing
-//! else in this program starts processes.
 
-use std::ffi::OsString;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::launcher::{Answer, Launcher};
 
 /// Names the sockets that are passed: `NUMBER=ROLE`, with commas between.
 pub(super) const SOCKETS: &str = "AMBASSADOR_SOCKETS";
 /// Who passes them, by process id: for nobody else's children are they meant.
 pub(super) const PREDECESSOR: &str = "AMBASSADOR_PREDECESSOR";
 /// Where the successor says that it is ready.
-const READY: &str = "AMBASSADOR_READY";
+pub(super) const READY: &str = "AMBASSADOR_READY";
 
 /// A process that was started to take our place.
 #[derive(Debug)]
 pub struct Successor {
-    child: Child,
+    launcher: Arc<Launcher>,
+    id: u32,
     ready: std::fs::File,
 }
 
@@ -33,8 +32,8 @@ pub struct Successor {
 #[derive(Debug, thiserror::Error)]
 pub enum SuccessorError {
     /// It could not be started.
-    #[error("cannot start {0}: {1}")]
-    Start(PathBuf, io::Error),
+    #[error("cannot start it: {0}")]
+    Start(#[from] io::Error),
     /// It ended before it was ready.
     #[error("it ended before it was ready: {0}")]
     Ended(ExitStatus),
@@ -44,41 +43,23 @@ pub enum SuccessorError {
 }
 
 impl Successor {
-    /// Starts the program that is at our path now, with our arguments. `sockets`: what is passed, each with its role.
+    /// Has the program started that is at our path now, with our arguments. `sockets`: what is passed, each with its role.
     ///
     /// # Errors
     /// [`SuccessorError::Start`].
-    pub fn start(sockets: &[(BorrowedFd<'_>, String)]) -> Result<Self, SuccessorError> {
-        let program = program();
-        Self::start_at(&program, sockets).map_err(|error| SuccessorError::Start(program, error))
-    }
-
-    fn start_at(program: &PathBuf, sockets: &[(BorrowedFd<'_>, String)]) -> io::Result<Self> {
-        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
-        let list: Vec<_> = sockets.iter().map(|(fd, role)| format!("{}={role}", fd.as_raw_fd())).collect();
-        let mut command = Command::new(program);
-        command
-            .args(std::env::args_os().skip(1))
-            .env(SOCKETS, list.join(","))
-            .env(PREDECESSOR, std::process::id().to_string())
-            .env(READY, theirs.as_raw_fd().to_string())
-            // Those of systemd are in the list.
-            .env_remove("LISTEN_PID")
-            .env_remove("LISTEN_FDS")
-            .env_remove("LISTEN_FDNAMES");
-        let passed = || sockets.iter().map(|(fd, _)| *fd).chain([std::os::fd::AsFd::as_fd(&theirs)]);
-        let begun = passed().try_for_each(|fd| fcntl_setfd(fd, FdFlags::empty()));
-        let child = begun.map_err(io::Error::from).and_then(|()| command.spawn());
-        for fd in passed() {
-            let _ = fcntl_setfd(fd, FdFlags::CLOEXEC);
-        }
-        Ok(Self { child: child?, ready: ours.into() })
+    pub fn start(
+        launcher: &Arc<Launcher>,
+        sockets: &[(BorrowedFd<'_>, String)],
+    ) -> Result<Self, SuccessorError> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+        let id = launcher.start(sockets, theirs.as_fd())?;
+        Ok(Self { launcher: Arc::clone(launcher), id, ready: ours.into() })
     }
 
     /// Its process id.
     #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    pub const fn id(&self) -> u32 {
+        self.id
     }
 
     /// Waits until it is ready. Blocks.
@@ -99,12 +80,12 @@ impl Successor {
         if heard && matches!(self.ready.read(&mut [0]), Ok(1)) {
             return Ok(());
         }
-        if !heard {
-            let _ = self.child.kill();
-        }
-        match self.child.wait() {
-            Ok(status) if heard => Err(SuccessorError::Ended(status)),
-            Ok(_) | Err(_) => Err(SuccessorError::Late(patience)),
+        // One whose end of the pipe is closed has ended, or will never say anything.
+        self.launcher.kill();
+        match self.launcher.answer() {
+            Ok(Answer::Ended(status)) if heard => Err(SuccessorError::Ended(ExitStatus::from_raw(status))),
+            Ok(_) => Err(SuccessorError::Late(patience)),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -129,17 +110,4 @@ pub fn is_succeeding(environment: &dyn Fn(&str) -> Option<String>) -> bool {
     let predecessor = environment(PREDECESSOR).and_then(|pid| pid.parse::<i32>().ok());
     // It may have gone in the meantime; then a supervisor is our parent, and its sockets are ours all the same.
     predecessor.is_some_and(|pid| pid != i32::try_from(std::process::id()).unwrap_or(0))
-}
-
-/// The program at our path: a newer one, where it was replaced.
-fn program() -> PathBuf {
-    const DELETED: &str = " (deleted)";
-    let path = std::fs::read_link("/proc/self/exe").unwrap_or_else(|error| {
-        debug_assert_ne!(error.kind(), ErrorKind::InvalidInput, "it is a link");
-        std::env::args_os().next().unwrap_or_else(|| OsString::from("ambassador")).into()
-    });
-    match path.to_str().and_then(|text| text.strip_suffix(DELETED)) {
-        Some(replaced) => PathBuf::from(replaced),
-        None => path,
-    }
 }

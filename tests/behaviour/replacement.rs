@@ -123,6 +123,38 @@ fn a_replaced_daemon_can_be_stopped_and_takes_its_files_with_it() {
     until("the socket file was gone", || (!path.exists()).then_some(()));
 }
 
+/// The children of a process, by their ids.
+fn children(of: Pid) -> Vec<Pid> {
+    let of = of.as_raw_nonzero();
+    let list = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+}
+
+#[test]
+fn what_starts_a_successor_holds_nothing_hears_no_signal_and_ends_with_the_daemon() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = Ambassador::start(&both_kinds(&upstream, ""));
+    let path = ambassador.dir().join("app.sock");
+    let [launcher] = children(ambassador.pid())[..] else { panic!("one child, that waits") };
+    let open = fs::read_dir(format!("/proc/{}/fd", launcher.as_raw_nonzero())).expect("our grandchild");
+    let open: Vec<_> = open.flatten().map(|entry| fs::read_link(entry.path()).unwrap_or_default()).collect();
+    let sockets = open.iter().filter(|link| link.to_string_lossy().starts_with("socket:"));
+    assert_eq!((open.len(), sockets.count()), (4, 1), "stdin, stdout, stderr and one socket: {open:?}");
+    // What a terminal, or a supervisor that tells the whole group, would send it.
+    for signal in [Signal::INT, Signal::HUP, Signal::TERM, Signal::USR2, Signal::QUIT] {
+        kill_process(launcher, signal).expect("the launcher");
+    }
+    let old = ambassador.replace();
+    Client::unix(&path).expect("a connection").echo("by the successor");
+    wait_gone(old, &path);
+    // It hears them all the same, which what started it did not.
+    assert_eq!(children(ambassador.pid()).len(), 1);
+    ambassador.replace();
+    let [launcher] = children(ambassador.pid())[..] else { panic!("one child, that waits") };
+    ambassador.signal(Signal::KILL);
+    until("the launcher was gone with the daemon", || test_kill_process(launcher).is_err().then_some(()));
+}
+
 /// Clients connect all the time, over TCP and over the unix socket, while one process after another takes over.
 #[test]
 fn many_replacements_under_load_fail_no_connection() {
