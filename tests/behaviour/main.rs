@@ -61,6 +61,7 @@ mod relaying; // counters, resets, ends
 mod reload; // the file read again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
+mod shares; // what each caller may take
 mod spiffe; // certificates from an agent
 mod telemetry; // dashboard and alert rules against a scrape
 mod time_limits; // idle and old sessions
