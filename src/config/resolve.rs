@@ -58,6 +58,7 @@ impl Resolver<'_> {
         self.demand_one(root, "listeners");
         self.demand_one(root, "clusters");
         self.refuse_loops(root, &listeners, &clusters);
+        self.judge_queue_limits(root, &listeners, &clusters);
         let listeners: Vec<_> = listeners.into_iter().collect::<Option<_>>()?;
         let clusters: Vec<_> = clusters.into_iter().collect::<Option<_>>()?;
         Some(Config {

@@ -79,7 +79,10 @@ pub(super) fn describe() {
     );
     describe_counter!(HEALTH_CHECKS, "Probes that ended, by result.");
     describe_counter!(CALLER_CONNECTIONS, "Connections whose caller was looked up, by its unit.");
-    describe_counter!(CALLER_REFUSED, "Those that were denied, or over a cap of the listener, by unit.");
+    describe_counter!(
+        CALLER_REFUSED,
+        "Those that were denied, or over a cap of the listener or of their caller, by unit."
+    );
     describe_gauge!(CALLER_SESSIONS, "Sessions between accept and close, by the caller's unit.");
     describe_gauge!(PRECONNECTED, "Upstream connections that are ready for sessions to come.");
     describe_counter!(

@@ -12,8 +12,8 @@ use crate::caller::CallerKey;
 pub struct Settings {
     /// In all.
     pub max_waiting: usize,
-    /// Of one caller; `None`: as many as in all.
-    pub max_per_caller: Option<usize>,
+    /// Of one caller, unless whoever comes has another limit of its own.
+    pub max_per_caller: usize,
 }
 
 /// Which limit leaves no place.
@@ -22,9 +22,12 @@ pub enum Full {
     /// Nobody more may wait.
     #[error("{0} sessions wait already")]
     All(usize),
-    /// The caller has as many waiting as it may.
-    #[error("{0} sessions of this caller wait already")]
-    Caller(usize),
+    /// The caller has as many waiting as each may.
+    #[error("this caller has its share of limits.max_pending waiting already ({0})")]
+    Share(usize),
+    /// It has as many as its own limit says.
+    #[error("this caller has reached per_caller.max_queued ({0})")]
+    Own(usize),
 }
 
 /// A place in the queue.
@@ -70,17 +73,22 @@ impl Queue {
         self.length == 0
     }
 
-    /// One more waits, until [`Queue::call_next`] gives its ticket, or [`Queue::leave`] takes it back.
+    /// One more waits, until [`Queue::call_next`] gives its ticket, or [`Queue::leave`] takes it back. `own`: how many of
+    /// its caller may, instead of what the settings say.
     ///
     /// # Errors
-    /// The limit that leaves no place.
-    pub fn enter(&mut self, caller: CallerKey) -> Result<Ticket, Full> {
-        if self.length >= self.settings.max_waiting {
-            return Err(Full::All(self.settings.max_waiting));
-        }
+    /// The limit that leaves no place; its own, where several do.
+    pub fn enter(&mut self, caller: CallerKey, own: Option<usize>) -> Result<Ticket, Full> {
         let theirs = self.waiting.get(&caller).map_or(0, VecDeque::len);
-        if let Some(most) = self.settings.max_per_caller.filter(|most| theirs >= *most) {
-            return Err(Full::Caller(most));
+        if let Some(most) = own.filter(|most| theirs >= *most) {
+            return Err(Full::Own(most));
+        }
+        let Settings { max_waiting, max_per_caller } = self.settings;
+        if self.length >= max_waiting {
+            return Err(Full::All(max_waiting));
+        }
+        if own.is_none() && theirs >= max_per_caller {
+            return Err(Full::Share(max_per_caller));
         }
         if theirs == 0 {
             self.turns.push_back(caller.clone());
@@ -129,7 +137,7 @@ mod tests {
         CallerKey::User(uid)
     }
 
-    fn queue(max_waiting: usize, max_per_caller: Option<usize>) -> Queue {
+    fn queue(max_waiting: usize, max_per_caller: usize) -> Queue {
         Queue::new(Settings { max_waiting, max_per_caller })
     }
 
@@ -140,9 +148,9 @@ mod tests {
 
     #[test]
     fn callers_take_turns_however_many_one_has() {
-        let mut queue = queue(100, None);
+        let mut queue = queue(100, 100);
         for uid in [1, 1, 1, 1, 2, 3, 2] {
-            queue.enter(user(uid)).unwrap();
+            queue.enter(user(uid), None).unwrap();
         }
         assert_eq!(drained(&mut queue), [1, 2, 3, 1, 2, 1, 1].map(user));
         assert!(queue.is_empty() && queue.waiting.is_empty() && queue.turns.is_empty());
@@ -150,8 +158,8 @@ mod tests {
 
     #[test]
     fn one_callers_come_in_their_order() {
-        let mut queue = queue(100, None);
-        let tickets = [(); 3].map(|()| queue.enter(user(1)).unwrap());
+        let mut queue = queue(100, 100);
+        let tickets = [(); 3].map(|()| queue.enter(user(1), None).unwrap());
         for ticket in tickets {
             assert_eq!(queue.call_next(), Some(ticket));
         }
@@ -159,22 +167,41 @@ mod tests {
 
     #[test]
     fn both_limits_count_exactly() {
-        let mut queue = queue(3, Some(2));
-        let first = queue.enter(user(1)).unwrap();
-        queue.enter(user(1)).unwrap();
-        assert_eq!(queue.enter(user(1)), Err(Full::Caller(2)));
-        queue.enter(user(2)).unwrap();
-        assert_eq!(queue.enter(user(3)), Err(Full::All(3)));
+        let mut queue = queue(3, 2);
+        let first = queue.enter(user(1), None).unwrap();
+        queue.enter(user(1), None).unwrap();
+        assert_eq!(queue.enter(user(1), None), Err(Full::Share(2)));
+        queue.enter(user(2), None).unwrap();
+        assert_eq!(queue.enter(user(3), None), Err(Full::All(3)));
         assert!(queue.leave(&first));
-        queue.enter(user(3)).unwrap();
+        queue.enter(user(3), None).unwrap();
+    }
+
+    #[test]
+    fn a_limit_of_its_own_stands_for_a_callers_share() {
+        let mut queue = queue(5, 2);
+        for _ in 0..3 {
+            queue.enter(user(1), Some(3)).unwrap();
+        }
+        assert_eq!(queue.enter(user(1), Some(3)), Err(Full::Own(3)));
+        assert_eq!(
+            queue.enter(user(1), None),
+            Err(Full::Share(2)),
+            "all that it has count, whatever let them in"
+        );
+        assert_eq!(queue.enter(user(2), Some(0)), Err(Full::Own(0)), "nobody of its may wait");
+        queue.enter(user(2), Some(1)).unwrap();
+        queue.enter(user(3), Some(100)).unwrap();
+        assert_eq!(queue.enter(user(3), Some(100)), Err(Full::All(5)), "no more than all there are");
+        assert_eq!(queue.enter(user(2), Some(1)), Err(Full::Own(1)), "its own limit comes first");
     }
 
     #[test]
     fn who_has_left_is_not_called_and_costs_nobody_a_turn() {
-        let mut queue = queue(100, None);
-        let one = queue.enter(user(1)).unwrap();
-        let two = queue.enter(user(2)).unwrap();
-        let other = queue.enter(user(2)).unwrap();
+        let mut queue = queue(100, 100);
+        let one = queue.enter(user(1), None).unwrap();
+        let two = queue.enter(user(2), None).unwrap();
+        let other = queue.enter(user(2), None).unwrap();
         assert!(queue.leave(&one) && !queue.leave(&one));
         assert!(queue.leave(&two));
         assert_eq!(queue.call_next(), Some(other.clone()));
@@ -187,13 +214,13 @@ mod tests {
     #[test]
     fn nobody_is_lost_and_nobody_overtaken_twice() {
         let mut rng = fastrand::Rng::with_seed(17);
-        let (mut queue, mut model) = (queue(50, Some(20)), Vec::new());
+        let (mut queue, mut model) = (queue(50, 20), Vec::new());
         let mut since: BTreeMap<CallerKey, Vec<CallerKey>> = BTreeMap::new();
         for _ in 0..50_000 {
             match rng.u8(..4) {
                 0 | 1 => {
                     let caller = user(rng.u32(..5));
-                    if let Ok(ticket) = queue.enter(caller.clone()) {
+                    if let Ok(ticket) = queue.enter(caller.clone(), None) {
                         since.entry(caller).or_default();
                         model.push(ticket);
                     }

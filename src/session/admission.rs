@@ -24,6 +24,8 @@ pub struct AdmissionSettings {
     pub allow: Vec<Rule>,
     /// What each may take.
     pub per_caller: shares::Settings,
+    /// How many sessions of each may wait for room in a cluster; `None`: what the cluster says.
+    pub max_queued: Option<u32>,
 }
 
 /// The same at work.
@@ -32,6 +34,7 @@ pub struct Admission {
     allow: Vec<Rule>,
     /// Shared with those before it of the same listener.
     shares: Arc<Mutex<Shares>>,
+    max_queued: Option<u32>,
     /// What anybody wants to know of callers. `None`: nothing, and nobody is looked up.
     needs: Option<Needs>,
     census: Arc<Census>,
@@ -73,6 +76,7 @@ impl Admission {
         Self {
             allow: settings.allow.clone(),
             shares: Arc::new(Mutex::new(Shares::new(settings.per_caller))),
+            max_queued: settings.max_queued,
             needs: needs.into_iter().flatten().reduce(Needs::and),
             census: Arc::clone(census),
             metrics: Arc::clone(metrics),
@@ -86,6 +90,11 @@ impl Admission {
         let shares = Arc::clone(&before.admission().shares);
         shares.lock().unwrap_or_else(PoisonError::into_inner).reconfigure(settings);
         Self { shares, ..self }
+    }
+
+    /// How many of a caller's sessions may wait for room in a cluster when one more of this listener wants to.
+    pub(super) const fn max_queued(&self) -> Option<u32> {
+        self.max_queued
     }
 
     fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {
@@ -134,6 +143,12 @@ impl Admission {
 impl Guest {
     pub(super) const fn caller(&self) -> Option<&Arc<Caller>> {
         self.caller.as_ref()
+    }
+
+    pub(super) fn refused(&self) {
+        if let Some(series) = &self.series {
+            series.refused();
+        }
     }
 }
 

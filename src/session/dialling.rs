@@ -8,6 +8,7 @@ use super::place::Place;
 use super::record::Record;
 use super::unserved::{Unserved, gone_while_dialling, not_opened, stopped, undialled, without_identity};
 use crate::downstream;
+use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
 use crate::sys::{Peer, Socket};
 use crate::tls::Choice;
@@ -40,7 +41,10 @@ pub(super) async fn dial_for(
     let choice = tls.map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
     let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
         Ok(identity) => identity,
-        Err(none) => return Err(Some(without_identity(downstream, record, &none))),
+        Err(none) => {
+            place.refused();
+            return Err(Some(without_identity(downstream, record, &none)));
+        }
     };
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
@@ -59,12 +63,18 @@ pub(super) async fn dial_for(
         affinity: affinity.flatten(),
         caller: place.caller().map(|caller| &**caller),
         from,
+        max_queued: place.route().admission().max_queued(),
     };
     tokio::select! {
         biased;
         dialled = dial(cluster, demand, &mut record.dial) => match dialled {
             Ok(dialled) => Ok((dialled, downstream)),
-            Err(refusal) => Err(Some(undialled(downstream, record, &refusal))),
+            Err(refusal) => {
+                if refusal.outcome() == Outcome::CallerFull {
+                    place.refused();
+                }
+                Err(Some(undialled(downstream, record, &refusal)))
+            }
         },
         gone = downstream.gone(may_half_close), if may_be_cut => {
             gone_while_dialling(record, gone);

@@ -137,6 +137,13 @@ impl Place {
         let _ = self.entry.guest.set(Box::new(guest));
     }
 
+    /// For who its client is, it is not served, though it was let in.
+    pub(super) fn refused(&self) {
+        if let Some(guest) = self.entry.guest.get() {
+            guest.refused();
+        }
+    }
+
     /// Its client has said what it wants.
     pub(super) fn opened(&self) {
         self.entry.live.opened();

@@ -117,6 +117,8 @@ pub struct Demand<'a> {
     pub caller: Option<&'a Caller>,
     /// Where it comes from, over TCP.
     pub from: Option<IpAddr>,
+    /// How many sessions of the same caller may wait for room, where that is another number than the cluster's.
+    pub max_queued: Option<u32>,
 }
 
 /// How a client tightens what the file allows its dial.

@@ -11,6 +11,7 @@ use crate::name::EndpointName;
 use crate::outcome::Outcome;
 use crate::policy::limits::Full;
 use crate::policy::outlier::Fault;
+use crate::policy::queue;
 use crate::policy::roster::Unavailable;
 use crate::tls::HandshakeError;
 
@@ -233,7 +234,9 @@ impl Refusal {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Unavailable(Unavailable::Full(_)) | Self::Full(..) => Outcome::ClusterFull,
+            Self::Full(_, NoRoom::Crowd(queue::Full::Own(_) | queue::Full::Share(_))) => Outcome::CallerFull,
+            Self::Unavailable(Unavailable::Full(_))
+            | Self::Full(_, NoRoom::Late(_) | NoRoom::Crowd(queue::Full::All(_))) => Outcome::ClusterFull,
             Self::Unavailable(Unavailable::Breaker(_)) => Outcome::BreakerOpen,
             // The first attempt of a session is none that a budget could refuse.
             Self::Unavailable(Unavailable::Budget) => Outcome::ConnectFailed,

@@ -118,6 +118,7 @@ impl<'a> Keeper<'a> {
                     affinity: None,
                     caller: None,
                     from: None,
+                    max_queued: None,
                 };
                 match dial_anew(&cluster, demand, Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),

@@ -80,9 +80,10 @@ impl Line {
     fn enter(
         &mut self,
         caller: CallerKey,
+        most: Option<usize>,
         cap: Full,
     ) -> Result<(Ticket, oneshot::Receiver<Call>), queue::Full> {
-        let ticket = self.queue.enter(caller)?;
+        let ticket = self.queue.enter(caller, most)?;
         let (sender, receiver) = oneshot::channel();
         self.calls.insert(ticket.clone(), sender);
         self.cap = Some(cap);
@@ -132,10 +133,10 @@ impl State {
     }
 }
 
-/// Half of them of one caller, so that nobody can fill it alone.
+/// Half of them of one caller, unless its listener says otherwise, so that nobody can fill it alone.
 pub(super) const fn queue_settings(limits: &limits::Settings) -> queue::Settings {
     let max_waiting = limits.max_pending as usize;
-    queue::Settings { max_waiting, max_per_caller: Some(max_waiting.div_ceil(2)) }
+    queue::Settings { max_waiting, max_per_caller: max_waiting.div_ceil(2) }
 }
 
 /// A place in the line; dropped, it is given up.
@@ -190,7 +191,9 @@ impl Cluster {
         let until = deadline.min(begun + self.settings.queue_timeout);
         loop {
             let caller = CallerKey::of(demand.caller, demand.from);
-            let mut place = self.enter(caller, cap).map_err(|crowd| NoLease::Full(cap, crowd.into()))?;
+            let most = demand.max_queued.map(|most| most as usize);
+            let mut place =
+                self.enter(caller, most, cap).map_err(|crowd| NoLease::Full(cap, crowd.into()))?;
             match alarm::before(until, &mut place.call).await {
                 // The room may be gone all the same, to a cancel: those ask nobody.
                 Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket)) {
@@ -208,8 +211,8 @@ impl Cluster {
         }
     }
 
-    fn enter(&self, caller: CallerKey, cap: Full) -> Result<Place<'_>, queue::Full> {
-        let (ticket, call) = self.decide(|state| state.line.enter(caller, cap))?;
+    fn enter(&self, caller: CallerKey, most: Option<usize>, cap: Full) -> Result<Place<'_>, queue::Full> {
+        let (ticket, call) = self.decide(|state| state.line.enter(caller, most, cap))?;
         self.metrics.waiting.increment(1);
         Ok(Place { cluster: self, ticket, call })
     }
@@ -227,11 +230,11 @@ mod tests {
     const CAP: Full = Full::Connections(1);
 
     fn line() -> Line {
-        Line::new(queue::Settings { max_waiting: 10, max_per_caller: Some(5) })
+        Line::new(queue::Settings { max_waiting: 10, max_per_caller: 5 })
     }
 
     fn enter(line: &mut Line, uid: u32) -> (Ticket, oneshot::Receiver<Call>) {
-        line.enter(CallerKey::User(uid), CAP).expect("there is a place")
+        line.enter(CallerKey::User(uid), None, CAP).expect("there is a place")
     }
 
     fn is_called((_, call): &mut (Ticket, oneshot::Receiver<Call>)) -> bool {

@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::callers::{SERVED, start, tcp};
+use crate::callers::{SERVED, config, start, tcp};
 use crate::harness::somebody::{Cgroup, Somebody, Users};
-use crate::harness::{Upstream, roles, until};
+use crate::harness::{Ambassador, Upstream, roles, until};
 
 #[test]
 fn each_caller_has_its_own_connections_and_no_more() {
@@ -94,27 +94,120 @@ fn services_are_counted_apart_even_of_one_user() {
 fn a_caller_that_takes_all_it_can_takes_nothing_of_the_others() {
     let Some(Users { billing, reports }) = Users::have() else { return };
     let upstream = Upstream::plain(roles::echo);
-    let ambassador = start(&upstream, "max_connections: 40\nper_caller: { max_connections: 4 }");
-    let target = tcp(&ambassador);
-    let mut noisy = Somebody::user(billing).call(&target, &["storm"]);
-    assert_eq!(noisy.heard(), "storm");
-    ambassador.record_of("caller_full");
-    for _ in 0..5 {
-        assert_eq!(Somebody::user(reports).call(&target, &["flood=4"]).heard(), "served 4");
-        // Its own have to be gone before it may have four again.
-        until("the quiet caller's sessions had ended", || {
-            let sessions = ambassador.get("/sessions").json();
-            let theirs =
-                sessions["sessions"].as_array()?.iter().filter(|s| s["caller"]["uid"] == reports.uid).count();
-            (theirs == 0).then_some(())
-        });
+    for limit in ["max_connections: 4", "connections_per_second: 20"] {
+        let ambassador = start(&upstream, &format!("max_connections: 60\nper_caller: {{ {limit} }}"));
+        let target = tcp(&ambassador);
+        let mut noisy = Somebody::user(billing).call(&target, &["storm"]);
+        assert_eq!(noisy.heard(), "storm");
+        ambassador.record_of("caller_full");
+        for _ in 0..5 {
+            assert_eq!(Somebody::user(reports).call(&target, &["flood=4"]).heard(), "served 4", "{limit}");
+            // Its own have to be gone before it may have four again.
+            until("the quiet caller's sessions had ended", || {
+                let sessions = ambassador.get("/sessions").json();
+                let theirs = sessions["sessions"]
+                    .as_array()?
+                    .iter()
+                    .filter(|s| s["caller"]["uid"] == reports.uid)
+                    .count();
+                (theirs == 0).then_some(())
+            });
+        }
+        drop(noisy);
+        let of_reports = |record: &&Value| record["caller"]["uid"] == reports.uid;
+        let records = ambassador.records();
+        assert!(records.iter().filter(of_reports).all(|record| record["outcome"] == "completed"));
+        assert!(
+            records.iter().all(|record| record["outcome"] != "listener_full"),
+            "the listener always had room"
+        );
     }
-    drop(noisy);
-    let of_reports = |record: &&Value| record["caller"]["uid"] == reports.uid;
-    let records = ambassador.records();
-    assert!(records.iter().filter(of_reports).all(|record| record["outcome"] == "completed"));
-    assert!(
-        records.iter().all(|record| record["outcome"] != "listener_full"),
-        "the listener always had room"
-    );
+}
+
+#[test]
+fn no_caller_has_more_waiting_than_its_share_or_the_listener_says() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let limits =
+        "limits: { max_connections: 1, max_pending: 6, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    for (listener, words) in [
+        ("per_caller: { max_queued: 3 }", "and this caller has reached per_caller.max_queued (3)"),
+        ("", "and this caller has its share of limits.max_pending waiting already (3)"),
+    ] {
+        let ambassador = Ambassador::start(&config(&upstream, listener, limits));
+        let mut holder = ambassador.connect();
+        holder.echo("held");
+        let target = tcp(&ambassador);
+        let noisy = Somebody::user(billing).call(&target, &["crowd=8"]);
+        let records = ambassador.wait_records(5);
+        for record in &records {
+            assert_eq!(
+                (&record["outcome"], &record["caller"]["uid"]),
+                (&"caller_full".into(), &billing.uid.into())
+            );
+            let error = record["error"].as_str().expect("an error");
+            assert!(
+                error.starts_with("the cluster has reached max_connections (1), ") && error.ends_with(words),
+                "{error}"
+            );
+        }
+        assert_eq!(ambassador.metrics().sum("caller_refused_total", &[]), 5.0);
+        let quiet = Somebody::user(reports).call(&target, &["crowd=3"]);
+        until("three of each wait", || (waiting(&ambassador) == 6).then_some(()));
+        drop(holder);
+        let records = ambassador.wait_records(12);
+        let served = |uid: u32| {
+            let of = |record: &&Value| record["outcome"] == "completed" && record["caller"]["uid"] == uid;
+            records.iter().filter(of).count()
+        };
+        assert_eq!((served(billing.uid), served(reports.uid)), (3, 3));
+        drop((noisy, quiet));
+    }
+}
+
+fn waiting(ambassador: &Ambassador) -> u64 {
+    ambassador.status()["clusters"][0]["waiting"].as_u64().expect("a number")
+}
+
+/// Twenty connections wait already when another caller's five come: those have every other turn.
+#[test]
+fn callers_that_wait_have_every_other_turn_however_many_connections_one_has() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let limits = "limits: { max_connections: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let ambassador = Ambassador::start(&config(&upstream, "", limits));
+    let mut holder = ambassador.connect();
+    holder.echo("held");
+    let mut calls = Vec::new();
+    for (user, count, all) in [(billing, 20, 20), (reports, 5, 25)] {
+        calls.push(Somebody::user(user).call(&tcp(&ambassador), &[&format!("crowd={count}")]));
+        until(format!("{all} wait"), || (waiting(&ambassador) == all).then_some(()));
+    }
+    drop(holder);
+    // With one place, they end in the order of their turns.
+    let records = ambassador.wait_records(26);
+    let turns: Vec<_> =
+        records[1..].iter().map(|record| record["caller"]["uid"].as_u64().expect("known")).collect();
+    let [noisy, quiet] = [billing.uid, reports.uid].map(u64::from);
+    let expected = [[noisy, quiet].repeat(5), vec![noisy; 15]].concat();
+    assert_eq!(turns, expected);
+}
+
+/// One caller has thirty connections at every moment, each of which comes again as soon as it was served. Served in the order
+/// in which they come, another caller's would wait for thirty turns; it waits for a few.
+#[test]
+fn a_crowd_that_never_ends_delays_another_caller_by_a_few_of_its_turns() {
+    let Some(Users { billing, .. }) = Users::have() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let limits = "limits: { max_connections: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let ambassador = Ambassador::start(&config(&upstream, "", limits));
+    let _noisy = Somebody::user(billing).call(&tcp(&ambassador), &["crowd=30", "again", "hold=30"]);
+    for _ in 0..5 {
+        until("the crowd waits", || (waiting(&ambassador) >= 29).then_some(()));
+        let before = upstream.accepted();
+        ambassador.connect().echo("I am one");
+        let turns = upstream.accepted() - before;
+        // The one that runs, the next, and ours; the rest is for a machine that takes some turns to connect us.
+        assert!(turns <= 10, "served after {turns} turns");
+    }
 }

@@ -9,23 +9,27 @@ use crate::config::raw::Section;
 use crate::policy::admission::Rule;
 use crate::policy::shares;
 use crate::session::AdmissionSettings;
+use crate::{listener, upstream};
 
 impl Resolver<'_> {
     pub(super) fn admission(&mut self, listener: &Section) -> Option<AdmissionSettings> {
         let (allow, per_caller) = (self.allow(listener), self.per_caller(listener));
-        Some(AdmissionSettings { allow: allow?, per_caller: per_caller? })
+        let (per_caller, max_queued) = per_caller?;
+        Some(AdmissionSettings { allow: allow?, per_caller, max_queued })
     }
 
-    fn per_caller(&mut self, listener: &Section) -> Option<shares::Settings> {
+    /// What each may have of the listener, and of the places in a cluster's queue.
+    fn per_caller(&mut self, listener: &Section) -> Option<(shares::Settings, Option<u32>)> {
         if !listener.is_given("per_caller") {
-            return Some(shares::Settings::default());
+            return Some((shares::Settings::default(), None));
         }
         let per_caller = listener.section("per_caller")?;
         let settings = shares::Settings {
             max_connections: per_caller.optional_integer("max_connections")?,
             connections_per_second: per_caller.optional_integer("connections_per_second")?,
         };
-        if settings.is_off() {
+        let max_queued = per_caller.optional_integer("max_queued")?;
+        if settings.is_off() && max_queued.is_none() {
             self.findings
                 .mistake(&per_caller.at, "there is no limit in it; give one, or leave `per_caller` out");
         }
@@ -35,7 +39,42 @@ impl Resolver<'_> {
             let message = format!("one caller may take all {all} connections of the listener");
             self.findings.warning(&per_caller.at("max_connections"), message);
         }
-        Some(settings)
+        Some((settings, max_queued))
+    }
+
+    /// A limit of the queue is for listeners with a cluster where somebody waits.
+    pub(super) fn judge_queue_limits(
+        &mut self,
+        root: &Section,
+        listeners: &[Option<listener::Settings>],
+        clusters: &[Option<upstream::Settings>],
+    ) {
+        for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
+            let Some(listener) = listener else { continue };
+            let (Some(most), Some(per_caller)) =
+                (listener.admission.max_queued, section.section("per_caller"))
+            else {
+                continue;
+            };
+            let its: Option<Vec<_>> = listener
+                .clusters
+                .iter()
+                .map(|name| clusters.iter().flatten().find(|cluster| cluster.name == *name))
+                .collect();
+            // A cluster that is wrong itself has been reported.
+            let Some(its) = its else { continue };
+            let at = per_caller.at("max_queued");
+            let mut queues = its.iter().filter(|cluster| !cluster.queue_timeout.is_zero()).peekable();
+            if queues.peek().is_none() {
+                let message = "nobody waits in the listener's cluster; set `limits.queue_timeout` there, or leave this out";
+                self.findings.mistake(&at, message);
+            }
+            if let Some(cluster) = queues.find(|cluster| cluster.limits.max_pending <= most) {
+                let (name, all) = (&cluster.name, cluster.limits.max_pending);
+                let message = format!("one caller may take all {all} places in the queue of cluster {name}");
+                self.findings.warning(&at, message);
+            }
+        }
     }
 
     /// Who may connect; nothing there is nobody named, and everybody meant.

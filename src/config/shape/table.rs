@@ -101,6 +101,9 @@ static PER_CALLER: Shape = Shape {
         optional("max_connections", Kind::Integer(1, 1_000_000), "Live sessions of one caller; more are refused."),
         optional("connections_per_second", Kind::Integer(1, 1_000_000),
             "New connections of one caller in a second, all at once if it likes; more are refused."),
+        optional("max_queued", Kind::Integer(0, 1_000_000),
+            "Sessions of one caller that may wait for room in a cluster (limits.queue_timeout) when one more comes in \
+             here; 0: none waits. Default: half of the cluster's max_pending."),
     ],
 };
 
@@ -327,7 +330,7 @@ static LIMITS: Shape = Shape {
             "Sessions and dials of one endpoint."),
         default("queue_timeout", DELAY, "0s",
             "How long a session may wait for room, in turn among callers; 0s for none. At most max_pending wait, half of \
-             them of one caller."),
+             them of one caller unless per_caller.max_queued says otherwise."),
     ],
 };
 

@@ -322,6 +322,23 @@ fn limits_for_each_caller_are_off_unless_given() {
 }
 
 #[test]
+fn how_many_of_a_caller_may_wait_is_the_clusters_business_unless_the_listener_says_it() {
+    let queue = format!("{ENDPOINTS}\nlimits: {{ queue_timeout: 1s, max_pending: 10 }}");
+    let of = |line: &str| accept(&with("", &format!("{line}\n{BIND}"), &queue));
+    assert_eq!(of("").listeners[0].admission.max_queued, None);
+    for most in [0, 9] {
+        let config = of(&format!("per_caller: {{ max_queued: {most} }}"));
+        let admission = &config.listeners[0].admission;
+        assert_eq!((admission.max_queued, admission.per_caller.is_off()), (Some(most), true));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+    let warnings = of("per_caller: { max_queued: 10 }").warnings;
+    let words =
+        "listeners.app.per_caller.max_queued: one caller may take all 10 places in the queue of cluster up";
+    assert!(warnings[0].contains(words), "{warnings:?}");
+}
+
+#[test]
 fn a_list_of_addresses_has_nothing_to_find_out() {
     let cluster = &accept(&with("", BIND, "endpoints: ['[fe80::1%lo]:1', 10.0.0.1:2]")).clusters[0];
     assert!(cluster.source.is_none());

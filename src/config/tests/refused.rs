@@ -475,7 +475,7 @@ fn limits_for_each_caller_are_numbers() {
         "per_caller: 5",
         17,
         "per_caller",
-        "expected a map of max_connections or connections_per_second",
+        "expected a map of max_connections, connections_per_second or max_queued",
     );
     check_listener(
         "per_caller: { max_connections: 0 }",
@@ -488,6 +488,12 @@ fn limits_for_each_caller_are_numbers() {
         39,
         "per_caller.max_pending",
         "unknown key `max_pending`",
+    );
+    check_listener(
+        "per_caller: { max_queued: 3 }",
+        31,
+        "per_caller.max_queued",
+        "nobody waits in the listener's cluster; set `limits.queue_timeout` there",
     );
 }
 

@@ -9,6 +9,9 @@
   say=HEX     say these bytes instead of `hello`
   flood=N     make N connections, one after the other, keep those that are served, and print how many `served N`
   storm       make connections in eight threads and close them again until stdin ends; print `storm` once they have begun
+  crowd=N     make N connections at once, print `crowd`, and close each when it has been served
+  again       whoever of the crowd was served comes again, until stdin ends
+  hold=MS     and keeps its connection so long first
 
 Prints `got TEXT` for what came back, `end` or `reset`; then keeps the connection until its stdin ends."""
 
@@ -17,6 +20,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 target, options = sys.argv[1], dict(option.partition("=")[::2] for option in sys.argv[2:])
 
@@ -45,6 +49,14 @@ def storm():
         hold(20)
 
 
+def one_of_the_crowd():
+    while True:
+        if hold(1):
+            time.sleep(int(options.get("hold", 0)) / 1000)
+        if "again" not in options:
+            return
+
+
 if target.startswith("/"):
     connection = socket.socket(socket.AF_UNIX)
     address = target
@@ -63,6 +75,12 @@ if "storm" in options:
     for _ in range(8):
         threading.Thread(target=storm, daemon=True).start()
     print("storm", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+if "crowd" in options:
+    for _ in range(int(options["crowd"])):
+        threading.Thread(target=one_of_the_crowd, daemon=True).start()
+    print("crowd", flush=True)
     sys.stdin.read()
     os._exit(0)
 connection.settimeout(30)
