@@ -16,22 +16,22 @@ use tokio::sync::Notify;
 use crate::harness::{Ambassador, Config, Conn, End, Leaf, Pki, ServerTls, Upstream, roles, until};
 
 /// A folder whose `client.pem` and `client.key` change under the ambassador.
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn with(leaf: &Leaf) -> Self {
+    pub(super) fn with(leaf: &Leaf) -> Self {
         let folder = Self(tempfile::tempdir().expect("a temporary directory"));
         folder.install(&leaf.cert, "client.pem");
         folder.install(&leaf.key, "client.key");
         folder
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// A copy is renamed into place.
-    fn install(&self, from: &Path, name: &str) {
+    pub(super) fn install(&self, from: &Path, name: &str) {
         let new = self.path(&format!("{name}.new"));
         fs::copy(from, &new).expect("a copy");
         fs::rename(new, self.path(name)).expect("a file in place");
@@ -52,7 +52,7 @@ fn reloads(ambassador: &Ambassador, kind: &str, result: &str) -> f64 {
 }
 
 #[track_caller]
-fn wait_reload(ambassador: &Ambassador, kind: &str, result: &str) {
+pub(super) fn wait_reload(ambassador: &Ambassador, kind: &str, result: &str) {
     until(format!("a reload of the {kind} was {result}"), || {
         (reloads(ambassador, kind, result) >= 1.0).then_some(())
     });

@@ -54,6 +54,7 @@ mod postgres_logins; // SCRAM by hand, protocol versions
 mod postgres_probe; // `check --connect` and the server's log
 mod postgres_refusals; // servers that lie, clients that send rubbish
 mod postgres_replication; // base backups, WAL
+mod postgres_roles; // which role a certificate opens
 mod preconnect; // upstream connections kept ready
 mod proxy_protocol; // PROXY headers, read and sent
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed

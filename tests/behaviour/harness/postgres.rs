@@ -29,7 +29,14 @@ hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
 hostssl all app      127.0.0.1/32 scram-sha-256 clientcert=verify-full
 hostssl all reports  127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 hostssl all certonly 127.0.0.1/32 cert
+hostssl all invoicing,reporting 127.0.0.1/32 cert map=units
 hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
+";
+
+/// `pg_ident.conf`: which certificate may be which role, where a line of the above has `map=units`.
+const IDENT: &str = "
+units  billing.unit.test  invoicing
+units  report.unit.test   reporting
 ";
 
 /// What most servers have: a line for all.
@@ -45,6 +52,8 @@ const ROLES: &str = "
 create role app login replication password 'correct horse';
 create role reports login password 'correct horse';
 create role certonly login;
+create role invoicing login;
+create role reporting login;
 grant all on schema public to app, reports;
 ";
 
@@ -115,6 +124,7 @@ impl Postgres {
             give_copy(from, &data.join(to), account.as_ref());
         }
         fs::write(data.join("pg_hba.conf"), hba).expect("pg_hba.conf is written");
+        fs::write(data.join("pg_ident.conf"), IDENT).expect("pg_ident.conf is written");
         let sockets = dir.join("sockets");
         fs::create_dir(&sockets).expect("a socket directory");
         give(&sockets, account.as_ref());
