@@ -40,6 +40,7 @@ pub(super) async fn open(
     let asked = clock::now();
     let ask = Ask {
         wanted: Wanted::Any,
+        owner: None,
         has_spoken: false,
         may_half_close: true,
         insists: false,
@@ -162,11 +163,12 @@ async fn hear_out(
     };
     // Only now is it known that it wants a certain endpoint, and none other.
     drop((ready, lease));
-    let Some(wanted) = place.route().owner_of(key, cluster) else {
+    let Some((wanted, owner)) = place.route().owner_of(key, cluster) else {
         return Err(Some(nothing_to_cancel(downstream, record)));
     };
     let ask = Ask {
         wanted,
+        owner,
         has_spoken: true,
         may_half_close: opened.may_half_close,
         insists: true,

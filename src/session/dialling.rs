@@ -1,17 +1,18 @@
 //! From a client that has said what it wants to an upstream: the dial on its behalf, and its part in an upgrade.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::heads;
 use super::place::Place;
 use super::record::Record;
-use super::unserved::{Unserved, gone_while_dialling, not_opened, stopped, undialled, without_identity};
+use super::unserved::{Unserved, gone_while_dialling, not_opened, stopped, undialled};
+use crate::caller::Caller;
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
 use crate::sys::{Peer, Socket};
-use crate::tls::Choice;
 use crate::upstream::{
     Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial,
 };
@@ -19,6 +20,8 @@ use crate::upstream::{
 /// What a session asks of its dial.
 pub(super) struct Ask<'a> {
     pub(super) wanted: Wanted,
+    /// Whose session it cancels.
+    pub(super) owner: Option<Arc<Caller>>,
     /// Bytes of the client wait to be passed on.
     pub(super) has_spoken: bool,
     /// A FIN of the client only ends what it says.
@@ -36,16 +39,7 @@ pub(super) async fn dial_for(
     record: &mut Record,
 ) -> Result<(Dialled, Socket), Option<Unserved>> {
     let cluster = place.cluster().expect("who dials knows where");
-    let Ask { wanted, has_spoken, may_half_close, insists, tightened } = ask;
-    let tls = cluster.settings().tls.as_ref();
-    let choice = tls.map(|tls| tls.identities().choose(record.caller().map(|caller| &**caller)));
-    let identity = match choice.unwrap_or(Ok(Choice::ONLY)) {
-        Ok(identity) => identity,
-        Err(none) => {
-            place.refused();
-            return Err(Some(without_identity(downstream, record, &none)));
-        }
-    };
+    let Ask { wanted, owner, has_spoken, may_half_close, insists, tightened } = ask;
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
@@ -56,12 +50,11 @@ pub(super) async fn dial_for(
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
     let demand = Demand {
         wanted,
-        identity,
         has_spoken,
         tightened,
         announcement: announcement.as_ref(),
         affinity: affinity.flatten(),
-        caller: place.caller().map(|caller| &**caller),
+        caller: owner.as_ref().or_else(|| place.caller()).map(|caller| &**caller),
         from,
         max_queued: place.route().admission().max_queued(),
     };
@@ -70,7 +63,7 @@ pub(super) async fn dial_for(
         dialled = dial(cluster, demand, &mut record.dial) => match dialled {
             Ok(dialled) => Ok((dialled, downstream)),
             Err(refusal) => {
-                if refusal.outcome() == Outcome::CallerFull {
+                if matches!(refusal.outcome(), Outcome::CallerFull | Outcome::Denied) {
                     place.refused();
                 }
                 Err(Some(undialled(downstream, record, &refusal)))

@@ -158,9 +158,9 @@ async fn open(
     };
     place.opened();
     record.reply_to = opened.reply_to;
-    let wanted = match opened.cancels.as_ref().map(|key| route.owner_of(key, cluster)) {
-        None => Wanted::Any,
-        Some(Some(wanted)) => wanted,
+    let (wanted, owner) = match opened.cancels.as_ref().map(|key| route.owner_of(key, cluster)) {
+        None => (Wanted::Any, None),
+        Some(Some(found)) => found,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
     if opened.cancels.is_none() {
@@ -168,6 +168,7 @@ async fn open(
     }
     let ask = Ask {
         wanted,
+        owner,
         has_spoken: !opened.bytes.is_empty(),
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.

@@ -207,18 +207,22 @@ impl Route {
         self.sessions().live.iter().map(view).collect()
     }
 
-    /// Where a cancel with that key has to go within that cluster: to the server of the session that it is for. With one endpoint there is no
-    /// question, and the server knows sessions that we have forgotten. Cancels are rare, so there is no table beside the
-    /// sessions.
-    pub(super) fn owner_of(&self, key: &CancelKey, cluster: &Arc<Cluster>) -> Option<Wanted> {
+    /// Where a cancel with that key has to go within that cluster, and as whose: to the server of the session that it is for,
+    /// and as that session's caller. With one endpoint there is no question of where, and the server knows sessions that we
+    /// have forgotten; such a cancel is its sender's own. Cancels are rare, so there is no table beside the sessions.
+    pub(super) fn owner_of(
+        &self,
+        key: &CancelKey,
+        cluster: &Arc<Cluster>,
+    ) -> Option<(Wanted, Option<Arc<Caller>>)> {
         let sessions = self.sessions();
         let mut of_cluster = sessions.live.values().filter(|entry| entry.is_of(cluster));
         let owner = of_cluster.find(|entry| entry.live.answers_to(key));
-        let owner = owner.and_then(|owner| Some((*owner.endpoint.get()?, owner.live.cancelled_at())));
-        match owner {
-            Some((id, address)) => Some(Wanted::Endpoint { id, address }),
-            None => cluster.only_endpoint().map(|id| Wanted::Endpoint { id, address: None }),
-        }
+        let owner = owner.and_then(|owner| {
+            let wanted = Wanted::Endpoint { id: *owner.endpoint.get()?, address: owner.live.cancelled_at() };
+            Some((wanted, owner.caller().cloned()))
+        });
+        owner.or_else(|| Some((Wanted::Endpoint { id: cluster.only_endpoint()?, address: None }, None)))
     }
 
     /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a

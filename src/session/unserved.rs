@@ -102,21 +102,13 @@ pub(super) fn left_ungreeted(record: &mut Record) {
     record.end(Outcome::DownstreamGone, Side::Downstream, Some(words.into()));
 }
 
-/// Nothing was dialled: there is nobody to be towards the server.
-pub(super) fn without_identity(downstream: Socket, record: &mut Record, none: &NoIdentity) -> Unserved {
-    let (outcome, kind) = match none {
-        NoIdentity::Denied(_) => (Outcome::Denied, RefusalKind::Denied),
-        NoIdentity::Absent(_) => (Outcome::TlsFailed, RefusalKind::Unreachable),
-    };
-    record.end(outcome, Side::Ambassador, Some(none.to_string()));
-    Unserved::new(downstream, kind)
-}
-
 pub(super) fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
         Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Full(..) => RefusalKind::Full,
+        Refusal::Unidentified(NoIdentity::Denied(_)) => RefusalKind::Denied,
         Refusal::Unavailable(Unavailable::Breaker(_) | Unavailable::Nobody(_) | Unavailable::Budget)
+        | Refusal::Unidentified(NoIdentity::Absent(_))
         | Refusal::Unknown { .. }
         | Refusal::Failed { .. }
         | Refusal::Deadline { .. } => RefusalKind::Unreachable,

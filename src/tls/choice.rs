@@ -15,8 +15,8 @@ pub struct Identities {
     rules: Vec<Rule>,
 }
 
-/// A decision: the place of the identity among those of its cluster. Connections of different choices have nothing in
-/// common, tickets least of all.
+/// A decision: the place of the identity among those of the [`Identities`] that made it, and of no others. Connections of
+/// different choices have nothing in common, tickets least of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Choice(usize);
 

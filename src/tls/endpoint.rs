@@ -6,9 +6,10 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
-use super::choice::Choice;
+use super::choice::{Choice, NoIdentity};
 use super::identity::Stamp;
 use super::{HandshakeError, Originator, Start, Stream};
+use crate::caller::Caller;
 use crate::name::IdentityName;
 use crate::protocol::NothingBuffered;
 use crate::sys::Socket;
@@ -60,6 +61,14 @@ impl EndpointOriginator {
     #[must_use]
     pub fn for_nobody(&self) -> Choice {
         self.originator.identities().for_nobody()
+    }
+
+    /// For a connection that this caller asks for.
+    ///
+    /// # Errors
+    /// See [`NoIdentity`].
+    pub fn for_caller(&self, caller: Option<&Caller>) -> Result<Choice, NoIdentity> {
+        self.originator.identities().choose(caller)
     }
 
     /// How TLS begins.

@@ -52,7 +52,7 @@ pub(super) async fn connect_endpoint(
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
     let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
-    let identity = settings.identity_of_probes();
+    let identity = endpoint.identity_for_nobody();
     let attempt = Attempt { port, is_probe: true, ..Attempt::on(settings, endpoint, identity, deadline) };
     attempt.connect(record).await
 }
@@ -108,23 +108,13 @@ impl<'a> Attempt<'a> {
         Self { has_spoken: true, ..Self::on(settings, endpoint, identity, deadline) }
     }
 
-    /// One that a session asks for.
-    pub(super) fn serving(
-        demand: &Demand<'a>,
+    /// One that begins now, for nobody in particular.
+    pub(super) fn on(
         settings: &'a ClusterSettings,
         endpoint: &'a Endpoint,
+        identity: Choice,
         deadline: Limit,
     ) -> Self {
-        let Demand { wanted, identity, has_spoken, announcement, .. } = *demand;
-        let address = match wanted {
-            Wanted::Any => None,
-            Wanted::Endpoint { address, .. } => address,
-        };
-        Self { address, has_spoken, announcement, ..Self::on(settings, endpoint, identity, deadline) }
-    }
-
-    /// One that begins now, and that nobody has asked for.
-    fn on(settings: &'a ClusterSettings, endpoint: &'a Endpoint, identity: Choice, deadline: Limit) -> Self {
         Self {
             settings,
             endpoint,
@@ -137,6 +127,16 @@ impl<'a> Attempt<'a> {
             is_probe: false,
             announcement: None,
         }
+    }
+
+    /// The same for a session that asks for it.
+    pub(super) fn serving(self, demand: &Demand<'a>) -> Self {
+        let Demand { wanted, has_spoken, announcement, .. } = *demand;
+        let address = match wanted {
+            Wanted::Any => None,
+            Wanted::Endpoint { address, .. } => address,
+        };
+        Self { address, has_spoken, announcement, ..self }
     }
 
     pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {

@@ -17,7 +17,7 @@ use crate::policy::retry;
 use crate::policy::roster::Unavailable;
 use crate::protocol::Dialogue;
 use crate::relay::End;
-use crate::tls::{Agreed, Choice};
+use crate::tls::Agreed;
 
 use super::announce::Announcement;
 use super::attempt::{Attempt, Established, Limit};
@@ -103,8 +103,6 @@ pub enum Wanted {
 pub struct Demand<'a> {
     /// Which endpoint.
     pub wanted: Wanted,
-    /// As whom.
-    pub identity: Choice,
     /// Bytes of the client wait to be passed on.
     pub has_spoken: bool,
     /// What the client said about it.
@@ -113,7 +111,8 @@ pub struct Demand<'a> {
     pub announcement: Option<&'a Announcement>,
     /// What `source_hash` is to keep on one endpoint: a hash of the caller, or of what the client named.
     pub affinity: Option<u64>,
-    /// Whose it is, where that is known.
+    /// Whose it is, where that is known: he has his turn in the queue, and his identity is shown. That of a cancel is whose
+    /// session it is for.
     pub caller: Option<&'a Caller>,
     /// Where it comes from, over TCP.
     pub from: Option<IpAddr>,
@@ -152,10 +151,12 @@ pub async fn dial(
     demand: Demand<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
+    // Whoever is nobody to the servers waits for nothing.
+    cluster.settings().identifies(demand.caller)?;
     // Whoever belongs to one endpoint is not given what is ready on another.
     if demand.wanted == Wanted::Any
         && demand.affinity.is_none()
-        && let Some((ready, lease)) = cluster.take_ready(demand.identity, record)
+        && let Some((ready, lease)) = cluster.take_ready(demand.caller, record)
     {
         return Ok(Dialled::Ready(ready, lease));
     }
@@ -169,7 +170,7 @@ pub(super) async fn dial_anew(
     purpose: Purpose,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, identity, tightened, .. } = demand;
+    let Demand { wanted, tightened, .. } = demand;
     let settings = cluster.settings();
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
     let deadline = Limit::after(clock::now(), Bound::Deadline, within);
@@ -183,8 +184,12 @@ pub(super) async fn dial_anew(
     loop {
         let leased = cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await;
         let mut lease = leased.map_err(|none| nothing_left(cluster, none, last.take(), plan.attempts()))?;
+        let identity = match purpose {
+            Purpose::Session => lease.endpoint().identity_for(demand.caller)?,
+            Purpose::Spare => lease.endpoint().identity_for_nobody(),
+        };
         record.begin(&lease, plan.attempts());
-        let attempt = Attempt::serving(&demand, settings, lease.endpoint(), deadline);
+        let attempt = Attempt::on(settings, lease.endpoint(), identity, deadline).serving(&demand);
         match attempt.establish(record).await {
             Ok(Established::Ready(ready)) => {
                 match purpose {

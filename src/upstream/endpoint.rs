@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustls::pki_types::ServerName;
 
+use crate::caller::Caller;
 use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
-use crate::tls::EndpointOriginator;
+use crate::tls::{Choice, EndpointOriginator, NoIdentity};
 
 /// Where a server is said to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +135,18 @@ impl Endpoint {
 
     pub(super) fn originator(&self) -> Option<&EndpointOriginator> {
         self.originator.as_deref()
+    }
+
+    /// As whom that caller's connection to it is made: by the rules of its own TLS. Those of the cluster that a session began
+    /// with may have been others, if a reload came in between.
+    pub(super) fn identity_for(&self, caller: Option<&Caller>) -> Result<Choice, NoIdentity> {
+        self.originator().map_or(Ok(Choice::ONLY), |originator| originator.for_caller(caller))
+    }
+
+    /// The same where no caller is there.
+    #[must_use]
+    pub(super) fn identity_for_nobody(&self) -> Choice {
+        self.originator().map_or(Choice::ONLY, EndpointOriginator::for_nobody)
     }
 
     /// The same for another object of this endpoint.

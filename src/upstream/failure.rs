@@ -13,7 +13,7 @@ use crate::policy::limits::Full;
 use crate::policy::outlier::Fault;
 use crate::policy::queue;
 use crate::policy::roster::Unavailable;
-use crate::tls::HandshakeError;
+use crate::tls::{HandshakeError, NoIdentity};
 
 use super::waiting::NoRoom;
 
@@ -95,6 +95,9 @@ pub enum Refusal {
         /// The resolver's words, or those about the file.
         reason: String,
     },
+    /// The caller is nobody to the servers; nothing was dialled.
+    #[error(transparent)]
+    Unidentified(#[from] NoIdentity),
     /// Every attempt failed; this is the last one's error.
     #[error("{last}{}{}", counted(*.attempts), no_more(.stopped))]
     Failed {
@@ -241,6 +244,8 @@ impl Refusal {
             // The first attempt of a session is none that a budget could refuse.
             Self::Unavailable(Unavailable::Budget) => Outcome::ConnectFailed,
             Self::Unavailable(Unavailable::Nobody(_)) | Self::Unknown { .. } => Outcome::NoEndpoint,
+            Self::Unidentified(NoIdentity::Denied(_)) => Outcome::Denied,
+            Self::Unidentified(NoIdentity::Absent(_)) => Outcome::TlsFailed,
             Self::Failed { last, .. } => last.outcome(),
             Self::Deadline { .. } => Outcome::DeadlineExceeded,
         }

@@ -30,6 +30,7 @@ use fastrand::Rng;
 use tokio::sync::watch;
 
 use crate::alarm;
+use crate::caller::Caller;
 use crate::clock;
 use crate::digest::Digest;
 use crate::metrics::ClusterMetrics;
@@ -40,7 +41,7 @@ use crate::policy::limits::{self, Load};
 use crate::policy::roster::{self, Roster, Unavailable};
 use crate::policy::{balance, breaker, budget, eligibility, outlier, queue, retry};
 use crate::protocol::Protocol;
-use crate::tls::{self, Choice};
+use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
 
 pub use crate::policy::slot::Id as EndpointId;
@@ -119,10 +120,9 @@ impl Settings {
         [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
     }
 
-    /// As whom a server is asked whether it serves, when no caller is there.
-    #[must_use]
-    pub fn identity_of_probes(&self) -> Choice {
-        self.tls.as_ref().map_or(Choice::ONLY, |tls| tls.identities().for_nobody())
+    /// Whether that caller has an identity towards its servers.
+    fn identifies(&self, caller: Option<&Caller>) -> Result<(), NoIdentity> {
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.identities().choose(caller).map(drop))
     }
 }
 

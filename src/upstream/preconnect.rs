@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use crate::alarm;
+use crate::caller::Caller;
 use crate::clock;
 use crate::drain::DrainWatch;
-use crate::tls::Choice;
+use crate::tls;
 
 use super::Cluster;
 use super::dial::{Demand, DialRecord, Dialled, Purpose, Ready, Tightened, Wanted, dial_anew};
@@ -107,11 +108,9 @@ impl<'a> Keeper<'a> {
             let cluster = Arc::clone(self.cluster);
             self.dialling.push(async move {
                 let mut record = DialRecord::default();
-                let identity = cluster.settings().identity_of_probes();
                 let tightened = Tightened::default();
                 let demand = Demand {
                     wanted: Wanted::Any,
-                    identity,
                     has_spoken: false,
                     tightened,
                     announcement: None,
@@ -196,14 +195,22 @@ impl<'a> Keeper<'a> {
 }
 
 impl Cluster {
-    /// An upstream that was kept ready for that identity, if there is one that lives and may be used now. Never one that the
-    /// server has ended: the kernel is asked last of all.
-    pub(super) fn take_ready(&self, identity: Choice, record: &mut DialRecord) -> Option<(Ready, Lease)> {
+    /// An upstream that was kept ready and that this caller may have, if there is one that lives and may be used now. Never
+    /// one that the server has ended: the kernel is asked last of all.
+    pub(super) fn take_ready(
+        &self,
+        caller: Option<&Caller>,
+        record: &mut DialRecord,
+    ) -> Option<(Ready, Lease)> {
         self.settings().dial.preconnect?;
         // They are all of one identity; who gets another one is not served by them.
-        let is_theirs = identity == self.settings().identity_of_probes();
+        let tls = self.settings().tls.as_ref().map(tls::Originator::identities);
+        let is_theirs = tls.is_none_or(|tls| tls.choose(caller) == Ok(tls.for_nobody()));
         while let Some(spare) = is_theirs.then(|| self.spares().take()).flatten() {
-            if clock::now() >= spare.until || !self.may_use(&spare) {
+            let endpoint = spare.lease.endpoint();
+            // By the rules that it was made under, too.
+            let is_theirs = endpoint.identity_for(caller) == Ok(endpoint.identity_for_nobody());
+            if clock::now() >= spare.until || !is_theirs || !self.may_use(&spare) {
                 self.spares().give_up(spare);
                 continue;
             }
@@ -226,9 +233,7 @@ impl Cluster {
     fn may_use(&self, spare: &Spare) -> bool {
         let endpoint = spare.lease.endpoint();
         let is_current = match (endpoint.originator(), &spare.record.agreed) {
-            (Some(originator), Some(agreed)) => {
-                originator.is_current(self.settings().identity_of_probes(), agreed)
-            }
+            (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
             (None, _) | (Some(_), None) => true,
         };
         is_current && self.state().roster.may_pick(endpoint.id(), clock::now())

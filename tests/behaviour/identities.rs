@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::postgres::{self, Postgres};
 use crate::harness::somebody::{Namespace, Somebody, User, Users};
-use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, finish, roles};
+use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, finish, roles, until};
+use crate::reload::reload;
 
 /// Two identities, `app` and `certonly`, and a cluster that chooses by these rules.
 fn config(upstream: &str, bind: &str, pki: &Pki, leaves: [&Leaf; 2], rules: &str, more: &str) -> Config {
@@ -124,6 +125,56 @@ fn a_stranger_is_not_even_the_rest() {
     assert!(error.contains("tls.identity is for a stranger"), "{record}");
     assert_eq!(upstream.accepted(), 0);
     assert_eq!(Somebody::default().call(&unix, &[]).heard(), SERVED);
+}
+
+/// Who waits for room meets rules that a reload has changed meanwhile: the same places, and others in them. It was shown as
+/// whoever had its old place, and without a certificate where there was none.
+#[test]
+fn whoever_waits_while_the_rules_change_is_who_the_new_ones_say_and_nobody_else() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(tls, roles::echo);
+    let full = "limits: { max_connections: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
+    let config = |rules: &str| config(&upstream.address(), LOOPBACK, &pki, [&one, &two], rules, full);
+    let before = "{ user: root, use: app }, { user: root, group: root, use: app }, { use: certonly }";
+    for (after, expected) in [
+        (format!("{{ user: {}, use: certonly }}, {{ use: app }}", billing.name), Some("certonly")),
+        (
+            format!(
+                "{{ user: root, use: app }}, {{ user: {}, use: certonly }}, {{ use: app }}",
+                billing.name
+            ),
+            Some("certonly"),
+        ),
+        (format!("{{ user: {}, use: certonly }}, {{ user: root, use: app }}", reports.name), None),
+    ] {
+        let known = handshakes(&upstream).len();
+        let ambassador = start(&config(before));
+        let mut holder = ambassador.connect();
+        holder.echo("held");
+        let mut waits = Somebody::user(billing).call(&targets(&ambassador)[0], &[]);
+        until("it waits", || (ambassador.status()["clusters"][0]["waiting"] == 1).then_some(()));
+        reload(&ambassador, &config(&after));
+        drop(holder);
+        let heard = waits.heard();
+        let shown: Vec<_> = handshakes(&upstream).into_iter().skip(known + 1).map(|(name, _)| name).collect();
+        assert_eq!(
+            (heard == SERVED, shown),
+            (expected.is_some(), expected.iter().map(ToString::to_string).collect()),
+            "{after}"
+        );
+        if expected.is_none() {
+            let record = ambassador.record_of("denied");
+            assert!(
+                record["error"]
+                    .as_str()
+                    .is_some_and(|error| error.contains("no rule of the cluster's tls.identity is for")),
+                "{record}"
+            );
+        }
+    }
 }
 
 /// The server's own rules (`clientcert=verify-full`, `cert`) say who we were: a wrong identity is a refused login.

@@ -1,17 +1,23 @@
 //! Cancels: which of several servers they reach, and that nothing keeps them from it. A cancel is a connection of its own, in
 //! plaintext to us and in TLS to the server; its end is the server's.
 
+use std::fmt::Write as _;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::command::wait;
 use crate::harness::pgwire::{self, World, app_startup};
 use crate::harness::postgres::{libpq_client, psql_command};
-use crate::harness::{Ambassador, Client, Config, End, Postgres, Upstream, finish, roles, until};
+use crate::harness::somebody::{Somebody, Users};
+use crate::harness::{
+    Ambassador, Client, Config, End, Pki, Postgres, ServerTls, Upstream, finish, roles, until,
+};
 
 fn to_two() -> (Ambassador, [&'static Postgres; 2]) {
     let servers = [Postgres::shared(), Postgres::second()];
@@ -81,7 +87,11 @@ fn key_data(process: u32, secret: &[u8]) -> Vec<u8> {
 /// A server that gives each session this key, and notes the cancels that it gets. It says no ReadyForQuery, as one does whose
 /// trigger on login takes its time.
 fn server(world: &World, process: u32, secret: &'static [u8]) -> Upstream {
-    let tls = world.tls.clone();
+    server_with(&world.tls, process, secret)
+}
+
+fn server_with(tls: &Arc<ServerConfig>, process: u32, secret: &'static [u8]) -> Upstream {
+    let tls = tls.clone();
     Upstream::plain(move |conn| {
         let tls = tls.clone();
         async move {
@@ -219,6 +229,66 @@ fn a_cancel_stands_though_its_client_closes_at_once() {
     upstream.wait_note("cancel");
     let record: Value = ambassador.record();
     assert_eq!(record["outcome"], "completed", "{record}");
+}
+
+fn say(bytes: &[u8]) -> String {
+    bytes.iter().fold("say=".to_owned(), |mut say, byte| {
+        let _ = write!(say, "{byte:02x}");
+        say
+    })
+}
+
+/// The key is what entitles to a cancel, to the server and to us: whoever has it, and may use the cluster himself, cancels as
+/// the one whose session it is. A key that nobody has is sent on as the sender's own, and who is denied cancels nothing.
+#[test]
+fn a_cancel_shows_the_certificate_of_its_session_whoever_of_those_who_may_connect_asks_for_it() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let pki = Pki::new();
+    let (app, other) = (pki.client("app"), pki.client("other"));
+    let tls = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = server_with(&tls, 7, &[1, 2, 3, 4]);
+    let identities = format!(
+        "identities:\n  app: {{ cert: {}, key: {} }}\n  other: {{ cert: {}, key: {} }}",
+        app.cert.display(),
+        app.key.display(),
+        other.cert.display(),
+        other.key.display()
+    );
+    let cluster = format!(
+        "protocol: postgres\ntls: {{ ca: {}, identity: [ {{ user: {}, use: app }}, {{ user: root, use: other }} ] }}",
+        pki.ca().display(),
+        billing.name
+    );
+    let config = Config::new().top(&identities).listener("app", "bind: 127.0.0.1:0\ncluster: up");
+    let ambassador = Ambassador::start(&config.cluster("up", &[&upstream.address()], &cluster));
+    let target = ambassador.address("app").to_string();
+    let mut session = Somebody::user(billing).call(&target, &[&say(&app_startup())]);
+    assert!(session.heard().starts_with("got R"), "the session is up");
+    let right = say(&cancel_request(7, &[1, 2, 3, 4]));
+    let unknown = say(&cancel_request(7, &[4, 3, 2, 1]));
+    for (who, key, expected) in [
+        (Somebody::user(billing), &right, Some("app")),
+        (Somebody::default(), &right, Some("app")),
+        (Somebody::default(), &unknown, Some("other")),
+        (Somebody::user(billing), &unknown, Some("app")),
+        (Somebody::user(reports), &right, None),
+    ] {
+        let before = upstream.notes().len();
+        let records = ambassador.records().len();
+        assert_eq!(who.call(&target, &[key]).heard(), "end");
+        let record = ambassador.wait_records(records + 1).remove(records);
+        assert_eq!(record["outcome"], if expected.is_some() { "completed" } else { "denied" }, "{record}");
+        let notes: Vec<_> = upstream.notes().split_off(before);
+        match expected {
+            Some(name) => {
+                let shown = format!("cn={name}");
+                assert!(notes[1].ends_with(&shown) && notes[2].starts_with("cancel"), "{notes:?}");
+                assert_eq!(record["tls"]["identity"], name);
+            }
+            None => assert!(notes.is_empty(), "{notes:?}"),
+        }
+    }
+    drop(session);
 }
 
 /// The client takes the end for the server's word that the cancel is done.

@@ -18,7 +18,7 @@ fn app(upstream: &Upstream) -> Config {
 
 /// Reloads and asserts that the file came into force.
 #[track_caller]
-fn reload(ambassador: &Ambassador, config: &Config) -> Value {
+pub(super) fn reload(ambassador: &Ambassador, config: &Config) -> Value {
     ambassador.rewrite(config);
     let answer = ambassador.post("/reload");
     assert_eq!(answer.status, 200, "{}", answer.body);

@@ -97,14 +97,14 @@ async fn go(
         Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
         Kind::Tls => {
             settled(
-                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?,
+                attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?,
                 patience,
             )
             .await
         }
         Kind::Protocol => {
             let ready =
-                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
+                attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             match cluster.probe() {
                 None => settled(ready, patience).await,
                 Some(conversation) => {
@@ -115,7 +115,7 @@ async fn go(
         }
         Kind::Exchange(exchange) => {
             let ready =
-                attempt::try_endpoint(cluster, endpoint, cluster.identity_of_probes(), record).await?;
+                attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             hear(ready, exchange, until, patience).await.map_err(Failure::Answer)
         }
     }
