@@ -4,6 +4,7 @@
 //! number of series is bounded by the file; units of callers are the exception, and the first hundred are all.
 
 mod caller;
+mod carried;
 mod cluster;
 mod endpoint;
 mod exposition;
@@ -13,6 +14,7 @@ mod names;
 use metrics::{counter, gauge};
 
 pub use caller::{CallerMetrics, CallerSeries};
+pub use carried::{Carried, Others};
 pub use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics};
 pub use endpoint::{CheckMetrics, EndpointMetrics};
 pub use exposition::{Exposition, MetricsError, count_lost_lines};

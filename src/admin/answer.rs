@@ -56,8 +56,7 @@ fn page() -> Answer {
 }
 
 fn metrics(subject: &Subject) -> Answer {
-    subject.scene.get().routes().for_each(|route| route.publish_bytes());
-    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", subject.exposition.render())
+    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", subject.metrics().render())
 }
 
 /// Ready means that every listener is bound and none is about to go. Asked about one cluster, it also means

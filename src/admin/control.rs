@@ -1,6 +1,7 @@
 //! What may be asked for on the control socket, by POST. What concerns the daemon as a whole is passed on to it; the
 //! answer says what came of it, and the log who asked.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::{Method, Request, StatusCode};
@@ -138,6 +139,10 @@ pub(super) async fn obey<B>(
         Ok(Order::Reload) => reload(subject).await,
         Ok(Order::Drain) => drain(subject).await,
         Ok(Order::Close(session)) => close(&subject.scene.get(), session),
+        Ok(Order::Endpoint { .. }) if subject.handing_over.load(Ordering::Acquire) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "another process is about to take over: ask that one, in a moment\n",
+        ),
         Ok(Order::Endpoint { cluster, endpoint, admin }) => {
             set_admin(&subject.scene.get(), &cluster, &endpoint, admin)
         }

@@ -14,6 +14,7 @@ pub mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -63,15 +64,24 @@ pub struct Subject {
     pub scene: Scenery,
     /// Who does what is asked for on the control socket.
     pub commands: Commands,
+    /// Whether another process is about to take over: what is ordered now it would not know.
+    pub handing_over: AtomicBool,
     /// What is in use towards the upstreams.
     pub credentials: Credentials,
-    /// The metrics.
+    /// The metrics; [`Subject::metrics`] for whoever reads them.
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,
 }
 
 impl Subject {
+    /// The metrics, with the bytes of sessions that live.
+    #[must_use]
+    pub fn metrics(&self) -> &Exposition {
+        self.scene.get().routes().for_each(|route| route.publish_bytes());
+        &self.exposition
+    }
+
     /// What all listeners have seen together.
     #[must_use]
     pub fn totals(&self) -> Totals {

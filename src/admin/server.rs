@@ -81,10 +81,15 @@ async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: 
         async move {
             let answered = match browser::refusal(door, &request) {
                 Some(reason) => text(StatusCode::FORBIDDEN, reason),
-                None => match control::obey(&subject, door, asker, &request).await {
-                    Some(ordered) => ordered,
-                    None => answer(&subject, &request),
-                },
+                None => {
+                    if request.uri().path() == "/metrics" {
+                        subject.exposition.settled().await;
+                    }
+                    match control::obey(&subject, door, asker, &request).await {
+                        Some(ordered) => ordered,
+                        None => answer(&subject, &request),
+                    }
+                }
             };
             Ok::<_, Infallible>(answered)
         }

@@ -21,6 +21,7 @@ use crate::session::{
     self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans, end_outdated,
 };
 use crate::sys::{Bind, BindError, Inherited, Listening, LocalAddress, Options, Role};
+use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 use crate::upstream::{Cluster, discovery, health_check, preconnect};
 use crate::workers::Workers;
 
@@ -63,6 +64,8 @@ pub(super) struct Estate {
     leaving: Vec<Routed>,
     /// The names under which systemd keeps sockets of ours.
     kept: BTreeSet<String>,
+    /// What another process knew of the clusters, until they are there.
+    foretold: BTreeMap<ClusterName, ClusterSnapshot>,
 }
 
 /// A listener that accepts.
@@ -96,7 +99,8 @@ struct Tended {
 }
 
 impl Estate {
-    pub(super) fn new(means: Means, mut rng: Rng) -> Self {
+    /// `foretold`: what another process knew of its clusters.
+    pub(super) fn new(means: Means, mut rng: Rng, foretold: BTreeMap<ClusterName, ClusterSnapshot>) -> Self {
         let ids = Arc::new(SessionIds::new(rng.u64(..)));
         Self {
             means,
@@ -111,6 +115,7 @@ impl Estate {
             tallies: BTreeMap::new(),
             leaving: Vec::new(),
             kept: BTreeSet::new(),
+            foretold,
         }
     }
 
@@ -145,6 +150,7 @@ impl Estate {
         self.control = self.answer_at(Door::Control, control, gathered.control, &mut changes);
         self.show(&config);
         self.config = Some(config);
+        self.foretold.clear();
         Ok(changes)
     }
 
@@ -204,7 +210,8 @@ impl Estate {
                     if !is_start {
                         changes.push(format!("cluster {name} added"));
                     }
-                    Cluster::new(settings.clone(), self.rng.fork())
+                    let foretold = self.foretold.remove(name).unwrap_or_default();
+                    Cluster::resume(settings.clone(), self.rng.fork(), foretold)
                 }
             };
             if let Some(tls) = &cluster.settings().tls {

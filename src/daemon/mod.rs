@@ -8,7 +8,9 @@ mod notify;
 mod parting;
 mod reload;
 mod replace;
+mod reports;
 mod signals;
+mod snapshot;
 mod sockets;
 mod store;
 mod watchdog;
@@ -17,6 +19,7 @@ mod words;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -43,7 +46,9 @@ use estate::{Estate, Means};
 use notify::Notice;
 use parting::{Parted, part};
 use replace::Handover;
+use reports::{Predecessors, Reporter};
 use signals::{Event, Signals};
+use snapshot::Snapshot;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +73,7 @@ pub struct Running {
     subject: Arc<Subject>,
     commands: mpsc::Receiver<Command>,
     estate: Estate,
+    predecessors: Predecessors,
 }
 
 /// How a stop went.
@@ -125,13 +131,19 @@ pub async fn run(
             Event::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
             Event::Replace => {
                 let launcher = launcher.as_ref().ok();
-                handover = launcher.and_then(|launcher| Handover::begin(&running.estate, launcher));
+                let begin = |launcher| Handover::begin(&running.estate, &running.predecessors, launcher);
+                handover = launcher.and_then(begin);
             }
-            Event::Succeeded(None) => handover = None,
+            Event::Succeeded(None) => {
+                handover = None;
+                running.subject.handing_over.store(false, Ordering::Release);
+                running.predecessors.pause(false);
+            }
             Event::Succeeded(Some(successor)) => {
+                let reporter = handover.take().map(|handover| Reporter::to(handover.reports()));
                 // Whoever looks after us gets the successor for a child of its own, before it hears of it.
-                drop((handover.take(), launcher));
-                return running.retire(successor, &mut signals).await;
+                drop(launcher);
+                return running.retire(successor, reporter, &mut signals).await;
             }
         }
     };
@@ -173,6 +185,7 @@ impl Running {
             config: config.file.clone(),
             scene: Scenery::default(),
             commands: commander,
+            handing_over: AtomicBool::new(false),
             credentials: credentials.clone(),
             exposition,
             history: History::default(),
@@ -188,19 +201,26 @@ impl Running {
             callers: Arc::<CallerMetrics>::default(),
             subject: Arc::clone(&subject),
         };
-        let mut estate = Estate::new(means, Rng::with_seed(seed()));
+        let Snapshot { mut counted, clusters } = inherited.snapshot().map(snapshot::read).unwrap_or_default();
+        let predecessors = Predecessors::new(inherited.reports());
+        counted.keep(&predecessors.processes());
+        subject.exposition.go_on(counted);
+        subject.exposition.set_settled(predecessors.processes().is_empty());
+        means.callers.resume(subject.exposition.units_of_others().into_iter());
+        let mut estate = Estate::new(means, Rng::with_seed(seed()), clusters);
         estate.change(config, &mut inherited).map_err(StartError::Bind)?;
         for unused in inherited.unused() {
             tracing::warn!("{unused}");
         }
         let admin = &estate.means().admin;
         admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
+        predecessors.hear(&subject, admin);
         admin.spawn(credentials.keep(admin.clone()));
         let workers = Arc::clone(&estate.means().workers);
         admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
         words::say(&subject, estate.means().workers.all().len());
         metrics::config_loaded(seconds_since_1970(), true);
-        Ok(Self { subject, commands, estate })
+        Ok(Self { subject, commands, estate, predecessors })
     }
 
     /// What there is to be seen.
@@ -232,11 +252,21 @@ impl Running {
     }
 
     /// Another process has taken over: our sessions go on for as long as they may, and nobody is accepted any more.
-    async fn retire(mut self, successor: u32, signals: &mut Signals) -> Result<(), StartError> {
+    async fn retire(
+        mut self,
+        successor: u32,
+        mut reporter: Option<Reporter>,
+        signals: &mut Signals,
+    ) -> Result<(), StartError> {
         self.estate.hand_on(true);
         notify::send(&Notice::Succeeded(successor));
         self.estate.close_listeners();
         self.estate.close_doors();
+        let subject = Arc::clone(&self.subject);
+        // Behind our last answer: whoever asks the successor next waits for it.
+        if let Some(reporter) = &mut reporter {
+            reporter.report(&subject).await;
+        }
         let Means { sessions, .. } = self.estate.means();
         let sessions = sessions.clone();
         sessions.begin();
@@ -252,9 +282,13 @@ impl Running {
         };
         tokio::select! {
             _ = ending => {}
+            () = keep_reporting(&mut reporter, &subject) => {}
             signal = signals.stop() => tracing::info!(signal, "stopping"),
         }
         Self::or_exit(self.drain(), signals).await;
+        if let Some(reporter) = &mut reporter {
+            reporter.report(&subject).await;
+        }
         Ok(())
     }
 
@@ -266,7 +300,7 @@ impl Running {
     }
 
     /// Stops: lame duck, no more accepting, sessions end or are ended.
-    pub async fn stop(self) -> Stopped {
+    pub async fn stop(mut self) -> Stopped {
         let lame_duck = self.estate.config().map(|config| config.shutdown.lame_duck);
         self.subject.phase.set(Phase::LameDuck);
         if let Some(wait) = lame_duck.filter(|wait| !wait.is_zero()) {
@@ -274,14 +308,17 @@ impl Running {
             notify::send(&Notice::Status(&format!("lame duck: still accepting for {wait:?}")));
             alarm::sleep(wait).await;
         }
-        self.drain().await
+        let stopped = self.drain().await;
+        store::leave(&self.estate);
+        stopped
     }
 
     /// No more accepting; sessions end or are ended.
-    async fn drain(self) -> Stopped {
-        let Self { subject, commands, mut estate } = self;
+    async fn drain(&mut self) -> Stopped {
+        let Self { subject, commands, estate, .. } = self;
         // Who asks for something now is told so at once.
-        drop(commands);
+        commands.close();
+        while commands.try_recv().is_ok() {}
         let drain_timeout = estate.config().map(|config| config.shutdown.drain_timeout);
         let Means { sessions, admin, .. } = estate.means();
         let (sessions, admin) = (sessions.clone(), admin.clone());
@@ -307,6 +344,14 @@ impl Running {
         admin.begin();
         let _ = admin.finished(clock::now() + PARTING).await;
         Stopped { quiet, forced }
+    }
+}
+
+/// Never returns.
+async fn keep_reporting(reporter: &mut Option<Reporter>, subject: &Subject) {
+    match reporter {
+        Some(reporter) => reporter.keep_reporting(subject).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,16 +1,19 @@
 //! Handing over to another process of the same program: it gets our listening sockets, is ready before we stop accepting,
-//! and takes the queue with it. If it does not become ready, nothing has happened.
+//! takes the queue with it, and goes on from what we know. If it does not become ready, nothing has happened.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::metrics;
-use crate::sys::{Launcher, Successor, SuccessorError};
+use crate::sys::{Launcher, Role, Successor, SuccessorError};
 
 use super::estate::Estate;
+use super::reports::Predecessors;
+use super::snapshot;
 
 /// How long a successor may take: it reads files, and looks users up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,23 +23,48 @@ pub(super) struct Handover {
     id: u32,
     launcher: Arc<Launcher>,
     waiting: JoinHandle<Result<(), SuccessorError>>,
+    /// Where it hears what we go on counting.
+    reports: OwnedFd,
 }
 
 impl Handover {
     /// Starts it. `None`, and said why, when that is not possible.
-    pub(super) fn begin(estate: &Estate, launcher: &Arc<Launcher>) -> Option<Self> {
+    pub(super) fn begin(
+        estate: &Estate,
+        predecessors: &Predecessors,
+        launcher: &Arc<Launcher>,
+    ) -> Option<Self> {
         let sockets = estate.sockets();
-        let passed: Vec<_> =
-            sockets.iter().map(|(listening, role)| (listening.as_fd(), role.to_descriptor())).collect();
+        // From here on, what they say is for the successor.
+        predecessors.pause(true);
+        let snapshot = snapshot::write(estate)
+            .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
+            .ok();
+        let (heard, reports) = match std::io::pipe() {
+            Ok((heard, reports)) => (OwnedFd::from(heard), OwnedFd::from(reports)),
+            Err(error) => {
+                failed(&error.into());
+                predecessors.pause(false);
+                return None;
+            }
+        };
+        let passed = sockets.iter().map(|(listening, role)| (listening.as_fd(), role.clone()));
+        let of_others = predecessors.pipes().map(|(process, pipe)| (pipe.as_fd(), Role::Reports(process)));
+        let own = (heard.as_fd(), Role::Reports(std::process::id()));
+        let passed = passed.chain(of_others).chain([own]);
+        let passed = passed.chain(snapshot.iter().map(|snapshot| (snapshot.as_fd(), Role::Snapshot)));
+        let passed: Vec<_> = passed.map(|(fd, role)| (fd, role.to_descriptor())).collect();
         match Successor::start(launcher, &passed) {
             Ok(successor) => {
+                estate.means().subject.handing_over.store(true, Ordering::Release);
                 let id = successor.id();
                 tracing::info!(successor = id, "a successor is starting");
                 let waiting = estate.means().admin.spawn_blocking(move || successor.wait(PATIENCE));
-                Some(Self { id, launcher: Arc::clone(launcher), waiting })
+                Some(Self { id, launcher: Arc::clone(launcher), waiting, reports })
             }
             Err(error) => {
                 failed(&error);
+                predecessors.pause(false);
                 None
             }
         }
@@ -52,6 +80,11 @@ impl Handover {
             }
             Err(_) => None,
         }
+    }
+
+    /// Where it hears what we go on counting.
+    pub(super) fn reports(self) -> OwnedFd {
+        self.reports
     }
 
     /// Nobody wants it any more.

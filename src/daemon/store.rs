@@ -1,5 +1,5 @@
 //! Listening sockets in systemd's hands, so that a restart, or a crash, loses neither them nor who waits in their queues
-//! (`FileDescriptorStoreMax=` of systemd.service(5)).
+//! (`FileDescriptorStoreMax=` of systemd.service(5)); and what we know, so that a restart does not lose that either.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::sys::{Listening, Role};
 
-use super::notify;
+use super::estate::Estate;
+use super::{notify, snapshot};
 
 /// Whether systemd keeps descriptors for us: it says so in FDSTORE.
 pub(super) fn is_there() -> bool {
@@ -20,6 +21,8 @@ pub(super) fn keep(sockets: &[(Arc<Listening>, Role)], kept: &mut BTreeSet<Strin
     if !is_there() {
         return;
     }
+    // Whoever left it there is us now.
+    notify::tell(&format!("FDSTOREREMOVE=1\nFDNAME={}", Role::Snapshot.to_descriptor()), &[]);
     for name in std::mem::take(kept) {
         notify::tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
     }
@@ -30,5 +33,19 @@ pub(super) fn keep(sockets: &[(Arc<Listening>, Role)], kept: &mut BTreeSet<Strin
             listening.hand_on(true);
             kept.insert(name);
         }
+    }
+}
+
+/// Gives systemd what we know, for whom it starts next.
+pub(super) fn leave(estate: &Estate) {
+    if !is_there() {
+        return;
+    }
+    match snapshot::write(estate) {
+        Ok(snapshot) => {
+            let name = Role::Snapshot.to_descriptor();
+            notify::tell(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[snapshot.as_fd()]);
+        }
+        Err(error) => tracing::warn!(%error, "cannot leave what is known here to the next process"),
     }
 }

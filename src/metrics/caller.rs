@@ -1,7 +1,7 @@
 //! What is recorded of who connects.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use metrics::{Counter, Gauge, counter, gauge};
 
@@ -25,6 +25,15 @@ pub struct CallerSeries {
 }
 
 impl CallerMetrics {
+    /// Goes on with series that another process had, by the value of their label.
+    pub fn resume(&self, labels: impl Iterator<Item = String>) {
+        let mut series = self.lock();
+        for label in labels.take(UNITS_MAX) {
+            let new = CallerSeries::new(&label);
+            series.entry(label).or_insert_with(|| Arc::new(new));
+        }
+    }
+
     /// The series of a unit.
     #[must_use]
     pub fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
@@ -33,7 +42,7 @@ impl CallerMetrics {
             Some(unit) if unit.is_session() => "users",
             Some(unit) => unit.as_str(),
         };
-        let mut series = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut series = self.lock();
         let label = if series.contains_key(label) || series.len() < UNITS_MAX { label } else { "other" };
         match series.get(label) {
             Some(known) => Arc::clone(known),
@@ -41,6 +50,10 @@ impl CallerMetrics {
                 series.entry(label.to_owned()).or_insert_with(|| Arc::new(CallerSeries::new(label))),
             ),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<CallerSeries>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -76,6 +76,11 @@ impl ClusterMetrics {
         }
     }
 
+    /// The breaker goes on from that state of another process, `number` in the gauge.
+    pub fn breaker_resumed(&self, number: u8) {
+        self.breaker_state.set(f64::from(number));
+    }
+
     /// A session that relayed has ended.
     pub fn session_ended(&self, lasted: Duration, first_byte: Option<Duration>) {
         self.session_duration.record(lasted);

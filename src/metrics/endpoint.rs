@@ -113,6 +113,11 @@ impl CheckMetrics {
         }
     }
 
+    /// Another process has found it usable or not; this one goes on from there.
+    pub fn resumed(&self, is_usable: bool) {
+        self.healthy.set(if is_usable { 1.0 } else { 0.0 });
+    }
+
     /// It is not probed any more.
     pub fn gone(&self) {
         self.healthy.set(0.0);

@@ -1,21 +1,29 @@
 //! The process' one recorder, and the text that Prometheus reads of it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::sync::watch;
 
-use super::names::{
-    BUILD_INFO, CONNECT_DURATION, DIAL_BUCKETS, FIRST_BYTE, HANDSHAKE_DURATION, LOST_LINES, SESSION_BUCKETS,
-    SESSION_DURATION, WAIT_DURATION, describe,
-};
+use super::carried::{Carried, Others};
+use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, describe};
+use crate::alarm;
+use crate::clock;
 
 /// The process-wide recorder and what is only read from it.
 #[derive(Debug, Clone)]
 pub struct Exposition {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
+    others: Arc<Mutex<Others>>,
+    /// Whether the process before us has said what it had counted when it answered its last scrape.
+    settled: Arc<watch::Sender<bool>>,
 }
+
+/// How long a scrape waits for that. It takes milliseconds, unless that process hangs.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +50,8 @@ impl Exposition {
         let process = metrics_process::Collector::default();
         process.describe();
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        Ok(Self { handle, process })
+        let (settled, _) = watch::channel(true);
+        Ok(Self { handle, process, others: Arc::default(), settled: Arc::new(settled) })
     }
 
     /// Folds the samples that histograms hold into their buckets.
@@ -50,9 +59,60 @@ impl Exposition {
         self.handle.run_upkeep();
     }
 
+    /// Our sums go on from what the processes before us have counted.
+    pub fn go_on(&self, others: Others) {
+        *self.others() = others;
+    }
+
+    /// What a process that goes on with it has to know; `process`: our id.
+    #[must_use]
+    pub fn others_and_own(&self, process: u32) -> Others {
+        let own = self.own();
+        self.others().clone().with(process, &own)
+    }
+
+    /// What another process has counted until now, by its own text.
+    pub fn hear(&self, process: u32, text: &str) {
+        self.others().hear(process, Carried::read(text));
+    }
+
+    /// That process has ended, or is not heard any more.
+    pub fn end(&self, process: u32) {
+        self.others().end(process);
+    }
+
+    /// The units of callers that processes before us have counted.
+    #[must_use]
+    pub fn units_of_others(&self) -> Vec<String> {
+        self.others().units().into_iter().collect()
+    }
+
+    /// Whether all is known that has to be carried; a scrape waits a moment for it, or sums would seem to fall.
+    pub fn set_settled(&self, is_settled: bool) {
+        self.settled.send_replace(is_settled);
+    }
+
+    /// Waits for that.
+    pub async fn settled(&self) {
+        let mut settled = self.settled.subscribe();
+        // The sender is ours, and a scrape in doubt is better than none.
+        let _ = alarm::before(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
+    }
+
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The text that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
+        let own = self.own();
+        self.others().add_to(own)
+    }
+
+    /// The same of this process alone.
+    #[must_use]
+    pub fn own(&self) -> String {
         self.process.collect();
         if let Some(lost) = LOST.get() {
             counter!(LOST_LINES).absolute(lost() as u64);
@@ -71,11 +131,7 @@ pub fn count_lost_lines(count: impl Fn() -> usize + Send + Sync + 'static) {
 }
 
 fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
-    let full = |name: &str| Matcher::Full(name.to_owned());
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(full(SESSION_DURATION), SESSION_BUCKETS)?
-        .set_buckets_for_metric(full(CONNECT_DURATION), DIAL_BUCKETS)?
-        .set_buckets_for_metric(full(HANDSHAKE_DURATION), DIAL_BUCKETS)?
-        .set_buckets_for_metric(full(FIRST_BYTE), DIAL_BUCKETS)?
-        .set_buckets_for_metric(full(WAIT_DURATION), DIAL_BUCKETS)
+    BUCKETS.iter().try_fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+        builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
+    })
 }

@@ -2,6 +2,8 @@
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
+/// What they all begin with; those of the process (`process_*`) apart.
+pub(super) const PREFIX: &str = "ambassador_";
 pub(super) const ACCEPTED: &str = "ambassador_accepted_total";
 pub(super) const CONNECTIONS: &str = "ambassador_connections_total";
 pub(super) const SESSIONS_ACTIVE: &str = "ambassador_sessions_active";
@@ -45,12 +47,21 @@ pub(super) const REPLACEMENTS: &str = "ambassador_replacements_total";
 pub(super) const BUILD_INFO: &str = "ambassador_build_info";
 
 /// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
-pub(super) const DIAL_BUCKETS: &[f64] = &[
+const DIAL_BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// From a query to a day: database sessions live for hours.
-pub(super) const SESSION_BUCKETS: &[f64] =
+const SESSION_BUCKETS: &[f64] =
     &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
+
+/// The upper bounds of every histogram's buckets.
+pub(super) const BUCKETS: [(&str, &[f64]); 5] = [
+    (SESSION_DURATION, SESSION_BUCKETS),
+    (CONNECT_DURATION, DIAL_BUCKETS),
+    (HANDSHAKE_DURATION, DIAL_BUCKETS),
+    (FIRST_BYTE, DIAL_BUCKETS),
+    (WAIT_DURATION, DIAL_BUCKETS),
+];
 
 /// Tells the recorder of all of them.
 pub(super) fn describe() {

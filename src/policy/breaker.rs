@@ -65,6 +65,15 @@ pub struct Breaker {
     openings: u32,
 }
 
+/// Where a breaker is, for a process that goes on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where it is.
+    pub state: State,
+    /// How often it opened in a row without having closed.
+    pub openings: u32,
+}
+
 /// Which era a dial began in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit(NonZeroU32);
@@ -109,10 +118,28 @@ impl Breaker {
         self.settings = settings;
     }
 
+    /// As it was in another process. Whose trials are on their way there is nothing to us, so trials begin anew; and it is
+    /// open no longer than these settings let it be.
+    #[must_use]
+    pub fn resume(settings: Settings, snapshot: Snapshot, now: Instant) -> Self {
+        let state = match snapshot.state {
+            State::Closed { failures } => State::Closed { failures },
+            State::Open { until } => State::Open { until: until.min(now + settings.max_open_for) },
+            State::HalfOpen { .. } => State::Open { until: now },
+        };
+        Self { settings, state, era: NonZeroU32::MIN, openings: snapshot.openings }
+    }
+
     /// Where it is.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// What a process has to know that goes on with it.
+    #[must_use]
+    pub const fn snapshot(&self) -> Snapshot {
+        Snapshot { state: self.state, openings: self.openings }
     }
 
     /// Whether a dial would be permitted now.
@@ -365,6 +392,25 @@ mod tests {
         assert_eq!(told.breaker.succeeded(trial), None);
         assert!(told.begin().is_some(), "the second trial, and not a third");
         assert_eq!(told.begin(), None);
+    }
+
+    #[test]
+    fn another_process_goes_on_where_it_was() {
+        let told = Told::opened();
+        let State::Open { until } = told.breaker.state() else { panic!("it is open") };
+        let resumed = |breaker: &Breaker, settings| Breaker::resume(settings, breaker.snapshot(), told.now);
+        let mut next = Told { breaker: resumed(&told.breaker, SETTINGS), ..Told::new() };
+        next.now = told.now;
+        assert_eq!(next.breaker.state(), State::Open { until });
+        next.wait();
+        assert_eq!(next.fail().unwrap().to, Label::Open);
+        assert!(next.wait() > 5 * SECOND, "it is the second opening in a row");
+        let hasty = Settings { max_open_for: SECOND, ..SETTINGS };
+        assert_eq!(resumed(&told.breaker, hasty).state(), State::Open { until: told.now + SECOND });
+        let (_, half_open) = next.breaker.begin(next.now);
+        assert_eq!(half_open.unwrap().to, Label::HalfOpen);
+        let mut tried = resumed(&next.breaker, SETTINGS);
+        assert_eq!(tried.begin(told.now).1.unwrap().to, Label::HalfOpen, "with trials of its own");
     }
 
     #[test]

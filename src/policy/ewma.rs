@@ -26,6 +26,12 @@ impl Ewma {
         self.0.map(|sampled| sampled.seconds)
     }
 
+    /// The average in seconds, and when it last changed.
+    #[must_use]
+    pub fn sampled(&self) -> Option<(f64, Instant)> {
+        self.0.map(|Sampled { seconds, at }| (seconds, at))
+    }
+
     /// A dial took so long, or cost so much as if it had.
     pub fn sample(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();

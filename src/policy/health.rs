@@ -76,6 +76,9 @@ const HASTY_MAX: Duration = Duration::from_secs(1);
 const JITTER: f64 = 0.1;
 
 impl Status {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Undecided, Self::Healthy, Self::Unhealthy];
+
     /// The word in `/status` and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -106,6 +109,13 @@ impl Health {
             last_error: None,
             probing: Probing::Due { at: now, last: None },
         }
+    }
+
+    /// As another process observed it, since `since`: that stays until results here speak against it, and the next probe is
+    /// due at once.
+    #[must_use]
+    pub fn resume(settings: Settings, status: Status, since: Instant, now: Instant) -> Self {
+        Self { status, since, ..Self::new(settings, now) }
     }
 
     /// The same by other settings: what is known stays, and the next probe is due at once.

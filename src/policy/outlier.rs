@@ -81,6 +81,19 @@ pub struct Outlier {
     counted: Option<Instant>,
 }
 
+/// The same for a process that goes on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where it is.
+    pub state: State,
+    /// Failures in a row, in the order of [`Fault::ALL`].
+    pub failures: [u32; Fault::ALL.len()],
+    /// How often it was ejected lately.
+    pub times: u32,
+    /// When that number last went up or down.
+    pub counted: Option<Instant>,
+}
+
 impl Outlier {
     /// Nothing is held against it.
     #[must_use]
@@ -88,10 +101,31 @@ impl Outlier {
         Self { state: State::In, failures: [0; Fault::ALL.len()], times: 0, counted: None }
     }
 
+    /// As it was in another process. The dial that is on trial there is nothing to us: the next may try it; and it is set
+    /// aside no longer than these settings let it be.
+    #[must_use]
+    pub fn resume(settings: &Settings, snapshot: Snapshot, now: Instant) -> Self {
+        let Snapshot { state, failures, times, counted } = snapshot;
+        let latest = now + settings.max_ejection_time;
+        let state = match state {
+            State::In => State::In,
+            State::Ejected { until, fault } => State::Ejected { until: until.min(latest), fault },
+            State::OnTrial { fault } => State::Ejected { until: now, fault },
+        };
+        Self { state, failures, times, counted: counted.map(|counted| counted.min(latest)) }
+    }
+
     /// Where it is.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// What a process has to know that goes on with it.
+    #[must_use]
+    pub const fn snapshot(&self) -> Snapshot {
+        let Self { state, failures, times, counted } = *self;
+        Snapshot { state, failures, times, counted }
     }
 
     /// Whether it is among the others.
@@ -204,6 +238,12 @@ impl Fault {
     /// All of them, in the order in which a dial meets them.
     pub const ALL: [Self; 4] = [Self::Connect, Self::Upgrade, Self::Handshake, Self::EarlyClose];
 
+    /// The fault of that word.
+    #[must_use]
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.label() == label)
+    }
+
     /// The word in metrics and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -276,6 +316,25 @@ mod tests {
         told.failing(&[Fault::EarlyClose, Fault::EarlyClose]);
         told.outlier.lasted();
         assert_eq!(told.failing(&[Fault::EarlyClose]), [false]);
+    }
+
+    #[test]
+    fn another_process_goes_on_where_it_was() {
+        let mut told = Told::new();
+        told.failing(&[Fault::Connect, Fault::Connect]);
+        let resume = |told: &Told| Outlier::resume(&SETTINGS, told.outlier.snapshot(), told.now);
+        told.outlier = resume(&told);
+        assert_eq!(told.failing(&[Fault::Connect]), [true], "the third in a row");
+        let before = told.outlier.snapshot();
+        told.outlier = resume(&told);
+        assert_eq!(told.outlier.snapshot(), before);
+        told.now += 2 * SECOND;
+        assert!(told.outlier.begin(told.now));
+        told.outlier = resume(&told);
+        assert!(told.outlier.begin(told.now), "the trial of the other process says nothing here");
+        let far = State::Ejected { until: told.now + 1000 * SECOND, fault: Fault::Connect };
+        let limited = Outlier::resume(&SETTINGS, Snapshot { state: far, ..before }, told.now);
+        assert!(limited.is_due(told.now + SETTINGS.max_ejection_time));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! [`Roster::abandoned`]; a session ends in [`Roster::ended`]. What these decide about endpoints and the breaker is kept
 //! as [`Event`]s until it is taken, to be logged and counted where that may be done.
 
+mod resume;
+
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;

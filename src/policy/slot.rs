@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::ewma::Ewma;
 use super::health::Status;
 use super::limits::Load;
-use super::outlier::Outlier;
+use super::outlier::{self, Outlier};
 
 /// Names an endpoint among those that its cluster ever had; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +88,23 @@ pub struct Slot {
     pub(super) credit: i64,
     /// Why the last attempt or probe that failed did; a success clears it.
     pub(super) last_error: Option<Box<str>>,
+}
+
+/// What a process has to know of an endpoint that goes on with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// What an operator ordered.
+    pub admin: Admin,
+    /// What active checks say.
+    pub health: Status,
+    /// What its dials and sessions did.
+    pub outlier: outlier::Snapshot,
+    /// How long its dials take, in seconds, as of a moment.
+    pub dial_time: Option<(f64, Instant)>,
+    /// When it came back, if it was away.
+    pub back_since: Option<Instant>,
+    /// Why the last attempt or probe that failed did.
+    pub last_error: Option<Box<str>>,
 }
 
 impl Slot {
@@ -183,6 +200,19 @@ impl Slot {
         self.last_error.as_deref()
     }
 
+    /// What a process has to know that goes on with it.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            admin: self.admin,
+            health: self.health,
+            outlier: self.outlier.snapshot(),
+            dial_time: self.ewma.sampled(),
+            back_since: self.back_since,
+            last_error: self.last_error.clone(),
+        }
+    }
+
     /// Whether it may take sessions as far as orders and active checks go.
     pub(super) const fn is_well(&self) -> bool {
         self.is_enabled() && !matches!(self.health, Status::Unhealthy)
@@ -200,6 +230,9 @@ impl Slot {
 }
 
 impl Admin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Enabled, Self::Draining, Self::Disabled];
+
     /// The word for people and in `/status`.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -1,5 +1,6 @@
 //! Listening sockets that another process bound and passed to us by descriptor: systemd, for its socket units or because it
-//! keeps them for us over a restart (sd_listen_fds(3)), or a process of our kind that we are to replace.
+//! keeps them for us over a restart (sd_listen_fds(3)), or a process of our kind that we are to replace. With them comes
+//! what that one knew.
 //!
 //! They are taken out of the environment once. What is asked for by name is checked before it is used: a descriptor
 //! may be anything.
@@ -15,7 +16,7 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::{Domain, SockRef, Type};
 
 use super::successor::SOCKETS;
-use super::{Bind, BindError, Listening, LocalAddress, Options, SystemdBind, is_succeeding};
+use super::{Bind, BindError, Listening, LocalAddress, MemoryFile, Options, SystemdBind, is_succeeding};
 
 /// What the environment says of descriptors cannot be right.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,10 @@ pub enum Role {
     Listener(String),
     /// The admin's address, or the control socket.
     Admin,
+    /// No socket: what a process knew when it wrote that down.
+    Snapshot,
+    /// No socket: the end of a pipe by which the process of that id goes on telling what it counts.
+    Reports(u32),
 }
 
 /// Sockets that were passed to this process and that nobody has taken yet.
@@ -78,10 +83,30 @@ impl Inherited {
         let passed = passed.collect::<Result<Vec<_>, _>>().map_err(InheritedError)?;
         let name = |passed: &Passed| match &passed.role {
             Role::Systemd(name) => Some(name.clone()),
-            Role::Listener(_) | Role::Admin => None,
+            Role::Listener(_) | Role::Admin | Role::Snapshot | Role::Reports(_) => None,
         };
         let names = passed.iter().filter_map(name).collect();
         Ok(Self { passed, names })
+    }
+
+    /// What a process before us knew, where it left that.
+    pub fn snapshot(&mut self) -> Option<MemoryFile> {
+        let position = self.passed.iter().position(|passed| passed.role == Role::Snapshot)?;
+        Some(MemoryFile::from(self.passed.remove(position).fd))
+    }
+
+    /// Where each process before us that has sessions still, by its id, tells what it counts.
+    pub fn reports(&mut self) -> Vec<(u32, OwnedFd)> {
+        let (reports, others) = std::mem::take(&mut self.passed)
+            .into_iter()
+            .partition(|passed| matches!(passed.role, Role::Reports(_)));
+        self.passed = others;
+        let reports: Vec<Passed> = reports;
+        let report = |passed: Passed| match passed.role {
+            Role::Reports(process) => Some((process, passed.fd)),
+            Role::Systemd(_) | Role::Listener(_) | Role::Admin | Role::Snapshot => None,
+        };
+        reports.into_iter().filter_map(report).collect()
     }
 
     /// The sockets for that address: those that were passed for it, or a new one.
@@ -169,6 +194,7 @@ impl Inherited {
                     format!("closing a socket of listener `{name}`, {what}: nobody wants it any more")
                 }
                 Role::Admin => format!("closing a socket of the admin, {what}: nobody wants it any more"),
+                Role::Snapshot | Role::Reports(_) => "closing what another process of ours wrote down".into(),
             }
         };
         self.passed.iter().map(describe).collect()
@@ -186,16 +212,21 @@ impl Role {
             Self::Systemd(name) => name.clone(),
             Self::Listener(name) => format!("{}listener.{}", Self::KEPT, name.replace(':', "+")),
             Self::Admin => format!("{}admin", Self::KEPT),
+            Self::Snapshot => format!("{}snapshot", Self::KEPT),
+            Self::Reports(process) => format!("{}reports.{process}", Self::KEPT),
         }
     }
 
     /// What systemd passes under that name.
     fn of_descriptor(name: &str) -> Self {
-        match name.strip_prefix(Self::KEPT).map(|kept| kept.strip_prefix("listener.")) {
-            Some(Some(listener)) => Self::Listener(listener.replace('+', ":")),
-            Some(None) => Self::Admin,
-            None => Self::Systemd(name.to_owned()),
+        let Some(kept) = name.strip_prefix(Self::KEPT) else { return Self::Systemd(name.to_owned()) };
+        if let Some(listener) = kept.strip_prefix("listener.") {
+            return Self::Listener(listener.replace('+', ":"));
         }
+        if let Some(process) = kept.strip_prefix("reports.").and_then(|process| process.parse().ok()) {
+            return Self::Reports(process);
+        }
+        if kept == "snapshot" { Self::Snapshot } else { Self::Admin }
     }
 }
 
@@ -321,6 +352,20 @@ mod tests {
         assert_eq!(names(&[("LISTEN_PID", "41"), two[1], two[2]]), Ok(vec![]), "for somebody else");
         assert_eq!(names(&[]), Ok(vec![]));
         assert_eq!(names(&[two[0], ("LISTEN_FDS", "0")]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_role_is_read_off_the_name_that_it_has_with_systemd() {
+        for role in [
+            Role::Systemd("web".into()),
+            Role::Listener("db:1".into()),
+            Role::Listener("snapshot".into()),
+            Role::Admin,
+            Role::Snapshot,
+            Role::Reports(42),
+        ] {
+            assert_eq!(Role::of_descriptor(&role.to_descriptor()), role);
+        }
     }
 
     #[test]

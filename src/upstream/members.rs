@@ -23,6 +23,7 @@ use crate::policy::slot::{Admin, Member, Slot};
 use super::endpoint::{Endpoint, Settings};
 use super::failure::DialError;
 use super::health_check::{self, Observed};
+use super::snapshot::EndpointSnapshot;
 use super::{Cluster, EndpointId, State};
 
 /// The endpoints behind the ids of the roster.
@@ -34,6 +35,8 @@ pub(super) struct Members {
     known: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// The names that have series of their own.
     measured: BTreeSet<EndpointName>,
+    /// What another process knew of endpoints that have not come here yet.
+    pub(super) foretold: Vec<EndpointSnapshot>,
 }
 
 /// Endpoints that join later get series of their own while fewer names than this have any; all others share those of
@@ -174,7 +177,11 @@ impl Cluster {
         let before = std::mem::take(&mut members.current);
         for (id, (settings, _)) in ids.into_iter().zip(wanted) {
             let known = members.known.get(&id).map(Arc::clone);
-            let endpoint = known.unwrap_or_else(|| self.join(id, settings, &mut members.measured));
+            let endpoint = known.unwrap_or_else(|| {
+                let endpoint = self.join(id, settings, &mut members.measured);
+                self.resume_endpoint(&endpoint, roster, &mut members.foretold);
+                endpoint
+            });
             members.known.insert(id, Arc::clone(&endpoint));
             members.current.push(endpoint);
         }

@@ -19,6 +19,7 @@ mod members;
 pub mod preconnect;
 mod probe;
 mod several;
+pub mod snapshot;
 mod succession;
 mod upgrade;
 mod waiting;
@@ -55,6 +56,7 @@ pub use meeting::Meeting;
 use members::Members;
 pub use members::{Doomed, EndpointView, Fate, Orphans};
 pub use probe::{ProbeFailure, late_rejection, probe, see_out};
+use snapshot::Snapshot;
 pub use waiting::NoRoom;
 use waiting::{Line, queue_settings};
 
@@ -153,6 +155,12 @@ impl Cluster {
     /// With the generator that its random choices come from.
     #[must_use]
     pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
+        Self::resume(settings, rng, Snapshot::default())
+    }
+
+    /// The same, going on from what another process knew.
+    #[must_use]
+    pub fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
         show_tls(&settings);
         let line = Line::new(queue_settings(&settings.limits));
         let roster = Roster::new(settings.decisions());
@@ -165,6 +173,7 @@ impl Cluster {
         let spares = preconnect::Spares::default();
         let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
         let cluster = Arc::new(Self { settings, metrics, state, changes, board, spares, search });
+        cluster.foretell(snapshot);
         cluster.arrange(endpoints);
         cluster
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::clock;
 use crate::policy::health::Status;
+use crate::policy::slot::Admin;
 
 use super::endpoint::Endpoint;
 use super::waiting::queue_settings;
@@ -61,6 +62,12 @@ impl Cluster {
                 let (metrics, checks) = self.measures(known.settings(), measured);
                 Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
             });
+            for slot in roster.slots() {
+                if let Some(checks) = members.get(slot.id()).and_then(|endpoint| endpoint.checks()) {
+                    let is_probed = slot.is_member() && slot.admin() != Admin::Disabled;
+                    checks.resumed(is_probed && slot.health() != Status::Unhealthy);
+                }
+            }
         });
     }
 }

@@ -54,7 +54,7 @@ fn transitions(ambassador: &Ambassador, address: &str) -> Vec<String> {
 const QUICK: &str = "interval: 100ms, timeout: 1s";
 
 /// Answers lines by `pong` while `up`, else by a complaint; whatever else is said it echoes.
-fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
+pub(crate) fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let up = Arc::clone(up);
     move |mut conn| {
         let up = Arc::clone(&up);

@@ -64,6 +64,7 @@ mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
 mod shares; // what each caller may take
 mod spiffe; // certificates from an agent
+mod succession; // what a process leaves to its successor
 mod telemetry; // dashboard and alert rules against a scrape
 mod time_limits; // idle and old sessions
 mod tls; // TLS to the upstream when all is well

@@ -198,11 +198,10 @@ fn many_replacements_under_load_fail_no_connection() {
     held.iter_mut().for_each(|session| session.echo("alive until the end"));
 }
 
-/// A restart with systemd's descriptor store: who connects while no process is there waits in the queue, and is served.
-#[test]
-fn sockets_in_systemds_store_outlive_the_process() {
-    let upstream = Upstream::plain(roles::echo);
-    let mut ambassador = Ambassador::start_with(&both_kinds(&upstream, ""), |command| {
+/// Started by what keeps its descriptors, and starts it once more with them when it has ended.
+#[track_caller]
+pub(crate) fn under_keeper(config: &Config) -> Ambassador {
+    Ambassador::start_with(config, |command| {
         let mut keeper = Command::new(demand("python3", "python3"));
         keeper.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/keeper.py"));
         keeper.arg(command.get_program()).args(command.get_args());
@@ -214,7 +213,21 @@ fn sockets_in_systemds_store_outlive_the_process() {
         }
         keeper.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         *command = keeper;
-    });
+    })
+}
+
+/// The process that answers now.
+#[track_caller]
+pub(crate) fn process(ambassador: &Ambassador) -> Pid {
+    let pid = ambassador.status()["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+    pid.expect("a pid that is not 0")
+}
+
+/// A restart with systemd's descriptor store: who connects while no process is there waits in the queue, and is served.
+#[test]
+fn sockets_in_systemds_store_outlive_the_process() {
+    let upstream = Upstream::plain(roles::echo);
+    let mut ambassador = under_keeper(&both_kinds(&upstream, ""));
     let path = ambassador.dir().join("app.sock");
     let inode = fs::metadata(&path).expect("the socket file").ino();
     let (status, address) = (ambassador.status(), ambassador.address("app"));
@@ -222,8 +235,7 @@ fn sockets_in_systemds_store_outlive_the_process() {
         // Two of the listener, the admin's address, the control socket.
         (ambassador.notified().iter().filter(|line| *line == "FDSTORE=1").count() >= 4).then_some(())
     });
-    let first = Pid::from_raw(status["pid"].as_i64().and_then(|pid| pid.try_into().ok()).expect("a pid"));
-    let first = first.expect("a pid that is not 0");
+    let first = process(&ambassador);
     kill_process(first, Signal::STOP).expect("the first process");
     until("every thread of the first process stood still", || {
         let tasks = fs::read_dir(format!("/proc/{}/task", first.as_raw_nonzero())).expect("its threads");
@@ -243,9 +255,9 @@ fn sockets_in_systemds_store_outlive_the_process() {
     assert_eq!(restarted["listeners"][0]["addresses"], status["listeners"][0]["addresses"]);
     assert_eq!(restarted["admin"], status["admin"]);
     assert_eq!(fs::metadata(&path).expect("the socket file").ino(), inode);
-    let second =
-        restarted["pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).expect("a pid");
-    kill_process(second, Signal::TERM).expect("the second process");
+    // Or they would be waited for.
+    drop((tcp, unix));
+    kill_process(process(&ambassador), Signal::TERM).expect("the second process");
     assert_eq!(ambassador.wait_exit(), 0);
     assert!(path.exists(), "the file stays with the socket");
 }

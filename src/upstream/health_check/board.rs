@@ -55,6 +55,12 @@ impl Board {
         Self { table: Mutex::new(Table { entries, due: BTreeSet::new() }), hurried: Notify::new() }
     }
 
+    /// What another process observed of an endpoint that has just joined: its probes go on from there.
+    pub(in crate::upstream) fn resume(&self, endpoint: &Arc<Endpoint>, health: Health) {
+        // Who follows the endpoints says whose turn it is.
+        self.table().entries.insert(endpoint.id(), Entry { endpoint: Arc::clone(endpoint), health });
+    }
+
     /// These are the endpoints from now on. Names those that are new, in their order.
     pub(super) fn follow<'a>(
         &self,

@@ -42,7 +42,7 @@ def hear():
     try:
         words, descriptors, _, _ = socket.recv_fds(notify, 4096, 16)
     except TimeoutError:
-        return
+        return False
     lines = words.decode().split("\n")
     name = next((line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")), "stored")
     if "FDSTOREREMOVE=1" in lines:
@@ -52,6 +52,7 @@ def hear():
     if "FDSTORE=1" in lines:
         store.extend((name, number) for number in descriptors)
     forward.sendto(words, outer)
+    return True
 
 
 status = 0
@@ -61,5 +62,7 @@ for _ in range(2):
         hear()
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
+            while hear():  # its last words
+                pass
             break
 sys.exit(os.waitstatus_to_exitcode(status))

@@ -1,0 +1,204 @@
+//! What processes that were replaced go on counting, for as long as they have sessions: whoever is in their place hears of
+//! it now and then.
+//!
+//! A report is the text of a process' own metrics, so one that is lost does no harm. It goes through a pipe: a length of
+//! four bytes, and the text. The pipes of all that live are passed on from successor to successor; one process reads them.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::watch;
+
+use crate::admin::Subject;
+use crate::alarm;
+use crate::clock;
+use crate::drain::{Drain, DrainWatch};
+
+/// How often it is heard of.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// Whoever does not read is told no more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Who says nothing for so long says nothing any more.
+const SILENCE: Duration = Duration::from_secs(60);
+/// As long as a report may be.
+const LENGTH_MAX: u32 = 64 * 1024 * 1024;
+/// Processes that are heard at once; of older ones the sums are kept as they were.
+const HEARD_MAX: usize = 64;
+
+/// Where we report to.
+pub(super) struct Reporter(Option<Sender>);
+
+/// Those that report to us.
+#[derive(Debug)]
+pub(super) struct Predecessors {
+    each: Vec<Arc<Predecessor>>,
+    /// Whether somebody else reads the pipes.
+    is_paused: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct Predecessor {
+    process: u32,
+    pipe: OwnedFd,
+    has_ended: AtomicBool,
+}
+
+impl Reporter {
+    /// To the other end of that pipe.
+    pub(super) fn to(pipe: OwnedFd) -> Self {
+        let sender = Sender::from_owned_fd(pipe);
+        Self(sender.inspect_err(|error| tracing::warn!(%error, "cannot report to the successor")).ok())
+    }
+
+    /// Says what was counted until now.
+    pub(super) async fn report(&mut self, subject: &Subject) {
+        let Some(sender) = &mut self.0 else { return };
+        let text = subject.metrics().own();
+        let Some(length) = u32::try_from(text.len()).ok().filter(|length| *length <= LENGTH_MAX) else {
+            return;
+        };
+        let told = async {
+            sender.write_all(&length.to_be_bytes()).await?;
+            sender.write_all(text.as_bytes()).await
+        };
+        // Nobody is there, or a version that does not listen. Half a report would spoil the next.
+        if !matches!(alarm::before(clock::now() + PATIENCE, told).await, Ok(Ok(()))) {
+            self.0 = None;
+        }
+    }
+
+    /// Goes on reporting until it is dropped.
+    pub(super) async fn keep_reporting(&mut self, subject: &Subject) {
+        loop {
+            alarm::sleep(INTERVAL).await;
+            self.report(subject).await;
+        }
+    }
+}
+
+impl Predecessors {
+    /// Those of these that can be heard, each with its pipe; the oldest first.
+    pub(super) fn new(mut pipes: Vec<(u32, OwnedFd)>) -> Self {
+        pipes.drain(..pipes.len().saturating_sub(HEARD_MAX));
+        let each = pipes.into_iter().map(|(process, pipe)| {
+            Arc::new(Predecessor { process, pipe, has_ended: AtomicBool::new(false) })
+        });
+        Self { each: each.collect(), is_paused: watch::channel(false).0 }
+    }
+
+    /// Their ids.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        self.each.iter().map(|one| one.process).collect()
+    }
+
+    /// Adds what they go on counting to what we show. Sums are settled when the last of them, whose place we took, has
+    /// said what it had counted when it answered for the last time.
+    pub(super) fn hear(&self, subject: &Arc<Subject>, drain: &Drain) {
+        for (place, one) in (1..).zip(&self.each) {
+            let ear = Ear {
+                one: Arc::clone(one),
+                subject: Arc::clone(subject),
+                is_paused: self.is_paused.subscribe(),
+                settles: place == self.each.len(),
+            };
+            drain.spawn(ear.hear(drain.watch()));
+        }
+    }
+
+    /// Leaves the pipes to another process, or takes them back.
+    pub(super) fn pause(&self, is_paused: bool) {
+        self.is_paused.send_replace(is_paused);
+    }
+
+    /// The pipes of those that have not ended.
+    pub(super) fn pipes(&self) -> impl Iterator<Item = (u32, &OwnedFd)> {
+        let living = self.each.iter().filter(|one| !one.has_ended.load(Ordering::Acquire));
+        living.map(|one| (one.process, &one.pipe))
+    }
+}
+
+/// What listens to one of them.
+struct Ear {
+    one: Arc<Predecessor>,
+    subject: Arc<Subject>,
+    is_paused: watch::Receiver<bool>,
+    settles: bool,
+}
+
+impl Ear {
+    async fn hear(mut self, watch: DrainWatch) {
+        tokio::select! {
+            () = watch.begun() => return,
+            heard = self.hear_all() => if let Err(error) = heard {
+                let process = self.one.process;
+                tracing::warn!(process, %error, "what a process before us goes on counting is not heard any more");
+            },
+        }
+        self.one.has_ended.store(true, Ordering::Release);
+        self.subject.exposition.end(self.one.process);
+        self.settle();
+    }
+
+    /// # Errors
+    /// Anything but the end of the pipe in front of a report.
+    async fn hear_all(&mut self) -> io::Result<()> {
+        let mut receiver = Receiver::from_owned_fd(self.one.pipe.try_clone()?)?;
+        loop {
+            let begins = alarm::before(clock::now() + SILENCE, self.begins(&receiver)).await;
+            if begins.is_err() && *self.is_paused.borrow() {
+                continue;
+            }
+            begins.map_err(|_| io::ErrorKind::TimedOut)??;
+            let mut first = [0];
+            match receiver.try_read(&mut first) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            }
+            // One that has begun is read to its end: another process could make nothing of the rest.
+            let report = alarm::before(clock::now() + PATIENCE, rest(first, &mut receiver)).await;
+            let report = report.map_err(|_| io::ErrorKind::TimedOut)??;
+            self.subject.exposition.hear(self.one.process, &report);
+            self.settle();
+        }
+    }
+
+    /// Waits for something to read, while it is for us.
+    async fn begins(&mut self, receiver: &Receiver) -> io::Result<()> {
+        loop {
+            // The sender lives as long as the daemon.
+            let _ = self.is_paused.wait_for(|is_paused| !is_paused).await;
+            tokio::select! {
+                biased;
+                _ = self.is_paused.wait_for(|is_paused| *is_paused) => {}
+                ready = receiver.readable() => return ready,
+            }
+        }
+    }
+
+    fn settle(&self) {
+        if self.settles {
+            self.subject.exposition.set_settled(true);
+        }
+    }
+}
+
+/// A report whose first byte is read already.
+async fn rest(first: [u8; 1], receiver: &mut Receiver) -> io::Result<String> {
+    let mut length = [first[0], 0, 0, 0];
+    receiver.read_exact(&mut length[1..]).await?;
+    let length = u32::from_be_bytes(length);
+    if length > LENGTH_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut report = String::new();
+    // Grows with what comes, whatever was announced.
+    receiver.take(length.into()).read_to_string(&mut report).await?;
+    if report.len() < length as usize { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(report) }
+}

@@ -1,0 +1,136 @@
+//! What this process knows, for the one that goes on with it: what was counted, and what is known of each cluster.
+//!
+//! It is written as JSON into a file in memory, which goes the way of the listening sockets. Any version may read it: a
+//! part that it cannot make anything of is as if it were not there, and that is said in the log.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Others;
+use crate::name::ClusterName;
+use crate::sys::MemoryFile;
+use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
+
+use super::estate::Estate;
+
+/// What a process knew.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    /// What it counted, and those before it.
+    pub(super) counted: Others,
+    pub(super) clusters: BTreeMap<ClusterName, ClusterSnapshot>,
+}
+
+/// Raised when something that is there means something else than before; new parts do not need it.
+const FORMAT: u32 = 1;
+/// As long as it may be: some thousands of endpoints have this much to say.
+const LENGTH_MAX: u64 = 64 * 1024 * 1024;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    format: u32,
+    version: &'a str,
+    counted: Others,
+    clusters: BTreeMap<&'a str, ClusterSnapshot>,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    format: u32,
+    #[serde(default)]
+    version: String,
+    #[serde(default)]
+    counted: serde_json::Value,
+    #[serde(default)]
+    clusters: BTreeMap<String, serde_json::Value>,
+}
+
+/// Writes down what is known now.
+///
+/// # Errors
+/// What memfd_create(2) and write(2) say.
+pub(super) fn write(estate: &Estate) -> io::Result<MemoryFile> {
+    let scene = estate.means().subject.scene.get();
+    let clusters =
+        scene.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
+    let written = Written {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION"),
+        counted: estate.means().subject.metrics().others_and_own(std::process::id()),
+        clusters: clusters.collect(),
+    };
+    MemoryFile::holding(&serde_json::to_vec(&written)?)
+}
+
+/// What a process before us wrote down; as little of it as can be understood.
+pub(super) fn read(file: MemoryFile) -> Snapshot {
+    let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<Found>(&text)?));
+    match found {
+        Ok(found) if found.format == FORMAT => found.understood(),
+        Ok(Found { format, version, .. }) => {
+            tracing::warn!(
+                format,
+                version,
+                "what the process before us knew is written in another way; beginning anew"
+            );
+            Snapshot::default()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "what the process before us knew cannot be read; beginning anew");
+            Snapshot::default()
+        }
+    }
+}
+
+impl Found {
+    fn understood(self) -> Snapshot {
+        let mut clusters = BTreeMap::new();
+        for (cluster, known) in self.clusters {
+            match serde_json::from_value(known) {
+                Ok(known) => drop(clusters.insert(ClusterName::from(cluster.as_str()), known)),
+                Err(error) => {
+                    tracing::warn!(%cluster, %error, "what the process before us knew of a cluster cannot be read");
+                }
+            }
+        }
+        let counted = serde_json::from_value(self.counted).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what the process before us counted cannot be read; counting anew");
+            Others::default()
+        });
+        let version = (self.version != env!("CARGO_PKG_VERSION")).then_some(self.version);
+        tracing::info!(clusters = clusters.len(), version, "going on from what the process before us knew");
+        Snapshot { counted, clusters }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Snapshot {
+        read(MemoryFile::holding(text.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_as_if_it_were_not_there() {
+        for text in [
+            "",
+            "{",
+            "[]",
+            "{}",
+            r#"{ "format": 2, "clusters": { "a": {} } }"#,
+            r#"{ "format": 1, "counted": 5 }"#,
+            r#"{ "format": "1" }"#,
+        ] {
+            let snapshot = of(text);
+            assert!(snapshot.counted == Others::default() && snapshot.clusters.is_empty(), "{text}");
+        }
+        let some = of(
+            r#"{ "format": 1, "more": [], "counted": { "ended": { "sums": { "x": 1 } } }, "clusters": { "a": {}, "b": 5, "c": { "endpoints": {} } } }"#,
+        );
+        assert_ne!(some.counted, Others::default());
+        assert_eq!(some.clusters.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
+    }
+}

@@ -1,0 +1,41 @@
+//! A cluster's decisions as another process left them.
+
+use std::time::Instant;
+
+use super::{Id, Roster};
+use crate::policy::breaker::{self, Breaker};
+use crate::policy::ewma::Ewma;
+use crate::policy::outlier::Outlier;
+use crate::policy::slot::Snapshot;
+
+impl Roster {
+    /// What a process has to know of the breaker that goes on with it; `None`: there is none.
+    #[must_use]
+    pub fn breaker_snapshot(&self) -> Option<breaker::Snapshot> {
+        self.breaker.as_ref().map(Breaker::snapshot)
+    }
+
+    /// The breaker, where there is to be one, goes on from there. Nothing has been dialled here yet.
+    pub fn resume_breaker(&mut self, snapshot: breaker::Snapshot, now: Instant) {
+        if let Some(settings) = self.settings.breaker {
+            self.breaker = Some(Breaker::resume(settings, snapshot, now));
+        }
+    }
+
+    /// The endpoint, which has just joined, goes on from there, as far as the settings give it a meaning. Whether it is
+    /// set aside is the answer.
+    pub fn resume(&mut self, id: Id, snapshot: Snapshot, now: Instant) -> bool {
+        let Some(position) = self.position(id) else { return false };
+        let slot = &mut self.slots[position];
+        let Snapshot { admin, health, outlier, dial_time, back_since, last_error } = snapshot;
+        (slot.admin, slot.health, slot.back_since, slot.last_error) = (admin, health, back_since, last_error);
+        if let Some((seconds, at)) = dial_time {
+            slot.ewma = Ewma::default();
+            slot.ewma.seed(seconds, at);
+        }
+        if let Some(settings) = &self.settings.outlier {
+            slot.outlier = Outlier::resume(settings, outlier, now);
+        }
+        !slot.outlier.is_in()
+    }
+}

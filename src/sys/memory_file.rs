@@ -1,0 +1,70 @@
+//! A file without a name, in memory, that another process of ours reads (memfd_create(2)).
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+/// The file. It is closed when a process executes another program, unless it is passed on.
+#[derive(Debug)]
+pub struct MemoryFile(OwnedFd);
+
+impl MemoryFile {
+    /// One with that content, for good.
+    ///
+    /// # Errors
+    /// What memfd_create(2) and write(2) say: `ENOMEM`, or `EACCES` where the host forbids such files.
+    pub fn holding(content: &[u8]) -> io::Result<Self> {
+        let mut file =
+            File::from(memfd_create("ambassador", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+        file.write_all(content)?;
+        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(Self(file.into()))
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// What read(2) says; `FileTooLarge` where it is longer than `most` bytes.
+    pub fn read(self, most: u64) -> io::Result<Vec<u8>> {
+        let file = File::from(self.0);
+        let length = file.metadata()?.len();
+        if length > most {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // Fits: it is at most `most`, which is memory.
+        let mut content = vec![0; length as usize];
+        // Where whoever wrote it stopped does not matter.
+        file.read_exact_at(&mut content, 0)?;
+        Ok(content)
+    }
+}
+
+impl From<OwnedFd> for MemoryFile {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl AsFd for MemoryFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else_can_be_written() {
+        let file = MemoryFile::holding(b"what is known").unwrap();
+        let mut other = File::from(file.as_fd().try_clone_to_owned().unwrap());
+        other.write_all(b"more").unwrap_err();
+        assert_eq!(file.read(100).unwrap(), b"what is known");
+        let file = MemoryFile::holding(b"too much").unwrap();
+        assert_eq!(file.read(7).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+}

@@ -1,0 +1,274 @@
+//! What is known of a cluster and its endpoints, for a process that goes on with it, and as another process left it.
+//!
+//! Written as data that any version may read: what it does not know is passed over, what is missing or has no meaning to it
+//! is as if nothing were known, and its own settings bound how long anything lasts. Moments are microseconds of
+//! CLOCK_MONOTONIC, which all processes of a host share.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::{Endpoint, Settings};
+use super::{Cluster, State};
+use crate::clock;
+use crate::policy::health::{Health, Status};
+use crate::policy::outlier::Fault;
+use crate::policy::roster::Roster;
+use crate::policy::slot::{self, Admin};
+use crate::policy::{breaker, outlier};
+
+/// What is known of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    breaker: Option<BreakerSnapshot>,
+    endpoints: Vec<EndpointSnapshot>,
+}
+
+/// Endpoints of one cluster; further ones are left out.
+const ENDPOINTS_MAX: usize = 4096;
+/// No dial takes longer; a number beyond is a mistake.
+const DIAL_MAX: f64 = 3600.0;
+/// No moment that matters is further away.
+const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct BreakerSnapshot {
+    state: String,
+    failures: u32,
+    until: i64,
+    openings: u32,
+}
+
+/// What is known of an endpoint: by name, addresses and the name for TLS it is known again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct EndpointSnapshot {
+    name: String,
+    addresses: Vec<SocketAddr>,
+    server_name: String,
+    order: String,
+    health: Option<HealthSnapshot>,
+    outlier: OutlierSnapshot,
+    dial_seconds: Option<f64>,
+    dialled: i64,
+    back_since: Option<i64>,
+    last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct HealthSnapshot {
+    status: String,
+    since: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct OutlierSnapshot {
+    /// What it is set aside for, and until when.
+    ejected: Option<(String, i64)>,
+    failures: BTreeMap<String, u32>,
+    times: u32,
+    counted: Option<i64>,
+}
+
+/// The present by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Present {
+    now: Instant,
+    usec: i64,
+}
+
+impl Cluster {
+    /// What a process has to know that goes on with it.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let present = Present::new();
+        let State { roster, members, .. } = &*self.state();
+        let known = roster.slots().iter().filter(|slot| slot.is_member()).filter_map(|slot| {
+            let endpoint = members.get(slot.id())?;
+            let health = self.board.observed(slot.id(), present.now).map(|observed| HealthSnapshot {
+                status: observed.status.label().into(),
+                since: present.usec_of(present.now.checked_sub(observed.age).unwrap_or(present.now)),
+            });
+            Some(EndpointSnapshot::of(endpoint.settings(), slot.snapshot(), health, present))
+        });
+        Snapshot {
+            breaker: roster.breaker_snapshot().map(|breaker| BreakerSnapshot::of(breaker, present)),
+            endpoints: known.chain(members.foretold.iter().cloned()).take(ENDPOINTS_MAX).collect(),
+        }
+    }
+
+    /// What another process knew. Endpoints that come later, by discovery, are known again when they come.
+    pub(super) fn foretell(&self, Snapshot { breaker, mut endpoints }: Snapshot) {
+        let present = Present::new();
+        let State { roster, members, .. } = &mut *self.state();
+        if let Some(snapshot) = breaker.and_then(|breaker| breaker.told(present)) {
+            roster.resume_breaker(snapshot, present.now);
+        }
+        if let Some(state) = roster.breaker() {
+            self.metrics.breaker_resumed(state.label().number());
+        }
+        endpoints.truncate(ENDPOINTS_MAX);
+        members.foretold = endpoints;
+    }
+
+    /// An endpoint that has just joined goes on from what is foretold of it.
+    pub(super) fn resume_endpoint(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        roster: &mut Roster,
+        foretold: &mut Vec<EndpointSnapshot>,
+    ) {
+        let means = |foretold: &EndpointSnapshot| foretold.means(endpoint.settings());
+        let Some(position) = foretold.iter().position(means) else { return };
+        let told = foretold.swap_remove(position);
+        let present = Present::new();
+        let observed =
+            self.settings.health_check.as_ref().zip(told.health()).map(|(check, (status, since))| {
+                Health::resume(check.rhythm, status, present.instant(since), present.now)
+            });
+        let snapshot = told.told(observed.as_ref(), present);
+        let is_disabled = snapshot.admin == Admin::Disabled;
+        if let Some(checks) = endpoint.checks() {
+            checks.resumed(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
+        }
+        // Nobody probes one that is disabled.
+        if let Some(health) = observed.filter(|_| !is_disabled) {
+            self.board.resume(endpoint, health);
+        }
+        if roster.resume(endpoint.id(), snapshot, present.now) {
+            endpoint.metrics().ejected.increment(1);
+        }
+    }
+}
+
+impl EndpointSnapshot {
+    fn of(
+        settings: &Settings,
+        slot: slot::Snapshot,
+        health: Option<HealthSnapshot>,
+        present: Present,
+    ) -> Self {
+        Self {
+            name: settings.name.to_string(),
+            addresses: settings.addresses.iter().collect(),
+            server_name: settings.server_name.to_str().into_owned(),
+            order: slot.admin.label().into(),
+            health,
+            outlier: OutlierSnapshot::of(slot.outlier, present),
+            dial_seconds: slot.dial_time.map(|(seconds, _)| seconds),
+            dialled: slot.dial_time.map_or(0, |(_, at)| present.usec_of(at)),
+            back_since: slot.back_since.map(|since| present.usec_of(since)),
+            last_error: slot.last_error.map(String::from),
+        }
+    }
+
+    /// Whether it is about the server that these settings mean.
+    fn means(&self, settings: &Settings) -> bool {
+        self.name == settings.name.as_str()
+            && self.addresses.iter().copied().eq(settings.addresses.iter())
+            && self.server_name == settings.server_name.to_str()
+    }
+
+    fn health(&self) -> Option<(Status, i64)> {
+        let HealthSnapshot { status, since } = self.health.as_ref()?;
+        let status = Status::ALL.into_iter().find(|known| known.label() == status)?;
+        Some((status, *since))
+    }
+
+    fn told(self, observed: Option<&Health>, present: Present) -> slot::Snapshot {
+        let is_one = |seconds: &f64| (0.0..=DIAL_MAX).contains(seconds);
+        let ordered = Admin::ALL.into_iter().find(|known| known.label() == self.order);
+        slot::Snapshot {
+            admin: ordered.unwrap_or_default(),
+            health: observed.map_or(Status::Undecided, Health::status),
+            outlier: self.outlier.told(present),
+            dial_time: self.dial_seconds.filter(is_one).map(|took| (took, present.instant(self.dialled))),
+            back_since: self.back_since.map(|since| present.instant(since)),
+            last_error: self.last_error.map(String::into_boxed_str),
+        }
+    }
+}
+
+impl OutlierSnapshot {
+    fn of(snapshot: outlier::Snapshot, present: Present) -> Self {
+        let ejected = match snapshot.state {
+            outlier::State::In => None,
+            outlier::State::Ejected { until, fault } => Some((fault, until)),
+            // Its trial is one of the process that it is in.
+            outlier::State::OnTrial { fault } => Some((fault, present.now)),
+        };
+        let failures = Fault::ALL.iter().zip(snapshot.failures).filter(|(_, count)| *count > 0);
+        Self {
+            ejected: ejected.map(|(fault, until)| (fault.label().into(), present.usec_of(until))),
+            failures: failures.map(|(fault, count)| (fault.label().into(), count)).collect(),
+            times: snapshot.times,
+            counted: snapshot.counted.map(|counted| present.usec_of(counted)),
+        }
+    }
+
+    fn told(self, present: Present) -> outlier::Snapshot {
+        let ejected = self.ejected.and_then(|(fault, until)| Some((Fault::of_label(&fault)?, until)));
+        outlier::Snapshot {
+            state: ejected.map_or(outlier::State::In, |(fault, until)| outlier::State::Ejected {
+                until: present.instant(until),
+                fault,
+            }),
+            failures: Fault::ALL.map(|fault| self.failures.get(fault.label()).copied().unwrap_or_default()),
+            times: self.times,
+            counted: self.counted.map(|counted| present.instant(counted)),
+        }
+    }
+}
+
+impl BreakerSnapshot {
+    fn of(breaker::Snapshot { state, openings }: breaker::Snapshot, present: Present) -> Self {
+        let (failures, until) = match state {
+            breaker::State::Closed { failures } => (failures, 0),
+            breaker::State::Open { until } => (0, present.usec_of(until)),
+            // Its trials are those of the process that it is in.
+            breaker::State::HalfOpen { .. } => (0, present.usec),
+        };
+        Self { state: state.label().label().into(), failures, until, openings }
+    }
+
+    fn told(self, present: Present) -> Option<breaker::Snapshot> {
+        let label = breaker::Label::ALL.into_iter().find(|label| label.label() == self.state)?;
+        let state = match label {
+            breaker::Label::Closed => breaker::State::Closed { failures: self.failures },
+            breaker::Label::Open | breaker::Label::HalfOpen => {
+                breaker::State::Open { until: present.instant(self.until) }
+            }
+        };
+        Some(breaker::Snapshot { state, openings: self.openings })
+    }
+}
+
+impl Present {
+    fn new() -> Self {
+        Self { now: clock::now(), usec: clock::monotonic_usec() }
+    }
+
+    fn usec_of(self, moment: Instant) -> i64 {
+        let usec = |passed: Duration| i64::try_from(passed.as_micros()).unwrap_or(i64::MAX);
+        match moment.checked_duration_since(self.now) {
+            Some(ahead) => self.usec.saturating_add(usec(ahead)),
+            None => self.usec.saturating_sub(usec(self.now - moment)),
+        }
+    }
+
+    /// A moment before the clock began is the present.
+    fn instant(self, usec: i64) -> Instant {
+        let apart = Duration::from_micros(usec.abs_diff(self.usec)).min(FAR);
+        if usec < self.usec { self.now.checked_sub(apart).unwrap_or(self.now) } else { self.now + apart }
+    }
+}
+
+#[cfg(test)]
+mod tests;
