@@ -25,6 +25,7 @@ pub mod watch; // 2
 pub mod workers; // 2
 
 pub mod credentials; // 3
+pub mod log; // 3
 pub mod relay; // 3
 
 pub mod downstream; // 4

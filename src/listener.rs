@@ -32,6 +32,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Every connection begins with a PROXY header, and comes from this host.
     pub accept_proxy: bool,
+    /// Every session leaves a record.
+    pub records: bool,
     /// Who may connect, and what each caller may take.
     pub admission: AdmissionSettings,
 }

@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("watch", 2),
     ("workers", 2),
     ("credentials", 3),
+    ("log", 3),
     ("relay", 3),
     ("downstream", 4),
     ("upstream", 4),

@@ -7,7 +7,6 @@ mod completions;
 mod demo;
 mod drain;
 mod endpoint;
-mod logging;
 mod man;
 mod reload;
 mod run;

@@ -3,7 +3,8 @@
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::set_no_new_privs;
 
-use super::{ConfigFile, Failure, logging};
+use super::{ConfigFile, Failure};
+use crate::log::Log;
 use crate::sys::Launcher;
 use crate::{alarm, daemon, workers};
 
@@ -12,12 +13,12 @@ pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
     give_up();
     let launcher = Launcher::fork();
     let config = file.load()?;
-    let (access, log) = logging::install(&config.log);
+    let log = Log::install(&config.log).map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let ran = runtime.block_on(alarm::attend(daemon::run(config, access, launcher)));
+    let ran = runtime.block_on(alarm::attend(daemon::run(config, log.clone(), launcher)));
     // What still blocks must not hold up the end of the process.
     runtime.shutdown_background();
-    drop(log);
+    log.close();
     ran.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 

@@ -27,7 +27,7 @@ pub use described::{Described, described};
 pub use mistakes::{Mistake, Mistakes, Place};
 pub use schema::schema;
 
-use crate::{admin, listener, upstream};
+use crate::{admin, listener, log, upstream};
 use mistakes::{At, Findings};
 
 /// The whole configuration: complete, consistent, immutable. Whoever holds one may start.
@@ -38,7 +38,7 @@ pub struct Config {
     /// Where the daemon answers questions about itself.
     pub admin: admin::Settings,
     /// What is written.
-    pub log: Log,
+    pub log: log::Settings,
     /// Worker threads, at least 1.
     pub workers: usize,
     /// How it stops.
@@ -64,26 +64,6 @@ impl Mistakes {
         };
         self.iter().map(view).collect()
     }
-}
-
-/// What is written to stderr, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
-    /// `None`: text on a terminal, JSON elsewhere.
-    pub format: Option<LogFormat>,
-    /// The least important level that is written.
-    pub level: tracing::level_filters::LevelFilter,
-    /// Whether each session leaves a record.
-    pub access: bool,
-}
-
-/// How a log line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// An object a line.
-    Json,
 }
 
 /// How the daemon stops.

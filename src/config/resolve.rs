@@ -14,18 +14,17 @@ mod endpoint;
 mod health_check;
 mod identity;
 mod listener;
+mod log;
 mod resilience;
 mod tls;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use tracing::level_filters::LevelFilter;
-
 use super::mistakes::{At, Findings, headline};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
-use super::{Config, Log, LogFormat, Shutdown};
+use super::{Config, Shutdown};
 use claims::Claims;
 
 /// Makes Settings of sections.
@@ -50,10 +49,11 @@ impl Resolver<'_> {
         let listeners: Vec<_> = root
             .names("listeners")
             .iter()
-            .map(|(name, section)| self.listener(name, section, root.names("clusters"), &mut claims))
+            .map(|(name, section)| self.listener(name, section, root, &mut claims))
             .collect();
         self.warn_of_unused_clusters(root);
         let admin = self.admin(root, &mut claims);
+        let log = self.log(root);
 
         self.demand_one(root, "listeners");
         self.demand_one(root, "clusters");
@@ -64,7 +64,7 @@ impl Resolver<'_> {
         Some(Config {
             file: self.file.to_owned(),
             admin: admin?,
-            log: log(root)?,
+            log: log?,
             workers: workers(root)?,
             shutdown: shutdown(root)?,
             listeners,
@@ -120,21 +120,6 @@ impl Resolver<'_> {
         let warnings = self.findings.warnings.iter();
         warnings.map(|(at, message)| headline(self.file, Some(at.place), &at.path, message)).collect()
     }
-}
-
-fn log(root: &Section) -> Option<Log> {
-    let log = root.section("log")?;
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let levels = [
-        ("error", LevelFilter::ERROR),
-        ("warn", LevelFilter::WARN),
-        ("info", LevelFilter::INFO),
-        ("debug", LevelFilter::DEBUG),
-        ("trace", LevelFilter::TRACE),
-        ("off", LevelFilter::OFF),
-    ];
-    let format = if log.is_given("format") { Some(log.choice("format", &formats)?) } else { None };
-    Some(Log { format, level: log.choice("level", &levels)?, access: log.boolean("access")? })
 }
 
 fn workers(root: &Section) -> Option<usize> {

@@ -53,7 +53,7 @@ fn property(key: &Key) -> Value {
     property["description"] = json!(key.about);
     match (&key.kind, key.presence) {
         (Kind::Section(_), _) | (_, Presence::Required | Presence::Optional) => {}
-        (Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_), Presence::Default(value)) => {
+        (Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_) | Kind::Either(_), Presence::Default(value)) => {
             property["default"] = as_json(value);
         }
         (_, Presence::Default(value)) => property["default"] = json!(value),

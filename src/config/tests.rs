@@ -3,6 +3,7 @@
 mod accepted;
 mod files;
 mod health_check;
+mod log;
 mod preconnect;
 mod random;
 mod refused;

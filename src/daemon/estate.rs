@@ -14,6 +14,7 @@ use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Branch, Drain};
 use crate::listener::{self, Current, Service};
+use crate::log::Log;
 use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
@@ -34,6 +35,7 @@ use super::store;
 pub(super) struct Means {
     /// Kept until the last session has ended: without them the threads end.
     pub(super) workers: Arc<Workers>,
+    pub(super) log: Log,
     pub(super) access: Arc<AccessLog>,
     /// Accept loops and sessions.
     pub(super) sessions: Drain,
@@ -325,13 +327,14 @@ impl Estate {
         let ledger = Arc::clone(self.ledgers.entry(key).or_default());
         let means = &self.means;
         // Where each session leaves a record, its caller is in it.
-        let recorded = means.access.is_on().then_some(Needs { unit: true, groups: false });
+        let recorded = settings.records.then_some(Needs { unit: true, groups: false });
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
         let wanted = by_clusters.chain([recorded]).flatten().reduce(Needs::and);
         let admission = Admission::new(&settings.admission, wanted, &means.census, &means.callers);
         let settings = session::Settings {
             listener: settings.name.clone(),
             max_connections: settings.max_connections,
+            records: settings.records,
             accept_proxy: settings.accept_proxy,
             context: settings.context,
             admission: match before {

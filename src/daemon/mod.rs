@@ -33,6 +33,7 @@ use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Drain, DrainWatch};
 use crate::listener;
+use crate::log::Log;
 use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::AccessLog;
@@ -97,17 +98,13 @@ const UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot start; a daemon that has started ends well.
-pub async fn run(
-    config: Config,
-    access: AccessLog,
-    launcher: io::Result<Launcher>,
-) -> Result<(), StartError> {
+pub async fn run(config: Config, log: Log, launcher: io::Result<Launcher>) -> Result<(), StartError> {
     let launcher = launcher.map(Arc::new);
     if let Err(error) = &launcher {
         tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
     }
     let mut signals = Signals::install()?;
-    let mut running = Running::start(config, access)?;
+    let mut running = Running::start(config, log)?;
     running.take_over();
     let mut handover: Option<Handover> = None;
     let stop = loop {
@@ -120,6 +117,7 @@ pub async fn run(
         match event {
             Event::Stop(signal) => break signal,
             Event::Reload => drop(running.reload().await),
+            Event::Reopen => running.reopen_log(),
             Event::Ordered(Command::Reload(answer)) => {
                 // Whoever asked may have gone.
                 let _ = answer.send(running.reload().await);
@@ -169,7 +167,7 @@ impl Running {
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left behind then.
-    pub fn start(config: Config, access: AccessLog) -> Result<Self, StartError> {
+    pub fn start(config: Config, log: Log) -> Result<Self, StartError> {
         let exposition = Exposition::install()?;
         let workers = Arc::new(Workers::start(config.workers)?);
         let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
@@ -192,7 +190,8 @@ impl Running {
         });
         let means = Means {
             workers,
-            access: Arc::new(access),
+            access: Arc::new(AccessLog::new(log.clone())),
+            log,
             sessions: Drain::default(),
             admin: Drain::default(),
             credentials: credentials.clone(),
@@ -235,6 +234,13 @@ impl Running {
         let reloaded = reload::reload(&mut self.estate).await;
         notify::send(&Notice::Ready);
         reloaded
+    }
+
+    /// Opening a file may take its time.
+    fn reopen_log(&self) {
+        let Means { admin, log, .. } = self.estate.means();
+        let log = log.clone();
+        drop(admin.spawn_blocking(move || reload::reopen(&log)));
     }
 
     /// Everything is in place: whoever waits for that is told.

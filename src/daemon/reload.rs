@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::admin::{MistakeView, Reloaded};
 use crate::alarm;
 use crate::clock;
-use crate::config::{Config, Mistakes};
+use crate::config::Config;
+use crate::log::{Log, Prepared};
 use crate::metrics;
 use crate::sys::Inherited;
 
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Reads the file that is in force again, and does what has changed in it. The result is in the log too.
 pub(super) async fn reload(estate: &mut Estate) -> Reloaded {
     let mistakes = match compile(estate).await {
-        Ok(config) => match apply(estate, config) {
+        Ok((config, log)) => match apply(estate, config, log) {
             Ok(reloaded) => return reloaded,
             Err(mistakes) => mistakes,
         },
@@ -33,31 +34,45 @@ pub(super) async fn reload(estate: &mut Estate) -> Reloaded {
     Reloaded { ok: false, mistakes, ..Reloaded::default() }
 }
 
-async fn compile(estate: &Estate) -> Result<Config, Vec<MistakeView>> {
+/// Compiles the file, and opens what it wants written to.
+async fn compile(estate: &Estate) -> Result<(Config, Prepared), Vec<MistakeView>> {
     let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
-    let refused = |message: &str| {
+    let refused = |message: String| {
         let file = file.display().to_string();
-        vec![MistakeView { file, line: None, column: None, path: String::new(), message: message.into() }]
+        vec![MistakeView { file, line: None, column: None, path: String::new(), message }]
     };
     let reading = {
-        let file = file.clone();
-        estate.means().admin.spawn_blocking(move || Config::load(&file))
+        let (file, log) = (file.clone(), estate.means().log.clone());
+        estate.means().admin.spawn_blocking(move || {
+            reopen(&log);
+            let config = Config::load(&file);
+            config.map(|config| (log.prepare(&config.log), config))
+        })
     };
     match alarm::before(clock::now() + PATIENCE, reading).await {
-        Ok(Ok(compiled)) => compiled.map_err(|mistakes: Mistakes| mistakes.view()),
-        Ok(Err(_)) => Err(refused("ambassador itself failed while it read the file")),
-        Err(_) => Err(refused("reading it takes too long: a file system or a user database hangs")),
+        Ok(Ok(Ok((Ok(log), config)))) => Ok((config, log)),
+        Ok(Ok(Ok((Err(error), _)))) => Err(refused(error.to_string())),
+        Ok(Ok(Err(mistakes))) => Err(mistakes.view()),
+        Ok(Err(_)) => Err(refused("ambassador itself failed while it read the file".into())),
+        Err(_) => Err(refused("reading it takes too long: a file system or a user database hangs".into())),
+    }
+}
+
+/// Opens the log's files again, whatever becomes of the configuration: whoever has renamed them waits for that.
+pub(super) fn reopen(log: &Log) {
+    for error in log.reopen() {
+        tracing::error!("{error}; what is open stays in use");
     }
 }
 
 /// # Errors
 /// Addresses that cannot be bound.
-fn apply(estate: &mut Estate, config: Config) -> Result<Reloaded, Vec<MistakeView>> {
+fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded, Vec<MistakeView>> {
     let warnings = config.warnings.clone();
     super::warn_of_strangers(&config);
     let needs_restart = estate.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
-    let changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {
+    let mut changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {
         let mistake = |message: String| MistakeView {
             file: file.clone(),
             line: None,
@@ -67,6 +82,9 @@ fn apply(estate: &mut Estate, config: Config) -> Result<Reloaded, Vec<MistakeVie
         };
         errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
     })?;
+    if estate.means().log.change(log) {
+        changes.push("log changed".into());
+    }
     estate.deposit();
     // Those that stay in use are not read by the compiler's reading alone.
     estate.means().credentials.look();
@@ -92,9 +110,6 @@ fn beyond_reload(before: &Config, config: &Config) -> Vec<String> {
             "runtime.workers: there are {}, and {} need a restart (SIGUSR2 is enough)",
             before.workers, config.workers
         ));
-    }
-    if before.log != config.log {
-        needed.push("log: what has changed there needs a restart (SIGUSR2 is enough)".into());
     }
     needed
 }

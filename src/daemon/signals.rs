@@ -12,6 +12,8 @@ pub(super) enum Event {
     Stop(&'static str),
     /// SIGHUP.
     Reload,
+    /// SIGUSR1: the log's files are opened again, and nothing else.
+    Reopen,
     /// SIGUSR2.
     Replace,
     /// A successor is ready, by its process id; or it never will be.
@@ -24,6 +26,7 @@ pub(super) struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
+    usr1: Signal,
     usr2: Signal,
 }
 
@@ -34,6 +37,7 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
         })
     }
@@ -44,6 +48,7 @@ impl Signals {
             _ = self.term.recv() => Event::Stop("SIGTERM"),
             _ = self.int.recv() => Event::Stop("SIGINT"),
             _ = self.hup.recv() => Event::Reload,
+            _ = self.usr1.recv() => Event::Reopen,
             _ = self.usr2.recv() => Event::Replace,
         }
     }
@@ -54,7 +59,7 @@ impl Signals {
             match self.next().await {
                 Event::Stop(signal) => return signal,
                 Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
-                Event::Ordered(_) | Event::Succeeded(_) => {}
+                Event::Reopen | Event::Ordered(_) | Event::Succeeded(_) => {}
             }
         }
     }

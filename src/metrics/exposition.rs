@@ -115,18 +115,20 @@ impl Exposition {
     pub fn own(&self) -> String {
         self.process.collect();
         if let Some(lost) = LOST.get() {
-            counter!(LOST_LINES).absolute(lost() as u64);
+            for (output, lines) in lost() {
+                counter!(LOST_LINES, "output" => output).absolute(lines);
+            }
         }
         self.handle.run_upkeep();
         self.handle.render()
     }
 }
 
-type Count = Box<dyn Fn() -> usize + Send + Sync>;
-static LOST: OnceLock<Count> = OnceLock::new();
+type Counts = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
+static LOST: OnceLock<Counts> = OnceLock::new();
 
-/// Where the count of dropped log lines is read at each scrape; the first one given counts.
-pub fn count_lost_lines(count: impl Fn() -> usize + Send + Sync + 'static) {
+/// Where the counts of lost log lines are read at each scrape, by the kind of output; the first one given counts.
+pub fn count_lost_lines(count: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
     LOST.get_or_init(|| Box::new(count));
 }
 

@@ -129,7 +129,10 @@ pub(super) fn describe() {
         Unit::Seconds,
         "When the last good answer about the cluster's endpoints came, in seconds since 1970."
     );
-    describe_counter!(LOST_LINES, "Log lines dropped because nobody read stderr fast enough.");
+    describe_counter!(
+        LOST_LINES,
+        "Log lines that could not be written, or not as fast as they came, by the kind of output."
+    );
     describe_counter!(CONFIG_RELOADS, "Reloads of the configuration, by result.");
     describe_gauge!(
         CONFIG_LOADED,

@@ -1,35 +1,25 @@
-//! The access log: one line per session at its end, to the same place as every other line.
+//! The access log: one line per session at its end, in the form that its output has.
 //!
 //! Written by hand rather than through `tracing`, because its record has objects inside and its fields are
 //! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
-use tracing_appender::non_blocking::NonBlocking;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use serde_json::Value;
+use tracing::Level;
 
 use super::record::Record;
 use crate::caller;
 use crate::head::connect::Context;
+use crate::log::{Entry, Form, Log, timestamp};
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
-/// How a line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `key=value`, for people.
-    Text,
-    /// An object a line.
-    Json,
-}
-
-/// Writes the records, or does not.
+/// Writes the records of those listeners that want them.
 #[derive(Debug)]
-pub struct AccessLog(Option<(Format, NonBlocking)>);
+pub struct AccessLog(Log);
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -85,80 +75,89 @@ struct Tls<'a> {
 }
 
 impl AccessLog {
-    /// Writes nothing.
+    /// Writes where the log's records go.
     #[must_use]
-    pub const fn off() -> Self {
-        Self(None)
-    }
-
-    /// In that format, through a queue that drops (and counts) what its reader is too slow for: a log must not
-    /// stop the traffic.
-    #[must_use]
-    pub const fn new(format: Format, writer: NonBlocking) -> Self {
-        Self(Some((format, writer)))
-    }
-
-    /// Whether anybody will read the records.
-    #[must_use]
-    pub const fn is_on(&self) -> bool {
-        self.0.is_some()
+    pub const fn new(log: Log) -> Self {
+        Self(log)
     }
 
     /// Writes the record of a session that ended then.
     pub fn write(&self, record: &Record, ended: Instant) {
-        let Some((format, writer)) = &self.0 else { return };
-        let mut line = match format {
-            Format::Json => json(record, ended),
-            Format::Text => text(record, ended),
-        };
-        line.push('\n');
-        // Enqueues; what does not fit is counted by the queue.
-        let _ = writer.clone().write_all(line.as_bytes());
-    }
-}
-
-fn json(record: &Record, ended: Instant) -> String {
-    let line = Line {
-        timestamp: timestamp(),
-        level: "INFO",
-        target: "access",
-        message: "session ended",
-        fields: Fields::of(record, ended),
-    };
-    serde_json::to_string(&line).unwrap_or_default()
-}
-
-fn text(record: &Record, ended: Instant) -> String {
-    let mut line = format!("{}  INFO access:", timestamp());
-    let fields = serde_json::to_value(Fields::of(record, ended)).unwrap_or_default();
-    append(&mut line, "", &fields);
-    line
-}
-
-/// ` key=value` for each field that has one; objects as `tls.version=…`.
-fn append(line: &mut String, prefix: &str, fields: &serde_json::Value) {
-    for (key, value) in fields.as_object().into_iter().flatten() {
-        match value {
-            serde_json::Value::Null => {}
-            serde_json::Value::Object(_) => append(line, &format!("{prefix}{key}."), value),
-            serde_json::Value::String(word) if is_plain(word) => drop(write!(line, " {prefix}{key}={word}")),
-            serde_json::Value::String(_)
-            | serde_json::Value::Bool(_)
-            | serde_json::Value::Number(_)
-            | serde_json::Value::Array(_) => drop(write!(line, " {prefix}{key}={value}")),
+        if !record.route().settings().records {
+            return;
+        }
+        let writer = self.0.access();
+        let fields = Fields::of(record, ended);
+        match writer.form {
+            Form::Json => writer.put(json(fields)),
+            Form::Text => writer.put(text(&fields)),
+            Form::Journal => writer.put(entry(&fields)),
         }
     }
 }
 
-fn is_plain(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=')
+fn json(fields: Fields<'_>) -> Vec<u8> {
+    let line =
+        Line { timestamp: timestamp(), level: "INFO", target: "access", message: "session ended", fields };
+    let mut line = serde_json::to_vec(&line).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
-fn timestamp() -> String {
-    let mut text = String::new();
+fn text(fields: &Fields<'_>) -> Vec<u8> {
+    let mut line = format!("{}  INFO access:", timestamp());
+    each_field(fields, &mut |name, value| append(&mut line, name, value));
+    line.push('\n');
+    line.into_bytes()
+}
+
+/// The message has what a line of text has: by itself `journalctl` shows nothing else.
+fn entry(fields: &Fields<'_>) -> Entry {
+    let mut message = "session ended:".to_owned();
+    each_field(fields, &mut |name, value| append(&mut message, name, value));
+    let mut entry = Entry::new(Level::INFO, &message);
+    entry.field("target", "access");
+    each_field(fields, &mut |name, value| match value {
+        Value::String(text) => entry.field(name, text),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Null | Value::Object(_) => {
+            entry.field(name, &value.to_string());
+        }
+    });
+    entry
+}
+
+/// Each that has a value; those of an object as `tls.version`.
+fn each_field(fields: &Fields<'_>, then: &mut dyn FnMut(&str, &Value)) {
+    fn each(prefix: &str, value: &Value, then: &mut dyn FnMut(&str, &Value)) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            match value {
+                Value::Null => {}
+                Value::Object(_) => each(&format!("{prefix}{key}."), value, then),
+                Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                    then(&format!("{prefix}{key}"), value);
+                }
+            }
+        }
+    }
+    each("", &serde_json::to_value(fields).unwrap_or_default(), then);
+}
+
+/// ` name=value`, in quotes where it would else be unclear.
+fn append(line: &mut String, name: &str, value: &Value) {
     // Writing to a string does not fail.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
-    text
+    let _ = match value {
+        Value::String(word) if is_plain(word) => write!(line, " {name}={word}"),
+        Value::String(_)
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::Array(_)
+        | Value::Null
+        | Value::Object(_) => write!(line, " {name}={value}"),
+    };
+}
+
+fn is_plain(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'=')
 }
 
 impl<'a> Fields<'a> {

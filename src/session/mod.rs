@@ -31,7 +31,7 @@ use crate::tls;
 use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
 use crate::workers::WorkerLoad;
 
-pub use access::{AccessLog, Format};
+pub use access::AccessLog;
 pub use admission::{Admission, AdmissionSettings};
 use dialling::{Ask, announce, dial_for, introduce};
 pub use ledger::{Ledger, Tally};

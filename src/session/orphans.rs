@@ -87,8 +87,14 @@ mod tests {
         let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
         let listener = ListenerName::from("app");
         let name = cluster.settings().name.clone();
-        let settings =
-            Settings { listener, max_connections: 1000, accept_proxy: false, context: false, admission };
+        let settings = Settings {
+            listener,
+            max_connections: 1000,
+            records: true,
+            accept_proxy: false,
+            context: false,
+            admission,
+        };
         let destination = Destination::new(cluster, Tally::of(&settings.listener, &name));
         Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default())
     }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Who may connect.
     pub admission: Admission,
+    /// Each leaves a record.
+    pub records: bool,
     /// Each begins with a PROXY header.
     pub accept_proxy: bool,
     /// Each begins with a CONNECT request, which names one of the route's clusters.

@@ -39,6 +39,7 @@ mod identities; // which certificate is shown for whom
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
+mod logs; // files, disks, journald, rotation
 mod mail_clients; // Postfix and Dovecot, and who speaks to them
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it

@@ -14,12 +14,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Failure, logging};
+use super::Failure;
 use crate::admin::Subject;
 use crate::alarm;
 use crate::clock;
 use crate::config::Config;
 use crate::daemon::Running;
+use crate::log::Log;
 use crate::sys::LocalAddress;
 use crate::workers;
 
@@ -68,8 +69,9 @@ async fn play(folder: &Path, keep: bool) -> Result<(), Failure> {
     let first = Upstream::start("first", folder).await.map_err(io)?;
     let second = Upstream::start("second", folder).await.map_err(io)?;
     let config = configure(folder, [first.address(), second.address()])?;
-    let (access, _log) = logging::install(&config.log);
-    let running = Running::start(config, access).map_err(|error| Failure::Running(error.to_string()))?;
+    let running = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+    let log = Log::install(&config.log).map_err(|error| running(&error))?;
+    let running = Running::start(config, log).map_err(|error| running(&error))?;
     let subject = running.subject();
     let local = local(subject)?;
     println!("plaintext  {local}  ->  mTLS  first {} , second {}", first.address(), second.address());

@@ -9,7 +9,7 @@ use super::escapes::unescape;
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
-use crate::config::shape::{Kind, Span};
+use crate::config::shape::{Form, Kind, Span};
 use crate::config::suggest::did_you_mean;
 use crate::quantity::{duration, show_duration};
 
@@ -65,7 +65,11 @@ impl<'a> Scalar<'a> {
             }
             Kind::Account | Kind::Text(_) => return self.plain_text(kind),
             Kind::Bytes(_) => return self.bytes(kind),
-            Kind::List(_) | Kind::Section(_) | Kind::Names(_) | Kind::Either(_) => None,
+            Kind::Either(kinds) => match kinds.iter().find(|kind| kind.form() == Form::Scalar) {
+                Some(scalar) => return self.read(scalar),
+                None => None,
+            },
+            Kind::List(_) | Kind::Section(_) | Kind::Names(_) => None,
         }
         .ok_or_else(|| self.unexpected(kind))
     }

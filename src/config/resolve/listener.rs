@@ -28,11 +28,11 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         listener: &Section,
-        clusters: &[(String, Section)],
+        root: &Section,
         claims: &mut Claims,
     ) -> Option<Settings> {
         let context = listener.choice("context", &[("none", false), ("connect", true)]);
-        let clusters = self.leads_to(listener, clusters, context);
+        let clusters = self.leads_to(listener, root.names("clusters"), context);
         let access = self.access(listener);
         let binds = self.binds(listener, access, claims);
         let admission = self.admission(listener);
@@ -44,6 +44,7 @@ impl Resolver<'_> {
             max_connections: listener.integer("max_connections")?,
             admission: admission?,
             accept_proxy: listener.boolean("accept_proxy")?,
+            records: Self::records(root)?,
         })
     }
 

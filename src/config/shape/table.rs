@@ -31,13 +31,25 @@ static ADMIN: Shape = Shape {
 };
 
 static LOG: Shape = Shape {
-    about: "What is written to stderr.",
+    about: "What is written, and where.",
     keys: &[
         optional("format", words(&["text", "json"]),
             "How a line looks. Default: text on a terminal, json elsewhere."),
         default("level", words(&["error", "warn", "info", "debug", "trace", "off"]), "info",
             "The least important level that is written."),
-        default("access", Kind::Boolean, "true", "Whether each session leaves a record at its end."),
+        default("output", OUTPUT, "stderr",
+            "Where the daemon's own words go: stderr, stdout, journald (journald:PATH where its socket is elsewhere), or a \
+             file, as a path with a slash. SIGHUP and SIGUSR1 open files again."),
+        default("access", Kind::Either(&[Kind::Boolean, Kind::Section(&ACCESS)]), "true",
+            "Whether each session leaves a record at its end; a section says where, too."),
+    ],
+};
+
+static ACCESS: Shape = Shape {
+    about: "The records of sessions.",
+    keys: &[
+        optional("output", OUTPUT, "Where they go, as with `log.output`. Default: where that goes."),
+        optional("format", words(&["text", "json"]), "How they look. Default: as `log.format` says."),
     ],
 };
 
@@ -348,6 +360,7 @@ static SESSION: Shape = Shape {
     ],
 };
 
+const OUTPUT: Kind = Kind::Text("/var/log/ambassador/ambassador.log");
 const CLUSTER_NAME: Kind = Kind::Text("orders");
 const ENDPOINT_LIST: Kind = Kind::List(&ENDPOINT_ITEM);
 const BIND: Kind = Kind::Text("127.0.0.1:5432");

@@ -8,7 +8,8 @@ use tracing::level_filters::LevelFilter;
 
 use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
+use crate::log::{Format, Output};
 use crate::policy::admission::{Needs, Rule};
 use crate::policy::eligibility::Panic;
 use crate::policy::{balance, breaker, budget, outlier};
@@ -25,7 +26,9 @@ fn the_defaults_are_those_promised() {
     let config = accept(&least("", "", "tls: {}"));
     assert_eq!(config.admin.bind, Some(SocketAddr::from(([127, 0, 0, 1], 9901))));
     assert_eq!(config.admin.control, Control::Default("/run/ambassador/control.sock".into()));
-    assert_eq!((config.log.format, config.log.level, config.log.access), (None, LevelFilter::INFO, true));
+    assert_eq!((config.log.level, config.listeners[0].records), (LevelFilter::INFO, true));
+    assert_eq!((&config.log.words.output, config.log.words.format), (&Output::Stderr, None));
+    assert_eq!(config.log.access, config.log.words);
     assert!(config.workers >= 1);
     assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (Duration::ZERO, 30 * SECOND));
     assert_eq!(config.warnings, Vec::<String>::new());
@@ -126,8 +129,9 @@ clusters:
 "#,
     );
     assert_eq!((config.admin.bind, config.admin.control), (None, Control::Off));
-    assert_eq!(config.log.format, Some(LogFormat::Json));
-    assert_eq!((config.log.level, config.log.access, config.workers), (LevelFilter::WARN, false, 3));
+    assert_eq!(config.log.words.format, Some(Format::Json));
+    assert_eq!((config.log.level, config.workers), (LevelFilter::WARN, 3));
+    assert!(config.listeners.iter().all(|listener| !listener.records));
     assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (SECOND, 2 * SECOND));
     assert_eq!((config.listeners[0].binds.len(), config.listeners[0].max_connections), (2, 7));
 
@@ -229,7 +233,7 @@ fn the_environment_gives_text_numbers_and_booleans() {
         "bind: 127.0.0.1:${PORT}\nexpose: ${YES}",
         "endpoints: [\"${HOST:-10.0.0.1}:${PORT}\"]\nslow_start: ${SLOW:-0s}",
     ));
-    assert_eq!((config.workers, config.log.access), (3, false));
+    assert_eq!((config.workers, config.listeners[0].records), (3, false));
     assert_eq!(config.listeners[0].binds[0].to_string(), "127.0.0.1:5432");
     assert_eq!(config.clusters[0].endpoints[0].name.as_str(), "10.0.0.1:5432");
 }

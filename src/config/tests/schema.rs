@@ -141,22 +141,30 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/health_check.rs"),
         include_str!("../resolve/identity.rs"),
         include_str!("../resolve/listener.rs"),
+        include_str!("../resolve/log.rs"),
         include_str!("../resolve/resilience.rs"),
         include_str!("../resolve/tls.rs"),
     );
     fn check(shape: &Shape) {
         for key in shape.keys {
             assert!(RESOLVE.contains(&format!("\"{}\"", key.name)), "nobody asks for `{}`", key.name);
-            match &key.kind {
-                Kind::Section(shape) | Kind::Names(shape) => check(shape),
-                Kind::List(_) | Kind::Either(_) | Kind::Text(_) | Kind::Bytes(_) | Kind::Account => {}
-                Kind::Mode
-                | Kind::Boolean
-                | Kind::Integer(..)
-                | Kind::Ratio(_)
-                | Kind::Duration(_)
-                | Kind::Word(_) => {}
-            }
+            check_below(&key.kind);
+        }
+    }
+    fn check_below(kind: &Kind) {
+        match kind {
+            Kind::Section(shape) | Kind::Names(shape) => check(shape),
+            Kind::List(kind) => check_below(kind),
+            Kind::Either(kinds) => kinds.iter().for_each(check_below),
+            Kind::Text(_)
+            | Kind::Bytes(_)
+            | Kind::Account
+            | Kind::Mode
+            | Kind::Boolean
+            | Kind::Integer(..)
+            | Kind::Ratio(_)
+            | Kind::Duration(_)
+            | Kind::Word(_) => {}
         }
     }
     check(&ROOT);

@@ -1,0 +1,95 @@
+//! Section `log`.
+
+use std::path::PathBuf;
+
+use tracing::level_filters::LevelFilter;
+
+use super::Resolver;
+use crate::config::mistakes::{At, quoted};
+use crate::config::raw::Section;
+use crate::config::suggest::did_you_mean;
+use crate::log::{Format, Output, Settings, Target, accepts};
+
+/// Where journald listens (systemd-journald.service(8)).
+const JOURNAL: &str = "/run/systemd/journal/socket";
+const LEVELS: [(&str, LevelFilter); 6] = [
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+    ("off", LevelFilter::OFF),
+];
+
+impl Resolver<'_> {
+    pub(super) fn log(&mut self, root: &Section) -> Option<Settings> {
+        let log = root.section("log")?;
+        let level = log.choice("level", &LEVELS);
+        let words = self.log_target(log, &Output::Stderr);
+        let of_words = words.as_ref().map_or(&Output::Stderr, |words| &words.output);
+        let access = match log.section("access") {
+            Some(access) => self.log_target(access, of_words),
+            None => Some(Target { output: of_words.clone(), format: None }),
+        };
+        let (words, mut access) = (words?, access?);
+        // Records look as the words do, unless they go where those cannot.
+        if !matches!(access.output, Output::Journal(_)) {
+            access.format = access.format.or(words.format);
+        }
+        Some(Settings { level: level?, words, access })
+    }
+
+    /// Whether sessions leave records where their listener does not say so itself.
+    pub(super) fn records(root: &Section) -> Option<bool> {
+        let log = root.section("log")?;
+        if log.section("access").is_some() { Some(true) } else { log.boolean("access") }
+    }
+
+    fn log_target(&mut self, section: &Section, default: &Output) -> Option<Target> {
+        let formats = [("text", Format::Text), ("json", Format::Json)];
+        let format = if section.is_given("format") {
+            section.choice("format", &formats).map(Some)
+        } else {
+            Some(None)
+        };
+        let output = match section.optional_text("output")? {
+            Some(text) => self.output(text, &section.at("output")),
+            None => Some(default.clone()),
+        };
+        let (format, output) = (format?, output?);
+        if format.is_some() && matches!(output, Output::Journal(_)) {
+            let message = "journald gets fields, which have no format; leave `format` out";
+            self.findings.mistake(&section.at("format"), message);
+            return None;
+        }
+        Some(Target { output, format })
+    }
+
+    fn output(&mut self, text: &str, at: &At) -> Option<Output> {
+        let output = match text {
+            "stderr" => Output::Stderr,
+            "stdout" => Output::Stdout,
+            "journald" => Output::Journal(PathBuf::from(JOURNAL)),
+            _ => match text.strip_prefix("journald:") {
+                Some(path) => Output::Journal(self.path(path)),
+                None if text.contains('/') => Output::File(self.path(text)),
+                None => {
+                    let advice = did_you_mean(text, ["stderr", "stdout", "journald"]);
+                    let message = format!(
+                        "{} is not stderr, stdout or journald{advice}; for a file beside this one write \
+                         ./{}",
+                        quoted(text),
+                        text.escape_default()
+                    );
+                    self.findings.mistake(at, message);
+                    return None;
+                }
+            },
+        };
+        if let Err(error) = accepts(&output) {
+            self.findings.mistake(at, format!("nothing can be written to {output}: {error}"));
+            return None;
+        }
+        Some(output)
+    }
+}

@@ -1,0 +1,95 @@
+//! Where the log goes: words, files that can be written, files that cannot.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::config::{Config, Mistakes};
+use crate::log::{Format, Output};
+
+fn parse(folder: &Path, log: &str) -> Result<Config, Mistakes> {
+    let text = format!(
+        "log: {log}\nlisteners: {{ a: {{ bind: 127.0.0.1:1, cluster: b }} }}\nclusters: {{ b: {{ endpoints: \
+         [10.0.0.1:1] }} }}\n"
+    );
+    Config::parse(&text, &folder.join("listeners.yaml"), &|_| None)
+}
+
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(folder.path().join("logs")).expect("a folder");
+    folder
+}
+
+#[track_caller]
+fn outputs(folder: &Path, log: &str) -> (Output, Output) {
+    let config = parse(folder, log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    (config.log.words.output, config.log.access.output)
+}
+
+#[track_caller]
+fn refused(folder: &Path, log: &str, path: &str, part: &str) {
+    let mistakes = parse(folder, log).expect_err("a mistake");
+    let first = mistakes.iter().next().expect("a mistake");
+    assert_eq!(first.path, path, "{mistakes}");
+    assert!(first.message.contains(part), "{part:?} is not in {:?}", first.message);
+    assert_eq!(first.place.map(|place| place.line), Some(1));
+}
+
+#[test]
+fn records_go_where_the_words_go_unless_the_file_says_otherwise() {
+    let folder = folder();
+    let file = |name: &str| Output::File(folder.path().join(name));
+    let log = outputs(folder.path(), "{ output: logs/a.log }");
+    assert_eq!(log, (file("logs/a.log"), file("logs/a.log")));
+    let log = outputs(folder.path(), "{ output: stdout, access: { output: ./b.log } }");
+    assert_eq!(log, (Output::Stdout, file("./b.log")));
+    let log = outputs(folder.path(), "{ access: { output: /dev/null } }");
+    assert_eq!(log, (Output::Stderr, Output::File(PathBuf::from("/dev/null"))));
+    assert!(!folder.path().join("b.log").exists(), "reading a file makes none");
+}
+
+#[test]
+fn a_format_is_for_both_unless_the_records_have_their_own() {
+    let folder = folder();
+    let formats = |log: &str| {
+        let config = parse(folder.path(), log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        (config.log.words.format, config.log.access.format)
+    };
+    assert_eq!(formats("{ format: text }"), (Some(Format::Text), Some(Format::Text)));
+    let own = formats("{ format: text, access: { format: json } }");
+    assert_eq!(own, (Some(Format::Text), Some(Format::Json)));
+}
+
+#[test]
+fn an_output_that_cannot_be_is_refused_at_its_place() {
+    let folder = folder();
+    let folder = folder.path();
+    refused(folder, "{ output: journal }", "log.output", "did you mean `journald`?");
+    refused(folder, "{ output: access.log }", "log.output", "write ./access.log");
+    refused(folder, "{ output: logs/ }", "log.output", "is a directory");
+    refused(folder, "{ access: { output: none/a.log } }", "log.access.output", "No such file or directory");
+    refused(folder, "{ output: listeners.yaml/a.log }", "log.output", "o");
+    refused(folder, "{ output: 'journald:./logs' }", "log.output", "journald at");
+    fs::write(folder.join("locked.log"), "").expect("a file");
+    fs::set_permissions(folder.join("locked.log"), Permissions::from_mode(0o400)).expect("a mode");
+    if !rustix::process::geteuid().is_root() {
+        refused(folder, "{ output: ./locked.log }", "log.output", "Permission denied");
+    }
+}
+
+#[test]
+fn the_journal_has_fields_and_no_format() {
+    let folder = folder();
+    let socket = folder.path().join("journal.sock");
+    let _journald = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let (words, access) = outputs(folder.path(), "{ output: 'journald:journal.sock', access: true }");
+    assert_eq!((words, access), (Output::Journal(socket.clone()), Output::Journal(socket)));
+    let log = "{ output: 'journald:journal.sock', format: json }";
+    refused(folder.path(), log, "log.format", "leave `format` out");
+    // The words' format is not asked of the records where those go to the journal.
+    let log = "{ format: text, access: { output: 'journald:journal.sock' } }";
+    assert_eq!(outputs(folder.path(), log).0, Output::Stderr);
+}

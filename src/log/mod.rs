@@ -1,0 +1,298 @@
+//! What is written, and where: the daemon's own words (`tracing`) and the lines of the access log, each to an output of
+//! its own if the file says so.
+//!
+//! Whoever has a line puts it into the bounded queue of its output and goes on; a thread of each output writes. A reader
+//! that stalls or a disk that is full lose lines, which a metric counts; they stall no session. What a record looks like
+//! is `session`'s affair.
+
+mod journal;
+mod output;
+mod queue;
+mod words;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::metrics;
+
+pub use journal::Entry;
+use output::Sink;
+pub use output::accepts;
+use queue::Queue;
+use words::Words;
+pub use words::timestamp;
+
+/// What is written, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The least important level of the daemon's own words.
+    pub level: LevelFilter,
+    /// Where those go.
+    pub words: Target,
+    /// Where the records of sessions go; whether there are any is each listener's affair.
+    pub access: Target,
+}
+
+/// Where lines go, and how they look there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Where.
+    pub output: Output,
+    /// `None`: text on a terminal, JSON elsewhere. The journal has a form of its own.
+    pub format: Option<Format>,
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// journald, at its socket.
+    Journal(PathBuf),
+    /// A file, or whatever else is opened as one.
+    File(PathBuf),
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+/// What an output wants to be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A line of text.
+    Text,
+    /// A line with an object.
+    Json,
+    /// An [`Entry`].
+    Journal,
+}
+
+/// Where lines of one kind are handed in. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    /// What they must look like.
+    pub form: Form,
+    queue: Queue,
+}
+
+impl Writer {
+    /// Hands in a line with its end, or an entry. What does not fit is counted.
+    pub fn put(&self, line: impl Into<Box<[u8]>>) {
+        self.queue.put(line.into());
+    }
+}
+
+/// Why nothing can be written there.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the log to {output}: {error}")]
+pub struct OutputError {
+    output: Output,
+    error: io::Error,
+}
+
+/// The process' log. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Log(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    words: Words,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    outputs: Outputs,
+}
+
+/// The outputs in use, with their queues: that of the words, and that of the records.
+#[derive(Debug, Clone)]
+struct Outputs {
+    words: Queue,
+    access: Writer,
+}
+
+/// Settings whose outputs are open.
+#[derive(Debug)]
+pub struct Prepared(State);
+
+/// How long the end of the process may wait for what is still in the queues.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long opening files again may take before the answer goes without.
+const REOPENING: Duration = Duration::from_secs(5);
+
+impl Log {
+    /// Opens the outputs and becomes the process' one subscriber; a second in one process is refused, and the first stays.
+    ///
+    /// # Errors
+    /// An output that cannot be opened.
+    pub fn install(settings: &Settings) -> Result<Self, OutputError> {
+        let state = State::open(settings, None)?;
+        let words = Words::install(settings, state.outputs.words.clone());
+        metrics::count_lost_lines(lost);
+        Ok(Self(Arc::new(Shared { words, state: Mutex::new(state) })))
+    }
+
+    /// Where records go now.
+    #[must_use]
+    pub fn access(&self) -> Writer {
+        self.state().outputs.access.clone()
+    }
+
+    /// Opens what those settings want and is not open yet. It may block as opening files does.
+    ///
+    /// # Errors
+    /// An output that cannot be opened; nothing has changed then.
+    pub fn prepare(&self, settings: &Settings) -> Result<Prepared, OutputError> {
+        let before = self.state();
+        let known = (before.settings.clone(), before.outputs.clone());
+        drop(before);
+        State::open(settings, Some(&known)).map(Prepared)
+    }
+
+    /// From now on those settings. Whether anything is different.
+    pub fn change(&self, prepared: Prepared) -> bool {
+        let Prepared(new) = prepared;
+        let mut state = self.state();
+        let is_different = state.settings != new.settings;
+        if state.settings.words != new.settings.words {
+            self.0.words.go_to(&new.settings.words, new.outputs.words.clone());
+        }
+        self.0.words.set_level(new.settings.level);
+        *state = new;
+        is_different
+    }
+
+    /// Opens every file again, under the name that it was first opened by: another may be there by now (logrotate). It
+    /// may block as opening files does.
+    ///
+    /// # Errors
+    /// Those that cannot be opened; what was open stays in use.
+    pub fn reopen(&self) -> Vec<OutputError> {
+        let state = self.state();
+        let settings = state.settings.clone();
+        let Outputs { words, access } = state.outputs.clone();
+        drop(state);
+        let mut files = vec![(words, settings.words.output)];
+        if settings.access.output != files[0].1 {
+            files.push((access.queue, settings.access.output));
+        }
+        let reopened = |(queue, output): (Queue, Output)| {
+            let reopened = matches!(output, Output::File(_)).then(|| queue.reopen(REOPENING))?;
+            reopened.err().map(|error| OutputError { output, error })
+        };
+        files.into_iter().filter_map(reopened).collect()
+    }
+
+    /// Has what still waits written, as far as the readers take it soon.
+    pub fn close(&self) {
+        let Outputs { words, access } = self.state().outputs.clone();
+        let (done, is_done) = mpsc::channel();
+        // On a thread of its own: where the queue is full, asking waits as well.
+        let flushing = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
+            access.queue.flush();
+            words.flush();
+            let _ = done.send(());
+        });
+        if flushing.is_ok() {
+            let _ = is_done.recv_timeout(PATIENCE);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// An output that is in use already keeps its queue, and with it the order of its lines.
+    fn open(settings: &Settings, known: Option<&(Settings, Outputs)>) -> Result<Self, OutputError> {
+        let find = |output: &Output| {
+            let (before, outputs) = known?;
+            match () {
+                () if before.words.output == *output => Some(outputs.words.clone()),
+                () if before.access.output == *output => Some(outputs.access.queue.clone()),
+                () => None,
+            }
+        };
+        let open = |output: &Output| match find(output) {
+            Some(queue) => Ok(queue),
+            None => Sink::open(output)
+                .and_then(Queue::begin)
+                .map_err(|error| OutputError { output: output.clone(), error }),
+        };
+        let words = open(&settings.words.output)?;
+        let access = &settings.access;
+        let queue =
+            if access.output == settings.words.output { words.clone() } else { open(&access.output)? };
+        let access = Writer { form: access.form(), queue };
+        Ok(Self { settings: settings.clone(), outputs: Outputs { words, access } })
+    }
+}
+
+impl Target {
+    /// What the output wants to be given.
+    fn form(&self) -> Form {
+        match (&self.output, self.format) {
+            (Output::Journal(_), _) => Form::Journal,
+            (_, Some(Format::Text)) => Form::Text,
+            (_, Some(Format::Json)) => Form::Json,
+            (output, None) if output.is_terminal() => Form::Text,
+            (_, None) => Form::Json,
+        }
+    }
+}
+
+impl Output {
+    fn is_terminal(&self) -> bool {
+        match self {
+            Self::Stderr => io::stderr().is_terminal(),
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::Journal(_) | Self::File(_) => false,
+        }
+    }
+
+    /// Its place among [`KINDS`].
+    const fn kind(&self) -> usize {
+        match self {
+            Self::Stderr => 0,
+            Self::Stdout => 1,
+            Self::Journal(_) => 2,
+            Self::File(_) => 3,
+        }
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stderr | Self::Stdout => f.write_str(KINDS[self.kind()]),
+            Self::Journal(path) => write!(f, "journald at {}", path.display()),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The label of an output.
+const KINDS: [&str; 4] = ["stderr", "stdout", "journald", "file"];
+/// Lines that were lost on the way to an output of each kind, since the start.
+static LOST: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+fn lost() -> Vec<(&'static str, u64)> {
+    let used = |(kind, lost): (&'static str, &AtomicU64)| (kind, lost.load(Ordering::Relaxed));
+    KINDS.into_iter().zip(&LOST).map(used).collect()
+}

@@ -1,0 +1,379 @@
+//! The far end of a queue: what is open, how lines get there, and what is said when they do not.
+//!
+//! A line is never torn by us: where a disk is full in the middle of one, its rest is what is written first when there is
+//! room again, and the lines that come meanwhile are lost.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, access};
+
+use super::words::frame;
+use super::{KINDS, LOST, Output};
+use crate::clock;
+use crate::sys::Journal;
+
+/// Who may read a file that we make: its group too, for those who collect logs.
+const MODE: u32 = 0o640;
+/// Bytes of a write to a pipe that nobody else's get into (PIPE_BUF), so that a successor may share it with us.
+const PIPE_PORTION: usize = 4096;
+/// Bytes of a write to a file.
+const FILE_PORTION: usize = 64 * 1024;
+/// How often it is looked, at most, whether a file is still there under its name.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is said, at most, that an output fails.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
+
+/// An output with the lines that are about to be written to it.
+#[derive(Debug)]
+pub(super) struct Sink {
+    output: Output,
+    way: Way,
+    batch: Batch,
+    trouble: Option<Trouble>,
+    said: Option<Instant>,
+    looked: Instant,
+}
+
+#[derive(Debug)]
+enum Way {
+    Stream(File),
+    Journal(Journal),
+}
+
+/// An output that fails.
+#[derive(Debug)]
+struct Trouble {
+    /// Lines of this output that were lost before.
+    lost: u64,
+}
+
+/// Lines in a row, with where each ends. The first may be the rest of one.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    /// The first is the rest of a line that was begun.
+    begins_with_rest: bool,
+}
+
+impl Sink {
+    /// Opens it; a file is made where there is none.
+    ///
+    /// # Errors
+    /// What open(2) and its like say.
+    pub(super) fn open(output: &Output) -> io::Result<Self> {
+        let stream = |fd: io::Result<OwnedFd>| fd.map(|fd| Way::Stream(fd.into()));
+        let way = match output {
+            Output::Stderr => stream(io::stderr().as_fd().try_clone_to_owned()),
+            Output::Stdout => stream(io::stdout().as_fd().try_clone_to_owned()),
+            Output::Journal(path) => Journal::at(path).map(Way::Journal),
+            Output::File(path) => open(path).map(Way::Stream),
+        }?;
+        Ok(Self {
+            output: output.clone(),
+            way,
+            batch: Batch::default(),
+            trouble: None,
+            said: None,
+            looked: clock::now(),
+        })
+    }
+
+    pub(super) const fn kind(&self) -> usize {
+        self.output.kind()
+    }
+
+    /// Whether a line of that size may go with those that were added.
+    pub(super) fn has_room(&self, size: usize) -> bool {
+        let most = match self.output {
+            Output::File(_) => FILE_PORTION,
+            Output::Stderr | Output::Stdout => PIPE_PORTION,
+            // Each is a message of its own.
+            Output::Journal(_) => 0,
+        };
+        self.batch.bytes.len() + size <= most
+    }
+
+    pub(super) fn add(&mut self, line: &[u8]) {
+        self.batch.add(line);
+    }
+
+    /// Writes what was added. What cannot be written is lost, counted, and spoken of.
+    pub(super) fn write(&mut self) {
+        self.follow();
+        let written = match &mut self.way {
+            Way::Stream(file) => self.batch.write_to(file),
+            Way::Journal(journal) => {
+                let sent = journal.send(&self.batch.bytes);
+                self.batch.clear();
+                sent.map_err(|error| (1, error))
+            }
+        };
+        match written {
+            Ok(()) => self.is_well(),
+            Err((lines, error)) => self.failed(lines, &error),
+        }
+    }
+
+    /// Opens a file again under its name.
+    ///
+    /// # Errors
+    /// When it cannot be opened; then the one that is open stays.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        if let (Output::File(path), Way::Stream(file)) = (&self.output, &mut self.way) {
+            *file = open(path)?;
+            // It would begin the new file.
+            let torn = u64::from(self.batch.drop_rest());
+            LOST[self.output.kind()].fetch_add(torn, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whoever renames the file may not tell us: a process that was replaced and lives on gets no signal.
+    fn follow(&mut self) {
+        let now = clock::now();
+        if now - self.looked < LOOK_AGAIN {
+            return;
+        }
+        self.looked = now;
+        if let (Output::File(path), Way::Stream(file)) = (&self.output, &self.way)
+            && let Ok(open) = file.metadata()
+            && !std::fs::metadata(path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (open.dev(), open.ino()))
+        {
+            // What is open stays in use, and the next look comes.
+            let _ = self.reopen();
+        }
+    }
+
+    fn is_well(&mut self) {
+        let Some(Trouble { lost }) = self.trouble.take() else { return };
+        let lost = LOST[self.kind()].load(Ordering::Relaxed) - lost;
+        tracing::warn!(output = %self.output, lost, "the log can be written again");
+    }
+
+    fn failed(&mut self, lines: u64, error: &io::Error) {
+        let before = LOST[self.kind()].fetch_add(lines, Ordering::Relaxed);
+        if self.trouble.is_some() {
+            return;
+        }
+        self.trouble = Some(Trouble { lost: before });
+        let now = clock::now();
+        if self.said.is_some_and(|said| now - said < SAID_AGAIN) {
+            return;
+        }
+        self.said = Some(now);
+        if !matches!(self.output, Output::Stderr) {
+            tell_stderr(&format!(
+                "cannot write the log to {}: {error}; until that is over its lines are lost, and counted in \
+                 log_lines_lost_total{{output=\"{}\"}}",
+                self.output,
+                KINDS[self.kind()]
+            ));
+        }
+    }
+}
+
+/// Whether lines could be written there, as far as that can be told without doing anything. For `check`, which makes no
+/// file.
+///
+/// # Errors
+/// Why not.
+pub fn accepts(output: &Output) -> io::Result<()> {
+    let path = match output {
+        Output::Stderr | Output::Stdout => return Ok(()),
+        Output::Journal(path) => return Journal::at(path).map(drop),
+        Output::File(path) => path,
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(access(path, Access::WRITE_OK)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
+            if !std::fs::metadata(&folder)?.is_dir() {
+                return Err(ErrorKind::NotADirectory.into());
+            }
+            Ok(access(&folder, Access::WRITE_OK | Access::EXEC_OK)?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true);
+    match options.clone().create_new(true).mode(MODE).open(path) {
+        Ok(made) => {
+            // Whatever the umask is, which is for sockets.
+            made.set_permissions(Permissions::from_mode(MODE))?;
+            return Ok(made);
+        }
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => {}
+    }
+    // With reading as well, opening waits for no reader, and one that comes again finds what was written meanwhile
+    // (fifo(7)).
+    let is_fifo = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    // A link that leads nowhere is there, and what it names is made.
+    options.read(is_fifo).create(true).mode(MODE).open(path)
+}
+
+/// One line, if it can be had at once.
+fn tell_stderr(words: &str) {
+    let stderr = io::stderr();
+    let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
+        let _ = stderr.lock().write_all(frame(words).as_bytes());
+    }
+}
+
+impl Batch {
+    fn add(&mut self, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn clear(&mut self) {
+        *self = Self { bytes: std::mem::take(&mut self.bytes), ..Self::default() };
+        self.bytes.clear();
+    }
+
+    /// Forgets the rest of a line. Whether there was one.
+    fn drop_rest(&mut self) -> bool {
+        let had_rest = std::mem::take(&mut self.begins_with_rest);
+        if had_rest {
+            let size = self.ends.remove(0);
+            self.bytes.drain(..size);
+            self.ends.iter_mut().for_each(|end| *end -= size);
+        }
+        had_rest
+    }
+
+    /// Writes all, and is empty then. Else the rest of the line that was begun stays, and the others are lost: the
+    /// error says how many.
+    fn write_to(&mut self, to: &mut (impl Write + AsFd)) -> Result<(), (u64, io::Error)> {
+        let mut written = 0;
+        let error = loop {
+            if written == self.bytes.len() {
+                self.clear();
+                return Ok(());
+            }
+            match to.write(&self.bytes[written..]) {
+                Ok(0) => break ErrorKind::WriteZero.into(),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whoever shares the descriptor with us may have made it so.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(to, PollFlags::OUT)], None);
+                }
+                Err(error) => break error,
+            }
+        };
+        Err((self.keep_begun(written), error))
+    }
+
+    /// So many bytes were written and no more will be: what is left of the line that they end in stays. How many lines
+    /// are lost.
+    fn keep_begun(&mut self, written: usize) -> u64 {
+        let whole = self.ends.iter().take_while(|end| **end <= written).count();
+        let start = whole.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let left = self.ends.len() - whole;
+        let rest = self.ends.get(whole).map(|end| self.bytes[written..*end].to_vec());
+        let is_begun = start < written || (whole == 0 && self.begins_with_rest);
+        self.clear();
+        match rest.filter(|_| is_begun) {
+            Some(rest) => {
+                self.add(&rest);
+                self.begins_with_rest = true;
+                left as u64 - 1
+            }
+            None => left as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::BorrowedFd;
+
+    /// Takes so many bytes and is full then.
+    struct Disk {
+        room: usize,
+        written: Vec<u8>,
+        descriptor: File,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                return Err(ErrorKind::StorageFull.into());
+            }
+            let count = bytes.len().min(self.room);
+            self.room -= count;
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl AsFd for Disk {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.descriptor.as_fd()
+        }
+    }
+
+    fn write(batch: &mut Batch, disk: &mut Disk, lines: &[&str]) -> u64 {
+        lines.iter().for_each(|line| batch.add(line.as_bytes()));
+        batch.write_to(disk).map_or_else(|(lost, _)| lost, |()| 0)
+    }
+
+    #[test]
+    fn a_disk_that_fills_up_anywhere_tears_no_line_and_every_lost_line_is_counted() {
+        let lines = ["first\n", "second\n", "3\n"];
+        let size = lines.concat().len();
+        for room in 0..=size {
+            let descriptor = File::open("/dev/null").unwrap();
+            let mut disk = Disk { room, written: Vec::new(), descriptor };
+            let mut batch = Batch::default();
+            let mut lost = write(&mut batch, &mut disk, &lines);
+            // Still full: what was begun is kept, what comes is lost.
+            let begun = !disk.written.is_empty() && !disk.written.ends_with(b"\n");
+            lost += write(&mut batch, &mut disk, &["meanwhile\n"]);
+            assert_eq!(batch.ends.len(), usize::from(begun), "{room}");
+            disk.room = 1000;
+            lost += write(&mut batch, &mut disk, &["behind\n"]);
+            let text = String::from_utf8(disk.written).unwrap();
+            let known =
+                |line: &str| lines.concat().lines().chain(["meanwhile", "behind"]).any(|known| known == line);
+            assert!(text.ends_with("behind\n") && text.lines().all(known), "{room}: {text:?}");
+            assert_eq!(lost, 5 - text.lines().count() as u64, "{room}: {text:?}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_line_does_not_begin_another_file() {
+        let descriptor = File::open("/dev/null").unwrap();
+        let mut disk = Disk { room: 4, written: Vec::new(), descriptor };
+        let mut batch = Batch::default();
+        assert_eq!(write(&mut batch, &mut disk, &["first\n"]), 0);
+        batch.add(b"second\n");
+        assert!(batch.drop_rest());
+        (disk.room, disk.written) = (1000, Vec::new());
+        assert_eq!(write(&mut batch, &mut disk, &["third\n"]), 0);
+        assert_eq!(disk.written, b"second\nthird\n");
+        assert!(!batch.drop_rest());
+    }
+}

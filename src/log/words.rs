@@ -1,0 +1,121 @@
+//! The daemon's own words: what `tracing` is told, in the form and at the level that are in force.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal};
+
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer as Formatter;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::{Context, Layered, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use super::journal::Told;
+use super::queue::Queue;
+use super::{Form, Settings, Target};
+
+type Leveled = Layered<reload::Layer<Targets, Registry>, Registry>;
+type Writing = Box<dyn Layer<Leveled> + Send + Sync>;
+
+/// What can be changed about them.
+pub(super) struct Words {
+    level: reload::Handle<Targets, Registry>,
+    writing: reload::Handle<Writing, Leveled>,
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Words").finish_non_exhaustive()
+    }
+}
+
+impl Words {
+    pub(super) fn install(settings: &Settings, queue: Queue) -> Self {
+        let (filter, level) = reload::Layer::new(levels(settings.level));
+        let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
+        // A second subscriber in one process is refused; the first stays, and nothing is lost.
+        let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
+        Self { level, writing }
+    }
+
+    /// From now on that is the least important level.
+    pub(super) fn set_level(&self, level: LevelFilter) {
+        // Fails where the subscriber was refused.
+        let _ = self.level.reload(levels(level));
+    }
+
+    /// From now on they go there.
+    pub(super) fn go_to(&self, target: &Target, queue: Queue) {
+        let _ = self.writing.reload(layer(target, queue));
+    }
+}
+
+fn layer(target: &Target, queue: Queue) -> Writing {
+    let handed_in = queue.clone();
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || Line(handed_in.clone()))
+        // A failed write would be reported by `eprintln!`, which panics where stderr is gone.
+        .log_internal_errors(false)
+        .with_ansi(target.output.is_terminal());
+    match target.form() {
+        Form::Text => lines.with_target(false).boxed(),
+        Form::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        Form::Journal => Entries(queue).boxed(),
+    }
+}
+
+/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong.
+fn levels(level: LevelFilter) -> Targets {
+    let of_dns = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let dns = ["hickory_net", "hickory_proto", "hickory_resolver"];
+    Targets::new().with_default(level).with_targets(dns.map(|target| (target, of_dns)))
+}
+
+/// What a formatted event is written to, in one go.
+struct Line(Queue);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.put(line.into());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Events as entries of the journal.
+struct Entries(Queue);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut told = Told::default();
+        event.record(&mut told);
+        self.0.put(told.entry(event.metadata()).into());
+    }
+}
+
+/// Now, as every line has it.
+#[must_use]
+pub fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut Formatter::new(&mut text));
+    text
+}
+
+/// A line about the log itself, for stderr, in the form that is usual there.
+pub(super) fn frame(words: &str) -> String {
+    let mut line = timestamp();
+    if io::stderr().is_terminal() {
+        let _ = writeln!(line, " ERROR {words}");
+    } else {
+        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
+        line = format!("{object}\n");
+    }
+    line
+}
