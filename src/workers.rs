@@ -37,7 +37,7 @@ impl Workers {
         let (alive, _) = watch::channel(());
         let mut all = Vec::new();
         for index in 0..count.max(1) {
-            let runtime = runtime()?;
+            let runtime = without_timers()?;
             all.push(Worker::on(runtime.handle().clone()));
             let alarms = {
                 let _registering = runtime.enter();
@@ -105,7 +105,13 @@ impl Drop for WorkerLoad {
     }
 }
 
-/// A runtime for one thread.
+/// A worker's runtime. Its deadlines are its [`Alarms`]'; tokio's own timers would look at the clock before and after each
+/// epoll_wait, if only to find that there is none.
+fn without_timers() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_io().build()
+}
+
+/// A runtime for one thread that is no worker.
 ///
 /// # Errors
 /// When the reactor cannot be made.
