@@ -51,8 +51,11 @@ def storm():
 
 def one_of_the_crowd():
     while True:
-        if hold(1):
+        # By name: whatever nobody names is closed at once.
+        served = hold(1)
+        if served:
             time.sleep(int(options.get("hold", 0)) / 1000)
+        del served
         if "again" not in options:
             return
 
