@@ -1,6 +1,7 @@
 //! What may be asked for on the control socket, by POST. What concerns the daemon as a whole is passed on to it; the
 //! answer says what came of it, and the log who asked.
 
+use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -59,6 +60,38 @@ pub struct MistakeView {
     pub path: String,
     /// What is wrong.
     pub message: String,
+    /// The line it is about behind its number, and below it what is meant, underlined.
+    #[serde(default)]
+    pub shown: Option<String>,
+}
+
+/// `FILE:LINE:COLUMN: PATH: message`, without what is not known, and the line.
+impl fmt::Display for MistakeView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { file, line, column, path, message, shown } = self;
+        write!(f, "{file}:")?;
+        if let (Some(line), Some(column)) = (line, column) {
+            write!(f, "{line}:{column}:")?;
+        }
+        if !path.is_empty() {
+            write!(f, " {path}:")?;
+        }
+        write!(f, " {message}")?;
+        shown.as_ref().map_or(Ok(()), |shown| write!(f, "\n{shown}"))
+    }
+}
+
+/// All of them, and where they are about lines of a file, how many there are.
+#[must_use]
+pub fn listed(mistakes: &[MistakeView]) -> String {
+    let each: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+    let count = match mistakes {
+        [] => return String::new(),
+        all if all.iter().all(|mistake| mistake.shown.is_none()) => return each.join("\n"),
+        [only] => format!("1 mistake in {}", only.file),
+        [first, ..] => format!("{} mistakes in {}", mistakes.len(), first.file),
+    };
+    format!("{}\n\n{count}", each.join("\n\n"))
 }
 
 /// Orders that may wait for the daemon.

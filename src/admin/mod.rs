@@ -25,7 +25,7 @@ use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
 
 pub use control::{
-    Command, Commands, DrainOrdered, EndpointOrdered, MistakeView, Reloaded, SessionOrdered, commands,
+    Command, Commands, DrainOrdered, EndpointOrdered, MistakeView, Reloaded, SessionOrdered, commands, listed,
 };
 pub use history::{History, Sample, Samples};
 pub use server::{Door, serve};

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 
 use super::Failure;
 use super::ask::{self, ControlSocket};
-use crate::admin::{MistakeView, Reloaded};
+use crate::admin::{Reloaded, listed};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,7 +25,7 @@ pub(super) fn reload(arguments: &Arguments) -> Result<(), Failure> {
         super::print(&answer.body)?;
     }
     if !reloaded.ok {
-        return Err(Failure::Wrong(reloaded.mistakes.iter().map(words).collect()));
+        return Err(Failure::Wrong(vec![format!("{}; nothing has changed", listed(&reloaded.mistakes))]));
     }
     if arguments.json {
         return Ok(());
@@ -39,12 +39,4 @@ pub(super) fn reload(arguments: &Arguments) -> Result<(), Failure> {
         _ => "\n",
     };
     super::print(page.as_bytes())
-}
-
-/// `FILE:LINE:COLUMN: PATH: what is wrong`.
-fn words(mistake: &MistakeView) -> String {
-    let MistakeView { file, line, column, path, message } = mistake;
-    let place = line.zip(*column).map_or_else(String::new, |(line, column)| format!("{line}:{column}:"));
-    let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
-    format!("{file}:{place} {path}{message}")
 }

@@ -3,10 +3,11 @@
 //! While the file is compiled, [`Findings`] collects; at the end what was found is put beside the lines it
 //! is about. Nothing here decides what a mistake is.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+use crate::admin::{MistakeView, listed};
 
 /// Line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,8 +48,8 @@ pub struct Mistake {
     pub path: String,
     /// What is wrong, and where it can be known what to do.
     pub message: String,
-    /// The line it is about, cut to a width that a terminal shows, and the caret below it.
-    shown: Option<(String, String)>,
+    /// The line it is about, cut to a width that a terminal shows, and below it what is meant, underlined.
+    shown: Option<String>,
 }
 
 impl Findings {
@@ -91,9 +92,10 @@ impl Mistakes {
         Self { file: file.to_owned(), list }
     }
 
-    /// The file.
-    pub(super) fn file(&self) -> &Path {
-        &self.file
+    /// As the control socket tells them.
+    #[must_use]
+    pub fn view(&self) -> Vec<MistakeView> {
+        self.list.iter().map(|mistake| mistake.view(&self.file)).collect()
     }
 
     /// Each of them.
@@ -117,8 +119,21 @@ fn lines<'a>(text: &'a str, mut wanted: BTreeMap<usize, &'a str>) -> BTreeMap<us
 impl Mistake {
     fn new(at: At, message: String, lines: &BTreeMap<usize, &str>) -> Self {
         let line = lines.get(&at.place.line).copied().unwrap_or_default();
-        let shown = (!line.trim().is_empty()).then(|| excerpt(line, at.place.column));
+        let shown = (!line.trim().is_empty()).then(|| excerpt(line, at.place));
         Self { place: Some(at.place), path: at.path, message, shown }
+    }
+
+    /// As others see it.
+    #[must_use]
+    pub fn view(&self, file: &Path) -> MistakeView {
+        MistakeView {
+            file: file.display().to_string(),
+            line: self.place.map(|place| place.line),
+            column: self.place.map(|place| place.column),
+            path: self.path.clone(),
+            message: self.message.clone(),
+            shown: self.shown.clone(),
+        }
     }
 }
 
@@ -126,27 +141,46 @@ impl Mistake {
 const BEFORE: usize = 60;
 const AFTER: usize = 60;
 
-/// A line as it may be shown, and the line with the caret.
-fn excerpt(line: &str, column: usize) -> (String, String) {
-    let column = column.saturating_sub(1);
+/// A line behind its number as it may be shown, and below it what is meant, underlined.
+fn excerpt(line: &str, place: Place) -> String {
+    let column = place.column.saturating_sub(1);
     let skipped = column.saturating_sub(BEFORE);
     let ahead = line.chars().skip(skipped).take(BEFORE.min(column)).map(printable);
-    let (mut shown, mut caret) = (String::new(), String::new());
+    let (mut shown, mut below) = (String::new(), String::new());
     if skipped > 0 {
         shown.push('…');
-        caret.push(' ');
+        below.push(' ');
     }
     for character in ahead {
         shown.push(character);
-        caret.push(if character == '\t' { '\t' } else { ' ' });
+        below.push(if character == '\t' { '\t' } else { ' ' });
     }
-    caret.push('^');
-    let mut rest = line.chars().skip(column).map(printable);
-    shown.extend(rest.by_ref().take(AFTER));
-    if rest.next().is_some() {
+    let meant: String = line.chars().skip(column).take(AFTER).collect();
+    below.extend(std::iter::repeat_n('^', extent(&meant)));
+    shown.extend(meant.chars().map(printable));
+    if line.chars().nth(column + AFTER).is_some() {
         shown.push('…');
     }
-    (shown, caret)
+    let number = place.line.to_string();
+    format!("{number:>4} | {shown}\n{:>width$} | {below}", "", width = number.len().max(4))
+}
+
+/// How many characters the key or value has that begins here: a guess, since only a whole document tells.
+fn extent(text: &str) -> usize {
+    let count = |bytes: usize| text[..bytes].trim_end().chars().count().max(1);
+    match text.chars().next() {
+        Some(quote @ ('"' | '\'')) => {
+            let rest = &text[1..];
+            rest.find(quote).map_or_else(|| count(text.len()), |end| count(1 + end + 1))
+        }
+        // A whole collection, or a text of several lines, is named by its first character.
+        None | Some('{' | '[' | '|' | '>' | '&' | '*' | '!') => 1,
+        Some(_) => {
+            let ends = [": ", ", ", " #", "]", "}", ",\n"].iter().filter_map(|end| text.find(end));
+            let end = ends.min().unwrap_or(text.len());
+            count(text[..end].trim_end_matches([':', ',']).len())
+        }
+    }
 }
 
 /// What the file says must not steer the terminal that shows it.
@@ -182,23 +216,12 @@ impl fmt::Display for Place {
 
 /// `FILE:LINE:COLUMN: PATH: message`, without what is not known.
 pub(super) fn headline(file: &Path, place: Option<Place>, path: &str, message: &str) -> String {
-    let place = place.map_or(Cow::Borrowed(""), |place| format!("{place}:").into());
-    let path = if path.is_empty() { Cow::Borrowed("") } else { format!("{path}: ").into() };
-    format!("{}:{place} {path}{message}", file.display())
+    Mistake { place, path: path.into(), message: message.into(), shown: None }.view(file).to_string()
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.list.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            f.write_str(&headline(&self.file, mistake.place, &mistake.path, &mistake.message))?;
-            if let Some((line, caret)) = &mistake.shown {
-                write!(f, "\n{line}\n{caret}")?;
-            }
-        }
-        Ok(())
+        f.write_str(&listed(&self.view()))
     }
 }
 
@@ -216,7 +239,9 @@ mod tests {
     fn mistakes_are_printed_in_the_files_order_with_line_and_caret() {
         let found = vec![(at(2, 6, "a.b"), "second".into()), (at(1, 1, "a"), "first".into())];
         let shown = Mistakes::new(Path::new("l.yaml"), "a:\n\tb: ü\u{7}x\n", found).to_string();
-        let expected = "l.yaml:1:1: a: first\na:\n^\nl.yaml:2:6: a.b: second\n\tb: ü\u{fffd}x\n\t    ^";
+        let expected = "l.yaml:1:1: a: first\n   1 | a:\n     | ^\n\n\
+                        l.yaml:2:6: a.b: second\n   2 | \tb: ü\u{fffd}x\n     | \t    ^^\n\n\
+                        2 mistakes in l.yaml";
         assert_eq!(shown, expected);
     }
 
@@ -229,9 +254,29 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_caret() {
         let line = format!("{}X{}", "a".repeat(5000), "b".repeat(5000));
-        let (shown, caret) = excerpt(&line, 5001);
-        assert_eq!(shown, format!("…{}X{}…", "a".repeat(60), "b".repeat(59)));
-        assert_eq!(shown.chars().nth(caret.chars().count() - 1), Some('X'));
+        let shown = excerpt(&line, Place { line: 12345, column: 5001 });
+        let (a, b) = ("a".repeat(60), "b".repeat(59));
+        let below = format!("{}{}", " ".repeat(61), "^".repeat(60));
+        assert_eq!(shown, format!("12345 | …{a}X{b}…\n      | {below}"));
+    }
+
+    #[test]
+    fn what_is_meant_is_underlined() {
+        for (text, expected) in [
+            ("protokol: tcp", "protokol"),
+            ("protokol:", "protokol"),
+            ("127.0.0.1:1, 127.0.0.1:2 ]", "127.0.0.1:1"),
+            ("off }", "off"),
+            ("two words  # and why", "two words"),
+            ("'a: b, c' }", "'a: b, c'"),
+            ("\"open", "\"open"),
+            ("{ a: 1 }", "{"),
+            ("ü, b", "ü"),
+            (", ", "?"),
+            ("", "?"),
+        ] {
+            assert_eq!(extent(text), expected.chars().count(), "{text}");
+        }
     }
 
     #[test]

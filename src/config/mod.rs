@@ -51,21 +51,6 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-impl Mistakes {
-    /// As the control socket tells them.
-    #[must_use]
-    pub fn view(&self) -> Vec<admin::MistakeView> {
-        let view = |mistake: &Mistake| admin::MistakeView {
-            file: self.file().display().to_string(),
-            line: mistake.place.map(|place| place.line),
-            column: mistake.place.map(|place| place.column),
-            path: mistake.path.clone(),
-            message: mistake.message.clone(),
-        };
-        self.iter().map(view).collect()
-    }
-}
-
 /// How the daemon stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown {

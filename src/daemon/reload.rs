@@ -39,7 +39,7 @@ async fn compile(estate: &Estate) -> Result<(Config, Prepared), Vec<MistakeView>
     let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
     let refused = |message: String| {
         let file = file.display().to_string();
-        vec![MistakeView { file, line: None, column: None, path: String::new(), message }]
+        vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
     };
     let reading = {
         let (file, log) = (file.clone(), estate.means().log.clone());
@@ -79,6 +79,7 @@ fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded,
             column: None,
             path: "listeners".into(),
             message,
+            shown: None,
         };
         errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
     })?;

@@ -276,7 +276,17 @@ fn the_reload_command_says_what_changed_or_what_is_wrong() {
     assert!(changed.contains("cluster up changed"), "{changed}");
     ambassador.rewrite(&same.top("shutdown: { drian_timeout: 1s }"));
     let refused = command(&ambassador, &["reload"]).must_exit(78);
-    refused.must_say("listeners.yaml:3:13: shutdown.drian_timeout: ");
+    let file = ambassador.dir().join("listeners.yaml").display().to_string();
+    let golden =
+        "FILE:3:13: shutdown.drian_timeout: unknown key `drian_timeout`; did you mean `drain_timeout`?
+   3 | shutdown: { drian_timeout: 1s }
+     |             ^^^^^^^^^^^^^
+
+1 mistake in FILE";
+    let golden = golden.replace("FILE", &file);
+    assert_eq!(refused.stderr, format!("{golden}; nothing has changed\n"));
+    let checked = finish(crate::harness::command::ambassador().args(["check", "--config", &file]));
+    assert_eq!(checked.stderr, format!("{golden}\n"), "check says the same");
     let refused = command(&ambassador, &["reload", "--json"]).must_exit(78);
     let json: Value = serde_json::from_str(&refused.stdout).expect("JSON");
     assert_eq!(json["mistakes"][0]["path"], "shutdown.drian_timeout");

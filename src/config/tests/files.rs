@@ -228,10 +228,13 @@ fn a_mistake_shows_file_line_column_path_and_the_line_itself() {
     let shown = Config::parse(text, &file, &|_| None).expect_err("two mistakes").to_string();
     let expected = "\
 FILE:4:20: clusters.b.endpoints[0]: the port of `x` is missing: write HOST:PORT
-  b: { endpoints: [x], tsl: {} }
-                   ^
+   4 |   b: { endpoints: [x], tsl: {} }
+     |                    ^
+
 FILE:4:24: clusters.b.tsl: unknown key `tsl`; did you mean `tls`?
-  b: { endpoints: [x], tsl: {} }
-                       ^";
+   4 |   b: { endpoints: [x], tsl: {} }
+     |                        ^^^
+
+2 mistakes in FILE";
     assert_eq!(shown, expected.replace("FILE", &file.display().to_string()));
 }
