@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::alarm;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
+use crate::policy::sampling::Sampling;
 use crate::session::{self, AccessLog, AdmissionSettings, Route};
 use crate::sys::{Accepted, Bind, Listening, Peer};
 use crate::workers::Workers;
@@ -32,8 +33,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Every connection begins with a PROXY header, and comes from this host.
     pub accept_proxy: bool,
-    /// Every session leaves a record.
-    pub records: bool,
+    /// Which sessions leave a record; `None`: none does.
+    pub records: Option<Sampling>,
     /// Who may connect, and what each caller may take.
     pub admission: AdmissionSettings,
 }

@@ -7,6 +7,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::Subject;
+use super::control::LogLevel;
 use super::page::{PAGE, policy};
 use super::status::{Phase, Sessions, Status};
 use crate::clock;
@@ -29,6 +30,7 @@ pub(super) fn answer<B>(subject: &Subject, request: &Request<B>) -> Answer {
         "/readyz" => readyz(subject, request.uri().query()),
         "/status" => json(&Status::of(subject)),
         "/sessions" => json(&Sessions::of(subject)),
+        "/log" => json(&LogLevel::of(&subject.log, None)),
         "/history" => json(&subject.history.until(subject.started, clock::now(), subject.totals())),
         _ => text(StatusCode::NOT_FOUND, INDEX),
     }
@@ -36,7 +38,7 @@ pub(super) fn answer<B>(subject: &Subject, request: &Request<B>) -> Answer {
 
 const ONLY_READS: &str =
     "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
-const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /history\n";
+const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /log /history\n";
 
 /// What browsers are told of every answer: it is what it says it is, stands in no frame, shares no window with a page that opened
 /// it, is no part of another site's, and tells nobody where it was.

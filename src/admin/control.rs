@@ -8,14 +8,17 @@ use std::time::Duration;
 use hyper::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tracing::level_filters::LevelFilter;
 
 use super::answer::{Answer, json, text};
 use super::order::{NoOrder, Order};
 use super::{Door, Phase, Scene, Subject};
 use crate::alarm;
 use crate::clock;
+use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::policy::slot::Admin;
+use crate::quantity::show_duration;
 use crate::session::SessionId;
 use crate::sys::Socket;
 use crate::upstream::EndpointView;
@@ -27,6 +30,8 @@ pub enum Command {
     Reload(oneshot::Sender<Reloaded>),
     /// Go down as SIGTERM does; the answer is that it begins.
     Drain(oneshot::Sender<()>),
+    /// Log with at least that level, for so long or until a reload.
+    LogLevel(LevelFilter, Option<Duration>, oneshot::Sender<()>),
 }
 
 /// Where orders go.
@@ -148,6 +153,25 @@ pub struct SessionOrdered {
     pub outcome: String,
 }
 
+/// The level of the log.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// In force.
+    pub level: String,
+    /// In the file, as it was read last.
+    pub configured: String,
+    /// For how long the one in force has just been ordered, where that has an end.
+    pub lasting: Option<String>,
+}
+
+impl LogLevel {
+    pub(super) fn of(log: &Log, lasting: Option<Duration>) -> Self {
+        let (level, configured) = log.levels();
+        let lasting = lasting.map(show_duration);
+        Self { level: level.to_string(), configured: configured.to_string(), lasting }
+    }
+}
+
 /// What has come of an order to drain.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DrainOrdered {
@@ -168,7 +192,7 @@ pub(super) async fn obey<B>(
         return None;
     }
     let path = request.uri().path();
-    let answer = match Order::read(path) {
+    let answer = match Order::read(path, request.uri().query()) {
         Ok(Order::Reload) => reload(subject).await,
         Ok(Order::Drain) => drain(subject).await,
         Ok(Order::Close(session)) => close(&subject.scene.get(), session),
@@ -179,8 +203,11 @@ pub(super) async fn obey<B>(
         Ok(Order::Endpoint { cluster, endpoint, admin }) => {
             set_admin(&subject.scene.get(), &cluster, &endpoint, admin)
         }
+        Ok(Order::LogLevel { level, lasting }) => log_level(subject, level, lasting).await,
         Err(NoOrder::Unknown) => text(StatusCode::NOT_FOUND, &format!("{}\n", NoOrder::Unknown)),
-        Err(error @ NoOrder::Session(_)) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
+        Err(error @ (NoOrder::Session(_) | NoOrder::Level | NoOrder::Lasting(_))) => {
+            text(StatusCode::BAD_REQUEST, &format!("{error}\n"))
+        }
     };
     let (uid, pid) = (asker.map(|asker| asker.uid), asker.and_then(|asker| asker.pid));
     let status = answer.status().as_u16();
@@ -212,6 +239,13 @@ async fn drain(subject: &Subject) -> Answer {
             *answer.status_mut() = StatusCode::ACCEPTED;
             answer
         }
+        None => busy(),
+    }
+}
+
+async fn log_level(subject: &Subject, level: LevelFilter, lasting: Option<Duration>) -> Answer {
+    match ask(&subject.commands, |answer| Command::LogLevel(level, lasting, answer)).await {
+        Some(()) => json(&LogLevel::of(&subject.log, lasting)),
         None => busy(),
     }
 }

@@ -19,13 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::credentials::Credentials;
+use crate::log::Log;
 use crate::metrics::Exposition;
 use crate::session::{Ledger, Route, Totals};
 use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
 
 pub use control::{
-    Command, Commands, DrainOrdered, EndpointOrdered, MistakeView, Reloaded, SessionOrdered, commands, listed,
+    Command, Commands, DrainOrdered, EndpointOrdered, LogLevel, MistakeView, Reloaded, SessionOrdered,
+    commands, listed,
 };
 pub use history::{History, Sample, Samples};
 pub use server::{Door, serve};
@@ -68,6 +70,8 @@ pub struct Subject {
     pub handing_over: AtomicBool,
     /// What is in use towards the upstreams.
     pub credentials: Credentials,
+    /// What is written.
+    pub log: Log,
     /// The metrics; [`Subject::metrics`] for whoever reads them.
     pub exposition: Exposition,
     /// The last minutes, for the page.

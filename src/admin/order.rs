@@ -1,9 +1,14 @@
 //! What is asked for on the control socket, read off a path. Names in it are percent-encoded where they have to be; an
 //! endpoint's may have its slashes as they are.
 
-use percent_encoding::percent_decode_str;
+use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
+use tracing::level_filters::LevelFilter;
+
+use crate::log::LEVELS;
 use crate::policy::slot::Admin;
+use crate::quantity::duration;
 use crate::session::{NoSessionId, SessionId};
 
 /// Something that changes what the daemon does.
@@ -13,28 +18,34 @@ pub(super) enum Order {
     Drain,
     Close(SessionId),
     Endpoint { cluster: String, endpoint: String, admin: Admin },
+    LogLevel { level: LevelFilter, lasting: Option<Duration> },
 }
 
 /// Why a path is no order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoOrder {
     #[error(
-        "POST knows /reload, /drain, /sessions/ID/close and \
+        "POST knows /reload, /drain, /log?level=LEVEL&for=DURATION, /sessions/ID/close and \
          /clusters/NAME/endpoints/ADDRESS/{{enable,drain,disable}}"
     )]
     Unknown,
+    #[error("a level is one of error, warn, info, debug, trace, off: /log?level=debug")]
+    Level,
+    #[error("`for` {0}")]
+    Lasting(&'static str),
     #[error("{0}")]
     Session(#[from] NoSessionId),
 }
 
 impl Order {
-    pub(super) fn read(path: &str) -> Result<Self, NoOrder> {
+    pub(super) fn read(path: &str, query: Option<&str>) -> Result<Self, NoOrder> {
         let decoded = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
         let parts: Vec<String> = path.split('/').skip(1).map(decoded).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match &parts[..] {
             ["reload"] => Ok(Self::Reload),
             ["drain"] => Ok(Self::Drain),
+            ["log"] => Self::log_level(query.unwrap_or_default()),
             ["sessions", session, "close"] => Ok(Self::Close(session.parse()?)),
             ["clusters", cluster, "endpoints", endpoint @ .., order] if !endpoint.is_empty() => {
                 let admin = match *order {
@@ -48,7 +59,26 @@ impl Order {
             _ => Err(NoOrder::Unknown),
         }
     }
+
+    fn log_level(query: &str) -> Result<Self, NoOrder> {
+        let given = |name: &str| {
+            let pair = |pair: &'_ str| {
+                pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+            };
+            query.split('&').find_map(pair)
+        };
+        let word = given("level").ok_or(NoOrder::Level)?;
+        let level = LEVELS.iter().find(|(known, _)| *known == word).map(|(_, level)| *level);
+        let lasting = given("for").map(|text| duration(&text)).transpose().map_err(NoOrder::Lasting)?;
+        if lasting.is_some_and(|lasting| lasting > LASTING_MAX) {
+            return Err(NoOrder::Lasting("is more than a year"));
+        }
+        Ok(Self::LogLevel { level: level.ok_or(NoOrder::Level)?, lasting })
+    }
 }
+
+/// Adding it to the clock does not overflow.
+const LASTING_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[cfg(test)]
 mod tests {
@@ -76,7 +106,20 @@ mod tests {
             ("/", Err(NoOrder::Unknown)),
             ("", Err(NoOrder::Unknown)),
         ] {
-            assert_eq!(Order::read(path), expected, "{path}");
+            assert_eq!(Order::read(path, None), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_level_is_a_word_and_may_last_for_a_while() {
+        let order = |query| Order::read("/log", Some(query));
+        let level = |level, lasting| Ok(Order::LogLevel { level, lasting });
+        assert_eq!(order("level=debug"), level(LevelFilter::DEBUG, None));
+        assert_eq!(order("for=10m&level=off"), level(LevelFilter::OFF, Some(Duration::from_secs(600))));
+        for wrong in ["", "level=", "level=5", "level=DEBUG", "for=1s"] {
+            assert_eq!(order(wrong), Err(NoOrder::Level), "{wrong}");
+        }
+        assert!(matches!(order("level=info&for=10"), Err(NoOrder::Lasting(_))));
+        assert!(matches!(order("level=info&for=9999d"), Err(NoOrder::Lasting(_))));
     }
 }

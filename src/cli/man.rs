@@ -62,7 +62,8 @@ fn more(page: &mut Vec<u8>) -> io::Result<()> {
     roff.control("SH", ["SIGNALS"]);
     for (signal, meaning) in [
         ("SIGTERM, SIGINT", "Drains, then exits with 0; a second one exits at once."),
-        ("SIGHUP", "Reads the configuration again."),
+        ("SIGHUP", "Reads the configuration again, and opens the log's files again."),
+        ("SIGUSR1", "Opens the log's files again."),
         ("SIGUSR2", "Replaces the running binary."),
     ] {
         roff.control("TP", []).text([bold(signal)]).text([roman(meaning)]);

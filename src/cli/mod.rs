@@ -7,6 +7,7 @@ mod completions;
 mod demo;
 mod drain;
 mod endpoint;
+mod log_level;
 mod man;
 mod reload;
 mod run;
@@ -62,6 +63,8 @@ enum Verb {
     Close(close::Arguments),
     /// Takes an endpoint out of use, and back in.
     Endpoint(endpoint::Arguments),
+    /// Has the daemon log more, or less: until its next reload, or for a while.
+    LogLevel(log_level::Arguments),
     /// Has the daemon read its configuration again; exit status 78 when that has mistakes, and nothing has changed.
     Reload(reload::Arguments),
     /// Has the daemon go down as SIGTERM does: sessions may end, then it exits.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Top(arguments)) => top::top(&arguments),
         Some(Verb::Close(arguments)) => close::close(&arguments),
         Some(Verb::Endpoint(arguments)) => endpoint::endpoint(&arguments),
+        Some(Verb::LogLevel(arguments)) => log_level::log_level(&arguments),
         Some(Verb::Reload(arguments)) => reload::reload(&arguments),
         Some(Verb::Drain(arguments)) => drain::drain(&arguments),
         Some(Verb::Schema) => schema(),

@@ -14,7 +14,6 @@ use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Branch, Drain};
 use crate::listener::{self, Current, Service};
-use crate::log::Log;
 use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
@@ -35,7 +34,6 @@ use super::store;
 pub(super) struct Means {
     /// Kept until the last session has ended: without them the threads end.
     pub(super) workers: Arc<Workers>,
-    pub(super) log: Log,
     pub(super) access: Arc<AccessLog>,
     /// Accept loops and sessions.
     pub(super) sessions: Drain,
@@ -327,7 +325,7 @@ impl Estate {
         let ledger = Arc::clone(self.ledgers.entry(key).or_default());
         let means = &self.means;
         // Where each session leaves a record, its caller is in it.
-        let recorded = settings.records.then_some(Needs { unit: true, groups: false });
+        let recorded = settings.records.map(|_| Needs { unit: true, groups: false });
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
         let wanted = by_clusters.chain([recorded]).flatten().reduce(Needs::and);
         let admission = Admission::new(&settings.admission, wanted, &means.census, &means.callers);

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::mpsc;
+use tracing::level_filters::LevelFilter;
 
 use crate::admin::{self, Command, History, Phase, PhaseCell, Reloaded, Scenery, Subject};
 use crate::alarm;
@@ -122,6 +123,10 @@ pub async fn run(config: Config, log: Log, launcher: io::Result<Launcher>) -> Re
                 // Whoever asked may have gone.
                 let _ = answer.send(running.reload().await);
             }
+            Event::Ordered(Command::LogLevel(level, lasting, answer)) => {
+                running.order_level(level, lasting);
+                let _ = answer.send(());
+            }
             Event::Ordered(Command::Drain(answer)) => {
                 let _ = answer.send(());
                 break "POST /drain";
@@ -185,13 +190,13 @@ impl Running {
             commands: commander,
             handing_over: AtomicBool::new(false),
             credentials: credentials.clone(),
+            log: log.clone(),
             exposition,
             history: History::default(),
         });
         let means = Means {
             workers,
-            access: Arc::new(AccessLog::new(log.clone())),
-            log,
+            access: Arc::new(AccessLog::new(log)),
             sessions: Drain::default(),
             admin: Drain::default(),
             credentials: credentials.clone(),
@@ -236,11 +241,24 @@ impl Running {
         reloaded
     }
 
+    /// Until a reload, or for so long.
+    fn order_level(&self, level: LevelFilter, lasting: Option<Duration>) {
+        let number = self.subject.log.order(level);
+        let Some(lasting) = lasting else { return };
+        let admin = &self.estate.means().admin;
+        let (log, watch) = (self.subject.log.clone(), admin.watch());
+        admin.spawn(async move {
+            tokio::select! {
+                () = watch.begun() => {}
+                () = alarm::sleep(lasting) => log.end_order(number),
+            }
+        });
+    }
+
     /// Opening a file may take its time.
     fn reopen_log(&self) {
-        let Means { admin, log, .. } = self.estate.means();
-        let log = log.clone();
-        drop(admin.spawn_blocking(move || reload::reopen(&log)));
+        let log = self.subject.log.clone();
+        drop(self.estate.means().admin.spawn_blocking(move || reload::reopen(&log)));
     }
 
     /// Everything is in place: whoever waits for that is told.

@@ -42,7 +42,7 @@ async fn compile(estate: &Estate) -> Result<(Config, Prepared), Vec<MistakeView>
         vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
     };
     let reading = {
-        let (file, log) = (file.clone(), estate.means().log.clone());
+        let (file, log) = (file.clone(), estate.means().subject.log.clone());
         estate.means().admin.spawn_blocking(move || {
             reopen(&log);
             let config = Config::load(&file);
@@ -83,7 +83,7 @@ fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded,
         };
         errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
     })?;
-    if estate.means().log.change(log) {
+    if estate.means().subject.log.change(log) {
         changes.push("log changed".into());
     }
     estate.deposit();

@@ -117,6 +117,16 @@ struct Shared {
 struct State {
     settings: Settings,
     outputs: Outputs,
+    ordered: Ordered,
+}
+
+/// The level that an operator wants instead of the configured one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ordered {
+    /// `None`: the configured one.
+    level: Option<LevelFilter>,
+    /// Which order it is, so that the end of another does not end it.
+    number: u64,
 }
 
 /// The outputs in use, with their queues: that of the words, and that of the records.
@@ -130,6 +140,15 @@ struct Outputs {
 #[derive(Debug)]
 pub struct Prepared(State);
 
+/// Every level by its word.
+pub const LEVELS: [(&str, LevelFilter); 6] = [
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+    ("off", LevelFilter::OFF),
+];
 /// How long the end of the process may wait for what is still in the queues.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long opening files again may take before the answer goes without.
@@ -166,8 +185,9 @@ impl Log {
 
     /// From now on those settings. Whether anything is different.
     pub fn change(&self, prepared: Prepared) -> bool {
-        let Prepared(new) = prepared;
+        let Prepared(mut new) = prepared;
         let mut state = self.state();
+        new.ordered.number = state.ordered.number;
         let is_different = state.settings != new.settings;
         if state.settings.words != new.settings.words {
             self.0.words.go_to(&new.settings.words, new.outputs.words.clone());
@@ -175,6 +195,30 @@ impl Log {
         self.0.words.set_level(new.settings.level);
         *state = new;
         is_different
+    }
+
+    /// The level that is in force, and the one that is configured.
+    #[must_use]
+    pub fn levels(&self) -> (LevelFilter, LevelFilter) {
+        let state = self.state();
+        let configured = state.settings.level;
+        (state.ordered.level.unwrap_or(configured), configured)
+    }
+
+    /// Writes from now on what has at least that level, until the next change. The number is for [`Log::end_order`].
+    pub fn order(&self, level: LevelFilter) -> u64 {
+        let mut state = self.state();
+        state.ordered = Ordered { level: Some(level), number: state.ordered.number + 1 };
+        self.0.words.set_level(level);
+        state.ordered.number
+    }
+
+    /// From now on the configured level, where that order still stands.
+    pub fn end_order(&self, number: u64) {
+        let mut state = self.state();
+        if state.ordered.number == number && state.ordered.level.take().is_some() {
+            self.0.words.set_level(state.settings.level);
+        }
     }
 
     /// Opens every file again, under the name that it was first opened by: another may be there by now (logrotate). It
@@ -240,7 +284,8 @@ impl State {
         let queue =
             if access.output == settings.words.output { words.clone() } else { open(&access.output)? };
         let access = Writer { form: access.form(), queue };
-        Ok(Self { settings: settings.clone(), outputs: Outputs { words, access } })
+        let ordered = Ordered::default();
+        Ok(Self { settings: settings.clone(), outputs: Outputs { words, access }, ordered })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod refresh;
 pub mod retry;
 pub mod roster;
 pub mod rotation;
+pub mod sampling;
 pub mod shares;
 pub mod slot;
 pub mod winding;

@@ -14,6 +14,7 @@ use super::record::Record;
 use crate::caller;
 use crate::head::connect::Context;
 use crate::log::{Entry, Form, Log, timestamp};
+use crate::policy::sampling::{Ending, Verdict};
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
@@ -56,6 +57,8 @@ struct Fields<'a> {
     outcome: &'static str,
     closed_by: &'static str,
     error: Option<&'a str>,
+    /// The share of ordinary sessions that are recorded, where this is one.
+    sample: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -83,11 +86,19 @@ impl AccessLog {
 
     /// Writes the record of a session that ended then.
     pub fn write(&self, record: &Record, ended: Instant) {
-        if !record.route().settings().records {
-            return;
-        }
+        let Some(sampling) = record.route().settings().records else { return };
+        let ending = Ending {
+            outcome: record.outcome,
+            attempts: record.dial.attempts,
+            waited: record.first_byte.unwrap_or(ended) - record.accepted(),
+        };
+        let sample = match sampling.judge(ending, record.session().number()) {
+            Verdict::Kept => None,
+            Verdict::Sampled(share) => Some(share),
+            Verdict::LeftOut => return,
+        };
         let writer = self.0.access();
-        let fields = Fields::of(record, ended);
+        let fields = Fields::of(record, ended, sample);
         match writer.form {
             Form::Json => writer.put(json(fields)),
             Form::Text => writer.put(text(&fields)),
@@ -161,7 +172,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 impl<'a> Fields<'a> {
-    fn of(record: &'a Record, ended: Instant) -> Self {
+    fn of(record: &'a Record, ended: Instant, sample: Option<f64>) -> Self {
         let dial = &record.dial;
         let transport_peer = match record.peer {
             Peer::Tcp(address) => address.to_string(),
@@ -197,6 +208,7 @@ impl<'a> Fields<'a> {
             outcome: record.outcome.label(),
             closed_by: record.closed_by.label(),
             error: record.error.as_deref(),
+            sample,
         }
     }
 }

@@ -90,7 +90,7 @@ mod tests {
         let settings = Settings {
             listener,
             max_connections: 1000,
-            records: true,
+            records: None,
             accept_proxy: false,
             context: false,
             admission,

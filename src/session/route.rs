@@ -15,6 +15,7 @@ use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
 use crate::policy::rotation::Seen;
+use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
 use crate::relay::Live;
 use crate::sys::Peer;
@@ -30,8 +31,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Who may connect.
     pub admission: Admission,
-    /// Each leaves a record.
-    pub records: bool,
+    /// Which leave a record; `None`: none does.
+    pub records: Option<Sampling>,
     /// Each begins with a PROXY header.
     pub accept_proxy: bool,
     /// Each begins with a CONNECT request, which names one of the route's clusters.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ambassador, Client, Config, Upstream, ambassador, demand, finish, roles, until};
+use crate::harness::{Ambassador, Client, Config, End, Upstream, ambassador, demand, finish, roles, until};
 
 const FILE: &str = "{ format: json, level: debug, access: { output: '{dir}/access.log' } }";
 
@@ -211,6 +211,74 @@ fn a_reload_changes_where_records_go_and_whether_there_are_any() {
     let answer = ambassador.post("/reload");
     assert_eq!(answer.status, 422);
     assert_eq!(answer.json()["mistakes"][0]["path"], "log.output");
+}
+
+#[test]
+fn a_busy_listener_leaves_a_sample_from_which_counts_can_be_restored() {
+    const SESSIONS: u32 = 400;
+    let upstream = Upstream::plain(roles::echo);
+    let quarter = "bind: 127.0.0.1:0\ncluster: up\naccess_log: { sample: 0.25 }\nmax_connections: 1";
+    let none = "bind: 127.0.0.1:0\ncluster: up\naccess_log: false";
+    let config = Config::app(&[&upstream.address()], "").listener("busy", quarter).listener("silent", none);
+    let ambassador = Ambassador::start(&config);
+    for _ in 0..SESSIONS {
+        ambassador.connect_to("busy").echo("hello");
+        ambassador.wait_active(0);
+    }
+    ambassador.connect_to("silent").echo("hello");
+    let mut only = ambassador.connect_to("busy");
+    only.echo("the only one");
+    assert_eq!(ambassador.connect_to("busy").ending(), End::Reset);
+    // What was refused is written whatever the draw.
+    let refused = ambassador.record_of("listener_full");
+    assert_eq!(refused["sample"], Value::Null);
+    ambassador.connect().echo("not sampled");
+    let whole = ambassador.record_where("app", |record| record["listener"] == "app");
+    assert_eq!(whole["sample"], Value::Null);
+    let of = |name: &str| {
+        ambassador.records().into_iter().filter(|record| record["listener"] == name).collect::<Vec<_>>()
+    };
+    assert!(of("silent").is_empty());
+    let restored: f64 =
+        of("busy").iter().filter_map(|record| record["sample"].as_f64()).map(|share| 1.0 / share).sum();
+    // Five standard deviations: 4 * sqrt(400 * 0.25 * 0.75) each.
+    assert!((restored - f64::from(SESSIONS)).abs() < 175.0, "{restored}");
+    // The sample is changed by a reload.
+    let all = Config::app(&[&upstream.address()], "").listener("busy", "bind: 127.0.0.1:0\ncluster: up");
+    ambassador.rewrite(&all);
+    assert_eq!(ambassador.post("/reload").json()["needs_restart"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn the_level_is_changed_by_order_for_a_while_or_until_a_reload() {
+    let upstream = Upstream::plain(roles::echo);
+    let config = |level: &str| app(&upstream, &format!("{{ format: json, level: {level} }}"));
+    let ambassador = Ambassador::start(&config("error"));
+    let command = |arguments: &[&str]| {
+        let mut command = crate::harness::ambassador();
+        command.arg("log-level").args(arguments).arg("--control").arg(ambassador.control());
+        finish(&mut command).must_succeed().stdout
+    };
+    ambassador.connect().echo("hello");
+    ambassador.wait_records(1);
+    assert_eq!(ambassador.lines().len(), 1, "records hang on no level: {:?}", ambassador.lines());
+    assert_eq!(command(&[]), "the log's level is error, as configured\n");
+    assert_eq!(command(&["debug"]), "the log's level is debug until a reload, then error\n");
+    ambassador.wait_line("ordered on the control socket");
+    ambassador.signal(Signal::HUP);
+    until("the reload had ended the order", || {
+        (ambassador.get("/log").json()["level"] == "error").then_some(())
+    });
+    assert!(command(&["info", "--for", "300ms"]).contains("info for 300ms, then error"));
+    until("the order had ended", || (ambassador.get("/log").json()["level"] == "error").then_some(()));
+    // A reload makes its own level the one in force.
+    ambassador.rewrite(&config("info"));
+    assert!(ambassador.post("/reload").json()["ok"] == true);
+    assert_eq!(command(&[]), "the log's level is info, as configured\n");
+    for (path, status) in [("/log?level=loud", 400), ("/log?level=info&for=soon", 400), ("/log", 400)] {
+        assert_eq!(ambassador.post(path).status, status, "{path}");
+    }
+    assert_eq!(ambassador.request("POST", "/log?level=debug", "localhost").status, 405);
 }
 
 /// A tmpfs of 64 KiB that goes with the value.

@@ -36,6 +36,7 @@ impl Resolver<'_> {
         let access = self.access(listener);
         let binds = self.binds(listener, access, claims);
         let admission = self.admission(listener);
+        let records = self.records(root, listener);
         Some(Settings {
             name: ListenerName::from(name),
             clusters: clusters?,
@@ -44,7 +45,7 @@ impl Resolver<'_> {
             max_connections: listener.integer("max_connections")?,
             admission: admission?,
             accept_proxy: listener.boolean("accept_proxy")?,
-            records: Self::records(root)?,
+            records: records?,
         })
     }
 

@@ -2,24 +2,15 @@
 
 use std::path::PathBuf;
 
-use tracing::level_filters::LevelFilter;
-
 use super::Resolver;
 use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::config::suggest::did_you_mean;
-use crate::log::{Format, Output, Settings, Target, accepts};
+use crate::log::{Format, LEVELS, Output, Settings, Target, accepts};
+use crate::policy::sampling::Sampling;
 
 /// Where journald listens (systemd-journald.service(8)).
 const JOURNAL: &str = "/run/systemd/journal/socket";
-const LEVELS: [(&str, LevelFilter); 6] = [
-    ("error", LevelFilter::ERROR),
-    ("warn", LevelFilter::WARN),
-    ("info", LevelFilter::INFO),
-    ("debug", LevelFilter::DEBUG),
-    ("trace", LevelFilter::TRACE),
-    ("off", LevelFilter::OFF),
-];
 
 impl Resolver<'_> {
     pub(super) fn log(&mut self, root: &Section) -> Option<Settings> {
@@ -39,10 +30,35 @@ impl Resolver<'_> {
         Some(Settings { level: level?, words, access })
     }
 
-    /// Whether sessions leave records where their listener does not say so itself.
-    pub(super) fn records(root: &Section) -> Option<bool> {
-        let log = root.section("log")?;
-        if log.section("access").is_some() { Some(true) } else { log.boolean("access") }
+    /// Which sessions of a listener leave records: as it says itself, else as all do.
+    pub(super) fn records(&mut self, root: &Section, listener: &Section) -> Option<Option<Sampling>> {
+        let (section, key) = if listener.is_given("access_log") {
+            (listener, "access_log")
+        } else {
+            (root.section("log")?, "access")
+        };
+        match section.section(key) {
+            Some(records) => self.sampling(records).map(Some),
+            None => Some(section.boolean(key)?.then_some(Sampling::ALL)),
+        }
+    }
+
+    fn sampling(&mut self, records: &Section) -> Option<Sampling> {
+        let share = records.ratio("sample")?;
+        if !records.is_given("slower_than") {
+            return Some(Sampling::new(share, None));
+        }
+        let sampling = Sampling::new(share, Some(records.duration("slower_than")?));
+        if share >= 1.0 {
+            let at = records.at("slower_than");
+            // Of `log.access` each listener asks.
+            if !self.findings.mistakes.iter().any(|(known, _)| known.path == at.path) {
+                self.findings
+                    .mistake(&at, "is about what `sample` leaves out, and there is no `sample` below 1");
+            }
+            return None;
+        }
+        Some(sampling)
     }
 
     fn log_target(&mut self, section: &Section, default: &Output) -> Option<Target> {

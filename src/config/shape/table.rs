@@ -50,6 +50,16 @@ static ACCESS: Shape = Shape {
     keys: &[
         optional("output", OUTPUT, "Where they go, as with `log.output`. Default: where that goes."),
         optional("format", words(&["text", "json"]), "How they look. Default: as `log.format` says."),
+        default("sample", Kind::Ratio(1), "1", SAMPLE),
+        optional("slower_than", TIMEOUT, SLOWER_THAN),
+    ],
+};
+
+static ACCESS_LOG: Shape = Shape {
+    about: "Which sessions of the listener leave a record.",
+    keys: &[
+        default("sample", Kind::Ratio(1), "1", SAMPLE),
+        optional("slower_than", TIMEOUT, SLOWER_THAN),
     ],
 };
 
@@ -99,6 +109,8 @@ static LISTENER: Shape = Shape {
         optional("allow", Kind::List(&Kind::Section(&CALLER_RULE)),
             "Who on this host may connect: rules, of which one must match. Absent: whoever reaches the socket."),
         optional("per_caller", Kind::Section(&PER_CALLER), PER_CALLER.about),
+        optional("access_log", Kind::Either(&[Kind::Boolean, Kind::Section(&ACCESS_LOG)]),
+            "Whether its sessions leave records, and which. Default: as `log.access` says."),
         default("accept_proxy", Kind::Boolean, "false",
             "Whether every connection begins with a PROXY header (v1 or v2), and may come from this host only."),
         default("context", words(&["none", "connect"]), "none",
@@ -360,6 +372,8 @@ static SESSION: Shape = Shape {
     ],
 };
 
+const SAMPLE: &str = "The share of ordinary sessions that leave one: those that completed at the first attempt. All others always do.";
+const SLOWER_THAN: &str = "Who waited longer for the server's first byte is not ordinary.";
 const OUTPUT: Kind = Kind::Text("/var/log/ambassador/ambassador.log");
 const CLUSTER_NAME: Kind = Kind::Text("orders");
 const ENDPOINT_LIST: Kind = Kind::List(&ENDPOINT_ITEM);

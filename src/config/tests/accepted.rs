@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::log::{Format, Output};
 use crate::policy::admission::{Needs, Rule};
 use crate::policy::eligibility::Panic;
+use crate::policy::sampling::Sampling;
 use crate::policy::{balance, breaker, budget, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
@@ -26,7 +27,7 @@ fn the_defaults_are_those_promised() {
     let config = accept(&least("", "", "tls: {}"));
     assert_eq!(config.admin.bind, Some(SocketAddr::from(([127, 0, 0, 1], 9901))));
     assert_eq!(config.admin.control, Control::Default("/run/ambassador/control.sock".into()));
-    assert_eq!((config.log.level, config.listeners[0].records), (LevelFilter::INFO, true));
+    assert_eq!((config.log.level, config.listeners[0].records), (LevelFilter::INFO, Some(Sampling::ALL)));
     assert_eq!((&config.log.words.output, config.log.words.format), (&Output::Stderr, None));
     assert_eq!(config.log.access, config.log.words);
     assert!(config.workers >= 1);
@@ -131,7 +132,7 @@ clusters:
     assert_eq!((config.admin.bind, config.admin.control), (None, Control::Off));
     assert_eq!(config.log.words.format, Some(Format::Json));
     assert_eq!((config.log.level, config.workers), (LevelFilter::WARN, 3));
-    assert!(config.listeners.iter().all(|listener| !listener.records));
+    assert!(config.listeners.iter().all(|listener| listener.records.is_none()));
     assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (SECOND, 2 * SECOND));
     assert_eq!((config.listeners[0].binds.len(), config.listeners[0].max_connections), (2, 7));
 
@@ -233,7 +234,7 @@ fn the_environment_gives_text_numbers_and_booleans() {
         "bind: 127.0.0.1:${PORT}\nexpose: ${YES}",
         "endpoints: [\"${HOST:-10.0.0.1}:${PORT}\"]\nslow_start: ${SLOW:-0s}",
     ));
-    assert_eq!((config.workers, config.listeners[0].records), (3, false));
+    assert_eq!((config.workers, config.listeners[0].records), (3, None));
     assert_eq!(config.listeners[0].binds[0].to_string(), "127.0.0.1:5432");
     assert_eq!(config.clusters[0].endpoints[0].name.as_str(), "10.0.0.1:5432");
 }

@@ -3,11 +3,14 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::{accept, least};
 use crate::config::{Config, Mistakes};
 use crate::log::{Format, Output};
+use crate::policy::sampling::Sampling;
 
 fn parse(folder: &Path, log: &str) -> Result<Config, Mistakes> {
     let text = format!(
@@ -78,6 +81,28 @@ fn an_output_that_cannot_be_is_refused_at_its_place() {
     if !rustix::process::geteuid().is_root() {
         refused(folder, "{ output: ./locked.log }", "log.output", "Permission denied");
     }
+}
+
+#[test]
+fn a_listener_says_for_itself_which_sessions_leave_a_record() {
+    let records = |access: &str, listener: &str| {
+        let text = least(&format!("log: {{ access: {access} }}"), listener, "");
+        accept(&text).listeners[0].records
+    };
+    let tenth = Some(Sampling::new(0.1, Some(Duration::from_secs(1))));
+    assert_eq!(records("{ sample: 0.1, slower_than: 1s }", ""), tenth);
+    assert_eq!(records("false", "access_log: { sample: 0.1, slower_than: 1s }"), tenth);
+    assert_eq!(records("false", "access_log: true"), Some(Sampling::ALL));
+    assert_eq!(records("{ sample: 0.1 }", "access_log: false"), None);
+    assert_eq!(records("{}", ""), Some(Sampling::ALL));
+    let folder = folder();
+    refused(
+        folder.path(),
+        "{ access: { slower_than: 1s } }",
+        "log.access.slower_than",
+        "no `sample` below 1",
+    );
+    refused(folder.path(), "{ access: { sample: 1.5 } }", "log.access.sample", "a number from 0 to 1");
 }
 
 #[test]

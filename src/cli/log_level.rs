@@ -1,0 +1,46 @@
+//! `log-level`: what the daemon says of itself, more or less of it for a while.
+
+use std::time::Duration;
+
+use super::Failure;
+use super::ask::{self, ControlSocket, Daemon};
+use crate::admin::LogLevel;
+use crate::log::LEVELS;
+use crate::quantity::{duration, show_duration};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The least important level that is written from now on; without it, the one that is now
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(LEVELS.map(|(word, _)| word)))]
+    level: Option<String>,
+    /// For so long, such as 10m; without it until the next reload
+    #[arg(long = "for", value_name = "DURATION", requires = "level", value_parser = |text: &str| duration(text))]
+    lasting: Option<Duration>,
+    #[command(flatten)]
+    place: ControlSocket,
+    /// The daemon's answer as it is
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn log_level(arguments: &Arguments) -> Result<(), Failure> {
+    let daemon = Daemon::commanded_at(&arguments.place)?;
+    let body = match &arguments.level {
+        None => daemon.get("/log").map_err(Failure::Running)?,
+        Some(level) => {
+            let lasting = arguments.lasting.map(|lasting| format!("&for={}", show_duration(lasting)));
+            let path = format!("/log?level={level}{}", lasting.unwrap_or_default());
+            daemon.order(&path).and_then(ask::Answer::good).map_err(Failure::Running)?
+        }
+    };
+    if arguments.json {
+        return super::print(&body);
+    }
+    let LogLevel { level, configured, lasting } = ask::read(&body).map_err(Failure::Running)?;
+    let words = match lasting {
+        _ if level == configured => format!("the log's level is {level}, as configured\n"),
+        Some(lasting) => format!("the log's level is {level} for {lasting}, then {configured}\n"),
+        None => format!("the log's level is {level} until a reload, then {configured}\n"),
+    };
+    super::print(words.as_bytes())
+}

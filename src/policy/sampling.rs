@@ -1,0 +1,119 @@
+//! Which sessions leave a record where a record of each would be too much. Only ordinary ones are left out: what was
+//! refused, failed, was ended early, tried again or was slow is always there.
+//!
+//! The draw is the session's id, which is random: nothing has to be remembered, and a seed replays it.
+
+use std::time::Duration;
+
+use crate::outcome::Outcome;
+
+/// What is kept of the ordinary sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Of [`WHOLE`].
+    parts: u32,
+    /// Who was kept waiting longer is not ordinary.
+    slower_than: Option<Duration>,
+}
+
+/// What is judged of a session that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Attempts of its dial.
+    pub attempts: u32,
+    /// Until the upstream's first byte, or its end where there was none.
+    pub waited: Duration,
+}
+
+/// Whether a session leaves a record.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// One that stands for itself alone.
+    Kept,
+    /// One for all ordinary sessions, of which that share is kept.
+    Sampled(f64),
+    /// None.
+    LeftOut,
+}
+
+/// The parts of a share.
+const WHOLE: u32 = 1_000_000_000;
+
+impl Sampling {
+    /// Everything is kept.
+    pub const ALL: Self = Self { parts: WHOLE, slower_than: None };
+
+    /// A share from 0 to 1.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to WHOLE")]
+    pub fn new(share: f64, slower_than: Option<Duration>) -> Self {
+        Self { parts: (share.clamp(0.0, 1.0) * f64::from(WHOLE)).round() as u32, slower_than }
+    }
+
+    /// Whether that session's record is kept; `draw` is one of all 64-bit numbers, each as likely.
+    #[must_use]
+    pub fn judge(self, ending: Ending, draw: u64) -> Verdict {
+        let Ending { outcome, attempts, waited } = ending;
+        let is_slow = self.slower_than.is_some_and(|limit| waited > limit);
+        if self.parts == WHOLE || outcome != Outcome::Completed || attempts > 1 || is_slow {
+            return Verdict::Kept;
+        }
+        let drawn = (u128::from(draw) * u128::from(WHOLE)) >> 64;
+        if drawn < u128::from(self.parts) {
+            Verdict::Sampled(f64::from(self.parts) / f64::from(WHOLE))
+        } else {
+            Verdict::LeftOut
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fastrand::Rng;
+
+    const ORDINARY: Ending =
+        Ending { outcome: Outcome::Completed, attempts: 1, waited: Duration::from_millis(5) };
+
+    #[test]
+    fn counts_can_be_restored_from_a_sample() {
+        let mut rng = Rng::with_seed(7);
+        for share in [0.001, 0.1, 0.5, 0.999] {
+            let sampling = Sampling::new(share, None);
+            let restored: f64 = (0..200_000)
+                .map(|_| match sampling.judge(ORDINARY, rng.u64(..)) {
+                    Verdict::Sampled(share) => 1.0 / share,
+                    Verdict::Kept => panic!("an ordinary session"),
+                    Verdict::LeftOut => 0.0,
+                })
+                .sum();
+            // Four standard deviations of a binomial count.
+            let far = 4.0 * (200_000.0 * (1.0 - share) / share).sqrt();
+            assert!((restored - 200_000.0).abs() < far, "{share}: {restored}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_ordinary_is_always_kept() {
+        let none = Sampling::new(0.0, Some(Duration::from_secs(1)));
+        assert_eq!(none.judge(ORDINARY, 0), Verdict::LeftOut);
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Completed) {
+            assert_eq!(none.judge(Ending { outcome, ..ORDINARY }, u64::MAX), Verdict::Kept, "{outcome:?}");
+        }
+        assert_eq!(none.judge(Ending { attempts: 2, ..ORDINARY }, u64::MAX), Verdict::Kept);
+        let waited = |ms| Ending { waited: Duration::from_millis(ms), ..ORDINARY };
+        assert_eq!(none.judge(waited(1001), u64::MAX), Verdict::Kept);
+        assert_eq!(none.judge(waited(1000), u64::MAX), Verdict::LeftOut);
+    }
+
+    #[test]
+    fn everything_and_nothing_are_exact() {
+        for draw in [0, 1, u64::MAX / 2, u64::MAX] {
+            assert_eq!(Sampling::ALL.judge(ORDINARY, draw), Verdict::Kept);
+            assert_eq!(Sampling::new(1.0, None), Sampling::ALL);
+            assert_eq!(Sampling::new(0.0, None).judge(ORDINARY, draw), Verdict::LeftOut);
+        }
+    }
+}
