@@ -408,9 +408,8 @@ fn warn_of_strangers(config: &Config) {
         let chooses = |cluster: &upstream::Settings| {
             cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
         };
-        let has_rules =
-            !listener.admission.allow.is_empty() || config.cluster_of(listener).is_some_and(chooses);
-        is_tcp && has_rules
+        let mut its = config.clusters.iter().filter(|cluster| listener.clusters.contains(&cluster.name));
+        is_tcp && (!listener.admission.allow.is_empty() || its.any(chooses))
     };
     if config.listeners.iter().any(is_asked)
         && let Err(error) = sys::owners_are_told()

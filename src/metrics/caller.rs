@@ -10,9 +10,14 @@ use crate::caller;
 
 /// What is recorded of callers, by their unit. There are no more series than `UNITS_MAX` and three: what users run by
 /// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
-/// units that come after the first are one.
+/// units that come after the first are one. The three have names that no unit can have.
 #[derive(Default)]
 pub struct CallerMetrics(Mutex<BTreeMap<String, Arc<CallerSeries>>>);
+
+const NO_UNIT: &str = "none";
+const USERS: &str = "users";
+const OTHERS: &str = "other";
+const SHARED: [&str; 3] = [NO_UNIT, USERS, OTHERS];
 
 /// Units that have series of their own.
 const UNITS_MAX: usize = 100;
@@ -28,7 +33,7 @@ impl CallerMetrics {
     /// Goes on with series that another process had, by the value of their label.
     pub fn resume(&self, labels: impl Iterator<Item = String>) {
         let mut series = self.lock();
-        for label in labels.take(UNITS_MAX) {
+        for label in labels.take(UNITS_MAX + SHARED.len()) {
             let new = CallerSeries::new(&label);
             series.entry(label).or_insert_with(|| Arc::new(new));
         }
@@ -37,13 +42,13 @@ impl CallerMetrics {
     /// The series of a unit.
     #[must_use]
     pub fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
-        let label = match unit {
-            None => "none",
-            Some(unit) if unit.is_session() => "users",
-            Some(unit) => unit.as_str(),
-        };
         let mut series = self.lock();
-        let label = if series.contains_key(label) || series.len() < UNITS_MAX { label } else { "other" };
+        let label = match unit.filter(|unit| !unit.is_session()).map(caller::Unit::as_str) {
+            None if unit.is_some() => USERS,
+            None => NO_UNIT,
+            Some(name) if series.contains_key(name) || units_in(&series) < UNITS_MAX => name,
+            Some(_) => OTHERS,
+        };
         match series.get(label) {
             Some(known) => Arc::clone(known),
             None => Arc::clone(
@@ -55,6 +60,11 @@ impl CallerMetrics {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<CallerSeries>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many have series of their own.
+fn units_in(series: &BTreeMap<String, Arc<CallerSeries>>) -> usize {
+    series.len() - SHARED.iter().filter(|label| series.contains_key(**label)).count()
 }
 
 impl CallerSeries {
@@ -81,5 +91,33 @@ impl CallerSeries {
     /// It ended.
     pub fn ended(&self) {
         self.sessions.decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(path: &str) -> caller::Unit {
+        caller::Unit::of(path).expect("a unit")
+    }
+
+    #[test]
+    fn the_first_hundred_units_have_names_and_whoever_belongs_to_none_is_never_among_the_others() {
+        let metrics = CallerMetrics::default();
+        let service = |number: usize| unit(&format!("/system.slice/u{number}.service"));
+        let first: Vec<_> = (0..UNITS_MAX).map(|number| metrics.of(Some(&service(number)))).collect();
+        let others = metrics.of(Some(&service(UNITS_MAX)));
+        for number in UNITS_MAX..3 * UNITS_MAX {
+            assert!(Arc::ptr_eq(&others, &metrics.of(Some(&service(number)))));
+        }
+        let (none, users) = (metrics.of(None), metrics.of(Some(&unit("/user.slice/user-7.slice/a.scope"))));
+        assert!(!Arc::ptr_eq(&none, &others) && !Arc::ptr_eq(&users, &others));
+        for (number, series) in first.iter().enumerate() {
+            assert!(Arc::ptr_eq(series, &metrics.of(Some(&service(number)))), "it keeps its name");
+        }
+        let known = metrics.0.lock().unwrap();
+        let shared: Vec<_> = known.keys().filter(|label| !label.ends_with(".service")).collect();
+        assert_eq!((known.len(), shared.len()), (UNITS_MAX + SHARED.len(), SHARED.len()), "{shared:?}");
     }
 }

@@ -1,13 +1,13 @@
 //! Who on this host may connect, and who it was: several users, control groups and network namespaces.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::harness::postgres::psql_command;
 use crate::harness::server::{PASSWORD, mariadb};
 use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
-use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, finish, pgwire, roles};
+use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, finish, pgwire, roles, until};
 
 /// Listener `app` on TCP and on a unix socket that anybody may open, with these keys more.
 pub(super) fn config(upstream: &Upstream, listener: &str, cluster: &str) -> Config {
@@ -193,7 +193,7 @@ fn a_client_that_has_left_is_not_taken_for_the_next_one_with_its_port() {
         // `heard` waits for the end of the first, so that the second comes after it.
         assert_eq!(Somebody::user(reports).call(&target, &[&from, "reset"]).heard(), "");
         let allowed = Somebody::user(billing).call(&target, &[&from]);
-        crate::harness::until("the second was connected", || {
+        until("the second was connected", || {
             let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
             let ours = format!("0100007F:{port:04X} 0100007F:{:04X} 01", ambassador.address("app").port());
             table.contains(&ours).then_some(())
@@ -242,11 +242,92 @@ fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
     assert!(record["caller"]["pid"].as_u64().is_some_and(|pid| pid > 0), "{record}");
 }
 
+/// The same command, but as arguments of a program that makes its surroundings.
+fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
+    let mut outer = Command::new(program);
+    outer.args(arguments).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    *command = outer;
+}
+
+/// As in a unit whose RestrictAddressFamilies= has no AF_NETLINK. Rules can only deny then, and the log says so at the start;
+/// over unix sockets, and where there are no rules, nothing is missing.
+#[test]
+fn where_the_kernel_tells_nothing_of_tcp_clients_the_log_says_so_and_rules_deny_them() {
+    const WITHOUT: &str = include_str!("drivers/without_netlink.py");
+    let probe = finish(Command::new("/usr/bin/python3").args(["-c", WITHOUT, "/bin/true"]));
+    if probe.code != 0 {
+        eprintln!("this needs a kernel with seccomp filters: not tested: {}", probe.stderr);
+        return;
+    }
+    let upstream = Upstream::plain(roles::echo);
+    let start = |listener: &str| {
+        let ambassador = Ambassador::start_with(&config(&upstream, listener, ""), |command| {
+            run_by(command, "/usr/bin/python3", &["-c", WITHOUT]);
+        });
+        open_to_all(&ambassador);
+        ambassador
+    };
+    let words = "the kernel does not tell who connects over loopback";
+    let us = rustix::process::geteuid().as_raw();
+    let ruled = start(&format!("allow: [ {{ user: {us} }} ]"));
+    let line = ruled.wait_line(words);
+    assert!(line.contains("AF_NETLINK in RestrictAddressFamilies"), "{line}");
+    assert_ne!(Somebody::default().call(&tcp(&ruled), &[]).heard(), SERVED);
+    let record = ruled.record_of("denied");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("a stranger: the kernel does not tell"), "{record}");
+    assert_eq!(Somebody::default().call(&unix(&ruled), &[]).heard(), SERVED);
+    let free = start("");
+    assert_eq!(Somebody::default().call(&tcp(&free), &[]).heard(), SERVED);
+    assert!(free.record()["caller"].is_null());
+    assert!(free.lines().iter().all(|line| !line.contains(words)), "nobody asks, so nothing is missing");
+}
+
+/// A hundred units have series of their own; those that come later share one.
+#[test]
+fn units_beyond_the_first_hundred_share_a_series() {
+    if Users::have().is_none() {
+        return;
+    }
+    let path = |number: usize| format!("ambtest-many.slice/ambtest-u{number}.service");
+    let cgroups: Option<Vec<_>> = (0..103).map(|number| Cgroup::make(&path(number))).collect();
+    let Some(cgroups) = cgroups else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "");
+    // One process that moves from one to the next; a socket is of the control group that it was made in.
+    let moves = "home=$1; port=$2; shift 2; for unit; do \
+                 echo $$ >$unit/cgroup.procs && exec 3<>/dev/tcp/127.0.0.1/$port && \
+                 printf x >&3 && read -rn1 -u3 && exec 3>&- || exit 1; done; \
+                 echo $$ >$home/cgroup.procs";
+    let root = cgroups[0].path().parent().and_then(std::path::Path::parent).expect("the hierarchy's root");
+    let port = ambassador.address("app").port().to_string();
+    let mut bash = Command::new("bash");
+    bash.args(["-c", moves, "bash"]).arg(root).arg(port).args(cgroups.iter().map(Cgroup::path));
+    finish(&mut bash).must_succeed();
+    ambassador.wait_records(103);
+    let metrics = ambassador.metrics();
+    let of = |unit: &str| metrics.sum("caller_connections_total", &[("unit", unit)]);
+    assert_eq!((of("ambtest-u0.service"), of("ambtest-u102.service"), of("other")), (1.0, 0.0, 3.0));
+    assert_eq!(metrics.sum("caller_connections_total", &[]), 103.0);
+    // Who belongs to no unit is not one of them.
+    ambassador.connect().echo("from nowhere");
+    until("we are counted", || {
+        (ambassador.metrics().sum("caller_connections_total", &[("unit", "none")]) == 1.0).then_some(())
+    });
+}
+
 /// Users that have no number in the daemon's user namespace all look like `nobody` there.
 #[test]
 fn a_user_without_a_number_in_our_user_namespace_is_a_stranger() {
     let Some(Users { billing, .. }) = Users::have() else { return };
-    let probe = finish(std::process::Command::new("unshare").args(["--user", "--map-root-user", "true"]));
+    let probe = finish(Command::new("unshare").args(["--user", "--map-root-user", "true"]));
     if probe.code != 0 {
         eprintln!("this needs user namespaces: not tested: {}", probe.stderr);
         return;
@@ -254,16 +335,7 @@ fn a_user_without_a_number_in_our_user_namespace_is_a_stranger() {
     let upstream = Upstream::plain(roles::echo);
     let allow = "allow: [ { user: 65534 }, { user: root } ]";
     let ambassador = Ambassador::start_with(&config(&upstream, allow, ""), |command| {
-        let mut inside = std::process::Command::new("unshare");
-        inside.args(["--user", "--map-root-user"]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => inside.env(name, value),
-                None => inside.env_remove(name),
-            };
-        }
-        inside.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        *command = inside;
+        run_by(command, "unshare", &["--user", "--map-root-user"]);
     });
     open_to_all(&ambassador);
     for target in [tcp(&ambassador), unix(&ambassador)] {
@@ -335,7 +407,7 @@ fn mariadb_shows_the_callers_unit_among_the_connections_attributes() {
     let server = mariadb();
     let cluster = format!("protocol: mysql\n{}\nannounce_caller: true", server.tls(""));
     let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
-    let mut client = std::process::Command::new(demand("mariadb", "mariadb-client"));
+    let mut client = Command::new(demand("mariadb", "mariadb-client"));
     client.args([
         "--no-defaults",
         "--skip-ssl",

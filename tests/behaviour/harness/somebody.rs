@@ -193,6 +193,10 @@ impl Cgroup {
         made.map(Self)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     pub(crate) fn id(&self) -> u64 {
         fs::metadata(&self.0).expect("a control group").ino()
     }
