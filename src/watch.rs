@@ -117,8 +117,10 @@ fn watched(files: &[PathBuf]) -> Option<Watched> {
     Some(Watched { inotify, names })
 }
 
-/// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name.
-fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
+/// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name. The folders are
+/// without links, but for those that lead in a circle.
+#[must_use]
+pub fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let mut todo: VecDeque<OsString> = components(&absolute).collect();
     let (mut folder, mut found, mut links) = (PathBuf::from("/"), Vec::new(), 0);

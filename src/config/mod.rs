@@ -10,6 +10,7 @@ mod described;
 mod document;
 mod mistakes;
 mod raw;
+mod reach;
 mod resolve;
 mod schema;
 mod shape;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use described::{Described, described};
 pub use mistakes::{Mistake, Mistakes, Place};
+pub use reach::Reach;
 pub use schema::schema;
 
 use crate::{admin, listener, log, upstream};
@@ -41,6 +43,8 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads, at least 1.
     pub workers: usize,
+    /// Whether the process gives up what is beyond its [`Reach`].
+    pub is_confined: bool,
     /// How it stops.
     pub shutdown: Shutdown,
     /// In the file's order.
@@ -68,7 +72,21 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, Mistakes> {
-        Self::parse(&text_of(path)?, path, &process_environment)
+        Self::load_within(path, None)
+    }
+
+    /// The same in a process that has given up what is beyond that: whatever lies there is a mistake.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn load_within(path: &Path, reach: Option<&Reach>) -> Result<Self, Mistakes> {
+        Self::parse_within(&text_of(path)?, path, &process_environment, reach)
+    }
+
+    /// Which files it has to do with, as things are now.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        Reach::of(self, &process_environment)
     }
 
     /// The cluster of one of its listeners, the first if there are several.
@@ -99,7 +117,8 @@ impl Config {
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
         let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
-        let settings = resolve::Resolver { file, environment, findings: &mut findings }.admin_alone(&root);
+        let settings =
+            resolve::Resolver { file, environment, reach: None, findings: &mut findings }.admin_alone(&root);
         settings.ok_or_else(|| {
             findings.mistakes.retain(|(at, _)| at.path.starts_with("admin"));
             Mistakes::new(file, text, findings.mistakes)
@@ -116,13 +135,22 @@ impl Config {
         file: &Path,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Mistakes> {
+        Self::parse_within(text, file, environment, None)
+    }
+
+    fn parse_within(
+        text: &str,
+        file: &Path,
+        environment: &dyn Fn(&str) -> Option<String>,
+        reach: Option<&Reach>,
+    ) -> Result<Self, Mistakes> {
         if text.len() > document::TEXT_MAX {
             return Err(Mistakes::unreadable(file, TOO_LARGE.into()));
         }
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
         let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
-        let config = resolve::Resolver { file, environment, findings: &mut findings }.config(&root);
+        let config = resolve::Resolver { file, environment, reach, findings: &mut findings }.config(&root);
         match config {
             Some(config) if findings.mistakes.is_empty() => Ok(config),
             _ => {

@@ -24,13 +24,15 @@ use std::path::{Path, PathBuf};
 use super::mistakes::{At, Findings, headline};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
-use super::{Config, Shutdown};
+use super::{Config, Reach, Shutdown};
 use claims::Claims;
 
 /// Makes Settings of sections.
 pub(super) struct Resolver<'a> {
     pub(super) file: &'a Path,
     pub(super) environment: Environment<'a>,
+    /// What the process is left with, if it has given something up.
+    pub(super) reach: Option<&'a Reach>,
     pub(super) findings: &'a mut Findings,
 }
 
@@ -66,6 +68,7 @@ impl Resolver<'_> {
             admin: admin?,
             log: log?,
             workers: workers(root)?,
+            is_confined: is_confined(root)?,
             shutdown: shutdown(root)?,
             listeners,
             clusters,
@@ -114,6 +117,43 @@ impl Resolver<'_> {
         self.file.parent().unwrap_or_else(|| Path::new("")).join(path)
     }
 
+    /// The same of a file that is to be read, now and later.
+    fn readable(&mut self, path: &str, at: &At) -> Option<PathBuf> {
+        let path = self.path(path);
+        if self.reach.is_some_and(|reach| !reach.may_read(&path)) {
+            self.out_of_reach(at, "read files there", path.parent());
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Whether a socket may be made at that path.
+    fn demand_bindable(&mut self, path: &Path, at: &At) -> Option<()> {
+        if self.reach.is_some_and(|reach| !reach.may_bind(path)) {
+            self.out_of_reach(at, "make sockets there", path.parent());
+            return None;
+        }
+        Some(())
+    }
+
+    /// Whether that file may be written to.
+    fn demand_writable(&mut self, path: &Path, at: &At) -> Option<()> {
+        if self.reach.is_some_and(|reach| !reach.may_write(path)) {
+            self.out_of_reach(at, "write files there", path.parent());
+            return None;
+        }
+        Some(())
+    }
+
+    fn out_of_reach(&mut self, at: &At, what: &str, folder: Option<&Path>) {
+        let folder = folder.unwrap_or_else(|| Path::new("/")).display();
+        let message = format!(
+            "is in {folder}, and since its start this process may not {what} (Landlock): replace it (SIGUSR2), which \
+             ends no session, or restart it"
+        );
+        self.findings.mistake(at, message);
+    }
+
     /// In the file's order, each in one line.
     fn warnings(&mut self) -> Vec<String> {
         self.findings.warnings.sort_by_key(|(at, _)| at.place);
@@ -129,6 +169,10 @@ fn workers(root: &Section) -> Option<usize> {
     }
     // As many as the cgroup and the affinity mask leave us.
     Some(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+fn is_confined(root: &Section) -> Option<bool> {
+    root.section("runtime")?.choice("landlock", &[("auto", true), ("off", false)])
 }
 
 fn shutdown(root: &Section) -> Option<Shutdown> {

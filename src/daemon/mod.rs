@@ -3,6 +3,7 @@
 //! Settings before sockets, sockets before ready: when [`Running::start`] returns, every listener accepts.
 //! The one place where randomness is seeded.
 
+mod confined;
 mod estate;
 mod notify;
 mod parting;
@@ -29,7 +30,7 @@ use tracing::level_filters::LevelFilter;
 use crate::admin::{self, Command, History, Phase, PhaseCell, Reloaded, Scenery, Subject};
 use crate::alarm;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Reach};
 use crate::credentials::Credentials;
 use crate::downstream::Census;
 use crate::drain::{Drain, DrainWatch};
@@ -43,6 +44,9 @@ use crate::sys::{
 };
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
+
+pub use confined::Confined;
+pub use sockets::make_folders;
 
 use estate::{Estate, Means};
 use notify::Notice;
@@ -76,6 +80,8 @@ pub struct Running {
     commands: mpsc::Receiver<Command>,
     estate: Estate,
     predecessors: Predecessors,
+    /// What a reload has to keep to.
+    reach: Option<Arc<Reach>>,
 }
 
 /// How a stop went.
@@ -96,16 +102,24 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log. `launcher`: what starts a successor, if there is one.
+/// `confined`: what the process has given up.
 ///
 /// # Errors
 /// When it cannot start; a daemon that has started ends well.
-pub async fn run(config: Config, log: Log, launcher: io::Result<Launcher>) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    log: Log,
+    launcher: io::Result<Launcher>,
+    confined: Confined,
+) -> Result<(), StartError> {
     let launcher = launcher.map(Arc::new);
     if let Err(error) = &launcher {
         tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
     }
     let mut signals = Signals::install()?;
     let mut running = Running::start(config, log)?;
+    confined.say();
+    running.reach = confined.reach();
     running.take_over();
     let mut handover: Option<Handover> = None;
     let stop = loop {
@@ -224,7 +238,7 @@ impl Running {
         admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
         words::say(&subject, estate.means().workers.all().len());
         metrics::config_loaded(seconds_since_1970(), true);
-        Ok(Self { subject, commands, estate, predecessors })
+        Ok(Self { subject, commands, estate, predecessors, reach: None })
     }
 
     /// What there is to be seen.
@@ -236,7 +250,7 @@ impl Running {
     /// Reads the configuration again, and does what has changed in it.
     async fn reload(&mut self) -> Reloaded {
         notify::send(&Notice::Reloading);
-        let reloaded = reload::reload(&mut self.estate).await;
+        let reloaded = reload::reload(&mut self.estate, self.reach.as_ref()).await;
         notify::send(&Notice::Ready);
         reloaded
     }

@@ -1,11 +1,12 @@
 //! Reading the configuration again: compiled whole, off the threads that serve; one mistake, and nothing changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin::{MistakeView, Reloaded};
 use crate::alarm;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Reach};
 use crate::log::{Log, Prepared};
 use crate::metrics;
 use crate::sys::Inherited;
@@ -16,9 +17,10 @@ use super::seconds_since_1970;
 /// How long compiling may take: a user database or a file system may hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Reads the file that is in force again, and does what has changed in it. The result is in the log too.
-pub(super) async fn reload(estate: &mut Estate) -> Reloaded {
-    let mistakes = match compile(estate).await {
+/// Reads the file that is in force again, and does what has changed in it, as far as this process may. The result is in the log
+/// too.
+pub(super) async fn reload(estate: &mut Estate, reach: Option<&Arc<Reach>>) -> Reloaded {
+    let mistakes = match compile(estate, reach.cloned()).await {
         Ok((config, log)) => match apply(estate, config, log) {
             Ok(reloaded) => return reloaded,
             Err(mistakes) => mistakes,
@@ -35,7 +37,7 @@ pub(super) async fn reload(estate: &mut Estate) -> Reloaded {
 }
 
 /// Compiles the file, and opens what it wants written to.
-async fn compile(estate: &Estate) -> Result<(Config, Prepared), Vec<MistakeView>> {
+async fn compile(estate: &Estate, reach: Option<Arc<Reach>>) -> Result<(Config, Prepared), Vec<MistakeView>> {
     let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
     let refused = |message: String| {
         let file = file.display().to_string();
@@ -45,7 +47,7 @@ async fn compile(estate: &Estate) -> Result<(Config, Prepared), Vec<MistakeView>
         let (file, log) = (file.clone(), estate.means().subject.log.clone());
         estate.means().admin.spawn_blocking(move || {
             reopen(&log);
-            let config = Config::load(&file);
+            let config = Config::load_within(&file, reach.as_deref());
             config.map(|config| (log.prepare(&config.log), config))
         })
     };
@@ -111,6 +113,9 @@ fn beyond_reload(before: &Config, config: &Config) -> Vec<String> {
             "runtime.workers: there are {}, and {} need a restart (SIGUSR2 is enough)",
             before.workers, config.workers
         ));
+    }
+    if before.is_confined != config.is_confined {
+        needed.push("runtime.landlock: what has changed there needs a restart (SIGUSR2 is enough)".into());
     }
     needed
 }

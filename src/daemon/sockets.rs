@@ -156,13 +156,24 @@ fn control_bind(admin: &admin::Settings) -> Option<(Bind, bool)> {
     }
 }
 
-/// Nobody asked for this place, so nobody is refused a start for want of it.
-fn listen_by_default(bind: &Bind, inherited: &mut Inherited, held: &mut Vec<Held>) {
-    if let Bind::Unix(unix) = bind
-        && let Some(folder) = unix.path.parent()
-    {
+/// Makes the folder of the control socket's default place, while folders may be made.
+pub fn make_folders(admin: &admin::Settings) {
+    if let Control::Default(path) = &admin.control {
+        make_folder_of(path);
+    }
+}
+
+fn make_folder_of(socket: &Path) {
+    if let Some(folder) = socket.parent() {
         // Binding says what is wrong with it.
         let _ = std::fs::create_dir_all(folder);
+    }
+}
+
+/// Nobody asked for this place, so nobody is refused a start for want of it.
+fn listen_by_default(bind: &Bind, inherited: &mut Inherited, held: &mut Vec<Held>) {
+    if let Bind::Unix(unix) = bind {
+        make_folder_of(&unix.path);
     }
     let mut errors = Vec::new();
     listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);

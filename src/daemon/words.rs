@@ -62,7 +62,7 @@ fn remaining(end: Option<SystemTime>, now: SystemTime) -> String {
 }
 
 /// The first few, and how many more.
-fn list(items: impl Iterator<Item = impl Display>) -> String {
+pub(super) fn list(items: impl Iterator<Item = impl Display>) -> String {
     let items: Vec<_> = items.map(|item| item.to_string()).collect();
     let shown = items[..items.len().min(ITEMS_MAX)].join("; ");
     match items.len().saturating_sub(ITEMS_MAX) {

@@ -26,6 +26,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::PASSED_MAX;
+use super::confinement::is_single;
 use super::successor::{PREDECESSOR, READY, SOCKETS};
 
 /// The line to it. Dropping it ends it; a successor that it has started is nobody's child then.
@@ -65,7 +66,7 @@ impl Launcher {
     /// # Errors
     /// What fork(2) says; and when there is another thread already, whose locks would be held for ever on the other side.
     pub fn fork() -> io::Result<Self> {
-        if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        if !is_single()? {
             return Err(io::Error::other("there is more than one thread"));
         }
         let (ours, theirs) =

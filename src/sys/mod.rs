@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "this folder is where it lives; each use says why it is sound")]
 
 mod bind;
+mod confinement;
 mod diagnostics;
 mod inherited;
 mod inotify;
@@ -21,6 +22,7 @@ mod supervisor;
 mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
+pub use confinement::{Confinement, ConfinementError, Permissions, confine};
 pub use diagnostics::{SocketOwner, owners_are_told, socket_owner};
 pub use inherited::{Inherited, InheritedError, Role};
 pub use inotify::Inotify;

@@ -36,6 +36,7 @@ mod hardening; // what the daemon gives up, and who may order it
 mod health; // probes, and what becomes of endpoints that fail them
 mod health_servers; // probes of real servers, and what those log
 mod identities; // which certificate is shown for whom
+mod landlock; // files that the daemon gives up at its start
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors

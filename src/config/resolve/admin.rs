@@ -56,7 +56,11 @@ impl Resolver<'_> {
             Control::Off => Ok(control),
             Control::At(path) | Control::Default(path) => claims.unix(path, &at).map(|()| control),
         });
-        claimed.map_err(|reason| self.findings.mistake(&at, reason)).ok()
+        let control = claimed.map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
+        if let Control::At(path) = &control {
+            self.demand_bindable(path, &at)?;
+        }
+        Some(control)
     }
 
     /// Where systemd gives us a folder, there; else the user's own; else the system's.

@@ -59,7 +59,7 @@ impl Resolver<'_> {
                 Some(Source::Service(Service { name, server_name, own_domain_only }))
             }
             (None, Some(file)) => {
-                let (path, around) = (self.path(file), around.clone());
+                let (path, around) = (self.readable(file, &section.at("file"))?, around.clone());
                 let from = path.clone();
                 let parse = Arc::new(move |bytes: &[u8]| parse(bytes, &from, &around));
                 Some(Source::File(EndpointsFile { path, parse }))
@@ -164,8 +164,9 @@ fn parse(bytes: &[u8], file: &Path, around: &Surroundings) -> Result<Vec<Target>
     let mut findings = Findings::default();
     let root = Reader { environment, findings: &mut findings }.root(&shape::table::ENDPOINTS_FILE, &document);
     let items = root.list("endpoints");
-    let targets = items
-        .and_then(|items| Resolver { file, environment, findings: &mut findings }.targets(items, around));
+    let targets = items.and_then(|items| {
+        Resolver { file, environment, reach: None, findings: &mut findings }.targets(items, around)
+    });
     match targets {
         Some(targets) if findings.mistakes.is_empty() => Ok(targets),
         _ => {

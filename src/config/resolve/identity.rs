@@ -70,7 +70,10 @@ impl Resolver<'_> {
 
     /// Reads `cert` and `key` of a section, just as they will be used.
     pub(super) fn identity_of_files(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
-        let (cert, key) = (self.path(section.text("cert")?), self.path(section.text("key")?));
+        let (cert, key) = (section.text("cert")?, section.text("key")?);
+        // Both, then the verdict.
+        let (cert, key) = (self.readable(cert, &section.at("cert")), self.readable(key, &section.at("key")));
+        let (cert, key) = (cert?, key?);
         let source = IdentitySource::Files { cert: cert.clone(), key: key.clone() };
         match Identity::load(IdentityName::from(name), source) {
             Ok(identity) => {

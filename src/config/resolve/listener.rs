@@ -144,6 +144,7 @@ impl Resolver<'_> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = unix_path(&self.path(path), path);
             let path = path.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
+            self.demand_bindable(&path, at)?;
             let Access { mode, owner, group } = access?;
             return Some(Bind::Unix(UnixBind { path, mode, owner, group }));
         }

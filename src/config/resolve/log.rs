@@ -102,6 +102,9 @@ impl Resolver<'_> {
                 }
             },
         };
+        if let Output::File(path) = &output {
+            self.demand_writable(path, at)?;
+        }
         if let Err(error) = accepts(&output) {
             self.findings.mistake(at, format!("nothing can be written to {output}: {error}"));
             return None;

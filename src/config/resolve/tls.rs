@@ -102,7 +102,7 @@ impl Resolver<'_> {
         let ca = match tls.text("ca")? {
             "webpki" => Roots::WebPki,
             "system" => Roots::System,
-            path => Roots::File(self.path(path)),
+            path => Roots::File(self.readable(path, &tls.at("ca"))?),
         };
         if tls.is_given("ca") {
             let terms = Terms { roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
@@ -138,7 +138,7 @@ impl Resolver<'_> {
             return None;
         }
         let mut crl = |(at, path): (At, &str)| {
-            let path = self.path(path);
+            let path = self.readable(path, &at)?;
             match revocation_lists(&path) {
                 Ok((_, end)) => {
                     if let Some(end) = end {

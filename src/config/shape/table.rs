@@ -65,7 +65,11 @@ static ACCESS_LOG: Shape = Shape {
 
 static RUNTIME: Shape = Shape {
     about: "What the daemon takes of the host.",
-    keys: &[optional("workers", Kind::Integer(1, 256), "Worker threads. Default: one per core.")],
+    keys: &[
+        optional("workers", Kind::Integer(1, 256), "Worker threads. Default: one per core."),
+        default("landlock", words(&["auto", "off"]), "auto",
+            "Whether the daemon gives up all files but those it needs, as far as the kernel has Landlock."),
+    ],
 };
 
 static SHUTDOWN: Shape = Shape {

@@ -163,7 +163,8 @@ fn values_are_of_their_kind() {
     );
     check_top("runtime: { workers: \"2\" }", 21, "runtime.workers", "found the text `2`");
     check_top("runtime: { workers: 257 }", 21, "runtime.workers", "from 1 to 256");
-    check_top("runtime: [1]", 10, "runtime", "expected a map of workers, found a list");
+    check_top("runtime: { landlock: none }", 22, "runtime.landlock", "`none`");
+    check_top("runtime: [1]", 10, "runtime", "expected a map of workers or landlock, found a list");
     check_top("log: { access: yes }", 16, "log.access", "expected true or false, found the text `yes`");
     check_top("log: { level: inof }", 15, "log.level", "did you mean `info`?");
     check_top("log: { format: xml }", 16, "log.format", "there is text, json");
