@@ -10,6 +10,7 @@ mod endpoint;
 mod exposition;
 mod listener;
 mod names;
+mod openmetrics;
 
 use metrics::{counter, gauge};
 
@@ -19,6 +20,7 @@ pub use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics};
 pub use endpoint::{CheckMetrics, EndpointMetrics};
 pub use exposition::{Exposition, MetricsError, count_lost_lines};
 pub use listener::{DestinationMetrics, ListenerMetrics};
+pub use openmetrics::{OPENMETRICS, TEXT, openmetrics, prefers_openmetrics};
 
 use names::{CONFIG_LOADED, CONFIG_RELOADS, PARTED, REPLACEMENTS};
 

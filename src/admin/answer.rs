@@ -2,7 +2,7 @@
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
@@ -11,6 +11,7 @@ use super::control::LogLevel;
 use super::page::{PAGE, policy};
 use super::status::{Phase, Sessions, Status};
 use crate::clock;
+use crate::metrics::{self, OPENMETRICS, openmetrics, prefers_openmetrics};
 
 /// The answers' body.
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -25,7 +26,7 @@ pub(super) fn answer<B>(subject: &Subject, request: &Request<B>) -> Answer {
     }
     match request.uri().path() {
         "/" => page(),
-        "/metrics" => metrics(subject),
+        "/metrics" => metrics(subject, request),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(subject, request.uri().query()),
         "/status" => json(&Status::of(subject)),
@@ -57,8 +58,13 @@ fn page() -> Answer {
     answer
 }
 
-fn metrics(subject: &Subject) -> Answer {
-    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", subject.metrics().render())
+fn metrics<B>(subject: &Subject, request: &Request<B>) -> Answer {
+    let accepted = request.headers().get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let text = subject.metrics().render();
+    if prefers_openmetrics(&accepted.collect::<Vec<_>>().join(",")) {
+        return respond(StatusCode::OK, OPENMETRICS, openmetrics(&text));
+    }
+    respond(StatusCode::OK, metrics::TEXT, text)
 }
 
 /// Ready means that every listener is bound and none is about to go. Asked about one cluster, it also means

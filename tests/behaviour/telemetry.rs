@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::{Ambassador, Config, Upstream, finish, roles, wait};
+use crate::harness::daemon::free_port;
+use crate::harness::{Ambassador, Config, Upstream, demand, finish, http, roles, until, wait};
 
 fn file(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/prometheus").join(name)
@@ -66,4 +67,49 @@ fn a_scrape_passes_promtool() {
     child.stdin.take().expect("a piped stdin").write_all(scrape.as_bytes()).expect("promtool reads");
     let linted = wait(child);
     assert_eq!((linted.code, linted.stdout.as_str()), (0, ""), "{}", linted.stderr);
+}
+
+/// Ends with the test.
+struct Scraper(std::process::Child);
+
+impl Drop for Scraper {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Debian's Prometheus asks for OpenMetrics first, and takes the answer for what it calls itself.
+#[test]
+fn prometheus_scrapes_openmetrics() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    ambassador.connect().echo("something to count");
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("prometheus.yml");
+    let target = ambassador.admin();
+    let text = format!(
+        "global: {{ scrape_interval: 1s }}\nscrape_configs:\n  - job_name: ambassador\n    static_configs: [ {{ targets: \
+         ['{target}'] }} ]\n"
+    );
+    std::fs::write(&config, text).expect("a file");
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut prometheus = Command::new(demand("prometheus", "prometheus"));
+    prometheus.arg(format!("--config.file={}", config.display()));
+    prometheus.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
+    prometheus.arg(format!("--web.listen-address={address}"));
+    prometheus.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _scraper = Scraper(prometheus.spawn().expect("prometheus starts"));
+    let query = |expression: &str| {
+        let path = format!("/api/v1/query?query={expression}");
+        let answer: Value =
+            serde_json::from_str(&http::over_tcp(&address, "GET", &path, "localhost").ok()?.body).ok()?;
+        answer["data"]["result"][0]["value"][1].as_str().map(str::to_owned)
+    };
+    let accepted = until("prometheus had scraped", || query("ambassador_accepted_total"));
+    assert_eq!((accepted.as_str(), query("up").as_deref()), ("1", Some("1")));
+    // Of a family called `ambassador_accepted` only OpenMetrics tells.
+    let path = "/api/v1/targets/metadata?metric=ambassador_accepted";
+    let metadata = http::over_tcp(&address, "GET", path, "localhost").expect("metadata").body;
+    assert!(metadata.contains(r#""type":"counter""#), "{metadata}");
 }

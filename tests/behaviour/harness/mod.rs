@@ -13,7 +13,7 @@ mod config;
 pub(crate) mod daemon;
 mod dead;
 mod dns;
-mod http;
+pub(crate) mod http;
 mod metrics;
 mod pattern;
 pub(crate) mod pgwire;

@@ -1,0 +1,98 @@
+//! The same metrics as OpenMetrics 1.0, which Prometheus prefers: the text format in other words.
+//!
+//! A counter's family has no `_total`, the end is said, and there are no empty lines
+//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). Bounds of buckets stay as they are written: another spelling
+//! would be another series to whoever changes from one format to the other.
+
+/// What has to stand in Content-Type.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Of the text format.
+pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What was rendered as text, as OpenMetrics.
+#[must_use]
+pub fn openmetrics(text: &str) -> String {
+    let mut open = String::with_capacity(text.len() + 6);
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let described = ["# HELP ", "# TYPE "]
+            .iter()
+            .find_map(|word| Some((word, line.strip_prefix(word)?.split_once(' ')?)));
+        match described {
+            Some((word, (name, rest))) => {
+                let family = name.strip_suffix("_total").unwrap_or(name);
+                let rest = match rest {
+                    // Its samples would have to end so.
+                    "counter" if family == name => "unknown",
+                    rest => rest,
+                };
+                // Quotes are escaped in help, too.
+                open.extend([word, family, " ", &rest.replace('"', "\\\"")]);
+            }
+            None => open.push_str(line),
+        }
+        open.push('\n');
+    }
+    open.push_str("# EOF\n");
+    open
+}
+
+/// Whether somebody who says that of what he accepts (RFC 9110 §12.5.1) would rather have OpenMetrics.
+#[must_use]
+pub fn prefers_openmetrics(accept: &str) -> bool {
+    let mut best = [0.0_f32; 2];
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let media = parts.next().unwrap_or_default();
+        let (mut quality, mut is_ours) = (1.0, true);
+        for (name, value) in parts.filter_map(|part| part.split_once('=')) {
+            match name {
+                "q" => quality = value.parse().unwrap_or(0.0),
+                "version" => is_ours = value.trim_matches('"') == "1.0.0",
+                _ => {}
+            }
+        }
+        let kind = match media {
+            "application/openmetrics-text" if is_ours => 0,
+            "text/plain" | "text/*" | "*/*" => 1,
+            _ => continue,
+        };
+        best[kind] = f32::max(best[kind], quality);
+    }
+    best[0] > 0.0 && best[0] >= best[1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_openmetrics() {
+        let text = "# HELP a_total Of \"a\".\n# TYPE a_total counter\na_total{x=\"y\"} 1\n\n# TYPE odd counter\nodd 2\n\n\
+                    # TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 0.5\nh_count 1\n";
+        let expected = "# HELP a Of \\\"a\\\".\n# TYPE a counter\na_total{x=\"y\"} 1\n# TYPE odd unknown\nodd 2\n\
+                        # TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 0.5\nh_count 1\n# EOF\n";
+        assert_eq!(openmetrics(text), expected);
+    }
+
+    #[test]
+    fn who_prefers_it_gets_it() {
+        for (accept, expected) in [
+            ("", false),
+            ("*/*", false),
+            ("text/plain;version=0.0.4", false),
+            ("application/openmetrics-text", true),
+            // Prometheus 2.
+            (
+                "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                 text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                true,
+            ),
+            ("application/openmetrics-text; version=0.0.1", false),
+            ("application/openmetrics-text;q=0.1, text/plain", false),
+            ("application/openmetrics-text;q=0", false),
+            ("application/openmetrics-text;q=rubbish,,;=", false),
+        ] {
+            assert_eq!(prefers_openmetrics(accept), expected, "{accept}");
+        }
+    }
+}
