@@ -39,6 +39,7 @@ pub type Commands = mpsc::Sender<Command>;
 
 /// What a reload came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reloaded {
     /// Whether the file is in force. If not, nothing has changed.
     pub ok: bool,
@@ -53,7 +54,8 @@ pub struct Reloaded {
 }
 
 /// One mistake of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MistakeView {
     /// The file.
     pub file: String,
@@ -66,7 +68,6 @@ pub struct MistakeView {
     /// What is wrong.
     pub message: String,
     /// The line it is about behind its number, and below it what is meant, underlined.
-    #[serde(default)]
     pub shown: Option<String>,
 }
 
@@ -131,7 +132,8 @@ impl Asker {
 }
 
 /// What has come of an order for an endpoint.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
 pub struct EndpointOrdered {
     pub cluster: String,
@@ -146,7 +148,8 @@ pub struct EndpointOrdered {
 }
 
 /// What has come of an order to close a session.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct SessionOrdered {
     pub session: String,
@@ -173,7 +176,8 @@ impl LogLevel {
 }
 
 /// What has come of an order to drain.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DrainOrdered {
     /// Whether it had begun before.
     pub already: bool,

@@ -17,14 +17,16 @@ const SAMPLES_MAX: usize = 180;
 pub struct History(Mutex<VecDeque<(Instant, Totals)>>);
 
 /// The answer to `/history`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Samples {
     /// The oldest first; the last is now.
     pub samples: Vec<Sample>,
 }
 
 /// Sums since the start, at a moment.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
 pub struct Sample {
     /// Seconds since the daemon's start.

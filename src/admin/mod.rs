@@ -11,6 +11,7 @@ mod order;
 mod page;
 mod server;
 pub mod status;
+mod told;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub use control::{
 pub use history::{History, Sample, Samples};
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};
+pub use told::UNTOLD;
 
 /// Where the daemon answers questions about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`.
+//! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`, `sessions` and `top`.
+//! These may be of another version: what they do not know they pass over, and what is missing is as if it were empty.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -6,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::told::Told;
 use super::{ListenerView, Subject};
 use crate::credentials::CredentialView;
 use crate::policy::{breaker, outlier};
@@ -13,8 +15,7 @@ use crate::upstream::{Cluster, EndpointView, discovery};
 use crate::{caller, clock};
 
 /// How far a daemon's life has gone. Each leads to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
     /// Every listener accepts.
@@ -23,6 +24,18 @@ pub enum Phase {
     LameDuck,
     /// No longer accepting; sessions end.
     Draining,
+}
+
+impl Phase {
+    /// The word in `/status`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::LameDuck => "lame_duck",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 /// The phase, seen from any thread.
@@ -53,13 +66,14 @@ impl PhaseCell {
 }
 
 /// The answer to `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
 pub struct Status {
     pub version: String,
-    pub pid: u32,
-    pub state: Phase,
-    pub uptime_seconds: f64,
+    pub pid: Told<u32>,
+    pub state: String,
+    pub uptime_seconds: Told<f64>,
     pub config: String,
     pub admin: Option<String>,
     pub listeners: Vec<Listener>,
@@ -68,19 +82,21 @@ pub struct Status {
 }
 
 /// A listener in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Listener {
     pub name: String,
     pub cluster: String,
     pub addresses: Vec<String>,
-    pub active: usize,
-    pub accepted: u64,
-    pub max_connections: u32,
+    pub active: Told<usize>,
+    pub accepted: Told<u64>,
+    pub max_connections: Told<u32>,
 }
 
 /// A cluster in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct ClusterStatus {
     pub name: String,
@@ -99,19 +115,21 @@ pub struct ClusterStatus {
 }
 
 /// Something that a cluster's endpoints come from, in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Origin {
     pub kind: String,
     pub name: String,
-    pub found: usize,
+    pub found: Told<usize>,
     pub age_ms: Option<u64>,
     pub next_ms: Option<u64>,
     pub last_error: Option<String>,
 }
 
 /// A credential in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Credential {
     pub kind: String,
@@ -125,7 +143,8 @@ pub struct Credential {
 }
 
 /// An endpoint in `/status`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Endpoint {
     pub name: String,
@@ -138,18 +157,19 @@ pub struct Endpoint {
     /// Why the last probe failed, if it did.
     pub health_error: Option<String>,
     pub ejected: Option<Ejected>,
-    pub weight: u32,
+    pub weight: Told<u32>,
     pub priority: u32,
     pub dial_ms: Option<f64>,
-    pub sessions: u32,
-    pub pending_dials: u32,
+    pub sessions: Told<u32>,
+    pub pending_dials: Told<u32>,
     /// Connections that are ready for sessions to come.
     pub ready: u32,
     pub last_error: Option<String>,
 }
 
 /// Why an endpoint is set aside, and for how long still.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Ejected {
     pub fault: String,
@@ -158,14 +178,16 @@ pub struct Ejected {
 }
 
 /// The answer to `/sessions`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Sessions {
     /// Those that live.
     pub sessions: Vec<Session>,
 }
 
 /// A live session.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Session {
     pub session: String,
@@ -173,13 +195,14 @@ pub struct Session {
     pub cluster: Option<String>,
     pub endpoint: Option<String>,
     pub caller: Option<Caller>,
-    pub age_ms: u64,
-    pub sent_bytes: u64,
-    pub received_bytes: u64,
+    pub age_ms: Told<u64>,
+    pub sent_bytes: Told<u64>,
+    pub received_bytes: Told<u64>,
 }
 
 /// Who connected, in `/sessions`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "as above")]
 pub struct Caller {
     pub uid: u32,
@@ -204,9 +227,9 @@ impl Status {
         let scene = subject.scene.get();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            state: subject.phase.get(),
-            uptime_seconds: (clock::now() - subject.started).as_secs_f64(),
+            pid: std::process::id().into(),
+            state: subject.phase.get().label().into(),
+            uptime_seconds: (clock::now() - subject.started).as_secs_f64().into(),
             config: subject.config.display().to_string(),
             admin: scene.admin.map(|address| address.to_string()),
             listeners: scene.listeners.iter().map(Listener::of).collect(),
@@ -231,9 +254,9 @@ impl Sessions {
             cluster: view.cluster.map(|name| name.to_string()),
             endpoint: view.endpoint.map(|name| name.to_string()),
             caller: view.caller.as_deref().map(Caller::of),
-            age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX),
-            sent_bytes: view.sent,
-            received_bytes: view.received,
+            age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX).into(),
+            sent_bytes: view.sent.into(),
+            received_bytes: view.received.into(),
         };
         Self { sessions: sessions.into_iter().map(session).collect() }
     }
@@ -250,9 +273,9 @@ impl Listener {
                 .collect::<Vec<_>>()
                 .join(", "),
             addresses: view.addresses.iter().map(ToString::to_string).collect(),
-            active: view.route.active(),
-            accepted: view.route.accepted(),
-            max_connections: view.route.settings().max_connections,
+            active: view.route.active().into(),
+            accepted: view.route.accepted().into(),
+            max_connections: view.route.settings().max_connections.into(),
         }
     }
 }
@@ -293,7 +316,7 @@ impl Origin {
         Self {
             kind: origin.kind.label().into(),
             name: origin.name.clone(),
-            found: origin.found,
+            found: origin.found.into(),
             age_ms: origin.succeeded.map(|at| millis(now.saturating_duration_since(at))),
             next_ms: origin.due.map(|at| millis(at.saturating_duration_since(now))),
             last_error: origin.error.clone(),
@@ -344,11 +367,11 @@ impl Endpoint {
             health_seconds: view.observed.as_ref().map(|observed| observed.age.as_secs_f64()),
             health_error: view.observed.and_then(|observed| observed.last_error),
             ejected: Ejected::of(view.outlier, now),
-            weight: view.weight,
+            weight: view.weight.into(),
             priority: view.priority,
             dial_ms: view.dial_time.map(|time| time.as_secs_f64() * 1e3),
-            sessions: view.load.sessions,
-            pending_dials: view.load.dials,
+            sessions: view.load.sessions.into(),
+            pending_dials: view.load.dials.into(),
             ready: view.ready,
             last_error: view.last_error,
         }

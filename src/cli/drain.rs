@@ -42,5 +42,5 @@ pub(super) fn drain(arguments: &Arguments) -> Result<(), Failure> {
 
 fn pid(daemon: &Daemon) -> Result<u32, String> {
     let status: Status = ask::read(&daemon.get("/status")?)?;
-    Ok(status.pid)
+    Ok(status.pid.or_zero())
 }

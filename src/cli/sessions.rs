@@ -51,9 +51,9 @@ fn page(sessions: &[Session]) -> String {
             session.cluster.clone().unwrap_or_else(|| "-".into()),
             session.endpoint.clone().unwrap_or_else(|| "dialling".into()),
             show::caller(session.caller.as_ref()),
-            show::span(Duration::from_millis(session.age_ms)),
-            show::bytes(session.sent_bytes as f64),
-            show::bytes(session.received_bytes as f64),
+            session.age_ms.words(|age| show::span(Duration::from_millis(age))),
+            session.sent_bytes.words(|count| show::bytes(count as f64)),
+            session.received_bytes.words(|count| show::bytes(count as f64)),
         ]
     };
     let rows: Vec<_> = sessions.iter().map(row).collect();

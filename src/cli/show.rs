@@ -3,17 +3,20 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::admin::UNTOLD;
 use crate::admin::status::Caller;
 
-/// Columns as wide as their widest cell; the last is not padded.
+/// Columns as wide as their widest cell; the last is not padded. What is empty was not told.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let told = |cell: &String| if cell.is_empty() { UNTOLD.to_owned() } else { cell.clone() };
+    let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(told).collect()).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
     };
     let widths: Vec<_> = (0..head.len()).map(width).collect();
     let mut text = String::new();
     let head = head.iter().map(ToString::to_string).collect();
-    for row in std::iter::once(&head).chain(rows) {
+    for row in std::iter::once(&head).chain(&rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             // Writing to a string does not fail.
@@ -61,6 +64,12 @@ pub(super) fn caller(caller: Option<&Caller>) -> String {
     }
 }
 
+/// The daemon's version; ours beside it where that is another.
+pub(super) fn version(of_daemon: &str) -> String {
+    let (ours, theirs) = (env!("CARGO_PKG_VERSION"), if of_daemon.is_empty() { UNTOLD } else { of_daemon });
+    if theirs == ours { ours.to_owned() } else { format!("{theirs} (asked by {ours})") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +78,7 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = vec![vec!["a".into(), "long cell".into()], vec!["bb".into(), "c".into()]];
         assert_eq!(table(&["X", "Y"], &rows), "X   Y\na   long cell\nbb  c\n");
+        assert_eq!(table(&["X", "Y"], &[vec!["".into(), "1".into()]]), "X  Y\n–  1\n");
     }
 
     #[test]

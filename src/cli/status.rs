@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::Failure;
 use super::ask::{self, Where};
-use super::show::table;
+use super::show::{table, version};
+use crate::admin::UNTOLD;
 use crate::admin::status::{ClusterStatus, Ejected, Listener, Origin, Status};
 
 #[derive(Debug, clap::Args)]
@@ -26,12 +27,11 @@ pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn page(status: &Status) -> String {
-    let state = serde_json::to_value(status.state).unwrap_or_default();
     let mut page = format!(
         "ambassador {}, pid {}, {} for {:.0} s, {}\n\n",
-        status.version,
+        version(&status.version),
         status.pid,
-        state.as_str().unwrap_or_default(),
+        if status.state.is_empty() { UNTOLD } else { &status.state },
         status.uptime_seconds,
         status.config
     );
@@ -160,4 +160,52 @@ fn health(endpoint: &crate::admin::status::Endpoint) -> String {
     endpoint
         .health_seconds
         .map_or_else(|| endpoint.health.clone(), |seconds| format!("{} for {seconds:.0} s", endpoint.health))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a daemon of the first days answered, and as one of days to come may.
+    const OLDER: &str = r#"{
+        "version": "0.0.9", "state": "ready", "config": "/etc/a.yaml",
+        "listeners": [{ "name": "app", "addresses": ["127.0.0.1:5432"] }],
+        "clusters": [{ "name": "up", "endpoints": [{ "name": "10.0.0.1:5432", "health": "healthy" }, {}] }, {}]
+    }"#;
+    const NEWER: &str = r#"{
+        "version": "7.0.0", "pid": 42, "state": "hibernating", "uptime_seconds": 61.5, "config": "a.yaml", "admin": null,
+        "mood": { "of": ["the", "day"] },
+        "listeners": [{ "name": "app", "cluster": "up", "addresses": [], "active": 1, "accepted": 2, "max_connections": 3, "colour": 7 }],
+        "clusters": [{
+            "name": "up", "protocol": "telepathy", "balance": "lunar", "tls": "4.0", "breaker": "ajar", "breaker_seconds_left": null,
+            "mode": "serene", "sessions": 1, "pending_dials": 0, "waiting": 2, "flavour": "salt",
+            "endpoints": [{ "name": "10.0.0.1:1", "state": "enabled", "health": "glowing", "ejected": { "why": "new" }, "weight": 1,
+                            "sessions": 1, "pending_dials": 0, "shape": [] }],
+            "discovery": [{ "kind": "dream", "name": "db", "taste": 1 }]
+        }],
+        "credentials": [{ "kind": "wish", "name": "x", "size": 1 }]
+    }"#;
+
+    #[test]
+    fn what_an_older_daemon_does_not_tell_is_a_dash() {
+        let page = page(&serde_json::from_str(OLDER).unwrap());
+        let words: Vec<Vec<&str>> = page.lines().map(|line| line.split_whitespace().collect()).collect();
+        let ours = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            page.lines().next().unwrap(),
+            format!("ambassador 0.0.9 (asked by {ours}), pid –, ready for – s, /etc/a.yaml")
+        );
+        assert_eq!(words[3], ["app", "127.0.0.1:5432", "–", "–/–", "–"]);
+        assert_eq!(words[6], ["up", "10.0.0.1:5432", "–", "–", "–", "healthy", "–", "–", "–", "-"]);
+        assert_eq!(words[7], ["up", "–", "–", "–", "–", "–", "–", "–", "–", "-"]);
+    }
+
+    #[test]
+    fn what_a_newer_daemon_tells_besides_is_passed_over() {
+        let page = page(&serde_json::from_str(NEWER).unwrap());
+        assert!(page.starts_with("ambassador 7.0.0 (asked by "), "{page}");
+        for part in ["hibernating for 62 s", "telepathy", "glowing", "dream", "2 session(s) wait for room"] {
+            assert!(page.contains(part), "{part} is missing:\n{page}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::harness::{Ambassador, Config, Upstream, ambassador as binary, demand, finish, roles, until};
@@ -17,7 +17,9 @@ impl Screen {
     fn of(ambassador: &Ambassador) -> Self {
         let screen = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         let script = format!(
-            "echo was here before; {} top --control {}; echo exit status $?; exec sleep 600",
+            "echo was here before; sh -c 'echo $$ >{}; exec {} top --control {}'; echo exit status $?; \
+             stty -a | grep -o -- '-*icanon'; exec sleep 600",
+            screen.dir.path().join("pid").display(),
             env!("CARGO_BIN_EXE_ambassador"),
             ambassador.control().display()
         );
@@ -115,4 +117,21 @@ fn top_without_a_terminal_or_a_daemon_says_so_and_exits_1() {
     let screen = Screen::of(&ambassador);
     screen.shows("nobody listens there");
     screen.shows("exit status 1");
+}
+
+#[test]
+fn a_signal_that_ends_top_gives_the_terminal_back_first() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    for (signal, status) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
+        let screen = Screen::of(&ambassador);
+        screen.shows("0 sessions");
+        let pid = std::fs::read_to_string(screen.dir.path().join("pid")).expect("the process id of top");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process");
+        kill_process(pid, signal).expect("top lives");
+        let shown = screen.shows(&format!("exit status {status}"));
+        assert!(shown.contains("was here before"), "{shown}");
+        let shown = screen.shows("icanon");
+        assert!(!shown.contains("-icanon"), "lines are read as lines again: {shown}");
+    }
 }

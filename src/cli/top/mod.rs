@@ -13,6 +13,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -50,34 +52,70 @@ pub(super) fn top(arguments: &Arguments) -> Result<(), Failure> {
     let mut model = Model::new();
     // Who cannot be asked at all is no reason to take the terminal.
     model.look(look(&daemon).map_err(Failure::Running)?, clock::now());
+    let ending = Ending::caught().map_err(|error| failed(&error))?;
     let (closing, to_close) = channel();
     let (telling, told) = channel();
     thread::spawn(move || attend(&daemon, &to_close, &telling));
     // Also restored when we panic.
     let mut terminal = ratatui::try_init().map_err(|error| failed(&error))?;
-    let shown = show(&mut terminal, &mut model, &told, &closing);
+    let shown = show(&mut terminal, &mut model, &told, &closing, &ending);
     ratatui::restore();
-    shown.map_err(|error| failed(&error))
+    if let Some(signal) = shown.map_err(|error| failed(&error))? {
+        ending.obey(signal).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+/// Signals that end us, kept back until the terminal is restored.
+struct Ending {
+    mask: SigSet,
+    caught: SignalFd,
+}
+
+impl Ending {
+    /// From now on, and for every thread that starts from here on.
+    fn caught() -> io::Result<Self> {
+        let mask: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT].into_iter().collect();
+        mask.thread_block()?;
+        let caught = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { mask, caught })
+    }
+
+    fn signal(&self) -> io::Result<Option<Signal>> {
+        let caught = self.caught.read_signal()?;
+        Ok(caught.and_then(|caught| Signal::try_from(caught.ssi_signo.cast_signed()).ok()))
+    }
+
+    /// Ends by it, as whoever started us expects.
+    fn obey(&self, signal: Signal) -> io::Result<()> {
+        self.mask.thread_unblock()?;
+        Ok(nix::sys::signal::raise(signal)?)
+    }
 }
 
 fn failed(error: &io::Error) -> Failure {
     Failure::Running(format!("the terminal: {error}"))
 }
 
+/// Until somebody has seen enough, or a signal asks for the end.
 fn show(
     terminal: &mut DefaultTerminal,
     model: &mut Model,
     told: &Receiver<News>,
     closing: &Sender<String>,
-) -> io::Result<()> {
+    ending: &Ending,
+) -> io::Result<Option<Signal>> {
     loop {
+        if let Some(signal) = ending.signal()? {
+            return Ok(Some(signal));
+        }
         terminal.draw(|frame| view::draw(frame, model, clock::now()))?;
         if event::poll(STEP)?
             && let Event::Key(pressed) = event::read()?
             && let Some(key) = key(&pressed)
         {
             match model.key(key) {
-                Some(Act::Quit) => return Ok(()),
+                Some(Act::Quit) => return Ok(None),
                 Some(Act::Close(session)) => {
                     // The other side ends after us.
                     let _ = closing.send(session);

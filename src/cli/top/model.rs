@@ -113,8 +113,8 @@ impl Model {
         let passed = self.seen.map(|before| now.saturating_duration_since(before));
         let totals = std::mem::take(&mut self.totals);
         let live = |session: Session| {
-            let total = session.sent_bytes + session.received_bytes;
-            let age = Duration::from_millis(session.age_ms);
+            let total = session.sent_bytes.or_zero().saturating_add(session.received_bytes.or_zero());
+            let age = Duration::from_millis(session.age_ms.or_zero());
             let (moved, within) = match totals.get(&session.session).zip(passed) {
                 Some((before, passed)) => (total.saturating_sub(*before), passed),
                 None => (total, age),
@@ -146,12 +146,12 @@ impl Model {
         visible.sort_by(|a, b| {
             let by = match self.sort {
                 Sort::Rate => b.rate.total_cmp(&a.rate),
-                Sort::Age => b.session.age_ms.cmp(&a.session.age_ms),
-                Sort::Sent => b.session.sent_bytes.cmp(&a.session.sent_bytes),
-                Sort::Received => b.session.received_bytes.cmp(&a.session.received_bytes),
+                Sort::Age => b.session.age_ms.or_zero().cmp(&a.session.age_ms.or_zero()),
+                Sort::Sent => b.session.sent_bytes.or_zero().cmp(&a.session.sent_bytes.or_zero()),
+                Sort::Received => b.session.received_bytes.or_zero().cmp(&a.session.received_bytes.or_zero()),
             };
             // Idle ones are many, and are not to dance.
-            by.then_with(|| b.session.age_ms.cmp(&a.session.age_ms))
+            by.then_with(|| b.session.age_ms.or_zero().cmp(&a.session.age_ms.or_zero()))
                 .then_with(|| a.session.session.cmp(&b.session.session))
         });
         visible

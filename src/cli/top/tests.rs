@@ -28,7 +28,7 @@ fn endpoint(name: &str, health: &str, error: Option<&str>) -> Value {
 
 fn look(endpoints: &[Value], sessions: &[Value]) -> Look {
     let status = json!({
-        "version": "9.9.9", "pid": 4711, "state": "ready", "uptime_seconds": 7800.0, "config": "/etc/a.yaml",
+        "version": env!("CARGO_PKG_VERSION"), "pid": 4711, "state": "ready", "uptime_seconds": 7800.0, "config": "/etc/a.yaml",
         "admin": null, "listeners": [], "credentials": [],
         "clusters": [{
             "name": "up", "protocol": "tcp", "balance": "round_robin", "tls": "mtls", "breaker": "closed",
@@ -87,7 +87,8 @@ fn press(model: &mut Model, keys: &str) -> Option<Act> {
 fn eighty_columns_have_all_that_matters() {
     let (model, now) = busy();
     let screen = screen(&model, now, 80, 24);
-    assert_eq!(screen[0], "ambassador ready  pid 4711, up 2h10m, version 9.9.9, /etc/a.yaml");
+    let ours = env!("CARGO_PKG_VERSION");
+    assert_eq!(screen[0], format!("ambassador ready  pid 4711, up 2h10m, version {ours}, /etc/a.yaml"));
     assert_eq!(screen[1], "3 sessions  0.0 connections/s  0.0 refused/s  1.0 KiB/s to, 0 B/s from the upstr");
     assert!(screen[3].starts_with("max 2.0 KiB/s     \u{2588}"), "{}", screen[3]);
     assert_eq!(screen[4], "CLUSTER        ENDPOINT              STATE             SESSIONS WHY");
@@ -130,6 +131,33 @@ fn an_endpoint_that_is_set_aside_says_for_how_long_and_why() {
     let screen = screen(&model, now, 80, 24);
     assert!(screen[5].contains("ejected 1m02s"), "{}", screen[5]);
     assert!(screen[5].ends_with("connect_refused"), "{}", screen[5]);
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_as_a_whole_stands_above_its_endpoints() {
+    let mut troubled = look(&[endpoint("10.0.0.1:1", "unhealthy", Some("refused"))], &[]);
+    let cluster = &mut troubled.status.clusters[0];
+    (cluster.mode, cluster.waiting) = ("panic".into(), 3);
+    cluster.discovery =
+        serde_json::from_value(json!([{ "name": "db.test", "last_error": "no answer" }, { "name": "x" }]))
+            .unwrap();
+    let (mut model, now) = (Model::new(), clock::now());
+    model.look(troubled, now);
+    let screen = screen(&model, now, 80, 24);
+    for (line, words) in [
+        (5, &["up", "full", "3 wait for room"][..]),
+        (6, &["up", "panic", "all down, all used"]),
+        (7, &["up", "search failing", "db.test", "no answer"]),
+        (8, &["up", "10.0.0.1:1", "unhealthy"]),
+    ] {
+        assert!(words.iter().all(|word| screen[line].contains(word)), "{words:?}: {}", screen[line]);
+    }
+    let mut empty = look(&[], &[]);
+    empty.status = serde_json::from_str("{ \"clusters\": [{ \"name\": \"old\" }] }").unwrap();
+    model.look(empty, now);
+    let screen = self::screen(&model, now, 80, 24);
+    assert!(screen[0].starts_with("ambassador   pid –, up –, version – (asked by "), "{}", screen[0]);
+    assert!(screen[5].starts_with("old") && screen[5].contains("no endpoint"), "{}", screen[5]);
 }
 
 #[test]

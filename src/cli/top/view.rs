@@ -1,5 +1,6 @@
 //! `top` on a terminal: where what stands, at 80 columns as at 200.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use ratatui::Frame;
@@ -9,7 +10,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
 
 use super::model::{Live, Mode, Model, per_second};
-use crate::admin::status::{ClusterStatus, Endpoint, Phase, Status};
+use crate::admin::status::{ClusterStatus, Endpoint, Status};
 use crate::cli::show;
 
 /// From here on sessions have their callers and clusters beside them.
@@ -27,7 +28,7 @@ const TITLE: Style = Style::new().add_modifier(Modifier::REVERSED);
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
     let area = frame.area();
-    let rows = model.status.as_ref().map_or(0, |status| endpoints(status).len());
+    let rows = model.status.as_ref().map_or(0, |status| lines(status).len());
     // Clusters get up to two fifths of what is left; their title counts.
     let room = area.height.saturating_sub(HEAD + CURVE + FOOT);
     let clusters = u16::try_from(rows + 1).unwrap_or(u16::MAX).min(room * 2 / 5);
@@ -58,16 +59,13 @@ fn head_lines(model: &Model, now: Instant) -> Vec<Line<'static>> {
             first.push(Span::raw(format!("; below is what it said {ago} ago; trying again: {why}")));
         }
         (None, Some(status)) => {
-            let (word, style) = match status.state {
-                Phase::Ready => ("ready", GOOD),
-                Phase::LameDuck => ("lame duck", WARN),
-                Phase::Draining => ("draining", WARN),
-            };
-            first.push(Span::styled(word, style));
-            let up = show::span(Duration::from_secs_f64(status.uptime_seconds.max(0.0)));
+            let style = if status.state == "ready" { GOOD } else { WARN };
+            first.push(Span::styled(status.state.replace('_', " "), style));
+            let up = status.uptime_seconds.words(|up| show::span(seconds(up)));
+            let version = show::version(&status.version);
             first.push(Span::raw(format!(
-                "  pid {}, up {up}, version {}, {}",
-                status.pid, status.version, status.config
+                "  pid {}, up {up}, version {version}, {}",
+                status.pid, status.config
             )));
         }
         (None, None) => {}
@@ -99,42 +97,77 @@ fn draw_curve(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     frame.render_widget(Sparkline::default().data(&shown).style(GOOD), curve);
 }
 
-/// Each cluster's endpoints; of a cluster without any the cluster alone.
-fn endpoints(status: &Status) -> Vec<(&ClusterStatus, Option<&Endpoint>)> {
-    status
-        .clusters
+/// A line of the table of clusters.
+struct Shown<'a> {
+    cluster: &'a str,
+    endpoint: Cow<'a, str>,
+    word: String,
+    style: Style,
+    sessions: String,
+    why: &'a str,
+}
+
+/// Of each cluster what is wrong with it as a whole, then its endpoints.
+fn lines(status: &Status) -> Vec<Shown<'_>> {
+    status.clusters.iter().flat_map(|cluster| troubles(cluster).chain(endpoints(cluster))).collect()
+}
+
+/// In words that fit into the columns.
+fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
+    let full = (cluster.waiting > 0).then(|| ("full", format!("{} wait for room", cluster.waiting), ""));
+    let desperate = match &*cluster.mode {
+        "panic" => Some(("panic", "all down, all used".into(), "")),
+        "despite_ejection" => Some(("desperate", "all ejected, all used".into(), "")),
+        _ => None,
+    };
+    let none = cluster.endpoints.is_empty().then(|| ("no endpoint", String::new(), ""));
+    let unfound = cluster
+        .discovery
         .iter()
-        .flat_map(|cluster| {
-            let none = cluster.endpoints.is_empty().then_some((cluster, None));
-            cluster.endpoints.iter().map(move |endpoint| (cluster, Some(endpoint))).chain(none)
-        })
-        .collect()
+        .filter_map(|origin| Some(("search failing", origin.name.clone(), origin.last_error.as_deref()?)));
+    let all = full.into_iter().chain(desperate).chain(none).chain(unfound);
+    all.map(|(word, endpoint, why)| Shown {
+        cluster: &cluster.name,
+        endpoint: endpoint.into(),
+        word: word.into(),
+        style: BAD,
+        sessions: String::new(),
+        why,
+    })
+}
+
+fn endpoints(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
+    cluster.endpoints.iter().map(|endpoint| {
+        let (word, style) = condition(cluster, endpoint);
+        Shown {
+            cluster: &cluster.name,
+            endpoint: endpoint.name.as_str().into(),
+            word,
+            style,
+            sessions: endpoint.sessions.to_string(),
+            why: why(endpoint),
+        }
+    })
 }
 
 /// Where not all fit, those in trouble come first.
 fn draw_clusters(frame: &mut Frame<'_>, status: &Status, area: Rect) {
-    let mut all = endpoints(status);
+    let mut all = lines(status);
     let room = usize::from(area.height.saturating_sub(1));
     let title = if all.len() > room {
-        all.sort_by_key(|(cluster, endpoint)| {
-            endpoint.is_some_and(|endpoint| condition(cluster, endpoint).1 == GOOD)
-        });
+        all.sort_by_key(|line| line.style == GOOD);
         format!("CLUSTER ({room}/{})", all.len())
     } else {
         "CLUSTER".to_owned()
     };
-    let rows = all.iter().take(room).map(|(cluster, endpoint)| match endpoint {
-        None => Row::new([Cell::from(cluster.name.clone()), Cell::from("no endpoint").style(BAD)]),
-        Some(endpoint) => {
-            let (word, style) = condition(cluster, endpoint);
-            Row::new([
-                Cell::from(cluster.name.clone()),
-                Cell::from(endpoint.name.clone()),
-                Cell::from(word).style(style),
-                number(&endpoint.sessions.to_string()),
-                Cell::from(why(endpoint).to_owned()),
-            ])
-        }
+    let rows = all.into_iter().take(room).map(|line| {
+        Row::new([
+            Cell::from(line.cluster.to_owned()),
+            Cell::from(line.endpoint.into_owned()),
+            Cell::from(line.word).style(line.style),
+            number(&line.sessions),
+            Cell::from(line.why.to_owned()),
+        ])
     });
     let widths = [
         Constraint::Length(if area.width < WIDE { 14 } else { 24 }),
@@ -160,7 +193,7 @@ fn condition(cluster: &ClusterStatus, endpoint: &Endpoint) -> (String, Style) {
         (state @ ("removed" | "draining" | "disabled"), ..) => (state.to_owned(), WARN),
         (_, _, Some(ejected), _) if ejected.on_trial => ("on trial".into(), WARN),
         (_, _, Some(ejected), _) => {
-            let left = Duration::from_secs_f64(ejected.seconds_left.max(0.0));
+            let left = seconds(ejected.seconds_left);
             (format!("ejected {}", show::span(left)), BAD)
         }
         (_, "unhealthy", ..) => ("unhealthy".into(), BAD),
@@ -219,12 +252,17 @@ fn row(live: &Live, wide: bool) -> Row<'static> {
         cells.push(Cell::from(show::caller(session.caller.as_ref())));
     }
     cells.extend([
-        number(&show::span(Duration::from_millis(session.age_ms))),
-        number(&show::bytes(session.sent_bytes as f64)),
-        number(&show::bytes(session.received_bytes as f64)),
+        number(&session.age_ms.words(|age| show::span(Duration::from_millis(age)))),
+        number(&session.sent_bytes.words(|count| show::bytes(count as f64))),
+        number(&session.received_bytes.words(|count| show::bytes(count as f64))),
         number(&format!("{}/s", show::bytes(live.rate))),
     ]);
     Row::new(cells)
+}
+
+/// Whatever a daemon says, this is a time.
+fn seconds(count: f64) -> Duration {
+    Duration::try_from_secs_f64(count.max(0.0)).unwrap_or_default()
 }
 
 fn number(text: &str) -> Cell<'static> {
