@@ -18,6 +18,9 @@ use crate::policy::sampling::{Ending, Verdict};
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
+/// What most lines need at most, so that they do not grow from nothing by doubling.
+const LINE: usize = 1024;
+
 /// Writes the records of those listeners that want them.
 #[derive(Debug)]
 pub struct AccessLog(Log);
@@ -110,9 +113,11 @@ impl AccessLog {
 fn json(fields: Fields<'_>) -> Vec<u8> {
     let line =
         Line { timestamp: timestamp(), level: "INFO", target: "access", message: "session ended", fields };
-    let mut line = serde_json::to_vec(&line).unwrap_or_default();
-    line.push(b'\n');
-    line
+    let mut bytes = Vec::with_capacity(LINE);
+    // Writing to memory does not fail, and of what is written everything can be.
+    let _ = serde_json::to_writer(&mut bytes, &line);
+    bytes.push(b'\n');
+    bytes
 }
 
 fn text(fields: &Fields<'_>) -> Vec<u8> {
