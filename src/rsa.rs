@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use zeroize::Zeroizing;
 
 /// A key of 2048 bits, with its public half as clients want to have it.
 pub struct RsaKey {
@@ -50,13 +51,16 @@ impl RsaKey {
         ciphertext.len() == MODULUS
     }
 
-    /// OAEP with SHA-1, as MySQL's clients do it. `None`: it was not encrypted with this key.
+    /// OAEP with SHA-1, as MySQL's clients do it. `None`: it was not encrypted with this key. What is dropped of it is
+    /// overwritten.
     #[must_use]
-    pub fn decrypt(&self, ciphertext: &[u8]) -> Option<Vec<u8>> {
-        let mut memory = [0; MODULUS];
-        let plain = self.private.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, &mut memory, None).ok()?.to_vec();
-        memory.fill(0);
-        Some(plain)
+    pub fn decrypt(&self, ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let mut memory = Zeroizing::new([0; MODULUS]);
+        let plain = self.private.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, memory.as_mut(), None).ok()?;
+        // With room for another byte: a vector that grows leaves a copy behind.
+        let mut owned = Zeroizing::new(Vec::with_capacity(MODULUS));
+        owned.extend_from_slice(plain);
+        Some(owned)
     }
 }
 
@@ -79,7 +83,7 @@ mod tests {
         let mut ciphertext = [0; MODULUS];
         let encrypting = OaepPublicEncryptingKey::new(public).expect("OAEP");
         encrypting.encrypt(&OAEP_SHA1_MGF1SHA1, b"secret", &mut ciphertext, None).expect("encrypted");
-        assert_eq!(key.decrypt(&ciphertext).as_deref(), Some(&b"secret"[..]));
+        assert_eq!(key.decrypt(&ciphertext).as_deref(), Some(&b"secret".to_vec()));
         assert_eq!(key.decrypt(&[7; MODULUS]), None);
         assert_eq!(key.decrypt(b"short"), None);
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use spiffe::{WorkloadApiClient, X509Context};
+use zeroize::Zeroizing;
 
 use super::Credentials;
 use crate::alarm;
@@ -122,7 +123,7 @@ fn install(identity: &Identity, context: &X509Context) -> Result<bool, String> {
     let bundle = context.bundle_set().get_ref(svid.spiffe_id().trust_domain());
     let issued = Issued {
         chain: der(svid.cert_chain()),
-        key: PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into(),
+        key: Zeroizing::new(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into()),
         bundle: bundle.map(|bundle| der(bundle.authorities())).unwrap_or_default(),
     };
     identity.install(issued).map_err(|error| error.to_string())

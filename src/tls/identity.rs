@@ -5,6 +5,8 @@
 //! nobody to ask for its passphrase. When to look at the files again is not decided here.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+use zeroize::Zeroizing;
 
 use crate::name::IdentityName;
 
@@ -41,7 +44,7 @@ pub struct Issued {
     /// Leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8.
-    pub key: PrivateKeyDer<'static>,
+    pub key: Zeroizing<PrivateKeyDer<'static>>,
     /// The CAs of its trust domain.
     pub bundle: Vec<CertificateDer<'static>>,
 }
@@ -226,7 +229,8 @@ impl Pair {
         let chain = certificates(cert).map_err(IdentityError::Cert)?;
         // A certificate that is none is worth a word before the key is.
         not_after(&chain[0]).map_err(IdentityError::Cert)?;
-        Self::new(chain, &private_key(key).map_err(IdentityError::Key)?)
+        let key = private_key(key).map_err(IdentityError::Key)?;
+        Self::new(chain, &key)
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<Self, IdentityError> {
@@ -276,10 +280,12 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(certificates)
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    match PrivateKeyDer::from_pem_file(path) {
-        Ok(key) => Ok(key),
-        Err(pem::Error::NoItemsFound) if mentions_encryption(path) => Err(format!(
+/// The file's text and the key in it are overwritten when they are dropped; what is used from then on is the library's.
+fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+    let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => Ok(Zeroizing::new(key)),
+        Err(pem::Error::NoItemsFound) if mentions_encryption(&text) => Err(format!(
             "{} is encrypted, and a daemon has nobody to ask for the passphrase; store it decrypted and readable \
              by this user only (openssl pkey -in KEY -out PLAIN)",
             path.display()
@@ -291,8 +297,22 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     }
 }
 
-fn mentions_encryption(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.contains("ENCRYPTED"))
+/// A file's bytes, in memory that never moves: what moves leaves a copy behind.
+fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+    /// No key file is larger.
+    const LARGEST: usize = 256 * 1024;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST));
+    let most = u64::try_from(LARGEST).unwrap_or(u64::MAX);
+    // To the end, not beyond the capacity: only then would the vector grow.
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    if bytes.len() == LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 256 KiB"));
+    }
+    Ok(bytes)
+}
+
+fn mentions_encryption(text: &[u8]) -> bool {
+    text.windows(b"ENCRYPTED".len()).any(|part| part == b"ENCRYPTED")
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]

@@ -1,5 +1,7 @@
 //! The rest of MySQL's login, behind the client's answer to the greeting and TLS, until OK or ERR.
 
+use zeroize::Zeroizing;
+
 use super::{
     AUTH_SWITCH, Dialogue, DialogueError, ERR, Login, OK, Outbox, Packets, Probe, RsaKey, SCRAMBLE, TooLong,
     nul, packet, reply_to,
@@ -65,7 +67,7 @@ impl Authentication {
     }
 
     /// The client has XORed the password and its NUL with the scramble.
-    fn password(&self, mut plain: Vec<u8>) -> Vec<u8> {
+    fn password(&self, mut plain: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
         for (byte, mask) in plain.iter_mut().zip(self.scramble.iter().cycle()) {
             *byte ^= mask;
         }
