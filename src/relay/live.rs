@@ -141,4 +141,11 @@ impl Live {
         counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
         self.owes_answer.store(from != Side::Upstream, Ordering::Relaxed);
     }
+
+    /// As after a byte there and one back.
+    #[cfg(test)]
+    pub(crate) fn exchanged(&self) {
+        self.count(Side::Downstream, 1);
+        self.count(Side::Upstream, 1);
+    }
 }

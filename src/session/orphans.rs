@@ -1,9 +1,10 @@
 //! Ends the sessions of endpoints that went down or were removed, where the cluster's settings say so.
 //!
-//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. Each session has its own
-//! moment within the closing time, by its id, which is as good as random: so an endpoint that comes back in time
-//! spares those whose moment had not come.
+//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. They end as in a drain: evenly
+//! over the closing time, those that rest first, and who is left at its end then. An endpoint that comes back in time spares
+//! those whose moment had not come.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use super::route::Route;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
-use crate::upstream::{Cluster, Doomed};
+use crate::policy::winding::Winding;
+use crate::upstream::{Cluster, Doomed, EndpointId};
 
 /// How often the sessions of a doomed endpoint are looked at.
 const STEP: Duration = Duration::from_millis(100);
@@ -21,10 +23,11 @@ const STEP: Duration = Duration::from_millis(100);
 pub async fn end_orphans(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
     let mut changes = cluster.changes();
     let mut stop = std::pin::pin!(watch.begun());
+    let mut leaving = Leaving::new();
     loop {
         changes.mark_unchanged();
         let doomed = cluster.doomed();
-        let is_over = route.end_due(&cluster, &doomed, clock::now());
+        let is_over = route.end_due(&cluster, &doomed, &mut leaving, clock::now());
         tokio::select! {
             () = &mut stop => return,
             changed = changes.changed() => if changed.is_err() { return },
@@ -33,17 +36,32 @@ pub async fn end_orphans(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainW
     }
 }
 
+/// Who leaves an endpoint that is doomed since a moment.
+type Leaving = BTreeMap<EndpointId, (Instant, Winding<SessionId>)>;
+
 impl Route {
     /// Ends those whose moment has come. Whether that is all, and no dial that was under way can still become a session.
-    fn end_due(&self, cluster: &Arc<Cluster>, doomed: &[Doomed], now: Instant) -> bool {
+    fn end_due(
+        &self,
+        cluster: &Arc<Cluster>,
+        doomed: &[Doomed],
+        leaving: &mut Leaving,
+        now: Instant,
+    ) -> bool {
         let settings = cluster.settings();
         let (closing_time, deadline) = (settings.orphans.closing_time, settings.dial.deadline);
-        for doomed in doomed {
-            self.stop_where(cluster, doomed.outcome, |session, accepted, endpoint| {
-                endpoint == doomed.endpoint
-                    && accepted <= doomed.since
-                    && now >= doomed.since + closing_time.mul_f64(session.share())
-            });
+        let is_still =
+            |endpoint, since| doomed.iter().any(|one| (one.endpoint, one.since) == (endpoint, since));
+        leaving.retain(|endpoint, (since, _)| is_still(*endpoint, *since));
+        for Doomed { endpoint, since, outcome } in doomed {
+            let live = self.activity_on(cluster, *endpoint, *since);
+            let begin = || (*since, Winding::new(*since, closing_time));
+            let (_, winding) = leaving.entry(*endpoint).or_insert_with(begin);
+            let due = match now < *since + closing_time {
+                true => winding.due(now, &live),
+                false => live.into_iter().map(|(session, _)| session).collect(),
+            };
+            self.stop_these(&due, *outcome);
         }
         doomed.iter().all(|doomed| now > doomed.since + closing_time + deadline)
     }
@@ -121,10 +139,25 @@ mod tests {
         sessions.iter().map(stopped).collect()
     }
 
-    fn look(route: &Route, after: Duration) -> bool {
-        let doomed = cluster(route).doomed();
-        let since = doomed.iter().map(|doomed| doomed.since).max().unwrap_or_else(clock::now);
-        route.end_due(cluster(route), &doomed, since + after)
+    /// What is over, and what ends, as time passes.
+    #[derive(Default)]
+    struct Played {
+        leaving: Leaving,
+        passed: Duration,
+    }
+
+    impl Played {
+        /// In steps as they are looked at, until so long after the endpoint was taken out.
+        fn until(&mut self, route: &Route, after: Duration, mut each: impl FnMut(u64)) -> bool {
+            let doomed = cluster(route).doomed();
+            let since = doomed.iter().map(|doomed| doomed.since).max().unwrap_or_else(clock::now);
+            while self.passed < after {
+                self.passed = (self.passed + STEP).min(after);
+                each(self.passed.as_millis() as u64);
+                route.end_due(cluster(route), &doomed, &mut self.leaving, since + self.passed);
+            }
+            route.end_due(cluster(route), &doomed, &mut self.leaving, since + self.passed)
+        }
     }
 
     #[test]
@@ -133,8 +166,9 @@ mod tests {
         let sessions = sessions(&route);
         let second = cluster(&route).endpoints()[1].settings().name.clone();
         assert!(cluster(&route).set_admin(second.as_str(), Admin::Disabled));
-        let ended = |after| {
-            let is_over = look(&route, after);
+        let mut played = Played::default();
+        let mut ended = |after| {
+            let is_over = played.until(&route, after, |_| {});
             let ends = stopped(&sessions);
             assert!(ends.iter().step_by(2).all(Option::is_none), "those of the endpoint that stays");
             let removed: Vec<_> = ends.iter().skip(1).step_by(2).flatten().collect();
@@ -143,9 +177,33 @@ mod tests {
         };
         assert_eq!(ended(Duration::ZERO), (0, false));
         let (half, _) = ended(CLOSING_TIME / 2);
-        assert!((30..70).contains(&half), "{half} of 100");
+        assert!((40..60).contains(&half), "{half} of 100");
         assert_eq!(ended(CLOSING_TIME), (100, false), "a dial may still become a session");
         assert_eq!(ended(CLOSING_TIME * 10), (100, true));
+    }
+
+    #[test]
+    fn those_that_rest_end_first_and_busy_ones_when_the_time_is_over() {
+        let route = route("on_removed: close");
+        let sessions = sessions(&route);
+        for endpoint in cluster(&route).endpoints() {
+            assert!(cluster(&route).set_admin(endpoint.settings().name.as_str(), Admin::Disabled));
+        }
+        let busy = |number: usize| number % 4 < 2;
+        let mut played = Played::default();
+        let exchange = |_| {
+            for (_, admitted) in sessions.iter().enumerate().filter(|(number, _)| busy(*number)) {
+                admitted.place.live().exchanged();
+            }
+        };
+        let ended = |sessions: &[Admitted], wanted: bool| {
+            let ends = stopped(sessions).into_iter().enumerate();
+            ends.filter(|(number, end)| busy(*number) == wanted && end.is_some()).count()
+        };
+        played.until(&route, CLOSING_TIME - STEP, exchange);
+        assert_eq!((ended(&sessions, false), ended(&sessions, true)), (100, 0));
+        played.until(&route, CLOSING_TIME, exchange);
+        assert_eq!(ended(&sessions, true), 100);
     }
 
     #[test]
@@ -154,11 +212,12 @@ mod tests {
         let sessions = sessions(&route);
         let endpoint = cluster(&route).endpoints()[0].settings().name.clone();
         assert!(cluster(&route).set_admin(endpoint.as_str(), Admin::Disabled));
-        look(&route, CLOSING_TIME / 2);
+        let mut played = Played::default();
+        played.until(&route, CLOSING_TIME / 2, |_| {});
         let ended = stopped(&sessions).iter().flatten().count();
-        assert!((30..70).contains(&ended), "{ended} of 100");
+        assert!((40..60).contains(&ended), "{ended} of 100");
         cluster(&route).set_admin(endpoint.as_str(), Admin::Enabled);
-        assert!(look(&route, CLOSING_TIME * 10));
+        assert!(played.until(&route, CLOSING_TIME * 10, |_| {}));
         assert_eq!(stopped(&sessions).iter().flatten().count(), ended);
     }
 
@@ -172,7 +231,7 @@ mod tests {
             for endpoint in cluster(&route).endpoints() {
                 cluster(&route).set_admin(endpoint.settings().name.as_str(), admin);
             }
-            assert!(look(&route, CLOSING_TIME * 10));
+            assert!(Played::default().until(&route, CLOSING_TIME * 10, |_| {}));
             assert!(stopped(&sessions).iter().all(Option::is_none), "{settings}");
         }
     }

@@ -11,6 +11,7 @@ use super::route::{Destination, REFUSING_MAX, Route};
 use crate::caller::Caller;
 use crate::clock;
 use crate::outcome::{Outcome, Side};
+use crate::policy::rotation::Seen;
 use crate::relay::Live;
 use crate::tls::Stamp;
 use crate::upstream::{Cluster, EndpointId, Lease};
@@ -32,6 +33,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// What can be seen of what it moves.
+    pub(super) fn seen(&self) -> Seen {
+        Seen {
+            moved: self.live.sent().wrapping_add(self.live.received()),
+            owes_answer: self.live.owes_answer(),
+        }
+    }
+
     /// Of a connection that is accepted now.
     pub(super) fn new(session: SessionId) -> Self {
         Self {

@@ -17,7 +17,6 @@ use crate::outcome::{Outcome, Side};
 use crate::policy::rotation::Seen;
 use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
-use crate::relay::Live;
 use crate::sys::Peer;
 use crate::tls::Stamp;
 use crate::upstream::{Cluster, DialRecord, EndpointId, Wanted};
@@ -239,27 +238,24 @@ impl Route {
         unopened.for_each(|entry| entry.live.stop(outcome));
     }
 
-    /// Tells those with an endpoint of that cluster of whom that is true to end so.
-    pub(super) fn stop_where(
+    /// The sessions on that endpoint of the cluster that were accepted until then.
+    pub(super) fn activity_on(
         &self,
         cluster: &Arc<Cluster>,
-        outcome: Outcome,
-        is_meant: impl Fn(SessionId, Instant, EndpointId) -> bool,
-    ) {
-        for entry in self.sessions().live.values().filter(|entry| entry.is_of(cluster)) {
-            if let Some(endpoint) = entry.endpoint.get()
-                && is_meant(entry.session, entry.accepted, *endpoint)
-            {
-                entry.live.stop(outcome);
-            }
-        }
+        endpoint: EndpointId,
+        until: Instant,
+    ) -> Vec<(SessionId, Seen)> {
+        let sessions = self.sessions();
+        let meant = sessions.live.values().filter(|entry| {
+            entry.is_of(cluster) && entry.endpoint.get() == Some(&endpoint) && entry.accepted <= until
+        });
+        meant.map(|entry| (entry.session, entry.seen())).collect()
     }
 
-    /// Every session that lives, with the bytes that it has moved so far.
+    /// Every session that lives.
     #[must_use]
-    pub fn activity(&self) -> Vec<(SessionId, u64)> {
-        let moved = |entry: &Arc<Entry>| entry.live.sent().wrapping_add(entry.live.received());
-        self.sessions().live.iter().map(|(session, entry)| (*session, moved(entry))).collect()
+    pub fn activity(&self) -> Vec<(SessionId, Seen)> {
+        self.sessions().live.iter().map(|(session, entry)| (*session, entry.seen())).collect()
     }
 
     /// Tells that session to end so, be it still on its way to an endpoint. Whether it lives.
@@ -281,11 +277,7 @@ impl Route {
         let sessions = self.sessions();
         let outdated =
             sessions.live.values().filter(|entry| entry.is_of(cluster) && entry.live.is_outdated(current));
-        let seen = |live: &Live| Seen {
-            moved: live.sent().wrapping_add(live.received()),
-            owes_answer: live.owes_answer(),
-        };
-        outdated.map(|entry| (entry.session, seen(&entry.live))).collect()
+        outdated.map(|entry| (entry.session, entry.seen())).collect()
     }
 
     /// Tells those of these that still live to end so.
