@@ -80,7 +80,7 @@ pub struct Service {
 pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatch) {
     let mut pause = Pause::default();
     let mut stop = std::pin::pin!(watch.begun());
-    loop {
+    'accepting: loop {
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
@@ -88,17 +88,22 @@ pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatc
         };
         match accepted {
             Ok((accepted, peer)) => {
+                let mut room = accepted.leaves_room();
+                while let Err(error) = room {
+                    tokio::select! {
+                        biased;
+                        () = &mut stop => {
+                            // It is accepted, and so it is served.
+                            service.begin(accepted, peer);
+                            break 'accepting;
+                        }
+                        () = service.wait_out(&error, &mut pause) => room = accepted.is_room(),
+                    }
+                }
                 pause.reset();
                 service.begin(accepted, peer);
             }
-            Err(error) => {
-                let route = service.current.get();
-                route.metrics().accept_errors.increment(1);
-                if let Some(wait) = pause.after(&error) {
-                    tracing::warn!(listener = %route.listener(), %error, ?wait, "cannot accept; waiting");
-                    alarm::sleep(wait).await;
-                }
-            }
+            Err(error) => service.wait_out(&error, &mut pause).await,
         }
     }
     // Whoever is connected already was promised to be served: closing the socket would reset them.
@@ -112,6 +117,16 @@ pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatc
 const WAITING_MAX: usize = 4096;
 
 impl Service {
+    /// Whoever connects meanwhile waits in the kernel's queue.
+    async fn wait_out(&self, error: &io::Error, pause: &mut Pause) {
+        let route = self.current.get();
+        route.metrics().accept_errors.increment(1);
+        if let Some(wait) = pause.after(error) {
+            tracing::warn!(listener = %route.listener(), %error, ?wait, "cannot accept; waiting");
+            alarm::sleep(wait).await;
+        }
+    }
+
     fn begin(&self, accepted: Accepted, peer: Peer) {
         let admitted = match self.current.get().admit(peer) {
             Ok(admitted) => admitted,

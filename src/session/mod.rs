@@ -26,7 +26,7 @@ use crate::downstream;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Opened, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
-use crate::sys::{Accepted, Socket};
+use crate::sys::{Accepted, Expecting, Socket};
 use crate::tls;
 use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
 use crate::workers::WorkerLoad;
@@ -55,8 +55,9 @@ pub fn run(
     load: WorkerLoad,
 ) -> impl Future<Output = ()> + Send {
     let Admitted { place, mut record } = admitted;
+    let expecting = Expecting::begin();
     async move {
-        let opening = Box::pin(open_or_refuse(accepted, &place, &mut record));
+        let opening = Box::pin(open_or_refuse(accepted, &place, &mut record, expecting));
         let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
         let settings = &place.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, place.live());
@@ -85,6 +86,7 @@ async fn open_or_refuse(
     accepted: Accepted,
     place: &Place,
     record: &mut Record,
+    _expecting: Expecting,
 ) -> Option<(relay::Start, Lease)> {
     let unserved = match open(accepted, place, record).await {
         Ok(opened) => return Some(opened),

@@ -7,6 +7,7 @@
 
 mod bind;
 mod confinement;
+mod descriptors;
 mod diagnostics;
 mod inherited;
 mod inotify;
@@ -23,6 +24,7 @@ mod timer;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
 pub use confinement::{Confinement, ConfinementError, Permissions, confine};
+pub use descriptors::Expecting;
 pub use diagnostics::{SocketOwner, owners_are_told, socket_owner};
 pub use inherited::{Inherited, InheritedError, Role};
 pub use inotify::Inotify;

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use super::descriptors::{Taker, leave_some};
+
 /// Both ends of a non-blocking pipe, with the count of bytes inside.
 #[derive(Debug)]
 pub struct Pipe {
@@ -31,6 +33,7 @@ impl Pipe {
     /// What pipe2(2) says: `EMFILE`, `ENFILE`.
     pub fn new(wide: bool) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        leave_some(write.as_fd(), Taker::Dial)?;
         let wide = wide && fcntl_setpipe_size(&write, Self::WIDE).is_ok();
         Ok(Self { read, write, held: 0, wide })
     }

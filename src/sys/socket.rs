@@ -27,6 +27,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use super::descriptors::{Taker, have_room, leave_some};
 use super::{PeerProcess, Pipe, register};
 
 /// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
@@ -68,6 +69,22 @@ pub enum Peer {
 pub struct Accepted(pub(super) OwnedFd);
 
 impl Accepted {
+    /// Whether enough descriptors are left behind this one, which is the newest.
+    ///
+    /// # Errors
+    /// `EMFILE`: sessions have taken all but the last, which are for everything else.
+    pub fn leaves_room(&self) -> io::Result<()> {
+        leave_some(self.0.as_fd(), Taker::Accept)
+    }
+
+    /// The same later on.
+    ///
+    /// # Errors
+    /// `EMFILE`, as above.
+    pub fn is_room(&self) -> io::Result<()> {
+        have_room(&self.0)
+    }
+
     /// Closes with a reset, before any reactor knew it.
     pub fn abort(self) {
         let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
@@ -380,6 +397,7 @@ fn begin_connecting(target: Target, options: &Options) -> io::Result<OwnedFd> {
     let Target { address, from, speaks_first } = target;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family(address), SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    leave_some(socket.as_fd(), Taker::Dial)?;
     options.apply(&socket, address.ip())?;
     if speaks_first {
         set_tcp_quickack(&socket, false)?;

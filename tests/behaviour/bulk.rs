@@ -75,7 +75,7 @@ fn two_thousand_sessions_live_at_once_half_of_them_in_mtls() {
 }
 
 /// Many systems start processes with 1,024 descriptors and let them have more for the asking.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the hard limit is ours to use");
