@@ -216,7 +216,10 @@ struct Followed {
 }
 
 fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<Part> {
-    let trust = originator.trust().files().next().map(|_| Part::Trust(cluster.clone(), originator.clone()));
+    // Without files it is an agent's; or nobody's, and has no end.
+    let trust = originator.trust();
+    let is_followed = trust.files().next().is_some() || !trust.ends().is_empty();
+    let trust = is_followed.then(|| Part::Trust(cluster.clone(), originator.clone()));
     let identities =
         originator.identities().all().iter().map(|identity| Part::Identity(Arc::clone(identity)));
     identities.chain(trust).collect()
@@ -255,7 +258,10 @@ impl Part {
 
     /// Whether it is an agent that says what it is, and not files.
     fn is_an_agents(&self) -> bool {
-        matches!(self, Self::Identity(identity) if matches!(identity.source(), IdentitySource::Spiffe(_)))
+        match self {
+            Self::Identity(identity) => matches!(identity.source(), IdentitySource::Spiffe(_)),
+            Self::Trust(_, originator) => originator.trust().files().next().is_none(),
+        }
     }
 
     /// What else there is to say of its files.
@@ -394,7 +400,9 @@ impl Story {
 
     fn warn_of_the_end(&mut self, part: &Part, wall: SystemTime) {
         for (role, end) in part.ends() {
-            let Some(near) = near(role, end, wall) else { continue };
+            let Some(near) = near(role, end, wall).filter(|near| is_news(*near, part.is_an_agents())) else {
+                continue;
+            };
             if self.warned.get(&role).is_some_and(|warned| *warned <= near) {
                 continue;
             }
@@ -428,6 +436,11 @@ pub fn near(role: Role, end: SystemTime, now: SystemTime) -> Option<Duration> {
     NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
 }
 
+/// What an agent gives lives for an hour and is renewed when half of it is over: only that it has ended is news.
+const fn is_news(near: Duration, is_an_agents: bool) -> bool {
+    !is_an_agents || near.is_zero()
+}
+
 /// When that is, in words: `ends in 9 days`.
 #[must_use]
 pub fn ends(end: SystemTime, now: SystemTime) -> String {
@@ -441,6 +454,17 @@ pub fn ends(end: SystemTime, now: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_agent_renews_is_warned_of_when_it_has_ended() {
+        let now = SystemTime::UNIX_EPOCH + 20_000 * DAY;
+        for (left, is_an_agents, expected) in
+            [(1, false, true), (1, true, false), (0, true, true), (0, false, true)]
+        {
+            let near = near(Role::Client, now + left * DAY / 24, now).expect("it is near");
+            assert_eq!(is_news(near, is_an_agents), expected, "{left} hours, an agent's: {is_an_agents}");
+        }
+    }
 
     #[test]
     fn an_end_comes_near_in_steps() {

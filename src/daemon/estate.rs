@@ -221,7 +221,9 @@ impl Estate {
             let probing = health_check::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch());
             self.means.admin.spawn(probing);
             let draining = self.means.sessions.watch();
-            let dialling = preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining);
+            let replaced = self.means.credentials.replaced();
+            let dialling =
+                preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining, replaced);
             self.means.admin.spawn(dialling);
             // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
             let resolver = Arc::clone(&self.means.resolver);

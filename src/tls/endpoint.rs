@@ -41,6 +41,8 @@ pub struct Agreed {
     pub cipher: &'static str,
     /// Which content the identity had.
     pub stamp: Option<Stamp>,
+    /// Who was trusted.
+    trust: Stamp,
     version: ProtocolVersion,
     /// Whether an earlier session was resumed, which saves the certificates and their checks.
     pub resumed: bool,
@@ -77,12 +79,13 @@ impl EndpointOriginator {
         self.originator.start()
     }
 
-    /// Whether a handshake now would show the same identity as the one that agreed on this.
+    /// Whether a handshake now would show the same identity, and ask the same of the server, as the one that agreed on this.
     #[must_use]
     pub fn is_current(&self, choice: Choice, agreed: &Agreed) -> bool {
         let identity = self.originator.identities().get(choice);
         let current = identity.map(|identity| identity.current()).transpose();
-        current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
+        let is_trusted = self.originator.trust().current().stamp == agreed.trust;
+        is_trusted && current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
     }
 
     /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
@@ -97,9 +100,9 @@ impl EndpointOriginator {
         name: ServerName<'static>,
         _: NothingBuffered,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made(choice)?;
-        let stream = Stream::handshake(socket, made.config, name).await?;
-        let agreed = self.agreed(choice, made.identity, stream.connection());
+        let Made { identity, trust, config } = self.made(choice)?;
+        let stream = Stream::handshake(socket, config, name).await?;
+        let agreed = self.agreed(choice, (identity, trust), stream.connection());
         Ok((Box::new(stream), agreed))
     }
 
@@ -130,7 +133,7 @@ impl EndpointOriginator {
     fn agreed(
         &self,
         choice: Choice,
-        stamp: Option<Stamp>,
+        (stamp, trust): (Option<Stamp>, Stamp),
         connection: &UnbufferedClientConnection,
     ) -> Agreed {
         Agreed {
@@ -140,6 +143,7 @@ impl EndpointOriginator {
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
             stamp,
+            trust,
             version: connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use tokio::sync::watch;
 
 use crate::alarm;
 use crate::caller::Caller;
@@ -44,8 +45,14 @@ const SETBACK_MAX: Duration = Duration::from_secs(5);
 const EARLY: Duration = Duration::from_secs(1);
 
 /// Keeps a cluster's connections ready until it has had its day, or the daemon drains. Without `preconnect` there is nothing
-/// to do.
-pub async fn run(cluster: Arc<Cluster>, rng: Rng, watch: DrainWatch, draining: DrainWatch) {
+/// to do. `replaced` changes when a credential was.
+pub async fn run(
+    cluster: Arc<Cluster>,
+    rng: Rng,
+    watch: DrainWatch,
+    draining: DrainWatch,
+    mut replaced: watch::Receiver<()>,
+) {
     let Some(settings) = cluster.settings().dial.preconnect else { return };
     let mut keeper = Keeper::new(&cluster, settings, rng);
     let mut changes = cluster.changes();
@@ -67,6 +74,8 @@ pub async fn run(cluster: Arc<Cluster>, rng: Rng, watch: DrainWatch, draining: D
             () = cluster.spares().taken() => keeper.setbacks = 0,
             // The cluster goes only when we do.
             _ = changes.changed() => keeper.not_before = clock::now(),
+            // Those that it made useless make room for others at once. Who would tell goes only when we do.
+            _ = replaced.changed() => {}
             () = alarm::sleep(next.saturating_duration_since(clock::now())) => {}
         }
     }

@@ -82,6 +82,55 @@ fn each_caller_shows_his_own_certificate_and_resumes_his_own_sessions_only() {
     }
 }
 
+/// Those that are kept ready are made as the rest's; whoever is somebody else has his own dialled.
+#[test]
+fn a_connection_kept_ready_is_for_those_alone_whose_identity_it_was_made_with() {
+    let Some(Users { billing, reports }) = Users::have() else { return };
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let upstream =
+        Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build(), roles::echo);
+    let rules = format!("{{ user: {}, use: app }}, {{ use: certonly }}", billing.name);
+    let more = "protocol: redis\nconnect: { preconnect: 2 }";
+    let ambassador = start(&config(&upstream.address(), LOOPBACK, &pki, [&one, &two], &rules, more));
+    let ready = || ambassador.metrics().sum("preconnected", &[("cluster", "up")]);
+    for target in targets(&ambassador) {
+        for (user, identity, dials) in [(billing, "app", 1), (reports, "certonly", 0), (billing, "app", 1)] {
+            until("two were ready", || (ready() == 2.0).then_some(()));
+            let before = ambassador.records().len();
+            assert_eq!(Somebody::user(user).call(&target, &[]).heard(), SERVED);
+            let record = ambassador.wait_records(before + 1).remove(before);
+            let said = (record["tls"]["identity"].as_str(), record["attempts"].as_u64());
+            assert_eq!(said, (Some(identity), Some(dials)), "{record}");
+        }
+    }
+    let shown = handshakes(&upstream);
+    let of_app = shown.iter().filter(|(name, _)| name == "app").count();
+    assert_eq!(of_app, 4, "one for each call of his, and none that was kept: {shown:?}");
+}
+
+#[test]
+fn an_identity_that_names_other_files_after_a_reload_is_what_new_sessions_show() {
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let upstream =
+        Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build(), roles::echo);
+    let with = |app: &Leaf| {
+        let certonly = "{ use: app }";
+        config(&upstream.address(), LOOPBACK, &pki, [app, &two], certonly, "")
+    };
+    let ambassador = start(&with(&one));
+    let mut old = ambassador.connect();
+    old.echo("as the one");
+    // The cluster's own lines are the same; what they name is not.
+    let reloaded = reload(&ambassador, &with(&two));
+    assert!(reloaded["changes"].to_string().contains("cluster up changed"), "{reloaded}");
+    ambassador.connect().echo("as the other");
+    let shown = handshakes(&upstream);
+    assert_eq!(shown, [("app".to_owned(), false), ("certonly".to_owned(), false)]);
+    old.echo("a live session goes on");
+}
+
 #[test]
 fn whoever_no_rule_is_for_is_denied_before_anything_goes_upstream() {
     let Some(Users { billing, reports }) = Users::have() else { return };

@@ -263,6 +263,61 @@ fn none_outlives_the_certificate_that_it_was_made_with() {
     });
 }
 
+fn retired(ambassador: &Ambassador, upstream: &Upstream, count: usize) {
+    until("the old ones were parted from and new ones were ready", || {
+        let parted = upstream.notes().iter().filter(|note| note.as_str() == "end after 0").count();
+        let ready = ambassador.metrics().sum("preconnected", &[("cluster", "up")]);
+        (parted >= count && ready == f64::from(2_u32)).then_some(())
+    });
+    assert_eq!(preconnects(ambassador, "died"), 0.0);
+}
+
+/// Nobody connects meanwhile: they go because of what has changed, not because somebody came.
+#[test]
+fn none_outlives_the_ca_the_revocation_list_or_the_pins_that_it_was_made_under() {
+    const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
+    let (pki, other) = (Pki::new(), Pki::new());
+    let upstream = Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), roles::echo);
+    let crl = pki.crl("crl.pem", &[], YEAR);
+    let tls = |more: &str| format!("tls: {{ ca: {}, crl: {} {more} }}", pki.ca().display(), crl.display());
+    let config = |more: &str| redis(&[&upstream.address()], 2, &tls(more));
+    let ambassador = Ambassador::start(&config(""));
+    wait_ready(&ambassador, 2);
+    let both = [&pki, &other].map(|pki| fs::read_to_string(pki.ca()).expect("a CA")).concat();
+    fs::write(pki.ca(), both).expect("another CA beside the old one");
+    retired(&ambassador, &upstream, 2);
+    pki.crl("crl.pem", &[&pki.client("revoked")], YEAR);
+    retired(&ambassador, &upstream, 4);
+    // A reload that changes what is demanded of the server: a pin that it does not fulfil.
+    let pin = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    ambassador.rewrite(&config(&format!(", pins: [\"{pin}\"]")));
+    assert_eq!(ambassador.post("/reload").status, 200);
+    ambassador.connect().try_send("PING\r\n");
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "tls_failed", "{record}");
+    assert_eq!(preconnects(&ambassador, "hit"), 0.0);
+}
+
+#[test]
+fn a_reload_changes_how_many_are_ready_and_whether_there_are_any() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&redis(&[&upstream.address()], 1, ""));
+    wait_ready(&ambassador, 1);
+    for count in [3, 2, 0, 1] {
+        ambassador.rewrite(&redis(&[&upstream.address()], count, ""));
+        assert_eq!(ambassador.post("/reload").status, 200);
+        wait_ready(&ambassador, count);
+        let ready = || ambassador.status()["clusters"][0]["endpoints"][0]["ready"].as_u64();
+        assert_eq!(ready(), Some(count.into()));
+        upstream.wait_active(usize::try_from(count).expect("it is small"));
+        ambassador.connect().echo("PING\r\n");
+        ambassador.wait_active(0);
+    }
+    let records = ambassador.wait_records(4);
+    let dials: Vec<_> = records.iter().map(|record| record["attempts"].as_u64().expect("a number")).collect();
+    assert_eq!(dials, [0, 0, 1, 0], "only where none was kept it had to be dialled");
+}
+
 #[test]
 fn a_dead_endpoint_is_not_dialled_ahead_in_a_hurry() {
     let mut dead = Upstream::plain(roles::echo);

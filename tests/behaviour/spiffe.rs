@@ -62,8 +62,10 @@ fn an_agent_that_is_not_there_yet_is_waited_for_while_the_cluster_refuses_in_wor
     wait_issued(&ambassador, 1.0);
     ambassador.connect().echo("secret");
     place.upstream.wait_note("cn=first");
-    let ends = ambassador.metrics().sum("certificate_expiry_timestamp_seconds", &[("role", "client")]);
-    assert!(ends > 1.7e9, "{ends}");
+    for role in ["client", "ca"] {
+        let ends = ambassador.metrics().sum("certificate_expiry_timestamp_seconds", &[("role", role)]);
+        assert!(ends > 1.7e9, "{role} ends at {ends}");
+    }
 }
 
 #[test]
