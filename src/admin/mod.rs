@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::clock;
 use crate::credentials::Credentials;
 use crate::log::Log;
 use crate::metrics::Exposition;
@@ -64,6 +65,8 @@ pub struct Subject {
     pub started: Instant,
     /// The configuration's file.
     pub config: PathBuf,
+    /// When the file was last read again, and whether it came into force.
+    pub last_reload: Mutex<Option<(Instant, bool)>>,
     /// What a reload may change.
     pub scene: Scenery,
     /// Who does what is asked for on the control socket.
@@ -81,6 +84,12 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// The file was read again just now, and came into force or did not.
+    pub fn reloaded(&self, is_in_force: bool) {
+        let reloaded = (clock::now(), is_in_force);
+        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded);
+    }
+
     /// The metrics, with the bytes of sessions that live.
     #[must_use]
     pub fn metrics(&self) -> &Exposition {

@@ -1,8 +1,8 @@
 //! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`, `sessions` and `top`.
 //! These may be of another version: what they do not know they pass over, and what is missing is as if it were empty.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -75,10 +75,21 @@ pub struct Status {
     pub state: String,
     pub uptime_seconds: Told<f64>,
     pub config: String,
+    pub last_reload: Option<LastReload>,
     pub admin: Option<String>,
     pub listeners: Vec<Listener>,
     pub clusters: Vec<ClusterStatus>,
     pub credentials: Vec<Credential>,
+}
+
+/// When the file was last read again, in `/status`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastReload {
+    /// Whether it came into force.
+    pub ok: bool,
+    /// How long that is ago.
+    pub seconds_ago: f64,
 }
 
 /// A listener in `/status`.
@@ -231,11 +242,20 @@ impl Status {
             state: subject.phase.get().label().into(),
             uptime_seconds: (clock::now() - subject.started).as_secs_f64().into(),
             config: subject.config.display().to_string(),
+            last_reload: LastReload::of(subject),
             admin: scene.admin.map(|address| address.to_string()),
             listeners: scene.listeners.iter().map(Listener::of).collect(),
             clusters: scene.clusters.iter().map(|cluster| ClusterStatus::of(cluster)).collect(),
             credentials: subject.credentials.view().into_iter().map(Credential::of).collect(),
         }
+    }
+}
+
+impl LastReload {
+    fn of(subject: &Subject) -> Option<Self> {
+        let last = *subject.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds_ago = |at| clock::now().saturating_duration_since(at).as_secs_f64();
+        last.map(|(at, ok)| Self { ok, seconds_ago: seconds_ago(at) })
     }
 }
 

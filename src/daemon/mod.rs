@@ -19,8 +19,8 @@ mod words;
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -203,6 +203,7 @@ impl Running {
             scene: Scenery::default(),
             commands: commander,
             handing_over: AtomicBool::new(false),
+            last_reload: Mutex::default(),
             credentials: credentials.clone(),
             log: log.clone(),
             exposition,
@@ -251,6 +252,7 @@ impl Running {
     async fn reload(&mut self) -> Reloaded {
         notify::send(&Notice::Reloading);
         let reloaded = reload::reload(&mut self.estate, self.reach.as_ref()).await;
+        self.subject.reloaded(reloaded.ok);
         notify::send(&Notice::Ready);
         reloaded
     }

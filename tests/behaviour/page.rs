@@ -58,6 +58,36 @@ fn the_page_says_why_an_endpoint_is_of_no_use() {
 }
 
 #[test]
+fn the_page_says_what_is_wrong_with_clusters_and_how_the_last_reload_went() {
+    let upstream = Upstream::plain(roles::echo);
+    let broken = "connect: { attempts: 1 }\ncircuit_breaker: { consecutive_failures: 2, open_for: 1m }";
+    let config = Config::app(
+        &["127.0.0.1:9", &upstream.address()],
+        "balance: round_robin\noutlier_detection: { base_ejection_time: 1m }",
+    )
+    .listener("broken", "bind: 127.0.0.1:0\ncluster: broken")
+    .cluster("broken", &["127.0.0.1:9"], &format!("health_check: {{ type: tcp }}\n{broken}"))
+    .listener("lost", "bind: 127.0.0.1:0\ncluster: lost")
+    .cluster("lost", &["nowhere.invalid:5432"], "");
+    let ambassador = Ambassador::start(&config);
+    (0..10).for_each(|_| ambassador.connect().echo("served"));
+    (0..2).for_each(|_| assert_eq!(ambassador.connect_to("broken").ending(), End::Reset));
+    ambassador.wait_line("breaker open");
+    ambassador.wait_line("endpoint ejected");
+    ambassador.rewrite(&config.top("nonsense: 1"));
+    assert_eq!(ambassador.post("/reload").status, 422);
+    browse(&ambassador).has(&[
+        "breaker open, for ",
+        "panic: all are down, all are used",
+        "ejected, for ",
+        "failures in a row (connect)",
+        "search fails",
+        "nowhere.invalid",
+        "last reload refused",
+    ]);
+}
+
+#[test]
 fn the_page_forbids_the_browser_everything_but_itself() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
