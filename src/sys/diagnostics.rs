@@ -299,11 +299,18 @@ mod tests {
 
     #[test]
     fn a_listener_on_the_clients_port_is_not_taken_for_the_client() {
-        // Its port may be somebody's towards another address meanwhile, and cannot be listened on then.
+        // From an address of its own. On 127.0.0.1 every port may be held by what other tests' connections have left (28,000 in
+        // TIME_WAIT are a few seconds' work), and a port that is held cannot be listened on.
+        let own = SocketAddr::from(([127, 77, 0, 1], 0));
+        // It may still be somebody's towards another address meanwhile.
         let listens = (0..100).find_map(|_| {
-            let (listener, client, accepted) = connected("127.0.0.1:0");
-            let (from, to) = (accepted.peer_addr().unwrap(), listener.local_addr().unwrap());
-            SockRef::from(&client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.bind(&own.into()).unwrap();
+            let to = listener.local_addr().unwrap();
+            client.connect(&to.into()).unwrap();
+            let (accepted, from) = listener.accept().unwrap();
+            client.set_linger(Some(std::time::Duration::ZERO)).unwrap();
             drop((client, accepted));
             let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             other.set_reuse_address(true).unwrap();
