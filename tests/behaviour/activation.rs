@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::harness::{Ambassador, Client, Config, Upstream, demand, roles, until};
 
 /// Makes of `command` one that is started with those sockets, as systemd would.
-fn activated(command: &mut Command, sockets: &[&str]) {
+pub(super) fn activated(command: &mut Command, sockets: &[&str]) {
     let mut wrapped = Command::new(demand("python3", "python3"));
     wrapped.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/activate.py"));
     wrapped.args(sockets).arg("--").arg(command.get_program()).args(command.get_args());

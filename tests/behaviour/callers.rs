@@ -34,13 +34,13 @@ pub(super) fn tcp(ambassador: &Ambassador) -> String {
     ambassador.address("app").to_string()
 }
 
-fn unix(ambassador: &Ambassador) -> String {
+pub(super) fn unix(ambassador: &Ambassador) -> String {
     ambassador.dir().join("app.sock").display().to_string()
 }
 
 /// The record of the session of that user.
 #[track_caller]
-fn record_of(ambassador: &Ambassador, uid: u32) -> Value {
+pub(super) fn record_of(ambassador: &Ambassador, uid: u32) -> Value {
     ambassador.record_where(&format!("uid {uid}"), |record| record["caller"]["uid"] == uid)
 }
 

@@ -18,6 +18,7 @@ mod harness;
 
 mod activation; // sockets that systemd bound
 mod admin; // health, metrics, status, the log
+mod attribution; // whose a connection is that changes hands, or comes out of a container
 mod balancing; // who gets the next session
 mod bulk; // much data, many sessions
 mod callers; // who connects, and who may

@@ -1,12 +1,28 @@
 """Starts a program as systemd starts a service for its sockets: bound here, passed by descriptor and name.
 
 activate.py NAME=KIND:ADDRESS … -- PROGRAM ARGUMENT …   KIND: tcp, udp, unix, seqpacket, file, connected
+
+BIND_IN=PATH in the environment: they are bound in the network namespace of that path, and the program runs in ours.
 """
+
+import ctypes
 
 import os
 import socket
 import sys
 
+CLONE_NEWNET = 0x40000000
+ours = os.open("/proc/self/ns/net", os.O_RDONLY)
+
+
+def enter(namespace):
+    if ctypes.CDLL(None).setns(namespace, CLONE_NEWNET):
+        sys.exit("setns: not permitted")
+
+
+is_elsewhere = "BIND_IN" in os.environ
+if is_elsewhere:
+    enter(os.open(os.environ.pop("BIND_IN"), os.O_RDONLY))
 split = sys.argv.index("--")
 names, passed, others = [], [], []
 for spec in sys.argv[1:split]:
@@ -31,6 +47,8 @@ for spec in sys.argv[1:split]:
     names.append(name)
     passed.append(made)
 
+if is_elsewhere:
+    enter(ours)
 # Out of the way first, so that none is overwritten by another.
 high = []
 for made in passed:

@@ -5,6 +5,8 @@
   device=NAME bind to that interface
   become=UID  make the socket, then become that user, then connect
   after=UID   make the socket, connect, then become that user
+  hand=UID    connect in a process that ends, and go on in a child of it that is that user; print `handed` before
+  owned=UID   make the socket, give it to that user by fchown, then connect
   reset       say `hello` and reset the connection at once
   say=HEX     say these bytes instead of `hello`
   flood=N     make N connections, one after the other, keep those that are served, and print how many `served N`
@@ -60,6 +62,22 @@ def one_of_the_crowd():
             return
 
 
+def handed_on():
+    """Connects in a process that is gone when this returns, in its child."""
+    alone, changed = os.pipe()
+    if os.fork():
+        os.wait()
+        os.read(alone, 1)
+        print("handed", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    connection.connect(address)
+    if os.fork():
+        os._exit(0)
+    become(options["hand"])
+    os.write(changed, b"x")
+
+
 if target.startswith("/"):
     connection = socket.socket(socket.AF_UNIX)
     address = target
@@ -94,8 +112,13 @@ if "from" in options:
     connection.bind(("127.0.0.1", int(options["from"])))
 if "become" in options:
     become(options["become"])
+if "owned" in options:
+    os.fchown(connection.fileno(), int(options["owned"]), -1)
 try:
-    connection.connect(address)
+    if "hand" in options:
+        handed_on()
+    else:
+        connection.connect(address)
     if "after" in options:
         become(options["after"])
     connection.sendall(bytes.fromhex(options["say"]) if "say" in options else b"hello")

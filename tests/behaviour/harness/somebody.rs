@@ -235,6 +235,11 @@ impl Namespace {
         Some(this)
     }
 
+    /// Its file.
+    pub(crate) fn path(&self) -> String {
+        format!("/run/netns/{}", self.0)
+    }
+
     /// Our end of the wire.
     pub(crate) fn gateway(number: u8) -> String {
         format!("10.199.{number}.1")
