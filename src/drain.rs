@@ -21,8 +21,11 @@ pub struct Drain {
 }
 
 /// A part of a drain that can be stopped alone, and stops with the whole.
-#[derive(Debug)]
-pub struct Branch(CancellationToken);
+#[derive(Debug, Clone)]
+pub struct Branch {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
 
 /// The side that is stopped.
 #[derive(Debug, Clone)]
@@ -56,7 +59,7 @@ impl Drain {
     /// For tasks that can be told to end before the others.
     #[must_use]
     pub fn branch(&self) -> Branch {
-        Branch(self.stop.child_token())
+        Branch { tasks: TaskTracker::new(), stop: self.stop.child_token() }
     }
 
     /// Tells every watch.
@@ -78,12 +81,32 @@ impl Branch {
     /// For a task that ends when this part is stopped, or the whole.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {
-        DrainWatch(self.0.clone())
+        DrainWatch(self.stop.clone())
+    }
+
+    /// Runs a task of this part on that worker of the whole, which waits for it too.
+    pub fn spawn_on(&self, whole: &Drain, worker: &Handle, task: impl Future<Output = ()> + Send + 'static) {
+        whole.spawn_on(worker, self.tasks.track_future(task));
     }
 
     /// Tells this part alone.
     pub fn stop(&self) {
-        self.0.cancel();
+        self.stop.cancel();
+    }
+
+    /// Whether it was told.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Waits for the tasks of this part, which was stopped.
+    ///
+    /// # Errors
+    /// [`Elapsed`] when some still run at the deadline.
+    pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
+        self.tasks.close();
+        alarm::before(deadline, self.tasks.wait()).await
     }
 }
 

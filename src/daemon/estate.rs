@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use fastrand::Rng;
 
@@ -20,7 +21,7 @@ use crate::policy::admission::Needs;
 use crate::session::{
     self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans, end_outdated,
 };
-use crate::sys::{Bind, BindError, Inherited, Listening, LocalAddress, Options, Role};
+use crate::sys::{BindError, Inherited, Listening, LocalAddress, Options, Role};
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 use crate::upstream::{Cluster, discovery, health_check, preconnect};
 use crate::workers::Workers;
@@ -62,6 +63,8 @@ pub(super) struct Estate {
     /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
     tallies: BTreeMap<(ListenerName, ClusterName), Arc<Tally>>,
     leaving: Vec<Routed>,
+    /// Of sockets that the last change gave up: their accept loops, which close them.
+    closing: Vec<Branch>,
     /// The names under which systemd keeps sockets of ours.
     kept: BTreeSet<String>,
     /// What another process knew of the clusters, until they are there.
@@ -114,6 +117,7 @@ impl Estate {
             ledgers: BTreeMap::new(),
             tallies: BTreeMap::new(),
             leaving: Vec::new(),
+            closing: Vec::new(),
             kept: BTreeSet::new(),
             foretold,
         }
@@ -139,11 +143,14 @@ impl Estate {
     ) -> Result<Vec<String>, Vec<BindError>> {
         let gathered = Gathered::gather(&config, self.at_hand(), inherited, self.means.workers.listening())?;
         let mut changes = Vec::new();
+        let open = self.listeners.iter().flat_map(|listener| &listener.sockets);
+        let open: Vec<_> = open.map(|socket| socket.accepting.clone()).collect();
         // Those that are not wanted any more are ours alone; of the others it is said again who has them.
         self.hand_on(false);
         let before = std::mem::take(&mut self.listeners);
         self.change_clusters(&config, &mut changes);
         self.change_listeners(&config, before, gathered.listeners, &mut changes);
+        self.closing.extend(open.into_iter().filter(Branch::is_stopped));
         self.retire_clusters(&config, &mut changes);
         let (admin, control) = (self.admin.take(), self.control.take());
         self.admin = self.answer_at(Door::Address, admin, gathered.admin, &mut changes);
@@ -152,6 +159,16 @@ impl Estate {
         self.config = Some(config);
         self.foretold.clear();
         Ok(changes)
+    }
+
+    /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
+    /// for one. It takes as long as accepting who waits already, and no longer than that deadline.
+    pub(super) async fn closed(&mut self, deadline: Instant) {
+        for accepting in std::mem::take(&mut self.closing) {
+            if accepting.finished(deadline).await.is_err() {
+                self.closing.push(accepting);
+            }
+        }
     }
 
     /// Stops accepting at once, and closes the sockets.
@@ -378,7 +395,7 @@ impl Estate {
         if let Some(position) = before.iter().position(is_held) {
             let mut attended = before.remove(position);
             if attended.held.bind != held.bind {
-                redress(&held);
+                held.redress();
             }
             attended.held = held;
             return attended;
@@ -392,7 +409,7 @@ impl Estate {
             drain: self.means.sessions.clone(),
         };
         let serving = listener::serve(Arc::clone(&held.listening), service, accepting.watch());
-        self.means.sessions.spawn_on(self.means.workers.listening().handle(), serving);
+        accepting.spawn_on(&self.means.sessions, self.means.workers.listening().handle(), serving);
         Attended { held, accepting }
     }
 
@@ -478,14 +495,5 @@ impl Drop for Routed {
 impl Drop for Attended {
     fn drop(&mut self) {
         self.accepting.stop();
-    }
-}
-
-/// Gives the file of a unix socket that stays the mode and owner that are wanted now.
-fn redress(held: &Held) {
-    if let Bind::Unix(unix) = &held.bind
-        && let Err(error) = unix.dress()
-    {
-        tracing::warn!(address = %held.listening.local(), %error, "cannot change the socket file");
     }
 }

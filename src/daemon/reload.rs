@@ -17,12 +17,18 @@ use super::seconds_since_1970;
 /// How long compiling may take: a user database or a file system may hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take to close sockets that are not wanted any more.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Reads the file that is in force again, and does what has changed in it, as far as this process may. The result is in the log
 /// too.
 pub(super) async fn reload(estate: &mut Estate, reach: Option<&Arc<Reach>>) -> Reloaded {
     let mistakes = match compile(estate, reach.cloned()).await {
         Ok((config, log)) => match apply(estate, config, log) {
-            Ok(reloaded) => return reloaded,
+            Ok(reloaded) => {
+                estate.closed(clock::now() + CLOSING).await;
+                return reloaded;
+            }
             Err(mistakes) => mistakes,
         },
         Err(mistakes) => mistakes,

@@ -100,6 +100,15 @@ impl AtHand {
 }
 
 impl Held {
+    /// Gives the file of a unix socket that stays the mode and owner that are wanted now.
+    pub(super) fn redress(&self) {
+        if let Bind::Unix(unix) = &self.bind
+            && let Err(error) = unix.dress()
+        {
+            tracing::warn!(address = %self.listening.local(), %error, "cannot change the socket file");
+        }
+    }
+
     /// What it is for, as another process is told.
     pub(super) fn role(&self, otherwise: Role) -> Role {
         match &self.bind {
