@@ -2,6 +2,10 @@
 //!
 //! Decisions (`policy`, `protocol`) take `now` as an argument; effects take it from here. Nothing here
 //! decides anything, and no other file may call `Instant::now` (a clippy ban keeps that).
+//!
+//! Whatever waits or is measured does so by [`now`], which no step of the wall clock moves, and which stands while the host
+//! sleeps. [`wall`] is for what is printed or counted from 1970, and for when certificates end; tests/tidy.rs has the list of
+//! those who may ask for it.
 
 use std::time::{Instant, SystemTime};
 

@@ -399,14 +399,15 @@ impl Story {
     }
 
     fn warn_of_the_end(&mut self, part: &Part, wall: SystemTime) {
+        let mut first: BTreeMap<Role, SystemTime> = BTreeMap::new();
         for (role, end) in part.ends() {
-            let Some(near) = near(role, end, wall).filter(|near| is_news(*near, part.is_an_agents())) else {
-                continue;
-            };
-            if self.warned.get(&role).is_some_and(|warned| *warned <= near) {
+            first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
+        }
+        for (role, end) in first {
+            let near = near(role, end, wall).filter(|near| is_news(*near, part.is_an_agents()));
+            if !is_nearer(&mut self.warned, role, near) {
                 continue;
             }
-            self.warned.insert(role, near);
             let subject = part.subject();
             let what = if role == Role::Crl { "revocation list" } else { "certificate" };
             tracing::warn!(kind = subject.kind(), name = subject.name(), "the {what} {}", ends(end, wall));
@@ -439,6 +440,15 @@ pub fn near(role: Role, end: SystemTime, now: SystemTime) -> Option<Duration> {
 /// What an agent gives lives for an hour and is renewed when half of it is over: only that it has ended is news.
 const fn is_news(near: Duration, is_an_agents: bool) -> bool {
     !is_an_agents || near.is_zero()
+}
+
+/// Whether an end has come nearer than when it was warned of last. One that is farther away now, because the clock was set
+/// back, will be warned of again.
+fn is_nearer(warned: &mut BTreeMap<Role, Duration>, role: Role, near: Option<Duration>) -> bool {
+    let before = warned.remove(&role);
+    let Some(near) = near else { return false };
+    warned.insert(role, near);
+    before.is_none_or(|before| near < before)
 }
 
 /// When that is, in words: `ends in 9 days`.
@@ -479,6 +489,20 @@ mod tests {
             assert_eq!(near(Role::Ca, now + left, now), expected, "{left:?}");
             assert_eq!(near(Role::Crl, now + left, now), expected.filter(|near| *near <= DAY), "{left:?}");
             assert_eq!(ends(now + left, now), words);
+        }
+        // A clock that jumps years ahead and is set right costs a warning, and none that comes later.
+        let (mut warned, end) = (BTreeMap::new(), now + 20 * DAY);
+        for (at, expected) in [
+            (now, false),
+            (now + 9000 * DAY, true),
+            (now, false),
+            (now + 7 * DAY, true),
+            (now + 7 * DAY, false),
+            (now + 18 * DAY, true),
+            (now + 10 * DAY, false),
+            (now + 18 * DAY, true),
+        ] {
+            assert_eq!(is_nearer(&mut warned, Role::Ca, near(Role::Ca, end, at)), expected, "{at:?}");
         }
         assert_eq!(near(Role::Client, now - DAY, now), Some(Duration::ZERO));
         assert_eq!(ends(now - DAY, now), "has expired");

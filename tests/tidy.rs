@@ -57,6 +57,17 @@ const IMPURE: &[(&str, &str)] = &[
     ("HashSet", "no hash order: a seed must replay"),
 ];
 
+/// Who may ask for the wall clock, and what for: its steps must not move anything else.
+const WALL: &[(&str, &str)] = &[
+    ("clock.rs", "where it is read"),
+    ("cli/demo/mod.rs", "the name of a folder"),
+    ("config/resolve/identity.rs", "a warning of a certificate's end"),
+    ("credentials.rs", "the same, while it is in use"),
+    ("daemon/mod.rs", "a metric in seconds since 1970"),
+    ("daemon/words.rs", "the first lines of the log"),
+    ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),
+];
+
 /// File names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] =
     &["utils", "util", "helpers", "helper", "common", "types", "constants", "manager", "misc"];
@@ -210,6 +221,23 @@ fn pure_modules_decide_and_do_nothing_else() {
         })
     });
     check("head, policy and protocol are pure", breaches);
+}
+
+#[test]
+fn the_wall_clock_moves_nothing() {
+    let sources = sources();
+    let others = sources.iter().filter(|source| !WALL.iter().any(|(file, _)| source.path.ends_with(file)));
+    let breaches = others.flat_map(|source| {
+        source
+            .code()
+            .into_iter()
+            .filter(|(_, line)| line.contains("clock::wall") || line.contains("SystemTime::now"))
+            .map(|(number, line)| (source.path.clone(), number, line.trim().to_owned()))
+    });
+    check(
+        "the wall clock is for what is listed in WALL; durations and deadlines are of `clock::now`",
+        breaches,
+    );
 }
 
 #[test]
