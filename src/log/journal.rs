@@ -1,6 +1,6 @@
 //! Entries of the journal, in its own protocol: fields with names, so that `journalctl AMBASSADOR_LISTENER=app` finds them.
 //!
-//! https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: a message a datagram, `NAME=value` a line; a value that has lines of its
+//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>: a message a datagram, `NAME=value` a line; a value that has lines of its
 //! own stands behind its name and its length.
 
 use std::fmt::{self, Write as _};

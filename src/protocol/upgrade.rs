@@ -74,7 +74,7 @@ pub trait Introduction: fmt::Debug + Send {
     fn heard(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, OpeningError>;
 
     /// There is no client, or it has left: what to say in its place, so that the server sees a whole conversation. It
-    /// ends as [`Protocol::probe`] says.
+    /// ends as [`probe`](super::Protocol::probe) says.
     fn alone(&mut self) -> Introduced;
 }
 
