@@ -18,7 +18,7 @@ use super::Credentials;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
-use crate::tls::{Identity, IdentitySource, Issued};
+use crate::tls::{Bundles, Identity, IdentitySource, Issued};
 
 /// How long an agent may take for its first word.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -120,11 +120,12 @@ fn install(identity: &Identity, context: &X509Context) -> Result<bool, String> {
     let der = |certificates: &[spiffe::cert::Certificate]| {
         certificates.iter().map(|one| CertificateDer::from(one.as_bytes().to_vec())).collect::<Vec<_>>()
     };
-    let bundle = context.bundle_set().get_ref(svid.spiffe_id().trust_domain());
+    let bundles = context.bundle_set().iter();
+    let bundles = bundles.map(|(domain, bundle)| (domain.as_str().to_owned(), der(bundle.authorities())));
     let issued = Issued {
         chain: der(svid.cert_chain()),
         key: Zeroizing::new(PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec()).into()),
-        bundle: bundle.map(|bundle| der(bundle.authorities())).unwrap_or_default(),
+        bundles: Bundles { own: svid.spiffe_id().trust_domain_name().to_owned(), all: bundles.collect() },
     };
     identity.install(issued).map_err(|error| error.to_string())
 }

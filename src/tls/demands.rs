@@ -28,11 +28,15 @@ pub struct Demands {
 
 /// What is wrong with a certificate that is otherwise right.
 #[derive(Debug, thiserror::Error)]
-enum Unacceptable {
+pub(super) enum Unacceptable {
     #[error("the server's public key is none of tls.pins; it is {0}")]
     Pin(Pin),
     #[error("the server's certificate has none of tls.allowed_uris; its URI names are [{0}]")]
     Uri(String),
+    #[error("the server's certificate has several URI names, so its trust domain is not known: [{0}]")]
+    Ambiguous(String),
+    #[error("the SPIFFE agent has given no CAs of trust domain {0}, or none that tls.allowed_uris is about")]
+    Foreign(String),
 }
 
 impl Demands {
@@ -62,14 +66,14 @@ impl Demands {
     }
 }
 
-fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Error> {
+pub(super) fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, Error> {
     let names = certificate.subject_alternative_name().map_err(|_| CertificateError::BadEncoding)?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
     let uri = |name: &'a GeneralName<'_>| if let GeneralName::URI(uri) = name { Some(*uri) } else { None };
     Ok(names.iter().filter_map(uri).collect())
 }
 
-fn unacceptable(why: Unacceptable) -> Error {
+pub(super) fn unacceptable(why: Unacceptable) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 

@@ -4,6 +4,7 @@
 //! Keys in PKCS#8, PKCS#1 and SEC1 are read; an encrypted one is refused in words, because a daemon has
 //! nobody to ask for its passphrase. When to look at the files again is not decided here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -45,8 +46,17 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8.
     pub key: Zeroizing<PrivateKeyDer<'static>>,
-    /// The CAs of its trust domain.
-    pub bundle: Vec<CertificateDer<'static>>,
+    /// Whom to trust.
+    pub bundles: Bundles,
+}
+
+/// The CAs of trust domains, each of which speaks for its own names alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundles {
+    /// The trust domain of the certificate that comes with them.
+    pub own: String,
+    /// By trust domain; those of others are federated with our own.
+    pub all: BTreeMap<String, Vec<CertificateDer<'static>>>,
 }
 
 /// Which of the two files is at fault, and why.
@@ -89,7 +99,7 @@ pub(super) struct Pair {
     /// The certificates alone: their key cannot be another while they are the same.
     chain: Vec<CertificateDer<'static>>,
     /// Whom to trust, as an agent says; empty where files are the source.
-    bundle: Vec<CertificateDer<'static>>,
+    bundles: Bundles,
     not_after: SystemTime,
     stamp: Stamp,
 }
@@ -171,13 +181,13 @@ impl Identity {
     /// # Errors
     /// As [`Identity::load`]; what there was stays in use.
     pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
-        let Issued { chain, key, bundle } = issued;
-        Ok(self.replace(Pair { bundle, ..Pair::new(chain, &key)? }))
+        let Issued { chain, key, bundles } = issued;
+        Ok(self.replace(Pair { bundles, ..Pair::new(chain, &key)? }))
     }
 
     fn replace(&self, pair: Pair) -> bool {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_same = |old: &Arc<Pair>| old.chain == pair.chain && old.bundle == pair.bundle;
+        let is_same = |old: &Arc<Pair>| old.chain == pair.chain && old.bundles == pair.bundles;
         let is_new = !current.as_ref().is_some_and(is_same);
         if is_new {
             *current = Some(Arc::new(pair));
@@ -215,8 +225,8 @@ impl Identity {
     }
 
     /// Whom its agent says to trust; nobody, while it has said nothing.
-    pub(super) fn bundle(&self) -> Vec<CertificateDer<'static>> {
-        self.pair().map(|pair| pair.bundle.clone()).unwrap_or_default()
+    pub(super) fn bundles(&self) -> Bundles {
+        self.pair().map(|pair| pair.bundles.clone()).unwrap_or_default()
     }
 
     fn pair(&self) -> Option<Arc<Pair>> {
@@ -248,7 +258,7 @@ impl Pair {
         }
         let certified = Arc::new(SingleCertAndKey::from(certified));
         let stamp = Stamp::of(&chain);
-        Ok(Self { certified, chain, bundle: Vec::new(), not_after, stamp })
+        Ok(Self { certified, chain, bundles: Bundles::default(), not_after, stamp })
     }
 
     pub(super) const fn stamp(&self) -> Stamp {

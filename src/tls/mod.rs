@@ -8,6 +8,7 @@
 mod choice;
 mod demands;
 mod endpoint;
+mod federation;
 mod identity;
 mod stream;
 mod tickets;
@@ -24,7 +25,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 pub use choice::{Choice, Identities, NoIdentity};
 pub use demands::{Demands, Pin};
 pub use endpoint::{Agreed, EndpointOriginator};
-pub use identity::{Absent, Identity, IdentityError, IdentitySource, Issued, Stamp};
+pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
 

@@ -1,5 +1,6 @@
 //! Who may have signed a server's certificate, and the verifier that asks; read again while in use.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -13,7 +14,8 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 use super::demands::Demands;
-use super::identity::{Identity, Stamp, certificates, moment, not_after, unreadable};
+use super::federation::{Federation, trust_domain};
+use super::identity::{Bundles, Identity, Stamp, certificates, moment, not_after, unreadable};
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone)]
@@ -24,7 +26,7 @@ pub enum Roots {
     System,
     /// Mozilla's, compiled in.
     WebPki,
-    /// Those of the identity's trust domain, as its agent says.
+    /// Those of the identity's trust domain, and of those that are federated with it, as its agent says.
     Bundle(Arc<Identity>),
 }
 
@@ -159,10 +161,6 @@ impl Trust {
 impl Trusted {
     fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
         let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::blind(provider, true)) };
-        let (store, certificates) = roots.load()?;
-        if store.is_empty() {
-            return Ok(Self::blind(provider, false));
-        }
         let mut lists = Vec::new();
         let mut next_update = None;
         for path in crls {
@@ -170,16 +168,38 @@ impl Trusted {
             lists.extend(more);
             next_update = next_update.into_iter().chain(until).min();
         }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
-            .with_crls(lists.iter().cloned())
-            .enforce_revocation_expiration()
-            .build()
-            .map_err(unbuildable)?;
+        let over = |store: RootCertStore| {
+            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+                .with_crls(lists.iter().cloned())
+                .enforce_revocation_expiration()
+                .build()
+                .map(|verifier| demands.over(verifier))
+                .map_err(unbuildable)
+        };
+        let (verifier, certificates) = if let Roots::Bundle(identity) = roots {
+            let bundles = trusted_bundles(&identity.bundles(), demands);
+            let mut all = BTreeMap::new();
+            for (domain, certificates) in &bundles.all {
+                let mut store = RootCertStore::empty();
+                store.add_parsable_certificates(certificates.iter().cloned());
+                if !store.is_empty() {
+                    all.insert(domain.clone(), over(store)?);
+                }
+            }
+            let Some(own) = all.get(&bundles.own).map(Arc::clone) else {
+                return Ok(Self::blind(provider, false));
+            };
+            let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Federation { own, all });
+            (verifier, bundles.all.into_values().flatten().collect())
+        } else {
+            let (store, certificates) = roots.load()?;
+            (over(store)?, certificates)
+        };
         // One that cannot be read was no trust anchor either.
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
         let ends = [(Role::Ca, first_end), (Role::Crl, next_update)];
         Ok(Self {
-            verifier: demands.over(verifier),
+            verifier,
             stamp: Stamp::next(),
             held: (certificates, lists),
             ends: ends.into_iter().filter_map(|(role, end)| Some((role, end?))).collect(),
@@ -189,6 +209,16 @@ impl Trusted {
     fn blind(provider: &Arc<CryptoProvider>, accepts: bool) -> Self {
         let verifier = Arc::new(Blind { provider: Arc::clone(provider), accepts });
         Self { verifier, stamp: Stamp::next(), held: (Vec::new(), Vec::new()), ends: Vec::new() }
+    }
+}
+
+/// Our own trust domain's, and those of others that the demands name; whom nobody names, nobody trusts.
+fn trusted_bundles(bundles: &Bundles, demands: &Demands) -> Bundles {
+    let is_named = |domain: &str| demands.uris.iter().any(|uri| trust_domain(uri) == Some(domain));
+    let all = bundles.all.iter().filter(|(domain, _)| **domain == bundles.own || is_named(domain));
+    Bundles {
+        own: bundles.own.clone(),
+        all: all.map(|(domain, certificates)| (domain.clone(), certificates.clone())).collect(),
     }
 }
 
@@ -242,11 +272,8 @@ impl Roots {
                 }
                 return Ok((store, certificates));
             }
-            Self::Bundle(identity) => {
-                let certificates = identity.bundle();
-                store.add_parsable_certificates(certificates.iter().cloned());
-                return Ok((store, certificates));
-            }
+            // By trust domain, elsewhere.
+            Self::Bundle(_) => {}
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
                 // A trust store may hold oddities that webpki does not read; the rest of it still counts.

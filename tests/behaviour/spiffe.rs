@@ -92,6 +92,59 @@ fn what_the_agent_renews_is_used_at_once_and_its_end_changes_nothing() {
     assert!(record["error"].as_str().is_some_and(|error| error.contains("not signed by a CA")), "{record}");
 }
 
+/// Each trust domain's CAs speak for its own names: ours, though trusted, not for a partner's, and a partner's not for ours.
+#[test]
+fn a_federated_domain_is_trusted_for_its_own_names_where_the_file_names_them() {
+    const ELSEWHERE: &str = "spiffe://partner.example/orders-db";
+    let (ours, partner) = (Pki::new(), Pki::new());
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let socket = dir.path().join("agent.sock");
+    let agent = Workload::start(&socket);
+    agent.issue_federated(&ours.svid("us", HERE), HERE, &ours, &[("spiffe://partner.example", &partner)]);
+    let servers = [
+        (ours.svid("ours", THERE), true),
+        (partner.svid("partner", ELSEWHERE), true),
+        (ours.svid("ours-as-partner", ELSEWHERE), false),
+        (partner.svid("partner-as-ours", THERE), false),
+        (partner.server_with_uris(&["127.0.0.1"], &[ELSEWHERE, THERE]), false),
+    ];
+    let upstreams: Vec<_> = servers
+        .iter()
+        .map(|(server, _)| Upstream::tls(ServerTls::new(server).clients_of(&ours).build(), roles::echo))
+        .collect();
+    let identities = format!("identities:\n  host: {{ spiffe: \"unix:{}\" }}", socket.display());
+    let start = |uris: &str| {
+        let tls = format!("tls: {{ identity: host, allowed_uris: [{uris}] }}\nconnect: {{ attempts: 1 }}");
+        let mut config = Config::new().top(&identities);
+        for (number, upstream) in upstreams.iter().enumerate() {
+            let name = format!("s{number}");
+            config = config.listener(&name, &format!("bind: 127.0.0.1:0\ncluster: {name}"));
+            config = config.cluster(&name, &[&upstream.address()], &tls);
+        }
+        let ambassador = Ambassador::start(&config);
+        wait_issued(&ambassador, 1.0);
+        ambassador
+    };
+    let ambassador = start(&format!("\"{THERE}\", \"{ELSEWHERE}\""));
+    for (number, (_, is_trusted)) in servers.iter().enumerate() {
+        let name = format!("s{number}");
+        let mut client = ambassador.connect_to(&name);
+        if *is_trusted {
+            client.echo("to whom we mean");
+        } else {
+            client.try_send("to somebody else");
+            let of = |record: &serde_json::Value| record["listener"] == name.as_str();
+            assert_eq!(ambassador.record_where(&name, of)["outcome"], "tls_failed");
+        }
+    }
+    // Federated or not, whom the file does not name is not trusted.
+    let ambassador = start(&format!("\"{THERE}\""));
+    ambassador.connect_to("s0").echo("ours");
+    ambassador.connect_to("s1").try_send("theirs");
+    let record = ambassador.record_of("tls_failed");
+    assert!(record["error"].as_str().is_some_and(|error| error.contains("partner.example")), "{record}");
+}
+
 #[test]
 fn check_asks_the_agent_only_when_it_is_to_connect() {
     let place = place();

@@ -48,9 +48,18 @@ impl Workload {
 
     /// Gives that certificate to whoever asks, and to whoever has asked.
     pub(crate) fn issue(&self, leaf: &Leaf, uri: &str, pki: &Pki) {
+        self.issue_federated(leaf, uri, pki, &[]);
+    }
+
+    /// The same, with the CAs of other trust domains.
+    pub(crate) fn issue_federated(&self, leaf: &Leaf, uri: &str, pki: &Pki, others: &[(&str, &Pki)]) {
         let key = leaf.key_der.secret_der();
         let svid = [field(1, uri.as_bytes()), field(2, &leaf.der), field(3, key), field(4, &pki.ca_der())];
-        self.issued.send_replace(Some(field(1, &svid.concat())));
+        let other = |(domain, pki): &(&str, &Pki)| {
+            field(3, &[field(1, domain.as_bytes()), field(2, &pki.ca_der())].concat())
+        };
+        let others: Vec<u8> = others.iter().flat_map(other).collect();
+        self.issued.send_replace(Some([field(1, &svid.concat()), others].concat()));
     }
 }
 
