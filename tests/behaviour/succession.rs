@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::{Signal, kill_process};
 
-use crate::harness::{Ambassador, Client, ClosedPort, Config, End, Upstream, roles, until};
+use crate::harness::{Ambassador, Client, ClosedPort, Config, End, Upstream, finish, roles, until};
 use crate::health::{moody, wait_health};
 use crate::replacement::{process, under_keeper};
 
@@ -251,4 +251,30 @@ fn a_successor_of_another_kind_begins_anew_and_says_so() {
     ambassador.replace();
     wait_health(&ambassador, &three.down.address(), "healthy");
     assert_eq!(ambassador.status()["clusters"][0]["endpoints"][1]["state"], "enabled");
+}
+
+/// The successor waits for its file, which is a pipe, while the order comes.
+#[test]
+fn an_order_that_the_successor_would_not_know_of_is_refused() {
+    let upstream = Upstream::plain(roles::echo);
+    let config = Config::app(&[&upstream.address()], "");
+    let mut ambassador = Ambassador::start(&config);
+    let file = ambassador.dir().join("listeners.yaml");
+    let text = std::fs::read_to_string(&file).expect("the file");
+    std::fs::remove_file(&file).expect("the file goes");
+    finish(std::process::Command::new("mkfifo").arg(&file)).must_succeed();
+    let writing = thread::spawn({
+        let file = file.clone();
+        move || std::fs::OpenOptions::new().write(true).open(file).expect("somebody reads it")
+    });
+    let order = format!("/clusters/up/endpoints/{}/disable", upstream.address());
+    ambassador.replace_while(|ambassador| {
+        let mut writer = writing.join().expect("the successor reads its file");
+        let refused = ambassador.post(&order);
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        assert!(refused.body.contains("another process is about to take over"), "{}", refused.body);
+        std::io::Write::write_all(&mut writer, text.as_bytes()).expect("the successor reads");
+    });
+    assert_eq!(ambassador.post(&order).status, 200);
+    assert_eq!(ambassador.status()["clusters"][0]["endpoints"][0]["state"], "disabled");
 }

@@ -116,11 +116,18 @@ impl Ambassador {
     /// Has another process of the binary take over, and waits until systemd would know it. The old one's id is the answer.
     #[track_caller]
     pub(crate) fn replace(&mut self) -> Pid {
+        self.replace_while(|_| {})
+    }
+
+    /// The same, with something to do while the successor starts.
+    #[track_caller]
+    pub(crate) fn replace_while(&mut self, starting: impl FnOnce(&Self)) -> Pid {
         let old = self.pid();
         let successions =
             |notified: &[String]| notified.iter().filter(|line| line.starts_with("MAINPID=")).count();
         let before = successions(&self.notified());
         self.signal(Signal::USR2);
+        starting(self);
         let successor = until("a successor took over", || {
             let notified = self.notified();
             let line = (successions(&notified) > before)
