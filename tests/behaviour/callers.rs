@@ -296,7 +296,8 @@ fn units_beyond_the_first_hundred_share_a_series() {
     if Users::have().is_none() {
         return;
     }
-    let path = |number: usize| format!("ambtest-many.slice/ambtest-u{number}.service");
+    let slice = format!("ambtest-many{}.slice", std::process::id());
+    let path = |number: usize| format!("{slice}/ambtest-u{number}.service");
     let cgroups: Option<Vec<_>> = (0..103).map(|number| Cgroup::make(&path(number))).collect();
     let Some(cgroups) = cgroups else { return };
     let upstream = Upstream::plain(roles::echo);

@@ -13,6 +13,7 @@
   storm       make connections in eight threads and close them again until stdin ends; print `storm` once they have begun
   crowd=N     make N connections at once, print `crowd`, and close each when it has been served
   again       whoever of the crowd was served comes again, until stdin ends
+  word=TEXT   what each of them says instead of `hello`
   hold=MS     and keeps its connection so long first
 
 Prints `got TEXT` for what came back, `end` or `reset`; then keeps the connection until its stdin ends."""
@@ -38,7 +39,7 @@ def hold(count):
     for _ in range(count):
         try:
             connection = socket.create_connection(address, timeout=30)
-            connection.sendall(b"hello")
+            connection.sendall(options.get("word", "hello").encode())
             if connection.recv(100):
                 served.append(connection)
         except OSError:
