@@ -74,7 +74,8 @@ async fn pair() -> io::Result<(Socket, Socket)> {
     let any = Bind::Tcp(([127, 0, 0, 1], 0).into());
     let listening = Listening::bind(&any, &OPTIONS).map_err(io::Error::other)?;
     let LocalAddress::Tcp(address) = *listening.local() else { unreachable!("it was told to bind TCP") };
-    let connecting = Socket::connect(Target { address, from: None, speaks_first: false }, &OPTIONS)?;
+    let connecting =
+        Socket::connect(Target { address, from: None, speaks_first: false, is_upkeep: false }, &OPTIONS)?;
     let ((), accepted) = tokio::try_join!(connecting.connected(), listening.accept())?;
     Ok((connecting, Socket::adopt(accepted.0)?))
 }

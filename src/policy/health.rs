@@ -190,13 +190,23 @@ impl Health {
             (_, Status::Undecided | Status::Unhealthy) => self.settings.unhealthy_threshold,
         };
         let transition = (self.against >= threshold.max(1)).then(|| self.turn(now, said));
-        let wait = self.wait(transition.as_ref(), rng);
+        self.schedule(now, transition.as_ref(), rng);
+        transition
+    }
+
+    /// A probe ended that says nothing of the endpoint: this host was short of something. The next comes as it would have.
+    pub fn postpone(&mut self, now: Instant, why: String, rng: &mut Rng) {
+        self.last_error = Some(why);
+        self.schedule(now, None, rng);
+    }
+
+    fn schedule(&mut self, now: Instant, transition: Option<&Transition>, rng: &mut Rng) {
+        let wait = self.wait(transition, rng);
         let began = match self.probing {
             Probing::Begun { at, .. } => at,
             Probing::Due { .. } => now,
         };
         self.probing = Probing::Due { at: now.max(began + wait), last: Some(began) };
-        transition
     }
 
     fn turn(&mut self, now: Instant, to: Status) -> Transition {

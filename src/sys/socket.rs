@@ -52,6 +52,8 @@ pub struct Target {
     /// Bytes of ours follow as soon as it is connected. The ACK that ends TCP's handshake then travels with them,
     /// one packet less; a server whose turn it is would wait 200 ms for it.
     pub speaks_first: bool,
+    /// It may have one of the last descriptors, which sessions leave.
+    pub is_upkeep: bool,
 }
 
 /// Who is at the other end of an accepted socket.
@@ -394,10 +396,12 @@ const fn family(address: SocketAddr) -> AddressFamily {
 
 /// A TCP socket on its way to `target`.
 fn begin_connecting(target: Target, options: &Options) -> io::Result<OwnedFd> {
-    let Target { address, from, speaks_first } = target;
+    let Target { address, from, speaks_first, is_upkeep } = target;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family(address), SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    leave_some(socket.as_fd(), Taker::Dial)?;
+    if !is_upkeep {
+        leave_some(socket.as_fd(), Taker::Dial)?;
+    }
     options.apply(&socket, address.ip())?;
     if speaks_first {
         set_tcp_quickack(&socket, false)?;

@@ -160,7 +160,8 @@ impl<'a> Attempt<'a> {
             if let Some(port) = self.port {
                 address.set_port(port);
             }
-            let target = Target { address, from: settings.dial.local_address, speaks_first };
+            let from = settings.dial.local_address;
+            let target = Target { address, from, speaks_first, is_upkeep: self.is_probe };
             Socket::connect(target, &settings.socket)
         };
         let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));

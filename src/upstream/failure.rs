@@ -208,6 +208,12 @@ impl DialError {
         })
     }
 
+    /// Whether this host, and not the endpoint, is why it came to nothing.
+    #[must_use]
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Self::Connect { error, .. } if is_local(error))
+    }
+
     const fn outcome(&self) -> Outcome {
         match self.step() {
             Step::Connect => Outcome::ConnectFailed,

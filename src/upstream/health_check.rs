@@ -163,6 +163,12 @@ async fn until(next: Option<Instant>) {
 /// What a probe's end means.
 fn note(cluster: &Cluster, endpoint: &Endpoint, result: Result<(), Failure>, rng: &mut Rng) {
     let label = Failure::label(&result);
+    if let Err(failure) = &result
+        && failure.is_local()
+    {
+        // What this host lacks is no evidence.
+        return cluster.board().postpone(endpoint.id(), clock::now(), failure.to_string(), rng);
+    }
     let why = result.err().map(|failure| failure.to_string());
     if let Some(why) = &why {
         tracing::debug!(cluster = %cluster.settings().name, endpoint = %endpoint.settings().name, why, "probe failed");

@@ -70,6 +70,20 @@ fn an_undecided_endpoint_is_usable_and_an_unhealthy_one_is_not() {
 }
 
 #[test]
+fn a_probe_that_this_host_could_not_make_says_nothing_of_the_endpoint() {
+    let (mut health, mut now, mut rng) = start();
+    for _ in 0..100 {
+        health.begin(now);
+        health.postpone(now, "too many open files".into(), &mut rng);
+        let due = health.due().expect("none is on its way");
+        assert!(due > now, "it is not tried again at once");
+        now = due;
+    }
+    assert_eq!((health.status(), health.last_error()), (Status::Undecided, Some("too many open files")));
+    assert!(health.is_usable());
+}
+
+#[test]
 fn the_last_error_goes_with_a_success_though_the_status_stays() {
     let (mut health, now, mut rng) = start();
     health.begin(now);

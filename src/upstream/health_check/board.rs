@@ -124,6 +124,15 @@ impl Board {
         })
     }
 
+    /// A probe ended that says nothing of the endpoint.
+    pub(super) fn postpone(&self, id: EndpointId, now: Instant, why: String, rng: &mut Rng) {
+        self.table().change(id, |health| {
+            if health.due().is_none() {
+                health.postpone(now, why, rng);
+            }
+        });
+    }
+
     /// Something speaks against an endpoint.
     pub(super) fn suspect(&self, id: EndpointId, now: Instant) {
         if self.table().change(id, |health| health.suspect(now)) == Some(true) {

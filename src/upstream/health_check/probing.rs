@@ -49,6 +49,11 @@ impl Failure {
         }
     }
 
+    /// Whether this host, and not the endpoint, is why the probe came to nothing.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self, Self::Dial(error) if error.is_local())
+    }
+
     /// Every value of it.
     pub(super) fn results() -> impl Iterator<Item = &'static str> {
         let failed = DialError::RESULTS.iter().copied().filter(|result| *result != DialError::CANCELLED);
