@@ -20,6 +20,12 @@ pub(super) enum Taker {
     Dial,
 }
 
+/// The limit when it was last asked.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+/// How often it was needed, so that it is asked again after so many times.
+static ASKED: AtomicU64 = AtomicU64::new(0);
+const ASK_EVERY: u64 = 32;
+
 /// Sessions that were accepted and may want a descriptor yet.
 static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
@@ -45,16 +51,29 @@ impl Drop for Expecting {
 /// # Errors
 /// `EMFILE` where that descriptor, the newest, is among the last, and is not for who took it.
 pub(super) fn leave_some(newest: BorrowedFd<'_>, taker: Taker) -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile).current;
     let expected = match taker {
         Taker::Accept => EXPECTED.load(Ordering::Relaxed),
         Taker::Dial => 0,
     };
     let number = u64::try_from(newest.as_raw_fd()).unwrap_or_default();
-    match limit {
-        Some(limit) if number + expected >= first_of_the_last(limit, taker) => Err(Errno::MFILE.into()),
-        Some(_) | None => Ok(()),
+    let is_among_the_last = |limit| number + expected >= first_of_the_last(limit, taker);
+    // Before anybody is turned away it is asked again: it may have been raised.
+    if is_among_the_last(limit()) && is_among_the_last(ask_limit()) {
+        return Err(Errno::MFILE.into());
     }
+    Ok(())
+}
+
+/// RLIMIT_NOFILE as it was not many descriptors ago: asking costs a system call, and it changes by prlimit(1), if ever.
+fn limit() -> u64 {
+    let asked = ASKED.fetch_add(1, Ordering::Relaxed);
+    if asked.is_multiple_of(ASK_EVERY) { ask_limit() } else { LIMIT.load(Ordering::Relaxed) }
+}
+
+fn ask_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    LIMIT.store(limit, Ordering::Relaxed);
+    limit
 }
 
 /// Whether one more could be accepted.
