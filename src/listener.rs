@@ -6,11 +6,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
 use crate::alarm;
+use crate::clock;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::sampling::Sampling;
@@ -122,7 +123,9 @@ impl Service {
         let route = self.current.get();
         route.metrics().accept_errors.increment(1);
         if let Some(wait) = pause.after(error) {
-            tracing::warn!(listener = %route.listener(), %error, ?wait, "cannot accept; waiting");
+            if pause.is_news(clock::now()) {
+                tracing::warn!(listener = %route.listener(), %error, "cannot accept; whoever connects waits in the queue");
+            }
             alarm::sleep(wait).await;
         }
     }
@@ -148,6 +151,7 @@ struct Pause {
     last: Option<Duration>,
     /// Errors in a row that seemed to belong to one connection each.
     single: u32,
+    said: Option<Instant>,
 }
 
 impl Pause {
@@ -156,8 +160,20 @@ impl Pause {
     /// So many in a row are no coincidence (a filter forbids every accept, say).
     const SINGLE_MAX: u32 = 16;
 
+    /// How often it is said, at most: at the limit, every connection that ends lets another in.
+    const SAID_AGAIN: Duration = Duration::from_secs(10);
+
     fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self { said: self.said, ..Self::default() };
+    }
+
+    /// Whether it was not said a short while ago.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.said.is_none_or(|said| now.saturating_duration_since(said) >= Self::SAID_AGAIN);
+        if is_news {
+            self.said = Some(now);
+        }
+        is_news
     }
 
     /// `None` for an error that belongs to one connection (it was reset in the queue, a firewall forbade it):
