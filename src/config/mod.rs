@@ -118,7 +118,8 @@ impl Config {
         let mut findings = Findings::default();
         let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
         let settings =
-            resolve::Resolver { file, environment, reach: None, findings: &mut findings }.admin_alone(&root);
+            resolve::Resolver { file, environment, reach: None, is_confined: false, findings: &mut findings }
+                .admin_alone(&root);
         settings.ok_or_else(|| {
             findings.mistakes.retain(|(at, _)| at.path.starts_with("admin"));
             Mistakes::new(file, text, findings.mistakes)
@@ -150,7 +151,9 @@ impl Config {
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
         let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
-        let config = resolve::Resolver { file, environment, reach, findings: &mut findings }.config(&root);
+        let config =
+            resolve::Resolver { file, environment, reach, is_confined: false, findings: &mut findings }
+                .config(&root);
         match config {
             Some(config) if findings.mistakes.is_empty() => Ok(config),
             _ => {

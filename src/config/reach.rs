@@ -75,14 +75,19 @@ impl Reach {
         }
         let given = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         // systemd's, where it made some; and those by which `ca: system` is told to look elsewhere.
-        for folder in ["CREDENTIALS_DIRECTORY", "SSL_CERT_DIR"].into_iter().filter_map(given) {
-            reach.files.extend(folder.canonicalize().ok());
-        }
+        reach.files.extend(given("CREDENTIALS_DIRECTORY").and_then(|folder| folder.canonicalize().ok()));
+        // As many as rustls-native-certs takes it for.
+        let certificates = environment("SSL_CERT_DIR").unwrap_or_default();
+        reach
+            .files
+            .extend(std::env::split_paths(&certificates).filter_map(|folder| folder.canonicalize().ok()));
         for file in files(config).into_iter().chain(given("SSL_CERT_FILE")) {
             reach.add_file(&file);
         }
         for socket in sockets(config) {
             match folder_of(&socket) {
+                // Below `/` would be everywhere; the configuration is refused where it wants that.
+                Some(folder) if folder.parent().is_none() => {}
                 Some(folder) => drop(reach.sockets.insert(folder)),
                 None => reach.absent.extend(socket.parent().map(Path::to_owned)),
             }
@@ -217,8 +222,11 @@ fn written(file: &Path) -> Option<PathBuf> {
         Ok(file) => {
             file.parent().map(|folder| if folder.parent().is_none() { &*file } else { folder }.to_owned())
         }
-        // A link that leads nowhere is where its target will be made.
-        Err(_) => watch::steps(file).pop().and_then(|(folder, _)| folder.canonicalize().ok()),
+        // A link that leads nowhere is where its target will be made. Below `/` would be everywhere.
+        Err(_) => watch::steps(file)
+            .pop()
+            .and_then(|(folder, _)| folder.canonicalize().ok())
+            .filter(|folder| folder.parent().is_some()),
     }
 }
 
@@ -311,5 +319,6 @@ mod tests {
         let mut reach = Reach::default();
         reach.add_file(Path::new("/listeners.yaml"));
         assert!(!reach.may_read(Path::new("/root/key.pem")), "{reach:?}");
+        assert_eq!(written(Path::new("/no-such.log")), None);
     }
 }

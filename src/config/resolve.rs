@@ -33,12 +33,15 @@ pub(super) struct Resolver<'a> {
     pub(super) environment: Environment<'a>,
     /// What the process is left with, if it has given something up.
     pub(super) reach: Option<&'a Reach>,
+    /// Whether it will give something up, or has.
+    pub(super) is_confined: bool,
     pub(super) findings: &'a mut Findings,
 }
 
 impl Resolver<'_> {
     /// The whole configuration.
     pub(super) fn config(&mut self, root: &Section) -> Option<Config> {
+        self.is_confined = is_confined(root).unwrap_or_default();
         let mut identities = self.identities(root);
         let clusters: Vec<_> = root
             .names("clusters")
@@ -133,13 +136,24 @@ impl Resolver<'_> {
             self.out_of_reach(at, "make sockets there", path.parent());
             return None;
         }
-        Some(())
+        self.demand_folder(path, at)
     }
 
     /// Whether that file may be written to.
     fn demand_writable(&mut self, path: &Path, at: &At) -> Option<()> {
         if self.reach.is_some_and(|reach| !reach.may_write(path)) {
             self.out_of_reach(at, "write files there", path.parent());
+            return None;
+        }
+        if path.exists() { Some(()) } else { self.demand_folder(path, at) }
+    }
+
+    /// What is made directly in `/` would need the right to make, and remove, files everywhere.
+    fn demand_folder(&mut self, path: &Path, at: &At) -> Option<()> {
+        if self.is_confined && path.parent().is_some_and(|folder| folder.parent().is_none()) {
+            let message = "would be made directly in `/`, and so it would take the right to do so everywhere (Landlock): \
+                           give it a folder, or write `runtime: { landlock: off }`";
+            self.findings.mistake(at, message);
             return None;
         }
         Some(())

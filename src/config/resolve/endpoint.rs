@@ -165,7 +165,8 @@ fn parse(bytes: &[u8], file: &Path, around: &Surroundings) -> Result<Vec<Target>
     let root = Reader { environment, findings: &mut findings }.root(&shape::table::ENDPOINTS_FILE, &document);
     let items = root.list("endpoints");
     let targets = items.and_then(|items| {
-        Resolver { file, environment, reach: None, findings: &mut findings }.targets(items, around)
+        Resolver { file, environment, reach: None, is_confined: false, findings: &mut findings }
+            .targets(items, around)
     });
     match targets {
         Some(targets) if findings.mistakes.is_empty() => Ok(targets),

@@ -218,7 +218,8 @@ fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(At, Option<&'a str>
 /// A name that systemd can pass: fdname_is_valid() of its sources, and not empty.
 fn descriptor_name(name: &str) -> Result<(), String> {
     const LONGEST: usize = 255;
-    let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b':';
+    // A comma parts names where they are passed to a successor.
+    let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b':' | b',');
     match name {
         "" => {
             Err("the name of the socket is missing: write systemd:NAME, with FileDescriptorName=NAME in the \
@@ -226,7 +227,7 @@ fn descriptor_name(name: &str) -> Result<(), String> {
                 .into())
         }
         name if name.len() > LONGEST || !name.bytes().all(allowed) => Err(format!(
-            "{} is no descriptor name: 1 to {LONGEST} printable ASCII characters without `:`",
+            "{} is no descriptor name: 1 to {LONGEST} printable ASCII characters without `:` and `,`",
             quoted(name)
         )),
         _ => Ok(()),

@@ -421,11 +421,23 @@ clusters:
     );
 }
 
+/// Landlock's rights are for folders with all that is below them.
+#[test]
+fn nothing_is_made_in_the_root_folder_by_a_daemon_that_gives_up_files() {
+    let part = "would be made directly in `/`";
+    check(&with("", "bind: unix:/app.sock", ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
+    check_top("log: { output: /no-such-ambassador.log }", 16, "log.output", part);
+    check_top("admin: { control: unix:/control.sock }", 19, "admin.control", part);
+    parse(&with("runtime: { landlock: off }", "bind: unix:/app.sock", ENDPOINTS))
+        .expect("nothing is given up");
+}
+
 #[test]
 fn sockets_of_systemd_have_a_name_and_one_listener() {
     for (name, part) in [
         ("\"systemd:\"", "with FileDescriptorName=NAME in the .socket unit"),
         ("systemd:a:b", "`a:b` is no descriptor name"),
+        ("\"systemd:a,b\"", "`a,b` is no descriptor name"),
         ("systemd:ü", "`ü` is no descriptor name"),
     ] {
         check(&with("", &format!("bind: {name}"), ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
