@@ -157,7 +157,8 @@ pub struct SessionOrdered {
 }
 
 /// The level of the log.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LogLevel {
     /// In force.
     pub level: String,
@@ -196,6 +197,7 @@ pub(super) async fn obey<B>(
         return None;
     }
     let path = request.uri().path();
+    let order = request.uri().path_and_query().map_or(path, |whole| whole.as_str());
     let answer = match Order::read(path, request.uri().query()) {
         Ok(Order::Reload) => reload(subject).await,
         Ok(Order::Drain) => drain(subject).await,
@@ -215,7 +217,7 @@ pub(super) async fn obey<B>(
     };
     let (uid, pid) = (asker.map(|asker| asker.uid), asker.and_then(|asker| asker.pid));
     let status = answer.status().as_u16();
-    tracing::info!(target: "audit", order = path, uid, pid, status, "ordered on the control socket");
+    tracing::info!(target: "audit", order, uid, pid, status, "ordered on the control socket");
     Some(answer)
 }
 

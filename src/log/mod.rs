@@ -192,7 +192,7 @@ impl Log {
         if state.settings.words != new.settings.words {
             self.0.words.go_to(&new.settings.words, new.outputs.words.clone());
         }
-        self.0.words.set_level(new.settings.level);
+        self.0.words.set_level(new.settings.level, new.settings.level);
         *state = new;
         is_different
     }
@@ -209,7 +209,7 @@ impl Log {
     pub fn order(&self, level: LevelFilter) -> u64 {
         let mut state = self.state();
         state.ordered = Ordered { level: Some(level), number: state.ordered.number + 1 };
-        self.0.words.set_level(level);
+        self.0.words.set_level(level, state.settings.level);
         state.ordered.number
     }
 
@@ -217,7 +217,7 @@ impl Log {
     pub fn end_order(&self, number: u64) {
         let mut state = self.state();
         if state.ordered.number == number && state.ordered.level.take().is_some() {
-            self.0.words.set_level(state.settings.level);
+            self.0.words.set_level(state.settings.level, state.settings.level);
         }
     }
 

@@ -35,6 +35,8 @@ const SAID_AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Sink {
     output: Output,
     way: Way,
+    /// Bytes of a write, 0 where each line is a message of its own.
+    portion: usize,
     batch: Batch,
     trouble: Option<Trouble>,
     said: Option<Instant>,
@@ -45,6 +47,17 @@ pub(super) struct Sink {
 enum Way {
     Stream(File),
     Journal(Journal),
+}
+
+impl Way {
+    /// Whatever is no plain file may be a pipe that others write to as well.
+    fn portion(&self) -> usize {
+        match self {
+            Self::Stream(file) if file.metadata().is_ok_and(|open| open.is_file()) => FILE_PORTION,
+            Self::Stream(_) => PIPE_PORTION,
+            Self::Journal(_) => 0,
+        }
+    }
 }
 
 /// An output that fails.
@@ -78,6 +91,7 @@ impl Sink {
         }?;
         Ok(Self {
             output: output.clone(),
+            portion: way.portion(),
             way,
             batch: Batch::default(),
             trouble: None,
@@ -92,13 +106,7 @@ impl Sink {
 
     /// Whether a line of that size may go with those that were added.
     pub(super) fn has_room(&self, size: usize) -> bool {
-        let most = match self.output {
-            Output::File(_) => FILE_PORTION,
-            Output::Stderr | Output::Stdout => PIPE_PORTION,
-            // Each is a message of its own.
-            Output::Journal(_) => 0,
-        };
-        self.batch.bytes.len() + size <= most
+        self.batch.bytes.len() + size <= self.portion
     }
 
     pub(super) fn add(&mut self, line: &[u8]) {
@@ -129,6 +137,7 @@ impl Sink {
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         if let (Output::File(path), Way::Stream(file)) = (&self.output, &mut self.way) {
             *file = open(path)?;
+            self.portion = self.way.portion();
             // It would begin the new file.
             let torn = u64::from(self.batch.drop_rest());
             LOST[self.output.kind()].fetch_add(torn, Ordering::Relaxed);
@@ -149,8 +158,24 @@ impl Sink {
                 .is_ok_and(|there| (there.dev(), there.ino()) == (open.dev(), open.ino()))
         {
             // What is open stays in use, and the next look comes.
-            let _ = self.reopen();
+            if let Err(error) = self.reopen()
+                && self.is_news(now)
+            {
+                tracing::warn!(
+                    output = %self.output, %error,
+                    "the log's file has another name now, and one of its own cannot be opened: lines go on to the old one"
+                );
+            }
         }
+    }
+
+    /// Whether nothing was said of this output for a while.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.said.is_none_or(|said| now - said >= SAID_AGAIN);
+        if is_news {
+            self.said = Some(now);
+        }
+        is_news
     }
 
     fn is_well(&mut self) {
@@ -165,11 +190,9 @@ impl Sink {
             return;
         }
         self.trouble = Some(Trouble { lost: before });
-        let now = clock::now();
-        if self.said.is_some_and(|said| now - said < SAID_AGAIN) {
+        if !self.is_news(clock::now()) {
             return;
         }
-        self.said = Some(now);
         if !matches!(self.output, Output::Stderr) {
             tell_stderr(&format!(
                 "cannot write the log to {}: {error}; until that is over its lines are lost, and counted in \

@@ -34,17 +34,17 @@ impl fmt::Debug for Words {
 
 impl Words {
     pub(super) fn install(settings: &Settings, queue: Queue) -> Self {
-        let (filter, level) = reload::Layer::new(levels(settings.level));
+        let (filter, level) = reload::Layer::new(levels(settings.level, settings.level));
         let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
         // A second subscriber in one process is refused; the first stays, and nothing is lost.
         let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
         Self { level, writing }
     }
 
-    /// From now on that is the least important level.
-    pub(super) fn set_level(&self, level: LevelFilter) {
+    /// From now on that is the least important level, whatever the configured one is.
+    pub(super) fn set_level(&self, level: LevelFilter, configured: LevelFilter) {
         // Fails where the subscriber was refused.
-        let _ = self.level.reload(levels(level));
+        let _ = self.level.reload(levels(level, configured));
     }
 
     /// From now on they go there.
@@ -67,11 +67,14 @@ fn layer(target: &Target, queue: Queue) -> Writing {
     }
 }
 
-/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong.
-fn levels(level: LevelFilter) -> Targets {
+/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong. What is
+/// ordered is on record unless the file wants no log at all: an order could lower the level.
+fn levels(level: LevelFilter, configured: LevelFilter) -> Targets {
+    let audit = if configured == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };
     let of_dns = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
     let dns = ["hickory_net", "hickory_proto", "hickory_resolver"];
-    Targets::new().with_default(level).with_targets(dns.map(|target| (target, of_dns)))
+    let targets = dns.map(|target| (target, of_dns)).into_iter().chain([("audit", audit)]);
+    Targets::new().with_default(level).with_targets(targets)
 }
 
 /// What a formatted event is written to, in one go.

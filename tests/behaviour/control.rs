@@ -89,6 +89,11 @@ fn every_order_leaves_a_line_that_says_who_gave_it() {
     assert_eq!(line["uid"].as_u64(), Some(u64::from(geteuid().as_raw())), "{line}");
     assert_eq!(line["pid"].as_u64(), Some(u64::from(std::process::id())), "{line}");
     assert_eq!(line["status"], 404);
+    // One that lowers the level below that of such lines leaves one all the same, and so does the next.
+    ambassador.post("/log?level=error");
+    ambassador.wait_line("/log?level=error");
+    ambassador.post("/sessions/0000000000000001/close");
+    ambassador.wait_line("/sessions/0000000000000001/close");
 }
 
 #[test]
