@@ -37,6 +37,8 @@ pub(super) struct Members {
     measured: BTreeSet<EndpointName>,
     /// What another process knew of endpoints that have not come here yet.
     pub(super) foretold: Vec<EndpointSnapshot>,
+    /// Until then; an endpoint that comes later is a new one.
+    pub(super) foretold_until: Option<Instant>,
 }
 
 /// Endpoints that join later get series of their own while fewer names than this have any; all others share those of
@@ -105,6 +107,13 @@ pub struct Doomed {
 }
 
 impl Members {
+    /// Whoever has not come in all that time is not on the way.
+    pub(super) fn forget_foretold(&mut self, now: Instant) {
+        if self.foretold_until.is_some_and(|until| until <= now) {
+            self.foretold.clear();
+        }
+    }
+
     pub(super) fn get(&self, id: EndpointId) -> Option<&Arc<Endpoint>> {
         self.known.get(&id)
     }
@@ -174,6 +183,7 @@ impl Cluster {
             roster.slots().iter().filter(|slot| !slot.outlier().is_in()).map(Slot::id).collect();
         let ids =
             roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>(), clock::now());
+        members.forget_foretold(clock::now());
         let before = std::mem::take(&mut members.current);
         for (id, (settings, _)) in ids.into_iter().zip(wanted) {
             let known = members.known.get(&id).map(Arc::clone);

@@ -30,6 +30,8 @@ pub struct Snapshot {
 
 /// Endpoints of one cluster; further ones are left out.
 const ENDPOINTS_MAX: usize = 4096;
+/// How long an endpoint that another process knew may take to be found again.
+const FORETOLD_FOR: Duration = Duration::from_secs(10 * 60);
 /// No dial takes longer; a number beyond is a mistake.
 const DIAL_MAX: f64 = 3600.0;
 /// No moment that matters is further away.
@@ -89,7 +91,8 @@ impl Cluster {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let present = Present::new();
-        let State { roster, members, .. } = &*self.state();
+        let State { roster, members, .. } = &mut *self.state();
+        members.forget_foretold(present.now);
         let known = roster.slots().iter().filter(|slot| slot.is_member()).filter_map(|slot| {
             let endpoint = members.get(slot.id())?;
             let health = self.board.observed(slot.id(), present.now).map(|observed| HealthSnapshot {
@@ -116,6 +119,7 @@ impl Cluster {
         }
         endpoints.truncate(ENDPOINTS_MAX);
         members.foretold = endpoints;
+        members.foretold_until = Some(present.now + FORETOLD_FOR);
     }
 
     /// An endpoint that has just joined goes on from what is foretold of it.
