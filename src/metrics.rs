@@ -30,6 +30,10 @@ pub fn config_loaded(at: f64, is_first: bool) {
     // Both are there from the start, so that an increase can be seen.
     counter!(CONFIG_RELOADS, "result" => "ok").increment(u64::from(!is_first));
     counter!(CONFIG_RELOADS, "result" => "failed").increment(0);
+    for result in ["ok", "failed"] {
+        counter!(REPLACEMENTS, "result" => result).increment(0);
+    }
+    parted(0, 0);
 }
 
 /// A drain ended so many sessions while they were quiet, and so many by force.

@@ -17,6 +17,7 @@ mod store;
 mod watchdog;
 mod words;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -147,9 +148,14 @@ pub async fn run(
             }
             Event::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
             Event::Replace => {
-                let launcher = launcher.as_ref().ok();
-                let begin = |launcher| Handover::begin(&running.estate, &running.predecessors, launcher);
-                handover = launcher.and_then(begin);
+                handover = match &launcher {
+                    Ok(launcher) => Handover::begin(&running.estate, &running.predecessors, launcher),
+                    Err(error) => {
+                        tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
+                        metrics::replaced(false);
+                        None
+                    }
+                };
             }
             Event::Succeeded(None) => {
                 handover = None;
@@ -322,10 +328,16 @@ impl Running {
         };
         tokio::select! {
             _ = ending => {}
-            () = keep_reporting(&mut reporter, &subject) => {}
+            never = keep_reporting(&mut reporter, &subject) => match never {},
             signal = signals.stop() => tracing::info!(signal, "stopping"),
         }
-        Self::or_exit(self.drain(), signals).await;
+        let draining = async {
+            tokio::select! {
+                stopped = self.drain() => stopped,
+                never = keep_reporting(&mut reporter, &subject) => match never {},
+            }
+        };
+        Self::or_exit(draining, signals).await;
         if let Some(reporter) = &mut reporter {
             reporter.report(&subject).await;
         }
@@ -388,7 +400,7 @@ impl Running {
 }
 
 /// Never returns.
-async fn keep_reporting(reporter: &mut Option<Reporter>, subject: &Subject) {
+async fn keep_reporting(reporter: &mut Option<Reporter>, subject: &Subject) -> Infallible {
     match reporter {
         Some(reporter) => reporter.keep_reporting(subject).await,
         None => std::future::pending().await,

@@ -4,6 +4,7 @@
 //! A report is the text of a process' own metrics, so one that is lost does no harm. It goes through a pipe: a length of
 //! four bytes, and the text. The pipes of all that live are passed on from successor to successor; one process reads them.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,8 +22,10 @@ use crate::drain::{Drain, DrainWatch};
 
 /// How often it is heard of.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Whoever does not read is told no more.
+/// How long a report may take to get through; what is left of it then goes in front of the next.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a report that has begun may take to end, the wait for the next included.
+const READING: Duration = Duration::from_secs(20);
 /// Who says nothing for so long says nothing any more.
 const SILENCE: Duration = Duration::from_secs(60);
 /// As long as a report may be.
@@ -31,7 +34,12 @@ const LENGTH_MAX: u32 = 64 * 1024 * 1024;
 const HEARD_MAX: usize = 64;
 
 /// Where we report to.
-pub(super) struct Reporter(Option<Sender>);
+pub(super) struct Reporter {
+    /// `None`: nobody is there any more, or there is no way to tell.
+    sender: Option<Sender>,
+    /// What is left of a report that has begun: whoever reads it takes what follows for its rest.
+    unsaid: Vec<u8>,
+}
 
 /// Those that report to us.
 #[derive(Debug)]
@@ -52,28 +60,47 @@ impl Reporter {
     /// To the other end of that pipe.
     pub(super) fn to(pipe: OwnedFd) -> Self {
         let sender = Sender::from_owned_fd(pipe);
-        Self(sender.inspect_err(|error| tracing::warn!(%error, "cannot report to the successor")).ok())
+        let sender =
+            sender.inspect_err(|error| tracing::warn!(%error, "cannot report to the successor")).ok();
+        Self { sender, unsaid: Vec::new() }
     }
 
-    /// Says what was counted until now.
+    /// Says what was counted until now. May be dropped at any moment; the next call goes on where it was.
     pub(super) async fn report(&mut self, subject: &Subject) {
-        let Some(sender) = &mut self.0 else { return };
-        let text = subject.metrics().own();
-        let Some(length) = u32::try_from(text.len()).ok().filter(|length| *length <= LENGTH_MAX) else {
-            return;
-        };
-        let told = async {
-            sender.write_all(&length.to_be_bytes()).await?;
-            sender.write_all(text.as_bytes()).await
-        };
-        // Nobody is there, or a version that does not listen. Half a report would spoil the next.
-        if !matches!(alarm::before(clock::now() + PATIENCE, told).await, Ok(Ok(()))) {
-            self.0 = None;
+        let until = clock::now() + PATIENCE;
+        let told = alarm::before(until, async {
+            self.finish().await?;
+            let text = subject.metrics().own();
+            if let Some(length) = u32::try_from(text.len()).ok().filter(|length| *length <= LENGTH_MAX) {
+                self.unsaid.extend_from_slice(&length.to_be_bytes());
+                self.unsaid.extend_from_slice(text.as_bytes());
+            }
+            self.finish().await
+        });
+        if let Ok(Err(_)) = told.await {
+            // Nobody is there, or a version that does not listen.
+            self.sender = None;
         }
     }
 
+    async fn finish(&mut self) -> io::Result<()> {
+        let Some(sender) = &mut self.sender else {
+            self.unsaid.clear();
+            return Ok(());
+        };
+        while !self.unsaid.is_empty() {
+            // Of a write that is given up nothing was written.
+            let count = sender.write(&self.unsaid).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.unsaid.drain(..count);
+        }
+        Ok(())
+    }
+
     /// Goes on reporting until it is dropped.
-    pub(super) async fn keep_reporting(&mut self, subject: &Subject) {
+    pub(super) async fn keep_reporting(&mut self, subject: &Subject) -> Infallible {
         loop {
             alarm::sleep(INTERVAL).await;
             self.report(subject).await;
@@ -162,7 +189,7 @@ impl Ear {
                 Err(error) => return Err(error),
             }
             // One that has begun is read to its end: another process could make nothing of the rest.
-            let report = alarm::before(clock::now() + PATIENCE, rest(first, &mut receiver)).await;
+            let report = alarm::before(clock::now() + READING, rest(first, &mut receiver)).await;
             let report = report.map_err(|_| io::ErrorKind::TimedOut)??;
             self.subject.exposition.hear(self.one.process, &report);
             self.settle();
@@ -201,4 +228,37 @@ async fn rest(first: [u8; 1], receiver: &mut Receiver) -> io::Result<String> {
     // Grows with what comes, whatever was announced.
     receiver.take(length.into()).read_to_string(&mut report).await?;
     if report.len() < length as usize { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(report) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_report_that_was_given_up_in_the_middle_goes_on_where_it_was() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let (mut heard, told) = io::pipe().unwrap();
+        // More than a pipe holds.
+        let report: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+        runtime.block_on(async {
+            let mut reporter = Reporter::to(told.into());
+            reporter.unsaid.clone_from(&report);
+            while reporter.unsaid.len() == report.len() {
+                tokio::select! {
+                    biased;
+                    finished = reporter.finish() => panic!("nobody reads, and it ends: {finished:?}"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            let reading = std::thread::spawn(move || {
+                let mut all = Vec::new();
+                heard.read_to_end(&mut all).map(|_| all)
+            });
+            reporter.finish().await.unwrap();
+            drop(reporter);
+            assert!(reading.join().unwrap().unwrap() == report, "the same bytes, each once");
+        });
+    }
 }

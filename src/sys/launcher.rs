@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
@@ -34,6 +35,8 @@ use super::successor::{PREDECESSOR, READY, SOCKETS};
 pub struct Launcher {
     line: OwnedFd,
     id: Pid,
+    /// Starts that were ordered: an answer says to which it is, for it may come when nobody waits for it any more.
+    ordered: AtomicU32,
 }
 
 /// What the daemon says.
@@ -78,7 +81,7 @@ impl Launcher {
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Parent { child } => {
                 let id = Pid::from_raw(child.as_raw()).ok_or(ErrorKind::InvalidData)?;
-                Ok(Self { line: ours, id })
+                Ok(Self { line: ours, id, ordered: AtomicU32::new(0) })
             }
             ForkResult::Child => {
                 drop(ours);
@@ -90,25 +93,31 @@ impl Launcher {
     }
 
     /// Has a successor started, with these sockets by their roles, and with the descriptor on which it is to say that it is
-    /// ready. Its process id is the answer.
+    /// ready. The number of the order and the successor's process id are the answer.
     ///
     /// # Errors
-    /// When the launcher is gone, or cannot start it.
+    /// When the launcher is gone, or cannot start it, or not in time; then none is left running.
     pub(super) fn start(
         &self,
         sockets: &[(BorrowedFd<'_>, String)],
         ready: BorrowedFd<'_>,
-    ) -> io::Result<u32> {
+    ) -> io::Result<(u32, u32)> {
         for chunk in sockets.chunks(PASSED_MAX) {
             let roles: Vec<_> = chunk.iter().map(|(_, role)| role.as_str()).collect();
             let descriptors: Vec<_> = chunk.iter().map(|(fd, _)| *fd).collect();
             say(&self.line, PASS, roles.join(",").as_bytes(), &descriptors)?;
         }
-        say(&self.line, START, b"", &[ready])?;
-        match self.answer()? {
-            Answer::Started(id) => Ok(id),
-            Answer::Failed(reason) => Err(io::Error::other(reason)),
-            Answer::Ended(_) => Err(ErrorKind::UnexpectedEof.into()),
+        let order = self.ordered.fetch_add(1, Ordering::Relaxed) + 1;
+        say(&self.line, START, order.to_string().as_bytes(), &[ready])?;
+        match self.answer(order) {
+            Ok(Answer::Started(id)) => Ok((order, id)),
+            Ok(Answer::Failed(reason)) => Err(io::Error::other(reason)),
+            Ok(Answer::Ended(_)) => Err(ErrorKind::UnexpectedEof.into()),
+            Err(error) => {
+                // One that starts all the same would take connections beside us.
+                self.kill();
+                Err(error)
+            }
         }
     }
 
@@ -118,15 +127,20 @@ impl Launcher {
         let _ = say(&self.line, KILL, b"", &[]);
     }
 
-    /// Waits for the next answer.
-    pub(super) fn answer(&self) -> io::Result<Answer> {
-        let Heard { kind, text, .. } = hear(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
-        let number = || text.parse().map_err(|_| io::Error::from(ErrorKind::InvalidData));
-        match kind {
-            STARTED => Ok(Answer::Started(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
-            FAILED => Ok(Answer::Failed(text)),
-            ENDED => Ok(Answer::Ended(number()?)),
-            _ => Err(ErrorKind::InvalidData.into()),
+    /// Waits for the next answer to that order; those to earlier ones, which nobody waited for, are passed over.
+    pub(super) fn answer(&self, order: u32) -> io::Result<Answer> {
+        loop {
+            let Heard { kind, text, .. } = hear(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
+            let Some((to, text)) = text.split_once(' ') else { return Err(ErrorKind::InvalidData.into()) };
+            if to.parse() != Ok(order) {
+                continue;
+            }
+            return match kind {
+                STARTED => Ok(Answer::Started(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
+                FAILED => Ok(Answer::Failed(text.to_owned())),
+                ENDED => Ok(Answer::Ended(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
+                _ => Err(ErrorKind::InvalidData.into()),
+            };
         }
     }
 }
@@ -145,9 +159,17 @@ struct Serving {
     daemon: u32,
     /// For the next one.
     passed: Vec<(OwnedFd, String)>,
-    successor: Option<(Child, OwnedFd)>,
+    successor: Option<Started>,
     /// The signals that a successor is to hear.
     signals: SigSet,
+}
+
+/// A successor that was started.
+struct Started {
+    order: u32,
+    child: Child,
+    /// It can be read from when the process has ended.
+    pidfd: OwnedFd,
 }
 
 impl Serving {
@@ -164,16 +186,16 @@ impl Serving {
     fn serve(mut self) {
         loop {
             let mut waiting = vec![PollFd::new(&self.line, PollFlags::IN)];
-            waiting.extend(self.successor.as_ref().map(|(_, pidfd)| PollFd::new(pidfd, PollFlags::IN)));
+            waiting.extend(self.successor.as_ref().map(|started| PollFd::new(&started.pidfd, PollFlags::IN)));
             if poll(&mut waiting, None).is_err() {
                 continue;
             }
             let is_said = !waiting[0].revents().is_empty();
             let has_ended = waiting.get(1).is_some_and(|pidfd| !pidfd.revents().is_empty());
-            if has_ended && let Some((mut child, _)) = self.successor.take() {
+            if has_ended && let Some(Started { order, mut child, .. }) = self.successor.take() {
                 use std::os::unix::process::ExitStatusExt;
                 let status = child.wait().map_or(0, ExitStatusExt::into_raw);
-                let _ = say(&self.line, ENDED, status.to_string().as_bytes(), &[]);
+                let _ = say(&self.line, ENDED, format!("{order} {status}").as_bytes(), &[]);
             }
             if is_said && self.obey().is_none() {
                 return;
@@ -188,15 +210,17 @@ impl Serving {
             PASS => self.passed.extend(descriptors.into_iter().zip(text.split(',').map(str::to_owned))),
             START => {
                 let passed = std::mem::take(&mut self.passed);
+                let order = text.parse().ok()?;
+                self.end_successor();
                 let started = descriptors.pop().ok_or_else(|| ErrorKind::InvalidInput.into());
-                match started.and_then(|ready| self.start(&passed, &ready)) {
-                    Ok(id) => say(&self.line, STARTED, id.to_string().as_bytes(), &[]).ok()?,
-                    Err(error) => say(&self.line, FAILED, error.to_string().as_bytes(), &[]).ok()?,
+                match started.and_then(|ready| self.start(order, &passed, &ready)) {
+                    Ok(id) => say(&self.line, STARTED, format!("{order} {id}").as_bytes(), &[]).ok()?,
+                    Err(error) => say(&self.line, FAILED, format!("{order} {error}").as_bytes(), &[]).ok()?,
                 }
             }
             KILL => {
-                if let Some((child, _)) = &mut self.successor {
-                    let _ = child.kill();
+                if let Some(started) = &mut self.successor {
+                    let _ = started.child.kill();
                 }
             }
             _ => return None,
@@ -204,9 +228,17 @@ impl Serving {
         Some(())
     }
 
+    /// Nobody waits for that one any more, or it would have been heard of.
+    fn end_successor(&mut self) {
+        if let Some(mut started) = self.successor.take() {
+            let _ = started.child.kill();
+            let _ = started.child.wait();
+        }
+    }
+
     /// Descriptors are inherited under the numbers that they have here, for which they lose CLOEXEC; they are closed here when
     /// it has started.
-    fn start(&mut self, passed: &[(OwnedFd, String)], ready: &OwnedFd) -> io::Result<u32> {
+    fn start(&mut self, order: u32, passed: &[(OwnedFd, String)], ready: &OwnedFd) -> io::Result<u32> {
         let list: Vec<_> = passed.iter().map(|(fd, role)| format!("{}={role}", fd.as_raw_fd())).collect();
         let program = program();
         let mut command = Command::new(&program);
@@ -230,7 +262,7 @@ impl Serving {
         let id = child.id();
         let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(ErrorKind::InvalidData)?;
         match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => self.successor = Some((child, pidfd)),
+            Ok(pidfd) => self.successor = Some(Started { order, child, pidfd }),
             Err(error) => {
                 // One whose end nobody would hear of.
                 let _ = child.kill();

@@ -24,6 +24,8 @@ pub(super) const READY: &str = "AMBASSADOR_READY";
 #[derive(Debug)]
 pub struct Successor {
     launcher: Arc<Launcher>,
+    /// The launcher's number for it.
+    order: u32,
     id: u32,
     ready: std::fs::File,
 }
@@ -52,8 +54,8 @@ impl Successor {
         sockets: &[(BorrowedFd<'_>, String)],
     ) -> Result<Self, SuccessorError> {
         let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
-        let id = launcher.start(sockets, theirs.as_fd())?;
-        Ok(Self { launcher: Arc::clone(launcher), id, ready: ours.into() })
+        let (order, id) = launcher.start(sockets, theirs.as_fd())?;
+        Ok(Self { launcher: Arc::clone(launcher), order, id, ready: ours.into() })
     }
 
     /// Its process id.
@@ -82,7 +84,7 @@ impl Successor {
         }
         // One whose end of the pipe is closed has ended, or will never say anything.
         self.launcher.kill();
-        match self.launcher.answer() {
+        match self.launcher.answer(self.order) {
             Ok(Answer::Ended(status)) if heard => Err(SuccessorError::Ended(ExitStatus::from_raw(status))),
             Ok(_) => Err(SuccessorError::Late(patience)),
             Err(error) => Err(error.into()),
