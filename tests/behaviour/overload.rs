@@ -45,7 +45,7 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     let limit = Rlimit { current: Some(128), maximum: Some(20_000) };
     prlimit(Some(ambassador.pid()), Resource::Nofile, limit).expect("a limit on our child");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| ambassador.connect()).collect();
-    ambassador.wait_line("cannot accept; waiting");
+    ambassador.wait_line("cannot accept; whoever connects waits");
     // Those who were accepted are served.
     for client in &mut clients[..20] {
         client.echo("during");
@@ -69,8 +69,9 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     ambassador.wait_active(0);
     let refused = ambassador.records().iter().filter(|record| record["outcome"] != "completed").count();
     assert_eq!(refused, 0);
-    let said = ambassador.lines().iter().filter(|line| line.contains("cannot accept; waiting")).count();
-    assert!(said < 60, "{said} times");
+    let said = ambassador.lines().iter().filter(|line| line.contains("cannot accept; whoever")).count();
+    let most = 1 + usize::try_from(began.elapsed().as_secs() / 10).expect("seconds");
+    assert!(said <= most + 1, "{said} times");
 }
 
 /// Two thousand connections are complete before the daemon looks once.
@@ -125,7 +126,10 @@ fn memory_is_bounded_by_the_cap_of_sessions() {
     let grown = resident(&ambassador).saturating_sub(before);
     // A portion of a MiB for each session until 16 MiB are held on a worker, then 64 KiB; docs/OPERATING.md.
     assert!(grown < 64 * 1024, "{grown} KiB for {SESSIONS} sessions");
-    assert_eq!(ambassador.metrics().sum("connections_total", &[("outcome", "listener_full")]), 500.0);
+    until("all were counted", || {
+        (ambassador.metrics().sum("connections_total", &[("outcome", "listener_full")]) == 500.0)
+            .then_some(())
+    });
 }
 
 /// What docs/OPERATING.md says that a session at rest takes.

@@ -178,14 +178,19 @@ fn no_sum_falls_and_what_the_old_process_still_counts_is_counted() {
     let mut ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
     let address = ambassador.address("app");
     let mut session = ambassador.connect();
-    session.echo("of the first process");
+    let first_words = "of the first process";
+    session.echo(first_words);
+    let words = "at any time";
     let stop = Arc::new(AtomicBool::new(false));
     let client = {
         let stop = Arc::clone(&stop);
         thread::spawn(move || {
+            let mut times = 0;
             while !stop.load(Ordering::Relaxed) {
-                Client::tcp(address).expect("the listener accepts").echo("at any time");
+                Client::tcp(address).expect("the listener accepts").echo(words);
+                times += 1;
             }
+            times
         })
     };
     let mut before = sums(&ambassador);
@@ -198,19 +203,19 @@ fn no_sum_falls_and_what_the_old_process_still_counts_is_counted() {
         }
     }
     stop.store(true, Ordering::Relaxed);
-    client.join().expect("no client failed");
+    let times: usize = client.join().expect("no client failed");
     until("the session of the first process was the only one", || {
         (ambassador.metrics().sum("sessions_active", &[]) == 1.0).then_some(())
     });
     assert_eq!(ambassador.metrics().sum("endpoint_sessions", &[]), 1.0);
     assert_eq!(ambassador.status()["listeners"][0]["active"], 0, "it is not one of this process");
     // Those between it and us have ended; its last words reach us all the same.
-    let sent = |ambassador: &Ambassador| ambassador.metrics().sum("sent_bytes_total", &[]);
-    let (sent_before, bytes) = (sent(&ambassador), "x".repeat(100_000));
+    let bytes = "x".repeat(100_000);
     session.echo(&bytes);
     drop(session);
-    until("the first process had said what its session sent", || {
-        (sent(&ambassador) == sent_before + 100_000.0).then_some(())
+    let all = first_words.len() + times * words.len() + bytes.len();
+    until(format!("every process had said what its sessions sent, {all} bytes"), || {
+        (ambassador.metrics().sum("sent_bytes_total", &[]) == all as f64).then_some(())
     });
     let metrics = ambassador.metrics();
     assert_eq!(metrics.sum("sessions_active", &[]), 0.0);
