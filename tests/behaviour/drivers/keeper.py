@@ -3,7 +3,9 @@
 keeper.py PROGRAM ARGUMENT …   NOTIFY_SOCKET: what the program says is passed on there. Ends with the program's second end.
 """
 
+import ctypes
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -21,6 +23,7 @@ def start():
     process = os.fork()
     if process:
         return process
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it does not outlive us
     high = []
     for _, number in store:
         while number < 100 or number in high:
