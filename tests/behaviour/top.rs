@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
 use crate::harness::{Ambassador, Config, Upstream, ambassador as binary, demand, finish, roles, until};
@@ -34,6 +34,12 @@ impl Screen {
         command.env_remove("TMUX").env("LC_ALL", "C.UTF-8");
         command.arg("-u").arg("-S").arg(self.dir.path().join("tmux.sock")).args(arguments);
         finish(&mut command).must_succeed().stdout
+    }
+
+    /// Of `top`.
+    fn pid(&self) -> Pid {
+        let pid = std::fs::read_to_string(self.dir.path().join("pid")).expect("the process id of top");
+        Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process")
     }
 
     fn press(&self, key: &str) {
@@ -126,12 +132,21 @@ fn a_signal_that_ends_top_gives_the_terminal_back_first() {
     for (signal, status) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
         let screen = Screen::of(&ambassador);
         screen.shows("0 sessions");
-        let pid = std::fs::read_to_string(screen.dir.path().join("pid")).expect("the process id of top");
-        let pid = Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process");
-        kill_process(pid, signal).expect("top lives");
+        kill_process(screen.pid(), signal).expect("top lives");
         let shown = screen.shows(&format!("exit status {status}"));
         assert!(shown.contains("was here before"), "{shown}");
         let shown = screen.shows("icanon");
         assert!(!shown.contains("-icanon"), "lines are read as lines again: {shown}");
     }
+}
+
+#[test]
+fn top_ends_with_its_terminal() {
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
+    let screen = Screen::of(&ambassador);
+    screen.shows("0 sessions");
+    let pid = screen.pid();
+    drop(screen);
+    until("top had ended", || test_kill_process(pid).is_err().then_some(()));
 }

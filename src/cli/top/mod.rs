@@ -17,6 +17,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Failure;
 use super::ask::{self, Answer, Daemon, Where, part};
@@ -58,15 +59,14 @@ pub(super) fn top(arguments: &Arguments) -> Result<(), Failure> {
     thread::spawn(move || attend(&daemon, &to_close, &telling));
     // Also restored when we panic.
     let mut terminal = ratatui::try_init().map_err(|error| failed(&error))?;
-    let shown = show(&mut terminal, &mut model, &told, &closing, &ending);
+    // Not here: what reads keys reads for ever from a terminal that is gone.
+    thread::spawn(move || ending.obey());
+    let shown = show(&mut terminal, &mut model, &told, &closing);
     ratatui::restore();
-    if let Some(signal) = shown.map_err(|error| failed(&error))? {
-        ending.obey(signal).map_err(|error| failed(&error))?;
-    }
-    Ok(())
+    shown.map_err(|error| failed(&error))
 }
 
-/// Signals that end us, kept back until the terminal is restored.
+/// Signals that end us, and the end of the terminal, kept back until that is restored.
 struct Ending {
     mask: SigSet,
     caught: SignalFd,
@@ -81,15 +81,34 @@ impl Ending {
         Ok(Self { mask, caught })
     }
 
-    fn signal(&self) -> io::Result<Option<Signal>> {
-        let caught = self.caught.read_signal()?;
-        Ok(caught.and_then(|caught| Signal::try_from(caught.ssi_signo.cast_signed()).ok()))
+    /// Waits for one of them; a terminal that was hung up counts as SIGHUP.
+    fn signal(&self) -> io::Result<Signal> {
+        let stdin = io::stdin();
+        loop {
+            // Of the terminal only what is always told: that it is gone.
+            let mut waiting =
+                [PollFd::new(&self.caught, PollFlags::IN), PollFd::new(&stdin, PollFlags::empty())];
+            poll(&mut waiting, None)?;
+            let is_gone = !waiting[1].revents().is_empty();
+            let caught = self.caught.read_signal()?;
+            if let Some(signal) =
+                caught.and_then(|caught| Signal::try_from(caught.ssi_signo.cast_signed()).ok())
+            {
+                return Ok(signal);
+            }
+            if is_gone {
+                return Ok(Signal::SIGHUP);
+            }
+        }
     }
 
-    /// Ends by it, as whoever started us expects.
-    fn obey(&self, signal: Signal) -> io::Result<()> {
-        self.mask.thread_unblock()?;
-        Ok(nix::sys::signal::raise(signal)?)
+    /// Ends the process by it, as whoever started us expects, with the terminal restored if there is one.
+    fn obey(&self) {
+        let signal = self.signal().unwrap_or(Signal::SIGTERM);
+        let _ = ratatui::try_restore();
+        // For this thread, which raises it.
+        let _ = self.mask.thread_unblock();
+        let _ = nix::sys::signal::raise(signal);
     }
 }
 
@@ -97,25 +116,21 @@ fn failed(error: &io::Error) -> Failure {
     Failure::Running(format!("the terminal: {error}"))
 }
 
-/// Until somebody has seen enough, or a signal asks for the end.
+/// Until somebody has seen enough.
 fn show(
     terminal: &mut DefaultTerminal,
     model: &mut Model,
     told: &Receiver<News>,
     closing: &Sender<String>,
-    ending: &Ending,
-) -> io::Result<Option<Signal>> {
+) -> io::Result<()> {
     loop {
-        if let Some(signal) = ending.signal()? {
-            return Ok(Some(signal));
-        }
         terminal.draw(|frame| view::draw(frame, model, clock::now()))?;
         if event::poll(STEP)?
             && let Event::Key(pressed) = event::read()?
             && let Some(key) = key(&pressed)
         {
             match model.key(key) {
-                Some(Act::Quit) => return Ok(None),
+                Some(Act::Quit) => return Ok(()),
                 Some(Act::Close(session)) => {
                     // The other side ends after us.
                     let _ = closing.send(session);
