@@ -233,11 +233,14 @@ fn a_restart_with_systemds_store_goes_on_from_what_was_known() {
     kill_process(first, Signal::TERM).expect("the first process");
     until("the next process answered", || {
         // Between the two nobody answers, but the queue waits.
-        (process(&ambassador) != first).then_some(())
+        let pid = ambassador.try_get("/status").ok()?.json()["pid"].as_i64()?;
+        (pid != i64::from(first.as_raw_nonzero().get())).then_some(())
     });
     none_fell(&before, &sums(&ambassador));
     three.are_known(&ambassador);
-    assert!(ambassador.notified().iter().any(|line| line == "FDNAME=ambassador-kept.snapshot"));
+    until("the store was told of it", || {
+        ambassador.notified().iter().any(|line| line == "FDNAME=ambassador-kept.snapshot").then_some(())
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! ports and state by the control socket, everything else by what it writes to stderr.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -177,7 +177,12 @@ impl Ambassador {
     /// GET over the control socket.
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {
-        http::over_unix(&self.control, "GET", path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// The same while one process ends and another begins: who is with the one that ends is cut off.
+    pub(crate) fn try_get(&self, path: &str) -> io::Result<Response> {
+        http::over_unix(&self.control, "GET", path)
     }
 
     /// POST over the control socket.
