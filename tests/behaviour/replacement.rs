@@ -76,8 +76,14 @@ fn the_old_process_ends_sessions_when_it_is_told_to_or_when_their_time_is_over()
         both_kinds(&upstream, "").top("shutdown: { drain_timeout: 200ms, replaced_timeout: 300ms }");
     ambassador.rewrite(&limited);
     ambassador.replace();
-    let mut session = ambassador.connect();
-    session.echo("before");
+    // The process before takes whoever is in the queue when it stops, and keeps them.
+    let mut session = until("the new process served", || {
+        let mut session = ambassador.connect();
+        session.echo("before");
+        let status = ambassador.status();
+        let is_here = status["listeners"].as_array()?.iter().any(|listener| listener["active"] == 1);
+        is_here.then_some(session)
+    });
     let old = ambassador.replace();
     session.ending();
     wait_gone(old, &path);

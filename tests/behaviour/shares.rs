@@ -87,7 +87,9 @@ fn services_are_counted_apart_even_of_one_user() {
             "{unit}"
         );
     }
-    assert_eq!(metrics.sum("caller_sessions", &[]), 6.0);
+    until("six sessions were shown", || {
+        (ambassador.metrics().sum("caller_sessions", &[]) == 6.0).then_some(())
+    });
 }
 
 /// One service makes connections as fast as it can, in eight threads; the other one's are served, every one.
