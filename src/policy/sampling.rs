@@ -45,11 +45,12 @@ impl Sampling {
     /// Everything is kept.
     pub const ALL: Self = Self { parts: WHOLE, slower_than: None };
 
-    /// A share from 0 to 1.
+    /// A share from 0 to 1; one above 0 is a billionth at least.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to WHOLE")]
     pub fn new(share: f64, slower_than: Option<Duration>) -> Self {
-        Self { parts: (share.clamp(0.0, 1.0) * f64::from(WHOLE)).round() as u32, slower_than }
+        let parts = (share.clamp(0.0, 1.0) * f64::from(WHOLE)).round() as u32;
+        Self { parts: parts.max(u32::from(share > 0.0)), slower_than }
     }
 
     /// Whether that session's record is kept; `draw` is one of all 64-bit numbers, each as likely.
@@ -76,6 +77,12 @@ mod tests {
 
     const ORDINARY: Ending =
         Ending { outcome: Outcome::Completed, attempts: 1, waited: Duration::from_millis(5) };
+
+    #[test]
+    fn the_smallest_share_is_not_none() {
+        assert_eq!(Sampling::new(1e-12, None).parts, 1);
+        assert_eq!(Sampling::new(0.0, None).parts, 0);
+    }
 
     #[test]
     fn counts_can_be_restored_from_a_sample() {
