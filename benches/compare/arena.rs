@@ -6,21 +6,21 @@
 //! any judgement: that is for `findings` and the reader.
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use crate::cli::Options;
 use crate::database::{Database, Login};
 use crate::findings::{Cell, Entrant, RowFindings};
-use crate::load::{self, Course, PATIENCE, Reading, Span};
+use crate::load::{self, Course, Reading, Span};
 use crate::mail::MailServer;
+use crate::pinned::pin;
 use crate::pki::Pki;
-use crate::place::{Cores, Seating, Seats, pin};
-use crate::process::{Meter, Running};
+use crate::place::{Cores, Seating, Seats};
+use crate::ports::Ports;
+use crate::process::{Meter, Running, await_ready};
 use crate::recipe::{Job, Protocol};
 use crate::row::{Row, Wire, Work};
 use crate::socket;
@@ -39,7 +39,7 @@ pub(crate) struct Arena {
     /// From the first row on that wants one.
     database: Option<Database>,
     pki: Pki,
-    next_port: u16,
+    ports: Ports,
     /// Last, for fields are dropped in order and the children write here.
     folder: tempfile::TempDir,
 }
@@ -86,8 +86,7 @@ impl Arena {
             doors: Doors::parse(&line)?,
             database: None,
             pki,
-            // Below the ports that the kernel gives to connections, and apart from a second contest's.
-            next_port: 20_000 + u16::try_from(std::process::id() % 8000).expect("below 8000"),
+            ports: Ports::new(),
             folder,
         })
     }
@@ -137,7 +136,7 @@ impl Arena {
             let Some(contestant) = contestants[index].as_ref().filter(|_| cell.trouble.is_none()) else {
                 continue;
             };
-            let meter = contestant.running.meter(cell.peer, seats);
+            let meter = contestant.running.meter(cell.peer.ends_threads(), seats.proxy_alone());
             match self.measure(&found.row, contestant, &meter) {
                 Ok(reading) => cell.readings.push(reading),
                 Err(error) => cell.trouble = Some(error.to_string()),
@@ -169,7 +168,7 @@ impl Arena {
     fn start(&mut self, entrant: &Entrant, row: &Row, set: usize, seats: &Seats) -> io::Result<Contestant> {
         let folder = self.subfolder(entrant.peer.name())?;
         let behind = self.behind(row, row.wire, set, seats)?;
-        let at = self.free_address()?;
+        let at = self.ports.free()?;
         let pgbench = matches!(row.work, Work::Pgbench { .. });
         let job = Job {
             program: &entrant.program,
@@ -194,7 +193,7 @@ impl Arena {
         let at = match (row.work, wire) {
             (Work::Pgbench { .. }, _) => self.database(seats)?,
             (Work::Mail { .. }, _) => {
-                let free = self.free_address()?;
+                let free = self.ports.free()?;
                 let folder = self.folder.path().join(format!("mail-{set}"));
                 let mail = MailServer::start(wire, &folder, free, &self.pki, &seats.load)?;
                 return Ok(Behind { at: mail.at, _mail: Some(mail) });
@@ -211,7 +210,7 @@ impl Arena {
             return Ok(database.at);
         }
         let folder = self.subfolder("postgresql")?;
-        let at = self.free_address()?;
+        let at = self.ports.free()?;
         self.database = Some(Database::start(&folder, at, &self.pki, &seats.load)?);
         Ok(at)
     }
@@ -220,34 +219,5 @@ impl Arena {
         let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder)?;
         Ok(folder)
-    }
-
-    fn free_address(&mut self) -> io::Result<SocketAddr> {
-        for _ in 0..1000 {
-            let at = (Ipv4Addr::LOCALHOST, self.next_port).into();
-            self.next_port = if self.next_port < 32_000 { self.next_port + 1 } else { 20_000 };
-            if socket::listen(at).is_ok() {
-                return Ok(at);
-            }
-        }
-        Err(io::Error::other("no free port between 20000 and 32000"))
-    }
-}
-
-fn await_ready(running: &mut Running, probe: impl Fn() -> io::Result<()>, log: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let error = match probe() {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        let ended = running.has_ended();
-        if ended || Instant::now() > deadline {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-            let fate = if ended { "ended at once".to_owned() } else { format!("is not ready ({error})") };
-            return Err(io::Error::other(format!("{fate}: {last}")));
-        }
-        sleep(Duration::from_millis(5));
     }
 }

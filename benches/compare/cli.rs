@@ -10,8 +10,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::peer::Peer;
-use crate::place::{Cores, Place};
-use crate::{floor_epoll, floor_splice, mail, place, upstream};
+use crate::pinned::{self, Place};
+use crate::place::Cores;
+use crate::{floor_epoll, floor_splice, mail, upstream};
 
 /// CPU and memory per unit of work: ambassador, its peers and a bare relay, in interleaved rounds
 #[derive(Parser)]
@@ -98,7 +99,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) fn play(&self) -> io::Result<()> {
         match self {
-            Self::Pinned { cores, program } => Err(place::become_pinned(&Place::of(cores), program)),
+            Self::Pinned { cores, program } => Err(pinned::become_pinned(&Place::of(cores), program)),
             Self::Upstream { pki, sets } => upstream::run(pki, *sets),
             Self::TlsFront { pki, sink } => mail::run_front(pki, sink),
             Self::FloorEpoll { listen, upstream } => floor_epoll::run(*listen, *upstream),

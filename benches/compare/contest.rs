@@ -7,11 +7,12 @@ use std::io;
 use crate::arena::Arena;
 use crate::cli::Options;
 use crate::findings::{Entrant, Findings};
+use crate::glob::matches;
 use crate::machine::Machine;
 use crate::peer::Peer;
 use crate::process::raise_descriptor_limit;
-use crate::row::{Row, matches};
-use crate::upstream::TLS_TERMS;
+use crate::row::Row;
+use crate::terminate::TLS_TERMS;
 use crate::{chart, json, table};
 
 pub(crate) fn run(options: &Options) -> io::Result<()> {

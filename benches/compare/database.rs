@@ -13,8 +13,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::account::Account;
+use crate::pinned::Place;
 use crate::pki::{Pki, SERVER_NAME};
-use crate::place::Place;
 use crate::process::Running;
 use crate::programs::{find, lacking};
 use crate::row::Wire;

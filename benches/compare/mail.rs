@@ -19,12 +19,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::account::Account;
 use crate::load::PATIENCE;
+use crate::pinned::Place;
 use crate::pki::Pki;
-use crate::place::Place;
 use crate::process::Running;
 use crate::programs::{find, lacking};
 use crate::row::Wire;
-use crate::{socket, upstream};
+use crate::socket;
+use crate::terminate::server_config;
 
 pub(crate) struct MailServer {
     pub(crate) at: SocketAddr,
@@ -90,7 +91,7 @@ fn await_that(holds: impl Fn() -> bool) -> io::Result<()> {
 
 /// The `tls-front` role: serves for ever; its port is the first line on stdout.
 pub(crate) fn run_front(pki: &Path, sink: &Path) -> io::Result<()> {
-    let acceptor = TlsAcceptor::from(upstream::server_config(&Pki::at(pki), true)?);
+    let acceptor = TlsAcceptor::from(server_config(&Pki::at(pki), true)?);
     let listener = socket::listen((Ipv4Addr::LOCALHOST, 0).into())?;
     listener.set_nonblocking(true)?;
     println!("{}", listener.local_addr()?.port());

@@ -26,22 +26,23 @@ mod floor_epoll;
 mod floor_splice;
 mod json;
 mod load;
-mod machine;
 mod mail;
 mod peer;
-mod pki;
 mod place;
 mod poll;
-mod process;
-mod programs;
 mod recipe;
 mod row;
-mod socket;
+#[allow(dead_code, reason = "each bench uses its part of it")]
+#[path = "../shared/mod.rs"]
+mod shared;
 mod table;
 mod upstream;
 mod wire;
 
 use std::process::ExitCode;
+
+// Under the names that they had here.
+use shared::{brand, glob, machine, originate, pinned, pki, ports, process, programs, socket, terminate};
 
 fn main() -> ExitCode {
     let options = cli::Options::read();

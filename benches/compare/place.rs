@@ -4,18 +4,11 @@
 //! would drown the difference; and a few rows are played once more with nothing pinned, as most proxies run.
 //!
 //! Lacks frequency, interrupt and NUMA steering: those belong to the owner of the machine.
-use std::ffi::OsString;
-use std::fmt;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
-use rustix::process::{Pid, Signal, set_parent_process_death_signal};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity};
 
-/// Cores that a process may run on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Place(Vec<usize>);
+use crate::pinned::Place;
 
 /// Who sits with whom in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +39,7 @@ impl Cores {
         let allowed = sched_getaffinity(None)?;
         let all: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();
         if said == Some("none") {
-            let all = Place(all);
+            let all = Place::of(&all);
             return Ok(Self { proxy: all.clone(), load: all.clone(), all, pins: false });
         }
         let first = *all.first().expect("a running process may run somewhere");
@@ -65,7 +58,7 @@ impl Cores {
             // One is what the load and the upstream are made for, a thread each.
             _ => load.truncate(1),
         }
-        Ok(Self { all: Place(all), proxy: Place(proxy), load: Place(load), pins: true })
+        Ok(Self { all: Place::of(&all), proxy: Place::of(&proxy), load: Place::of(&load), pins: true })
     }
 
     pub(crate) fn pins(&self) -> bool {
@@ -99,47 +92,7 @@ impl Cores {
 impl Seats {
     /// The cores that nobody but the proxy uses.
     pub(crate) fn proxy_alone(&self) -> &[usize] {
-        let shared = self.proxy.0.iter().any(|core| self.load.0.contains(core));
-        if shared { &[] } else { &self.proxy.0 }
+        let shared = self.proxy.cores().iter().any(|core| self.load.cores().contains(core));
+        if shared { &[] } else { self.proxy.cores() }
     }
-}
-
-impl Place {
-    pub(crate) fn of(cores: &[usize]) -> Self {
-        Self(cores.to_vec())
-    }
-
-    fn first(&self) -> Self {
-        Self(self.0.iter().copied().take(1).collect())
-    }
-}
-
-/// As the `pinned` role reads it.
-impl fmt::Display for Place {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cores: Vec<String> = self.0.iter().map(usize::to_string).collect();
-        out.write_str(&cores.join(","))
-    }
-}
-
-/// Moves a process of one thread (`None`: the calling thread).
-pub(crate) fn pin(process: Option<Pid>, place: &Place) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    for &core in &place.0 {
-        set.set(core);
-    }
-    Ok(sched_setaffinity(process, &set)?)
-}
-
-/// Replaces this process by `program`: in its place, and told to end when the contest ends, however that
-/// comes about. Affinity and the death signal survive exec. Returns only on failure.
-pub(crate) fn become_pinned(place: &Place, program: &[OsString]) -> io::Error {
-    let prepared = pin(None, place).and_then(|()| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
-    if let Err(error) = prepared {
-        return error;
-    }
-    let Some((program, arguments)) = program.split_first() else {
-        return io::Error::other("no program named");
-    };
-    Command::new(program).args(arguments).exec()
 }

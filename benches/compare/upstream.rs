@@ -18,9 +18,8 @@ use self::session::{Scratch, Session};
 use crate::pki::Pki;
 use crate::poll::{Events, Interest, Poll};
 use crate::socket;
+use crate::terminate::server_config;
 use crate::wire::Tally;
-
-pub(crate) use self::tls::{TLS_TERMS, server_config};
 
 /// Where the upstream can be reached: the same index is the same contestant.
 pub(crate) struct Doors {

@@ -2,18 +2,11 @@
 //!
 //! Lacks limits worth the name: the idle row has more sessions than the defaults allow.
 use super::{Job, Protocol};
-use crate::pki::SERVER_NAME;
+use crate::originate;
 
 pub(super) fn configuration(job: &Job<'_>) -> String {
     let Job { listen, upstream, workers, .. } = job;
-    let tls = job.pki.map_or_else(String::new, |pki| {
-        format!(
-            "    tls: {{ ca: \"{}\", cert: \"{}\", key: \"{}\", server_name: {SERVER_NAME} }}\n",
-            pki.ca().display(),
-            pki.certificate("client").display(),
-            pki.key("client").display()
-        )
-    });
+    let tls = job.pki.map_or_else(String::new, originate::ambassador);
     let protocol = match job.protocol {
         Protocol::Opaque => "tcp",
         Protocol::Postgres => "postgres",

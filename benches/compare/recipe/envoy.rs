@@ -3,36 +3,12 @@
 //! Lacks a connection balancer: with several workers the kernel spreads connections, its default on Linux. Lacks
 //! PostgreSQL's upgrade: the filter for it is in its contrib build alone.
 use super::Job;
-use crate::pki::SERVER_NAME;
+use crate::originate;
 
-/// Circuit breakers allow 1024 connections unless told otherwise; the highest TLS version of a client
-/// has not always been 1.3. Of TLS 1.3 sessions it keeps one unless told otherwise, and each is good
-/// for one handshake, so with several sessions starting at once most could not resume.
+/// Circuit breakers allow 1024 connections unless told otherwise.
 pub(super) fn configuration(job: &Job<'_>) -> String {
     let Job { listen, upstream, .. } = job;
-    let tls = job.pki.map_or_else(String::new, |pki| {
-        format!(
-            r#"    transport_socket:
-      name: envoy.transport_sockets.tls
-      typed_config:
-        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
-        sni: {SERVER_NAME}
-        max_session_keys: 64
-        common_tls_context:
-          tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}
-          tls_certificates:
-          - certificate_chain: {{ filename: "{}" }}
-            private_key: {{ filename: "{}" }}
-          validation_context:
-            trusted_ca: {{ filename: "{}" }}
-            match_typed_subject_alt_names:
-            - {{ san_type: DNS, matcher: {{ exact: {SERVER_NAME} }} }}
-"#,
-            pki.certificate("client").display(),
-            pki.key("client").display(),
-            pki.ca().display()
-        )
-    });
+    let tls = job.pki.map_or_else(String::new, originate::envoy);
     format!(
         r#"static_resources:
   listeners:

@@ -2,8 +2,8 @@
 //!
 //! Lacks health checks, which none of the contestants makes here.
 use super::Job;
+use crate::originate;
 use crate::peer::Peer;
-use crate::pki::SERVER_NAME;
 
 /// maxconn: 20,000 descriptors hold two sockets a session and, with splice, the pipes.
 ///
@@ -18,13 +18,7 @@ pub(super) fn configuration(job: &Job<'_>, peer: Peer) -> String {
         "  option splice-auto\n  option splice-request\n  option splice-response\n"
     };
     let tuned = if peer.is_tuned() { "  tune.pipesize 1048576\n  tune.bufsize 65536\n" } else { "" };
-    let tls = job.pki.map_or_else(String::new, |pki| {
-        format!(
-            " ssl verify required ca-file {} crt {} sni str({SERVER_NAME}) verifyhost {SERVER_NAME}",
-            pki.ca().display(),
-            pki.bundle("client").display()
-        )
-    });
+    let tls = job.pki.map_or_else(String::new, originate::haproxy);
     format!(
         "global
   nbthread {workers}

@@ -14,10 +14,15 @@ use rustix::net::{
 
 /// std's own listener has a backlog of 128, too short for the rows with many sessions.
 pub(crate) fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    listen_with(at, 4096)
+}
+
+/// `backlog`: how many more than one connection may wait to be accepted.
+pub(crate) fn listen_with(at: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, &at)?;
-    rustix::net::listen(&socket, 4096)?;
+    rustix::net::listen(&socket, backlog)?;
     Ok(socket.into())
 }
 

@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
-use crate::peer::Peer;
-use crate::place::{Place, Seats};
+use super::pinned::Place;
 
 /// How long a child may take to end by itself before it is killed.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a child may take to be ready.
+const READY: Duration = Duration::from_secs(10);
 
 pub(crate) struct Running {
     child: Child,
@@ -58,11 +60,12 @@ impl Running {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    pub(crate) fn meter(&self, peer: Peer, seats: &Seats) -> Meter {
+    /// `alone`: the cores that nobody but this child uses.
+    pub(crate) fn meter(&self, ends_threads: bool, alone: &[usize]) -> Meter {
         Meter {
             pids: family(self.pid()),
-            ends_threads: peer.ends_threads(),
-            softirqs: seats.proxy_alone().iter().filter_map(|&core| softirq_thread(core)).collect(),
+            ends_threads,
+            softirqs: alone.iter().filter_map(|&core| softirq_thread(core)).collect(),
         }
     }
 }
@@ -109,7 +112,7 @@ impl Meter {
 
     /// CPU time so far, over all threads.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        let of_proxy = if self.ends_threads { with_ended_threads } else { of_live_threads };
+        let of_proxy = if self.ends_threads { cpu_of } else { of_live_threads };
         let proxy: Duration = self.pids.iter().map(of_proxy).sum::<io::Result<_>>()?;
         let softirqs: Duration = self.softirqs.iter().map(of_live_threads).sum::<io::Result<_>>()?;
         Ok(proxy + softirqs)
@@ -136,14 +139,14 @@ fn of_live_threads(pid: &Pid) -> io::Result<Duration> {
 }
 
 /// The scheduler's count as well, for utime and stime are scaled to it, but in hundredths of a second.
-fn with_ended_threads(pid: &Pid) -> io::Result<Duration> {
+pub(crate) fn cpu_of(pid: &Pid) -> io::Result<Duration> {
     let fields = stat(*pid).ok_or_else(|| io::Error::other("the proxy has ended"))?;
     let field = |number: usize| first_number(fields.split_whitespace().nth(number - 3).unwrap_or_default());
     Ok(Duration::from_millis(10 * (field(14)? + field(15)?)))
 }
 
 /// The process and all its descendants, as the parent links in /proc tell it now.
-fn family(root: Pid) -> Vec<Pid> {
+pub(crate) fn family(root: Pid) -> Vec<Pid> {
     let parents: Vec<(Pid, Pid)> = processes().filter_map(|pid| Some((pid, parent(pid)?))).collect();
     let mut family = vec![root];
     let mut at = 0;
@@ -184,6 +187,29 @@ fn stat(pid: Pid) -> Option<String> {
 fn first_number(text: &str) -> io::Result<u64> {
     let word = text.split_whitespace().next().unwrap_or_default();
     word.parse().map_err(|_| io::Error::other(format!("expected a number in /proc, found {word:?}")))
+}
+
+/// Until `probe` succeeds; what the child last said otherwise.
+pub(crate) fn await_ready(
+    running: &mut Running,
+    probe: impl Fn() -> io::Result<()>,
+    log: &Path,
+) -> io::Result<()> {
+    let deadline = Instant::now() + READY;
+    loop {
+        let error = match probe() {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let ended = running.has_ended();
+        if ended || Instant::now() > deadline {
+            let said = fs::read_to_string(log).unwrap_or_default();
+            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+            let fate = if ended { "ended at once".to_owned() } else { format!("is not ready ({error})") };
+            return Err(io::Error::other(format!("{fate}: {last}")));
+        }
+        sleep(Duration::from_millis(5));
+    }
 }
 
 /// As many descriptors as this machine lets us have; children inherit it.
