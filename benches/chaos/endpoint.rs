@@ -1,0 +1,153 @@
+//! The endpoint: an mTLS server that echoes, and misbehaves as it is told on stdin, a mode a line.
+//!
+//! One loop waits for connections and orders; each session has a thread. It ends with its stdin, and with the stage
+//! however that ends, even while it is stopped. Lacks what is done to it from without: being killed, stopped, started.
+mod hole;
+mod session;
+
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum as _;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustls::ServerConfig;
+
+pub(crate) use self::hole::FILLER;
+use self::hole::Hole;
+use self::session::Server;
+use crate::pki::Pki;
+use crate::schedule::Mode;
+use crate::socket;
+use crate::speech::Speech;
+use crate::terminate::server_config;
+
+#[derive(clap::Args)]
+pub(crate) struct Setup {
+    #[arg(long)]
+    pub(crate) at: SocketAddr,
+    /// One character, the first byte of each answer
+    #[arg(long)]
+    pub(crate) key: char,
+    #[arg(long)]
+    pub(crate) pki: PathBuf,
+    /// Of a CA that the proxies do not trust
+    #[arg(long)]
+    pub(crate) stranger: PathBuf,
+    #[arg(long)]
+    pub(crate) speech: Speech,
+    #[arg(long)]
+    pub(crate) mode: Mode,
+}
+
+/// So many may wait until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// A predecessor that was just killed may still hold the port.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What takes connections, or keeps them out.
+enum Door {
+    Open(TcpListener),
+    // Only held.
+    Hole(#[expect(dead_code, reason = "its sockets are what it is for")] Hole),
+}
+
+pub(crate) fn run(setup: &Setup) -> io::Result<()> {
+    // TERM would wait for a process that is stopped.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let server = Arc::new(Server {
+        key: u8::try_from(setup.key).map_err(io::Error::other)?,
+        speech: setup.speech,
+        good: configuration(&setup.pki)?,
+        bad: configuration(&setup.stranger)?,
+        sessions: AtomicUsize::new(0),
+    });
+    let mut mode = setup.mode;
+    let mut door = open(setup.at, mode)?;
+    let mut held = Vec::new();
+    loop {
+        let (told, asked) = wait(&door)?;
+        if told {
+            let mut words = [0; 256];
+            let came = io::stdin().lock().read(&mut words)?;
+            if came == 0 {
+                return Ok(());
+            }
+            held.extend_from_slice(&words[..came]);
+            if let Some(next) = last_mode(&mut held) {
+                let changes = (next == Mode::Blackhole) != (mode == Mode::Blackhole);
+                mode = next;
+                if changes {
+                    drop(door);
+                    door = open(setup.at, mode)?;
+                }
+            }
+        }
+        if asked && let Door::Open(listener) = &door {
+            accept(listener, &server, mode)?;
+        }
+    }
+}
+
+fn configuration(pki: &std::path::Path) -> io::Result<Arc<ServerConfig>> {
+    server_config(&Pki::at(pki), true)
+}
+
+fn open(at: SocketAddr, mode: Mode) -> io::Result<Door> {
+    let backlog = if mode == Mode::Blackhole { 0 } else { BACKLOG };
+    let deadline = Instant::now() + PATIENCE;
+    let listener = loop {
+        match socket::listen_with(at, backlog) {
+            Ok(listener) => break listener,
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if mode == Mode::Blackhole {
+        return Ok(Door::Hole(Hole::dig(listener)?));
+    }
+    listener.set_nonblocking(true)?;
+    Ok(Door::Open(listener))
+}
+
+/// Whether there is an order, and whether a connection.
+fn wait(door: &Door) -> io::Result<(bool, bool)> {
+    let stdin = io::stdin();
+    let mut waited = vec![PollFd::new(&stdin, PollFlags::IN)];
+    if let Door::Open(listener) = door {
+        waited.push(PollFd::new(listener, PollFlags::IN));
+    }
+    poll(&mut waited, None)?;
+    let mut ready = waited.iter().map(|each| !each.revents().is_empty());
+    Ok((ready.next().unwrap_or_default(), ready.next().unwrap_or_default()))
+}
+
+/// The last whole line.
+fn last_mode(held: &mut Vec<u8>) -> Option<Mode> {
+    let end = held.iter().rposition(|byte| *byte == b'\n')?;
+    let lines: Vec<u8> = held.drain(..=end).collect();
+    let lines = String::from_utf8_lossy(&lines).into_owned();
+    lines.lines().filter_map(|line| Mode::from_str(line.trim(), false).ok()).next_back()
+}
+
+fn accept(listener: &TcpListener, server: &Arc<Server>, mode: Mode) -> io::Result<()> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let server = Arc::clone(server);
+                // A session that fails is what this bench is about; the client tells it.
+                thread::spawn(move || drop(server.serve(stream, mode)));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            // One that has gone again before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! An endpoint as the stage sees it: a child that is killed, started, stopped and told how to behave.
+//!
+//! Lacks the serving: that is `endpoint`, the part that the child plays.
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::pki::Pki;
+use crate::schedule::{Mode, Order};
+use crate::speech::Speech;
+
+/// A new child listens within this, or it does not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Endpoint {
+    pub(crate) at: SocketAddr,
+    command: Command,
+    child: Option<Child>,
+    mode: Mode,
+}
+
+impl Endpoint {
+    /// Of `key` 0 to 9, which is what its answers begin with.
+    pub(crate) fn start(
+        key: usize,
+        at: SocketAddr,
+        speech: Speech,
+        pki: &Pki,
+        stranger: &Pki,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("endpoint").args(["--at", &at.to_string(), "--key", &key.to_string()]);
+        command.args(["--speech", speech.word()]);
+        command.arg("--pki").arg(pki.folder()).arg("--stranger").arg(stranger.folder());
+        let mut endpoint = Self { at, command, child: None, mode: Mode::Well };
+        endpoint.tell(Order::Start)?;
+        Ok(endpoint)
+    }
+
+    pub(crate) fn tell(&mut self, order: Order) -> io::Result<()> {
+        match order {
+            Order::Kill => self.kill(),
+            Order::Start if self.child.is_none() => self.spawn()?,
+            Order::Start => {}
+            Order::Stop => self.signal(Signal::STOP),
+            Order::Continue => self.signal(Signal::CONT),
+            Order::Be(mode) => {
+                self.mode = mode;
+                if let Some(stdin) = self.child.as_mut().and_then(|child| child.stdin.as_mut()) {
+                    stdin.write_all(format!("{}\n", mode.word()).as_bytes())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Until somebody listens there.
+    pub(crate) fn await_listening(&self) -> io::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match TcpStream::connect(self.at) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> io::Result<()> {
+        let mut command = Command::new(self.command.get_program());
+        command.args(self.command.get_args()).args(["--mode", &self.mode.word()]);
+        // What it says on stderr when it cannot go on belongs among the stage's words.
+        self.child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?);
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It is dead afterwards, which is all that is wanted.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            // One that has ended meanwhile misses nothing.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

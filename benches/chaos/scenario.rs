@@ -1,0 +1,109 @@
+//! One scenario: what happens, to how many endpoints, under which load, and how the proxies are set up for it.
+//!
+//! Lacks the scenarios themselves: those are in `scenario::all`.
+mod all;
+
+use std::time::Duration;
+
+use crate::schedule::{Event, Window, windows};
+use crate::speech::Speech;
+
+pub(crate) use self::all::{Extent, all};
+
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// What it is, in a few words.
+    pub(crate) words: &'static str,
+    pub(crate) lasts: Duration,
+    /// In their order.
+    pub(crate) events: Vec<Event>,
+    pub(crate) windows: Vec<Window>,
+    pub(crate) shape: Shape,
+}
+
+/// What stands there, and who comes.
+#[derive(Clone)]
+pub(crate) struct Shape {
+    pub(crate) endpoints: usize,
+    /// So many of them are in the configuration at first.
+    pub(crate) members: usize,
+    pub(crate) speech: Speech,
+    pub(crate) naming: Naming,
+    /// Threads with short sessions.
+    pub(crate) shorts: usize,
+    /// The mean rest of such a thread between two sessions.
+    pub(crate) rest: Duration,
+    /// Long sessions, which send every 100 ms.
+    pub(crate) longs: usize,
+    /// One more session that sends so many bytes without reading.
+    pub(crate) flood: usize,
+    /// Of each endpoint; empty for no word on it.
+    pub(crate) weights: &'static [u32],
+    pub(crate) priorities: &'static [u32],
+    pub(crate) slow_start: bool,
+    /// `connect.preconnect`, which only ambassador has.
+    pub(crate) preconnect: usize,
+    /// A member joins or leaves by a new configuration.
+    pub(crate) reloads: bool,
+}
+
+/// How the configuration names the endpoints.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Naming {
+    Addresses,
+    /// One name, which stands for the first at first.
+    OneName,
+    /// A name for each.
+    NameEach,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            endpoints: 3,
+            members: 3,
+            speech: Speech::Echo,
+            naming: Naming::Addresses,
+            shorts: 4,
+            rest: Duration::from_millis(80),
+            longs: 6,
+            flood: 0,
+            weights: &[],
+            priorities: &[],
+            slow_start: false,
+            preconnect: 0,
+            reloads: false,
+        }
+    }
+}
+
+impl Shape {
+    /// So many endpoints, all of them members.
+    pub(crate) fn of(endpoints: usize) -> Self {
+        Self { endpoints, members: endpoints, ..Self::default() }
+    }
+
+    /// Whether something is asked for that only ambassador does.
+    pub(crate) fn is_ours_alone(&self) -> bool {
+        self.speech != Speech::Echo || self.preconnect > 0
+    }
+}
+
+impl Scenario {
+    fn new(
+        name: &'static str,
+        words: &'static str,
+        seconds: u64,
+        mut events: Vec<Event>,
+        shape: Shape,
+    ) -> Self {
+        events.sort_by_key(|event| event.at);
+        let windows = windows(&events);
+        Self { name, words, lasts: Duration::from_secs(seconds), events, windows, shape }
+    }
+
+    /// The faults are not those that the orders tell.
+    fn with_windows(self, windows: Vec<Window>) -> Self {
+        Self { windows, ..self }
+    }
+}

@@ -1,0 +1,131 @@
+//! A scenario, played: every proxy with endpoints and clients of its own, all told the same at the same moments.
+//!
+//! Lacks judgement: what was seen goes to `judge`.
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::interrupt;
+use crate::judge::{Record, judge};
+use crate::lane::{Entrant, Ground, Lane};
+use crate::load::Diary;
+use crate::names::Names;
+use crate::scenario::{Naming, Scenario};
+use crate::syns::{Syn, Syns};
+
+/// For first health checks, and until all clients have their threads.
+const SETTLING: Duration = Duration::from_millis(2500);
+
+/// How often memory is looked at, and in a reload the processes.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What was seen of one lane, for the judge.
+pub(crate) struct Seen<'a> {
+    pub(crate) scenario: &'a Scenario,
+    pub(crate) diary: &'a Diary,
+    /// When the scenario began.
+    pub(crate) began: Instant,
+    /// `None` where they could not be counted.
+    pub(crate) syns: Option<&'a [Syn]>,
+    pub(crate) lane: &'a Lane<'a>,
+    pub(crate) cpu: Duration,
+    /// By how many bytes the proxy has grown at most.
+    pub(crate) grown: u64,
+}
+
+/// What a proxy uses, between two moments.
+struct Usage {
+    cpu: Duration,
+    memory: u64,
+    peak: u64,
+}
+
+/// Troubles are of proxies that did not start, or did not live to the end.
+pub(crate) struct Played {
+    pub(crate) records: Vec<Record>,
+    pub(crate) troubles: Vec<String>,
+}
+
+pub(crate) fn play(ground: &Ground, scenario: &Scenario, entrants: &[Entrant]) -> io::Result<Played> {
+    let folder = ground.folder.join(scenario.name);
+    std::fs::create_dir_all(&folder)?;
+    let names = match scenario.shape.naming {
+        Naming::Addresses => None,
+        Naming::OneName | Naming::NameEach => Some(Names::serve(&folder)?),
+    };
+    let names = names.as_ref();
+    let syns = Syns::watch().ok();
+    let mut troubles = Vec::new();
+    let mut lanes: Vec<Lane<'_>> = Vec::new();
+    for (number, entrant) in (0..).zip(entrants.iter().filter(|entrant| entrant.variant.plays(scenario))) {
+        match Lane::open(ground, scenario, entrant, number, names) {
+            Ok(lane) => lanes.push(lane),
+            Err(error) => troubles.push(format!("{} in {}: {error}", entrant.variant.name, scenario.name)),
+        }
+    }
+    let began = Instant::now() + SETTLING;
+    for lane in &mut lanes {
+        lane.begin(began);
+    }
+    wait_until(began);
+    let mut usage: Vec<Usage> = lanes.iter_mut().map(Usage::at_first).collect();
+    perform(scenario, &mut lanes, &mut usage, began, names)?;
+    for (lane, usage) in lanes.iter_mut().zip(&mut usage) {
+        usage.cpu = lane.cpu().saturating_sub(usage.cpu);
+        if lane.proxy_has_ended() && !interrupt::came() {
+            troubles
+                .push(format!("{} has ended in the midst of {}", lane.entrant.variant.name, scenario.name));
+        }
+    }
+    let diaries: Vec<Diary> = lanes.iter_mut().map(Lane::finish).collect();
+    let syns = syns.map(Syns::end);
+    let seen = |(lane, (diary, usage)): (&Lane<'_>, (&Diary, &Usage))| {
+        let (cpu, grown) = (usage.cpu, usage.peak.saturating_sub(usage.memory));
+        judge(&Seen { scenario, diary, began, syns: syns.as_deref(), lane, cpu, grown })
+    };
+    let records = lanes.iter().zip(diaries.iter().zip(&usage)).map(seen).collect();
+    Ok(Played { records, troubles })
+}
+
+/// Until the scenario is over, or somebody wants it to be.
+fn perform(
+    scenario: &Scenario,
+    lanes: &mut [Lane<'_>],
+    usage: &mut [Usage],
+    began: Instant,
+    names: Option<&Names>,
+) -> io::Result<()> {
+    let mut events = scenario.events.iter().peekable();
+    let end = began + scenario.lasts;
+    let mut tick = began;
+    while Instant::now() < end && !interrupt::came() {
+        if let Some(event) = events.next_if(|event| Instant::now() >= began + event.at) {
+            for lane in &mut *lanes {
+                lane.act(&event.act, names)?;
+            }
+            continue;
+        }
+        if Instant::now() >= tick && (scenario.shape.reloads || scenario.shape.flood > 0) {
+            tick += TICK;
+            for (lane, usage) in lanes.iter_mut().zip(&mut *usage) {
+                usage.peak = usage.peak.max(lane.memory());
+                // So that a process that ends has been seen before.
+                lane.cpu();
+            }
+        }
+        let next = events.peek().map_or(end, |event| began + event.at);
+        wait_until(next.min(tick.max(Instant::now() + Duration::from_millis(20))).min(end));
+    }
+    Ok(())
+}
+
+fn wait_until(moment: Instant) {
+    sleep(moment.saturating_duration_since(Instant::now()));
+}
+
+impl Usage {
+    fn at_first(lane: &mut Lane<'_>) -> Self {
+        let memory = lane.memory();
+        Self { cpu: lane.cpu(), memory, peak: memory }
+    }
+}
