@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// What the schedules are made from
     #[arg(long, value_name = "N", default_value_t = 7)]
     seed: u64,
+    /// So many times as many short sessions, for machines that are slower or faster than two idle cores
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = pace)]
+    pub(crate) pace: f64,
     /// Folder for chaos.json and chaos.md (default: target/chaos; with --quick none)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -77,6 +80,13 @@ pub(crate) enum Role {
     },
     #[command(hide = true)]
     Endpoint(endpoint::Setup),
+}
+
+fn pace(said: &str) -> Result<f64, String> {
+    match said.parse() {
+        Ok(pace) if (0.01..=100.0).contains(&pace) => Ok(pace),
+        _ => Err("0.01 to 100".to_owned()),
+    }
 }
 
 impl Role {

@@ -43,7 +43,13 @@ pub(crate) struct Setup {
     pub(crate) speech: Speech,
     #[arg(long)]
     pub(crate) mode: Mode,
+    /// Get ready, and listen when told to
+    #[arg(long)]
+    pub(crate) held: bool,
 }
+
+/// The order that one which is held waits for.
+pub(crate) const OPEN: &str = "open";
 
 /// So many may wait until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -53,6 +59,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What takes connections, or keeps them out.
 enum Door {
+    Shut,
     Open(TcpListener),
     // Only held.
     Hole(#[expect(dead_code, reason = "its sockets are what it is for")] Hole),
@@ -69,7 +76,7 @@ pub(crate) fn run(setup: &Setup) -> io::Result<()> {
         sessions: AtomicUsize::new(0),
     });
     let mut mode = setup.mode;
-    let mut door = open(setup.at, mode)?;
+    let mut door = if setup.held { Door::Shut } else { open(setup.at, mode)? };
     let mut held = Vec::new();
     loop {
         let (told, asked) = wait(&door)?;
@@ -80,19 +87,32 @@ pub(crate) fn run(setup: &Setup) -> io::Result<()> {
                 return Ok(());
             }
             held.extend_from_slice(&words[..came]);
-            if let Some(next) = last_mode(&mut held) {
-                let changes = (next == Mode::Blackhole) != (mode == Mode::Blackhole);
-                mode = next;
-                if changes {
-                    drop(door);
-                    door = open(setup.at, mode)?;
-                }
+            for line in lines(&mut held) {
+                obey(&line, setup.at, &mut mode, &mut door)?;
             }
         }
         if asked && let Door::Open(listener) = &door {
             accept(listener, &server, mode)?;
         }
     }
+}
+
+fn obey(line: &str, at: SocketAddr, mode: &mut Mode, door: &mut Door) -> io::Result<()> {
+    let is_shut = matches!(door, Door::Shut);
+    let reopens = match Mode::from_str(line, false) {
+        Ok(next) => {
+            let changes = (next == Mode::Blackhole) != (*mode == Mode::Blackhole);
+            *mode = next;
+            changes && !is_shut
+        }
+        Err(_) => line == OPEN && is_shut,
+    };
+    if reopens {
+        // First shut, for two cannot have the port.
+        *door = Door::Shut;
+        *door = open(at, *mode)?;
+    }
+    Ok(())
 }
 
 fn configuration(pki: &std::path::Path) -> io::Result<Arc<ServerConfig>> {
@@ -128,12 +148,11 @@ fn wait(door: &Door) -> io::Result<(bool, bool)> {
     Ok((ready.next().unwrap_or_default(), ready.next().unwrap_or_default()))
 }
 
-/// The last whole line.
-fn last_mode(held: &mut Vec<u8>) -> Option<Mode> {
-    let end = held.iter().rposition(|byte| *byte == b'\n')?;
-    let lines: Vec<u8> = held.drain(..=end).collect();
-    let lines = String::from_utf8_lossy(&lines).into_owned();
-    lines.lines().filter_map(|line| Mode::from_str(line.trim(), false).ok()).next_back()
+/// Those that are whole.
+fn lines(held: &mut Vec<u8>) -> Vec<String> {
+    let end = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let whole: Vec<u8> = held.drain(..end).collect();
+    String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
 }
 
 fn accept(listener: &TcpListener, server: &Arc<Server>, mode: Mode) -> io::Result<()> {

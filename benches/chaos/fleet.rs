@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::endpoint::OPEN;
 use crate::pki::Pki;
 use crate::schedule::{Mode, Order};
 use crate::speech::Speech;
@@ -20,6 +21,8 @@ pub(crate) struct Endpoint {
     pub(crate) at: SocketAddr,
     command: Command,
     child: Option<Child>,
+    /// Ready to listen in place of one that was killed: to start a program takes longer than some are dead.
+    heir: Option<Child>,
     mode: Mode,
 }
 
@@ -36,23 +39,30 @@ impl Endpoint {
         command.arg("endpoint").args(["--at", &at.to_string(), "--key", &key.to_string()]);
         command.args(["--speech", speech.word()]);
         command.arg("--pki").arg(pki.folder()).arg("--stranger").arg(stranger.folder());
-        let mut endpoint = Self { at, command, child: None, mode: Mode::Well };
-        endpoint.tell(Order::Start)?;
+        let mut endpoint = Self { at, command, child: None, heir: None, mode: Mode::Well };
+        endpoint.child = Some(endpoint.spawn(&[])?);
         Ok(endpoint)
     }
 
     pub(crate) fn tell(&mut self, order: Order) -> io::Result<()> {
         match order {
-            Order::Kill => self.kill(),
-            Order::Start if self.child.is_none() => self.spawn()?,
+            Order::Kill => {
+                end(self.child.take());
+                if self.heir.is_none() {
+                    self.heir = Some(self.spawn(&["--held"])?);
+                }
+            }
+            Order::Start if self.child.is_none() => {
+                self.child = self.heir.take();
+                say(self.child.as_mut(), OPEN)?;
+            }
             Order::Start => {}
             Order::Stop => self.signal(Signal::STOP),
             Order::Continue => self.signal(Signal::CONT),
             Order::Be(mode) => {
                 self.mode = mode;
-                if let Some(stdin) = self.child.as_mut().and_then(|child| child.stdin.as_mut()) {
-                    stdin.write_all(format!("{}\n", mode.word()).as_bytes())?;
-                }
+                say(self.child.as_mut(), &mode.word())?;
+                say(self.heir.as_mut(), &mode.word())?;
             }
         }
         Ok(())
@@ -70,20 +80,11 @@ impl Endpoint {
         }
     }
 
-    fn spawn(&mut self) -> io::Result<()> {
+    fn spawn(&self, more: &[&str]) -> io::Result<Child> {
         let mut command = Command::new(self.command.get_program());
-        command.args(self.command.get_args()).args(["--mode", &self.mode.word()]);
+        command.args(self.command.get_args()).args(["--mode", &self.mode.word()]).args(more);
         // What it says on stderr when it cannot go on belongs among the stage's words.
-        self.child = Some(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?);
-        Ok(())
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It is dead afterwards, which is all that is wanted.
-            drop(child.kill());
-            drop(child.wait());
-        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()
     }
 
     fn signal(&self, signal: Signal) {
@@ -96,6 +97,19 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.kill();
+        end(self.child.take());
+        end(self.heir.take());
     }
+}
+
+/// It is dead afterwards, which is all that is wanted.
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+fn say(child: Option<&mut Child>, word: &str) -> io::Result<()> {
+    child.and_then(|child| child.stdin.as_mut()).map_or(Ok(()), |stdin| writeln!(stdin, "{word}"))
 }

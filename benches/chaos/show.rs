@@ -60,8 +60,11 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
 
 fn chosen(options: &Options) -> io::Result<Vec<Scenario>> {
     let is_chosen = |scenario: &Scenario| options.patterns().iter().any(|glob| matches(glob, scenario.name));
-    let scenarios: Vec<Scenario> =
+    let mut scenarios: Vec<Scenario> =
         all(options.seed(), options.extent()).into_iter().filter(is_chosen).collect();
+    for Scenario { shape, .. } in &mut scenarios {
+        shape.rest = shape.rest.div_f64(options.pace);
+    }
     if scenarios.is_empty() {
         return Err(io::Error::other(format!("no scenario is called {}", options.patterns().join(", "))));
     }
