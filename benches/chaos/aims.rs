@@ -6,7 +6,7 @@ use crate::judge::Record;
 /// A bound for one scenario; what is absent is not judged.
 struct Aim {
     scenario: &'static str,
-    /// Sessions, per thousand.
+    /// Sessions, per thousand, beside those that were under way when their endpoint was killed.
     lost: Option<usize>,
     /// Seconds from a return to the last loss.
     recovery: Option<f64>,
@@ -55,7 +55,7 @@ impl Aim {
             missed.push(format!("{who}: served nobody"));
         }
         if let Some(most) = self.lost
-            && record.lost * 1000 > most * record.sessions
+            && (record.lost - record.caught) * 1000 > most * record.sessions
         {
             let kinds: Vec<String> =
                 record.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();

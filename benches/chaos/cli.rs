@@ -17,7 +17,7 @@ use crate::variant::Variant;
 #[derive(Parser)]
 #[command(name = "chaos", after_help = HELP)]
 pub(crate) struct Options {
-    /// A minute: shorter scenarios all at once, ambassador only; fails when an aim is missed
+    /// A minute: shorter scenarios, some at once, ambassador only; fails when an aim is missed
     #[arg(long)]
     pub(crate) quick: bool,
     /// Scenarios to play, as globs over their names
@@ -109,7 +109,7 @@ impl Options {
         !self.quick && (self.test || std::env::args_os().len() == 1)
     }
 
-    /// All scenarios at once, and only ambassador.
+    /// Several scenarios at once, and only ambassador.
     pub(crate) fn is_brief(&self) -> bool {
         self.quick || self.is_taste()
     }

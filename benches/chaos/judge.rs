@@ -4,10 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::load::{Diary, Opening};
+use crate::load::{Diary, Loss, Opening};
 use crate::scenario::Scenario;
-use crate::schedule::{Act, Window};
+use crate::schedule::{Act, Order, Window};
 use crate::stage::Seen;
+
+/// Between the moment that an order is noted with and its being carried out in every lane.
+const PRECISION: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
@@ -18,6 +21,8 @@ pub(crate) struct Record {
     /// That were not served.
     pub(crate) lost: usize,
     pub(crate) kinds: BTreeMap<&'static str, usize>,
+    /// Of the lost, those that were under way when an endpoint was killed: its bytes gone out, no proxy can save one.
+    pub(crate) caught: usize,
     /// Long sessions that ended before their time, and how.
     pub(crate) cut: usize,
     pub(crate) cut_kinds: BTreeMap<&'static str, usize>,
@@ -60,6 +65,7 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Record {
         variant: seen.lane.entrant.variant.name.clone(),
         sessions: diary.openings.len(),
         lost: losses().count(),
+        caught: losses().filter(|(each, loss)| was_caught(scenario, each, *loss)).count(),
         cut: diary.cuts.len(),
         loss_seconds: loss_seconds(diary),
         lost_max: losses().map(|(each, _)| each.took).max().map(millis),
@@ -102,6 +108,14 @@ fn loss_seconds(diary: &Diary) -> usize {
     let seconds: BTreeSet<u64> =
         lost.chain(diary.cuts.iter().map(|cut| cut.at)).map(|moment| moment.as_secs()).collect();
     seconds.len()
+}
+
+fn was_caught(scenario: &Scenario, opening: &Opening, loss: Loss) -> bool {
+    let kills = scenario.events.iter().filter(|event| matches!(event.act, Act::Tell(Order::Kill, _)));
+    matches!(loss, Loss::Closed | Loss::Reset)
+        && kills
+            .map(|event| event.at)
+            .any(|at| opening.at <= at + PRECISION && at <= opening.ended() + PRECISION)
 }
 
 fn covers(window: &Window, moment: Duration) -> bool {

@@ -65,6 +65,7 @@ fn record(record: &Record) -> Value {
         "sessions": record.sessions,
         "lost": record.lost,
         "kinds": record.kinds,
+        "caught": record.caught,
         "cut": record.cut,
         "cut_kinds": record.cut_kinds,
         "loss_seconds": record.loss_seconds,

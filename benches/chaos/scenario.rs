@@ -18,6 +18,7 @@ pub(crate) struct Scenario {
     /// In their order.
     pub(crate) events: Vec<Event>,
     pub(crate) windows: Vec<Window>,
+    has_own_windows: bool,
     pub(crate) shape: Shape,
 }
 
@@ -99,11 +100,25 @@ impl Scenario {
     ) -> Self {
         events.sort_by_key(|event| event.at);
         let windows = windows(&events);
-        Self { name, words, lasts: Duration::from_secs(seconds), events, windows, shape }
+        Self {
+            name,
+            words,
+            lasts: Duration::from_secs(seconds),
+            events,
+            windows,
+            has_own_windows: false,
+            shape,
+        }
     }
 
     /// The faults are not those that the orders tell.
     fn with_windows(self, windows: Vec<Window>) -> Self {
-        Self { windows, ..self }
+        Self { windows, has_own_windows: true, ..self }
+    }
+
+    /// With the moments at which it happened: a busy machine may be late.
+    pub(crate) fn as_performed(&self, events: Vec<Event>) -> Self {
+        let windows = if self.has_own_windows { self.windows.clone() } else { windows(&events) };
+        Self { events, windows, shape: self.shape.clone(), ..*self }
     }
 }

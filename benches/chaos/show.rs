@@ -1,6 +1,6 @@
 //! The show: who takes part, which scenarios are played, and where the findings go.
 //!
-//! Scenarios come one after the other, for they share the machine; the quick ones all at once, for they share a minute.
+//! Scenarios come one after the other, for they share the machine; the quick ones some abreast, for they share a minute.
 //! Lacks the playing itself: that is `stage`.
 use std::fs;
 use std::io;
@@ -41,7 +41,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         records: Vec::new(),
     };
     if options.is_brief() {
-        at_once(&ground, scenarios, &mut findings)?
+        abreast(&ground, scenarios, &mut findings)?
     } else {
         in_turn(&ground, scenarios, &mut findings)?
     }
@@ -104,6 +104,18 @@ fn in_turn(ground: &Ground, scenarios: Vec<Scenario>, findings: &mut Findings) -
     Ok(())
 }
 
+/// So many scenarios share the machine in a quick run.
+const ABREAST: usize = 5;
+
+fn abreast(ground: &Ground, mut scenarios: Vec<Scenario>, findings: &mut Findings) -> io::Result<()> {
+    while !scenarios.is_empty() && !interrupt::came() {
+        let rest = scenarios.split_off(scenarios.len().min(ABREAST));
+        at_once(ground, scenarios, findings)?;
+        scenarios = rest;
+    }
+    Ok(())
+}
+
 fn at_once(ground: &Ground, scenarios: Vec<Scenario>, findings: &mut Findings) -> io::Result<()> {
     let entrants = &findings.entrants;
     let played: Vec<io::Result<Played>> = thread::scope(|scope| {
@@ -121,7 +133,7 @@ impl Findings {
     fn add(&mut self, scenario: Scenario, played: Played) {
         for record in &played.records {
             let (lost, cut, sessions) = (record.lost, record.cut, record.sessions);
-            eprintln!("  {}: {} lost, {} cut of {sessions}", record.variant, lost, cut);
+            eprintln!("  {}, {}: {lost} lost, {cut} cut of {sessions}", record.scenario, record.variant);
         }
         self.scenarios.push(scenario);
         self.records.extend(played.records);

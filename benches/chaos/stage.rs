@@ -11,6 +11,7 @@ use crate::lane::{Entrant, Ground, Lane};
 use crate::load::Diary;
 use crate::names::Names;
 use crate::scenario::{Naming, Scenario};
+use crate::schedule::Event;
 use crate::syns::{Syn, Syns};
 
 /// For first health checks, and until all clients have their threads.
@@ -69,7 +70,7 @@ pub(crate) fn play(ground: &Ground, scenario: &Scenario, entrants: &[Entrant]) -
     }
     wait_until(began);
     let mut usage: Vec<Usage> = lanes.iter_mut().map(Usage::at_first).collect();
-    perform(scenario, &mut lanes, &mut usage, began, names)?;
+    let performed = perform(scenario, &mut lanes, &mut usage, began, names)?;
     for (lane, usage) in lanes.iter_mut().zip(&mut usage) {
         usage.cpu = lane.cpu().saturating_sub(usage.cpu);
         if lane.proxy_has_ended() && !interrupt::came() {
@@ -79,6 +80,7 @@ pub(crate) fn play(ground: &Ground, scenario: &Scenario, entrants: &[Entrant]) -
     }
     let diaries: Vec<Diary> = lanes.iter_mut().map(Lane::finish).collect();
     let syns = syns.map(Syns::end);
+    let scenario = &scenario.as_performed(performed);
     let seen = |(lane, (diary, usage)): (&Lane<'_>, (&Diary, &Usage))| {
         let (cpu, grown) = (usage.cpu, usage.peak.saturating_sub(usage.memory));
         judge(&Seen { scenario, diary, began, syns: syns.as_deref(), lane, cpu, grown })
@@ -87,36 +89,40 @@ pub(crate) fn play(ground: &Ground, scenario: &Scenario, entrants: &[Entrant]) -
     Ok(Played { records, troubles })
 }
 
-/// Until the scenario is over, or somebody wants it to be.
+/// Until the scenario is over, or somebody wants it to be; what happened, and when.
 fn perform(
     scenario: &Scenario,
     lanes: &mut [Lane<'_>],
     usage: &mut [Usage],
     began: Instant,
     names: Option<&Names>,
-) -> io::Result<()> {
+) -> io::Result<Vec<Event>> {
+    let mut performed = Vec::new();
     let mut events = scenario.events.iter().peekable();
     let end = began + scenario.lasts;
     let mut tick = began;
     while Instant::now() < end && !interrupt::came() {
         if let Some(event) = events.next_if(|event| Instant::now() >= began + event.at) {
+            let at = began.elapsed();
             for lane in &mut *lanes {
                 lane.act(&event.act, names)?;
             }
+            performed.push(Event { at, act: event.act.clone() });
             continue;
         }
         if Instant::now() >= tick && (scenario.shape.reloads || scenario.shape.flood > 0) {
-            tick += TICK;
             for (lane, usage) in lanes.iter_mut().zip(&mut *usage) {
                 usage.peak = usage.peak.max(lane.memory());
                 // So that a process that ends has been seen before.
                 lane.cpu();
             }
+            // From now on: it must not hold the events up.
+            tick = Instant::now() + TICK;
         }
         let next = events.peek().map_or(end, |event| began + event.at);
         wait_until(next.min(tick.max(Instant::now() + Duration::from_millis(20))).min(end));
     }
-    Ok(())
+    Ok(performed)
 }
 
 fn wait_until(moment: Instant) {

@@ -9,7 +9,7 @@ use crate::report::Findings;
 const TO_STRING: &str = "a String takes everything";
 
 const LEGEND: &str = "\
-lost: sessions that were not served, and why; cut: long sessions that ended before their time; bad s: seconds with either; \
+lost: sessions that were not served, and why (caught: under way when an endpoint was killed); cut: long sessions that ended before their time; bad s: seconds with either; \
 open: ms from a client's connect to its first answer; recovery: s from the return of endpoints to the end of the last loss that \
 began later, before another fault; reuse: s from an endpoint's return until it has served somebody, the worst of all returns; dead dials: SYNs, checks \
 included, to an endpoint at fault, for each 1000 sessions begun meanwhile; CPU: ms of the proxy for each 1000 sessions\n";
@@ -72,7 +72,8 @@ fn whole(records: &[&Record]) -> String {
     ]);
     for record in records {
         let kinds: Vec<String> = record.kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        let lost = if kinds.is_empty() { "0".to_owned() } else { kinds.join(", ") };
+        let caught = if record.caught > 0 { format!(" ({} caught)", record.caught) } else { String::new() };
+        let lost = if kinds.is_empty() { "0".to_owned() } else { kinds.join(", ") + &caught };
         let reuse = match record.reuse.iter().copied().collect::<Option<Vec<f64>>>() {
             None => "never".to_owned(),
             Some(all) => one_digit(all.into_iter().reduce(f64::max)),

@@ -3,6 +3,7 @@
 //! Lacks any limit or timeout of its own: the defaults are what is judged.
 use super::Job;
 use crate::originate;
+use crate::speech::Speech;
 
 pub(super) fn configuration(job: &Job<'_>) -> String {
     let endpoints = job.targets.iter().map(|target| {
@@ -12,8 +13,10 @@ pub(super) fn configuration(job: &Job<'_>) -> String {
             if target.priority > 0 { format!(", priority: {}", target.priority) } else { String::new() };
         format!("      - {{ {address}{weight}{priority} }}\n")
     });
-    let check =
-        if job.variant.checks { "    health_check: { type: tls, interval: 1s, timeout: 1s }\n" } else { "" };
+    // A database counts probes that end without a login as errors of this host.
+    let kind = if job.shape.speech == Speech::Echo { "tls" } else { "protocol" };
+    let check = format!("    health_check: {{ type: {kind}, interval: 1s, timeout: 1s }}\n");
+    let check = if job.variant.checks { check.as_str() } else { "" };
     let slow_start = if job.shape.slow_start { "    slow_start: 10s\n" } else { "" };
     let preconnect = match job.shape.preconnect {
         0 => String::new(),

@@ -13,7 +13,7 @@ use crate::speech::Speech;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Extent {
     Full,
-    /// Within some 20 s.
+    /// Within some 30 s.
     Quick,
 }
 
@@ -24,9 +24,9 @@ pub(crate) fn all(seed: u64, extent: Extent) -> Vec<Scenario> {
     scenarios.extend(misbehaviour(&secs));
     scenarios.extend(settings(seed, &secs));
     if extent == Extent::Quick {
-        // All at once, they share the machine.
+        // Some of them at once share the machine.
         for Scenario { shape, .. } in &mut scenarios {
-            (shape.rest, shape.longs) = (shape.rest * 2, shape.longs.min(3));
+            (shape.rest, shape.longs) = (shape.rest.mul_f64(1.5), shape.longs.min(3));
         }
     }
     scenarios
@@ -42,7 +42,7 @@ fn drawn(seed: u64, name: &str) -> Rng {
 
 fn deaths(seed: u64, secs: &impl Fn(u64, u64) -> u64) -> Vec<Scenario> {
     let new = Scenario::new;
-    let span = secs(60, 20);
+    let span = secs(60, 30);
     let four = secs(22, 10) as f64;
     let mut fast = Shape::of(3);
     (fast.shorts, fast.rest) = (8, Duration::from_millis(50));
@@ -154,7 +154,7 @@ fn misbehaviour(secs: &impl Fn(u64, u64) -> u64) -> Vec<Scenario> {
 
 fn settings(seed: u64, secs: &impl Fn(u64, u64) -> u64) -> Vec<Scenario> {
     let new = Scenario::new;
-    let (short, long) = (secs(34, 18), secs(60, 20));
+    let (short, long) = (secs(34, 18), secs(60, 30));
     let members = |at, who: &[usize]| event(at, Act::Members(who.to_vec()));
     let reload = vec![
         members(6.0, &[0, 1, 2]),
@@ -214,10 +214,10 @@ fn settings(seed: u64, secs: &impl Fn(u64, u64) -> u64) -> Vec<Scenario> {
         ),
         new(
             "preconnect",
-            "as `often`, with four connections kept ready",
+            "as `often` behind PostgreSQL's upgrade, with four connections kept ready",
             long,
             often(seed, long, 3),
-            shape(|shape| shape.preconnect = 4),
+            shape(|shape| (shape.speech, shape.preconnect) = (Speech::Postgres, 4)),
         ),
         new(
             "mysql",
