@@ -58,6 +58,18 @@ pub async fn sleep(duration: Duration) {
     }
 }
 
+/// Waits for that moment; for ever where there is none. One that is past already is waited for, too, until the task has let
+/// others have their turn: whoever loops around it cannot keep its thread.
+pub async fn until(moment: Option<Instant>) {
+    match moment {
+        None => pending().await,
+        Some(moment) if moment <= clock::now() => tokio::task::yield_now().await,
+        Some(moment) => {
+            let _ = before(moment, pending::<()>()).await;
+        }
+    }
+}
+
 pin_project! {
     /// What [`before`] makes; the future lies in it once, where an `async fn` would keep two places for it.
     struct Before<F> {

@@ -12,7 +12,7 @@ use ambassador::policy::limits::Settings as Limits;
 use ambassador::policy::retry::{Plan, Settings as Retry};
 use ambassador::policy::roster::{Roster, Settings};
 use ambassador::policy::slot::Member;
-use ambassador::policy::{breaker, budget, outlier};
+use ambassador::policy::{breaker, budget, hedge, outlier};
 use criterion::{BenchmarkId, Criterion};
 use fastrand::Rng;
 
@@ -58,26 +58,27 @@ fn in_use(policy: Policy, endpoints: usize) -> Roster {
 
 /// As a file has them that says nothing of it.
 fn settings(balance: Policy) -> Settings {
-    let (five, sixty) = (Duration::from_secs(5), Duration::from_secs(60));
+    let (half, ten) = (Duration::from_millis(500), Duration::from_secs(10));
     Settings {
         balance,
         limits: LIMITS,
         outlier: Some(outlier::Settings {
             consecutive_failures: 3,
-            base_ejection_time: five,
-            max_ejection_time: sixty,
-            early_close: Duration::ZERO,
+            base_ejection_time: half,
+            max_ejection_time: ten,
+            early_close: Duration::from_secs(1),
         }),
         breaker: Some(breaker::Settings {
             consecutive_failures: 5,
-            open_for: five,
-            max_open_for: sixty,
+            open_for: half / 5,
+            max_open_for: half,
             half_open_trials: 1,
         }),
         retry_budget: Some(budget::Settings { ratio: 0.2, min_per_second: 3.0 }),
+        hedge: Some(hedge::Settings::by_history(Duration::from_secs(3))),
         panic: Panic::All,
         slow_start: Duration::ZERO,
-        penalty: five,
+        penalty: Duration::from_secs(3),
     }
 }
 
@@ -85,4 +86,4 @@ const LIMITS: Limits =
     Limits { max_connections: 100_000, max_pending: 100, max_connections_per_endpoint: 100 };
 
 const RETRY: Retry =
-    Retry { attempts: 3, backoff_base: Duration::from_millis(50), backoff_max: Duration::from_secs(1) };
+    Retry { attempts: None, backoff_base: Duration::from_millis(50), backoff_max: Duration::from_secs(1) };

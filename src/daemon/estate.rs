@@ -23,7 +23,7 @@ use crate::session::{
 };
 use crate::sys::{BindError, Inherited, Listening, LocalAddress, Options, Role};
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
-use crate::upstream::{Cluster, discovery, health_check, preconnect};
+use crate::upstream::{Cluster, discovery, health_check, preconnect, recovery};
 use crate::workers::Workers;
 
 use super::parting::{Parted, part};
@@ -237,6 +237,7 @@ impl Estate {
             let tasks = self.means.admin.branch();
             let probing = health_check::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch());
             self.means.admin.spawn(probing);
+            self.means.admin.spawn(recovery::run(Arc::clone(&cluster), tasks.watch()));
             let draining = self.means.sessions.watch();
             let replaced = self.means.credentials.replaced();
             let dialling =

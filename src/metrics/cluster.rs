@@ -7,8 +7,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
-    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, INSECURE, PENDING_DIALS, PRECONNECTED, PRECONNECTS,
-    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, WAIT_DURATION, WAITING_SESSIONS,
+    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
+    PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, WAIT_DURATION, WAITING_SESSIONS,
 };
 use crate::name::ClusterName;
 
@@ -35,6 +35,8 @@ pub struct ClusterMetrics {
     pub panic: Gauge,
     /// A dial got no further attempt for want of retry budget.
     pub retry_budget_exhausted: Counter,
+    hedged: BTreeMap<&'static str, Counter>,
+    trials: BTreeMap<&'static str, Counter>,
     breaker_state: Gauge,
     breaker_transitions: BTreeMap<&'static str, Counter>,
     session_duration: Histogram,
@@ -48,6 +50,10 @@ impl ClusterMetrics {
         let cluster = cluster.to_string();
         let preconnects =
             |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
+        let counters = |name: &'static str, results: [&'static str; 3]| {
+            let counter = |result| counter!(name, "cluster" => cluster.clone(), "result" => result);
+            results.map(|result| (result, counter(result))).into()
+        };
         let transitions =
             |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
         Self {
@@ -58,6 +64,8 @@ impl ClusterMetrics {
             preconnects_died: preconnects("died"),
             panic: gauge!(CLUSTER_PANIC, "cluster" => cluster.clone()),
             retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
+            hedged: counters(HEDGED_DIALS, ["won", "lost", "failed"]),
+            trials: counters(TRIALS, ["ok", "failed", "untold"]),
             breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
             breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),
@@ -66,6 +74,16 @@ impl ClusterMetrics {
             session_duration: histogram!(SESSION_DURATION, "cluster" => cluster.clone()),
             first_byte: histogram!(FIRST_BYTE, "cluster" => cluster),
         }
+    }
+
+    /// An attempt that was begun beside another one came to that.
+    pub fn hedged(&self, result: &'static str) {
+        self.hedged.get(result).into_iter().for_each(|counter| counter.increment(1));
+    }
+
+    /// A trial of ours came to that.
+    pub fn tried(&self, result: &'static str) {
+        self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
     /// The breaker has come to that state, `number` in the gauge.

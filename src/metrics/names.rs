@@ -28,6 +28,8 @@ pub(super) const EJECTIONS: &str = "ambassador_ejections_total";
 pub(super) const BREAKER_STATE: &str = "ambassador_breaker_state";
 pub(super) const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_total";
 pub(super) const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
+pub(super) const HEDGED_DIALS: &str = "ambassador_hedged_dials_total";
+pub(super) const TRIALS: &str = "ambassador_trials_total";
 pub(super) const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
 pub(super) const PENDING_DIALS: &str = "ambassador_pending_dials";
 pub(super) const WAITING_SESSIONS: &str = "ambassador_waiting_sessions";
@@ -102,9 +104,14 @@ pub(super) fn describe() {
     );
     describe_gauge!(ENDPOINT_EJECTED, "1 while failures of its dials or sessions set the endpoint aside.");
     describe_counter!(EJECTIONS, "Times that the endpoint was set aside, by what it did wrong.");
-    describe_gauge!(BREAKER_STATE, "0 closed (sessions pass), 1 half-open, 2 open (sessions are refused).");
+    describe_gauge!(
+        BREAKER_STATE,
+        "0 closed (sessions pass), 1 half-open (the endpoints are being tried), 2 open."
+    );
     describe_counter!(BREAKER_TRANSITIONS, "Changes of the cluster's breaker, by the new state.");
-    describe_counter!(RETRY_BUDGET_EXHAUSTED, "Dials that got no further attempt for want of retry budget.");
+    describe_counter!(RETRY_BUDGET_EXHAUSTED, "Retries that had to wait for want of retry budget.");
+    describe_counter!(HEDGED_DIALS, "Attempts begun beside one that did not answer, by what became of them.");
+    describe_counter!(TRIALS, "Dials of our own to endpoints that were set aside or all failed, by result.");
     describe_gauge!(
         CLUSTER_PANIC,
         "1 while health checks find every endpoint down and all are used all the same."

@@ -1,47 +1,48 @@
-//! The breaker of a cluster: after enough dials in a row failed, sessions are refused at once for a while, and then a few
-//! real dials tell whether that is over.
+//! The breaker of a cluster: when dials in a row failed and no endpoint is left that is known to be good, sessions are
+//! not sent to die one by one. They wait or are refused, and meanwhile **we** try the endpoints, on our own account and
+//! without a client, until one serves.
 //!
-//! Words as everywhere: **closed lets traffic pass, open refuses**. What counts is a dial attempt, not a session: three
-//! attempts of one session are three. An attempt that began before the breaker last changed says nothing about what came
-//! after, so its result does not count.
+//! Words as everywhere: **closed lets traffic pass, open refuses**. What opens it is a dial attempt, not a session: three
+//! attempts of one session are three. It is about the cluster and not about an endpoint, so it opens only where every
+//! endpoint's last evidence is a failure, and any evidence of health closes it: a trial, a probe, a dial that was still
+//! on its way.
 
-use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// When it opens, and for how long.
+/// When it opens, and how often the cluster is tried then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Failures in a row that open it; at least 1.
     pub consecutive_failures: u32,
-    /// How long it refuses the first time; it doubles each time that the trials fail.
+    /// How long after it opened the first round of trials begins; from one round to the next it is twice as long each time.
     pub open_for: Duration,
-    /// It refuses no longer than this.
+    /// From one round of trials to the next it is no longer than this.
     pub max_open_for: Duration,
-    /// Dials that may be on their way while it is half-open, and how many have to succeed to close it; at least 1.
+    /// How many trials have to succeed, one round after the other, to close it; at least 1.
     pub half_open_trials: u32,
 }
 
 /// Where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Traffic passes. Exit: `Open`, after `consecutive_failures`.
+    /// Traffic passes. Exit: `Open`, after `consecutive_failures` where no endpoint is left that may be good.
     Closed {
         /// Failures since the last success.
         failures: u32,
     },
-    /// Everything is refused. Exit: `HalfOpen`, by the first dial that is wanted after `until`.
+    /// Sessions wait or are refused. Exits: `HalfOpen`, when the next round of trials begins; `Closed`, by evidence of health.
     Open {
-        /// When dials are tried again.
+        /// When the next round begins.
         until: Instant,
     },
-    /// A few dials are tried. Exits: `Closed`, when enough succeeded; `Open`, when one fails.
+    /// The same, and trials are on their way. Exits: `Closed`, when enough succeeded; `Open`, when the last of them has failed.
     HalfOpen {
-        /// Trials that may begin still.
-        left: u32,
-        /// Trials that have to succeed still.
-        needed: u32,
+        /// When the next round begins, of those that no trial is on its way to: one that hangs holds up nobody.
+        until: Instant,
+        /// Trials on their way.
+        trials: u32,
     },
 }
 
@@ -59,10 +60,10 @@ pub enum Label {
 pub struct Breaker {
     settings: Settings,
     state: State,
-    /// Counts the changes of state, so that what began before one can be told from what began after.
-    era: NonZeroU32,
-    /// How often it opened in a row without having closed.
-    openings: u32,
+    /// Rounds of trials since a session was last served: the exponent of the next pause.
+    rounds: u32,
+    /// Trials that succeeded since it opened.
+    proven: u32,
 }
 
 /// Where a breaker is, for a process that goes on with it.
@@ -70,13 +71,9 @@ pub struct Breaker {
 pub struct Snapshot {
     /// Where it is.
     pub state: State,
-    /// How often it opened in a row without having closed.
-    pub openings: u32,
+    /// Rounds of trials since a session was last served.
+    pub rounds: u32,
 }
-
-/// Which era a dial began in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Permit(NonZeroU32);
 
 /// A change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,32 +82,20 @@ pub struct Transition {
     pub from: Label,
     /// What it is.
     pub to: Label,
-    /// How long it will refuse, when it opened.
+    /// How long until the next round of trials, when it opened.
     pub open_for: Option<Duration>,
 }
 
-/// Why a dial is not permitted.
+/// Why a session is not dialled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// It is open.
-    #[error(
-        "the cluster's last dials failed, so nothing is dialled for another {} ms (circuit_breaker)",
-        left.as_millis()
-    )]
-    Open {
-        /// How long it will be.
-        left: Duration,
-    },
-    /// It is half-open, and its trials are on their way.
-    #[error("the cluster's last dials failed; whether it is back is being tried (circuit_breaker)")]
-    Trying,
-}
+#[error("every endpoint failed when it was last tried; they are being tried again (circuit_breaker)")]
+pub struct Refused;
 
 impl Breaker {
     /// Closed.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, state: State::Closed { failures: 0 }, era: NonZeroU32::MIN, openings: 0 }
+        Self { settings, state: State::Closed { failures: 0 }, rounds: 0, proven: 0 }
     }
 
     /// From now on these count; where it is, it stays.
@@ -118,8 +103,8 @@ impl Breaker {
         self.settings = settings;
     }
 
-    /// As it was in another process. Whose trials are on their way there is nothing to us, so trials begin anew; and it is
-    /// open no longer than these settings let it be.
+    /// As it was in another process. Trials that are on their way there are nothing to us, so they begin anew; and the next
+    /// is no further away than these settings let it be.
     #[must_use]
     pub fn resume(settings: Settings, snapshot: Snapshot, now: Instant) -> Self {
         let state = match snapshot.state {
@@ -127,7 +112,7 @@ impl Breaker {
             State::Open { until } => State::Open { until: until.min(now + settings.max_open_for) },
             State::HalfOpen { .. } => State::Open { until: now },
         };
-        Self { settings, state, era: NonZeroU32::MIN, openings: snapshot.openings }
+        Self { settings, state, rounds: snapshot.rounds, proven: 0 }
     }
 
     /// Where it is.
@@ -139,100 +124,112 @@ impl Breaker {
     /// What a process has to know that goes on with it.
     #[must_use]
     pub const fn snapshot(&self) -> Snapshot {
-        Snapshot { state: self.state, openings: self.openings }
+        Snapshot { state: self.state, rounds: self.rounds }
     }
 
-    /// Whether a dial would be permitted now.
+    /// Whether a session may be dialled for.
     ///
     /// # Errors
-    /// Why not.
-    pub fn check(&self, now: Instant) -> Result<(), Refused> {
+    /// When it is open.
+    pub const fn check(&self) -> Result<(), Refused> {
         match self.state {
             State::Closed { .. } => Ok(()),
-            State::Open { until } if now < until => Err(Refused::Open { left: until - now }),
-            State::Open { .. } => Ok(()),
-            State::HalfOpen { left: 0, .. } => Err(Refused::Trying),
-            State::HalfOpen { .. } => Ok(()),
+            State::Open { .. } | State::HalfOpen { .. } => Err(Refused),
         }
     }
 
-    /// A dial that was permitted begins. It ends in [`Breaker::succeeded`], [`Breaker::failed`] or [`Breaker::untold`].
-    pub fn begin(&mut self, now: Instant) -> (Permit, Option<Transition>) {
-        let transition = match self.state {
-            State::Open { until } if now >= until => {
-                let trials = self.settings.half_open_trials;
-                Some(self.turn(State::HalfOpen { left: trials, needed: trials }, None))
-            }
-            State::Open { .. } | State::Closed { .. } | State::HalfOpen { .. } => None,
-        };
-        if let State::HalfOpen { left, .. } = &mut self.state {
-            *left = left.saturating_sub(1);
-        }
-        (Permit(self.era), transition)
+    /// A session's dial reached its endpoint, whenever it began: something serves.
+    pub fn succeeded(&mut self) -> Option<Transition> {
+        self.rounds = 0;
+        self.close()
     }
 
-    /// That dial reached its endpoint.
-    pub fn succeeded(&mut self, permit: Permit) -> Option<Transition> {
-        if permit.0 != self.era {
+    /// A session's dial failed. `is_last_hope`: no endpoint is left whose last evidence is not a failure too.
+    pub fn failed(&mut self, is_last_hope: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
+        let State::Closed { failures } = &mut self.state else { return None };
+        *failures = failures.saturating_add(1);
+        if *failures < self.settings.consecutive_failures || !is_last_hope {
             return None;
         }
-        match &mut self.state {
-            State::Closed { failures } => {
-                *failures = 0;
+        self.proven = 0;
+        let pause = self.pause(rng);
+        Some(self.turn(State::Open { until: now + pause }, Some(pause)))
+    }
+
+    /// Something shows that an endpoint serves, or may: a probe, or one that has just come.
+    pub fn close(&mut self) -> Option<Transition> {
+        let was_open = !matches!(self.state, State::Closed { .. });
+        let closed = State::Closed { failures: 0 };
+        if was_open {
+            return Some(self.turn(closed, None));
+        }
+        self.state = closed;
+        None
+    }
+
+    /// Something hints that the cluster may be back: the next round of trials begins at once.
+    pub fn hurry(&mut self, now: Instant) {
+        if let State::Open { until } | State::HalfOpen { until, .. } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
+    /// When the next round of trials begins; `None` while it is closed.
+    #[must_use]
+    pub const fn next_round(&self) -> Option<Instant> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until } | State::HalfOpen { until, .. } => Some(until),
+        }
+    }
+
+    /// A round of so many trials begins; each of them ends in [`Breaker::trial_ended`]. None at all is a round, too.
+    pub fn begin_round(&mut self, began: u32, now: Instant, rng: &mut Rng) -> Option<Transition> {
+        self.rounds = self.rounds.saturating_add(1);
+        let until = now + self.pause(rng);
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { .. } if began == 0 => {
+                self.state = State::Open { until };
                 None
             }
-            State::Open { .. } => None,
-            State::HalfOpen { needed, .. } => {
-                *needed = needed.saturating_sub(1);
-                if *needed > 0 {
-                    return None;
+            State::Open { .. } => Some(self.turn(State::HalfOpen { until, trials: began }, None)),
+            State::HalfOpen { trials, .. } => {
+                self.state = State::HalfOpen { until, trials: trials.saturating_add(began) };
+                None
+            }
+        }
+    }
+
+    /// A trial of a round ended; `None`: it says nothing.
+    pub fn trial_ended(&mut self, has_succeeded: Option<bool>, now: Instant) -> Option<Transition> {
+        let State::HalfOpen { until, trials } = &mut self.state else { return None };
+        *trials = trials.saturating_sub(1);
+        match has_succeeded {
+            Some(true) => {
+                self.proven = self.proven.saturating_add(1);
+                if self.proven >= self.settings.half_open_trials {
+                    return self.close();
                 }
-                self.openings = 0;
-                Some(self.turn(State::Closed { failures: 0 }, None))
+                *until = now;
             }
+            Some(false) => self.proven = 0,
+            None => {}
         }
-    }
-
-    /// That dial failed.
-    pub fn failed(&mut self, permit: Permit, now: Instant, rng: &mut Rng) -> Option<Transition> {
-        if permit.0 != self.era {
-            return None;
-        }
-        match &mut self.state {
-            State::Closed { failures } => {
-                *failures += 1;
-                (*failures >= self.settings.consecutive_failures).then(|| self.open(now, rng))
-            }
-            State::Open { .. } => None,
-            State::HalfOpen { .. } => Some(self.open(now, rng)),
-        }
-    }
-
-    /// That dial was called off: nothing is learnt, and a trial may be made in its place.
-    pub const fn untold(&mut self, permit: Permit) {
-        if permit.0.get() == self.era.get()
-            && let State::HalfOpen { left, .. } = &mut self.state
-        {
-            *left += 1;
-        }
+        let (until, is_over) = (*until, *trials == 0);
+        is_over.then(|| self.turn(State::Open { until }, None))
     }
 
     /// Between all and three quarters of `open_for` × 2^n, so that many daemons do not try in the same moment.
-    fn open(&mut self, now: Instant, rng: &mut Rng) -> Transition {
-        let factor = 1_u32.checked_shl(self.openings).unwrap_or(u32::MAX);
-        self.openings = self.openings.saturating_add(1);
+    fn pause(&self, rng: &mut Rng) -> Duration {
+        let factor = 1_u32.checked_shl(self.rounds).unwrap_or(u32::MAX);
         let whole = self.settings.open_for.saturating_mul(factor).min(self.settings.max_open_for);
-        let open_for = whole.mul_f64(1.0 - rng.f64() / 4.0);
-        self.turn(State::Open { until: now + open_for }, Some(open_for))
+        whole.mul_f64(1.0 - rng.f64() / 4.0)
     }
 
     const fn turn(&mut self, to: State, open_for: Option<Duration>) -> Transition {
         let from = self.state.label();
         self.state = to;
-        self.era = match self.era.checked_add(1) {
-            Some(era) => era,
-            None => NonZeroU32::MIN,
-        };
         Transition { from, to: to.label(), open_for }
     }
 }
@@ -282,144 +279,174 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const SETTINGS: Settings = Settings {
         consecutive_failures: 3,
-        open_for: Duration::from_secs(4),
-        max_open_for: Duration::from_secs(10),
+        open_for: SECOND,
+        max_open_for: Duration::from_secs(4),
         half_open_trials: 2,
     };
 
-    struct Told {
+    /// A breaker with its clock and generator.
+    struct World {
         breaker: Breaker,
         now: Instant,
         rng: Rng,
     }
 
-    impl Told {
+    impl World {
         fn new() -> Self {
             Self { breaker: Breaker::new(SETTINGS), now: clock::now(), rng: Rng::with_seed(5) }
         }
 
-        fn begin(&mut self) -> Option<Permit> {
-            self.breaker.check(self.now).ok()?;
-            Some(self.breaker.begin(self.now).0)
-        }
-
-        fn fail(&mut self) -> Option<Transition> {
-            let permit = self.begin().expect("permitted");
-            self.breaker.failed(permit, self.now, &mut self.rng)
+        fn fail(&mut self) -> Option<Label> {
+            self.breaker.failed(true, self.now, &mut self.rng).map(|turned| turned.to)
         }
 
         fn opened() -> Self {
-            let mut told = Self::new();
-            assert_eq!((told.fail(), told.fail()), (None, None));
-            assert_eq!(told.fail().unwrap().to, Label::Open);
-            told
+            let mut world = Self::new();
+            assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(Label::Open)]);
+            world
         }
 
-        /// To the moment when it may be tried again.
-        fn wait(&mut self) -> Duration {
-            let State::Open { until } = self.breaker.state() else { panic!("it is not open") };
-            let left = until - self.now;
-            self.now += left - Duration::from_nanos(1);
-            assert_eq!(self.begin(), None, "a moment too early");
-            self.now += Duration::from_nanos(1);
-            left
+        /// To the next round, which begins with so many trials. How long it took to come.
+        fn round(&mut self, trials: u32) -> Duration {
+            let next = self.breaker.next_round().expect("it is open");
+            let waited = next.saturating_duration_since(self.now);
+            self.now = next;
+            self.breaker.begin_round(trials, self.now, &mut self.rng);
+            waited
+        }
+
+        fn trial(&mut self, has_succeeded: Option<bool>) -> Option<Label> {
+            self.breaker.trial_ended(has_succeeded, self.now).map(|turned| turned.to)
         }
     }
 
     #[test]
     fn it_opens_after_that_many_failures_in_a_row_and_a_success_starts_over() {
-        let mut told = Told::new();
-        told.fail();
-        told.fail();
-        let permit = told.begin().unwrap();
-        assert_eq!(told.breaker.succeeded(permit), None);
-        assert_eq!((told.fail(), told.fail()), (None, None));
-        assert!(told.fail().is_some());
-        assert_eq!(told.begin(), None);
+        let mut world = World::new();
+        assert_eq!([world.fail(), world.fail()], [None, None]);
+        assert_eq!(world.breaker.succeeded(), None);
+        assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(Label::Open)]);
+        assert_eq!(world.breaker.check(), Err(Refused));
+        assert_eq!(world.fail(), None, "it is open already");
     }
 
     #[test]
-    fn half_open_lets_exactly_its_trials_through_and_closes_when_all_succeed() {
-        let mut told = Told::opened();
-        told.wait();
-        let trials = [told.begin().unwrap(), told.begin().unwrap()];
-        assert_eq!(told.breaker.check(told.now), Err(Refused::Trying));
-        assert_eq!(told.breaker.succeeded(trials[0]), None);
-        assert_eq!(told.begin(), None, "one has succeeded, the other is on its way");
-        let closed = told.breaker.succeeded(trials[1]).unwrap();
-        assert_eq!((closed.from, closed.to), (Label::HalfOpen, Label::Closed));
-        assert!(told.begin().is_some());
+    fn it_stays_closed_however_many_fail_while_an_endpoint_may_be_good() {
+        let mut world = World::new();
+        for _ in 0..100 {
+            assert_eq!(world.breaker.failed(false, world.now, &mut world.rng), None);
+        }
+        assert_eq!(world.fail(), Some(Label::Open), "that was the last hope");
     }
 
     #[test]
-    fn a_trial_that_was_called_off_is_made_again() {
-        let mut told = Told::opened();
-        told.wait();
-        let trials = [told.begin().unwrap(), told.begin().unwrap()];
-        told.breaker.untold(trials[0]);
-        assert!(told.begin().is_some());
-        assert_eq!(told.begin(), None);
+    fn it_closes_when_enough_trials_succeeded_and_the_next_round_after_a_success_is_at_once() {
+        let mut world = World::opened();
+        world.round(1);
+        assert_eq!(world.breaker.state().label(), Label::HalfOpen);
+        assert_eq!(world.breaker.check(), Err(Refused), "trials are ours");
+        assert_eq!(world.trial(Some(true)), Some(Label::Open));
+        assert_eq!(world.round(2), Duration::ZERO);
+        assert_eq!(world.trial(Some(true)), Some(Label::Closed));
+        assert_eq!(world.trial(Some(false)), None, "a late one says nothing any more");
+        assert_eq!(world.breaker.check(), Ok(()));
     }
 
     #[test]
-    fn it_refuses_twice_as_long_each_time_with_jitter_up_to_the_most() {
-        let mut told = Told::opened();
-        for most in [4, 8, 10, 10] {
-            let waited = told.wait();
+    fn a_trial_that_fails_between_makes_it_begin_anew() {
+        let mut world = World::opened();
+        world.round(1);
+        world.trial(Some(true));
+        world.round(1);
+        assert_eq!(world.trial(Some(false)), Some(Label::Open));
+        world.round(1);
+        assert_eq!(world.trial(Some(true)), Some(Label::Open), "one of two");
+    }
+
+    #[test]
+    fn rounds_come_twice_as_late_each_time_with_jitter_up_to_the_most() {
+        let mut world = World::opened();
+        for most in [1, 2, 4, 4] {
+            let waited = world.round(1);
             assert!((most * SECOND * 3 / 4..=most * SECOND).contains(&waited), "{waited:?} of {most} s");
-            assert_eq!(told.fail().unwrap().to, Label::Open);
+            assert_eq!(world.trial(Some(false)), Some(Label::Open));
         }
-        told.wait();
-        for _ in 0..2 {
-            let permit = told.begin().unwrap();
-            told.breaker.succeeded(permit);
-        }
-        (0..3).for_each(|_| _ = told.fail());
-        assert!(told.wait() <= 4 * SECOND, "it had closed in between");
     }
 
     #[test]
-    fn what_began_before_a_change_says_nothing_about_after() {
-        let mut told = Told::new();
-        let early = [(); 4].map(|()| told.begin().unwrap());
-        (0..3).for_each(|_| _ = told.fail());
-        assert_eq!(told.breaker.succeeded(early[0]), None, "still open");
-        assert_eq!(told.begin(), None);
-        told.wait();
-        let trial = told.begin().unwrap();
-        assert_eq!(told.breaker.failed(early[1], told.now, &mut told.rng), None);
-        told.breaker.untold(early[2]);
-        assert_eq!(told.breaker.succeeded(trial), None);
-        assert!(told.begin().is_some(), "the second trial, and not a third");
-        assert_eq!(told.begin(), None);
+    fn a_trial_that_hangs_does_not_hold_up_the_next_round() {
+        let mut world = World::opened();
+        world.round(1);
+        let waited = world.round(2);
+        assert!(waited <= 2 * SECOND, "{waited:?}");
+        assert_eq!(world.trial(Some(false)), None, "two are on their way");
+        assert_eq!(world.trial(None), None);
+        assert_eq!(world.trial(Some(false)), Some(Label::Open));
+    }
+
+    #[test]
+    fn a_round_without_a_trial_leads_to_the_next() {
+        let mut world = World::opened();
+        let waits: Vec<_> = (0..5).map(|_| world.round(0)).collect();
+        assert!(waits[1..].iter().all(|wait| *wait >= SECOND / 2), "{waits:?}");
+        assert_eq!(world.breaker.state().label(), Label::Open);
+    }
+
+    #[test]
+    fn any_evidence_closes_it_and_a_hint_brings_the_next_round() {
+        for is_tried in [false, true] {
+            let mut world = World::opened();
+            if is_tried {
+                world.round(1);
+            }
+            world.breaker.hurry(world.now);
+            assert_eq!(world.breaker.next_round(), Some(world.now));
+            assert_eq!(world.breaker.close().map(|turned| turned.to), Some(Label::Closed));
+            assert_eq!(world.breaker.close(), None);
+            world.breaker.hurry(world.now);
+            assert_eq!(world.breaker.next_round(), None);
+        }
+    }
+
+    /// Trials that succeed where sessions do not must not become a loop without a pause.
+    #[test]
+    fn pauses_grow_until_a_session_was_served() {
+        let mut world = World::opened();
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            waits.push(world.round(1));
+            world.breaker.close();
+            (0..3).for_each(|_| _ = world.fail());
+        }
+        assert!(waits[3] > 2 * SECOND, "{waits:?}");
+        world.breaker.succeeded();
+        (0..3).for_each(|_| _ = world.fail());
+        assert!(world.round(1) <= SECOND);
     }
 
     #[test]
     fn another_process_goes_on_where_it_was() {
-        let told = Told::opened();
-        let State::Open { until } = told.breaker.state() else { panic!("it is open") };
-        let resumed = |breaker: &Breaker, settings| Breaker::resume(settings, breaker.snapshot(), told.now);
-        let mut next = Told { breaker: resumed(&told.breaker, SETTINGS), ..Told::new() };
-        next.now = told.now;
-        assert_eq!(next.breaker.state(), State::Open { until });
-        next.wait();
-        assert_eq!(next.fail().unwrap().to, Label::Open);
-        assert!(next.wait() > 5 * SECOND, "it is the second opening in a row");
-        let hasty = Settings { max_open_for: SECOND, ..SETTINGS };
-        assert_eq!(resumed(&told.breaker, hasty).state(), State::Open { until: told.now + SECOND });
-        let (_, half_open) = next.breaker.begin(next.now);
-        assert_eq!(half_open.unwrap().to, Label::HalfOpen);
-        let mut tried = resumed(&next.breaker, SETTINGS);
-        assert_eq!(tried.begin(told.now).1.unwrap().to, Label::HalfOpen, "with trials of its own");
+        let mut world = World::opened();
+        let State::Open { until } = world.breaker.state() else { panic!("it is open") };
+        world.breaker = Breaker::resume(SETTINGS, world.breaker.snapshot(), world.now);
+        assert_eq!(world.breaker.state(), State::Open { until });
+        let hasty = Settings { max_open_for: SECOND / 10, ..SETTINGS };
+        let limited = Breaker::resume(hasty, world.breaker.snapshot(), world.now);
+        assert_eq!(limited.next_round(), Some(world.now + SECOND / 10));
+        world.round(1);
+        world.breaker = Breaker::resume(SETTINGS, world.breaker.snapshot(), world.now);
+        assert_eq!(world.breaker.next_round(), Some(world.now), "with trials of its own");
+        world.round(1);
+        assert!(world.round(1) > SECOND, "it is not the first round");
     }
 
     #[test]
     fn a_clock_that_stands_still_or_runs_far_ahead_does_no_harm() {
-        let mut told = Told::opened();
-        told.now += 1_000_000 * SECOND;
+        let mut world = World::opened();
         for _ in 0..40 {
-            told.fail();
-            told.now += 1_000 * SECOND;
+            world.now += 1_000_000 * SECOND;
+            world.breaker.begin_round(1, world.now, &mut world.rng);
+            world.breaker.begin_round(1, world.now, &mut world.rng);
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Which endpoints may be picked at all: those that an operator has not taken out, that active checks do not find down, and
-//! that are not ejected; one whose ejection is over, for one dial on trial.
+//! that are not ejected.
 //!
 //! Where that leaves nobody, ejections no longer count: they are guesses, and the last endpoint is worth a try. Where active
-//! checks find all of them down, `panic` says whether to use them all the same, or to refuse. How many sessions each may
-//! carry is `limits`'.
+//! checks find all of them down, `panic` says whether to use them all the same, or to refuse. A session that was turned down
+//! goes on in the order of [`Standing`]: a refusal is the last resort. How many sessions each may carry is `limits`'.
 
-use std::time::Instant;
-
+use super::health::Status;
 use super::slot::Slot;
 
 /// What to do when active checks find every endpoint down.
@@ -55,32 +54,65 @@ pub enum Nobody {
 ///
 /// # Errors
 /// Why nobody may be picked.
-pub fn mode(slots: &[Slot], panic: Panic, now: Instant) -> Result<Mode, Nobody> {
-    let (mut members, mut enabled, mut well) = (0_usize, 0, 0_usize);
+pub fn mode(slots: &[Slot], panic: Panic) -> Result<Mode, Nobody> {
+    let (mut members, mut down, mut best) = (0_usize, 0, None);
     for slot in slots.iter().filter(|slot| slot.is_member) {
-        if may_take(slot, Mode::Normal, now) {
-            return Ok(Mode::Normal);
-        }
         members += 1;
-        enabled += usize::from(slot.is_enabled());
-        well += usize::from(slot.is_well());
+        match standing(slot) {
+            Some(Standing::Usable) => return Ok(Mode::Normal),
+            Some(Standing::Down) => {
+                down += 1;
+                best = best.or(Some(Mode::Panic));
+            }
+            Some(Standing::EjectedHealthy | Standing::Ejected) => best = Some(Mode::DespiteEjection),
+            None => {}
+        }
     }
-    match (members, enabled, well, panic) {
-        (0, ..) => Err(Nobody::Empty),
-        (_, 0, ..) => Err(Nobody::NoneEnabled),
-        (_, _, 0, Panic::Never) => Err(Nobody::AllDown { down: enabled }),
-        (_, _, 0, Panic::All) => Ok(Mode::Panic),
-        _ => Ok(Mode::DespiteEjection),
+    match (best, panic) {
+        (None, _) if members == 0 => Err(Nobody::Empty),
+        (None, _) => Err(Nobody::NoneEnabled),
+        (Some(Mode::Panic), Panic::Never) => Err(Nobody::AllDown { down }),
+        (Some(mode), _) => Ok(mode),
     }
 }
 
-/// Whether that one may be picked.
+/// How good an endpoint's chances are, best first; a session goes on to the next as it is turned down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    Usable,
+    /// It is ejected, and active checks find it well.
+    EjectedHealthy,
+    /// It is ejected, and no check says otherwise.
+    Ejected,
+    /// Active checks find it down.
+    Down,
+}
+
+/// How that one stands; `None`: it has left, or an operator has taken it out.
 #[must_use]
-pub fn may_take(slot: &Slot, mode: Mode, now: Instant) -> bool {
-    match mode {
-        Mode::Normal => slot.is_usable() || (slot.is_well() && slot.outlier.is_due(now)),
-        Mode::DespiteEjection => slot.is_well(),
-        Mode::Panic => slot.is_enabled(),
+pub const fn standing(slot: &Slot) -> Option<Standing> {
+    if !slot.is_enabled() {
+        return None;
+    }
+    Some(match (slot.health, slot.outlier.is_in()) {
+        (Status::Unhealthy, _) => Standing::Down,
+        (Status::Healthy | Status::Undecided, true) => Standing::Usable,
+        (Status::Healthy, false) => Standing::EjectedHealthy,
+        (Status::Undecided, false) => Standing::Ejected,
+    })
+}
+
+/// How low a session may go for its next attempt. The first keeps to what [`mode`] leaves; one that was turned down goes on to
+/// whatever could still serve.
+#[must_use]
+pub const fn lowest(mode: Mode, is_retry: bool, panic: Panic) -> Standing {
+    match (is_retry, mode, panic) {
+        (_, Mode::Panic, _) | (true, _, Panic::All) => Standing::Down,
+        (true, Mode::Normal | Mode::DespiteEjection, Panic::Never) | (false, Mode::DespiteEjection, _) => {
+            Standing::Ejected
+        }
+        (false, Mode::Normal, _) => Standing::Usable,
     }
 }
 
@@ -102,7 +134,6 @@ mod tests {
 
     use fastrand::Rng;
 
-    use super::super::health::Status;
     use super::super::outlier::{Fault, Settings};
     use super::super::slot::{Admin, Id};
     use super::*;
@@ -112,8 +143,8 @@ mod tests {
         Slot { admin, health, is_member, ..Slot::new(Id::FIRST, clock::now()) }
     }
 
-    fn ejected(now: Instant) -> Slot {
-        let mut slot = slot(Admin::Enabled, Status::Healthy, true);
+    fn ejected(health: Status) -> Slot {
+        let mut slot = slot(Admin::Enabled, health, true);
         let second = Duration::from_secs(1);
         let settings = Settings {
             consecutive_failures: 1,
@@ -121,42 +152,63 @@ mod tests {
             max_ejection_time: second,
             early_close: second,
         };
-        slot.outlier.failed(&settings, (Fault::Connect, false), true, now, &mut Rng::with_seed(1));
+        let rng = &mut Rng::with_seed(1);
+        slot.outlier.failed(&settings, Fault::Connect, true, clock::now(), rng).expect("one is enough");
         slot
     }
 
-    fn check(slots: &[Slot], now: Instant, expected: Result<(Mode, &[bool]), Nobody>) {
-        let found = mode(slots, Panic::All, now);
-        let may: Vec<_> =
-            slots.iter().map(|slot| found.is_ok_and(|mode| may_take(slot, mode, now))).collect();
+    /// What counts, and who takes a session's first attempt by that.
+    fn check(slots: &[Slot], expected: Result<(Mode, &[bool]), Nobody>) {
+        let found = mode(slots, Panic::All);
+        let first = found.map(|mode| lowest(mode, false, Panic::All));
+        let may_take =
+            |slot| first.is_ok_and(|lowest| standing(slot).is_some_and(|standing| standing <= lowest));
+        let may: Vec<_> = slots.iter().map(may_take).collect();
         assert_eq!(found.map(|mode| (mode, &may[..])), expected, "{slots:?}");
         if let Ok((Mode::Panic, _)) = expected {
-            let refused = mode(slots, Panic::Never, now);
+            let refused = mode(slots, Panic::Never);
             assert!(matches!(refused, Err(Nobody::AllDown { .. })), "{refused:?}");
         } else {
-            assert_eq!(mode(slots, Panic::Never, now), expected.map(|(mode, _)| mode));
+            assert_eq!(mode(slots, Panic::Never), expected.map(|(mode, _)| mode));
         }
     }
 
     #[test]
     fn what_counts_depends_on_who_is_left() {
-        let now = clock::now();
         let up = || slot(Admin::Enabled, Status::Healthy, true);
         let new = || slot(Admin::Enabled, Status::Undecided, true);
         let down = || slot(Admin::Enabled, Status::Unhealthy, true);
         let drained = || slot(Admin::Draining, Status::Healthy, true);
         let gone = || slot(Admin::Enabled, Status::Healthy, false);
+        let ejected = || ejected(Status::Healthy);
         fn normal(may: &[bool]) -> Result<(Mode, &[bool]), Nobody> {
             Ok((Mode::Normal, may))
         }
-        check(&[up(), down(), new(), drained(), gone()], now, normal(&[true, false, true, false, false]));
-        check(&[up(), ejected(now)], now, normal(&[true, false]));
-        let later = now + Duration::from_secs(1);
-        check(&[up(), ejected(now)], later, normal(&[true, true]));
-        check(&[down(), ejected(now), drained()], now, Ok((Mode::DespiteEjection, &[false, true, false])));
-        check(&[down(), drained(), down()], now, Ok((Mode::Panic, &[true, false, true])));
-        check(&[drained(), slot(Admin::Disabled, Status::Unhealthy, true)], now, Err(Nobody::NoneEnabled));
-        check(&[gone()], now, Err(Nobody::Empty));
-        check(&[], now, Err(Nobody::Empty));
+        check(&[up(), down(), new(), drained(), gone()], normal(&[true, false, true, false, false]));
+        check(&[up(), ejected()], normal(&[true, false]));
+        check(&[down(), ejected(), drained()], Ok((Mode::DespiteEjection, &[false, true, false])));
+        check(&[down(), drained(), down()], Ok((Mode::Panic, &[true, false, true])));
+        check(&[drained(), slot(Admin::Disabled, Status::Unhealthy, true)], Err(Nobody::NoneEnabled));
+        check(&[gone()], Err(Nobody::Empty));
+        check(&[], Err(Nobody::Empty));
+    }
+
+    #[test]
+    fn a_session_that_was_turned_down_goes_as_low_as_panic_lets_it() {
+        use Mode::{DespiteEjection, Normal};
+        for (mode, is_retry, panic, expected) in [
+            (Normal, false, Panic::All, Standing::Usable),
+            (Normal, true, Panic::All, Standing::Down),
+            (Normal, true, Panic::Never, Standing::Ejected),
+            (DespiteEjection, false, Panic::All, Standing::Ejected),
+            (DespiteEjection, true, Panic::All, Standing::Down),
+            (DespiteEjection, true, Panic::Never, Standing::Ejected),
+            (Mode::Panic, false, Panic::All, Standing::Down),
+        ] {
+            assert_eq!(lowest(mode, is_retry, panic), expected, "{mode:?}, {is_retry}, {panic:?}");
+        }
+        assert_eq!(standing(&ejected(Status::Healthy)), Some(Standing::EjectedHealthy));
+        assert_eq!(standing(&ejected(Status::Undecided)), Some(Standing::Ejected));
+        assert_eq!(standing(&ejected(Status::Unhealthy)), Some(Standing::Down));
     }
 }

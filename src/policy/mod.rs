@@ -8,6 +8,7 @@ pub mod budget;
 pub mod eligibility;
 pub mod ewma;
 pub mod health;
+pub mod hedge;
 pub mod limits;
 pub mod outlier;
 pub mod queue;

@@ -2,7 +2,7 @@
 //!
 //! A retry goes to an endpoint that this session has not tried, at once; only when all were tried does it
 //! go back to them, and then it waits, doubling with jitter. The deadline over all attempts is the
-//! driver's: it owns the timer.
+//! driver's: it owns the timer, and mostly it is all that bounds them.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::slot::Id;
 /// The attempts of one dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// At most this many, the first included; at least 1.
-    pub attempts: u32,
+    /// At most this many, the first included; at least 1. `None`: as many as the deadline lets there be.
+    pub attempts: Option<u32>,
     /// The first wait before an endpoint is tried again.
     pub backoff_base: Duration,
     /// No wait is longer.
@@ -29,13 +29,18 @@ pub struct Plan {
     waits: u32,
     /// Each attempt's endpoint.
     tried: Vec<Id>,
+    /// Whether the last failure cost its server nothing.
+    was_free: bool,
 }
+
+/// The shortest wait between attempts that nothing but the deadline bounds.
+const WAIT_MIN: Duration = Duration::from_millis(5);
 
 impl Plan {
     /// Nothing tried yet.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, waits: 0, tried: Vec::new() }
+        Self { settings, waits: 0, tried: Vec::new(), was_free: false }
     }
 
     /// Attempts begun.
@@ -47,7 +52,7 @@ impl Plan {
     /// Whether an attempt is left.
     #[must_use]
     pub fn has_attempt_left(&self) -> bool {
-        self.attempts() < self.settings.attempts
+        self.settings.attempts.is_none_or(|attempts| self.attempts() < attempts)
     }
 
     /// How often this session tried that endpoint.
@@ -61,6 +66,16 @@ impl Plan {
         self.tried.push(endpoint);
     }
 
+    /// An attempt failed. `is_free`: it cost the server nothing, as a port that is closed.
+    pub const fn failed(&mut self, is_free: bool) {
+        self.was_free = is_free;
+    }
+
+    /// Whether the last failure cost its server nothing.
+    pub(super) const fn was_free(&self) -> bool {
+        self.was_free
+    }
+
     /// How long to wait before the next attempt: nothing while an endpoint that may be used is untried, else between half
     /// and all of `base` × 2^n, never over `max`.
     pub fn wait(&mut self, has_untried: bool, rng: &mut Rng) -> Duration {
@@ -70,7 +85,14 @@ impl Plan {
         let factor = 1_u32.checked_shl(self.waits).unwrap_or(u32::MAX);
         self.waits += 1;
         let whole = self.settings.backoff_base.saturating_mul(factor).min(self.settings.backoff_max);
-        whole.mul_f64(0.5 + rng.f64() / 2.0)
+        let wait = whole.mul_f64(0.5 + rng.f64() / 2.0);
+        // Nothing but time ends these attempts, so each has to take some.
+        if self.settings.attempts.is_none() { wait.max(WAIT_MIN) } else { wait }
+    }
+
+    /// How long to wait for a retry that the budget does not pay yet.
+    pub fn wait_for_budget(&mut self, rng: &mut Rng) -> Duration {
+        self.wait(false, rng).max(WAIT_MIN)
     }
 }
 
@@ -79,7 +101,7 @@ mod tests {
     use super::*;
 
     const SETTINGS: Settings = Settings {
-        attempts: 5,
+        attempts: Some(5),
         backoff_base: Duration::from_millis(100),
         backoff_max: Duration::from_millis(300),
     };
@@ -98,6 +120,16 @@ mod tests {
         }
     }
 
+    /// With `backoff: { base: 0s }` a session would keep its worker until the deadline.
+    #[test]
+    fn what_only_time_ends_takes_time() {
+        let mut rng = Rng::with_seed(3);
+        let hasty = Settings { backoff_base: Duration::ZERO, ..SETTINGS };
+        assert_eq!(Plan::new(hasty).wait(false, &mut rng), Duration::ZERO);
+        assert_eq!(Plan::new(hasty).wait_for_budget(&mut rng), WAIT_MIN);
+        assert_eq!(Plan::new(Settings { attempts: None, ..hasty }).wait(false, &mut rng), WAIT_MIN);
+    }
+
     #[test]
     fn attempts_are_bounded() {
         let mut plan = Plan::new(SETTINGS);
@@ -111,9 +143,10 @@ mod tests {
 
     #[test]
     fn a_long_life_of_waits_does_not_overflow() {
-        let mut plan = Plan::new(Settings { attempts: u32::MAX, ..SETTINGS });
+        let mut plan = Plan::new(Settings { attempts: None, ..SETTINGS });
         let mut rng = Rng::with_seed(3);
         for _ in 0..100 {
+            assert!(plan.has_attempt_left());
             plan.begin(Id::FIRST);
             assert!(plan.wait(false, &mut rng) <= SETTINGS.backoff_max);
         }

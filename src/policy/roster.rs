@@ -2,20 +2,23 @@
 //! earlier attempts put together. All that changes in a cluster changes here and nowhere else.
 //!
 //! Every dial that begins has a [`Ticket`], and ends in exactly one of [`Roster::established`], [`Roster::failed`] and
-//! [`Roster::abandoned`]; a session ends in [`Roster::ended`]. What these decide about endpoints and the breaker is kept
-//! as [`Event`]s until it is taken, to be logged and counted where that may be done.
+//! [`Roster::abandoned`]; a session ends in [`Roster::ended`]. What we try on our own account is in [`trials`]. What all this
+//! decides about endpoints and the breaker is kept as [`Event`]s until it is taken, to be logged and counted where that may
+//! be done.
 
 mod resume;
+pub mod trials;
 
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use super::balance::{Choice, Policy};
-use super::breaker::{self, Breaker, Label, Permit, Refused};
+use super::breaker::{self, Breaker, Label, Refused};
 use super::budget::{self, Budget};
-use super::eligibility::{self, Mode, Nobody, Panic};
+use super::eligibility::{self, Mode, Nobody, Panic, Standing};
 use super::health::Status;
+use super::hedge;
 use super::limits::{Full, Load, Settings as Limits};
 use super::outlier::{self, Ejection, Fault, Outlier};
 use super::retry::Plan;
@@ -34,6 +37,8 @@ pub struct Settings {
     pub breaker: Option<breaker::Settings>,
     /// How many attempts may be retries; `None`: all.
     pub retry_budget: Option<budget::Settings>,
+    /// When an attempt that does not answer is called slow; `None`: never.
+    pub hedge: Option<hedge::Settings>,
     /// What to do when active checks find every endpoint down.
     pub panic: Panic,
     /// How long an endpoint that came back takes fewer sessions; zero: not at all.
@@ -52,6 +57,8 @@ pub struct Roster {
     next_id: Id,
     breaker: Option<Breaker>,
     budget: Option<Budget>,
+    /// Dials on their way that are not the first of their session.
+    retries: u32,
     /// What counted at the last pick.
     mode: Mode,
     events: Vec<Event>,
@@ -62,8 +69,9 @@ pub struct Roster {
 /// What a dial that began has to show when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    permit: Option<Permit>,
-    on_trial: bool,
+    /// Whether anything is learnt from it.
+    teaches: bool,
+    is_retry: bool,
 }
 
 /// Why there is nothing to dial.
@@ -78,9 +86,31 @@ pub enum Unavailable {
     /// There is nobody.
     #[error("{0}")]
     Nobody(#[from] Nobody),
-    /// This would be a retry, and enough were made.
+    /// This would be a retry, and enough were made for now.
     #[error("connect.retry_budget is used up")]
     Budget,
+}
+
+impl Event {
+    /// Whether something serves again that did not.
+    #[must_use]
+    pub const fn is_recovery(&self) -> bool {
+        match self {
+            Self::Returned { .. } | Self::Breaker(breaker::Transition { to: Label::Closed, .. }) => true,
+            Self::Ejected { .. } | Self::Breaker(_) | Self::Mode { .. } => false,
+        }
+    }
+}
+
+impl Unavailable {
+    /// Whether it may be over soon, so that a session may wait for that.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        match self {
+            Self::Breaker(_) | Self::Full(_) | Self::Nobody(Nobody::AllDown { .. }) | Self::Budget => true,
+            Self::Nobody(Nobody::Empty | Nobody::NoneEnabled | Nobody::Forgotten) => false,
+        }
+    }
 }
 
 /// Something changed by itself.
@@ -120,6 +150,7 @@ impl Roster {
             next_id: Id::FIRST,
             breaker: settings.breaker.map(Breaker::new),
             budget: settings.retry_budget.map(Budget::new),
+            retries: 0,
             mode: Mode::Normal,
             events: Vec::new(),
             candidates: Vec::new(),
@@ -175,6 +206,7 @@ impl Roster {
         let known = self.slots.iter_mut().zip(were);
         known.filter(|(slot, was)| slot.is_member != *was).for_each(|(slot, _)| slot.changed = now);
         self.slots.retain(|slot| slot.is_member || slot.load.total() > 0);
+        self.close_for_hope();
         ids
     }
 
@@ -215,18 +247,26 @@ impl Roster {
 
     /// An operator's order. Whether it changed anything.
     pub fn set_admin(&mut self, id: Id, admin: Admin, now: Instant) -> bool {
-        self.change(id, now, |slot| std::mem::replace(&mut slot.admin, admin) != admin)
+        let is_news = self.change(id, now, |slot| std::mem::replace(&mut slot.admin, admin) != admin);
+        self.close_for_hope();
+        is_news
     }
 
-    /// What active checks have come to. Whether it changed anything.
-    pub fn set_health(&mut self, id: Id, health: Status, now: Instant) -> bool {
-        self.change(id, now, |slot| {
+    /// What active checks have come to. `proven`: the probe that has just ended succeeded, and reached as far as that. Whether
+    /// it changed what they have come to.
+    pub fn set_health(&mut self, id: Id, health: Status, proven: Option<Fault>, now: Instant) -> bool {
+        let is_news = self.change(id, now, |slot| {
             let before = std::mem::replace(&mut slot.health, health);
             if before == Status::Unhealthy && health == Status::Healthy {
                 slot.back_since = Some(now);
             }
+            slot.is_failing |= health == Status::Unhealthy;
             before != health
-        })
+        });
+        if let Some(proven) = proven {
+            self.probe_succeeded(id, (proven, is_news), now);
+        }
+        is_news
     }
 
     fn change(&mut self, id: Id, now: Instant, how: impl FnOnce(&mut Slot) -> bool) -> bool {
@@ -246,8 +286,10 @@ impl Roster {
         }
     }
 
-    /// Picks among the endpoints that may be used and have room one of those that this session tried least often, of the
-    /// first priority that has any, and counts the dial on it. `key`: what `source_hash` keeps together.
+    /// Picks among the endpoints that have room one of those that this session tried least often, of those the best by
+    /// standing, of the first priority that has any, and counts the dial on it. The first attempt keeps to the endpoints that
+    /// nothing speaks against, while there are any; a session that was turned down goes on to whatever could still serve.
+    /// `key`: what `source_hash` keeps together.
     ///
     /// # Errors
     /// Why there is none.
@@ -259,47 +301,95 @@ impl Roster {
         rng: &mut Rng,
     ) -> Result<(Id, Ticket), Unavailable> {
         if let Some(breaker) = &self.breaker {
-            breaker.check(now)?;
+            breaker.check()?;
         }
         self.settings.limits.admit(self.total)?;
-        let mode = eligibility::mode(&self.slots, self.settings.panic, now)?;
+        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
         self.note_mode(mode);
-        self.find_candidates(plan, mode, now);
-        let full = Full::Endpoints(self.settings.limits.max_connections_per_endpoint);
-        let choice = Choice { key, slow_start: self.settings.slow_start, now };
-        let picked =
-            self.settings.balance.pick(&mut self.slots, &self.candidates, &choice, rng).ok_or(full)?;
-        if let Some(budget) = &mut self.budget {
-            if plan.attempts() == 0 {
-                budget.session(now);
-            } else if !budget.take(now) {
-                return Err(Unavailable::Budget);
-            }
+        let is_retry = plan.attempts() > 0;
+        self.find_candidates(plan, eligibility::lowest(mode, is_retry, self.settings.panic));
+        let picked = self.pick(key, now, rng)?;
+        if !is_retry {
+            self.budget.iter_mut().for_each(|budget| budget.session(now));
+        } else if !self.may_retry(plan, picked, now) {
+            return Err(Unavailable::Budget);
         }
-        let permit = self.breaker.as_mut().map(|breaker| {
-            let (permit, transition) = breaker.begin(now);
-            self.events.extend(transition.map(Event::Breaker));
-            permit
-        });
-        let on_trial = self.slots[picked].outlier.begin(now);
-        Ok((self.reserve(plan, picked), Ticket { permit, on_trial }))
+        Ok((self.reserve(plan, picked, is_retry), Ticket { teaches: true, is_retry }))
     }
 
-    /// Whether the cluster has room for one dial more, without beginning it: what [`Roster::begin`] would say, but for the
-    /// budget of retries.
+    fn pick(&mut self, key: Option<u64>, now: Instant, rng: &mut Rng) -> Result<usize, Full> {
+        let full = Full::Endpoints(self.settings.limits.max_connections_per_endpoint);
+        let choice = Choice { key, slow_start: self.settings.slow_start, now };
+        self.settings.balance.pick(&mut self.slots, &self.candidates, &choice, rng).ok_or(full)
+    }
+
+    /// The budget keeps retries from becoming a storm. The only one on its way is none, and neither is the first dial to an endpoint
+    /// by a session whose last one cost nobody anything: that is the dial that it would have begun with.
+    fn may_retry(&mut self, plan: &Plan, picked: usize, now: Instant) -> bool {
+        let is_first_there = plan.was_free() && plan.tries(self.slots[picked].id) == 0;
+        let Some(budget) = &mut self.budget else { return true };
+        is_first_there || self.retries == 0 || budget.take(now)
+    }
+
+    /// How long the attempt on that endpoint, which this session has just begun, is to be alone; `None`: for good.
+    #[must_use]
+    pub fn hedge_after(&self, endpoint: Id, plan: &Plan) -> Option<Duration> {
+        let hedge = self.settings.hedge.filter(|_| plan.has_attempt_left())?;
+        let slot = self.slot(endpoint)?;
+        self.slots
+            .iter()
+            .any(|slot| self.may_hedge(slot, plan))
+            .then(|| hedge.after(slot.success_time.seconds()))
+    }
+
+    /// [`Roster::begin`] for a dial beside one that does not answer: to an endpoint that nothing speaks against and that this session
+    /// has not tried, where the budget of retries has something left.
+    pub fn begin_hedge(
+        &mut self,
+        plan: &mut Plan,
+        key: Option<u64>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<(Id, Ticket)> {
+        if self.settings.limits.admit(self.total).is_err()
+            || self.breaker.as_ref().is_some_and(|breaker| breaker.check().is_err())
+            || !plan.has_attempt_left()
+        {
+            return None;
+        }
+        let first =
+            self.slots.iter().filter(|slot| self.may_hedge(slot, plan)).map(|slot| slot.priority).min()?;
+        let is_candidate = |slot: &Slot| slot.priority == first && self.may_hedge(slot, plan);
+        let candidates =
+            (0..self.slots.len()).filter(|position| is_candidate(&self.slots[*position])).collect();
+        self.candidates = candidates;
+        let picked = self.pick(key, now, rng).ok()?;
+        let may = self.budget.as_mut().is_none_or(|budget| budget.take(now));
+        may.then(|| (self.reserve(plan, picked, true), Ticket { teaches: true, is_retry: true }))
+    }
+
+    fn may_hedge(&self, slot: &Slot, plan: &Plan) -> bool {
+        self.may_take(slot, Standing::Usable) && plan.tries(slot.id) == 0
+    }
+
+    fn may_take(&self, slot: &Slot, lowest: Standing) -> bool {
+        self.settings.limits.endpoint_has_room(slot.load)
+            && eligibility::standing(slot).is_some_and(|standing| standing <= lowest)
+    }
+
+    /// Whether the cluster has room for one session more, without beginning its dial: what [`Roster::begin`] would say.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn room(&self, now: Instant) -> Result<(), Unavailable> {
+    pub fn room(&self) -> Result<(), Unavailable> {
         if let Some(breaker) = &self.breaker {
-            breaker.check(now)?;
+            breaker.check()?;
         }
         let limits = &self.settings.limits;
         limits.admit(self.total)?;
-        let mode = eligibility::mode(&self.slots, self.settings.panic, now)?;
-        let may_take =
-            |slot: &Slot| limits.endpoint_has_room(slot.load) && eligibility::may_take(slot, mode, now);
-        let has_room = self.slots.iter().any(may_take);
+        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
+        let lowest = eligibility::lowest(mode, false, self.settings.panic);
+        let has_room = self.slots.iter().any(|slot| self.may_take(slot, lowest));
         if has_room { Ok(()) } else { Err(Full::Endpoints(limits.max_connections_per_endpoint).into()) }
     }
 
@@ -310,14 +400,17 @@ impl Roster {
         }
     }
 
-    fn find_candidates(&mut self, plan: &Plan, mode: Mode, now: Instant) {
-        let mut best = (usize::MAX, u32::MAX);
+    fn find_candidates(&mut self, plan: &Plan, lowest: Standing) {
+        let mut best = (usize::MAX, Standing::Down, u32::MAX);
         self.candidates.clear();
         for (position, slot) in self.slots.iter().enumerate() {
-            if !self.settings.limits.endpoint_has_room(slot.load) || !eligibility::may_take(slot, mode, now) {
+            let Some(standing) = eligibility::standing(slot).filter(|standing| *standing <= lowest) else {
+                continue;
+            };
+            if !self.settings.limits.endpoint_has_room(slot.load) {
                 continue;
             }
-            let rank = (plan.tries(slot.id), slot.priority);
+            let rank = (plan.tries(slot.id), standing, slot.priority);
             if rank < best {
                 best = rank;
                 self.candidates.clear();
@@ -335,55 +428,93 @@ impl Roster {
     /// When it has left and nothing is on it.
     pub fn begin_at(&mut self, endpoint: Id, plan: &mut Plan) -> Result<Ticket, Nobody> {
         let position = self.position(endpoint).ok_or(Nobody::Forgotten)?;
-        self.reserve(plan, position);
-        Ok(Ticket { permit: None, on_trial: false })
+        self.reserve(plan, position, false);
+        Ok(Ticket { teaches: false, is_retry: false })
     }
 
-    fn reserve(&mut self, plan: &mut Plan, position: usize) -> Id {
+    fn reserve(&mut self, plan: &mut Plan, position: usize, is_retry: bool) -> Id {
         let slot = &mut self.slots[position];
         plan.begin(slot.id);
         slot.load.dials += 1;
         self.total.dials += 1;
+        self.retries += u32::from(is_retry);
         slot.id
     }
 
-    /// Whether an endpoint that this session has not tried could take a dial now: no reason to wait.
+    /// Whether an endpoint that this session has not tried could take its next attempt now: no reason to wait.
     #[must_use]
-    pub fn has_untried(&self, plan: &Plan, now: Instant) -> bool {
-        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic, now) else { return false };
-        let limits = &self.settings.limits;
-        let may_take =
-            |slot: &&Slot| limits.endpoint_has_room(slot.load) && eligibility::may_take(slot, mode, now);
-        self.slots.iter().filter(may_take).any(|slot| plan.tries(slot.id) == 0)
+    pub fn has_untried(&self, plan: &Plan) -> bool {
+        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic) else { return false };
+        let lowest = eligibility::lowest(mode, plan.attempts() > 0, self.settings.panic);
+        self.slots.iter().any(|slot| self.may_take(slot, lowest) && plan.tries(slot.id) == 0)
     }
 
     /// Whether that endpoint may take a session now, were there room.
     #[must_use]
-    pub fn may_pick(&self, endpoint: Id, now: Instant) -> bool {
-        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic, now) else { return false };
-        self.slot(endpoint).is_some_and(|slot| eligibility::may_take(slot, mode, now))
+    pub fn may_pick(&self, endpoint: Id) -> bool {
+        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic) else { return false };
+        let lowest = eligibility::lowest(mode, false, self.settings.panic);
+        self.slot(endpoint).and_then(eligibility::standing).is_some_and(|standing| standing <= lowest)
+    }
+
+    /// Whether a dial that is under way to that endpoint is better given up: checks find it down, or it is no longer to be
+    /// used, and another one could be tried.
+    #[must_use]
+    pub fn is_given_up(&self, endpoint: Id, plan: &Plan) -> bool {
+        let standing = self.slot(endpoint).and_then(eligibility::standing);
+        standing.is_none_or(|standing| standing == Standing::Down)
+            && plan.has_attempt_left()
+            && self.slots.iter().any(|slot| self.may_hedge(slot, plan))
     }
 
     /// Whether an endpoint is usable as far as anybody knows.
     #[must_use]
-    pub fn has_usable(&self, now: Instant) -> bool {
-        eligibility::mode(&self.slots, self.settings.panic, now) == Ok(Mode::Normal)
+    pub fn has_usable(&self) -> bool {
+        eligibility::mode(&self.slots, self.settings.panic) == Ok(Mode::Normal)
     }
 
     /// A dial became a session; it took so long.
     pub fn established(&mut self, endpoint: Id, ticket: Ticket, took: Duration, now: Instant) {
         self.total.dials -= 1;
         self.total.sessions += 1;
-        if let (Some(breaker), Some(permit)) = (&mut self.breaker, ticket.permit) {
-            self.events.extend(breaker.succeeded(permit).map(Event::Breaker));
+        self.retries -= u32::from(ticket.is_retry);
+        if let Some(position) = self.position(endpoint) {
+            let slot = &mut self.slots[position];
+            slot.load.dials -= 1;
+            slot.load.sessions += 1;
+            if ticket.teaches {
+                slot.ewma.sample(took, now);
+                slot.success_time.sample(took, now);
+            }
+        }
+        if ticket.teaches {
+            self.answered(endpoint, now);
+        }
+    }
+
+    /// A dial got as far as a session needs it: the server has greeted, where its client goes on from there.
+    pub fn greeted(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
+        if ticket.teaches {
+            self.answered(endpoint, now);
+        }
+    }
+
+    /// A session's dial shows that the endpoint serves.
+    fn answered(&mut self, endpoint: Id, now: Instant) {
+        if let Some(breaker) = &mut self.breaker {
+            self.events.extend(breaker.succeeded().map(Event::Breaker));
         }
         let Some(position) = self.position(endpoint) else { return };
         let slot = &mut self.slots[position];
-        slot.load.dials -= 1;
-        slot.load.sessions += 1;
         slot.last_error = None;
-        slot.ewma.sample(took, now);
-        if slot.outlier.succeeded(ticket.on_trial) {
+        slot.is_failing = false;
+        let is_back = slot.outlier.succeeded(now);
+        self.returned(position, is_back, now);
+    }
+
+    fn returned(&mut self, position: usize, is_back: bool, now: Instant) {
+        if is_back {
+            let slot = &mut self.slots[position];
             slot.back_since = Some(now);
             self.events.push(Event::Returned { endpoint: slot.id });
         }
@@ -398,28 +529,24 @@ impl Roster {
         now: Instant,
         rng: &mut Rng,
     ) {
-        let Some(fault) = fault else { return self.abandoned(endpoint, ticket, now) };
-        if let (Some(breaker), Some(permit)) = (&mut self.breaker, ticket.permit) {
-            self.events.extend(breaker.failed(permit, now, rng).map(Event::Breaker));
+        if let Some(fault) = fault.filter(|_| ticket.teaches) {
+            if let Some(position) = self.position(endpoint) {
+                let slot = &mut self.slots[position];
+                slot.ewma.sample(self.settings.penalty, now);
+                slot.is_failing = true;
+            }
+            self.blame(endpoint, fault, now, rng);
+            let is_last_hope = !self.has_hope();
+            if let Some(breaker) = &mut self.breaker {
+                self.events.extend(breaker.failed(is_last_hope, now, rng).map(Event::Breaker));
+            }
         }
-        if let Some(position) = self.position(endpoint) {
-            self.slots[position].ewma.sample(self.settings.penalty, now);
-        }
-        self.blame(endpoint, (fault, ticket.on_trial), now, rng);
-        self.release_dial(endpoint);
+        self.release_dial(endpoint, ticket);
     }
 
     /// A dial came to nothing, and nobody is to blame.
-    pub fn abandoned(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
-        if let (Some(breaker), Some(permit)) = (&mut self.breaker, ticket.permit) {
-            breaker.untold(permit);
-        }
-        if ticket.on_trial
-            && let Some(position) = self.position(endpoint)
-        {
-            self.slots[position].outlier.untold(now);
-        }
-        self.release_dial(endpoint);
+    pub fn abandoned(&mut self, endpoint: Id, ticket: Ticket) {
+        self.release_dial(endpoint, ticket);
     }
 
     /// A session ended.
@@ -431,24 +558,42 @@ impl Roster {
     /// A session that the endpoint has not ended by then proves it; one that it did end young is a fault.
     pub fn lasted(&mut self, endpoint: Id, died_young: bool, now: Instant, rng: &mut Rng) {
         if died_young {
-            self.blame(endpoint, (Fault::EarlyClose, false), now, rng);
+            self.blame(endpoint, Fault::EarlyClose, now, rng);
         } else if let Some(position) = self.position(endpoint) {
-            self.slots[position].outlier.lasted();
+            let is_back = self.slots[position].outlier.lasted(now);
+            self.returned(position, is_back, now);
         }
     }
 
     /// Ejects the endpoint where that is due and another one is usable.
-    fn blame(&mut self, endpoint: Id, fault: (Fault, bool), now: Instant, rng: &mut Rng) {
+    fn blame(&mut self, endpoint: Id, fault: Fault, now: Instant, rng: &mut Rng) {
         let (Some(position), Some(settings)) = (self.position(endpoint), &self.settings.outlier) else {
             return;
         };
-        let may_eject = self.slots.iter().any(|slot| slot.id != endpoint && slot.is_usable());
+        let is_usable = |slot: &Slot| eligibility::standing(slot) == Some(Standing::Usable);
+        let may_eject = self.slots.iter().any(|slot| slot.id != endpoint && is_usable(slot));
         let ejection = self.slots[position].outlier.failed(settings, fault, may_eject, now, rng);
         self.events.extend(ejection.map(|ejection| Event::Ejected { endpoint, ejection }));
     }
 
-    fn release_dial(&mut self, endpoint: Id) {
+    /// Whether an endpoint is left whose last evidence is no failure.
+    fn has_hope(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is_enabled() && !slot.is_failing)
+    }
+
+    /// An endpoint that may be good is not to wait for a trial.
+    fn close_for_hope(&mut self) {
+        if self.has_hope()
+            && let Some(breaker) = &mut self.breaker
+            && breaker.check().is_err()
+        {
+            self.events.extend(breaker.close().map(Event::Breaker));
+        }
+    }
+
+    fn release_dial(&mut self, endpoint: Id, ticket: Ticket) {
         self.total.dials -= 1;
+        self.retries -= u32::from(ticket.is_retry);
         self.release(endpoint, |load| load.dials -= 1);
     }
 

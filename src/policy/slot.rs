@@ -80,8 +80,15 @@ pub struct Slot {
     pub(super) load: Load,
     /// What its dials and sessions did.
     pub(super) outlier: Outlier,
-    /// How long its dials take.
+    /// Whether the last that was seen of it was a failure: of a session's dial, of a trial, or of enough probes. One that
+    /// nobody has tried yet may be good.
+    pub(super) is_failing: bool,
+    /// Whether a trial of ours is on its way to it.
+    pub(super) on_trial: bool,
+    /// How long its dials take, those that failed among them.
     pub(super) ewma: Ewma,
+    /// How long those take that succeed.
+    pub(super) success_time: Ewma,
     /// When it came back: after an ejection, after active checks had it down, or as a new one among others.
     pub(super) back_since: Option<Instant>,
     /// Round robin's credit.
@@ -99,6 +106,8 @@ pub struct Snapshot {
     pub health: Status,
     /// What its dials and sessions did.
     pub outlier: outlier::Snapshot,
+    /// Whether the last that was seen of it was a failure.
+    pub is_failing: bool,
     /// How long its dials take, in seconds, as of a moment.
     pub dial_time: Option<(f64, Instant)>,
     /// When it came back, if it was away.
@@ -121,7 +130,10 @@ impl Slot {
             changed: now,
             load: Load::default(),
             outlier: Outlier::new(),
+            is_failing: false,
+            on_trial: false,
             ewma: Ewma::default(),
+            success_time: Ewma::default(),
             back_since: None,
             credit: 0,
             last_error: None,
@@ -207,20 +219,11 @@ impl Slot {
             admin: self.admin,
             health: self.health,
             outlier: self.outlier.snapshot(),
+            is_failing: self.is_failing,
             dial_time: self.ewma.sampled(),
             back_since: self.back_since,
             last_error: self.last_error.clone(),
         }
-    }
-
-    /// Whether it may take sessions as far as orders and active checks go.
-    pub(super) const fn is_well(&self) -> bool {
-        self.is_enabled() && !matches!(self.health, Status::Unhealthy)
-    }
-
-    /// Whether nothing at all speaks against it.
-    pub(super) const fn is_usable(&self) -> bool {
-        self.is_well() && self.outlier.is_in()
     }
 
     /// Whether it may take sessions at all, healthy or not.

@@ -71,7 +71,8 @@ impl Admission {
         census: &Arc<Census>,
         metrics: &Arc<CallerMetrics>,
     ) -> Self {
-        let for_shares = (!settings.per_caller.is_off()).then_some(Needs { unit: true, groups: false });
+        let tells_apart = !settings.per_caller.is_off() || settings.max_queued.is_some();
+        let for_shares = tells_apart.then_some(Needs { unit: true, groups: false });
         let needs = [wanted, Needs::of(&settings.allow), for_shares];
         Self {
             allow: settings.allow.clone(),

@@ -1,6 +1,7 @@
 //! Ends the sessions of endpoints that went down or were removed, where the cluster's settings say so.
 //!
-//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. They end as in a drain: evenly
+//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. On an endpoint that is down they end
+//! at once, on one that was removed as in a drain: evenly
 //! over the closing time, those that rest first, and who is left at its end then. An endpoint that comes back in time spares
 //! those whose moment had not come.
 
@@ -13,6 +14,7 @@ use super::route::Route;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::outcome::Outcome;
 use crate::policy::winding::Winding;
 use crate::upstream::{Cluster, Doomed, EndpointId};
 
@@ -54,6 +56,7 @@ impl Route {
             |endpoint, since| doomed.iter().any(|one| (one.endpoint, one.since) == (endpoint, since));
         leaving.retain(|endpoint, (since, _)| is_still(*endpoint, *since));
         for Doomed { endpoint, since, outcome } in doomed {
+            let closing_time = time_to_close(*outcome, closing_time);
             let live = self.activity_on(cluster, *endpoint, *since);
             let begin = || (*since, Winding::new(*since, closing_time));
             let (_, winding) = leaving.entry(*endpoint).or_insert_with(begin);
@@ -63,8 +66,14 @@ impl Route {
             };
             self.stop_these(&due, *outcome);
         }
-        doomed.iter().all(|doomed| now > doomed.since + closing_time + deadline)
+        let is_over = |one: &Doomed| now > one.since + time_to_close(one.outcome, closing_time) + deadline;
+        doomed.iter().all(is_over)
     }
+}
+
+/// On a server that is down a session waits for nothing: the sooner its client knows, the sooner it is served elsewhere.
+fn time_to_close(outcome: Outcome, closing_time: Duration) -> Duration {
+    if outcome == Outcome::EndpointDown { Duration::ZERO } else { closing_time }
 }
 
 impl SessionId {
@@ -86,7 +95,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::name::ListenerName;
-    use crate::outcome::Outcome;
+    use crate::policy::health::Status;
     use crate::policy::slot::Admin;
     use crate::sys::Peer;
 
@@ -180,6 +189,21 @@ mod tests {
         assert!((40..60).contains(&half), "{half} of 100");
         assert_eq!(ended(CLOSING_TIME), (100, false), "a dial may still become a session");
         assert_eq!(ended(CLOSING_TIME * 10), (100, true));
+    }
+
+    /// A session that hangs on a dead server for another five seconds is served nowhere meanwhile.
+    #[test]
+    fn sessions_of_an_endpoint_that_is_down_end_at_once() {
+        let route = route("on_unhealthy: close\n    health_check: {}");
+        let sessions = sessions(&route);
+        let first = cluster(&route).endpoints()[0].id();
+        assert!(cluster(&route).set_health(first, Status::Unhealthy, Err(None)));
+        assert!(
+            !Played::default().until(&route, Duration::ZERO, |_| {}),
+            "a dial may still become a session"
+        );
+        let down: Vec<_> = stopped(&sessions).into_iter().step_by(2).flatten().collect();
+        assert_eq!(down, [Outcome::EndpointDown; 100]);
     }
 
     #[test]

@@ -169,9 +169,12 @@ impl Place {
         self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    /// Tells the lease whether the endpoint ended the session young, where that is looked at. Only an endpoint that ends it
+    /// Tells the lease whether the endpoint reset the session, or ended it young, where that is looked at. Only an endpoint that ends it
     /// without a byte is to blame: one that has answered may have had a reason in what the client said.
     pub(super) fn blame(&self, record: &Record, lease: &Lease) {
+        if record.outcome == Outcome::UpstreamReset {
+            lease.suspect();
+        }
         let Some(outlier) = self.cluster().and_then(|cluster| cluster.settings().outlier) else { return };
         if outlier.early_close.is_zero() {
             return;

@@ -105,9 +105,12 @@ pub(super) fn left_ungreeted(record: &mut Record) {
 pub(super) fn undialled(downstream: Socket, record: &mut Record, refusal: &Refusal) -> Unserved {
     record.end(refusal.outcome(), Side::Ambassador, Some(refusal.to_string()));
     let kind = match refusal {
-        Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Full(..) => RefusalKind::Full,
+        Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Waited(Unavailable::Full(_), _) => {
+            RefusalKind::Full
+        }
         Refusal::Unidentified(NoIdentity::Denied(_)) => RefusalKind::Denied,
-        Refusal::Unavailable(Unavailable::Breaker(_) | Unavailable::Nobody(_) | Unavailable::Budget)
+        Refusal::Unavailable(_)
+        | Refusal::Waited(..)
         | Refusal::Unidentified(NoIdentity::Absent(_))
         | Refusal::Unknown { .. }
         | Refusal::Failed { .. }

@@ -20,8 +20,9 @@ use crate::relay::End;
 use crate::tls::Agreed;
 
 use super::announce::Announcement;
-use super::attempt::{Attempt, Established, Limit};
-use super::failure::{Bound, DialError, Refusal, Step};
+use super::attempt::Limit;
+use super::failure::{Bound, DialError, NoMore, Refusal, Step};
+use super::hedging::Hedging;
 use super::lease::Lease;
 use super::meeting::Meeting;
 use super::preconnect;
@@ -170,71 +171,67 @@ pub(super) async fn dial_anew(
     purpose: Purpose,
     record: &mut DialRecord,
 ) -> Result<Dialled, Refusal> {
-    let Demand { wanted, tightened, .. } = demand;
     let settings = cluster.settings();
+    let tightened = demand.tightened;
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
     let deadline = Limit::after(clock::now(), Bound::Deadline, within);
-    let retry = settings.dial.retry;
-    let attempts = tightened.attempts.map_or(retry.attempts, |own| own.min(retry.attempts));
-    let mut plan = retry::Plan::new(retry::Settings { attempts, ..retry });
-    let mut last = None;
+    let attempts = [tightened.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
+    let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
+    let (mut last, mut has_waited) = (None, false);
     record.resolve = cluster.found(deadline.at).await;
-    let out_of_time =
-        |plan: &retry::Plan, last| Refusal::Deadline { deadline: within, attempts: plan.attempts(), last };
     loop {
-        let leased = cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await;
-        let mut lease = leased.map_err(|none| nothing_left(cluster, none, last.take(), plan.attempts()))?;
-        let identity = match purpose {
-            Purpose::Session => lease.endpoint().identity_for(demand.caller)?,
-            Purpose::Spare => lease.endpoint().identity_for_nobody(),
+        let mut is_unpaid = false;
+        let is_over = match cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await {
+            Ok(lease) => {
+                let hedging = Hedging { cluster, demand, purpose, deadline, plan: &mut plan };
+                match hedging.attempt(lease, record).await? {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(error) => {
+                        plan.failed(error.is_free());
+                        if error.step() == Step::Connect {
+                            cluster.search.doubt();
+                        }
+                        if error.is_deadline() {
+                            let attempts = plan.attempts();
+                            return Err(Refusal::Deadline { deadline: within, attempts, last });
+                        }
+                        last = Some(error);
+                        !plan.has_attempt_left()
+                    }
+                }
+            }
+            // It is paid in as time goes by.
+            Err(NoLease::Unavailable(Unavailable::Budget)) if purpose == Purpose::Session => {
+                cluster
+                    .metrics()
+                    .retry_budget_exhausted
+                    .increment(u64::from(!std::mem::replace(&mut has_waited, true)));
+                is_unpaid = true;
+                false
+            }
+            Err(none) => return Err(nothing_left(cluster, none, last, plan.attempts())),
         };
-        record.begin(&lease, plan.attempts());
-        let attempt = Attempt::on(settings, lease.endpoint(), identity, deadline).serving(&demand);
-        match attempt.establish(record).await {
-            Ok(Established::Ready(ready)) => {
-                match purpose {
-                    Purpose::Session => lease.established(record.took()),
-                    Purpose::Spare => lease.kept(record.took()),
-                }
-                return Ok(Dialled::Ready(ready, lease));
-            }
-            Ok(Established::Meets(socket, greeting)) => {
-                return Ok(Dialled::Meets(Box::new(Meeting::new(lease, identity, socket, greeting))));
-            }
-            Err(error) => {
-                lease.failed(&error);
-                if error.step() == Step::Connect {
-                    cluster.search.doubt();
-                }
-                if error.is_deadline() {
-                    return Err(out_of_time(&plan, last));
-                }
-                if !plan.has_attempt_left() {
-                    return Err(Refusal::Failed { last: error, attempts: plan.attempts(), stopped: None });
-                }
-                last = Some(error);
-            }
-        }
-        if alarm::before(deadline.at, alarm::sleep(cluster.wait(wanted, &mut plan))).await.is_err() {
-            return Err(out_of_time(&plan, last));
+        let wait = cluster.wait(demand.wanted, &mut plan, is_unpaid);
+        let is_late = || async { alarm::before(deadline.at, alarm::sleep(wait)).await.is_err() };
+        let stopped = if is_over { None } else { Some(NoMore::Deadline(within)) };
+        if is_over || is_late().await {
+            let attempts = plan.attempts();
+            return Err(match last {
+                Some(last) => Refusal::Failed { last, attempts, stopped },
+                None => Refusal::Deadline { deadline: within, attempts, last },
+            });
         }
     }
 }
 
 /// When there is an end to attempts in their middle, what failed before says more than why there is none left.
 fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> Refusal {
-    let (unavailable, no_room) = match none {
-        NoLease::Unavailable(unavailable) => (unavailable, None),
-        NoLease::Full(full, no_room) => (full.into(), Some((full, no_room))),
+    let (unavailable, no_more, refusal) = match none {
+        NoLease::Unavailable(why) => (why, NoMore::Unavailable(why), Refusal::Unavailable(why)),
+        NoLease::Waited(why, no_room) => (why, NoMore::Waited(why, no_room), Refusal::Waited(why, no_room)),
     };
-    if unavailable == Unavailable::Budget {
-        cluster.metrics().retry_budget_exhausted.increment(1);
-    }
     if let Some(last) = last {
-        return Refusal::Failed { last, attempts, stopped: Some(unavailable) };
-    }
-    if let Some((full, no_room)) = no_room {
-        return Refusal::Full(full, no_room);
+        return Refusal::Failed { last, attempts, stopped: Some(no_more) };
     }
     if unavailable == Unavailable::Nobody(Nobody::Empty) {
         cluster.search.doubt();
@@ -242,7 +239,7 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
             return Refusal::Unknown { reason };
         }
     }
-    Refusal::Unavailable(unavailable)
+    refusal
 }
 
 impl Ready {
@@ -262,7 +259,7 @@ impl DialRecord {
         self.connect.unwrap_or_default() + self.handshake.unwrap_or_default()
     }
 
-    fn begin(&mut self, lease: &Lease, attempts: u32) {
+    pub(super) fn begin(&mut self, lease: &Lease, attempts: u32) {
         let endpoint = Some(lease.endpoint().settings().name.clone());
         *self = Self { attempts, endpoint, resolve: self.resolve, ..Self::default() };
     }

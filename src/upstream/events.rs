@@ -26,6 +26,11 @@ impl Cluster {
         let told: Vec<_> = events.into_iter().map(|event| (event, state.endpoint_of(&event))).collect();
         drop(state);
         told.iter().for_each(|told| self.tell(told));
+        self.trials.notify_one();
+        if told.iter().any(|(event, _)| event.is_recovery()) {
+            // Who keeps connections ready waits for that.
+            self.changes.send_replace(());
+        }
         decided
     }
 
@@ -35,7 +40,7 @@ impl Cluster {
             (Event::Returned { .. }, Some(endpoint)) => {
                 endpoint.metrics().ejected.decrement(1);
                 let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
-                tracing::info!(%cluster, %endpoint, "endpoint returned: a dial on trial succeeded");
+                tracing::info!(%cluster, %endpoint, "endpoint returned: it serves again");
             }
             (Event::Breaker(transition), _) => self.tell_breaker(transition),
             (Event::Mode { from, to }, _) => self.tell_mode(*from, *to),
@@ -50,23 +55,28 @@ impl Cluster {
         let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
         let fault = fault.label();
         if *again {
-            tracing::warn!(%cluster, %endpoint, fault, ?lasts, times, "endpoint stays ejected: its trial failed");
+            tracing::debug!(%cluster, %endpoint, fault, ?lasts, times, "endpoint stays ejected: its trial failed");
         } else {
             tracing::warn!(%cluster, %endpoint, fault, failures, ?lasts, times, "endpoint ejected");
         }
     }
 
     fn tell_breaker(&self, transition: &breaker::Transition) {
-        let breaker::Transition { to, open_for, .. } = transition;
-        self.metrics.breaker_turned(to.label(), to.number());
-        let cluster = &self.settings.name;
-        match to {
-            Label::Open => {
-                let open_for = open_for.map(|open_for| format!("{open_for:.1?}"));
-                tracing::warn!(%cluster, open_for, "breaker open: dials failed, sessions are refused at once");
-            }
-            Label::HalfOpen => tracing::info!(%cluster, "breaker half-open: trying a dial"),
-            Label::Closed => tracing::info!(%cluster, "breaker closed: dials succeed"),
+        let breaker::Transition { from, to, .. } = transition;
+        // A round of trials that failed is no opening.
+        match (from, to) {
+            (Label::HalfOpen, Label::Open) => self.metrics.breaker_resumed(to.number()),
+            _ => self.metrics.breaker_turned(to.label(), to.number()),
+        }
+        let (cluster, wait) = (&self.settings.name, self.settings.queue_timeout);
+        match (from, to) {
+            (Label::Closed, Label::Open) => tracing::warn!(
+                %cluster,
+                "breaker open: every endpoint fails; they are being tried, and sessions wait for that up to {wait:?}"
+            ),
+            (_, Label::Open) => tracing::debug!(%cluster, "breaker open: the trials failed"),
+            (_, Label::HalfOpen) => tracing::debug!(%cluster, "breaker half-open: trying the endpoints"),
+            (_, Label::Closed) => tracing::info!(%cluster, "breaker closed: an endpoint serves again"),
         }
     }
 

@@ -9,7 +9,6 @@ use rustix::io::Errno;
 
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
-use crate::policy::limits::Full;
 use crate::policy::outlier::Fault;
 use crate::policy::queue;
 use crate::policy::roster::Unavailable;
@@ -53,6 +52,32 @@ pub enum DialError {
         /// Why.
         error: HandshakeError,
     },
+    /// Another endpoint was ready first, that was tried later.
+    #[error("{endpoint} did not finish the {} in {after:.1?}, and another endpoint did meanwhile (connect.hedge_after)", step.label())]
+    Outpaced {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What it was in the middle of.
+        step: Step,
+        /// For how long.
+        after: Duration,
+    },
+    /// It was reached, and ended the connection at once.
+    #[error("{endpoint} ended the connection within {within:?}, without a word")]
+    EndedEarly {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// How soon that is.
+        within: Duration,
+    },
+    /// It was found down while it was being tried.
+    #[error("{endpoint} was found down or taken out in the middle of the {}", step.label())]
+    GivenUp {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What it was in the middle of.
+        step: Step,
+    },
     /// A step took too long.
     #[error("{endpoint} did not finish the {} within {} ({timeout:?})", step.label(), bound.key())]
     Timeout {
@@ -86,9 +111,9 @@ pub enum Refusal {
     /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
-    /// A cap is reached, and waiting did not help; nothing was dialled.
+    /// A cap is reached or nobody is there, and waiting did not help; nothing was dialled.
     #[error("{0}, and {1}")]
-    Full(Full, NoRoom),
+    Waited(Unavailable, NoRoom),
     /// Nobody knows an endpoint, for want of an answer.
     #[error("the cluster has no endpoint: {reason}")]
     Unknown {
@@ -106,7 +131,7 @@ pub enum Refusal {
         /// How many there were.
         attempts: u32,
         /// Why there were no more, if there might have been.
-        stopped: Option<Unavailable>,
+        stopped: Option<NoMore>,
     },
     /// Time ran out over all attempts.
     #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
@@ -120,12 +145,26 @@ pub enum Refusal {
     },
 }
 
+/// Why there are no more attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoMore {
+    /// Nobody may be dialled.
+    #[error("no further attempt: {0}")]
+    Unavailable(Unavailable),
+    /// The same, and waiting did not help.
+    #[error("no further attempt: {0}, and {1}")]
+    Waited(Unavailable, NoRoom),
+    /// There is no time left for another.
+    #[error("connect.deadline ({0:?}) is over")]
+    Deadline(Duration),
+}
+
 fn counted(attempts: u32) -> String {
     if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() }
 }
 
-fn no_more(why: &Option<Unavailable>) -> String {
-    why.as_ref().map(|why| format!("; no further attempt: {why}")).unwrap_or_default()
+fn no_more(why: &Option<NoMore>) -> String {
+    why.as_ref().map(|why| format!("; {why}")).unwrap_or_default()
 }
 
 fn after(last: &Option<DialError>) -> String {
@@ -157,6 +196,9 @@ impl DialError {
         "tls_failed",
         "handshake_timeout",
         "deadline",
+        "outpaced",
+        "given_up",
+        "ended_early",
     ];
 
     /// The label in metrics.
@@ -169,6 +211,9 @@ impl DialError {
             Self::Connect { .. } => "connect_failed",
             Self::Upgrade { .. } => "upgrade_failed",
             Self::Tls { .. } => "tls_failed",
+            Self::Outpaced { .. } => "outpaced",
+            Self::GivenUp { .. } => "given_up",
+            Self::EndedEarly { .. } => "ended_early",
             Self::Timeout { bound: Bound::Connect, .. } => "connect_timeout",
             Self::Timeout { bound: Bound::Handshake, .. } => "handshake_timeout",
             Self::Timeout { bound: Bound::Deadline, .. } => "deadline",
@@ -186,8 +231,8 @@ impl DialError {
         match self {
             Self::Connect { .. } => Step::Connect,
             Self::Upgrade { .. } => Step::Upgrade,
-            Self::Tls { .. } => Step::Handshake,
-            Self::Timeout { step, .. } => *step,
+            Self::Tls { .. } | Self::EndedEarly { .. } => Step::Handshake,
+            Self::Outpaced { step, .. } | Self::GivenUp { step, .. } | Self::Timeout { step, .. } => *step,
         }
     }
 
@@ -196,7 +241,9 @@ impl DialError {
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         let is_the_endpoints = match self {
-            Self::Upgrade { .. } => true,
+            Self::EndedEarly { .. } => return Some(Fault::EarlyClose),
+            Self::Upgrade { .. } | Self::Outpaced { .. } => true,
+            Self::GivenUp { .. } => false,
             Self::Connect { error, .. } => !is_local(error),
             Self::Tls { error, .. } => !error.is_about_us(),
             Self::Timeout { is_fair, .. } => *is_fair,
@@ -206,6 +253,11 @@ impl DialError {
             Step::Upgrade => Fault::Upgrade,
             Step::Handshake => Fault::Handshake,
         })
+    }
+
+    /// Whether it cost the server nothing: no connection came about.
+    pub(super) const fn is_free(&self) -> bool {
+        matches!(self, Self::Connect { .. })
     }
 
     /// Whether this host, and not the endpoint, is why it came to nothing.
@@ -243,13 +295,20 @@ impl Refusal {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Full(_, NoRoom::Crowd(queue::Full::Own(_) | queue::Full::Share(_))) => Outcome::CallerFull,
-            Self::Unavailable(Unavailable::Full(_))
-            | Self::Full(_, NoRoom::Late(_) | NoRoom::Crowd(queue::Full::All(_))) => Outcome::ClusterFull,
-            Self::Unavailable(Unavailable::Breaker(_)) => Outcome::BreakerOpen,
-            // The first attempt of a session is none that a budget could refuse.
-            Self::Unavailable(Unavailable::Budget) => Outcome::ConnectFailed,
-            Self::Unavailable(Unavailable::Nobody(_)) | Self::Unknown { .. } => Outcome::NoEndpoint,
+            Self::Waited(_, NoRoom::Crowd(queue::Full::Own(_) | queue::Full::Share(_))) => {
+                Outcome::CallerFull
+            }
+            Self::Unavailable(why)
+            | Self::Waited(why, NoRoom::Late(_) | NoRoom::Crowd(queue::Full::All(_))) => {
+                match why {
+                    Unavailable::Full(_) => Outcome::ClusterFull,
+                    Unavailable::Breaker(_) => Outcome::BreakerOpen,
+                    // The first attempt of a session is none that a budget could refuse.
+                    Unavailable::Budget => Outcome::ConnectFailed,
+                    Unavailable::Nobody(_) => Outcome::NoEndpoint,
+                }
+            }
+            Self::Unknown { .. } => Outcome::NoEndpoint,
             Self::Unidentified(NoIdentity::Denied(_)) => Outcome::Denied,
             Self::Unidentified(NoIdentity::Absent(_)) => Outcome::TlsFailed,
             Self::Failed { last, .. } => last.outcome(),
@@ -297,6 +356,9 @@ mod tests {
                 is_fair: false,
             },
             DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Outpaced { endpoint: endpoint.clone(), step: Step::Connect, after: timeout },
+            DialError::GivenUp { endpoint: endpoint.clone(), step: Step::Connect },
+            DialError::EndedEarly { endpoint: endpoint.clone(), within: timeout },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
             DialError::Timeout {
                 endpoint,

@@ -19,6 +19,7 @@ use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
 use crate::policy::health;
+use crate::policy::outlier::Fault;
 use crate::policy::slot::Admin;
 use crate::tls::EndpointOriginator;
 
@@ -83,6 +84,15 @@ const PROBES_MAX: usize = 64;
 const LAST_PROBES: Duration = Duration::from_millis(500);
 
 impl Kind {
+    /// How far a probe that succeeds has reached on a session's way.
+    const fn proves(&self) -> Fault {
+        match self {
+            // Whoever answers beside the server says that the host is there.
+            Self::Tcp | Self::Http(_) => Fault::Connect,
+            Self::Tls | Self::Protocol | Self::Exchange(_) => Fault::Handshake,
+        }
+    }
+
     /// Whether TLS is part of it.
     fn shakes_hands(&self, cluster: &ClusterSettings) -> bool {
         match self {
@@ -99,7 +109,7 @@ pub(super) fn results() -> impl Iterator<Item = &'static str> {
 }
 
 /// The probes on their way.
-type Flight = Several<(Arc<Endpoint>, Result<(), Failure>)>;
+type Flight = Several<'static, (Arc<Endpoint>, Result<(), Failure>)>;
 
 /// Probes the endpoints of a cluster until the drain begins. Without a `health_check` there is nothing to do.
 pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
@@ -114,7 +124,7 @@ pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (endpoint, result) = flight.next() => note(&cluster, &endpoint, result, &mut rng),
+            (endpoint, result) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
             // The cluster goes only when we do.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.board().hurried() => {}
@@ -131,7 +141,7 @@ fn follow(cluster: &Cluster, settings: &Settings) {
     let probed = view.iter().filter(|one| one.is_member && one.admin != Admin::Disabled);
     let now = clock::now();
     for endpoint in cluster.board().follow(probed.map(|one| &one.endpoint), settings.rhythm, now) {
-        cluster.set_health(endpoint, health::Status::Undecided, None);
+        cluster.set_health(endpoint, health::Status::Undecided, Err(None));
     }
 }
 
@@ -161,7 +171,13 @@ async fn until(next: Option<Instant>) {
 }
 
 /// What a probe's end means.
-fn note(cluster: &Cluster, endpoint: &Endpoint, result: Result<(), Failure>, rng: &mut Rng) {
+fn note(
+    cluster: &Cluster,
+    settings: &Settings,
+    endpoint: &Endpoint,
+    result: Result<(), Failure>,
+    rng: &mut Rng,
+) {
     let label = Failure::label(&result);
     if let Err(failure) = &result
         && failure.is_local()
@@ -173,13 +189,13 @@ fn note(cluster: &Cluster, endpoint: &Endpoint, result: Result<(), Failure>, rng
     if let Some(why) = &why {
         tracing::debug!(cluster = %cluster.settings().name, endpoint = %endpoint.settings().name, why, "probe failed");
     }
-    let error = why.clone();
+    let seen = why.as_ref().map_or_else(|| Ok(settings.kind.proves()), |why| Err(Some(why.clone())));
     let observed = cluster.board().observe(endpoint.id(), clock::now(), why.map_or(Ok(()), Err), rng);
     let Some(status) = observed else { return };
     if let Some(metrics) = endpoint.checks() {
         metrics.checked(label, status != health::Status::Unhealthy);
     }
-    cluster.set_health(endpoint.id(), status, error.as_deref());
+    cluster.set_health(endpoint.id(), status, seen.as_ref().map_err(Option::as_deref).copied());
 }
 
 impl Cluster {

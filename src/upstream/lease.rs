@@ -17,6 +17,8 @@ pub struct Lease {
     cluster: Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     state: LeaseState,
+    /// How long its attempt is to be alone; `None`: for good.
+    patience: Option<Duration>,
 }
 
 /// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
@@ -31,7 +33,19 @@ enum LeaseState {
 
 impl Lease {
     pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, ticket: Ticket) -> Self {
-        Self { cluster, endpoint, state: LeaseState::Dialling(ticket) }
+        Self { cluster, endpoint, state: LeaseState::Dialling(ticket), patience: None }
+    }
+
+    /// The same, with an attempt that is to be alone for no longer than that.
+    pub(super) const fn alone_for(self, patience: Option<Duration>) -> Self {
+        let mut lease = self;
+        lease.patience = patience;
+        lease
+    }
+
+    /// How long its attempt is to be alone; `None`: for good.
+    pub(super) const fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// The cluster.
@@ -43,6 +57,13 @@ impl Lease {
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
+    }
+
+    /// The server has greeted, and the client goes on from there: the endpoint serves, however long that takes.
+    pub(super) fn greeted(&self) {
+        if let LeaseState::Dialling(ticket) = self.state {
+            self.cluster.decide(|state| state.roster.greeted(self.endpoint.id(), ticket, clock::now()));
+        }
     }
 
     /// The dial succeeded: from here it counts as a session. `took`: connect and handshake, without what was waited for
@@ -79,6 +100,11 @@ impl Lease {
         }
     }
 
+    /// Something speaks against the endpoint: its next health check begins as soon as may be.
+    pub fn suspect(&self) {
+        self.cluster.suspect(self.endpoint.id());
+    }
+
     /// How the session fared as far as the endpoint can be blamed: `died_young` when it was ended from there at once, and
     /// nothing had come. To be told before the lease is dropped.
     pub fn lasted(&self, died_young: bool) {
@@ -113,7 +139,7 @@ impl Drop for Lease {
             LeaseState::Failed => {}
             LeaseState::Dialling(_) => {
                 self.leave_dialling(LeaseState::Failed, DialError::CANCELLED, |state, id, ticket| {
-                    state.roster.abandoned(id, ticket, clock::now());
+                    state.roster.abandoned(id, ticket);
                 });
             }
             LeaseState::Kept => self.cluster.decide(|state| state.roster.ended(self.endpoint.id())),

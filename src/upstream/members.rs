@@ -253,13 +253,24 @@ impl Cluster {
         true
     }
 
-    /// What active checks have come to about an endpoint, and why where it is down. Tells whether that is news.
-    pub fn set_health(&self, endpoint: EndpointId, health: Status, why: Option<&str>) -> bool {
-        let mut state = self.state();
-        let is_news = state.roster.set_health(endpoint, health, clock::now());
-        state.roster.note_error(endpoint, why.map(str::to_owned));
-        let name = state.members.get(endpoint).map(|endpoint| endpoint.settings().name.clone());
-        drop(state);
+    /// What active checks have come to about an endpoint. `seen`: how far the last probe reached, which succeeded, or why
+    /// it did not, if there was one. Tells whether what they have come to is news.
+    pub fn set_health(
+        &self,
+        endpoint: EndpointId,
+        health: Status,
+        seen: Result<Fault, Option<&str>>,
+    ) -> bool {
+        let why = seen.err().flatten();
+        let (is_news, name, has_trials) = self.decide(|State { roster, members, .. }| {
+            let is_news = roster.set_health(endpoint, health, seen.ok(), clock::now());
+            roster.note_error(endpoint, why.map(str::to_owned));
+            let name = members.get(endpoint).map(|endpoint| endpoint.settings().name.clone());
+            (is_news, name, roster.next_trial().is_some())
+        });
+        if has_trials {
+            self.trials.notify_one();
+        }
         if is_news && let Some(name) = name {
             let (cluster, state) = (&self.settings.name, health.label());
             match health {

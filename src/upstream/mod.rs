@@ -13,11 +13,13 @@ mod endpoint;
 mod events;
 mod failure;
 pub mod health_check;
+mod hedging;
 mod lease;
 mod meeting;
 mod members;
 pub mod preconnect;
 mod probe;
+pub mod recovery;
 mod several;
 pub mod snapshot;
 mod succession;
@@ -28,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::alarm;
 use crate::caller::Caller;
@@ -40,7 +42,7 @@ use crate::policy::admission::Needs;
 use crate::policy::eligibility::Nobody;
 use crate::policy::limits::{self, Load};
 use crate::policy::roster::{self, Roster, Unavailable};
-use crate::policy::{balance, breaker, budget, eligibility, outlier, queue, retry};
+use crate::policy::{balance, breaker, budget, eligibility, hedge, outlier, queue, retry};
 use crate::protocol::Protocol;
 use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
@@ -57,8 +59,8 @@ use members::Members;
 pub use members::{Doomed, EndpointView, Fate, Orphans};
 pub use probe::{ProbeFailure, late_rejection, probe, see_out};
 use snapshot::Snapshot;
+use waiting::Line;
 pub use waiting::NoRoom;
-use waiting::{Line, queue_settings};
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -85,14 +87,20 @@ pub struct Settings {
     pub send_proxy: Option<SendProxy>,
     /// How many of them.
     pub limits: limits::Settings,
-    /// How long a session may wait for room; zero: it is refused at once.
+    /// How long a session may wait for room, or for the breaker to close; zero: it is refused at once.
     pub queue_timeout: Duration,
+    /// Whether callers take turns in that: then each is looked up.
+    pub takes_turns: bool,
     /// When the cluster refuses; `None`: never.
     pub breaker: Option<breaker::Settings>,
     /// When an endpoint is set aside; `None`: never.
     pub outlier: Option<outlier::Settings>,
     /// How many attempts may be retries; `None`: all.
     pub retry_budget: Option<budget::Settings>,
+    /// When an attempt that does not answer is called slow; `None`: never.
+    pub hedge: Option<hedge::Settings>,
+    /// Whether the next endpoint is tried beside it then. If not, it is only given up where its endpoint is found down.
+    pub hedges: bool,
     /// What to do when active checks find every endpoint down.
     pub panic: eligibility::Panic,
     /// How long an endpoint that came back takes fewer sessions; zero: not at all.
@@ -118,7 +126,7 @@ impl Settings {
         let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
         let to_tell = tells.then_some(Needs { unit: true, groups: false });
         let to_choose = self.tls.as_ref().and_then(|tls| tls.identities().needs());
-        let to_take_turns = (!self.queue_timeout.is_zero()).then_some(Needs { unit: true, groups: false });
+        let to_take_turns = self.takes_turns.then_some(Needs { unit: true, groups: false });
         [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
     }
 
@@ -137,6 +145,8 @@ pub struct Cluster {
     /// Shared with those before it.
     state: Arc<Mutex<State>>,
     changes: Arc<watch::Sender<()>>,
+    /// Told when there may be something to try on our own account.
+    trials: Arc<Notify>,
     board: health_check::Board,
     spares: preconnect::Spares,
     search: discovery::Board,
@@ -162,7 +172,7 @@ impl Cluster {
     #[must_use]
     pub fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
         show_tls(&settings);
-        let line = Line::new(queue_settings(&settings.limits));
+        let line = Line::new(settings.queue());
         let roster = Roster::new(settings.decisions());
         let state = State { roster, rng, members: Members::default(), line };
         let metrics = ClusterMetrics::new(&settings.name, &breaker::Label::ALL.map(breaker::Label::label));
@@ -172,9 +182,11 @@ impl Cluster {
         let board = health_check::Board::default();
         let spares = preconnect::Spares::default();
         let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
-        let cluster = Arc::new(Self { settings, metrics, state, changes, board, spares, search });
-        cluster.foretell(snapshot);
+        let trials = Arc::default();
+        let cluster = Arc::new(Self { settings, metrics, state, changes, trials, board, spares, search });
+        cluster.foretell(snapshot.endpoints);
         cluster.arrange(endpoints);
+        cluster.resume_breaker(snapshot.breaker);
         cluster
     }
 
@@ -247,12 +259,12 @@ impl Cluster {
         plan: &mut retry::Plan,
         turn: Option<&queue::Ticket>,
     ) -> Result<Lease, Unavailable> {
-        let (endpoint, ticket) = self.decide(|State { roster, rng, members, line }| {
+        let (endpoint, ticket, patience) = self.decide(|State { roster, rng, members, line }| {
             let (id, ticket) = match demand.wanted {
                 Wanted::Any => {
                     if let Some(cap) = line.before(turn).filter(|_| !self.settings.queue_timeout.is_zero()) {
-                        roster.room(clock::now())?;
-                        return Err(cap.into());
+                        roster.room()?;
+                        return Err(cap);
                     }
                     if let Some(turn) = turn {
                         line.leave(turn);
@@ -262,16 +274,35 @@ impl Cluster {
                 Wanted::Endpoint { id, .. } => (id, roster.begin_at(id, plan)?),
             };
             let endpoint = members.get(id).ok_or(Nobody::Forgotten)?;
-            Ok::<_, Unavailable>((Arc::clone(endpoint), ticket))
+            let patience = (demand.wanted == Wanted::Any).then(|| roster.hedge_after(id, plan)).flatten();
+            Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
         })?;
         self.metrics.pending_dials.increment(1);
-        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket))
+        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).alone_for(patience))
     }
 
-    /// How long to wait before the next attempt.
-    fn wait(&self, wanted: Wanted, plan: &mut retry::Plan) -> Duration {
+    /// An endpoint to try beside one that does not answer, with room reserved on it.
+    fn lease_hedge(self: &Arc<Self>, demand: &Demand<'_>, plan: &mut retry::Plan) -> Option<Lease> {
+        let (endpoint, ticket) = self.decide(|State { roster, rng, members, .. }| {
+            let (id, ticket) = roster.begin_hedge(plan, demand.affinity, clock::now(), rng)?;
+            Some((Arc::clone(members.get(id)?), ticket))
+        })?;
+        self.metrics.pending_dials.increment(1);
+        Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
+    }
+
+    /// Whether a dial that is under way to that endpoint is better given up.
+    fn is_given_up(&self, endpoint: EndpointId, plan: &retry::Plan) -> bool {
+        self.state().roster.is_given_up(endpoint, plan)
+    }
+
+    /// How long to wait before the next attempt. `is_unpaid`: the budget had nothing for it.
+    fn wait(&self, wanted: Wanted, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
         let State { roster, rng, .. } = &mut *self.state();
-        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan, clock::now());
+        if is_unpaid {
+            return plan.wait_for_budget(rng);
+        }
+        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
         plan.wait(has_untried, rng)
     }
 }
@@ -284,6 +315,7 @@ impl Settings {
             outlier: self.outlier,
             breaker: self.breaker,
             retry_budget: self.retry_budget,
+            hedge: self.hedge,
             panic: self.panic,
             slow_start: self.slow_start,
             penalty: self.dial.connect_timeout,

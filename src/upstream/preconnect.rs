@@ -88,9 +88,9 @@ struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
     settings: Settings,
     rng: Rng,
-    dialling: Several<Refill>,
+    dialling: Several<'static, Refill>,
     /// Those that end as servers like it.
-    parting: Several<()>,
+    parting: Several<'static, ()>,
     /// In a row.
     setbacks: u32,
     not_before: Instant,
@@ -245,7 +245,7 @@ impl Cluster {
             (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
             (None, _) | (Some(_), None) => true,
         };
-        is_current && self.state().roster.may_pick(endpoint.id(), clock::now())
+        is_current && self.state().roster.may_pick(endpoint.id())
     }
 
     /// Takes out those that are not to be used any more.
@@ -255,6 +255,6 @@ impl Cluster {
 
     /// Whether a dial ahead has somewhere to go where a session would be well off.
     fn may_refill(&self) -> bool {
-        self.state().roster.has_usable(clock::now())
+        self.state().roster.has_usable()
     }
 }

@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// The futures that have not ended yet. Dropped, all of them are cancelled.
-pub(super) struct Several<T>(Vec<Pin<Box<dyn Future<Output = T> + Send>>>);
+pub(super) struct Several<'a, T>(Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
 
-impl<T> Several<T> {
-    pub(super) fn push(&mut self, future: impl Future<Output = T> + Send + 'static) {
+impl<'a, T> Several<'a, T> {
+    pub(super) fn push(&mut self, future: impl Future<Output = T> + Send + 'a) {
         self.0.push(Box::pin(future));
     }
 
@@ -39,7 +39,7 @@ impl<T> Several<T> {
     }
 }
 
-impl<T> Default for Several<T> {
+impl<T> Default for Several<'_, T> {
     fn default() -> Self {
         Self(Vec::new())
     }

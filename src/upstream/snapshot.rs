@@ -24,8 +24,8 @@ use crate::policy::{breaker, outlier};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Snapshot {
-    breaker: Option<BreakerSnapshot>,
-    endpoints: Vec<EndpointSnapshot>,
+    pub(super) breaker: Option<BreakerSnapshot>,
+    pub(super) endpoints: Vec<EndpointSnapshot>,
 }
 
 /// Endpoints of one cluster; further ones are left out.
@@ -39,11 +39,11 @@ const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-struct BreakerSnapshot {
+pub(super) struct BreakerSnapshot {
     state: String,
     failures: u32,
     until: i64,
-    openings: u32,
+    rounds: u32,
 }
 
 /// What is known of an endpoint: by name, addresses and the name for TLS it is known again.
@@ -56,6 +56,7 @@ pub(super) struct EndpointSnapshot {
     order: String,
     health: Option<HealthSnapshot>,
     outlier: OutlierSnapshot,
+    failing: bool,
     dial_seconds: Option<f64>,
     dialled: i64,
     back_since: Option<i64>,
@@ -76,7 +77,9 @@ struct OutlierSnapshot {
     ejected: Option<(String, i64)>,
     failures: BTreeMap<String, u32>,
     times: u32,
-    counted: Option<i64>,
+    /// When it last came back, and how many dials succeeded since.
+    back: Option<i64>,
+    served: u32,
 }
 
 /// The present by both clocks.
@@ -108,18 +111,24 @@ impl Cluster {
     }
 
     /// What another process knew. Endpoints that come later, by discovery, are known again when they come.
-    pub(super) fn foretell(&self, Snapshot { breaker, mut endpoints }: Snapshot) {
+    pub(super) fn foretell(&self, mut endpoints: Vec<EndpointSnapshot>) {
         let present = Present::new();
-        let State { roster, members, .. } = &mut *self.state();
+        let State { members, .. } = &mut *self.state();
+        endpoints.truncate(ENDPOINTS_MAX);
+        members.foretold = endpoints;
+        members.foretold_until = Some(present.now + FORETOLD_FOR);
+    }
+
+    /// The breaker goes on from where another process had it.
+    pub(super) fn resume_breaker(&self, breaker: Option<BreakerSnapshot>) {
+        let present = Present::new();
+        let roster = &mut self.state().roster;
         if let Some(snapshot) = breaker.and_then(|breaker| breaker.told(present)) {
             roster.resume_breaker(snapshot, present.now);
         }
         if let Some(state) = roster.breaker() {
             self.metrics.breaker_resumed(state.label().number());
         }
-        endpoints.truncate(ENDPOINTS_MAX);
-        members.foretold = endpoints;
-        members.foretold_until = Some(present.now + FORETOLD_FOR);
     }
 
     /// An endpoint that has just joined goes on from what is foretold of it.
@@ -166,6 +175,7 @@ impl EndpointSnapshot {
             order: slot.admin.label().into(),
             health,
             outlier: OutlierSnapshot::of(slot.outlier, present),
+            failing: slot.is_failing,
             dial_seconds: slot.dial_time.map(|(seconds, _)| seconds),
             dialled: slot.dial_time.map_or(0, |(_, at)| present.usec_of(at)),
             back_since: slot.back_since.map(|since| present.usec_of(since)),
@@ -193,6 +203,7 @@ impl EndpointSnapshot {
             admin: ordered.unwrap_or_default(),
             health: observed.map_or(Status::Undecided, Health::status),
             outlier: self.outlier.told(present),
+            is_failing: self.failing,
             dial_time: self.dial_seconds.filter(is_one).map(|took| (took, present.instant(self.dialled))),
             back_since: self.back_since.map(|since| present.instant(since)),
             last_error: self.last_error.map(String::into_boxed_str),
@@ -213,7 +224,8 @@ impl OutlierSnapshot {
             ejected: ejected.map(|(fault, until)| (fault.label().into(), present.usec_of(until))),
             failures: failures.map(|(fault, count)| (fault.label().into(), count)).collect(),
             times: snapshot.times,
-            counted: snapshot.counted.map(|counted| present.usec_of(counted)),
+            back: snapshot.back.map(|back| present.usec_of(back)),
+            served: snapshot.served,
         }
     }
 
@@ -226,20 +238,21 @@ impl OutlierSnapshot {
             }),
             failures: Fault::ALL.map(|fault| self.failures.get(fault.label()).copied().unwrap_or_default()),
             times: self.times,
-            counted: self.counted.map(|counted| present.instant(counted)),
+            back: self.back.map(|back| present.instant(back)),
+            served: self.served,
         }
     }
 }
 
 impl BreakerSnapshot {
-    fn of(breaker::Snapshot { state, openings }: breaker::Snapshot, present: Present) -> Self {
+    fn of(breaker::Snapshot { state, rounds }: breaker::Snapshot, present: Present) -> Self {
         let (failures, until) = match state {
             breaker::State::Closed { failures } => (failures, 0),
             breaker::State::Open { until } => (0, present.usec_of(until)),
             // Its trials are those of the process that it is in.
             breaker::State::HalfOpen { .. } => (0, present.usec),
         };
-        Self { state: state.label().label().into(), failures, until, openings }
+        Self { state: state.label().label().into(), failures, until, rounds }
     }
 
     fn told(self, present: Present) -> Option<breaker::Snapshot> {
@@ -250,7 +263,7 @@ impl BreakerSnapshot {
                 breaker::State::Open { until: present.instant(self.until) }
             }
         };
-        Some(breaker::Snapshot { state, openings: self.openings })
+        Some(breaker::Snapshot { state, rounds: self.rounds })
     }
 }
 

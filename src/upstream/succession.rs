@@ -10,7 +10,6 @@ use crate::policy::health::Status;
 use crate::policy::slot::Admin;
 
 use super::endpoint::Endpoint;
-use super::waiting::queue_settings;
 use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
 
 impl Cluster {
@@ -28,6 +27,7 @@ impl Cluster {
             metrics: self.metrics.clone(),
             state: Arc::clone(&self.state),
             changes: Arc::clone(&self.changes),
+            trials: Arc::clone(&self.trials),
             board: rhythm.map(|rhythm| self.board.succeed(rhythm, clock::now())).unwrap_or_default(),
             // Those of the old settings end with them.
             spares: preconnect::Spares::default(),
@@ -39,7 +39,7 @@ impl Cluster {
         if self.settings.health_check.is_some() && rhythm.is_none() {
             // Nobody looks any more, so nobody knows.
             for endpoint in cluster.endpoints() {
-                cluster.set_health(endpoint.id(), Status::Undecided, None);
+                cluster.set_health(endpoint.id(), Status::Undecided, Err(None));
             }
         }
         if cluster.settings.source.is_none() {
@@ -52,7 +52,7 @@ impl Cluster {
     fn renew(&self, keeps_tls: bool) {
         self.decide(|State { roster, members, line, .. }| {
             roster.reconfigure(self.settings.decisions());
-            line.reconfigure(queue_settings(&self.settings.limits));
+            line.reconfigure(self.settings.queue());
             members.renew(|known, measured| {
                 let originator = if keeps_tls {
                     known.shared_originator()

@@ -1,4 +1,4 @@
-//! Sessions that wait for room in a full cluster, where `limits.queue_timeout` lets them.
+//! Sessions that wait for room in a full cluster, or for one that is down to come back, where `limits.queue_timeout` lets them.
 //!
 //! Whoever is next is decided under the cluster's lock, after each decision that may have made room, and is called: one at a
 //! time, so that room for one is told to one. Until that one has come, and while others wait, nobody passes. Each waits on a
@@ -13,29 +13,28 @@ use tokio::sync::oneshot;
 use crate::alarm;
 use crate::caller::CallerKey;
 use crate::clock;
-use crate::policy::limits::{self, Full};
 use crate::policy::queue::{self, Queue, Ticket};
 use crate::policy::retry;
 use crate::policy::roster::Unavailable;
 
 use super::dial::{Demand, Purpose};
 use super::lease::Lease;
-use super::{Cluster, State};
+use super::{Cluster, Settings, State};
 
 /// Why there is no lease.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum NoLease {
     /// At once, or at the end of a wait.
     Unavailable(Unavailable),
-    /// For want of room, though it might have waited for it.
-    Full(Full, NoRoom),
+    /// That, and waiting did not help.
+    Waited(Unavailable, NoRoom),
 }
 
 /// Why waiting did not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// Time ran out.
-    #[error("no room came in the {0:.1?} that it waited (limits.queue_timeout)")]
+    #[error("that did not change in the {0:.1?} that it waited (limits.queue_timeout)")]
     Late(Duration),
     /// There is no room to wait either.
     #[error("{0}")]
@@ -52,8 +51,8 @@ pub(super) struct Line {
     calls: BTreeMap<Ticket, oneshot::Sender<Call>>,
     /// The one that room is kept for until it comes.
     called: Option<Ticket>,
-    /// The cap that the last one met.
-    cap: Option<Full>,
+    /// What the last one met.
+    cap: Option<Unavailable>,
 }
 
 impl Line {
@@ -69,19 +68,19 @@ impl Line {
         self.queue.len()
     }
 
-    /// The cap that somebody else waits for, who comes first; `None` for the one that was called, and where nobody waits.
-    pub(super) fn before(&self, ticket: Option<&Ticket>) -> Option<Full> {
+    /// What somebody else waits for, who comes first; `None` for the one that was called, and where nobody waits.
+    pub(super) fn before(&self, ticket: Option<&Ticket>) -> Option<Unavailable> {
         let is_free = self.called.is_none() && self.queue.is_empty();
         let is_called = ticket.is_some() && self.called.as_ref() == ticket;
         self.cap.filter(|_| !is_free && !is_called)
     }
 
-    /// One more waits, because of that cap.
+    /// One more waits, because of that.
     fn enter(
         &mut self,
         caller: CallerKey,
         most: Option<usize>,
-        cap: Full,
+        cap: Unavailable,
     ) -> Result<(Ticket, oneshot::Receiver<Call>), queue::Full> {
         let ticket = self.queue.enter(caller, most)?;
         let (sender, receiver) = oneshot::channel();
@@ -125,18 +124,22 @@ impl State {
         if self.line.queue.is_empty() {
             return;
         }
-        match self.roster.room(clock::now()) {
+        match self.roster.room() {
             Ok(()) => self.line.call_next(),
-            Err(Unavailable::Full(_)) => {}
+            Err(why) if why.may_pass() => {}
             Err(why) => self.line.dismiss(why),
         }
     }
 }
 
-/// Half of them of one caller, unless its listener says otherwise, so that nobody can fill it alone.
-pub(super) const fn queue_settings(limits: &limits::Settings) -> queue::Settings {
-    let max_waiting = limits.max_pending as usize;
-    queue::Settings { max_waiting, max_per_caller: max_waiting.div_ceil(2) }
+impl Settings {
+    /// Half of them of one caller, unless its listener says otherwise, so that nobody can fill it alone. Where callers are not
+    /// told apart, there is nobody to keep a place for.
+    pub(super) const fn queue(&self) -> queue::Settings {
+        let max_waiting = self.limits.max_pending as usize;
+        let max_per_caller = if self.takes_turns { max_waiting.div_ceil(2) } else { max_waiting };
+        queue::Settings { max_waiting, max_per_caller }
+    }
 }
 
 /// A place in the line; dropped, it is given up.
@@ -170,8 +173,11 @@ impl Cluster {
         deadline: Instant,
     ) -> Result<Lease, NoLease> {
         match self.lease(demand, plan, None) {
-            Err(Unavailable::Full(cap))
-                if purpose == Purpose::Session && !self.settings.queue_timeout.is_zero() =>
+            Err(cap)
+                if purpose == Purpose::Session
+                    && cap.may_pass()
+                    && cap != Unavailable::Budget
+                    && !self.settings.queue_timeout.is_zero() =>
             {
                 // Boxed: few have to, and every dial would have room for it.
                 Box::pin(self.wait_for_room(cap, demand, plan, deadline)).await
@@ -182,7 +188,7 @@ impl Cluster {
 
     async fn wait_for_room(
         self: &Arc<Self>,
-        mut cap: Full,
+        mut cap: Unavailable,
         demand: &Demand<'_>,
         plan: &mut retry::Plan,
         deadline: Instant,
@@ -193,12 +199,16 @@ impl Cluster {
             let caller = CallerKey::of(demand.caller, demand.from);
             let most = demand.max_queued.map(|most| most as usize);
             let mut place =
-                self.enter(caller, most, cap).map_err(|crowd| NoLease::Full(cap, crowd.into()))?;
+                self.enter(caller, most, cap).map_err(|crowd| NoLease::Waited(cap, crowd.into()))?;
             match alarm::before(until, &mut place.call).await {
                 // The room may be gone all the same, to a cancel: those ask nobody.
                 Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket)) {
-                    Err(Unavailable::Full(again)) if clock::now() < until => cap = again,
-                    Err(Unavailable::Full(again)) => return Err(too_late(again, begun)),
+                    Err(again) if again.may_pass() && again != Unavailable::Budget => {
+                        if clock::now() >= until {
+                            return Err(too_late(again, begun));
+                        }
+                        cap = again;
+                    }
                     leased => {
                         self.metrics.wait_duration.record(clock::now() - begun);
                         return leased.map_err(NoLease::Unavailable);
@@ -206,28 +216,38 @@ impl Cluster {
                 },
                 Ok(Ok(Err(why))) => return Err(NoLease::Unavailable(why)),
                 // Nobody forgets a place that is held.
-                Ok(Err(_)) | Err(alarm::Elapsed) => return Err(too_late(cap, begun)),
+                Ok(Err(_)) | Err(alarm::Elapsed) => {
+                    // It may be something else by now that is in the way.
+                    let now = self.state().roster.room().err().unwrap_or(cap);
+                    return Err(too_late(now, begun));
+                }
             }
         }
     }
 
-    fn enter(&self, caller: CallerKey, most: Option<usize>, cap: Full) -> Result<Place<'_>, queue::Full> {
+    fn enter(
+        &self,
+        caller: CallerKey,
+        most: Option<usize>,
+        cap: Unavailable,
+    ) -> Result<Place<'_>, queue::Full> {
         let (ticket, call) = self.decide(|state| state.line.enter(caller, most, cap))?;
         self.metrics.waiting.increment(1);
         Ok(Place { cluster: self, ticket, call })
     }
 }
 
-fn too_late(cap: Full, begun: Instant) -> NoLease {
-    NoLease::Full(cap, NoRoom::Late(clock::now() - begun))
+fn too_late(cap: Unavailable, begun: Instant) -> NoLease {
+    NoLease::Waited(cap, NoRoom::Late(clock::now() - begun))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::breaker::Refused;
+    use crate::policy::limits::Full;
 
-    const CAP: Full = Full::Connections(1);
+    const CAP: Unavailable = Unavailable::Full(Full::Connections(1));
 
     fn line() -> Line {
         Line::new(queue::Settings { max_waiting: 10, max_per_caller: 5 })
@@ -293,7 +313,7 @@ mod tests {
     fn all_hear_that_there_is_nothing_to_wait_for() {
         let mut line = line();
         let all = [1, 2, 2].map(|uid| enter(&mut line, uid));
-        let why = Unavailable::Breaker(Refused::Trying);
+        let why = Unavailable::Breaker(Refused);
         line.dismiss(why);
         for (ticket, mut call) in all {
             assert_eq!(call.try_recv(), Ok(Err(why)));

@@ -183,8 +183,8 @@ fn no_attempts_means_one_try() {
     let addresses = [one.address(), two.address(), three.address()];
     let web: Vec<_> = addresses.iter().map(String::as_str).collect();
     // So many failures in a row would open the breaker, and eject each endpoint.
-    let patient =
-        "circuit_breaker: { consecutive_failures: 100 }\noutlier_detection: { consecutive_failures: 100 }";
+    let patient = "connect: { attempts: 3 }\ncircuit_breaker: { consecutive_failures: 100 }\n\
+                   outlier_detection: { consecutive_failures: 100 }";
     let ambassador = Ambassador::start(&config(&web, &["127.0.0.1:1"], patient));
     for (lines, attempts) in [
         ("", 3),

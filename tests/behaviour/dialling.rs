@@ -110,7 +110,8 @@ fn a_handshake_that_hangs_ends_after_handshake_timeout_and_goes_on_elsewhere() {
     let pki = Pki::new();
     let hanging = Upstream::plain(roles::silent);
     let good = Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), roles::echo);
-    let cluster = format!("balance: round_robin\n{}", hanging_tls(&pki, "handshake_timeout: 300ms"));
+    let cluster =
+        format!("balance: round_robin\n{}", hanging_tls(&pki, "handshake_timeout: 300ms, hedge_after: none"));
     let ambassador = Ambassador::start(&Config::app(&[&hanging.address(), &good.address()], &cluster));
     for _ in 0..2 {
         ambassador.connect().echo("served");

@@ -30,7 +30,7 @@ fn dials_over_max_pending_are_refused_while_the_others_hang() {
     let pki = Pki::new();
     let upstream = Upstream::plain(roles::silent);
     let cluster = format!(
-        "tls: {{ ca: {} }}\nlimits: {{ max_pending: 2 }}\nconnect: {{ handshake_timeout: 20s, deadline: 25s }}",
+        "tls: {{ ca: {} }}\nlimits: {{ max_pending: 2, queue_timeout: 0s }}\nconnect: {{ handshake_timeout: 20s, deadline: 25s }}",
         pki.ca().display()
     );
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
@@ -46,7 +46,7 @@ fn dials_over_max_pending_are_refused_while_the_others_hang() {
 #[test]
 fn a_full_endpoint_is_passed_over_until_all_are_full() {
     let (one, two) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
-    let cluster = "balance: round_robin\nlimits: { max_connections_per_endpoint: 2 }";
+    let cluster = "balance: round_robin\nlimits: { max_connections_per_endpoint: 2, queue_timeout: 0s }";
     let ambassador = Ambassador::start(&Config::app(&[&one.address(), &two.address()], cluster));
     let held = [(); 4].map(|()| {
         let mut client = ambassador.connect();
@@ -149,7 +149,7 @@ fn whoever_waits_in_vain_is_refused_and_hears_how_long_it_waited() {
         assert_eq!(ambassador.connect().ending(), End::Reset);
         let record = ambassador.record_of("cluster_full");
         let words = record["error"].as_str().expect("an error");
-        assert!(words.contains("max_connections (1), and no room came in the "), "{record}");
+        assert!(words.contains("max_connections (1), and that did not change in the "), "{record}");
         assert!(words.contains("that it waited (limits.queue_timeout)"), "{record}");
         wait_waiting(&ambassador, 0);
         one.echo("as well as before");
@@ -194,12 +194,12 @@ fn a_queue_that_is_full_refuses_at_once() {
 }
 
 #[test]
-fn a_breaker_that_opens_sends_all_who_wait_away() {
+fn who_waits_for_room_goes_on_waiting_when_the_breaker_opens() {
     let pki = Pki::new();
     let upstream = Upstream::plain(roles::silent);
     let cluster = format!(
-        "tls: {{ ca: {} }}\nlimits: {{ max_pending: 1, queue_timeout: 1m }}\n\
-         connect: {{ handshake_timeout: 2s, attempts: 1, deadline: 1m }}\n\
+        "tls: {{ ca: {} }}\nlimits: {{ max_pending: 1, queue_timeout: 3s }}\n\
+         connect: {{ handshake_timeout: 1s, attempts: 1, deadline: 1m }}\n\
          circuit_breaker: {{ consecutive_failures: 1, open_for: 1m }}",
         pki.ca().display()
     );
@@ -208,9 +208,16 @@ fn a_breaker_that_opens_sends_all_who_wait_away() {
     upstream.wait_active(1);
     let mut two = ambassador.connect();
     wait_waiting(&ambassador, 1);
-    assert_eq!((one.ending(), two.ending()), (End::Reset, End::Reset));
-    let record = ambassador.record_of("breaker_open");
-    assert_eq!(record["attempts"], 0, "{record}");
+    assert_eq!(one.ending(), End::Reset);
+    ambassador.wait_line("breaker open");
+    wait_waiting(&ambassador, 1);
+    assert_eq!(two.ending(), End::Reset);
+    // What it waited for last is what it was refused for.
+    let record = ambassador.record_where("a refusal", |record| record["attempts"] == 0);
+    assert!(
+        ["breaker_open", "cluster_full"].contains(&record["outcome"].as_str().expect("a word")),
+        "{record}"
+    );
     wait_waiting(&ambassador, 0);
     assert_eq!(upstream.accepted(), 1);
 }

@@ -322,7 +322,8 @@ fn a_reload_changes_how_many_are_ready_and_whether_there_are_any() {
 fn a_dead_endpoint_is_not_dialled_ahead_in_a_hurry() {
     let mut dead = Upstream::plain(roles::echo);
     dead.stop();
-    let ambassador = Ambassador::start(&redis(&[&dead.address()], 5, ""));
+    let unbroken = "circuit_breaker: { consecutive_failures: 0 }";
+    let ambassador = Ambassador::start(&redis(&[&dead.address()], 5, unbroken));
     let attempts = || ambassador.metrics().sum("connect_attempts_total", &[("result", "connect_refused")]);
     until("it was tried a few times", || (attempts() >= 6.0).then_some(()));
     let started = std::time::Instant::now();

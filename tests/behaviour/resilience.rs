@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Ambassador, ClosedPort, Config, End, Pki, Upstream, roles, until};
+use crate::harness::{Ambassador, BlackHole, ClosedPort, Config, End, Pki, Upstream, roles, until};
 
 fn endpoint(ambassador: &Ambassador, place: usize) -> Value {
     ambassador.status()["clusters"][0]["endpoints"][place].clone()
@@ -53,7 +53,7 @@ fn a_dead_endpoint_is_ejected_after_three_failures_and_no_client_notices() {
 }
 
 #[test]
-fn an_endpoint_that_works_again_returns_by_one_dial() {
+fn an_endpoint_that_works_again_returns_by_a_trial_that_no_client_pays_for() {
     let (dead, upstream) = (ClosedPort::new(), Upstream::plain(roles::echo));
     let address = dead.address();
     let config = Config::app(
@@ -65,15 +65,97 @@ fn an_endpoint_that_works_again_returns_by_one_dial() {
         serve(&ambassador, 1);
         (!endpoint(&ambassador, 0)["ejected"].is_null()).then_some(())
     });
+    let failed = |ambassador: &Ambassador| ambassador.metrics().sum("trials_total", &[("result", "failed")]);
+    until("a trial failed", || (failed(&ambassador) > 0.0).then_some(()));
+    let attempted = attempts(&ambassador, &address);
     drop(dead);
     let back = Upstream::plain_at(&address, roles::echo);
-    until("it returned", || {
-        serve(&ambassador, 1);
-        endpoint(&ambassador, 0)["ejected"].is_null().then_some(())
-    });
+    until("it returned", || endpoint(&ambassador, 0)["ejected"].is_null().then_some(()));
     ambassador.wait_line("endpoint returned");
-    assert_eq!(ambassador.metrics().sum("endpoint_ejected", &[]), 0.0);
-    assert_eq!(back.accepted(), 1, "the dial on trial, and the session that it was for");
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("endpoint_ejected", &[]), 0.0);
+    assert_eq!(metrics.sum("trials_total", &[("result", "ok")]), 1.0);
+    assert_eq!(back.accepted(), 1, "the trial alone");
+    assert_eq!(attempts(&ambassador, &address), attempted, "no session was sent there");
+}
+
+/// Probes found it healthy a second after it was back, and nobody listened until its ejection was over.
+#[test]
+fn a_probe_that_finds_it_healthy_ends_an_ejection() {
+    let (mut dying, upstream) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
+    let address = dying.address();
+    let config = Config::app(
+        &[&address, &upstream.address()],
+        "balance: round_robin\noutlier_detection: { base_ejection_time: 1h, max_ejection_time: 1h }\n\
+         health_check: { interval: 100ms, unhealthy_threshold: 100, healthy_threshold: 1 }",
+    );
+    let ambassador = Ambassador::start(&config);
+    until("it was found healthy", || (endpoint(&ambassador, 0)["health"] == "healthy").then_some(()));
+    dying.stop();
+    until("it was ejected", || {
+        serve(&ambassador, 1);
+        (!endpoint(&ambassador, 0)["ejected"].is_null()).then_some(())
+    });
+    let _back = Upstream::plain_at(&address, roles::echo);
+    until("it returned", || endpoint(&ambassador, 0)["ejected"].is_null().then_some(()));
+}
+
+/// Two of three were ejected though they were well again, and all attempts of a session went to the third, which had just died.
+#[test]
+fn a_session_goes_on_to_an_ejected_endpoint_that_serves_again() {
+    let dead = ClosedPort::new();
+    let address = dead.address();
+    let mut last = Upstream::plain(roles::echo);
+    let config = Config::app(
+        &[&address, &last.address()],
+        "balance: round_robin\noutlier_detection: { base_ejection_time: 1h, max_ejection_time: 1h }",
+    );
+    let ambassador = Ambassador::start(&config);
+    until("it was ejected", || {
+        serve(&ambassador, 1);
+        (!endpoint(&ambassador, 0)["ejected"].is_null()).then_some(())
+    });
+    drop(dead);
+    let back = Upstream::plain_at(&address, roles::echo);
+    last.stop();
+    serve(&ambassador, 20);
+    assert_eq!(back.accepted(), 20);
+    assert!(endpoint(&ambassador, 0)["ejected"].is_null(), "a session that succeeds ends an ejection");
+}
+
+/// SYNs that are dropped cost a session `connect.timeout` each time.
+#[test]
+fn an_endpoint_that_hangs_costs_sessions_a_fraction_of_the_timeout_and_is_set_aside() {
+    let (hole, upstream) = (BlackHole::new(), Upstream::plain(roles::echo));
+    let config = Config::app(
+        &[&hole.address(), &upstream.address()],
+        "balance: round_robin\noutlier_detection: { base_ejection_time: 1h, max_ejection_time: 1h }",
+    );
+    let ambassador = Ambassador::start(&config);
+    serve(&ambassador, 20);
+    let records = ambassador.wait_records(20);
+    assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
+    assert_eq!(endpoint(&ambassador, 0)["ejected"]["fault"], "connect");
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("hedged_dials_total", &[("result", "won")]), 3.0);
+    assert_eq!(metrics.sum("connect_attempts_total", &[("result", "outpaced")]), 3.0);
+    assert_eq!(metrics.sum("connect_attempts_total", &[("result", "connect_timeout")]), 0.0);
+    let hedged = records.iter().find(|record| record["attempts"] == 2).expect("one was hedged");
+    assert_eq!(hedged["endpoint"], upstream.address());
+}
+
+#[test]
+fn without_hedging_a_session_waits_for_the_whole_timeout() {
+    let (hole, upstream) = (BlackHole::new(), Upstream::plain(roles::echo));
+    let config = Config::app(
+        &[&hole.address(), &upstream.address()],
+        "balance: first\nconnect: { hedge_after: none, timeout: 300ms }",
+    );
+    let ambassador = Ambassador::start(&config);
+    serve(&ambassador, 1);
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("connect_attempts_total", &[("result", "connect_timeout")]), 1.0);
+    assert_eq!(metrics.sum("hedged_dials_total", &[]), 0.0);
 }
 
 #[test]
@@ -91,12 +173,14 @@ fn the_only_endpoint_is_never_ejected() {
     assert!(status["clusters"][0]["breaker"].is_null(), "0 is never: {status}");
 }
 
+/// A cluster that refuses at once, and is tried again after a minute.
+const HASTY: &str =
+    "connect: { attempts: 1 }\ncircuit_breaker: { open_for: 1m }\nlimits: { queue_timeout: 0s }";
+
 #[test]
-fn an_open_breaker_refuses_at_once_and_dials_nobody() {
+fn an_open_breaker_refuses_at_once_and_dials_nobody_where_nobody_may_wait() {
     let dead = ClosedPort::new();
-    let config =
-        Config::app(&[&dead.address()], "connect: { attempts: 1 }\ncircuit_breaker: { open_for: 1m }");
-    let ambassador = Ambassador::start(&config);
+    let ambassador = Ambassador::start(&Config::app(&[&dead.address()], HASTY));
     fail(&ambassador, 25);
     let records = ambassador.wait_records(25);
     let outcomes: Vec<_> = records.iter().map(|record| record["outcome"].as_str().expect("a word")).collect();
@@ -116,64 +200,121 @@ fn an_open_breaker_refuses_at_once_and_dials_nobody() {
     ambassador.wait_line("breaker open");
 }
 
+/// Five failed dials to the one that was dead refused everybody, while another endpoint served.
 #[test]
-fn a_half_open_breaker_makes_exactly_one_dial() {
+fn the_breaker_stays_closed_while_an_endpoint_serves() {
+    let (dead, upstream) = (ClosedPort::new(), Upstream::plain(roles::echo));
+    let config = Config::app(
+        &[&dead.address(), &upstream.address()],
+        "balance: first\ncircuit_breaker: { consecutive_failures: 1 }\noutlier_detection: { consecutive_failures: 0 }",
+    );
+    let ambassador = Ambassador::start(&config);
+    serve(&ambassador, 30);
+    assert_eq!(attempts(&ambassador, &dead.address()), 30.0);
+    assert_eq!(ambassador.metrics().sum("breaker_transitions_total", &[]), 0.0);
+}
+
+#[test]
+fn while_the_breaker_is_open_we_try_and_not_the_clients() {
     let pki = Pki::new();
     let hanging = Upstream::plain(roles::silent);
     let cluster = format!(
-        "tls: {{ ca: {} }}\nconnect: {{ handshake_timeout: 1s, attempts: 1 }}\n\
-         circuit_breaker: {{ consecutive_failures: 1, open_for: 200ms }}",
+        "tls: {{ ca: {} }}\nconnect: {{ handshake_timeout: 10s, attempts: 1, deadline: 10s }}\n\
+         circuit_breaker: {{ consecutive_failures: 1, open_for: 200ms, max_open_for: 200ms }}\nlimits: {{ queue_timeout: 0s }}",
         pki.ca().display()
     );
-    let ambassador = Ambassador::start(&Config::app(&[&hanging.address()], &cluster));
+    let dead = ClosedPort::new();
+    let ambassador = Ambassador::start(&Config::app(&[&dead.address()], &cluster));
     fail(&ambassador, 1);
-    until("its time was over", || {
-        (ambassador.status()["clusters"][0]["breaker_seconds_left"] == 0.0).then_some(())
-    });
-    let mut trying = ambassador.connect();
-    hanging.wait_accepted(2);
+    assert!(
+        ["open", "half_open"]
+            .contains(&ambassador.status()["clusters"][0]["breaker"].as_str().expect("a word"))
+    );
+    let address = dead.address();
+    drop((dead, hanging));
+    let hanging = Upstream::plain_at(&address, roles::silent);
+    hanging.wait_accepted(1);
     assert_eq!(ambassador.status()["clusters"][0]["breaker"], "half_open");
     fail(&ambassador, 10);
-    assert_eq!(hanging.accepted(), 2);
+    assert_eq!(hanging.accepted(), 1, "one trial of an endpoint at a time, and no client's dial");
     let refused = ambassador.record_of("breaker_open");
     assert!(refused["error"].as_str().expect("an error").contains("being tried"), "{refused}");
-    assert_eq!(trying.ending(), End::Reset);
-    assert_eq!(ambassador.status()["clusters"][0]["breaker"], "open");
 }
 
+/// Sessions worked 24 s after a server's return, and each of them was refused until then.
 #[test]
-fn a_breaker_closes_when_a_dial_succeeds() {
+fn sessions_wait_for_a_server_that_is_away_for_a_moment_and_none_is_lost() {
     let dead = ClosedPort::new();
     let address = dead.address();
-    let cluster = "connect: { attempts: 1 }\ncircuit_breaker: { consecutive_failures: 1, open_for: 50ms }";
-    let ambassador = Ambassador::start(&Config::app(&[&address], cluster));
-    fail(&ambassador, 1);
+    let ambassador = Ambassador::start(&Config::app(&[&address], ""));
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = ambassador.connect();
+            client.send(b"waits");
+            client
+        })
+        .collect();
+    ambassador.wait_line("breaker open");
+    until("they wait", || (ambassador.metrics().sum("waiting_sessions", &[]) >= 15.0).then_some(()));
     drop(dead);
     let _back = Upstream::plain_at(&address, roles::echo);
-    until("the breaker closed", || ambassador.connect().try_echo("x").then_some(()));
-    assert_eq!(ambassador.status()["clusters"][0]["breaker"], "closed");
-    assert_eq!(ambassador.metrics().sum("breaker_state", &[]), 0.0);
+    for mut client in clients {
+        client.expect("waits");
+    }
     ambassador.wait_line("breaker closed");
+    let metrics = ambassador.metrics();
+    assert_eq!(metrics.sum("breaker_state", &[]), 0.0);
+    assert_eq!(metrics.sum("breaker_transitions_total", &[("to", "open")]), 1.0);
+    serve(&ambassador, 3);
 }
 
 #[test]
-fn retries_stop_when_their_budget_is_used_up() {
+fn sessions_that_waited_in_vain_are_told_for_what() {
+    let dead = ClosedPort::new();
+    let cluster = "connect: { attempts: 1 }\ncircuit_breaker: { consecutive_failures: 1 }\nlimits: { queue_timeout: 200ms }";
+    let ambassador = Ambassador::start(&Config::app(&[&dead.address()], cluster));
+    fail(&ambassador, 2);
+    let refused = ambassador.record_of("breaker_open");
+    let error = refused["error"].as_str().expect("an error");
+    assert!(error.contains("every endpoint failed") && error.contains("queue_timeout"), "{error}");
+}
+
+#[test]
+fn where_all_refuse_a_session_goes_on_until_its_deadline() {
     let dead = [(); 2].map(|()| ClosedPort::new());
     let addresses = dead.each_ref().map(ClosedPort::address);
     let config = Config::app(
         &addresses.each_ref().map(String::as_str),
-        "connect: { attempts: 2, retry_budget: { ratio: 0, min_per_second: 0 } }\n\
-         circuit_breaker: { consecutive_failures: 0 }\noutlier_detection: { consecutive_failures: 0 }",
+        "connect: { deadline: 500ms, timeout: 500ms }\ncircuit_breaker: { consecutive_failures: 0 }",
     );
     let ambassador = Ambassador::start(&config);
-    fail(&ambassador, 12);
-    let records = ambassador.wait_records(12);
-    let attempts: Vec<_> =
-        records.iter().map(|record| record["attempts"].as_u64().expect("a number")).collect();
-    assert_eq!(attempts, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1], "ten are there to begin with");
-    let error = records[11]["error"].as_str().expect("an error");
-    assert!(error.contains("refused") && error.contains("retry_budget is used up"), "{error}");
-    assert_eq!(ambassador.metrics().sum("retry_budget_exhausted_total", &[("cluster", "up")]), 2.0);
+    fail(&ambassador, 1);
+    let record = ambassador.record();
+    assert_eq!(
+        record["outcome"], "connect_failed",
+        "what the endpoints did says more than that time is over"
+    );
+    assert!(record["attempts"].as_u64().expect("a number") > 3, "{record}");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("refused") && error.contains("connect.deadline"), "{error}");
+}
+
+#[test]
+fn retries_wait_for_their_budget() {
+    let pki = Pki::new();
+    let mute = [(); 2].map(|()| Upstream::plain(|conn| async move { drop(conn) }));
+    let addresses = mute.each_ref().map(Upstream::address);
+    let cluster = format!(
+        "tls: {{ ca: {} }}\nconnect: {{ deadline: 1s, timeout: 1s, retry_budget: {{ ratio: 0, min_per_second: 0 }} }}\n\
+         circuit_breaker: {{ consecutive_failures: 0 }}\noutlier_detection: {{ consecutive_failures: 0 }}",
+        pki.ca().display()
+    );
+    let ambassador = Ambassador::start(&Config::app(&addresses.each_ref().map(String::as_str), &cluster));
+    let mut clients: Vec<_> = (0..40).map(|_| ambassador.connect()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.ending(), End::Reset));
+    let records = ambassador.wait_records(40);
+    assert!(records.iter().all(|record| record["outcome"] == "tls_failed"), "{records:?}");
+    assert!(ambassador.metrics().sum("retry_budget_exhausted_total", &[("cluster", "up")]) > 0.0);
 }
 
 #[test]
@@ -202,19 +343,22 @@ fn sessions_spill_over_to_the_next_priority_and_return() {
 }
 
 #[test]
-fn a_server_that_ends_sessions_without_a_word_is_ejected_where_that_is_asked_for() {
+fn a_server_that_ends_sessions_without_a_word_is_ejected_and_no_trial_brings_it_back() {
     let mute = Upstream::plain(|conn| async move { drop(conn) });
     let upstream = Upstream::plain(|mut conn| async move { drop(conn.write_all(b"220").await) });
     let config = Config::app(
         &[&mute.address(), &upstream.address()],
-        "balance: round_robin\noutlier_detection: { early_close: 10s, base_ejection_time: 1m }",
+        "balance: round_robin\noutlier_detection: { base_ejection_time: 50ms, max_ejection_time: 50ms }",
     );
     let ambassador = Ambassador::start(&config);
     for _ in 0..20 {
         drop(ambassador.connect().read_out());
     }
     ambassador.wait_records(20);
-    assert_eq!(mute.accepted(), 3);
+    until("trials failed", || {
+        (ambassador.metrics().sum("trials_total", &[("result", "failed")]) >= 2.0).then_some(())
+    });
+    assert_eq!(attempts(&ambassador, &mute.address()), 3.0, "trials are not sessions");
     assert_eq!(endpoint(&ambassador, 0)["ejected"]["fault"], "early_close");
 }
 

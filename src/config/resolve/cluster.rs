@@ -47,6 +47,7 @@ impl Resolver<'_> {
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         let (digest, tls_digest) = self.digests(root, name, cluster);
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
+        let hedging = self.hedging(cluster, protocol.as_deref());
         let (panic, orphans) = (self.panic(cluster), self.orphans(cluster));
         Some(Settings {
             name: ClusterName::from(name),
@@ -60,10 +61,13 @@ impl Resolver<'_> {
             dial: dial?,
             send_proxy: send_proxy(cluster)?,
             limits: limits(cluster)?,
-            queue_timeout: cluster.section("limits")?.duration("queue_timeout")?,
+            queue_timeout: queue_timeout(cluster)?,
+            takes_turns: cluster.section("limits")?.is_given("queue_timeout"),
             breaker: breaker?,
             outlier: outlier?,
             retry_budget: Some(retry_budget(cluster.section("connect")?)?),
+            hedge: hedging.as_ref()?.0,
+            hedges: hedging?.1,
             panic: panic?,
             slow_start: cluster.duration("slow_start")?,
             orphans: orphans?,
@@ -196,7 +200,7 @@ impl Resolver<'_> {
             );
         }
         let (backoff_base, backoff_max): (Duration, Duration) = waits?;
-        Some(retry::Settings { attempts: connect.integer("attempts")?, backoff_base, backoff_max })
+        Some(retry::Settings { attempts: connect.optional_integer("attempts")?, backoff_base, backoff_max })
     }
 
     fn local_address(&mut self, cluster: &Section) -> Option<Option<IpAddr>> {
@@ -222,6 +226,15 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
         max_pending: limits.integer("max_pending")?,
         max_connections_per_endpoint: limits.integer("max_connections_per_endpoint")?,
     })
+}
+
+/// As long as a session may take to be dialled for, unless the file says otherwise.
+fn queue_timeout(cluster: &Section) -> Option<Duration> {
+    let limits = cluster.section("limits")?;
+    match limits.is_given("queue_timeout") {
+        true => limits.duration("queue_timeout"),
+        false => cluster.section("connect")?.duration("deadline"),
+    }
 }
 
 fn send_proxy(cluster: &Section) -> Option<Option<SendProxy>> {

@@ -1,4 +1,4 @@
-//! What a cluster does about endpoints that fail: `circuit_breaker`, `outlier_detection`, `connect.retry_budget`, `panic`,
+//! What a cluster does about endpoints that fail: `circuit_breaker`, `outlier_detection`, `connect.retry_budget`, `connect.hedge_after`, `panic`,
 //! `on_unhealthy`, `on_removed`.
 
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::Resolver;
 use crate::config::raw::Section;
 use crate::policy::eligibility::Panic;
-use crate::policy::{breaker, budget, outlier};
+use crate::policy::{breaker, budget, hedge, outlier};
+use crate::protocol::Protocol;
 use crate::quantity::show_duration;
 use crate::upstream::{Fate, Orphans};
 
@@ -63,6 +64,34 @@ impl Resolver<'_> {
         })
     }
 
+    /// When an attempt is called slow, and whether another one is begun beside it then.
+    pub(super) fn hedging(
+        &mut self,
+        cluster: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<(Option<hedge::Settings>, bool)> {
+        let connect = cluster.section("connect")?;
+        let by_history = hedge::Settings::by_history(connect.duration("timeout")?);
+        let minds = protocol.is_some_and(Protocol::parts_politely);
+        if !connect.is_given("hedge_after") {
+            return Some((Some(by_history), !minds));
+        }
+        match connect.duration_or_none("hedge_after")? {
+            None => Some((None, false)),
+            Some(after) => {
+                if minds {
+                    let message = format!(
+                        "protocol {} does not go with it: its servers count logins that break off, and in the end block \
+                         this host (MySQL's max_connect_errors)",
+                        cluster.text("protocol").unwrap_or_default()
+                    );
+                    self.findings.mistake(&connect.at("hedge_after"), message);
+                }
+                Some((Some(hedge::Settings::fixed(after)), true))
+            }
+        }
+    }
+
     fn needs_health_check(&mut self, cluster: &Section, key: &str) {
         if !cluster.is_given("health_check") {
             let message = "has no effect: the cluster has no `health_check` that could find an endpoint down";
@@ -73,8 +102,14 @@ impl Resolver<'_> {
     /// Two times of which the first is where the other is the end.
     fn up_to(&mut self, section: &Section, first: &str, most: &str) -> Option<(Duration, Duration)> {
         let (begins, ends) = (section.duration(first)?, section.duration(most)?);
+        // Of one that is given, the other one's default is not in the way.
+        match (section.is_given(first), section.is_given(most)) {
+            (true, false) => return Some((begins, ends.max(begins))),
+            (false, true) => return Some((begins.min(ends), ends)),
+            (true, true) | (false, false) => {}
+        }
         if begins > ends {
-            let at = section.at(if section.is_given(first) { first } else { most });
+            let at = section.at(first);
             let (begins, ends) = (show_duration(begins), show_duration(ends));
             let message = format!("`{first}` ({begins}) is longer than `{most}` ({ends})");
             self.findings.mistake(&at, message);

@@ -178,7 +178,7 @@ static CLUSTER: Shape = Shape {
         default("on_removed", words(&["keep", "close"]), "keep",
             "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
         default("closing_time", DELAY, "5s",
-            "Sessions that end with their endpoint do so evenly spread over this time."),
+            "Sessions that end with an endpoint that was removed or disabled do so evenly spread over this time; on one that is down, at once."),
         default("on_rotation", words(&["keep", "drain"]), "keep",
             "What becomes of sessions made with an identity that was replaced; drain ends them once they rest."),
     ],
@@ -295,9 +295,14 @@ static CONNECT: Shape = Shape {
     keys: &[
         default("timeout", TIMEOUT, "3s", "TCP, per attempt."),
         default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt."),
-        default("attempts", Kind::Integer(1, 100), "3",
-            "Attempts at most, each on an endpoint not yet tried while there is one."),
+        optional("attempts", Kind::Integer(1, 100),
+            "Attempts at most, each on an endpoint not yet tried while there is one. Default: every endpoint, and then all \
+             of them again after a wait, until the deadline."),
         default("deadline", TIMEOUT, "10s", "Over all attempts."),
+        optional("hedge_after", TIMEOUT_OR_NONE,
+            "An attempt that has not led anywhere after so long gets another endpoint tried beside it, and whichever is ready \
+             first is used. Default: four times what the endpoint usually takes, 100 ms at least; `none` for never. Never \
+             where servers mind a login that breaks off (mysql)."),
         section("backoff", &BACKOFF),
         optional("local_address", Kind::Text("10.0.0.7"),
             "The local IP address to connect from. Default: the kernel's choice."),
@@ -318,25 +323,27 @@ static RETRY_BUDGET: Shape = Shape {
 };
 
 static CIRCUIT_BREAKER: Shape = Shape {
-    about: "Refuses sessions at once after dials of the whole cluster failed in a row, and tries again after a while.",
+    about: "Stops dialling for sessions when dials fail in a row and no endpoint is left that may be good; until one serves, the ambassador tries them itself, and sessions wait (limits.queue_timeout).",
     keys: &[
         default("consecutive_failures", Kind::Integer(0, 1_000_000), "5",
-            "Dials that fail in a row until it opens; 0 for never."),
-        default("open_for", TIMEOUT, "5s", "How long it refuses; twice as long each time that trying fails."),
-        default("max_open_for", TIMEOUT, "60s", "It refuses no longer."),
+            "Dials that fail in a row until it opens, where every endpoint's last one failed; 0 for never."),
+        default("open_for", TIMEOUT, "100ms", "How long until the endpoints are tried; twice as long each time that all of them fail."),
+        default("max_open_for", TIMEOUT, "500ms", "From one time to the next it is no longer."),
         default("half_open_trials", Kind::Integer(1, 1000), "1",
-            "Dials that try the cluster then, all of which have to succeed."),
+            "Trials that have to succeed, one after the other, until sessions are dialled for again."),
     ],
 };
 
 static OUTLIER_DETECTION: Shape = Shape {
-    about: "Sets an endpoint aside after failures in a row; never the last one that is usable.",
+    about: "Sets an endpoint aside after failures in a row, until the ambassador's own trial, a health check or a session shows that it serves; never the last one that is usable.",
     keys: &[
         default("consecutive_failures", Kind::Integer(0, 1_000_000), "3",
             "Failures in a row, of connects, upgrades, handshakes or sessions that died young; 0 for never."),
-        default("base_ejection_time", TIMEOUT, "5s", "How long the first time; twice, three times that the next."),
-        default("max_ejection_time", TIMEOUT, "60s", "No ejection is longer; so much good time makes it one time less."),
-        default("early_close", DELAY, "0s",
+        default("base_ejection_time", TIMEOUT, "500ms",
+            "How long until it is tried the first time; twice, three times that where the trial fails, or where it has not served \
+             well in between: consecutive_failures sessions in so much time."),
+        default("max_ejection_time", TIMEOUT, "10s", "No ejection is longer; who was back for so long has served well."),
+        default("early_close", DELAY, "1s",
             "A session that the server ends this soon without a byte counts as a failure; 0s for none."),
     ],
 };
@@ -353,12 +360,13 @@ static LIMITS: Shape = Shape {
     about: "How many sessions and dials; more are refused.",
     keys: &[
         default("max_connections", Kind::Integer(1, 1_000_000), "1024", "Sessions and dials together."),
-        default("max_pending", Kind::Integer(1, 1_000_000), "128", "Dials in flight."),
+        default("max_pending", Kind::Integer(1, 1_000_000), "1024", "Dials in flight."),
         default("max_connections_per_endpoint", Kind::Integer(1, 1_000_000), "500",
             "Sessions and dials of one endpoint."),
-        default("queue_timeout", DELAY, "0s",
-            "How long a session may wait for room, in turn among callers; 0s for none. At most max_pending wait, half of \
-             them of one caller unless per_caller.max_queued says otherwise."),
+        optional("queue_timeout", DELAY,
+            "How long a session may wait for room, or for a cluster that is down to come back; 0s to refuse it at once. Default: \
+             connect.deadline. Where it is given, callers take turns. At most max_pending wait, half of them of one caller \
+             then, unless per_caller.max_queued says otherwise."),
     ],
 };
 

@@ -13,7 +13,7 @@ use crate::log::{Format, Output};
 use crate::policy::admission::{Needs, Rule};
 use crate::policy::eligibility::Panic;
 use crate::policy::sampling::Sampling;
-use crate::policy::{balance, breaker, budget, outlier};
+use crate::policy::{balance, breaker, budget, hedge, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::Start;
 use crate::upstream::discovery::{Source, Target};
@@ -50,25 +50,24 @@ fn the_defaults_are_those_promised() {
         (3 * SECOND, 5 * SECOND, 10 * SECOND)
     );
     let retry = dial.retry;
-    assert_eq!((retry.attempts, retry.backoff_base, retry.backoff_max), (3, 25 * MILLISECOND, SECOND));
+    assert_eq!((retry.attempts, retry.backoff_base, retry.backoff_max), (None, 25 * MILLISECOND, SECOND));
     assert_eq!((dial.local_address, dial.preconnect), (None, None));
     let limits = cluster.limits;
     assert_eq!(
         (limits.max_connections, limits.max_pending, limits.max_connections_per_endpoint),
-        (1024, 128, 500)
+        (1024, 1024, 500)
     );
-    assert_eq!((cluster.queue_timeout, cluster.wants_of_callers()), (Duration::ZERO, None));
+    assert_eq!((cluster.queue_timeout, cluster.wants_of_callers()), (10 * SECOND, None));
     assert_eq!(
         cluster.orphans,
         Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
     );
-    let (second, minute) = (SECOND, 60 * SECOND);
     assert_eq!(
         cluster.breaker,
         Some(breaker::Settings {
             consecutive_failures: 5,
-            open_for: 5 * second,
-            max_open_for: minute,
+            open_for: 100 * MILLISECOND,
+            max_open_for: 500 * MILLISECOND,
             half_open_trials: 1
         })
     );
@@ -76,12 +75,13 @@ fn the_defaults_are_those_promised() {
         cluster.outlier,
         Some(outlier::Settings {
             consecutive_failures: 3,
-            base_ejection_time: 5 * second,
-            max_ejection_time: minute,
-            early_close: Duration::ZERO
+            base_ejection_time: 500 * MILLISECOND,
+            max_ejection_time: 10 * SECOND,
+            early_close: SECOND
         })
     );
     assert_eq!(cluster.retry_budget, Some(budget::Settings { ratio: 0.2, min_per_second: 3.0 }));
+    assert_eq!((cluster.hedge, cluster.hedges), (Some(hedge::Settings::by_history(3 * SECOND)), true));
     assert_eq!((cluster.panic, cluster.slow_start), (Panic::All, Duration::ZERO));
     assert_eq!(cluster.endpoints[0].priority, 0);
     let session = cluster.session;
@@ -246,7 +246,7 @@ fn anchors_and_merges_are_yaml() {
          clusters:\n  b: &b { endpoints: [10.0.0.1:1], connect: { attempts: 7 } }\n\
          \u{20} d: { <<: *b, endpoints: [10.0.0.2:1] }\n",
     );
-    assert_eq!(config.clusters[1].dial.retry.attempts, 7);
+    assert_eq!(config.clusters[1].dial.retry.attempts, Some(7));
     assert_eq!(config.clusters[1].endpoints[0].name.as_str(), "10.0.0.2:1");
 }
 

@@ -120,7 +120,7 @@ fn the_schema_and_the_compiler_agree() {
 fn defaults_have_the_type_that_the_file_would_have() {
     let whole = schema();
     let cluster = &whole["properties"]["clusters"]["additionalProperties"]["properties"];
-    assert_eq!(cluster["connect"]["properties"]["attempts"]["default"], json!(3));
+    assert_eq!(cluster["connect"]["properties"]["deadline"]["default"], json!("10s"));
     assert_eq!(cluster["connect"]["properties"]["timeout"]["default"], json!("3s"));
     assert_eq!(cluster["tls"]["properties"]["insecure_skip_verify"]["default"], json!(false));
     assert_eq!(cluster["tls"]["properties"]["min_version"]["default"], json!("1.2"));

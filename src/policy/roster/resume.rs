@@ -15,9 +15,10 @@ impl Roster {
         self.breaker.as_ref().map(Breaker::snapshot)
     }
 
-    /// The breaker, where there is to be one, goes on from there. Nothing has been dialled here yet.
+    /// The breaker, where there is to be one, goes on from there, unless there is an endpoint that it did not know of. Nothing has
+    /// been dialled here yet.
     pub fn resume_breaker(&mut self, snapshot: breaker::Snapshot, now: Instant) {
-        if let Some(settings) = self.settings.breaker {
+        if let Some(settings) = self.settings.breaker.filter(|_| !self.has_hope()) {
             self.breaker = Some(Breaker::resume(settings, snapshot, now));
         }
     }
@@ -27,7 +28,8 @@ impl Roster {
     pub fn resume(&mut self, id: Id, snapshot: Snapshot, now: Instant) -> bool {
         let Some(position) = self.position(id) else { return false };
         let slot = &mut self.slots[position];
-        let Snapshot { admin, health, outlier, dial_time, back_since, last_error } = snapshot;
+        let Snapshot { admin, health, outlier, is_failing, dial_time, back_since, last_error } = snapshot;
+        slot.is_failing = is_failing;
         (slot.admin, slot.health, slot.back_since, slot.last_error) = (admin, health, back_since, last_error);
         if let Some((seconds, at)) = dial_time {
             slot.ewma = Ewma::default();

@@ -1,6 +1,7 @@
 //! What the parts decide together.
 
 use super::super::retry::Settings as Retry;
+use super::trials::Verdict;
 use super::*;
 use crate::clock;
 
@@ -25,6 +26,7 @@ const PLAIN: Settings = Settings {
     outlier: None,
     breaker: None,
     retry_budget: None,
+    hedge: None,
     panic: Panic::All,
     slow_start: Duration::ZERO,
     penalty: SECOND,
@@ -43,7 +45,7 @@ fn member(id: Option<Id>, priority: u32) -> Member {
 }
 
 fn plan() -> Plan {
-    Plan::new(Retry { attempts: 9, backoff_base: MS, backoff_max: MS })
+    Plan::new(Retry { attempts: Some(9), backoff_base: MS, backoff_max: MS })
 }
 
 impl World {
@@ -103,10 +105,58 @@ impl World {
             if id == self.ids[which] {
                 self.roster.failed(id, ticket, Some(Fault::Connect), self.now, &mut self.rng);
             } else {
-                self.roster.abandoned(id, ticket, self.now);
+                self.roster.abandoned(id, ticket);
             }
         }
         panic!("it was never ejected");
+    }
+
+    /// Sessions fail on every endpoint, until they are refused.
+    fn fail_everywhere(&mut self) {
+        for _ in 0..100 {
+            let mut plan = plan();
+            for _ in 0..self.ids.len() {
+                let Ok((id, ticket)) = self.begin(&mut plan) else { return };
+                self.roster.failed(id, ticket, Some(Fault::Connect), self.now, &mut self.rng);
+            }
+        }
+        panic!("the breaker never opened");
+    }
+
+    /// Lets the trials that are due begin, and end so. Which endpoints they were of.
+    fn trials(&mut self, verdict: Verdict) -> Vec<usize> {
+        let trials = self.roster.begin_trials(self.now, &mut self.rng);
+        for trial in &trials {
+            self.roster.trial_ended(*trial, verdict, self.now, &mut self.rng);
+        }
+        let mut tried: Vec<_> = trials.iter().map(|trial| self.place(trial.endpoint)).collect();
+        tried.sort_unstable();
+        tried
+    }
+
+    /// To the moment when a trial is due.
+    fn wait(&mut self) -> Duration {
+        let next = self.roster.next_trial().expect("there is something to try");
+        let waited = next.saturating_duration_since(self.now);
+        self.now = self.now.max(next);
+        waited
+    }
+
+    fn check_health(&mut self, which: usize, health: Status) -> bool {
+        let proven = (health == Status::Healthy).then_some(Fault::Handshake);
+        self.roster.set_health(self.ids[which], health, proven, self.now)
+    }
+
+    /// All that is told, in words.
+    fn told(&mut self) -> Vec<&'static str> {
+        let told = self.roster.take_events().into_iter().map(|event| match event {
+            Event::Ejected { ejection: Ejection { again: true, .. }, .. } => "ejected again",
+            Event::Ejected { .. } => "ejected",
+            Event::Returned { .. } => "returned",
+            Event::Breaker(transition) => transition.to.label(),
+            Event::Mode { to, .. } => to.label(),
+        });
+        told.collect()
     }
 }
 
@@ -115,10 +165,10 @@ fn an_untried_endpoint_goes_before_those_tried_and_those_before_ones_tried_twice
     let mut world = World::new(PLAIN, &[0, 0]);
     let mut plan = plan();
     let (first, _) = world.begin(&mut plan).unwrap();
-    assert!(world.roster.has_untried(&plan, world.now));
+    assert!(world.roster.has_untried(&plan));
     let (second, _) = world.begin(&mut plan).unwrap();
     assert_ne!(first, second);
-    assert!(!world.roster.has_untried(&plan, world.now));
+    assert!(!world.roster.has_untried(&plan));
     plan.begin(world.ids[0]);
     assert_eq!(world.begin(&mut plan).unwrap().0, world.ids[1]);
 }
@@ -129,7 +179,7 @@ fn an_untried_endpoint_without_room_is_no_reason_to_hurry() {
     (0..3).for_each(|_| world.put_session(1));
     let mut plan = plan();
     assert_eq!(world.begin(&mut plan).unwrap().0, world.ids[0]);
-    assert!(!world.roster.has_untried(&plan, world.now));
+    assert!(!world.roster.has_untried(&plan));
 }
 
 #[test]
@@ -174,7 +224,7 @@ fn orders_and_health_say_who_is_picked() {
     assert!(world.roster.set_admin(first, Admin::Draining, now));
     assert!(!world.roster.set_admin(first, Admin::Draining, now));
     assert_eq!(world.pick(), Ok(1));
-    assert!(world.roster.set_health(second, Status::Unhealthy, now));
+    assert!(world.check_health(1, Status::Unhealthy));
     assert_eq!(world.pick(), Ok(1), "nobody better is enabled");
     assert_eq!(world.roster.take_events(), [Event::Mode { from: Mode::Normal, to: Mode::Panic }]);
     world.roster.set_admin(first, Admin::Enabled, now);
@@ -189,62 +239,138 @@ fn panic_never_refuses_when_checks_find_all_down_but_not_for_ejections() {
     let settings = Settings { panic: Panic::Never, outlier: Some(OUTLIER), ..PLAIN };
     let mut world = World::new(settings, &[0, 0]);
     world.eject(0);
-    world.roster.set_health(world.ids[1], Status::Unhealthy, world.now);
+    world.check_health(1, Status::Unhealthy);
     assert_eq!(world.pick(), Ok(0), "an ejection is a guess, and there is nobody else");
-    world.roster.set_health(world.ids[0], Status::Unhealthy, world.now);
+    world.check_health(0, Status::Unhealthy);
     assert_eq!(world.pick(), Err(Unavailable::Nobody(Nobody::AllDown { down: 2 })));
 }
 
 #[test]
 fn a_higher_priority_is_used_while_the_lower_has_nobody_and_left_when_it_has() {
     let mut world = World::new(PLAIN, &[0, 0, 1, 2]);
-    let (now, ids) = (world.now, world.ids.clone());
     (0..2).for_each(|_| assert!(world.succeed().unwrap() < 2));
-    world.roster.set_health(ids[0], Status::Unhealthy, now);
+    world.check_health(0, Status::Unhealthy);
     (0..3).for_each(|_| assert_eq!(world.pick(), Ok(1)));
     assert_eq!(world.pick(), Ok(2), "the lower one has no room");
-    world.roster.set_health(ids[1], Status::Unhealthy, now);
-    world.roster.set_health(ids[2], Status::Unhealthy, now);
+    world.check_health(1, Status::Unhealthy);
+    world.check_health(2, Status::Unhealthy);
     assert_eq!(world.pick(), Ok(3));
-    world.roster.set_health(ids[0], Status::Healthy, now);
+    world.check_health(0, Status::Healthy);
     assert_eq!(world.pick(), Ok(0));
 }
 
 #[test]
-fn an_ejected_endpoint_is_left_out_and_returns_by_one_dial() {
+fn an_ejected_endpoint_is_left_out_and_returns_by_a_trial_of_ours() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), slow_start: SECOND, ..PLAIN }, &[0, 0]);
+    assert_eq!(world.roster.next_trial(), None);
     world.eject(0);
     let events = world.roster.take_events();
     let [Event::Ejected { endpoint, ejection }] = events[..] else { panic!("{events:?}") };
     assert_eq!((endpoint, ejection.failures, ejection.again), (world.ids[0], 2, false));
     (0..2).for_each(|_| assert_eq!(world.pick(), Ok(1)));
-    world.now += SECOND;
-    let (id, ticket) = world.begin(&mut plan()).unwrap();
-    assert_eq!(id, world.ids[0], "it carries the least");
-    assert_eq!(world.pick(), Ok(1), "one dial at a time");
-    world.roster.established(id, ticket, MS, world.now);
-    assert_eq!(world.roster.take_events(), [Event::Returned { endpoint: id }]);
-    assert_eq!(world.roster.slot(id).unwrap().back_since, Some(world.now));
+    assert_eq!(world.trials(Verdict::Serves(MS)), [0; 0], "it is too early");
+    assert_eq!(world.wait(), ejection.lasts);
+    assert_eq!(world.pick(), Ok(1), "no client pays for finding out");
+    assert_eq!(world.trials(Verdict::Serves(MS)), [0]);
+    assert_eq!(world.told(), ["returned"]);
+    assert_eq!(world.roster.slot(endpoint).unwrap().back_since, Some(world.now));
+    assert_eq!((world.pick(), world.roster.next_trial()), (Ok(0), None));
 }
 
 #[test]
-fn a_trial_that_fails_or_is_called_off_is_no_return() {
+fn a_trial_that_fails_or_says_nothing_is_no_return() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     world.eject(0);
-    (0..2).for_each(|_| world.put_session(1));
-    world.now += SECOND;
-    let (id, ticket) = world.begin(&mut plan()).unwrap();
-    world.roster.abandoned(id, ticket, world.now);
-    let (again, ticket) = world.begin(&mut plan()).unwrap();
-    assert_eq!((id, again), (world.ids[0], world.ids[0]));
-    world.roster.take_events();
-    world.roster.failed(id, ticket, Some(Fault::Handshake), world.now, &mut world.rng);
-    let events = world.roster.take_events();
-    assert!(
-        matches!(events[..], [Event::Ejected { ejection: Ejection { again: true, .. }, .. }]),
-        "{events:?}"
-    );
+    world.told();
+    world.wait();
+    let trial = world.roster.begin_trials(world.now, &mut world.rng)[0];
+    assert_eq!(world.roster.next_trial(), None, "one at a time");
+    world.roster.trial_ended(trial, Verdict::Untold, world.now, &mut world.rng);
+    assert_eq!((world.told().len(), world.wait()), (0, OUTLIER.base_ejection_time));
+    assert_eq!(world.trials(Verdict::Fails(Fault::Handshake)), [0]);
+    assert_eq!(world.told(), ["ejected again"]);
     assert_eq!(world.pick(), Ok(1));
+}
+
+/// Two healthy endpoints were out, the third was the last one, and when that died all attempts went to it.
+#[test]
+fn a_session_that_is_turned_down_goes_on_to_whatever_could_still_serve() {
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0; 4]);
+    world.eject(0);
+    world.eject(1);
+    world.roster.set_health(world.ids[1], Status::Healthy, None, world.now);
+    world.check_health(3, Status::Unhealthy);
+    let mut plan = plan();
+    let order: Vec<_> = (0..5)
+        .map(|_| {
+            let (id, ticket) = world.begin(&mut plan).unwrap();
+            world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
+            world.place(id)
+        })
+        .collect();
+    assert_eq!(order, [2, 1, 0, 3, 2], "usable, found healthy, unknown, found down; then all over again");
+    let mut never = World::new(Settings { panic: Panic::Never, ..PLAIN }, &[0, 0]);
+    never.check_health(1, Status::Unhealthy);
+    let mut plan = self::plan();
+    for _ in 0..3 {
+        let (id, ticket) = never.begin(&mut plan).unwrap();
+        never.roster.failed(id, ticket, Some(Fault::Connect), never.now, &mut never.rng);
+        assert_eq!(never.place(id), 0, "one in the wrong role does harm");
+    }
+}
+
+#[test]
+fn a_session_that_succeeds_where_nobody_should_be_ends_the_ejection() {
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+    world.eject(0);
+    world.told();
+    let mut plan = plan();
+    let (id, ticket) = world.begin(&mut plan).unwrap();
+    world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
+    let (id, ticket) = world.begin(&mut plan).unwrap();
+    assert_eq!(world.place(id), 0);
+    world.roster.established(id, ticket, MS, world.now);
+    assert_eq!(world.told(), ["returned"]);
+}
+
+/// Probes found it healthy after a second, and nobody listened: it was out for 29 s.
+#[test]
+fn a_probe_that_reaches_as_far_as_to_the_fault_ends_the_ejection_and_one_that_does_not_hurries_the_trial() {
+    for (proven, is_back) in [(Fault::Connect, true), (Fault::Handshake, true)] {
+        let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+        world.eject(0);
+        world.told();
+        world.roster.set_health(world.ids[0], Status::Healthy, Some(proven), world.now);
+        assert_eq!(world.told() == ["returned"], is_back, "{proven:?}");
+    }
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+    for _ in 0..2 {
+        world.roster.lasted(world.ids[0], true, world.now, &mut world.rng);
+    }
+    assert_eq!(world.told(), ["ejected"]);
+    world.check_health(0, Status::Healthy);
+    assert_eq!((world.told().len(), world.wait()), (0, Duration::ZERO));
+    let trial = world.roster.begin_trials(world.now, &mut world.rng)[0];
+    assert_eq!(trial.reach, Fault::EarlyClose);
+}
+
+#[test]
+fn an_endpoint_that_got_slow_returns_only_when_that_is_how_it_is() {
+    let hedge = Some(hedge::Settings::by_history(3 * SECOND));
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), hedge, ..PLAIN }, &[0, 0]);
+    (0..9).for_each(|_| _ = world.succeed());
+    world.eject(0);
+    world.told();
+    let mut tried = 0;
+    loop {
+        world.wait();
+        assert_eq!(world.trials(Verdict::Serves(2 * SECOND)), [0]);
+        tried += 1;
+        if world.told() == ["returned"] {
+            break;
+        }
+    }
+    assert_eq!(tried, 8);
 }
 
 #[test]
@@ -270,21 +396,116 @@ fn a_failure_that_is_not_the_endpoints_counts_for_nothing() {
 }
 
 #[test]
-fn an_open_breaker_refuses_and_one_dial_closes_it() {
+fn an_open_breaker_refuses_until_a_trial_of_ours_succeeds() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
     (0..4).for_each(|_| assert!(world.fail().is_ok()));
-    assert!(matches!(world.pick(), Err(Unavailable::Breaker(Refused::Open { .. }))));
+    assert_eq!(world.pick(), Err(Unavailable::Breaker(Refused)));
     assert_eq!(world.roster.total(), Load::default());
-    world.now += SECOND;
-    let (id, ticket) = world.begin(&mut plan()).unwrap();
-    assert_eq!(world.pick(), Err(Unavailable::Breaker(Refused::Trying)));
-    world.roster.established(id, ticket, MS, world.now);
+    assert!((SECOND * 3 / 4..=SECOND).contains(&world.wait()));
+    assert_eq!(world.trials(Verdict::Fails(Fault::Connect)), [0, 1]);
+    assert_eq!(world.pick(), Err(Unavailable::Breaker(Refused)));
+    world.wait();
+    assert_eq!(world.trials(Verdict::Serves(MS)), [0, 1]);
     assert!(world.pick().is_ok());
-    let turns = world.roster.take_events().into_iter().map(|event| match event {
-        Event::Breaker(transition) => transition.to.label(),
-        Event::Ejected { .. } | Event::Returned { .. } | Event::Mode { .. } => panic!("{event:?}"),
+    assert_eq!(world.told(), ["open", "half_open", "open", "half_open", "closed"]);
+}
+
+/// Five failed dials to the one that was dead refused everybody for 4 s, while two endpoints waited.
+#[test]
+fn the_breaker_stays_closed_while_an_endpoint_is_good_or_unknown() {
+    let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 1]);
+    for _ in 0..50 {
+        assert_eq!(world.fail(), Ok(0), "by its priority");
+    }
+    assert_eq!(world.told(), [""; 0]);
+    let mut plan = plan();
+    for _ in 0..2 {
+        let (id, ticket) = world.begin(&mut plan).unwrap();
+        world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
+    }
+    assert_eq!(world.told(), ["open"]);
+}
+
+#[test]
+fn whoever_may_be_good_closes_the_breaker() {
+    let opened = || {
+        let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
+        world.fail_everywhere();
+        assert_eq!(world.told(), ["open"]);
+        world
+    };
+    let mut joined = opened();
+    let members = [Some(joined.ids[0]), None].map(|id| member(id, 0));
+    joined.ids = joined.roster.rearrange(&members, joined.now);
+    assert_eq!(joined.told(), ["closed"]);
+    assert!(joined.pick().is_ok());
+    let mut probed = opened();
+    probed.check_health(1, Status::Healthy);
+    assert_eq!(probed.told(), ["closed"]);
+    let mut hinted = opened();
+    hinted.roster.set_health(hinted.ids[1], Status::Healthy, Some(Fault::Connect), hinted.now);
+    assert_eq!((hinted.told().len(), hinted.wait()), (0, Duration::ZERO), "a port that is open is a hint");
+    let mut late = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
+    let (id, ticket) = late.begin(&mut plan()).unwrap();
+    late.fail_everywhere();
+    late.told();
+    late.roster.established(id, ticket, MS, late.now);
+    assert_eq!(late.told(), ["closed"], "a dial from before that succeeds now");
+}
+
+/// One silent client kept a half-open breaker shut for all, where servers greet.
+#[test]
+fn a_greeting_shows_that_the_endpoint_serves() {
+    let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+    let (id, ticket) = world.begin(&mut plan()).unwrap();
+    world.fail_everywhere();
+    world.roster.greeted(id, ticket, world.now);
+    assert!(world.pick().is_ok());
+    world.roster.abandoned(id, ticket);
+}
+
+#[test]
+fn a_trial_that_hangs_holds_up_neither_the_others_nor_the_next_round() {
+    let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
+    (0..4).for_each(|_| assert!(world.fail().is_ok()));
+    world.wait();
+    let trials = world.roster.begin_trials(world.now, &mut world.rng);
+    let second = trials.iter().find(|trial| trial.endpoint == world.ids[1]).copied().unwrap();
+    world.roster.trial_ended(second, Verdict::Fails(Fault::Connect), world.now, &mut world.rng);
+    world.wait();
+    assert_eq!(world.trials(Verdict::Serves(MS)), [1]);
+    assert!(world.pick().is_ok());
+}
+
+#[test]
+fn an_attempt_that_hangs_gets_another_endpoint_beside_it() {
+    let hedge = Some(hedge::Settings::by_history(3 * SECOND));
+    let budget = budget::Settings { ratio: 0.0, min_per_second: 1.0 };
+    let mut world = World::new(Settings { hedge, retry_budget: Some(budget), ..PLAIN }, &[0, 0]);
+    let mut plan = plan();
+    let (first, _) = world.begin(&mut plan).unwrap();
+    assert_eq!(world.roster.hedge_after(first, &plan), Some(250 * MS));
+    let (second, ticket) = world.roster.begin_hedge(&mut plan, None, world.now, &mut world.rng).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(world.roster.hedge_after(first, &plan), None, "nobody is left");
+    assert!(world.roster.begin_hedge(&mut plan, None, world.now, &mut world.rng).is_none());
+    world.roster.established(second, ticket, 50 * MS, world.now);
+    let mut next = self::plan();
+    while world.begin(&mut next).unwrap().0 != second {
+        next = self::plan();
+    }
+    assert_eq!(world.roster.hedge_after(second, &next), Some(200 * MS), "by its own history");
+    let hedges = (0..100).filter(|_| {
+        let mut plan = self::plan();
+        plan.begin(first);
+        let hedge = world.roster.begin_hedge(&mut plan, None, world.now, &mut world.rng);
+        hedge.map(|(id, ticket)| world.roster.abandoned(id, ticket)).is_some()
     });
-    assert_eq!(turns.collect::<Vec<_>>(), ["open", "half_open", "closed"]);
+    assert_eq!(hedges.count(), 9, "the budget of ten bounds them");
+    world.check_health(1, Status::Unhealthy);
+    let mut tightened = Plan::new(Retry { attempts: Some(1), backoff_base: MS, backoff_max: MS });
+    let (only, _) = world.begin(&mut tightened).unwrap();
+    assert_eq!(world.roster.hedge_after(only, &tightened), None);
 }
 
 /// A cancel goes to its endpoint through everything, and proves nothing.
@@ -300,24 +521,29 @@ fn a_dial_to_a_given_endpoint_asks_nobody_and_teaches_nothing() {
 }
 
 #[test]
-fn retries_come_out_of_the_budget_and_first_attempts_do_not() {
+fn retries_come_out_of_the_budget_while_others_are_on_their_way() {
     let budget = budget::Settings { ratio: 0.0, min_per_second: 1.0 };
-    let mut world = World::new(Settings { retry_budget: Some(budget), ..PLAIN }, &[0, 0]);
-    let attempt = |world: &mut World, plan: &mut Plan| {
-        let (id, ticket) = world.begin(plan)?;
-        world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
-        Ok::<_, Unavailable>(())
-    };
-    for _ in 0..10 {
+    let mut world = World::new(Settings { retry_budget: Some(budget), ..PLAIN }, &[0, 0, 0]);
+    let retry = |world: &mut World, is_free: bool| {
         let mut plan = plan();
-        assert_eq!(attempt(&mut world, &mut plan), Ok(()));
-        assert_eq!(attempt(&mut world, &mut plan), Ok(()));
-    }
-    let mut plan = plan();
-    assert_eq!(attempt(&mut world, &mut plan), Ok(()));
-    assert_eq!(attempt(&mut world, &mut plan), Err(Unavailable::Budget));
+        let (id, ticket) = world.begin(&mut plan)?;
+        world.roster.failed(id, ticket, Some(Fault::Handshake), world.now, &mut world.rng);
+        plan.failed(is_free);
+        world.begin(&mut plan)
+    };
+    let (id, only) = retry(&mut world, false).unwrap();
+    world.roster.abandoned(id, only);
+    let _on_its_way = retry(&mut world, false).unwrap();
+    let paid = (0..100).filter(|_| {
+        let begun = retry(&mut world, false);
+        begun.map(|(id, ticket)| world.roster.abandoned(id, ticket)).is_ok()
+    });
+    assert_eq!(paid.count(), 10);
+    assert_eq!(retry(&mut world, false), Err(Unavailable::Budget));
+    let refused = retry(&mut world, true);
+    assert!(refused.is_ok(), "a closed port cost nobody anything: {refused:?}");
     world.now += SECOND;
-    assert_eq!(attempt(&mut world, &mut plan), Ok(()));
+    assert!(retry(&mut world, false).is_ok());
 }
 
 #[test]
@@ -341,6 +567,8 @@ fn settings_that_switch_things_off_leave_nobody_behind() {
     world.eject(0);
     (0..4).for_each(|_| _ = world.fail());
     assert!(world.pick().is_err());
+    world.wait();
+    let trial = world.roster.begin_trials(world.now, &mut world.rng)[0];
     world.roster.take_events();
     world.roster.reconfigure(settings);
     assert!(world.pick().is_err(), "what stays as it was changes nothing");
@@ -350,4 +578,6 @@ fn settings_that_switch_things_off_leave_nobody_behind() {
     let [Event::Breaker(turned), Event::Returned { endpoint }] = events[..] else { panic!("{events:?}") };
     assert_eq!((turned.to, endpoint), (Label::Closed, world.ids[0]));
     assert!(world.roster.slot(endpoint).unwrap().outlier().is_in() && world.pick().is_ok());
+    world.roster.trial_ended(trial, Verdict::Serves(MS), world.now, &mut world.rng);
+    assert_eq!(world.roster.take_events(), [], "it returned once, whatever becomes of its trial");
 }

@@ -1,0 +1,253 @@
+//! One attempt of a dial, and those that are begun beside it when it does not answer (hedging): whichever is ready first is it.
+//!
+//! An endpoint that hangs costs a session no more than the time that its own history calls slow; then the next is tried
+//! beside it, and so on, as long as there is one that nothing speaks against and the retry budget pays. Whoever was tried first
+//! and is not ready when another is, has a failure held against it. Not for protocols whose servers mind a login that breaks off
+//! in the middle: there an attempt is only given up when its endpoint is found down.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::alarm::{self, Elapsed};
+use crate::clock;
+use crate::policy::retry;
+use crate::tls::Choice;
+
+use super::Cluster;
+use super::attempt::{Attempt, Established, Limit};
+use super::dial::{Demand, DialRecord, Dialled, Purpose};
+use super::failure::{DialError, Refusal, Step};
+use super::lease::Lease;
+use super::meeting::Meeting;
+use super::several::Several;
+
+/// Attempts beside the first at once.
+const HEDGES_MAX: usize = 2;
+/// The values of the label `result` of `hedged_dials_total`.
+pub(super) const WON: &str = "won";
+pub(super) const LOST: &str = "lost";
+pub(super) const FAILED: &str = "failed";
+
+/// What an attempt of a session needs, and what those beside it do.
+pub(super) struct Hedging<'a, 'p> {
+    pub(super) cluster: &'a Arc<Cluster>,
+    pub(super) demand: Demand<'a>,
+    pub(super) purpose: Purpose,
+    pub(super) deadline: Limit,
+    pub(super) plan: &'p mut retry::Plan,
+}
+
+/// An attempt beside the first, with all that belongs to it.
+struct Hedge {
+    lease: Lease,
+    identity: Choice,
+    record: DialRecord,
+    result: Result<Established, DialError>,
+}
+
+/// Which of them it was that ended.
+enum Led {
+    /// The first, well or not.
+    First(Result<Established, DialError>),
+    /// Another one, well, and how the first had failed by then, if it had.
+    Other(Box<(Hedge, Option<DialError>)>),
+    /// None: the endpoint of the first is found down.
+    GaveUp,
+}
+
+impl<'a> Hedging<'a, '_> {
+    /// Tries the lease's endpoint. The outer error ends the dial, the inner one this attempt.
+    pub(super) async fn attempt(
+        mut self,
+        lease: Lease,
+        record: &mut DialRecord,
+    ) -> Result<Result<Dialled, DialError>, Refusal> {
+        let identity = self.identity(&lease)?;
+        record.begin(&lease, self.plan.attempts());
+        let begun = clock::now();
+        let led = {
+            let attempt = Attempt::on(self.cluster.settings(), lease.endpoint(), identity, self.deadline);
+            let attempt = attempt.serving(&self.demand);
+            let mut first = pin!(attempt.establish(record));
+            match lease.patience().filter(|_| self.purpose == Purpose::Session) {
+                None => Led::First(first.await),
+                Some(patience) => match alarm::before(begun + patience, first.as_mut()).await {
+                    Ok(result) => Led::First(result),
+                    // Boxed: few have to, and every dial would have room for it.
+                    Err(Elapsed) => Box::pin(self.race(first, &lease, patience)).await,
+                },
+            }
+        };
+        let endpoint = lease.endpoint().settings().name.clone();
+        let step = if record.connect.is_some() { Step::Handshake } else { Step::Connect };
+        Ok(match led {
+            Led::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
+            Led::First(Err(error)) => {
+                lease.failed(&error);
+                Err(error)
+            }
+            Led::GaveUp => Err(DialError::GivenUp { endpoint, step }),
+            Led::Other(other) => {
+                let (hedge, failed) = *other;
+                let after = clock::now() - begun;
+                lease.failed(&failed.unwrap_or(DialError::Outpaced { endpoint, step, after }));
+                let resolve = record.resolve;
+                *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
+                let established =
+                    hedge.result.unwrap_or_else(|_| unreachable!("it is the one that went well"));
+                Ok(self.dialled(established, hedge.lease, hedge.identity, record))
+            }
+        })
+    }
+
+    fn identity(&self, lease: &Lease) -> Result<Choice, Refusal> {
+        match self.purpose {
+            Purpose::Session => Ok(lease.endpoint().identity_for(self.demand.caller)?),
+            Purpose::Spare => Ok(lease.endpoint().identity_for_nobody()),
+        }
+    }
+
+    fn dialled(
+        &self,
+        established: Established,
+        mut lease: Lease,
+        identity: Choice,
+        record: &DialRecord,
+    ) -> Dialled {
+        match established {
+            Established::Ready(ready) => {
+                match self.purpose {
+                    Purpose::Session => lease.established(record.took()),
+                    Purpose::Spare => lease.kept(record.took()),
+                }
+                Dialled::Ready(ready, lease)
+            }
+            Established::Meets(socket, greeting) => {
+                lease.greeted();
+                Dialled::Meets(Box::new(Meeting::new(lease, identity, socket, greeting)))
+            }
+        }
+    }
+
+    /// The first does not answer: others are tried beside it, one after the other.
+    async fn race(
+        &mut self,
+        mut first: Pin<&mut impl Future<Output = Result<Established, DialError>>>,
+        lease: &Lease,
+        patience: Duration,
+    ) -> Led {
+        let mut changes = self.cluster.changes();
+        let mut others = Others::new(self.cluster, patience);
+        let mut failed = None;
+        loop {
+            if self.cluster.is_given_up(lease.endpoint().id(), self.plan) && others.flight.len() == 0 {
+                return Led::GaveUp;
+            }
+            while others.may_begin(failed.is_some()) {
+                self.begin(&mut others);
+            }
+            if failed.is_some() && others.flight.len() == 0 {
+                break;
+            }
+            let due = others.due();
+            tokio::select! {
+                biased;
+                result = first.as_mut(), if failed.is_none() => match result {
+                    Ok(established) => return Led::First(Ok(established)),
+                    Err(error) if others.flight.len() == 0 => return Led::First(Err(error)),
+                    Err(error) => failed = Some(error),
+                },
+                hedge = others.flight.next() => match &hedge.result {
+                    Ok(_) => {
+                        others.won();
+                        return Led::Other(Box::new((hedge, failed)));
+                    }
+                    Err(error) => {
+                        others.failed();
+                        hedge.lease.failed(error);
+                    }
+                },
+                () = due => {}
+                // The cluster goes only when we do.
+                _ = changes.changed() => {}
+            }
+        }
+        Led::First(Err(failed.expect("it has failed, and nobody else is on the way")))
+    }
+
+    /// Begins one more, if there is an endpoint for it.
+    fn begin(&mut self, others: &mut Others<'a>) {
+        let leased = self.cluster.lease_hedge(&self.demand, self.plan);
+        let Some((lease, identity)) = leased.and_then(|lease| {
+            let identity = self.identity(&lease).ok()?;
+            Some((lease, identity))
+        }) else {
+            return others.exhausted();
+        };
+        let (cluster, demand, deadline, attempts) =
+            (self.cluster, self.demand, self.deadline, self.plan.attempts());
+        others.began(async move {
+            let mut record = DialRecord::default();
+            record.begin(&lease, attempts);
+            let result = {
+                let attempt = Attempt::on(cluster.settings(), lease.endpoint(), identity, deadline);
+                attempt.serving(&demand).establish(&mut record).await
+            };
+            Hedge { lease, identity, record, result }
+        });
+    }
+}
+
+/// The attempts beside the first.
+struct Others<'a> {
+    cluster: &'a Cluster,
+    patience: Duration,
+    flight: Several<'a, Hedge>,
+    /// When the next may begin; `None`: there is nobody left to try.
+    next: Option<Instant>,
+}
+
+impl<'a> Others<'a> {
+    fn new(cluster: &'a Cluster, patience: Duration) -> Self {
+        let next = cluster.settings().hedges.then(clock::now);
+        Self { cluster, patience, flight: Several::default(), next }
+    }
+
+    /// `at_once`: one that was tried has failed.
+    fn may_begin(&self, at_once: bool) -> bool {
+        self.flight.len() < HEDGES_MAX
+            && self.next.is_some_and(|next| next <= clock::now() || (at_once && self.flight.len() == 0))
+    }
+
+    fn began(&mut self, attempt: impl Future<Output = Hedge> + Send + 'a) {
+        self.flight.push(attempt);
+        self.next = Some(clock::now() + self.patience);
+    }
+
+    const fn exhausted(&mut self) {
+        self.next = None;
+    }
+
+    fn won(&self) {
+        self.cluster.metrics().hedged(WON);
+    }
+
+    /// Another one may be begun at once.
+    fn failed(&mut self) {
+        self.cluster.metrics().hedged(FAILED);
+        self.next = self.next.map(|_| clock::now());
+    }
+
+    /// Waits for the moment when the next may begin.
+    fn due(&self) -> impl Future<Output = ()> + use<> {
+        alarm::until(self.next.filter(|_| self.flight.len() < HEDGES_MAX))
+    }
+}
+
+impl Drop for Others<'_> {
+    fn drop(&mut self) {
+        (0..self.flight.len()).for_each(|_| self.cluster.metrics().hedged(LOST));
+    }
+}

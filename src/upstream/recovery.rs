@@ -1,0 +1,130 @@
+//! Trials: what we dial on our own account, without a client, so that no client pays for finding out whether an endpoint is
+//! back. Which endpoint is tried when, and what its trial means, is `policy::roster::trials`'.
+//!
+//! One task per cluster, beside the workers. A trial goes the way of a session, with the cluster's own settings, as nobody in
+//! particular; where the endpoint was set aside because its sessions died young, it also waits whether it is ended.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::alarm;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::policy::outlier::Fault;
+use crate::policy::roster::trials::{Trial, Verdict};
+
+use super::attempt::try_endpoint;
+use super::dial::{DialRecord, Ready};
+use super::endpoint::Endpoint;
+use super::failure::DialError;
+use super::probe::part_within;
+use super::several::Several;
+use super::{Cluster, State};
+
+/// How long a trial's server may take to end the connection, which nobody waits for.
+const PARTING: Duration = Duration::from_millis(100);
+/// How long a trial waits at most whether a session would die young.
+const EARLY_MAX: Duration = Duration::from_secs(5);
+/// How long those that are on their way may take to end when all does.
+const LAST_TRIALS: Duration = Duration::from_millis(500);
+
+type Flight = Several<'static, (Trial, Arc<Endpoint>, Result<Duration, DialError>)>;
+
+/// Tries what is to be tried in a cluster until the drain begins. Where nothing is ever set aside or refused, there is nothing to
+/// do.
+pub async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
+    if cluster.settings().breaker.is_none() && cluster.settings().outlier.is_none() {
+        return;
+    }
+    let mut stop = pin!(watch.begun());
+    let mut flight = Flight::default();
+    loop {
+        let next = launch(&cluster, &mut flight);
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            (trial, endpoint, result) = flight.next() => note(&cluster, trial, &endpoint, &result),
+            () = cluster.trials.notified() => {}
+            () = alarm::until(next) => {}
+        }
+    }
+    // Servers log, and some count, a conversation that breaks off.
+    let _ = alarm::before(clock::now() + LAST_TRIALS, flight.all()).await;
+}
+
+/// Begins the trials that are due. The moment to look again is the answer; without one, something else will happen first.
+fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
+    let (begun, next) = cluster.decide(|State { roster, rng, members, .. }| {
+        let now = clock::now();
+        let trials = if roster.next_trial().is_some_and(|next| next <= now) {
+            roster.begin_trials(now, rng)
+        } else {
+            Vec::new()
+        };
+        let begun =
+            trials.into_iter().filter_map(|trial| Some((trial, Arc::clone(members.get(trial.endpoint)?))));
+        (begun.collect::<Vec<_>>(), roster.next_trial())
+    });
+    for (trial, endpoint) in begun {
+        let cluster = Arc::clone(cluster);
+        flight.push(async move {
+            let result = attempt(&cluster, trial, &endpoint).await;
+            (trial, endpoint, result)
+        });
+    }
+    next
+}
+
+/// How long it took to get there.
+async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<Duration, DialError> {
+    let (settings, mut record) = (cluster.settings(), DialRecord::default());
+    let identity = endpoint.identity_for_nobody();
+    let mut ready = try_endpoint(settings, endpoint, identity, &mut record).await?;
+    let took = record.took();
+    if trial.reach == Fault::EarlyClose {
+        let early = settings.outlier.map_or(Duration::ZERO, |outlier| outlier.early_close.min(EARLY_MAX));
+        if is_ended_within(early, &mut ready).await {
+            return Err(DialError::EndedEarly { endpoint: endpoint.settings().name.clone(), within: early });
+        }
+    }
+    part_within(PARTING, &mut ready.end).await;
+    Ok(took)
+}
+
+/// Whether the server ends the connection, without a word, before that time is over.
+async fn is_ended_within(early: Duration, Ready { end, first, .. }: &mut Ready) -> bool {
+    if !first.is_empty() {
+        // It waits for the rest of a conversation that it takes for begun.
+        let _ = end.send_all(first).await;
+    }
+    let mut bytes = [0; 64];
+    matches!(alarm::before(clock::now() + early, end.recv(&mut bytes)).await, Ok(Ok(0) | Err(_)))
+}
+
+fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Duration, DialError>) {
+    let (name, of) = (&endpoint.settings().name, &cluster.settings().name);
+    let verdict = match result {
+        Ok(took) => Verdict::Serves(*took),
+        Err(error) => match error.fault() {
+            Some(fault) => Verdict::Fails(fault),
+            None if error.is_local() => Verdict::Untold,
+            // It is there, and turns away who asks for nobody: those who have an identity may be welcome.
+            None => Verdict::Serves(Duration::ZERO),
+        },
+    };
+    cluster.metrics().tried(match verdict {
+        Verdict::Serves(_) => "ok",
+        Verdict::Fails(_) => "failed",
+        Verdict::Untold => "untold",
+    });
+    if let Err(error) = result {
+        tracing::debug!(cluster = %of, endpoint = %name, %error, "trial failed");
+    }
+    cluster.decide(|State { roster, rng, .. }| {
+        if let Err(error) = result {
+            roster.note_error(trial.endpoint, Some(error.to_string()));
+        }
+        roster.trial_ended(trial, verdict, clock::now(), rng);
+    });
+}
