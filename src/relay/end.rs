@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::sys::Socket;
-use crate::tls::Stream;
+use crate::tls::{Due, Stream};
 
 /// A usable upstream.
 #[derive(Debug)]
@@ -31,6 +31,14 @@ impl End {
         match self {
             Self::Socket(socket) => socket.peer(),
             Self::Tls(stream) => stream.socket().peer(),
+        }
+    }
+
+    /// When it had better end because the keys of its TLS are used up, if that is near.
+    pub(super) const fn due(&self) -> Option<Due> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Tls(stream) => stream.due(),
         }
     }
 

@@ -16,12 +16,25 @@ use super::pipes::Loan;
 use super::turn;
 use crate::outcome::Side;
 use crate::sys::Socket;
+use crate::tls::KeyLimit;
 
 /// A leg failed.
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) side: Side,
     pub(super) error: io::Error,
+}
+
+impl Broken {
+    /// Whether it happened to us and not to the connection: the kernel, and so the peer, knows nothing of it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.error.raw_os_error().is_none()
+    }
+
+    /// Whether the keys of the connection are used up.
+    pub(super) fn is_by_key_limit(&self) -> bool {
+        self.error.get_ref().is_some_and(|error| error.is::<KeyLimit>())
+    }
 }
 
 /// One direction: from its source to the other side.

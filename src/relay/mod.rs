@@ -10,6 +10,8 @@ mod half;
 mod held;
 mod live;
 mod pipes;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod turn;
 
@@ -27,6 +29,7 @@ use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
 use crate::sys::Socket;
+use crate::tls::{Due, KeyLimit};
 
 use end::Leg;
 use half::{Broken, Half};
@@ -168,15 +171,37 @@ impl Relay<'_> {
         {
             return Poll::Ready(Stop::Broken(broken));
         }
+        // A failure of our own, which the server knows nothing of: no end of its would ever come.
+        if let Some(broken) = self.broken.take_if(|broken| broken.is_ours()) {
+            return Poll::Ready(Stop::Broken(broken));
+        }
         if self.is_completed() {
             return Poll::Ready(Stop::Completed);
         }
         turn::ended(live.total().wrapping_sub(before));
         self.note(live);
-        match self.timers.poll(cx, live.total(), self.first_end.is_some()) {
-            Poll::Ready(outcome) => Poll::Ready(Stop::Ordered(outcome)),
-            Poll::Pending => Poll::Pending,
-        }
+        self.poll_timers(cx, live)
+    }
+
+    fn poll_timers(&mut self, cx: &Context<'_>, live: &Live) -> Poll<Stop> {
+        let rest = match self.upstream.due() {
+            Some(Due::Now) => return Poll::Ready(Stop::Ordered(Outcome::KeyLimit)),
+            Some(Due::AtRest(rest)) if !live.owes_answer() && !self.holds_bytes() => Some(rest),
+            Some(Due::AtRest(_)) | None => None,
+        };
+        let state = timers::State {
+            bytes: live.total(),
+            half_closed: self.first_end.is_some(),
+            broken: self.broken.is_some(),
+            rest,
+        };
+        let outcome = ready!(self.timers.poll(cx, state));
+        // Who waits behind a failure waits for what it was about.
+        Poll::Ready(self.broken.take().map_or(Stop::Ordered(outcome), Stop::Broken))
+    }
+
+    fn holds_bytes(&self) -> bool {
+        self.sending.holds_bytes() || self.receiving.holds_bytes()
     }
 
     fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
@@ -329,7 +354,14 @@ impl Relay<'_> {
             }
             Stop::Ordered(outcome) => {
                 self.part(rest.is_some());
-                (outcome, Side::Ambassador, None)
+                let fault = (outcome == Outcome::KeyLimit).then(|| Fault::Io(io::Error::other(KeyLimit)));
+                (outcome, Side::Ambassador, fault)
+            }
+            // Bytes of the client are lost: neither side may take that for an orderly end.
+            Stop::Broken(broken) if broken.is_by_key_limit() => {
+                self.upstream.abort();
+                self.downstream.abort();
+                (Outcome::KeyLimit, Side::Ambassador, Some(Fault::Io(broken.error)))
             }
             Stop::Dialogue(error) => {
                 self.deliver_held();

@@ -11,8 +11,11 @@ mod endpoint;
 mod federation;
 mod identity;
 mod stream;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tickets;
 mod verify;
+mod wear;
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -28,6 +31,7 @@ pub use endpoint::{Agreed, EndpointOriginator};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
+pub use wear::{Due, KeyLimit};
 
 use identity::Pair;
 use tickets::Tickets;

@@ -18,6 +18,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, InvalidMessage};
 
 use super::HandshakeError;
+use super::wear::{Due, KeyLimit, Wear};
 use crate::sys::Socket;
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -34,6 +35,7 @@ pub struct Stream {
     reading: Reading,
     /// close_notify is among what was sent or is in `outgoing`.
     closing: bool,
+    wear: Wear,
 }
 
 enum Reading {
@@ -115,6 +117,7 @@ impl Stream {
         // No whole record is left, and what the handshake needed is far more than what a part of one does.
         incoming.shrink_to_fit();
         Ok(Self {
+            wear: Wear::of(&connection),
             socket,
             connection,
             incoming,
@@ -137,6 +140,12 @@ impl Stream {
     /// The socket beneath.
     pub const fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// When it had better end because its keys are used up, if that is near.
+    #[must_use]
+    pub const fn due(&self) -> Option<Due> {
+        self.wear.due()
     }
 
     /// What was negotiated.
@@ -197,13 +206,19 @@ impl Stream {
     /// once goes with [`Self::poll_flush`].
     ///
     /// # Errors
-    /// What send(2) says, or a `rustls::Error` inside.
+    /// What send(2) says, or a `rustls::Error` or [`KeyLimit`] inside: those are ours, the server knows nothing of them.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
         CIPHERTEXT.with_borrow_mut(|memory| {
             let mut taken = 0;
             for portion in bytes.chunks(SEALED_AT_ONCE) {
-                let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory))?;
+                let sealed = match self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory)) {
+                    Ok(sealed) => sealed,
+                    // What was taken before it has been sent. TLS' own errors stay: the next call meets it again.
+                    Err(_) if taken > 0 => break,
+                    Err(error) => return Poll::Ready(Err(error)),
+                };
+                self.wear.sealed(portion.len());
                 taken += portion.len();
                 let sent = match self.socket.poll_send(cx, &memory[..sealed]) {
                     Poll::Pending => 0,
@@ -233,22 +248,24 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our direction: everything written, close_notify, then FIN.
+    /// Ends our direction: everything written, close_notify, then FIN. The FIN goes out whatever became of the rest: a
+    /// server that hears nothing would wait for us as we for it.
     ///
     /// # Errors
-    /// What send(2) says; a peer that is gone needs no telling.
+    /// What send(2) says, or TLS; a peer that is gone needs no telling.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sealed = Ok(());
         if !self.closing {
             self.closing = true;
-            CIPHERTEXT.with_borrow_mut(|memory| {
+            sealed = CIPHERTEXT.with_borrow_mut(|memory| {
                 let sealed = self.seal(memory, |traffic, memory| traffic.queue_close_notify(memory))?;
                 self.outgoing.extend_from_slice(&memory[..sealed]);
-                io::Result::Ok(())
-            })?;
+                Ok(())
+            });
         }
-        ready!(self.poll_flush(cx))?;
+        let sent = ready!(self.poll_flush(cx));
         self.socket.finish();
-        Poll::Ready(Ok(()))
+        Poll::Ready(sealed.and(sent))
     }
 
     /// Opens all whole records in `ciphertext`. `plain` has at least its length, so it cannot overflow.
@@ -300,7 +317,8 @@ impl Stream {
         self.reading = then;
     }
 
-    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer.
+    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer. What TLS has
+    /// to say of a failure goes with the next flush.
     fn seal(
         &mut self,
         memory: &mut [u8],
@@ -311,10 +329,13 @@ impl Stream {
             // `incoming` holds no whole record, but rustls remembers how far it has seen it.
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.incoming);
             match state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let made = make(&mut traffic, &mut memory[own..]).map_err(io::Error::other)?;
-                    return Ok(own + made);
-                }
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => match make(&mut traffic, &mut memory[own..]) {
+                    Ok(made) => return Ok(own + made),
+                    Err(error) => {
+                        self.outgoing.extend_from_slice(&memory[..own]);
+                        return Err(self.refused(error));
+                    }
+                },
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     own += data.encode(&mut memory[own..]).map_err(io::Error::other)?;
                 }
@@ -323,6 +344,18 @@ impl Stream {
                 Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
                 Err(error) => return Err(tls_error(error)),
             }
+        }
+    }
+
+    /// rustls seals no more. When the keys are used up it has a close_notify ready.
+    fn refused(&mut self, error: EncryptError) -> io::Error {
+        match error {
+            EncryptError::EncryptExhausted => {
+                self.closing = true;
+                alert(&mut self.connection, &mut self.incoming, &mut self.outgoing);
+                io::Error::other(KeyLimit)
+            }
+            EncryptError::InsufficientSize(_) => io::Error::other(error),
         }
     }
 }
