@@ -290,10 +290,8 @@ impl Half {
         match from.poll_fill(cx, loan.pipe(), most) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Err(error)) => Err(self.source_broke(error)),
-            Poll::Ready(Ok(0)) => {
-                self.state = State::Ending;
-                Ok(Poll::Ready(0))
-            }
+            // Its end, or urgent data in front of more: only a read tells them apart, and it steps over the mark.
+            Poll::Ready(Ok(0)) => self.poll_move(cx, &mut &*from, &mut &*to, held::width(most), live),
             Poll::Ready(Ok(filled)) => {
                 self.bulky = if filled >= PORTION { PATIENCE } else { self.bulky - 1 };
                 if self.source == Side::Upstream {
