@@ -177,7 +177,7 @@ impl Half {
         Ok(())
     }
 
-    /// Reads one portion and gives it to `take`; the end of the source is noted.
+    /// Reads one portion for a dialogue and gives it to `take`; the end of the source is noted.
     pub(super) fn poll_read<E>(
         &mut self,
         cx: &mut Context<'_>,
@@ -189,7 +189,7 @@ impl Half {
             return Poll::Pending;
         }
         MEMORY.with_borrow_mut(|memory| {
-            let read = ready!(from.poll_read(cx, memory)).map_err(|error| self.source_broke(error))?;
+            let read = ready!(from.poll_read(cx, &mut memory[..turn::PARSED])).map_err(|error| self.source_broke(error))?;
             if read == 0 {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(Ok(())));

@@ -264,12 +264,14 @@ impl Relay<'_> {
     }
 
     /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
-    /// side is read only while neither direction holds anything: that bounds what is held to one read.
+    /// side is read only while neither direction holds anything: that bounds what is held to one read. A peer that never
+    /// stops talking has the worker for one turn, as everywhere.
     fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Stop> {
         let Some(dialogue) = &mut self.dialogue else { return Ok(()) };
         let mut downstream = &self.downstream;
         let mut upstream = &mut self.upstream;
-        loop {
+        let mut heard = 0;
+        while heard < turn::PARSED {
             let sent = match self.broken {
                 Some(_) => Poll::Ready(()),
                 None => match self.sending.poll_flush(cx, &mut upstream, live) {
@@ -297,11 +299,17 @@ impl Relay<'_> {
                 Some(_) => Poll::Pending,
                 None => self
                     .sending
-                    .poll_read(cx, &mut downstream, live, |bytes| dialogue.downstream_said(bytes, &mut out)),
+                    .poll_read(cx, &mut downstream, live, |bytes| {
+                        heard += bytes.len();
+                        dialogue.downstream_said(bytes, &mut out)
+                    }),
             };
             let answered = self
                 .receiving
-                .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
+                .poll_read(cx, &mut upstream, live, |bytes| {
+                    heard += bytes.len();
+                    dialogue.upstream_said(bytes, &mut out)
+                });
             // Before the client knows it: it may use it at once, on a connection that another worker serves.
             if let Some(key) = dialogue.cancel_key() {
                 live.is_cancelled_by(key, upstream.peer());
@@ -320,6 +328,8 @@ impl Relay<'_> {
                 return Ok(());
             }
         }
+        turn::again(cx);
+        Ok(())
     }
 
     /// Facts that are noted once: the first byte of the endpoint, and who closed first.

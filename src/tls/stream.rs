@@ -6,6 +6,7 @@
 //! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, io};
@@ -36,6 +37,8 @@ pub struct Stream {
     /// close_notify is among what was sent or is in `outgoing`.
     closing: bool,
     wear: Wear,
+    /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
+    ballast: usize,
 }
 
 enum Reading {
@@ -126,6 +129,7 @@ impl Stream {
             sent: 0,
             reading,
             closing: false,
+            ballast: 0,
         })
     }
 
@@ -173,6 +177,12 @@ impl Stream {
         }
         CIPHERTEXT.with_borrow_mut(|memory| {
             loop {
+                if self.ballast > BALLAST_MAX {
+                    // What the reader gets does not show what it costs: no allowance of its would ever be used up.
+                    self.ballast = 0;
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
                 match &self.reading {
                     Reading::Open => {}
                     Reading::Ended => return Poll::Ready(Ok(0)),
@@ -191,6 +201,7 @@ impl Stream {
                 memory[..kept].copy_from_slice(&self.incoming);
                 let ciphertext = &mut memory[..kept + received];
                 let opened = self.open(ciphertext, buffer);
+                self.ballast += received.saturating_sub(opened.plain);
                 self.keep(&ciphertext[opened.consumed..], opened.then);
                 if !self.outgoing.is_empty() {
                     let _ = self.poll_flush(cx);
@@ -369,6 +380,10 @@ impl fmt::Debug for Stream {
 /// Plaintext whose records leave in one write: enough that a system call and a wake-up of the server serve many
 /// records, and so little that they are still in the core's cache when the kernel copies them.
 const SEALED_AT_ONCE: usize = 128 * 1024;
+
+/// What a server may make us do without a byte for the reader before others have their turn: some 500 tickets, or the
+/// overhead of 3,000 records.
+const BALLAST_MAX: usize = 64 * 1024;
 
 thread_local! {
     /// Ciphertext in passing, of whichever stream of this worker is at it.

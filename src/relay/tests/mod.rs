@@ -1,6 +1,7 @@
 //! Whole relays over loopback: a client, a server, and what each must see of the other's end.
 
 mod keys;
+mod turns;
 mod urgent;
 
 use super::*;
