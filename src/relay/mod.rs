@@ -9,15 +9,23 @@ mod end;
 mod half;
 mod held;
 mod live;
+mod order;
 mod pipes;
 #[cfg(test)]
 mod tests;
 mod timers;
 mod turn;
 
+/// The atomics of `order`.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) use atomic_waker::AtomicWaker;
+}
+
 use std::future::{Future, poll_fn};
 use std::io;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 pub use end::End;
@@ -118,6 +126,7 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
         first_end: None,
         received_at_end: 0,
         first_byte: None,
+        woken_by: None,
     });
     poll_fn(move |cx| {
         // It is not polled again once it has ended.
@@ -144,6 +153,8 @@ struct Relay<'a> {
     /// Bytes of the endpoint by then.
     received_at_end: u64,
     first_byte: Option<Instant>,
+    /// Who an order to stop wakes.
+    woken_by: Option<Waker>,
 }
 
 /// Why the relay stops moving.
@@ -158,7 +169,11 @@ enum Stop {
 
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
-        live.attach(cx.waker());
+        // Almost always the same task: to say so again would cost each message two locked instructions.
+        if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            live.attach(cx.waker());
+            self.woken_by = Some(cx.waker().clone());
+        }
         if let Some(outcome) = live.stopped() {
             return Poll::Ready(Stop::Ordered(outcome));
         }
@@ -410,7 +425,7 @@ impl Relay<'_> {
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.
     fn deliver_held(&mut self) {
-        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let mut nobody = Context::from_waker(Waker::noop());
         let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &Live::default());
     }
 
@@ -449,7 +464,7 @@ impl Relay<'_> {
     fn part_with_upstream(&mut self) {
         let mut upstream = &mut self.upstream;
         let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
-        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let mut nobody = Context::from_waker(Waker::noop());
         if self.sending.holds_bytes() || parted.poll(&mut nobody).is_pending() {
             self.upstream.abort();
         }
