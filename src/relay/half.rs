@@ -189,7 +189,8 @@ impl Half {
             return Poll::Pending;
         }
         MEMORY.with_borrow_mut(|memory| {
-            let read = ready!(from.poll_read(cx, &mut memory[..turn::PARSED])).map_err(|error| self.source_broke(error))?;
+            let read = ready!(from.poll_read(cx, &mut memory[..turn::PARSED]))
+                .map_err(|error| self.source_broke(error))?;
             if read == 0 {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(Ok(())));

@@ -312,19 +312,15 @@ impl Relay<'_> {
             let mut out = Outbox::default();
             let said = match self.broken {
                 Some(_) => Poll::Pending,
-                None => self
-                    .sending
-                    .poll_read(cx, &mut downstream, live, |bytes| {
-                        heard += bytes.len();
-                        dialogue.downstream_said(bytes, &mut out)
-                    }),
-            };
-            let answered = self
-                .receiving
-                .poll_read(cx, &mut upstream, live, |bytes| {
+                None => self.sending.poll_read(cx, &mut downstream, live, |bytes| {
                     heard += bytes.len();
-                    dialogue.upstream_said(bytes, &mut out)
-                });
+                    dialogue.downstream_said(bytes, &mut out)
+                }),
+            };
+            let answered = self.receiving.poll_read(cx, &mut upstream, live, |bytes| {
+                heard += bytes.len();
+                dialogue.upstream_said(bytes, &mut out)
+            });
             // Before the client knows it: it may use it at once, on a connection that another worker serves.
             if let Some(key) = dialogue.cancel_key() {
                 live.is_cancelled_by(key, upstream.peer());

@@ -235,7 +235,8 @@ impl Socket {
     /// something besides its bytes. Who asks for nothing of that is told that it was cut off.
     fn take(&self, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
         if !self.is_unix {
-            return recv(self.io.get_ref(), buffer, RecvFlags::empty()).map(|(received, _)| (received, false));
+            return recv(self.io.get_ref(), buffer, RecvFlags::empty())
+                .map(|(received, _)| (received, false));
         }
         let mut none = RecvAncillaryBuffer::default();
         let into = &mut [IoSliceMut::new(buffer)];

@@ -340,13 +340,15 @@ impl Stream {
             // `incoming` holds no whole record, but rustls remembers how far it has seen it.
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.incoming);
             match state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => match make(&mut traffic, &mut memory[own..]) {
-                    Ok(made) => return Ok(own + made),
-                    Err(error) => {
-                        self.outgoing.extend_from_slice(&memory[..own]);
-                        return Err(self.refused(error));
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    match make(&mut traffic, &mut memory[own..]) {
+                        Ok(made) => return Ok(own + made),
+                        Err(error) => {
+                            self.outgoing.extend_from_slice(&memory[..own]);
+                            return Err(self.refused(error));
+                        }
                     }
-                },
+                }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     own += data.encode(&mut memory[own..]).map_err(io::Error::other)?;
                 }

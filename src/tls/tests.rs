@@ -178,7 +178,11 @@ fn keys_that_are_used_up_end_a_tls_1_2_stream_with_a_close_notify() {
         assert!(again.get_ref().unwrap().is::<KeyLimit>(), "{again}");
         poll_fn(|cx| stream.poll_finish(cx)).await.unwrap();
         let mut heard = Vec::new();
-        assert_eq!(server.read_to_end(&mut heard).await.unwrap(), 63, "an end without close_notify is an error");
+        assert_eq!(
+            server.read_to_end(&mut heard).await.unwrap(),
+            63,
+            "an end without close_notify is an error"
+        );
     });
 }
 
