@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, INSECURE, PENDING_DIALS, PRECONNECTED, PRECONNECTS,
-    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, WAIT_DURATION, WAITING_SESSIONS,
+    RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
 };
 use crate::name::ClusterName;
 
@@ -35,6 +35,8 @@ pub struct ClusterMetrics {
     pub panic: Gauge,
     /// A dial got no further attempt for want of retry budget.
     pub retry_budget_exhausted: Counter,
+    /// Sessions whose server ended TLS without close_notify.
+    pub unclean_tls_ends: Counter,
     breaker_state: Gauge,
     breaker_transitions: BTreeMap<&'static str, Counter>,
     session_duration: Histogram,
@@ -58,6 +60,7 @@ impl ClusterMetrics {
             preconnects_died: preconnects("died"),
             panic: gauge!(CLUSTER_PANIC, "cluster" => cluster.clone()),
             retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
+            unclean_tls_ends: counter!(UNCLEAN_TLS_ENDS, "cluster" => cluster.clone()),
             breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
             breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),

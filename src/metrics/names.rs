@@ -28,6 +28,7 @@ pub(super) const EJECTIONS: &str = "ambassador_ejections_total";
 pub(super) const BREAKER_STATE: &str = "ambassador_breaker_state";
 pub(super) const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_total";
 pub(super) const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
+pub(super) const UNCLEAN_TLS_ENDS: &str = "ambassador_unclean_tls_ends_total";
 pub(super) const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
 pub(super) const PENDING_DIALS: &str = "ambassador_pending_dials";
 pub(super) const WAITING_SESSIONS: &str = "ambassador_waiting_sessions";
@@ -105,6 +106,10 @@ pub(super) fn describe() {
     describe_gauge!(BREAKER_STATE, "0 closed (sessions pass), 1 half-open, 2 open (sessions are refused).");
     describe_counter!(BREAKER_TRANSITIONS, "Changes of the cluster's breaker, by the new state.");
     describe_counter!(RETRY_BUDGET_EXHAUSTED, "Dials that got no further attempt for want of retry budget.");
+    describe_counter!(
+        UNCLEAN_TLS_ENDS,
+        "Sessions whose server ended TLS without close_notify, before its client had ended."
+    );
     describe_gauge!(
         CLUSTER_PANIC,
         "1 while health checks find every endpoint down and all are used all the same."

@@ -42,6 +42,14 @@ impl End {
         }
     }
 
+    /// Whether its TLS has ended without a word of TLS.
+    pub(super) const fn was_cut(&self) -> bool {
+        match self {
+            Self::Socket(_) => false,
+            Self::Tls(stream) => stream.was_cut(),
+        }
+    }
+
     /// Moves to the current worker.
     ///
     /// # Errors

@@ -82,6 +82,8 @@ pub struct Ended {
     /// Whether a refusal in its protocol's words can still reach the client: nothing of the endpoint has, or it
     /// ended with a whole message.
     pub may_be_told: bool,
+    /// The endpoint ended its TLS without close_notify, and its client had not said goodbye before: somebody may have cut it.
+    pub unclean_tls_end: bool,
     /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
     /// The upstream, where it is to hear the rest of its dialogue before it is closed.
@@ -361,6 +363,7 @@ impl Relay<'_> {
     fn close(mut self, end: Stop, live: &Live) -> Ended {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
+        let unclean_tls_end = self.upstream.was_cut() && !has_said_goodbye;
         let mut rest = match &end {
             Stop::Completed | Stop::Left(_) | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
             Stop::Broken(_) | Stop::Dialogue(_) | Stop::Ordered(_) => {
@@ -416,7 +419,7 @@ impl Relay<'_> {
         };
         let Self { downstream, upstream: end, mut sending, first_byte, .. } = self;
         let unfinished = rest.map(|rest| Box::new(Unfinished { end, held: sending.take_held(), rest }));
-        Ended { downstream, outcome, closed_by, fault, may_be_told, first_byte, unfinished }
+        Ended { downstream, outcome, closed_by, fault, may_be_told, unclean_tls_end, first_byte, unfinished }
     }
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.

@@ -236,6 +236,7 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, 
         record.reply_to = error.reply_to;
     }
     record.first_byte = ended.first_byte;
+    record.unclean_tls_end = ended.unclean_tls_end;
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, may_be_told, unfinished, .. } = ended;
     let kind =

@@ -44,8 +44,10 @@ pub struct Stream {
 enum Reading {
     /// The server may still send. Exits: `Ended`, `Failed`.
     Open,
-    /// The server has said close_notify, or ended the connection. No exit.
+    /// The server has said close_notify. No exit.
     Ended,
+    /// It has ended the connection without: whether it had said all, TLS does not know. No exit.
+    Cut,
     /// TLS went wrong, and everything before it was read. No exit.
     Failed(rustls::Error),
 }
@@ -152,6 +154,12 @@ impl Stream {
         self.wear.due()
     }
 
+    /// Whether the server has ended it without close_notify, as a stream does that somebody cut (RFC 8446 §6.1).
+    #[must_use]
+    pub const fn was_cut(&self) -> bool {
+        matches!(self.reading, Reading::Cut)
+    }
+
     /// What was negotiated.
     pub(super) const fn connection(&self) -> &UnbufferedClientConnection {
         &self.connection
@@ -185,7 +193,7 @@ impl Stream {
                 }
                 match &self.reading {
                     Reading::Open => {}
-                    Reading::Ended => return Poll::Ready(Ok(0)),
+                    Reading::Ended | Reading::Cut => return Poll::Ready(Ok(0)),
                     Reading::Failed(error) => return Poll::Ready(Err(tls_error(error.clone()))),
                 }
                 let kept = self.incoming.len();
@@ -195,7 +203,7 @@ impl Stream {
                 }
                 let received = ready!(self.socket.poll_recv(cx, &mut memory[kept..limit]))?;
                 if received == 0 {
-                    self.reading = Reading::Ended;
+                    self.reading = Reading::Cut;
                     continue;
                 }
                 memory[..kept].copy_from_slice(&self.incoming);
