@@ -1,6 +1,7 @@
 //! Whole relays over loopback: a client, a server, and what each must see of the other's end.
 
 mod keys;
+mod table;
 mod turns;
 mod urgent;
 
@@ -20,11 +21,13 @@ pub(super) struct Told {
     pub(super) closed_by: Side,
     pub(super) words: Option<String>,
     pub(super) may_be_told: bool,
+    pub(super) unclean_tls_end: bool,
 }
 
 pub(super) async fn relayed_by(start: Start, settings: &Settings, live: &Live) -> Told {
-    let Ended { outcome, closed_by, fault, may_be_told, .. } = relay(start, settings, live).await;
-    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told }
+    let Ended { outcome, closed_by, fault, may_be_told, unclean_tls_end, .. } =
+        relay(start, settings, live).await;
+    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
 }
 
 /// One that ends by itself.
