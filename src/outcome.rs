@@ -18,6 +18,7 @@ pub enum Outcome {
     EndpointRemoved,
     ClosedByOperator,
     Rotated,
+    KeyLimit,
     Denied,
     ListenerFull,
     CallerFull,
@@ -35,7 +36,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -47,6 +48,7 @@ impl Outcome {
         Self::EndpointRemoved,
         Self::ClosedByOperator,
         Self::Rotated,
+        Self::KeyLimit,
         Self::Denied,
         Self::ListenerFull,
         Self::CallerFull,
@@ -89,6 +91,7 @@ impl Outcome {
             | Self::EndpointRemoved
             | Self::ClosedByOperator
             | Self::Rotated
+            | Self::KeyLimit
             | Self::DownstreamGone => false,
         }
     }
@@ -108,6 +111,7 @@ impl Outcome {
             Self::EndpointRemoved => "endpoint_removed",
             Self::ClosedByOperator => "closed_by_operator",
             Self::Rotated => "rotated",
+            Self::KeyLimit => "key_limit",
             Self::Denied => "denied",
             Self::ListenerFull => "listener_full",
             Self::CallerFull => "caller_full",

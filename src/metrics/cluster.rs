@@ -8,7 +8,8 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
-    PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, WAIT_DURATION, WAITING_SESSIONS,
+    PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
+    WAITING_SESSIONS,
 };
 use crate::name::ClusterName;
 
@@ -37,6 +38,8 @@ pub struct ClusterMetrics {
     pub retry_budget_exhausted: Counter,
     hedged: BTreeMap<&'static str, Counter>,
     trials: BTreeMap<&'static str, Counter>,
+    /// Sessions whose server ended TLS without close_notify.
+    pub unclean_tls_ends: Counter,
     breaker_state: Gauge,
     breaker_transitions: BTreeMap<&'static str, Counter>,
     session_duration: Histogram,
@@ -66,6 +69,7 @@ impl ClusterMetrics {
             retry_budget_exhausted: counter!(RETRY_BUDGET_EXHAUSTED, "cluster" => cluster.clone()),
             hedged: counters(HEDGED_DIALS, ["won", "lost", "failed"]),
             trials: counters(TRIALS, ["ok", "failed", "untold"]),
+            unclean_tls_ends: counter!(UNCLEAN_TLS_ENDS, "cluster" => cluster.clone()),
             breaker_state: gauge!(BREAKER_STATE, "cluster" => cluster.clone()),
             breaker_transitions: breaker.iter().map(|to| (*to, transitions(to))).collect(),
             pending_dials: gauge!(PENDING_DIALS, "cluster" => cluster.clone()),

@@ -30,6 +30,7 @@ pub(super) const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_tot
 pub(super) const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
 pub(super) const HEDGED_DIALS: &str = "ambassador_hedged_dials_total";
 pub(super) const TRIALS: &str = "ambassador_trials_total";
+pub(super) const UNCLEAN_TLS_ENDS: &str = "ambassador_unclean_tls_ends_total";
 pub(super) const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
 pub(super) const PENDING_DIALS: &str = "ambassador_pending_dials";
 pub(super) const WAITING_SESSIONS: &str = "ambassador_waiting_sessions";
@@ -112,6 +113,10 @@ pub(super) fn describe() {
     describe_counter!(RETRY_BUDGET_EXHAUSTED, "Retries that had to wait for want of retry budget.");
     describe_counter!(HEDGED_DIALS, "Attempts begun beside one that did not answer, by what became of them.");
     describe_counter!(TRIALS, "Dials of our own to endpoints that were set aside or all failed, by result.");
+    describe_counter!(
+        UNCLEAN_TLS_ENDS,
+        "Sessions whose server ended TLS without close_notify, before its client had ended."
+    );
     describe_gauge!(
         CLUSTER_PANIC,
         "1 while health checks find every endpoint down and all are used all the same."

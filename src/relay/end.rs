@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use crate::sys::Socket;
-use crate::tls::Stream;
+use crate::tls::{Due, Stream};
 
 /// A usable upstream.
 #[derive(Debug)]
@@ -31,6 +31,22 @@ impl End {
         match self {
             Self::Socket(socket) => socket.peer(),
             Self::Tls(stream) => stream.socket().peer(),
+        }
+    }
+
+    /// When it had better end because the keys of its TLS are used up, if that is near.
+    pub(super) const fn due(&self) -> Option<Due> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Tls(stream) => stream.due(),
+        }
+    }
+
+    /// Whether its TLS has ended without a word of TLS.
+    pub(super) const fn was_cut(&self) -> bool {
+        match self {
+            Self::Socket(_) => false,
+            Self::Tls(stream) => stream.was_cut(),
         }
     }
 
@@ -110,7 +126,10 @@ impl End {
         let mut leg = &mut *self;
         poll_fn(|cx| leg.poll_finish(cx)).await;
         let mut ignored = vec![0; Stream::PORTION];
-        while self.recv(&mut ignored).await? > 0 {}
+        while self.recv(&mut ignored).await? > 0 {
+            // A server that goes on talking is not the only one here.
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 }

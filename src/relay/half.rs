@@ -16,12 +16,25 @@ use super::pipes::Loan;
 use super::turn;
 use crate::outcome::Side;
 use crate::sys::Socket;
+use crate::tls::KeyLimit;
 
 /// A leg failed.
 #[derive(Debug)]
 pub(super) struct Broken {
     pub(super) side: Side,
     pub(super) error: io::Error,
+}
+
+impl Broken {
+    /// Whether it happened to us and not to the connection: the kernel, and so the peer, knows nothing of it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.error.raw_os_error().is_none()
+    }
+
+    /// Whether the keys of the connection are used up.
+    pub(super) fn is_by_key_limit(&self) -> bool {
+        self.error.get_ref().is_some_and(|error| error.is::<KeyLimit>())
+    }
 }
 
 /// One direction: from its source to the other side.
@@ -164,7 +177,7 @@ impl Half {
         Ok(())
     }
 
-    /// Reads one portion and gives it to `take`; the end of the source is noted.
+    /// Reads one portion for a dialogue and gives it to `take`; the end of the source is noted.
     pub(super) fn poll_read<E>(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,7 +189,8 @@ impl Half {
             return Poll::Pending;
         }
         MEMORY.with_borrow_mut(|memory| {
-            let read = ready!(from.poll_read(cx, memory)).map_err(|error| self.source_broke(error))?;
+            let read = ready!(from.poll_read(cx, &mut memory[..turn::PARSED]))
+                .map_err(|error| self.source_broke(error))?;
             if read == 0 {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(Ok(())));
@@ -277,10 +291,8 @@ impl Half {
         match from.poll_fill(cx, loan.pipe(), most) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Err(error)) => Err(self.source_broke(error)),
-            Poll::Ready(Ok(0)) => {
-                self.state = State::Ending;
-                Ok(Poll::Ready(0))
-            }
+            // Its end, or urgent data in front of more: only a read tells them apart, and it steps over the mark.
+            Poll::Ready(Ok(0)) => self.poll_move(cx, &mut &*from, &mut &*to, held::width(most), live),
             Poll::Ready(Ok(filled)) => {
                 self.bulky = if filled >= PORTION { PATIENCE } else { self.bulky - 1 };
                 if self.source == Side::Upstream {

@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
+use super::order::Order;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::tls::Stamp;
@@ -20,7 +21,7 @@ struct Cancelled {
 }
 
 /// Byte counts of one session and its stop order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Live {
     sent: AtomicU64,
     received: AtomicU64,
@@ -30,10 +31,24 @@ pub struct Live {
     opened: AtomicBool,
     /// [`Stamp::number`] of the identity that the upstream has seen, or 0.
     identity: AtomicU32,
-    stop: OnceLock<Outcome>,
-    waker: OnceLock<Waker>,
+    /// To stop, with the outcome at that place of [`Outcome::ALL`], from 1 on.
+    stop: Order,
     /// Boxed: most sessions have none.
     cancelled: OnceLock<Box<Cancelled>>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self {
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            owes_answer: AtomicBool::new(false),
+            opened: AtomicBool::new(false),
+            identity: AtomicU32::new(0),
+            stop: Order::new(),
+            cancelled: OnceLock::new(),
+        }
+    }
 }
 
 impl Live {
@@ -80,12 +95,7 @@ impl Live {
 
     /// Ends the session with that outcome, now; the first order counts.
     pub fn stop(&self, outcome: Outcome) {
-        let is_first = self.stop.set(outcome).is_ok();
-        // Pairs with the fence of `attach`: of two that write one thing and read the other's, one must see.
-        fence(Ordering::SeqCst);
-        if is_first && let Some(waker) = self.waker.get() {
-            waker.wake_by_ref();
-        }
+        self.stop.give(outcome as u8 + 1);
     }
 
     /// Whether that is the key that the server gave out for this session.
@@ -105,7 +115,7 @@ impl Live {
         let _ = self.cancelled.set(Box::new(Cancelled { key, at }));
     }
 
-    /// Waits for the order to stop. Only the session's own task may wait: it has the one waker.
+    /// Waits for the order to stop. One task may wait at a time: the last that was polled is woken.
     pub async fn ordered_to_stop(&self) -> Outcome {
         std::future::poll_fn(|cx| {
             self.attach(cx.waker());
@@ -115,16 +125,13 @@ impl Live {
     }
 
     pub(super) fn stopped(&self) -> Option<Outcome> {
-        self.stop.get().copied()
+        let number = self.stop.given()?;
+        Outcome::ALL.get(usize::from(number) - 1).copied()
     }
 
-    /// A session is one task from its first poll to its last, so its waker never changes. Set before
-    /// `stopped` is read, so no order falls between the two.
+    /// The order will wake that one. Whoever waits looks for [`Live::stopped`] after this, so none falls between the two.
     pub(super) fn attach(&self, waker: &Waker) {
-        if self.waker.get().is_none() {
-            self.waker.get_or_init(|| waker.clone());
-            fence(Ordering::SeqCst);
-        }
+        self.stop.wakes(waker);
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -147,5 +154,22 @@ impl Live {
     pub(crate) fn exchanged(&self) {
         self.count(Side::Downstream, 1);
         self.count(Side::Upstream, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_says_the_outcome_that_was_meant() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, place, "{outcome:?} is out of order");
+            let live = Live::default();
+            assert_eq!(live.stopped(), None);
+            live.stop(outcome);
+            live.stop(Outcome::Completed);
+            assert_eq!(live.stopped(), Some(outcome));
+        }
     }
 }

@@ -9,13 +9,23 @@ mod end;
 mod half;
 mod held;
 mod live;
+mod order;
 mod pipes;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod turn;
 
+/// The atomics of `order`.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU8, Ordering};
+
+    pub(super) use atomic_waker::AtomicWaker;
+}
+
 use std::future::{Future, poll_fn};
 use std::io;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 pub use end::End;
@@ -27,6 +37,7 @@ use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
 use crate::sys::Socket;
+use crate::tls::{Due, KeyLimit};
 
 use end::Leg;
 use half::{Broken, Half};
@@ -71,6 +82,8 @@ pub struct Ended {
     /// Whether a refusal in its protocol's words can still reach the client: nothing of the endpoint has, or it
     /// ended with a whole message.
     pub may_be_told: bool,
+    /// The endpoint ended its TLS without close_notify, and its client had not said goodbye before: somebody may have cut it.
+    pub unclean_tls_end: bool,
     /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
     /// The upstream, where it is to hear the rest of its dialogue before it is closed.
@@ -115,6 +128,7 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
         first_end: None,
         received_at_end: 0,
         first_byte: None,
+        woken_by: None,
     });
     poll_fn(move |cx| {
         // It is not polled again once it has ended.
@@ -141,6 +155,8 @@ struct Relay<'a> {
     /// Bytes of the endpoint by then.
     received_at_end: u64,
     first_byte: Option<Instant>,
+    /// Who an order to stop wakes.
+    woken_by: Option<Waker>,
 }
 
 /// Why the relay stops moving.
@@ -155,7 +171,11 @@ enum Stop {
 
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
-        live.attach(cx.waker());
+        // Almost always the same task: to say so again would cost each message two locked instructions.
+        if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            live.attach(cx.waker());
+            self.woken_by = Some(cx.waker().clone());
+        }
         if let Some(outcome) = live.stopped() {
             return Poll::Ready(Stop::Ordered(outcome));
         }
@@ -168,15 +188,37 @@ impl Relay<'_> {
         {
             return Poll::Ready(Stop::Broken(broken));
         }
+        // A failure of our own, which the server knows nothing of: no end of its would ever come.
+        if let Some(broken) = self.broken.take_if(|broken| broken.is_ours()) {
+            return Poll::Ready(Stop::Broken(broken));
+        }
         if self.is_completed() {
             return Poll::Ready(Stop::Completed);
         }
         turn::ended(live.total().wrapping_sub(before));
         self.note(live);
-        match self.timers.poll(cx, live.total(), self.first_end.is_some()) {
-            Poll::Ready(outcome) => Poll::Ready(Stop::Ordered(outcome)),
-            Poll::Pending => Poll::Pending,
-        }
+        self.poll_timers(cx, live)
+    }
+
+    fn poll_timers(&mut self, cx: &Context<'_>, live: &Live) -> Poll<Stop> {
+        let rest = match self.upstream.due() {
+            Some(Due::Now) => return Poll::Ready(Stop::Ordered(Outcome::KeyLimit)),
+            Some(Due::AtRest(rest)) if !live.owes_answer() && !self.holds_bytes() => Some(rest),
+            Some(Due::AtRest(_)) | None => None,
+        };
+        let state = timers::State {
+            bytes: live.total(),
+            half_closed: self.first_end.is_some(),
+            broken: self.broken.is_some(),
+            rest,
+        };
+        let outcome = ready!(self.timers.poll(cx, state));
+        // Who waits behind a failure waits for what it was about.
+        Poll::Ready(self.broken.take().map_or(Stop::Ordered(outcome), Stop::Broken))
+    }
+
+    fn holds_bytes(&self) -> bool {
+        self.sending.holds_bytes() || self.receiving.holds_bytes()
     }
 
     fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
@@ -239,12 +281,14 @@ impl Relay<'_> {
     }
 
     /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
-    /// side is read only while neither direction holds anything: that bounds what is held to one read.
+    /// side is read only while neither direction holds anything: that bounds what is held to one read. A peer that never
+    /// stops talking has the worker for one turn, as everywhere.
     fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Stop> {
         let Some(dialogue) = &mut self.dialogue else { return Ok(()) };
         let mut downstream = &self.downstream;
         let mut upstream = &mut self.upstream;
-        loop {
+        let mut heard = 0;
+        while heard < turn::PARSED {
             let sent = match self.broken {
                 Some(_) => Poll::Ready(()),
                 None => match self.sending.poll_flush(cx, &mut upstream, live) {
@@ -270,13 +314,15 @@ impl Relay<'_> {
             let mut out = Outbox::default();
             let said = match self.broken {
                 Some(_) => Poll::Pending,
-                None => self
-                    .sending
-                    .poll_read(cx, &mut downstream, live, |bytes| dialogue.downstream_said(bytes, &mut out)),
+                None => self.sending.poll_read(cx, &mut downstream, live, |bytes| {
+                    heard += bytes.len();
+                    dialogue.downstream_said(bytes, &mut out)
+                }),
             };
-            let answered = self
-                .receiving
-                .poll_read(cx, &mut upstream, live, |bytes| dialogue.upstream_said(bytes, &mut out));
+            let answered = self.receiving.poll_read(cx, &mut upstream, live, |bytes| {
+                heard += bytes.len();
+                dialogue.upstream_said(bytes, &mut out)
+            });
             // Before the client knows it: it may use it at once, on a connection that another worker serves.
             if let Some(key) = dialogue.cancel_key() {
                 live.is_cancelled_by(key, upstream.peer());
@@ -295,6 +341,8 @@ impl Relay<'_> {
                 return Ok(());
             }
         }
+        turn::again(cx);
+        Ok(())
     }
 
     /// Facts that are noted once: the first byte of the endpoint, and who closed first.
@@ -315,6 +363,7 @@ impl Relay<'_> {
     fn close(mut self, end: Stop, live: &Live) -> Ended {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
+        let unclean_tls_end = self.upstream.was_cut() && !has_said_goodbye;
         let mut rest = match &end {
             Stop::Completed | Stop::Left(_) | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
             Stop::Broken(_) | Stop::Dialogue(_) | Stop::Ordered(_) => {
@@ -329,7 +378,14 @@ impl Relay<'_> {
             }
             Stop::Ordered(outcome) => {
                 self.part(rest.is_some());
-                (outcome, Side::Ambassador, None)
+                let fault = (outcome == Outcome::KeyLimit).then(|| Fault::Io(io::Error::other(KeyLimit)));
+                (outcome, Side::Ambassador, fault)
+            }
+            // Bytes of the client are lost: neither side may take that for an orderly end.
+            Stop::Broken(broken) if broken.is_by_key_limit() => {
+                self.upstream.abort();
+                self.downstream.abort();
+                (Outcome::KeyLimit, Side::Ambassador, Some(Fault::Io(broken.error)))
             }
             Stop::Dialogue(error) => {
                 self.deliver_held();
@@ -363,12 +419,12 @@ impl Relay<'_> {
         };
         let Self { downstream, upstream: end, mut sending, first_byte, .. } = self;
         let unfinished = rest.map(|rest| Box::new(Unfinished { end, held: sending.take_held(), rest }));
-        Ended { downstream, outcome, closed_by, fault, may_be_told, first_byte, unfinished }
+        Ended { downstream, outcome, closed_by, fault, may_be_told, unclean_tls_end, first_byte, unfinished }
     }
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.
     fn deliver_held(&mut self) {
-        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let mut nobody = Context::from_waker(Waker::noop());
         let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &Live::default());
     }
 
@@ -407,7 +463,7 @@ impl Relay<'_> {
     fn part_with_upstream(&mut self) {
         let mut upstream = &mut self.upstream;
         let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
-        let mut nobody = Context::from_waker(std::task::Waker::noop());
+        let mut nobody = Context::from_waker(Waker::noop());
         if self.sending.holds_bytes() || parted.poll(&mut nobody).is_pending() {
             self.upstream.abort();
         }

@@ -13,6 +13,9 @@ use std::task::Context;
 const LONG: usize = 2 * 1024 * 1024;
 /// The same beside small messages: some 50 µs.
 const SHORT: usize = 128 * 1024;
+/// What one direction of a dialogue may say in one turn, and in one read. What is parsed costs many times what is only
+/// moved, and nobody's dialogue is bulky but one that is meant to keep us busy.
+pub(super) const PARSED: usize = 64 * 1024;
 /// A turn that moves less than this moved small messages.
 const SMALL: u64 = 16 * 1024;
 /// Bulky turns after which a worker counts as free of small messages.

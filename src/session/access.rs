@@ -78,6 +78,8 @@ struct Tls<'a> {
     cipher: &'static str,
     resumed: bool,
     identity: Option<&'a str>,
+    /// The server ended it without close_notify.
+    unclean_end: bool,
 }
 
 impl AccessLog {
@@ -209,7 +211,7 @@ impl<'a> Fields<'a> {
             duration_ms: ms(ended - record.accepted()),
             sent_bytes: record.sent(),
             received_bytes: record.received(),
-            tls: dial.agreed.as_deref().map(Tls::of),
+            tls: dial.agreed.as_deref().map(|agreed| Tls::of(agreed, record.unclean_tls_end)),
             outcome: record.outcome.label(),
             closed_by: record.closed_by.label(),
             error: record.error.as_deref(),
@@ -234,12 +236,13 @@ impl<'a> Caller<'a> {
 }
 
 impl<'a> Tls<'a> {
-    fn of(agreed: &'a Agreed) -> Self {
+    fn of(agreed: &'a Agreed, unclean_end: bool) -> Self {
         Self {
             version: agreed.version(),
             cipher: agreed.cipher,
             resumed: agreed.resumed,
             identity: agreed.identity.as_ref().map(|name| name.as_str()),
+            unclean_end,
         }
     }
 }

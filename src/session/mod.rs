@@ -8,6 +8,7 @@ mod admission;
 mod connect;
 mod dialling;
 mod heads;
+mod late;
 mod ledger;
 mod orphans;
 mod place;
@@ -27,7 +28,6 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::{Opened, RefusalKind};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Expecting, Socket};
-use crate::tls;
 use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
 use crate::workers::WorkerLoad;
 
@@ -61,7 +61,7 @@ pub fn run(
         let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
         let settings = &place.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, place.live());
-        let left = note(relaying.await, &mut record);
+        let left = note(relaying.await, place.lived(), &mut record);
         place.blame(&record, &lease);
         match left {
             (None, None) => drop(lease),
@@ -223,27 +223,34 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
 /// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
 /// Who has to be told what, once the relay has ended.
-fn note(ended: Ended, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
-    let outcome = match &ended.fault {
-        // TLS 1.3 lets the server reject our certificate after our side of the handshake is done.
-        Some(Fault::Io(error)) if record.received() == 0 && tls::late_rejection(error).is_some() => {
-            Outcome::TlsFailed
-        }
-        _ => ended.outcome,
+fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
+    let failure = match &ended.fault {
+        Some(Fault::Io(error)) => late::judge(error, seen(record, age)),
+        Some(Fault::Dialogue(_)) | None => None,
     };
-    let words = ended.fault.as_ref().map(|fault| match fault {
-        Fault::Io(error) => tls::late_rejection(error).unwrap_or_else(|| error.to_string()),
-        Fault::Dialogue(error) => error.to_string(),
-    });
+    let is_rejection = failure.as_ref().is_some_and(|failure| failure.is_rejection);
+    let outcome = if is_rejection { Outcome::TlsFailed } else { ended.outcome };
+    let words =
+        failure.map(|failure| failure.words).or_else(|| ended.fault.as_ref().map(ToString::to_string));
     if let Some(Fault::Dialogue(error)) = &ended.fault {
         record.reply_to = error.reply_to;
     }
     record.first_byte = ended.first_byte;
+    record.unclean_tls_end = ended.unclean_tls_end;
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, may_be_told, unfinished, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
     (may_be_told.then(|| Unserved::new(downstream, kind)), unfinished)
+}
+
+fn seen(record: &Record, age: Duration) -> late::Seen {
+    late::Seen {
+        received: record.received(),
+        age,
+        patience: record.cluster().expect(RELAYS).settings().dial.handshake_timeout,
+        is_judged_late: record.dial.agreed.as_ref().is_some_and(|agreed| agreed.is_judged_late()),
+    }
 }
 
 /// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.

@@ -169,6 +169,12 @@ impl Place {
         self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
+    /// Since it had its endpoint.
+    pub(super) fn lived(&self) -> Duration {
+        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
+        clock::now().saturating_duration_since(self.entry.accepted + established)
+    }
+
     /// Tells the lease whether the endpoint reset the session, or ended it young, where that is looked at. Only an endpoint that ends it
     /// without a byte is to blame: one that has answered may have had a reason in what the client said.
     pub(super) fn blame(&self, record: &Record, lease: &Lease) {
@@ -179,8 +185,7 @@ impl Place {
         if outlier.early_close.is_zero() {
             return;
         }
-        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
-        let lived = clock::now().saturating_duration_since(self.entry.accepted + established);
+        let lived = self.lived();
         let by_the_endpoint = record.closed_by == Side::Upstream
             && matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset)
             && record.received() == 0;

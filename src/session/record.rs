@@ -85,6 +85,8 @@ pub struct Record {
     pub reply_to: ReplyTo,
     /// When the upstream's first byte came.
     pub first_byte: Option<Instant>,
+    /// The upstream's TLS ended without close_notify.
+    pub unclean_tls_end: bool,
     /// How.
     pub outcome: Outcome,
     /// By whom.
@@ -125,6 +127,7 @@ impl Record {
             dial: DialRecord::default(),
             reply_to: ReplyTo::default(),
             first_byte: None,
+            unclean_tls_end: false,
             outcome: Outcome::Completed,
             closed_by: Side::Downstream,
             error: None,

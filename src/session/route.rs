@@ -319,6 +319,7 @@ impl Route {
         if let Some(cluster) = place.cluster().filter(|_| place.has_endpoint()) {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
             cluster.metrics().session_ended(ended - record.accepted(), first_byte);
+            cluster.metrics().unclean_tls_ends.increment(record.unclean_tls_end.into());
         }
     }
 

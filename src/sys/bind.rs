@@ -214,7 +214,7 @@ impl Listening {
             (LocalAddress::Tcp(_), None) => return Err(ErrorKind::ConnectionAborted.into()),
             (LocalAddress::Unix(_), _) => Peer::Unix,
         };
-        Ok((Accepted(fd), peer))
+        Ok((Accepted { fd, is_unix: peer == Peer::Unix }, peer))
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
         let LocalAddress::Tcp(local) = listening.local() else { panic!("it is TCP") };
         let _client = TcpStream::connect((to, local.port())).unwrap();
         let (accepted, _) = listening.accept().await.unwrap();
-        let socket = SockRef::from(&accepted.0);
+        let socket = SockRef::from(&accepted.fd);
         let keepalive = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
         (socket.tcp_nodelay().unwrap(), keepalive, socket.tcp_user_timeout().unwrap())
     }

@@ -50,7 +50,8 @@ impl Pipe {
         self.wide
     }
 
-    /// Moves bytes from a socket into the pipe; `Ok(0)` is the end of the stream.
+    /// Moves bytes from a socket into the pipe. `Ok(0)` is no end: at the mark of urgent data splice(2) says so too, once the
+    /// peer has sent its FIN, although bytes are queued behind it (and `WouldBlock` before that). Only recv(2) knows.
     ///
     /// # Errors
     /// `WouldBlock` when the socket is empty *or* the pipe is full: call it only with an empty pipe, then
@@ -61,14 +62,19 @@ impl Pipe {
         Ok(moved)
     }
 
-    /// Moves bytes from the pipe into a socket.
+    /// Moves bytes from the pipe, which holds some, into a socket.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket takes no more now.
+    /// `WouldBlock` when the socket takes no more now; `WriteZero` when nothing moved and nothing says why, since whoever
+    /// drained on would never end.
     pub(super) fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
-        let moved = splice(&self.read, None, to, None, self.held, flags())?;
-        self.held -= moved;
-        Ok(moved)
+        match splice(&self.read, None, to, None, self.held, flags())? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            moved => {
+                self.held -= moved;
+                Ok(moved)
+            }
+        }
     }
 }
 

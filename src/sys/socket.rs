@@ -2,11 +2,12 @@
 //!
 //! The reactor reports edges, so readiness is forgotten after a short read: on Linux a read that returned
 //! less than it was given has emptied the socket, and the next byte raises a new edge. That saves the
-//! extra `recv` that would only say `EAGAIN`. The exception is a read that stops at TCP urgent data: once a
-//! peer has sent some, short reads prove nothing. No buffer lives here.
+//! extra `recv` that would only say `EAGAIN`. The exceptions are reads that stop early: at urgent data, after which short
+//! reads of that peer prove nothing, and, of a unix socket, at a message with descriptors or of another sender
+//! (unix(7)), which the kernel marks. No buffer lives here.
 
 use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -20,12 +21,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, bind, connect, getpeername,
-    getsockname, ipproto, recv, send, shutdown, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendFlags, Shutdown, SocketFlags, SocketType,
+    bind, connect, getpeername, getsockname, ipproto, recv, recvmsg, send, shutdown, socket_with,
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+#[cfg(test)]
+mod tests;
 
 use super::descriptors::{Taker, have_room, leave_some};
 use super::{PeerProcess, Pipe, register};
@@ -68,7 +72,10 @@ pub enum Peer {
 /// An accepted socket that no reactor knows yet, so that it can move to another worker. It has its listener's
 /// [`Options`].
 #[derive(Debug)]
-pub struct Accepted(pub(super) OwnedFd);
+pub struct Accepted {
+    pub(super) fd: OwnedFd,
+    pub(super) is_unix: bool,
+}
 
 impl Accepted {
     /// Whether enough descriptors are left behind this one, which is the newest.
@@ -76,7 +83,7 @@ impl Accepted {
     /// # Errors
     /// `EMFILE`: sessions have taken all but the last, which are for everything else.
     pub fn leaves_room(&self) -> io::Result<()> {
-        leave_some(self.0.as_fd(), Taker::Accept)
+        leave_some(self.fd.as_fd(), Taker::Accept)
     }
 
     /// The same later on.
@@ -84,12 +91,12 @@ impl Accepted {
     /// # Errors
     /// `EMFILE`, as above.
     pub fn is_room(&self) -> io::Result<()> {
-        have_room(&self.0)
+        have_room(&self.fd)
     }
 
     /// Closes with a reset, before any reactor knew it.
     pub fn abort(self) {
-        let _ = SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
     }
 }
 
@@ -109,6 +116,7 @@ pub struct Socket {
     /// Nothing was sent yet. A socket that has just been connected takes bytes, so the first send does not wait for
     /// the reactor to say so.
     is_fresh: AtomicBool,
+    is_unix: bool,
 }
 
 impl Socket {
@@ -117,7 +125,7 @@ impl Socket {
     /// # Errors
     /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
     pub fn adopt(accepted: Accepted) -> io::Result<Self> {
-        Self::register(accepted.0)
+        Self::register(accepted.fd, accepted.is_unix)
     }
 
     /// Moves to the current worker, whose reactor has yet to say what it is ready for.
@@ -125,7 +133,7 @@ impl Socket {
     /// # Errors
     /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
     pub fn adopted(self) -> io::Result<Self> {
-        Self::register(self.io.into_inner())
+        Self::register(self.io.into_inner(), self.is_unix)
     }
 
     /// Begins to connect over TCP; [`Socket::connected`] says how that ends.
@@ -133,7 +141,7 @@ impl Socket {
     /// # Errors
     /// What connect(2) says at once.
     pub fn connect(target: Target, options: &Options) -> io::Result<Self> {
-        Self::register(begin_connecting(target, options)?)
+        Self::register(begin_connecting(target, options)?, false)
     }
 
     /// Waits until it is connected.
@@ -169,8 +177,8 @@ impl Socket {
         PeerProcess::of(self.io.get_ref().as_fd())
     }
 
-    fn register(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { io: register(fd, ALL)?, is_fresh: AtomicBool::new(true) })
+    fn register(fd: OwnedFd, is_unix: bool) -> io::Result<Self> {
+        Ok(Self { io: register(fd, ALL)?, is_fresh: AtomicBool::new(true), is_unix })
     }
 
     /// Reads what has arrived already, without waiting; `None` when nothing has.
@@ -208,9 +216,10 @@ impl Socket {
     pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
-            match recv(self.io.get_ref(), &mut *buffer, RecvFlags::empty()) {
-                Ok((received, _)) => {
-                    if received > 0 && received < buffer.len() && !self.has_seen_urgent_data() {
+            match self.take(buffer) {
+                Ok((received, stopped_early)) => {
+                    let is_short = received > 0 && received < buffer.len();
+                    if is_short && !stopped_early && !self.has_seen_urgent_data() {
                         ready.clear_ready();
                     }
                     return Poll::Ready(Ok(received));
@@ -220,6 +229,19 @@ impl Socket {
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
         }
+    }
+
+    /// Reads, and says whether it may have stopped before the socket was empty: at a message of a unix socket that has
+    /// something besides its bytes. Who asks for nothing of that is told that it was cut off.
+    fn take(&self, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+        if !self.is_unix {
+            return recv(self.io.get_ref(), buffer, RecvFlags::empty())
+                .map(|(received, _)| (received, false));
+        }
+        let mut none = RecvAncillaryBuffer::default();
+        let into = &mut [IoSliceMut::new(buffer)];
+        let message = recvmsg(self.io.get_ref(), into, &mut none, RecvFlags::empty())?;
+        Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
     }
 
     /// Whether the kernel ever reported EPOLLPRI (or the peer's end, after which it does not matter). It asks
@@ -253,11 +275,15 @@ impl Socket {
         }
     }
 
-    /// Moves what has arrived into an empty pipe, at most `most` bytes; 0 is the end of the stream.
+    /// Moves what has arrived into an empty pipe, at most `most` bytes. 0 is what only [`Socket::poll_recv`] can tell: the
+    /// end of the stream, or urgent data in front of more, which that steps over.
     pub fn poll_fill(&self, cx: &mut Context<'_>, pipe: &mut Pipe, most: usize) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
             match pipe.fill(self.io.get_ref(), most) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && self.has_seen_urgent_data() => {
+                    return Poll::Ready(Ok(0));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return Poll::Ready(result),

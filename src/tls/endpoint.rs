@@ -154,6 +154,12 @@ impl Agreed {
     /// `TLSv1.3` or `TLSv1.2`.
     #[must_use]
     pub fn version(&self) -> &'static str {
-        if self.version == ProtocolVersion::TLSv1_3 { "TLSv1.3" } else { "TLSv1.2" }
+        if self.is_judged_late() { "TLSv1.3" } else { "TLSv1.2" }
+    }
+
+    /// Whether the server judges our certificate after our side of the handshake is done (RFC 8446 §4.4.2.4).
+    #[must_use]
+    pub fn is_judged_late(&self) -> bool {
+        self.version == ProtocolVersion::TLSv1_3
     }
 }

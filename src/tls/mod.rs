@@ -11,8 +11,11 @@ mod endpoint;
 mod federation;
 mod identity;
 mod stream;
+#[cfg(test)]
+pub(crate) mod tests;
 mod tickets;
 mod verify;
+mod wear;
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -28,6 +31,7 @@ pub use endpoint::{Agreed, EndpointOriginator};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
+pub use wear::{Due, KeyLimit};
 
 use identity::Pair;
 use tickets::Tickets;
@@ -237,6 +241,30 @@ impl MinVersion {
 pub fn late_rejection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(explain(error))
+}
+
+/// What broke TLS in a session that was established, in words; `None` where it was not TLS.
+#[must_use]
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
+pub fn failed_in_session(error: &io::Error) -> Option<String> {
+    use rustls::{AlertDescription as Alert, Error};
+    let error = error.get_ref()?.downcast_ref::<Error>()?;
+    let words = match error {
+        // What OpenSSL says to the no_renegotiation that it gets (RFC 5246 §7.2.2).
+        Error::AlertReceived(Alert::HandshakeFailure | Alert::NoRenegotiation) => {
+            "the server ended TLS in the middle of the session; it may have asked for a renegotiation, which we do not do"
+        }
+        Error::AlertReceived(_) => "the server ended TLS in the middle of the session",
+        _ => "TLS broke in the middle of the session by what the server sent",
+    };
+    Some(format!("{words} ({error})"))
+}
+
+/// Whether a server ended TLS by an alert.
+#[must_use]
+pub fn is_alert(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(rustls::Error::AlertReceived(_)))
 }
 
 impl HandshakeError {

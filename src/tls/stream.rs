@@ -6,6 +6,7 @@
 //! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, io};
@@ -18,6 +19,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, InvalidMessage};
 
 use super::HandshakeError;
+use super::wear::{Due, KeyLimit, Wear};
 use crate::sys::Socket;
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -34,13 +36,18 @@ pub struct Stream {
     reading: Reading,
     /// close_notify is among what was sent or is in `outgoing`.
     closing: bool,
+    wear: Wear,
+    /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
+    ballast: usize,
 }
 
 enum Reading {
     /// The server may still send. Exits: `Ended`, `Failed`.
     Open,
-    /// The server has said close_notify, or ended the connection. No exit.
+    /// The server has said close_notify. No exit.
     Ended,
+    /// It has ended the connection without: whether it had said all, TLS does not know. No exit.
+    Cut,
     /// TLS went wrong, and everything before it was read. No exit.
     Failed(rustls::Error),
 }
@@ -115,6 +122,7 @@ impl Stream {
         // No whole record is left, and what the handshake needed is far more than what a part of one does.
         incoming.shrink_to_fit();
         Ok(Self {
+            wear: Wear::of(&connection),
             socket,
             connection,
             incoming,
@@ -123,6 +131,7 @@ impl Stream {
             sent: 0,
             reading,
             closing: false,
+            ballast: 0,
         })
     }
 
@@ -137,6 +146,18 @@ impl Stream {
     /// The socket beneath.
     pub const fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// When it had better end because its keys are used up, if that is near.
+    #[must_use]
+    pub const fn due(&self) -> Option<Due> {
+        self.wear.due()
+    }
+
+    /// Whether the server has ended it without close_notify, as a stream does that somebody cut (RFC 8446 §6.1).
+    #[must_use]
+    pub const fn was_cut(&self) -> bool {
+        matches!(self.reading, Reading::Cut)
     }
 
     /// What was negotiated.
@@ -164,9 +185,15 @@ impl Stream {
         }
         CIPHERTEXT.with_borrow_mut(|memory| {
             loop {
+                if self.ballast > BALLAST_MAX {
+                    // What the reader gets does not show what it costs: no allowance of its would ever be used up.
+                    self.ballast = 0;
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
                 match &self.reading {
                     Reading::Open => {}
-                    Reading::Ended => return Poll::Ready(Ok(0)),
+                    Reading::Ended | Reading::Cut => return Poll::Ready(Ok(0)),
                     Reading::Failed(error) => return Poll::Ready(Err(tls_error(error.clone()))),
                 }
                 let kept = self.incoming.len();
@@ -176,12 +203,13 @@ impl Stream {
                 }
                 let received = ready!(self.socket.poll_recv(cx, &mut memory[kept..limit]))?;
                 if received == 0 {
-                    self.reading = Reading::Ended;
+                    self.reading = Reading::Cut;
                     continue;
                 }
                 memory[..kept].copy_from_slice(&self.incoming);
                 let ciphertext = &mut memory[..kept + received];
                 let opened = self.open(ciphertext, buffer);
+                self.ballast += received.saturating_sub(opened.plain);
                 self.keep(&ciphertext[opened.consumed..], opened.then);
                 if !self.outgoing.is_empty() {
                     let _ = self.poll_flush(cx);
@@ -197,13 +225,19 @@ impl Stream {
     /// once goes with [`Self::poll_flush`].
     ///
     /// # Errors
-    /// What send(2) says, or a `rustls::Error` inside.
+    /// What send(2) says, or a `rustls::Error` or [`KeyLimit`] inside: those are ours, the server knows nothing of them.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
         CIPHERTEXT.with_borrow_mut(|memory| {
             let mut taken = 0;
             for portion in bytes.chunks(SEALED_AT_ONCE) {
-                let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory))?;
+                let sealed = match self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory)) {
+                    Ok(sealed) => sealed,
+                    // What was taken before it has been sent. TLS' own errors stay: the next call meets it again.
+                    Err(_) if taken > 0 => break,
+                    Err(error) => return Poll::Ready(Err(error)),
+                };
+                self.wear.sealed(portion.len());
                 taken += portion.len();
                 let sent = match self.socket.poll_send(cx, &memory[..sealed]) {
                     Poll::Pending => 0,
@@ -233,22 +267,24 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our direction: everything written, close_notify, then FIN.
+    /// Ends our direction: everything written, close_notify, then FIN. The FIN goes out whatever became of the rest: a
+    /// server that hears nothing would wait for us as we for it.
     ///
     /// # Errors
-    /// What send(2) says; a peer that is gone needs no telling.
+    /// What send(2) says, or TLS; a peer that is gone needs no telling.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut sealed = Ok(());
         if !self.closing {
             self.closing = true;
-            CIPHERTEXT.with_borrow_mut(|memory| {
+            sealed = CIPHERTEXT.with_borrow_mut(|memory| {
                 let sealed = self.seal(memory, |traffic, memory| traffic.queue_close_notify(memory))?;
                 self.outgoing.extend_from_slice(&memory[..sealed]);
-                io::Result::Ok(())
-            })?;
+                Ok(())
+            });
         }
-        ready!(self.poll_flush(cx))?;
+        let sent = ready!(self.poll_flush(cx));
         self.socket.finish();
-        Poll::Ready(Ok(()))
+        Poll::Ready(sealed.and(sent))
     }
 
     /// Opens all whole records in `ciphertext`. `plain` has at least its length, so it cannot overflow.
@@ -300,7 +336,8 @@ impl Stream {
         self.reading = then;
     }
 
-    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer.
+    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer. What TLS has
+    /// to say of a failure goes with the next flush.
     fn seal(
         &mut self,
         memory: &mut [u8],
@@ -312,8 +349,13 @@ impl Stream {
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.incoming);
             match state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let made = make(&mut traffic, &mut memory[own..]).map_err(io::Error::other)?;
-                    return Ok(own + made);
+                    match make(&mut traffic, &mut memory[own..]) {
+                        Ok(made) => return Ok(own + made),
+                        Err(error) => {
+                            self.outgoing.extend_from_slice(&memory[..own]);
+                            return Err(self.refused(error));
+                        }
+                    }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     own += data.encode(&mut memory[own..]).map_err(io::Error::other)?;
@@ -323,6 +365,18 @@ impl Stream {
                 Ok(_) => return Err(io::ErrorKind::NotConnected.into()),
                 Err(error) => return Err(tls_error(error)),
             }
+        }
+    }
+
+    /// rustls seals no more. When the keys are used up it has a close_notify ready.
+    fn refused(&mut self, error: EncryptError) -> io::Error {
+        match error {
+            EncryptError::EncryptExhausted => {
+                self.closing = true;
+                alert(&mut self.connection, &mut self.incoming, &mut self.outgoing);
+                io::Error::other(KeyLimit)
+            }
+            EncryptError::InsufficientSize(_) => io::Error::other(error),
         }
     }
 }
@@ -336,6 +390,10 @@ impl fmt::Debug for Stream {
 /// Plaintext whose records leave in one write: enough that a system call and a wake-up of the server serve many
 /// records, and so little that they are still in the core's cache when the kernel copies them.
 const SEALED_AT_ONCE: usize = 128 * 1024;
+
+/// What a server may make us do without a byte for the reader before others have their turn: some 500 tickets, or the
+/// overhead of 3,000 records.
+const BALLAST_MAX: usize = 64 * 1024;
 
 thread_local! {
     /// Ciphertext in passing, of whichever stream of this worker is at it.

@@ -63,7 +63,8 @@ pub const fn status_of(outcome: Outcome) -> u16 {
         | Outcome::UpstreamReset
         | Outcome::EndpointDown
         | Outcome::EndpointRemoved
-        | Outcome::Rotated => 502,
+        | Outcome::Rotated
+        | Outcome::KeyLimit => 502,
         Outcome::Completed
         | Outcome::DownstreamReset
         | Outcome::IdleTimeout

@@ -1,0 +1,36 @@
+//! Whole relays over loopback: a client, a server, and what each must see of the other's end.
+
+mod keys;
+mod table;
+mod turns;
+mod urgent;
+
+use super::*;
+
+pub(super) const ENDLESS: Settings =
+    Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
+
+pub(super) fn over(downstream: Socket, upstream: End) -> Start {
+    Start { downstream, upstream, opening: Vec::new(), dialogue: None }
+}
+
+/// What is left of a relay when its sockets are closed.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) outcome: Outcome,
+    pub(super) closed_by: Side,
+    pub(super) words: Option<String>,
+    pub(super) may_be_told: bool,
+    pub(super) unclean_tls_end: bool,
+}
+
+pub(super) async fn relayed_by(start: Start, settings: &Settings, live: &Live) -> Told {
+    let Ended { outcome, closed_by, fault, may_be_told, unclean_tls_end, .. } =
+        relay(start, settings, live).await;
+    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
+}
+
+/// One that ends by itself.
+pub(super) async fn relayed(start: Start, live: &Live) -> Told {
+    relayed_by(start, &ENDLESS, live).await
+}

@@ -1,0 +1,57 @@
+//! Reads that stop before the socket is empty.
+
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::os::unix::net::UnixStream;
+
+use rustix::io::IoSlice;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+
+use super::*;
+use crate::sys::{Bind, Listening, UnixBind};
+
+async fn unix_pair() -> (Socket, UnixStream) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let bind = Bind::Unix(UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None });
+    let listening = Listening::bind(&bind, &Options::NONE).unwrap();
+    let peer = UnixStream::connect(path).unwrap();
+    (Socket::adopt(listening.accept().await.unwrap().0).unwrap(), peer)
+}
+
+/// What one read brings of what is there already; it has to come without anything more being sent.
+async fn read(socket: &Socket) -> Vec<u8> {
+    let mut buffer = [0; 4096];
+    let read = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await;
+    let read = read.expect("bytes wait").unwrap();
+    buffer[..read].to_vec()
+}
+
+/// A read of a unix socket stops behind a message that descriptors came with. It is short, so the reactor's readiness was
+/// forgotten, and what was queued behind it waited for the peer's next byte.
+#[tokio::test]
+async fn a_read_that_stops_at_a_message_with_descriptors_does_not_forget_what_is_behind_it() {
+    let (socket, mut peer) = unix_pair().await;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut with = SendAncillaryBuffer::new(&mut space);
+    let passed = [peer.as_fd()];
+    assert!(with.push(SendAncillaryMessage::ScmRights(&passed)));
+    sendmsg(&peer, &[IoSlice::new(b"one")], &mut with, SendFlags::empty()).unwrap();
+    peer.write_all(b"two").unwrap();
+    assert_eq!(read(&socket).await, b"one");
+    assert_eq!(read(&socket).await, b"two");
+}
+
+/// The same at urgent data, of which unix sockets have some since Linux 5.15.
+#[tokio::test]
+async fn a_read_that_stops_at_urgent_data_does_not_forget_what_is_behind_it() {
+    let (socket, mut peer) = unix_pair().await;
+    peer.write_all(b"one").unwrap();
+    match send(&peer, b"!", SendFlags::OOB) {
+        Err(Errno::OPNOTSUPP | Errno::INVAL) => return,
+        sent => assert_eq!(sent, Ok(1)),
+    }
+    peer.write_all(b"two").unwrap();
+    assert_eq!(read(&socket).await, b"one");
+    assert_eq!(read(&socket).await, b"two");
+}

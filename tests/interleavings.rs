@@ -1,0 +1,88 @@
+//! Every order of events, by loom: what other threads may do to a session while its own task looks, waits and moves.
+//!
+//! The code is the daemon's own; only its atomics are loom's.
+
+use std::task::Poll;
+
+use loom::future::block_on;
+use loom::sync::Arc;
+use loom::thread;
+
+mod sync {
+    use std::task::Waker;
+
+    pub(crate) use loom::sync::atomic::{AtomicU8, Ordering};
+
+    /// With the names of the one that the daemon uses.
+    #[derive(Debug)]
+    pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
+
+    impl AtomicWaker {
+        pub(crate) fn new() -> Self {
+            Self(loom::future::AtomicWaker::new())
+        }
+
+        pub(crate) fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub(crate) fn wake(&self) {
+            self.0.wake();
+        }
+    }
+}
+
+#[path = "../src/relay/order.rs"]
+mod order;
+
+use order::Order;
+
+/// As a session waits: it says who is to be woken, then looks.
+async fn ordered(order: &Order) -> u8 {
+    std::future::poll_fn(|cx| {
+        order.wakes(cx.waker());
+        order.given().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// loom says "deadlock" where an order falls between a look and the wait behind it.
+#[test]
+fn an_order_is_never_slept_through_and_the_first_counts() {
+    let mut model = loom::model::Builder::new();
+    // Three threads in every order take a minute; the second model leaves nothing out.
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let order = Arc::new(Order::new());
+        let givers = [1, 2].map(|number| {
+            let order = Arc::clone(&order);
+            thread::spawn(move || order.give(number))
+        });
+        let first = block_on(ordered(&order));
+        assert!([1, 2].contains(&first));
+        for giver in givers {
+            giver.join().unwrap();
+        }
+        assert_eq!(order.given(), Some(first), "an order stands");
+    });
+}
+
+/// The waker was taken at the first look and kept: a session that was polled by somebody else afterwards was never woken.
+#[test]
+fn an_order_wakes_who_waits_now_and_not_who_waited_first() {
+    loom::model(|| {
+        let order = Arc::new(Order::new());
+        let giver = {
+            let order = Arc::clone(&order);
+            thread::spawn(move || order.give(1))
+        };
+        // Polled once by somebody who then leaves it to another.
+        let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut waiting = std::pin::pin!(ordered(&order));
+        let polled = waiting.as_mut().poll(&mut elsewhere);
+        if polled.is_pending() {
+            assert_eq!(block_on(waiting), 1);
+        }
+        giver.join().unwrap();
+    });
+}
