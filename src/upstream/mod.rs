@@ -50,6 +50,7 @@ use crate::{relay, sys};
 pub use crate::policy::slot::Id as EndpointId;
 pub use announce::{Announcement, SendProxy};
 pub use attempt::try_endpoint;
+use dial::Purpose;
 pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Tightened, Wanted, dial};
 pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
 pub use failure::{Bound, DialError, Refusal, Step};
@@ -252,8 +253,24 @@ impl Cluster {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The next endpoint to try, with room reserved on it. `turn`: of one who was called, and comes.
+    /// The next endpoint to try, with room reserved on it. `turn`: of one who was called, and comes. A connection that is kept
+    /// ready, and that this session cannot have, makes way.
     fn lease(
+        self: &Arc<Self>,
+        demand: &Demand<'_>,
+        plan: &mut retry::Plan,
+        turn: Option<&queue::Ticket>,
+        purpose: Purpose,
+    ) -> Result<Lease, Unavailable> {
+        loop {
+            match self.lease_now(demand, plan, turn) {
+                Err(Unavailable::Full(_)) if purpose == Purpose::Session && self.evict_spare() => {}
+                leased => return leased,
+            }
+        }
+    }
+
+    fn lease_now(
         self: &Arc<Self>,
         demand: &Demand<'_>,
         plan: &mut retry::Plan,

@@ -248,6 +248,15 @@ impl Cluster {
         is_current && self.state().roster.may_pick(endpoint.id())
     }
 
+    /// Gives up the oldest at once, for its room. Whether there was one.
+    pub(super) fn evict_spare(&self) -> bool {
+        let evicted = self.spares().take();
+        if evicted.is_some() {
+            self.metrics().preconnects_retired.increment(1);
+        }
+        evicted.is_some()
+    }
+
     /// Takes out those that are not to be used any more.
     fn retire_spares(&self, now: Instant) -> Vec<Spare> {
         self.spares().retire(|spare| now >= spare.until || !self.may_use(spare))

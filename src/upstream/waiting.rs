@@ -172,7 +172,7 @@ impl Cluster {
         purpose: Purpose,
         deadline: Instant,
     ) -> Result<Lease, NoLease> {
-        match self.lease(demand, plan, None) {
+        match self.lease(demand, plan, None, purpose) {
             Err(cap)
                 if purpose == Purpose::Session
                     && cap.may_pass()
@@ -202,7 +202,7 @@ impl Cluster {
                 self.enter(caller, most, cap).map_err(|crowd| NoLease::Waited(cap, crowd.into()))?;
             match alarm::before(until, &mut place.call).await {
                 // The room may be gone all the same, to a cancel: those ask nobody.
-                Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket)) {
+                Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket), Purpose::Session) {
                     Err(again) if again.may_pass() && again != Unavailable::Budget => {
                         if clock::now() >= until {
                             return Err(too_late(again, begun));

@@ -261,3 +261,25 @@ fn postgresql_lets_each_user_in_as_the_role_of_his_certificate_and_no_other() {
         }
     }
 }
+
+/// What is kept ready is the rest's: it filled the limits for who has an identity of his own, and every session was refused.
+#[test]
+fn connections_kept_ready_for_others_make_way() {
+    let pki = Pki::new();
+    let (own, rest) = (pki.client("app"), pki.client("certonly"));
+    let server = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(server, roles::echo);
+    let rules = format!("{{ user: {}, use: app }}, {{ use: certonly }}", nix::unistd::getuid());
+    let more =
+        "protocol: redis\nconnect: { preconnect: 3 }\nlimits: { max_connections: 4, queue_timeout: 0s }";
+    let ambassador = start(&config(&upstream.address(), LOOPBACK, &pki, [&own, &rest], &rules, more));
+    let ready = || ambassador.metrics().sum("preconnected", &[]);
+    until("they were ready", || (ready() == 3.0).then_some(()));
+    let clients = [(); 4].map(|()| {
+        let mut client = ambassador.connect_to("app");
+        client.echo("PING\r\n");
+        client
+    });
+    until("they made way", || (ready() == 0.0).then_some(()));
+    drop(clients);
+}

@@ -164,10 +164,15 @@ impl Resolver<'_> {
         }
         let at = connect.at("preconnect");
         if let Some(most) = cluster.section("limits").and_then(|limits| limits.integer("max_connections"))
-            && count > most
+            && count >= most
         {
             let message =
-                format!("keeps more than `limits.max_connections` ({most}), which counts them, allows");
+                format!("leaves no room for a session: `limits.max_connections` ({most}) counts them, too");
+            self.findings.mistake(&at, message);
+        }
+        if cluster.text("balance") == Some("source_hash") {
+            let message = "does not go with `balance: source_hash`: each session belongs to one endpoint, and is not given \
+                           what was made ready on another";
             self.findings.mistake(&at, message);
         }
         if cluster.text("send_proxy").is_some_and(|version| version != "none") {

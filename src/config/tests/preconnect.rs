@@ -40,9 +40,19 @@ fn a_protocol_whose_server_speaks_first_or_perhaps_does_is_refused_with_the_reas
 
 #[test]
 fn it_has_to_fit_into_the_limits_that_count_it() {
-    let text = with_protocol("redis", "connect: { preconnect: 5 }\nlimits: { max_connections: 4 }");
-    let part = "more than `limits.max_connections` (4), which counts them, allows";
-    check(&text, &[("10:28", "clusters.up.connect.preconnect", part)]);
+    for most in [4, 5] {
+        let limits = format!("connect: {{ preconnect: 5 }}\nlimits: {{ max_connections: {most} }}");
+        let part = format!("leaves no room for a session: `limits.max_connections` ({most})");
+        check(&with_protocol("redis", &limits), &[("10:28", "clusters.up.connect.preconnect", &part)]);
+    }
+    accept(&with_protocol("redis", "connect: { preconnect: 5 }\nlimits: { max_connections: 6 }"));
+}
+
+/// Five were kept ready that nobody might take, and filled the cluster: every session was refused.
+#[test]
+fn it_is_not_for_sessions_that_belong_to_one_endpoint() {
+    let text = with_protocol("redis", "connect: { preconnect: 1 }\nbalance: source_hash");
+    check(&text, &[("10:28", "clusters.up.connect.preconnect", "source_hash")]);
 }
 
 #[test]
