@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use super::file::Followed;
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
-use super::name::{Known, Reply};
+use super::name::{Half, Known, Reply};
 use super::report::{Answer, Origin, OriginKind, Report};
 use super::resolver::{Resolver, Unanswered};
 use super::srv::{self, SrvRecord};
@@ -52,7 +52,8 @@ pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -
     cluster.search.report()
 }
 
-/// Questions in flight at once, for one cluster.
+/// Questions in flight at once, for one cluster. Those left over wait for an answer to one of them, and the one that is due
+/// for longest goes first: names of which nobody tells anything leave the others their turn.
 const ASKING_MAX: usize = 16;
 
 struct Following {
@@ -67,7 +68,8 @@ struct Following {
     names: BTreeMap<String, Known>,
     /// Ends with this value; each has its deadline.
     questions: JoinSet<(Question, Said)>,
-    in_flight: BTreeSet<Question>,
+    /// With the task that asks: of one that panicked nothing else is known.
+    in_flight: BTreeMap<Question, Id>,
     applied: Vec<Settings>,
     /// Those of targets that are no longer named, until it is known where the new ones are.
     outgoing: Vec<Settings>,
@@ -96,7 +98,7 @@ enum Said {
 
 enum Event {
     Said(Question, Said),
-    Lost,
+    Lost(Id),
     FileChanged,
     Doubt,
     Due,
@@ -118,7 +120,7 @@ impl Following {
             targets: Vec::new(),
             names: BTreeMap::new(),
             questions: JoinSet::new(),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             outgoing: Vec::new(),
             leaves_some_out: false,
         };
@@ -145,15 +147,14 @@ impl Following {
             let due = self.due();
             let Self { cluster, questions, file, .. } = self;
             let event = tokio::select! {
-                Some(said) = questions.join_next() => said.map_or(Event::Lost, |(question, said)| Event::Said(question, said)),
+                Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
                 () = changed(file.as_mut()) => Event::FileChanged,
                 () = cluster.search.doubted() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
                 Event::Said(question, said) => self.hear(question, said),
-                // One of them panicked; which, nobody tells.
-                Event::Lost => self.in_flight.clear(),
+                Event::Lost(task) => self.lose(task),
                 Event::FileChanged => self.read_file(),
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
@@ -170,8 +171,12 @@ impl Following {
             .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
     }
 
+    /// When something is to be asked that could be. `None`: nothing, or there is no room until an answer comes.
     fn due(&mut self) -> Option<Instant> {
-        let asked = self.in_flight.clone();
+        if self.questions.len() >= ASKING_MAX {
+            return None;
+        }
+        let asked: BTreeSet<_> = self.in_flight.keys().cloned().collect();
         self.schedules()
             .filter(|(question, _)| !asked.contains(question))
             .map(|(_, schedule)| schedule.due())
@@ -185,20 +190,42 @@ impl Following {
 
     fn ask(&mut self) {
         let now = clock::now();
-        let due: Vec<_> = self
+        let mut due: Vec<_> = self
             .schedules()
-            .filter(|(_, schedule)| schedule.due() <= now)
-            .map(|(question, _)| question)
+            .map(|(question, schedule)| (schedule.due(), question))
+            .filter(|(due, _)| *due <= now)
             .collect();
-        for question in due {
-            if self.in_flight.len() >= ASKING_MAX || !self.in_flight.insert(question.clone()) {
+        due.sort_unstable();
+        for (_, question) in due {
+            if self.questions.len() >= ASKING_MAX {
+                break;
+            }
+            if self.in_flight.contains_key(&question) {
                 continue;
             }
             let resolver = Arc::clone(&self.resolver);
             let service = self.service.as_ref().map(|asking| asking.service.name.clone());
             let from = self.cluster.settings().dial.local_address;
-            self.questions.spawn(answer(resolver, question, service.unwrap_or_default(), from));
+            let asking = answer(resolver, question.clone(), service.unwrap_or_default(), from);
+            self.in_flight.insert(question, self.questions.spawn(asking).id());
         }
+    }
+
+    /// A task that asked has panicked. That is no answer, and is asked for again when one that failed would be.
+    fn lose(&mut self, task: Id) {
+        let Some(question) =
+            self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
+        else {
+            return;
+        };
+        let words = String::from("ambassador itself failed while it asked");
+        let said = match &question {
+            Question::Service => Said::Service(Err(Unanswered::Failed(words))),
+            Question::Name(_) => {
+                Said::Name(Reply { v4: Half::Failed(words.clone()), v6: Half::Failed(words) })
+            }
+        };
+        self.hear(question, said);
     }
 
     fn hear(&mut self, question: Question, said: Said) {
