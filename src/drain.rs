@@ -100,6 +100,12 @@ impl Branch {
         self.stop.is_cancelled()
     }
 
+    /// Whether no task of this part runs.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// Waits for the tasks of this part, which was stopped.
     ///
     /// # Errors

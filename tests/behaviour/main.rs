@@ -67,6 +67,7 @@ mod relaying; // counters, resets, ends
 mod reload; // the file read again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
+mod returning; // what is taken out of the file and put back
 mod shares; // what each caller may take
 mod spiffe; // certificates from an agent
 mod succession; // what a process leaves to its successor

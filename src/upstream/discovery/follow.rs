@@ -35,6 +35,8 @@ use crate::upstream::endpoint::{Host, Settings};
 pub async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng, watch: DrainWatch) {
     let Some(mut following) = Following::new(cluster, resolver, rng) else { return };
     tokio::select! {
+        // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
+        biased;
         () = watch.begun() => {}
         () = following.forever() => {}
     }
