@@ -206,6 +206,7 @@ impl Running {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
             config: config.file.clone(),
+            config_id: config.id.clone(),
             scene: Scenery::default(),
             commands: commander,
             handing_over: AtomicBool::new(false),

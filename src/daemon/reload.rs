@@ -9,7 +9,7 @@ use crate::clock;
 use crate::config::{Config, Reach};
 use crate::log::{Log, Prepared};
 use crate::metrics;
-use crate::sys::Inherited;
+use crate::sys::{BindError, Inherited};
 
 use super::estate::Estate;
 use super::seconds_since_1970;
@@ -81,15 +81,15 @@ fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded,
     let needs_restart = estate.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
     let mut changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {
-        let mistake = |message: String| MistakeView {
+        let mistake = |error: &BindError| MistakeView {
             file: file.clone(),
             line: None,
             column: None,
-            path: "listeners".into(),
-            message,
+            path: error.setting().unwrap_or("listeners").into(),
+            message: error.words(),
             shown: None,
         };
-        errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
+        errors.iter().map(mistake).collect::<Vec<_>>()
     })?;
     if estate.means().subject.log.change(log) {
         changes.push("log changed".into());

@@ -48,6 +48,7 @@ mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it
 mod nats_clients; // a cluster of nats-server
 mod newer_clients; // what scripts/test-matrix has fetched, against the servers of this Debian
+mod other_daemons; // several of one user
 mod overload; // descriptors, the accept queue, memory
 mod page; // the page for people, in a browser
 mod postgres_cancel; // which server a cancel reaches
