@@ -179,12 +179,14 @@ impl Estate {
     }
 
     /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
-    /// for one. It takes as long as accepting who waits already, and no longer than that deadline.
+    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
+    /// nothing.
     pub(super) async fn closed(&mut self, deadline: Instant) {
-        for accepting in std::mem::take(&mut self.closing) {
+        while let Some(accepting) = self.closing.last() {
             if accepting.finished(deadline).await.is_err() {
-                self.closing.push(accepting);
+                return;
             }
+            self.closing.pop();
         }
     }
 

@@ -70,6 +70,7 @@ mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
 mod returning; // what is taken out of the file and put back
 mod shares; // what each caller may take
+mod slow_files; // files that hang
 mod spiffe; // certificates from an agent
 mod succession; // what a process leaves to its successor
 mod telemetry; // dashboard and alert rules against a scrape

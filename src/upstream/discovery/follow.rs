@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
-use super::file::Followed;
+use super::file::{Contents, Followed};
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
 use super::name::{Half, Known, Reply};
 use super::report::{Answer, Origin, OriginKind, Report};
@@ -101,7 +101,7 @@ enum Said {
 enum Event {
     Said(Question, Said),
     Lost(Id),
-    FileChanged,
+    FileRead(Contents),
     Doubt,
     Due,
 }
@@ -136,7 +136,6 @@ impl Following {
             Source::Service(service) => following.service = Some(Asking::new(service)),
             Source::File(file) => {
                 following.file = Some(Followed::new(file));
-                following.read_file();
             }
         }
         Some(following)
@@ -150,14 +149,14 @@ impl Following {
             let Self { cluster, questions, file, .. } = self;
             let event = tokio::select! {
                 Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
-                () = changed(file.as_mut()) => Event::FileChanged,
+                contents = contents(file.as_mut()) => Event::FileRead(contents),
                 () = cluster.search.doubted() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
                 Event::Said(question, said) => self.hear(question, said),
                 Event::Lost(task) => self.lose(task),
-                Event::FileChanged => self.read_file(),
+                Event::FileRead(contents) => self.take_file(contents),
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
             }
@@ -282,10 +281,10 @@ impl Following {
         self.note(answer, OriginKind::Service, &name, before, error, self.targets.len());
     }
 
-    fn read_file(&mut self) {
+    fn take_file(&mut self, contents: Contents) {
         let Some(file) = &mut self.file else { return };
         let before = file.error.is_some();
-        let Some(read) = file.read(clock::now()) else { return };
+        let Some(read) = file.take(contents, clock::now()) else { return };
         let (path, error) = (file.file.path.display().to_string(), file.error.clone());
         let answer = if read.is_ok() { Answer::Good } else { Answer::Failed };
         if let Ok(targets) = read {
@@ -358,7 +357,9 @@ impl Following {
             due: Some(known.schedule.due()),
             error: known.error.clone(),
         });
-        let is_settled = has_names_settled && self.service.as_ref().is_none_or(|asking| asking.is_settled);
+        let is_settled = has_names_settled
+            && self.service.as_ref().is_none_or(|asking| asking.is_settled)
+            && self.file.as_ref().is_none_or(|file| file.is_settled);
         let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
         self.metrics.failing(origins.iter().filter(|origin| origin.error.is_some()).count());
         Report { is_settled, endpoints: self.applied.len(), origins }
@@ -419,9 +420,9 @@ async fn answer(
     (question, said)
 }
 
-async fn changed(file: Option<&mut Followed>) {
+async fn contents(file: Option<&mut Followed>) -> Contents {
     match file {
-        Some(file) => file.changed().await,
+        Some(file) => file.contents().await,
         None => pending().await,
     }
 }
