@@ -4,6 +4,7 @@
 //! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,7 @@ pub(super) struct Means {
     /// What answers about the daemon, and what attends to clusters.
     pub(super) admin: Drain,
     pub(super) credentials: Credentials,
-    pub(super) resolver: Arc<discovery::Resolver>,
+    pub(super) discovery: discovery::Means,
     pub(super) census: Arc<Census>,
     pub(super) callers: Arc<CallerMetrics>,
     pub(super) subject: Arc<Subject>,
@@ -173,6 +174,7 @@ impl Estate {
         self.admin = self.answer_at(Door::Address, admin, gathered.admin, &mut changes);
         self.control = self.answer_at(Door::Control, control, gathered.control, &mut changes);
         self.show(&config);
+        self.means.discovery.own.set(self.own_addresses());
         self.config = Some(config);
         self.foretold.clear();
         Ok(changes)
@@ -223,6 +225,20 @@ impl Estate {
         self.sockets().iter().for_each(|(listening, _)| listening.hand_on(is_handed_on));
     }
 
+    /// Where listeners accept, with each cluster that they lead to.
+    fn own_addresses(&self) -> impl Iterator<Item = (ClusterName, SocketAddr)> {
+        self.listeners.iter().flat_map(|listener| {
+            let addresses =
+                listener.sockets.iter().filter_map(|socket| match socket.held.listening.local() {
+                    LocalAddress::Tcp(address) => Some(*address),
+                    LocalAddress::Unix(_) => None,
+                });
+            addresses.flat_map(|address| {
+                listener.settings.clusters.iter().map(move |cluster| (cluster.clone(), address))
+            })
+        })
+    }
+
     fn at_hand(&self) -> AtHand {
         let listeners = self.listeners.iter().flat_map(|listener| {
             listener.sockets.iter().map(|socket| (listener.settings.name.clone(), socket.held.clone()))
@@ -262,8 +278,8 @@ impl Estate {
                 preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining, replaced);
             self.means.admin.spawn(dialling);
             // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
-            let resolver = Arc::clone(&self.means.resolver);
-            let finding = discovery::follow(Arc::clone(&cluster), resolver, self.rng.fork(), tasks.watch());
+            let means = self.means.discovery.clone();
+            let finding = discovery::follow(Arc::clone(&cluster), means, self.rng.fork(), tasks.watch());
             self.means.admin.spawn(finding);
             let tended = Tended { cluster, tasks };
             self.clusters.insert(name.clone(), tended);

@@ -247,7 +247,7 @@ impl Running {
             sessions: Drain::default(),
             admin: Drain::default(),
             credentials: credentials.clone(),
-            resolver: Arc::<discovery::Resolver>::default(),
+            discovery: discovery::Means::default(),
             census: Arc::<Census>::default(),
             callers: Arc::<CallerMetrics>::default(),
             subject: Arc::clone(&subject),

@@ -7,7 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use tokio::task::{Id, JoinSet};
 use super::file::{Contents, Followed};
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
 use super::name::{Half, Known, Reply};
+use super::own::OwnAddresses;
 use super::report::{Answer, Origin, OriginKind, Report};
 use super::resolver::{Resolver, Unanswered};
 use super::srv::{self, SrvRecord};
@@ -32,8 +33,8 @@ use crate::upstream::endpoint::{Host, Settings};
 
 /// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
 /// thread: see [`Resolver`].
-pub async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng, watch: DrainWatch) {
-    let Some(mut following) = Following::new(cluster, resolver, rng) else { return };
+pub async fn follow(cluster: Arc<Cluster>, means: Means, rng: Rng, watch: DrainWatch) {
+    let Some(mut following) = Following::new(cluster, means, rng) else { return };
     tokio::select! {
         // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
         biased;
@@ -43,8 +44,8 @@ pub async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng, wa
 }
 
 /// The same until everything has been asked for once: for `check --connect`.
-pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Arc<Report> {
-    if let Some(mut following) = Following::new(Arc::clone(cluster), resolver, rng) {
+pub async fn settle(cluster: &Arc<Cluster>, means: Means, rng: Rng) -> Arc<Report> {
+    if let Some(mut following) = Following::new(Arc::clone(cluster), means, rng) {
         tokio::select! {
             biased;
             () = cluster.search.settled() => {}
@@ -58,9 +59,18 @@ pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -
 /// for longest goes first: names of which nobody tells anything leave the others their turn.
 const ASKING_MAX: usize = 16;
 
+/// What all clusters' endpoints are found with.
+#[derive(Debug, Clone, Default)]
+pub struct Means {
+    /// Who is asked.
+    pub resolver: Arc<Resolver>,
+    /// Where nobody is to be found.
+    pub own: Arc<OwnAddresses>,
+}
+
 struct Following {
     cluster: Arc<Cluster>,
-    resolver: Arc<Resolver>,
+    means: Means,
     rng: Rng,
     metrics: DiscoveryMetrics,
     service: Option<Asking>,
@@ -76,6 +86,8 @@ struct Following {
     /// Those of targets that are no longer named, until it is known where the new ones are.
     outgoing: Vec<Settings>,
     leaves_some_out: bool,
+    /// Those that were found and would be ourselves, in words, by the name of their host.
+    loops: BTreeMap<String, String>,
 }
 
 /// The SRV record, and what is known of it.
@@ -107,14 +119,14 @@ enum Event {
 }
 
 impl Following {
-    fn new(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Option<Self> {
+    fn new(cluster: Arc<Cluster>, means: Means, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
         let metrics = DiscoveryMetrics::new(&cluster.settings().name, Answer::ALL.map(Answer::label));
         let mut following = Self {
             // Those it was given, or those that were known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
             cluster,
-            resolver,
+            means,
             rng,
             metrics,
             service: None,
@@ -125,6 +137,7 @@ impl Following {
             in_flight: BTreeMap::new(),
             outgoing: Vec::new(),
             leaves_some_out: false,
+            loops: BTreeMap::new(),
         };
         match source {
             Source::Listed(targets) => {
@@ -204,7 +217,7 @@ impl Following {
             if self.in_flight.contains_key(&question) {
                 continue;
             }
-            let resolver = Arc::clone(&self.resolver);
+            let resolver = Arc::clone(&self.means.resolver);
             let service = self.service.as_ref().map(|asking| asking.service.name.clone());
             let from = self.cluster.settings().dial.local_address;
             let asking = answer(resolver, question.clone(), service.unwrap_or_default(), from);
@@ -314,12 +327,13 @@ impl Following {
         let Found { endpoints: mut found, leaves_some_out } =
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
+        self.leave_out_loops(&mut found);
         let has_names_settled = self.names.values().all(|known| known.is_settled);
         // Names that lead nowhere are no reason to give up servers that are known. A list without any is.
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
-        let is_new = |one: &&Settings| !found.iter().any(|known| known.is_same(one));
+        let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
         // Before anything has been heard, what the cluster began with stays.
@@ -330,6 +344,35 @@ impl Following {
             self.applied = found;
         }
         self.cluster.search.publish(self.report(has_names_settled));
+    }
+
+    /// An endpoint that is one of our own listeners', which lead here, is none.
+    fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
+        let mut loops = BTreeMap::new();
+        found.retain(|one| {
+            let Some(own) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+                return true;
+            };
+            let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
+            loops.insert(
+                host,
+                format!("{} is our own listener's address {own}: it would dial itself", one.name),
+            );
+            false
+        });
+        let cluster = &self.cluster.settings().name;
+        for (host, words) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
+            tracing::warn!(%cluster, origin = host, error = words, "an endpoint is left out");
+        }
+        self.loops = loops;
+    }
+
+    fn is_loop(&self, one: &Settings) -> bool {
+        one.addresses.iter().any(|address| self.met_at(address).is_some())
+    }
+
+    fn met_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+        self.means.own.met_at(&self.cluster.settings().name, address)
     }
 
     fn report(&self, has_names_settled: bool) -> Report {
@@ -355,7 +398,7 @@ impl Following {
             found: known.addresses().count(),
             succeeded: known.succeeded,
             due: Some(known.schedule.due()),
-            error: known.error.clone(),
+            error: known.error.clone().or_else(|| self.loops.get(name.trim_end_matches('.')).cloned()),
         });
         let is_settled = has_names_settled
             && self.service.as_ref().is_none_or(|asking| asking.is_settled)
