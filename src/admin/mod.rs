@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::credentials::Credentials;
+use crate::drain::Drain;
 use crate::log::Log;
 use crate::metrics::Exposition;
 use crate::session::{Ledger, Route, Totals};
@@ -86,6 +87,10 @@ pub struct Subject {
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,
+    /// What tracks the tasks of sessions, and of the sockets that they come by.
+    pub sessions: Drain,
+    /// What tracks all other tasks.
+    pub upkeep: Drain,
 }
 
 impl Subject {
@@ -99,6 +104,7 @@ impl Subject {
     #[must_use]
     pub fn metrics(&self) -> &Exposition {
         self.scene.get().routes().for_each(|route| route.publish_bytes());
+        self.exposition.set_tasks(self.sessions.len(), self.upkeep.len());
         &self.exposition
     }
 

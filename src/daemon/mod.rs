@@ -240,12 +240,14 @@ impl Running {
             log: log.clone(),
             exposition,
             history: History::default(),
+            sessions: Drain::default(),
+            upkeep: Drain::default(),
         });
         let means = Means {
             workers,
             access: Arc::new(AccessLog::new(log)),
-            sessions: Drain::default(),
-            admin: Drain::default(),
+            sessions: subject.sessions.clone(),
+            admin: subject.upkeep.clone(),
             credentials: credentials.clone(),
             discovery: discovery::Means::default(),
             census: Arc::<Census>::default(),
