@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
+use tokio::task::{coop, yield_now};
 
 use crate::clock;
 use crate::sys::Timer;
@@ -51,9 +52,12 @@ pub async fn attend<F: Future>(future: F) -> io::Result<F::Output> {
     Ok(Alarms::new()?.attend(future).await)
 }
 
-/// Waits for `duration`; returns at once for zero.
+/// Waits for `duration`; for zero it only lets every other task of the thread have its turn, so that a loop which finds
+/// something overdue time and again holds nobody up.
 pub async fn sleep(duration: Duration) {
-    if !duration.is_zero() {
+    if duration.is_zero() {
+        yield_now().await;
+    } else {
         let _ = before(clock::now() + duration, pending::<()>()).await;
     }
 }
@@ -63,7 +67,7 @@ pub async fn sleep(duration: Duration) {
 pub async fn until(moment: Option<Instant>) {
     match moment {
         None => pending().await,
-        Some(moment) if moment <= clock::now() => tokio::task::yield_now().await,
+        Some(moment) if moment <= clock::now() => yield_now().await,
         Some(moment) => {
             let _ = before(moment, pending::<()>()).await;
         }
@@ -98,7 +102,11 @@ impl<F: Future> Future for Before<F> {
         }
         let now = clock::now();
         if *bounded.deadline <= now {
-            return Poll::Ready(Err(Elapsed));
+            // As the runtime's own timers do: a task whose deadlines are all over is made to yield now and then.
+            return coop::poll_proceed(cx).map(|turn| {
+                turn.made_progress();
+                Err(Elapsed)
+            });
         }
         bounded.alarm.set(now, *bounded.deadline, cx.waker());
         Poll::Pending
@@ -255,6 +263,32 @@ mod tests {
         })
         .await
         .unwrap();
+    }
+
+    /// A cluster with more names than may be asked for at once found one of them overdue at every turn: its sleep of nothing
+    /// was over at once, so nothing else on the main thread ever ran again, the answers included.
+    #[tokio::test]
+    async fn a_loop_whose_waits_are_all_over_lets_others_have_their_turn() {
+        let past = clock::now();
+        let sleeping: fn() -> Pin<Box<dyn Future<Output = ()>>> = || Box::pin(sleep(Duration::ZERO));
+        let bounded: fn() -> Pin<Box<dyn Future<Output = ()>>> = || {
+            Box::pin(async {
+                let _ = before(clock::now(), pending::<()>()).await;
+            })
+        };
+        for wait in [sleeping, bounded] {
+            let local = tokio::task::LocalSet::new();
+            let other = local.spawn_local(async {});
+            let mut turns = 0_u32;
+            let looping = attend(async {
+                while !other.is_finished() {
+                    wait().await;
+                    turns += 1;
+                    assert!(turns < 10_000, "nobody else had a turn since {past:?}");
+                }
+            });
+            local.run_until(looping).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //! to end.
 //!
 //! A pair is rarely replaced in one step: for a moment the new certificate stands beside the old key. So what is wrong
-//! with the files is forgiven for `SETTLING`, and said once after it; what was read before stays in use.
+//! with the files is forgiven for `SETTLING`, and said once after it; what was read before stays in use. They are read aside,
+//! one after the other and without the lock: a file that hangs is said to, and holds up nothing else.
 
 mod agent;
 
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
+use crate::aside::{Aside, Panicked};
 use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
 use crate::tls::{Identity, IdentitySource, Originator, Role, WeakOriginator};
-use crate::watch::Watch;
+use crate::watch::{News, Watch};
 
 pub use agent::fetch;
 
@@ -87,6 +89,9 @@ pub struct CredentialView {
     pub error: Option<String>,
 }
 
+/// How long reading all files may take before those that are not read are said to hang; each gets the second in any case.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 /// How long files may be at odds before that is said.
 const SETTLING: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -150,27 +155,58 @@ impl Credentials {
     pub async fn keep(self, drain: Drain) {
         let watch = drain.watch();
         let mut stop = std::pin::pin!(watch.begun());
+        let mut hung = Hung::default();
         loop {
             for identity in self.known().new_agents() {
                 drain.spawn(agent::follow(self.clone(), identity, drain.watch()));
             }
             let files: BTreeSet<_> =
                 self.known().parts().iter().flat_map(|followed| followed.part.files()).collect();
-            let mut watch = Watch::new(files);
+            let mut watch = tokio::select! {
+                () = &mut stop => return,
+                watch = Watch::new(files) => watch,
+            };
             loop {
                 // After the watch was made: what changed before it is found here, what comes later is told.
-                let Read { has_changed, again } = self.known().read_again(clock::now(), clock::wall());
+                let Read { has_changed, again } = tokio::select! {
+                    () = &mut stop => return,
+                    read = self.read_again(&mut hung) => read,
+                };
                 if has_changed {
                     self.0.replaced.send_replace(());
                 }
                 tokio::select! {
                     () = &mut stop => return,
-                    () = watch.changed() => {}
+                    news = watch.changed() => hung.look_again(news),
                     () = self.0.wanted.notified() => break,
+                    () = hung.any_returned() => {}
                     () = alarm::sleep(SETTLING), if again => {}
                 }
             }
         }
+    }
+
+    /// Reads all files.
+    async fn read_again(&self, hung: &mut Hung) -> Read {
+        let mut has_changed = false;
+        let parts = self.known().parts();
+        let until = clock::now() + PATIENCE;
+        for Followed { part, is_latest } in parts {
+            let refreshed = match part.is_an_agents() {
+                true => None,
+                false => Some(hung.refresh(&part, until).await),
+            };
+            if is_latest {
+                has_changed |= self.known().goes_on(&part, refreshed, clock::now(), clock::wall());
+            }
+            // Otherwise the latest of the name has read the same files, and said so.
+        }
+        let mut known = self.known();
+        if has_changed {
+            known.publish();
+        }
+        let mut faults = known.stories.values().filter_map(|story| story.fault.as_ref());
+        Read { has_changed, again: faults.any(|fault| !fault.is_told) }
     }
 
     /// What an agent has said of an identity: whether that is something new, or why there is nothing.
@@ -178,19 +214,88 @@ impl Credentials {
         let mut known = self.known();
         let part = Part::Identity(Arc::clone(identity));
         let story = known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
-        if story.goes_on(&part, result, clock::now()) {
-            for originator in known.users.iter().filter_map(|(_, user)| user.upgrade()) {
-                // Those that trust whom the agent says; and nobody's files are at fault here.
+        if story.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
+            let users = known.users.iter().filter_map(|(_, user)| user.upgrade());
+            for originator in users.filter(|user| user.trust().files().next().is_none()) {
+                // Those that trust whom the agent says, and nobody's files. Of the others, the files are read again below.
                 let _ = originator.trust().refresh();
             }
             known.publish();
             drop(known);
             self.0.replaced.send_replace(());
+            self.look();
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those whose files take too long to read, with what reads them: nobody reads them a second time meanwhile.
+#[derive(Default)]
+struct Hung {
+    readings: Vec<(Part, Aside<Result<Refreshed, String>>)>,
+    given_up: usize,
+}
+
+/// Readings that hang and are given up, because something else may have been put in that place: each holds a thread.
+const GIVEN_UP_MAX: usize = 8;
+
+impl Hung {
+    /// After a change of any file, what hangs may be another file by now.
+    fn look_again(&mut self, news: News) {
+        if news == News::Told {
+            let room = GIVEN_UP_MAX.saturating_sub(self.given_up).min(self.readings.len());
+            self.readings.drain(..room);
+            self.given_up += room;
+        }
+    }
+
+    /// Reads the files of that one again, unless that hangs.
+    async fn refresh(&mut self, part: &Part, until: Instant) -> Result<Refreshed, String> {
+        let known = self.readings.iter().position(|(hung, _)| hung.is_same(part));
+        let mut reading = match known {
+            Some(position) => self.readings.swap_remove(position).1,
+            None => {
+                let (mut reading, part) = (Aside::default(), part.clone());
+                reading.begin(move || part.refresh()).map_err(|error| error.to_string())?;
+                reading
+            }
+        };
+        // Whoever has hung before has had its time.
+        let now = clock::now();
+        let until = if known.is_some() { now } else { until.max(now + PATIENCE_LEAST) };
+        match alarm::before(until, reading.done()).await {
+            Ok(Ok(refreshed)) => refreshed,
+            Ok(Err(Panicked)) => Err("ambassador itself failed while it read its files".into()),
+            Err(_) => {
+                self.readings.push((part.clone(), reading));
+                Err("reading its files takes too long: their file system may hang".into())
+            }
+        }
+    }
+
+    /// Returns when one of them can be read after all.
+    async fn any_returned(&mut self) {
+        std::future::poll_fn(|cx| {
+            let is_back = self.readings.iter_mut().any(|(_, reading)| reading.poll_ended(cx).is_ready());
+            if is_back { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+}
+
+/// What has come of reading the files of a part again.
+struct Refreshed {
+    is_new: bool,
+    /// What else there is to say of them.
+    warning: Option<String>,
+}
+
+impl Refreshed {
+    const fn of_agent(is_new: bool) -> Self {
+        Self { is_new, warning: None }
     }
 }
 
@@ -203,6 +308,7 @@ struct Read {
 }
 
 /// Something to follow: with its cluster's originator, which has the trust.
+#[derive(Clone)]
 enum Part {
     Identity(Arc<Identity>),
     Trust(ClusterName, Originator),
@@ -249,11 +355,22 @@ impl Part {
         }
     }
 
-    fn refresh(&self) -> Result<bool, String> {
-        match self {
-            Self::Identity(identity) => identity.refresh().map_err(|error| error.to_string()),
-            Self::Trust(_, originator) => originator.trust().refresh().map_err(|error| error.to_string()),
+    /// Whether both are one object, and not only one by name.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Identity(one), Self::Identity(other)) => Arc::ptr_eq(one, other),
+            (Self::Trust(_, one), Self::Trust(_, other)) => std::ptr::eq(one.trust(), other.trust()),
+            (Self::Identity(_) | Self::Trust(..), _) => false,
         }
+    }
+
+    /// Reads the files. It may block as reading files does.
+    fn refresh(&self) -> Result<Refreshed, String> {
+        let is_new = match self {
+            Self::Identity(identity) => identity.refresh().map_err(|error| error.to_string())?,
+            Self::Trust(_, originator) => originator.trust().refresh().map_err(|error| error.to_string())?,
+        };
+        Ok(Refreshed { is_new, warning: is_new.then(|| self.warning()).flatten() })
     }
 
     /// Whether it is an agent that says what it is, and not files.
@@ -286,27 +403,18 @@ impl Known {
         followed
     }
 
-    /// Reads all files.
-    fn read_again(&mut self, now: Instant, wall: SystemTime) -> Read {
-        let mut has_changed = false;
-        for Followed { part, is_latest } in self.parts() {
-            if !is_latest {
-                // The latest of the name has read the same files, and said so.
-                let _ = part.refresh();
-                continue;
-            }
-            let story =
-                self.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
-            if !part.is_an_agents() {
-                has_changed |= story.goes_on(&part, part.refresh(), now);
-            }
-            story.warn_of_the_end(&part, wall);
-        }
-        if has_changed {
-            self.publish();
-        }
-        let mut faults = self.stories.values().filter_map(|story| story.fault.as_ref());
-        Read { has_changed, again: faults.any(|fault| !fault.is_told) }
+    /// What has come of a look at the files of that one, where it has any; whether something else is in use now.
+    fn goes_on(
+        &mut self,
+        part: &Part,
+        refreshed: Option<Result<Refreshed, String>>,
+        now: Instant,
+        wall: SystemTime,
+    ) -> bool {
+        let story = self.stories.entry(part.subject()).or_insert_with(|| Story::new(part, BTreeMap::new()));
+        let is_new = refreshed.is_some_and(|refreshed| story.goes_on(part, refreshed, now));
+        story.warn_of_the_end(part, wall);
+        is_new
     }
 
     /// Identities whose agent nobody listens to yet.
@@ -348,18 +456,18 @@ impl Story {
     }
 
     /// After a look at where it comes from: whether something else is in use now.
-    fn goes_on(&mut self, part: &Part, result: Result<bool, String>, now: Instant) -> bool {
+    fn goes_on(&mut self, part: &Part, result: Result<Refreshed, String>, now: Instant) -> bool {
         let subject = part.subject();
         let (kind, name) = (subject.kind(), subject.name());
         match result {
-            Ok(is_new) => {
+            Ok(Refreshed { is_new, warning }) => {
                 let recovered = self.fault.take().is_some_and(|fault| fault.is_told);
                 if is_new {
                     self.replaced += 1;
                     self.warned.clear();
                     self.metrics.replaced.increment(1);
                     tracing::info!(kind, name, "new connections use the new content");
-                    if let Some(warning) = part.warning() {
+                    if let Some(warning) = warning {
                         tracing::warn!(kind, name, "{warning}");
                     }
                 } else if recovered {

@@ -6,6 +6,14 @@ use aws_lc_rs::digest::{Context, SHA256};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
+impl Digest {
+    /// Its first eight bytes in hexadecimal digits, for names.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.0[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 /// Takes the parts.
 #[derive(Clone)]
 pub struct Digester(Context);

@@ -50,6 +50,18 @@ impl Drain {
         self.tasks.spawn_blocking(work)
     }
 
+    /// How many tasks run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether none does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
     /// For a task that ends when the drain begins.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {
@@ -98,6 +110,12 @@ impl Branch {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Whether no task of this part runs.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.tasks.is_empty()
     }
 
     /// Waits for the tasks of this part, which was stopped.

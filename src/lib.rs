@@ -14,6 +14,7 @@ pub mod rsa; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1
+pub mod aside; // 1
 pub mod head; // 1, pure
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure

@@ -5,6 +5,8 @@
 //! folder watched, and the watches are made anew after every change. What is read, and what becomes of it, is the
 //! caller's.
 //!
+//! Finding out what to watch asks the file system, which may hang; so that goes on aside.
+//!
 //! inotify sees nothing of what another host does to a network file system, nor of a folder further up that is
 //! replaced. So the answer comes after [`LOOK_ANYWAY`] in any case.
 
@@ -12,18 +14,33 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::alarm;
+use crate::aside::Aside;
 use crate::clock;
 use crate::sys::Inotify;
 
 /// Files that are followed. It belongs to the thread it was made on.
 #[derive(Debug)]
 pub struct Watch {
-    files: Vec<PathBuf>,
+    files: Arc<[PathBuf]>,
     watched: Option<Watched>,
     heard: Option<Heard>,
+    /// Finding out what to watch next.
+    making: Aside<Watched>,
+    /// When the answer comes in any case.
+    anyway: Instant,
+}
+
+/// Why files are to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The kernel says that something has changed.
+    Told,
+    /// Nobody has looked for long.
+    Overdue,
 }
 
 /// News that were not told yet.
@@ -35,7 +52,7 @@ struct Heard {
 
 #[derive(Debug)]
 struct Watched {
-    inotify: Inotify,
+    inotify: Arc<Inotify>,
     /// The names that count, in whichever folder.
     names: BTreeSet<OsString>,
 }
@@ -45,29 +62,59 @@ pub const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 /// Whoever writes several files, or one in several steps, is let finish: so long without news, at most so long in all.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_AT_LAST: Duration = Duration::from_millis(500);
+/// A file system that takes longer is not watched, and looked at by the clock.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// As many links as the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
 impl Watch {
     /// Follows those files from now on, whether they exist or not.
-    #[must_use]
-    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let files: Vec<_> = files.into_iter().collect();
-        Self { watched: watched(&files), files, heard: None }
+    pub async fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let (files, making) = (files.into_iter().collect(), Aside::default());
+        let mut watch =
+            Self { files, watched: None, heard: None, making, anyway: clock::now() + LOOK_ANYWAY };
+        watch.make().await;
+        watch
     }
 
     /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
-    /// [`LOOK_ANYWAY`]. A change after it returns is told by the next call. Dropping the future loses nothing.
-    pub async fn changed(&mut self) {
-        if let Some(watched) = &self.watched {
-            let _ = alarm::before(clock::now() + LOOK_ANYWAY, watched.settled(&mut self.heard)).await;
-        } else {
-            // No inotify to be had: then the clock is all there is.
-            alarm::sleep(LOOK_ANYWAY).await;
-        }
-        self.heard = None;
+    /// [`LOOK_ANYWAY`], and tells which. A change after it returns is told by the next call. Dropping the future loses nothing.
+    pub async fn changed(&mut self) -> News {
+        let settled = async {
+            match &self.watched {
+                Some(watched) => watched.settled(&mut self.heard).await,
+                // No inotify to be had: then the clock is all there is.
+                None => std::future::pending().await,
+            }
+        };
+        let _ = alarm::before(self.anyway, settled).await;
         // Before anything is read: what changes while it is read is told again.
-        self.watched = watched(&self.files);
+        self.make().await;
+        self.anyway = clock::now() + LOOK_ANYWAY;
+        if self.heard.take().is_some() { News::Told } else { News::Overdue }
+    }
+
+    /// Watches what there is to watch now; nothing, where it takes too long to find that out.
+    async fn make(&mut self) {
+        if !self.making.is_busy() {
+            let Ok(inotify) = Inotify::new().inspect_err(
+                |error| tracing::debug!(%error, "no inotify: files are looked at once a minute"),
+            ) else {
+                self.watched = None;
+                return;
+            };
+            let (files, inotify) = (Arc::clone(&self.files), Arc::new(inotify));
+            let begun = self.making.begin(move || watched(&files, inotify));
+            if let Err(error) = begun {
+                tracing::debug!(%error, "no thread: files are looked at once a minute");
+            }
+        }
+        if self.making.is_busy() {
+            let made = alarm::before(clock::now() + PATIENCE, self.making.done()).await;
+            self.watched = made.ok().and_then(Result::ok);
+        } else {
+            self.watched = None;
+        }
     }
 }
 
@@ -97,10 +144,7 @@ impl Watched {
     }
 }
 
-fn watched(files: &[PathBuf]) -> Option<Watched> {
-    let inotify = Inotify::new()
-        .inspect_err(|error| tracing::debug!(%error, "no inotify: files are looked at once a minute"))
-        .ok()?;
+fn watched(files: &[PathBuf], inotify: Arc<Inotify>) -> Watched {
     let mut names = BTreeSet::new();
     let mut folders = BTreeSet::new();
     for (folder, name) in files.iter().flat_map(|file| steps(file)) {
@@ -114,7 +158,7 @@ fn watched(files: &[PathBuf]) -> Option<Watched> {
             names.extend(folder.components().map(|step| step.as_os_str().to_owned()));
         }
     }
-    Some(Watched { inotify, names })
+    Watched { inotify, names }
 }
 
 /// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name. The folders are
@@ -164,11 +208,11 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let watching = async {
-                let mut watch = Watch::new([file.to_owned()]);
+                let mut watch = Watch::new([file.to_owned()]).await;
                 act();
                 alarm::before(clock::now() + LOOK_ANYWAY / 2, watch.changed()).await
             };
-            assert_eq!(alarm::attend(watching).await.expect("alarms"), Ok(()));
+            assert_eq!(alarm::attend(watching).await.expect("alarms"), Ok(News::Told));
         });
     }
 
@@ -210,7 +254,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let watching = async {
-                let mut watch = Watch::new([file.clone()]);
+                let mut watch = Watch::new([file.clone()]).await;
                 fs::write(&file, "new").unwrap();
                 let begun = clock::now();
                 let short = QUIET / 10;

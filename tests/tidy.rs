@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("rsa", 0),
     ("sys", 0),
     ("alarm", 1),
+    ("aside", 1),
     ("head", 1),
     ("policy", 1),
     ("protocol", 1),

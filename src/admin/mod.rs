@@ -12,6 +12,7 @@ mod page;
 mod server;
 pub mod status;
 mod told;
+mod whose;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::credentials::Credentials;
+use crate::drain::Drain;
 use crate::log::Log;
 use crate::metrics::Exposition;
 use crate::session::{Ledger, Route, Totals};
@@ -35,6 +37,7 @@ pub use history::{History, Sample, Samples};
 pub use server::{Door, serve};
 pub use status::{Phase, PhaseCell};
 pub use told::UNTOLD;
+pub use whose::{ConfigId, MEANT};
 
 /// Where the daemon answers questions about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +55,8 @@ pub enum Control {
     Off,
     /// Named in the file: it must be bound, or the start fails.
     At(PathBuf),
-    /// The default place: where it cannot be bound, the daemon says so and goes on without.
+    /// The default place: where another daemon has it, there is one beside it (see [`ConfigId::controls_beside`]); where
+    /// neither can be bound, the daemon says so and goes on without.
     Default(PathBuf),
 }
 
@@ -65,6 +69,8 @@ pub struct Subject {
     pub started: Instant,
     /// The configuration's file.
     pub config: PathBuf,
+    /// What tells it from other files.
+    pub config_id: ConfigId,
     /// When the file was last read again, and whether it came into force.
     pub last_reload: Mutex<Option<(Instant, bool)>>,
     /// What a reload may change.
@@ -81,6 +87,10 @@ pub struct Subject {
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,
+    /// What tracks the tasks of sessions, and of the sockets that they come by.
+    pub sessions: Drain,
+    /// What tracks all other tasks.
+    pub upkeep: Drain,
 }
 
 impl Subject {
@@ -94,6 +104,7 @@ impl Subject {
     #[must_use]
     pub fn metrics(&self) -> &Exposition {
         self.scene.get().routes().for_each(|route| route.publish_bytes());
+        self.exposition.set_tasks(self.sessions.len(), self.upkeep.len());
         &self.exposition
     }
 

@@ -81,6 +81,12 @@ async fn converse(accepted: Accepted, door: Door, subject: Arc<Subject>, watch: 
         async move {
             let answered = match browser::refusal(door, &request) {
                 Some(reason) => text(StatusCode::FORBIDDEN, reason),
+                None if !subject.config_id.is_meant(request.headers()) => {
+                    let own = subject.config_id.path().display();
+                    let words =
+                        format!("it is the daemon of {own}; name that file with --config if you mean it\n");
+                    text(StatusCode::MISDIRECTED_REQUEST, &words)
+                }
                 None => {
                     if request.uri().path() == "/metrics" {
                         subject.exposition.settled().await;

@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
 use super::{ConfigFile, Failure};
-use crate::admin::{Control, Settings};
+use crate::admin::{ConfigId, Control, MEANT, Settings};
 use crate::alarm;
 use crate::clock;
 use crate::workers;
@@ -46,7 +46,12 @@ pub(super) struct ControlSocket {
 pub(super) struct Daemon {
     runtime: Runtime,
     doors: Vec<Door>,
+    /// The file whose daemon is meant; `None`: whoever listens there.
+    file: Option<ConfigId>,
 }
+
+/// Where somebody may listen, and the file whose daemon is meant.
+type Doors = (Vec<Door>, Option<ConfigId>);
 
 enum Door {
     Control(PathBuf),
@@ -86,30 +91,31 @@ pub(super) fn part(name: &str) -> String {
 impl Daemon {
     /// The one that may be asked there.
     pub(super) fn at(place: &Where) -> Result<Self, Failure> {
-        let doors = match place.admin {
-            Some(address) => vec![Door::Address(address)],
+        let (doors, file) = match place.admin {
+            Some(address) => (vec![Door::Address(address)], None),
             None => place.socket.doors()?,
         };
         if doors.is_empty() {
             return Err(Failure::Running("the configuration has admin.bind and admin.control off".into()));
         }
-        Self::behind(doors)
+        Self::behind(doors, file)
     }
 
     /// The one that takes orders there.
     pub(super) fn commanded_at(place: &ControlSocket) -> Result<Self, Failure> {
-        let doors: Vec<_> = place.doors()?.into_iter().filter(Door::takes_orders).collect();
+        let (mut doors, file) = place.doors()?;
+        doors.retain(Door::takes_orders);
         if doors.is_empty() {
             return Err(Failure::Running(
                 "the configuration has admin.control off: its daemon takes no orders but signals".into(),
             ));
         }
-        Self::behind(doors)
+        Self::behind(doors, file)
     }
 
-    fn behind(doors: Vec<Door>) -> Result<Self, Failure> {
+    fn behind(doors: Vec<Door>, file: Option<ConfigId>) -> Result<Self, Failure> {
         let runtime = workers::runtime().map_err(|error| Failure::Running(error.to_string()))?;
-        Ok(Self { runtime, doors })
+        Ok(Self { runtime, doors, file })
     }
 
     /// The body of a good answer, or why there is none.
@@ -126,7 +132,7 @@ impl Daemon {
         self.ask(&Method::POST, path, PATIENCE_ORDER, doors)
     }
 
-    /// From the first door that opens.
+    /// From the first door that opens and is the daemon's who is meant.
     fn ask<'a>(
         &self,
         method: &Method,
@@ -136,9 +142,13 @@ impl Daemon {
     ) -> Result<Answer, String> {
         let mut reasons = Vec::new();
         for door in doors {
-            let asking = alarm::before(clock::now() + patience, door.ask(method.clone(), path));
+            let request = request(method, path, self.file.as_ref())?;
+            let asking = alarm::before(clock::now() + patience, door.ask(request));
             let asked = self.runtime.block_on(alarm::attend(asking)).map_err(|error| error.to_string())?;
             match asked.unwrap_or_else(|_| Err("no answer".into())) {
+                Ok(answer) if answer.status == StatusCode::MISDIRECTED_REQUEST => {
+                    reasons.push(format!("{door}: {}", answer.words()));
+                }
                 Ok(answer) => return Ok(answer),
                 Err(reason) => reasons.push(format!("{door}: {reason}")),
             }
@@ -166,20 +176,31 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 }
 
 impl ControlSocket {
-    fn doors(&self) -> Result<Vec<Door>, Failure> {
+    fn doors(&self) -> Result<Doors, Failure> {
         match &self.control {
-            Some(path) => Ok(vec![Door::Control(path.clone())]),
-            None => Ok(configured(&self.file.load_admin()?)),
+            Some(path) => Ok((vec![Door::Control(path.clone())], None)),
+            None => {
+                let (admin, file) = (self.file.load_admin()?, self.file.id());
+                Ok((configured(&admin, file.as_ref()), file))
+            }
         }
     }
 }
 
-fn configured(admin: &Settings) -> Vec<Door> {
+fn configured(admin: &Settings, file: Option<&ConfigId>) -> Vec<Door> {
     let control = match &admin.control {
         Control::Off => vec![],
         Control::At(path) => vec![path.clone()],
-        // A user's shell has an $XDG_RUNTIME_DIR that the system's daemon has not.
-        Control::Default(path) => vec![path.clone(), "/run/ambassador/control.sock".into()],
+        Control::Default(path) => {
+            // A user's shell has an $XDG_RUNTIME_DIR that the system's daemon has not.
+            let mut places = vec![path.clone(), PathBuf::from("/run/ambassador/control.sock")];
+            places.dedup();
+            let beside = |path: &PathBuf| {
+                file.into_iter().flat_map(|file| file.controls_beside(path)).collect::<Vec<_>>()
+            };
+            // Where it is beside the usual place, that one is another daemon's.
+            places.iter().flat_map(|path| beside(path).into_iter().chain([path.clone()])).collect()
+        }
     };
     control.into_iter().map(Door::Control).chain(admin.bind.map(Door::Address)).collect()
 }
@@ -189,15 +210,15 @@ impl Door {
         matches!(self, Self::Control(_))
     }
 
-    async fn ask(&self, method: Method, path: &str) -> Result<Answer, String> {
+    async fn ask(&self, request: Request<Empty<Bytes>>) -> Result<Answer, String> {
         match self {
             Self::Control(socket) => {
                 let connected = UnixStream::connect(socket).await;
-                exchange(connected.map_err(|error| closed(&error))?, method, path).await
+                exchange(connected.map_err(|error| closed(&error))?, request).await
             }
             Self::Address(address) => {
                 let connected = TcpStream::connect(address).await;
-                exchange(connected.map_err(|error| closed(&error))?, method, path).await
+                exchange(connected.map_err(|error| closed(&error))?, request).await
             }
         }
     }
@@ -215,17 +236,19 @@ fn closed(error: &io::Error) -> String {
     }
 }
 
-async fn exchange<S>(stream: S, method: Method, path: &str) -> Result<Answer, String>
+/// What is asked, of the daemon of that file where there is one.
+fn request(method: &Method, path: &str, file: Option<&ConfigId>) -> Result<Request<Empty<Bytes>>, String> {
+    let request = Request::builder().method(method.clone()).uri(path);
+    let request = request.header("host", "localhost").header("connection", "close");
+    let meant = file.into_iter().flat_map(ConfigId::headers);
+    let request = meant.fold(request, |request, value| request.header(MEANT, value));
+    request.body(Empty::new()).map_err(|error| error.to_string())
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "localhost")
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let asking = async {

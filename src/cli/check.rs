@@ -1,5 +1,6 @@
 //! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,12 @@ use fastrand::Rng;
 use super::{ConfigFile, Failure};
 use crate::alarm;
 use crate::credentials;
+use crate::listener;
 use crate::metrics::Exposition;
+use crate::name::ClusterName;
+use crate::sys::Bind;
 use crate::tls::{self, Choice};
-use crate::upstream::discovery::{self, Origin, Resolver, Source};
+use crate::upstream::discovery::{self, Means, Origin, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
 use crate::workers;
 
@@ -44,7 +48,9 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
     Exposition::install().map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let unreachable = runtime.block_on(alarm::attend(connect_all(config.clusters)));
+    let means = Means::default();
+    means.own.set(own_addresses(&config.listeners).into_iter());
+    let unreachable = runtime.block_on(alarm::attend(connect_all(config.clusters, &means)));
     runtime.shutdown_background();
     match unreachable.map_err(|error| failed(&error))? {
         0 => Ok(()),
@@ -60,10 +66,22 @@ fn mistake_in_file(cluster: &Settings) -> Option<String> {
     }
 }
 
+/// Where the listeners would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
+fn own_addresses(listeners: &[listener::Settings]) -> Vec<(ClusterName, SocketAddr)> {
+    let mut own = Vec::new();
+    for listener in listeners {
+        for bind in &listener.binds {
+            if let Bind::Tcp(address) = bind {
+                own.extend(listener.clusters.iter().map(|cluster| (cluster.clone(), *address)));
+            }
+        }
+    }
+    own
+}
+
 /// One after the other, so that the report reads in the file's order.
-async fn connect_all(clusters: Vec<Settings>) -> usize {
+async fn connect_all(clusters: Vec<Settings>, means: &Means) -> usize {
     let mut unreachable = 0;
-    let resolver = Arc::new(Resolver::default());
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
         if !fetched(&cluster).await {
@@ -71,7 +89,7 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
         }
         let identities =
             cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
-        let found = discovery::settle(&cluster, Arc::clone(&resolver), Rng::with_seed(0)).await;
+        let found = discovery::settle(&cluster, means.clone(), Rng::with_seed(0)).await;
         for origin in &found.origins {
             println!("\nclusters.{} {}", cluster.settings().name, origin.name);
             if !resolved(origin) {

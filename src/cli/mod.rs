@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::admin;
+use crate::admin::{self, ConfigId};
 use crate::config::{Config, Mistakes};
 
 /// Failed while running.
@@ -154,6 +154,12 @@ impl ConfigFile {
 
     fn load(&self) -> Result<Config, Failure> {
         Config::load(&self.path()).map_err(Failure::Config)
+    }
+
+    /// What tells it from other files; `None` where there is no file.
+    fn id(&self) -> Option<ConfigId> {
+        let path = self.path();
+        (self.config.is_some() || path.exists()).then(|| ConfigId::of(&path))
     }
 
     /// Where the daemon of this file answers; where there is no file, where one without a word about it would.

@@ -29,6 +29,7 @@ pub use mistakes::{Mistake, Mistakes, Place};
 pub use reach::Reach;
 pub use schema::schema;
 
+use crate::admin::ConfigId;
 use crate::{admin, listener, log, upstream};
 use mistakes::{At, Findings};
 
@@ -37,6 +38,8 @@ use mistakes::{At, Findings};
 pub struct Config {
     /// The file it came from.
     pub file: PathBuf,
+    /// What tells it from other files.
+    pub id: ConfigId,
     /// Where the daemon answers questions about itself.
     pub admin: admin::Settings,
     /// What is written.

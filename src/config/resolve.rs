@@ -25,6 +25,7 @@ use super::mistakes::{At, Findings, headline};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
 use super::{Config, Reach, Shutdown};
+use crate::admin::ConfigId;
 use claims::Claims;
 
 /// Makes Settings of sections.
@@ -68,6 +69,7 @@ impl Resolver<'_> {
         let clusters: Vec<_> = clusters.into_iter().collect::<Option<_>>()?;
         Some(Config {
             file: self.file.to_owned(),
+            id: ConfigId::of(self.file),
             admin: admin?,
             log: log?,
             workers: workers(root)?,

@@ -4,12 +4,15 @@
 //! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
 use crate::admin::{self, Door, ListenerView, Scene, Subject};
+use crate::alarm;
+use crate::clock;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::downstream::Census;
@@ -41,7 +44,7 @@ pub(super) struct Means {
     /// What answers about the daemon, and what attends to clusters.
     pub(super) admin: Drain,
     pub(super) credentials: Credentials,
-    pub(super) resolver: Arc<discovery::Resolver>,
+    pub(super) discovery: discovery::Means,
     pub(super) census: Arc<Census>,
     pub(super) callers: Arc<CallerMetrics>,
     pub(super) subject: Arc<Subject>,
@@ -62,7 +65,7 @@ pub(super) struct Estate {
     ledgers: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<Ledger>>,
     /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
     tallies: BTreeMap<(ListenerName, ClusterName), Arc<Tally>>,
-    leaving: Vec<Routed>,
+    leaving: Vec<Leaving>,
     /// Of sockets that the last change gave up: their accept loops, which close them.
     closing: Vec<Branch>,
     /// The names under which systemd keeps sockets of ours.
@@ -87,6 +90,16 @@ struct Routed {
     orphans: Branch,
 }
 
+/// A route that nobody comes by any more, with sessions that live.
+#[derive(Debug)]
+struct Leaving {
+    routed: Routed,
+    /// Its accept loops, which take in who waited already.
+    accepting: Vec<Branch>,
+    /// Its listener is gone, and so its sessions are to end.
+    drains: bool,
+}
+
 /// A socket with the loop that accepts on it.
 #[derive(Debug)]
 struct Attended {
@@ -100,6 +113,11 @@ struct Tended {
     cluster: Arc<Cluster>,
     tasks: Branch,
 }
+
+/// How often it is looked at whether the last session of a route has ended.
+const STEP: Duration = Duration::from_secs(1);
+/// How long an accept loop may take to take in who waits already.
+const ACCEPTING: Duration = Duration::from_secs(2);
 
 impl Estate {
     /// `foretold`: what another process knew of its clusters.
@@ -156,18 +174,21 @@ impl Estate {
         self.admin = self.answer_at(Door::Address, admin, gathered.admin, &mut changes);
         self.control = self.answer_at(Door::Control, control, gathered.control, &mut changes);
         self.show(&config);
+        self.means.discovery.own.set(self.own_addresses());
         self.config = Some(config);
         self.foretold.clear();
         Ok(changes)
     }
 
     /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
-    /// for one. It takes as long as accepting who waits already, and no longer than that deadline.
+    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
+    /// nothing.
     pub(super) async fn closed(&mut self, deadline: Instant) {
-        for accepting in std::mem::take(&mut self.closing) {
+        while let Some(accepting) = self.closing.last() {
             if accepting.finished(deadline).await.is_err() {
-                self.closing.push(accepting);
+                return;
             }
+            self.closing.pop();
         }
     }
 
@@ -202,6 +223,20 @@ impl Estate {
     /// Whether others go on listening on our sockets when we stop.
     pub(super) fn hand_on(&self, is_handed_on: bool) {
         self.sockets().iter().for_each(|(listening, _)| listening.hand_on(is_handed_on));
+    }
+
+    /// Where listeners accept, with each cluster that they lead to.
+    fn own_addresses(&self) -> impl Iterator<Item = (ClusterName, SocketAddr)> {
+        self.listeners.iter().flat_map(|listener| {
+            let addresses =
+                listener.sockets.iter().filter_map(|socket| match socket.held.listening.local() {
+                    LocalAddress::Tcp(address) => Some(*address),
+                    LocalAddress::Unix(_) => None,
+                });
+            addresses.flat_map(|address| {
+                listener.settings.clusters.iter().map(move |cluster| (cluster.clone(), address))
+            })
+        })
     }
 
     fn at_hand(&self) -> AtHand {
@@ -244,8 +279,8 @@ impl Estate {
                 preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining, replaced);
             self.means.admin.spawn(dialling);
             // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
-            let resolver = Arc::clone(&self.means.resolver);
-            let finding = discovery::follow(Arc::clone(&cluster), resolver, self.rng.fork(), tasks.watch());
+            let means = self.means.discovery.clone();
+            let finding = discovery::follow(Arc::clone(&cluster), means, self.rng.fork(), tasks.watch());
             self.means.admin.spawn(finding);
             let tended = Tended { cluster, tasks };
             self.clusters.insert(name.clone(), tended);
@@ -291,10 +326,11 @@ impl Estate {
             let served = self.serve(settings, held, known);
             self.listeners.push(served);
         }
-        for Served { settings, routed, .. } in before {
-            let active = routed.route.active();
+        for Served { settings, routed, sockets, .. } in before {
+            let accepting = sockets.iter().map(|socket| socket.accepting.clone()).collect();
+            self.leaving.push(Leaving { routed, accepting, drains: false });
+            let active = self.drain(&settings.name, config);
             changes.push(format!("listener {} removed; its {active} session(s) drain", settings.name));
-            self.drain(routed, config);
         }
     }
 
@@ -322,7 +358,12 @@ impl Estate {
                     known.current.set(Arc::clone(&routed.route));
                     // To the same clusters, the new route has the old one's sessions; else they are on their own.
                     if before.clusters != settings.clusters {
-                        self.leaving.push(known.routed);
+                        self.let_go(&known.routed);
+                        self.leaving.push(Leaving {
+                            routed: known.routed,
+                            accepting: Vec::new(),
+                            drains: false,
+                        });
                     }
                     (known.current, routed, known.sockets)
                 }
@@ -367,7 +408,8 @@ impl Estate {
             Destination::new(Arc::clone(&cluster), Arc::clone(tally))
         };
         let destinations = clusters.into_iter().map(destination).collect();
-        let route = Route::new(settings, destinations, Arc::clone(&self.ids), ledger);
+        let before = before.map(|before| &*before.route);
+        let route = Route::new(settings, destinations, Arc::clone(&self.ids), ledger, before);
         let orphans = means.sessions.branch();
         for cluster in route.clusters() {
             means.admin.spawn(end_orphans(Arc::clone(&route), Arc::clone(cluster), orphans.watch()));
@@ -414,18 +456,51 @@ impl Estate {
         Attended { held, accepting }
     }
 
-    /// Lets the sessions of a listener that is gone end, for as long as a drain may take.
-    fn drain(&mut self, routed: Routed, config: &Config) {
-        let route = Arc::clone(&routed.route);
-        self.leaving.push(routed);
-        let (window, watch) = (config.shutdown.drain_timeout, self.means.admin.watch());
+    /// Lets the sessions of a listener that is gone end, for as long as a drain may take, and tells how many live: those by its
+    /// last route and by earlier ones. If it comes back meanwhile, new sessions are another route's.
+    fn drain(&mut self, listener: &ListenerName, config: &Config) -> usize {
+        let is_its = |leaving: &&mut Leaving| leaving.routed.route.listener() == listener && !leaving.drains;
+        let (mut routes, mut accepting, mut orphans) = (Vec::new(), Vec::new(), Vec::new());
+        for leaving in self.leaving.iter_mut().filter(is_its) {
+            leaving.drains = true;
+            routes.push(Arc::clone(&leaving.routed.route));
+            accepting.extend(leaving.accepting.iter().cloned());
+            orphans.push(leaving.routed.orphans.clone());
+        }
+        let active = routes.iter().map(|route| route.active()).sum();
+        let (window, watch, listener) =
+            (config.shutdown.drain_timeout, self.means.admin.watch(), listener.clone());
+        let parting = async move {
+            // Whoever waited in the queue is served yet, and has to end with the others.
+            for accepting in accepting {
+                let _ = accepting.finished(clock::now() + ACCEPTING).await;
+            }
+            let Parted { quiet, forced } = part(&routes, window, None).await;
+            tracing::info!(%listener, quiet, forced, "the removed listener has drained");
+            orphans.iter().for_each(Branch::stop);
+        };
         self.means.admin.spawn(async move {
             tokio::select! {
                 () = watch.begun() => {}
-                parted = part(std::slice::from_ref(&route), window, None) => {
-                    let Parted { quiet, forced } = parted;
-                    tracing::info!(listener = %route.listener(), quiet, forced, "the removed listener has drained");
+                () = parting => {}
+            }
+        });
+        active
+    }
+
+    /// What looks after the sessions of a route that nobody comes by any more ends with the last of them.
+    fn let_go(&self, routed: &Routed) {
+        let (route, orphans) = (Arc::clone(&routed.route), routed.orphans.clone());
+        self.means.admin.spawn(async move {
+            let watch = orphans.watch();
+            let ended = async {
+                while route.active() > 0 {
+                    alarm::sleep(STEP).await;
                 }
+            };
+            tokio::select! {
+                () = watch.begun() => {}
+                () = ended => orphans.stop(),
             }
         });
     }
@@ -463,8 +538,11 @@ impl Estate {
     /// What others see from now on.
     fn show(&mut self, config: &Config) {
         // Their last bytes are counted before they are out of sight.
-        self.leaving.iter().for_each(|gone| gone.route.publish_bytes());
-        self.leaving.retain(|gone| gone.route.active() > 0);
+        self.leaving.iter().for_each(|gone| gone.routed.route.publish_bytes());
+        let is_over = |gone: &Leaving| {
+            gone.routed.route.active() == 0 && gone.accepting.iter().all(Branch::is_finished)
+        };
+        self.leaving.retain(|gone| !is_over(gone));
         let view = |served: &Served| ListenerView {
             route: Arc::clone(&served.routed.route),
             addresses: served.sockets.iter().map(|socket| socket.held.listening.local().clone()).collect(),
@@ -482,7 +560,7 @@ impl Estate {
                 .map(|cluster| Arc::clone(&self.clusters[&cluster.name].cluster))
                 .collect(),
             ledgers: self.ledgers.values().cloned().collect(),
-            leaving: self.leaving.iter().map(|gone| Arc::clone(&gone.route)).collect(),
+            leaving: self.leaving.iter().map(|gone| Arc::clone(&gone.routed.route)).collect(),
         });
     }
 }

@@ -25,16 +25,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::level_filters::LevelFilter;
 
 use crate::admin::{self, Command, History, Phase, PhaseCell, Reloaded, Scenery, Subject};
 use crate::alarm;
+use crate::aside::Aside;
 use crate::clock;
 use crate::config::{Config, Reach};
 use crate::credentials::Credentials;
 use crate::downstream::Census;
-use crate::drain::{Drain, DrainWatch};
+use crate::drain::{Branch, Drain, DrainWatch};
 use crate::listener;
 use crate::log::Log;
 use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
@@ -52,6 +53,7 @@ pub use sockets::make_folders;
 use estate::{Estate, Means};
 use notify::Notice;
 use parting::{Parted, part};
+use reload::{Readings, Reload};
 use replace::Handover;
 use reports::{Predecessors, Reporter};
 use signals::{Event, Signals};
@@ -83,6 +85,26 @@ pub struct Running {
     predecessors: Predecessors,
     /// What a reload has to keep to.
     reach: Option<Arc<Reach>>,
+    readings: Readings,
+    /// What ends the log level that was ordered last.
+    ordered_level: Option<Branch>,
+}
+
+/// The reload that goes on, and those who want another one behind it: the file may have changed since that one read it.
+#[derive(Default)]
+struct Reloading {
+    now: Option<Reload>,
+    next: Option<Vec<oneshot::Sender<Reloaded>>>,
+}
+
+impl Reloading {
+    /// The end of the one that goes on; never, if there is none. Dropping the future loses nothing.
+    async fn done(&mut self, estate: &mut Estate) -> Reloaded {
+        match &mut self.now {
+            Some(reload) => reload.done(estate).await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// How a stop went.
@@ -123,21 +145,21 @@ pub async fn run(
     running.reach = confined.reach();
     running.take_over();
     let mut handover: Option<Handover> = None;
+    let mut reloading = Reloading::default();
     let stop = loop {
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
             successor = done(&mut handover) => Event::Succeeded(successor),
+            reloaded = reloading.done(&mut running.estate) => Event::Reloaded(reloaded),
             Some(command) = running.commands.recv() => Event::Ordered(command),
         };
         match event {
             Event::Stop(signal) => break signal,
-            Event::Reload => drop(running.reload().await),
+            Event::Reload => running.reload(&mut reloading, None),
             Event::Reopen => running.reopen_log(),
-            Event::Ordered(Command::Reload(answer)) => {
-                // Whoever asked may have gone.
-                let _ = answer.send(running.reload().await);
-            }
+            Event::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
+            Event::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
             Event::Ordered(Command::LogLevel(level, lasting, answer)) => {
                 running.order_level(level, lasting);
                 let _ = answer.send(());
@@ -164,12 +186,15 @@ pub async fn run(
             }
             Event::Succeeded(Some(successor)) => {
                 let reporter = handover.take().map(|handover| Reporter::to(handover.reports()));
+                drop(reloading);
                 // Whoever looks after us gets the successor for a child of its own, before it hears of it.
                 drop(launcher);
                 return running.retire(successor, reporter, &mut signals).await;
             }
         }
     };
+    // Whoever waits for a reload hears that there is none.
+    drop(reloading);
     if let Some(handover) = handover {
         handover.abandon();
     }
@@ -206,6 +231,7 @@ impl Running {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
             config: config.file.clone(),
+            config_id: config.id.clone(),
             scene: Scenery::default(),
             commands: commander,
             handing_over: AtomicBool::new(false),
@@ -214,14 +240,16 @@ impl Running {
             log: log.clone(),
             exposition,
             history: History::default(),
+            sessions: Drain::default(),
+            upkeep: Drain::default(),
         });
         let means = Means {
             workers,
             access: Arc::new(AccessLog::new(log)),
-            sessions: Drain::default(),
-            admin: Drain::default(),
+            sessions: subject.sessions.clone(),
+            admin: subject.upkeep.clone(),
             credentials: credentials.clone(),
-            resolver: Arc::<discovery::Resolver>::default(),
+            discovery: discovery::Means::default(),
             census: Arc::<Census>::default(),
             callers: Arc::<CallerMetrics>::default(),
             subject: Arc::clone(&subject),
@@ -245,7 +273,8 @@ impl Running {
         admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
         words::say(&subject, estate.means().workers.all().len());
         metrics::config_loaded(seconds_since_1970(), true);
-        Ok(Self { subject, commands, estate, predecessors, reach: None })
+        let (reach, readings, ordered_level) = (None, Readings::default(), None);
+        Ok(Self { subject, commands, estate, predecessors, reach, readings, ordered_level })
     }
 
     /// What there is to be seen.
@@ -254,21 +283,47 @@ impl Running {
         &self.subject
     }
 
-    /// Reads the configuration again, and does what has changed in it.
-    async fn reload(&mut self) -> Reloaded {
+    /// Begins to read the configuration again, to do what has changed in it: now, or when the reload that goes on has ended.
+    fn reload(&self, reloading: &mut Reloading, answer: Option<oneshot::Sender<Reloaded>>) {
+        if reloading.now.is_some() {
+            reloading.next.get_or_insert_default().extend(answer);
+        } else {
+            self.begin_reload(reloading, answer.into_iter().collect());
+        }
+    }
+
+    fn begin_reload(&self, reloading: &mut Reloading, answers: Vec<oneshot::Sender<Reloaded>>) {
         notify::send(&Notice::Reloading);
-        let reloaded = reload::reload(&mut self.estate, self.reach.as_ref()).await;
+        reloading.now = Some(Reload::begin(&self.estate, self.reach.clone(), &self.readings, answers));
+    }
+
+    fn reloaded(&mut self, reloading: &mut Reloading, reloaded: &Reloaded) {
+        if reloaded.ok
+            && let Some(before) = self.ordered_level.take()
+        {
+            before.stop();
+        }
         self.subject.reloaded(reloaded.ok);
         notify::send(&Notice::Ready);
-        reloaded
+        if let Some(reload) = reloading.now.take() {
+            reload.answer(reloaded);
+        }
+        if let Some(answers) = reloading.next.take() {
+            self.begin_reload(reloading, answers);
+        }
     }
 
     /// Until a reload, or for so long.
-    fn order_level(&self, level: LevelFilter, lasting: Option<Duration>) {
+    fn order_level(&mut self, level: LevelFilter, lasting: Option<Duration>) {
         let number = self.subject.log.order(level);
+        if let Some(before) = self.ordered_level.take() {
+            before.stop();
+        }
         let Some(lasting) = lasting else { return };
         let admin = &self.estate.means().admin;
-        let (log, watch) = (self.subject.log.clone(), admin.watch());
+        let order = admin.branch();
+        let (log, watch) = (self.subject.log.clone(), order.watch());
+        self.ordered_level = Some(order);
         admin.spawn(async move {
             tokio::select! {
                 () = watch.begun() => {}
@@ -277,10 +332,12 @@ impl Running {
         });
     }
 
-    /// Opening a file may take its time.
+    /// Opening a file may take its time, and nobody waits for it.
     fn reopen_log(&self) {
         let log = self.subject.log.clone();
-        drop(self.estate.means().admin.spawn_blocking(move || reload::reopen(&log)));
+        if let Err(error) = Aside::default().begin(move || reload::reopen(&log)) {
+            tracing::error!(%error, "the log's files are not opened again: there is no thread for it");
+        }
     }
 
     /// Everything is in place: whoever waits for that is told.

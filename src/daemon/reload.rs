@@ -1,15 +1,20 @@
-//! Reading the configuration again: compiled whole, off the threads that serve; one mistake, and nothing changes.
+//! Reading the configuration again: compiled whole, off the threads that serve; one mistake, and nothing changes. Nobody waits
+//! for it who has something else to do: a signal to stop finds the daemon awake.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use crate::admin::{MistakeView, Reloaded};
-use crate::alarm;
+use crate::alarm::{self, Elapsed};
+use crate::aside::{Aside, Panicked};
 use crate::clock;
-use crate::config::{Config, Reach};
+use crate::config::{Config, Mistakes, Reach};
 use crate::log::{Log, Prepared};
 use crate::metrics;
-use crate::sys::Inherited;
+use crate::sys::{BindError, Inherited};
 
 use super::estate::Estate;
 use super::seconds_since_1970;
@@ -20,19 +25,124 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to close sockets that are not wanted any more.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Reads the file that is in force again, and does what has changed in it, as far as this process may. The result is in the log
-/// too.
-pub(super) async fn reload(estate: &mut Estate, reach: Option<&Arc<Reach>>) -> Reloaded {
-    let mistakes = match compile(estate, reach.cloned()).await {
-        Ok((config, log)) => match apply(estate, config, log) {
-            Ok(reloaded) => {
-                estate.closed(clock::now() + CLOSING).await;
-                return reloaded;
+/// Readings that may hang at once: each holds a thread until its file system comes back.
+const HUNG_MAX: usize = 16;
+
+/// Readings that have begun and not ended.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Readings(Arc<()>);
+
+/// A reload on its way. Whoever waits for it may do something else in between, or give it up.
+pub(super) struct Reload {
+    stage: Stage,
+    /// Who asked for it.
+    answers: Vec<oneshot::Sender<Reloaded>>,
+}
+
+enum Stage {
+    Reading {
+        reading: Aside<Box<Read>>,
+        file: PathBuf,
+        until: Instant,
+    },
+    /// The file is in force.
+    Closing {
+        reloaded: Reloaded,
+        deadline: Instant,
+    },
+    /// There is nothing left to do.
+    Refused(Vec<MistakeView>),
+}
+
+/// The file as it was understood, and what it wants written to.
+type Read = Result<(Config, Result<Prepared, String>), Mistakes>;
+
+impl Reload {
+    /// Begins to read the file that is in force again.
+    pub(super) fn begin(
+        estate: &Estate,
+        reach: Option<Arc<Reach>>,
+        readings: &Readings,
+        answers: Vec<oneshot::Sender<Reloaded>>,
+    ) -> Self {
+        let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
+        let stage = if Arc::strong_count(&readings.0) > HUNG_MAX {
+            Stage::Refused(refused(
+                &file,
+                "earlier readings of it hang: a file system or a user database does".into(),
+            ))
+        } else {
+            let (counted, path, log) = (readings.clone(), file.clone(), estate.means().subject.log.clone());
+            let mut reading = Aside::default();
+            let begun = reading.begin(move || {
+                let _counted = counted;
+                reopen(&log);
+                let config = Config::load_within(&path, reach.as_deref());
+                Box::new(config.map(|config| {
+                    let prepared = log.prepare(&config.log).map_err(|error| error.to_string());
+                    (config, prepared)
+                }))
+            });
+            match begun {
+                Ok(()) => Stage::Reading { reading, file, until: clock::now() + PATIENCE },
+                Err(error) => Stage::Refused(refused(&file, format!("it cannot be read: {error}"))),
             }
-            Err(mistakes) => mistakes,
-        },
-        Err(mistakes) => mistakes,
-    };
+        };
+        Self { stage, answers }
+    }
+
+    /// Does what has changed in the file, as far as this process may, once it has been read. The result is in the log too.
+    /// Dropping the future loses nothing.
+    pub(super) async fn done(&mut self, estate: &mut Estate) -> Reloaded {
+        loop {
+            self.stage = match &mut self.stage {
+                Stage::Reading { reading, file, until } => {
+                    let read = alarm::before(*until, reading.done()).await;
+                    match understood(read, file).and_then(|(config, log)| apply(estate, config, log)) {
+                        Ok(reloaded) => Stage::Closing { reloaded, deadline: clock::now() + CLOSING },
+                        Err(mistakes) => Stage::Refused(mistakes),
+                    }
+                }
+                Stage::Closing { reloaded, deadline } => {
+                    estate.closed(*deadline).await;
+                    return std::mem::take(reloaded);
+                }
+                Stage::Refused(mistakes) => return refuse(std::mem::take(mistakes)),
+            };
+        }
+    }
+
+    /// Tells whoever asked.
+    pub(super) fn answer(self, reloaded: &Reloaded) {
+        for answer in self.answers {
+            // They may have gone.
+            let _ = answer.send(reloaded.clone());
+        }
+    }
+}
+
+fn understood(
+    read: Result<Result<Box<Read>, Panicked>, Elapsed>,
+    file: &Path,
+) -> Result<(Config, Prepared), Vec<MistakeView>> {
+    match read.map(|read| read.map(|read| *read)) {
+        Ok(Ok(Ok((config, Ok(log))))) => Ok((config, log)),
+        Ok(Ok(Ok((_, Err(error))))) => Err(refused(file, error)),
+        Ok(Ok(Err(mistakes))) => Err(mistakes.view()),
+        Ok(Err(Panicked)) => Err(refused(file, "ambassador itself failed while it read the file".into())),
+        Err(Elapsed) => {
+            Err(refused(file, "reading it takes too long: a file system or a user database hangs".into()))
+        }
+    }
+}
+
+fn refused(file: &Path, message: String) -> Vec<MistakeView> {
+    let file = file.display().to_string();
+    vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
+}
+
+/// Says what is wrong.
+fn refuse(mistakes: Vec<MistakeView>) -> Reloaded {
     metrics::config_refused();
     for mistake in &mistakes {
         let place = mistake.line.zip(mistake.column).map(|(line, column)| format!("{line}:{column}"));
@@ -40,30 +150,6 @@ pub(super) async fn reload(estate: &mut Estate, reach: Option<&Arc<Reach>>) -> R
     }
     tracing::error!(mistakes = mistakes.len(), "the configuration was not reloaded; nothing changed");
     Reloaded { ok: false, mistakes, ..Reloaded::default() }
-}
-
-/// Compiles the file, and opens what it wants written to.
-async fn compile(estate: &Estate, reach: Option<Arc<Reach>>) -> Result<(Config, Prepared), Vec<MistakeView>> {
-    let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
-    let refused = |message: String| {
-        let file = file.display().to_string();
-        vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
-    };
-    let reading = {
-        let (file, log) = (file.clone(), estate.means().subject.log.clone());
-        estate.means().admin.spawn_blocking(move || {
-            reopen(&log);
-            let config = Config::load_within(&file, reach.as_deref());
-            config.map(|config| (log.prepare(&config.log), config))
-        })
-    };
-    match alarm::before(clock::now() + PATIENCE, reading).await {
-        Ok(Ok(Ok((Ok(log), config)))) => Ok((config, log)),
-        Ok(Ok(Ok((Err(error), _)))) => Err(refused(error.to_string())),
-        Ok(Ok(Err(mistakes))) => Err(mistakes.view()),
-        Ok(Err(_)) => Err(refused("ambassador itself failed while it read the file".into())),
-        Err(_) => Err(refused("reading it takes too long: a file system or a user database hangs".into())),
-    }
 }
 
 /// Opens the log's files again, whatever becomes of the configuration: whoever has renamed them waits for that.
@@ -81,15 +167,15 @@ fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded,
     let needs_restart = estate.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
     let mut changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {
-        let mistake = |message: String| MistakeView {
+        let mistake = |error: &BindError| MistakeView {
             file: file.clone(),
             line: None,
             column: None,
-            path: "listeners".into(),
-            message,
+            path: error.setting().unwrap_or("listeners").into(),
+            message: error.words(),
             shown: None,
         };
-        errors.iter().map(|error| mistake(error.to_string())).collect::<Vec<_>>()
+        errors.iter().map(mistake).collect::<Vec<_>>()
     })?;
     if estate.means().subject.log.change(log) {
         changes.push("log changed".into());

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::Command;
+use crate::admin::{Command, Reloaded};
 
 /// What the daemon is told while it runs.
 pub(super) enum Event {
@@ -18,6 +18,8 @@ pub(super) enum Event {
     Replace,
     /// A successor is ready, by its process id; or it never will be.
     Succeeded(Option<u32>),
+    /// The file was read again, and this has come of it.
+    Reloaded(Reloaded),
     /// By the control socket.
     Ordered(Command),
 }
@@ -59,7 +61,7 @@ impl Signals {
             match self.next().await {
                 Event::Stop(signal) => return signal,
                 Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
-                Event::Reopen | Event::Ordered(_) | Event::Succeeded(_) => {}
+                Event::Reopen | Event::Reloaded(_) | Event::Ordered(_) | Event::Succeeded(_) => {}
             }
         }
     }

@@ -53,27 +53,27 @@ impl Gathered {
             for bind in &listener.binds {
                 let kept = at_hand.take(listener, bind);
                 if kept.is_empty() {
-                    listen(bind, &options, &role, inherited, &mut errors, &mut held);
+                    match listen(bind, &options, &role, inherited) {
+                        Ok(new) => held.extend(new),
+                        Err(error) => errors.push(error.of(format!("listeners.{}.bind", listener.name))),
+                    }
                 }
                 held.extend(kept);
             }
             listeners.push(held);
         }
         drop(registering);
-        let admin = config.admin.bind.and_then(|address| {
-            one(at_hand.admin.take(), &Bind::Tcp(address), |bind, held| {
-                listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
-            })
-        });
-        let control = control_bind(&config.admin).and_then(|(bind, is_demanded)| {
-            one(at_hand.control.take(), &bind, |bind, held| {
-                if is_demanded {
-                    listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
-                } else {
-                    listen_by_default(bind, inherited, held);
-                }
-            })
-        });
+        let mut demand = |setting: &str, held, bind: &Bind| {
+            let door = door(held, std::slice::from_ref(bind), inherited);
+            door.map_err(|error| errors.push(error.of(setting.into()))).ok()
+        };
+        let admin = config.admin.bind.map(Bind::Tcp);
+        let admin = admin.and_then(|bind| demand("admin.bind", at_hand.admin.take(), &bind));
+        let control = match &config.admin.control {
+            Control::Off => None,
+            Control::At(path) => demand("admin.control", at_hand.control.take(), &control_at(path)),
+            Control::Default(path) => control_by_default(config, path, at_hand.control.take(), inherited),
+        };
         if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(errors) }
     }
 }
@@ -128,13 +128,30 @@ fn is_same(held: &Bind, wanted: &Bind) -> bool {
     }
 }
 
-fn one(held: Option<Held>, bind: &Bind, listen: impl FnOnce(&Bind, &mut Vec<Held>)) -> Option<Held> {
-    if let Some(held) = held.filter(|held| is_same(&held.bind, bind)) {
-        return Some(held);
+/// The socket of a door at one of those addresses: the one that there is already, one that was passed to us, or else the first
+/// that can be bound.
+///
+/// # Errors
+/// Why the first cannot be had.
+fn door(held: Option<Held>, places: &[Bind], inherited: &mut Inherited) -> Result<Held, BindError> {
+    if let Some(held) = held.filter(|held| places.iter().any(|bind| is_same(&held.bind, bind))) {
+        return Ok(held);
     }
-    let mut new = Vec::new();
-    listen(bind, &mut new);
-    new.pop()
+    let mut refused = None;
+    // One that was passed to us lies at any of them: those come first that somebody listens on already for us.
+    let (passed, others): (Vec<_>, Vec<_>) =
+        places.iter().partition(|bind| inherited.has(bind, &Role::Admin));
+    for bind in passed.into_iter().chain(others) {
+        match listen(bind, &Options::NONE, &Role::Admin, inherited) {
+            Ok(mut new) => {
+                if let Some(held) = new.pop() {
+                    return Ok(held);
+                }
+            }
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
+    }
+    Err(refused.expect("there is a place, and a socket or a reason for each"))
 }
 
 fn listen(
@@ -142,27 +159,13 @@ fn listen(
     options: &Options,
     role: &Role,
     inherited: &mut Inherited,
-    errors: &mut Vec<BindError>,
-    held: &mut Vec<Held>,
-) {
-    match inherited.listen(bind, role, options) {
-        Ok(listening) => held.extend(
-            listening
-                .into_iter()
-                .map(|listening| Held { bind: bind.clone(), listening: Arc::new(listening) }),
-        ),
-        Err(error) => errors.push(error),
-    }
+) -> Result<Vec<Held>, BindError> {
+    let held = |listening| Held { bind: bind.clone(), listening: Arc::new(listening) };
+    Ok(inherited.listen(bind, role, options)?.into_iter().map(held).collect())
 }
 
-/// Where the control socket goes, and whether somebody asked for that place.
-fn control_bind(admin: &admin::Settings) -> Option<(Bind, bool)> {
-    let at = |path: &Path| Bind::Unix(UnixBind { path: path.into(), mode: 0o600, owner: None, group: None });
-    match &admin.control {
-        Control::Off => None,
-        Control::At(path) => Some((at(path), true)),
-        Control::Default(path) => Some((at(path), false)),
-    }
+fn control_at(path: &Path) -> Bind {
+    Bind::Unix(UnixBind { path: path.into(), mode: 0o600, owner: None, group: None })
 }
 
 /// Makes the folder of the control socket's default place, while folders may be made.
@@ -179,14 +182,33 @@ fn make_folder_of(socket: &Path) {
     }
 }
 
-/// Nobody asked for this place, so nobody is refused a start for want of it.
-fn listen_by_default(bind: &Bind, inherited: &mut Inherited, held: &mut Vec<Held>) {
-    if let Bind::Unix(unix) = bind {
-        make_folder_of(&unix.path);
-    }
-    let mut errors = Vec::new();
-    listen(bind, &Options::NONE, &Role::Admin, inherited, &mut errors, held);
-    for error in errors {
-        tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`");
+/// Nobody asked for this place, so nobody is refused a start for want of it. Where it is another daemon's, ours is beside it,
+/// under a name that is made of the configuration file's: commands look there for whoever serves that file.
+fn control_by_default(
+    config: &Config,
+    path: &Path,
+    held: Option<Held>,
+    inherited: &mut Inherited,
+) -> Option<Held> {
+    make_folder_of(path);
+    let beside = config.id.controls_beside(path).take(1);
+    let places: Vec<_> =
+        std::iter::once(path.to_owned()).chain(beside).map(|path| control_at(&path)).collect();
+    let is_kept = held.is_some();
+    match door(held, &places, inherited) {
+        Ok(held) => {
+            if !is_kept && !is_same(&held.bind, &places[0]) {
+                let (usual, own) = (path.display(), held.listening.local());
+                tracing::warn!(
+                    %usual, %own,
+                    "the control socket's usual place is another daemon's, so ours is beside it; commands find it by --config"
+                );
+            }
+            Some(held)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`");
+            None
+        }
     }
 }

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 
 use super::carried::{Carried, Others};
-use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, describe};
+use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, TASKS, describe};
 use crate::alarm;
 use crate::clock;
 
@@ -52,6 +52,12 @@ impl Exposition {
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let (settled, _) = watch::channel(true);
         Ok(Self { handle, process, others: Arc::default(), settled: Arc::new(settled) })
+    }
+
+    /// How many tasks run: of sessions, and all others.
+    pub fn set_tasks(&self, sessions: usize, upkeep: usize) {
+        gauge!(TASKS, "of" => "sessions").set(sessions as f64);
+        gauge!(TASKS, "of" => "upkeep").set(upkeep as f64);
     }
 
     /// Folds the samples that histograms hold into their buckets.

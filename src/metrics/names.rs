@@ -47,6 +47,7 @@ pub(super) const CONFIG_RELOADS: &str = "ambassador_config_reloads_total";
 pub(super) const CONFIG_LOADED: &str = "ambassador_config_last_loaded_timestamp_seconds";
 pub(super) const PARTED: &str = "ambassador_drained_sessions_total";
 pub(super) const REPLACEMENTS: &str = "ambassador_replacements_total";
+pub(super) const TASKS: &str = "ambassador_tasks";
 pub(super) const BUILD_INFO: &str = "ambassador_build_info";
 
 /// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
@@ -158,6 +159,10 @@ pub(super) fn describe() {
     describe_counter!(
         REPLACEMENTS,
         "Replacements of the running process, by result: `ok` counts in the new one."
+    );
+    describe_gauge!(
+        TASKS,
+        "Tasks that run: of sessions and the sockets they come by, and of all that looks after them."
     );
     describe_gauge!(BUILD_INFO, "1, with the version.");
 }

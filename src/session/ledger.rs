@@ -42,6 +42,13 @@ impl Ledger {
         &self.sums
     }
 
+    /// One more route leads here; the greatest so far is its number.
+    pub(super) fn number_route(&self) -> u32 {
+        let mut sessions = self.sessions();
+        sessions.routes += 1;
+        sessions.routes
+    }
+
     pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -76,6 +83,8 @@ pub(super) struct Sessions {
     pub(super) received: u64,
     /// Given to each session that begins from now on: the drain's deadline has passed.
     pub(super) stopped: Option<Outcome>,
+    /// Routes that have led here so far.
+    pub(super) routes: u32,
 }
 
 impl Sessions {

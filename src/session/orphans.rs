@@ -123,7 +123,7 @@ mod tests {
             admission,
         };
         let destination = Destination::new(cluster, Tally::of(&settings.listener, &name));
-        Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default())
+        Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default(), None)
     }
 
     /// Sessions on each of the route's endpoints in turn.

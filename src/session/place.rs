@@ -21,6 +21,8 @@ use crate::upstream::{Cluster, EndpointId, Lease};
 pub(super) struct Entry {
     pub(super) session: SessionId,
     pub(super) accepted: Instant,
+    /// The number of the route that it came by, among those of its ledger.
+    pub(super) route: u32,
     /// Milliseconds from accept to when it had its endpoint.
     established_ms: AtomicU32,
     /// Where it goes, once that is known.
@@ -41,11 +43,12 @@ impl Entry {
         }
     }
 
-    /// Of a connection that is accepted now.
-    pub(super) fn new(session: SessionId) -> Self {
+    /// Of a connection that is accepted now, by that route of its ledger.
+    pub(super) fn new(session: SessionId, route: u32) -> Self {
         Self {
             session,
             accepted: clock::now(),
+            route,
             destination: OnceLock::new(),
             established_ms: AtomicU32::new(0),
             endpoint: OnceLock::new(),
@@ -62,9 +65,9 @@ impl Entry {
         self.destination.get().map(|destination| &destination.cluster)
     }
 
-    /// By its name: a cluster that succeeds another has its endpoints.
+    /// Or of one that it has succeeded, or that has succeeded it: those have its endpoints.
     pub(super) fn is_of(&self, cluster: &Cluster) -> bool {
-        self.cluster().is_some_and(|own| own.settings().name == cluster.settings().name)
+        self.cluster().is_some_and(|own| own.is_kin(cluster))
     }
 
     pub(super) fn counts_for(&self, tally: &Arc<Tally>) -> bool {

@@ -2,6 +2,7 @@
 //! A route is where connections of a listener go under one configuration, and who is asked about its sessions; the
 //! sessions themselves are in its [`Ledger`].
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,8 @@ pub struct Settings {
 }
 
 /// Where the connections of one listener go under one configuration. The sessions outlive a change of that: a route that
-/// succeeds another has the same ledger.
+/// succeeds another has the same ledger, and that one's sessions. So has a listener that was taken out and is back the same
+/// ledger; but the sessions of before are those of the route that was taken out, and end with it.
 #[derive(Debug)]
 pub struct Route {
     settings: Settings,
@@ -48,6 +50,8 @@ pub struct Route {
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
     ledger: Arc<Ledger>,
+    /// Whose sessions are its own, by their number in the ledger: its predecessors' up to itself.
+    numbers: RangeInclusive<u32>,
 }
 
 /// A cluster that a route leads to.
@@ -88,17 +92,22 @@ pub struct SessionView {
 pub(super) const REFUSING_MAX: u32 = 64;
 
 impl Route {
-    /// From a listener to its clusters: at least one, and more only with [`Settings::context`].
+    /// From a listener to its clusters: at least one, and more only with [`Settings::context`]. `before`: what it succeeds;
+    /// it takes over the sessions where that has the same ledger.
     #[must_use]
     pub fn new(
         settings: Settings,
         destinations: Vec<Destination>,
         ids: Arc<SessionIds>,
         ledger: Arc<Ledger>,
+        before: Option<&Self>,
     ) -> Arc<Self> {
         let metrics = ListenerMetrics::new(&settings.listener);
         let destinations = destinations.into_iter().map(Arc::new).collect();
-        Arc::new(Self { settings, destinations, metrics, ids, ledger })
+        let number = ledger.number_route();
+        let before = before.filter(|before| Arc::ptr_eq(&before.ledger, &ledger));
+        let first = before.map_or(number, |before| *before.numbers.start());
+        Arc::new(Self { settings, destinations, metrics, ids, ledger, numbers: first..=number })
     }
 
     /// The listener's name.
@@ -146,7 +155,7 @@ impl Route {
     /// Far over the cap not even that: the record is all that is left of it.
     pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
-        let entry = Arc::new(Entry::new(self.ids.next()));
+        let entry = Arc::new(Entry::new(self.ids.next(), *self.numbers.end()));
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving =
@@ -183,13 +192,19 @@ impl Route {
         self.sessions().accepted
     }
 
-    /// Sessions that live.
+    /// Its sessions that live.
     #[must_use]
     pub fn active(&self) -> usize {
-        self.sessions().live.len()
+        self.own(&self.sessions()).count()
     }
 
-    /// All sessions that live, in no order that means anything.
+    /// Those of the ledger's that came by this route, or by one that it has succeeded.
+    fn own<'a>(&self, sessions: &'a Sessions) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+        let numbers = self.numbers.clone();
+        sessions.live.values().filter(move |entry| numbers.contains(&entry.route))
+    }
+
+    /// All its sessions that live, in no order that means anything.
     #[must_use]
     pub fn view(&self) -> Vec<SessionView> {
         let endpoint = |entry: &Entry| {
@@ -197,8 +212,8 @@ impl Route {
             let cluster = self.clusters().find(|cluster| entry.is_of(cluster)).or_else(|| entry.cluster());
             Some(cluster?.endpoint(*entry.endpoint.get()?)?.settings().name.clone())
         };
-        let view = |(session, entry): (&SessionId, &Arc<Entry>)| SessionView {
-            session: *session,
+        let view = |entry: &Arc<Entry>| SessionView {
+            session: entry.session,
             cluster: entry.cluster().map(|cluster| cluster.settings().name.clone()),
             endpoint: endpoint(entry),
             caller: entry.caller().cloned(),
@@ -206,7 +221,7 @@ impl Route {
             sent: entry.live.sent(),
             received: entry.live.received(),
         };
-        self.sessions().live.iter().map(view).collect()
+        self.own(&self.sessions()).map(view).collect()
     }
 
     /// Where a cancel with that key has to go within that cluster, and as whose: to the server of the session that it is for,
@@ -232,7 +247,7 @@ impl Route {
     pub fn stop_unopened(&self, outcome: Outcome, silent: Duration) {
         let now = clock::now();
         let sessions = self.sessions();
-        let unopened = sessions.live.values().filter(|entry| {
+        let unopened = self.own(&sessions).filter(|entry| {
             !entry.live.is_opened() && now.saturating_duration_since(entry.accepted) >= silent
         });
         unopened.for_each(|entry| entry.live.stop(outcome));
@@ -246,37 +261,36 @@ impl Route {
         until: Instant,
     ) -> Vec<(SessionId, Seen)> {
         let sessions = self.sessions();
-        let meant = sessions.live.values().filter(|entry| {
+        let meant = self.own(&sessions).filter(|entry| {
             entry.is_of(cluster) && entry.endpoint.get() == Some(&endpoint) && entry.accepted <= until
         });
         meant.map(|entry| (entry.session, entry.seen())).collect()
     }
 
-    /// Every session that lives.
+    /// Every session of its that lives.
     #[must_use]
     pub fn activity(&self) -> Vec<(SessionId, Seen)> {
-        self.sessions().live.iter().map(|(session, entry)| (*session, entry.seen())).collect()
+        self.own(&self.sessions()).map(|entry| (entry.session, entry.seen())).collect()
     }
 
-    /// Tells that session to end so, be it still on its way to an endpoint. Whether it lives.
+    /// Tells that session of its to end so, be it still on its way to an endpoint. Whether it lives.
     pub fn stop(&self, session: SessionId, outcome: Outcome) -> bool {
         let sessions = self.sessions();
-        let entry = sessions.live.get(&session);
+        let entry = sessions.live.get(&session).filter(|entry| self.numbers.contains(&entry.route));
         entry.inspect(|entry| entry.live.stop(outcome)).is_some()
     }
 
-    /// Tells those sessions to end so that live now.
+    /// Tells those of its sessions to end so that live now.
     pub fn stop_live(&self, outcome: Outcome) -> usize {
         let sessions = self.sessions();
-        sessions.live.values().for_each(|entry| entry.live.stop(outcome));
-        sessions.live.len()
+        self.own(&sessions).inspect(|entry| entry.live.stop(outcome)).count()
     }
 
     /// Those of that cluster whose upstream has seen an identity, and none of these.
     pub(super) fn outdated(&self, cluster: &Cluster, current: &[Stamp]) -> Vec<(SessionId, Seen)> {
         let sessions = self.sessions();
         let outdated =
-            sessions.live.values().filter(|entry| entry.is_of(cluster) && entry.live.is_outdated(current));
+            self.own(&sessions).filter(|entry| entry.is_of(cluster) && entry.live.is_outdated(current));
         outdated.map(|entry| (entry.session, entry.seen())).collect()
     }
 

@@ -60,11 +60,12 @@ pub enum LocalAddress {
 }
 
 /// Why an address could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {bind}: {reason}")]
+#[derive(Debug)]
 pub struct BindError {
     bind: Bind,
     reason: String,
+    /// The keys that lead to it in the file, where that is known.
+    setting: Option<String>,
 }
 
 /// A listening socket. Dropping it stops accepting; the file of a unix socket that we bound goes with it, unless
@@ -253,9 +254,38 @@ fn tcp(address: SocketAddr, options: &Options) -> io::Result<Listener> {
 
 impl BindError {
     pub(super) fn new(bind: &Bind, reason: String) -> Self {
-        Self { bind: bind.clone(), reason }
+        Self { bind: bind.clone(), reason, setting: None }
+    }
+
+    /// The same of the address that the file has under those keys, such as `admin.bind`.
+    #[must_use]
+    pub fn of(self, setting: String) -> Self {
+        Self { setting: Some(setting), ..self }
+    }
+
+    /// The keys that lead to the address in the file, where that is known.
+    #[must_use]
+    pub fn setting(&self) -> Option<&str> {
+        self.setting.as_deref()
+    }
+
+    /// What cannot be done, and why, without the keys.
+    #[must_use]
+    pub fn words(&self) -> String {
+        format!("cannot listen on {}: {}", self.bind, self.reason)
     }
 }
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(setting) = &self.setting {
+            write!(f, "{setting}: ")?;
+        }
+        write!(f, "{}", self.words())
+    }
+}
+
+impl std::error::Error for BindError {}
 
 /// The usual failures in words that say what to do.
 #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open, and not ours")]

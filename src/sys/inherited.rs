@@ -130,8 +130,19 @@ impl Inherited {
         }
     }
 
+    /// Whether one was passed that is bound to that address already.
+    #[must_use]
+    pub fn has(&self, bind: &Bind, role: &Role) -> bool {
+        self.position(bind, role).is_some()
+    }
+
     /// One that is bound to that address already.
     fn kept(&mut self, bind: &Bind, role: &Role) -> Option<Passed> {
+        let position = self.position(bind, role)?;
+        Some(self.passed.remove(position))
+    }
+
+    fn position(&self, bind: &Bind, role: &Role) -> Option<usize> {
         let fits = |passed: &Passed| {
             let is_kept = matches!(passed.role, Role::Listener(_) | Role::Admin);
             is_kept
@@ -145,8 +156,7 @@ impl Inherited {
                     (Bind::Tcp(_) | Bind::Unix(_) | Bind::Systemd(_), _) => false,
                 }
         };
-        let position = self.passed.iter().position(fits)?;
-        Some(self.passed.remove(position))
+        self.passed.iter().position(fits)
     }
 
     fn of_systemd(&mut self, bind: &SystemdBind, options: &Options) -> Result<Vec<Listening>, String> {

@@ -16,6 +16,13 @@ pub fn has_route(to: IpAddr) -> bool {
     }
 }
 
+/// Whether this host has the address. Asks the kernel by binding a UDP socket to it, which sends nothing; where even that
+/// cannot be asked, the answer is no.
+#[must_use]
+pub fn is_local(ip: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

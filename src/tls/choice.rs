@@ -60,6 +60,12 @@ impl Identities {
         &self.all
     }
 
+    /// For whom the identity of the same place is; none, where the only one is for everybody.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// What has to be known of a caller. `None`: nothing, there is no choice.
     #[must_use]
     pub fn needs(&self) -> Option<Needs> {

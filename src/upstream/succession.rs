@@ -13,6 +13,13 @@ use super::endpoint::Endpoint;
 use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
 
 impl Cluster {
+    /// Whether one of them has succeeded the other, over however many changes: then they have their endpoints in common. A
+    /// cluster that was taken out of the file and put back is another one, and numbers its endpoints anew.
+    #[must_use]
+    pub fn is_kin(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
     /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
     /// still counts. Who looked after the old one looks after the new one instead, from behind this call on.
     #[must_use]

@@ -6,9 +6,10 @@ use std::{fs, thread};
 
 use serde_json::Value;
 
+use crate::harness::daemon::free_port;
 use crate::harness::{
-    Ambassador, BlackHole, Config, Dnsmasq, End, Mood, NameServer, Pki, ServerTls, Upstream, ambassador,
-    finish, roles, until,
+    Ambassador, BlackHole, Client, Config, Dnsmasq, End, Mood, NameServer, Pki, ServerTls, Upstream,
+    ambassador, finish, roles, until,
 };
 
 /// An upstream of 127.0.0.1 and one of `ip` with the same port.
@@ -602,4 +603,31 @@ fn check_connect_resolves_and_reports_it() {
     fs::write(&orders, "endpoints: [db]").expect("a file");
     let finished = check(&format!("{{ file: {} }}", orders.display()), &[]).must_exit(78);
     finished.must_say("orders.yaml:1:13: endpoints[0]: the port of `db` is missing");
+}
+
+/// One client of a listener whose cluster leads to the listener itself, by a name, took all its connections: each session dialled
+/// the next. An address is refused when the file is read; a name shows when it resolves.
+#[test]
+fn a_name_that_leads_to_the_listener_itself_is_no_endpoint() {
+    let upstream = Upstream::plain(roles::echo);
+    for (name, bind) in [("localhost", "127.0.0.1"), ("zero.test", "127.0.0.1"), ("loop.test", "0.0.0.0")] {
+        let port = free_port();
+        let dns = NameServer::start();
+        dns.set_hosts("127.0.0.1 localhost");
+        dns.set("zero.test.", 60, &["0.0.0.0"]);
+        dns.set("loop.test.", 60, &["127.0.0.7"]);
+        let listener = format!("bind: {bind}:{port}\nexpose: true\ncluster: up\nmax_connections: 50");
+        let with = |endpoints: &[&str]| Config::new().listener("app", &listener).cluster("up", endpoints, "");
+        let named = format!("{name}:{port}");
+        let ambassador = Ambassador::start_with(&with(&[&named]), |command| dns.serves(command));
+        let origin = wait_error(&ambassador, "it would dial itself");
+        assert_eq!(origin["name"], name);
+        let mut client = Client::tcp(([127, 0, 0, 1], port).into()).expect("the listener is there");
+        client.ending();
+        assert_eq!(ambassador.record()["outcome"], "no_endpoint", "{name}: one client, one session");
+        ambassador.rewrite(&with(&[&named, &upstream.address()]));
+        assert_eq!(ambassador.post("/reload").status, 200);
+        wait_members(&ambassador, &[&upstream.address()]);
+        Client::tcp(([127, 0, 0, 1], port).into()).expect("the listener is there").echo("served");
+    }
 }

@@ -283,3 +283,51 @@ fn connections_kept_ready_for_others_make_way() {
     until("they made way", || (ready() == 0.0).then_some(()));
     drop(clients);
 }
+
+/// A user who was made anew with another uid kept the identity under the old one over a reload, and the new uid had none: the file
+/// said the same as before.
+#[test]
+fn a_user_who_was_made_anew_is_another_one_after_a_reload() {
+    assert!(rustix::process::geteuid().is_root(), "a mount namespace needs root");
+    let pki = Pki::new();
+    let (one, two) = (pki.client("app"), pki.client("certonly"));
+    let upstream =
+        Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build(), roles::echo);
+    let dir = tempfile::tempdir().expect("a folder");
+    let passwd = dir.path().join("passwd");
+    // In place: it is this file that lies over the host's.
+    let alice_is = |uid: u32| {
+        let text = format!("root:x:0:0::/root:/bin/sh\nalice:x:{uid}:65534::/:/bin/false\n");
+        std::fs::write(&passwd, text).expect("a list of users");
+    };
+    alice_is(54_321);
+    let rules = "{ user: alice, use: app }, { user: root, use: certonly }";
+    let config = config(&upstream.address(), LOOPBACK, &pki, [&one, &two], rules, "");
+    let ambassador = Ambassador::start_with(&config, |command| {
+        let mut inside = std::process::Command::new("unshare");
+        inside.args([
+            "--mount",
+            "--",
+            "sh",
+            "-c",
+            r#"mount --bind "$1" /etc/passwd && shift && exec "$@""#,
+            "sh",
+        ]);
+        inside.arg(&passwd).arg(command.get_program()).args(command.get_args());
+        inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        inside.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        *command = inside;
+    });
+    ambassador.connect().echo("by root");
+    let shown = || handshakes(&upstream).pop().map(|(name, _)| name);
+    assert_eq!(shown().as_deref(), Some("certonly"));
+    let changes = |expected: &[&str]| {
+        let reloaded = ambassador.post("/reload").json();
+        assert_eq!(reloaded["changes"], serde_json::json!(expected), "{reloaded}");
+    };
+    changes(&[]);
+    alice_is(rustix::process::getuid().as_raw());
+    changes(&["cluster up changed"]);
+    ambassador.connect().echo("by whoever alice is now");
+    assert_eq!(shown().as_deref(), Some("app"));
+}

@@ -43,10 +43,13 @@ mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logs; // files, disks, journald, rotation
 mod mail_clients; // Postfix and Dovecot, and who speaks to them
+mod many_names; // more names than are asked for at once
+mod many_reloads; // random ones, and what is left
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it
 mod nats_clients; // a cluster of nats-server
 mod newer_clients; // what scripts/test-matrix has fetched, against the servers of this Debian
+mod other_daemons; // several of one user
 mod overload; // descriptors, the accept queue, memory
 mod page; // the page for people, in a browser
 mod postgres_cancel; // which server a cancel reaches
@@ -66,7 +69,9 @@ mod relaying; // counters, resets, ends
 mod reload; // the file read again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
+mod returning; // what is taken out of the file and put back
 mod shares; // what each caller may take
+mod slow_files; // files that hang
 mod spiffe; // certificates from an agent
 mod succession; // what a process leaves to its successor
 mod telemetry; // dashboard and alert rules against a scrape

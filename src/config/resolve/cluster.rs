@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Resolver;
+use super::digest::LookedUp;
 use super::endpoint::Surroundings;
 use super::identity::NamedIdentities;
 use super::resilience::retry_budget;
@@ -45,7 +46,12 @@ impl Resolver<'_> {
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
-        let (digest, tls_digest) = self.digests(root, name, cluster);
+        let looked_up = LookedUp {
+            tls: tls.as_ref().and_then(Option::as_ref),
+            endpoints: known.as_deref().unwrap_or_default(),
+            source: source.as_ref().and_then(Option::as_ref),
+        };
+        let (digest, tls_digest) = self.digests(root, name, cluster, &looked_up);
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
         let hedging = self.hedging(cluster, protocol.as_deref());
         let (panic, orphans) = (self.panic(cluster), self.orphans(cluster));

@@ -1,14 +1,34 @@
 //! What a section means as a whole, so that a reload sees what has changed: every value, defaults among them. Where in
 //! the file it stands does not count, nor how it is written; nor do the files that it names, which are followed while
-//! they are in use.
+//! they are in use. What the host makes of a name when the file is read does: whose user id `alice` is, and which
+//! interface `eth0`.
+
+use std::net::SocketAddr;
 
 use super::Resolver;
 use crate::config::raw::Section;
 use crate::digest::{Digest, Digester};
+use crate::policy::admission::Rule;
+use crate::tls::Originator;
+use crate::upstream::discovery::{Source, Target};
+use crate::upstream::{EndpointSettings, Host};
+
+/// What names of the host's have come to.
+pub(super) struct LookedUp<'a> {
+    pub(super) tls: Option<&'a Originator>,
+    pub(super) endpoints: &'a [EndpointSettings],
+    pub(super) source: Option<&'a Source>,
+}
 
 impl Resolver<'_> {
     /// The digest of a cluster, and that of its TLS alone with the identities that it takes.
-    pub(super) fn digests(&self, root: &Section, name: &str, cluster: &Section) -> (Digest, Digest) {
+    pub(super) fn digests(
+        &self,
+        root: &Section,
+        name: &str,
+        cluster: &Section,
+        looked_up: &LookedUp<'_>,
+    ) -> (Digest, Digest) {
         let mut of_tls = Digester::default();
         // An identity without a name of its own goes by the cluster's.
         of_tls.add(name.as_bytes());
@@ -18,8 +38,10 @@ impl Resolver<'_> {
             let used = tls.texts().filter_map(|text| identities.clone().find(|(name, _)| name == text));
             used.for_each(|(_, identity)| self.add(identity, &mut of_tls));
         }
+        looked_up.tls.iter().flat_map(|tls| tls.identities().rules()).for_each(|rule| ids(rule, &mut of_tls));
         let mut of_all = of_tls.clone();
         self.add(cluster, &mut of_all);
+        looked_up.scopes().for_each(|scope| of_all.add(&scope.to_le_bytes()));
         (of_all.digest(), of_tls.digest())
     }
 
@@ -29,5 +51,79 @@ impl Resolver<'_> {
         for text in section.texts() {
             digester.add(self.path(text).as_os_str().as_encoded_bytes());
         }
+    }
+}
+
+impl LookedUp<'_> {
+    /// The interfaces of link-local addresses, by number.
+    fn scopes(&self) -> impl Iterator<Item = u32> {
+        let known = self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter());
+        let known = known.filter_map(|address| match address {
+            SocketAddr::V6(address) => Some(address.scope_id()),
+            SocketAddr::V4(_) => None,
+        });
+        let listed = match self.source {
+            Some(Source::Listed(targets)) => &targets[..],
+            Some(Source::Service(_) | Source::File(_)) | None => &[],
+        };
+        known.chain(listed.iter().filter_map(scope))
+    }
+}
+
+const fn scope(target: &Target) -> Option<u32> {
+    match target.address.host {
+        Host::LinkLocal { scope, .. } => Some(scope),
+        Host::Ip(_) | Host::Name(_) => None,
+    }
+}
+
+/// The numbers of a rule's user and group.
+fn ids(rule: &Rule, digester: &mut Digester) {
+    for id in [rule.user, rule.group] {
+        digester.add(&id.map_or_else(Vec::new, |id| id.to_le_bytes().to_vec()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::upstream::Address;
+
+    /// An interface that was made anew has another number; a reload kept the old one, for the text was the same.
+    #[test]
+    fn the_interface_of_a_link_local_address_counts_by_its_number() {
+        let listed = |scope| {
+            let host = Host::LinkLocal { ip: "fe80::1".parse().unwrap(), interface: "eth0".into(), scope };
+            let server_name = ServerName::try_from("db").unwrap();
+            let target = Target { address: Address { host, port: 1 }, weight: 1, priority: 0, server_name };
+            Source::Listed(vec![target])
+        };
+        let scopes = |source: &Source| {
+            LookedUp { tls: None, endpoints: &[], source: Some(source) }.scopes().collect::<Vec<_>>()
+        };
+        assert_eq!((scopes(&listed(2)), scopes(&listed(3))), (vec![2], vec![3]));
+        let text = "listeners: { app: { bind: '127.0.0.1:1', cluster: up } }\nclusters: { up: { endpoints: ['[fe80::1%7]:1'] } }\n";
+        let config = Config::parse(text, Path::new("l.yaml"), &|_| None).unwrap();
+        let endpoints = &config.clusters[0].endpoints;
+        let known = LookedUp { tls: None, endpoints, source: None };
+        assert_eq!(known.scopes().collect::<Vec<_>>(), [7]);
+    }
+
+    #[test]
+    fn whom_a_name_is_counts_by_the_number() {
+        let of = |rule: Rule| {
+            let mut digester = Digester::default();
+            ids(&rule, &mut digester);
+            digester.digest()
+        };
+        let user = |user| Rule { user, ..Rule::default() };
+        assert_ne!(of(user(Some(1))), of(user(Some(2))));
+        assert_ne!(of(user(Some(1))), of(Rule { group: Some(1), ..Rule::default() }));
+        assert_ne!(of(user(Some(0))), of(user(None)));
     }
 }

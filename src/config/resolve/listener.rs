@@ -12,8 +12,8 @@ use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
 use crate::listener::Settings;
 use crate::name::{ClusterName, ListenerName};
-use crate::sys::{Bind, SystemdBind, UnixBind};
-use crate::upstream;
+use crate::sys::{self, Bind, SystemdBind, UnixBind};
+use crate::upstream::{self, discovery};
 
 /// What a unix socket's file shall look like, for all of a listener's.
 #[derive(Clone, Copy)]
@@ -191,7 +191,8 @@ impl Resolver<'_> {
                 clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
             let endpoints = its_own.flat_map(|cluster| &cluster.endpoints);
             for address in endpoints.flat_map(|endpoint| endpoint.addresses.iter()) {
-                if listener.binds.contains(&Bind::Tcp(address)) {
+                let meets = |bind: &Bind| matches!(bind, Bind::Tcp(own) if discovery::leads_to(address, *own, sys::is_local));
+                if listener.binds.iter().any(meets) {
                     let message =
                         format!("{address} is an endpoint of its own cluster: it would dial itself");
                     self.findings.mistake(&section.at("bind"), message);

@@ -2,44 +2,111 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::target::{EndpointsFile, Target};
-use crate::watch::Watch;
+use crate::alarm;
+use crate::aside::Aside;
+use crate::clock;
+use crate::watch::{News, Watch};
 
 /// A larger file is refused unread.
 const FILE_MAX: usize = 1024 * 1024;
 
-/// A file that is followed.
+/// How long reading it may take before that is said. It is waited for all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Readings that hang and are given up, because something else has been put in that place: each holds a thread.
+const GIVEN_UP_MAX: u32 = 8;
+
+/// A file that is followed. It is read aside: what it lies on may hang.
 #[derive(Debug)]
 pub(super) struct Followed {
     pub(super) file: EndpointsFile,
-    watch: Watch,
-    /// What was read last, well or badly.
-    seen: Option<Result<Vec<u8>, String>>,
+    watch: Option<Watch>,
+    reading: Aside<Contents>,
+    /// When it is said that reading takes too long; `None`: it has been.
+    late: Option<Instant>,
+    given_up: u32,
+    /// What it came to last, well or badly: the same text may mean another interface of this host by now.
+    seen: Option<Result<Vec<Target>, String>>,
+    /// Whether it was read once, well or badly.
+    pub(super) is_settled: bool,
     pub(super) succeeded: Option<Instant>,
     pub(super) error: Option<String>,
 }
 
+/// What is in it, or why that is not known.
+pub(super) type Contents = Result<Vec<u8>, String>;
+
 impl Followed {
     pub(super) fn new(file: EndpointsFile) -> Self {
-        let watch = Watch::new([file.path.clone()]);
-        Self { file, watch, seen: None, succeeded: None, error: None }
+        Self {
+            file,
+            watch: None,
+            reading: Aside::default(),
+            late: None,
+            given_up: 0,
+            seen: None,
+            is_settled: false,
+            succeeded: None,
+            error: None,
+        }
     }
 
-    /// Returns when it may have changed.
-    pub(super) async fn changed(&mut self) {
-        self.watch.changed().await;
+    /// Returns with what is in it, at once for the first time, and then whenever it may have changed. Dropping the future
+    /// loses nothing.
+    pub(super) async fn contents(&mut self) -> Contents {
+        if !self.reading.is_busy() {
+            match &mut self.watch {
+                Some(watch) => drop(watch.changed().await),
+                None => self.watch = Some(Watch::new([self.file.path.clone()]).await),
+            }
+            self.begin()?;
+        }
+        let read = loop {
+            let Some(late) = self.late else {
+                tokio::select! {
+                    biased;
+                    read = self.reading.done() => break read,
+                    news = changed(self.watch.as_mut()) => {
+                        if news == News::Told && self.given_up < GIVEN_UP_MAX {
+                            self.given_up += 1;
+                            self.begin()?;
+                        }
+                        continue;
+                    }
+                }
+            };
+            match alarm::before(late, self.reading.done()).await {
+                Ok(read) => break read,
+                Err(_) => {
+                    self.late = None;
+                    let path = self.file.path.display();
+                    return Err(format!("{path}: reading it takes too long: its file system may hang"));
+                }
+            }
+        };
+        let failed = |_| format!("{}: ambassador itself failed while it read it", self.file.path.display());
+        read.map_err(failed).flatten()
     }
 
-    /// What it says now; `None` if that is what it said before.
-    pub(super) fn read(&mut self, now: Instant) -> Option<Result<Vec<Target>, String>> {
-        let bytes = read(&self.file);
-        if self.seen.as_ref() == Some(&bytes) {
+    /// Begins to read it. From here on, what changes meanwhile is told by the watch.
+    fn begin(&mut self) -> Result<(), String> {
+        let file = self.file.clone();
+        let begun = self.reading.begin(move || read(&file));
+        self.late = Some(clock::now() + PATIENCE);
+        begun.map_err(|error| format!("{}: cannot read it: {error}", self.file.path.display()))
+    }
+
+    /// What that means; `None` if that is what it said before.
+    pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<Result<Vec<Target>, String>> {
+        self.is_settled = true;
+        let targets = contents.and_then(|bytes| (self.file.parse)(&bytes));
+        if self.seen.as_ref() == Some(&targets) {
             return None;
         }
-        let targets = bytes.clone().and_then(|bytes| (self.file.parse)(&bytes));
-        self.seen = Some(bytes);
+        self.seen = Some(targets.clone());
         self.error = targets.as_ref().err().cloned();
         if targets.is_ok() {
             self.succeeded = Some(now);
@@ -48,7 +115,14 @@ impl Followed {
     }
 }
 
-fn read(file: &EndpointsFile) -> Result<Vec<u8>, String> {
+async fn changed(watch: Option<&mut Watch>) -> News {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn read(file: &EndpointsFile) -> Contents {
     let failed = |error| format!("{}: cannot read it: {error}", file.path.display());
     let mut bytes = Vec::new();
     let most = u64::try_from(FILE_MAX).unwrap_or(u64::MAX);

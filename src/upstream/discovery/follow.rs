@@ -7,16 +7,17 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
-use super::file::Followed;
+use super::file::{Contents, Followed};
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
-use super::name::{Known, Reply};
+use super::name::{Half, Known, Reply};
+use super::own::OwnAddresses;
 use super::report::{Answer, Origin, OriginKind, Report};
 use super::resolver::{Resolver, Unanswered};
 use super::srv::{self, SrvRecord};
@@ -32,17 +33,19 @@ use crate::upstream::endpoint::{Host, Settings};
 
 /// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
 /// thread: see [`Resolver`].
-pub async fn follow(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng, watch: DrainWatch) {
-    let Some(mut following) = Following::new(cluster, resolver, rng) else { return };
+pub async fn follow(cluster: Arc<Cluster>, means: Means, rng: Rng, watch: DrainWatch) {
+    let Some(mut following) = Following::new(cluster, means, rng) else { return };
     tokio::select! {
+        // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
+        biased;
         () = watch.begun() => {}
         () = following.forever() => {}
     }
 }
 
 /// The same until everything has been asked for once: for `check --connect`.
-pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Arc<Report> {
-    if let Some(mut following) = Following::new(Arc::clone(cluster), resolver, rng) {
+pub async fn settle(cluster: &Arc<Cluster>, means: Means, rng: Rng) -> Arc<Report> {
+    if let Some(mut following) = Following::new(Arc::clone(cluster), means, rng) {
         tokio::select! {
             biased;
             () = cluster.search.settled() => {}
@@ -52,12 +55,22 @@ pub async fn settle(cluster: &Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -
     cluster.search.report()
 }
 
-/// Questions in flight at once, for one cluster.
+/// Questions in flight at once, for one cluster. Those left over wait for an answer to one of them, and the one that is due
+/// for longest goes first: names of which nobody tells anything leave the others their turn.
 const ASKING_MAX: usize = 16;
+
+/// What all clusters' endpoints are found with.
+#[derive(Debug, Clone, Default)]
+pub struct Means {
+    /// Who is asked.
+    pub resolver: Arc<Resolver>,
+    /// Where nobody is to be found.
+    pub own: Arc<OwnAddresses>,
+}
 
 struct Following {
     cluster: Arc<Cluster>,
-    resolver: Arc<Resolver>,
+    means: Means,
     rng: Rng,
     metrics: DiscoveryMetrics,
     service: Option<Asking>,
@@ -67,11 +80,14 @@ struct Following {
     names: BTreeMap<String, Known>,
     /// Ends with this value; each has its deadline.
     questions: JoinSet<(Question, Said)>,
-    in_flight: BTreeSet<Question>,
+    /// With the task that asks: of one that panicked nothing else is known.
+    in_flight: BTreeMap<Question, Id>,
     applied: Vec<Settings>,
     /// Those of targets that are no longer named, until it is known where the new ones are.
     outgoing: Vec<Settings>,
     leaves_some_out: bool,
+    /// Those that were found and would be ourselves, in words, by the name of their host.
+    loops: BTreeMap<String, String>,
 }
 
 /// The SRV record, and what is known of it.
@@ -96,21 +112,21 @@ enum Said {
 
 enum Event {
     Said(Question, Said),
-    Lost,
-    FileChanged,
+    Lost(Id),
+    FileRead(Contents),
     Doubt,
     Due,
 }
 
 impl Following {
-    fn new(cluster: Arc<Cluster>, resolver: Arc<Resolver>, rng: Rng) -> Option<Self> {
+    fn new(cluster: Arc<Cluster>, means: Means, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
         let metrics = DiscoveryMetrics::new(&cluster.settings().name, Answer::ALL.map(Answer::label));
         let mut following = Self {
             // Those it was given, or those that were known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
             cluster,
-            resolver,
+            means,
             rng,
             metrics,
             service: None,
@@ -118,9 +134,10 @@ impl Following {
             targets: Vec::new(),
             names: BTreeMap::new(),
             questions: JoinSet::new(),
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             outgoing: Vec::new(),
             leaves_some_out: false,
+            loops: BTreeMap::new(),
         };
         match source {
             Source::Listed(targets) => {
@@ -132,7 +149,6 @@ impl Following {
             Source::Service(service) => following.service = Some(Asking::new(service)),
             Source::File(file) => {
                 following.file = Some(Followed::new(file));
-                following.read_file();
             }
         }
         Some(following)
@@ -145,16 +161,15 @@ impl Following {
             let due = self.due();
             let Self { cluster, questions, file, .. } = self;
             let event = tokio::select! {
-                Some(said) = questions.join_next() => said.map_or(Event::Lost, |(question, said)| Event::Said(question, said)),
-                () = changed(file.as_mut()) => Event::FileChanged,
+                Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
+                contents = contents(file.as_mut()) => Event::FileRead(contents),
                 () = cluster.search.doubted() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
                 Event::Said(question, said) => self.hear(question, said),
-                // One of them panicked; which, nobody tells.
-                Event::Lost => self.in_flight.clear(),
-                Event::FileChanged => self.read_file(),
+                Event::Lost(task) => self.lose(task),
+                Event::FileRead(contents) => self.take_file(contents),
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
             }
@@ -170,8 +185,12 @@ impl Following {
             .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
     }
 
+    /// When something is to be asked that could be. `None`: nothing, or there is no room until an answer comes.
     fn due(&mut self) -> Option<Instant> {
-        let asked = self.in_flight.clone();
+        if self.questions.len() >= ASKING_MAX {
+            return None;
+        }
+        let asked: BTreeSet<_> = self.in_flight.keys().cloned().collect();
         self.schedules()
             .filter(|(question, _)| !asked.contains(question))
             .map(|(_, schedule)| schedule.due())
@@ -185,20 +204,42 @@ impl Following {
 
     fn ask(&mut self) {
         let now = clock::now();
-        let due: Vec<_> = self
+        let mut due: Vec<_> = self
             .schedules()
-            .filter(|(_, schedule)| schedule.due() <= now)
-            .map(|(question, _)| question)
+            .map(|(question, schedule)| (schedule.due(), question))
+            .filter(|(due, _)| *due <= now)
             .collect();
-        for question in due {
-            if self.in_flight.len() >= ASKING_MAX || !self.in_flight.insert(question.clone()) {
+        due.sort_unstable();
+        for (_, question) in due {
+            if self.questions.len() >= ASKING_MAX {
+                break;
+            }
+            if self.in_flight.contains_key(&question) {
                 continue;
             }
-            let resolver = Arc::clone(&self.resolver);
+            let resolver = Arc::clone(&self.means.resolver);
             let service = self.service.as_ref().map(|asking| asking.service.name.clone());
             let from = self.cluster.settings().dial.local_address;
-            self.questions.spawn(answer(resolver, question, service.unwrap_or_default(), from));
+            let asking = answer(resolver, question.clone(), service.unwrap_or_default(), from);
+            self.in_flight.insert(question, self.questions.spawn(asking).id());
         }
+    }
+
+    /// A task that asked has panicked. That is no answer, and is asked for again when one that failed would be.
+    fn lose(&mut self, task: Id) {
+        let Some(question) =
+            self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
+        else {
+            return;
+        };
+        let words = String::from("ambassador itself failed while it asked");
+        let said = match &question {
+            Question::Service => Said::Service(Err(Unanswered::Failed(words))),
+            Question::Name(_) => {
+                Said::Name(Reply { v4: Half::Failed(words.clone()), v6: Half::Failed(words) })
+            }
+        };
+        self.hear(question, said);
     }
 
     fn hear(&mut self, question: Question, said: Said) {
@@ -253,10 +294,10 @@ impl Following {
         self.note(answer, OriginKind::Service, &name, before, error, self.targets.len());
     }
 
-    fn read_file(&mut self) {
+    fn take_file(&mut self, contents: Contents) {
         let Some(file) = &mut self.file else { return };
         let before = file.error.is_some();
-        let Some(read) = file.read(clock::now()) else { return };
+        let Some(read) = file.take(contents, clock::now()) else { return };
         let (path, error) = (file.file.path.display().to_string(), file.error.clone());
         let answer = if read.is_ok() { Answer::Good } else { Answer::Failed };
         if let Ok(targets) = read {
@@ -286,12 +327,13 @@ impl Following {
         let Found { endpoints: mut found, leaves_some_out } =
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
+        self.leave_out_loops(&mut found);
         let has_names_settled = self.names.values().all(|known| known.is_settled);
         // Names that lead nowhere are no reason to give up servers that are known. A list without any is.
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
-        let is_new = |one: &&Settings| !found.iter().any(|known| known.is_same(one));
+        let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
         // Before anything has been heard, what the cluster began with stays.
@@ -302,6 +344,35 @@ impl Following {
             self.applied = found;
         }
         self.cluster.search.publish(self.report(has_names_settled));
+    }
+
+    /// An endpoint that is one of our own listeners', which lead here, is none.
+    fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
+        let mut loops = BTreeMap::new();
+        found.retain(|one| {
+            let Some(own) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+                return true;
+            };
+            let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
+            loops.insert(
+                host,
+                format!("{} is our own listener's address {own}: it would dial itself", one.name),
+            );
+            false
+        });
+        let cluster = &self.cluster.settings().name;
+        for (host, words) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
+            tracing::warn!(%cluster, origin = host, error = words, "an endpoint is left out");
+        }
+        self.loops = loops;
+    }
+
+    fn is_loop(&self, one: &Settings) -> bool {
+        one.addresses.iter().any(|address| self.met_at(address).is_some())
+    }
+
+    fn met_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+        self.means.own.met_at(&self.cluster.settings().name, address)
     }
 
     fn report(&self, has_names_settled: bool) -> Report {
@@ -327,9 +398,11 @@ impl Following {
             found: known.addresses().count(),
             succeeded: known.succeeded,
             due: Some(known.schedule.due()),
-            error: known.error.clone(),
+            error: known.error.clone().or_else(|| self.loops.get(name.trim_end_matches('.')).cloned()),
         });
-        let is_settled = has_names_settled && self.service.as_ref().is_none_or(|asking| asking.is_settled);
+        let is_settled = has_names_settled
+            && self.service.as_ref().is_none_or(|asking| asking.is_settled)
+            && self.file.as_ref().is_none_or(|file| file.is_settled);
         let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
         self.metrics.failing(origins.iter().filter(|origin| origin.error.is_some()).count());
         Report { is_settled, endpoints: self.applied.len(), origins }
@@ -390,9 +463,9 @@ async fn answer(
     (question, said)
 }
 
-async fn changed(file: Option<&mut Followed>) {
+async fn contents(file: Option<&mut Followed>) -> Contents {
     match file {
-        Some(file) => file.changed().await,
+        Some(file) => file.contents().await,
         None => pending().await,
     }
 }

@@ -1,0 +1,112 @@
+//! Clusters with more host names than are asked for at once: whatever the names come to, the daemon goes on answering, and
+//! stops when it is told to.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{Ambassador, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until};
+
+/// Endpoints that a cluster has at most by discovery.
+const ENDPOINTS_MAX: usize = 256;
+
+fn name(index: usize) -> String {
+    format!("db{index}.test")
+}
+
+/// So many names, of which every other one has an address where `half` says so.
+fn config(dns: &NameServer, count: usize, half: bool) -> Config {
+    let mut list = String::from("endpoints:\n");
+    for index in 0..count {
+        writeln!(list, "  - {}:1", name(index)).expect("a string takes all");
+        if half && index % 2 == 1 {
+            dns.set(
+                &format!("{}.", name(index)),
+                60,
+                &[&format!("127.9.{}.{}", index / 250, index % 250 + 1)],
+            );
+        }
+    }
+    let file = dns.dir().join(format!("names-{count}.yaml"));
+    fs::write(&file, list).expect("an endpoints file");
+    Config::app(&[&format!("{{ file: {} }}", file.display())], "")
+}
+
+/// How many names have been answered about, and how many endpoints there are.
+fn progress(ambassador: &Ambassador) -> (usize, usize) {
+    let cluster = ambassador.status()["clusters"][0].clone();
+    let origins = cluster["discovery"].as_array().expect("origins").clone();
+    let answered = origins
+        .iter()
+        .filter(|one| one["kind"] == "name" && (one["last_error"].is_string() || one["found"] != 0))
+        .count();
+    (answered, cluster["endpoints"].as_array().expect("endpoints").len())
+}
+
+/// It was: with a 17th name the main thread found it overdue at every turn and never yielded, so that the answers to the first
+/// 16 were never heard; the admin was dead, SIGTERM ignored, and a watchdog would have killed all sessions.
+#[test]
+fn any_number_of_names_leaves_the_daemon_at_work() {
+    for (count, mood, half) in [
+        (17, Mood::Honest, false),
+        (17, Mood::Silent, false),
+        (256, Mood::Honest, true),
+        (256, Mood::Failing, false),
+        (5000, Mood::Honest, true),
+        (5000, Mood::Silent, false),
+    ] {
+        let what = format!("{count} names, {mood:?}, half of them alive: {half}");
+        let dns = NameServer::start();
+        let config = config(&dns, count, half);
+        dns.set_mood(mood);
+        let mut ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
+        let wanted = count.min(ENDPOINTS_MAX);
+        if mood == Mood::Silent {
+            until(format!("the seventeenth was asked for: {what}"), || (dns.asked() > 32).then_some(()));
+        } else {
+            until(format!("all were asked for: {what}"), || {
+                (progress(&ambassador) == (wanted, if half { wanted / 2 } else { 0 })).then_some(())
+            });
+        }
+        assert_eq!(ambassador.get("/healthz").status, 200, "{what}");
+        ambassador.signal(Signal::TERM);
+        assert_eq!(ambassador.wait_exit(), 0, "{what}");
+    }
+}
+
+/// Names that nobody answers for take all the room there is; those that can be found had to wait behind them for ever, where
+/// their names came later in the alphabet.
+#[test]
+fn names_that_nobody_answers_for_do_not_keep_the_others_from_being_asked_for() {
+    let dns = NameServer::start();
+    let upstream = Upstream::plain(roles::echo);
+    let dead: Vec<_> = (0..40).map(|index| format!("dead{index}.test:1")).collect();
+    let live = format!("zz.test:{}", upstream.port());
+    dns.set("zz.test.", 1, &["127.0.0.1"]);
+    dns.set_mood(Mood::Failing);
+    let endpoints: Vec<_> = dead.iter().map(String::as_str).chain([live.as_str()]).collect();
+    let ambassador =
+        Ambassador::start_with(&Config::app(&endpoints, "panic: all"), |command| dns.serves(command));
+    until("all were asked for", || (progress(&ambassador).0 == 41).then_some(()));
+    dns.set_mood(Mood::Honest);
+    until("the one that lives was found", || (progress(&ambassador).1 == 1).then_some(()));
+    ambassador.connect().echo("served");
+}
+
+/// `check --connect` asks the same way, and hung with it.
+#[test]
+fn check_connect_comes_to_an_end_with_any_number_of_names() {
+    for (count, mood) in [(17, Mood::Silent), (256, Mood::Failing), (5000, Mood::Honest)] {
+        let dns = NameServer::start();
+        let config = config(&dns, count, false);
+        dns.set_mood(mood);
+        let file = dns.dir().join("listeners.yaml");
+        fs::write(&file, config.render(dns.dir())).expect("a file to check");
+        let mut command = ambassador();
+        command.args(["check", "--connect", "--config"]).arg(&file);
+        dns.serves(&mut command);
+        let finished = finish(&mut command).must_exit(1);
+        assert!(finished.stdout.contains("resolve    FAILED"), "{count}, {mood:?}:\n{}", finished.stdout);
+    }
+}
