@@ -239,6 +239,13 @@ pub fn late_rejection(error: &io::Error) -> Option<String> {
     Some(explain(error))
 }
 
+/// The same, only where the server objects to who we are.
+#[must_use]
+pub fn late_objection(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
+}
+
 impl HandshakeError {
     /// Whether the server objects to who we are: to our certificate, or to our having none.
     #[must_use]

@@ -230,6 +230,56 @@ fn a_probe_shakes_hands_with_the_clusters_own_tls() {
     }
 }
 
+/// The three ways in which a server shows somebody out whose handshake it has just finished.
+fn shows_out(how: &'static str) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
+    move |mut conn| {
+        Box::pin(async move {
+            match how {
+                "close_notify" => drop(conn.shutdown().await),
+                "FIN" => conn.shutdown_tcp(),
+                _ => conn.reset(),
+            }
+        })
+    }
+}
+
+/// A server with nobody behind it (a proxy whose own servers are down) finished the handshake and closed; the probe took that
+/// end for content, and the endpoint was healthy while every session to it failed.
+#[test]
+fn a_server_that_closes_right_after_the_handshake_is_unhealthy() {
+    let pki = Pki::new();
+    for how in ["close_notify", "FIN", "reset"] {
+        let upstream = Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), shows_out(how));
+        let cluster =
+            format!("tls: {{ ca: {} }}\nhealth_check: {{ type: tls, {QUICK} }}", pki.ca().display());
+        let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+        let told = wait_health(&ambassador, &upstream.address(), "unhealthy");
+        let words = "the server closed the connection right after the handshake";
+        assert!(told["health_error"].as_str().unwrap_or_default().starts_with(words), "{how}: {told}");
+        wait_probes(&ambassador, &upstream.address(), "bad_answer", 2);
+    }
+}
+
+/// One that greets has something to say, and one that waits for its client says nothing: neither is taken for the above.
+#[test]
+fn a_server_that_greets_and_one_that_waits_pass_a_probe_of_tls() {
+    let pki = Pki::new();
+    let server = || ServerTls::new(&pki.server(&["127.0.0.1"])).build();
+    let greets = Upstream::tls(server(), |mut conn| async move {
+        drop(conn.write_all(b"hello\n").await);
+        drop(conn.shutdown().await);
+    });
+    let waits = Upstream::tls(server(), roles::echo);
+    let cluster = format!("tls: {{ ca: {} }}\nhealth_check: {{ type: tls, {QUICK} }}", pki.ca().display());
+    let config = Config::app(&[&greets.address(), &waits.address()], &cluster);
+    let ambassador = Ambassador::start(&config);
+    for upstream in [&greets, &waits] {
+        wait_health(&ambassador, &upstream.address(), "healthy");
+        wait_probes(&ambassador, &upstream.address(), "ok", 3);
+        assert_eq!(transitions(&ambassador, &upstream.address()), ["healthy"]);
+    }
+}
+
 /// A Patroni-like answer: 200 on the primary, 503 elsewhere.
 fn role(is_primary: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let is_primary = Arc::clone(is_primary);
