@@ -24,7 +24,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 
 pub use choice::{Choice, Identities, NoIdentity};
 pub use demands::{Demands, Pin};
-pub use endpoint::{Agreed, EndpointOriginator};
+pub use endpoint::{Agreed, EndpointOriginator, Shown};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};

@@ -280,6 +280,53 @@ fn a_server_that_greets_and_one_that_waits_pass_a_probe_of_tls() {
     }
 }
 
+/// Notes how long each client stayed, handshake behind it, in milliseconds.
+async fn stays(mut conn: Conn) {
+    let begun = std::time::Instant::now();
+    drop(conn.read(&mut [0; 64]).await);
+    conn.note(format!("stayed {}", begun.elapsed().as_millis()));
+}
+
+/// Each probe of type `tls` waited 300 ms for what the server might make of our certificate, once a second: a place of a
+/// server's that is nearly full was taken for a third of the time, by its probes.
+#[test]
+fn only_credentials_that_a_server_has_not_let_pass_are_waited_for() {
+    let pki = Pki::new();
+    let folder = crate::credentials::Folder::with(&pki.client("first"));
+    let server = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(server, stays);
+    let (cert, key) = (folder.path("client.pem"), folder.path("client.key"));
+    let cluster = format!(
+        "tls: {{ ca: {}, cert: {}, key: {} }}\nhealth_check: {{ type: tls, interval: 100ms, timeout: 5s }}",
+        pki.ca().display(),
+        cert.display(),
+        key.display()
+    );
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let stays = || {
+        let notes = upstream.notes();
+        let stayed = notes.iter().filter_map(|note| note.strip_prefix("stayed ")?.parse::<u32>().ok());
+        stayed.collect::<Vec<_>>()
+    };
+    let stayed_behind = |known: usize, what: &str, is_it: &dyn Fn(u32) -> bool| {
+        until(format!("a probe {what} (they stayed {:?})", stays()), || {
+            stays().into_iter().skip(known).any(is_it).then_some(())
+        });
+    };
+    until("the first probe was over", || (!stays().is_empty()).then_some(()));
+    assert!(stays()[0] >= 200, "the first waits: {:?}", stays());
+    stayed_behind(1, "left at once", &|stayed| stayed < 100);
+
+    let known = stays().len();
+    let renewed = pki.client("second");
+    folder.install(&renewed.cert, "client.pem");
+    folder.install(&renewed.key, "client.key");
+    stayed_behind(known, "waited for what becomes of another certificate", &|stayed| stayed >= 200);
+    let known = stays().len();
+    stayed_behind(known, "left at once again", &|stayed| stayed < 100);
+    wait_health(&ambassador, &upstream.address(), "healthy");
+}
+
 /// A Patroni-like answer: 200 on the primary, 503 elsewhere.
 fn role(is_primary: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let is_primary = Arc::clone(is_primary);

@@ -70,10 +70,14 @@ pub(super) async fn probe(
     let mut record = DialRecord::default();
     let until = clock::now() + settings.timeout;
     let probed = alarm::before(until, go(cluster, settings, endpoint, until, &mut record)).await;
-    probed.unwrap_or_else(|Elapsed| {
+    let probed = probed.unwrap_or_else(|Elapsed| {
         let waited_for = waited_for(&record, settings.kind.shakes_hands(cluster));
         Err(Failure::Timeout { waited_for, timeout: settings.timeout })
-    })
+    });
+    if probed.is_err() {
+        endpoint.lets_pass(None);
+    }
+    probed
 }
 
 fn waited_for(record: &DialRecord, shakes_hands: bool) -> &'static str {
@@ -107,13 +111,13 @@ async fn go(
         Kind::Tls => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            settled(ready, patience).await
+            settled(ready, endpoint, record, patience).await
         }
         Kind::Protocol => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             match cluster.probe() {
-                None => settled(ready, patience).await,
+                None => settled(ready, endpoint, record, patience).await,
                 Some(conversation) => {
                     let talked = converse(ready, conversation, patience).await;
                     talked.map_err(|failure| Failure::Answer(failure.to_string()))
@@ -128,10 +132,25 @@ async fn go(
     }
 }
 
-/// With TLS 1.3 a server judges our certificate after our side of the handshake is done.
-async fn settled(mut ready: Ready, patience: Duration) -> Result<(), Failure> {
-    let rejected = rejected_within(patience, patience, &mut ready.end).await;
-    rejected.map_or(Ok(()), |reason| Err(Failure::Answer(reason)))
+/// With TLS 1.3 a server judges our certificate after our side of the handshake is done. All the patience is for credentials
+/// that it has not let pass yet, or not since a probe failed: whoever waits takes a place, of which a server that is nearly
+/// full has none to spare. Otherwise it has as long as the handshake took, in which an answer has gone there and back.
+async fn settled(
+    mut ready: Ready,
+    endpoint: &Endpoint,
+    record: &DialRecord,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let shown = record.agreed.as_ref().map(|agreed| agreed.shown());
+    let stay = match record.handshake {
+        Some(took) if shown.is_some() && endpoint.let_pass() == shown => took.min(patience),
+        Some(_) | None => patience,
+    };
+    if let Some(reason) = rejected_within(stay, patience, &mut ready.end).await {
+        return Err(Failure::Answer(reason));
+    }
+    endpoint.lets_pass(shown);
+    Ok(())
 }
 
 /// What is looked at of an answer.
