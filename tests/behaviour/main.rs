@@ -67,6 +67,7 @@ mod reload; // the file read again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
 mod shares; // what each caller may take
+mod slow_names; // hosts whose databases of users are slow
 mod spiffe; // certificates from an agent
 mod succession; // what a process leaves to its successor
 mod telemetry; // dashboard and alert rules against a scrape
