@@ -15,14 +15,13 @@ use crate::alarm;
 use crate::clock;
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::downstream::Census;
 use crate::drain::{Branch, Drain};
 use crate::listener::{self, Current, Service};
-use crate::metrics::CallerMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
 use crate::session::{
-    self, AccessLog, Admission, Destination, Ledger, Route, SessionIds, Tally, end_orphans, end_outdated,
+    self, AccessLog, Admission, Destination, Ledger, Lookups, Route, SessionIds, Tally, WantedOfCallers,
+    end_orphans, end_outdated,
 };
 use crate::sys::{BindError, Inherited, Listening, LocalAddress, Options, Role};
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
@@ -45,8 +44,7 @@ pub(super) struct Means {
     pub(super) admin: Drain,
     pub(super) credentials: Credentials,
     pub(super) discovery: discovery::Means,
-    pub(super) census: Arc<Census>,
-    pub(super) callers: Arc<CallerMetrics>,
+    pub(super) lookups: Lookups,
     pub(super) subject: Arc<Subject>,
 }
 
@@ -385,11 +383,13 @@ impl Estate {
         let key = (settings.name.clone(), settings.clusters.clone());
         let ledger = Arc::clone(self.ledgers.entry(key).or_default());
         let means = &self.means;
-        // Where each session leaves a record, its caller is in it.
-        let recorded = settings.records.map(|_| Needs { unit: true, groups: false });
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
-        let wanted = by_clusters.chain([recorded]).flatten().reduce(Needs::and);
-        let admission = Admission::new(&settings.admission, wanted, &means.census, &means.callers);
+        let wanted = WantedOfCallers {
+            to_dial: by_clusters.flatten().reduce(Needs::and),
+            // Where each session leaves a record, its caller is in it.
+            to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
+        };
+        let admission = Admission::new(&settings.admission, wanted, means.lookups.clone());
         let settings = session::Settings {
             listener: settings.name.clone(),
             max_connections: settings.max_connections,

@@ -34,13 +34,12 @@ use crate::aside::Aside;
 use crate::clock;
 use crate::config::{Config, Reach};
 use crate::credentials::Credentials;
-use crate::downstream::Census;
 use crate::drain::{Branch, Drain, DrainWatch};
 use crate::listener;
 use crate::log::Log;
-use crate::metrics::{self, CallerMetrics, Exposition, MetricsError};
+use crate::metrics::{self, Exposition, MetricsError};
 use crate::outcome::Outcome;
-use crate::session::AccessLog;
+use crate::session::{AccessLog, Lookups};
 use crate::sys::{
     self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, tell_predecessor,
 };
@@ -246,12 +245,11 @@ impl Running {
         let means = Means {
             workers,
             access: Arc::new(AccessLog::new(log)),
+            lookups: Lookups { tasks: subject.sessions.clone(), ..Lookups::default() },
             sessions: subject.sessions.clone(),
             admin: subject.upkeep.clone(),
             credentials: credentials.clone(),
             discovery: discovery::Means::default(),
-            census: Arc::<Census>::default(),
-            callers: Arc::<CallerMetrics>::default(),
             subject: Arc::clone(&subject),
         };
         let Snapshot { mut counted, clusters } = inherited.snapshot().map(snapshot::read).unwrap_or_default();
@@ -259,7 +257,7 @@ impl Running {
         counted.keep(&predecessors.processes());
         subject.exposition.go_on(counted);
         subject.exposition.set_settled(predecessors.processes().is_empty());
-        means.callers.resume(subject.exposition.units_of_others().into_iter());
+        means.lookups.metrics.resume(subject.exposition.units_of_others().into_iter());
         let mut estate = Estate::new(means, Rng::with_seed(seed()), clusters);
         estate.change(config, &mut inherited).map_err(StartError::Bind)?;
         for unused in inherited.unused() {

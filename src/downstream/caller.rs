@@ -8,10 +8,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::census::{Census, Found, Place};
-use crate::alarm;
+use crate::alarm::{self, Elapsed};
 use crate::caller::Caller;
 use crate::clock;
 use crate::policy::admission::Needs;
@@ -48,20 +48,53 @@ impl fmt::Display for Stranger {
     }
 }
 
+/// A caller, as far as nobody has to be waited for.
+#[derive(Debug)]
+pub enum Identified {
+    /// It was described not long ago.
+    Known(Arc<Caller>),
+    /// The kernel has named it, and databases have yet to describe it.
+    Asked(Question),
+}
+
+/// Who a caller is, put to the host's databases.
+#[derive(Debug)]
+pub struct Question {
+    found: Found,
+    needs: Needs,
+    until: Instant,
+    census: Arc<Census>,
+}
+
 /// How long the host's databases of users and groups may take. What they do not say by then is unknown, and matches no
 /// rule.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Attributes the peer. Two or three system calls; more only when its user or control group is met for the first time.
+impl Question {
+    /// What the kernel says.
+    #[must_use]
+    pub fn bare(&self) -> Arc<Caller> {
+        Arc::new(self.found.bare())
+    }
+
+    /// With what the databases add, if they do so within 2 s of the question; whoever awaits that later waits for what is left
+    /// of them. One look-up for a user is on its way at a time, however many sessions ask.
+    pub async fn answer(&self) -> Arc<Caller> {
+        let described = alarm::before(self.until, self.census.describe(&self.found, self.needs)).await;
+        described.unwrap_or_else(|Elapsed| self.bare())
+    }
+}
+
+/// Attributes the peer, by two or three system calls.
 ///
 /// # Errors
 /// It is a stranger.
-pub async fn identify(
+pub fn identify(
     client: &Socket,
     peer: Peer,
     needs: Needs,
     census: &Arc<Census>,
-) -> Result<Arc<Caller>, Stranger> {
+) -> Result<Identified, Stranger> {
     let found = match peer {
         Peer::Tcp(from) => over_loopback(client, from)?,
         Peer::Unix => over_unix(client, needs).map_err(Stranger::Untold)?,
@@ -70,15 +103,15 @@ pub async fn identify(
         return Err(Stranger::Unmapped);
     }
     let now = clock::now();
-    if let Some(caller) = census.recall(&found, needs, now) {
-        return Ok(caller);
-    }
-    let asked = (Arc::clone(census), found.clone());
-    let asking = tokio::task::spawn_blocking(move || asked.0.look_up(&asked.1, needs, now));
-    match alarm::before(now + LOOKUP_TIMEOUT, asking).await {
-        Ok(Ok(caller)) => Ok(caller),
-        Ok(Err(_)) | Err(_) => Ok(Arc::new(found.bare())),
-    }
+    Ok(match census.recall(&found, needs, now) {
+        Some(caller) => Identified::Known(caller),
+        None => Identified::Asked(Question {
+            found,
+            needs,
+            until: now + LOOKUP_TIMEOUT,
+            census: Arc::clone(census),
+        }),
+    })
 }
 
 /// The owner of the client's end. The address alone would not do: a client that has reset its connection leaves its

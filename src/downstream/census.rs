@@ -1,7 +1,9 @@
 //! What is known of the host's users, groups and control groups, so that most callers are described from memory.
 //!
 //! Answers of the databases are believed for a minute; the ids of control groups are never used again, so their paths
-//! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block.
+//! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block: one for
+//! a user at most, and few at once, for a name service that hangs may hang for ever. Nobody but that thread waits longer
+//! than he likes, and a stop does not wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -11,8 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
+use tokio::sync::watch;
 
 use crate::caller::{Caller, Cgroup};
+use crate::clock;
 use crate::policy::admission::Needs;
 
 /// What the kernel says of a peer.
@@ -57,6 +61,22 @@ pub struct Census {
     state: Mutex<State>,
     /// Held while the hierarchy is read: one reader at a time, and the next finds what it read.
     reading: Mutex<()>,
+    /// The database of users.
+    accounts: fn(u32) -> Account,
+    /// The users that are being looked up.
+    asking: Mutex<BTreeSet<u32>>,
+    /// Changes when a look-up has ended.
+    ended: watch::Sender<()>,
+}
+
+/// A user's turn to be looked up. Dropped, however that ended, it is over, and whoever waits looks again.
+struct Turn(Arc<Census>, u32);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.asking().remove(&self.1);
+        self.0.ended.send_replace(());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -80,19 +100,29 @@ struct Account {
 const BELIEVED: Duration = Duration::from_secs(60);
 /// Of each kind; past it all of the kind are forgotten.
 const KNOWN_MAX: usize = 4096;
+/// Users that are looked up at once.
+const ASKING_MAX: usize = 16;
 /// Control groups that are read of a hierarchy.
 const CGROUPS_MAX: usize = 65_536;
 
 impl Default for Census {
     fn default() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        Self::new(hierarchy(&read("/proc/self/mountinfo")), overflow(&read("/proc/self/uid_map")))
+        Self::new(hierarchy(&read("/proc/self/mountinfo")), overflow(&read("/proc/self/uid_map")), account)
     }
 }
 
 impl Census {
-    fn new(hierarchy: Option<PathBuf>, overflow: Option<u32>) -> Self {
-        Self { hierarchy, overflow, state: Mutex::default(), reading: Mutex::default() }
+    fn new(hierarchy: Option<PathBuf>, overflow: Option<u32>, accounts: fn(u32) -> Account) -> Self {
+        Self {
+            hierarchy,
+            overflow,
+            state: Mutex::default(),
+            reading: Mutex::default(),
+            accounts,
+            asking: Mutex::default(),
+            ended: watch::Sender::new(()),
+        }
     }
 
     /// Whether that number may be anybody's.
@@ -136,11 +166,40 @@ impl Census {
         Some(caller)
     }
 
-    /// The same, asking for what is not known. It blocks.
-    pub(super) fn look_up(&self, found: &Found, needs: Needs, now: Instant) -> Arc<Caller> {
+    /// The same, asking for what is not known. No deadline here: the caller has one.
+    pub(super) async fn describe(self: &Arc<Self>, found: &Found, needs: Needs) -> Arc<Caller> {
+        // Before the look, so that no end of a look-up is missed behind it.
+        let mut ended = self.ended.subscribe();
+        loop {
+            if let Some(caller) = self.recall(found, needs, clock::now()) {
+                return caller;
+            }
+            self.ask(found);
+            // Who would tell goes only when we do.
+            let _ = ended.changed().await;
+        }
+    }
+
+    /// Has a user looked up, unless that is going on, or too much else is. It may find more than what it was begun for.
+    fn ask(self: &Arc<Self>, found: &Found) {
+        let mut asking = self.asking();
+        if asking.len() >= ASKING_MAX || !asking.insert(found.uid) {
+            return;
+        }
+        drop(asking);
+        let (turn, found) = (Turn(Arc::clone(self), found.uid), found.clone());
+        // Not among the tasks that a stop waits for: no name service can be told to give up.
+        tokio::task::spawn_blocking(move || {
+            let Turn(census, _) = &turn;
+            census.look_up(&found, clock::now());
+        });
+    }
+
+    /// It blocks.
+    fn look_up(&self, found: &Found, now: Instant) {
         let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
         if !is_known {
-            let account = account(found.uid);
+            let account = (self.accounts)(found.uid);
             let mut state = self.state();
             make_room(&mut state.accounts);
             state.accounts.insert(found.uid, (now, account));
@@ -148,7 +207,6 @@ impl Census {
         if let Some(Place::Id(id)) = found.place {
             self.read_hierarchy_for(id);
         }
-        self.recall(found, needs, now).unwrap_or_else(|| Arc::new(found.bare()))
     }
 
     /// Reads the whole hierarchy, unless somebody else has just done so.
@@ -168,6 +226,10 @@ impl Census {
             state.lost.insert(id);
         }
         drop((state, reading));
+    }
+
+    fn asking(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -257,6 +319,11 @@ mod tests {
         Found { uid, gid: None, pid: None, groups: None, place }
     }
 
+    fn described(census: &Census, found: &Found, now: Instant) -> Arc<Caller> {
+        census.look_up(found, now);
+        census.recall(found, ALL, now).unwrap()
+    }
+
     fn id_of(folder: &Path) -> u64 {
         std::fs::metadata(folder).unwrap().ino()
     }
@@ -266,10 +333,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let service = root.path().join("system.slice/report.service");
         std::fs::create_dir_all(&service).unwrap();
-        let census = Census::new(Some(root.path().into()), None);
-        let (t0, caller) = (crate::clock::now(), found(0, Some(Place::Id(id_of(&service)))));
+        let census = Census::new(Some(root.path().into()), None, account);
+        let (t0, caller) = (clock::now(), found(0, Some(Place::Id(id_of(&service)))));
         assert_eq!(census.recall(&caller, ALL, t0), None, "nothing is known yet");
-        let looked_up = census.look_up(&caller, ALL, t0);
+        let looked_up = described(&census, &caller, t0);
         assert_eq!(looked_up.unit().unwrap().as_str(), "report.service");
         assert_eq!(looked_up.user.as_deref(), Some("root"));
         assert!(looked_up.groups.contains(&0));
@@ -282,30 +349,29 @@ mod tests {
     #[test]
     fn a_control_group_that_is_not_there_is_looked_for_once() {
         let root = tempfile::tempdir().unwrap();
-        let census = Census::new(Some(root.path().into()), None);
-        let (t0, caller) = (crate::clock::now(), found(0, Some(Place::Id(u64::MAX))));
-        assert!(census.look_up(&caller, ALL, t0).cgroup.is_none());
-        assert!(census.recall(&caller, ALL, t0).is_some());
-        let blind = Census::new(None, None);
-        assert!(blind.look_up(&caller, ALL, t0).cgroup.is_none());
+        let census = Census::new(Some(root.path().into()), None, account);
+        let (t0, caller) = (clock::now(), found(0, Some(Place::Id(u64::MAX))));
+        assert!(described(&census, &caller, t0).cgroup.is_none());
+        let blind = Census::new(None, None, account);
+        assert!(described(&blind, &caller, t0).cgroup.is_none());
     }
 
     #[test]
     fn a_users_groups_are_those_of_the_database_and_a_processs_its_own() {
-        let census = Census::new(None, None);
-        let t0 = crate::clock::now();
+        let census = Census::new(None, None, account);
+        let t0 = clock::now();
         let of_process = Found { gid: Some(7), groups: Some(vec![9, 3]), ..found(0, None) };
-        assert_eq!(*census.look_up(&of_process, ALL, t0).groups, [3, 7, 9]);
+        assert_eq!(*described(&census, &of_process, t0).groups, [3, 7, 9]);
         let nobody = found(4_000_000_000, None);
-        let caller = census.look_up(&nobody, ALL, t0);
+        let caller = described(&census, &nobody, t0);
         assert_eq!((caller.user.as_deref(), &*caller.groups), (None, &[][..]));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let census = Census::new(None, None);
-        let t0 = crate::clock::now();
-        census.look_up(&found(0, None), ALL, t0);
+        let census = Census::new(None, None, account);
+        let t0 = clock::now();
+        census.look_up(&found(0, None), t0);
         for pid in 0..2 * KNOWN_MAX as u32 {
             let _ = census.recall(&Found { pid: Some(pid), ..found(0, None) }, ALL, t0);
         }
@@ -325,7 +391,47 @@ mod tests {
     fn only_where_users_may_lack_a_number_one_number_stands_for_them() {
         assert_eq!(overflow("         0          0 4294967295\n"), None);
         assert!(overflow("0 1000 1\n").is_some());
-        let census = Census::new(None, Some(65_534));
+        let census = Census::new(None, Some(65_534), account);
         assert!(census.is_unmapped(65_534) && !census.is_unmapped(0));
+    }
+
+    /// Each session of a user that nobody knew yet asked for itself, each on a thread of its own: a name service that hung
+    /// had as many of them as tokio has for what blocks.
+    #[test]
+    fn sessions_share_the_look_up_of_their_user_and_few_users_are_looked_up_at_once() {
+        static GATE: Mutex<()> = Mutex::new(());
+        static ASKED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+        let accounts = |uid| {
+            ASKED.lock().unwrap().push(uid);
+            drop(GATE.lock().unwrap());
+            Account { name: Some(format!("user{uid}").into()), groups: vec![uid] }
+        };
+        let census = Arc::new(Census::new(None, None, accounts));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let hangs = GATE.lock().unwrap();
+        let users = 2 * ASKING_MAX as u32;
+        let asking: Vec<_> = (0..10 * users)
+            .map(|number| {
+                let census = Arc::clone(&census);
+                runtime.spawn(async move { census.describe(&found(number % users, None), ALL).await })
+            })
+            .collect();
+        let begun = clock::now();
+        while ASKED.lock().unwrap().len() < ASKING_MAX {
+            runtime.block_on(tokio::task::yield_now());
+            assert!(clock::now() < begun + Duration::from_secs(60), "{:?}", ASKED.lock().unwrap());
+        }
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(census.asking().len(), ASKING_MAX, "and no more");
+        assert!(asking.iter().all(|one| !one.is_finished()));
+        drop(hangs);
+        for (number, one) in asking.into_iter().enumerate() {
+            let caller = runtime.block_on(one).unwrap();
+            assert_eq!(caller.user.as_deref(), Some(format!("user{}", number as u32 % users).as_str()));
+        }
+        let mut asked = ASKED.lock().unwrap().clone();
+        asked.sort_unstable();
+        assert_eq!(asked, (0..users).collect::<Vec<_>>(), "each once");
+        assert!(census.asking().is_empty());
     }
 }

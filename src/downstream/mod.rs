@@ -7,7 +7,7 @@ mod head;
 mod opening;
 mod refuse;
 
-pub use caller::{Stranger, identify};
+pub use caller::{Identified, Question, Stranger, identify};
 pub use census::Census;
 pub use head::{NoHead, read_head};
 pub use opening::{NotOpened, introduce, read_opening};

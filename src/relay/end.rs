@@ -3,8 +3,9 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use super::half::with_scratch;
 use crate::sys::Socket;
 use crate::tls::{Due, Stream};
 
@@ -71,19 +72,32 @@ impl End {
         !matches!(socket.peek(), Ok(None))
     }
 
-    /// Reads one portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some (32 KiB);
-    /// 0 is the end.
-    ///
-    /// # Errors
-    /// The connection's, or TLS's.
-    pub async fn recv(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_recv(cx, buffer)).await
-    }
-
-    /// One try of [`End::recv`].
+    /// One try of reading a portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some
+    /// (32 KiB); 0 is the end.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;
         leg.poll_read(cx, buffer)
+    }
+
+    /// Reads one portion for who only looks at it: it lies in the worker's scratch memory, and nothing has to be cleared
+    /// for it. Nothing to see is the end.
+    ///
+    /// # Errors
+    /// The connection's, or TLS's.
+    pub async fn glimpse<T>(&mut self, mut see: impl FnMut(&[u8]) -> T) -> io::Result<T> {
+        poll_fn(|cx| self.poll_glimpse(cx, &mut see)).await
+    }
+
+    /// One try of [`End::glimpse`].
+    pub fn poll_glimpse<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        see: impl FnOnce(&[u8]) -> T,
+    ) -> Poll<io::Result<T>> {
+        with_scratch(GLIMPSE, |scratch| {
+            let read = ready!(self.poll_recv(cx, scratch))?;
+            Poll::Ready(Ok(see(&scratch[..read])))
+        })
     }
 
     /// Takes some of `bytes`; what the kernel has not got of them yet goes with [`End::poll_sent`].
@@ -125,14 +139,16 @@ impl End {
     pub async fn part(&mut self) -> io::Result<()> {
         let mut leg = &mut *self;
         poll_fn(|cx| leg.poll_finish(cx)).await;
-        let mut ignored = vec![0; Stream::PORTION];
-        while self.recv(&mut ignored).await? > 0 {
+        while self.glimpse(<[u8]>::len).await? > 0 {
             // A server that goes on talking is not the only one here.
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 }
+
+/// What is looked at at once: more than a TLS record.
+const GLIMPSE: usize = 64 * 1024;
 
 /// What a copy needs of a leg.
 pub(super) trait Leg {

@@ -74,6 +74,11 @@ thread_local! {
     static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
+/// A part of the worker's scratch memory, for the length of a call that does not want it again.
+pub(super) fn with_scratch<T>(most: usize, then: impl FnOnce(&mut [u8]) -> T) -> T {
+    MEMORY.with_borrow_mut(|memory| then(&mut memory[..most.min(SCRATCH)]))
+}
+
 impl Half {
     /// A direction that has these bytes to deliver before any other.
     pub(super) fn holding(source: Side, held: Vec<u8>) -> Self {

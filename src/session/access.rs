@@ -103,7 +103,9 @@ impl AccessLog {
             Verdict::LeftOut => return,
         };
         let writer = self.0.access();
-        let fields = Fields::of(record, ended, sample);
+        let caller = record.caller();
+        let fields =
+            Fields { caller: caller.as_deref().map(Caller::of), ..Fields::of(record, ended, sample) };
         match writer.form {
             Form::Json => writer.put(json(fields)),
             Form::Text => writer.put(text(&fields)),
@@ -179,6 +181,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 impl<'a> Fields<'a> {
+    /// All but the caller.
     fn of(record: &'a Record, ended: Instant, sample: Option<f64>) -> Self {
         let dial = &record.dial;
         let transport_peer = match record.peer {
@@ -201,7 +204,7 @@ impl<'a> Fields<'a> {
                 .and_then(|header| header.unique_id.as_deref())
                 .map(|id| id.escape_ascii().to_string()),
             context: record.context(),
-            caller: record.caller().map(|caller| Caller::of(caller)),
+            caller: None,
             endpoint: dial.endpoint.as_ref().map(|name| name.as_str()),
             attempts: dial.attempts,
             resolve_ms: dial.resolve.map(ms),

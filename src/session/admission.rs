@@ -1,14 +1,17 @@
 //! Who connects, and whether it may: found out before anything else happens for a client, where anybody asks.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::guest::{Counted, Guest};
 use super::place::Place;
 use super::record::Record;
 use super::route::Route;
 use crate::caller::{Caller, CallerKey};
 use crate::clock;
-use crate::downstream::{self, Census, Stranger};
+use crate::downstream::{self, Census, Identified, Question, Stranger};
+use crate::drain::Drain;
 use crate::metrics::{CallerMetrics, CallerSeries};
 use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
@@ -37,18 +40,29 @@ pub struct Admission {
     max_queued: Option<u32>,
     /// What anybody wants to know of callers. `None`: nothing, and nobody is looked up.
     needs: Option<Needs>,
-    census: Arc<Census>,
-    metrics: Arc<CallerMetrics>,
+    /// Whether anything of it is decided by, and not only told. The user alone needs no database.
+    waits: bool,
+    lookups: Lookups,
 }
 
-/// What is known of a session's client.
-#[derive(Debug)]
-pub(super) struct Guest {
-    /// `None` for a stranger.
-    caller: Option<Arc<Caller>>,
-    /// Whose share it counts for, where there are shares. Boxed: it is kept for hours, and mostly there are none.
-    share: Option<Box<CallerKey>>,
-    series: Option<Arc<CallerSeries>>,
+/// What callers are looked up with, whoever asks.
+#[derive(Debug, Clone, Default)]
+pub struct Lookups {
+    /// What this host calls whom.
+    pub census: Arc<Census>,
+    /// Where they are counted.
+    pub metrics: Arc<CallerMetrics>,
+    /// Those that wait beside their sessions.
+    pub tasks: Drain,
+}
+
+/// What others than the listener want to know of callers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WantedOfCallers {
+    /// Before a server is dialled for them.
+    pub to_dial: Option<Needs>,
+    /// For the record of what became of them.
+    pub to_tell: Option<Needs>,
 }
 
 /// What speaks against serving a client.
@@ -63,24 +77,20 @@ pub(super) enum Against {
 }
 
 impl Admission {
-    /// `wanted`: what others want to know of callers; the log, say.
+    /// With those settings.
     #[must_use]
-    pub fn new(
-        settings: &AdmissionSettings,
-        wanted: Option<Needs>,
-        census: &Arc<Census>,
-        metrics: &Arc<CallerMetrics>,
-    ) -> Self {
+    pub fn new(settings: &AdmissionSettings, wanted: WantedOfCallers, lookups: Lookups) -> Self {
         let tells_apart = !settings.per_caller.is_off() || settings.max_queued.is_some();
         let for_shares = tells_apart.then_some(Needs { unit: true, groups: false });
-        let needs = [wanted, Needs::of(&settings.allow), for_shares];
+        let to_decide = [wanted.to_dial, Needs::of(&settings.allow), for_shares];
+        let to_decide = to_decide.into_iter().flatten().reduce(Needs::and);
         Self {
             allow: settings.allow.clone(),
             shares: Arc::new(Mutex::new(Shares::new(settings.per_caller))),
             max_queued: settings.max_queued,
-            needs: needs.into_iter().flatten().reduce(Needs::and),
-            census: Arc::clone(census),
-            metrics: Arc::clone(metrics),
+            needs: [to_decide, wanted.to_tell].into_iter().flatten().reduce(Needs::and),
+            waits: to_decide.is_some_and(|needs| needs != Needs::default()),
+            lookups,
         }
     }
 
@@ -110,7 +120,7 @@ impl Admission {
     }
 
     /// Counts a connection for its caller.
-    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<Box<CallerKey>>, Against> {
+    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<CallerKey>, Against> {
         let mut shares = self.shares();
         if shares.is_off() {
             return Ok(None);
@@ -121,35 +131,55 @@ impl Admission {
         };
         let key = CallerKey::of(caller, from);
         match shares.begin(&key, clock::now()) {
-            Ok(()) => Ok(Some(Box::new(key))),
+            Ok(()) => Ok(Some(key)),
             Err(exceeded) => Err(Against::CallerFull(format!("{key} {exceeded}"))),
         }
     }
 
+    /// What a caller of that unit, or one whose unit is not known, counts as.
+    fn series(&self, caller: Option<&Caller>) -> Arc<CallerSeries> {
+        self.lookups.metrics.of(caller.and_then(Caller::unit))
+    }
+
+    /// A session's client has been described. Once is enough: later ones are not heard.
+    pub(super) fn described(&self, guest: &mut Guest, caller: Arc<Caller>) {
+        let Counted::Asked { is_refused, .. } = guest.counted else { return };
+        guest.counted = if self.needs.is_some_and(|needs| needs.unit) {
+            let series = self.series(Some(&caller));
+            series.began();
+            if is_refused {
+                series.refused();
+            }
+            Counted::Caller(series)
+        } else {
+            Counted::No
+        };
+        guest.caller = Some(caller);
+    }
+
     /// A session's client has gone.
-    pub(super) fn left(&self, guest: &Guest) {
-        if let Some(key) = &guest.share {
-            self.shares().end(key, clock::now());
+    pub(super) fn left(&self, guest: &mut Guest) {
+        // One that nobody has described by now belongs to no unit.
+        if let (Counted::Asked { .. }, Some(caller)) = (&guest.counted, guest.caller.clone()) {
+            self.described(guest, caller);
         }
-        if let Some(series) = &guest.series {
-            series.ended();
+        match std::mem::replace(&mut guest.counted, Counted::No) {
+            Counted::Caller(series) => series.ended(),
+            Counted::Sharer(both) => {
+                self.shares().end(&both.1, clock::now());
+                both.0.ended();
+            }
+            Counted::No | Counted::Asked { .. } => {}
         }
+    }
+
+    /// Runs what waits for the answer beside a session.
+    pub(super) fn wait_beside(&self, waiting: impl Future<Output = ()> + Send + 'static) {
+        self.lookups.tasks.spawn(waiting);
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Guest {
-    pub(super) const fn caller(&self) -> Option<&Arc<Caller>> {
-        self.caller.as_ref()
-    }
-
-    pub(super) fn refused(&self) {
-        if let Some(series) = &self.series {
-            series.refused();
-        }
     }
 }
 
@@ -167,6 +197,28 @@ fn denies_identity(place: &Place, who: &Result<Arc<Caller>, Stranger>) -> Option
     }
 }
 
+/// Who the client is, and what has yet to be told of it: what nothing is decided by is asked for beside the session. Whoever is
+/// turned away for who it is hears its whole name, and dials nobody.
+async fn who(
+    downstream: &Socket,
+    place: &Place,
+    record: &Record,
+    needs: Needs,
+) -> (Result<Arc<Caller>, Stranger>, Option<Question>) {
+    let admission = place.route().admission();
+    let question = match downstream::identify(downstream, record.peer, needs, &admission.lookups.census) {
+        Ok(Identified::Known(caller)) => return (Ok(caller), None),
+        Ok(Identified::Asked(question)) => question,
+        Err(stranger) => return (Err(stranger), None),
+    };
+    let who = Ok(question.bare());
+    if admission.waits || admission.denies(&who).is_some() || denies_identity(place, &who).is_some() {
+        // Boxed: only the first of a kind has to wait.
+        return (Ok(Box::pin(question.answer()).await), None);
+    }
+    (who, Some(question))
+}
+
 /// What speaks against the client, if anything does. Caps are taken in this order: the caller's, the listener's; the
 /// cluster's and the endpoint's follow with the dial.
 pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record) -> Option<Against> {
@@ -174,27 +226,32 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
     let admission = route.admission();
     let full = || (!place.has_room()).then(|| Against::ListenerFull(route.max_connections()));
     let Some(needs) = admission.needs else { return full() };
-    // Boxed: only the first of a kind has to wait.
-    let who = Box::pin(downstream::identify(downstream, record.peer, needs, &admission.census)).await;
-    let series = needs.unit.then(|| {
-        let unit = who.as_ref().ok().and_then(|caller| caller.unit());
-        admission.metrics.of(unit)
-    });
+    let (who, question) = who(downstream, place, record, needs).await;
     let judged = match admission.denies(&who).or_else(|| denies_identity(place, &who)).or_else(full) {
         Some(against) => Err(against),
         None => admission.share(who.as_deref().ok(), record.peer),
     };
-    if let Some(series) = &series {
-        series.began();
-        if judged.is_err() {
-            series.refused();
-        }
-    }
     let (share, against) = match judged {
         Ok(share) => (share, None),
         Err(against) => (None, Some(against)),
     };
-    place.identified(Guest { caller: who.ok(), share, series });
+    let counted = match (question, share) {
+        // Where there are shares, nothing is left to be asked.
+        (Some(question), _) => Counted::Asked { question: Arc::new(question), is_refused: against.is_some() },
+        (None, _) if !needs.unit => Counted::No,
+        (None, share) => {
+            let series = admission.series(who.as_deref().ok());
+            series.began();
+            if against.is_some() {
+                series.refused();
+            }
+            match share {
+                None => Counted::Caller(series),
+                Some(share) => Counted::Sharer(Box::new((series, share))),
+            }
+        }
+    };
+    place.identified(Guest { caller: who.ok(), counted });
     against
 }
 

@@ -48,13 +48,14 @@ pub(super) async fn dial_for(
         Peer::Unix => None,
     };
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
+    let caller = owner.or_else(|| place.caller());
     let demand = Demand {
         wanted,
         has_spoken,
         tightened,
         announcement: announcement.as_ref(),
         affinity: affinity.flatten(),
-        caller: owner.as_ref().or_else(|| place.caller()).map(|caller| &**caller),
+        caller: caller.as_deref(),
         from,
         max_queued: place.route().admission().max_queued(),
     };
@@ -83,8 +84,8 @@ fn announcement(downstream: &Socket, record: &Record) -> Announcement {
     Announcement {
         command: heads::command(downstream, record),
         session: record.session().to_string(),
-        uid: caller.map(|caller| caller.uid),
-        unit: caller.and_then(|caller| caller.unit()).map(ToString::to_string),
+        uid: caller.as_ref().map(|caller| caller.uid),
+        unit: caller.as_ref().and_then(|caller| caller.unit()).map(ToString::to_string),
         context: record.context().map(ToString::to_string),
     }
 }
@@ -111,7 +112,8 @@ fn affinity(tightened: &Tightened<'_>, record: &Record) -> Option<u64> {
 pub(super) fn announce(place: &Place, login: &mut Vec<u8>) {
     let settings = place.cluster().expect("who logs in has a cluster").settings();
     if settings.announce_caller
-        && let Some(unit) = place.caller().and_then(|caller| caller.unit())
+        && let Some(caller) = place.caller()
+        && let Some(unit) = caller.unit()
     {
         settings.protocol.announce(login, unit.as_str());
     }

@@ -7,6 +7,7 @@ mod access;
 mod admission;
 mod connect;
 mod dialling;
+mod guest;
 mod heads;
 mod late;
 mod ledger;
@@ -32,7 +33,7 @@ use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
 use crate::workers::WorkerLoad;
 
 pub use access::AccessLog;
-pub use admission::{Admission, AdmissionSettings};
+pub use admission::{Admission, AdmissionSettings, Lookups, WantedOfCallers};
 use dialling::{Ask, announce, dial_for, introduce};
 pub use ledger::{Ledger, Tally};
 pub use orphans::end_orphans;
@@ -58,7 +59,7 @@ pub fn run(
     let expecting = Expecting::begin();
     async move {
         let opening = Box::pin(open_or_refuse(accepted, &place, &mut record, expecting));
-        let Some((start, lease)) = opening.await else { return leave(&record, place, load, &access) };
+        let Some((start, lease)) = opening.await else { return leave(record, place, load, access) };
         let settings = &place.cluster().expect(RELAYS).settings().session;
         let relaying = relay::relay(start, settings, place.live());
         let left = note(relaying.await, place.lived(), &mut record);
@@ -67,19 +68,32 @@ pub fn run(
             (None, None) => drop(lease),
             (unserved, unfinished) => Box::pin(aftermath(unserved, unfinished, lease, &record)).await,
         }
-        leave(&record, place, load, &access);
+        leave(record, place, load, access);
     }
 }
 
 /// Who relays has dialled, and who has dialled knows where.
 const RELAYS: &str = "a session that relays has a cluster";
 
-/// In this order: whoever reads the record finds the session gone.
-fn leave(record: &Record, place: Place, load: WorkerLoad, access: &AccessLog) {
+/// In this order: whoever reads the record finds the session gone, and its client's name in it, if there is one to be had. Where
+/// that has yet to come, it is waited for beside: the session's own task is over.
+fn leave(record: Record, place: Place, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
-    record.route().ended(record, &place, ended);
-    drop((place, load));
-    access.write(record, ended);
+    record.route().ended(&record, &place, ended);
+    drop(load);
+    let route = Arc::clone(place.route());
+    let description = place.description().filter(|_| route.settings().records.is_some());
+    let write = move || {
+        drop(place);
+        access.write(&record, ended);
+    };
+    match description {
+        None => write(),
+        Some(description) => route.admission().wait_beside(async move {
+            description.await;
+            write();
+        }),
+    }
 }
 
 async fn open_or_refuse(

@@ -91,7 +91,10 @@ mod tests {
 
     use fastrand::Rng;
 
-    use super::super::{Admission, AdmissionSettings, Admitted, Destination, SessionIds, Settings, Tally};
+    use super::super::{
+        Admission, AdmissionSettings, Admitted, Destination, Lookups, SessionIds, Settings, Tally,
+        WantedOfCallers,
+    };
     use super::*;
     use crate::config::Config;
     use crate::name::ListenerName;
@@ -111,7 +114,8 @@ mod tests {
         );
         let config = Config::parse(&text, Path::new("listeners.yaml"), &|_| None).unwrap();
         let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
-        let admission = Admission::new(&AdmissionSettings::default(), None, &Arc::default(), &Arc::default());
+        let admission =
+            Admission::new(&AdmissionSettings::default(), WantedOfCallers::default(), Lookups::default());
         let listener = ListenerName::from("app");
         let name = cluster.settings().name.clone();
         let settings = Settings {

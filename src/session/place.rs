@@ -1,10 +1,12 @@
 //! One connection's place among the live sessions of its route: what is known of it while it lives, given back on drop.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::admission::Guest;
+use super::guest::Guest;
 use super::ledger::Tally;
 use super::record::{Record, SessionId};
 use super::route::{Destination, REFUSING_MAX, Route};
@@ -30,7 +32,7 @@ pub(super) struct Entry {
     /// Its endpoint, once it has one.
     pub(super) endpoint: OnceLock<EndpointId>,
     /// What is known of its client, once somebody has looked. Boxed: often nobody does.
-    guest: OnceLock<Box<Guest>>,
+    guest: Mutex<Option<Box<Guest>>>,
     pub(super) live: Live,
 }
 
@@ -52,13 +54,17 @@ impl Entry {
             destination: OnceLock::new(),
             established_ms: AtomicU32::new(0),
             endpoint: OnceLock::new(),
-            guest: OnceLock::new(),
+            guest: Mutex::default(),
             live: Live::default(),
         }
     }
 
-    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
-        self.guest.get()?.caller()
+    pub(super) fn caller(&self) -> Option<Arc<Caller>> {
+        self.guest().as_ref()?.caller().cloned()
+    }
+
+    fn guest(&self) -> MutexGuard<'_, Option<Box<Guest>>> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
@@ -139,19 +145,34 @@ impl Place {
     }
 
     /// Who connected, where somebody wanted to know and it is no stranger.
-    pub(super) fn caller(&self) -> Option<&Arc<Caller>> {
+    pub(super) fn caller(&self) -> Option<Arc<Caller>> {
         self.entry.caller()
     }
 
-    /// Its client was looked up.
+    /// Its client was looked up, or is being looked up beside it.
     pub(super) fn identified(&self, guest: Guest) {
-        // Looked up once, so it is never set twice.
-        let _ = self.entry.guest.set(Box::new(guest));
+        *self.entry.guest() = Some(Box::new(guest));
+        if let Some(waiting) = self.description() {
+            self.route.admission().wait_beside(waiting);
+        }
+    }
+
+    /// Waits for what is still asked about its client, for a bounded time, and notes it; `None`: nothing is. Boxed: the first
+    /// of a kind has some.
+    pub(super) fn description(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let question = Arc::clone(self.entry.guest().as_ref()?.asked()?);
+        let (route, entry) = (Arc::clone(&self.route), Arc::clone(&self.entry));
+        Some(Box::pin(async move {
+            let caller = question.answer().await;
+            if let Some(guest) = &mut *entry.guest() {
+                route.admission().described(guest, caller);
+            }
+        }))
     }
 
     /// For who its client is, it is not served, though it was let in.
     pub(super) fn refused(&self) {
-        if let Some(guest) = self.entry.guest.get() {
+        if let Some(guest) = &mut *self.entry.guest() {
             guest.refused();
         }
     }
@@ -213,7 +234,7 @@ impl Drop for Place {
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();
         drop(sessions);
-        if let Some(guest) = self.entry.guest.get() {
+        if let Some(guest) = &mut *self.entry.guest() {
             self.route.admission().left(guest);
         }
         if let Some(destination) = destination {

@@ -156,7 +156,7 @@ impl Record {
 
     /// Who connected, where somebody wanted to know and it is no stranger.
     #[must_use]
-    pub fn caller(&self) -> Option<&Arc<Caller>> {
+    pub fn caller(&self) -> Option<Arc<Caller>> {
         self.entry.caller()
     }
 

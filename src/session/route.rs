@@ -216,7 +216,7 @@ impl Route {
             session: entry.session,
             cluster: entry.cluster().map(|cluster| cluster.settings().name.clone()),
             endpoint: endpoint(entry),
-            caller: entry.caller().cloned(),
+            caller: entry.caller(),
             accepted: entry.accepted,
             sent: entry.live.sent(),
             received: entry.live.received(),
@@ -237,7 +237,7 @@ impl Route {
         let owner = of_cluster.find(|entry| entry.live.answers_to(key));
         let owner = owner.and_then(|owner| {
             let wanted = Wanted::Endpoint { id: *owner.endpoint.get()?, address: owner.live.cancelled_at() };
-            Some((wanted, owner.caller().cloned()))
+            Some((wanted, owner.caller()))
         });
         owner.or_else(|| Some((Wanted::Endpoint { id: cluster.only_endpoint()?, address: None }, None)))
     }

@@ -48,6 +48,13 @@ pub struct Agreed {
     pub resumed: bool,
 }
 
+/// The content of the credentials of a handshake: of ours, and of those that the server's are checked by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    identity: Option<Stamp>,
+    trust: Stamp,
+}
+
 impl EndpointOriginator {
     pub(super) const fn new(originator: Originator) -> Self {
         Self { originator, speaks_http: false, made: Mutex::new(Vec::new()) }
@@ -151,6 +158,12 @@ impl EndpointOriginator {
 }
 
 impl Agreed {
+    /// What was shown, and what was asked of the server.
+    #[must_use]
+    pub const fn shown(&self) -> Shown {
+        Shown { identity: self.stamp, trust: self.trust }
+    }
+
     /// `TLSv1.3` or `TLSv1.2`.
     #[must_use]
     pub fn version(&self) -> &'static str {

@@ -27,7 +27,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 
 pub use choice::{Choice, Identities, NoIdentity};
 pub use demands::{Demands, Pin};
-pub use endpoint::{Agreed, EndpointOriginator};
+pub use endpoint::{Agreed, EndpointOriginator, Shown};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
@@ -265,6 +265,13 @@ pub fn failed_in_session(error: &io::Error) -> Option<String> {
 pub fn is_alert(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(error, Some(rustls::Error::AlertReceived(_)))
+}
+
+/// The same, only where the server objects to who we are.
+#[must_use]
+pub fn late_objection(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
 }
 
 impl HandshakeError {

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
 
@@ -11,7 +11,7 @@ use crate::caller::Caller;
 use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
-use crate::tls::{Choice, EndpointOriginator, NoIdentity};
+use crate::tls::{Choice, EndpointOriginator, NoIdentity, Shown};
 
 /// Where a server is said to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct Endpoint {
     checks: Option<CheckMetrics>,
     /// Of two addresses, whether the second was the last to answer. It is tried first then (RFC 8305 section 4).
     prefers_second: AtomicBool,
+    /// With which credentials a probe got through, if the last one did that waited for what the server makes of them.
+    let_pass: Mutex<Option<Shown>>,
 }
 
 impl Settings {
@@ -101,7 +103,15 @@ impl Endpoint {
         metrics: EndpointMetrics,
         checks: Option<CheckMetrics>,
     ) -> Self {
-        Self { id, settings, originator, metrics, checks, prefers_second: AtomicBool::new(false) }
+        Self {
+            id,
+            settings,
+            originator,
+            metrics,
+            checks,
+            prefers_second: AtomicBool::new(false),
+            let_pass: Mutex::new(None),
+        }
     }
 
     /// Names it within its cluster.
@@ -152,6 +162,16 @@ impl Endpoint {
     /// The same for another object of this endpoint.
     pub(super) fn shared_originator(&self) -> Option<Arc<EndpointOriginator>> {
         self.originator.clone()
+    }
+
+    /// The credentials of its last probe, where that passed.
+    pub(super) fn let_pass(&self) -> Option<Shown> {
+        *self.let_pass.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A probe passed with those; `None`: it did not.
+    pub(super) fn lets_pass(&self, shown: Option<Shown>) {
+        *self.let_pass.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     pub(super) const fn metrics(&self) -> &EndpointMetrics {

@@ -128,7 +128,7 @@ pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
             // The cluster goes only when we do.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.board().hurried() => {}
-            () = until(next) => {}
+            () = alarm::until(next) => {}
         }
     }
     // Servers log, and some count, a conversation that breaks off.
@@ -161,13 +161,6 @@ fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight)
         });
     }
     None
-}
-
-async fn until(next: Option<Instant>) {
-    match next {
-        None => std::future::pending().await,
-        Some(next) => alarm::sleep(next.saturating_duration_since(clock::now())).await,
-    }
 }
 
 /// What a probe's end means.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::alarm;
+use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::protocol::{Probe, ProbeError, Probed};
 use crate::relay::{End, Unfinished};
@@ -26,8 +26,7 @@ pub enum ProbeFailure {
     Timeout(Duration),
 }
 
-/// The most that is read at once, and in all.
-const PORTION: usize = 64 * 1024;
+/// The most that is read in all.
 const ANSWERS_MAX: usize = 256 * 1024;
 /// How long a server may take for what it need not say at all.
 pub(super) const VERDICT: Duration = Duration::from_millis(300);
@@ -65,21 +64,30 @@ pub async fn see_out(settings: &Settings, unfinished: Unfinished) {
 /// Why the server rejects us after a handshake that was done on our side, if it does: with TLS 1.3 it judges our
 /// certificate then, and says so within a round trip.
 pub async fn late_rejection(mut end: End) -> Option<String> {
-    rejected_within(VERDICT, &mut end).await
+    rejected_within(VERDICT, VERDICT, &mut end).await
 }
 
-/// One that says nothing is content. Then the parting is polite, so that no server logs an error.
-pub(super) async fn rejected_within(patience: Duration, end: &mut End) -> Option<String> {
-    if matches!(end, End::Tls(_)) {
-        let mut bytes = vec![0; PORTION];
-        let answered = alarm::before(clock::now() + patience, end.recv(&mut bytes)).await;
-        if let Ok(Err(error)) = &answered {
-            return Some(tls::late_rejection(error).unwrap_or_else(|| error.to_string()));
-        }
+/// One that says nothing for that long is content, and one that says anything: who wants no connection ends it without a
+/// word of its own. Then the parting is polite, so that no server logs an error.
+pub(super) async fn rejected_within(stay: Duration, patience: Duration, end: &mut End) -> Option<String> {
+    if !matches!(end, End::Tls(_)) {
+        part_within(patience, end).await;
+        return None;
     }
-    part_within(patience, end).await;
-    None
+    match alarm::before(clock::now() + stay, end.glimpse(<[u8]>::len)).await {
+        Ok(Ok(0)) => return Some(CLOSED.into()),
+        Ok(Err(error)) => {
+            return Some(tls::late_rejection(&error).unwrap_or_else(|| format!("{CLOSED}: {error}")));
+        }
+        Ok(Ok(_)) | Err(Elapsed) => {}
+    }
+    // The end is ours now, and proves nothing any more. A server that objects to us says so before it hears of it.
+    let parted = alarm::before(clock::now() + patience, end.part()).await;
+    parted.ok()?.err().as_ref().and_then(tls::late_objection)
 }
+
+/// A server that does so would do it to a client too: one with nobody behind it, say, or none that it lets in.
+const CLOSED: &str = "the server closed the connection right after the handshake";
 
 /// Ends a connection as servers like it, if they are quick to end theirs.
 pub(super) async fn part_within(patience: Duration, end: &mut End) {
@@ -95,14 +103,14 @@ pub(super) async fn converse(
 ) -> Result<(), ProbeFailure> {
     let Ready { mut end, first, .. } = ready;
     end.send_all(&[first, probe.begin()].concat()).await?;
-    let (mut portion, mut heard) = (vec![0; PORTION], 0);
+    let mut heard = 0;
     let goodbye = loop {
-        let read = end.recv(&mut portion).await?;
+        let (read, probed) = end.glimpse(|portion| (portion.len(), probe.received(portion))).await?;
         heard += read;
         if heard > ANSWERS_MAX {
             return Err(ProbeError("the server's answer has no end".into()).into());
         }
-        match probe.received(&portion[..read])? {
+        match probed? {
             Probed::Serves { goodbye } => break goodbye,
             Probed::Send(bytes) => end.send_all(&bytes).await?,
             Probed::Incomplete if read == 0 => {

@@ -243,7 +243,7 @@ fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
 }
 
 /// The same command, but as arguments of a program that makes its surroundings.
-fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
+pub(super) fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
     let mut outer = Command::new(program);
     outer.args(arguments).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {

@@ -65,6 +65,19 @@ fn check_connect_tells_a_server_that_refuses_the_upgrade() {
     must_tell(&check_connect(&config).must_exit(1), &["upgrade"]);
 }
 
+/// An end without a word was taken for a server that waits for its client.
+#[test]
+fn check_connect_tells_a_server_that_closes_right_after_the_handshake() {
+    let pki = Pki::new();
+    let upstream =
+        Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), |mut conn| async move {
+            drop(tokio::io::AsyncWriteExt::shutdown(&mut conn).await);
+        });
+    let config = Config::app(&[&upstream.address()], &format!("tls: {{ ca: {} }}", pki.ca().display()));
+    let finished = check_connect(&config).must_exit(1);
+    must_tell(&finished, &["handshake", "then: the server closed the connection right after the handshake"]);
+}
+
 #[test]
 fn check_without_connect_touches_no_endpoint() {
     let upstream = Upstream::plain(roles::echo);

@@ -230,6 +230,103 @@ fn a_probe_shakes_hands_with_the_clusters_own_tls() {
     }
 }
 
+/// The three ways in which a server shows somebody out whose handshake it has just finished.
+fn shows_out(how: &'static str) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
+    move |mut conn| {
+        Box::pin(async move {
+            match how {
+                "close_notify" => drop(conn.shutdown().await),
+                "FIN" => conn.shutdown_tcp(),
+                _ => conn.reset(),
+            }
+        })
+    }
+}
+
+/// A server with nobody behind it (a proxy whose own servers are down) finished the handshake and closed; the probe took that
+/// end for content, and the endpoint was healthy while every session to it failed.
+#[test]
+fn a_server_that_closes_right_after_the_handshake_is_unhealthy() {
+    let pki = Pki::new();
+    for how in ["close_notify", "FIN", "reset"] {
+        let upstream = Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).build(), shows_out(how));
+        let cluster =
+            format!("tls: {{ ca: {} }}\nhealth_check: {{ type: tls, {QUICK} }}", pki.ca().display());
+        let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+        let told = wait_health(&ambassador, &upstream.address(), "unhealthy");
+        let words = "the server closed the connection right after the handshake";
+        assert!(told["health_error"].as_str().unwrap_or_default().starts_with(words), "{how}: {told}");
+        wait_probes(&ambassador, &upstream.address(), "bad_answer", 2);
+    }
+}
+
+/// One that greets has something to say, and one that waits for its client says nothing: neither is taken for the above.
+#[test]
+fn a_server_that_greets_and_one_that_waits_pass_a_probe_of_tls() {
+    let pki = Pki::new();
+    let server = || ServerTls::new(&pki.server(&["127.0.0.1"])).build();
+    let greets = Upstream::tls(server(), |mut conn| async move {
+        drop(conn.write_all(b"hello\n").await);
+        drop(conn.shutdown().await);
+    });
+    let waits = Upstream::tls(server(), roles::echo);
+    let cluster = format!("tls: {{ ca: {} }}\nhealth_check: {{ type: tls, {QUICK} }}", pki.ca().display());
+    let config = Config::app(&[&greets.address(), &waits.address()], &cluster);
+    let ambassador = Ambassador::start(&config);
+    for upstream in [&greets, &waits] {
+        wait_health(&ambassador, &upstream.address(), "healthy");
+        wait_probes(&ambassador, &upstream.address(), "ok", 3);
+        assert_eq!(transitions(&ambassador, &upstream.address()), ["healthy"]);
+    }
+}
+
+/// Notes how long each client stayed, handshake behind it, in milliseconds.
+async fn stays(mut conn: Conn) {
+    let begun = std::time::Instant::now();
+    drop(conn.read(&mut [0; 64]).await);
+    conn.note(format!("stayed {}", begun.elapsed().as_millis()));
+}
+
+/// Each probe of type `tls` waited 300 ms for what the server might make of our certificate, once a second: a place of a
+/// server's that is nearly full was taken for a third of the time, by its probes.
+#[test]
+fn only_credentials_that_a_server_has_not_let_pass_are_waited_for() {
+    let pki = Pki::new();
+    let folder = crate::credentials::Folder::with(&pki.client("first"));
+    let server = ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build();
+    let upstream = Upstream::tls(server, stays);
+    let (cert, key) = (folder.path("client.pem"), folder.path("client.key"));
+    let cluster = format!(
+        "tls: {{ ca: {}, cert: {}, key: {} }}\nhealth_check: {{ type: tls, interval: 100ms, timeout: 5s }}",
+        pki.ca().display(),
+        cert.display(),
+        key.display()
+    );
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let stays = || {
+        let notes = upstream.notes();
+        let stayed = notes.iter().filter_map(|note| note.strip_prefix("stayed ")?.parse::<u32>().ok());
+        stayed.collect::<Vec<_>>()
+    };
+    let stayed_behind = |known: usize, what: &str, is_it: &dyn Fn(u32) -> bool| {
+        until(format!("a probe {what} (they stayed {:?})", stays()), || {
+            stays().into_iter().skip(known).any(is_it).then_some(())
+        });
+    };
+    until("the first probe was over", || (!stays().is_empty()).then_some(()));
+    assert!(stays()[0] >= 200, "the first waits: {:?}", stays());
+    stayed_behind(1, "left at once", &|stayed| stayed < 100);
+
+    let known = stays().len();
+    let renewed = pki.client("second");
+    folder.install(&renewed.cert, "client.pem");
+    folder.install(&renewed.key, "client.key");
+    stayed_behind(known, "waited for what becomes of another certificate", &|stayed| stayed >= 200);
+    let known = stays().len();
+    stayed_behind(known, "left at once again", &|stayed| stayed < 100);
+    wait_health(&ambassador, &upstream.address(), "healthy");
+}
+
 /// A Patroni-like answer: 200 on the primary, 503 elsewhere.
 fn role(is_primary: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let is_primary = Arc::clone(is_primary);

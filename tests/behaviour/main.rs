@@ -72,6 +72,7 @@ mod resilience; // ejection, breaker, retry budget, priorities
 mod returning; // what is taken out of the file and put back
 mod shares; // what each caller may take
 mod slow_files; // files that hang
+mod slow_names; // hosts whose databases of users are slow
 mod spiffe; // certificates from an agent
 mod succession; // what a process leaves to its successor
 mod telemetry; // dashboard and alert rules against a scrape

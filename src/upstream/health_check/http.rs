@@ -104,15 +104,11 @@ struct Wire {
     /// What was read; `taken` bytes of it hyper has.
     read: Vec<u8>,
     taken: usize,
-    portion: Box<[u8]>,
 }
-
-/// What [`End::poll_recv`] needs.
-const PORTION: usize = 32 * 1024;
 
 impl Wire {
     fn new(end: End) -> Self {
-        Self { end, read: Vec::new(), taken: 0, portion: vec![0; PORTION].into_boxed_slice() }
+        Self { end, read: Vec::new(), taken: 0 }
     }
 }
 
@@ -122,12 +118,11 @@ impl Read for Wire {
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { end, read, taken, portion } = self.get_mut();
+        let Self { end, read, taken } = self.get_mut();
         if *taken == read.len() {
-            let received = ready!(end.poll_recv(cx, portion))?;
             read.clear();
-            read.extend_from_slice(&portion[..received]);
             *taken = 0;
+            ready!(end.poll_glimpse(cx, |bytes| read.extend_from_slice(bytes)))?;
         }
         let next = cmp::min(buffer.remaining(), read.len() - *taken);
         buffer.put_slice(&read[*taken..*taken + next]);

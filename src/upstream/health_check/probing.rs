@@ -70,10 +70,14 @@ pub(super) async fn probe(
     let mut record = DialRecord::default();
     let until = clock::now() + settings.timeout;
     let probed = alarm::before(until, go(cluster, settings, endpoint, until, &mut record)).await;
-    probed.unwrap_or_else(|Elapsed| {
+    let probed = probed.unwrap_or_else(|Elapsed| {
         let waited_for = waited_for(&record, settings.kind.shakes_hands(cluster));
         Err(Failure::Timeout { waited_for, timeout: settings.timeout })
-    })
+    });
+    if probed.is_err() {
+        endpoint.lets_pass(None);
+    }
+    probed
 }
 
 fn waited_for(record: &DialRecord, shakes_hands: bool) -> &'static str {
@@ -96,22 +100,24 @@ async fn go(
     match &settings.kind {
         Kind::Tcp => {
             let socket = attempt::connect_endpoint(cluster, endpoint, None, record).await?;
-            part_within(patience, &mut End::Socket(socket)).await;
+            // A server that waits for its client sees the end of one that had nothing to say, waited for or not. Another
+            // may be speaking, and would be reset.
+            if cluster.protocol.keeps_ready().is_err() {
+                part_within(patience, &mut End::Socket(socket)).await;
+            }
             Ok(())
         }
         Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
         Kind::Tls => {
-            settled(
-                attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?,
-                patience,
-            )
-            .await
+            let ready =
+                attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
+            settled(ready, endpoint, record, patience).await
         }
         Kind::Protocol => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             match cluster.probe() {
-                None => settled(ready, patience).await,
+                None => settled(ready, endpoint, record, patience).await,
                 Some(conversation) => {
                     let talked = converse(ready, conversation, patience).await;
                     talked.map_err(|failure| Failure::Answer(failure.to_string()))
@@ -126,15 +132,29 @@ async fn go(
     }
 }
 
-/// With TLS 1.3 a server judges our certificate after our side of the handshake is done.
-async fn settled(mut ready: Ready, patience: Duration) -> Result<(), Failure> {
-    rejected_within(patience, &mut ready.end).await.map_or(Ok(()), |reason| Err(Failure::Answer(reason)))
+/// With TLS 1.3 a server judges our certificate after our side of the handshake is done. All the patience is for credentials
+/// that it has not let pass yet, or not since a probe failed: whoever waits takes a place, of which a server that is nearly
+/// full has none to spare. Otherwise it has as long as the handshake took, in which an answer has gone there and back.
+async fn settled(
+    mut ready: Ready,
+    endpoint: &Endpoint,
+    record: &DialRecord,
+    patience: Duration,
+) -> Result<(), Failure> {
+    let shown = record.agreed.as_ref().map(|agreed| agreed.shown());
+    let stay = match record.handshake {
+        Some(took) if shown.is_some() && endpoint.let_pass() == shown => took.min(patience),
+        Some(_) | None => patience,
+    };
+    if let Some(reason) = rejected_within(stay, patience, &mut ready.end).await {
+        return Err(Failure::Answer(reason));
+    }
+    endpoint.lets_pass(shown);
+    Ok(())
 }
 
 /// What is looked at of an answer.
 const ANSWER_MAX: usize = 4096;
-/// What is read at once: [`End::recv`] wants room for a TLS record.
-const PORTION: usize = 64 * 1024;
 
 /// Looks for the answer until the time is over: what came instead says more than that it is.
 async fn hear(ready: Ready, exchange: &Exchange, until: Instant, patience: Duration) -> Result<(), String> {
@@ -143,20 +163,23 @@ async fn hear(ready: Ready, exchange: &Exchange, until: Instant, patience: Durat
         crate::tls::late_rejection(&error).unwrap_or_else(|| format!("the connection failed: {error}"))
     };
     end.send_all(&[first.as_slice(), &exchange.send].concat()).await.map_err(failed)?;
-    let (mut answer, mut portion) = (Vec::new(), vec![0; PORTION]);
+    let mut answer = Vec::new();
     while !contains(&answer, &exchange.expect) {
-        let read = alarm::before(until, end.recv(&mut portion)).await;
-        let read = match read {
+        let is_full = answer.len() == ANSWER_MAX;
+        let hearing = end.glimpse(|portion| {
+            answer.extend_from_slice(&portion[..portion.len().min(ANSWER_MAX - answer.len())]);
+            portion.len()
+        });
+        let read = match alarm::before(until, hearing).await {
             Ok(read) => read.map_err(failed)?,
             // Nothing at all is told by whoever waits for us.
             Err(Elapsed) if answer.is_empty() => std::future::pending().await,
             Err(Elapsed) => return Err(unexpected(&answer, &exchange.expect)),
         };
-        if read == 0 || answer.len() == ANSWER_MAX {
+        if read == 0 || is_full {
             part_within(patience, &mut end).await;
             return Err(unexpected(&answer, &exchange.expect));
         }
-        answer.extend_from_slice(&portion[..read.min(ANSWER_MAX - answer.len())]);
     }
     part_within(patience, &mut end).await;
     Ok(())
