@@ -1,8 +1,11 @@
 //! What operators and their tools read: health, metrics, status, the log, and who may not ask.
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpStream;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -49,6 +52,24 @@ fn status_has_the_shape_that_scripts_rely_on() {
     assert_eq!((session["listener"].as_str(), session["cluster"].as_str()), (Some("app"), Some("up")));
     assert_eq!((session["sent_bytes"].as_u64(), session["received_bytes"].as_u64()), (Some(11), Some(11)));
     assert!(session["age_ms"].is_number());
+}
+
+/// 64 connections that said nothing took every place for ten seconds each, so any user of the host could keep /healthz from
+/// answering for as long as he liked, and a liveness probe would have killed the daemon.
+#[test]
+fn silent_connections_do_not_keep_health_from_answering() {
+    let (_upstream, ambassador) = echo_app();
+    let silent: Vec<_> =
+        (0..300).map(|_| TcpStream::connect(ambassador.admin()).expect("the admin listens")).collect();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let asked = Instant::now();
+        assert_eq!(ambassador.request("GET", path, "localhost").status, 200, "{path}");
+        assert!(asked.elapsed() < Duration::from_secs(5), "{path} took {:?}", asked.elapsed());
+    }
+    // The first of them had to make way; they see an end.
+    let first = &silent[0];
+    first.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    assert!(matches!((&*first).read(&mut [0]), Ok(0) | Err(_)));
 }
 
 /// A web page that names its own host as ours (DNS rebinding) must not read from the admin port of somebody's
@@ -376,7 +397,7 @@ fn loses_lines_and_serves(unread: impl FnOnce(&mut Command)) {
 fn connections_of_scrapers_that_say_nothing_hold_up_nobody() {
     let (_upstream, mut ambassador) = echo_app();
     let silent: Vec<_> =
-        (0..20).map(|_| std::net::TcpStream::connect(ambassador.admin()).expect("a connection")).collect();
+        (0..20).map(|_| TcpStream::connect(ambassador.admin()).expect("a connection")).collect();
     assert_eq!(ambassador.request("GET", "/healthz", "localhost").status, 200);
     ambassador.signal(Signal::TERM);
     assert_eq!(ambassador.wait_exit(), 0);
