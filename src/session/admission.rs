@@ -198,7 +198,7 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
 }
 
 impl Against {
-    /// One that only wants something cancelled takes nobody's place, and is wanted most where there is no room.
+    /// One that only wants a session cancelled that lives here takes nobody's place, and is wanted most where there is no room.
     pub(super) const fn lets_cancel(&self) -> bool {
         matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))
     }
