@@ -14,7 +14,7 @@ use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::shares::{self, Shares};
 use crate::protocol::RefusalKind;
-use crate::sys::{Peer, Socket};
+use crate::sys::Socket;
 use crate::tls::NoIdentity;
 
 /// What a listener asks of those who connect.
@@ -109,16 +109,12 @@ impl Admission {
     }
 
     /// Counts a connection for its caller.
-    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<Box<CallerKey>>, Against> {
+    fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<Box<CallerKey>>, Against> {
         let mut shares = self.shares();
         if shares.is_off() {
             return Ok(None);
         }
-        let from = match peer {
-            Peer::Tcp(from) => Some(from.ip()),
-            Peer::Unix => None,
-        };
-        let key = CallerKey::of(caller, from);
+        let key = CallerKey::of(who.as_deref().ok(), who.as_ref().err().and_then(Stranger::host));
         match shares.begin(&key, clock::now()) {
             Ok(()) => Ok(Some(Box::new(key))),
             Err(exceeded) => Err(Against::CallerFull(format!("{key} {exceeded}"))),
@@ -181,7 +177,7 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
     });
     let judged = match admission.denies(&who).or_else(|| denies_identity(place, &who)).or_else(full) {
         Some(against) => Err(against),
-        None => admission.share(who.as_deref().ok(), record.peer),
+        None => admission.share(&who),
     };
     if let Some(series) = &series {
         series.began();

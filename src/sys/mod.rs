@@ -35,7 +35,7 @@ pub use launcher::Launcher;
 pub use memory_file::MemoryFile;
 pub use peer::{PeerProcess, ProcessCgroup};
 pub use pipe::Pipe;
-pub use route::has_route;
+pub use route::{has_route, is_own};
 pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
 pub use successor::{Successor, SuccessorError, is_succeeding, tell_predecessor};
 pub use supervisor::{PASSED_MAX, Supervisor};
