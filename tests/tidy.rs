@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("outcome", 0),
     ("quantity", 0),
     ("rsa", 0),
+    ("shown", 0),
     ("sys", 0),
     ("alarm", 1),
     ("head", 1),

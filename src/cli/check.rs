@@ -9,6 +9,7 @@ use super::{ConfigFile, Failure};
 use crate::alarm;
 use crate::credentials;
 use crate::metrics::Exposition;
+use crate::shown::escaped;
 use crate::tls::{self, Choice};
 use crate::upstream::discovery::{self, Origin, Resolver, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.file.load()?;
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", escaped(warning));
     }
     let wrong: Vec<_> = config.clusters.iter().filter_map(mistake_in_file).collect();
     if !wrong.is_empty() {
@@ -73,7 +74,7 @@ async fn connect_all(clusters: Vec<Settings>) -> usize {
             cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
         let found = discovery::settle(&cluster, Arc::clone(&resolver), Rng::with_seed(0)).await;
         for origin in &found.origins {
-            println!("\nclusters.{} {}", cluster.settings().name, origin.name);
+            println!("\nclusters.{} {}", cluster.settings().name, escaped(&origin.name));
             if !resolved(origin) {
                 unreachable += 1;
             }
@@ -179,10 +180,10 @@ fn resolved(origin: &Origin) -> bool {
 }
 
 fn report(step: &str, words: &str) {
-    println!("  {step:<10} ok      {words}");
+    println!("  {step:<10} ok      {}", escaped(words));
 }
 
 fn refused(step: &str, words: &str) -> bool {
-    println!("  {step:<10} FAILED  {words}");
+    println!("  {step:<10} FAILED  {}", escaped(words));
     false
 }

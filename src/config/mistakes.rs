@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::admin::{MistakeView, listed};
+use crate::shown::steers;
 
 /// Line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -223,11 +224,7 @@ fn extent(text: &str) -> usize {
 
 /// What the file says must not steer the terminal that shows it.
 const fn printable(character: char) -> char {
-    if character.is_ascii_control() && character != '\t' || matches!(character, '\u{80}'..='\u{9f}') {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        character
-    }
+    if steers(character) && character != '\t' { char::REPLACEMENT_CHARACTER } else { character }
 }
 
 /// A word of the file inside a message: shortened, and without control characters.
@@ -245,7 +242,7 @@ fn words(text: &str) -> (String, bool) {
 }
 
 fn visible(character: char) -> Box<dyn Iterator<Item = char>> {
-    if character.is_control() {
+    if steers(character) {
         Box::new(character.escape_default())
     } else {
         Box::new(std::iter::once(character))

@@ -15,6 +15,7 @@ use crate::caller;
 use crate::head::connect::Context;
 use crate::log::{Entry, Form, Log, timestamp};
 use crate::policy::sampling::{Ending, Verdict};
+use crate::shown::escaped;
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
@@ -168,7 +169,7 @@ fn append(line: &mut String, name: &str, value: &Value) {
         | Value::Number(_)
         | Value::Array(_)
         | Value::Null
-        | Value::Object(_) => write!(line, " {name}={value}"),
+        | Value::Object(_) => write!(line, " {name}={}", escaped(&value.to_string())),
     };
 }
 
