@@ -11,6 +11,7 @@ pub mod name; // 0
 pub mod outcome; // 0
 pub mod quantity; // 0
 pub mod rsa; // 0
+pub mod shown; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1

@@ -15,6 +15,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("outcome", 0),
     ("quantity", 0),
     ("rsa", 0),
+    ("shown", 0),
     ("sys", 0),
     ("alarm", 1),
     ("aside", 1),
@@ -66,6 +67,7 @@ const WALL: &[(&str, &str)] = &[
     ("credentials.rs", "the same, while it is in use"),
     ("daemon/mod.rs", "a metric in seconds since 1970"),
     ("daemon/words.rs", "the first lines of the log"),
+    ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
     ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),
 ];
 

@@ -9,6 +9,7 @@ mod control;
 mod history;
 mod order;
 mod page;
+mod places;
 mod server;
 pub mod status;
 mod told;

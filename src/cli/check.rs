@@ -12,6 +12,7 @@ use crate::credentials;
 use crate::listener;
 use crate::metrics::Exposition;
 use crate::name::ClusterName;
+use crate::shown::escaped;
 use crate::sys::Bind;
 use crate::tls::{self, Choice};
 use crate::upstream::discovery::{self, Means, Origin, Source};
@@ -30,7 +31,7 @@ pub(super) struct Arguments {
 pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.file.load()?;
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", escaped(warning));
     }
     let wrong: Vec<_> = config.clusters.iter().filter_map(mistake_in_file).collect();
     if !wrong.is_empty() {
@@ -91,7 +92,7 @@ async fn connect_all(clusters: Vec<Settings>, means: &Means) -> usize {
             cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
         let found = discovery::settle(&cluster, means.clone(), Rng::with_seed(0)).await;
         for origin in &found.origins {
-            println!("\nclusters.{} {}", cluster.settings().name, origin.name);
+            println!("\nclusters.{} {}", cluster.settings().name, escaped(&origin.name));
             if !resolved(origin) {
                 unreachable += 1;
             }
@@ -197,10 +198,10 @@ fn resolved(origin: &Origin) -> bool {
 }
 
 fn report(step: &str, words: &str) {
-    println!("  {step:<10} ok      {words}");
+    println!("  {step:<10} ok      {}", escaped(words));
 }
 
 fn refused(step: &str, words: &str) -> bool {
-    println!("  {step:<10} FAILED  {words}");
+    println!("  {step:<10} FAILED  {}", escaped(words));
     false
 }

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::admin::{self, ConfigId};
 use crate::config::{Config, Mistakes};
+use crate::shown::escaped_lines;
 
 /// Failed while running.
 const FAILED: u8 = 1;
@@ -125,15 +126,15 @@ impl Failure {
     fn report(&self) -> ExitCode {
         match self {
             Self::Config(mistakes) => {
-                eprintln!("{mistakes}");
+                eprintln!("{}", escaped_lines(&mistakes.to_string()));
                 ExitCode::from(CONFIG)
             }
             Self::Wrong(words) => {
-                eprintln!("{}", words.join("\n"));
+                eprintln!("{}", escaped_lines(&words.join("\n")));
                 ExitCode::from(CONFIG)
             }
             Self::Running(reason) => {
-                eprintln!("ambassador: {reason}");
+                eprintln!("ambassador: {}", escaped_lines(reason));
                 ExitCode::from(FAILED)
             }
         }
@@ -180,10 +181,11 @@ fn schema() -> Result<(), Failure> {
     print(format!("{text}\n").as_bytes())
 }
 
-/// To stdout, all of it. A reader that has seen enough (`| head`) is no failure.
+/// Text to stdout, all of it, and nothing in it that a terminal would obey. A reader that has seen enough (`| head`) is no failure.
 fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let text = String::from_utf8_lossy(bytes);
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    match stdout.write_all(escaped_lines(&text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::Running(format!("cannot write to stdout: {error}")))
         }

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use super::Failure;
 use super::ask::{self, ControlSocket};
 use crate::admin::{Reloaded, listed};
+use crate::shown::escaped;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,7 +32,7 @@ pub(super) fn reload(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     for warning in reloaded.warnings.iter().chain(&reloaded.needs_restart) {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", escaped(warning));
     }
     let mut page = reloaded.changes.join("\n");
     page += match reloaded.changes.len() {

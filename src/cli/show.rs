@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::admin::UNTOLD;
 use crate::admin::status::Caller;
+use crate::shown::escaped;
 
 /// Columns as wide as their widest cell; the last is not padded. What is empty was not told.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let told = |cell: &String| if cell.is_empty() { UNTOLD.to_owned() } else { cell.clone() };
+    let told = |cell: &String| if cell.is_empty() { UNTOLD.to_owned() } else { escaped(cell).into_owned() };
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(told).collect()).collect();
     let width = |column: usize| {
         rows.iter().map(|row| row[column].chars().count()).chain([head[column].len()]).max().unwrap_or(0)
@@ -79,6 +80,16 @@ mod tests {
         let rows = vec![vec!["a".into(), "long cell".into()], vec!["bb".into(), "c".into()]];
         assert_eq!(table(&["X", "Y"], &rows), "X   Y\na   long cell\nbb  c\n");
         assert_eq!(table(&["X", "Y"], &[vec!["".into(), "1".into()]]), "X  Y\n–  1\n");
+    }
+
+    /// A server's certificate with an escape sequence in its names steered the terminal of whoever asked for the status.
+    #[test]
+    fn a_cell_steers_no_terminal_and_has_one_line() {
+        let rows = vec![vec!["a\u{1b}]0;x\u{7}\nb\u{202e}c".into(), "d".into()]];
+        assert_eq!(
+            table(&["X", "Y"], &rows).lines().nth(1).unwrap(),
+            "a\\u001b]0;x\\u0007\\u000ab\\u202ec  d"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::admin::{MistakeView, listed};
+use crate::shown::steers;
 
 /// Line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +31,8 @@ pub(super) struct At {
 pub(super) struct Findings {
     pub(super) mistakes: Vec<(At, String)>,
     pub(super) warnings: Vec<(At, String)>,
+    /// Texts that come from the environment, and what messages say in their stead.
+    hidden: Vec<(String, String)>,
 }
 
 /// Everything that is wrong with a file, in the file's order. Never empty.
@@ -54,13 +57,49 @@ pub struct Mistake {
 
 impl Findings {
     pub(super) fn mistake(&mut self, at: &At, message: impl Into<String>) {
-        self.mistakes.push((at.clone(), message.into()));
+        self.mistakes.push((at.clone(), self.without_values(message.into())));
     }
 
     pub(super) fn warning(&mut self, at: &At, message: impl Into<String>) {
-        self.warnings.push((at.clone(), message.into()));
+        self.warnings.push((at.clone(), self.without_values(message.into())));
+    }
+
+    /// From here on no message shows what the environment says of these names, which `text` of the file has become `value`
+    /// by: more people read messages than may know it.
+    pub(super) fn hide(&mut self, text: &str, value: &str, names: &[(String, String)]) {
+        self.hidden.push((quoted(value), quoted(text)));
+        for (name, value) in names.iter().filter(|(_, value)| value.chars().count() >= HIDDEN_MIN) {
+            for said in [value.clone(), value.escape_default().to_string(), words(value).0] {
+                self.hidden.push((said, format!("${{{name}}}")));
+            }
+        }
+        // What is part of another comes behind it.
+        self.hidden.sort_by_key(|(said, _)| std::cmp::Reverse(said.len()));
+        self.hidden.dedup();
+    }
+
+    fn without_values(&self, mut message: String) -> String {
+        for (said, instead) in &self.hidden {
+            let mut from = 0;
+            while let Some(at) = message[from..].find(said.as_str()).map(|at| from + at) {
+                let end = at + said.len();
+                let touches = |neighbour: Option<char>| neighbour.is_some_and(char::is_alphanumeric);
+                let is_word =
+                    !touches(message[..at].chars().next_back()) && !touches(message[end..].chars().next());
+                if is_word || said.starts_with('`') {
+                    message.replace_range(at..end, instead);
+                    from = at + instead.len();
+                } else {
+                    from = end;
+                }
+            }
+        }
+        message
     }
 }
+
+/// Shorter values are no secrets, and would be found in ordinary words.
+const HIDDEN_MIN: usize = 4;
 
 /// Characters of a key that are shown; it may be anything, as long as nobody has judged it.
 const STEP_MAX: usize = 128;
@@ -185,23 +224,25 @@ fn extent(text: &str) -> usize {
 
 /// What the file says must not steer the terminal that shows it.
 const fn printable(character: char) -> char {
-    if character.is_ascii_control() && character != '\t' || matches!(character, '\u{80}'..='\u{9f}') {
-        char::REPLACEMENT_CHARACTER
-    } else {
-        character
-    }
+    if steers(character) && character != '\t' { char::REPLACEMENT_CHARACTER } else { character }
 }
 
 /// A word of the file inside a message: shortened, and without control characters.
 pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let shown: String = text.chars().take(LONGEST).flat_map(visible).collect();
-    let more = if text.chars().nth(LONGEST).is_some() { "…" } else { "" };
+    let (shown, is_all) = words(text);
+    let more = if is_all { "" } else { "…" };
     format!("`{shown}{more}`")
 }
 
+/// What [`quoted`] shows of it, and whether that is all.
+fn words(text: &str) -> (String, bool) {
+    const LONGEST: usize = 80;
+    let shown = text.chars().take(LONGEST).flat_map(visible).collect();
+    (shown, text.chars().nth(LONGEST).is_none())
+}
+
 fn visible(character: char) -> Box<dyn Iterator<Item = char>> {
-    if character.is_control() {
+    if steers(character) {
         Box::new(character.escape_default())
     } else {
         Box::new(std::iter::once(character))
@@ -292,6 +333,26 @@ mod tests {
         let wanted = [(1, ""), (2, ""), (3, ""), (4, "")].into();
         let found: Vec<_> = lines("\u{feff}a\r\nb\rc\nd", wanted).into_values().collect();
         assert_eq!(found, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn what_comes_from_the_environment_is_in_no_message() {
+        let (secret, long) = ("hunter2/x".to_owned(), "k".repeat(100));
+        let mut findings = Findings::default();
+        findings.hide("${A}:1", "hunter2/x:1", &[("A".into(), secret)]);
+        findings.hide("${B}", &long, &[("B".into(), long.clone())]);
+        findings.hide("${C}", "1", &[("C".into(), "1".into())]);
+        for (message, expected) in [
+            (format!("{} is no address", quoted("hunter2/x:1")), "`${A}:1` is no address"),
+            ("cannot reach hunter2/x, port 1".into(), "cannot reach ${A}, port 1"),
+            ("hunter2/xyz is another word".into(), "hunter2/xyz is another word"),
+            (quoted(&long), "`${B}`"),
+            (format!("host {long} in 11 lines"), "host ${B} in 11 lines"),
+            ("`1` is too little".into(), "`${C}` is too little"),
+        ] {
+            findings.mistake(&at(1, 1, ""), message);
+            assert_eq!(findings.mistakes.pop().unwrap().1, expected);
+        }
     }
 
     #[test]

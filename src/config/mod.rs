@@ -119,7 +119,8 @@ impl Config {
         let environment = &process_environment;
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
-        let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
+        let root = raw::Reader { environment: Some(environment), findings: &mut findings }
+            .root(&shape::table::ROOT, &document);
         let settings =
             resolve::Resolver { file, environment, reach: None, is_confined: false, findings: &mut findings }
                 .admin_alone(&root);
@@ -153,7 +154,8 @@ impl Config {
         }
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
-        let root = raw::Reader { environment, findings: &mut findings }.root(&shape::table::ROOT, &document);
+        let root = raw::Reader { environment: Some(environment), findings: &mut findings }
+            .root(&shape::table::ROOT, &document);
         let config =
             resolve::Resolver { file, environment, reach, is_confined: false, findings: &mut findings }
                 .config(&root);

@@ -10,6 +10,7 @@ mod section;
 mod substitute;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use section::Field;
@@ -25,7 +26,8 @@ pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Holds documents against tables.
 pub(super) struct Reader<'a> {
-    pub(super) environment: Environment<'a>,
+    /// `None`: the file is another's than the configuration's, and gets nothing of it.
+    pub(super) environment: Option<Environment<'a>>,
     pub(super) findings: &'a mut Findings,
 }
 
@@ -171,14 +173,38 @@ impl Reader<'_> {
     /// `${NAME}` in text, taken from the environment; other scalars as they are.
     fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &At) -> Option<Scalar<'n>> {
         let Scalar::Text(text) = scalar else { return Some(scalar) };
-        match substitute::substitute(text, self.environment) {
+        let Some(environment) = self.environment else { return self.literal(text, at) };
+        let used = RefCell::new(Vec::new());
+        let noting = |name: &str| {
+            let value = environment(name)?;
+            used.borrow_mut().push((name.to_owned(), value.clone()));
+            Some(value)
+        };
+        match substitute::substitute(text, &noting) {
             Ok(Cow::Borrowed(text)) => Some(Scalar::Text(text)),
-            Ok(substituted @ Cow::Owned(_)) => Some(Scalar::Substituted(substituted)),
+            Ok(Cow::Owned(value)) => {
+                self.findings.hide(text, &value, &used.into_inner());
+                Some(Scalar::Substituted(Cow::Owned(value)))
+            }
             Err(reason) => {
                 self.findings.mistake(at, reason);
                 None
             }
         }
+    }
+
+    /// Where nothing is taken from the environment, a dollar can only be meant as if it were.
+    fn literal<'n>(&mut self, text: &'n str, at: &At) -> Option<Scalar<'n>> {
+        if text.contains('$') {
+            let message = format!(
+                "{} has a dollar in it, and `${{NAME}}` is not read here: who writes this file may not be who may know the \
+                 daemon's environment",
+                quoted(text)
+            );
+            self.findings.mistake(at, message);
+            return None;
+        }
+        Some(Scalar::Text(text))
     }
 
     fn scalar(&mut self, kind: &Kind, scalar: &Scalar<'_>, at: &At) -> Option<Datum> {

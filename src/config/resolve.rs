@@ -26,6 +26,7 @@ use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
 use super::{Config, Reach, Shutdown};
 use crate::admin::ConfigId;
+use crate::sys::Folder;
 use claims::Claims;
 
 /// Makes Settings of sections.
@@ -138,6 +139,7 @@ impl Resolver<'_> {
             self.out_of_reach(at, "make sockets there", path.parent());
             return None;
         }
+        self.warn_of_open_folder(path, at);
         self.demand_folder(path, at)
     }
 
@@ -147,7 +149,20 @@ impl Resolver<'_> {
             self.out_of_reach(at, "write files there", path.parent());
             return None;
         }
+        self.warn_of_open_folder(path, at);
         if path.exists() { Some(()) } else { self.demand_folder(path, at) }
+    }
+
+    /// Says so where others could put something of theirs under the name of what we make.
+    fn warn_of_open_folder(&mut self, path: &Path, at: &At) {
+        if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {
+            let folder = path.parent().unwrap_or_else(|| Path::new(".")).display();
+            let message = format!(
+                "others may write in {folder} (mode {mode:04o}), and so put something of theirs under this name: give it a \
+                 folder of its own (RuntimeDirectory=, LogsDirectory=)"
+            );
+            self.findings.warning(at, message);
+        }
     }
 
     /// What is made directly in `/` would need the right to make, and remove, files everywhere.

@@ -264,7 +264,7 @@ impl Running {
             tracing::warn!("{unused}");
         }
         let admin = &estate.means().admin;
-        admin.spawn(upkeep(Arc::clone(&subject), admin.watch()));
+        admin.spawn(upkeep(Arc::clone(&subject), Arc::clone(&estate.means().access), admin.watch()));
         predecessors.hear(&subject, admin);
         admin.spawn(credentials.keep(admin.clone()));
         let workers = Arc::clone(&estate.means().workers);
@@ -462,13 +462,14 @@ async fn keep_reporting(reporter: &mut Option<Reporter>, subject: &Subject) -> I
     }
 }
 
-async fn upkeep(subject: Arc<Subject>, watch: DrainWatch) {
+async fn upkeep(subject: Arc<Subject>, access: Arc<AccessLog>, watch: DrainWatch) {
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         tokio::select! {
             () = &mut stop => return,
             () = alarm::sleep(UPKEEP) => {
                 subject.exposition.upkeep();
+                access.upkeep();
                 subject.history.sample(clock::now(), subject.totals());
             }
         }

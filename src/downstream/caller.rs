@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ use crate::alarm::{self, Elapsed};
 use crate::caller::Caller;
 use crate::clock;
 use crate::policy::admission::Needs;
-use crate::sys::{Peer, ProcessCgroup, Socket, SocketOwner, socket_owner};
+use crate::sys::{Peer, ProcessCgroup, Socket, SocketOwner, is_own, socket_owner};
 
 /// Why a peer cannot be attributed to a process of this host.
 #[derive(Debug)]
 pub enum Stranger {
-    /// It does not come over loopback.
+    /// It comes neither over loopback nor from an address of this host.
     Remote(SocketAddr),
     /// No process of this network namespace has the other end.
     Unowned,
@@ -35,7 +35,7 @@ pub enum Stranger {
 impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Remote(from) => write!(f, "a stranger: {from} is not on loopback"),
+            Self::Remote(from) => write!(f, "a stranger: {from} is not of this host"),
             Self::Unowned => {
                 f.write_str("a stranger: no process of this network namespace has the other end")
             }
@@ -64,6 +64,17 @@ pub struct Question {
     needs: Needs,
     until: Instant,
     census: Arc<Census>,
+}
+
+impl Stranger {
+    /// Where it is, if that is another host.
+    #[must_use]
+    pub fn host(&self) -> Option<IpAddr> {
+        match self {
+            Self::Remote(from) => Some(from.ip()),
+            Self::Unowned | Self::Left | Self::Unmapped | Self::Untold(_) => None,
+        }
+    }
 }
 
 /// How long the host's databases of users and groups may take. What they do not say by then is unknown, and matches no
@@ -116,8 +127,10 @@ pub fn identify(
 
 /// The owner of the client's end. The address alone would not do: a client that has reset its connection leaves its
 /// words with us and its port to anybody. As long as our end lives, the other end with the same addresses is its own.
+///
+/// A process may bind its end to any address of the host, and is as much of this host then.
 fn over_loopback(client: &Socket, from: SocketAddr) -> Result<Found, Stranger> {
-    if !from.ip().to_canonical().is_loopback() {
+    if !is_own(from.ip()) {
         return Err(Stranger::Remote(from));
     }
     let local = client.local().ok_or(Stranger::Left)?;

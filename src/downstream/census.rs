@@ -7,14 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
-use std::os::unix::fs::{DirEntryExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 use tokio::sync::watch;
 
+use super::hierarchy::Hierarchy;
 use crate::caller::{Caller, Cgroup};
 use crate::clock;
 use crate::policy::admission::Needs;
@@ -54,13 +54,10 @@ impl Found {
 /// What this host calls whom.
 #[derive(Debug)]
 pub struct Census {
-    /// Where the unified hierarchy is mounted.
-    hierarchy: Option<PathBuf>,
+    cgroups: Hierarchy,
     /// The number that stands for users who have none in our user namespace, where there can be such users.
     overflow: Option<u32>,
     state: Mutex<State>,
-    /// Held while the hierarchy is read: one reader at a time, and the next finds what it read.
-    reading: Mutex<()>,
     /// The database of users.
     accounts: fn(u32) -> Account,
     /// The users that are being looked up.
@@ -84,9 +81,6 @@ struct State {
     /// Descriptions that are shared by all sessions of a caller.
     callers: BTreeMap<(Found, bool), (Instant, Arc<Caller>)>,
     accounts: BTreeMap<u32, (Instant, Account)>,
-    cgroups: BTreeMap<u64, Arc<Cgroup>>,
-    /// Ids that a whole reading did not find: gone, or outside what we see.
-    lost: BTreeSet<u64>,
 }
 
 /// A user as the databases have it.
@@ -102,8 +96,6 @@ const BELIEVED: Duration = Duration::from_secs(60);
 const KNOWN_MAX: usize = 4096;
 /// Users that are looked up at once.
 const ASKING_MAX: usize = 16;
-/// Control groups that are read of a hierarchy.
-const CGROUPS_MAX: usize = 65_536;
 
 impl Default for Census {
     fn default() -> Self {
@@ -115,10 +107,9 @@ impl Default for Census {
 impl Census {
     fn new(hierarchy: Option<PathBuf>, overflow: Option<u32>, accounts: fn(u32) -> Account) -> Self {
         Self {
-            hierarchy,
+            cgroups: Hierarchy::new(hierarchy),
             overflow,
             state: Mutex::default(),
-            reading: Mutex::default(),
             accounts,
             asking: Mutex::default(),
             ended: watch::Sender::new(()),
@@ -144,8 +135,7 @@ impl Census {
         let cgroup = match &found.place {
             None => None,
             Some(Place::Path(path)) => Some(Arc::new(Cgroup::new(path))),
-            Some(Place::Id(id)) if state.lost.contains(id) => None,
-            Some(Place::Id(id)) => Some(Arc::clone(state.cgroups.get(id)?)),
+            Some(Place::Id(id)) => self.cgroups.recall(*id)?,
         };
         let groups = if needs.groups {
             own_groups(found).unwrap_or_else(|| account.groups.clone())
@@ -205,27 +195,8 @@ impl Census {
             state.accounts.insert(found.uid, (now, account));
         }
         if let Some(Place::Id(id)) = found.place {
-            self.read_hierarchy_for(id);
+            self.cgroups.look_for(id, found.uid);
         }
-    }
-
-    /// Reads the whole hierarchy, unless somebody else has just done so.
-    fn read_hierarchy_for(&self, id: u64) {
-        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_settled = |state: &State| state.cgroups.contains_key(&id) || state.lost.contains(&id);
-        if is_settled(&self.state()) {
-            return;
-        }
-        let cgroups = self.hierarchy.as_deref().map(read_hierarchy).unwrap_or_default();
-        let mut state = self.state();
-        state.cgroups = cgroups;
-        if !state.cgroups.contains_key(&id) {
-            if state.lost.len() >= KNOWN_MAX {
-                state.lost.clear();
-            }
-            state.lost.insert(id);
-        }
-        drop((state, reading));
     }
 
     fn asking(&self) -> MutexGuard<'_, BTreeSet<u32>> {
@@ -266,31 +237,6 @@ fn account(uid: u32) -> Account {
     Account { name: Some(user.name.into()), groups }
 }
 
-/// Every control group by its id, which is the inode of its folder. Folders tell the inodes of what is in them, so each
-/// is opened once and none is asked for.
-fn read_hierarchy(root: &Path) -> BTreeMap<u64, Arc<Cgroup>> {
-    let mut found = BTreeMap::new();
-    let Ok(metadata) = std::fs::metadata(root) else { return found };
-    found.insert(metadata.ino(), Arc::new(Cgroup::new("/")));
-    let mut folders = vec![(root.to_owned(), String::new())];
-    while let Some((folder, path)) = folders.pop() {
-        // One that went away meanwhile has nobody in it.
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|_| is_folder) else { continue };
-            if found.len() >= CGROUPS_MAX {
-                return found;
-            }
-            let path = format!("{path}/{name}");
-            found.insert(entry.ino(), Arc::new(Cgroup::new(&path)));
-            folders.push((entry.path(), path));
-        }
-    }
-    found
-}
-
 /// Where /proc/self/mountinfo has the unified hierarchy (proc_pid_mountinfo(5)).
 fn hierarchy(mounts: &str) -> Option<PathBuf> {
     let of_cgroups = mounts.lines().find(|line| {
@@ -311,6 +257,9 @@ fn overflow(uid_map: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
     use super::*;
 
     const ALL: Needs = Needs { groups: true, unit: true };

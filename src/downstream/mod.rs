@@ -4,6 +4,7 @@
 mod caller;
 mod census;
 mod head;
+mod hierarchy;
 mod opening;
 mod refuse;
 

@@ -3,21 +3,22 @@
 //! A line is never torn by us: where a disk is full in the middle of one, its rest is what is written first when there is
 //! room again, and the lines that come meanwhile are lost.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, access, fchmod, openat, statat};
+use rustix::io::Errno;
 
 use super::words::frame;
 use super::{KINDS, LOST, Output};
 use crate::clock;
-use crate::sys::Journal;
+use crate::sys::{Folder, Journal};
 
 /// Who may read a file that we make: its group too, for those who collect logs.
 const MODE: u32 = 0o640;
@@ -215,6 +216,10 @@ pub fn accepts(output: &Output) -> io::Result<()> {
         Output::Journal(path) => return Journal::at(path).map(drop),
         Output::File(path) => path,
     };
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    if is_link && Folder::of(path)?.is_shared() {
+        return Err(io::Error::other(ANOTHERS));
+    }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(ErrorKind::IsADirectory.into()),
         Ok(_) => Ok(access(path, Access::WRITE_OK)?),
@@ -230,23 +235,46 @@ pub fn accepts(output: &Output) -> io::Result<()> {
     }
 }
 
+/// Where others may write in the folder, a link may be theirs, and so may a file: neither gets our lines.
+const ANOTHERS: &str =
+    "others may write in its folder, and what has that name there is a link or a file of theirs";
+
 fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true);
-    match options.clone().create_new(true).mode(MODE).open(path) {
+    let folder = Folder::of(path)?;
+    let name = path.file_name().ok_or(ErrorKind::IsADirectory)?;
+    let append = OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(MODE);
+    match openat(&folder, name, append | OFlags::CREATE | OFlags::EXCL, mode) {
         Ok(made) => {
             // Whatever the umask is, which is for sockets.
-            made.set_permissions(Permissions::from_mode(MODE))?;
-            return Ok(made);
+            fchmod(&made, mode)?;
+            return Ok(made.into());
         }
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        Err(_) => {}
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
     }
+    let is_shared = folder.is_shared();
+    let (no_links, look) = if is_shared {
+        (OFlags::NOFOLLOW, AtFlags::SYMLINK_NOFOLLOW)
+    } else {
+        (OFlags::empty(), AtFlags::empty())
+    };
     // With reading as well, opening waits for no reader, and one that comes again finds what was written meanwhile
     // (fifo(7)).
-    let is_fifo = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    let is_fifo = statat(&folder, name, look)
+        .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo);
+    let access = if is_fifo { append.difference(OFlags::WRONLY) | OFlags::RDWR } else { append };
     // A link that leads nowhere is there, and what it names is made.
-    options.read(is_fifo).create(true).mode(MODE).open(path)
+    let opened = match openat(&folder, name, access | OFlags::CREATE | no_links, mode) {
+        Err(Errno::LOOP) if is_shared => return Err(io::Error::other(ANOTHERS)),
+        opened => File::from(opened?),
+    };
+    let found = opened.metadata()?;
+    let is_ours = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw();
+    if is_shared && !(is_ours && found.nlink() == 1) {
+        return Err(io::Error::other(ANOTHERS));
+    }
+    Ok(opened)
 }
 
 /// One line, if it can be had at once.
@@ -384,6 +412,35 @@ mod tests {
             assert!(text.ends_with("behind\n") && text.lines().all(known), "{room}: {text:?}");
             assert_eq!(lost, 5 - text.lines().count() as u64, "{room}: {text:?}");
         }
+    }
+
+    /// Whoever may write in the log's folder put a link under its name, and the lines of a daemon of root's went into the file
+    /// that it led to. There no link is followed, and no file of another's is written to; elsewhere links lead on as before.
+    #[test]
+    fn where_others_may_write_a_link_in_the_logs_place_is_not_followed() {
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let [victim, linked, log] = ["victim", "linked.log", "a.log"].map(|name| folder.path().join(name));
+        fs::write(&victim, "").unwrap();
+        symlink(&victim, &linked).unwrap();
+        let write = |path: &Path| open(path).and_then(|mut file| file.write_all(b"line\n"));
+        for mode in [0o777, 0o1777] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            assert!(write(&linked).is_err() && accepts(&Output::File(linked.clone())).is_err(), "{mode:o}");
+            write(&log).unwrap();
+            write(&log).unwrap();
+            accepts(&Output::File(log.clone())).unwrap();
+            fs::remove_file(&log).unwrap();
+            fs::hard_link(&victim, &log).unwrap();
+            assert_eq!(write(&log).unwrap_err().to_string(), ANOTHERS, "{mode:o}");
+            fs::remove_file(&log).unwrap();
+        }
+        assert_eq!(fs::read(&victim).unwrap(), b"");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        write(&linked).unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"line\n");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer as Formatter;
+use tracing_subscriber::fmt::format::{Writer as Formatter, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layered, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
@@ -16,6 +18,7 @@ use tracing_subscriber::{Layer, Registry, reload};
 use super::journal::Told;
 use super::queue::Queue;
 use super::{Form, Settings, Target};
+use crate::shown::{escaped, escaped_lines};
 
 type Leveled = Layered<reload::Layer<Targets, Registry>, Registry>;
 type Writing = Box<dyn Layer<Leveled> + Send + Sync>;
@@ -61,10 +64,25 @@ fn layer(target: &Target, queue: Queue) -> Writing {
         .log_internal_errors(false)
         .with_ansi(target.output.is_terminal());
     match target.form() {
-        Form::Text => lines.with_target(false).boxed(),
+        Form::Text => lines.with_target(false).fmt_fields(debug_fn(field).delimited(" ")).boxed(),
         Form::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
         Form::Journal => Entries(queue).boxed(),
     }
+}
+
+/// The message, or `name=value`. The subscriber's own way lets through in a value whatever it has been given.
+fn field(writer: &mut Formatter<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let name = field.name();
+    if name == "message" {
+        // What comes behind the end of a line is not to be taken for another line.
+        return writer.write_str(&escaped_lines(&value).replace('\n', "\n    "));
+    }
+    let name = name.strip_prefix("r#").unwrap_or(name);
+    if writer.has_ansi_escapes() {
+        return write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{}", escaped(&value));
+    }
+    write!(writer, "{name}={}", escaped(&value))
 }
 
 /// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong. What is
@@ -115,10 +133,57 @@ pub fn timestamp() -> String {
 pub(super) fn frame(words: &str) -> String {
     let mut line = timestamp();
     if io::stderr().is_terminal() {
-        let _ = writeln!(line, " ERROR {words}");
+        let _ = writeln!(line, " ERROR {}", escaped(words));
     } else {
         let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
         line = format!("{object}\n");
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Of what a server says the text log escaped what came as the message, and passed on what came as a field: a certificate's
+    /// names steered the terminal of whoever read it, and an end of a line began a line that nobody had written.
+    #[test]
+    fn others_words_steer_no_terminal_and_begin_no_line() {
+        for is_coloured in [false, true] {
+            let lines = Lines::default();
+            let written = lines.clone();
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || written.clone())
+                .with_ansi(is_coloured)
+                .with_target(false)
+                .fmt_fields(debug_fn(field).delimited(" "));
+            let words = "a\u{1b}[2J\u{9b}\u{202e}\nb";
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                tracing::warn!(error = %words, count = 2, "said: {words}");
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let shown = "a\\u001b[2J\\u009b\\u202e";
+            assert!(text.contains(&format!("said: {shown}\n    b")), "{text:?}");
+            assert!(text.contains(&format!("{shown}\\u000ab")), "{text:?}");
+            assert_eq!(text.contains('\u{1b}'), is_coloured, "{text:?}");
+            assert_eq!(text.contains("count=2"), !is_coloured, "{text:?}");
+            assert!(!text.contains(['\u{9b}', '\u{202e}']), "{text:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod budget;
 pub mod eligibility;
 pub mod ewma;
+pub mod flood;
 pub mod health;
 pub mod hedge;
 pub mod limits;

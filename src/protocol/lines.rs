@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::{Dialogue, NothingBuffered, Probe, ProbeError, Probed, Step, Upgrade, UpgradeError, Upgraded};
+use crate::shown::steers;
 
 /// All that a server may say before TLS, or to a probe. Capability lists are some hundred bytes.
 const SAID_MAX: usize = 64 * 1024;
@@ -215,11 +216,8 @@ impl Probe for LineProbe {
                 Told::More => continue,
                 Told::Good => {}
                 Told::Bad => {
-                    let shown: String = String::from_utf8_lossy(&line)
-                        .chars()
-                        .filter(|c| !c.is_control())
-                        .take(200)
-                        .collect();
+                    let shown: String =
+                        String::from_utf8_lossy(&line).chars().filter(|c| !steers(*c)).take(200).collect();
                     return Err(ProbeError(format!("the server answered: {shown}").into()));
                 }
             }

@@ -132,26 +132,80 @@ const AUTH_SWITCH: u8 = 0xfe;
 /// What a greeting tells.
 #[derive(Debug, Clone)]
 struct Hello {
+    version: Vec<u8>,
+    /// Connection id.
+    connection: [u8; 4],
+    capabilities: u32,
+    charset: u8,
+    status: [u8; 2],
+    /// MariaDB's own capabilities, in front of which MySQL's first bit is off.
+    extended: u32,
     scramble: Vec<u8>,
     /// The server's default plugin.
     plugin: Vec<u8>,
-    /// Where the capabilities' second byte lies.
-    ssl_at: usize,
-    offers_tls: bool,
 }
 
-/// HandshakeV10, by the offsets behind the version's NUL.
+/// Of MariaDB's own capabilities: progress reports, COM_MULTI, bulk operations, metadata (include/mysql_com.h).
+const EXTENDED_KNOWN: u32 = 0x3f;
+/// Longer than any version, and than any plugin's name (NAME_CHAR_LEN).
+const VERSION_MAX: usize = 255;
+const PLUGIN_MAX: usize = 64;
+
+/// HandshakeV10, by the offsets behind the version's NUL. `None`: it is too short, or what it says has not the form of what it
+/// should be.
 fn hello(payload: &[u8]) -> Option<Hello> {
     let version = payload.get(1..)?;
-    let at = 2 + version.iter().position(|byte| *byte == 0)?;
-    let rest = payload.get(at..)?;
-    let ssl_at = at + 14;
-    let offers_tls = payload.get(ssl_at)? & SSL_BIT != 0;
+    let version = &version[..nul(version)?];
+    let rest = payload.get(2 + version.len()..)?;
+    let pair = |at: usize| rest.get(at..at + 2).map(|two| [two[0], two[1]]);
+    let ([low, second], [third, high]) = (pair(13)?, pair(18)?);
+    let capabilities = u32::from_le_bytes([low, second, third, high]);
+    let is_mariadb = capabilities & CLIENT_LONG_PASSWORD == 0;
     let mut scramble = rest.get(4..12)?.to_vec();
     scramble.extend_from_slice(rest.get(31..43)?);
     let plugin = rest.get(44..).unwrap_or_default();
-    let plugin = plugin.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-    Some(Hello { scramble, plugin, ssl_at, offers_tls })
+    let plugin = plugin.split(|byte| *byte == 0).next().unwrap_or_default();
+    let is_name = plugin.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let is_shown = version.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    if !is_name || !is_shown || plugin.len() > PLUGIN_MAX || version.len() > VERSION_MAX {
+        return None;
+    }
+    Some(Hello {
+        version: version.to_vec(),
+        connection: *rest.first_chunk()?,
+        capabilities,
+        charset: *rest.get(15)?,
+        status: pair(16)?,
+        extended: if is_mariadb { le_u32(rest.get(27..)?)? & EXTENDED_KNOWN } else { 0 },
+        scramble,
+        plugin: plugin.to_vec(),
+    })
+}
+
+impl Hello {
+    /// The greeting for the client, made anew without TLS: nobody has authenticated the server's, so of it only what we know
+    /// goes on, and nothing that stands between or behind.
+    fn for_client(&self) -> Vec<u8> {
+        let [low, second, third, high] = (self.capabilities & !CLIENT_SSL).to_le_bytes();
+        let names_plugin = self.capabilities & CLIENT_PLUGIN_AUTH != 0;
+        let scramble_size = if names_plugin { SCRAMBLE as u8 + 1 } else { 0 };
+        let mut payload = vec![10];
+        payload.extend_from_slice(&self.version);
+        payload.push(0);
+        payload.extend(self.connection);
+        payload.extend_from_slice(&self.scramble[..8]);
+        payload.extend([0, low, second, self.charset]);
+        payload.extend(self.status);
+        payload.extend([third, high, scramble_size, 0, 0, 0, 0, 0, 0]);
+        payload.extend(self.extended.to_le_bytes());
+        payload.extend_from_slice(&self.scramble[8..]);
+        payload.push(0);
+        if names_plugin {
+            payload.extend_from_slice(&self.plugin);
+            payload.push(0);
+        }
+        payload
+    }
 }
 
 /// The number in an ERR packet.
@@ -184,7 +238,7 @@ impl Upgrade for ReadGreeting {
         }
         self.packets.held.extend_from_slice(bytes);
         let first = self.packets.next().map_err(|TooLong| UpgradeError::Endless(PACKET_MAX))?;
-        let Some((sequence, mut payload)) = first else { return Ok(Step::ReadAtMost(PORTION)) };
+        let Some((sequence, payload)) = first else { return Ok(Step::ReadAtMost(PORTION)) };
         match payload.first() {
             Some(10) => {}
             Some(&ERR) => {
@@ -198,14 +252,15 @@ impl Upgrade for ReadGreeting {
             }
         }
         let Some(hello) = hello(&payload) else {
-            return Err(UpgradeError::Unsuitable("the server's greeting is too short for MySQL's"));
+            return Err(UpgradeError::Unsuitable(
+                "the server's greeting is too short for MySQL's, or malformed",
+            ));
         };
-        if !hello.offers_tls {
+        if hello.capabilities & CLIENT_SSL == 0 {
             return Err(UpgradeError::NotOffered("CLIENT_SSL"));
         }
         let proof = NothingBuffered::behind(&self.packets.held)?;
-        payload[hello.ssl_at] &= !SSL_BIT;
-        let words = packet(sequence, &payload);
+        let words = packet(sequence, &hello.for_client());
         let introduction = Introduce { hello, key: self.key, proof, held: Packets::default() };
         Ok(Step::Meet(Greeting { words, introduction: Box::new(introduction) }))
     }

@@ -1,11 +1,13 @@
-//! NATS: the server's INFO comes in plaintext, TLS follows at once; INFO reaches the client without what would lead it past
-//! us, and its CONNECT says `"protocol":0`, so that the server sends no other INFO later.
+//! NATS: the server's INFO comes in plaintext, TLS follows at once; of INFO the client gets what is known to be harmless, so
+//! that nothing leads it past us, and its CONNECT says `"protocol":0`, so that the server sends no other INFO later.
 //!
 //! Sources: docs.nats.io, "NATS Protocol"; createClientEx and processPing in nats-server's server/server.go and client.go
 //! (since 2.12 a client of protocol 1 gets an INFO with the cluster's addresses behind its first PONG); checkForSecure in
 //! nats.go (a client with tls_required begins TLS by itself).
 
 use std::borrow::Cow;
+
+use serde_json::{Map, Value};
 
 use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
 use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
@@ -69,16 +71,56 @@ impl Protocol for Nats {
 /// An INFO or a CONNECT. A cluster's addresses make the first one long.
 const LINE_MAX: usize = 64 * 1024;
 
-/// What would have the client begin TLS, or lead it to servers without us.
-const TAKEN_OUT: [&str; 5] =
-    ["tls_required", "tls_verify", "tls_available", "connect_urls", "ws_connect_urls"];
+/// What a client may learn of a server, and as what. Everything else is left out: what would have it begin TLS, what leads to
+/// servers without us, what only the server's operator wants to know, and whatever a later version adds. Clients do not read
+/// keys as strictly as they are written here, so a list of what must not pass would never be complete.
+const PASSED: [(&str, Kind); 14] = [
+    ("server_id", Kind::Text),
+    ("server_name", Kind::Text),
+    ("version", Kind::Text),
+    ("proto", Kind::Number),
+    ("go", Kind::Text),
+    ("headers", Kind::Flag),
+    ("auth_required", Kind::Flag),
+    ("max_payload", Kind::Number),
+    ("jetstream", Kind::Flag),
+    ("client_id", Kind::Number),
+    ("client_ip", Kind::Text),
+    ("nonce", Kind::Text),
+    ("cluster", Kind::Text),
+    ("domain", Kind::Text),
+];
 
-/// INFO for the client. Nobody has authenticated one that came before TLS, yet it is passed on: the server says it once, and
-/// its nonce is what a client signs. A forged one can spoil a login, and no more: the signature goes to the verified server.
+/// What a value has to be. None of them holds others.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Number,
+    Flag,
+}
+
+impl Kind {
+    fn is_of(self, value: &Value) -> bool {
+        match self {
+            Self::Text => value.is_string(),
+            Self::Number => value.is_i64() || value.is_u64(),
+            Self::Flag => value.is_boolean(),
+        }
+    }
+}
+
+/// INFO for the client, made anew. Nobody has authenticated one that came before TLS, yet some of it is passed on: the server
+/// says it once, and its nonce is what a client signs. A forged one can spoil a login, and no more: the signature goes to the
+/// verified server.
 fn info_for_client(line: &[u8]) -> Option<Vec<u8>> {
     let info = line.strip_prefix(b"INFO ").or_else(|| line.strip_prefix(b"INFO\t"))?;
-    let mut info: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(info).ok()?;
-    info.retain(|key, _| !TAKEN_OUT.contains(&key.as_str()));
+    let mut said: Map<String, Value> = serde_json::from_slice(info).ok()?;
+    let mut info = Map::new();
+    for (key, kind) in PASSED {
+        if let Some(value) = said.remove(key).filter(|value| kind.is_of(value)) {
+            info.insert(key.into(), value);
+        }
+    }
     let info = serde_json::to_string(&info).ok()?;
     Some(format!("INFO {info} \r\n").into_bytes())
 }
@@ -98,9 +140,8 @@ impl Talk for Info {
         if !begins_with(line, "INFO") {
             return Err(foreign("NATS", line));
         }
-        let said: serde_json::Value =
-            serde_json::from_slice(line.get(4..).unwrap_or_default()).map_err(|_| MALFORMED)?;
-        let offers = |key: &str| said.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+        let said: Value = serde_json::from_slice(line.get(4..).unwrap_or_default()).map_err(|_| MALFORMED)?;
+        let offers = |key: &str| said.get(key).and_then(Value::as_bool) == Some(true);
         if !offers("tls_required") && !offers("tls_available") {
             return Err(UpgradeError::NotOffered("tls_required or tls_available"));
         }
@@ -202,7 +243,9 @@ fn connect_without_async_info(line: &[u8]) -> Option<Vec<u8>> {
     if !command.trim_ascii().eq_ignore_ascii_case(b"CONNECT") {
         return None;
     }
-    let mut options: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(options).ok()?;
+    let mut options: Map<String, Value> = serde_json::from_slice(options).ok()?;
+    // Servers read keys in whatever case, and the last one counts.
+    options.retain(|key, _| key == "protocol" || !key.eq_ignore_ascii_case("protocol"));
     options.insert("protocol".into(), 0.into());
     let options = serde_json::to_string(&options).ok()?;
     Some(format!("CONNECT {options}\r\n").into_bytes())

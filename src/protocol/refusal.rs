@@ -1,6 +1,7 @@
 //! Our refusals, for protocols to put into their words.
 
 use super::ReplyTo;
+use crate::shown::steers;
 
 /// What a client is told instead of getting an upstream.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +36,7 @@ impl Refusal<'_> {
     #[must_use]
     pub fn sentence(&self) -> String {
         let Self { reason, session, .. } = self;
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let plain = |c: char| if steers(c) { ' ' } else { c };
         format!("ambassador: {reason} [session {session}]").chars().map(plain).collect()
     }
 }

@@ -4,6 +4,7 @@
 //! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
@@ -11,10 +12,13 @@ use serde_json::Value;
 use tracing::Level;
 
 use super::record::Record;
-use crate::caller;
+use crate::caller::{self, CallerKey};
+use crate::clock;
 use crate::head::connect::Context;
 use crate::log::{Entry, Form, Log, timestamp};
+use crate::policy::flood::{Flood, LeftOut};
 use crate::policy::sampling::{Ending, Verdict};
+use crate::shown::escaped;
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
@@ -23,7 +27,10 @@ const LINE: usize = 1024;
 
 /// Writes the records of those listeners that want them.
 #[derive(Debug)]
-pub struct AccessLog(Log);
+pub struct AccessLog {
+    log: Log,
+    flood: Mutex<Flood>,
+}
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -85,8 +92,36 @@ struct Tls<'a> {
 impl AccessLog {
     /// Writes where the log's records go.
     #[must_use]
-    pub const fn new(log: Log) -> Self {
-        Self(log)
+    pub fn new(log: Log) -> Self {
+        Self { log, flood: Mutex::default() }
+    }
+
+    /// Tells what was left out. To be called every few seconds.
+    pub fn upkeep(&self) {
+        let now = clock::now();
+        let told = self.flood().over(now);
+        told.iter().for_each(|left_out| tell(left_out, now));
+    }
+
+    /// Whether the record of a session that was not served is one of too many.
+    fn is_one_too_many(&self, record: &Record, ended: Instant) -> bool {
+        if !Flood::minds(record.outcome) {
+            return false;
+        }
+        let from = match record.peer {
+            Peer::Tcp(from) => Some(from.ip()),
+            Peer::Unix => None,
+        };
+        let caller = CallerKey::of(record.caller().as_deref(), from);
+        let (is_written, told) = self.flood().judge(caller, record.outcome, ended);
+        if let Some(left_out) = told {
+            tell(&left_out, ended);
+        }
+        !is_written
+    }
+
+    fn flood(&self) -> MutexGuard<'_, Flood> {
+        self.flood.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the record of a session that ended then.
@@ -102,7 +137,10 @@ impl AccessLog {
             Verdict::Sampled(share) => Some(share),
             Verdict::LeftOut => return,
         };
-        let writer = self.0.access();
+        if self.is_one_too_many(record, ended) {
+            return;
+        }
+        let writer = self.log.access();
         let caller = record.caller();
         let fields =
             Fields { caller: caller.as_deref().map(Caller::of), ..Fields::of(record, ended, sample) };
@@ -112,6 +150,14 @@ impl AccessLog {
             Form::Journal => writer.put(entry(&fields)),
         }
     }
+}
+
+fn tell(LeftOut { caller, outcome, count, since }: &LeftOut, now: Instant) {
+    let seconds = now.saturating_duration_since(*since).as_secs();
+    tracing::warn!(
+        %caller, outcome = outcome.label(), left_out = count,
+        "records of connections that were not served: … and {count} more in the last {seconds} s"
+    );
 }
 
 fn json(fields: Fields<'_>) -> Vec<u8> {
@@ -172,7 +218,7 @@ fn append(line: &mut String, name: &str, value: &Value) {
         | Value::Number(_)
         | Value::Array(_)
         | Value::Null
-        | Value::Object(_) => write!(line, " {name}={value}"),
+        | Value::Object(_) => write!(line, " {name}={}", escaped(&value.to_string())),
     };
 }
 

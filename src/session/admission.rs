@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::shares::{self, Shares};
 use crate::protocol::RefusalKind;
-use crate::sys::{Peer, Socket};
+use crate::sys::Socket;
 use crate::tls::NoIdentity;
 
 /// What a listener asks of those who connect.
@@ -120,16 +120,12 @@ impl Admission {
     }
 
     /// Counts a connection for its caller.
-    fn share(&self, caller: Option<&Caller>, peer: Peer) -> Result<Option<CallerKey>, Against> {
+    fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Against> {
         let mut shares = self.shares();
         if shares.is_off() {
             return Ok(None);
         }
-        let from = match peer {
-            Peer::Tcp(from) => Some(from.ip()),
-            Peer::Unix => None,
-        };
-        let key = CallerKey::of(caller, from);
+        let key = CallerKey::of(who.as_deref().ok(), who.as_ref().err().and_then(Stranger::host));
         match shares.begin(&key, clock::now()) {
             Ok(()) => Ok(Some(key)),
             Err(exceeded) => Err(Against::CallerFull(format!("{key} {exceeded}"))),
@@ -229,7 +225,7 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
     let (who, question) = who(downstream, place, record, needs).await;
     let judged = match admission.denies(&who).or_else(|| denies_identity(place, &who)).or_else(full) {
         Some(against) => Err(against),
-        None => admission.share(who.as_deref().ok(), record.peer),
+        None => admission.share(&who),
     };
     let (share, against) = match judged {
         Ok(share) => (share, None),
@@ -256,7 +252,7 @@ pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record)
 }
 
 impl Against {
-    /// One that only wants something cancelled takes nobody's place, and is wanted most where there is no room.
+    /// One that only wants a session cancelled that lives here takes nobody's place, and is wanted most where there is no room.
     pub(super) const fn lets_cancel(&self) -> bool {
         matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))
     }

@@ -12,7 +12,7 @@ use crate::caller::Caller;
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
-use crate::sys::{Peer, Socket};
+use crate::sys::{Peer, Socket, is_own};
 use crate::upstream::{
     Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial,
 };
@@ -43,9 +43,10 @@ pub(super) async fn dial_for(
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
+    // Of another host. Whoever is of this one and not known is a stranger among all.
     let from = match record.peer {
-        Peer::Tcp(from) => Some(from.ip()),
-        Peer::Unix => None,
+        Peer::Tcp(from) if place.caller().is_none() && !is_own(from.ip()) => Some(from.ip()),
+        Peer::Tcp(_) | Peer::Unix => None,
     };
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
     let caller = owner.or_else(|| place.caller());

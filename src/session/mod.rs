@@ -156,9 +156,13 @@ async fn open(
         opened = downstream::read_opening(&downstream, protocol, within) => opened,
         outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
+    let cancels = opened.as_ref().ok().and_then(|opened| opened.cancels.as_ref());
+    let cancelled = cancels.map(|key| route.owner_of(key, cluster));
+    let is_known = matches!(cancelled, Some(Some((Wanted::Endpoint { .. }, _))));
     let mut opened = match (opened, against) {
         (Ok(opened), None) => opened,
-        (Ok(opened), Some(against)) if opened.cancels.is_some() && against.lets_cancel() => opened,
+        // Anybody can invent a key: one that no session has passes no cap.
+        (Ok(opened), Some(against)) if is_known && against.lets_cancel() => opened,
         (Ok(opened), Some(against)) => {
             // One that speaks first was heard first: it would not understand an answer to something that it has not said.
             record.reply_to = opened.reply_to;
@@ -174,7 +178,7 @@ async fn open(
     };
     place.opened();
     record.reply_to = opened.reply_to;
-    let (wanted, owner) = match opened.cancels.as_ref().map(|key| route.owner_of(key, cluster)) {
+    let (wanted, owner) = match cancelled {
         None => (Wanted::Any, None),
         Some(Some(found)) => found,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),

@@ -226,7 +226,8 @@ impl Route {
 
     /// Where a cancel with that key has to go within that cluster, and as whose: to the server of the session that it is for,
     /// and as that session's caller. With one endpoint there is no question of where, and the server knows sessions that we
-    /// have forgotten; such a cancel is its sender's own. Cancels are rare, so there is no table beside the sessions.
+    /// have forgotten; such a cancel is its sender's own, and takes room as a session of his would. Cancels are rare, so there is
+    /// no table beside the sessions.
     pub(super) fn owner_of(
         &self,
         key: &CancelKey,
@@ -239,7 +240,7 @@ impl Route {
             let wanted = Wanted::Endpoint { id: *owner.endpoint.get()?, address: owner.live.cancelled_at() };
             Some((wanted, owner.caller()))
         });
-        owner.or_else(|| Some((Wanted::Endpoint { id: cluster.only_endpoint()?, address: None }, None)))
+        owner.or_else(|| cluster.only_endpoint().map(|_| (Wanted::Any, None)))
     }
 
     /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a

@@ -1,15 +1,18 @@
 //! TLS towards one endpoint: its tickets, and the handshake with the credentials of the moment.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::client::{Resumption, UnbufferedClientConnection};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
 use super::choice::{Choice, NoIdentity};
-use super::identity::Stamp;
+use super::identity::{Stamp, not_after};
 use super::{HandshakeError, Originator, Start, Stream};
 use crate::caller::Caller;
+use crate::clock;
 use crate::name::IdentityName;
 use crate::protocol::NothingBuffered;
 use crate::sys::Socket;
@@ -30,6 +33,35 @@ struct Made {
     identity: Option<Stamp>,
     trust: Stamp,
     config: Arc<ClientConfig>,
+    until: Arc<Until>,
+}
+
+/// When the first of the certificates ends that the server has shown: seconds since 1970. From then on it would be refused, and
+/// who resumes shows none.
+#[derive(Debug)]
+struct Until(AtomicU64);
+
+impl Default for Until {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Until {
+    fn seconds(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// A certificate that was right, as far as dates were looked at.
+    fn seen(&self, certificate: &CertificateDer<'_>) {
+        if let Ok(end) = not_after(certificate) {
+            self.0.fetch_min(seconds_since_1970(end), Ordering::Relaxed);
+        }
+    }
+}
+
+fn seconds_since_1970(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// What a handshake agreed on.
@@ -43,6 +75,8 @@ pub struct Agreed {
     pub stamp: Option<Stamp>,
     /// Who was trusted.
     trust: Stamp,
+    /// Until when the server's certificate was good: seconds since 1970.
+    until: u64,
     version: ProtocolVersion,
     /// Whether an earlier session was resumed, which saves the certificates and their checks.
     pub resumed: bool,
@@ -91,8 +125,11 @@ impl EndpointOriginator {
     pub fn is_current(&self, choice: Choice, agreed: &Agreed) -> bool {
         let identity = self.originator.identities().get(choice);
         let current = identity.map(|identity| identity.current()).transpose();
-        let is_trusted = self.originator.trust().current().stamp == agreed.trust;
-        is_trusted && current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
+        let wall = clock::wall();
+        let is_trusted = self.originator.trust().current().stamp(wall) == agreed.trust;
+        is_trusted
+            && seconds_since_1970(wall) <= agreed.until
+            && current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
     }
 
     /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
@@ -107,9 +144,9 @@ impl EndpointOriginator {
         name: ServerName<'static>,
         _: NothingBuffered,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let Made { identity, trust, config } = self.made(choice)?;
-        let stream = Stream::handshake(socket, config, name).await?;
-        let agreed = self.agreed(choice, (identity, trust), stream.connection());
+        let made = self.made(choice)?;
+        let stream = Stream::handshake(socket, Arc::clone(&made.config), name).await?;
+        let agreed = self.agreed(choice, &made, stream.connection());
         Ok((Box::new(stream), agreed))
     }
 
@@ -118,13 +155,18 @@ impl EndpointOriginator {
         let shared = &self.originator.0;
         let pair = shared.identities.get(choice).map(|identity| identity.current()).transpose()?;
         let trusted = shared.trust.current();
-        let (identity, trust) = (pair.as_ref().map(|pair| pair.stamp()), trusted.stamp);
+        let wall = clock::wall();
+        let (identity, trust) = (pair.as_ref().map(|pair| pair.stamp()), trusted.stamp(wall));
+        let is_current = |made: &Made| {
+            (made.identity, made.trust) == (identity, trust)
+                && seconds_since_1970(wall) <= made.until.seconds()
+        };
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() <= choice.place() {
             all.resize(choice.place() + 1, None);
         }
         match &mut all[choice.place()] {
-            Some(made) if (made.identity, made.trust) == (identity, trust) => Ok(made.clone()),
+            Some(made) if is_current(made) => Ok(made.clone()),
             stale => {
                 let mut config =
                     shared.client_config(pair.as_deref(), &trusted).map_err(HandshakeError::Tls)?;
@@ -132,27 +174,30 @@ impl EndpointOriginator {
                     config.alpn_protocols = vec![b"http/1.1".to_vec()];
                     config.resumption = Resumption::disabled();
                 }
-                Ok(stale.insert(Made { identity, trust, config: Arc::new(config) }).clone())
+                let until = Arc::<Until>::default();
+                Ok(stale.insert(Made { identity, trust, config: Arc::new(config), until }).clone())
             }
         }
     }
 
-    fn agreed(
-        &self,
-        choice: Choice,
-        (stamp, trust): (Option<Stamp>, Stamp),
-        connection: &UnbufferedClientConnection,
-    ) -> Agreed {
+    fn agreed(&self, choice: Choice, made: &Made, connection: &UnbufferedClientConnection) -> Agreed {
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let shown = connection.peer_certificates().and_then(|chain| chain.first());
+        if let Some(certificate) = shown.filter(|_| !resumed && self.originator.trust().current().reads_dates)
+        {
+            made.until.seen(certificate);
+        }
         Agreed {
             identity: self.originator.identities().name(choice).cloned(),
             cipher: connection
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
-            stamp,
-            trust,
+            stamp: made.identity,
+            trust: made.trust,
+            until: made.until.seconds(),
             version: connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
         }
     }
 }

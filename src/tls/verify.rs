@@ -87,7 +87,11 @@ pub struct Terms {
 #[derive(Debug)]
 pub(super) struct Trusted {
     pub(super) verifier: Arc<dyn ServerCertVerifier>,
-    pub(super) stamp: Stamp,
+    /// The first as long as every revocation list is up to date, another from the end of each on, in the order of `lists_end`.
+    stamps: Vec<Stamp>,
+    lists_end: Vec<SystemTime>,
+    /// Whether a certificate that has expired is refused.
+    pub(super) reads_dates: bool,
     /// What the files held.
     held: (Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>),
     ends: Vec<(Role, SystemTime)>,
@@ -162,12 +166,13 @@ impl Trusted {
     fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
         let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::blind(provider, true)) };
         let mut lists = Vec::new();
-        let mut next_update = None;
+        let mut lists_end = Vec::new();
         for path in crls {
             let (more, until) = revocation_lists(path).map_err(TrustError::Crl)?;
             lists.extend(more);
-            next_update = next_update.into_iter().chain(until).min();
+            lists_end.extend(until);
         }
+        lists_end.sort_unstable();
         let over = |store: RootCertStore| {
             WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
                 .with_crls(lists.iter().cloned())
@@ -197,10 +202,12 @@ impl Trusted {
         };
         // One that cannot be read was no trust anchor either.
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
-        let ends = [(Role::Ca, first_end), (Role::Crl, next_update)];
+        let ends = [(Role::Ca, first_end), (Role::Crl, lists_end.first().copied())];
         Ok(Self {
             verifier,
-            stamp: Stamp::next(),
+            stamps: (0..=lists_end.len()).map(|_| Stamp::next()).collect(),
+            lists_end,
+            reads_dates: true,
             held: (certificates, lists),
             ends: ends.into_iter().filter_map(|(role, end)| Some((role, end?))).collect(),
         })
@@ -208,7 +215,20 @@ impl Trusted {
 
     fn blind(provider: &Arc<CryptoProvider>, accepts: bool) -> Self {
         let verifier = Arc::new(Blind { provider: Arc::clone(provider), accepts });
-        Self { verifier, stamp: Stamp::next(), held: (Vec::new(), Vec::new()), ends: Vec::new() }
+        Self {
+            verifier,
+            stamps: vec![Stamp::next()],
+            lists_end: Vec::new(),
+            reads_dates: false,
+            held: (Vec::new(), Vec::new()),
+            ends: Vec::new(),
+        }
+    }
+
+    /// What it is at that time: a list that has expired asks something else of servers than it did before, and so what was made
+    /// before then is as outdated as by another list. Tickets, above all: whoever resumes is asked nothing.
+    pub(super) fn stamp(&self, wall: SystemTime) -> Stamp {
+        self.stamps[self.lists_end.partition_point(|end| *end <= wall)]
     }
 }
 
@@ -229,25 +249,25 @@ fn unbuildable(error: VerifierBuilderError) -> TrustError {
     RootsError::Verifier(error.to_string()).into()
 }
 
-/// The revocation lists of a PEM file, at least one, and when the first of them is out of date.
+/// The revocation lists of a PEM file, at least one, and when they are out of date.
 ///
 /// # Errors
 /// In words.
 pub fn revocation_lists(
     path: &Path,
-) -> Result<(Vec<CertificateRevocationListDer<'static>>, Option<SystemTime>), String> {
+) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>), String> {
     let read = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect);
     let lists: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
-    let mut next_update = None;
+    let mut ends = Vec::new();
     for list in &lists {
         let (_, parsed) = CertificateRevocationList::from_der(list)
             .map_err(|error| format!("{} is no revocation list: {error}", path.display()))?;
-        next_update = next_update.into_iter().chain(parsed.next_update().map(moment)).min();
+        ends.extend(parsed.next_update().map(moment));
     }
     if lists.is_empty() {
         return Err(format!("{} holds no PEM revocation list (X509 CRL)", path.display()));
     }
-    Ok((lists, next_update))
+    Ok((lists, ends))
 }
 
 impl Roots {

@@ -15,7 +15,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Ambassador, Client, Config, End, Upstream, ambassador, demand, finish, roles, until};
+use crate::harness::{
+    Ambassador, Client, Config, End, Upstream, ambassador, demand, finish, roles, until, until_within,
+};
 
 const FILE: &str = "{ format: json, level: debug, access: { output: '{dir}/access.log' } }";
 
@@ -43,6 +45,31 @@ fn wait_records(path: &Path, count: usize) -> Vec<Value> {
 
 fn lost(ambassador: &Ambassador, output: &str) -> f64 {
     ambassador.metrics().sum("log_lines_lost_total", &[("output", output)])
+}
+
+/// Whoever may connect only to be refused wrote 3.7 MB of log a second. Of one caller's refusals some leave a record, the others
+/// are counted in a line; the metrics count all.
+#[test]
+fn refused_connections_do_not_fill_the_log() {
+    let upstream = Upstream::plain(roles::echo);
+    let listener = "bind: 127.0.0.1:0\ncluster: up\nallow: [ { unit: nobody-has-this.service } ]";
+    let config = Config::new().listener("app", listener).cluster("up", &[&upstream.address()], "");
+    let ambassador = Ambassador::start(&config);
+    for _ in 0..300 {
+        let _ = ambassador.connect().ending();
+    }
+    let denied = || ambassador.metrics().sum("connections_total", &[("outcome", "denied")]);
+    until("all were counted", || (denied() == 300.0).then_some(()));
+    // A window may have ended meanwhile, on a slow machine.
+    assert!((100..300).contains(&ambassador.records().len()), "{}", ambassador.records().len());
+    let told = until_within(Duration::from_secs(40), "the others were told", || {
+        let lines =
+            ambassador.lines().into_iter().filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+        let counts: Vec<_> = lines.filter_map(|line| line["left_out"].as_u64()).collect();
+        let all = counts.iter().sum::<u64>() + ambassador.records().len() as u64;
+        (all == 300).then_some(counts)
+    });
+    assert!(!told.is_empty());
 }
 
 #[test]

@@ -218,6 +218,32 @@ fn a_cancel_gets_through_where_everything_is_full() {
     }
 }
 
+/// Keys that nobody has passed every cap too: one caller who invented them by the hundred had more connections than his share,
+/// and filled the cluster for all others. Such a cancel takes room as a session of its sender's, or has none.
+#[test]
+fn a_cancel_with_an_invented_key_takes_room_as_a_session_does() {
+    let world = World::new();
+    for (listener, cluster, outcome) in [
+        ("per_caller: { max_connections: 1 }", "", "caller_full"),
+        ("max_connections: 1", "", "listener_full"),
+        ("", "limits: { max_connections: 1 }", "cluster_full"),
+    ] {
+        let upstream = server(&world, 7, &[1, 2, 3, 4]);
+        let ambassador = start(&world, &[&upstream], listener, cluster);
+        let (_client, process, secret) = session(&ambassador);
+        for invented in 0..3 {
+            let mut client = ambassador.connect();
+            client.send(cancel_request(8 + invented, &[0; 4]));
+            let _ = client.ending();
+        }
+        ambassador.wait_records(3);
+        assert_eq!(ambassador.record_of(outcome)["outcome"], outcome);
+        assert_eq!(upstream.accepted(), 1, "{listener}{cluster}: the session alone");
+        cancel(&ambassador, process, &secret);
+        assert_eq!(cancels(&upstream).len(), 1, "{listener}{cluster}: the right key still passes");
+    }
+}
+
 /// tokio-postgres does not wait for the server's end. Its cancel was dropped with it.
 #[test]
 fn a_cancel_stands_though_its_client_closes_at_once() {

@@ -1,7 +1,10 @@
 //! What each caller may take of a listener and of a cluster's queue, shown with two users of this host: one takes all it can,
 //! and the other has its share all the same.
 
+use std::net::SocketAddr;
+
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::callers::{SERVED, config, start, tcp};
@@ -32,6 +35,30 @@ fn each_caller_has_its_own_connections_and_no_more() {
         "served 3",
         "they are given back"
     );
+}
+
+/// A process may bind its end to any address of the host. Who did was taken for another host, and had `per_caller` once more for
+/// every address.
+#[test]
+fn the_hosts_own_addresses_are_no_callers_of_their_own() {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    // Sends nothing; the address is of those that documents use (RFC 5737).
+    if socket.connect("192.0.2.1:9").is_err() {
+        return eprintln!("this host has no address but loopback: not tested");
+    }
+    let own = socket.local_addr().expect("an address").ip();
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = start(&upstream, "per_caller: { max_connections: 1 }");
+    let mut first = ambassador.connect();
+    first.echo("the share is taken");
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    client.bind(&SocketAddr::new(own, 0).into()).expect("our own address");
+    client.connect(&ambassador.address("app").into()).expect("it listens");
+    let record = ambassador.record_of("caller_full");
+    let uid = rustix::process::geteuid().as_raw();
+    assert_eq!(record["caller"]["uid"], uid, "{record}");
+    assert!(record["peer"].as_str().is_some_and(|peer| peer.starts_with(&own.to_string())), "{record}");
+    first.echo("and whoever has it keeps it");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 
-use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles, until};
+use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles, until, until_within};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -95,4 +95,42 @@ fn a_list_that_has_expired_or_is_of_another_ca_refuses_all() {
     // Both CAs have the same name, so it is the signature that tells.
     let foreign = ambassador(&upstream, &pki, &format!("crl: {}", foreign.display()));
     refused(&foreign, "a revocation list of tls.crl is not signed by the CA whose name it bears");
+}
+
+/// A list that ended refused only whoever made a whole handshake: sessions were resumed for ever, each with a new ticket for the
+/// next, and connections that were kept ready were given out. The same of a server's certificate that ended meanwhile.
+#[test]
+fn what_has_ended_since_is_refused_with_a_ticket_and_over_a_connection_kept_ready_too() {
+    // On a busy machine three daemons take their time to start.
+    const LEFT: Duration = Duration::from_secs(20);
+    let pki = Pki::new();
+    let upstream = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);
+    let ending = Upstream::tls(tls(&pki.server_until(&["127.0.0.1"], LEFT)), roles::echo);
+    let crl = format!("crl: {}", pki.crl("crl.pem", &[], DAY + LEFT).display());
+    let ready = |more: &str| {
+        let tls = format!("tls: {{ ca: {}, {more} }}", pki.ca().display());
+        let cluster = format!("protocol: redis\nconnect: {{ preconnect: 2, attempts: 1 }}\n{tls}");
+        Ambassador::start(&Config::app(&[&upstream.address()], &cluster))
+    };
+    let all = [
+        (ambassador(&upstream, &pki, &crl), "hello", "a revocation list of tls.crl has expired"),
+        (ready(&crl), "PING\r\n", "a revocation list of tls.crl has expired"),
+        (ambassador(&ending, &pki, ""), "hello", "the server's certificate has expired"),
+    ];
+    for (ambassador, words, _) in &all {
+        ambassador.connect().echo(words);
+        ambassador.connect().echo(words);
+    }
+    upstream.wait_note("kind=Some(Resumed)");
+    ending.wait_note("kind=Some(Resumed)");
+    for (ambassador, words, reason) in &all {
+        until_within(3 * LEFT, format!("{reason:?} was said"), || {
+            let before = ambassador.records().len();
+            let mut client = ambassador.connect();
+            client.try_send(words);
+            drop(client);
+            let record = ambassador.wait_records(before + 1).remove(before);
+            record["error"].as_str().filter(|error| error.contains(reason)).map(str::to_owned)
+        });
+    }
 }

@@ -9,6 +9,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustix::fs::OFlags;
 
 /// Writes `ca.pem`, `server.{pem,key}` (for localhost, 127.0.0.1 and ::1) and `client.{pem,key}`.
 pub(super) fn write(folder: &Path) -> io::Result<()> {
@@ -54,6 +55,8 @@ fn signed(
 fn put(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode);
+    // Not where a link leads to that somebody else may have put there.
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.open(folder.join(name))?;
     // The mode above is only for a file that is made now.
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;

@@ -83,6 +83,19 @@ fn press(model: &mut Model, keys: &str) -> Option<Act> {
     keys.chars().fold(None, |_, key| model.key(Key::Char(key)))
 }
 
+/// An error has words of the server's certificate in it, and names come from DNS.
+#[test]
+fn others_words_do_not_steer_the_terminal() {
+    let (mut model, now) = busy();
+    let endpoints = [endpoint("10.0.0.1:5432", "unhealthy", Some("a\u{202e}b\u{1b}[2Jc\u{9b}d"))];
+    model.look(look(&endpoints, &[]), now);
+    let screen = screen(&model, now, 160, 24).join("\n");
+    assert!(
+        screen.contains("unhealthy") && !screen.contains(|c: char| c != '\n' && crate::shown::steers(c)),
+        "{screen}"
+    );
+}
+
 #[test]
 fn eighty_columns_have_all_that_matters() {
     let (model, now) = busy();

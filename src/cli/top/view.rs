@@ -12,6 +12,7 @@ use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
 use super::model::{Live, Mode, Model, per_second};
 use crate::admin::status::{ClusterStatus, Endpoint, Status};
 use crate::cli::show;
+use crate::shown::steers;
 
 /// From here on sessions have their callers and clusters beside them.
 const WIDE: u16 = 110;
@@ -47,6 +48,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
     }
     draw_sessions(frame, model, sessions);
     frame.render_widget(Paragraph::new(foot_line(model)), foot);
+    without_steering(frame);
+}
+
+/// Names and errors are others' words: what would turn the text round, or do what is not to be seen, is shown as a box.
+fn without_steering(frame: &mut Frame<'_>) {
+    for cell in &mut frame.buffer_mut().content {
+        if cell.symbol().contains(steers) {
+            cell.set_char(char::REPLACEMENT_CHARACTER);
+        }
+    }
 }
 
 fn head_lines(model: &Model, now: Instant) -> Vec<Line<'static>> {

@@ -57,8 +57,10 @@ impl Resolver<'_> {
             Control::At(path) | Control::Default(path) => claims.unix(path, &at).map(|()| control),
         });
         let control = claimed.map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
-        if let Control::At(path) = &control {
-            self.demand_bindable(path, &at)?;
+        match &control {
+            Control::At(path) => self.demand_bindable(path, &at)?,
+            Control::Default(path) => self.warn_of_open_folder(path, &at),
+            Control::Off => {}
         }
         Some(control)
     }

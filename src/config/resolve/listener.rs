@@ -191,7 +191,7 @@ impl Resolver<'_> {
                 clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
             let endpoints = its_own.flat_map(|cluster| &cluster.endpoints);
             for address in endpoints.flat_map(|endpoint| endpoint.addresses.iter()) {
-                let meets = |bind: &Bind| matches!(bind, Bind::Tcp(own) if discovery::leads_to(address, *own, sys::is_local));
+                let meets = |bind: &Bind| matches!(bind, Bind::Tcp(own) if discovery::leads_to(address, *own, sys::is_own));
                 if listener.binds.iter().any(meets) {
                     let message =
                         format!("{address} is an endpoint of its own cluster: it would dial itself");

@@ -140,8 +140,8 @@ impl Resolver<'_> {
         let mut crl = |(at, path): (At, &str)| {
             let path = self.readable(path, &at)?;
             match revocation_lists(&path) {
-                Ok((_, end)) => {
-                    if let Some(end) = end {
+                Ok((_, ends)) => {
+                    if let Some(end) = ends.into_iter().min() {
                         self.warn_of_the_end(&path, Role::Crl, end, &at);
                     }
                     Some(path)

@@ -407,6 +407,22 @@ fn an_endpoints_file_is_a_list_like_the_configurations_own() {
     assert!((local.parse)(b"endpoints: ['[fd00::1]:1']").unwrap_err().contains("one is IPv4, one IPv6"));
 }
 
+/// Whoever writes an endpoints file had the daemon's environment put into it, and read the values in `/status`, in the log and in
+/// what DNS was asked for.
+#[test]
+fn an_endpoints_file_gets_nothing_of_the_environment() {
+    let config = accept(&with("", BIND, "endpoints: { file: endpoints.yaml }"));
+    let Some(Source::File(file)) = &config.clusters[0].source else { panic!("a file") };
+    for text in [
+        "endpoints: ['${CARGO_PKG_NAME}:1']",
+        "endpoints: [{ address: '${CARGO_PKG_NAME}/:1' }]",
+        "endpoints: ['a$$b:1']",
+    ] {
+        let error = (file.parse)(text.as_bytes()).unwrap_err();
+        assert!(error.contains("is not read here") && !error.contains("`ambassador"), "{error}");
+    }
+}
+
 #[test]
 fn callers_are_announced_where_the_protocol_has_a_place_for_it() {
     let of = |protocol: &str, more: &str| {

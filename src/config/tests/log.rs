@@ -41,6 +41,24 @@ fn refused(folder: &Path, log: &str, path: &str, part: &str) {
     assert_eq!(first.place.map(|place| place.line), Some(1));
 }
 
+/// Nobody was told that a socket or a log lay where other users may put something of theirs under its name.
+#[test]
+fn folders_that_others_may_write_are_warned_of() {
+    let folder = folder();
+    let shared = folder.path().join("shared");
+    fs::create_dir(&shared).expect("a folder");
+    fs::set_permissions(&shared, Permissions::from_mode(0o1777)).expect("a mode");
+    for (place, expected) in [("logs", 0), ("shared", 3)] {
+        let text = format!(
+            "admin: {{ bind: off, control: \"unix:./{place}/c.sock\" }}\nlog: {{ output: {place}/a.log }}\nlisteners: {{ a: {{ bind: \
+             \"unix:./{place}/a.sock\", cluster: b }} }}\nclusters: {{ b: {{ endpoints: [10.0.0.1:1] }} }}\n"
+        );
+        let config = Config::parse(&text, &folder.path().join("listeners.yaml"), &|_| None).expect("fine");
+        let warned = config.warnings.iter().filter(|warning| warning.contains("others may write in")).count();
+        assert_eq!(warned, expected, "{place}: {:?}", config.warnings);
+    }
+}
+
 #[test]
 fn records_go_where_the_words_go_unless_the_file_says_otherwise() {
     let folder = folder();

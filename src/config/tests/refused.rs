@@ -370,7 +370,7 @@ fn proxy_headers_are_believed_from_this_host_only() {
 #[test]
 fn what_the_environment_lacks_is_a_mistake_at_its_place() {
     check_top("runtime: { workers: \"${NOPE}\" }", 21, "runtime.workers", "`NOPE` is not set");
-    check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `true` after substitution");
+    check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `${YES}` after substitution");
     check_top("runtime: { workers: ${WORKERS} }", 22, "", "in quotes");
     check_listener("context: \"${YES}\"", 14, "context", "there is none, connect");
     check_cluster("connect: { local_address: \"$HOME\" }", 31, "connect.local_address", "write `${HOME}`");

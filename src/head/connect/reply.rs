@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::outcome::Outcome;
+use crate::shown::steers;
 
 /// What a client got.
 #[derive(Debug, Clone, Copy)]
@@ -93,5 +94,5 @@ const fn reason(status: u16) -> &'static str {
 
 /// In one line: it stands in a header, or is one line of text.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
 }

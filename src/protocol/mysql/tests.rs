@@ -74,6 +74,31 @@ fn the_client_sees_the_servers_greeting_without_tls_and_nothing_else_changed() {
     }
 }
 
+/// The greeting went to the client as it came, but for one bit, though nobody has authenticated it: bytes that mean nothing yet
+/// passed with it, and names of any form. It is made anew of what is known.
+#[test]
+fn of_a_greeting_nothing_passes_that_is_not_known() {
+    let clean = greeting_payload(ALL, "mysql_native_password");
+    let version_end = nul(&clean).unwrap();
+    let mut marked = clean.clone();
+    marked[version_end + 22..version_end + 32].fill(0xee);
+    marked.extend_from_slice(b"and more");
+    let expected = packet(0, &greeting_payload(ALL & !CLIENT_SSL, "mysql_native_password"));
+    assert_eq!(met(&packet(0, &marked), 1000).words, expected);
+
+    // MariaDB has capabilities of its own there: those we know.
+    marked[version_end + 14] &= !1;
+    let words = met(&packet(0, &marked), 1000).words;
+    assert_eq!(words[HEAD + version_end + 22..][..10], [0, 0, 0, 0, 0, 0, 0xee & 0x3f, 0, 0, 0]);
+
+    let mut shown = clean;
+    shown[1] = 0x1b;
+    for malformed in [greeting_payload(ALL, "../x"), greeting_payload(ALL, &"x".repeat(65)), shown] {
+        let error = protocol().upgrade().unwrap().received(&packet(0, &malformed)).expect_err("an error");
+        assert!(error.to_string().contains("malformed"), "{error}");
+    }
+}
+
 #[test]
 fn greetings_that_lead_nowhere() {
     let plain = packet(0, &greeting_payload(ALL & !CLIENT_SSL, "x"));

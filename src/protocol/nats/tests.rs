@@ -11,11 +11,36 @@ fn upgrade() -> Box<dyn Upgrade> {
 
 const INFO: &str = "INFO {\"server_id\":\"A\",\"nonce\":\"xyz\",\"tls_required\":true,\"tls_verify\":true,\
                     \"connect_urls\":[\"10.0.0.1:4222\"],\"client_id\":5} \r\n";
-const FOR_CLIENT: &str = "INFO {\"server_id\":\"A\",\"nonce\":\"xyz\",\"client_id\":5} \r\n";
+const FOR_CLIENT: &str = "INFO {\"server_id\":\"A\",\"client_id\":5,\"nonce\":\"xyz\"} \r\n";
 
 #[test]
 fn info_loses_what_leads_past_us_and_keeps_the_nonce() {
     assert_eq!(leads_to_tls(upgrade, INFO, &[], &[]), FOR_CLIENT);
+}
+
+/// Keys that lead past us were taken out of INFO by their exact names, while clients read names more loosely: whoever sat
+/// between could send them elsewhere. INFO is made anew of what is known, so a name that is not on the list does not pass,
+/// whatever it looks like, nor does a value that is not of its kind.
+#[test]
+fn of_info_nothing_passes_that_is_not_known() {
+    for unknown in ["\"Nonce\":\"x\"", "\"new_key\":{}", "\"ldm\":true", "\"host\":\"h\"", "\"\":1"] {
+        let greeting = INFO.replace("\"nonce\"", &format!("{unknown},\"nonce\""));
+        assert_eq!(leads_to_tls(upgrade, &greeting, &[], &[]), FOR_CLIENT, "{unknown}");
+    }
+    for (known, other) in
+        [("\"client_id\":5", "\"client_id\":[5]"), ("\"nonce\":\"xyz\"", "\"nonce\":{\"a\":1}")]
+    {
+        let passed = leads_to_tls(upgrade, &INFO.replace(known, other), &[], &[]);
+        assert!(!passed.contains(known.split(':').next().unwrap()), "{passed}");
+    }
+}
+
+/// The server reads keys in any case, and the last of two counts: the option that keeps later INFOs away must be the only one.
+#[test]
+fn connect_asks_for_no_other_info_in_whatever_case() {
+    let connect =
+        connect_without_async_info(b"CONNECT {\"protocol\":1,\"Protocol\":1,\"name\":\"n\"}\r\n").unwrap();
+    assert_eq!(connect, b"CONNECT {\"protocol\":0,\"name\":\"n\"}\r\n");
 }
 
 #[test]
@@ -92,6 +117,15 @@ fn a_probe_needs_no_login() {
 }
 
 proptest! {
+    #[test]
+    fn info_has_known_keys_only(keys in prop::collection::vec("[A-Za-z_]{0,14}|nonce|proto", 0..8)) {
+        let said: Map<String, Value> = keys.into_iter().map(|key| (key, Value::from("v"))).collect();
+        let line = format!("INFO {}", serde_json::to_string(&said).unwrap());
+        let passed = info_for_client(line.as_bytes()).unwrap();
+        let passed: Map<String, Value> = serde_json::from_slice(&passed[5..]).unwrap();
+        prop_assert!(passed.keys().all(|key| PASSED.iter().any(|(known, _)| known == key)));
+    }
+
     #[test]
     fn no_line_panics(bytes: Vec<u8>, text in "[ -~\r\n]{0,80}") {
         let _ = upgrade().received(&[b"INFO ", &bytes[..]].concat());

@@ -2,26 +2,27 @@
 //!
 //! A socket appears under its name with its final owner and mode, or not at all: it is bound beside the name, set up,
 //! and renamed over it. A file whose process is gone is replaced that way; one that answers is somebody's, and is left
-//! alone. Two processes that start on one path in the same instant may both find nobody there; the later one wins.
+//! alone. Mode and owner go by descriptor, never through a link that somebody else has put in the file's place. Two
+//! processes that start on one path in the same instant may both find nobody there; the later one wins.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, Listener, LocalAddress, UnixBind, reason};
+use crate::sys::folder::{Folder, Found};
 
 pub(super) fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
     refuse_occupied(&unix.path)?;
     let beside = beside(&unix.path);
-    let made = bind_beside(unix, &beside).map_err(|error| reason(&error)).and_then(|(socket, file)| {
-        std::fs::rename(&beside, &unix.path).map_err(|error| format!("rename into place: {error}"))?;
-        Ok((socket, LocalAddress::Unix(unix.path.clone()), Some(file)))
-    });
+    let made = bind_beside(unix, &beside)
+        .map(|(socket, file)| (socket, LocalAddress::Unix(unix.path.clone()), Some(file)))
+        .map_err(|error| reason(&error));
     if made.is_err() {
         let _ = std::fs::remove_file(&beside);
     }
@@ -65,44 +66,52 @@ fn beside(path: &Path) -> PathBuf {
 
 fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile)> {
     let _ = std::fs::remove_file(beside);
+    let folder = Folder::of(beside)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    bind_to_path(&socket, beside)?;
-    dress(unix, beside)?;
+    // The file is made with it, less the umask, so that it is never more open than it will be.
+    fchmod(&socket, Mode::from_raw_mode(unix.mode))?;
+    bind_to_path(&socket, &folder, beside)?;
+    let made = dress(unix, &folder, name_of(beside))?;
     socket.listen(BACKLOG)?;
-    let metadata = std::fs::symlink_metadata(beside)?;
-    let file = SocketFile { path: unix.path.clone(), device: metadata.dev(), inode: metadata.ino() };
-    Ok((socket, file))
+    folder.rename(&made, name_of(beside), name_of(&unix.path))?;
+    let (device, inode) = (made.stat.st_dev, made.stat.st_ino);
+    Ok((socket, SocketFile { path: unix.path.clone(), device, inode }))
+}
+
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 impl UnixBind {
     /// Gives the file of a socket that is there the mode and the owner that are asked for.
     ///
     /// # Errors
-    /// What chmod(2) and chown(2) say.
+    /// What chmod(2) and chown(2) say, and where the file is no socket of ours.
     pub fn dress(&self) -> io::Result<()> {
-        dress(self, &self.path)
+        dress(self, &Folder::of(&self.path)?, name_of(&self.path)).map(drop)
     }
 }
 
-/// Gives the file the mode and the owner that were asked for.
-fn dress(unix: &UnixBind, file: &Path) -> io::Result<()> {
-    std::fs::set_permissions(file, std::fs::Permissions::from_mode(unix.mode))?;
-    if unix.owner.is_some() || unix.group.is_some() {
-        chown(file, unix.owner, unix.group)?;
+/// Gives the file the mode and the owner that were asked for. Where others may write, it may be theirs.
+fn dress(unix: &UnixBind, folder: &Folder, name: &OsStr) -> io::Result<Found> {
+    let file = folder.find(name)?;
+    if !file.is_socket() || (folder.is_shared() && !file.could_be_ours(unix.owner)) {
+        return Err(io::Error::other("somebody else has put another file in the socket's place"));
     }
-    Ok(())
+    if unix.owner.is_some() || unix.group.is_some() {
+        file.set_owner(unix.owner, unix.group)?;
+    }
+    file.set_mode(unix.mode)?;
+    Ok(file)
 }
 
 /// The name beside may be longer than a socket address holds (107 bytes) where the final one is not; then the
 /// folder is named by descriptor.
-fn bind_to_path(socket: &Socket, path: &Path) -> io::Result<()> {
+fn bind_to_path(socket: &Socket, folder: &Folder, path: &Path) -> io::Result<()> {
     if let Ok(address) = SockAddr::unix(path) {
         return socket.bind(&address);
     }
-    let (folder, name) =
-        (path.parent().unwrap_or_else(|| Path::new("/")), path.file_name().unwrap_or_default());
-    let folder = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let short = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let short = Path::new("/proc/self/fd").join(folder.as_fd().as_raw_fd().to_string()).join(name_of(path));
     socket.bind(&SockAddr::unix(short)?)
 }
 
@@ -128,6 +137,68 @@ impl SocketFile {
         let ours = |found: &std::fs::Metadata| found.dev() == self.device && found.ino() == self.inode;
         if std::fs::symlink_metadata(&self.path).is_ok_and(|found| ours(&found)) {
             let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn bind(path: &Path, mode: u32) -> UnixBind {
+        let owner = Some(rustix::process::geteuid().as_raw());
+        UnixBind { path: path.into(), mode, owner, group: None }
+    }
+
+    /// Mode and owner were set by path: whoever may write in the folder put a link in the new socket's place, and a daemon of
+    /// root's gave away the file that it led to. What is no socket of ours is not dressed, and links are not followed.
+    #[test]
+    fn a_link_in_the_sockets_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [victim, other, planted] =
+            ["victim", "other.sock", "app.sock"].map(|name| folder.path().join(name));
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, Permissions::from_mode(0o600)).unwrap();
+        let _other = UnixListener::bind(&other).unwrap();
+        fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
+        for target in [&victim, &other] {
+            symlink(target, &planted).unwrap();
+            let error = bind(&planted, 0o666).dress().expect_err("a link");
+            assert!(error.to_string().contains("somebody else"), "{error}");
+            assert_eq!(mode(target), 0o600, "{}", target.display());
+            fs::remove_file(&planted).unwrap();
+        }
+        fs::hard_link(&victim, &planted).unwrap();
+        bind(&planted, 0o666).dress().expect_err("a file");
+        assert_eq!(mode(&victim), 0o600);
+        fs::remove_file(&planted).unwrap();
+        fs::hard_link(&other, &planted).unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        bind(&planted, 0o666).dress().expect_err("a socket with another name, where others may write");
+        assert_eq!(mode(&other), 0o600);
+    }
+
+    #[test]
+    fn a_socket_has_its_mode_whatever_the_folder_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for folder_mode in [0o700, 0o777, 0o1777] {
+            fs::set_permissions(folder.path(), Permissions::from_mode(folder_mode)).unwrap();
+            for wanted in [0o600, 0o660, 0o666, 0o777] {
+                let path = folder.path().join("app.sock");
+                let made = bind_unix(&bind(&path, wanted)).unwrap();
+                assert_eq!(mode(&path), wanted, "{folder_mode:o}");
+                drop(made);
+                bind(&path, 0o640).dress().unwrap();
+                assert_eq!(mode(&path), 0o640, "{folder_mode:o}");
+            }
         }
     }
 }

@@ -27,14 +27,14 @@ impl OwnAddresses {
     pub(super) fn met_at(&self, cluster: &ClusterName, endpoint: SocketAddr) -> Option<SocketAddr> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = all.get(cluster)?.iter().copied();
-        own.into_iter().find(|own| leads_to(endpoint, *own, sys::is_local))
+        own.into_iter().find(|own| leads_to(endpoint, *own, sys::is_own))
     }
 }
 
 /// Whether a connection to `endpoint` arrives at `own`. Nobody's address means this host when it is dialled, and every address
 /// of this host when it is listened on; `[::]` is IPv6 alone here.
 #[must_use]
-pub fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+pub fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_own: impl Fn(IpAddr) -> bool) -> bool {
     let (to, at) = (endpoint.ip().to_canonical(), own.ip().to_canonical());
     if endpoint.port() != own.port() || to.is_ipv4() != at.is_ipv4() {
         return false;
@@ -43,7 +43,7 @@ pub fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_local: impl Fn(IpAddr)
         (true, true) => true,
         // Linux dials the loopback address instead.
         (true, false) => at.is_loopback(),
-        (false, true) => to.is_loopback() || is_local(to),
+        (false, true) => to.is_loopback() || is_own(to),
         (false, false) => to == at,
     }
 }

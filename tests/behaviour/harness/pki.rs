@@ -70,6 +70,13 @@ impl Pki {
         self.leaf("expired", &params, &KeyPair::generate().expect("a key"))
     }
 
+    /// A server certificate whose time ends so long from now.
+    pub(crate) fn server_until(&self, names: &[&str], left: Duration) -> Leaf {
+        let mut params = server_params(names);
+        params.not_after = (SystemTime::now() + left).into();
+        self.leaf("ending", &params, &KeyPair::generate().expect("a key"))
+    }
+
     /// A server certificate that bears URIs too.
     pub(crate) fn server_with_uris(&self, names: &[&str], uris: &[&str]) -> Leaf {
         let mut params = server_params(names);

@@ -1,0 +1,211 @@
+//! The places of a door: how many connections there are at once, whose, and which one goes when another comes.
+//!
+//! Nobody has to wait for a silent connection: the one that has been silent for longest makes way, of the newcomer's own where
+//! it has its share, else of whoever has most. Where none is silent there are some places left in which only health is told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Connections at once.
+const PLACES: usize = 56;
+/// Those besides in which only /healthz and /readyz are answered.
+const KEPT: usize = 8;
+/// Of them all, what one caller may have.
+const CALLER_MAX: usize = 16;
+
+/// Whose a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Caller {
+    /// A user of this host.
+    User(u32),
+    /// Another host.
+    Host(IpAddr),
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// All of a door.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Counts what happens, so that of two moments the earlier one is known without a clock.
+    now: u64,
+    taken: BTreeMap<u64, Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    caller: Caller,
+    is_kept: bool,
+    /// Since when nothing was asked; `None`: something is.
+    silent: Option<u64>,
+    leave: Arc<Notify>,
+}
+
+/// A place, until it is dropped or told to leave.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Arc<Places>,
+    number: u64,
+    leave: Arc<Notify>,
+    /// Only health is told here.
+    pub(super) is_kept: bool,
+}
+
+/// Something is asked, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Asking<'a>(&'a Place);
+
+impl Places {
+    /// A place for a newcomer; `None`: all are taken by who asks something.
+    pub(super) fn take(self: &Arc<Self>, caller: Caller) -> Option<Place> {
+        let mut table = self.table();
+        if table.count(|taken| taken.caller == caller) >= CALLER_MAX
+            && !table.dismiss(|taken| taken.caller == caller)
+        {
+            return None;
+        }
+        let is_kept = !table.has_room(PLACES, false);
+        if is_kept && !table.has_room(KEPT, true) {
+            return None;
+        }
+        table.now += 1;
+        let (number, leave) = (table.now, Arc::<Notify>::default());
+        let taken = Taken { caller, is_kept, silent: Some(number), leave: Arc::clone(&leave) };
+        table.taken.insert(number, taken);
+        Some(Place { places: Arc::clone(self), number, leave, is_kept })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn count(&self, is_meant: impl Fn(&Taken) -> bool) -> usize {
+        self.taken.values().filter(|taken| is_meant(taken)).count()
+    }
+
+    /// Whether there is room for one more of a kind, be it by letting the longest silent one go of whoever has most.
+    fn has_room(&mut self, most: usize, is_kept: bool) -> bool {
+        if self.count(|taken| taken.is_kept == is_kept) < most {
+            return true;
+        }
+        let mut silent = BTreeMap::<Caller, usize>::new();
+        for taken in self.taken.values().filter(|taken| taken.is_kept == is_kept && taken.silent.is_some()) {
+            *silent.entry(taken.caller).or_default() += 1;
+        }
+        let greatest = silent.into_iter().max_by_key(|(_, count)| *count);
+        greatest.is_some_and(|(caller, _)| {
+            self.dismiss(|taken| taken.caller == caller && taken.is_kept == is_kept)
+        })
+    }
+
+    /// The longest silent one of these goes. Whether there was one.
+    fn dismiss(&mut self, is_meant: impl Fn(&Taken) -> bool) -> bool {
+        let meant = self.taken.iter().filter(|(_, taken)| is_meant(taken));
+        let oldest = meant.filter_map(|(number, taken)| Some((taken.silent?, *number))).min();
+        let taken = oldest.and_then(|(_, number)| self.taken.remove(&number));
+        taken.inspect(|taken| taken.leave.notify_one()).is_some()
+    }
+}
+
+impl Place {
+    /// Something is asked now.
+    pub(super) fn ask(&self) -> Asking<'_> {
+        self.set_silent(false);
+        Asking(self)
+    }
+
+    /// Whether nothing has been asked yet.
+    pub(super) fn is_new(&self) -> bool {
+        let table = self.places.table();
+        table.taken.get(&self.number).is_some_and(|taken| taken.silent == Some(self.number))
+    }
+
+    /// Another has come, and this one is to go.
+    pub(super) async fn dismissed(&self) {
+        self.leave.notified().await;
+    }
+
+    fn set_silent(&self, is_silent: bool) {
+        let mut table = self.places.table();
+        table.now += 1;
+        let now = table.now;
+        if let Some(taken) = table.taken.get_mut(&self.number) {
+            taken.silent = is_silent.then_some(now);
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.set_silent(true);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.table().taken.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places() -> Arc<Places> {
+        Arc::default()
+    }
+
+    fn is_dismissed(place: &Place) -> bool {
+        !place.places.table().taken.contains_key(&place.number)
+    }
+
+    #[test]
+    fn of_one_callers_silent_connections_the_oldest_makes_way() {
+        let places = places();
+        let mut mine: Vec<_> = (0..CALLER_MAX).map(|_| places.take(Caller::User(1)).unwrap()).collect();
+        let other = places.take(Caller::User(2)).unwrap();
+        // The oldest has asked since, the next is asking.
+        drop(mine[0].ask());
+        assert!(!mine[0].is_new() && mine[1].is_new());
+        let (asking, rest) = mine.split_at_mut(2);
+        let _asking = asking[1].ask();
+        let newcomer = places.take(Caller::User(1)).unwrap();
+        assert!(is_dismissed(&rest[0]) && !is_dismissed(&asking[0]) && !is_dismissed(&asking[1]));
+        assert!(!is_dismissed(&other) && !newcomer.is_kept);
+    }
+
+    #[test]
+    fn a_full_house_of_silent_ones_makes_way_for_whoever_comes() {
+        let places = places();
+        let users = (0..).flat_map(|uid| [Caller::User(uid); CALLER_MAX]);
+        let house: Vec<_> = users.take(PLACES).map(|caller| places.take(caller).unwrap()).collect();
+        let newcomer = places.take(Caller::User(77)).unwrap();
+        assert!(!newcomer.is_kept);
+        assert_eq!(house.iter().filter(|place| is_dismissed(place)).count(), 1);
+    }
+
+    #[test]
+    fn where_all_ask_there_are_places_left_for_health_and_no_more() {
+        let places = places();
+        let users = (0..).flat_map(|uid| [Caller::User(uid); CALLER_MAX]);
+        let house: Vec<_> = users.take(PLACES).map(|caller| places.take(caller).unwrap()).collect();
+        let _asking: Vec<_> = house.iter().map(Place::ask).collect();
+        let kept: Vec<_> = (0..KEPT).map(|_| places.take(Caller::User(77)).unwrap()).collect();
+        assert!(kept.iter().all(|place| place.is_kept));
+        // Of those, too, the silent ones make way.
+        let another = places.take(Caller::User(78)).unwrap();
+        assert!(another.is_kept && is_dismissed(&kept[0]));
+        let kept: Vec<_> = kept.into_iter().skip(1).chain([another]).collect();
+        let _all: Vec<_> = kept.iter().map(Place::ask).collect();
+        assert!(places.take(Caller::User(79)).is_none());
+        assert!(house.iter().chain(&kept).all(|place| !is_dismissed(place)));
+    }
+}

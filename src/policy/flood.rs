@@ -1,0 +1,138 @@
+//! How many records of one kind one caller leaves: whoever connects without end to be refused would fill the disk with lines, each
+//! as good as the one before. So many in a window are written, the others are counted, and the count is told.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::caller::CallerKey;
+use crate::outcome::Outcome;
+
+/// What has been recorded lately of those that were not served.
+#[derive(Debug, Default)]
+pub struct Flood {
+    windows: BTreeMap<(CallerKey, Outcome), Window>,
+}
+
+/// Records that were not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Whose.
+    pub caller: CallerKey,
+    /// Of which outcome.
+    pub outcome: Outcome,
+    /// How many, from 1.
+    pub count: u64,
+    /// Since when; they came within [`WINDOW`].
+    pub since: Instant,
+}
+
+#[derive(Debug)]
+struct Window {
+    since: Instant,
+    seen: u64,
+}
+
+/// Records of one caller and outcome that are written in [`WINDOW`]. At 600 bytes each some 6 KB/s.
+pub const RECORDS_MAX: u64 = 100;
+/// How long a count goes on before it is told.
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// Callers and outcomes that are told apart; those that come then are taken for strangers.
+const APART_MAX: usize = 4096;
+
+impl Flood {
+    /// Whether records of that outcome are counted at all: the client was not served.
+    #[must_use]
+    pub fn minds(outcome: Outcome) -> bool {
+        outcome == Outcome::DownstreamGone || outcome.is_refusal()
+    }
+
+    /// Whether the record of one that ended so is written, and what was left out before it and has not been told yet.
+    pub fn judge(&mut self, caller: CallerKey, outcome: Outcome, now: Instant) -> (bool, Option<LeftOut>) {
+        if !Self::minds(outcome) {
+            return (true, None);
+        }
+        let mut key = (caller, outcome);
+        if self.windows.len() >= APART_MAX && !self.windows.contains_key(&key) {
+            key.0 = CallerKey::Strangers;
+        }
+        let told = self.windows.get(&key).filter(|window| window.is_over(now));
+        let told = told.and_then(|window| window.left_out(&key));
+        let window = self.windows.entry(key).or_insert(Window { since: now, seen: 0 });
+        if window.is_over(now) {
+            *window = Window { since: now, seen: 0 };
+        }
+        window.seen += 1;
+        (window.seen <= RECORDS_MAX, told)
+    }
+
+    /// Windows that are over are forgotten; what was left out in them.
+    pub fn over(&mut self, now: Instant) -> Vec<LeftOut> {
+        let mut told = Vec::new();
+        self.windows.retain(|key, window| {
+            let is_over = window.is_over(now);
+            told.extend(is_over.then(|| window.left_out(key)).flatten());
+            !is_over
+        });
+        told
+    }
+}
+
+impl Window {
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= WINDOW
+    }
+
+    fn left_out(&self, (caller, outcome): &(CallerKey, Outcome)) -> Option<LeftOut> {
+        let count = self.seen.saturating_sub(RECORDS_MAX);
+        (count > 0).then(|| LeftOut { caller: caller.clone(), outcome: *outcome, count, since: self.since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn user(uid: u32) -> CallerKey {
+        CallerKey::User(uid)
+    }
+
+    /// Refused connections filled the disk at 3.7 MB/s: whoever may connect to be refused could write without end.
+    #[test]
+    fn of_one_callers_refusals_some_are_written_and_the_others_are_counted() {
+        let (mut flood, t0) = (Flood::default(), clock::now());
+        let written = (0..1000).filter(|_| flood.judge(user(1), Outcome::Denied, t0).0).count();
+        assert_eq!(written as u64, RECORDS_MAX);
+        assert!(flood.judge(user(2), Outcome::Denied, t0).0, "another's are not");
+        assert!(flood.judge(user(1), Outcome::CallerFull, t0).0, "nor are others of his");
+        assert!((0..1000).all(|_| flood.judge(user(1), Outcome::Completed, t0).0), "who is served is not");
+        assert!(flood.over(t0 + SECOND).is_empty());
+        let expected = LeftOut { caller: user(1), outcome: Outcome::Denied, count: 900, since: t0 };
+        assert_eq!(flood.over(t0 + WINDOW), [expected]);
+        assert!(flood.windows.is_empty(), "and all is forgotten");
+    }
+
+    #[test]
+    fn the_next_window_begins_with_the_count_of_the_one_before() {
+        let (mut flood, t0) = (Flood::default(), clock::now());
+        for _ in 0..RECORDS_MAX + 7 {
+            flood.judge(user(1), Outcome::Denied, t0);
+        }
+        let (is_written, told) = flood.judge(user(1), Outcome::Denied, t0 + WINDOW);
+        assert!(is_written);
+        assert_eq!(told.map(|told| told.count), Some(7));
+        assert!(flood.over(t0 + WINDOW + WINDOW).is_empty(), "told once");
+    }
+
+    #[test]
+    fn who_is_one_too_many_to_be_told_apart_is_a_stranger() {
+        let (mut flood, t0) = (Flood::default(), clock::now());
+        for uid in 0..APART_MAX as u32 + 1000 {
+            flood.judge(user(uid), Outcome::Denied, t0);
+        }
+        assert!(flood.windows.len() <= APART_MAX + Outcome::ALL.len());
+        assert_eq!(flood.over(t0 + WINDOW)[0].caller, CallerKey::Strangers);
+    }
+}
