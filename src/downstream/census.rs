@@ -160,21 +160,29 @@ impl Census {
     pub(super) async fn describe(self: &Arc<Self>, found: &Found, needs: Needs) -> Arc<Caller> {
         // Before the look, so that no end of a look-up is missed behind it.
         let mut ended = self.ended.subscribe();
+        let mut is_asked = false;
         loop {
             if let Some(caller) = self.recall(found, needs, clock::now()) {
                 return caller;
             }
-            self.ask(found);
+            if is_asked && !self.asking().contains(&found.uid) {
+                // Too many of this user's control groups are looked for, so this one is not, this time.
+                let elsewhere = Found { place: None, ..found.clone() };
+                let caller = self.recall(&elsewhere, needs, clock::now());
+                return caller.unwrap_or_else(|| Arc::new(found.bare()));
+            }
+            is_asked |= self.ask(found);
             // Who would tell goes only when we do.
             let _ = ended.changed().await;
         }
     }
 
-    /// Has a user looked up, unless that is going on, or too much else is. It may find more than what it was begun for.
-    fn ask(self: &Arc<Self>, found: &Found) {
+    /// Has a user looked up, unless that is going on, or too much else is: whether it was begun. It may find more than what it was
+    /// begun for.
+    fn ask(self: &Arc<Self>, found: &Found) -> bool {
         let mut asking = self.asking();
         if asking.len() >= ASKING_MAX || !asking.insert(found.uid) {
-            return;
+            return false;
         }
         drop(asking);
         let (turn, found) = (Turn(Arc::clone(self), found.uid), found.clone());
@@ -183,6 +191,7 @@ impl Census {
             let Turn(census, _) = &turn;
             census.look_up(&found, clock::now());
         });
+        true
     }
 
     /// It blocks.

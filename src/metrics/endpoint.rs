@@ -7,7 +7,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::names::{
     CONNECT_ATTEMPTS, CONNECT_DURATION, EJECTIONS, ENDPOINT_EJECTED, ENDPOINT_HEALTHY, ENDPOINT_SESSIONS,
-    HANDSHAKE_DURATION, HEALTH_CHECKS, TLS_HANDSHAKES,
+    HANDSHAKE_DURATION, HEALTH_CHECKS, RESUMPTION_REFUSED, TLS_HANDSHAKES,
 };
 use crate::name::{ClusterName, EndpointName};
 
@@ -21,6 +21,8 @@ pub struct EndpointMetrics {
     /// 1 while it is set aside.
     pub ejected: Gauge,
     ejections: BTreeMap<&'static str, Counter>,
+    /// Handshakes that the server ended because they offered to resume a session.
+    pub resumption_refused: Counter,
     handshake_duration: Histogram,
     full_handshakes: Counter,
     resumed_handshakes: Counter,
@@ -49,6 +51,7 @@ impl EndpointMetrics {
             connect_duration: of(CONNECT_DURATION),
             ejected: gauge!(ENDPOINT_EJECTED, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
             ejections: faults.iter().map(|fault| (*fault, ejection(fault))).collect(),
+            resumption_refused: counter!(RESUMPTION_REFUSED, "cluster" => cluster.clone(), "endpoint" => endpoint.clone()),
             handshake_duration: of(HANDSHAKE_DURATION),
             full_handshakes: handshakes("full"),
             resumed_handshakes: handshakes("resumed"),

@@ -14,6 +14,7 @@ pub(super) const CONNECT_ATTEMPTS: &str = "ambassador_connect_attempts_total";
 pub(super) const CONNECT_DURATION: &str = "ambassador_connect_duration_seconds";
 pub(super) const HANDSHAKE_DURATION: &str = "ambassador_handshake_duration_seconds";
 pub(super) const TLS_HANDSHAKES: &str = "ambassador_tls_handshakes_total";
+pub(super) const RESUMPTION_REFUSED: &str = "ambassador_tls_resumption_refused_total";
 pub(super) const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
 pub(super) const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
 pub(super) const ENDPOINT_HEALTHY: &str = "ambassador_endpoint_healthy";
@@ -105,6 +106,10 @@ pub(super) fn describe() {
         "Sessions that found one ready (hit) or not (miss), and those that were replaced (retired) or ended by the server (died)."
     );
     describe_gauge!(ENDPOINT_EJECTED, "1 while failures of its dials or sessions set the endpoint aside.");
+    describe_counter!(
+        RESUMPTION_REFUSED,
+        "Handshakes that the server ended because they offered to resume a session."
+    );
     describe_counter!(EJECTIONS, "Times that the endpoint was set aside, by what it did wrong.");
     describe_gauge!(
         BREAKER_STATE,

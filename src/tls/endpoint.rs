@@ -10,6 +10,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
 use super::choice::{Choice, NoIdentity};
 use super::identity::{Stamp, not_after};
+use super::tickets::{Tickets, watched};
 use super::{HandshakeError, Originator, Start, Stream};
 use crate::caller::Caller;
 use crate::clock;
@@ -33,6 +34,7 @@ struct Made {
     identity: Option<Stamp>,
     trust: Stamp,
     config: Arc<ClientConfig>,
+    tickets: Arc<Tickets>,
     until: Arc<Until>,
 }
 
@@ -145,8 +147,18 @@ impl EndpointOriginator {
         _: NothingBuffered,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
         let made = self.made(choice)?;
-        let stream = Stream::handshake(socket, Arc::clone(&made.config), name).await?;
+        let (hello, is_offered) = watched(|| Stream::hello(Arc::clone(&made.config), name));
+        let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?).await;
+        let stream = shaken.map_err(|error| match is_offered && error.may_refuse_resumption() {
+            true => {
+                HandshakeError::ResumptionRefused { rest: made.tickets.refused(), error: Box::new(error) }
+            }
+            false => error,
+        })?;
         let agreed = self.agreed(choice, &made, stream.connection());
+        if agreed.resumed {
+            made.tickets.resumed();
+        }
         Ok((Box::new(stream), agreed))
     }
 
@@ -168,14 +180,15 @@ impl EndpointOriginator {
         match &mut all[choice.place()] {
             Some(made) if is_current(made) => Ok(made.clone()),
             stale => {
-                let mut config =
-                    shared.client_config(pair.as_deref(), &trusted).map_err(HandshakeError::Tls)?;
+                let tickets = Arc::<Tickets>::default();
+                let config = shared.client_config(pair.as_deref(), &trusted, Arc::clone(&tickets));
+                let mut config = config.map_err(HandshakeError::Tls)?;
                 if self.speaks_http {
                     config.alpn_protocols = vec![b"http/1.1".to_vec()];
                     config.resumption = Resumption::disabled();
                 }
                 let until = Arc::<Until>::default();
-                Ok(stale.insert(Made { identity, trust, config: Arc::new(config), until }).clone())
+                Ok(stale.insert(Made { identity, trust, config: Arc::new(config), tickets, until }).clone())
             }
         }
     }

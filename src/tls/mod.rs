@@ -19,6 +19,7 @@ mod wear;
 
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rustls::client::{ClientSessionStore, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -118,6 +119,16 @@ pub enum HandshakeError {
          leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)"
     )]
     ClosedDirect,
+    /// It ended a handshake that offered to resume a session, where a full one may succeed.
+    #[error(
+        "the server ended a handshake that offered to resume a session (it is offered none for {rest:?}): {error}"
+    )]
+    ResumptionRefused {
+        /// For how long it is offered none.
+        rest: Duration,
+        /// How it did.
+        error: Box<Self>,
+    },
     /// We have nothing to show.
     #[error(transparent)]
     Absent(#[from] Absent),
@@ -146,7 +157,10 @@ impl Originator {
             start: settings.start,
             verifies: settings.terms.is_some(),
         }));
-        originator.0.client_config(None, &originator.trust().current()).map_err(SetupError::Versions)?;
+        originator
+            .0
+            .client_config(None, &originator.trust().current(), Arc::default())
+            .map_err(SetupError::Versions)?;
         Ok(originator)
     }
 
@@ -209,7 +223,12 @@ impl WeakOriginator {
 
 impl Shared {
     /// What rustls needs for handshakes with these credentials, with a ticket store that is its own.
-    fn client_config(&self, pair: Option<&Pair>, trusted: &Trusted) -> Result<ClientConfig, rustls::Error> {
+    fn client_config(
+        &self,
+        pair: Option<&Pair>,
+        trusted: &Trusted,
+        tickets: Arc<Tickets>,
+    ) -> Result<ClientConfig, rustls::Error> {
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(self.min_version.versions())?
             .dangerous()
@@ -219,7 +238,7 @@ impl Shared {
             Some(pair) => builder.with_client_cert_resolver(pair.resolver()),
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        config.resumption = Resumption::store(Arc::new(Tickets::default()) as Arc<dyn ClientSessionStore>);
+        config.resumption = Resumption::store(tickets as Arc<dyn ClientSessionStore>);
         Ok(config)
     }
 }
@@ -275,6 +294,11 @@ pub fn late_objection(error: &io::Error) -> Option<String> {
 }
 
 impl HandshakeError {
+    /// Whether the server may have ended the handshake because of what it offered.
+    const fn may_refuse_resumption(&self) -> bool {
+        matches!(self, Self::Tls(rustls::Error::AlertReceived(_)) | Self::Closed | Self::Io(_))
+    }
+
     /// Whether the server objects to who we are: to our certificate, or to our having none.
     #[must_use]
     #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]

@@ -66,13 +66,19 @@ impl Stream {
     /// What one read may bring: large, because each read opens the peer's window and wakes it.
     pub const PORTION: usize = 1024 * 1024;
 
+    /// What a handshake begins with.
+    pub(super) fn hello(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<UnbufferedClientConnection, rustls::Error> {
+        UnbufferedClientConnection::new(config, name)
+    }
+
     /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
     pub(super) async fn handshake(
         socket: Socket,
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
+        mut connection: UnbufferedClientConnection,
     ) -> Result<Self, HandshakeError> {
-        let mut connection = UnbufferedClientConnection::new(config, name).map_err(HandshakeError::Tls)?;
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         let reading = loop {
             let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(&mut incoming);

@@ -3,28 +3,81 @@
 //! rustls' own store keeps eight per server name. TLS 1.3 tickets are used once (RFC 8446 Appendix C.4), so a
 //! burst of more dials than that would pay for full handshakes. Names are not told apart here: a store belongs
 //! to one endpoint, one name and one identity, and is never shared.
+//!
+//! A ticket is a hint (RFC 8446 §2.2, RFC 5077 §3.3): a server that takes none goes on with a full handshake. Some end the
+//! connection instead (OpenSSL without a session id context that asks for client certificates; processes behind one address
+//! with other ticket keys). Those are offered none for a while, longer each time.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 
+use crate::clock;
+
 /// Tickets kept, at about 1 KiB each; the oldest goes first.
 const TICKETS_MAX: usize = 64;
 
+/// How long none is offered after the first refusal; ten times as long after each further one in a row.
+const REST: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(600);
+
 #[derive(Debug, Default)]
 pub(super) struct Tickets(Mutex<Kept>);
+
+thread_local! {
+    /// Whether the hello that was made last on this thread offers one. rustls asks its store while it makes it, and says nothing of
+    /// what came of that.
+    static OFFERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Makes a hello, and tells whether it offers to resume a session.
+pub(super) fn watched<T>(make: impl FnOnce() -> T) -> (T, bool) {
+    OFFERED.set(false);
+    let made = make();
+    (made, OFFERED.get())
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     tls13: VecDeque<Tls13ClientSessionValue>,
+    /// How often the server refused one in a row.
+    refusals: u32,
+    /// None is offered before that.
+    resting_until: Option<Instant>,
+}
+
+impl Kept {
+    fn rests(&self) -> bool {
+        self.resting_until.is_some_and(|until| clock::now() < until)
+    }
 }
 
 impl Tickets {
+    /// The server ended a handshake that offered one: what is kept is worth nothing. For how long none is offered.
+    pub(super) fn refused(&self) -> Duration {
+        let mut kept = self.kept();
+        let rest = REST.saturating_mul(10_u32.saturating_pow(kept.refusals)).min(REST_MAX);
+        *kept = Kept {
+            group: kept.group,
+            refusals: kept.refusals.saturating_add(1),
+            resting_until: Some(clock::now() + rest),
+            ..Kept::default()
+        };
+        rest
+    }
+
+    /// The server resumed a session.
+    pub(super) fn resumed(&self) {
+        self.kept().refusals = 0;
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,11 +93,17 @@ impl ClientSessionStore for Tickets {
     }
 
     fn set_tls12_session(&self, _: ServerName<'static>, session: Tls12ClientSessionValue) {
-        self.kept().tls12 = Some(session);
+        let mut kept = self.kept();
+        if !kept.rests() {
+            kept.tls12 = Some(session);
+        }
     }
 
     fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        self.kept().tls12.clone()
+        let kept = self.kept();
+        let offered = kept.tls12.clone().filter(|_| !kept.rests());
+        OFFERED.set(OFFERED.get() || offered.is_some());
+        offered
     }
 
     fn remove_tls12_session(&self, _: &ServerName<'static>) {
@@ -53,6 +112,9 @@ impl ClientSessionStore for Tickets {
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
         let mut kept = self.kept();
+        if kept.rests() {
+            return;
+        }
         if kept.tls13.len() == TICKETS_MAX {
             kept.tls13.pop_front();
         }
@@ -61,6 +123,24 @@ impl ClientSessionStore for Tickets {
 
     /// The newest: the likeliest to be still valid.
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.kept().tls13.pop_back()
+        let mut kept = self.kept();
+        let offered = if kept.rests() { None } else { kept.tls13.pop_back() };
+        OFFERED.set(OFFERED.get() || offered.is_some());
+        offered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_refuses_them_is_offered_none_for_longer_each_time() {
+        let tickets = Tickets::default();
+        let rests: Vec<_> = (0..5).map(|_| tickets.refused().as_secs()).collect();
+        assert_eq!(rests, [1, 10, 100, 600, 600]);
+        tickets.resumed();
+        assert_eq!(tickets.refused(), REST);
+        assert!(tickets.kept().rests());
     }
 }

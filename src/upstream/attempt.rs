@@ -139,7 +139,22 @@ impl<'a> Attempt<'a> {
         Self { address, has_spoken, announcement, ..self }
     }
 
+    /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
+    /// refuses what is a hint says nothing of it.
     pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+        match self.establish_once(record).await {
+            Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
+                self.endpoint.metrics().resumption_refused.increment(1);
+                let cluster = &self.settings.name;
+                tracing::warn!(%cluster, %endpoint, %error, "resumption refused; asking for a full handshake");
+                // Boxed: few have to, and every dial would have room for it.
+                Box::pin(self.establish_once(record)).await
+            }
+            established => established,
+        }
+    }
+
+    async fn establish_once(&self, record: &mut DialRecord) -> Result<Established, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
             None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),

@@ -245,6 +245,8 @@ impl DialError {
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
             Self::GivenUp { .. } => false,
             Self::Connect { error, .. } => !is_local(error),
+            // The next handshake offers none.
+            Self::Tls { error: HandshakeError::ResumptionRefused { .. }, .. } => false,
             Self::Tls { error, .. } => !error.is_about_us(),
             Self::Timeout { is_fair, .. } => *is_fair,
         };

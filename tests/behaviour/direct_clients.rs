@@ -139,6 +139,29 @@ print('pymemcache is content')
     finished.must_say("ambassador: connect_failed");
 }
 
+/// OpenSSL without a session id context, asking for client certificates (SSL_CTX_set_session_id_context(3)): memcached 1.6.18
+/// answers a ticket by an alert, and 24 of 60 sessions in a row were refused.
+#[test]
+fn a_server_that_refuses_resumption_is_asked_for_a_full_handshake() {
+    let ambassador = to(memcached(), "memcached");
+    for _ in 0..60 {
+        let mut client = ambassador.connect();
+        client.send("version\r\n");
+        client.expect("VERSION ");
+    }
+    let records = ambassador.wait_records(60);
+    let others: Vec<_> = records
+        .iter()
+        .filter(|record| record["attempts"] != 1 || record["outcome"] == "tls_failed")
+        .collect();
+    assert!(others.is_empty(), "{others:?}");
+    let metrics = ambassador.metrics();
+    let refused = metrics.sum("tls_resumption_refused_total", &[("cluster", "up")]);
+    assert!((1.0..10.0).contains(&refused), "{refused} refusals");
+    assert_eq!(metrics.sum("ejections_total", &[]), 0.0);
+    ambassador.wait_line("resumption refused");
+}
+
 #[test]
 fn mosquittos_clients_publish_and_subscribe() {
     let ambassador = to(mosquitto(), "mqtt");
