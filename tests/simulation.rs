@@ -95,6 +95,7 @@ impl World {
             71 => self.order(),
             72 => self.probe(),
             73 => self.weather(),
+            99 => self.replace(),
             74 => self.reconfigure(),
             75..=78 => self.pass_time(),
             79..=84 => self.try_ourselves(),
@@ -145,6 +146,38 @@ impl World {
         self.roster.reconfigure(self.settings);
         self.note_events();
         self.saw("reconfigured");
+    }
+
+    /// Another process takes over: what it knows goes on from snapshots, and what this one carries it does not know of.
+    fn replace(&mut self) {
+        if self.rng.u32(..4) > 0 {
+            return;
+        }
+        let known: Vec<_> =
+            self.roster.slots().iter().filter(|slot| slot.is_member()).map(Slot::snapshot).collect();
+        let breaker = self.roster.breaker_snapshot();
+        let was_good: Vec<_> = self.members.keys().map(|id| !self.bad.contains(id)).collect();
+        let failing: Vec<_> =
+            self.members.keys().map(|id| self.failing.get(id).copied().unwrap_or(0)).collect();
+        self.roster = Roster::new(self.settings);
+        (self.dials, self.sessions, self.trials) = Default::default();
+        self.bad.clear();
+        self.set_members(&vec![None; known.len()]);
+        let ids: Vec<_> = self.members.keys().copied().collect();
+        for (((id, snapshot), was_good), failing) in ids.into_iter().zip(known).zip(was_good).zip(failing) {
+            self.members.insert(id, snapshot.admin);
+            self.failing.insert(id, failing);
+            if !was_good {
+                self.bad.insert(id);
+            }
+            self.roster.resume(id, snapshot, self.now);
+        }
+        if let Some(breaker) = breaker {
+            self.roster.resume_breaker(breaker, self.now);
+        }
+        self.breaker = self.roster.breaker().map_or(breaker::Label::Closed, breaker::State::label);
+        self.note_events();
+        self.saw("replaced");
     }
 
     /// Trials that are due begin, and others end.
@@ -536,6 +569,7 @@ fn what_must_hold_of_a_cluster_holds_whatever_happens() {
             "opened",
             "panic",
             "reconfigured",
+            "replaced",
             "returned",
             "tried",
         ];
