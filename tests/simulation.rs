@@ -144,6 +144,9 @@ impl World {
         let limits = self.settings.limits;
         self.settings = Settings { limits, ..settings(&mut self.rng) };
         self.roster.reconfigure(self.settings);
+        // Another task goes on, which hears nothing of the trials before it.
+        self.trials.clear();
+        self.roster.forget_trials(self.now);
         self.note_events();
         self.saw("reconfigured");
     }

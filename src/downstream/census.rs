@@ -2,8 +2,9 @@
 //!
 //! Answers of the databases are believed for a minute; the ids of control groups are never used again, so their paths
 //! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block: one for
-//! a user at most, and few at once, for a name service that hangs may hang for ever. Nobody but that thread waits longer
-//! than he likes, and a stop does not wait for it.
+//! a user at most, and few at once, for a name service that hangs may hang for ever; one for a control group, by the
+//! hierarchy's own bounds, so that no user's groups take the turns of others. Nobody but that thread waits longer than he likes,
+//! and a stop does not wait for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -60,14 +61,21 @@ pub struct Census {
     state: Mutex<State>,
     /// The database of users.
     accounts: fn(u32) -> Account,
-    /// The users that are being looked up.
-    asking: Mutex<BTreeSet<u32>>,
+    /// What is being looked up.
+    asking: Mutex<BTreeSet<Asked>>,
     /// Changes when a look-up has ended.
     ended: watch::Sender<()>,
 }
 
-/// A user's turn to be looked up. Dropped, however that ended, it is over, and whoever waits looks again.
-struct Turn(Arc<Census>, u32);
+/// What is looked up at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    User(u32),
+    Group(u64),
+}
+
+/// A turn to be looked up. Dropped, however that ended, it is over, and whoever waits looks again.
+struct Turn(Arc<Census>, Asked);
 
 impl Drop for Turn {
     fn drop(&mut self) {
@@ -96,6 +104,8 @@ const BELIEVED: Duration = Duration::from_secs(60);
 const KNOWN_MAX: usize = 4096;
 /// Users that are looked up at once.
 const ASKING_MAX: usize = 16;
+/// Control groups that are, each of which may wait for the reading of another.
+const GROUPS_MAX: usize = 256;
 
 impl Default for Census {
     fn default() -> Self {
@@ -160,55 +170,68 @@ impl Census {
     pub(super) async fn describe(self: &Arc<Self>, found: &Found, needs: Needs) -> Arc<Caller> {
         // Before the look, so that no end of a look-up is missed behind it.
         let mut ended = self.ended.subscribe();
-        let mut is_asked = false;
+        let mut asked = None;
         loop {
-            if let Some(caller) = self.recall(found, needs, clock::now()) {
+            let now = clock::now();
+            if let Some(caller) = self.recall(found, needs, now) {
                 return caller;
             }
-            if is_asked && !self.asking().contains(&found.uid) {
-                // Too many of this user's control groups are looked for, so this one is not, this time.
+            let missing = self.missing(found, now);
+            if missing.is_none_or(|missing| asked == Some(missing) && !self.asking().contains(&missing)) {
+                // Its control group could not be looked for this time: there are too many.
                 let elsewhere = Found { place: None, ..found.clone() };
-                let caller = self.recall(&elsewhere, needs, clock::now());
+                let caller = self.recall(&elsewhere, needs, now);
                 return caller.unwrap_or_else(|| Arc::new(found.bare()));
             }
-            is_asked |= self.ask(found);
+            asked = missing.filter(|missing| self.ask(*missing, found.uid) || asked == Some(*missing));
             // Who would tell goes only when we do.
             let _ = ended.changed().await;
         }
     }
 
-    /// Has a user looked up, unless that is going on, or too much else is: whether it was begun. It may find more than what it was
-    /// begun for.
-    fn ask(self: &Arc<Self>, found: &Found) -> bool {
+    /// What has to be asked for first.
+    fn missing(&self, found: &Found, now: Instant) -> Option<Asked> {
+        let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
+        match found.place {
+            _ if !is_known => Some(Asked::User(found.uid)),
+            Some(Place::Id(id)) if self.cgroups.recall(id).is_none() => Some(Asked::Group(id)),
+            Some(Place::Id(_) | Place::Path(_)) | None => None,
+        }
+    }
+
+    /// Has it looked up, unless that is going on, or too much else is: whether it was begun.
+    fn ask(self: &Arc<Self>, what: Asked, uid: u32) -> bool {
         let mut asking = self.asking();
-        if asking.len() >= ASKING_MAX || !asking.insert(found.uid) {
+        let (is_user, most) = match what {
+            Asked::User(_) => (true, ASKING_MAX),
+            Asked::Group(_) => (false, GROUPS_MAX),
+        };
+        let alike = asking.iter().filter(|one| matches!(one, Asked::User(_)) == is_user).count();
+        if alike >= most || !asking.insert(what) {
             return false;
         }
         drop(asking);
-        let (turn, found) = (Turn(Arc::clone(self), found.uid), found.clone());
+        let turn = Turn(Arc::clone(self), what);
         // Not among the tasks that a stop waits for: no name service can be told to give up.
         tokio::task::spawn_blocking(move || {
-            let Turn(census, _) = &turn;
-            census.look_up(&found, clock::now());
+            let Turn(census, what) = &turn;
+            match what {
+                Asked::User(uid) => census.look_up(*uid, clock::now()),
+                Asked::Group(id) => census.cgroups.look_for(*id, uid),
+            }
         });
         true
     }
 
     /// It blocks.
-    fn look_up(&self, found: &Found, now: Instant) {
-        let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
-        if !is_known {
-            let account = (self.accounts)(found.uid);
-            let mut state = self.state();
-            make_room(&mut state.accounts);
-            state.accounts.insert(found.uid, (now, account));
-        }
-        if let Some(Place::Id(id)) = found.place {
-            self.cgroups.look_for(id, found.uid);
-        }
+    fn look_up(&self, uid: u32, now: Instant) {
+        let account = (self.accounts)(uid);
+        let mut state = self.state();
+        make_room(&mut state.accounts);
+        state.accounts.insert(uid, (now, account));
     }
 
-    fn asking(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+    fn asking(&self) -> MutexGuard<'_, BTreeSet<Asked>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -278,7 +301,10 @@ mod tests {
     }
 
     fn described(census: &Census, found: &Found, now: Instant) -> Arc<Caller> {
-        census.look_up(found, now);
+        census.look_up(found.uid, now);
+        if let Some(Place::Id(id)) = found.place {
+            census.cgroups.look_for(id, found.uid);
+        }
         census.recall(found, ALL, now).unwrap()
     }
 
@@ -329,7 +355,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let census = Census::new(None, None, account);
         let t0 = clock::now();
-        census.look_up(&found(0, None), t0);
+        census.look_up(0, t0);
         for pid in 0..2 * KNOWN_MAX as u32 {
             let _ = census.recall(&Found { pid: Some(pid), ..found(0, None) }, ALL, t0);
         }
@@ -390,6 +416,29 @@ mod tests {
         let mut asked = ASKED.lock().unwrap().clone();
         asked.sort_unstable();
         assert_eq!(asked, (0..users).collect::<Vec<_>>(), "each once");
+        assert!(census.asking().is_empty());
+    }
+
+    /// Sixteen users whose control groups were gone took all turns, and services that had just started were described by their
+    /// number alone.
+    #[test]
+    fn lost_control_groups_of_many_users_hold_up_no_service() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/report.service");
+        std::fs::create_dir_all(&service).unwrap();
+        std::fs::create_dir_all(root.path().join("user.slice")).unwrap();
+        let census = Arc::new(Census::new(Some(root.path().into()), None, |_| Account::default()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let describe = |uid, id| {
+            let census = Arc::clone(&census);
+            runtime.spawn(async move { census.describe(&found(uid, Some(Place::Id(id))), ALL).await })
+        };
+        let lost: Vec<_> = (0..640_u64).map(|id| describe(1000 + id as u32 % 16, u64::MAX - id)).collect();
+        let service = describe(0, id_of(&service));
+        assert_eq!(runtime.block_on(service).unwrap().unit().unwrap().as_str(), "report.service");
+        for one in lost {
+            assert_eq!(runtime.block_on(one).unwrap().cgroup, None);
+        }
         assert!(census.asking().is_empty());
     }
 }

@@ -203,7 +203,13 @@ impl Breaker {
 
     /// A trial of a round ended; `None`: it says nothing.
     pub fn trial_ended(&mut self, has_succeeded: Option<bool>, now: Instant) -> Option<Transition> {
-        let State::HalfOpen { until, trials } = &mut self.state else { return None };
+        // One of an earlier opening, or another one's place was taken by such a one: that it serves counts all the same.
+        let (until, trials) = match &mut self.state {
+            State::Closed { .. } => return None,
+            State::Open { until } if has_succeeded == Some(true) => (until, &mut 1),
+            State::Open { .. } => return None,
+            State::HalfOpen { until, trials } => (until, trials),
+        };
         *trials = trials.saturating_sub(1);
         match has_succeeded {
             Some(true) => {
@@ -217,7 +223,14 @@ impl Breaker {
             None => {}
         }
         let (until, is_over) = (*until, *trials == 0);
-        is_over.then(|| self.turn(State::Open { until }, None))
+        (is_over && matches!(self.state, State::HalfOpen { .. }))
+            .then(|| self.turn(State::Open { until }, None))
+    }
+
+    /// Nobody will hear of the trials that are on their way: the next round begins at once.
+    pub fn forget_trials(&mut self, now: Instant) -> Option<Transition> {
+        self.hurry(now);
+        matches!(self.state, State::HalfOpen { .. }).then(|| self.turn(State::Open { until: now }, None))
     }
 
     /// Between all and three quarters of `open_for` × 2^n, so that many daemons do not try in the same moment.

@@ -209,6 +209,12 @@ impl Outlier {
         false
     }
 
+    /// The server has greeted: whatever comes before TLS is in order. Whether it is back by that.
+    pub fn greeted(&mut self, now: Instant) -> bool {
+        self.failures[..=Fault::Upgrade as usize].fill(0);
+        self.proven(Fault::Upgrade, now)
+    }
+
     /// A session lived long enough. Whether it is back by that.
     pub fn lasted(&mut self, now: Instant) -> bool {
         self.failures[Fault::EarlyClose as usize] = 0;

@@ -69,8 +69,8 @@ pub struct Roster {
 /// What a dial that began has to show when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    /// Whether anything is learnt from it.
-    teaches: bool,
+    /// When it began; `None`: nothing is learnt from it.
+    begun: Option<Instant>,
     is_retry: bool,
 }
 
@@ -107,8 +107,9 @@ impl Unavailable {
     #[must_use]
     pub const fn may_pass(self) -> bool {
         match self {
-            Self::Breaker(_) | Self::Full(_) | Self::Nobody(Nobody::AllDown { .. }) | Self::Budget => true,
-            Self::Nobody(Nobody::Empty | Nobody::NoneEnabled | Nobody::Forgotten) => false,
+            Self::Breaker(_) | Self::Full(_) | Self::Nobody(Nobody::AllDown { .. }) => true,
+            // The budget is waited for elsewhere.
+            Self::Budget | Self::Nobody(Nobody::Empty | Nobody::NoneEnabled | Nobody::Forgotten) => false,
         }
     }
 }
@@ -314,7 +315,7 @@ impl Roster {
         } else if !self.may_retry(plan, picked, now) {
             return Err(Unavailable::Budget);
         }
-        Ok((self.reserve(plan, picked, is_retry), Ticket { teaches: true, is_retry }))
+        Ok((self.reserve(plan, picked, is_retry), Ticket { begun: Some(now), is_retry }))
     }
 
     fn pick(&mut self, key: Option<u64>, now: Instant, rng: &mut Rng) -> Result<usize, Full> {
@@ -336,10 +337,9 @@ impl Roster {
     pub fn hedge_after(&self, endpoint: Id, plan: &Plan) -> Option<Duration> {
         let hedge = self.settings.hedge.filter(|_| plan.has_attempt_left())?;
         let slot = self.slot(endpoint)?;
-        self.slots
-            .iter()
-            .any(|slot| self.may_hedge(slot, plan))
-            .then(|| hedge.after(slot.success_time.seconds()))
+        // Who is not usable now may be so by then.
+        let is_other = |slot: &Slot| slot.is_enabled() && plan.tries(slot.id) == 0;
+        self.slots.iter().any(is_other).then(|| hedge.after(slot.success_time.seconds()))
     }
 
     /// [`Roster::begin`] for a dial beside one that does not answer: to an endpoint that nothing speaks against and that this session
@@ -365,7 +365,7 @@ impl Roster {
         self.candidates = candidates;
         let picked = self.pick(key, now, rng).ok()?;
         let may = self.budget.as_mut().is_none_or(|budget| budget.take(now));
-        may.then(|| (self.reserve(plan, picked, true), Ticket { teaches: true, is_retry: true }))
+        may.then(|| (self.reserve(plan, picked, true), Ticket { begun: Some(now), is_retry: true }))
     }
 
     fn may_hedge(&self, slot: &Slot, plan: &Plan) -> bool {
@@ -429,7 +429,7 @@ impl Roster {
     pub fn begin_at(&mut self, endpoint: Id, plan: &mut Plan) -> Result<Ticket, Nobody> {
         let position = self.position(endpoint).ok_or(Nobody::Forgotten)?;
         self.reserve(plan, position, false);
-        Ok(Ticket { teaches: false, is_retry: false })
+        Ok(Ticket { begun: None, is_retry: false })
     }
 
     fn reserve(&mut self, plan: &mut Plan, position: usize, is_retry: bool) -> Id {
@@ -482,20 +482,25 @@ impl Roster {
             let slot = &mut self.slots[position];
             slot.load.dials -= 1;
             slot.load.sessions += 1;
-            if ticket.teaches {
+            if ticket.begun.is_some() {
                 slot.ewma.sample(took, now);
                 slot.success_time.sample(took, now);
             }
         }
-        if ticket.teaches {
+        if ticket.begun.is_some() {
             self.answered(endpoint, now);
         }
     }
 
-    /// A dial got as far as a session needs it: the server has greeted, where its client goes on from there.
+    /// The server has greeted, and its client goes on from there. It is there; what becomes of TLS is another matter.
     pub fn greeted(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
-        if ticket.teaches {
-            self.answered(endpoint, now);
+        let Some(position) = self.position(endpoint).filter(|_| ticket.begun.is_some()) else { return };
+        let is_back = self.slots[position].outlier.greeted(now);
+        self.returned(position, is_back, now);
+        if let Some(breaker) = &mut self.breaker
+            && breaker.check().is_err()
+        {
+            self.events.extend(breaker.close().map(Event::Breaker));
         }
     }
 
@@ -515,7 +520,7 @@ impl Roster {
     fn returned(&mut self, position: usize, is_back: bool, now: Instant) {
         if is_back {
             let slot = &mut self.slots[position];
-            slot.back_since = Some(now);
+            (slot.back_since, slot.proven_at) = (Some(now), Some(now));
             self.events.push(Event::Returned { endpoint: slot.id });
         }
     }
@@ -529,7 +534,10 @@ impl Roster {
         now: Instant,
         rng: &mut Rng,
     ) {
-        if let Some(fault) = fault.filter(|_| ticket.teaches) {
+        // A burst of old timeouts would set aside again who has just come back.
+        let proven_at = self.slot(endpoint).and_then(|slot| slot.proven_at);
+        let counts = ticket.begun.is_some_and(|begun| proven_at.is_none_or(|proven| proven < begun));
+        if let Some(fault) = fault.filter(|_| counts) {
             if let Some(position) = self.position(endpoint) {
                 let slot = &mut self.slots[position];
                 slot.ewma.sample(self.settings.penalty, now);

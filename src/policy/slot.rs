@@ -83,6 +83,8 @@ pub struct Slot {
     /// Whether the last that was seen of it was a failure: of a session's dial, of a trial, or of enough probes. One that
     /// nobody has tried yet may be good.
     pub(super) is_failing: bool,
+    /// When it last came back from an ejection, or a trial showed that it serves: failures of dials from before say nothing.
+    pub(super) proven_at: Option<Instant>,
     /// Whether a trial of ours is on its way to it.
     pub(super) on_trial: bool,
     /// How long its dials take, those that failed among them.
@@ -131,6 +133,7 @@ impl Slot {
             load: Load::default(),
             outlier: Outlier::new(),
             is_failing: false,
+            proven_at: None,
             on_trial: false,
             ewma: Ewma::default(),
             success_time: Ewma::default(),

@@ -37,6 +37,8 @@ pub struct Admission {
     allow: Vec<Rule>,
     /// Shared with those before it of the same listener.
     shares: Arc<Mutex<Shares>>,
+    /// Whether it counts by them.
+    counts: bool,
     max_queued: Option<u32>,
     /// What anybody wants to know of callers. `None`: nothing, and nobody is looked up.
     needs: Option<Needs>,
@@ -87,6 +89,7 @@ impl Admission {
         Self {
             allow: settings.allow.clone(),
             shares: Arc::new(Mutex::new(Shares::new(settings.per_caller))),
+            counts: !settings.per_caller.is_off(),
             max_queued: settings.max_queued,
             needs: [to_decide, wanted.to_tell].into_iter().flatten().reduce(Needs::and),
             waits: to_decide.is_some_and(|needs| needs != Needs::default()),
@@ -121,8 +124,9 @@ impl Admission {
 
     /// Counts a connection for its caller.
     fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Against> {
+        // By its own settings: those of the shares may be a successor's by now, and nobody here would give one back.
         let mut shares = self.shares();
-        if shares.is_off() {
+        if !self.counts || shares.is_off() {
             return Ok(None);
         }
         let key = CallerKey::of(who.as_deref().ok(), who.as_ref().err().and_then(Stranger::host));
@@ -215,7 +219,7 @@ async fn who(
     (who, Some(question))
 }
 
-/// What speaks against the client, if anything does. Caps are taken in this order: the caller's, the listener's; the
+/// What speaks against the client, if anything does. Caps are taken in this order: the listener's, the caller's; the
 /// cluster's and the endpoint's follow with the dial.
 pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record) -> Option<Against> {
     let route = place.route();

@@ -41,11 +41,15 @@ pub(super) async fn dial_for(
     let cluster = place.cluster().expect("who dials knows where");
     let Ask { wanted, owner, has_spoken, may_half_close, insists, tightened } = ask;
     // Where a server minds, what was begun goes on until it can be ended well.
-    let may_be_cut = !cluster.settings().protocol.parts_politely() && !insists;
+    let may_be_stopped = !cluster.settings().protocol.parts_politely();
+    let may_be_cut = may_be_stopped && !insists;
     let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
     // Of another host. Whoever is of this one and not known is a stranger among all.
+    let max_queued = place.route().admission().max_queued();
+    // Asked for where callers take turns, by which alone it matters.
+    let takes_turns = cluster.settings().takes_turns || max_queued.is_some();
     let from = match record.peer {
-        Peer::Tcp(from) if place.caller().is_none() && !is_own(from.ip()) => Some(from.ip()),
+        Peer::Tcp(from) if takes_turns && place.caller().is_none() && !is_own(from.ip()) => Some(from.ip()),
         Peer::Tcp(_) | Peer::Unix => None,
     };
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
@@ -58,7 +62,7 @@ pub(super) async fn dial_for(
         affinity: affinity.flatten(),
         caller: caller.as_deref(),
         from,
-        max_queued: place.route().admission().max_queued(),
+        max_queued,
     };
     tokio::select! {
         biased;
@@ -75,7 +79,7 @@ pub(super) async fn dial_for(
             gone_while_dialling(record, gone);
             Err(None)
         }
-        outcome = place.live().ordered_to_stop(), if may_be_cut => Err(Some(stopped(downstream, record, outcome))),
+        outcome = place.live().ordered_to_stop(), if may_be_stopped => Err(Some(stopped(downstream, record, outcome))),
     }
 }
 

@@ -262,6 +262,13 @@ pub fn late_rejection(error: &io::Error) -> Option<String> {
     Some(explain(error))
 }
 
+/// What [`late_rejection`] says, only where the server objects to who we are.
+#[must_use]
+pub fn late_objection(error: &io::Error) -> Option<String> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
+}
+
 /// What broke TLS in a session that was established, in words; `None` where it was not TLS.
 #[must_use]
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
@@ -284,13 +291,6 @@ pub fn failed_in_session(error: &io::Error) -> Option<String> {
 pub fn is_alert(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(error, Some(rustls::Error::AlertReceived(_)))
-}
-
-/// The same, only where the server objects to who we are.
-#[must_use]
-pub fn late_objection(error: &io::Error) -> Option<String> {
-    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
-    HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
 }
 
 impl HandshakeError {

@@ -63,11 +63,16 @@ impl Tickets {
     /// The server ended a handshake that offered one: what is kept is worth nothing. For how long none is offered.
     pub(super) fn refused(&self) -> Duration {
         let mut kept = self.kept();
+        // Of several at once the first counts: a server that dies in the middle of many handshakes is no such server.
+        let now = clock::now();
+        if let Some(until) = kept.resting_until.filter(|until| now < *until) {
+            return until - now;
+        }
         let rest = REST.saturating_mul(10_u32.saturating_pow(kept.refusals)).min(REST_MAX);
         *kept = Kept {
             group: kept.group,
             refusals: kept.refusals.saturating_add(1),
-            resting_until: Some(clock::now() + rest),
+            resting_until: Some(now + rest),
             ..Kept::default()
         };
         rest
@@ -137,9 +142,15 @@ mod tests {
     #[test]
     fn a_server_that_refuses_them_is_offered_none_for_longer_each_time() {
         let tickets = Tickets::default();
-        let rests: Vec<_> = (0..5).map(|_| tickets.refused().as_secs()).collect();
+        let refused = || {
+            tickets.kept().resting_until = None;
+            tickets.refused().as_secs()
+        };
+        let rests: Vec<_> = (0..5).map(|_| refused()).collect();
         assert_eq!(rests, [1, 10, 100, 600, 600]);
+        assert!(tickets.refused() <= REST_MAX, "one of several at once");
         tickets.resumed();
+        tickets.kept().resting_until = None;
         assert_eq!(tickets.refused(), REST);
         assert!(tickets.kept().rests());
     }

@@ -25,6 +25,8 @@ use super::several::Several;
 
 /// Attempts beside the first at once.
 const HEDGES_MAX: usize = 2;
+/// When nobody could be tried, it is asked again after that at the earliest.
+const AGAIN: Duration = Duration::from_millis(20);
 /// The values of the label `result` of `hedged_dials_total`.
 pub(super) const WON: &str = "won";
 pub(super) const LOST: &str = "lost";
@@ -88,7 +90,11 @@ impl<'a> Hedging<'a, '_> {
                 lease.failed(&error);
                 Err(error)
             }
-            Led::GaveUp => Err(DialError::GivenUp { endpoint, step }),
+            Led::GaveUp => {
+                let error = DialError::GivenUp { endpoint, step };
+                lease.failed(&error);
+                Err(error)
+            }
             Led::Other(other) => {
                 let (hedge, failed) = *other;
                 let after = clock::now() - begun;
@@ -142,12 +148,13 @@ impl<'a> Hedging<'a, '_> {
         let mut others = Others::new(self.cluster, patience);
         let mut failed = None;
         loop {
-            if self.cluster.is_given_up(lease.endpoint().id(), self.plan) && others.flight.len() == 0 {
+            if failed.is_none()
+                && others.flight.len() == 0
+                && self.cluster.is_given_up(lease.endpoint().id(), self.plan)
+            {
                 return Led::GaveUp;
             }
-            while others.may_begin(failed.is_some()) {
-                self.begin(&mut others);
-            }
+            while others.may_begin(failed.is_some()) && self.begin(&mut others) {}
             if failed.is_some() && others.flight.len() == 0 {
                 break;
             }
@@ -177,14 +184,15 @@ impl<'a> Hedging<'a, '_> {
         Led::First(Err(failed.expect("it has failed, and nobody else is on the way")))
     }
 
-    /// Begins one more, if there is an endpoint for it.
-    fn begin(&mut self, others: &mut Others<'a>) {
+    /// Begins one more, if there is an endpoint for it. Whether there was.
+    fn begin(&mut self, others: &mut Others<'a>) -> bool {
         let leased = self.cluster.lease_hedge(&self.demand, self.plan);
         let Some((lease, identity)) = leased.and_then(|lease| {
             let identity = self.identity(&lease).ok()?;
             Some((lease, identity))
         }) else {
-            return others.exhausted();
+            others.exhausted();
+            return false;
         };
         let (cluster, demand, deadline, attempts) =
             (self.cluster, self.demand, self.deadline, self.plan.attempts());
@@ -197,6 +205,7 @@ impl<'a> Hedging<'a, '_> {
             };
             Hedge { lease, identity, record, result }
         });
+        true
     }
 }
 
@@ -205,7 +214,7 @@ struct Others<'a> {
     cluster: &'a Cluster,
     patience: Duration,
     flight: Several<'a, Hedge>,
-    /// When the next may begin; `None`: there is nobody left to try.
+    /// When the next may begin; `None`: none may.
     next: Option<Instant>,
 }
 
@@ -226,8 +235,9 @@ impl<'a> Others<'a> {
         self.next = Some(clock::now() + self.patience);
     }
 
-    const fn exhausted(&mut self) {
-        self.next = None;
+    /// There is nobody for now; a sibling may come back, and the budget is paid in.
+    fn exhausted(&mut self) {
+        self.next = Some(clock::now() + self.patience.max(AGAIN));
     }
 
     fn won(&self) {

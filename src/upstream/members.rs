@@ -363,6 +363,8 @@ impl Cluster {
         // Room may have come with it, or nobody is left to wait for.
         self.decide(|_| ());
         self.changes.send_replace(());
+        // Who was taken out, or came back, may be due for a trial.
+        self.trials.notify_one();
     }
 }
 

@@ -40,7 +40,7 @@ use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
 use crate::policy::admission::Needs;
 use crate::policy::eligibility::Nobody;
-use crate::policy::limits::{self, Load};
+use crate::policy::limits::{self, Full, Load};
 use crate::policy::roster::{self, Roster, Unavailable};
 use crate::policy::{balance, breaker, budget, eligibility, hedge, outlier, queue, retry};
 use crate::protocol::Protocol;
@@ -262,12 +262,12 @@ impl Cluster {
         turn: Option<&queue::Ticket>,
         purpose: Purpose,
     ) -> Result<Lease, Unavailable> {
-        loop {
-            match self.lease_now(demand, plan, turn) {
-                Err(Unavailable::Full(_)) if purpose == Purpose::Session && self.evict_spare() => {}
-                leased => return leased,
-            }
-        }
+        let leased = self.lease_now(demand, plan, turn);
+        let takes_a_session =
+            matches!(leased, Err(Unavailable::Full(Full::Connections(_) | Full::Endpoints(_))));
+        // Where others wait, what it gives up is theirs.
+        let may_evict = takes_a_session && purpose == Purpose::Session && self.waiting() == 0;
+        if may_evict && self.evict_spare() { self.lease_now(demand, plan, turn) } else { leased }
     }
 
     fn lease_now(

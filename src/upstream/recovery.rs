@@ -21,6 +21,7 @@ use super::failure::DialError;
 use super::probe::part_within;
 use super::several::Several;
 use super::{Cluster, State};
+use crate::tls;
 
 /// How long a trial's server may take to end the connection, which nobody waits for.
 const PARTING: Duration = Duration::from_millis(100);
@@ -29,7 +30,10 @@ const EARLY_MAX: Duration = Duration::from_secs(5);
 /// How long those that are on their way may take to end when all does.
 const LAST_TRIALS: Duration = Duration::from_millis(500);
 
-type Flight = Several<'static, (Trial, Arc<Endpoint>, Result<Duration, DialError>)>;
+type Flight = Several<'static, (Trial, Arc<Endpoint>, Result<Served, DialError>)>;
+
+/// A trial that succeeded: how long it took to get there, and the connection, which is to end well.
+type Served = (Duration, Ready);
 
 /// Tries what is to be tried in a cluster until the drain begins. Where nothing is ever set aside or refused, there is nothing to
 /// do.
@@ -37,14 +41,25 @@ pub async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
     if cluster.settings().breaker.is_none() && cluster.settings().outlier.is_none() {
         return;
     }
+    // A reload has another one go on, which hears nothing of what the one before it had begun.
+    cluster.decide(|State { roster, .. }| roster.forget_trials(clock::now()));
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
+    let mut parting = Several::default();
     loop {
         let next = launch(&cluster, &mut flight);
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (trial, endpoint, result) = flight.next() => note(&cluster, trial, &endpoint, &result),
+            (trial, endpoint, result) = flight.next() => {
+                let result = result.map(|(took, mut ready)| {
+                    // There is no more to it than there were trials. Nobody waits for it.
+                    parting.push(async move { part_within(PARTING, &mut ready.end).await });
+                    took
+                });
+                note(&cluster, trial, &endpoint, &result);
+            }
+            () = parting.next() => {}
             () = cluster.trials.notified() => {}
             () = alarm::until(next) => {}
         }
@@ -77,7 +92,7 @@ fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
 }
 
 /// How long it took to get there.
-async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<Duration, DialError> {
+async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<Served, DialError> {
     let (settings, mut record) = (cluster.settings(), DialRecord::default());
     let identity = endpoint.identity_for_nobody();
     let mut ready = try_endpoint(settings, endpoint, identity, &mut record).await?;
@@ -88,8 +103,7 @@ async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result
             return Err(DialError::EndedEarly { endpoint: endpoint.settings().name.clone(), within: early });
         }
     }
-    part_within(PARTING, &mut ready.end).await;
-    Ok(took)
+    Ok((took, ready))
 }
 
 /// Whether the server ends the connection, without a word, before that time is over.
@@ -98,7 +112,12 @@ async fn is_ended_within(early: Duration, Ready { end, first, .. }: &mut Ready) 
         // It waits for the rest of a conversation that it takes for begun.
         let _ = end.send_all(first).await;
     }
-    matches!(alarm::before(clock::now() + early, end.glimpse(<[u8]>::len)).await, Ok(Ok(0) | Err(_)))
+    match alarm::before(clock::now() + early, end.glimpse(<[u8]>::len)).await {
+        Ok(Ok(read)) => read == 0,
+        // It turns away who asks for nobody: those who have an identity may be welcome.
+        Ok(Err(error)) => tls::late_objection(&error).is_none(),
+        Err(alarm::Elapsed) => false,
+    }
 }
 
 fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Duration, DialError>) {

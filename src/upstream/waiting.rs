@@ -176,7 +176,6 @@ impl Cluster {
             Err(cap)
                 if purpose == Purpose::Session
                     && cap.may_pass()
-                    && cap != Unavailable::Budget
                     && !self.settings.queue_timeout.is_zero() =>
             {
                 // Boxed: few have to, and every dial would have room for it.
@@ -203,7 +202,7 @@ impl Cluster {
             match alarm::before(until, &mut place.call).await {
                 // The room may be gone all the same, to a cancel: those ask nobody.
                 Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket), Purpose::Session) {
-                    Err(again) if again.may_pass() && again != Unavailable::Budget => {
+                    Err(again) if again.may_pass() => {
                         if clock::now() >= until {
                             return Err(too_late(again, begun));
                         }

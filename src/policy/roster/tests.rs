@@ -464,6 +464,43 @@ fn a_greeting_shows_that_the_endpoint_serves() {
     world.roster.abandoned(id, ticket);
 }
 
+/// A server that greets and then fails TLS was never set aside: each greeting forgave the failure before it.
+#[test]
+fn a_greeting_forgives_nothing_that_comes_after_it() {
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 1]);
+    for _ in 0..2 {
+        let (id, ticket) = world.begin(&mut plan()).unwrap();
+        world.roster.greeted(id, ticket, world.now);
+        world.roster.failed(id, ticket, Some(Fault::Handshake), world.now, &mut world.rng);
+    }
+    assert_eq!(world.told(), ["ejected"]);
+    let (id, ticket) = (world.ids[0], world.roster.begin_at(world.ids[0], &mut plan()).unwrap());
+    world.roster.greeted(id, ticket, world.now);
+    assert_eq!(world.told(), [""; 0], "what it was set aside for is TLS");
+}
+
+/// The timeouts of dials from before an endpoint came back set it aside again.
+#[test]
+fn what_began_before_an_endpoint_came_back_says_nothing() {
+    let mut world = World::new(Settings { outlier: Some(OUTLIER), breaker: Some(BREAKER), ..PLAIN }, &[0]);
+    let old = [(); 3].map(|()| world.begin(&mut plan()).unwrap());
+    world.now += SECOND;
+    let _ = old
+        .map(|(id, ticket)| world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng));
+    let hanging = [(); 3].map(|()| world.begin(&mut plan()).unwrap());
+    world.now += SECOND;
+    let (id, ticket) = hanging[0];
+    world.roster.failed(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
+    assert_eq!(world.told(), ["open"]);
+    world.wait();
+    world.trials(Verdict::Serves(MS));
+    for (id, ticket) in &hanging[1..] {
+        world.roster.failed(*id, *ticket, Some(Fault::Connect), world.now, &mut world.rng);
+    }
+    assert_eq!(world.told(), ["half_open", "closed"]);
+    assert!(world.pick().is_ok());
+}
+
 #[test]
 fn a_trial_that_hangs_holds_up_neither_the_others_nor_the_next_round() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
@@ -475,6 +512,24 @@ fn a_trial_that_hangs_holds_up_neither_the_others_nor_the_next_round() {
     world.wait();
     assert_eq!(world.trials(Verdict::Serves(MS)), [1]);
     assert!(world.pick().is_ok());
+}
+
+/// A reload ends the task that tries, and its trials with it: their endpoints would have stayed on trial for ever.
+#[test]
+fn trials_that_nobody_will_hear_of_are_made_anew() {
+    let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+    world.eject(0);
+    world.fail_everywhere();
+    world.told();
+    world.wait();
+    let lost = world.roster.begin_trials(world.now, &mut world.rng);
+    assert_eq!(lost.len(), 2);
+    world.roster.forget_trials(world.now);
+    assert_eq!(world.told(), ["half_open", "open"]);
+    world.wait();
+    world.now += SECOND;
+    assert_eq!(world.trials(Verdict::Serves(MS)), [0, 1]);
+    assert!(world.pick().is_ok() && world.roster.next_trial().is_none());
 }
 
 #[test]

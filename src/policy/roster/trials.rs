@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::{Event, Id, Roster};
+use crate::policy::breaker::Label;
 use crate::policy::eligibility::{self, Panic, Standing};
 use crate::policy::health::Status;
 use crate::policy::outlier::{self, Fault};
@@ -72,7 +73,7 @@ impl Roster {
             let slot = &mut self.slots[position];
             let Some(standing) = eligibility::standing(slot).filter(|_| !slot.on_trial) else { continue };
             let may_be_used = standing != Standing::Down || self.settings.panic == Panic::All;
-            let is_of_round = is_round && of_round < ROUND_MAX && may_be_used;
+            let is_of_round = is_round && of_round < ROUND_MAX && may_be_used && on_trial < TRIALS_MAX;
             let may_return = is_due(slot.outlier.trial_due()) && standing != Standing::Down;
             if !is_of_round && (!may_return || on_trial >= TRIALS_MAX) {
                 continue;
@@ -93,6 +94,19 @@ impl Roster {
         begun
     }
 
+    /// Whoever made the trials that are on their way has gone, and nobody will hear of them: those endpoints are tried anew.
+    pub fn forget_trials(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            slot.on_trial = false;
+            slot.outlier.trial_untold(now);
+            // What made it fail may be what the reload has changed.
+            slot.outlier.hurry(now);
+        }
+        if let Some(breaker) = &mut self.breaker {
+            self.events.extend(breaker.forget_trials(now).map(Event::Breaker));
+        }
+    }
+
     /// A trial ended.
     pub fn trial_ended(&mut self, trial: Trial, verdict: Verdict, now: Instant, rng: &mut Rng) {
         let position = self.position(trial.endpoint);
@@ -106,7 +120,12 @@ impl Roster {
                 (false, Verdict::Serves(_)) => breaker.close(),
                 (false, Verdict::Fails(_) | Verdict::Untold) => None,
             };
+            let is_closed = turned.is_some_and(|turned| turned.to == Label::Closed);
             self.events.extend(turned.map(Event::Breaker));
+            if is_closed {
+                // One is back; the others may be.
+                self.slots.iter_mut().for_each(|slot| slot.outlier.hurry(now));
+            }
         }
         let Some(position) = position else { return };
         let is_slow = self.is_slow(position, verdict);
@@ -123,9 +142,14 @@ impl Roster {
         }
         match (verdict, settings) {
             (Verdict::Serves(_), _) => {
-                (slot.is_failing, slot.last_error) = (false, None);
+                (slot.is_failing, slot.last_error, slot.proven_at) = (false, None, Some(now));
                 let is_back = slot.outlier.proven(trial.reach, now);
                 self.returned(position, is_back, now);
+            }
+            // A round comes before its time: it says nothing new.
+            (Verdict::Fails(_), Some(settings)) if trial.is_of_round => {
+                slot.is_failing = true;
+                slot.outlier.trial_untold(now + settings.base_ejection_time);
             }
             (Verdict::Fails(fault), Some(settings)) => {
                 slot.is_failing = true;
