@@ -136,15 +136,14 @@ fn troubles(clusters: &[ClusterStatus]) -> String {
         let _ = writeln!(text, "\n{}: {words}", cluster.name);
     };
     for cluster in clusters {
-        match (cluster.breaker.as_deref(), cluster.breaker_seconds_left) {
-            (Some("open"), Some(left)) => {
-                line(cluster, &format!("the breaker is open: sessions are refused for another {left:.0} s"));
-            }
-            (Some("half_open"), _) => line(cluster, "the breaker is half-open: a dial tries the cluster"),
-            _ => {}
+        let is_broken = matches!(cluster.breaker.as_deref(), Some("open" | "half_open"));
+        if is_broken {
+            line(cluster, "the breaker is open: every endpoint fails, and they are being tried");
         }
-        if cluster.waiting > 0 {
-            line(cluster, &format!("it is full: {} session(s) wait for room", cluster.waiting));
+        match cluster.waiting {
+            0 => {}
+            waiting if is_broken => line(cluster, &format!("{waiting} session(s) wait for one to serve")),
+            waiting => line(cluster, &format!("it is full: {waiting} session(s) wait for room")),
         }
         match &*cluster.mode {
             "panic" => line(cluster, "health checks find every endpoint down; all are used all the same"),

@@ -128,7 +128,10 @@ pub(super) fn describe() {
         "1 while health checks find every endpoint down and all are used all the same."
     );
     describe_gauge!(PENDING_DIALS, "Dials in flight.");
-    describe_gauge!(WAITING_SESSIONS, "Sessions that wait for room in a full cluster.");
+    describe_gauge!(
+        WAITING_SESSIONS,
+        "Sessions that wait for room in a full cluster, or for one that is down to come back."
+    );
     describe_histogram!(WAIT_DURATION, Unit::Seconds, "How long those waited that got room.");
     describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
     describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");

@@ -125,7 +125,11 @@ fn lines(status: &Status) -> Vec<Shown<'_>> {
 
 /// In words that fit into the columns.
 fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
-    let full = (cluster.waiting > 0).then(|| ("full", format!("{} wait for room", cluster.waiting), ""));
+    let (state, what) = match cluster.breaker.as_deref() {
+        Some("open" | "half_open") => ("down", "for a server"),
+        _ => ("full", "for room"),
+    };
+    let full = (cluster.waiting > 0).then(|| (state, format!("{} wait {what}", cluster.waiting), ""));
     let desperate = match &*cluster.mode {
         "panic" => Some(("panic", "all down, all used".into(), "")),
         "despite_ejection" => Some(("desperate", "all ejected, all used".into(), "")),
