@@ -6,8 +6,7 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use serde_json::Value;
@@ -137,15 +136,20 @@ fn nothing_outlives_what_it_was_made_for() {
     }
     let settle = |before: Option<[usize; 4]>| {
         reload(&ambassador, &base(&upstreams));
-        // The last drain_timeout, and whoever says goodbye behind it.
+        // The last drain_timeout, and whoever says goodbye behind it: nothing changes for so long.
+        const QUIET: Duration = Duration::from_millis(1500);
         let mut last = None;
         until_within(
             Duration::from_secs(60),
             format!("it came to rest, after {before:?} with seed {seed}"),
             || {
-                thread::sleep(Duration::from_millis(300));
                 let now = counts(&ambassador);
-                let is_quiet = last.replace(now) == Some(now)
+                let (counted, since) = *last.get_or_insert_with(|| (now, Instant::now()));
+                if counted != now {
+                    last = None;
+                }
+                let is_quiet = counted == now
+                    && since.elapsed() >= QUIET
                     && ambassador.get("/sessions").json()["sessions"] == Value::Array(Vec::new());
                 (is_quiet
                     && before.is_none_or(|before| {
@@ -155,7 +159,6 @@ fn nothing_outlives_what_it_was_made_for() {
             },
         )
     };
-    thread::sleep(Duration::from_millis(1500));
     let before = settle(None);
     let mut clients = Vec::new();
     for _ in 0..reloads {
