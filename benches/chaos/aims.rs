@@ -19,7 +19,7 @@ const fn aim(scenario: &'static str, lost: Option<usize>, recovery: Option<f64>,
 }
 
 /// Of a thousand sessions so many may be lost where endpoints are killed, beside those that were under way: which those are is told by
-/// clocks of several processes, and on a busy machine some fall on the other side. Without the rules it is a hundred and more.
+/// clocks of several processes, and some may fall on the other side. At this low rate it does not notice all that the full scenarios do.
 const FEW: usize = 5;
 
 /// While all are dead a session waits, and while all but one are none has to be lost.
