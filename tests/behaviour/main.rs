@@ -42,7 +42,8 @@ mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logs; // files, disks, journald, rotation
-mod mail_clients; // Postfix and Dovecot, and who speaks to them
+mod mail_clients;
+mod mailbox_clients; // Postfix and Dovecot, and who speaks to them
 mod many_names; // more names than are asked for at once
 mod many_reloads; // random ones, and what is left
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
