@@ -16,6 +16,7 @@ use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Announces, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
+use crate::tls::{Originator, Start};
 use crate::upstream::{DialSettings, SendProxy, Settings, preconnect};
 use crate::{relay, sys};
 
@@ -45,6 +46,10 @@ impl Resolver<'_> {
         };
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
+        if let (Some(protocol), Some(tls)) = (protocol.as_deref(), &tls) {
+            let start = tls.as_ref().map(Originator::start);
+            self.warn_of_ports(cluster, protocol, start);
+        }
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         let looked_up = LookedUp {
             tls: tls.as_ref().and_then(Option::as_ref),
@@ -83,6 +88,15 @@ impl Resolver<'_> {
             announce_caller: announce_caller?,
             health_check: health_check?,
         })
+    }
+
+    fn warn_of_ports(&mut self, cluster: &Section, protocol: &dyn Protocol, start: Option<Start>) {
+        for item in cluster.list("endpoints").unwrap_or_default() {
+            let text = item.text().or_else(|| item.section()?.text("address"));
+            if let Some(port) = text.and_then(|text| text.rsplit_once(':')?.1.parse().ok()) {
+                self.warn_of_port(port, &item.at, protocol, start);
+            }
+        }
     }
 
     fn protocol(&mut self, cluster: &Section) -> Option<Arc<dyn Protocol>> {
