@@ -559,13 +559,17 @@ fn is_nearer(warned: &mut BTreeMap<Role, Duration>, role: Role, near: Option<Dur
     before.is_none_or(|before| near < before)
 }
 
+/// Whoever counts it in these counts no leap days.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// When that is, in words: `ends in 9 days`.
 #[must_use]
 pub fn ends(end: SystemTime, now: SystemTime) -> String {
     match end.duration_since(now) {
         Err(_) => "has expired".into(),
         Ok(left) if left < DAY => format!("ends in {} hours", left.as_secs() / 3600),
-        Ok(left) => format!("ends in {} days", left.as_secs() / DAY.as_secs()),
+        Ok(left) if left < 2 * YEAR => format!("ends in {} days", left.as_secs() / DAY.as_secs()),
+        Ok(left) => format!("ends in {} years", left.as_secs() / YEAR.as_secs()),
     }
 }
 
@@ -593,6 +597,7 @@ mod tests {
             (4 * DAY, Some(14 * DAY), "ends in 4 days"),
             (3 * DAY, Some(3 * DAY), "ends in 3 days"),
             (DAY / 2, Some(DAY), "ends in 12 hours"),
+            (755_719 * DAY, None, "ends in 2070 years"),
         ] {
             assert_eq!(near(Role::Ca, now + left, now), expected, "{left:?}");
             assert_eq!(near(Role::Crl, now + left, now), expected.filter(|near| *near <= DAY), "{left:?}");

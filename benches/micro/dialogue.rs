@@ -115,6 +115,7 @@ fn postgres() -> Arc<dyn Protocol> {
         server_is_verified: true,
         rsa_key: None,
         host_name: String::from("here"),
+        helo_name: None,
     };
     protocol::named("postgres", &options).expect("a protocol of that name")
 }

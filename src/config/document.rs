@@ -35,11 +35,22 @@ pub(super) const TEXT_MAX: usize = 1024 * 1024;
 /// Parser events that aliases may repeat; a file of honest size has some thousands in all.
 const REPLAYED_MAX: usize = 100_000;
 
+/// What a certificate or a key begins with (RFC 7468 §2).
+pub(super) const PEM: &str = "-----BEGIN";
+
 /// Maps and lists inside each other, aliases counted. The table needs 7; each level costs stack.
 const DEPTH_MAX: usize = 16;
 
 /// Reads one document. An empty text is [`Value::Null`].
 pub(super) fn parse(text: &str) -> Result<Node, (At, String)> {
+    if let Some(line) = text.lines().position(|line| line.starts_with(PEM)) {
+        let at = At { place: Place { line: line + 1, column: 1 }, path: String::new() };
+        return Err((
+            at,
+            "a certificate or a key (PEM) begins here; `cert`, `key` and `ca` name files that have them"
+                .into(),
+        ));
+    }
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| explain(text, &error))
 }
 

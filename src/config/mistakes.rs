@@ -3,10 +3,12 @@
 //! While the file is compiled, [`Findings`] collects; at the end what was found is put beside the lines it
 //! is about. Nothing here decides what a mistake is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::document::PEM;
 use crate::admin::{MistakeView, listed};
 use crate::shown::steers;
 
@@ -40,6 +42,8 @@ pub(super) struct Findings {
 pub struct Mistakes {
     file: PathBuf,
     list: Vec<Mistake>,
+    /// What would have been said if there were none.
+    warnings: Vec<String>,
 }
 
 /// One thing that is wrong.
@@ -62,6 +66,28 @@ impl Findings {
 
     pub(super) fn warning(&mut self, at: &At, message: impl Into<String>) {
         self.warnings.push((at.clone(), self.without_values(message.into())));
+    }
+
+    /// In the file's order, each in one line; what is the same of several places in one.
+    pub(super) fn told_warnings(&mut self, file: &Path) -> Vec<String> {
+        self.warnings.sort_by_key(|(at, _)| at.place);
+        let mut told: Vec<(&At, &str, Vec<&str>)> = Vec::new();
+        for (at, message) in &self.warnings {
+            match told.iter_mut().find(|(_, said, _)| said == message) {
+                Some((_, _, others)) => others.push(&at.path),
+                None => told.push((at, message, Vec::new())),
+            }
+        }
+        let each = told.into_iter().map(|(at, message, others)| {
+            let named: Vec<_> = others.iter().take(NAMED_MAX).copied().collect();
+            let more = match (others.len(), others.len().saturating_sub(NAMED_MAX)) {
+                (0, _) => String::new(),
+                (_, 0) => format!(" (and so for {})", named.join(", ")),
+                (_, more) => format!(" (and so for {} and {more} more)", named.join(", ")),
+            };
+            headline(file, Some(at.place), &at.path, &format!("{message}{more}"))
+        });
+        each.collect()
     }
 
     /// From here on no message shows what the environment says of these names, which `text` of the file has become `value`
@@ -98,6 +124,8 @@ impl Findings {
     }
 }
 
+/// Places that a warning names beside its own.
+const NAMED_MAX: usize = 8;
 /// Shorter values are no secrets, and would be found in ordinary words.
 const HIDDEN_MIN: usize = 4;
 
@@ -118,7 +146,7 @@ impl Mistakes {
     /// A file whose text is not at hand.
     pub(super) fn unreadable(file: &Path, message: String) -> Self {
         let mistake = Mistake { place: None, path: String::new(), message, shown: None };
-        Self { file: file.to_owned(), list: vec![mistake] }
+        Self { file: file.to_owned(), list: vec![mistake], warnings: Vec::new() }
     }
 
     /// What was found in `text`.
@@ -128,7 +156,12 @@ impl Mistakes {
         let wanted = found.iter().map(|(at, _)| (at.place.line, "")).collect();
         let lines = lines(text, wanted);
         let list = found.into_iter().map(|(at, message)| Mistake::new(at, message, &lines)).collect();
-        Self { file: file.to_owned(), list }
+        Self { file: file.to_owned(), list, warnings: Vec::new() }
+    }
+
+    /// With what would have been said if there were none: an expired certificate is worth it in the same run.
+    pub(super) fn with(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
     }
 
     /// As the control socket tells them.
@@ -182,6 +215,7 @@ const AFTER: usize = 60;
 
 /// A line behind its number as it may be shown, and below it what is meant, underlined.
 fn excerpt(line: &str, place: Place) -> String {
+    let line = &*without_key(line);
     let column = place.column.saturating_sub(1);
     let skipped = column.saturating_sub(BEFORE);
     let ahead = line.chars().skip(skipped).take(BEFORE.min(column)).map(printable);
@@ -202,6 +236,14 @@ fn excerpt(line: &str, place: Place) -> String {
     }
     let number = place.line.to_string();
     format!("{number:>4} | {shown}\n{:>width$} | {below}", "", width = number.len().max(4))
+}
+
+/// The text up to a certificate or a key that is written into it.
+fn without_key(text: &str) -> Cow<'_, str> {
+    match text.find(PEM) {
+        Some(begin) => Cow::Owned(format!("{}…", &text[..begin + PEM.len()])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// How many characters the key or value has that begins here: a guess, since only a whole document tells.
@@ -237,6 +279,7 @@ pub(super) fn quoted(text: &str) -> String {
 /// What [`quoted`] shows of it, and whether that is all.
 fn words(text: &str) -> (String, bool) {
     const LONGEST: usize = 80;
+    let text = &*without_key(text);
     let shown = text.chars().take(LONGEST).flat_map(visible).collect();
     (shown, text.chars().nth(LONGEST).is_none())
 }
@@ -262,7 +305,8 @@ pub(super) fn headline(file: &Path, place: Option<Place>, path: &str, message: &
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&listed(&self.view()))
+        f.write_str(&listed(&self.view()))?;
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -353,6 +397,42 @@ mod tests {
             findings.mistake(&at(1, 1, ""), message);
             assert_eq!(findings.mistakes.pop().unwrap().1, expected);
         }
+    }
+
+    /// Forty-two clusters with one key that everybody may read gave forty-two warnings.
+    #[test]
+    fn what_is_the_same_of_several_places_is_said_once() {
+        let mut findings = Findings::default();
+        for line in (1..=11).rev() {
+            findings.warning(&at(line, 1, &format!("clusters.c{line}.tls.key")), "is readable");
+        }
+        findings.warning(&at(5, 1, "x"), "is another");
+        let told = findings.told_warnings(Path::new("l.yaml"));
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].starts_with(
+                "l.yaml:1:1: clusters.c1.tls.key: is readable (and so for clusters.c2.tls.key, "
+            ),
+            "{told:?}"
+        );
+        assert!(told[0].ends_with("clusters.c9.tls.key and 2 more)"), "{told:?}");
+    }
+
+    /// A private key named as the configuration, or pasted into it, was shown in the message and below it.
+    #[test]
+    fn a_key_is_shown_nowhere() {
+        let line = "key: \"-----BEGIN PRIVATE KEY-----\\nMIIEvQ\"";
+        for column in [1, 6, 20, 40] {
+            let shown = excerpt(line, Place { line: 1, column });
+            assert!(!shown.contains("MIIEvQ"), "{shown}");
+        }
+        assert_eq!(quoted("-----BEGIN PRIVATE KEY-----\nMIIEvQ"), "`-----BEGIN…`");
+        let (at, message) =
+            crate::config::document::parse("-----BEGIN PRIVATE KEY-----\nMIIEvQ\n").expect_err("a key");
+        let told =
+            Mistakes::new(Path::new("k.pem"), "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n", vec![(at, message)])
+                .to_string();
+        assert!(told.contains("a certificate or a key (PEM)") && !told.contains("MIIEvQ"), "{told}");
     }
 
     #[test]

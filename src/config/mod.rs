@@ -9,6 +9,7 @@
 mod described;
 mod document;
 mod mistakes;
+mod peers;
 mod raw;
 mod reach;
 mod resolve;
@@ -153,6 +154,10 @@ impl Config {
             return Err(Mistakes::unreadable(file, TOO_LARGE.into()));
         }
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
+        if document.value.is_scalar() {
+            // Nothing of it is shown: this is what a file with a password looks like.
+            return Err(Mistakes::unreadable(file, "is no configuration: expected a map of sections".into()));
+        }
         let mut findings = Findings::default();
         let root = raw::Reader { environment: Some(environment), findings: &mut findings }
             .root(&shape::table::ROOT, &document);
@@ -168,7 +173,8 @@ impl Config {
                     findings
                         .mistake(&at, "is refused without a reason, which is a mistake of ambassador itself");
                 }
-                Err(Mistakes::new(file, text, findings.mistakes))
+                let warnings = findings.told_warnings(file);
+                Err(Mistakes::new(file, text, findings.mistakes).with(warnings))
             }
         }
     }
@@ -179,7 +185,12 @@ fn process_environment(name: &str) -> Option<String> {
 }
 
 fn text_of(path: &Path) -> Result<String, Mistakes> {
-    let bytes = read(path).map_err(|error| Mistakes::unreadable(path, format!("cannot read it: {error}")))?;
+    let bytes = read(path).map_err(|error| {
+        let whole = resolve::whole(path);
+        let from = if whole == path { "it".into() } else { whole.display().to_string() };
+        let tilde = if path.starts_with("~") { "; `~` was left as it is" } else { "" };
+        Mistakes::unreadable(path, format!("cannot read {from}: {error}{tilde}"))
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         let line = valid.split('\n').count();

@@ -237,6 +237,10 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl Value {
+    pub(super) const fn is_scalar(&self) -> bool {
+        matches!(self.form(), Form::Scalar) && !matches!(self, Self::Null)
+    }
+
     const fn form(&self) -> Form {
         match self {
             Self::List(_) => Form::List,

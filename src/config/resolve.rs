@@ -15,13 +15,14 @@ mod health_check;
 mod identity;
 mod listener;
 mod log;
+mod ports;
 mod resilience;
 mod tls;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::mistakes::{At, Findings, headline};
+use super::mistakes::{At, Findings};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
 use super::{Config, Reach, Shutdown};
@@ -78,7 +79,7 @@ impl Resolver<'_> {
             shutdown: shutdown(root)?,
             listeners,
             clusters,
-            warnings: self.warnings(),
+            warnings: self.findings.told_warnings(self.file),
         })
     }
 
@@ -124,8 +125,15 @@ impl Resolver<'_> {
     }
 
     /// The same of a file that is to be read, now and later.
-    fn readable(&mut self, path: &str, at: &At) -> Option<PathBuf> {
-        let path = self.path(path);
+    fn readable(&mut self, written: &str, at: &At) -> Option<PathBuf> {
+        // As it is told where it is not there: from where a relative one starts is the first question then.
+        let path = whole(&self.path(written));
+        if written.starts_with('~') && !path.exists() {
+            let message =
+                format!("{}: `~` is no folder of anybody's here, write the whole path", path.display());
+            self.findings.mistake(at, message);
+            return None;
+        }
         if self.reach.is_some_and(|reach| !reach.may_read(&path)) {
             self.out_of_reach(at, "read files there", path.parent());
             return None;
@@ -184,13 +192,11 @@ impl Resolver<'_> {
         );
         self.findings.mistake(at, message);
     }
+}
 
-    /// In the file's order, each in one line.
-    fn warnings(&mut self) -> Vec<String> {
-        self.findings.warnings.sort_by_key(|(at, _)| at.place);
-        let warnings = self.findings.warnings.iter();
-        warnings.map(|(at, message)| headline(self.file, Some(at.place), &at.path, message)).collect()
-    }
+/// From `/` on.
+pub(super) fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn workers(root: &Section) -> Option<usize> {

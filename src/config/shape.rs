@@ -8,7 +8,7 @@ pub(super) mod table;
 
 use std::time::Duration;
 
-use super::suggest;
+use super::{peers, suggest};
 
 /// A section: a map with known keys.
 pub(super) struct Shape {
@@ -97,7 +97,8 @@ impl Shape {
         let elsewhere = self.sections().find(|(_, shape)| shape.key(unknown).is_some());
         match elsewhere {
             Some((section, _)) => format!("; it belongs inside `{section}`"),
-            None => suggest::did_you_mean(unknown, self.names()),
+            None => peers::meant_by_key(unknown, self)
+                .unwrap_or_else(|| suggest::did_you_mean(unknown, self.names())),
         }
     }
 }

@@ -53,11 +53,13 @@ fn describe(cluster: &Cluster) -> String {
 
 fn remaining(end: Option<SystemTime>, now: SystemTime) -> String {
     const DAY: u64 = 24 * 60 * 60;
+    const YEAR: u64 = 365 * DAY;
     match end.map(|end| end.duration_since(now).map(|left| left.as_secs())) {
         None => "without an end".into(),
         Some(Err(_)) => "has expired".into(),
         Some(Ok(left)) if left < 2 * DAY => format!("for {} hour(s)", left / 3600),
-        Some(Ok(left)) => format!("for {} days", left / DAY),
+        Some(Ok(left)) if left < 2 * YEAR => format!("for {} days", left / DAY),
+        Some(Ok(left)) => format!("for {} years", left / YEAR),
     }
 }
 
@@ -83,10 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_certificate_is_told_in_days_or_hours() {
+    fn what_is_left_of_a_certificate_is_told_in_years_days_or_hours() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let hours = |hours: u64| Some(now + Duration::from_secs(hours * 3600));
         assert_eq!(remaining(hours(24 * 90), now), "for 90 days");
+        assert_eq!(remaining(hours(24 * 755_719), now), "for 2070 years");
         assert_eq!(remaining(hours(5), now), "for 5 hour(s)");
         assert_eq!(remaining(Some(now - Duration::from_secs(1)), now), "has expired");
     }

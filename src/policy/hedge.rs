@@ -24,6 +24,8 @@ const MIN: Duration = Duration::from_millis(100);
 /// What is given to an endpoint without a history, and to one that was slow before, as a part of the time for TCP.
 const UNKNOWN: u32 = 12;
 const MAX: u32 = 3;
+/// The same of the time for a greeting.
+const MAX_OF_GREETING: u32 = 2;
 
 impl Settings {
     /// By the endpoint's own history, and else by parts of the time that an attempt has for TCP.
@@ -31,6 +33,13 @@ impl Settings {
     pub fn by_history(connect_timeout: Duration) -> Self {
         let max = connect_timeout / MAX;
         Self { min: MIN.min(max), unknown: connect_timeout / UNKNOWN, max }
+    }
+
+    /// The same where a greeting is part of an attempt. A server that is known to take long for it is not slow for that; of one
+    /// that is not known, nothing is expected.
+    #[must_use]
+    pub fn greeting_within(self, greeting_timeout: Duration) -> Self {
+        Self { max: self.max.max(greeting_timeout / MAX_OF_GREETING), ..self }
     }
 
     /// Always the same.
@@ -62,6 +71,11 @@ mod tests {
         }
         let fixed = Settings::fixed(MS);
         assert_eq!([fixed.after(None), fixed.after(Some(9.0))], [MS, MS]);
+        let patient = settings.greeting_within(Duration::from_secs(300));
+        for (usual, expected) in [(None, 250), (Some(0.05), 200), (Some(6.0), 24_000), (Some(99.0), 150_000)]
+        {
+            assert_eq!(patient.after(usual), expected * MS, "{usual:?}, with a greeting");
+        }
         let hasty = Settings::by_history(30 * MS);
         assert_eq!(hasty.after(Some(0.001)), 10 * MS, "a short timeout bounds it, too");
     }

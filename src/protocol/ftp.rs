@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
+use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
 use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
 
 /// The control connection.
@@ -36,8 +36,8 @@ impl Protocol for FtpControl {
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         let greeting: fn(&[u8]) -> Told = |line| match reply(line) {
-            Some((220, true)) => Told::Good,
-            Some((220, false) | (120, _)) => Told::More,
+            Some((220, _)) => Told::Good,
+            Some((120, _)) => Told::More,
             _ => Told::Bad,
         };
         // 530 (log in first) is the answer of a server at work.
@@ -45,16 +45,11 @@ impl Protocol for FtpControl {
             say: Cow::Borrowed(b"NOOP\r\n"),
             judge: |line| match reply(line) {
                 None | Some((421, _)) => Told::Bad,
-                Some((_, is_last)) => {
-                    if is_last {
-                        Told::Good
-                    } else {
-                        Told::More
-                    }
-                }
+                Some(_) => Told::Good,
             },
         };
-        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(noop), b"QUIT\r\n"))
+        let greeting = (!upgraded).then_some(greeting);
+        Some(Box::new(LineProbe::framed(Framing::Replies, greeting, Some(noop), b"QUIT\r\n")))
     }
 }
 
@@ -65,17 +60,11 @@ struct Conversation {
 }
 
 impl Talk for Conversation {
+    const FRAMING: Framing = Framing::Replies;
+
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
-        let Some((code, is_last)) = reply(line) else {
-            // Between the first and the last line of a reply anything may stand (RFC 959 §4.2).
-            return if line.first().is_some_and(u8::is_ascii_graphic) && !self.is_greeted {
-                Err(foreign("FTP", line))
-            } else {
-                Ok(Next::More)
-            };
-        };
+        let (code, _) = reply(line).ok_or_else(|| foreign("FTP", line))?;
         match (self.is_greeted, code) {
-            _ if !is_last => Ok(Next::More),
             (false, 120) => Ok(Next::More),
             (false, 220) => {
                 self.is_greeted = true;

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
 use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
 
 /// IMAP4rev1 and rev2.
@@ -41,7 +41,8 @@ impl Protocol for Imap {
                 _ => Told::Bad,
             },
         };
-        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(noop), b"amb2 LOGOUT\r\n"))
+        let greeting = (!upgraded).then_some(greeting);
+        Some(Box::new(LineProbe::framed(Framing::Literals, greeting, Some(noop), b"amb2 LOGOUT\r\n")))
     }
 }
 
@@ -59,10 +60,9 @@ enum Conversation {
 }
 
 impl Talk for Conversation {
+    const FRAMING: Framing = Framing::Literals;
+
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
-        if line.ends_with(b"}") {
-            return Err(UpgradeError::Unsuitable("the server sends data (a literal) before TLS"));
-        }
         match self {
             Self::Greeting => match status(line) {
                 Some("OK") => {

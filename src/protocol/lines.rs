@@ -1,6 +1,8 @@
-//! Protocols made of lines: what leads to TLS, and what probes them. Each protocol says what a line means; here is what
-//! they share: lines are bounded, all of them together too, and nothing may be left over when TLS begins.
+//! Protocols made of lines: what leads to TLS, and what probes them. Each protocol says what a line means and how lines
+//! belong together; here is what they share: lines are bounded, all of them together too, and nothing may be left over when
+//! TLS begins.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,16 +15,39 @@ const SAID_MAX: usize = 64 * 1024;
 /// What is read at once.
 const PORTION: usize = 512;
 
+/// What belongs together, by the protocol.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Each line is one.
+    #[default]
+    Lines,
+    /// A line that ends in `{12}` goes on behind as many bytes, whatever they are (RFC 9051 §4.3, RFC 5804 §4).
+    Literals,
+    /// Of a reply that begins with `220-` all up to the line that begins with `220 `, whatever stands between them; the last line
+    /// stands for it (RFC 959 §4.2).
+    Replies,
+}
+
 /// Bytes on their way to be lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    framing: Framing,
     held: Vec<u8>,
     /// So much of it has no end of a line: a server may send byte by byte, and is not to make us look at all of it each time.
+    /// Behind a literal's announcement it is the literal's end, which may not have come yet.
     searched: usize,
+    /// Where the text behind the last literal begins.
+    behind_literal: usize,
+    /// The code of a reply that is not over.
+    open: Option<[u8; 3]>,
     total: usize,
 }
 
 impl Lines {
+    pub(super) fn framed(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
+    }
+
     /// False: it was too much.
     #[must_use]
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
@@ -31,26 +56,65 @@ impl Lines {
         self.total <= SAID_MAX
     }
 
-    /// The next whole line, without its end.
+    /// The next whole line with all that belongs to it, without its end.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
-        let Some(end) = self.held[self.searched..].iter().position(|byte| *byte == b'\n') else {
-            self.searched = self.held.len();
-            return None;
-        };
-        let end = self.searched + end;
-        self.searched = 0;
-        let mut line: Vec<u8> = self.held.drain(..=end).collect();
-        line.pop();
-        if line.last() == Some(&b'\r') {
-            line.pop();
+        loop {
+            let line = self.next_line()?;
+            if self.framing != Framing::Replies {
+                return Some(line);
+            }
+            let code = line.first_chunk::<3>().copied();
+            match (self.open, reply(&line)) {
+                (None, Some((_, false))) => self.open = code,
+                (None, _) => return Some(line),
+                (Some(_), Some((_, true))) if self.open == code => {
+                    self.open = None;
+                    return Some(line);
+                }
+                (Some(_), _) => {}
+            }
         }
-        Some(line)
+    }
+
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let Some(end) = self.held.get(self.searched..)?.iter().position(|byte| *byte == b'\n') else {
+                self.searched = self.held.len();
+                return None;
+            };
+            let end = self.searched + end;
+            if self.framing == Framing::Literals
+                && let Some(length) = literal(&self.held[self.behind_literal..end])
+            {
+                self.searched = (end + 1).saturating_add(length);
+                self.behind_literal = self.searched;
+                continue;
+            }
+            (self.searched, self.behind_literal) = (0, 0);
+            let mut line: Vec<u8> = self.held.drain(..=end).collect();
+            line.pop();
+            if line.last() == Some(&b'\r') {
+                line.pop();
+            }
+            return Some(line);
+        }
     }
 
     /// What has come behind the last line that was taken.
     pub(super) fn rest(&self) -> &[u8] {
         &self.held
     }
+}
+
+/// How many bytes a line announces at its end, as `{12}` or `{12+}`.
+fn literal(line: &[u8]) -> Option<usize> {
+    let inside = line.strip_suffix(b"\r").unwrap_or(line).strip_suffix(b"}")?;
+    let digits = inside.rsplit(|byte| *byte == b'{').next().filter(|digits| digits.len() < inside.len())?;
+    let digits = digits.strip_suffix(b"+").unwrap_or(digits);
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// What a line of the server leads to.
@@ -65,6 +129,14 @@ pub(super) enum Next {
 
 /// One protocol's part in [`StartTls`].
 pub(super) trait Talk: fmt::Debug + Send {
+    /// What is one line to [`Talk::line`].
+    const FRAMING: Framing = Framing::Lines;
+
+    /// See [`Upgrade::comes_from`].
+    fn comes_from(&mut self, local: IpAddr) {
+        let _ = local;
+    }
+
     /// A line of the server, without its end.
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError>;
 
@@ -86,7 +158,7 @@ pub(super) struct StartTls<T> {
 
 impl<T: Talk> StartTls<T> {
     pub(super) fn new(talk: T) -> Self {
-        Self { talk, lines: Lines::default() }
+        Self { talk, lines: Lines::framed(T::FRAMING) }
     }
 
     /// Lines that are here already, up to one that leads on.
@@ -109,6 +181,10 @@ impl<T: Talk> StartTls<T> {
 }
 
 impl<T: Talk> Upgrade for StartTls<T> {
+    fn comes_from(&mut self, local: IpAddr) {
+        self.talk.comes_from(local);
+    }
+
     fn begin(&mut self) -> Step {
         Step::ReadAtMost(PORTION)
     }
@@ -137,6 +213,9 @@ impl<T: Talk> Upgrade for StartTls<T> {
 /// The code of a reply as SMTP, NNTP and FTP have it, and whether it is the reply's last line.
 pub(super) fn reply(line: &[u8]) -> Option<(u16, bool)> {
     let (digits, rest) = line.split_at_checked(3)?;
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
     let code = std::str::from_utf8(digits).ok()?.parse().ok()?;
     match rest.first() {
         None | Some(b' ') => Some((code, true)),
@@ -154,6 +233,12 @@ pub(super) fn begins_with(line: &[u8], word: &str) -> bool {
 /// The error for a line that is not the protocol's.
 pub(super) fn foreign(protocol: &'static str, line: &[u8]) -> UpgradeError {
     UpgradeError::NotTheProtocol { protocol, byte: line.first().copied().unwrap_or(b'\n') }
+}
+
+/// A server's words as people may be shown them; nobody has authenticated those from before TLS.
+pub(super) fn shown(line: &[u8]) -> String {
+    const LONGEST: usize = 200;
+    String::from_utf8_lossy(line).chars().filter(|c| !steers(*c)).take(LONGEST).collect()
 }
 
 /// What a line tells a probe.
@@ -192,9 +277,19 @@ impl LineProbe {
         exchange: Option<Exchange>,
         goodbye: &'static [u8],
     ) -> Box<dyn Probe> {
+        Box::new(Self::framed(Framing::Lines, greeting, exchange, goodbye))
+    }
+
+    /// The same with lines that belong together.
+    pub(super) fn framed(
+        framing: Framing,
+        greeting: Option<fn(&[u8]) -> Told>,
+        exchange: Option<Exchange>,
+        goodbye: &'static [u8],
+    ) -> Self {
         let greeting = greeting.map(|judge| Exchange { say: Cow::Borrowed(b""), judge });
         let exchanges = greeting.into_iter().chain(exchange).collect();
-        Box::new(Self { lines: Lines::default(), exchanges, goodbye })
+        Self { lines: Lines::framed(framing), exchanges, goodbye }
     }
 }
 
@@ -216,9 +311,7 @@ impl Probe for LineProbe {
                 Told::More => continue,
                 Told::Good => {}
                 Told::Bad => {
-                    let shown: String =
-                        String::from_utf8_lossy(&line).chars().filter(|c| !steers(*c)).take(200).collect();
-                    return Err(ProbeError(format!("the server answered: {shown}").into()));
+                    return Err(ProbeError(format!("the server answered: {}", shown(&line)).into()));
                 }
             }
             self.exchanges.pop_front();

@@ -37,6 +37,7 @@ pub mod postgres;
 mod probe;
 mod redis;
 mod refusal;
+mod seen;
 mod sieve;
 mod smtp;
 mod tcp;
@@ -53,6 +54,8 @@ pub use opening::{
 };
 pub use probe::{Probe, ProbeError, Probed};
 pub use refusal::{Refusal, RefusalKind};
+pub use seen::spoken;
+pub use smtp::helo_name;
 pub use upgrade::{
     Greeting, Introduced, Introduction, NothingBuffered, Step, Upgrade, UpgradeError, Upgraded,
 };
@@ -77,6 +80,12 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// Whether the server speaks first, where TLS does not.
     fn server_greets(&self) -> bool {
         false
+    }
+
+    /// How long a server that speaks first may take for its first words, unless the file says otherwise: looking its caller up,
+    /// telling robots by their impatience, and a host that is busy all come before them.
+    fn greeting_timeout(&self) -> Duration {
+        Duration::from_secs(60)
     }
 
     /// The dialogue that leads to TLS, where the protocol has one.
@@ -154,8 +163,10 @@ pub struct Options {
     pub server_is_verified: bool,
     /// Decrypts passwords, for who asked for it: [`wants_rsa_key`].
     pub rsa_key: Option<&'static RsaKey>,
-    /// What we call ourselves where a protocol wants a host's name.
+    /// The host's own name, whatever it looks like.
     pub host_name: String,
+    /// What we call ourselves instead where a protocol wants a host's name; [`helo_name`] says what may be.
+    pub helo_name: Option<String>,
 }
 
 /// Makes a protocol.
@@ -224,6 +235,7 @@ mod tests {
             server_is_verified: true,
             rsa_key: None,
             host_name: "host.test".into(),
+            helo_name: None,
         }
     }
 

@@ -21,7 +21,7 @@ impl Protocol for Mqtt {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let ReplyTo([level, ..]) = refusal.reply_to;
-        Some(if level >= 5 { connack5(refusal) } else { CONNACK_UNAVAILABLE.to_vec() })
+        Some(if level & !BRIDGE >= 5 { connack5(refusal) } else { CONNACK_UNAVAILABLE.to_vec() })
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
@@ -29,6 +29,8 @@ impl Protocol for Mqtt {
     }
 }
 
+/// Of the level a bridge of 3.1 or 3.1.1 sets this bit besides (mosquitto.conf(5), `try_private`).
+const BRIDGE: u8 = 0x80;
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 /// Return code 3, server unavailable: 3.1.1 has no words.
@@ -165,6 +167,21 @@ mod tests {
         assert_eq!((packet[0], 1 + octets + length), (CONNACK, packet.len()));
         assert_eq!(packet[1 + octets..3 + octets], [0, 0x97]);
         assert!(packet.ends_with(b" [session s]"));
+    }
+
+    /// Mosquitto's bridges set a bit of the level, and were answered as clients of version 5, which they do not understand.
+    #[test]
+    fn a_bridge_is_answered_in_its_own_version() {
+        for (level, is_5) in [(0x83, false), (0x84, false), (0x85, true), (3, false), (6, true)] {
+            let refusal = Refusal {
+                kind: RefusalKind::Unreachable,
+                reason: "r",
+                session: "s",
+                reply_to: ReplyTo([level, 0, 0, 0, 0, 0, 0, 0]),
+            };
+            let answer = Mqtt.refusal(&refusal).unwrap();
+            assert_eq!(answer != CONNACK_UNAVAILABLE, is_5, "{level:#x}: {answer:?}");
+        }
     }
 
     #[test]

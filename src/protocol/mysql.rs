@@ -7,6 +7,8 @@
 //! sql/auth/sha2_password.cc (what `01 04` asks for). What is deliberately absent: everything behind the first OK or ERR;
 //! COM_CHANGE_USER logs in again there, and is not helped (docs/protocols/mysql.md).
 
+use std::time::Duration;
+
 use super::{
     Announces, Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError,
     Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE,
@@ -41,6 +43,11 @@ impl Protocol for MySql {
 
     fn server_greets(&self) -> bool {
         true
+    }
+
+    /// A look-up of the caller's name is what it waits for: of resolv.conf's defaults, two questions to each of three servers.
+    fn greeting_timeout(&self) -> Duration {
+        Duration::from_secs(30)
     }
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {

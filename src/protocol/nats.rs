@@ -6,6 +6,7 @@
 //! nats.go (a client with tls_required begins TLS by itself).
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -23,6 +24,11 @@ impl Protocol for Nats {
 
     fn server_greets(&self) -> bool {
         true
+    }
+
+    /// It waits for nobody.
+    fn greeting_timeout(&self) -> Duration {
+        Duration::from_secs(10)
     }
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {

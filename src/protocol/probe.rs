@@ -1,11 +1,17 @@
 //! Conversations that show a server at work.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 
 /// A conversation with a server, behind its TLS, that needs no credentials, ends politely, and shows whether it would
 /// serve a client.
 pub trait Probe: fmt::Debug + Send {
+    /// The address that the connection is made from, before anything else; protocols that name it override this.
+    fn comes_from(&mut self, local: IpAddr) {
+        let _ = local;
+    }
+
     /// What comes first; nothing where the server speaks first.
     fn begin(&mut self) -> Vec<u8>;
 

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::lines::{LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
 use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
 
 /// ManageSieve.
@@ -37,7 +37,7 @@ impl Protocol for Sieve {
             [b'"', ..] => Told::More,
             _ => Told::Bad,
         };
-        Some(LineProbe::boxed(Some(greeting), None, b"LOGOUT\r\n"))
+        Some(Box::new(LineProbe::framed(Framing::Literals, Some(greeting), None, b"LOGOUT\r\n")))
     }
 }
 
@@ -49,10 +49,9 @@ struct Conversation {
 }
 
 impl Talk for Conversation {
+    const FRAMING: Framing = Framing::Literals;
+
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
-        if line.ends_with(b"}") {
-            return Err(UpgradeError::Unsuitable("the server sends data (a literal) before TLS"));
-        }
         if !self.is_greeted && line.starts_with(b"\"") {
             self.offers_tls |= begins_with(&line[1..], "STARTTLS");
             return Ok(Next::More);

@@ -3,18 +3,27 @@
 //! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: everything learnt before TLS is void), RFC 2033 (LMTP),
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
-use std::borrow::Cow;
+mod own_name;
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
-use super::{
-    Dialogue, DialogueError, Options, Outbox, Probe, Protocol, Refusal, RefusalKind, Upgrade, UpgradeError,
+use core::net::IpAddr;
+use std::borrow::Cow;
+use std::time::Duration;
+
+use super::lines::{
+    Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply, shown,
 };
+use super::{
+    Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind,
+    Upgrade, UpgradeError,
+};
+use own_name::OwnName;
+pub use own_name::helo_name;
 
 /// Mail in either of the two dialects.
 #[derive(Debug)]
 pub(super) struct Smtp {
     dialect: Dialect,
-    host_name: String,
+    name: OwnName,
 }
 
 /// They differ in the word of greeting.
@@ -32,22 +41,25 @@ impl Dialect {
         }
     }
 
-    fn hello(self, host_name: &str) -> Vec<u8> {
-        let word = match self {
+    const fn verb(self) -> &'static str {
+        match self {
             Self::Smtp => "EHLO",
             Self::Lmtp => "LHLO",
-        };
-        format!("{word} {host_name}\r\n").into_bytes()
+        }
+    }
+
+    fn hello(self, name: &OwnName) -> Vec<u8> {
+        format!("{} {name}\r\n", self.verb()).into_bytes()
     }
 }
 
 impl Smtp {
     pub(super) fn submission(options: &Options) -> Self {
-        Self { dialect: Dialect::Smtp, host_name: options.host_name.clone() }
+        Self { dialect: Dialect::Smtp, name: OwnName::of(options) }
     }
 
     pub(super) fn delivery(options: &Options) -> Self {
-        Self { dialect: Dialect::Lmtp, host_name: options.host_name.clone() }
+        Self { dialect: Dialect::Lmtp, name: OwnName::of(options) }
     }
 }
 
@@ -60,10 +72,15 @@ impl Protocol for Smtp {
         true
     }
 
+    /// RFC 5321 §4.5.3.2.1.
+    fn greeting_timeout(&self) -> Duration {
+        Duration::from_secs(300)
+    }
+
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
         Some(Box::new(StartTls::new(Conversation {
             dialect: self.dialect,
-            host_name: self.host_name.clone(),
+            name: self.name.clone(),
             expects: Expects::Greeting,
             offers_tls: false,
         })))
@@ -82,10 +99,42 @@ impl Protocol for Smtp {
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told = |line| told(line, 220);
-        let hello =
-            Exchange { say: Cow::Owned(self.dialect.hello(&self.host_name)), judge: |line| told(line, 250) };
-        Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(hello), b"QUIT\r\n"))
+        Some(Box::new(Hello { dialect: self.dialect, name: self.name.clone(), upgraded, begun: None }))
+    }
+}
+
+/// A greeting, and the answer to EHLO.
+#[derive(Debug)]
+struct Hello {
+    dialect: Dialect,
+    name: OwnName,
+    upgraded: bool,
+    begun: Option<LineProbe>,
+}
+
+impl Hello {
+    fn lines(&mut self) -> &mut LineProbe {
+        self.begun.get_or_insert_with(|| {
+            let greeting: fn(&[u8]) -> Told = |line| told(line, 220);
+            let say = Cow::Owned(self.dialect.hello(&self.name));
+            let hello = Exchange { say, judge: |line| told(line, 250) };
+            let greeting = (!self.upgraded).then_some(greeting);
+            LineProbe::framed(Framing::Lines, greeting, Some(hello), b"QUIT\r\n")
+        })
+    }
+}
+
+impl Probe for Hello {
+    fn comes_from(&mut self, local: IpAddr) {
+        self.name.comes_from(local);
+    }
+
+    fn begin(&mut self) -> Vec<u8> {
+        self.lines().begin()
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+        self.lines().received(bytes)
     }
 }
 
@@ -101,7 +150,7 @@ fn told(line: &[u8], hoped: u16) -> Told {
 #[derive(Debug)]
 struct Conversation {
     dialect: Dialect,
-    host_name: String,
+    name: OwnName,
     expects: Expects,
     offers_tls: bool,
 }
@@ -115,6 +164,10 @@ enum Expects {
 }
 
 impl Talk for Conversation {
+    fn comes_from(&mut self, local: IpAddr) {
+        self.name.comes_from(local);
+    }
+
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
         let (code, is_last) = reply(line).ok_or_else(|| foreign("SMTP", line))?;
         if self.expects == Expects::Capabilities
@@ -130,15 +183,21 @@ impl Talk for Conversation {
         match (self.expects, code) {
             (Expects::Greeting, 220) => {
                 self.expects = Expects::Capabilities;
-                Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.host_name))))
+                Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.name))))
             }
             (Expects::Greeting, _) => Err(UpgradeError::TurnedAway(format!("SMTP {code}"))),
             (Expects::Capabilities, 250) if self.offers_tls => {
                 self.expects = Expects::Go;
                 Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
-            (Expects::Capabilities, 400..500) => Err(UpgradeError::TurnedAway(format!("SMTP {code}"))),
-            (Expects::Capabilities, _) => Err(UpgradeError::NotOffered("STARTTLS")),
+            (Expects::Capabilities, 250) => Err(UpgradeError::NotOffered("STARTTLS")),
+            (Expects::Capabilities, 400..500) => {
+                Err(UpgradeError::TurnedAway(format!("SMTP {}", shown(line))))
+            }
+            (Expects::Capabilities, _) => {
+                let to = format!("{} {}", self.dialect.verb(), self.name);
+                Err(UpgradeError::Answered { to, said: shown(line) })
+            }
             (Expects::Go, 220) => Ok(Next::Tls),
             (Expects::Go, _) => Err(UpgradeError::Declined),
         }
@@ -149,7 +208,7 @@ impl Talk for Conversation {
             Dialect::Smtp => "ESMTP",
             Dialect::Lmtp => "LMTP",
         };
-        format!("220 {} {kind} ambassador\r\n", self.host_name).into_bytes()
+        format!("220 {} {kind} ambassador\r\n", self.name).into_bytes()
     }
 
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {

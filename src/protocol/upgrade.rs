@@ -1,5 +1,6 @@
 //! The way to TLS: the plaintext dialogue with a server, and the proof that nothing of it is left over.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -30,6 +31,11 @@ impl NothingBuffered {
 /// The plaintext dialogue with a server before TLS. It is asked what to do when the connection is there, when it has
 /// sent what it was told to, and when something was read; it lives for one attempt.
 pub trait Upgrade: fmt::Debug + Send {
+    /// The address that the connection is made from, before anything else; protocols that name it override this.
+    fn comes_from(&mut self, local: IpAddr) {
+        let _ = local;
+    }
+
     /// What comes first.
     fn begin(&mut self) -> Step;
 
@@ -110,7 +116,8 @@ impl Upgraded {
     }
 }
 
-/// Why the server's answer does not lead to TLS. Its own text is never quoted: nobody has authenticated it.
+/// Why the server's answer does not lead to TLS. Nobody has authenticated its own text, which is quoted only where nothing
+/// else says what is wrong, and without what could steer a terminal or end a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
     /// It declined in the protocol's way.
@@ -125,6 +132,14 @@ pub enum UpgradeError {
     /// It wants no connection now; the protocol's code for why, which is not text of the server's.
     #[error("the server turned the connection away ({0})")]
     TurnedAway(String),
+    /// It refused what comes before the request for TLS, in its own words: the protocol's code alone would not tell why.
+    #[error("the server answered {to} with \"{said}\"")]
+    Answered {
+        /// What we had said.
+        to: String,
+        /// Its answer, harmless to show.
+        said: String,
+    },
     /// It answered with something that is not the protocol.
     #[error("the server's answer to the TLS request is not {protocol}: byte 0x{byte:02x}")]
     NotTheProtocol {

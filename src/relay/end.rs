@@ -27,6 +27,15 @@ impl End {
         }
     }
 
+    /// The address that the connection is made from.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Socket(socket) => socket.local(),
+            Self::Tls(stream) => stream.socket().local(),
+        }
+    }
+
     /// The address it is connected to.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
         match self {

@@ -17,7 +17,7 @@ use super::connect::connect;
 use super::dial::{Demand, DialRecord, Ready, Wanted};
 use super::endpoint::Endpoint;
 use super::failure::{Bound, DialError, Step};
-use super::upgrade::{Led, UpgradeFailure, nothing_came, upgrade};
+use super::upgrade::{Led, UpgradeFailure, Upgrading, nothing_came};
 
 /// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
 /// and the server is given what it needs to see a whole conversation.
@@ -57,6 +57,9 @@ pub(super) async fn connect_endpoint(
     attempt.connect(record).await
 }
 
+/// How long a probe or a trial waits for a greeting at the most: whoever looks whether a server is there wants to look again.
+pub(super) const PROBE_GREETING_MAX: Duration = Duration::from_secs(30);
+
 /// A moment that something must be over by, and the bound that says so.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
@@ -64,11 +67,29 @@ pub(super) struct Limit {
     bound: Bound,
     /// How long the bound is, in all.
     length: Duration,
+    /// Whether it holds for a greeting that is waited for, too.
+    is_firm: bool,
 }
 
 impl Limit {
     pub(super) fn after(begun: Instant, bound: Bound, length: Duration) -> Self {
-        Self { at: begun + length, bound, length }
+        Self { at: begun + length, bound, length, is_firm: false }
+    }
+
+    /// The same, of which a wait for a greeting takes its part.
+    pub(super) const fn firm(self, is_firm: bool) -> Self {
+        Self { is_firm, ..self }
+    }
+
+    /// What an attempt has that begins now: all of it anew where a server that has not greeted has used it up.
+    pub(super) fn for_another(self) -> Self {
+        let now = clock::now();
+        if self.is_firm || now < self.at { self } else { Self::after(now, self.bound, self.length) }
+    }
+
+    /// The same, less what was waited for a greeting.
+    fn without(self, waited: Duration) -> Self {
+        if self.is_firm { self } else { Self { at: self.at + waited, ..self } }
     }
 
     /// The earlier of the two; so each wait has one timer, however many bounds it has.
@@ -219,21 +240,30 @@ impl<'a> Attempt<'a> {
         record: &mut DialRecord,
     ) -> Result<Established, DialError> {
         let begun = clock::now();
-        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
+        let dialogue = match originator.start() {
+            Start::Upgrade => self.settings.protocol.upgrade(),
+            Start::Direct => None,
+        };
+        let mut upgrading =
+            dialogue.map(|dialogue| Upgrading::begin(&socket, self.settings.protocol.label(), dialogue));
+        if let Some(upgrading) = upgrading.as_mut().filter(|_| self.settings.protocol.server_greets()) {
+            self.hear_out(upgrading, &socket).await?;
+            record.greeting = Some(clock::now() - begun);
+        }
+        let deadline = self.deadline.without(record.greeting.unwrap_or_default());
+        let limit = Limit::after(clock::now(), Bound::Handshake, self.settings.dial.handshake_timeout);
+        let limit = limit.within(deadline);
         let mut step = Step::Upgrade;
         let securing = async {
-            let upgraded = match (originator.start(), self.settings.protocol.upgrade()) {
-                (Start::Upgrade, Some(dialogue)) => {
-                    let label = self.settings.protocol.label();
-                    let led = upgrade(&socket, label, dialogue).await;
+            let upgraded = match upgrading {
+                Some(upgrading) => {
+                    let led = upgrading.led(&socket).await;
                     match led.map_err(|failure| self.upgrade_failed(&failure))? {
                         Led::Upgraded(upgraded) => upgraded,
                         Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
                     }
                 }
-                (Start::Direct, _) | (Start::Upgrade, None) => {
-                    Upgraded::new(NothingBuffered::nothing_was_said())
-                }
+                None => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
             step = Step::Handshake;
             self.shake_hands(originator, socket, upgraded)
@@ -248,6 +278,47 @@ impl<'a> Attempt<'a> {
                 Ok(Established::Ready(ready))
             }
         }
+    }
+
+    /// Waits for a server to greet, longer than for anything else: it may look its caller up, or find out who is patient, before
+    /// it says a word (RFC 5321 §4.5.3.2.1 has clients of SMTP wait five minutes).
+    async fn hear_out(&self, upgrading: &mut Upgrading, socket: &Socket) -> Result<(), DialError> {
+        let begun = clock::now();
+        let greeting_timeout = self.settings.dial.greeting_timeout;
+        let limit = match self.is_probe && greeting_timeout > PROBE_GREETING_MAX {
+            true => Limit::after(begun, Bound::Probe, PROBE_GREETING_MAX),
+            false => Limit::after(begun, Bound::Greeting, greeting_timeout),
+        };
+        let limit = if self.deadline.is_firm { limit.within(self.deadline) } else { limit };
+        let soon = limit.at.min(begun + self.settings.dial.handshake_timeout);
+        let mut heard = alarm::before(soon, upgrading.greeted(socket)).await;
+        if heard.is_err() && soon < limit.at {
+            self.warn_of_silence(limit);
+            heard = alarm::before(limit.at, upgrading.greeted(socket)).await;
+        }
+        match heard {
+            Ok(heard) => heard.map_err(|failure| self.upgrade_failed(&failure)),
+            Err(Elapsed) => Err(DialError::Silent {
+                endpoint: self.endpoint.settings().name.clone(),
+                protocol: self.settings.protocol.label(),
+                has_begun: upgrading.has_heard(),
+                bound: limit.bound,
+                timeout: limit.length,
+            }),
+        }
+    }
+
+    /// Says once that a server keeps its sessions waiting: it may never have been one that greets.
+    fn warn_of_silence(&self, limit: Limit) {
+        if self.is_probe || !self.endpoint.is_silent_for_the_first_time() {
+            return;
+        }
+        let (cluster, endpoint) = (&self.settings.name, &self.endpoint.settings().name);
+        let (protocol, waits) = (self.settings.protocol.label(), limit.length);
+        tracing::warn!(
+            %cluster, %endpoint, protocol, ?waits,
+            "the server has accepted and not greeted yet; if it speaks TLS with the first byte, write tls.start: direct"
+        );
     }
 
     /// What is left of an upgrade once the client has introduced itself: the request for TLS, and TLS.
@@ -322,7 +393,7 @@ impl<'a> Attempt<'a> {
         let Limit { bound, length: timeout, .. } = limit;
         // Attempts before it may have left next to nothing of the time for all of them.
         let is_fair = match bound {
-            Bound::Connect | Bound::Handshake => true,
+            Bound::Connect | Bound::Handshake | Bound::Greeting | Bound::Probe => true,
             Bound::Deadline => (clock::now() - self.begun) * 2 >= self.settings.dial.deadline,
         };
         DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout, is_fair }

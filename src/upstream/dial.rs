@@ -34,8 +34,10 @@ use super::{Cluster, EndpointId};
 pub struct Settings {
     /// TCP, per attempt.
     pub connect_timeout: Duration,
-    /// Upgrade and TLS, per attempt.
+    /// The rest of the upgrade, and TLS, per attempt.
     pub handshake_timeout: Duration,
+    /// The greeting of a server that speaks first, per attempt; no deadline over all attempts cuts it but a client's own.
+    pub greeting_timeout: Duration,
     /// Over all attempts.
     pub deadline: Duration,
     /// How many attempts, and the waits between them.
@@ -57,6 +59,8 @@ pub struct DialRecord {
     pub resolve: Option<Duration>,
     /// How long TCP took.
     pub connect: Option<Duration>,
+    /// How long a server took to greet that had to before TLS. Part of the next.
+    pub greeting: Option<Duration>,
     /// How long upgrade and TLS took.
     pub handshake: Option<Duration>,
     /// What TLS agreed on.
@@ -174,7 +178,7 @@ pub(super) async fn dial_anew(
     let settings = cluster.settings();
     let tightened = demand.tightened;
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
-    let deadline = Limit::after(clock::now(), Bound::Deadline, within);
+    let deadline = Limit::after(clock::now(), Bound::Deadline, within).firm(tightened.deadline.is_some());
     let attempts = [tightened.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
     let (mut last, mut has_waited) = (None, false);
@@ -193,6 +197,9 @@ pub(super) async fn dial_anew(
                         }
                         if error.is_deadline() {
                             let attempts = plan.attempts();
+                            // That it said nothing tells more than that time ran out.
+                            let last =
+                                if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
                             return Err(Refusal::Deadline { deadline: within, attempts, last });
                         }
                         last = Some(error);

@@ -78,6 +78,8 @@ pub struct Endpoint {
     prefers_second: AtomicBool,
     /// With which credentials a probe got through, if the last one did that waited for what the server makes of them.
     let_pass: Mutex<Option<Shown>>,
+    /// Whether it was said that it takes long to greet.
+    was_silent: AtomicBool,
 }
 
 impl Settings {
@@ -111,6 +113,7 @@ impl Endpoint {
             checks,
             prefers_second: AtomicBool::new(false),
             let_pass: Mutex::new(None),
+            was_silent: AtomicBool::new(false),
         }
     }
 
@@ -172,6 +175,11 @@ impl Endpoint {
     /// A probe passed with those; `None`: it did not.
     pub(super) fn lets_pass(&self, shown: Option<Shown>) {
         *self.let_pass.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
+    /// It takes long to greet. Whether that is news.
+    pub(super) fn is_silent_for_the_first_time(&self) -> bool {
+        !self.was_silent.swap(true, Ordering::Relaxed)
     }
 
     pub(super) const fn metrics(&self) -> &EndpointMetrics {

@@ -78,8 +78,22 @@ pub enum DialError {
         /// What it was in the middle of.
         step: Step,
     },
+    /// It accepted, and did not greet as its protocol has it.
+    #[error("{endpoint} accepted the connection and {} {}: {}", silence(*.has_begun), bound.within(*.timeout), greets(protocol))]
+    Silent {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What it should speak.
+        protocol: &'static str,
+        /// Whether something came.
+        has_begun: bool,
+        /// Which bound it met.
+        bound: Bound,
+        /// How long that is.
+        timeout: Duration,
+    },
     /// A step took too long.
-    #[error("{endpoint} did not finish the {} within {} ({timeout:?})", step.label(), bound.key())]
+    #[error("{endpoint} did not finish the {} {}", step.label(), bound.within(*.timeout))]
     Timeout {
         /// The endpoint.
         endpoint: EndpointName,
@@ -101,6 +115,10 @@ pub enum Bound {
     Connect,
     /// `connect.handshake_timeout`: upgrade and TLS.
     Handshake,
+    /// `connect.greeting_timeout`: the first word of a server that speaks first.
+    Greeting,
+    /// The same, for a probe or a trial, which are not to wait as long.
+    Probe,
     /// `connect.deadline`, over all attempts.
     Deadline,
 }
@@ -172,14 +190,28 @@ fn after(last: &Option<DialError>) -> String {
 }
 
 impl Bound {
-    /// The key in the file.
-    const fn key(self) -> &'static str {
-        match self {
+    /// `within`, the key in the file, and how long that is.
+    fn within(self, timeout: Duration) -> String {
+        let key = match self {
             Self::Connect => "connect.timeout",
             Self::Handshake => "connect.handshake_timeout",
+            Self::Greeting => "connect.greeting_timeout",
+            Self::Probe => return format!("within {timeout:?}, as long as a probe waits for that"),
             Self::Deadline => "connect.deadline",
-        }
+        };
+        format!("within {key} ({timeout:?})")
     }
+}
+
+const fn silence(has_begun: bool) -> &'static str {
+    if has_begun { "did not finish its greeting" } else { "did not greet" }
+}
+
+fn greets(protocol: &str) -> String {
+    format!(
+        "servers of {protocol} speak first, and one that waits for its client speaks another protocol, or TLS with the first \
+         byte (tls.start: direct)"
+    )
 }
 
 impl DialError {
@@ -195,6 +227,7 @@ impl DialError {
         "upgrade_failed",
         "tls_failed",
         "handshake_timeout",
+        "greeting_timeout",
         "deadline",
         "outpaced",
         "given_up",
@@ -214,15 +247,22 @@ impl DialError {
             Self::Outpaced { .. } => "outpaced",
             Self::GivenUp { .. } => "given_up",
             Self::EndedEarly { .. } => "ended_early",
+            Self::Timeout { bound: Bound::Deadline, .. } | Self::Silent { bound: Bound::Deadline, .. } => {
+                "deadline"
+            }
+            Self::Silent { .. } => "greeting_timeout",
             Self::Timeout { bound: Bound::Connect, .. } => "connect_timeout",
             Self::Timeout { bound: Bound::Handshake, .. } => "handshake_timeout",
-            Self::Timeout { bound: Bound::Deadline, .. } => "deadline",
+            Self::Timeout { bound: Bound::Greeting | Bound::Probe, .. } => "greeting_timeout",
         }
     }
 
     /// Whether time ran out for the dial as a whole, so that no other attempt can follow.
     pub(super) const fn is_deadline(&self) -> bool {
-        matches!(self, Self::Timeout { bound: Bound::Deadline, .. })
+        matches!(
+            self,
+            Self::Timeout { bound: Bound::Deadline, .. } | Self::Silent { bound: Bound::Deadline, .. }
+        )
     }
 
     /// The step it failed in.
@@ -230,7 +270,7 @@ impl DialError {
     pub const fn step(&self) -> Step {
         match self {
             Self::Connect { .. } => Step::Connect,
-            Self::Upgrade { .. } => Step::Upgrade,
+            Self::Upgrade { .. } | Self::Silent { .. } => Step::Upgrade,
             Self::Tls { .. } | Self::EndedEarly { .. } => Step::Handshake,
             Self::Outpaced { step, .. } | Self::GivenUp { step, .. } | Self::Timeout { step, .. } => *step,
         }
@@ -244,6 +284,8 @@ impl DialError {
             Self::EndedEarly { .. } => return Some(Fault::EarlyClose),
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
             Self::GivenUp { .. } => false,
+            // It accepts, and a client that has not the patience of its protocol says nothing of it.
+            Self::Silent { bound, .. } => !matches!(bound, Bound::Deadline),
             Self::Connect { error, .. } => !is_local(error),
             // The next handshake offers none.
             Self::Tls { error: HandshakeError::ResumptionRefused { .. }, .. } => false,
@@ -340,6 +382,13 @@ mod tests {
         let endpoint = EndpointName::from("db:1");
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let timeout = Duration::from_secs(1);
+        let silent = |bound| DialError::Silent {
+            endpoint: endpoint.clone(),
+            protocol: "smtp",
+            has_begun: false,
+            bound,
+            timeout,
+        };
         for error in [
             DialError::Connect { address, error: io::ErrorKind::ConnectionRefused.into() },
             DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
@@ -360,6 +409,8 @@ mod tests {
             DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
             DialError::Outpaced { endpoint: endpoint.clone(), step: Step::Connect, after: timeout },
             DialError::GivenUp { endpoint: endpoint.clone(), step: Step::Connect },
+            silent(Bound::Greeting),
+            silent(Bound::Deadline),
             DialError::EndedEarly { endpoint: endpoint.clone(), within: timeout },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
             DialError::Timeout {

@@ -3,7 +3,7 @@
 //! An endpoint that hangs costs a session no more than the time that its own history calls slow; then the next is tried
 //! beside it, and so on, as long as there is one that nothing speaks against and the retry budget pays. Whoever was tried first
 //! and is not ready when another is, has a failure held against it. Not for protocols whose servers mind a login that breaks off
-//! in the middle: there an attempt is only given up when its endpoint is found down.
+//! in the middle: there an attempt is only given up when its endpoint is found down, or when its server has not even greeted.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -17,7 +17,7 @@ use crate::tls::Choice;
 
 use super::Cluster;
 use super::attempt::{Attempt, Established, Limit};
-use super::dial::{Demand, DialRecord, Dialled, Purpose};
+use super::dial::{Demand, DialRecord, Dialled, Purpose, Wanted};
 use super::failure::{DialError, Refusal, Step};
 use super::lease::Lease;
 use super::meeting::Meeting;
@@ -73,12 +73,12 @@ impl<'a> Hedging<'a, '_> {
             let attempt = Attempt::on(self.cluster.settings(), lease.endpoint(), identity, self.deadline);
             let attempt = attempt.serving(&self.demand);
             let mut first = pin!(attempt.establish(record));
-            match lease.patience().filter(|_| self.purpose == Purpose::Session) {
+            match self.patience(&lease) {
                 None => Led::First(first.await),
                 Some(patience) => match alarm::before(begun + patience, first.as_mut()).await {
                     Ok(result) => Led::First(result),
                     // Boxed: few have to, and every dial would have room for it.
-                    Err(Elapsed) => Box::pin(self.race(first, &lease, patience)).await,
+                    Err(Elapsed) => Box::pin(self.race(first, &lease, begun, patience)).await,
                 },
             }
         };
@@ -106,6 +106,16 @@ impl<'a> Hedging<'a, '_> {
                 Ok(self.dialled(established, hedge.lease, hedge.identity, record))
             }
         })
+    }
+
+    /// How long the attempt is to be alone. Where nobody could be tried beside it now somebody may come back, as long as a
+    /// server may take to greet.
+    fn patience(&self, lease: &Lease) -> Option<Duration> {
+        let settings = self.cluster.settings();
+        let may_return =
+            self.demand.wanted == Wanted::Any && settings.hedge.is_some() && settings.awaits_greetings();
+        let late = may_return.then_some(settings.dial.handshake_timeout);
+        lease.patience().or(late).filter(|_| self.purpose == Purpose::Session)
     }
 
     fn identity(&self, lease: &Lease) -> Result<Choice, Refusal> {
@@ -142,10 +152,11 @@ impl<'a> Hedging<'a, '_> {
         &mut self,
         mut first: Pin<&mut impl Future<Output = Result<Established, DialError>>>,
         lease: &Lease,
+        begun: Instant,
         patience: Duration,
     ) -> Led {
         let mut changes = self.cluster.changes();
-        let mut others = Others::new(self.cluster, patience);
+        let mut others = Others::new(self.cluster, begun, patience);
         let mut failed = None;
         loop {
             if failed.is_none()
@@ -195,7 +206,7 @@ impl<'a> Hedging<'a, '_> {
             return false;
         };
         let (cluster, demand, deadline, attempts) =
-            (self.cluster, self.demand, self.deadline, self.plan.attempts());
+            (self.cluster, self.demand, self.deadline.for_another(), self.plan.attempts());
         others.began(async move {
             let mut record = DialRecord::default();
             record.begin(&lease, attempts);
@@ -219,8 +230,15 @@ struct Others<'a> {
 }
 
 impl<'a> Others<'a> {
-    fn new(cluster: &'a Cluster, patience: Duration) -> Self {
-        let next = cluster.settings().hedges.then(clock::now);
+    /// Where servers mind what breaks off, one that has not greeted for as long as a handshake may take is passed over all the
+    /// same: whoever waited for it any longer would leave it in the end.
+    fn new(cluster: &'a Cluster, begun: Instant, patience: Duration) -> Self {
+        let settings = cluster.settings();
+        let late = patience.max(settings.dial.handshake_timeout);
+        let (patience, next) = match settings.hedges {
+            true => (patience, Some(clock::now())),
+            false => (late, settings.awaits_greetings().then_some(begun + late)),
+        };
         Self { cluster, patience, flight: Several::default(), next }
     }
 

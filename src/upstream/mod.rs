@@ -325,6 +325,12 @@ impl Cluster {
 }
 
 impl Settings {
+    /// Whether its servers speak before TLS begins, and how long that takes is theirs to say.
+    pub(super) fn awaits_greetings(&self) -> bool {
+        let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::Start::Upgrade);
+        upgrades && self.protocol.server_greets() && self.protocol.upgrade().is_some()
+    }
+
     const fn decisions(&self) -> roster::Settings {
         roster::Settings {
             balance: self.balance,

@@ -9,8 +9,9 @@ use crate::protocol::{Probe, ProbeError, Probed};
 use crate::relay::{End, Unfinished};
 use crate::tls::{self, Start};
 
-use super::Settings;
+use super::attempt::PROBE_GREETING_MAX;
 use super::dial::Ready;
+use super::{DialSettings, Settings};
 
 /// Why a probe did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -22,8 +23,13 @@ pub enum ProbeFailure {
     #[error("{}", tls::late_rejection(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
     /// It kept silent, or went on for too long.
-    #[error("the server did not answer within connect.handshake_timeout ({0:?})")]
-    Timeout(Duration),
+    #[error("the server did not answer within {key} ({timeout:?})")]
+    Timeout {
+        /// Which bound it met.
+        key: &'static str,
+        /// How long that is.
+        timeout: Duration,
+    },
 }
 
 /// The most that is read in all.
@@ -38,18 +44,30 @@ impl Settings {
             && self.protocol.upgrade().is_some();
         self.protocol.probe(is_upgraded)
     }
+
+    /// How long its servers have for a probe's conversation, and what says so.
+    fn answer_timeout(&self) -> (&'static str, Duration) {
+        let DialSettings { handshake_timeout, greeting_timeout, .. } = self.dial;
+        let greets_later = self.protocol.server_greets() && !self.awaits_greetings();
+        let waits = greeting_timeout.min(PROBE_GREETING_MAX);
+        match greets_later && waits > handshake_timeout {
+            true if waits < greeting_timeout => ("the time that a probe has for a greeting", waits),
+            true => ("connect.greeting_timeout", waits),
+            false => ("connect.handshake_timeout", handshake_timeout),
+        }
+    }
 }
 
-/// Whether the server would serve a client, by its protocol's probe, within the cluster's time for a handshake. `None`:
-/// the protocol has no probe, and the upstream is given back.
+/// Whether the server would serve a client, by its protocol's probe, within the cluster's time for a handshake, or for a
+/// greeting where that comes behind TLS only. `None`: the protocol has no probe, and the upstream is given back.
 ///
 /// # Errors
 /// See [`ProbeFailure`].
 pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
     let Some(conversation) = settings.probe() else { return Ok(Some(ready)) };
-    let until = clock::now() + settings.dial.handshake_timeout;
-    let talked = alarm::before(until, converse(ready, conversation, VERDICT)).await;
-    talked.unwrap_or(Err(ProbeFailure::Timeout(settings.dial.handshake_timeout))).map(|()| None)
+    let (key, timeout) = settings.answer_timeout();
+    let talked = alarm::before(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
+    talked.unwrap_or(Err(ProbeFailure::Timeout { key, timeout })).map(|()| None)
 }
 
 /// Says the rest of a dialogue in the place of a client that has left in the middle, within the cluster's time for a handshake.
@@ -102,6 +120,9 @@ pub(super) async fn converse(
     patience: Duration,
 ) -> Result<(), ProbeFailure> {
     let Ready { mut end, first, .. } = ready;
+    if let Some(local) = end.local() {
+        probe.comes_from(local.ip());
+    }
     end.send_all(&[first, probe.begin()].concat()).await?;
     let mut heard = 0;
     let goodbye = loop {

@@ -1,8 +1,9 @@
-//! Drives a protocol's upgrade dialogue over a socket.
+//! Drives a protocol's upgrade dialogue over a socket, in two parts that have bounds of their own: until a server that
+//! speaks first has greeted, and from there to TLS.
 
 use std::io;
 
-use crate::protocol::{Greeting, Step, Upgrade, UpgradeError, Upgraded};
+use crate::protocol::{Greeting, Step, Upgrade, UpgradeError, Upgraded, spoken};
 use crate::sys::Socket;
 
 /// Why TLS did not begin.
@@ -11,6 +12,14 @@ pub(super) enum UpgradeFailure {
     /// The server's answer.
     #[error(transparent)]
     Answer(#[from] UpgradeError),
+    /// The server's answer, where it is known whose it would have been.
+    #[error("{error}; {seen}")]
+    Foreign {
+        /// What is wrong with it.
+        error: UpgradeError,
+        /// What speaks like that.
+        seen: &'static str,
+    },
     /// The connection.
     #[error("the connection failed during the {protocol} upgrade to TLS: {error}")]
     Io {
@@ -32,32 +41,80 @@ pub(super) enum Led {
 
 /// The most that is read at once.
 const PORTION: usize = 512;
+/// Of the first bytes so many are kept: enough to tell who greets.
+const HEARD_MAX: usize = 32;
 
-/// Speaks until the server is ready for a TLS hello, or the client has to be heard. No deadline here: the caller has one.
-pub(super) async fn upgrade(
-    socket: &Socket,
+/// An upgrade under way. No deadlines here: the caller has them.
+#[derive(Debug)]
+pub(super) struct Upgrading {
     protocol: &'static str,
-    mut dialogue: Box<dyn Upgrade>,
-) -> Result<Led, UpgradeFailure> {
-    let io = |error| UpgradeFailure::Io { protocol, error };
-    let mut step = dialogue.begin();
-    loop {
-        step = match step {
-            Step::Send(bytes) => {
-                socket.send_all(&bytes).await.map_err(io)?;
-                dialogue.sent()
+    dialogue: Box<dyn Upgrade>,
+    step: Step,
+    /// The first bytes of all.
+    heard: Vec<u8>,
+}
+
+impl Upgrading {
+    pub(super) fn begin(socket: &Socket, protocol: &'static str, mut dialogue: Box<dyn Upgrade>) -> Self {
+        if let Some(local) = socket.local() {
+            dialogue.comes_from(local.ip());
+        }
+        let step = dialogue.begin();
+        Self { protocol, dialogue, step, heard: Vec::new() }
+    }
+
+    /// Whether the server has said anything.
+    pub(super) const fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// Reads until the server has said all that it says unasked. May be dropped and called again.
+    pub(super) async fn greeted(&mut self, socket: &Socket) -> Result<(), UpgradeFailure> {
+        while let Step::ReadAtMost(most) = self.step {
+            self.read(socket, most).await?;
+        }
+        Ok(())
+    }
+
+    /// Speaks until the server is ready for a TLS hello, or the client has to be heard.
+    pub(super) async fn led(mut self, socket: &Socket) -> Result<Led, UpgradeFailure> {
+        loop {
+            match self.step {
+                Step::Send(bytes) => {
+                    let sent = socket.send_all(&bytes).await;
+                    sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol, error })?;
+                    self.step = self.dialogue.sent();
+                }
+                Step::ReadAtMost(most) => self.read(socket, most).await?,
+                Step::Upgrade(upgraded) => {
+                    nothing_came(socket)?;
+                    return Ok(Led::Upgraded(upgraded));
+                }
+                Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
             }
-            Step::ReadAtMost(most) => {
-                let mut portion = [0; PORTION];
-                let read = socket.recv(&mut portion[..most.min(PORTION)]).await.map_err(io)?;
-                dialogue.received(&portion[..read])?
-            }
-            Step::Upgrade(upgraded) => {
-                nothing_came(socket)?;
-                return Ok(Led::Upgraded(upgraded));
-            }
-            Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
-        };
+        }
+    }
+
+    async fn read(&mut self, socket: &Socket, most: usize) -> Result<(), UpgradeFailure> {
+        let mut portion = [0; PORTION];
+        let read = socket.recv(&mut portion[..most.min(PORTION)]).await;
+        let read = read.map_err(|error| UpgradeFailure::Io { protocol: self.protocol, error })?;
+        let room = HEARD_MAX.saturating_sub(self.heard.len());
+        self.heard.extend_from_slice(&portion[..read.min(room)]);
+        self.step =
+            self.dialogue.received(&portion[..read]).map_err(|error| self.explained(socket, error))?;
+        Ok(())
+    }
+
+    /// With what a server seems to speak whose answer is none of the protocol. More of it may be here, unread.
+    fn explained(&self, socket: &Socket, error: UpgradeError) -> UpgradeFailure {
+        let mut more = [0; HEARD_MAX];
+        let arrived = socket.recv_arrived(&mut more).ok().flatten().unwrap_or_default();
+        let first = [&self.heard, &more[..arrived]].concat();
+        match spoken(&first, self.protocol) {
+            Some(seen) => UpgradeFailure::Foreign { error, seen },
+            None => error.into(),
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod dialling; // attempts, deadlines, retries, clients that go away
 mod direct_clients; // clients of protocols with TLS from the first byte
 mod discovery; // endpoints that are found: names, SRV records, files
 mod drain; // SIGTERM and what follows
+mod greetings; // servers that speak first, late or never
 mod half_close; // one direction ends first
 mod hardening; // what the daemon gives up, and who may order it
 mod health; // probes, and what becomes of endpoints that fail them

@@ -9,6 +9,7 @@ use super::escapes::unescape;
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
+use crate::config::peers::meant_by_value;
 use crate::config::shape::{Form, Kind, Span};
 use crate::config::suggest::did_you_mean;
 use crate::quantity::{duration, show_duration};
@@ -169,7 +170,8 @@ impl<'a> Scalar<'a> {
         if words.contains(&text.as_ref()) {
             return Ok(Datum::Text(text.into_owned()));
         }
-        let advice = did_you_mean(&text, words.iter().copied());
+        let advice =
+            meant_by_value(&text, words).unwrap_or_else(|| did_you_mean(&text, words.iter().copied()));
         let advice = if advice.is_empty() { format!("; there is {}", words.join(", ")) } else { advice };
         Err(format!("{} is not known here{advice}", quoted(&text)))
     }

@@ -24,7 +24,7 @@ pub(super) fn local(text: &str) -> Result<SocketAddr, String> {
     let shown = quoted(text);
     let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
     if let Ok(ip) = text.parse() {
-        return Err(without_port(ip));
+        return Err(without_port(text, ip));
     }
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{shown} is a port without an address: write `127.0.0.1:{text}`"));
@@ -54,7 +54,16 @@ pub(super) fn local(text: &str) -> Result<SocketAddr, String> {
     Err(format!("{shown} is no address: write IP:PORT, \"[IPV6]:PORT\", unix:PATH or systemd:NAME"))
 }
 
-fn without_port(ip: IpAddr) -> String {
+/// The last group of an IPv6 address without brackets may be meant as a port.
+fn without_port(text: &str, ip: IpAddr) -> String {
+    if let Some((host, port)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return format!(
+            "an IPv6 address needs brackets: write `[{host}]:{port}`, in quotes, where {port} is the port"
+        );
+    }
     let quotes = if ip.is_ipv6() { ", in quotes" } else { "" };
     format!("the port is missing: write `{}`{quotes}", SocketAddr::new(ip, 5432))
 }
@@ -69,7 +78,7 @@ pub(super) fn upstream(text: &str) -> Result<Address, String> {
         return Err("a unix socket cannot be an endpoint; write HOST:PORT".into());
     }
     if let Ok(ip) = text.parse() {
-        return Err(without_port(ip));
+        return Err(without_port(text, ip));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(format!("the port of {shown} is missing: write HOST:PORT"));
@@ -152,6 +161,7 @@ mod tests {
             ("*:5432", "`0.0.0.0:5432` with `expose: true`"),
             ("127.0.0.1", "write `127.0.0.1:5432`"),
             ("::1", "write `[::1]:5432`"),
+            ("::1:5432", "write `[::1]:5432`, in quotes, where 5432 is the port"),
             ("1:2:3:4:5:6:7:8:5432", "write `[1:2:3:4:5:6:7:8]:5432`"),
             ("127.0.0.1:99999", "not from 0 to 65535"),
             ("[::ffff:127.0.0.1]:5432", "write `127.0.0.1:5432`"),
@@ -192,6 +202,9 @@ mod tests {
             ("db1", "port of `db1` is missing"),
             ("10.0.0.7", "write `10.0.0.7:5432`"),
             ("::1", "write `[::1]:5432`, in quotes"),
+            ("::1:5432", "write `[::1]:5432`, in quotes, where 5432 is the port"),
+            ("fe80::1:2:5432", "write `[fe80::1:2]:5432`, in quotes, where"),
+            ("2001:db8::beef", "write `[2001:db8::beef]:5432`, in quotes"),
             ("db1:0", "from 1 to 65535"),
             ("db1:+5", "from 1 to 65535"),
             ("db1:x", "from 1 to 65535"),

@@ -16,6 +16,7 @@ use crate::policy::{balance, limits, retry};
 use crate::protocol::{self, Announces, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
+use crate::tls::{Originator, Start};
 use crate::upstream::{DialSettings, SendProxy, Settings, preconnect};
 use crate::{relay, sys};
 
@@ -45,6 +46,10 @@ impl Resolver<'_> {
         };
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
+        if let (Some(protocol), Some(tls)) = (protocol.as_deref(), &tls) {
+            let start = tls.as_ref().map(Originator::start);
+            self.warn_of_ports(cluster, protocol, start);
+        }
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
         let looked_up = LookedUp {
             tls: tls.as_ref().and_then(Option::as_ref),
@@ -85,15 +90,47 @@ impl Resolver<'_> {
         })
     }
 
+    fn warn_of_ports(&mut self, cluster: &Section, protocol: &dyn Protocol, start: Option<Start>) {
+        for item in cluster.list("endpoints").unwrap_or_default() {
+            let text = item.text().or_else(|| item.section()?.text("address"));
+            if let Some(port) = text.and_then(|text| text.rsplit_once(':')?.1.parse().ok()) {
+                self.warn_of_port(port, &item.at, protocol, start);
+            }
+        }
+    }
+
     fn protocol(&mut self, cluster: &Section) -> Option<Arc<dyn Protocol>> {
         let scram_plus = self.scram_plus(cluster);
         let tls = cluster.section("tls").filter(|_| cluster.is_given("tls"));
         let server_is_verified = tls.is_some_and(|tls| tls.boolean("insecure_skip_verify") == Some(false));
         let label = cluster.text("protocol")?;
         let rsa_key = (tls.is_some() && protocol::wants_rsa_key(label)).then(RsaKey::shared);
-        let options =
-            Options { scram_plus: scram_plus?, server_is_verified, rsa_key, host_name: host_name() };
+        let options = Options {
+            scram_plus: scram_plus?,
+            server_is_verified,
+            rsa_key,
+            host_name: host_name(),
+            helo_name: self.helo_name(cluster)?,
+        };
         protocol::named(label, &options)
+    }
+
+    fn helo_name(&mut self, cluster: &Section) -> Option<Option<String>> {
+        let at = cluster.at("helo_name");
+        let given = cluster.optional_text("helo_name")?;
+        if given.is_some() && cluster.text("protocol").is_some_and(|word| !["smtp", "lmtp"].contains(&word)) {
+            self.findings.mistake(&at, "`helo_name` is for the protocols smtp and lmtp");
+        }
+        if let Some(text) = given.filter(|text| !protocol::helo_name(text)) {
+            let message = format!(
+                "{} cannot stand in EHLO: write a domain (letters, digits, `-`, `.`), or an address as \"[10.0.0.7]\" or \
+                 \"[IPv6:2001:db8::7]\"",
+                quoted(text)
+            );
+            self.findings.mistake(&at, message);
+            return None;
+        }
+        Some(given.map(Into::into))
     }
 
     fn announce_caller(&mut self, cluster: &Section, protocol: Option<&dyn Protocol>) -> Option<bool> {
@@ -138,6 +175,7 @@ impl Resolver<'_> {
     ) -> Option<DialSettings> {
         let connect = cluster.section("connect")?;
         let preconnect = self.preconnect(cluster, connect, protocol);
+        let greeting_timeout = self.greeting_timeout(connect, protocol);
         let retry = self.retry(connect);
         let (timeout, deadline) = (connect.duration("timeout"), connect.duration("deadline"));
         if let (Some(timeout), Some(deadline)) = (timeout, deadline)
@@ -151,11 +189,27 @@ impl Resolver<'_> {
         Some(DialSettings {
             connect_timeout: timeout?,
             handshake_timeout: connect.duration("handshake_timeout")?,
+            greeting_timeout: greeting_timeout?,
             deadline: deadline?,
             retry: retry?,
             local_address: local_address?,
             preconnect: preconnect?,
         })
+    }
+
+    /// By the protocol, unless the file says otherwise.
+    fn greeting_timeout(&mut self, connect: &Section, protocol: Option<&dyn Protocol>) -> Option<Duration> {
+        let protocol = protocol?;
+        if !connect.is_given("greeting_timeout") {
+            return Some(protocol.greeting_timeout());
+        }
+        if !protocol.server_greets() {
+            let label = protocol.label();
+            let message =
+                format!("has no effect: servers of protocol {label} wait for the client's first word");
+            self.findings.mistake(&connect.at("greeting_timeout"), message);
+        }
+        connect.duration("greeting_timeout")
     }
 
     fn preconnect(

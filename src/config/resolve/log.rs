@@ -88,7 +88,7 @@ impl Resolver<'_> {
             "journald" => Output::Journal(PathBuf::from(JOURNAL)),
             _ => match text.strip_prefix("journald:") {
                 Some(path) => Output::Journal(self.path(path)),
-                None if text.contains('/') => Output::File(self.path(text)),
+                None if text.contains('/') => Output::File(super::whole(&self.path(text))),
                 None => {
                     let advice = did_you_mean(text, ["stderr", "stdout", "journald"]);
                     let message = format!(

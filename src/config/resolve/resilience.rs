@@ -71,7 +71,15 @@ impl Resolver<'_> {
         protocol: Option<&dyn Protocol>,
     ) -> Option<(Option<hedge::Settings>, bool)> {
         let connect = cluster.section("connect")?;
+        let greeting_timeout = match connect.is_given("greeting_timeout") {
+            true => connect.duration("greeting_timeout")?,
+            false => protocol?.greeting_timeout(),
+        };
         let by_history = hedge::Settings::by_history(connect.duration("timeout")?);
+        let by_history = match protocol?.server_greets() && starts_by_upgrade(cluster) {
+            true => by_history.greeting_within(greeting_timeout),
+            false => by_history,
+        };
         let minds = protocol.is_some_and(Protocol::parts_politely);
         if !connect.is_given("hedge_after") {
             return Some((Some(by_history), !minds));
@@ -116,6 +124,11 @@ impl Resolver<'_> {
         }
         Some((begins, ends))
     }
+}
+
+fn starts_by_upgrade(cluster: &Section) -> bool {
+    let tls = cluster.section("tls").filter(|_| cluster.is_given("tls"));
+    tls.is_some_and(|tls| tls.text("start") != Some("direct"))
 }
 
 pub(super) fn retry_budget(connect: &Section) -> Option<budget::Settings> {

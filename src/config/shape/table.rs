@@ -159,6 +159,9 @@ static CLUSTER: Shape = Shape {
         section("session", &SESSION),
         default("scram_plus", words(&["auto", "strip", "keep"]), "auto",
             "protocol postgres: what becomes of SCRAM-SHA-256-PLUS in the server's offer."),
+        optional("helo_name", Kind::Text("app.example.com"),
+            "protocols smtp and lmtp: what we call ourselves in EHLO, a domain or an address such as \"[10.0.0.7]\". Default: the \
+             host's name where that is a full one, else the address that the connection comes from."),
         default("send_proxy", words(&["none", "v1", "v2"]), "none",
             "Which PROXY header the servers get in front of everything else; v2 carries the server's name, \
              the session's id, and who the caller is."),
@@ -295,6 +298,9 @@ static CONNECT: Shape = Shape {
     keys: &[
         default("timeout", TIMEOUT, "3s", "TCP, per attempt."),
         default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt."),
+        optional("greeting_timeout", TIMEOUT,
+            "How long a server that has accepted may take to greet, where it has to before TLS; not part of handshake_timeout \
+             nor of deadline. Default: 5m for smtp and lmtp, 30s for mysql, 10s for nats, 1m for others whose servers speak first."),
         optional("attempts", Kind::Integer(1, 100),
             "Attempts at most, each on an endpoint not yet tried while there is one. Default: every endpoint, and then all \
              of them again after a wait, until the deadline."),

@@ -99,6 +99,31 @@ fn the_defaults_are_those_promised() {
 }
 
 #[test]
+fn a_greeting_has_a_time_of_its_own_by_the_protocol() {
+    let dial = |lines: &str| {
+        let config = accept(&least("", "", lines).replace("    protocol: tcp\n", ""));
+        (config.clusters[0].dial.greeting_timeout, config.clusters[0].hedge)
+    };
+    let hedge = |within| Some(hedge::Settings::by_history(3 * SECOND).greeting_within(within));
+    for (protocol, expected) in [("smtp", 300), ("lmtp", 300), ("mysql", 30), ("nats", 10), ("imap", 60)] {
+        let expected = expected * SECOND;
+        assert_eq!(
+            dial(&format!("protocol: {protocol}\ntls: {{}}")),
+            (expected, hedge(expected)),
+            "{protocol}"
+        );
+    }
+    let own = "protocol: smtp\ntls: {}\nconnect: { greeting_timeout: 7s }";
+    assert_eq!(dial(own), (7 * SECOND, hedge(7 * SECOND)));
+    let direct = dial("protocol: smtp\ntls: { start: direct }").1;
+    assert_eq!(
+        direct,
+        Some(hedge::Settings::by_history(3 * SECOND)),
+        "it comes behind TLS, as the client's to wait for"
+    );
+}
+
+#[test]
 fn tls_is_off_unless_given() {
     assert!(accept(&least("", "", "")).clusters[0].tls.is_none());
 }
@@ -276,6 +301,35 @@ fn the_control_socket_is_where_the_host_keeps_such_things() {
 }
 
 #[track_caller]
+/// Port 465 without `start: direct` ended in "did not finish the upgrade within connect.handshake_timeout (5s)".
+#[test]
+fn a_port_says_how_tls_begins() {
+    for (protocol, port, tls, part) in [
+        (
+            "smtp",
+            465,
+            "tls: {}",
+            "port 465 is for smtp with TLS from the first byte, whose servers wait for our hello: write `tls: { start: direct }`",
+        ),
+        ("imap", 993, "", "and the cluster has no `tls`"),
+        ("ldap", 389, "tls: { start: direct }", "leave `start: direct` out"),
+        ("mqtt", 8883, "", "and the cluster has no `tls`"),
+    ] {
+        let cluster = format!("endpoints: [\"10.0.0.1:{port}\", {{ address: \"10.0.0.2:1\" }}]\n{tls}");
+        let text = with("", BIND, &cluster).replace("protocol: tcp", &format!("protocol: {protocol}"));
+        check_warnings(&text, &[part]);
+    }
+    for (protocol, port, tls) in [
+        ("smtp", 465, "tls: { start: direct }"),
+        ("smtp", 587, "tls: {}"),
+        ("redis", 465, "tls: {}"),
+        ("tcp", 993, ""),
+    ] {
+        let text = with("", BIND, &format!("endpoints: [\"10.0.0.1:{port}\"]\n{tls}"));
+        check_warnings(&text.replace("protocol: tcp", &format!("protocol: {protocol}")), &[]);
+    }
+}
+
 fn check_warnings(text: &str, expected: &[&str]) {
     let warnings = accept(text).warnings;
     assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");

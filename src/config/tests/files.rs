@@ -93,7 +93,7 @@ fn the_commented_lines_of_the_example_are_right() {
         })
         .collect();
     let config = load(&folder(&uncommented.join("\n"))).unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(config.warnings.len(), 2, "the identities that nobody uses: {:?}", config.warnings);
+    assert_eq!(config.warnings.len(), 1, "the identities that nobody uses: {:?}", config.warnings);
     assert_eq!(config.workers, 2);
     assert_eq!(config.clusters[0].dial.local_address, Some([10, 0, 0, 7].into()));
 }

@@ -105,6 +105,70 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
 }
 
 #[test]
+fn what_is_for_servers_that_speak_first_is_for_them_alone() {
+    check_cluster(
+        "connect: { greeting_timeout: 1m }",
+        34,
+        "connect.greeting_timeout",
+        "wait for the client's first word",
+    );
+    check_cluster("helo_name: a.test", 16, "helo_name", "is for the protocols smtp and lmtp");
+    let text = least("", "", "helo_name: web_1").replace("protocol: tcp", "protocol: smtp");
+    let mistakes = parse(&text).expect_err("no domain").to_string();
+    assert!(mistakes.contains("clusters.up.helo_name: `web_1` cannot stand in EHLO"), "{mistakes}");
+}
+
+/// Words of HAProxy, Envoy, stunnel and ghostunnel, and protocols by other names, were unknown without a hint.
+#[test]
+fn words_of_others_are_told_in_ours() {
+    check_cluster("tls: { sni: a.test }", 12, "tls.sni", "here that is `server_name`");
+    check_cluster(
+        "tls: { verify_peer: false }",
+        12,
+        "tls.verify_peer",
+        "servers are verified unless it is true",
+    );
+    check_cluster("lb_policy: ROUND_ROBIN", 5, "lb_policy", "here that is `balance`");
+    check_cluster("balance: leastconn", 14, "balance", "write `least_connections`");
+    check_listener("protocol: smtp", 5, "protocol", "it belongs to `clusters.NAME.protocol`");
+    check_listener("accept: 127.0.0.1:1", 5, "accept", "here that is `bind`");
+    for (protocol, part) in [
+        ("mariadb", "write `mysql`"),
+        ("smtps", "write `smtp` and, as TLS begins with the first byte, `tls: { start: direct }`"),
+        ("imaps", "write `imap` and"),
+        ("ldaps", "start: direct"),
+        ("rediss", "write `redis` and `tls: {}`"),
+    ] {
+        let text = least("", "", "").replace("protocol: tcp", &format!("protocol: {protocol}"));
+        check(&text, &[("8:15", "clusters.up.protocol", part)]);
+    }
+}
+
+/// A private key, or a file with a password, given as `--config`.
+#[test]
+fn what_is_no_configuration_is_not_shown() {
+    for text in [
+        "hunter2-secret",
+        "5432",
+        "-----BEGIN EC PRIVATE KEY-----\nhunter2-secret\n-----END EC PRIVATE KEY-----\n",
+    ] {
+        let told = parse(text).expect_err("no configuration").to_string();
+        assert!(!told.contains("hunter2") && !told.contains("5432"), "{told}");
+    }
+}
+
+#[test]
+fn a_path_is_told_whole_and_nobodys_home_is_known() {
+    let of = |path: &str| {
+        parse(&least("", "", &format!("tls: {{ ca: {path} }}"))).expect_err("no such file").to_string()
+    };
+    let told = of("ca/none.pem");
+    assert!(told.contains("cannot read /etc/ambassador/ca/none.pem"), "{told}");
+    let told = of("~/ca.pem");
+    assert!(told.contains("/etc/ambassador/~/ca.pem: `~` is no folder of anybody's"), "{told}");
+}
+
+#[test]
 fn duplicates_are_refused_with_both_places() {
     let text = least("", "", "") + "  up:\n    endpoints: [10.0.0.2:1]\n";
     check(&text, &[("10:3", "clusters.up", "`up` is given twice; the first is at line 7")]);
@@ -548,10 +612,5 @@ fn what_a_cluster_does_about_failures_must_make_sense() {
         "on_unhealthy",
         "has no effect: the cluster has no `health_check`",
     );
-    check_cluster(
-        "balance: leastconn",
-        14,
-        "balance",
-        "there is round_robin, least_connections, ewma, random",
-    );
+    check_cluster("balance: fewest", 14, "balance", "there is round_robin, least_connections, ewma, random");
 }

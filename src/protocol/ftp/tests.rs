@@ -15,6 +15,31 @@ fn auth_tls_leads_to_tls_also_behind_a_long_greeting() {
     }
 }
 
+/// The banner of RFC 959 §4.2, with text between its lines that a server took for replies of their own.
+#[test]
+fn what_stands_within_a_reply_is_text() {
+    for greeting in [
+        "220-Welcome\r\nSecond line\r\n220 ready\r\n",
+        "220-First\r\n  234 A line beginning with numbers\r\n421 is a number\r\n220-again\r\n220 Last\r\n",
+        "120-wait\r\n220 is not yet\r\n120 a minute\r\n220 hi\r\n",
+    ] {
+        let answer = "234-AUTH\r\n530 is what others say\r\n\r\n234 go\r\n";
+        leads_to_tls(upgrade, greeting, &[answer], &["AUTH TLS\r\n"]);
+    }
+    assert_eq!(
+        fails(upgrade, "220-hi\r\n220\r\n", &["530-no\r\n234 go\r\n530 no\r\n"]),
+        UpgradeError::Declined
+    );
+    let probed = probe(
+        FtpControl.probe(false).unwrap(),
+        &["220-hi\r\n421 of us\r\n220 x\r\n", "200-\r\nwell\r\n200 ok\r\n"],
+    );
+    assert!(probed.1.is_ok(), "{probed:?}");
+    // Without an end it is bounded as a whole.
+    let endless = format!("220-hi\r\n{}", "x\r\n".repeat(30_000));
+    assert!(matches!(fails(upgrade, &endless, &[]), UpgradeError::Endless(_)));
+}
+
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, "220 hi\r\n", &["234 go\r\n"]);

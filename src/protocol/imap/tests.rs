@@ -16,6 +16,15 @@ fn what_the_server_says_in_plaintext_is_forgotten() {
     assert_eq!(welcome, "* OK IMAP4rev1 ambassador\r\n");
 }
 
+/// A line with a literal is one line, whatever the literal has in it (RFC 9051 §4.3); it used to end the upgrade.
+#[test]
+fn a_literal_is_part_of_its_line() {
+    for literal in ["{13}\r\namb1 BAD\r\n{3}", "{0}\r\n", "{9+}\r\n* BYE\r\n{1"] {
+        let answer = format!("* 1 FETCH (BODY {literal} X {{3}}\r\nabc)\r\n{GO}");
+        leads_to_tls(upgrade, GREETING, &[&answer], &["amb1 STARTTLS\r\n"]);
+    }
+}
+
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, GREETING, &[GO]);
@@ -25,7 +34,9 @@ fn hostile_servers_lead_nowhere() {
         (GREETING, &["amb1 NO not now\r\n"], "refusal"),
         (GREETING, &["amb1 BAD what\r\n"], "refusal"),
         (GREETING, &["amb2 OK wrong tag\r\n"], "not IMAP"),
-        (GREETING, &["* 1 FETCH (BODY {10}\r\n0123456789)\r\namb1 OK\r\n"], "literal"),
+        (GREETING, &["* 1 FETCH (BODY {13}\r\n\r\namb1 OK x\r\n)\r\namb1 NO\r\n"], "refusal"),
+        (GREETING, &["* 1 FETCH (BODY {99999999999999999999999}\r\namb1 OK\r\nx"], "sent plaintext"),
+        (GREETING, &["* 1 FETCH (BODY {18446744073709551615}\r\namb1 OK\r\nx"], "closed"),
         (GREETING, &["* BYE\r\n"], "BYE"),
     ] {
         let error = fails(upgrade, greeting, answers).to_string();

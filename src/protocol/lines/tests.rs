@@ -126,6 +126,7 @@ fn replies_have_a_code_and_an_end() {
         (b"22", None),
         (b"2200 x", None),
         (b"abc x", None),
+        (b"+22 x", None),
     ] {
         assert_eq!(reply(line), expected);
     }
@@ -139,9 +140,13 @@ fn words_end_where_they_end() {
 
 proptest! {
     #[test]
-    fn lines_are_the_same_however_they_come(text: Vec<u8>, portion in 1_usize..40) {
+    fn lines_are_the_same_however_they_come(
+        text in r"(\{[0-9]{1,2}\+?\}|[0-9]{3}[- ]|220[- ]|\r?\n|[ -~]|\u{fc}){0,60}".prop_map(String::into_bytes),
+        portion in 1_usize..40,
+    ) {
+        for framing in [Framing::Lines, Framing::Literals, Framing::Replies] {
         let all = |portion: usize| {
-            let (mut lines, mut out) = (Lines::default(), Vec::new());
+            let (mut lines, mut out) = (Lines::framed(framing), Vec::new());
             for bytes in text.chunks(portion) {
                 prop_assert!(lines.push(bytes));
                 while let Some(line) = lines.next() {
@@ -151,5 +156,6 @@ proptest! {
             Ok((out, lines.rest().to_vec()))
         };
         prop_assert_eq!(all(portion)?, all(text.len().max(1))?);
+        }
     }
 }

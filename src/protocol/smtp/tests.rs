@@ -5,7 +5,7 @@ use crate::protocol::lines::tests::{bears_hostile_servers, fails, leads_to_tls, 
 use proptest::prelude::*;
 
 fn smtp() -> Smtp {
-    Smtp { dialect: Dialect::Smtp, host_name: "app.test".into() }
+    Smtp { dialect: Dialect::Smtp, name: OwnName::Given("app.test".into()) }
 }
 
 fn upgrade() -> Box<dyn Upgrade> {
@@ -20,7 +20,7 @@ const GO: &str = "220 2.0.0 Ready to start TLS\r\n";
 fn starttls_is_asked_for_alone_and_the_servers_own_greeting_is_forgotten() {
     let welcome = leads_to_tls(upgrade, GREETING, &[EHLO, GO], &["EHLO app.test\r\n", "STARTTLS\r\n"]);
     assert_eq!(welcome, "220 app.test ESMTP ambassador\r\n");
-    let lmtp = || Smtp { dialect: Dialect::Lmtp, host_name: "app.test".into() }.upgrade().unwrap();
+    let lmtp = || Smtp { dialect: Dialect::Lmtp, name: OwnName::Given("app.test".into()) }.upgrade().unwrap();
     let welcome = leads_to_tls(
         lmtp,
         "220 dovecot ready\r\n",
@@ -35,7 +35,6 @@ fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, GREETING, &[EHLO, GO]);
     assert_eq!(fails(upgrade, "554 no\r\n", &[]), UpgradeError::TurnedAway("SMTP 554".into()));
     assert_eq!(fails(upgrade, "421 busy\r\n", &[]), UpgradeError::TurnedAway("SMTP 421".into()));
-    assert_eq!(fails(upgrade, GREETING, &["502 what\r\n"]), UpgradeError::NotOffered("STARTTLS"));
     assert_eq!(
         fails(upgrade, GREETING, &["250-mx\r\n250 STARTTLSX\r\n"]),
         UpgradeError::NotOffered("STARTTLS")
@@ -45,6 +44,39 @@ fn hostile_servers_lead_nowhere() {
     let forged = format!("{EHLO}{GO}");
     let (_, ended) = crate::protocol::lines::tests::play(upgrade(), GREETING, &[&forged], 512);
     assert!(matches!(ended, Err(UpgradeError::Unsuitable(_))));
+}
+
+/// Exim answered `EHLO web_1` with a 501, and the log had it that the server does not offer TLS. What it says is shown, as far as
+/// that is harmless.
+#[test]
+fn another_answer_to_ehlo_is_told_as_it_is() {
+    let answer = "501-Syntactically invalid\r\n501 EHLO argument(s)\u{1b}[2J\r\n";
+    let error = fails(upgrade, GREETING, &[answer]).to_string();
+    assert_eq!(error, "the server answered EHLO app.test with \"501 EHLO argument(s)[2J\"");
+    let error = fails(upgrade, GREETING, &["450 4.7.1 greylisted\r\n"]).to_string();
+    assert_eq!(error, "the server turned the connection away (SMTP 450 4.7.1 greylisted)");
+    let error = fails(upgrade, GREETING, &["250 mx.test\r\n"]);
+    assert_eq!(error, UpgradeError::NotOffered("STARTTLS"));
+}
+
+/// A host whose name is none said it all the same, to servers and in probes.
+#[test]
+fn who_has_no_full_name_goes_by_the_address_it_comes_from() {
+    let nameless = || {
+        let name = OwnName::Address(std::net::Ipv4Addr::LOCALHOST.into());
+        Smtp { dialect: Dialect::Smtp, name }
+    };
+    let from = || "10.0.0.7".parse().unwrap();
+    let make = || {
+        let mut upgrade = nameless().upgrade().unwrap();
+        upgrade.comes_from(from());
+        upgrade
+    };
+    let welcome = leads_to_tls(make, GREETING, &[EHLO, GO], &["EHLO [10.0.0.7]\r\n", "STARTTLS\r\n"]);
+    assert_eq!(welcome, "220 [10.0.0.7] ESMTP ambassador\r\n");
+    let mut hello = nameless().probe(true).unwrap();
+    hello.comes_from(from());
+    assert_eq!(probe(hello, &["250 mx\r\n"]).0, ["EHLO [10.0.0.7]\r\n"]);
 }
 
 fn filtered(reply: &str, portion: usize) -> String {

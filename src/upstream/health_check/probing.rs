@@ -71,7 +71,10 @@ pub(super) async fn probe(
     let until = clock::now() + settings.timeout;
     let probed = alarm::before(until, go(cluster, settings, endpoint, until, &mut record)).await;
     let probed = probed.unwrap_or_else(|Elapsed| {
-        let waited_for = waited_for(&record, settings.kind.shakes_hands(cluster));
+        let goes_on = settings.kind.shakes_hands(cluster);
+        let awaits_greeting =
+            goes_on && !matches!(settings.kind, Kind::Http(_)) && cluster.awaits_greetings();
+        let waited_for = waited_for(&record, goes_on, awaits_greeting);
         Err(Failure::Timeout { waited_for, timeout: settings.timeout })
     });
     if probed.is_err() {
@@ -80,9 +83,10 @@ pub(super) async fn probe(
     probed
 }
 
-fn waited_for(record: &DialRecord, shakes_hands: bool) -> &'static str {
+fn waited_for(record: &DialRecord, shakes_hands: bool, awaits_greeting: bool) -> &'static str {
     match (record.connect, record.handshake) {
         (None, _) => "connection",
+        (Some(_), None) if awaits_greeting && record.greeting.is_none() => "server's greeting",
         (Some(_), None) if shakes_hands => "TLS handshake",
         (Some(_), _) => "answer",
     }

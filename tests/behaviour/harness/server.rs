@@ -248,11 +248,11 @@ pub(crate) fn mysql() -> &'static Server {
     })
 }
 
-/// Postfix' smtpd, for anything from this host over TLS; what it takes is thrown away.
+/// Postfix' smtpd, and on port 1 its postscreen, for anything from this host over TLS; what it takes is thrown away.
 pub(crate) fn postfix() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
-        Server::start(1, None, "TERM", |plan| {
+        Server::start(2, None, "TERM", |plan| {
             for name in ["spool", "data"] {
                 fs::create_dir_all(plan.dir.join(name)).expect("a directory");
             }
@@ -267,10 +267,16 @@ pub(crate) fn postfix() -> &'static Server {
                      local_recipient_maps =\ndefault_transport = discard:\nlocal_transport = discard:\n\
                      smtpd_tls_security_level = encrypt\nsmtpd_tls_req_ccert = yes\nsmtpd_tls_loglevel = 1\n\
                      smtpd_tls_CAfile = {dir}/ca.pem\nsmtpd_tls_cert_file = {dir}/server.pem\n\
-                     smtpd_tls_key_file = {dir}/server.key\nsmtpd_tls_received_header = yes\n"
+                     smtpd_tls_key_file = {dir}/server.key\nsmtpd_tls_received_header = yes\n\
+                     postscreen_access_list =\npostscreen_cache_map =\npostscreen_greet_action = enforce\n\
+                     postscreen_greet_wait = 2s\n"
                 ),
             );
-            let mut services = format!("127.0.0.1:{} inet n - n - - smtpd\n", plan.ports[0]);
+            let mut services = format!(
+                "127.0.0.1:{} inet n - n - - smtpd\n127.0.0.1:{} inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n\
+                 tlsproxy unix - - n - 0 tlsproxy\ndnsblog unix - - n - 0 dnsblog\n",
+                plan.ports[0], plan.ports[1]
+            );
             services += "cleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
                          bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
                          qmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\ndiscard unix - - n - - discard\n\

@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let label = std::env::var("AMBASSADOR_PROTOCOL").expect("AMBASSADOR_PROTOCOL names a protocol");
     let Some(Input { client, before, after, chunk }) = Input::of(input) else { return };
     let options =
-        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, rsa_key: None, host_name: "fuzz.test".into() };
+        Options { scram_plus: ScramPlus::Auto, server_is_verified: true, rsa_key: None, host_name: "fuzz.test".into(), helo_name: None };
     let protocol = protocol::named(&label, &options).expect("a protocol of that name");
     for portion in [chunk, usize::MAX] {
         if let Some(dialogue) = open(&*protocol, client, portion) {

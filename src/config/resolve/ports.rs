@@ -1,0 +1,47 @@
+//! Ports whose number says how TLS begins there, held against what the file says: for a word of warning, since nothing keeps a
+//! server from being elsewhere.
+//!
+//! Source: IANA's registry of service names and port numbers; RFC 8314 §3 (465, 993, 995), RFC 4642 §1 (563), RFC 4217 (990).
+
+use super::Resolver;
+use crate::config::mistakes::At;
+use crate::protocol::Protocol;
+use crate::tls::Start;
+
+/// A protocol's ports with TLS from the first byte, and those where it is asked for, or not there.
+const PORTS: &[(&str, &[u16], &[u16])] = &[
+    ("smtp", &[465], &[25, 587]),
+    ("imap", &[993], &[143]),
+    ("pop3", &[995], &[110]),
+    ("nntp", &[563], &[119]),
+    ("ldap", &[636, 3269], &[389, 3268]),
+    ("ftp-control", &[990], &[21]),
+    ("xmpp", &[5223, 5270], &[5222, 5269]),
+    ("irc", &[6697], &[6667]),
+    ("mqtt", &[8883], &[1883]),
+    ("amqp", &[5671], &[5672]),
+];
+
+impl Resolver<'_> {
+    /// `start`: `None` where there is no TLS.
+    pub(super) fn warn_of_port(&mut self, port: u16, at: &At, protocol: &dyn Protocol, start: Option<Start>) {
+        let label = protocol.label();
+        let Some((_, direct, others)) = PORTS.iter().find(|(word, ..)| *word == label) else { return };
+        let message = match start {
+            Some(Start::Upgrade) if direct.contains(&port) => format!(
+                "port {port} is for {label} with TLS from the first byte, whose servers wait for our hello: write \
+                 `tls: {{ start: direct }}`"
+            ),
+            Some(Start::Direct) if others.contains(&port) && protocol.upgrade().is_some() => {
+                format!("port {port} is for {label} that asks for TLS first: leave `start: direct` out")
+            }
+            None if direct.contains(&port) => {
+                format!(
+                    "port {port} is for {label} with TLS from the first byte, and the cluster has no `tls`"
+                )
+            }
+            Some(Start::Upgrade | Start::Direct) | None => return,
+        };
+        self.findings.warning(at, message);
+    }
+}

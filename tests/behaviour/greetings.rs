@@ -1,0 +1,180 @@
+//! Servers that speak first, and take their time for it: how long they are waited for, and what is said of one that is silent.
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+
+use crate::harness::server::{dovecot, mariadb, postfix};
+use crate::harness::{
+    Ambassador, Config, Conn, Finished, Pki, Server, ServerTls, Upstream, ambassador, finish, roles,
+};
+
+/// A second and less, so that what is waited for takes longer than all of them.
+const SHORT: &str = "handshake_timeout: 300ms, deadline: 500ms, timeout: 400ms";
+
+/// An SMTP server that says the rest of its greeting when it is let: postscreen's way.
+fn smtp_server(tls: Arc<ServerConfig>, may_greet: Arc<Semaphore>) -> Upstream {
+    Upstream::plain(move |conn| serve_smtp(conn, Arc::clone(&tls), Arc::clone(&may_greet)))
+}
+
+async fn serve_smtp(mut conn: Conn, tls: Arc<ServerConfig>, may_greet: Arc<Semaphore>) {
+    drop(conn.write_all(b"220-a moment\r\n").await);
+    let _leave = may_greet.acquire().await;
+    drop(conn.write_all(b"220 mx.test ESMTP\r\n").await);
+    for (heard, answer) in [("EHLO", "250-mx.test\r\n250 STARTTLS\r\n"), ("STARTTLS", "220 go\r\n")] {
+        let mut line = vec![0; 128];
+        let count = conn.read(&mut line).await.unwrap_or_default();
+        let line = String::from_utf8_lossy(&line[..count]).into_owned();
+        conn.note(line.trim_end());
+        if !line.starts_with(heard) || conn.write_all(answer.as_bytes()).await.is_err() {
+            return conn.note("left in the middle");
+        }
+    }
+    if let Some(conn) = conn.start_tls(tls).await {
+        roles::echo(conn).await;
+    }
+}
+
+fn smtp_cluster(pki: &Pki, connect: &str) -> String {
+    format!(
+        "protocol: smtp\nconnect: {{ {connect} }}\ntls: {{ ca: {}, server_name: mx.test }}",
+        pki.ca().display()
+    )
+}
+
+/// Postfix' postscreen greets in full after 6 s, and an Exim with a `delay` too: the session was refused after 5 s, and each
+/// retry began the wait anew. RFC 5321 §4.5.3.2.1 has clients wait five minutes.
+#[test]
+fn a_server_that_greets_late_is_waited_for_and_not_blamed() {
+    let (pki, may_greet) = (Pki::new(), Arc::new(Semaphore::new(0)));
+    let leaf = pki.server(&["mx.test"]);
+    let server = smtp_server(ServerTls::new(&leaf).build(), Arc::clone(&may_greet));
+    let health_check = "health_check: { type: tls, interval: 100ms, timeout: 100ms, unhealthy_threshold: 1 }";
+    let cluster = format!("{}\n{health_check}", smtp_cluster(&pki, SHORT));
+    let ambassador = Ambassador::start(&Config::app(&[&server.address()], &cluster));
+    let mut client = ambassador.connect();
+    // Said when the time of a handshake is over. That for all attempts is over when the next session hears of it.
+    let line = ambassador.wait_line("not greeted yet");
+    assert!(line.contains("300s") && line.contains("tls.start: direct"), "{line}");
+    ambassador.wait_line("server's greeting when health_check.timeout (100ms) was over");
+    may_greet.add_permits(100);
+    client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");
+    client.echo("250 served\r\n");
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!((&record["outcome"], &record["attempts"]), (&"completed".into(), &1.into()), "{record}");
+    assert!(record["handshake_ms"].as_f64().is_some_and(|took| took > 300.0), "{record}");
+    assert_eq!(ambassador.metrics().sum("ejections_total", &[]), 0.0);
+}
+
+/// The same with Postfix' own postscreen, whose whole greeting takes 2 s here (6 by default), with bounds that are less.
+#[test]
+fn a_postscreen_lets_pass_whoever_waits() {
+    let cluster = format!("protocol: smtp\nconnect: {{ {SHORT} }}\n{}", postfix().tls(""));
+    let ambassador = Ambassador::start(&Config::app(&[&postfix().address(1)], &cluster));
+    let mut client = ambassador.connect();
+    client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");
+    client.send("EHLO app.test\r\n");
+    client.expect("250-mx.test\r\n");
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!(record["attempts"], 1, "{record}");
+    assert!(record["handshake_ms"].as_f64().is_some_and(|took| took > 1500.0), "{record}");
+}
+
+/// Whoever asks for an answer within half a second by `Ambassador-Deadline` gets one.
+#[test]
+fn a_deadline_that_the_client_asks_for_holds_for_the_greeting() {
+    let (pki, server) = (Pki::new(), Upstream::plain(roles::silent));
+    let cluster = smtp_cluster(&pki, "handshake_timeout: 100ms");
+    let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\ncontext: connect").cluster(
+        "up",
+        &[&server.address()],
+        &cluster,
+    );
+    let ambassador = Ambassador::start(&config);
+    let mut client = ambassador.connect();
+    client.send("CONNECT up HTTP/1.1\r\nHost: up\r\nAmbassador-Deadline: 400ms\r\n\r\n");
+    client.read_out();
+    let record = ambassador.record_of("deadline_exceeded");
+    let error = record["error"].as_str().expect("an error");
+    assert!(error.contains("did not greet within connect.deadline (400ms)"), "{error}");
+    assert_eq!(ambassador.metrics().sum("connect_attempts_total", &[("result", "deadline")]), 1.0);
+    let endpoint = &ambassador.status()["clusters"][0]["endpoints"][0];
+    assert!(endpoint["ejected"].is_null(), "{endpoint}");
+}
+
+/// With five minutes for a greeting a frozen server must not cost its sessions five minutes.
+#[test]
+fn a_server_that_hangs_costs_no_session_its_greeting_where_another_is() {
+    let (pki, may_greet) = (Pki::new(), Arc::new(Semaphore::new(100)));
+    let leaf = pki.server(&["mx.test"]);
+    let server = smtp_server(ServerTls::new(&leaf).build(), may_greet);
+    let hung = Upstream::plain(roles::silent);
+    let cluster = format!("balance: first\n{}", smtp_cluster(&pki, "timeout: 1s"));
+    let ambassador = Ambassador::start(&Config::app(&[&hung.address(), &server.address()], &cluster));
+    for _ in 0..3 {
+        let mut client = ambassador.connect();
+        client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");
+        client.echo("250 served\r\n");
+    }
+    for record in ambassador.wait_records(3) {
+        assert!(record["duration_ms"].as_f64().is_some_and(|took| took < 2000.0), "{record}");
+    }
+    ambassador.wait_line("endpoint ejected");
+}
+
+/// A MySQL server is not hedged, since it counts logins that break off; one that has not even greeted counts none.
+#[test]
+fn a_database_that_hangs_is_passed_over_when_the_time_of_a_handshake_is_over() {
+    let (server, hung) = (mariadb(), Upstream::plain(roles::silent));
+    let cluster =
+        format!("protocol: mysql\nbalance: first\nconnect: {{ handshake_timeout: 1s }}\n{}", server.tls(""));
+    let ambassador = Ambassador::start(&Config::app(&[&hung.address(), &server.address(0)], &cluster));
+    let mut client = ambassador.connect();
+    // The packet's number, then protocol version 10.
+    assert_eq!(client.receive(5)[3..], [0, 10]);
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!(record["attempts"], 2, "{record}");
+    assert_eq!(ambassador.metrics().sum("hedged_dials_total", &[("result", "won")]), 1.0);
+}
+
+fn check(config: &Config, extra: &[&str]) -> Finished {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("listeners.yaml");
+    fs::write(&file, config.render(dir.path())).expect("a file to check");
+    let mut command: Command = ambassador();
+    finish(command.arg("check").args(extra).arg("--config").arg(&file))
+}
+
+/// A client of MySQL at a PostgreSQL, or of SMTP at port 465 without `start: direct`, ended in "did not finish the upgrade
+/// within connect.handshake_timeout (5s)" without a word of why.
+#[test]
+fn a_server_that_waits_for_its_client_is_told_from_one_that_greets() {
+    let (pki, silent) = (Pki::new(), Upstream::plain(roles::silent));
+    let smtp = Config::app(&[&silent.address()], &smtp_cluster(&pki, "greeting_timeout: 300ms"));
+    let finished = check(&smtp, &["--connect"]).must_exit(1);
+    for part in [
+        "did not greet within connect.greeting_timeout (300ms)",
+        "servers of smtp speak first",
+        "tls.start: direct",
+    ] {
+        assert!(finished.stdout.contains(part), "{}", finished.stdout);
+    }
+    for (protocol, server, port, part) in [
+        ("postgres", mariadb(), 0, "it greets as servers of mysql do"),
+        ("postgres", postfix(), 0, "it greets as servers of smtp"),
+        ("ldap", dovecot(), 0, "it greets as servers of imap do"),
+        ("mysql", dovecot(), 1, "it greets as servers of pop3 do"),
+        ("imap", postfix(), 0, "it greets as servers of smtp"),
+    ] {
+        let cluster = format!("protocol: {protocol}\n{}", Server::tls(server, ""));
+        let finished = check(&Config::app(&[&server.address(port)], &cluster), &["--connect"]).must_exit(1);
+        assert!(finished.stdout.contains(part), "{protocol}: {}", finished.stdout);
+    }
+}
