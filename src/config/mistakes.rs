@@ -31,6 +31,8 @@ pub(super) struct At {
 pub(super) struct Findings {
     pub(super) mistakes: Vec<(At, String)>,
     pub(super) warnings: Vec<(At, String)>,
+    /// What is wrong with files that the text names, and in how many more places it does.
+    of_files: BTreeMap<String, usize>,
     /// Texts that come from the environment, and what messages say in their stead.
     hidden: Vec<(String, String)>,
 }
@@ -40,6 +42,8 @@ pub(super) struct Findings {
 pub struct Mistakes {
     file: PathBuf,
     list: Vec<Mistake>,
+    /// What else was found of the files that it names: true whatever else is wrong.
+    beside: Vec<String>,
 }
 
 /// One thing that is wrong.
@@ -62,6 +66,38 @@ impl Findings {
 
     pub(super) fn warning(&mut self, at: &At, message: impl Into<String>) {
         self.warnings.push((at.clone(), self.without_values(message.into())));
+    }
+
+    /// Of a file, whose name the message has: said once, however many parts of the text name it.
+    pub(super) fn warning_of_file(&mut self, at: &At, message: String) {
+        match self.of_files.get_mut(&message) {
+            Some(more) => *more += 1,
+            None => {
+                self.of_files.insert(message.clone(), 0);
+                self.warnings.push((at.clone(), message));
+            }
+        }
+    }
+
+    /// The warnings in the text's order, each in one line.
+    pub(super) fn warnings(&mut self, file: &Path) -> Vec<String> {
+        self.warnings.sort_by_key(|(at, _)| at.place);
+        self.warnings.iter().map(|warning| self.in_a_line(warning, file)).collect()
+    }
+
+    /// Those of files alone.
+    pub(super) fn warnings_of_files(&self, file: &Path) -> Vec<String> {
+        let of_files = self.warnings.iter().filter(|(_, message)| self.of_files.contains_key(message));
+        of_files.map(|warning| self.in_a_line(warning, file)).collect()
+    }
+
+    fn in_a_line(&self, (at, message): &(At, String), file: &Path) -> String {
+        let shown = self.without_values(message.clone());
+        let line = headline(file, Some(at.place), &at.path, &shown);
+        match self.of_files.get(message) {
+            None | Some(0) => line,
+            Some(more) => format!("{line} (and it is named in {more} more place(s))"),
+        }
     }
 
     /// From here on no message shows what the environment says of these names, which `text` of the file has become `value`
@@ -118,7 +154,7 @@ impl Mistakes {
     /// A file whose text is not at hand.
     pub(super) fn unreadable(file: &Path, message: String) -> Self {
         let mistake = Mistake { place: None, path: String::new(), message, shown: None };
-        Self { file: file.to_owned(), list: vec![mistake] }
+        Self { file: file.to_owned(), list: vec![mistake], beside: Vec::new() }
     }
 
     /// What was found in `text`.
@@ -128,7 +164,12 @@ impl Mistakes {
         let wanted = found.iter().map(|(at, _)| (at.place.line, "")).collect();
         let lines = lines(text, wanted);
         let list = found.into_iter().map(|(at, message)| Mistake::new(at, message, &lines)).collect();
-        Self { file: file.to_owned(), list }
+        Self { file: file.to_owned(), list, beside: Vec::new() }
+    }
+
+    /// With these warnings.
+    pub(super) fn beside(self, warnings: Vec<String>) -> Self {
+        Self { beside: warnings, ..self }
     }
 
     /// As the control socket tells them.
@@ -262,6 +303,7 @@ pub(super) fn headline(file: &Path, place: Option<Place>, path: &str, message: &
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.beside.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
         f.write_str(&listed(&self.view()))
     }
 }

@@ -168,7 +168,8 @@ impl Config {
                     findings
                         .mistake(&at, "is refused without a reason, which is a mistake of ambassador itself");
                 }
-                Err(Mistakes::new(file, text, findings.mistakes))
+                let warnings = findings.warnings_of_files(file);
+                Err(Mistakes::new(file, text, findings.mistakes).beside(warnings))
             }
         }
     }

@@ -21,7 +21,7 @@ mod tls;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::mistakes::{At, Findings, headline};
+use super::mistakes::{At, Findings};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
 use super::{Config, Reach, Shutdown};
@@ -185,11 +185,8 @@ impl Resolver<'_> {
         self.findings.mistake(at, message);
     }
 
-    /// In the file's order, each in one line.
     fn warnings(&mut self) -> Vec<String> {
-        self.findings.warnings.sort_by_key(|(at, _)| at.place);
-        let warnings = self.findings.warnings.iter();
-        warnings.map(|(at, message)| headline(self.file, Some(at.place), &at.path, message)).collect()
+        self.findings.warnings(self.file)
     }
 }
 

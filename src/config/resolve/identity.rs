@@ -81,14 +81,14 @@ impl Resolver<'_> {
                     self.warn_of_the_end(&cert, Role::Client, end, &section.at("cert"));
                 }
                 if let Some(exposure) = identity.exposure() {
-                    self.findings.warning(&section.at("key"), exposure);
+                    self.findings.warning_of_file(&section.at("key"), exposure);
                 }
                 Some(Arc::new(identity))
             }
             Err(error) => {
                 let name = match error {
                     IdentityError::Cert(_) => "cert",
-                    IdentityError::Key(_) | IdentityError::Mismatch => "key",
+                    IdentityError::Key(_) | IdentityError::Mismatch(_) => "key",
                 };
                 self.findings.mistake(&section.at(name), error.to_string());
                 // Loading stops at the certificate; a key that is not there is worth saying in the same run.
@@ -107,7 +107,7 @@ impl Resolver<'_> {
     pub(super) fn warn_of_the_end(&mut self, file: &Path, role: Role, end: SystemTime, at: &At) {
         let now = clock::wall();
         if near(role, end, now).is_some() {
-            self.findings.warning(at, format!("{} {}", file.display(), ends(end, now)));
+            self.findings.warning_of_file(at, format!("{} {}", file.display(), ends(end, now)));
         }
     }
 
