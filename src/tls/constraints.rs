@@ -33,10 +33,8 @@ impl Permitted {
         let Ok(others) = parsed.subject_alternative_name() else { return false };
         let subject = Some(parsed.subject()).filter(|subject| subject.iter_rdn().next().is_some());
         let others = others.iter().flat_map(|names| &names.value.general_names);
-        let others = others.filter_map(|name| match name {
-            GeneralName::DirectoryName(name) => Some(name),
-            _ => None,
-        });
+        let others = others
+            .filter_map(|name| if let GeneralName::DirectoryName(name) = name { Some(name) } else { None });
         subject.into_iter().chain(others).all(|name| self.0.iter().any(|root| is_below(name, root)))
     }
 }

@@ -311,7 +311,12 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
 pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     const LARGEST: u64 = 64 * 1024 * 1024;
     let mut bytes = Zeroizing::new(Vec::new());
-    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    let read = File::open(path).and_then(|file| {
+        // A key may stand in it besides: it is not to move, as far as the file does not grow meanwhile.
+        let size = file.metadata().map_or(0, |metadata| metadata.len()).min(LARGEST);
+        bytes.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
+        file.take(LARGEST + 1).read_to_end(&mut bytes)
+    });
     match read {
         Ok(length) if u64::try_from(length).is_ok_and(|length| length <= LARGEST) => Ok(bytes),
         Ok(_) => Err(format!("{} is larger than 64 MiB", path.display())),
@@ -324,11 +329,12 @@ fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String>
     let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(Zeroizing::new(key)),
-        Err(error) => Err(instead(path, &text, Wanted::Key).unwrap_or_else(|| match error {
-            pem::Error::NoItemsFound => {
+        Err(error) => Err(instead(path, &text, Wanted::Key).unwrap_or_else(|| {
+            if matches!(error, pem::Error::NoItemsFound) {
                 format!("{} holds no PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display())
+            } else {
+                unreadable(path, &error)
             }
-            error => unreadable(path, &error),
         })),
     }
 }

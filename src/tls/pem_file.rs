@@ -67,7 +67,7 @@ fn labels(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 fn in_pem(file: &str, labels: &[&[u8]], bytes: &[u8], wanted: Wanted) -> Option<String> {
-    let has = |label: &str| labels.iter().any(|found| *found == label.as_bytes());
+    let has = |label: &str| labels.contains(&label.as_bytes());
     let has_key = labels.iter().any(|label| label.ends_with(b"PRIVATE KEY"));
     let words = match wanted {
         Wanted::Key if is_encrypted(labels, bytes) => format!(

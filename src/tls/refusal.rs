@@ -330,6 +330,7 @@ fn algorithm(id: &str) -> Option<(&'static str, &'static str)> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "names of other kinds are not compared with")]
 fn shown(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) | GeneralName::URI(name) => Some((*name).to_owned()),
@@ -341,16 +342,15 @@ fn shown(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// Subject, issuer, serial number and fingerprint, as `openssl x509` shows them.
+/// Subject, issuer and fingerprint, as `openssl x509 -noout -subject -issuer -fingerprint -sha256` shows them.
 pub(super) fn described(certificate: &CertificateDer<'_>) -> String {
     let digest = digest::digest(&digest::SHA256, certificate);
     let fingerprint = hex(digest.as_ref());
     match parsed(certificate) {
         Ok(read) => format!(
-            "certificate of {}, issued by {}, serial {}, SHA-256 {fingerprint}",
+            "certificate of {}, issued by {}, SHA-256 {fingerprint}",
             named(read.subject()),
             named(read.issuer()),
-            cut(&hex(read.raw_serial())),
         ),
         Err(_) => format!("certificate with SHA-256 {fingerprint}"),
     }
