@@ -53,13 +53,15 @@ fn describe(cluster: &Cluster) -> String {
 
 fn remaining(end: Option<SystemTime>, now: SystemTime) -> String {
     const DAY: u64 = 24 * 60 * 60;
-    const YEAR: u64 = 365 * DAY;
+    const YEAR: u64 = 365 * DAY + DAY / 4;
     match end.map(|end| end.duration_since(now).map(|left| left.as_secs())) {
         None => "without an end".into(),
         Some(Err(_)) => "has expired".into(),
         Some(Ok(left)) if left < 2 * DAY => format!("for {} hour(s)", left / 3600),
         Some(Ok(left)) if left < 2 * YEAR => format!("for {} days", left / DAY),
-        Some(Ok(left)) => format!("for {} years", left / YEAR),
+        Some(Ok(left)) if left < 100 * YEAR => format!("for {} years", left / YEAR),
+        // A certificate that says 9999-12-31 has no end (RFC 5280 §4.1.2.5), and others mean the same.
+        Some(Ok(_)) => "for more than a hundred years".into(),
     }
 }
 
@@ -89,7 +91,10 @@ mod tests {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         let hours = |hours: u64| Some(now + Duration::from_secs(hours * 3600));
         assert_eq!(remaining(hours(24 * 90), now), "for 90 days");
-        assert_eq!(remaining(hours(24 * 755_719), now), "for 2070 years");
+        assert_eq!(remaining(hours(24 * 730), now), "for 730 days");
+        assert_eq!(remaining(hours(24 * 3650), now), "for 9 years");
+        // It was "for 755719 days".
+        assert_eq!(remaining(hours(24 * 755_719), now), "for more than a hundred years");
         assert_eq!(remaining(hours(5), now), "for 5 hour(s)");
         assert_eq!(remaining(Some(now - Duration::from_secs(1)), now), "has expired");
     }

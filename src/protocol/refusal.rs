@@ -32,10 +32,19 @@ pub enum RefusalKind {
 }
 
 impl Refusal<'_> {
-    /// The whole sentence, in one line of printable characters: it goes into protocols made of lines.
+    /// The whole sentence, in one line of printable characters: it goes into protocols made of lines. An SMTP reply has 512
+    /// octets (RFC 5321 §4.5.3.1.5), and MySQL's clients show as many; the session leads to the rest.
     #[must_use]
     pub fn sentence(&self) -> String {
+        const REASON_MAX: usize = 430;
         let Self { reason, session, .. } = self;
+        let reason = match reason.len() {
+            0..=REASON_MAX => (*reason).to_owned(),
+            _ => {
+                let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);
+                format!("{}...", &reason[..ends.last().unwrap_or_default()])
+            }
+        };
         let plain = |c: char| if steers(c) { ' ' } else { c };
         format!("ambassador: {reason} [session {session}]").chars().map(plain).collect()
     }
@@ -54,5 +63,18 @@ mod tests {
             reply_to: ReplyTo::default(),
         };
         assert_eq!(refusal.sentence(), "ambassador: connect_failed: a  b c [session 0123456789abcdef]");
+    }
+
+    /// The words on a certificate have its names in them, which are as long as its owner likes.
+    #[test]
+    fn a_sentence_fits_into_a_line_with_its_session() {
+        let refusal = Refusal {
+            kind: RefusalKind::Unreachable,
+            reason: &"ü".repeat(5000),
+            session: "0123456789abcdef",
+            reply_to: ReplyTo::default(),
+        };
+        let sentence = refusal.sentence();
+        assert!(sentence.len() <= 480 && sentence.ends_with("ü... [session 0123456789abcdef]"), "{sentence}");
     }
 }

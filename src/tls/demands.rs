@@ -7,10 +7,8 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use data_encoding::BASE64;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, Error, OtherError};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The SHA-256 of a SubjectPublicKeyInfo (RFC 7469 §2.4), written as curl writes it: `sha256//BASE64`.
@@ -37,19 +35,20 @@ pub(super) enum Unacceptable {
     Ambiguous(String),
     #[error("the SPIFFE agent has given no CAs of trust domain {0}, or none that tls.allowed_uris is about")]
     Foreign(String),
+    #[error(
+        "the server's certificate, or that of a CA that it sent, has a directory name that the CA of tls.ca is not permitted \
+         to sign for (name constraints)"
+    )]
+    DirectoryName,
+    #[error("the SPIFFE agent has said nothing of whom to trust yet")]
+    Nobody,
+    #[error("the server's certificate is none of tls.ca, which `verify: pin` asks for; its key is {0}")]
+    Certificate(Pin),
 }
 
 impl Demands {
-    /// That verifier, and then these demands.
-    pub(super) fn over(&self, verifier: Arc<WebPkiServerVerifier>) -> Arc<dyn ServerCertVerifier> {
-        if *self == Self::default() {
-            verifier
-        } else {
-            Arc::new(Demanding { demands: self.clone(), verifier })
-        }
-    }
-
-    fn judge(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+    /// What comes after the chain and the name.
+    pub(super) fn judge(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
         if !self.uris.is_empty() {
@@ -77,63 +76,10 @@ pub(super) fn unacceptable(why: Unacceptable) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 
-#[derive(Debug)]
-struct Demanding {
-    demands: Demands,
-    verifier: Arc<WebPkiServerVerifier>,
-}
-
-impl ServerCertVerifier for Demanding {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let verified =
-            self.verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match verified {
-            Ok(_) => {}
-            // The name is what rustls looks at last: chain, dates, purpose and revocation were right. A test below holds
-            // it to that.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) if !self.demands.uris.is_empty() => {}
-            Err(error) => return Err(error),
-        }
-        self.demands.judge(end_entity)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
 const SHA256: &str = "sha256//";
 
 impl Pin {
-    fn of(public_key_info: &[u8]) -> Self {
+    pub(super) fn of(public_key_info: &[u8]) -> Self {
         let digest = digest::digest(&digest::SHA256, public_key_info);
         let mut pin = [0; digest::SHA256_OUTPUT_LEN];
         pin.copy_from_slice(digest.as_ref());
@@ -161,21 +107,18 @@ impl fmt::Display for Pin {
 mod tests {
     use std::time::Duration;
 
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
-    };
+    use rcgen::{CertifiedIssuer, ExtendedKeyUsagePurpose, KeyPair, SanType};
     use rustls::RootCertStore;
     use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::{ServerName, UnixTime};
+
+    use crate::tls::chain::{Chain, ChainTerms};
+    use crate::tls::tests::workshop::{ca, named};
+    use rustls::client::danger::ServerCertVerifier;
 
     use super::*;
 
     const URI: &str = "spiffe://example.com/orders-db";
-
-    fn ca() -> CertifiedIssuer<'static, KeyPair> {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-    }
 
     /// A server's certificate for `db.test` and these URIs, with its pin.
     fn leaf(
@@ -183,7 +126,7 @@ mod tests {
         uris: &[&str],
         purpose: ExtendedKeyUsagePurpose,
     ) -> (CertificateDer<'static>, Pin) {
-        let mut params = CertificateParams::new(["db.test".into()]).unwrap();
+        let mut params = named(&["db.test"]);
         let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
         params.subject_alt_names.extend(uris);
         params.extended_key_usages = vec![purpose];
@@ -201,11 +144,10 @@ mod tests {
     ) -> Result<(), Error> {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
-        let builder =
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+        let terms = ChainTerms { name_counts: true, demands: demands.clone(), lists: Vec::new() };
+        let verifier = Chain::new(roots, Vec::new(), terms, &Arc::new(default_provider())).unwrap();
         let name = ServerName::try_from(name).unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
-        let verifier = demands.over(builder.build().unwrap());
         verifier.verify_server_cert(certificate, &[], &name, &[], now).map(drop)
     }
 
@@ -215,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_uri_stands_for_the_name_and_nothing_else() {
-        let (ca, other) = (ca(), ca());
+        let (ca, other) = (ca("A"), ca("A"));
         let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
         let uris = demanding(&[], &["spiffe://example.com/other", URI]);
         let (right, _) = leaf(&ca, &["spiffe://example.com/x", URI], server.clone());
@@ -234,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_pin_comes_on_top() {
-        let ca = ca();
+        let ca = ca("A");
         let (one, pin) = leaf(&ca, &[URI], ExtendedKeyUsagePurpose::ServerAuth);
         let (two, _) = leaf(&ca, &[URI], ExtendedKeyUsagePurpose::ServerAuth);
         for uris in [&[][..], &[URI]] {
@@ -244,7 +186,10 @@ mod tests {
             assert!(format!("{error:?}").contains("Pin"), "{error:?}");
         }
         assert!(judged(&ca, &demanding(&[pin], &[]), &one, "other.test").is_err(), "the name counts");
-        assert!(judged(&self::ca(), &demanding(&[pin], &[]), &one, "db.test").is_err(), "so does the chain");
+        assert!(
+            judged(&crate::tls::tests::workshop::ca("A"), &demanding(&[pin], &[]), &one, "db.test").is_err(),
+            "so does the chain"
+        );
     }
 
     #[test]

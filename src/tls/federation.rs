@@ -12,6 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::demands::{Unacceptable, unacceptable, uris};
+use super::refusal;
 
 /// A verifier for each trust domain.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ impl ServerCertVerifier for Federation {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.of(end_entity)?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let of_domain = self.of(end_entity).inspect_err(|error| refusal::of_demand(error, end_entity))?;
+        of_domain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     // Of a signature nothing depends on who signed the certificate.

@@ -24,6 +24,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use super::pem_file::{Wanted, instead};
+use super::refusal::described;
+use super::signed::Key;
 use crate::name::IdentityName;
 
 /// Where a certificate chain and its key come from.
@@ -69,8 +72,8 @@ pub enum IdentityError {
     #[error("{0}")]
     Key(String),
     /// Each is fine, but they are not a pair.
-    #[error("the private key does not belong to the certificate")]
-    Mismatch,
+    #[error("the private key does not belong to the certificate{0}")]
+    Mismatch(String),
 }
 
 /// There is no certificate yet; a handshake without it would be one as nobody.
@@ -248,14 +251,23 @@ impl Pair {
         let not_after = not_after(leaf).map_err(IdentityError::Cert)?;
         let key = aws_lc_rs::sign::any_supported_type(key)
             .map_err(|error| IdentityError::Key(format!("the private key cannot be used: {error}")))?;
-        let certified = CertifiedKey::new(chain.clone(), key);
-        match certified.keys_match() {
-            Ok(()) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
-            Err(error) => {
-                return Err(IdentityError::Cert(format!("the certificate cannot be used: {error}")));
-            }
+        // Not by rustls, which reads no certificate of X.509 version 1. What a server may have against ours is its affair.
+        let public = key.public_key();
+        let belongs = |certificate: &CertificateDer<'_>| {
+            let public = public.as_ref().map(AsRef::as_ref);
+            Key::of(certificate).is_ok_and(|certified| Some(certified.info) == public)
+        };
+        if !belongs(leaf) {
+            let why = match chain.iter().position(belongs) {
+                Some(at) => format!(
+                    ": it belongs to number {} of its file, which has to be the first, and the CAs behind it",
+                    at + 1
+                ),
+                None => format!(" ({})", described(leaf)),
+            };
+            return Err(IdentityError::Mismatch(why));
         }
+        let certified = CertifiedKey::new(chain.clone(), key);
         let certified = Arc::new(SingleCertAndKey::from(certified));
         let stamp = Stamp::of(&chain);
         Ok(Self { certified, chain, bundles: Bundles::default(), not_after, stamp })
@@ -282,12 +294,34 @@ impl fmt::Debug for Identity {
 
 /// Every certificate of a PEM file; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let certificates: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
+    let text = text(path)?;
+    let other = || instead(path, &text, Wanted::Certificate);
+    let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let certificates = read.map_err(|error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     if certificates.is_empty() {
-        return Err(format!("{} holds no PEM certificate", path.display()));
+        return Err(other().unwrap_or_else(|| format!("{} holds no PEM certificate", path.display())));
     }
     Ok(certificates)
+}
+
+/// A file that is no secret, as long as it is no longer than that of all CAs of a host is.
+///
+/// # Errors
+/// In words.
+pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    const LARGEST: u64 = 64 * 1024 * 1024;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = File::open(path).and_then(|file| {
+        // A key may stand in it besides: it is not to move, as far as the file does not grow meanwhile.
+        let size = file.metadata().map_or(0, |metadata| metadata.len()).min(LARGEST);
+        bytes.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
+        file.take(LARGEST + 1).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(length) if u64::try_from(length).is_ok_and(|length| length <= LARGEST) => Ok(bytes),
+        Ok(_) => Err(format!("{} is larger than 64 MiB", path.display())),
+        Err(error) => Err(unreadable(path, &pem::Error::Io(error))),
+    }
 }
 
 /// The file's text and the key in it are overwritten when they are dropped; what is used from then on is the library's.
@@ -295,15 +329,13 @@ fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String>
     let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(Zeroizing::new(key)),
-        Err(pem::Error::NoItemsFound) if mentions_encryption(&text) => Err(format!(
-            "{} is encrypted, and a daemon has nobody to ask for the passphrase; store it decrypted and readable \
-             by this user only (openssl pkey -in KEY -out PLAIN)",
-            path.display()
-        )),
-        Err(pem::Error::NoItemsFound) => {
-            Err(format!("{} holds no PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display()))
-        }
-        Err(error) => Err(unreadable(path, &error)),
+        Err(error) => Err(instead(path, &text, Wanted::Key).unwrap_or_else(|| {
+            if matches!(error, pem::Error::NoItemsFound) {
+                format!("{} holds no PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display())
+            } else {
+                unreadable(path, &error)
+            }
+        })),
     }
 }
 
@@ -319,10 +351,6 @@ fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 256 KiB"));
     }
     Ok(bytes)
-}
-
-fn mentions_encryption(text: &[u8]) -> bool {
-    text.windows(b"ENCRYPTED".len()).any(|part| part == b"ENCRYPTED")
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]

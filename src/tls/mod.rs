@@ -5,11 +5,17 @@
 //! begins. Each endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the
 //! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
+mod chain;
 mod choice;
+mod constraints;
 mod demands;
 mod endpoint;
 mod federation;
 mod identity;
+mod pem_file;
+mod pinned;
+mod refusal;
+mod signed;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -31,7 +37,7 @@ pub use demands::{Demands, Pin};
 pub use endpoint::{Agreed, EndpointOriginator, Shown};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
-pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, revocation_lists};
+pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, Verify, revocation_lists};
 pub use wear::{Due, KeyLimit};
 
 use identity::Pair;
@@ -110,6 +116,9 @@ pub enum HandshakeError {
     /// One side objected; rustls says which and to what.
     #[error("{}", explain(.0))]
     Tls(rustls::Error),
+    /// The server's certificate is not what the cluster wants, in words.
+    #[error("{0}")]
+    Certificate(String),
     /// The connection ended in the middle.
     #[error("the server closed the connection during the TLS handshake; it may speak no TLS on this port")]
     Closed,
@@ -294,6 +303,18 @@ pub fn is_alert(error: &io::Error) -> bool {
 }
 
 impl HandshakeError {
+    /// Asked right after rustls gave the error, on the same thread: that is where a verifier leaves its words.
+    fn of(error: rustls::Error) -> Self {
+        let words = refusal::take();
+        match (&error, words) {
+            (
+                rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_),
+                Some(words),
+            ) => Self::Certificate(words),
+            _ => Self::Tls(error),
+        }
+    }
+
     /// Whether the server may have ended the handshake because of what it offered.
     const fn may_refuse_resumption(&self) -> bool {
         matches!(self, Self::Tls(rustls::Error::AlertReceived(_)) | Self::Closed | Self::Io(_))
@@ -325,31 +346,8 @@ impl HandshakeError {
 /// rustls' own sentence, with what to do about the usual ones.
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 fn explain(error: &rustls::Error) -> String {
-    use rustls::{AlertDescription as Alert, CertificateError, Error};
+    use rustls::{AlertDescription as Alert, Error};
     let hint = match error {
-        // A bad signature: a CA of the same name is there, with another key.
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-            "the server's certificate is not signed by a CA of tls.ca"
-        }
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-            "the server's certificate has expired"
-        }
-        Error::InvalidCertificate(
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "the server's certificate is for another name; see tls.server_name",
-        Error::InvalidCertificate(CertificateError::Revoked) => {
-            "the server's certificate, or that of a CA above it, is revoked by tls.crl"
-        }
-        Error::InvalidCertificate(CertificateError::UnknownRevocationStatus) => {
-            "tls.crl has no list of a CA that signed the server's certificate or one above it"
-        }
-        Error::InvalidCertificate(
-            CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. },
-        ) => "a revocation list of tls.crl has expired",
-        Error::InvalidCertRevocationList(_) => {
-            "a revocation list of tls.crl is not signed by the CA whose name it bears, or cannot be used"
-        }
-        Error::InvalidCertificate(CertificateError::Other(demand)) => return demand.0.to_string(),
         Error::AlertReceived(Alert::CertificateRequired) => "the server demands a client certificate",
         // decrypt_error: signed by a CA of the right name with another key, as one is that was made anew.
         Error::AlertReceived(

@@ -103,7 +103,7 @@ impl Stream {
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Next::Close,
                 // Whatever else there is comes after the handshake.
                 Ok(_) => Next::Use,
-                Err(error) => Next::Fail(error),
+                Err(error) => Next::Fail(HandshakeError::of(error)),
             };
             // After an error it may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
@@ -120,7 +120,7 @@ impl Stream {
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
                     let _ = socket.send_all(&outgoing).await;
-                    return Err(HandshakeError::Tls(error));
+                    return Err(error);
                 }
             }
         };
@@ -413,7 +413,7 @@ enum Next {
     Read,
     Use,
     Close,
-    Fail(rustls::Error),
+    Fail(HandshakeError),
 }
 
 /// What one read of a handshake may bring: a server's first flight is one or a few of these.

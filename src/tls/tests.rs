@@ -1,5 +1,8 @@
 //! A stream and its server over loopback, in one task; the keys as short-lived as a test wants them.
 
+mod certificates;
+pub(in crate::tls) mod workshop;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -8,10 +11,10 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CipherSuiteCommon, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
-    SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
+    CipherSuiteCommon, ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -114,16 +117,7 @@ pub(crate) async fn tcp() -> (Socket, TcpStream) {
 
 /// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
 pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
+    let server = workshop::server(&workshop::self_signed(), version);
     let provider =
         CryptoProvider { cipher_suites: vec![suite(version, records)], ..aws_lc_rs::default_provider() };
     let client = ClientConfig::builder_with_provider(Arc::new(provider))
@@ -136,7 +130,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
         Stream::handshake(socket, Stream::hello(Arc::new(client), name).expect("a hello")),
-        TlsAcceptor::from(Arc::new(server)).accept(peer)
+        TlsAcceptor::from(server).accept(peer)
     );
     (stream.unwrap(), server.unwrap())
 }

@@ -5,17 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use rustls::client::VerifierBuilderError;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{VerifierBuilderError, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::demands::Demands;
+use super::chain::{Chain, ChainTerms, may_issue, tls12_by, tls13_by};
+use super::demands::{Demands, Unacceptable, unacceptable};
 use super::federation::{Federation, trust_domain};
-use super::identity::{Bundles, Identity, Stamp, certificates, moment, not_after, unreadable};
+use super::identity::{Bundles, Identity, Stamp, certificates, moment, not_after, text, unreadable};
+use super::pem_file::{Wanted, instead};
+use super::pinned::Pinned;
+use super::refusal;
+use super::signed::parsed;
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone)]
@@ -28,6 +33,21 @@ pub enum Roots {
     WebPki,
     /// Those of the identity's trust domain, and of those that are federated with it, as its agent says.
     Bundle(Arc<Identity>),
+    /// None: the pins of [`Verify::Pin`] say all.
+    Nobody,
+}
+
+/// How much of a server's certificate counts, in libpq's words (`sslmode`) and one more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// Chain, dates, purpose and name, as `verify-full`.
+    #[default]
+    Full,
+    /// All but the name, as `verify-ca`.
+    Ca,
+    /// That it is one of the file's certificates, or has one of the pinned keys, and nothing else: not its dates, either, as
+    /// for a DANE-EE record (RFC 7671 §5.1).
+    Pin,
 }
 
 /// Why there is no verifier.
@@ -74,7 +94,9 @@ pub struct Trust {
 /// What a server's certificate has to fulfil.
 #[derive(Debug, Clone)]
 pub struct Terms {
-    /// Who may have signed it.
+    /// How much of it counts.
+    pub verify: Verify,
+    /// Who may have signed it; what it may be, of [`Verify::Pin`].
     pub roots: Roots,
     /// PEM files of revocation lists. None: nothing is asked of them; else there must be one of each CA of the chain, and
     /// none that has expired.
@@ -132,8 +154,9 @@ impl Trust {
     /// # Errors
     /// See [`TrustError`]; who was there stays.
     pub fn refresh(&self) -> Result<bool, TrustError> {
-        let never_changes =
-            |terms: &Terms| terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki);
+        let never_changes = |terms: &Terms| {
+            terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki | Roots::Nobody)
+        };
         if self.terms.as_ref().is_none_or(never_changes) {
             return Ok(false);
         }
@@ -164,7 +187,9 @@ impl Trust {
 
 impl Trusted {
     fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let Some(Terms { roots, crls, demands }) = terms else { return Ok(Self::blind(provider, true)) };
+        let Some(Terms { verify, roots, crls, demands }) = terms else {
+            return Ok(Self::blind(provider, true));
+        };
         let mut lists = Vec::new();
         let mut lists_end = Vec::new();
         for path in crls {
@@ -173,22 +198,25 @@ impl Trusted {
             lists_end.extend(until);
         }
         lists_end.sort_unstable();
-        let over = |store: RootCertStore| {
-            WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
-                .with_crls(lists.iter().cloned())
-                .enforce_revocation_expiration()
-                .build()
-                .map(|verifier| demands.over(verifier))
-                .map_err(unbuildable)
+        let over = |store: RootCertStore, named: &[CertificateDer<'static>]| {
+            let (name_counts, demands) = (*verify == Verify::Full, demands.clone());
+            let terms = ChainTerms { name_counts, demands, lists: lists.clone() };
+            let chain = Chain::new(store, named.to_vec(), terms, provider).map_err(unbuildable)?;
+            Ok::<_, TrustError>(Arc::new(chain) as Arc<dyn ServerCertVerifier>)
         };
-        let (verifier, certificates) = if let Roots::Bundle(identity) = roots {
+        let (verifier, certificates) = if *verify == Verify::Pin {
+            let named = roots.named()?;
+            let verifier: Arc<dyn ServerCertVerifier> =
+                Arc::new(Pinned::new(named.clone(), demands.pins.clone(), provider));
+            (verifier, named)
+        } else if let Roots::Bundle(identity) = roots {
             let bundles = trusted_bundles(&identity.bundles(), demands);
             let mut all = BTreeMap::new();
             for (domain, certificates) in &bundles.all {
                 let mut store = RootCertStore::empty();
                 store.add_parsable_certificates(certificates.iter().cloned());
                 if !store.is_empty() {
-                    all.insert(domain.clone(), over(store)?);
+                    all.insert(domain.clone(), over(store, &[])?);
                 }
             }
             let Some(own) = all.get(&bundles.own).map(Arc::clone) else {
@@ -198,7 +226,7 @@ impl Trusted {
             (verifier, bundles.all.into_values().flatten().collect())
         } else {
             let (store, certificates) = roots.load()?;
-            (over(store)?, certificates)
+            (over(store, &certificates)?, certificates)
         };
         // One that cannot be read was no trust anchor either.
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
@@ -207,7 +235,7 @@ impl Trusted {
             verifier,
             stamps: (0..=lists_end.len()).map(|_| Stamp::next()).collect(),
             lists_end,
-            reads_dates: true,
+            reads_dates: *verify != Verify::Pin,
             held: (certificates, lists),
             ends: ends.into_iter().filter_map(|(role, end)| Some((role, end?))).collect(),
         })
@@ -256,8 +284,10 @@ fn unbuildable(error: VerifierBuilderError) -> TrustError {
 pub fn revocation_lists(
     path: &Path,
 ) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>), String> {
-    let read = CertificateRevocationListDer::pem_file_iter(path).and_then(Iterator::collect);
-    let lists: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
+    let text = text(path)?;
+    let read = CertificateRevocationListDer::pem_slice_iter(&text).collect();
+    let other = || instead(path, &text, Wanted::RevocationList);
+    let lists: Vec<_> = Result::map_err(read, |error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     let mut ends = Vec::new();
     for list in &lists {
         let (_, parsed) = CertificateRevocationList::from_der(list)
@@ -265,7 +295,8 @@ pub fn revocation_lists(
         ends.extend(parsed.next_update().map(moment));
     }
     if lists.is_empty() {
-        return Err(format!("{} holds no PEM revocation list (X509 CRL)", path.display()));
+        let none = || format!("{} holds no PEM revocation list (X509 CRL)", path.display());
+        return Err(other().unwrap_or_else(none));
     }
     Ok((lists, ends))
 }
@@ -274,8 +305,13 @@ impl Roots {
     const fn file(&self) -> Option<&PathBuf> {
         match self {
             Self::File(path) => Some(path),
-            Self::System | Self::WebPki | Self::Bundle(_) => None,
+            Self::System | Self::WebPki | Self::Bundle(_) | Self::Nobody => None,
         }
+    }
+
+    /// The certificates of the file, where there is one.
+    fn named(&self) -> Result<Vec<CertificateDer<'static>>, RootsError> {
+        self.file().map_or(Ok(Vec::new()), |path| certificates(path).map_err(RootsError::File))
     }
 
     /// The anchors, and the certificates that a file had for them.
@@ -289,11 +325,15 @@ impl Roots {
                     store
                         .add(certificate.clone())
                         .map_err(|reason| RootsError::Anchor { path: path.display().to_string(), reason })?;
+                    if parsed(certificate).is_ok_and(|read| !may_issue(&read)) {
+                        // It counts for itself alone.
+                        store.roots.pop();
+                    }
                 }
                 return Ok((store, certificates));
             }
             // By trust domain, elsewhere.
-            Self::Bundle(_) => {}
+            Self::Bundle(_) | Self::Nobody => {}
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
                 // A trust store may hold oddities that webpki does not read; the rest of it still counts.
@@ -319,14 +359,16 @@ struct Blind {
 impl ServerCertVerifier for Blind {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if !self.accepts {
-            return Err(CertificateError::UnknownIssuer.into());
+            let error = unacceptable(Unacceptable::Nobody);
+            refusal::of_demand(&error, certificate);
+            return Err(error);
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -337,7 +379,7 @@ impl ServerCertVerifier for Blind {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        tls12_by(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -346,7 +388,7 @@ impl ServerCertVerifier for Blind {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        tls13_by(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -22,6 +22,7 @@ mod attribution; // whose a connection is that changes hands, or comes out of a 
 mod balancing; // who gets the next session
 mod bulk; // much data, many sessions
 mod callers; // who connects, and who may
+mod certificates; // servers' certificates and keys of unusual kinds, before a real OpenSSL
 mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
 mod context; // CONNECT requests, and real clients that make them

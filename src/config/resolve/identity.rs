@@ -88,7 +88,7 @@ impl Resolver<'_> {
             Err(error) => {
                 let name = match error {
                     IdentityError::Cert(_) => "cert",
-                    IdentityError::Key(_) | IdentityError::Mismatch => "key",
+                    IdentityError::Key(_) | IdentityError::Mismatch(_) => "key",
                 };
                 self.findings.mistake(&section.at(name), error.to_string());
                 // Loading stops at the certificate; a key that is not there is worth saying in the same run.
@@ -125,6 +125,10 @@ impl Resolver<'_> {
     }
 
     pub(super) fn warn_of_unused_identities(&mut self, identities: &NamedIdentities) {
+        // A cluster with a mistake may be the one that uses it.
+        if !self.findings.mistakes.is_empty() {
+            return;
+        }
         for (name, (at, _)) in &identities.loaded {
             if !identities.used.contains(name) {
                 self.findings.warning(at, "no cluster uses this identity");

@@ -11,7 +11,7 @@ use crate::policy::admission::Rule;
 use crate::protocol::Protocol;
 use crate::tls::{
     Demands, Identities, Identity, IdentitySource, MinVersion, Originator, Pin, Role, Roots, Settings,
-    SetupError, Start, Terms, TrustError, revocation_lists,
+    SetupError, Start, Terms, TrustError, Verify, revocation_lists,
 };
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
@@ -67,26 +67,61 @@ impl Resolver<'_> {
 
     /// What the server's certificate has to fulfil; judged where `insecure_skip_verify` is set, too.
     fn terms(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<Terms> {
+        let verify = self.verify(tls);
+        let roots = verify.and_then(|verify| self.roots(tls, verify, identities));
+        let crls = self.crls(tls);
+        let (pins, uris) = (self.pins(tls), self.allowed_uris(tls));
+        let demands = Demands { pins: pins?, uris: uris? };
+        let (verify, roots) = (verify?, roots?);
+        if verify == Verify::Ca && matches!(roots, Roots::System | Roots::WebPki) {
+            let message = "`ca` asks for no name, so anybody would do who has a certificate of any public CA; name the file of \
+                           your own CA as `tls.ca`";
+            self.findings.mistake(&tls.at("verify"), message);
+        }
+        Some(Terms { verify, roots, crls: crls?, demands })
+    }
+
+    /// How much of the server's certificate counts, and what goes with that.
+    fn verify(&mut self, tls: &Section) -> Option<Verify> {
         let insecure = tls.boolean("insecure_skip_verify") == Some(true);
-        for key in ["pins", "allowed_uris", "crl"] {
+        for key in ["verify", "pins", "allowed_uris", "crl"] {
             if insecure && tls.is_given(key) {
                 let message = format!(
-                    "`{key}` does not go with `insecure_skip_verify`, which accepts any certificate; a server that signed \
-                     its own can be named as `ca`"
+                    "`{key}` does not go with `insecure_skip_verify`, which accepts any certificate; one that a server signed \
+                     itself can be named as `ca`, and `verify` says how much of it counts"
                 );
                 self.findings.mistake(&tls.at(key), message);
             }
         }
-        let roots = self.roots(tls, identities);
-        let crls = self.crls(tls);
-        let (pins, uris) = (self.pins(tls), self.allowed_uris(tls));
-        let demands = Demands { pins: pins?, uris: uris? };
-        Some(Terms { roots: roots?, crls: crls?, demands })
+        let words = [("full", Verify::Full), ("ca", Verify::Ca), ("pin", Verify::Pin)];
+        let verify = tls.choice("verify", &words)?;
+        let unasked: &[(&str, &str)] = match verify {
+            Verify::Full => &[],
+            Verify::Ca => {
+                &[("allowed_uris", "`allowed_uris` does not go with `verify: ca`, which asks for no name")]
+            }
+            Verify::Pin => &[
+                ("allowed_uris", "`allowed_uris` does not go with `verify: pin`, which asks for no name"),
+                ("crl", "`crl` does not go with `verify: pin`, which asks no CA"),
+            ],
+        };
+        for (key, message) in unasked.iter().filter(|(key, _)| tls.is_given(key)) {
+            self.findings.mistake(&tls.at(key), *message);
+        }
+        if verify == Verify::Pin && tls.is_given("ca") == tls.is_given("pins") {
+            let message = "`pin` needs one of two: `ca`, a file of the servers' own certificates, or `pins`, their public keys";
+            self.findings.mistake(&tls.at("verify"), message);
+            return None;
+        }
+        Some(verify)
     }
 
     /// The roots, tried on their own: they are judged where another part is at fault too, and where
     /// `insecure_skip_verify` means that nobody will ask them.
-    fn roots(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<Roots> {
+    fn roots(&mut self, tls: &Section, verify: Verify, identities: Option<&Identities>) -> Option<Roots> {
+        if verify == Verify::Pin && !tls.is_given("ca") {
+            return Some(Roots::Nobody);
+        }
         let all = identities.map(Identities::all).unwrap_or_default();
         if let Some(first) =
             all.iter().find(|identity| is_an_agents(identity)).filter(|_| !tls.is_given("ca"))
@@ -100,12 +135,19 @@ impl Resolver<'_> {
             return None;
         }
         let ca = match tls.text("ca")? {
+            list @ ("webpki" | "system") if verify == Verify::Pin => {
+                let message = format!(
+                    "`{list}` is a list of CAs; `verify: pin` needs the file of a server's own certificate"
+                );
+                self.findings.mistake(&tls.at("ca"), message);
+                return None;
+            }
             "webpki" => Roots::WebPki,
             "system" => Roots::System,
             path => Roots::File(self.readable(path, &tls.at("ca"))?),
         };
         if tls.is_given("ca") {
-            let terms = Terms { roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
+            let terms = Terms { verify, roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
             let alone = Settings {
                 terms: Some(terms),
                 identities: Identities::default(),

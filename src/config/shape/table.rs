@@ -254,9 +254,12 @@ static ENDPOINT: Shape = Shape {
 static TLS: Shape = Shape {
     about: "TLS towards the servers.",
     keys: &[
+        default("verify", words(&["full", "ca", "pin"]), "full",
+            "How much of the server's certificate counts. `full`: who signed it, dates, purpose and name (libpq's verify-full); \
+             `ca`: all but the name (verify-ca); `pin`: that it is in the file `ca`, or its key among `pins`, and nothing else."),
         default("ca", Kind::Text("certs/ca.pem"), "webpki",
             "Who may have signed the server's certificate: a PEM file, `system` or `webpki` \
-             (Mozilla's list)."),
+             (Mozilla's list). A file may also hold that certificate itself."),
         optional("cert", Kind::Text("certs/client.pem"),
             "PEM file of our certificate; with `key`, an identity of this cluster's own."),
         optional("key", Kind::Text("certs/client.key"), "PEM file of the certificate's private key."),
@@ -268,7 +271,7 @@ static TLS: Shape = Shape {
         optional("allowed_uris", Kind::List(&Kind::Text("spiffe://example.com/orders-db")),
             "URI names (SPIFFE IDs) of which the server's certificate must bear one, instead of the name."),
         optional("pins", Kind::List(&Kind::Text("sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
-            "SHA-256 of public keys (SPKI) of which the server's must be one, in addition."),
+            "SHA-256 of public keys (SPKI) of which the server's must be one, in addition; instead of all else with `verify: pin`."),
         optional("crl", Kind::Either(&[Kind::Text("certs/crl.pem"), Kind::List(&Kind::Text("certs/crl.pem"))]),
             "PEM file of revocation lists, or several: one of each CA that signs, none of them expired."),
         optional("alpn", Kind::List(&Kind::Text("postgresql")),

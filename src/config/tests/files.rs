@@ -146,14 +146,21 @@ fn identities_may_be_chosen_by_who_connects() {
 fn a_file_that_is_wrong_is_the_fault_of_its_key() {
     for (tls, path, part) in [
         ("ca: certs/none.pem", "tls.ca", "certs/none.pem"),
-        ("ca: certs/empty.pem", "tls.ca", "holds no PEM certificate"),
+        ("ca: certs/empty.pem", "tls.ca", "is empty"),
         ("ca: certs/junk.pem", "tls.ca", "trust anchor"),
         ("ca: certs/none.pem, insecure_skip_verify: true", "tls.ca", "certs/none.pem"),
         ("ca: certs", "tls.ca", "cannot read"),
         ("cert: certs/none.pem, key: certs/client.key", "tls.cert", "cannot read"),
         ("cert: certs/junk.pem, key: certs/client.key", "tls.cert", "not valid X.509"),
         ("cert: certs/client.pem, key: certs/none.key", "tls.key", "cannot read"),
-        ("cert: certs/client.pem, key: certs/ca.pem", "tls.key", "holds no PEM private key"),
+        (
+            "cert: certs/client.pem, key: certs/ca.pem",
+            "tls.key",
+            "holds a certificate, and no PEM private key",
+        ),
+        ("cert: certs/client.key, key: certs/client.key", "tls.cert", "may belong to `key`"),
+        ("ca: certs/client.key", "tls.ca", "holds a private key, and no PEM certificate"),
+        ("crl: certs/ca.pem", "tls.crl", "holds a certificate, and no PEM revocation list"),
         ("cert: certs/client.pem, key: certs/billing.key", "tls.key", "does not belong to the certificate"),
         ("identity: biling", "tls.identity", "there is no identity `biling`; did you mean `billing`?"),
         (
@@ -178,18 +185,150 @@ fn an_identity_of_wrong_files_is_reported_once_however_many_use_it() {
     assert_eq!(paths, ["identities.billing.key"], "{mistakes}");
 }
 
+/// A traditionally encrypted key was told as "base64 decode error", and a PKCS#12 file as holding no PEM. Each of these is what
+/// some tool makes by default; the command that the words give makes a key of it that is taken.
 #[test]
-fn an_encrypted_key_is_refused_in_words() {
-    let folder = folder(&with_tls("cert: certs/client.pem, key: certs/locked.key"));
+fn keys_and_certificates_of_other_forms_are_refused_with_the_command_that_converts_them() {
+    for (key, made_by, words) in [
+        (
+            "locked.key",
+            "pkcs8 -topk8 -passout pass:x -in client.key -out locked.key",
+            "pkey -in {}/locked.key -out PLAIN",
+        ),
+        (
+            "old.key",
+            "ec -aes128 -passout pass:x -in client.key -out old.key",
+            "pkey -in {}/old.key -out PLAIN",
+        ),
+        (
+            "key.der",
+            "pkey -in client.key -outform der -out key.der",
+            "pkey -inform der -in {}/key.der -out PEM",
+        ),
+        (
+            "all.p12",
+            "pkcs12 -export -passout pass:x -inkey client.key -in client.pem -out all.p12",
+            "pkcs12 -in {}/all.p12 -nocerts -nodes -out PEM",
+        ),
+        (
+            "client.der",
+            "x509 -in client.pem -outform der -out client.der",
+            "x509 -inform der -in {}/client.der -out PEM",
+        ),
+        (
+            "public.key",
+            "pkey -in client.key -pubout -out public.key",
+            "holds a public key; the private one is wanted",
+        ),
+    ] {
+        let folder = folder(&with_tls(&format!("cert: certs/client.pem, key: certs/{key}")));
+        openssl(&folder, made_by);
+        refused_once(&folder, "clusters.b.tls.key", words);
+    }
+    for (cert, made_by, words) in [
+        (
+            "client.der",
+            "x509 -in client.pem -outform der -out client.der",
+            "x509 -inform der -in {}/client.der -out PEM",
+        ),
+        (
+            "all.p7b",
+            "crl2pkcs7 -nocrl -certfile client.pem -out all.p7b",
+            "pkcs7 -in {}/all.p7b -print_certs -out PEM",
+        ),
+        (
+            "all.p7c",
+            "crl2pkcs7 -nocrl -certfile client.pem -outform der -out all.p7c",
+            "pkcs7 -inform der -in {}/all.p7c -print_certs -out PEM",
+        ),
+        (
+            "all.p12",
+            "pkcs12 -export -passout pass:x -inkey client.key -in client.pem -out all.p12",
+            "pkcs12 -in {}/all.p12 -nokeys -out PEM",
+        ),
+        ("trusted.pem", "x509 -in client.pem -trustout -out trusted.pem", "x509 -in {}/trusted.pem -out PEM"),
+        (
+            "client.csr",
+            "req -new -key client.key -subj /CN=x -out client.csr",
+            "holds a request for a certificate",
+        ),
+    ] {
+        let folder = folder(&with_tls(&format!("cert: certs/{cert}, key: certs/client.key")));
+        openssl(&folder, made_by);
+        refused_once(&folder, "clusters.b.tls.cert", words);
+    }
+}
+
+/// In a folder's `certs`.
+#[track_caller]
+fn openssl(folder: &TempDir, arguments: &str) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(arguments.split(' ')).current_dir(folder.path().join("certs"));
+    let made = openssl.output().expect("the openssl command");
+    assert!(made.status.success(), "{arguments}: {made:?}");
+}
+
+#[track_caller]
+fn refused_once(folder: &TempDir, path: &str, words: &str) {
+    let words = words.replace("{}", &folder.path().join("certs").display().to_string());
+    let mistakes = load(folder).expect_err(&words);
+    let found: Vec<_> = mistakes.iter().collect();
+    let [one] = found[..] else { panic!("{mistakes}") };
+    assert!(one.path == path && one.message.contains(&words), "{words:?} is not in {mistakes}");
+}
+
+/// A CA's certificate in front of the leaf: "does not belong" alone sent people looking for another key.
+#[test]
+fn a_key_that_belongs_to_a_later_certificate_of_the_file_tells_of_the_order() {
+    let folder = folder(&with_tls("cert: certs/all.pem, key: certs/client.key"));
     let certs = folder.path().join("certs");
-    let made = Command::new("openssl")
-        .args(["pkcs8", "-topk8", "-passout", "pass:x", "-in", "client.key", "-out", "locked.key"])
-        .current_dir(certs)
-        .output()
-        .expect("the openssl command");
-    assert!(made.status.success(), "{made:?}");
-    let mistakes = load(&folder).expect_err("an encrypted key").to_string();
-    assert!(mistakes.contains("clusters.b.tls.key: ") && mistakes.contains("is encrypted"), "{mistakes}");
+    let both = ["ca.pem", "client.pem"].map(|file| fs::read_to_string(certs.join(file)).expect("a file"));
+    fs::write(certs.join("all.pem"), both.concat()).expect("a file");
+    refused_once(
+        &folder,
+        "clusters.b.tls.key",
+        "it belongs to number 2 of its file, which has to be the first",
+    );
+}
+
+/// What MySQL's manual makes: as our own certificate it was refused as "invalid peer certificate", which it is not.
+#[test]
+fn our_own_certificate_may_be_of_version_1() {
+    let folder = folder(&with_tls("cert: certs/v1.pem, key: certs/client.key"));
+    openssl(&folder, "req -new -key client.key -subj /CN=billing -out v1.csr");
+    openssl(&folder, "x509 -req -in v1.csr -days 30 -signkey client.key -out v1.pem");
+    load(&folder).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// 42 clusters with one key that everybody may read gave 42 warnings.
+#[test]
+fn what_is_wrong_with_a_file_is_said_once() {
+    let folder =
+        folder(&with_tls("cert: certs/expired.pem, key: certs/expired.key").replace("billing", "client"));
+    let path = folder.path().join("listeners.yaml");
+    let text = fs::read_to_string(&path).expect("the file");
+    let cluster = text.split("clusters:\n").nth(1).expect("clusters");
+    let more: String = (0..41).map(|number| cluster.replacen("  b:", &format!("  b{number}:"), 1)).collect();
+    fs::write(&path, format!("{}\n{more}", text.trim_end())).expect("a file");
+    let key = folder.path().join("certs/expired.key");
+    fs::set_permissions(key, PermissionsExt::from_mode(0o644)).expect("a mode");
+    let config = load(&folder).unwrap_or_else(|error| panic!("{error}"));
+    for words in ["has expired (and so for ", "0600, or 0640 with a group of its own (and so for "] {
+        let warned = config.warnings.iter().filter(|warning| warning.contains(words)).count();
+        assert_eq!(warned, 1, "{words:?} in {:#?}", config.warnings);
+    }
+}
+
+/// Whoever mended the other mistake found out only then.
+#[test]
+fn an_expired_certificate_is_told_beside_another_mistake() {
+    let tls = "cert: certs/expired.pem, key: certs/expired.key, serve_name: x";
+    let mistakes =
+        load(&folder(&with_tls(tls).replace("billing", "client"))).expect_err("a wrong key").to_string();
+    let last = mistakes.lines().last().expect("a line");
+    assert!(last.starts_with("warning: ") && last.contains("has expired"), "{mistakes}");
+    assert!(!mistakes.contains("no cluster uses"), "{mistakes}");
+    assert!(mistakes.contains("serve_name"), "{mistakes}");
 }
 
 #[test]

@@ -100,6 +100,25 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
     check_cluster("tls: { allowed_uris: [\"spiffe://a/*\"] }", 27, "tls.allowed_uris[0]", "letter by letter");
     check_cluster("tls: { crl: [] }", 17, "tls.crl", "is an empty list");
     check_cluster("tls: { crl: /nowhere/crl.pem }", 17, "tls.crl", "cannot read /nowhere/crl.pem");
+    for (tls, key, words) in [
+        ("verify: name", "verify", "full"),
+        ("verify: ca", "verify", "anybody would do who has a certificate of any public CA"),
+        ("verify: ca, ca: system", "verify", "anybody would do"),
+        ("verify: pin", "verify", "`pin` needs one of two"),
+        ("verify: pin, ca: webpki", "ca", "is a list of CAs"),
+        ("verify: full, insecure_skip_verify: true", "verify", "does not go with `insecure_skip_verify`"),
+        (
+            "verify: ca, ca: system, allowed_uris: [\"spiffe://a/b\"]",
+            "allowed_uris",
+            "does not go with `verify: ca`",
+        ),
+    ] {
+        let text = least("", "", &format!("tls: {{ {tls} }}"));
+        let mistakes = parse(&text).expect_err(tls);
+        let found = mistakes.iter().find(|mistake| mistake.path == format!("clusters.up.tls.{key}"));
+        let found = found.unwrap_or_else(|| panic!("{mistakes}"));
+        assert!(found.message.contains(words), "{words:?} is not in {mistakes}");
+    }
     let insecure = "tls: { insecure_skip_verify: true, allowed_uris: [\"spiffe://a/b\"] }";
     check_cluster(insecure, 54, "tls.allowed_uris", "does not go with `insecure_skip_verify`");
 }

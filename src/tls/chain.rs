@@ -1,0 +1,320 @@
+//! The verifier of a cluster that trusts CAs: webpki's verdict, and what it has none on.
+//!
+//! webpki takes no certificate that is itself among the trust anchors, none of X.509 version 1, and no limit on directory
+//! names. Each of these is judged here, by narrower rules and only where webpki refused: what it revokes stays revoked.
+//! Whether the name counts, and what is demanded besides, comes on top.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use x509_parser::prelude::{ASN1Time, X509Certificate, X509Version};
+
+use super::constraints::Permitted;
+use super::demands::{Demands, Unacceptable, unacceptable};
+use super::refusal::{self, Shown};
+use super::signed::{Key, parsed};
+
+/// Verifies by CAs.
+#[derive(Debug)]
+pub(super) struct Chain {
+    /// The CAs without limits on directory names together, and each of the others alone.
+    cas: Vec<Cas>,
+    /// The certificates of a file, any of which may be the server's own.
+    named: Vec<CertificateDer<'static>>,
+    terms: ChainTerms,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// What counts besides the chain.
+#[derive(Debug)]
+pub(super) struct ChainTerms {
+    /// Whether the certificate has to bear the server's name.
+    pub(super) name_counts: bool,
+    /// What it must bear besides.
+    pub(super) demands: Demands,
+    /// Revocation lists.
+    pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
+}
+
+#[derive(Debug)]
+struct Cas {
+    webpki: Arc<WebPkiServerVerifier>,
+    permitted: Option<Permitted>,
+}
+
+impl Chain {
+    /// `named` are the certificates that the anchors come from, where they come from a file.
+    pub(super) fn new(
+        anchors: RootCertStore,
+        named: Vec<CertificateDer<'static>>,
+        terms: ChainTerms,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, VerifierBuilderError> {
+        let cas = |anchors: Vec<TrustAnchor<'static>>, permitted| {
+            let store = Arc::new(RootCertStore { roots: anchors });
+            let webpki = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(provider))
+                .with_crls(terms.lists.iter().cloned())
+                .enforce_revocation_expiration()
+                .build()?;
+            Ok::<_, VerifierBuilderError>(Cas { webpki, permitted })
+        };
+        let (mut limited, mut others) = (Vec::new(), Vec::new());
+        for mut anchor in anchors.roots {
+            match Permitted::take_from(&mut anchor) {
+                Some(permitted) => limited.push(cas(vec![anchor], Some(permitted))?),
+                None => others.push(anchor),
+            }
+        }
+        // There is none where a file holds servers' own certificates alone.
+        if !others.is_empty() {
+            limited.insert(0, cas(others, None)?);
+        }
+        Ok(Self { cas: limited, named, terms, algorithms: provider.signature_verification_algorithms })
+    }
+
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let mut refused: Option<Error> = None;
+        for cas in &self.cas {
+            match self.signed_by(cas, end_entity, intermediates, server_name, now) {
+                Ok(()) => return self.terms.demands.judge(end_entity),
+                // Of several the first that knows more than that it is not concerned.
+                Err(error) if refused.as_ref().is_none_or(is_unconcerned) => refused = Some(error),
+                Err(_) => {}
+            }
+        }
+        let refused = refused.unwrap_or_else(|| CertificateError::UnknownIssuer.into());
+        if is_about_revocation(&refused) {
+            return Err(refused);
+        }
+        match self.by_itself(end_entity) {
+            Some(verdict) => verdict?,
+            None => return Err(refused),
+        }
+        self.alone(end_entity, server_name, now)?;
+        self.terms.demands.judge(end_entity)
+    }
+
+    /// By one of these CAs, as webpki sees it.
+    fn signed_by(
+        &self,
+        cas: &Cas,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        match cas.webpki.verify_server_cert(end_entity, intermediates, server_name, &[], now) {
+            Ok(_) => {}
+            // The name is what rustls looks at last: chain, dates, purpose and revocation were right. A test holds it to
+            // that.
+            Err(error) if is_about_the_name(&error) && !self.name_counts() => {}
+            Err(error) => return Err(error),
+        }
+        let Some(permitted) = &cas.permitted else { return Ok(()) };
+        // Which of them are in the path is not known, so none may offend; a root that the server sends is above it.
+        let mut below = intermediates.iter().filter(|sent| !self.named.iter().any(|named| named == *sent));
+        match permitted.permits(end_entity) && below.all(|sent| permitted.permits(sent)) {
+            true => Ok(()),
+            false => Err(unacceptable(Unacceptable::DirectoryName)),
+        }
+    }
+
+    const fn name_counts(&self) -> bool {
+        self.terms.name_counts && self.terms.demands.uris.is_empty()
+    }
+
+    /// Whether it is one of the file's own certificates, or one without extensions that a CA of the file signed; `None`:
+    /// neither. Where there are revocation lists, only a certificate that nobody else signed needs none.
+    fn by_itself(&self, certificate: &CertificateDer<'_>) -> Option<Result<(), Error>> {
+        let read = parsed(certificate).ok()?;
+        let may_be_revoked = !self.terms.lists.is_empty();
+        if self.named.iter().any(|named| named == certificate) {
+            return (!may_be_revoked || is_self_issued(&read)).then_some(Ok(()));
+        }
+        if !is_of_version_1(&read) || may_be_revoked {
+            return None;
+        }
+        let mut verdict = None;
+        for ca in &self.named {
+            if !parsed(ca).is_ok_and(|ca| may_have_issued(&ca, &read)) {
+                continue;
+            }
+            let signed = Key::of(ca).and_then(|key| key.signed_certificate(certificate, &self.algorithms));
+            match signed {
+                Ok(()) => return Some(Ok(())),
+                Err(error) => verdict = Some(Err(error)),
+            }
+        }
+        verdict
+    }
+
+    /// What else webpki would ask of it: its dates, its purpose, its name.
+    fn alone(
+        &self,
+        certificate: &CertificateDer<'_>,
+        server_name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let read = parsed(certificate)?;
+        in_time(&read, now)?;
+        if is_of_version_1(&read) {
+            // It has nowhere to put one.
+            return match self.name_counts() {
+                true => Err(CertificateError::NotValidForName.into()),
+                false => Ok(()),
+            };
+        }
+        // Which also refuses what it does not understand and is marked critical.
+        let webpki = ParsedCertificate::try_from(certificate)?;
+        let purpose = read.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+        if purpose.is_some_and(|purpose| !purpose.value.server_auth) {
+            return Err(CertificateError::InvalidPurpose.into());
+        }
+        if self.name_counts() { verify_server_name(&webpki, server_name) } else { Ok(()) }
+    }
+}
+
+/// Of the first version, or of the second, and with nothing that only the third may have.
+pub(super) fn is_of_version_1(certificate: &X509Certificate<'_>) -> bool {
+    certificate.version() != X509Version::V3 && certificate.extensions().is_empty()
+}
+
+pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject().as_raw() == certificate.issuer().as_raw()
+}
+
+/// Whether a certificate of the file may have signed others, as OpenSSL judges it; webpki asks that of no anchor. Of two servers
+/// whose own certificates stand in one file neither is to speak for the other.
+pub(super) fn may_issue(certificate: &X509Certificate<'_>) -> bool {
+    match (certificate.basic_constraints(), certificate.key_usage()) {
+        (Ok(Some(basic)), _) => basic.value.ca,
+        (Ok(None), Ok(Some(usage))) => usage.value.key_cert_sign(),
+        (Ok(None), Ok(None)) => is_of_version_1(certificate) && is_self_issued(certificate),
+        (Err(_), _) | (_, Err(_)) => false,
+    }
+}
+
+/// By its name, and by what it may do: a CA that limits names says nothing of a certificate that can have no names.
+fn may_have_issued(ca: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> bool {
+    let is_limited = !matches!(ca.name_constraints(), Ok(None));
+    ca.subject().as_raw() == certificate.issuer().as_raw() && may_issue(ca) && !is_limited
+}
+
+fn in_time(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let moment = |time: ASN1Time| {
+        UnixTime::since_unix_epoch(std::time::Duration::from_secs(
+            u64::try_from(time.timestamp()).unwrap_or_default(),
+        ))
+    };
+    let validity = certificate.validity();
+    let (not_before, not_after) = (moment(validity.not_before), moment(validity.not_after));
+    match now {
+        time if time < not_before => Err(CertificateError::NotValidYetContext { time, not_before }.into()),
+        time if time > not_after => Err(CertificateError::ExpiredContext { time, not_after }.into()),
+        _ => Ok(()),
+    }
+}
+
+const fn is_unconcerned(error: &Error) -> bool {
+    matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer))
+}
+
+pub(super) const fn is_about_the_name(error: &Error) -> bool {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    matches!(error, Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
+const fn is_about_revocation(error: &Error) -> bool {
+    use CertificateError as Refused;
+    match error {
+        Error::InvalidCertRevocationList(_) => true,
+        Error::InvalidCertificate(reason) => matches!(
+            reason,
+            Refused::Revoked
+                | Refused::UnknownRevocationStatus
+                | Refused::ExpiredRevocationList
+                | Refused::ExpiredRevocationListContext { .. }
+        ),
+        _ => false,
+    }
+}
+
+impl ServerCertVerifier for Chain {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let shown = Shown { end_entity, intermediates, named: &self.named, server_name, now };
+        self.judge(end_entity, intermediates, server_name, now)
+            .map(|()| ServerCertVerified::assertion())
+            .inspect_err(|error| refusal::of_certificate(error, &shown, &self.algorithms))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        tls12_by(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        tls13_by(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// By the key of that certificate, as webpki reads it, or as we do where it will not.
+pub(super) fn tls12_by(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let verified = match ParsedCertificate::try_from(certificate) {
+        Ok(_) => verify_tls12_signature(message, certificate, signed, algorithms),
+        Err(_) => Key::of(certificate).and_then(|key| key.signed_tls12(message, signed, algorithms)),
+    };
+    verified.inspect_err(|error| refusal::of_signature(error, certificate))
+}
+
+/// The same of TLS 1.3.
+pub(super) fn tls13_by(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let verified = match ParsedCertificate::try_from(certificate) {
+        Ok(_) => verify_tls13_signature(message, certificate, signed, algorithms),
+        Err(_) => Key::of(certificate).and_then(|key| key.signed_tls13(message, signed, algorithms)),
+    };
+    verified.inspect_err(|error| refusal::of_signature(error, certificate))
+}

@@ -1,0 +1,501 @@
+//! The table of docs/CREDENTIALS.md, "Which certificates are taken", row by row: whole handshakes, with TLS 1.2 and 1.3, under
+//! each `verify`; and what an impostor may try under each.
+
+use std::sync::Arc;
+
+use rcgen::{CertifiedIssuer, KeyPair, date_time_ymd};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::TlsAcceptor;
+
+use super::workshop::{CA, ORDER, Order, P256, Server, Workshop, ca, ca_params, issued, named, server};
+use super::{TLS12, TLS13, tcp, within_a_minute};
+use crate::tls::verify::Trusted;
+use crate::tls::{
+    Demands, HandshakeError, Identities, MinVersion, Originator, Pin, Roots, Settings, Start, Stream, Terms,
+    Trust, Verify,
+};
+
+/// Taken, or refused with these words.
+type Verdict = Result<(), &'static str>;
+const TAKEN: Verdict = Ok(());
+
+/// How a client is set up.
+struct Client<'a> {
+    workshop: &'a Workshop,
+    verify: Verify,
+    ca: &'a [CertificateDer<'static>],
+    pins: &'a [Pin],
+    name: &'a str,
+}
+
+impl Client<'_> {
+    fn originator(&self) -> Originator {
+        let roots = match self.ca {
+            [] => Roots::Nobody,
+            some => Roots::File(self.workshop.file(some)),
+        };
+        let demands = Demands { pins: self.pins.to_vec(), uris: Vec::new() };
+        let settings = Settings {
+            terms: Some(Terms { verify: self.verify, roots, crls: Vec::new(), demands }),
+            identities: Identities::default(),
+            server_name: None,
+            alpn: Vec::new(),
+            min_version: MinVersion::Tls12,
+            start: Start::Direct,
+        };
+        Originator::new(&settings).unwrap()
+    }
+
+    /// Shakes hands with that server, with each version.
+    #[track_caller]
+    fn meets(&self, shown: &Server, expected: Verdict) {
+        let originator = self.originator();
+        for version in [TLS12, TLS13] {
+            let name = ServerName::try_from(self.name.to_owned()).unwrap();
+            within_a_minute(async {
+                let trusted = originator.trust().current();
+                let config = originator.0.client_config(None, &trusted, Arc::default()).unwrap();
+                let (socket, peer) = tcp().await;
+                let hello = Stream::hello(Arc::new(config), name).unwrap();
+                let acceptor = TlsAcceptor::from(server(shown, version));
+                let (met, _) = tokio::join!(Stream::handshake(socket, hello), acceptor.accept(peer));
+                check(met.map(drop), self.verify, expected);
+            });
+        }
+    }
+}
+
+#[track_caller]
+fn check(met: Result<(), HandshakeError>, verify: Verify, expected: Verdict) {
+    match (met, expected) {
+        (Ok(()), Ok(())) => {}
+        (Err(error), Err(words)) => {
+            let error = error.to_string();
+            assert!(error.contains(words), "{verify:?}: {words:?} is not in {error:?}");
+        }
+        (Ok(()), Err(words)) => panic!("{verify:?}: taken, instead of {words:?}"),
+        (Err(error), Ok(())) => panic!("{verify:?}: {error}"),
+    }
+}
+
+/// A row: with that `ca`, by `full` and by `ca`; and pinned by itself it is always taken.
+#[track_caller]
+fn row(workshop: &Workshop, shown: &Server, ca: &[CertificateDer<'static>], full: Verdict, by_ca: Verdict) {
+    let client = |verify, ca| Client { workshop, verify, ca, pins: &[], name: "db.test" };
+    client(Verify::Full, ca).meets(shown, full);
+    client(Verify::Ca, ca).meets(shown, by_ca);
+    client(Verify::Pin, &[shown.own().clone()]).meets(shown, TAKEN);
+}
+
+/// A row of a certificate that openssl makes, by its CA.
+#[track_caller]
+fn made(order: Order<'_>, full: Verdict, by_ca: Verdict) {
+    let workshop = Workshop::new();
+    let shown = workshop.make(order);
+    row(&workshop, &shown, &[workshop.certificate("ca")], full, by_ca);
+}
+
+const RSA: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
+
+#[test]
+fn names() {
+    made(ORDER, TAKEN, TAKEN);
+    // A wildcard for all of a top level is nobody's.
+    made(
+        Order { extensions: "subjectAltName=DNS:*.test", ..ORDER },
+        Err("it is for *.test; see tls.server_name"),
+        TAKEN,
+    );
+    made(
+        Order { extensions: "subjectAltName=DNS:*.other.test", ..ORDER },
+        Err("for another name than db.test: it is for *.other.test; see tls.server_name"),
+        TAKEN,
+    );
+    // As Cloud SQL has them: a common name, and no other.
+    made(
+        Order { extensions: "basicConstraints=CA:FALSE", ..ORDER },
+        Err(
+            "it has no subject alternative name, and a common name is not looked at (RFC 9525); see tls.verify",
+        ),
+        TAKEN,
+    );
+    let workshop = Workshop::new();
+    let names = "subjectAltName=IP:192.0.2.7,IP:2001:db8::7,DNS:*.db.test";
+    let shown = workshop.make(Order { extensions: names, ..ORDER });
+    let ca = [workshop.certificate("ca")];
+    for (name, expected) in [
+        ("192.0.2.7", TAKEN),
+        ("2001:db8::7", TAKEN),
+        ("one.db.test", TAKEN),
+        ("db.test", Err("for another name than db.test")),
+        ("one.two.db.test", Err("for another name than one.two.db.test")),
+        ("192.0.2.8", Err("for another name than 192.0.2.8: it is for 192.0.2.7, 2001:db8::7, *.db.test;")),
+    ] {
+        let client = Client { workshop: &workshop, verify: Verify::Full, ca: &ca, pins: &[], name };
+        client.meets(&shown, expected);
+    }
+}
+
+/// `openssl req -x509`, as PostgreSQL's manual has it, makes a CA of a server: named as its own `ca` it was refused as
+/// `CaUsedAsEndEntity`.
+#[test]
+fn self_signed() {
+    let workshop = Workshop::new();
+    for constraints in ["CA:TRUE", "CA:FALSE"] {
+        let extensions = format!("basicConstraints={constraints}\nsubjectAltName=DNS:db.test");
+        let shown = workshop.make(Order { name: "self", by: None, extensions: &extensions, ..ORDER });
+        row(&workshop, &shown, &[shown.own().clone()], TAKEN, TAKEN);
+        row(
+            &workshop,
+            &shown,
+            &[workshop.certificate("ca")],
+            Err(match constraints {
+                "CA:TRUE" => "counts as a server's only where it is itself in the file of tls.ca",
+                _ => "it is self-signed; if it is the right one, name it",
+            }),
+            Err("tls.ca"),
+        );
+    }
+    let nameless = workshop.make(Order { name: "nameless", by: None, extensions: CA, ..ORDER });
+    row(&workshop, &nameless, &[nameless.own().clone()], Err("it has no subject alternative name"), TAKEN);
+    let for_clients = "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:db.test";
+    let misused = workshop.make(Order { name: "misused", by: None, extensions: for_clients, ..ORDER });
+    let lacks = Err("lacks serverAuth");
+    row(&workshop, &misused, &[misused.own().clone()], lacks, lacks);
+    // Signed by somebody else, and in the file itself.
+    let leaf = workshop.make(Order { name: "leaf", ..ORDER });
+    row(&workshop, &leaf, &[leaf.own().clone()], TAKEN, TAKEN);
+    let is_a_ca = format!("{CA}\nsubjectAltName=DNS:db.test");
+    let leaf = workshop.make(Order { name: "subca", extensions: &is_a_ca, ..ORDER });
+    let words =
+        Err("is a CA's (CA:TRUE), which counts as a server's only where it is itself in the file of tls.ca");
+    row(&workshop, &leaf, &[workshop.certificate("ca")], words, words);
+    row(&workshop, &leaf, &[leaf.own().clone()], TAKEN, TAKEN);
+}
+
+/// What `openssl x509 -req` makes without an extension file, as PostgreSQL's and MySQL's manuals do.
+#[test]
+fn version_1() {
+    let nameless = Err("it has no subject alternative name, being of X.509 version 1");
+    made(Order { extensions: "", ..ORDER }, nameless, TAKEN);
+    made(Order { extensions: "", key: RSA, ..ORDER }, nameless, TAKEN);
+    let workshop = Workshop::new();
+    let itself = workshop.make(Order { extensions: "", by: None, ..ORDER });
+    row(&workshop, &itself, &[itself.own().clone()], nameless, TAKEN);
+    let lone = Err("is of X.509 version 1: it is taken with `verify: ca`");
+    row(&workshop, &itself, &[workshop.certificate("ca")], lone, lone);
+    // A CA of the same name has not signed it, nor has a server's certificate, nor one that limits names.
+    let shown = workshop.make(Order { extensions: "", ..ORDER });
+    let order = Order { subject: "/O=Shop/CN=CA", by: None, extensions: CA, ..ORDER };
+    workshop.make(Order { name: "other", ..order });
+    row(&workshop, &shown, &[workshop.certificate("other")], Err("another key"), Err("another key"));
+    workshop.make(Order { name: "server2", extensions: "basicConstraints=CA:FALSE", ..order });
+    let by_server = workshop.make(Order { name: "a", extensions: "", by: Some("server2"), ..ORDER });
+    let no_ca = Err("that of `O=Shop, CN=CA` in tls.ca is no CA's");
+    row(&workshop, &by_server, &[workshop.certificate("server2")], no_ca, no_ca);
+    workshop.make(Order { name: "between", subject: "/CN=B", extensions: CA, ..ORDER });
+    let below = workshop.make(Order { name: "c", extensions: "", by: Some("between"), ..ORDER });
+    let below = below.with(&[workshop.certificate("between")]);
+    row(&workshop, &below, &[workshop.certificate("ca")], lone, lone);
+    let limits = format!("{CA}\nnameConstraints=permitted;DNS:db.test");
+    workshop.make(Order { name: "limited", extensions: &limits, ..order });
+    let limited = workshop.make(Order { name: "b", extensions: "", by: Some("limited"), ..ORDER });
+    row(&workshop, &limited, &[workshop.certificate("limited")], lone, lone);
+}
+
+#[test]
+fn intermediates() {
+    let (root, workshop) = (ca("Root"), Workshop::new());
+    let between =
+        CertifiedIssuer::signed_by(ca_params("Between"), KeyPair::generate().unwrap(), &root).unwrap();
+    let trusted = [root.der().clone()];
+    row(
+        &workshop,
+        &issued(&named(&["db.test"]), &between).with(&[between.der().clone()]),
+        &trusted,
+        TAKEN,
+        TAKEN,
+    );
+    let lacks =
+        Err("has the CA `CN=Between`: the server lacks intermediate certificates, or tls.ca is another CA's");
+    row(&workshop, &issued(&named(&["db.test"]), &between), &trusted, lacks, lacks);
+    // And one that ends with somebody else's root.
+    let chain = [between.der().clone(), root.der().clone()];
+    let foreign = Err("its chain ends with the root `CN=Root`, which tls.ca does not have");
+    let shown = issued(&named(&["db.test"]), &between).with(&chain);
+    row(&workshop, &shown, &[workshop.certificate("ca")], foreign, foreign);
+}
+
+#[test]
+fn algorithms() {
+    made(Order { key: RSA, ..ORDER }, TAKEN, TAKEN);
+    made(Order { key: &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-521"], ..ORDER }, TAKEN, TAKEN);
+    made(Order { key: &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"], ..ORDER }, TAKEN, TAKEN);
+    made(Order { key: &["-algorithm", "ED25519"], ..ORDER }, TAKEN, TAKEN);
+    let forgeable = Err(
+        "is signed with SHA-1, which anybody can forge; it has to be issued anew (certificate of `CN=db.test`",
+    );
+    made(Order { more: &["-sha1"], ..ORDER }, forgeable, forgeable);
+    let workshop = Workshop::new();
+    let itself = workshop.make(Order { by: None, more: &["-sha1"], ..ORDER });
+    row(&workshop, &itself, &[itself.own().clone()], TAKEN, TAKEN);
+    // A CA that signs with RSA-PSS, with a salt as long as the digest and with openssl's default.
+    let ca = Order { name: "rsa", subject: "/CN=R", key: RSA, by: None, extensions: CA, more: &[] };
+    workshop.make(ca);
+    let order = Order { by: Some("rsa"), ..ORDER };
+    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:-1"];
+    let shown = workshop.make(Order { more: &pss, ..order });
+    row(&workshop, &shown, &[workshop.certificate("rsa")], TAKEN, TAKEN);
+    let long = Err("is signed with RSA-PSS, of parameters that are not taken");
+    let shown = workshop.make(Order {
+        more: &["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:222"],
+        ..order
+    });
+    row(&workshop, &shown, &[workshop.certificate("rsa")], long, long);
+    // The openssl command of today's Debian makes no ML-DSA: its OID is as long as that of RSA with SHA-256.
+    let mut shown = workshop.make(order);
+    let (rsa, ml_dsa) =
+        ([0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 11], [0x60, 0x86, 0x48, 1, 0x65, 3, 4, 3, 0x12]);
+    let mut der = shown.own().to_vec();
+    while let Some(at) = der.windows(rsa.len()).position(|bytes| bytes == rsa) {
+        der[at..at + rsa.len()].copy_from_slice(&ml_dsa);
+    }
+    shown.chain = vec![der.into()];
+    let unknown = Err("is signed with ML-DSA-65, which is not known here");
+    row(&workshop, &shown, &[workshop.certificate("rsa")], unknown, unknown);
+    // Of a server's own key of that length see tests/behaviour/certificates.rs.
+    let short = ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"];
+    workshop.make(Order { name: "short", key: &short, ..ca });
+    let shown = workshop.make(Order { by: Some("short"), ..ORDER });
+    let weak = Err(
+        "is signed with a key that is RSA of 1024 bits, of which it must have 2048: the CA needs a new one",
+    );
+    row(&workshop, &shown, &[workshop.certificate("short")], weak, weak);
+}
+
+#[test]
+fn name_constraints() {
+    let workshop = Workshop::new();
+    let violated = Err("the constraints of a CA above it do not permit");
+    let directory = Err("has a directory name that the CA of tls.ca is not permitted to sign for");
+    for (constraints, subject, expected) in [
+        ("permitted;DNS:test", "/CN=x", TAKEN),
+        ("permitted;DNS:other.test", "/CN=x", violated),
+        ("excluded;DNS:test", "/CN=x", violated),
+        ("permitted;dirName:shop", "/O=Shop/CN=x", TAKEN),
+        ("permitted;dirName:shop", "/O=SHOP/CN=x", TAKEN),
+        ("permitted;dirName:shop", "/O=Shopping/CN=x", directory),
+        ("permitted;dirName:shop", "/CN=x/O=Shop", directory),
+        ("permitted;dirName:shop,permitted;DNS:test", "/O=Shop/CN=x", TAKEN),
+        ("permitted;dirName:shop,permitted;DNS:other.test", "/O=Shop/CN=x", violated),
+        ("permitted;dirName:shop,excluded;DNS:test", "/O=Shop/CN=x", violated),
+        // Fails closed: what another spelling may hide is not known.
+        ("excluded;dirName:shop", "/O=Other/CN=x", violated),
+    ] {
+        let extensions = format!("{CA}\nnameConstraints=critical,{constraints}\n[shop]\nO=Shop\n");
+        workshop.make(Order {
+            name: "limited",
+            subject: "/CN=L",
+            by: None,
+            extensions: &extensions,
+            ..ORDER
+        });
+        let shown = workshop.make(Order { by: Some("limited"), subject, ..ORDER });
+        // Beside another CA, and with a root that the server sends.
+        let trusted = [workshop.certificate("ca"), workshop.certificate("limited")];
+        let shown = shown.with(&[workshop.certificate("limited")]);
+        row(&workshop, &shown, &trusted, expected, expected);
+    }
+    // Limits that a CA below the root has are webpki's, which refuses them.
+    let extensions = format!("{CA}\nnameConstraints=critical,permitted;dirName:shop\n[shop]\nO=Shop\n");
+    workshop.make(Order { name: "below", subject: "/O=Shop/CN=B", extensions: &extensions, ..ORDER });
+    let shown = workshop.make(Order { by: Some("below"), subject: "/O=Shop/CN=x", ..ORDER });
+    let shown = shown.with(&[workshop.certificate("below")]);
+    row(&workshop, &shown, &[workshop.certificate("ca")], violated, violated);
+    // A CA below a limited root must not leave its names, either.
+    let extensions = format!("{CA}\nnameConstraints=critical,permitted;dirName:shop\n[shop]\nO=Shop\n");
+    workshop.make(Order { name: "limited", subject: "/O=Shop", by: None, extensions: &extensions, ..ORDER });
+    workshop.make(Order { name: "below", subject: "/O=Other", by: Some("limited"), extensions: CA, ..ORDER });
+    let shown = workshop.make(Order { by: Some("below"), subject: "/O=Shop/CN=x", ..ORDER });
+    let shown = shown.with(&[workshop.certificate("below")]);
+    row(&workshop, &shown, &[workshop.certificate("limited")], directory, directory);
+}
+
+/// As when AddTrust's and IdenTrust's roots ended: a root is trusted for what it is, not for its dates, and another's
+/// signature on it that has ended does no harm.
+#[test]
+fn dates() {
+    let workshop = Workshop::new();
+    let ended = |params: &mut rcgen::CertificateParams| {
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+    };
+    let mut params = ca_params("Old");
+    ended(&mut params);
+    let old = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let shown = issued(&named(&["db.test"]), &old);
+    row(&workshop, &shown, &[old.der().clone()], TAKEN, TAKEN);
+    let key = KeyPair::generate().unwrap();
+    let mut cross = ca_params("New");
+    ended(&mut cross);
+    let cross = cross.signed_by(&key, &old).unwrap().der().clone();
+    let new = CertifiedIssuer::self_signed(ca_params("New"), key).unwrap();
+    let shown = issued(&named(&["db.test"]), &new).with(&[cross]);
+    row(&workshop, &shown, &[old.der().clone(), new.der().clone()], TAKEN, TAKEN);
+    let ca_ended =
+        Err("the certificate of a CA that the server sent with its own has expired; it ended on Jan");
+    row(&workshop, &shown, &[old.der().clone()], ca_ended, ca_ended);
+    let mut params = named(&["db.test"]);
+    ended(&mut params);
+    let expired = Err("the server's certificate has expired; it ended on Jan");
+    row(&workshop, &issued(&params, &new), &[new.der().clone()], expired, expired);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let itself = Server { chain: vec![certificate.clone()], key };
+    row(&workshop, &itself, &[certificate], expired, expired);
+    params.not_before = date_time_ymd(3001, 1, 1);
+    params.not_after = date_time_ymd(3002, 1, 1);
+    let early = Err("is not valid before Jan  1 00:00:00 3001");
+    row(&workshop, &issued(&params, &new), &[new.der().clone()], early, early);
+}
+
+#[test]
+fn purposes_and_extensions() {
+    let with = |extensions: &str, expected| {
+        let extensions = format!("subjectAltName=DNS:db.test\n{extensions}");
+        made(Order { extensions: &extensions, ..ORDER }, expected, expected);
+    };
+    with("extendedKeyUsage=serverAuth,clientAuth", TAKEN);
+    with("extendedKeyUsage=clientAuth", Err("its extended key usage lacks serverAuth"));
+    with("extendedKeyUsage=anyExtendedKeyUsage", Err("its extended key usage lacks serverAuth"));
+    // RFC 8446 §4.4.2.2 wants digitalSignature; here nobody looks.
+    with("keyUsage=critical,keyEncipherment", TAKEN);
+    with(
+        "1.2.3.4=critical,DER:0500",
+        Err("has an extension that is marked critical and that is not known here (1.2.3.4)"),
+    );
+    with("1.2.3.4=DER:0500", TAKEN);
+    let workshop = Workshop::new();
+    let extensions = "subjectAltName=DNS:db.test\n1.2.3.4=critical,DER:0500";
+    let itself = workshop.make(Order { by: None, extensions, ..ORDER });
+    let unknown = Err("marked critical");
+    row(&workshop, &itself, &[itself.own().clone()], unknown, unknown);
+}
+
+/// A pin says which key, and the key is what proves it: whoever shows a copy of the certificate has no part in it.
+#[test]
+fn a_copy_of_a_pinned_certificate_is_worth_nothing_without_its_key() {
+    let workshop = Workshop::new();
+    let lacks = Err("the server does not hold the key of the certificate that it shows");
+    let kind = Err("the server signed the handshake in a way that the key of its certificate is not for");
+    for extensions in ["", "subjectAltName=DNS:db.test"] {
+        let right = workshop.make(Order { extensions, ..ORDER });
+        let pins = [pin(&right)];
+        for (key, expected) in [(P256, lacks), (RSA, kind), (&["-algorithm", "ED25519"][..], kind)] {
+            let other = workshop.make(Order { name: "other", key, ..ORDER });
+            let copy = Server { chain: right.chain.clone(), key: other.key };
+            let trusted = [right.own().clone()];
+            let client = |verify, ca, pins| Client { workshop: &workshop, verify, ca, pins, name: "db.test" };
+            client(Verify::Pin, &trusted[..], &[][..]).meets(&copy, expected);
+            client(Verify::Pin, &[], &pins).meets(&copy, expected);
+            client(Verify::Ca, &trusted, &[]).meets(&copy, expected);
+            client(Verify::Ca, &[workshop.certificate("ca")], &[]).meets(&copy, expected);
+        }
+        let pinned = |ca: &[CertificateDer<'static>], pins: &[Pin], shown: &Server, expected| {
+            let client = Client { workshop: &workshop, verify: Verify::Pin, ca, pins, name: "else.test" };
+            client.meets(shown, expected);
+        };
+        pinned(&[], &pins, &right, TAKEN);
+        // The same key in another certificate: for `pins` the same server, for a certificate another.
+        let renewal =
+            ["x509", "-in", "server.pem", "-signkey", "server.key", "-days", "3", "-out", "server.pem"];
+        workshop.openssl(&renewal);
+        let renewed = workshop.server("server");
+        pinned(&[], &pins, &renewed, TAKEN);
+        let other = Err("is none of tls.ca, which `verify: pin` asks for; its key is sha256//");
+        pinned(&right.chain, &[], &renewed, other);
+        let stranger = workshop.make(ORDER);
+        pinned(&right.chain, &[], &stranger, other);
+        pinned(&[], &pins, &stranger, Err("none of tls.pins; it is sha256//"));
+        // Nor does a CA that is pinned speak for what it signed.
+        pinned(&[workshop.certificate("ca")], &[], &stranger, other);
+    }
+}
+
+/// Two servers whose own certificates stand in one file: the key of one would have signed for the other, since webpki asks of
+/// no anchor whether it is a CA's.
+#[test]
+fn a_server_in_the_file_speaks_for_itself_alone() {
+    let workshop = Workshop::new();
+    for extensions in ["basicConstraints=CA:FALSE", "subjectAltName=DNS:other.test"] {
+        let own = workshop.make(Order { name: "own", subject: "/CN=own", by: None, extensions, ..ORDER });
+        let forged = workshop.make(Order { by: Some("own"), ..ORDER });
+        let client =
+            |verify| Client { workshop: &workshop, verify, ca: &own.chain, pins: &[], name: "db.test" };
+        for verify in [Verify::Full, Verify::Ca] {
+            client(verify).meets(&forged, Err("not signed by a CA of tls.ca"));
+        }
+    }
+}
+
+/// Files in which nobody but a server stands that may have been revoked.
+#[test]
+fn what_revocation_lists_say_comes_first() {
+    let workshop = Workshop::new();
+    let (ca, leaf) = (ca("A"), named(&["db.test"]));
+    let shown = issued(&leaf, &ca);
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: date_time_ymd(2020, 1, 1),
+        next_update: date_time_ymd(3000, 1, 1),
+        crl_number: rcgen::SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let path = workshop.path("crl.pem");
+    std::fs::write(&path, list.signed_by(&ca).unwrap().pem().unwrap()).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let judged = |certificates: &[CertificateDer<'static>]| {
+        let roots = Roots::File(workshop.file(certificates));
+        let terms =
+            Terms { verify: Verify::Full, roots, crls: vec![path.clone()], demands: Demands::default() };
+        let trust = Trust::load(Some(terms), &provider).unwrap();
+        let trusted: Arc<Trusted> = trust.current();
+        let now =
+            rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+        let name = ServerName::try_from("db.test").unwrap();
+        trusted.verifier.verify_server_cert(shown.own(), &[], &name, &[], now).is_ok()
+    };
+    assert!(judged(&[ca.der().clone()]));
+    // In the file itself, without the CA whose list could be asked.
+    assert!(!judged(&[shown.own().clone()]));
+    let mut revoking = list;
+    let serial = x509_parser::parse_x509_certificate(shown.own()).unwrap().1.raw_serial().to_vec();
+    revoking.revoked_certs = vec![rcgen::RevokedCertParams {
+        serial_number: rcgen::SerialNumber::from_slice(&serial),
+        revocation_time: date_time_ymd(2020, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    }];
+    std::fs::write(&path, revoking.signed_by(&ca).unwrap().pem().unwrap()).unwrap();
+    assert!(!judged(&[ca.der().clone()]));
+    assert!(!judged(&[ca.der().clone(), shown.own().clone()]), "revoked, though named");
+}
+
+fn pin(server: &Server) -> Pin {
+    Pin::of(crate::tls::signed::Key::of(server.own()).unwrap().info)
+}
+
+#[test]
+fn a_certificate_is_told_by_what_openssl_shows_of_it() {
+    let workshop = Workshop::new();
+    workshop.openssl(&["x509", "-in", "ca.pem", "-outform", "der", "-out", "ca.der"]);
+    workshop.openssl(&["dgst", "-sha256", "-c", "-out", "digest", "ca.der"]);
+    let digest = std::fs::read_to_string(workshop.path("digest")).unwrap().to_uppercase();
+    let told = crate::tls::refusal::described(&workshop.certificate("ca"));
+    let start = "certificate of `O=Shop, CN=CA`, issued by `O=Shop, CN=CA`, SHA-256 ";
+    assert!(told.starts_with(start), "{told}");
+    assert!(digest.trim_end().ends_with(told.rsplit(' ').next().unwrap()), "{told} {digest}");
+}
