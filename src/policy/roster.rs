@@ -305,10 +305,10 @@ impl Roster {
             breaker.check()?;
         }
         self.settings.limits.admit(self.total)?;
-        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
-        self.note_mode(mode);
         let is_retry = plan.attempts() > 0;
-        self.find_candidates(plan, eligibility::lowest(mode, is_retry, self.settings.panic));
+        let (mode, lowest) = self.taken(is_retry)?;
+        self.note_mode(mode);
+        self.find_candidates(plan, lowest);
         let picked = self.pick(key, now, rng)?;
         if !is_retry {
             self.budget.iter_mut().for_each(|budget| budget.session(now));
@@ -387,10 +387,15 @@ impl Roster {
         }
         let limits = &self.settings.limits;
         limits.admit(self.total)?;
-        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
-        let lowest = eligibility::lowest(mode, false, self.settings.panic);
+        let (_, lowest) = self.taken(false)?;
         let has_room = self.slots.iter().any(|slot| self.may_take(slot, lowest));
         if has_room { Ok(()) } else { Err(Full::Endpoints(limits.max_connections_per_endpoint).into()) }
+    }
+
+    /// What counts now, and the worst standing that is taken for a first attempt, or for a later one.
+    fn taken(&self, is_retry: bool) -> Result<(Mode, Standing), Nobody> {
+        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
+        Ok((mode, eligibility::lowest(mode, is_retry, self.settings.panic)))
     }
 
     fn note_mode(&mut self, mode: Mode) {
@@ -444,16 +449,14 @@ impl Roster {
     /// Whether an endpoint that this session has not tried could take its next attempt now: no reason to wait.
     #[must_use]
     pub fn has_untried(&self, plan: &Plan) -> bool {
-        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic) else { return false };
-        let lowest = eligibility::lowest(mode, plan.attempts() > 0, self.settings.panic);
+        let Ok((_, lowest)) = self.taken(plan.attempts() > 0) else { return false };
         self.slots.iter().any(|slot| self.may_take(slot, lowest) && plan.tries(slot.id) == 0)
     }
 
     /// Whether that endpoint may take a session now, were there room.
     #[must_use]
     pub fn may_pick(&self, endpoint: Id) -> bool {
-        let Ok(mode) = eligibility::mode(&self.slots, self.settings.panic) else { return false };
-        let lowest = eligibility::lowest(mode, false, self.settings.panic);
+        let Ok((_, lowest)) = self.taken(false) else { return false };
         self.slot(endpoint).and_then(eligibility::standing).is_some_and(|standing| standing <= lowest)
     }
 
@@ -470,7 +473,7 @@ impl Roster {
     /// Whether an endpoint is usable as far as anybody knows.
     #[must_use]
     pub fn has_usable(&self) -> bool {
-        eligibility::mode(&self.slots, self.settings.panic) == Ok(Mode::Normal)
+        self.taken(false).is_ok_and(|(mode, _)| mode == Mode::Normal)
     }
 
     /// A dial became a session; it took so long.
