@@ -17,7 +17,7 @@ use tokio::task::{Id, JoinSet};
 use super::file::{Contents, Followed};
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
 use super::name::{Family, Half, Known, Reply};
-use super::own::OwnAddresses;
+use super::own::{Meeting, OwnAddresses};
 use super::report::{Answer, Origin, OriginKind, Report};
 use super::resolver::{Late, Resolver, Unanswered};
 use super::srv::{self, SrvRecord};
@@ -394,6 +394,8 @@ impl Following {
         // Before anything has been heard, what the cluster began with stays.
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
             && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
+        let addresses = found.iter().flat_map(|one| one.addresses.iter());
+        self.means.own.found(&self.cluster.settings().name, addresses.collect());
         if has_heard && found != self.applied {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
@@ -405,14 +407,17 @@ impl Following {
     fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
         let mut loops = BTreeMap::new();
         found.retain(|one| {
-            let Some(own) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+            let Some(meeting) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
                 return true;
             };
             let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
-            loops.insert(
-                host,
-                format!("{} is our own listener's address {own}: it would dial itself", one.name),
-            );
+            let way = match meeting {
+                Meeting::At(own) => format!("our own listener's address {own}"),
+                Meeting::Over(own) => {
+                    format!("the address {own} of a listener of ours that leads back here")
+                }
+            };
+            loops.insert(host, format!("{} is {way}: it would dial itself", one.name));
             false
         });
         let cluster = &self.cluster.settings().name;
@@ -426,7 +431,7 @@ impl Following {
         one.addresses.iter().any(|address| self.met_at(address).is_some())
     }
 
-    fn met_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+    fn met_at(&self, address: SocketAddr) -> Option<Meeting> {
         self.means.own.met_at(&self.cluster.settings().name, address)
     }
 

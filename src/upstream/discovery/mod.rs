@@ -18,7 +18,7 @@ mod target;
 
 pub use follow::{Means, follow, settle};
 pub use membership::literal;
-pub use own::{OwnAddresses, leads_to};
+pub use own::{Entrance, Meeting, OwnAddresses, Ways};
 pub(super) use report::Board;
 pub use report::{Answer, Origin, OriginKind, Report};
 pub use resolver::Resolver;
