@@ -17,6 +17,7 @@ use crate::name::{ClusterName, ListenerName};
 use crate::policy::sampling::Sampling;
 use crate::session::{self, AccessLog, AdmissionSettings, Route};
 use crate::sys::{Accepted, Bind, Listening, Peer};
+use crate::upstream::discovery::Entrance;
 use crate::workers::Workers;
 
 /// One listener, complete and consistent.
@@ -38,6 +39,22 @@ pub struct Settings {
     pub records: Option<Sampling>,
     /// Who may connect, and what each caller may take.
     pub admission: AdmissionSettings,
+}
+
+/// Where these would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
+pub fn entrances<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<Entrance> {
+    let of = |listener: &'a Settings| {
+        let addresses = listener.binds.iter().filter_map(|bind| match bind {
+            Bind::Tcp(address) => Some(*address),
+            Bind::Unix(_) | Bind::Systemd(_) => None,
+        });
+        let is_only = !listener.context;
+        addresses.flat_map(move |address| {
+            let clusters = listener.clusters.iter();
+            clusters.map(move |cluster| Entrance { address, cluster: cluster.clone(), is_only })
+        })
+    };
+    listeners.into_iter().flat_map(of).collect()
 }
 
 /// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the

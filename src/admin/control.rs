@@ -1,6 +1,7 @@
 //! What may be asked for on the control socket, by POST. What concerns the daemon as a whole is passed on to it; the
 //! answer says what came of it, and the log who asked.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -139,9 +140,11 @@ pub struct EndpointOrdered {
     pub cluster: String,
     pub endpoint: String,
     pub state: String,
-    /// The state before.
+    /// The state before; several where those of that name were in several.
     pub was: String,
-    /// Its live sessions.
+    /// How many are called so: with TLS there is one for each name that is sent to its address.
+    pub endpoints: usize,
+    /// Their live sessions.
     pub sessions: u32,
     /// How many endpoints of the cluster may still take sessions.
     pub enabled: usize,
@@ -276,21 +279,23 @@ fn set_admin(scene: &Scene, cluster: &str, endpoint: &str, admin: Admin) -> Answ
     };
     let members: Vec<_> = known.view().into_iter().filter(|view| view.is_member).collect();
     let name = |view: &EndpointView| view.endpoint.settings().name.to_string();
-    let before = members.iter().find(|view| name(view) == endpoint);
-    let Some(before) = before.filter(|_| known.set_admin(endpoint, admin)) else {
+    let before: Vec<_> = members.iter().filter(|view| name(view) == endpoint).collect();
+    if before.is_empty() || !known.set_admin(endpoint, admin) {
         let all: Vec<_> = members.iter().map(name).collect();
         return unknown(format!(
             "cluster {cluster} has no endpoint {endpoint}; it has: {}\n",
             all.join(", ")
         ));
-    };
+    }
+    let were: BTreeSet<_> = before.iter().map(|view| view.admin.label()).collect();
     let after = known.view();
     json(&EndpointOrdered {
         cluster: cluster.into(),
         endpoint: endpoint.into(),
         state: admin.label().into(),
-        was: before.admin.label().into(),
-        sessions: before.load.sessions,
+        was: were.into_iter().collect::<Vec<_>>().join(", "),
+        endpoints: before.len(),
+        sessions: before.iter().map(|view| view.load.sessions).sum(),
         enabled: after.iter().filter(|view| view.is_member && view.admin == Admin::Enabled).count(),
     })
 }

@@ -1,6 +1,5 @@
 //! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +10,7 @@ use crate::alarm;
 use crate::credentials;
 use crate::listener;
 use crate::metrics::Exposition;
-use crate::name::ClusterName;
 use crate::shown::escaped;
-use crate::sys::Bind;
 use crate::tls::{self, Choice};
 use crate::upstream::discovery::{self, Means, Origin, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
@@ -50,7 +47,9 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     Exposition::install().map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
     let means = Means::default();
-    means.own.set(own_addresses(&config.listeners).into_iter());
+    let fixed = config.clusters.iter().filter(|cluster| cluster.source.is_none());
+    let fixed = fixed.map(|cluster| (cluster.name.clone(), cluster.addresses()));
+    means.own.set(listener::entrances(&config.listeners), fixed);
     let unreachable = runtime.block_on(alarm::attend(connect_all(config.clusters, &means)));
     runtime.shutdown_background();
     match unreachable.map_err(|error| failed(&error))? {
@@ -65,19 +64,6 @@ fn mistake_in_file(cluster: &Settings) -> Option<String> {
         Source::File(file) => file.targets().err(),
         Source::Listed(_) | Source::Service(_) => None,
     }
-}
-
-/// Where the listeners would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
-fn own_addresses(listeners: &[listener::Settings]) -> Vec<(ClusterName, SocketAddr)> {
-    let mut own = Vec::new();
-    for listener in listeners {
-        for bind in &listener.binds {
-            if let Bind::Tcp(address) = bind {
-                own.extend(listener.clusters.iter().map(|cluster| (cluster.clone(), *address)));
-            }
-        }
-    }
-    own
 }
 
 /// One after the other, so that the report reads in the file's order.

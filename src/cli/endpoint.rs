@@ -46,9 +46,10 @@ pub(super) fn endpoint(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn words(ordered: &EndpointOrdered) -> String {
-    let EndpointOrdered { cluster, endpoint, state, was, sessions, enabled } = ordered;
+    let EndpointOrdered { cluster, endpoint, state, was, endpoints, sessions, enabled } = ordered;
+    let all = if *endpoints > 1 { format!(", all {endpoints} of that address,") } else { String::new() };
     let mut words =
-        format!("{endpoint} of {cluster} is {state} (it was {was}), with {sessions} live session(s)\n");
+        format!("{endpoint} of {cluster}{all} is {state} (it was {was}), with {sessions} live session(s)\n");
     if *enabled == 0 {
         words += &format!("no endpoint of {cluster} is enabled now: new sessions are refused\n");
     }
@@ -66,6 +67,7 @@ mod tests {
             endpoint: "10.0.0.1:1".into(),
             state: "draining".into(),
             was: "enabled".into(),
+            endpoints: 1,
             sessions: 2,
             enabled: 1,
         };
@@ -76,5 +78,9 @@ mod tests {
             words(&ordered),
             format!("{first}no endpoint of up is enabled now: new sessions are refused\n")
         );
+        (ordered.enabled, ordered.endpoints) = (1, 2);
+        let both =
+            "10.0.0.1:1 of up, all 2 of that address, is draining (it was enabled), with 2 live session(s)\n";
+        assert_eq!(words(&ordered), both);
     }
 }

@@ -24,6 +24,7 @@ use crate::session::{
     end_orphans, end_outdated,
 };
 use crate::sys::{BindError, Inherited, Listening, LocalAddress, Options, Role};
+use crate::upstream::discovery::Entrance;
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 use crate::upstream::{Cluster, discovery, health_check, preconnect, recovery};
 use crate::workers::Workers;
@@ -172,7 +173,7 @@ impl Estate {
         self.admin = self.answer_at(Door::Address, admin, gathered.admin, &mut changes);
         self.control = self.answer_at(Door::Control, control, gathered.control, &mut changes);
         self.show(&config);
-        self.means.discovery.own.set(self.own_addresses());
+        self.means.discovery.own.set(self.entrances(), self.fixed_endpoints());
         self.config = Some(config);
         self.foretold.clear();
         Ok(changes)
@@ -224,16 +225,29 @@ impl Estate {
     }
 
     /// Where listeners accept, with each cluster that they lead to.
-    fn own_addresses(&self) -> impl Iterator<Item = (ClusterName, SocketAddr)> {
-        self.listeners.iter().flat_map(|listener| {
+    fn entrances(&self) -> Vec<Entrance> {
+        let entrances = self.listeners.iter().flat_map(|listener| {
             let addresses =
                 listener.sockets.iter().filter_map(|socket| match socket.held.listening.local() {
                     LocalAddress::Tcp(address) => Some(*address),
                     LocalAddress::Unix(_) => None,
                 });
-            addresses.flat_map(|address| {
-                listener.settings.clusters.iter().map(move |cluster| (cluster.clone(), address))
+            let is_only = !listener.settings.context;
+            addresses.flat_map(move |address| {
+                let clusters = listener.settings.clusters.iter();
+                clusters.map(move |cluster| Entrance { address, cluster: cluster.clone(), is_only })
             })
+        });
+        entrances.collect()
+    }
+
+    /// Those of clusters whose endpoints nobody has to find.
+    fn fixed_endpoints(&self) -> impl Iterator<Item = (ClusterName, Vec<SocketAddr>)> {
+        let fixed = self.clusters.values().filter(|known| known.cluster.settings().source.is_none());
+        fixed.map(|known| {
+            let endpoints = known.cluster.endpoints();
+            let addresses = endpoints.iter().flat_map(|endpoint| endpoint.settings().addresses.iter());
+            (known.cluster.settings().name.clone(), addresses.collect())
         })
     }
 

@@ -1,12 +1,14 @@
 //! What is said at the start, for whoever reads the log: what is bound, where it leads, who we are towards the servers.
 //! A few lines, however long the file is.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::SystemTime;
 
 use crate::admin::{Scene, Subject};
 use crate::clock;
-use crate::upstream::Cluster;
+use crate::upstream::discovery::Source;
+use crate::upstream::{Cluster, Host};
 
 /// Items of one line; the rest is counted.
 const ITEMS_MAX: usize = 8;
@@ -47,8 +49,28 @@ fn describe(cluster: &Cluster) -> String {
             }
         },
     };
-    let endpoints = cluster.endpoints().len();
-    format!("{} speaks {} {tls} to {endpoints} endpoint(s)", settings.name, settings.protocol.label())
+    let endpoints = whom(cluster.endpoints().len(), settings.source.as_ref(), cluster.discovery().is_settled);
+    format!("{} speaks {} {tls} to {endpoints}", settings.name, settings.protocol.label())
+}
+
+/// How many are known, and who is being asked for others: nobody has answered yet when this is said first.
+fn whom(known: usize, source: Option<&Source>, is_settled: bool) -> String {
+    let asked = match source.filter(|_| !is_settled) {
+        None => return format!("{known} endpoint(s)"),
+        Some(Source::Listed(targets)) => {
+            let names = targets.iter().filter(|target| matches!(target.address.host, Host::Name(_)));
+            let names: BTreeSet<_> = names.map(|target| target.address.to_string()).collect();
+            format!("{} name(s) that are being asked for", names.len())
+        }
+        Some(Source::Service(service)) => {
+            format!("the SRV record {}, which is being asked for", service.name)
+        }
+        Some(Source::File(file)) => format!("{}, which is being read", file.path.display()),
+    };
+    match known {
+        0 => format!("the endpoints of {asked}"),
+        known => format!("{known} endpoint(s) and those of {asked}"),
+    }
 }
 
 fn remaining(end: Option<SystemTime>, now: SystemTime) -> String {
@@ -84,6 +106,30 @@ mod tests {
     fn long_lists_are_cut_and_counted() {
         assert_eq!(list((1..=3).map(|n| n.to_string())), "1; 2; 3");
         assert_eq!(list(1..=10), "1; 2; 3; 4; 5; 6; 7; 8; and 2 more");
+    }
+
+    /// The start said "to 0 endpoint(s)" of names that nobody had asked for yet, as if there were none.
+    #[test]
+    fn names_that_are_being_asked_for_are_not_nobody() {
+        let of = |endpoints: &str| {
+            let text = format!(
+                "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\n\
+                 clusters: {{ up: {{ endpoints: {endpoints} }} }}\n"
+            );
+            let config = crate::config::Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
+            config.clusters[0].source.clone()
+        };
+        let names = of("[a.test:1, b.test:1, '10.0.0.1:1']");
+        assert_eq!(whom(1, names.as_ref(), true), "1 endpoint(s)");
+        assert_eq!(
+            whom(1, names.as_ref(), false),
+            "1 endpoint(s) and those of 2 name(s) that are being asked for"
+        );
+        assert_eq!(whom(0, names.as_ref(), false), "the endpoints of 2 name(s) that are being asked for");
+        assert_eq!(whom(2, of("['10.0.0.1:1', '10.0.0.2:1']").as_ref(), true), "2 endpoint(s)");
+        let service = of("{ srv: _db._tcp.test }");
+        let expected = "the endpoints of the SRV record _db._tcp.test, which is being asked for";
+        assert_eq!(whom(0, service.as_ref(), false), expected);
     }
 
     #[test]

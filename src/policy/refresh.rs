@@ -45,6 +45,11 @@ impl Schedule {
         *self = Self { asked: Some(now), due: now + ttl.mul_f64(1.0 + rng.f64() / 20.0), failures: 0 };
     }
 
+    /// A part of the answer came later, and holds for `ttl`.
+    pub fn no_later(&mut self, now: Instant, ttl: Duration) {
+        self.due = self.due.min(now + ttl.clamp(FLOOR, CEILING));
+    }
+
     /// None came. The waits double, each with up to half of it off.
     pub fn failed(&mut self, now: Instant, has_something: bool, rng: &mut Rng) {
         let most = if has_something { RETRY_MAX } else { RETRY_MAX_EMPTY };

@@ -76,13 +76,14 @@ pub fn run(
 const RELAYS: &str = "a session that relays has a cluster";
 
 /// In this order: whoever reads the record finds the session gone, and its client's name in it, if there is one to be had. Where
-/// that has yet to come, it is waited for beside: the session's own task is over.
-fn leave(record: Record, place: Place, load: WorkerLoad, access: Arc<AccessLog>) {
+/// that has yet to come, it is waited for beside: the session's own task is over, and others have its room.
+fn leave(record: Record, mut place: Place, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
     record.route().ended(&record, &place, ended);
     drop(load);
     let route = Arc::clone(place.route());
     let description = place.description().filter(|_| route.settings().records.is_some());
+    place.vacate();
     let write = move || {
         drop(place);
         access.write(&record, ended);

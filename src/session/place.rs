@@ -88,18 +88,20 @@ pub struct Admitted {
     pub(super) record: Record,
 }
 
-/// A connection's place among the live sessions; given back on drop.
+/// A connection's place among the live sessions; given back on drop, if not before.
 #[derive(Debug)]
 pub(super) struct Place {
     route: Arc<Route>,
     entry: Arc<Entry>,
     /// If not, it is here to be refused.
     has_room: AtomicBool,
+    /// Others have it.
+    is_vacant: bool,
 }
 
 impl Place {
     pub(super) const fn new(route: Arc<Route>, entry: Arc<Entry>, has_room: bool) -> Self {
-        Self { route, entry, has_room: AtomicBool::new(has_room) }
+        Self { route, entry, has_room: AtomicBool::new(has_room), is_vacant: false }
     }
 
     /// Whether it got as far as to an endpoint.
@@ -221,8 +223,13 @@ impl Place {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// Its session is over: it is no longer among those that live, and takes nobody's room. What is known of its client stays
+    /// until it is dropped.
+    pub(super) fn vacate(&mut self) {
+        if std::mem::replace(&mut self.is_vacant, true) {
+            return;
+        }
         let mut sessions = self.route.sessions();
         sessions.live.remove(&self.entry.session);
         sessions.refusing -= u32::from(!self.has_room());
@@ -234,11 +241,17 @@ impl Drop for Place {
         sessions.sent += self.entry.live.sent();
         sessions.received += self.entry.live.received();
         drop(sessions);
-        if let Some(guest) = &mut *self.entry.guest() {
-            self.route.admission().left(guest);
-        }
         if let Some(destination) = destination {
             destination.tally.metrics.active.decrement(1);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.vacate();
+        if let Some(guest) = &mut *self.entry.guest() {
+            self.route.admission().left(guest);
         }
     }
 }

@@ -240,17 +240,23 @@ impl Cluster {
         (metrics, checks)
     }
 
-    /// An operator's order for the endpoint of that name. Whether there is one.
+    /// An operator's order for every endpoint of that name: with TLS there is one for each name that is sent to its address.
+    /// Whether there is any.
     pub fn set_admin(&self, name: &str, admin: Admin) -> bool {
-        let Some(endpoint) = self.endpoints().into_iter().find(|one| one.settings().name.as_str() == name)
-        else {
-            return false;
+        let mut namesakes = self.endpoints();
+        namesakes.retain(|endpoint| endpoint.settings().name.as_str() == name);
+        let now = clock::now();
+        let changed = {
+            let roster = &mut self.state().roster;
+            let is_news = |endpoint: &&Arc<Endpoint>| roster.set_admin(endpoint.id(), admin, now);
+            namesakes.iter().filter(is_news).count()
         };
-        if self.state().roster.set_admin(endpoint.id(), admin, clock::now()) {
-            tracing::info!(cluster = %self.settings.name, endpoint = name, state = admin.label(), "ordered");
+        if changed > 0 {
+            let state = admin.label();
+            tracing::info!(cluster = %self.settings.name, endpoint = name, endpoints = changed, state, "ordered");
             self.changed();
         }
-        true
+        !namesakes.is_empty()
     }
 
     /// What active checks have come to about an endpoint. `seen`: how far the last probe reached, which succeeded, or why

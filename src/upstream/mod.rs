@@ -26,6 +26,7 @@ mod succession;
 mod upgrade;
 mod waiting;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -121,6 +122,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where those are that it begins with.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter()).collect()
+    }
+
     /// What it wants to know of callers, if anything.
     #[must_use]
     pub fn wants_of_callers(&self) -> Option<Needs> {

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::harness::somebody::{Somebody, Users};
 use crate::harness::{
-    Ambassador, BlackHole, Client, Config, Finished, Upstream, ambassador as binary, finish, roles, until,
+    Ambassador, BlackHole, Client, Config, Finished, NameServer, Pki, ServerTls, Upstream,
+    ambassador as binary, finish, roles, until,
 };
 
 fn echo_app() -> (Upstream, Ambassador) {
@@ -344,4 +345,29 @@ fn whoever_may_not_give_orders_is_told_who_may() {
     let finished = finish(command.args(["drain", "--control"]).arg(ambassador.control())).must_exit(1);
     finished.must_say("it is for root and the daemon's own user");
     ambassador.connect().echo("as before");
+}
+
+/// With TLS, two names that lead to one address are two endpoints called alike, and an order reached the first of them: the address
+/// that was to be taken out of use went on being dialled by the other.
+#[test]
+fn an_order_reaches_every_endpoint_of_that_address_and_says_how_many() {
+    let (dns, pki) = (NameServer::start(), Pki::new());
+    let certificate = pki.server(&["a.test", "b.test"]);
+    let upstream = Upstream::tls(ServerTls::new(&certificate).build(), roles::echo);
+    dns.set_hosts("127.0.0.1 a.test b.test");
+    let of = |name: &str| format!("{name}:{}", upstream.port());
+    let tls = format!("tls: {{ ca: {} }}\nbalance: round_robin", pki.ca().display());
+    let config = Config::app(&[&of("a.test"), &of("b.test")], &tls);
+    let ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
+    let endpoints = || ambassador.status()["clusters"][0]["endpoints"].as_array().expect("endpoints").clone();
+    until("both were known", || (endpoints().len() == 2).then_some(()));
+    let mut clients: Vec<_> = (0..2).map(|_| ambassador.connect()).collect();
+    clients.iter_mut().for_each(|client| client.echo("served"));
+    let ordered = ambassador.post(&format!("/clusters/up/endpoints/{}/drain", upstream.address())).json();
+    assert_eq!((&ordered["endpoints"], &ordered["sessions"]), (&2.into(), &2.into()), "{ordered}");
+    assert_eq!((&ordered["was"], &ordered["enabled"]), (&"enabled".into(), &0.into()), "{ordered}");
+    assert!(endpoints().iter().all(|endpoint| endpoint["state"] == "draining"), "{:?}", endpoints());
+    let told = command(&ambassador, &["endpoint", "up", &upstream.address(), "enable"]).must_succeed().stdout;
+    assert!(told.contains("all 2 of that address") && told.contains("it was draining"), "{told}");
+    assert!(endpoints().iter().all(|endpoint| endpoint["state"] == "enabled"), "{:?}", endpoints());
 }

@@ -631,3 +631,30 @@ fn a_name_that_leads_to_the_listener_itself_is_no_endpoint() {
         Client::tcp(([127, 0, 0, 1], port).into()).expect("the listener is there").echo("served");
     }
 }
+
+/// Two listeners whose clusters' names lead to each other: one client took all connections of both.
+#[test]
+fn names_that_lead_back_over_another_listener_are_no_endpoints() {
+    let ports = [free_port(), free_port()];
+    let dns = NameServer::start();
+    dns.set("a.test.", 60, &["127.0.0.1"]);
+    dns.set("b.test.", 60, &["127.0.0.1"]);
+    let listener = |port, cluster| format!("bind: 127.0.0.1:{port}\ncluster: {cluster}\nmax_connections: 50");
+    let config = Config::new()
+        .listener("a", &listener(ports[0], "to-b"))
+        .listener("b", &listener(ports[1], "to-a"))
+        .cluster("to-b", &[&format!("b.test:{}", ports[1])], "")
+        .cluster("to-a", &[&format!("a.test:{}", ports[0])], "");
+    let ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
+    until("one of them was left out", || {
+        let status = ambassador.status();
+        let error = |cluster: &Value| cluster["discovery"][0]["last_error"].as_str().map(str::to_owned);
+        let errors = status["clusters"].as_array().expect("clusters").iter().filter_map(error);
+        errors.into_iter().find(|error| error.contains("leads back here")).map(drop)
+    });
+    let mut client = Client::tcp(([127, 0, 0, 1], ports[0]).into()).expect("the listener is there");
+    client.ending();
+    let records = ambassador.wait_records(1);
+    assert!(records.len() <= 2, "one client, a session of each listener at most: {records:?}");
+    assert!(records.iter().any(|record| record["outcome"] == "no_endpoint"), "{records:?}");
+}

@@ -50,6 +50,7 @@ mod many_names; // more names than are asked for at once
 mod many_reloads; // random ones, and what is left
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it
+mod names; // what networks and resolv.conf(5) make of names
 mod nats_clients; // a cluster of nats-server
 mod newer_clients; // what scripts/test-matrix has fetched, against the servers of this Debian
 mod other_daemons; // several of one user

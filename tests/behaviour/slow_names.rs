@@ -123,6 +123,24 @@ fn a_name_service_that_hangs_holds_up_neither_records_nor_a_stop() {
     assert_eq!(ambassador.wait_exit(), 0);
 }
 
+/// A session that was over kept its place until its caller's name came, which only its record was waiting for: with a listener's
+/// last place, for up to two seconds nobody was served.
+#[test]
+fn a_session_that_is_over_takes_no_room_while_its_record_waits_for_a_name() {
+    let Some(names) = Names::make() else { return };
+    let upstream = Upstream::plain(roles::echo);
+    let ambassador = names.start(&upstream, "max_connections: 1");
+    let mut client = ambassador.connect();
+    let _asked = names.are_asked();
+    client.echo("hello");
+    drop(client);
+    upstream.wait_active(0);
+    until("the next one was served", || ambassador.connect().try_echo("hello").then_some(()));
+    let told = ambassador.records();
+    let is_first = |record: &Value| record["outcome"] == "completed";
+    assert!(!told.iter().any(is_first), "the first one's record waits: {told:?}");
+}
+
 #[test]
 fn where_a_rule_wants_to_know_it_a_session_waits_within_bounds() {
     let Some(names) = Names::make() else { return };

@@ -10,10 +10,10 @@ use super::claims::Claims;
 use super::{Resolver, address};
 use crate::config::mistakes::{At, quoted};
 use crate::config::raw::Section;
-use crate::listener::Settings;
+use crate::listener::{Settings, entrances};
 use crate::name::{ClusterName, ListenerName};
 use crate::sys::{self, Bind, SystemdBind, UnixBind};
-use crate::upstream::{self, discovery};
+use crate::upstream::discovery::{Meeting, Ways};
 
 /// What a unix socket's file shall look like, for all of a listener's.
 #[derive(Clone, Copy)]
@@ -178,23 +178,39 @@ impl Resolver<'_> {
         claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
     }
 
-    /// A listener whose own address is an endpoint of its cluster would dial itself until a limit stops it.
+    /// A listener whose own address is an endpoint of its cluster would dial itself until a limit stops it, and so would two whose
+    /// clusters lead to each other.
     pub(super) fn refuse_loops(
         &mut self,
         root: &Section,
         listeners: &[Option<Settings>],
-        clusters: &[Option<upstream::Settings>],
+        clusters: &[Option<crate::upstream::Settings>],
     ) {
+        let known = clusters.iter().flatten().map(|cluster| (cluster.name.clone(), cluster.addresses()));
+        let ways = Ways::new(entrances(listeners.iter().flatten()), known.collect());
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
+            let is_of = |listener: &Settings, own| listener.binds.contains(&Bind::Tcp(own));
+            let at = |own| {
+                let all = listeners.iter().flatten();
+                all.filter(|other| is_of(other, own)).map(|other| other.name.to_string()).collect::<String>()
+            };
             let its_own =
                 clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
-            let endpoints = its_own.flat_map(|cluster| &cluster.endpoints);
-            for address in endpoints.flat_map(|endpoint| endpoint.addresses.iter()) {
-                let meets = |bind: &Bind| matches!(bind, Bind::Tcp(own) if discovery::leads_to(address, *own, sys::is_own));
-                if listener.binds.iter().any(meets) {
-                    let message =
-                        format!("{address} is an endpoint of its own cluster: it would dial itself");
+            for cluster in its_own {
+                for address in cluster.addresses() {
+                    let message = match ways.meeting(&cluster.name, address, sys::is_own) {
+                        Some(Meeting::At(own)) if is_of(listener, own) => {
+                            format!("{address} is an endpoint of its own cluster: it would dial itself")
+                        }
+                        Some(Meeting::Over(own)) => {
+                            let other = at(own);
+                            format!(
+                                "its cluster leads to `listeners.{other}`, and that leads back here: it would dial itself"
+                            )
+                        }
+                        Some(Meeting::At(_)) | None => continue,
+                    };
                     self.findings.mistake(&section.at("bind"), message);
                 }
             }

@@ -347,6 +347,23 @@ fn an_address_belongs_to_one() {
     check(&unix, &[("1:19", "admin.control", "taken already by `listeners.app.bind`")]);
     let itself = with("", BIND, "endpoints: [127.0.0.1:5432]");
     check(&itself, &[("5:11", "listeners.app.bind", "it would dial itself")]);
+    // Two that lead to each other take all connections of both with one client.
+    let listener = |name: &str, port, to| format!("  {name}: {{ bind: 127.0.0.1:{port}, cluster: {to} }}\n");
+    let cluster =
+        |name: &str, port| format!("  {name}: {{ protocol: tcp, endpoints: [127.0.0.1:{port}] }}\n");
+    let two = |back| {
+        let listeners = listener("a", 1, "to-b") + &listener("b", 2, "to-a");
+        format!("listeners:\n{listeners}clusters:\n{}{}", cluster("to-b", 2), cluster("to-a", back))
+    };
+    let each = |line: &'static str, at: &'static str, words: &'static str| (line, at, words);
+    check(
+        &two(1),
+        &[
+            each("2:14", "listeners.a.bind", "leads to `listeners.b`, and that leads back here"),
+            each("3:14", "listeners.b.bind", "leads to `listeners.a`, and that leads back here"),
+        ],
+    );
+    super::accept(&two(9));
 }
 
 #[test]

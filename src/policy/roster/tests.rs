@@ -1,6 +1,8 @@
 //! What the parts decide together.
 
-use super::super::retry::Settings as Retry;
+use fastrand::Rng;
+
+use super::super::retry::{Plan, Settings as Retry};
 use super::trials::Verdict;
 use super::*;
 use crate::clock;

@@ -16,10 +16,10 @@ use tokio::task::{Id, JoinSet};
 
 use super::file::{Contents, Followed};
 use super::membership::{ENDPOINTS_MAX, Found, endpoints};
-use super::name::{Half, Known, Reply};
-use super::own::OwnAddresses;
+use super::name::{Family, Half, Known, Reply};
+use super::own::{Meeting, OwnAddresses};
 use super::report::{Answer, Origin, OriginKind, Report};
-use super::resolver::{Resolver, Unanswered};
+use super::resolver::{Late, Resolver, Unanswered};
 use super::srv::{self, SrvRecord};
 use super::target::{Service, Source, Target};
 use crate::alarm;
@@ -48,7 +48,7 @@ pub async fn settle(cluster: &Arc<Cluster>, means: Means, rng: Rng) -> Arc<Repor
     if let Some(mut following) = Following::new(Arc::clone(cluster), means, rng) {
         tokio::select! {
             biased;
-            () = cluster.search.settled() => {}
+            () = cluster.search.complete() => {}
             () = following.forever() => {}
         }
     }
@@ -58,6 +58,8 @@ pub async fn settle(cluster: &Arc<Cluster>, means: Means, rng: Rng) -> Arc<Repor
 /// Questions in flight at once, for one cluster. Those left over wait for an answer to one of them, and the one that is due
 /// for longest goes first: names of which nobody tells anything leave the others their turn.
 const ASKING_MAX: usize = 16;
+/// Questions about one family beside those, of names of which the other one is known.
+const LATE_MAX: usize = 64;
 
 /// What all clusters' endpoints are found with.
 #[derive(Debug, Clone, Default)]
@@ -103,11 +105,14 @@ struct Asking {
 enum Question {
     Service,
     Name(String),
+    /// What is still to be said about one family of it.
+    Late(String, Family),
 }
 
 enum Said {
     Service(Result<(Vec<SrvRecord>, Duration), Unanswered>),
-    Name(Reply),
+    Name(Reply, Option<(Family, Late)>),
+    Late(Reply),
 }
 
 enum Event {
@@ -187,7 +192,7 @@ impl Following {
 
     /// When something is to be asked that could be. `None`: nothing, or there is no room until an answer comes.
     fn due(&mut self) -> Option<Instant> {
-        if self.questions.len() >= ASKING_MAX {
+        if !self.has_room() {
             return None;
         }
         let asked: BTreeSet<_> = self.in_flight.keys().cloned().collect();
@@ -195,6 +200,19 @@ impl Following {
             .filter(|(question, _)| !asked.contains(question))
             .map(|(_, schedule)| schedule.due())
             .min()
+    }
+
+    /// Whether one question more may be asked. One family's silence is no reason to ask nothing else.
+    fn has_room(&self) -> bool {
+        let late = self.in_flight.keys().filter(|question| matches!(question, Question::Late(..))).count();
+        self.questions.len() - late.min(LATE_MAX) < ASKING_MAX
+    }
+
+    /// The family of that name that is known while the other is still being asked for.
+    fn known_family(&self, name: &str) -> Option<Family> {
+        let is_late =
+            |family: &Family| self.in_flight.contains_key(&Question::Late(name.to_owned(), *family));
+        [Family::V4, Family::V6].into_iter().find(is_late).map(Family::other)
     }
 
     fn hurry(&mut self) {
@@ -211,17 +229,27 @@ impl Following {
             .collect();
         due.sort_unstable();
         for (_, question) in due {
-            if self.questions.len() >= ASKING_MAX {
+            if !self.has_room() {
                 break;
             }
             if self.in_flight.contains_key(&question) {
                 continue;
             }
             let resolver = Arc::clone(&self.means.resolver);
-            let service = self.service.as_ref().map(|asking| asking.service.name.clone());
             let from = self.cluster.settings().dial.local_address;
-            let asking = answer(resolver, question.clone(), service.unwrap_or_default(), from);
-            self.in_flight.insert(question, self.questions.spawn(asking).id());
+            let asked = question.clone();
+            let asking = match (&question, &self.service) {
+                (Question::Name(name), _) => {
+                    self.questions.spawn(answer(resolver, name.clone(), self.known_family(name), from))
+                }
+                (_, Some(asking)) => {
+                    let name = asking.service.name.clone();
+                    let asking = async move { Said::Service(resolver.service(&name).await) };
+                    self.questions.spawn(async move { (asked, asking.await) })
+                }
+                (_, None) => continue,
+            };
+            self.in_flight.insert(question, asking.id());
         }
     }
 
@@ -236,8 +264,9 @@ impl Following {
         let said = match &question {
             Question::Service => Said::Service(Err(Unanswered::Failed(words))),
             Question::Name(_) => {
-                Said::Name(Reply { v4: Half::Failed(words.clone()), v6: Half::Failed(words) })
+                Said::Name(Reply { v4: Half::Failed(words.clone()), v6: Half::Failed(words) }, None)
             }
+            Question::Late(_, family) => Said::Late(Reply::of(*family, Half::Failed(words), Half::Pending)),
         };
         self.hear(question, said);
     }
@@ -246,9 +275,15 @@ impl Following {
         self.in_flight.remove(&question);
         let now = clock::now();
         match (question, said) {
-            (Question::Name(name), Said::Name(reply)) => self.hear_of_name(&name, reply, now),
+            (Question::Name(name), Said::Name(reply, late)) => {
+                self.hear_of_name(&name, reply, now);
+                if let Some((family, late)) = late {
+                    self.wait_for(name, family, late);
+                }
+            }
+            (Question::Late(name, _), Said::Late(reply)) => self.hear_late(&name, reply, now),
             (_, Said::Service(said)) => self.hear_of_service(said, now),
-            (Question::Service, Said::Name(_)) => {}
+            (_, Said::Name(..) | Said::Late(_)) => {}
         }
     }
 
@@ -261,6 +296,26 @@ impl Following {
         self.note(answer, OriginKind::Name, name, before, error, found);
     }
 
+    fn wait_for(&mut self, name: String, family: Family, late: Late) {
+        let question = Question::Late(name, family);
+        let from = self.cluster.settings().dial.local_address;
+        let asked = question.clone();
+        let waiting = self.questions.spawn(async move {
+            let reply = late.await.usable(from, sys::has_route).only_of(family);
+            (asked, Said::Late(reply))
+        });
+        self.in_flight.insert(question, waiting.id());
+    }
+
+    fn hear_late(&mut self, name: &str, reply: Reply, now: Instant) {
+        let Some(known) = self.names.get_mut(name) else { return };
+        let before = known.error.is_some();
+        known.learn_late(reply, now);
+        let found = known.addresses().count();
+        let error = known.error.clone();
+        self.tell(OriginKind::Name, name, before, error, found);
+    }
+
     fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), Unanswered>, now: Instant) {
         let Some(asking) = &mut self.service else { return };
         let before = asking.error.is_some();
@@ -270,7 +325,7 @@ impl Following {
             Ok((records, ttl)) => srv::targets(&asking.service, records)
                 .map(|targets| (targets, ttl))
                 .map_err(|words| (Answer::Negative, words)),
-            Err(Unanswered::Absent(words)) => Err((Answer::Negative, words)),
+            Err(Unanswered::Absent(words) | Unanswered::NoSuchName(words)) => Err((Answer::Negative, words)),
             Err(Unanswered::Failed(words)) => Err((Answer::Failed, words)),
         };
         let (name, mut targets) = (asking.service.name.clone(), None);
@@ -339,6 +394,8 @@ impl Following {
         // Before anything has been heard, what the cluster began with stays.
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
             && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
+        let addresses = found.iter().flat_map(|one| one.addresses.iter());
+        self.means.own.found(&self.cluster.settings().name, addresses.collect());
         if has_heard && found != self.applied {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
@@ -350,14 +407,17 @@ impl Following {
     fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
         let mut loops = BTreeMap::new();
         found.retain(|one| {
-            let Some(own) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+            let Some(meeting) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
                 return true;
             };
             let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
-            loops.insert(
-                host,
-                format!("{} is our own listener's address {own}: it would dial itself", one.name),
-            );
+            let way = match meeting {
+                Meeting::At(own) => format!("our own listener's address {own}"),
+                Meeting::Over(own) => {
+                    format!("the address {own} of a listener of ours that leads back here")
+                }
+            };
+            loops.insert(host, format!("{} is {way}: it would dial itself", one.name));
             false
         });
         let cluster = &self.cluster.settings().name;
@@ -371,7 +431,7 @@ impl Following {
         one.addresses.iter().any(|address| self.met_at(address).is_some())
     }
 
-    fn met_at(&self, address: SocketAddr) -> Option<SocketAddr> {
+    fn met_at(&self, address: SocketAddr) -> Option<Meeting> {
         self.means.own.met_at(&self.cluster.settings().name, address)
     }
 
@@ -405,10 +465,11 @@ impl Following {
             && self.file.as_ref().is_none_or(|file| file.is_settled);
         let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
         self.metrics.failing(origins.iter().filter(|origin| origin.error.is_some()).count());
-        Report { is_settled, endpoints: self.applied.len(), origins }
+        let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
+        Report { is_settled, is_complete, endpoints: self.applied.len(), origins }
     }
 
-    /// One line for each change from well to badly and back.
+    /// Counts an answer, and tells it.
     fn note(
         &self,
         answer: Answer,
@@ -422,6 +483,11 @@ impl Following {
         if answer == Answer::Good {
             self.metrics.succeeded(clock::wall());
         }
+        self.tell(kind, origin, was_failing, error, found);
+    }
+
+    /// One line for each change from well to badly and back.
+    fn tell(&self, kind: OriginKind, origin: &str, was_failing: bool, error: Option<String>, found: usize) {
         let (cluster, kind) = (&self.cluster.settings().name, kind.label());
         match error {
             Some(error) if !was_failing => {
@@ -450,17 +516,21 @@ impl Asking {
     }
 }
 
+/// What is said of a name; `only`: of that family, the other being asked for already.
 async fn answer(
     resolver: Arc<Resolver>,
-    question: Question,
-    service: String,
+    name: String,
+    only: Option<Family>,
     from: Option<IpAddr>,
 ) -> (Question, Said) {
-    let said = match &question {
-        Question::Service => Said::Service(resolver.service(&service).await),
-        Question::Name(name) => Said::Name(resolver.addresses(name).await.usable(from, sys::has_route)),
+    let answered = resolver.addresses(&name, only).await;
+    let reply = answered.reply.usable(from, sys::has_route);
+    let said = match answered.late {
+        // What can be used of it may be what is still to come.
+        Some((_, late)) if !reply.has_found() => Said::Name(late.await.usable(from, sys::has_route), None),
+        late => Said::Name(reply, late),
     };
-    (question, said)
+    (Question::Name(name), said)
 }
 
 async fn contents(file: Option<&mut Followed>) -> Contents {

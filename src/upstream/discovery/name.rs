@@ -26,6 +26,24 @@ pub(super) enum Half {
     Absent(String),
     /// Nobody knows.
     Failed(String),
+    /// It is still being asked for.
+    Pending,
+}
+
+/// One kind of addresses, with a question of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
 }
 
 /// A name and what is known of it.
@@ -38,12 +56,31 @@ pub(super) struct Known {
     pub(super) is_settled: bool,
     pub(super) succeeded: Option<Instant>,
     pub(super) error: Option<String>,
+    /// Why either family's last answer was none; while it is still being asked for, that of before.
+    failed: [Option<String>; 2],
 }
 
 /// Addresses of one name that count; the rest of a longer answer is left out.
 pub(super) const ADDRESSES_MAX: usize = 256;
 
 impl Reply {
+    pub(super) const fn of(family: Family, half: Half, other: Half) -> Self {
+        match family {
+            Family::V4 => Self { v4: half, v6: other },
+            Family::V6 => Self { v4: other, v6: half },
+        }
+    }
+
+    /// As if only that family had been asked for.
+    pub(super) fn only_of(self, family: Family) -> Self {
+        let half = if family == Family::V4 { self.v4 } else { self.v6 };
+        Self::of(family, half, Half::Pending)
+    }
+
+    pub(super) const fn has_found(&self) -> bool {
+        matches!(self, Self { v4: Half::Found(..), .. } | Self { v6: Half::Found(..), .. })
+    }
+
     /// Without what cannot be dialled from here: the family that `from` does not have, and addresses that this host has no
     /// route to, unless it has none to any of them (then the dial says so).
     pub(super) fn usable(self, from: Option<IpAddr>, has_route: impl Fn(IpAddr) -> bool) -> Self {
@@ -59,7 +96,7 @@ impl Reply {
     fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
         [&self.v4, &self.v6].into_iter().flat_map(|half| match half {
             Half::Found(addresses, _) => &addresses[..],
-            Half::Absent(_) | Half::Failed(_) => &[],
+            Half::Absent(_) | Half::Failed(_) | Half::Pending => &[],
         })
     }
 
@@ -73,7 +110,7 @@ impl Reply {
                     Half::Found(addresses, ttl)
                 }
             }
-            Half::Absent(_) | Half::Failed(_) => half,
+            Half::Absent(_) | Half::Failed(_) | Half::Pending => half,
         };
         Self { v4: keep(self.v4), v6: keep(self.v6) }
     }
@@ -88,6 +125,10 @@ impl Reply {
             (Half::Absent(v4), Half::Absent(v6)) => {
                 Err((Answer::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
             }
+            (Half::Absent(words), Half::Pending) | (Half::Pending, Half::Absent(words)) => {
+                Err((Answer::Negative, words.clone()))
+            }
+            (Half::Pending, Half::Pending) => Err((Answer::Failed, "nobody was asked".into())),
         }
     }
 }
@@ -95,7 +136,16 @@ impl Reply {
 impl Known {
     pub(super) const fn new(now: Instant) -> Self {
         let schedule = Schedule::new(now);
-        Self { v4: Vec::new(), v6: Vec::new(), schedule, is_settled: false, succeeded: None, error: None }
+        let failed = [None, None];
+        Self {
+            v4: Vec::new(),
+            v6: Vec::new(),
+            schedule,
+            is_settled: false,
+            succeeded: None,
+            error: None,
+            failed,
+        }
     }
 
     /// Takes in a reply. A good half replaces what was known, a bad one leaves it; and where neither is good, a host that
@@ -104,11 +154,7 @@ impl Known {
         self.is_settled = true;
         match reply.judge() {
             Ok(ttl) => {
-                let failed = [&mut self.v4, &mut self.v6]
-                    .into_iter()
-                    .zip([reply.v4, reply.v6])
-                    .filter_map(|(known, half)| replace(known, half));
-                self.error = failed.last();
+                self.take(reply);
                 self.succeeded = Some(now);
                 self.schedule.answered(now, ttl, rng);
                 Answer::Good
@@ -120,6 +166,20 @@ impl Known {
                 answer
             }
         }
+    }
+
+    /// Takes in the half that came after the other one had been taken in, which was good.
+    pub(super) fn learn_late(&mut self, reply: Reply, now: Instant) {
+        if let Ok(ttl) = reply.judge() {
+            self.schedule.no_later(now, ttl);
+        }
+        self.take(reply);
+    }
+
+    fn take(&mut self, reply: Reply) {
+        let known = [&mut self.v4, &mut self.v6].into_iter().zip(&mut self.failed);
+        known.zip([reply.v4, reply.v6]).for_each(|((known, failed), half)| replace(known, failed, half));
+        self.error = self.failed.iter().flatten().last().cloned();
     }
 
     /// IPv4 first.
@@ -136,9 +196,8 @@ impl Known {
     }
 }
 
-/// Returns the words of a half that failed.
-fn replace(known: &mut Vec<IpAddr>, half: Half) -> Option<String> {
-    match half {
+fn replace(known: &mut Vec<IpAddr>, failed: &mut Option<String>, half: Half) {
+    *failed = match half {
         Half::Found(mut addresses, _) => {
             // Servers turn their answers round; the order means nothing.
             addresses.sort();
@@ -152,7 +211,8 @@ fn replace(known: &mut Vec<IpAddr>, half: Half) -> Option<String> {
             None
         }
         Half::Failed(words) => Some(words),
-    }
+        Half::Pending => return,
+    };
 }
 
 #[cfg(test)]
@@ -229,6 +289,30 @@ mod tests {
         assert_eq!(error(vec![(found(&["10.0.0.1"]), absent())]), None);
         assert_eq!(error(vec![(found(&["10.0.0.1"]), failed())]).as_deref(), Some("no answer"));
         assert_eq!(error(vec![(failed(), failed()), (found(&["10.0.0.1"]), absent())]), None);
+    }
+
+    /// A server that never says a word about IPv6: each answer about IPv4 counts when it comes.
+    #[test]
+    fn what_comes_late_changes_only_its_own_half() {
+        let (now, mut rng) = (crate::clock::now(), Rng::with_seed(3));
+        let mut known = Known::new(now);
+        let shown = |known: &Known| known.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" ");
+        let early = |known: &mut Known, rng: &mut Rng| {
+            known.learn(Reply { v4: found(&["10.0.0.1"]), v6: Half::Pending }, now, rng)
+        };
+        assert_eq!(early(&mut known, &mut rng), Answer::Good);
+        assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1".into(), None));
+        known.learn_late(Reply { v4: Half::Pending, v6: failed() }, now);
+        assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1".into(), Some("no answer")));
+        assert_eq!(early(&mut known, &mut rng), Answer::Good);
+        assert_eq!(known.error.as_deref(), Some("no answer"), "it has not come meanwhile");
+        let due = known.schedule.due();
+        let soon = Half::Found(vec!["fd00::1".parse().unwrap()], Duration::from_secs(5));
+        known.learn_late(Reply { v4: Half::Pending, v6: soon }, now);
+        assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1 fd00::1".into(), None));
+        assert!(known.schedule.due() < due, "the shorter TTL counts");
+        known.learn_late(Reply { v4: Half::Pending, v6: absent() }, now);
+        assert_eq!(shown(&known), "10.0.0.1");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub enum Answer {
 pub struct Report {
     /// Whether every question has been answered once, well or badly. Until then a session waits rather than be refused.
     pub is_settled: bool,
+    /// Whether nothing more is to come of those answers either: one family of a name may be late.
+    pub is_complete: bool,
     /// How many endpoints the cluster has by it.
     pub endpoints: usize,
     /// What is asked for, in the order of its names.
@@ -117,7 +119,8 @@ impl Report {
 impl Board {
     /// Settled from the start, where there is nothing to be found out.
     pub(in crate::upstream) fn new(is_settled: bool, endpoints: usize) -> Self {
-        let (report, _) = watch::channel(Arc::new(Report { is_settled, endpoints, origins: Vec::new() }));
+        let report = Report { is_settled, is_complete: is_settled, endpoints, origins: Vec::new() };
+        let (report, _) = watch::channel(Arc::new(report));
         Self { report, doubts: Notify::new() }
     }
 
@@ -129,10 +132,10 @@ impl Board {
         self.report.send_replace(Arc::new(report));
     }
 
-    /// Returns when every question has been answered once. No deadline here: the caller has one.
-    pub(super) async fn settled(&self) {
+    /// Returns when every question has been answered in full once. No deadline here: the caller has one.
+    pub(super) async fn complete(&self) {
         // The sender is ours, so there is no end of it.
-        let _ = self.report.subscribe().wait_for(|report| report.is_settled).await;
+        let _ = self.report.subscribe().wait_for(|report| report.is_complete).await;
     }
 
     /// Whether there is an endpoint, or it is known that there is none.

@@ -1,25 +1,26 @@
 //! Asks the name servers of `/etc/resolv.conf`, after `/etc/hosts`; both are read again when they have changed.
 //!
-//! hickory speaks DNS. Which names are tried for a short one, and what an answer means, is decided here, because that is
-//! where it does otherwise than the C library: it adds the host's own domain, and lets one family's failure hide the other's
-//! answer. Nothing of nsswitch.conf but `files dns` is followed.
+//! Which names are tried for a short one, what an answer means, and when one family's answer is enough for now is decided here.
+//! Nothing of nsswitch.conf but `files dns` is followed.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::Hosts;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::{Hosts, TokioResolver, system_conf};
+use nix::net::if_::if_nametoindex;
 
-use super::name::{Half, Reply};
+use super::name::{Family, Half, Reply};
+use super::resolv_conf::ResolvConf;
+use super::servers::Servers;
 use super::srv::SrvRecord;
 use crate::alarm;
 use crate::clock;
@@ -34,10 +35,20 @@ pub struct Resolver {
 #[derive(Debug)]
 struct Loaded {
     stamps: [Option<Stamp>; 2],
-    dns: Result<TokioResolver, String>,
-    search: Search,
+    conf: ResolvConf,
+    servers: Result<Servers, String>,
     hosts: Hosts,
 }
+
+/// What is known of a host's addresses, and what will be.
+pub(super) struct Answered {
+    pub(super) reply: Reply,
+    /// The same once more, with the family that has not been heard of.
+    pub(super) late: Option<(Family, Late)>,
+}
+
+/// Ends when the servers of the file have had their attempts.
+pub(super) type Late = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// By which a file is known to be the one that was read.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,16 +59,11 @@ struct Stamp {
     size: u64,
 }
 
-/// How a short name is made a whole one (resolv.conf(5)).
-#[derive(Debug)]
-struct Search {
-    domains: Vec<Name>,
-    ndots: usize,
-}
-
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unanswered {
+    /// There is no such name, and so nothing of any kind.
+    NoSuchName(String),
     /// There is nothing of that kind.
     Absent(String),
     /// Nobody knows.
@@ -68,30 +74,32 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
 /// No more of either file is read.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
-/// Over all servers, attempts and names of one question.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one family's answer waits for the other's (RFC 8305 section 3: "Resolution Delay"). Here IPv6 waits as well: a host with
+/// an address of each is one endpoint, which would else be another one a moment later.
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// How long what `/etc/hosts` says counts; a look at it costs no packet.
 const HOSTS_TTL: Duration = Duration::from_secs(5);
 
 impl Resolver {
-    /// Every address of a host.
-    pub(super) async fn addresses(&self, host: &str) -> Reply {
-        let failed = |words: &str| Reply { v4: Half::Failed(words.into()), v6: Half::Failed(words.into()) };
+    /// Every address of a host, or those of one family.
+    pub(super) async fn addresses(&self, host: &str, only: Option<Family>) -> Answered {
         let loaded = self.loaded();
-        let Ok(name) = Name::from_ascii(host) else { return failed("it is no host name") };
-        if let Some(reply) = loaded.in_hosts(&name) {
-            return reply;
+        let Ok(name) = Name::from_ascii(host) else {
+            let words = || Half::Failed("it is no host name".into());
+            return Answered::now(words(), words());
+        };
+        match (loaded.in_hosts(&name), only) {
+            (Some(reply), _) => Answered { reply, late: None },
+            (None, None) => loaded.ask_for_addresses(&name).await,
+            (None, Some(family)) => loaded.ask_for_one_family(&name, family).await,
         }
-        let asked = alarm::before(clock::now() + TIMEOUT, loaded.ask_for_addresses(&name)).await;
-        asked.unwrap_or_else(|_| failed(NO_ANSWER))
     }
 
     /// The records of a service, and for how long they hold.
     pub(super) async fn service(&self, service: &str) -> Result<(Vec<SrvRecord>, Duration), Unanswered> {
         let loaded = self.loaded();
         let name = Name::from_ascii(service).map_err(|_| Unanswered::Failed("it is no name".into()))?;
-        let asked = alarm::before(clock::now() + TIMEOUT, loaded.ask_for_service(&name)).await;
-        asked.unwrap_or_else(|_| Err(Unanswered::Failed(NO_ANSWER.into())))
+        loaded.ask_for_service(&name).await
     }
 
     fn loaded(&self) -> Arc<Loaded> {
@@ -118,14 +126,26 @@ impl Stamp {
     }
 }
 
+impl Answered {
+    const fn now(v4: Half, v6: Half) -> Self {
+        Self { reply: Reply { v4, v6 }, late: None }
+    }
+}
+
 impl Loaded {
     fn read(stamps: [Option<Stamp>; 2]) -> Self {
-        let (config, options) = servers(&read(RESOLV_CONF));
-        let search = Search { domains: config.search().to_vec(), ndots: options.ndots };
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let scope = |interface: &str| interface.parse().ok().or_else(|| if_nametoindex(interface).ok());
+        let conf = ResolvConf::parse(&read(RESOLV_CONF), &hostname, scope);
+        if !conf.doubts.is_empty() {
+            let doubts = conf.doubts.join("; ");
+            tracing::warn!(file = RESOLV_CONF, doubts, "what is not understood is skipped");
+        }
         let mut hosts = Hosts::default();
         // A line that makes no sense is skipped, as everybody does.
         let _ = hosts.read_hosts_conf(&read(HOSTS)[..]);
-        Self { stamps, dns: client(&config, options), search, hosts }
+        let servers = Servers::new(&conf).map_err(|error| error.to_string());
+        Self { stamps, conf, servers, hosts }
     }
 
     fn in_hosts(&self, name: &Name) -> Option<Reply> {
@@ -142,28 +162,87 @@ impl Loaded {
     }
 
     /// The first whole name that has an address, or that nobody knows about, counts: it may be the one that was meant.
-    async fn ask_for_addresses(&self, name: &Name) -> Reply {
+    async fn ask_for_addresses(self: &Arc<Self>, name: &Name) -> Answered {
         let mut first = None;
-        for candidate in self.search.candidates(name) {
-            let (v4, v6) =
-                tokio::join!(self.ask(&candidate, RecordType::A), self.ask(&candidate, RecordType::AAAA));
-            let reply = Reply { v4: half(v4), v6: half(v6) };
-            if !matches!(reply, Reply { v4: Half::Absent(_), v6: Half::Absent(_) }) {
-                return reply;
+        for candidate in self.conf.candidates(name) {
+            let answered = self.ask_for_both(candidate).await;
+            if !matches!(answered.reply, Reply { v4: Half::Absent(_), v6: Half::Absent(_) }) {
+                return answered;
             }
-            first.get_or_insert(reply);
+            first.get_or_insert(answered);
         }
         let absent = || Half::Absent("it is no host name".into());
-        first.unwrap_or_else(|| Reply { v4: absent(), v6: absent() })
+        first.unwrap_or_else(|| Answered::now(absent(), absent()))
+    }
+
+    /// Of the same whole name, while the other family is still being asked for.
+    async fn ask_for_one_family(self: &Arc<Self>, name: &Name, family: Family) -> Answered {
+        let mut half = Half::Absent("it is no host name".into());
+        for candidate in self.conf.candidates(name) {
+            half = self.family(candidate, family).await.half();
+            if !matches!(half, Half::Absent(_)) {
+                break;
+            }
+        }
+        Answered { reply: Reply::of(family, half, Half::Pending), late: None }
+    }
+
+    /// Both families of a whole name; where one has an answer that will do, the other may come late.
+    async fn ask_for_both(self: &Arc<Self>, name: Name) -> Answered {
+        let mut v4 = self.family(name.clone(), Family::V4);
+        if self.conf.no_aaaa {
+            return Answered::now(v4.await.without_others(), Half::Absent(String::new()));
+        }
+        let mut v6 = self.family(name, Family::V6);
+        let (family, said) = if self.conf.single_request {
+            (Family::V4, (&mut v4).await)
+        } else {
+            tokio::select! {
+                said = &mut v4 => (Family::V4, said),
+                said = &mut v6 => (Family::V6, said),
+            }
+        };
+        let mut other = if family == Family::V4 { v6 } else { v4 };
+        // What does not exist has no other records (RFC 8020), though some servers say that of IPv6 alone (RFC 4074 section 4.2).
+        let is_nowhere = family == Family::V4 && matches!(said, Looked::NoSuchName(_));
+        let half = said.half();
+        if !is_nowhere && !matches!(half, Half::Found(..)) {
+            let other = other.await.half();
+            return Answered { reply: Reply::of(family, half, other), late: None };
+        }
+        match alarm::before(clock::now() + RESOLUTION_DELAY, &mut other).await {
+            Ok(other) => Answered { reply: Reply::of(family, half, other.half()), late: None },
+            Err(_) if is_nowhere => Answered { reply: Reply::of(family, half.clone(), half), late: None },
+            Err(_) => {
+                let reply = Reply::of(family, half.clone(), Half::Pending);
+                let late = Box::pin(async move { Reply::of(family, half, other.await.half()) });
+                Answered { reply, late: Some((family.other(), late)) }
+            }
+        }
+    }
+
+    fn family(self: &Arc<Self>, name: Name, family: Family) -> Pin<Box<dyn Future<Output = Looked> + Send>> {
+        let loaded = Arc::clone(self);
+        let kind = if family == Family::V4 { RecordType::A } else { RecordType::AAAA };
+        Box::pin(async move {
+            match loaded.ask(&name, kind).await {
+                Ok((records, ttl)) => {
+                    Looked::Half(Half::Found(records.iter().filter_map(address).collect(), ttl))
+                }
+                Err(Unanswered::NoSuchName(words)) => Looked::NoSuchName(words),
+                Err(Unanswered::Absent(words)) => Looked::Half(Half::Absent(words)),
+                Err(Unanswered::Failed(words)) => Looked::Half(Half::Failed(words)),
+            }
+        })
     }
 
     async fn ask_for_service(&self, name: &Name) -> Result<(Vec<SrvRecord>, Duration), Unanswered> {
         let mut first = None;
-        for candidate in self.search.candidates(name) {
+        for candidate in self.conf.candidates(name) {
             match self.ask(&candidate, RecordType::SRV).await {
                 Ok((records, ttl)) => return Ok((records.iter().filter_map(service).collect(), ttl)),
-                Err(absent @ Unanswered::Absent(_)) => drop(first.get_or_insert(absent)),
                 Err(failed @ Unanswered::Failed(_)) => return Err(failed),
+                Err(absent) => drop(first.get_or_insert(absent)),
             }
         }
         Err(first.unwrap_or_else(|| Unanswered::Absent("it is no name".into())))
@@ -171,8 +250,8 @@ impl Loaded {
 
     /// The records of an answer, those of aliases on the way included, and the least of their TTLs.
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Vec<Record>, Duration), Unanswered> {
-        let dns = self.dns.as_ref().map_err(|words| Unanswered::Failed(words.clone()))?;
-        let lookup = dns.lookup(name.clone(), kind).await.map_err(|error| explain(&error, kind))?;
+        let servers = self.servers.as_ref().map_err(|words| Unanswered::Failed(words.clone()))?;
+        let lookup = servers.ask(name, kind).await.map_err(|error| explain(&error, name, kind))?;
         let records = lookup.answers().to_vec();
         let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
         if records.iter().any(|record| record.record_type() == kind) {
@@ -183,8 +262,35 @@ impl Loaded {
     }
 }
 
-impl Search {
-    /// A name that ends in a dot is whole. Others are tried as they are first if they have enough dots, else last.
+/// What was said of one family.
+enum Looked {
+    /// The name does not exist at all.
+    NoSuchName(String),
+    Half(Half),
+}
+
+impl Looked {
+    fn half(self) -> Half {
+        match self {
+            Self::NoSuchName(words) => Half::Absent(words),
+            Self::Half(half) => half,
+        }
+    }
+
+    /// The same where IPv6 is not asked for.
+    fn without_others(self) -> Half {
+        match self {
+            Self::Half(Half::Absent(words)) => Half::Absent(format!(
+                "{words} of IPv4, and `options no-aaaa` of {RESOLV_CONF} lets nobody ask for others"
+            )),
+            Self::Half(_) | Self::NoSuchName(_) => self.half(),
+        }
+    }
+}
+
+impl ResolvConf {
+    /// How a short name is made a whole one. One that ends in a dot is whole. Others are tried as they are first if they have
+    /// enough dots, else last.
     fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut whole = name.clone();
         whole.set_fqdn(true);
@@ -196,10 +302,18 @@ impl Search {
             candidate.set_fqdn(true);
             Some(candidate)
         };
-        let mut candidates: Vec<_> = self.domains.iter().filter_map(below).collect();
+        let below: Vec<_> = self.search.iter().filter_map(below).collect();
         let dots = usize::from(name.num_labels()).saturating_sub(1);
-        let at = if dots >= self.ndots || name.is_localhost() { 0 } else { candidates.len() };
-        candidates.insert(at, whole);
+        let is_first = dots >= self.ndots || name.is_localhost();
+        let is_last = !is_first && (dots > 0 || below.is_empty() || !self.no_tld_query);
+        let first = is_first.then(|| whole.clone());
+        let all = first.into_iter().chain(below).chain(is_last.then_some(whole));
+        let mut candidates = Vec::new();
+        for candidate in all {
+            if !candidates.contains(&candidate) {
+                candidates.push(candidate);
+            }
+        }
         candidates
     }
 }
@@ -209,33 +323,6 @@ fn read(path: &str) -> Vec<u8> {
     // One that cannot be read says nothing.
     let _ = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
     bytes
-}
-
-/// Without any server in it, the one on this host is meant (resolv.conf(5)).
-fn servers(resolv_conf: &[u8]) -> (ResolverConfig, ResolverOpts) {
-    let with_local = || [resolv_conf, b"\nnameserver 127.0.0.1\n"].concat();
-    system_conf::parse_resolv_conf(resolv_conf)
-        .or_else(|_| system_conf::parse_resolv_conf(with_local()))
-        .unwrap_or_else(|_| (ResolverConfig::default(), ResolverOpts::default()))
-}
-
-fn client(config: &ResolverConfig, mut options: ResolverOpts) -> Result<TokioResolver, String> {
-    // We know for how long we know what.
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    let only_servers = ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec());
-    TokioResolver::builder_with_config(only_servers, TokioRuntimeProvider::default())
-        .with_options(options)
-        .build()
-        .map_err(|error| error.to_string())
-}
-
-fn half(asked: Result<(Vec<Record>, Duration), Unanswered>) -> Half {
-    match asked {
-        Ok((records, ttl)) => Half::Found(records.iter().filter_map(address).collect(), ttl),
-        Err(Unanswered::Absent(words)) => Half::Absent(words),
-        Err(Unanswered::Failed(words)) => Half::Failed(words),
-    }
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the types of all records; not ours")]
@@ -263,13 +350,23 @@ fn absent(kind: RecordType) -> String {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
-fn explain(error: &NetError, kind: RecordType) -> Unanswered {
+fn explain(error: &NetError, name: &Name, kind: RecordType) -> Unanswered {
     match error {
-        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
-            ResponseCode::NXDomain => Unanswered::Absent("the name does not exist".into()),
-            ResponseCode::NoError => Unanswered::Absent(absent(kind)),
-            code => refused(code),
-        },
+        NetError::Dns(DnsError::NoRecordsFound(none)) => {
+            // Where hickory followed an alias, the question about its target has none.
+            let target = Some(none.query.name()).filter(|target| *target != name && !target.is_root());
+            let told = |words: String| match target {
+                Some(target) => {
+                    format!("it is an alias of {}: {words}", target.to_ascii().trim_end_matches('.'))
+                }
+                None => words,
+            };
+            match none.response_code {
+                ResponseCode::NXDomain => Unanswered::NoSuchName(told("the name does not exist".into())),
+                ResponseCode::NoError => Unanswered::Absent(told(absent(kind))),
+                code => refused(code),
+            }
+        }
         NetError::Dns(DnsError::ResponseCode(code)) => refused(*code),
         NetError::Timeout => Unanswered::Failed(NO_ANSWER.into()),
         NetError::NoConnections | NetError::Busy => {
@@ -289,9 +386,8 @@ mod tests {
     use super::*;
 
     fn candidates(resolv_conf: &str, name: &str) -> Vec<String> {
-        let (config, options) = servers(resolv_conf.as_bytes());
-        let search = Search { domains: config.search().to_vec(), ndots: options.ndots };
-        search.candidates(&Name::from_ascii(name).unwrap()).iter().map(Name::to_ascii).collect()
+        let conf = ResolvConf::parse(resolv_conf.as_bytes(), "web1", |_| None);
+        conf.candidates(&Name::from_ascii(name).unwrap()).iter().map(Name::to_ascii).collect()
     }
 
     #[test]
@@ -308,19 +404,13 @@ mod tests {
             (three, "db.x.y.z", &["db.x.y.z.", "db.x.y.z.a.test."]),
             ("nameserver 127.0.0.1\ndomain c.test\n", "db", &["db.c.test.", "db."]),
             ("nameserver 127.0.0.1\n", "db", &["db."]),
-            ("nameserver 127.0.0.1\nsearch .\n", "db.x", &["db.x.", "db.x."]),
+            ("nameserver 127.0.0.1\nsearch .\n", "db.x", &["db.x."]),
+            ("search a.test\noptions no-tld-query\n", "db", &["db.a.test."]),
+            ("search a.test\noptions no-tld-query\n", "db.x", &["db.x.", "db.x.a.test."]),
+            ("options no-tld-query\n", "db", &["db."]),
+            ("search a.test\noptions ndots:0\n", "db", &["db.", "db.a.test."]),
         ] {
             assert_eq!(candidates(resolv_conf, name), expected, "{resolv_conf:?} {name}");
         }
-    }
-
-    #[test]
-    fn without_a_server_the_one_on_this_host_is_asked() {
-        for text in ["", "search a.test\n", "# nothing\n"] {
-            let (config, _) = servers(text.as_bytes());
-            let servers: Vec<_> = config.name_servers().iter().map(|server| server.ip).collect();
-            assert_eq!(servers, [IpAddr::from([127, 0, 0, 1])], "{text:?}");
-        }
-        assert_eq!(candidates("search a.test\n", "db"), ["db.a.test.", "db."]);
     }
 }

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, thread};
 
-use hickory_proto::op::{Message, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,7 +34,16 @@ struct Shared {
     mood: Mutex<Mood>,
     asked: AtomicUsize,
     asked_by_tcp: AtomicUsize,
+    questions: Mutex<Vec<Asked>>,
     stop: AtomicBool,
+}
+
+/// What it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) is_ipv6: bool,
+    pub(crate) by_tcp: bool,
+    pub(crate) edns: bool,
 }
 
 /// How it answers.
@@ -49,8 +58,20 @@ pub(crate) enum Mood {
     Failing,
     /// SERVFAIL about IPv6, honestly about the rest.
     FailingForIpv6,
+    /// Nothing about IPv6, honestly about the rest (systemd/systemd#22575).
+    SilentForIpv6,
+    /// As if it lost the first question about IPv4.
+    LosesOne,
+    /// Only from the fifth question about IPv4 on.
+    LosesFour,
+    /// Not for us.
+    Refusing,
     /// Over UDP only that there is more than fits.
     Truncating,
+    /// This, where a question bears EDNS.
+    RejectingEdns(ResponseCode),
+    /// The same as servers say it that understand no more than the header: without the question.
+    RejectingEdnsBarely,
 }
 
 const TICK: Duration = Duration::from_millis(50);
@@ -106,6 +127,15 @@ impl NameServer {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
+    /// All its questions so far, in order.
+    pub(crate) fn questions(&self) -> Vec<Asked> {
+        self.shared.questions.lock().expect("questions nobody poisoned").clone()
+    }
+
+    pub(crate) fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
     pub(crate) fn asked_by_tcp(&self) -> usize {
         self.shared.asked_by_tcp.load(Ordering::SeqCst)
     }
@@ -114,6 +144,11 @@ impl NameServer {
     /// seconds.
     pub(crate) fn set_resolv_conf(&self, lines: &str) {
         let text = format!("nameserver {}\noptions timeout:1 attempts:1\n{lines}\n", self.ip);
+        fs::write(self.dir.path().join("resolv.conf"), text).expect("a resolv.conf");
+    }
+
+    /// All that `/etc/resolv.conf` says.
+    pub(crate) fn set_whole_resolv_conf(&self, text: &str) {
         fs::write(self.dir.path().join("resolv.conf"), text).expect("a resolv.conf");
     }
 
@@ -263,6 +298,13 @@ impl Shared {
         }
         let question = Message::from_vec(question).expect("a DNS message");
         let query = question.queries.first().expect("a question").clone();
+        let is_ipv6 = query.query_type() == RecordType::AAAA;
+        let has_edns = question.edns.is_some();
+        let before = {
+            let mut questions = self.questions.lock().expect("questions nobody poisoned");
+            questions.push(Asked { is_ipv6, by_tcp: !is_udp, edns: has_edns });
+            questions.iter().filter(|asked| !asked.is_ipv6).count()
+        };
         let mut answer = Message::response(question.metadata.id, OpCode::Query);
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
         answer.metadata.recursion_available = true;
@@ -270,33 +312,55 @@ impl Shared {
         let mood = *self.mood.lock().expect("a mood nobody poisoned");
         match mood {
             Mood::Silent => return None,
+            Mood::SilentForIpv6 if is_ipv6 => return None,
+            Mood::LosesOne if before < 2 => return None,
+            Mood::LosesFour if before < 5 => return None,
+            Mood::Refusing => answer.metadata.response_code = ResponseCode::Refused,
+            Mood::RejectingEdns(code) if has_edns => {
+                answer.metadata.response_code = code;
+                // The codes beyond 15 have their upper part there.
+                answer.edns = (u16::from(code) > 15).then(Edns::new);
+            }
+            Mood::RejectingEdnsBarely if has_edns => {
+                answer.metadata.response_code = ResponseCode::FormErr;
+                return Some(answer.to_vec().expect("an answer that can be written"));
+            }
             Mood::Failing => answer.metadata.response_code = ResponseCode::ServFail,
             Mood::FailingForIpv6 if kind == RecordType::AAAA => {
                 answer.metadata.response_code = ResponseCode::ServFail;
             }
             Mood::Truncating if is_udp => answer.metadata.truncation = true,
-            Mood::Honest | Mood::FailingForIpv6 | Mood::Truncating => {
-                let zone = self.zone.lock().expect("a zone nobody poisoned");
-                let mut name = query.name().clone();
-                // An alias, or a chain of them, and what is at its end.
-                for _ in 0..4 {
-                    let Some(records) = zone.get(&key(&name)) else {
-                        answer.metadata.response_code = ResponseCode::NXDomain;
-                        break;
-                    };
-                    let wanted = |record: &&Record| {
-                        record.record_type() == kind || record.record_type() == RecordType::CNAME
-                    };
-                    answer.add_answers(records.iter().filter(wanted).cloned());
-                    match records.first().map(|record| &record.data) {
-                        Some(RData::CNAME(alias)) => name = alias.0.clone(),
-                        _ => break,
-                    }
-                }
-            }
+            Mood::Honest
+            | Mood::FailingForIpv6
+            | Mood::SilentForIpv6
+            | Mood::LosesOne
+            | Mood::LosesFour
+            | Mood::Truncating
+            | Mood::RejectingEdns(_)
+            | Mood::RejectingEdnsBarely => self.answer_honestly(&query, &mut answer),
         }
         answer.add_query(query);
         Some(answer.to_vec().expect("an answer that can be written"))
+    }
+
+    fn answer_honestly(&self, query: &Query, answer: &mut Message) {
+        let kind = query.query_type();
+        let zone = self.zone.lock().expect("a zone nobody poisoned");
+        let mut name = query.name().clone();
+        // An alias, or a chain of them, and what is at its end.
+        for _ in 0..4 {
+            let Some(records) = zone.get(&key(&name)) else {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+                break;
+            };
+            let wanted =
+                |record: &&Record| record.record_type() == kind || record.record_type() == RecordType::CNAME;
+            answer.add_answers(records.iter().filter(wanted).cloned());
+            match records.first().map(|record| &record.data) {
+                Some(RData::CNAME(alias)) => name = alias.0.clone(),
+                _ => break,
+            }
+        }
     }
 }
 

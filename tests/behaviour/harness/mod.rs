@@ -36,7 +36,7 @@ pub(crate) use client::{Client, End};
 pub(crate) use command::{Finished, ambassador, demand, finish, newer_clients, wait};
 pub(crate) use config::Config;
 pub(crate) use dead::{BlackHole, BusySocket, ClosedPort};
-pub(crate) use dns::{Dnsmasq, Mood, NameServer};
+pub(crate) use dns::{Asked, Dnsmasq, Mood, NameServer};
 pub(crate) use http::Response;
 pub(crate) use metrics::{Metrics, Sample};
 pub(crate) use pattern::Pattern;

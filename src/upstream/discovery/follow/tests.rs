@@ -26,7 +26,7 @@ fn name(following: &mut Following, name: &str, ip: Option<[u8; 4]>) {
     let absent = || Half::Absent("none".into());
     let found = |ip: [u8; 4]| Half::Found(vec![ip.into()], Duration::from_secs(1));
     let reply = Reply { v4: ip.map_or_else(absent, found), v6: absent() };
-    following.hear(Question::Name(name.into()), Said::Name(reply));
+    following.hear(Question::Name(name.into()), Said::Name(reply, None));
     following.arrange();
 }
 

@@ -1,0 +1,203 @@
+//! Who takes a session: the first attempt, those after it, and the one beside it.
+
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::{Event, Id, Roster, Ticket, Unavailable};
+use crate::policy::balance::Choice;
+use crate::policy::eligibility::{self, Mode, Nobody, Standing};
+use crate::policy::limits::Full;
+use crate::policy::retry::Plan;
+use crate::policy::slot::Slot;
+
+impl Roster {
+    /// Picks among the endpoints that have room one of those that this session tried least often, of those the best by
+    /// standing, of the first priority that has any, and counts the dial on it. The first attempt keeps to the endpoints that
+    /// nothing speaks against, while there are any; a session that was turned down goes on to whatever could still serve.
+    /// `key`: what `source_hash` keeps together.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn begin(
+        &mut self,
+        plan: &mut Plan,
+        key: Option<u64>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Result<(Id, Ticket), Unavailable> {
+        if let Some(breaker) = &self.breaker {
+            breaker.check()?;
+        }
+        self.settings.limits.admit(self.total)?;
+        let is_retry = plan.attempts() > 0;
+        let (mode, lowest) = self.taken(is_retry)?;
+        self.note_mode(mode);
+        self.find_candidates(plan, lowest);
+        let picked = self.pick(key, now, rng)?;
+        if !is_retry {
+            self.budget.iter_mut().for_each(|budget| budget.session(now));
+        } else if !self.may_retry(plan, picked, now) {
+            return Err(Unavailable::Budget);
+        }
+        Ok((self.reserve(plan, picked, is_retry), Ticket { begun: Some(now), is_retry }))
+    }
+
+    fn pick(&mut self, key: Option<u64>, now: Instant, rng: &mut Rng) -> Result<usize, Full> {
+        let full = Full::Endpoints(self.settings.limits.max_connections_per_endpoint);
+        let choice = Choice { key, slow_start: self.settings.slow_start, now };
+        self.settings.balance.pick(&mut self.slots, &self.candidates, &choice, rng).ok_or(full)
+    }
+
+    /// The budget keeps retries from becoming a storm. The only one on its way is none, and neither is the first dial to an endpoint
+    /// by a session whose last one cost nobody anything: that is the dial that it would have begun with.
+    fn may_retry(&mut self, plan: &Plan, picked: usize, now: Instant) -> bool {
+        let is_first_there = plan.was_free() && plan.tries(self.slots[picked].id) == 0;
+        let Some(budget) = &mut self.budget else { return true };
+        is_first_there || self.retries == 0 || budget.take(now)
+    }
+
+    /// How long the attempt on that endpoint, which this session has just begun, is to be alone; `None`: for good.
+    #[must_use]
+    pub fn hedge_after(&self, endpoint: Id, plan: &Plan) -> Option<Duration> {
+        let hedge = self.settings.hedge.filter(|_| plan.has_attempt_left())?;
+        let slot = self.slot(endpoint)?;
+        // Who is not usable now may be so by then.
+        let is_other = |slot: &Slot| slot.is_enabled() && plan.tries(slot.id) == 0;
+        self.slots.iter().any(is_other).then(|| hedge.after(slot.success_time.seconds()))
+    }
+
+    /// [`Roster::begin`] for a dial beside one that does not answer: to an endpoint that nothing speaks against and that this session
+    /// has not tried, where the budget of retries has something left.
+    pub fn begin_hedge(
+        &mut self,
+        plan: &mut Plan,
+        key: Option<u64>,
+        now: Instant,
+        rng: &mut Rng,
+    ) -> Option<(Id, Ticket)> {
+        if self.settings.limits.admit(self.total).is_err()
+            || self.breaker.as_ref().is_some_and(|breaker| breaker.check().is_err())
+            || !plan.has_attempt_left()
+        {
+            return None;
+        }
+        let first =
+            self.slots.iter().filter(|slot| self.may_hedge(slot, plan)).map(|slot| slot.priority).min()?;
+        let is_candidate = |slot: &Slot| slot.priority == first && self.may_hedge(slot, plan);
+        let candidates =
+            (0..self.slots.len()).filter(|position| is_candidate(&self.slots[*position])).collect();
+        self.candidates = candidates;
+        let picked = self.pick(key, now, rng).ok()?;
+        let may = self.budget.as_mut().is_none_or(|budget| budget.take(now));
+        may.then(|| (self.reserve(plan, picked, true), Ticket { begun: Some(now), is_retry: true }))
+    }
+
+    fn may_hedge(&self, slot: &Slot, plan: &Plan) -> bool {
+        self.may_take(slot, Standing::Usable) && plan.tries(slot.id) == 0
+    }
+
+    fn may_take(&self, slot: &Slot, lowest: Standing) -> bool {
+        self.settings.limits.endpoint_has_room(slot.load)
+            && eligibility::standing(slot).is_some_and(|standing| standing <= lowest)
+    }
+
+    /// Whether the cluster has room for one session more, without beginning its dial: what [`Roster::begin`] would say.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn room(&self) -> Result<(), Unavailable> {
+        if let Some(breaker) = &self.breaker {
+            breaker.check()?;
+        }
+        let limits = &self.settings.limits;
+        limits.admit(self.total)?;
+        let (_, lowest) = self.taken(false)?;
+        let has_room = self.slots.iter().any(|slot| self.may_take(slot, lowest));
+        if has_room { Ok(()) } else { Err(Full::Endpoints(limits.max_connections_per_endpoint).into()) }
+    }
+
+    /// What counts now, and the worst standing that is taken for a first attempt, or for a later one.
+    fn taken(&self, is_retry: bool) -> Result<(Mode, Standing), Nobody> {
+        let mode = eligibility::mode(&self.slots, self.settings.panic)?;
+        Ok((mode, eligibility::lowest(mode, is_retry, self.settings.panic)))
+    }
+
+    fn note_mode(&mut self, mode: Mode) {
+        let from = std::mem::replace(&mut self.mode, mode);
+        if from != mode {
+            self.events.push(Event::Mode { from, to: mode });
+        }
+    }
+
+    fn find_candidates(&mut self, plan: &Plan, lowest: Standing) {
+        let mut best = (usize::MAX, Standing::Down, u32::MAX);
+        self.candidates.clear();
+        for (position, slot) in self.slots.iter().enumerate() {
+            let Some(standing) = eligibility::standing(slot).filter(|standing| *standing <= lowest) else {
+                continue;
+            };
+            if !self.settings.limits.endpoint_has_room(slot.load) {
+                continue;
+            }
+            let rank = (plan.tries(slot.id), standing, slot.priority);
+            if rank < best {
+                best = rank;
+                self.candidates.clear();
+            }
+            if rank == best {
+                self.candidates.push(position);
+            }
+        }
+    }
+
+    /// [`Roster::begin`] where the choice is made already: the caller wants that endpoint and no other. Neither caps nor
+    /// its state nor the breaker count, and neither learns from it: it is there to cancel, which makes room.
+    ///
+    /// # Errors
+    /// When it has left and nothing is on it.
+    pub fn begin_at(&mut self, endpoint: Id, plan: &mut Plan) -> Result<Ticket, Nobody> {
+        let position = self.position(endpoint).ok_or(Nobody::Forgotten)?;
+        self.reserve(plan, position, false);
+        Ok(Ticket { begun: None, is_retry: false })
+    }
+
+    fn reserve(&mut self, plan: &mut Plan, position: usize, is_retry: bool) -> Id {
+        let slot = &mut self.slots[position];
+        plan.begin(slot.id);
+        slot.load.dials += 1;
+        self.total.dials += 1;
+        self.retries += u32::from(is_retry);
+        slot.id
+    }
+
+    /// Whether an endpoint that this session has not tried could take its next attempt now: no reason to wait.
+    #[must_use]
+    pub fn has_untried(&self, plan: &Plan) -> bool {
+        let Ok((_, lowest)) = self.taken(plan.attempts() > 0) else { return false };
+        self.slots.iter().any(|slot| self.may_take(slot, lowest) && plan.tries(slot.id) == 0)
+    }
+
+    /// Whether that endpoint may take a session now, were there room.
+    #[must_use]
+    pub fn may_pick(&self, endpoint: Id) -> bool {
+        let Ok((_, lowest)) = self.taken(false) else { return false };
+        self.slot(endpoint).and_then(eligibility::standing).is_some_and(|standing| standing <= lowest)
+    }
+
+    /// Whether a dial that is under way to that endpoint is better given up: checks find it down, or it is no longer to be
+    /// used, and another one could be tried.
+    #[must_use]
+    pub fn is_given_up(&self, endpoint: Id, plan: &Plan) -> bool {
+        let standing = self.slot(endpoint).and_then(eligibility::standing);
+        standing.is_none_or(|standing| standing == Standing::Down)
+            && plan.has_attempt_left()
+            && self.slots.iter().any(|slot| self.may_hedge(slot, plan))
+    }
+
+    /// Whether an endpoint is usable as far as anybody knows.
+    #[must_use]
+    pub fn has_usable(&self) -> bool {
+        self.taken(false).is_ok_and(|(mode, _)| mode == Mode::Normal)
+    }
+}

@@ -1,0 +1,220 @@
+//! Names as networks have them: name servers that are dead, old, or silent about one family, and every word of resolv.conf(5)
+//! that changes what is asked. A scripted server plays them; its file is the daemon's `/etc/resolv.conf`.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::ResponseCode;
+
+use crate::harness::{
+    Ambassador, Asked, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until,
+};
+
+/// A name server that knows `db.test`, and what is there.
+fn scene(mood: Mood) -> (NameServer, Upstream) {
+    let (dns, upstream) = (NameServer::start(), Upstream::plain(roles::echo));
+    dns.set("db.test.", 60, &["127.0.0.1"]);
+    dns.set_mood(mood);
+    (dns, upstream)
+}
+
+/// With the file `/etc/resolv.conf` as that server has it, a cluster of that host and port.
+fn start(dns: &NameServer, host: &str, upstream: &Upstream) -> Ambassador {
+    let config = Config::app(&[&format!("{host}:{}", upstream.port())], "connect: { deadline: 30s }");
+    Ambassador::start_with(&config, |command| dns.serves(command))
+}
+
+/// The first session is served, and waited no longer than that for its endpoint.
+#[track_caller]
+fn is_served_within(ambassador: &Ambassador, most: Duration) {
+    ambassador.connect().echo("served");
+    let record = ambassador.record();
+    let waited = Duration::from_secs_f64(record["resolve_ms"].as_f64().unwrap_or_default() / 1000.0);
+    assert!(waited < most, "it waited {waited:?}: {record}");
+}
+
+fn lines(nameservers: &[&NameServer], rest: &str) -> String {
+    let servers: String = nameservers.iter().map(|dns| format!("nameserver {}\n", dns.ip())).collect();
+    format!("{servers}{rest}\n")
+}
+
+fn last_error(ambassador: &Ambassador) -> Option<String> {
+    let origin = ambassador.status()["clusters"][0]["discovery"][0].clone();
+    origin["last_error"].as_str().map(str::to_owned)
+}
+
+#[track_caller]
+fn wait_error(ambassador: &Ambassador, words: &str) {
+    until(format!("/status said {words:?}"), || {
+        last_error(ambassador).filter(|error| error.contains(words)).map(drop)
+    });
+}
+
+/// A name server that answers A and never AAAA (systemd/systemd#22575, and what many home routers do): both questions were waited
+/// for, longer than any session waits, so that every session was refused as `no_endpoint`. And so is a change of the address that
+/// has a TTL of a second followed by it, and not by how long nothing is said about IPv6.
+#[test]
+fn a_server_that_never_answers_about_ipv6_delays_nothing() {
+    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    let beside = Upstream::plain_at(&format!("127.2.0.2:{}", upstream.port()), roles::echo);
+    dns.set_whole_resolv_conf(&lines(&[&dns], ""));
+    dns.set("db.test.", 1, &["127.0.0.1"]);
+    let ambassador = start(&dns, "db.test", &upstream);
+    is_served_within(&ambassador, Duration::from_secs(2));
+    let begun = Instant::now();
+    dns.set("db.test.", 1, &["127.2.0.2"]);
+    until("the new address was served", || {
+        ambassador.connect().echo("on the way");
+        (beside.accepted() > 0).then_some(())
+    });
+    assert!(begun.elapsed() < Duration::from_secs(5), "followed after {:?}", begun.elapsed());
+    wait_error(&ambassador, "no name server");
+    let error = "cannot find out endpoints";
+    ambassador.wait_line(error);
+    assert_eq!(ambassador.lines().iter().filter(|line| line.contains(error)).count(), 1, "told once");
+}
+
+/// The same where the name is short: each domain that it is not in was waited for.
+#[test]
+fn a_server_that_never_answers_about_ipv6_delays_no_search() {
+    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    dns.set_whole_resolv_conf(&lines(&[&dns], "search one.test two.test three.test test"));
+    is_served_within(&start(&dns, "db", &upstream), Duration::from_secs(2));
+}
+
+#[test]
+fn no_aaaa_asks_for_no_ipv6() {
+    let (dns, upstream) = scene(Mood::Honest);
+    dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
+    dns.set_resolv_conf("options no-aaaa");
+    let ambassador = start(&dns, "db.test", &upstream);
+    is_served_within(&ambassador, Duration::from_secs(2));
+    assert!(dns.questions().iter().all(|asked| !asked.is_ipv6), "{:?}", dns.questions());
+    let endpoint = ambassador.status()["clusters"][0]["endpoints"][0].clone();
+    assert_eq!(endpoint["addresses"].as_array().map_or(1, Vec::len), 1, "{endpoint}");
+    dns.set("six.test.", 60, &["::1"]);
+    wait_error(&start(&dns, "six.test", &upstream), "no-aaaa");
+}
+
+/// A word in `search` that is no name, such as of a DHCP server's, made hickory-resolver read nothing of the file: all names were
+/// dead.
+#[test]
+fn a_bad_word_in_resolv_conf_costs_itself_alone() {
+    let (dns, upstream) = scene(Mood::Honest);
+    dns.set_resolv_conf(&format!("search a..b {}.test test\nnonsense\noptions flux:1", "x".repeat(64)));
+    let ambassador = start(&dns, "db", &upstream);
+    is_served_within(&ambassador, Duration::from_secs(2));
+    let line = ambassador.wait_line("what is not understood is skipped");
+    assert!(line.contains("a..b") && line.contains("nonsense") && line.contains("flux"), "{line}");
+}
+
+/// Servers from before EDNS, and what stands before some, say that they do not understand, in one of four ways; it was taken for an
+/// answer, and the fourth for a forgery (RFC 6891 section 7). `options edns0` is what systemd-resolved writes.
+#[test]
+fn a_server_that_rejects_edns_is_asked_without() {
+    let moods = [ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::BADVERS].map(Mood::RejectingEdns);
+    for mood in moods.into_iter().chain([Mood::RejectingEdnsBarely]) {
+        let (dns, upstream) = scene(mood);
+        dns.set("db.test.", 1, &["127.0.0.1"]);
+        dns.set_whole_resolv_conf(&lines(&[&dns], "options edns0 trust-ad"));
+        let ambassador = start(&dns, "db.test", &upstream);
+        is_served_within(&ambassador, Duration::from_secs(3));
+        let questions = dns.questions();
+        assert!(questions[0].edns && questions.iter().any(|asked| !asked.edns), "{mood:?}: {questions:?}");
+        let known = |asked: &Asked| !asked.edns;
+        until("later questions bore none", || {
+            let questions = dns.questions();
+            (questions.len() > 8 && questions.iter().rev().take(2).all(known)).then_some(())
+        });
+    }
+}
+
+/// Of several servers one that says nothing, is not there, or refuses costs a moment and no name. hickory-resolver takes the
+/// first refusal for the answer.
+#[test]
+fn one_server_of_several_may_be_dead() {
+    for mood in [Some(Mood::Silent), Some(Mood::Failing), Some(Mood::Refusing), None] {
+        let (dns, upstream) = scene(Mood::Honest);
+        let dead = NameServer::start();
+        dead.set_mood(mood.unwrap_or_default());
+        let text = lines(&[&dead, &dead, &dns], "search nowhere.test elsewhere.test test");
+        dns.set_whole_resolv_conf(&text);
+        if mood.is_none() {
+            drop(dead);
+        }
+        is_served_within(&start(&dns, "db", &upstream), Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn servers_are_asked_in_order_or_in_turn_where_rotate_says_so() {
+    for (options, are_both) in [("", false), ("options rotate", true)] {
+        let (dns, upstream) = scene(Mood::Honest);
+        let second = NameServer::start();
+        second.set("db.test.", 1, &["127.0.0.1"]);
+        dns.set("db.test.", 1, &["127.0.0.1"]);
+        dns.set_whole_resolv_conf(&lines(&[&dns, &second], options));
+        let _ambassador = start(&dns, "db.test", &upstream);
+        until("it was asked for again", || (dns.asked() + second.asked() >= 6).then_some(()));
+        assert!(dns.asked() > 0);
+        assert_eq!(second.asked() > 0, are_both, "{options:?}");
+    }
+}
+
+#[test]
+fn use_vc_asks_over_tcp_alone() {
+    let (dns, upstream) = scene(Mood::Honest);
+    dns.set_resolv_conf("options use-vc");
+    is_served_within(&start(&dns, "db.test", &upstream), Duration::from_secs(2));
+    assert!(dns.questions().iter().all(|asked| asked.by_tcp), "{:?}", dns.questions());
+}
+
+/// For routers that mix up two questions at once.
+#[test]
+fn single_request_asks_for_ipv6_when_ipv4_is_answered() {
+    let (dns, upstream) = scene(Mood::LosesOne);
+    dns.set_whole_resolv_conf(&lines(&[&dns], "options single-request"));
+    is_served_within(&start(&dns, "db.test", &upstream), Duration::from_secs(4));
+    let kinds: Vec<_> = dns.questions().iter().map(|asked| asked.is_ipv6).collect();
+    assert_eq!(kinds, [false, false, true], "the first one was lost");
+}
+
+/// The whole question had 10 s, however long `timeout` and `attempts` are: the second attempt of a slow network never came.
+#[test]
+fn a_second_attempt_is_waited_for_as_long_as_resolv_conf_says() {
+    let (dns, upstream) = scene(Mood::LosesFour);
+    dns.set_whole_resolv_conf(&lines(&[&dns], "options timeout:11 attempts:2 no-aaaa"));
+    let ambassador = start(&dns, "db.test", &upstream);
+    is_served_within(&ambassador, Duration::from_secs(20));
+    assert!(ambassador.lines().iter().all(|line| !line.contains("cannot find out endpoints")));
+}
+
+#[test]
+fn an_alias_of_nothing_says_what_it_is_an_alias_of() {
+    let (dns, upstream) = scene(Mood::Honest);
+    dns.set_alias("db.test.", 60, "gone.test.");
+    let ambassador = start(&dns, "db.test", &upstream);
+    wait_error(&ambassador, "it is an alias of gone.test: the name does not exist");
+    dns.set_alias("db.test.", 60, "empty.test.");
+    dns.set("empty.test.", 60, &[]);
+    wait_error(&ambassador, "it is an alias of empty.test: it has no address");
+    // A domain of the search list that has such an alias is no reason to look no further.
+    dns.set_alias("app.one.test.", 60, "gone.test.");
+    dns.set("app.two.test.", 60, &["127.0.0.1"]);
+    dns.set_resolv_conf("search one.test two.test");
+    is_served_within(&start(&dns, "app", &upstream), Duration::from_secs(2));
+}
+
+/// `check --connect` shows what is said of both families, and not of the one that answers first.
+#[test]
+fn check_connect_waits_for_the_family_that_is_late() {
+    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    let file = dns.dir().join("listeners.yaml");
+    let config = Config::app(&[&format!("db.test:{}", upstream.port())], "");
+    fs::write(&file, config.render(dns.dir())).expect("a file to check");
+    let mut command = ambassador();
+    command.args(["check", "--connect", "--config"]).arg(&file);
+    dns.serves(&mut command);
+    let finished = finish(&mut command);
+    assert!(finished.stdout.contains("no name server"), "{}\n{}", finished.stdout, finished.stderr);
+}
