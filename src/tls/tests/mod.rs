@@ -1,11 +1,15 @@
 //! A stream and its server over loopback, in one task; the keys as short-lived as a test wants them.
 
+pub(crate) mod steps;
+pub(crate) mod wire;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -112,8 +116,11 @@ pub(crate) async fn tcp() -> (Socket, TcpStream) {
     (socket, peer)
 }
 
-/// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
-pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
+/// What both sides of a stream need, of which ours may send so many records with one key. Nothing is resumed.
+pub(crate) fn configs(
+    version: &'static SupportedProtocolVersion,
+    records: u64,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate =
         rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
@@ -126,17 +133,24 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
         .unwrap();
     let provider =
         CryptoProvider { cipher_suites: vec![suite(version, records)], ..aws_lc_rs::default_provider() };
-    let client = ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
+    client.resumption = Resumption::disabled();
+    (Arc::new(client), Arc::new(server))
+}
+
+/// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
+pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
+    let (client, server) = configs(version, records);
     let (socket, peer) = tcp().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
-        Stream::handshake(socket, Stream::hello(Arc::new(client), name).expect("a hello")),
-        TlsAcceptor::from(Arc::new(server)).accept(peer)
+        Stream::handshake(socket, Stream::hello(client, name).expect("a hello")),
+        TlsAcceptor::from(server).accept(peer)
     );
     (stream.unwrap(), server.unwrap())
 }
