@@ -9,6 +9,7 @@ mod cluster;
 mod endpoint;
 mod exposition;
 mod listener;
+mod living;
 mod names;
 mod openmetrics;
 

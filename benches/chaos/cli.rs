@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::aims;
 use crate::brand::Brand;
+use crate::cargo::FromCargo;
 use crate::endpoint;
 use crate::pinned::{self, Place};
 use crate::scenario::Extent;
@@ -16,6 +17,7 @@ use crate::variant::Variant;
 /// What proxies lose while their upstreams half-fail: the same faults at the same moments behind each
 #[derive(Parser)]
 #[command(name = "chaos", after_help = HELP)]
+#[command(mut_arg("list", |list| list.hide(false).help("What there is to play")))]
 pub(crate) struct Options {
     /// A minute: shorter scenarios, some at once, ambassador only; fails when an aim is missed
     #[arg(long)]
@@ -44,19 +46,8 @@ pub(crate) struct Options {
     /// Keep configurations and logs, and say where
     #[arg(long)]
     pub(crate) keep: bool,
-    /// What there is to play
-    #[arg(long)]
-    pub(crate) list: bool,
-
-    // What cargo and libtest pass to a bench. Nothing here has a meaning of its own.
-    #[arg(long, hide = true)]
-    bench: bool,
-    #[arg(long, hide = true)]
-    test: bool,
-    #[arg(long, hide = true)]
-    nocapture: bool,
-    #[arg(long, hide = true)]
-    test_threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) cargo: FromCargo,
 
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
@@ -106,7 +97,7 @@ impl Options {
     /// `cargo test --benches` says nothing at all; the daemon is not optimised then, and there is nothing to aim at. That the
     /// bench works is shown by one scenario.
     fn is_taste(&self) -> bool {
-        !self.quick && (self.test || std::env::args_os().len() == 1)
+        !self.quick && self.cargo.is_test()
     }
 
     /// Several scenarios at once, and only ambassador.

@@ -44,14 +44,10 @@ impl Endpoint {
         Ok(endpoint)
     }
 
+    /// What takes time, such as to start an heir, is left for [`Endpoint::recover`].
     pub(crate) fn tell(&mut self, order: Order) -> io::Result<()> {
         match order {
-            Order::Kill => {
-                end(self.child.take());
-                if self.heir.is_none() {
-                    self.heir = Some(self.spawn(&["--held"])?);
-                }
-            }
+            Order::Kill => end(self.child.take()),
             Order::Start if self.child.is_none() => {
                 self.child = self.heir.take();
                 say(self.child.as_mut(), OPEN)?;
@@ -64,6 +60,14 @@ impl Endpoint {
                 say(self.child.as_mut(), &mode.word())?;
                 say(self.heir.as_mut(), &mode.word())?;
             }
+        }
+        Ok(())
+    }
+
+    /// After orders: has an heir in place of one that was killed.
+    pub(crate) fn recover(&mut self) -> io::Result<()> {
+        if self.child.is_none() && self.heir.is_none() {
+            self.heir = Some(self.spawn(&["--held"])?);
         }
         Ok(())
     }

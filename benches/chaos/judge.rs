@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use crate::load::{Diary, Loss, Opening};
 use crate::scenario::Scenario;
-use crate::schedule::{Act, Order, Window};
+use crate::schedule::{Act, Window};
 use crate::stage::Seen;
-
-/// Between the moment that an order is noted with and its being carried out in every lane.
-const PRECISION: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
@@ -65,7 +62,7 @@ pub(crate) fn judge(seen: &Seen<'_>) -> Record {
         variant: seen.lane.entrant.variant.name.clone(),
         sessions: diary.openings.len(),
         lost: losses().count(),
-        caught: losses().filter(|(each, loss)| was_caught(scenario, each, *loss)).count(),
+        caught: losses().filter(|(each, loss)| was_caught(seen, each, *loss)).count(),
         cut: diary.cuts.len(),
         loss_seconds: loss_seconds(diary),
         lost_max: losses().map(|(each, _)| each.took).max().map(millis),
@@ -110,12 +107,12 @@ fn loss_seconds(diary: &Diary) -> usize {
     seconds.len()
 }
 
-fn was_caught(scenario: &Scenario, opening: &Opening, loss: Loss) -> bool {
-    let kills = scenario.events.iter().filter(|event| matches!(event.act, Act::Tell(Order::Kill, _)));
-    matches!(loss, Loss::Closed | Loss::Reset)
-        && kills
-            .map(|event| event.at)
-            .any(|at| opening.at <= at + PRECISION && at <= opening.ended() + PRECISION)
+/// Begun before they were gone and over after they lived: the clock of the stage and of its clients is one. What could be
+/// lost for another reason is not: a refusal, or words of a proxy that found nobody.
+fn was_caught(seen: &Seen<'_>, opening: &Opening, loss: Loss) -> bool {
+    let (began, ended) = (seen.began + opening.at, seen.began + opening.ended());
+    matches!(loss, Loss::Closed | Loss::Reset | Loss::Broken)
+        && seen.lane.deaths.iter().any(|death| began <= death.to && death.from <= ended)
 }
 
 fn covers(window: &Window, moment: Duration) -> bool {

@@ -16,7 +16,7 @@ use crate::ports::Ports;
 use crate::proxy::Proxy;
 use crate::recipe::{Job, Target};
 use crate::scenario::{Naming, Scenario};
-use crate::schedule::Act;
+use crate::schedule::{Act, Order};
 use crate::variant::Variant;
 
 /// A proxy that takes part: who, and where its program is.
@@ -50,6 +50,17 @@ pub(crate) struct Lane<'a> {
     proxy: Proxy,
     pub(crate) endpoints: Vec<Endpoint>,
     load: Option<Load>,
+    /// Of its endpoints.
+    pub(crate) deaths: Vec<Death>,
+}
+
+/// When endpoints were killed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Death {
+    /// All lived.
+    pub(crate) from: Instant,
+    /// They were gone, and their connections with them.
+    pub(crate) to: Instant,
 }
 
 impl Ground {
@@ -99,7 +110,19 @@ impl<'a> Lane<'a> {
             folder: &folder,
         };
         let proxy = Proxy::start(&job, names)?;
-        Ok(Self { entrant, ground, scenario, number, listen, folder, members, proxy, endpoints, load: None })
+        Ok(Self {
+            entrant,
+            ground,
+            scenario,
+            number,
+            listen,
+            folder,
+            members,
+            proxy,
+            endpoints,
+            load: None,
+            deaths: Vec::new(),
+        })
     }
 
     pub(crate) fn begin(&mut self, at: Instant) {
@@ -110,8 +133,15 @@ impl<'a> Lane<'a> {
     pub(crate) fn act(&mut self, act: &Act, names: Option<&Names>) -> io::Result<()> {
         match act {
             Act::Tell(order, endpoints) => {
+                let from = Instant::now();
                 for &endpoint in endpoints {
                     self.endpoints[endpoint].tell(*order)?;
+                }
+                if *order == Order::Kill {
+                    self.deaths.push(Death { from, to: Instant::now() });
+                }
+                for endpoint in &mut self.endpoints {
+                    endpoint.recover()?;
                 }
             }
             Act::Members(members) => {

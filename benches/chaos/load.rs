@@ -11,7 +11,7 @@ use fastrand::Rng;
 
 use crate::interrupt;
 use crate::scenario::Shape;
-use crate::speech::{ENOUGH, MESSAGE, Speech};
+use crate::speech::{ENOUGH, Login, MESSAGE, Speech};
 
 /// How long a client waits for anything.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -30,6 +30,8 @@ pub(crate) enum Loss {
     Full,
     /// The proxy said no in the protocol's words.
     Told,
+    /// It said that the endpoint went away.
+    Broken,
 }
 
 impl Loss {
@@ -42,6 +44,7 @@ impl Loss {
             Self::Wrong => "wrong",
             Self::Full => "full",
             Self::Told => "told",
+            Self::Broken => "broken",
         }
     }
 
@@ -202,8 +205,9 @@ impl Beat {
         });
         let mut stream = dialled.map_err(|error| Loss::of(&error))?;
         match self.speech.log_in(&mut stream) {
-            Ok(true) => Ok(stream),
-            Ok(false) => Err(Loss::Told),
+            Ok(Login::Done) => Ok(stream),
+            Ok(Login::Refused) => Err(Loss::Told),
+            Ok(Login::Broken) => Err(Loss::Broken),
             Err(error) => Err(Loss::of(&error)),
         }
     }

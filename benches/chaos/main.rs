@@ -38,7 +38,7 @@ mod variant;
 
 use std::process::ExitCode;
 
-use shared::{brand, glob, machine, originate, pinned, pki, ports, process, socket, terminate};
+use shared::{brand, cargo, glob, machine, originate, pinned, pki, ports, process, socket, terminate};
 
 fn main() -> ExitCode {
     let options = cli::Options::read();

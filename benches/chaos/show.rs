@@ -19,7 +19,7 @@ use crate::{aims, interrupt, report, table};
 
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     let scenarios = chosen(options)?;
-    if options.list {
+    if options.cargo.list {
         // Also what `cargo test -- --list` asks; nobody reads it for names of tests.
         for scenario in &scenarios {
             println!("{}: {} ({} s)", scenario.name, scenario.words, scenario.lasts.as_secs());

@@ -12,6 +12,16 @@ pub(crate) enum Speech {
     Postgres,
 }
 
+/// What became of a login.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Login {
+    Done,
+    /// The other side said no in words.
+    Refused,
+    /// It said that an endpoint was found and went away in the middle of it.
+    Broken,
+}
+
 pub(crate) const MESSAGE: usize = 16;
 
 /// In place of an endpoint's key: it has enough sessions.
@@ -56,24 +66,26 @@ impl Speech {
         }
     }
 
-    /// The client's login on the plaintext hop; `false` when the other side says no in words.
-    pub(crate) fn log_in(self, stream: &mut (impl Read + Write)) -> io::Result<bool> {
+    /// The client's login on the plaintext hop.
+    pub(crate) fn log_in(self, stream: &mut (impl Read + Write)) -> io::Result<Login> {
         match self {
-            Self::Echo => Ok(true),
+            Self::Echo => Ok(Login::Done),
             Self::Mysql => {
                 // The greeting, or an error in its place.
-                if mysql_packet(stream)?.1.first() != Some(&10) {
-                    return Ok(false);
+                let greeting = mysql_packet(stream)?.1;
+                if greeting.first() != Some(&10) {
+                    return Ok(Login::refused(&greeting));
                 }
                 stream.write_all(&mysql(1, MYSQL_LOGIN))?;
-                Ok(mysql_packet(stream)?.1.first() == Some(&0))
+                let answer = mysql_packet(stream)?.1;
+                Ok(if answer.first() == Some(&0) { Login::Done } else { Login::refused(&answer) })
             }
             Self::Postgres => {
                 stream.write_all(POSTGRES_STARTUP)?;
                 loop {
                     match postgres_message(stream)? {
-                        (b'Z', _) => return Ok(true),
-                        (b'E', _) => return Ok(false),
+                        (b'Z', _) => return Ok(Login::Done),
+                        (b'E', words) => return Ok(Login::refused(&words)),
                         _ => {}
                     }
                 }
@@ -120,6 +132,15 @@ impl Speech {
                 stream.flush()
             }
         }
+    }
+}
+
+impl Login {
+    /// ambassador's words begin with the outcome.
+    fn refused(words: &[u8]) -> Self {
+        const BROKEN: &[u8] = b"upstream_reset";
+        let is_broken = words.windows(BROKEN.len()).any(|part| part == BROKEN);
+        if is_broken { Self::Broken } else { Self::Refused }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::cargo::FromCargo;
 use crate::peer::Peer;
 use crate::pinned::{self, Place};
 use crate::place::Cores;
@@ -43,17 +44,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    // What cargo and libtest pass to a bench. Nothing here has a meaning of its own.
-    #[arg(long, hide = true)]
-    pub(crate) list: bool,
-    #[arg(long, hide = true)]
-    bench: bool,
-    #[arg(long, hide = true)]
-    test: bool,
-    #[arg(long, hide = true)]
-    nocapture: bool,
-    #[arg(long, hide = true)]
-    test_threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) cargo: FromCargo,
 
     #[command(subcommand)]
     pub(crate) role: Option<Role>,
@@ -111,8 +103,8 @@ impl Role {
 impl Options {
     pub(crate) fn read() -> Self {
         let mut options = Self::parse();
-        // `cargo test --benches` runs us with nothing said at all: then a minute-long contest is not wanted.
-        options.quick |= std::env::args_os().len() == 1 || options.test;
+        // Then a minute-long contest is not wanted.
+        options.quick |= options.cargo.is_test();
         options
     }
 

@@ -42,13 +42,15 @@ mod wire;
 use std::process::ExitCode;
 
 // Under the names that they had here.
-use shared::{brand, glob, machine, originate, pinned, pki, ports, process, programs, socket, terminate};
+use shared::{
+    brand, cargo, glob, machine, originate, pinned, pki, ports, process, programs, socket, terminate,
+};
 
 fn main() -> ExitCode {
     let options = cli::Options::read();
     let played = match &options.role {
         Some(role) => role.play(),
-        None if options.list => Ok(()),
+        None if options.cargo.list => Ok(()),
         None => contest::run(&options),
     };
     match played {

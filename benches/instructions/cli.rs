@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::cargo::FromCargo;
+
 /// Instructions per unit of work of the real daemon, against the committed baseline
 #[derive(Parser)]
 #[command(name = "instructions")]
@@ -18,22 +20,13 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) accept: bool,
 
-    // What cargo and libtest pass to a bench.
-    #[arg(long, hide = true)]
-    pub(crate) list: bool,
-    #[arg(long, hide = true)]
-    bench: bool,
-    #[arg(long, hide = true)]
-    test: bool,
-    #[arg(long, hide = true)]
-    nocapture: bool,
-    #[arg(long, hide = true)]
-    test_threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) cargo: FromCargo,
 }
 
 impl Options {
     /// Under `cargo test` the daemon is not optimised, and its instructions mean nothing.
     pub(crate) const fn is_brief(&self) -> bool {
-        self.test || !(self.bench || self.count || self.accept)
+        self.cargo.test || !(self.cargo.bench || self.count || self.accept)
     }
 }

@@ -10,6 +10,9 @@
 #![forbid(unsafe_code)]
 
 mod baseline;
+#[allow(dead_code, reason = "each bench uses its part of it")]
+#[path = "../shared/cargo.rs"]
+mod cargo;
 mod cli;
 mod daemon;
 mod load;
@@ -32,7 +35,7 @@ type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let done = if options.list {
+    let done = if options.cargo.list {
         Ok(ExitCode::SUCCESS)
     } else if options.is_brief() {
         rehearse(&options)

@@ -2,6 +2,7 @@
 //!
 //! Lacks a use of all of it by each bench.
 pub(crate) mod brand;
+pub(crate) mod cargo;
 pub(crate) mod glob;
 pub(crate) mod machine;
 pub(crate) mod originate;

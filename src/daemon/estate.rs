@@ -4,6 +4,7 @@
 //! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -549,14 +550,27 @@ impl Estate {
         Some(Attended { held, accepting })
     }
 
+    /// When it is worth a look whether the last session of what was taken out has ended; never, while nothing was.
+    pub(super) fn next_farewell(&self) -> impl Future<Output = ()> + use<> {
+        let is_any = !self.leaving.is_empty();
+        async move { if is_any { alarm::sleep(STEP).await } else { pending().await } }
+    }
+
+    /// What was taken out and has no session any more is gone from here on, and so are its series.
+    pub(super) fn say_farewell(&mut self) {
+        if self.leaving.iter().any(Leaving::is_over)
+            && let Some(config) = self.config.take()
+        {
+            self.show(&config);
+            self.config = Some(config);
+        }
+    }
+
     /// What others see from now on.
     fn show(&mut self, config: &Config) {
         // Their last bytes are counted before they are out of sight.
         self.leaving.iter().for_each(|gone| gone.routed.route.publish_bytes());
-        let is_over = |gone: &Leaving| {
-            gone.routed.route.active() == 0 && gone.accepting.iter().all(Branch::is_finished)
-        };
-        self.leaving.retain(|gone| !is_over(gone));
+        self.leaving.retain(|gone| !gone.is_over());
         let view = |served: &Served| ListenerView {
             route: Arc::clone(&served.routed.route),
             addresses: served.sockets.iter().map(|socket| socket.held.listening.local().clone()).collect(),
@@ -576,6 +590,12 @@ impl Estate {
             ledgers: self.ledgers.values().cloned().collect(),
             leaving: self.leaving.iter().map(|gone| Arc::clone(&gone.routed.route)).collect(),
         });
+    }
+}
+
+impl Leaving {
+    fn is_over(&self) -> bool {
+        self.routed.route.active() == 0 && self.accepting.iter().all(Branch::is_finished)
     }
 }
 

@@ -146,15 +146,18 @@ pub async fn run(
     let mut handover: Option<Handover> = None;
     let mut reloading = Reloading::default();
     let stop = loop {
+        let farewell = running.estate.next_farewell();
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
             successor = done(&mut handover) => Event::Succeeded(successor),
             reloaded = reloading.done(&mut running.estate) => Event::Reloaded(reloaded),
             Some(command) = running.commands.recv() => Event::Ordered(command),
+            () = farewell => Event::Farewell,
         };
         match event {
             Event::Stop(signal) => break signal,
+            Event::Farewell => running.estate.say_farewell(),
             Event::Reload => running.reload(&mut reloading, None),
             Event::Reopen => running.reopen_log(),
             Event::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),

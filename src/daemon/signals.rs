@@ -20,6 +20,8 @@ pub(super) enum Event {
     Succeeded(Option<u32>),
     /// The file was read again, and this has come of it.
     Reloaded(Reloaded),
+    /// It is time to look whether the last session of something that was taken out has ended.
+    Farewell,
     /// By the control socket.
     Ordered(Command),
 }
@@ -61,7 +63,11 @@ impl Signals {
             match self.next().await {
                 Event::Stop(signal) => return signal,
                 Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
-                Event::Reopen | Event::Reloaded(_) | Event::Ordered(_) | Event::Succeeded(_) => {}
+                Event::Reopen
+                | Event::Reloaded(_)
+                | Event::Ordered(_)
+                | Event::Succeeded(_)
+                | Event::Farewell => {}
             }
         }
     }

@@ -154,7 +154,7 @@ fn bound(series: &str) -> Option<&str> {
 }
 
 /// A label's value as it was before it was written.
-fn unescaped(value: &str) -> String {
+pub(super) fn unescaped(value: &str) -> String {
     let mut plain = String::with_capacity(value.len());
     let mut characters = value.chars();
     while let Some(character) = characters.next() {

@@ -1,10 +1,12 @@
 //! What is recorded of a cluster: its sessions and dials, its credentials, the search for its endpoints.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use super::living::Living;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
@@ -16,6 +18,7 @@ use crate::name::ClusterName;
 /// What a cluster records.
 #[derive(Clone)]
 pub struct ClusterMetrics {
+    _living: Arc<Living>,
     /// Dials in flight.
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
@@ -60,6 +63,7 @@ impl ClusterMetrics {
         let transitions =
             |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
         Self {
+            _living: Living::of("cluster", &cluster),
             preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
             preconnect_hits: preconnects("hit"),
             preconnect_misses: preconnects("miss"),

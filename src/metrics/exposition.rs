@@ -8,6 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 
 use super::carried::{Carried, Others};
+use super::living::{Reader, without_the_gone};
 use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, TASKS, describe};
 use crate::alarm;
 use crate::clock;
@@ -112,13 +113,17 @@ impl Exposition {
     /// The text that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
-        let own = self.own();
+        let own = self.text(Reader::Scrape);
         self.others().add_to(own)
     }
 
     /// The same of this process alone.
     #[must_use]
     pub fn own(&self) -> String {
+        self.text(Reader::Other)
+    }
+
+    fn text(&self, reader: Reader) -> String {
         self.process.collect();
         if let Some(lost) = LOST.get() {
             for (output, lines) in lost() {
@@ -126,7 +131,7 @@ impl Exposition {
             }
         }
         self.handle.run_upkeep();
-        self.handle.render()
+        without_the_gone(self.handle.render(), reader)
     }
 }
 

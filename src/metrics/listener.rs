@@ -1,9 +1,11 @@
 //! What is recorded where sessions come in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
+use super::living::Living;
 use super::names::{ACCEPT_ERRORS, ACCEPTED, CONNECTIONS, RECEIVED_BYTES, SENT_BYTES, SESSIONS_ACTIVE};
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
@@ -15,10 +17,12 @@ pub struct ListenerMetrics {
     pub accepted: Counter,
     /// accept(2) failed.
     pub accept_errors: Counter,
+    _living: Arc<Living>,
     ended: BTreeMap<Outcome, Counter>,
 }
 
-/// What is recorded of the sessions between a listener and a cluster.
+/// What is recorded of the sessions between a listener and a cluster. It may outlive both, for its sums to go on when they come
+/// back, and so it keeps neither's series in sight.
 #[derive(Clone)]
 pub struct DestinationMetrics {
     /// A session came or went.
@@ -49,6 +53,7 @@ impl ListenerMetrics {
         let listener = listener.to_string();
         let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
         Self {
+            _living: Living::of("listener", &listener),
             accepted: counter!(ACCEPTED, "listener" => listener.clone()),
             accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
             ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),

@@ -6,19 +6,19 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
 use super::half::with_scratch;
-use crate::sys::Socket;
+use crate::sys::{Socket, Transport};
 use crate::tls::{Due, Stream};
 
 /// A usable upstream.
 #[derive(Debug)]
-pub enum End {
+pub enum End<T = Socket> {
     /// Plaintext: bulky flows never leave the kernel.
-    Socket(Socket),
+    Socket(T),
     /// TLS, handshake done.
-    Tls(Box<Stream>),
+    Tls(Box<Stream<T>>),
 }
 
-impl End {
+impl<T: Transport> End<T> {
     /// Makes the coming close a reset.
     pub fn abort(&self) {
         match self {
@@ -31,8 +31,8 @@ impl End {
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
-            Self::Socket(socket) => socket.local(),
-            Self::Tls(stream) => stream.socket().local(),
+            Self::Socket(socket) => socket.socket()?.local(),
+            Self::Tls(stream) => stream.socket().socket()?.local(),
         }
     }
 
@@ -60,27 +60,6 @@ impl End {
         }
     }
 
-    /// Moves to the current worker.
-    ///
-    /// # Errors
-    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
-    pub fn adopted(self) -> io::Result<Self> {
-        match self {
-            Self::Socket(socket) => socket.adopted().map(Self::Socket),
-            Self::Tls(stream) => stream.adopted().map(|stream| Self::Tls(Box::new(stream))),
-        }
-    }
-
-    /// Whether anything has come from the server that nobody read yet: bytes, of TLS or its peer, or its end.
-    #[must_use]
-    pub fn has_ended_or_spoken(&self) -> bool {
-        let socket = match self {
-            Self::Socket(socket) => socket,
-            Self::Tls(stream) => stream.socket(),
-        };
-        !matches!(socket.peek(), Ok(None))
-    }
-
     /// One try of reading a portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some
     /// (32 KiB); 0 is the end.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
@@ -93,16 +72,16 @@ impl End {
     ///
     /// # Errors
     /// The connection's, or TLS's.
-    pub async fn glimpse<T>(&mut self, mut see: impl FnMut(&[u8]) -> T) -> io::Result<T> {
+    pub async fn glimpse<R>(&mut self, mut see: impl FnMut(&[u8]) -> R) -> io::Result<R> {
         poll_fn(|cx| self.poll_glimpse(cx, &mut see)).await
     }
 
     /// One try of [`End::glimpse`].
-    pub fn poll_glimpse<T>(
+    pub fn poll_glimpse<R>(
         &mut self,
         cx: &mut Context<'_>,
-        see: impl FnOnce(&[u8]) -> T,
-    ) -> Poll<io::Result<T>> {
+        see: impl FnOnce(&[u8]) -> R,
+    ) -> Poll<io::Result<R>> {
         with_scratch(GLIMPSE, |scratch| {
             let read = ready!(self.poll_recv(cx, scratch))?;
             Poll::Ready(Ok(see(&scratch[..read])))
@@ -156,6 +135,29 @@ impl End {
     }
 }
 
+impl End {
+    /// Moves to the current worker.
+    ///
+    /// # Errors
+    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopted(self) -> io::Result<Self> {
+        match self {
+            Self::Socket(socket) => socket.adopted().map(Self::Socket),
+            Self::Tls(stream) => stream.adopted().map(|stream| Self::Tls(Box::new(stream))),
+        }
+    }
+
+    /// Whether anything has come from the server that nobody read yet: bytes, of TLS or its peer, or its end.
+    #[must_use]
+    pub fn has_ended_or_spoken(&self) -> bool {
+        let socket = match self {
+            Self::Socket(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        };
+        !matches!(socket.peek(), Ok(None))
+    }
+}
+
 /// What is looked at at once: more than a TLS record.
 const GLIMPSE: usize = 64 * 1024;
 
@@ -171,9 +173,9 @@ pub(super) trait Leg {
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
-impl Leg for &Socket {
+impl<T: Transport> Leg for &T {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.poll_recv(cx, buffer)
+        Transport::poll_recv(*self, cx, buffer)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -190,7 +192,7 @@ impl Leg for &Socket {
     }
 }
 
-impl Leg for &mut Stream {
+impl<T: Transport> Leg for &mut Stream<T> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         Stream::poll_read(self, cx, buffer)
     }
@@ -208,7 +210,7 @@ impl Leg for &mut Stream {
     }
 }
 
-impl Leg for &mut End {
+impl<T: Transport> Leg for &mut End<T> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             End::Socket(socket) => Leg::poll_read(&mut &*socket, cx, buffer),

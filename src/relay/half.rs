@@ -15,7 +15,7 @@ use super::live::Live;
 use super::pipes::Loan;
 use super::turn;
 use crate::outcome::Side;
-use crate::sys::Socket;
+use crate::sys::{Socket, Transport};
 use crate::tls::KeyLimit;
 
 /// A leg failed.
@@ -126,8 +126,22 @@ impl Half {
         self.source_has_ended() && !self.holds_bytes() && !self.unflushed
     }
 
+    /// Moves between two connections without TLS as much as both and the turn allow.
+    pub(super) fn poll_between<T: Transport>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut from: &T,
+        mut to: &T,
+        live: &Live,
+    ) -> Result<(), Broken> {
+        match (from.socket(), to.socket()) {
+            (Some(from), Some(to)) => self.poll_splice(cx, from, to, live),
+            _ => self.poll_copy(cx, &mut from, &mut to, live),
+        }
+    }
+
     /// Moves between two sockets as much as both and the turn allow.
-    pub(super) fn poll_splice(
+    fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
         mut from: &Socket,

@@ -36,7 +36,7 @@ use tokio::task::coop::unconstrained;
 use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
-use crate::sys::Socket;
+use crate::sys::{Socket, Transport};
 use crate::tls::{Due, KeyLimit};
 
 use end::Leg;
@@ -57,11 +57,11 @@ pub struct Settings {
 
 /// What a relay begins with.
 #[derive(Debug)]
-pub struct Start {
+pub struct Start<T = Socket> {
     /// The client.
-    pub downstream: Socket,
+    pub downstream: T,
     /// The endpoint.
-    pub upstream: End,
+    pub upstream: End<T>,
     /// What the client said before we dialled; it goes to the endpoint first.
     pub opening: Vec<u8>,
     /// What is left to rewrite, if anything.
@@ -70,9 +70,9 @@ pub struct Start {
 
 /// How a relay ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Ended<T = Socket> {
     /// The client, so that somebody who has words can still say them.
-    pub downstream: Socket,
+    pub downstream: T,
     /// Why.
     pub outcome: Outcome,
     /// Who ended it: the side that closed first, or broke.
@@ -87,14 +87,14 @@ pub struct Ended {
     /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
     /// The upstream, where it is to hear the rest of its dialogue before it is closed.
-    pub unfinished: Option<Box<Unfinished>>,
+    pub unfinished: Option<Box<Unfinished<T>>>,
 }
 
 /// An upstream in the middle of a dialogue whose end it would hold against us.
 #[derive(Debug)]
-pub struct Unfinished {
+pub struct Unfinished<T = Socket> {
     /// The stream.
-    pub end: End,
+    pub end: End<T>,
     /// What it had not been given yet.
     pub held: Vec<u8>,
     /// What says the rest.
@@ -116,7 +116,11 @@ pub enum Fault {
 /// The upstream is closed when this is done, unless it is [`Ended::unfinished`].
 ///
 /// The future is the relay itself: what lives for hours holds nothing of how it came about.
-pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl Future<Output = Ended> + 'a {
+pub fn relay<'a, T: Transport + 'a>(
+    start: Start<T>,
+    settings: &'a Settings,
+    live: &'a Live,
+) -> impl Future<Output = Ended<T>> + 'a {
     let mut relay = Some(Relay {
         downstream: start.downstream,
         upstream: start.upstream,
@@ -139,9 +143,9 @@ pub fn relay<'a>(start: Start, settings: &'a Settings, live: &'a Live) -> impl F
     })
 }
 
-struct Relay<'a> {
-    downstream: Socket,
-    upstream: End,
+struct Relay<'a, T> {
+    downstream: T,
+    upstream: End<T>,
     /// Downstream to upstream.
     sending: Half,
     /// Upstream to downstream.
@@ -169,7 +173,7 @@ enum Stop {
     Ordered(Outcome),
 }
 
-impl Relay<'_> {
+impl<T: Transport> Relay<'_, T> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
         // Almost always the same task: to say so again would cost each message two locked instructions.
         if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -260,7 +264,7 @@ impl Relay<'_> {
             return Ok(());
         }
         let sent = match &mut self.upstream {
-            End::Socket(upstream) => self.sending.poll_splice(cx, &self.downstream, upstream, live),
+            End::Socket(upstream) => self.sending.poll_between(cx, &self.downstream, &*upstream, live),
             End::Tls(stream) => {
                 let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
                 self.sending.poll_copy(cx, &mut downstream, &mut upstream, live)
@@ -272,7 +276,7 @@ impl Relay<'_> {
 
     fn poll_receiving(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
         match &mut self.upstream {
-            End::Socket(upstream) => self.receiving.poll_splice(cx, upstream, &self.downstream, live),
+            End::Socket(upstream) => self.receiving.poll_between(cx, &*upstream, &self.downstream, live),
             End::Tls(stream) => {
                 let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
                 self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)
@@ -360,7 +364,7 @@ impl Relay<'_> {
         }
     }
 
-    fn close(mut self, end: Stop, live: &Live) -> Ended {
+    fn close(mut self, end: Stop, live: &Live) -> Ended<T> {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
         let unclean_tls_end = self.upstream.was_cut() && !has_said_goodbye;

@@ -22,6 +22,7 @@ mod socket;
 mod successor;
 mod supervisor;
 mod timer;
+mod transport;
 
 pub use bind::{Bind, BindError, Listening, LocalAddress, SystemdBind, UnixBind};
 pub use confinement::{Confinement, ConfinementError, Permissions, confine};
@@ -40,6 +41,7 @@ pub use socket::{Accepted, Gone, Options, Peer, Socket, Target};
 pub use successor::{Successor, SuccessorError, is_succeeding, tell_predecessor};
 pub use supervisor::{PASSED_MAX, Supervisor};
 pub use timer::Timer;
+pub use transport::Transport;
 
 use std::io;
 use std::os::fd::OwnedFd;

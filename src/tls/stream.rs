@@ -6,6 +6,7 @@
 //! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,11 +21,11 @@ use rustls::{ClientConfig, InvalidMessage};
 
 use super::HandshakeError;
 use super::wear::{Due, KeyLimit, Wear};
-use crate::sys::Socket;
+use crate::sys::{Socket, Transport};
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
-pub struct Stream {
-    socket: Socket,
+pub struct Stream<T = Socket> {
+    socket: T,
     connection: UnbufferedClientConnection,
     /// Ciphertext that is not a whole record, or parts of a handshake message that is not whole.
     incoming: Vec<u8>,
@@ -74,9 +75,19 @@ impl Stream {
         UnbufferedClientConnection::new(config, name)
     }
 
+    /// Moves to the current worker.
+    ///
+    /// # Errors
+    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
+    pub fn adopted(self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.adopted()?, ..self })
+    }
+}
+
+impl<T: Transport> Stream<T> {
     /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
     pub(super) async fn handshake(
-        socket: Socket,
+        socket: T,
         mut connection: UnbufferedClientConnection,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
@@ -110,7 +121,7 @@ impl Stream {
             match next {
                 Next::Process => {}
                 Next::Send => {
-                    socket.send_all(&outgoing).await.map_err(HandshakeError::Io)?;
+                    send_all(&socket, &outgoing).await.map_err(HandshakeError::Io)?;
                     outgoing.clear();
                 }
                 Next::Read => read_more(&socket, &mut incoming).await?,
@@ -119,7 +130,7 @@ impl Stream {
                 Next::Close => break Reading::Ended,
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
-                    let _ = socket.send_all(&outgoing).await;
+                    let _ = send_all(&socket, &outgoing).await;
                     return Err(error);
                 }
             }
@@ -141,16 +152,8 @@ impl Stream {
         })
     }
 
-    /// Moves to the current worker.
-    ///
-    /// # Errors
-    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
-    pub fn adopted(self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.adopted()?, ..self })
-    }
-
     /// The socket beneath.
-    pub const fn socket(&self) -> &Socket {
+    pub const fn socket(&self) -> &T {
         &self.socket
     }
 
@@ -166,13 +169,19 @@ impl Stream {
         matches!(self.reading, Reading::Cut)
     }
 
+    /// Memory that is its own.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.incoming.capacity() + self.opened.capacity() + self.outgoing.capacity()
+    }
+
     /// What was negotiated.
     pub(super) const fn connection(&self) -> &UnbufferedClientConnection {
         &self.connection
     }
 
     /// Reads plaintext into `buffer`, which has to hold a record and then some (32 KiB), and of which no more than
-    /// [`Self::PORTION`] is used; 0 is the end of the stream, with or without close_notify.
+    /// [`Stream::PORTION`] is used; 0 is the end of the stream, with or without close_notify.
     ///
     /// # Errors
     /// What recv(2) says, or a `rustls::Error` inside: an alert of the server, a record that was tampered with.
@@ -387,7 +396,7 @@ impl Stream {
     }
 }
 
-impl fmt::Debug for Stream {
+impl<T: fmt::Debug> fmt::Debug for Stream<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream").field("socket", &self.socket).finish_non_exhaustive()
     }
@@ -422,15 +431,24 @@ const FLIGHT: usize = 4096;
 const INCOMING_MAX: usize = 128 * 1024;
 const TOO_LONG: rustls::Error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
 
-async fn read_more(socket: &Socket, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
+async fn read_more(socket: &impl Transport, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
     let kept = incoming.len();
     if kept >= INCOMING_MAX {
         return Err(HandshakeError::Tls(TOO_LONG));
     }
     incoming.resize(kept + FLIGHT, 0);
-    let received = socket.recv(&mut incoming[kept..]).await.map_err(HandshakeError::Io)?;
+    let received =
+        poll_fn(|cx| socket.poll_recv(cx, &mut incoming[kept..])).await.map_err(HandshakeError::Io)?;
     incoming.truncate(kept + received);
     if received == 0 { Err(HandshakeError::Closed) } else { Ok(()) }
+}
+
+async fn send_all(socket: &impl Transport, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let sent = poll_fn(|cx| socket.poll_send(cx, bytes)).await?;
+        bytes = &bytes[sent..];
+    }
+    Ok(())
 }
 
 fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {

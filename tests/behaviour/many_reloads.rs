@@ -1,8 +1,8 @@
 //! Reloads without end: whatever they make and take away, nothing of it outlives what it was made for.
 //!
-//! What cannot be seen to go is the series of metrics: those of a listener or a cluster that is taken out stay, so that its
-//! counters go on when it comes back. Their gauges must fall to nothing.
+//! The series of a listener or a cluster that is taken out are in one more scrape, and then gone.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use serde_json::Value;
 
-use crate::harness::{Ambassador, Client, Config, Pki, Upstream, roles, until_within};
+use crate::harness::{Ambassador, Client, Config, Pki, Upstream, roles, until, until_within};
 use crate::reload::reload;
 
 /// In CI; `AMBASSADOR_TEST_RELOADS` says otherwise.
@@ -108,6 +108,21 @@ fn counts(ambassador: &Ambassador) -> [usize; 4] {
     [tasks("sessions"), tasks("upkeep"), count("fd"), count("task")]
 }
 
+/// What there are series of.
+fn series(ambassador: &Ambassador) -> BTreeSet<(&'static str, String)> {
+    let metrics = ambassador.metrics();
+    let labels = |name: &'static str| {
+        metrics.samples().iter().filter_map(move |one| Some((name, one.labels.get(name)?.clone())))
+    };
+    labels("listener").chain(labels("cluster")).collect()
+}
+
+/// What was taken out had its last scrape.
+fn only_the_base_has_series(ambassador: &Ambassador) {
+    let base = [("cluster", "up".to_owned()), ("listener", "app".to_owned())].into();
+    until("no series is of what was taken out", || (series(ambassador) == base).then_some(()));
+}
+
 /// Gauges that say how many there are of something.
 const COUNTING: [&str; 7] = [
     "sessions_active",
@@ -160,6 +175,7 @@ fn nothing_outlives_what_it_was_made_for() {
         )
     };
     let before = settle(None);
+    only_the_base_has_series(&ambassador);
     let mut clients = Vec::new();
     for _ in 0..reloads {
         reload(&ambassador, &any(&mut rng, &upstreams));
@@ -167,6 +183,7 @@ fn nothing_outlives_what_it_was_made_for() {
     }
     drop(clients);
     settle(Some(before));
+    only_the_base_has_series(&ambassador);
     let metrics = ambassador.metrics();
     let wrong: Vec<_> = metrics
         .samples()

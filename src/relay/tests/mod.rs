@@ -1,6 +1,7 @@
-//! Whole relays over loopback: a client, a server, and what each must see of the other's end.
+//! Whole relays, over loopback and in memory: a client, a server, and what each must see of the other's end.
 
 mod keys;
+mod steps;
 mod table;
 mod turns;
 mod urgent;
@@ -10,7 +11,7 @@ use super::*;
 pub(super) const ENDLESS: Settings =
     Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
 
-pub(super) fn over(downstream: Socket, upstream: End) -> Start {
+pub(super) fn over<T>(downstream: T, upstream: End<T>) -> Start<T> {
     Start { downstream, upstream, opening: Vec::new(), dialogue: None }
 }
 
@@ -24,13 +25,13 @@ pub(super) struct Told {
     pub(super) unclean_tls_end: bool,
 }
 
-pub(super) async fn relayed_by(start: Start, settings: &Settings, live: &Live) -> Told {
+pub(super) async fn relayed_by<T: Transport>(start: Start<T>, settings: &Settings, live: &Live) -> Told {
     let Ended { outcome, closed_by, fault, may_be_told, unclean_tls_end, .. } =
         relay(start, settings, live).await;
     Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
 }
 
 /// One that ends by itself.
-pub(super) async fn relayed(start: Start, live: &Live) -> Told {
+pub(super) async fn relayed<T: Transport>(start: Start<T>, live: &Live) -> Told {
     relayed_by(start, &ENDLESS, live).await
 }

@@ -1,6 +1,8 @@
 //! A stream and its server over loopback, in one task; the keys as short-lived as a test wants them.
 
 mod certificates;
+pub(crate) mod steps;
+pub(crate) mod wire;
 pub(in crate::tls) mod workshop;
 
 use std::future::poll_fn;
@@ -9,12 +11,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CipherSuiteCommon, ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedCipherSuite,
-    SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
+    CipherSuiteCommon, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
+    SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -115,21 +118,31 @@ pub(crate) async fn tcp() -> (Socket, TcpStream) {
     (socket, peer)
 }
 
-/// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
-pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
+/// What both sides of a stream need, of which ours may send so many records with one key. Nothing is resumed.
+pub(crate) fn configs(
+    version: &'static SupportedProtocolVersion,
+    records: u64,
+) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let server = workshop::server(&workshop::self_signed(), version);
     let provider =
         CryptoProvider { cipher_suites: vec![suite(version, records)], ..aws_lc_rs::default_provider() };
-    let client = ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut client = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
+    client.resumption = Resumption::disabled();
+    (Arc::new(client), server)
+}
+
+/// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
+pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
+    let (client, server) = configs(version, records);
     let (socket, peer) = tcp().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
-        Stream::handshake(socket, Stream::hello(Arc::new(client), name).expect("a hello")),
+        Stream::handshake(socket, Stream::hello(client, name).expect("a hello")),
         TlsAcceptor::from(server).accept(peer)
     );
     (stream.unwrap(), server.unwrap())

@@ -1,0 +1,283 @@
+//! Every error at every step: each call to either connection fails once, in plaintext and TLS, whoever ends first, in portions
+//! and with windows of several sizes; and what each side must see of it.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::tls::tests::steps::{WiredServer, shaken, words};
+use crate::tls::tests::wire::{Call, ECONNRESET, EIO, End as PeerEnd, Peer, Wire, Woken, wire};
+use crate::tls::tests::{TLS12, TLS13, configs, within_a_minute};
+
+/// The server: on a bare wire, or with TLS.
+enum Server {
+    Plain(Peer, Vec<u8>),
+    Tls(Box<WiredServer>),
+}
+
+impl Server {
+    const fn peer(&self) -> &Peer {
+        match self {
+            Self::Plain(peer, _) => peer,
+            Self::Tls(server) => &server.peer,
+        }
+    }
+
+    fn heard(&self) -> &[u8] {
+        match self {
+            Self::Plain(_, heard) => heard,
+            Self::Tls(server) => &server.heard,
+        }
+    }
+
+    fn turn(&mut self) {
+        match self {
+            Self::Plain(peer, heard) => heard.extend(peer.hear(usize::MAX)),
+            Self::Tls(server) => server.turn(),
+        }
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(peer, _) => peer.say(bytes),
+            Self::Tls(server) => server.say(bytes),
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        match self {
+            Self::Plain(peer, _) => peer.end(PeerEnd::Orderly),
+            Self::Tls(server) => server.say_goodbye(),
+        }
+    }
+
+    /// Whether what it has heard looks complete to it.
+    fn takes_it_for_complete(&self) -> bool {
+        match self {
+            Self::Plain(peer, _) => peer.ended() == Some(PeerEnd::Orderly),
+            Self::Tls(server) => server.has_heard_goodbye,
+        }
+    }
+}
+
+/// What is towards the server.
+type Kind = Option<(Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>)>;
+
+/// One story, and its fault.
+#[derive(Debug, Clone, Copy)]
+struct Plot {
+    /// The connection that fails.
+    side: Side,
+    call: Call,
+    step: usize,
+    /// How the server's direction ends behind a failed write to it.
+    then: PeerEnd,
+    portion: usize,
+    window: usize,
+    client_ends_first: bool,
+}
+
+/// A scene: something is said or ended, by the client or by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scene {
+    ClientSays(usize),
+    ServerSays(usize),
+    ClientEnds,
+    ServerEnds,
+}
+
+impl Plot {
+    const fn scenes(&self) -> [Scene; 5] {
+        use Scene::{ClientEnds, ClientSays, ServerEnds, ServerSays};
+        if self.client_ends_first {
+            [ClientSays(20_000), ServerSays(20_000), ClientEnds, ServerSays(100), ServerEnds]
+        } else {
+            [ClientSays(20_000), ServerSays(20_000), ServerEnds, ClientSays(100), ClientEnds]
+        }
+    }
+}
+
+/// What came of it.
+struct Seen {
+    told: Told,
+    client: Peer,
+    server: Server,
+    /// What each has said, and what the client has heard.
+    by_client: Vec<u8>,
+    by_server: Vec<u8>,
+    heard: Vec<u8>,
+    client_has_ended: bool,
+    has_failed: bool,
+}
+
+async fn connected(kind: &Kind) -> (End<Wire>, Server) {
+    let (socket, peer) = wire();
+    match kind {
+        None => (End::Socket(socket), Server::Plain(peer, Vec::new())),
+        Some(configs) => {
+            let mut server = WiredServer::new(&configs.1, peer);
+            let stream = shaken(configs, socket, &mut server).await.unwrap();
+            (End::Tls(Box::new(stream)), Server::Tls(Box::new(server)))
+        }
+    }
+}
+
+async fn play(kind: &Kind, plot: Plot) -> Seen {
+    let ((downstream, client), (upstream, mut server)) = (wire(), connected(kind).await);
+    for peer in [&client, server.peer()] {
+        peer.set_portion(plot.portion, false);
+        peer.set_window(plot.window);
+    }
+    let faulty = if plot.side == Side::Downstream { client.clone() } else { server.peer().clone() };
+    faulty.set_fault(plot.call, plot.step, EIO);
+    let (mut by_client, mut by_server, mut heard) = (Vec::new(), Vec::new(), Vec::new());
+    let mut client_has_ended = false;
+    let live = Live::default();
+    let mut relaying = Woken::new(relayed(over(downstream, upstream), &live));
+    let mut told = None;
+    for (salt, scene) in (1..).zip(plot.scenes()) {
+        match scene {
+            Scene::ClientSays(length) => {
+                by_client.extend(words(salt, length));
+                client.say(&words(salt, length));
+            }
+            Scene::ServerSays(length) => {
+                by_server.extend(words(salt, length));
+                server.say(&words(salt, length));
+            }
+            Scene::ClientEnds => {
+                client_has_ended = true;
+                client.end(PeerEnd::Orderly);
+            }
+            Scene::ServerEnds => server.say_goodbye(),
+        }
+        while told.is_none() {
+            if let Poll::Ready(ended) = relaying.run().await {
+                told = Some(ended);
+            }
+            if client.is_quiet() && server.peer().is_quiet() {
+                break;
+            }
+            heard.extend(client.hear(usize::MAX));
+            server.turn();
+            if faulty.has_failed() && (plot.side, plot.call) == (Side::Upstream, Call::Send) {
+                // As the kernel has it: a connection that takes no more bytes has ended or soon will.
+                faulty.end(plot.then);
+            }
+        }
+        if told.is_some() {
+            break;
+        }
+    }
+    heard.extend(client.hear(usize::MAX));
+    server.turn();
+    let told = told.unwrap_or_else(|| panic!("both have ended, and it goes on: {plot:?}"));
+    let has_failed = faulty.has_failed();
+    Seen { told, client, server, by_client, by_server, heard, client_has_ended, has_failed }
+}
+
+impl Seen {
+    /// Holds what must hold; whether the plot's fault came to pass.
+    fn judged(&self, plot: Plot, kind: &str) -> bool {
+        let Self { told, client, server, by_client, by_server, heard, client_has_ended, .. } = self;
+        let at = format!("{kind}: {plot:?}: {told:?}, {} and {} heard", server.heard().len(), heard.len());
+        assert!(client.is_closed() && server.peer().is_closed(), "{at}");
+        // What arrives is what was said, and it never looks complete when it is not.
+        assert!(by_client.starts_with(server.heard()) && by_server.starts_with(heard), "{at}");
+        // A side whose own connection broke knows that from its kernel.
+        let broke = self.has_failed.then_some(plot.side);
+        if server.takes_it_for_complete() && broke != Some(Side::Upstream) {
+            assert!(
+                *client_has_ended && server.heard() == by_client,
+                "{at}: cut, and the server cannot know"
+            );
+        }
+        if client.ended() == Some(PeerEnd::Orderly) && broke != Some(Side::Downstream) {
+            assert!(
+                told.may_be_told && heard.is_empty() || heard == by_server,
+                "{at}: cut, and the client cannot know"
+            );
+        }
+        if !self.has_failed {
+            assert_eq!(told.outcome, Outcome::Completed, "{at}");
+            assert!(server.heard() == by_client && heard == by_server, "{at}");
+            return false;
+        }
+        let (reset, closed_by) = (PeerEnd::Failed(ECONNRESET), told.closed_by);
+        match (plot.side, told.outcome) {
+            (Side::Downstream, outcome) => {
+                assert_eq!((outcome, closed_by), (Outcome::DownstreamReset, Side::Downstream), "{at}");
+                assert_eq!(server.peer().ended(), Some(reset), "{at}");
+            }
+            // A server that only answers its client's goodbye so has done nothing wrong, nor is anything lost with a goodbye.
+            (_, Outcome::Completed) => {
+                let is_all = server.heard() == by_client && heard == by_server;
+                assert!(is_all || *client_has_ended && closed_by == Side::Downstream, "{at}");
+            }
+            (_, outcome) => {
+                assert_eq!((outcome, closed_by), (Outcome::UpstreamReset, Side::Upstream), "{at}");
+                assert!(told.may_be_told || client.ended() == Some(reset), "{at}");
+                assert!(told.words.is_some(), "{at}");
+            }
+        }
+        true
+    }
+}
+
+/// The last words of a server that takes no more bytes are passed on, and then a reset.
+fn last_words_arrive(seen: &Seen, plot: Plot) {
+    if (plot.side, plot.call) == (Side::Upstream, Call::Send) && plot.then == PeerEnd::Orderly {
+        assert_eq!(seen.heard, seen.by_server, "{plot:?}");
+    }
+}
+
+async fn every_step(kind: &Kind, name: &str, sizes: (usize, usize)) {
+    let (portion, window) = sizes;
+    for (side, call) in [Side::Downstream, Side::Upstream]
+        .into_iter()
+        .flat_map(|side| [(side, Call::Recv), (side, Call::Send)])
+    {
+        for (then, client_ends_first) in [
+            (PeerEnd::Failed(ECONNRESET), true),
+            (PeerEnd::Failed(ECONNRESET), false),
+            (PeerEnd::Orderly, true),
+            (PeerEnd::Orderly, false),
+        ] {
+            if then == PeerEnd::Orderly && (side, call) != (Side::Upstream, Call::Send) {
+                continue;
+            }
+            for step in 0.. {
+                let plot = Plot { side, call, step, then, portion, window, client_ends_first };
+                let seen = play(kind, plot).await;
+                if !seen.judged(plot, name) {
+                    assert!(step > 0, "{plot:?}: no step at all");
+                    break;
+                }
+                last_words_arrive(&seen, plot);
+            }
+        }
+    }
+}
+
+/// What one call moves, and how much a peer lets wait: all, or little of either.
+const SIZES: [(usize, usize); 3] = [(usize::MAX, usize::MAX), (3000, usize::MAX), (usize::MAX, 3000)];
+
+#[test]
+fn an_error_at_any_step_of_plaintext_never_looks_like_an_end() {
+    within_a_minute(async {
+        for sizes in SIZES {
+            every_step(&None, "plaintext", sizes).await;
+        }
+    });
+}
+
+#[test]
+fn an_error_at_any_step_of_tls_never_looks_like_an_end() {
+    within_a_minute(async {
+        for version in [TLS12, TLS13] {
+            let kind = Some(configs(version, u64::MAX));
+            for sizes in SIZES {
+                every_step(&kind, "TLS", sizes).await;
+            }
+        }
+    });
+}

@@ -1,0 +1,290 @@
+//! A stream over a connection in memory: every portion, every wait and every error at every step.
+
+use std::io::{Read as _, Write as _};
+
+use rustls::ServerConnection;
+
+use super::wire::{Call, ECONNRESET, EIO, EPIPE, End, Peer, Wire, Woken, wire};
+use super::*;
+use crate::tls::HandshakeError;
+
+/// The server of a stream: rustls, on the other end of a wire.
+pub(crate) struct WiredServer {
+    pub(crate) peer: Peer,
+    pub(crate) connection: ServerConnection,
+    pub(crate) heard: Vec<u8>,
+    /// close_notify has come.
+    pub(crate) has_heard_goodbye: bool,
+}
+
+impl WiredServer {
+    pub(crate) fn new(config: &Arc<ServerConfig>, peer: Peer) -> Self {
+        let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+        Self { peer, connection, heard: Vec::new(), has_heard_goodbye: false }
+    }
+
+    /// Hears what has come, and answers what TLS has to answer.
+    pub(crate) fn turn(&mut self) {
+        let ciphertext = self.peer.hear(usize::MAX);
+        let mut rest = &ciphertext[..];
+        while !rest.is_empty() {
+            self.connection.read_tls(&mut rest).unwrap();
+            let state = self.connection.process_new_packets().expect("a client that speaks TLS");
+            self.has_heard_goodbye |= state.peer_has_closed();
+            let mut plain = vec![0; state.plaintext_bytes_to_read()];
+            self.connection.reader().read_exact(&mut plain).unwrap();
+            self.heard.extend(plain);
+        }
+        let mut answer = Vec::new();
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut answer).unwrap();
+        }
+        self.peer.say(&answer);
+    }
+
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.connection.writer().write_all(bytes).unwrap();
+        self.turn();
+    }
+
+    pub(crate) fn say_goodbye(&mut self) {
+        self.connection.send_close_notify();
+        self.turn();
+        self.peer.end(End::Orderly);
+    }
+}
+
+/// A handshake over a wire, until it is done or fails.
+pub(crate) async fn shaken(
+    configs: &(Arc<ClientConfig>, Arc<ServerConfig>),
+    socket: Wire,
+    server: &mut WiredServer,
+) -> Result<Stream<Wire>, HandshakeError> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let hello = Stream::hello(Arc::clone(&configs.0), name).unwrap();
+    let mut shaking = Woken::new(Stream::handshake(socket, hello));
+    loop {
+        if let Poll::Ready(shaken) = shaking.run().await {
+            server.turn();
+            return shaken;
+        }
+        assert!(!server.peer.is_quiet(), "a handshake in which everybody waits");
+        server.turn();
+    }
+}
+
+/// A pattern of which no two parts are alike.
+pub(crate) fn words(salt: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at / 251) as u8 ^ (at % 251) as u8 ^ salt).collect()
+}
+
+/// What a talk came to: where it failed and how, and what each side had heard by then.
+#[derive(Debug)]
+struct Talk {
+    failed: Option<(&'static str, io::Error)>,
+    read: Vec<u8>,
+}
+
+const SAID: usize = 40_000;
+
+/// The client says its words, hears the server's, and both end.
+async fn talk(stream: &mut Stream<Wire>, server: &mut WiredServer) -> Talk {
+    let mut talk = Talk { failed: None, read: Vec::new() };
+    let said = words(1, SAID);
+    let result = written(stream, server, &said).await;
+    if let Err(error) = result {
+        talk.failed = Some(("write", error));
+    }
+    // A failure to write does not keep anybody from reading.
+    server.say(&words(2, SAID));
+    let mut buffer = vec![0; 64 * 1024];
+    while talk.read.len() < SAID {
+        match woken(server, poll_fn(|cx| stream.poll_read(cx, &mut buffer))).await {
+            Ok(read) => talk.read.extend(&buffer[..read]),
+            Err(error) => {
+                talk.failed.get_or_insert(("read", error));
+                break;
+            }
+        }
+    }
+    if let Err(error) = woken(server, poll_fn(|cx| stream.poll_finish(cx))).await {
+        talk.failed.get_or_insert(("finish", error));
+    }
+    server.turn();
+    talk
+}
+
+async fn written(stream: &mut Stream<Wire>, server: &mut WiredServer, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[woken(server, poll_fn(|cx| stream.poll_write(cx, bytes))).await?..];
+    }
+    woken(server, poll_fn(|cx| stream.poll_flush(cx))).await
+}
+
+/// What comes of a call while the server takes its turns.
+async fn woken<T>(server: &mut WiredServer, call: impl Future<Output = T>) -> T {
+    let mut call = Woken::new(call);
+    loop {
+        match call.run().await {
+            Poll::Ready(output) => return output,
+            Poll::Pending => assert!(!server.peer.is_quiet(), "everybody waits"),
+        }
+        server.turn();
+    }
+}
+
+/// A connection that takes and gives a byte at a time, and nothing at every second call: what comes out is what went in, and
+/// nothing is kept.
+#[test]
+fn bytes_pass_whole_in_portions_of_any_size() {
+    within_a_minute(async {
+        for version in [TLS12, TLS13] {
+            for (portion, halts) in [(1, true), (1, false), (7, true), (4096, true), (usize::MAX, true)] {
+                let configs = configs(version, u64::MAX);
+                let (socket, peer) = wire();
+                peer.set_portion(portion, halts);
+                let mut server = WiredServer::new(&configs.1, peer);
+                let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+                let talk = talk(&mut stream, &mut server).await;
+                assert!(talk.failed.is_none(), "{:?}", talk.failed);
+                assert!(talk.read == words(2, SAID) && server.heard == words(1, SAID));
+                assert!(server.has_heard_goodbye && server.peer.ended() == Some(End::Orderly));
+                assert_eq!(stream.kept(), 0);
+                server.say_goodbye();
+                let mut buffer = vec![0; 64 * 1024];
+                assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap(), 0);
+                assert!(!stream.was_cut());
+            }
+        }
+    });
+}
+
+/// Each call to the connection fails once, from the first of the handshake to the last of the goodbye: whoever asked is told
+/// which error it was, what was said before it has arrived, and the server hears an end, for it would wait for us as we for it.
+#[test]
+fn an_error_at_any_step_is_told_to_whoever_asked() {
+    within_a_minute(async {
+        for version in [TLS12, TLS13] {
+            let configs = configs(version, u64::MAX);
+            for (call, portion) in
+                [Call::Recv, Call::Send].into_iter().flat_map(|call| [(call, 1500), (call, usize::MAX)])
+            {
+                for step in 0.. {
+                    let (socket, peer) = wire();
+                    peer.set_portion(portion, false);
+                    peer.set_fault(call, step, EIO);
+                    let mut server = WiredServer::new(&configs.1, peer);
+                    let at = format!("{version:?}, {call:?} {step} of {portion} bytes");
+                    let is_eio = |error: &io::Error| error.raw_os_error() == Some(EIO);
+                    let mut stream = match shaken(&configs, socket, &mut server).await {
+                        Ok(stream) => stream,
+                        Err(HandshakeError::Io(error)) if is_eio(&error) => continue,
+                        Err(other) => panic!("{at}: {other}"),
+                    };
+                    let was_early = server.peer.has_failed();
+                    let talk = talk(&mut stream, &mut server).await;
+                    assert!(words(1, SAID).starts_with(&server.heard), "{at}");
+                    assert!(words(2, SAID).starts_with(&talk.read), "{at}");
+                    assert_eq!(
+                        server.peer.ended(),
+                        Some(End::Orderly),
+                        "{at}: a FIN, whatever became of the rest"
+                    );
+                    let Some((what, error)) = talk.failed else {
+                        assert!(
+                            server.heard.len() == SAID && server.has_heard_goodbye,
+                            "{at}: lost and not told"
+                        );
+                        assert!(!was_early && !server.peer.has_failed(), "{at}: nobody was told");
+                        break;
+                    };
+                    assert!(is_eio(&error), "{at}: {what}: {error}");
+                    assert_eq!(what == "read", call == Call::Recv, "{at}: {what}");
+                    assert!(
+                        call == Call::Recv || talk.read.len() == SAID,
+                        "{at}: a send that fails cuts no answer"
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// A server that stops reading and then breaks, with a part of what was written in our hands: writes and flushes say so, the
+/// end goes out all the same, and what it said last is read.
+#[test]
+fn a_pipe_that_breaks_with_ciphertext_held_fails_every_write_and_no_read() {
+    within_a_minute(async {
+        for version in [TLS12, TLS13] {
+            let configs = configs(version, u64::MAX);
+            let (socket, peer) = wire();
+            let mut server = WiredServer::new(&configs.1, peer);
+            let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+            server.peer.set_window(1000);
+            let bytes = words(1, 300 * 1024);
+            let taken = poll_fn(|cx| stream.poll_write(cx, &bytes)).await.unwrap();
+            assert_eq!(taken, 128 * 1024, "what is sealed at once");
+            assert!(
+                Woken::new(poll_fn(|cx| stream.poll_write(cx, &bytes[taken..]))).run().await.is_pending()
+            );
+            server.peer.refuse(EPIPE);
+            server.say(b"last words");
+            server.peer.end(End::Failed(ECONNRESET));
+            let is_epipe = |error: io::Error| error.raw_os_error() == Some(EPIPE);
+            assert!(is_epipe(poll_fn(|cx| stream.poll_flush(cx)).await.unwrap_err()));
+            assert!(is_epipe(poll_fn(|cx| stream.poll_write(cx, b"more")).await.unwrap_err()));
+            let mut buffer = vec![0; 64 * 1024];
+            let read = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
+            assert_eq!(&buffer[..read], b"last words");
+            let error = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(ECONNRESET));
+            assert!(is_epipe(poll_fn(|cx| stream.poll_finish(cx)).await.unwrap_err()));
+            assert_eq!(server.peer.ended(), Some(End::Orderly), "a FIN, whatever became of the rest");
+        }
+    });
+}
+
+/// TLS has an answer of its own to give (new keys are asked for) and cannot: who reads is not told, for what the server says
+/// still comes; who writes next is.
+#[test]
+fn an_answer_of_tls_that_cannot_be_given_fails_the_next_write() {
+    within_a_minute(async {
+        let configs = configs(TLS13, u64::MAX);
+        let (socket, peer) = wire();
+        let mut server = WiredServer::new(&configs.1, peer);
+        let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+        server.connection.refresh_traffic_keys().unwrap();
+        server.say(b"with new keys");
+        server.peer.refuse(EPIPE);
+        let mut buffer = vec![0; 64 * 1024];
+        let read = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
+        assert_eq!(&buffer[..read], b"with new keys");
+        let error = poll_fn(|cx| stream.poll_write(cx, b"more")).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(EPIPE));
+    });
+}
+
+/// A goodbye that the connection does not take at once: the end comes behind it and not before, or the server would call the
+/// stream cut.
+#[test]
+fn an_end_waits_until_everything_before_it_has_gone() {
+    within_a_minute(async {
+        for version in [TLS12, TLS13] {
+            let configs = configs(version, u64::MAX);
+            let (socket, peer) = wire();
+            let mut server = WiredServer::new(&configs.1, peer);
+            let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+            server.peer.set_window(3);
+            let said = words(1, 1000);
+            assert_eq!(poll_fn(|cx| stream.poll_write(cx, &said)).await.unwrap(), 1000);
+            let mut finishing = Woken::new(poll_fn(|cx| stream.poll_finish(cx)));
+            while finishing.run().await.is_pending() {
+                assert_eq!(server.peer.ended(), None);
+                server.turn();
+            }
+            server.turn();
+            assert!(server.heard == said && server.has_heard_goodbye);
+            assert_eq!(server.peer.ended(), Some(End::Orderly));
+        }
+    });
+}
