@@ -154,6 +154,7 @@ mod tests {
     fn a_client_of_version_5_is_told_in_words() {
         let long = "r".repeat(150);
         let refusal = |level| Refusal {
+            server: None,
             kind: RefusalKind::Full,
             reason: &long,
             session: "s",

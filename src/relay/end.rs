@@ -51,6 +51,14 @@ impl End {
         }
     }
 
+    /// Whether its server asked for a certificate and got none.
+    pub const fn is_uncertified(&self) -> bool {
+        match self {
+            Self::Socket(_) => false,
+            Self::Tls(stream) => stream.is_uncertified(),
+        }
+    }
+
     /// Moves to the current worker.
     ///
     /// # Errors

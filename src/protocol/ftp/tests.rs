@@ -18,7 +18,7 @@ fn auth_tls_leads_to_tls_also_behind_a_long_greeting() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, "220 hi\r\n", &["234 go\r\n"]);
-    assert_eq!(fails(upgrade, "421 full\r\n", &[]), UpgradeError::TurnedAway("FTP 421".into()));
+    assert_eq!(fails(upgrade, "421 full\r\n", &[]), TurnedAway::new("FTP", Some(421), b"full").into());
     assert_eq!(fails(upgrade, "220 hi\r\n", &["530 no\r\n"]), UpgradeError::Declined);
 }
 

@@ -33,8 +33,8 @@ fn starttls_is_asked_for_alone_and_the_servers_own_greeting_is_forgotten() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, GREETING, &[EHLO, GO]);
-    assert_eq!(fails(upgrade, "554 no\r\n", &[]), UpgradeError::TurnedAway("SMTP 554".into()));
-    assert_eq!(fails(upgrade, "421 busy\r\n", &[]), UpgradeError::TurnedAway("SMTP 421".into()));
+    assert_eq!(fails(upgrade, "554 no\r\n", &[]), TurnedAway::new("SMTP", Some(554), b"no").into());
+    assert_eq!(fails(upgrade, "421 busy\r\n", &[]), TurnedAway::new("SMTP", Some(421), b"busy").into());
     assert_eq!(fails(upgrade, GREETING, &["502 what\r\n"]), UpgradeError::NotOffered("STARTTLS"));
     assert_eq!(
         fails(upgrade, GREETING, &["250-mx\r\n250 STARTTLSX\r\n"]),
