@@ -32,11 +32,12 @@ pub enum Outcome {
     BadOpening,
     BadContext,
     DownstreamGone,
+    UpstreamRefused,
 }
 
 impl Outcome {
     /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -62,6 +63,7 @@ impl Outcome {
         Self::BadOpening,
         Self::BadContext,
         Self::DownstreamGone,
+        Self::UpstreamRefused,
     ];
 
     /// Whether the client got nothing: it was turned away, by a rule or because nothing answered.
@@ -79,7 +81,8 @@ impl Outcome {
             | Self::TlsFailed
             | Self::DeadlineExceeded
             | Self::BadOpening
-            | Self::BadContext => true,
+            | Self::BadContext
+            | Self::UpstreamRefused => true,
             Self::Completed
             | Self::DownstreamReset
             | Self::UpstreamReset
@@ -125,6 +128,7 @@ impl Outcome {
             Self::BadOpening => "bad_opening",
             Self::BadContext => "bad_context",
             Self::DownstreamGone => "downstream_gone",
+            Self::UpstreamRefused => "upstream_refused",
         }
     }
 }

@@ -45,8 +45,13 @@ impl Session {
     async fn begin() -> io::Result<Self> {
         let (client, downstream) = pair().await?;
         let (upstream, endpoint) = pair().await?;
-        let start =
-            Start { downstream, upstream: End::Socket(upstream), opening: Vec::new(), dialogue: None };
+        let start = Start {
+            downstream,
+            upstream: End::Socket(upstream),
+            opening: Vec::new(),
+            dialogue: None,
+            verdict_until: None,
+        };
         Drain::default().spawn(async move {
             let settings =
                 relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };

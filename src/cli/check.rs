@@ -11,7 +11,7 @@ use crate::credentials;
 use crate::listener;
 use crate::metrics::Exposition;
 use crate::shown::escaped;
-use crate::tls::{self, Choice};
+use crate::tls::{self, Choice, UNCERTIFIED};
 use crate::upstream::discovery::{self, Means, Origin, Source};
 use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
 use crate::workers;
@@ -140,6 +140,8 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) 
         Ok(ready) => ready,
         Err(error) => return refused(error.step().label(), &error.to_string()),
     };
+    // Such a server rejects us behind the handshake, and some do so without a word.
+    let is_uncertified = ready.end.is_uncertified();
     let secured = record.agreed.map(|agreed| {
         format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
     });
@@ -151,12 +153,16 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) 
             println!("  {ANSWER:<10} ok      the server would serve a client");
             true
         }
+        Err(failure) if is_uncertified && failure.is_end() => {
+            refused(Step::Handshake.label(), &format!("{}, then: {UNCERTIFIED}", secured.unwrap_or_default()))
+        }
         Err(failure) => {
             secured.inspect(|words| report(Step::Handshake.label(), words));
             refused(ANSWER, &failure.to_string())
         }
         Ok(Some(ready)) => match (secured, late_rejection(ready.end).await) {
             (Some(words), Some(reason)) => {
+                let reason = if is_uncertified { UNCERTIFIED } else { &reason };
                 refused(Step::Handshake.label(), &format!("{words}, then: {reason}"))
             }
             (secured, _) => {

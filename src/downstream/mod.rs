@@ -11,5 +11,5 @@ mod refuse;
 pub use caller::{Identified, Question, Stranger, identify};
 pub use census::Census;
 pub use head::{NoHead, read_head};
-pub use opening::{NotOpened, introduce, read_opening};
+pub use opening::{NotOpened, Patience, introduce, read_opening};
 pub use refuse::{answer_opening, refuse, say, welcome};

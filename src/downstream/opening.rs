@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use crate::alarm;
+use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::protocol::{Greeting, Introduced, Opened, Opening, OpeningError, Protocol, Said, TLS_HANDSHAKE};
 use crate::sys::Socket;
@@ -26,6 +26,23 @@ pub enum NotOpened {
     Misspoken(OpeningError),
 }
 
+/// How long a client that speaks first may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until its first byte; `None`: as long as it likes.
+    pub silent: Option<Duration>,
+    /// From there to the end of its first message.
+    pub within: Duration,
+}
+
+impl Patience {
+    /// So long for either.
+    #[must_use]
+    pub const fn of(within: Duration) -> Self {
+        Self { silent: Some(within), within }
+    }
+}
+
 /// The most that is read at once; first messages are some hundred bytes.
 const PORTION: usize = 1024;
 
@@ -37,14 +54,26 @@ const PORTION: usize = 1024;
 pub async fn read_opening(
     client: &Socket,
     protocol: &dyn Protocol,
-    within: Duration,
+    Patience { silent, within }: Patience,
 ) -> Result<Opened, NotOpened> {
     let Some(opening) = protocol.opening() else {
         return if protocol.server_greets() { awaits_greeting(client) } else { arrived(client) };
     };
     // Boxed, so that the session's own state stays small for the hours that follow.
-    let read = Box::pin(read(client, opening));
-    alarm::before(clock::now() + within, read).await.unwrap_or(Err(NotOpened::Silent(within)))
+    Box::pin(async move {
+        let mut portion = [0; PORTION];
+        let first = client.recv(&mut portion);
+        let read = match silent {
+            None => first.await,
+            Some(silent) => match alarm::before(clock::now() + silent, first).await {
+                Ok(read) => read,
+                Err(Elapsed) => return Err(NotOpened::Silent(silent)),
+            },
+        };
+        let rest = read_on(client, opening, &mut portion, read);
+        alarm::before(clock::now() + within, rest).await.unwrap_or(Err(NotOpened::Silent(within)))
+    })
+    .await
 }
 
 /// What the client of a server that speaks first says early is left where it is: it may be for a dialogue.
@@ -68,10 +97,14 @@ fn arrived(client: &Socket) -> Result<Opened, NotOpened> {
     }
 }
 
-async fn read(client: &Socket, mut opening: Box<dyn Opening>) -> Result<Opened, NotOpened> {
-    let mut portion = [0; PORTION];
+async fn read_on(
+    client: &Socket,
+    mut opening: Box<dyn Opening>,
+    portion: &mut [u8],
+    mut received: io::Result<usize>,
+) -> Result<Opened, NotOpened> {
     loop {
-        let read = client.recv(&mut portion).await.map_err(NotOpened::Broken)?;
+        let read = received.map_err(NotOpened::Broken)?;
         if read == 0 {
             return Err(NotOpened::Gone);
         }
@@ -80,6 +113,7 @@ async fn read(client: &Socket, mut opening: Box<dyn Opening>) -> Result<Opened, 
             Said::Answer(answer) => client.send_all(&answer).await.map_err(NotOpened::Broken)?,
             Said::Opened(opened) => return Ok(opened),
         }
+        received = client.recv(portion).await;
     }
 }
 

@@ -146,6 +146,7 @@ mod tests {
     #[test]
     fn a_refusal_is_a_start_and_a_close_with_words() {
         let refusal = |reason, first| Refusal {
+            server: None,
             kind: RefusalKind::Unreachable,
             reason,
             session: "00ff",

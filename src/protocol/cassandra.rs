@@ -26,6 +26,11 @@ impl Protocol for Cassandra {
         Ok(Duration::from_secs(60))
     }
 
+    /// `native_transport_idle_timeout` is off by default.
+    fn bears_silence(&self) -> Option<Duration> {
+        None
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         Some(error(refusal))
     }
@@ -137,7 +142,13 @@ mod tests {
             (ReplyTo([2, 9, 0, 0, 0, 0, 0, 0]), &[0x82, 0, 9, 0]),
             (ReplyTo::default(), &[0x84, 0, 0, 0, 0]),
         ] {
-            let frame = error(&Refusal { kind: RefusalKind::Full, reason: "r", session: "s", reply_to });
+            let frame = error(&Refusal {
+                server: None,
+                kind: RefusalKind::Full,
+                reason: "r",
+                session: "s",
+                reply_to,
+            });
             assert!(frame.starts_with(head) && frame.ends_with(b"ambassador: r [session s]"));
         }
     }

@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 
 use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
-use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
+use super::{
+    Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
+};
 
 /// The control connection.
 #[derive(Debug)]
@@ -31,7 +33,8 @@ impl Protocol for FtpControl {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        Some(format!("421 {}\r\n", refusal.sentence()).into_bytes())
+        let code = refusal.server_code().unwrap_or(421);
+        Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -70,7 +73,7 @@ impl Talk for Conversation {
                 self.is_greeted = true;
                 Ok(Next::Say(Cow::Borrowed(b"AUTH TLS\r\n")))
             }
-            (false, _) => Err(UpgradeError::TurnedAway(format!("FTP {code}"))),
+            (false, _) => Err(TurnedAway::reply("FTP", code, line).into()),
             (true, 234) => Ok(Next::Tls),
             (true, _) => Err(UpgradeError::Declined),
         }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
-use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// IMAP4rev1 and rev2.
 #[derive(Debug)]
@@ -25,7 +25,9 @@ impl Protocol for Imap {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        Some(format!("* BYE [UNAVAILABLE] {}\r\n", refusal.sentence()).into_bytes())
+        // A server says itself what kind of no it is (RFC 5530), or does not.
+        let code = if refusal.server.is_some() { "" } else { "[UNAVAILABLE] " };
+        Some(format!("* BYE {code}{}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -52,6 +54,10 @@ fn status(line: &[u8]) -> Option<&'static str> {
     ["OK", "PREAUTH", "BYE", "NO", "BAD"].into_iter().find(|word| begins_with(rest, word))
 }
 
+fn bye(line: &[u8]) -> UpgradeError {
+    TurnedAway::new("IMAP BYE", None, line.get("* BYE".len()..).unwrap_or_default()).into()
+}
+
 /// In this order.
 #[derive(Debug)]
 enum Conversation {
@@ -73,7 +79,7 @@ impl Talk for Conversation {
                 Some("PREAUTH") => Err(UpgradeError::Unsuitable(
                     "the server says PREAUTH before TLS, after which there is no STARTTLS",
                 )),
-                Some("BYE") => Err(UpgradeError::TurnedAway("IMAP BYE".into())),
+                Some("BYE") => Err(bye(line)),
                 _ => Err(foreign("IMAP", line)),
             },
             Self::Answer if begins_with(line, "amb1 OK") => Ok(Next::Tls),
@@ -81,7 +87,7 @@ impl Talk for Conversation {
                 Err(UpgradeError::Declined)
             }
             Self::Answer => match status(line) {
-                Some("BYE") => Err(UpgradeError::TurnedAway("IMAP BYE".into())),
+                Some("BYE") => Err(bye(line)),
                 // Untagged data may come at any time. Nobody has authenticated it, so it ends here.
                 _ if line.starts_with(b"* ") => Ok(Next::More),
                 _ => Err(foreign("IMAP", line)),

@@ -23,12 +23,17 @@ impl Protocol for Kafka {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// No response has room for words before its version has been agreed on.
     /// `connections.max.idle.ms` is ten minutes.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
+    /// The same.
+    fn bears_silence(&self) -> Option<Duration> {
+        Some(Duration::from_secs(600))
+    }
+
+    /// No response has room for words before its version has been agreed on.
     fn refusal(&self, _: &Refusal<'_>) -> Option<Vec<u8>> {
         None
     }

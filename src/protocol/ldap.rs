@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::first_message::{FirstMessage, Verdict};
 use super::{
     NothingBuffered, Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step,
-    Upgrade, UpgradeError, Upgraded,
+    TurnedAway, Upgrade, UpgradeError, Upgraded,
 };
 
 /// LDAPv3.
@@ -33,6 +33,11 @@ impl Protocol for Ldap {
     /// `idletimeout` is off by default in OpenLDAP; Active Directory's InitRecvTimeout is 120 s.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
+    }
+
+    /// `idletimeout` is off by default.
+    fn bears_silence(&self) -> Option<Duration> {
+        None
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
@@ -171,20 +176,22 @@ fn judge(bytes: &[u8]) -> Verdict {
     }
 }
 
+const BUSY: u32 = 51;
+const UNAVAILABLE: u32 = 52;
+
 /// The response to what the client asked; libldap shows its text. To a client that has asked nothing, the notice of
 /// disconnection.
 fn result(refusal: &Refusal<'_>) -> Vec<u8> {
     const PROTOCOL_ERROR: u8 = 2;
     const INSUFFICIENT_ACCESS_RIGHTS: u8 = 50;
-    const BUSY: u8 = 51;
-    const UNAVAILABLE: u8 = 52;
     const NOTICE_OF_DISCONNECTION: &[u8] = b"1.3.6.1.4.1.1466.20036";
     let code = match refusal.kind {
         RefusalKind::BadRequest => PROTOCOL_ERROR,
         RefusalKind::Denied => INSUFFICIENT_ACCESS_RIGHTS,
-        RefusalKind::Full => BUSY,
-        RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE,
+        RefusalKind::Full => BUSY as u8,
+        RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE as u8,
     };
+    let code = refusal.server_code().and_then(|code| u8::try_from(code).ok()).unwrap_or(code);
     let ReplyTo([_, request, a, b, c, d, ..]) = refusal.reply_to;
     let response = REQUESTS.iter().find(|(known, response)| *known == request && *response != 0);
     let mut body = encoded(ENUMERATED, &[code]);
@@ -251,7 +258,7 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
     match (id.tag, number(id.content), response.tag) {
         (INTEGER, Some(1), EXTENDED_RESPONSE) => {}
         (INTEGER, Some(0), EXTENDED_RESPONSE) => {
-            return Err(UpgradeError::TurnedAway("LDAP notice of disconnection".into()));
+            return Err(turned_away("LDAP notice of disconnection", response.content));
         }
         (INTEGER, Some(_), _) => {
             return Err(UpgradeError::Unsuitable(
@@ -263,9 +270,21 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
     let code = element(response.content).map_err(|_| MALFORMED)?;
     match (code.tag, number(code.content)) {
         (ENUMERATED, Some(0)) => Ok(()),
+        (ENUMERATED, Some(BUSY | UNAVAILABLE)) => Err(turned_away("LDAP result", response.content)),
         (ENUMERATED, Some(_)) => Err(UpgradeError::Declined),
         _ => Err(MALFORMED),
     }
+}
+
+/// LDAPResult: a code, a name, and a text for people.
+fn turned_away(kind: &'static str, result: &[u8]) -> UpgradeError {
+    let read = || {
+        let code = element(result).ok()?;
+        let message = element(element(code.rest).ok()?.rest).ok()?;
+        Some((u16::try_from(number(code.content)?).ok(), message.content.to_vec()))
+    };
+    let (code, words) = read().unwrap_or_default();
+    TurnedAway::new(kind, code, &words).into()
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -296,8 +315,8 @@ impl Probe for AnonymousBind {
         let response = element(id.rest).map_err(malformed)?;
         let code = element(response.content).map_err(malformed)?;
         match (response.tag, number(code.content)) {
-            (BIND_RESPONSE, Some(51)) => Err(ProbeError("the server is busy (51)".into())),
-            (BIND_RESPONSE, Some(52)) => Err(ProbeError("the server is unavailable (52)".into())),
+            (BIND_RESPONSE, Some(BUSY)) => Err(ProbeError("the server is busy (51)".into())),
+            (BIND_RESPONSE, Some(UNAVAILABLE)) => Err(ProbeError("the server is unavailable (52)".into())),
             (BIND_RESPONSE, Some(_)) => {
                 Ok(Probed::Serves { goodbye: b"\x30\x05\x02\x01\x02\x42\x00".to_vec() })
             }

@@ -143,6 +143,12 @@ pub(super) trait Talk: fmt::Debug + Send {
     /// What the client hears once TLS is up, for it has not heard the server's own greeting.
     fn welcome(&self) -> Vec<u8>;
 
+    /// What it means that something stands behind the line that leads to TLS.
+    fn left_over(&self, rest: &[u8]) -> UpgradeError {
+        let _ = rest;
+        UpgradeError::PlaintextAfterUpgrade
+    }
+
     /// What is rewritten then.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         None
@@ -168,10 +174,12 @@ impl<T: Talk> StartTls<T> {
                 Next::More => {}
                 Next::Say(words) => return Ok(Step::Send(words)),
                 Next::Tls => {
+                    let rest = self.lines.rest();
+                    let proof = NothingBuffered::behind(rest).map_err(|_| self.talk.left_over(rest))?;
                     return Ok(Step::Upgrade(Upgraded {
                         welcome: self.talk.welcome(),
                         dialogue: self.talk.dialogue(),
-                        ..Upgraded::new(NothingBuffered::behind(self.lines.rest())?)
+                        ..Upgraded::new(proof)
                     }));
                 }
             }

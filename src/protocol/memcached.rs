@@ -28,6 +28,11 @@ impl Protocol for Memcached {
         Ok(Duration::from_secs(60))
     }
 
+    /// `idle_timeout` is off by default.
+    fn bears_silence(&self) -> Option<Duration> {
+        None
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let ReplyTo([binary, opcode, ..]) = refusal.reply_to;
         Some(if binary == 0 {
@@ -93,7 +98,8 @@ mod tests {
 
     #[test]
     fn a_refusal_is_in_the_clients_dialect() {
-        let refusal = |reply_to| Refusal { kind: RefusalKind::Full, reason: "r", session: "s", reply_to };
+        let refusal =
+            |reply_to| Refusal { server: None, kind: RefusalKind::Full, reason: "r", session: "s", reply_to };
         let text = Memcached.refusal(&refusal(ReplyTo::default())).unwrap();
         assert_eq!(text, b"SERVER_ERROR ambassador: r [session s]\r\n");
         let binary = Memcached.refusal(&refusal(ReplyTo([1, 0x0b, 0, 0, 0, 0, 0, 0]))).unwrap();

@@ -57,7 +57,7 @@ pub use refusal::{Refusal, RefusalKind};
 pub use seen::spoken;
 pub use smtp::helo_name;
 pub use upgrade::{
-    Greeting, Introduced, Introduction, NothingBuffered, Step, Upgrade, UpgradeError, Upgraded,
+    Greeting, Introduced, Introduction, NothingBuffered, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
 };
 
 use crate::rsa::RsaKey;
@@ -93,9 +93,22 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// What a server means that goes on in plaintext where TLS was to begin: some have said what leads to TLS before they know that
+    /// they are full. `None`: not that, and TLS has failed.
+    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+        let _ = plaintext;
+        None
+    }
+
     /// What is rewritten, where neither opening nor upgrade has said so.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         None
+    }
+
+    /// For a client that speaks first: how long its servers let it keep silent before its first byte; `None`: for good, as those of
+    /// servers without a timeout do, whose clients may open connections long before they use them.
+    fn bears_silence(&self) -> Option<Duration> {
+        Some(Duration::from_secs(60))
     }
 
     /// A refusal in the client's words, or `None` where the protocol has none and a reset must do.
@@ -245,5 +258,24 @@ mod tests {
             assert_eq!(named(label, &options()).expect("a protocol").label(), *label);
         }
         assert!(named("gopher", &options()).is_none());
+    }
+
+    /// A pool that opened its connections early lost them after 60 s, where their own servers keep them.
+    #[test]
+    fn silence_is_borne_as_long_as_by_the_servers() {
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        for (label, expected) in [
+            ("redis", None),
+            ("memcached", None),
+            ("ldap", None),
+            ("mongodb", None),
+            ("cassandra", None),
+            ("kafka", minutes(10)),
+            ("postgres", minutes(1)),
+            ("amqp", minutes(1)),
+        ] {
+            let protocol = named(label, &options()).expect("a protocol");
+            assert_eq!(protocol.bears_silence(), expected, "{label}");
+        }
     }
 }

@@ -27,6 +27,11 @@ impl Protocol for MongoDb {
         Ok(Duration::from_secs(60))
     }
 
+    /// A server sets no limit to the time before `hello`.
+    fn bears_silence(&self) -> Option<Duration> {
+        None
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         Some(error(refusal))
     }
@@ -163,6 +168,7 @@ mod tests {
     #[test]
     fn a_refusal_answers_the_request_in_its_own_operation() {
         let refusal = |is_query| Refusal {
+            server: None,
             kind: RefusalKind::Unreachable,
             reason: "r",
             session: "s",

@@ -156,6 +156,7 @@ mod tests {
     fn a_client_of_version_5_is_told_in_words() {
         let long = "r".repeat(150);
         let refusal = |level| Refusal {
+            server: None,
             kind: RefusalKind::Full,
             reason: &long,
             session: "s",
@@ -177,6 +178,7 @@ mod tests {
                 kind: RefusalKind::Unreachable,
                 reason: "r",
                 session: "s",
+                server: None,
                 reply_to: ReplyTo([level, 0, 0, 0, 0, 0, 0, 0]),
             };
             let answer = Mqtt.refusal(&refusal).unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{
     Announces, Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError,
     Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE,
-    Upgrade, UpgradeError, Upgraded,
+    TurnedAway, Upgrade, UpgradeError, Upgraded,
 };
 use crate::rsa::RsaKey;
 
@@ -52,6 +52,13 @@ impl Protocol for MySql {
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
         Some(Box::new(ReadGreeting { packets: Packets::default(), key: self.key }))
+    }
+
+    /// In answer to the request for TLS.
+    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+        let mut packets = Packets { held: plaintext.to_vec() };
+        let (_, payload) = packets.next().ok()??;
+        (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
@@ -220,6 +227,14 @@ fn error_number(payload: &[u8]) -> u16 {
     payload.get(1..3).map_or(0, |number| u16::from_le_bytes([number[0], number[1]]))
 }
 
+/// An ERR packet in place of the greeting: 1040 (too many connections), 1129 and 1130 (not from this host), 1053, 1203. Some
+/// servers put the SQLSTATE in front of the text, though nothing has been agreed on yet.
+fn turned_away(payload: &[u8]) -> TurnedAway {
+    let text = payload.get(3..).unwrap_or_default();
+    let text = if text.first() == Some(&b'#') { text.get(6..).unwrap_or_default() } else { text };
+    TurnedAway::new("MySQL error", Some(error_number(payload)), text)
+}
+
 /// Reads the greeting, which the client has to see before the rest can go on.
 #[derive(Debug)]
 struct ReadGreeting {
@@ -249,7 +264,7 @@ impl Upgrade for ReadGreeting {
         match payload.first() {
             Some(10) => {}
             Some(&ERR) => {
-                return Err(UpgradeError::TurnedAway(format!("MySQL error {}", error_number(&payload))));
+                return Err(turned_away(&payload).into());
             }
             first => {
                 return Err(UpgradeError::NotTheProtocol {
@@ -411,6 +426,7 @@ fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable => (1105, "#08S01"),
         RefusalKind::ShuttingDown => (1053, "#08S01"),
     };
+    let number = refusal.server_code().unwrap_or(number);
     let (sequence, state) = match refusal.reply_to {
         ReplyTo([0, ..]) => (0, ""),
         ReplyTo([_, sequence, ..]) => (sequence, state),

@@ -252,8 +252,13 @@ mod tests {
 
     #[test]
     fn a_refusal_is_an_error_with_words() {
-        let refusal =
-            Refusal { kind: RefusalKind::Full, reason: "r", session: "s", reply_to: ReplyTo::default() };
+        let refusal = Refusal {
+            server: None,
+            kind: RefusalKind::Full,
+            reason: "r",
+            session: "s",
+            reply_to: ReplyTo::default(),
+        };
         let bytes = error(&refusal);
         assert_eq!(bytes[..9], [40, 0, 0, 0, ERROR, 0x08, 1, 0x10, 0x90]);
         assert_eq!(varint(1040), [0x90, 0x08]);

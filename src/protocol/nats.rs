@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
-use super::{Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Upgrade, UpgradeError};
+use super::{
+    Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
+};
 
 /// NATS' client protocol.
 #[derive(Debug)]
@@ -35,16 +37,24 @@ impl Protocol for Nats {
         Some(Box::new(StartTls::new(Info::default())))
     }
 
+    /// A server greets, then finds that it has no room (`maximum connections exceeded`).
+    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+        let line = plaintext.split(|byte| *byte == b'\n').next()?.trim_ascii_end();
+        begins_with(line, "-ERR").then(|| error(line))
+    }
+
     /// Where INFO comes behind TLS (`handshake_first`), or without any.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         Some(Box::new(Rewriting { server: Server::Info(Vec::new()), client: Client::Connect(Vec::new()) }))
     }
 
-    /// A client that has not had INFO takes nothing else for the server's first word.
+    /// Without INFO in front: by one a client takes a server for found. nats.js, which then waits for its PONG until 20 s are over,
+    /// whatever comes, goes on to its next server at once; others do, too. Where a server says no it has said INFO before, and
+    /// some have a name for what it says then.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let words = refusal.sentence().replace('\'', "\"");
         let info = match refusal.reply_to {
-            ReplyTo([0, ..]) => {
+            ReplyTo([0, ..]) if refusal.server.is_some() => {
                 "INFO {\"server_id\":\"ambassador\",\"server_name\":\"ambassador\",\"version\":\"0.0.0\",\
                  \"proto\":0,\"headers\":true,\"max_payload\":1048576} \r\n"
             }
@@ -137,11 +147,18 @@ struct Info {
     for_client: Vec<u8>,
 }
 
+/// `-ERR 'words'`.
+fn error(line: &[u8]) -> TurnedAway {
+    let words = line.get("-ERR".len()..).unwrap_or_default().trim_ascii();
+    let words = words.strip_prefix(b"'").unwrap_or(words);
+    TurnedAway::new("NATS -ERR", None, words.strip_suffix(b"'").unwrap_or(words))
+}
+
 impl Talk for Info {
     fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
         const MALFORMED: UpgradeError = UpgradeError::Unsuitable("the server's INFO is malformed");
         if begins_with(line, "-ERR") {
-            return Err(UpgradeError::TurnedAway("NATS -ERR".into()));
+            return Err(error(line).into());
         }
         if !begins_with(line, "INFO") {
             return Err(foreign("NATS", line));
@@ -157,6 +174,10 @@ impl Talk for Info {
 
     fn welcome(&self) -> Vec<u8> {
         self.for_client.clone()
+    }
+
+    fn left_over(&self, rest: &[u8]) -> UpgradeError {
+        Nats.turned_away(rest).map_or(UpgradeError::PlaintextAfterUpgrade, UpgradeError::from)
     }
 
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
@@ -186,7 +207,7 @@ enum Client {
 }
 
 /// The client has had INFO.
-const INFORMED: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+const INFORMED: ReplyTo = ReplyTo::WELCOMED;
 
 impl Dialogue for Rewriting {
     /// A client that says something else first (PING, as telnet users do) is let through: the server answers for itself.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, foreign, reply};
-use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// NNTP, for readers.
 #[derive(Debug)]
@@ -25,7 +25,8 @@ impl Protocol for Nntp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        Some(format!("400 {}\r\n", refusal.sentence()).into_bytes())
+        let code = refusal.server_code().unwrap_or(400);
+        Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -59,7 +60,7 @@ impl Talk for Conversation {
                 self.greeted = Some(code);
                 Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
-            (None, _) => Err(UpgradeError::TurnedAway(format!("NNTP {code}"))),
+            (None, _) => Err(TurnedAway::reply("NNTP", code, line).into()),
             (Some(_), 382) => Ok(Next::Tls),
             (Some(_), _) => Err(UpgradeError::Declined),
         }

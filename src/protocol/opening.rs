@@ -45,6 +45,11 @@ pub struct Opened {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyTo(pub [u8; 8]);
 
+impl ReplyTo {
+    /// The client has had a greeting, and may have asked for something since.
+    pub const WELCOMED: Self = Self([1, 0, 0, 0, 0, 0, 0, 0]);
+}
+
 /// What a server calls one of its sessions, so that another connection can ask it to stop what that one does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CancelKey {

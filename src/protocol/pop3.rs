@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
-use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// POP3.
 #[derive(Debug)]
@@ -25,7 +25,9 @@ impl Protocol for Pop3 {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        Some(format!("-ERR [SYS/TEMP] {}\r\n", refusal.sentence()).into_bytes())
+        // A server says itself what kind of no it is (RFC 2449, RFC 3206), or does not.
+        let code = if refusal.server.is_some() { "" } else { "[SYS/TEMP] " };
+        Some(format!("-ERR {code}{}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -63,7 +65,9 @@ impl Talk for Conversation {
                 self.timestamp = timestamp(line).map(<[u8]>::to_vec);
                 Ok(Next::Say(Cow::Borrowed(b"STLS\r\n")))
             }
-            (false, false) => Err(UpgradeError::TurnedAway("POP3 -ERR".into())),
+            (false, false) => {
+                Err(TurnedAway::new("POP3 -ERR", None, line.get("-ERR".len()..).unwrap_or_default()).into())
+            }
             (true, true) => Ok(Next::Tls),
             (true, false) => Err(UpgradeError::Declined),
         }

@@ -148,8 +148,9 @@ impl Upgrade for SslRequest {
 // ---------------------------------------------------------------------------------------------------
 // Refusals
 
-/// A FATAL ErrorResponse. The SQLSTATE tells drivers what they may do: 08006 and 53300 are worth a retry,
-/// 57P03 makes a libpq with several hosts try the next one, 08P01 is a bug at the client's side.
+/// A FATAL ErrorResponse. The SQLSTATE tells clients what they may do: 57P03 (cannot connect now) is the one by which libpq 15
+/// and asyncpg go on to their next host, and by which pg_isready calls a server down; 53300 is worth a retry, 08P01 is a
+/// bug at the client's side.
 fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
     if refusal.reply_to == CANCELS {
         return Vec::new();
@@ -158,8 +159,7 @@ fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::BadRequest => "08P01",
         RefusalKind::Denied => "28000",
         RefusalKind::Full => "53300",
-        RefusalKind::Unreachable => "08006",
-        RefusalKind::ShuttingDown => "57P03",
+        RefusalKind::Unreachable | RefusalKind::ShuttingDown => "57P03",
     };
     let text = refusal.sentence();
     let mut body = Vec::with_capacity(text.len() + 32);

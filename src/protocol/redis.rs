@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, ReplyTo};
+use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// RESP with the first byte of the client.
 #[derive(Debug)]
@@ -27,8 +27,13 @@ impl Protocol for Redis {
         Ok(Duration::from_secs(60))
     }
 
+    /// `timeout` is off by default.
+    fn bears_silence(&self) -> Option<Duration> {
+        None
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        Some(format!("-ERR {}\r\n", refusal.sentence()).into_bytes())
+        Some(errors(refusal))
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
@@ -36,12 +41,61 @@ impl Protocol for Redis {
     }
 }
 
+/// An error for each command that came: a client counts answers, and with one for three of them (ioredis opens with HELLO and two
+/// CLIENT SETINFO) hears of none. LOADING is what a server says that does not serve yet: clients take it for a failure of the
+/// connection and try again, whereas phpredis returns `false` for ERR as if the command had been carried out.
+fn errors(refusal: &Refusal<'_>) -> Vec<u8> {
+    let word = match refusal.kind {
+        RefusalKind::BadRequest => "ERR",
+        RefusalKind::Denied => "NOPERM",
+        RefusalKind::Full | RefusalKind::Unreachable | RefusalKind::ShuttingDown => "LOADING",
+    };
+    let ReplyTo([high, low, ..]) = refusal.reply_to;
+    let commands = usize::from(u16::from_be_bytes([high, low])).max(1);
+    format!("-{word} {}\r\n", refusal.sentence()).repeat(commands).into_bytes()
+}
+
+/// Commands in these bytes, the last of which may not be whole.
+fn commands(mut bytes: &[u8]) -> u16 {
+    let mut count = 0_u16;
+    while !bytes.is_empty() {
+        let (line, rest) = split_line(bytes);
+        bytes = rest;
+        if line.is_empty() {
+            continue;
+        }
+        count = count.saturating_add(1);
+        for _ in 0..length(line, b'*').unwrap_or_default() {
+            let (head, rest) = split_line(bytes);
+            let Some(size) = length(head, b'$') else { return count };
+            bytes = rest.get(size.saturating_add(2)..).unwrap_or_default();
+        }
+    }
+    count
+}
+
+/// A line without its end, and what is behind it.
+fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+    let (line, rest) = bytes.split_at(end);
+    (line.trim_ascii_end(), rest)
+}
+
+/// The number behind that mark.
+fn length(line: &[u8], mark: u8) -> Option<usize> {
+    std::str::from_utf8(line.strip_prefix(&[mark])?).ok()?.parse().ok()
+}
+
 /// An array, or a command in a line of its own that begins with a letter.
 fn judge(bytes: &[u8]) -> Verdict {
+    let speaks = || {
+        let [high, low] = commands(bytes).to_be_bytes();
+        Verdict::Speaks(ReplyTo([high, low, 0, 0, 0, 0, 0, 0]))
+    };
     match bytes.first() {
         None => Verdict::Incomplete,
-        Some(b'*' | b'\r' | b'\n') => Verdict::Speaks(ReplyTo::default()),
-        Some(first) if first.is_ascii_alphabetic() => Verdict::Speaks(ReplyTo::default()),
+        Some(b'*' | b'\r' | b'\n') => speaks(),
+        Some(first) if first.is_ascii_alphabetic() => speaks(),
         Some(_) => Verdict::Foreign(
             "the client's first bytes are not Redis (neither an array nor an inline command)",
         ),

@@ -1,6 +1,6 @@
 //! Our refusals, for protocols to put into their words.
 
-use super::ReplyTo;
+use super::{ReplyTo, TurnedAway};
 use crate::shown::steers;
 
 /// What a client is told instead of getting an upstream.
@@ -14,6 +14,8 @@ pub struct Refusal<'a> {
     pub session: &'a str,
     /// What it answers.
     pub reply_to: ReplyTo,
+    /// What the server said, where it is the server that has no place: the client hears that, with the server's own code.
+    pub server: Option<&'a TurnedAway>,
 }
 
 /// Kinds of refusal that protocols tell apart.
@@ -46,7 +48,20 @@ impl Refusal<'_> {
             }
         };
         let plain = |c: char| if steers(c) { ' ' } else { c };
-        format!("ambassador: {reason} [session {session}]").chars().map(plain).collect()
+        let sentence = match self.server {
+            None => format!("ambassador: {reason} [session {session}]"),
+            // Clients look for what servers say at the beginning of it.
+            Some(server) => {
+                format!("{} [ambassador: upstream_refused, session {session}]", server.words)
+            }
+        };
+        sentence.trim_start().chars().map(plain).collect()
+    }
+
+    /// The server's own number, where it is the server that says no and has one.
+    #[must_use]
+    pub fn server_code(&self) -> Option<u16> {
+        self.server?.code
     }
 }
 
@@ -57,6 +72,7 @@ mod tests {
     #[test]
     fn no_refusal_and_no_sentence_breaks_its_line() {
         let refusal = Refusal {
+            server: None,
             kind: RefusalKind::Unreachable,
             reason: "connect_failed: a\r\nb\0c",
             session: "0123456789abcdef",
@@ -72,6 +88,7 @@ mod tests {
             kind: RefusalKind::Unreachable,
             reason: &"ü".repeat(5000),
             session: "0123456789abcdef",
+            server: None,
             reply_to: ReplyTo::default(),
         };
         let sentence = refusal.sentence();

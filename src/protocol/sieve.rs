@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::lines::{Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
-use super::{Probe, Protocol, Refusal, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// ManageSieve.
 #[derive(Debug)]
@@ -28,7 +28,15 @@ impl Protocol for Sieve {
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // A quoted string: its two special characters are escaped (RFC 5804 §4).
         let words = refusal.sentence().replace('\\', "\\\\").replace('"', "\\\"");
-        Some(format!("BYE (TRYLATER) \"{words}\"\r\n").into_bytes())
+        // A BYE in place of the greeting (§1.2) is read by no client that we know: sievelib and managesieve look for capabilities, and
+        // show what answers their first command.
+        Some(
+            format!(
+                "\"IMPLEMENTATION\" \"ambassador\"\r\n\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"\"\r\n\"VERSION\" \"1.0\"\r\n\
+                 OK \"ambassador\"\r\nNO (TRYLATER) \"{words}\"\r\nBYE (TRYLATER) \"{words}\"\r\n"
+            )
+            .into_bytes(),
+        )
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
@@ -39,6 +47,13 @@ impl Protocol for Sieve {
         };
         Some(Box::new(LineProbe::framed(Framing::Literals, Some(greeting), None, b"LOGOUT\r\n")))
     }
+}
+
+/// The text of a BYE or NO: a quoted string, behind a code in brackets if there is one.
+fn bye(line: &[u8]) -> UpgradeError {
+    let quoted = line.iter().position(|byte| *byte == b'"').map(|at| &line[at + 1..]).unwrap_or_default();
+    let words = quoted.strip_suffix(b"\"").unwrap_or(quoted);
+    TurnedAway::new("ManageSieve BYE", None, words).into()
 }
 
 /// Capabilities, then the answer to STARTTLS.
@@ -63,13 +78,9 @@ impl Talk for Conversation {
             }
             (false, true) => Err(UpgradeError::NotOffered("STARTTLS")),
             (true, true) => Ok(Next::Tls),
-            (false, false) if begins_with(line, "BYE") || begins_with(line, "NO") => {
-                Err(UpgradeError::TurnedAway("ManageSieve BYE".into()))
-            }
+            (false, false) if begins_with(line, "BYE") || begins_with(line, "NO") => Err(bye(line)),
             (true, false) if begins_with(line, "NO") => Err(UpgradeError::Declined),
-            (true, false) if begins_with(line, "BYE") => {
-                Err(UpgradeError::TurnedAway("ManageSieve BYE".into()))
-            }
+            (true, false) if begins_with(line, "BYE") => Err(bye(line)),
             (_, false) => Err(foreign("ManageSieve", line)),
         }
     }

@@ -14,7 +14,7 @@ use super::lines::{
 };
 use super::{
     Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind,
-    Upgrade, UpgradeError,
+    ReplyTo, TurnedAway, Upgrade, UpgradeError,
 };
 use own_name::OwnName;
 pub use own_name::helo_name;
@@ -87,6 +87,9 @@ impl Protocol for Smtp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        if let Some(code) = refusal.server_code() {
+            return Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes());
+        }
         // 421 is the one reply that may come at any time, and says that the channel closes (RFC 5321 §3.8).
         let code = match refusal.kind {
             RefusalKind::BadRequest => "5.5.1",
@@ -95,7 +98,9 @@ impl Protocol for Smtp {
             RefusalKind::Unreachable => "4.4.1",
             RefusalKind::ShuttingDown => "4.3.2",
         };
-        Some(format!("421 {code} {}\r\n", refusal.sentence()).into_bytes())
+        let reply = format!("421 {code} {}\r\n", refusal.sentence());
+        // One that was greeted has said EHLO, answers a 421 by HELO (msmtp, Exim), and shows what answers that.
+        Some(reply.repeat(if refusal.reply_to == ReplyTo::WELCOMED { 2 } else { 1 }).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -185,15 +190,13 @@ impl Talk for Conversation {
                 self.expects = Expects::Capabilities;
                 Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.name))))
             }
-            (Expects::Greeting, _) => Err(UpgradeError::TurnedAway(format!("SMTP {code}"))),
+            (Expects::Greeting, _) => Err(TurnedAway::reply("SMTP", code, line).into()),
             (Expects::Capabilities, 250) if self.offers_tls => {
                 self.expects = Expects::Go;
                 Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
             (Expects::Capabilities, 250) => Err(UpgradeError::NotOffered("STARTTLS")),
-            (Expects::Capabilities, 400..500) => {
-                Err(UpgradeError::TurnedAway(format!("SMTP {}", shown(line))))
-            }
+            (Expects::Capabilities, 400..500) => Err(TurnedAway::reply("SMTP", code, line).into()),
             (Expects::Capabilities, _) => {
                 let to = format!("{} {}", self.dialect.verb(), self.name);
                 Err(UpgradeError::Answered { to, said: shown(line) })

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::{Dialogue, OpeningError, ReplyTo};
+use crate::shown::steers;
 
 /// Proof that not one byte of plaintext is left over behind the upgrade, made only by those who looked. Without it no
 /// TLS handshake begins, so plaintext injected before the handshake (CVE-2021-23222, CVE-2011-0411) cannot be taken
@@ -116,6 +117,56 @@ impl Upgraded {
     }
 }
 
+/// A server's own no in place of its service: it is full, going down, or wants nobody from here. It lives and answers, so nothing is
+/// held against it; its client hears what it said.
+///
+/// Before TLS nobody has authenticated these words. They say no more than whoever cuts the connection could bring about, and
+/// go on as one short line of printable characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// What kind of answer it is, as the protocol's people call it: `SMTP`, `MySQL error`, `IMAP BYE`.
+    pub kind: &'static str,
+    /// The protocol's number for why, where it has one.
+    pub code: Option<u16>,
+    /// The rest of what it said.
+    pub words: String,
+}
+
+/// Of a server's own words so many characters go on: any line of any protocol takes them, with what we add.
+const WORDS_MAX: usize = 300;
+
+impl TurnedAway {
+    /// That answer; `words` is what comes behind its code.
+    #[must_use]
+    pub fn new(kind: &'static str, code: Option<u16>, words: &[u8]) -> Self {
+        let words: String =
+            String::from_utf8_lossy(words).chars().filter(|c| !steers(*c)).take(WORDS_MAX).collect();
+        Self { kind, code, words: words.trim().to_owned() }
+    }
+
+    /// A reply that begins with three digits, and a space or a dash, as SMTP, NNTP and FTP have it.
+    #[must_use]
+    pub fn reply(kind: &'static str, code: u16, line: &[u8]) -> Self {
+        Self::new(kind, Some(code), line.get(4..).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for TurnedAway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind)?;
+        if let Some(code) = self.code {
+            write!(f, " {code}")?;
+        }
+        if self.words.is_empty() { Ok(()) } else { write!(f, ": {}", self.words) }
+    }
+}
+
+impl From<TurnedAway> for UpgradeError {
+    fn from(by: TurnedAway) -> Self {
+        Self::TurnedAway(by)
+    }
+}
+
 /// Why the server's answer does not lead to TLS. Nobody has authenticated its own text, which is quoted only where nothing
 /// else says what is wrong, and without what could steer a terminal or end a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -129,9 +180,9 @@ pub enum UpgradeError {
     /// It answered with an error message of the protocol.
     #[error("the server answered the TLS request with an error")]
     ErrorAnswer,
-    /// It wants no connection now; the protocol's code for why, which is not text of the server's.
+    /// It wants no connection now, and says why.
     #[error("the server turned the connection away ({0})")]
-    TurnedAway(String),
+    TurnedAway(TurnedAway),
     /// It refused what comes before the request for TLS, in its own words: the protocol's code alone would not tell why.
     #[error("the server answered {to} with \"{said}\"")]
     Answered {

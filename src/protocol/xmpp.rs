@@ -135,6 +135,7 @@ mod tests {
     #[test]
     fn a_refusal_is_one_element_whatever_it_says() {
         let refusal = Refusal {
+            server: None,
             kind: RefusalKind::Full,
             reason: "<a> & b",
             session: "s",

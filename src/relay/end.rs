@@ -60,6 +60,14 @@ impl<T: Transport> End<T> {
         }
     }
 
+    /// Whether its server asked for a certificate and got none.
+    pub const fn is_uncertified(&self) -> bool {
+        match self {
+            Self::Socket(_) => false,
+            Self::Tls(stream) => stream.is_uncertified(),
+        }
+    }
+
     /// One try of reading a portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some
     /// (32 KiB); 0 is the end.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {

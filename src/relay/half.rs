@@ -121,6 +121,11 @@ impl Half {
         self.withheld = true;
     }
 
+    /// It is passed on all the same.
+    pub(super) const fn pass_end(&mut self) {
+        self.withheld = false;
+    }
+
     /// The source has ended and all it said is delivered.
     pub(super) fn is_exhausted(&self) -> bool {
         self.source_has_ended() && !self.holds_bytes() && !self.unflushed

@@ -29,6 +29,8 @@ pub struct Live {
     owes_answer: AtomicBool,
     /// Its client has said what it wants, or need not.
     opened: AtomicBool,
+    /// It takes nobody's room: it is here to be refused, or has been told to make room.
+    roomless: AtomicBool,
     /// [`Stamp::number`] of the identity that the upstream has seen, or 0.
     identity: AtomicU32,
     /// To stop, with the outcome at that place of [`Outcome::ALL`], from 1 on.
@@ -44,6 +46,7 @@ impl Default for Live {
             received: AtomicU64::new(0),
             owes_answer: AtomicBool::new(false),
             opened: AtomicBool::new(false),
+            roomless: AtomicBool::new(false),
             identity: AtomicU32::new(0),
             stop: Order::new(),
             cancelled: OnceLock::new(),
@@ -79,6 +82,17 @@ impl Live {
     #[must_use]
     pub fn is_opened(&self) -> bool {
         self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes somebody's room.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.roomless.load(Ordering::Relaxed)
+    }
+
+    /// From here on it takes nobody's. Whether it did.
+    pub fn give_up_room(&self) -> bool {
+        !self.roomless.swap(true, Ordering::Relaxed)
     }
 
     /// Its upstream has seen that content of an identity.

@@ -37,7 +37,7 @@ use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
 use crate::sys::{Socket, Transport};
-use crate::tls::{Due, KeyLimit};
+use crate::tls::{Due, KeyLimit, UNCERTIFIED};
 
 use end::Leg;
 use half::{Broken, Half};
@@ -66,6 +66,8 @@ pub struct Start<T = Socket> {
     pub opening: Vec<u8>,
     /// What is left to rewrite, if anything.
     pub dialogue: Option<Box<dyn Dialogue>>,
+    /// The endpoint has asked for a certificate that we have not: if it ends without a byte until then, that is its verdict.
+    pub verdict_until: Option<Instant>,
 }
 
 /// How a relay ended.
@@ -84,6 +86,8 @@ pub struct Ended<T = Socket> {
     pub may_be_told: bool,
     /// The endpoint ended its TLS without close_notify, and its client had not said goodbye before: somebody may have cut it.
     pub unclean_tls_end: bool,
+    /// The endpoint had asked for a certificate that we have not.
+    pub is_uncertified: bool,
     /// When the first byte of the endpoint came, if one did.
     pub first_byte: Option<Instant>,
     /// The upstream, where it is to hear the rest of its dialogue before it is closed.
@@ -110,6 +114,9 @@ pub enum Fault {
     /// A part in the dialogue.
     #[error(transparent)]
     Dialogue(DialogueError),
+    /// The endpoint's patience with who has no certificate.
+    #[error("{UNCERTIFIED}")]
+    Uncertified,
 }
 
 /// Relays until both directions have ended, something broke, a timer runs out, or [`Live::stop`] was called.
@@ -132,8 +139,12 @@ pub fn relay<'a, T: Transport + 'a>(
         first_end: None,
         received_at_end: 0,
         first_byte: None,
+        verdict_until: start.verdict_until,
         woken_by: None,
     });
+    if let Some(relay) = relay.as_mut().filter(|relay| relay.verdict_until.is_some()) {
+        relay.receiving.withhold_end();
+    }
     poll_fn(move |cx| {
         // It is not polled again once it has ended.
         let Some(relaying) = &mut relay else { return Poll::Pending };
@@ -159,6 +170,8 @@ struct Relay<'a, T> {
     /// Bytes of the endpoint by then.
     received_at_end: u64,
     first_byte: Option<Instant>,
+    /// [`Start::verdict_until`]; its end is not passed on meanwhile.
+    verdict_until: Option<Instant>,
     /// Who an order to stop wakes.
     woken_by: Option<Waker>,
 }
@@ -171,6 +184,7 @@ enum Stop {
     Broken(Broken),
     Dialogue(DialogueError),
     Ordered(Outcome),
+    Uncertified,
 }
 
 impl<T: Transport> Relay<'_, T> {
@@ -192,6 +206,11 @@ impl<T: Transport> Relay<'_, T> {
         {
             return Poll::Ready(Stop::Broken(broken));
         }
+        if let Some(until) = self.verdict_until
+            && self.is_rejected(cx, until, live)
+        {
+            return Poll::Ready(Stop::Uncertified);
+        }
         // A failure of our own, which the server knows nothing of: no end of its would ever come.
         if let Some(broken) = self.broken.take_if(|broken| broken.is_ours()) {
             return Poll::Ready(Stop::Broken(broken));
@@ -202,6 +221,24 @@ impl<T: Transport> Relay<'_, T> {
         turn::ended(live.total().wrapping_sub(before));
         self.note(live);
         self.poll_timers(cx, live)
+    }
+
+    /// Whether the endpoint has ended without a byte, in time and not because its client had left. Whatever else it does, its end is
+    /// an end from then on.
+    fn is_rejected(&mut self, cx: &mut Context<'_>, until: Instant, live: &Live) -> bool {
+        let (has_answered, has_ended) = (live.received() > 0, self.receiving.source_has_ended());
+        let has_left = self.sending.source_has_ended();
+        if has_ended && !has_answered && !has_left && clock::now() <= until {
+            return true;
+        }
+        if has_answered || has_ended || has_left {
+            self.verdict_until = None;
+            if self.broken.is_none() && !self.sending.has_ended() {
+                self.receiving.pass_end();
+            }
+            turn::again(cx);
+        }
+        false
     }
 
     fn poll_timers(&mut self, cx: &Context<'_>, live: &Live) -> Poll<Stop> {
@@ -367,15 +404,20 @@ impl<T: Transport> Relay<'_, T> {
     fn close(mut self, end: Stop, live: &Live) -> Ended<T> {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
+        let is_uncertified = self.upstream.is_uncertified();
         let unclean_tls_end = self.upstream.was_cut() && !has_said_goodbye;
         let mut rest = match &end {
-            Stop::Completed | Stop::Left(_) | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
+            Stop::Completed
+            | Stop::Left(_)
+            | Stop::Uncertified
+            | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
             Stop::Broken(_) | Stop::Dialogue(_) | Stop::Ordered(_) => {
                 self.dialogue.as_mut().filter(|_| self.broken.is_none()).and_then(|dialogue| dialogue.rest())
             }
         };
         let (outcome, closed_by, fault) = match end {
             Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
+            Stop::Uncertified => (Outcome::TlsFailed, Side::Upstream, Some(Fault::Uncertified)),
             Stop::Left(said) => {
                 rest = Some(said);
                 (Outcome::Completed, Side::Downstream, None)
@@ -418,12 +460,23 @@ impl<T: Transport> Relay<'_, T> {
         };
         let may_be_told = match &fault {
             Some(Fault::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
+            Some(Fault::Uncertified) => true,
             Some(Fault::Dialogue(_)) => !self.receiving.holds_bytes(),
             None => false,
         };
         let Self { downstream, upstream: end, mut sending, first_byte, .. } = self;
         let unfinished = rest.map(|rest| Box::new(Unfinished { end, held: sending.take_held(), rest }));
-        Ended { downstream, outcome, closed_by, fault, may_be_told, unclean_tls_end, first_byte, unfinished }
+        Ended {
+            downstream,
+            outcome,
+            closed_by,
+            fault,
+            may_be_told,
+            unclean_tls_end,
+            is_uncertified,
+            first_byte,
+            unfinished,
+        }
     }
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.

@@ -11,7 +11,7 @@ use super::record::Record;
 use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped};
 use super::{OPENING_TIMEOUT, begin};
 use crate::clock;
-use crate::downstream::{self, NoHead, read_head};
+use crate::downstream::{self, NoHead, Patience, read_head};
 use crate::head::connect::{Error, Request, RequestReader, Served, served};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Opened, RefusalKind, TLS_ALERT};
@@ -149,7 +149,7 @@ async fn hear_out(
     let protocol = &*cluster.settings().protocol;
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT) => opened,
+        opened = downstream::read_opening(&downstream, protocol, Patience::of(OPENING_TIMEOUT)) => opened,
         outcome = place.live().ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
     };
     let mut opened = match opened {

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::outcome::Outcome;
+use crate::relay::Ended;
 use crate::tls;
 
 /// What is known of a session in which TLS has failed.
@@ -33,6 +35,15 @@ pub(super) fn judge(error: &io::Error, seen: Seen) -> Option<Failure> {
         seen.is_judged_late && seen.received == 0 && seen.age <= seen.patience && tls::is_alert(error);
     let words = tls::late_rejection(error).filter(|_| is_rejection).unwrap_or(in_session);
     Some(Failure { is_rejection, words })
+}
+
+/// The same where an upstream that had asked for a certificate in vain reset the connection instead of ending it.
+pub(super) fn uncertified(ended: &Ended, seen: Seen) -> Option<Failure> {
+    let is_one = ended.outcome == Outcome::UpstreamReset
+        && ended.is_uncertified
+        && seen.received == 0
+        && seen.age <= seen.patience;
+    is_one.then(|| Failure { is_rejection: true, words: tls::UNCERTIFIED.into() })
 }
 
 #[cfg(test)]

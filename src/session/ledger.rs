@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::place::Entry;
 use super::record::SessionId;
+use super::route::REFUSING_MAX;
 use super::totals::{Sums, Totals};
 use crate::metrics::DestinationMetrics;
 use crate::name::{ClusterName, ListenerName};
@@ -91,6 +92,19 @@ impl Sessions {
     /// Bytes to and from the upstreams, those of live sessions included.
     fn bytes(&self) -> (u64, u64) {
         sum((self.sent, self.received), self.live.values())
+    }
+
+    /// Has the session end whose client has said nothing for the longest. Whether there was one; while many are on their way out
+    /// already nobody looks.
+    pub(super) fn make_room(&mut self) -> bool {
+        if self.refusing >= REFUSING_MAX {
+            return false;
+        }
+        let silent = self.live.values().filter(|entry| entry.is_silent());
+        let Some(oldest) = silent.min_by_key(|entry| entry.accepted) else { return false };
+        self.refusing += u32::from(oldest.live.give_up_room());
+        oldest.live.stop(Outcome::ListenerFull);
+        true
     }
 
     /// The same of one tally.

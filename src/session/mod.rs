@@ -24,9 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::downstream;
+use crate::downstream::{self, Patience};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Opened, RefusalKind};
+use crate::protocol::{Opened, RefusalKind, ReplyTo};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Expecting, Socket};
 use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
@@ -43,7 +43,7 @@ pub use record::{NoSessionId, Record, SessionId, SessionIds};
 pub use rotation::end_outdated;
 pub use route::{Destination, Route, SessionView, Settings};
 pub use totals::Totals;
-use unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, refuse, stopped};
+use unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, refuse, stopped_unheard};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
@@ -151,11 +151,14 @@ async fn open(
     }
     let cluster = place.cluster().expect("without a CONNECT request a route has one cluster");
     let protocol = &*cluster.settings().protocol;
-    let within = if against.is_none() { OPENING_TIMEOUT } else { OPENING_TIMEOUT_FULL };
+    let patience = match against {
+        None => Patience { silent: protocol.bears_silence(), within: OPENING_TIMEOUT },
+        Some(_) => Patience::of(OPENING_TIMEOUT_FULL),
+    };
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, within) => opened,
-        outcome = live.ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
+        opened = downstream::read_opening(&downstream, protocol, patience) => opened,
+        outcome = live.ordered_to_stop() => return Err(stopped_unheard(downstream, record, outcome)),
     };
     let cancels = opened.as_ref().ok().and_then(|opened| opened.cancels.as_ref());
     let cancelled = cancels.map(|key| route.owner_of(key, cluster));
@@ -200,7 +203,7 @@ async fn open(
     let (ready, lease, downstream) = match dialled {
         Dialled::Ready(ready, lease) if protocol.server_greets() => {
             // A TLS hello that had not come yet when we first looked has come by now.
-            match downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT).await {
+            match downstream::read_opening(&downstream, protocol, Patience::of(OPENING_TIMEOUT)).await {
                 Ok(_) => (ready, lease, downstream),
                 Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
             }
@@ -228,14 +231,19 @@ async fn begin(
         left_ungreeted(record);
         return Err(None);
     }
+    if !welcome.is_empty() && record.reply_to == ReplyTo::default() {
+        record.reply_to = ReplyTo::WELCOMED;
+    }
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
     let protocol = &place.cluster().expect(RELAYS).settings().protocol;
     let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
-    Ok((relay::Start { downstream, upstream, opening, dialogue }, lease))
+    let patience = place.cluster().expect(RELAYS).settings().dial.handshake_timeout;
+    let verdict_until = upstream.is_uncertified().then(|| clock::now() + patience);
+    Ok((relay::Start { downstream, upstream, opening, dialogue, verdict_until }, lease))
 }
 
-/// How long a client that speaks first may take to say what it wants: PostgreSQL's own
-/// `authentication_timeout`.
+/// How long a client that speaks first may take from its first byte to the end of what it wants: PostgreSQL's own
+/// `authentication_timeout`. How long it may keep silent before, its protocol knows.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for one that will be refused anyway.
 const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
@@ -245,8 +253,10 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(Fault::Io(error)) => late::judge(error, seen(record, age)),
-        Some(Fault::Dialogue(_)) | None => None,
+        Some(Fault::Dialogue(_) | Fault::Uncertified) | None => None,
     };
+    // A server that leaves bytes of ours unread resets where it would end.
+    let failure = failure.or_else(|| late::uncertified(&ended, seen(record, age)));
     let is_rejection = failure.as_ref().is_some_and(|failure| failure.is_rejection);
     let outcome = if is_rejection { Outcome::TlsFailed } else { ended.outcome };
     let words =

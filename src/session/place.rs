@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,11 @@ impl Entry {
         }
     }
 
+    /// Whether it takes somebody's room, and its client has said nothing yet.
+    pub(super) fn is_silent(&self) -> bool {
+        self.live.has_room() && !self.live.is_opened()
+    }
+
     pub(super) fn caller(&self) -> Option<Arc<Caller>> {
         self.guest().as_ref()?.caller().cloned()
     }
@@ -93,15 +98,13 @@ pub struct Admitted {
 pub(super) struct Place {
     route: Arc<Route>,
     entry: Arc<Entry>,
-    /// If not, it is here to be refused.
-    has_room: AtomicBool,
     /// Others have it.
     is_vacant: bool,
 }
 
 impl Place {
-    pub(super) const fn new(route: Arc<Route>, entry: Arc<Entry>, has_room: bool) -> Self {
-        Self { route, entry, has_room: AtomicBool::new(has_room), is_vacant: false }
+    pub(super) const fn new(route: Arc<Route>, entry: Arc<Entry>) -> Self {
+        Self { route, entry, is_vacant: false }
     }
 
     /// Whether it got as far as to an endpoint.
@@ -134,13 +137,13 @@ impl Place {
 
     /// Whether it is under the listener's cap, and was not turned away; if not, it is here to be refused.
     pub(super) fn has_room(&self) -> bool {
-        self.has_room.load(Ordering::Relaxed)
+        self.entry.live.has_room()
     }
 
     /// From here on it is here to be refused, and takes nobody's room. False: too many are, it is to go without a word.
     pub(super) fn turn_away(&self) -> bool {
         let mut sessions = self.route.sessions();
-        if self.has_room.swap(false, Ordering::Relaxed) {
+        if self.entry.live.give_up_room() {
             sessions.refusing += 1;
         }
         sessions.refusing <= REFUSING_MAX

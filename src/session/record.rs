@@ -12,7 +12,7 @@ use crate::caller::Caller;
 use crate::head::connect::Context;
 use crate::head::proxy::{Addresses, Command, Header};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Refusal, RefusalKind, ReplyTo};
+use crate::protocol::{Refusal, RefusalKind, ReplyTo, TurnedAway};
 use crate::sys::Peer;
 use crate::upstream::{Cluster, DialRecord};
 
@@ -111,11 +111,18 @@ pub(super) struct RefusalText {
     reason: String,
     session: String,
     reply_to: ReplyTo,
+    server: Option<TurnedAway>,
 }
 
 impl RefusalText {
     pub(super) fn borrow(&self) -> Refusal<'_> {
-        Refusal { kind: self.kind, reason: &self.reason, session: &self.session, reply_to: self.reply_to }
+        Refusal {
+            kind: self.kind,
+            reason: &self.reason,
+            session: &self.session,
+            reply_to: self.reply_to,
+            server: self.server.as_ref(),
+        }
     }
 }
 
@@ -205,13 +212,15 @@ impl Record {
     }
 
     /// What the client is told: the outcome's word, which scripts may look for, and the reason.
-    pub(super) fn refusal(&self, kind: RefusalKind) -> RefusalText {
+    /// `server`: what the server said, where it is the server's no.
+    pub(super) fn refusal(&self, kind: RefusalKind, server: Option<TurnedAway>) -> RefusalText {
         let error = self.error.as_deref().unwrap_or_default();
         RefusalText {
             kind,
             reason: format!("{}: {error}", self.outcome.label()),
             session: self.session().to_string(),
             reply_to: self.reply_to,
+            server,
         }
     }
 }

@@ -155,13 +155,15 @@ impl Route {
     /// Far over the cap not even that: the record is all that is left of it.
     pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
-        let entry = Arc::new(Entry::new(self.ids.next(), *self.numbers.end()));
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving =
             u32::try_from(sessions.live.len()).unwrap_or(u32::MAX).saturating_sub(sessions.refusing);
-        let has_room = serving < self.settings.max_connections;
+        // Nobody who keeps silent takes the room of one who has come to speak.
+        let has_room = serving < self.settings.max_connections || sessions.make_room();
+        let entry = Arc::new(Entry::new(self.ids.next(), *self.numbers.end()));
         if !has_room {
+            entry.live.give_up_room();
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
                 self.metrics.ended(Outcome::ListenerFull);
@@ -179,7 +181,7 @@ impl Route {
         sessions.live.insert(entry.session, Arc::clone(&entry));
         drop(sessions);
         let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        let place = Place::new(Arc::clone(self), entry, has_room);
+        let place = Place::new(Arc::clone(self), entry);
         if !self.settings.context {
             place.leads_to(0);
         }

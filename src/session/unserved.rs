@@ -6,16 +6,18 @@ use crate::downstream::{self, NotOpened};
 use crate::head::connect::{refused, status_of};
 use crate::outcome::{Outcome, Side};
 use crate::policy::roster::Unavailable;
-use crate::protocol::{Protocol, RefusalKind};
+use crate::protocol::{Protocol, RefusalKind, TurnedAway};
 use crate::sys::{Gone, Socket};
 use crate::tls::NoIdentity;
-use crate::upstream::Refusal;
+use crate::upstream::{DialError, Refusal};
 
 /// A client that is told no, as the record says why.
 pub(super) struct Unserved {
     downstream: Socket,
     kind: RefusalKind,
     tongue: Tongue,
+    /// What the server said, where it is the server's no.
+    server: Option<TurnedAway>,
 }
 
 /// What a client hears its refusal in.
@@ -29,7 +31,7 @@ pub(super) enum Tongue {
 
 impl Unserved {
     pub(super) const fn new(downstream: Socket, kind: RefusalKind) -> Self {
-        Self { downstream, kind, tongue: Tongue::Protocol }
+        Self { downstream, kind, tongue: Tongue::Protocol, server: None }
     }
 
     pub(super) fn in_http(self, status: Option<u16>) -> Self {
@@ -43,8 +45,8 @@ impl Unserved {
     }
 }
 
-pub(super) async fn refuse(Unserved { downstream, kind, tongue }: Unserved, record: &Record) {
-    let refusal = record.refusal(kind);
+pub(super) async fn refuse(Unserved { downstream, kind, tongue, server }: Unserved, record: &Record) {
+    let refusal = record.refusal(kind, server);
     let refusal = refusal.borrow();
     match (tongue, record.cluster()) {
         (Tongue::Protocol, Some(cluster)) => {
@@ -76,7 +78,7 @@ pub(super) async fn not_opened(
         NotOpened::Misspoken(error) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
             record.reply_to = error.reply_to;
-            let refusal = record.refusal(RefusalKind::BadRequest);
+            let refusal = record.refusal(RefusalKind::BadRequest, None);
             downstream::answer_opening(downstream, protocol, &error, &refusal.borrow()).await;
         }
     }
@@ -108,6 +110,7 @@ pub(super) fn undialled(downstream: Socket, record: &mut Record, refusal: &Refus
         Refusal::Unavailable(Unavailable::Full(_)) | Refusal::Waited(Unavailable::Full(_), _) => {
             RefusalKind::Full
         }
+        Refusal::Failed { last: DialError::Refused { .. }, .. } => RefusalKind::Full,
         Refusal::Unidentified(NoIdentity::Denied(_)) => RefusalKind::Denied,
         Refusal::Unavailable(_)
         | Refusal::Waited(..)
@@ -116,7 +119,19 @@ pub(super) fn undialled(downstream: Socket, record: &mut Record, refusal: &Refus
         | Refusal::Failed { .. }
         | Refusal::Deadline { .. } => RefusalKind::Unreachable,
     };
-    Unserved::new(downstream, kind)
+    Unserved { server: refusal.by_server().cloned(), ..Unserved::new(downstream, kind) }
+}
+
+/// An order to end came before the client had said what it wants. One that has been silent for the longest and makes room for others
+/// is just closed, as servers close a connection that rests: words would be taken for the answer to what it says next.
+pub(super) fn stopped_unheard(downstream: Socket, record: &mut Record, outcome: Outcome) -> Option<Unserved> {
+    if outcome != Outcome::ListenerFull {
+        return Some(stopped(downstream, record, outcome));
+    }
+    let words = "the listener is full, and of all its clients this one had said nothing for the longest";
+    record.end(outcome, Side::Ambassador, Some(words.into()));
+    drop(downstream);
+    None
 }
 
 /// An order to end came before there was anything to relay.

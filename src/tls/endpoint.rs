@@ -144,10 +144,40 @@ impl EndpointOriginator {
         choice: Choice,
         socket: Socket,
         name: ServerName<'static>,
-        _: NothingBuffered,
+        proof: NothingBuffered,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
         let made = self.made(choice)?;
-        let (hello, is_offered) = watched(|| Stream::hello(Arc::clone(&made.config), name));
+        let config = Arc::clone(&made.config);
+        self.shake(choice, &made, config, socket, name, proof).await
+    }
+
+    /// The same without an offer to resume a session: where there is no second try, should the server end the connection over it.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`].
+    pub async fn originate_in_full(
+        &self,
+        choice: Choice,
+        socket: Socket,
+        name: ServerName<'static>,
+        proof: NothingBuffered,
+    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
+        let made = self.made(choice)?;
+        let mut config = ClientConfig::clone(&made.config);
+        config.resumption = Resumption::disabled();
+        self.shake(choice, &made, Arc::new(config), socket, name, proof).await
+    }
+
+    async fn shake(
+        &self,
+        choice: Choice,
+        made: &Made,
+        config: Arc<ClientConfig>,
+        socket: Socket,
+        name: ServerName<'static>,
+        _: NothingBuffered,
+    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
+        let (hello, is_offered) = watched(|| Stream::hello(config, name));
         let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?).await;
         let stream = shaken.map_err(|error| match is_offered && error.may_refuse_resumption() {
             true => {
@@ -155,7 +185,7 @@ impl EndpointOriginator {
             }
             false => error,
         })?;
-        let agreed = self.agreed(choice, &made, stream.connection());
+        let agreed = self.agreed(choice, made, stream.connection());
         if agreed.resumed {
             made.tickets.resumed();
         }

@@ -20,6 +20,7 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tickets;
+mod uncertified;
 mod verify;
 mod wear;
 
@@ -42,6 +43,7 @@ pub use wear::{Due, KeyLimit};
 
 use identity::Pair;
 use tickets::Tickets;
+use uncertified::Uncertified;
 use verify::Trusted;
 
 /// The lowest version accepted.
@@ -119,6 +121,14 @@ pub enum HandshakeError {
     /// The server's certificate is not what the cluster wants, in words.
     #[error("{0}")]
     Certificate(String),
+    /// What came instead of TLS' first record is none.
+    #[error("{}", explain(error))]
+    Plaintext {
+        /// The beginning of it.
+        said: Box<[u8]>,
+        /// What rustls says.
+        error: Box<rustls::Error>,
+    },
     /// The connection ended in the middle.
     #[error("the server closed the connection during the TLS handshake; it may speak no TLS on this port")]
     Closed,
@@ -128,6 +138,9 @@ pub enum HandshakeError {
          leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)"
     )]
     ClosedDirect,
+    /// The same, where it had asked for a certificate and got none.
+    #[error("{UNCERTIFIED}")]
+    Uncertified,
     /// It ended a handshake that offered to resume a session, where a full one may succeed.
     #[error(
         "the server ended a handshake that offered to resume a session (it is offered none for {rest:?}): {error}"
@@ -243,7 +256,7 @@ impl Shared {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&trusted.verifier));
         let mut config = match pair {
-            None => builder.with_no_client_auth(),
+            None => builder.with_client_cert_resolver(Arc::new(Uncertified)),
             Some(pair) => builder.with_client_cert_resolver(pair.resolver()),
         };
         config.alpn_protocols.clone_from(&self.alpn);
@@ -262,6 +275,10 @@ impl MinVersion {
         }
     }
 }
+
+/// What it means that a server asks for a certificate, gets none, and ends the connection without a word.
+pub const UNCERTIFIED: &str = "the server asked for a client certificate, got none, and ended the connection without a word: \
+                               give the cluster one (tls.identity, or tls.cert and tls.key)";
 
 /// The TLS error inside an I/O error of an established stream: an alert that came late, as TLS 1.3 does when
 /// the server rejects our certificate after our side of the handshake is done (RFC 8446 §4.4.2.4).
@@ -338,6 +355,7 @@ impl HandshakeError {
                     | Alert::CertificateRevoked
                     | Alert::DecryptError
             ),
+            Self::Uncertified => true,
             _ => false,
         }
     }

@@ -19,8 +19,8 @@ use rustls::unbuffered::{
 };
 use rustls::{ClientConfig, InvalidMessage};
 
-use super::HandshakeError;
 use super::wear::{Due, KeyLimit, Wear};
+use super::{HandshakeError, uncertified};
 use crate::sys::{Socket, Transport};
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -37,6 +37,8 @@ pub struct Stream<T = Socket> {
     reading: Reading,
     /// close_notify is among what was sent or is in `outgoing`.
     closing: bool,
+    /// The server has asked for a certificate, and there was none.
+    uncertified: bool,
     wear: Wear,
     /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
     ballast: usize,
@@ -63,6 +65,9 @@ struct Opened {
     then: Reading,
 }
 
+/// Of what a server says instead of TLS so much is kept, for somebody who understands it.
+const SAID_MAX: usize = 512;
+
 impl Stream {
     /// What one read may bring: large, because each read opens the peer's window and wakes it.
     pub const PORTION: usize = 1024 * 1024;
@@ -88,11 +93,30 @@ impl<T: Transport> Stream<T> {
     /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
     pub(super) async fn handshake(
         socket: T,
+        connection: UnbufferedClientConnection,
+    ) -> Result<Self, HandshakeError> {
+        let mut asked = false;
+        let shaken = Self::shake(socket, connection, &mut asked).await;
+        let shaken = shaken.map_err(|error| {
+            let is_an_end = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
+            if asked && is_an_end { HandshakeError::Uncertified } else { error }
+        })?;
+        Ok(Self { uncertified: asked, ..shaken })
+    }
+
+    /// `asked`: for a certificate, where there is none.
+    async fn shake(
+        socket: T,
         mut connection: UnbufferedClientConnection,
+        asked: &mut bool,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
+        // Whether any of it was TLS.
+        let mut has_begun = false;
         let reading = loop {
+            uncertified::watch();
             let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(&mut incoming);
+            *asked |= uncertified::has_asked();
             let next = match state {
                 Ok(ConnectionState::EncodeTlsData(data)) => {
                     encode(data, &mut outgoing);
@@ -116,6 +140,10 @@ impl<T: Transport> Stream<T> {
                 Ok(_) => Next::Use,
                 Err(error) => Next::Fail(HandshakeError::of(error)),
             };
+            let is_no_tls = !has_begun
+                && matches!(&next, Next::Fail(HandshakeError::Tls(rustls::Error::InvalidMessage(_))));
+            let said = is_no_tls.then(|| incoming[..incoming.len().min(SAID_MAX)].into());
+            has_begun |= discard > 0;
             // After an error it may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
             match next {
@@ -131,7 +159,12 @@ impl<T: Transport> Stream<T> {
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
                     let _ = send_all(&socket, &outgoing).await;
-                    return Err(error);
+                    return Err(match (said, error) {
+                        (Some(said), HandshakeError::Tls(error)) => {
+                            HandshakeError::Plaintext { said, error: Box::new(error) }
+                        }
+                        (_, error) => error,
+                    });
                 }
             }
         };
@@ -148,6 +181,7 @@ impl<T: Transport> Stream<T> {
             sent: 0,
             reading,
             closing: false,
+            uncertified: false,
             ballast: 0,
         })
     }
@@ -173,6 +207,12 @@ impl<T: Transport> Stream<T> {
     #[cfg(test)]
     pub(super) fn kept(&self) -> usize {
         self.incoming.capacity() + self.opened.capacity() + self.outgoing.capacity()
+    }
+
+    /// Whether the server asked for a certificate and got none: it may end the connection for that without a word.
+    #[must_use]
+    pub const fn is_uncertified(&self) -> bool {
+        self.uncertified
     }
 
     /// What was negotiated.

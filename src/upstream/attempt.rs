@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
-use crate::protocol::{Greeting, NothingBuffered, Upgraded};
+use crate::protocol::{Greeting, NothingBuffered, UpgradeError, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
 use crate::tls::{Agreed, Choice, EndpointOriginator, HandshakeError, Start};
@@ -245,7 +245,7 @@ impl<'a> Attempt<'a> {
             Start::Direct => None,
         };
         let mut upgrading =
-            dialogue.map(|dialogue| Upgrading::begin(&socket, self.settings.protocol.label(), dialogue));
+            dialogue.map(|dialogue| Upgrading::begin(&socket, &*self.settings.protocol, dialogue));
         if let Some(upgrading) = upgrading.as_mut().filter(|_| self.settings.protocol.server_greets()) {
             self.hear_out(upgrading, &socket).await?;
             record.greeting = Some(clock::now() - begun);
@@ -266,7 +266,7 @@ impl<'a> Attempt<'a> {
                 None => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
             step = Step::Handshake;
-            self.shake_hands(originator, socket, upgraded)
+            self.shake_hands(originator, socket, upgraded, true)
                 .await
                 .map(|(ready, agreed)| Secured::Ready(ready, agreed))
         };
@@ -282,7 +282,7 @@ impl<'a> Attempt<'a> {
 
     /// Waits for a server to greet, longer than for anything else: it may look its caller up, or find out who is patient, before
     /// it says a word (RFC 5321 §4.5.3.2.1 has clients of SMTP wait five minutes).
-    async fn hear_out(&self, upgrading: &mut Upgrading, socket: &Socket) -> Result<(), DialError> {
+    async fn hear_out(&self, upgrading: &mut Upgrading<'_>, socket: &Socket) -> Result<(), DialError> {
         let begun = clock::now();
         let greeting_timeout = self.settings.dial.greeting_timeout;
         let limit = match self.is_probe && greeting_timeout > PROBE_GREETING_MAX {
@@ -334,10 +334,13 @@ impl<'a> Attempt<'a> {
         let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
         let securing = async {
             let protocol = self.settings.protocol.label();
-            nothing_came(&socket).map_err(|error| self.upgrade_failed(&error.into()))?;
+            let nothing = nothing_came(&socket, &*self.settings.protocol);
+            nothing.map_err(|error| self.upgrade_failed(&error.into()))?;
             let asked = socket.send_all(request).await;
             asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
-            self.shake_hands(originator, socket, upgraded).await
+            // A server that ends the connection over an offer to resume would take the client with it, whose answer is to this
+            // greeting and to no other.
+            self.shake_hands(originator, socket, upgraded, self.is_probe).await
         };
         let secured = alarm::before(limit.at, securing).await;
         let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
@@ -345,18 +348,21 @@ impl<'a> Attempt<'a> {
         Ok(ready)
     }
 
+    /// `resumes`: an earlier session may be offered.
     async fn shake_hands(
         &self,
         originator: &EndpointOriginator,
         socket: Socket,
         upgraded: Upgraded,
+        resumes: bool,
     ) -> Result<(Ready, Agreed), DialError> {
         let Upgraded { proof, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
-        let (stream, agreed) = originator
-            .originate(self.identity, socket, server_name, proof)
-            .await
-            .map_err(|error| self.handshake_failed(originator.start(), error))?;
+        let shaken = match resumes {
+            true => originator.originate(self.identity, socket, server_name, proof).await,
+            false => originator.originate_in_full(self.identity, socket, server_name, proof).await,
+        };
+        let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(originator.start(), error))?;
         Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
     }
 
@@ -372,6 +378,11 @@ impl<'a> Attempt<'a> {
     /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
     fn handshake_failed(&self, start: Start, error: HandshakeError) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
+        if let HandshakeError::Plaintext { said, .. } = &error
+            && let Some(by) = self.settings.protocol.turned_away(said)
+        {
+            return DialError::Refused { endpoint, by: Box::new(by) };
+        }
         let has_ended = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
         match start {
             Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
@@ -382,7 +393,15 @@ impl<'a> Attempt<'a> {
     }
 
     fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
-        DialError::Upgrade { endpoint: self.endpoint.settings().name.clone(), reason: failure.to_string() }
+        let endpoint = self.endpoint.settings().name.clone();
+        match failure {
+            UpgradeFailure::Answer(UpgradeError::TurnedAway(by)) => {
+                DialError::Refused { endpoint, by: Box::new(by.clone()) }
+            }
+            UpgradeFailure::Answer(_) | UpgradeFailure::Foreign { .. } | UpgradeFailure::Io { .. } => {
+                DialError::Upgrade { endpoint, reason: failure.to_string() }
+            }
+        }
     }
 
     fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {

@@ -202,8 +202,10 @@ pub(super) async fn dial_anew(
                                 if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
                             return Err(Refusal::Deadline { deadline: within, attempts, last });
                         }
+                        // One that is full is not asked twice: its client learns it as soon as nobody else is left to ask.
+                        let is_told = error.is_refused() && !cluster.has_untried(demand.wanted, &plan);
                         last = Some(error);
-                        !plan.has_attempt_left()
+                        is_told || !plan.has_attempt_left()
                     }
                 }
             }

@@ -12,6 +12,7 @@ use crate::outcome::Outcome;
 use crate::policy::outlier::Fault;
 use crate::policy::queue;
 use crate::policy::roster::Unavailable;
+use crate::protocol::TurnedAway;
 use crate::tls::{HandshakeError, NoIdentity};
 
 use super::waiting::NoRoom;
@@ -43,6 +44,14 @@ pub enum DialError {
         endpoint: EndpointName,
         /// Why.
         reason: String,
+    },
+    /// It lives, and has no place for us: its own words.
+    #[error("{endpoint} turned the connection away ({by})")]
+    Refused {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// What it said.
+        by: Box<TurnedAway>,
     },
     /// The TLS handshake failed.
     #[error("{endpoint}: {error}")]
@@ -232,6 +241,7 @@ impl DialError {
         "outpaced",
         "given_up",
         "ended_early",
+        "upstream_refused",
     ];
 
     /// The label in metrics.
@@ -243,6 +253,7 @@ impl DialError {
             }
             Self::Connect { .. } => "connect_failed",
             Self::Upgrade { .. } => "upgrade_failed",
+            Self::Refused { .. } => "upstream_refused",
             Self::Tls { .. } => "tls_failed",
             Self::Outpaced { .. } => "outpaced",
             Self::GivenUp { .. } => "given_up",
@@ -270,20 +281,20 @@ impl DialError {
     pub const fn step(&self) -> Step {
         match self {
             Self::Connect { .. } => Step::Connect,
-            Self::Upgrade { .. } | Self::Silent { .. } => Step::Upgrade,
+            Self::Upgrade { .. } | Self::Silent { .. } | Self::Refused { .. } => Step::Upgrade,
             Self::Tls { .. } | Self::EndedEarly { .. } => Step::Handshake,
             Self::Outpaced { step, .. } | Self::GivenUp { step, .. } | Self::Timeout { step, .. } => *step,
         }
     }
 
     /// What the endpoint did wrong; `None` when it is not to blame: the host is short of something, we were turned away for
-    /// who we are, or the time that was left was short.
+    /// who we are or because it has no place now, or the time that was left was short.
     #[must_use]
     pub fn fault(&self) -> Option<Fault> {
         let is_the_endpoints = match self {
             Self::EndedEarly { .. } => return Some(Fault::EarlyClose),
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
-            Self::GivenUp { .. } => false,
+            Self::GivenUp { .. } | Self::Refused { .. } => false,
             // It accepts, and a client that has not the patience of its protocol says nothing of it.
             Self::Silent { bound, .. } => !matches!(bound, Bound::Deadline),
             Self::Connect { error, .. } => !is_local(error),
@@ -299,9 +310,14 @@ impl DialError {
         })
     }
 
-    /// Whether it cost the server nothing: no connection came about.
+    /// Whether it cost the server nothing, or as little as it chose: no connection came about, or it wanted none.
     pub(super) const fn is_free(&self) -> bool {
-        matches!(self, Self::Connect { .. })
+        matches!(self, Self::Connect { .. } | Self::Refused { .. })
+    }
+
+    /// Whether the server lives and has no place: whoever asks it again at once makes that worse.
+    pub(super) const fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused { .. })
     }
 
     /// Whether this host, and not the endpoint, is why it came to nothing.
@@ -312,6 +328,7 @@ impl DialError {
 
     const fn outcome(&self) -> Outcome {
         match self.step() {
+            _ if self.is_refused() => Outcome::UpstreamRefused,
             Step::Connect => Outcome::ConnectFailed,
             Step::Upgrade => Outcome::UpgradeFailed,
             Step::Handshake => Outcome::TlsFailed,
@@ -335,6 +352,12 @@ fn is_local(error: &io::Error) -> bool {
 }
 
 impl Refusal {
+    /// What the server said, where it is its own no.
+    #[must_use]
+    pub fn by_server(&self) -> Option<&TurnedAway> {
+        if let Self::Failed { last: DialError::Refused { by, .. }, .. } = self { Some(by) } else { None }
+    }
+
     /// The session's outcome.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
@@ -407,6 +430,10 @@ mod tests {
                 is_fair: false,
             },
             DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Refused {
+                endpoint: endpoint.clone(),
+                by: Box::new(TurnedAway::new("SMTP", Some(421), b"full")),
+            },
             DialError::Outpaced { endpoint: endpoint.clone(), step: Step::Connect, after: timeout },
             DialError::GivenUp { endpoint: endpoint.clone(), step: Step::Connect },
             silent(Bound::Greeting),

@@ -329,6 +329,11 @@ impl Cluster {
         let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
         plan.wait(has_untried, rng)
     }
+
+    /// Whether an endpoint is left that may be tried and was not.
+    fn has_untried(&self, wanted: Wanted, plan: &retry::Plan) -> bool {
+        matches!(wanted, Wanted::Any) && self.state().roster.has_untried(plan)
+    }
 }
 
 impl Settings {

@@ -19,6 +19,9 @@ pub enum ProbeFailure {
     /// What the server said.
     #[error(transparent)]
     Answer(#[from] ProbeError),
+    /// It ended the connection instead.
+    #[error("{0}")]
+    Ended(ProbeError),
     /// The connection.
     #[error("{}", tls::late_rejection(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
@@ -30,6 +33,14 @@ pub enum ProbeFailure {
         /// How long that is.
         timeout: Duration,
     },
+}
+
+impl ProbeFailure {
+    /// Whether it ended the connection, in whatever way.
+    #[must_use]
+    pub const fn is_end(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Io(_))
+    }
 }
 
 /// The most that is read in all.
@@ -131,7 +142,7 @@ pub(super) async fn converse(
         if heard > ANSWERS_MAX {
             return Err(ProbeError("the server's answer has no end".into()).into());
         }
-        match probed? {
+        match probed.map_err(|error| if read == 0 { ProbeFailure::Ended(error) } else { error.into() })? {
             Probed::Serves { goodbye } => break goodbye,
             Probed::Send(bytes) => end.send_all(&bytes).await?,
             Probed::Incomplete if read == 0 => {

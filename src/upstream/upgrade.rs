@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::protocol::{Greeting, Step, Upgrade, UpgradeError, Upgraded, spoken};
+use crate::protocol::{Greeting, Protocol, Step, Upgrade, UpgradeError, Upgraded, spoken};
 use crate::sys::Socket;
 
 /// Why TLS did not begin.
@@ -46,16 +46,16 @@ const HEARD_MAX: usize = 32;
 
 /// An upgrade under way. No deadlines here: the caller has them.
 #[derive(Debug)]
-pub(super) struct Upgrading {
-    protocol: &'static str,
+pub(super) struct Upgrading<'a> {
+    protocol: &'a dyn Protocol,
     dialogue: Box<dyn Upgrade>,
     step: Step,
     /// The first bytes of all.
     heard: Vec<u8>,
 }
 
-impl Upgrading {
-    pub(super) fn begin(socket: &Socket, protocol: &'static str, mut dialogue: Box<dyn Upgrade>) -> Self {
+impl<'a> Upgrading<'a> {
+    pub(super) fn begin(socket: &Socket, protocol: &'a dyn Protocol, mut dialogue: Box<dyn Upgrade>) -> Self {
         if let Some(local) = socket.local() {
             dialogue.comes_from(local.ip());
         }
@@ -82,12 +82,12 @@ impl Upgrading {
             match self.step {
                 Step::Send(bytes) => {
                     let sent = socket.send_all(&bytes).await;
-                    sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol, error })?;
+                    sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
                     self.step = self.dialogue.sent();
                 }
                 Step::ReadAtMost(most) => self.read(socket, most).await?,
                 Step::Upgrade(upgraded) => {
-                    nothing_came(socket)?;
+                    nothing_came(socket, self.protocol)?;
                     return Ok(Led::Upgraded(upgraded));
                 }
                 Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
@@ -98,7 +98,7 @@ impl Upgrading {
     async fn read(&mut self, socket: &Socket, most: usize) -> Result<(), UpgradeFailure> {
         let mut portion = [0; PORTION];
         let read = socket.recv(&mut portion[..most.min(PORTION)]).await;
-        let read = read.map_err(|error| UpgradeFailure::Io { protocol: self.protocol, error })?;
+        let read = read.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
         let room = HEARD_MAX.saturating_sub(self.heard.len());
         self.heard.extend_from_slice(&portion[..read.min(room)]);
         self.step =
@@ -108,10 +108,13 @@ impl Upgrading {
 
     /// With what a server seems to speak whose answer is none of the protocol. More of it may be here, unread.
     fn explained(&self, socket: &Socket, error: UpgradeError) -> UpgradeFailure {
+        if matches!(error, UpgradeError::TurnedAway(_)) {
+            return error.into();
+        }
         let mut more = [0; HEARD_MAX];
         let arrived = socket.recv_arrived(&mut more).ok().flatten().unwrap_or_default();
         let first = [&self.heard, &more[..arrived]].concat();
-        match spoken(&first, self.protocol) {
+        match spoken(&first, self.protocol.label()) {
             Some(seen) => UpgradeFailure::Foreign { error, seen },
             None => error.into(),
         }
@@ -119,7 +122,13 @@ impl Upgrading {
 }
 
 /// A server waits for our hello now. Bytes that are here already were said in plaintext; those that come later are fed to
-/// TLS, which they break.
-pub(super) fn nothing_came(socket: &Socket) -> Result<(), UpgradeError> {
-    if socket.has_unread() { Err(UpgradeError::PlaintextAfterUpgrade) } else { Ok(()) }
+/// TLS, which they break. A server that says no there is heard.
+pub(super) fn nothing_came(socket: &Socket, protocol: &dyn Protocol) -> Result<(), UpgradeError> {
+    if !socket.has_unread() {
+        return Ok(());
+    }
+    let mut portion = [0; PORTION];
+    let read = socket.recv_arrived(&mut portion).ok().flatten().unwrap_or_default();
+    let by = protocol.turned_away(&portion[..read]);
+    Err(by.map_or(UpgradeError::PlaintextAfterUpgrade, UpgradeError::from))
 }

@@ -81,7 +81,7 @@ fn redis_cli_is_told_why_the_ambassador_refuses() {
     let ambassador = dead("redis");
     let finished = redis_cli(&ambassador, &["ping"]);
     let told = format!("{}{}", finished.stdout, finished.stderr);
-    assert!(told.contains("ERR ambassador: connect_failed: cannot connect to 127.0.0.1:"), "{told}");
+    assert!(told.contains("LOADING ambassador: connect_failed: cannot connect to 127.0.0.1:"), "{told}");
 }
 
 /// TLS 1.3 rejects a client certificate after our side of the handshake is done.
@@ -92,7 +92,10 @@ fn a_late_rejection_reaches_redis_clients_in_words() {
     let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
     let finished = redis_cli(&ambassador, &["ping"]);
     let told = format!("{}{}", finished.stdout, finished.stderr);
-    assert!(told.contains("ERR ambassador: tls_failed: the server demands a client certificate"), "{told}");
+    assert!(
+        told.contains("LOADING ambassador: tls_failed: the server demands a client certificate"),
+        "{told}"
+    );
     assert_eq!(ambassador.record()["outcome"], "tls_failed");
 }
 

@@ -95,6 +95,33 @@ fn ldapsearch_is_told_why_the_ambassador_refuses() {
     finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
 }
 
+/// slapd with GnuTLS ends the connection without an alert when a client certificate is missing: the client said "Can't contact LDAP
+/// server", the record `completed`, and `check --connect` "handshake ok".
+#[test]
+fn a_missing_certificate_is_told_though_the_server_says_nothing() {
+    let cluster = format!("protocol: ldap\n{}", slapd().tls_without_certificate());
+    let config = Config::app(&[&slapd().address(0)], &cluster);
+    let ambassador = Ambassador::start(&config);
+    let finished = search(&ambassador).must_exit(52);
+    finished.must_say("ambassador: tls_failed: the server asked for a client certificate, got none");
+    let record = ambassador.record();
+    assert_eq!(
+        (&record["outcome"], &record["closed_by"]),
+        (&"tls_failed".into(), &"upstream".into()),
+        "{record}"
+    );
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("listeners.yaml");
+    std::fs::write(&file, config.render(dir.path())).expect("a file to check");
+    let finished = finish(crate::harness::ambassador().args(["check", "--connect", "--config"]).arg(&file));
+    assert!(finished.stdout.contains("handshake  FAILED"), "{}", finished.stdout);
+    assert!(
+        finished.stdout.contains("the server asked for a client certificate, got none"),
+        "{}",
+        finished.stdout
+    );
+}
+
 #[test]
 fn what_is_not_ldap_costs_the_server_nothing() {
     let ambassador = to_slapd();

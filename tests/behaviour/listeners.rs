@@ -243,8 +243,10 @@ fn a_full_postgres_listener_says_so_in_postgres_words() {
     let config =
         Config::new().listener("app", body).cluster("up", &[&upstream.address()], "protocol: postgres");
     let ambassador = Ambassador::start(&config);
-    let one = ambassador.connect();
-    ambassador.wait_active(1);
+    let mut one = ambassador.connect();
+    // One that has said nothing would make room.
+    one.send(pgwire::startup(&[("user", "app")]));
+    upstream.wait_active(1);
     let mut two = ambassador.connect();
     two.send(pgwire::startup(&[("user", "app")]));
     let refusal = pgwire::read_refusal(&mut two);

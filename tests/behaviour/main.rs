@@ -69,6 +69,7 @@ mod postgres_roles; // which role a certificate opens
 mod preconnect; // upstream connections kept ready
 mod proxy_protocol; // PROXY headers, read and sent
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed
+mod refusals; // what clients do about a refusal
 mod relaying; // counters, resets, ends
 mod reload; // the file read again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
@@ -85,3 +86,4 @@ mod tls; // TLS to the upstream when all is well
 mod tls_demands; // pins, URIs and revocation lists
 mod tls_refusals; // TLS to the upstream when it must not succeed
 mod top; // `top` in a terminal
+mod upstream_refused; // servers that say that they are full

@@ -337,6 +337,18 @@ fn sha256_password_works_without_tls_on_the_clients_hop() {
     hashes("sha256_password");
 }
 
+/// A server behind whose address the ticket keys differ ends a handshake that offers to resume a session, and a client that has answered
+/// that server's greeting was lost with it: it answers no other. So none is offered there.
+#[test]
+fn no_session_is_resumed_behind_a_greeting() {
+    let ambassador = to_mariadb();
+    for _ in 0..3 {
+        query(&ambassador, "app", "select 6 * 7").must_succeed();
+    }
+    let records = ambassador.wait_records(3);
+    assert!(records.iter().all(|record| record["tls"]["resumed"] == false), "{records:?}");
+}
+
 #[test]
 fn a_server_that_turns_everybody_away_is_told_by_its_number() {
     let upstream = Upstream::plain(|mut conn| async move {
@@ -349,8 +361,11 @@ fn a_server_that_turns_everybody_away_is_told_by_its_number() {
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
     query(&ambassador, "app", "select 1")
         .must_exit(1)
-        .must_say("turned the connection away (MySQL error 1040)");
-    assert_eq!(ambassador.record()["outcome"], "upgrade_failed");
+        .must_say("ERROR 1040 (HY000): Too many connections [ambassador: upstream_refused, session ");
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "upstream_refused");
+    let error = record["error"].as_str().expect("words");
+    assert!(error.contains("turned the connection away (MySQL error 1040: Too many connections)"), "{error}");
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn jdbc_works_through_a_plaintext_port() {
     ]);
     let finished = finish(&mut command).must_succeed();
     assert!(finished.stdout.ends_with("JDBC is content\n"), "{}", finished.stdout);
-    assert!(finished.stdout.starts_with("08006 FATAL: ambassador: connect_failed: "), "{}", finished.stdout);
+    assert!(finished.stdout.starts_with("57P03 FATAL: ambassador: connect_failed: "), "{}", finished.stdout);
     must_have_our_words(&finished.stdout, &ambassador);
     let records = ambassador.wait_records(3);
     assert_eq!(records.iter().filter(|record| record["outcome"] == "completed").count(), 2, "{records:?}");
@@ -114,7 +114,7 @@ fn jdbc_works_through_a_plaintext_port() {
 #[test]
 fn asyncpg_works_through_a_plaintext_port() {
     let program = || python("asyncpg", "python3-asyncpg");
-    let dress = "ConnectionFailureError: ambassador: connect_failed: ";
+    let dress = "CannotConnectNowError: ambassador: connect_failed: ";
     let finished = works_and_passes_a_refusal_on(program, "with_asyncpg.py", "app", dress);
     assert!(finished.stdout.ends_with("cancelled\n"), "{}", finished.stdout);
 }

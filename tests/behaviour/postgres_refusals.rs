@@ -17,7 +17,7 @@ fn refused(ambassador: &Ambassador, outcome: &str) -> (Refusal, Value) {
     let record = ambassador.record();
     assert_eq!(record["outcome"], outcome, "{record}");
     assert_eq!(record["session"], refusal.session());
-    assert_eq!((refusal.severity.as_str(), refusal.sqlstate.as_str()), ("FATAL", "08006"), "{refusal:?}");
+    assert_eq!((refusal.severity.as_str(), refusal.sqlstate.as_str()), ("FATAL", "57P03"), "{refusal:?}");
     (refusal, record)
 }
 
@@ -118,7 +118,7 @@ fn a_refusal_follows_the_no_that_a_client_asking_for_tls_got() {
     client.send(pgwire::SSL_REQUEST);
     client.expect("N");
     client.send(app_startup());
-    assert_eq!(pgwire::read_refusal(&mut client).sqlstate, "08006");
+    assert_eq!(pgwire::read_refusal(&mut client).sqlstate, "57P03");
 }
 
 #[test]

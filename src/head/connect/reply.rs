@@ -52,6 +52,7 @@ pub const fn status_of(outcome: Outcome) -> u16 {
         Outcome::Denied => 403,
         Outcome::CallerFull => 429,
         Outcome::ListenerFull
+        | Outcome::UpstreamRefused
         | Outcome::ClusterFull
         | Outcome::BreakerOpen
         | Outcome::Drained

@@ -43,7 +43,7 @@ fn what_stands_within_a_reply_is_text() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, "220 hi\r\n", &["234 go\r\n"]);
-    assert_eq!(fails(upgrade, "421 full\r\n", &[]), UpgradeError::TurnedAway("FTP 421".into()));
+    assert_eq!(fails(upgrade, "421 full\r\n", &[]), TurnedAway::new("FTP", Some(421), b"full").into());
     assert_eq!(fails(upgrade, "220 hi\r\n", &["530 no\r\n"]), UpgradeError::Declined);
 }
 

@@ -30,7 +30,7 @@ fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, GREETING, &[GO]);
     for (greeting, answers, words) in [
         ("* PREAUTH welcome back\r\n", &[][..], "PREAUTH"),
-        ("* BYE overloaded\r\n", &[], "turned the connection away (IMAP BYE)"),
+        ("* BYE overloaded\r\n", &[], "turned the connection away (IMAP BYE: overloaded)"),
         (GREETING, &["amb1 NO not now\r\n"], "refusal"),
         (GREETING, &["amb1 BAD what\r\n"], "refusal"),
         (GREETING, &["amb2 OK wrong tag\r\n"], "not IMAP"),

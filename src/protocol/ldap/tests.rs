@@ -75,7 +75,8 @@ fn a_request_is_known_by_its_first_bytes() {
 
 #[test]
 fn a_refusal_answers_what_was_asked() {
-    let refusal = |reply_to| Refusal { kind: RefusalKind::Full, reason: "r", session: "s", reply_to };
+    let refusal =
+        |reply_to| Refusal { server: None, kind: RefusalKind::Full, reason: "r", session: "s", reply_to };
     let bytes = result(&refusal(ReplyTo([1, BIND_REQUEST, 0, 0, 0, 200, 0, 0])));
     let message = element(&bytes).expect("a message");
     assert!(message.rest.is_empty());

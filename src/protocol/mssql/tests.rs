@@ -81,6 +81,7 @@ fn a_probe_asks_and_is_answered() {
 #[test]
 fn a_refusal_answers_prelogin_and_the_login_behind_it() {
     let refusal = |reply_to| Refusal {
+        server: None,
         kind: RefusalKind::Unreachable,
         reason: "connect_failed: no",
         session: "00ff",

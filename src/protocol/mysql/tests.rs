@@ -377,6 +377,7 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
 #[test]
 fn a_refusal_has_the_number_that_the_client_waits_for() {
     let refusal = |reply_to| Refusal {
+        server: None,
         kind: RefusalKind::Unreachable,
         reason: "connect_failed: no",
         session: "00ff",

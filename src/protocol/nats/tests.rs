@@ -100,11 +100,16 @@ fn a_client_that_does_not_connect_first_is_the_servers_matter() {
 }
 
 #[test]
-fn a_refusal_is_one_error_behind_an_info() {
-    let refusal = |reply_to| Refusal { kind: RefusalKind::Full, reason: "it's", session: "s", reply_to };
-    let words = String::from_utf8(Nats.refusal(&refusal(ReplyTo::default())).unwrap()).unwrap();
-    assert!(words.starts_with("INFO {") && words.ends_with("-ERR 'ambassador: it\"s [session s]'\r\n"));
-    assert!(Nats.refusal(&refusal(INFORMED)).unwrap().starts_with(b"-ERR"));
+fn a_refusal_is_one_error_and_behind_an_info_only_where_the_server_says_it() {
+    let refused = |server: Option<&TurnedAway>, reply_to| {
+        let refusal = Refusal { server, kind: RefusalKind::Full, reason: "it's", session: "s", reply_to };
+        String::from_utf8(Nats.refusal(&refusal).unwrap()).unwrap()
+    };
+    assert_eq!(refused(None, ReplyTo::default()), "-ERR 'ambassador: it\"s [session s]'\r\n");
+    let full = error(b"-ERR 'maximum connections exceeded'");
+    let words = refused(Some(&full), ReplyTo::default());
+    assert!(words.starts_with("INFO {") && words.contains("\r\n-ERR 'maximum connections exceeded ["));
+    assert!(refused(Some(&full), INFORMED).starts_with("-ERR"));
 }
 
 #[test]

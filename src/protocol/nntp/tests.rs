@@ -20,7 +20,7 @@ fn the_greetings_code_is_kept_and_its_text_is_not() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, "200 hi\r\n", &["382 go\r\n"]);
-    assert_eq!(fails(upgrade, "502 go away\r\n", &[]), UpgradeError::TurnedAway("NNTP 502".into()));
+    assert_eq!(fails(upgrade, "502 go away\r\n", &[]), TurnedAway::new("NNTP", Some(502), b"go away").into());
     assert_eq!(fails(upgrade, "200 hi\r\n", &["580 cannot\r\n"]), UpgradeError::Declined);
 }
 

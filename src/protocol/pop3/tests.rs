@@ -26,7 +26,7 @@ fn the_apop_timestamp_is_all_that_is_kept_of_the_greeting() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, "+OK hi <a@b>\r\n", &["+OK go\r\n"]);
-    assert_eq!(fails(upgrade, "-ERR full\r\n", &[]), UpgradeError::TurnedAway("POP3 -ERR".into()));
+    assert_eq!(fails(upgrade, "-ERR full\r\n", &[]), TurnedAway::new("POP3 -ERR", None, b"full").into());
     assert_eq!(fails(upgrade, "+OK\r\n", &["-ERR no\r\n"]), UpgradeError::Declined);
 }
 

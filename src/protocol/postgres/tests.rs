@@ -433,6 +433,7 @@ fn scram_plus_decides_by_setting_client_and_verification() {
 #[test]
 fn a_refusal_is_a_well_formed_error_response() {
     let refusal = Refusal {
+        server: None,
         kind: RefusalKind::Full,
         reason: "no\0room",
         session: "00ff",

@@ -39,3 +39,24 @@ fn a_probe_needs_no_password_and_knows_who_is_not_ready() {
     let endless = std::iter::repeat_n(b'x', ANSWER_MAX + 1).collect::<Vec<_>>();
     assert!(Ping::default().received(&endless).is_err());
 }
+
+/// ioredis opens with three commands at once: one error answered the first, and the client never heard why.
+#[test]
+fn each_command_of_a_pipeline_is_answered() {
+    for (bytes, count) in [
+        (&b"PING\r\n"[..], 1),
+        (b"\r\nPING\r\nPING\r\n", 2),
+        (b"*1\r\n$4\r\nPING\r\n", 1),
+        (b"*2\r\n$3\r\nGET\r\n$6\r\na\r\n*b\r\n\r\n*1\r\n$4\r\nPING\r\nPING\r\n", 3),
+        (b"*2\r\n$3\r\nGET\r\n$99999999999999999999\r\n", 1),
+        (b"*2\r\n$3\r\nGET\r\n$1000\r\nabc", 1),
+        (b"*99999\r\n$1\r\na", 1),
+    ] {
+        assert_eq!(commands(bytes), count, "{:?}", String::from_utf8_lossy(bytes));
+        let Verdict::Speaks(reply_to) = judge(bytes) else { panic!("it is Redis") };
+        let refusal =
+            Refusal { server: None, kind: RefusalKind::Unreachable, reason: "r", session: "s", reply_to };
+        let words = Redis.refusal(&refusal).unwrap();
+        assert_eq!(words, b"-LOADING ambassador: r [session s]\r\n".repeat(count.into()));
+    }
+}

@@ -45,11 +45,15 @@ fn a_probe_waits_for_the_capabilities() {
 #[test]
 fn a_refusal_is_one_quoted_string() {
     let refusal = Refusal {
+        server: None,
         kind: RefusalKind::Full,
         reason: "a \"b\" \\c",
         session: "00ff",
         reply_to: ReplyTo::default(),
     };
     let words = String::from_utf8(Sieve.refusal(&refusal).unwrap()).unwrap();
-    assert_eq!(words, "BYE (TRYLATER) \"ambassador: a \\\"b\\\" \\\\c [session 00ff]\"\r\n");
+    let (greeting, answer) = words.split_once("OK \"ambassador\"\r\n").expect("a greeting");
+    assert!(greeting.contains("\"SIEVE\" \"\"\r\n"), "{greeting}");
+    let quoted = "(TRYLATER) \"ambassador: a \\\"b\\\" \\\\c [session 00ff]\"\r\n";
+    assert_eq!(answer, format!("NO {quoted}BYE {quoted}"));
 }

@@ -33,8 +33,8 @@ fn starttls_is_asked_for_alone_and_the_servers_own_greeting_is_forgotten() {
 #[test]
 fn hostile_servers_lead_nowhere() {
     bears_hostile_servers(upgrade, GREETING, &[EHLO, GO]);
-    assert_eq!(fails(upgrade, "554 no\r\n", &[]), UpgradeError::TurnedAway("SMTP 554".into()));
-    assert_eq!(fails(upgrade, "421 busy\r\n", &[]), UpgradeError::TurnedAway("SMTP 421".into()));
+    assert_eq!(fails(upgrade, "554 no\r\n", &[]), TurnedAway::new("SMTP", Some(554), b"no").into());
+    assert_eq!(fails(upgrade, "421 busy\r\n", &[]), TurnedAway::new("SMTP", Some(421), b"busy").into());
     assert_eq!(
         fails(upgrade, GREETING, &["250-mx\r\n250 STARTTLSX\r\n"]),
         UpgradeError::NotOffered("STARTTLS")
@@ -54,7 +54,7 @@ fn another_answer_to_ehlo_is_told_as_it_is() {
     let error = fails(upgrade, GREETING, &[answer]).to_string();
     assert_eq!(error, "the server answered EHLO app.test with \"501 EHLO argument(s)[2J\"");
     let error = fails(upgrade, GREETING, &["450 4.7.1 greylisted\r\n"]).to_string();
-    assert_eq!(error, "the server turned the connection away (SMTP 450 4.7.1 greylisted)");
+    assert_eq!(error, "the server turned the connection away (SMTP 450: 4.7.1 greylisted)");
     let error = fails(upgrade, GREETING, &["250 mx.test\r\n"]);
     assert_eq!(error, UpgradeError::NotOffered("STARTTLS"));
 }

@@ -12,7 +12,7 @@ pub(super) const ENDLESS: Settings =
     Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
 
 pub(super) fn over<T>(downstream: T, upstream: End<T>) -> Start<T> {
-    Start { downstream, upstream, opening: Vec::new(), dialogue: None }
+    Start { downstream, upstream, opening: Vec::new(), dialogue: None, verdict_until: None }
 }
 
 /// What is left of a relay when its sockets are closed.

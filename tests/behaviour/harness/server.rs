@@ -379,6 +379,23 @@ pub(crate) fn nats() -> &'static [Server; 2] {
     })
 }
 
+/// A NATS server that takes one client.
+pub(crate) fn full_nats() -> Server {
+    Server::start(1, None, "TERM", |plan| {
+        let dir = plan.dir.display();
+        let config = format!(
+            "listen: \"127.0.0.1:{}\"\nmax_connections: 1\n\
+             tls {{ cert_file: \"{dir}/server.pem\", key_file: \"{dir}/server.key\", \
+             ca_file: \"{dir}/ca.pem\", verify: true }}\n",
+            plan.ports[0]
+        );
+        let file = plan.write("nats.conf", &config);
+        let mut command = Command::new(demand("nats-server", "nats-server"));
+        command.args(["-c", &file]);
+        command
+    })
+}
+
 /// Redis, on a TLS port only.
 pub(crate) fn redis() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();

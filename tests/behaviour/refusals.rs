@@ -1,0 +1,82 @@
+//! What clients do about a refusal: go on to their next server, call this one down, show the words.
+
+use std::process::Command;
+
+use crate::harness::{Ambassador, ClosedPort, Config, End, Pki, Postgres, demand, finish};
+
+fn dead(protocol: &str) -> Ambassador {
+    let pki = Pki::new();
+    let cluster =
+        format!("protocol: {protocol}\nconnect: {{ attempts: 1 }}\ntls: {{ ca: {} }}", pki.ca().display());
+    Ambassador::start(&Config::app(&[&ClosedPort::new().address()], &cluster))
+}
+
+/// With SQLSTATE 08006 `pg_isready` said "accepting connections" of a database that was dead, so that `until pg_isready` ended.
+#[test]
+fn pg_isready_calls_a_dead_database_down() {
+    let ambassador = dead("postgres");
+    let port = ambassador.address("app").port().to_string();
+    let finished = finish(Command::new(demand("pg_isready", "postgresql-client")).args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &port,
+    ]));
+    let finished = finished.must_exit(1);
+    assert!(finished.stdout.contains("rejecting connections"), "{}", finished.stdout);
+}
+
+/// With SQLSTATE 08006 libpq stopped at the first of its hosts.
+#[test]
+fn psql_goes_on_to_its_next_host() {
+    let server = Postgres::shared();
+    let dead = dead("postgres");
+    let cluster = format!("protocol: postgres\n{}", server.tls());
+    let well = Ambassador::start(&Config::app(&[&server.address()], &cluster));
+    let (dead, well) = (dead.address("app").port(), well.address("app").port());
+    let conninfo = format!("host=127.0.0.1,127.0.0.1 port={dead},{well} user=app dbname=postgres");
+    let finished = crate::harness::postgres::psql(&conninfo, "select 6 * 7").must_succeed();
+    assert!(finished.stdout.contains("42"), "{}", finished.stdout);
+}
+
+/// A pipeline of three commands, as ioredis opens with, got one answer.
+#[test]
+fn each_command_of_a_redis_pipeline_is_answered() {
+    let ambassador = dead("redis");
+    let mut client = ambassador.connect();
+    client.send("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\nPING\r\nPING\r\n");
+    let (words, end) = client.read_out();
+    let words = String::from_utf8(words).expect("text");
+    assert_eq!(words.matches("-LOADING ambassador: connect_failed: ").count(), 3, "{words}");
+    assert_eq!(end, End::Orderly);
+}
+
+/// A client that keeps silent holds its place as long as its server would let it, and no longer than somebody who speaks needs it.
+#[test]
+fn the_longest_silent_client_makes_room_for_one_that_speaks() {
+    let pki = Pki::new();
+    let cluster =
+        format!("protocol: redis\nconnect: {{ attempts: 1 }}\ntls: {{ ca: {} }}", pki.ca().display());
+    let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\nmax_connections: 2").cluster(
+        "up",
+        &[&ClosedPort::new().address()],
+        &cluster,
+    );
+    let ambassador = Ambassador::start(&config);
+    let mut first = ambassador.connect();
+    ambassador.wait_active(1);
+    let mut second = ambassador.connect();
+    ambassador.wait_active(2);
+    let mut third = ambassador.connect();
+    third.send("PING\r\n");
+    let (words, _) = third.read_out();
+    assert!(
+        words.starts_with(b"-LOADING ambassador: connect_failed: "),
+        "{}",
+        String::from_utf8_lossy(&words)
+    );
+    assert_eq!(first.read_out(), (Vec::new(), End::Orderly), "no words that answer what it says next");
+    assert_eq!(ambassador.record_of("listener_full")["attempts"], 0);
+    second.send("PING\r\n");
+    assert!(second.read_out().0.starts_with(b"-LOADING ambassador: connect_failed: "));
+}

@@ -1,0 +1,127 @@
+//! Servers that live and have no place: what they say reaches the client in their own words and with their own code, another
+//! endpoint is tried, and nothing is held against them.
+
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::server::{PASSWORD, full_nats, mariadb};
+use crate::harness::{Ambassador, Client, Config, End, Pki, Upstream, demand, finish};
+
+/// Says that at once, and ends.
+fn turning_away(words: &'static [u8]) -> Upstream {
+    Upstream::plain(move |mut conn| async move {
+        drop(conn.write_all(words).await);
+        drop(conn.shutdown().await);
+    })
+}
+
+/// In place of a greeting: 1040, as MariaDB and MySQL send it.
+const TOO_MANY: &[u8] = b"\x17\0\0\0\xff\x10\x04Too many connections";
+const HOST_BLOCKED: &[u8] = b"\x18\0\0\0\xff\x69\x04#HY000Host is blocked";
+
+/// MySQL's 1040 reached the client as 1105, and five of them opened the breaker of a server that was well; so did an SMTP
+/// server's 421, and their like of every protocol whose server speaks first. Six sessions each, one more than the breaker takes.
+#[test]
+fn the_servers_own_no_reaches_the_client_and_is_held_against_nobody() {
+    for (protocol, said, heard) in [
+        ("mysql", TOO_MANY, &b"\xff\x10\x04Too many connections ["[..]),
+        ("mysql", HOST_BLOCKED, b"\xff\x69\x04Host is blocked ["),
+        ("smtp", b"421 4.7.0 mx.test too busy\r\n", b"421 4.7.0 mx.test too busy ["),
+        ("smtp", b"554-go\r\n554 5.7.1 away\r\n", b"554 5.7.1 away ["),
+        ("lmtp", b"421 4.3.2 full\r\n", b"421 4.3.2 full ["),
+        ("imap", b"* BYE [UNAVAILABLE] Too many\r\n", b"* BYE [UNAVAILABLE] Too many ["),
+        ("pop3", b"-ERR [SYS/TEMP] full\r\n", b"-ERR [SYS/TEMP] full ["),
+        ("sieve", b"BYE (TRYLATER) \"too many\"\r\n", b"BYE (TRYLATER) \"too many ["),
+        ("nntp", b"400 too many connections\r\n", b"400 too many connections ["),
+        ("ftp-control", b"421 Too many users\r\n", b"421 Too many users ["),
+        ("nats", b"-ERR 'maximum connections exceeded'\r\n", b"-ERR 'maximum connections exceeded ["),
+        (
+            "nats",
+            b"INFO {\"tls_required\":true} \r\n-ERR 'maximum connections exceeded'\r\n",
+            b"-ERR 'maximum connections exceeded [",
+        ),
+    ] {
+        let (pki, full) = (Pki::new(), turning_away(said));
+        let cluster = format!("protocol: {protocol}\ntls: {{ ca: {} }}", pki.ca().display());
+        let ambassador = Ambassador::start(&Config::app(&[&full.address()], &cluster));
+        for _ in 0..6 {
+            let (words, end) = ambassador.connect().read_out();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            assert!(words.contains(&*String::from_utf8_lossy(heard)), "{protocol}: {words}");
+            assert!(words.contains("ambassador: upstream_refused, session "), "{protocol}: {words}");
+            assert_eq!(end, End::Orderly);
+        }
+        let records = ambassador.wait_records(6);
+        assert!(
+            records.iter().all(|record| record["outcome"] == "upstream_refused"),
+            "{protocol}: {records:?}"
+        );
+        assert_eq!(full.accepted(), 6, "a full server is asked once for each session");
+        let metrics = ambassador.metrics();
+        assert_eq!(metrics.sum("connect_attempts_total", &[("result", "upstream_refused")]), 6.0);
+        assert_eq!(metrics.sum("connections_total", &[("outcome", "upstream_refused")]), 6.0);
+        assert_eq!((metrics.sum("breaker_state", &[]), metrics.sum("ejections_total", &[])), (0.0, 0.0));
+    }
+}
+
+fn query(ambassador: &Ambassador) -> crate::harness::Finished {
+    let port = ambassador.address("app").port().to_string();
+    let mut command = std::process::Command::new(demand("mariadb", "mariadb-client"));
+    command.args(["--no-defaults", "--batch", "--skip-column-names", "--host=127.0.0.1", "--user=app"]);
+    command.args([&format!("--port={port}"), &format!("--password={PASSWORD}"), "--skip-ssl"]);
+    command.args(["-e", "select 6 * 7"]);
+    finish(&mut command)
+}
+
+/// One of two servers is full: no client hears of it, again and again, and the retry budget does not run dry over it.
+#[test]
+fn another_endpoint_is_tried() {
+    let (server, full) = (mariadb(), turning_away(TOO_MANY));
+    let cluster = format!("protocol: mysql\nbalance: round_robin\n{}", server.tls(""));
+    let ambassador = Ambassador::start(&Config::app(&[&full.address(), &server.address(0)], &cluster));
+    for _ in 0..12 {
+        assert_eq!(query(&ambassador).must_succeed().stdout, "42\n");
+    }
+    assert!(full.accepted() >= 6);
+    let metrics = ambassador.metrics();
+    assert_eq!(
+        (metrics.sum("ejections_total", &[]), metrics.sum("retry_budget_exhausted_total", &[])),
+        (0.0, 0.0)
+    );
+}
+
+/// MariaDB's own client understands it as it does the server's.
+#[test]
+fn the_mariadb_client_shows_1040() {
+    let (pki, full) = (Pki::new(), turning_away(TOO_MANY));
+    let cluster = format!("protocol: mysql\ntls: {{ ca: {} }}", pki.ca().display());
+    let ambassador = Ambassador::start(&Config::app(&[&full.address()], &cluster));
+    query(&ambassador).must_exit(1).must_say("ERROR 1040 (HY000): Too many connections [");
+}
+
+fn line(client: &mut Client) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.extend(client.receive(1));
+    }
+    String::from_utf8(line).expect("text")
+}
+
+/// nats-server greets first and looks for room then: its `-ERR` comes where TLS should begin, and was taken for a broken
+/// handshake, or for plaintext that somebody had put in.
+#[test]
+fn a_nats_server_at_its_maximum_is_told_as_that() {
+    let server = full_nats();
+    let cluster = format!("protocol: nats\n{}", server.tls(""));
+    let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
+    let mut first = ambassador.connect();
+    assert!(line(&mut first).starts_with("INFO {"));
+    first.send("CONNECT {\"verbose\":false}\r\nPING\r\n");
+    assert_eq!(line(&mut first), "PONG\r\n");
+    for _ in 0..6 {
+        let (words, _) = ambassador.connect().read_out();
+        let words = String::from_utf8(words).expect("text");
+        assert!(words.contains("-ERR 'maximum connections exceeded ["), "{words}");
+    }
+    assert_eq!(ambassador.metrics().sum("ejections_total", &[]), 0.0);
+    assert_eq!(ambassador.metrics().sum("breaker_state", &[]), 0.0);
+}
