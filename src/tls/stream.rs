@@ -105,6 +105,7 @@ impl Stream {
                 Ok(_) => Next::Use,
                 Err(error) => Next::Fail(error),
             };
+            let heard = if matches!(next, Next::Fail(_)) { incoming.clone() } else { Vec::new() };
             // After an error it may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
             match next {
@@ -120,6 +121,9 @@ impl Stream {
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
                     let _ = socket.send_all(&outgoing).await;
+                    if matches!(error, rustls::Error::InvalidMessage(_)) {
+                        return Err(HandshakeError::NotTls { error: Box::new(error), heard });
+                    }
                     return Err(HandshakeError::Tls(error));
                 }
             }
