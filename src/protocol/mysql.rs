@@ -54,11 +54,9 @@ impl Protocol for MySql {
         Some(Box::new(ReadGreeting { packets: Packets::default(), key: self.key }))
     }
 
-    /// In answer to the request for TLS.
+    /// In answer to the request for TLS; MariaDB judges a PROXY header only then.
     fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
-        let mut packets = Packets { held: plaintext.to_vec() };
-        let (_, payload) = packets.next().ok()??;
-        (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
+        Packets { held: plaintext.to_vec() }.refusal()
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
@@ -121,6 +119,12 @@ impl Packets {
         }
         let payload = self.held.drain(..HEAD + length).skip(HEAD).collect();
         Ok(Some((sequence, payload)))
+    }
+
+    /// What an ERR packet says, where the next one is that.
+    fn refusal(&mut self) -> Option<TurnedAway> {
+        let (_, payload) = self.next().ok()??;
+        (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
     }
 }
 
@@ -281,7 +285,8 @@ impl Upgrade for ReadGreeting {
         if hello.capabilities & CLIENT_SSL == 0 {
             return Err(UpgradeError::NotOffered("CLIENT_SSL"));
         }
-        let proof = NothingBuffered::behind(&self.packets.held)?;
+        let proof = NothingBuffered::behind(&self.packets.held)
+            .map_err(|injected| self.packets.refusal().map_or(injected, UpgradeError::from))?;
         let words = packet(sequence, &hello.for_client());
         let introduction = Introduce { hello, key: self.key, proof, held: Packets::default() };
         Ok(Step::Meet(Greeting { words, introduction: Box::new(introduction) }))

@@ -1,6 +1,7 @@
 //! One attempt of a dial, on one endpoint: connect, upgrade, handshake, each within its bound. What leads to it and what
 //! follows from it is the dial's business.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -187,11 +188,10 @@ impl<'a> Attempt<'a> {
     async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
         let Self { settings, endpoint, .. } = *self;
         // Whoever answers on another port is not the server.
-        let header = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
-        let header = header.map(|send| send.header(self.announcement, endpoint.settings()));
+        let send_proxy = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let begun = clock::now();
         let limit = self.limit(begun, Bound::Connect, settings.dial.connect_timeout);
-        let speaks_first = header.is_some() || self.speaks_first();
+        let speaks_first = send_proxy.is_some() || self.speaks_first();
         let begin = |mut address: SocketAddr| {
             if let Some(port) = self.port {
                 address.set_port(port);
@@ -203,9 +203,13 @@ impl<'a> Attempt<'a> {
         let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));
         let connecting = async {
             let (socket, address) = connect(order, begin).await?;
-            // With the ACK that ends TCP's handshake, before anything else.
-            let sent = socket.send_all(header.as_deref().unwrap_or_default()).await;
-            sent.map(|()| (socket, address)).map_err(|error| (address, error))
+            if let Some(send_proxy) = send_proxy {
+                // With the ACK that ends TCP's handshake, before anything else.
+                let from = socket.local().ok_or_else(|| (address, io::ErrorKind::NotConnected.into()))?;
+                let header = send_proxy.header(self.announcement, endpoint.settings(), (from, address));
+                socket.send_all(&header).await.map_err(|error| (address, error))?;
+            }
+            Ok((socket, address))
         };
         match alarm::before(limit.at, connecting).await {
             Ok(Ok((socket, address))) => {

@@ -195,6 +195,12 @@ impl Roster {
             && self.slots.iter().any(|slot| self.may_hedge(slot, plan))
     }
 
+    /// Whether active checks find every endpoint down, and all are used for that.
+    #[must_use]
+    pub fn is_in_panic(&self) -> bool {
+        eligibility::mode(&self.slots, self.settings.panic) == Ok(Mode::Panic)
+    }
+
     /// Whether an endpoint is usable as far as anybody knows.
     #[must_use]
     pub fn has_usable(&self) -> bool {
