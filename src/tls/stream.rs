@@ -5,6 +5,7 @@
 //! brings many records, and all records of a write leave in one. What a stream keeps for itself is the tail of a
 //! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use rustls::{ClientConfig, InvalidMessage};
 
 use super::HandshakeError;
 use super::wear::{Due, KeyLimit, Wear};
+use crate::protocol::{Packets, Wrapping};
 use crate::sys::Socket;
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -37,6 +39,8 @@ pub struct Stream {
     /// close_notify is among what was sent or is in `outgoing`.
     closing: bool,
     wear: Wear,
+    /// What cuts what is written into records, for servers that expect whole packets in them.
+    packets: Option<Box<Packets>>,
     /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
     ballast: usize,
 }
@@ -74,10 +78,12 @@ impl Stream {
         UnbufferedClientConnection::new(config, name)
     }
 
-    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
+    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert). `wrapping`: what carries
+    /// the handshake, and nothing behind it.
     pub(super) async fn handshake(
         socket: Socket,
         mut connection: UnbufferedClientConnection,
+        mut wrapping: Option<Wrapping>,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         let reading = loop {
@@ -110,16 +116,24 @@ impl Stream {
             match next {
                 Next::Process => {}
                 Next::Send => {
-                    socket.send_all(&outgoing).await.map_err(HandshakeError::Io)?;
+                    let sent = socket.send_all(&wrapped(wrapping.as_ref(), &outgoing)).await;
+                    sent.map_err(HandshakeError::Io)?;
                     outgoing.clear();
                 }
-                Next::Read => read_more(&socket, &mut incoming).await?,
-                Next::Use => break Reading::Open,
+                Next::Read => match &mut wrapping {
+                    None => read_more(&socket, &mut incoming).await?,
+                    Some(wrapping) => read_wrapped(&socket, wrapping, &mut incoming).await?,
+                },
+                Next::Use => match wrapping.take() {
+                    None => break Reading::Open,
+                    // What came behind it, if anything, is TLS as it is, and may be an objection.
+                    Some(wrapping) => incoming.extend(wrapping.end()?),
+                },
                 Next::Close if connection.is_handshaking() => return Err(HandshakeError::Closed),
                 Next::Close => break Reading::Ended,
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
-                    let _ = socket.send_all(&outgoing).await;
+                    let _ = socket.send_all(&wrapped(wrapping.as_ref(), &outgoing)).await;
                     return Err(HandshakeError::Tls(error));
                 }
             }
@@ -137,8 +151,14 @@ impl Stream {
             sent: 0,
             reading,
             closing: false,
+            packets: None,
             ballast: 0,
         })
+    }
+
+    /// The same, whose records are cut so.
+    pub(super) fn cut_by(self, packets: Option<Packets>) -> Self {
+        Self { packets: packets.map(Box::new), ..self }
     }
 
     /// Moves to the current worker.
@@ -234,6 +254,9 @@ impl Stream {
     /// What send(2) says, or a `rustls::Error` or [`KeyLimit`] inside: those are ours, the server knows nothing of them.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
+        if self.packets.is_some() {
+            return Poll::Ready(self.write_packets(cx, bytes));
+        }
         CIPHERTEXT.with_borrow_mut(|memory| {
             let mut taken = 0;
             for portion in bytes.chunks(SEALED_AT_ONCE) {
@@ -256,6 +279,34 @@ impl Stream {
             }
             Poll::Ready(Ok(taken))
         })
+    }
+
+    /// [`Self::poll_write`] for a server that expects each packet in a record of its own. What is no whole packet is kept
+    /// until it is.
+    fn write_packets(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let (mut rest, mut error) = (bytes, None);
+        CIPHERTEXT.with_borrow_mut(|memory| {
+            let mut sealed = 0;
+            while sealed < SEALED_AT_ONCE
+                && let Some(packet) = self.packets.as_mut().and_then(|packets| packets.next(&mut rest))
+            {
+                match self.seal(&mut memory[sealed..], |traffic, memory| traffic.encrypt(&packet, memory)) {
+                    Ok(length) => sealed += length,
+                    Err(failed) => {
+                        error = Some(failed);
+                        break;
+                    }
+                }
+                self.wear.sealed(packet.len());
+            }
+            // What TLS has to say of a failure waits already.
+            self.outgoing.splice(..0, memory[..sealed].iter().copied());
+        });
+        // As far as the socket takes it now.
+        match (error, self.poll_flush(cx)) {
+            (Some(error), _) | (None, Poll::Ready(Err(error))) => Err(error),
+            (None, _) => Ok(bytes.len() - rest.len()),
+        }
     }
 
     /// Hands to the kernel what earlier writes left.
@@ -282,7 +333,12 @@ impl Stream {
         let mut sealed = Ok(());
         if !self.closing {
             self.closing = true;
+            let last = self.packets.as_mut().map(|packets| packets.rest()).unwrap_or_default();
             sealed = CIPHERTEXT.with_borrow_mut(|memory| {
+                if !last.is_empty() {
+                    let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(&last, memory))?;
+                    self.outgoing.extend_from_slice(&memory[..sealed]);
+                }
                 let sealed = self.seal(memory, |traffic, memory| traffic.queue_close_notify(memory))?;
                 self.outgoing.extend_from_slice(&memory[..sealed]);
                 Ok(())
@@ -431,6 +487,24 @@ async fn read_more(socket: &Socket, incoming: &mut Vec<u8>) -> Result<(), Handsh
     let received = socket.recv(&mut incoming[kept..]).await.map_err(HandshakeError::Io)?;
     incoming.truncate(kept + received);
     if received == 0 { Err(HandshakeError::Closed) } else { Ok(()) }
+}
+
+/// Reads until there is something of a packet of the handshake.
+async fn read_wrapped(
+    socket: &Socket,
+    wrapping: &mut Wrapping,
+    incoming: &mut Vec<u8>,
+) -> Result<(), HandshakeError> {
+    while !wrapping.unwrap_into(incoming)? {
+        let mut bytes = Vec::new();
+        read_more(socket, &mut bytes).await?;
+        wrapping.received(&bytes);
+    }
+    if incoming.len() > INCOMING_MAX { Err(HandshakeError::Tls(TOO_LONG)) } else { Ok(()) }
+}
+
+fn wrapped<'a>(wrapping: Option<&Wrapping>, flight: &'a [u8]) -> Cow<'a, [u8]> {
+    wrapping.map_or(Cow::Borrowed(flight), |wrapping| Cow::Owned(wrapping.wrap(flight)))
 }
 
 fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {

@@ -135,7 +135,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
     let (socket, peer) = tcp().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
-        Stream::handshake(socket, Stream::hello(Arc::new(client), name).expect("a hello")),
+        Stream::handshake(socket, Stream::hello(Arc::new(client), name).expect("a hello"), None),
         TlsAcceptor::from(Arc::new(server)).accept(peer)
     );
     (stream.unwrap(), server.unwrap())

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::protocol::{Greeting, NothingBuffered, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, Choice, EndpointOriginator, HandshakeError, Start};
+use crate::tls::{Agreed, Carriage, Choice, EndpointOriginator, HandshakeError, Start};
 
 use super::Settings as ClusterSettings;
 use super::announce::Announcement;
@@ -89,6 +89,8 @@ pub(super) struct Attempt<'a> {
     begun: Instant,
     deadline: Limit,
     has_spoken: bool,
+    /// What the client has said for the upgrade to say.
+    preface: &'a [u8],
     /// Sessions are measured, and probes are not.
     is_probe: bool,
     /// What the server hears of the session; `None`: it is none, but a probe.
@@ -124,6 +126,7 @@ impl<'a> Attempt<'a> {
             begun: clock::now(),
             deadline,
             has_spoken: false,
+            preface: &[],
             is_probe: false,
             announcement: None,
         }
@@ -131,35 +134,62 @@ impl<'a> Attempt<'a> {
 
     /// The same for a session that asks for it.
     pub(super) fn serving(self, demand: &Demand<'a>) -> Self {
-        let Demand { wanted, has_spoken, announcement, .. } = *demand;
+        let Demand { wanted, has_spoken, preface, announcement, .. } = *demand;
         let address = match wanted {
             Wanted::Any => None,
             Wanted::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, announcement, ..self }
+        Self { address, has_spoken, preface, announcement, ..self }
     }
 
     /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
     /// refuses what is a hint says nothing of it.
     pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
-        match self.establish_once(record).await {
+        match self.establish_either_way(record).await {
             Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
                 self.endpoint.metrics().resumption_refused.increment(1);
                 let cluster = &self.settings.name;
                 tracing::warn!(%cluster, %endpoint, %error, "resumption refused; asking for a full handshake");
                 // Boxed: few have to, and every dial would have room for it.
-                Box::pin(self.establish_once(record)).await
+                Box::pin(self.establish_either_way(record)).await
             }
             established => established,
         }
     }
 
-    async fn establish_once(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    /// Where the protocol's servers take one of two ways to TLS and the file does not say which: the way that led there last,
+    /// and the other, at once, if the server ends that without a word.
+    async fn establish_either_way(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+        let Some(originator) = self.endpoint.originator() else {
+            return self.establish_once(Start::Direct, record).await;
+        };
+        let first = match originator.start() {
+            Start::EitherWay if originator.is_direct() => Start::Direct,
+            Start::EitherWay => Start::Upgrade,
+            start @ (Start::Upgrade | Start::Direct) => return self.establish_once(start, record).await,
+        };
+        let failed = match self.establish_once(first, record).await {
+            Err(error) if error.may_be_the_other_way() => error,
+            established => return established,
+        };
+        let other = if first == Start::Direct { Start::Upgrade } else { Start::Direct };
+        // Boxed: few have to, and every dial would have room for it.
+        match Box::pin(self.establish_once(other, record)).await {
+            // Neither way leads anywhere: the one that was to do so tells why.
+            Err(error) if error.may_be_the_other_way() => Err(failed),
+            established => {
+                originator.began(other == Start::Direct);
+                established
+            }
+        }
+    }
+
+    async fn establish_once(&self, start: Start, record: &mut DialRecord) -> Result<Established, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
             None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
             // Boxed: a handshake's state is large, and a plain dial has no use for it.
-            Some(originator) => Box::pin(self.secure(originator, socket, record)).await,
+            Some(originator) => Box::pin(self.secure(originator, start, socket, record)).await,
         }
     }
 
@@ -206,7 +236,7 @@ impl<'a> Attempt<'a> {
         let Self { settings, endpoint, has_spoken, .. } = *self;
         match endpoint.originator().map(EndpointOriginator::start) {
             Some(Start::Direct) => true,
-            Some(Start::Upgrade) => !settings.protocol.server_greets(),
+            Some(Start::Upgrade | Start::EitherWay) => !settings.protocol.server_greets(),
             None => has_spoken && !settings.protocol.server_greets(),
         }
     }
@@ -215,6 +245,7 @@ impl<'a> Attempt<'a> {
     async fn secure(
         &self,
         originator: &EndpointOriginator,
+        start: Start,
         socket: Socket,
         record: &mut DialRecord,
     ) -> Result<Established, DialError> {
@@ -222,8 +253,8 @@ impl<'a> Attempt<'a> {
         let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
         let mut step = Step::Upgrade;
         let securing = async {
-            let upgraded = match (originator.start(), self.settings.protocol.upgrade()) {
-                (Start::Upgrade, Some(dialogue)) => {
+            let upgraded = match (start, self.settings.protocol.upgrade_for(self.preface)) {
+                (Start::Upgrade | Start::EitherWay, Some(dialogue)) => {
                     let label = self.settings.protocol.label();
                     let led = upgrade(&socket, label, dialogue).await;
                     match led.map_err(|failure| self.upgrade_failed(&failure))? {
@@ -231,12 +262,10 @@ impl<'a> Attempt<'a> {
                         Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
                     }
                 }
-                (Start::Direct, _) | (Start::Upgrade, None) => {
-                    Upgraded::new(NothingBuffered::nothing_was_said())
-                }
+                (Start::Direct, _) | (_, None) => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
             step = Step::Handshake;
-            self.shake_hands(originator, socket, upgraded)
+            self.shake_hands(originator, start, socket, upgraded)
                 .await
                 .map(|(ready, agreed)| Secured::Ready(ready, agreed))
         };
@@ -266,7 +295,7 @@ impl<'a> Attempt<'a> {
             nothing_came(&socket).map_err(|error| self.upgrade_failed(&error.into()))?;
             let asked = socket.send_all(request).await;
             asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
-            self.shake_hands(originator, socket, upgraded).await
+            self.shake_hands(originator, Start::Upgrade, socket, upgraded).await
         };
         let secured = alarm::before(limit.at, securing).await;
         let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
@@ -277,16 +306,19 @@ impl<'a> Attempt<'a> {
     async fn shake_hands(
         &self,
         originator: &EndpointOriginator,
+        start: Start,
         socket: Socket,
         upgraded: Upgraded,
     ) -> Result<(Ready, Agreed), DialError> {
-        let Upgraded { proof, welcome, first, dialogue } = upgraded;
+        let Upgraded { proof, wrapping, answer, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
+        let carriage = Carriage { proof, wrapping, packets: self.settings.protocol.packets() };
         let (stream, agreed) = originator
-            .originate(self.identity, socket, server_name, proof)
+            .originate(self.identity, socket, server_name, carriage)
             .await
-            .map_err(|error| self.handshake_failed(originator.start(), error))?;
-        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
+            .map_err(|error| self.handshake_failed(start, error))?;
+        let is_upgraded = start != Start::Direct && self.settings.protocol.upgrade().is_some();
+        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue, is_upgraded, answer }, agreed))
     }
 
     fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
@@ -306,12 +338,17 @@ impl<'a> Attempt<'a> {
             Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
                 DialError::Tls { endpoint, error: HandshakeError::ClosedDirect }
             }
-            Start::Direct | Start::Upgrade => DialError::Tls { endpoint, error },
+            Start::Direct | Start::Upgrade | Start::EitherWay => DialError::Tls { endpoint, error },
         }
     }
 
     fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
-        DialError::Upgrade { endpoint: self.endpoint.settings().name.clone(), reason: failure.to_string() }
+        let mut reason = failure.to_string();
+        if failure.is_an_end() && self.settings.protocol.starts_either_way() {
+            reason += "; a server that takes TLS with the first byte only ends it so: see tls.start";
+        }
+        let endpoint = self.endpoint.settings().name.clone();
+        DialError::Upgrade { endpoint, reason, is_an_end: failure.is_an_end() }
     }
 
     fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {

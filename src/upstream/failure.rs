@@ -43,6 +43,8 @@ pub enum DialError {
         endpoint: EndpointName,
         /// Why.
         reason: String,
+        /// It ended the connection, or answered in TLS.
+        is_an_end: bool,
     },
     /// The TLS handshake failed.
     #[error("{endpoint}: {error}")]
@@ -257,6 +259,21 @@ impl DialError {
         })
     }
 
+    /// Whether a server ended what we began as one does that takes another way to TLS.
+    pub(super) const fn may_be_the_other_way(&self) -> bool {
+        match self {
+            Self::Upgrade { is_an_end, .. } => *is_an_end,
+            Self::Tls { error, .. } => {
+                matches!(error, HandshakeError::Closed | HandshakeError::ClosedDirect | HandshakeError::Io(_))
+            }
+            Self::Connect { .. }
+            | Self::Outpaced { .. }
+            | Self::GivenUp { .. }
+            | Self::EndedEarly { .. }
+            | Self::Timeout { .. } => false,
+        }
+    }
+
     /// Whether it cost the server nothing: no connection came about.
     pub(super) const fn is_free(&self) -> bool {
         matches!(self, Self::Connect { .. })
@@ -357,7 +374,7 @@ mod tests {
                 timeout,
                 is_fair: false,
             },
-            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new(), is_an_end: true },
             DialError::Outpaced { endpoint: endpoint.clone(), step: Step::Connect, after: timeout },
             DialError::GivenUp { endpoint: endpoint.clone(), step: Step::Connect },
             DialError::EndedEarly { endpoint: endpoint.clone(), within: timeout },

@@ -1,0 +1,256 @@
+use ambassador::protocol::postgres::ScramPlus;
+use ambassador::protocol::{
+    self, Dialogue, Introduction, Opened, Options, Outbox, Probed, Protocol, Said, Step, Upgraded,
+};
+
+/// More than any dialogue may hold, or make of what it was given.
+const HELD_MAX: usize = 256 * 1024;
+
+fn fuzz(input: &[u8]) {
+    let label = std::env::var("AMBASSADOR_PROTOCOL").expect("AMBASSADOR_PROTOCOL names a protocol");
+    let Some(Input { client, before, after, chunk }) = Input::of(input) else { return };
+    let options = Options {
+        scram_plus: ScramPlus::Auto,
+        server_is_verified: true,
+        rsa_key: None,
+        host_name: "fuzz.test".into(),
+    };
+    let protocol = protocol::named(&label, &options).expect("a protocol of that name");
+    for portion in [chunk, usize::MAX] {
+        let opened = open(&*protocol, client, portion);
+        let upgraded = upgrade(&*protocol, &opened, client, before, portion);
+        if let Some(dialogue) = opened.dialogue {
+            rewrite(dialogue, client, after, portion);
+        }
+        if let Some(upgraded) = upgraded {
+            unwrap(&upgraded, after, portion);
+            if let Some(dialogue) = answered(&*protocol, client, portion, upgraded) {
+                rewrite(dialogue, client, after, portion);
+            }
+        }
+        cut(&*protocol, client, portion);
+        if let Some(dialogue) = protocol.dialogue() {
+            rewrite(dialogue, client, after, portion);
+        }
+        probe(&*protocol, after, portion);
+    }
+    let passed = |portion| protocol.dialogue().map(|dialogue| passed(dialogue, after, portion));
+    assert_eq!(passed(chunk), passed(usize::MAX));
+}
+
+/// One exchange: a byte for the size of portions, the lengths (two bytes each, the higher first) of what the client says and of
+/// what the server says before TLS, these two, and what the server says after TLS.
+struct Input<'a> {
+    client: &'a [u8],
+    before: &'a [u8],
+    after: &'a [u8],
+    chunk: usize,
+}
+
+impl<'a> Input<'a> {
+    fn of(input: &'a [u8]) -> Option<Self> {
+        let (&[chunk, a, b, c, d], rest) = input.split_first_chunk()?;
+        let length = |high, low| usize::from(u16::from_be_bytes([high, low]));
+        let (client, rest) = rest.split_at(length(a, b).min(rest.len()));
+        let (before, after) = rest.split_at(length(c, d).min(rest.len()));
+        Some(Self { client, before, after, chunk: usize::from(chunk).max(1) })
+    }
+}
+
+/// What a protocol may put in front of a client's first message.
+const PREFACE_MAX: usize = 64;
+
+fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> Opened {
+    let Some(mut opening) = protocol.opening() else { return Opened::default() };
+    for bytes in client.chunks(portion.min(client.len().max(1))) {
+        match opening.received(bytes) {
+            Ok(Said::Opened(opened)) => {
+                assert!(
+                    opened.bytes.len() <= client.len() + PREFACE_MAX && opened.preface <= opened.bytes.len()
+                );
+                return opened;
+            }
+            Ok(Said::Incomplete | Said::Answer(_)) => {}
+            Err(_) => break,
+        }
+    }
+    Opened::default()
+}
+
+/// What is left to rewrite behind an upgrade: its own, or the opening's, which has to bear the answer that it kept.
+fn answered(
+    protocol: &dyn Protocol,
+    client: &[u8],
+    portion: usize,
+    upgraded: Upgraded,
+) -> Option<Box<dyn Dialogue>> {
+    let Some(answer) = upgraded.answer else { return upgraded.dialogue };
+    let mut dialogue = open(protocol, client, portion).dialogue?;
+    let mut out = Outbox::default();
+    dialogue.upstream_said(&answer, &mut out).expect("the upgrade has understood it");
+    assert!(out.to_downstream.len() <= answer.len() && out.to_upstream.is_empty());
+    Some(dialogue).filter(|dialogue| !dialogue.is_finished())
+}
+
+/// A handshake that travels in the protocol's packets: never more comes out than went in.
+fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
+    if upgraded.wrapping.is_none() {
+        return;
+    }
+    let (mut wrapping, mut records) = (ambassador::protocol::Wrapping::default(), Vec::new());
+    for bytes in server.chunks(portion.min(server.len().max(1))) {
+        wrapping.received(bytes);
+        loop {
+            match wrapping.unwrap_into(&mut records) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(records.len() <= server.len());
+    }
+    let _ = wrapping.end();
+}
+
+/// Packets for records of their own: not a byte is lost, however they come.
+fn cut(protocol: &dyn Protocol, client: &[u8], portion: usize) {
+    let Some(mut packets) = protocol.packets() else { return };
+    let mut whole = Vec::new();
+    for mut bytes in client.chunks(portion.min(client.len().max(1))) {
+        while let Some(packet) = packets.next(&mut bytes) {
+            whole.extend_from_slice(&packet);
+        }
+    }
+    whole.extend(packets.rest());
+    assert_eq!(whole, client);
+}
+
+/// The server's bytes, in portions no larger than the dialogue asks for.
+fn upgrade(
+    protocol: &dyn Protocol,
+    opened: &Opened,
+    client: &[u8],
+    mut server: &[u8],
+    portion: usize,
+) -> Option<Upgraded> {
+    let mut upgrade = protocol.upgrade_for(&opened.bytes[..opened.preface])?;
+    let mut step = upgrade.begin();
+    for _ in 0..HELD_MAX {
+        step = match step {
+            Step::Send(bytes) => {
+                assert!(bytes.len() < HELD_MAX);
+                upgrade.sent()
+            }
+            Step::ReadAtMost(most) => {
+                assert!(most > 0, "a read of nothing would be taken for the end");
+                let (now, later) = server.split_at(most.min(portion).min(server.len()));
+                server = later;
+                upgrade.received(now).ok()?
+            }
+            Step::Meet(greeting) => {
+                assert!(greeting.words.len() < HELD_MAX);
+                return Some(introduce(greeting.introduction, client, portion));
+            }
+            Step::Upgrade(upgraded) => {
+                assert!(upgraded.welcome.len() < HELD_MAX);
+                return Some(upgraded);
+            }
+        };
+    }
+    panic!("an upgrade that neither ends nor takes the end of the server's bytes for one");
+}
+
+fn introduce(mut introduction: Box<dyn Introduction>, client: &[u8], portion: usize) -> Upgraded {
+    for bytes in client.chunks(portion.min(client.len().max(1))) {
+        match introduction.heard(bytes) {
+            Ok(Some(introduced)) => return introduced.upgraded,
+            Ok(None) => {}
+            Err(_) => break,
+        }
+    }
+    introduction.alone().upgraded
+}
+
+fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portion: usize) {
+    let (mut client, mut server) =
+        (client.chunks(portion.min(client.len().max(1))), server.chunks(portion.min(server.len().max(1))));
+    loop {
+        let mut out = Outbox::default();
+        let (said, answered) = (client.next(), server.next());
+        let given = said.map_or(0, <[u8]>::len) + answered.map_or(0, <[u8]>::len);
+        if said.is_none() && answered.is_none() {
+            return;
+        }
+        if said.is_some_and(|bytes| dialogue.downstream_said(bytes, &mut out).is_err())
+            || answered.is_some_and(|bytes| dialogue.upstream_said(bytes, &mut out).is_err())
+        {
+            return;
+        }
+        assert!(out.to_downstream.len() + out.to_upstream.len() <= given + HELD_MAX);
+        if dialogue.is_finished() {
+            let _ = dialogue.cancel_key();
+            return;
+        }
+    }
+}
+
+/// What a dialogue makes of the server's bytes alone.
+fn passed(mut dialogue: Box<dyn Dialogue>, server: &[u8], portion: usize) -> (Vec<u8>, bool) {
+    let mut out = Outbox::default();
+    let portions = server.chunks(portion.min(server.len().max(1)));
+    let ended = portions.map(|bytes| dialogue.upstream_said(bytes, &mut out)).find(Result::is_err);
+    (out.to_downstream, ended.is_some())
+}
+
+fn probe(protocol: &dyn Protocol, server: &[u8], portion: usize) {
+    for upgraded in [false, true] {
+        let Some(mut probe) = protocol.probe(upgraded) else { continue };
+        assert!(probe.begin().len() < HELD_MAX);
+        for bytes in server.chunks(portion.min(server.len().max(1))) {
+            if !matches!(probe.received(bytes), Ok(Probed::Incomplete | Probed::Send(_))) {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn mutate() {
+    let mut seeds = Vec::new();
+    let label = std::env::var("AMBASSADOR_PROTOCOL").unwrap();
+    for e in std::fs::read_dir(format!("tests/fuzz/corpus/{label}")).unwrap() {
+        seeds.push(std::fs::read(e.unwrap().path()).unwrap());
+    }
+    for s in &seeds {
+        fuzz(s);
+    }
+    let mut rng = fastrand::Rng::with_seed(7);
+    for n in 0..std::env::var("N").unwrap().parse::<usize>().unwrap() {
+        let mut s = seeds[rng.usize(..seeds.len())].clone();
+        for _ in 0..rng.usize(1..6) {
+            let at = rng.usize(..s.len());
+            match rng.u8(..5) {
+                0 => s[at] = rng.u8(..),
+                1 => {
+                    s.insert(at, rng.u8(..));
+                }
+                2 => {
+                    s.remove(at);
+                    if s.is_empty() {
+                        s.push(0);
+                    }
+                }
+                3 => s[at] ^= 1 << rng.u8(..8),
+                _ => {
+                    let o = &seeds[rng.usize(..seeds.len())];
+                    let f = rng.usize(..o.len());
+                    let part = o[f..(f + rng.usize(..20)).min(o.len())].to_vec();
+                    s.splice(at..at, part);
+                }
+            }
+        }
+        if std::panic::catch_unwind(|| fuzz(&s)).is_err() {
+            panic!("{n}: {s:?}");
+        }
+    }
+}
