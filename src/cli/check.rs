@@ -132,7 +132,8 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) 
     let upgrades = settings
         .tls
         .as_ref()
-        .is_some_and(|tls| tls.start() == tls::Start::Upgrade && settings.protocol.upgrade().is_some());
+        .is_some_and(|tls| tls.start() != tls::Start::Direct && settings.protocol.upgrade().is_some())
+        && dialled.as_ref().map_or(true, |ready| ready.is_upgraded);
     if passed(Step::Upgrade) && upgrades {
         report(Step::Upgrade.label(), settings.protocol.label());
     }

@@ -49,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dialogue::{Dialogue, DialogueError, Outbox};
+pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
     Answer, CancelKey, Opened, Opening, OpeningError, ReplyTo, Said, TLS_ALERT, TLS_HANDSHAKE,
 };
@@ -97,6 +98,23 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// they are full. `None`: not that, and TLS has failed.
     fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         let _ = plaintext;
+        None
+    }
+
+    /// [`Protocol::upgrade`] for a client that has said this as its preface ([`Opened::preface`]); nothing, where nobody has.
+    fn upgrade_for(&self, preface: &[u8]) -> Option<Box<dyn Upgrade>> {
+        let _ = preface;
+        self.upgrade()
+    }
+
+    /// Whether some of its servers take the upgrade only and some TLS with the first byte only, each ending the connection
+    /// of whoever comes the other way: then both are tried where the file does not say.
+    fn starts_either_way(&self) -> bool {
+        false
+    }
+
+    /// What cuts a client's bytes into TLS records, for servers that expect whole packets in them.
+    fn packets(&self) -> Option<Packets> {
         None
     }
 

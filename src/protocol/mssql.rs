@@ -1,16 +1,24 @@
-//! Microsoft SQL Server by TDS 8.0 ("strict"): TLS with the first byte and ALPN `tds/8.0`, PRELOGIN inside, in which either side
-//! hears that the other has no encryption to offer: there is none left to agree on.
+//! Microsoft SQL Server, by TDS 7 and TDS 8.0. By TDS 7 PRELOGIN goes first, in plaintext and with a demand for encryption, and
+//! TLS' handshake in packets of its own ([`Wrapping`]); by TDS 8.0 ("strict") TLS comes with the first byte, with ALPN `tds/8.0`,
+//! and PRELOGIN inside. Either way the client hears that there is no encryption to agree on.
 //!
 //! Sources: MS-TDS §2.2.3.1 (packet header), §2.2.6.5 (PRELOGIN), §2.2.7.10 (ERROR), §2.2.7.6 (DONE), §3.2.5.1 (TDS 8.0). What is
-//! deliberately absent: TDS 7's own way, TLS in packets of type 0x12, which no server here could show to be right
-//! (docs/protocols/mssql.md).
+//! deliberately absent: the login and all behind it; routing names other hosts there (docs/protocols/mssql.md). No SQL Server
+//! was at hand to try any of it.
+
+mod packets;
+mod upgrade;
+mod wrapping;
 
 use super::{
     Dialogue, DialogueError, Opened, Opening, OpeningError, Outbox, Probe, ProbeError, Probed, Protocol,
-    Refusal, RefusalKind, ReplyTo, Said, TLS_HANDSHAKE,
+    Refusal, RefusalKind, ReplyTo, Said, TLS_HANDSHAKE, Upgrade,
 };
+pub use packets::Packets;
+use upgrade::AskEncryption;
+pub use wrapping::{Wrapping, WrappingError};
 
-/// TDS 8.0.
+/// TDS 7 and 8.0.
 #[derive(Debug)]
 pub(super) struct MsSql;
 
@@ -27,12 +35,31 @@ impl Protocol for MsSql {
         Some(Box::new(ReadPrelogin::default()))
     }
 
+    fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
+        self.upgrade_for(&[])
+    }
+
+    fn upgrade_for(&self, preface: &[u8]) -> Option<Box<dyn Upgrade>> {
+        Some(Box::new(AskEncryption::of(preface)))
+    }
+
+    /// A server that forces strict encryption resets whoever sends PRELOGIN (dotnet/SqlClient#2243), and one that knows TDS 7
+    /// only whoever sends a TLS hello.
+    fn starts_either_way(&self) -> bool {
+        true
+    }
+
+    fn packets(&self) -> Option<Packets> {
+        Some(Packets::default())
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         Some(error(refusal))
     }
 
-    fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
-        Some(Box::new(AskPrelogin::default()))
+    /// Behind the upgrade PRELOGIN has been answered, and nothing is left to say but a login.
+    fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
+        if upgraded { None } else { Some(Box::new(AskPrelogin::default())) }
     }
 }
 
@@ -41,6 +68,7 @@ impl Protocol for MsSql {
 
 const PRELOGIN: u8 = 0x12;
 const RESPONSE: u8 = 0x04;
+const LOGIN7: u8 = 0x10;
 /// Type, status, length (two bytes, this header included), and four bytes that we have no use for.
 const HEAD: usize = 8;
 /// The largest packet before a size is agreed on.
@@ -76,29 +104,69 @@ fn first(kind: u8, bytes: &[u8]) -> First {
 
 const ENCRYPTION: u8 = 1;
 const END: u8 = 0xff;
+/// Encryption of the login only.
+const LOGIN_ONLY: u8 = 0;
+/// Encryption of all.
+const ON: u8 = 1;
 /// Encryption is not supported.
 const NOT_SUPPORTED: u8 = 2;
+/// Encryption of all is demanded.
+const REQUIRED: u8 = 3;
 
-/// Where PRELOGIN says what it wants encrypted; in a table of token, offset and length. `None`: it has no such option, or is
-/// none.
-fn encryption_at(payload: &[u8]) -> Option<usize> {
+/// An option of PRELOGIN: its token, and where its value is.
+struct Choice {
+    token: u8,
+    value: std::ops::Range<usize>,
+}
+
+/// The options of a PRELOGIN, in a table of token, offset and length. `None`: it is none.
+fn choices(payload: &[u8]) -> Option<Vec<Choice>> {
+    let mut choices = Vec::new();
     for option in payload.chunks(5) {
         match *option {
-            [ENCRYPTION, high, low, 0, 1] => {
-                let at = usize::from(u16::from_be_bytes([high, low]));
-                return (at < payload.len()).then_some(at);
+            // A value inside the table could not be changed without changing what the table says.
+            [END, ..] => {
+                let table = 5 * choices.len() + 1;
+                let is_behind = |choice: &Choice| choice.value.is_empty() || choice.value.start >= table;
+                return choices.iter().all(is_behind).then_some(choices);
             }
-            [END, ..] => return None,
-            [_, _, _, _, _] => {}
+            [token, a, b, c, d] => {
+                let [from, length] = [[a, b], [c, d]].map(|pair| usize::from(u16::from_be_bytes(pair)));
+                payload.get(from..from + length)?;
+                choices.push(Choice { token, value: from..from + length });
+            }
             _ => return None,
         }
     }
     None
 }
 
+/// Where PRELOGIN says what it wants encrypted. `None`: it has no such option, or is none.
+fn encryption_at(payload: &[u8]) -> Option<usize> {
+    let choices = choices(payload)?;
+    choices
+        .into_iter()
+        .find(|choice| choice.token == ENCRYPTION && choice.value.len() == 1)
+        .map(|it| it.value.start)
+}
+
+/// A PRELOGIN of these options.
+fn prelogin_of(kind: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
+    let (mut table, mut values) = (Vec::new(), Vec::new());
+    let wide = |length: usize| u16::try_from(length).expect("a PRELOGIN is one packet").to_be_bytes();
+    for (token, value) in options {
+        table.push(*token);
+        table.extend(wide(5 * options.len() + 1 + values.len()));
+        table.extend(wide(value.len()));
+        values.extend_from_slice(value);
+    }
+    table.push(END);
+    packet(kind, &[table, values].concat())
+}
+
 /// Version 8.0 of nobody's, and no encryption.
 fn prelogin(kind: u8) -> Vec<u8> {
-    packet(kind, &[0, 0, 11, 0, 6, ENCRYPTION, 0, 17, 0, 1, END, 16, 0, 0, 0, 0, 0, NOT_SUPPORTED])
+    prelogin_of(kind, &[(0, &[16, 0, 0, 0, 0, 0]), (ENCRYPTION, &[NOT_SUPPORTED])])
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -112,6 +180,18 @@ struct ReadPrelogin {
 /// The client has sent PRELOGIN: it reads nothing else before an answer to that.
 const ASKED: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
 
+/// A client of TDS 7.0 begins with its login. It has a PRELOGIN of ours in front of it, and hears nothing of the answer.
+fn logs_in_at_once(login: Vec<u8>) -> Opened {
+    let preface = prelogin(PRELOGIN);
+    let dialogue: Box<dyn Dialogue> = Box::new(Answer { is_ours: true, ..Answer::default() });
+    Opened {
+        preface: preface.len(),
+        bytes: [preface, login].concat(),
+        dialogue: Some(dialogue),
+        ..Opened::default()
+    }
+}
+
 impl Opening for ReadPrelogin {
     fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
         self.held.extend_from_slice(bytes);
@@ -120,8 +200,16 @@ impl Opening for ReadPrelogin {
                 "the client speaks TLS to a plaintext port; set Encrypt=Optional (or no) instead of Strict in the client",
             ));
         }
-        let foreign = OpeningError::new("the client's first packet is not a PRELOGIN of TDS 7.1 or later");
-        let length = match first(PRELOGIN, &self.held) {
+        let foreign =
+            OpeningError::new("the client's first packet is neither a PRELOGIN nor a login of TDS 7");
+        if let [LOGIN7, _, high, low, ..] = self.held[..] {
+            return match usize::from(u16::from_be_bytes([high, low])) {
+                length if length > HEAD => Ok(Said::Opened(logs_in_at_once(std::mem::take(&mut self.held)))),
+                _ => Err(foreign),
+            };
+        }
+        let kind = if self.held.first() == Some(&LOGIN7) { LOGIN7 } else { PRELOGIN };
+        let length = match first(kind, &self.held) {
             First::Incomplete => return Ok(Said::Incomplete),
             First::Foreign => return Err(foreign),
             First::Whole(length) => length,
@@ -130,7 +218,13 @@ impl Opening for ReadPrelogin {
         let mut bytes = std::mem::take(&mut self.held);
         bytes[HEAD + at] = NOT_SUPPORTED;
         let dialogue: Box<dyn Dialogue> = Box::new(Answer::default());
-        Ok(Said::Opened(Opened { bytes, reply_to: ASKED, dialogue: Some(dialogue), ..Opened::default() }))
+        Ok(Said::Opened(Opened {
+            bytes,
+            preface: length,
+            reply_to: ASKED,
+            dialogue: Some(dialogue),
+            ..Opened::default()
+        }))
     }
 }
 
@@ -139,6 +233,8 @@ impl Opening for ReadPrelogin {
 struct Answer {
     held: Vec<u8>,
     is_over: bool,
+    /// The client has not asked.
+    is_ours: bool,
 }
 
 impl Dialogue for Answer {
@@ -160,7 +256,9 @@ impl Dialogue for Answer {
                 }
                 First::Whole(length) => length,
             };
-            if let Some(at) = encryption_at(&self.held[HEAD..length]) {
+            if self.is_ours {
+                self.held.drain(..length);
+            } else if let Some(at) = encryption_at(&self.held[HEAD..length]) {
                 self.held[HEAD + at] = NOT_SUPPORTED;
             }
             self.is_over = true;

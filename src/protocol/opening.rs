@@ -30,6 +30,9 @@ pub enum Said {
 pub struct Opened {
     /// Its first message, for the server.
     pub bytes: Vec<u8>,
+    /// So many of `bytes`, from the front, are the upgrade's to say where there is one that asks for them
+    /// ([`Protocol::upgrade_for`](super::Protocol::upgrade_for)).
+    pub preface: usize,
     /// Whether a FIN that comes now only ends what the client says; otherwise it means that the client has left.
     pub may_half_close: bool,
     /// It wants a session of somebody else to be cancelled, and no session of its own.

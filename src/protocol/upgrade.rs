@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{Dialogue, OpeningError, ReplyTo};
+use super::{Dialogue, OpeningError, ReplyTo, Wrapping};
 use crate::shown::steers;
 
 /// Proof that not one byte of plaintext is left over behind the upgrade, made only by those who looked. Without it no
@@ -101,6 +101,11 @@ pub struct Introduced {
 pub struct Upgraded {
     /// Nothing is left over.
     pub proof: NothingBuffered,
+    /// How the handshake travels, where not by itself.
+    pub wrapping: Option<Wrapping>,
+    /// What the server said to the client's preface ([`Opened::preface`](super::Opened::preface)) in plaintext, as far as it
+    /// may go on; the opening's dialogue reads it as if it came behind TLS. `None`: the upgrade says no preface.
+    pub answer: Option<Vec<u8>>,
     /// For the client, once TLS is up.
     pub welcome: Vec<u8>,
     /// For the server, once TLS is up, before anything of the client.
@@ -113,7 +118,7 @@ impl Upgraded {
     /// TLS, and nothing else.
     #[must_use]
     pub const fn new(proof: NothingBuffered) -> Self {
-        Self { proof, welcome: Vec::new(), first: Vec::new(), dialogue: None }
+        Self { proof, wrapping: None, answer: None, welcome: Vec::new(), first: Vec::new(), dialogue: None }
     }
 }
 
@@ -199,6 +204,11 @@ pub enum UpgradeError {
         /// What came.
         byte: u8,
     },
+    /// It answered with a TLS alert.
+    #[error(
+        "the server answered in TLS: it takes no plaintext on this port; TLS with the first byte is `start: direct`"
+    )]
+    SpeaksTls,
     /// It is of the protocol, and leads nowhere.
     #[error("{0}")]
     Unsuitable(&'static str),

@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::downstream::{self, Patience};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Opened, RefusalKind, ReplyTo};
+use crate::protocol::{Opened, Outbox, RefusalKind, ReplyTo};
 use crate::relay::{self, Ended, Fault, Unfinished};
 use crate::sys::{Accepted, Expecting, Socket};
 use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
@@ -194,6 +194,7 @@ async fn open(
         wanted,
         owner,
         has_spoken: !opened.bytes.is_empty(),
+        preface: &opened.bytes[..opened.preface],
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
         insists: opened.cancels.is_some(),
@@ -219,14 +220,18 @@ async fn begin(
     downstream: Socket,
     ready: Ready,
     lease: Lease,
-    opened: Opened,
+    mut opened: Opened,
     place: &Place,
     record: &mut Record,
 ) -> Result<(relay::Start, Lease), Option<Unserved>> {
     let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.stamp);
     place.established(lease.endpoint().id(), identity);
     place.route().dialled(&record.dial);
-    let Ready { end: upstream, welcome, first, dialogue } = ready;
+    let Ready { end: upstream, mut welcome, first, dialogue, answer, .. } = ready;
+    if let Some(answer) = answer {
+        welcome.extend(answered(&mut opened, &answer));
+        record.reply_to = ReplyTo::default();
+    }
     if !downstream::welcome(&downstream, &welcome).await {
         left_ungreeted(record);
         return Err(None);
@@ -240,6 +245,17 @@ async fn begin(
     let patience = place.cluster().expect(RELAYS).settings().dial.handshake_timeout;
     let verdict_until = upstream.is_uncertified().then(|| clock::now() + patience);
     Ok((relay::Start { downstream, upstream, opening, dialogue, verdict_until }, lease))
+}
+
+/// The upgrade has said the client's preface: what the client hears of the answer, and what is left to say and to rewrite.
+fn answered(opened: &mut Opened, answer: &[u8]) -> Vec<u8> {
+    let mut out = Outbox::default();
+    opened.bytes.drain(..opened.preface);
+    if let Some(dialogue) = &mut opened.dialogue {
+        dialogue.upstream_said(answer, &mut out).expect("the upgrade has understood it");
+    }
+    opened.dialogue.take_if(|dialogue| dialogue.is_finished());
+    out.to_downstream
 }
 
 /// How long a client that speaks first may take from its first byte to the end of what it wants: PostgreSQL's own

@@ -1,6 +1,6 @@
 //! TLS towards one endpoint: its tickets, and the handshake with the credentials of the moment.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use super::{HandshakeError, Originator, Start, Stream};
 use crate::caller::Caller;
 use crate::clock;
 use crate::name::IdentityName;
-use crate::protocol::NothingBuffered;
+use crate::protocol::{NothingBuffered, Packets, Wrapping};
 use crate::sys::Socket;
 
 /// Makes TLS connections to one endpoint.
@@ -23,8 +23,29 @@ use crate::sys::Socket;
 pub struct EndpointOriginator {
     originator: Originator,
     speaks_http: bool,
-    /// By [`Choice`].
-    made: Mutex<Vec<Option<Made>>>,
+    /// By [`Choice`], and whether the handshake is wrapped.
+    made: Mutex<Vec<[Option<Made>; 2]>>,
+    /// Of a server that takes one of two ways to TLS: it was TLS with the first byte.
+    is_direct: AtomicBool,
+}
+
+/// What a protocol asks of the TLS that it begins.
+#[derive(Debug)]
+pub struct Carriage {
+    /// Nothing is left of the plaintext before.
+    pub proof: NothingBuffered,
+    /// How the handshake travels, where not by itself.
+    pub wrapping: Option<Wrapping>,
+    /// What cuts the client's bytes into records, where they are not cut as they come.
+    pub packets: Option<Packets>,
+}
+
+impl Carriage {
+    /// TLS as it is, with the first byte.
+    #[must_use]
+    pub const fn plain() -> Self {
+        Self { proof: NothingBuffered::nothing_was_said(), wrapping: None, packets: None }
+    }
 }
 
 /// What handshakes share as long as no credential is replaced. A ticket is worth as much as the handshake it comes from:
@@ -93,13 +114,18 @@ pub struct Shown {
 
 impl EndpointOriginator {
     pub(super) const fn new(originator: Originator) -> Self {
-        Self { originator, speaks_http: false, made: Mutex::new(Vec::new()) }
+        Self {
+            originator,
+            speaks_http: false,
+            made: Mutex::new(Vec::new()),
+            is_direct: AtomicBool::new(false),
+        }
     }
 
     /// What is above TLS is HTTP, whatever the cluster's servers speak. Nothing is resumed: each handshake sees the whole
     /// certificate.
-    pub(super) const fn http(originator: Originator) -> Self {
-        Self { originator, speaks_http: true, made: Mutex::new(Vec::new()) }
+    pub(super) fn http(originator: Originator) -> Self {
+        Self { speaks_http: true, ..Self::new(originator) }
     }
 
     /// For a connection that no caller asks for.
@@ -122,6 +148,17 @@ impl EndpointOriginator {
         self.originator.start()
     }
 
+    /// Where that is [`Start::EitherWay`]: whether TLS with the first byte was the way that led there last.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.is_direct.load(Ordering::Relaxed)
+    }
+
+    /// Which way did.
+    pub fn began(&self, is_direct: bool) {
+        self.is_direct.store(is_direct, Ordering::Relaxed);
+    }
+
     /// Whether a handshake now would show the same identity, and ask the same of the server, as the one that agreed on this.
     #[must_use]
     pub fn is_current(&self, choice: Choice, agreed: &Agreed) -> bool {
@@ -134,8 +171,8 @@ impl EndpointOriginator {
             && current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
     }
 
-    /// The handshake, without a deadline of its own. The proof says that nothing of the plaintext before it
-    /// can be taken for a part of it.
+    /// The handshake, in the protocol's packets where it has them, and without a deadline of its own. The proof says that
+    /// nothing of the plaintext before it can be taken for a part of it. `packets`: what cuts the records behind it.
     ///
     /// # Errors
     /// See [`HandshakeError`].
@@ -144,11 +181,11 @@ impl EndpointOriginator {
         choice: Choice,
         socket: Socket,
         name: ServerName<'static>,
-        proof: NothingBuffered,
+        carriage: Carriage,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made(choice)?;
+        let made = self.made(choice, carriage.wrapping.is_some())?;
         let config = Arc::clone(&made.config);
-        self.shake(choice, &made, config, socket, name, proof).await
+        self.shake(choice, &made, config, socket, name, carriage).await
     }
 
     /// The same without an offer to resume a session: where there is no second try, should the server end the connection over it.
@@ -160,12 +197,12 @@ impl EndpointOriginator {
         choice: Choice,
         socket: Socket,
         name: ServerName<'static>,
-        proof: NothingBuffered,
+        carriage: Carriage,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made(choice)?;
+        let made = self.made(choice, carriage.wrapping.is_some())?;
         let mut config = ClientConfig::clone(&made.config);
         config.resumption = Resumption::disabled();
-        self.shake(choice, &made, Arc::new(config), socket, name, proof).await
+        self.shake(choice, &made, Arc::new(config), socket, name, carriage).await
     }
 
     async fn shake(
@@ -175,10 +212,10 @@ impl EndpointOriginator {
         config: Arc<ClientConfig>,
         socket: Socket,
         name: ServerName<'static>,
-        _: NothingBuffered,
+        Carriage { proof: _, wrapping, packets }: Carriage,
     ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
         let (hello, is_offered) = watched(|| Stream::hello(config, name));
-        let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?).await;
+        let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?, wrapping).await;
         let stream = shaken.map_err(|error| match is_offered && error.may_refuse_resumption() {
             true => {
                 HandshakeError::ResumptionRefused { rest: made.tickets.refused(), error: Box::new(error) }
@@ -189,11 +226,11 @@ impl EndpointOriginator {
         if agreed.resumed {
             made.tickets.resumed();
         }
-        Ok((Box::new(stream), agreed))
+        Ok((Box::new(stream.cut_by(packets)), agreed))
     }
 
     /// With the credentials of this moment.
-    fn made(&self, choice: Choice) -> Result<Made, HandshakeError> {
+    fn made(&self, choice: Choice, is_wrapped: bool) -> Result<Made, HandshakeError> {
         let shared = &self.originator.0;
         let pair = shared.identities.get(choice).map(|identity| identity.current()).transpose()?;
         let trusted = shared.trust.current();
@@ -205,13 +242,14 @@ impl EndpointOriginator {
         };
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() <= choice.place() {
-            all.resize(choice.place() + 1, None);
+            all.resize(choice.place() + 1, [None, None]);
         }
-        match &mut all[choice.place()] {
+        match &mut all[choice.place()][usize::from(is_wrapped)] {
             Some(made) if is_current(made) => Ok(made.clone()),
             stale => {
                 let tickets = Arc::<Tickets>::default();
-                let config = shared.client_config(pair.as_deref(), &trusted, Arc::clone(&tickets));
+                let config =
+                    shared.client_config(pair.as_deref(), &trusted, Arc::clone(&tickets), is_wrapped);
                 let mut config = config.map_err(HandshakeError::Tls)?;
                 if self.speaks_http {
                     config.alpn_protocols = vec![b"http/1.1".to_vec()];

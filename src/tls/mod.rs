@@ -35,7 +35,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 
 pub use choice::{Choice, Identities, NoIdentity};
 pub use demands::{Demands, Pin};
-pub use endpoint::{Agreed, EndpointOriginator, Shown};
+pub use endpoint::{Agreed, Carriage, EndpointOriginator, Shown};
 pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
 pub use stream::Stream;
 pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, Verify, revocation_lists};
@@ -45,6 +45,8 @@ use identity::Pair;
 use tickets::Tickets;
 use uncertified::Uncertified;
 use verify::Trusted;
+
+use crate::protocol::WrappingError;
 
 /// The lowest version accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub enum MinVersion {
 pub enum Start {
     /// By the protocol's own dialogue, where it has one.
     Upgrade,
+    /// As one of the two that the server takes: the other is tried where it ends the first.
+    EitherWay,
     /// With the first byte.
     Direct,
 }
@@ -154,6 +158,9 @@ pub enum HandshakeError {
     /// We have nothing to show.
     #[error(transparent)]
     Absent(#[from] Absent),
+    /// The handshake did not come as the protocol carries it.
+    #[error(transparent)]
+    Wrapping(#[from] WrappingError),
     /// The connection failed.
     #[error("the connection failed during the TLS handshake: {0}")]
     Io(io::Error),
@@ -181,7 +188,7 @@ impl Originator {
         }));
         originator
             .0
-            .client_config(None, &originator.trust().current(), Arc::default())
+            .client_config(None, &originator.trust().current(), Arc::default(), false)
             .map_err(SetupError::Versions)?;
         Ok(originator)
     }
@@ -244,27 +251,36 @@ impl WeakOriginator {
 }
 
 impl Shared {
-    /// What rustls needs for handshakes with these credentials, with a ticket store that is its own.
+    /// What rustls needs for handshakes with these credentials, with a ticket store that is its own. One that is wrapped
+    /// ends with the server's Finished, behind which nothing of TLS' own may come: no TLS 1.3, whose tickets do, and
+    /// no resumption, by which the client would be last (microsoft/mssql-jdbc#1524).
     fn client_config(
         &self,
         pair: Option<&Pair>,
         trusted: &Trusted,
         tickets: Arc<Tickets>,
+        is_wrapped: bool,
     ) -> Result<ClientConfig, rustls::Error> {
+        let versions = if is_wrapped { TLS12_ONLY } else { self.min_version.versions() };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(self.min_version.versions())?
+            .with_protocol_versions(versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&trusted.verifier));
         let mut config = match pair {
             None => builder.with_client_cert_resolver(Arc::new(Uncertified)),
             Some(pair) => builder.with_client_cert_resolver(pair.resolver()),
         };
-        config.alpn_protocols.clone_from(&self.alpn);
-        config.resumption = Resumption::store(tickets as Arc<dyn ClientSessionStore>);
+        if is_wrapped {
+            config.resumption = Resumption::disabled();
+        } else {
+            config.alpn_protocols.clone_from(&self.alpn);
+            config.resumption = Resumption::store(tickets as Arc<dyn ClientSessionStore>);
+        }
         Ok(config)
     }
 }
 
+static TLS12_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 static TLS13_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 impl MinVersion {

@@ -5,6 +5,7 @@
 //! brings many records, and all records of a write leave in one. What a stream keeps for itself is the tail of a
 //! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -21,6 +22,7 @@ use rustls::{ClientConfig, InvalidMessage};
 
 use super::wear::{Due, KeyLimit, Wear};
 use super::{HandshakeError, uncertified};
+use crate::protocol::{Packets, Wrapping};
 use crate::sys::{Socket, Transport};
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -40,6 +42,8 @@ pub struct Stream<T = Socket> {
     /// The server has asked for a certificate, and there was none.
     uncertified: bool,
     wear: Wear,
+    /// What cuts what is written into records, for servers that expect whole packets in them.
+    packets: Option<Box<Packets>>,
     /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
     ballast: usize,
 }
@@ -90,13 +94,15 @@ impl Stream {
 }
 
 impl<T: Transport> Stream<T> {
-    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert).
+    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert). `wrapping`: what carries
+    /// the handshake, and nothing behind it.
     pub(super) async fn handshake(
         socket: T,
         connection: UnbufferedClientConnection,
+        wrapping: Option<Wrapping>,
     ) -> Result<Self, HandshakeError> {
         let mut asked = false;
-        let shaken = Self::shake(socket, connection, &mut asked).await;
+        let shaken = Self::shake(socket, connection, &mut asked, wrapping).await;
         let shaken = shaken.map_err(|error| {
             let is_an_end = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
             if asked && is_an_end { HandshakeError::Uncertified } else { error }
@@ -109,6 +115,7 @@ impl<T: Transport> Stream<T> {
         socket: T,
         mut connection: UnbufferedClientConnection,
         asked: &mut bool,
+        mut wrapping: Option<Wrapping>,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
         // Whether any of it was TLS.
@@ -149,16 +156,24 @@ impl<T: Transport> Stream<T> {
             match next {
                 Next::Process => {}
                 Next::Send => {
-                    send_all(&socket, &outgoing).await.map_err(HandshakeError::Io)?;
+                    let sent = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
+                    sent.map_err(HandshakeError::Io)?;
                     outgoing.clear();
                 }
-                Next::Read => read_more(&socket, &mut incoming).await?,
-                Next::Use => break Reading::Open,
+                Next::Read => match &mut wrapping {
+                    None => read_more(&socket, &mut incoming).await?,
+                    Some(wrapping) => read_wrapped(&socket, wrapping, &mut incoming).await?,
+                },
+                Next::Use => match wrapping.take() {
+                    None => break Reading::Open,
+                    // What came behind it, if anything, is TLS as it is, and may be an objection.
+                    Some(wrapping) => incoming.extend(wrapping.end()?),
+                },
                 Next::Close if connection.is_handshaking() => return Err(HandshakeError::Closed),
                 Next::Close => break Reading::Ended,
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
-                    let _ = send_all(&socket, &outgoing).await;
+                    let _ = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
                     return Err(match (said, error) {
                         (Some(said), HandshakeError::Tls(error)) => {
                             HandshakeError::Plaintext { said, error: Box::new(error) }
@@ -182,8 +197,14 @@ impl<T: Transport> Stream<T> {
             reading,
             closing: false,
             uncertified: false,
+            packets: None,
             ballast: 0,
         })
+    }
+
+    /// The same, whose records are cut so.
+    pub(super) fn cut_by(self, packets: Option<Packets>) -> Self {
+        Self { packets: packets.map(Box::new), ..self }
     }
 
     /// The socket beneath.
@@ -283,6 +304,9 @@ impl<T: Transport> Stream<T> {
     /// What send(2) says, or a `rustls::Error` or [`KeyLimit`] inside: those are ours, the server knows nothing of them.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
+        if self.packets.is_some() {
+            return Poll::Ready(self.write_packets(cx, bytes));
+        }
         CIPHERTEXT.with_borrow_mut(|memory| {
             let mut taken = 0;
             for portion in bytes.chunks(SEALED_AT_ONCE) {
@@ -305,6 +329,34 @@ impl<T: Transport> Stream<T> {
             }
             Poll::Ready(Ok(taken))
         })
+    }
+
+    /// [`Self::poll_write`] for a server that expects each packet in a record of its own. What is no whole packet is kept
+    /// until it is.
+    fn write_packets(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let (mut rest, mut error) = (bytes, None);
+        CIPHERTEXT.with_borrow_mut(|memory| {
+            let mut sealed = 0;
+            while sealed < SEALED_AT_ONCE
+                && let Some(packet) = self.packets.as_mut().and_then(|packets| packets.next(&mut rest))
+            {
+                match self.seal(&mut memory[sealed..], |traffic, memory| traffic.encrypt(&packet, memory)) {
+                    Ok(length) => sealed += length,
+                    Err(failed) => {
+                        error = Some(failed);
+                        break;
+                    }
+                }
+                self.wear.sealed(packet.len());
+            }
+            // What TLS has to say of a failure waits already.
+            self.outgoing.splice(..0, memory[..sealed].iter().copied());
+        });
+        // As far as the socket takes it now.
+        match (error, self.poll_flush(cx)) {
+            (Some(error), _) | (None, Poll::Ready(Err(error))) => Err(error),
+            (None, _) => Ok(bytes.len() - rest.len()),
+        }
     }
 
     /// Hands to the kernel what earlier writes left.
@@ -331,7 +383,12 @@ impl<T: Transport> Stream<T> {
         let mut sealed = Ok(());
         if !self.closing {
             self.closing = true;
+            let last = self.packets.as_mut().map(|packets| packets.rest()).unwrap_or_default();
             sealed = CIPHERTEXT.with_borrow_mut(|memory| {
+                if !last.is_empty() {
+                    let sealed = self.seal(memory, |traffic, memory| traffic.encrypt(&last, memory))?;
+                    self.outgoing.extend_from_slice(&memory[..sealed]);
+                }
                 let sealed = self.seal(memory, |traffic, memory| traffic.queue_close_notify(memory))?;
                 self.outgoing.extend_from_slice(&memory[..sealed]);
                 Ok(())
@@ -489,6 +546,24 @@ async fn send_all(socket: &impl Transport, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[sent..];
     }
     Ok(())
+}
+
+/// Reads until there is something of a packet of the handshake.
+async fn read_wrapped(
+    socket: &impl Transport,
+    wrapping: &mut Wrapping,
+    incoming: &mut Vec<u8>,
+) -> Result<(), HandshakeError> {
+    while !wrapping.unwrap_into(incoming)? {
+        let mut bytes = Vec::new();
+        read_more(socket, &mut bytes).await?;
+        wrapping.received(&bytes);
+    }
+    if incoming.len() > INCOMING_MAX { Err(HandshakeError::Tls(TOO_LONG)) } else { Ok(()) }
+}
+
+fn wrapped<'a>(wrapping: Option<&Wrapping>, flight: &'a [u8]) -> Cow<'a, [u8]> {
+    wrapping.map_or(Cow::Borrowed(flight), |wrapping| Cow::Owned(wrapping.wrap(flight)))
 }
 
 fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {

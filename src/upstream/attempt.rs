@@ -10,7 +10,7 @@ use crate::clock;
 use crate::protocol::{Greeting, NothingBuffered, UpgradeError, Upgraded};
 use crate::relay::End;
 use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, Choice, EndpointOriginator, HandshakeError, Start};
+use crate::tls::{Agreed, Carriage, Choice, EndpointOriginator, HandshakeError, Start};
 
 use super::Settings as ClusterSettings;
 use super::announce::Announcement;
@@ -111,6 +111,8 @@ pub(super) struct Attempt<'a> {
     begun: Instant,
     deadline: Limit,
     has_spoken: bool,
+    /// What the client has said for the upgrade to say.
+    preface: &'a [u8],
     /// Sessions are measured, and probes are not.
     is_probe: bool,
     /// What the server hears of the session; `None`: it is none, but a probe.
@@ -146,6 +148,7 @@ impl<'a> Attempt<'a> {
             begun: clock::now(),
             deadline,
             has_spoken: false,
+            preface: &[],
             is_probe: false,
             announcement: None,
         }
@@ -153,35 +156,62 @@ impl<'a> Attempt<'a> {
 
     /// The same for a session that asks for it.
     pub(super) fn serving(self, demand: &Demand<'a>) -> Self {
-        let Demand { wanted, has_spoken, announcement, .. } = *demand;
+        let Demand { wanted, has_spoken, preface, announcement, .. } = *demand;
         let address = match wanted {
             Wanted::Any => None,
             Wanted::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, announcement, ..self }
+        Self { address, has_spoken, preface, announcement, ..self }
     }
 
     /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
     /// refuses what is a hint says nothing of it.
     pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
-        match self.establish_once(record).await {
+        match self.establish_either_way(record).await {
             Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
                 self.endpoint.metrics().resumption_refused.increment(1);
                 let cluster = &self.settings.name;
                 tracing::warn!(%cluster, %endpoint, %error, "resumption refused; asking for a full handshake");
                 // Boxed: few have to, and every dial would have room for it.
-                Box::pin(self.establish_once(record)).await
+                Box::pin(self.establish_either_way(record)).await
             }
             established => established,
         }
     }
 
-    async fn establish_once(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    /// Where the protocol's servers take one of two ways to TLS and the file does not say which: the way that led there last,
+    /// and the other, at once, if the server ends that without a word.
+    async fn establish_either_way(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+        let Some(originator) = self.endpoint.originator() else {
+            return self.establish_once(Start::Direct, record).await;
+        };
+        let first = match originator.start() {
+            Start::EitherWay if originator.is_direct() => Start::Direct,
+            Start::EitherWay => Start::Upgrade,
+            start @ (Start::Upgrade | Start::Direct) => return self.establish_once(start, record).await,
+        };
+        let failed = match self.establish_once(first, record).await {
+            Err(error) if error.may_be_the_other_way() => error,
+            established => return established,
+        };
+        let other = if first == Start::Direct { Start::Upgrade } else { Start::Direct };
+        // Boxed: few have to, and every dial would have room for it.
+        match Box::pin(self.establish_once(other, record)).await {
+            // Neither way leads anywhere: the one that was to do so tells why.
+            Err(error) if error.may_be_the_other_way() => Err(failed),
+            established => {
+                originator.began(other == Start::Direct);
+                established
+            }
+        }
+    }
+
+    async fn establish_once(&self, start: Start, record: &mut DialRecord) -> Result<Established, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
             None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
             // Boxed: a handshake's state is large, and a plain dial has no use for it.
-            Some(originator) => Box::pin(self.secure(originator, socket, record)).await,
+            Some(originator) => Box::pin(self.secure(originator, start, socket, record)).await,
         }
     }
 
@@ -231,7 +261,7 @@ impl<'a> Attempt<'a> {
         let Self { settings, endpoint, has_spoken, .. } = *self;
         match endpoint.originator().map(EndpointOriginator::start) {
             Some(Start::Direct) => true,
-            Some(Start::Upgrade) => !settings.protocol.server_greets(),
+            Some(Start::Upgrade | Start::EitherWay) => !settings.protocol.server_greets(),
             None => has_spoken && !settings.protocol.server_greets(),
         }
     }
@@ -240,12 +270,13 @@ impl<'a> Attempt<'a> {
     async fn secure(
         &self,
         originator: &EndpointOriginator,
+        start: Start,
         socket: Socket,
         record: &mut DialRecord,
     ) -> Result<Established, DialError> {
         let begun = clock::now();
-        let dialogue = match originator.start() {
-            Start::Upgrade => self.settings.protocol.upgrade(),
+        let dialogue = match start {
+            Start::Upgrade | Start::EitherWay => self.settings.protocol.upgrade_for(self.preface),
             Start::Direct => None,
         };
         let mut upgrading =
@@ -270,7 +301,7 @@ impl<'a> Attempt<'a> {
                 None => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
             step = Step::Handshake;
-            self.shake_hands(originator, socket, upgraded, true)
+            self.shake_hands(originator, start, socket, upgraded, true)
                 .await
                 .map(|(ready, agreed)| Secured::Ready(ready, agreed))
         };
@@ -344,7 +375,7 @@ impl<'a> Attempt<'a> {
             asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
             // A server that ends the connection over an offer to resume would take the client with it, whose answer is to this
             // greeting and to no other.
-            self.shake_hands(originator, socket, upgraded, self.is_probe).await
+            self.shake_hands(originator, Start::Upgrade, socket, upgraded, self.is_probe).await
         };
         let secured = alarm::before(limit.at, securing).await;
         let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
@@ -356,18 +387,21 @@ impl<'a> Attempt<'a> {
     async fn shake_hands(
         &self,
         originator: &EndpointOriginator,
+        start: Start,
         socket: Socket,
         upgraded: Upgraded,
         resumes: bool,
     ) -> Result<(Ready, Agreed), DialError> {
-        let Upgraded { proof, welcome, first, dialogue } = upgraded;
+        let Upgraded { proof, wrapping, answer, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
+        let carriage = Carriage { proof, wrapping, packets: self.settings.protocol.packets() };
         let shaken = match resumes {
-            true => originator.originate(self.identity, socket, server_name, proof).await,
-            false => originator.originate_in_full(self.identity, socket, server_name, proof).await,
+            true => originator.originate(self.identity, socket, server_name, carriage).await,
+            false => originator.originate_in_full(self.identity, socket, server_name, carriage).await,
         };
-        let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(originator.start(), error))?;
-        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue }, agreed))
+        let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(start, error))?;
+        let is_upgraded = start != Start::Direct && self.settings.protocol.upgrade().is_some();
+        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue, is_upgraded, answer }, agreed))
     }
 
     fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
@@ -392,20 +426,20 @@ impl<'a> Attempt<'a> {
             Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
                 DialError::Tls { endpoint, error: HandshakeError::ClosedDirect }
             }
-            Start::Direct | Start::Upgrade => DialError::Tls { endpoint, error },
+            Start::Direct | Start::Upgrade | Start::EitherWay => DialError::Tls { endpoint, error },
         }
     }
 
     fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
-        match failure {
-            UpgradeFailure::Answer(UpgradeError::TurnedAway(by)) => {
-                DialError::Refused { endpoint, by: Box::new(by.clone()) }
-            }
-            UpgradeFailure::Answer(_) | UpgradeFailure::Foreign { .. } | UpgradeFailure::Io { .. } => {
-                DialError::Upgrade { endpoint, reason: failure.to_string() }
-            }
+        if let UpgradeFailure::Answer(UpgradeError::TurnedAway(by)) = failure {
+            return DialError::Refused { endpoint, by: Box::new(by.clone()) };
         }
+        let mut reason = failure.to_string();
+        if failure.is_an_end() && self.settings.protocol.starts_either_way() {
+            reason += "; a server that takes TLS with the first byte only ends it so: see tls.start";
+        }
+        DialError::Upgrade { endpoint, reason, is_an_end: failure.is_an_end() }
     }
 
     fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {

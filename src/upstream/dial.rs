@@ -87,6 +87,10 @@ pub struct Ready {
     pub first: Vec<u8>,
     /// What its upgrade leaves to be rewritten.
     pub dialogue: Option<Box<dyn Dialogue>>,
+    /// The protocol's own upgrade led here.
+    pub is_upgraded: bool,
+    /// What the server said to the client's preface on the way. `None`: it has yet to hear it.
+    pub answer: Option<Vec<u8>>,
 }
 
 /// Which endpoint a dial is for.
@@ -110,6 +114,8 @@ pub struct Demand<'a> {
     pub wanted: Wanted,
     /// Bytes of the client wait to be passed on.
     pub has_spoken: bool,
+    /// Those of them that are the upgrade's to say.
+    pub preface: &'a [u8],
     /// What the client said about it.
     pub tightened: Tightened<'a>,
     /// What the server hears of the session, where the cluster announces sessions at all.
@@ -258,7 +264,7 @@ impl Ready {
     }
 
     pub(super) const fn new(end: End) -> Self {
-        Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None }
+        Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None, is_upgraded: false, answer: None }
     }
 }
 

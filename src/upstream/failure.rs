@@ -44,6 +44,8 @@ pub enum DialError {
         endpoint: EndpointName,
         /// Why.
         reason: String,
+        /// It ended the connection, or answered in TLS.
+        is_an_end: bool,
     },
     /// It lives, and has no place for us: its own words.
     #[error("{endpoint} turned the connection away ({by})")]
@@ -310,6 +312,23 @@ impl DialError {
         })
     }
 
+    /// Whether a server ended what we began as one does that takes another way to TLS.
+    pub(super) const fn may_be_the_other_way(&self) -> bool {
+        match self {
+            Self::Upgrade { is_an_end, .. } => *is_an_end,
+            Self::Tls { error, .. } => {
+                matches!(error, HandshakeError::Closed | HandshakeError::ClosedDirect | HandshakeError::Io(_))
+            }
+            Self::Connect { .. }
+            | Self::Refused { .. }
+            | Self::Silent { .. }
+            | Self::Outpaced { .. }
+            | Self::GivenUp { .. }
+            | Self::EndedEarly { .. }
+            | Self::Timeout { .. } => false,
+        }
+    }
+
     /// Whether it cost the server nothing, or as little as it chose: no connection came about, or it wanted none.
     pub(super) const fn is_free(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Refused { .. })
@@ -429,7 +448,7 @@ mod tests {
                 timeout,
                 is_fair: false,
             },
-            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new() },
+            DialError::Upgrade { endpoint: endpoint.clone(), reason: String::new(), is_an_end: true },
             DialError::Refused {
                 endpoint: endpoint.clone(),
                 by: Box::new(TurnedAway::new("SMTP", Some(421), b"full")),

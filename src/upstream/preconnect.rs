@@ -121,6 +121,7 @@ impl<'a> Keeper<'a> {
                 let demand = Demand {
                     wanted: Wanted::Any,
                     has_spoken: false,
+                    preface: &[],
                     tightened,
                     announcement: None,
                     affinity: None,

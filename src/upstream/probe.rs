@@ -7,7 +7,7 @@ use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::protocol::{Probe, ProbeError, Probed};
 use crate::relay::{End, Unfinished};
-use crate::tls::{self, Start};
+use crate::tls;
 
 use super::attempt::PROBE_GREETING_MAX;
 use super::dial::Ready;
@@ -49,11 +49,9 @@ const ANSWERS_MAX: usize = 256 * 1024;
 pub(super) const VERDICT: Duration = Duration::from_millis(300);
 
 impl Settings {
-    /// The conversation that shows one of its servers at work, where the protocol has one.
-    pub(super) fn probe(&self) -> Option<Box<dyn Probe>> {
-        let is_upgraded = self.tls.as_ref().is_some_and(|tls| tls.start() == Start::Upgrade)
-            && self.protocol.upgrade().is_some();
-        self.protocol.probe(is_upgraded)
+    /// The conversation that shows the server at work, where the protocol has one.
+    pub(super) fn probe(&self, ready: &Ready) -> Option<Box<dyn Probe>> {
+        self.protocol.probe(ready.is_upgraded)
     }
 
     /// How long its servers have for a probe's conversation, and what says so.
@@ -75,7 +73,7 @@ impl Settings {
 /// # Errors
 /// See [`ProbeFailure`].
 pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
-    let Some(conversation) = settings.probe() else { return Ok(Some(ready)) };
+    let Some(conversation) = settings.probe(&ready) else { return Ok(Some(ready)) };
     let (key, timeout) = settings.answer_timeout();
     let talked = alarm::before(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
     talked.unwrap_or(Err(ProbeFailure::Timeout { key, timeout })).map(|()| None)
@@ -85,7 +83,7 @@ pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, P
 /// However that goes, nobody is left to hear of it.
 pub async fn see_out(settings: &Settings, unfinished: Unfinished) {
     let Unfinished { end, held, rest } = unfinished;
-    let ready = Ready { end, welcome: Vec::new(), first: held, dialogue: None };
+    let ready = Ready { first: held, ..Ready::new(end) };
     let until = clock::now() + settings.dial.handshake_timeout;
     let _ = alarm::before(until, converse(ready, rest, VERDICT)).await;
 }

@@ -30,6 +30,13 @@ pub(super) enum UpgradeFailure {
     },
 }
 
+impl UpgradeFailure {
+    /// Whether it ended what we began without a word of the protocol, as a server does that wants TLS with the first byte.
+    pub(super) const fn is_an_end(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Answer(UpgradeError::Closed | UpgradeError::SpeaksTls))
+    }
+}
+
 /// How far the server alone leads.
 #[derive(Debug)]
 pub(super) enum Led {

@@ -48,6 +48,7 @@ mod mail_clients;
 mod mailbox_clients; // Postfix and Dovecot, and who speaks to them
 mod many_names; // more names than are asked for at once
 mod many_reloads; // random ones, and what is left
+mod mssql_clients;
 mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
 mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it
 mod names; // what networks and resolv.conf(5) make of names

@@ -40,7 +40,7 @@ impl Resolver<'_> {
                     "port {port} is for {label} with TLS from the first byte, and the cluster has no `tls`"
                 )
             }
-            Some(Start::Upgrade | Start::Direct) | None => return,
+            Some(Start::Upgrade | Start::Direct | Start::EitherWay) | None => return,
         };
         self.findings.warning(at, message);
     }

@@ -32,9 +32,9 @@ impl Resolver<'_> {
             parsed.map_err(|reason| self.findings.mistake(&tls.at("server_name"), reason)).ok()
         });
         let alpn = self.alpn(tls, protocol);
-        let start = self.start(tls, protocol);
         let min_version =
             tls.choice("min_version", &[("1.2", MinVersion::Tls12), ("1.3", MinVersion::Tls13)]);
+        let start = self.start(tls, protocol, min_version);
         let insecure_skip_verify = tls.boolean("insecure_skip_verify")?;
         let terms = self.terms(tls, identities.as_ref());
         if insecure_skip_verify {
@@ -329,9 +329,27 @@ impl Resolver<'_> {
         names.collect::<Vec<_>>().into_iter().collect()
     }
 
-    fn start(&mut self, tls: &Section, protocol: Option<&dyn Protocol>) -> Option<Start> {
+    fn start(
+        &mut self,
+        tls: &Section,
+        protocol: Option<&dyn Protocol>,
+        min_version: Option<MinVersion>,
+    ) -> Option<Start> {
+        // What only TLS with the first byte has, where the upgrade's is of another kind.
+        let asks_for_direct = |protocol: &dyn Protocol| {
+            let is_new = min_version == Some(MinVersion::Tls13);
+            let reason = [("min_version", is_new), ("alpn", tls.is_given("alpn"))];
+            let mut reason = reason.into_iter().filter(|_| protocol.starts_either_way());
+            reason.find_map(|(key, is_so)| is_so.then_some(key))
+        };
         if !tls.is_given("start") {
-            return Some(if protocol?.upgrade().is_some() { Start::Upgrade } else { Start::Direct });
+            let protocol = protocol?;
+            return Some(match protocol.upgrade() {
+                None => Start::Direct,
+                Some(_) if !protocol.starts_either_way() => Start::Upgrade,
+                Some(_) if asks_for_direct(protocol).is_some() => Start::Direct,
+                Some(_) => Start::EitherWay,
+            });
         }
         let start = tls.choice("start", &[("upgrade", Start::Upgrade), ("direct", Start::Direct)])?;
         if let (Start::Upgrade, Some(protocol)) = (start, protocol)
@@ -341,6 +359,13 @@ impl Resolver<'_> {
             let message =
                 format!("protocol {label} has no upgrade to TLS; `direct` begins with the first byte");
             self.findings.mistake(&tls.at("start"), message);
+            return None;
+        }
+        if let (Start::Upgrade, Some(key)) = (start, protocol.and_then(asks_for_direct)) {
+            let message = format!(
+                "`{key}` does not go with `start: upgrade`: TDS 7 has TLS 1.2 only, and no ALPN; TDS 8.0 (`start: direct`) has both"
+            );
+            self.findings.mistake(&tls.at(key), message);
             return None;
         }
         Some(start)

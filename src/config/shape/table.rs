@@ -282,7 +282,7 @@ static TLS: Shape = Shape {
         default("min_version", words(&["1.2", "1.3"]), "1.2", "The lowest TLS version accepted."),
         optional("start", words(&["upgrade", "direct"]),
             "By the protocol's own dialogue, or with the first byte. Default: upgrade where the \
-             protocol has one."),
+             protocol has one; with mssql, whichever of the two the server takes."),
         default("insecure_skip_verify", Kind::Boolean, "false",
             "Accepts any certificate: whoever sits between is not noticed."),
     ],

@@ -189,6 +189,20 @@ clusters:
 }
 
 #[test]
+fn mssql_begins_as_its_server_takes_it_unless_the_file_says_how() {
+    let start = |tls: &str| {
+        let text = least("", "", &format!("tls: {tls}")).replace("tcp", "mssql");
+        accept(&text).clusters[0].tls.as_ref().map(|tls| tls.start())
+    };
+    assert_eq!(start("{}"), Some(Start::EitherWay));
+    assert_eq!(start("{ start: upgrade }"), Some(Start::Upgrade));
+    assert_eq!(start("{ start: direct, min_version: 1.3 }"), Some(Start::Direct));
+    // What TDS 7 has not.
+    assert_eq!(start("{ min_version: 1.3 }"), Some(Start::Direct));
+    assert_eq!(start("{ alpn: [tds/8.0] }"), Some(Start::Direct));
+}
+
+#[test]
 fn postgres_upgrades_by_default_and_takes_the_clusters_server_name() {
     let text = least("", "", "tls: { server_name: db.example.com }").replace("tcp", "postgres");
     let cluster = &accept(&text).clusters[0];

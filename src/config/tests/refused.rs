@@ -406,6 +406,12 @@ fn endpoints_are_servers() {
 
 #[test]
 fn keys_that_contradict_each_other() {
+    for (tls, at, key) in [("min_version: 1.3", 41, "min_version"), ("alpn: [tds/8.0]", 34, "alpn")] {
+        check(
+            &least("", "", &format!("tls: {{ start: upgrade, {tls} }}")).replace("tcp", "mssql"),
+            &[(&format!("10:{at}"), &format!("clusters.up.tls.{key}"), "TDS 7 has TLS 1.2 only")],
+        );
+    }
     check_cluster("tls: { start: upgrade }", 19, "tls.start", "protocol tcp has no upgrade to TLS");
     check_cluster("scram_plus: strip", 17, "scram_plus", "is for protocol postgres");
     check_cluster(

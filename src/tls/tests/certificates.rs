@@ -55,11 +55,11 @@ impl Client<'_> {
             let name = ServerName::try_from(self.name.to_owned()).unwrap();
             within_a_minute(async {
                 let trusted = originator.trust().current();
-                let config = originator.0.client_config(None, &trusted, Arc::default()).unwrap();
+                let config = originator.0.client_config(None, &trusted, Arc::default(), false).unwrap();
                 let (socket, peer) = tcp().await;
                 let hello = Stream::hello(Arc::new(config), name).unwrap();
                 let acceptor = TlsAcceptor::from(server(shown, version));
-                let (met, _) = tokio::join!(Stream::handshake(socket, hello), acceptor.accept(peer));
+                let (met, _) = tokio::join!(Stream::handshake(socket, hello, None), acceptor.accept(peer));
                 check(met.map(drop), self.verify, expected);
             });
         }

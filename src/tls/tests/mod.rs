@@ -142,7 +142,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
     let (socket, peer) = tcp().await;
     let name = ServerName::try_from("localhost").unwrap();
     let (stream, server) = tokio::join!(
-        Stream::handshake(socket, Stream::hello(client, name).expect("a hello")),
+        Stream::handshake(socket, Stream::hello(client, name).expect("a hello"), None),
         TlsAcceptor::from(server).accept(peer)
     );
     (stream.unwrap(), server.unwrap())

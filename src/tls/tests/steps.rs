@@ -62,7 +62,7 @@ pub(crate) async fn shaken(
 ) -> Result<Stream<Wire>, HandshakeError> {
     let name = ServerName::try_from("localhost").unwrap();
     let hello = Stream::hello(Arc::clone(&configs.0), name).unwrap();
-    let mut shaking = Woken::new(Stream::handshake(socket, hello));
+    let mut shaking = Woken::new(Stream::handshake(socket, hello, None));
     loop {
         if let Poll::Ready(shaken) = shaking.run().await {
             server.turn();

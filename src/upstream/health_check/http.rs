@@ -11,9 +11,9 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, Response};
 
 use crate::clock;
-use crate::protocol::NothingBuffered;
 use crate::relay::End;
 use crate::sys::Socket;
+use crate::tls::Carriage;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
 use crate::upstream::dial::DialRecord;
@@ -70,8 +70,7 @@ async fn secure(
     let begun = clock::now();
     let endpoint = endpoint.settings();
     let name = endpoint.server_name.clone();
-    let originating =
-        originator.originate(originator.for_nobody(), socket, name, NothingBuffered::nothing_was_said());
+    let originating = originator.originate(originator.for_nobody(), socket, name, Carriage::plain());
     let (stream, _) = originating
         .await
         .map_err(|error| Failure::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;

@@ -120,7 +120,7 @@ async fn go(
         Kind::Protocol => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            match cluster.probe() {
+            match cluster.probe(&ready) {
                 None => settled(ready, endpoint, record, patience).await,
                 Some(conversation) => {
                     let talked = converse(ready, conversation, patience).await;

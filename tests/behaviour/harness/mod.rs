@@ -23,6 +23,7 @@ pub(crate) mod proxies;
 pub(crate) mod roles;
 pub(crate) mod server;
 pub(crate) mod somebody;
+pub(crate) mod sqlserver;
 mod tls;
 mod upstream;
 pub(crate) mod workload;

@@ -4,7 +4,9 @@
 #![no_main]
 
 use ambassador::protocol::postgres::ScramPlus;
-use ambassador::protocol::{self, Dialogue, Introduction, Options, Outbox, Probed, Protocol, Said, Step};
+use ambassador::protocol::{
+    self, Dialogue, Introduction, Opened, Options, Outbox, Probed, Protocol, Said, Step, Upgraded,
+};
 use libfuzzer_sys::fuzz_target;
 
 /// More than any dialogue may hold, or make of what it was given.
@@ -17,12 +19,18 @@ fuzz_target!(|input: &[u8]| {
         Options { scram_plus: ScramPlus::Auto, server_is_verified: true, rsa_key: None, host_name: "fuzz.test".into(), helo_name: None };
     let protocol = protocol::named(&label, &options).expect("a protocol of that name");
     for portion in [chunk, usize::MAX] {
-        if let Some(dialogue) = open(&*protocol, client, portion) {
+        let opened = open(&*protocol, client, portion);
+        let upgraded = upgrade(&*protocol, &opened, client, before, portion);
+        if let Some(dialogue) = opened.dialogue {
             rewrite(dialogue, client, after, portion);
         }
-        if let Some(dialogue) = upgrade(&*protocol, client, before, portion) {
-            rewrite(dialogue, client, after, portion);
+        if let Some(upgraded) = upgraded {
+            unwrap(&upgraded, after, portion);
+            if let Some(dialogue) = answered(&*protocol, client, portion, upgraded) {
+                rewrite(dialogue, client, after, portion);
+            }
         }
+        cut(&*protocol, client, portion);
         if let Some(dialogue) = protocol.dialogue() {
             rewrite(dialogue, client, after, portion);
         }
@@ -51,24 +59,76 @@ impl<'a> Input<'a> {
     }
 }
 
-fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
-    let mut opening = protocol.opening()?;
+/// What a protocol may put in front of a client's first message.
+const PREFACE_MAX: usize = 64;
+
+fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> Opened {
+    let Some(mut opening) = protocol.opening() else { return Opened::default() };
     for bytes in client.chunks(portion.min(client.len().max(1))) {
         match opening.received(bytes) {
             Ok(Said::Opened(opened)) => {
-                assert!(opened.bytes.len() <= client.len());
-                return opened.dialogue;
+                assert!(opened.bytes.len() <= client.len() + PREFACE_MAX && opened.preface <= opened.bytes.len());
+                return opened;
             }
             Ok(Said::Incomplete | Said::Answer(_)) => {}
-            Err(_) => return None,
+            Err(_) => break,
         }
     }
-    None
+    Opened::default()
+}
+
+/// What is left to rewrite behind an upgrade: its own, or the opening's, which has to bear the answer that it kept.
+fn answered(protocol: &dyn Protocol, client: &[u8], portion: usize, upgraded: Upgraded) -> Option<Box<dyn Dialogue>> {
+    let Some(answer) = upgraded.answer else { return upgraded.dialogue };
+    let mut dialogue = open(protocol, client, portion).dialogue?;
+    let mut out = Outbox::default();
+    dialogue.upstream_said(&answer, &mut out).expect("the upgrade has understood it");
+    assert!(out.to_downstream.len() <= answer.len() && out.to_upstream.is_empty());
+    Some(dialogue).filter(|dialogue| !dialogue.is_finished())
+}
+
+/// A handshake that travels in the protocol's packets: never more comes out than went in.
+fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
+    if upgraded.wrapping.is_none() {
+        return;
+    }
+    let (mut wrapping, mut records) = (ambassador::protocol::Wrapping::default(), Vec::new());
+    for bytes in server.chunks(portion.min(server.len().max(1))) {
+        wrapping.received(bytes);
+        loop {
+            match wrapping.unwrap_into(&mut records) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(records.len() <= server.len());
+    }
+    let _ = wrapping.end();
+}
+
+/// Packets for records of their own: not a byte is lost, however they come.
+fn cut(protocol: &dyn Protocol, client: &[u8], portion: usize) {
+    let Some(mut packets) = protocol.packets() else { return };
+    let mut whole = Vec::new();
+    for mut bytes in client.chunks(portion.min(client.len().max(1))) {
+        while let Some(packet) = packets.next(&mut bytes) {
+            whole.extend_from_slice(&packet);
+        }
+    }
+    whole.extend(packets.rest());
+    assert_eq!(whole, client);
 }
 
 /// The server's bytes, in portions no larger than the dialogue asks for.
-fn upgrade(protocol: &dyn Protocol, client: &[u8], mut server: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
-    let mut upgrade = protocol.upgrade()?;
+fn upgrade(
+    protocol: &dyn Protocol,
+    opened: &Opened,
+    client: &[u8],
+    mut server: &[u8],
+    portion: usize,
+) -> Option<Upgraded> {
+    let mut upgrade = protocol.upgrade_for(&opened.bytes[..opened.preface])?;
     let mut step = upgrade.begin();
     for _ in 0..HELD_MAX {
         step = match step {
@@ -84,26 +144,26 @@ fn upgrade(protocol: &dyn Protocol, client: &[u8], mut server: &[u8], portion: u
             }
             Step::Meet(greeting) => {
                 assert!(greeting.words.len() < HELD_MAX);
-                return introduce(greeting.introduction, client, portion);
+                return Some(introduce(greeting.introduction, client, portion));
             }
             Step::Upgrade(upgraded) => {
                 assert!(upgraded.welcome.len() < HELD_MAX);
-                return upgraded.dialogue;
+                return Some(upgraded);
             }
         };
     }
     panic!("an upgrade that neither ends nor takes the end of the server's bytes for one");
 }
 
-fn introduce(mut introduction: Box<dyn Introduction>, client: &[u8], portion: usize) -> Option<Box<dyn Dialogue>> {
+fn introduce(mut introduction: Box<dyn Introduction>, client: &[u8], portion: usize) -> Upgraded {
     for bytes in client.chunks(portion.min(client.len().max(1))) {
         match introduction.heard(bytes) {
-            Ok(Some(introduced)) => return introduced.upgraded.dialogue,
+            Ok(Some(introduced)) => return introduced.upgraded,
             Ok(None) => {}
             Err(_) => break,
         }
     }
-    introduction.alone().upgraded.dialogue
+    introduction.alone().upgraded
 }
 
 fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portion: usize) {

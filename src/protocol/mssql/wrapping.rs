@@ -1,0 +1,160 @@
+//! TLS' handshake in TDS packets, as TDS 7 has it: each flight goes as a message of packets of type 0x12, and comes as such;
+//! what follows the handshake travels by itself.
+//!
+//! Sources: MS-TDS §2.2.6.5 (PRELOGIN as the handshake's carrier), §3.2.5.2 and §3.3.5.2 (until when). Endpoints were met that
+//! answer in packets of type 0x04 (microsoft/go-mssqldb#174). What is deliberately absent: any look at the records.
+
+use super::{HEAD, IS_LAST, PACKET_MAX, PRELOGIN, RESPONSE};
+
+/// The first byte of a TLS record with an alert (RFC 8446 §5.1).
+const TLS_ALERT: u8 = 0x15;
+
+/// Wraps what we say of a handshake, and unwraps what the server says, no more than one packet at a time: behind the last of
+/// them TLS travels by itself.
+#[derive(Debug, Default)]
+pub struct Wrapping {
+    /// Of the server, and not looked at yet.
+    held: Vec<u8>,
+    /// Of the payload of the server's packet.
+    left: usize,
+    /// It has stopped wrapping, to object.
+    is_bare: bool,
+}
+
+/// What the server sends in the middle of a handshake is no packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WrappingError {
+    /// It is of another type, or has an impossible length.
+    #[error("what the server sent in the middle of the TLS handshake is no TDS packet of it: byte 0x{0:02x}")]
+    Foreign(u8),
+    /// The handshake is over and the packet is not.
+    #[error("the server's TLS handshake ended in the middle of a TDS packet")]
+    Overlong,
+}
+
+impl Wrapping {
+    /// One flight as one message; none is longer than 4096 bytes a packet, the size before another is agreed on.
+    #[must_use]
+    pub fn wrap(&self, flight: &[u8]) -> Vec<u8> {
+        let portions = flight.chunks(PACKET_MAX - HEAD);
+        let last = portions.len().saturating_sub(1);
+        let mut message = Vec::with_capacity(flight.len() + (last + 1) * HEAD);
+        for ((index, portion), number) in portions.enumerate().zip((1..=u8::MAX).cycle()) {
+            let status = if index == last { IS_LAST } else { 0 };
+            let [high, low] = u16::try_from(HEAD + portion.len()).unwrap_or(u16::MAX).to_be_bytes();
+            message.extend([PRELOGIN, status, high, low, 0, 0, number, 0]);
+            message.extend_from_slice(portion);
+        }
+        message
+    }
+
+    /// Bytes of the server.
+    pub fn received(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
+    /// Moves what is there of one packet's payload behind `records`. Whether anything was.
+    ///
+    /// # Errors
+    /// See [`WrappingError`].
+    pub fn unwrap_into(&mut self, records: &mut Vec<u8>) -> Result<bool, WrappingError> {
+        if self.left == 0 && !self.is_bare {
+            match self.held[..] {
+                [] => return Ok(false),
+                [TLS_ALERT, ..] => self.is_bare = true,
+                [kind, ..] if kind != PRELOGIN && kind != RESPONSE => {
+                    return Err(WrappingError::Foreign(kind));
+                }
+                [_, _, high, low, _, _, _, _, ..] => {
+                    let length = usize::from(u16::from_be_bytes([high, low]));
+                    if length <= HEAD {
+                        return Err(WrappingError::Foreign(high));
+                    }
+                    self.held.drain(..HEAD);
+                    self.left = length - HEAD;
+                }
+                [..] => return Ok(false),
+            }
+        }
+        let here = if self.is_bare { self.held.len() } else { self.left.min(self.held.len()) };
+        self.left = self.left.saturating_sub(here);
+        records.extend(self.held.drain(..here));
+        Ok(here > 0)
+    }
+
+    /// The handshake is over: what came behind its last packet.
+    ///
+    /// # Errors
+    /// That packet has not ended.
+    pub fn end(self) -> Result<Vec<u8>, WrappingError> {
+        if self.left == 0 { Ok(self.held) } else { Err(WrappingError::Overlong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn unwrapped(said: &[u8], portion: usize) -> Result<(Vec<u8>, Wrapping), WrappingError> {
+        let (mut wrapping, mut records) = (Wrapping::default(), Vec::new());
+        for bytes in said.chunks(portion) {
+            wrapping.received(bytes);
+            while wrapping.unwrap_into(&mut records)? {}
+        }
+        Ok((records, wrapping))
+    }
+
+    #[test]
+    fn a_flight_is_one_message_whose_last_packet_says_so() {
+        let flight: Vec<u8> = (0..10_000_usize).map(|at| at.to_le_bytes()[0]).collect();
+        let message = Wrapping::default().wrap(&flight);
+        let (mut rest, mut heads) = (&message[..], Vec::new());
+        while let Some((head, behind)) = rest.split_first_chunk::<HEAD>() {
+            heads.push((head[0], head[1], head[6]));
+            let length = usize::from(u16::from_be_bytes([head[2], head[3]]));
+            assert!(length <= PACKET_MAX);
+            rest = &behind[length - HEAD..];
+        }
+        assert_eq!(heads, [(PRELOGIN, 0, 1), (PRELOGIN, 0, 2), (PRELOGIN, IS_LAST, 3)]);
+        assert_eq!(Wrapping::default().wrap(b""), b"");
+    }
+
+    #[test]
+    fn what_follows_the_last_packet_is_not_looked_at() {
+        let mut wrapping = Wrapping::default();
+        wrapping.received(&[&wrapping.wrap(b"finished")[..], &[0x17, 3, 3, 0, 1, 0]].concat());
+        let mut records = Vec::new();
+        assert_eq!(wrapping.unwrap_into(&mut records), Ok(true));
+        assert_eq!((&records[..], wrapping.end()), (&b"finished"[..], Ok(vec![0x17, 3, 3, 0, 1, 0])));
+    }
+
+    #[test]
+    fn a_packet_of_type_4_and_a_bare_alert_are_taken_and_all_else_is_told() {
+        let answer = [&[RESPONSE, 1, 0, 10, 0, 0, 1, 0][..], b"ab"].concat();
+        assert_eq!(unwrapped(&answer, 3).unwrap().0, b"ab");
+        assert_eq!(unwrapped(&[0x15, 3, 3, 0, 2, 2, 40], 2).unwrap().0, [0x15, 3, 3, 0, 2, 2, 40]);
+        assert_eq!(unwrapped(b"HTTP/1.1", 1).unwrap_err(), WrappingError::Foreign(b'H'));
+        assert_eq!(unwrapped(&[PRELOGIN, 1, 0, 8, 0, 0, 1, 0], 9).unwrap_err(), WrappingError::Foreign(0));
+        let (_, cut) = unwrapped(&[PRELOGIN, 1, 0, 10, 0, 0, 1, 0, b'a'], 9).unwrap();
+        assert_eq!(cut.end(), Err(WrappingError::Overlong));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_wrapped_is_unwrapped_however_it_comes(
+            flights in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..9000), 1..4),
+            portion in 1_usize..5000,
+        ) {
+            let said: Vec<u8> = flights.iter().flat_map(|flight| Wrapping::default().wrap(flight)).collect();
+            let (records, wrapping) = unwrapped(&said, portion).unwrap();
+            prop_assert_eq!(records, flights.concat());
+            prop_assert_eq!(wrapping.end(), Ok(Vec::new()));
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>, portion in 1_usize..40) {
+            let _ = unwrapped(&bytes, portion).map(|(_, wrapping)| wrapping.end());
+        }
+    }
+}
