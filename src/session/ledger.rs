@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::place::Entry;
 use super::record::SessionId;
 use super::route::REFUSING_MAX;
 use super::totals::{Sums, Totals};
+use crate::clock;
 use crate::metrics::DestinationMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
@@ -88,19 +90,23 @@ pub(super) struct Sessions {
     pub(super) routes: u32,
 }
 
+/// Whoever has been here for less is about to speak: in a burst of connections all are silent at first.
+const SILENT_MIN: Duration = Duration::from_secs(5);
+
 impl Sessions {
     /// Bytes to and from the upstreams, those of live sessions included.
     fn bytes(&self) -> (u64, u64) {
         sum((self.sent, self.received), self.live.values())
     }
 
-    /// Has the session end whose client has said nothing for the longest. Whether there was one; while many are on their way out
+    /// Has the session end whose client has said nothing for the longest, and for [`SILENT_MIN`] at least. Whether there was one; while many are on their way out
     /// already nobody looks.
     pub(super) fn make_room(&mut self) -> bool {
         if self.refusing >= REFUSING_MAX {
             return false;
         }
-        let silent = self.live.values().filter(|entry| entry.is_silent());
+        let now = clock::now();
+        let silent = self.live.values().filter(|entry| entry.is_silent_for(SILENT_MIN, now));
         let Some(oldest) = silent.min_by_key(|entry| entry.accepted) else { return false };
         self.refusing += u32::from(oldest.live.give_up_room());
         oldest.live.stop(Outcome::ListenerFull);

@@ -59,9 +59,10 @@ impl Entry {
         }
     }
 
-    /// Whether it takes somebody's room, and its client has said nothing yet.
-    pub(super) fn is_silent(&self) -> bool {
-        self.live.has_room() && !self.live.is_opened()
+    /// Whether it takes somebody's room, and its client has said nothing for so long.
+    pub(super) fn is_silent_for(&self, silent: Duration, now: Instant) -> bool {
+        self.live.has_room()
+            && self.silent_since().is_some_and(|since| now.saturating_duration_since(since) >= silent)
     }
 
     fn age_ms(&self) -> u32 {

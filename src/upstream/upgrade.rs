@@ -33,7 +33,12 @@ pub(super) enum UpgradeFailure {
 impl UpgradeFailure {
     /// Whether it ended what we began without a word of the protocol, as a server does that wants TLS with the first byte.
     pub(super) const fn is_an_end(&self) -> bool {
-        matches!(self, Self::Io { .. } | Self::Answer(UpgradeError::Closed | UpgradeError::SpeaksTls))
+        match self {
+            Self::Io { .. } => true,
+            Self::Answer(error) | Self::Foreign { error, .. } => {
+                matches!(error, UpgradeError::Closed | UpgradeError::SpeaksTls)
+            }
+        }
     }
 }
 

@@ -313,7 +313,10 @@ fn retries_wait_for_their_budget() {
     let mut clients: Vec<_> = (0..40).map(|_| ambassador.connect()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ending(), End::Reset));
     let records = ambassador.wait_records(40);
-    assert!(records.iter().all(|record| record["outcome"] == "tls_failed"), "{records:?}");
+    // Whose deadline ends in the middle of an attempt hears of the deadline.
+    let is_expected =
+        |record: &Value| ["tls_failed", "deadline_exceeded"].iter().any(|said| record["outcome"] == *said);
+    assert!(records.iter().all(is_expected), "{records:?}");
     assert!(ambassador.metrics().sum("retry_budget_exhausted_total", &[("cluster", "up")]) > 0.0);
 }
 
