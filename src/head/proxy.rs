@@ -12,7 +12,7 @@ use core::net::SocketAddr;
 use std::fmt;
 
 pub use read::{Error, HeaderReader};
-pub use write::{Extensions, write_v1, write_v2};
+pub use write::{AddressPair, Extensions, V2_LEAST, write_v1, write_v2};
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,6 +92,13 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// A refusal in the client's words, or `None` where the protocol has none and a reset must do.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>>;
 
+    /// What a server says that way which has to begin TLS, and says in plaintext that it will not: the protocol's own error,
+    /// where it has one. `None`: that is none.
+    fn refused_in_plaintext(&self, heard: &[u8]) -> Option<UpgradeError> {
+        let _ = heard;
+        None
+    }
+
     /// A conversation that shows a server at work. `upgraded`: its upgrade is behind it.
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         let _ = upgraded;

@@ -13,6 +13,7 @@ use super::{
     Upgrade, UpgradeError, Upgraded,
 };
 use crate::rsa::RsaKey;
+use crate::shown::steers;
 
 mod announce;
 mod login;
@@ -49,6 +50,12 @@ impl Protocol for MySql {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         Some(error_packet(refusal))
+    }
+
+    /// MariaDB judges a PROXY header once it has greeted.
+    fn refused_in_plaintext(&self, heard: &[u8]) -> Option<UpgradeError> {
+        let mut packets = Packets { held: heard.to_vec() };
+        packets.refusal()
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -107,6 +114,12 @@ impl Packets {
         }
         let payload = self.held.drain(..HEAD + length).skip(HEAD).collect();
         Ok(Some((sequence, payload)))
+    }
+
+    /// What an ERR packet says, where the next one is that.
+    fn refusal(&mut self) -> Option<UpgradeError> {
+        let (_, payload) = self.next().ok()??;
+        (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
     }
 }
 
@@ -213,6 +226,19 @@ fn error_number(payload: &[u8]) -> u16 {
     payload.get(1..3).map_or(0, |number| u16::from_le_bytes([number[0], number[1]]))
 }
 
+/// With the server's words, which nobody has authenticated: told as what somebody said, and never more than a line.
+fn turned_away(payload: &[u8]) -> UpgradeError {
+    let text = payload.get(3..).unwrap_or_default();
+    // The SQLSTATE, which comes only where the server knows that we read it.
+    let text = if text.first() == Some(&b'#') { text.get(6..).unwrap_or_default() } else { text };
+    let text: String =
+        String::from_utf8_lossy(text).chars().filter(|c| !steers(*c)).take(WORDS_MAX).collect();
+    UpgradeError::TurnedAway(format!("MySQL error {}: {text}", error_number(payload)))
+}
+
+/// The most of a server's words that is told.
+const WORDS_MAX: usize = 200;
+
 /// Reads the greeting, which the client has to see before the rest can go on.
 #[derive(Debug)]
 struct ReadGreeting {
@@ -259,7 +285,8 @@ impl Upgrade for ReadGreeting {
         if hello.capabilities & CLIENT_SSL == 0 {
             return Err(UpgradeError::NotOffered("CLIENT_SSL"));
         }
-        let proof = NothingBuffered::behind(&self.packets.held)?;
+        let proof = NothingBuffered::behind(&self.packets.held)
+            .map_err(|injected| self.packets.refusal().unwrap_or(injected))?;
         let words = packet(sequence, &hello.for_client());
         let introduction = Introduce { hello, key: self.key, proof, held: Packets::default() };
         Ok(Step::Meet(Greeting { words, introduction: Box::new(introduction) }))

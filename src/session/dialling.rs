@@ -87,7 +87,7 @@ pub(super) async fn dial_for(
 fn announcement(downstream: &Socket, record: &Record) -> Announcement {
     let caller = record.caller();
     Announcement {
-        command: heads::command(downstream, record),
+        addresses: heads::addresses(downstream, record),
         session: record.session().to_string(),
         uid: caller.as_ref().map(|caller| caller.uid),
         unit: caller.as_ref().and_then(|caller| caller.unit()).map(ToString::to_string),

@@ -6,7 +6,7 @@ use super::place::Place;
 use super::record::Record;
 use super::unserved::{Unserved, stopped};
 use crate::downstream::{NoHead, read_head};
-use crate::head::proxy::{Addresses, Command, HeaderReader};
+use crate::head::proxy::{AddressPair, Addresses, Command, HeaderReader};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::RefusalKind;
 use crate::sys::{Peer, Socket};
@@ -75,14 +75,18 @@ fn is_local(peer: Peer) -> bool {
     }
 }
 
-/// Whose connection it is, for the server's PROXY header: what the proxy before us says, else what the kernel does.
-pub(super) fn command(downstream: &Socket, record: &Record) -> Command {
-    if let Some(header) = record.told.as_deref().and_then(|told| told.header.as_ref()) {
-        return header.command.clone();
+/// From where to where the client connected, for the server's PROXY header: what the proxy before us says, else what the
+/// kernel does. Where the header before us has no addresses of TCP, those of its connection count (doc/proxy-protocol.txt says
+/// so of `LOCAL` and of what is unspecified). `None`: none of it was TCP.
+pub(super) fn addresses(downstream: &Socket, record: &Record) -> Option<AddressPair> {
+    let header = record.told.as_deref().and_then(|told| told.header.as_ref());
+    if let Some(Command::Proxied(Addresses::Tcp { source, destination })) =
+        header.map(|header| &header.command)
+    {
+        return Some(AddressPair::new(*source, *destination));
     }
-    Command::Proxied(match (record.peer, downstream.local()) {
-        (Peer::Tcp(source), Some(destination)) => Addresses::Tcp { source, destination },
-        (Peer::Tcp(_), None) => Addresses::Unknown,
-        (Peer::Unix, _) => Addresses::Unix { source: Vec::new(), destination: Vec::new() },
-    })
+    match record.peer {
+        Peer::Tcp(source) => Some(AddressPair::new(source, downstream.local()?)),
+        Peer::Unix => None,
+    }
 }

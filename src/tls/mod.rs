@@ -110,6 +110,14 @@ pub enum HandshakeError {
     /// One side objected; rustls says which and to what.
     #[error("{}", explain(.0))]
     Tls(rustls::Error),
+    /// What came is not TLS.
+    #[error("{}", explain(.error))]
+    NotTls {
+        /// rustls' own words.
+        error: Box<rustls::Error>,
+        /// What came, as far as it was read.
+        heard: Vec<u8>,
+    },
     /// The connection ended in the middle.
     #[error("the server closed the connection during the TLS handshake; it may speak no TLS on this port")]
     Closed,

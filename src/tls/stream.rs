@@ -105,12 +105,14 @@ impl Stream {
                 Ok(_) => Next::Use,
                 Err(error) => Next::Fail(error),
             };
+            let heard = if matches!(next, Next::Fail(_)) { incoming.clone() } else { Vec::new() };
             // After an error it may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
             match next {
                 Next::Process => {}
                 Next::Send => {
-                    socket.send_all(&outgoing).await.map_err(HandshakeError::Io)?;
+                    let sent = socket.send_all(&outgoing).await;
+                    sent.map_err(|error| gone(&socket, error))?;
                     outgoing.clear();
                 }
                 Next::Read => read_more(&socket, &mut incoming).await?,
@@ -120,6 +122,9 @@ impl Stream {
                 Next::Fail(error) => {
                     alert(&mut connection, &mut incoming, &mut outgoing);
                     let _ = socket.send_all(&outgoing).await;
+                    if matches!(error, rustls::Error::InvalidMessage(_)) {
+                        return Err(HandshakeError::NotTls { error: Box::new(error), heard });
+                    }
                     return Err(HandshakeError::Tls(error));
                 }
             }
@@ -421,6 +426,19 @@ const FLIGHT: usize = 4096;
 /// A handshake message is at most 64 KiB in rustls, and may come in pieces.
 const INCOMING_MAX: usize = 128 * 1024;
 const TOO_LONG: rustls::Error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
+
+/// A server that went in a handshake, and may have said why before, without TLS.
+fn gone(socket: &Socket, error: io::Error) -> HandshakeError {
+    let mut heard = vec![0; 512];
+    let arrived = socket.recv_arrived(&mut heard).ok().flatten().unwrap_or(0);
+    heard.truncate(arrived);
+    // How a record begins: from change_cipher_spec to heartbeat, and the version (RFC 8446 section 5.1).
+    if matches!(heard[..], [] | [20..=24] | [20..=24, 3, ..]) {
+        return HandshakeError::Io(error);
+    }
+    let error = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+    HandshakeError::NotTls { error: Box::new(error), heard }
+}
 
 async fn read_more(socket: &Socket, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
     let kept = incoming.len();

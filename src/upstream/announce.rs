@@ -1,9 +1,11 @@
 //! What a server hears of a session in front of its bytes: a PROXY header, where the cluster sends one.
 
+use std::net::SocketAddr;
+
 use rustls::pki_types::ServerName;
 
 use super::endpoint;
-use crate::head::proxy::{Command, Extensions, write_v1, write_v2};
+use crate::head::proxy::{AddressPair, Extensions, write_v1, write_v2};
 
 /// Which header, and what it says of every session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,14 +16,16 @@ pub enum SendProxy {
     V2 {
         /// This host's name, for the server to know its ambassadors apart.
         host: String,
+        /// How many bytes the header may have in all.
+        most: usize,
     },
 }
 
 /// A session, as a server is to hear of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
-    /// Whose connection it is.
-    pub command: Command,
+    /// From where to where the client connected, where it did so over TCP.
+    pub addresses: Option<AddressPair>,
     /// The session's id.
     pub session: String,
     /// The caller's user, by number.
@@ -42,12 +46,21 @@ impl SendProxy {
         }
     }
 
-    /// The header for that endpoint. Without an announcement the connection is our own: a probe.
-    pub(super) fn header(&self, of: Option<&Announcement>, endpoint: &endpoint::Settings) -> Vec<u8> {
-        let command = of.map_or(&Command::Local, |announcement| &announcement.command);
-        let host = match self {
-            Self::V1 => return write_v1(command),
-            Self::V2 { host } => host,
+    /// The header for that endpoint, on a connection of ours that goes from the first address to the second. That is what is said
+    /// of a client that has no addresses of its own, and of a probe, which has no announcement: it is what the server would see
+    /// without a header, and so no more than the truth, and no server refuses it, as many do what the specification has for such
+    /// cases. So a probe sees what a session would meet.
+    pub(super) fn header(
+        &self,
+        of: Option<&Announcement>,
+        endpoint: &endpoint::Settings,
+        (from, to): (SocketAddr, SocketAddr),
+    ) -> Vec<u8> {
+        let pair =
+            of.and_then(|announcement| announcement.addresses).unwrap_or_else(|| AddressPair::new(from, to));
+        let (host, most) = match self {
+            Self::V1 => return write_v1(pair),
+            Self::V2 { host, most } => (host, *most),
         };
         let name = &endpoint.server_name;
         let authority = if let ServerName::DnsName(name) = name { Some(name.as_ref()) } else { None };
@@ -59,6 +72,6 @@ impl SendProxy {
             uid: of.and_then(|of| of.uid),
             context: of.and_then(|of| of.context.as_deref()),
         };
-        write_v2(command, &extensions)
+        write_v2(pair, &extensions, most)
     }
 }

@@ -1,6 +1,7 @@
 //! One attempt of a dial, on one endpoint: connect, upgrade, handshake, each within its bound. What leads to it and what
 //! follows from it is the dial's business.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -166,11 +167,10 @@ impl<'a> Attempt<'a> {
     async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
         let Self { settings, endpoint, .. } = *self;
         // Whoever answers on another port is not the server.
-        let header = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
-        let header = header.map(|send| send.header(self.announcement, endpoint.settings()));
+        let send_proxy = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let begun = clock::now();
         let limit = self.limit(begun, Bound::Connect, settings.dial.connect_timeout);
-        let speaks_first = header.is_some() || self.speaks_first();
+        let speaks_first = send_proxy.is_some() || self.speaks_first();
         let begin = |mut address: SocketAddr| {
             if let Some(port) = self.port {
                 address.set_port(port);
@@ -182,9 +182,13 @@ impl<'a> Attempt<'a> {
         let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));
         let connecting = async {
             let (socket, address) = connect(order, begin).await?;
-            // With the ACK that ends TCP's handshake, before anything else.
-            let sent = socket.send_all(header.as_deref().unwrap_or_default()).await;
-            sent.map(|()| (socket, address)).map_err(|error| (address, error))
+            if let Some(send_proxy) = send_proxy {
+                // With the ACK that ends TCP's handshake, before anything else.
+                let from = socket.local().ok_or_else(|| (address, io::ErrorKind::NotConnected.into()))?;
+                let header = send_proxy.header(self.announcement, endpoint.settings(), (from, address));
+                socket.send_all(&header).await.map_err(|error| (address, error))?;
+            }
+            Ok((socket, address))
         };
         match alarm::before(limit.at, connecting).await {
             Ok(Ok((socket, address))) => {
@@ -224,8 +228,7 @@ impl<'a> Attempt<'a> {
         let securing = async {
             let upgraded = match (originator.start(), self.settings.protocol.upgrade()) {
                 (Start::Upgrade, Some(dialogue)) => {
-                    let label = self.settings.protocol.label();
-                    let led = upgrade(&socket, label, dialogue).await;
+                    let led = upgrade(&socket, &*self.settings.protocol, dialogue).await;
                     match led.map_err(|failure| self.upgrade_failed(&failure))? {
                         Led::Upgraded(upgraded) => upgraded,
                         Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
@@ -262,10 +265,16 @@ impl<'a> Attempt<'a> {
         let begun = clock::now();
         let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
         let securing = async {
-            let protocol = self.settings.protocol.label();
-            nothing_came(&socket).map_err(|error| self.upgrade_failed(&error.into()))?;
-            let asked = socket.send_all(request).await;
-            asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
+            let protocol = &*self.settings.protocol;
+            let is_quiet =
+                || nothing_came(&socket, protocol).map_err(|error| self.upgrade_failed(&error.into()));
+            is_quiet()?;
+            if let Err(error) = socket.send_all(request).await {
+                // It may have said why before it went.
+                is_quiet()?;
+                let protocol = protocol.label();
+                return Err(self.upgrade_failed(&UpgradeFailure::Io { protocol, error }));
+            }
             self.shake_hands(originator, socket, upgraded).await
         };
         let secured = alarm::before(limit.at, securing).await;
@@ -301,6 +310,11 @@ impl<'a> Attempt<'a> {
     /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
     fn handshake_failed(&self, start: Start, error: HandshakeError) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
+        if let (Start::Upgrade, HandshakeError::NotTls { heard, .. }) = (start, &error)
+            && let Some(refused) = self.settings.protocol.refused_in_plaintext(heard)
+        {
+            return self.upgrade_failed(&refused.into());
+        }
         let has_ended = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
         match start {
             Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {

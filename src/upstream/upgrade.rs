@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::protocol::{Greeting, Step, Upgrade, UpgradeError, Upgraded};
+use crate::protocol::{Greeting, Protocol, Step, Upgrade, UpgradeError, Upgraded};
 use crate::sys::Socket;
 
 /// Why TLS did not begin.
@@ -36,10 +36,10 @@ const PORTION: usize = 512;
 /// Speaks until the server is ready for a TLS hello, or the client has to be heard. No deadline here: the caller has one.
 pub(super) async fn upgrade(
     socket: &Socket,
-    protocol: &'static str,
+    protocol: &dyn Protocol,
     mut dialogue: Box<dyn Upgrade>,
 ) -> Result<Led, UpgradeFailure> {
-    let io = |error| UpgradeFailure::Io { protocol, error };
+    let io = |error| UpgradeFailure::Io { protocol: protocol.label(), error };
     let mut step = dialogue.begin();
     loop {
         step = match step {
@@ -53,7 +53,7 @@ pub(super) async fn upgrade(
                 dialogue.received(&portion[..read])?
             }
             Step::Upgrade(upgraded) => {
-                nothing_came(socket)?;
+                nothing_came(socket, protocol)?;
                 return Ok(Led::Upgraded(upgraded));
             }
             Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
@@ -61,8 +61,13 @@ pub(super) async fn upgrade(
     }
 }
 
-/// A server waits for our hello now. Bytes that are here already were said in plaintext; those that come later are fed to
-/// TLS, which they break.
-pub(super) fn nothing_came(socket: &Socket) -> Result<(), UpgradeError> {
-    if socket.has_unread() { Err(UpgradeError::PlaintextAfterUpgrade) } else { Ok(()) }
+/// A server waits for our hello now. Bytes that are here already were said in plaintext: why it will not, or nothing that may
+/// be trusted. Those that come later are fed to TLS, which they break.
+pub(super) fn nothing_came(socket: &Socket, protocol: &dyn Protocol) -> Result<(), UpgradeError> {
+    if !socket.has_unread() {
+        return Ok(());
+    }
+    let mut portion = [0; PORTION];
+    let heard = socket.recv_arrived(&mut portion).ok().flatten().unwrap_or(0);
+    Err(protocol.refused_in_plaintext(&portion[..heard]).unwrap_or(UpgradeError::PlaintextAfterUpgrade))
 }

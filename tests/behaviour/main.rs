@@ -64,6 +64,7 @@ mod postgres_replication; // base backups, WAL
 mod postgres_roles; // which role a certificate opens
 mod preconnect; // upstream connections kept ready
 mod proxy_protocol; // PROXY headers, read and sent
+mod proxy_receivers; // what servers take of the headers that we send
 mod reference; // the reference servers on their own: when these fail, nothing else can be believed
 mod relaying; // counters, resets, ends
 mod reload; // the file read again

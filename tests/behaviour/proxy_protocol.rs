@@ -154,12 +154,15 @@ fn servers_are_told_in_version_2_who_connects_in_which_session() {
     let mut client = Client::unix(&ambassador.dir().join("app.sock")).expect("it accepts");
     client.send("hello");
     let fixed = client.receive(16);
-    assert_eq!(fixed[..14], [SIGNATURE, &[0x21, 0x31]].concat());
+    // A client without an address: then it is that of our own connection.
+    assert_eq!(fixed[..14], [SIGNATURE, &[0x21, 0x11]].concat());
     let header = client.receive(usize::from(u16::from_be_bytes([fixed[14], fixed[15]])));
     client.expect("hello");
     drop(client);
     let record = ambassador.record();
-    let extensions = extensions(&header[216..]);
+    assert_eq!(header[..8], [127, 0, 0, 1, 127, 0, 0, 1]);
+    assert_eq!(header[10..12], upstream.port().to_be_bytes());
+    let extensions = extensions(&header[12..]);
     let value = |kind: u8| {
         let found = extensions.iter().find(|(known, _)| *known == kind);
         found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
@@ -248,19 +251,46 @@ fn what_one_proxy_said_is_passed_on_to_the_next() {
     client.expect("PROXY TCP4 192.0.2.1 198.51.100.2 12345 5432\r\nx");
 }
 
+/// Scenario: probes and `check --connect` sent LOCAL, or in version 1 UNKNOWN, and sessions of unix clients AF_UNIX: servers took
+/// the one and refused the other, so that all was well and nobody was served, or the other way round.
 #[test]
-fn a_check_says_that_the_connection_is_its_own() {
-    let upstream = Upstream::plain(|mut conn: Conn| async move {
-        let mut all = Vec::new();
-        drop(conn.read_to_end(&mut all).await);
-        conn.note(all.escape_ascii().to_string());
-    });
-    for (version, begins) in [("v1", "PROXY UNKNOWN\\r\\n"), ("v2", "\\r\\n\\r\\n\\x00\\r\\nQUIT\\n \\x00")] {
+fn a_check_speaks_as_a_session_of_a_unix_client_does() {
+    for version in ["v1", "v2"] {
+        // Tells the header without our port, and in version 2 without what differs from session to session.
+        let upstream = Upstream::plain(move |mut conn: Conn| async move {
+            let mut header =
+                vec![0; if version == "v1" { "PROXY TCP4 127.0.0.1 127.0.0.1 ".len() } else { 24 }];
+            drop(conn.read_exact(&mut header).await);
+            if version == "v2" {
+                header[14..16].fill(0);
+            }
+            conn.note(header.escape_ascii().to_string());
+        });
+        let config = Config::new().listener("app", "bind: \"unix:{dir}/app.sock\"\ncluster: up").cluster(
+            "up",
+            &[&upstream.address()],
+            &format!("send_proxy: {version}"),
+        );
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("listeners.yaml");
-        let config = Config::app(&[&upstream.address()], &format!("send_proxy: {version}"));
         std::fs::write(&file, config.render(dir.path())).expect("a file");
         finish(command().args(["check", "--connect", "--config"]).arg(&file)).must_succeed();
-        upstream.wait_note(begins);
+        let ambassador = Ambassador::start(&config);
+        let mut client = Client::unix(&ambassador.dir().join("app.sock")).expect("it accepts");
+        client.ending();
+        let notes = upstream.notes();
+        assert_eq!((notes.len(), &notes[0]), (2, &notes[1]));
     }
+}
+
+/// nginx before 1.23.3 takes 107 bytes at most.
+#[test]
+fn a_header_is_as_short_as_its_receiver_wants_it() {
+    let server = nginx();
+    let cluster = "send_proxy: v2\nsend_proxy_max: 107";
+    let ambassador = Ambassador::start(&Config::app(&[&server.address(1)], cluster));
+    let mut client = ambassador.connect();
+    let (from, to) = (client.local(), ambassador.address("app"));
+    let (answer, _) = client.read_out();
+    assert_eq!(String::from_utf8_lossy(&answer), format!("from {from} to {to}"));
 }

@@ -54,6 +54,7 @@ impl Resolver<'_> {
         let (digest, tls_digest) = self.digests(root, name, cluster, &looked_up);
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
         let hedging = self.hedging(cluster, protocol.as_deref());
+        let send_proxy = self.send_proxy(cluster);
         let (panic, orphans) = (self.panic(cluster), self.orphans(cluster));
         Some(Settings {
             name: ClusterName::from(name),
@@ -65,7 +66,7 @@ impl Resolver<'_> {
             balance: balance(cluster)?,
             tls: tls?,
             dial: dial?,
-            send_proxy: send_proxy(cluster)?,
+            send_proxy: send_proxy?,
             limits: limits(cluster)?,
             queue_timeout: queue_timeout(cluster)?,
             takes_turns: cluster.section("limits")?.is_given("queue_timeout"),
@@ -94,6 +95,26 @@ impl Resolver<'_> {
         let options =
             Options { scram_plus: scram_plus?, server_is_verified, rsa_key, host_name: host_name() };
         protocol::named(label, &options)
+    }
+
+    fn send_proxy(&mut self, cluster: &Section) -> Option<Option<SendProxy>> {
+        let version = cluster.text("send_proxy")?;
+        let is_bounded = cluster.is_given("send_proxy_max");
+        if is_bounded && version != "v2" {
+            let reason = "`send_proxy_max` needs `send_proxy: v2`; version 1 has no more than addresses";
+            self.findings.mistake(&cluster.at("send_proxy_max"), reason);
+            return None;
+        }
+        let most = match is_bounded {
+            true => cluster.integer("send_proxy_max")? as usize,
+            false => proxy_header_max(cluster.text("protocol")?),
+        };
+        let versions = [
+            ("none", None),
+            ("v1", Some(SendProxy::V1)),
+            ("v2", Some(SendProxy::V2 { host: host_name(), most })),
+        ];
+        cluster.choice("send_proxy", &versions)
     }
 
     fn announce_caller(&mut self, cluster: &Section, protocol: Option<&dyn Protocol>) -> Option<bool> {
@@ -248,10 +269,14 @@ fn queue_timeout(cluster: &Section) -> Option<Duration> {
     }
 }
 
-fn send_proxy(cluster: &Section) -> Option<Option<SendProxy>> {
-    let versions =
-        [("none", None), ("v1", Some(SendProxy::V1)), ("v2", Some(SendProxy::V2 { host: host_name() }))];
-    cluster.choice("send_proxy", &versions)
+/// What a receiver of that protocol takes of a PROXY header, in bytes, as measured (docs/CONTEXT.md has the table): MariaDB 256,
+/// Mosquitto 516, Postfix 536, slapd 548, Dovecot 1500.
+fn proxy_header_max(protocol: &str) -> usize {
+    match protocol {
+        "mysql" => 256,
+        "smtp" | "ldap" | "mqtt" => 512,
+        _ => 1500,
+    }
 }
 
 /// The host's own name, as uname(2) has it.

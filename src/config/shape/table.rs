@@ -162,6 +162,9 @@ static CLUSTER: Shape = Shape {
         default("send_proxy", words(&["none", "v1", "v2"]), "none",
             "Which PROXY header the servers get in front of everything else; v2 carries the server's name, \
              the session's id, and who the caller is."),
+        optional("send_proxy_max", Kind::Integer(59, 16384),
+            "The most bytes that a v2 header may have; what it says of session and caller beyond that is left out. Default: \
+             what servers of the protocol are known to take."),
         section("circuit_breaker", &CIRCUIT_BREAKER),
         section("outlier_detection", &OUTLIER_DETECTION),
         optional("health_check", Kind::Section(&HEALTH_CHECK),

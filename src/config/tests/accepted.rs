@@ -223,7 +223,18 @@ fn proxy_headers_are_accepted_and_sent() {
     assert_eq!(config.clusters[0].send_proxy, Some(SendProxy::V1));
     let config = accept(&least("", "", "send_proxy: v2"));
     assert!(!config.listeners[0].accept_proxy);
-    assert!(matches!(&config.clusters[0].send_proxy, Some(SendProxy::V2 { host }) if !host.is_empty()));
+    assert!(
+        matches!(&config.clusters[0].send_proxy, Some(SendProxy::V2 { host, most: 1500 }) if !host.is_empty())
+    );
+    for (protocol, expected) in [("mysql", 256), ("smtp", 512), ("imap", 1500)] {
+        let config = accept(
+            &least("", "", "send_proxy: v2").replace("protocol: tcp", &format!("protocol: {protocol}")),
+        );
+        let sent = &config.clusters[0].send_proxy;
+        assert!(matches!(sent, Some(SendProxy::V2 { most, .. }) if *most == expected), "{sent:?}");
+    }
+    let config = accept(&least("", "", "send_proxy: v2\nsend_proxy_max: 107"));
+    assert!(matches!(config.clusters[0].send_proxy, Some(SendProxy::V2 { most: 107, .. })));
     assert_eq!(accept(&least("", "", "")).clusters[0].send_proxy, None);
 }
 

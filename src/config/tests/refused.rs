@@ -365,6 +365,7 @@ fn proxy_headers_are_believed_from_this_host_only() {
     );
     check_listener("accept_proxy: v2", 19, "accept_proxy", "true or false");
     check_cluster("send_proxy: v3", 17, "send_proxy", "did you mean `v1`?");
+    check_cluster("send_proxy_max: 256", 21, "send_proxy_max", "needs `send_proxy: v2`");
 }
 
 #[test]

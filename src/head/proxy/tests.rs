@@ -149,6 +149,11 @@ fn the_checksum_is_the_one_that_rfc_3720_shows() {
     assert_eq!(crc32c([0xff; 32].into_iter()), 0x62a8_ab43);
 }
 
+fn pair(source: &str, destination: &str) -> AddressPair {
+    let [source, destination] = [source, destination].map(|address| address.parse().expect("an address"));
+    AddressPair::new(source, destination)
+}
+
 #[test]
 fn what_is_written_is_read_again() {
     let extensions = Extensions {
@@ -156,45 +161,72 @@ fn what_is_written_is_read_again() {
         unique_id: Some("0123456789abcdef"),
         ..Extensions::default()
     };
-    let unix = Addresses::Unix { source: Vec::new(), destination: b"/run/x.sock".to_vec() };
-    for command in [
-        Command::Local,
-        Command::Proxied(Addresses::Unknown),
-        Command::Proxied(unix),
-        tcp("192.0.2.1:12345", "198.51.100.2:5432"),
-        tcp("[2001:db8::1]:1", "[::1]:65535"),
+    let v4 = ["192.0.2.1:12345", "198.51.100.2:5432"];
+    for ([source, destination], as_read) in [
+        (v4, v4),
+        (["[2001:db8::1]:1", "[::1]:65535"], ["[2001:db8::1]:1", "[::1]:65535"]),
+        // What came to a socket for both families.
+        (["[::ffff:192.0.2.1]:12345", "[::ffff:198.51.100.2]:5432"], v4),
+        (["[::ffff:192.0.2.1]:12345", "198.51.100.2:5432"], v4),
+        (["192.0.2.1:1", "[::1]:2"], ["[::ffff:192.0.2.1]:1", "[::1]:2"]),
     ] {
-        let (read, left) = check(&write_v2(&command, &extensions)).expect("a header").expect("a whole one");
+        let (pair, command) = (pair(source, destination), tcp(as_read[0], as_read[1]));
+        let (read, left) =
+            check(&write_v2(pair, &extensions, usize::MAX)).expect("a header").expect("a whole one");
         assert_eq!((&read.command, left), (&command, 0));
-        if command != Command::Local {
-            assert_eq!(read.authority.as_deref(), Some("db.test"));
-            assert_eq!(read.unique_id.as_deref(), Some(&b"0123456789abcdef"[..]));
-        }
-        let (read, _) = check(&write_v1(&command)).expect("a header").expect("a whole one");
-        let as_line = match command {
-            Command::Proxied(Addresses::Tcp { .. }) => command,
-            Command::Local | Command::Proxied(_) => Command::Proxied(Addresses::Unknown),
-        };
-        assert_eq!(read.command, as_line);
+        assert_eq!(read.authority.as_deref(), Some("db.test"));
+        assert_eq!(read.unique_id.as_deref(), Some(&b"0123456789abcdef"[..]));
+        let (read, _) = check(&write_v1(pair)).expect("a header").expect("a whole one");
+        assert_eq!(read.command, command);
+    }
+}
+
+fn of_a_session() -> Extensions<'static> {
+    Extensions {
+        authority: Some("db.test"),
+        unique_id: Some("0123456789abcdef"),
+        host: Some("h"),
+        unit: Some("u.service"),
+        uid: Some(1000),
+        context: Some("job=nightly"),
     }
 }
 
 #[test]
 fn private_extensions_have_the_numbers_of_the_documentation() {
-    let extensions = Extensions {
-        host: Some("h"),
-        unit: Some("u.service"),
-        uid: Some(1000),
-        context: Some("job=nightly"),
-        ..Extensions::default()
-    };
-    let header = write_v2(&Command::Local, &extensions);
-    let said = [&b"\xe0\0\x01h\xe1\0\x09u.service\xe2\0\x041000\xe3\0\x0bjob=nightly\x03\0\x04"[..]].concat();
-    assert_eq!(&header[16..header.len() - 4], said);
+    let extensions = Extensions { authority: None, unique_id: None, ..of_a_session() };
+    let header = write_v2(pair("192.0.2.1:1", "192.0.2.2:2"), &extensions, usize::MAX);
+    let said = [&b"\xe2\0\x041000\xe1\0\x09u.service\xe0\0\x01h\xe3\0\x0bjob=nightly\x03\0\x04"[..]].concat();
+    assert_eq!(&header[16 + 12..header.len() - 4], said);
     let manual = include_str!("../../../docs/CONTEXT.md");
     for row in ["| 0xE0 | host", "| 0xE1 | unit", "| 0xE2 | uid", "| 0xE3 | context"] {
         assert!(manual.contains(row), "{row}");
     }
+}
+
+/// MariaDB takes 256 bytes in all, Postfix 536: a client's context of 200 bytes ended the session there.
+#[test]
+fn what_does_not_fit_is_left_out_whole_in_the_order_of_the_documentation() {
+    let whole = write_v2(pair("[::1]:1", "[::2]:2"), &of_a_session(), usize::MAX).len();
+    let kinds = |most: usize| {
+        let header = write_v2(pair("[::1]:1", "[::2]:2"), &of_a_session(), most);
+        assert!(header.len() <= most, "{} of {most}", header.len());
+        let mut rest = &header[V2_FIXED + 36..];
+        let mut kinds = Vec::new();
+        while let [kind, high, low, after @ ..] = rest {
+            kinds.push(*kind);
+            rest = &after[usize::from(u16::from_be_bytes([*high, *low]))..];
+        }
+        kinds
+    };
+    assert_eq!(kinds(whole), [0x05, 0x02, 0xe2, 0xe1, 0xe0, 0xe3, 0x03]);
+    assert_eq!(kinds(whole - 1), [0x05, 0x02, 0xe2, 0xe1, 0xe0, 0x03]);
+    // Shorter ones behind one that does not fit still may.
+    assert_eq!(kinds(V2_LEAST + 19 + 10 + 7 + 4), [0x05, 0x02, 0xe2, 0xe0, 0x03]);
+    assert_eq!(kinds(V2_LEAST), [0x03]);
+    let long = "x".repeat(1025);
+    let extensions = Extensions { context: Some(&long), ..Extensions::default() };
+    assert_eq!(write_v2(pair("[::1]:1", "[::2]:2"), &extensions, usize::MAX).len(), V2_LEAST);
 }
 
 proptest! {
@@ -203,7 +235,7 @@ proptest! {
     #[test]
     fn a_flipped_bit_is_noticed(at in 0usize..64, bit in 0u8..8) {
         let extensions = Extensions { unique_id: Some("0123456789abcdef"), ..Extensions::default() };
-        let mut header = write_v2(&tcp("192.0.2.1:1", "198.51.100.2:2"), &extensions);
+        let mut header = write_v2(pair("192.0.2.1:1", "198.51.100.2:2"), &extensions, usize::MAX);
         let at = at % header.len();
         header[at] ^= 1 << bit;
         let becomes_local = at == 12 && bit == 0;

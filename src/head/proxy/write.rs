@@ -1,13 +1,40 @@
-//! Writes a PROXY header of either version.
+//! Writes a PROXY header of either version, always one of TCP: of all that the specification has, addresses of IPv4 and IPv6 are
+//! what every receiver takes (docs/CONTEXT.md has who refuses what). `LOCAL`, `UNKNOWN` and unix addresses are read, and never
+//! written.
 
 use core::net::{IpAddr, SocketAddr};
 
-use super::{
-    Addresses, Command, SIGNATURE, TCP4, TCP6, UNIX_PATH, UNIX_STREAM, UNSPECIFIED, V2_FIXED, V2_LOCAL,
-    V2_PROXY, crc32c, tlv,
-};
+use super::{SIGNATURE, TCP4, TCP6, V2_FIXED, V2_PROXY, crc32c, tlv};
 
-/// What a header of version 2 says beside the addresses. Each is cut at `VALUE_MAX` bytes.
+/// From where to where a connection goes, both of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPair {
+    /// Whose connection it is.
+    pub source: SocketAddr,
+    /// What it connected to.
+    pub destination: SocketAddr,
+}
+
+impl AddressPair {
+    /// IPv4 where it can be said so: addresses that are mapped into IPv6 (RFC 4291 section 2.5.5.2) are written as what they
+    /// stand for, unless the other one is IPv6.
+    #[must_use]
+    pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let wide = |address: SocketAddr| match address.ip() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+            IpAddr::V6(ip) => SocketAddr::new(ip.into(), address.port()),
+        };
+        let (source, destination) = (plain(source), plain(destination));
+        if source.is_ipv4() == destination.is_ipv4() {
+            Self { source, destination }
+        } else {
+            Self { source: wide(source), destination: wide(destination) }
+        }
+    }
+}
+
+/// What a header of version 2 says beside the addresses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extensions<'a> {
     /// The name of the server that is dialled, as TLS has it.
@@ -24,51 +51,38 @@ pub struct Extensions<'a> {
     pub context: Option<&'a str>,
 }
 
-/// So that all of them fit into what readers take: HAProxy and nginx 1.25 some KiB.
+/// The most that one value may have.
 const VALUE_MAX: usize = 1024;
+/// Number and length in front of a value.
+const TLV_HEAD: usize = 3;
+const CHECKSUM: usize = TLV_HEAD + 4;
+/// The least that a header of version 2 may be allowed to have: addresses of IPv6 and a checksum.
+pub const V2_LEAST: usize = V2_FIXED + 36 + CHECKSUM;
 
 /// Version 1: addresses of TCP, and nothing else.
 #[must_use]
-pub fn write_v1(command: &Command) -> Vec<u8> {
-    match command {
-        Command::Proxied(Addresses::Tcp { source, destination }) if is_one_family(source, destination) => {
-            let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
-            let (from, to) = (source.ip(), destination.ip());
-            format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
-        }
-        Command::Local | Command::Proxied(_) => b"PROXY UNKNOWN\r\n".to_vec(),
-    }
+pub fn write_v1(pair: AddressPair) -> Vec<u8> {
+    let AddressPair { source, destination } = pair;
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (source.ip(), destination.ip());
+    format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
-/// Version 2, with a checksum.
+/// Version 2, with a checksum, in at most that many bytes, but no less than [`V2_LEAST`]. Each extension that does not fit any more is left out, whole: who
+/// reads half a name is told a wrong one.
 #[must_use]
-pub fn write_v2(command: &Command, extensions: &Extensions<'_>) -> Vec<u8> {
+pub fn write_v2(pair: AddressPair, extensions: &Extensions<'_>, most: usize) -> Vec<u8> {
+    let AddressPair { source, destination } = pair;
     let mut header = SIGNATURE.to_vec();
-    header.push(if *command == Command::Local { V2_LOCAL } else { V2_PROXY });
-    header.extend([UNSPECIFIED, 0, 0]);
-    match command {
-        Command::Proxied(Addresses::Tcp { source, destination }) if is_one_family(source, destination) => {
-            header[13] = if source.is_ipv4() { TCP4 } else { TCP6 };
-            for address in [source, destination] {
-                match address.ip() {
-                    IpAddr::V4(ip) => header.extend(ip.octets()),
-                    IpAddr::V6(ip) => header.extend(ip.octets()),
-                }
-            }
-            header.extend([source.port(), destination.port()].map(u16::to_be_bytes).concat());
+    header.extend([V2_PROXY, if source.is_ipv4() { TCP4 } else { TCP6 }, 0, 0]);
+    for address in [source, destination] {
+        match address.ip() {
+            IpAddr::V4(ip) => header.extend(ip.octets()),
+            IpAddr::V6(ip) => header.extend(ip.octets()),
         }
-        Command::Proxied(Addresses::Unix { source, destination }) => {
-            header[13] = UNIX_STREAM;
-            for path in [source, destination] {
-                let mut padded = [0; UNIX_PATH];
-                let fits = path.len().min(UNIX_PATH);
-                padded[..fits].copy_from_slice(&path[..fits]);
-                header.extend(padded);
-            }
-        }
-        Command::Local | Command::Proxied(_) => {}
     }
-    append_all(&mut header, extensions);
+    header.extend([source.port(), destination.port()].map(u16::to_be_bytes).concat());
+    append_what_fits(&mut header, extensions, most.saturating_sub(CHECKSUM));
     append(&mut header, tlv::CRC32C, &[0; 4]);
     // A few values of at most VALUE_MAX bytes each.
     let body = u16::try_from(header.len() - V2_FIXED).expect("a header is some KiB");
@@ -79,30 +93,28 @@ pub fn write_v2(command: &Command, extensions: &Extensions<'_>) -> Vec<u8> {
     header
 }
 
-fn append_all(header: &mut Vec<u8>, extensions: &Extensions<'_>) {
+/// In the order in which they are kept where there is not room for all of them (docs/CONTEXT.md): what is needed to find the
+/// session first, what a client may make as long as it likes last.
+fn append_what_fits(header: &mut Vec<u8>, extensions: &Extensions<'_>, most: usize) {
     let Extensions { authority, unique_id, host, unit, uid, context } = extensions;
     let uid = uid.map(|uid| uid.to_string());
     for (kind, value) in [
-        (tlv::AUTHORITY, *authority),
         (tlv::UNIQUE_ID, *unique_id),
-        (tlv::HOST, *host),
-        (tlv::UNIT, *unit),
+        (tlv::AUTHORITY, *authority),
         (tlv::UID, uid.as_deref()),
+        (tlv::UNIT, *unit),
+        (tlv::HOST, *host),
         (tlv::CONTEXT, *context),
     ] {
-        if let Some(value) = value {
+        let fits = |value: &&str| value.len() <= VALUE_MAX && header.len() + TLV_HEAD + value.len() <= most;
+        if let Some(value) = value.filter(fits) {
             append(header, kind, value.as_bytes());
         }
     }
 }
 
 fn append(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    let value = &value[..value.len().min(VALUE_MAX)];
     header.push(kind);
-    header.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
+    header.extend(u16::try_from(value.len()).expect("at most VALUE_MAX").to_be_bytes());
     header.extend_from_slice(value);
-}
-
-const fn is_one_family(a: &SocketAddr, b: &SocketAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
 }

@@ -104,10 +104,14 @@ fn greetings_that_lead_nowhere() {
     let plain = packet(0, &greeting_payload(ALL & !CLIENT_SSL, "x"));
     let stuffed = [greeting("x"), packet(1, b"\0")].concat();
     let full = packet(0, b"\xff\x10\x04Too many connections");
+    // How MariaDB answers a PROXY header that it cannot read.
+    let refusal = packet(1, b"\xff\x51\x04#HY000Failed to parse\x1b proxy header");
+    let refused = [greeting("x"), refusal.clone()].concat();
     for (bytes, expected) in [
         (&plain[..], "has no CLIENT_SSL"),
         (&stuffed, "plaintext after agreeing"),
         (&full, "MySQL error 1040"),
+        (&refused, "MySQL error 1105: Failed to parse proxy header"),
         (b"\x03\0\0\0\x0a1\0", "too short"),
         (b"\x01\0\0\0\x09", "not MySQL: byte 0x09"),
         (b"\0\0\0\0", "not MySQL"),
@@ -116,6 +120,11 @@ fn greetings_that_lead_nowhere() {
     ] {
         let error = protocol().upgrade().unwrap().received(bytes).expect_err("an error").to_string();
         assert!(error.contains(expected), "{bytes:?}: {error}");
+    }
+    let behind = protocol().refused_in_plaintext(&refusal).map(|error| error.to_string());
+    assert!(behind.is_some_and(|words| words.contains("Failed to parse proxy header")));
+    for other in [&refusal[..refusal.len() - 1], &greeting("x"), b"", b"\x16\x03\x01\0\x05hello"] {
+        assert_eq!(protocol().refused_in_plaintext(other), None);
     }
 }
 

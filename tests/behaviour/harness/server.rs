@@ -125,7 +125,7 @@ pub(super) fn shared(cell: &'static OnceLock<Server>, start: impl FnOnce() -> Se
     cell.get_or_init(start)
 }
 
-/// MariaDB: roles `app` (native password) and `ed` (ed25519), both only with a certificate; database `shop`.
+/// MariaDB, which takes PROXY headers: roles `app` (native password) and `ed` (ed25519), both only with a certificate; database `shop`.
 pub(crate) fn mariadb() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -158,6 +158,7 @@ pub(crate) fn mariadb() -> &'static Server {
                 "--innodb-flush-log-at-trx-commit=0",
             ]);
             command.args(["--innodb-buffer-pool-size=16M", "--skip-name-resolve"]);
+            command.arg("--proxy-protocol-networks=127.0.0.0/8");
             command.args(["--performance-schema=ON", "--performance-schema-max-table-instances=100"]);
             if plan.account.is_some() {
                 command.arg("--user=mysql");
@@ -248,11 +249,11 @@ pub(crate) fn mysql() -> &'static Server {
     })
 }
 
-/// Postfix' smtpd, for anything from this host over TLS; what it takes is thrown away.
+/// Postfix' smtpd, for anything from this host over TLS; what it takes is thrown away. On port 1 it wants a PROXY header.
 pub(crate) fn postfix() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
-        Server::start(1, None, "TERM", |plan| {
+        Server::start(2, None, "TERM", |plan| {
             for name in ["spool", "data"] {
                 fs::create_dir_all(plan.dir.join(name)).expect("a directory");
             }
@@ -271,6 +272,10 @@ pub(crate) fn postfix() -> &'static Server {
                 ),
             );
             let mut services = format!("127.0.0.1:{} inet n - n - - smtpd\n", plan.ports[0]);
+            services += &format!(
+                "127.0.0.1:{} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n",
+                plan.ports[1]
+            );
             services += "cleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
                          bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
                          qmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\ndiscard unix - - n - - discard\n\
@@ -284,16 +289,16 @@ pub(crate) fn postfix() -> &'static Server {
     })
 }
 
-/// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for user `app`.
+/// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for user `app`; IMAP behind a PROXY header on port 4.
 pub(crate) fn dovecot() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
-        Server::start(4, None, "TERM", |plan| {
+        Server::start(5, None, "TERM", |plan| {
             let account = Account::of("mail", "base-files");
             fs::create_dir_all(plan.dir.join("home")).expect("a directory");
             give(&plan.dir.join("home"), account.as_ref());
             let dir = plan.dir.display();
-            let [imap, pop3, sieve, lmtp] = plan.ports else { panic!("four ports") };
+            let [imap, pop3, sieve, lmtp, proxied] = plan.ports else { panic!("five ports") };
             let listener = |name: &str, port: &u16| {
                 format!("inet_listener {name} {{\n  address = 127.0.0.1\n  port = {port}\n }}\n")
             };
@@ -303,13 +308,15 @@ pub(crate) fn dovecot() -> &'static Server {
                  log_path = /dev/stderr\nauth_verbose = yes\nssl = required\nssl_cert = <{dir}/server.pem\n\
                  ssl_key = <{dir}/server.key\nssl_ca = <{dir}/ca.pem\nssl_verify_client_cert = yes\n\
                  auth_ssl_require_client_cert = yes\nssl_require_crl = no\nauth_mechanisms = plain apop cram-md5\n\
+                 haproxy_trusted_networks = 127.0.0.0/8\n\
                  mail_location = maildir:{dir}/home/mail\nfirst_valid_uid = 1\nlast_valid_uid = 0\n\
                  passdb {{\n driver = passwd-file\n args = {dir}/users\n}}\n\
                  userdb {{\n driver = static\n args = uid=mail gid=mail home={dir}/home\n}}\n\
-                 service imap-login {{\n {}{} }}\nservice pop3-login {{\n {}{} }}\n\
+                 service imap-login {{\n {}{}{} }}\nservice pop3-login {{\n {}{} }}\n\
                  service managesieve-login {{\n {} }}\nservice lmtp {{\n user = mail\n {} }}\n\
                  service stats {{\n unix_listener stats-writer {{\n  mode = 0666\n }}\n }}\n",
                 listener("imap", imap),
+                listener("proxied", proxied).replace("  port", "  haproxy = yes\n  port"),
                 none("imaps"),
                 listener("pop3", pop3),
                 none("pop3s"),
@@ -325,11 +332,11 @@ pub(crate) fn dovecot() -> &'static Server {
     })
 }
 
-/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password.
+/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password. On port 1 it wants a PROXY header of version 2.
 pub(crate) fn slapd() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
-        Server::start(1, None, "INT", |plan| {
+        Server::start(2, None, "INT", |plan| {
             fs::create_dir_all(plan.dir.join("db")).expect("a directory");
             let dir = plan.dir.display();
             let config = format!(
@@ -340,7 +347,9 @@ pub(crate) fn slapd() -> &'static Server {
             );
             let file = plan.write("slapd.conf", &config);
             let mut command = Command::new(demand("slapd", "slapd"));
-            command.args(["-f", &file, "-d", "256", "-h", &format!("ldap://127.0.0.1:{}/", plan.ports[0])]);
+            let [plain, proxied] = plan.ports else { panic!("two ports") };
+            let urls = format!("ldap://127.0.0.1:{plain}/ pldap://127.0.0.1:{proxied}/");
+            command.args(["-f", &file, "-d", "256", "-h", &urls]);
             command
         })
     })

@@ -3,7 +3,7 @@
 #![no_main]
 
 use ambassador::head::connect::RequestReader;
-use ambassador::head::proxy::{Command, Extensions, HeaderReader, write_v1, write_v2};
+use ambassador::head::proxy::{Addresses, Command, Extensions, HeaderReader, AddressPair, V2_LEAST, write_v1, write_v2};
 use ambassador::head::{Progress, Reader};
 use libfuzzer_sys::fuzz_target;
 
@@ -13,12 +13,17 @@ fuzz_target!(|input: &[u8]| {
     if let Some(Ok((header, _))) = header {
         let unique_id = header.unique_id.as_deref().and_then(|id| std::str::from_utf8(id).ok());
         let extensions = Extensions { authority: header.authority.as_deref(), unique_id, ..Extensions::default() };
-        let written = write_v2(&header.command, &extensions);
-        let again = read(HeaderReader::default(), &written, usize::MAX).expect("whole").expect("a header");
-        assert_eq!(again.0.command, header.command);
-        assert!(matches!(read(HeaderReader::default(), &write_v1(&header.command), 1), Some(Ok(_))));
-        if header.command != Command::Local {
-            assert_eq!(again.0.authority, header.authority);
+        if let Command::Proxied(Addresses::Tcp { source, destination }) = header.command {
+            let pair = AddressPair::new(source, destination);
+            let command = Command::Proxied(Addresses::Tcp { source: pair.source, destination: pair.destination });
+            for most in [V2_LEAST, 256, usize::MAX] {
+                let written = write_v2(pair, &extensions, most);
+                assert!(written.len() <= most);
+                let again = read(HeaderReader::default(), &written, usize::MAX).expect("whole").expect("a header");
+                assert_eq!(again.0.command, command);
+            }
+            let again = read(HeaderReader::default(), &write_v1(pair), 1).expect("whole").expect("a header");
+            assert_eq!(again.0.command, command);
         }
     }
     let request = read(RequestReader::default(), input, usize::MAX);
