@@ -114,6 +114,16 @@ impl Queue {
         Some(Ticket { caller, number })
     }
 
+    /// Who was called, and found the room taken, is the next one again.
+    pub fn put_back(&mut self, ticket: &Ticket) {
+        let Ticket { caller, number } = ticket;
+        let theirs = self.waiting.entry(caller.clone()).or_default();
+        theirs.push_front(*number);
+        self.turns.retain(|other| other != caller);
+        self.turns.push_front(caller.clone());
+        self.length += 1;
+    }
+
     /// Somebody waits no longer. False: it had been given room already.
     pub fn leave(&mut self, ticket: &Ticket) -> bool {
         let Some(theirs) = self.waiting.get_mut(&ticket.caller) else { return false };
@@ -207,6 +217,24 @@ mod tests {
         assert_eq!(queue.call_next(), Some(other.clone()));
         assert!(!queue.leave(&other), "it has its room already");
         assert_eq!((queue.len(), queue.call_next()), (0, None));
+    }
+
+    #[test]
+    fn who_was_called_in_vain_is_the_next_one_again() {
+        let mut queue = queue(4, 100);
+        for uid in [1, 1, 2, 3] {
+            queue.enter(user(uid), None).unwrap();
+        }
+        let first = queue.call_next().unwrap();
+        queue.enter(user(3), None).unwrap();
+        queue.put_back(&first);
+        assert_eq!(queue.len(), 5, "there is no limit to coming back");
+        assert_eq!(queue.call_next(), Some(first));
+        assert_eq!(drained(&mut queue), [2, 3, 1, 3].map(user));
+        let only = queue.enter(user(1), None).unwrap();
+        assert_eq!(queue.call_next(), Some(only.clone()));
+        queue.put_back(&only);
+        assert!(queue.leave(&only) && queue.is_empty() && queue.turns.is_empty());
     }
 
     /// Against a plain list of who waits: nobody is lost, and between two turns of a caller that waits all along each other

@@ -283,10 +283,12 @@ impl Cluster {
                         roster.room()?;
                         return Err(cap);
                     }
+                    // Whoever was called and finds no room is still the one that was.
+                    let begun = roster.begin(plan, demand.affinity, clock::now(), rng)?;
                     if let Some(turn) = turn {
                         line.leave(turn);
                     }
-                    roster.begin(plan, demand.affinity, clock::now(), rng)?
+                    begun
                 }
                 Wanted::Endpoint { id, .. } => (id, roster.begin_at(id, plan)?),
             };

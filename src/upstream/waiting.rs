@@ -89,6 +89,17 @@ impl Line {
         Ok((ticket, receiver))
     }
 
+    /// The one that was called found the room taken, because of that, and waits in front of all others. `None`: it was not the
+    /// one that was called.
+    fn wait_on(&mut self, ticket: &Ticket, cap: Unavailable) -> Option<oneshot::Receiver<Call>> {
+        self.called.take_if(|called| called == ticket)?;
+        self.queue.put_back(ticket);
+        let (sender, receiver) = oneshot::channel();
+        self.calls.insert(ticket.clone(), sender);
+        self.cap = Some(cap);
+        Some(receiver)
+    }
+
     /// There is room for one.
     fn call_next(&mut self) {
         while self.called.is_none()
@@ -194,11 +205,10 @@ impl Cluster {
     ) -> Result<Lease, NoLease> {
         let begun = clock::now();
         let until = deadline.min(begun + self.settings.queue_timeout);
+        let caller = CallerKey::of(demand.caller, demand.from);
+        let most = demand.max_queued.map(|most| most as usize);
+        let mut place = self.enter(caller, most, cap).map_err(|crowd| NoLease::Waited(cap, crowd.into()))?;
         loop {
-            let caller = CallerKey::of(demand.caller, demand.from);
-            let most = demand.max_queued.map(|most| most as usize);
-            let mut place =
-                self.enter(caller, most, cap).map_err(|crowd| NoLease::Waited(cap, crowd.into()))?;
             match alarm::before(until, &mut place.call).await {
                 // The room may be gone all the same, to a cancel: those ask nobody.
                 Ok(Ok(Ok(()))) => match self.lease(demand, plan, Some(&place.ticket), Purpose::Session) {
@@ -207,6 +217,8 @@ impl Cluster {
                             return Err(too_late(again, begun));
                         }
                         cap = again;
+                        let call = self.decide(|state| state.line.wait_on(&place.ticket, cap));
+                        place.call = call.expect("its call is its own until it has a lease or leaves");
                     }
                     leased => {
                         self.metrics.wait_duration.record(clock::now() - begun);
@@ -306,6 +318,25 @@ mod tests {
         assert!(is_called(&mut three));
         line.leave(&three.0);
         assert!(line.queue.is_empty() && line.calls.is_empty() && line.called.is_none());
+    }
+
+    /// Scenario: a cancel, which asks nobody, took the room that a session of the queue had just been called for. The session
+    /// went to the back of the queue.
+    #[test]
+    fn whoever_was_called_in_vain_keeps_its_place() {
+        let mut line = line();
+        let mut one = enter(&mut line, 1);
+        let mut two = enter(&mut line, 2);
+        line.call_next();
+        assert!(is_called(&mut one));
+        assert_eq!(line.before(None), Some(CAP), "nobody passes while it looks");
+        one.1 = line.wait_on(&one.0, CAP).unwrap();
+        assert!(line.wait_on(&two.0, CAP).is_none(), "nobody called it");
+        line.call_next();
+        assert!(is_called(&mut one) && !is_called(&mut two));
+        line.leave(&one.0);
+        line.call_next();
+        assert!(is_called(&mut two));
     }
 
     #[test]
