@@ -101,10 +101,12 @@ impl Subject {
         *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded);
     }
 
-    /// The metrics, with the bytes of sessions that live.
+    /// The metrics, with the bytes of sessions that live and the states of clusters as they are now.
     #[must_use]
     pub fn metrics(&self) -> &Exposition {
-        self.scene.get().routes().for_each(|route| route.publish_bytes());
+        let scene = self.scene.get();
+        scene.routes().for_each(|route| route.publish_bytes());
+        scene.clusters.iter().for_each(|cluster| cluster.publish_state());
         self.exposition.set_tasks(self.sessions.len(), self.upkeep.len());
         &self.exposition
     }

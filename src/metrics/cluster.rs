@@ -32,14 +32,13 @@ pub struct ClusterMetrics {
     pub preconnects_retired: Counter,
     /// Connections that the server ended.
     pub preconnects_died: Counter,
-    /// 1 while health does not count, because it leaves nobody.
-    pub panic: Gauge,
     /// A dial got no further attempt for want of retry budget.
     pub retry_budget_exhausted: Counter,
     hedged: BTreeMap<&'static str, Counter>,
     trials: BTreeMap<&'static str, Counter>,
     /// Sessions whose server ended TLS without close_notify.
     pub unclean_tls_ends: Counter,
+    panic: Gauge,
     breaker_state: Gauge,
     breaker_transitions: BTreeMap<&'static str, Counter>,
     session_duration: Histogram,
@@ -90,17 +89,17 @@ impl ClusterMetrics {
         self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
-    /// The breaker has come to that state, `number` in the gauge.
-    pub fn breaker_turned(&self, to: &'static str, number: u8) {
-        self.breaker_state.set(f64::from(number));
+    /// The breaker has come to that state.
+    pub fn breaker_turned(&self, to: &'static str) {
         if let Some(counter) = self.breaker_transitions.get(to) {
             counter.increment(1);
         }
     }
 
-    /// The breaker goes on from that state of another process, `number` in the gauge.
-    pub fn breaker_resumed(&self, number: u8) {
-        self.breaker_state.set(f64::from(number));
+    /// Where the breaker is, by its number, and whether health does not count because it leaves nobody.
+    pub fn set_state(&self, breaker: u8, is_in_panic: bool) {
+        self.breaker_state.set(f64::from(breaker));
+        self.panic.set(if is_in_panic { 1.0 } else { 0.0 });
     }
 
     /// A session that relayed has ended.

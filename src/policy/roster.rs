@@ -188,6 +188,14 @@ impl Roster {
     /// others join, and who is not named leaves: it is not picked any more, and forgotten when its last session ends. Gives
     /// the ids, in the same order.
     pub fn rearrange(&mut self, members: &[Member], now: Instant) -> Vec<Id> {
+        let ids = self.seat(members, now);
+        self.reconsider();
+        ids
+    }
+
+    /// The same, before anything is known of those that join: who knows something says so, and then calls
+    /// [`Roster::reconsider`].
+    pub fn seat(&mut self, members: &[Member], now: Instant) -> Vec<Id> {
         let is_first = self.slots.iter().all(|slot| !slot.is_member);
         let were: Vec<_> = self.slots.iter_mut().map(|slot| std::mem::take(&mut slot.is_member)).collect();
         let ids = members.iter().enumerate().map(|(place, member)| {
@@ -207,7 +215,6 @@ impl Roster {
         let known = self.slots.iter_mut().zip(were);
         known.filter(|(slot, was)| slot.is_member != *was).for_each(|(slot, _)| slot.changed = now);
         self.slots.retain(|slot| slot.is_member || slot.load.total() > 0);
-        self.close_for_hope();
         ids
     }
 
@@ -249,7 +256,7 @@ impl Roster {
     /// An operator's order. Whether it changed anything.
     pub fn set_admin(&mut self, id: Id, admin: Admin, now: Instant) -> bool {
         let is_news = self.change(id, now, |slot| std::mem::replace(&mut slot.admin, admin) != admin);
-        self.close_for_hope();
+        self.reconsider();
         is_news
     }
 
@@ -467,6 +474,12 @@ impl Roster {
             && self.slots.iter().any(|slot| self.may_hedge(slot, plan))
     }
 
+    /// Whether active checks find every endpoint down, and all are used for that.
+    #[must_use]
+    pub fn is_in_panic(&self) -> bool {
+        eligibility::mode(&self.slots, self.settings.panic) == Ok(Mode::Panic)
+    }
+
     /// Whether an endpoint is usable as far as anybody knows.
     #[must_use]
     pub fn has_usable(&self) -> bool {
@@ -589,8 +602,8 @@ impl Roster {
         self.slots.iter().any(|slot| slot.is_enabled() && !slot.is_failing)
     }
 
-    /// An endpoint that may be good is not to wait for a trial.
-    fn close_for_hope(&mut self) {
+    /// An endpoint that may be good is not to wait for a trial: the breaker closes.
+    pub fn reconsider(&mut self) {
         if self.has_hope()
             && let Some(breaker) = &mut self.breaker
             && breaker.check().is_err()

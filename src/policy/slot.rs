@@ -112,6 +112,8 @@ pub struct Snapshot {
     pub is_failing: bool,
     /// How long its dials take, in seconds, as of a moment.
     pub dial_time: Option<(f64, Instant)>,
+    /// How long those take that succeed, likewise.
+    pub success_time: Option<(f64, Instant)>,
     /// When it came back, if it was away.
     pub back_since: Option<Instant>,
     /// Why the last attempt or probe that failed did.
@@ -224,6 +226,7 @@ impl Slot {
             outlier: self.outlier.snapshot(),
             is_failing: self.is_failing,
             dial_time: self.ewma.sampled(),
+            success_time: self.success_time.sampled(),
             back_since: self.back_since,
             last_error: self.last_error.clone(),
         }

@@ -34,6 +34,15 @@ impl Cluster {
         decided
     }
 
+    /// Brings the gauges up to date that tell a state, for a scrape. Not told as events are: of two that decide one after the
+    /// other, the first may tell last.
+    pub fn publish_state(&self) {
+        let state = self.state();
+        let breaker = state.roster.breaker().map_or(0, |breaker| breaker.label().number());
+        // Under the lock, so that two scrapes cannot set an older state over a newer one.
+        self.metrics.set_state(breaker, state.roster.is_in_panic());
+    }
+
     fn tell(&self, (event, endpoint): &Told) {
         match (event, endpoint) {
             (Event::Ejected { ejection, .. }, Some(endpoint)) => self.tell_ejected(endpoint, ejection),
@@ -64,9 +73,8 @@ impl Cluster {
     fn tell_breaker(&self, transition: &breaker::Transition) {
         let breaker::Transition { from, to, .. } = transition;
         // A round of trials that failed is no opening.
-        match (from, to) {
-            (Label::HalfOpen, Label::Open) => self.metrics.breaker_resumed(to.number()),
-            _ => self.metrics.breaker_turned(to.label(), to.number()),
+        if (from, to) != (&Label::HalfOpen, &Label::Open) {
+            self.metrics.breaker_turned(to.label());
         }
         let (cluster, wait) = (&self.settings.name, self.settings.queue_timeout);
         match (from, to) {
@@ -81,7 +89,6 @@ impl Cluster {
     }
 
     fn tell_mode(&self, from: Mode, to: Mode) {
-        self.metrics.panic.set(if to == Mode::Panic { 1.0 } else { 0.0 });
         let (cluster, from, to) = (&self.settings.name, from.label(), to);
         match to {
             Mode::Panic => {

@@ -181,8 +181,7 @@ impl Cluster {
         let wanted = members.recognise(endpoints);
         let ejected: BTreeSet<_> =
             roster.slots().iter().filter(|slot| !slot.outlier().is_in()).map(Slot::id).collect();
-        let ids =
-            roster.rearrange(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>(), clock::now());
+        let ids = roster.seat(&wanted.iter().map(|(_, member)| *member).collect::<Vec<_>>(), clock::now());
         members.forget_foretold(clock::now());
         let before = std::mem::take(&mut members.current);
         for (id, (settings, _)) in ids.into_iter().zip(wanted) {
@@ -195,6 +194,8 @@ impl Cluster {
             members.known.insert(id, Arc::clone(&endpoint));
             members.current.push(endpoint);
         }
+        // Only now: one that another process knew to fail is no hope for a breaker that it left open.
+        roster.reconsider();
         let (joined, left) = (less(&members.current, &before), less(&before, &members.current));
         // An ejected one takes its state along when it leaves, and may bring it back.
         let is_ejected = |endpoint: &&Arc<Endpoint>| ejected.contains(&endpoint.id());

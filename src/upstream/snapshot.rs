@@ -59,6 +59,8 @@ pub(super) struct EndpointSnapshot {
     failing: bool,
     dial_seconds: Option<f64>,
     dialled: i64,
+    success_seconds: Option<f64>,
+    succeeded: i64,
     back_since: Option<i64>,
     last_error: Option<String>,
 }
@@ -126,9 +128,6 @@ impl Cluster {
         if let Some(snapshot) = breaker.and_then(|breaker| breaker.told(present)) {
             roster.resume_breaker(snapshot, present.now);
         }
-        if let Some(state) = roster.breaker() {
-            self.metrics.breaker_resumed(state.label().number());
-        }
     }
 
     /// An endpoint that has just joined goes on from what is foretold of it.
@@ -178,6 +177,8 @@ impl EndpointSnapshot {
             failing: slot.is_failing,
             dial_seconds: slot.dial_time.map(|(seconds, _)| seconds),
             dialled: slot.dial_time.map_or(0, |(_, at)| present.usec_of(at)),
+            success_seconds: slot.success_time.map(|(seconds, _)| seconds),
+            succeeded: slot.success_time.map_or(0, |(_, at)| present.usec_of(at)),
             back_since: slot.back_since.map(|since| present.usec_of(since)),
             last_error: slot.last_error.map(String::from),
         }
@@ -197,14 +198,18 @@ impl EndpointSnapshot {
     }
 
     fn told(self, observed: Option<&Health>, present: Present) -> slot::Snapshot {
-        let is_one = |seconds: &f64| (0.0..=DIAL_MAX).contains(seconds);
+        let time = |seconds: Option<f64>, at: i64| {
+            let is_one = |seconds: &f64| (0.0..=DIAL_MAX).contains(seconds);
+            seconds.filter(is_one).map(|took| (took, present.instant(at)))
+        };
         let ordered = Admin::ALL.into_iter().find(|known| known.label() == self.order);
         slot::Snapshot {
             admin: ordered.unwrap_or_default(),
             health: observed.map_or(Status::Undecided, Health::status),
             outlier: self.outlier.told(present),
             is_failing: self.failing,
-            dial_time: self.dial_seconds.filter(is_one).map(|took| (took, present.instant(self.dialled))),
+            dial_time: time(self.dial_seconds, self.dialled),
+            success_time: time(self.success_seconds, self.succeeded),
             back_since: self.back_since.map(|since| present.instant(since)),
             last_error: self.last_error.map(String::into_boxed_str),
         }

@@ -465,3 +465,22 @@ fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
         }
     }
 }
+
+/// Scenario: two sessions decided one after the other that all endpoints were down, and that they were not, and told it the other
+/// way round: `cluster_panic` and `breaker_state` stayed wrong until the next change. A scrape reads the state itself, so it is
+/// right where no session has come since, too.
+#[test]
+fn a_scrape_reads_whether_a_cluster_is_in_panic() {
+    let up = Arc::new(AtomicBool::new(false));
+    let upstream = Upstream::plain(moody(&up));
+    let check = format!(
+        "health_check: {{ type: exchange, {QUICK}, exchange: {{ send: \"ping\\n\", expect: pong }} }}"
+    );
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &check));
+    let panic = || ambassador.metrics().sum("cluster_panic", &[("cluster", "up")]);
+    wait_health(&ambassador, &upstream.address(), "unhealthy");
+    assert_eq!(panic(), 1.0);
+    up.store(true, Ordering::SeqCst);
+    wait_health(&ambassador, &upstream.address(), "healthy");
+    assert_eq!(panic(), 0.0);
+}

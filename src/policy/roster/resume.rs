@@ -28,12 +28,15 @@ impl Roster {
     pub fn resume(&mut self, id: Id, snapshot: Snapshot, now: Instant) -> bool {
         let Some(position) = self.position(id) else { return false };
         let slot = &mut self.slots[position];
-        let Snapshot { admin, health, outlier, is_failing, dial_time, back_since, last_error } = snapshot;
+        let Snapshot { admin, health, outlier, is_failing, dial_time, success_time, back_since, last_error } =
+            snapshot;
         slot.is_failing = is_failing;
         (slot.admin, slot.health, slot.back_since, slot.last_error) = (admin, health, back_since, last_error);
-        if let Some((seconds, at)) = dial_time {
-            slot.ewma = Ewma::default();
-            slot.ewma.seed(seconds, at);
+        for (average, told) in [(&mut slot.ewma, dial_time), (&mut slot.success_time, success_time)] {
+            if let Some((seconds, at)) = told {
+                *average = Ewma::default();
+                average.seed(seconds, at);
+            }
         }
         if let Some(settings) = &self.settings.outlier {
             slot.outlier = Outlier::resume(settings, outlier, now);

@@ -181,7 +181,7 @@ impl Roster {
             slot.is_failing = false;
         }
         self.returned(position, is_back, now);
-        self.close_for_hope();
+        self.reconsider();
     }
 
     /// A server that takes far longer than it used to is not what it was before it was set aside. It serves all the same, where

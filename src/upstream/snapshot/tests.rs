@@ -90,6 +90,7 @@ fn breaker_ejections_and_estimates_go_on() {
             "name": "10.0.0.1:1", "addresses": ["10.0.0.1:1"], "server_name": "10.0.0.1",
             "outlier": { "ejected": ["connect", soon], "times": 4, "failures": { "handshake": 1 } },
             "dial_seconds": 0.25, "dialled": present.usec, "failing": true,
+            "success_seconds": 0.125, "succeeded": present.usec - 1_000_000,
         }, {
             "name": "10.0.0.2:1", "addresses": ["10.0.0.2:1"], "server_name": "10.0.0.2", "failing": true,
         }],
@@ -104,6 +105,31 @@ fn breaker_ejections_and_estimates_go_on() {
     assert_eq!(again["endpoints"][0]["outlier"]["times"], 4);
     assert_eq!(again["endpoints"][0]["outlier"]["failures"]["handshake"], 1);
     assert_eq!(again["breaker"]["rounds"], 2);
+    // By which hedging knows a slow dial from a usual one.
+    assert_eq!(again["endpoints"][0]["success_seconds"], 0.125);
+    let succeeded = again["endpoints"][0]["succeeded"].as_i64().unwrap();
+    assert!(succeeded.abs_diff(present.usec - 1_000_000) < 1_000_000, "{succeeded}");
+}
+
+/// Scenario: endpoints by name, all of them down, and the process is replaced. As soon as the names were found again the breaker
+/// closed and said that an endpoint served again, for what was known of the endpoints came after they had joined.
+#[test]
+fn an_open_breaker_stays_open_when_failing_endpoints_are_found_again() {
+    let soon = Present::new().usec + 60_000_000;
+    let failing =
+        |name: &str| json!({ "name": name, "addresses": [name], "server_name": "10.0.0.1", "failing": true });
+    let snapshot = json!({
+        "breaker": { "state": "open", "until": soon, "rounds": 2 },
+        "endpoints": [failing("10.0.0.1:1")],
+    });
+    let open_for = "circuit_breaker: { consecutive_failures: 3, open_for: 60s, max_open_for: 60s }";
+    let cluster = resumed(settings("{ srv: _db._tcp.test }", open_for), &snapshot);
+    let is_open = |cluster: &Cluster| matches!(cluster.breaker(), Some(breaker::State::Open { .. }));
+    assert!(is_open(&cluster), "nothing is known yet");
+    cluster.set_endpoints(settings("['10.0.0.1:1']", open_for).endpoints);
+    assert!(is_open(&cluster), "it is the one that failed");
+    cluster.set_endpoints(settings("['10.0.0.1:1', '10.0.0.2:1']", open_for).endpoints);
+    assert!(!is_open(&cluster), "one that nobody has tried may be good");
 }
 
 #[test]
