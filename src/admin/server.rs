@@ -72,10 +72,9 @@ fn caller(socket: &Socket, peer: Peer) -> Caller {
         Peer::Unix => socket.peer_process().map_or(Caller::Unknown, |process| Caller::User(process.uid)),
         Peer::Tcp(from) => {
             let owner = socket.local().and_then(|local| socket_owner(from, local).ok().flatten());
-            match (owner, from.ip().to_canonical()) {
-                (Some(owner), _) => Caller::User(owner.uid),
-                (None, ip) if ip.is_loopback() => Caller::Unknown,
-                (None, ip) => Caller::Host(ip),
+            match owner {
+                Some(owner) => Caller::User(owner.uid),
+                None => peer.other_host().map_or(Caller::Unknown, Caller::Host),
             }
         }
     }

@@ -75,6 +75,11 @@ impl Live {
         self.opened.store(true, Ordering::Relaxed);
     }
 
+    /// It has to say more.
+    pub fn unopened(&self) {
+        self.opened.store(false, Ordering::Relaxed);
+    }
+
     /// Whether it has.
     #[must_use]
     pub fn is_opened(&self) -> bool {

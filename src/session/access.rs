@@ -108,11 +108,9 @@ impl AccessLog {
         if !Flood::minds(record.outcome) {
             return false;
         }
-        let from = match record.peer {
-            Peer::Tcp(from) => Some(from.ip()),
-            Peer::Unix => None,
-        };
-        let caller = CallerKey::of(record.caller().as_deref(), from);
+        let caller = record.caller();
+        let host = if caller.is_none() { record.peer.other_host() } else { None };
+        let caller = CallerKey::of(caller.as_deref(), host);
         let (is_written, told) = self.flood().judge(caller, record.outcome, ended);
         if let Some(left_out) = told {
             tell(&left_out, ended);

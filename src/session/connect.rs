@@ -147,6 +147,7 @@ async fn hear_out(
 ) -> Result<(relay::Start, Lease), Option<Unserved>> {
     let cluster = place.cluster().expect("the request named one");
     let protocol = &*cluster.settings().protocol;
+    place.awaits_more();
     let opened = tokio::select! {
         biased;
         opened = downstream::read_opening(&downstream, protocol, OPENING_TIMEOUT) => opened,
@@ -156,6 +157,7 @@ async fn hear_out(
         Ok(opened) => opened,
         Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
     };
+    place.opened();
     record.reply_to = opened.reply_to;
     let Some(key) = &opened.cancels else {
         announce(place, &mut opened.bytes);

@@ -12,7 +12,7 @@ use crate::caller::Caller;
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
-use crate::sys::{Peer, Socket, is_own};
+use crate::sys::{Peer, Socket};
 use crate::upstream::{
     Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial,
 };
@@ -48,10 +48,7 @@ pub(super) async fn dial_for(
     let max_queued = place.route().admission().max_queued();
     // Asked for where callers take turns, by which alone it matters.
     let takes_turns = cluster.settings().takes_turns || max_queued.is_some();
-    let from = match record.peer {
-        Peer::Tcp(from) if takes_turns && place.caller().is_none() && !is_own(from.ip()) => Some(from.ip()),
-        Peer::Tcp(_) | Peer::Unix => None,
-    };
+    let from = if takes_turns && place.caller().is_none() { record.peer.other_host() } else { None };
     let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
     let caller = owner.or_else(|| place.caller());
     let demand = Demand {

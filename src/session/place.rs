@@ -25,8 +25,8 @@ pub(super) struct Entry {
     pub(super) accepted: Instant,
     /// The number of the route that it came by, among those of its ledger.
     pub(super) route: u32,
-    /// Milliseconds from accept to when it had its endpoint.
-    established_ms: AtomicU32,
+    /// Milliseconds from accept to when it had its endpoint, and before that to when its client was last waited for.
+    reached_ms: AtomicU32,
     /// Where it goes, once that is known.
     destination: OnceLock<Arc<Destination>>,
     /// Its endpoint, once it has one.
@@ -52,11 +52,22 @@ impl Entry {
             accepted: clock::now(),
             route,
             destination: OnceLock::new(),
-            established_ms: AtomicU32::new(0),
+            reached_ms: AtomicU32::new(0),
             endpoint: OnceLock::new(),
             guest: Mutex::default(),
             live: Live::default(),
         }
+    }
+
+    fn age_ms(&self) -> u32 {
+        let age = clock::now().saturating_duration_since(self.accepted).as_millis();
+        u32::try_from(age).unwrap_or(u32::MAX)
+    }
+
+    /// Since when its client has yet to say what it wants; `None`: it has said so, or need not.
+    pub(super) fn silent_since(&self) -> Option<Instant> {
+        let awaited = Duration::from_millis(self.reached_ms.load(Ordering::Relaxed).into());
+        (!self.live.is_opened()).then(|| self.accepted + awaited)
     }
 
     pub(super) fn caller(&self) -> Option<Arc<Caller>> {
@@ -182,6 +193,12 @@ impl Place {
         self.entry.live.opened();
     }
 
+    /// It has an answer, and is to say more: only from now on is it silent.
+    pub(super) fn awaits_more(&self) {
+        self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
+        self.entry.live.unopened();
+    }
+
     /// It has its endpoint, which has seen that content of an identity.
     pub(super) fn established(&self, endpoint: EndpointId, identity: Option<Stamp>) {
         if let Some(identity) = identity {
@@ -189,13 +206,12 @@ impl Place {
         }
         // Dialled once, so it is never set twice.
         let _ = self.entry.endpoint.set(endpoint);
-        let after = clock::now().saturating_duration_since(self.entry.accepted).as_millis();
-        self.entry.established_ms.store(u32::try_from(after).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
     }
 
     /// Since it had its endpoint.
     pub(super) fn lived(&self) -> Duration {
-        let established = Duration::from_millis(self.entry.established_ms.load(Ordering::Relaxed).into());
+        let established = Duration::from_millis(self.entry.reached_ms.load(Ordering::Relaxed).into());
         clock::now().saturating_duration_since(self.entry.accepted + established)
     }
 

@@ -165,6 +165,7 @@ impl Route {
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
                 self.metrics.ended(Outcome::ListenerFull);
+                self.ledger.sums().ended(Outcome::ListenerFull);
                 let mut record = Record::begin(Arc::clone(self), entry, peer);
                 let most = self.settings.max_connections;
                 let reason = format!("the listener is far over max_connections ({most})");
@@ -249,7 +250,7 @@ impl Route {
         let now = clock::now();
         let sessions = self.sessions();
         let unopened = self.own(&sessions).filter(|entry| {
-            !entry.live.is_opened() && now.saturating_duration_since(entry.accepted) >= silent
+            entry.silent_since().is_some_and(|since| now.saturating_duration_since(since) >= silent)
         });
         unopened.for_each(|entry| entry.live.stop(outcome));
     }

@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 mod tests;
 
 use super::descriptors::{Taker, have_room, leave_some};
-use super::{PeerProcess, Pipe, register};
+use super::{PeerProcess, Pipe, is_own, register};
 
 /// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
 /// once when a process of this host is gone (docs/DECISIONS.md).
@@ -67,6 +67,17 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A process on this host; [`Socket::peer_process`] says which.
     Unix,
+}
+
+impl Peer {
+    /// The other host that it is on; `None`: it is on this one, whichever of its addresses it has.
+    #[must_use]
+    pub fn other_host(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(from) => Some(from.ip().to_canonical()).filter(|ip| !is_own(*ip)),
+            Self::Unix => None,
+        }
+    }
 }
 
 /// An accepted socket that no reactor knows yet, so that it can move to another worker. It has its listener's

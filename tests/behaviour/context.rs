@@ -334,6 +334,22 @@ fn what_a_client_says_of_itself_is_logged_and_passed_on() {
     assert_eq!(record["context"], serde_json::json!({ "job": "nightly", "run": "42" }));
 }
 
+/// Scenario: a client asks, has its endpoint, and says nothing. A drain took it for a session at work, and waited for it through
+/// its window; one that comes by a plain listener and says nothing is told at once.
+#[test]
+fn a_drain_does_not_wait_for_those_that_asked_and_say_nothing() {
+    let upstream = Upstream::plain(roles::echo);
+    let config = config(&[&upstream.address()], &["127.0.0.1:1"], "protocol: postgres")
+        .top("shutdown: { drain_timeout: 10m }");
+    let mut ambassador = Ambassador::start(&config);
+    let (mut client, reply) = ask(&ambassador, "web", "");
+    assert_eq!(reply.status, 200);
+    ambassador.signal(rustix::process::Signal::TERM);
+    let (heard, _) = client.read_out();
+    assert!(String::from_utf8_lossy(&heard).contains("drained"), "{}", heard.escape_ascii());
+    assert_eq!(ambassador.wait_exit(), 0);
+}
+
 #[test]
 fn a_drain_tells_those_that_have_not_asked_yet() {
     let upstream = Upstream::plain(roles::echo);

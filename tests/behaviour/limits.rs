@@ -3,7 +3,40 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Ambassador, Config, End, Pki, Upstream, pgwire, roles, until};
+use std::time::Duration;
+
+use crate::harness::{Ambassador, Config, Conn, End, Pki, ServerTls, Upstream, pgwire, roles, until};
+
+/// Scenario: the pools of a host start, with 300 connections at once to a server whose handshake takes a quarter of a second.
+/// With defaults 44 of them were `cluster_full`, although the server had room.
+#[test]
+fn a_burst_of_300_connections_is_served_with_defaults() {
+    let pki = Pki::new();
+    let tls = ServerTls::new(&pki.server(&["srv.test"])).build();
+    let upstream = Upstream::plain(move |conn: Conn| {
+        let tls = tls.clone();
+        async move {
+            // What the server takes for it; nothing waits for that.
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if let Some(conn) = conn.start_tls(tls).await {
+                roles::echo(conn).await;
+            }
+        }
+    });
+    let tls = format!("tls: {{ ca: {}, server_name: srv.test }}", pki.ca().display());
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &tls));
+    let mut burst: Vec<_> = (0..300).map(|_| ambassador.connect()).collect();
+    for client in &mut burst {
+        client.send("ping");
+    }
+    for client in &mut burst {
+        client.expect("ping");
+    }
+    assert_eq!(upstream.active(), 300, "all at once");
+    drop(burst);
+    ambassador.wait_active(0);
+    assert_eq!(ambassador.metrics().sum("connections_total", &[("outcome", "completed")]), 300.0);
+}
 
 #[test]
 fn a_cluster_at_max_connections_refuses_and_admits_again() {
@@ -101,6 +134,25 @@ fn a_flood_over_the_cap_is_counted_to_the_last_connection() {
     assert_eq!(metrics.sum("connections_total", &[]), 305.0);
     assert_eq!(upstream.accepted(), 5);
     ambassador.connect().echo("and there is room again");
+}
+
+/// Scenario: 120 connections over the cap, of which 64 may be told so at once. /history knew of those 64.
+#[test]
+fn history_counts_those_far_over_the_cap_too() {
+    let upstream = Upstream::plain(roles::echo);
+    let body = "bind: 127.0.0.1:0\ncluster: up\nmax_connections: 1";
+    let config =
+        Config::new().listener("app", body).cluster("up", &[&upstream.address()], "protocol: postgres");
+    let ambassador = Ambassador::start(&config);
+    let held = ambassador.connect();
+    ambassador.wait_active(1);
+    let over: Vec<_> = (0..120).map(|_| ambassador.connect()).collect();
+    let refused = |outcome: &[(&str, &str)]| ambassador.metrics().sum("connections_total", outcome);
+    until("all of them were refused", || (refused(&[("outcome", "listener_full")]) >= 120.0).then_some(()));
+    let history = ambassador.get("/history").json();
+    let now = history["samples"].as_array().and_then(|samples| samples.last()).expect("the present");
+    assert_eq!(now["refused"], 120, "{now}");
+    drop((held, over));
 }
 
 #[track_caller]

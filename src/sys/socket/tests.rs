@@ -55,3 +55,24 @@ async fn a_read_that_stops_at_urgent_data_does_not_forget_what_is_behind_it() {
     assert_eq!(read(&socket).await, b"one");
     assert_eq!(read(&socket).await, b"two");
 }
+
+/// A process may bind its end to any address of its host: it is no other host for that.
+#[test]
+fn a_peer_with_an_address_of_ours_is_on_this_host() {
+    let from = |ip: &str| Peer::Tcp(SocketAddr::new(ip.parse().unwrap(), 9)).other_host();
+    for own in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+        assert_eq!(from(own), None, "{own}");
+    }
+    // Of those that documents use (RFC 5737, RFC 3849).
+    for other in ["192.0.2.1", "2001:db8::1"] {
+        assert_eq!(from(other), Some(other.parse().unwrap()));
+    }
+    assert_eq!(from("::ffff:192.0.2.1"), Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(Peer::Unix.other_host(), None);
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Sends nothing.
+    if socket.connect("192.0.2.1:9").is_ok() {
+        let own = socket.local_addr().unwrap().ip();
+        assert_eq!(from(&own.to_string()), None, "{own}");
+    }
+}
