@@ -1,6 +1,6 @@
 //! Who carries what in a cluster, and who is next: breaker, limits, retry budget, eligibility, balance and the session's
 //! earlier attempts put together. All that changes in a cluster changes here and nowhere else. Who is next is decided in
-//! [`picking`]; what is learnt from how it went, in [`outcomes`].
+//! `picking`; what is learnt from how it went, in `outcomes`.
 //!
 //! Every dial that begins has a [`Ticket`], and ends in exactly one of [`Roster::established`], [`Roster::failed`] and
 //! [`Roster::abandoned`]; a session ends in [`Roster::ended`]. What we try on our own account is in [`trials`]. What all this

@@ -157,7 +157,7 @@ impl<T: Transport> Stream<T> {
                 Next::Process => {}
                 Next::Send => {
                     let sent = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
-                    sent.map_err(HandshakeError::Io)?;
+                    sent.map_err(|error| gone(&socket, error))?;
                     outgoing.clear();
                 }
                 Next::Read => match &mut wrapping {
@@ -546,6 +546,19 @@ async fn send_all(socket: &impl Transport, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[sent..];
     }
     Ok(())
+}
+
+/// A server that went in a handshake, and may have said why before, without TLS.
+fn gone(socket: &impl Transport, error: io::Error) -> HandshakeError {
+    let mut said = vec![0; SAID_MAX];
+    let arrived = socket.socket().and_then(|socket| socket.recv_arrived(&mut said).ok().flatten());
+    said.truncate(arrived.unwrap_or(0));
+    // How a record begins: from change_cipher_spec to heartbeat, and the version (RFC 8446 §5.1).
+    if matches!(said[..], [] | [20..=24] | [20..=24, 3, ..]) {
+        return HandshakeError::Io(error);
+    }
+    let error = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+    HandshakeError::Plaintext { said: said.into(), error: Box::new(error) }
 }
 
 /// Reads until there is something of a packet of the handshake.

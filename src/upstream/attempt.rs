@@ -368,11 +368,16 @@ impl<'a> Attempt<'a> {
         let begun = clock::now();
         let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
         let securing = async {
-            let protocol = self.settings.protocol.label();
-            let nothing = nothing_came(&socket, &*self.settings.protocol);
-            nothing.map_err(|error| self.upgrade_failed(&error.into()))?;
-            let asked = socket.send_all(request).await;
-            asked.map_err(|error| self.upgrade_failed(&UpgradeFailure::Io { protocol, error }))?;
+            let protocol = &*self.settings.protocol;
+            let is_quiet =
+                || nothing_came(&socket, protocol).map_err(|error| self.upgrade_failed(&error.into()));
+            is_quiet()?;
+            if let Err(error) = socket.send_all(request).await {
+                // It may have said why before it went.
+                is_quiet()?;
+                let protocol = protocol.label();
+                return Err(self.upgrade_failed(&UpgradeFailure::Io { protocol, error }));
+            }
             // A server that ends the connection over an offer to resume would take the client with it, whose answer is to this
             // greeting and to no other.
             self.shake_hands(originator, Start::Upgrade, socket, upgraded, self.is_probe).await
