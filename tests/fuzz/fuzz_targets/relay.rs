@@ -64,6 +64,7 @@ impl<'a> Script<'a> {
             server_is_verified: true,
             rsa_key: None,
             host_name: "fuzz.test".into(),
+            helo_name: None,
         };
         let protocol = protocol::named(label, &options)?;
         let (mut rest, mut steps) = (&input[end + 1..], Vec::new());
@@ -247,7 +248,13 @@ async fn play(begun: Begun, mut script: Script<'_>) {
         .zip(book)
         .map(|(dialogue, book)| -> Box<dyn Dialogue> { Box::new(Watched { dialogue, book }) });
     let live = Live::default();
-    let start = Start { downstream, upstream: relay::End::Socket(upstream), opening, dialogue };
+    let start = Start {
+        downstream,
+        upstream: relay::End::Socket(upstream),
+        opening,
+        dialogue,
+        verdict_until: None,
+    };
     let mut relaying = Woken::new(relay::relay(start, &ENDLESS, &live));
     while let (Some((what, bytes)), None) = (script.steps.pop(), &stage.ended) {
         stage.step(what, bytes);
