@@ -141,6 +141,11 @@ const UNVERIFIED: &str = ", the other way round: servers are verified unless it 
 
 /// Another's word for a value, ours, and what else is to be written.
 const VALUES: &[(&str, &str, &str)] = &[
+    ("verify_full", "full", ""),
+    ("verify_ca", "ca", ""),
+    ("true", "full", ""),
+    ("false", "full", "; `insecure_skip_verify: true` is what checks nothing"),
+    ("none", "full", "; `insecure_skip_verify: true` is what checks nothing"),
     ("mariadb", "mysql", ""),
     ("percona", "mysql", ""),
     ("postgresql", "postgres", ""),

@@ -178,7 +178,7 @@ struct ReadPrelogin {
 }
 
 /// The client has sent PRELOGIN: it reads nothing else before an answer to that.
-const ASKED: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+const ASKED: ReplyTo = ReplyTo([2, 0, 0, 0, 0, 0, 0, 0]);
 
 /// A client of TDS 7.0 begins with its login. It has a PRELOGIN of ours in front of it, and hears nothing of the answer.
 fn logs_in_at_once(login: Vec<u8>) -> Opened {

@@ -1,5 +1,7 @@
 //! Our refusals, for protocols to put into their words.
 
+use std::borrow::Cow;
+
 use super::{ReplyTo, TurnedAway};
 use crate::shown::steers;
 
@@ -38,21 +40,13 @@ impl Refusal<'_> {
     /// octets (RFC 5321 §4.5.3.1.5), and MySQL's clients show as many; the session leads to the rest.
     #[must_use]
     pub fn sentence(&self) -> String {
-        const REASON_MAX: usize = 430;
         let Self { reason, session, .. } = self;
-        let reason = match reason.len() {
-            0..=REASON_MAX => (*reason).to_owned(),
-            _ => {
-                let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);
-                format!("{}...", &reason[..ends.last().unwrap_or_default()])
-            }
-        };
         let plain = |c: char| if steers(c) { ' ' } else { c };
         let sentence = match self.server {
-            None => format!("ambassador: {reason} [session {session}]"),
+            None => format!("ambassador: {} [session {session}]", cut(reason, 430)),
             // Clients look for what servers say at the beginning of it.
             Some(server) => {
-                format!("{} [ambassador: upstream_refused, session {session}]", server.words)
+                format!("{} [ambassador: upstream_refused, session {session}]", cut(&server.words, 400))
             }
         };
         sentence.trim_start().chars().map(plain).collect()
@@ -63,6 +57,15 @@ impl Refusal<'_> {
     pub fn server_code(&self) -> Option<u16> {
         self.server?.code
     }
+}
+
+/// So many bytes of it, at the end of a character.
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let ends = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= most);
+    format!("{}...", &text[..ends.last().unwrap_or_default()]).into()
 }
 
 #[cfg(test)]

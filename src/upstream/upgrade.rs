@@ -120,7 +120,7 @@ impl<'a> Upgrading<'a> {
 
     /// With what a server seems to speak whose answer is none of the protocol. More of it may be here, unread.
     fn explained(&self, socket: &Socket, error: UpgradeError) -> UpgradeFailure {
-        if matches!(error, UpgradeError::TurnedAway(_)) {
+        if matches!(error, UpgradeError::TurnedAway(_) | UpgradeError::SpeaksTls) {
             return error.into();
         }
         let mut more = [0; HEARD_MAX];

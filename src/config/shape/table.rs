@@ -303,7 +303,7 @@ static CONNECT: Shape = Shape {
     about: "How a session's upstream connection comes about.",
     keys: &[
         default("timeout", TIMEOUT, "3s", "TCP, per attempt."),
-        default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt."),
+        default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt, but for a greeting before them (`greeting_timeout`)."),
         optional("greeting_timeout", TIMEOUT,
             "How long a server that has accepted may take to greet, where it has to before TLS; not part of handshake_timeout \
              nor of deadline. Default: 5m for smtp and lmtp, 30s for mysql, 10s for nats, 1m for others whose servers speak first."),

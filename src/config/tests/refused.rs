@@ -102,6 +102,8 @@ fn demands_on_a_servers_certificate_are_checked_word_by_word() {
     check_cluster("tls: { crl: /nowhere/crl.pem }", 17, "tls.crl", "cannot read /nowhere/crl.pem");
     for (tls, key, words) in [
         ("verify: name", "verify", "full"),
+        ("verify: false", "verify", "`insecure_skip_verify: true` is what checks nothing"),
+        ("verify: verify-full", "verify", "write `full`"),
         ("verify: ca", "verify", "anybody would do who has a certificate of any public CA"),
         ("verify: ca, ca: system", "verify", "anybody would do"),
         ("verify: pin", "verify", "`pin` needs one of two"),
