@@ -282,6 +282,8 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, 
     }
     record.first_byte = ended.first_byte;
     record.unclean_tls_end = ended.unclean_tls_end;
+    record.is_uncertified =
+        is_rejection && ended.is_uncertified || matches!(ended.fault, Some(Fault::Uncertified));
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, may_be_told, unfinished, .. } = ended;
     let kind =

@@ -233,7 +233,8 @@ impl Place {
         }
         let lived = self.lived();
         let by_the_endpoint = record.closed_by == Side::Upstream
-            && matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset)
+            // Many ask for a certificate and want none: that it ended the session early is a fault whatever it is told as.
+            && (record.is_uncertified || matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset))
             && record.received() == 0;
         let died_young = by_the_endpoint && lived < outlier.early_close;
         // One that its client ended young proves nothing either way.

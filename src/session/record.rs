@@ -87,6 +87,8 @@ pub struct Record {
     pub first_byte: Option<Instant>,
     /// The upstream's TLS ended without close_notify.
     pub unclean_tls_end: bool,
+    /// The upstream had asked for a certificate in vain, which is what its end was taken for.
+    pub is_uncertified: bool,
     /// How.
     pub outcome: Outcome,
     /// By whom.
@@ -135,6 +137,7 @@ impl Record {
             reply_to: ReplyTo::default(),
             first_byte: None,
             unclean_tls_end: false,
+            is_uncertified: false,
             outcome: Outcome::Completed,
             closed_by: Side::Downstream,
             error: None,
