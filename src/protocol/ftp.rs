@@ -33,6 +33,8 @@ impl Protocol for FtpControl {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // "Not now" (RFC 959 §4.2.1).
+        let refusal = &refusal.guarded(|by| by.code.is_some_and(|code| (400..500).contains(&code)));
         let code = refusal.server_code().unwrap_or(421);
         Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
@@ -73,7 +75,8 @@ impl Talk for Conversation {
                 self.is_greeted = true;
                 Ok(Next::Say(Cow::Borrowed(b"AUTH TLS\r\n")))
             }
-            (false, _) => Err(TurnedAway::reply("FTP", code, line).into()),
+            (false, 400..600) => Err(TurnedAway::reply("FTP", code, line).into()),
+            (false, _) => Err(foreign("FTP", line)),
             (true, 234) => Ok(Next::Tls),
             (true, _) => Err(UpgradeError::Declined),
         }

@@ -25,7 +25,8 @@ impl Protocol for Imap {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // A server says itself what kind of no it is (RFC 5530), or does not.
+        // A server says itself what kind of no it is (RFC 5530), or does not; clients show an [ALERT], and act on others.
+        let refusal = &refusal.guarded(|by| by.is_marked_only(&["[UNAVAILABLE]", "[LIMIT]", "[INUSE]"]));
         let code = if refusal.server.is_some() { "" } else { "[UNAVAILABLE] " };
         Some(format!("* BYE {code}{}\r\n", refusal.sentence()).into_bytes())
     }

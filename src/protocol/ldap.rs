@@ -191,6 +191,8 @@ fn result(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Full => BUSY as u8,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE as u8,
     };
+    let is_transient = |code: u16| matches!(u32::from(code), BUSY | UNAVAILABLE);
+    let refusal = refusal.guarded(|by| by.code.is_some_and(is_transient));
     let code = refusal.server_code().and_then(|code| u8::try_from(code).ok()).unwrap_or(code);
     let ReplyTo([_, request, a, b, c, d, ..]) = refusal.reply_to;
     let response = REQUESTS.iter().find(|(known, response)| *known == request && *response != 0);
@@ -258,7 +260,7 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
     match (id.tag, number(id.content), response.tag) {
         (INTEGER, Some(1), EXTENDED_RESPONSE) => {}
         (INTEGER, Some(0), EXTENDED_RESPONSE) => {
-            return Err(turned_away("LDAP notice of disconnection", response.content));
+            return Err(disconnection(response.content));
         }
         (INTEGER, Some(_), _) => {
             return Err(UpgradeError::Unsuitable(
@@ -273,6 +275,17 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
         (ENUMERATED, Some(BUSY | UNAVAILABLE)) => Err(turned_away("LDAP result", response.content)),
         (ENUMERATED, Some(_)) => Err(UpgradeError::Declined),
         _ => Err(MALFORMED),
+    }
+}
+
+/// Notice of disconnection (RFC 4511 §4.4.1). Of its codes only these two say that it has no place; any other would be an answer to
+/// what the client has yet to ask.
+fn disconnection(result: &[u8]) -> UpgradeError {
+    match element(result).map(|code| (code.tag, number(code.content))) {
+        Ok((ENUMERATED, Some(BUSY | UNAVAILABLE))) => turned_away("LDAP notice of disconnection", result),
+        _ => {
+            UpgradeError::Unsuitable("the server gives notice of disconnection instead of answering StartTLS")
+        }
     }
 }
 

@@ -296,4 +296,49 @@ mod tests {
             assert_eq!(protocol.bears_silence(), expected, "{label}");
         }
     }
+
+    /// Somebody on the way could forge an answer before TLS that a client takes for success (an LDAP Bind with code 0), for the end of
+    /// all trying (SMTP 554, NATS' `Authorization Violation`), or for words to be shown (IMAP's ALERT). What may pass only says "not now".
+    #[test]
+    fn a_forged_no_is_no_more_than_a_cut_connection() {
+        // A Bind with message id 7.
+        let bind = ReplyTo([0, 0x60, 0, 0, 0, 7, 0, 0]);
+        let refused = |label: &str, code: Option<u16>, words: &str, reply_to| {
+            let by = TurnedAway::new("x", code, words.as_bytes());
+            let (kind, session) = (RefusalKind::Full, "s");
+            let refusal = Refusal { kind, reason: "quoted", session, reply_to, server: Some(&by) };
+            named(label, &options()).unwrap().refusal(&refusal).unwrap()
+        };
+        let none = ReplyTo::default();
+        for (label, code, words, expected) in [
+            ("smtp", Some(554), "5.7.1 away", "421 4.4.5 ambassador: quoted"),
+            ("smtp", Some(250), "2.0.0 queued", "421 4.4.5 ambassador: quoted"),
+            ("smtp", Some(421), "5.7.1 away", "421 4.4.5 ambassador: quoted"),
+            ("smtp", Some(421), "4.7.0 busy", "421 4.7.0 busy ["),
+            ("nntp", Some(502), "denied", "400 ambassador: quoted"),
+            ("nntp", Some(400), "busy", "400 busy ["),
+            ("ftp-control", Some(530), "no", "421 ambassador: quoted"),
+            ("ftp-control", Some(421), "full", "421 full ["),
+            ("imap", None, "[ALERT] Call 555", "* BYE [UNAVAILABLE] ambassador: quoted"),
+            ("imap", None, "[unavailable] Full", "* BYE [unavailable] Full ["),
+            ("pop3", None, "[AUTH] bad password", "-ERR [SYS/TEMP] ambassador: quoted"),
+            ("pop3", None, "full", "-ERR full ["),
+            ("nats", None, "Authorization Violation", "-ERR 'ambassador: quoted"),
+        ] {
+            let answer = String::from_utf8(refused(label, code, words, none)).unwrap();
+            assert!(answer.starts_with(expected), "{label} {code:?} {words}: {answer}");
+        }
+        let passes = String::from_utf8(refused("nats", None, "maximum connections exceeded", none)).unwrap();
+        assert!(passes.contains("-ERR 'maximum connections exceeded ["), "{passes}");
+        for (code, told) in [(1045, 1040_u16), (0, 1040), (1129, 1129)] {
+            let packet = refused("mysql", Some(code), "no", none);
+            assert_eq!(packet[5..7], told.to_le_bytes(), "{code}: {packet:?}");
+        }
+        // ENUMERATED of the BindResponse: success, a comparison's answers, a bind that goes on; busy.
+        for (code, told) in [(0, 51_u8), (5, 51), (6, 51), (14, 51), (256, 51), (52, 52)] {
+            let response = refused("ldap", Some(code), "no", bind);
+            let at = response.windows(2).position(|pair| pair == b"\x0a\x01").unwrap();
+            assert_eq!(response[at + 2], told, "{code}: {response:?}");
+        }
+    }
 }

@@ -421,6 +421,10 @@ const fn refused(sequence: u8, reason: &'static str) -> OpeningError {
 // ---------------------------------------------------------------------------------------------------
 // Refusal
 
+/// Of the errors that a server has in place of its service those that are not about who logs in: it is full (1040, 1203, 1226), going
+/// down (1053), wants nobody from here (1129, 1130), or something else (1105).
+const NOT_NOW: [u16; 7] = [1040, 1053, 1105, 1129, 1130, 1203, 1226];
+
 /// An ERR packet. Before the greeting a client takes it for one, with no SQLSTATE, for nothing has been agreed on yet. Class
 /// 08 tells drivers that the connection is at fault, and not the statement.
 fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
@@ -431,6 +435,7 @@ fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable => (1105, "#08S01"),
         RefusalKind::ShuttingDown => (1053, "#08S01"),
     };
+    let refusal = &refusal.guarded(|by| by.code.is_some_and(|code| NOT_NOW.contains(&code)));
     let number = refusal.server_code().unwrap_or(number);
     let (sequence, state) = match refusal.reply_to {
         ReplyTo([0, ..]) => (0, ""),

@@ -52,6 +52,8 @@ impl Protocol for Nats {
     /// whatever comes, goes on to its next server at once; others do, too. Where a server says no it has said INFO before, and
     /// some have a name for what it says then.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // Clients give up for good after some of a server's errors (`Authorization Violation`).
+        let refusal = &refusal.guarded(|by| by.words.to_ascii_lowercase().starts_with("maximum connections"));
         let words = refusal.sentence().replace('\'', "\"");
         let info = match refusal.reply_to {
             ReplyTo([0, ..]) if refusal.server.is_some() => {

@@ -25,6 +25,8 @@ impl Protocol for Nntp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // "Not now" (RFC 3977 §3.2.1); the other codes are for good.
+        let refusal = &refusal.guarded(|by| by.code == Some(400));
         let code = refusal.server_code().unwrap_or(400);
         Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
@@ -60,7 +62,8 @@ impl Talk for Conversation {
                 self.greeted = Some(code);
                 Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
-            (None, _) => Err(TurnedAway::reply("NNTP", code, line).into()),
+            (None, 400..600) => Err(TurnedAway::reply("NNTP", code, line).into()),
+            (None, _) => Err(foreign("NNTP", line)),
             (Some(_), 382) => Ok(Next::Tls),
             (Some(_), _) => Err(UpgradeError::Declined),
         }

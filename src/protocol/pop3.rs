@@ -25,7 +25,8 @@ impl Protocol for Pop3 {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // A server says itself what kind of no it is (RFC 2449, RFC 3206), or does not.
+        // A server says itself what kind of no it is (RFC 2449, RFC 3206), or does not; after [AUTH] clients ask for another password.
+        let refusal = &refusal.guarded(|by| by.is_marked_only(&["[SYS/TEMP]", "[IN-USE]", "[LOGIN-DELAY]"]));
         let code = if refusal.server.is_some() { "" } else { "[SYS/TEMP] " };
         Some(format!("-ERR {code}{}\r\n", refusal.sentence()).into_bytes())
     }

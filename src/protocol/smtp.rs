@@ -87,6 +87,10 @@ impl Protocol for Smtp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
+        // A reply, and an enhanced code in front of its words, that says "not now" (RFC 5321 §4.2.1, RFC 3463 §2): by a 5 mail is returned.
+        let refusal = &refusal.guarded(|by| {
+            by.code.is_some_and(|code| (400..500).contains(&code)) && !by.words.starts_with(['2', '5'])
+        });
         if let Some(code) = refusal.server_code() {
             return Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes());
         }
@@ -190,7 +194,8 @@ impl Talk for Conversation {
                 self.expects = Expects::Capabilities;
                 Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.name))))
             }
-            (Expects::Greeting, _) => Err(TurnedAway::reply("SMTP", code, line).into()),
+            (Expects::Greeting, 400..600) => Err(TurnedAway::reply("SMTP", code, line).into()),
+            (Expects::Greeting, _) => Err(foreign("SMTP", line)),
             (Expects::Capabilities, 250) if self.offers_tls => {
                 self.expects = Expects::Go;
                 Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))

@@ -125,8 +125,8 @@ impl Upgraded {
 /// A server's own no in place of its service: it is full, going down, or wants nobody from here. It lives and answers, so nothing is
 /// held against it; its client hears what it said.
 ///
-/// Before TLS nobody has authenticated these words. They say no more than whoever cuts the connection could bring about, and
-/// go on as one short line of printable characters.
+/// Before TLS nobody has authenticated these words. They go on as one short line of printable characters, and a client hears them as the
+/// server's only as far as its protocol lets them pass ([`super::Refusal::guarded`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnedAway {
     /// What kind of answer it is, as the protocol's people call it: `SMTP`, `MySQL error`, `IMAP BYE`.
@@ -147,6 +147,12 @@ impl TurnedAway {
         let words: String =
             String::from_utf8_lossy(words).chars().filter(|c| !steers(*c)).take(WORDS_MAX).collect();
         Self { kind, code, words: words.trim().to_owned() }
+    }
+
+    /// Whether its words have no code in brackets in front, or one of these.
+    pub(super) fn is_marked_only(&self, codes: &[&str]) -> bool {
+        let words = self.words.to_ascii_uppercase();
+        !words.starts_with('[') || codes.iter().any(|code| words.starts_with(code))
     }
 
     /// A reply that begins with three digits, and a space or a dash, as SMTP, NNTP and FTP have it.
