@@ -183,7 +183,7 @@ impl Census {
                 let caller = self.recall(&elsewhere, needs, now);
                 return caller.unwrap_or_else(|| Arc::new(found.bare()));
             }
-            asked = missing.filter(|missing| self.ask(*missing, found.uid) || asked == Some(*missing));
+            asked = missing.filter(|missing| self.ask(*missing, found, now) || asked == Some(*missing));
             // Who would tell goes only when we do.
             let _ = ended.changed().await;
         }
@@ -200,8 +200,13 @@ impl Census {
     }
 
     /// Has it looked up, unless that is going on, or too much else is: whether it was begun.
-    fn ask(self: &Arc<Self>, what: Asked, uid: u32) -> bool {
+    fn ask(self: &Arc<Self>, what: Asked, found: &Found, now: Instant) -> bool {
         let mut asking = self.asking();
+        // Its look-up may have ended since we found it missing: the answer is stored before its turn ends.
+        if self.missing(found, now) != Some(what) {
+            return false;
+        }
+        let uid = found.uid;
         let (is_user, most) = match what {
             Asked::User(_) => (true, ASKING_MAX),
             Asked::Group(_) => (false, GROUPS_MAX),
