@@ -205,14 +205,15 @@ impl World {
             let verdict = match fails {
                 _ if self.rng.u32(..10) == 0 => Verdict::Untold,
                 true => Verdict::Fails(Fault::Connect),
+                false if self.rng.u32(..10) == 0 => Verdict::TurnedAway,
                 false => Verdict::Serves(Duration::from_micros(self.rng.u64(50..100_000))),
             };
             self.roster.trial_ended(trial, verdict, self.now, &mut self.rng);
             match verdict {
                 // One trial of several that are wanted proves nothing yet.
-                Verdict::Serves(_)
+                Verdict::Serves(_) | Verdict::TurnedAway
                     if self.settings.breaker.is_some_and(|breaker| breaker.half_open_trials > 1) => {}
-                Verdict::Serves(_) => _ = self.bad.remove(&trial.endpoint),
+                Verdict::Serves(_) | Verdict::TurnedAway => _ = self.bad.remove(&trial.endpoint),
                 Verdict::Fails(_) => _ = self.bad.insert(trial.endpoint),
                 Verdict::Untold => {}
             }

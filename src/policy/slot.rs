@@ -4,7 +4,7 @@
 //! only in [`super::roster`], under the cluster's one lock.
 
 use std::num::NonZeroU32;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ewma::Ewma;
 use super::health::Status;
@@ -85,6 +85,8 @@ pub struct Slot {
     pub(super) is_failing: bool,
     /// When it last came back from an ejection, or a trial showed that it serves: failures of dials from before say nothing.
     pub(super) proven_at: Option<Instant>,
+    /// When it last turned a session's dial away in its own words, if it has served none since.
+    pub(super) turned_away: Option<Instant>,
     /// Whether a trial of ours is on its way to it.
     pub(super) on_trial: bool,
     /// How long its dials take, those that failed among them.
@@ -120,7 +122,16 @@ pub struct Snapshot {
     pub last_error: Option<Box<str>>,
 }
 
+/// So long others of its priority are asked before an endpoint that has turned a session away. It carries nothing, so that by its load
+/// it would be the first to be asked.
+pub(super) const TURNS_AWAY_FOR: Duration = Duration::from_secs(5);
+
 impl Slot {
+    /// Whether it has turned a session away lately, and served none since.
+    pub(super) fn turns_away(&self, now: Instant) -> bool {
+        self.turned_away.is_some_and(|since| now.saturating_duration_since(since) < TURNS_AWAY_FOR)
+    }
+
     pub(super) fn new(id: Id, now: Instant) -> Self {
         Self {
             id,
@@ -136,6 +147,7 @@ impl Slot {
             outlier: Outlier::new(),
             is_failing: false,
             proven_at: None,
+            turned_away: None,
             on_trial: false,
             ewma: Ewma::default(),
             success_time: Ewma::default(),

@@ -93,7 +93,10 @@ impl Lease {
     pub(super) fn failed(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, error.label(), |state, id, ticket| {
             state.roster.note_error(id, Some(error.to_string()));
-            state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng);
+            match error.is_refused() {
+                true => state.roster.turned_away(id, ticket, clock::now()),
+                false => state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng),
+            }
         });
         if error.fault().is_some() {
             self.cluster.suspect(self.endpoint.id());

@@ -127,12 +127,13 @@ fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Du
         Err(error) => match error.fault() {
             Some(fault) => Verdict::Fails(fault),
             None if error.is_local() => Verdict::Untold,
+            None if error.is_refused() => Verdict::TurnedAway,
             // It is there, and turns away who asks for nobody: those who have an identity may be welcome.
             None => Verdict::Serves(Duration::ZERO),
         },
     };
     cluster.metrics().tried(match verdict {
-        Verdict::Serves(_) => "ok",
+        Verdict::Serves(_) | Verdict::TurnedAway => "ok",
         Verdict::Fails(_) => "failed",
         Verdict::Untold => "untold",
     });

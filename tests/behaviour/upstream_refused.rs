@@ -97,7 +97,8 @@ fn query(ambassador: &Ambassador) -> crate::harness::Finished {
     finish(&mut command)
 }
 
-/// One of two servers is full: no client hears of it, again and again, and the retry budget does not run dry over it.
+/// One of two servers is full: no client hears of it, the retry budget does not run dry over it, and once it has said so the
+/// other is asked first for a while.
 #[test]
 fn another_endpoint_is_tried() {
     let (server, full) = (mariadb(), turning_away(TOO_MANY));
@@ -106,7 +107,8 @@ fn another_endpoint_is_tried() {
     for _ in 0..12 {
         assert_eq!(query(&ambassador).must_succeed().stdout, "42\n");
     }
-    assert!(full.accepted() >= 6);
+    let asked = full.accepted();
+    assert!((1..12).contains(&asked), "{asked}");
     let metrics = ambassador.metrics();
     assert_eq!(
         (metrics.sum("ejections_total", &[]), metrics.sum("retry_budget_exhausted_total", &[])),

@@ -49,7 +49,7 @@ impl Roster {
         }
         let Some(position) = self.position(endpoint) else { return };
         let slot = &mut self.slots[position];
-        slot.last_error = None;
+        (slot.last_error, slot.turned_away) = (None, None);
         slot.is_failing = false;
         let is_back = slot.outlier.succeeded(now);
         self.returned(position, is_back, now);
@@ -86,6 +86,14 @@ impl Roster {
             if let Some(breaker) = &mut self.breaker {
                 self.events.extend(breaker.failed(is_last_hope, now, rng).map(Event::Breaker));
             }
+        }
+        self.release_dial(endpoint, ticket);
+    }
+
+    /// The server turned a dial away in its own words: nothing is held against it, but others are asked first for a while.
+    pub fn turned_away(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
+        if let Some(position) = self.position(endpoint) {
+            self.slots[position].turned_away = Some(now);
         }
         self.release_dial(endpoint, ticket);
     }

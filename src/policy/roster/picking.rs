@@ -33,7 +33,7 @@ impl Roster {
         let is_retry = plan.attempts() > 0;
         let (mode, lowest) = self.taken(is_retry)?;
         self.note_mode(mode);
-        self.find_candidates(plan, lowest);
+        self.find_candidates(plan, lowest, now);
         let picked = self.pick(key, now, rng)?;
         if !is_retry {
             self.budget.iter_mut().for_each(|budget| budget.session(now));
@@ -130,8 +130,8 @@ impl Roster {
         }
     }
 
-    fn find_candidates(&mut self, plan: &Plan, lowest: Standing) {
-        let mut best = (usize::MAX, Standing::Down, u32::MAX);
+    fn find_candidates(&mut self, plan: &Plan, lowest: Standing, now: Instant) {
+        let mut best = (usize::MAX, Standing::Down, u32::MAX, true);
         self.candidates.clear();
         for (position, slot) in self.slots.iter().enumerate() {
             let Some(standing) = eligibility::standing(slot).filter(|standing| *standing <= lowest) else {
@@ -140,7 +140,7 @@ impl Roster {
             if !self.settings.limits.endpoint_has_room(slot.load) {
                 continue;
             }
-            let rank = (plan.tries(slot.id), standing, slot.priority);
+            let rank = (plan.tries(slot.id), standing, slot.priority, slot.turns_away(now));
             if rank < best {
                 best = rank;
                 self.candidates.clear();

@@ -99,13 +99,17 @@ impl World {
 
     /// Fails on that endpoint until it is set aside.
     fn eject(&mut self, which: usize) {
+        self.eject_for(which, Fault::Connect);
+    }
+
+    fn eject_for(&mut self, which: usize, fault: Fault) {
         for _ in 0..200 {
             if self.roster.slot(self.ids[which]).is_some_and(|slot| !slot.outlier().is_in()) {
                 return;
             }
             let (id, ticket) = self.begin(&mut plan()).unwrap();
             if id == self.ids[which] {
-                self.roster.failed(id, ticket, Some(Fault::Connect), self.now, &mut self.rng);
+                self.roster.failed(id, ticket, Some(fault), self.now, &mut self.rng);
             } else {
                 self.roster.abandoned(id, ticket);
             }
@@ -292,6 +296,42 @@ fn a_trial_that_fails_or_says_nothing_is_no_return() {
     assert_eq!(world.trials(Verdict::Fails(Fault::Handshake)), [0]);
     assert_eq!(world.told(), ["ejected again"]);
     assert_eq!(world.pick(), Ok(1));
+}
+
+/// A 421 before TLS proved the certificate that an endpoint was ejected for, and the next session found that it did not.
+#[test]
+fn a_trial_that_is_turned_away_before_tls_ends_no_ejection_for_what_comes_behind() {
+    for (fault, is_back) in [(Fault::Connect, true), (Fault::Upgrade, true), (Fault::Handshake, false)] {
+        let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
+        world.eject_for(0, fault);
+        world.told();
+        world.wait();
+        assert_eq!(world.trials(Verdict::TurnedAway), [0]);
+        assert_eq!(world.told(), if is_back { &["returned"][..] } else { &[] }, "{fault:?}");
+        // It is tried again.
+        assert_eq!(world.roster.next_trial().is_some(), !is_back);
+    }
+}
+
+/// It carries nothing, so that every session asked it first, and with few attempts nobody else.
+#[test]
+fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
+    let mut world = World::new(PLAIN, &[0, 0, 1]);
+    let mut once = plan();
+    let (first, ticket) = world.begin(&mut once).unwrap();
+    world.roster.turned_away(first, ticket, world.now);
+    let first = world.place(first);
+    for _ in 0..2 {
+        assert_eq!(world.pick(), Ok(1 - first), "the other of the same priority");
+    }
+    world.now += crate::policy::slot::TURNS_AWAY_FOR;
+    let picked: Vec<_> = (0..4).map(|_| world.pick().unwrap()).collect();
+    assert!(picked.contains(&first), "{picked:?}");
+    // Nobody is left out for it.
+    let mut alone = World::new(PLAIN, &[0]);
+    let (only, ticket) = alone.begin(&mut plan()).unwrap();
+    alone.roster.turned_away(only, ticket, alone.now);
+    assert_eq!(alone.pick(), Ok(0));
 }
 
 /// Two healthy endpoints were out, the third was the last one, and when that died all attempts went to it.

@@ -30,6 +30,8 @@ pub struct Trial {
 pub enum Verdict {
     /// It reached as far as it had to, in that time.
     Serves(Duration),
+    /// It lives, and turned us away in its own words before TLS: nothing is known of what comes behind.
+    TurnedAway,
     /// It failed by that fault.
     Fails(Fault),
     /// It says nothing: this host was short of something.
@@ -114,11 +116,11 @@ impl Roster {
         let verdict = position.map_or(Verdict::Untold, |_| verdict);
         if let Some(breaker) = &mut self.breaker {
             let turned = match (trial.is_of_round, verdict) {
-                (true, Verdict::Serves(_)) => breaker.trial_ended(Some(true), now),
+                (true, Verdict::Serves(_) | Verdict::TurnedAway) => breaker.trial_ended(Some(true), now),
                 (true, Verdict::Fails(_)) => breaker.trial_ended(Some(false), now),
                 (true, Verdict::Untold) => breaker.trial_ended(None, now),
                 (false, Verdict::Serves(_)) => breaker.close(),
-                (false, Verdict::Fails(_) | Verdict::Untold) => None,
+                (false, Verdict::TurnedAway | Verdict::Fails(_) | Verdict::Untold) => None,
             };
             let is_closed = turned.is_some_and(|turned| turned.to == Label::Closed);
             self.events.extend(turned.map(Event::Breaker));
@@ -144,6 +146,14 @@ impl Roster {
             (Verdict::Serves(_), _) => {
                 (slot.is_failing, slot.last_error, slot.proven_at) = (false, None, Some(now));
                 let is_back = slot.outlier.proven(trial.reach, now);
+                self.returned(position, is_back, now);
+            }
+            (Verdict::TurnedAway, _) => {
+                slot.is_failing = false;
+                let is_back = slot.outlier.proven(Fault::Upgrade, now);
+                if !is_back && let Some(settings) = settings {
+                    slot.outlier.trial_untold(now + settings.base_ejection_time);
+                }
                 self.returned(position, is_back, now);
             }
             // A round comes before its time: it says nothing new.
