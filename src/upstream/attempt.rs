@@ -89,7 +89,7 @@ impl Limit {
     }
 
     /// The same, less what was waited for a greeting.
-    fn without(self, waited: Duration) -> Self {
+    pub(super) fn without(self, waited: Duration) -> Self {
         if self.is_firm { self } else { Self { at: self.at + waited, ..self } }
     }
 
@@ -282,11 +282,13 @@ impl<'a> Attempt<'a> {
         let mut upgrading =
             dialogue.map(|dialogue| Upgrading::begin(&socket, &*self.settings.protocol, dialogue));
         if let Some(upgrading) = upgrading.as_mut().filter(|_| self.settings.protocol.server_greets()) {
-            self.hear_out(upgrading, &socket).await?;
+            let greeted = self.await_greeting(upgrading, &socket).await;
             record.greeting = Some(clock::now() - begun);
+            greeted?;
         }
+        let greeted = clock::now();
         let deadline = self.deadline.without(record.greeting.unwrap_or_default());
-        let limit = Limit::after(clock::now(), Bound::Handshake, self.settings.dial.handshake_timeout);
+        let limit = Limit::after(greeted, Bound::Handshake, self.settings.dial.handshake_timeout);
         let limit = limit.within(deadline);
         let mut step = Step::Upgrade;
         let securing = async {
@@ -309,7 +311,7 @@ impl<'a> Attempt<'a> {
         match secured.unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))? {
             Secured::Meets(socket, greeting) => Ok(Established::Meets(socket, greeting)),
             Secured::Ready(ready, agreed) => {
-                self.note(begun, agreed, record);
+                self.note(greeted, agreed, record);
                 Ok(Established::Ready(ready))
             }
         }
@@ -317,7 +319,7 @@ impl<'a> Attempt<'a> {
 
     /// Waits for a server to greet, longer than for anything else: it may look its caller up, or find out who is patient, before
     /// it says a word (RFC 5321 §4.5.3.2.1 has clients of SMTP wait five minutes).
-    async fn hear_out(&self, upgrading: &mut Upgrading<'_>, socket: &Socket) -> Result<(), DialError> {
+    async fn await_greeting(&self, upgrading: &mut Upgrading<'_>, socket: &Socket) -> Result<(), DialError> {
         let begun = clock::now();
         let greeting_timeout = self.settings.dial.greeting_timeout;
         let limit = match self.is_probe && greeting_timeout > PROBE_GREETING_MAX {

@@ -184,7 +184,9 @@ pub(super) async fn dial_anew(
     let settings = cluster.settings();
     let tightened = demand.tightened;
     let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
-    let deadline = Limit::after(clock::now(), Bound::Deadline, within).firm(tightened.deadline.is_some());
+    let mut deadline = Limit::after(clock::now(), Bound::Deadline, within).firm(tightened.deadline.is_some());
+    // Of what greetings take, so much is no part of the deadline.
+    let mut greetings = settings.dial.greeting_timeout;
     let attempts = [tightened.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
     let (mut last, mut has_waited) = (None, false);
@@ -198,6 +200,9 @@ pub(super) async fn dial_anew(
                     Ok(dialled) => return Ok(dialled),
                     Err(error) => {
                         plan.failed(error.is_free());
+                        let greeting = record.greeting.unwrap_or_default().min(greetings);
+                        greetings -= greeting;
+                        deadline = deadline.without(greeting);
                         if error.step() == Step::Connect {
                             cluster.search.doubt();
                         }
@@ -269,9 +274,9 @@ impl Ready {
 }
 
 impl DialRecord {
-    /// Connect and handshake of the last attempt.
+    /// Connect, greeting and handshake of the last attempt.
     pub(super) fn took(&self) -> Duration {
-        self.connect.unwrap_or_default() + self.handshake.unwrap_or_default()
+        [self.connect, self.greeting, self.handshake].into_iter().flatten().sum()
     }
 
     pub(super) fn begin(&mut self, lease: &Lease, attempts: u32) {

@@ -322,6 +322,7 @@ fn a_record_tells_the_whole_story_of_a_session() {
         "attempts",
         "resolve_ms",
         "connect_ms",
+        "greeting_ms",
         "handshake_ms",
         "first_byte_ms",
         "duration_ms",

@@ -67,7 +67,7 @@ fn a_server_that_greets_late_is_waited_for_and_not_blamed() {
     drop(client);
     let record = ambassador.record();
     assert_eq!((&record["outcome"], &record["attempts"]), (&"completed".into(), &1.into()), "{record}");
-    assert!(record["handshake_ms"].as_f64().is_some_and(|took| took > 300.0), "{record}");
+    assert!(record["greeting_ms"].as_f64().is_some_and(|took| took > 300.0), "{record}");
     assert_eq!(ambassador.metrics().sum("ejections_total", &[]), 0.0);
 }
 
@@ -86,7 +86,7 @@ fn a_postscreen_lets_pass_whoever_waits() {
     drop(client);
     let record = ambassador.record();
     assert_eq!(record["attempts"], 1, "{record}");
-    assert!(record["handshake_ms"].as_f64().is_some_and(|took| took > 1500.0), "{record}");
+    assert!(record["greeting_ms"].as_f64().is_some_and(|took| took > 1500.0), "{record}");
 }
 
 /// Whoever asks for an answer within half a second by `Ambassador-Deadline` gets one.
@@ -180,4 +180,36 @@ fn a_server_that_waits_for_its_client_is_told_from_one_that_greets() {
         let finished = check(&Config::app(&[&server.address(port)], &cluster), &["--connect"]).must_exit(1);
         assert!(finished.stdout.contains(part), "{protocol}: {}", finished.stdout);
     }
+}
+
+/// The first server takes longer than `deadline` to say that it has no place. The second was never asked: of the deadline, which a
+/// greeting is no part of, nothing was left.
+#[test]
+fn a_greeting_that_comes_late_and_says_no_leaves_time_for_another_server() {
+    let pki = Pki::new();
+    let may_greet = Arc::new(Semaphore::new(100));
+    let may_refuse = Arc::new(Semaphore::new(0));
+    let refusing = Arc::clone(&may_refuse);
+    let slow = Upstream::plain(move |mut conn| {
+        let may_refuse = Arc::clone(&refusing);
+        async move {
+            drop(may_refuse.acquire().await);
+            drop(conn.write_all(b"421 4.3.2 not now\r\n").await);
+            drop(conn.shutdown().await);
+        }
+    });
+    let leaf = pki.server(&["mx.test"]);
+    let second = smtp_server(ServerTls::new(&leaf).build(), may_greet);
+    let cluster =
+        smtp_cluster(&pki, "deadline: 2s, timeout: 2s, handshake_timeout: 2500ms, hedge_after: none");
+    let standby = format!("{{ address: \"{}\", priority: 1 }}", second.address());
+    let ambassador = Ambassador::start(&Config::app(&[&slow.address(), &standby], &cluster));
+    let mut client = ambassador.connect();
+    // When the time of a handshake is over, which is longer than the deadline.
+    ambassador.wait_line("not greeted yet");
+    may_refuse.add_permits(1);
+    client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!((&record["endpoint"], &record["attempts"]), (&second.address().into(), &2.into()), "{record}");
 }
