@@ -8,7 +8,7 @@ use super::dialling::{Ask, announce, dial_for, introduce};
 use super::heads::{has_no_head, head_timeout};
 use super::place::Place;
 use super::record::Record;
-use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped};
+use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped, stopped_unheard};
 use super::{OPENING_TIMEOUT, begin};
 use crate::clock;
 use crate::downstream::{self, NoHead, Patience, read_head};
@@ -152,7 +152,7 @@ async fn hear_out(
     let opened = tokio::select! {
         biased;
         opened = downstream::read_opening(&downstream, protocol, Patience::of(OPENING_TIMEOUT)) => opened,
-        outcome = place.live().ordered_to_stop() => return Err(Some(stopped(downstream, record, outcome))),
+        outcome = place.live().ordered_to_stop() => return Err(stopped_unheard(downstream, record, outcome)),
     };
     let mut opened = match opened {
         Ok(opened) => opened,

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::place::Entry;
 use super::record::SessionId;
@@ -86,12 +86,17 @@ pub(super) struct Sessions {
     pub(super) received: u64,
     /// Given to each session that begins from now on: the drain's deadline has passed.
     pub(super) stopped: Option<Outcome>,
+    /// Until when nobody looks for a silent client, for there was none.
+    none_silent: Option<Instant>,
     /// Routes that have led here so far.
     pub(super) routes: u32,
 }
 
 /// Whoever has been here for less is about to speak: in a burst of connections all are silent at first.
 const SILENT_MIN: Duration = Duration::from_secs(5);
+
+/// After so long it is worth to look again for one that is silent: a look goes through all sessions, while others wait to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Sessions {
     /// Bytes to and from the upstreams, those of live sessions included.
@@ -102,12 +107,15 @@ impl Sessions {
     /// Has the session end whose client has said nothing for the longest, and for [`SILENT_MIN`] at least. Whether there was one; while many are on their way out
     /// already nobody looks.
     pub(super) fn make_room(&mut self) -> bool {
-        if self.refusing >= REFUSING_MAX {
+        let now = clock::now();
+        if self.refusing >= REFUSING_MAX || self.none_silent.is_some_and(|until| now < until) {
             return false;
         }
-        let now = clock::now();
         let silent = self.live.values().filter(|entry| entry.is_silent_for(SILENT_MIN, now));
-        let Some(oldest) = silent.min_by_key(|entry| entry.accepted) else { return false };
+        let Some(oldest) = silent.min_by_key(|entry| entry.silent_since()) else {
+            self.none_silent = Some(now + LOOK_AGAIN);
+            return false;
+        };
         self.refusing += u32::from(oldest.live.give_up_room());
         oldest.live.stop(Outcome::ListenerFull);
         true

@@ -285,10 +285,19 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, 
     record.is_uncertified =
         is_rejection && ended.is_uncertified || matches!(ended.fault, Some(Fault::Uncertified));
     record.end(outcome, ended.closed_by, words);
-    let Ended { downstream, may_be_told, unfinished, .. } = ended;
+    let Ended { downstream, may_be_told, unfinished, fault, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
+    // Where a protocol has no words a refusal is a reset. What a server ended in order, having taken what it was sent, is ended so.
+    let was_orderly = matches!(fault, None | Some(Fault::Uncertified));
+    let may_be_told = may_be_told && !(was_orderly && record.is_uncertified && is_speechless(record));
     (may_be_told.then(|| Unserved::new(downstream, kind)), unfinished)
+}
+
+/// Whether the protocol has no words for a refusal.
+fn is_speechless(record: &Record) -> bool {
+    let protocol = &record.cluster().expect(RELAYS).settings().protocol;
+    protocol.refusal(&record.refusal(RefusalKind::Unreachable, None).borrow()).is_none()
 }
 
 fn seen(record: &Record, age: Duration) -> late::Seen {

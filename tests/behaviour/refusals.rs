@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
-use crate::harness::{Ambassador, ClosedPort, Config, End, Pki, Postgres, demand, finish, until};
+use crate::harness::{
+    Ambassador, ClosedPort, Config, End, Pki, Postgres, Upstream, demand, finish, roles, until,
+};
 
 fn dead(protocol: &str) -> Ambassador {
     let pki = Pki::new();
@@ -79,4 +81,29 @@ fn the_longest_silent_client_makes_room_for_one_that_speaks() {
     assert_eq!(ambassador.record_of("listener_full")["attempts"], 0);
     second.send("PING\r\n");
     assert!(second.read_out().0.starts_with(b"-LOADING ambassador: connect_failed: "));
+}
+
+/// The same of a client that has its answer to CONNECT and says nothing behind it: a pool takes words for the answer to what it says next.
+#[test]
+fn a_silent_client_behind_connect_makes_room_without_a_word() {
+    let upstream = Upstream::plain(roles::silent);
+    let listener = "bind: 127.0.0.1:0\ncluster: up\ncontext: connect\nmax_connections: 1";
+    let config =
+        Config::new().listener("app", listener).cluster("up", &[&upstream.address()], "protocol: redis");
+    let ambassador = Ambassador::start(&config);
+    let ask = || {
+        let mut client = ambassador.connect();
+        client.send("CONNECT up:1 HTTP/1.1\r\nHost: up\r\n\r\n");
+        client
+    };
+    let mut first = ask();
+    first.expect("HTTP/1.1 200 ");
+    until("the newcomer is served", || {
+        let mut second = ask();
+        let head = String::from_utf8_lossy(&second.receive(13)).into_owned();
+        head.starts_with("HTTP/1.1 200 ").then_some(())
+    });
+    let (rest, end) = first.read_out();
+    assert!(rest.ends_with(b"\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(end, End::Orderly);
 }

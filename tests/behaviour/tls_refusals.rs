@@ -199,3 +199,28 @@ fn a_client_certificate_of_another_ca_is_told() {
     let record = ambassador.record();
     says(&record, &["unknownca", "unknown ca", "certificate", "decrypt"]);
 }
+
+/// A sink of one-way messages asks for a certificate, does without, takes the message and ends in order. That was told as a
+/// rejection, which it may be; but the client was reset, and would have sent its message again.
+#[test]
+fn a_server_that_asked_for_a_certificate_and_ends_in_order_is_not_made_a_reset() {
+    let pki = Pki::new();
+    let leaf = pki.server(&["127.0.0.1"]);
+    let tls = ServerTls::new(&leaf).asks_for_clients_of(&pki).build();
+    let upstream = Upstream::tls(tls, |mut conn| async move {
+        let mut message = [0; 7];
+        drop(conn.read_exact(&mut message).await);
+        conn.note(String::from_utf8_lossy(&message));
+        drop(conn.shutdown().await);
+    });
+    let cluster = format!("tls: {{ ca: {} }}", pki.ca().display());
+    let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send("message");
+    assert_eq!(client.ending(), End::Orderly);
+    upstream.wait_note("message");
+    drop(client);
+    let record = ambassador.record();
+    assert_eq!((&record["outcome"], &record["sent_bytes"]), (&"tls_failed".into(), &7.into()), "{record}");
+    says(&record, &["certificate"]);
+}

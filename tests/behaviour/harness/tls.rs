@@ -13,6 +13,7 @@ use super::{Leaf, Pki};
 pub(crate) struct ServerTls<'a> {
     leaf: &'a Leaf,
     clients: Option<&'a Pki>,
+    is_optional: bool,
     versions: Vec<&'static SupportedProtocolVersion>,
     alpn: Vec<Vec<u8>>,
     only_p384: bool,
@@ -23,6 +24,7 @@ impl<'a> ServerTls<'a> {
         Self {
             leaf,
             clients: None,
+            is_optional: false,
             versions: rustls::ALL_VERSIONS.to_vec(),
             alpn: Vec::new(),
             only_p384: false,
@@ -32,6 +34,12 @@ impl<'a> ServerTls<'a> {
     /// Demands a client certificate of this CA.
     pub(crate) fn clients_of(mut self, pki: &'a Pki) -> Self {
         self.clients = Some(pki);
+        self
+    }
+
+    /// Asks for one, and does without.
+    pub(crate) fn asks_for_clients_of(mut self, pki: &'a Pki) -> Self {
+        (self.clients, self.is_optional) = (Some(pki), true);
         self
     }
 
@@ -70,6 +78,7 @@ impl<'a> ServerTls<'a> {
                 let mut roots = RootCertStore::empty();
                 roots.add(pki.ca_der()).expect("a usable CA");
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = if self.is_optional { verifier.allow_unauthenticated() } else { verifier };
                 builder.with_client_cert_verifier(verifier.build().expect("a verifier"))
             }
         };
