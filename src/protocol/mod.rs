@@ -101,6 +101,22 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether a server may turn a session away in its first words behind TLS, and we know how: those that greet there as they
+    /// do before TLS.
+    fn may_turn_away_behind_tls(&self) -> bool {
+        self.server_greets()
+    }
+
+    /// What a server's first words behind TLS mean, as far as they came at once, where they turn the session away.
+    fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
+        let mut upgrade = self.upgrade()?;
+        let Step::ReadAtMost(most) = upgrade.begin() else { return None };
+        match upgrade.received(&first[..first.len().min(most)]) {
+            Err(UpgradeError::TurnedAway(by)) => Some(by),
+            Err(_) | Ok(_) => None,
+        }
+    }
+
     /// [`Protocol::upgrade`] for a client that has said this as its preface ([`Opened::preface`]); nothing, where nobody has.
     fn upgrade_for(&self, preface: &[u8]) -> Option<Box<dyn Upgrade>> {
         let _ = preface;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::{
     Announces, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe, Protocol, Refusal,
-    RefusalKind, ReplyTo, Step, Upgrade, UpgradeError, Upgraded,
+    RefusalKind, ReplyTo, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
 };
 use opening::Opening;
 use probe::Probe;
@@ -82,6 +82,22 @@ impl Protocol for Postgres {
         Some(error_response(refusal))
     }
 
+    fn may_turn_away_behind_tls(&self) -> bool {
+        true
+    }
+
+    /// In place of an answer to the login: nobody was let in, and nothing was done for the client.
+    fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
+        let length = be_u32(first, 1).filter(|_| first.first() == Some(&b'E'))?;
+        let fields = first.get(HEAD..1 + usize::try_from(length).ok()?)?;
+        let (kind, code) = match sqlstate(fields)? {
+            FULL => ("PostgreSQL error", Some(53_300)),
+            CANNOT_CONNECT_NOW => ("PostgreSQL error 57P03", None),
+            _ => return None,
+        };
+        Some(TurnedAway::new(kind, code, field(fields, b'M').unwrap_or_default()))
+    }
+
     fn probe(&self, _: bool) -> Option<Box<dyn AnyProbe>> {
         Some(Box::new(Probe::default()))
     }
@@ -105,6 +121,11 @@ const SSL_REQUEST_CODE: u32 = 80_877_103;
 const GSSENC_REQUEST_CODE: u32 = 80_877_104;
 const CANCEL_REQUEST_CODE: u32 = 80_877_102;
 
+/// `too_many_connections`: a server that has a place for none, or for nobody but its superusers.
+const FULL: &str = "53300";
+/// `cannot_connect_now`: it starts, stops, or recovers.
+const CANNOT_CONNECT_NOW: &str = "57P03";
+
 /// A startup packet, its length included: the server's MAX_STARTUP_PACKET_LENGTH is 10,000 without it.
 const OPENING_MAX: usize = 10_004;
 /// Type and length of a message.
@@ -112,6 +133,19 @@ const HEAD: usize = 5;
 
 /// The client wants no session, only another one cancelled: it understands no answer but the end.
 const CANCELS: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+
+/// The text of that field of an ErrorResponse.
+fn field(fields: &[u8], name: u8) -> Option<&[u8]> {
+    fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[name]))
+}
+
+/// Its code: five digits and capital letters.
+fn sqlstate(fields: &[u8]) -> Option<&str> {
+    let code = field(fields, b'C')?;
+    let is_code =
+        code.len() == 5 && code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+    std::str::from_utf8(code).ok().filter(|_| is_code)
+}
 
 fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
     let four = bytes.get(at..at + 4)?;
@@ -155,11 +189,13 @@ fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
     if refusal.reply_to == CANCELS {
         return Vec::new();
     }
-    let sqlstate = match refusal.kind {
-        RefusalKind::BadRequest => "08P01",
-        RefusalKind::Denied => "28000",
-        RefusalKind::Full => "53300",
-        RefusalKind::Unreachable | RefusalKind::ShuttingDown => "57P03",
+    let sqlstate = match (refusal.server, refusal.kind) {
+        // The only one of the two that is a number.
+        (Some(server), _) if server.code.is_none() => CANNOT_CONNECT_NOW,
+        (Some(_), _) | (None, RefusalKind::Full) => FULL,
+        (None, RefusalKind::BadRequest) => "08P01",
+        (None, RefusalKind::Denied) => "28000",
+        (None, RefusalKind::Unreachable | RefusalKind::ShuttingDown) => CANNOT_CONNECT_NOW,
     };
     let text = refusal.sentence();
     let mut body = Vec::with_capacity(text.len() + 32);

@@ -96,6 +96,21 @@ impl<T: Transport> End<T> {
         })
     }
 
+    /// Shows what comes next without taking it, once it is there: the next read brings it. Nothing to see is the end, or an
+    /// error that the next read brings. Only for TLS: plaintext cannot be given back.
+    pub fn poll_peek<R>(&mut self, cx: &mut Context<'_>, see: impl FnOnce(&[u8]) -> R) -> Poll<R>
+    where
+        R: Default,
+    {
+        match self {
+            Self::Socket(_) => Poll::Ready(R::default()),
+            Self::Tls(stream) => with_scratch(GLIMPSE, |scratch| {
+                let seen = ready!(stream.poll_peek(cx, scratch));
+                Poll::Ready(see(&scratch[..seen]))
+            }),
+        }
+    }
+
     /// Takes some of `bytes`; what the kernel has not got of them yet goes with [`End::poll_sent`].
     pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;

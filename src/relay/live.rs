@@ -168,6 +168,13 @@ impl Live {
         self.owes_answer.store(from != Side::Upstream, Ordering::Relaxed);
     }
 
+    /// So many bytes of the client were written to the upstream before its relay began.
+    pub fn note_said(&self, bytes: usize) {
+        if bytes > 0 {
+            self.count(Side::Downstream, bytes);
+        }
+    }
+
     /// As after a byte there and one back.
     #[cfg(test)]
     pub(crate) fn exchanged(&self) {

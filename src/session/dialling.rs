@@ -26,6 +26,8 @@ pub(super) struct Ask<'a> {
     pub(super) has_spoken: bool,
     /// Those of them that an upgrade says.
     pub(super) preface: &'a [u8],
+    /// All of them, where they are known and ask for a session.
+    pub(super) opening: Option<&'a [u8]>,
     /// A FIN of the client only ends what it says.
     pub(super) may_half_close: bool,
     /// The client wants it done, even if it does not wait.
@@ -41,7 +43,7 @@ pub(super) async fn dial_for(
     record: &mut Record,
 ) -> Result<(Dialled, Socket), Option<Unserved>> {
     let cluster = place.cluster().expect("who dials knows where");
-    let Ask { wanted, owner, has_spoken, preface, may_half_close, insists, tightened } = ask;
+    let Ask { wanted, owner, has_spoken, preface, opening, may_half_close, insists, tightened } = ask;
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_stopped = !cluster.settings().protocol.parts_politely();
     let may_be_cut = may_be_stopped && !insists;
@@ -57,6 +59,7 @@ pub(super) async fn dial_for(
         wanted,
         has_spoken,
         preface,
+        opening,
         tightened,
         announcement: announcement.as_ref(),
         affinity: affinity.flatten(),

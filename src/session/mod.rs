@@ -195,6 +195,7 @@ async fn open(
         owner,
         has_spoken: !opened.bytes.is_empty(),
         preface: &opened.bytes[..opened.preface],
+        opening: opened.cancels.is_none().then_some(&opened.bytes),
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
         insists: opened.cancels.is_some(),
@@ -227,7 +228,9 @@ async fn begin(
     let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.stamp);
     place.established(lease.endpoint().id(), identity);
     place.route().dialled(&record.dial);
-    let Ready { end: upstream, mut welcome, first, dialogue, answer, .. } = ready;
+    let Ready { end: upstream, mut welcome, first, dialogue, answer, said, .. } = ready;
+    opened.bytes.drain(..said);
+    place.live().note_said(said);
     if let Some(answer) = answer {
         welcome.extend(answered(&mut opened, &answer));
         record.reply_to = ReplyTo::default();

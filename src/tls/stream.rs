@@ -31,7 +31,7 @@ pub struct Stream<T = Socket> {
     connection: UnbufferedClientConnection,
     /// Ciphertext that is not a whole record, or parts of a handshake message that is not whole.
     incoming: Vec<u8>,
-    /// Plaintext that came in the same read as the end of the handshake.
+    /// Plaintext that nobody has read: it came in the same read as the end of the handshake, or was looked at.
     opened: Vec<u8>,
     /// Ciphertext that the socket would not take yet, from `sent` on.
     outgoing: Vec<u8>,
@@ -57,6 +57,8 @@ enum Reading {
     Cut,
     /// TLS went wrong, and everything before it was read. No exit.
     Failed(rustls::Error),
+    /// The connection failed with that `errno`, which the kernel says but once. No exit.
+    Broken(i32),
 }
 
 /// What opening a portion of ciphertext brought.
@@ -271,6 +273,7 @@ impl<T: Transport> Stream<T> {
                     Reading::Open => {}
                     Reading::Ended | Reading::Cut => return Poll::Ready(Ok(0)),
                     Reading::Failed(error) => return Poll::Ready(Err(tls_error(error.clone()))),
+                    Reading::Broken(errno) => return Poll::Ready(Err(io::Error::from_raw_os_error(*errno))),
                 }
                 let kept = self.incoming.len();
                 let limit = memory.len().min(buffer.len());
@@ -295,6 +298,19 @@ impl<T: Transport> Stream<T> {
                 }
             }
         })
+    }
+
+    /// Waits for what [`Self::poll_read`] would bring, and leaves it there for the next one. How many bytes in front of
+    /// `buffer` it is, is the answer; 0: an end or an error, which the next read meets again.
+    pub fn poll_peek(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
+        let seen = ready!(self.poll_read(cx, buffer)).unwrap_or_else(|error| {
+            if let Some(errno) = error.raw_os_error() {
+                self.reading = Reading::Broken(errno);
+            }
+            0
+        });
+        self.opened.splice(..0, buffer[..seen].iter().copied());
+        Poll::Ready(seen)
     }
 
     /// Takes some of `bytes`, none while ciphertext of an earlier write waits; what the socket does not take at

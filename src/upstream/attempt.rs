@@ -408,7 +408,8 @@ impl<'a> Attempt<'a> {
         };
         let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(start, error))?;
         let is_upgraded = start != Start::Direct && self.settings.protocol.upgrade().is_some();
-        Ok((Ready { end: End::Tls(stream), welcome, first, dialogue, is_upgraded, answer }, agreed))
+        let end = End::Tls(stream);
+        Ok((Ready { end, welcome, first, dialogue, is_upgraded, answer, said: 0 }, agreed))
     }
 
     fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {

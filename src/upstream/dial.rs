@@ -22,6 +22,7 @@ use crate::tls::Agreed;
 use super::announce::Announcement;
 use super::attempt::Limit;
 use super::failure::{Bound, DialError, NoMore, Refusal, Step};
+use super::first_words;
 use super::hedging::Hedging;
 use super::lease::Lease;
 use super::meeting::Meeting;
@@ -91,6 +92,8 @@ pub struct Ready {
     pub is_upgraded: bool,
     /// What the server said to the client's preface on the way. `None`: it has yet to hear it.
     pub answer: Option<Vec<u8>>,
+    /// So many bytes of the client's opening have been sent.
+    pub said: usize,
 }
 
 /// Which endpoint a dial is for.
@@ -116,6 +119,8 @@ pub struct Demand<'a> {
     pub has_spoken: bool,
     /// Those of them that are the upgrade's to say.
     pub preface: &'a [u8],
+    /// All of them, where they are known and ask for a session.
+    pub opening: first_words::Opening<'a>,
     /// What the client said about it.
     pub tightened: Tightened<'a>,
     /// What the server hears of the session, where the cluster announces sessions at all.
@@ -165,11 +170,15 @@ pub async fn dial(
     // Whoever is nobody to the servers waits for nothing.
     cluster.settings().identifies(demand.caller)?;
     // Whoever belongs to one endpoint is not given what is ready on another.
-    if demand.wanted == Wanted::Any
-        && demand.affinity.is_none()
-        && let Some((ready, lease)) = cluster.take_ready(demand.caller, record)
-    {
-        return Ok(Dialled::Ready(ready, lease));
+    if demand.wanted == Wanted::Any && demand.affinity.is_none() {
+        let until = clock::now() + within(cluster, &demand);
+        // There are no more than were kept.
+        while let Some((mut ready, lease)) = cluster.take_ready(demand.caller, record) {
+            match lease.turned_away(&mut ready, demand.opening, until).await {
+                None => return Ok(Dialled::Ready(ready, lease)),
+                Some(error) => lease.taken_in_vain(&error),
+            }
+        }
     }
     dial_anew(cluster, demand, Purpose::Session, record).await
 }
@@ -183,7 +192,7 @@ pub(super) async fn dial_anew(
 ) -> Result<Dialled, Refusal> {
     let settings = cluster.settings();
     let tightened = demand.tightened;
-    let within = tightened.deadline.map_or(settings.dial.deadline, |own| own.min(settings.dial.deadline));
+    let within = within(cluster, &demand);
     let mut deadline = Limit::after(clock::now(), Bound::Deadline, within).firm(tightened.deadline.is_some());
     // Of what greetings take, so much is no part of the deadline.
     let mut greetings = settings.dial.greeting_timeout;
@@ -244,6 +253,12 @@ pub(super) async fn dial_anew(
     }
 }
 
+/// How long a dial may take over all its attempts.
+fn within(cluster: &Cluster, demand: &Demand<'_>) -> Duration {
+    let deadline = cluster.settings().dial.deadline;
+    demand.tightened.deadline.map_or(deadline, |own| own.min(deadline))
+}
+
 /// When there is an end to attempts in their middle, what failed before says more than why there is none left.
 fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> Refusal {
     let (unavailable, no_more, refusal) = match none {
@@ -269,7 +284,15 @@ impl Ready {
     }
 
     pub(super) const fn new(end: End) -> Self {
-        Self { end, welcome: Vec::new(), first: Vec::new(), dialogue: None, is_upgraded: false, answer: None }
+        Self {
+            end,
+            welcome: Vec::new(),
+            first: Vec::new(),
+            dialogue: None,
+            is_upgraded: false,
+            answer: None,
+            said: 0,
+        }
     }
 }
 

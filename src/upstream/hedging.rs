@@ -85,7 +85,7 @@ impl<'a> Hedging<'a, '_> {
         let endpoint = lease.endpoint().settings().name.clone();
         let step = if record.connect.is_some() { Step::Handshake } else { Step::Connect };
         Ok(match led {
-            Led::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
+            Led::First(Ok(established)) => self.admitted(established, lease, identity, record).await,
             Led::First(Err(error)) => {
                 lease.failed(&error);
                 Err(error)
@@ -103,7 +103,7 @@ impl<'a> Hedging<'a, '_> {
                 *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
                 let established =
                     hedge.result.unwrap_or_else(|_| unreachable!("it is the one that went well"));
-                Ok(self.dialled(established, hedge.lease, hedge.identity, record))
+                self.admitted(established, hedge.lease, hedge.identity, record).await
             }
         })
     }
@@ -123,6 +123,23 @@ impl<'a> Hedging<'a, '_> {
             Purpose::Session => Ok(lease.endpoint().identity_for(self.demand.caller)?),
             Purpose::Spare => Ok(lease.endpoint().identity_for_nobody()),
         }
+    }
+
+    /// A stream is usable unless the server's first words turn the session away.
+    async fn admitted(
+        &self,
+        mut established: Established,
+        lease: Lease,
+        identity: Choice,
+        record: &DialRecord,
+    ) -> Result<Dialled, DialError> {
+        if let Established::Ready(ready) = &mut established
+            && let Some(error) = lease.turned_away(ready, self.demand.opening, self.deadline.at).await
+        {
+            lease.failed(&error);
+            return Err(error);
+        }
+        Ok(self.dialled(established, lease, identity, record))
     }
 
     fn dialled(

@@ -12,6 +12,7 @@ pub mod discovery;
 mod endpoint;
 mod events;
 mod failure;
+mod first_words;
 pub mod health_check;
 mod hedging;
 mod lease;

@@ -122,6 +122,7 @@ impl<'a> Keeper<'a> {
                     wanted: Wanted::Any,
                     has_spoken: false,
                     preface: &[],
+                    opening: None,
                     tightened,
                     announcement: None,
                     affinity: None,

@@ -1,10 +1,17 @@
 //! Servers that live and have no place: what they say reaches the client in their own words and with their own code, another
 //! endpoint is tried, and nothing is held against them.
 
+use std::io::Read;
+use std::process::Stdio;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::harness::pgwire;
+use crate::harness::postgres::{psql, psql_command};
 use crate::harness::server::{PASSWORD, full_nats, mariadb};
-use crate::harness::{Ambassador, Client, Config, End, Pki, Upstream, demand, finish};
+use crate::harness::{
+    Ambassador, Client, Config, End, Pki, Postgres, ServerTls, Upstream, demand, finish, roles, until,
+};
 
 /// Says that at once, and ends.
 fn turning_away(words: &'static [u8]) -> Upstream {
@@ -114,6 +121,140 @@ fn another_endpoint_is_tried() {
         (metrics.sum("ejections_total", &[]), metrics.sum("retry_budget_exhausted_total", &[])),
         (0.0, 0.0)
     );
+}
+
+/// The message that a PostgreSQL server which is full has in place of an answer to the login.
+fn fatal(sqlstate: &str, words: &str) -> Vec<u8> {
+    pgwire::message(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0M{words}\0\0").as_bytes())
+}
+
+/// What a server says behind TLS was passed on, and no other endpoint was tried: PostgreSQL's 53300 and 57P03, and the greetings of mail
+/// servers with TLS from the first byte.
+#[test]
+fn what_is_said_behind_tls_counts_as_what_is_said_before() {
+    for (protocol, said, heard) in [
+        (
+            "postgres",
+            fatal("53300", "sorry, too many clients already"),
+            "C53300\0Msorry, too many clients already [",
+        ),
+        (
+            "postgres",
+            fatal("57P03", "the database system is starting up"),
+            "C57P03\0Mthe database system is starting up [",
+        ),
+        ("smtp", b"421 4.7.0 mx.test too busy\r\n".to_vec(), "421 4.7.0 mx.test too busy ["),
+        ("imap", b"* BYE [UNAVAILABLE] Too many\r\n".to_vec(), "* BYE [UNAVAILABLE] Too many ["),
+        ("pop3", b"-ERR [SYS/TEMP] full\r\n".to_vec(), "-ERR [SYS/TEMP] full ["),
+        ("nntp", b"400 too many connections\r\n".to_vec(), "400 too many connections ["),
+    ] {
+        let world = pgwire::World::new();
+        let is_postgres = protocol == "postgres";
+        let tls = ServerTls::new(&world.pki.server(&["127.0.0.1"])).build();
+        let full = match is_postgres {
+            true => world.server(said),
+            false => Upstream::tls(tls, move |mut conn| {
+                let said = said.clone();
+                async move {
+                    drop(conn.write_all(&said).await);
+                    drop(conn.shutdown().await);
+                }
+            }),
+        };
+        let start = if is_postgres { "" } else { ", start: direct" };
+        let cluster = format!("protocol: {protocol}\ntls: {{ ca: {}{start} }}", world.pki.ca().display());
+        let ambassador = Ambassador::start(&Config::app(&[&full.address()], &cluster));
+        for _ in 0..6 {
+            let mut client = ambassador.connect();
+            if is_postgres {
+                client.send(pgwire::app_startup());
+            }
+            let (words, end) = client.read_out();
+            let words = String::from_utf8_lossy(&words).into_owned();
+            assert!(words.contains(heard) && words.contains("upstream_refused"), "{protocol}: {words}");
+            assert_eq!(end, End::Orderly);
+        }
+        let records = ambassador.wait_records(6);
+        assert!(records.iter().all(|record| record["outcome"] == "upstream_refused"), "{records:?}");
+        let metrics = ambassador.metrics();
+        assert_eq!(
+            metrics.sum("connect_attempts_total", &[("result", "upstream_refused")]),
+            6.0,
+            "{protocol}"
+        );
+        assert_eq!((metrics.sum("breaker_state", &[]), metrics.sum("ejections_total", &[])), (0.0, 0.0));
+    }
+}
+
+/// The same with a PostgreSQL that has no room, and another one that has: also where the connections were ready before.
+#[test]
+fn a_full_postgresql_is_passed_over() {
+    let (full, roomy) = (Postgres::small(), Postgres::shared());
+    let mut sessions: Vec<_> = (0..2).map(|_| held_session(&full.of_superuser())).collect();
+    for connect in ["", "connect: { preconnect: 2 }"] {
+        let cluster = format!("balance: round_robin\n{}\n{connect}", roomy.tls());
+        let alone = Ambassador::start(&Config::postgres(&[&full.address()], &cluster));
+        let conninfo = |ambassador: &Ambassador| {
+            let port = ambassador.address("app").port();
+            format!("host=127.0.0.1 port={port} user=app dbname=postgres")
+        };
+        psql(&conninfo(&alone), "select 1")
+            .must_exit(2)
+            .must_say("FATAL:  sorry, too many clients already [");
+        let both = Ambassador::start(&Config::postgres(&[&full.address(), &roomy.address()], &cluster));
+        for _ in 0..8 {
+            assert_eq!(psql(&conninfo(&both), "select 6 * 7").must_succeed().stdout, "42\n");
+        }
+        let records = both.wait_records(8);
+        assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
+        assert!(records.iter().all(|record| record["endpoint"] == *roomy.address()), "{records:?}");
+    }
+    sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
+}
+
+/// A psql that has logged in, and waits.
+fn held_session(conninfo: &str) -> std::process::Child {
+    let mut command = psql_command(conninfo);
+    command.args(["-c", "select 1", "-c", "select pg_sleep(600)"]);
+    let mut session = command.stdout(Stdio::piped()).spawn().expect("psql starts");
+    let mut said = [0; 1];
+    session.stdout.as_mut().expect("a pipe").read_exact(&mut said).expect("psql has an answer");
+    session
+}
+
+/// A server that is slow to answer a login is not waited for beyond the deadline of the dial: its session goes on.
+#[test]
+fn a_login_that_nobody_answers_in_time_is_not_given_up() {
+    let world = pgwire::World::new();
+    let (answer, gate) = tokio::sync::watch::channel(false);
+    let tls = world.tls.clone();
+    let slow = Upstream::plain(move |conn| {
+        let (tls, mut gate) = (tls.clone(), gate.clone());
+        async move {
+            let Some(mut conn) = pgwire::accept_ssl(conn, tls).await else { return };
+            let _ = pgwire::read_startup(&mut conn).await;
+            drop(gate.wait_for(|open| *open).await);
+            drop(conn.write_all(&pgwire::welcome()).await);
+            roles::echo(conn).await;
+        }
+    });
+    let cluster = format!("tls: {{ ca: {} }}\nconnect: {{ deadline: 300ms }}", world.pki.ca().display());
+    let ambassador = Ambassador::start(&Config::postgres(&[&slow.address()], &cluster));
+    let mut client = ambassador.connect();
+    client.send(pgwire::app_startup());
+    slow.wait_note("startup");
+    until("the session relays", || {
+        let status = ambassador.status();
+        (status["clusters"][0]["endpoints"][0]["sessions"] == 1).then_some(())
+    });
+    answer.send_replace(true);
+    let mut heard = vec![0; pgwire::welcome().len()];
+    client.read_exact(&mut heard).expect("the server's answer");
+    assert_eq!(heard, pgwire::welcome());
+    client.echo("afterwards");
+    drop(client);
+    let (record, sent) = (ambassador.record(), pgwire::app_startup().len() + "afterwards".len());
+    assert_eq!((&record["outcome"], &record["sent_bytes"]), (&"completed".into(), &sent.into()), "{record}");
 }
 
 /// MariaDB's own client understands it as it does the server's.

@@ -92,10 +92,15 @@ impl Roster {
 
     /// The server turned a dial away in its own words: nothing is held against it, but others are asked first for a while.
     pub fn turned_away(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
+        self.note_turned_away(endpoint, now);
+        self.release_dial(endpoint, ticket);
+    }
+
+    /// The same, said to a session: its dial was over.
+    pub fn note_turned_away(&mut self, endpoint: Id, now: Instant) {
         if let Some(position) = self.position(endpoint) {
             self.slots[position].turned_away = Some(now);
         }
-        self.release_dial(endpoint, ticket);
     }
 
     /// A dial came to nothing, and nobody is to blame.

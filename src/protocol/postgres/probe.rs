@@ -1,6 +1,6 @@
 //! A conversation without credentials that shows a server at work.
 
-use super::{HEAD, be_u32};
+use super::{HEAD, be_u32, sqlstate};
 use crate::protocol::{Probe as AnyProbe, ProbeError, Probed};
 
 /// A StartupMessage for a role that need not exist, and the server's first message. What ends it is the close_notify alone: a
@@ -61,12 +61,4 @@ fn judge(sqlstate: Option<&str>) -> Result<Probed, ProbeError> {
         None => return Err(ProbeError("the server's first message is not PostgreSQL".into())),
     };
     Err(ProbeError(format!("{words} (SQLSTATE {})", sqlstate.unwrap_or_default()).into()))
-}
-
-/// The code of an ErrorResponse: five digits and capital letters.
-fn sqlstate(fields: &[u8]) -> Option<&str> {
-    let code = fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"))?;
-    let is_code =
-        code.len() == 5 && code.iter().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
-    std::str::from_utf8(code).ok().filter(|_| is_code)
 }

@@ -486,3 +486,25 @@ proptest! {
         }
     }
 }
+
+/// Only what stands in place of an answer to the login, whole, and says "not now".
+#[test]
+fn a_server_turns_sessions_away_by_two_errors() {
+    let error = |kind: u8, sqlstate: &str| {
+        let body = format!("SFATAL\0VFATAL\0C{sqlstate}\0Msorry\0\0");
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind][..], &length, body.as_bytes()].concat()
+    };
+    let shown = |first: &[u8]| LIBPQ.turned_away_behind_tls(first).map(|by| by.to_string());
+    assert_eq!(shown(&error(b'E', "53300")).as_deref(), Some("PostgreSQL error 53300: sorry"));
+    assert_eq!(shown(&error(b'E', "57P03")).as_deref(), Some("PostgreSQL error 57P03: sorry"));
+    for other in ["28P01", "57P01", "5330", ""] {
+        assert_eq!(shown(&error(b'E', other)), None, "{other}");
+    }
+    let whole = error(b'E', "53300");
+    assert!((0..whole.len()).all(|length| shown(&whole[..length]).is_none()), "a part of it");
+    assert_eq!(shown(&error(b'R', "53300")), None);
+    for length in [0_u32, 4, u32::MAX] {
+        assert_eq!(shown(&[&b"E"[..], &length.to_be_bytes(), b"C53300\0"].concat()), None, "{length}");
+    }
+}

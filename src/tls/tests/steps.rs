@@ -159,6 +159,46 @@ fn bytes_pass_whole_in_portions_of_any_size() {
     });
 }
 
+/// What is looked at is read all the same, be it bytes, an end or an error, which the kernel tells only once.
+#[test]
+fn what_is_looked_at_is_still_there() {
+    within_a_minute(async {
+        for (portion, is_reset) in [(usize::MAX, false), (7, false), (usize::MAX, true)] {
+            let configs = configs(TLS13, u64::MAX);
+            let (socket, peer) = wire();
+            peer.set_portion(portion, false);
+            let mut server = WiredServer::new(&configs.1, peer);
+            let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+            server.say(b"first");
+            let mut buffer = vec![0; 64 * 1024];
+            let mut read: Vec<u8> = Vec::new();
+            while read != b"first" {
+                for _ in 0..2 {
+                    let seen = woken(&mut server, poll_fn(|cx| stream.poll_peek(cx, &mut buffer))).await;
+                    assert!(b"first"[read.len()..].starts_with(&buffer[..seen]) && seen > 0);
+                }
+                let seen = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
+                read.extend(&buffer[..seen]);
+            }
+            assert_eq!(stream.kept(), 0);
+            if is_reset {
+                server.peer.set_fault(Call::Recv, 0, EIO);
+            } else {
+                server.say_goodbye();
+            }
+            let seen = woken(&mut server, poll_fn(|cx| stream.poll_peek(cx, &mut buffer))).await;
+            assert_eq!(seen, 0);
+            for _ in 0..2 {
+                let read = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await;
+                match is_reset {
+                    true => assert_eq!(read.unwrap_err().raw_os_error(), Some(EIO)),
+                    false => assert_eq!(read.unwrap(), 0),
+                }
+            }
+        }
+    });
+}
+
 /// Each call to the connection fails once, from the first of the handshake to the last of the goodbye: whoever asked is told
 /// which error it was, what was said before it has arrived, and the server hears an end, for it would wait for us as we for it.
 #[test]

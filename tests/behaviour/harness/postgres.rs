@@ -79,6 +79,13 @@ impl Postgres {
         })
     }
 
+    /// Like the second, with room for two sessions.
+    pub(crate) fn small() -> Self {
+        let first = Self::shared();
+        let room = "max_connections = 2\nsuperuser_reserved_connections = 0\nmax_wal_senders = 0\n";
+        Self::start(HBA, room, first.pki, first.app)
+    }
+
     /// One that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all. It is for one test at a time,
     /// which looks at its log.
     pub(crate) fn quiet() -> MutexGuard<'static, Self> {
@@ -172,12 +179,13 @@ impl Postgres {
     /// Runs SQL as superuser over the server's own unix socket and returns what `psql -At` printed.
     #[track_caller]
     pub(crate) fn as_superuser(&self, sql: &str) -> String {
-        let conninfo = format!(
-            "host={} port={} user=postgres dbname=postgres",
-            self.dir.join("sockets").display(),
-            self.port
-        );
-        psql(&conninfo, sql).must_succeed().stdout.trim().to_owned()
+        psql(&self.of_superuser(), sql).must_succeed().stdout.trim().to_owned()
+    }
+
+    /// How the superuser connects.
+    pub(crate) fn of_superuser(&self) -> String {
+        let sockets = self.dir.join("sockets");
+        format!("host={} port={} user=postgres dbname=postgres", sockets.display(), self.port)
     }
 }
 
