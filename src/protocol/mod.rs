@@ -344,6 +344,12 @@ mod tests {
             let answer = String::from_utf8(refused(label, code, words, none)).unwrap();
             assert!(answer.starts_with(expected), "{label} {code:?} {words}: {answer}");
         }
+        // Through TLS nobody else can have said it.
+        let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").authenticated();
+        let (kind, session, reply_to) = (RefusalKind::Full, "s", none);
+        let refusal = Refusal { kind, reason: "quoted", session, reply_to, server: Some(&by) };
+        let answer = named("smtp", &options()).unwrap().refusal(&refusal).unwrap();
+        assert!(answer.starts_with(b"554 5.7.1 away ["), "{}", String::from_utf8_lossy(&answer));
         let passes = String::from_utf8(refused("nats", None, "maximum connections exceeded", none)).unwrap();
         assert!(passes.contains("-ERR 'maximum connections exceeded ["), "{passes}");
         for (code, told) in [(1045, 1040_u16), (0, 1040), (1129, 1129)] {

@@ -52,14 +52,14 @@ impl Refusal<'_> {
         sentence.trim_start().chars().map(plain).collect()
     }
 
-    /// The same; in our words alone where the server's are not among those that may pass.
+    /// The same; in our words alone where the server's came before TLS and are not among those that may pass.
     ///
     /// What a server says before TLS may be anybody's on the way. Whoever could only have cut the connection must not bring about more:
     /// nothing that a client takes for success or for good, or that it shows or acts on as the server's will. A protocol therefore names
     /// what passes, and that is what only says "not now"; all else is quoted within our own refusal.
     #[must_use]
     pub fn guarded(self, may_pass: impl FnOnce(&TurnedAway) -> bool) -> Self {
-        Self { server: self.server.filter(|by| may_pass(by)), ..self }
+        Self { server: self.server.filter(|by| by.is_authenticated || may_pass(by)), ..self }
     }
 
     /// The server's own number, where it is the server that says no and has one.

@@ -42,5 +42,5 @@ pub(super) async fn turned_away(
         poll_fn(|cx| end.poll_sent(cx)).await.ok()?;
         poll_fn(|cx| end.poll_peek(cx, |first| protocol.turned_away_behind_tls(first))).await
     };
-    alarm::before(until, heard).await.ok().flatten()
+    alarm::before(until, heard).await.ok().flatten().map(TurnedAway::authenticated)
 }
