@@ -6,20 +6,19 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, Error, RootCertStore};
 use x509_parser::prelude::{ASN1Time, X509Certificate, X509Version};
 
 use super::constraints::Permitted;
 use super::demands::{Demands, Unacceptable, unacceptable};
 use super::refusal::{self, Shown};
 use super::signed::{Key, parsed};
+use super::verifier::{Judge, Presented};
 
 /// Verifies by CAs.
 #[derive(Debug)]
@@ -79,7 +78,7 @@ impl Chain {
         Ok(Self { cas: limited, named, terms, algorithms: provider.signature_verification_algorithms })
     }
 
-    fn judge(
+    fn verdict(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -253,68 +252,12 @@ const fn is_about_revocation(error: &Error) -> bool {
     }
 }
 
-impl ServerCertVerifier for Chain {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let shown = Shown { end_entity, intermediates, named: &self.named, server_name, now };
-        self.judge(end_entity, intermediates, server_name, now)
-            .map(|()| ServerCertVerified::assertion())
-            .inspect_err(|error| refusal::of_certificate(error, &shown, &self.algorithms))
+impl Judge for Chain {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let Presented { end_entity, intermediates, server_name, now } = *presented;
+        self.verdict(end_entity, intermediates, server_name, now).inspect_err(|error| {
+            let shown = Shown { end_entity, intermediates, named: &self.named, server_name, now };
+            refusal::of_certificate(error, &shown, &self.algorithms);
+        })
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        tls12_by(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        tls13_by(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-/// By the key of that certificate, as webpki reads it, or as we do where it will not.
-pub(super) fn tls12_by(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, Error> {
-    let verified = match ParsedCertificate::try_from(certificate) {
-        Ok(_) => verify_tls12_signature(message, certificate, signed, algorithms),
-        Err(_) => Key::of(certificate).and_then(|key| key.signed_tls12(message, signed, algorithms)),
-    };
-    verified.inspect_err(|error| refusal::of_signature(error, certificate))
-}
-
-/// The same of TLS 1.3.
-pub(super) fn tls13_by(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-    algorithms: &WebPkiSupportedAlgorithms,
-) -> Result<HandshakeSignatureValid, Error> {
-    let verified = match ParsedCertificate::try_from(certificate) {
-        Ok(_) => verify_tls13_signature(message, certificate, signed, algorithms),
-        Err(_) => Key::of(certificate).and_then(|key| key.signed_tls13(message, signed, algorithms)),
-    };
-    verified.inspect_err(|error| refusal::of_signature(error, certificate))
 }

@@ -114,7 +114,7 @@ mod tests {
 
     use crate::tls::chain::{Chain, ChainTerms};
     use crate::tls::tests::workshop::{ca, named};
-    use rustls::client::danger::ServerCertVerifier;
+    use crate::tls::verifier::{Judge, Presented};
 
     use super::*;
 
@@ -145,10 +145,10 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).unwrap();
         let terms = ChainTerms { name_counts: true, demands: demands.clone(), lists: Vec::new() };
-        let verifier = Chain::new(roots, Vec::new(), terms, &Arc::new(default_provider())).unwrap();
-        let name = ServerName::try_from(name).unwrap();
+        let chain = Chain::new(roots, Vec::new(), terms, &Arc::new(default_provider())).unwrap();
+        let server_name = &ServerName::try_from(name).unwrap();
         let now = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
-        verifier.verify_server_cert(certificate, &[], &name, &[], now).map(drop)
+        chain.judge(&Presented { end_entity: certificate, intermediates: &[], server_name, now })
     }
 
     fn demanding(pins: &[Pin], uris: &[&str]) -> Demands {

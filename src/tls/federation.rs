@@ -6,21 +6,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::CertificateDer;
+use rustls::{CertificateError, Error};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::demands::{Unacceptable, unacceptable, uris};
 use super::refusal;
+use super::verifier::{Judge, Presented};
 
-/// A verifier for each trust domain.
+/// Rules for each trust domain.
 #[derive(Debug)]
 pub(super) struct Federation {
     /// For a certificate without a SPIFFE name too.
-    pub(super) own: Arc<dyn ServerCertVerifier>,
+    pub(super) own: Arc<dyn Judge>,
     /// By trust domain, our own among them.
-    pub(super) all: BTreeMap<String, Arc<dyn ServerCertVerifier>>,
+    pub(super) all: BTreeMap<String, Arc<dyn Judge>>,
 }
 
 /// The trust domain of a SPIFFE ID.
@@ -30,7 +30,7 @@ pub(super) fn trust_domain(uri: &str) -> Option<&str> {
 }
 
 impl Federation {
-    fn of(&self, certificate: &CertificateDer<'_>) -> Result<&Arc<dyn ServerCertVerifier>, Error> {
+    fn of(&self, certificate: &CertificateDer<'_>) -> Result<&Arc<dyn Judge>, Error> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
         let uris = uris(&parsed)?;
@@ -46,40 +46,11 @@ impl Federation {
     }
 }
 
-impl ServerCertVerifier for Federation {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let of_domain = self.of(end_entity).inspect_err(|error| refusal::of_demand(error, end_entity))?;
-        of_domain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    // Of a signature nothing depends on who signed the certificate.
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.own.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.own.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.own.supported_verify_schemes()
+impl Judge for Federation {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let certificate = presented.end_entity;
+        let of_domain = self.of(certificate).inspect_err(|error| refusal::of_demand(error, certificate))?;
+        of_domain.judge(presented)
     }
 }
 

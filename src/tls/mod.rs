@@ -21,6 +21,7 @@ mod stream;
 pub(crate) mod tests;
 mod tickets;
 mod uncertified;
+mod verifier;
 mod verify;
 mod wear;
 

@@ -6,21 +6,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use rustls::client::VerifierBuilderError;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::{Error, RootCertStore};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::chain::{Chain, ChainTerms, may_issue, tls12_by, tls13_by};
-use super::demands::{Demands, Unacceptable, unacceptable};
+use super::chain::{Chain, ChainTerms, may_issue};
+use super::demands::Demands;
 use super::federation::{Federation, trust_domain};
 use super::identity::{Bundles, Identity, Stamp, certificates, moment, not_after, text, unreadable};
 use super::pem_file::{Wanted, instead};
 use super::pinned::Pinned;
-use super::refusal;
 use super::signed::parsed;
+use super::verifier::{AcceptAny, Judge, RejectAll, Verifier};
 
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone)]
@@ -188,7 +188,7 @@ impl Trust {
 impl Trusted {
     fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
         let Some(Terms { verify, roots, crls, demands }) = terms else {
-            return Ok(Self::blind(provider, true));
+            return Ok(Self::without_roots(Arc::new(AcceptAny), provider));
         };
         let mut lists = Vec::new();
         let mut lists_end = Vec::new();
@@ -202,13 +202,11 @@ impl Trusted {
             let (name_counts, demands) = (*verify == Verify::Full, demands.clone());
             let terms = ChainTerms { name_counts, demands, lists: lists.clone() };
             let chain = Chain::new(store, named.to_vec(), terms, provider).map_err(unbuildable)?;
-            Ok::<_, TrustError>(Arc::new(chain) as Arc<dyn ServerCertVerifier>)
+            Ok::<_, TrustError>(Arc::new(chain) as Arc<dyn Judge>)
         };
-        let (verifier, certificates) = if *verify == Verify::Pin {
+        let (judge, certificates): (Arc<dyn Judge>, _) = if *verify == Verify::Pin {
             let named = roots.named()?;
-            let verifier: Arc<dyn ServerCertVerifier> =
-                Arc::new(Pinned::new(named.clone(), demands.pins.clone(), provider));
-            (verifier, named)
+            (Arc::new(Pinned::new(named.clone(), demands.pins.clone())), named)
         } else if let Roots::Bundle(identity) = roots {
             let bundles = trusted_bundles(&identity.bundles(), demands);
             let mut all = BTreeMap::new();
@@ -220,10 +218,9 @@ impl Trusted {
                 }
             }
             let Some(own) = all.get(&bundles.own).map(Arc::clone) else {
-                return Ok(Self::blind(provider, false));
+                return Ok(Self::without_roots(Arc::new(RejectAll), provider));
             };
-            let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Federation { own, all });
-            (verifier, bundles.all.into_values().flatten().collect())
+            (Arc::new(Federation { own, all }), bundles.all.into_values().flatten().collect())
         } else {
             let (store, certificates) = roots.load()?;
             (over(store, &certificates)?, certificates)
@@ -232,7 +229,7 @@ impl Trusted {
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
         let ends = [(Role::Ca, first_end), (Role::Crl, lists_end.first().copied())];
         Ok(Self {
-            verifier,
+            verifier: Arc::new(Verifier::new(judge, provider)),
             stamps: (0..=lists_end.len()).map(|_| Stamp::next()).collect(),
             lists_end,
             reads_dates: *verify != Verify::Pin,
@@ -241,10 +238,10 @@ impl Trusted {
         })
     }
 
-    fn blind(provider: &Arc<CryptoProvider>, accepts: bool) -> Self {
-        let verifier = Arc::new(Blind { provider: Arc::clone(provider), accepts });
+    /// Where no certificate is looked at.
+    fn without_roots(judge: Arc<dyn Judge>, provider: &CryptoProvider) -> Self {
         Self {
-            verifier,
+            verifier: Arc::new(Verifier::new(judge, provider)),
             stamps: vec![Stamp::next()],
             lists_end: Vec::new(),
             reads_dates: false,
@@ -345,53 +342,5 @@ impl Roots {
             }
         }
         Ok((store, Vec::new()))
-    }
-}
-
-/// Looks at no certificate. `insecure_skip_verify`: the server must hold the key of the one it shows, and that is all; or
-/// nobody is trusted yet.
-#[derive(Debug)]
-struct Blind {
-    provider: Arc<CryptoProvider>,
-    accepts: bool,
-}
-
-impl ServerCertVerifier for Blind {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if !self.accepts {
-            let error = unacceptable(Unacceptable::Nobody);
-            refusal::of_demand(&error, certificate);
-            return Err(error);
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        tls12_by(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        tls13_by(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -12,18 +12,18 @@ use std::task::Poll;
 use std::time::Duration;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::{
-    CipherSuiteCommon, ClientConfig, DigitallySignedStruct, Error, ServerConfig, SignatureScheme,
-    SupportedCipherSuite, SupportedProtocolVersion, Tls12CipherSuite, Tls13CipherSuite,
+    CipherSuiteCommon, ClientConfig, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::verifier::{AcceptAny, Verifier};
 use super::{KeyLimit, Stream};
 use crate::alarm;
 use crate::clock;
@@ -34,44 +34,6 @@ pub(crate) type Server = tokio_rustls::server::TlsStream<TcpStream>;
 
 pub(crate) const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 pub(crate) const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
-
-#[derive(Debug)]
-struct Anybody;
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// AES-GCM whose keys may protect so many records.
 fn suite(version: &SupportedProtocolVersion, records: u64) -> SupportedCipherSuite {
@@ -130,7 +92,10 @@ pub(crate) fn configs(
         .with_protocol_versions(&[version])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody))
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(
+            Arc::new(AcceptAny),
+            &aws_lc_rs::default_provider(),
+        )))
         .with_no_client_auth();
     client.resumption = Resumption::disabled();
     (Arc::new(client), server)

@@ -1,0 +1,125 @@
+//! What rustls asks during a handshake, in one place: the certificate is judged by the cluster's own rules ([`Judge`]), and the
+//! handshake's signature by the certificate's key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+use super::demands::{Unacceptable, unacceptable};
+use super::refusal;
+use super::signed::Key;
+
+/// What a server shows, and what it is judged by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Presented<'a> {
+    pub(super) end_entity: &'a CertificateDer<'a>,
+    pub(super) intermediates: &'a [CertificateDer<'a>],
+    pub(super) server_name: &'a ServerName<'a>,
+    pub(super) now: UnixTime,
+}
+
+/// Rules for servers' certificates.
+pub(super) trait Judge: fmt::Debug + Send + Sync {
+    /// Whether the server may have our bytes. The reason of a refusal is left with [`refusal`].
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error>;
+
+    /// Whether the key is always taken as [`Key`] reads it, and not only where webpki reads none.
+    fn reads_key_itself(&self) -> bool {
+        false
+    }
+}
+
+/// Judges by one set of rules.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    judge: Arc<dyn Judge>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Verifier {
+    pub(super) fn new(judge: Arc<dyn Judge>, provider: &CryptoProvider) -> Self {
+        Self { judge, algorithms: provider.signature_verification_algorithms }
+    }
+
+    /// By `webpki`, or by our own reading of the key where that is wanted or webpki has none.
+    fn signature(
+        &self,
+        certificate: &CertificateDer<'_>,
+        webpki: impl FnOnce() -> Result<HandshakeSignatureValid, Error>,
+        own: impl FnOnce(Key<'_>) -> Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let verified =
+            match self.judge.reads_key_itself() || ParsedCertificate::try_from(certificate).is_err() {
+                true => Key::of(certificate).and_then(own),
+                false => webpki(),
+            };
+        verified.inspect_err(|error| refusal::of_signature(error, certificate))
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let presented = Presented { end_entity, intermediates, server_name, now };
+        self.judge.judge(&presented).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let webpki = || verify_tls12_signature(message, certificate, signed, &self.algorithms);
+        self.signature(certificate, webpki, |key| key.signed_tls12(message, signed, &self.algorithms))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let webpki = || verify_tls13_signature(message, certificate, signed, &self.algorithms);
+        self.signature(certificate, webpki, |key| key.signed_tls13(message, signed, &self.algorithms))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// `insecure_skip_verify`: the server must hold the key of the certificate that it shows, and that is all.
+#[derive(Debug)]
+pub(super) struct AcceptAny;
+
+impl Judge for AcceptAny {
+    fn judge(&self, _: &Presented<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Nobody is trusted yet: the SPIFFE agent has not said whom.
+#[derive(Debug)]
+pub(super) struct RejectAll;
+
+impl Judge for RejectAll {
+    fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
+        let error = unacceptable(Unacceptable::Nobody);
+        refusal::of_demand(&error, presented.end_entity);
+        Err(error)
+    }
+}
