@@ -267,8 +267,8 @@ const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for one that will be refused anyway.
 const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
-/// Notes how the relay ended. A client that has read nothing of the server yet can still be told why.
-/// Who has to be told what, once the relay has ended.
+/// Notes how the relay ended. The answer: the client, if it has read nothing of the server yet and can be told why, and the server that
+/// has to hear the rest of a dialogue.
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(Fault::Io(error)) => late::judge(error, seen(record, age)),

@@ -119,6 +119,15 @@ pub(super) struct Attempt<'a> {
     announcement: Option<&'a Announcement>,
 }
 
+/// How one attempt begins TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By the protocol's own upgrade, where it has one.
+    Upgrade,
+    /// With the first byte.
+    Direct,
+}
+
 /// How far an attempt leads without the client.
 pub(super) enum Established {
     Ready(Ready),
@@ -183,35 +192,36 @@ impl<'a> Attempt<'a> {
     /// and the other, at once, if the server ends that without a word.
     async fn establish_either_way(&self, record: &mut DialRecord) -> Result<Established, DialError> {
         let Some(originator) = self.endpoint.originator() else {
-            return self.establish_once(Start::Direct, record).await;
+            return self.establish_once(Way::Direct, record).await;
         };
         let first = match originator.start() {
-            Start::EitherWay if originator.is_direct() => Start::Direct,
-            Start::EitherWay => Start::Upgrade,
-            start @ (Start::Upgrade | Start::Direct) => return self.establish_once(start, record).await,
+            Start::EitherWay if originator.is_direct() => Way::Direct,
+            Start::EitherWay => Way::Upgrade,
+            Start::Upgrade => return self.establish_once(Way::Upgrade, record).await,
+            Start::Direct => return self.establish_once(Way::Direct, record).await,
         };
         let failed = match self.establish_once(first, record).await {
             Err(error) if error.may_be_the_other_way() => error,
             established => return established,
         };
-        let other = if first == Start::Direct { Start::Upgrade } else { Start::Direct };
+        let other = if first == Way::Direct { Way::Upgrade } else { Way::Direct };
         // Boxed: few have to, and every dial would have room for it.
         match Box::pin(self.establish_once(other, record)).await {
             // Neither way leads anywhere: the one that was to do so tells why.
             Err(error) if error.may_be_the_other_way() => Err(failed),
             established => {
-                originator.began(other == Start::Direct);
+                originator.began(other == Way::Direct);
                 established
             }
         }
     }
 
-    async fn establish_once(&self, start: Start, record: &mut DialRecord) -> Result<Established, DialError> {
+    async fn establish_once(&self, way: Way, record: &mut DialRecord) -> Result<Established, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
             None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
             // Boxed: a handshake's state is large, and a plain dial has no use for it.
-            Some(originator) => Box::pin(self.secure(originator, start, socket, record)).await,
+            Some(originator) => Box::pin(self.secure(originator, way, socket, record)).await,
         }
     }
 
@@ -270,14 +280,14 @@ impl<'a> Attempt<'a> {
     async fn secure(
         &self,
         originator: &EndpointOriginator,
-        start: Start,
+        way: Way,
         socket: Socket,
         record: &mut DialRecord,
     ) -> Result<Established, DialError> {
         let begun = clock::now();
-        let dialogue = match start {
-            Start::Upgrade | Start::EitherWay => self.settings.protocol.upgrade_for(self.preface),
-            Start::Direct => None,
+        let dialogue = match way {
+            Way::Upgrade => self.settings.protocol.upgrade_for(self.preface),
+            Way::Direct => None,
         };
         let mut upgrading =
             dialogue.map(|dialogue| Upgrading::begin(&socket, &*self.settings.protocol, dialogue));
@@ -303,7 +313,7 @@ impl<'a> Attempt<'a> {
                 None => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
             step = Step::Handshake;
-            self.shake_hands(originator, start, socket, upgraded, true)
+            self.shake_hands(originator, way, socket, upgraded, true)
                 .await
                 .map(|(ready, agreed)| Secured::Ready(ready, agreed))
         };
@@ -382,7 +392,7 @@ impl<'a> Attempt<'a> {
             }
             // A server that ends the connection over an offer to resume would take the client with it, whose answer is to this
             // greeting and to no other.
-            self.shake_hands(originator, Start::Upgrade, socket, upgraded, self.is_probe).await
+            self.shake_hands(originator, Way::Upgrade, socket, upgraded, self.is_probe).await
         };
         let secured = alarm::before(limit.at, securing).await;
         let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
@@ -394,7 +404,7 @@ impl<'a> Attempt<'a> {
     async fn shake_hands(
         &self,
         originator: &EndpointOriginator,
-        start: Start,
+        way: Way,
         socket: Socket,
         upgraded: Upgraded,
         resumes: bool,
@@ -406,8 +416,8 @@ impl<'a> Attempt<'a> {
             true => originator.originate(self.identity, socket, server_name, carriage).await,
             false => originator.originate_in_full(self.identity, socket, server_name, carriage).await,
         };
-        let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(start, error))?;
-        let is_upgraded = start != Start::Direct && self.settings.protocol.upgrade().is_some();
+        let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(way, error))?;
+        let is_upgraded = way == Way::Upgrade && self.settings.protocol.upgrade().is_some();
         let end = End::Tls(stream);
         Ok((Ready { end, welcome, first, dialogue, is_upgraded, answer, said: 0 }, agreed))
     }
@@ -422,7 +432,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
-    fn handshake_failed(&self, start: Start, error: HandshakeError) -> DialError {
+    fn handshake_failed(&self, way: Way, error: HandshakeError) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
         if let HandshakeError::Plaintext { said, .. } = &error
             && let Some(by) = self.settings.protocol.turned_away(said)
@@ -430,12 +440,8 @@ impl<'a> Attempt<'a> {
             return DialError::Refused { endpoint, by: Box::new(by) };
         }
         let has_ended = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
-        match start {
-            Start::Direct if has_ended && self.settings.protocol.upgrade().is_some() => {
-                DialError::Tls { endpoint, error: HandshakeError::ClosedDirect }
-            }
-            Start::Direct | Start::Upgrade | Start::EitherWay => DialError::Tls { endpoint, error },
-        }
+        let is_refused = way == Way::Direct && has_ended && self.settings.protocol.upgrade().is_some();
+        DialError::Tls { endpoint, error: if is_refused { HandshakeError::ClosedDirect } else { error } }
     }
 
     fn upgrade_failed(&self, failure: &UpgradeFailure) -> DialError {
