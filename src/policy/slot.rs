@@ -85,7 +85,7 @@ pub struct Slot {
     pub(super) is_failing: bool,
     /// When it last came back from an ejection, or a trial showed that it serves: failures of dials from before say nothing.
     pub(super) proven_at: Option<Instant>,
-    /// When it last turned a session's dial away in its own words, if it has served none since.
+    /// When it last turned a session away in its own words.
     pub(super) turned_away: Option<Instant>,
     /// Whether a trial of ours is on its way to it.
     pub(super) on_trial: bool,
@@ -127,7 +127,7 @@ pub struct Snapshot {
 pub(super) const TURNS_AWAY_FOR: Duration = Duration::from_secs(5);
 
 impl Slot {
-    /// Whether it has turned a session away lately, and served none since.
+    /// Whether it has turned a session away lately. Having served another one since says little: dials that were under way come first.
     pub(super) fn turns_away(&self, now: Instant) -> bool {
         self.turned_away.is_some_and(|since| now.saturating_duration_since(since) < TURNS_AWAY_FOR)
     }

@@ -101,10 +101,9 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Whether a server may turn a session away in its first words behind TLS, and we know how: those that greet there as they
-    /// do before TLS.
-    fn may_turn_away_behind_tls(&self) -> bool {
-        self.server_greets()
+    /// Which words of its servers may turn a session away behind TLS, and are looked at for that.
+    fn first_words(&self) -> FirstWords {
+        if self.server_greets() { FirstWords::Greeting } else { FirstWords::Nothing }
     }
 
     /// What a server's first words behind TLS mean, as far as they came at once, where they turn the session away.
@@ -188,6 +187,17 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     fn unverified_note(&self) -> Option<&'static str> {
         None
     }
+}
+
+/// Which words of a server are looked at before its session relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstWords {
+    /// None.
+    Nothing,
+    /// Its greeting, where TLS comes before that.
+    Greeting,
+    /// Its answer to the client's opening.
+    Answer,
 }
 
 /// Whether the server of a protocol can learn the caller's unit.
@@ -345,7 +355,7 @@ mod tests {
             assert!(answer.starts_with(expected), "{label} {code:?} {words}: {answer}");
         }
         // Through TLS nobody else can have said it.
-        let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").authenticated();
+        let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").said_through_tls();
         let (kind, session, reply_to) = (RefusalKind::Full, "s", none);
         let refusal = Refusal { kind, reason: "quoted", session, reply_to, server: Some(&by) };
         let answer = named("smtp", &options()).unwrap().refusal(&refusal).unwrap();

@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
 use super::{
-    Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
+    Dialogue, DialogueError, FirstWords, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade,
+    UpgradeError,
 };
 
 /// NATS' client protocol.
@@ -38,6 +39,11 @@ impl Protocol for Nats {
     }
 
     /// A server greets, then finds that it has no room (`maximum connections exceeded`).
+    /// It says so behind a greeting, to its client.
+    fn first_words(&self) -> FirstWords {
+        FirstWords::Nothing
+    }
+
     fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         let line = plaintext.split(|byte| *byte == b'\n').next()?.trim_ascii_end();
         begins_with(line, "-ERR").then(|| error(line))

@@ -14,8 +14,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{
-    Announces, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe, Protocol, Refusal,
-    RefusalKind, ReplyTo, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
+    Announces, FirstWords, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe, Protocol,
+    Refusal, RefusalKind, ReplyTo, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
 };
 use opening::Opening;
 use probe::Probe;
@@ -82,14 +82,24 @@ impl Protocol for Postgres {
         Some(error_response(refusal))
     }
 
-    fn may_turn_away_behind_tls(&self) -> bool {
-        true
+    fn first_words(&self) -> FirstWords {
+        FirstWords::Answer
     }
 
-    /// In place of an answer to the login: nobody was let in, and nothing was done for the client.
-    fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
-        let length = be_u32(first, 1).filter(|_| first.first() == Some(&b'E'))?;
-        let fields = first.get(HEAD..1 + usize::try_from(length).ok()?)?;
+    /// In answer to the login: nothing was done for the client. What may come in front of it in one flight is a notice, a version, or
+    /// that a certificate was enough (AuthenticationOk, which the server does not flush before it has looked for room).
+    fn turned_away_behind_tls(&self, mut first: &[u8]) -> Option<TurnedAway> {
+        const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
+        let fields = loop {
+            let end = 1 + usize::try_from(be_u32(first, 1)?).ok()?;
+            let message = first.get(..end).filter(|message| message.len() >= HEAD)?;
+            match message[0] {
+                b'E' => break &message[HEAD..],
+                b'N' | b'v' => first = &first[end..],
+                _ if message == AUTHENTICATION_OK => first = &first[end..],
+                _ => return None,
+            }
+        };
         let (kind, code) = match sqlstate(fields)? {
             FULL => ("PostgreSQL error", Some(53_300)),
             CANNOT_CONNECT_NOW => ("PostgreSQL error 57P03", None),
@@ -121,7 +131,7 @@ const SSL_REQUEST_CODE: u32 = 80_877_103;
 const GSSENC_REQUEST_CODE: u32 = 80_877_104;
 const CANCEL_REQUEST_CODE: u32 = 80_877_102;
 
-/// `too_many_connections`: a server that has a place for none, or for nobody but its superusers.
+/// `too_many_connections`: a server that has a place for none, for nobody but its superusers, or for no more of a role or database.
 const FULL: &str = "53300";
 /// `cannot_connect_now`: it starts, stops, or recovers.
 const CANNOT_CONNECT_NOW: &str = "57P03";

@@ -59,7 +59,7 @@ impl Refusal<'_> {
     /// what passes, and that is what only says "not now"; all else is quoted within our own refusal.
     #[must_use]
     pub fn guarded(self, may_pass: impl FnOnce(&TurnedAway) -> bool) -> Self {
-        Self { server: self.server.filter(|by| by.is_authenticated || may_pass(by)), ..self }
+        Self { server: self.server.filter(|by| by.is_through_tls || may_pass(by)), ..self }
     }
 
     /// The server's own number, where it is the server that says no and has one.

@@ -135,8 +135,8 @@ pub struct TurnedAway {
     pub code: Option<u16>,
     /// The rest of what it said.
     pub words: String,
-    /// It came through TLS: it is the server's own.
-    pub is_authenticated: bool,
+    /// Whether it came through TLS: then nobody on the way can have said it.
+    pub is_through_tls: bool,
 }
 
 /// Of a server's own words so many characters go on: any line of any protocol takes them, with what we add.
@@ -148,13 +148,13 @@ impl TurnedAway {
     pub fn new(kind: &'static str, code: Option<u16>, words: &[u8]) -> Self {
         let words: String =
             String::from_utf8_lossy(words).chars().filter(|c| !steers(*c)).take(WORDS_MAX).collect();
-        Self { kind, code, words: words.trim().to_owned(), is_authenticated: false }
+        Self { kind, code, words: words.trim().to_owned(), is_through_tls: false }
     }
 
     /// The same, said through TLS.
     #[must_use]
-    pub fn authenticated(self) -> Self {
-        Self { is_authenticated: true, ..self }
+    pub fn said_through_tls(self) -> Self {
+        Self { is_through_tls: true, ..self }
     }
 
     /// Whether its words have no code in brackets in front, or one of these.

@@ -111,6 +111,14 @@ impl<T: Transport> End<T> {
         }
     }
 
+    /// Keeps an error of the connection for the next read: the kernel tells it once.
+    pub fn remember(&mut self, error: &io::Error) {
+        match self {
+            Self::Socket(_) => {}
+            Self::Tls(stream) => stream.remember(error),
+        }
+    }
+
     /// Takes some of `bytes`; what the kernel has not got of them yet goes with [`End::poll_sent`].
     pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;

@@ -292,8 +292,7 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, 
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
     // Where a protocol has no words a refusal is a reset. What a server ended in order, having taken what it was sent, is ended so.
-    let was_orderly = matches!(fault, None | Some(Fault::Uncertified));
-    let may_be_told = may_be_told && !(was_orderly && record.is_uncertified && is_speechless(record));
+    let may_be_told = may_be_told && !(matches!(fault, Some(Fault::Uncertified)) && is_speechless(record));
     (may_be_told.then(|| Unserved::new(downstream, kind)), unfinished)
 }
 

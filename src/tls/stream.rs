@@ -304,13 +304,20 @@ impl<T: Transport> Stream<T> {
     /// `buffer` it is, is the answer; 0: an end or an error, which the next read meets again.
     pub fn poll_peek(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
         let seen = ready!(self.poll_read(cx, buffer)).unwrap_or_else(|error| {
-            if let Some(errno) = error.raw_os_error() {
-                self.reading = Reading::Broken(errno);
-            }
+            self.remember(&error);
             0
         });
         self.opened.splice(..0, buffer[..seen].iter().copied());
         Poll::Ready(seen)
+    }
+
+    /// Keeps an error of the connection for the next read: the kernel tells it once.
+    pub fn remember(&mut self, error: &io::Error) {
+        if let Some(errno) = error.raw_os_error()
+            && matches!(self.reading, Reading::Open)
+        {
+            self.reading = Reading::Broken(errno);
+        }
     }
 
     /// Takes some of `bytes`, none while ciphertext of an earlier write waits; what the socket does not take at

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
@@ -18,6 +19,7 @@ use super::connect::connect;
 use super::dial::{Demand, DialRecord, Ready, Wanted};
 use super::endpoint::Endpoint;
 use super::failure::{Bound, DialError, Step};
+use super::first_words;
 use super::upgrade::{Led, UpgradeFailure, Upgrading, nothing_came};
 
 /// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
@@ -113,6 +115,10 @@ pub(super) struct Attempt<'a> {
     has_spoken: bool,
     /// What the client has said for the upgrade to say.
     preface: &'a [u8],
+    /// All that it has said, where that is known.
+    opening: first_words::Opening<'a>,
+    /// What is left is the server's first words.
+    is_secured: AtomicBool,
     /// Sessions are measured, and probes are not.
     is_probe: bool,
     /// What the server hears of the session; `None`: it is none, but a probe.
@@ -158,6 +164,8 @@ impl<'a> Attempt<'a> {
             deadline,
             has_spoken: false,
             preface: &[],
+            opening: None,
+            is_secured: AtomicBool::new(false),
             is_probe: false,
             announcement: None,
         }
@@ -165,17 +173,34 @@ impl<'a> Attempt<'a> {
 
     /// The same for a session that asks for it.
     pub(super) fn serving(self, demand: &Demand<'a>) -> Self {
-        let Demand { wanted, has_spoken, preface, announcement, .. } = *demand;
+        let Demand { wanted, has_spoken, preface, opening, announcement, .. } = *demand;
         let address = match wanted {
             Wanted::Any => None,
             Wanted::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, preface, announcement, ..self }
+        Self { address, has_spoken, preface, opening, announcement, ..self }
+    }
+
+    /// Whether connect, upgrade and TLS are over, so that slowness is the server's at its own work.
+    pub(super) fn is_secured(&self) -> bool {
+        self.is_secured.load(Ordering::Relaxed)
+    }
+
+    /// All the way to a stream whose server does not turn the session away.
+    pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+        let mut established = self.establish_secure(record).await?;
+        self.is_secured.store(true, Ordering::Relaxed);
+        if let Established::Ready(ready) = &mut established
+            && !self.is_probe
+        {
+            first_words::heard(ready, self.settings, self.endpoint, self.opening).await?;
+        }
+        Ok(established)
     }
 
     /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
     /// refuses what is a hint says nothing of it.
-    pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    async fn establish_secure(&self, record: &mut DialRecord) -> Result<Established, DialError> {
         match self.establish_either_way(record).await {
             Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
                 self.endpoint.metrics().resumption_refused.increment(1);

@@ -1,6 +1,7 @@
 //! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline.
 //!
-//! No byte of the client has been sent yet, so every attempt may be followed by another. What happened is
+//! No byte of the client has been sent yet, or only what its server has answered by turning it away, so every attempt may be
+//! followed by another. What happened is
 //! written to a [`DialRecord`] as it happens, so that a dial that is cancelled leaves its story too.
 
 use std::io;
@@ -60,7 +61,7 @@ pub struct DialRecord {
     pub resolve: Option<Duration>,
     /// How long TCP took.
     pub connect: Option<Duration>,
-    /// How long a server took to greet that had to before TLS. Part of the next.
+    /// How long a server took to greet that had to before TLS.
     pub greeting: Option<Duration>,
     /// How long upgrade and TLS took.
     pub handshake: Option<Duration>,
@@ -170,13 +171,22 @@ pub async fn dial(
     // Whoever is nobody to the servers waits for nothing.
     cluster.settings().identifies(demand.caller)?;
     // Whoever belongs to one endpoint is not given what is ready on another.
-    if demand.wanted == Wanted::Any && demand.affinity.is_none() {
-        let until = clock::now() + within(cluster, &demand);
-        // There are no more than were kept.
-        while let Some((mut ready, lease)) = cluster.take_ready(demand.caller, record) {
-            match lease.turned_away(&mut ready, demand.opening, until).await {
-                None => return Ok(Dialled::Ready(ready, lease)),
-                Some(error) => lease.taken_in_vain(&error),
+    if demand.wanted == Wanted::Any
+        && demand.affinity.is_none()
+        && let Some((mut ready, lease)) = cluster.take_ready(demand.caller, record)
+    {
+        let heard =
+            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), demand.opening).await;
+        match heard {
+            Ok(()) => {
+                cluster.metrics().preconnect_hits.increment(1);
+                return Ok(Dialled::Ready(ready, lease));
+            }
+            // Others that are ready may be of the same server.
+            Err(error) => {
+                cluster.metrics().preconnect_misses.increment(1);
+                lease.taken_in_vain(&error);
+                *record = DialRecord::default();
             }
         }
     }

@@ -1,46 +1,72 @@
-//! A server's first words behind TLS: what turns a session away there is heard before the dial is over, so that another
-//! endpoint can be tried, as where it is said before TLS.
+//! A server's first words behind TLS: where they turn the session away, another endpoint can be tried, as where that is said
+//! before TLS.
 //!
 //! What is heard stays unread: the relay meets it as if nobody had looked. An end, an error and a silence say nothing
-//! here; the relay judges those. Not looked at without TLS, where the client hears its server directly.
+//! here; the relay judges those. Not looked at without TLS, where the client hears its server directly, nor where the client's
+//! opening is not known yet (CONNECT).
 
 use std::future::poll_fn;
-use std::time::Instant;
+use std::io;
+use std::time::Duration;
 
 use crate::alarm;
-use crate::protocol::{Protocol, TurnedAway};
+use crate::clock;
+use crate::protocol::FirstWords;
 use crate::relay::End;
 
+use super::Settings as ClusterSettings;
 use super::dial::Ready;
+use super::endpoint::Endpoint;
+use super::failure::DialError;
 
 /// What the client has said, to make the server speak. `None`: nobody knows yet what it will say.
 pub(super) type Opening<'a> = Option<&'a [u8]>;
 
-/// Whether the dial waits for the server's first words: they come by themselves, or the client's opening asks for them.
-pub(super) fn are_awaited(ready: &Ready, protocol: &dyn Protocol, opening: Opening<'_>) -> bool {
-    let is_asked_for = match protocol.server_greets() {
-        true => !ready.is_upgraded,
-        false => opening.is_some_and(|opening| !opening.is_empty()),
+/// So long a session waits for its server's first words: one that is full says so at once, and whoever takes longer is busy
+/// serving.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sends the opening to a server that waits for it, and looks at what the server says.
+///
+/// # Errors
+/// [`DialError::Refused`]; no other.
+pub(super) async fn heard(
+    ready: &mut Ready,
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    opening: Opening<'_>,
+) -> Result<(), DialError> {
+    let protocol = &*settings.protocol;
+    let opening = match protocol.first_words() {
+        FirstWords::Greeting if !ready.is_upgraded => &[],
+        FirstWords::Answer => opening.unwrap_or_default(),
+        FirstWords::Greeting | FirstWords::Nothing => return Ok(()),
     };
-    matches!(ready.end, End::Tls(_)) && is_asked_for && protocol.may_turn_away_behind_tls()
+    let is_mute = opening.is_empty() && protocol.first_words() == FirstWords::Answer;
+    if is_mute || matches!(ready.end, End::Socket(_)) {
+        return Ok(());
+    }
+    // Boxed: most protocols have no use for it, and every dial would have room for it.
+    let look = Box::pin(async {
+        let Ready { end, said, .. } = ready;
+        let sent = send(end, opening, said).await;
+        // The kernel tells it once, and the relay has to meet it.
+        sent.inspect_err(|error| end.remember(error)).ok()?;
+        poll_fn(|cx| end.poll_peek(cx, |first| protocol.turned_away_behind_tls(first))).await
+    });
+    match alarm::before(clock::now() + PATIENCE, look).await {
+        Ok(Some(by)) => Err(DialError::Refused {
+            endpoint: endpoint.settings().name.clone(),
+            by: Box::new(by.said_through_tls()),
+        }),
+        Ok(None) | Err(_) => Ok(()),
+    }
 }
 
-/// Sends the opening to a server that waits for it, and waits until `until` for what the server says. The answer is how it
-/// turns the session away; `None`: it does not, or has not yet.
-pub(super) async fn turned_away(
-    ready: &mut Ready,
-    protocol: &dyn Protocol,
-    opening: Opening<'_>,
-    until: Instant,
-) -> Option<TurnedAway> {
-    let Ready { end, said, .. } = ready;
-    let opening = opening.filter(|_| !protocol.server_greets()).unwrap_or_default();
-    let heard = async {
-        while *said < opening.len() {
-            *said += poll_fn(|cx| end.poll_send(cx, &opening[*said..])).await.ok()?;
-        }
-        poll_fn(|cx| end.poll_sent(cx)).await.ok()?;
-        poll_fn(|cx| end.poll_peek(cx, |first| protocol.turned_away_behind_tls(first))).await
-    };
-    alarm::before(until, heard).await.ok().flatten().map(TurnedAway::authenticated)
+/// `said` is right whenever this is dropped.
+async fn send(end: &mut End, opening: &[u8], said: &mut usize) -> io::Result<()> {
+    while *said < opening.len() {
+        *said += poll_fn(|cx| end.poll_send(cx, &opening[*said..])).await?;
+    }
+    poll_fn(|cx| end.poll_sent(cx)).await
 }

@@ -77,6 +77,7 @@ impl<'a> Hedging<'a, '_> {
                 None => Led::First(first.await),
                 Some(patience) => match alarm::before(begun + patience, first.as_mut()).await {
                     Ok(result) => Led::First(result),
+                    Err(Elapsed) if attempt.is_secured() => Led::First(first.await),
                     // Boxed: few have to, and every dial would have room for it.
                     Err(Elapsed) => Box::pin(self.race(first, &lease, begun, patience)).await,
                 },
@@ -85,12 +86,18 @@ impl<'a> Hedging<'a, '_> {
         let endpoint = lease.endpoint().settings().name.clone();
         let step = if record.connect.is_some() { Step::Handshake } else { Step::Connect };
         Ok(match led {
-            Led::First(Ok(established)) => self.admitted(established, lease, identity, record).await,
+            Led::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
             Led::First(Err(error)) => {
                 lease.failed(&error);
                 Err(error)
             }
             Led::GaveUp => {
+                // What was waited for a greeting is no part of the deadline.
+                if let Some(connect) = record.connect
+                    && self.cluster.settings().awaits_greetings()
+                {
+                    record.greeting = Some((clock::now() - begun).saturating_sub(connect));
+                }
                 let error = DialError::GivenUp { endpoint, step };
                 lease.failed(&error);
                 Err(error)
@@ -103,7 +110,7 @@ impl<'a> Hedging<'a, '_> {
                 *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
                 let established =
                     hedge.result.unwrap_or_else(|_| unreachable!("it is the one that went well"));
-                self.admitted(established, hedge.lease, hedge.identity, record).await
+                Ok(self.dialled(established, hedge.lease, hedge.identity, record))
             }
         })
     }
@@ -123,23 +130,6 @@ impl<'a> Hedging<'a, '_> {
             Purpose::Session => Ok(lease.endpoint().identity_for(self.demand.caller)?),
             Purpose::Spare => Ok(lease.endpoint().identity_for_nobody()),
         }
-    }
-
-    /// A stream is usable unless the server's first words turn the session away.
-    async fn admitted(
-        &self,
-        mut established: Established,
-        lease: Lease,
-        identity: Choice,
-        record: &DialRecord,
-    ) -> Result<Dialled, DialError> {
-        if let Established::Ready(ready) = &mut established
-            && let Some(error) = lease.turned_away(ready, self.demand.opening, self.deadline.at).await
-        {
-            lease.failed(&error);
-            return Err(error);
-        }
-        Ok(self.dialled(established, lease, identity, record))
     }
 
     fn dialled(

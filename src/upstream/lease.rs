@@ -1,15 +1,13 @@
 //! A claim on an endpoint, from the pick to the end of the session.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock;
 use crate::policy::roster::Ticket;
 
-use super::dial::Ready;
 use super::endpoint::Endpoint;
 use super::failure::DialError;
-use super::first_words::{self, Opening};
 use super::{Cluster, EndpointId, State};
 
 /// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
@@ -95,37 +93,21 @@ impl Lease {
     pub(super) fn failed(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, error.label(), |state, id, ticket| {
             state.roster.note_error(id, Some(error.to_string()));
-            match error.is_refused() {
-                true => state.roster.turned_away(id, ticket, clock::now()),
-                false => state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng),
+            if error.is_refused() {
+                state.roster.turned_away(id, clock::now());
             }
+            state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng);
         });
         if error.fault().is_some() {
             self.cluster.suspect(self.endpoint.id());
         }
     }
 
-    /// How the server turns the session away behind TLS, if it does so until then.
-    pub(super) async fn turned_away(
-        &self,
-        ready: &mut Ready,
-        opening: Opening<'_>,
-        until: Instant,
-    ) -> Option<DialError> {
-        let protocol = &*self.cluster.settings().protocol;
-        if !first_words::are_awaited(ready, protocol, opening) {
-            return None;
-        }
-        // Boxed: most protocols have no use for it, and every dial would have room for it.
-        let by = Box::pin(first_words::turned_away(ready, protocol, opening, until)).await?;
-        Some(DialError::Refused { endpoint: self.endpoint.settings().name.clone(), by: Box::new(by) })
-    }
-
     /// What was kept was of no use: its server turned the session away that took it.
     pub(super) fn taken_in_vain(self, error: &DialError) {
         self.cluster.decide(|state| {
             state.roster.note_error(self.endpoint.id(), Some(error.to_string()));
-            state.roster.note_turned_away(self.endpoint.id(), clock::now());
+            state.roster.turned_away(self.endpoint.id(), clock::now());
         });
     }
 

@@ -231,7 +231,6 @@ impl Cluster {
             let Spare { ready, mut lease, record: dialled, .. } = spare;
             let Ok(ready) = ready.adopted() else { continue };
             lease.taken();
-            self.metrics().preconnect_hits.increment(1);
             *record =
                 DialRecord { endpoint: dialled.endpoint, agreed: dialled.agreed, ..DialRecord::default() };
             return Some((ready, lease));

@@ -49,7 +49,7 @@ impl Roster {
         }
         let Some(position) = self.position(endpoint) else { return };
         let slot = &mut self.slots[position];
-        (slot.last_error, slot.turned_away) = (None, None);
+        slot.last_error = None;
         slot.is_failing = false;
         let is_back = slot.outlier.succeeded(now);
         self.returned(position, is_back, now);
@@ -90,14 +90,8 @@ impl Roster {
         self.release_dial(endpoint, ticket);
     }
 
-    /// The server turned a dial away in its own words: nothing is held against it, but others are asked first for a while.
-    pub fn turned_away(&mut self, endpoint: Id, ticket: Ticket, now: Instant) {
-        self.note_turned_away(endpoint, now);
-        self.release_dial(endpoint, ticket);
-    }
-
-    /// The same, said to a session: its dial was over.
-    pub fn note_turned_away(&mut self, endpoint: Id, now: Instant) {
+    /// The server turned a session away in its own words: nothing is held against it, but others are asked first for a while.
+    pub fn turned_away(&mut self, endpoint: Id, now: Instant) {
         if let Some(position) = self.position(endpoint) {
             self.slots[position].turned_away = Some(now);
         }

@@ -82,9 +82,9 @@ impl Roster {
         {
             return None;
         }
-        let first =
-            self.slots.iter().filter(|slot| self.may_hedge(slot, plan)).map(|slot| slot.priority).min()?;
-        let is_candidate = |slot: &Slot| slot.priority == first && self.may_hedge(slot, plan);
+        let rank = |slot: &Slot| (slot.priority, slot.turns_away(now));
+        let first = self.slots.iter().filter(|slot| self.may_hedge(slot, plan)).map(rank).min()?;
+        let is_candidate = |slot: &Slot| rank(slot) == first && self.may_hedge(slot, plan);
         let candidates =
             (0..self.slots.len()).filter(|position| is_candidate(&self.slots[*position])).collect();
         self.candidates = candidates;

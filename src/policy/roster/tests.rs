@@ -319,7 +319,8 @@ fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
     let mut world = World::new(PLAIN, &[0, 0, 1]);
     let mut once = plan();
     let (first, ticket) = world.begin(&mut once).unwrap();
-    world.roster.turned_away(first, ticket, world.now);
+    world.roster.turned_away(first, world.now);
+    world.roster.abandoned(first, ticket);
     let first = world.place(first);
     for _ in 0..2 {
         assert_eq!(world.pick(), Ok(1 - first), "the other of the same priority");
@@ -330,7 +331,8 @@ fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
     // Nobody is left out for it.
     let mut alone = World::new(PLAIN, &[0]);
     let (only, ticket) = alone.begin(&mut plan()).unwrap();
-    alone.roster.turned_away(only, ticket, alone.now);
+    alone.roster.turned_away(only, alone.now);
+    alone.roster.abandoned(only, ticket);
     assert_eq!(alone.pick(), Ok(0));
 }
 

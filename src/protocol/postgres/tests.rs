@@ -504,6 +504,11 @@ fn a_server_turns_sessions_away_by_two_errors() {
     let whole = error(b'E', "53300");
     assert!((0..whole.len()).all(|length| shown(&whole[..length]).is_none()), "a part of it");
     assert_eq!(shown(&error(b'R', "53300")), None);
+    let behind = |first: &[u8]| shown(&[first, &whole].concat());
+    for first in [&b"R\0\0\0\x08\0\0\0\0"[..], &error(b'N', "00000"), b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0"] {
+        assert!(behind(first).is_some(), "in one flight: {first:?}");
+    }
+    assert_eq!(behind(b"R\0\0\0\x08\0\0\0\x03"), None, "it asks for a password");
     for length in [0_u32, 4, u32::MAX] {
         assert_eq!(shown(&[&b"E"[..], &length.to_be_bytes(), b"C53300\0"].concat()), None, "{length}");
     }
