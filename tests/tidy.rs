@@ -1,10 +1,13 @@
 //! The rules of the house that a compiler does not know: who may import whom, what the pure modules may
-//! not contain, where `unsafe`, the clock and entropy live. docs/ARCHITECTURE.md says why.
+//! not contain, where `unsafe`, the clock and entropy live, which tests exist. docs/ARCHITECTURE.md says why.
 //!
 //! A rule that has to be broken is broken in `ALLOWED`, with the reason.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+
+#[path = "tidy/named.rs"]
+mod named;
 
 /// Each module of `src/` and its layer. A file imports only from lower layers, or from its own module.
 const LAYERS: &[(&str, u32)] = &[

@@ -2,19 +2,19 @@
 //! words do not matter. No SQL Server itself.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::harness::server::PASSWORD;
 use crate::harness::sqlserver::{Temper, USER, sql_server};
 use crate::harness::{
-    Ambassador, Client, Config, Finished, Pki, ServerTls, Upstream, ambassador, demand, finish, newer_clients,
+    Ambassador, Client, Config, Finished, Pki, ServerTls, Upstream, ambassador, demand, finish,
 };
 
 /// A server of TDS 7 with a client certificate demanded, and the ambassador in front of it.
-struct Served {
-    server: Upstream,
-    ambassador: Ambassador,
+pub(crate) struct Served {
+    pub(crate) server: Upstream,
+    pub(crate) ambassador: Ambassador,
     pki: Pki,
 }
 
@@ -25,7 +25,7 @@ fn served_by(temper: Temper, tls: &str) -> Served {
     Served { server, ambassador, pki }
 }
 
-fn served() -> Served {
+pub(crate) fn served() -> Served {
     served_by(Temper::default(), "")
 }
 
@@ -179,20 +179,6 @@ except Exception as error:
     python(&served, script).must_succeed();
     elsewhere.wait_accepted(1);
     assert_eq!(served.server.notes().iter().filter(|note| note.starts_with("login")).count(), 1);
-}
-
-// ---------------------------------------------------------------------------------------------------
-// tedious
-
-#[test]
-#[ignore = "tedious: scripts/test-matrix clients"]
-fn tedious_works_through_a_plaintext_port() {
-    let served = served();
-    let driver = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers/with_tedious.js");
-    let port = served.ambassador.address("app").port().to_string();
-    let mut node = Command::new(demand("node", "nodejs"));
-    node.env("NODE_PATH", newer_clients("node_modules")).arg(driver).args([&port, USER, PASSWORD]);
-    assert_eq!(finish(&mut node).must_succeed().stdout, "42\n42\n", "{:?}", served.server.notes());
 }
 
 // ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::server::{PASSWORD, mariadb, nats};
+use crate::harness::sqlserver::USER;
 use crate::harness::{Ambassador, Config, Finished, Postgres, demand, finish, newer_clients};
+use crate::mssql_clients;
 
 fn to_mariadb() -> Ambassador {
     let server = mariadb();
@@ -73,4 +75,14 @@ fn nats_py_learns_of_no_server_of_the_cluster() {
     let ambassador = Ambassador::start(&Config::app(&[&one.address(0), &two.address(0)], &cluster));
     let finished = run(&ambassador, python(), "with_nats.py", "app").must_succeed();
     assert_eq!(finished.stdout, "nats-py is content\n");
+}
+
+#[test]
+#[ignore = "tedious: scripts/test-matrix clients"]
+fn tedious_works_through_a_plaintext_port() {
+    let served = mssql_clients::served();
+    let mut node = Command::new(demand("node", "nodejs"));
+    node.env("NODE_PATH", newer_clients("node_modules"));
+    let finished = run(&served.ambassador, node, "with_tedious.js", USER).must_succeed();
+    assert_eq!(finished.stdout, "42\n42\n", "{:?}", served.server.notes());
 }

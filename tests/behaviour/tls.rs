@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Barrier;
 
-use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, roles};
+use crate::harness::{Ambassador, Config, Conn, End, Leaf, Pki, ServerTls, Upstream, roles, until};
 
 /// An echo upstream with this TLS, and an ambassador whose cluster trusts `pki` plus what `keys` say.
 fn trusting(pki: &Pki, tls: Arc<ServerConfig>, keys: &str) -> (Upstream, Ambassador) {
@@ -284,4 +285,48 @@ fn a_certificate_file_carries_its_intermediates_to_the_server() {
     let (upstream, ambassador) = trusting(&pki, tls, &identity(&client));
     ambassador.connect().echo("secret");
     upstream.wait_note("client=true");
+}
+
+/// Answers one question and ends its side, after a close_notify or with nothing but a FIN; then hears its client out.
+async fn answers_and_ends(mut conn: Conn, says_goodbye: bool) {
+    let mut question = [0; 8];
+    drop(conn.read_exact(&mut question).await);
+    drop(conn.write_all(b"answer").await);
+    drop(conn.flush().await);
+    match says_goodbye {
+        true => drop(conn.shutdown().await),
+        false => conn.shutdown_tcp(),
+    }
+    drop(conn.read_to_end(&mut Vec::new()).await);
+}
+
+/// A server that ended by FIN alone was passed on as a clean end, and nothing told the operator that somebody may have cut the
+/// stream.
+#[test]
+fn an_end_without_close_notify_is_counted_and_in_the_record() {
+    let pki = Pki::new();
+    let leaf = pki.server(&["127.0.0.1"]);
+    for tls in [ServerTls::new(&leaf).only_1_2().build(), ServerTls::new(&leaf).only_1_3().build()] {
+        for says_goodbye in [true, false] {
+            let upstream = Upstream::tls(Arc::clone(&tls), move |conn| answers_and_ends(conn, says_goodbye));
+            let cluster = format!("tls: {{ ca: {} }}", pki.ca().display());
+            let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
+            let mut client = ambassador.connect();
+            client.send("question");
+            assert_eq!(client.read_out(), (b"answer".to_vec(), End::Orderly), "the client sees the same");
+            drop(client);
+            let record = ambassador.record();
+            assert_eq!(
+                (&record["outcome"], &record["closed_by"], &record["tls"]["unclean_end"]),
+                (&"completed".into(), &"upstream".into(), &(!says_goodbye).into()),
+                "{record}"
+            );
+            let counted = || {
+                let metrics = ambassador.metrics();
+                let ended = metrics.sum("connections_total", &[("outcome", "completed")]);
+                (ended == 1.0).then(|| metrics.sum("unclean_tls_ends_total", &[("cluster", "up")]))
+            };
+            assert_eq!(until("the session was counted", counted), f64::from(u8::from(!says_goodbye)));
+        }
+    }
 }

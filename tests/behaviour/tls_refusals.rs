@@ -7,7 +7,10 @@ use rustls::ServerConfig;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Ambassador, Config, End, Pki, ServerTls, Upstream, roles};
+use crate::harness::proxies::nginx;
+use crate::harness::{
+    Ambassador, Config, End, Pki, ServerTls, Upstream, ambassador as ambassador_command, finish, roles, until,
+};
 
 /// Sends a client's bytes towards an upstream that must not get them, and returns the record.
 #[track_caller]
@@ -223,4 +226,49 @@ fn a_server_that_asked_for_a_certificate_and_ends_in_order_is_not_made_a_reset()
     let record = ambassador.record();
     assert_eq!((&record["outcome"], &record["sent_bytes"]), (&"tls_failed".into(), &7.into()), "{record}");
     says(&record, &["certificate"]);
+}
+
+/// nginx' `stream` with `ssl_verify_client on` ends the connection without an alert when there is no certificate. The record said
+/// `completed`, the client saw an end without an answer, and `check --connect` said "handshake ok".
+#[test]
+fn nginx_that_wants_a_certificate_and_gets_none_is_told_as_that() {
+    const WORDS: &str = "the server asked for a client certificate, got none";
+    let server = nginx();
+    // Judging within the handshake (TLS 1.2) and after it (1.3); to a protocol with words for a refusal, and to one without.
+    for (port, protocol) in [(3, "redis"), (4, "redis"), (3, "tcp"), (4, "tcp")] {
+        let cluster = format!("protocol: {protocol}\n{}", server.tls_without_certificate());
+        let config = Config::app(&[&server.address(port)], &cluster);
+        let ambassador = Ambassador::start(&config);
+        let mut client = ambassador.connect();
+        client.send("PING\r\n");
+        let (heard, end) = client.read_out();
+        let heard = String::from_utf8(heard).expect("text");
+        if protocol == "redis" {
+            let refusal = format!("-LOADING ambassador: tls_failed: {WORDS}");
+            assert!(heard.starts_with(&refusal), "{heard}");
+            assert_eq!(end, End::Orderly);
+        } else {
+            // An end as nginx makes it: it resets where it has left the question unread.
+            assert_eq!(heard, "");
+        }
+        drop(client);
+        let record = ambassador.record();
+        let told = (&record["outcome"], &record["closed_by"], &record["received_bytes"]);
+        assert_eq!(told, (&"tls_failed".into(), &"upstream".into(), &0.into()), "{record}");
+        says(&record, &[WORDS]);
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("listeners.yaml");
+        std::fs::write(&file, config.render(dir.path())).expect("a file to check");
+        let checked = finish(ambassador_command().args(["check", "--connect", "--config"]).arg(&file));
+        let checked = checked.must_exit(1).stdout;
+        assert!(checked.contains("handshake  FAILED") && checked.contains(WORDS), "{checked}");
+    }
+    until("nginx said why", || {
+        server.log().contains("client sent no required SSL certificate").then_some(())
+    });
+    // Whoever shows one is served.
+    for port in [3, 4] {
+        let ambassador = Ambassador::start(&Config::app(&[&server.address(port)], &server.tls("")));
+        assert_eq!(String::from_utf8_lossy(&ambassador.connect().read_out().0), "CN=app");
+    }
 }

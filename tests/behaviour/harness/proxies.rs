@@ -43,13 +43,14 @@ pub(crate) fn haproxy() -> &'static Server {
 }
 
 /// nginx. It sends on what comes to port 0 with a header of version 1 to `nginx.sock` in its directory; port 1 tells what it
-/// reads in a header, port 2 does so behind TLS.
+/// reads in a header, port 2 does so behind TLS. Ports 3 and 4 want a client certificate, with TLS 1.2 and 1.3 alone, and tell
+/// whose it is.
 pub(crate) fn nginx() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
-        Server::start(3, None, "TERM", |plan| {
+        Server::start(5, None, "TERM", |plan| {
             let Plan { dir, ports, .. } = plan;
-            let [sends, tells, tells_tls] = ports else { panic!("three ports") };
+            let [sends, tells, tells_tls, judges, judges_late] = ports else { panic!("five ports") };
             // Its workers give root up, and the socket of the test is in here.
             std::fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("a passable directory");
             let dir = dir.display();
@@ -60,13 +61,23 @@ pub(crate) fn nginx() -> &'static Server {
             );
             let answer = "return \"from $proxy_protocol_addr:$proxy_protocol_port \
                           to $proxy_protocol_server_addr:$proxy_protocol_server_port\";";
+            let demanding = |port, version| {
+                format!(
+                    "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {dir}/server.pem;\n\
+                     ssl_certificate_key {dir}/server.key; ssl_protocols {version};\n\
+                     ssl_client_certificate {dir}/ca.pem; ssl_verify_client on; return $ssl_client_s_dn; }}\n"
+                )
+            };
             let config = format!(
                 "load_module {module};\ndaemon off;\npid {dir}/pid;\nerror_log stderr info;\nworker_processes 1;\n\
                  events {{}}\nstream {{\n\
                  server {{ listen 127.0.0.1:{sends}; proxy_pass unix:{dir}/nginx.sock; proxy_protocol on; }}\n\
                  server {{ listen 127.0.0.1:{tells} proxy_protocol; {answer} }}\n\
                  server {{ listen 127.0.0.1:{tells_tls} proxy_protocol ssl; ssl_certificate {dir}/server.pem;\n\
-                 ssl_certificate_key {dir}/server.key; {answer} }}\n}}\n"
+                 ssl_certificate_key {dir}/server.key; {answer} }}\n\
+                 {}{}}}\n",
+                demanding(judges, "TLSv1.2"),
+                demanding(judges_late, "TLSv1.3")
             );
             let file = plan.write("nginx.conf", &config);
             let mut command = Command::new(demand("nginx", "nginx"));
