@@ -189,7 +189,7 @@ fn what_is_said_behind_tls_counts_as_what_is_said_before() {
 /// The same with a PostgreSQL that has no room, and another one that has: also where the connections were ready before.
 #[test]
 fn a_full_postgresql_is_passed_over() {
-    let (full, roomy) = (Postgres::small(), Postgres::shared());
+    let (full, roomy) = (Postgres::small(0), Postgres::shared());
     let mut sessions: Vec<_> = (0..2).map(|_| held_session(&full.of_superuser())).collect();
     for connect in ["", "connect: { preconnect: 2 }"] {
         let cluster = format!("balance: round_robin\n{}\n{connect}", roomy.tls());
@@ -209,6 +209,20 @@ fn a_full_postgresql_is_passed_over() {
         assert!(records.iter().all(|record| record["outcome"] == "completed"), "{records:?}");
         assert!(records.iter().all(|record| record["endpoint"] == *roomy.address()), "{records:?}");
     }
+    sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
+}
+
+/// What is left is kept for superusers, which PostgreSQL says only once it knows who comes: with a certificate that is enough, in the
+/// same breath as that it is.
+#[test]
+fn a_postgresql_with_room_for_superusers_only_is_full() {
+    let full = Postgres::small(1);
+    let mut sessions: Vec<_> = (0..2).map(|_| held_session(&full.of_superuser())).collect();
+    let ambassador = Ambassador::start(&Config::postgres(&[&full.address()], &Postgres::tls_of_certonly()));
+    let port = ambassador.address("app").port();
+    let finished = psql(&format!("host=127.0.0.1 port={port} user=certonly dbname=postgres"), "select 1");
+    finished.must_exit(2).must_say("upstream_refused");
+    assert_eq!(ambassador.record()["outcome"], "upstream_refused");
     sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
 }
 

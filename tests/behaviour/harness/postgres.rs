@@ -79,11 +79,15 @@ impl Postgres {
         })
     }
 
-    /// Like the second, with room for two sessions.
-    pub(crate) fn small() -> Self {
+    /// Like the second, with room for two sessions, and for so many of a superuser besides.
+    pub(crate) fn small(reserved: u32) -> &'static Self {
         let first = Self::shared();
-        let room = "max_connections = 2\nsuperuser_reserved_connections = 0\nmax_wal_senders = 0\n";
-        Self::start(HBA, room, first.pki, first.app)
+        let room = format!(
+            "max_connections = {}\nsuperuser_reserved_connections = {reserved}\nmax_wal_senders = 0\n",
+            2 + reserved
+        );
+        // Its end would take the certificates of the first with it.
+        Box::leak(Box::new(Self::start(HBA, &room, first.pki, first.app)))
     }
 
     /// One that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all. It is for one test at a time,
