@@ -9,7 +9,7 @@ mod agent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, watch};
@@ -20,6 +20,7 @@ use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
+use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{Identity, IdentitySource, Originator, Role, WeakOriginator};
 use crate::watch::{News, Watch};
 
@@ -228,7 +229,7 @@ impl Credentials {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.known.lock()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod outcome; // 0
 pub mod quantity; // 0
 pub mod rsa; // 0
 pub mod shown; // 0
+pub mod sync; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1

@@ -5,9 +5,10 @@
 //! kernel's queue meanwhile.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use rustix::io::Errno;
 
 use crate::alarm;
@@ -60,24 +61,24 @@ pub fn entrances<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<E
 /// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the
 /// whole way by the one that it was accepted for.
 #[derive(Debug)]
-pub struct Current(Mutex<Arc<Route>>);
+pub struct Current(ArcSwap<Route>);
 
 impl Current {
     /// Begins with that one.
     #[must_use]
-    pub const fn new(route: Arc<Route>) -> Self {
-        Self(Mutex::new(route))
+    pub fn new(route: Arc<Route>) -> Self {
+        Self(ArcSwap::new(route))
     }
 
     /// The route for a connection that is accepted now.
     #[must_use]
     pub fn get(&self) -> Arc<Route> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.load_full()
     }
 
     /// From now on that one.
     pub fn set(&self, route: Arc<Route>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = route;
+        self.0.store(route);
     }
 }
 

@@ -2,12 +2,12 @@
 //! know what happened before.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::session::Totals;
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many samples are kept: at one in five seconds, a quarter of an hour.
 const SAMPLES_MAX: usize = 180;
@@ -62,7 +62,7 @@ impl History {
     }
 
     fn samples(&self) -> MutexGuard<'_, VecDeque<(Instant, Totals)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -17,8 +17,8 @@ mod whose;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::clock;
@@ -27,8 +27,10 @@ use crate::drain::Drain;
 use crate::log::Log;
 use crate::metrics::Exposition;
 use crate::session::{Ledger, Route, Totals};
+use crate::sync::Mutex;
 use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
+use arc_swap::ArcSwap;
 
 pub use control::{
     Command, Commands, DrainOrdered, EndpointOrdered, LogLevel, MistakeView, Reloaded, SessionOrdered,
@@ -98,7 +100,7 @@ impl Subject {
     /// The file was read again just now, and came into force or did not.
     pub fn reloaded(&self, is_in_force: bool) {
         let reloaded = (clock::now(), is_in_force);
-        *self.last_reload.lock().unwrap_or_else(PoisonError::into_inner) = Some(reloaded);
+        *self.last_reload.lock() = Some(reloaded);
     }
 
     /// The metrics, with the bytes of sessions that live and the states of clusters as they are now.
@@ -135,18 +137,18 @@ pub struct Scene {
 
 /// The scene, changed as a whole.
 #[derive(Debug, Default)]
-pub struct Scenery(Mutex<Arc<Scene>>);
+pub struct Scenery(ArcSwap<Scene>);
 
 impl Scenery {
     /// The scene now.
     #[must_use]
     pub fn get(&self) -> Arc<Scene> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.0.load_full()
     }
 
     /// Another from now on.
     pub fn set(&self, scene: Scene) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(scene);
+        self.0.store(Arc::new(scene));
     }
 }
 

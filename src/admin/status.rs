@@ -1,8 +1,8 @@
 //! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`, `sessions` and `top`.
 //! These may be of another version: what they do not know they pass over, and what is missing is as if it were empty.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -253,7 +253,7 @@ impl Status {
 
 impl LastReload {
     fn of(subject: &Subject) -> Option<Self> {
-        let last = *subject.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *subject.last_reload.lock();
         let seconds_ago = |at| clock::now().saturating_duration_since(at).as_secs_f64();
         last.map(|(at, ok)| Self { ok, seconds_ago: seconds_ago(at) })
     }

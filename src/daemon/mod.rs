@@ -20,8 +20,8 @@ mod words;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -40,6 +40,7 @@ use crate::log::Log;
 use crate::metrics::{self, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::{AccessLog, Lookups};
+use crate::sync::Mutex;
 use crate::sys::{
     self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, tell_predecessor,
 };

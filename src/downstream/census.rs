@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
@@ -19,6 +19,7 @@ use super::hierarchy::Hierarchy;
 use crate::caller::{Caller, Cgroup};
 use crate::clock;
 use crate::policy::admission::Needs;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What the kernel says of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -237,11 +238,11 @@ impl Census {
     }
 
     fn asking(&self) -> MutexGuard<'_, BTreeSet<Asked>> {
-        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asking.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -391,13 +392,13 @@ mod tests {
         static GATE: Mutex<()> = Mutex::new(());
         static ASKED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
         let accounts = |uid| {
-            ASKED.lock().unwrap().push(uid);
-            drop(GATE.lock().unwrap());
+            ASKED.lock().push(uid);
+            drop(GATE.lock());
             Account { name: Some(format!("user{uid}").into()), groups: vec![uid] }
         };
         let census = Arc::new(Census::new(None, None, accounts));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let hangs = GATE.lock().unwrap();
+        let hangs = GATE.lock();
         let users = 2 * ASKING_MAX as u32;
         let asking: Vec<_> = (0..10 * users)
             .map(|number| {
@@ -406,9 +407,9 @@ mod tests {
             })
             .collect();
         let begun = clock::now();
-        while ASKED.lock().unwrap().len() < ASKING_MAX {
+        while ASKED.lock().len() < ASKING_MAX {
             runtime.block_on(tokio::task::yield_now());
-            assert!(clock::now() < begun + Duration::from_secs(60), "{:?}", ASKED.lock().unwrap());
+            assert!(clock::now() < begun + Duration::from_secs(60), "{:?}", ASKED.lock());
         }
         runtime.block_on(tokio::task::yield_now());
         assert_eq!(census.asking().len(), ASKING_MAX, "and no more");
@@ -418,7 +419,7 @@ mod tests {
             let caller = runtime.block_on(one).unwrap();
             assert_eq!(caller.user.as_deref(), Some(format!("user{}", number as u32 % users).as_str()));
         }
-        let mut asked = ASKED.lock().unwrap().clone();
+        let mut asked = ASKED.lock().clone();
         asked.sort_unstable();
         assert_eq!(asked, (0..users).collect::<Vec<_>>(), "each once");
         assert!(census.asking().is_empty());

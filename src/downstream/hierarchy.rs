@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::caller::Cgroup;
 use crate::clock;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The hierarchy, and what has been read of it.
 #[derive(Debug)]
@@ -114,7 +115,7 @@ impl Hierarchy {
     /// Reads that part, unless somebody has done so since it was asked for. Whether the id is settled.
     fn read(&self, part: Part, Waiting { id, before, .. }: &Waiting<'_>) -> bool {
         let index = part as usize;
-        let mut next = self.readings[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.readings[index].lock();
         if self.recall(*id).is_some() {
             return true;
         }
@@ -134,7 +135,7 @@ impl Hierarchy {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }
 
@@ -271,7 +272,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let hierarchy = Hierarchy::new(Some(folder.path().into()));
         std::thread::scope(|scope| {
-            let held = hierarchy.readings[0].lock().unwrap();
+            let held = hierarchy.readings[0].lock();
             for id in 1..=ASKING as u64 {
                 let hierarchy = &hierarchy;
                 scope.spawn(move || hierarchy.look_for(u64::MAX - id, 7));

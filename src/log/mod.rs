@@ -13,12 +13,13 @@ mod words;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
 use crate::metrics;
+use crate::sync::{Mutex, MutexGuard};
 
 pub use journal::Entry;
 use output::Sink;
@@ -258,7 +259,7 @@ impl Log {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 }
 

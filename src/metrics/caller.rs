@@ -1,12 +1,13 @@
 //! What is recorded of who connects.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
 use super::names::{CALLER_CONNECTIONS, CALLER_REFUSED, CALLER_SESSIONS};
 use crate::caller;
+use crate::sync::{Mutex, MutexGuard};
 
 /// What is recorded of callers, by their unit. There are no more series than `UNITS_MAX` and three: what users run by
 /// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
@@ -58,7 +59,7 @@ impl CallerMetrics {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<CallerSeries>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -116,7 +117,7 @@ mod tests {
         for (number, series) in first.iter().enumerate() {
             assert!(Arc::ptr_eq(series, &metrics.of(Some(&service(number)))), "it keeps its name");
         }
-        let known = metrics.0.lock().unwrap();
+        let known = metrics.0.lock();
         let shared: Vec<_> = known.keys().filter(|label| !label.ends_with(".service")).collect();
         assert_eq!((known.len(), shared.len()), (UNITS_MAX + SHARED.len(), SHARED.len()), "{shared:?}");
     }

@@ -1,6 +1,6 @@
 //! The process' one recorder, and the text that Prometheus reads of it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
@@ -12,6 +12,7 @@ use super::living::{Reader, without_the_gone};
 use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, TASKS, describe};
 use crate::alarm;
 use crate::clock;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The process-wide recorder and what is only read from it.
 #[derive(Debug, Clone)]
@@ -107,7 +108,7 @@ impl Exposition {
     }
 
     fn others(&self) -> MutexGuard<'_, Others> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+        self.others.lock()
     }
 
     /// The text that Prometheus reads.

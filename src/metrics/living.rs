@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use crate::sync::{Mutex, MutexGuard};
 
 use super::carried::unescaped;
 
@@ -81,7 +83,7 @@ pub(super) fn without_the_gone(text: String, reader: Reader) -> String {
 }
 
 fn standing() -> MutexGuard<'static, BTreeMap<Subject, Standing>> {
-    STANDING.lock().unwrap_or_else(PoisonError::into_inner)
+    STANDING.lock()
 }
 
 /// Whether one of those labels has one of those values there.

@@ -4,7 +4,6 @@
 //! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
 
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
@@ -19,6 +18,7 @@ use crate::log::{Entry, Form, Log, timestamp};
 use crate::policy::flood::{Flood, LeftOut};
 use crate::policy::sampling::{Ending, Verdict};
 use crate::shown::escaped;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Peer;
 use crate::tls::Agreed;
 
@@ -120,7 +120,7 @@ impl AccessLog {
     }
 
     fn flood(&self) -> MutexGuard<'_, Flood> {
-        self.flood.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flood.lock()
     }
 
     /// Writes the record of a session that ended then.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::guest::{Counted, Guest};
 use super::place::Place;
@@ -17,6 +17,7 @@ use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::shares::{self, Shares};
 use crate::protocol::RefusalKind;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Socket;
 use crate::tls::NoIdentity;
 
@@ -102,7 +103,7 @@ impl Admission {
     pub fn succeeding(self, before: &Route) -> Self {
         let settings = self.shares().settings();
         let shares = Arc::clone(&before.admission().shares);
-        shares.lock().unwrap_or_else(PoisonError::into_inner).reconfigure(settings);
+        shares.lock().reconfigure(settings);
         Self { shares, ..self }
     }
 
@@ -179,7 +180,7 @@ impl Admission {
     }
 
     fn shares(&self) -> MutexGuard<'_, Shares> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shares.lock()
     }
 }
 

@@ -5,8 +5,8 @@
 //! lost between the two.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::place::Entry;
@@ -17,6 +17,7 @@ use crate::clock;
 use crate::metrics::DestinationMetrics;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The sessions between a listener and the clusters it leads to, and what those that ended have left.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Ledger {
     }
 
     pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.sessions.lock()
     }
 }
 

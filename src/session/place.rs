@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::guest::Guest;
@@ -15,6 +15,7 @@ use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::policy::rotation::Seen;
 use crate::relay::Live;
+use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Stamp;
 use crate::upstream::{Cluster, EndpointId, Lease};
 
@@ -81,7 +82,7 @@ impl Entry {
     }
 
     fn guest(&self) -> MutexGuard<'_, Option<Box<Guest>>> {
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guest.lock()
     }
 
     pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {

@@ -1,7 +1,7 @@
 //! TLS towards one endpoint: its tickets, and the handshake with the credentials of the moment.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use rustls::client::{Resumption, UnbufferedClientConnection};
@@ -16,6 +16,7 @@ use crate::caller::Caller;
 use crate::clock;
 use crate::name::IdentityName;
 use crate::protocol::{NothingBuffered, Packets, Wrapping};
+use crate::sync::Mutex;
 use crate::sys::Socket;
 
 /// Makes TLS connections to one endpoint.
@@ -240,7 +241,7 @@ impl EndpointOriginator {
             (made.identity, made.trust) == (identity, trust)
                 && seconds_since_1970(wall) <= made.until.seconds()
         };
-        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.made.lock();
         if all.len() <= choice.place() {
             all.resize(choice.place() + 1, [None, None]);
         }

@@ -11,11 +11,12 @@ use std::io::{self, Read};
 use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use ::aws_lc_rs::digest::{Context, SHA256};
+use arc_swap::ArcSwapOption;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
@@ -93,7 +94,7 @@ pub struct Identity {
     name: IdentityName,
     source: IdentitySource,
     /// `None` until an agent has given one.
-    current: RwLock<Option<Arc<Pair>>>,
+    current: ArcSwapOption<Pair>,
 }
 
 /// A certificate with its key, as it was read.
@@ -143,7 +144,7 @@ impl Identity {
             IdentitySource::Files { cert, key } => Some(Arc::new(Pair::read(cert, key)?)),
             IdentitySource::Spiffe(_) => None,
         };
-        Ok(Self { name, source, current: RwLock::new(current) })
+        Ok(Self { name, source, current: ArcSwapOption::new(current) })
     }
 
     /// Its name.
@@ -189,11 +190,10 @@ impl Identity {
     }
 
     fn replace(&self, pair: Pair) -> bool {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let is_same = |old: &Arc<Pair>| old.chain == pair.chain && old.bundles == pair.bundles;
-        let is_new = !current.as_ref().is_some_and(is_same);
+        let is_new = !self.current.load().as_ref().is_some_and(is_same);
         if is_new {
-            *current = Some(Arc::new(pair));
+            self.current.store(Some(Arc::new(pair)));
         }
         is_new
     }
@@ -233,7 +233,7 @@ impl Identity {
     }
 
     fn pair(&self) -> Option<Arc<Pair>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.load_full()
     }
 }
 

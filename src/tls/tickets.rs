@@ -10,7 +10,6 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::NamedGroup;
@@ -18,6 +17,7 @@ use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSes
 use rustls::pki_types::ServerName;
 
 use crate::clock;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Tickets kept, at about 1 KiB each; the oldest goes first.
 const TICKETS_MAX: usize = 64;
@@ -84,7 +84,7 @@ impl Tickets {
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

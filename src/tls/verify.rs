@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use rustls::client::VerifierBuilderError;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
@@ -88,7 +89,7 @@ pub enum RootsError {
 pub struct Trust {
     terms: Option<Terms>,
     provider: Arc<CryptoProvider>,
-    current: RwLock<Arc<Trusted>>,
+    current: ArcSwap<Trusted>,
 }
 
 /// What a server's certificate has to fulfil.
@@ -145,7 +146,7 @@ impl Role {
 impl Trust {
     /// Reads the files. Without terms anyone is trusted.
     pub(super) fn load(terms: Option<Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let current = RwLock::new(Arc::new(Trusted::read(terms.as_ref(), provider)?));
+        let current = ArcSwap::from_pointee(Trusted::read(terms.as_ref(), provider)?);
         Ok(Self { terms, provider: Arc::clone(provider), current })
     }
 
@@ -161,10 +162,9 @@ impl Trust {
             return Ok(false);
         }
         let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let is_new = current.held != trusted.held;
+        let is_new = self.current.load().held != trusted.held;
         if is_new {
-            *current = Arc::new(trusted);
+            self.current.store(Arc::new(trusted));
         }
         Ok(is_new)
     }
@@ -181,7 +181,7 @@ impl Trust {
     }
 
     pub(super) fn current(&self) -> Arc<Trusted> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        self.current.load_full()
     }
 }
 

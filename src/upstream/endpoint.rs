@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::pki_types::ServerName;
 
@@ -11,6 +11,7 @@ use crate::caller::Caller;
 use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
 use crate::policy::slot::Id as EndpointId;
+use crate::sync::Mutex;
 use crate::tls::{Choice, EndpointOriginator, NoIdentity, Shown};
 
 /// Where a server is said to be.
@@ -169,12 +170,12 @@ impl Endpoint {
 
     /// The credentials of its last probe, where that passed.
     pub(super) fn let_pass(&self) -> Option<Shown> {
-        *self.let_pass.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.let_pass.lock()
     }
 
     /// A probe passed with those; `None`: it did not.
     pub(super) fn lets_pass(&self, shown: Option<Shown>) {
-        *self.let_pass.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        *self.let_pass.lock() = shown;
     }
 
     /// It takes long to greet. Whether that is news.

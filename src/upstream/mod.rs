@@ -28,7 +28,7 @@ mod upgrade;
 mod waiting;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -46,6 +46,7 @@ use crate::policy::limits::{self, Full, Load};
 use crate::policy::roster::{self, Roster, Unavailable};
 use crate::policy::{balance, breaker, budget, eligibility, hedge, outlier, queue, retry};
 use crate::protocol::Protocol;
+use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
 
@@ -258,7 +259,7 @@ impl Cluster {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The next endpoint to try, with room reserved on it. `turn`: of one who was called, and comes. A connection that is kept

@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::name::ClusterName;
+use crate::sync::{Mutex, MutexGuard};
 use crate::sys;
 
 /// The ways among our own listeners, as of the last change of the configuration, with what has been found since.
@@ -61,7 +61,7 @@ impl OwnAddresses {
     }
 
     fn ways(&self) -> MutexGuard<'_, Ways> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::Hosts;
@@ -24,6 +24,7 @@ use super::servers::Servers;
 use super::srv::SrvRecord;
 use crate::alarm;
 use crate::clock;
+use crate::sync::Mutex;
 
 /// One for all clusters. It spawns on the runtime it is used on, which is not a worker's: its timers are tokio's.
 #[derive(Debug, Default)]
@@ -104,7 +105,7 @@ impl Resolver {
 
     fn loaded(&self) -> Arc<Loaded> {
         let stamps = [RESOLV_CONF, HOSTS].map(|path| Stamp::of(Path::new(path)));
-        let mut loaded = self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut loaded = self.loaded.lock();
         match &*loaded {
             Some(loaded) if loaded.stamps == stamps => Arc::clone(loaded),
             _ => Arc::clone(loaded.insert(Arc::new(Loaded::read(stamps)))),

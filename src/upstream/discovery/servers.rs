@@ -9,7 +9,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::Resolver;
@@ -24,6 +23,7 @@ use tokio::net::UdpSocket;
 use super::resolv_conf::{ResolvConf, ServerAddress};
 use crate::alarm;
 use crate::clock;
+use crate::sync::Mutex;
 
 /// All of them.
 #[derive(Debug)]
@@ -137,12 +137,12 @@ impl Server {
     }
 
     fn last_until(&self) -> Option<Instant> {
-        *self.last_until.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.last_until.lock()
     }
 
     fn goes_last(&self) {
         let until = clock::now() + LAST_FOR;
-        *self.last_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+        *self.last_until.lock() = Some(until);
     }
 
     async fn ask(&self, name: &Name, kind: RecordType) -> Answer {
@@ -152,7 +152,7 @@ impl Server {
         };
         match &answer {
             Err(NetError::Timeout | NetError::Io(_) | NetError::NoConnections) => self.goes_last(),
-            Ok(_) | Err(_) => *self.last_until.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            Ok(_) | Err(_) => *self.last_until.lock() = None,
         }
         answer
     }

@@ -2,13 +2,14 @@
 //! others look at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tokio::sync::Notify;
 
 use crate::policy::health::{Health, Settings, Status};
+use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::EndpointId;
 use crate::upstream::endpoint::Endpoint;
 
@@ -157,7 +158,7 @@ impl Board {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.table.lock()
     }
 }
 

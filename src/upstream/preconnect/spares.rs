@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
-use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::EndpointId;
 use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::lease::Lease;
@@ -119,6 +119,6 @@ impl Spares {
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.shelf.lock()
     }
 }

@@ -1,0 +1,40 @@
+//! A mutex that is not poisoned: what it guards is left consistent by whoever holds it, and a panic ends that task alone
+//! (docs/ARCHITECTURE.md).
+
+pub use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+/// [`std::sync::Mutex`], whose lock cannot fail.
+#[derive(Debug, Default)]
+pub struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// Guards that.
+    pub const fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    /// Waits for its turn.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_one_holder_locks_nobody_out() {
+        let counter = Mutex::new(1);
+        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            *counter.lock() += 1;
+            let _guard = counter.lock();
+            panic!("while it is held");
+        }));
+        assert!(held.is_err());
+        assert_eq!(*counter.lock(), 2);
+    }
+}
