@@ -44,12 +44,12 @@ thread_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// [`Alarms::attend`] with new ones.
+/// [`Alarms::drive`] with new ones.
 ///
 /// # Errors
 /// When there is no timer to be had.
-pub async fn attend<F: Future>(future: F) -> io::Result<F::Output> {
-    Ok(Alarms::new()?.attend(future).await)
+pub async fn drive<F: Future>(future: F) -> io::Result<F::Output> {
+    Ok(Alarms::new()?.drive(future).await)
 }
 
 /// Waits for `duration`; for zero it only lets every other task of the thread have its turn, so that a loop which finds
@@ -58,25 +58,25 @@ pub async fn sleep(duration: Duration) {
     if duration.is_zero() {
         yield_now().await;
     } else {
-        let _ = before(clock::now() + duration, pending::<()>()).await;
+        let _ = timeout_at(clock::now() + duration, pending::<()>()).await;
     }
 }
 
 /// Waits for that moment; for ever where there is none. One that is past already is waited for, too, until the task has let
 /// others have their turn: whoever loops around it cannot keep its thread.
-pub async fn until(moment: Option<Instant>) {
+pub async fn sleep_until(moment: Option<Instant>) {
     match moment {
         None => pending().await,
         Some(moment) if moment <= clock::now() => yield_now().await,
         Some(moment) => {
-            let _ = before(moment, pending::<()>()).await;
+            let _ = timeout_at(moment, pending::<()>()).await;
         }
     }
 }
 
 pin_project! {
-    /// What [`before`] makes; the future lies in it once, where an `async fn` would keep two places for it.
-    struct Before<F> {
+    /// What [`timeout_at`] makes; the future lies in it once, where an `async fn` would keep two places for it.
+    struct TimeoutAt<F> {
         #[pin]
         future: F,
         deadline: Instant,
@@ -88,11 +88,14 @@ pin_project! {
 ///
 /// # Errors
 /// [`Elapsed`] when the deadline came first; the future is dropped, which cancels it.
-pub fn before<F: Future>(deadline: Instant, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
-    Before { future, deadline, alarm: Alarm::default() }
+pub fn timeout_at<F: Future>(
+    deadline: Instant,
+    future: F,
+) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    TimeoutAt { future, deadline, alarm: Alarm::default() }
 }
 
-impl<F: Future> Future for Before<F> {
+impl<F: Future> Future for TimeoutAt<F> {
     type Output = Result<F::Output, Elapsed>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -117,7 +120,7 @@ impl Alarm {
     /// Wakes the task at `due`, or earlier if it was set to an earlier moment before that is still to come.
     ///
     /// # Panics
-    /// On a thread that does not [`attend`]: there it would never ring.
+    /// On a thread that does not [`drive`]: there it would never ring.
     pub fn set(&mut self, now: Instant, due: Instant, waker: &Waker) {
         let replaced = with_alarms(|alarms| {
             let alarms = alarms.expect("this thread attends to alarms");
@@ -157,8 +160,8 @@ impl Alarms {
     ///
     /// # Panics
     /// Inside another one on the same thread.
-    pub async fn attend<F: Future>(self, future: F) -> F::Output {
-        let _attending = Attending::begin(self);
+    pub async fn drive<F: Future>(self, future: F) -> F::Output {
+        let _attending = DriveGuard::begin(self);
         let mut future = pin!(future);
         poll_fn(|cx| {
             let output = future.as_mut().poll(cx);
@@ -217,9 +220,9 @@ fn with_alarms<T>(then: impl FnOnce(Option<&mut Alarms>) -> T) -> T {
 }
 
 /// While it lives, this thread has its alarms.
-struct Attending;
+struct DriveGuard;
 
-impl Attending {
+impl DriveGuard {
     fn begin(alarms: Alarms) -> Self {
         ALARMS.with_borrow_mut(|place| {
             assert!(place.is_none(), "a thread attends to its alarms once");
@@ -229,7 +232,7 @@ impl Attending {
     }
 }
 
-impl Drop for Attending {
+impl Drop for DriveGuard {
     fn drop(&mut self) {
         // What is left is not rung: its task is about to be dropped.
         let left = ALARMS.take();
@@ -253,12 +256,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_deadline_ends_what_is_late_and_nothing_else() {
-        attend(async {
+        drive(async {
             let begun = clock::now();
-            assert_eq!(before(begun + LONG, async { 7 }).await, Ok(7));
-            assert_eq!(before(begun + SHORT, pending::<()>()).await, Err(Elapsed));
+            assert_eq!(timeout_at(begun + LONG, async { 7 }).await, Ok(7));
+            assert_eq!(timeout_at(begun + SHORT, pending::<()>()).await, Err(Elapsed));
             assert!((SHORT..SHORT * 20).contains(&(clock::now() - begun)), "{:?}", clock::now() - begun);
-            assert_eq!(before(begun, pending::<()>()).await, Err(Elapsed), "a deadline that has passed");
+            assert_eq!(timeout_at(begun, pending::<()>()).await, Err(Elapsed), "a deadline that has passed");
             assert_eq!(set_on_this_thread().0, 0, "what is over is forgotten");
         })
         .await
@@ -273,14 +276,14 @@ mod tests {
         let sleeping: fn() -> Pin<Box<dyn Future<Output = ()>>> = || Box::pin(sleep(Duration::ZERO));
         let bounded: fn() -> Pin<Box<dyn Future<Output = ()>>> = || {
             Box::pin(async {
-                let _ = before(clock::now(), pending::<()>()).await;
+                let _ = timeout_at(clock::now(), pending::<()>()).await;
             })
         };
         for wait in [sleeping, bounded] {
             let local = tokio::task::LocalSet::new();
             let other = local.spawn_local(async {});
             let mut turns = 0_u32;
-            let looping = attend(async {
+            let looping = drive(async {
                 while !other.is_finished() {
                     wait().await;
                     turns += 1;
@@ -293,7 +296,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_ring_each_in_its_time() {
-        attend(async {
+        drive(async {
             let begun = clock::now();
             let slept = async |times: u32| {
                 sleep(SHORT * times).await;
@@ -307,7 +310,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_kernel_hears_only_of_an_earlier_deadline() {
-        attend(async {
+        drive(async {
             let (now, nobody) = (clock::now(), Waker::noop());
             let (mut first, mut later, mut earlier) = (Alarm::default(), Alarm::default(), Alarm::default());
             first.set(now, now + LONG, nobody);

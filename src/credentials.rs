@@ -15,14 +15,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
-use crate::aside::{Aside, Panicked};
+use crate::blocking::{BlockingTask, Panicked};
 use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
 use crate::sync::{Mutex, MutexGuard};
-use crate::tls::{Identity, IdentitySource, Originator, Role, WeakOriginator};
-use crate::watch::{News, Watch};
+use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
+use crate::watch::{FileEvent, Watch};
 
 pub use agent::fetch;
 
@@ -42,14 +42,14 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     users: Vec<(ClusterName, WeakOriginator)>,
-    stories: BTreeMap<Subject, Story>,
+    stories: BTreeMap<CredentialId, CredentialState>,
     /// Identities whose agent is listened to.
     agents: Vec<Weak<Identity>>,
 }
 
 /// What is followed. An identity that several clusters share is one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Subject {
+enum CredentialId {
     Identity(String),
     /// The CAs of a cluster.
     Trust(String),
@@ -57,13 +57,13 @@ enum Subject {
 
 /// What became of it so far.
 #[derive(Debug)]
-struct Story {
+struct CredentialState {
     metrics: CredentialMetrics,
     replaced: u64,
     /// What is wrong with the files now, and since when.
     fault: Option<Fault>,
     /// Of what ends, the nearest of [`NEAR`] that was warned of.
-    warned: BTreeMap<Role, Duration>,
+    warned: BTreeMap<CredentialRole, Duration>,
 }
 
 #[derive(Debug)]
@@ -112,22 +112,22 @@ impl Credentials {
                 .into_iter()
                 .filter_map(|(role, end)| Some((role, near(role, end, now)?)))
                 .collect();
-            known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, warned));
+            known.stories.entry(part.subject()).or_insert_with(|| CredentialState::new(&part, warned));
         }
         known.users.push((cluster.clone(), originator.downgrade()));
         known.publish();
         drop(known);
-        self.look();
+        self.refresh();
     }
 
     /// Has the files read again soon, whether they seem to have changed or not.
-    pub fn look(&self) {
+    pub fn refresh(&self) {
         self.0.wanted.notify_one();
     }
 
     /// Changes each time something was replaced.
     #[must_use]
-    pub fn replaced(&self) -> watch::Receiver<()> {
+    pub fn replacements(&self) -> watch::Receiver<()> {
         self.0.replaced.subscribe()
     }
 
@@ -136,16 +136,16 @@ impl Credentials {
     pub fn view(&self) -> Vec<CredentialView> {
         let mut known = self.known();
         let parts = known.parts();
-        let view = |Followed { part, .. }: &Followed| {
+        let view = |WatchedCredential { part, .. }: &WatchedCredential| {
             let subject = part.subject();
-            let story = known.stories.get(&subject);
-            let fault = story.and_then(|story| story.fault.as_ref()).filter(|fault| fault.is_told);
+            let state = known.stories.get(&subject);
+            let fault = state.and_then(|state| state.fault.as_ref()).filter(|fault| fault.is_told);
             CredentialView {
                 kind: subject.kind(),
                 name: subject.name().to_owned(),
                 files: part.files(),
                 not_after: part.ends().into_iter().map(|(_, end)| end).min(),
-                replaced: story.map_or(0, |story| story.replaced),
+                replaced: state.map_or(0, |state| state.replaced),
                 error: fault.map(|fault| fault.reason.clone()),
             }
         };
@@ -153,10 +153,10 @@ impl Credentials {
     }
 
     /// Does so until the drain begins.
-    pub async fn keep(self, drain: Drain) {
+    pub async fn run(self, drain: Drain) {
         let watch = drain.watch();
         let mut stop = std::pin::pin!(watch.begun());
-        let mut hung = Hung::default();
+        let mut hung = StalledReads::default();
         loop {
             for identity in self.known().new_agents() {
                 drain.spawn(agent::follow(self.clone(), identity, drain.watch()));
@@ -188,11 +188,11 @@ impl Credentials {
     }
 
     /// Reads all files.
-    async fn read_again(&self, hung: &mut Hung) -> Read {
+    async fn read_again(&self, hung: &mut StalledReads) -> Read {
         let mut has_changed = false;
         let parts = self.known().parts();
         let until = clock::now() + PATIENCE;
-        for Followed { part, is_latest } in parts {
+        for WatchedCredential { part, is_latest } in parts {
             let refreshed = match part.is_an_agents() {
                 true => None,
                 false => Some(hung.refresh(&part, until).await),
@@ -206,16 +206,19 @@ impl Credentials {
         if has_changed {
             known.publish();
         }
-        let mut faults = known.stories.values().filter_map(|story| story.fault.as_ref());
+        let mut faults = known.stories.values().filter_map(|state| state.fault.as_ref());
         Read { has_changed, again: faults.any(|fault| !fault.is_told) }
     }
 
     /// What an agent has said of an identity: whether that is something new, or why there is nothing.
     fn told(&self, identity: &Arc<Identity>, result: Result<bool, String>) {
         let mut known = self.known();
-        let part = Part::Identity(Arc::clone(identity));
-        let story = known.stories.entry(part.subject()).or_insert_with(|| Story::new(&part, BTreeMap::new()));
-        if story.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
+        let part = CredentialSource::Identity(Arc::clone(identity));
+        let state = known
+            .stories
+            .entry(part.subject())
+            .or_insert_with(|| CredentialState::new(&part, BTreeMap::new()));
+        if state.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
             let users = known.users.iter().filter_map(|(_, user)| user.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
                 // Those that trust whom the agent says, and nobody's files. Of the others, the files are read again below.
@@ -224,7 +227,7 @@ impl Credentials {
             known.publish();
             drop(known);
             self.0.replaced.send_replace(());
-            self.look();
+            self.refresh();
         }
     }
 
@@ -235,18 +238,18 @@ impl Credentials {
 
 /// Those whose files take too long to read, with what reads them: nobody reads them a second time meanwhile.
 #[derive(Default)]
-struct Hung {
-    readings: Vec<(Part, Aside<Result<Refreshed, String>>)>,
+struct StalledReads {
+    readings: Vec<(CredentialSource, BlockingTask<Result<Refreshed, String>>)>,
     given_up: usize,
 }
 
 /// Readings that hang and are given up, because something else may have been put in that place: each holds a thread.
 const GIVEN_UP_MAX: usize = 8;
 
-impl Hung {
+impl StalledReads {
     /// After a change of any file, what hangs may be another file by now.
-    fn look_again(&mut self, news: News) {
-        if news == News::Told {
+    fn look_again(&mut self, news: FileEvent) {
+        if news == FileEvent::Told {
             let room = GIVEN_UP_MAX.saturating_sub(self.given_up).min(self.readings.len());
             self.readings.drain(..room);
             self.given_up += room;
@@ -254,12 +257,12 @@ impl Hung {
     }
 
     /// Reads the files of that one again, unless that hangs.
-    async fn refresh(&mut self, part: &Part, until: Instant) -> Result<Refreshed, String> {
+    async fn refresh(&mut self, part: &CredentialSource, until: Instant) -> Result<Refreshed, String> {
         let known = self.readings.iter().position(|(hung, _)| hung.is_same(part));
         let mut reading = match known {
             Some(position) => self.readings.swap_remove(position).1,
             None => {
-                let (mut reading, part) = (Aside::default(), part.clone());
+                let (mut reading, part) = (BlockingTask::default(), part.clone());
                 reading.begin(move || part.refresh()).map_err(|error| error.to_string())?;
                 reading
             }
@@ -267,7 +270,7 @@ impl Hung {
         // Whoever has hung before has had its time.
         let now = clock::now();
         let until = if known.is_some() { now } else { until.max(now + PATIENCE_LEAST) };
-        match alarm::before(until, reading.done()).await {
+        match alarm::timeout_at(until, reading.join()).await {
             Ok(Ok(refreshed)) => refreshed,
             Ok(Err(Panicked)) => Err("ambassador itself failed while it read its files".into()),
             Err(_) => {
@@ -280,7 +283,7 @@ impl Hung {
     /// Returns when one of them can be read after all.
     async fn any_returned(&mut self) {
         std::future::poll_fn(|cx| {
-            let is_back = self.readings.iter_mut().any(|(_, reading)| reading.poll_ended(cx).is_ready());
+            let is_back = self.readings.iter_mut().any(|(_, reading)| reading.poll_finished(cx).is_ready());
             if is_back { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         })
         .await;
@@ -310,33 +313,33 @@ struct Read {
 
 /// Something to follow: with its cluster's originator, which has the trust.
 #[derive(Clone)]
-enum Part {
+enum CredentialSource {
     Identity(Arc<Identity>),
     Trust(ClusterName, Originator),
 }
 
 /// A part in use.
-struct Followed {
-    part: Part,
+struct WatchedCredential {
+    part: CredentialSource,
     /// Whether new connections use it. Others of its name are left from before a reload, with sessions that last.
     is_latest: bool,
 }
 
-fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<Part> {
+fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<CredentialSource> {
     // Without files it is an agent's; or nobody's, and has no end.
     let trust = originator.trust();
     let is_followed = trust.files().next().is_some() || !trust.ends().is_empty();
-    let trust = is_followed.then(|| Part::Trust(cluster.clone(), originator.clone()));
+    let trust = is_followed.then(|| CredentialSource::Trust(cluster.clone(), originator.clone()));
     let identities =
-        originator.identities().all().iter().map(|identity| Part::Identity(Arc::clone(identity)));
+        originator.identities().all().iter().map(|identity| CredentialSource::Identity(Arc::clone(identity)));
     identities.chain(trust).collect()
 }
 
-impl Part {
-    fn subject(&self) -> Subject {
+impl CredentialSource {
+    fn subject(&self) -> CredentialId {
         match self {
-            Self::Identity(identity) => Subject::Identity(identity.name().to_string()),
-            Self::Trust(cluster, _) => Subject::Trust(cluster.to_string()),
+            Self::Identity(identity) => CredentialId::Identity(identity.name().to_string()),
+            Self::Trust(cluster, _) => CredentialId::Trust(cluster.to_string()),
         }
     }
 
@@ -347,10 +350,10 @@ impl Part {
         }
     }
 
-    fn ends(&self) -> Vec<(Role, SystemTime)> {
+    fn ends(&self) -> Vec<(CredentialRole, SystemTime)> {
         match self {
             Self::Identity(identity) => {
-                identity.not_after().map(|end| (Role::Client, end)).into_iter().collect()
+                identity.not_after().map(|end| (CredentialRole::Client, end)).into_iter().collect()
             }
             Self::Trust(_, originator) => originator.trust().ends(),
         }
@@ -393,13 +396,13 @@ impl Part {
 
 impl Known {
     /// What is in use, the latest first; what no longer is, is forgotten.
-    fn parts(&mut self) -> Vec<Followed> {
+    fn parts(&mut self) -> Vec<WatchedCredential> {
         self.users.retain(|(_, originator)| originator.upgrade().is_some());
         let mut seen = BTreeSet::new();
         let users = self.users.iter().rev().filter_map(|(cluster, user)| Some((cluster, user.upgrade()?)));
         let all = users.flat_map(|(cluster, originator)| parts(cluster, &originator));
         let followed: Vec<_> =
-            all.map(|part| Followed { is_latest: seen.insert(part.subject()), part }).collect();
+            all.map(|part| WatchedCredential { is_latest: seen.insert(part.subject()), part }).collect();
         self.stories.retain(|subject, _| seen.contains(subject));
         followed
     }
@@ -407,14 +410,15 @@ impl Known {
     /// What has come of a look at the files of that one, where it has any; whether something else is in use now.
     fn goes_on(
         &mut self,
-        part: &Part,
+        part: &CredentialSource,
         refreshed: Option<Result<Refreshed, String>>,
         now: Instant,
         wall: SystemTime,
     ) -> bool {
-        let story = self.stories.entry(part.subject()).or_insert_with(|| Story::new(part, BTreeMap::new()));
-        let is_new = refreshed.is_some_and(|refreshed| story.goes_on(part, refreshed, now));
-        story.warn_of_the_end(part, wall);
+        let state =
+            self.stories.entry(part.subject()).or_insert_with(|| CredentialState::new(part, BTreeMap::new()));
+        let is_new = refreshed.is_some_and(|refreshed| state.goes_on(part, refreshed, now));
+        state.warn_of_the_end(part, wall);
         is_new
     }
 
@@ -422,8 +426,8 @@ impl Known {
     fn new_agents(&mut self) -> Vec<Weak<Identity>> {
         self.agents.retain(|identity| identity.strong_count() > 0);
         let mut new = Vec::new();
-        for Followed { part, .. } in self.parts() {
-            let Part::Identity(identity) = &part else { continue };
+        for WatchedCredential { part, .. } in self.parts() {
+            let CredentialSource::Identity(identity) = &part else { continue };
             let identity = Arc::downgrade(identity);
             if part.is_an_agents() && !self.agents.iter().any(|known| known.ptr_eq(&identity)) {
                 self.agents.push(Weak::clone(&identity));
@@ -437,27 +441,27 @@ impl Known {
     fn publish(&mut self) {
         for (cluster, user) in &self.users {
             let Some(originator) = user.upgrade() else { continue };
-            let mut first: BTreeMap<Role, SystemTime> = BTreeMap::new();
-            for (role, end) in parts(cluster, &originator).iter().flat_map(Part::ends) {
+            let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
+            for (role, end) in parts(cluster, &originator).iter().flat_map(CredentialSource::ends) {
                 first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
             }
             for (role, end) in first {
                 let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                CredentialMetrics::ends(cluster, role.label(), end.as_secs_f64());
+                CredentialMetrics::record_expiry(cluster, role.label(), end.as_secs_f64());
             }
         }
     }
 }
 
-impl Story {
-    fn new(part: &Part, warned: BTreeMap<Role, Duration>) -> Self {
+impl CredentialState {
+    fn new(part: &CredentialSource, warned: BTreeMap<CredentialRole, Duration>) -> Self {
         let subject = part.subject();
         let metrics = CredentialMetrics::new(subject.kind(), subject.name());
         Self { metrics, replaced: 0, fault: None, warned }
     }
 
     /// After a look at where it comes from: whether something else is in use now.
-    fn goes_on(&mut self, part: &Part, result: Result<Refreshed, String>, now: Instant) -> bool {
+    fn goes_on(&mut self, part: &CredentialSource, result: Result<Refreshed, String>, now: Instant) -> bool {
         let subject = part.subject();
         let (kind, name) = (subject.kind(), subject.name());
         match result {
@@ -483,7 +487,7 @@ impl Story {
         }
     }
 
-    fn is_at_fault(&mut self, part: &Part, reason: String, now: Instant) {
+    fn is_at_fault(&mut self, part: &CredentialSource, reason: String, now: Instant) {
         let fault = match self.fault.take() {
             // The same again, or another step of the same replacement.
             Some(fault) if fault.reason == reason || !fault.is_told => Fault { reason, ..fault },
@@ -495,7 +499,8 @@ impl Story {
             self.metrics.failed.increment(1);
             let subject = part.subject();
             let files: Vec<_> = part.files().iter().map(|file| file.display().to_string()).collect();
-            let is_there = !matches!(part, Part::Identity(identity) if identity.not_after().is_none());
+            let is_there =
+                !matches!(part, CredentialSource::Identity(identity) if identity.not_after().is_none());
             let words = if is_there { "not replaced, the old one stays in use" } else { "there is none yet" };
             tracing::warn!(
                 kind = subject.kind(),
@@ -507,8 +512,8 @@ impl Story {
         }
     }
 
-    fn warn_of_the_end(&mut self, part: &Part, wall: SystemTime) {
-        let mut first: BTreeMap<Role, SystemTime> = BTreeMap::new();
+    fn warn_of_the_end(&mut self, part: &CredentialSource, wall: SystemTime) {
+        let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
         for (role, end) in part.ends() {
             first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
         }
@@ -518,13 +523,13 @@ impl Story {
                 continue;
             }
             let subject = part.subject();
-            let what = if role == Role::Crl { "revocation list" } else { "certificate" };
+            let what = if role == CredentialRole::Crl { "revocation list" } else { "certificate" };
             tracing::warn!(kind = subject.kind(), name = subject.name(), "the {what} {}", ends(end, wall));
         }
     }
 }
 
-impl Subject {
+impl CredentialId {
     const fn kind(&self) -> &'static str {
         match self {
             Self::Identity(_) => "identity",
@@ -540,9 +545,9 @@ impl Subject {
 
 /// The nearest of [`NEAR`] that has come, if one has. A revocation list lives for days, so of that only the last day counts.
 #[must_use]
-pub fn near(role: Role, end: SystemTime, now: SystemTime) -> Option<Duration> {
+pub fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Option<Duration> {
     let left = end.duration_since(now).unwrap_or(Duration::ZERO);
-    let first = if role == Role::Crl { DAY } else { Duration::MAX };
+    let first = if role == CredentialRole::Crl { DAY } else { Duration::MAX };
     NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
 }
 
@@ -553,7 +558,11 @@ const fn is_news(near: Duration, is_an_agents: bool) -> bool {
 
 /// Whether an end has come nearer than when it was warned of last. One that is farther away now, because the clock was set
 /// back, will be warned of again.
-fn is_nearer(warned: &mut BTreeMap<Role, Duration>, role: Role, near: Option<Duration>) -> bool {
+fn is_nearer(
+    warned: &mut BTreeMap<CredentialRole, Duration>,
+    role: CredentialRole,
+    near: Option<Duration>,
+) -> bool {
     let before = warned.remove(&role);
     let Some(near) = near else { return false };
     warned.insert(role, near);
@@ -584,7 +593,7 @@ mod tests {
         for (left, is_an_agents, expected) in
             [(1, false, true), (1, true, false), (0, true, true), (0, false, true)]
         {
-            let near = near(Role::Client, now + left * DAY / 24, now).expect("it is near");
+            let near = near(CredentialRole::Client, now + left * DAY / 24, now).expect("it is near");
             assert_eq!(is_news(near, is_an_agents), expected, "{left} hours, an agent's: {is_an_agents}");
         }
     }
@@ -600,8 +609,12 @@ mod tests {
             (DAY / 2, Some(DAY), "ends in 12 hours"),
             (755_719 * DAY, None, "ends in 2070 years"),
         ] {
-            assert_eq!(near(Role::Ca, now + left, now), expected, "{left:?}");
-            assert_eq!(near(Role::Crl, now + left, now), expected.filter(|near| *near <= DAY), "{left:?}");
+            assert_eq!(near(CredentialRole::Ca, now + left, now), expected, "{left:?}");
+            assert_eq!(
+                near(CredentialRole::Crl, now + left, now),
+                expected.filter(|near| *near <= DAY),
+                "{left:?}"
+            );
             assert_eq!(ends(now + left, now), words);
         }
         // A clock that jumps years ahead and is set right costs a warning, and none that comes later.
@@ -616,9 +629,13 @@ mod tests {
             (now + 10 * DAY, false),
             (now + 18 * DAY, true),
         ] {
-            assert_eq!(is_nearer(&mut warned, Role::Ca, near(Role::Ca, end, at)), expected, "{at:?}");
+            assert_eq!(
+                is_nearer(&mut warned, CredentialRole::Ca, near(CredentialRole::Ca, end, at)),
+                expected,
+                "{at:?}"
+            );
         }
-        assert_eq!(near(Role::Client, now - DAY, now), Some(Duration::ZERO));
+        assert_eq!(near(CredentialRole::Client, now - DAY, now), Some(Duration::ZERO));
         assert_eq!(ends(now - DAY, now), "has expired");
     }
 }

@@ -85,7 +85,7 @@ impl Drain {
     /// # Errors
     /// [`Elapsed`] when some still run at the deadline.
     pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
-        alarm::before(deadline, self.tasks.wait()).await
+        alarm::timeout_at(deadline, self.tasks.wait()).await
     }
 }
 
@@ -124,7 +124,7 @@ impl Branch {
     /// [`Elapsed`] when some still run at the deadline.
     pub async fn finished(&self, deadline: Instant) -> Result<(), Elapsed> {
         self.tasks.close();
-        alarm::before(deadline, self.tasks.wait()).await
+        alarm::timeout_at(deadline, self.tasks.wait()).await
     }
 }
 

@@ -7,16 +7,16 @@
 pub mod caller; // 0
 pub mod clock; // 0
 pub mod digest; // 0
+pub mod escape; // 0
 pub mod name; // 0
 pub mod outcome; // 0
 pub mod quantity; // 0
 pub mod rsa; // 0
-pub mod shown; // 0
 pub mod sync; // 0
 pub mod sys; // 0
 
 pub mod alarm; // 1
-pub mod aside; // 1
+pub mod blocking; // 1
 pub mod head; // 1, pure
 pub mod policy; // 1, pure
 pub mod protocol; // 1, pure

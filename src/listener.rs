@@ -17,8 +17,8 @@ use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::sampling::Sampling;
 use crate::session::{self, AccessLog, AdmissionSettings, Route};
-use crate::sys::{Accepted, Bind, Listening, Peer};
-use crate::upstream::discovery::Entrance;
+use crate::sys::{Accepted, Bind, ListeningSocket, Peer};
+use crate::upstream::discovery::EntryPoint;
 use crate::workers::Workers;
 
 /// One listener, complete and consistent.
@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 /// Where these would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
-pub fn entrances<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<Entrance> {
+pub fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<EntryPoint> {
     let of = |listener: &'a Settings| {
         let addresses = listener.binds.iter().filter_map(|bind| match bind {
             Bind::Tcp(address) => Some(*address),
@@ -52,7 +52,7 @@ pub fn entrances<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<E
         let is_only = !listener.context;
         addresses.flat_map(move |address| {
             let clusters = listener.clusters.iter();
-            clusters.map(move |cluster| Entrance { address, cluster: cluster.clone(), is_only })
+            clusters.map(move |cluster| EntryPoint { address, cluster: cluster.clone(), is_only })
         })
     };
     listeners.into_iter().flat_map(of).collect()
@@ -61,9 +61,9 @@ pub fn entrances<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<E
 /// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the
 /// whole way by the one that it was accepted for.
 #[derive(Debug)]
-pub struct Current(ArcSwap<Route>);
+pub struct RouteCell(ArcSwap<Route>);
 
-impl Current {
+impl RouteCell {
     /// Begins with that one.
     #[must_use]
     pub fn new(route: Arc<Route>) -> Self {
@@ -84,9 +84,9 @@ impl Current {
 
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct AcceptContext {
     /// Where the listener's connections go.
-    pub current: Arc<Current>,
+    pub current: Arc<RouteCell>,
     /// Who runs them.
     pub workers: Arc<Workers>,
     /// Where their records go.
@@ -96,8 +96,8 @@ pub struct Service {
 }
 
 /// Accepts until the drain begins, and then those that wait already.
-pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatch) {
-    let mut pause = Pause::default();
+pub async fn serve(listening: Arc<ListeningSocket>, service: AcceptContext, watch: DrainWatch) {
+    let mut pause = AcceptBackoff::default();
     let mut stop = std::pin::pin!(watch.begun());
     'accepting: loop {
         let accepted = tokio::select! {
@@ -135,9 +135,9 @@ pub async fn serve(listening: Arc<Listening>, service: Service, watch: DrainWatc
 /// As many as the kernel's queue holds.
 const WAITING_MAX: usize = 4096;
 
-impl Service {
+impl AcceptContext {
     /// Whoever connects meanwhile waits in the kernel's queue.
-    async fn wait_out(&self, error: &io::Error, pause: &mut Pause) {
+    async fn wait_out(&self, error: &io::Error, pause: &mut AcceptBackoff) {
         let route = self.current.get();
         route.metrics().accept_errors.increment(1);
         if let Some(wait) = pause.after(error) {
@@ -165,14 +165,14 @@ impl Service {
 /// The wait after an accept that failed for want of something the process shares: doubling, so that a host
 /// out of descriptors is not made worse by a loop that asks for more.
 #[derive(Debug, Default)]
-struct Pause {
+struct AcceptBackoff {
     last: Option<Duration>,
     /// Errors in a row that seemed to belong to one connection each.
     single: u32,
     said: Option<Instant>,
 }
 
-impl Pause {
+impl AcceptBackoff {
     const FIRST: Duration = Duration::from_millis(5);
     const MOST: Duration = Duration::from_secs(1);
     /// So many in a row are no coincidence (a filter forbids every accept, say).
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_starved_accept_waits_longer_each_time_and_starts_over_after_a_success() {
         let starved = io::Error::from_raw_os_error(Errno::MFILE.raw_os_error());
-        let mut pause = Pause::default();
+        let mut pause = AcceptBackoff::default();
         assert_eq!(pause.after(&starved), Some(Duration::from_millis(5)));
         assert_eq!(pause.after(&starved), Some(Duration::from_millis(10)));
         for _ in 0..10 {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_connection_reset_in_the_queue_delays_nobody() {
         let reset = io::Error::from_raw_os_error(Errno::CONNABORTED.raw_os_error());
-        let mut pause = Pause::default();
+        let mut pause = AcceptBackoff::default();
         assert_eq!(pause.after(&reset), None);
         let last = (0..100).map(|_| pause.after(&reset)).last().flatten();
         assert_eq!(last, Some(Duration::from_secs(1)), "but a hundred in a row do");

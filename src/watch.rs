@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::alarm;
-use crate::aside::Aside;
+use crate::blocking::BlockingTask;
 use crate::clock;
 use crate::sys::Inotify;
 
@@ -29,14 +29,14 @@ pub struct Watch {
     watched: Option<Watched>,
     heard: Option<Heard>,
     /// Finding out what to watch next.
-    making: Aside<Watched>,
+    making: BlockingTask<Watched>,
     /// When the answer comes in any case.
     anyway: Instant,
 }
 
 /// Why files are to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum FileEvent {
     /// The kernel says that something has changed.
     Told,
     /// Nobody has looked for long.
@@ -70,7 +70,7 @@ const LINKS_MAX: usize = 40;
 impl Watch {
     /// Follows those files from now on, whether they exist or not.
     pub async fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
-        let (files, making) = (files.into_iter().collect(), Aside::default());
+        let (files, making) = (files.into_iter().collect(), BlockingTask::default());
         let mut watch =
             Self { files, watched: None, heard: None, making, anyway: clock::now() + LOOK_ANYWAY };
         watch.make().await;
@@ -79,7 +79,7 @@ impl Watch {
 
     /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
     /// [`LOOK_ANYWAY`], and tells which. A change after it returns is told by the next call. Dropping the future loses nothing.
-    pub async fn changed(&mut self) -> News {
+    pub async fn changed(&mut self) -> FileEvent {
         let settled = async {
             match &self.watched {
                 Some(watched) => watched.settled(&mut self.heard).await,
@@ -87,11 +87,11 @@ impl Watch {
                 None => std::future::pending().await,
             }
         };
-        let _ = alarm::before(self.anyway, settled).await;
+        let _ = alarm::timeout_at(self.anyway, settled).await;
         // Before anything is read: what changes while it is read is told again.
         self.make().await;
         self.anyway = clock::now() + LOOK_ANYWAY;
-        if self.heard.take().is_some() { News::Told } else { News::Overdue }
+        if self.heard.take().is_some() { FileEvent::Told } else { FileEvent::Overdue }
     }
 
     /// Watches what there is to watch now; nothing, where it takes too long to find that out.
@@ -110,7 +110,7 @@ impl Watch {
             }
         }
         if self.making.is_busy() {
-            let made = alarm::before(clock::now() + PATIENCE, self.making.done()).await;
+            let made = alarm::timeout_at(clock::now() + PATIENCE, self.making.join()).await;
             self.watched = made.ok().and_then(Result::ok);
         } else {
             self.watched = None;
@@ -134,7 +134,7 @@ impl Watched {
             *heard = Some(Heard { latest: now + QUIET_AT_LAST, quiet: now + QUIET });
         }
         while let Some(Heard { latest, quiet }) = heard
-            && alarm::before(*quiet.min(latest), self.happened()).await.is_ok()
+            && alarm::timeout_at(*quiet.min(latest), self.happened()).await.is_ok()
         {
             *quiet = clock::now() + QUIET;
             if clock::now() >= *latest {
@@ -210,9 +210,9 @@ mod tests {
             let watching = async {
                 let mut watch = Watch::new([file.to_owned()]).await;
                 act();
-                alarm::before(clock::now() + LOOK_ANYWAY / 2, watch.changed()).await
+                alarm::timeout_at(clock::now() + LOOK_ANYWAY / 2, watch.changed()).await
             };
-            assert_eq!(alarm::attend(watching).await.expect("alarms"), Ok(News::Told));
+            assert_eq!(alarm::drive(watching).await.expect("alarms"), Ok(FileEvent::Told));
         });
     }
 
@@ -258,11 +258,11 @@ mod tests {
                 fs::write(&file, "new").unwrap();
                 let begun = clock::now();
                 let short = QUIET / 10;
-                while alarm::before(clock::now() + short, watch.changed()).await.is_err() {
+                while alarm::timeout_at(clock::now() + short, watch.changed()).await.is_err() {
                     assert!(clock::now() - begun < LOOK_ANYWAY / 2, "it was forgotten");
                 }
             };
-            alarm::attend(watching).await.expect("alarms");
+            alarm::drive(watching).await.expect("alarms");
         });
     }
 

@@ -46,7 +46,7 @@ impl Workers {
             let mut watched = alive.subscribe();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 // An error is what it waits for: the sender was dropped.
-                let _ = runtime.block_on(alarms.attend(watched.changed()));
+                let _ = runtime.block_on(alarms.drive(watched.changed()));
                 // What still blocks must not hold up the end of the process.
                 runtime.shutdown_background();
             })?;

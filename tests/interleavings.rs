@@ -32,16 +32,16 @@ mod sync {
     }
 }
 
-#[path = "../src/relay/order.rs"]
-mod order;
+#[path = "../src/relay/stop_signal.rs"]
+mod stop_signal;
 
-use order::Order;
+use stop_signal::StopSignal;
 
 /// As a session waits: it says who is to be woken, then looks.
-async fn ordered(order: &Order) -> u8 {
+async fn ordered(stop_signal: &StopSignal) -> u8 {
     std::future::poll_fn(|cx| {
-        order.wakes(cx.waker());
-        order.given().map_or(Poll::Pending, Poll::Ready)
+        stop_signal.register_waker(cx.waker());
+        stop_signal.get().map_or(Poll::Pending, Poll::Ready)
     })
     .await
 }
@@ -53,17 +53,17 @@ fn an_order_is_never_slept_through_and_the_first_counts() {
     // Three threads in every order take a minute; the second model leaves nothing out.
     model.preemption_bound = Some(3);
     model.check(|| {
-        let order = Arc::new(Order::new());
+        let stop_signal = Arc::new(StopSignal::new());
         let givers = [1, 2].map(|number| {
-            let order = Arc::clone(&order);
-            thread::spawn(move || order.give(number))
+            let stop_signal = Arc::clone(&stop_signal);
+            thread::spawn(move || stop_signal.set(number))
         });
-        let first = block_on(ordered(&order));
+        let first = block_on(ordered(&stop_signal));
         assert!([1, 2].contains(&first));
         for giver in givers {
             giver.join().unwrap();
         }
-        assert_eq!(order.given(), Some(first), "an order stands");
+        assert_eq!(stop_signal.get(), Some(first), "an order stands");
     });
 }
 
@@ -71,14 +71,14 @@ fn an_order_is_never_slept_through_and_the_first_counts() {
 #[test]
 fn an_order_wakes_who_waits_now_and_not_who_waited_first() {
     loom::model(|| {
-        let order = Arc::new(Order::new());
+        let stop_signal = Arc::new(StopSignal::new());
         let giver = {
-            let order = Arc::clone(&order);
-            thread::spawn(move || order.give(1))
+            let stop_signal = Arc::clone(&stop_signal);
+            thread::spawn(move || stop_signal.set(1))
         };
         // Polled once by somebody who then leaves it to another.
         let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut waiting = std::pin::pin!(ordered(&order));
+        let mut waiting = std::pin::pin!(ordered(&stop_signal));
         let polled = waiting.as_mut().poll(&mut elsewhere);
         if polled.is_pending() {
             assert_eq!(block_on(waiting), 1);

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use ambassador::clock;
 use ambassador::policy::balance::Policy;
-use ambassador::policy::eligibility::{Mode, Nobody, Panic};
-use ambassador::policy::health::Status;
-use ambassador::policy::limits::{Full, Settings as Limits};
+use ambassador::policy::cluster_state::trials::{Trial, TrialVerdict};
+use ambassador::policy::cluster_state::{ClusterEvent, ClusterState, DialTicket, Settings, Unavailable};
+use ambassador::policy::eligibility::{Mode, NoEndpoint, Panic};
+use ambassador::policy::endpoint_state::{Admin, EndpointSpec, EndpointState, Id};
+use ambassador::policy::health::HealthStatus;
+use ambassador::policy::limits::{LimitReached, Settings as Limits};
 use ambassador::policy::outlier::{self, Fault};
 use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::roster::trials::{Trial, Verdict};
-use ambassador::policy::roster::{Event, Roster, Settings, Ticket, Unavailable};
-use ambassador::policy::slot::{Admin, Id, Member, Slot};
 use ambassador::policy::{breaker, budget, hedge};
 use fastrand::Rng;
 
@@ -27,7 +27,7 @@ const PICKS: u32 = 6_000;
 
 struct Dial {
     id: Id,
-    ticket: Ticket,
+    ticket: DialTicket,
 }
 
 /// The policies, used as a cluster uses them, and what must hold of them.
@@ -36,7 +36,7 @@ struct World {
     now: Instant,
     settings: Settings,
     retry: Retry,
-    roster: Roster,
+    cluster_state: ClusterState,
     /// Shadow model: which endpoint each dial and each session is on.
     dials: BTreeMap<u64, Dial>,
     sessions: BTreeMap<u64, Id>,
@@ -49,7 +49,7 @@ struct World {
     /// Trials of ours that are on their way.
     trials: Vec<Trial>,
     /// What the breaker told last.
-    breaker: breaker::Label,
+    breaker: breaker::StateLabel,
     next: u64,
     picks: u64,
     /// What happened at all, so that a simulation that never gets anywhere is noticed.
@@ -66,7 +66,7 @@ impl World {
                 backoff_base: Duration::from_millis(rng.u64(0..50)),
                 backoff_max: Duration::from_millis(rng.u64(50..500)),
             },
-            roster: Roster::new(settings),
+            cluster_state: ClusterState::new(settings),
             settings,
             now,
             dials: BTreeMap::new(),
@@ -75,7 +75,7 @@ impl World {
             failing: BTreeMap::new(),
             bad: BTreeSet::new(),
             trials: Vec::new(),
-            breaker: breaker::Label::Closed,
+            breaker: breaker::StateLabel::Closed,
             next: 0,
             picks: 0,
             seen: BTreeMap::new(),
@@ -132,8 +132,8 @@ impl World {
         }
     }
 
-    fn slot(&self, id: Id) -> &Slot {
-        self.roster.slot(id).expect("a member has its slot")
+    fn slot(&self, id: Id) -> &EndpointState {
+        self.cluster_state.endpoint(id).expect("a member has its slot")
     }
 
     /// Other settings, as a reload brings them.
@@ -143,10 +143,10 @@ impl World {
         }
         let limits = self.settings.limits;
         self.settings = Settings { limits, ..settings(&mut self.rng) };
-        self.roster.reconfigure(self.settings);
+        self.cluster_state.reconfigure(self.settings);
         // Another task goes on, which hears nothing of the trials before it.
         self.trials.clear();
-        self.roster.forget_trials(self.now);
+        self.cluster_state.forget_trials(self.now);
         self.note_events();
         self.saw("reconfigured");
     }
@@ -156,13 +156,18 @@ impl World {
         if self.rng.u32(..4) > 0 {
             return;
         }
-        let known: Vec<_> =
-            self.roster.slots().iter().filter(|slot| slot.is_member()).map(Slot::snapshot).collect();
-        let breaker = self.roster.breaker_snapshot();
+        let known: Vec<_> = self
+            .cluster_state
+            .endpoints()
+            .iter()
+            .filter(|endpoint_state| endpoint_state.is_present())
+            .map(EndpointState::snapshot)
+            .collect();
+        let breaker = self.cluster_state.breaker_snapshot();
         let was_good: Vec<_> = self.members.keys().map(|id| !self.bad.contains(id)).collect();
         let failing: Vec<_> =
             self.members.keys().map(|id| self.failing.get(id).copied().unwrap_or(0)).collect();
-        self.roster = Roster::new(self.settings);
+        self.cluster_state = ClusterState::new(self.settings);
         (self.dials, self.sessions, self.trials) = Default::default();
         self.bad.clear();
         self.set_members(&vec![None; known.len()]);
@@ -173,20 +178,21 @@ impl World {
             if !was_good {
                 self.bad.insert(id);
             }
-            self.roster.resume(id, snapshot, self.now);
+            self.cluster_state.resume(id, snapshot, self.now);
         }
         if let Some(breaker) = breaker {
-            self.roster.resume_breaker(breaker, self.now);
+            self.cluster_state.resume_breaker(breaker, self.now);
         }
-        self.breaker = self.roster.breaker().map_or(breaker::Label::Closed, breaker::State::label);
+        self.breaker =
+            self.cluster_state.breaker().map_or(breaker::StateLabel::Closed, breaker::State::label);
         self.note_events();
         self.saw("replaced");
     }
 
     /// Trials that are due begin, and others end.
     fn try_ourselves(&mut self) {
-        let next = self.roster.next_trial();
-        let begun = self.roster.begin_trials(self.now, &mut self.rng);
+        let next = self.cluster_state.next_trial();
+        let begun = self.cluster_state.begin_trials(self.now, &mut self.rng);
         assert!(begun.is_empty() || next.is_some_and(|next| next <= self.now), "tried too early");
         for trial in &begun {
             assert_eq!(self.members.get(&trial.endpoint), Some(&Admin::Enabled), "nobody wants it");
@@ -195,7 +201,7 @@ impl World {
         }
         self.trials.extend(begun);
         assert!(
-            self.roster.next_trial().is_none_or(|next| next > self.now),
+            self.cluster_state.next_trial().is_none_or(|next| next > self.now),
             "what is due would be due for ever: a loop without a pause"
         );
         self.note_events();
@@ -203,19 +209,19 @@ impl World {
             let trial = self.trials.swap_remove(self.rng.usize(..self.trials.len()));
             let fails = self.rng.u32(..100) < self.failing.get(&trial.endpoint).copied().unwrap_or(0);
             let verdict = match fails {
-                _ if self.rng.u32(..10) == 0 => Verdict::Untold,
-                true => Verdict::Fails(Fault::Connect),
-                false if self.rng.u32(..10) == 0 => Verdict::TurnedAway,
-                false => Verdict::Serves(Duration::from_micros(self.rng.u64(50..100_000))),
+                _ if self.rng.u32(..10) == 0 => TrialVerdict::Inconclusive,
+                true => TrialVerdict::Fails(Fault::Connect),
+                false if self.rng.u32(..10) == 0 => TrialVerdict::TurnedAway,
+                false => TrialVerdict::Serves(Duration::from_micros(self.rng.u64(50..100_000))),
             };
-            self.roster.trial_ended(trial, verdict, self.now, &mut self.rng);
+            self.cluster_state.record_trial(trial, verdict, self.now, &mut self.rng);
             match verdict {
                 // One trial of several that are wanted proves nothing yet.
-                Verdict::Serves(_) | Verdict::TurnedAway
+                TrialVerdict::Serves(_) | TrialVerdict::TurnedAway
                     if self.settings.breaker.is_some_and(|breaker| breaker.half_open_trials > 1) => {}
-                Verdict::Serves(_) | Verdict::TurnedAway => _ = self.bad.remove(&trial.endpoint),
-                Verdict::Fails(_) => _ = self.bad.insert(trial.endpoint),
-                Verdict::Untold => {}
+                TrialVerdict::Serves(_) | TrialVerdict::TurnedAway => _ = self.bad.remove(&trial.endpoint),
+                TrialVerdict::Fails(_) => _ = self.bad.insert(trial.endpoint),
+                TrialVerdict::Inconclusive => {}
             }
             self.note_events();
             self.saw("tried");
@@ -227,11 +233,11 @@ impl World {
     fn usable(&self, is_retry: bool) -> Vec<Vec<Id>> {
         let enabled = self.members.iter().filter(|(_, admin)| **admin == Admin::Enabled).map(|(id, _)| *id);
         let enabled: Vec<_> = enabled.collect();
-        let is_up = |id: &Id| self.slot(*id).health() != Status::Unhealthy;
+        let is_up = |id: &Id| self.slot(*id).health() != HealthStatus::Unhealthy;
         let (well, down): (Vec<_>, Vec<_>) = enabled.into_iter().partition(is_up);
         let (best, ejected): (Vec<_>, Vec<_>) =
-            well.into_iter().partition(|id| self.slot(*id).outlier().is_in());
-        let is_found_well = |id: &Id| self.slot(*id).health() == Status::Healthy;
+            well.into_iter().partition(|id| self.slot(*id).outlier().is_admitted());
+        let is_found_well = |id: &Id| self.slot(*id).health() == HealthStatus::Healthy;
         let (found_well, unknown) = ejected.into_iter().partition(is_found_well);
         let panic = if self.settings.panic == Panic::All { down } else { Vec::new() };
         let mut classes = [best, found_well, unknown, panic];
@@ -264,17 +270,21 @@ impl World {
         let mut next = untried.into_iter().find(|class| !class.is_empty()).unwrap_or_default();
         let first = next.iter().map(|id| self.slot(*id).priority()).min();
         next.retain(|id| Some(self.slot(*id).priority()) == first);
-        let total = self.roster.total();
+        let total = self.cluster_state.total();
         let key = self.rng.bool().then(|| self.rng.u64(..10));
-        let room = self.roster.room();
-        let begun = self.roster.begin(plan, key, self.now, &mut self.rng);
+        let room = self.cluster_state.room();
+        let begun = self.cluster_state.begin(plan, key, self.now, &mut self.rng);
         let said = begun.as_ref().map(|_| ()).map_err(|unavailable| *unavailable);
         assert!(is_retry || said == room, "{room:?} was told, and then {said:?}");
         self.note_events();
         let (id, ticket) = begun.inspect_err(|unavailable| self.check_refused(*unavailable, &usable))?;
         assert!(next.contains(&id), "picked {id:?} of {next:?}");
-        assert_eq!(self.breaker, breaker::Label::Closed, "dialled for a session while the breaker is open");
-        assert_eq!(self.roster.total().total(), total.total() + 1);
+        assert_eq!(
+            self.breaker,
+            breaker::StateLabel::Closed,
+            "dialled for a session while the breaker is open"
+        );
+        assert_eq!(self.cluster_state.total().total(), total.total() + 1);
         self.picks += 1;
         self.next += 1;
         self.dials.insert(self.next, Dial { id, ticket });
@@ -283,23 +293,23 @@ impl World {
 
     /// In no history is a session refused while an endpoint is left that may be good.
     fn check_refused(&mut self, why: Unavailable, usable: &[Id]) {
-        let (total, limits) = (self.roster.total(), self.settings.limits);
+        let (total, limits) = (self.cluster_state.total(), self.settings.limits);
         match why {
             Unavailable::Breaker(_) => {
-                assert_ne!(self.breaker, breaker::Label::Closed, "refused by a closed breaker");
+                assert_ne!(self.breaker, breaker::StateLabel::Closed, "refused by a closed breaker");
                 let may_be_good =
                     |(id, admin): (&Id, &Admin)| *admin == Admin::Enabled && !self.bad.contains(id);
                 assert!(!self.members.iter().any(may_be_good), "{:?} may be good", self.members);
                 self.saw("breaker");
             }
-            Unavailable::Full(Full::Connections(most)) => assert_eq!(total.total(), most),
-            Unavailable::Full(Full::Pending(most)) => {
+            Unavailable::Full(LimitReached::Connections(most)) => assert_eq!(total.total(), most),
+            Unavailable::Full(LimitReached::Pending(most)) => {
                 assert!(total.dials >= most && most == limits.max_pending);
             }
-            Unavailable::Full(Full::Endpoints(_)) => assert_eq!(usable, [], "they had room"),
+            Unavailable::Full(LimitReached::Endpoints(_)) => assert_eq!(usable, [], "they had room"),
             Unavailable::Nobody(nobody) => {
                 assert_eq!(usable, [], "{nobody}");
-                assert!(nobody != Nobody::Empty || self.members.is_empty());
+                assert!(nobody != NoEndpoint::Empty || self.members.is_empty());
                 self.saw("nobody");
             }
             Unavailable::Budget => self.saw("budget"),
@@ -318,7 +328,7 @@ impl World {
             }
             plan_failed(&mut plan, &mut self.rng);
             let has_untried = self.usable(true).concat().iter().any(|usable| plan.tries(*usable) == 0);
-            assert_eq!(self.roster.has_untried(&plan), has_untried);
+            assert_eq!(self.cluster_state.has_untried(&plan), has_untried);
             let wait = plan.wait(has_untried, &mut self.rng);
             assert!(wait <= self.retry.backoff_max.max(self.retry.backoff_base), "waited {wait:?}");
             self.now += wait;
@@ -329,7 +339,9 @@ impl World {
     /// One more dial beside the first, which is left to end by itself.
     fn hedge(&mut self, plan: &mut Plan) {
         let best = self.usable(false).swap_remove(0);
-        let Some((id, ticket)) = self.roster.begin_hedge(plan, None, self.now, &mut self.rng) else { return };
+        let Some((id, ticket)) = self.cluster_state.begin_hedge(plan, None, self.now, &mut self.rng) else {
+            return;
+        };
         assert!(best.contains(&id) && plan.tries(id) == 1, "{id:?} is not one to hedge with");
         self.next += 1;
         self.dials.insert(self.next, Dial { id, ticket });
@@ -343,14 +355,14 @@ impl World {
         let took = Duration::from_micros(self.rng.u64(50..100_000));
         let Dial { id, ticket } = self.dials.remove(&dial).expect("it was begun");
         if !fails {
-            self.roster.established(id, ticket, took, self.now);
+            self.cluster_state.record_established(id, ticket, took, self.now);
             self.sessions.insert(dial, id);
             self.bad.remove(&id);
         } else if self.rng.u32(..10) == 0 {
-            self.roster.failed(id, ticket, None, self.now, &mut self.rng);
+            self.cluster_state.record_failure(id, ticket, None, self.now, &mut self.rng);
         } else {
             let fault = [Fault::Connect, Fault::Upgrade, Fault::Handshake][self.rng.usize(..3)];
-            self.roster.failed(id, ticket, Some(fault), self.now, &mut self.rng);
+            self.cluster_state.record_failure(id, ticket, Some(fault), self.now, &mut self.rng);
             self.bad.insert(id);
         }
         self.note_events();
@@ -364,7 +376,7 @@ impl World {
             return;
         }
         let Dial { id, ticket } = self.dials.remove(&dial).expect("it was begun");
-        self.roster.abandoned(id, ticket);
+        self.cluster_state.record_abandoned(id, ticket);
         self.note_events();
     }
 
@@ -373,14 +385,15 @@ impl World {
         let Some(session) = self.sessions.keys().nth(self.rng.usize(..among)).copied() else { return };
         let id = self.sessions.remove(&session).expect("it lives");
         let died_young = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
-        self.roster.lasted(id, died_young, self.now, &mut self.rng);
-        self.roster.ended(id);
+        self.cluster_state.record_survival(id, died_young, self.now, &mut self.rng);
+        self.cluster_state.record_session_end(id);
         self.note_events();
     }
 
     /// Some leave, some join, one that left with sessions on it may come back.
     fn change_members(&mut self) {
-        let mut members: Vec<_> = self.roster.slots().iter().map(|slot| Some(slot.id())).collect();
+        let mut members: Vec<_> =
+            self.cluster_state.endpoints().iter().map(|endpoint_state| Some(endpoint_state.id())).collect();
         members.retain(|_| self.rng.u32(..8) > 0);
         (0..self.rng.usize(..3)).for_each(|_| members.push(None));
         members.truncate(24);
@@ -390,14 +403,14 @@ impl World {
 
     fn set_members(&mut self, members: &[Option<Id>]) {
         let tiers = self.rng.u32(1..=3);
-        let member = |id: &Option<Id>, rng: &mut Rng| Member {
+        let member = |id: &Option<Id>, rng: &mut Rng| EndpointSpec {
             id: *id,
             weight: rng.u32(1..5),
             priority: rng.u32(..tiers),
             key: rng.u64(..),
         };
         let members: Vec<_> = members.iter().map(|id| member(id, &mut self.rng)).collect();
-        let ids = self.roster.rearrange(&members, self.now);
+        let ids = self.cluster_state.set_endpoints(&members, self.now);
         self.members = ids.into_iter().map(|id| (id, self.slot(id).admin())).collect();
         self.note_events();
     }
@@ -410,51 +423,56 @@ impl World {
     fn order(&mut self) {
         let Some(id) = self.a_member() else { return };
         let admin = [Admin::Enabled, Admin::Enabled, Admin::Draining, Admin::Disabled][self.rng.usize(..4)];
-        self.roster.set_admin(id, admin, self.now);
+        self.cluster_state.set_admin(id, admin, self.now);
         self.members.insert(id, admin);
         self.note_events();
     }
 
     fn probe(&mut self) {
         let Some(id) = self.a_member() else { return };
-        let health = if self.rng.bool() { Status::Healthy } else { Status::Unhealthy };
+        let health = if self.rng.bool() { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         let proven = [Fault::Connect, Fault::Handshake, Fault::EarlyClose][self.rng.usize(..3)];
-        self.roster.set_health(id, health, (health == Status::Healthy).then_some(proven), self.now);
+        self.cluster_state.set_health(
+            id,
+            health,
+            (health == HealthStatus::Healthy).then_some(proven),
+            self.now,
+        );
         match health {
-            Status::Healthy if proven >= Fault::Handshake => _ = self.bad.remove(&id),
-            Status::Unhealthy => _ = self.bad.insert(id),
-            Status::Healthy | Status::Undecided => {}
+            HealthStatus::Healthy if proven >= Fault::Handshake => _ = self.bad.remove(&id),
+            HealthStatus::Unhealthy => _ = self.bad.insert(id),
+            HealthStatus::Healthy | HealthStatus::Undecided => {}
         }
         self.note_events();
-        if health == Status::Healthy && proven == Fault::EarlyClose {
-            assert!(self.slot(id).outlier().is_in(), "a penalty outlived the evidence of health");
+        if health == HealthStatus::Healthy && proven == Fault::EarlyClose {
+            assert!(self.slot(id).outlier().is_admitted(), "a penalty outlived the evidence of health");
         }
     }
 
     /// Follows what the roster says that it changed, and holds it against what may change.
     fn note_events(&mut self) {
-        for event in self.roster.take_events() {
+        for event in self.cluster_state.take_events() {
             match event {
-                Event::Ejected { endpoint, ejection } => {
+                ClusterEvent::Ejected { endpoint, ejection } => {
                     let most = self.settings.outlier.expect("it ejects").max_ejection_time;
                     assert!(ejection.lasts <= most, "{:?}", ejection.lasts);
                     let is_usable = |id: &Id| {
-                        let slot = self.slot(*id);
+                        let endpoint_state = self.slot(*id);
                         self.members[id] == Admin::Enabled
-                            && slot.health() != Status::Unhealthy
-                            && slot.outlier().is_in()
+                            && endpoint_state.health() != HealthStatus::Unhealthy
+                            && endpoint_state.outlier().is_admitted()
                     };
                     let is_left = self.members.keys().filter(|id| **id != endpoint).any(is_usable);
                     assert!(is_left || ejection.again, "the last usable endpoint was ejected");
                     self.saw("ejected");
                 }
-                Event::Returned { .. } => self.saw("returned"),
-                Event::Mode { to: Mode::Panic, .. } => {
+                ClusterEvent::Returned { .. } => self.saw("returned"),
+                ClusterEvent::Mode { to: Mode::Panic, .. } => {
                     assert_eq!(self.settings.panic, Panic::All);
                     self.saw("panic");
                 }
-                Event::Mode { .. } => self.saw("mode"),
-                Event::Breaker(transition) => self.turn_breaker(transition),
+                ClusterEvent::Mode { .. } => self.saw("mode"),
+                ClusterEvent::Breaker(transition) => self.turn_breaker(transition),
             }
         }
     }
@@ -462,37 +480,39 @@ impl World {
     fn turn_breaker(&mut self, breaker::Transition { from, to, open_for }: breaker::Transition) {
         assert_eq!(from, self.breaker);
         match (from, to) {
-            (breaker::Label::Closed, breaker::Label::Open) => {
+            (breaker::StateLabel::Closed, breaker::StateLabel::Open) => {
                 let open_for = open_for.expect("it says how long");
                 assert!(open_for <= self.settings.breaker.expect("it has one").max_open_for);
                 self.saw("opened");
             }
-            (breaker::Label::Open, breaker::Label::HalfOpen)
-            | (breaker::Label::HalfOpen, breaker::Label::Open) => {}
-            (breaker::Label::HalfOpen | breaker::Label::Open, breaker::Label::Closed) => self.saw("closed"),
+            (breaker::StateLabel::Open, breaker::StateLabel::HalfOpen)
+            | (breaker::StateLabel::HalfOpen, breaker::StateLabel::Open) => {}
+            (breaker::StateLabel::HalfOpen | breaker::StateLabel::Open, breaker::StateLabel::Closed) => {
+                self.saw("closed")
+            }
             (from, to) => panic!("from {from:?} to {to:?}"),
         }
         self.breaker = to;
     }
 
     fn check(&self) {
-        let (total, limits) = (self.roster.total(), self.settings.limits);
+        let (total, limits) = (self.cluster_state.total(), self.settings.limits);
         assert!(total.total() <= limits.max_connections, "max_connections overshot");
         assert!(total.dials <= limits.max_pending, "max_pending overshot");
         assert_eq!(total.total() as usize, self.dials.len() + self.sessions.len(), "the total drifted");
-        for slot in self.roster.slots() {
-            let (id, load) = (slot.id(), slot.load());
+        for endpoint_state in self.cluster_state.endpoints() {
+            let (id, load) = (endpoint_state.id(), endpoint_state.load());
             assert!(load.total() <= limits.max_connections_per_endpoint, "{id:?} overshot");
             let dials = self.dials.values().filter(|dial| dial.id == id).count();
             let sessions = self.sessions.values().filter(|on| **on == id).count();
             let counted = (load.dials as usize, load.sessions as usize);
             assert_eq!(counted, (dials, sessions), "{id:?} drifted");
-            assert_eq!(slot.is_member(), self.members.contains_key(&id), "{id:?}");
-            assert!(slot.is_member() || load.total() > 0, "{id:?} is kept for nothing");
+            assert_eq!(endpoint_state.is_present(), self.members.contains_key(&id), "{id:?}");
+            assert!(endpoint_state.is_present() || load.total() > 0, "{id:?} is kept for nothing");
         }
         let mut used = self.dials.values().map(|dial| &dial.id).chain(self.sessions.values());
-        assert!(used.all(|id| self.roster.slot(*id).is_some()), "forgotten while in use");
-        let label = self.roster.breaker().map(breaker::State::label);
+        assert!(used.all(|id| self.cluster_state.endpoint(*id).is_some()), "forgotten while in use");
+        let label = self.cluster_state.breaker().map(breaker::State::label);
         let expected = self.breaker;
         assert!(label.is_none_or(|label| label == expected), "{label:?}, and {expected:?} was told");
     }
@@ -500,7 +520,7 @@ impl World {
 
 /// What a failure cost decides who pays for the next attempt.
 fn plan_failed(plan: &mut Plan, rng: &mut Rng) {
-    plan.failed(rng.bool());
+    plan.record_failure(rng.bool());
 }
 
 fn settings(rng: &mut Rng) -> Settings {
@@ -585,7 +605,7 @@ fn what_must_hold_of_a_cluster_holds_whatever_happens() {
 fn a_seed_replays() {
     let replay = |seed| {
         let world = run(seed);
-        (world.picks, world.roster.total().sessions, world.next, world.seen)
+        (world.picks, world.cluster_state.total().sessions, world.next, world.seen)
     };
     for seed in 0..10 {
         assert_eq!(replay(seed), replay(seed));
@@ -601,14 +621,14 @@ fn weights_are_honoured_over_time() {
             let quiet = settings(&mut rng);
             let limits =
                 Limits { max_connections: 10_000, max_pending: 100, max_connections_per_endpoint: 10_000 };
-            let mut roster = Roster::new(Settings { balance: policy, limits, ..quiet });
+            let mut cluster_state = ClusterState::new(Settings { balance: policy, limits, ..quiet });
             let weights: Vec<_> = (0..rng.usize(2..6)).map(|_| rng.u32(1..6)).collect();
             let members: Vec<_> = weights
                 .iter()
-                .map(|weight| Member { id: None, weight: *weight, priority: 0, key: 0 })
+                .map(|weight| EndpointSpec { id: None, weight: *weight, priority: 0, key: 0 })
                 .collect();
             let now = clock::now();
-            let ids = roster.rearrange(&members, now);
+            let ids = cluster_state.set_endpoints(&members, now);
             let (mut live, mut taken) = (Vec::new(), BTreeMap::new());
             for _ in 0..PICKS {
                 let mut plan = Plan::new(Retry {
@@ -616,12 +636,13 @@ fn weights_are_honoured_over_time() {
                     backoff_base: Duration::ZERO,
                     backoff_max: Duration::ZERO,
                 });
-                let (id, ticket) = roster.begin(&mut plan, None, now, &mut rng).expect("there is room");
-                roster.established(id, ticket, Duration::from_millis(1), now);
+                let (id, ticket) =
+                    cluster_state.begin(&mut plan, None, now, &mut rng).expect("there is room");
+                cluster_state.record_established(id, ticket, Duration::from_millis(1), now);
                 *taken.entry(id).or_insert(0.0) += 1.0;
                 live.push(id);
                 if live.len() > 300 {
-                    roster.ended(live.swap_remove(rng.usize(..live.len())));
+                    cluster_state.record_session_end(live.swap_remove(rng.usize(..live.len())));
                 }
             }
             let whole: u32 = weights.iter().sum();

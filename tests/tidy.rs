@@ -18,11 +18,11 @@ const LAYERS: &[(&str, u32)] = &[
     ("outcome", 0),
     ("quantity", 0),
     ("rsa", 0),
-    ("shown", 0),
+    ("escape", 0),
     ("sync", 0),
     ("sys", 0),
     ("alarm", 1),
-    ("aside", 1),
+    ("blocking", 1),
     ("head", 1),
     ("policy", 1),
     ("protocol", 1),
@@ -70,7 +70,7 @@ const WALL: &[(&str, &str)] = &[
     ("config/resolve/identity.rs", "a warning of a certificate's end"),
     ("credentials.rs", "the same, while it is in use"),
     ("daemon/mod.rs", "a metric in seconds since 1970"),
-    ("daemon/words.rs", "the first lines of the log"),
+    ("daemon/startup_log.rs", "the first lines of the log"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
     ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),
 ];
@@ -319,4 +319,73 @@ fn the_import_reader_reads_both_forms() {
     assert_eq!(imports("use crate::{relay, sys::{A, B}, tls};"), ["relay", "sys", "tls"]);
     assert_eq!(imports("fn f(x: &crate::session::Route) -> crate::sys::Pipe"), ["session", "sys"]);
     assert!(imports("use super::x;").is_empty());
+}
+
+/// The words of LEXICON.md's first columns, in lower case: nouns of the code, and whole names of types.
+fn lexicon() -> std::collections::BTreeSet<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/LEXICON.md");
+    let text = std::fs::read_to_string(path).expect("docs/LEXICON.md is there");
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    // Names in backticks count wherever they stand in a row.
+    let words = rows.flat_map(|row| {
+        let first = row.split('|').nth(1).unwrap_or_default().to_owned();
+        let named = row.split('`').skip(1).step_by(2).map(str::to_owned);
+        std::iter::once(first).chain(named)
+    });
+    words
+        .flat_map(|words| {
+            words.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect::<Vec<_>>()
+        })
+        .filter(|word| !word.is_empty())
+        .collect()
+}
+
+/// The name of the type that a line declares for others, be it for its crate alone.
+fn public_type(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("pub")?;
+    let rest = match rest.strip_prefix('(') {
+        Some(inside) => inside.split_once(')')?.1,
+        None => rest,
+    };
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix("unsafe ").unwrap_or(rest);
+    let rest = ["struct ", "enum ", "trait "].iter().find_map(|kind| rest.strip_prefix(kind))?;
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()
+}
+
+/// `SessionTable` → `Table`.
+fn last_word(name: &str) -> &str {
+    let start = name.char_indices().rev().find(|(_, c)| c.is_uppercase()).map_or(0, |(index, _)| index);
+    &name[start..]
+}
+
+#[test]
+fn every_public_types_noun_is_in_the_lexicon() {
+    let known = lexicon();
+    let is_known = |word: &str| {
+        let word = word.to_lowercase();
+        let singular = word.strip_suffix("ies").map(|stem| format!("{stem}y"));
+        let endings = ["es", "s"].iter().filter_map(|ending| word.strip_suffix(ending)).map(str::to_owned);
+        known.contains(&word) || singular.into_iter().chain(endings).any(|word| known.contains(&word))
+    };
+    let unknown = sources().into_iter().flat_map(|source| {
+        let named = source.code().into_iter().filter_map(|(number, line)| {
+            let name = public_type(&line)?;
+            // A macro has none yet: `$name`.
+            let wrong = !name.is_empty() && !is_known(name) && !is_known(last_word(name));
+            wrong.then(|| (number, format!("`{name}`: neither it nor `{}`", last_word(name))))
+        });
+        named.map(|(number, what)| (source.path.clone(), number, what)).collect::<Vec<_>>()
+    });
+    check("docs/LEXICON.md has the noun of every public type", unknown);
+}
+
+#[test]
+fn the_readers_of_types_read_each_form() {
+    assert_eq!(public_type("pub struct SessionTable {"), Some("SessionTable"));
+    assert_eq!(public_type("    pub(in crate::upstream) enum Phase {"), Some("Phase"));
+    assert_eq!(public_type("pub(super) trait Leg: Send {"), Some("Leg"));
+    assert_eq!(public_type("struct Private;"), None);
+    assert_eq!(public_type("pub fn structure() {"), None);
+    assert_eq!([last_word("SessionTable"), last_word("Phase")], ["Table", "Phase"]);
 }

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use ambassador::protocol::postgres::ScramPlus;
-use ambassador::protocol::{self, Dialogue, Options, Outbox, Protocol, Said, Step};
+use ambassador::protocol::{self, Dialogue, OpeningState, Options, Outbox, Protocol, UpgradeStep};
 use criterion::{BatchSize, Criterion};
 
 pub(crate) fn bench(criterion: &mut Criterion) {
@@ -36,9 +36,9 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 fn opening(postgres: &dyn Protocol, startup: &[u8]) -> Box<dyn Dialogue> {
     let mut opening = postgres.opening().expect("a PostgreSQL client speaks first");
     let declined = opening.received(&SSL_REQUEST);
-    assert!(matches!(declined, Ok(Said::Answer(_))));
+    assert!(matches!(declined, Ok(OpeningState::Answer(_))));
     match opening.received(startup) {
-        Ok(Said::Opened(opened)) => {
+        Ok(OpeningState::Opened(opened)) => {
             black_box(opened.bytes);
             opened.dialogue.expect("there is an offer to rewrite")
         }
@@ -46,7 +46,7 @@ fn opening(postgres: &dyn Protocol, startup: &[u8]) -> Box<dyn Dialogue> {
     }
 }
 
-fn upgrade(postgres: &dyn Protocol, answer: &[u8]) -> Step {
+fn upgrade(postgres: &dyn Protocol, answer: &[u8]) -> UpgradeStep {
     let mut upgrade = postgres.upgrade().expect("PostgreSQL has one");
     black_box(upgrade.begin());
     black_box(upgrade.sent());

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ambassador::clock;
 use ambassador::policy::balance::Policy;
+use ambassador::policy::cluster_state::{ClusterState, Settings};
 use ambassador::policy::eligibility::Panic;
+use ambassador::policy::endpoint_state::EndpointSpec;
 use ambassador::policy::limits::Settings as Limits;
 use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::roster::{Roster, Settings};
-use ambassador::policy::slot::Member;
 use ambassador::policy::{breaker, budget, hedge, outlier};
 use criterion::{BenchmarkId, Criterion};
 use fastrand::Rng;
@@ -25,15 +25,15 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         for endpoints in ENDPOINTS {
             let id = BenchmarkId::new(policy.label(), endpoints);
             group.bench_function(id, |bencher| {
-                let mut roster = in_use(policy, endpoints);
+                let mut cluster_state = in_use(policy, endpoints);
                 let (mut rng, now) = (Rng::with_seed(1), clock::now());
                 bencher.iter(|| {
                     let mut plan = Plan::new(RETRY);
-                    let (picked, ticket) = roster
+                    let (picked, ticket) = cluster_state
                         .begin(&mut plan, Some(7), now, &mut rng)
                         .expect("every session before has ended");
-                    roster.established(picked, ticket, TOOK, now);
-                    roster.ended(picked);
+                    cluster_state.record_established(picked, ticket, TOOK, now);
+                    cluster_state.record_session_end(picked);
                     picked
                 });
             });
@@ -43,17 +43,18 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 }
 
 /// Every weight and every load differs from its neighbour's, as they do in life.
-fn in_use(policy: Policy, endpoints: usize) -> Roster {
-    let mut roster = Roster::new(settings(policy));
-    let member = |(key, weight)| Member { id: None, weight, priority: 0, key };
+fn in_use(policy: Policy, endpoints: usize) -> ClusterState {
+    let mut cluster_state = ClusterState::new(settings(policy));
+    let member = |(key, weight)| EndpointSpec { id: None, weight, priority: 0, key };
     let members: Vec<_> = (0..).zip((1..=3).cycle()).map(member).take(endpoints).collect();
-    for (id, sessions) in roster.rearrange(&members, clock::now()).into_iter().zip((0..7).cycle()) {
+    for (id, sessions) in cluster_state.set_endpoints(&members, clock::now()).into_iter().zip((0..7).cycle())
+    {
         for _ in 0..sessions {
-            let ticket = roster.begin_at(id, &mut Plan::new(RETRY)).expect("a member");
-            roster.established(id, ticket, TOOK, clock::now());
+            let ticket = cluster_state.begin_at(id, &mut Plan::new(RETRY)).expect("a member");
+            cluster_state.record_established(id, ticket, TOOK, clock::now());
         }
     }
-    roster
+    cluster_state
 }
 
 /// As a file has them that says nothing of it.

@@ -7,8 +7,8 @@ use std::io;
 
 use ambassador::clock;
 use ambassador::drain::Drain;
-use ambassador::relay::{self, End, Live, Start, relay};
-use ambassador::sys::{Bind, Listening, LocalAddress, Options, Socket, Target};
+use ambassador::relay::{self, LiveSession, RelayInput, UpstreamStream, relay};
+use ambassador::sys::{Bind, ConnectTarget, ListeningSocket, LocalAddress, Options, Socket};
 use ambassador::workers;
 use criterion::{Criterion, Throughput};
 
@@ -45,9 +45,9 @@ impl Session {
     async fn begin() -> io::Result<Self> {
         let (client, downstream) = pair().await?;
         let (upstream, endpoint) = pair().await?;
-        let start = Start {
+        let start = RelayInput {
             downstream,
-            upstream: End::Socket(upstream),
+            upstream: UpstreamStream::Socket(upstream),
             opening: Vec::new(),
             dialogue: None,
             verdict_until: None,
@@ -55,7 +55,7 @@ impl Session {
         Drain::default().spawn(async move {
             let settings =
                 relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
-            relay(start, &settings, &Live::default()).await;
+            relay(start, &settings, &LiveSession::default()).await;
         });
         Ok(Self { client, endpoint })
     }
@@ -77,10 +77,12 @@ impl Session {
 /// Both ends of a TCP connection on loopback.
 async fn pair() -> io::Result<(Socket, Socket)> {
     let any = Bind::Tcp(([127, 0, 0, 1], 0).into());
-    let listening = Listening::bind(&any, &OPTIONS).map_err(io::Error::other)?;
+    let listening = ListeningSocket::bind(&any, &OPTIONS).map_err(io::Error::other)?;
     let LocalAddress::Tcp(address) = *listening.local() else { unreachable!("it was told to bind TCP") };
-    let connecting =
-        Socket::connect(Target { address, from: None, speaks_first: false, is_upkeep: false }, &OPTIONS)?;
+    let connecting = Socket::connect(
+        ConnectTarget { address, from: None, speaks_first: false, is_upkeep: false },
+        &OPTIONS,
+    )?;
     let ((), accepted) = tokio::try_join!(connecting.connected(), listening.accept())?;
     Ok((connecting, Socket::adopt(accepted.0)?))
 }

@@ -11,7 +11,7 @@ use hyper::HeaderMap;
 use hyper::Request;
 use hyper::header::{HOST, HeaderName, ORIGIN};
 
-use super::Door;
+use super::AdminTransport;
 
 const NO_ADDRESS: &str = "the Host header is neither an IP address nor localhost: refused, so that a web page cannot read this by \
                           DNS rebinding\n";
@@ -22,11 +22,11 @@ const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Why the request is not answered, if it is not.
-pub(super) fn refusal<B>(door: Door, request: &Request<B>) -> Option<&'static str> {
+pub(super) fn refusal<B>(transport: AdminTransport, request: &Request<B>) -> Option<&'static str> {
     let headers = request.headers();
     // No browser reaches the control socket, unless somebody has it forwarded (`ssh -L`). Whoever else asks there names any host.
     let is_browsers = headers.contains_key(SITE) || headers.contains_key(ORIGIN);
-    if (door == Door::Address || is_browsers) && !is_for_an_address(request) {
+    if (transport == AdminTransport::Address || is_browsers) && !is_for_an_address(request) {
         return Some(NO_ADDRESS);
     }
     (is_of_another_site(headers) || has_another_origin(headers)).then_some(ANOTHER_SITE)
@@ -86,13 +86,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(door: Door, target: &str, fields: &[(&str, &str)], expected: Option<&str>) {
+    fn check(transport: AdminTransport, target: &str, fields: &[(&str, &str)], expected: Option<&str>) {
         let mut request = Request::builder().uri(target);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         let request = request.body(()).expect("a request");
-        assert_eq!(refusal(door, &request), expected, "{door:?} {target} {fields:?}");
+        assert_eq!(refusal(transport, &request), expected, "{transport:?} {target} {fields:?}");
     }
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
             "localhost",
             "10.1.2.3:80",
         ] {
-            check(Door::Address, "/status", &[("host", host)], None);
+            check(AdminTransport::Address, "/status", &[("host", host)], None);
         }
         for host in [
             "evil.example:9901",
@@ -145,13 +145,18 @@ mod tests {
             "2130706433",
             "127.0.0.01",
         ] {
-            check(Door::Address, "/status", &[("host", host)], Some(NO_ADDRESS));
+            check(AdminTransport::Address, "/status", &[("host", host)], Some(NO_ADDRESS));
         }
-        check(Door::Address, "/status", &[], Some(NO_ADDRESS));
-        check(Door::Address, "/status", &[("host", "localhost"), ("host", "evil.example")], Some(NO_ADDRESS));
+        check(AdminTransport::Address, "/status", &[], Some(NO_ADDRESS));
+        check(
+            AdminTransport::Address,
+            "/status",
+            &[("host", "localhost"), ("host", "evil.example")],
+            Some(NO_ADDRESS),
+        );
         let local = &[("host", "localhost")];
-        check(Door::Address, "http://evil.example/status", local, Some(NO_ADDRESS));
-        check(Door::Address, "http://localhost/status", local, None);
+        check(AdminTransport::Address, "http://evil.example/status", local, Some(NO_ADDRESS));
+        check(AdminTransport::Address, "http://localhost/status", local, None);
     }
 
     #[test]
@@ -171,13 +176,13 @@ mod tests {
             ("something-new", "cors", "empty", refused),
             ("", "cors", "empty", refused),
         ] {
-            for door in [Door::Address, Door::Control] {
+            for transport in [AdminTransport::Address, AdminTransport::Control] {
                 let fields = [("host", "localhost:9901"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)];
-                check(door, "/status", &[&fields[..], &[("sec-fetch-dest", dest)]].concat(), expected);
+                check(transport, "/status", &[&fields[..], &[("sec-fetch-dest", dest)]].concat(), expected);
             }
         }
         let twice = [("host", "localhost"), ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
-        check(Door::Address, "/status", &twice, refused);
+        check(AdminTransport::Address, "/status", &twice, refused);
     }
 
     #[test]
@@ -193,20 +198,20 @@ mod tests {
             ("", Some(ANOTHER_SITE)),
             ("localhost:9901", Some(ANOTHER_SITE)),
         ] {
-            for door in [Door::Address, Door::Control] {
-                check(door, "/status", &[("host", "localhost:9901"), ("origin", origin)], expected);
+            for transport in [AdminTransport::Address, AdminTransport::Control] {
+                check(transport, "/status", &[("host", "localhost:9901"), ("origin", origin)], expected);
             }
         }
     }
 
     #[test]
     fn the_control_socket_asks_for_no_host_but_of_a_browser() {
-        check(Door::Control, "/reload", &[("host", "control")], None);
-        check(Door::Control, "/reload", &[], None);
+        check(AdminTransport::Control, "/reload", &[("host", "control")], None);
+        check(AdminTransport::Control, "/reload", &[], None);
         // Forwarded to somebody's TCP port, and its page's name led there.
         let rebound = [("host", "evil.example:1"), ("origin", "http://evil.example:1")];
-        check(Door::Control, "/reload", &rebound, Some(NO_ADDRESS));
+        check(AdminTransport::Control, "/reload", &rebound, Some(NO_ADDRESS));
         let rebound = [("host", "evil.example:1"), ("sec-fetch-site", "same-origin")];
-        check(Door::Control, "/reload", &rebound, Some(NO_ADDRESS));
+        check(AdminTransport::Control, "/reload", &rebound, Some(NO_ADDRESS));
     }
 }

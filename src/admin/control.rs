@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tracing::level_filters::LevelFilter;
 
-use super::answer::{Answer, json, text};
-use super::order::{NoOrder, Order};
-use super::{Door, Phase, Scene, Subject};
+use super::request::{ControlRequest, ControlRequestError};
+use super::respond::{HttpResponse, json, text};
+use super::{AdminState, AdminTransport, Phase, View};
 use crate::alarm;
 use crate::clock;
 use crate::log::Log;
 use crate::outcome::Outcome;
-use crate::policy::slot::Admin;
+use crate::policy::endpoint_state::Admin;
 use crate::quantity::show_duration;
 use crate::session::SessionId;
 use crate::sys::Socket;
@@ -28,7 +28,7 @@ use crate::upstream::EndpointView;
 #[derive(Debug)]
 pub enum Command {
     /// Read the configuration again.
-    Reload(oneshot::Sender<Reloaded>),
+    Reload(oneshot::Sender<ReloadResult>),
     /// Go down as SIGTERM does; the answer is that it begins.
     Drain(oneshot::Sender<()>),
     /// Log with at least that level, for so long or until a reload.
@@ -36,12 +36,12 @@ pub enum Command {
 }
 
 /// Where orders go.
-pub type Commands = mpsc::Sender<Command>;
+pub type CommandSender = mpsc::Sender<Command>;
 
 /// What a reload came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Reloaded {
+pub struct ReloadResult {
     /// Whether the file is in force. If not, nothing has changed.
     pub ok: bool,
     /// What is different now, in words.
@@ -90,7 +90,7 @@ impl fmt::Display for MistakeView {
 
 /// All of them, and where they are about lines of a file, how many there are.
 #[must_use]
-pub fn listed(mistakes: &[MistakeView]) -> String {
+pub fn format_list(mistakes: &[MistakeView]) -> String {
     let each: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
     let count = match mistakes {
         [] => return String::new(),
@@ -108,18 +108,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The way to the daemon, and its end.
 #[must_use]
-pub fn commands() -> (Commands, mpsc::Receiver<Command>) {
+pub fn command_channel() -> (CommandSender, mpsc::Receiver<Command>) {
     mpsc::channel(WAITING_MAX)
 }
 
 /// Who asks, as the kernel noted it when they connected.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker {
+pub(super) struct ControlPeer {
     uid: u32,
     pid: Option<u32>,
 }
 
-impl Asker {
+impl ControlPeer {
     /// The other end of the control socket; `None` where the kernel does not tell.
     pub(super) fn of(socket: &Socket) -> Option<Self> {
         let process = socket.peer_process().ok()?;
@@ -127,7 +127,7 @@ impl Asker {
     }
 
     /// Whether it is root, or the user that we run as.
-    pub(super) fn is_welcome(self) -> bool {
+    pub(super) fn is_authorized(self) -> bool {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
 }
@@ -136,7 +136,7 @@ impl Asker {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
-pub struct EndpointOrdered {
+pub struct EndpointCommandResult {
     pub cluster: String,
     pub endpoint: String,
     pub state: String,
@@ -154,7 +154,7 @@ pub struct EndpointOrdered {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct SessionOrdered {
+pub struct SessionCommandResult {
     pub session: String,
     pub outcome: String,
 }
@@ -182,7 +182,7 @@ impl LogLevel {
 /// What has come of an order to drain.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DrainOrdered {
+pub struct DrainCommandResult {
     /// Whether it had begun before.
     pub already: bool,
     /// Sessions that live.
@@ -190,33 +190,37 @@ pub struct DrainOrdered {
 }
 
 /// Does what is asked for, and leaves a line about it; `None` for what is no order.
-pub(super) async fn obey<B>(
-    subject: &Subject,
-    door: Door,
-    asker: Option<Asker>,
+pub(super) async fn execute<B>(
+    admin_state: &AdminState,
+    transport: AdminTransport,
+    asker: Option<ControlPeer>,
     request: &Request<B>,
-) -> Option<Answer> {
-    if door != Door::Control || *request.method() != Method::POST {
+) -> Option<HttpResponse> {
+    if transport != AdminTransport::Control || *request.method() != Method::POST {
         return None;
     }
     let path = request.uri().path();
     let order = request.uri().path_and_query().map_or(path, |whole| whole.as_str());
-    let answer = match Order::read(path, request.uri().query()) {
-        Ok(Order::Reload) => reload(subject).await,
-        Ok(Order::Drain) => drain(subject).await,
-        Ok(Order::Close(session)) => close(&subject.scene.get(), session),
-        Ok(Order::Endpoint { .. }) if subject.handing_over.load(Ordering::Acquire) => text(
+    let answer = match ControlRequest::read(path, request.uri().query()) {
+        Ok(ControlRequest::Reload) => reload(admin_state).await,
+        Ok(ControlRequest::Drain) => drain(admin_state).await,
+        Ok(ControlRequest::Close(session)) => close(&admin_state.view.get(), session),
+        Ok(ControlRequest::Endpoint { .. }) if admin_state.handing_over.load(Ordering::Acquire) => text(
             StatusCode::SERVICE_UNAVAILABLE,
             "another process is about to take over: ask that one, in a moment\n",
         ),
-        Ok(Order::Endpoint { cluster, endpoint, admin }) => {
-            set_admin(&subject.scene.get(), &cluster, &endpoint, admin)
+        Ok(ControlRequest::Endpoint { cluster, endpoint, admin }) => {
+            set_admin(&admin_state.view.get(), &cluster, &endpoint, admin)
         }
-        Ok(Order::LogLevel { level, lasting }) => log_level(subject, level, lasting).await,
-        Err(NoOrder::Unknown) => text(StatusCode::NOT_FOUND, &format!("{}\n", NoOrder::Unknown)),
-        Err(error @ (NoOrder::Session(_) | NoOrder::Level | NoOrder::Lasting(_))) => {
-            text(StatusCode::BAD_REQUEST, &format!("{error}\n"))
+        Ok(ControlRequest::LogLevel { level, lasting }) => log_level(admin_state, level, lasting).await,
+        Err(ControlRequestError::Unknown) => {
+            text(StatusCode::NOT_FOUND, &format!("{}\n", ControlRequestError::Unknown))
         }
+        Err(
+            error @ (ControlRequestError::Session(_)
+            | ControlRequestError::Level
+            | ControlRequestError::Lasting(_)),
+        ) => text(StatusCode::BAD_REQUEST, &format!("{error}\n")),
     };
     let (uid, pid) = (asker.map(|asker| asker.uid), asker.and_then(|asker| asker.pid));
     let status = answer.status().as_u16();
@@ -224,8 +228,8 @@ pub(super) async fn obey<B>(
     Some(answer)
 }
 
-async fn reload(subject: &Subject) -> Answer {
-    match ask(&subject.commands, Command::Reload).await {
+async fn reload(admin_state: &AdminState) -> HttpResponse {
+    match ask(&admin_state.commands, Command::Reload).await {
         Some(reloaded) => {
             let mut answer = json(&reloaded);
             if !reloaded.ok {
@@ -237,14 +241,14 @@ async fn reload(subject: &Subject) -> Answer {
     }
 }
 
-async fn drain(subject: &Subject) -> Answer {
-    let sessions = subject.scene.get().routes().map(|route| route.active()).sum();
-    if subject.phase.get() != Phase::Ready {
-        return json(&DrainOrdered { already: true, sessions });
+async fn drain(admin_state: &AdminState) -> HttpResponse {
+    let sessions = admin_state.view.get().routes().map(|route| route.active()).sum();
+    if admin_state.phase.get() != Phase::Ready {
+        return json(&DrainCommandResult { already: true, sessions });
     }
-    match ask(&subject.commands, Command::Drain).await {
+    match ask(&admin_state.commands, Command::Drain).await {
         Some(()) => {
-            let mut answer = json(&DrainOrdered { already: false, sessions });
+            let mut answer = json(&DrainCommandResult { already: false, sessions });
             *answer.status_mut() = StatusCode::ACCEPTED;
             answer
         }
@@ -252,32 +256,32 @@ async fn drain(subject: &Subject) -> Answer {
     }
 }
 
-async fn log_level(subject: &Subject, level: LevelFilter, lasting: Option<Duration>) -> Answer {
-    match ask(&subject.commands, |answer| Command::LogLevel(level, lasting, answer)).await {
-        Some(()) => json(&LogLevel::of(&subject.log, lasting)),
+async fn log_level(admin_state: &AdminState, level: LevelFilter, lasting: Option<Duration>) -> HttpResponse {
+    match ask(&admin_state.commands, |answer| Command::LogLevel(level, lasting, answer)).await {
+        Some(()) => json(&LogLevel::of(&admin_state.log, lasting)),
         None => busy(),
     }
 }
 
-fn busy() -> Answer {
+fn busy() -> HttpResponse {
     text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping, or busy\n")
 }
 
-fn close(scene: &Scene, session: SessionId) -> Answer {
+fn close(view: &View, session: SessionId) -> HttpResponse {
     let outcome = Outcome::ClosedByOperator;
-    if !scene.routes().any(|route| route.stop(session, outcome)) {
+    if !view.routes().any(|route| route.stop(session, outcome)) {
         return text(StatusCode::NOT_FOUND, &format!("no session {session} lives\n"));
     }
-    json(&SessionOrdered { session: session.to_string(), outcome: outcome.label().into() })
+    json(&SessionCommandResult { session: session.to_string(), outcome: outcome.label().into() })
 }
 
-fn set_admin(scene: &Scene, cluster: &str, endpoint: &str, admin: Admin) -> Answer {
+fn set_admin(view: &View, cluster: &str, endpoint: &str, admin: Admin) -> HttpResponse {
     let unknown = |words: String| text(StatusCode::NOT_FOUND, &words);
-    let Some(known) = scene.clusters.iter().find(|known| known.settings().name.as_str() == cluster) else {
-        let all: Vec<_> = scene.clusters.iter().map(|known| known.settings().name.as_str()).collect();
+    let Some(known) = view.clusters.iter().find(|known| known.settings().name.as_str() == cluster) else {
+        let all: Vec<_> = view.clusters.iter().map(|known| known.settings().name.as_str()).collect();
         return unknown(format!("no cluster is called {cluster}; there are: {}\n", all.join(", ")));
     };
-    let members: Vec<_> = known.view().into_iter().filter(|view| view.is_member).collect();
+    let members: Vec<_> = known.view().into_iter().filter(|view| view.is_present).collect();
     let name = |view: &EndpointView| view.endpoint.settings().name.to_string();
     let before: Vec<_> = members.iter().filter(|view| name(view) == endpoint).collect();
     if before.is_empty() || !known.set_admin(endpoint, admin) {
@@ -289,20 +293,20 @@ fn set_admin(scene: &Scene, cluster: &str, endpoint: &str, admin: Admin) -> Answ
     }
     let were: BTreeSet<_> = before.iter().map(|view| view.admin.label()).collect();
     let after = known.view();
-    json(&EndpointOrdered {
+    json(&EndpointCommandResult {
         cluster: cluster.into(),
         endpoint: endpoint.into(),
         state: admin.label().into(),
         was: were.into_iter().collect::<Vec<_>>().join(", "),
         endpoints: before.len(),
         sessions: before.iter().map(|view| view.load.sessions).sum(),
-        enabled: after.iter().filter(|view| view.is_member && view.admin == Admin::Enabled).count(),
+        enabled: after.iter().filter(|view| view.is_present && view.admin == Admin::Enabled).count(),
     })
 }
 
 /// The answer to an order; `None` where nobody takes it or it takes too long.
-async fn ask<T>(commands: &Commands, order: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+async fn ask<T>(commands: &CommandSender, order: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     commands.try_send(order(answer)).ok()?;
-    alarm::before(clock::now() + PATIENCE, answered).await.ok()?.ok()
+    alarm::timeout_at(clock::now() + PATIENCE, answered).await.ok()?.ok()
 }

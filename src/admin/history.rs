@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::Totals;
+use crate::session::Counters;
 use crate::sync::{Mutex, MutexGuard};
 
 /// How many samples are kept: at one in five seconds, a quarter of an hour.
@@ -14,7 +14,7 @@ const SAMPLES_MAX: usize = 180;
 
 /// The samples, oldest first.
 #[derive(Debug, Default)]
-pub struct History(Mutex<VecDeque<(Instant, Totals)>>);
+pub struct History(Mutex<VecDeque<(Instant, Counters)>>);
 
 /// The answer to `/history`.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -42,41 +42,41 @@ pub struct Sample {
 
 impl History {
     /// Remembers what was true at `now`, and forgets the oldest past the bound.
-    pub fn sample(&self, now: Instant, totals: Totals) {
+    pub fn sample(&self, now: Instant, counters: Counters) {
         let mut samples = self.samples();
         if samples.len() == SAMPLES_MAX {
             samples.pop_front();
         }
-        samples.push_back((now, totals));
+        samples.push_back((now, counters));
     }
 
     /// What is remembered, and at its end what is true at `now`.
-    pub(super) fn until(&self, started: Instant, now: Instant, totals: Totals) -> Samples {
+    pub(super) fn until(&self, started: Instant, now: Instant, counters: Counters) -> Samples {
         let remembered = self.samples();
-        let all = remembered.iter().copied().chain([(now, totals)]);
+        let all = remembered.iter().copied().chain([(now, counters)]);
         Samples {
             samples: all
-                .map(|(at, totals)| Sample::of(at.saturating_duration_since(started), totals))
+                .map(|(at, counters)| Sample::of(at.saturating_duration_since(started), counters))
                 .collect(),
         }
     }
 
-    fn samples(&self) -> MutexGuard<'_, VecDeque<(Instant, Totals)>> {
+    fn samples(&self) -> MutexGuard<'_, VecDeque<(Instant, Counters)>> {
         self.0.lock()
     }
 }
 
 impl Sample {
-    fn of(at: Duration, totals: Totals) -> Self {
+    fn of(at: Duration, counters: Counters) -> Self {
         Self {
             at: at.as_secs_f64(),
-            sessions: totals.sessions,
-            accepted: totals.accepted,
-            refused: totals.refused,
-            sent_bytes: totals.sent,
-            received_bytes: totals.received,
-            dials: totals.dials,
-            dial_seconds: totals.dialling.as_secs_f64(),
+            sessions: counters.sessions,
+            accepted: counters.accepted,
+            refused: counters.refused,
+            sent_bytes: counters.sent,
+            received_bytes: counters.received,
+            dials: counters.dials,
+            dial_seconds: counters.dialling.as_secs_f64(),
         }
     }
 }
@@ -90,11 +90,11 @@ mod tests {
         let started = crate::clock::now();
         let history = History::default();
         for second in 0..500 {
-            let totals = Totals { accepted: second, ..Totals::default() };
-            history.sample(started + Duration::from_secs(second), totals);
+            let counters = Counters { accepted: second, ..Counters::default() };
+            history.sample(started + Duration::from_secs(second), counters);
         }
         let now = started + Duration::from_secs(501);
-        let seen = history.until(started, now, Totals { accepted: 999, ..Totals::default() }).samples;
+        let seen = history.until(started, now, Counters { accepted: 999, ..Counters::default() }).samples;
         assert_eq!(seen.len(), SAMPLES_MAX + 1);
         assert_eq!(seen[0].accepted, 320);
         assert_eq!(seen[SAMPLES_MAX].accepted, 999);

@@ -3,17 +3,17 @@
 //! hyper parses. Only the control socket takes orders; those that concern the daemon as a whole are passed on to it.
 //! Connections are few, bounded, and short of patience.
 
-mod answer;
 mod browser;
+mod config_id;
+mod connections;
 mod control;
 mod history;
-mod order;
 mod page;
-mod places;
+mod reported;
+mod request;
+mod respond;
 mod server;
 pub mod status;
-mod told;
-mod whose;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,21 +26,21 @@ use crate::credentials::Credentials;
 use crate::drain::Drain;
 use crate::log::Log;
 use crate::metrics::Exposition;
-use crate::session::{Ledger, Route, Totals};
+use crate::session::{Counters, Route, SessionTable};
 use crate::sync::Mutex;
 use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
 use arc_swap::ArcSwap;
 
+pub use config_id::{ConfigId, MEANT};
 pub use control::{
-    Command, Commands, DrainOrdered, EndpointOrdered, LogLevel, MistakeView, Reloaded, SessionOrdered,
-    commands, listed,
+    Command, CommandSender, DrainCommandResult, EndpointCommandResult, LogLevel, MistakeView, ReloadResult,
+    SessionCommandResult, command_channel, format_list,
 };
 pub use history::{History, Sample, Samples};
-pub use server::{Door, serve};
+pub use reported::UNTOLD;
+pub use server::{AdminTransport, serve};
 pub use status::{Phase, PhaseCell};
-pub use told::UNTOLD;
-pub use whose::{ConfigId, MEANT};
 
 /// Where the daemon answers questions about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,14 +58,14 @@ pub enum Control {
     Off,
     /// Named in the file: it must be bound, or the start fails.
     At(PathBuf),
-    /// The default place: where another daemon has it, there is one beside it (see [`ConfigId::controls_beside`]); where
+    /// The default place: where another daemon has it, there is one beside it (see [`ConfigId::alternative_control_sockets`]); where
     /// neither can be bound, the daemon says so and goes on without.
     Default(PathBuf),
 }
 
 /// What there is to be seen.
 #[derive(Debug)]
-pub struct Subject {
+pub struct AdminState {
     /// How far the daemon's life has gone.
     pub phase: PhaseCell,
     /// When it began.
@@ -77,16 +77,16 @@ pub struct Subject {
     /// When the file was last read again, and whether it came into force.
     pub last_reload: Mutex<Option<(Instant, bool)>>,
     /// What a reload may change.
-    pub scene: Scenery,
+    pub view: ViewCell,
     /// Who does what is asked for on the control socket.
-    pub commands: Commands,
+    pub commands: CommandSender,
     /// Whether another process is about to take over: what is ordered now it would not know.
     pub handing_over: AtomicBool,
     /// What is in use towards the upstreams.
     pub credentials: Credentials,
     /// What is written.
     pub log: Log,
-    /// The metrics; [`Subject::metrics`] for whoever reads them.
+    /// The metrics; [`AdminState::metrics`] for whoever reads them.
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,
@@ -96,9 +96,9 @@ pub struct Subject {
     pub upkeep: Drain,
 }
 
-impl Subject {
+impl AdminState {
     /// The file was read again just now, and came into force or did not.
-    pub fn reloaded(&self, is_in_force: bool) {
+    pub fn record_reload(&self, is_in_force: bool) {
         let reloaded = (clock::now(), is_in_force);
         *self.last_reload.lock() = Some(reloaded);
     }
@@ -106,23 +106,28 @@ impl Subject {
     /// The metrics, with the bytes of sessions that live and the states of clusters as they are now.
     #[must_use]
     pub fn metrics(&self) -> &Exposition {
-        let scene = self.scene.get();
-        scene.routes().for_each(|route| route.publish_bytes());
-        scene.clusters.iter().for_each(|cluster| cluster.publish_state());
+        let view = self.view.get();
+        view.routes().for_each(|route| route.publish_bytes());
+        view.clusters.iter().for_each(|cluster| cluster.publish_state());
         self.exposition.set_tasks(self.sessions.len(), self.upkeep.len());
         &self.exposition
     }
 
     /// What all listeners have seen together.
     #[must_use]
-    pub fn totals(&self) -> Totals {
-        self.scene.get().ledgers.iter().map(|ledger| ledger.totals()).fold(Totals::default(), Totals::and)
+    pub fn counters(&self) -> Counters {
+        self.view
+            .get()
+            .session_tables
+            .iter()
+            .map(|ledger| ledger.counters())
+            .fold(Counters::default(), Counters::and)
     }
 }
 
 /// What there is at the moment, as a whole.
 #[derive(Debug, Clone, Default)]
-pub struct Scene {
+pub struct View {
     /// Where the HTTP address is in fact.
     pub admin: Option<SocketAddr>,
     /// Each listener, in the file's order.
@@ -130,32 +135,32 @@ pub struct Scene {
     /// Each cluster, in the file's order.
     pub clusters: Vec<Arc<Cluster>>,
     /// Routes that take no more connections, but have live sessions.
-    pub leaving: Vec<Arc<Route>>,
+    pub draining: Vec<Arc<Route>>,
     /// Of all listeners that there ever were.
-    pub ledgers: Vec<Arc<Ledger>>,
+    pub session_tables: Vec<Arc<SessionTable>>,
 }
 
 /// The scene, changed as a whole.
 #[derive(Debug, Default)]
-pub struct Scenery(ArcSwap<Scene>);
+pub struct ViewCell(ArcSwap<View>);
 
-impl Scenery {
+impl ViewCell {
     /// The scene now.
     #[must_use]
-    pub fn get(&self) -> Arc<Scene> {
+    pub fn get(&self) -> Arc<View> {
         self.0.load_full()
     }
 
     /// Another from now on.
-    pub fn set(&self, scene: Scene) {
-        self.0.store(Arc::new(scene));
+    pub fn set(&self, view: View) {
+        self.0.store(Arc::new(view));
     }
 }
 
-impl Scene {
+impl View {
     /// Every route that has sessions or may get some.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.listeners.iter().map(|listener| &listener.route).chain(&self.leaving)
+        self.listeners.iter().map(|listener| &listener.route).chain(&self.draining)
     }
 }
 

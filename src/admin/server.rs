@@ -9,18 +9,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::Subject;
-use super::answer::{answer, text};
-use super::places::{Caller, Place, Places};
+use super::AdminState;
+use super::connections::{ConnectionGuard, ConnectionOwner, ConnectionTable};
+use super::respond::{handle, text};
 use super::{browser, control};
 use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
-use crate::sys::{Listening, Peer, Socket, socket_owner};
+use crate::sys::{ListeningSocket, Peer, Socket, socket_owner};
 
 /// Which way a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Door {
+pub enum AdminTransport {
     /// The HTTP address.
     Address,
     /// The control socket, which only its owner reaches.
@@ -36,13 +36,13 @@ const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Serves until the drain begins.
 pub async fn serve(
-    listening: Arc<Listening>,
-    door: Door,
-    subject: Arc<Subject>,
+    listening: Arc<ListeningSocket>,
+    transport: AdminTransport,
+    admin_state: Arc<AdminState>,
     drain: Drain,
     watch: DrainWatch,
 ) {
-    let places = Arc::<Places>::default();
+    let connections = Arc::<ConnectionTable>::default();
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         let accepted = tokio::select! {
@@ -54,9 +54,9 @@ pub async fn serve(
             Ok((accepted, peer)) => {
                 let Ok(socket) = Socket::adopt(accepted) else { continue };
                 // Whoever finds all places taken by others who ask is let go, and comes again.
-                let Some(place) = places.take(caller(&socket, peer)) else { continue };
-                let (subject, watch) = (Arc::clone(&subject), watch.clone());
-                drain.spawn(converse(socket, place, door, subject, watch));
+                let Some(guard) = connections.admit(caller(&socket, peer)) else { continue };
+                let (admin_state, watch) = (Arc::clone(&admin_state), watch.clone());
+                drain.spawn(converse(socket, guard, transport, admin_state, watch));
             }
             Err(error) => {
                 tracing::warn!(%error, "the admin cannot accept; waiting");
@@ -67,50 +67,58 @@ pub async fn serve(
 }
 
 /// Whose share of the places a connection takes.
-fn caller(socket: &Socket, peer: Peer) -> Caller {
+fn caller(socket: &Socket, peer: Peer) -> ConnectionOwner {
     match peer {
-        Peer::Unix => socket.peer_process().map_or(Caller::Unknown, |process| Caller::User(process.uid)),
+        Peer::Unix => socket
+            .peer_process()
+            .map_or(ConnectionOwner::Unknown, |process| ConnectionOwner::User(process.uid)),
         Peer::Tcp(from) => {
             let owner = socket.local().and_then(|local| socket_owner(from, local).ok().flatten());
             match owner {
-                Some(owner) => Caller::User(owner.uid),
-                None => peer.other_host().map_or(Caller::Unknown, Caller::Host),
+                Some(owner) => ConnectionOwner::User(owner.uid),
+                None => peer.other_host().map_or(ConnectionOwner::Unknown, ConnectionOwner::Host),
             }
         }
     }
 }
 
-async fn converse(socket: Socket, place: Place, door: Door, subject: Arc<Subject>, watch: DrainWatch) {
-    let asker = control::Asker::of(&socket);
+async fn converse(
+    socket: Socket,
+    guard: ConnectionGuard,
+    transport: AdminTransport,
+    admin_state: Arc<AdminState>,
+    watch: DrainWatch,
+) {
+    let asker = control::ControlPeer::of(&socket);
     // The file's mode says so too, unless somebody changed it.
-    if door == Door::Control && !asker.is_some_and(control::Asker::is_welcome) {
+    if transport == AdminTransport::Control && !asker.is_some_and(control::ControlPeer::is_authorized) {
         tracing::warn!(?asker, "somebody else than our own user and root came to the control socket");
         return socket.abort();
     }
-    let place = Arc::new(place);
-    let served = Arc::clone(&place);
+    let guard = Arc::new(guard);
+    let served = Arc::clone(&guard);
     let service = service_fn(move |request| {
-        let (subject, place) = (Arc::clone(&subject), Arc::clone(&served));
+        let (admin_state, guard) = (Arc::clone(&admin_state), Arc::clone(&served));
         async move {
-            let _asking = place.ask();
-            let answered = match browser::refusal(door, &request) {
+            let _asking = guard.begin_request();
+            let answered = match browser::refusal(transport, &request) {
                 Some(reason) => text(StatusCode::FORBIDDEN, reason),
-                None if !subject.config_id.is_meant(request.headers()) => {
-                    let own = subject.config_id.path().display();
+                None if !admin_state.config_id.matches_request(request.headers()) => {
+                    let own = admin_state.config_id.path().display();
                     let words =
                         format!("it is the daemon of {own}; name that file with --config if you mean it\n");
                     text(StatusCode::MISDIRECTED_REQUEST, &words)
                 }
-                None if place.is_kept && !HEALTH.contains(&request.uri().path()) => {
+                None if guard.is_kept && !HEALTH.contains(&request.uri().path()) => {
                     text(StatusCode::SERVICE_UNAVAILABLE, KEPT)
                 }
                 None => {
                     if request.uri().path() == "/metrics" {
-                        subject.exposition.settled().await;
+                        admin_state.exposition.wait_settled().await;
                     }
-                    match control::obey(&subject, door, asker, &request).await {
+                    match control::execute(&admin_state, transport, asker, &request).await {
                         Some(ordered) => ordered,
-                        None => answer(&subject, &request),
+                        None => handle(&admin_state, &request),
                     }
                 }
             };
@@ -124,12 +132,12 @@ async fn converse(socket: Socket, place: Place, door: Door, subject: Arc<Subject
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         // What goes wrong on a connection is its client's to see.
-        _ = alarm::before(clock::now() + LIFETIME, connection.as_mut()) => {}
-        () = place.dismissed() => {}
-        () = never_asked(&place) => {}
+        _ = alarm::timeout_at(clock::now() + LIFETIME, connection.as_mut()) => {}
+        () = guard.evicted() => {}
+        () = never_asked(&guard) => {}
         () = watch.begun() => {
             connection.as_mut().graceful_shutdown();
-            let _ = alarm::before(clock::now() + Duration::from_secs(1), connection).await;
+            let _ = alarm::timeout_at(clock::now() + Duration::from_secs(1), connection).await;
         }
     }
 }
@@ -139,9 +147,9 @@ const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 const KEPT: &str = "every place is taken but those for /healthz and /readyz: ask again in a moment\n";
 
 /// The patience with a connection that has asked nothing is over.
-async fn never_asked(place: &Place) {
+async fn never_asked(guard: &ConnectionGuard) {
     alarm::sleep(PATIENCE_FIRST).await;
-    if !place.is_new() {
+    if !guard.is_new() {
         std::future::pending::<()>().await;
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::told::Told;
-use super::{ListenerView, Subject};
+use super::reported::Reported;
+use super::{AdminState, ListenerView};
 use crate::credentials::CredentialView;
 use crate::policy::{breaker, outlier};
 use crate::upstream::{Cluster, EndpointView, discovery};
@@ -71,15 +71,15 @@ impl PhaseCell {
 #[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
 pub struct Status {
     pub version: String,
-    pub pid: Told<u32>,
+    pub pid: Reported<u32>,
     pub state: String,
-    pub uptime_seconds: Told<f64>,
+    pub uptime_seconds: Reported<f64>,
     pub config: String,
     pub last_reload: Option<LastReload>,
     pub admin: Option<String>,
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerStatus>,
     pub clusters: Vec<ClusterStatus>,
-    pub credentials: Vec<Credential>,
+    pub credentials: Vec<CredentialStatus>,
 }
 
 /// When the file was last read again, in `/status`.
@@ -96,13 +96,13 @@ pub struct LastReload {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Listener {
+pub struct ListenerStatus {
     pub name: String,
     pub cluster: String,
     pub addresses: Vec<String>,
-    pub active: Told<usize>,
-    pub accepted: Told<u64>,
-    pub max_connections: Told<u32>,
+    pub active: Reported<usize>,
+    pub accepted: Reported<u64>,
+    pub max_connections: Reported<u32>,
 }
 
 /// A cluster in `/status`.
@@ -121,18 +121,18 @@ pub struct ClusterStatus {
     pub pending_dials: u32,
     /// Sessions that wait for room.
     pub waiting: usize,
-    pub endpoints: Vec<Endpoint>,
-    pub discovery: Vec<Origin>,
+    pub endpoints: Vec<EndpointStatus>,
+    pub discovery: Vec<OriginStatus>,
 }
 
 /// Something that a cluster's endpoints come from, in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Origin {
+pub struct OriginStatus {
     pub kind: String,
     pub name: String,
-    pub found: Told<usize>,
+    pub found: Reported<usize>,
     pub age_ms: Option<u64>,
     pub next_ms: Option<u64>,
     pub last_error: Option<String>,
@@ -142,7 +142,7 @@ pub struct Origin {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Credential {
+pub struct CredentialStatus {
     pub kind: String,
     pub name: String,
     pub files: Vec<String>,
@@ -157,7 +157,7 @@ pub struct Credential {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Endpoint {
+pub struct EndpointStatus {
     pub name: String,
     pub host: Option<String>,
     pub addresses: Vec<String>,
@@ -167,12 +167,12 @@ pub struct Endpoint {
     pub health_seconds: Option<f64>,
     /// Why the last probe failed, if it did.
     pub health_error: Option<String>,
-    pub ejected: Option<Ejected>,
-    pub weight: Told<u32>,
+    pub ejected: Option<EjectionStatus>,
+    pub weight: Reported<u32>,
     pub priority: u32,
     pub dial_ms: Option<f64>,
-    pub sessions: Told<u32>,
-    pub pending_dials: Told<u32>,
+    pub sessions: Reported<u32>,
+    pub pending_dials: Reported<u32>,
     /// Connections that are ready for sessions to come.
     pub ready: u32,
     pub last_error: Option<String>,
@@ -182,7 +182,7 @@ pub struct Endpoint {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Ejected {
+pub struct EjectionStatus {
     pub fault: String,
     pub seconds_left: f64,
     pub on_trial: bool,
@@ -191,38 +191,38 @@ pub struct Ejected {
 /// The answer to `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Sessions {
+pub struct SessionList {
     /// Those that live.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<SessionStatus>,
 }
 
 /// A live session.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Session {
+pub struct SessionStatus {
     pub session: String,
     pub listener: String,
     pub cluster: Option<String>,
     pub endpoint: Option<String>,
-    pub caller: Option<Caller>,
-    pub age_ms: Told<u64>,
-    pub sent_bytes: Told<u64>,
-    pub received_bytes: Told<u64>,
+    pub caller: Option<CallerStatus>,
+    pub age_ms: Reported<u64>,
+    pub sent_bytes: Reported<u64>,
+    pub received_bytes: Reported<u64>,
 }
 
 /// Who connected, in `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "as above")]
-pub struct Caller {
+pub struct CallerStatus {
     pub uid: u32,
     pub user: Option<String>,
     pub unit: Option<String>,
     pub pid: Option<u32>,
 }
 
-impl Caller {
+impl CallerStatus {
     fn of(caller: &caller::Caller) -> Self {
         Self {
             uid: caller.uid,
@@ -234,55 +234,54 @@ impl Caller {
 }
 
 impl Status {
-    pub(super) fn of(subject: &Subject) -> Self {
-        let scene = subject.scene.get();
+    pub(super) fn of(admin_state: &AdminState) -> Self {
+        let view = admin_state.view.get();
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id().into(),
-            state: subject.phase.get().label().into(),
-            uptime_seconds: (clock::now() - subject.started).as_secs_f64().into(),
-            config: subject.config.display().to_string(),
-            last_reload: LastReload::of(subject),
-            admin: scene.admin.map(|address| address.to_string()),
-            listeners: scene.listeners.iter().map(Listener::of).collect(),
-            clusters: scene.clusters.iter().map(|cluster| ClusterStatus::of(cluster)).collect(),
-            credentials: subject.credentials.view().into_iter().map(Credential::of).collect(),
+            state: admin_state.phase.get().label().into(),
+            uptime_seconds: (clock::now() - admin_state.started).as_secs_f64().into(),
+            config: admin_state.config.display().to_string(),
+            last_reload: LastReload::of(admin_state),
+            admin: view.admin.map(|address| address.to_string()),
+            listeners: view.listeners.iter().map(ListenerStatus::of).collect(),
+            clusters: view.clusters.iter().map(|cluster| ClusterStatus::of(cluster)).collect(),
+            credentials: admin_state.credentials.view().into_iter().map(CredentialStatus::of).collect(),
         }
     }
 }
 
 impl LastReload {
-    fn of(subject: &Subject) -> Option<Self> {
-        let last = *subject.last_reload.lock();
+    fn of(admin_state: &AdminState) -> Option<Self> {
+        let last = *admin_state.last_reload.lock();
         let seconds_ago = |at| clock::now().saturating_duration_since(at).as_secs_f64();
         last.map(|(at, ok)| Self { ok, seconds_ago: seconds_ago(at) })
     }
 }
 
-impl Sessions {
-    pub(super) fn of(subject: &Subject) -> Self {
+impl SessionList {
+    pub(super) fn of(admin_state: &AdminState) -> Self {
         let now = clock::now();
-        let scene = subject.scene.get();
-        let mut sessions: Vec<_> = scene
-            .routes()
-            .flat_map(|route| route.view().into_iter().map(move |view| (route, view)))
-            .collect();
+        let view = admin_state.view.get();
+        let mut sessions: Vec<_> =
+            view.routes().flat_map(|route| route.view().into_iter().map(move |view| (route, view))).collect();
         sessions.sort_by_key(|(_, view)| view.accepted);
-        let session = |(route, view): (&Arc<crate::session::Route>, crate::session::SessionView)| Session {
-            session: view.session.to_string(),
-            listener: route.listener().to_string(),
-            cluster: view.cluster.map(|name| name.to_string()),
-            endpoint: view.endpoint.map(|name| name.to_string()),
-            caller: view.caller.as_deref().map(Caller::of),
-            age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX).into(),
-            sent_bytes: view.sent.into(),
-            received_bytes: view.received.into(),
-        };
+        let session =
+            |(route, view): (&Arc<crate::session::Route>, crate::session::SessionView)| SessionStatus {
+                session: view.session.to_string(),
+                listener: route.listener().to_string(),
+                cluster: view.cluster.map(|name| name.to_string()),
+                endpoint: view.endpoint.map(|name| name.to_string()),
+                caller: view.caller.as_deref().map(CallerStatus::of),
+                age_ms: u64::try_from((now - view.accepted).as_millis()).unwrap_or(u64::MAX).into(),
+                sent_bytes: view.sent.into(),
+                received_bytes: view.received.into(),
+            };
         Self { sessions: sessions.into_iter().map(session).collect() }
     }
 }
 
-impl Listener {
+impl ListenerStatus {
     fn of(view: &ListenerView) -> Self {
         Self {
             name: view.route.listener().to_string(),
@@ -323,13 +322,13 @@ impl ClusterStatus {
             sessions: load.sessions,
             pending_dials: load.dials,
             waiting: cluster.waiting(),
-            endpoints: cluster.view().into_iter().map(|view| Endpoint::of(view, now)).collect(),
-            discovery: cluster.discovery().origins.iter().map(Origin::of).collect(),
+            endpoints: cluster.view().into_iter().map(|view| EndpointStatus::of(view, now)).collect(),
+            discovery: cluster.discovery().origins.iter().map(OriginStatus::of).collect(),
         }
     }
 }
 
-impl Origin {
+impl OriginStatus {
     fn of(origin: &discovery::Origin) -> Self {
         let now = clock::now();
         let millis = |lasted: Duration| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
@@ -349,7 +348,7 @@ fn left(until: Instant, now: Instant) -> f64 {
     until.saturating_duration_since(now).as_secs_f64()
 }
 
-impl Ejected {
+impl EjectionStatus {
     fn of(state: outlier::State, now: Instant) -> Option<Self> {
         let (fault, seconds_left, on_trial) = match state {
             outlier::State::In => return None,
@@ -360,7 +359,7 @@ impl Ejected {
     }
 }
 
-impl Credential {
+impl CredentialStatus {
     fn of(view: CredentialView) -> Self {
         let expires = view.not_after.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
         Self {
@@ -374,10 +373,10 @@ impl Credential {
     }
 }
 
-impl Endpoint {
+impl EndpointStatus {
     fn of(view: EndpointView, now: Instant) -> Self {
         let settings = view.endpoint.settings();
-        let state = if view.is_member { view.admin.label() } else { "removed" };
+        let state = if view.is_present { view.admin.label() } else { "removed" };
         Self {
             name: settings.name.to_string(),
             host: settings.host.as_deref().map(str::to_owned),
@@ -386,7 +385,7 @@ impl Endpoint {
             health: view.observed.as_ref().map_or("unchecked", |_| view.health.label()).into(),
             health_seconds: view.observed.as_ref().map(|observed| observed.age.as_secs_f64()),
             health_error: view.observed.and_then(|observed| observed.last_error),
-            ejected: Ejected::of(view.outlier, now),
+            ejected: EjectionStatus::of(view.outlier, now),
             weight: view.weight.into(),
             priority: view.priority,
             dial_ms: view.dial_time.map(|time| time.as_secs_f64() * 1e3),

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::{ConfigFile, Failure};
+use super::{CommandError, ConfigFile};
 use crate::alarm;
 use crate::credentials;
+use crate::escape::escaped;
 use crate::listener;
 use crate::metrics::Exposition;
-use crate::shown::escaped;
-use crate::tls::{self, Choice, UNCERTIFIED};
-use crate::upstream::discovery::{self, Means, Origin, Source};
-use crate::upstream::{Cluster, DialRecord, Endpoint, Settings, Step, late_rejection, probe, try_endpoint};
+use crate::tls::{self, IdentityChoice, UNCERTIFIED};
+use crate::upstream::discovery::{self, DiscoveryServices, Origin, Source};
+use crate::upstream::{
+    AttemptStep, Cluster, DialRecord, Endpoint, Settings, late_rejection, probe, try_endpoint,
+};
 use crate::workers;
 
 #[derive(Debug, clap::Args)]
@@ -25,14 +27,14 @@ pub(super) struct Arguments {
     connect: bool,
 }
 
-pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
     let config = arguments.file.load()?;
     for warning in &config.warnings {
         eprintln!("warning: {}", escaped(warning));
     }
     let wrong: Vec<_> = config.clusters.iter().filter_map(mistake_in_file).collect();
     if !wrong.is_empty() {
-        return Err(Failure::Wrong(wrong));
+        return Err(CommandError::Wrong(wrong));
     }
     println!(
         "{}: fine: {} listener(s), {} cluster(s)",
@@ -43,18 +45,18 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.connect {
         return Ok(());
     }
-    let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+    let failed = |error: &dyn std::error::Error| CommandError::Running(error.to_string());
     Exposition::install().map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let means = Means::default();
+    let services = DiscoveryServices::default();
     let fixed = config.clusters.iter().filter(|cluster| cluster.source.is_none());
     let fixed = fixed.map(|cluster| (cluster.name.clone(), cluster.addresses()));
-    means.own.set(listener::entrances(&config.listeners), fixed);
-    let unreachable = runtime.block_on(alarm::attend(connect_all(config.clusters, &means)));
+    services.own.set(listener::entry_points(&config.listeners), fixed);
+    let unreachable = runtime.block_on(alarm::drive(connect_all(config.clusters, &services)));
     runtime.shutdown_background();
     match unreachable.map_err(|error| failed(&error))? {
         0 => Ok(()),
-        count => Err(Failure::Running(format!("{count} endpoint(s) cannot be used"))),
+        count => Err(CommandError::Running(format!("{count} endpoint(s) cannot be used"))),
     }
 }
 
@@ -67,7 +69,7 @@ fn mistake_in_file(cluster: &Settings) -> Option<String> {
 }
 
 /// One after the other, so that the report reads in the file's order.
-async fn connect_all(clusters: Vec<Settings>, means: &Means) -> usize {
+async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> usize {
     let mut unreachable = 0;
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
@@ -76,7 +78,7 @@ async fn connect_all(clusters: Vec<Settings>, means: &Means) -> usize {
         }
         let identities =
             cluster.settings().tls.as_ref().map(|tls| tls.identities().clone()).unwrap_or_default();
-        let found = discovery::settle(&cluster, means.clone(), Rng::with_seed(0)).await;
+        let found = discovery::settle(&cluster, services.clone(), Rng::with_seed(0)).await;
         for origin in &found.origins {
             println!("\nclusters.{} {}", cluster.settings().name, escaped(&origin.name));
             if !resolved(origin) {
@@ -114,35 +116,35 @@ async fn fetched(cluster: &Arc<Cluster>) -> bool {
     all
 }
 
-async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) -> bool {
+async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: IdentityChoice) -> bool {
     let mut record = DialRecord::default();
     let dialled = try_endpoint(cluster.settings(), endpoint, identity, &mut record).await;
     let failed_at = dialled.as_ref().err().map(|error| error.step());
-    let passed = |step: Step| failed_at.is_none_or(|failed| step < failed);
+    let passed = |step: AttemptStep| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
     let host = endpoint.settings().host.as_deref();
     report(
         RESOLVE,
         &host.map_or_else(|| "nothing to do, it is an address".into(), |host| format!("from {host}")),
     );
-    if passed(Step::Connect) {
-        report(Step::Connect.label(), &took(record.connect).unwrap_or_default());
+    if passed(AttemptStep::Connect) {
+        report(AttemptStep::Connect.label(), &took(record.connect).unwrap_or_default());
     }
     let settings = cluster.settings();
     let upgrades = settings
         .tls
         .as_ref()
-        .is_some_and(|tls| tls.start() != tls::Start::Direct && settings.protocol.upgrade().is_some())
+        .is_some_and(|tls| tls.start() != tls::TlsStart::Direct && settings.protocol.upgrade().is_some())
         && dialled.as_ref().map_or(true, |ready| ready.is_upgraded);
-    if passed(Step::Upgrade) && upgrades {
-        report(Step::Upgrade.label(), settings.protocol.label());
+    if passed(AttemptStep::Upgrade) && upgrades {
+        report(AttemptStep::Upgrade.label(), settings.protocol.label());
     }
     let ready = match dialled {
         Ok(ready) => ready,
         Err(error) => return refused(error.step().label(), &error.to_string()),
     };
     // Such a server rejects us behind the handshake, and some do so without a word.
-    let is_uncertified = ready.end.is_uncertified();
+    let is_uncertified = ready.stream.is_uncertified();
     let secured = record.agreed.map(|agreed| {
         format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
     });
@@ -150,24 +152,25 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Choice) 
     // trip, which is when a probe has its answer.
     match probe(settings, ready).await {
         Ok(None) => {
-            secured.inspect(|words| report(Step::Handshake.label(), words));
+            secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
             println!("  {ANSWER:<10} ok      the server would serve a client");
             true
         }
-        Err(failure) if is_uncertified && failure.is_end() => {
-            refused(Step::Handshake.label(), &format!("{}, then: {UNCERTIFIED}", secured.unwrap_or_default()))
-        }
+        Err(failure) if is_uncertified && failure.is_end() => refused(
+            AttemptStep::Handshake.label(),
+            &format!("{}, then: {UNCERTIFIED}", secured.unwrap_or_default()),
+        ),
         Err(failure) => {
-            secured.inspect(|words| report(Step::Handshake.label(), words));
+            secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
             refused(ANSWER, &failure.to_string())
         }
-        Ok(Some(ready)) => match (secured, late_rejection(ready.end).await) {
+        Ok(Some(ready)) => match (secured, late_rejection(ready.stream).await) {
             (Some(words), Some(reason)) => {
                 let reason = if is_uncertified { UNCERTIFIED } else { &reason };
-                refused(Step::Handshake.label(), &format!("{words}, then: {reason}"))
+                refused(AttemptStep::Handshake.label(), &format!("{words}, then: {reason}"))
             }
             (secured, _) => {
-                secured.inspect(|words| report(Step::Handshake.label(), words));
+                secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
                 true
             }
         },

@@ -1,7 +1,7 @@
 //! `close`: ends sessions, with outcome `closed_by_operator`.
 
-use super::Failure;
-use super::ask::{ControlSocket, Daemon, part};
+use super::CommandError;
+use super::client::{ControlTarget, Daemon, path_segment};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -9,22 +9,22 @@ pub(super) struct Arguments {
     #[arg(value_name = "SESSION", required = true)]
     sessions: Vec<String>,
     #[command(flatten)]
-    place: ControlSocket,
+    place: ControlTarget,
     /// The daemon's answers as they are
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn close(arguments: &Arguments) -> Result<(), Failure> {
-    let daemon = Daemon::commanded_at(&arguments.place)?;
+pub(super) fn close(arguments: &Arguments) -> Result<(), CommandError> {
+    let daemon = Daemon::control_at(&arguments.place)?;
     let mut refused = Vec::new();
     for session in &arguments.sessions {
-        let path = format!("/sessions/{}/close", part(session));
-        match daemon.order(&path).map_err(Failure::Running)?.good() {
+        let path = format!("/sessions/{}/close", path_segment(session));
+        match daemon.send_command(&path).map_err(CommandError::Running)?.into_success_body() {
             Ok(body) if arguments.json => super::print(&body)?,
             Ok(_) => super::print(format!("session {session} is closed\n").as_bytes())?,
             Err(words) => refused.push(words),
         }
     }
-    if refused.is_empty() { Ok(()) } else { Err(Failure::Running(refused.join("\nambassador: "))) }
+    if refused.is_empty() { Ok(()) } else { Err(CommandError::Running(refused.join("\nambassador: "))) }
 }

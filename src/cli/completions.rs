@@ -3,7 +3,7 @@
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::{Cli, Failure};
+use super::{Cli, CommandError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -11,7 +11,7 @@ pub(super) struct Arguments {
     shell: Shell,
 }
 
-pub(super) fn completions(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn completions(arguments: &Arguments) -> Result<(), CommandError> {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "ambassador", &mut script);
     super::print(&script)

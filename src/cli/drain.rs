@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::Failure;
-use super::ask::{self, ControlSocket, Daemon};
-use crate::admin::DrainOrdered;
+use super::CommandError;
+use super::client::{self, ControlTarget, Daemon};
+use crate::admin::DrainCommandResult;
 use crate::admin::status::Status;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    place: ControlSocket,
+    place: ControlTarget,
     /// Return when the daemon has gone
     #[arg(long)]
     wait: bool,
@@ -22,14 +22,17 @@ pub(super) struct Arguments {
 /// How often a daemon that goes down is looked at.
 const STEP: Duration = Duration::from_millis(200);
 
-pub(super) fn drain(arguments: &Arguments) -> Result<(), Failure> {
-    let daemon = Daemon::commanded_at(&arguments.place)?;
-    let pid = pid(&daemon).map_err(Failure::Running)?;
-    let body = daemon.order("/drain").and_then(ask::Answer::good).map_err(Failure::Running)?;
+pub(super) fn drain(arguments: &Arguments) -> Result<(), CommandError> {
+    let daemon = Daemon::control_at(&arguments.place)?;
+    let pid = pid(&daemon).map_err(CommandError::Running)?;
+    let body = daemon
+        .send_command("/drain")
+        .and_then(client::ControlResponse::into_success_body)
+        .map_err(CommandError::Running)?;
     if arguments.json {
         super::print(&body)?;
     } else {
-        let DrainOrdered { already, sessions } = ask::read(&body).map_err(Failure::Running)?;
+        let DrainCommandResult { already, sessions } = client::read(&body).map_err(CommandError::Running)?;
         let begins = if already { "is draining already" } else { "drains, and exits" };
         super::print(format!("the daemon {begins} (pid {pid}): {sessions} live session(s)\n").as_bytes())?;
     }
@@ -41,6 +44,6 @@ pub(super) fn drain(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn pid(daemon: &Daemon) -> Result<u32, String> {
-    let status: Status = ask::read(&daemon.get("/status")?)?;
+    let status: Status = client::read(&daemon.get("/status")?)?;
     Ok(status.pid.or_zero())
 }

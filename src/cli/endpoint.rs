@@ -1,8 +1,8 @@
 //! `endpoint`: takes an endpoint out of use, and back in.
 
-use super::Failure;
-use super::ask::{self, ControlSocket, part};
-use crate::admin::EndpointOrdered;
+use super::CommandError;
+use super::client::{self, ControlTarget, path_segment};
+use crate::admin::EndpointCommandResult;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -11,16 +11,16 @@ pub(super) struct Arguments {
     /// The endpoint's name, as `status` shows it
     #[arg(value_name = "ADDRESS")]
     endpoint: String,
-    order: Order,
+    order: EndpointAction,
     #[command(flatten)]
-    place: ControlSocket,
+    place: ControlTarget,
     /// The daemon's answer as it is
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Order {
+enum EndpointAction {
     /// It takes its share of new sessions
     Enable,
     /// No new sessions; those that live go on
@@ -29,24 +29,25 @@ enum Order {
     Disable,
 }
 
-pub(super) fn endpoint(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn endpoint(arguments: &Arguments) -> Result<(), CommandError> {
     let Arguments { cluster, endpoint, order, .. } = arguments;
     let order = match order {
-        Order::Enable => "enable",
-        Order::Drain => "drain",
-        Order::Disable => "disable",
+        EndpointAction::Enable => "enable",
+        EndpointAction::Drain => "drain",
+        EndpointAction::Disable => "disable",
     };
-    let path = format!("/clusters/{}/endpoints/{}/{order}", part(cluster), part(endpoint));
-    let body = ask::order(&arguments.place, &path)?.good().map_err(Failure::Running)?;
+    let path = format!("/clusters/{}/endpoints/{}/{order}", path_segment(cluster), path_segment(endpoint));
+    let body =
+        client::send_command(&arguments.place, &path)?.into_success_body().map_err(CommandError::Running)?;
     if arguments.json {
         return super::print(&body);
     }
-    let ordered: EndpointOrdered = ask::read(&body).map_err(Failure::Running)?;
+    let ordered: EndpointCommandResult = client::read(&body).map_err(CommandError::Running)?;
     super::print(words(&ordered).as_bytes())
 }
 
-fn words(ordered: &EndpointOrdered) -> String {
-    let EndpointOrdered { cluster, endpoint, state, was, endpoints, sessions, enabled } = ordered;
+fn words(ordered: &EndpointCommandResult) -> String {
+    let EndpointCommandResult { cluster, endpoint, state, was, endpoints, sessions, enabled } = ordered;
     let all = if *endpoints > 1 { format!(", all {endpoints} of that address,") } else { String::new() };
     let mut words =
         format!("{endpoint} of {cluster}{all} is {state} (it was {was}), with {sessions} live session(s)\n");
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn whoever_takes_out_the_last_one_is_told() {
-        let mut ordered = EndpointOrdered {
+        let mut ordered = EndpointCommandResult {
             cluster: "up".into(),
             endpoint: "10.0.0.1:1".into(),
             state: "draining".into(),

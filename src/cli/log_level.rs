@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Failure;
-use super::ask::{self, ControlSocket, Daemon};
+use super::CommandError;
+use super::client::{self, ControlTarget, Daemon};
 use crate::admin::LogLevel;
 use crate::log::LEVELS;
 use crate::quantity::{duration, show_duration};
@@ -17,26 +17,29 @@ pub(super) struct Arguments {
     #[arg(long = "for", value_name = "DURATION", requires = "level", value_parser = |text: &str| duration(text))]
     lasting: Option<Duration>,
     #[command(flatten)]
-    place: ControlSocket,
+    place: ControlTarget,
     /// The daemon's answer as it is
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn log_level(arguments: &Arguments) -> Result<(), Failure> {
-    let daemon = Daemon::commanded_at(&arguments.place)?;
+pub(super) fn log_level(arguments: &Arguments) -> Result<(), CommandError> {
+    let daemon = Daemon::control_at(&arguments.place)?;
     let body = match &arguments.level {
-        None => daemon.get("/log").map_err(Failure::Running)?,
+        None => daemon.get("/log").map_err(CommandError::Running)?,
         Some(level) => {
             let lasting = arguments.lasting.map(|lasting| format!("&for={}", show_duration(lasting)));
             let path = format!("/log?level={level}{}", lasting.unwrap_or_default());
-            daemon.order(&path).and_then(ask::Answer::good).map_err(Failure::Running)?
+            daemon
+                .send_command(&path)
+                .and_then(client::ControlResponse::into_success_body)
+                .map_err(CommandError::Running)?
         }
     };
     if arguments.json {
         return super::print(&body);
     }
-    let LogLevel { level, configured, lasting } = ask::read(&body).map_err(Failure::Running)?;
+    let LogLevel { level, configured, lasting } = client::read(&body).map_err(CommandError::Running)?;
     let words = match lasting {
         _ if level == configured => format!("the log's level is {level}, as configured\n"),
         Some(lasting) => format!("the log's level is {level} for {lasting}, then {configured}\n"),

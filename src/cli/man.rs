@@ -7,8 +7,8 @@ use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, italic, roman};
 
-use super::{Cli, Failure};
-use crate::config::{self, Described};
+use super::{Cli, CommandError};
+use crate::config::{self, KeyDoc};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     all: Option<PathBuf>,
 }
 
-pub(super) fn man(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn man(arguments: &Arguments) -> Result<(), CommandError> {
     let mut program = Cli::command().disable_help_subcommand(true);
     program.build();
     match &arguments.all {
@@ -30,20 +30,21 @@ pub(super) fn man(arguments: &Arguments) -> Result<(), Failure> {
             pages.push(("ambassador.1".to_owned(), page(program)?));
             for (name, page) in pages {
                 let path = folder.join(name);
-                fs::write(&path, page)
-                    .map_err(|error| Failure::Running(format!("cannot write {}: {error}", path.display())))?;
+                fs::write(&path, page).map_err(|error| {
+                    CommandError::Running(format!("cannot write {}: {error}", path.display()))
+                })?;
             }
             Ok(())
         }
     }
 }
 
-fn page(command: Command) -> Result<Vec<u8>, Failure> {
+fn page(command: Command) -> Result<Vec<u8>, CommandError> {
     let is_program = command.get_name() == "ambassador";
     let man = Man::new(command).manual("ambassador");
     let mut page = Vec::new();
     let written = man.render(&mut page).and_then(|()| if is_program { more(&mut page) } else { Ok(()) });
-    written.map_err(|error| Failure::Running(error.to_string()))?;
+    written.map_err(|error| CommandError::Running(error.to_string()))?;
     Ok(page)
 }
 
@@ -101,7 +102,7 @@ fn file() -> Vec<u8> {
         roff.control("PP", []).text([roman(paragraph)]);
     }
     roff.control("SH", ["KEYS"]);
-    for Described { path, takes, default, about } in config::described() {
+    for KeyDoc { path, takes, default, about } in config::key_docs() {
         let mut head: Vec<Inline> = vec![bold(path), roman("  "), italic(takes)];
         if let Some(default) = default {
             head.push(roman(format!("  [{default}]")));

@@ -1,7 +1,7 @@
 //! The command line: one file a verb, and the exit status of each.
 
-mod ask;
 mod check;
+mod client;
 mod close;
 mod completions;
 mod demo;
@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::admin::{self, ConfigId};
 use crate::config::{Config, Mistakes};
-use crate::shown::escaped_lines;
+use crate::escape::escaped_lines;
 
 /// Failed while running.
 const FAILED: u8 = 1;
@@ -115,14 +115,14 @@ pub fn main() -> ExitCode {
 
 /// Why a verb did not do what it was asked.
 #[derive(Debug)]
-enum Failure {
+enum CommandError {
     Config(Mistakes),
     /// What is wrong with a file, in words.
     Wrong(Vec<String>),
     Running(String),
 }
 
-impl Failure {
+impl CommandError {
     fn report(&self) -> ExitCode {
         match self {
             Self::Config(mistakes) => {
@@ -153,8 +153,8 @@ impl ConfigFile {
         }
     }
 
-    fn load(&self) -> Result<Config, Failure> {
-        Config::load(&self.path()).map_err(Failure::Config)
+    fn load(&self) -> Result<Config, CommandError> {
+        Config::load(&self.path()).map_err(CommandError::Config)
     }
 
     /// What tells it from other files; `None` where there is no file.
@@ -164,30 +164,31 @@ impl ConfigFile {
     }
 
     /// Where the daemon of this file answers; where there is no file, where one without a word about it would.
-    fn load_admin(&self) -> Result<admin::Settings, Failure> {
+    fn load_admin(&self) -> Result<admin::Settings, CommandError> {
         let path = self.path();
         let settings = if self.config.is_none() && !path.exists() {
             Config::default_admin()
         } else {
             Config::load_admin(&path)
         };
-        settings.map_err(Failure::Config)
+        settings.map_err(CommandError::Config)
     }
 }
 
-fn schema() -> Result<(), Failure> {
+fn schema() -> Result<(), CommandError> {
     let schema = crate::config::schema();
-    let text = serde_json::to_string_pretty(&schema).map_err(|error| Failure::Running(error.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(&schema).map_err(|error| CommandError::Running(error.to_string()))?;
     print(format!("{text}\n").as_bytes())
 }
 
 /// Text to stdout, all of it, and nothing in it that a terminal would obey. A reader that has seen enough (`| head`) is no failure.
-fn print(bytes: &[u8]) -> Result<(), Failure> {
+fn print(bytes: &[u8]) -> Result<(), CommandError> {
     let text = String::from_utf8_lossy(bytes);
     let mut stdout = io::stdout().lock();
     match stdout.write_all(escaped_lines(&text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Running(format!("cannot write to stdout: {error}")))
+            Err(CommandError::Running(format!("cannot write to stdout: {error}")))
         }
         Ok(()) | Err(_) => Ok(()),
     }

@@ -2,31 +2,34 @@
 
 use hyper::StatusCode;
 
-use super::Failure;
-use super::ask::{self, ControlSocket};
-use crate::admin::{Reloaded, listed};
-use crate::shown::escaped;
+use super::CommandError;
+use super::client::{self, ControlTarget};
+use crate::admin::{ReloadResult, format_list};
+use crate::escape::escaped;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    place: ControlSocket,
+    place: ControlTarget,
     /// The daemon's answer as it is
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn reload(arguments: &Arguments) -> Result<(), Failure> {
-    let answer = ask::order(&arguments.place, "/reload")?;
+pub(super) fn reload(arguments: &Arguments) -> Result<(), CommandError> {
+    let answer = client::send_command(&arguments.place, "/reload")?;
     if !answer.status.is_success() && answer.status != StatusCode::UNPROCESSABLE_ENTITY {
-        return Err(Failure::Running(answer.words()));
+        return Err(CommandError::Running(answer.message()));
     }
-    let reloaded: Reloaded = ask::read(&answer.body).map_err(Failure::Running)?;
+    let reloaded: ReloadResult = client::read(&answer.body).map_err(CommandError::Running)?;
     if arguments.json {
         super::print(&answer.body)?;
     }
     if !reloaded.ok {
-        return Err(Failure::Wrong(vec![format!("{}; nothing has changed", listed(&reloaded.mistakes))]));
+        return Err(CommandError::Wrong(vec![format!(
+            "{}; nothing has changed",
+            format_list(&reloaded.mistakes)
+        )]));
     }
     if arguments.json {
         return Ok(());

@@ -3,22 +3,22 @@
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::set_no_new_privs;
 
-use super::{ConfigFile, Failure};
-use crate::daemon::Confined;
+use super::{CommandError, ConfigFile};
+use crate::daemon::ProcessConfinement;
 use crate::log::Log;
 use crate::sys::Launcher;
 use crate::{alarm, daemon, workers};
 
-pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
-    let failed = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+pub(super) fn run(file: &ConfigFile) -> Result<(), CommandError> {
+    let failed = |error: &dyn std::error::Error| CommandError::Running(error.to_string());
     give_up();
     let launcher = Launcher::fork();
     let config = file.load()?;
     daemon::make_folders(&config.admin);
-    let confined = Confined::as_far_as_possible(&config);
+    let confined = ProcessConfinement::apply(&config);
     let log = Log::install(&config.log).map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
-    let ran = runtime.block_on(alarm::attend(daemon::run(config, log.clone(), launcher, confined)));
+    let ran = runtime.block_on(alarm::drive(daemon::run(config, log.clone(), launcher, confined)));
     // What still blocks must not hold up the end of the process.
     runtime.shutdown_background();
     log.close();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ask::{self, Where};
-use super::{Failure, show};
-use crate::admin::status::{Session, Sessions};
+use super::client::{self, AdminTarget};
+use super::{CommandError, show};
+use crate::admin::status::{SessionList, SessionStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    place: Where,
+    place: AdminTarget,
     /// Only those that came in by this listener
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
@@ -23,10 +23,10 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn sessions(arguments: &Arguments) -> Result<(), Failure> {
-    let body = ask::get(&arguments.place, "/sessions")?;
+pub(super) fn sessions(arguments: &Arguments) -> Result<(), CommandError> {
+    let body = client::get(&arguments.place, "/sessions")?;
     // As a value: whatever a session has is kept.
-    let mut answer: Value = ask::read(&body).map_err(Failure::Running)?;
+    let mut answer: Value = client::read(&body).map_err(CommandError::Running)?;
     if let Some(sessions) = answer["sessions"].as_array_mut() {
         let is = |session: &Value, key: &str, wanted: &Option<String>| {
             wanted.as_deref().is_none_or(|wanted| session[key] == wanted)
@@ -38,22 +38,22 @@ pub(super) fn sessions(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.json {
         return super::print(format!("{answer:#}\n").as_bytes());
     }
-    let Sessions { sessions } = serde_json::from_value(answer)
-        .map_err(|error| Failure::Running(format!("the daemon's answer is not understood: {error}")))?;
+    let SessionList { sessions } = serde_json::from_value(answer)
+        .map_err(|error| CommandError::Running(format!("the daemon's answer is not understood: {error}")))?;
     super::print(page(&sessions).as_bytes())
 }
 
-fn page(sessions: &[Session]) -> String {
-    let row = |session: &Session| {
+fn page(sessions: &[SessionStatus]) -> String {
+    let row = |session: &SessionStatus| {
         vec![
             session.session.clone(),
             session.listener.clone(),
             session.cluster.clone().unwrap_or_else(|| "-".into()),
             session.endpoint.clone().unwrap_or_else(|| "dialling".into()),
             show::caller(session.caller.as_ref()),
-            session.age_ms.words(|age| show::span(Duration::from_millis(age))),
-            session.sent_bytes.words(|count| show::bytes(count as f64)),
-            session.received_bytes.words(|count| show::bytes(count as f64)),
+            session.age_ms.display_with(|age| show::span(Duration::from_millis(age))),
+            session.sent_bytes.display_with(|count| show::bytes(count as f64)),
+            session.received_bytes.display_with(|count| show::bytes(count as f64)),
         ]
     };
     let rows: Vec<_> = sessions.iter().map(row).collect();

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::admin::UNTOLD;
-use crate::admin::status::Caller;
-use crate::shown::escaped;
+use crate::admin::status::CallerStatus;
+use crate::escape::escaped;
 
 /// Columns as wide as their widest cell; the last is not padded. What is empty was not told.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
@@ -56,7 +56,7 @@ pub(super) fn span(lasted: Duration) -> String {
 }
 
 /// Who connected.
-pub(super) fn caller(caller: Option<&Caller>) -> String {
+pub(super) fn caller(caller: Option<&CallerStatus>) -> String {
     let Some(caller) = caller else { return "-".into() };
     let user = caller.user.clone().unwrap_or_else(|| format!("uid {}", caller.uid));
     match &caller.unit {

@@ -2,27 +2,27 @@
 
 use std::fmt::Write as _;
 
-use super::Failure;
-use super::ask::{self, Where};
+use super::CommandError;
+use super::client::{self, AdminTarget};
 use super::show::{table, version};
 use crate::admin::UNTOLD;
-use crate::admin::status::{ClusterStatus, Ejected, Listener, Origin, Status};
+use crate::admin::status::{ClusterStatus, EjectionStatus, ListenerStatus, OriginStatus, Status};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    place: Where,
+    place: AdminTarget,
     /// The daemon's answer as it is
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn status(arguments: &Arguments) -> Result<(), Failure> {
-    let body = ask::get(&arguments.place, "/status")?;
+pub(super) fn status(arguments: &Arguments) -> Result<(), CommandError> {
+    let body = client::get(&arguments.place, "/status")?;
     if arguments.json {
         return super::print(&body);
     }
-    let status: Status = ask::read(&body).map_err(Failure::Running)?;
+    let status: Status = client::read(&body).map_err(CommandError::Running)?;
     super::print(page(&status).as_bytes())
 }
 
@@ -64,7 +64,7 @@ fn origins(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
     let seconds =
         |millis: Option<u64>| millis.map_or_else(|| "-".into(), |millis| format!("{} s", millis / 1000));
     let rows = |cluster: &ClusterStatus| -> Vec<Vec<String>> {
-        let row = |origin: &Origin| {
+        let row = |origin: &OriginStatus| {
             vec![
                 cluster.name.clone(),
                 origin.name.clone(),
@@ -80,8 +80,8 @@ fn origins(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
     clusters.iter().flat_map(rows).collect()
 }
 
-fn listeners(listeners: &[Listener]) -> Vec<Vec<String>> {
-    let row = |listener: &Listener| {
+fn listeners(listeners: &[ListenerStatus]) -> Vec<Vec<String>> {
+    let row = |listener: &ListenerStatus| {
         vec![
             listener.name.clone(),
             listener.addresses.join(", "),
@@ -95,7 +95,7 @@ fn listeners(listeners: &[Listener]) -> Vec<Vec<String>> {
 
 fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
     let rows = |cluster: &ClusterStatus| -> Vec<Vec<String>> {
-        let row = |endpoint: &crate::admin::status::Endpoint| {
+        let row = |endpoint: &crate::admin::status::EndpointStatus| {
             vec![
                 cluster.name.clone(),
                 match &endpoint.host {
@@ -118,13 +118,13 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
 }
 
 /// What keeps sessions from it, and for how long still.
-fn state(endpoint: &crate::admin::status::Endpoint) -> String {
+fn state(endpoint: &crate::admin::status::EndpointStatus) -> String {
     match &endpoint.ejected {
-        Some(Ejected { fault, on_trial: true, .. }) => format!("on trial ({fault})"),
-        Some(Ejected { fault, seconds_left, .. }) if *seconds_left > 0.0 => {
+        Some(EjectionStatus { fault, on_trial: true, .. }) => format!("on trial ({fault})"),
+        Some(EjectionStatus { fault, seconds_left, .. }) if *seconds_left > 0.0 => {
             format!("ejected for {seconds_left:.0} s ({fault})")
         }
-        Some(Ejected { fault, .. }) => format!("ejected until tried ({fault})"),
+        Some(EjectionStatus { fault, .. }) => format!("ejected until tried ({fault})"),
         None => endpoint.state.clone(),
     }
 }
@@ -155,7 +155,7 @@ fn troubles(clusters: &[ClusterStatus]) -> String {
 }
 
 /// With how long it has been so, where anybody looks.
-fn health(endpoint: &crate::admin::status::Endpoint) -> String {
+fn health(endpoint: &crate::admin::status::EndpointStatus) -> String {
     endpoint
         .health_seconds
         .map_or_else(|| endpoint.health.clone(), |seconds| format!("{} for {seconds:.0} s", endpoint.health))

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Options, Spanned};
 
-use super::mistakes::{At, Place};
+use super::mistakes::{Position, SourceLocation};
 
 /// A value and its place.
 pub(super) type Node = Spanned<Value>;
@@ -42,9 +42,9 @@ pub(super) const PEM: &str = "-----BEGIN";
 const DEPTH_MAX: usize = 16;
 
 /// Reads one document. An empty text is [`Value::Null`].
-pub(super) fn parse(text: &str) -> Result<Node, (At, String)> {
+pub(super) fn parse(text: &str) -> Result<Node, (SourceLocation, String)> {
     if let Some(line) = text.lines().position(|line| line.starts_with(PEM)) {
-        let at = At { place: Place { line: line + 1, column: 1 }, path: String::new() };
+        let at = SourceLocation { position: Position { line: line + 1, column: 1 }, path: String::new() };
         return Err((
             at,
             "a certificate or a key (PEM) begins here; `cert`, `key` and `ca` name files that have them"
@@ -68,9 +68,9 @@ fn options() -> Options {
 }
 
 /// The syntax error in words, with what to do about the two usual ones.
-fn explain(text: &str, error: &Error) -> (At, String) {
+fn explain(text: &str, error: &Error) -> (SourceLocation, String) {
     let location = error.location().unwrap_or(Location::UNKNOWN);
-    let place = place(&location);
+    let position = place(&location);
     let said = error.without_snippet().to_string();
     let said = if matches!(error, Error::MultipleDocuments { .. }) {
         "a second YAML document begins here; only one is read"
@@ -80,7 +80,7 @@ fn explain(text: &str, error: &Error) -> (At, String) {
         // The place, which we say ourselves, ends every sentence of theirs.
         said.split(" at line ").next().unwrap_or_default()
     };
-    let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+    let line = text.lines().nth(position.line.saturating_sub(1)).unwrap_or_default();
     let hint = if line.contains("[::") || line.contains("]:") {
         "; put an IPv6 address in quotes, as in \"[::1]:5432\""
     } else if line.contains("${") {
@@ -88,18 +88,18 @@ fn explain(text: &str, error: &Error) -> (At, String) {
     } else {
         ""
     };
-    (At { place, path: String::new() }, format!("{said}{hint}"))
+    (SourceLocation { position, path: String::new() }, format!("{said}{hint}"))
 }
 
 /// Where a node is written: for an alias, where its anchor is, because that is the text to change.
-pub(super) fn place_of<T>(node: &Spanned<T>) -> Place {
+pub(super) fn position_of<T>(node: &Spanned<T>) -> Position {
     place(&node.defined)
 }
 
 /// Positions are never 0 for what was parsed; a text without any is at its beginning.
-fn place(location: &Location) -> Place {
+fn place(location: &Location) -> Position {
     let from_one = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).max(1);
-    Place { line: from_one(location.line()), column: from_one(location.column()) }
+    Position { line: from_one(location.line()), column: from_one(location.column()) }
 }
 
 impl<'de> Deserialize<'de> for Value {
@@ -180,7 +180,7 @@ mod tests {
 
     fn check_error(text: &str, line: usize, column: usize, part: &str) {
         let (at, message) = parse(text).expect_err(text);
-        assert_eq!(at.place, Place { line, column }, "{text:?}: {message}");
+        assert_eq!(at.position, Position { line, column }, "{text:?}: {message}");
         assert!(message.contains(part), "{text:?}: {message}");
         assert!(!message.contains("at line"), "{text:?}: {message}");
     }
@@ -203,7 +203,8 @@ mod tests {
         let Value::Map(pairs) = parse("a: 1\n5432: 2\na: 3\n~: 4\ntrue: 5").unwrap().value else {
             panic!("a map");
         };
-        let keys: Vec<_> = pairs.iter().map(|(key, _)| (key.value.as_deref(), place_of(key).line)).collect();
+        let keys: Vec<_> =
+            pairs.iter().map(|(key, _)| (key.value.as_deref(), position_of(key).line)).collect();
         let expected = [(Some("a"), 1), (Some("5432"), 2), (Some("a"), 3), (None, 4), (Some("true"), 5)];
         assert_eq!(keys, expected);
     }
@@ -214,7 +215,7 @@ mod tests {
             panic!("a map")
         };
         let Value::Map(merged) = &pairs[1].1.value else { panic!("a map") };
-        assert_eq!(place_of(&merged[0].1), Place { line: 2, column: 6 });
+        assert_eq!(position_of(&merged[0].1), Position { line: 2, column: 6 });
     }
 
     #[test]

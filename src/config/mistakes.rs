@@ -9,12 +9,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::document::PEM;
-use crate::admin::{MistakeView, listed};
-use crate::shown::steers;
+use crate::admin::{MistakeView, format_list};
+use crate::escape::is_control;
 
 /// Line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Position {
     /// The line.
     pub line: usize,
     /// The column.
@@ -23,16 +23,16 @@ pub struct Place {
 
 /// Where something is: in the text, and in the tree of keys.
 #[derive(Debug, Clone)]
-pub(super) struct At {
-    pub(super) place: Place,
+pub(super) struct SourceLocation {
+    pub(super) position: Position,
     pub(super) path: String,
 }
 
 /// What was found so far, in any order.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) mistakes: Vec<(At, String)>,
-    pub(super) warnings: Vec<(At, String)>,
+    pub(super) mistakes: Vec<(SourceLocation, String)>,
+    pub(super) warnings: Vec<(SourceLocation, String)>,
     /// Texts that come from the environment, and what messages say in their stead.
     hidden: Vec<(String, String)>,
 }
@@ -50,7 +50,7 @@ pub struct Mistakes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// Where in the text; `None` when there is no text.
-    pub place: Option<Place>,
+    pub position: Option<Position>,
     /// The keys that lead there, such as `clusters.orders.tls.cert`; empty when the text is not YAML.
     pub path: String,
     /// What is wrong, and where it can be known what to do.
@@ -60,18 +60,18 @@ pub struct Mistake {
 }
 
 impl Findings {
-    pub(super) fn mistake(&mut self, at: &At, message: impl Into<String>) {
+    pub(super) fn mistake(&mut self, at: &SourceLocation, message: impl Into<String>) {
         self.mistakes.push((at.clone(), self.without_values(message.into())));
     }
 
-    pub(super) fn warning(&mut self, at: &At, message: impl Into<String>) {
+    pub(super) fn warning(&mut self, at: &SourceLocation, message: impl Into<String>) {
         self.warnings.push((at.clone(), self.without_values(message.into())));
     }
 
     /// In the file's order, each in one line; what is the same of several places in one.
-    pub(super) fn told_warnings(&mut self, file: &Path) -> Vec<String> {
-        self.warnings.sort_by_key(|(at, _)| at.place);
-        let mut told: Vec<(&At, &str, Vec<&str>)> = Vec::new();
+    pub(super) fn warning_lines(&mut self, file: &Path) -> Vec<String> {
+        self.warnings.sort_by_key(|(at, _)| at.position);
+        let mut told: Vec<(&SourceLocation, &str, Vec<&str>)> = Vec::new();
         for (at, message) in &self.warnings {
             match told.iter_mut().find(|(_, said, _)| said == message) {
                 Some((_, _, others)) => others.push(&at.path),
@@ -85,14 +85,14 @@ impl Findings {
                 (_, 0) => format!(" (and so for {})", named.join(", ")),
                 (_, more) => format!(" (and so for {} and {more} more)", named.join(", ")),
             };
-            headline(file, Some(at.place), &at.path, &format!("{message}{more}"))
+            headline(file, Some(at.position), &at.path, &format!("{message}{more}"))
         });
         each.collect()
     }
 
     /// From here on no message shows what the environment says of these names, which `text` of the file has become `value`
     /// by: more people read messages than may know it.
-    pub(super) fn hide(&mut self, text: &str, value: &str, names: &[(String, String)]) {
+    pub(super) fn redact(&mut self, text: &str, value: &str, names: &[(String, String)]) {
         self.hidden.push((quoted(value), quoted(text)));
         for (name, value) in names.iter().filter(|(_, value)| value.chars().count() >= HIDDEN_MIN) {
             for said in [value.clone(), value.escape_default().to_string(), words(value).0] {
@@ -132,28 +132,28 @@ const HIDDEN_MIN: usize = 4;
 /// Characters of a key that are shown; it may be anything, as long as nobody has judged it.
 const STEP_MAX: usize = 128;
 
-impl At {
+impl SourceLocation {
     /// A key, or an index such as `[1]`, below this place.
-    pub(super) fn below(&self, step: &str, place: Place) -> Self {
+    pub(super) fn below(&self, step: &str, position: Position) -> Self {
         let dot = if self.path.is_empty() || step.starts_with('[') { "" } else { "." };
         let shown: String = step.chars().take(STEP_MAX).map(printable).collect();
         let more = if step.chars().nth(STEP_MAX).is_some() { "…" } else { "" };
-        Self { place, path: format!("{}{dot}{shown}{more}", self.path) }
+        Self { position, path: format!("{}{dot}{shown}{more}", self.path) }
     }
 }
 
 impl Mistakes {
     /// A file whose text is not at hand.
     pub(super) fn unreadable(file: &Path, message: String) -> Self {
-        let mistake = Mistake { place: None, path: String::new(), message, shown: None };
+        let mistake = Mistake { position: None, path: String::new(), message, shown: None };
         Self { file: file.to_owned(), list: vec![mistake], warnings: Vec::new() }
     }
 
     /// What was found in `text`.
-    pub(super) fn new(file: &Path, text: &str, mut found: Vec<(At, String)>) -> Self {
+    pub(super) fn new(file: &Path, text: &str, mut found: Vec<(SourceLocation, String)>) -> Self {
         // Stable: of two mistakes at one place, the one found first is the nearer to the cause.
-        found.sort_by_key(|(at, _)| at.place);
-        let wanted = found.iter().map(|(at, _)| (at.place.line, "")).collect();
+        found.sort_by_key(|(at, _)| at.position);
+        let wanted = found.iter().map(|(at, _)| (at.position.line, "")).collect();
         let lines = lines(text, wanted);
         let list = found.into_iter().map(|(at, message)| Mistake::new(at, message, &lines)).collect();
         Self { file: file.to_owned(), list, warnings: Vec::new() }
@@ -189,10 +189,10 @@ fn lines<'a>(text: &'a str, mut wanted: BTreeMap<usize, &'a str>) -> BTreeMap<us
 }
 
 impl Mistake {
-    fn new(at: At, message: String, lines: &BTreeMap<usize, &str>) -> Self {
-        let line = lines.get(&at.place.line).copied().unwrap_or_default();
-        let shown = (!line.trim().is_empty()).then(|| excerpt(line, at.place));
-        Self { place: Some(at.place), path: at.path, message, shown }
+    fn new(at: SourceLocation, message: String, lines: &BTreeMap<usize, &str>) -> Self {
+        let line = lines.get(&at.position.line).copied().unwrap_or_default();
+        let shown = (!line.trim().is_empty()).then(|| excerpt(line, at.position));
+        Self { position: Some(at.position), path: at.path, message, shown }
     }
 
     /// As others see it.
@@ -200,8 +200,8 @@ impl Mistake {
     pub fn view(&self, file: &Path) -> MistakeView {
         MistakeView {
             file: file.display().to_string(),
-            line: self.place.map(|place| place.line),
-            column: self.place.map(|place| place.column),
+            line: self.position.map(|position| position.line),
+            column: self.position.map(|position| position.column),
             path: self.path.clone(),
             message: self.message.clone(),
             shown: self.shown.clone(),
@@ -214,9 +214,9 @@ const BEFORE: usize = 60;
 const AFTER: usize = 60;
 
 /// A line behind its number as it may be shown, and below it what is meant, underlined.
-fn excerpt(line: &str, place: Place) -> String {
+fn excerpt(line: &str, position: Position) -> String {
     let line = &*without_key(line);
-    let column = place.column.saturating_sub(1);
+    let column = position.column.saturating_sub(1);
     let skipped = column.saturating_sub(BEFORE);
     let ahead = line.chars().skip(skipped).take(BEFORE.min(column)).map(printable);
     let (mut shown, mut below) = (String::new(), String::new());
@@ -234,7 +234,7 @@ fn excerpt(line: &str, place: Place) -> String {
     if line.chars().nth(column + AFTER).is_some() {
         shown.push('…');
     }
-    let number = place.line.to_string();
+    let number = position.line.to_string();
     format!("{number:>4} | {shown}\n{:>width$} | {below}", "", width = number.len().max(4))
 }
 
@@ -266,7 +266,7 @@ fn extent(text: &str) -> usize {
 
 /// What the file says must not steer the terminal that shows it.
 const fn printable(character: char) -> char {
-    if steers(character) && character != '\t' { char::REPLACEMENT_CHARACTER } else { character }
+    if is_control(character) && character != '\t' { char::REPLACEMENT_CHARACTER } else { character }
 }
 
 /// A word of the file inside a message: shortened, and without control characters.
@@ -285,27 +285,27 @@ fn words(text: &str) -> (String, bool) {
 }
 
 fn visible(character: char) -> Box<dyn Iterator<Item = char>> {
-    if steers(character) {
+    if is_control(character) {
         Box::new(character.escape_default())
     } else {
         Box::new(std::iter::once(character))
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
     }
 }
 
 /// `FILE:LINE:COLUMN: PATH: message`, without what is not known.
-pub(super) fn headline(file: &Path, place: Option<Place>, path: &str, message: &str) -> String {
-    Mistake { place, path: path.into(), message: message.into(), shown: None }.view(file).to_string()
+pub(super) fn headline(file: &Path, position: Option<Position>, path: &str, message: &str) -> String {
+    Mistake { position, path: path.into(), message: message.into(), shown: None }.view(file).to_string()
 }
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&listed(&self.view()))?;
+        f.write_str(&format_list(&self.view()))?;
         self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
@@ -316,8 +316,8 @@ impl std::error::Error for Mistakes {}
 mod tests {
     use super::*;
 
-    fn at(line: usize, column: usize, path: &str) -> At {
-        At { place: Place { line, column }, path: path.into() }
+    fn at(line: usize, column: usize, path: &str) -> SourceLocation {
+        SourceLocation { position: Position { line, column }, path: path.into() }
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_long_line_is_cut_around_the_caret() {
         let line = format!("{}X{}", "a".repeat(5000), "b".repeat(5000));
-        let shown = excerpt(&line, Place { line: 12345, column: 5001 });
+        let shown = excerpt(&line, Position { line: 12345, column: 5001 });
         let (a, b) = ("a".repeat(60), "b".repeat(59));
         let below = format!("{}{}", " ".repeat(61), "^".repeat(60));
         assert_eq!(shown, format!("12345 | …{a}X{b}…\n      | {below}"));
@@ -383,9 +383,9 @@ mod tests {
     fn what_comes_from_the_environment_is_in_no_message() {
         let (secret, long) = ("hunter2/x".to_owned(), "k".repeat(100));
         let mut findings = Findings::default();
-        findings.hide("${A}:1", "hunter2/x:1", &[("A".into(), secret)]);
-        findings.hide("${B}", &long, &[("B".into(), long.clone())]);
-        findings.hide("${C}", "1", &[("C".into(), "1".into())]);
+        findings.redact("${A}:1", "hunter2/x:1", &[("A".into(), secret)]);
+        findings.redact("${B}", &long, &[("B".into(), long.clone())]);
+        findings.redact("${C}", "1", &[("C".into(), "1".into())]);
         for (message, expected) in [
             (format!("{} is no address", quoted("hunter2/x:1")), "`${A}:1` is no address"),
             ("cannot reach hunter2/x, port 1".into(), "cannot reach ${A}, port 1"),
@@ -407,7 +407,7 @@ mod tests {
             findings.warning(&at(line, 1, &format!("clusters.c{line}.tls.key")), "is readable");
         }
         findings.warning(&at(5, 1, "x"), "is another");
-        let told = findings.told_warnings(Path::new("l.yaml"));
+        let told = findings.warning_lines(Path::new("l.yaml"));
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(
             told[0].starts_with(
@@ -423,7 +423,7 @@ mod tests {
     fn a_key_is_shown_nowhere() {
         let line = "key: \"-----BEGIN PRIVATE KEY-----\\nMIIEvQ\"";
         for column in [1, 6, 20, 40] {
-            let shown = excerpt(line, Place { line: 1, column });
+            let shown = excerpt(line, Position { line: 1, column });
             assert!(!shown.contains("MIIEvQ"), "{shown}");
         }
         assert_eq!(quoted("-----BEGIN PRIVATE KEY-----\nMIIEvQ"), "`-----BEGIN…`");

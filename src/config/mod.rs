@@ -2,20 +2,20 @@
 //! exists.
 //!
 //! Two stages. `document` and `raw` find what was said: a tree with positions, held against the table of
-//! keys in `shape`. `resolve` makes of it what is needed: names that lead somewhere, files that were read,
+//! keys in `spec`. `resolve` makes of it what is needed: names that lead somewhere, files that were read,
 //! addresses that can be bound together. Every mistake of a file is found in one run. Nothing here opens a
 //! socket, and no text whatever makes it panic.
 
-mod described;
 mod document;
+mod file_access;
+mod key_docs;
 mod mistakes;
-mod peers;
 mod raw;
-mod reach;
 mod resolve;
 mod schema;
-mod shape;
+mod spec;
 mod suggest;
+mod synonyms;
 
 #[cfg(test)]
 mod tests;
@@ -25,14 +25,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use described::{Described, described};
-pub use mistakes::{Mistake, Mistakes, Place};
-pub use reach::Reach;
+pub use file_access::FileAccess;
+pub use key_docs::{KeyDoc, key_docs};
+pub use mistakes::{Mistake, Mistakes, Position};
 pub use schema::schema;
 
 use crate::admin::ConfigId;
 use crate::{admin, listener, log, upstream};
-use mistakes::{At, Findings};
+use mistakes::{Findings, SourceLocation};
 
 /// The whole configuration: complete, consistent, immutable. Whoever holds one may start.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub struct Config {
     pub log: log::Settings,
     /// Worker threads, at least 1.
     pub workers: usize,
-    /// Whether the process gives up what is beyond its [`Reach`].
+    /// Whether the process gives up what is beyond its [`FileAccess`].
     pub is_confined: bool,
     /// How it stops.
     pub shutdown: Shutdown,
@@ -83,14 +83,14 @@ impl Config {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn load_within(path: &Path, reach: Option<&Reach>) -> Result<Self, Mistakes> {
-        Self::parse_within(&text_of(path)?, path, &process_environment, reach)
+    pub fn load_within(path: &Path, file_access: Option<&FileAccess>) -> Result<Self, Mistakes> {
+        Self::parse_within(&text_of(path)?, path, &process_environment, file_access)
     }
 
     /// Which files it has to do with, as things are now.
     #[must_use]
-    pub fn reach(&self) -> Reach {
-        Reach::of(self, &process_environment)
+    pub fn file_access(&self) -> FileAccess {
+        FileAccess::of(self, &process_environment)
     }
 
     /// The cluster of one of its listeners, the first if there are several.
@@ -120,11 +120,16 @@ impl Config {
         let environment = &process_environment;
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         let mut findings = Findings::default();
-        let root = raw::Reader { environment: Some(environment), findings: &mut findings }
-            .root(&shape::table::ROOT, &document);
-        let settings =
-            resolve::Resolver { file, environment, reach: None, is_confined: false, findings: &mut findings }
-                .admin_alone(&root);
+        let root = raw::DocumentReader { environment: Some(environment), findings: &mut findings }
+            .root(&spec::table::ROOT, &document);
+        let settings = resolve::SettingsBuilder {
+            file,
+            environment,
+            file_access: None,
+            is_confined: false,
+            findings: &mut findings,
+        }
+        .admin_alone(&root);
         settings.ok_or_else(|| {
             findings.mistakes.retain(|(at, _)| at.path.starts_with("admin"));
             Mistakes::new(file, text, findings.mistakes)
@@ -148,7 +153,7 @@ impl Config {
         text: &str,
         file: &Path,
         environment: &dyn Fn(&str) -> Option<String>,
-        reach: Option<&Reach>,
+        file_access: Option<&FileAccess>,
     ) -> Result<Self, Mistakes> {
         if text.len() > document::TEXT_MAX {
             return Err(Mistakes::unreadable(file, TOO_LARGE.into()));
@@ -159,21 +164,27 @@ impl Config {
             return Err(Mistakes::unreadable(file, "is no configuration: expected a map of sections".into()));
         }
         let mut findings = Findings::default();
-        let root = raw::Reader { environment: Some(environment), findings: &mut findings }
-            .root(&shape::table::ROOT, &document);
-        let config =
-            resolve::Resolver { file, environment, reach, is_confined: false, findings: &mut findings }
-                .config(&root);
+        let root = raw::DocumentReader { environment: Some(environment), findings: &mut findings }
+            .root(&spec::table::ROOT, &document);
+        let config = resolve::SettingsBuilder {
+            file,
+            environment,
+            file_access,
+            is_confined: false,
+            findings: &mut findings,
+        }
+        .config(&root);
         match config {
             Some(config) if findings.mistakes.is_empty() => Ok(config),
             _ => {
                 if findings.mistakes.is_empty() {
                     // Not reachable while every `None` of the stages is reported; better said than a panic.
-                    let at = At { place: Place { line: 1, column: 1 }, path: String::new() };
+                    let at =
+                        SourceLocation { position: Position { line: 1, column: 1 }, path: String::new() };
                     findings
                         .mistake(&at, "is refused without a reason, which is a mistake of ambassador itself");
                 }
-                let warnings = findings.told_warnings(file);
+                let warnings = findings.warning_lines(file);
                 Err(Mistakes::new(file, text, findings.mistakes).with(warnings))
             }
         }
@@ -186,7 +197,7 @@ fn process_environment(name: &str) -> Option<String> {
 
 fn text_of(path: &Path) -> Result<String, Mistakes> {
     let bytes = read(path).map_err(|error| {
-        let whole = resolve::whole(path);
+        let whole = resolve::absolute(path);
         let from = if whole == path { "it".into() } else { whole.display().to_string() };
         let tilde = if path.starts_with("~") { "; `~` was left as it is" } else { "" };
         Mistakes::unreadable(path, format!("cannot read {from}: {error}{tilde}"))

@@ -16,28 +16,28 @@ use std::collections::BTreeMap;
 use section::Field;
 pub(super) use section::{Datum, Item, Section};
 
-use super::document::{Key as DocumentKey, Node, Value, place_of};
-use super::mistakes::{At, Findings, Place, quoted};
-use super::shape::{Form, Key, Kind, Presence, Shape};
+use super::document::{Key as DocumentKey, Node, Value, position_of};
+use super::mistakes::{Findings, Position, SourceLocation, quoted};
+use super::spec::{KeySpec, Presence, SectionSpec, ValueKind, YamlKind};
 use scalar::Scalar;
 
 /// Where `${NAME}` is looked up.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Holds documents against tables.
-pub(super) struct Reader<'a> {
+pub(super) struct DocumentReader<'a> {
     /// `None`: the file is another's than the configuration's, and gets nothing of it.
     pub(super) environment: Option<Environment<'a>>,
     pub(super) findings: &'a mut Findings,
 }
 
-impl Reader<'_> {
+impl DocumentReader<'_> {
     /// The whole file.
-    pub(super) fn root(&mut self, shape: &'static Shape, root: &Node) -> Section {
-        let at = At { place: place_of(root), path: String::new() };
+    pub(super) fn root(&mut self, spec: &'static SectionSpec, root: &Node) -> Section {
+        let at = SourceLocation { position: position_of(root), path: String::new() };
         match &root.value {
-            Value::Map(pairs) => self.section(shape, pairs, at),
-            Value::Null => self.section(shape, &[], at),
+            Value::Map(pairs) => self.section(spec, pairs, at),
+            Value::Null => self.section(spec, &[], at),
             Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
                 let found = root.value.describe();
                 self.findings.mistake(&at, format!("expected a map of sections, found {found}"));
@@ -46,41 +46,50 @@ impl Reader<'_> {
         }
     }
 
-    fn section(&mut self, shape: &'static Shape, pairs: &[(DocumentKey, Node)], at: At) -> Section {
+    fn section(
+        &mut self,
+        spec: &'static SectionSpec,
+        pairs: &[(DocumentKey, Node)],
+        at: SourceLocation,
+    ) -> Section {
         let mut fields = Vec::new();
         for (name, key_at, node) in self.unique(pairs, &at) {
-            match shape.key(&name) {
+            match spec.key(&name) {
                 None => {
-                    let advice = shape.advice(&name);
+                    let advice = spec.advice(&name);
                     self.findings.mistake(&key_at, format!("unknown key {}{advice}", quoted(&name)));
                 }
                 Some(key) => {
-                    let at = At { place: place_of(node), ..key_at.clone() };
-                    let datum = self.value(&key.kind, node, &at, key_at.place);
-                    fields.push(Field { name: key.name, place: Some(at.place), datum });
+                    let at = SourceLocation { position: position_of(node), ..key_at.clone() };
+                    let datum = self.value(&key.kind, node, &at, key_at.position);
+                    fields.push(Field { name: key.name, position: Some(at.position), datum });
                 }
             }
         }
-        for key in shape.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
+        for key in spec.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
             let datum = self.absent(key, &at);
-            fields.push(Field { name: key.name, place: None, datum });
+            fields.push(Field { name: key.name, position: None, datum });
         }
         Section { at, fields }
     }
 
     /// The pairs of a map without repeated keys, which are reported with both places.
-    fn unique<'n>(&mut self, pairs: &'n [(DocumentKey, Node)], at: &At) -> Vec<(Cow<'n, str>, At, &'n Node)> {
-        let mut seen: BTreeMap<Cow<'n, str>, Place> = BTreeMap::new();
+    fn unique<'n>(
+        &mut self,
+        pairs: &'n [(DocumentKey, Node)],
+        at: &SourceLocation,
+    ) -> Vec<(Cow<'n, str>, SourceLocation, &'n Node)> {
+        let mut seen: BTreeMap<Cow<'n, str>, Position> = BTreeMap::new();
         let mut unique = Vec::with_capacity(pairs.len());
         for (key, node) in pairs {
             let name = name_of(key);
-            let key_at = at.below(&name, place_of(key));
+            let key_at = at.below(&name, position_of(key));
             if let Some(first) = seen.get(&name) {
                 let message =
                     format!("{} is given twice; the first is at line {}", quoted(&name), first.line);
                 self.findings.mistake(&key_at, message);
             } else {
-                seen.insert(name.clone(), key_at.place);
+                seen.insert(name.clone(), key_at.position);
                 unique.push((name, key_at, node));
             }
         }
@@ -88,8 +97,8 @@ impl Reader<'_> {
     }
 
     /// A key that the file does not have.
-    fn absent(&mut self, key: &'static Key, section: &At) -> Option<Datum> {
-        let at = section.below(key.name, section.place);
+    fn absent(&mut self, key: &'static KeySpec, section: &SourceLocation) -> Option<Datum> {
+        let at = section.below(key.name, section.position);
         match (key.presence, &key.kind) {
             (Presence::Optional, _) => None,
             (Presence::Required, kind) => {
@@ -97,8 +106,8 @@ impl Reader<'_> {
                 self.findings.mistake(&at, message);
                 None
             }
-            (Presence::Default(_), Kind::Section(shape)) => {
-                Some(Datum::Section(self.section(shape, &[], at)))
+            (Presence::Default(_), ValueKind::Section(spec)) => {
+                Some(Datum::Section(self.section(spec, &[], at)))
             }
             (Presence::Default(text), kind) => {
                 let default = Scalar::Substituted(Cow::Borrowed(text));
@@ -108,24 +117,32 @@ impl Reader<'_> {
     }
 
     /// What stands at a place. A section is found under its key, everything else where it stands itself.
-    fn value(&mut self, kind: &'static Kind, node: &Node, at: &At, key: Place) -> Option<Datum> {
+    fn value(
+        &mut self,
+        kind: &'static ValueKind,
+        node: &Node,
+        at: &SourceLocation,
+        key: Position,
+    ) -> Option<Datum> {
         match (kind, &node.value) {
             (_, Value::Null) => {
-                let at = At { place: key, path: at.path.clone() };
+                let at = SourceLocation { position: key, path: at.path.clone() };
                 self.findings.mistake(&at, "has no value; give it one, or leave the key out");
                 None
             }
-            (Kind::Either(kinds), value) => match kinds.iter().find(|kind| kind.form() == value.form()) {
-                Some(kind) => self.value(kind, node, at, key),
-                None => self.mismatch(kind, value, at),
-            },
-            (Kind::List(kind), Value::List(nodes)) => Some(Datum::List(self.list(kind, nodes, at))),
-            (Kind::Section(shape), Value::Map(pairs)) => {
-                let at = At { place: key, path: at.path.clone() };
-                Some(Datum::Section(self.section(shape, pairs, at)))
+            (ValueKind::Either(kinds), value) => {
+                match kinds.iter().find(|kind| kind.form() == value.form()) {
+                    Some(kind) => self.value(kind, node, at, key),
+                    None => self.mismatch(kind, value, at),
+                }
             }
-            (Kind::Names(shape), Value::Map(pairs)) => Some(Datum::Names(self.names(shape, pairs, at))),
-            (kind, value) => match Scalar::of(value).filter(|_| kind.form() == Form::Scalar) {
+            (ValueKind::List(kind), Value::List(nodes)) => Some(Datum::List(self.list(kind, nodes, at))),
+            (ValueKind::Section(spec), Value::Map(pairs)) => {
+                let at = SourceLocation { position: key, path: at.path.clone() };
+                Some(Datum::Section(self.section(spec, pairs, at)))
+            }
+            (ValueKind::Names(spec), Value::Map(pairs)) => Some(Datum::Names(self.names(spec, pairs, at))),
+            (kind, value) => match Scalar::of(value).filter(|_| kind.form() == YamlKind::Scalar) {
                 Some(scalar) => {
                     let scalar = self.substituted(scalar, at)?;
                     self.scalar(kind, &scalar, at)
@@ -135,10 +152,10 @@ impl Reader<'_> {
         }
     }
 
-    fn list(&mut self, kind: &'static Kind, nodes: &[Node], at: &At) -> Vec<Item> {
+    fn list(&mut self, kind: &'static ValueKind, nodes: &[Node], at: &SourceLocation) -> Vec<Item> {
         let items = nodes.iter().enumerate().map(|(index, node)| {
-            let at = at.below(&format!("[{index}]"), place_of(node));
-            let datum = self.value(kind, node, &at, at.place);
+            let at = at.below(&format!("[{index}]"), position_of(node));
+            let datum = self.value(kind, node, &at, at.position);
             Item { at, datum }
         });
         items.collect()
@@ -146,19 +163,19 @@ impl Reader<'_> {
 
     fn names(
         &mut self,
-        shape: &'static Shape,
+        spec: &'static SectionSpec,
         pairs: &[(DocumentKey, Node)],
-        at: &At,
+        at: &SourceLocation,
     ) -> Vec<(String, Section)> {
         let mut named = Vec::new();
         for (name, at, node) in self.unique(pairs, at) {
             if let Err(reason) = check_name(&name) {
                 self.findings.mistake(&at, reason);
             }
-            let value_at = At { place: place_of(node), path: at.path.clone() };
+            let value_at = SourceLocation { position: position_of(node), path: at.path.clone() };
             match &node.value {
-                Value::Map(pairs) => named.push((name.into_owned(), self.section(shape, pairs, at))),
-                Value::Null => named.push((name.into_owned(), self.section(shape, &[], at))),
+                Value::Map(pairs) => named.push((name.into_owned(), self.section(spec, pairs, at))),
+                Value::Null => named.push((name.into_owned(), self.section(spec, &[], at))),
                 Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
                     let found = node.value.describe();
                     self.findings.mistake(&value_at, format!("expected a map of keys, found {found}"));
@@ -171,7 +188,7 @@ impl Reader<'_> {
     }
 
     /// `${NAME}` in text, taken from the environment; other scalars as they are.
-    fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &At) -> Option<Scalar<'n>> {
+    fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &SourceLocation) -> Option<Scalar<'n>> {
         let Scalar::Text(text) = scalar else { return Some(scalar) };
         let Some(environment) = self.environment else { return self.literal(text, at) };
         let used = RefCell::new(Vec::new());
@@ -183,7 +200,7 @@ impl Reader<'_> {
         match substitute::substitute(text, &noting) {
             Ok(Cow::Borrowed(text)) => Some(Scalar::Text(text)),
             Ok(Cow::Owned(value)) => {
-                self.findings.hide(text, &value, &used.into_inner());
+                self.findings.redact(text, &value, &used.into_inner());
                 Some(Scalar::Substituted(Cow::Owned(value)))
             }
             Err(reason) => {
@@ -194,7 +211,7 @@ impl Reader<'_> {
     }
 
     /// Where nothing is taken from the environment, a dollar can only be meant as if it were.
-    fn literal<'n>(&mut self, text: &'n str, at: &At) -> Option<Scalar<'n>> {
+    fn literal<'n>(&mut self, text: &'n str, at: &SourceLocation) -> Option<Scalar<'n>> {
         if text.contains('$') {
             let message = format!(
                 "{} has a dollar in it, and `${{NAME}}` is not read here: who writes this file may not be who may know the \
@@ -207,11 +224,11 @@ impl Reader<'_> {
         Some(Scalar::Text(text))
     }
 
-    fn scalar(&mut self, kind: &Kind, scalar: &Scalar<'_>, at: &At) -> Option<Datum> {
+    fn scalar(&mut self, kind: &ValueKind, scalar: &Scalar<'_>, at: &SourceLocation) -> Option<Datum> {
         scalar.read(kind).map_err(|reason| self.findings.mistake(at, reason)).ok()
     }
 
-    fn mismatch(&mut self, kind: &Kind, found: &Value, at: &At) -> Option<Datum> {
+    fn mismatch(&mut self, kind: &ValueKind, found: &Value, at: &SourceLocation) -> Option<Datum> {
         let message = format!("expected {}, found {}", kind.expected(), found.describe());
         self.findings.mistake(at, message);
         None
@@ -238,14 +255,16 @@ fn check_name(name: &str) -> Result<(), String> {
 
 impl Value {
     pub(super) const fn is_scalar(&self) -> bool {
-        matches!(self.form(), Form::Scalar) && !matches!(self, Self::Null)
+        matches!(self.form(), YamlKind::Scalar) && !matches!(self, Self::Null)
     }
 
-    const fn form(&self) -> Form {
+    const fn form(&self) -> YamlKind {
         match self {
-            Self::List(_) => Form::List,
-            Self::Map(_) => Form::Map,
-            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Float(_) | Self::Text(_) => Form::Scalar,
+            Self::List(_) => YamlKind::List,
+            Self::Map(_) => YamlKind::Map,
+            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Float(_) | Self::Text(_) => {
+                YamlKind::Scalar
+            }
         }
     }
 

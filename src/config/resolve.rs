@@ -7,7 +7,7 @@
 mod address;
 mod admin;
 mod admission;
-mod claims;
+mod claimed_addresses;
 mod cluster;
 mod digest;
 mod endpoint;
@@ -22,26 +22,26 @@ mod tls;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::mistakes::{At, Findings};
+use super::mistakes::{Findings, SourceLocation};
 use super::raw::{Environment, Section};
 use super::suggest::did_you_mean;
-use super::{Config, Reach, Shutdown};
+use super::{Config, FileAccess, Shutdown};
 use crate::admin::ConfigId;
 use crate::sys::Folder;
-use claims::Claims;
+use claimed_addresses::ClaimedAddresses;
 
 /// Makes Settings of sections.
-pub(super) struct Resolver<'a> {
+pub(super) struct SettingsBuilder<'a> {
     pub(super) file: &'a Path,
     pub(super) environment: Environment<'a>,
     /// What the process is left with, if it has given something up.
-    pub(super) reach: Option<&'a Reach>,
+    pub(super) file_access: Option<&'a FileAccess>,
     /// Whether it will give something up, or has.
     pub(super) is_confined: bool,
     pub(super) findings: &'a mut Findings,
 }
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// The whole configuration.
     pub(super) fn config(&mut self, root: &Section) -> Option<Config> {
         self.is_confined = is_confined(root).unwrap_or_default();
@@ -53,18 +53,18 @@ impl Resolver<'_> {
             .collect();
         self.warn_of_unused_identities(&identities);
 
-        let mut claims = Claims::default();
+        let mut claimed = ClaimedAddresses::default();
         let listeners: Vec<_> = root
             .names("listeners")
             .iter()
-            .map(|(name, section)| self.listener(name, section, root, &mut claims))
+            .map(|(name, section)| self.listener(name, section, root, &mut claimed))
             .collect();
         self.warn_of_unused_clusters(root);
-        let admin = self.admin(root, &mut claims);
+        let admin = self.admin(root, &mut claimed);
         let log = self.log(root);
 
-        self.demand_one(root, "listeners");
-        self.demand_one(root, "clusters");
+        self.require_one(root, "listeners");
+        self.require_one(root, "clusters");
         self.refuse_loops(root, &listeners, &clusters);
         self.judge_queue_limits(root, &listeners, &clusters);
         let listeners: Vec<_> = listeners.into_iter().collect::<Option<_>>()?;
@@ -79,11 +79,11 @@ impl Resolver<'_> {
             shutdown: shutdown(root)?,
             listeners,
             clusters,
-            warnings: self.findings.told_warnings(self.file),
+            warnings: self.findings.warning_lines(self.file),
         })
     }
 
-    fn demand_one(&mut self, root: &Section, name: &str) {
+    fn require_one(&mut self, root: &Section, name: &str) {
         if root.is_empty_map(name) {
             self.findings.mistake(&root.at(name), format!("there are none; `{name}` needs at least one"));
         }
@@ -100,12 +100,12 @@ impl Resolver<'_> {
     }
 
     /// A name that should be in `known`; a mistake at `at` when it is not.
-    fn demand_known<'k>(
+    fn require_known<'k>(
         &mut self,
         what: &str,
         name: &str,
         mut known: impl Iterator<Item = &'k str> + Clone,
-        at: &At,
+        at: &SourceLocation,
     ) -> Option<()> {
         if known.clone().any(|known| known == name) {
             return Some(());
@@ -125,44 +125,44 @@ impl Resolver<'_> {
     }
 
     /// The same of a file that is to be read, now and later.
-    fn readable(&mut self, written: &str, at: &At) -> Option<PathBuf> {
+    fn readable(&mut self, written: &str, at: &SourceLocation) -> Option<PathBuf> {
         // As it is told where it is not there: from where a relative one starts is the first question then.
-        let path = whole(&self.path(written));
+        let path = absolute(&self.path(written));
         if written.starts_with('~') && !path.exists() {
             let message =
                 format!("{}: `~` is no folder of anybody's here, write the whole path", path.display());
             self.findings.mistake(at, message);
             return None;
         }
-        if self.reach.is_some_and(|reach| !reach.may_read(&path)) {
-            self.out_of_reach(at, "read files there", path.parent());
+        if self.file_access.is_some_and(|file_access| !file_access.may_read(&path)) {
+            self.inaccessible(at, "read files there", path.parent());
             return None;
         }
         Some(path)
     }
 
     /// Whether a socket may be made at that path.
-    fn demand_bindable(&mut self, path: &Path, at: &At) -> Option<()> {
-        if self.reach.is_some_and(|reach| !reach.may_bind(path)) {
-            self.out_of_reach(at, "make sockets there", path.parent());
+    fn require_bindable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
+        if self.file_access.is_some_and(|file_access| !file_access.may_bind(path)) {
+            self.inaccessible(at, "make sockets there", path.parent());
             return None;
         }
         self.warn_of_open_folder(path, at);
-        self.demand_folder(path, at)
+        self.require_folder(path, at)
     }
 
     /// Whether that file may be written to.
-    fn demand_writable(&mut self, path: &Path, at: &At) -> Option<()> {
-        if self.reach.is_some_and(|reach| !reach.may_write(path)) {
-            self.out_of_reach(at, "write files there", path.parent());
+    fn require_writable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
+        if self.file_access.is_some_and(|file_access| !file_access.may_write(path)) {
+            self.inaccessible(at, "write files there", path.parent());
             return None;
         }
         self.warn_of_open_folder(path, at);
-        if path.exists() { Some(()) } else { self.demand_folder(path, at) }
+        if path.exists() { Some(()) } else { self.require_folder(path, at) }
     }
 
     /// Says so where others could put something of theirs under the name of what we make.
-    fn warn_of_open_folder(&mut self, path: &Path, at: &At) {
+    fn warn_of_open_folder(&mut self, path: &Path, at: &SourceLocation) {
         if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {
             let folder = path.parent().unwrap_or_else(|| Path::new(".")).display();
             let message = format!(
@@ -174,7 +174,7 @@ impl Resolver<'_> {
     }
 
     /// What is made directly in `/` would need the right to make, and remove, files everywhere.
-    fn demand_folder(&mut self, path: &Path, at: &At) -> Option<()> {
+    fn require_folder(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
         if self.is_confined && path.parent().is_some_and(|folder| folder.parent().is_none()) {
             let message = "would be made directly in `/`, and so it would take the right to do so everywhere (Landlock): \
                            give it a folder, or write `runtime: { landlock: off }`";
@@ -184,7 +184,7 @@ impl Resolver<'_> {
         Some(())
     }
 
-    fn out_of_reach(&mut self, at: &At, what: &str, folder: Option<&Path>) {
+    fn inaccessible(&mut self, at: &SourceLocation, what: &str, folder: Option<&Path>) {
         let folder = folder.unwrap_or_else(|| Path::new("/")).display();
         let message = format!(
             "is in {folder}, and since its start this process may not {what} (Landlock): replace it (SIGUSR2), which \
@@ -195,7 +195,7 @@ impl Resolver<'_> {
 }
 
 /// From `/` on.
-pub(super) fn whole(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

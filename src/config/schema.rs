@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::shape::table::ROOT;
-use super::shape::{Key, Kind, Presence, Shape};
+use super::spec::table::ROOT;
+use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
 
 /// The schema, draft 2020-12.
 #[must_use]
@@ -32,13 +32,13 @@ fn substitution() -> Value {
     })
 }
 
-fn section(shape: &Shape) -> Value {
-    let properties: Map<_, _> = shape.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
+fn section(spec: &SectionSpec) -> Value {
+    let properties: Map<_, _> = spec.keys.iter().map(|key| (key.name.to_owned(), property(key))).collect();
     let required: Vec<_> =
-        shape.keys.iter().filter(|key| key.presence == Presence::Required).map(|key| key.name).collect();
+        spec.keys.iter().filter(|key| key.presence == Presence::Required).map(|key| key.name).collect();
     let mut section = json!({
         "type": "object",
-        "description": shape.about,
+        "description": spec.about,
         "properties": properties,
         "additionalProperties": false,
     });
@@ -48,12 +48,15 @@ fn section(shape: &Shape) -> Value {
     section
 }
 
-fn property(key: &Key) -> Value {
+fn property(key: &KeySpec) -> Value {
     let mut property = of_kind(&key.kind);
     property["description"] = json!(key.about);
     match (&key.kind, key.presence) {
-        (Kind::Section(_), _) | (_, Presence::Required | Presence::Optional) => {}
-        (Kind::Boolean | Kind::Integer(..) | Kind::Ratio(_) | Kind::Either(_), Presence::Default(value)) => {
+        (ValueKind::Section(_), _) | (_, Presence::Required | Presence::Optional) => {}
+        (
+            ValueKind::Boolean | ValueKind::Integer(..) | ValueKind::Ratio(_) | ValueKind::Either(_),
+            Presence::Default(value),
+        ) => {
             property["default"] = as_json(value);
         }
         (_, Presence::Default(value)) => property["default"] = json!(value),
@@ -67,31 +70,31 @@ fn as_json(text: &str) -> Value {
     number.or_else(|_| text.parse::<bool>().map(Value::from)).unwrap_or_else(|_| Value::from(text))
 }
 
-fn of_kind(kind: &Kind) -> Value {
+fn of_kind(kind: &ValueKind) -> Value {
     match kind {
-        Kind::Text(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
-        Kind::Bytes(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
-        Kind::Account => json!({ "type": ["string", "integer"], "minLength": 1, "minimum": 0 }),
-        Kind::Mode => or_substituted(&json!({ "type": "string", "pattern": "^0?[0-7]{3}$" })),
-        Kind::Boolean => or_substituted(&json!({ "type": "boolean" })),
-        Kind::Integer(min, max) => {
+        ValueKind::Text(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
+        ValueKind::Bytes(example) => json!({ "type": "string", "minLength": 1, "examples": [example] }),
+        ValueKind::Account => json!({ "type": ["string", "integer"], "minLength": 1, "minimum": 0 }),
+        ValueKind::Mode => or_substituted(&json!({ "type": "string", "pattern": "^0?[0-7]{3}$" })),
+        ValueKind::Boolean => or_substituted(&json!({ "type": "boolean" })),
+        ValueKind::Integer(min, max) => {
             or_substituted(&json!({ "type": "integer", "minimum": min, "maximum": max }))
         }
-        Kind::Ratio(max) => or_substituted(&json!({ "type": "number", "minimum": 0, "maximum": max })),
-        Kind::Duration(span) => {
+        ValueKind::Ratio(max) => or_substituted(&json!({ "type": "number", "minimum": 0, "maximum": max })),
+        ValueKind::Duration(span) => {
             let none = if span.none { "none|" } else { "" };
             let units = r"(?=.)(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?";
             or_substituted(&json!({ "type": "string", "pattern": format!("^({none}{units})$") }))
         }
-        Kind::Word(words) => or_substituted(&json!({ "enum": words })),
-        Kind::List(kind) => json!({ "type": "array", "items": of_kind(kind) }),
-        Kind::Section(shape) => section(shape),
-        Kind::Names(shape) => json!({
+        ValueKind::Word(words) => or_substituted(&json!({ "enum": words })),
+        ValueKind::List(kind) => json!({ "type": "array", "items": of_kind(kind) }),
+        ValueKind::Section(spec) => section(spec),
+        ValueKind::Names(spec) => json!({
             "type": "object",
             "propertyNames": { "pattern": "^[A-Za-z0-9_.:-]{1,128}$" },
-            "additionalProperties": section(shape),
+            "additionalProperties": section(spec),
         }),
-        Kind::Either(kinds) => {
+        ValueKind::Either(kinds) => {
             json!({ "anyOf": kinds.iter().map(of_kind).collect::<Vec<_>>() })
         }
     }

@@ -90,7 +90,7 @@ async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context)
         let client = WorkloadApiClient::connect_to(format!("unix:{}", agent.display())).await?;
         client.stream_x509_contexts().await
     };
-    let stream = match alarm::before(until, asking).await {
+    let stream = match alarm::timeout_at(until, asking).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Some(words(&error)),
         Err(_) => return late(),
@@ -99,7 +99,7 @@ async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context)
     let mut is_first = true;
     loop {
         let deadline = if is_first { until } else { clock::now() + LOOK };
-        match alarm::before(deadline, poll_fn(|cx| stream.as_mut().poll_next(cx))).await {
+        match alarm::timeout_at(deadline, poll_fn(|cx| stream.as_mut().poll_next(cx))).await {
             Ok(Some(Ok(context))) => {
                 is_first = false;
                 if !take(context) {

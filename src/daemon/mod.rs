@@ -1,21 +1,21 @@
 //! Builds everything from a [`Config`], starts it, changes it when the file has changed, and stops it.
 //!
-//! Settings before sockets, sockets before ready: when [`Running::start`] returns, every listener accepts.
+//! Settings before sockets, sockets before ready: when [`RunningDaemon::start`] returns, every listener accepts.
 //! The one place where randomness is seeded.
 
-mod confined;
-mod estate;
+mod active_config;
+mod confinement;
+mod draining;
 mod notify;
-mod parting;
 mod reload;
 mod replace;
 mod reports;
 mod signals;
 mod snapshot;
 mod sockets;
+mod startup_log;
 mod store;
 mod watchdog;
-mod words;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -28,18 +28,18 @@ use fastrand::Rng;
 use tokio::sync::{mpsc, oneshot};
 use tracing::level_filters::LevelFilter;
 
-use crate::admin::{self, Command, History, Phase, PhaseCell, Reloaded, Scenery, Subject};
+use crate::admin::{self, AdminState, Command, History, Phase, PhaseCell, ReloadResult, ViewCell};
 use crate::alarm;
-use crate::aside::Aside;
+use crate::blocking::BlockingTask;
 use crate::clock;
-use crate::config::{Config, Reach};
+use crate::config::{Config, FileAccess};
 use crate::credentials::Credentials;
 use crate::drain::{Branch, Drain, DrainWatch};
 use crate::listener;
 use crate::log::Log;
 use crate::metrics::{self, Exposition, MetricsError};
 use crate::outcome::Outcome;
-use crate::session::{AccessLog, Lookups};
+use crate::session::{AccessLog, CallerLookups};
 use crate::sync::Mutex;
 use crate::sys::{
     self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, tell_predecessor,
@@ -47,16 +47,16 @@ use crate::sys::{
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
-pub use confined::Confined;
+pub use confinement::ProcessConfinement;
 pub use sockets::make_folders;
 
-use estate::{Estate, Means};
+use active_config::{ActiveConfig, Services};
+use draining::{DrainResult, drain_sessions};
 use notify::Notice;
-use parting::{Parted, part};
-use reload::{Readings, Reload};
+use reload::{PendingReads, Reload};
 use replace::Handover;
 use reports::{Predecessors, Reporter};
-use signals::{Event, Signals};
+use signals::{DaemonEvent, Signals};
 use snapshot::Snapshot;
 
 /// Why the daemon did not start.
@@ -78,30 +78,30 @@ pub enum StartError {
 
 /// A started daemon.
 #[derive(Debug)]
-pub struct Running {
-    subject: Arc<Subject>,
+pub struct RunningDaemon {
+    admin_state: Arc<AdminState>,
     commands: mpsc::Receiver<Command>,
-    estate: Estate,
+    active: ActiveConfig,
     predecessors: Predecessors,
     /// What a reload has to keep to.
-    reach: Option<Arc<Reach>>,
-    readings: Readings,
+    file_access: Option<Arc<FileAccess>>,
+    readings: PendingReads,
     /// What ends the log level that was ordered last.
     ordered_level: Option<Branch>,
 }
 
 /// The reload that goes on, and those who want another one behind it: the file may have changed since that one read it.
 #[derive(Default)]
-struct Reloading {
+struct PendingReload {
     now: Option<Reload>,
-    next: Option<Vec<oneshot::Sender<Reloaded>>>,
+    next: Option<Vec<oneshot::Sender<ReloadResult>>>,
 }
 
-impl Reloading {
+impl PendingReload {
     /// The end of the one that goes on; never, if there is none. Dropping the future loses nothing.
-    async fn done(&mut self, estate: &mut Estate) -> Reloaded {
+    async fn done(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         match &mut self.now {
-            Some(reload) => reload.done(estate).await,
+            Some(reload) => reload.finish(active).await,
             None => std::future::pending().await,
         }
     }
@@ -109,7 +109,7 @@ impl Reloading {
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stopped {
+pub struct StopResult {
     /// Sessions that were told to end in a moment of silence.
     pub quiet: usize,
     /// Sessions that were cut at the end of the time.
@@ -133,62 +133,62 @@ pub async fn run(
     config: Config,
     log: Log,
     launcher: io::Result<Launcher>,
-    confined: Confined,
+    confined: ProcessConfinement,
 ) -> Result<(), StartError> {
     let launcher = launcher.map(Arc::new);
     if let Err(error) = &launcher {
         tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
     }
     let mut signals = Signals::install()?;
-    let mut running = Running::start(config, log)?;
-    confined.say();
-    running.reach = confined.reach();
+    let mut running = RunningDaemon::start(config, log)?;
+    confined.log();
+    running.file_access = confined.file_access();
     running.take_over();
     let mut handover: Option<Handover> = None;
-    let mut reloading = Reloading::default();
+    let mut reloading = PendingReload::default();
     let stop = loop {
-        let farewell = running.estate.next_farewell();
+        let removal = running.active.next_removal();
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
-            successor = done(&mut handover) => Event::Succeeded(successor),
-            reloaded = reloading.done(&mut running.estate) => Event::Reloaded(reloaded),
-            Some(command) = running.commands.recv() => Event::Ordered(command),
-            () = farewell => Event::Farewell,
+            successor = done(&mut handover) => DaemonEvent::Succeeded(successor),
+            reloaded = reloading.done(&mut running.active) => DaemonEvent::Reloaded(reloaded),
+            Some(command) = running.commands.recv() => DaemonEvent::Ordered(command),
+            () = removal => DaemonEvent::Removal,
         };
         match event {
-            Event::Stop(signal) => break signal,
-            Event::Farewell => running.estate.say_farewell(),
-            Event::Reload => running.reload(&mut reloading, None),
-            Event::Reopen => running.reopen_log(),
-            Event::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
-            Event::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
-            Event::Ordered(Command::LogLevel(level, lasting, answer)) => {
+            DaemonEvent::Stop(signal) => break signal,
+            DaemonEvent::Removal => running.active.remove_drained(),
+            DaemonEvent::Reload => running.reload(&mut reloading, None),
+            DaemonEvent::Reopen => running.reopen_log(),
+            DaemonEvent::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
+            DaemonEvent::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
+            DaemonEvent::Ordered(Command::LogLevel(level, lasting, answer)) => {
                 running.order_level(level, lasting);
                 let _ = answer.send(());
             }
-            Event::Ordered(Command::Drain(answer)) => {
+            DaemonEvent::Ordered(Command::Drain(answer)) => {
                 let _ = answer.send(());
                 break "POST /drain";
             }
-            Event::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
-            Event::Replace => {
+            DaemonEvent::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
+            DaemonEvent::Replace => {
                 handover = match &launcher {
-                    Ok(launcher) => Handover::begin(&running.estate, &running.predecessors, launcher),
+                    Ok(launcher) => Handover::begin(&running.active, &running.predecessors, launcher),
                     Err(error) => {
                         tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
-                        metrics::replaced(false);
+                        metrics::record_replacement(false);
                         None
                     }
                 };
             }
-            Event::Succeeded(None) => {
+            DaemonEvent::Succeeded(None) => {
                 handover = None;
-                running.subject.handing_over.store(false, Ordering::Release);
+                running.admin_state.handing_over.store(false, Ordering::Release);
                 running.predecessors.pause(false);
             }
-            Event::Succeeded(Some(successor)) => {
-                let reporter = handover.take().map(|handover| Reporter::to(handover.reports()));
+            DaemonEvent::Succeeded(Some(successor)) => {
+                let reporter = handover.take().map(|handover| Reporter::to(handover.into_report_pipe()));
                 drop(reloading);
                 // Whoever looks after us gets the successor for a child of its own, before it hears of it.
                 drop(launcher);
@@ -203,19 +203,19 @@ pub async fn run(
     }
     tracing::info!(by = stop, "stopping");
     notify::send(&Notice::Stopping);
-    Running::or_exit(running.stop(), &mut signals).await;
+    RunningDaemon::or_exit(running.stop(), &mut signals).await;
     Ok(())
 }
 
 /// The end of a handover; never, where there is none.
 async fn done(handover: &mut Option<Handover>) -> Option<u32> {
     match handover {
-        Some(handover) => handover.done().await,
+        Some(handover) => handover.wait_ready().await,
         None => std::future::pending().await,
     }
 }
 
-impl Running {
+impl RunningDaemon {
     /// Binds everything and begins to accept.
     ///
     /// # Errors
@@ -229,13 +229,13 @@ impl Running {
         }
         warn_of_strangers(&config);
         let credentials = Credentials::default();
-        let (commander, commands) = admin::commands();
-        let subject = Arc::new(Subject {
+        let (commander, commands) = admin::command_channel();
+        let admin_state = Arc::new(AdminState {
             phase: PhaseCell::new(Phase::Ready),
             started: clock::now(),
             config: config.file.clone(),
             config_id: config.id.clone(),
-            scene: Scenery::default(),
+            view: ViewCell::default(),
             commands: commander,
             handing_over: AtomicBool::new(false),
             last_reload: Mutex::default(),
@@ -246,47 +246,47 @@ impl Running {
             sessions: Drain::default(),
             upkeep: Drain::default(),
         });
-        let means = Means {
+        let services = Services {
             workers,
             access: Arc::new(AccessLog::new(log)),
-            lookups: Lookups { tasks: subject.sessions.clone(), ..Lookups::default() },
-            sessions: subject.sessions.clone(),
-            admin: subject.upkeep.clone(),
+            lookups: CallerLookups { tasks: admin_state.sessions.clone(), ..CallerLookups::default() },
+            sessions: admin_state.sessions.clone(),
+            admin: admin_state.upkeep.clone(),
             credentials: credentials.clone(),
-            discovery: discovery::Means::default(),
-            subject: Arc::clone(&subject),
+            discovery: discovery::DiscoveryServices::default(),
+            admin_state: Arc::clone(&admin_state),
         };
         let Snapshot { mut counted, clusters } = inherited.snapshot().map(snapshot::read).unwrap_or_default();
         let predecessors = Predecessors::new(inherited.reports());
-        counted.keep(&predecessors.processes());
-        subject.exposition.go_on(counted);
-        subject.exposition.set_settled(predecessors.processes().is_empty());
-        means.lookups.metrics.resume(subject.exposition.units_of_others().into_iter());
-        let mut estate = Estate::new(means, Rng::with_seed(seed()), clusters);
-        estate.change(config, &mut inherited).map_err(StartError::Bind)?;
+        counted.retain(&predecessors.processes());
+        admin_state.exposition.set_inherited(counted);
+        admin_state.exposition.set_settled(predecessors.processes().is_empty());
+        services.lookups.metrics.resume(admin_state.exposition.inherited_units().into_iter());
+        let mut active = ActiveConfig::new(services, Rng::with_seed(seed()), clusters);
+        active.apply(config, &mut inherited).map_err(StartError::Bind)?;
         for unused in inherited.unused() {
             tracing::warn!("{unused}");
         }
-        let admin = &estate.means().admin;
-        admin.spawn(upkeep(Arc::clone(&subject), Arc::clone(&estate.means().access), admin.watch()));
-        predecessors.hear(&subject, admin);
-        admin.spawn(credentials.keep(admin.clone()));
-        let workers = Arc::clone(&estate.means().workers);
-        admin.spawn(watchdog::feed(workers, admin.clone(), admin.watch()));
-        words::say(&subject, estate.means().workers.all().len());
-        metrics::config_loaded(seconds_since_1970(), true);
-        let (reach, readings, ordered_level) = (None, Readings::default(), None);
-        Ok(Self { subject, commands, estate, predecessors, reach, readings, ordered_level })
+        let admin = &active.services().admin;
+        admin.spawn(upkeep(Arc::clone(&admin_state), Arc::clone(&active.services().access), admin.watch()));
+        predecessors.listen(&admin_state, admin);
+        admin.spawn(credentials.run(admin.clone()));
+        let workers = Arc::clone(&active.services().workers);
+        admin.spawn(watchdog::keep_alive(workers, admin.clone(), admin.watch()));
+        startup_log::log_startup(&admin_state, active.services().workers.all().len());
+        metrics::record_config_loaded(seconds_since_1970(), true);
+        let (file_access, readings, ordered_level) = (None, PendingReads::default(), None);
+        Ok(Self { admin_state, commands, active, predecessors, file_access, readings, ordered_level })
     }
 
     /// What there is to be seen.
     #[must_use]
-    pub fn subject(&self) -> &Subject {
-        &self.subject
+    pub fn admin_state(&self) -> &AdminState {
+        &self.admin_state
     }
 
     /// Begins to read the configuration again, to do what has changed in it: now, or when the reload that goes on has ended.
-    fn reload(&self, reloading: &mut Reloading, answer: Option<oneshot::Sender<Reloaded>>) {
+    fn reload(&self, reloading: &mut PendingReload, answer: Option<oneshot::Sender<ReloadResult>>) {
         if reloading.now.is_some() {
             reloading.next.get_or_insert_default().extend(answer);
         } else {
@@ -294,21 +294,21 @@ impl Running {
         }
     }
 
-    fn begin_reload(&self, reloading: &mut Reloading, answers: Vec<oneshot::Sender<Reloaded>>) {
+    fn begin_reload(&self, reloading: &mut PendingReload, answers: Vec<oneshot::Sender<ReloadResult>>) {
         notify::send(&Notice::Reloading);
-        reloading.now = Some(Reload::begin(&self.estate, self.reach.clone(), &self.readings, answers));
+        reloading.now = Some(Reload::begin(&self.active, self.file_access.clone(), &self.readings, answers));
     }
 
-    fn reloaded(&mut self, reloading: &mut Reloading, reloaded: &Reloaded) {
+    fn reloaded(&mut self, reloading: &mut PendingReload, reloaded: &ReloadResult) {
         if reloaded.ok
             && let Some(before) = self.ordered_level.take()
         {
             before.stop();
         }
-        self.subject.reloaded(reloaded.ok);
+        self.admin_state.record_reload(reloaded.ok);
         notify::send(&Notice::Ready);
         if let Some(reload) = reloading.now.take() {
-            reload.answer(reloaded);
+            reload.reply(reloaded);
         }
         if let Some(answers) = reloading.next.take() {
             self.begin_reload(reloading, answers);
@@ -317,27 +317,27 @@ impl Running {
 
     /// Until a reload, or for so long.
     fn order_level(&mut self, level: LevelFilter, lasting: Option<Duration>) {
-        let number = self.subject.log.order(level);
+        let number = self.admin_state.log.override_level(level);
         if let Some(before) = self.ordered_level.take() {
             before.stop();
         }
         let Some(lasting) = lasting else { return };
-        let admin = &self.estate.means().admin;
+        let admin = &self.active.services().admin;
         let order = admin.branch();
-        let (log, watch) = (self.subject.log.clone(), order.watch());
+        let (log, watch) = (self.admin_state.log.clone(), order.watch());
         self.ordered_level = Some(order);
         admin.spawn(async move {
             tokio::select! {
                 () = watch.begun() => {}
-                () = alarm::sleep(lasting) => log.end_order(number),
+                () = alarm::sleep(lasting) => log.end_override(number),
             }
         });
     }
 
     /// Opening a file may take its time, and nobody waits for it.
     fn reopen_log(&self) {
-        let log = self.subject.log.clone();
-        if let Err(error) = Aside::default().begin(move || reload::reopen(&log)) {
+        let log = self.admin_state.log.clone();
+        if let Err(error) = BlockingTask::default().begin(move || reload::reopen(&log)) {
             tracing::error!(%error, "the log's files are not opened again: there is no thread for it");
         }
     }
@@ -348,12 +348,12 @@ impl Running {
         if is_succeeding(&environment) {
             // Our supervisor hears of us by our predecessor, whom it knows.
             tell_predecessor(&environment);
-            metrics::replaced(true);
+            metrics::record_replacement(true);
         } else {
             notify::send(&Notice::Ready);
         }
-        self.estate.hand_on(false);
-        self.estate.deposit();
+        self.active.set_handed_on(false);
+        self.active.store_sockets();
     }
 
     /// Another process has taken over: our sessions go on for as long as they may, and nobody is accepted any more.
@@ -363,47 +363,47 @@ impl Running {
         mut reporter: Option<Reporter>,
         signals: &mut Signals,
     ) -> Result<(), StartError> {
-        self.estate.hand_on(true);
+        self.active.set_handed_on(true);
         notify::send(&Notice::Succeeded(successor));
-        self.estate.close_listeners();
-        self.estate.close_doors();
-        let subject = Arc::clone(&self.subject);
+        self.active.close_listeners();
+        self.active.close_admin();
+        let admin_state = Arc::clone(&self.admin_state);
         // Behind our last answer: whoever asks the successor next waits for it.
         if let Some(reporter) = &mut reporter {
-            reporter.report(&subject).await;
+            reporter.report(&admin_state).await;
         }
-        let Means { sessions, .. } = self.estate.means();
+        let Services { sessions, .. } = self.active.services();
         let sessions = sessions.clone();
         sessions.begin();
-        let left: usize = self.subject.scene.get().routes().map(|route| route.active()).sum();
+        let left: usize = self.admin_state.view.get().routes().map(|route| route.active()).sum();
         tracing::info!(successor, sessions = left, "another process has taken over");
-        let most = self.estate.config().and_then(|config| config.shutdown.replaced_timeout);
-        let routes: Vec<_> = self.subject.scene.get().routes().map(Arc::clone).collect();
+        let most = self.active.config().and_then(|config| config.shutdown.replaced_timeout);
+        let routes: Vec<_> = self.admin_state.view.get().routes().map(Arc::clone).collect();
         let ending = async {
             if let Some(most) = most {
-                part(&routes, most, None).await;
+                drain_sessions(&routes, most, None).await;
             }
             sessions.finished(clock::now() + FOREVER).await
         };
         tokio::select! {
             _ = ending => {}
-            never = keep_reporting(&mut reporter, &subject) => match never {},
+            never = keep_reporting(&mut reporter, &admin_state) => match never {},
             signal = signals.stop() => tracing::info!(signal, "stopping"),
         }
         let draining = async {
             tokio::select! {
                 stopped = self.drain() => stopped,
-                never = keep_reporting(&mut reporter, &subject) => match never {},
+                never = keep_reporting(&mut reporter, &admin_state) => match never {},
             }
         };
         Self::or_exit(draining, signals).await;
         if let Some(reporter) = &mut reporter {
-            reporter.report(&subject).await;
+            reporter.report(&admin_state).await;
         }
         Ok(())
     }
 
-    async fn or_exit(stopping: impl Future<Output = Stopped>, signals: &mut Signals) {
+    async fn or_exit(stopping: impl Future<Output = StopResult>, signals: &mut Signals) {
         tokio::select! {
             stopped = stopping => tracing::info!(quiet = stopped.quiet, forced = stopped.forced, "stopped"),
             again = signals.stop() => tracing::warn!(signal = again, "a second signal: exiting at once"),
@@ -411,39 +411,39 @@ impl Running {
     }
 
     /// Stops: lame duck, no more accepting, sessions end or are ended.
-    pub async fn stop(mut self) -> Stopped {
-        let lame_duck = self.estate.config().map(|config| config.shutdown.lame_duck);
-        self.subject.phase.set(Phase::LameDuck);
+    pub async fn stop(mut self) -> StopResult {
+        let lame_duck = self.active.config().map(|config| config.shutdown.lame_duck);
+        self.admin_state.phase.set(Phase::LameDuck);
         if let Some(wait) = lame_duck.filter(|wait| !wait.is_zero()) {
             tracing::info!(?wait, "lame duck: not ready, and still accepting");
             notify::send(&Notice::Status(&format!("lame duck: still accepting for {wait:?}")));
             alarm::sleep(wait).await;
         }
         let stopped = self.drain().await;
-        store::leave(&self.estate);
+        store::store_snapshot(&self.active);
         stopped
     }
 
     /// No more accepting; sessions end or are ended.
-    async fn drain(&mut self) -> Stopped {
-        let Self { subject, commands, estate, .. } = self;
+    async fn drain(&mut self) -> StopResult {
+        let Self { admin_state, commands, active, .. } = self;
         // Who asks for something now is told so at once.
         commands.close();
         while commands.try_recv().is_ok() {}
-        let drain_timeout = estate.config().map(|config| config.shutdown.drain_timeout);
-        let Means { sessions, admin, .. } = estate.means();
+        let drain_timeout = active.config().map(|config| config.shutdown.drain_timeout);
+        let Services { sessions, admin, .. } = active.services();
         let (sessions, admin) = (sessions.clone(), admin.clone());
-        subject.phase.set(Phase::Draining);
+        admin_state.phase.set(Phase::Draining);
         sessions.begin();
-        estate.close_listeners();
-        let scene = subject.scene.get();
-        let routes: Vec<_> = scene.routes().map(Arc::clone).collect();
+        active.close_listeners();
+        let view = admin_state.view.get();
+        let routes: Vec<_> = view.routes().map(Arc::clone).collect();
         tracing::info!(
             sessions = routes.iter().map(|route| route.active()).sum::<usize>(),
             "no longer accepting"
         );
-        let Parted { quiet, forced } =
-            part(&routes, drain_timeout.unwrap_or_default(), Some(&sessions)).await;
+        let DrainResult { quiet, forced } =
+            drain_sessions(&routes, drain_timeout.unwrap_or_default(), Some(&sessions)).await;
         // Whoever was accepted in the last instant, too.
         for route in &routes {
             route.stop_all(Outcome::Drained);
@@ -454,27 +454,27 @@ impl Running {
         let _ = sessions.finished(clock::now() + PARTING).await;
         admin.begin();
         let _ = admin.finished(clock::now() + PARTING).await;
-        Stopped { quiet, forced }
+        StopResult { quiet, forced }
     }
 }
 
 /// Never returns.
-async fn keep_reporting(reporter: &mut Option<Reporter>, subject: &Subject) -> Infallible {
+async fn keep_reporting(reporter: &mut Option<Reporter>, admin_state: &AdminState) -> Infallible {
     match reporter {
-        Some(reporter) => reporter.keep_reporting(subject).await,
+        Some(reporter) => reporter.keep_reporting(admin_state).await,
         None => std::future::pending().await,
     }
 }
 
-async fn upkeep(subject: Arc<Subject>, access: Arc<AccessLog>, watch: DrainWatch) {
+async fn upkeep(admin_state: Arc<AdminState>, access: Arc<AccessLog>, watch: DrainWatch) {
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         tokio::select! {
             () = &mut stop => return,
             () = alarm::sleep(UPKEEP) => {
-                subject.exposition.upkeep();
+                admin_state.exposition.upkeep();
                 access.upkeep();
-                subject.history.sample(clock::now(), subject.totals());
+                admin_state.history.sample(clock::now(), admin_state.counters());
             }
         }
     }

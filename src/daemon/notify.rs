@@ -32,16 +32,16 @@ pub(super) fn send(notice: &Notice<'_>) {
         Notice::Fed => "WATCHDOG=1".to_owned(),
         Notice::Status(status) => format!("STATUS={status}"),
     };
-    tell(&words, &[]);
+    send_with_descriptors(&words, &[]);
 }
 
 /// Says it, with descriptors. Whether somebody heard it.
-pub(super) fn tell(words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
+pub(super) fn send_with_descriptors(words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
     let Some(address) = std::env::var("NOTIFY_SOCKET").ok().filter(|address| !address.is_empty()) else {
         return false;
     };
     Supervisor::at(&address)
-        .and_then(|supervisor| supervisor.tell(words, descriptors))
+        .and_then(|supervisor| supervisor.notify(words, descriptors))
         .inspect_err(|error| tracing::warn!(%error, "cannot notify systemd"))
         .is_ok()
 }

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::admin::{MistakeView, Reloaded};
+use crate::admin::{MistakeView, ReloadResult};
 use crate::alarm::{self, Elapsed};
-use crate::aside::{Aside, Panicked};
+use crate::blocking::{BlockingTask, Panicked};
 use crate::clock;
-use crate::config::{Config, Mistakes, Reach};
+use crate::config::{Config, FileAccess, Mistakes};
 use crate::log::{Log, Prepared};
 use crate::metrics;
 use crate::sys::{BindError, Inherited};
 
-use super::estate::Estate;
+use super::active_config::ActiveConfig;
 use super::seconds_since_1970;
 
 /// How long compiling may take: a user database or a file system may hang.
@@ -30,24 +30,24 @@ const HUNG_MAX: usize = 16;
 
 /// Readings that have begun and not ended.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Readings(Arc<()>);
+pub(super) struct PendingReads(Arc<()>);
 
 /// A reload on its way. Whoever waits for it may do something else in between, or give it up.
 pub(super) struct Reload {
     stage: Stage,
     /// Who asked for it.
-    answers: Vec<oneshot::Sender<Reloaded>>,
+    answers: Vec<oneshot::Sender<ReloadResult>>,
 }
 
 enum Stage {
     Reading {
-        reading: Aside<Box<Read>>,
+        reading: BlockingTask<Box<Read>>,
         file: PathBuf,
         until: Instant,
     },
     /// The file is in force.
     Closing {
-        reloaded: Reloaded,
+        reloaded: ReloadResult,
         deadline: Instant,
     },
     /// There is nothing left to do.
@@ -60,24 +60,25 @@ type Read = Result<(Config, Result<Prepared, String>), Mistakes>;
 impl Reload {
     /// Begins to read the file that is in force again.
     pub(super) fn begin(
-        estate: &Estate,
-        reach: Option<Arc<Reach>>,
-        readings: &Readings,
-        answers: Vec<oneshot::Sender<Reloaded>>,
+        active: &ActiveConfig,
+        file_access: Option<Arc<FileAccess>>,
+        readings: &PendingReads,
+        answers: Vec<oneshot::Sender<ReloadResult>>,
     ) -> Self {
-        let file = estate.config().map(|config| config.file.clone()).unwrap_or_default();
+        let file = active.config().map(|config| config.file.clone()).unwrap_or_default();
         let stage = if Arc::strong_count(&readings.0) > HUNG_MAX {
             Stage::Refused(refused(
                 &file,
                 "earlier readings of it hang: a file system or a user database does".into(),
             ))
         } else {
-            let (counted, path, log) = (readings.clone(), file.clone(), estate.means().subject.log.clone());
-            let mut reading = Aside::default();
+            let (counted, path, log) =
+                (readings.clone(), file.clone(), active.services().admin_state.log.clone());
+            let mut reading = BlockingTask::default();
             let begun = reading.begin(move || {
                 let _counted = counted;
                 reopen(&log);
-                let config = Config::load_within(&path, reach.as_deref());
+                let config = Config::load_within(&path, file_access.as_deref());
                 Box::new(config.map(|config| {
                     let prepared = log.prepare(&config.log).map_err(|error| error.to_string());
                     (config, prepared)
@@ -93,18 +94,18 @@ impl Reload {
 
     /// Does what has changed in the file, as far as this process may, once it has been read. The result is in the log too.
     /// Dropping the future loses nothing.
-    pub(super) async fn done(&mut self, estate: &mut Estate) -> Reloaded {
+    pub(super) async fn finish(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         loop {
             self.stage = match &mut self.stage {
                 Stage::Reading { reading, file, until } => {
-                    let read = alarm::before(*until, reading.done()).await;
-                    match understood(read, file).and_then(|(config, log)| apply(estate, config, log)) {
+                    let read = alarm::timeout_at(*until, reading.join()).await;
+                    match understood(read, file).and_then(|(config, log)| apply(active, config, log)) {
                         Ok(reloaded) => Stage::Closing { reloaded, deadline: clock::now() + CLOSING },
                         Err(mistakes) => Stage::Refused(mistakes),
                     }
                 }
                 Stage::Closing { reloaded, deadline } => {
-                    estate.closed(*deadline).await;
+                    active.wait_closed(*deadline).await;
                     return std::mem::take(reloaded);
                 }
                 Stage::Refused(mistakes) => return refuse(std::mem::take(mistakes)),
@@ -113,7 +114,7 @@ impl Reload {
     }
 
     /// Tells whoever asked.
-    pub(super) fn answer(self, reloaded: &Reloaded) {
+    pub(super) fn reply(self, reloaded: &ReloadResult) {
         for answer in self.answers {
             // They may have gone.
             let _ = answer.send(reloaded.clone());
@@ -142,14 +143,14 @@ fn refused(file: &Path, message: String) -> Vec<MistakeView> {
 }
 
 /// Says what is wrong.
-fn refuse(mistakes: Vec<MistakeView>) -> Reloaded {
-    metrics::config_refused();
+fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
+    metrics::record_config_refused();
     for mistake in &mistakes {
         let place = mistake.line.zip(mistake.column).map(|(line, column)| format!("{line}:{column}"));
         tracing::error!(file = mistake.file, place, path = mistake.path, "{}", mistake.message);
     }
     tracing::error!(mistakes = mistakes.len(), "the configuration was not reloaded; nothing changed");
-    Reloaded { ok: false, mistakes, ..Reloaded::default() }
+    ReloadResult { ok: false, mistakes, ..ReloadResult::default() }
 }
 
 /// Opens the log's files again, whatever becomes of the configuration: whoever has renamed them waits for that.
@@ -161,29 +162,29 @@ pub(super) fn reopen(log: &Log) {
 
 /// # Errors
 /// Addresses that cannot be bound.
-fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded, Vec<MistakeView>> {
+fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<ReloadResult, Vec<MistakeView>> {
     let warnings = config.warnings.clone();
     super::warn_of_strangers(&config);
-    let needs_restart = estate.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
+    let needs_restart = active.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
-    let mut changes = estate.change(config, &mut Inherited::default()).map_err(|errors| {
+    let mut changes = active.apply(config, &mut Inherited::default()).map_err(|errors| {
         let mistake = |error: &BindError| MistakeView {
             file: file.clone(),
             line: None,
             column: None,
             path: error.setting().unwrap_or("listeners").into(),
-            message: error.words(),
+            message: error.message(),
             shown: None,
         };
         errors.iter().map(mistake).collect::<Vec<_>>()
     })?;
-    if estate.means().subject.log.change(log) {
+    if active.services().admin_state.log.change(log) {
         changes.push("log changed".into());
     }
-    estate.deposit();
+    active.store_sockets();
     // Those that stay in use are not read by the compiler's reading alone.
-    estate.means().credentials.look();
-    metrics::config_loaded(seconds_since_1970(), false);
+    active.services().credentials.refresh();
+    metrics::record_config_loaded(seconds_since_1970(), false);
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -194,7 +195,7 @@ fn apply(estate: &mut Estate, config: Config, log: Prepared) -> Result<Reloaded,
         tracing::warn!("{needed}");
     }
     tracing::info!(changes = changes.len(), "configuration reloaded");
-    Ok(Reloaded { ok: true, changes, needs_restart, warnings, mistakes: Vec::new() })
+    Ok(ReloadResult { ok: true, changes, needs_restart, warnings, mistakes: Vec::new() })
 }
 
 /// What the file says and this process cannot do any more.

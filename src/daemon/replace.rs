@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::metrics;
 use crate::sys::{Launcher, Role, Successor, SuccessorError};
 
-use super::estate::Estate;
+use super::active_config::ActiveConfig;
 use super::reports::Predecessors;
 use super::snapshot;
 
@@ -30,14 +30,14 @@ pub(super) struct Handover {
 impl Handover {
     /// Starts it. `None`, and said why, when that is not possible.
     pub(super) fn begin(
-        estate: &Estate,
+        active: &ActiveConfig,
         predecessors: &Predecessors,
         launcher: &Arc<Launcher>,
     ) -> Option<Self> {
-        let sockets = estate.sockets();
+        let sockets = active.sockets();
         // From here on, what they say is for the successor.
         predecessors.pause(true);
-        let snapshot = snapshot::write(estate)
+        let snapshot = snapshot::write(active)
             .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
             .ok();
         let (heard, reports) = match std::io::pipe() {
@@ -56,10 +56,10 @@ impl Handover {
         let passed: Vec<_> = passed.map(|(fd, role)| (fd, role.to_descriptor())).collect();
         match Successor::start(launcher, &passed) {
             Ok(successor) => {
-                estate.means().subject.handing_over.store(true, Ordering::Release);
+                active.services().admin_state.handing_over.store(true, Ordering::Release);
                 let id = successor.id();
                 tracing::info!(successor = id, "a successor is starting");
-                let waiting = estate.means().admin.spawn_blocking(move || successor.wait(PATIENCE));
+                let waiting = active.services().admin.spawn_blocking(move || successor.wait(PATIENCE));
                 Some(Self { id, launcher: Arc::clone(launcher), waiting, reports })
             }
             Err(error) => {
@@ -71,7 +71,7 @@ impl Handover {
     }
 
     /// Waits until it is ready; its process id is the answer. `None`: it never will be, and it is said why.
-    pub(super) async fn done(&mut self) -> Option<u32> {
+    pub(super) async fn wait_ready(&mut self) -> Option<u32> {
         match (&mut self.waiting).await {
             Ok(Ok(())) => Some(self.id),
             Ok(Err(error)) => {
@@ -83,7 +83,7 @@ impl Handover {
     }
 
     /// Where it hears what we go on counting.
-    pub(super) fn reports(self) -> OwnedFd {
+    pub(super) fn into_report_pipe(self) -> OwnedFd {
         self.reports
     }
 
@@ -94,6 +94,6 @@ impl Handover {
 }
 
 fn failed(error: &SuccessorError) {
-    metrics::replaced(false);
+    metrics::record_replacement(false);
     tracing::error!(%error, "the successor did not start; this process goes on");
 }

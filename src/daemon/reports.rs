@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 
-use crate::admin::Subject;
+use crate::admin::AdminState;
 use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
@@ -66,11 +66,11 @@ impl Reporter {
     }
 
     /// Says what was counted until now. May be dropped at any moment; the next call goes on where it was.
-    pub(super) async fn report(&mut self, subject: &Subject) {
+    pub(super) async fn report(&mut self, admin_state: &AdminState) {
         let until = clock::now() + PATIENCE;
-        let told = alarm::before(until, async {
+        let told = alarm::timeout_at(until, async {
             self.finish().await?;
-            let text = subject.metrics().own();
+            let text = admin_state.metrics().render_own();
             if let Some(length) = u32::try_from(text.len()).ok().filter(|length| *length <= LENGTH_MAX) {
                 self.unsaid.extend_from_slice(&length.to_be_bytes());
                 self.unsaid.extend_from_slice(text.as_bytes());
@@ -100,10 +100,10 @@ impl Reporter {
     }
 
     /// Goes on reporting until it is dropped.
-    pub(super) async fn keep_reporting(&mut self, subject: &Subject) -> Infallible {
+    pub(super) async fn keep_reporting(&mut self, admin_state: &AdminState) -> Infallible {
         loop {
             alarm::sleep(INTERVAL).await;
-            self.report(subject).await;
+            self.report(admin_state).await;
         }
     }
 }
@@ -125,15 +125,15 @@ impl Predecessors {
 
     /// Adds what they go on counting to what we show. Sums are settled when the last of them, whose place we took, has
     /// said what it had counted when it answered for the last time.
-    pub(super) fn hear(&self, subject: &Arc<Subject>, drain: &Drain) {
+    pub(super) fn listen(&self, admin_state: &Arc<AdminState>, drain: &Drain) {
         for (place, one) in (1..).zip(&self.each) {
-            let ear = Ear {
+            let reader = ReportReader {
                 one: Arc::clone(one),
-                subject: Arc::clone(subject),
+                admin_state: Arc::clone(admin_state),
                 is_paused: self.is_paused.subscribe(),
                 settles: place == self.each.len(),
             };
-            drain.spawn(ear.hear(drain.watch()));
+            drain.spawn(reader.hear(drain.watch()));
         }
     }
 
@@ -150,14 +150,14 @@ impl Predecessors {
 }
 
 /// What listens to one of them.
-struct Ear {
+struct ReportReader {
     one: Arc<Predecessor>,
-    subject: Arc<Subject>,
+    admin_state: Arc<AdminState>,
     is_paused: watch::Receiver<bool>,
     settles: bool,
 }
 
-impl Ear {
+impl ReportReader {
     async fn hear(mut self, watch: DrainWatch) {
         tokio::select! {
             () = watch.begun() => return,
@@ -167,7 +167,7 @@ impl Ear {
             },
         }
         self.one.has_ended.store(true, Ordering::Release);
-        self.subject.exposition.end(self.one.process);
+        self.admin_state.exposition.end_inherited(self.one.process);
         self.settle();
     }
 
@@ -176,7 +176,7 @@ impl Ear {
     async fn hear_all(&mut self) -> io::Result<()> {
         let mut receiver = Receiver::from_owned_fd(self.one.pipe.try_clone()?)?;
         loop {
-            let begins = alarm::before(clock::now() + SILENCE, self.begins(&receiver)).await;
+            let begins = alarm::timeout_at(clock::now() + SILENCE, self.begins(&receiver)).await;
             if begins.is_err() && *self.is_paused.borrow() {
                 continue;
             }
@@ -189,9 +189,9 @@ impl Ear {
                 Err(error) => return Err(error),
             }
             // One that has begun is read to its end: another process could make nothing of the rest.
-            let report = alarm::before(clock::now() + READING, rest(first, &mut receiver)).await;
+            let report = alarm::timeout_at(clock::now() + READING, rest(first, &mut receiver)).await;
             let report = report.map_err(|_| io::ErrorKind::TimedOut)??;
-            self.subject.exposition.hear(self.one.process, &report);
+            self.admin_state.exposition.update_inherited(self.one.process, &report);
             self.settle();
         }
     }
@@ -211,7 +211,7 @@ impl Ear {
 
     fn settle(&self) {
         if self.settles {
-            self.subject.exposition.set_settled(true);
+            self.admin_state.exposition.set_settled(true);
         }
     }
 }

@@ -4,10 +4,10 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::admin::{Command, Reloaded};
+use crate::admin::{Command, ReloadResult};
 
 /// What the daemon is told while it runs.
-pub(super) enum Event {
+pub(super) enum DaemonEvent {
     /// SIGTERM or SIGINT, by name.
     Stop(&'static str),
     /// SIGHUP.
@@ -19,9 +19,9 @@ pub(super) enum Event {
     /// A successor is ready, by its process id; or it never will be.
     Succeeded(Option<u32>),
     /// The file was read again, and this has come of it.
-    Reloaded(Reloaded),
+    Reloaded(ReloadResult),
     /// It is time to look whether the last session of something that was taken out has ended.
-    Farewell,
+    Removal,
     /// By the control socket.
     Ordered(Command),
 }
@@ -47,13 +47,13 @@ impl Signals {
     }
 
     /// Waits for the next one. Several of one kind that came meanwhile count as one.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(super) async fn next(&mut self) -> DaemonEvent {
         tokio::select! {
-            _ = self.term.recv() => Event::Stop("SIGTERM"),
-            _ = self.int.recv() => Event::Stop("SIGINT"),
-            _ = self.hup.recv() => Event::Reload,
-            _ = self.usr1.recv() => Event::Reopen,
-            _ = self.usr2.recv() => Event::Replace,
+            _ = self.term.recv() => DaemonEvent::Stop("SIGTERM"),
+            _ = self.int.recv() => DaemonEvent::Stop("SIGINT"),
+            _ = self.hup.recv() => DaemonEvent::Reload,
+            _ = self.usr1.recv() => DaemonEvent::Reopen,
+            _ = self.usr2.recv() => DaemonEvent::Replace,
         }
     }
 
@@ -61,13 +61,15 @@ impl Signals {
     pub(super) async fn stop(&mut self) -> &'static str {
         loop {
             match self.next().await {
-                Event::Stop(signal) => return signal,
-                Event::Reload | Event::Replace => tracing::warn!("stopping already; nothing changed"),
-                Event::Reopen
-                | Event::Reloaded(_)
-                | Event::Ordered(_)
-                | Event::Succeeded(_)
-                | Event::Farewell => {}
+                DaemonEvent::Stop(signal) => return signal,
+                DaemonEvent::Reload | DaemonEvent::Replace => {
+                    tracing::warn!("stopping already; nothing changed")
+                }
+                DaemonEvent::Reopen
+                | DaemonEvent::Reloaded(_)
+                | DaemonEvent::Ordered(_)
+                | DaemonEvent::Succeeded(_)
+                | DaemonEvent::Removal => {}
             }
         }
     }

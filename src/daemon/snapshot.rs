@@ -8,18 +8,18 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Others;
+use crate::metrics::AllInherited;
 use crate::name::ClusterName;
 use crate::sys::MemoryFile;
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 
-use super::estate::Estate;
+use super::active_config::ActiveConfig;
 
 /// What a process knew.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     /// What it counted, and those before it.
-    pub(super) counted: Others,
+    pub(super) counted: AllInherited,
     pub(super) clusters: BTreeMap<ClusterName, ClusterSnapshot>,
 }
 
@@ -29,15 +29,15 @@ const FORMAT: u32 = 1;
 const LENGTH_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct SnapshotFile<'a> {
     format: u32,
     version: &'a str,
-    counted: Others,
+    counted: AllInherited,
     clusters: BTreeMap<&'a str, ClusterSnapshot>,
 }
 
 #[derive(Deserialize)]
-struct Found {
+struct RestoredSnapshot {
     format: u32,
     #[serde(default)]
     version: String,
@@ -51,14 +51,13 @@ struct Found {
 ///
 /// # Errors
 /// What memfd_create(2) and write(2) say.
-pub(super) fn write(estate: &Estate) -> io::Result<MemoryFile> {
-    let scene = estate.means().subject.scene.get();
-    let clusters =
-        scene.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
-    let written = Written {
+pub(super) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
+    let view = active.services().admin_state.view.get();
+    let clusters = view.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
+    let written = SnapshotFile {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION"),
-        counted: estate.means().subject.metrics().others_and_own(std::process::id()),
+        counted: active.services().admin_state.metrics().inherited_and_own(std::process::id()),
         clusters: clusters.collect(),
     };
     MemoryFile::holding(&serde_json::to_vec(&written)?)
@@ -66,10 +65,10 @@ pub(super) fn write(estate: &Estate) -> io::Result<MemoryFile> {
 
 /// What a process before us wrote down; as little of it as can be understood.
 pub(super) fn read(file: MemoryFile) -> Snapshot {
-    let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<Found>(&text)?));
+    let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<RestoredSnapshot>(&text)?));
     match found {
         Ok(found) if found.format == FORMAT => found.understood(),
-        Ok(Found { format, version, .. }) => {
+        Ok(RestoredSnapshot { format, version, .. }) => {
             tracing::warn!(
                 format,
                 version,
@@ -84,7 +83,7 @@ pub(super) fn read(file: MemoryFile) -> Snapshot {
     }
 }
 
-impl Found {
+impl RestoredSnapshot {
     fn understood(self) -> Snapshot {
         let mut clusters = BTreeMap::new();
         for (cluster, known) in self.clusters {
@@ -97,7 +96,7 @@ impl Found {
         }
         let counted = serde_json::from_value(self.counted).unwrap_or_else(|error| {
             tracing::warn!(%error, "what the process before us counted cannot be read; counting anew");
-            Others::default()
+            AllInherited::default()
         });
         let version = (self.version != env!("CARGO_PKG_VERSION")).then_some(self.version);
         tracing::info!(clusters = clusters.len(), version, "going on from what the process before us knew");
@@ -125,12 +124,12 @@ mod tests {
             r#"{ "format": "1" }"#,
         ] {
             let snapshot = of(text);
-            assert!(snapshot.counted == Others::default() && snapshot.clusters.is_empty(), "{text}");
+            assert!(snapshot.counted == AllInherited::default() && snapshot.clusters.is_empty(), "{text}");
         }
         let some = of(
             r#"{ "format": 1, "more": [], "counted": { "ended": { "sums": { "x": 1 } } }, "clusters": { "a": {}, "b": 5, "c": { "endpoints": {} } } }"#,
         );
-        assert_ne!(some.counted, Others::default());
+        assert_ne!(some.counted, AllInherited::default());
         assert_eq!(some.clusters.keys().map(ToString::to_string).collect::<Vec<_>>(), ["a"]);
     }
 }

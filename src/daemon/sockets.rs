@@ -8,38 +8,38 @@ use crate::admin::{self, Control};
 use crate::config::Config;
 use crate::listener::Settings;
 use crate::name::ListenerName;
-use crate::sys::{Bind, BindError, Inherited, Listening, Options, Role, UnixBind};
+use crate::sys::{Bind, BindError, Inherited, ListeningSocket, Options, Role, UnixBind};
 use crate::workers::Worker;
 
 /// A listening socket with the address that was asked for.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct BoundSocket {
     pub(super) bind: Bind,
-    pub(super) listening: Arc<Listening>,
+    pub(super) listening: Arc<ListeningSocket>,
 }
 
 /// Every socket of a configuration.
-pub(super) struct Gathered {
+pub(super) struct BoundSockets {
     /// In the file's order.
-    pub(super) listeners: Vec<Vec<Held>>,
-    pub(super) admin: Option<Held>,
-    pub(super) control: Option<Held>,
+    pub(super) listeners: Vec<Vec<BoundSocket>>,
+    pub(super) admin: Option<BoundSocket>,
+    pub(super) control: Option<BoundSocket>,
 }
 
 /// Every socket there is.
 #[derive(Default)]
-pub(super) struct AtHand {
-    pub(super) listeners: Vec<(ListenerName, Held)>,
-    pub(super) admin: Option<Held>,
-    pub(super) control: Option<Held>,
+pub(super) struct AvailableSockets {
+    pub(super) listeners: Vec<(ListenerName, BoundSocket)>,
+    pub(super) admin: Option<BoundSocket>,
+    pub(super) control: Option<BoundSocket>,
 }
 
-impl Gathered {
+impl BoundSockets {
     /// All or nothing; every address that cannot be had is named in one go. Listeners belong to `worker`, what
     /// answers about the daemon to the current runtime.
-    pub(super) fn gather(
+    pub(super) fn bind_all(
         config: &Config,
-        mut at_hand: AtHand,
+        mut available: AvailableSockets,
         inherited: &mut Inherited,
         worker: &Worker,
     ) -> Result<Self, Vec<BindError>> {
@@ -48,43 +48,43 @@ impl Gathered {
         let mut listeners = Vec::new();
         for listener in &config.listeners {
             let options = config.cluster_of(listener).map_or(Options::NONE, |cluster| cluster.socket);
-            let mut held = Vec::new();
+            let mut bound = Vec::new();
             let role = Role::Listener(listener.name.to_string());
             for bind in &listener.binds {
-                let kept = at_hand.take(listener, bind);
+                let kept = available.take(listener, bind);
                 if kept.is_empty() {
                     match listen(bind, &options, &role, inherited) {
-                        Ok(new) => held.extend(new),
+                        Ok(new) => bound.extend(new),
                         Err(error) => errors.push(error.of(format!("listeners.{}.bind", listener.name))),
                     }
                 }
-                held.extend(kept);
+                bound.extend(kept);
             }
-            listeners.push(held);
+            listeners.push(bound);
         }
         drop(registering);
-        let mut demand = |setting: &str, held, bind: &Bind| {
-            let door = door(held, std::slice::from_ref(bind), inherited);
-            door.map_err(|error| errors.push(error.of(setting.into()))).ok()
+        let mut demand = |setting: &str, bound, bind: &Bind| {
+            let admin_socket = door(bound, std::slice::from_ref(bind), inherited);
+            admin_socket.map_err(|error| errors.push(error.of(setting.into()))).ok()
         };
         let admin = config.admin.bind.map(Bind::Tcp);
-        let admin = admin.and_then(|bind| demand("admin.bind", at_hand.admin.take(), &bind));
+        let admin = admin.and_then(|bind| demand("admin.bind", available.admin.take(), &bind));
         let control = match &config.admin.control {
             Control::Off => None,
-            Control::At(path) => demand("admin.control", at_hand.control.take(), &control_at(path)),
-            Control::Default(path) => control_by_default(config, path, at_hand.control.take(), inherited),
+            Control::At(path) => demand("admin.control", available.control.take(), &control_at(path)),
+            Control::Default(path) => control_by_default(config, path, available.control.take(), inherited),
         };
         if errors.is_empty() { Ok(Self { listeners, admin, control }) } else { Err(errors) }
     }
 }
 
-impl AtHand {
+impl AvailableSockets {
     /// Those that are for that address, taken out.
-    fn take(&mut self, listener: &Settings, bind: &Bind) -> Vec<Held> {
+    fn take(&mut self, listener: &Settings, bind: &Bind) -> Vec<BoundSocket> {
         // A port of the kernel's choice is one listener's own, and no address that another could mean.
         let is_any_port = matches!(bind, Bind::Tcp(address) if address.port() == 0);
-        let is_for = |(owner, held): &(ListenerName, Held)| {
-            is_same(&held.bind, bind) && (!is_any_port || *owner == listener.name)
+        let is_for = |(owner, bound): &(ListenerName, BoundSocket)| {
+            is_same(&bound.bind, bind) && (!is_any_port || *owner == listener.name)
         };
         // Only systemd passes several under one name.
         let most = if matches!(bind, Bind::Systemd(_)) { usize::MAX } else { 1 };
@@ -92,18 +92,18 @@ impl AtHand {
         while taken.len() < most
             && let Some(position) = self.listeners.iter().position(is_for)
         {
-            let (_, held) = self.listeners.remove(position);
-            taken.push(Held { bind: bind.clone(), ..held });
+            let (_, bound) = self.listeners.remove(position);
+            taken.push(BoundSocket { bind: bind.clone(), ..bound });
         }
         taken
     }
 }
 
-impl Held {
+impl BoundSocket {
     /// Gives the file of a unix socket that stays the mode and owner that are wanted now.
-    pub(super) fn redress(&self) {
+    pub(super) fn apply_permissions(&self) {
         if let Bind::Unix(unix) = &self.bind
-            && let Err(error) = unix.dress()
+            && let Err(error) = unix.apply_permissions()
         {
             tracing::warn!(address = %self.listening.local(), %error, "cannot change the socket file");
         }
@@ -119,11 +119,11 @@ impl Held {
 }
 
 /// Whether both mean one socket; the mode of its file may change in place.
-fn is_same(held: &Bind, wanted: &Bind) -> bool {
-    match (held, wanted) {
-        (Bind::Unix(held), Bind::Unix(wanted)) => held.path == wanted.path,
-        (Bind::Systemd(held), Bind::Systemd(wanted)) => held == wanted,
-        (Bind::Tcp(held), Bind::Tcp(wanted)) => held == wanted,
+fn is_same(bound: &Bind, wanted: &Bind) -> bool {
+    match (bound, wanted) {
+        (Bind::Unix(bound), Bind::Unix(wanted)) => bound.path == wanted.path,
+        (Bind::Systemd(bound), Bind::Systemd(wanted)) => bound == wanted,
+        (Bind::Tcp(bound), Bind::Tcp(wanted)) => bound == wanted,
         (Bind::Tcp(_) | Bind::Unix(_) | Bind::Systemd(_), _) => false,
     }
 }
@@ -133,9 +133,13 @@ fn is_same(held: &Bind, wanted: &Bind) -> bool {
 ///
 /// # Errors
 /// Why the first cannot be had.
-fn door(held: Option<Held>, places: &[Bind], inherited: &mut Inherited) -> Result<Held, BindError> {
-    if let Some(held) = held.filter(|held| places.iter().any(|bind| is_same(&held.bind, bind))) {
-        return Ok(held);
+fn door(
+    bound: Option<BoundSocket>,
+    places: &[Bind],
+    inherited: &mut Inherited,
+) -> Result<BoundSocket, BindError> {
+    if let Some(bound) = bound.filter(|bound| places.iter().any(|bind| is_same(&bound.bind, bind))) {
+        return Ok(bound);
     }
     let mut refused = None;
     // One that was passed to us lies at any of them: those come first that somebody listens on already for us.
@@ -144,8 +148,8 @@ fn door(held: Option<Held>, places: &[Bind], inherited: &mut Inherited) -> Resul
     for bind in passed.into_iter().chain(others) {
         match listen(bind, &Options::NONE, &Role::Admin, inherited) {
             Ok(mut new) => {
-                if let Some(held) = new.pop() {
-                    return Ok(held);
+                if let Some(bound) = new.pop() {
+                    return Ok(bound);
                 }
             }
             Err(error) => drop(refused.get_or_insert(error)),
@@ -159,9 +163,9 @@ fn listen(
     options: &Options,
     role: &Role,
     inherited: &mut Inherited,
-) -> Result<Vec<Held>, BindError> {
-    let held = |listening| Held { bind: bind.clone(), listening: Arc::new(listening) };
-    Ok(inherited.listen(bind, role, options)?.into_iter().map(held).collect())
+) -> Result<Vec<BoundSocket>, BindError> {
+    let bound = |listening| BoundSocket { bind: bind.clone(), listening: Arc::new(listening) };
+    Ok(inherited.listen(bind, role, options)?.into_iter().map(bound).collect())
 }
 
 fn control_at(path: &Path) -> Bind {
@@ -187,24 +191,24 @@ fn make_folder_of(socket: &Path) {
 fn control_by_default(
     config: &Config,
     path: &Path,
-    held: Option<Held>,
+    bound: Option<BoundSocket>,
     inherited: &mut Inherited,
-) -> Option<Held> {
+) -> Option<BoundSocket> {
     make_folder_of(path);
-    let beside = config.id.controls_beside(path).take(1);
+    let beside = config.id.alternative_control_sockets(path).take(1);
     let places: Vec<_> =
         std::iter::once(path.to_owned()).chain(beside).map(|path| control_at(&path)).collect();
-    let is_kept = held.is_some();
-    match door(held, &places, inherited) {
-        Ok(held) => {
-            if !is_kept && !is_same(&held.bind, &places[0]) {
-                let (usual, own) = (path.display(), held.listening.local());
+    let is_kept = bound.is_some();
+    match door(bound, &places, inherited) {
+        Ok(bound) => {
+            if !is_kept && !is_same(&bound.bind, &places[0]) {
+                let (usual, own) = (path.display(), bound.listening.local());
                 tracing::warn!(
                     %usual, %own,
                     "the control socket's usual place is another daemon's, so ours is beside it; commands find it by --config"
                 );
             }
-            Some(held)
+            Some(bound)
         }
         Err(error) => {
             tracing::warn!(%error, "no control socket; set admin.control to a path or to `off`");

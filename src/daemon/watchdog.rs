@@ -14,25 +14,25 @@ use crate::workers::Workers;
 use super::notify::{self, Notice};
 
 /// Feeds it until the drain begins; returns at once where there is none.
-pub(super) async fn feed(workers: Arc<Workers>, drain: Drain, watch: DrainWatch) {
-    let Some(hunger) = hunger(&|name| std::env::var(name).ok()) else { return };
+pub(super) async fn keep_alive(workers: Arc<Workers>, drain: Drain, watch: DrainWatch) {
+    let Some(interval) = watchdog_interval(&|name| std::env::var(name).ok()) else { return };
     let mut stop = std::pin::pin!(watch.begun());
     loop {
         // Twice as often as it must be, with a quarter of the time for the answers.
-        match stuck(&workers, &drain, clock::now() + hunger / 4).await.as_slice() {
+        match stuck(&workers, &drain, clock::now() + interval / 4).await.as_slice() {
             [] => notify::send(&Notice::Fed),
             stuck => tracing::error!(workers = ?stuck, "a worker makes no progress; the watchdog is not fed"),
         }
         tokio::select! {
             () = &mut stop => return,
-            () = alarm::sleep(hunger / 2) => {}
+            () = alarm::sleep(interval / 2) => {}
         }
     }
 }
 
 /// How long it does without; `None` where nobody watches (sd_watchdog_enabled(3)). A successor has its predecessor's
 /// environment, and its watchdog.
-fn hunger(environment: &dyn Fn(&str) -> Option<String>) -> Option<Duration> {
+fn watchdog_interval(environment: &dyn Fn(&str) -> Option<String>) -> Option<Duration> {
     let microseconds = environment("WATCHDOG_USEC")?.parse().ok().filter(|time| *time > 0)?;
     let process = environment("WATCHDOG_PID").and_then(|process| process.parse::<u32>().ok());
     let is_for_us = process.is_none_or(|process| process == std::process::id()) || is_succeeding(environment);
@@ -49,7 +49,7 @@ async fn stuck(workers: &Workers, drain: &Drain, deadline: Instant) -> Vec<usize
         drain.spawn_on(worker.handle(), async move { beat.send(number).unwrap_or_default() });
     }
     drop(beat);
-    while let Ok(Some(number)) = alarm::before(deadline, beats.recv()).await {
+    while let Ok(Some(number)) = alarm::timeout_at(deadline, beats.recv()).await {
         silent.retain(|one| *one != number);
     }
     silent
@@ -61,21 +61,23 @@ mod tests {
 
     #[test]
     fn it_is_hungry_when_it_says_so_and_means_us() {
-        let hunger = |set: &[(&str, &str)]| {
-            hunger(&|name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into()))
+        let interval = |set: &[(&str, &str)]| {
+            watchdog_interval(&|name| {
+                set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into())
+            })
         };
         let usec = ("WATCHDOG_USEC", "3000000");
         let ours = std::process::id().to_string();
-        assert_eq!(hunger(&[]), None);
-        assert_eq!(hunger(&[usec]), Some(Duration::from_secs(3)));
-        assert_eq!(hunger(&[usec, ("WATCHDOG_PID", &ours)]), Some(Duration::from_secs(3)));
-        assert_eq!(hunger(&[usec, ("WATCHDOG_PID", "1")]), None);
-        assert_eq!(hunger(&[("WATCHDOG_USEC", "0")]), None);
+        assert_eq!(interval(&[]), None);
+        assert_eq!(interval(&[usec]), Some(Duration::from_secs(3)));
+        assert_eq!(interval(&[usec, ("WATCHDOG_PID", &ours)]), Some(Duration::from_secs(3)));
+        assert_eq!(interval(&[usec, ("WATCHDOG_PID", "1")]), None);
+        assert_eq!(interval(&[("WATCHDOG_USEC", "0")]), None);
     }
 
     #[tokio::test]
     async fn a_worker_that_hangs_is_named() {
-        alarm::attend(async {
+        alarm::drive(async {
             let workers = Workers::start(2).unwrap();
             let drain = Drain::default();
             let patience = Duration::from_millis(300);

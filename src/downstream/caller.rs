@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::census::{Census, Found, Place};
+use super::caller_cache::{CallerCache, CgroupPath, PeerCredentials};
 use crate::alarm::{self, Elapsed};
 use crate::caller::Caller;
 use crate::clock;
@@ -50,20 +50,20 @@ impl fmt::Display for Stranger {
 
 /// A caller, as far as nobody has to be waited for.
 #[derive(Debug)]
-pub enum Identified {
+pub enum Identification {
     /// It was described not long ago.
     Known(Arc<Caller>),
     /// The kernel has named it, and databases have yet to describe it.
-    Asked(Question),
+    Asked(CallerLookup),
 }
 
 /// Who a caller is, put to the host's databases.
 #[derive(Debug)]
-pub struct Question {
-    found: Found,
+pub struct CallerLookup {
+    found: PeerCredentials,
     needs: Needs,
     until: Instant,
-    census: Arc<Census>,
+    cache: Arc<CallerCache>,
 }
 
 impl Stranger {
@@ -81,18 +81,18 @@ impl Stranger {
 /// rule.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl Question {
+impl CallerLookup {
     /// What the kernel says.
     #[must_use]
-    pub fn bare(&self) -> Arc<Caller> {
-        Arc::new(self.found.bare())
+    pub fn without_names(&self) -> Arc<Caller> {
+        Arc::new(self.found.without_names())
     }
 
     /// With what the databases add, if they do so within 2 s of the question; whoever awaits that later waits for what is left
     /// of them. One look-up for a user is on its way at a time, however many sessions ask.
-    pub async fn answer(&self) -> Arc<Caller> {
-        let described = alarm::before(self.until, self.census.describe(&self.found, self.needs)).await;
-        described.unwrap_or_else(|Elapsed| self.bare())
+    pub async fn resolve(&self) -> Arc<Caller> {
+        let described = alarm::timeout_at(self.until, self.cache.resolve(&self.found, self.needs)).await;
+        described.unwrap_or_else(|Elapsed| self.without_names())
     }
 }
 
@@ -104,23 +104,23 @@ pub fn identify(
     client: &Socket,
     peer: Peer,
     needs: Needs,
-    census: &Arc<Census>,
-) -> Result<Identified, Stranger> {
+    cache: &Arc<CallerCache>,
+) -> Result<Identification, Stranger> {
     let found = match peer {
         Peer::Tcp(from) => over_loopback(client, from)?,
         Peer::Unix => over_unix(client, needs).map_err(Stranger::Untold)?,
     };
-    if census.is_unmapped(found.uid) {
+    if cache.is_unmapped(found.uid) {
         return Err(Stranger::Unmapped);
     }
     let now = clock::now();
-    Ok(match census.recall(&found, needs, now) {
-        Some(caller) => Identified::Known(caller),
-        None => Identified::Asked(Question {
+    Ok(match cache.cached(&found, needs, now) {
+        Some(caller) => Identification::Known(caller),
+        None => Identification::Asked(CallerLookup {
             found,
             needs,
             until: now + LOOKUP_TIMEOUT,
-            census: Arc::clone(census),
+            cache: Arc::clone(cache),
         }),
     })
 }
@@ -129,7 +129,7 @@ pub fn identify(
 /// words with us and its port to anybody. As long as our end lives, the other end with the same addresses is its own.
 ///
 /// A process may bind its end to any address of the host, and is as much of this host then.
-fn over_loopback(client: &Socket, from: SocketAddr) -> Result<Found, Stranger> {
+fn over_loopback(client: &Socket, from: SocketAddr) -> Result<PeerCredentials, Stranger> {
     if !is_own(from.ip()) {
         return Err(Stranger::Remote(from));
     }
@@ -139,16 +139,16 @@ fn over_loopback(client: &Socket, from: SocketAddr) -> Result<Found, Stranger> {
         return Err(Stranger::Left);
     }
     let SocketOwner { uid, cgroup } = owner.ok_or(Stranger::Unowned)?;
-    Ok(Found { uid, gid: None, pid: None, groups: None, place: cgroup.map(Place::Id) })
+    Ok(PeerCredentials { uid, gid: None, pid: None, groups: None, place: cgroup.map(CgroupPath::Id) })
 }
 
-fn over_unix(client: &Socket, needs: Needs) -> io::Result<Found> {
+fn over_unix(client: &Socket, needs: Needs) -> io::Result<PeerCredentials> {
     let process = client.peer_process()?;
     let groups = if needs.groups { Some(process.groups()?) } else { None };
     let place = if needs.unit { process.cgroup() } else { None };
     let place = place.map(|place| match place {
-        ProcessCgroup::Id(id) => Place::Id(id),
-        ProcessCgroup::Path(path) => Place::Path(path),
+        ProcessCgroup::Id(id) => CgroupPath::Id(id),
+        ProcessCgroup::Path(path) => CgroupPath::Path(path),
     });
-    Ok(Found { uid: process.uid, gid: Some(process.gid), pid: process.pid, groups, place })
+    Ok(PeerCredentials { uid: process.uid, gid: Some(process.gid), pid: process.pid, groups, place })
 }

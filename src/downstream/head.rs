@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crate::alarm;
 use crate::clock;
-use crate::head::{Progress, Reader};
+use crate::head::{HeadReader, Progress};
 use crate::sys::Socket;
 
 /// Why there is no head.
 #[derive(Debug, thiserror::Error)]
-pub enum NoHead<E> {
+pub enum HeadError<E> {
     /// The client left.
     #[error("the client closed the connection in the middle of its {0}")]
     Gone(&'static str),
@@ -32,31 +32,31 @@ const PORTION: usize = 1024;
 /// Reads until the head is whole. `what` it is, in the words of the errors.
 ///
 /// # Errors
-/// See [`NoHead`]. What did not belong to a head is unread then.
-pub async fn read_head<R: Reader>(
+/// See [`HeadError`]. What did not belong to a head is unread then.
+pub async fn read_head<R: HeadReader>(
     client: &Socket,
     reader: R,
     what: &'static str,
     within: Duration,
-) -> Result<R::Head, NoHead<R::Error>> {
+) -> Result<R::Head, HeadError<R::Error>> {
     // Boxed, so that the session's own state stays small for the hours that follow.
     let read = Box::pin(read(client, reader, what));
-    alarm::before(clock::now() + within, read).await.unwrap_or(Err(NoHead::Slow(what, within)))
+    alarm::timeout_at(clock::now() + within, read).await.unwrap_or(Err(HeadError::Slow(what, within)))
 }
 
-async fn read<R: Reader>(
+async fn read<R: HeadReader>(
     client: &Socket,
     mut reader: R,
     what: &'static str,
-) -> Result<R::Head, NoHead<R::Error>> {
-    let broken = |error| NoHead::Broken(what, error);
+) -> Result<R::Head, HeadError<R::Error>> {
+    let broken = |error| HeadError::Broken(what, error);
     let mut portion = [0; PORTION];
     loop {
         let seen = client.look(&mut portion).await.map_err(broken)?;
         if seen == 0 {
-            return Err(NoHead::Gone(what));
+            return Err(HeadError::Gone(what));
         }
-        let progress = reader.received(&portion[..seen]).map_err(NoHead::Malformed)?;
+        let progress = reader.received(&portion[..seen]).map_err(HeadError::Malformed)?;
         let taken = match &progress {
             Progress::Incomplete => seen,
             Progress::Whole { taken, .. } => *taken,

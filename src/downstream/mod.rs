@@ -2,14 +2,14 @@
 //! told no; and who it is. What context it passes is not here yet.
 
 mod caller;
-mod census;
+mod caller_cache;
+mod cgroup_tree;
 mod head;
-mod hierarchy;
 mod opening;
 mod refuse;
 
-pub use caller::{Identified, Question, Stranger, identify};
-pub use census::Census;
-pub use head::{NoHead, read_head};
-pub use opening::{NotOpened, Patience, introduce, read_opening};
-pub use refuse::{answer_opening, refuse, say, welcome};
+pub use caller::{CallerLookup, Identification, Stranger, identify};
+pub use caller_cache::CallerCache;
+pub use head::{HeadError, read_head};
+pub use opening::{OpeningFailure, OpeningTimeouts, exchange_greeting, read_opening};
+pub use refuse::{answer_opening, refuse, send_and_close, send_welcome};

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
-use crate::protocol::{Greeting, Introduced, Opened, Opening, OpeningError, Protocol, Said, TLS_HANDSHAKE};
+use crate::protocol::{
+    ClientOpening, Greeting, Opening, OpeningError, OpeningState, Protocol, TLS_HANDSHAKE, UpgradeRequest,
+};
 use crate::sys::Socket;
 
 /// Why there is nobody to serve.
 #[derive(Debug, thiserror::Error)]
-pub enum NotOpened {
+pub enum OpeningFailure {
     /// It left.
     #[error("the client closed the connection before it had said what it wants")]
     Gone,
@@ -28,14 +30,14 @@ pub enum NotOpened {
 
 /// How long a client that speaks first may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct OpeningTimeouts {
     /// Until its first byte; `None`: as long as it likes.
     pub silent: Option<Duration>,
     /// From there to the end of its first message.
     pub within: Duration,
 }
 
-impl Patience {
+impl OpeningTimeouts {
     /// So long for either.
     #[must_use]
     pub const fn of(within: Duration) -> Self {
@@ -50,12 +52,12 @@ const PORTION: usize = 1024;
 /// arrived already is taken: a client is usually faster than we, and bytes in hand make the dial cheaper.
 ///
 /// # Errors
-/// See [`NotOpened`].
+/// See [`OpeningFailure`].
 pub async fn read_opening(
     client: &Socket,
     protocol: &dyn Protocol,
-    Patience { silent, within }: Patience,
-) -> Result<Opened, NotOpened> {
+    OpeningTimeouts { silent, within }: OpeningTimeouts,
+) -> Result<ClientOpening, OpeningFailure> {
     let Some(opening) = protocol.opening() else {
         return if protocol.server_greets() { awaits_greeting(client) } else { arrived(client) };
     };
@@ -65,35 +67,37 @@ pub async fn read_opening(
         let first = client.recv(&mut portion);
         let read = match silent {
             None => first.await,
-            Some(silent) => match alarm::before(clock::now() + silent, first).await {
+            Some(silent) => match alarm::timeout_at(clock::now() + silent, first).await {
                 Ok(read) => read,
-                Err(Elapsed) => return Err(NotOpened::Silent(silent)),
+                Err(Elapsed) => return Err(OpeningFailure::Silent(silent)),
             },
         };
         let rest = read_on(client, opening, &mut portion, read);
-        alarm::before(clock::now() + within, rest).await.unwrap_or(Err(NotOpened::Silent(within)))
+        alarm::timeout_at(clock::now() + within, rest).await.unwrap_or(Err(OpeningFailure::Silent(within)))
     })
     .await
 }
 
 /// What the client of a server that speaks first says early is left where it is: it may be for a dialogue.
-fn awaits_greeting(client: &Socket) -> Result<Opened, NotOpened> {
+fn awaits_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
     match client.peek() {
-        Ok(Some(Some(TLS_HANDSHAKE))) => Err(NotOpened::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS))),
-        Ok(None | Some(Some(_))) => Ok(Opened::default()),
-        Ok(Some(None)) | Err(_) => Err(NotOpened::Gone),
+        Ok(Some(Some(TLS_HANDSHAKE))) => Err(OpeningFailure::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS))),
+        Ok(None | Some(Some(_))) => Ok(ClientOpening::default()),
+        Ok(Some(None)) | Err(_) => Err(OpeningFailure::Gone),
     }
 }
 
-fn arrived(client: &Socket) -> Result<Opened, NotOpened> {
+fn arrived(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     let mut portion = [0; PORTION];
     match client.recv_arrived(&mut portion) {
-        Ok(None) => Ok(Opened::default()),
-        Ok(Some(received @ 1..)) => {
-            Ok(Opened { bytes: portion[..received].to_vec(), may_half_close: true, ..Opened::default() })
-        }
-        Ok(Some(0)) | Err(_) => Err(NotOpened::Gone),
+        Ok(None) => Ok(ClientOpening::default()),
+        Ok(Some(received @ 1..)) => Ok(ClientOpening {
+            bytes: portion[..received].to_vec(),
+            may_half_close: true,
+            ..ClientOpening::default()
+        }),
+        Ok(Some(0)) | Err(_) => Err(OpeningFailure::Gone),
     }
 }
 
@@ -102,16 +106,16 @@ async fn read_on(
     mut opening: Box<dyn Opening>,
     portion: &mut [u8],
     mut received: io::Result<usize>,
-) -> Result<Opened, NotOpened> {
+) -> Result<ClientOpening, OpeningFailure> {
     loop {
-        let read = received.map_err(NotOpened::Broken)?;
+        let read = received.map_err(OpeningFailure::Broken)?;
         if read == 0 {
-            return Err(NotOpened::Gone);
+            return Err(OpeningFailure::Gone);
         }
-        match opening.received(&portion[..read]).map_err(NotOpened::Misspoken)? {
-            Said::Incomplete => {}
-            Said::Answer(answer) => client.send_all(&answer).await.map_err(NotOpened::Broken)?,
-            Said::Opened(opened) => return Ok(opened),
+        match opening.received(&portion[..read]).map_err(OpeningFailure::Misspoken)? {
+            OpeningState::Incomplete => {}
+            OpeningState::Answer(answer) => client.send_all(&answer).await.map_err(OpeningFailure::Broken)?,
+            OpeningState::Opened(opened) => return Ok(opened),
         }
         received = client.recv(portion).await;
     }
@@ -120,26 +124,26 @@ async fn read_on(
 /// Passes a server's greeting on, and reads until the client has introduced itself.
 ///
 /// # Errors
-/// See [`NotOpened`]. The server still waits then.
-pub async fn introduce(
+/// See [`OpeningFailure`]. The server still waits then.
+pub async fn exchange_greeting(
     client: &Socket,
     greeting: &mut Greeting,
     within: Duration,
-) -> Result<Introduced, NotOpened> {
+) -> Result<UpgradeRequest, OpeningFailure> {
     let introduced = Box::pin(async {
-        client.send_all(&greeting.words).await.map_err(NotOpened::Broken)?;
+        client.send_all(&greeting.words).await.map_err(OpeningFailure::Broken)?;
         let mut portion = [0; PORTION];
         loop {
-            let read = client.recv(&mut portion).await.map_err(NotOpened::Broken)?;
+            let read = client.recv(&mut portion).await.map_err(OpeningFailure::Broken)?;
             if read == 0 {
-                return Err(NotOpened::Gone);
+                return Err(OpeningFailure::Gone);
             }
             if let Some(introduced) =
-                greeting.introduction.heard(&portion[..read]).map_err(NotOpened::Misspoken)?
+                greeting.client_reply.received(&portion[..read]).map_err(OpeningFailure::Misspoken)?
             {
                 return Ok(introduced);
             }
         }
     });
-    alarm::before(clock::now() + within, introduced).await.unwrap_or(Err(NotOpened::Silent(within)))
+    alarm::timeout_at(clock::now() + within, introduced).await.unwrap_or(Err(OpeningFailure::Silent(within)))
 }

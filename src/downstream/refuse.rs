@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::alarm;
 use crate::clock;
-use crate::protocol::{Answer, OpeningError, Protocol, Refusal, TLS_ALERT};
+use crate::protocol::{OpeningError, OpeningReply, Protocol, Refusal, TLS_ALERT};
 use crate::sys::Socket;
 
 /// How long a client may take to read a refusal and close.
@@ -16,7 +16,7 @@ const IGNORED_MAX: usize = 64 * 1024;
 /// Refuses and closes.
 pub async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'_>) {
     match protocol.refusal(refusal) {
-        Some(words) => say(client, &words).await,
+        Some(words) => send_and_close(client, &words).await,
         None => client.abort(),
     }
 }
@@ -29,15 +29,15 @@ pub async fn answer_opening(
     refusal: &Refusal<'_>,
 ) {
     match error.answer {
-        Answer::InProtocol => refuse(client, protocol, refusal).await,
-        Answer::TlsAlert => say(client, TLS_ALERT).await,
+        OpeningReply::InProtocol => refuse(client, protocol, refusal).await,
+        OpeningReply::TlsAlert => send_and_close(client, TLS_ALERT).await,
     }
 }
 
 /// Sends, ends our direction, and reads on until the client closes: a close while bytes of the client are
 /// unread would turn into a reset, and a reset discards words that the client has not read yet
 /// (RFC 1122 §4.2.2.13).
-pub async fn say(client: Socket, words: &[u8]) {
+pub async fn send_and_close(client: Socket, words: &[u8]) {
     let saying = Box::pin(async {
         client.send_all(words).await?;
         client.finish();
@@ -51,11 +51,11 @@ pub async fn say(client: Socket, words: &[u8]) {
         std::io::Result::Ok(())
     });
     // Whether the client took it or not, there is nothing more to do for it.
-    let _ = alarm::before(clock::now() + PATIENCE, saying).await;
+    let _ = alarm::timeout_at(clock::now() + PATIENCE, saying).await;
 }
 
 /// What a client hears before anything of the server. False: it does not take it.
-pub async fn welcome(client: &Socket, words: &[u8]) -> bool {
+pub async fn send_welcome(client: &Socket, words: &[u8]) -> bool {
     words.is_empty()
-        || matches!(alarm::before(clock::now() + PATIENCE, client.send_all(words)).await, Ok(Ok(())))
+        || matches!(alarm::timeout_at(clock::now() + PATIENCE, client.send_all(words)).await, Ok(Ok(())))
 }

@@ -11,14 +11,14 @@ mod reply;
 use std::fmt;
 use std::time::Duration;
 
-use super::{Progress, Reader};
+use super::{HeadReader, Progress};
 use fields::Fields;
 
-pub use reply::{Served, refused, served, status_of};
+pub use reply::{SessionInfo, refusal_reply, status_of, success_reply};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Request {
+pub struct ConnectRequest {
     /// The target as it was written: `NAME` or `NAME:PORT`.
     pub target: String,
     /// `Ambassador-Attempts`: no more attempts than that; 0 and 1 both mean one.
@@ -133,7 +133,7 @@ impl Error {
     }
 }
 
-impl Request {
+impl ConnectRequest {
     /// Which of these names the target means: the very one, with or without a port behind it; else the only one that it is
     /// but for upper and lower case, for some clients take it for a host's name.
     pub fn which<'a>(&self, names: &(impl Iterator<Item = &'a str> + Clone)) -> Option<usize> {
@@ -166,11 +166,11 @@ pub struct RequestReader {
     held: Vec<u8>,
 }
 
-impl Reader for RequestReader {
-    type Head = Request;
+impl HeadReader for RequestReader {
+    type Head = ConnectRequest;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<Request>, Error> {
+    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ConnectRequest>, Error> {
         for (index, byte) in bytes.iter().enumerate() {
             self.push(*byte)?;
             if self.held.ends_with(b"\r\n\r\n") {
@@ -202,7 +202,7 @@ impl RequestReader {
 }
 
 /// A head without its last two line ends.
-fn parse(head: &[u8]) -> Result<Request, Error> {
+fn parse(head: &[u8]) -> Result<ConnectRequest, Error> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let (target, needs_host) = request_line(lines.next().unwrap_or_default())?;
     let mut fields = Fields::default();

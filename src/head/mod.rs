@@ -22,7 +22,7 @@ pub enum Progress<T> {
 }
 
 /// Reads one kind of head.
-pub trait Reader {
+pub trait HeadReader {
     /// What it says.
     type Head;
     /// Why it is none.

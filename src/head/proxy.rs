@@ -16,9 +16,9 @@ pub use write::{AddressPair, Extensions, V2_LEAST, write_v1, write_v2};
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct ProxyHeader {
     /// Whose connection it is.
-    pub command: Command,
+    pub command: ProxyCommand,
     /// The name the client asked the other proxy for (`PP2_TYPE_AUTHORITY`, mostly TLS' server name).
     pub authority: Option<String>,
     /// What the other proxy calls the connection (`PP2_TYPE_UNIQUE_ID`), at most 128 bytes.
@@ -27,16 +27,16 @@ pub struct Header {
 
 /// Whose connection it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub enum ProxyCommand {
     /// The other proxy's own, for a health check say.
     Local,
     /// Somebody's on whose behalf it connects.
-    Proxied(Addresses),
+    Proxied(ProxyAddresses),
 }
 
 /// From where to where that somebody connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Addresses {
+pub enum ProxyAddresses {
     /// The other proxy does not say.
     Unknown,
     /// Over TCP, both of one family.
@@ -55,7 +55,7 @@ pub enum Addresses {
     },
 }
 
-impl fmt::Display for Addresses {
+impl fmt::Display for ProxyAddresses {
     /// The source, as the log shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -15,9 +15,9 @@ const NAME_MAX: usize = 64;
 
 /// An entry in the making.
 #[derive(Debug)]
-pub struct Entry(Vec<u8>);
+pub struct JournalEntry(Vec<u8>);
 
-impl Entry {
+impl JournalEntry {
     /// Of that importance; the message is what `journalctl` shows by itself.
     #[must_use]
     pub fn new(level: Level, message: &str) -> Self {
@@ -49,8 +49,8 @@ impl Entry {
     }
 }
 
-impl From<Entry> for Box<[u8]> {
-    fn from(entry: Entry) -> Self {
+impl From<JournalEntry> for Box<[u8]> {
+    fn from(entry: JournalEntry) -> Self {
         entry.0.into()
     }
 }
@@ -67,26 +67,26 @@ const fn priority(level: Level) -> &'static str {
 
 /// What an event says.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct EventFields {
     message: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Told {
+impl EventFields {
     /// The fields are in the message too: by itself `journalctl` shows nothing else.
-    pub(super) fn entry(mut self, metadata: &Metadata<'_>) -> Entry {
+    pub(super) fn entry(mut self, metadata: &Metadata<'_>) -> JournalEntry {
         for (name, value) in &self.fields {
             // Writing to a string does not fail.
             let _ = write!(self.message, " {name}={value}");
         }
-        let mut entry = Entry::new(*metadata.level(), self.message.trim_start());
+        let mut entry = JournalEntry::new(*metadata.level(), self.message.trim_start());
         entry.field("target", metadata.target());
         self.fields.iter().for_each(|(name, value)| entry.field(name, value));
         entry
     }
 }
 
-impl Visit for Told {
+impl Visit for EventFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.record_debug(field, &format_args!("{value}"));
     }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_what_the_protocol_says() {
-        let mut entry = Entry::new(Level::WARN, "two\nlines");
+        let mut entry = JournalEntry::new(Level::WARN, "two\nlines");
         entry.field("tls.version", "1.3");
         entry.field("context-é", "a=b");
         entry.field(&"x".repeat(100), "");

@@ -5,10 +5,10 @@
 //! that stalls or a disk that is full lose lines, which a metric counts; they stall no session. What a record looks like
 //! is `session`'s affair.
 
+mod event_layer;
 mod journal;
 mod output;
 mod queue;
-mod words;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -21,12 +21,12 @@ use tracing::level_filters::LevelFilter;
 use crate::metrics;
 use crate::sync::{Mutex, MutexGuard};
 
-pub use journal::Entry;
+use event_layer::EventLayer;
+pub use event_layer::timestamp;
+pub use journal::JournalEntry;
 use output::Sink;
 pub use output::accepts;
-use queue::Queue;
-use words::Words;
-pub use words::timestamp;
+use queue::LineQueue;
 
 /// What is written, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +34,14 @@ pub struct Settings {
     /// The least important level of the daemon's own words.
     pub level: LevelFilter,
     /// Where those go.
-    pub words: Target,
+    pub words: LogTarget,
     /// Where the records of sessions go; whether there are any is each listener's affair.
-    pub access: Target,
+    pub access: LogTarget,
 }
 
 /// Where lines go, and how they look there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub struct LogTarget {
     /// Where.
     pub output: Output,
     /// `None`: text on a terminal, JSON elsewhere. The journal has a form of its own.
@@ -72,12 +72,12 @@ pub enum Format {
 
 /// What an output wants to be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum OutputFormat {
     /// A line of text.
     Text,
     /// A line with an object.
     Json,
-    /// An [`Entry`].
+    /// An [`JournalEntry`].
     Journal,
 }
 
@@ -85,8 +85,8 @@ pub enum Form {
 #[derive(Debug, Clone)]
 pub struct Writer {
     /// What they must look like.
-    pub form: Form,
-    queue: Queue,
+    pub form: OutputFormat,
+    queue: LineQueue,
 }
 
 impl Writer {
@@ -110,7 +110,7 @@ pub struct Log(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    words: Words,
+    words: EventLayer,
     state: Mutex<State>,
 }
 
@@ -118,12 +118,12 @@ struct Shared {
 struct State {
     settings: Settings,
     outputs: Outputs,
-    ordered: Ordered,
+    ordered: LevelOverride,
 }
 
 /// The level that an operator wants instead of the configured one.
 #[derive(Debug, Clone, Copy, Default)]
-struct Ordered {
+struct LevelOverride {
     /// `None`: the configured one.
     level: Option<LevelFilter>,
     /// Which order it is, so that the end of another does not end it.
@@ -133,7 +133,7 @@ struct Ordered {
 /// The outputs in use, with their queues: that of the words, and that of the records.
 #[derive(Debug, Clone)]
 struct Outputs {
-    words: Queue,
+    words: LineQueue,
     access: Writer,
 }
 
@@ -162,14 +162,14 @@ impl Log {
     /// An output that cannot be opened.
     pub fn install(settings: &Settings) -> Result<Self, OutputError> {
         let state = State::open(settings, None)?;
-        let words = Words::install(settings, state.outputs.words.clone());
+        let words = EventLayer::install(settings, state.outputs.words.clone());
         metrics::count_lost_lines(lost);
         Ok(Self(Arc::new(Shared { words, state: Mutex::new(state) })))
     }
 
     /// Where records go now.
     #[must_use]
-    pub fn access(&self) -> Writer {
+    pub fn access_writer(&self) -> Writer {
         self.state().outputs.access.clone()
     }
 
@@ -191,7 +191,7 @@ impl Log {
         new.ordered.number = state.ordered.number;
         let is_different = state.settings != new.settings;
         if state.settings.words != new.settings.words {
-            self.0.words.go_to(&new.settings.words, new.outputs.words.clone());
+            self.0.words.set_target(&new.settings.words, new.outputs.words.clone());
         }
         self.0.words.set_level(new.settings.level, new.settings.level);
         *state = new;
@@ -206,16 +206,16 @@ impl Log {
         (state.ordered.level.unwrap_or(configured), configured)
     }
 
-    /// Writes from now on what has at least that level, until the next change. The number is for [`Log::end_order`].
-    pub fn order(&self, level: LevelFilter) -> u64 {
+    /// Writes from now on what has at least that level, until the next change. The number is for [`Log::end_override`].
+    pub fn override_level(&self, level: LevelFilter) -> u64 {
         let mut state = self.state();
-        state.ordered = Ordered { level: Some(level), number: state.ordered.number + 1 };
+        state.ordered = LevelOverride { level: Some(level), number: state.ordered.number + 1 };
         self.0.words.set_level(level, state.settings.level);
         state.ordered.number
     }
 
     /// From now on the configured level, where that order still stands.
-    pub fn end_order(&self, number: u64) {
+    pub fn end_override(&self, number: u64) {
         let mut state = self.state();
         if state.ordered.number == number && state.ordered.level.take().is_some() {
             self.0.words.set_level(state.settings.level, state.settings.level);
@@ -236,7 +236,7 @@ impl Log {
         if settings.access.output != files[0].1 {
             files.push((access.queue, settings.access.output));
         }
-        let reopened = |(queue, output): (Queue, Output)| {
+        let reopened = |(queue, output): (LineQueue, Output)| {
             let reopened = matches!(output, Output::File(_)).then(|| queue.reopen(REOPENING))?;
             reopened.err().map(|error| OutputError { output, error })
         };
@@ -277,7 +277,7 @@ impl State {
         let open = |output: &Output| match find(output) {
             Some(queue) => Ok(queue),
             None => Sink::open(output)
-                .and_then(Queue::begin)
+                .and_then(LineQueue::begin)
                 .map_err(|error| OutputError { output: output.clone(), error }),
         };
         let words = open(&settings.words.output)?;
@@ -285,20 +285,20 @@ impl State {
         let queue =
             if access.output == settings.words.output { words.clone() } else { open(&access.output)? };
         let access = Writer { form: access.form(), queue };
-        let ordered = Ordered::default();
+        let ordered = LevelOverride::default();
         Ok(Self { settings: settings.clone(), outputs: Outputs { words, access }, ordered })
     }
 }
 
-impl Target {
+impl LogTarget {
     /// What the output wants to be given.
-    fn form(&self) -> Form {
+    fn form(&self) -> OutputFormat {
         match (&self.output, self.format) {
-            (Output::Journal(_), _) => Form::Journal,
-            (_, Some(Format::Text)) => Form::Text,
-            (_, Some(Format::Json)) => Form::Json,
-            (output, None) if output.is_terminal() => Form::Text,
-            (_, None) => Form::Json,
+            (Output::Journal(_), _) => OutputFormat::Journal,
+            (_, Some(Format::Text)) => OutputFormat::Text,
+            (_, Some(Format::Json)) => OutputFormat::Json,
+            (output, None) if output.is_terminal() => OutputFormat::Text,
+            (_, None) => OutputFormat::Json,
         }
     }
 }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, access, fchmod, openat, statat};
 use rustix::io::Errno;
 
-use super::words::frame;
+use super::event_layer::format_self_line;
 use super::{KINDS, LOST, Output};
 use crate::clock;
 use crate::sys::{Folder, Journal};
@@ -35,22 +35,22 @@ const SAID_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Sink {
     output: Output,
-    way: Way,
+    way: OutputKind,
     /// Bytes of a write, 0 where each line is a message of its own.
     portion: usize,
     batch: Batch,
-    trouble: Option<Trouble>,
+    trouble: Option<OutputFailure>,
     said: Option<Instant>,
     looked: Instant,
 }
 
 #[derive(Debug)]
-enum Way {
+enum OutputKind {
     Stream(File),
     Journal(Journal),
 }
 
-impl Way {
+impl OutputKind {
     /// Whatever is no plain file may be a pipe that others write to as well.
     fn portion(&self) -> usize {
         match self {
@@ -63,7 +63,7 @@ impl Way {
 
 /// An output that fails.
 #[derive(Debug)]
-struct Trouble {
+struct OutputFailure {
     /// Lines of this output that were lost before.
     lost: u64,
 }
@@ -83,12 +83,12 @@ impl Sink {
     /// # Errors
     /// What open(2) and its like say.
     pub(super) fn open(output: &Output) -> io::Result<Self> {
-        let stream = |fd: io::Result<OwnedFd>| fd.map(|fd| Way::Stream(fd.into()));
+        let stream = |fd: io::Result<OwnedFd>| fd.map(|fd| OutputKind::Stream(fd.into()));
         let way = match output {
             Output::Stderr => stream(io::stderr().as_fd().try_clone_to_owned()),
             Output::Stdout => stream(io::stdout().as_fd().try_clone_to_owned()),
-            Output::Journal(path) => Journal::at(path).map(Way::Journal),
-            Output::File(path) => open(path).map(Way::Stream),
+            Output::Journal(path) => Journal::at(path).map(OutputKind::Journal),
+            Output::File(path) => open(path).map(OutputKind::Stream),
         }?;
         Ok(Self {
             output: output.clone(),
@@ -118,8 +118,8 @@ impl Sink {
     pub(super) fn write(&mut self) {
         self.follow();
         let written = match &mut self.way {
-            Way::Stream(file) => self.batch.write_to(file),
-            Way::Journal(journal) => {
+            OutputKind::Stream(file) => self.batch.write_to(file),
+            OutputKind::Journal(journal) => {
                 let sent = journal.send(&self.batch.bytes);
                 self.batch.clear();
                 sent.map_err(|error| (1, error))
@@ -136,7 +136,7 @@ impl Sink {
     /// # Errors
     /// When it cannot be opened; then the one that is open stays.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        if let (Output::File(path), Way::Stream(file)) = (&self.output, &mut self.way) {
+        if let (Output::File(path), OutputKind::Stream(file)) = (&self.output, &mut self.way) {
             *file = open(path)?;
             self.portion = self.way.portion();
             // It would begin the new file.
@@ -153,7 +153,7 @@ impl Sink {
             return;
         }
         self.looked = now;
-        if let (Output::File(path), Way::Stream(file)) = (&self.output, &self.way)
+        if let (Output::File(path), OutputKind::Stream(file)) = (&self.output, &self.way)
             && let Ok(open) = file.metadata()
             && !std::fs::metadata(path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (open.dev(), open.ino()))
@@ -180,7 +180,7 @@ impl Sink {
     }
 
     fn is_well(&mut self) {
-        let Some(Trouble { lost }) = self.trouble.take() else { return };
+        let Some(OutputFailure { lost }) = self.trouble.take() else { return };
         let lost = LOST[self.kind()].load(Ordering::Relaxed) - lost;
         tracing::warn!(output = %self.output, lost, "the log can be written again");
     }
@@ -190,7 +190,7 @@ impl Sink {
         if self.trouble.is_some() {
             return;
         }
-        self.trouble = Some(Trouble { lost: before });
+        self.trouble = Some(OutputFailure { lost: before });
         if !self.is_news(clock::now()) {
             return;
         }
@@ -283,7 +283,7 @@ fn tell_stderr(words: &str) {
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     if poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
-        let _ = stderr.lock().write_all(frame(words).as_bytes());
+        let _ = stderr.lock().write_all(format_self_line(words).as_bytes());
     }
 }
 

@@ -16,7 +16,7 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The near end. Clones are the same queue; the thread ends when the last is dropped, and all is written.
 #[derive(Debug, Clone)]
-pub(super) struct Queue {
+pub(super) struct LineQueue {
     items: SyncSender<Item>,
     waiting: Arc<AtomicUsize>,
     kind: usize,
@@ -29,7 +29,7 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
-impl Queue {
+impl LineQueue {
     /// Starts the thread that writes to it.
     ///
     /// # Errors

@@ -79,18 +79,18 @@ impl CallerSeries {
     }
 
     /// A connection of the unit was looked up.
-    pub fn began(&self) {
+    pub fn record_connection(&self) {
         self.connections.increment(1);
         self.sessions.increment(1);
     }
 
     /// It was turned away.
-    pub fn refused(&self) {
+    pub fn record_refusal(&self) {
         self.refused.increment(1);
     }
 
     /// It ended.
-    pub fn ended(&self) {
+    pub fn record_end(&self) {
         self.sessions.decrement(1);
     }
 }
@@ -108,12 +108,12 @@ mod tests {
         let metrics = CallerMetrics::default();
         let service = |number: usize| unit(&format!("/system.slice/u{number}.service"));
         let first: Vec<_> = (0..UNITS_MAX).map(|number| metrics.of(Some(&service(number)))).collect();
-        let others = metrics.of(Some(&service(UNITS_MAX)));
+        let inherited = metrics.of(Some(&service(UNITS_MAX)));
         for number in UNITS_MAX..3 * UNITS_MAX {
-            assert!(Arc::ptr_eq(&others, &metrics.of(Some(&service(number)))));
+            assert!(Arc::ptr_eq(&inherited, &metrics.of(Some(&service(number)))));
         }
         let (none, users) = (metrics.of(None), metrics.of(Some(&unit("/user.slice/user-7.slice/a.scope"))));
-        assert!(!Arc::ptr_eq(&none, &others) && !Arc::ptr_eq(&users, &others));
+        assert!(!Arc::ptr_eq(&none, &inherited) && !Arc::ptr_eq(&users, &inherited));
         for (number, series) in first.iter().enumerate() {
             assert!(Arc::ptr_eq(series, &metrics.of(Some(&service(number)))), "it keeps its name");
         }

@@ -6,19 +6,19 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::living::Living;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
     PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
     WAITING_SESSIONS,
 };
+use super::series_guard::SeriesGuard;
 use crate::name::ClusterName;
 
 /// What a cluster records.
 #[derive(Clone)]
 pub struct ClusterMetrics {
-    _living: Arc<Living>,
+    _living: Arc<SeriesGuard>,
     /// Dials in flight.
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
@@ -62,7 +62,7 @@ impl ClusterMetrics {
         let transitions =
             |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
         Self {
-            _living: Living::of("cluster", &cluster),
+            _living: SeriesGuard::of("cluster", &cluster),
             preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
             preconnect_hits: preconnects("hit"),
             preconnect_misses: preconnects("miss"),
@@ -84,17 +84,17 @@ impl ClusterMetrics {
     }
 
     /// An attempt that was begun beside another one came to that.
-    pub fn hedged(&self, result: &'static str) {
+    pub fn record_hedge(&self, result: &'static str) {
         self.hedged.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
     /// A trial of ours came to that.
-    pub fn tried(&self, result: &'static str) {
+    pub fn record_trial(&self, result: &'static str) {
         self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
     /// The breaker has come to that state.
-    pub fn breaker_turned(&self, to: &'static str) {
+    pub fn record_breaker_transition(&self, to: &'static str) {
         if let Some(counter) = self.breaker_transitions.get(to) {
             counter.increment(1);
         }
@@ -107,7 +107,7 @@ impl ClusterMetrics {
     }
 
     /// A session that relayed has ended.
-    pub fn session_ended(&self, lasted: Duration, first_byte: Option<Duration>) {
+    pub fn record_session(&self, lasted: Duration, first_byte: Option<Duration>) {
         self.session_duration.record(lasted);
         if let Some(first_byte) = first_byte {
             self.first_byte.record(first_byte);
@@ -115,7 +115,7 @@ impl ClusterMetrics {
     }
 
     /// What the cluster's TLS settings say once and for all.
-    pub fn tls(cluster: &ClusterName, is_verified: bool) {
+    pub fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
         gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
     }
 }
@@ -138,7 +138,7 @@ impl CredentialMetrics {
     }
 
     /// When what a cluster uses in that role ends, in seconds since 1970.
-    pub fn ends(cluster: &ClusterName, role: &'static str, at: f64) {
+    pub fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
         gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
     }
 }
@@ -165,20 +165,20 @@ impl DiscoveryMetrics {
     }
 
     /// A question came to that.
-    pub fn answered(&self, result: &'static str) {
+    pub fn record_answer(&self, result: &'static str) {
         if let Some(counter) = self.answers.get(result) {
             counter.increment(1);
         }
     }
 
     /// A good answer came at that time.
-    pub fn succeeded(&self, at: SystemTime) {
+    pub fn record_success(&self, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.succeeded.set(since.as_secs_f64());
     }
 
     /// So many of what is asked for go without.
-    pub fn failing(&self, origins: usize) {
+    pub fn set_failing(&self, origins: usize) {
         self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
     }
 }

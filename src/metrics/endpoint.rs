@@ -60,13 +60,13 @@ impl EndpointMetrics {
     }
 
     /// TLS is established; the time is that of upgrade and handshake.
-    pub fn secured(&self, took: Duration, resumed: bool) {
+    pub fn record_handshake(&self, took: Duration, resumed: bool) {
         self.handshake_duration.record(took);
         if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
     }
 
     /// It was set aside for that; `is_news`: it had not been before.
-    pub fn ejected(&self, fault: &'static str, is_news: bool) {
+    pub fn record_ejection(&self, fault: &'static str, is_news: bool) {
         if is_news {
             self.ejected.increment(1);
         }
@@ -76,7 +76,7 @@ impl EndpointMetrics {
     }
 
     /// An attempt ended so.
-    pub fn attempted(&self, result: &'static str) {
+    pub fn record_attempt(&self, result: &'static str) {
         if let Some(counter) = self.attempts.get(result) {
             counter.increment(1);
         }
@@ -109,7 +109,7 @@ impl CheckMetrics {
     }
 
     /// A probe ended so, and it leaves the endpoint usable or not.
-    pub fn checked(&self, result: &'static str, is_usable: bool) {
+    pub fn record_check(&self, result: &'static str, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
         if let Some(counter) = self.results.get(result) {
             counter.increment(1);
@@ -117,12 +117,12 @@ impl CheckMetrics {
     }
 
     /// Another process has found it usable or not; this one goes on from there.
-    pub fn resumed(&self, is_usable: bool) {
+    pub fn restore(&self, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
     }
 
     /// It is not probed any more.
-    pub fn gone(&self) {
+    pub fn remove(&self) {
         self.healthy.set(0.0);
     }
 }

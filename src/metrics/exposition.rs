@@ -7,9 +7,9 @@ use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 
-use super::carried::{Carried, Others};
-use super::living::{Reader, without_the_gone};
+use super::inherited::{AllInherited, InheritedMetrics};
 use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, TASKS, describe};
+use super::series_guard::{RenderPurpose, without_removed};
 use crate::alarm;
 use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
@@ -19,7 +19,7 @@ use crate::sync::{Mutex, MutexGuard};
 pub struct Exposition {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
-    others: Arc<Mutex<Others>>,
+    inherited: Arc<Mutex<AllInherited>>,
     /// Whether the process before us has said what it had counted when it answered its last scrape.
     settled: Arc<watch::Sender<bool>>,
 }
@@ -53,7 +53,7 @@ impl Exposition {
         process.describe();
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let (settled, _) = watch::channel(true);
-        Ok(Self { handle, process, others: Arc::default(), settled: Arc::new(settled) })
+        Ok(Self { handle, process, inherited: Arc::default(), settled: Arc::new(settled) })
     }
 
     /// How many tasks run: of sessions, and all others.
@@ -68,31 +68,31 @@ impl Exposition {
     }
 
     /// Our sums go on from what the processes before us have counted.
-    pub fn go_on(&self, others: Others) {
-        *self.others() = others;
+    pub fn set_inherited(&self, inherited: AllInherited) {
+        *self.inherited() = inherited;
     }
 
     /// What a process that goes on with it has to know; `process`: our id.
     #[must_use]
-    pub fn others_and_own(&self, process: u32) -> Others {
-        let own = self.own();
-        self.others().clone().with(process, &own)
+    pub fn inherited_and_own(&self, process: u32) -> AllInherited {
+        let own = self.render_own();
+        self.inherited().clone().with(process, &own)
     }
 
     /// What another process has counted until now, by its own text.
-    pub fn hear(&self, process: u32, text: &str) {
-        self.others().hear(process, Carried::read(text));
+    pub fn update_inherited(&self, process: u32, text: &str) {
+        self.inherited().update(process, InheritedMetrics::read(text));
     }
 
     /// That process has ended, or is not heard any more.
-    pub fn end(&self, process: u32) {
-        self.others().end(process);
+    pub fn end_inherited(&self, process: u32) {
+        self.inherited().end(process);
     }
 
     /// The units of callers that processes before us have counted.
     #[must_use]
-    pub fn units_of_others(&self) -> Vec<String> {
-        self.others().units().into_iter().collect()
+    pub fn inherited_units(&self) -> Vec<String> {
+        self.inherited().units().into_iter().collect()
     }
 
     /// Whether all is known that has to be carried; a scrape waits a moment for it, or sums would seem to fall.
@@ -101,30 +101,30 @@ impl Exposition {
     }
 
     /// Waits for that.
-    pub async fn settled(&self) {
+    pub async fn wait_settled(&self) {
         let mut settled = self.settled.subscribe();
         // The sender is ours, and a scrape in doubt is better than none.
-        let _ = alarm::before(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
+        let _ = alarm::timeout_at(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
     }
 
-    fn others(&self) -> MutexGuard<'_, Others> {
-        self.others.lock()
+    fn inherited(&self) -> MutexGuard<'_, AllInherited> {
+        self.inherited.lock()
     }
 
     /// The text that Prometheus reads.
     #[must_use]
     pub fn render(&self) -> String {
-        let own = self.text(Reader::Scrape);
-        self.others().add_to(own)
+        let own = self.text(RenderPurpose::Scrape);
+        self.inherited().add_to(own)
     }
 
     /// The same of this process alone.
     #[must_use]
-    pub fn own(&self) -> String {
-        self.text(Reader::Other)
+    pub fn render_own(&self) -> String {
+        self.text(RenderPurpose::Other)
     }
 
-    fn text(&self, reader: Reader) -> String {
+    fn text(&self, reader: RenderPurpose) -> String {
         self.process.collect();
         if let Some(lost) = LOST.get() {
             for (output, lines) in lost() {
@@ -132,7 +132,7 @@ impl Exposition {
             }
         }
         self.handle.run_upkeep();
-        without_the_gone(self.handle.render(), reader)
+        without_removed(self.handle.render(), reader)
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::living::Living;
 use super::names::{ACCEPT_ERRORS, ACCEPTED, CONNECTIONS, RECEIVED_BYTES, SENT_BYTES, SESSIONS_ACTIVE};
+use super::series_guard::SeriesGuard;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 
@@ -17,7 +17,7 @@ pub struct ListenerMetrics {
     pub accepted: Counter,
     /// accept(2) failed.
     pub accept_errors: Counter,
-    _living: Arc<Living>,
+    _living: Arc<SeriesGuard>,
     ended: BTreeMap<Outcome, Counter>,
 }
 
@@ -53,7 +53,7 @@ impl ListenerMetrics {
         let listener = listener.to_string();
         let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
         Self {
-            _living: Living::of("listener", &listener),
+            _living: SeriesGuard::of("listener", &listener),
             accepted: counter!(ACCEPTED, "listener" => listener.clone()),
             accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
             ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),
@@ -61,7 +61,7 @@ impl ListenerMetrics {
     }
 
     /// A connection ended so.
-    pub fn ended(&self, outcome: Outcome) {
+    pub fn record_end(&self, outcome: Outcome) {
         if let Some(counter) = self.ended.get(&outcome) {
             counter.increment(1);
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::slot::Slot;
+use super::endpoint_state::EndpointState;
 
 /// The algorithm, as named in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Policy {
 
 /// What a choice depends on beside the endpoints.
 #[derive(Debug, Clone, Copy)]
-pub struct Choice {
+pub struct PickContext {
     /// What `source_hash` is to keep together.
     pub key: Option<u64>,
     /// How long an endpoint that came back takes fewer sessions.
@@ -69,31 +69,38 @@ impl Policy {
         }
     }
 
-    /// The place in `slots` of the endpoint to use, one of `candidates`; `None` only when there is no candidate.
+    /// The place in `endpoint_states` of the endpoint to use, one of `candidates`; `None` only when there is no candidate.
     pub fn pick(
         self,
-        slots: &mut [Slot],
+        endpoint_states: &mut [EndpointState],
         candidates: &[usize],
-        choice: &Choice,
+        choice: &PickContext,
         rng: &mut Rng,
     ) -> Option<usize> {
-        let ramp = Ramp::of(slots, candidates, choice);
+        let ramp = Ramp::of(endpoint_states, candidates, choice);
         match self {
-            Self::RoundRobin => next_in_turn(slots, candidates, ramp),
-            Self::LeastConnections => cheapest(candidates, rng, |candidate| ramp.cost(&slots[candidate])),
+            Self::RoundRobin => next_in_turn(endpoint_states, candidates, ramp),
+            Self::LeastConnections => {
+                cheapest(candidates, rng, |candidate| ramp.cost(&endpoint_states[candidate]))
+            }
             Self::Ewma => {
-                seed(slots, candidates, choice.now);
-                let time = |candidate: usize| slots[candidate].ewma.seconds().unwrap_or(FLOOR).max(FLOOR);
+                seed(endpoint_states, candidates, choice.now);
+                let time =
+                    |candidate: usize| endpoint_states[candidate].ewma.seconds().unwrap_or(FLOOR).max(FLOOR);
                 let fastest = candidates.iter().copied().map(time).fold(f64::INFINITY, f64::min);
                 let time = |candidate| time(candidate).min(fastest * RATIO_MAX);
-                cheapest(candidates, rng, |candidate| ramp.cost(&slots[candidate]) * time(candidate))
+                cheapest(candidates, rng, |candidate| {
+                    ramp.cost(&endpoint_states[candidate]) * time(candidate)
+                })
             }
-            Self::Random => at_random(slots, candidates, ramp, rng),
+            Self::Random => at_random(endpoint_states, candidates, ramp, rng),
             Self::SourceHash => match choice.key {
-                Some(key) => by_key(slots, candidates, key),
-                None => at_random(slots, candidates, ramp, rng),
+                Some(key) => by_key(endpoint_states, candidates, key),
+                None => at_random(endpoint_states, candidates, ramp, rng),
             },
-            Self::First => candidates.iter().copied().min_by_key(|candidate| slots[*candidate].place),
+            Self::First => {
+                candidates.iter().copied().min_by_key(|candidate| endpoint_states[*candidate].place)
+            }
         }
     }
 }
@@ -108,45 +115,47 @@ struct Ramp {
 
 impl Ramp {
     /// Where all of them are coming back, or there is only one, nobody could take what it is spared.
-    fn of(slots: &[Slot], candidates: &[usize], choice: &Choice) -> Self {
+    fn of(endpoint_states: &[EndpointState], candidates: &[usize], choice: &PickContext) -> Self {
         let ramp = Self { now: choice.now, slow_start: Some(choice.slow_start) };
-        let is_whole = |candidate: &usize| ramp.part(&slots[*candidate]) >= 1.0;
+        let is_whole = |candidate: &usize| ramp.part(&endpoint_states[*candidate]) >= 1.0;
         let matters = !choice.slow_start.is_zero() && candidates.iter().any(is_whole);
         Self { slow_start: ramp.slow_start.filter(|_| matters), ..ramp }
     }
 
-    fn part(self, slot: &Slot) -> f64 {
-        let (Some(slow_start), Some(since)) = (self.slow_start, slot.back_since) else { return 1.0 };
+    fn part(self, endpoint_state: &EndpointState) -> f64 {
+        let (Some(slow_start), Some(since)) = (self.slow_start, endpoint_state.back_since) else {
+            return 1.0;
+        };
         let passed = self.now.saturating_duration_since(since).as_secs_f64();
         (passed / slow_start.as_secs_f64()).clamp(RAMP_MIN, 1.0)
     }
 
-    fn weight(self, slot: &Slot) -> f64 {
-        f64::from(slot.weight) * self.part(slot)
+    fn weight(self, endpoint_state: &EndpointState) -> f64 {
+        f64::from(endpoint_state.weight) * self.part(endpoint_state)
     }
 
     /// What each would carry per weight with one session more: so an idle endpoint of weight 2 goes before an idle one of
     /// weight 1. Equal fractions give equal quotients, so ties are found.
-    fn cost(self, slot: &Slot) -> f64 {
-        (f64::from(slot.load.total()) + 1.0) / self.weight(slot)
+    fn cost(self, endpoint_state: &EndpointState) -> f64 {
+        (f64::from(endpoint_state.load.total()) + 1.0) / self.weight(endpoint_state)
     }
 }
 
 /// Every candidate earns its weight, the richest is picked and pays what all earned.
-fn next_in_turn(slots: &mut [Slot], candidates: &[usize], ramp: Ramp) -> Option<usize> {
+fn next_in_turn(endpoint_states: &mut [EndpointState], candidates: &[usize], ramp: Ramp) -> Option<usize> {
     let mut total = 0;
     let mut richest: Option<usize> = None;
     for candidate in candidates.iter().copied() {
         // At most 65535 × 1024, and at least 102.
-        let earned = (ramp.weight(&slots[candidate]) * PARTS) as i64;
+        let earned = (ramp.weight(&endpoint_states[candidate]) * PARTS) as i64;
         total += earned;
-        slots[candidate].credit += earned;
-        if richest.is_none_or(|best| slots[candidate].credit > slots[best].credit) {
+        endpoint_states[candidate].credit += earned;
+        if richest.is_none_or(|best| endpoint_states[candidate].credit > endpoint_states[best].credit) {
             richest = Some(candidate);
         }
     }
     let picked = richest?;
-    slots[picked].credit -= total;
+    endpoint_states[picked].credit -= total;
     Some(picked)
 }
 
@@ -183,11 +192,16 @@ fn least(candidates: &[usize], rng: &mut Rng, cost: impl Fn(usize) -> f64) -> Op
     best.map(|(candidate, _)| candidate)
 }
 
-fn at_random(slots: &[Slot], candidates: &[usize], ramp: Ramp, rng: &mut Rng) -> Option<usize> {
-    let total: f64 = candidates.iter().map(|candidate| ramp.weight(&slots[*candidate])).sum();
+fn at_random(
+    endpoint_states: &[EndpointState],
+    candidates: &[usize],
+    ramp: Ramp,
+    rng: &mut Rng,
+) -> Option<usize> {
+    let total: f64 = candidates.iter().map(|candidate| ramp.weight(&endpoint_states[*candidate])).sum();
     let mut left = rng.f64() * total;
     let picked = candidates.iter().copied().find(|candidate| {
-        left -= ramp.weight(&slots[*candidate]);
+        left -= ramp.weight(&endpoint_states[*candidate]);
         left < 0.0
     });
     // What rounding leaves falls to the last.
@@ -196,12 +210,12 @@ fn at_random(slots: &[Slot], candidates: &[usize], ramp: Ramp, rng: &mut Rng) ->
 
 /// Weighted rendezvous hashing: each candidate draws by key and name, and the luckiest has it. `-w / ln(u)`, so that the
 /// shares are those of the weights.
-fn by_key(slots: &[Slot], candidates: &[usize], key: u64) -> Option<usize> {
+fn by_key(endpoint_states: &[EndpointState], candidates: &[usize], key: u64) -> Option<usize> {
     let score = |candidate: usize| {
-        let drawn = mix(key ^ slots[candidate].key);
+        let drawn = mix(key ^ endpoint_states[candidate].key);
         // 53 bits, strictly between 0 and 1.
         let drawn = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-        -f64::from(slots[candidate].weight) / drawn.ln()
+        -f64::from(endpoint_states[candidate].weight) / drawn.ln()
     };
     candidates
         .iter()
@@ -213,15 +227,18 @@ fn by_key(slots: &[Slot], candidates: &[usize], key: u64) -> Option<usize> {
 
 /// Those that were never dialled count as their median neighbour: neither free, which would draw everything to them, nor
 /// the slowest.
-fn seed(slots: &mut [Slot], candidates: &[usize], now: Instant) {
-    if candidates.iter().all(|candidate| slots[*candidate].ewma.seconds().is_some()) {
+fn seed(endpoint_states: &mut [EndpointState], candidates: &[usize], now: Instant) {
+    if candidates.iter().all(|candidate| endpoint_states[*candidate].ewma.seconds().is_some()) {
         return;
     }
-    let mut known: Vec<_> =
-        slots.iter().filter(|slot| slot.is_member).filter_map(|slot| slot.ewma.seconds()).collect();
+    let mut known: Vec<_> = endpoint_states
+        .iter()
+        .filter(|endpoint_state| endpoint_state.is_member)
+        .filter_map(|endpoint_state| endpoint_state.ewma.seconds())
+        .collect();
     known.sort_by(f64::total_cmp);
     let Some(median) = known.get(known.len() / 2) else { return };
-    candidates.iter().for_each(|candidate| slots[*candidate].ewma.seed(*median, now));
+    candidates.iter().for_each(|candidate| endpoint_states[*candidate].ewma.seed(*median, now));
 }
 
 /// A hash that is the same in every process and every version: the keys of `source_hash` (FNV-1a, then mixed).

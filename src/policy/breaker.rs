@@ -49,7 +49,7 @@ pub enum State {
 /// What the metrics and the log call a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the states' own names")]
-pub enum Label {
+pub enum StateLabel {
     Closed,
     HalfOpen,
     Open,
@@ -79,9 +79,9 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
     /// What it was.
-    pub from: Label,
+    pub from: StateLabel,
     /// What it is.
-    pub to: Label,
+    pub to: StateLabel,
     /// How long until the next round of trials, when it opened.
     pub open_for: Option<Duration>,
 }
@@ -89,7 +89,7 @@ pub struct Transition {
 /// Why a session is not dialled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("every endpoint failed when it was last tried; they are being tried again (circuit_breaker)")]
-pub struct Refused;
+pub struct BreakerOpen;
 
 impl Breaker {
     /// Closed.
@@ -131,21 +131,21 @@ impl Breaker {
     ///
     /// # Errors
     /// When it is open.
-    pub const fn check(&self) -> Result<(), Refused> {
+    pub const fn check(&self) -> Result<(), BreakerOpen> {
         match self.state {
             State::Closed { .. } => Ok(()),
-            State::Open { .. } | State::HalfOpen { .. } => Err(Refused),
+            State::Open { .. } | State::HalfOpen { .. } => Err(BreakerOpen),
         }
     }
 
     /// A session's dial reached its endpoint, whenever it began: something serves.
-    pub fn succeeded(&mut self) -> Option<Transition> {
+    pub fn record_success(&mut self) -> Option<Transition> {
         self.rounds = 0;
         self.close()
     }
 
     /// A session's dial failed. `is_last_hope`: no endpoint is left whose last evidence is not a failure too.
-    pub fn failed(&mut self, is_last_hope: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
+    pub fn record_failure(&mut self, is_last_hope: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
         let State::Closed { failures } = &mut self.state else { return None };
         *failures = failures.saturating_add(1);
         if *failures < self.settings.consecutive_failures || !is_last_hope {
@@ -168,7 +168,7 @@ impl Breaker {
     }
 
     /// Something hints that the cluster may be back: the next round of trials begins at once.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn expedite(&mut self, now: Instant) {
         if let State::Open { until } | State::HalfOpen { until, .. } = &mut self.state {
             *until = now.min(*until);
         }
@@ -183,7 +183,7 @@ impl Breaker {
         }
     }
 
-    /// A round of so many trials begins; each of them ends in [`Breaker::trial_ended`]. None at all is a round, too.
+    /// A round of so many trials begins; each of them ends in [`Breaker::record_trial`]. None at all is a round, too.
     pub fn begin_round(&mut self, began: u32, now: Instant, rng: &mut Rng) -> Option<Transition> {
         self.rounds = self.rounds.saturating_add(1);
         let until = now + self.pause(rng);
@@ -202,7 +202,7 @@ impl Breaker {
     }
 
     /// A trial of a round ended; `None`: it says nothing.
-    pub fn trial_ended(&mut self, has_succeeded: Option<bool>, now: Instant) -> Option<Transition> {
+    pub fn record_trial(&mut self, has_succeeded: Option<bool>, now: Instant) -> Option<Transition> {
         // One of an earlier opening, or another one's place was taken by such a one: that it serves counts all the same.
         let (until, trials) = match &mut self.state {
             State::Closed { .. } => return None,
@@ -229,7 +229,7 @@ impl Breaker {
 
     /// Nobody will hear of the trials that are on their way: the next round begins at once.
     pub fn forget_trials(&mut self, now: Instant) -> Option<Transition> {
-        self.hurry(now);
+        self.expedite(now);
         matches!(self.state, State::HalfOpen { .. }).then(|| self.turn(State::Open { until: now }, None))
     }
 
@@ -250,16 +250,16 @@ impl Breaker {
 impl State {
     /// What the metrics and the log call it.
     #[must_use]
-    pub const fn label(self) -> Label {
+    pub const fn label(self) -> StateLabel {
         match self {
-            Self::Closed { .. } => Label::Closed,
-            Self::Open { .. } => Label::Open,
-            Self::HalfOpen { .. } => Label::HalfOpen,
+            Self::Closed { .. } => StateLabel::Closed,
+            Self::Open { .. } => StateLabel::Open,
+            Self::HalfOpen { .. } => StateLabel::HalfOpen,
         }
     }
 }
 
-impl Label {
+impl StateLabel {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
@@ -309,13 +309,13 @@ mod tests {
             Self { breaker: Breaker::new(SETTINGS), now: clock::now(), rng: Rng::with_seed(5) }
         }
 
-        fn fail(&mut self) -> Option<Label> {
-            self.breaker.failed(true, self.now, &mut self.rng).map(|turned| turned.to)
+        fn fail(&mut self) -> Option<StateLabel> {
+            self.breaker.record_failure(true, self.now, &mut self.rng).map(|turned| turned.to)
         }
 
         fn opened() -> Self {
             let mut world = Self::new();
-            assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(Label::Open)]);
+            assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(StateLabel::Open)]);
             world
         }
 
@@ -328,8 +328,8 @@ mod tests {
             waited
         }
 
-        fn trial(&mut self, has_succeeded: Option<bool>) -> Option<Label> {
-            self.breaker.trial_ended(has_succeeded, self.now).map(|turned| turned.to)
+        fn trial(&mut self, has_succeeded: Option<bool>) -> Option<StateLabel> {
+            self.breaker.record_trial(has_succeeded, self.now).map(|turned| turned.to)
         }
     }
 
@@ -337,9 +337,9 @@ mod tests {
     fn it_opens_after_that_many_failures_in_a_row_and_a_success_starts_over() {
         let mut world = World::new();
         assert_eq!([world.fail(), world.fail()], [None, None]);
-        assert_eq!(world.breaker.succeeded(), None);
-        assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(Label::Open)]);
-        assert_eq!(world.breaker.check(), Err(Refused));
+        assert_eq!(world.breaker.record_success(), None);
+        assert_eq!([world.fail(), world.fail(), world.fail()], [None, None, Some(StateLabel::Open)]);
+        assert_eq!(world.breaker.check(), Err(BreakerOpen));
         assert_eq!(world.fail(), None, "it is open already");
     }
 
@@ -347,20 +347,20 @@ mod tests {
     fn it_stays_closed_however_many_fail_while_an_endpoint_may_be_good() {
         let mut world = World::new();
         for _ in 0..100 {
-            assert_eq!(world.breaker.failed(false, world.now, &mut world.rng), None);
+            assert_eq!(world.breaker.record_failure(false, world.now, &mut world.rng), None);
         }
-        assert_eq!(world.fail(), Some(Label::Open), "that was the last hope");
+        assert_eq!(world.fail(), Some(StateLabel::Open), "that was the last hope");
     }
 
     #[test]
     fn it_closes_when_enough_trials_succeeded_and_the_next_round_after_a_success_is_at_once() {
         let mut world = World::opened();
         world.round(1);
-        assert_eq!(world.breaker.state().label(), Label::HalfOpen);
-        assert_eq!(world.breaker.check(), Err(Refused), "trials are ours");
-        assert_eq!(world.trial(Some(true)), Some(Label::Open));
+        assert_eq!(world.breaker.state().label(), StateLabel::HalfOpen);
+        assert_eq!(world.breaker.check(), Err(BreakerOpen), "trials are ours");
+        assert_eq!(world.trial(Some(true)), Some(StateLabel::Open));
         assert_eq!(world.round(2), Duration::ZERO);
-        assert_eq!(world.trial(Some(true)), Some(Label::Closed));
+        assert_eq!(world.trial(Some(true)), Some(StateLabel::Closed));
         assert_eq!(world.trial(Some(false)), None, "a late one says nothing any more");
         assert_eq!(world.breaker.check(), Ok(()));
     }
@@ -371,9 +371,9 @@ mod tests {
         world.round(1);
         world.trial(Some(true));
         world.round(1);
-        assert_eq!(world.trial(Some(false)), Some(Label::Open));
+        assert_eq!(world.trial(Some(false)), Some(StateLabel::Open));
         world.round(1);
-        assert_eq!(world.trial(Some(true)), Some(Label::Open), "one of two");
+        assert_eq!(world.trial(Some(true)), Some(StateLabel::Open), "one of two");
     }
 
     #[test]
@@ -382,7 +382,7 @@ mod tests {
         for most in [1, 2, 4, 4] {
             let waited = world.round(1);
             assert!((most * SECOND * 3 / 4..=most * SECOND).contains(&waited), "{waited:?} of {most} s");
-            assert_eq!(world.trial(Some(false)), Some(Label::Open));
+            assert_eq!(world.trial(Some(false)), Some(StateLabel::Open));
         }
     }
 
@@ -394,7 +394,7 @@ mod tests {
         assert!(waited <= 2 * SECOND, "{waited:?}");
         assert_eq!(world.trial(Some(false)), None, "two are on their way");
         assert_eq!(world.trial(None), None);
-        assert_eq!(world.trial(Some(false)), Some(Label::Open));
+        assert_eq!(world.trial(Some(false)), Some(StateLabel::Open));
     }
 
     #[test]
@@ -402,7 +402,7 @@ mod tests {
         let mut world = World::opened();
         let waits: Vec<_> = (0..5).map(|_| world.round(0)).collect();
         assert!(waits[1..].iter().all(|wait| *wait >= SECOND / 2), "{waits:?}");
-        assert_eq!(world.breaker.state().label(), Label::Open);
+        assert_eq!(world.breaker.state().label(), StateLabel::Open);
     }
 
     #[test]
@@ -412,11 +412,11 @@ mod tests {
             if is_tried {
                 world.round(1);
             }
-            world.breaker.hurry(world.now);
+            world.breaker.expedite(world.now);
             assert_eq!(world.breaker.next_round(), Some(world.now));
-            assert_eq!(world.breaker.close().map(|turned| turned.to), Some(Label::Closed));
+            assert_eq!(world.breaker.close().map(|turned| turned.to), Some(StateLabel::Closed));
             assert_eq!(world.breaker.close(), None);
-            world.breaker.hurry(world.now);
+            world.breaker.expedite(world.now);
             assert_eq!(world.breaker.next_round(), None);
         }
     }
@@ -432,7 +432,7 @@ mod tests {
             (0..3).for_each(|_| _ = world.fail());
         }
         assert!(waits[3] > 2 * SECOND, "{waits:?}");
-        world.breaker.succeeded();
+        world.breaker.record_success();
         (0..3).for_each(|_| _ = world.fail());
         assert!(world.round(1) <= SECOND);
     }

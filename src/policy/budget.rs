@@ -35,12 +35,12 @@ impl Budget {
     }
 
     /// A session begins to dial.
-    pub fn session(&mut self, now: Instant) {
+    pub fn deposit(&mut self, now: Instant) {
         self.pay_in(self.settings.ratio, now);
     }
 
     /// Takes one retry out; whether there was one.
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub fn withdraw(&mut self, now: Instant) -> bool {
         self.pay_in(0.0, now);
         let has_one = self.retries >= 1.0;
         if has_one {
@@ -71,7 +71,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn take_all(budget: &mut Budget, now: Instant) -> u32 {
-        (0..10_000).take_while(|_| budget.take(now)).count() as u32
+        (0..10_000).take_while(|_| budget.withdraw(now)).count() as u32
     }
 
     #[test]
@@ -79,7 +79,7 @@ mod tests {
         let now = clock::now();
         let mut budget = Budget::new(Settings { ratio: 0.25, min_per_second: 3.0 });
         assert_eq!(take_all(&mut budget, now), 30, "it begins full");
-        (0..100).for_each(|_| budget.session(now));
+        (0..100).for_each(|_| budget.deposit(now));
         assert_eq!(take_all(&mut budget, now), 25);
         assert_eq!(take_all(&mut budget, now + 2 * SECOND), 6);
         assert_eq!(take_all(&mut budget, now + 2 * SECOND), 0);
@@ -93,7 +93,7 @@ mod tests {
         let mut budget = Budget::new(Settings { ratio: 0.5, min_per_second: 0.0 });
         assert_eq!(take_all(&mut budget, now), 10);
         assert_eq!(take_all(&mut budget, now + 1000 * SECOND), 0);
-        (0..4).for_each(|_| budget.session(now));
+        (0..4).for_each(|_| budget.deposit(now));
         assert_eq!(take_all(&mut budget, now), 2);
     }
 }

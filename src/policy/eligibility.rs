@@ -5,8 +5,8 @@
 //! checks find all of them down, `panic` says whether to use them all the same, or to refuse. A session that was turned down
 //! goes on in the order of [`Standing`]: a refusal is the last resort. How many sessions each may carry is `limits`'.
 
-use super::health::Status;
-use super::slot::Slot;
+use super::endpoint_state::EndpointState;
+use super::health::HealthStatus;
 
 /// What to do when active checks find every endpoint down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Mode {
 
 /// Why a cluster has nobody to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Nobody {
+pub enum NoEndpoint {
     /// Its list is empty.
     #[error("the cluster has no endpoint at the moment")]
     Empty,
@@ -54,11 +54,11 @@ pub enum Nobody {
 ///
 /// # Errors
 /// Why nobody may be picked.
-pub fn mode(slots: &[Slot], panic: Panic) -> Result<Mode, Nobody> {
+pub fn mode(endpoint_states: &[EndpointState], panic: Panic) -> Result<Mode, NoEndpoint> {
     let (mut members, mut down, mut best) = (0_usize, 0, None);
-    for slot in slots.iter().filter(|slot| slot.is_member) {
+    for endpoint_state in endpoint_states.iter().filter(|endpoint_state| endpoint_state.is_member) {
         members += 1;
-        match standing(slot) {
+        match standing(endpoint_state) {
             Some(Standing::Usable) => return Ok(Mode::Normal),
             Some(Standing::Down) => {
                 down += 1;
@@ -69,9 +69,9 @@ pub fn mode(slots: &[Slot], panic: Panic) -> Result<Mode, Nobody> {
         }
     }
     match (best, panic) {
-        (None, _) if members == 0 => Err(Nobody::Empty),
-        (None, _) => Err(Nobody::NoneEnabled),
-        (Some(Mode::Panic), Panic::Never) => Err(Nobody::AllDown { down }),
+        (None, _) if members == 0 => Err(NoEndpoint::Empty),
+        (None, _) => Err(NoEndpoint::NoneEnabled),
+        (Some(Mode::Panic), Panic::Never) => Err(NoEndpoint::AllDown { down }),
         (Some(mode), _) => Ok(mode),
     }
 }
@@ -91,15 +91,15 @@ pub enum Standing {
 
 /// How that one stands; `None`: it has left, or an operator has taken it out.
 #[must_use]
-pub const fn standing(slot: &Slot) -> Option<Standing> {
-    if !slot.is_enabled() {
+pub const fn standing(endpoint_state: &EndpointState) -> Option<Standing> {
+    if !endpoint_state.is_enabled() {
         return None;
     }
-    Some(match (slot.health, slot.outlier.is_in()) {
-        (Status::Unhealthy, _) => Standing::Down,
-        (Status::Healthy | Status::Undecided, true) => Standing::Usable,
-        (Status::Healthy, false) => Standing::EjectedHealthy,
-        (Status::Undecided, false) => Standing::Ejected,
+    Some(match (endpoint_state.health, endpoint_state.outlier.is_admitted()) {
+        (HealthStatus::Unhealthy, _) => Standing::Down,
+        (HealthStatus::Healthy | HealthStatus::Undecided, true) => Standing::Usable,
+        (HealthStatus::Healthy, false) => Standing::EjectedHealthy,
+        (HealthStatus::Undecided, false) => Standing::Ejected,
     })
 }
 
@@ -134,17 +134,17 @@ mod tests {
 
     use fastrand::Rng;
 
+    use super::super::endpoint_state::{Admin, Id};
     use super::super::outlier::{Fault, Settings};
-    use super::super::slot::{Admin, Id};
     use super::*;
     use crate::clock;
 
-    fn slot(admin: Admin, health: Status, is_member: bool) -> Slot {
-        Slot { admin, health, is_member, ..Slot::new(Id::FIRST, clock::now()) }
+    fn endpoint_state(admin: Admin, health: HealthStatus, is_member: bool) -> EndpointState {
+        EndpointState { admin, health, is_member, ..EndpointState::new(Id::FIRST, clock::now()) }
     }
 
-    fn ejected(health: Status) -> Slot {
-        let mut slot = slot(Admin::Enabled, health, true);
+    fn ejected(health: HealthStatus) -> EndpointState {
+        let mut endpoint_state = endpoint_state(Admin::Enabled, health, true);
         let second = Duration::from_secs(1);
         let settings = Settings {
             consecutive_failures: 1,
@@ -153,44 +153,51 @@ mod tests {
             early_close: second,
         };
         let rng = &mut Rng::with_seed(1);
-        slot.outlier.failed(&settings, Fault::Connect, true, clock::now(), rng).expect("one is enough");
-        slot
+        endpoint_state
+            .outlier
+            .record_failure(&settings, Fault::Connect, true, clock::now(), rng)
+            .expect("one is enough");
+        endpoint_state
     }
 
     /// What counts, and who takes a session's first attempt by that.
-    fn check(slots: &[Slot], expected: Result<(Mode, &[bool]), Nobody>) {
-        let found = mode(slots, Panic::All);
+    fn check(endpoint_states: &[EndpointState], expected: Result<(Mode, &[bool]), NoEndpoint>) {
+        let found = mode(endpoint_states, Panic::All);
         let first = found.map(|mode| lowest(mode, false, Panic::All));
-        let may_take =
-            |slot| first.is_ok_and(|lowest| standing(slot).is_some_and(|standing| standing <= lowest));
-        let may: Vec<_> = slots.iter().map(may_take).collect();
-        assert_eq!(found.map(|mode| (mode, &may[..])), expected, "{slots:?}");
+        let may_take = |endpoint_state| {
+            first.is_ok_and(|lowest| standing(endpoint_state).is_some_and(|standing| standing <= lowest))
+        };
+        let may: Vec<_> = endpoint_states.iter().map(may_take).collect();
+        assert_eq!(found.map(|mode| (mode, &may[..])), expected, "{endpoint_states:?}");
         if let Ok((Mode::Panic, _)) = expected {
-            let refused = mode(slots, Panic::Never);
-            assert!(matches!(refused, Err(Nobody::AllDown { .. })), "{refused:?}");
+            let refused = mode(endpoint_states, Panic::Never);
+            assert!(matches!(refused, Err(NoEndpoint::AllDown { .. })), "{refused:?}");
         } else {
-            assert_eq!(mode(slots, Panic::Never), expected.map(|(mode, _)| mode));
+            assert_eq!(mode(endpoint_states, Panic::Never), expected.map(|(mode, _)| mode));
         }
     }
 
     #[test]
     fn what_counts_depends_on_who_is_left() {
-        let up = || slot(Admin::Enabled, Status::Healthy, true);
-        let new = || slot(Admin::Enabled, Status::Undecided, true);
-        let down = || slot(Admin::Enabled, Status::Unhealthy, true);
-        let drained = || slot(Admin::Draining, Status::Healthy, true);
-        let gone = || slot(Admin::Enabled, Status::Healthy, false);
-        let ejected = || ejected(Status::Healthy);
-        fn normal(may: &[bool]) -> Result<(Mode, &[bool]), Nobody> {
+        let up = || endpoint_state(Admin::Enabled, HealthStatus::Healthy, true);
+        let new = || endpoint_state(Admin::Enabled, HealthStatus::Undecided, true);
+        let down = || endpoint_state(Admin::Enabled, HealthStatus::Unhealthy, true);
+        let drained = || endpoint_state(Admin::Draining, HealthStatus::Healthy, true);
+        let gone = || endpoint_state(Admin::Enabled, HealthStatus::Healthy, false);
+        let ejected = || ejected(HealthStatus::Healthy);
+        fn normal(may: &[bool]) -> Result<(Mode, &[bool]), NoEndpoint> {
             Ok((Mode::Normal, may))
         }
         check(&[up(), down(), new(), drained(), gone()], normal(&[true, false, true, false, false]));
         check(&[up(), ejected()], normal(&[true, false]));
         check(&[down(), ejected(), drained()], Ok((Mode::DespiteEjection, &[false, true, false])));
         check(&[down(), drained(), down()], Ok((Mode::Panic, &[true, false, true])));
-        check(&[drained(), slot(Admin::Disabled, Status::Unhealthy, true)], Err(Nobody::NoneEnabled));
-        check(&[gone()], Err(Nobody::Empty));
-        check(&[], Err(Nobody::Empty));
+        check(
+            &[drained(), endpoint_state(Admin::Disabled, HealthStatus::Unhealthy, true)],
+            Err(NoEndpoint::NoneEnabled),
+        );
+        check(&[gone()], Err(NoEndpoint::Empty));
+        check(&[], Err(NoEndpoint::Empty));
     }
 
     #[test]
@@ -207,8 +214,8 @@ mod tests {
         ] {
             assert_eq!(lowest(mode, is_retry, panic), expected, "{mode:?}, {is_retry}, {panic:?}");
         }
-        assert_eq!(standing(&ejected(Status::Healthy)), Some(Standing::EjectedHealthy));
-        assert_eq!(standing(&ejected(Status::Undecided)), Some(Standing::Ejected));
-        assert_eq!(standing(&ejected(Status::Unhealthy)), Some(Standing::Down));
+        assert_eq!(standing(&ejected(HealthStatus::Healthy)), Some(Standing::EjectedHealthy));
+        assert_eq!(standing(&ejected(HealthStatus::Undecided)), Some(Standing::Ejected));
+        assert_eq!(standing(&ejected(HealthStatus::Unhealthy)), Some(Standing::Down));
     }
 }

@@ -9,13 +9,13 @@ use crate::outcome::Outcome;
 
 /// What has been recorded lately of those that were not served.
 #[derive(Debug, Default)]
-pub struct Flood {
+pub struct RefusalRecordLimiter {
     windows: BTreeMap<(CallerKey, Outcome), Window>,
 }
 
 /// Records that were not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct SuppressedRecords {
     /// Whose.
     pub caller: CallerKey,
     /// Of which outcome.
@@ -39,7 +39,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 /// Callers and outcomes that are told apart; those that come then are taken for strangers.
 const APART_MAX: usize = 4096;
 
-impl Flood {
+impl RefusalRecordLimiter {
     /// Whether records of that outcome are counted at all: the client was not served.
     #[must_use]
     pub fn minds(outcome: Outcome) -> bool {
@@ -47,7 +47,12 @@ impl Flood {
     }
 
     /// Whether the record of one that ended so is written, and what was left out before it and has not been told yet.
-    pub fn judge(&mut self, caller: CallerKey, outcome: Outcome, now: Instant) -> (bool, Option<LeftOut>) {
+    pub fn judge(
+        &mut self,
+        caller: CallerKey,
+        outcome: Outcome,
+        now: Instant,
+    ) -> (bool, Option<SuppressedRecords>) {
         if !Self::minds(outcome) {
             return (true, None);
         }
@@ -66,7 +71,7 @@ impl Flood {
     }
 
     /// Windows that are over are forgotten; what was left out in them.
-    pub fn over(&mut self, now: Instant) -> Vec<LeftOut> {
+    pub fn over(&mut self, now: Instant) -> Vec<SuppressedRecords> {
         let mut told = Vec::new();
         self.windows.retain(|key, window| {
             let is_over = window.is_over(now);
@@ -82,9 +87,14 @@ impl Window {
         now.saturating_duration_since(self.since) >= WINDOW
     }
 
-    fn left_out(&self, (caller, outcome): &(CallerKey, Outcome)) -> Option<LeftOut> {
+    fn left_out(&self, (caller, outcome): &(CallerKey, Outcome)) -> Option<SuppressedRecords> {
         let count = self.seen.saturating_sub(RECORDS_MAX);
-        (count > 0).then(|| LeftOut { caller: caller.clone(), outcome: *outcome, count, since: self.since })
+        (count > 0).then(|| SuppressedRecords {
+            caller: caller.clone(),
+            outcome: *outcome,
+            count,
+            since: self.since,
+        })
     }
 }
 
@@ -102,21 +112,21 @@ mod tests {
     /// Refused connections filled the disk at 3.7 MB/s: whoever may connect to be refused could write without end.
     #[test]
     fn of_one_callers_refusals_some_are_written_and_the_others_are_counted() {
-        let (mut flood, t0) = (Flood::default(), clock::now());
+        let (mut flood, t0) = (RefusalRecordLimiter::default(), clock::now());
         let written = (0..1000).filter(|_| flood.judge(user(1), Outcome::Denied, t0).0).count();
         assert_eq!(written as u64, RECORDS_MAX);
         assert!(flood.judge(user(2), Outcome::Denied, t0).0, "another's are not");
         assert!(flood.judge(user(1), Outcome::CallerFull, t0).0, "nor are others of his");
         assert!((0..1000).all(|_| flood.judge(user(1), Outcome::Completed, t0).0), "who is served is not");
         assert!(flood.over(t0 + SECOND).is_empty());
-        let expected = LeftOut { caller: user(1), outcome: Outcome::Denied, count: 900, since: t0 };
+        let expected = SuppressedRecords { caller: user(1), outcome: Outcome::Denied, count: 900, since: t0 };
         assert_eq!(flood.over(t0 + WINDOW), [expected]);
         assert!(flood.windows.is_empty(), "and all is forgotten");
     }
 
     #[test]
     fn the_next_window_begins_with_the_count_of_the_one_before() {
-        let (mut flood, t0) = (Flood::default(), clock::now());
+        let (mut flood, t0) = (RefusalRecordLimiter::default(), clock::now());
         for _ in 0..RECORDS_MAX + 7 {
             flood.judge(user(1), Outcome::Denied, t0);
         }
@@ -128,7 +138,7 @@ mod tests {
 
     #[test]
     fn who_is_one_too_many_to_be_told_apart_is_a_stranger() {
-        let (mut flood, t0) = (Flood::default(), clock::now());
+        let (mut flood, t0) = (RefusalRecordLimiter::default(), clock::now());
         for uid in 0..APART_MAX as u32 + 1000 {
             flood.judge(user(uid), Outcome::Denied, t0);
         }

@@ -24,7 +24,7 @@ pub struct Settings {
 
 /// What is held to be true of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum HealthStatus {
     /// No probe has ended yet. Exits: `Healthy`, `Unhealthy`, by the first result.
     Undecided,
     /// Exit: `Unhealthy`.
@@ -37,7 +37,7 @@ pub enum Status {
 #[derive(Debug, Clone)]
 pub struct Health {
     settings: Settings,
-    status: Status,
+    status: HealthStatus,
     since: Instant,
     /// Results in a row that speak against the status.
     against: u32,
@@ -58,9 +58,9 @@ enum Probing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
     /// What it was.
-    pub from: Status,
+    pub from: HealthStatus,
     /// What it is.
-    pub to: Status,
+    pub to: HealthStatus,
     /// How long it was the former.
     pub lasted: Duration,
     /// How many results in a row changed it.
@@ -75,7 +75,7 @@ const HASTY_MAX: Duration = Duration::from_secs(1);
 /// stay in step.
 const JITTER: f64 = 0.1;
 
-impl Status {
+impl HealthStatus {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Undecided, Self::Healthy, Self::Unhealthy];
 
@@ -103,7 +103,7 @@ impl Health {
     pub const fn new(settings: Settings, now: Instant) -> Self {
         Self {
             settings,
-            status: Status::Undecided,
+            status: HealthStatus::Undecided,
             since: now,
             against: 0,
             last_error: None,
@@ -114,7 +114,7 @@ impl Health {
     /// As another process observed it, since `since`: that stays until results here speak against it, and the next probe is
     /// due at once.
     #[must_use]
-    pub fn resume(settings: Settings, status: Status, since: Instant, now: Instant) -> Self {
+    pub fn resume(settings: Settings, status: HealthStatus, since: Instant, now: Instant) -> Self {
         Self { status, since, ..Self::new(settings, now) }
     }
 
@@ -126,7 +126,7 @@ impl Health {
 
     /// What is held to be true.
     #[must_use]
-    pub const fn status(&self) -> Status {
+    pub const fn status(&self) -> HealthStatus {
         self.status
     }
 
@@ -145,7 +145,7 @@ impl Health {
     /// Whether sessions may go there, as far as probes know.
     #[must_use]
     pub const fn is_usable(&self) -> bool {
-        !matches!(self.status, Status::Unhealthy)
+        !matches!(self.status, HealthStatus::Unhealthy)
     }
 
     /// When the next probe is to begin; `None` while one is on its way.
@@ -181,13 +181,13 @@ impl Health {
 
     /// A probe ended, well or with an error in words. What changed is the answer.
     pub fn observe(&mut self, now: Instant, result: Result<(), String>, rng: &mut Rng) -> Option<Transition> {
-        let said = if result.is_ok() { Status::Healthy } else { Status::Unhealthy };
+        let said = if result.is_ok() { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         self.last_error = result.err();
         self.against = if said == self.status { 0 } else { self.against + 1 };
         let threshold = match (self.status, said) {
-            (Status::Undecided, _) => 1,
-            (_, Status::Healthy) => self.settings.healthy_threshold,
-            (_, Status::Undecided | Status::Unhealthy) => self.settings.unhealthy_threshold,
+            (HealthStatus::Undecided, _) => 1,
+            (_, HealthStatus::Healthy) => self.settings.healthy_threshold,
+            (_, HealthStatus::Undecided | HealthStatus::Unhealthy) => self.settings.unhealthy_threshold,
         };
         let transition = (self.against >= threshold.max(1)).then(|| self.turn(now, said));
         self.schedule(now, transition.as_ref(), rng);
@@ -209,7 +209,7 @@ impl Health {
         self.probing = Probing::Due { at: now.max(began + wait), last: Some(began) };
     }
 
-    fn turn(&mut self, now: Instant, to: Status) -> Transition {
+    fn turn(&mut self, now: Instant, to: HealthStatus) -> Transition {
         let lasted = now.saturating_duration_since(self.since);
         let transition = Transition { from: self.status, to, lasted, results: self.against };
         self.status = to;
@@ -226,7 +226,7 @@ impl Health {
             return jittered(self.settings.hasty(), rng);
         }
         // All first probes begin together; this spreads the later ones over the interval.
-        if transition.is_some_and(|transition| transition.from == Status::Undecided) {
+        if transition.is_some_and(|transition| transition.from == HealthStatus::Undecided) {
             return self.settings.hasty().max(interval.mul_f64(rng.f64()));
         }
         jittered(interval, rng)

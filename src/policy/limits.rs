@@ -33,7 +33,7 @@ impl Load {
 
 /// Which cap refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum LimitReached {
     /// `max_connections`.
     #[error("the cluster has reached max_connections ({0})")]
     Connections(u32),
@@ -50,12 +50,12 @@ impl Settings {
     ///
     /// # Errors
     /// The cap that is reached.
-    pub const fn admit(&self, cluster: Load) -> Result<(), Full> {
+    pub const fn admit(&self, cluster: Load) -> Result<(), LimitReached> {
         if cluster.total() >= self.max_connections {
-            return Err(Full::Connections(self.max_connections));
+            return Err(LimitReached::Connections(self.max_connections));
         }
         if cluster.dials >= self.max_pending {
-            return Err(Full::Pending(self.max_pending));
+            return Err(LimitReached::Pending(self.max_pending));
         }
         Ok(())
     }
@@ -77,10 +77,10 @@ mod tests {
         for (sessions, dials, expected) in [
             (0, 0, Ok(())),
             (4, 0, Ok(())),
-            (5, 0, Err(Full::Connections(5))),
-            (3, 2, Err(Full::Connections(5))),
+            (5, 0, Err(LimitReached::Connections(5))),
+            (3, 2, Err(LimitReached::Connections(5))),
             (0, 1, Ok(())),
-            (0, 2, Err(Full::Pending(2))),
+            (0, 2, Err(LimitReached::Pending(2))),
         ] {
             assert_eq!(caps.admit(Load { sessions, dials }), expected, "{sessions} sessions, {dials} dials");
         }

@@ -137,7 +137,7 @@ impl Outlier {
 
     /// Whether it is among the others.
     #[must_use]
-    pub const fn is_in(&self) -> bool {
+    pub const fn is_admitted(&self) -> bool {
         matches!(self.state, State::In)
     }
 
@@ -150,8 +150,8 @@ impl Outlier {
         }
     }
 
-    /// Our trial of it begins, if it is set aside. It ends in [`Outlier::proven`], [`Outlier::trial_failed`] or
-    /// [`Outlier::trial_untold`].
+    /// Our trial of it begins, if it is set aside. It ends in [`Outlier::record_proof`], [`Outlier::record_trial_failure`] or
+    /// [`Outlier::postpone_trial`].
     pub const fn begin_trial(&mut self) {
         if let State::Ejected { fault, .. } = self.state {
             self.state = State::OnTrial { fault };
@@ -159,14 +159,14 @@ impl Outlier {
     }
 
     /// The trial said nothing: the next is at that moment.
-    pub const fn trial_untold(&mut self, next: Instant) {
+    pub const fn postpone_trial(&mut self, next: Instant) {
         if let State::OnTrial { fault } = self.state {
             self.state = State::Ejected { until: next, fault };
         }
     }
 
     /// The trial failed, by that fault: it is set aside for longer.
-    pub fn trial_failed(
+    pub fn record_trial_failure(
         &mut self,
         settings: &Settings,
         fault: Fault,
@@ -177,14 +177,14 @@ impl Outlier {
     }
 
     /// Something hints that it may be well: it is tried at once.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn expedite(&mut self, now: Instant) {
         if let State::Ejected { until, .. } = &mut self.state {
             *until = now.min(*until);
         }
     }
 
     /// It was seen to do all that comes before that fault, and that too. Whether it is back by that.
-    pub fn proven(&mut self, up_to: Fault, now: Instant) -> bool {
+    pub fn record_proof(&mut self, up_to: Fault, now: Instant) -> bool {
         match self.state {
             State::In => false,
             State::Ejected { fault, .. } | State::OnTrial { fault } if fault > up_to => false,
@@ -196,11 +196,11 @@ impl Outlier {
     }
 
     /// A session's dial succeeded. Whether it is back by that.
-    pub fn succeeded(&mut self, now: Instant) -> bool {
-        if self.proven(Fault::Handshake, now) {
+    pub fn record_success(&mut self, now: Instant) -> bool {
+        if self.record_proof(Fault::Handshake, now) {
             return true;
         }
-        if self.is_in() {
+        if self.is_admitted() {
             let early = self.failures[Fault::EarlyClose as usize];
             self.failures = [0; Fault::ALL.len()];
             self.failures[Fault::EarlyClose as usize] = early;
@@ -210,19 +210,19 @@ impl Outlier {
     }
 
     /// The server has greeted: whatever comes before TLS is in order. Whether it is back by that.
-    pub fn greeted(&mut self, now: Instant) -> bool {
+    pub fn record_greeting(&mut self, now: Instant) -> bool {
         self.failures[..=Fault::Upgrade as usize].fill(0);
-        self.proven(Fault::Upgrade, now)
+        self.record_proof(Fault::Upgrade, now)
     }
 
     /// A session lived long enough. Whether it is back by that.
-    pub fn lasted(&mut self, now: Instant) -> bool {
+    pub fn record_survival(&mut self, now: Instant) -> bool {
         self.failures[Fault::EarlyClose as usize] = 0;
-        self.proven(Fault::EarlyClose, now)
+        self.record_proof(Fault::EarlyClose, now)
     }
 
     /// It did something wrong to a session; `may_eject`: it is not the last one that is usable.
-    pub fn failed(
+    pub fn record_failure(
         &mut self,
         settings: &Settings,
         fault: Fault,
@@ -230,7 +230,7 @@ impl Outlier {
         now: Instant,
         rng: &mut Rng,
     ) -> Option<Ejection> {
-        if !self.is_in() {
+        if !self.is_admitted() {
             // It is known, and its trial will tell.
             return None;
         }
@@ -252,7 +252,7 @@ impl Outlier {
         now: Instant,
         rng: &mut Rng,
     ) -> Ejection {
-        let again = !self.is_in();
+        let again = !self.is_admitted();
         if !again && self.served_well(settings, now) {
             self.times = 0;
         }
@@ -333,7 +333,7 @@ mod tests {
         }
 
         fn fail(&mut self, fault: Fault, may_eject: bool) -> Option<Ejection> {
-            self.outlier.failed(&SETTINGS, fault, may_eject, self.now, &mut self.rng)
+            self.outlier.record_failure(&SETTINGS, fault, may_eject, self.now, &mut self.rng)
         }
 
         fn failing(&mut self, faults: &[Fault]) -> Vec<bool> {
@@ -348,11 +348,11 @@ mod tests {
         fn fail_trial(&mut self, fault: Fault) -> Option<Ejection> {
             self.now = self.now.max(self.outlier.trial_due().expect("it is set aside"));
             self.outlier.begin_trial();
-            self.outlier.trial_failed(&SETTINGS, fault, self.now, &mut self.rng)
+            self.outlier.record_trial_failure(&SETTINGS, fault, self.now, &mut self.rng)
         }
 
         fn pass(&mut self, seconds: u32, sessions: u32) {
-            (0..sessions).for_each(|_| _ = self.outlier.succeeded(self.now));
+            (0..sessions).for_each(|_| _ = self.outlier.record_success(self.now));
             self.now += seconds * SECOND;
         }
     }
@@ -375,14 +375,14 @@ mod tests {
     fn a_success_starts_over_but_a_session_has_to_last_to_forgive_one_that_did_not() {
         let mut world = World::new();
         world.failing(&[Fault::Connect, Fault::Connect]);
-        world.outlier.succeeded(world.now);
+        world.outlier.record_success(world.now);
         assert_eq!(world.failing(&[Fault::Connect, Fault::Connect]), [false, false]);
         world.failing(&[Fault::EarlyClose, Fault::EarlyClose]);
-        world.outlier.succeeded(world.now);
+        world.outlier.record_success(world.now);
         assert_eq!(world.failing(&[Fault::EarlyClose]), [true]);
         let mut world = World::new();
         world.failing(&[Fault::EarlyClose, Fault::EarlyClose]);
-        assert!(!world.outlier.lasted(world.now));
+        assert!(!world.outlier.record_survival(world.now));
         assert_eq!(world.failing(&[Fault::EarlyClose]), [false]);
     }
 
@@ -391,11 +391,11 @@ mod tests {
         for fault in Fault::ALL {
             for evidence in Fault::ALL {
                 let mut world = World::ejected(fault);
-                let is_back = world.outlier.proven(evidence, world.now);
-                assert_eq!((is_back, world.outlier.is_in()), (evidence >= fault, evidence >= fault));
+                let is_back = world.outlier.record_proof(evidence, world.now);
+                assert_eq!((is_back, world.outlier.is_admitted()), (evidence >= fault, evidence >= fault));
                 let mut tried = World::ejected(fault);
                 tried.outlier.begin_trial();
-                assert_eq!(tried.outlier.proven(evidence, tried.now), evidence >= fault);
+                assert_eq!(tried.outlier.record_proof(evidence, tried.now), evidence >= fault);
             }
         }
     }
@@ -403,11 +403,11 @@ mod tests {
     #[test]
     fn a_session_that_succeeds_ends_it_and_one_that_lasts_where_sessions_died_young() {
         let mut world = World::ejected(Fault::Handshake);
-        assert!(world.outlier.succeeded(world.now) && world.outlier.is_in());
-        assert!(!world.outlier.succeeded(world.now), "it is back once");
+        assert!(world.outlier.record_success(world.now) && world.outlier.is_admitted());
+        assert!(!world.outlier.record_success(world.now), "it is back once");
         let mut world = World::ejected(Fault::EarlyClose);
-        assert!(!world.outlier.succeeded(world.now));
-        assert!(world.outlier.lasted(world.now) && world.outlier.is_in());
+        assert!(!world.outlier.record_success(world.now));
+        assert!(world.outlier.record_survival(world.now) && world.outlier.is_admitted());
     }
 
     #[test]
@@ -427,13 +427,16 @@ mod tests {
         world.outlier.begin_trial();
         assert_eq!(world.outlier.trial_due(), None);
         assert_eq!(world.fail(Fault::Connect, true), None, "a session's dial: the trial will tell");
-        world.outlier.trial_untold(due + SECOND);
+        world.outlier.postpone_trial(due + SECOND);
         assert_eq!(world.outlier.trial_due(), Some(due + SECOND));
-        world.outlier.hurry(due);
-        world.outlier.hurry(due + SECOND);
+        world.outlier.expedite(due);
+        world.outlier.expedite(due + SECOND);
         assert_eq!(world.outlier.trial_due(), Some(due));
         assert!(world.fail_trial(Fault::Handshake).unwrap().again);
-        assert_eq!(world.outlier.trial_failed(&SETTINGS, Fault::Connect, world.now, &mut world.rng), None);
+        assert_eq!(
+            world.outlier.record_trial_failure(&SETTINGS, Fault::Connect, world.now, &mut world.rng),
+            None
+        );
     }
 
     #[test]
@@ -461,7 +464,7 @@ mod tests {
         ] {
             let mut world = World::ejected(Fault::Connect);
             world.fail_trial(Fault::Connect);
-            assert!(world.outlier.proven(Fault::Handshake, world.now));
+            assert!(world.outlier.record_proof(Fault::Handshake, world.now));
             world.pass(seconds, sessions);
             let times = world.eject().times;
             assert_eq!(times, if grows { 3 } else { 1 }, "{seconds} s, {sessions} sessions");

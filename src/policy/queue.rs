@@ -18,7 +18,7 @@ pub struct Settings {
 
 /// Which limit leaves no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum QueueFull {
     /// Nobody more may wait.
     #[error("{0} sessions wait already")]
     All(usize),
@@ -32,7 +32,7 @@ pub enum Full {
 
 /// A place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket {
+pub struct QueueTicket {
     caller: CallerKey,
     number: u64,
 }
@@ -78,17 +78,17 @@ impl Queue {
     ///
     /// # Errors
     /// The limit that leaves no place; its own, where several do.
-    pub fn enter(&mut self, caller: CallerKey, own: Option<usize>) -> Result<Ticket, Full> {
+    pub fn enter(&mut self, caller: CallerKey, own: Option<usize>) -> Result<QueueTicket, QueueFull> {
         let theirs = self.waiting.get(&caller).map_or(0, VecDeque::len);
         if let Some(most) = own.filter(|most| theirs >= *most) {
-            return Err(Full::Own(most));
+            return Err(QueueFull::Own(most));
         }
         let Settings { max_waiting, max_per_caller } = self.settings;
         if self.length >= max_waiting {
-            return Err(Full::All(max_waiting));
+            return Err(QueueFull::All(max_waiting));
         }
         if own.is_none() && theirs >= max_per_caller {
-            return Err(Full::Share(max_per_caller));
+            return Err(QueueFull::Share(max_per_caller));
         }
         if theirs == 0 {
             self.turns.push_back(caller.clone());
@@ -97,11 +97,11 @@ impl Queue {
         self.next_number += 1;
         self.waiting.entry(caller.clone()).or_default().push_back(number);
         self.length += 1;
-        Ok(Ticket { caller, number })
+        Ok(QueueTicket { caller, number })
     }
 
     /// There is room for one: whose turn it is. It waits no longer, and its caller's next comes behind all others'.
-    pub fn call_next(&mut self) -> Option<Ticket> {
+    pub fn call_next(&mut self) -> Option<QueueTicket> {
         let caller = self.turns.pop_front()?;
         let theirs = self.waiting.get_mut(&caller)?;
         let number = theirs.pop_front()?;
@@ -111,12 +111,12 @@ impl Queue {
             self.turns.push_back(caller.clone());
         }
         self.length -= 1;
-        Some(Ticket { caller, number })
+        Some(QueueTicket { caller, number })
     }
 
     /// Who was called, and found the room taken, is the next one again.
-    pub fn put_back(&mut self, ticket: &Ticket) {
-        let Ticket { caller, number } = ticket;
+    pub fn put_back(&mut self, ticket: &QueueTicket) {
+        let QueueTicket { caller, number } = ticket;
         let theirs = self.waiting.entry(caller.clone()).or_default();
         theirs.push_front(*number);
         self.turns.retain(|other| other != caller);
@@ -125,7 +125,7 @@ impl Queue {
     }
 
     /// Somebody waits no longer. False: it had been given room already.
-    pub fn leave(&mut self, ticket: &Ticket) -> bool {
+    pub fn leave(&mut self, ticket: &QueueTicket) -> bool {
         let Some(theirs) = self.waiting.get_mut(&ticket.caller) else { return false };
         // In ascending order, as they came.
         let Ok(place) = theirs.binary_search(&ticket.number) else { return false };
@@ -180,9 +180,9 @@ mod tests {
         let mut queue = queue(3, 2);
         let first = queue.enter(user(1), None).unwrap();
         queue.enter(user(1), None).unwrap();
-        assert_eq!(queue.enter(user(1), None), Err(Full::Share(2)));
+        assert_eq!(queue.enter(user(1), None), Err(QueueFull::Share(2)));
         queue.enter(user(2), None).unwrap();
-        assert_eq!(queue.enter(user(3), None), Err(Full::All(3)));
+        assert_eq!(queue.enter(user(3), None), Err(QueueFull::All(3)));
         assert!(queue.leave(&first));
         queue.enter(user(3), None).unwrap();
     }
@@ -193,17 +193,17 @@ mod tests {
         for _ in 0..3 {
             queue.enter(user(1), Some(3)).unwrap();
         }
-        assert_eq!(queue.enter(user(1), Some(3)), Err(Full::Own(3)));
+        assert_eq!(queue.enter(user(1), Some(3)), Err(QueueFull::Own(3)));
         assert_eq!(
             queue.enter(user(1), None),
-            Err(Full::Share(2)),
+            Err(QueueFull::Share(2)),
             "all that it has count, whatever let them in"
         );
-        assert_eq!(queue.enter(user(2), Some(0)), Err(Full::Own(0)), "nobody of its may wait");
+        assert_eq!(queue.enter(user(2), Some(0)), Err(QueueFull::Own(0)), "nobody of its may wait");
         queue.enter(user(2), Some(1)).unwrap();
         queue.enter(user(3), Some(100)).unwrap();
-        assert_eq!(queue.enter(user(3), Some(100)), Err(Full::All(5)), "no more than all there are");
-        assert_eq!(queue.enter(user(2), Some(1)), Err(Full::Own(1)), "its own limit comes first");
+        assert_eq!(queue.enter(user(3), Some(100)), Err(QueueFull::All(5)), "no more than all there are");
+        assert_eq!(queue.enter(user(2), Some(1)), Err(QueueFull::Own(1)), "its own limit comes first");
     }
 
     #[test]

@@ -18,14 +18,14 @@ pub const HURRIED: Duration = Duration::from_secs(2);
 
 /// The times of one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Schedule {
+pub struct RefreshSchedule {
     asked: Option<Instant>,
     due: Instant,
     /// In a row.
     failures: u32,
 }
 
-impl Schedule {
+impl RefreshSchedule {
     /// A question not asked yet, due at once.
     #[must_use]
     pub const fn new(now: Instant) -> Self {
@@ -40,7 +40,7 @@ impl Schedule {
 
     /// An answer came that holds for `ttl`. It is asked for again up to a twentieth later than that, so that those who
     /// learnt it together do not ask together.
-    pub fn answered(&mut self, now: Instant, ttl: Duration, rng: &mut Rng) {
+    pub fn record_answer(&mut self, now: Instant, ttl: Duration, rng: &mut Rng) {
         let ttl = ttl.clamp(FLOOR, CEILING);
         *self = Self { asked: Some(now), due: now + ttl.mul_f64(1.0 + rng.f64() / 20.0), failures: 0 };
     }
@@ -51,7 +51,7 @@ impl Schedule {
     }
 
     /// None came. The waits double, each with up to half of it off.
-    pub fn failed(&mut self, now: Instant, has_something: bool, rng: &mut Rng) {
+    pub fn record_failure(&mut self, now: Instant, has_something: bool, rng: &mut Rng) {
         let most = if has_something { RETRY_MAX } else { RETRY_MAX_EMPTY };
         let wait = FLOOR.saturating_mul(1 << self.failures.min(10)).min(most);
         let due = now + wait.mul_f64(1.0 - rng.f64() / 2.0);
@@ -59,7 +59,7 @@ impl Schedule {
     }
 
     /// Somebody saw a sign that the answer is out of date.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn expedite(&mut self, now: Instant) {
         let earliest = self.asked.map_or(now, |asked| asked + HURRIED);
         self.due = self.due.min(earliest.max(now));
     }
@@ -81,8 +81,8 @@ mod tests {
         {
             for seed in 0..50 {
                 let (now, mut rng) = (t0(), Rng::with_seed(seed));
-                let mut schedule = Schedule::new(now);
-                schedule.answered(now, Duration::from_secs(ttl), &mut rng);
+                let mut schedule = RefreshSchedule::new(now);
+                schedule.record_answer(now, Duration::from_secs(ttl), &mut rng);
                 let wait = schedule.due() - now;
                 assert!(wait >= SECOND * least && wait <= (SECOND * least).mul_f64(1.05), "{ttl}: {wait:?}");
             }
@@ -93,15 +93,15 @@ mod tests {
     fn failures_are_asked_about_soon_and_then_ever_later() {
         for (has_something, most) in [(true, RETRY_MAX), (false, RETRY_MAX_EMPTY)] {
             let (now, mut rng) = (t0(), Rng::with_seed(7));
-            let mut schedule = Schedule::new(now);
+            let mut schedule = RefreshSchedule::new(now);
             for failure in 0..100_u32 {
-                schedule.failed(now, has_something, &mut rng);
+                schedule.record_failure(now, has_something, &mut rng);
                 let full = SECOND.saturating_mul(1 << failure.min(10)).min(most);
                 let wait = schedule.due() - now;
                 assert!(wait >= full / 2 && wait <= full, "failure {failure}: {wait:?}");
             }
-            schedule.answered(now, SECOND * 10, &mut rng);
-            schedule.failed(now, has_something, &mut rng);
+            schedule.record_answer(now, SECOND * 10, &mut rng);
+            schedule.record_failure(now, has_something, &mut rng);
             assert!(schedule.due() - now <= SECOND, "an answer forgets the failures before it");
         }
     }
@@ -109,19 +109,19 @@ mod tests {
     #[test]
     fn a_hurry_asks_earlier_but_not_without_end() {
         let (now, mut rng) = (t0(), Rng::with_seed(1));
-        let mut schedule = Schedule::new(now);
-        schedule.answered(now, SECOND * 60, &mut rng);
-        schedule.hurry(now);
+        let mut schedule = RefreshSchedule::new(now);
+        schedule.record_answer(now, SECOND * 60, &mut rng);
+        schedule.expedite(now);
         assert_eq!(schedule.due(), now + HURRIED);
-        schedule.hurry(now + SECOND * 30);
+        schedule.expedite(now + SECOND * 30);
         assert_eq!(schedule.due(), now + HURRIED, "it never makes it later");
-        schedule.answered(now, SECOND * 60, &mut rng);
-        schedule.hurry(now + SECOND * 30);
+        schedule.record_answer(now, SECOND * 60, &mut rng);
+        schedule.expedite(now + SECOND * 30);
         assert_eq!(schedule.due(), now + SECOND * 30);
-        let mut soon = Schedule::new(now);
-        soon.answered(now, SECOND, &mut rng);
+        let mut soon = RefreshSchedule::new(now);
+        soon.record_answer(now, SECOND, &mut rng);
         let due = soon.due();
-        soon.hurry(now);
+        soon.expedite(now);
         assert_eq!(soon.due(), due);
     }
 }

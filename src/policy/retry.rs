@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::slot::Id;
+use super::endpoint_state::Id;
 
 /// The attempts of one dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Plan {
     }
 
     /// An attempt failed. `is_free`: it cost the server nothing, as a port that is closed.
-    pub const fn failed(&mut self, is_free: bool) {
+    pub const fn record_failure(&mut self, is_free: bool) {
         self.was_free = is_free;
     }
 

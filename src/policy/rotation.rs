@@ -9,7 +9,7 @@ pub const LATEST: Duration = Duration::from_secs(60 * 60);
 
 /// What can be seen of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct SessionActivity {
     /// Bytes so far, both ways.
     pub moved: u64,
     /// The last of them came from the client: its server is at work, however silently.
@@ -18,22 +18,22 @@ pub struct Seen {
 
 /// A session on its way out, looked at from time to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Farewell {
+pub struct SessionDrain {
     since: Instant,
     moved: u64,
     still_since: Instant,
 }
 
-impl Farewell {
+impl SessionDrain {
     /// Its credential was found replaced.
     #[must_use]
-    pub const fn begin(seen: Seen, now: Instant) -> Self {
+    pub const fn begin(seen: SessionActivity, now: Instant) -> Self {
         Self { since: now, moved: seen.moved, still_since: now }
     }
 
     /// Whether it is to end now. `moment`: how long after the replacement its own time comes, so that not all clients come
     /// back at once.
-    pub fn is_due(&mut self, seen: Seen, moment: Duration, now: Instant) -> bool {
+    pub fn is_due(&mut self, seen: SessionActivity, moment: Duration, now: Instant) -> bool {
         if seen.moved != self.moved {
             self.moved = seen.moved;
             self.still_since = now;
@@ -49,17 +49,17 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn seen(moved: u64, owes_answer: bool) -> Seen {
-        Seen { moved, owes_answer }
+    fn seen(moved: u64, owes_answer: bool) -> SessionActivity {
+        SessionActivity { moved, owes_answer }
     }
 
     #[test]
     fn a_session_ends_at_its_moment_if_it_rests_and_else_when_it_does() {
         let t0 = crate::clock::now();
-        let mut resting = Farewell::begin(seen(10, false), t0);
+        let mut resting = SessionDrain::begin(seen(10, false), t0);
         assert!(!resting.is_due(seen(10, false), 20 * SECOND, t0 + 19 * SECOND));
         assert!(resting.is_due(seen(10, false), 20 * SECOND, t0 + 20 * SECOND));
-        let mut busy = Farewell::begin(seen(10, false), t0);
+        let mut busy = SessionDrain::begin(seen(10, false), t0);
         for second in 1..60 {
             assert!(!busy.is_due(seen(10 + u64::from(second), false), 20 * SECOND, t0 + second * SECOND));
         }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_query_that_takes_long_is_waited_for_but_not_for_ever() {
         let t0 = crate::clock::now();
-        let mut asking = Farewell::begin(seen(10, true), t0);
+        let mut asking = SessionDrain::begin(seen(10, true), t0);
         assert!(!asking.is_due(seen(10, true), Duration::ZERO, t0 + LATEST - SECOND));
         assert!(!asking.is_due(seen(500, false), Duration::ZERO, t0 + LATEST - SECOND));
         assert!(asking.is_due(seen(500, true), Duration::ZERO, t0 + LATEST));

@@ -29,7 +29,7 @@ pub struct Ending {
 
 /// Whether a session leaves a record.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Verdict {
+pub enum RecordVerdict {
     /// One that stands for itself alone.
     Kept,
     /// One for all ordinary sessions, of which that share is kept.
@@ -55,17 +55,17 @@ impl Sampling {
 
     /// Whether that session's record is kept; `draw` is one of all 64-bit numbers, each as likely.
     #[must_use]
-    pub fn judge(self, ending: Ending, draw: u64) -> Verdict {
+    pub fn judge(self, ending: Ending, draw: u64) -> RecordVerdict {
         let Ending { outcome, attempts, waited } = ending;
         let is_slow = self.slower_than.is_some_and(|limit| waited > limit);
         if self.parts == WHOLE || outcome != Outcome::Completed || attempts > 1 || is_slow {
-            return Verdict::Kept;
+            return RecordVerdict::Kept;
         }
         let drawn = (u128::from(draw) * u128::from(WHOLE)) >> 64;
         if drawn < u128::from(self.parts) {
-            Verdict::Sampled(f64::from(self.parts) / f64::from(WHOLE))
+            RecordVerdict::Sampled(f64::from(self.parts) / f64::from(WHOLE))
         } else {
-            Verdict::LeftOut
+            RecordVerdict::LeftOut
         }
     }
 }
@@ -91,9 +91,9 @@ mod tests {
             let sampling = Sampling::new(share, None);
             let restored: f64 = (0..200_000)
                 .map(|_| match sampling.judge(ORDINARY, rng.u64(..)) {
-                    Verdict::Sampled(share) => 1.0 / share,
-                    Verdict::Kept => panic!("an ordinary session"),
-                    Verdict::LeftOut => 0.0,
+                    RecordVerdict::Sampled(share) => 1.0 / share,
+                    RecordVerdict::Kept => panic!("an ordinary session"),
+                    RecordVerdict::LeftOut => 0.0,
                 })
                 .sum();
             // Four standard deviations of a binomial count.
@@ -105,22 +105,26 @@ mod tests {
     #[test]
     fn what_is_not_ordinary_is_always_kept() {
         let none = Sampling::new(0.0, Some(Duration::from_secs(1)));
-        assert_eq!(none.judge(ORDINARY, 0), Verdict::LeftOut);
+        assert_eq!(none.judge(ORDINARY, 0), RecordVerdict::LeftOut);
         for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Completed) {
-            assert_eq!(none.judge(Ending { outcome, ..ORDINARY }, u64::MAX), Verdict::Kept, "{outcome:?}");
+            assert_eq!(
+                none.judge(Ending { outcome, ..ORDINARY }, u64::MAX),
+                RecordVerdict::Kept,
+                "{outcome:?}"
+            );
         }
-        assert_eq!(none.judge(Ending { attempts: 2, ..ORDINARY }, u64::MAX), Verdict::Kept);
+        assert_eq!(none.judge(Ending { attempts: 2, ..ORDINARY }, u64::MAX), RecordVerdict::Kept);
         let waited = |ms| Ending { waited: Duration::from_millis(ms), ..ORDINARY };
-        assert_eq!(none.judge(waited(1001), u64::MAX), Verdict::Kept);
-        assert_eq!(none.judge(waited(1000), u64::MAX), Verdict::LeftOut);
+        assert_eq!(none.judge(waited(1001), u64::MAX), RecordVerdict::Kept);
+        assert_eq!(none.judge(waited(1000), u64::MAX), RecordVerdict::LeftOut);
     }
 
     #[test]
     fn everything_and_nothing_are_exact() {
         for draw in [0, 1, u64::MAX / 2, u64::MAX] {
-            assert_eq!(Sampling::ALL.judge(ORDINARY, draw), Verdict::Kept);
+            assert_eq!(Sampling::ALL.judge(ORDINARY, draw), RecordVerdict::Kept);
             assert_eq!(Sampling::new(1.0, None), Sampling::ALL);
-            assert_eq!(Sampling::new(0.0, None).judge(ORDINARY, draw), Verdict::LeftOut);
+            assert_eq!(Sampling::new(0.0, None).judge(ORDINARY, draw), RecordVerdict::LeftOut);
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// AMQP.
 #[derive(Debug)]
@@ -44,14 +44,14 @@ impl Protocol for Amqp {
 const HEADER_0_9_1: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
 /// `AMQP`, a protocol id, a version.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     if !b"AMQP".starts_with(&bytes[..bytes.len().min(4)]) {
-        return Verdict::Foreign("the client's first bytes are not AMQP's header");
+        return FirstMessageVerdict::Foreign("the client's first bytes are not AMQP's header");
     }
     match bytes.first_chunk::<8>() {
-        None => Verdict::Incomplete,
-        Some(HEADER_0_9_1) => Verdict::Speaks(ReplyTo([1, 0, 0, 0, 0, 0, 0, 0])),
-        Some(_) => Verdict::Speaks(ReplyTo([2, 0, 0, 0, 0, 0, 0, 0])),
+        None => FirstMessageVerdict::Incomplete,
+        Some(HEADER_0_9_1) => FirstMessageVerdict::Speaks(ReplyTo([1, 0, 0, 0, 0, 0, 0, 0])),
+        Some(_) => FirstMessageVerdict::Speaks(ReplyTo([2, 0, 0, 0, 0, 0, 0, 0])),
     }
 }
 
@@ -113,7 +113,7 @@ impl Probe for Header {
         HEADER_0_9_1.to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the broker closed the connection instead of answering AMQP's header".into(),
@@ -121,8 +121,8 @@ impl Probe for Header {
         }
         self.held.extend_from_slice(bytes);
         match self.held.first_chunk::<11>() {
-            None => Ok(Probed::Incomplete),
-            Some([METHOD, 0, 0, _, _, _, _, 0, 10, 0, 10]) => Ok(Probed::Serves { goodbye: Vec::new() }),
+            None => Ok(ProbeStep::Incomplete),
+            Some([METHOD, 0, 0, _, _, _, _, 0, 10, 0, 10]) => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             Some([b'A', b'M', b'Q', b'P', ..]) => {
                 Err(ProbeError("the broker does not speak AMQP 0-9-1".into()))
             }
@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn both_versions_are_known_by_their_headers() {
-        assert!(matches!(judge(b"AMQP\0\0\x09"), Verdict::Incomplete));
-        assert!(matches!(judge(HEADER_0_9_1), Verdict::Speaks(ReplyTo([1, ..]))));
-        assert!(matches!(judge(b"AMQP\x03\x01\0\0"), Verdict::Speaks(ReplyTo([2, ..]))));
-        assert!(matches!(judge(b"AMQX"), Verdict::Foreign(_)));
+        assert!(matches!(judge(b"AMQP\0\0\x09"), FirstMessageVerdict::Incomplete));
+        assert!(matches!(judge(HEADER_0_9_1), FirstMessageVerdict::Speaks(ReplyTo([1, ..]))));
+        assert!(matches!(judge(b"AMQP\x03\x01\0\0"), FirstMessageVerdict::Speaks(ReplyTo([2, ..]))));
+        assert!(matches!(judge(b"AMQX"), FirstMessageVerdict::Foreign(_)));
     }
 
     #[test]
@@ -168,8 +168,8 @@ mod tests {
     fn a_probe_waits_for_connection_start() {
         let mut probe = Header::default();
         let start = start();
-        assert!(matches!(probe.received(&start[..5]), Ok(Probed::Incomplete)));
-        assert!(matches!(probe.received(&start[5..]), Ok(Probed::Serves { .. })));
+        assert!(matches!(probe.received(&start[..5]), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.received(&start[5..]), Ok(ProbeStep::Serves { .. })));
         assert!(Header::default().received(b"AMQP\0\x01\0\0 and more").is_err());
         assert!(Header::default().received(b"").is_err());
     }

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// CQL's native protocol.
 #[derive(Debug)]
@@ -45,10 +45,10 @@ const OPTIONS: u8 = 0x05;
 
 /// A request's version, 1 to 5 or of a later one that is being negotiated, and one of the two requests that a connection
 /// begins with. Versions 1 and 2 have a shorter stream id.
-fn judge(bytes: &[u8]) -> Verdict {
-    const FOREIGN: Verdict =
-        Verdict::Foreign("the client's first frame is not Cassandra's STARTUP or OPTIONS");
-    let Some(version) = bytes.first() else { return Verdict::Incomplete };
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
+    const FOREIGN: FirstMessageVerdict =
+        FirstMessageVerdict::Foreign("the client's first frame is not Cassandra's STARTUP or OPTIONS");
+    let Some(version) = bytes.first() else { return FirstMessageVerdict::Incomplete };
     if !matches!(version & 0x7f, 1..=6 | 0x40..=0x46) || version & 0x80 != 0 {
         return FOREIGN;
     }
@@ -57,10 +57,10 @@ fn judge(bytes: &[u8]) -> Verdict {
     match (opcode, stream) {
         (Some(&(STARTUP | OPTIONS)), Some(stream)) => {
             let second = stream.get(1).copied().unwrap_or_default();
-            Verdict::Speaks(ReplyTo([*version, stream[0], second, 0, 0, 0, 0, 0]))
+            FirstMessageVerdict::Speaks(ReplyTo([*version, stream[0], second, 0, 0, 0, 0, 0]))
         }
         (Some(_), _) => FOREIGN,
-        (None, _) => Verdict::Incomplete,
+        (None, _) => FirstMessageVerdict::Incomplete,
     }
 }
 
@@ -101,15 +101,15 @@ impl Probe for Options {
         vec![4, 0, 0, 0, OPTIONS, 0, 0, 0, 0]
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         const SUPPORTED: u8 = 0x06;
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering OPTIONS".into()));
         }
         self.held.extend_from_slice(bytes);
         match self.held.first_chunk::<5>() {
-            None => Ok(Probed::Incomplete),
-            Some([0x81..=0xff, _, _, _, SUPPORTED]) => Ok(Probed::Serves { goodbye: Vec::new() }),
+            None => Ok(ProbeStep::Incomplete),
+            Some([0x81..=0xff, _, _, _, SUPPORTED]) => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             Some(_) => Err(ProbeError("the server's answer to OPTIONS is not SUPPORTED".into())),
         }
     }
@@ -130,9 +130,9 @@ mod tests {
             (&[0x84, 0, 0, 0, STARTUP], false),
             (b"GET /", false),
         ] {
-            assert_eq!(matches!(judge(bytes), Verdict::Speaks(_)), speaks, "{bytes:?}");
+            assert_eq!(matches!(judge(bytes), FirstMessageVerdict::Speaks(_)), speaks, "{bytes:?}");
         }
-        assert!(matches!(judge(&[4, 0, 0, 1]), Verdict::Incomplete));
+        assert!(matches!(judge(&[4, 0, 0, 1]), FirstMessageVerdict::Incomplete));
     }
 
     #[test]
@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn a_probe_waits_for_supported() {
         let mut probe = Options::default();
-        assert!(matches!(probe.received(&[0x84, 0, 0]), Ok(Probed::Incomplete)));
-        assert!(matches!(probe.received(&[0, 6, 0]), Ok(Probed::Serves { .. })));
+        assert!(matches!(probe.received(&[0x84, 0, 0]), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.received(&[0, 6, 0]), Ok(ProbeStep::Serves { .. })));
         assert!(Options::default().received(b"HTTP/1").is_err());
     }
 }

@@ -2,10 +2,10 @@
 //! first message to know that it is the protocol's, so that a port scan, a TLS client or somebody else's client costs
 //! the server nothing.
 
-use super::{Opened, Opening, OpeningError, ReplyTo, Said, TLS_HANDSHAKE};
+use super::{ClientOpening, Opening, OpeningError, OpeningState, ReplyTo, TLS_HANDSHAKE};
 
 /// What the bytes of a first message, as far as they came, turn out to be.
-pub(super) enum Verdict {
+pub(super) enum FirstMessageVerdict {
     /// Too short to tell.
     Incomplete,
     /// The protocol, and what a refusal would refer to.
@@ -18,7 +18,7 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct FirstMessage {
     held: Vec<u8>,
-    judge: fn(&[u8]) -> Verdict,
+    judge: fn(&[u8]) -> FirstMessageVerdict,
     speaks_tls: &'static str,
 }
 
@@ -27,28 +27,28 @@ const ENOUGH: usize = 64 * 1024;
 
 impl FirstMessage {
     /// `speaks_tls`: what to tell somebody who begins with a TLS hello.
-    pub(super) const fn new(judge: fn(&[u8]) -> Verdict, speaks_tls: &'static str) -> Self {
+    pub(super) const fn new(judge: fn(&[u8]) -> FirstMessageVerdict, speaks_tls: &'static str) -> Self {
         Self { held: Vec::new(), judge, speaks_tls }
     }
 }
 
 impl Opening for FirstMessage {
-    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         if self.held.first() == Some(&TLS_HANDSHAKE) {
             return Err(OpeningError::speaks_tls(self.speaks_tls));
         }
         match (self.judge)(&self.held) {
-            Verdict::Incomplete if self.held.len() > ENOUGH => {
+            FirstMessageVerdict::Incomplete if self.held.len() > ENOUGH => {
                 Err(OpeningError::new("the client's first message has no end"))
             }
-            Verdict::Incomplete => Ok(Said::Incomplete),
-            Verdict::Foreign(reason) => Err(OpeningError::new(reason)),
-            Verdict::Speaks(reply_to) => Ok(Said::Opened(Opened {
+            FirstMessageVerdict::Incomplete => Ok(OpeningState::Incomplete),
+            FirstMessageVerdict::Foreign(reason) => Err(OpeningError::new(reason)),
+            FirstMessageVerdict::Speaks(reply_to) => Ok(OpeningState::Opened(ClientOpening {
                 bytes: std::mem::take(&mut self.held),
                 may_half_close: true,
                 reply_to,
-                ..Opened::default()
+                ..ClientOpening::default()
             })),
         }
     }

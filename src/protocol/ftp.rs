@@ -6,7 +6,10 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply};
+use super::lines::{
+    Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
+    reply,
+};
 use super::{
     Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
 };
@@ -34,23 +37,23 @@ impl Protocol for FtpControl {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // "Not now" (RFC 959 §4.2.1).
-        let refusal = &refusal.guarded(|by| by.code.is_some_and(|code| (400..500).contains(&code)));
+        let refusal = &refusal.filtered(|by| by.code.is_some_and(|code| (400..500).contains(&code)));
         let code = refusal.server_code().unwrap_or(421);
         Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told = |line| match reply(line) {
-            Some((220, _)) => Told::Good,
-            Some((120, _)) => Told::More,
-            _ => Told::Bad,
+        let greeting: fn(&[u8]) -> ProbeReply = |line| match reply(line) {
+            Some((220, _)) => ProbeReply::Good,
+            Some((120, _)) => ProbeReply::More,
+            _ => ProbeReply::Bad,
         };
         // 530 (log in first) is the answer of a server at work.
-        let noop = Exchange {
+        let noop = LineExchange {
             say: Cow::Borrowed(b"NOOP\r\n"),
             judge: |line| match reply(line) {
-                None | Some((421, _)) => Told::Bad,
-                Some(_) => Told::Good,
+                None | Some((421, _)) => ProbeReply::Bad,
+                Some(_) => ProbeReply::Good,
             },
         };
         let greeting = (!upgraded).then_some(greeting);
@@ -64,20 +67,20 @@ struct Conversation {
     is_greeted: bool,
 }
 
-impl Talk for Conversation {
+impl LineDialogue for Conversation {
     const FRAMING: Framing = Framing::Replies;
 
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         let (code, _) = reply(line).ok_or_else(|| foreign("FTP", line))?;
         match (self.is_greeted, code) {
-            (false, 120) => Ok(Next::More),
+            (false, 120) => Ok(LineStep::More),
             (false, 220) => {
                 self.is_greeted = true;
-                Ok(Next::Say(Cow::Borrowed(b"AUTH TLS\r\n")))
+                Ok(LineStep::Say(Cow::Borrowed(b"AUTH TLS\r\n")))
             }
             (false, 400..600) => Err(TurnedAway::reply("FTP", code, line).into()),
             (false, _) => Err(foreign("FTP", line)),
-            (true, 234) => Ok(Next::Tls),
+            (true, 234) => Ok(LineStep::Tls),
             (true, _) => Err(UpgradeError::Declined),
         }
     }

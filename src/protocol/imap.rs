@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{
+    Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
+};
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// IMAP4rev1 and rev2.
@@ -26,22 +28,22 @@ impl Protocol for Imap {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // A server says itself what kind of no it is (RFC 5530), or does not; clients show an [ALERT], and act on others.
-        let refusal = &refusal.guarded(|by| by.is_marked_only(&["[UNAVAILABLE]", "[LIMIT]", "[INUSE]"]));
+        let refusal = &refusal.filtered(|by| by.is_marked_only(&["[UNAVAILABLE]", "[LIMIT]", "[INUSE]"]));
         let code = if refusal.server.is_some() { "" } else { "[UNAVAILABLE] " };
         Some(format!("* BYE {code}{}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told = |line| match status(line) {
-            Some("OK" | "PREAUTH") => Told::Good,
-            _ => Told::Bad,
+        let greeting: fn(&[u8]) -> ProbeReply = |line| match status(line) {
+            Some("OK" | "PREAUTH") => ProbeReply::Good,
+            _ => ProbeReply::Bad,
         };
-        let noop = Exchange {
+        let noop = LineExchange {
             say: Cow::Borrowed(b"amb1 NOOP\r\n"),
             judge: |line| match line {
-                _ if begins_with(line, "amb1 OK") => Told::Good,
-                [b'*', ..] if status(line) != Some("BYE") => Told::More,
-                _ => Told::Bad,
+                _ if begins_with(line, "amb1 OK") => ProbeReply::Good,
+                [b'*', ..] if status(line) != Some("BYE") => ProbeReply::More,
+                _ => ProbeReply::Bad,
             },
         };
         let greeting = (!upgraded).then_some(greeting);
@@ -66,15 +68,15 @@ enum Conversation {
     Answer,
 }
 
-impl Talk for Conversation {
+impl LineDialogue for Conversation {
     const FRAMING: Framing = Framing::Literals;
 
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         match self {
             Self::Greeting => match status(line) {
                 Some("OK") => {
                     *self = Self::Answer;
-                    Ok(Next::Say(Cow::Borrowed(b"amb1 STARTTLS\r\n")))
+                    Ok(LineStep::Say(Cow::Borrowed(b"amb1 STARTTLS\r\n")))
                 }
                 // Authenticated already, so STARTTLS is not allowed: a way to keep a client in plaintext.
                 Some("PREAUTH") => Err(UpgradeError::Unsuitable(
@@ -83,14 +85,14 @@ impl Talk for Conversation {
                 Some("BYE") => Err(bye(line)),
                 _ => Err(foreign("IMAP", line)),
             },
-            Self::Answer if begins_with(line, "amb1 OK") => Ok(Next::Tls),
+            Self::Answer if begins_with(line, "amb1 OK") => Ok(LineStep::Tls),
             Self::Answer if begins_with(line, "amb1 NO") || begins_with(line, "amb1 BAD") => {
                 Err(UpgradeError::Declined)
             }
             Self::Answer => match status(line) {
                 Some("BYE") => Err(bye(line)),
                 // Untagged data may come at any time. Nobody has authenticated it, so it ends here.
-                _ if line.starts_with(b"* ") => Ok(Next::More),
+                _ if line.starts_with(b"* ") => Ok(LineStep::More),
                 _ => Err(foreign("IMAP", line)),
             },
         }

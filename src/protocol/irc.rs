@@ -2,7 +2,7 @@
 //!
 //! Sources: RFC 2812 §3.1 (registration), §3.7.4 (ERROR); ircv3.net, capability negotiation. STARTTLS is deprecated there.
 
-use super::first_message::{FirstMessage, Verdict};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Protocol, Refusal, ReplyTo};
 
 /// IRC.
@@ -25,12 +25,12 @@ impl Protocol for Irc {
 }
 
 /// A command is a word of letters; a prefix or tags may be before it.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes.first() {
-        None => Verdict::Incomplete,
-        Some(b':' | b'@' | b'\r' | b'\n') => Verdict::Speaks(ReplyTo::default()),
-        Some(first) if first.is_ascii_alphabetic() => Verdict::Speaks(ReplyTo::default()),
-        Some(_) => Verdict::Foreign("the client's first bytes are not IRC's"),
+        None => FirstMessageVerdict::Incomplete,
+        Some(b':' | b'@' | b'\r' | b'\n') => FirstMessageVerdict::Speaks(ReplyTo::default()),
+        Some(first) if first.is_ascii_alphabetic() => FirstMessageVerdict::Speaks(ReplyTo::default()),
+        Some(_) => FirstMessageVerdict::Foreign("the client's first bytes are not IRC's"),
     }
 }
 
@@ -43,7 +43,7 @@ mod tests {
         for (bytes, speaks) in
             [(&b"CAP LS 302\r\n"[..], true), (b"NICK a\r\n", true), (b"\x10\x0c", false), (b"<?xml", false)]
         {
-            assert_eq!(matches!(judge(bytes), Verdict::Speaks(_)), speaks, "{bytes:?}");
+            assert_eq!(matches!(judge(bytes), FirstMessageVerdict::Speaks(_)), speaks, "{bytes:?}");
         }
     }
 }

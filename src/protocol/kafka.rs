@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, ReplyTo};
 
 /// Kafka.
 #[derive(Debug)]
@@ -45,19 +45,20 @@ impl Protocol for Kafka {
 
 /// A length, then the number of a request and its version. Clients begin with ApiVersions (18), old ones with Metadata (3) or
 /// SaslHandshake (17).
-fn judge(bytes: &[u8]) -> Verdict {
-    const FOREIGN: Verdict = Verdict::Foreign("the client's first bytes are not a Kafka request");
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
+    const FOREIGN: FirstMessageVerdict =
+        FirstMessageVerdict::Foreign("the client's first bytes are not a Kafka request");
     /// `socket.request.max.bytes` of a broker, by default.
     const REQUEST_MAX: u32 = 100 * 1024 * 1024;
     let Some(length) = bytes.first_chunk::<4>().map(|four| u32::from_be_bytes(*four)) else {
-        return Verdict::Incomplete;
+        return FirstMessageVerdict::Incomplete;
     };
     if !(8..=REQUEST_MAX).contains(&length) {
         return FOREIGN;
     }
     match bytes.get(4..8) {
-        None => Verdict::Incomplete,
-        Some([0, 0..=100, 0, 0..=30]) => Verdict::Speaks(ReplyTo::default()),
+        None => FirstMessageVerdict::Incomplete,
+        Some([0, 0..=100, 0, 0..=30]) => FirstMessageVerdict::Speaks(ReplyTo::default()),
         Some(_) => FOREIGN,
     }
 }
@@ -82,7 +83,7 @@ impl Probe for ApiVersions {
         bytes
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the broker closed the connection instead of answering ApiVersions".into(),
@@ -90,8 +91,8 @@ impl Probe for ApiVersions {
         }
         self.held.extend_from_slice(bytes);
         match self.held.get(4..8) {
-            None => Ok(Probed::Incomplete),
-            Some(correlation) if correlation == CORRELATION => Ok(Probed::Serves { goodbye: Vec::new() }),
+            None => Ok(ProbeStep::Incomplete),
+            Some(correlation) if correlation == CORRELATION => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             Some(_) => Err(ProbeError("the broker's answer is not for our request".into())),
         }
     }
@@ -110,17 +111,17 @@ mod tests {
             (b"\0\0\0\x04\0\x03\0\x00", false),
             (b"GET / HTTP/1.1", false),
         ] {
-            assert_eq!(matches!(judge(bytes), Verdict::Speaks(_)), speaks, "{bytes:?}");
+            assert_eq!(matches!(judge(bytes), FirstMessageVerdict::Speaks(_)), speaks, "{bytes:?}");
         }
-        assert!(matches!(judge(b"\0\0\0\x20\0"), Verdict::Incomplete));
+        assert!(matches!(judge(b"\0\0\0\x20\0"), FirstMessageVerdict::Incomplete));
     }
 
     #[test]
     fn a_probe_waits_for_the_answer_to_its_own_request() {
         let mut probe = ApiVersions::default();
         assert_eq!(probe.begin().len(), 4 + 8 + 12);
-        assert!(matches!(probe.received(b"\0\0\0\x10am"), Ok(Probed::Incomplete)));
-        assert!(matches!(probe.received(b"br\0\0"), Ok(Probed::Serves { .. })));
+        assert!(matches!(probe.received(b"\0\0\0\x10am"), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.received(b"br\0\0"), Ok(ProbeStep::Serves { .. })));
         assert!(ApiVersions::default().received(b"HTTP/1.1 400").is_err());
     }
 }

@@ -6,10 +6,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{
-    NothingBuffered, Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step,
-    TurnedAway, Upgrade, UpgradeError, Upgraded,
+    NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
 
 /// LDAPv3.
@@ -156,8 +156,9 @@ const REQUESTS: [(u8, u8); 9] = [
 ];
 
 /// A SEQUENCE, a message id, a request. The request need not be whole.
-fn judge(bytes: &[u8]) -> Verdict {
-    const FOREIGN: Verdict = Verdict::Foreign("the client's first bytes are not an LDAP request");
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
+    const FOREIGN: FirstMessageVerdict =
+        FirstMessageVerdict::Foreign("the client's first bytes are not an LDAP request");
     if bytes.first().is_some_and(|tag| *tag != SEQUENCE) {
         return FOREIGN;
     }
@@ -167,10 +168,10 @@ fn judge(bytes: &[u8]) -> Verdict {
         Ok((id.tag, number(id.content), *id.rest.first().ok_or(Ber::Incomplete)?))
     });
     match begun {
-        Err(Ber::Incomplete) => Verdict::Incomplete,
+        Err(Ber::Incomplete) => FirstMessageVerdict::Incomplete,
         Ok((INTEGER, Some(id), request)) if REQUESTS.iter().any(|(known, _)| *known == request) => {
             let [a, b, c, d] = id.to_be_bytes();
-            Verdict::Speaks(ReplyTo([1, request, a, b, c, d, 0, 0]))
+            FirstMessageVerdict::Speaks(ReplyTo([1, request, a, b, c, d, 0, 0]))
         }
         Ok(_) | Err(Ber::Malformed) => FOREIGN,
     }
@@ -192,7 +193,7 @@ fn result(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE as u8,
     };
     let is_transient = |code: u16| matches!(u32::from(code), BUSY | UNAVAILABLE);
-    let refusal = refusal.guarded(|by| by.code.is_some_and(is_transient));
+    let refusal = refusal.filtered(|by| by.code.is_some_and(is_transient));
     let code = refusal.server_code().and_then(|code| u8::try_from(code).ok()).unwrap_or(code);
     let ReplyTo([_, request, a, b, c, d, ..]) = refusal.reply_to;
     let response = REQUESTS.iter().find(|(known, response)| *known == request && *response != 0);
@@ -224,15 +225,15 @@ struct StartTls {
 }
 
 impl Upgrade for StartTls {
-    fn begin(&mut self) -> Step {
-        Step::Send(Cow::Borrowed(START_TLS))
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::Send(Cow::Borrowed(START_TLS))
     }
 
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -241,11 +242,11 @@ impl Upgrade for StartTls {
             return Err(UpgradeError::NotTheProtocol { protocol: "LDAP", byte: self.held[0] });
         }
         match element(&self.held) {
-            Err(Ber::Incomplete) => Ok(Step::ReadAtMost(PORTION)),
+            Err(Ber::Incomplete) => Ok(UpgradeStep::ReadAtMost(PORTION)),
             Err(Ber::Malformed) => Err(MALFORMED),
             Ok(message) => {
                 agrees(message.content)?;
-                Ok(Step::Upgrade(Upgraded::new(NothingBuffered::behind(message.rest)?)))
+                Ok(UpgradeStep::Upgrade(Upgraded::new(NothingBuffered::behind(message.rest)?)))
             }
         }
     }
@@ -314,14 +315,14 @@ impl Probe for AnonymousBind {
         b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering a bind".into()));
         }
         self.held.extend_from_slice(bytes);
         let malformed = |_| ProbeError("the server's answer to a bind is not LDAP".into());
         let message = match element(&self.held) {
-            Err(Ber::Incomplete) if self.held[0] == SEQUENCE => return Ok(Probed::Incomplete),
+            Err(Ber::Incomplete) if self.held[0] == SEQUENCE => return Ok(ProbeStep::Incomplete),
             message => message.map_err(malformed)?,
         };
         let id = element(message.content).map_err(malformed)?;
@@ -331,7 +332,7 @@ impl Probe for AnonymousBind {
             (BIND_RESPONSE, Some(BUSY)) => Err(ProbeError("the server is busy (51)".into())),
             (BIND_RESPONSE, Some(UNAVAILABLE)) => Err(ProbeError("the server is unavailable (52)".into())),
             (BIND_RESPONSE, Some(_)) => {
-                Ok(Probed::Serves { goodbye: b"\x30\x05\x02\x01\x02\x42\x00".to_vec() })
+                Ok(ProbeStep::Serves { goodbye: b"\x30\x05\x02\x01\x02\x42\x00".to_vec() })
             }
             _ => Err(ProbeError("the server's answer to a bind is another".into())),
         }

@@ -7,8 +7,10 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 
-use super::{Dialogue, NothingBuffered, Probe, ProbeError, Probed, Step, Upgrade, UpgradeError, Upgraded};
-use crate::shown::steers;
+use super::{
+    Dialogue, NothingBuffered, Probe, ProbeError, ProbeStep, Upgrade, UpgradeError, UpgradeStep, Upgraded,
+};
+use crate::escape::is_control;
 
 /// All that a server may say before TLS, or to a probe. Capability lists are some hundred bytes.
 const SAID_MAX: usize = 64 * 1024;
@@ -118,7 +120,7 @@ fn literal(line: &[u8]) -> Option<usize> {
 }
 
 /// What a line of the server leads to.
-pub(super) enum Next {
+pub(super) enum LineStep {
     /// Another line.
     More,
     /// Say this, alone, and wait for what it says then.
@@ -128,8 +130,8 @@ pub(super) enum Next {
 }
 
 /// One protocol's part in [`StartTls`].
-pub(super) trait Talk: fmt::Debug + Send {
-    /// What is one line to [`Talk::line`].
+pub(super) trait LineDialogue: fmt::Debug + Send {
+    /// What is one line to [`LineDialogue::line`].
     const FRAMING: Framing = Framing::Lines;
 
     /// See [`Upgrade::comes_from`].
@@ -138,7 +140,7 @@ pub(super) trait Talk: fmt::Debug + Send {
     }
 
     /// A line of the server, without its end.
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError>;
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError>;
 
     /// What the client hears once TLS is up, for it has not heard the server's own greeting.
     fn welcome(&self) -> Vec<u8>;
@@ -162,21 +164,21 @@ pub(super) struct StartTls<T> {
     lines: Lines,
 }
 
-impl<T: Talk> StartTls<T> {
+impl<T: LineDialogue> StartTls<T> {
     pub(super) fn new(talk: T) -> Self {
         Self { talk, lines: Lines::framed(T::FRAMING) }
     }
 
     /// Lines that are here already, up to one that leads on.
-    fn next(&mut self) -> Result<Step, UpgradeError> {
+    fn next(&mut self) -> Result<UpgradeStep, UpgradeError> {
         while let Some(line) = self.lines.next() {
             match self.talk.line(&line)? {
-                Next::More => {}
-                Next::Say(words) => return Ok(Step::Send(words)),
-                Next::Tls => {
+                LineStep::More => {}
+                LineStep::Say(words) => return Ok(UpgradeStep::Send(words)),
+                LineStep::Tls => {
                     let rest = self.lines.rest();
                     let proof = NothingBuffered::behind(rest).map_err(|_| self.talk.left_over(rest))?;
-                    return Ok(Step::Upgrade(Upgraded {
+                    return Ok(UpgradeStep::Upgrade(Upgraded {
                         welcome: self.talk.welcome(),
                         dialogue: self.talk.dialogue(),
                         ..Upgraded::new(proof)
@@ -184,26 +186,26 @@ impl<T: Talk> StartTls<T> {
                 }
             }
         }
-        Ok(Step::ReadAtMost(PORTION))
+        Ok(UpgradeStep::ReadAtMost(PORTION))
     }
 }
 
-impl<T: Talk> Upgrade for StartTls<T> {
+impl<T: LineDialogue> Upgrade for StartTls<T> {
     fn comes_from(&mut self, local: IpAddr) {
         self.talk.comes_from(local);
     }
 
-    fn begin(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
     /// What the server said before it had our words is no answer to them: it would have us take a forged reply for one
     /// that it gives later.
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -211,7 +213,7 @@ impl<T: Talk> Upgrade for StartTls<T> {
             return Err(UpgradeError::Endless(SAID_MAX));
         }
         let step = self.next()?;
-        if matches!(step, Step::Send(_)) && !self.lines.rest().is_empty() {
+        if matches!(step, UpgradeStep::Send(_)) && !self.lines.rest().is_empty() {
             return Err(UpgradeError::Unsuitable("the server answers before TLS what it was not asked"));
         }
         Ok(step)
@@ -244,13 +246,13 @@ pub(super) fn foreign(protocol: &'static str, line: &[u8]) -> UpgradeError {
 }
 
 /// A server's words as people may be shown them; nobody has authenticated those from before TLS.
-pub(super) fn shown(line: &[u8]) -> String {
+pub(super) fn printable(line: &[u8]) -> String {
     const LONGEST: usize = 200;
-    String::from_utf8_lossy(line).chars().filter(|c| !steers(*c)).take(LONGEST).collect()
+    String::from_utf8_lossy(line).chars().filter(|c| !is_control(*c)).take(LONGEST).collect()
 }
 
 /// What a line tells a probe.
-pub(super) enum Told {
+pub(super) enum ProbeReply {
     /// More is to come.
     More,
     /// This is the answer that was hoped for.
@@ -260,15 +262,15 @@ pub(super) enum Told {
 }
 
 /// One exchange of a probe: what to say, if anything, and what an answer means.
-pub(super) struct Exchange {
+pub(super) struct LineExchange {
     pub(super) say: Cow<'static, [u8]>,
-    pub(super) judge: fn(&[u8]) -> Told,
+    pub(super) judge: fn(&[u8]) -> ProbeReply,
 }
 
 /// A probe made of exchanges.
 pub(super) struct LineProbe {
     lines: Lines,
-    exchanges: VecDeque<Exchange>,
+    exchanges: VecDeque<LineExchange>,
     goodbye: &'static [u8],
 }
 
@@ -281,8 +283,8 @@ impl fmt::Debug for LineProbe {
 impl LineProbe {
     /// `greeting`: what the server's first words mean; `None` where they are behind us.
     pub(super) fn boxed(
-        greeting: Option<fn(&[u8]) -> Told>,
-        exchange: Option<Exchange>,
+        greeting: Option<fn(&[u8]) -> ProbeReply>,
+        exchange: Option<LineExchange>,
         goodbye: &'static [u8],
     ) -> Box<dyn Probe> {
         Box::new(Self::framed(Framing::Lines, greeting, exchange, goodbye))
@@ -291,11 +293,11 @@ impl LineProbe {
     /// The same with lines that belong together.
     pub(super) fn framed(
         framing: Framing,
-        greeting: Option<fn(&[u8]) -> Told>,
-        exchange: Option<Exchange>,
+        greeting: Option<fn(&[u8]) -> ProbeReply>,
+        exchange: Option<LineExchange>,
         goodbye: &'static [u8],
     ) -> Self {
-        let greeting = greeting.map(|judge| Exchange { say: Cow::Borrowed(b""), judge });
+        let greeting = greeting.map(|judge| LineExchange { say: Cow::Borrowed(b""), judge });
         let exchanges = greeting.into_iter().chain(exchange).collect();
         Self { lines: Lines::framed(framing), exchanges, goodbye }
     }
@@ -306,7 +308,7 @@ impl Probe for LineProbe {
         self.exchanges.front().map(|exchange| exchange.say.to_vec()).unwrap_or_default()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection before it had answered".into()));
         }
@@ -316,19 +318,19 @@ impl Probe for LineProbe {
         while let Some(line) = self.lines.next() {
             let Some(exchange) = self.exchanges.front() else { break };
             match (exchange.judge)(&line) {
-                Told::More => continue,
-                Told::Good => {}
-                Told::Bad => {
-                    return Err(ProbeError(format!("the server answered: {}", shown(&line)).into()));
+                ProbeReply::More => continue,
+                ProbeReply::Good => {}
+                ProbeReply::Bad => {
+                    return Err(ProbeError(format!("the server answered: {}", printable(&line)).into()));
                 }
             }
             self.exchanges.pop_front();
             match self.exchanges.front() {
-                Some(next) => return Ok(Probed::Send(next.say.to_vec())),
-                None => return Ok(Probed::Serves { goodbye: self.goodbye.to_vec() }),
+                Some(next) => return Ok(ProbeStep::Send(next.say.to_vec())),
+                None => return Ok(ProbeStep::Serves { goodbye: self.goodbye.to_vec() }),
             }
         }
-        Ok(Probed::Incomplete)
+        Ok(ProbeStep::Incomplete)
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::lines::{Exchange, LineProbe, Told, begins_with};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::lines::{LineExchange, LineProbe, ProbeReply, begins_with};
 use super::{Opening, Probe, Protocol, Refusal, ReplyTo};
 use std::borrow::Cow;
 
@@ -43,12 +43,12 @@ impl Protocol for Memcached {
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
-        let version = Exchange {
+        let version = LineExchange {
             say: Cow::Borrowed(b"version\r\n"),
             // Where a login is wanted, that is what an answer says.
             judge: |line| match line {
-                _ if begins_with(line, "VERSION") || begins_with(line, "CLIENT_ERROR") => Told::Good,
-                _ => Told::Bad,
+                _ if begins_with(line, "VERSION") || begins_with(line, "CLIENT_ERROR") => ProbeReply::Good,
+                _ => ProbeReply::Bad,
             },
         };
         Some(LineProbe::boxed(None, Some(version), b"quit\r\n"))
@@ -58,12 +58,12 @@ impl Protocol for Memcached {
 const BINARY_REQUEST: u8 = 0x80;
 
 /// A command begins with a letter; a binary one with 0x80, and the opcode is next.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes {
-        [] | [BINARY_REQUEST] => Verdict::Incomplete,
-        [BINARY_REQUEST, opcode, ..] => Verdict::Speaks(ReplyTo([1, *opcode, 0, 0, 0, 0, 0, 0])),
-        [first, ..] if first.is_ascii_alphabetic() => Verdict::Speaks(ReplyTo::default()),
-        _ => Verdict::Foreign("the client's first bytes are not memcached's"),
+        [] | [BINARY_REQUEST] => FirstMessageVerdict::Incomplete,
+        [BINARY_REQUEST, opcode, ..] => FirstMessageVerdict::Speaks(ReplyTo([1, *opcode, 0, 0, 0, 0, 0, 0])),
+        [first, ..] if first.is_ascii_alphabetic() => FirstMessageVerdict::Speaks(ReplyTo::default()),
+        _ => FirstMessageVerdict::Foreign("the client's first bytes are not memcached's"),
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
             (b"\x00\x01", false),
             (b"*1\r\n", false),
         ] {
-            assert_eq!(matches!(judge(bytes), Verdict::Speaks(_)), speaks, "{bytes:?}");
+            assert_eq!(matches!(judge(bytes), FirstMessageVerdict::Speaks(_)), speaks, "{bytes:?}");
         }
     }
 

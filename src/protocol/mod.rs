@@ -5,7 +5,7 @@
 //! machine of its own that a driver feeds:
 //! * [`Opening`]: what a client that speaks first says before we dial (driver: `downstream::read_opening`);
 //! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `upstream::upgrade`), which may need the
-//!   client in the middle: [`Introduction`] (driver: `session`);
+//!   client in the middle: [`ClientReply`] (driver: `session`);
 //! * [`Dialogue`]: what is rewritten after TLS, and until when (driver: `relay`);
 //! * [`Probe`]: a conversation without credentials that shows a server at work (driver: `upstream::probe`);
 //! * [`Protocol::refusal`]: our refusal in the client's words.
@@ -35,9 +35,9 @@ mod opening;
 mod pop3;
 pub mod postgres;
 mod probe;
+mod recognize;
 mod redis;
 mod refusal;
-mod seen;
 mod sieve;
 mod smtp;
 mod tcp;
@@ -51,14 +51,16 @@ use std::time::Duration;
 pub use dialogue::{Dialogue, DialogueError, Outbox};
 pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
-    Answer, CancelKey, Opened, Opening, OpeningError, ReplyTo, Said, TLS_ALERT, TLS_HANDSHAKE,
+    CancelKey, ClientOpening, Opening, OpeningError, OpeningReply, OpeningState, ReplyTo, TLS_ALERT,
+    TLS_HANDSHAKE,
 };
-pub use probe::{Probe, ProbeError, Probed};
+pub use probe::{Probe, ProbeError, ProbeStep};
+pub use recognize::recognize;
 pub use refusal::{Refusal, RefusalKind};
-pub use seen::spoken;
 pub use smtp::helo_name;
 pub use upgrade::{
-    Greeting, Introduced, Introduction, NothingBuffered, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
+    ClientReply, Greeting, NothingBuffered, TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep,
+    Upgraded,
 };
 
 use crate::rsa::RsaKey;
@@ -109,14 +111,14 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// What a server's first words behind TLS mean, as far as they came at once, where they turn the session away.
     fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
         let mut upgrade = self.upgrade()?;
-        let Step::ReadAtMost(most) = upgrade.begin() else { return None };
+        let UpgradeStep::ReadAtMost(most) = upgrade.begin() else { return None };
         match upgrade.received(&first[..first.len().min(most)]) {
             Err(UpgradeError::TurnedAway(by)) => Some(by),
             Err(_) | Ok(_) => None,
         }
     }
 
-    /// [`Protocol::upgrade`] for a client that has said this as its preface ([`Opened::preface`]); nothing, where nobody has.
+    /// [`Protocol::upgrade`] for a client that has said this as its preface ([`ClientOpening::preface`]); nothing, where nobody has.
     fn upgrade_for(&self, preface: &[u8]) -> Option<Box<dyn Upgrade>> {
         let _ = preface;
         self.upgrade()
@@ -154,18 +156,18 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     }
 
     /// Whether its logins have a place for the caller's unit, and whether only a login that goes over TLS has.
-    fn announces(&self) -> Announces {
-        Announces::Never
+    fn announces(&self) -> CallerAnnouncement {
+        CallerAnnouncement::Never
     }
 
-    /// Puts the caller's unit into a login: [`Opened::bytes`] of a client that speaks first, else the [`Upgraded::first`] of
+    /// Puts the caller's unit into a login: [`ClientOpening::bytes`] of a client that speaks first, else the [`Upgraded::first`] of
     /// its introduction. What has no place for it stays as it is.
     fn announce(&self, login: &mut Vec<u8>, unit: &str) {
         let _ = (login, unit);
     }
 
     /// Whether a server holds a connection that ends in the middle of its upgrade against us. If so, an upgrade that was
-    /// begun is always carried through, with [`Introduction::alone`] where the client has left.
+    /// begun is always carried through, with [`ClientReply::conclude_without_client`] where the client has left.
     fn parts_politely(&self) -> bool {
         false
     }
@@ -202,7 +204,7 @@ pub enum FirstWords {
 
 /// Whether the server of a protocol can learn the caller's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Announces {
+pub enum CallerAnnouncement {
     /// It has no place for it.
     Never,
     /// From a login that is read, which it is on its way to TLS only.

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// MongoDB.
 #[derive(Debug)]
@@ -54,18 +54,19 @@ fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Length, request id, response-to, operation.
-fn judge(bytes: &[u8]) -> Verdict {
-    const FOREIGN: Verdict = Verdict::Foreign("the client's first message is not MongoDB's");
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
+    const FOREIGN: FirstMessageVerdict =
+        FirstMessageVerdict::Foreign("the client's first message is not MongoDB's");
     if le_u32(bytes, 0).is_some_and(|length| !(HEAD as u32..=MESSAGE_MAX).contains(&length)) {
         return FOREIGN;
     }
     match (le_u32(bytes, 4), le_u32(bytes, 12)) {
         (Some(request), Some(operation @ (OP_QUERY | OP_COMPRESSED | OP_MSG))) => {
             let [a, b, c, d] = request.to_le_bytes();
-            Verdict::Speaks(ReplyTo([1, u8::from(operation == OP_QUERY), a, b, c, d, 0, 0]))
+            FirstMessageVerdict::Speaks(ReplyTo([1, u8::from(operation == OP_QUERY), a, b, c, d, 0, 0]))
         }
         (_, Some(_)) => FOREIGN,
-        (_, None) => Verdict::Incomplete,
+        (_, None) => FirstMessageVerdict::Incomplete,
     }
 }
 
@@ -127,22 +128,22 @@ impl Probe for Hello {
         message([0; 4], OP_MSG, &[&[0; 5][..], &command].concat())
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering hello".into()));
         }
         self.held.extend_from_slice(bytes);
-        let Some(length) = le_u32(&self.held, 0) else { return Ok(Probed::Incomplete) };
+        let Some(length) = le_u32(&self.held, 0) else { return Ok(ProbeStep::Incomplete) };
         if length > MESSAGE_MAX || le_u32(&self.held, 12).is_some_and(|operation| operation != OP_MSG) {
             return Err(ProbeError("the server's answer to hello is not MongoDB's".into()));
         }
         if self.held.len() < length as usize {
-            return Ok(Probed::Incomplete);
+            return Ok(ProbeStep::Incomplete);
         }
         // The one double of the answer that is called `ok`.
         let ok = element(0x01, "ok", &1.0_f64.to_le_bytes());
         if self.held.windows(ok.len()).any(|window| *window == ok) {
-            Ok(Probed::Serves { goodbye: Vec::new() })
+            Ok(ProbeStep::Serves { goodbye: Vec::new() })
         } else {
             Err(ProbeError("the server answered hello with an error".into()))
         }
@@ -159,10 +160,10 @@ mod tests {
             [(OP_MSG, true), (OP_QUERY, true), (OP_COMPRESSED, true), (OP_REPLY, false), (2002, false)]
         {
             let bytes = message([0; 4], operation, b"body");
-            assert_eq!(matches!(judge(&bytes), Verdict::Speaks(_)), speaks, "{operation}");
-            assert!(matches!(judge(&bytes[..15]), Verdict::Incomplete));
+            assert_eq!(matches!(judge(&bytes), FirstMessageVerdict::Speaks(_)), speaks, "{operation}");
+            assert!(matches!(judge(&bytes[..15]), FirstMessageVerdict::Incomplete));
         }
-        assert!(matches!(judge(b"GET / HTTP/1.1\r\n"), Verdict::Foreign(_)));
+        assert!(matches!(judge(b"GET / HTTP/1.1\r\n"), FirstMessageVerdict::Foreign(_)));
     }
 
     #[test]
@@ -188,7 +189,7 @@ mod tests {
             let answer = document(&[element(0x01, "ok", &ok.to_le_bytes())]);
             let bytes = message([0; 4], OP_MSG, &[&[0; 5][..], &answer].concat());
             let mut probe = Hello::default();
-            assert!(matches!(probe.received(&bytes[..20]), Ok(Probed::Incomplete)));
+            assert!(matches!(probe.received(&bytes[..20]), Ok(ProbeStep::Incomplete)));
             assert_eq!(probe.received(&bytes[20..]).is_ok(), serves);
         }
         assert!(Hello::default().received(b"HTTP/1.1 400 Bad").is_err());

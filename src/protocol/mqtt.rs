@@ -2,8 +2,8 @@
 //!
 //! Sources: MQTT 3.1.1 §3.1 (CONNECT), §3.2 (CONNACK); MQTT 5.0 §3.2.2 (reason codes, reason string).
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// MQTT.
 #[derive(Debug)]
@@ -49,22 +49,23 @@ fn remaining_length(bytes: &[u8]) -> Option<Result<(usize, usize), ()>> {
 }
 
 /// CONNECT, with the protocol's name and level.
-fn judge(bytes: &[u8]) -> Verdict {
-    const FOREIGN: Verdict = Verdict::Foreign("the client's first packet is not MQTT's CONNECT");
-    let Some((first, rest)) = bytes.split_first() else { return Verdict::Incomplete };
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
+    const FOREIGN: FirstMessageVerdict =
+        FirstMessageVerdict::Foreign("the client's first packet is not MQTT's CONNECT");
+    let Some((first, rest)) = bytes.split_first() else { return FirstMessageVerdict::Incomplete };
     if *first != CONNECT {
         return FOREIGN;
     }
     let variable = match remaining_length(rest) {
-        None => return Verdict::Incomplete,
+        None => return FirstMessageVerdict::Incomplete,
         Some(Err(())) => return FOREIGN,
         Some(Ok((_, octets))) => &rest[octets..],
     };
     for name in [&b"\0\x04MQTT"[..], b"\0\x06MQIsdp"] {
         match variable.strip_prefix(name) {
-            Some([level, ..]) => return Verdict::Speaks(ReplyTo([*level, 0, 0, 0, 0, 0, 0, 0])),
-            Some([]) => return Verdict::Incomplete,
-            None if name.starts_with(variable) => return Verdict::Incomplete,
+            Some([level, ..]) => return FirstMessageVerdict::Speaks(ReplyTo([*level, 0, 0, 0, 0, 0, 0, 0])),
+            Some([]) => return FirstMessageVerdict::Incomplete,
+            None if name.starts_with(variable) => return FirstMessageVerdict::Incomplete,
             None => {}
         }
     }
@@ -115,7 +116,7 @@ impl Probe for Connect {
         b"\x10\x0c\0\x04MQTT\x04\x02\0\x0a\0\0".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the broker closed the connection instead of answering CONNECT".into()));
         }
@@ -123,9 +124,9 @@ impl Probe for Connect {
         match self.held[..] {
             // Whatever it thinks of us, but not "unavailable".
             [CONNACK, 2, _, 3, ..] => Err(ProbeError("the broker is unavailable (CONNACK 3)".into())),
-            [CONNACK, 2, _, 0, ..] => Ok(Probed::Serves { goodbye: vec![0xe0, 0] }),
-            [CONNACK, 2, _, _, ..] => Ok(Probed::Serves { goodbye: Vec::new() }),
-            [CONNACK] | [CONNACK, 2] | [CONNACK, 2, _] => Ok(Probed::Incomplete),
+            [CONNACK, 2, _, 0, ..] => Ok(ProbeStep::Serves { goodbye: vec![0xe0, 0] }),
+            [CONNACK, 2, _, _, ..] => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
+            [CONNACK] | [CONNACK, 2] | [CONNACK, 2, _] => Ok(ProbeStep::Incomplete),
             _ => Err(ProbeError("the broker's answer to CONNECT is not CONNACK".into())),
         }
     }
@@ -142,13 +143,15 @@ mod tests {
             let packet = [&[CONNECT, 0x90, 0x01], name, &[level, 2]].concat();
             let known = 3 + name.len() + 1;
             for cut in 0..known {
-                assert!(matches!(judge(&packet[..cut]), Verdict::Incomplete), "{cut}");
+                assert!(matches!(judge(&packet[..cut]), FirstMessageVerdict::Incomplete), "{cut}");
             }
-            let Verdict::Speaks(ReplyTo([heard, ..])) = judge(&packet) else { panic!("{packet:?}") };
+            let FirstMessageVerdict::Speaks(ReplyTo([heard, ..])) = judge(&packet) else {
+                panic!("{packet:?}")
+            };
             assert_eq!(heard, level);
         }
         for foreign in [&b"GET /"[..], b"\x10\xff\xff\xff\xff", b"\x10\x0c\0\x04HTTP", b"\x30\x00"] {
-            assert!(matches!(judge(foreign), Verdict::Foreign(_)), "{foreign:?}");
+            assert!(matches!(judge(foreign), FirstMessageVerdict::Foreign(_)), "{foreign:?}");
         }
     }
 
@@ -190,7 +193,7 @@ mod tests {
     fn any_code_but_unavailable_is_a_broker_at_work() {
         for (code, serves) in [(0, true), (5, true), (2, true), (3, false)] {
             let mut probe = Connect::default();
-            assert!(matches!(probe.received(&[CONNACK]), Ok(Probed::Incomplete)));
+            assert!(matches!(probe.received(&[CONNACK]), Ok(ProbeStep::Incomplete)));
             assert_eq!(probe.received(&[2, 0, code]).is_ok(), serves, "{code}");
         }
         assert!(Connect::default().received(b"HTTP").is_err() && Connect::default().received(b"").is_err());

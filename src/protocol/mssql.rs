@@ -11,8 +11,8 @@ mod upgrade;
 mod wrapping;
 
 use super::{
-    Dialogue, DialogueError, Opened, Opening, OpeningError, Outbox, Probe, ProbeError, Probed, Protocol,
-    Refusal, RefusalKind, ReplyTo, Said, TLS_HANDSHAKE, Upgrade,
+    ClientOpening, Dialogue, DialogueError, Opening, OpeningError, OpeningState, Outbox, Probe, ProbeError,
+    ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, TLS_HANDSHAKE, Upgrade,
 };
 pub use packets::Packets;
 use upgrade::AskEncryption;
@@ -181,19 +181,19 @@ struct ReadPrelogin {
 const ASKED: ReplyTo = ReplyTo([2, 0, 0, 0, 0, 0, 0, 0]);
 
 /// A client of TDS 7.0 begins with its login. It has a PRELOGIN of ours in front of it, and hears nothing of the answer.
-fn logs_in_at_once(login: Vec<u8>) -> Opened {
+fn logs_in_at_once(login: Vec<u8>) -> ClientOpening {
     let preface = prelogin(PRELOGIN);
     let dialogue: Box<dyn Dialogue> = Box::new(Answer { is_ours: true, ..Answer::default() });
-    Opened {
+    ClientOpening {
         preface: preface.len(),
         bytes: [preface, login].concat(),
         dialogue: Some(dialogue),
-        ..Opened::default()
+        ..ClientOpening::default()
     }
 }
 
 impl Opening for ReadPrelogin {
-    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         if self.held.first() == Some(&TLS_HANDSHAKE) {
             return Err(OpeningError::speaks_tls(
@@ -204,13 +204,15 @@ impl Opening for ReadPrelogin {
             OpeningError::new("the client's first packet is neither a PRELOGIN nor a login of TDS 7");
         if let [LOGIN7, _, high, low, ..] = self.held[..] {
             return match usize::from(u16::from_be_bytes([high, low])) {
-                length if length > HEAD => Ok(Said::Opened(logs_in_at_once(std::mem::take(&mut self.held)))),
+                length if length > HEAD => {
+                    Ok(OpeningState::Opened(logs_in_at_once(std::mem::take(&mut self.held))))
+                }
                 _ => Err(foreign),
             };
         }
         let kind = if self.held.first() == Some(&LOGIN7) { LOGIN7 } else { PRELOGIN };
         let length = match first(kind, &self.held) {
-            First::Incomplete => return Ok(Said::Incomplete),
+            First::Incomplete => return Ok(OpeningState::Incomplete),
             First::Foreign => return Err(foreign),
             First::Whole(length) => length,
         };
@@ -218,12 +220,12 @@ impl Opening for ReadPrelogin {
         let mut bytes = std::mem::take(&mut self.held);
         bytes[HEAD + at] = NOT_SUPPORTED;
         let dialogue: Box<dyn Dialogue> = Box::new(Answer::default());
-        Ok(Said::Opened(Opened {
+        Ok(OpeningState::Opened(ClientOpening {
             bytes,
             preface: length,
             reply_to: ASKED,
             dialogue: Some(dialogue),
-            ..Opened::default()
+            ..ClientOpening::default()
         }))
     }
 }
@@ -286,14 +288,14 @@ impl Probe for AskPrelogin {
         prelogin(PRELOGIN)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering PRELOGIN".into()));
         }
         self.held.extend_from_slice(bytes);
         match first(RESPONSE, &self.held) {
-            First::Incomplete => Ok(Probed::Incomplete),
-            First::Whole(_) => Ok(Probed::Serves { goodbye: Vec::new() }),
+            First::Incomplete => Ok(ProbeStep::Incomplete),
+            First::Whole(_) => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             First::Foreign => Err(ProbeError("the server's answer to PRELOGIN is not TDS".into())),
         }
     }

@@ -10,9 +10,9 @@
 use std::time::Duration;
 
 use super::{
-    Announces, Dialogue, DialogueError, Greeting, Introduced, Introduction, NothingBuffered, OpeningError,
-    Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step, TLS_HANDSHAKE,
-    TurnedAway, Upgrade, UpgradeError, Upgraded,
+    CallerAnnouncement, ClientReply, Dialogue, DialogueError, Greeting, NothingBuffered, OpeningError,
+    Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, TLS_HANDSHAKE,
+    TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep, Upgraded,
 };
 use crate::rsa::RsaKey;
 
@@ -69,8 +69,8 @@ impl Protocol for MySql {
 
     /// A connection that ends between greeting and login counts towards `max_connect_errors`, and then the server refuses
     /// this host altogether (inc_host_errors in sql/hostname.cc).
-    fn announces(&self) -> Announces {
-        Announces::OverTls
+    fn announces(&self) -> CallerAnnouncement {
+        CallerAnnouncement::OverTls
     }
 
     fn announce(&self, login: &mut Vec<u8>, unit: &str) {
@@ -250,21 +250,21 @@ struct ReadGreeting {
 const PORTION: usize = 512;
 
 impl Upgrade for ReadGreeting {
-    fn begin(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
         self.packets.held.extend_from_slice(bytes);
         let first = self.packets.next().map_err(|TooLong| UpgradeError::Endless(PACKET_MAX))?;
-        let Some((sequence, payload)) = first else { return Ok(Step::ReadAtMost(PORTION)) };
+        let Some((sequence, payload)) = first else { return Ok(UpgradeStep::ReadAtMost(PORTION)) };
         match payload.first() {
             Some(10) => {}
             Some(&ERR) => {
@@ -288,8 +288,8 @@ impl Upgrade for ReadGreeting {
         let proof = NothingBuffered::behind(&self.packets.held)
             .map_err(|injected| self.packets.refusal().map_or(injected, UpgradeError::from))?;
         let words = packet(sequence, &hello.for_client());
-        let introduction = Introduce { hello, key: self.key, proof, held: Packets::default() };
-        Ok(Step::Meet(Greeting { words, introduction: Box::new(introduction) }))
+        let introduction = ReadHandshakeResponse { hello, key: self.key, proof, held: Packets::default() };
+        Ok(UpgradeStep::Greet(Greeting { words, client_reply: Box::new(introduction) }))
     }
 }
 
@@ -298,7 +298,7 @@ impl Upgrade for ReadGreeting {
 
 /// Reads the client's HandshakeResponse41.
 #[derive(Debug)]
-struct Introduce {
+struct ReadHandshakeResponse {
     hello: Hello,
     key: Option<&'static RsaKey>,
     proof: NothingBuffered,
@@ -308,8 +308,8 @@ struct Introduce {
 /// Capabilities, the largest packet, the character set and 23 bytes: what an SSLRequest has too.
 const FIXED: usize = 32;
 
-impl Introduction for Introduce {
-    fn heard(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, OpeningError> {
+impl ClientReply for ReadHandshakeResponse {
+    fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError> {
         self.held.held.extend_from_slice(bytes);
         // The head of a TLS record, which as a packet's would announce more than 64 KiB.
         if matches!(self.held.held[..], [TLS_HANDSHAKE, 3, 1..=4, ..]) {
@@ -339,14 +339,14 @@ impl Introduction for Introduce {
         Ok(Some(self.introduced(sequence, response)))
     }
 
-    fn alone(&mut self) -> Introduced {
+    fn conclude_without_client(&mut self) -> UpgradeRequest {
         let response = login_of_nobody();
         self.introduced(1, response)
     }
 }
 
-impl Introduce {
-    fn introduced(&self, sequence: u8, mut response: Vec<u8>) -> Introduced {
+impl ReadHandshakeResponse {
+    fn introduced(&self, sequence: u8, mut response: Vec<u8>) -> UpgradeRequest {
         response[1] |= SSL_BIT;
         let request = packet(1, &response[..FIXED]);
         let plugin = hide_request_for_key(&mut response).unwrap_or_else(|| self.hello.plugin.clone());
@@ -362,7 +362,7 @@ impl Introduce {
             server: Packets::default(),
             is_over: false,
         };
-        Introduced {
+        UpgradeRequest {
             request,
             upgraded: Upgraded {
                 first: packet(2, &response),
@@ -435,7 +435,7 @@ fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable => (1105, "#08S01"),
         RefusalKind::ShuttingDown => (1053, "#08S01"),
     };
-    let refusal = &refusal.guarded(|by| by.code.is_some_and(|code| NOT_NOW.contains(&code)));
+    let refusal = &refusal.filtered(|by| by.code.is_some_and(|code| NOT_NOW.contains(&code)));
     let number = refusal.server_code().unwrap_or(number);
     let (sequence, state) = match refusal.reply_to {
         ReplyTo([0, ..]) => (0, ""),

@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 
-use super::first_message::{FirstMessage, Verdict};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{
-    NothingBuffered, Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo, Step,
-    Upgrade, UpgradeError, Upgraded,
+    NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Upgrade,
+    UpgradeError, UpgradeStep, Upgraded,
 };
 
 /// The X protocol.
@@ -54,14 +54,16 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A frame with the type of a message that a client may begin with: capabilities, close, a login.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes {
         [_, _, middle, high, kind, ..] if *middle == 0 && *high == 0 && matches!(kind, 1..=4) => {
-            Verdict::Speaks(ReplyTo::default())
+            FirstMessageVerdict::Speaks(ReplyTo::default())
         }
-        [_, _, _, _, ..] if bytes.len() == 4 && bytes[2..] == [0, 0] => Verdict::Incomplete,
-        [_, _, _, _, ..] => Verdict::Foreign("the client's first message is not of MySQL's X protocol"),
-        _ => Verdict::Incomplete,
+        [_, _, _, _, ..] if bytes.len() == 4 && bytes[2..] == [0, 0] => FirstMessageVerdict::Incomplete,
+        [_, _, _, _, ..] => {
+            FirstMessageVerdict::Foreign("the client's first message is not of MySQL's X protocol")
+        }
+        _ => FirstMessageVerdict::Incomplete,
     }
 }
 
@@ -106,24 +108,26 @@ struct Capability {
 }
 
 impl Upgrade for Capability {
-    fn begin(&mut self) -> Step {
-        Step::Send(Cow::Borrowed(SET_TLS))
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::Send(Cow::Borrowed(SET_TLS))
     }
 
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(PORTION)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
         self.frames.held.extend_from_slice(bytes);
         loop {
             match self.frames.next() {
-                Ok(None) => return Ok(Step::ReadAtMost(PORTION)),
+                Ok(None) => return Ok(UpgradeStep::ReadAtMost(PORTION)),
                 Ok(Some(OK)) => {
-                    return Ok(Step::Upgrade(Upgraded::new(NothingBuffered::behind(&self.frames.held)?)));
+                    return Ok(UpgradeStep::Upgrade(Upgraded::new(NothingBuffered::behind(
+                        &self.frames.held,
+                    )?)));
                 }
                 Ok(Some(ERROR)) => return Err(UpgradeError::Declined),
                 Ok(Some(NOTICE)) if self.notices < NOTICES_MAX => self.notices += 1,
@@ -178,7 +182,7 @@ impl Probe for CapabilitiesGet {
         frame(1, b"")
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the server closed the connection instead of telling its capabilities".into(),
@@ -187,9 +191,9 @@ impl Probe for CapabilitiesGet {
         self.frames.held.extend_from_slice(bytes);
         loop {
             match self.frames.next() {
-                Ok(None) => return Ok(Probed::Incomplete),
+                Ok(None) => return Ok(ProbeStep::Incomplete),
                 Ok(Some(NOTICE)) => {}
-                Ok(Some(CAPABILITIES)) => return Ok(Probed::Serves { goodbye: frame(3, b"") }),
+                Ok(Some(CAPABILITIES)) => return Ok(ProbeStep::Serves { goodbye: frame(3, b"") }),
                 Ok(Some(_)) | Err(Malformed) => {
                     return Err(ProbeError("the server's answer is not its capabilities".into()));
                 }
@@ -208,7 +212,7 @@ mod tests {
     fn answered(answer: &[u8], portion: usize) -> Result<bool, UpgradeError> {
         let mut upgrade = Capability::default();
         for bytes in answer.chunks(portion) {
-            if matches!(upgrade.received(bytes)?, Step::Upgrade(_)) {
+            if matches!(upgrade.received(bytes)?, UpgradeStep::Upgrade(_)) {
                 return Ok(true);
             }
         }
@@ -242,12 +246,12 @@ mod tests {
 
     #[test]
     fn the_first_message_is_known() {
-        assert!(matches!(judge(&frame(1, b"")), Verdict::Speaks(_)));
-        assert!(matches!(judge(SET_TLS), Verdict::Speaks(_)));
-        assert!(matches!(judge(b"\x01\0\0\0"), Verdict::Incomplete));
-        assert!(matches!(judge(b"\x01\0"), Verdict::Incomplete));
-        assert!(matches!(judge(b"GET /"), Verdict::Foreign(_)));
-        assert!(matches!(judge(b"\x01\0\0\0\x09"), Verdict::Foreign(_)));
+        assert!(matches!(judge(&frame(1, b"")), FirstMessageVerdict::Speaks(_)));
+        assert!(matches!(judge(SET_TLS), FirstMessageVerdict::Speaks(_)));
+        assert!(matches!(judge(b"\x01\0\0\0"), FirstMessageVerdict::Incomplete));
+        assert!(matches!(judge(b"\x01\0"), FirstMessageVerdict::Incomplete));
+        assert!(matches!(judge(b"GET /"), FirstMessageVerdict::Foreign(_)));
+        assert!(matches!(judge(b"\x01\0\0\0\x09"), FirstMessageVerdict::Foreign(_)));
     }
 
     #[test]
@@ -269,8 +273,8 @@ mod tests {
     #[test]
     fn a_probe_asks_for_capabilities() {
         let mut probe = CapabilitiesGet::default();
-        assert!(matches!(probe.received(HELLO), Ok(Probed::Incomplete)));
-        assert!(matches!(probe.received(&frame(CAPABILITIES, b"x")), Ok(Probed::Serves { .. })));
+        assert!(matches!(probe.received(HELLO), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.received(&frame(CAPABILITIES, b"x")), Ok(ProbeStep::Serves { .. })));
         assert!(CapabilitiesGet::default().received(&frame(ERROR, b"")).is_err());
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{
+    LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
+};
 use super::{
     Dialogue, DialogueError, FirstWords, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade,
     UpgradeError,
@@ -59,7 +61,8 @@ impl Protocol for Nats {
     /// some have a name for what it says then.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // Clients give up for good after some of a server's errors (`Authorization Violation`).
-        let refusal = &refusal.guarded(|by| by.words.to_ascii_lowercase().starts_with("maximum connections"));
+        let refusal =
+            &refusal.filtered(|by| by.words.to_ascii_lowercase().starts_with("maximum connections"));
         let words = refusal.sentence().replace('\'', "\"");
         let info = match refusal.reply_to {
             ReplyTo([0, ..]) if refusal.server.is_some() => {
@@ -72,19 +75,19 @@ impl Protocol for Nats {
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told =
-            |line| if begins_with(line, "INFO") { Told::Good } else { Told::Bad };
+        let greeting: fn(&[u8]) -> ProbeReply =
+            |line| if begins_with(line, "INFO") { ProbeReply::Good } else { ProbeReply::Bad };
         // Whoever has to log in is told so, which is an answer as good as PONG.
-        let ping = Exchange {
+        let ping = LineExchange {
             say: Cow::Borrowed(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":0}\r\nPING\r\n"),
             judge: |line| {
                 let is_denied = begins_with(line, "-ERR 'Authorization Violation")
                     || begins_with(line, "-ERR 'Authentication");
                 match line {
-                    b"PONG" => Told::Good,
-                    _ if is_denied => Told::Good,
-                    _ if begins_with(line, "INFO") => Told::More,
-                    _ => Told::Bad,
+                    b"PONG" => ProbeReply::Good,
+                    _ if is_denied => ProbeReply::Good,
+                    _ if begins_with(line, "INFO") => ProbeReply::More,
+                    _ => ProbeReply::Bad,
                 }
             },
         };
@@ -98,32 +101,32 @@ const LINE_MAX: usize = 64 * 1024;
 /// What a client may learn of a server, and as what. Everything else is left out: what would have it begin TLS, what leads to
 /// servers without us, what only the server's operator wants to know, and whatever a later version adds. Clients do not read
 /// keys as strictly as they are written here, so a list of what must not pass would never be complete.
-const PASSED: [(&str, Kind); 14] = [
-    ("server_id", Kind::Text),
-    ("server_name", Kind::Text),
-    ("version", Kind::Text),
-    ("proto", Kind::Number),
-    ("go", Kind::Text),
-    ("headers", Kind::Flag),
-    ("auth_required", Kind::Flag),
-    ("max_payload", Kind::Number),
-    ("jetstream", Kind::Flag),
-    ("client_id", Kind::Number),
-    ("client_ip", Kind::Text),
-    ("nonce", Kind::Text),
-    ("cluster", Kind::Text),
-    ("domain", Kind::Text),
+const PASSED: [(&str, JsonKind); 14] = [
+    ("server_id", JsonKind::Text),
+    ("server_name", JsonKind::Text),
+    ("version", JsonKind::Text),
+    ("proto", JsonKind::Number),
+    ("go", JsonKind::Text),
+    ("headers", JsonKind::Flag),
+    ("auth_required", JsonKind::Flag),
+    ("max_payload", JsonKind::Number),
+    ("jetstream", JsonKind::Flag),
+    ("client_id", JsonKind::Number),
+    ("client_ip", JsonKind::Text),
+    ("nonce", JsonKind::Text),
+    ("cluster", JsonKind::Text),
+    ("domain", JsonKind::Text),
 ];
 
 /// What a value has to be. None of them holds others.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum JsonKind {
     Text,
     Number,
     Flag,
 }
 
-impl Kind {
+impl JsonKind {
     fn is_of(self, value: &Value) -> bool {
         match self {
             Self::Text => value.is_string(),
@@ -162,8 +165,8 @@ fn error(line: &[u8]) -> TurnedAway {
     TurnedAway::new("NATS -ERR", None, words.strip_suffix(b"'").unwrap_or(words))
 }
 
-impl Talk for Info {
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+impl LineDialogue for Info {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         const MALFORMED: UpgradeError = UpgradeError::Unsuitable("the server's INFO is malformed");
         if begins_with(line, "-ERR") {
             return Err(error(line).into());
@@ -177,7 +180,7 @@ impl Talk for Info {
             return Err(UpgradeError::NotOffered("tls_required or tls_available"));
         }
         self.for_client = info_for_client(line).ok_or(MALFORMED)?;
-        Ok(Next::Tls)
+        Ok(LineStep::Tls)
     }
 
     fn welcome(&self) -> Vec<u8> {

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, foreign, reply};
+use super::lines::{LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, foreign, reply};
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// NNTP, for readers.
@@ -26,22 +26,22 @@ impl Protocol for Nntp {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // "Not now" (RFC 3977 §3.2.1); the other codes are for good.
-        let refusal = &refusal.guarded(|by| by.code == Some(400));
+        let refusal = &refusal.filtered(|by| by.code == Some(400));
         let code = refusal.server_code().unwrap_or(400);
         Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told = |line| match reply(line) {
-            Some((200 | 201, _)) => Told::Good,
-            _ => Told::Bad,
+        let greeting: fn(&[u8]) -> ProbeReply = |line| match reply(line) {
+            Some((200 | 201, _)) => ProbeReply::Good,
+            _ => ProbeReply::Bad,
         };
         // Any answer but "going away" is a server's at work; DATE needs neither a group nor, with most, a login.
-        let date = Exchange {
+        let date = LineExchange {
             say: Cow::Borrowed(b"DATE\r\n"),
             judge: |line| match reply(line) {
-                None | Some((400, _)) => Told::Bad,
-                Some(_) => Told::Good,
+                None | Some((400, _)) => ProbeReply::Bad,
+                Some(_) => ProbeReply::Good,
             },
         };
         Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(date), b"QUIT\r\n"))
@@ -54,17 +54,17 @@ struct Conversation {
     greeted: Option<u16>,
 }
 
-impl Talk for Conversation {
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+impl LineDialogue for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         let (code, _) = reply(line).ok_or_else(|| foreign("NNTP", line))?;
         match (self.greeted, code) {
             (None, 200 | 201) => {
                 self.greeted = Some(code);
-                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+                Ok(LineStep::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
             (None, 400..600) => Err(TurnedAway::reply("NNTP", code, line).into()),
             (None, _) => Err(foreign("NNTP", line)),
-            (Some(_), 382) => Ok(Next::Tls),
+            (Some(_), 382) => Ok(LineStep::Tls),
             (Some(_), _) => Err(UpgradeError::Declined),
         }
     }

@@ -11,23 +11,23 @@ pub trait Opening: fmt::Debug + Send {
     ///
     /// # Errors
     /// They are not the protocol; answer as the error says and close.
-    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError>;
+    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError>;
 }
 
 /// What a client has said, as far as it came.
 #[derive(Debug)]
-pub enum Said {
+pub enum OpeningState {
     /// Not enough yet: read more.
     Incomplete,
     /// Answer this, then read more.
     Answer(Cow<'static, [u8]>),
     /// Understood: dial, and pass it on.
-    Opened(Opened),
+    Opened(ClientOpening),
 }
 
 /// What a client that may be served wants.
 #[derive(Debug, Default)]
-pub struct Opened {
+pub struct ClientOpening {
     /// Its first message, for the server.
     pub bytes: Vec<u8>,
     /// So many of `bytes`, from the front, are the upgrade's to say where there is one that asks for them
@@ -69,14 +69,14 @@ pub struct OpeningError {
     /// In words, for the log and the client.
     pub reason: &'static str,
     /// What to answer: the protocol's own words, or a TLS alert to one who speaks TLS to a plaintext port.
-    pub answer: Answer,
+    pub answer: OpeningReply,
     /// How the answer has to refer to the message.
     pub reply_to: ReplyTo,
 }
 
 /// How to answer a client whose first bytes are not the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum OpeningReply {
     /// In the words of the protocol.
     InProtocol,
     /// A fatal TLS alert: the client speaks TLS to a plaintext port.
@@ -87,13 +87,13 @@ impl OpeningError {
     /// Answered in the words of the protocol.
     #[must_use]
     pub const fn new(reason: &'static str) -> Self {
-        Self { reason, answer: Answer::InProtocol, reply_to: ReplyTo([0; 8]) }
+        Self { reason, answer: OpeningReply::InProtocol, reply_to: ReplyTo([0; 8]) }
     }
 
     /// Answered by a TLS alert; the reason should name the client's setting.
     #[must_use]
     pub const fn speaks_tls(reason: &'static str) -> Self {
-        Self { reason, answer: Answer::TlsAlert, reply_to: ReplyTo([0; 8]) }
+        Self { reason, answer: OpeningReply::TlsAlert, reply_to: ReplyTo([0; 8]) }
     }
 }
 

@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Exchange, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{
+    LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
+};
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// POP3.
@@ -26,21 +28,21 @@ impl Protocol for Pop3 {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // A server says itself what kind of no it is (RFC 2449, RFC 3206), or does not; after [AUTH] clients ask for another password.
-        let refusal = &refusal.guarded(|by| by.is_marked_only(&["[SYS/TEMP]", "[IN-USE]", "[LOGIN-DELAY]"]));
+        let refusal = &refusal.filtered(|by| by.is_marked_only(&["[SYS/TEMP]", "[IN-USE]", "[LOGIN-DELAY]"]));
         let code = if refusal.server.is_some() { "" } else { "[SYS/TEMP] " };
         Some(format!("-ERR {code}{}\r\n", refusal.sentence()).into_bytes())
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told =
-            |line| if begins_with(line, "+OK") { Told::Good } else { Told::Bad };
+        let greeting: fn(&[u8]) -> ProbeReply =
+            |line| if begins_with(line, "+OK") { ProbeReply::Good } else { ProbeReply::Bad };
         // A server without CAPA answers too.
-        let capabilities = Exchange {
+        let capabilities = LineExchange {
             say: Cow::Borrowed(b"CAPA\r\n"),
             judge: |line| match line {
-                b"." => Told::Good,
-                _ if begins_with(line, "-ERR") => Told::Good,
-                _ => Told::More,
+                b"." => ProbeReply::Good,
+                _ if begins_with(line, "-ERR") => ProbeReply::Good,
+                _ => ProbeReply::More,
             },
         };
         Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(capabilities), b"QUIT\r\n"))
@@ -54,8 +56,8 @@ struct Conversation {
     timestamp: Option<Vec<u8>>,
 }
 
-impl Talk for Conversation {
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+impl LineDialogue for Conversation {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         let is_ok = begins_with(line, "+OK");
         if !is_ok && !begins_with(line, "-ERR") {
             return Err(foreign("POP3", line));
@@ -64,12 +66,12 @@ impl Talk for Conversation {
             (false, true) => {
                 self.is_greeted = true;
                 self.timestamp = timestamp(line).map(<[u8]>::to_vec);
-                Ok(Next::Say(Cow::Borrowed(b"STLS\r\n")))
+                Ok(LineStep::Say(Cow::Borrowed(b"STLS\r\n")))
             }
             (false, false) => {
                 Err(TurnedAway::new("POP3 -ERR", None, line.get("-ERR".len()..).unwrap_or_default()).into())
             }
-            (true, true) => Ok(Next::Tls),
+            (true, true) => Ok(LineStep::Tls),
             (true, false) => Err(UpgradeError::Declined),
         }
     }

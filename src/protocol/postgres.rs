@@ -14,11 +14,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{
-    Announces, FirstWords, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe, Protocol,
-    Refusal, RefusalKind, ReplyTo, Step, TurnedAway, Upgrade, UpgradeError, Upgraded,
+    CallerAnnouncement, FirstWords, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe,
+    Protocol, Refusal, RefusalKind, ReplyTo, TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
-use opening::Opening;
-use probe::Probe;
+use opening::StartupOpening;
+use probe::StartupProbe;
 
 /// What `scram_plus` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Protocol for Postgres {
     }
 
     fn opening(&self) -> Option<Box<dyn AnyOpening>> {
-        Some(Box::new(Opening::new(*self)))
+        Some(Box::new(StartupOpening::new(*self)))
     }
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
@@ -109,11 +109,11 @@ impl Protocol for Postgres {
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn AnyProbe>> {
-        Some(Box::new(Probe::default()))
+        Some(Box::new(StartupProbe::default()))
     }
 
-    fn announces(&self) -> Announces {
-        Announces::Always
+    fn announces(&self) -> CallerAnnouncement {
+        CallerAnnouncement::Always
     }
 
     fn announce(&self, login: &mut Vec<u8>, unit: &str) {
@@ -170,18 +170,18 @@ fn be_u32(bytes: &[u8], at: usize) -> Option<u32> {
 struct SslRequest;
 
 impl Upgrade for SslRequest {
-    fn begin(&mut self) -> Step {
-        Step::Send(Cow::Borrowed(&SSL_REQUEST))
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::Send(Cow::Borrowed(&SSL_REQUEST))
     }
 
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(1)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(1)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         match bytes {
             [] => Err(UpgradeError::Closed),
-            [b'S', rest @ ..] => Ok(Step::Upgrade(Upgraded::new(NothingBuffered::behind(rest)?))),
+            [b'S', rest @ ..] => Ok(UpgradeStep::Upgrade(Upgraded::new(NothingBuffered::behind(rest)?))),
             [b'N', ..] => Err(UpgradeError::Declined),
             [b'E', ..] => Err(UpgradeError::ErrorAnswer),
             [byte, ..] => Err(UpgradeError::NotTheProtocol { protocol: "PostgreSQL", byte: *byte }),

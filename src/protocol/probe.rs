@@ -19,12 +19,12 @@ pub trait Probe: fmt::Debug + Send {
     ///
     /// # Errors
     /// The server would serve nobody; in words.
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError>;
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
 }
 
 /// How far a probe is.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeStep {
     /// Not enough yet: read more.
     Incomplete,
     /// Send this, then read more.

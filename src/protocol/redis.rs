@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// RESP with the first byte of the client.
 #[derive(Debug)]
@@ -87,16 +87,16 @@ fn length(line: &[u8], mark: u8) -> Option<usize> {
 }
 
 /// An array, or a command in a line of its own that begins with a letter.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     let speaks = || {
         let [high, low] = commands(bytes).to_be_bytes();
-        Verdict::Speaks(ReplyTo([high, low, 0, 0, 0, 0, 0, 0]))
+        FirstMessageVerdict::Speaks(ReplyTo([high, low, 0, 0, 0, 0, 0, 0]))
     };
     match bytes.first() {
-        None => Verdict::Incomplete,
+        None => FirstMessageVerdict::Incomplete,
         Some(b'*' | b'\r' | b'\n') => speaks(),
         Some(first) if first.is_ascii_alphabetic() => speaks(),
-        Some(_) => Verdict::Foreign(
+        Some(_) => FirstMessageVerdict::Foreign(
             "the client's first bytes are not Redis (neither an array nor an inline command)",
         ),
     }
@@ -116,19 +116,19 @@ impl Probe for Ping {
         b"*1\r\n$4\r\nPING\r\n".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         self.held.extend_from_slice(bytes);
         let Some(end) = self.held.iter().position(|byte| *byte == b'\n') else {
             return match bytes {
                 [] => Err(ProbeError("the server closed the connection instead of answering PING".into())),
                 _ if self.held.len() > ANSWER_MAX => Err(ProbeError("the answer to PING has no end".into())),
-                _ => Ok(Probed::Incomplete),
+                _ => Ok(ProbeStep::Incomplete),
             };
         };
         let line = &self.held[..end];
         let word = line.split(|byte| matches!(byte, b' ' | b'\r')).next().unwrap_or_default();
         match word {
-            b"+PONG" | b"-NOAUTH" | b"-NOPERM" => Ok(Probed::Serves { goodbye: Vec::new() }),
+            b"+PONG" | b"-NOAUTH" | b"-NOPERM" => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             b"-LOADING" => Err(ProbeError("the server is loading its data (LOADING)".into())),
             b"-MASTERDOWN" => Err(ProbeError("the replica has lost its master (MASTERDOWN)".into())),
             b"-BUSY" => Err(ProbeError("the server is busy with a script (BUSY)".into())),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{ReplyTo, TurnedAway};
-use crate::shown::steers;
+use crate::escape::is_control;
 
 /// What a client is told instead of getting an upstream.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ impl Refusal<'_> {
     #[must_use]
     pub fn sentence(&self) -> String {
         let Self { reason, session, .. } = self;
-        let plain = |c: char| if steers(c) { ' ' } else { c };
+        let plain = |c: char| if is_control(c) { ' ' } else { c };
         let sentence = match self.server {
             None => format!("ambassador: {} [session {session}]", cut(reason, 430)),
             // Clients look for what servers say at the beginning of it.
@@ -58,7 +58,7 @@ impl Refusal<'_> {
     /// nothing that a client takes for success or for good, or that it shows or acts on as the server's will. A protocol therefore names
     /// what passes, and that is what only says "not now"; all else is quoted within our own refusal.
     #[must_use]
-    pub fn guarded(self, may_pass: impl FnOnce(&TurnedAway) -> bool) -> Self {
+    pub fn filtered(self, may_pass: impl FnOnce(&TurnedAway) -> bool) -> Self {
         Self { server: self.server.filter(|by| by.is_through_tls || may_pass(by)), ..self }
     }
 

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::lines::{Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign};
+use super::lines::{Framing, LineDialogue, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign};
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
 /// ManageSieve.
@@ -40,10 +40,10 @@ impl Protocol for Sieve {
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
-        let greeting: fn(&[u8]) -> Told = |line| match line {
-            _ if begins_with(line, "OK") => Told::Good,
-            [b'"', ..] => Told::More,
-            _ => Told::Bad,
+        let greeting: fn(&[u8]) -> ProbeReply = |line| match line {
+            _ if begins_with(line, "OK") => ProbeReply::Good,
+            [b'"', ..] => ProbeReply::More,
+            _ => ProbeReply::Bad,
         };
         Some(Box::new(LineProbe::framed(Framing::Literals, Some(greeting), None, b"LOGOUT\r\n")))
     }
@@ -63,21 +63,21 @@ struct Conversation {
     offers_tls: bool,
 }
 
-impl Talk for Conversation {
+impl LineDialogue for Conversation {
     const FRAMING: Framing = Framing::Literals;
 
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         if !self.is_greeted && line.starts_with(b"\"") {
             self.offers_tls |= begins_with(&line[1..], "STARTTLS");
-            return Ok(Next::More);
+            return Ok(LineStep::More);
         }
         match (self.is_greeted, begins_with(line, "OK")) {
             (false, true) if self.offers_tls => {
                 self.is_greeted = true;
-                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+                Ok(LineStep::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
             (false, true) => Err(UpgradeError::NotOffered("STARTTLS")),
-            (true, true) => Ok(Next::Tls),
+            (true, true) => Ok(LineStep::Tls),
             (false, false) if begins_with(line, "BYE") || begins_with(line, "NO") => Err(bye(line)),
             (true, false) if begins_with(line, "NO") => Err(UpgradeError::Declined),
             (true, false) if begins_with(line, "BYE") => Err(bye(line)),

@@ -3,27 +3,28 @@
 //! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: everything learnt before TLS is void), RFC 2033 (LMTP),
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
-mod own_name;
+mod ehlo_name;
 
 use core::net::IpAddr;
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::lines::{
-    Exchange, Framing, LineProbe, Next, StartTls, Talk, Told, begins_with, foreign, reply, shown,
+    Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
+    printable, reply,
 };
 use super::{
-    Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind,
+    Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind,
     ReplyTo, TurnedAway, Upgrade, UpgradeError,
 };
-use own_name::OwnName;
-pub use own_name::helo_name;
+use ehlo_name::EhloName;
+pub use ehlo_name::helo_name;
 
 /// Mail in either of the two dialects.
 #[derive(Debug)]
 pub(super) struct Smtp {
     dialect: Dialect,
-    name: OwnName,
+    name: EhloName,
 }
 
 /// They differ in the word of greeting.
@@ -48,18 +49,18 @@ impl Dialect {
         }
     }
 
-    fn hello(self, name: &OwnName) -> Vec<u8> {
+    fn hello(self, name: &EhloName) -> Vec<u8> {
         format!("{} {name}\r\n", self.verb()).into_bytes()
     }
 }
 
 impl Smtp {
     pub(super) fn submission(options: &Options) -> Self {
-        Self { dialect: Dialect::Smtp, name: OwnName::of(options) }
+        Self { dialect: Dialect::Smtp, name: EhloName::of(options) }
     }
 
     pub(super) fn delivery(options: &Options) -> Self {
-        Self { dialect: Dialect::Lmtp, name: OwnName::of(options) }
+        Self { dialect: Dialect::Lmtp, name: EhloName::of(options) }
     }
 }
 
@@ -88,7 +89,7 @@ impl Protocol for Smtp {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // A reply, and an enhanced code in front of its words, that says "not now" (RFC 5321 §4.2.1, RFC 3463 §2): by a 5 mail is returned.
-        let refusal = &refusal.guarded(|by| {
+        let refusal = &refusal.filtered(|by| {
             by.code.is_some_and(|code| (400..500).contains(&code)) && !by.words.starts_with(['2', '5'])
         });
         if let Some(code) = refusal.server_code() {
@@ -116,7 +117,7 @@ impl Protocol for Smtp {
 #[derive(Debug)]
 struct Hello {
     dialect: Dialect,
-    name: OwnName,
+    name: EhloName,
     upgraded: bool,
     begun: Option<LineProbe>,
 }
@@ -124,9 +125,9 @@ struct Hello {
 impl Hello {
     fn lines(&mut self) -> &mut LineProbe {
         self.begun.get_or_insert_with(|| {
-            let greeting: fn(&[u8]) -> Told = |line| told(line, 220);
+            let greeting: fn(&[u8]) -> ProbeReply = |line| told(line, 220);
             let say = Cow::Owned(self.dialect.hello(&self.name));
-            let hello = Exchange { say, judge: |line| told(line, 250) };
+            let hello = LineExchange { say, judge: |line| told(line, 250) };
             let greeting = (!self.upgraded).then_some(greeting);
             LineProbe::framed(Framing::Lines, greeting, Some(hello), b"QUIT\r\n")
         })
@@ -142,16 +143,16 @@ impl Probe for Hello {
         self.lines().begin()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         self.lines().received(bytes)
     }
 }
 
-fn told(line: &[u8], hoped: u16) -> Told {
+fn told(line: &[u8], hoped: u16) -> ProbeReply {
     match reply(line) {
-        Some((code, true)) if code == hoped => Told::Good,
-        Some((code, false)) if code == hoped => Told::More,
-        _ => Told::Bad,
+        Some((code, true)) if code == hoped => ProbeReply::Good,
+        Some((code, false)) if code == hoped => ProbeReply::More,
+        _ => ProbeReply::Bad,
     }
 }
 
@@ -159,7 +160,7 @@ fn told(line: &[u8], hoped: u16) -> Told {
 #[derive(Debug)]
 struct Conversation {
     dialect: Dialect,
-    name: OwnName,
+    name: EhloName,
     expects: Expects,
     offers_tls: bool,
 }
@@ -172,12 +173,12 @@ enum Expects {
     Go,
 }
 
-impl Talk for Conversation {
+impl LineDialogue for Conversation {
     fn comes_from(&mut self, local: IpAddr) {
         self.name.comes_from(local);
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<Next, UpgradeError> {
+    fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError> {
         let (code, is_last) = reply(line).ok_or_else(|| foreign("SMTP", line))?;
         if self.expects == Expects::Capabilities
             && code == 250
@@ -187,26 +188,26 @@ impl Talk for Conversation {
         }
         if !is_last {
             // A greeting of several lines is how postscreen finds those who talk before it has finished.
-            return Ok(Next::More);
+            return Ok(LineStep::More);
         }
         match (self.expects, code) {
             (Expects::Greeting, 220) => {
                 self.expects = Expects::Capabilities;
-                Ok(Next::Say(Cow::Owned(self.dialect.hello(&self.name))))
+                Ok(LineStep::Say(Cow::Owned(self.dialect.hello(&self.name))))
             }
             (Expects::Greeting, 400..600) => Err(TurnedAway::reply("SMTP", code, line).into()),
             (Expects::Greeting, _) => Err(foreign("SMTP", line)),
             (Expects::Capabilities, 250) if self.offers_tls => {
                 self.expects = Expects::Go;
-                Ok(Next::Say(Cow::Borrowed(b"STARTTLS\r\n")))
+                Ok(LineStep::Say(Cow::Borrowed(b"STARTTLS\r\n")))
             }
             (Expects::Capabilities, 250) => Err(UpgradeError::NotOffered("STARTTLS")),
             (Expects::Capabilities, 400..500) => Err(TurnedAway::reply("SMTP", code, line).into()),
             (Expects::Capabilities, _) => {
                 let to = format!("{} {}", self.dialect.verb(), self.name);
-                Err(UpgradeError::Answered { to, said: shown(line) })
+                Err(UpgradeError::Answered { to, said: printable(line) })
             }
-            (Expects::Go, 220) => Ok(Next::Tls),
+            (Expects::Go, 220) => Ok(LineStep::Tls),
             (Expects::Go, _) => Err(UpgradeError::Declined),
         }
     }

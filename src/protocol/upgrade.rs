@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::{Dialogue, OpeningError, ReplyTo, Wrapping};
-use crate::shown::steers;
+use crate::escape::is_control;
 
 /// Proof that not one byte of plaintext is left over behind the upgrade, made only by those who looked. Without it no
 /// TLS handshake begins, so plaintext injected before the handshake (CVE-2021-23222, CVE-2011-0411) cannot be taken
@@ -38,27 +38,27 @@ pub trait Upgrade: fmt::Debug + Send {
     }
 
     /// What comes first.
-    fn begin(&mut self) -> Step;
+    fn begin(&mut self) -> UpgradeStep;
 
     /// The driver has sent what it was told to.
-    fn sent(&mut self) -> Step;
+    fn sent(&mut self) -> UpgradeStep;
 
     /// These bytes were read; none at all means that the server closed.
     ///
     /// # Errors
     /// The answer does not lead to TLS; the connection is to be closed.
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError>;
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError>;
 }
 
 /// What the driver of an [`Upgrade`] does next.
 #[derive(Debug)]
-pub enum Step {
+pub enum UpgradeStep {
     /// Write these bytes to the server.
     Send(Cow<'static, [u8]>),
     /// Read from the server, at most this many bytes.
     ReadAtMost(usize),
     /// The rest depends on the client. No other endpoint can be tried from here, for it hears of this one.
-    Meet(Greeting),
+    Greet(Greeting),
     /// Begin the TLS handshake.
     Upgrade(Upgraded),
 }
@@ -69,25 +69,25 @@ pub struct Greeting {
     /// For the client.
     pub words: Vec<u8>,
     /// What reads its answer.
-    pub introduction: Box<dyn Introduction>,
+    pub client_reply: Box<dyn ClientReply>,
 }
 
 /// The client's part in an upgrade.
-pub trait Introduction: fmt::Debug + Send {
+pub trait ClientReply: fmt::Debug + Send {
     /// Bytes of the client, never none. `None`: read more.
     ///
     /// # Errors
     /// They are not the protocol; answer as the error says.
-    fn heard(&mut self, bytes: &[u8]) -> Result<Option<Introduced>, OpeningError>;
+    fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError>;
 
     /// There is no client, or it has left: what to say in its place, so that the server sees a whole conversation. It
     /// ends as [`probe`](super::Protocol::probe) says.
-    fn alone(&mut self) -> Introduced;
+    fn conclude_without_client(&mut self) -> UpgradeRequest;
 }
 
 /// A client has introduced itself.
 #[derive(Debug)]
-pub struct Introduced {
+pub struct UpgradeRequest {
     /// Asks the server for TLS; the handshake follows at once.
     pub request: Vec<u8>,
     /// What comes then.
@@ -103,7 +103,7 @@ pub struct Upgraded {
     pub proof: NothingBuffered,
     /// How the handshake travels, where not by itself.
     pub wrapping: Option<Wrapping>,
-    /// What the server said to the client's preface ([`Opened::preface`](super::Opened::preface)) in plaintext, as far as it
+    /// What the server said to the client's preface ([`ClientOpening::preface`](super::ClientOpening::preface)) in plaintext, as far as it
     /// may go on; the opening's dialogue reads it as if it came behind TLS. `None`: the upgrade says no preface.
     pub answer: Option<Vec<u8>>,
     /// For the client, once TLS is up.
@@ -126,7 +126,7 @@ impl Upgraded {
 /// held against it; its client hears what it said.
 ///
 /// Before TLS nobody has authenticated these words. They go on as one short line of printable characters, and a client hears them as the
-/// server's only as far as its protocol lets them pass ([`super::Refusal::guarded`]).
+/// server's only as far as its protocol lets them pass ([`super::Refusal::filtered`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnedAway {
     /// What kind of answer it is, as the protocol's people call it: `SMTP`, `MySQL error`, `IMAP BYE`.
@@ -147,7 +147,7 @@ impl TurnedAway {
     #[must_use]
     pub fn new(kind: &'static str, code: Option<u16>, words: &[u8]) -> Self {
         let words: String =
-            String::from_utf8_lossy(words).chars().filter(|c| !steers(*c)).take(WORDS_MAX).collect();
+            String::from_utf8_lossy(words).chars().filter(|c| !is_control(*c)).take(WORDS_MAX).collect();
         Self { kind, code, words: words.trim().to_owned(), is_through_tls: false }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Sources: RFC 6120 §4.2 (stream header), §4.9 (stream errors); XEP-0368 (direct TLS, ALPN `xmpp-client`).
 
-use super::first_message::{FirstMessage, Verdict};
-use super::{Opening, Probe, ProbeError, Probed, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::first_message::{FirstMessage, FirstMessageVerdict};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
 /// XMPP, from a client to its server.
 #[derive(Debug)]
@@ -51,15 +51,15 @@ impl Protocol for Xmpp {
 }
 
 /// A stream header, perhaps behind an XML declaration. Whitespace before it is what some clients keep alive with.
-fn judge(bytes: &[u8]) -> Verdict {
+fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     let begin = bytes.trim_ascii_start();
     if [&b"<?xml"[..], b"<stream:stream"].iter().any(|known| begin.starts_with(known)) {
-        return Verdict::Speaks(ReplyTo::default());
+        return FirstMessageVerdict::Speaks(ReplyTo::default());
     }
     if [&b"<?xml"[..], b"<stream:stream"].iter().any(|known| known.starts_with(begin)) {
-        return Verdict::Incomplete;
+        return FirstMessageVerdict::Incomplete;
     }
-    Verdict::Foreign("the client's first bytes are not an XMPP stream")
+    FirstMessageVerdict::Foreign("the client's first bytes are not an XMPP stream")
 }
 
 /// A stream to nobody: the server opens one back, and then says that it does not know the name.
@@ -78,7 +78,7 @@ impl Probe for Stream {
             .to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() || self.held.len() > ANSWER_MAX {
             return Err(ProbeError("the server opened no stream".into()));
         }
@@ -90,9 +90,9 @@ impl Probe for Stream {
         if text.contains("<stream:stream")
             && (text.contains("stream:features") || text.contains("stream:error"))
         {
-            return Ok(Probed::Serves { goodbye: b"</stream:stream>".to_vec() });
+            return Ok(ProbeStep::Serves { goodbye: b"</stream:stream>".to_vec() });
         }
-        Ok(Probed::Incomplete)
+        Ok(ProbeStep::Incomplete)
     }
 }
 
@@ -110,9 +110,9 @@ mod tests {
             (b"GET /", Some(false)),
         ] {
             let verdict = match judge(bytes) {
-                Verdict::Incomplete => None,
-                Verdict::Speaks(_) => Some(true),
-                Verdict::Foreign(_) => Some(false),
+                FirstMessageVerdict::Incomplete => None,
+                FirstMessageVerdict::Speaks(_) => Some(true),
+                FirstMessageVerdict::Foreign(_) => Some(false),
             };
             assert_eq!(verdict, expected, "{bytes:?}");
         }
@@ -123,11 +123,11 @@ mod tests {
         let mut probe = Stream::default();
         assert!(matches!(
             probe.received(b"<?xml version='1.0'?><stream:stream id='x'>"),
-            Ok(Probed::Incomplete)
+            Ok(ProbeStep::Incomplete)
         ));
         assert!(matches!(
             probe.received(b"<stream:error><host-unknown/></stream:error>"),
-            Ok(Probed::Serves { .. })
+            Ok(ProbeStep::Serves { .. })
         ));
         assert!(Stream::default().received(b"").is_err());
     }

@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
-use super::order::Order;
+use super::stop_signal::StopSignal;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
-use crate::tls::Stamp;
+use crate::tls::Generation;
 
 /// How a session is cancelled.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Cancelled {
 
 /// Byte counts of one session and its stop order.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveSession {
     sent: AtomicU64,
     received: AtomicU64,
     /// The last bytes came from the client.
@@ -31,15 +31,15 @@ pub struct Live {
     opened: AtomicBool,
     /// It takes nobody's room: it is here to be refused, or has been told to make room.
     roomless: AtomicBool,
-    /// [`Stamp::number`] of the identity that the upstream has seen, or 0.
+    /// [`Generation::number`] of the identity that the upstream has seen, or 0.
     identity: AtomicU32,
     /// To stop, with the outcome at that place of [`Outcome::ALL`], from 1 on.
-    stop: Order,
+    stop: StopSignal,
     /// Boxed: most sessions have none.
     cancelled: OnceLock<Box<Cancelled>>,
 }
 
-impl Default for Live {
+impl Default for LiveSession {
     fn default() -> Self {
         Self {
             sent: AtomicU64::new(0),
@@ -48,13 +48,13 @@ impl Default for Live {
             opened: AtomicBool::new(false),
             roomless: AtomicBool::new(false),
             identity: AtomicU32::new(0),
-            stop: Order::new(),
+            stop: StopSignal::new(),
             cancelled: OnceLock::new(),
         }
     }
 }
 
-impl Live {
+impl LiveSession {
     /// Bytes written to the upstream.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -74,12 +74,12 @@ impl Live {
     }
 
     /// Its client has said what it wants.
-    pub fn opened(&self) {
+    pub fn note_opened(&self) {
         self.opened.store(true, Ordering::Relaxed);
     }
 
     /// It has to say more.
-    pub fn unopened(&self) {
+    pub fn note_unopened(&self) {
         self.opened.store(false, Ordering::Relaxed);
     }
 
@@ -101,56 +101,56 @@ impl Live {
     }
 
     /// Its upstream has seen that content of an identity.
-    pub fn made_with(&self, identity: Stamp) {
+    pub fn set_identity(&self, identity: Generation) {
         self.identity.store(identity.number(), Ordering::Relaxed);
     }
 
     /// Whether its upstream has seen an identity, and none of those.
     #[must_use]
-    pub fn is_outdated(&self, current: &[Stamp]) -> bool {
+    pub fn is_outdated(&self, current: &[Generation]) -> bool {
         let identity = self.identity.load(Ordering::Relaxed);
         identity != 0 && current.iter().all(|stamp| stamp.number() != identity)
     }
 
     /// Ends the session with that outcome, now; the first order counts.
     pub fn stop(&self, outcome: Outcome) {
-        self.stop.give(outcome as u8 + 1);
+        self.stop.set(outcome as u8 + 1);
     }
 
     /// Whether that is the key that the server gave out for this session.
     #[must_use]
-    pub fn answers_to(&self, key: &CancelKey) -> bool {
+    pub fn has_cancel_key(&self, key: &CancelKey) -> bool {
         self.cancelled.get().is_some_and(|own| own.key == *key)
     }
 
     /// The address of the server that gave out the session's key.
     #[must_use]
-    pub fn cancelled_at(&self) -> Option<SocketAddr> {
+    pub fn cancel_address(&self) -> Option<SocketAddr> {
         self.cancelled.get()?.at
     }
 
-    pub(super) fn is_cancelled_by(&self, key: CancelKey, at: Option<SocketAddr>) {
+    pub(super) fn set_cancel_key(&self, key: CancelKey, at: Option<SocketAddr>) {
         // A session's server gives out one key; the first counts.
         let _ = self.cancelled.set(Box::new(Cancelled { key, at }));
     }
 
     /// Waits for the order to stop. One task may wait at a time: the last that was polled is woken.
-    pub async fn ordered_to_stop(&self) -> Outcome {
+    pub async fn stop_requested(&self) -> Outcome {
         std::future::poll_fn(|cx| {
-            self.attach(cx.waker());
-            self.stopped().map_or(Poll::Pending, Poll::Ready)
+            self.register_waker(cx.waker());
+            self.stop_outcome().map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
 
-    pub(super) fn stopped(&self) -> Option<Outcome> {
-        let number = self.stop.given()?;
+    pub(super) fn stop_outcome(&self) -> Option<Outcome> {
+        let number = self.stop.get()?;
         Outcome::ALL.get(usize::from(number) - 1).copied()
     }
 
-    /// The order will wake that one. Whoever waits looks for [`Live::stopped`] after this, so none falls between the two.
-    pub(super) fn attach(&self, waker: &Waker) {
-        self.stop.wakes(waker);
+    /// The order will wake that one. Whoever waits looks for [`LiveSession::stop_outcome`] after this, so none falls between the two.
+    pub(super) fn register_waker(&self, waker: &Waker) {
+        self.stop.register_waker(waker);
     }
 
     pub(super) fn total(&self) -> u64 {
@@ -177,7 +177,7 @@ impl Live {
 
     /// As after a byte there and one back.
     #[cfg(test)]
-    pub(crate) fn exchanged(&self) {
+    pub(crate) fn note_exchange(&self) {
         self.count(Side::Downstream, 1);
         self.count(Side::Upstream, 1);
     }
@@ -191,11 +191,11 @@ mod tests {
     fn an_order_says_the_outcome_that_was_meant() {
         for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, place, "{outcome:?} is out of order");
-            let live = Live::default();
-            assert_eq!(live.stopped(), None);
+            let live = LiveSession::default();
+            assert_eq!(live.stop_outcome(), None);
             live.stop(outcome);
             live.stop(Outcome::Completed);
-            assert_eq!(live.stopped(), Some(outcome));
+            assert_eq!(live.stop_outcome(), Some(outcome));
         }
     }
 }

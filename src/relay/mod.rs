@@ -1,20 +1,20 @@
 //! Moves bytes both ways between a downstream and an upstream until both directions have ended.
 //!
 //! One task, one future, no buffer of its own: bytes stop in the worker's scratch memory for the length of
-//! one poll, or in a pipe borrowed while a flow is bulky (`half`). What the destination would not take is
+//! one poll, or in a pipe borrowed while a flow is bulky (`direction`). What the destination would not take is
 //! the only thing a session ever holds. A half-close is passed on as one, a reset as a reset. Nothing is
 //! parsed here, except while a [`Dialogue`] still has something to rewrite. Nothing is logged here.
 
-mod end;
-mod half;
-mod held;
+mod coop;
+mod copy;
 mod live;
-mod order;
+mod pending;
 mod pipes;
+mod stop_signal;
 #[cfg(test)]
 mod tests;
 mod timers;
-mod turn;
+mod upstream_stream;
 
 /// The atomics of `order`.
 mod sync {
@@ -28,8 +28,8 @@ use std::io;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-pub use end::End;
-pub use live::Live;
+pub use live::LiveSession;
+pub use upstream_stream::UpstreamStream;
 
 use tokio::task::coop::unconstrained;
 
@@ -37,11 +37,11 @@ use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
 use crate::sys::{Socket, Transport};
-use crate::tls::{Due, KeyLimit, UNCERTIFIED};
+use crate::tls::{KeyLimit, KeyLimitDue, UNCERTIFIED};
 
-use end::Leg;
-use half::{Broken, Half};
+use copy::{CopyDirection, LegError};
 use timers::Timers;
+use upstream_stream::Leg;
 
 /// The timers of a session while it relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +57,11 @@ pub struct Settings {
 
 /// What a relay begins with.
 #[derive(Debug)]
-pub struct Start<T = Socket> {
+pub struct RelayInput<T = Socket> {
     /// The client.
     pub downstream: T,
     /// The endpoint.
-    pub upstream: End<T>,
+    pub upstream: UpstreamStream<T>,
     /// What the client said before we dialled; it goes to the endpoint first.
     pub opening: Vec<u8>,
     /// What is left to rewrite, if anything.
@@ -80,7 +80,7 @@ pub struct Ended<T = Socket> {
     /// Who ended it: the side that closed first, or broke.
     pub closed_by: Side,
     /// What broke, if something did.
-    pub fault: Option<Fault>,
+    pub fault: Option<RelayError>,
     /// Whether a refusal in its protocol's words can still reach the client: nothing of the endpoint has, or it
     /// ended with a whole message.
     pub may_be_told: bool,
@@ -98,16 +98,16 @@ pub struct Ended<T = Socket> {
 #[derive(Debug)]
 pub struct Unfinished<T = Socket> {
     /// The stream.
-    pub end: End<T>,
+    pub end: UpstreamStream<T>,
     /// What it had not been given yet.
-    pub held: Vec<u8>,
+    pub pending: Vec<u8>,
     /// What says the rest.
     pub rest: Box<dyn Probe>,
 }
 
 /// What broke.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum RelayError {
     /// A leg.
     #[error("{0}")]
     Io(io::Error),
@@ -119,20 +119,20 @@ pub enum Fault {
     Uncertified,
 }
 
-/// Relays until both directions have ended, something broke, a timer runs out, or [`Live::stop`] was called.
+/// Relays until both directions have ended, something broke, a timer runs out, or [`LiveSession::stop`] was called.
 /// The upstream is closed when this is done, unless it is [`Ended::unfinished`].
 ///
 /// The future is the relay itself: what lives for hours holds nothing of how it came about.
 pub fn relay<'a, T: Transport + 'a>(
-    start: Start<T>,
+    start: RelayInput<T>,
     settings: &'a Settings,
-    live: &'a Live,
+    live: &'a LiveSession,
 ) -> impl Future<Output = Ended<T>> + 'a {
     let mut relay = Some(Relay {
         downstream: start.downstream,
         upstream: start.upstream,
-        sending: Half::holding(Side::Downstream, start.opening),
-        receiving: Half::holding(Side::Upstream, Vec::new()),
+        sending: CopyDirection::with_pending(Side::Downstream, start.opening),
+        receiving: CopyDirection::with_pending(Side::Upstream, Vec::new()),
         dialogue: start.dialogue,
         timers: Timers::new(settings, clock::now()),
         broken: None,
@@ -143,7 +143,7 @@ pub fn relay<'a, T: Transport + 'a>(
         woken_by: None,
     });
     if let Some(relay) = relay.as_mut().filter(|relay| relay.verdict_until.is_some()) {
-        relay.receiving.withhold_end();
+        relay.receiving.defer_end();
     }
     poll_fn(move |cx| {
         // It is not polled again once it has ended.
@@ -156,21 +156,21 @@ pub fn relay<'a, T: Transport + 'a>(
 
 struct Relay<'a, T> {
     downstream: T,
-    upstream: End<T>,
+    upstream: UpstreamStream<T>,
     /// Downstream to upstream.
-    sending: Half,
+    sending: CopyDirection,
     /// Upstream to downstream.
-    receiving: Half,
+    receiving: CopyDirection,
     dialogue: Option<Box<dyn Dialogue>>,
     timers: Timers<'a>,
     /// The upstream takes no more bytes. What it said before is still read and delivered, as a client of its own
     /// would read it: the reason is often in there.
-    broken: Option<Broken>,
+    broken: Option<LegError>,
     first_end: Option<Side>,
     /// Bytes of the endpoint by then.
     received_at_end: u64,
     first_byte: Option<Instant>,
-    /// [`Start::verdict_until`]; its end is not passed on meanwhile.
+    /// [`RelayInput::verdict_until`]; its end is not passed on meanwhile.
     verdict_until: Option<Instant>,
     /// Who an order to stop wakes.
     woken_by: Option<Waker>,
@@ -181,20 +181,20 @@ enum Stop {
     Completed,
     /// The client has ended in the middle of a dialogue, whose rest this is.
     Left(Box<dyn Probe>),
-    Broken(Broken),
+    Broken(LegError),
     Dialogue(DialogueError),
     Ordered(Outcome),
     Uncertified,
 }
 
 impl<T: Transport> Relay<'_, T> {
-    fn poll(&mut self, cx: &mut Context<'_>, live: &Live) -> Poll<Stop> {
+    fn poll(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Poll<Stop> {
         // Almost always the same task: to say so again would cost each message two locked instructions.
         if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            live.attach(cx.waker());
+            live.register_waker(cx.waker());
             self.woken_by = Some(cx.waker().clone());
         }
-        if let Some(outcome) = live.stopped() {
+        if let Some(outcome) = live.stop_outcome() {
             return Poll::Ready(Stop::Ordered(outcome));
         }
         let before = live.total();
@@ -218,14 +218,14 @@ impl<T: Transport> Relay<'_, T> {
         if self.is_completed() {
             return Poll::Ready(Stop::Completed);
         }
-        turn::ended(live.total().wrapping_sub(before));
+        coop::record_turn(live.total().wrapping_sub(before));
         self.note(live);
         self.poll_timers(cx, live)
     }
 
     /// Whether the endpoint has ended without a byte, in time and not because its client had left. Whatever else it does, its end is
     /// an end from then on.
-    fn is_rejected(&mut self, cx: &mut Context<'_>, until: Instant, live: &Live) -> bool {
+    fn is_rejected(&mut self, cx: &mut Context<'_>, until: Instant, live: &LiveSession) -> bool {
         let (has_answered, has_ended) = (live.received() > 0, self.receiving.source_has_ended());
         let has_left = self.sending.source_has_ended();
         if has_ended && !has_answered && !has_left && clock::now() <= until {
@@ -234,18 +234,18 @@ impl<T: Transport> Relay<'_, T> {
         if has_answered || has_ended || has_left {
             self.verdict_until = None;
             if self.broken.is_none() && !self.sending.has_ended() {
-                self.receiving.pass_end();
+                self.receiving.forward_end();
             }
-            turn::again(cx);
+            coop::reschedule(cx);
         }
         false
     }
 
-    fn poll_timers(&mut self, cx: &Context<'_>, live: &Live) -> Poll<Stop> {
-        let rest = match self.upstream.due() {
-            Some(Due::Now) => return Poll::Ready(Stop::Ordered(Outcome::KeyLimit)),
-            Some(Due::AtRest(rest)) if !live.owes_answer() && !self.holds_bytes() => Some(rest),
-            Some(Due::AtRest(_)) | None => None,
+    fn poll_timers(&mut self, cx: &Context<'_>, live: &LiveSession) -> Poll<Stop> {
+        let rest = match self.upstream.key_limit_due() {
+            Some(KeyLimitDue::Now) => return Poll::Ready(Stop::Ordered(Outcome::KeyLimit)),
+            Some(KeyLimitDue::AtRest(rest)) if !live.owes_answer() && !self.holds_bytes() => Some(rest),
+            Some(KeyLimitDue::AtRest(_)) | None => None,
         };
         let state = timers::State {
             bytes: live.total(),
@@ -259,19 +259,19 @@ impl<T: Transport> Relay<'_, T> {
     }
 
     fn holds_bytes(&self) -> bool {
-        self.sending.holds_bytes() || self.receiving.holds_bytes()
+        self.sending.has_pending() || self.receiving.has_pending()
     }
 
-    fn poll_halves(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+    fn poll_halves(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
         if self.receiving.has_ended() && self.ends_with_close() {
             // The second end is the close itself, which comes at once: a shutdown(2) less.
-            self.sending.withhold_end();
+            self.sending.defer_end();
         }
         self.poll_sending(cx, live)?;
         if self.broken.is_some() || self.sending.has_ended() {
             // What comes after a failure is not an orderly end, and must not reach the client as one; what comes
             // second is the close itself.
-            self.receiving.withhold_end();
+            self.receiving.defer_end();
         }
         self.poll_receiving(cx, live)?;
         // The upstream's failure counts once it has nothing left to say.
@@ -293,16 +293,18 @@ impl<T: Transport> Relay<'_, T> {
 
     /// Whether closing the upstream is all the end it needs; TLS wants a word first.
     const fn ends_with_close(&self) -> bool {
-        matches!(self.upstream, End::Socket(_))
+        matches!(self.upstream, UpstreamStream::Socket(_))
     }
 
-    fn poll_sending(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+    fn poll_sending(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
         if self.broken.is_some() {
             return Ok(());
         }
         let sent = match &mut self.upstream {
-            End::Socket(upstream) => self.sending.poll_between(cx, &self.downstream, &*upstream, live),
-            End::Tls(stream) => {
+            UpstreamStream::Socket(upstream) => {
+                self.sending.poll_between(cx, &self.downstream, &*upstream, live)
+            }
+            UpstreamStream::Tls(stream) => {
                 let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
                 self.sending.poll_copy(cx, &mut downstream, &mut upstream, live)
             }
@@ -311,10 +313,12 @@ impl<T: Transport> Relay<'_, T> {
         Ok(())
     }
 
-    fn poll_receiving(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Broken> {
+    fn poll_receiving(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
         match &mut self.upstream {
-            End::Socket(upstream) => self.receiving.poll_between(cx, &*upstream, &self.downstream, live),
-            End::Tls(stream) => {
+            UpstreamStream::Socket(upstream) => {
+                self.receiving.poll_between(cx, &*upstream, &self.downstream, live)
+            }
+            UpstreamStream::Tls(stream) => {
                 let (mut downstream, mut upstream) = (&self.downstream, &mut **stream);
                 self.receiving.poll_copy(cx, &mut upstream, &mut downstream, live)
             }
@@ -324,19 +328,19 @@ impl<T: Transport> Relay<'_, T> {
     /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
     /// side is read only while neither direction holds anything: that bounds what is held to one read. A peer that never
     /// stops talking has the worker for one turn, as everywhere.
-    fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &Live) -> Result<(), Stop> {
+    fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), Stop> {
         let Some(dialogue) = &mut self.dialogue else { return Ok(()) };
         let mut downstream = &self.downstream;
         let mut upstream = &mut self.upstream;
         let mut heard = 0;
-        while heard < turn::PARSED {
+        while heard < coop::PARSED {
             let sent = match self.broken {
                 Some(_) => Poll::Ready(()),
                 None => match self.sending.poll_flush(cx, &mut upstream, live) {
                     Ok(sent) => sent,
                     Err(broken) => {
                         self.broken = unless_upstream(Err(broken)).map_err(Stop::Broken)?;
-                        self.receiving.withhold_end();
+                        self.receiving.defer_end();
                         Poll::Ready(())
                     }
                 },
@@ -366,11 +370,11 @@ impl<T: Transport> Relay<'_, T> {
             });
             // Before the client knows it: it may use it at once, on a connection that another worker serves.
             if let Some(key) = dialogue.cancel_key() {
-                live.is_cancelled_by(key, upstream.peer());
+                live.set_cancel_key(key, upstream.peer());
             }
             // Held first: what could be passed on before an error is the client's.
-            self.sending.hold(&out.to_upstream);
-            self.receiving.hold(&out.to_downstream);
+            self.sending.push_pending(&out.to_upstream);
+            self.receiving.push_pending(&out.to_downstream);
             let progress = half_progress(said)? | half_progress(answered)?;
             if self.sending.source_has_ended()
                 && !self.receiving.source_has_ended()
@@ -382,12 +386,12 @@ impl<T: Transport> Relay<'_, T> {
                 return Ok(());
             }
         }
-        turn::again(cx);
+        coop::reschedule(cx);
         Ok(())
     }
 
     /// Facts that are noted once: the first byte of the endpoint, and who closed first.
-    fn note(&mut self, live: &Live) {
+    fn note(&mut self, live: &LiveSession) {
         if self.first_byte.is_none() && live.received() > 0 {
             self.first_byte = Some(clock::now());
         }
@@ -401,41 +405,42 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    fn close(mut self, end: Stop, live: &Live) -> Ended<T> {
+    fn close(mut self, end: Stop, live: &LiveSession) -> Ended<T> {
         let has_said_goodbye =
             self.first_end == Some(Side::Downstream) && live.received() == self.received_at_end;
         let is_uncertified = self.upstream.is_uncertified();
-        let unclean_tls_end = self.upstream.was_cut() && !has_said_goodbye;
+        let unclean_tls_end = self.upstream.was_truncated() && !has_said_goodbye;
         let mut rest = match &end {
             Stop::Completed
             | Stop::Left(_)
             | Stop::Uncertified
-            | Stop::Broken(Broken { side: Side::Upstream, .. }) => None,
+            | Stop::Broken(LegError { side: Side::Upstream, .. }) => None,
             Stop::Broken(_) | Stop::Dialogue(_) | Stop::Ordered(_) => {
                 self.dialogue.as_mut().filter(|_| self.broken.is_none()).and_then(|dialogue| dialogue.rest())
             }
         };
         let (outcome, closed_by, fault) = match end {
             Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
-            Stop::Uncertified => (Outcome::TlsFailed, Side::Upstream, Some(Fault::Uncertified)),
+            Stop::Uncertified => (Outcome::TlsFailed, Side::Upstream, Some(RelayError::Uncertified)),
             Stop::Left(said) => {
                 rest = Some(said);
                 (Outcome::Completed, Side::Downstream, None)
             }
             Stop::Ordered(outcome) => {
                 self.part(rest.is_some());
-                let fault = (outcome == Outcome::KeyLimit).then(|| Fault::Io(io::Error::other(KeyLimit)));
+                let fault =
+                    (outcome == Outcome::KeyLimit).then(|| RelayError::Io(io::Error::other(KeyLimit)));
                 (outcome, Side::Ambassador, fault)
             }
             // Bytes of the client are lost: neither side may take that for an orderly end.
             Stop::Broken(broken) if broken.is_by_key_limit() => {
                 self.upstream.abort();
                 self.downstream.abort();
-                (Outcome::KeyLimit, Side::Ambassador, Some(Fault::Io(broken.error)))
+                (Outcome::KeyLimit, Side::Ambassador, Some(RelayError::Io(broken.error)))
             }
             Stop::Dialogue(error) => {
-                self.deliver_held();
-                if self.receiving.holds_bytes() {
+                self.deliver_pending();
+                if self.receiving.has_pending() {
                     self.downstream.abort();
                 }
                 if rest.is_none() {
@@ -446,26 +451,26 @@ impl<T: Transport> Relay<'_, T> {
                     Side::Downstream => Outcome::BadOpening,
                     Side::Upstream | Side::Ambassador => Outcome::UpgradeFailed,
                 };
-                (outcome, Side::Ambassador, Some(Fault::Dialogue(error)))
+                (outcome, Side::Ambassador, Some(RelayError::Dialogue(error)))
             }
             // A server that has heard its client's goodbye may close while ours (TLS's, or an end) is on the way, which
             // its kernel answers by a reset. The client gets it too, in case it waits for more; but nothing went wrong.
-            Stop::Broken(Broken { side: Side::Upstream, .. }) if has_said_goodbye => {
+            Stop::Broken(LegError { side: Side::Upstream, .. }) if has_said_goodbye => {
                 self.downstream.abort();
                 (Outcome::Completed, Side::Downstream, None)
             }
-            Stop::Broken(Broken { side, error }) => {
-                (self.pass_reset(side, rest.is_some()), side, Some(Fault::Io(error)))
+            Stop::Broken(LegError { side, error }) => {
+                (self.pass_reset(side, rest.is_some()), side, Some(RelayError::Io(error)))
             }
         };
         let may_be_told = match &fault {
-            Some(Fault::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
-            Some(Fault::Uncertified) => true,
-            Some(Fault::Dialogue(_)) => !self.receiving.holds_bytes(),
+            Some(RelayError::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
+            Some(RelayError::Uncertified) => true,
+            Some(RelayError::Dialogue(_)) => !self.receiving.has_pending(),
             None => false,
         };
         let Self { downstream, upstream: end, mut sending, first_byte, .. } = self;
-        let unfinished = rest.map(|rest| Box::new(Unfinished { end, held: sending.take_held(), rest }));
+        let unfinished = rest.map(|rest| Box::new(Unfinished { end, pending: sending.take_pending(), rest }));
         Ended {
             downstream,
             outcome,
@@ -480,9 +485,9 @@ impl<T: Transport> Relay<'_, T> {
     }
 
     /// What the server said before its dialogue went wrong, as far as the socket takes it now.
-    fn deliver_held(&mut self) {
+    fn deliver_pending(&mut self) {
         let mut nobody = Context::from_waker(Waker::noop());
-        let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &Live::default());
+        let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &LiveSession::default());
     }
 
     /// A side that broke is not told again; the other learns that its stream was cut. A client that has read
@@ -510,7 +515,7 @@ impl<T: Transport> Relay<'_, T> {
         if !is_unfinished {
             self.part_with_upstream();
         }
-        if self.receiving.holds_bytes() {
+        if self.receiving.has_pending() {
             self.downstream.abort();
         } else {
             self.downstream.finish();
@@ -521,14 +526,14 @@ impl<T: Transport> Relay<'_, T> {
         let mut upstream = &mut self.upstream;
         let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
         let mut nobody = Context::from_waker(Waker::noop());
-        if self.sending.holds_bytes() || parted.poll(&mut nobody).is_pending() {
+        if self.sending.has_pending() || parted.poll(&mut nobody).is_pending() {
             self.upstream.abort();
         }
     }
 }
 
 /// Keeps a failure to write to the upstream; any other ends the relay at once.
-fn unless_upstream(sent: Result<(), Broken>) -> Result<Option<Broken>, Broken> {
+fn unless_upstream(sent: Result<(), LegError>) -> Result<Option<LegError>, LegError> {
     match sent {
         Ok(()) => Ok(None),
         Err(broken) if broken.side == Side::Upstream => Ok(Some(broken)),
@@ -536,7 +541,7 @@ fn unless_upstream(sent: Result<(), Broken>) -> Result<Option<Broken>, Broken> {
     }
 }
 
-fn half_progress(read: Poll<Result<Result<(), DialogueError>, Broken>>) -> Result<bool, Stop> {
+fn half_progress(read: Poll<Result<Result<(), DialogueError>, LegError>>) -> Result<bool, Stop> {
     match read {
         Poll::Pending => Ok(false),
         Poll::Ready(Ok(Ok(()))) => Ok(true),

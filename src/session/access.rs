@@ -13,14 +13,14 @@ use tracing::Level;
 use super::record::Record;
 use crate::caller::{self, CallerKey};
 use crate::clock;
+use crate::escape::escaped;
 use crate::head::connect::Context;
-use crate::log::{Entry, Form, Log, timestamp};
-use crate::policy::flood::{Flood, LeftOut};
-use crate::policy::sampling::{Ending, Verdict};
-use crate::shown::escaped;
+use crate::log::{JournalEntry, Log, OutputFormat, timestamp};
+use crate::policy::flood::{RefusalRecordLimiter, SuppressedRecords};
+use crate::policy::sampling::{Ending, RecordVerdict};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Peer;
-use crate::tls::Agreed;
+use crate::tls::HandshakeInfo;
 
 /// What most lines need at most, so that they do not grow from nothing by doubling.
 const LINE: usize = 1024;
@@ -29,7 +29,7 @@ const LINE: usize = 1024;
 #[derive(Debug)]
 pub struct AccessLog {
     log: Log,
-    flood: Mutex<Flood>,
+    flood: Mutex<RefusalRecordLimiter>,
 }
 
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ struct Fields<'a> {
     proxy_unique_id: Option<String>,
     #[serde(serialize_with = "pairs")]
     context: Option<&'a Context>,
-    caller: Option<Caller<'a>>,
+    caller: Option<CallerFields<'a>>,
     endpoint: Option<&'a str>,
     attempts: u32,
     resolve_ms: Option<f64>,
@@ -64,7 +64,7 @@ struct Fields<'a> {
     duration_ms: f64,
     sent_bytes: u64,
     received_bytes: u64,
-    tls: Option<Tls<'a>>,
+    tls: Option<TlsFields<'a>>,
     outcome: &'static str,
     closed_by: &'static str,
     error: Option<&'a str>,
@@ -73,7 +73,7 @@ struct Fields<'a> {
 }
 
 #[derive(Serialize)]
-struct Caller<'a> {
+struct CallerFields<'a> {
     uid: u32,
     user: Option<&'a str>,
     unit: Option<&'a str>,
@@ -81,7 +81,7 @@ struct Caller<'a> {
 }
 
 #[derive(Serialize)]
-struct Tls<'a> {
+struct TlsFields<'a> {
     version: &'static str,
     cipher: &'static str,
     resumed: bool,
@@ -106,7 +106,7 @@ impl AccessLog {
 
     /// Whether the record of a session that was not served is one of too many.
     fn is_one_too_many(&self, record: &Record, ended: Instant) -> bool {
-        if !Flood::minds(record.outcome) {
+        if !RefusalRecordLimiter::minds(record.outcome) {
             return false;
         }
         let caller = record.caller();
@@ -119,7 +119,7 @@ impl AccessLog {
         !is_written
     }
 
-    fn flood(&self) -> MutexGuard<'_, Flood> {
+    fn flood(&self) -> MutexGuard<'_, RefusalRecordLimiter> {
         self.flood.lock()
     }
 
@@ -132,26 +132,26 @@ impl AccessLog {
             waited: record.first_byte.unwrap_or(ended) - record.accepted(),
         };
         let sample = match sampling.judge(ending, record.session().number()) {
-            Verdict::Kept => None,
-            Verdict::Sampled(share) => Some(share),
-            Verdict::LeftOut => return,
+            RecordVerdict::Kept => None,
+            RecordVerdict::Sampled(share) => Some(share),
+            RecordVerdict::LeftOut => return,
         };
         if self.is_one_too_many(record, ended) {
             return;
         }
-        let writer = self.log.access();
+        let writer = self.log.access_writer();
         let caller = record.caller();
         let fields =
-            Fields { caller: caller.as_deref().map(Caller::of), ..Fields::of(record, ended, sample) };
+            Fields { caller: caller.as_deref().map(CallerFields::of), ..Fields::of(record, ended, sample) };
         match writer.form {
-            Form::Json => writer.put(json(fields)),
-            Form::Text => writer.put(text(&fields)),
-            Form::Journal => writer.put(entry(&fields)),
+            OutputFormat::Json => writer.put(json(fields)),
+            OutputFormat::Text => writer.put(text(&fields)),
+            OutputFormat::Journal => writer.put(entry(&fields)),
         }
     }
 }
 
-fn tell(LeftOut { caller, outcome, count, since }: &LeftOut, now: Instant) {
+fn tell(SuppressedRecords { caller, outcome, count, since }: &SuppressedRecords, now: Instant) {
     let seconds = now.saturating_duration_since(*since).as_secs();
     tracing::warn!(
         %caller, outcome = outcome.label(), left_out = count,
@@ -177,10 +177,10 @@ fn text(fields: &Fields<'_>) -> Vec<u8> {
 }
 
 /// The message has what a line of text has: by itself `journalctl` shows nothing else.
-fn entry(fields: &Fields<'_>) -> Entry {
+fn entry(fields: &Fields<'_>) -> JournalEntry {
     let mut message = "session ended:".to_owned();
     each_field(fields, &mut |name, value| append(&mut message, name, value));
-    let mut entry = Entry::new(Level::INFO, &message);
+    let mut entry = JournalEntry::new(Level::INFO, &message);
     entry.field("target", "access");
     each_field(fields, &mut |name, value| match value {
         Value::String(text) => entry.field(name, text),
@@ -237,7 +237,7 @@ impl<'a> Fields<'a> {
             Some(proxied) => (proxied.to_string(), Some(transport_peer)),
             None => (transport_peer, None),
         };
-        let header = record.told.as_deref().and_then(|told| told.header.as_ref());
+        let header = record.metadata.as_deref().and_then(|told| told.header.as_ref());
         Self {
             session: record.session().to_string(),
             listener: record.route().listener().as_str(),
@@ -260,7 +260,7 @@ impl<'a> Fields<'a> {
             duration_ms: ms(ended - record.accepted()),
             sent_bytes: record.sent(),
             received_bytes: record.received(),
-            tls: dial.agreed.as_deref().map(|agreed| Tls::of(agreed, record.unclean_tls_end)),
+            tls: dial.agreed.as_deref().map(|agreed| TlsFields::of(agreed, record.unclean_tls_end)),
             outcome: record.outcome.label(),
             closed_by: record.closed_by.label(),
             error: record.error.as_deref(),
@@ -277,15 +277,15 @@ fn pairs<S: Serializer>(context: &Option<&Context>, serializer: S) -> Result<S::
     }
 }
 
-impl<'a> Caller<'a> {
+impl<'a> CallerFields<'a> {
     fn of(caller: &'a caller::Caller) -> Self {
         let unit = caller.unit().map(caller::Unit::as_str);
         Self { uid: caller.uid, user: caller.user.as_deref(), unit, pid: caller.pid }
     }
 }
 
-impl<'a> Tls<'a> {
-    fn of(agreed: &'a Agreed, unclean_end: bool) -> Self {
+impl<'a> TlsFields<'a> {
+    fn of(agreed: &'a HandshakeInfo, unclean_end: bool) -> Self {
         Self {
             version: agreed.version(),
             cipher: agreed.cipher,

@@ -4,18 +4,18 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use super::guest::{Counted, Guest};
-use super::place::Place;
+use super::guard::SessionGuard;
+use super::identified::{CountedCaller, IdentifiedCaller};
 use super::record::Record;
 use super::route::Route;
 use crate::caller::{Caller, CallerKey};
 use crate::clock;
-use crate::downstream::{self, Census, Identified, Question, Stranger};
+use crate::downstream::{self, CallerCache, CallerLookup, Identification, Stranger};
 use crate::drain::Drain;
 use crate::metrics::{CallerMetrics, CallerSeries};
 use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
-use crate::policy::shares::{self, Shares};
+use crate::policy::caller_limits::{self, CallerLimits};
 use crate::protocol::RefusalKind;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Socket;
@@ -27,7 +27,7 @@ pub struct AdmissionSettings {
     /// Who may; empty: whoever reaches the socket.
     pub allow: Vec<Rule>,
     /// What each may take.
-    pub per_caller: shares::Settings,
+    pub per_caller: caller_limits::Settings,
     /// How many sessions of each may wait for room in a cluster; `None`: what the cluster says.
     pub max_queued: Option<u32>,
 }
@@ -37,7 +37,7 @@ pub struct AdmissionSettings {
 pub struct Admission {
     allow: Vec<Rule>,
     /// Shared with those before it of the same listener.
-    shares: Arc<Mutex<Shares>>,
+    caller_limits: Arc<Mutex<CallerLimits>>,
     /// Whether it counts by them.
     counts: bool,
     max_queued: Option<u32>,
@@ -45,14 +45,14 @@ pub struct Admission {
     needs: Option<Needs>,
     /// Whether anything of it is decided by, and not only told. The user alone needs no database.
     waits: bool,
-    lookups: Lookups,
+    lookups: CallerLookups,
 }
 
 /// What callers are looked up with, whoever asks.
 #[derive(Debug, Clone, Default)]
-pub struct Lookups {
+pub struct CallerLookups {
     /// What this host calls whom.
-    pub census: Arc<Census>,
+    pub cache: Arc<CallerCache>,
     /// Where they are counted.
     pub metrics: Arc<CallerMetrics>,
     /// Those that wait beside their sessions.
@@ -61,7 +61,7 @@ pub struct Lookups {
 
 /// What others than the listener want to know of callers.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct WantedOfCallers {
+pub struct CallerRequirements {
     /// Before a server is dialled for them.
     pub to_dial: Option<Needs>,
     /// For the record of what became of them.
@@ -70,7 +70,7 @@ pub struct WantedOfCallers {
 
 /// What speaks against serving a client.
 #[derive(Debug)]
-pub(super) enum Against {
+pub(super) enum Denial {
     /// No rule is for it.
     Denied(String),
     /// It has what one caller may have.
@@ -82,17 +82,17 @@ pub(super) enum Against {
 impl Admission {
     /// With those settings.
     #[must_use]
-    pub fn new(settings: &AdmissionSettings, wanted: WantedOfCallers, lookups: Lookups) -> Self {
+    pub fn new(settings: &AdmissionSettings, target: CallerRequirements, lookups: CallerLookups) -> Self {
         let tells_apart = !settings.per_caller.is_off() || settings.max_queued.is_some();
         let for_shares = tells_apart.then_some(Needs { unit: true, groups: false });
-        let to_decide = [wanted.to_dial, Needs::of(&settings.allow), for_shares];
+        let to_decide = [target.to_dial, Needs::of(&settings.allow), for_shares];
         let to_decide = to_decide.into_iter().flatten().reduce(Needs::and);
         Self {
             allow: settings.allow.clone(),
-            shares: Arc::new(Mutex::new(Shares::new(settings.per_caller))),
+            caller_limits: Arc::new(Mutex::new(CallerLimits::new(settings.per_caller))),
             counts: !settings.per_caller.is_off(),
             max_queued: settings.max_queued,
-            needs: [to_decide, wanted.to_tell].into_iter().flatten().reduce(Needs::and),
+            needs: [to_decide, target.to_tell].into_iter().flatten().reduce(Needs::and),
             waits: to_decide.is_some_and(|needs| needs != Needs::default()),
             lookups,
         }
@@ -101,10 +101,10 @@ impl Admission {
     /// The same, going on from what callers of that route have. Sessions that began while nobody counted are not counted.
     #[must_use]
     pub fn succeeding(self, before: &Route) -> Self {
-        let settings = self.shares().settings();
-        let shares = Arc::clone(&before.admission().shares);
-        shares.lock().reconfigure(settings);
-        Self { shares, ..self }
+        let settings = self.caller_limits().settings();
+        let caller_limits = Arc::clone(&before.admission().caller_limits);
+        caller_limits.lock().reconfigure(settings);
+        Self { caller_limits, ..self }
     }
 
     /// How many of a caller's sessions may wait for room in a cluster when one more of this listener wants to.
@@ -112,7 +112,7 @@ impl Admission {
         self.max_queued
     }
 
-    fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {
+    fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
         if self.allow.is_empty() || first_match(&self.allow, who.as_deref().ok()).is_some() {
             return None;
         }
@@ -120,20 +120,20 @@ impl Admission {
             Ok(caller) => caller,
             Err(stranger) => stranger,
         };
-        Some(Against::Denied(format!("no rule of the listener's `allow` is for {who}")))
+        Some(Denial::Denied(format!("no rule of the listener's `allow` is for {who}")))
     }
 
     /// Counts a connection for its caller.
-    fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Against> {
+    fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Denial> {
         // By its own settings: those of the shares may be a successor's by now, and nobody here would give one back.
-        let mut shares = self.shares();
-        if !self.counts || shares.is_off() {
+        let mut caller_limits = self.caller_limits();
+        if !self.counts || caller_limits.is_off() {
             return Ok(None);
         }
         let key = CallerKey::of(who.as_deref().ok(), who.as_ref().err().and_then(Stranger::host));
-        match shares.begin(&key, clock::now()) {
+        match caller_limits.begin(&key, clock::now()) {
             Ok(()) => Ok(Some(key)),
-            Err(exceeded) => Err(Against::CallerFull(format!("{key} {exceeded}"))),
+            Err(exceeded) => Err(Denial::CallerFull(format!("{key} {exceeded}"))),
         }
     }
 
@@ -143,34 +143,35 @@ impl Admission {
     }
 
     /// A session's client has been described. Once is enough: later ones are not heard.
-    pub(super) fn described(&self, guest: &mut Guest, caller: Arc<Caller>) {
-        let Counted::Asked { is_refused, .. } = guest.counted else { return };
-        guest.counted = if self.needs.is_some_and(|needs| needs.unit) {
+    pub(super) fn note_described(&self, identified: &mut IdentifiedCaller, caller: Arc<Caller>) {
+        let CountedCaller::Asked { is_refused, .. } = identified.counted else { return };
+        identified.counted = if self.needs.is_some_and(|needs| needs.unit) {
             let series = self.series(Some(&caller));
-            series.began();
+            series.record_connection();
             if is_refused {
-                series.refused();
+                series.record_refusal();
             }
-            Counted::Caller(series)
+            CountedCaller::Caller(series)
         } else {
-            Counted::No
+            CountedCaller::No
         };
-        guest.caller = Some(caller);
+        identified.caller = Some(caller);
     }
 
     /// A session's client has gone.
-    pub(super) fn left(&self, guest: &mut Guest) {
+    pub(super) fn note_left(&self, identified: &mut IdentifiedCaller) {
         // One that nobody has described by now belongs to no unit.
-        if let (Counted::Asked { .. }, Some(caller)) = (&guest.counted, guest.caller.clone()) {
-            self.described(guest, caller);
+        if let (CountedCaller::Asked { .. }, Some(caller)) = (&identified.counted, identified.caller.clone())
+        {
+            self.note_described(identified, caller);
         }
-        match std::mem::replace(&mut guest.counted, Counted::No) {
-            Counted::Caller(series) => series.ended(),
-            Counted::Sharer(both) => {
-                self.shares().end(&both.1, clock::now());
-                both.0.ended();
+        match std::mem::replace(&mut identified.counted, CountedCaller::No) {
+            CountedCaller::Caller(series) => series.record_end(),
+            CountedCaller::Sharer(both) => {
+                self.caller_limits().end(&both.1, clock::now());
+                both.0.record_end();
             }
-            Counted::No | Counted::Asked { .. } => {}
+            CountedCaller::No | CountedCaller::Asked { .. } => {}
         }
     }
 
@@ -179,20 +180,20 @@ impl Admission {
         self.lookups.tasks.spawn(waiting);
     }
 
-    fn shares(&self) -> MutexGuard<'_, Shares> {
-        self.shares.lock()
+    fn caller_limits(&self) -> MutexGuard<'_, CallerLimits> {
+        self.caller_limits.lock()
     }
 }
 
 /// Whoever may connect may still have no identity towards the servers; to be known before it takes anybody's place. Where the
 /// client has yet to name the cluster, its dial will know.
-fn denies_identity(place: &Place, who: &Result<Arc<Caller>, Stranger>) -> Option<Against> {
-    let tls = place.cluster()?.settings().tls.as_ref()?;
+fn denies_identity(guard: &SessionGuard, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
+    let tls = guard.cluster()?.settings().tls.as_ref()?;
     match tls.identities().choose(who.as_deref().ok()) {
         Err(NoIdentity::Denied(caller)) => {
             // Of a stranger we know here why it is one.
             let who = who.as_ref().err().map_or(caller, ToString::to_string);
-            Some(Against::Denied(NoIdentity::Denied(who).to_string()))
+            Some(Denial::Denied(NoIdentity::Denied(who).to_string()))
         }
         Ok(_) | Err(NoIdentity::Absent(_)) => None,
     }
@@ -202,61 +203,63 @@ fn denies_identity(place: &Place, who: &Result<Arc<Caller>, Stranger>) -> Option
 /// turned away for who it is hears its whole name, and dials nobody.
 async fn who(
     downstream: &Socket,
-    place: &Place,
+    guard: &SessionGuard,
     record: &Record,
     needs: Needs,
-) -> (Result<Arc<Caller>, Stranger>, Option<Question>) {
-    let admission = place.route().admission();
-    let question = match downstream::identify(downstream, record.peer, needs, &admission.lookups.census) {
-        Ok(Identified::Known(caller)) => return (Ok(caller), None),
-        Ok(Identified::Asked(question)) => question,
+) -> (Result<Arc<Caller>, Stranger>, Option<CallerLookup>) {
+    let admission = guard.route().admission();
+    let question = match downstream::identify(downstream, record.peer, needs, &admission.lookups.cache) {
+        Ok(Identification::Known(caller)) => return (Ok(caller), None),
+        Ok(Identification::Asked(question)) => question,
         Err(stranger) => return (Err(stranger), None),
     };
-    let who = Ok(question.bare());
-    if admission.waits || admission.denies(&who).is_some() || denies_identity(place, &who).is_some() {
+    let who = Ok(question.without_names());
+    if admission.waits || admission.denies(&who).is_some() || denies_identity(guard, &who).is_some() {
         // Boxed: only the first of a kind has to wait.
-        return (Ok(Box::pin(question.answer()).await), None);
+        return (Ok(Box::pin(question.resolve()).await), None);
     }
     (who, Some(question))
 }
 
 /// What speaks against the client, if anything does. Caps are taken in this order: the listener's, the caller's; the
 /// cluster's and the endpoint's follow with the dial.
-pub(super) async fn against(downstream: &Socket, place: &Place, record: &Record) -> Option<Against> {
-    let route = place.route();
+pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &Record) -> Option<Denial> {
+    let route = guard.route();
     let admission = route.admission();
-    let full = || (!place.has_room()).then(|| Against::ListenerFull(route.max_connections()));
+    let full = || (!guard.has_room()).then(|| Denial::ListenerFull(route.max_connections()));
     let Some(needs) = admission.needs else { return full() };
-    let (who, question) = who(downstream, place, record, needs).await;
-    let judged = match admission.denies(&who).or_else(|| denies_identity(place, &who)).or_else(full) {
-        Some(against) => Err(against),
+    let (who, question) = who(downstream, guard, record, needs).await;
+    let judged = match admission.denies(&who).or_else(|| denies_identity(guard, &who)).or_else(full) {
+        Some(denial) => Err(denial),
         None => admission.share(&who),
     };
-    let (share, against) = match judged {
+    let (share, denial) = match judged {
         Ok(share) => (share, None),
-        Err(against) => (None, Some(against)),
+        Err(denial) => (None, Some(denial)),
     };
     let counted = match (question, share) {
         // Where there are shares, nothing is left to be asked.
-        (Some(question), _) => Counted::Asked { question: Arc::new(question), is_refused: against.is_some() },
-        (None, _) if !needs.unit => Counted::No,
+        (Some(question), _) => {
+            CountedCaller::Asked { question: Arc::new(question), is_refused: denial.is_some() }
+        }
+        (None, _) if !needs.unit => CountedCaller::No,
         (None, share) => {
             let series = admission.series(who.as_deref().ok());
-            series.began();
-            if against.is_some() {
-                series.refused();
+            series.record_connection();
+            if denial.is_some() {
+                series.record_refusal();
             }
             match share {
-                None => Counted::Caller(series),
-                Some(share) => Counted::Sharer(Box::new((series, share))),
+                None => CountedCaller::Caller(series),
+                Some(share) => CountedCaller::Sharer(Box::new((series, share))),
             }
         }
     };
-    place.identified(Guest { caller: who.ok(), counted });
-    against
+    guard.set_caller(IdentifiedCaller { caller: who.ok(), counted });
+    denial
 }
 
-impl Against {
+impl Denial {
     /// One that only wants a session cancelled that lives here takes nobody's place, and is wanted most where there is no room.
     pub(super) const fn lets_cancel(&self) -> bool {
         matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))

@@ -3,71 +3,75 @@
 //! The reply tells the endpoint, so the dial comes before anything of the cluster's own protocol: that begins behind the
 //! reply, and until then a refusal is HTTP.
 
-use super::admission::Against;
-use super::dialling::{Ask, announce, dial_for, introduce};
-use super::heads::{has_no_head, head_timeout};
-use super::place::Place;
+use super::admission::Denial;
+use super::dialling::{DialIntent, announce, dial_for, upgrade_server_first};
+use super::guard::SessionGuard;
+use super::read_head::{head_timeout, record_head_error};
 use super::record::Record;
-use super::unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, stopped, stopped_unheard};
+use super::reject::{
+    Rejected, left_before_greeting, not_opened, nothing_to_cancel, stopped, stopped_before_opening,
+};
 use super::{OPENING_TIMEOUT, begin};
 use crate::clock;
-use crate::downstream::{self, NoHead, Patience, read_head};
-use crate::head::connect::{Error, Request, RequestReader, Served, served};
+use crate::downstream::{self, HeadError, OpeningTimeouts, read_head};
+use crate::head::connect::{ConnectRequest, Error, RequestReader, SessionInfo, success_reply};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Opened, RefusalKind, TLS_ALERT};
+use crate::protocol::{ClientOpening, RefusalKind, TLS_ALERT};
 use crate::relay;
 use crate::sys::Socket;
-use crate::upstream::{Dialled, Lease, Meeting, Ready, Tightened, Wanted};
+use crate::upstream::{DialOverrides, DialTarget, Dialled, Lease, Ready, ServerFirstUpgrade};
 
 /// request → dial → reply → opening: as `session::open` has it for those who do not ask.
 pub(super) async fn open(
     downstream: Socket,
-    place: &Place,
+    guard: &SessionGuard,
     record: &mut Record,
-    against: Option<Against>,
-) -> Result<(relay::Start, Lease), Option<Unserved>> {
-    let (downstream, request) = request(downstream, place, record, against).await?;
+    denial: Option<Denial>,
+) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
+    let (downstream, request) = request(downstream, guard, record, denial).await?;
     let Some(index) =
-        request.which(&place.route().clusters().map(|cluster| cluster.settings().name.as_str()))
+        request.which(&guard.route().clusters().map(|cluster| cluster.settings().name.as_str()))
     else {
-        return Err(Some(unknown(downstream, place, record)));
+        return Err(Some(unknown(downstream, guard, record)));
     };
-    place.leads_to(index);
-    place.opened();
+    guard.set_destination(index);
+    guard.note_opened();
     if request.context.is_some() {
-        record.told().context.clone_from(&request.context);
+        record.metadata_mut().context.clone_from(&request.context);
     }
     let asked = clock::now();
-    let ask = Ask {
-        wanted: Wanted::Any,
+    let intent = DialIntent {
+        target: DialTarget::Any,
         owner: None,
         has_spoken: false,
         preface: &[],
         opening: None,
         may_half_close: true,
         insists: false,
-        tightened: tightened(&request),
+        overrides: overrides(&request),
     };
-    let dialled = dial_for(downstream, ask, place, record).await;
+    let dialled = dial_for(downstream, intent, guard, record).await;
     let (dialled, downstream) =
-        dialled.map_err(|unserved| unserved.map(|unserved| unserved.in_http(None)))?;
-    let reply = served(&Served {
+        dialled.map_err(|rejected| rejected.map(|rejected| rejected.in_http(None)))?;
+    let reply = success_reply(&SessionInfo {
         session: &record.session().to_string(),
         endpoint: record.dial.endpoint.as_ref().map_or("", |name| name.as_str()),
         attempts: record.dial.attempts,
         took: clock::now() - asked,
     });
-    let is_served = downstream::welcome(&downstream, &reply).await;
+    let is_served = downstream::send_welcome(&downstream, &reply).await;
     match dialled {
-        Dialled::Meets(meeting) if is_served => meets(downstream, meeting, place, record).await,
-        Dialled::Ready(ready, lease) if is_served => hear_out(downstream, ready, lease, place, record).await,
-        Dialled::Meets(meeting) => {
-            meeting.part().await;
-            left_ungreeted(record);
+        Dialled::ServerFirst(server_first) if is_served => {
+            meets(downstream, server_first, guard, record).await
+        }
+        Dialled::Ready(ready, lease) if is_served => hear_out(downstream, ready, lease, guard, record).await,
+        Dialled::ServerFirst(server_first) => {
+            server_first.finish_without_client().await;
+            left_before_greeting(record);
             Err(None)
         }
         Dialled::Ready(..) => {
-            left_ungreeted(record);
+            left_before_greeting(record);
             Err(None)
         }
     }
@@ -76,52 +80,52 @@ pub(super) async fn open(
 /// What the client asks for, where nothing speaks against it.
 async fn request(
     downstream: Socket,
-    place: &Place,
+    guard: &SessionGuard,
     record: &mut Record,
-    against: Option<Against>,
-) -> Result<(Socket, Request), Option<Unserved>> {
-    let within = head_timeout(place);
+    denial: Option<Denial>,
+) -> Result<(Socket, ConnectRequest), Option<Rejected>> {
+    let within = head_timeout(guard);
     let read = tokio::select! {
         biased;
         read = read_head(&downstream, RequestReader::default(), "CONNECT request", within) => read,
-        outcome = place.live().ordered_to_stop() => {
+        outcome = guard.live().stop_requested() => {
             return Err(Some(stopped(downstream, record, outcome).in_http(None)));
         }
     };
     let status = match &read {
-        Err(NoHead::Slow(..)) => Some(408),
-        Err(NoHead::Malformed(error)) => error.status(),
-        Ok(_) | Err(NoHead::Gone(_) | NoHead::Broken(..)) => None,
+        Err(HeadError::Slow(..)) => Some(408),
+        Err(HeadError::Malformed(error)) => error.status(),
+        Ok(_) | Err(HeadError::Gone(_) | HeadError::Broken(..)) => None,
     };
-    match (read, against) {
+    match (read, denial) {
         (Ok(request), None) => Ok((downstream, request)),
-        (Ok(_), Some(against)) => Err(Some(Unserved::new(downstream, against.note(record)).in_http(None))),
-        (Err(_), Some(against)) => {
-            against.note(record);
+        (Ok(_), Some(denial)) => Err(Some(Rejected::new(downstream, denial.note(record)).in_http(None))),
+        (Err(_), Some(denial)) => {
+            denial.note(record);
             downstream.abort();
             Err(None)
         }
         (Err(error), None) => {
-            let is_there = has_no_head(record, Outcome::BadContext, &error);
-            if matches!(error, NoHead::Malformed(Error::SpeaksTls)) {
-                downstream::say(downstream, TLS_ALERT).await;
+            let is_there = record_head_error(record, Outcome::BadContext, &error);
+            if matches!(error, HeadError::Malformed(Error::SpeaksTls)) {
+                downstream::send_and_close(downstream, TLS_ALERT).await;
                 return Err(None);
             }
-            Err(is_there.then(|| Unserved::new(downstream, RefusalKind::BadRequest).in_http(status)))
+            Err(is_there.then(|| Rejected::new(downstream, RefusalKind::BadRequest).in_http(status)))
         }
     }
 }
 
-fn unknown(downstream: Socket, place: &Place, record: &mut Record) -> Unserved {
-    let names = place.route().clusters().map(|cluster| cluster.settings().name.as_str());
+fn unknown(downstream: Socket, guard: &SessionGuard, record: &mut Record) -> Rejected {
+    let names = guard.route().clusters().map(|cluster| cluster.settings().name.as_str());
     let names = names.collect::<Vec<_>>().join(", ");
     let words = format!("the target is no cluster that this listener leads to; there is {names}");
     record.end(Outcome::BadContext, Side::Ambassador, Some(words));
-    Unserved::new(downstream, RefusalKind::BadRequest).in_http(Some(404))
+    Rejected::new(downstream, RefusalKind::BadRequest).in_http(Some(404))
 }
 
-fn tightened(request: &Request) -> Tightened<'_> {
-    Tightened {
+fn overrides(request: &ConnectRequest) -> DialOverrides<'_> {
+    DialOverrides {
         attempts: request.attempts.map(|attempts| attempts.max(1)),
         deadline: request.deadline,
         affinity: request.affinity.as_deref(),
@@ -131,12 +135,13 @@ fn tightened(request: &Request) -> Tightened<'_> {
 /// A server that has greeted: from here on it is as without a request.
 async fn meets(
     downstream: Socket,
-    meeting: Box<Meeting>,
-    place: &Place,
+    server_first: Box<ServerFirstUpgrade>,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(relay::Start, Lease), Option<Unserved>> {
-    let (ready, lease, downstream) = Box::pin(introduce(downstream, *meeting, place, record)).await?;
-    begin(downstream, ready, lease, Opened::default(), place, record).await
+) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
+    let (ready, lease, downstream) =
+        Box::pin(upgrade_server_first(downstream, *server_first, guard, record)).await?;
+    begin(downstream, ready, lease, ClientOpening::default(), guard, record).await
 }
 
 /// The cluster's own protocol, with the endpoint at hand.
@@ -144,46 +149,48 @@ async fn hear_out(
     downstream: Socket,
     ready: Ready,
     lease: Lease,
-    place: &Place,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(relay::Start, Lease), Option<Unserved>> {
-    let cluster = place.cluster().expect("the request named one");
+) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
+    let cluster = guard.cluster().expect("the request named one");
     let protocol = &*cluster.settings().protocol;
-    place.awaits_more();
+    guard.note_unopened();
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, Patience::of(OPENING_TIMEOUT)) => opened,
-        outcome = place.live().ordered_to_stop() => return Err(stopped_unheard(downstream, record, outcome)),
+        opened = downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)) => opened,
+        outcome = guard.live().stop_requested() => return Err(stopped_before_opening(downstream, record, outcome)),
     };
     let mut opened = match opened {
         Ok(opened) => opened,
         Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
     };
-    place.opened();
+    guard.note_opened();
     record.reply_to = opened.reply_to;
     let Some(key) = &opened.cancels else {
-        announce(place, &mut opened.bytes);
-        return begin(downstream, ready, lease, opened, place, record).await;
+        announce(guard, &mut opened.bytes);
+        return begin(downstream, ready, lease, opened, guard, record).await;
     };
     // Only now is it known that it wants a certain endpoint, and none other.
     drop((ready, lease));
-    let Some((wanted, owner)) = place.route().owner_of(key, cluster) else {
+    let Some((target, owner)) = guard.route().cancel_target(key, cluster) else {
         return Err(Some(nothing_to_cancel(downstream, record)));
     };
-    let ask = Ask {
-        wanted,
+    let intent = DialIntent {
+        target,
         owner,
         has_spoken: true,
         preface: &[],
         opening: None,
         may_half_close: opened.may_half_close,
         insists: true,
-        tightened: Tightened::default(),
+        overrides: DialOverrides::default(),
     };
-    match dial_for(downstream, ask, place, record).await? {
+    match dial_for(downstream, intent, guard, record).await? {
         (Dialled::Ready(ready, lease), downstream) => {
-            begin(downstream, ready, lease, opened, place, record).await
+            begin(downstream, ready, lease, opened, guard, record).await
         }
-        (Dialled::Meets(meeting), downstream) => meets(downstream, meeting, place, record).await,
+        (Dialled::ServerFirst(server_first), downstream) => {
+            meets(downstream, server_first, guard, record).await
+        }
     }
 }

@@ -4,22 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::heads;
-use super::place::Place;
+use super::guard::SessionGuard;
+use super::read_head;
 use super::record::Record;
-use super::unserved::{Unserved, gone_while_dialling, not_opened, stopped, undialled};
+use super::reject::{Rejected, dial_failed, gone_while_dialling, not_opened, stopped};
 use crate::caller::Caller;
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
 use crate::sys::{Peer, Socket};
 use crate::upstream::{
-    Announcement, Demand, Dialled, Lease, Meeting, Ready, Refusal, Tightened, Wanted, dial,
+    DialFailure, DialOverrides, DialRequest, DialTarget, Dialled, Lease, ProxyInfo, Ready,
+    ServerFirstUpgrade, dial,
 };
 
 /// What a session asks of its dial.
-pub(super) struct Ask<'a> {
-    pub(super) wanted: Wanted,
+pub(super) struct DialIntent<'a> {
+    pub(super) target: DialTarget,
     /// Whose session it cancels.
     pub(super) owner: Option<Arc<Caller>>,
     /// Bytes of the client wait to be passed on.
@@ -32,36 +33,37 @@ pub(super) struct Ask<'a> {
     pub(super) may_half_close: bool,
     /// The client wants it done, even if it does not wait.
     pub(super) insists: bool,
-    pub(super) tightened: Tightened<'a>,
+    pub(super) overrides: DialOverrides<'a>,
 }
 
 /// Dials while the client is there and nobody orders an end.
 pub(super) async fn dial_for(
     downstream: Socket,
-    ask: Ask<'_>,
-    place: &Place,
+    intent: DialIntent<'_>,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(Dialled, Socket), Option<Unserved>> {
-    let cluster = place.cluster().expect("who dials knows where");
-    let Ask { wanted, owner, has_spoken, preface, opening, may_half_close, insists, tightened } = ask;
+) -> Result<(Dialled, Socket), Option<Rejected>> {
+    let cluster = guard.cluster().expect("who dials knows where");
+    let DialIntent { target, owner, has_spoken, preface, opening, may_half_close, insists, overrides } =
+        intent;
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_stopped = !cluster.settings().protocol.parts_politely();
     let may_be_cut = may_be_stopped && !insists;
-    let announcement = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
+    let proxy_info = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
     // Of another host. Whoever is of this one and not known is a stranger among all.
-    let max_queued = place.route().admission().max_queued();
+    let max_queued = guard.route().admission().max_queued();
     // Asked for where callers take turns, by which alone it matters.
     let takes_turns = cluster.settings().takes_turns || max_queued.is_some();
-    let from = if takes_turns && place.caller().is_none() { record.peer.other_host() } else { None };
-    let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&tightened, record));
-    let caller = owner.or_else(|| place.caller());
-    let demand = Demand {
-        wanted,
+    let from = if takes_turns && guard.caller().is_none() { record.peer.other_host() } else { None };
+    let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&overrides, record));
+    let caller = owner.or_else(|| guard.caller());
+    let request = DialRequest {
+        target,
         has_spoken,
         preface,
         opening,
-        tightened,
-        announcement: announcement.as_ref(),
+        overrides,
+        proxy_info: proxy_info.as_ref(),
         affinity: affinity.flatten(),
         caller: caller.as_deref(),
         from,
@@ -69,28 +71,28 @@ pub(super) async fn dial_for(
     };
     tokio::select! {
         biased;
-        dialled = dial(cluster, demand, &mut record.dial) => match dialled {
+        dialled = dial(cluster, request, &mut record.dial) => match dialled {
             Ok(dialled) => Ok((dialled, downstream)),
             Err(refusal) => {
                 if matches!(refusal.outcome(), Outcome::CallerFull | Outcome::Denied) {
-                    place.refused();
+                    guard.note_refused();
                 }
-                Err(Some(undialled(downstream, record, &refusal)))
+                Err(Some(dial_failed(downstream, record, &refusal)))
             }
         },
         gone = downstream.gone(may_half_close), if may_be_cut => {
             gone_while_dialling(record, gone);
             Err(None)
         }
-        outcome = place.live().ordered_to_stop(), if may_be_stopped => Err(Some(stopped(downstream, record, outcome))),
+        outcome = guard.live().stop_requested(), if may_be_stopped => Err(Some(stopped(downstream, record, outcome))),
     }
 }
 
 /// The session, as its server is to hear of it.
-fn announcement(downstream: &Socket, record: &Record) -> Announcement {
+fn announcement(downstream: &Socket, record: &Record) -> ProxyInfo {
     let caller = record.caller();
-    Announcement {
-        addresses: heads::addresses(downstream, record),
+    ProxyInfo {
+        addresses: read_head::addresses(downstream, record),
         session: record.session().to_string(),
         uid: caller.as_ref().map(|caller| caller.uid),
         unit: caller.as_ref().and_then(|caller| caller.unit()).map(ToString::to_string),
@@ -100,8 +102,8 @@ fn announcement(downstream: &Socket, record: &Record) -> Announcement {
 
 /// Who is kept on one endpoint by `source_hash`: what the client names, or else a user of this host, where the caller was
 /// looked up, or else an address.
-fn affinity(tightened: &Tightened<'_>, record: &Record) -> Option<u64> {
-    if let Some(named) = tightened.affinity {
+fn affinity(overrides: &DialOverrides<'_>, record: &Record) -> Option<u64> {
+    if let Some(named) = overrides.affinity {
         return Some(hash(named.as_bytes()));
     }
     if let Some(caller) = record.caller() {
@@ -117,10 +119,10 @@ fn affinity(tightened: &Tightened<'_>, record: &Record) -> Option<u64> {
 }
 
 /// Tells the server in a client's login which unit it is, where that is wanted and known.
-pub(super) fn announce(place: &Place, login: &mut Vec<u8>) {
-    let settings = place.cluster().expect("who logs in has a cluster").settings();
+pub(super) fn announce(guard: &SessionGuard, login: &mut Vec<u8>) {
+    let settings = guard.cluster().expect("who logs in has a cluster").settings();
     if settings.announce_caller
-        && let Some(caller) = place.caller()
+        && let Some(caller) = guard.caller()
         && let Some(unit) = caller.unit()
     {
         settings.protocol.announce(login, unit.as_str());
@@ -128,37 +130,37 @@ pub(super) fn announce(place: &Place, login: &mut Vec<u8>) {
 }
 
 /// The client's part in an upgrade. However it ends, the server has seen a whole conversation.
-pub(super) async fn introduce(
+pub(super) async fn upgrade_server_first(
     downstream: Socket,
-    mut meeting: Meeting,
-    place: &Place,
+    mut server_first: ServerFirstUpgrade,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(Ready, Lease, Socket), Option<Unserved>> {
-    let protocol = &*place.cluster().expect("who was dialled has a cluster").settings().protocol;
+) -> Result<(Ready, Lease, Socket), Option<Rejected>> {
+    let protocol = &*guard.cluster().expect("who was dialled has a cluster").settings().protocol;
     let introduced = tokio::select! {
         biased;
-        introduced = downstream::introduce(&downstream, meeting.greeting(), INTRODUCTION_TIMEOUT) => introduced,
-        outcome = place.live().ordered_to_stop() => {
-            meeting.part().await;
+        introduced = downstream::exchange_greeting(&downstream, server_first.greeting(), INTRODUCTION_TIMEOUT) => introduced,
+        outcome = guard.live().stop_requested() => {
+            server_first.finish_without_client().await;
             return Err(Some(stopped(downstream, record, outcome)));
         }
     };
     let introduced = match introduced {
         Ok(mut introduced) => {
-            announce(place, &mut introduced.upgraded.first);
+            announce(guard, &mut introduced.upgraded.first);
             introduced
         }
         Err(error) => {
-            meeting.part().await;
+            server_first.finish_without_client().await;
             return Err(not_opened(downstream, protocol, record, error).await);
         }
     };
     record.reply_to = introduced.reply_to;
-    match meeting.secure(introduced, &mut record.dial).await {
+    match server_first.secure(introduced, &mut record.dial).await {
         Ok((ready, lease)) => Ok((ready, lease, downstream)),
         Err(last) => {
             let attempts = record.dial.attempts;
-            Err(Some(undialled(downstream, record, &Refusal::Failed { last, attempts, stopped: None })))
+            Err(Some(dial_failed(downstream, record, &DialFailure::Failed { last, attempts, stopped: None })))
         }
     }
 }

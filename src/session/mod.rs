@@ -6,44 +6,44 @@
 mod access;
 mod admission;
 mod connect;
+mod counters;
 mod dialling;
-mod guest;
-mod heads;
-mod late;
-mod ledger;
-mod orphans;
-mod place;
+mod evict;
+mod guard;
+mod identified;
+mod read_head;
 mod record;
+mod reject;
 mod rotation;
 mod route;
-mod totals;
-mod unserved;
+mod table;
+mod tls_failure;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::downstream::{self, Patience};
+use crate::downstream::{self, OpeningTimeouts};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Opened, Outbox, RefusalKind, ReplyTo};
-use crate::relay::{self, Ended, Fault, Unfinished};
-use crate::sys::{Accepted, Expecting, Socket};
-use crate::upstream::{Dialled, Lease, Ready, Tightened, Wanted, see_out};
+use crate::protocol::{ClientOpening, Outbox, RefusalKind, ReplyTo};
+use crate::relay::{self, Ended, RelayError, Unfinished};
+use crate::sys::{Accepted, DescriptorReservation, Socket};
+use crate::upstream::{DialOverrides, DialTarget, Dialled, Lease, Ready, finish_dialogue};
 use crate::workers::WorkerLoad;
 
 pub use access::AccessLog;
-pub use admission::{Admission, AdmissionSettings, Lookups, WantedOfCallers};
-use dialling::{Ask, announce, dial_for, introduce};
-pub use ledger::{Ledger, Tally};
-pub use orphans::end_orphans;
-pub use place::Admitted;
-use place::Place;
+pub use admission::{Admission, AdmissionSettings, CallerLookups, CallerRequirements};
+pub use counters::Counters;
+use dialling::{DialIntent, announce, dial_for, upgrade_server_first};
+pub use evict::evict_sessions;
+pub use guard::Admitted;
+use guard::SessionGuard;
 pub use record::{NoSessionId, Record, SessionId, SessionIds};
+use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
 pub use rotation::end_outdated;
 pub use route::{Destination, Route, SessionView, Settings};
-pub use totals::Totals;
-use unserved::{Unserved, left_ungreeted, not_opened, nothing_to_cancel, refuse, stopped_unheard};
+pub use table::{DestinationCounters, SessionTable};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
@@ -55,20 +55,20 @@ pub fn run(
     access: Arc<AccessLog>,
     load: WorkerLoad,
 ) -> impl Future<Output = ()> + Send {
-    let Admitted { place, mut record } = admitted;
-    let expecting = Expecting::begin();
+    let Admitted { guard, mut record } = admitted;
+    let expecting = DescriptorReservation::begin();
     async move {
-        let opening = Box::pin(open_or_refuse(accepted, &place, &mut record, expecting));
-        let Some((start, lease)) = opening.await else { return leave(record, place, load, access) };
-        let settings = &place.cluster().expect(RELAYS).settings().session;
-        let relaying = relay::relay(start, settings, place.live());
-        let left = note(relaying.await, place.lived(), &mut record);
-        place.blame(&record, &lease);
+        let opening = Box::pin(open_or_refuse(accepted, &guard, &mut record, expecting));
+        let Some((start, lease)) = opening.await else { return leave(record, guard, load, access) };
+        let settings = &guard.cluster().expect(RELAYS).settings().session;
+        let relaying = relay::relay(start, settings, guard.live());
+        let left = note(relaying.await, guard.lifetime(), &mut record);
+        guard.blame(&record, &lease);
         match left {
             (None, None) => drop(lease),
-            (unserved, unfinished) => Box::pin(aftermath(unserved, unfinished, lease, &record)).await,
+            (rejected, unfinished) => Box::pin(aftermath(rejected, unfinished, lease, &record)).await,
         }
-        leave(record, place, load, access);
+        leave(record, guard, load, access);
     }
 }
 
@@ -77,15 +77,15 @@ const RELAYS: &str = "a session that relays has a cluster";
 
 /// In this order: whoever reads the record finds the session gone, and its client's name in it, if there is one to be had. Where
 /// that has yet to come, it is waited for beside: the session's own task is over, and others have its room.
-fn leave(record: Record, mut place: Place, load: WorkerLoad, access: Arc<AccessLog>) {
+fn leave(record: Record, mut guard: SessionGuard, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
-    record.route().ended(&record, &place, ended);
+    record.route().record_end(&record, &guard, ended);
     drop(load);
-    let route = Arc::clone(place.route());
-    let description = place.description().filter(|_| route.settings().records.is_some());
-    place.vacate();
+    let route = Arc::clone(guard.route());
+    let description = guard.caller_lookup().filter(|_| route.settings().records.is_some());
+    guard.vacate();
     let write = move || {
-        drop(place);
+        drop(guard);
         access.write(&record, ended);
     };
     match description {
@@ -99,24 +99,24 @@ fn leave(record: Record, mut place: Place, load: WorkerLoad, access: Arc<AccessL
 
 async fn open_or_refuse(
     accepted: Accepted,
-    place: &Place,
+    guard: &SessionGuard,
     record: &mut Record,
-    _expecting: Expecting,
-) -> Option<(relay::Start, Lease)> {
-    let unserved = match open(accepted, place, record).await {
+    _expecting: DescriptorReservation,
+) -> Option<(relay::RelayInput, Lease)> {
+    let rejected = match open(accepted, guard, record).await {
         Ok(opened) => return Some(opened),
-        Err(unserved) => unserved?,
+        Err(rejected) => rejected?,
     };
-    Box::pin(refuse(unserved, record)).await;
+    Box::pin(refuse(rejected, record)).await;
     None
 }
 
 /// opening → dial: what a relay begins with, or a client to refuse, or one that has gone.
 async fn open(
     accepted: Accepted,
-    place: &Place,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(relay::Start, Lease), Option<Unserved>> {
+) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
     let downstream = match Socket::adopt(accepted) {
         Ok(downstream) => downstream,
         Err(error) => {
@@ -124,22 +124,22 @@ async fn open(
             return Err(None);
         }
     };
-    let (route, live) = (place.route(), place.live());
-    let mut against = admission::against(&downstream, place, record).await;
-    if let Some(against) = against.take_if(|_| !place.turn_away()) {
-        against.note(record);
+    let (route, live) = (guard.route(), guard.live());
+    let mut denial = admission::denial(&downstream, guard, record).await;
+    if let Some(denial) = denial.take_if(|_| !guard.turn_away()) {
+        denial.note(record);
         downstream.abort();
         return Err(None);
     }
     let downstream = if route.settings().accept_proxy {
-        match Box::pin(heads::proxy_header(downstream, place, record)).await {
+        match Box::pin(read_head::proxy_header(downstream, guard, record)).await {
             Ok(downstream) => downstream,
             // Who is not to be served anyway is refused for that.
-            Err(unserved) => {
-                let unserved = unserved.map(|unserved| unserved.or(against, record));
+            Err(rejected) => {
+                let rejected = rejected.map(|rejected| rejected.or(denial, record));
                 return Err(match route.settings().context {
-                    true => unserved.map(|unserved| unserved.in_http(None)),
-                    false => unserved,
+                    true => rejected.map(|rejected| rejected.in_http(None)),
+                    false => rejected,
                 });
             }
         }
@@ -147,51 +147,51 @@ async fn open(
         downstream
     };
     if route.settings().context {
-        return Box::pin(connect::open(downstream, place, record, against)).await;
+        return Box::pin(connect::open(downstream, guard, record, denial)).await;
     }
-    let cluster = place.cluster().expect("without a CONNECT request a route has one cluster");
+    let cluster = guard.cluster().expect("without a CONNECT request a route has one cluster");
     let protocol = &*cluster.settings().protocol;
-    let patience = match against {
-        None => Patience { silent: protocol.bears_silence(), within: OPENING_TIMEOUT },
-        Some(_) => Patience::of(OPENING_TIMEOUT_FULL),
+    let patience = match denial {
+        None => OpeningTimeouts { silent: protocol.bears_silence(), within: OPENING_TIMEOUT },
+        Some(_) => OpeningTimeouts::of(OPENING_TIMEOUT_FULL),
     };
     let opened = tokio::select! {
         biased;
         opened = downstream::read_opening(&downstream, protocol, patience) => opened,
-        outcome = live.ordered_to_stop() => return Err(stopped_unheard(downstream, record, outcome)),
+        outcome = live.stop_requested() => return Err(stopped_before_opening(downstream, record, outcome)),
     };
     let cancels = opened.as_ref().ok().and_then(|opened| opened.cancels.as_ref());
-    let cancelled = cancels.map(|key| route.owner_of(key, cluster));
-    let is_known = matches!(cancelled, Some(Some((Wanted::Endpoint { .. }, _))));
-    let mut opened = match (opened, against) {
+    let cancelled = cancels.map(|key| route.cancel_target(key, cluster));
+    let is_known = matches!(cancelled, Some(Some((DialTarget::Endpoint { .. }, _))));
+    let mut opened = match (opened, denial) {
         (Ok(opened), None) => opened,
         // Anybody can invent a key: one that no session has passes no cap.
-        (Ok(opened), Some(against)) if is_known && against.lets_cancel() => opened,
-        (Ok(opened), Some(against)) => {
+        (Ok(opened), Some(denial)) if is_known && denial.lets_cancel() => opened,
+        (Ok(opened), Some(denial)) => {
             // One that speaks first was heard first: it would not understand an answer to something that it has not said.
             record.reply_to = opened.reply_to;
-            let kind = against.note(record);
-            return Err(Some(Unserved::new(downstream, kind)));
+            let kind = denial.note(record);
+            return Err(Some(Rejected::new(downstream, kind)));
         }
-        (Err(_), Some(against)) => {
-            against.note(record);
+        (Err(_), Some(denial)) => {
+            denial.note(record);
             downstream.abort();
             return Err(None);
         }
         (Err(error), None) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
     };
-    place.opened();
+    guard.note_opened();
     record.reply_to = opened.reply_to;
-    let (wanted, owner) = match cancelled {
-        None => (Wanted::Any, None),
+    let (target, owner) = match cancelled {
+        None => (DialTarget::Any, None),
         Some(Some(found)) => found,
         Some(None) => return Err(Some(nothing_to_cancel(downstream, record))),
     };
     if opened.cancels.is_none() {
-        announce(place, &mut opened.bytes);
+        announce(guard, &mut opened.bytes);
     }
-    let ask = Ask {
-        wanted,
+    let intent = DialIntent {
+        target,
         owner,
         has_spoken: !opened.bytes.is_empty(),
         preface: &opened.bytes[..opened.preface],
@@ -199,21 +199,24 @@ async fn open(
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
         insists: opened.cancels.is_some(),
-        tightened: Tightened::default(),
+        overrides: DialOverrides::default(),
     };
-    let (dialled, downstream) = dial_for(downstream, ask, place, record).await?;
+    let (dialled, downstream) = dial_for(downstream, intent, guard, record).await?;
     let (ready, lease, downstream) = match dialled {
         Dialled::Ready(ready, lease) if protocol.server_greets() => {
             // A TLS hello that had not come yet when we first looked has come by now.
-            match downstream::read_opening(&downstream, protocol, Patience::of(OPENING_TIMEOUT)).await {
+            match downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)).await
+            {
                 Ok(_) => (ready, lease, downstream),
                 Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
             }
         }
         Dialled::Ready(ready, lease) => (ready, lease, downstream),
-        Dialled::Meets(meeting) => Box::pin(introduce(downstream, *meeting, place, record)).await?,
+        Dialled::ServerFirst(server_first) => {
+            Box::pin(upgrade_server_first(downstream, *server_first, guard, record)).await?
+        }
     };
-    begin(downstream, ready, lease, opened, place, record).await
+    begin(downstream, ready, lease, opened, guard, record).await
 }
 
 /// What a relay begins with.
@@ -221,37 +224,37 @@ async fn begin(
     downstream: Socket,
     ready: Ready,
     lease: Lease,
-    mut opened: Opened,
-    place: &Place,
+    mut opened: ClientOpening,
+    guard: &SessionGuard,
     record: &mut Record,
-) -> Result<(relay::Start, Lease), Option<Unserved>> {
-    let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.stamp);
-    place.established(lease.endpoint().id(), identity);
-    place.route().dialled(&record.dial);
-    let Ready { end: upstream, mut welcome, first, dialogue, answer, said, .. } = ready;
+) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
+    let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.generation);
+    guard.note_established(lease.endpoint().id(), identity);
+    guard.route().record_dial(&record.dial);
+    let Ready { stream: upstream, mut welcome, first, dialogue, answer, said, .. } = ready;
     opened.bytes.drain(..said);
-    place.live().note_said(said);
+    guard.live().note_said(said);
     if let Some(answer) = answer {
         welcome.extend(answered(&mut opened, &answer));
         record.reply_to = ReplyTo::default();
     }
-    if !downstream::welcome(&downstream, &welcome).await {
-        left_ungreeted(record);
+    if !downstream::send_welcome(&downstream, &welcome).await {
+        left_before_greeting(record);
         return Err(None);
     }
     if !welcome.is_empty() && record.reply_to == ReplyTo::default() {
         record.reply_to = ReplyTo::WELCOMED;
     }
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
-    let protocol = &place.cluster().expect(RELAYS).settings().protocol;
+    let protocol = &guard.cluster().expect(RELAYS).settings().protocol;
     let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
-    let patience = place.cluster().expect(RELAYS).settings().dial.handshake_timeout;
+    let patience = guard.cluster().expect(RELAYS).settings().dial.handshake_timeout;
     let verdict_until = upstream.is_uncertified().then(|| clock::now() + patience);
-    Ok((relay::Start { downstream, upstream, opening, dialogue, verdict_until }, lease))
+    Ok((relay::RelayInput { downstream, upstream, opening, dialogue, verdict_until }, lease))
 }
 
 /// The upgrade has said the client's preface: what the client hears of the answer, and what is left to say and to rewrite.
-fn answered(opened: &mut Opened, answer: &[u8]) -> Vec<u8> {
+fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
     let mut out = Outbox::default();
     opened.bytes.drain(..opened.preface);
     if let Some(dialogue) = &mut opened.dialogue {
@@ -269,31 +272,32 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
 /// Notes how the relay ended. The answer: the client, if it has read nothing of the server yet and can be told why, and the server that
 /// has to hear the rest of a dialogue.
-fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Unserved>, Option<Box<Unfinished>>) {
+fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
-        Some(Fault::Io(error)) => late::judge(error, seen(record, age)),
-        Some(Fault::Dialogue(_) | Fault::Uncertified) | None => None,
+        Some(RelayError::Io(error)) => tls_failure::judge(error, seen(record, age)),
+        Some(RelayError::Dialogue(_) | RelayError::Uncertified) | None => None,
     };
     // A server that leaves bytes of ours unread resets where it would end.
-    let failure = failure.or_else(|| late::uncertified(&ended, seen(record, age)));
+    let failure = failure.or_else(|| tls_failure::uncertified(&ended, seen(record, age)));
     let is_rejection = failure.as_ref().is_some_and(|failure| failure.is_rejection);
     let outcome = if is_rejection { Outcome::TlsFailed } else { ended.outcome };
     let words =
         failure.map(|failure| failure.words).or_else(|| ended.fault.as_ref().map(ToString::to_string));
-    if let Some(Fault::Dialogue(error)) = &ended.fault {
+    if let Some(RelayError::Dialogue(error)) = &ended.fault {
         record.reply_to = error.reply_to;
     }
     record.first_byte = ended.first_byte;
     record.unclean_tls_end = ended.unclean_tls_end;
     record.is_uncertified =
-        is_rejection && ended.is_uncertified || matches!(ended.fault, Some(Fault::Uncertified));
+        is_rejection && ended.is_uncertified || matches!(ended.fault, Some(RelayError::Uncertified));
     record.end(outcome, ended.closed_by, words);
     let Ended { downstream, may_be_told, unfinished, fault, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
     // Where a protocol has no words a refusal is a reset. What a server ended in order, having taken what it was sent, is ended so.
-    let may_be_told = may_be_told && !(matches!(fault, Some(Fault::Uncertified)) && is_speechless(record));
-    (may_be_told.then(|| Unserved::new(downstream, kind)), unfinished)
+    let may_be_told =
+        may_be_told && !(matches!(fault, Some(RelayError::Uncertified)) && is_speechless(record));
+    (may_be_told.then(|| Rejected::new(downstream, kind)), unfinished)
 }
 
 /// Whether the protocol has no words for a refusal.
@@ -302,8 +306,8 @@ fn is_speechless(record: &Record) -> bool {
     protocol.refusal(&record.refusal(RefusalKind::Unreachable, None).borrow()).is_none()
 }
 
-fn seen(record: &Record, age: Duration) -> late::Seen {
-    late::Seen {
+fn seen(record: &Record, age: Duration) -> tls_failure::HandshakeContext {
+    tls_failure::HandshakeContext {
         received: record.received(),
         age,
         patience: record.cluster().expect(RELAYS).settings().dial.handshake_timeout,
@@ -313,17 +317,17 @@ fn seen(record: &Record, age: Duration) -> late::Seen {
 
 /// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.
 async fn aftermath(
-    unserved: Option<Unserved>,
+    rejected: Option<Rejected>,
     unfinished: Option<Box<Unfinished>>,
     lease: Lease,
     record: &Record,
 ) {
     let lease = unfinished.is_some().then_some(lease);
-    if let Some(unserved) = unserved {
-        refuse(unserved, record).await;
+    if let Some(rejected) = rejected {
+        refuse(rejected, record).await;
     }
     if let Some(unfinished) = unfinished {
-        see_out(record.cluster().expect(RELAYS).settings(), *unfinished).await;
+        finish_dialogue(record.cluster().expect(RELAYS).settings(), *unfinished).await;
     }
     drop(lease);
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::place::Entry;
+use super::guard::SessionEntry;
 use super::route::Route;
 use crate::caller::Caller;
 use crate::head::connect::Context;
-use crate::head::proxy::{Addresses, Command, Header};
+use crate::head::proxy::{ProxyAddresses, ProxyCommand, ProxyHeader};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind, ReplyTo, TurnedAway};
 use crate::sys::Peer;
@@ -74,11 +74,11 @@ impl FromStr for SessionId {
 #[derive(Debug)]
 pub struct Record {
     route: Arc<Route>,
-    entry: Arc<Entry>,
+    entry: Arc<SessionEntry>,
     /// Where it connected from.
     pub peer: Peer,
     /// What was said about the connection in front of its bytes, where anything was.
-    pub told: Option<Box<Told>>,
+    pub metadata: Option<Box<ClientMetadata>>,
     /// The dial.
     pub dial: DialRecord,
     /// How a refusal has to refer to what the client said.
@@ -99,9 +99,9 @@ pub struct Record {
 
 /// What heads say about a connection.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct ClientMetadata {
     /// The PROXY header.
-    pub header: Option<Header>,
+    pub header: Option<ProxyHeader>,
     /// What the client says of itself in a CONNECT request.
     pub context: Option<Context>,
 }
@@ -129,10 +129,10 @@ impl RefusalText {
 }
 
 impl Record {
-    pub(super) fn begin(route: Arc<Route>, entry: Arc<Entry>, peer: Peer) -> Self {
+    pub(super) fn begin(route: Arc<Route>, entry: Arc<SessionEntry>, peer: Peer) -> Self {
         Self {
             peer,
-            told: None,
+            metadata: None,
             dial: DialRecord::default(),
             reply_to: ReplyTo::default(),
             first_byte: None,
@@ -171,22 +171,22 @@ impl Record {
     }
 
     /// What was said about the connection, for more to be added.
-    pub(super) fn told(&mut self) -> &mut Told {
-        self.told.get_or_insert_default()
+    pub(super) fn metadata_mut(&mut self) -> &mut ClientMetadata {
+        self.metadata.get_or_insert_default()
     }
 
     /// What the client says of itself.
     #[must_use]
     pub fn context(&self) -> Option<&Context> {
-        self.told.as_deref()?.context.as_ref()
+        self.metadata.as_deref()?.context.as_ref()
     }
 
     /// From where the client connected to the proxy before us, where there is one that says so.
     #[must_use]
-    pub fn proxied(&self) -> Option<&Addresses> {
-        match &self.told.as_deref()?.header.as_ref()?.command {
-            Command::Proxied(addresses) => Some(addresses),
-            Command::Local => None,
+    pub fn proxied(&self) -> Option<&ProxyAddresses> {
+        match &self.metadata.as_deref()?.header.as_ref()?.command {
+            ProxyCommand::Proxied(addresses) => Some(addresses),
+            ProxyCommand::Local => None,
         }
     }
 

@@ -15,8 +15,8 @@ use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
 use crate::outcome::Outcome;
-use crate::policy::rotation::Farewell;
-use crate::tls::{Identity, Stamp};
+use crate::policy::rotation::SessionDrain;
+use crate::tls::{Generation, Identity};
 use crate::upstream::Cluster;
 
 /// How often they are looked at.
@@ -34,7 +34,7 @@ pub async fn end_outdated(
         return;
     }
     let mut stop = std::pin::pin!(watch.begun());
-    let mut leaving = BTreeMap::new();
+    let mut draining = BTreeMap::new();
     // A dial that is under way may still become a session of the old one.
     let mut until = clock::now();
     loop {
@@ -43,7 +43,7 @@ pub async fn end_outdated(
             replaced.mark_unchanged();
             until = now + settings.dial.deadline;
         }
-        route.end_outdated(&cluster, &mut leaving, now);
+        route.end_outdated(&cluster, &mut draining, now);
         tokio::select! {
             () = &mut stop => return,
             changed = replaced.changed() => {
@@ -52,26 +52,31 @@ pub async fn end_outdated(
                 }
                 until = clock::now() + settings.dial.deadline;
             }
-            () = alarm::sleep(STEP), if !leaving.is_empty() || now < until => {}
+            () = alarm::sleep(STEP), if !draining.is_empty() || now < until => {}
         }
     }
 }
 
 impl Route {
-    fn end_outdated(&self, cluster: &Cluster, leaving: &mut BTreeMap<SessionId, Farewell>, now: Instant) {
+    fn end_outdated(
+        &self,
+        cluster: &Cluster,
+        draining: &mut BTreeMap<SessionId, SessionDrain>,
+        now: Instant,
+    ) {
         let settings = cluster.settings();
         let identities = settings.tls.as_ref().map(|tls| tls.identities().all()).unwrap_or_default();
-        let current: Vec<Stamp> =
-            identities.iter().filter_map(|identity| Identity::stamp(identity)).collect();
+        let current: Vec<Generation> =
+            identities.iter().filter_map(|identity| Identity::generation(identity)).collect();
         let outdated: BTreeMap<_, _> = self.outdated(cluster, &current).into_iter().collect();
-        leaving.retain(|session, _| outdated.contains_key(session));
+        draining.retain(|session, _| outdated.contains_key(session));
         let mut due = Vec::new();
         for (session, seen) in outdated {
-            let farewell = leaving.entry(session).or_insert_with(|| Farewell::begin(seen, now));
-            if farewell.is_due(seen, settings.orphans.closing_time.mul_f64(session.share()), now) {
+            let drain = draining.entry(session).or_insert_with(|| SessionDrain::begin(seen, now));
+            if drain.is_due(seen, settings.eviction.closing_time.mul_f64(session.share()), now) {
                 due.push(session);
             }
         }
-        self.stop_these(&due, Outcome::Rotated);
+        self.stop_sessions(&due, Outcome::Rotated);
     }
 }

@@ -1,26 +1,26 @@
 //! A listener with the clusters that it leads to, and the sessions that live between them.
 //! A route is where connections of a listener go under one configuration, and who is asked about its sessions; the
-//! sessions themselves are in its [`Ledger`].
+//! sessions themselves are in its [`SessionTable`].
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::admission::Admission;
-use super::ledger::{Ledger, Sessions, Tally};
-use super::place::{Admitted, Entry, Place};
+use super::guard::{Admitted, SessionEntry, SessionGuard};
 use super::record::{Record, SessionId, SessionIds};
+use super::table::{DestinationCounters, LiveSessions, SessionTable};
 use crate::caller::Caller;
 use crate::clock;
 use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
-use crate::policy::rotation::Seen;
+use crate::policy::rotation::SessionActivity;
 use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
 use crate::sys::Peer;
-use crate::tls::Stamp;
-use crate::upstream::{Cluster, DialRecord, EndpointId, Wanted};
+use crate::tls::Generation;
+use crate::upstream::{Cluster, DialRecord, DialTarget, EndpointId};
 
 /// What a listener says about the sessions that come in by it.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct Route {
     destinations: Vec<Arc<Destination>>,
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
-    ledger: Arc<Ledger>,
+    table: Arc<SessionTable>,
     /// Whose sessions are its own, by their number in the ledger: its predecessors' up to itself.
     numbers: RangeInclusive<u32>,
 }
@@ -58,14 +58,14 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Destination {
     pub(super) cluster: Arc<Cluster>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) counters: Arc<DestinationCounters>,
 }
 
 impl Destination {
     /// That cluster, recorded there.
     #[must_use]
-    pub const fn new(cluster: Arc<Cluster>, tally: Arc<Tally>) -> Self {
-        Self { cluster, tally }
+    pub const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
+        Self { cluster, counters }
     }
 }
 
@@ -99,15 +99,15 @@ impl Route {
         settings: Settings,
         destinations: Vec<Destination>,
         ids: Arc<SessionIds>,
-        ledger: Arc<Ledger>,
+        table: Arc<SessionTable>,
         before: Option<&Self>,
     ) -> Arc<Self> {
         let metrics = ListenerMetrics::new(&settings.listener);
         let destinations = destinations.into_iter().map(Arc::new).collect();
-        let number = ledger.number_route();
-        let before = before.filter(|before| Arc::ptr_eq(&before.ledger, &ledger));
+        let number = table.number_route();
+        let before = before.filter(|before| Arc::ptr_eq(&before.table, &table));
         let first = before.map_or(number, |before| *before.numbers.start());
-        Arc::new(Self { settings, destinations, metrics, ids, ledger, numbers: first..=number })
+        Arc::new(Self { settings, destinations, metrics, ids, table, numbers: first..=number })
     }
 
     /// The listener's name.
@@ -161,13 +161,13 @@ impl Route {
             u32::try_from(sessions.live.len()).unwrap_or(u32::MAX).saturating_sub(sessions.refusing);
         // Nobody who keeps silent takes the room of one who has come to speak.
         let has_room = serving < self.settings.max_connections || sessions.make_room();
-        let entry = Arc::new(Entry::new(self.ids.next(), *self.numbers.end()));
+        let entry = Arc::new(SessionEntry::new(self.ids.next(), *self.numbers.end()));
         if !has_room {
             entry.live.give_up_room();
             if sessions.refusing >= REFUSING_MAX {
                 drop(sessions);
-                self.metrics.ended(Outcome::ListenerFull);
-                self.ledger.sums().ended(Outcome::ListenerFull);
+                self.metrics.record_end(Outcome::ListenerFull);
+                self.table.own_counters().record_end(Outcome::ListenerFull);
                 let mut record = Record::begin(Arc::clone(self), entry, peer);
                 let most = self.settings.max_connections;
                 let reason = format!("the listener is far over max_connections ({most})");
@@ -182,11 +182,11 @@ impl Route {
         sessions.live.insert(entry.session, Arc::clone(&entry));
         drop(sessions);
         let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        let place = Place::new(Arc::clone(self), entry);
+        let guard = SessionGuard::new(Arc::clone(self), entry);
         if !self.settings.context {
-            place.leads_to(0);
+            guard.set_destination(0);
         }
-        Ok(Admitted { place, record })
+        Ok(Admitted { guard, record })
     }
 
     /// Connections accepted so far.
@@ -202,7 +202,7 @@ impl Route {
     }
 
     /// Those of the ledger's that came by this route, or by one that it has succeeded.
-    fn own<'a>(&self, sessions: &'a Sessions) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+    fn own<'a>(&self, sessions: &'a LiveSessions) -> impl Iterator<Item = &'a Arc<SessionEntry>> + use<'a> {
         let numbers = self.numbers.clone();
         sessions.live.values().filter(move |entry| numbers.contains(&entry.route))
     }
@@ -210,12 +210,12 @@ impl Route {
     /// All its sessions that live, in no order that means anything.
     #[must_use]
     pub fn view(&self) -> Vec<SessionView> {
-        let endpoint = |entry: &Entry| {
+        let endpoint = |entry: &SessionEntry| {
             // The cluster may have been succeeded by another since, which knows its endpoints.
             let cluster = self.clusters().find(|cluster| entry.is_of(cluster)).or_else(|| entry.cluster());
             Some(cluster?.endpoint(*entry.endpoint.get()?)?.settings().name.clone())
         };
-        let view = |entry: &Arc<Entry>| SessionView {
+        let view = |entry: &Arc<SessionEntry>| SessionView {
             session: entry.session,
             cluster: entry.cluster().map(|cluster| cluster.settings().name.clone()),
             endpoint: endpoint(entry),
@@ -231,19 +231,20 @@ impl Route {
     /// and as that session's caller. With one endpoint there is no question of where, and the server knows sessions that we
     /// have forgotten; such a cancel is its sender's own, and takes room as a session of his would. Cancels are rare, so there is
     /// no table beside the sessions.
-    pub(super) fn owner_of(
+    pub(super) fn cancel_target(
         &self,
         key: &CancelKey,
         cluster: &Arc<Cluster>,
-    ) -> Option<(Wanted, Option<Arc<Caller>>)> {
+    ) -> Option<(DialTarget, Option<Arc<Caller>>)> {
         let sessions = self.sessions();
         let mut of_cluster = sessions.live.values().filter(|entry| entry.is_of(cluster));
-        let owner = of_cluster.find(|entry| entry.live.answers_to(key));
+        let owner = of_cluster.find(|entry| entry.live.has_cancel_key(key));
         let owner = owner.and_then(|owner| {
-            let wanted = Wanted::Endpoint { id: *owner.endpoint.get()?, address: owner.live.cancelled_at() };
-            Some((wanted, owner.caller()))
+            let target =
+                DialTarget::Endpoint { id: *owner.endpoint.get()?, address: owner.live.cancel_address() };
+            Some((target, owner.caller()))
         });
-        owner.or_else(|| cluster.only_endpoint().map(|_| (Wanted::Any, None)))
+        owner.or_else(|| cluster.only_endpoint().map(|_| (DialTarget::Any, None)))
     }
 
     /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a
@@ -263,18 +264,18 @@ impl Route {
         cluster: &Arc<Cluster>,
         endpoint: EndpointId,
         until: Instant,
-    ) -> Vec<(SessionId, Seen)> {
+    ) -> Vec<(SessionId, SessionActivity)> {
         let sessions = self.sessions();
         let meant = self.own(&sessions).filter(|entry| {
             entry.is_of(cluster) && entry.endpoint.get() == Some(&endpoint) && entry.accepted <= until
         });
-        meant.map(|entry| (entry.session, entry.seen())).collect()
+        meant.map(|entry| (entry.session, entry.activity())).collect()
     }
 
     /// Every session of its that lives.
     #[must_use]
-    pub fn activity(&self) -> Vec<(SessionId, Seen)> {
-        self.own(&self.sessions()).map(|entry| (entry.session, entry.seen())).collect()
+    pub fn activity(&self) -> Vec<(SessionId, SessionActivity)> {
+        self.own(&self.sessions()).map(|entry| (entry.session, entry.activity())).collect()
     }
 
     /// Tells that session of its to end so, be it still on its way to an endpoint. Whether it lives.
@@ -291,15 +292,19 @@ impl Route {
     }
 
     /// Those of that cluster whose upstream has seen an identity, and none of these.
-    pub(super) fn outdated(&self, cluster: &Cluster, current: &[Stamp]) -> Vec<(SessionId, Seen)> {
+    pub(super) fn outdated(
+        &self,
+        cluster: &Cluster,
+        current: &[Generation],
+    ) -> Vec<(SessionId, SessionActivity)> {
         let sessions = self.sessions();
         let outdated =
             self.own(&sessions).filter(|entry| entry.is_of(cluster) && entry.live.is_outdated(current));
-        outdated.map(|entry| (entry.session, entry.seen())).collect()
+        outdated.map(|entry| (entry.session, entry.activity())).collect()
     }
 
     /// Tells those of these that still live to end so.
-    pub(super) fn stop_these(&self, these: &[SessionId], outcome: Outcome) {
+    pub(super) fn stop_sessions(&self, these: &[SessionId], outcome: Outcome) {
         let sessions = self.sessions();
         these
             .iter()
@@ -319,29 +324,29 @@ impl Route {
     pub fn publish_bytes(&self) {
         let sessions = self.sessions();
         for destination in &self.destinations {
-            let tally = &destination.tally;
-            let (sent, received) = sessions.bytes_of(tally);
+            let counters = &destination.counters;
+            let (sent, received) = sessions.bytes_of(counters);
             // Under the lock, so that two scrapes cannot set an older count over a newer one.
-            tally.metrics.sent.absolute(sent);
-            tally.metrics.received.absolute(received);
+            counters.metrics.sent.absolute(sent);
+            counters.metrics.received.absolute(received);
         }
     }
 
-    pub(super) fn dialled(&self, dial: &DialRecord) {
-        self.ledger.sums().dialled(dial);
+    pub(super) fn record_dial(&self, dial: &DialRecord) {
+        self.table.own_counters().record_dial(dial);
     }
 
-    pub(super) fn ended(&self, record: &Record, place: &Place, ended: Instant) {
-        self.metrics.ended(record.outcome);
-        self.ledger.sums().ended(record.outcome);
-        if let Some(cluster) = place.cluster().filter(|_| place.has_endpoint()) {
+    pub(super) fn record_end(&self, record: &Record, guard: &SessionGuard, ended: Instant) {
+        self.metrics.record_end(record.outcome);
+        self.table.own_counters().record_end(record.outcome);
+        if let Some(cluster) = guard.cluster().filter(|_| guard.has_endpoint()) {
             let first_byte = record.first_byte.map(|at| at - record.accepted());
-            cluster.metrics().session_ended(ended - record.accepted(), first_byte);
+            cluster.metrics().record_session(ended - record.accepted(), first_byte);
             cluster.metrics().unclean_tls_ends.increment(record.unclean_tls_end.into());
         }
     }
 
-    pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.ledger.sessions()
+    pub(super) fn sessions(&self) -> MutexGuard<'_, LiveSessions> {
+        self.table.sessions()
     }
 }

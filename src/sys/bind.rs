@@ -71,7 +71,7 @@ pub struct BindError {
 /// A listening socket. Dropping it stops accepting; the file of a unix socket that we bound goes with it, unless
 /// another process has put its own in that place since.
 #[derive(Debug)]
-pub struct Listening {
+pub struct ListeningSocket {
     io: AsyncFd<OwnedFd>,
     local: LocalAddress,
     file: Option<SocketFile>,
@@ -86,7 +86,7 @@ const ACCEPTED: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-impl Listening {
+impl ListeningSocket {
     /// Binds, listens and registers with the current worker's reactor. Accepted sockets inherit the options, as
     /// Linux lets them: nothing is left to be set on each.
     ///
@@ -125,7 +125,7 @@ impl Listening {
         let (local, file) = match bind {
             Bind::Unix(unix) => {
                 let file = SocketFile::at(&unix.path)?;
-                unix.dress()?;
+                unix.apply_permissions()?;
                 // It was bound beside its name.
                 (LocalAddress::Unix(unix.path.clone()), Some(file))
             }
@@ -133,12 +133,12 @@ impl Listening {
         };
         rustix::io::ioctl_fionbio(&fd, true)?;
         let listening = Self::new(fd, local, file, options)?;
-        listening.hand_on(true);
+        listening.set_handed_on(true);
         Ok(listening)
     }
 
     /// Whether another process goes on listening here when we stop.
-    pub fn hand_on(&self, is_handed_on: bool) {
+    pub fn set_handed_on(&self, is_handed_on: bool) {
         self.is_handed_on.store(is_handed_on, Ordering::Relaxed);
     }
 
@@ -194,7 +194,7 @@ impl Listening {
     /// The next connection, if one has been completed already and nobody else will see to it.
     ///
     /// # Errors
-    /// As [`Listening::accept`]; `WouldBlock` when there is none.
+    /// As [`ListeningSocket::accept`]; `WouldBlock` when there is none.
     pub fn accept_waiting(&self) -> io::Result<(Accepted, Peer)> {
         if self.is_handed_on.load(Ordering::Relaxed) {
             return Err(ErrorKind::WouldBlock.into());
@@ -219,13 +219,13 @@ impl Listening {
     }
 }
 
-impl AsFd for Listening {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.io.get_ref().as_fd()
     }
 }
 
-impl Drop for Listening {
+impl Drop for ListeningSocket {
     fn drop(&mut self) {
         if let Some(file) = &self.file
             && !self.is_handed_on.load(Ordering::Relaxed)
@@ -271,7 +271,7 @@ impl BindError {
 
     /// What cannot be done, and why, without the keys.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn message(&self) -> String {
         format!("cannot listen on {}: {}", self.bind, self.reason)
     }
 }
@@ -281,7 +281,7 @@ impl fmt::Display for BindError {
         if let Some(setting) = &self.setting {
             write!(f, "{setting}: ")?;
         }
-        write!(f, "{}", self.words())
+        write!(f, "{}", self.message())
     }
 }
 
@@ -335,7 +335,7 @@ mod tests {
 
     /// What the accepted end has when `to` is dialled on a socket bound to `bind`.
     async fn accepted_options(bind: Ipv4Addr, to: IpAddr) -> (bool, Option<Duration>, Option<Duration>) {
-        let listening = Listening::bind(&Bind::Tcp((bind, 0).into()), &OPTIONS).unwrap();
+        let listening = ListeningSocket::bind(&Bind::Tcp((bind, 0).into()), &OPTIONS).unwrap();
         let LocalAddress::Tcp(local) = listening.local() else { panic!("it is TCP") };
         let _client = TcpStream::connect((to, local.port())).unwrap();
         let (accepted, _) = listening.accept().await.unwrap();
@@ -370,7 +370,7 @@ mod tests {
         let room = 107 - folder.path().as_os_str().len() - 1;
         let path = folder.path().join("s".repeat(room));
         let unix = UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None };
-        let listening = Listening::bind(&Bind::Unix(unix), &Options::NONE).unwrap();
+        let listening = ListeningSocket::bind(&Bind::Unix(unix), &Options::NONE).unwrap();
         UnixStream::connect(&path).unwrap();
         drop(listening);
         assert!(!path.exists());

@@ -13,7 +13,7 @@ use rustix::process::{Resource, getrlimit};
 
 /// Who must leave something.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Taker {
+pub(super) enum DescriptorUser {
     /// A connection that is accepted; it will want another for its endpoint.
     Accept,
     /// A connection to an endpoint, or a pipe: those that were accepted go first.
@@ -31,9 +31,9 @@ static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
 /// A session that may want one descriptor more. It takes no room, for it is a part of what opens each.
 #[derive(Debug)]
-pub struct Expecting(());
+pub struct DescriptorReservation(());
 
-impl Expecting {
+impl DescriptorReservation {
     /// From now on until it is dropped, accepts leave one for it.
     #[must_use]
     pub fn begin() -> Self {
@@ -42,7 +42,7 @@ impl Expecting {
     }
 }
 
-impl Drop for Expecting {
+impl Drop for DescriptorReservation {
     fn drop(&mut self) {
         EXPECTED.fetch_sub(1, Ordering::Relaxed);
     }
@@ -50,10 +50,10 @@ impl Drop for Expecting {
 
 /// # Errors
 /// `EMFILE` where that descriptor, the newest, is among the last, and is not for who took it.
-pub(super) fn leave_some(newest: BorrowedFd<'_>, taker: Taker) -> io::Result<()> {
+pub(super) fn check_headroom(newest: BorrowedFd<'_>, taker: DescriptorUser) -> io::Result<()> {
     let expected = match taker {
-        Taker::Accept => EXPECTED.load(Ordering::Relaxed),
-        Taker::Dial => 0,
+        DescriptorUser::Accept => EXPECTED.load(Ordering::Relaxed),
+        DescriptorUser::Dial => 0,
     };
     let number = u64::try_from(newest.as_raw_fd()).unwrap_or_default();
     let is_among_the_last = |limit| number + expected >= first_of_the_last(limit, taker);
@@ -82,15 +82,15 @@ fn ask_limit() -> u64 {
 /// `EMFILE`.
 pub(super) fn have_room(any: impl AsFd) -> io::Result<()> {
     let lowest_free = fcntl_dupfd_cloexec(any, 0)?;
-    leave_some(lowest_free.as_fd(), Taker::Accept)
+    check_headroom(lowest_free.as_fd(), DescriptorUser::Accept)
 }
 
 /// A sixteenth is left by dials, from 8 to 64, and twice as much by accepts.
-fn first_of_the_last(limit: u64, taker: Taker) -> u64 {
+fn first_of_the_last(limit: u64, taker: DescriptorUser) -> u64 {
     let portion = (limit / 16).clamp(8, 64);
     limit.saturating_sub(match taker {
-        Taker::Accept => 2 * portion,
-        Taker::Dial => portion,
+        DescriptorUser::Accept => 2 * portion,
+        DescriptorUser::Dial => portion,
     })
 }
 
@@ -103,8 +103,8 @@ mod tests {
         for (limit, accept, dial) in
             [(8, 0, 0), (64, 48, 56), (256, 224, 240), (1024, 896, 960), (262_144, 262_016, 262_080)]
         {
-            assert_eq!(first_of_the_last(limit, Taker::Accept), accept, "{limit}");
-            assert_eq!(first_of_the_last(limit, Taker::Dial), dial, "{limit}");
+            assert_eq!(first_of_the_last(limit, DescriptorUser::Accept), accept, "{limit}");
+            assert_eq!(first_of_the_last(limit, DescriptorUser::Dial), dial, "{limit}");
         }
     }
 }

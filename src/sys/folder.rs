@@ -19,7 +19,7 @@ pub struct Folder {
 
 /// A file in it that is open for nothing but being looked at and dressed (O_PATH), never through a link.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FolderFile {
     fd: OwnedFd,
     pub(super) stat: Stat,
 }
@@ -59,14 +59,14 @@ impl Folder {
     }
 
     /// The file of that name, as itself.
-    pub(super) fn find(&self, name: &OsStr) -> io::Result<Found> {
+    pub(super) fn find(&self, name: &OsStr) -> io::Result<FolderFile> {
         let fd = openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&fd)?;
-        Ok(Found { fd, stat })
+        Ok(FolderFile { fd, stat })
     }
 
     /// Gives a file that we made its final name. It is looked at again: where others write, it may have been another's by then.
-    pub(super) fn rename(&self, made: &Found, from: &OsStr, to: &OsStr) -> io::Result<()> {
+    pub(super) fn rename(&self, made: &FolderFile, from: &OsStr, to: &OsStr) -> io::Result<()> {
         renameat(&self.fd, from, &self.fd, to)?;
         let there = statat(&self.fd, to, AtFlags::SYMLINK_NOFOLLOW)?;
         let is_it = (there.st_dev, there.st_ino) == (made.stat.st_dev, made.stat.st_ino);
@@ -80,7 +80,7 @@ impl AsFd for Folder {
     }
 }
 
-impl Found {
+impl FolderFile {
     pub(super) fn is_socket(&self) -> bool {
         FileType::from_raw_mode(self.stat.st_mode) == FileType::Socket
     }

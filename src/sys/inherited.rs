@@ -16,7 +16,9 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::{Domain, SockRef, Type};
 
 use super::successor::SOCKETS;
-use super::{Bind, BindError, Listening, LocalAddress, MemoryFile, Options, SystemdBind, is_succeeding};
+use super::{
+    Bind, BindError, ListeningSocket, LocalAddress, MemoryFile, Options, SystemdBind, is_succeeding,
+};
 
 /// What the environment says of descriptors cannot be right.
 #[derive(Debug, thiserror::Error)]
@@ -112,17 +114,17 @@ impl Inherited {
     /// The sockets for that address: those that were passed for it, or a new one.
     ///
     /// # Errors
-    /// What [`Listening::bind`] says; or nothing usable was passed under that name.
+    /// What [`ListeningSocket::bind`] says; or nothing usable was passed under that name.
     pub fn listen(
         &mut self,
         bind: &Bind,
         role: &Role,
         options: &Options,
-    ) -> Result<Vec<Listening>, BindError> {
+    ) -> Result<Vec<ListeningSocket>, BindError> {
         match bind {
             Bind::Tcp(_) | Bind::Unix(_) => {
                 let kept = self.kept(bind, role).and_then(|passed| passed.succeed(bind, options));
-                kept.map_or_else(|| Listening::bind(bind, options), Ok).map(|listening| vec![listening])
+                kept.map_or_else(|| ListeningSocket::bind(bind, options), Ok).map(|listening| vec![listening])
             }
             Bind::Systemd(systemd) => {
                 self.of_systemd(systemd, options).map_err(|reason| BindError::new(bind, reason))
@@ -159,7 +161,7 @@ impl Inherited {
         self.passed.iter().position(fits)
     }
 
-    fn of_systemd(&mut self, bind: &SystemdBind, options: &Options) -> Result<Vec<Listening>, String> {
+    fn of_systemd(&mut self, bind: &SystemdBind, options: &Options) -> Result<Vec<ListeningSocket>, String> {
         let (ours, others) = std::mem::take(&mut self.passed)
             .into_iter()
             .partition(|passed| passed.role == Role::Systemd(bind.name.clone()));
@@ -296,11 +298,11 @@ impl Passed {
     }
 
     /// `None` where it is of no use any more: then there is one to be bound.
-    fn succeed(self, bind: &Bind, options: &Options) -> Option<Listening> {
-        Listening::succeed(self.fd, self.local.ok()?, bind, options).ok()
+    fn succeed(self, bind: &Bind, options: &Options) -> Option<ListeningSocket> {
+        ListeningSocket::succeed(self.fd, self.local.ok()?, bind, options).ok()
     }
 
-    fn listen(self, bind: &SystemdBind, options: &Options) -> Result<Listening, String> {
+    fn listen(self, bind: &SystemdBind, options: &Options) -> Result<ListeningSocket, String> {
         let local = self.local?;
         if let LocalAddress::Tcp(address) = local
             && !address.ip().is_loopback()
@@ -311,7 +313,7 @@ impl Passed {
                  `expose: true` says you mean it"
             ));
         }
-        Listening::adopt(self.fd, local, options).map_err(|error| error.to_string())
+        ListeningSocket::adopt(self.fd, local, options).map_err(|error| error.to_string())
     }
 }
 

@@ -54,7 +54,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MESSAGE_MAX: usize = 128 * 1024;
 
 /// A message without its descriptors.
-pub(super) enum Answer {
+pub(super) enum LauncherReply {
     /// The process id.
     Started(u32),
     /// In words.
@@ -110,9 +110,9 @@ impl Launcher {
         let order = self.ordered.fetch_add(1, Ordering::Relaxed) + 1;
         say(&self.line, START, order.to_string().as_bytes(), &[ready])?;
         match self.answer(order) {
-            Ok(Answer::Started(id)) => Ok((order, id)),
-            Ok(Answer::Failed(reason)) => Err(io::Error::other(reason)),
-            Ok(Answer::Ended(_)) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(LauncherReply::Started(id)) => Ok((order, id)),
+            Ok(LauncherReply::Failed(reason)) => Err(io::Error::other(reason)),
+            Ok(LauncherReply::Ended(_)) => Err(ErrorKind::UnexpectedEof.into()),
             Err(error) => {
                 // One that starts all the same would take connections beside us.
                 self.kill();
@@ -128,7 +128,7 @@ impl Launcher {
     }
 
     /// Waits for the next answer to that order; those to earlier ones, which nobody waited for, are passed over.
-    pub(super) fn answer(&self, order: u32) -> io::Result<Answer> {
+    pub(super) fn answer(&self, order: u32) -> io::Result<LauncherReply> {
         loop {
             let Heard { kind, text, .. } = hear(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
             let Some((to, text)) = text.split_once(' ') else { return Err(ErrorKind::InvalidData.into()) };
@@ -136,9 +136,9 @@ impl Launcher {
                 continue;
             }
             return match kind {
-                STARTED => Ok(Answer::Started(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
-                FAILED => Ok(Answer::Failed(text.to_owned())),
-                ENDED => Ok(Answer::Ended(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
+                STARTED => Ok(LauncherReply::Started(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
+                FAILED => Ok(LauncherReply::Failed(text.to_owned())),
+                ENDED => Ok(LauncherReply::Ended(text.parse().map_err(|_| ErrorKind::InvalidData)?)),
                 _ => Err(ErrorKind::InvalidData.into()),
             };
         }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::descriptors::{Taker, leave_some};
+use super::descriptors::{DescriptorUser, check_headroom};
 
 /// Both ends of a non-blocking pipe, with the count of bytes inside.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Pipe {
     /// What pipe2(2) says: `EMFILE`, `ENFILE`.
     pub fn new(wide: bool) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        leave_some(write.as_fd(), Taker::Dial)?;
+        check_headroom(write.as_fd(), DescriptorUser::Dial)?;
         let wide = wide && fcntl_setpipe_size(&write, Self::WIDE).is_ok();
         Ok(Self { read, write, held: 0, wide })
     }

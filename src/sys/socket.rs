@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 #[cfg(test)]
 mod tests;
 
-use super::descriptors::{Taker, have_room, leave_some};
+use super::descriptors::{DescriptorUser, check_headroom, have_room};
 use super::{PeerProcess, Pipe, is_own, register};
 
 /// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
@@ -48,7 +48,7 @@ pub struct Options {
 
 /// Where an upstream is, and how to begin with it.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
+pub struct ConnectTarget {
     /// Its address.
     pub address: SocketAddr,
     /// The local address to connect from; `None` leaves it to the kernel.
@@ -94,7 +94,7 @@ impl Accepted {
     /// # Errors
     /// `EMFILE`: sessions have taken all but the last, which are for everything else.
     pub fn leaves_room(&self) -> io::Result<()> {
-        leave_some(self.fd.as_fd(), Taker::Accept)
+        check_headroom(self.fd.as_fd(), DescriptorUser::Accept)
     }
 
     /// The same later on.
@@ -143,7 +143,7 @@ impl Socket {
     ///
     /// # Errors
     /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
-    pub fn adopted(self) -> io::Result<Self> {
+    pub fn register_here(self) -> io::Result<Self> {
         Self::register(self.io.into_inner(), self.is_unix)
     }
 
@@ -151,7 +151,7 @@ impl Socket {
     ///
     /// # Errors
     /// What connect(2) says at once.
-    pub fn connect(target: Target, options: &Options) -> io::Result<Self> {
+    pub fn connect(target: ConnectTarget, options: &Options) -> io::Result<Self> {
         Self::register(begin_connecting(target, options)?, false)
     }
 
@@ -432,12 +432,12 @@ const fn family(address: SocketAddr) -> AddressFamily {
 }
 
 /// A TCP socket on its way to `target`.
-fn begin_connecting(target: Target, options: &Options) -> io::Result<OwnedFd> {
-    let Target { address, from, speaks_first, is_upkeep } = target;
+fn begin_connecting(target: ConnectTarget, options: &Options) -> io::Result<OwnedFd> {
+    let ConnectTarget { address, from, speaks_first, is_upkeep } = target;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family(address), SocketType::STREAM, flags, Some(ipproto::TCP))?;
     if !is_upkeep {
-        leave_some(socket.as_fd(), Taker::Dial)?;
+        check_headroom(socket.as_fd(), DescriptorUser::Dial)?;
     }
     options.apply(&socket, address.ip())?;
     if speaks_first {

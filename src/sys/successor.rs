@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::launcher::{Answer, Launcher};
+use super::launcher::{Launcher, LauncherReply};
 
 /// Names the sockets that are passed: `NUMBER=ROLE`, with commas between.
 pub(super) const SOCKETS: &str = "AMBASSADOR_SOCKETS";
@@ -85,7 +85,9 @@ impl Successor {
         // One whose end of the pipe is closed has ended, or will never say anything.
         self.launcher.kill();
         match self.launcher.answer(self.order) {
-            Ok(Answer::Ended(status)) if heard => Err(SuccessorError::Ended(ExitStatus::from_raw(status))),
+            Ok(LauncherReply::Ended(status)) if heard => {
+                Err(SuccessorError::Ended(ExitStatus::from_raw(status)))
+            }
             Ok(_) => Err(SuccessorError::Late(patience)),
             Err(error) => Err(error.into()),
         }

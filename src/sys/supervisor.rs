@@ -38,7 +38,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// What sendmsg(2) says; `WouldBlock` when it does not read.
-    pub fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub fn notify(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {

@@ -15,9 +15,9 @@ use rustls::{CertificateError, Error, RootCertStore};
 use x509_parser::prelude::{ASN1Time, X509Certificate, X509Version};
 
 use super::constraints::Permitted;
-use super::demands::{Demands, Unacceptable, unacceptable};
-use super::refusal::{self, Shown};
-use super::signed::{Key, parsed};
+use super::extra_checks::{ExtraChecks, Unacceptable, unacceptable};
+use super::refusal::{self, VerifiedCertificate};
+use super::signed::{PublicKey, parsed};
 use super::verifier::{Judge, Presented};
 
 /// Verifies by CAs.
@@ -27,17 +27,17 @@ pub(super) struct Chain {
     cas: Vec<Cas>,
     /// The certificates of a file, any of which may be the server's own.
     named: Vec<CertificateDer<'static>>,
-    terms: ChainTerms,
+    terms: ChainChecks,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// What counts besides the chain.
 #[derive(Debug)]
-pub(super) struct ChainTerms {
+pub(super) struct ChainChecks {
     /// Whether the certificate has to bear the server's name.
     pub(super) name_counts: bool,
     /// What it must bear besides.
-    pub(super) demands: Demands,
+    pub(super) extra_checks: ExtraChecks,
     /// Revocation lists.
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
 }
@@ -53,7 +53,7 @@ impl Chain {
     pub(super) fn new(
         anchors: RootCertStore,
         named: Vec<CertificateDer<'static>>,
-        terms: ChainTerms,
+        terms: ChainChecks,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, VerifierBuilderError> {
         let cas = |anchors: Vec<TrustAnchor<'static>>, permitted| {
@@ -88,7 +88,7 @@ impl Chain {
         let mut refused: Option<Error> = None;
         for cas in &self.cas {
             match self.signed_by(cas, end_entity, intermediates, server_name, now) {
-                Ok(()) => return self.terms.demands.judge(end_entity),
+                Ok(()) => return self.terms.extra_checks.judge(end_entity),
                 // Of several the first that knows more than that it is not concerned.
                 Err(error) if refused.as_ref().is_none_or(is_unconcerned) => refused = Some(error),
                 Err(_) => {}
@@ -103,7 +103,7 @@ impl Chain {
             None => return Err(refused),
         }
         self.alone(end_entity, server_name, now)?;
-        self.terms.demands.judge(end_entity)
+        self.terms.extra_checks.judge(end_entity)
     }
 
     /// By one of these CAs, as webpki sees it.
@@ -132,7 +132,7 @@ impl Chain {
     }
 
     const fn name_counts(&self) -> bool {
-        self.terms.name_counts && self.terms.demands.uris.is_empty()
+        self.terms.name_counts && self.terms.extra_checks.uris.is_empty()
     }
 
     /// Whether it is one of the file's own certificates, or one without extensions that a CA of the file signed; `None`:
@@ -151,7 +151,8 @@ impl Chain {
             if !parsed(ca).is_ok_and(|ca| may_have_issued(&ca, &read)) {
                 continue;
             }
-            let signed = Key::of(ca).and_then(|key| key.signed_certificate(certificate, &self.algorithms));
+            let signed =
+                PublicKey::of(ca).and_then(|key| key.signed_certificate(certificate, &self.algorithms));
             match signed {
                 Ok(()) => return Some(Ok(())),
                 Err(error) => verdict = Some(Err(error)),
@@ -256,7 +257,8 @@ impl Judge for Chain {
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
         let Presented { end_entity, intermediates, server_name, now } = *presented;
         self.verdict(end_entity, intermediates, server_name, now).inspect_err(|error| {
-            let shown = Shown { end_entity, intermediates, named: &self.named, server_name, now };
+            let shown =
+                VerifiedCertificate { end_entity, intermediates, named: &self.named, server_name, now };
             refusal::of_certificate(error, &shown, &self.algorithms);
         })
     }

@@ -8,10 +8,10 @@ use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
 
-use super::choice::{Choice, NoIdentity};
-use super::identity::{Stamp, not_after};
+use super::identities::{IdentityChoice, NoIdentity};
+use super::identity::{Generation, not_after};
 use super::tickets::{Tickets, watched};
-use super::{HandshakeError, Originator, Start, Stream};
+use super::{HandshakeError, Originator, Stream, TlsStart};
 use crate::caller::Caller;
 use crate::clock;
 use crate::name::IdentityName;
@@ -24,15 +24,15 @@ use crate::sys::Socket;
 pub struct EndpointOriginator {
     originator: Originator,
     speaks_http: bool,
-    /// By [`Choice`], and whether the handshake is wrapped.
-    made: Mutex<Vec<[Option<Made>; 2]>>,
+    /// By [`IdentityChoice`], and whether the handshake is wrapped.
+    made: Mutex<Vec<[Option<SharedHandshakeState>; 2]>>,
     /// Of a server that takes one of two ways to TLS: it was TLS with the first byte.
     is_direct: AtomicBool,
 }
 
 /// What a protocol asks of the TLS that it begins.
 #[derive(Debug)]
-pub struct Carriage {
+pub struct HandshakeOptions {
     /// Nothing is left of the plaintext before.
     pub proof: NothingBuffered,
     /// How the handshake travels, where not by itself.
@@ -41,7 +41,7 @@ pub struct Carriage {
     pub packets: Option<Packets>,
 }
 
-impl Carriage {
+impl HandshakeOptions {
     /// TLS as it is, with the first byte.
     #[must_use]
     pub const fn plain() -> Self {
@@ -52,9 +52,9 @@ impl Carriage {
 /// What handshakes share as long as no credential is replaced. A ticket is worth as much as the handshake it comes from:
 /// resumed, a session skips both certificates. So the tickets are in here too, and go with it.
 #[derive(Debug, Clone)]
-struct Made {
-    identity: Option<Stamp>,
-    trust: Stamp,
+struct SharedHandshakeState {
+    identity: Option<Generation>,
+    trust: Generation,
     config: Arc<ClientConfig>,
     tickets: Arc<Tickets>,
     until: Arc<Until>,
@@ -90,15 +90,15 @@ fn seconds_since_1970(at: SystemTime) -> u64 {
 
 /// What a handshake agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agreed {
+pub struct HandshakeInfo {
     /// The identity that was at hand, by name; whether the server asked for it is not known.
     pub identity: Option<IdentityName>,
     /// The suite by its IANA name.
     pub cipher: &'static str,
     /// Which content the identity had.
-    pub stamp: Option<Stamp>,
+    pub generation: Option<Generation>,
     /// Who was trusted.
-    trust: Stamp,
+    trust: Generation,
     /// Until when the server's certificate was good: seconds since 1970.
     until: u64,
     version: ProtocolVersion,
@@ -108,9 +108,9 @@ pub struct Agreed {
 
 /// The content of the credentials of a handshake: of ours, and of those that the server's are checked by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
-    identity: Option<Stamp>,
-    trust: Stamp,
+pub struct CredentialGenerations {
+    identity: Option<Generation>,
+    trust: Generation,
 }
 
 impl EndpointOriginator {
@@ -131,7 +131,7 @@ impl EndpointOriginator {
 
     /// For a connection that no caller asks for.
     #[must_use]
-    pub fn for_nobody(&self) -> Choice {
+    pub fn for_nobody(&self) -> IdentityChoice {
         self.originator.identities().for_nobody()
     }
 
@@ -139,37 +139,37 @@ impl EndpointOriginator {
     ///
     /// # Errors
     /// See [`NoIdentity`].
-    pub fn for_caller(&self, caller: Option<&Caller>) -> Result<Choice, NoIdentity> {
+    pub fn for_caller(&self, caller: Option<&Caller>) -> Result<IdentityChoice, NoIdentity> {
         self.originator.identities().choose(caller)
     }
 
     /// How TLS begins.
     #[must_use]
-    pub fn start(&self) -> Start {
+    pub fn start(&self) -> TlsStart {
         self.originator.start()
     }
 
-    /// Where that is [`Start::EitherWay`]: whether TLS with the first byte was the way that led there last.
+    /// Where that is [`TlsStart::EitherWay`]: whether TLS with the first byte was the way that led there last.
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.is_direct.load(Ordering::Relaxed)
     }
 
     /// Which way did.
-    pub fn began(&self, is_direct: bool) {
+    pub fn set_direct(&self, is_direct: bool) {
         self.is_direct.store(is_direct, Ordering::Relaxed);
     }
 
     /// Whether a handshake now would show the same identity, and ask the same of the server, as the one that agreed on this.
     #[must_use]
-    pub fn is_current(&self, choice: Choice, agreed: &Agreed) -> bool {
+    pub fn is_current(&self, choice: IdentityChoice, agreed: &HandshakeInfo) -> bool {
         let identity = self.originator.identities().get(choice);
         let current = identity.map(|identity| identity.current()).transpose();
         let wall = clock::wall();
-        let is_trusted = self.originator.trust().current().stamp(wall) == agreed.trust;
+        let is_trusted = self.originator.trust().current().generation(wall) == agreed.trust;
         is_trusted
             && seconds_since_1970(wall) <= agreed.until
-            && current.is_ok_and(|pair| pair.map(|pair| pair.stamp()) == agreed.stamp)
+            && current.is_ok_and(|pair| pair.map(|pair| pair.generation()) == agreed.generation)
     }
 
     /// The handshake, in the protocol's packets where it has them, and without a deadline of its own. The proof says that
@@ -179,14 +179,14 @@ impl EndpointOriginator {
     /// See [`HandshakeError`].
     pub async fn originate(
         &self,
-        choice: Choice,
+        choice: IdentityChoice,
         socket: Socket,
         name: ServerName<'static>,
-        carriage: Carriage,
-    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made(choice, carriage.wrapping.is_some())?;
+        options: HandshakeOptions,
+    ) -> Result<(Box<Stream>, HandshakeInfo), HandshakeError> {
+        let made = self.made(choice, options.wrapping.is_some())?;
         let config = Arc::clone(&made.config);
-        self.shake(choice, &made, config, socket, name, carriage).await
+        self.shake(choice, &made, config, socket, name, options).await
     }
 
     /// The same without an offer to resume a session: where there is no second try, should the server end the connection over it.
@@ -195,57 +195,58 @@ impl EndpointOriginator {
     /// See [`HandshakeError`].
     pub async fn originate_in_full(
         &self,
-        choice: Choice,
+        choice: IdentityChoice,
         socket: Socket,
         name: ServerName<'static>,
-        carriage: Carriage,
-    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
-        let made = self.made(choice, carriage.wrapping.is_some())?;
+        options: HandshakeOptions,
+    ) -> Result<(Box<Stream>, HandshakeInfo), HandshakeError> {
+        let made = self.made(choice, options.wrapping.is_some())?;
         let mut config = ClientConfig::clone(&made.config);
         config.resumption = Resumption::disabled();
-        self.shake(choice, &made, Arc::new(config), socket, name, carriage).await
+        self.shake(choice, &made, Arc::new(config), socket, name, options).await
     }
 
     async fn shake(
         &self,
-        choice: Choice,
-        made: &Made,
+        choice: IdentityChoice,
+        made: &SharedHandshakeState,
         config: Arc<ClientConfig>,
         socket: Socket,
         name: ServerName<'static>,
-        Carriage { proof: _, wrapping, packets }: Carriage,
-    ) -> Result<(Box<Stream>, Agreed), HandshakeError> {
+        HandshakeOptions { proof: _, wrapping, packets }: HandshakeOptions,
+    ) -> Result<(Box<Stream>, HandshakeInfo), HandshakeError> {
         let (hello, is_offered) = watched(|| Stream::hello(config, name));
         let shaken = Stream::handshake(socket, hello.map_err(HandshakeError::Tls)?, wrapping).await;
         let stream = shaken.map_err(|error| match is_offered && error.may_refuse_resumption() {
-            true => {
-                HandshakeError::ResumptionRefused { rest: made.tickets.refused(), error: Box::new(error) }
-            }
+            true => HandshakeError::ResumptionRefused {
+                rest: made.tickets.note_refused(),
+                error: Box::new(error),
+            },
             false => error,
         })?;
         let agreed = self.agreed(choice, made, stream.connection());
         if agreed.resumed {
-            made.tickets.resumed();
+            made.tickets.note_resumed();
         }
         Ok((Box::new(stream.cut_by(packets)), agreed))
     }
 
     /// With the credentials of this moment.
-    fn made(&self, choice: Choice, is_wrapped: bool) -> Result<Made, HandshakeError> {
+    fn made(&self, choice: IdentityChoice, is_wrapped: bool) -> Result<SharedHandshakeState, HandshakeError> {
         let shared = &self.originator.0;
         let pair = shared.identities.get(choice).map(|identity| identity.current()).transpose()?;
         let trusted = shared.trust.current();
         let wall = clock::wall();
-        let (identity, trust) = (pair.as_ref().map(|pair| pair.stamp()), trusted.stamp(wall));
-        let is_current = |made: &Made| {
+        let (identity, trust) = (pair.as_ref().map(|pair| pair.generation()), trusted.generation(wall));
+        let is_current = |made: &SharedHandshakeState| {
             (made.identity, made.trust) == (identity, trust)
                 && seconds_since_1970(wall) <= made.until.seconds()
         };
         let mut all = self.made.lock();
-        if all.len() <= choice.place() {
-            all.resize(choice.place() + 1, [None, None]);
+        if all.len() <= choice.index() {
+            all.resize(choice.index() + 1, [None, None]);
         }
-        match &mut all[choice.place()][usize::from(is_wrapped)] {
+        match &mut all[choice.index()][usize::from(is_wrapped)] {
             Some(made) if is_current(made) => Ok(made.clone()),
             stale => {
                 let tickets = Arc::<Tickets>::default();
@@ -257,25 +258,38 @@ impl EndpointOriginator {
                     config.resumption = Resumption::disabled();
                 }
                 let until = Arc::<Until>::default();
-                Ok(stale.insert(Made { identity, trust, config: Arc::new(config), tickets, until }).clone())
+                Ok(stale
+                    .insert(SharedHandshakeState {
+                        identity,
+                        trust,
+                        config: Arc::new(config),
+                        tickets,
+                        until,
+                    })
+                    .clone())
             }
         }
     }
 
-    fn agreed(&self, choice: Choice, made: &Made, connection: &UnbufferedClientConnection) -> Agreed {
+    fn agreed(
+        &self,
+        choice: IdentityChoice,
+        made: &SharedHandshakeState,
+        connection: &UnbufferedClientConnection,
+    ) -> HandshakeInfo {
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let shown = connection.peer_certificates().and_then(|chain| chain.first());
         if let Some(certificate) = shown.filter(|_| !resumed && self.originator.trust().current().reads_dates)
         {
             made.until.seen(certificate);
         }
-        Agreed {
+        HandshakeInfo {
             identity: self.originator.identities().name(choice).cloned(),
             cipher: connection
                 .negotiated_cipher_suite()
                 .and_then(|suite| suite.suite().as_str())
                 .unwrap_or("unknown"),
-            stamp: made.identity,
+            generation: made.identity,
             trust: made.trust,
             until: made.until.seconds(),
             version: connection.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
@@ -284,11 +298,11 @@ impl EndpointOriginator {
     }
 }
 
-impl Agreed {
+impl HandshakeInfo {
     /// What was shown, and what was asked of the server.
     #[must_use]
-    pub const fn shown(&self) -> Shown {
-        Shown { identity: self.stamp, trust: self.trust }
+    pub const fn generations(&self) -> CredentialGenerations {
+        CredentialGenerations { identity: self.generation, trust: self.trust }
     }
 
     /// `TLSv1.3` or `TLSv1.2`.

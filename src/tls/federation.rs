@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, Error};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::demands::{Unacceptable, unacceptable, uris};
+use super::extra_checks::{Unacceptable, unacceptable, uris};
 use super::refusal;
 use super::verifier::{Judge, Presented};
 
@@ -49,7 +49,8 @@ impl Federation {
 impl Judge for Federation {
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
         let certificate = presented.end_entity;
-        let of_domain = self.of(certificate).inspect_err(|error| refusal::of_demand(error, certificate))?;
+        let of_domain =
+            self.of(certificate).inspect_err(|error| refusal::of_extra_check(error, certificate))?;
         of_domain.judge(presented)
     }
 }

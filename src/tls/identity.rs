@@ -25,9 +25,9 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::pem_file::{Wanted, instead};
-use super::refusal::described;
-use super::signed::Key;
+use super::pem_file::{ExpectedContent, explain_mismatch};
+use super::refusal::describe;
+use super::signed::PublicKey;
 use crate::name::IdentityName;
 
 /// Where a certificate chain and its key come from.
@@ -80,35 +80,35 @@ pub enum IdentityError {
 /// There is no certificate yet; a handshake without it would be one as nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("identity {name} has no certificate yet: the SPIFFE agent at {} has not given one", agent.display())]
-pub struct Absent {
+pub struct NoCertificate {
     name: IdentityName,
     agent: PathBuf,
 }
 
 /// Tells one content of a credential from every other that this process has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stamp(NonZeroU32);
+pub struct Generation(NonZeroU32);
 
 /// An identity: a usable certificate and key under a name. Whoever holds it has the current pair at any time.
 pub struct Identity {
     name: IdentityName,
     source: IdentitySource,
     /// `None` until an agent has given one.
-    current: ArcSwapOption<Pair>,
+    current: ArcSwapOption<CertifiedPair>,
 }
 
 /// A certificate with its key, as it was read.
-pub(super) struct Pair {
+pub(super) struct CertifiedPair {
     certified: Arc<SingleCertAndKey>,
     /// The certificates alone: their key cannot be another while they are the same.
     chain: Vec<CertificateDer<'static>>,
     /// Whom to trust, as an agent says; empty where files are the source.
     bundles: Bundles,
     not_after: SystemTime,
-    stamp: Stamp,
+    generation: Generation,
 }
 
-impl Stamp {
+impl Generation {
     /// One that nobody has had.
     pub(super) fn next() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
@@ -141,7 +141,7 @@ impl Identity {
     /// Which file, and why; see [`IdentityError`].
     pub fn load(name: IdentityName, source: IdentitySource) -> Result<Self, IdentityError> {
         let current = match &source {
-            IdentitySource::Files { cert, key } => Some(Arc::new(Pair::read(cert, key)?)),
+            IdentitySource::Files { cert, key } => Some(Arc::new(CertifiedPair::read(cert, key)?)),
             IdentitySource::Spiffe(_) => None,
         };
         Ok(Self { name, source, current: ArcSwapOption::new(current) })
@@ -175,7 +175,7 @@ impl Identity {
     /// As [`Identity::load`]; what there was stays in use.
     pub fn refresh(&self) -> Result<bool, IdentityError> {
         match &self.source {
-            IdentitySource::Files { cert, key } => Ok(self.replace(Pair::read(cert, key)?)),
+            IdentitySource::Files { cert, key } => Ok(self.replace(CertifiedPair::read(cert, key)?)),
             IdentitySource::Spiffe(_) => Ok(false),
         }
     }
@@ -186,11 +186,11 @@ impl Identity {
     /// As [`Identity::load`]; what there was stays in use.
     pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
         let Issued { chain, key, bundles } = issued;
-        Ok(self.replace(Pair { bundles, ..Pair::new(chain, &key)? }))
+        Ok(self.replace(CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? }))
     }
 
-    fn replace(&self, pair: Pair) -> bool {
-        let is_same = |old: &Arc<Pair>| old.chain == pair.chain && old.bundles == pair.bundles;
+    fn replace(&self, pair: CertifiedPair) -> bool {
+        let is_same = |old: &Arc<CertifiedPair>| old.chain == pair.chain && old.bundles == pair.bundles;
         let is_new = !self.current.load().as_ref().is_some_and(is_same);
         if is_new {
             self.current.store(Some(Arc::new(pair)));
@@ -206,8 +206,8 @@ impl Identity {
 
     /// Which content it has now, if any.
     #[must_use]
-    pub fn stamp(&self) -> Option<Stamp> {
-        self.pair().map(|pair| pair.stamp)
+    pub fn generation(&self) -> Option<Generation> {
+        self.pair().map(|pair| pair.generation)
     }
 
     /// Who else may read the key, in words, if more than its owner and group may.
@@ -220,8 +220,8 @@ impl Identity {
         (mode & OTHERS != 0).then(|| format!("{} has mode {mode:04o}; {words}", key.display()))
     }
 
-    pub(super) fn current(&self) -> Result<Arc<Pair>, Absent> {
-        self.pair().ok_or_else(|| Absent {
+    pub(super) fn current(&self) -> Result<Arc<CertifiedPair>, NoCertificate> {
+        self.pair().ok_or_else(|| NoCertificate {
             name: self.name.clone(),
             agent: self.paths().into_iter().next().unwrap_or_default(),
         })
@@ -232,12 +232,12 @@ impl Identity {
         self.pair().map(|pair| pair.bundles.clone()).unwrap_or_default()
     }
 
-    fn pair(&self) -> Option<Arc<Pair>> {
+    fn pair(&self) -> Option<Arc<CertifiedPair>> {
         self.current.load_full()
     }
 }
 
-impl Pair {
+impl CertifiedPair {
     fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
         let chain = certificates(cert).map_err(IdentityError::Cert)?;
         // A certificate that is none is worth a word before the key is.
@@ -255,7 +255,7 @@ impl Pair {
         let public = key.public_key();
         let belongs = |certificate: &CertificateDer<'_>| {
             let public = public.as_ref().map(AsRef::as_ref);
-            Key::of(certificate).is_ok_and(|certified| Some(certified.info) == public)
+            PublicKey::of(certificate).is_ok_and(|certified| Some(certified.info) == public)
         };
         if !belongs(leaf) {
             let why = match chain.iter().position(belongs) {
@@ -263,18 +263,18 @@ impl Pair {
                     ": it belongs to number {} of its file, which has to be the first, and the CAs behind it",
                     at + 1
                 ),
-                None => format!(" ({})", described(leaf)),
+                None => format!(" ({})", describe(leaf)),
             };
             return Err(IdentityError::Mismatch(why));
         }
         let certified = CertifiedKey::new(chain.clone(), key);
         let certified = Arc::new(SingleCertAndKey::from(certified));
-        let stamp = Stamp::of(&chain);
-        Ok(Self { certified, chain, bundles: Bundles::default(), not_after, stamp })
+        let generation = Generation::of(&chain);
+        Ok(Self { certified, chain, bundles: Bundles::default(), not_after, generation })
     }
 
-    pub(super) const fn stamp(&self) -> Stamp {
-        self.stamp
+    pub(super) const fn generation(&self) -> Generation {
+        self.generation
     }
 
     pub(super) fn resolver(&self) -> Arc<dyn ResolvesClientCert> {
@@ -295,7 +295,7 @@ impl fmt::Debug for Identity {
 /// Every certificate of a PEM file; at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = text(path)?;
-    let other = || instead(path, &text, Wanted::Certificate);
+    let other = || explain_mismatch(path, &text, ExpectedContent::Certificate);
     let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     let certificates = read.map_err(|error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     if certificates.is_empty() {
@@ -329,7 +329,7 @@ fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String>
     let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(Zeroizing::new(key)),
-        Err(error) => Err(instead(path, &text, Wanted::Key).unwrap_or_else(|| {
+        Err(error) => Err(explain_mismatch(path, &text, ExpectedContent::Key).unwrap_or_else(|| {
             if matches!(error, pem::Error::NoItemsFound) {
                 format!("{} holds no PEM private key (PKCS#8, PKCS#1 or SEC1)", path.display())
             } else {

@@ -6,12 +6,13 @@
 //! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
 mod chain;
-mod choice;
 mod constraints;
-mod demands;
 mod endpoint;
+mod extra_checks;
 mod federation;
+mod identities;
 mod identity;
+mod key_usage;
 mod pem_file;
 mod pinned;
 mod refusal;
@@ -23,7 +24,6 @@ mod tickets;
 mod uncertified;
 mod verifier;
 mod verify;
-mod wear;
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -34,15 +34,17 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
-pub use choice::{Choice, Identities, NoIdentity};
-pub use demands::{Demands, Pin};
-pub use endpoint::{Agreed, Carriage, EndpointOriginator, Shown};
-pub use identity::{Absent, Bundles, Identity, IdentityError, IdentitySource, Issued, Stamp};
+pub use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
+pub use extra_checks::{ExtraChecks, Pin};
+pub use identities::{Identities, IdentityChoice, NoIdentity};
+pub use identity::{Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate};
+pub use key_usage::{KeyLimit, KeyLimitDue};
 pub use stream::Stream;
-pub use verify::{Role, Roots, RootsError, Terms, Trust, TrustError, Verify, revocation_lists};
-pub use wear::{Due, KeyLimit};
+pub use verify::{
+    CredentialRole, PeerVerification, Roots, RootsError, Trust, TrustError, Verify, revocation_lists,
+};
 
-use identity::Pair;
+use identity::CertifiedPair;
 use tickets::Tickets;
 use uncertified::Uncertified;
 use verify::Trusted;
@@ -60,7 +62,7 @@ pub enum MinVersion {
 
 /// How TLS begins on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum TlsStart {
     /// By the protocol's own dialogue, where it has one.
     Upgrade,
     /// As one of the two that the server takes: the other is tried where it ends the first.
@@ -73,7 +75,7 @@ pub enum Start {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What the server's certificate has to fulfil. `None`: any will do, and whoever sits between is not noticed.
-    pub terms: Option<Terms>,
+    pub terms: Option<PeerVerification>,
     /// Our certificates and keys, where the server asks for one.
     pub identities: Identities,
     /// The name sent and verified for every endpoint without one of its own.
@@ -83,7 +85,7 @@ pub struct Settings {
     /// The lowest version accepted.
     pub min_version: MinVersion,
     /// How TLS begins.
-    pub start: Start,
+    pub start: TlsStart,
 }
 
 /// Why TLS could not be set up from its files.
@@ -113,7 +115,7 @@ struct Shared {
     alpn: Vec<Vec<u8>>,
     server_name: Option<ServerName<'static>>,
     min_version: MinVersion,
-    start: Start,
+    start: TlsStart,
     verifies: bool,
 }
 
@@ -158,7 +160,7 @@ pub enum HandshakeError {
     },
     /// We have nothing to show.
     #[error(transparent)]
-    Absent(#[from] Absent),
+    Absent(#[from] NoCertificate),
     /// The handshake did not come as the protocol carries it.
     #[error(transparent)]
     Wrapping(#[from] WrappingError),
@@ -220,7 +222,7 @@ impl Originator {
 
     /// How TLS begins.
     #[must_use]
-    pub fn start(&self) -> Start {
+    pub fn start(&self) -> TlsStart {
         self.0.start
     }
 
@@ -257,7 +259,7 @@ impl Shared {
     /// no resumption, by which the client would be last (microsoft/mssql-jdbc#1524).
     fn client_config(
         &self,
-        pair: Option<&Pair>,
+        pair: Option<&CertifiedPair>,
         trusted: &Trusted,
         tickets: Arc<Tickets>,
         is_wrapped: bool,

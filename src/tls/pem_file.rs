@@ -9,14 +9,14 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 /// What a file is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum ExpectedContent {
     Certificate,
     Key,
     RevocationList,
 }
 
 /// What it holds instead, and what to do; `None`, where nothing is known about that.
-pub(super) fn instead(path: &Path, bytes: &[u8], wanted: Wanted) -> Option<String> {
+pub(super) fn explain_mismatch(path: &Path, bytes: &[u8], wanted: ExpectedContent) -> Option<String> {
     let file = path.display();
     let words = match bytes {
         [] => "is empty".into(),
@@ -33,15 +33,15 @@ pub(super) fn instead(path: &Path, bytes: &[u8], wanted: Wanted) -> Option<Strin
     Some(format!("{file} {words}"))
 }
 
-fn in_der(file: &str, bytes: &[u8], wanted: Wanted) -> String {
+fn in_der(file: &str, bytes: &[u8], wanted: ExpectedContent) -> String {
     // content-type signedData, PKCS#7 (RFC 2315 §14).
     const SIGNED_DATA: &[u8] = &[0x06, 0x09, 0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x07, 0x02];
     // A PFX begins with its version, 3, and a key with 0 or 1 (RFC 7292 §4, RFC 5958 §2).
     const PFX: &[u8] = &[0x02, 0x01, 0x03];
     let contents = Any::from_der(bytes).map(|(_, any)| any.data).unwrap_or_default();
     let which = match wanted {
-        Wanted::Key => "-nocerts -nodes",
-        Wanted::Certificate | Wanted::RevocationList => "-nokeys",
+        ExpectedContent::Key => "-nocerts -nodes",
+        ExpectedContent::Certificate | ExpectedContent::RevocationList => "-nokeys",
     };
     if contents.starts_with(PFX) {
         format!(
@@ -53,7 +53,7 @@ fn in_der(file: &str, bytes: &[u8], wanted: Wanted) -> String {
         format!("is a certificate in DER, not PEM: `openssl x509 -inform der -in {file} -out PEM`")
     } else if CertificateRevocationList::from_der(bytes).is_ok() {
         format!("is a revocation list in DER, not PEM: `openssl crl -inform der -in {file} -out PEM`")
-    } else if wanted == Wanted::Key {
+    } else if wanted == ExpectedContent::Key {
         format!("is DER, not PEM: `openssl pkey -inform der -in {file} -out PEM`")
     } else {
         "is DER, not PEM, and neither a certificate nor a revocation list; it may be a private key".into()
@@ -66,27 +66,27 @@ fn labels(bytes: &[u8]) -> Vec<&[u8]> {
     lines.filter_map(|line| line.trim_ascii().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")).collect()
 }
 
-fn in_pem(file: &str, labels: &[&[u8]], bytes: &[u8], wanted: Wanted) -> Option<String> {
+fn in_pem(file: &str, labels: &[&[u8]], bytes: &[u8], wanted: ExpectedContent) -> Option<String> {
     let has = |label: &str| labels.contains(&label.as_bytes());
     let has_key = labels.iter().any(|label| label.ends_with(b"PRIVATE KEY"));
     let words = match wanted {
-        Wanted::Key if is_encrypted(labels, bytes) => format!(
+        ExpectedContent::Key if is_encrypted(labels, bytes) => format!(
             "is encrypted, and a daemon has nobody to ask for the passphrase; store it decrypted and readable by this user \
              only: `openssl pkey -in {file} -out PLAIN`"
         ),
-        Wanted::Key if has("OPENSSH PRIVATE KEY") => format!(
+        ExpectedContent::Key if has("OPENSSH PRIVATE KEY") => format!(
             "is a key in OpenSSH's own form; `ssh-keygen -p -N '' -m PKCS8 -f COPY` rewrites a copy of {file} as PKCS#8"
         ),
-        Wanted::Key if has_key => return None,
-        Wanted::Key if has("CERTIFICATE") => {
+        ExpectedContent::Key if has_key => return None,
+        ExpectedContent::Key if has("CERTIFICATE") => {
             "holds a certificate, and no PEM private key (PKCS#8, PKCS#1 or SEC1); it may belong to `cert`"
                 .into()
         }
-        Wanted::Key if has("PUBLIC KEY") || has("RSA PUBLIC KEY") => {
+        ExpectedContent::Key if has("PUBLIC KEY") || has("RSA PUBLIC KEY") => {
             "holds a public key; the private one is wanted".into()
         }
-        Wanted::Certificate if has("CERTIFICATE") => return None,
-        Wanted::RevocationList if has("X509 CRL") => return None,
+        ExpectedContent::Certificate if has("CERTIFICATE") => return None,
+        ExpectedContent::RevocationList if has("X509 CRL") => return None,
         _ if has("TRUSTED CERTIFICATE") || has("X509 CERTIFICATE") => {
             format!("holds a certificate in a form of OpenSSL's own: `openssl x509 -in {file} -out PEM`")
         }
@@ -98,16 +98,16 @@ fn in_pem(file: &str, labels: &[&[u8]], bytes: &[u8], wanted: Wanted) -> Option<
                 "is PKCS#7: `openssl pkcs7 -in {file} -print_certs -out PEM` makes PEM certificates of it"
             )
         }
-        Wanted::Certificate if has_key => {
+        ExpectedContent::Certificate if has_key => {
             "holds a private key, and no PEM certificate; it may belong to `key`".into()
         }
-        Wanted::Certificate if has("X509 CRL") => {
+        ExpectedContent::Certificate if has("X509 CRL") => {
             "holds a revocation list, and no PEM certificate; it may belong to `crl`".into()
         }
-        Wanted::RevocationList if has("CERTIFICATE") => {
+        ExpectedContent::RevocationList if has("CERTIFICATE") => {
             "holds a certificate, and no PEM revocation list (X509 CRL)".into()
         }
-        Wanted::Certificate | Wanted::Key | Wanted::RevocationList => return None,
+        ExpectedContent::Certificate | ExpectedContent::Key | ExpectedContent::RevocationList => return None,
     };
     Some(words)
 }

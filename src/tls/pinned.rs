@@ -4,9 +4,9 @@
 use rustls::Error;
 use rustls::pki_types::CertificateDer;
 
-use super::demands::{Pin, Unacceptable, unacceptable};
+use super::extra_checks::{Pin, Unacceptable, unacceptable};
 use super::refusal;
-use super::signed::Key;
+use super::signed::PublicKey;
 use super::verifier::{Judge, Presented};
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Pinned {
     }
 
     fn verdict(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        let pin = Pin::of(Key::of(certificate)?.info);
+        let pin = Pin::of(PublicKey::of(certificate)?.info);
         if self.certificates.iter().any(|named| named == certificate) || self.pins.contains(&pin) {
             return Ok(());
         }
@@ -37,7 +37,7 @@ impl Pinned {
 impl Judge for Pinned {
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
         let certificate = presented.end_entity;
-        self.verdict(certificate).inspect_err(|error| refusal::of_demand(error, certificate))
+        self.verdict(certificate).inspect_err(|error| refusal::of_extra_check(error, certificate))
     }
 
     /// A certificate that two parsers read in two ways must not have one key for the pin and another for the handshake.

@@ -15,7 +15,7 @@ use x509_parser::prelude::{GeneralName, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
 use super::chain::{is_of_version_1, is_self_issued};
-use super::demands::Unacceptable;
+use super::extra_checks::Unacceptable;
 use super::signed::parsed;
 
 thread_local! {
@@ -32,7 +32,7 @@ fn note(words: String) {
 }
 
 /// What was verified, and for what.
-pub(super) struct Shown<'a> {
+pub(super) struct VerifiedCertificate<'a> {
     pub(super) end_entity: &'a CertificateDer<'a>,
     pub(super) intermediates: &'a [CertificateDer<'a>],
     /// The certificates of the file of `tls.ca`.
@@ -42,9 +42,13 @@ pub(super) struct Shown<'a> {
 }
 
 /// Keeps the words on a certificate that a verifier is about to refuse.
-pub(super) fn of_certificate(error: &Error, shown: &Shown<'_>, algorithms: &WebPkiSupportedAlgorithms) {
+pub(super) fn of_certificate(
+    error: &Error,
+    shown: &VerifiedCertificate<'_>,
+    algorithms: &WebPkiSupportedAlgorithms,
+) {
     let (words, which) = shown.words(error, algorithms);
-    note(format!("{words} ({})", described(which)));
+    note(format!("{words} ({})", describe(which)));
 }
 
 /// The same of a handshake that the certificate's key did not sign, or not so that it counts.
@@ -64,13 +68,13 @@ pub(super) fn of_signature(error: &Error, certificate: &CertificateDer<'_>) {
         }
         _ => return,
     };
-    note(format!("{words} ({})", described(certificate)));
+    note(format!("{words} ({})", describe(certificate)));
 }
 
 /// A certificate that was refused before anything but a demand of ours was looked at.
-pub(super) fn of_demand(error: &Error, certificate: &CertificateDer<'_>) {
+pub(super) fn of_extra_check(error: &Error, certificate: &CertificateDer<'_>) {
     let words = own_words(error).unwrap_or_else(|| "the server's certificate cannot be read".into());
-    note(format!("{words} ({})", described(certificate)));
+    note(format!("{words} ({})", describe(certificate)));
 }
 
 fn own_words(error: &Error) -> Option<String> {
@@ -78,7 +82,7 @@ fn own_words(error: &Error) -> Option<String> {
     other.0.downcast_ref::<Unacceptable>().map(ToString::to_string)
 }
 
-impl<'a> Shown<'a> {
+impl<'a> VerifiedCertificate<'a> {
     fn sent(&self) -> impl Iterator<Item = &'a CertificateDer<'a>> {
         std::iter::once(self.end_entity).chain(self.intermediates)
     }
@@ -343,7 +347,7 @@ fn shown(name: &GeneralName<'_>) -> Option<String> {
 }
 
 /// Subject, issuer and fingerprint, as `openssl x509 -noout -subject -issuer -fingerprint -sha256` shows them.
-pub(super) fn described(certificate: &CertificateDer<'_>) -> String {
+pub(super) fn describe(certificate: &CertificateDer<'_>) -> String {
     let digest = digest::digest(&digest::SHA256, certificate);
     let fingerprint = hex(digest.as_ref());
     match parsed(certificate) {

@@ -24,7 +24,7 @@ pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Cert
 
 /// A SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Key<'a> {
+pub(super) struct PublicKey<'a> {
     /// All of it, in DER.
     pub(super) info: &'a [u8],
     /// What is inside its AlgorithmIdentifier.
@@ -33,7 +33,7 @@ pub(super) struct Key<'a> {
     bits: &'a [u8],
 }
 
-impl<'a> Key<'a> {
+impl<'a> PublicKey<'a> {
     pub(super) fn of(certificate: &'a CertificateDer<'_>) -> Result<Self, Error> {
         let info = parsed(certificate)?.tbs_certificate.subject_pki.raw;
         let read = || {

@@ -20,7 +20,7 @@ use rustls::unbuffered::{
 };
 use rustls::{ClientConfig, InvalidMessage};
 
-use super::wear::{Due, KeyLimit, Wear};
+use super::key_usage::{KeyLimit, KeyLimitDue, KeyUsage};
 use super::{HandshakeError, uncertified};
 use crate::protocol::{Packets, Wrapping};
 use crate::sys::{Socket, Transport};
@@ -41,7 +41,7 @@ pub struct Stream<T = Socket> {
     closing: bool,
     /// The server has asked for a certificate, and there was none.
     uncertified: bool,
-    wear: Wear,
+    key_usage: KeyUsage,
     /// What cuts what is written into records, for servers that expect whole packets in them.
     packets: Option<Box<Packets>>,
     /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
@@ -90,8 +90,8 @@ impl Stream {
     ///
     /// # Errors
     /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
-    pub fn adopted(self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.adopted()?, ..self })
+    pub fn register_here(self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.register_here()?, ..self })
     }
 }
 
@@ -189,7 +189,7 @@ impl<T: Transport> Stream<T> {
         // No whole record is left, and what the handshake needed is far more than what a part of one does.
         incoming.shrink_to_fit();
         Ok(Self {
-            wear: Wear::of(&connection),
+            key_usage: KeyUsage::of(&connection),
             socket,
             connection,
             incoming,
@@ -216,19 +216,19 @@ impl<T: Transport> Stream<T> {
 
     /// When it had better end because its keys are used up, if that is near.
     #[must_use]
-    pub const fn due(&self) -> Option<Due> {
-        self.wear.due()
+    pub const fn key_limit_due(&self) -> Option<KeyLimitDue> {
+        self.key_usage.due()
     }
 
     /// Whether the server has ended it without close_notify, as a stream does that somebody cut (RFC 8446 §6.1).
     #[must_use]
-    pub const fn was_cut(&self) -> bool {
+    pub const fn was_truncated(&self) -> bool {
         matches!(self.reading, Reading::Cut)
     }
 
     /// Memory that is its own.
     #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.incoming.capacity() + self.opened.capacity() + self.outgoing.capacity()
     }
 
@@ -339,7 +339,7 @@ impl<T: Transport> Stream<T> {
                     Err(_) if taken > 0 => break,
                     Err(error) => return Poll::Ready(Err(error)),
                 };
-                self.wear.sealed(portion.len());
+                self.key_usage.record_sealed(portion.len());
                 taken += portion.len();
                 let sent = match self.socket.poll_send(cx, &memory[..sealed]) {
                     Poll::Pending => 0,
@@ -370,7 +370,7 @@ impl<T: Transport> Stream<T> {
                         break;
                     }
                 }
-                self.wear.sealed(packet.len());
+                self.key_usage.record_sealed(packet.len());
             }
             // What TLS has to say of a failure waits already.
             self.outgoing.splice(..0, memory[..sealed].iter().copied());

@@ -61,7 +61,7 @@ impl Kept {
 
 impl Tickets {
     /// The server ended a handshake that offered one: what is kept is worth nothing. For how long none is offered.
-    pub(super) fn refused(&self) -> Duration {
+    pub(super) fn note_refused(&self) -> Duration {
         let mut kept = self.kept();
         // Of several at once the first counts: a server that dies in the middle of many handshakes is no such server.
         let now = clock::now();
@@ -79,7 +79,7 @@ impl Tickets {
     }
 
     /// The server resumed a session.
-    pub(super) fn resumed(&self) {
+    pub(super) fn note_resumed(&self) {
         self.kept().refusals = 0;
     }
 
@@ -144,14 +144,14 @@ mod tests {
         let tickets = Tickets::default();
         let refused = || {
             tickets.kept().resting_until = None;
-            tickets.refused().as_secs()
+            tickets.note_refused().as_secs()
         };
         let rests: Vec<_> = (0..5).map(|_| refused()).collect();
         assert_eq!(rests, [1, 10, 100, 600, 600]);
-        assert!(tickets.refused() <= REST_MAX, "one of several at once");
-        tickets.resumed();
+        assert!(tickets.note_refused() <= REST_MAX, "one of several at once");
+        tickets.note_resumed();
         tickets.kept().resting_until = None;
-        assert_eq!(tickets.refused(), REST);
+        assert_eq!(tickets.note_refused(), REST);
         assert!(tickets.kept().rests());
     }
 }

@@ -12,9 +12,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 
-use super::demands::{Unacceptable, unacceptable};
+use super::extra_checks::{Unacceptable, unacceptable};
 use super::refusal;
-use super::signed::Key;
+use super::signed::PublicKey;
 
 /// What a server shows, and what it is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +30,7 @@ pub(super) trait Judge: fmt::Debug + Send + Sync {
     /// Whether the server may have our bytes. The reason of a refusal is left with [`refusal`].
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error>;
 
-    /// Whether the key is always taken as [`Key`] reads it, and not only where webpki reads none.
+    /// Whether the key is always taken as [`PublicKey`] reads it, and not only where webpki reads none.
     fn reads_key_itself(&self) -> bool {
         false
     }
@@ -53,11 +53,11 @@ impl Verifier {
         &self,
         certificate: &CertificateDer<'_>,
         webpki: impl FnOnce() -> Result<HandshakeSignatureValid, Error>,
-        own: impl FnOnce(Key<'_>) -> Result<HandshakeSignatureValid, Error>,
+        own: impl FnOnce(PublicKey<'_>) -> Result<HandshakeSignatureValid, Error>,
     ) -> Result<HandshakeSignatureValid, Error> {
         let verified =
             match self.judge.reads_key_itself() || ParsedCertificate::try_from(certificate).is_err() {
-                true => Key::of(certificate).and_then(own),
+                true => PublicKey::of(certificate).and_then(own),
                 false => webpki(),
             };
         verified.inspect_err(|error| refusal::of_signature(error, certificate))
@@ -119,7 +119,7 @@ pub(super) struct RejectAll;
 impl Judge for RejectAll {
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error> {
         let error = unacceptable(Unacceptable::Nobody);
-        refusal::of_demand(&error, presented.end_entity);
+        refusal::of_extra_check(&error, presented.end_entity);
         Err(error)
     }
 }

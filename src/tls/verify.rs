@@ -14,11 +14,11 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::{Error, RootCertStore};
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::chain::{Chain, ChainTerms, may_issue};
-use super::demands::Demands;
+use super::chain::{Chain, ChainChecks, may_issue};
+use super::extra_checks::ExtraChecks;
 use super::federation::{Federation, trust_domain};
-use super::identity::{Bundles, Identity, Stamp, certificates, moment, not_after, text, unreadable};
-use super::pem_file::{Wanted, instead};
+use super::identity::{Bundles, Generation, Identity, certificates, moment, not_after, text, unreadable};
+use super::pem_file::{ExpectedContent, explain_mismatch};
 use super::pinned::Pinned;
 use super::signed::parsed;
 use super::verifier::{AcceptAny, Judge, RejectAll, Verifier};
@@ -87,14 +87,14 @@ pub enum RootsError {
 /// Whom a cluster trusts. Whoever holds it has the current verifier at any time.
 #[derive(Debug)]
 pub struct Trust {
-    terms: Option<Terms>,
+    terms: Option<PeerVerification>,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<Trusted>,
 }
 
 /// What a server's certificate has to fulfil.
 #[derive(Debug, Clone)]
-pub struct Terms {
+pub struct PeerVerification {
     /// How much of it counts.
     pub verify: Verify,
     /// Who may have signed it; what it may be, of [`Verify::Pin`].
@@ -103,7 +103,7 @@ pub struct Terms {
     /// none that has expired.
     pub crls: Vec<PathBuf>,
     /// What it must bear, beyond the name or instead of it.
-    pub demands: Demands,
+    pub extra_checks: ExtraChecks,
 }
 
 /// A verifier, as its files were read.
@@ -111,18 +111,18 @@ pub struct Terms {
 pub(super) struct Trusted {
     pub(super) verifier: Arc<dyn ServerCertVerifier>,
     /// The first as long as every revocation list is up to date, another from the end of each on, in the order of `lists_end`.
-    stamps: Vec<Stamp>,
+    generations: Vec<Generation>,
     lists_end: Vec<SystemTime>,
     /// Whether a certificate that has expired is refused.
     pub(super) reads_dates: bool,
     /// What the files held.
     held: (Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>),
-    ends: Vec<(Role, SystemTime)>,
+    ends: Vec<(CredentialRole, SystemTime)>,
 }
 
 /// What it is that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
+pub enum CredentialRole {
     /// The certificate that we show.
     Client,
     /// A CA of the file.
@@ -131,7 +131,7 @@ pub enum Role {
     Crl,
 }
 
-impl Role {
+impl CredentialRole {
     /// The label in metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -145,7 +145,10 @@ impl Role {
 
 impl Trust {
     /// Reads the files. Without terms anyone is trusted.
-    pub(super) fn load(terms: Option<Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
+    pub(super) fn load(
+        terms: Option<PeerVerification>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, TrustError> {
         let current = ArcSwap::from_pointee(Trusted::read(terms.as_ref(), provider)?);
         Ok(Self { terms, provider: Arc::clone(provider), current })
     }
@@ -155,7 +158,7 @@ impl Trust {
     /// # Errors
     /// See [`TrustError`]; who was there stays.
     pub fn refresh(&self) -> Result<bool, TrustError> {
-        let never_changes = |terms: &Terms| {
+        let never_changes = |terms: &PeerVerification| {
             terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki | Roots::Nobody)
         };
         if self.terms.as_ref().is_none_or(never_changes) {
@@ -176,7 +179,7 @@ impl Trust {
 
     /// When the first of the file's CAs ends, and the first of the revocation lists.
     #[must_use]
-    pub fn ends(&self) -> Vec<(Role, SystemTime)> {
+    pub fn ends(&self) -> Vec<(CredentialRole, SystemTime)> {
         self.current().ends.clone()
     }
 
@@ -186,8 +189,8 @@ impl Trust {
 }
 
 impl Trusted {
-    fn read(terms: Option<&Terms>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
-        let Some(Terms { verify, roots, crls, demands }) = terms else {
+    fn read(terms: Option<&PeerVerification>, provider: &Arc<CryptoProvider>) -> Result<Self, TrustError> {
+        let Some(PeerVerification { verify, roots, crls, extra_checks }) = terms else {
             return Ok(Self::without_roots(Arc::new(AcceptAny), provider));
         };
         let mut lists = Vec::new();
@@ -199,16 +202,16 @@ impl Trusted {
         }
         lists_end.sort_unstable();
         let over = |store: RootCertStore, named: &[CertificateDer<'static>]| {
-            let (name_counts, demands) = (*verify == Verify::Full, demands.clone());
-            let terms = ChainTerms { name_counts, demands, lists: lists.clone() };
+            let (name_counts, extra_checks) = (*verify == Verify::Full, extra_checks.clone());
+            let terms = ChainChecks { name_counts, extra_checks, lists: lists.clone() };
             let chain = Chain::new(store, named.to_vec(), terms, provider).map_err(unbuildable)?;
             Ok::<_, TrustError>(Arc::new(chain) as Arc<dyn Judge>)
         };
         let (judge, certificates): (Arc<dyn Judge>, _) = if *verify == Verify::Pin {
             let named = roots.named()?;
-            (Arc::new(Pinned::new(named.clone(), demands.pins.clone())), named)
+            (Arc::new(Pinned::new(named.clone(), extra_checks.pins.clone())), named)
         } else if let Roots::Bundle(identity) = roots {
-            let bundles = trusted_bundles(&identity.bundles(), demands);
+            let bundles = trusted_bundles(&identity.bundles(), extra_checks);
             let mut all = BTreeMap::new();
             for (domain, certificates) in &bundles.all {
                 let mut store = RootCertStore::empty();
@@ -227,10 +230,10 @@ impl Trusted {
         };
         // One that cannot be read was no trust anchor either.
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
-        let ends = [(Role::Ca, first_end), (Role::Crl, lists_end.first().copied())];
+        let ends = [(CredentialRole::Ca, first_end), (CredentialRole::Crl, lists_end.first().copied())];
         Ok(Self {
             verifier: Arc::new(Verifier::new(judge, provider)),
-            stamps: (0..=lists_end.len()).map(|_| Stamp::next()).collect(),
+            generations: (0..=lists_end.len()).map(|_| Generation::next()).collect(),
             lists_end,
             reads_dates: *verify != Verify::Pin,
             held: (certificates, lists),
@@ -242,7 +245,7 @@ impl Trusted {
     fn without_roots(judge: Arc<dyn Judge>, provider: &CryptoProvider) -> Self {
         Self {
             verifier: Arc::new(Verifier::new(judge, provider)),
-            stamps: vec![Stamp::next()],
+            generations: vec![Generation::next()],
             lists_end: Vec::new(),
             reads_dates: false,
             held: (Vec::new(), Vec::new()),
@@ -252,14 +255,14 @@ impl Trusted {
 
     /// What it is at that time: a list that has expired asks something else of servers than it did before, and so what was made
     /// before then is as outdated as by another list. Tickets, above all: whoever resumes is asked nothing.
-    pub(super) fn stamp(&self, wall: SystemTime) -> Stamp {
-        self.stamps[self.lists_end.partition_point(|end| *end <= wall)]
+    pub(super) fn generation(&self, wall: SystemTime) -> Generation {
+        self.generations[self.lists_end.partition_point(|end| *end <= wall)]
     }
 }
 
 /// Our own trust domain's, and those of others that the demands name; whom nobody names, nobody trusts.
-fn trusted_bundles(bundles: &Bundles, demands: &Demands) -> Bundles {
-    let is_named = |domain: &str| demands.uris.iter().any(|uri| trust_domain(uri) == Some(domain));
+fn trusted_bundles(bundles: &Bundles, extra_checks: &ExtraChecks) -> Bundles {
+    let is_named = |domain: &str| extra_checks.uris.iter().any(|uri| trust_domain(uri) == Some(domain));
     let all = bundles.all.iter().filter(|(domain, _)| **domain == bundles.own || is_named(domain));
     Bundles {
         own: bundles.own.clone(),
@@ -283,7 +286,7 @@ pub fn revocation_lists(
 ) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>), String> {
     let text = text(path)?;
     let read = CertificateRevocationListDer::pem_slice_iter(&text).collect();
-    let other = || instead(path, &text, Wanted::RevocationList);
+    let other = || explain_mismatch(path, &text, ExpectedContent::RevocationList);
     let lists: Vec<_> = Result::map_err(read, |error| other().unwrap_or_else(|| unreadable(path, &error)))?;
     let mut ends = Vec::new();
     for list in &lists {

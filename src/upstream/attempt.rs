@@ -9,18 +9,20 @@ use std::time::{Duration, Instant};
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::protocol::{Greeting, NothingBuffered, UpgradeError, Upgraded};
-use crate::relay::End;
-use crate::sys::{Socket, Target};
-use crate::tls::{Agreed, Carriage, Choice, EndpointOriginator, HandshakeError, Start};
+use crate::relay::UpstreamStream;
+use crate::sys::{ConnectTarget, Socket};
+use crate::tls::{
+    EndpointOriginator, HandshakeError, HandshakeInfo, HandshakeOptions, IdentityChoice, TlsStart,
+};
 
 use super::Settings as ClusterSettings;
-use super::announce::Announcement;
 use super::connect::connect;
-use super::dial::{Demand, DialRecord, Ready, Wanted};
+use super::dial::{DialRecord, DialRequest, DialTarget, Ready};
 use super::endpoint::Endpoint;
-use super::failure::{Bound, DialError, Step};
+use super::failure::{AttemptBound, AttemptStep, DialError};
 use super::first_words;
-use super::upgrade::{Led, UpgradeFailure, Upgrading, nothing_came};
+use super::proxy_header::ProxyInfo;
+use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_buffered};
 
 /// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
 /// and the server is given what it needs to see a whole conversation.
@@ -30,15 +32,15 @@ use super::upgrade::{Led, UpgradeFailure, Upgrading, nothing_came};
 pub async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
-    identity: Choice,
+    identity: IdentityChoice,
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
-    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
     let attempt = Attempt { is_probe: true, ..Attempt::on(settings, endpoint, identity, deadline) };
     match attempt.establish(record).await? {
-        Established::Ready(ready) => Ok(ready),
-        Established::Meets(socket, mut greeting) => {
-            let introduced = greeting.introduction.alone();
+        AttemptResult::Ready(ready) => Ok(ready),
+        AttemptResult::Meets(socket, mut greeting) => {
+            let introduced = greeting.client_reply.conclude_without_client();
             attempt.secure_introduced(socket, &introduced.request, introduced.upgraded, record).await
         }
     }
@@ -54,7 +56,7 @@ pub(super) async fn connect_endpoint(
     port: Option<u16>,
     record: &mut DialRecord,
 ) -> Result<Socket, DialError> {
-    let deadline = Limit::after(clock::now(), Bound::Deadline, settings.dial.deadline);
+    let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
     let identity = endpoint.identity_for_nobody();
     let attempt = Attempt { port, is_probe: true, ..Attempt::on(settings, endpoint, identity, deadline) };
     attempt.connect(record).await
@@ -65,17 +67,17 @@ pub(super) const PROBE_GREETING_MAX: Duration = Duration::from_secs(30);
 
 /// A moment that something must be over by, and the bound that says so.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
+pub(super) struct AttemptDeadline {
     pub(super) at: Instant,
-    bound: Bound,
+    bound: AttemptBound,
     /// How long the bound is, in all.
     length: Duration,
     /// Whether it holds for a greeting that is waited for, too.
     is_firm: bool,
 }
 
-impl Limit {
-    pub(super) fn after(begun: Instant, bound: Bound, length: Duration) -> Self {
+impl AttemptDeadline {
+    pub(super) fn after(begun: Instant, bound: AttemptBound, length: Duration) -> Self {
         Self { at: begun + length, bound, length, is_firm: false }
     }
 
@@ -109,9 +111,9 @@ pub(super) struct Attempt<'a> {
     address: Option<SocketAddr>,
     /// Another port than the endpoint's.
     port: Option<u16>,
-    identity: Choice,
+    identity: IdentityChoice,
     begun: Instant,
-    deadline: Limit,
+    deadline: AttemptDeadline,
     has_spoken: bool,
     /// What the client has said for the upgrade to say.
     preface: &'a [u8],
@@ -122,7 +124,7 @@ pub(super) struct Attempt<'a> {
     /// Sessions are measured, and probes are not.
     is_probe: bool,
     /// What the server hears of the session; `None`: it is none, but a probe.
-    announcement: Option<&'a Announcement>,
+    proxy_info: Option<&'a ProxyInfo>,
 }
 
 /// How one attempt begins TLS.
@@ -135,15 +137,20 @@ enum Way {
 }
 
 /// How far an attempt leads without the client.
-pub(super) enum Established {
+pub(super) enum AttemptResult {
     Ready(Ready),
     Meets(Socket, Greeting),
 }
 
 impl<'a> Attempt<'a> {
     /// The rest of an attempt whose client has been heard: the time that this took is not ours.
-    pub(super) fn resumed(settings: &'a ClusterSettings, endpoint: &'a Endpoint, identity: Choice) -> Self {
-        let deadline = Limit::after(clock::now(), Bound::Handshake, settings.dial.handshake_timeout);
+    pub(super) fn resumed(
+        settings: &'a ClusterSettings,
+        endpoint: &'a Endpoint,
+        identity: IdentityChoice,
+    ) -> Self {
+        let deadline =
+            AttemptDeadline::after(clock::now(), AttemptBound::Handshake, settings.dial.handshake_timeout);
         Self { has_spoken: true, ..Self::on(settings, endpoint, identity, deadline) }
     }
 
@@ -151,8 +158,8 @@ impl<'a> Attempt<'a> {
     pub(super) fn on(
         settings: &'a ClusterSettings,
         endpoint: &'a Endpoint,
-        identity: Choice,
-        deadline: Limit,
+        identity: IdentityChoice,
+        deadline: AttemptDeadline,
     ) -> Self {
         Self {
             settings,
@@ -167,18 +174,18 @@ impl<'a> Attempt<'a> {
             opening: None,
             is_secured: AtomicBool::new(false),
             is_probe: false,
-            announcement: None,
+            proxy_info: None,
         }
     }
 
     /// The same for a session that asks for it.
-    pub(super) fn serving(self, demand: &Demand<'a>) -> Self {
-        let Demand { wanted, has_spoken, preface, opening, announcement, .. } = *demand;
-        let address = match wanted {
-            Wanted::Any => None,
-            Wanted::Endpoint { address, .. } => address,
+    pub(super) fn serving(self, request: &DialRequest<'a>) -> Self {
+        let DialRequest { target, has_spoken, preface, opening, proxy_info, .. } = *request;
+        let address = match target {
+            DialTarget::Any => None,
+            DialTarget::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, preface, opening, announcement, ..self }
+        Self { address, has_spoken, preface, opening, proxy_info, ..self }
     }
 
     /// Whether connect, upgrade and TLS are over, so that slowness is the server's at its own work.
@@ -187,10 +194,10 @@ impl<'a> Attempt<'a> {
     }
 
     /// All the way to a stream whose server does not turn the session away.
-    pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         let mut established = self.establish_secure(record).await?;
         self.is_secured.store(true, Ordering::Relaxed);
-        if let Established::Ready(ready) = &mut established
+        if let AttemptResult::Ready(ready) = &mut established
             && !self.is_probe
         {
             first_words::heard(ready, self.settings, self.endpoint, self.opening).await?;
@@ -200,7 +207,7 @@ impl<'a> Attempt<'a> {
 
     /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
     /// refuses what is a hint says nothing of it.
-    async fn establish_secure(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    async fn establish_secure(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         match self.establish_either_way(record).await {
             Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
                 self.endpoint.metrics().resumption_refused.increment(1);
@@ -215,15 +222,15 @@ impl<'a> Attempt<'a> {
 
     /// Where the protocol's servers take one of two ways to TLS and the file does not say which: the way that led there last,
     /// and the other, at once, if the server ends that without a word.
-    async fn establish_either_way(&self, record: &mut DialRecord) -> Result<Established, DialError> {
+    async fn establish_either_way(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         let Some(originator) = self.endpoint.originator() else {
             return self.establish_once(Way::Direct, record).await;
         };
         let first = match originator.start() {
-            Start::EitherWay if originator.is_direct() => Way::Direct,
-            Start::EitherWay => Way::Upgrade,
-            Start::Upgrade => return self.establish_once(Way::Upgrade, record).await,
-            Start::Direct => return self.establish_once(Way::Direct, record).await,
+            TlsStart::EitherWay if originator.is_direct() => Way::Direct,
+            TlsStart::EitherWay => Way::Upgrade,
+            TlsStart::Upgrade => return self.establish_once(Way::Upgrade, record).await,
+            TlsStart::Direct => return self.establish_once(Way::Direct, record).await,
         };
         let failed = match self.establish_once(first, record).await {
             Err(error) if error.may_be_the_other_way() => error,
@@ -235,16 +242,16 @@ impl<'a> Attempt<'a> {
             // Neither way leads anywhere: the one that was to do so tells why.
             Err(error) if error.may_be_the_other_way() => Err(failed),
             established => {
-                originator.began(other == Way::Direct);
+                originator.set_direct(other == Way::Direct);
                 established
             }
         }
     }
 
-    async fn establish_once(&self, way: Way, record: &mut DialRecord) -> Result<Established, DialError> {
+    async fn establish_once(&self, way: Way, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
-            None => Ok(Established::Ready(Ready::new(End::Socket(socket)))),
+            None => Ok(AttemptResult::Ready(Ready::new(UpstreamStream::Socket(socket)))),
             // Boxed: a handshake's state is large, and a plain dial has no use for it.
             Some(originator) => Box::pin(self.secure(originator, way, socket, record)).await,
         }
@@ -255,39 +262,39 @@ impl<'a> Attempt<'a> {
         // Whoever answers on another port is not the server.
         let send_proxy = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let begun = clock::now();
-        let limit = self.limit(begun, Bound::Connect, settings.dial.connect_timeout);
+        let limit = self.limit(begun, AttemptBound::Connect, settings.dial.connect_timeout);
         let speaks_first = send_proxy.is_some() || self.speaks_first();
         let begin = |mut address: SocketAddr| {
             if let Some(port) = self.port {
                 address.set_port(port);
             }
             let from = settings.dial.local_address;
-            let target = Target { address, from, speaks_first, is_upkeep: self.is_probe };
+            let target = ConnectTarget { address, from, speaks_first, is_upkeep: self.is_probe };
             Socket::connect(target, &settings.socket)
         };
-        let order = self.address.map_or_else(|| endpoint.order(), |only| (only, None));
+        let order = self.address.map_or_else(|| endpoint.address_order(), |only| (only, None));
         let connecting = async {
             let (socket, address) = connect(order, begin).await?;
             if let Some(send_proxy) = send_proxy {
                 // With the ACK that ends TCP's handshake, before anything else.
                 let from = socket.local().ok_or_else(|| (address, io::ErrorKind::NotConnected.into()))?;
-                let header = send_proxy.header(self.announcement, endpoint.settings(), (from, address));
+                let header = send_proxy.header(self.proxy_info, endpoint.settings(), (from, address));
                 socket.send_all(&header).await.map_err(|error| (address, error))?;
             }
             Ok((socket, address))
         };
-        match alarm::before(limit.at, connecting).await {
+        match alarm::timeout_at(limit.at, connecting).await {
             Ok(Ok((socket, address))) => {
                 let took = clock::now() - begun;
                 if !self.is_probe {
                     endpoint.metrics().connect_duration.record(took);
                 }
-                endpoint.answered(address);
+                endpoint.note_answered(address);
                 record.connect = Some(took);
                 Ok(socket)
             }
             Ok(Err((address, error))) => Err(DialError::Connect { address, error }),
-            Err(Elapsed) => Err(self.timeout(Step::Connect, limit)),
+            Err(Elapsed) => Err(self.timeout(AttemptStep::Connect, limit)),
         }
     }
 
@@ -295,8 +302,8 @@ impl<'a> Attempt<'a> {
     fn speaks_first(&self) -> bool {
         let Self { settings, endpoint, has_spoken, .. } = *self;
         match endpoint.originator().map(EndpointOriginator::start) {
-            Some(Start::Direct) => true,
-            Some(Start::Upgrade | Start::EitherWay) => !settings.protocol.server_greets(),
+            Some(TlsStart::Direct) => true,
+            Some(TlsStart::Upgrade | TlsStart::EitherWay) => !settings.protocol.server_greets(),
             None => has_spoken && !settings.protocol.server_greets(),
         }
     }
@@ -308,7 +315,7 @@ impl<'a> Attempt<'a> {
         way: Way,
         socket: Socket,
         record: &mut DialRecord,
-    ) -> Result<Established, DialError> {
+    ) -> Result<AttemptResult, DialError> {
         let begun = clock::now();
         let dialogue = match way {
             Way::Upgrade => self.settings.protocol.upgrade_for(self.preface),
@@ -323,31 +330,32 @@ impl<'a> Attempt<'a> {
         }
         let greeted = clock::now();
         let deadline = self.deadline.without(record.greeting.unwrap_or_default());
-        let limit = Limit::after(greeted, Bound::Handshake, self.settings.dial.handshake_timeout);
+        let limit =
+            AttemptDeadline::after(greeted, AttemptBound::Handshake, self.settings.dial.handshake_timeout);
         let limit = limit.within(deadline);
-        let mut step = Step::Upgrade;
+        let mut step = AttemptStep::Upgrade;
         let securing = async {
             let upgraded = match upgrading {
                 Some(upgrading) => {
-                    let led = upgrading.led(&socket).await;
+                    let led = upgrading.run(&socket).await;
                     match led.map_err(|failure| self.upgrade_failed(&failure))? {
-                        Led::Upgraded(upgraded) => upgraded,
-                        Led::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
+                        UpgradeProgress::Upgraded(upgraded) => upgraded,
+                        UpgradeProgress::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
                     }
                 }
                 None => Upgraded::new(NothingBuffered::nothing_was_said()),
             };
-            step = Step::Handshake;
+            step = AttemptStep::Handshake;
             self.shake_hands(originator, way, socket, upgraded, true)
                 .await
                 .map(|(ready, agreed)| Secured::Ready(ready, agreed))
         };
-        let secured = alarm::before(limit.at, securing).await;
+        let secured = alarm::timeout_at(limit.at, securing).await;
         match secured.unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))? {
-            Secured::Meets(socket, greeting) => Ok(Established::Meets(socket, greeting)),
+            Secured::Meets(socket, greeting) => Ok(AttemptResult::Meets(socket, greeting)),
             Secured::Ready(ready, agreed) => {
                 self.note(greeted, agreed, record);
-                Ok(Established::Ready(ready))
+                Ok(AttemptResult::Ready(ready))
             }
         }
     }
@@ -358,15 +366,15 @@ impl<'a> Attempt<'a> {
         let begun = clock::now();
         let greeting_timeout = self.settings.dial.greeting_timeout;
         let limit = match self.is_probe && greeting_timeout > PROBE_GREETING_MAX {
-            true => Limit::after(begun, Bound::Probe, PROBE_GREETING_MAX),
-            false => Limit::after(begun, Bound::Greeting, greeting_timeout),
+            true => AttemptDeadline::after(begun, AttemptBound::Probe, PROBE_GREETING_MAX),
+            false => AttemptDeadline::after(begun, AttemptBound::Greeting, greeting_timeout),
         };
         let limit = if self.deadline.is_firm { limit.within(self.deadline) } else { limit };
         let soon = limit.at.min(begun + self.settings.dial.handshake_timeout);
-        let mut heard = alarm::before(soon, upgrading.greeted(socket)).await;
+        let mut heard = alarm::timeout_at(soon, upgrading.wait_greeting(socket)).await;
         if heard.is_err() && soon < limit.at {
             self.warn_of_silence(limit);
-            heard = alarm::before(limit.at, upgrading.greeted(socket)).await;
+            heard = alarm::timeout_at(limit.at, upgrading.wait_greeting(socket)).await;
         }
         match heard {
             Ok(heard) => heard.map_err(|failure| self.upgrade_failed(&failure)),
@@ -381,8 +389,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// Says once that a server keeps its sessions waiting: it may never have been one that greets.
-    fn warn_of_silence(&self, limit: Limit) {
-        if self.is_probe || !self.endpoint.is_silent_for_the_first_time() {
+    fn warn_of_silence(&self, limit: AttemptDeadline) {
+        if self.is_probe || !self.endpoint.note_slow_greeting() {
             return;
         }
         let (cluster, endpoint) = (&self.settings.name, &self.endpoint.settings().name);
@@ -403,11 +411,12 @@ impl<'a> Attempt<'a> {
     ) -> Result<Ready, DialError> {
         let originator = self.endpoint.originator().expect("an upgrade was begun, so there is TLS");
         let begun = clock::now();
-        let limit = self.limit(begun, Bound::Handshake, self.settings.dial.handshake_timeout);
+        let limit = self.limit(begun, AttemptBound::Handshake, self.settings.dial.handshake_timeout);
         let securing = async {
             let protocol = &*self.settings.protocol;
-            let is_quiet =
-                || nothing_came(&socket, protocol).map_err(|error| self.upgrade_failed(&error.into()));
+            let is_quiet = || {
+                check_nothing_buffered(&socket, protocol).map_err(|error| self.upgrade_failed(&error.into()))
+            };
             is_quiet()?;
             if let Err(error) = socket.send_all(request).await {
                 // It may have said why before it went.
@@ -419,8 +428,9 @@ impl<'a> Attempt<'a> {
             // greeting and to no other.
             self.shake_hands(originator, Way::Upgrade, socket, upgraded, self.is_probe).await
         };
-        let secured = alarm::before(limit.at, securing).await;
-        let (ready, agreed) = secured.unwrap_or_else(|Elapsed| Err(self.timeout(Step::Handshake, limit)))?;
+        let secured = alarm::timeout_at(limit.at, securing).await;
+        let (ready, agreed) =
+            secured.unwrap_or_else(|Elapsed| Err(self.timeout(AttemptStep::Handshake, limit)))?;
         self.note(begun, agreed, record);
         Ok(ready)
     }
@@ -433,24 +443,24 @@ impl<'a> Attempt<'a> {
         socket: Socket,
         upgraded: Upgraded,
         resumes: bool,
-    ) -> Result<(Ready, Agreed), DialError> {
+    ) -> Result<(Ready, HandshakeInfo), DialError> {
         let Upgraded { proof, wrapping, answer, welcome, first, dialogue } = upgraded;
         let server_name = self.endpoint.settings().server_name.clone();
-        let carriage = Carriage { proof, wrapping, packets: self.settings.protocol.packets() };
+        let options = HandshakeOptions { proof, wrapping, packets: self.settings.protocol.packets() };
         let shaken = match resumes {
-            true => originator.originate(self.identity, socket, server_name, carriage).await,
-            false => originator.originate_in_full(self.identity, socket, server_name, carriage).await,
+            true => originator.originate(self.identity, socket, server_name, options).await,
+            false => originator.originate_in_full(self.identity, socket, server_name, options).await,
         };
         let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(way, error))?;
         let is_upgraded = way == Way::Upgrade && self.settings.protocol.upgrade().is_some();
-        let end = End::Tls(stream);
-        Ok((Ready { end, welcome, first, dialogue, is_upgraded, answer, said: 0 }, agreed))
+        let end = UpstreamStream::Tls(stream);
+        Ok((Ready { stream: end, welcome, first, dialogue, is_upgraded, answer, said: 0 }, agreed))
     }
 
-    fn note(&self, begun: Instant, agreed: Agreed, record: &mut DialRecord) {
+    fn note(&self, begun: Instant, agreed: HandshakeInfo, record: &mut DialRecord) {
         let took = clock::now() - begun;
         if !self.is_probe {
-            self.endpoint.metrics().secured(took, agreed.resumed);
+            self.endpoint.metrics().record_handshake(took, agreed.resumed);
         }
         record.handshake = Some(took);
         record.agreed = Some(Box::new(agreed));
@@ -481,16 +491,19 @@ impl<'a> Attempt<'a> {
         DialError::Upgrade { endpoint, reason, is_an_end: failure.is_an_end() }
     }
 
-    fn limit(&self, begun: Instant, bound: Bound, length: Duration) -> Limit {
-        Limit::after(begun, bound, length).within(self.deadline)
+    fn limit(&self, begun: Instant, bound: AttemptBound, length: Duration) -> AttemptDeadline {
+        AttemptDeadline::after(begun, bound, length).within(self.deadline)
     }
 
-    fn timeout(&self, step: Step, limit: Limit) -> DialError {
-        let Limit { bound, length: timeout, .. } = limit;
+    fn timeout(&self, step: AttemptStep, limit: AttemptDeadline) -> DialError {
+        let AttemptDeadline { bound, length: timeout, .. } = limit;
         // Attempts before it may have left next to nothing of the time for all of them.
         let is_fair = match bound {
-            Bound::Connect | Bound::Handshake | Bound::Greeting | Bound::Probe => true,
-            Bound::Deadline => (clock::now() - self.begun) * 2 >= self.settings.dial.deadline,
+            AttemptBound::Connect
+            | AttemptBound::Handshake
+            | AttemptBound::Greeting
+            | AttemptBound::Probe => true,
+            AttemptBound::Deadline => (clock::now() - self.begun) * 2 >= self.settings.dial.deadline,
         };
         DialError::Timeout { endpoint: self.endpoint.settings().name.clone(), step, bound, timeout, is_fair }
     }
@@ -498,6 +511,6 @@ impl<'a> Attempt<'a> {
 
 /// What an attempt at TLS leads to.
 enum Secured {
-    Ready(Ready, Agreed),
+    Ready(Ready, HandshakeInfo),
     Meets(Socket, Greeting),
 }

@@ -41,7 +41,7 @@ async fn race(
     begin: impl Fn(SocketAddr) -> io::Result<Socket> + Copy,
 ) -> Connected {
     let mut leading = pin!(reach(first, begin));
-    match alarm::before(clock::now() + HEAD_START, leading.as_mut()).await {
+    match alarm::timeout_at(clock::now() + HEAD_START, leading.as_mut()).await {
         Ok(Ok(connected)) => return Ok(connected),
         Ok(Err(_)) => return reach(second, begin).await,
         Err(alarm::Elapsed) => {}

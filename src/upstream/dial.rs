@@ -13,22 +13,22 @@ use crate::alarm;
 use crate::caller::Caller;
 use crate::clock;
 use crate::name::EndpointName;
-use crate::policy::eligibility::Nobody;
+use crate::policy::cluster_state::Unavailable;
+use crate::policy::eligibility::NoEndpoint;
 use crate::policy::retry;
-use crate::policy::roster::Unavailable;
 use crate::protocol::Dialogue;
-use crate::relay::End;
-use crate::tls::Agreed;
+use crate::relay::UpstreamStream;
+use crate::tls::HandshakeInfo;
 
-use super::announce::Announcement;
-use super::attempt::Limit;
-use super::failure::{Bound, DialError, NoMore, Refusal, Step};
+use super::attempt::AttemptDeadline;
+use super::failure::{AttemptBound, AttemptStep, DialError, DialFailure, NoMoreAttempts};
 use super::first_words;
 use super::hedging::Hedging;
 use super::lease::Lease;
-use super::meeting::Meeting;
 use super::preconnect;
-use super::waiting::NoLease;
+use super::proxy_header::ProxyInfo;
+use super::server_first::ServerFirstUpgrade;
+use super::wait_queue::NoLease;
 use super::{Cluster, EndpointId};
 
 /// The bounds of a dial.
@@ -66,7 +66,7 @@ pub struct DialRecord {
     /// How long upgrade and TLS took.
     pub handshake: Option<Duration>,
     /// What TLS agreed on.
-    pub agreed: Option<Box<Agreed>>,
+    pub agreed: Option<Box<HandshakeInfo>>,
 }
 
 /// What a dial led to.
@@ -75,14 +75,14 @@ pub enum Dialled {
     /// A usable upstream, with the claim that lets it be: to be kept as long as the session lives.
     Ready(Ready, Lease),
     /// A server that has greeted, and whose upgrade goes on with the client.
-    Meets(Box<Meeting>),
+    ServerFirst(Box<ServerFirstUpgrade>),
 }
 
 /// A usable upstream.
 #[derive(Debug)]
 pub struct Ready {
     /// The stream.
-    pub end: End,
+    pub stream: UpstreamStream,
     /// For the client, before anything of the server.
     pub welcome: Vec<u8>,
     /// For the server, before anything of the client.
@@ -99,7 +99,7 @@ pub struct Ready {
 
 /// Which endpoint a dial is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum DialTarget {
     /// The one that the cluster picks.
     Any,
     /// One and no other, whatever the caps say: for a cancel.
@@ -113,9 +113,9 @@ pub enum Wanted {
 
 /// What a session asks of its dial.
 #[derive(Debug, Clone, Copy)]
-pub struct Demand<'a> {
+pub struct DialRequest<'a> {
     /// Which endpoint.
-    pub wanted: Wanted,
+    pub target: DialTarget,
     /// Bytes of the client wait to be passed on.
     pub has_spoken: bool,
     /// Those of them that are the upgrade's to say.
@@ -123,9 +123,9 @@ pub struct Demand<'a> {
     /// All of them, where they are known and ask for a session.
     pub opening: first_words::Opening<'a>,
     /// What the client said about it.
-    pub tightened: Tightened<'a>,
+    pub overrides: DialOverrides<'a>,
     /// What the server hears of the session, where the cluster announces sessions at all.
-    pub announcement: Option<&'a Announcement>,
+    pub proxy_info: Option<&'a ProxyInfo>,
     /// What `source_hash` is to keep on one endpoint: a hash of the caller, or of what the client named.
     pub affinity: Option<u64>,
     /// Whose it is, where that is known: he has his turn in the queue, and his identity is shown. That of a cancel is whose
@@ -139,7 +139,7 @@ pub struct Demand<'a> {
 
 /// How a client tightens what the file allows its dial.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Tightened<'a> {
+pub struct DialOverrides<'a> {
     /// No more attempts than that, at least 1.
     pub attempts: Option<u32>,
     /// No longer than that over all attempts.
@@ -162,21 +162,21 @@ pub(super) enum Purpose {
 /// Dropping the future cancels the dial; nobody is blamed for it.
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`DialFailure`].
 pub async fn dial(
     cluster: &Arc<Cluster>,
-    demand: Demand<'_>,
+    request: DialRequest<'_>,
     record: &mut DialRecord,
-) -> Result<Dialled, Refusal> {
+) -> Result<Dialled, DialFailure> {
     // Whoever is nobody to the servers waits for nothing.
-    cluster.settings().identifies(demand.caller)?;
+    cluster.settings().identifies(request.caller)?;
     // Whoever belongs to one endpoint is not given what is ready on another.
-    if demand.wanted == Wanted::Any
-        && demand.affinity.is_none()
-        && let Some((mut ready, lease)) = cluster.take_ready(demand.caller, record)
+    if request.target == DialTarget::Any
+        && request.affinity.is_none()
+        && let Some((mut ready, lease)) = cluster.take_ready(request.caller, record)
     {
         let heard =
-            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), demand.opening).await;
+            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening).await;
         match heard {
             Ok(()) => {
                 cluster.metrics().preconnect_hits.increment(1);
@@ -190,50 +190,51 @@ pub async fn dial(
             }
         }
     }
-    dial_anew(cluster, demand, Purpose::Session, record).await
+    dial_anew(cluster, request, Purpose::Session, record).await
 }
 
 /// [`dial`], whatever is kept ready.
 pub(super) async fn dial_anew(
     cluster: &Arc<Cluster>,
-    demand: Demand<'_>,
+    request: DialRequest<'_>,
     purpose: Purpose,
     record: &mut DialRecord,
-) -> Result<Dialled, Refusal> {
+) -> Result<Dialled, DialFailure> {
     let settings = cluster.settings();
-    let tightened = demand.tightened;
-    let within = within(cluster, &demand);
-    let mut deadline = Limit::after(clock::now(), Bound::Deadline, within).firm(tightened.deadline.is_some());
+    let overrides = request.overrides;
+    let within = within(cluster, &request);
+    let mut deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, within)
+        .firm(overrides.deadline.is_some());
     // Of what greetings take, so much is no part of the deadline.
     let mut greetings = settings.dial.greeting_timeout;
-    let attempts = [tightened.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
+    let attempts = [overrides.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
     let (mut last, mut has_waited) = (None, false);
     record.resolve = cluster.found(deadline.at).await;
     loop {
         let mut is_unpaid = false;
-        let is_over = match cluster.lease_in_turn(&demand, &mut plan, purpose, deadline.at).await {
+        let is_over = match cluster.lease_in_turn(&request, &mut plan, purpose, deadline.at).await {
             Ok(lease) => {
-                let hedging = Hedging { cluster, demand, purpose, deadline, plan: &mut plan };
+                let hedging = Hedging { cluster, request, purpose, deadline, plan: &mut plan };
                 match hedging.attempt(lease, record).await? {
                     Ok(dialled) => return Ok(dialled),
                     Err(error) => {
-                        plan.failed(error.is_free());
+                        plan.record_failure(error.is_free());
                         let greeting = record.greeting.unwrap_or_default().min(greetings);
                         greetings -= greeting;
                         deadline = deadline.without(greeting);
-                        if error.step() == Step::Connect {
-                            cluster.search.doubt();
+                        if error.step() == AttemptStep::Connect {
+                            cluster.discovery.request_refresh();
                         }
                         if error.is_deadline() {
                             let attempts = plan.attempts();
                             // That it said nothing tells more than that time ran out.
                             let last =
                                 if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
-                            return Err(Refusal::Deadline { deadline: within, attempts, last });
+                            return Err(DialFailure::Deadline { deadline: within, attempts, last });
                         }
                         // One that is full is not asked twice: its client learns it as soon as nobody else is left to ask.
-                        let is_told = error.is_refused() && !cluster.has_untried(demand.wanted, &plan);
+                        let is_told = error.is_refused() && !cluster.has_untried(request.target, &plan);
                         last = Some(error);
                         is_told || !plan.has_attempt_left()
                     }
@@ -250,38 +251,40 @@ pub(super) async fn dial_anew(
             }
             Err(none) => return Err(nothing_left(cluster, none, last, plan.attempts())),
         };
-        let wait = cluster.wait(demand.wanted, &mut plan, is_unpaid);
-        let is_late = || async { alarm::before(deadline.at, alarm::sleep(wait)).await.is_err() };
-        let stopped = if is_over { None } else { Some(NoMore::Deadline(within)) };
+        let wait = cluster.wait(request.target, &mut plan, is_unpaid);
+        let is_late = || async { alarm::timeout_at(deadline.at, alarm::sleep(wait)).await.is_err() };
+        let stopped = if is_over { None } else { Some(NoMoreAttempts::Deadline(within)) };
         if is_over || is_late().await {
             let attempts = plan.attempts();
             return Err(match last {
-                Some(last) => Refusal::Failed { last, attempts, stopped },
-                None => Refusal::Deadline { deadline: within, attempts, last },
+                Some(last) => DialFailure::Failed { last, attempts, stopped },
+                None => DialFailure::Deadline { deadline: within, attempts, last },
             });
         }
     }
 }
 
 /// How long a dial may take over all its attempts.
-fn within(cluster: &Cluster, demand: &Demand<'_>) -> Duration {
+fn within(cluster: &Cluster, request: &DialRequest<'_>) -> Duration {
     let deadline = cluster.settings().dial.deadline;
-    demand.tightened.deadline.map_or(deadline, |own| own.min(deadline))
+    request.overrides.deadline.map_or(deadline, |own| own.min(deadline))
 }
 
 /// When there is an end to attempts in their middle, what failed before says more than why there is none left.
-fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> Refusal {
+fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> DialFailure {
     let (unavailable, no_more, refusal) = match none {
-        NoLease::Unavailable(why) => (why, NoMore::Unavailable(why), Refusal::Unavailable(why)),
-        NoLease::Waited(why, no_room) => (why, NoMore::Waited(why, no_room), Refusal::Waited(why, no_room)),
+        NoLease::Unavailable(why) => (why, NoMoreAttempts::Unavailable(why), DialFailure::Unavailable(why)),
+        NoLease::Waited(why, no_room) => {
+            (why, NoMoreAttempts::Waited(why, no_room), DialFailure::Waited(why, no_room))
+        }
     };
     if let Some(last) = last {
-        return Refusal::Failed { last, attempts, stopped: Some(no_more) };
+        return DialFailure::Failed { last, attempts, stopped: Some(no_more) };
     }
-    if unavailable == Unavailable::Nobody(Nobody::Empty) {
-        cluster.search.doubt();
-        if let Some(reason) = cluster.discovery().why_nobody() {
-            return Refusal::Unknown { reason };
+    if unavailable == Unavailable::Nobody(NoEndpoint::Empty) {
+        cluster.discovery.request_refresh();
+        if let Some(reason) = cluster.discovery().why_empty() {
+            return DialFailure::Unknown { reason };
         }
     }
     refusal
@@ -289,13 +292,13 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
 
 impl Ready {
     /// The same on the current worker.
-    pub(super) fn adopted(self) -> io::Result<Self> {
-        Ok(Self { end: self.end.adopted()?, ..self })
+    pub(super) fn register_here(self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.register_here()?, ..self })
     }
 
-    pub(super) const fn new(end: End) -> Self {
+    pub(super) const fn new(end: UpstreamStream) -> Self {
         Self {
-            end,
+            stream: end,
             welcome: Vec::new(),
             first: Vec::new(),
             dialogue: None,

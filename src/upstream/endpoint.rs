@@ -10,9 +10,9 @@ use rustls::pki_types::ServerName;
 use crate::caller::Caller;
 use crate::metrics::{CheckMetrics, EndpointMetrics};
 use crate::name::EndpointName;
-use crate::policy::slot::Id as EndpointId;
+use crate::policy::endpoint_state::Id as EndpointId;
 use crate::sync::Mutex;
-use crate::tls::{Choice, EndpointOriginator, NoIdentity, Shown};
+use crate::tls::{CredentialGenerations, EndpointOriginator, IdentityChoice, NoIdentity};
 
 /// Where a server is said to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct Endpoint {
     /// Of two addresses, whether the second was the last to answer. It is tried first then (RFC 8305 section 4).
     prefers_second: AtomicBool,
     /// With which credentials a probe got through, if the last one did that waited for what the server makes of them.
-    let_pass: Mutex<Option<Shown>>,
+    let_pass: Mutex<Option<CredentialGenerations>>,
     /// Whether it was said that it takes long to greet.
     was_silent: AtomicBool,
 }
@@ -131,7 +131,7 @@ impl Endpoint {
     }
 
     /// Its address, and the one to try beside it, in the order in which to try them.
-    pub(super) fn order(&self) -> (SocketAddr, Option<SocketAddr>) {
+    pub(super) fn address_order(&self) -> (SocketAddr, Option<SocketAddr>) {
         let Addresses { first, second } = self.settings.addresses;
         match second {
             Some(second) if self.prefers_second.load(Ordering::Relaxed) => (second, Some(first)),
@@ -140,7 +140,7 @@ impl Endpoint {
     }
 
     /// That address answered.
-    pub(super) fn answered(&self, address: SocketAddr) {
+    pub(super) fn note_answered(&self, address: SocketAddr) {
         if self.settings.addresses.second.is_some() {
             let is_second = address.ip() != self.settings.addresses.first.ip();
             self.prefers_second.store(is_second, Ordering::Relaxed);
@@ -153,14 +153,14 @@ impl Endpoint {
 
     /// As whom that caller's connection to it is made: by the rules of its own TLS. Those of the cluster that a session began
     /// with may have been others, if a reload came in between.
-    pub(super) fn identity_for(&self, caller: Option<&Caller>) -> Result<Choice, NoIdentity> {
-        self.originator().map_or(Ok(Choice::ONLY), |originator| originator.for_caller(caller))
+    pub(super) fn identity_for(&self, caller: Option<&Caller>) -> Result<IdentityChoice, NoIdentity> {
+        self.originator().map_or(Ok(IdentityChoice::ONLY), |originator| originator.for_caller(caller))
     }
 
     /// The same where no caller is there.
     #[must_use]
-    pub(super) fn identity_for_nobody(&self) -> Choice {
-        self.originator().map_or(Choice::ONLY, EndpointOriginator::for_nobody)
+    pub(super) fn identity_for_nobody(&self) -> IdentityChoice {
+        self.originator().map_or(IdentityChoice::ONLY, EndpointOriginator::for_nobody)
     }
 
     /// The same for another object of this endpoint.
@@ -169,17 +169,17 @@ impl Endpoint {
     }
 
     /// The credentials of its last probe, where that passed.
-    pub(super) fn let_pass(&self) -> Option<Shown> {
+    pub(super) fn probed_generations(&self) -> Option<CredentialGenerations> {
         *self.let_pass.lock()
     }
 
     /// A probe passed with those; `None`: it did not.
-    pub(super) fn lets_pass(&self, shown: Option<Shown>) {
+    pub(super) fn set_probed_generations(&self, shown: Option<CredentialGenerations>) {
         *self.let_pass.lock() = shown;
     }
 
     /// It takes long to greet. Whether that is news.
-    pub(super) fn is_silent_for_the_first_time(&self) -> bool {
+    pub(super) fn note_slow_greeting(&self) -> bool {
         !self.was_silent.swap(true, Ordering::Relaxed)
     }
 
@@ -187,7 +187,7 @@ impl Endpoint {
         &self.metrics
     }
 
-    pub(super) const fn checks(&self) -> Option<&CheckMetrics> {
+    pub(super) const fn check_metrics(&self) -> Option<&CheckMetrics> {
         self.checks.as_ref()
     }
 }

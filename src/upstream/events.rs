@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::policy::breaker::{self, Label};
+use crate::policy::breaker::{self, StateLabel};
+use crate::policy::cluster_state::ClusterEvent;
 use crate::policy::eligibility::Mode;
 use crate::policy::outlier::Ejection;
-use crate::policy::roster::Event;
 
 use super::endpoint::Endpoint;
 use super::{Cluster, State};
 
 /// An event, and its endpoint, if it has one that the cluster has still.
-type Told = (Event, Option<Arc<Endpoint>>);
+type Told = (ClusterEvent, Option<Arc<Endpoint>>);
 
 impl Cluster {
     /// Decides under the lock, calls whoever waits for the room that this may have made, and reports what that changed outside it.
@@ -19,7 +19,7 @@ impl Cluster {
         let mut state = self.state();
         let decided = decision(&mut state);
         state.call_next();
-        let events = state.roster.take_events();
+        let events = state.cluster_state.take_events();
         if events.is_empty() {
             return decided;
         }
@@ -38,29 +38,29 @@ impl Cluster {
     /// other, the first may tell last.
     pub fn publish_state(&self) {
         let state = self.state();
-        let breaker = state.roster.breaker().map_or(0, |breaker| breaker.label().number());
+        let breaker = state.cluster_state.breaker().map_or(0, |breaker| breaker.label().number());
         // Under the lock, so that two scrapes cannot set an older state over a newer one.
-        self.metrics.set_state(breaker, state.roster.is_in_panic());
+        self.metrics.set_state(breaker, state.cluster_state.is_in_panic());
     }
 
     fn tell(&self, (event, endpoint): &Told) {
         match (event, endpoint) {
-            (Event::Ejected { ejection, .. }, Some(endpoint)) => self.tell_ejected(endpoint, ejection),
-            (Event::Returned { .. }, Some(endpoint)) => {
+            (ClusterEvent::Ejected { ejection, .. }, Some(endpoint)) => self.tell_ejected(endpoint, ejection),
+            (ClusterEvent::Returned { .. }, Some(endpoint)) => {
                 endpoint.metrics().ejected.decrement(1);
                 let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
                 tracing::info!(%cluster, %endpoint, "endpoint returned: it serves again");
             }
-            (Event::Breaker(transition), _) => self.tell_breaker(transition),
-            (Event::Mode { from, to }, _) => self.tell_mode(*from, *to),
+            (ClusterEvent::Breaker(transition), _) => self.tell_breaker(transition),
+            (ClusterEvent::Mode { from, to }, _) => self.tell_mode(*from, *to),
             // It has left meanwhile, and its state with it.
-            (Event::Ejected { .. } | Event::Returned { .. }, None) => {}
+            (ClusterEvent::Ejected { .. } | ClusterEvent::Returned { .. }, None) => {}
         }
     }
 
     fn tell_ejected(&self, endpoint: &Endpoint, ejection: &Ejection) {
         let Ejection { fault, failures, lasts, times, again } = ejection;
-        endpoint.metrics().ejected(fault.label(), !again);
+        endpoint.metrics().record_ejection(fault.label(), !again);
         let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
         let fault = fault.label();
         if *again {
@@ -73,18 +73,18 @@ impl Cluster {
     fn tell_breaker(&self, transition: &breaker::Transition) {
         let breaker::Transition { from, to, .. } = transition;
         // A round of trials that failed is no opening.
-        if (from, to) != (&Label::HalfOpen, &Label::Open) {
-            self.metrics.breaker_turned(to.label());
+        if (from, to) != (&StateLabel::HalfOpen, &StateLabel::Open) {
+            self.metrics.record_breaker_transition(to.label());
         }
         let (cluster, wait) = (&self.settings.name, self.settings.queue_timeout);
         match (from, to) {
-            (Label::Closed, Label::Open) => tracing::warn!(
+            (StateLabel::Closed, StateLabel::Open) => tracing::warn!(
                 %cluster,
                 "breaker open: every endpoint fails; they are being tried, and sessions wait for that up to {wait:?}"
             ),
-            (_, Label::Open) => tracing::debug!(%cluster, "breaker open: the trials failed"),
-            (_, Label::HalfOpen) => tracing::debug!(%cluster, "breaker half-open: trying the endpoints"),
-            (_, Label::Closed) => tracing::info!(%cluster, "breaker closed: an endpoint serves again"),
+            (_, StateLabel::Open) => tracing::debug!(%cluster, "breaker open: the trials failed"),
+            (_, StateLabel::HalfOpen) => tracing::debug!(%cluster, "breaker half-open: trying the endpoints"),
+            (_, StateLabel::Closed) => tracing::info!(%cluster, "breaker closed: an endpoint serves again"),
         }
     }
 
@@ -103,12 +103,12 @@ impl Cluster {
 }
 
 impl State {
-    fn endpoint_of(&self, event: &Event) -> Option<Arc<Endpoint>> {
+    fn endpoint_of(&self, event: &ClusterEvent) -> Option<Arc<Endpoint>> {
         let id = match event {
-            Event::Ejected { endpoint, .. } | Event::Returned { endpoint } => *endpoint,
-            Event::Breaker(_) | Event::Mode { .. } => return None,
+            ClusterEvent::Ejected { endpoint, .. } | ClusterEvent::Returned { endpoint } => *endpoint,
+            ClusterEvent::Breaker(_) | ClusterEvent::Mode { .. } => return None,
         };
-        self.roster.slot(id).filter(|slot| slot.is_member())?;
-        self.members.get(id).cloned()
+        self.cluster_state.endpoint(id).filter(|endpoint_state| endpoint_state.is_present())?;
+        self.endpoint_map.get(id).cloned()
     }
 }

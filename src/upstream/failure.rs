@@ -9,18 +9,18 @@ use rustix::io::Errno;
 
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
+use crate::policy::cluster_state::Unavailable;
 use crate::policy::outlier::Fault;
 use crate::policy::queue;
-use crate::policy::roster::Unavailable;
 use crate::protocol::TurnedAway;
 use crate::tls::{HandshakeError, NoIdentity};
 
-use super::waiting::NoRoom;
+use super::wait_queue::NoRoom;
 
 /// One step of an attempt, in their order, as `check --connect` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the field's own words")]
-pub enum Step {
+pub enum AttemptStep {
     Connect,
     Upgrade,
     Handshake,
@@ -69,7 +69,7 @@ pub enum DialError {
         /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
-        step: Step,
+        step: AttemptStep,
         /// For how long.
         after: Duration,
     },
@@ -87,7 +87,7 @@ pub enum DialError {
         /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
-        step: Step,
+        step: AttemptStep,
     },
     /// It accepted, and did not greet as its protocol has it.
     #[error("{endpoint} accepted the connection and {} {}: {}", silence(*.has_begun), bound.within(*.timeout), greets(protocol))]
@@ -99,7 +99,7 @@ pub enum DialError {
         /// Whether something came.
         has_begun: bool,
         /// Which bound it met.
-        bound: Bound,
+        bound: AttemptBound,
         /// How long that is.
         timeout: Duration,
     },
@@ -109,9 +109,9 @@ pub enum DialError {
         /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
-        step: Step,
+        step: AttemptStep,
         /// Which bound it met.
-        bound: Bound,
+        bound: AttemptBound,
         /// How long that is.
         timeout: Duration,
         /// Whether the endpoint had had enough time when it was over.
@@ -121,7 +121,7 @@ pub enum DialError {
 
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Bound {
+pub enum AttemptBound {
     /// `connect.timeout`: TCP.
     Connect,
     /// `connect.handshake_timeout`: upgrade and TLS.
@@ -136,7 +136,7 @@ pub enum Bound {
 
 /// Why a dial as a whole led nowhere.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum DialFailure {
     /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
@@ -160,7 +160,7 @@ pub enum Refusal {
         /// How many there were.
         attempts: u32,
         /// Why there were no more, if there might have been.
-        stopped: Option<NoMore>,
+        stopped: Option<NoMoreAttempts>,
     },
     /// Time ran out over all attempts.
     #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
@@ -176,7 +176,7 @@ pub enum Refusal {
 
 /// Why there are no more attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoMore {
+pub enum NoMoreAttempts {
     /// Nobody may be dialled.
     #[error("no further attempt: {0}")]
     Unavailable(Unavailable),
@@ -192,7 +192,7 @@ fn counted(attempts: u32) -> String {
     if attempts > 1 { format!(" (the last of {attempts} attempts)") } else { String::new() }
 }
 
-fn no_more(why: &Option<NoMore>) -> String {
+fn no_more(why: &Option<NoMoreAttempts>) -> String {
     why.as_ref().map(|why| format!("; {why}")).unwrap_or_default()
 }
 
@@ -200,7 +200,7 @@ fn after(last: &Option<DialError>) -> String {
     last.as_ref().map(|error| format!("; {error}")).unwrap_or_default()
 }
 
-impl Bound {
+impl AttemptBound {
     /// `within`, the key in the file, and how long that is.
     fn within(self, timeout: Duration) -> String {
         let key = match self {
@@ -260,13 +260,12 @@ impl DialError {
             Self::Outpaced { .. } => "outpaced",
             Self::GivenUp { .. } => "given_up",
             Self::EndedEarly { .. } => "ended_early",
-            Self::Timeout { bound: Bound::Deadline, .. } | Self::Silent { bound: Bound::Deadline, .. } => {
-                "deadline"
-            }
+            Self::Timeout { bound: AttemptBound::Deadline, .. }
+            | Self::Silent { bound: AttemptBound::Deadline, .. } => "deadline",
             Self::Silent { .. } => "greeting_timeout",
-            Self::Timeout { bound: Bound::Connect, .. } => "connect_timeout",
-            Self::Timeout { bound: Bound::Handshake, .. } => "handshake_timeout",
-            Self::Timeout { bound: Bound::Greeting | Bound::Probe, .. } => "greeting_timeout",
+            Self::Timeout { bound: AttemptBound::Connect, .. } => "connect_timeout",
+            Self::Timeout { bound: AttemptBound::Handshake, .. } => "handshake_timeout",
+            Self::Timeout { bound: AttemptBound::Greeting | AttemptBound::Probe, .. } => "greeting_timeout",
         }
     }
 
@@ -274,17 +273,18 @@ impl DialError {
     pub(super) const fn is_deadline(&self) -> bool {
         matches!(
             self,
-            Self::Timeout { bound: Bound::Deadline, .. } | Self::Silent { bound: Bound::Deadline, .. }
+            Self::Timeout { bound: AttemptBound::Deadline, .. }
+                | Self::Silent { bound: AttemptBound::Deadline, .. }
         )
     }
 
     /// The step it failed in.
     #[must_use]
-    pub const fn step(&self) -> Step {
+    pub const fn step(&self) -> AttemptStep {
         match self {
-            Self::Connect { .. } => Step::Connect,
-            Self::Upgrade { .. } | Self::Silent { .. } | Self::Refused { .. } => Step::Upgrade,
-            Self::Tls { .. } | Self::EndedEarly { .. } => Step::Handshake,
+            Self::Connect { .. } => AttemptStep::Connect,
+            Self::Upgrade { .. } | Self::Silent { .. } | Self::Refused { .. } => AttemptStep::Upgrade,
+            Self::Tls { .. } | Self::EndedEarly { .. } => AttemptStep::Handshake,
             Self::Outpaced { step, .. } | Self::GivenUp { step, .. } | Self::Timeout { step, .. } => *step,
         }
     }
@@ -298,7 +298,7 @@ impl DialError {
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
             Self::GivenUp { .. } | Self::Refused { .. } => false,
             // It accepts, and a client that has not the patience of its protocol says nothing of it.
-            Self::Silent { bound, .. } => !matches!(bound, Bound::Deadline),
+            Self::Silent { bound, .. } => !matches!(bound, AttemptBound::Deadline),
             Self::Connect { error, .. } => !is_local(error),
             // The next handshake offers none.
             Self::Tls { error: HandshakeError::ResumptionRefused { .. }, .. } => false,
@@ -306,9 +306,9 @@ impl DialError {
             Self::Timeout { is_fair, .. } => *is_fair,
         };
         is_the_endpoints.then(|| match self.step() {
-            Step::Connect => Fault::Connect,
-            Step::Upgrade => Fault::Upgrade,
-            Step::Handshake => Fault::Handshake,
+            AttemptStep::Connect => Fault::Connect,
+            AttemptStep::Upgrade => Fault::Upgrade,
+            AttemptStep::Handshake => Fault::Handshake,
         })
     }
 
@@ -348,9 +348,9 @@ impl DialError {
     const fn outcome(&self) -> Outcome {
         match self.step() {
             _ if self.is_refused() => Outcome::UpstreamRefused,
-            Step::Connect => Outcome::ConnectFailed,
-            Step::Upgrade => Outcome::UpgradeFailed,
-            Step::Handshake => Outcome::TlsFailed,
+            AttemptStep::Connect => Outcome::ConnectFailed,
+            AttemptStep::Upgrade => Outcome::UpgradeFailed,
+            AttemptStep::Handshake => Outcome::TlsFailed,
         }
     }
 }
@@ -370,7 +370,7 @@ fn is_local(error: &io::Error) -> bool {
     short_of.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-impl Refusal {
+impl DialFailure {
     /// What the server said, where it is its own no.
     #[must_use]
     pub fn by_server(&self) -> Option<&TurnedAway> {
@@ -381,11 +381,11 @@ impl Refusal {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Waited(_, NoRoom::Crowd(queue::Full::Own(_) | queue::Full::Share(_))) => {
+            Self::Waited(_, NoRoom::Crowd(queue::QueueFull::Own(_) | queue::QueueFull::Share(_))) => {
                 Outcome::CallerFull
             }
             Self::Unavailable(why)
-            | Self::Waited(why, NoRoom::Late(_) | NoRoom::Crowd(queue::Full::All(_))) => {
+            | Self::Waited(why, NoRoom::Late(_) | NoRoom::Crowd(queue::QueueFull::All(_))) => {
                 match why {
                     Unavailable::Full(_) => Outcome::ClusterFull,
                     Unavailable::Breaker(_) => Outcome::BreakerOpen,
@@ -403,7 +403,7 @@ impl Refusal {
     }
 }
 
-impl Step {
+impl AttemptStep {
     /// The word in messages and in `check --connect`.
     #[must_use]
     pub const fn label(self) -> &'static str {
@@ -436,15 +436,15 @@ mod tests {
             DialError::Connect { address, error: io::ErrorKind::HostUnreachable.into() },
             DialError::Timeout {
                 endpoint: endpoint.clone(),
-                step: Step::Connect,
-                bound: Bound::Connect,
+                step: AttemptStep::Connect,
+                bound: AttemptBound::Connect,
                 timeout,
                 is_fair: true,
             },
             DialError::Timeout {
                 endpoint: endpoint.clone(),
-                step: Step::Connect,
-                bound: Bound::Deadline,
+                step: AttemptStep::Connect,
+                bound: AttemptBound::Deadline,
                 timeout,
                 is_fair: false,
             },
@@ -453,16 +453,16 @@ mod tests {
                 endpoint: endpoint.clone(),
                 by: Box::new(TurnedAway::new("SMTP", Some(421), b"full")),
             },
-            DialError::Outpaced { endpoint: endpoint.clone(), step: Step::Connect, after: timeout },
-            DialError::GivenUp { endpoint: endpoint.clone(), step: Step::Connect },
-            silent(Bound::Greeting),
-            silent(Bound::Deadline),
+            DialError::Outpaced { endpoint: endpoint.clone(), step: AttemptStep::Connect, after: timeout },
+            DialError::GivenUp { endpoint: endpoint.clone(), step: AttemptStep::Connect },
+            silent(AttemptBound::Greeting),
+            silent(AttemptBound::Deadline),
             DialError::EndedEarly { endpoint: endpoint.clone(), within: timeout },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
             DialError::Timeout {
                 endpoint,
-                step: Step::Handshake,
-                bound: Bound::Handshake,
+                step: AttemptStep::Handshake,
+                bound: AttemptBound::Handshake,
                 timeout,
                 is_fair: true,
             },

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::alarm;
 use crate::clock;
 use crate::protocol::FirstWords;
-use crate::relay::End;
+use crate::relay::UpstreamStream;
 
 use super::Settings as ClusterSettings;
 use super::dial::Ready;
@@ -43,18 +43,18 @@ pub(super) async fn heard(
         FirstWords::Greeting | FirstWords::Nothing => return Ok(()),
     };
     let is_mute = opening.is_empty() && protocol.first_words() == FirstWords::Answer;
-    if is_mute || matches!(ready.end, End::Socket(_)) {
+    if is_mute || matches!(ready.stream, UpstreamStream::Socket(_)) {
         return Ok(());
     }
     // Boxed: most protocols have no use for it, and every dial would have room for it.
     let look = Box::pin(async {
-        let Ready { end, said, .. } = ready;
+        let Ready { stream: end, said, .. } = ready;
         let sent = send(end, opening, said).await;
         // The kernel tells it once, and the relay has to meet it.
         sent.inspect_err(|error| end.remember(error)).ok()?;
         poll_fn(|cx| end.poll_peek(cx, |first| protocol.turned_away_behind_tls(first))).await
     });
-    match alarm::before(clock::now() + PATIENCE, look).await {
+    match alarm::timeout_at(clock::now() + PATIENCE, look).await {
         Ok(Some(by)) => Err(DialError::Refused {
             endpoint: endpoint.settings().name.clone(),
             by: Box::new(by.said_through_tls()),
@@ -64,9 +64,9 @@ pub(super) async fn heard(
 }
 
 /// `said` is right whenever this is dropped.
-async fn send(end: &mut End, opening: &[u8], said: &mut usize) -> io::Result<()> {
+async fn send(end: &mut UpstreamStream, opening: &[u8], said: &mut usize) -> io::Result<()> {
     while *said < opening.len() {
         *said += poll_fn(|cx| end.poll_send(cx, &opening[*said..])).await?;
     }
-    poll_fn(|cx| end.poll_sent(cx)).await
+    poll_fn(|cx| end.poll_flush(cx)).await
 }

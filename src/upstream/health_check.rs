@@ -4,8 +4,8 @@
 //! what its results come to, is `policy::health`'s; what a result means for sessions is the cluster's. The task runs
 //! beside the workers, on the thread that does the daemon's upkeep: a probe's handshake holds up no session.
 
-mod board;
 mod http;
+mod probe_table;
 mod probing;
 
 use std::pin::pin;
@@ -18,23 +18,23 @@ use hyper::http::uri::PathAndQuery;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::policy::endpoint_state::Admin;
 use crate::policy::health;
 use crate::policy::outlier::Fault;
-use crate::policy::slot::Admin;
 use crate::tls::EndpointOriginator;
 
 use super::endpoint::Endpoint;
-use super::several::Several;
+use super::future_set::FutureSet;
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
-pub(super) use board::Board;
-pub use board::Observed;
-use probing::{Failure, probe};
+pub use probe_table::ObservedHealth;
+pub(super) use probe_table::ProbeTable;
+use probing::{HealthCheckError, probe};
 
 /// How a cluster's endpoints are probed.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// What a probe does.
-    pub kind: Kind,
+    pub kind: ProbeKind,
     /// For a whole probe.
     pub timeout: Duration,
     /// How often, and how many results count.
@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// What a probe does. All but `Http` go the way of a session, with the cluster's own settings.
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub enum ProbeKind {
     /// Connects.
     Tcp,
     /// Connects, upgrades, shakes hands.
@@ -53,7 +53,7 @@ pub enum Kind {
     /// Asks an HTTP server on the endpoint's host.
     Http(Box<Http>),
     /// Sends bytes and looks for others.
-    Exchange(Exchange),
+    Exchange(ByteExchange),
 }
 
 /// What is asked by HTTP.
@@ -71,7 +71,7 @@ pub struct Http {
 
 /// Bytes to send, and bytes to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
+pub struct ByteExchange {
     /// Sent first; nothing where the server speaks first.
     pub send: Vec<u8>,
     /// To be found near the beginning of the answer; never empty.
@@ -83,7 +83,7 @@ const PROBES_MAX: usize = 64;
 /// How long those that are on their way may take to end when all does.
 const LAST_PROBES: Duration = Duration::from_millis(500);
 
-impl Kind {
+impl ProbeKind {
     /// How far a probe that succeeds has reached on a session's way.
     const fn proves(&self) -> Fault {
         match self {
@@ -105,11 +105,11 @@ impl Kind {
 
 /// Every value of the label `result` in metrics.
 pub(super) fn results() -> impl Iterator<Item = &'static str> {
-    Failure::results()
+    HealthCheckError::results()
 }
 
 /// The probes on their way.
-type Flight = Several<'static, (Arc<Endpoint>, Result<(), Failure>)>;
+type Flight = FutureSet<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>;
 
 /// Probes the endpoints of a cluster until the drain begins. Without a `health_check` there is nothing to do.
 pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
@@ -127,21 +127,21 @@ pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
             (endpoint, result) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
             // The cluster goes only when we do.
             _ = changes.changed() => follow(&cluster, &settings),
-            () = cluster.board().hurried() => {}
-            () = alarm::until(next) => {}
+            () = cluster.probe_table().wait_expedited() => {}
+            () = alarm::sleep_until(next) => {}
         }
     }
     // Servers log, and some count, a conversation that breaks off.
-    let _ = alarm::before(clock::now() + LAST_PROBES, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.all()).await;
 }
 
 /// Keeps to the endpoints that the cluster has and that nobody has disabled. What was known of one that comes back is old.
 fn follow(cluster: &Cluster, settings: &Settings) {
     let view = cluster.view();
-    let probed = view.iter().filter(|one| one.is_member && one.admin != Admin::Disabled);
+    let probed = view.iter().filter(|one| one.is_present && one.admin != Admin::Disabled);
     let now = clock::now();
-    for endpoint in cluster.board().follow(probed.map(|one| &one.endpoint), settings.rhythm, now) {
-        cluster.set_health(endpoint, health::Status::Undecided, Err(None));
+    for endpoint in cluster.probe_table().follow(probed.map(|one| &one.endpoint), settings.rhythm, now) {
+        cluster.set_health(endpoint, health::HealthStatus::Undecided, Err(None));
     }
 }
 
@@ -150,7 +150,7 @@ fn follow(cluster: &Cluster, settings: &Settings) {
 fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight) -> Option<Instant> {
     let now = clock::now();
     while flight.len() < PROBES_MAX {
-        let endpoint = match cluster.board().begin_next(now) {
+        let endpoint = match cluster.probe_table().begin_next(now) {
             Ok(endpoint) => endpoint,
             Err(next) => return next,
         };
@@ -168,25 +168,25 @@ fn note(
     cluster: &Cluster,
     settings: &Settings,
     endpoint: &Endpoint,
-    result: Result<(), Failure>,
+    result: Result<(), HealthCheckError>,
     rng: &mut Rng,
 ) {
-    let label = Failure::label(&result);
+    let label = HealthCheckError::label(&result);
     if let Err(failure) = &result
         && failure.is_local()
     {
         // What this host lacks is no evidence.
-        return cluster.board().postpone(endpoint.id(), clock::now(), failure.to_string(), rng);
+        return cluster.probe_table().postpone(endpoint.id(), clock::now(), failure.to_string(), rng);
     }
     let why = result.err().map(|failure| failure.to_string());
     if let Some(why) = &why {
         tracing::debug!(cluster = %cluster.settings().name, endpoint = %endpoint.settings().name, why, "probe failed");
     }
     let seen = why.as_ref().map_or_else(|| Ok(settings.kind.proves()), |why| Err(Some(why.clone())));
-    let observed = cluster.board().observe(endpoint.id(), clock::now(), why.map_or(Ok(()), Err), rng);
+    let observed = cluster.probe_table().observe(endpoint.id(), clock::now(), why.map_or(Ok(()), Err), rng);
     let Some(status) = observed else { return };
-    if let Some(metrics) = endpoint.checks() {
-        metrics.checked(label, status != health::Status::Unhealthy);
+    if let Some(metrics) = endpoint.check_metrics() {
+        metrics.record_check(label, status != health::HealthStatus::Unhealthy);
     }
     cluster.set_health(endpoint.id(), status, seen.as_ref().map_err(Option::as_deref).copied());
 }
@@ -194,6 +194,6 @@ fn note(
 impl Cluster {
     /// Something speaks against an endpoint: its next probe begins as soon as may be.
     pub(super) fn suspect(&self, endpoint: EndpointId) {
-        self.board().suspect(endpoint, clock::now());
+        self.probe_table().suspect(endpoint, clock::now());
     }
 }

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::policy::retry;
-use crate::tls::Choice;
+use crate::tls::IdentityChoice;
 
 use super::Cluster;
-use super::attempt::{Attempt, Established, Limit};
-use super::dial::{Demand, DialRecord, Dialled, Purpose, Wanted};
-use super::failure::{DialError, Refusal, Step};
+use super::attempt::{Attempt, AttemptDeadline, AttemptResult};
+use super::dial::{DialRecord, DialRequest, DialTarget, Dialled, Purpose};
+use super::failure::{AttemptStep, DialError, DialFailure};
+use super::future_set::FutureSet;
 use super::lease::Lease;
-use super::meeting::Meeting;
-use super::several::Several;
+use super::server_first::ServerFirstUpgrade;
 
 /// Attempts beside the first at once.
 const HEDGES_MAX: usize = 2;
@@ -35,24 +35,24 @@ pub(super) const FAILED: &str = "failed";
 /// What an attempt of a session needs, and what those beside it do.
 pub(super) struct Hedging<'a, 'p> {
     pub(super) cluster: &'a Arc<Cluster>,
-    pub(super) demand: Demand<'a>,
+    pub(super) request: DialRequest<'a>,
     pub(super) purpose: Purpose,
-    pub(super) deadline: Limit,
+    pub(super) deadline: AttemptDeadline,
     pub(super) plan: &'p mut retry::Plan,
 }
 
 /// An attempt beside the first, with all that belongs to it.
 struct Hedge {
     lease: Lease,
-    identity: Choice,
+    identity: IdentityChoice,
     record: DialRecord,
-    result: Result<Established, DialError>,
+    result: Result<AttemptResult, DialError>,
 }
 
 /// Which of them it was that ended.
-enum Led {
+enum HedgeEvent {
     /// The first, well or not.
-    First(Result<Established, DialError>),
+    First(Result<AttemptResult, DialError>),
     /// Another one, well, and how the first had failed by then, if it had.
     Other(Box<(Hedge, Option<DialError>)>),
     /// None: the endpoint of the first is found down.
@@ -65,33 +65,33 @@ impl<'a> Hedging<'a, '_> {
         mut self,
         lease: Lease,
         record: &mut DialRecord,
-    ) -> Result<Result<Dialled, DialError>, Refusal> {
+    ) -> Result<Result<Dialled, DialError>, DialFailure> {
         let identity = self.identity(&lease)?;
         record.begin(&lease, self.plan.attempts());
         let begun = clock::now();
         let led = {
             let attempt = Attempt::on(self.cluster.settings(), lease.endpoint(), identity, self.deadline);
-            let attempt = attempt.serving(&self.demand);
+            let attempt = attempt.serving(&self.request);
             let mut first = pin!(attempt.establish(record));
             match self.patience(&lease) {
-                None => Led::First(first.await),
-                Some(patience) => match alarm::before(begun + patience, first.as_mut()).await {
-                    Ok(result) => Led::First(result),
-                    Err(Elapsed) if attempt.is_secured() => Led::First(first.await),
+                None => HedgeEvent::First(first.await),
+                Some(patience) => match alarm::timeout_at(begun + patience, first.as_mut()).await {
+                    Ok(result) => HedgeEvent::First(result),
+                    Err(Elapsed) if attempt.is_secured() => HedgeEvent::First(first.await),
                     // Boxed: few have to, and every dial would have room for it.
                     Err(Elapsed) => Box::pin(self.race(first, &lease, begun, patience)).await,
                 },
             }
         };
         let endpoint = lease.endpoint().settings().name.clone();
-        let step = if record.connect.is_some() { Step::Handshake } else { Step::Connect };
+        let step = if record.connect.is_some() { AttemptStep::Handshake } else { AttemptStep::Connect };
         Ok(match led {
-            Led::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
-            Led::First(Err(error)) => {
-                lease.failed(&error);
+            HedgeEvent::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
+            HedgeEvent::First(Err(error)) => {
+                lease.record_failure(&error);
                 Err(error)
             }
-            Led::GaveUp => {
+            HedgeEvent::GaveUp => {
                 // What was waited for a greeting is no part of the deadline.
                 if let Some(connect) = record.connect
                     && self.cluster.settings().awaits_greetings()
@@ -99,13 +99,13 @@ impl<'a> Hedging<'a, '_> {
                     record.greeting = Some((clock::now() - begun).saturating_sub(connect));
                 }
                 let error = DialError::GivenUp { endpoint, step };
-                lease.failed(&error);
+                lease.record_failure(&error);
                 Err(error)
             }
-            Led::Other(other) => {
+            HedgeEvent::Other(other) => {
                 let (hedge, failed) = *other;
                 let after = clock::now() - begun;
-                lease.failed(&failed.unwrap_or(DialError::Outpaced { endpoint, step, after }));
+                lease.record_failure(&failed.unwrap_or(DialError::Outpaced { endpoint, step, after }));
                 let resolve = record.resolve;
                 *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
                 let established =
@@ -120,36 +120,36 @@ impl<'a> Hedging<'a, '_> {
     fn patience(&self, lease: &Lease) -> Option<Duration> {
         let settings = self.cluster.settings();
         let may_return =
-            self.demand.wanted == Wanted::Any && settings.hedge.is_some() && settings.awaits_greetings();
+            self.request.target == DialTarget::Any && settings.hedge.is_some() && settings.awaits_greetings();
         let late = may_return.then_some(settings.dial.handshake_timeout);
-        lease.patience().or(late).filter(|_| self.purpose == Purpose::Session)
+        lease.hedge_delay().or(late).filter(|_| self.purpose == Purpose::Session)
     }
 
-    fn identity(&self, lease: &Lease) -> Result<Choice, Refusal> {
+    fn identity(&self, lease: &Lease) -> Result<IdentityChoice, DialFailure> {
         match self.purpose {
-            Purpose::Session => Ok(lease.endpoint().identity_for(self.demand.caller)?),
+            Purpose::Session => Ok(lease.endpoint().identity_for(self.request.caller)?),
             Purpose::Spare => Ok(lease.endpoint().identity_for_nobody()),
         }
     }
 
     fn dialled(
         &self,
-        established: Established,
+        established: AttemptResult,
         mut lease: Lease,
-        identity: Choice,
+        identity: IdentityChoice,
         record: &DialRecord,
     ) -> Dialled {
         match established {
-            Established::Ready(ready) => {
+            AttemptResult::Ready(ready) => {
                 match self.purpose {
-                    Purpose::Session => lease.established(record.took()),
-                    Purpose::Spare => lease.kept(record.took()),
+                    Purpose::Session => lease.record_established(record.took()),
+                    Purpose::Spare => lease.record_kept(record.took()),
                 }
                 Dialled::Ready(ready, lease)
             }
-            Established::Meets(socket, greeting) => {
-                lease.greeted();
-                Dialled::Meets(Box::new(Meeting::new(lease, identity, socket, greeting)))
+            AttemptResult::Meets(socket, greeting) => {
+                lease.record_greeting();
+                Dialled::ServerFirst(Box::new(ServerFirstUpgrade::new(lease, identity, socket, greeting)))
             }
         }
     }
@@ -157,20 +157,20 @@ impl<'a> Hedging<'a, '_> {
     /// The first does not answer: others are tried beside it, one after the other.
     async fn race(
         &mut self,
-        mut first: Pin<&mut impl Future<Output = Result<Established, DialError>>>,
+        mut first: Pin<&mut impl Future<Output = Result<AttemptResult, DialError>>>,
         lease: &Lease,
         begun: Instant,
         patience: Duration,
-    ) -> Led {
+    ) -> HedgeEvent {
         let mut changes = self.cluster.changes();
-        let mut others = Others::new(self.cluster, begun, patience);
+        let mut others = OtherAttempts::new(self.cluster, begun, patience);
         let mut failed = None;
         loop {
             if failed.is_none()
                 && others.flight.len() == 0
                 && self.cluster.is_given_up(lease.endpoint().id(), self.plan)
             {
-                return Led::GaveUp;
+                return HedgeEvent::GaveUp;
             }
             while others.may_begin(failed.is_some()) && self.begin(&mut others) {}
             if failed.is_some() && others.flight.len() == 0 {
@@ -180,18 +180,18 @@ impl<'a> Hedging<'a, '_> {
             tokio::select! {
                 biased;
                 result = first.as_mut(), if failed.is_none() => match result {
-                    Ok(established) => return Led::First(Ok(established)),
-                    Err(error) if others.flight.len() == 0 => return Led::First(Err(error)),
+                    Ok(established) => return HedgeEvent::First(Ok(established)),
+                    Err(error) if others.flight.len() == 0 => return HedgeEvent::First(Err(error)),
                     Err(error) => failed = Some(error),
                 },
                 hedge = others.flight.next() => match &hedge.result {
                     Ok(_) => {
                         others.won();
-                        return Led::Other(Box::new((hedge, failed)));
+                        return HedgeEvent::Other(Box::new((hedge, failed)));
                     }
                     Err(error) => {
                         others.failed();
-                        hedge.lease.failed(error);
+                        hedge.lease.record_failure(error);
                     }
                 },
                 () = due => {}
@@ -199,12 +199,12 @@ impl<'a> Hedging<'a, '_> {
                 _ = changes.changed() => {}
             }
         }
-        Led::First(Err(failed.expect("it has failed, and nobody else is on the way")))
+        HedgeEvent::First(Err(failed.expect("it has failed, and nobody else is on the way")))
     }
 
     /// Begins one more, if there is an endpoint for it. Whether there was.
-    fn begin(&mut self, others: &mut Others<'a>) -> bool {
-        let leased = self.cluster.lease_hedge(&self.demand, self.plan);
+    fn begin(&mut self, others: &mut OtherAttempts<'a>) -> bool {
+        let leased = self.cluster.lease_hedge(&self.request, self.plan);
         let Some((lease, identity)) = leased.and_then(|lease| {
             let identity = self.identity(&lease).ok()?;
             Some((lease, identity))
@@ -212,14 +212,14 @@ impl<'a> Hedging<'a, '_> {
             others.exhausted();
             return false;
         };
-        let (cluster, demand, deadline, attempts) =
-            (self.cluster, self.demand, self.deadline.for_another(), self.plan.attempts());
+        let (cluster, request, deadline, attempts) =
+            (self.cluster, self.request, self.deadline.for_another(), self.plan.attempts());
         others.began(async move {
             let mut record = DialRecord::default();
             record.begin(&lease, attempts);
             let result = {
                 let attempt = Attempt::on(cluster.settings(), lease.endpoint(), identity, deadline);
-                attempt.serving(&demand).establish(&mut record).await
+                attempt.serving(&request).establish(&mut record).await
             };
             Hedge { lease, identity, record, result }
         });
@@ -228,15 +228,15 @@ impl<'a> Hedging<'a, '_> {
 }
 
 /// The attempts beside the first.
-struct Others<'a> {
+struct OtherAttempts<'a> {
     cluster: &'a Cluster,
     patience: Duration,
-    flight: Several<'a, Hedge>,
+    flight: FutureSet<'a, Hedge>,
     /// When the next may begin; `None`: none may.
     next: Option<Instant>,
 }
 
-impl<'a> Others<'a> {
+impl<'a> OtherAttempts<'a> {
     /// Where servers mind what breaks off, one that has not greeted for as long as a handshake may take is passed over all the
     /// same: whoever waited for it any longer would leave it in the end.
     fn new(cluster: &'a Cluster, begun: Instant, patience: Duration) -> Self {
@@ -246,7 +246,7 @@ impl<'a> Others<'a> {
             true => (patience, Some(clock::now())),
             false => (late, settings.awaits_greetings().then_some(begun + late)),
         };
-        Self { cluster, patience, flight: Several::default(), next }
+        Self { cluster, patience, flight: FutureSet::default(), next }
     }
 
     /// `at_once`: one that was tried has failed.
@@ -266,23 +266,23 @@ impl<'a> Others<'a> {
     }
 
     fn won(&self) {
-        self.cluster.metrics().hedged(WON);
+        self.cluster.metrics().record_hedge(WON);
     }
 
     /// Another one may be begun at once.
     fn failed(&mut self) {
-        self.cluster.metrics().hedged(FAILED);
+        self.cluster.metrics().record_hedge(FAILED);
         self.next = self.next.map(|_| clock::now());
     }
 
     /// Waits for the moment when the next may begin.
     fn due(&self) -> impl Future<Output = ()> + use<> {
-        alarm::until(self.next.filter(|_| self.flight.len() < HEDGES_MAX))
+        alarm::sleep_until(self.next.filter(|_| self.flight.len() < HEDGES_MAX))
     }
 }
 
-impl Drop for Others<'_> {
+impl Drop for OtherAttempts<'_> {
     fn drop(&mut self) {
-        (0..self.flight.len()).for_each(|_| self.cluster.metrics().hedged(LOST));
+        (0..self.flight.len()).for_each(|_| self.cluster.metrics().record_hedge(LOST));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::policy::roster::Ticket;
+use crate::policy::cluster_state::DialTicket;
 
 use super::endpoint::Endpoint;
 use super::failure::DialError;
@@ -21,30 +21,30 @@ pub struct Lease {
     patience: Option<Duration>,
 }
 
-/// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
+/// Exits: `Dialling` to any other, once; `AttemptResult` and `Failed` have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseState {
-    Dialling(Ticket),
-    /// Exit: `Established`, by a session that takes it.
+    Dialling(DialTicket),
+    /// Exit: `AttemptResult`, by a session that takes it.
     Kept,
     Established,
     Failed,
 }
 
 impl Lease {
-    pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, ticket: Ticket) -> Self {
+    pub(super) const fn dialling(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>, ticket: DialTicket) -> Self {
         Self { cluster, endpoint, state: LeaseState::Dialling(ticket), patience: None }
     }
 
     /// The same, with an attempt that is to be alone for no longer than that.
-    pub(super) const fn alone_for(self, patience: Option<Duration>) -> Self {
+    pub(super) const fn with_hedge_delay(self, patience: Option<Duration>) -> Self {
         let mut lease = self;
         lease.patience = patience;
         lease
     }
 
     /// How long its attempt is to be alone; `None`: for good.
-    pub(super) const fn patience(&self) -> Option<Duration> {
+    pub(super) const fn hedge_delay(&self) -> Option<Duration> {
         self.patience
     }
 
@@ -60,43 +60,45 @@ impl Lease {
     }
 
     /// The server has greeted, and the client goes on from there: the endpoint serves, however long that takes.
-    pub(super) fn greeted(&self) {
+    pub(super) fn record_greeting(&self) {
         if let LeaseState::Dialling(ticket) = self.state {
-            self.cluster.decide(|state| state.roster.greeted(self.endpoint.id(), ticket, clock::now()));
+            self.cluster.decide(|state| {
+                state.cluster_state.record_greeting(self.endpoint.id(), ticket, clock::now())
+            });
         }
     }
 
     /// The dial succeeded: from here it counts as a session. `took`: connect and handshake, without what was waited for
     /// the client.
-    pub(super) fn established(&mut self, took: Duration) {
+    pub(super) fn record_established(&mut self, took: Duration) {
         self.leave_dialling(LeaseState::Established, DialError::OK, |state, id, ticket| {
-            state.roster.established(id, ticket, took, clock::now());
+            state.cluster_state.record_established(id, ticket, took, clock::now());
         });
         self.endpoint.metrics().sessions.increment(1);
     }
 
     /// The dial succeeded, and no session is there yet. It counts in the limits as if one were.
-    pub(super) fn kept(&mut self, took: Duration) {
+    pub(super) fn record_kept(&mut self, took: Duration) {
         self.leave_dialling(LeaseState::Kept, DialError::OK, |state, id, ticket| {
-            state.roster.established(id, ticket, took, clock::now());
+            state.cluster_state.record_established(id, ticket, took, clock::now());
         });
     }
 
     /// A session takes what was kept.
-    pub(super) fn taken(&mut self) {
+    pub(super) fn record_taken(&mut self) {
         debug_assert_eq!(self.state, LeaseState::Kept, "it is taken once");
         self.state = LeaseState::Established;
         self.endpoint().metrics().sessions.increment(1);
     }
 
     /// The dial failed.
-    pub(super) fn failed(mut self, error: &DialError) {
+    pub(super) fn record_failure(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, error.label(), |state, id, ticket| {
-            state.roster.note_error(id, Some(error.to_string()));
+            state.cluster_state.note_error(id, Some(error.to_string()));
             if error.is_refused() {
-                state.roster.turned_away(id, clock::now());
+                state.cluster_state.record_turned_away(id, clock::now());
             }
-            state.roster.failed(id, ticket, error.fault(), clock::now(), &mut state.rng);
+            state.cluster_state.record_failure(id, ticket, error.fault(), clock::now(), &mut state.rng);
         });
         if error.fault().is_some() {
             self.cluster.suspect(self.endpoint.id());
@@ -106,8 +108,8 @@ impl Lease {
     /// What was kept was of no use: its server turned the session away that took it.
     pub(super) fn taken_in_vain(self, error: &DialError) {
         self.cluster.decide(|state| {
-            state.roster.note_error(self.endpoint.id(), Some(error.to_string()));
-            state.roster.turned_away(self.endpoint.id(), clock::now());
+            state.cluster_state.note_error(self.endpoint.id(), Some(error.to_string()));
+            state.cluster_state.record_turned_away(self.endpoint.id(), clock::now());
         });
     }
 
@@ -118,9 +120,9 @@ impl Lease {
 
     /// How the session fared as far as the endpoint can be blamed: `died_young` when it was ended from there at once, and
     /// nothing had come. To be told before the lease is dropped.
-    pub fn lasted(&self, died_young: bool) {
+    pub fn record_survival(&self, died_young: bool) {
         self.cluster.decide(|state| {
-            state.roster.lasted(self.endpoint.id(), died_young, clock::now(), &mut state.rng);
+            state.cluster_state.record_survival(self.endpoint.id(), died_young, clock::now(), &mut state.rng);
         });
         if died_young {
             self.cluster.suspect(self.endpoint.id());
@@ -131,7 +133,7 @@ impl Lease {
         &mut self,
         to: LeaseState,
         result: &'static str,
-        note: impl FnOnce(&mut State, EndpointId, Ticket),
+        note: impl FnOnce(&mut State, EndpointId, DialTicket),
     ) {
         let LeaseState::Dialling(ticket) = self.state else {
             debug_assert!(false, "a lease is told once");
@@ -140,7 +142,7 @@ impl Lease {
         self.cluster.decide(|state| note(state, self.endpoint.id(), ticket));
         self.state = to;
         self.cluster.metrics.pending_dials.decrement(1);
-        self.endpoint.metrics().attempted(result);
+        self.endpoint.metrics().record_attempt(result);
     }
 }
 
@@ -150,12 +152,14 @@ impl Drop for Lease {
             LeaseState::Failed => {}
             LeaseState::Dialling(_) => {
                 self.leave_dialling(LeaseState::Failed, DialError::CANCELLED, |state, id, ticket| {
-                    state.roster.abandoned(id, ticket);
+                    state.cluster_state.record_abandoned(id, ticket);
                 });
             }
-            LeaseState::Kept => self.cluster.decide(|state| state.roster.ended(self.endpoint.id())),
+            LeaseState::Kept => {
+                self.cluster.decide(|state| state.cluster_state.record_session_end(self.endpoint.id()))
+            }
             LeaseState::Established => {
-                self.cluster.decide(|state| state.roster.ended(self.endpoint.id()));
+                self.cluster.decide(|state| state.cluster_state.record_session_end(self.endpoint.id()));
                 self.endpoint.metrics().sessions.decrement(1);
             }
         }

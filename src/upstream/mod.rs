@@ -4,28 +4,28 @@
 //! are the policies'; effects (connect, upgrade, handshake) happen outside it, in [`dial`]. Between
 //! the two goes a [`Lease`].
 
-mod announce;
 mod attempt;
 mod connect;
 mod dial;
 pub mod discovery;
 mod endpoint;
+mod endpoint_map;
 mod events;
 mod failure;
 mod first_words;
+mod future_set;
 pub mod health_check;
 mod hedging;
 mod lease;
-mod meeting;
-mod members;
 pub mod preconnect;
 mod probe;
+mod proxy_header;
 pub mod recovery;
-mod several;
+mod server_first;
 pub mod snapshot;
 mod succession;
 mod upgrade;
-mod waiting;
+mod wait_queue;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,30 +41,32 @@ use crate::digest::Digest;
 use crate::metrics::ClusterMetrics;
 use crate::name::ClusterName;
 use crate::policy::admission::Needs;
-use crate::policy::eligibility::Nobody;
-use crate::policy::limits::{self, Full, Load};
-use crate::policy::roster::{self, Roster, Unavailable};
+use crate::policy::cluster_state::{self, ClusterState, Unavailable};
+use crate::policy::eligibility::NoEndpoint;
+use crate::policy::limits::{self, LimitReached, Load};
 use crate::policy::{balance, breaker, budget, eligibility, hedge, outlier, queue, retry};
 use crate::protocol::Protocol;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
 
-pub use crate::policy::slot::Id as EndpointId;
-pub use announce::{Announcement, SendProxy};
+pub use crate::policy::endpoint_state::Id as EndpointId;
 pub use attempt::try_endpoint;
 use dial::Purpose;
-pub use dial::{Demand, DialRecord, Dialled, Ready, Settings as DialSettings, Tightened, Wanted, dial};
+pub use dial::{
+    DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, Settings as DialSettings, dial,
+};
 pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
-pub use failure::{Bound, DialError, Refusal, Step};
+use endpoint_map::EndpointMap;
+pub use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
+pub use failure::{AttemptBound, AttemptStep, DialError, DialFailure};
 pub use lease::Lease;
-pub use meeting::Meeting;
-use members::Members;
-pub use members::{Doomed, EndpointView, Fate, Orphans};
-pub use probe::{ProbeFailure, late_rejection, probe, see_out};
+pub use probe::{ProbeFailure, finish_dialogue, late_rejection, probe};
+pub use proxy_header::{ProxyInfo, SendProxy};
+pub use server_first::ServerFirstUpgrade;
 use snapshot::Snapshot;
-use waiting::Line;
-pub use waiting::NoRoom;
+pub use wait_queue::NoRoom;
+use wait_queue::WaitQueue;
 
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
@@ -110,7 +112,7 @@ pub struct Settings {
     /// How long an endpoint that came back takes fewer sessions; zero: not at all.
     pub slow_start: Duration,
     /// When sessions end with their endpoint.
-    pub orphans: Orphans,
+    pub eviction: EvictionSettings,
     /// Whether sessions end whose identity has been replaced, within the same closing time, once they rest.
     pub drains_on_rotation: bool,
     /// Socket options of both legs.
@@ -147,7 +149,7 @@ impl Settings {
 }
 
 /// A named group of interchangeable endpoints under one configuration. What is known of them outlives a change of that:
-/// see [`Cluster::succeed`].
+/// see [`Cluster::with_settings`].
 #[derive(Debug)]
 pub struct Cluster {
     settings: Settings,
@@ -157,18 +159,18 @@ pub struct Cluster {
     changes: Arc<watch::Sender<()>>,
     /// Told when there may be something to try on our own account.
     trials: Arc<Notify>,
-    board: health_check::Board,
+    probe_table: health_check::ProbeTable,
     spares: preconnect::Spares,
-    search: discovery::Board,
+    discovery: discovery::DiscoveryStatusCell,
 }
 
 /// What changes, behind the lock.
 #[derive(Debug)]
 struct State {
-    roster: Roster,
+    cluster_state: ClusterState,
     rng: Rng,
-    members: Members,
-    line: Line,
+    endpoint_map: EndpointMap,
+    wait_queue: WaitQueue,
 }
 
 impl Cluster {
@@ -182,19 +184,29 @@ impl Cluster {
     #[must_use]
     pub fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
         show_tls(&settings);
-        let line = Line::new(settings.queue());
-        let roster = Roster::new(settings.decisions());
-        let state = State { roster, rng, members: Members::default(), line };
-        let metrics = ClusterMetrics::new(&settings.name, &breaker::Label::ALL.map(breaker::Label::label));
+        let wait_queue = WaitQueue::new(settings.queue());
+        let cluster_state = ClusterState::new(settings.decisions());
+        let state = State { cluster_state, rng, endpoint_map: EndpointMap::default(), wait_queue };
+        let metrics =
+            ClusterMetrics::new(&settings.name, &breaker::StateLabel::ALL.map(breaker::StateLabel::label));
         let endpoints = settings.endpoints.clone();
         let (changes, _) = watch::channel(());
         let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
-        let board = health_check::Board::default();
+        let probe_table = health_check::ProbeTable::default();
         let spares = preconnect::Spares::default();
-        let search = discovery::Board::new(settings.source.is_none(), settings.endpoints.len());
+        let search = discovery::DiscoveryStatusCell::new(settings.source.is_none(), settings.endpoints.len());
         let trials = Arc::default();
-        let cluster = Arc::new(Self { settings, metrics, state, changes, trials, board, spares, search });
-        cluster.foretell(snapshot.endpoints);
+        let cluster = Arc::new(Self {
+            settings,
+            metrics,
+            state,
+            changes,
+            trials,
+            probe_table,
+            spares,
+            discovery: search,
+        });
+        cluster.restore(snapshot.endpoints);
         cluster.arrange(endpoints);
         cluster.resume_breaker(snapshot.breaker);
         cluster
@@ -215,41 +227,41 @@ impl Cluster {
     /// Where its breaker is; `None`: it has none.
     #[must_use]
     pub fn breaker(&self) -> Option<breaker::State> {
-        self.state().roster.breaker()
+        self.state().cluster_state.breaker()
     }
 
     /// What counted of what is known about its endpoints when one was last picked.
     #[must_use]
     pub fn mode(&self) -> eligibility::Mode {
-        self.state().roster.mode()
+        self.state().cluster_state.mode()
     }
 
     /// What it carries, without what is kept ready.
     #[must_use]
     pub fn load(&self) -> Load {
         let ready = self.spares.by_endpoint().values().sum();
-        let load = self.state().roster.total();
+        let load = self.state().cluster_state.total();
         Load { sessions: load.sessions.saturating_sub(ready), ..load }
     }
 
     /// What its probes have observed.
-    const fn board(&self) -> &health_check::Board {
-        &self.board
+    const fn probe_table(&self) -> &health_check::ProbeTable {
+        &self.probe_table
     }
 
     /// How the search for its endpoints goes.
     #[must_use]
-    pub fn discovery(&self) -> Arc<discovery::Report> {
-        self.search.report()
+    pub fn discovery(&self) -> Arc<discovery::DiscoveryStatus> {
+        self.discovery.status()
     }
 
     /// Waits for the first answer about its endpoints where nothing is known yet, and tells how long that took.
     async fn found(&self, deadline: Instant) -> Option<Duration> {
-        if self.search.is_known() {
+        if self.discovery.is_known() {
             return None;
         }
         let begun = clock::now();
-        let _ = alarm::before(deadline, self.search.known()).await;
+        let _ = alarm::timeout_at(deadline, self.discovery.wait_known()).await;
         Some(clock::now() - begun)
     }
 
@@ -266,54 +278,61 @@ impl Cluster {
     /// ready, and that this session cannot have, makes way.
     fn lease(
         self: &Arc<Self>,
-        demand: &Demand<'_>,
+        request: &DialRequest<'_>,
         plan: &mut retry::Plan,
-        turn: Option<&queue::Ticket>,
+        turn: Option<&queue::QueueTicket>,
         purpose: Purpose,
     ) -> Result<Lease, Unavailable> {
-        let leased = self.lease_now(demand, plan, turn);
-        let takes_a_session =
-            matches!(leased, Err(Unavailable::Full(Full::Connections(_) | Full::Endpoints(_))));
+        let leased = self.lease_now(request, plan, turn);
+        let takes_a_session = matches!(
+            leased,
+            Err(Unavailable::Full(LimitReached::Connections(_) | LimitReached::Endpoints(_)))
+        );
         // Where others wait, what it gives up is theirs.
         let may_evict = takes_a_session && purpose == Purpose::Session && self.waiting() == 0;
-        if may_evict && self.evict_spare() { self.lease_now(demand, plan, turn) } else { leased }
+        if may_evict && self.close_oldest_spare() { self.lease_now(request, plan, turn) } else { leased }
     }
 
     fn lease_now(
         self: &Arc<Self>,
-        demand: &Demand<'_>,
+        request: &DialRequest<'_>,
         plan: &mut retry::Plan,
-        turn: Option<&queue::Ticket>,
+        turn: Option<&queue::QueueTicket>,
     ) -> Result<Lease, Unavailable> {
-        let (endpoint, ticket, patience) = self.decide(|State { roster, rng, members, line }| {
-            let (id, ticket) = match demand.wanted {
-                Wanted::Any => {
-                    if let Some(cap) = line.before(turn).filter(|_| !self.settings.queue_timeout.is_zero()) {
-                        roster.room()?;
-                        return Err(cap);
+        let (endpoint, ticket, patience) =
+            self.decide(|State { cluster_state, rng, endpoint_map, wait_queue }| {
+                let (id, ticket) = match request.target {
+                    DialTarget::Any => {
+                        if let Some(cap) =
+                            wait_queue.before(turn).filter(|_| !self.settings.queue_timeout.is_zero())
+                        {
+                            cluster_state.room()?;
+                            return Err(cap);
+                        }
+                        // Whoever was called and finds no room is still the one that was.
+                        let begun = cluster_state.begin(plan, request.affinity, clock::now(), rng)?;
+                        if let Some(turn) = turn {
+                            wait_queue.leave(turn);
+                        }
+                        begun
                     }
-                    // Whoever was called and finds no room is still the one that was.
-                    let begun = roster.begin(plan, demand.affinity, clock::now(), rng)?;
-                    if let Some(turn) = turn {
-                        line.leave(turn);
-                    }
-                    begun
-                }
-                Wanted::Endpoint { id, .. } => (id, roster.begin_at(id, plan)?),
-            };
-            let endpoint = members.get(id).ok_or(Nobody::Forgotten)?;
-            let patience = (demand.wanted == Wanted::Any).then(|| roster.hedge_after(id, plan)).flatten();
-            Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
-        })?;
+                    DialTarget::Endpoint { id, .. } => (id, cluster_state.begin_at(id, plan)?),
+                };
+                let endpoint = endpoint_map.get(id).ok_or(NoEndpoint::Forgotten)?;
+                let patience = (request.target == DialTarget::Any)
+                    .then(|| cluster_state.hedge_after(id, plan))
+                    .flatten();
+                Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
+            })?;
         self.metrics.pending_dials.increment(1);
-        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).alone_for(patience))
+        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).with_hedge_delay(patience))
     }
 
     /// An endpoint to try beside one that does not answer, with room reserved on it.
-    fn lease_hedge(self: &Arc<Self>, demand: &Demand<'_>, plan: &mut retry::Plan) -> Option<Lease> {
-        let (endpoint, ticket) = self.decide(|State { roster, rng, members, .. }| {
-            let (id, ticket) = roster.begin_hedge(plan, demand.affinity, clock::now(), rng)?;
-            Some((Arc::clone(members.get(id)?), ticket))
+    fn lease_hedge(self: &Arc<Self>, request: &DialRequest<'_>, plan: &mut retry::Plan) -> Option<Lease> {
+        let (endpoint, ticket) = self.decide(|State { cluster_state, rng, endpoint_map, .. }| {
+            let (id, ticket) = cluster_state.begin_hedge(plan, request.affinity, clock::now(), rng)?;
+            Some((Arc::clone(endpoint_map.get(id)?), ticket))
         })?;
         self.metrics.pending_dials.increment(1);
         Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
@@ -321,34 +340,34 @@ impl Cluster {
 
     /// Whether a dial that is under way to that endpoint is better given up.
     fn is_given_up(&self, endpoint: EndpointId, plan: &retry::Plan) -> bool {
-        self.state().roster.is_given_up(endpoint, plan)
+        self.state().cluster_state.is_given_up(endpoint, plan)
     }
 
     /// How long to wait before the next attempt. `is_unpaid`: the budget had nothing for it.
-    fn wait(&self, wanted: Wanted, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
-        let State { roster, rng, .. } = &mut *self.state();
+    fn wait(&self, target: DialTarget, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
+        let State { cluster_state, rng, .. } = &mut *self.state();
         if is_unpaid {
             return plan.wait_for_budget(rng);
         }
-        let has_untried = matches!(wanted, Wanted::Any) && roster.has_untried(plan);
+        let has_untried = matches!(target, DialTarget::Any) && cluster_state.has_untried(plan);
         plan.wait(has_untried, rng)
     }
 
     /// Whether an endpoint is left that may be tried and was not.
-    fn has_untried(&self, wanted: Wanted, plan: &retry::Plan) -> bool {
-        matches!(wanted, Wanted::Any) && self.state().roster.has_untried(plan)
+    fn has_untried(&self, target: DialTarget, plan: &retry::Plan) -> bool {
+        matches!(target, DialTarget::Any) && self.state().cluster_state.has_untried(plan)
     }
 }
 
 impl Settings {
     /// Whether its servers speak before TLS begins, and how long that takes is theirs to say.
     pub(super) fn awaits_greetings(&self) -> bool {
-        let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::Start::Upgrade);
+        let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::TlsStart::Upgrade);
         upgrades && self.protocol.server_greets() && self.protocol.upgrade().is_some()
     }
 
-    const fn decisions(&self) -> roster::Settings {
-        roster::Settings {
+    const fn decisions(&self) -> cluster_state::Settings {
+        cluster_state::Settings {
             balance: self.balance,
             limits: self.limits,
             outlier: self.outlier,
@@ -365,6 +384,6 @@ impl Settings {
 /// What the settings say about TLS once and for all.
 fn show_tls(settings: &Settings) {
     if let Some(tls) = &settings.tls {
-        ClusterMetrics::tls(&settings.name, tls.verifies());
+        ClusterMetrics::record_tls_settings(&settings.name, tls.verifies());
     }
 }

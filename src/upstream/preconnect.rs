@@ -20,10 +20,10 @@ use crate::drain::DrainWatch;
 use crate::tls;
 
 use super::Cluster;
-use super::dial::{Demand, DialRecord, Dialled, Purpose, Ready, Tightened, Wanted, dial_anew};
+use super::dial::{DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Purpose, Ready, dial_anew};
+use super::future_set::FutureSet;
 use super::lease::Lease;
-use super::probe::{VERDICT, part_within};
-use super::several::Several;
+use super::probe::{VERDICT, shut_down_within};
 pub(super) use spares::Spares;
 use spares::{PORTION, Spare};
 
@@ -70,7 +70,7 @@ pub async fn run(
             () = &mut stop => break,
             dialled = keeper.dialling.next() => keeper.dialled(dialled),
             lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
-            () = keeper.parting.next() => {}
+            () = keeper.closing.next() => {}
             () = cluster.spares().taken() => keeper.setbacks = 0,
             // The cluster goes only when we do.
             _ = changes.changed() => keeper.not_before = clock::now(),
@@ -88,9 +88,9 @@ struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
     settings: Settings,
     rng: Rng,
-    dialling: Several<'static, Refill>,
+    dialling: FutureSet<'static, Refill>,
     /// Those that end as servers like it.
-    parting: Several<'static, ()>,
+    closing: FutureSet<'static, ()>,
     /// In a row.
     setbacks: u32,
     not_before: Instant,
@@ -100,9 +100,9 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn new(cluster: &'a Arc<Cluster>, settings: Settings, rng: Rng) -> Self {
-        let (dialling, parting) = (Several::default(), Several::default());
+        let (dialling, closing) = (FutureSet::default(), FutureSet::default());
         let portion = Box::new([0; PORTION]);
-        Self { cluster, settings, rng, dialling, parting, setbacks: 0, not_before: clock::now(), portion }
+        Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
     }
 
     /// Begins the dials that are missing. The moment to look again at the latest is the answer.
@@ -117,23 +117,23 @@ impl<'a> Keeper<'a> {
             let cluster = Arc::clone(self.cluster);
             self.dialling.push(async move {
                 let mut record = DialRecord::default();
-                let tightened = Tightened::default();
-                let demand = Demand {
-                    wanted: Wanted::Any,
+                let overrides = DialOverrides::default();
+                let request = DialRequest {
+                    target: DialTarget::Any,
                     has_spoken: false,
                     preface: &[],
                     opening: None,
-                    tightened,
-                    announcement: None,
+                    overrides,
+                    proxy_info: None,
                     affinity: None,
                     caller: None,
                     from: None,
                     max_queued: None,
                 };
-                match dial_anew(&cluster, demand, Purpose::Spare, &mut record).await {
+                match dial_anew(&cluster, request, Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
                     // The protocols that we are for have no meetings.
-                    Ok(Dialled::Meets(_)) | Err(_) => Err(()),
+                    Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
                 }
             });
         }
@@ -176,10 +176,10 @@ impl<'a> Keeper<'a> {
     }
 
     fn part(&mut self, spare: Spare) {
-        let Spare { ready: Ready { mut end, .. }, lease, .. } = spare;
+        let Spare { ready: Ready { stream: mut end, .. }, lease, .. } = spare;
         // There is no more to it than there were spares.
-        self.parting.push(async move {
-            part_within(VERDICT, &mut end).await;
+        self.closing.push(async move {
+            shut_down_within(VERDICT, &mut end).await;
             drop((end, lease));
         });
     }
@@ -201,7 +201,7 @@ impl<'a> Keeper<'a> {
             self.part(spare);
         }
         self.show();
-        self.parting.all().await;
+        self.closing.all().await;
     }
 }
 
@@ -225,12 +225,12 @@ impl Cluster {
                 self.spares().give_up(spare);
                 continue;
             }
-            if spare.ready.end.has_ended_or_spoken() {
+            if spare.ready.stream.is_readable() {
                 continue;
             }
             let Spare { ready, mut lease, record: dialled, .. } = spare;
-            let Ok(ready) = ready.adopted() else { continue };
-            lease.taken();
+            let Ok(ready) = ready.register_here() else { continue };
+            lease.record_taken();
             *record =
                 DialRecord { endpoint: dialled.endpoint, agreed: dialled.agreed, ..DialRecord::default() };
             return Some((ready, lease));
@@ -246,11 +246,11 @@ impl Cluster {
             (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
             (None, _) | (Some(_), None) => true,
         };
-        is_current && self.state().roster.may_pick(endpoint.id())
+        is_current && self.state().cluster_state.may_pick(endpoint.id())
     }
 
     /// Gives up the oldest at once, for its room. Whether there was one.
-    pub(super) fn evict_spare(&self) -> bool {
+    pub(super) fn close_oldest_spare(&self) -> bool {
         let evicted = self.spares().take();
         if evicted.is_some() {
             self.metrics().preconnects_retired.increment(1);
@@ -265,6 +265,6 @@ impl Cluster {
 
     /// Whether a dial ahead has somewhere to go where a session would be well off.
     fn may_refill(&self) -> bool {
-        self.state().roster.has_usable()
+        self.state().cluster_state.has_usable()
     }
 }

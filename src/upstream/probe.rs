@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
-use crate::protocol::{Probe, ProbeError, Probed};
-use crate::relay::{End, Unfinished};
+use crate::protocol::{Probe, ProbeError, ProbeStep};
+use crate::relay::{Unfinished, UpstreamStream};
 use crate::tls;
 
 use super::attempt::PROBE_GREETING_MAX;
@@ -75,33 +75,37 @@ impl Settings {
 pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
     let Some(conversation) = settings.probe(&ready) else { return Ok(Some(ready)) };
     let (key, timeout) = settings.answer_timeout();
-    let talked = alarm::before(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
+    let talked = alarm::timeout_at(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
     talked.unwrap_or(Err(ProbeFailure::Timeout { key, timeout })).map(|()| None)
 }
 
 /// Says the rest of a dialogue in the place of a client that has left in the middle, within the cluster's time for a handshake.
 /// However that goes, nobody is left to hear of it.
-pub async fn see_out(settings: &Settings, unfinished: Unfinished) {
-    let Unfinished { end, held, rest } = unfinished;
+pub async fn finish_dialogue(settings: &Settings, unfinished: Unfinished) {
+    let Unfinished { end, pending: held, rest } = unfinished;
     let ready = Ready { first: held, ..Ready::new(end) };
     let until = clock::now() + settings.dial.handshake_timeout;
-    let _ = alarm::before(until, converse(ready, rest, VERDICT)).await;
+    let _ = alarm::timeout_at(until, converse(ready, rest, VERDICT)).await;
 }
 
 /// Why the server rejects us after a handshake that was done on our side, if it does: with TLS 1.3 it judges our
 /// certificate then, and says so within a round trip.
-pub async fn late_rejection(mut end: End) -> Option<String> {
+pub async fn late_rejection(mut end: UpstreamStream) -> Option<String> {
     rejected_within(VERDICT, VERDICT, &mut end).await
 }
 
 /// One that says nothing for that long is content, and one that says anything: who wants no connection ends it without a
 /// word of its own. Then the parting is polite, so that no server logs an error.
-pub(super) async fn rejected_within(stay: Duration, patience: Duration, end: &mut End) -> Option<String> {
-    if !matches!(end, End::Tls(_)) {
-        part_within(patience, end).await;
+pub(super) async fn rejected_within(
+    stay: Duration,
+    patience: Duration,
+    end: &mut UpstreamStream,
+) -> Option<String> {
+    if !matches!(end, UpstreamStream::Tls(_)) {
+        shut_down_within(patience, end).await;
         return None;
     }
-    match alarm::before(clock::now() + stay, end.glimpse(<[u8]>::len)).await {
+    match alarm::timeout_at(clock::now() + stay, end.read_scratch(<[u8]>::len)).await {
         Ok(Ok(0)) => return Some(CLOSED.into()),
         Ok(Err(error)) => {
             return Some(tls::late_rejection(&error).unwrap_or_else(|| format!("{CLOSED}: {error}")));
@@ -109,7 +113,7 @@ pub(super) async fn rejected_within(stay: Duration, patience: Duration, end: &mu
         Ok(Ok(_)) | Err(Elapsed) => {}
     }
     // The end is ours now, and proves nothing any more. A server that objects to us says so before it hears of it.
-    let parted = alarm::before(clock::now() + patience, end.part()).await;
+    let parted = alarm::timeout_at(clock::now() + patience, end.shut_down()).await;
     parted.ok()?.err().as_ref().and_then(tls::late_objection)
 }
 
@@ -117,8 +121,8 @@ pub(super) async fn rejected_within(stay: Duration, patience: Duration, end: &mu
 const CLOSED: &str = "the server closed the connection right after the handshake";
 
 /// Ends a connection as servers like it, if they are quick to end theirs.
-pub(super) async fn part_within(patience: Duration, end: &mut End) {
-    let _ = alarm::before(clock::now() + patience, end.part()).await;
+pub(super) async fn shut_down_within(patience: Duration, end: &mut UpstreamStream) {
+    let _ = alarm::timeout_at(clock::now() + patience, end.shut_down()).await;
 }
 
 /// Talks until the verdict, then parts politely, if the server is as quick as that to end too. No deadline for the rest
@@ -128,30 +132,30 @@ pub(super) async fn converse(
     mut probe: Box<dyn Probe>,
     patience: Duration,
 ) -> Result<(), ProbeFailure> {
-    let Ready { mut end, first, .. } = ready;
+    let Ready { stream: mut end, first, .. } = ready;
     if let Some(local) = end.local() {
         probe.comes_from(local.ip());
     }
     end.send_all(&[first, probe.begin()].concat()).await?;
     let mut heard = 0;
     let goodbye = loop {
-        let (read, probed) = end.glimpse(|portion| (portion.len(), probe.received(portion))).await?;
+        let (read, probed) = end.read_scratch(|portion| (portion.len(), probe.received(portion))).await?;
         heard += read;
         if heard > ANSWERS_MAX {
             return Err(ProbeError("the server's answer has no end".into()).into());
         }
         match probed.map_err(|error| if read == 0 { ProbeFailure::Ended(error) } else { error.into() })? {
-            Probed::Serves { goodbye } => break goodbye,
-            Probed::Send(bytes) => end.send_all(&bytes).await?,
-            Probed::Incomplete if read == 0 => {
+            ProbeStep::Serves { goodbye } => break goodbye,
+            ProbeStep::Send(bytes) => end.send_all(&bytes).await?,
+            ProbeStep::Incomplete if read == 0 => {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
-            Probed::Incomplete => {}
+            ProbeStep::Incomplete => {}
         }
     };
     // The verdict stands, however the parting goes.
     if end.send_all(&goodbye).await.is_ok() {
-        part_within(patience, &mut end).await;
+        shut_down_within(patience, &mut end).await;
     }
     Ok(())
 }

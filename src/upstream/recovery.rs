@@ -1,5 +1,5 @@
 //! Trials: what we dial on our own account, without a client, so that no client pays for finding out whether an endpoint is
-//! back. Which endpoint is tried when, and what its trial means, is `policy::roster::trials`'.
+//! back. Which endpoint is tried when, and what its trial means, is `policy::cluster_state::trials`'.
 //!
 //! One task per cluster, beside the workers. A trial goes the way of a session, with the cluster's own settings, as nobody in
 //! particular; where the endpoint was set aside because its sessions died young, it also waits whether it is ended.
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::policy::cluster_state::trials::{Trial, TrialVerdict};
 use crate::policy::outlier::Fault;
-use crate::policy::roster::trials::{Trial, Verdict};
 
 use super::attempt::try_endpoint;
 use super::dial::{DialRecord, Ready};
 use super::endpoint::Endpoint;
 use super::failure::DialError;
-use super::probe::part_within;
-use super::several::Several;
+use super::future_set::FutureSet;
+use super::probe::shut_down_within;
 use super::{Cluster, State};
 use crate::tls;
 
@@ -30,10 +30,10 @@ const EARLY_MAX: Duration = Duration::from_secs(5);
 /// How long those that are on their way may take to end when all does.
 const LAST_TRIALS: Duration = Duration::from_millis(500);
 
-type Flight = Several<'static, (Trial, Arc<Endpoint>, Result<Served, DialError>)>;
+type Flight = FutureSet<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>;
 
 /// A trial that succeeded: how long it took to get there, and the connection, which is to end well.
-type Served = (Duration, Ready);
+type TrialSuccess = (Duration, Ready);
 
 /// Tries what is to be tried in a cluster until the drain begins. Where nothing is ever set aside or refused, there is nothing to
 /// do.
@@ -42,10 +42,10 @@ pub async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
         return;
     }
     // A reload has another one go on, which hears nothing of what the one before it had begun.
-    cluster.decide(|State { roster, .. }| roster.forget_trials(clock::now()));
+    cluster.decide(|State { cluster_state, .. }| cluster_state.forget_trials(clock::now()));
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
-    let mut parting = Several::default();
+    let mut closing = FutureSet::default();
     loop {
         let next = launch(&cluster, &mut flight);
         tokio::select! {
@@ -54,32 +54,33 @@ pub async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
             (trial, endpoint, result) = flight.next() => {
                 let result = result.map(|(took, mut ready)| {
                     // There is no more to it than there were trials. Nobody waits for it.
-                    parting.push(async move { part_within(PARTING, &mut ready.end).await });
+                    closing.push(async move { shut_down_within(PARTING, &mut ready.stream).await });
                     took
                 });
                 note(&cluster, trial, &endpoint, &result);
             }
-            () = parting.next() => {}
+            () = closing.next() => {}
             () = cluster.trials.notified() => {}
-            () = alarm::until(next) => {}
+            () = alarm::sleep_until(next) => {}
         }
     }
     // Servers log, and some count, a conversation that breaks off.
-    let _ = alarm::before(clock::now() + LAST_TRIALS, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.all()).await;
 }
 
 /// Begins the trials that are due. The moment to look again is the answer; without one, something else will happen first.
 fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
-    let (begun, next) = cluster.decide(|State { roster, rng, members, .. }| {
+    let (begun, next) = cluster.decide(|State { cluster_state, rng, endpoint_map, .. }| {
         let now = clock::now();
-        let trials = if roster.next_trial().is_some_and(|next| next <= now) {
-            roster.begin_trials(now, rng)
+        let trials = if cluster_state.next_trial().is_some_and(|next| next <= now) {
+            cluster_state.begin_trials(now, rng)
         } else {
             Vec::new()
         };
-        let begun =
-            trials.into_iter().filter_map(|trial| Some((trial, Arc::clone(members.get(trial.endpoint)?))));
-        (begun.collect::<Vec<_>>(), roster.next_trial())
+        let begun = trials
+            .into_iter()
+            .filter_map(|trial| Some((trial, Arc::clone(endpoint_map.get(trial.endpoint)?))));
+        (begun.collect::<Vec<_>>(), cluster_state.next_trial())
     });
     for (trial, endpoint) in begun {
         let cluster = Arc::clone(cluster);
@@ -92,7 +93,7 @@ fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
 }
 
 /// How long it took to get there.
-async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<Served, DialError> {
+async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<TrialSuccess, DialError> {
     let (settings, mut record) = (cluster.settings(), DialRecord::default());
     let identity = endpoint.identity_for_nobody();
     let mut ready = try_endpoint(settings, endpoint, identity, &mut record).await?;
@@ -107,12 +108,12 @@ async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result
 }
 
 /// Whether the server ends the connection, without a word, before that time is over.
-async fn is_ended_within(early: Duration, Ready { end, first, .. }: &mut Ready) -> bool {
+async fn is_ended_within(early: Duration, Ready { stream: end, first, .. }: &mut Ready) -> bool {
     if !first.is_empty() {
         // It waits for the rest of a conversation that it takes for begun.
         let _ = end.send_all(first).await;
     }
-    match alarm::before(clock::now() + early, end.glimpse(<[u8]>::len)).await {
+    match alarm::timeout_at(clock::now() + early, end.read_scratch(<[u8]>::len)).await {
         Ok(Ok(read)) => read == 0,
         // It turns away who asks for nobody: those who have an identity may be welcome.
         Ok(Err(error)) => tls::late_objection(&error).is_none(),
@@ -123,27 +124,27 @@ async fn is_ended_within(early: Duration, Ready { end, first, .. }: &mut Ready) 
 fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Duration, DialError>) {
     let (name, of) = (&endpoint.settings().name, &cluster.settings().name);
     let verdict = match result {
-        Ok(took) => Verdict::Serves(*took),
+        Ok(took) => TrialVerdict::Serves(*took),
         Err(error) => match error.fault() {
-            Some(fault) => Verdict::Fails(fault),
-            None if error.is_local() => Verdict::Untold,
-            None if error.is_refused() => Verdict::TurnedAway,
+            Some(fault) => TrialVerdict::Fails(fault),
+            None if error.is_local() => TrialVerdict::Inconclusive,
+            None if error.is_refused() => TrialVerdict::TurnedAway,
             // It is there, and turns away who asks for nobody: those who have an identity may be welcome.
-            None => Verdict::Serves(Duration::ZERO),
+            None => TrialVerdict::Serves(Duration::ZERO),
         },
     };
-    cluster.metrics().tried(match verdict {
-        Verdict::Serves(_) | Verdict::TurnedAway => "ok",
-        Verdict::Fails(_) => "failed",
-        Verdict::Untold => "untold",
+    cluster.metrics().record_trial(match verdict {
+        TrialVerdict::Serves(_) | TrialVerdict::TurnedAway => "ok",
+        TrialVerdict::Fails(_) => "failed",
+        TrialVerdict::Inconclusive => "untold",
     });
     if let Err(error) = result {
         tracing::debug!(cluster = %of, endpoint = %name, %error, "trial failed");
     }
-    cluster.decide(|State { roster, rng, .. }| {
+    cluster.decide(|State { cluster_state, rng, .. }| {
         if let Err(error) = result {
-            roster.note_error(trial.endpoint, Some(error.to_string()));
+            cluster_state.note_error(trial.endpoint, Some(error.to_string()));
         }
-        roster.trial_ended(trial, verdict, clock::now(), rng);
+        cluster_state.record_trial(trial, verdict, clock::now(), rng);
     });
 }

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{Endpoint, Settings};
 use super::{Cluster, State};
 use crate::clock;
-use crate::policy::health::{Health, Status};
+use crate::policy::cluster_state::ClusterState;
+use crate::policy::endpoint_state::{self, Admin};
+use crate::policy::health::{Health, HealthStatus};
 use crate::policy::outlier::Fault;
-use crate::policy::roster::Roster;
-use crate::policy::slot::{self, Admin};
 use crate::policy::{breaker, outlier};
 
 /// What is known of a cluster.
@@ -86,7 +86,7 @@ struct OutlierSnapshot {
 
 /// The present by both clocks.
 #[derive(Debug, Clone, Copy)]
-struct Present {
+struct Clocks {
     now: Instant,
     usec: i64,
 }
@@ -95,38 +95,44 @@ impl Cluster {
     /// What a process has to know that goes on with it.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let present = Present::new();
-        let State { roster, members, .. } = &mut *self.state();
-        members.forget_foretold(present.now);
-        let known = roster.slots().iter().filter(|slot| slot.is_member()).filter_map(|slot| {
-            let endpoint = members.get(slot.id())?;
-            let health = self.board.observed(slot.id(), present.now).map(|observed| HealthSnapshot {
-                status: observed.status.label().into(),
-                since: present.usec_of(present.now.checked_sub(observed.age).unwrap_or(present.now)),
+        let present = Clocks::new();
+        let State { cluster_state, endpoint_map, .. } = &mut *self.state();
+        endpoint_map.forget_restored(present.now);
+        let known = cluster_state
+            .endpoints()
+            .iter()
+            .filter(|endpoint_state| endpoint_state.is_present())
+            .filter_map(|endpoint_state| {
+                let endpoint = endpoint_map.get(endpoint_state.id())?;
+                let health = self.probe_table.observed(endpoint_state.id(), present.now).map(|observed| {
+                    HealthSnapshot {
+                        status: observed.status.label().into(),
+                        since: present.usec_of(present.now.checked_sub(observed.age).unwrap_or(present.now)),
+                    }
+                });
+                Some(EndpointSnapshot::of(endpoint.settings(), endpoint_state.snapshot(), health, present))
             });
-            Some(EndpointSnapshot::of(endpoint.settings(), slot.snapshot(), health, present))
-        });
         Snapshot {
-            breaker: roster.breaker_snapshot().map(|breaker| BreakerSnapshot::of(breaker, present)),
-            endpoints: known.chain(members.foretold.iter().cloned()).take(ENDPOINTS_MAX).collect(),
+            breaker: cluster_state.breaker_snapshot().map(|breaker| BreakerSnapshot::of(breaker, present)),
+            endpoints: known.chain(endpoint_map.restored.iter().cloned()).take(ENDPOINTS_MAX).collect(),
         }
     }
 
     /// What another process knew. Endpoints that come later, by discovery, are known again when they come.
-    pub(super) fn foretell(&self, mut endpoints: Vec<EndpointSnapshot>) {
-        let present = Present::new();
-        let State { members, .. } = &mut *self.state();
+    pub(super) fn restore(&self, mut endpoints: Vec<EndpointSnapshot>) {
+        let present = Clocks::new();
+        let State { endpoint_map, .. } = &mut *self.state();
         endpoints.truncate(ENDPOINTS_MAX);
-        members.foretold = endpoints;
-        members.foretold_until = Some(present.now + FORETOLD_FOR);
+        endpoint_map.restored = endpoints;
+        endpoint_map.restored_until = Some(present.now + FORETOLD_FOR);
     }
 
     /// The breaker goes on from where another process had it.
     pub(super) fn resume_breaker(&self, breaker: Option<BreakerSnapshot>) {
-        let present = Present::new();
-        let roster = &mut self.state().roster;
+        let present = Clocks::new();
+        let cluster_state = &mut self.state().cluster_state;
         if let Some(snapshot) = breaker.and_then(|breaker| breaker.told(present)) {
-            roster.resume_breaker(snapshot, present.now);
+            cluster_state.resume_breaker(snapshot, present.now);
         }
     }
 
@@ -134,27 +140,27 @@ impl Cluster {
     pub(super) fn resume_endpoint(
         &self,
         endpoint: &Arc<Endpoint>,
-        roster: &mut Roster,
-        foretold: &mut Vec<EndpointSnapshot>,
+        cluster_state: &mut ClusterState,
+        restored: &mut Vec<EndpointSnapshot>,
     ) {
-        let means = |foretold: &EndpointSnapshot| foretold.means(endpoint.settings());
-        let Some(position) = foretold.iter().position(means) else { return };
-        let told = foretold.swap_remove(position);
-        let present = Present::new();
+        let means = |restored: &EndpointSnapshot| restored.means(endpoint.settings());
+        let Some(position) = restored.iter().position(means) else { return };
+        let told = restored.swap_remove(position);
+        let present = Clocks::new();
         let observed =
             self.settings.health_check.as_ref().zip(told.health()).map(|(check, (status, since))| {
                 Health::resume(check.rhythm, status, present.instant(since), present.now)
             });
         let snapshot = told.told(observed.as_ref(), present);
         let is_disabled = snapshot.admin == Admin::Disabled;
-        if let Some(checks) = endpoint.checks() {
-            checks.resumed(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
+        if let Some(checks) = endpoint.check_metrics() {
+            checks.restore(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
         }
         // Nobody probes one that is disabled.
         if let Some(health) = observed.filter(|_| !is_disabled) {
-            self.board.resume(endpoint, health);
+            self.probe_table.resume(endpoint, health);
         }
-        if roster.resume(endpoint.id(), snapshot, present.now) {
+        if cluster_state.resume(endpoint.id(), snapshot, present.now) {
             endpoint.metrics().ejected.increment(1);
         }
     }
@@ -163,24 +169,24 @@ impl Cluster {
 impl EndpointSnapshot {
     fn of(
         settings: &Settings,
-        slot: slot::Snapshot,
+        endpoint_state: endpoint_state::Snapshot,
         health: Option<HealthSnapshot>,
-        present: Present,
+        present: Clocks,
     ) -> Self {
         Self {
             name: settings.name.to_string(),
             addresses: settings.addresses.iter().collect(),
             server_name: settings.server_name.to_str().into_owned(),
-            order: slot.admin.label().into(),
+            order: endpoint_state.admin.label().into(),
             health,
-            outlier: OutlierSnapshot::of(slot.outlier, present),
-            failing: slot.is_failing,
-            dial_seconds: slot.dial_time.map(|(seconds, _)| seconds),
-            dialled: slot.dial_time.map_or(0, |(_, at)| present.usec_of(at)),
-            success_seconds: slot.success_time.map(|(seconds, _)| seconds),
-            succeeded: slot.success_time.map_or(0, |(_, at)| present.usec_of(at)),
-            back_since: slot.back_since.map(|since| present.usec_of(since)),
-            last_error: slot.last_error.map(String::from),
+            outlier: OutlierSnapshot::of(endpoint_state.outlier, present),
+            failing: endpoint_state.is_failing,
+            dial_seconds: endpoint_state.dial_time.map(|(seconds, _)| seconds),
+            dialled: endpoint_state.dial_time.map_or(0, |(_, at)| present.usec_of(at)),
+            success_seconds: endpoint_state.success_time.map(|(seconds, _)| seconds),
+            succeeded: endpoint_state.success_time.map_or(0, |(_, at)| present.usec_of(at)),
+            back_since: endpoint_state.back_since.map(|since| present.usec_of(since)),
+            last_error: endpoint_state.last_error.map(String::from),
         }
     }
 
@@ -191,21 +197,21 @@ impl EndpointSnapshot {
             && self.server_name == settings.server_name.to_str()
     }
 
-    fn health(&self) -> Option<(Status, i64)> {
+    fn health(&self) -> Option<(HealthStatus, i64)> {
         let HealthSnapshot { status, since } = self.health.as_ref()?;
-        let status = Status::ALL.into_iter().find(|known| known.label() == status)?;
+        let status = HealthStatus::ALL.into_iter().find(|known| known.label() == status)?;
         Some((status, *since))
     }
 
-    fn told(self, observed: Option<&Health>, present: Present) -> slot::Snapshot {
+    fn told(self, observed: Option<&Health>, present: Clocks) -> endpoint_state::Snapshot {
         let time = |seconds: Option<f64>, at: i64| {
             let is_one = |seconds: &f64| (0.0..=DIAL_MAX).contains(seconds);
             seconds.filter(is_one).map(|took| (took, present.instant(at)))
         };
         let ordered = Admin::ALL.into_iter().find(|known| known.label() == self.order);
-        slot::Snapshot {
+        endpoint_state::Snapshot {
             admin: ordered.unwrap_or_default(),
-            health: observed.map_or(Status::Undecided, Health::status),
+            health: observed.map_or(HealthStatus::Undecided, Health::status),
             outlier: self.outlier.told(present),
             is_failing: self.failing,
             dial_time: time(self.dial_seconds, self.dialled),
@@ -217,7 +223,7 @@ impl EndpointSnapshot {
 }
 
 impl OutlierSnapshot {
-    fn of(snapshot: outlier::Snapshot, present: Present) -> Self {
+    fn of(snapshot: outlier::Snapshot, present: Clocks) -> Self {
         let ejected = match snapshot.state {
             outlier::State::In => None,
             outlier::State::Ejected { until, fault } => Some((fault, until)),
@@ -234,7 +240,7 @@ impl OutlierSnapshot {
         }
     }
 
-    fn told(self, present: Present) -> outlier::Snapshot {
+    fn told(self, present: Clocks) -> outlier::Snapshot {
         let ejected = self.ejected.and_then(|(fault, until)| Some((Fault::of_label(&fault)?, until)));
         outlier::Snapshot {
             state: ejected.map_or(outlier::State::In, |(fault, until)| outlier::State::Ejected {
@@ -250,7 +256,7 @@ impl OutlierSnapshot {
 }
 
 impl BreakerSnapshot {
-    fn of(breaker::Snapshot { state, rounds }: breaker::Snapshot, present: Present) -> Self {
+    fn of(breaker::Snapshot { state, rounds }: breaker::Snapshot, present: Clocks) -> Self {
         let (failures, until) = match state {
             breaker::State::Closed { failures } => (failures, 0),
             breaker::State::Open { until } => (0, present.usec_of(until)),
@@ -260,11 +266,11 @@ impl BreakerSnapshot {
         Self { state: state.label().label().into(), failures, until, rounds }
     }
 
-    fn told(self, present: Present) -> Option<breaker::Snapshot> {
-        let label = breaker::Label::ALL.into_iter().find(|label| label.label() == self.state)?;
+    fn told(self, present: Clocks) -> Option<breaker::Snapshot> {
+        let label = breaker::StateLabel::ALL.into_iter().find(|label| label.label() == self.state)?;
         let state = match label {
-            breaker::Label::Closed => breaker::State::Closed { failures: self.failures },
-            breaker::Label::Open | breaker::Label::HalfOpen => {
+            breaker::StateLabel::Closed => breaker::State::Closed { failures: self.failures },
+            breaker::StateLabel::Open | breaker::StateLabel::HalfOpen => {
                 breaker::State::Open { until: present.instant(self.until) }
             }
         };
@@ -272,7 +278,7 @@ impl BreakerSnapshot {
     }
 }
 
-impl Present {
+impl Clocks {
     fn new() -> Self {
         Self { now: clock::now(), usec: clock::monotonic_usec() }
     }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use crate::clock;
-use crate::policy::health::Status;
-use crate::policy::slot::Admin;
+use crate::policy::endpoint_state::Admin;
+use crate::policy::health::HealthStatus;
 
 use super::endpoint::Endpoint;
 use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
@@ -16,14 +16,14 @@ impl Cluster {
     /// Whether one of them has succeeded the other, over however many changes: then they have their endpoints in common. A
     /// cluster that was taken out of the file and put back is another one, and numbers its endpoints anew.
     #[must_use]
-    pub fn is_kin(&self, other: &Self) -> bool {
+    pub fn is_same_lineage(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
     /// still counts. Who looked after the old one looks after the new one instead, from behind this call on.
     #[must_use]
-    pub fn succeed(&self, mut settings: Settings) -> Arc<Self> {
+    pub fn with_settings(&self, mut settings: Settings) -> Arc<Self> {
         let keeps_tls = self.settings.tls_digest == settings.tls_digest;
         if keeps_tls {
             settings.tls.clone_from(&self.settings.tls);
@@ -35,18 +35,20 @@ impl Cluster {
             state: Arc::clone(&self.state),
             changes: Arc::clone(&self.changes),
             trials: Arc::clone(&self.trials),
-            board: rhythm.map(|rhythm| self.board.succeed(rhythm, clock::now())).unwrap_or_default(),
+            probe_table: rhythm
+                .map(|rhythm| self.probe_table.with_settings(rhythm, clock::now()))
+                .unwrap_or_default(),
             // Those of the old settings end with them.
             spares: preconnect::Spares::default(),
             // Who is known goes on being used until the search has found better.
-            search: discovery::Board::new(settings.source.is_none(), self.endpoints().len()),
+            discovery: discovery::DiscoveryStatusCell::new(settings.source.is_none(), self.endpoints().len()),
             settings,
         });
         cluster.renew(keeps_tls);
         if self.settings.health_check.is_some() && rhythm.is_none() {
             // Nobody looks any more, so nobody knows.
             for endpoint in cluster.endpoints() {
-                cluster.set_health(endpoint.id(), Status::Undecided, Err(None));
+                cluster.set_health(endpoint.id(), HealthStatus::Undecided, Err(None));
             }
         }
         if cluster.settings.source.is_none() {
@@ -57,22 +59,24 @@ impl Cluster {
 
     /// Sessions that begin from now on go by the new settings; each endpoint is who it was.
     fn renew(&self, keeps_tls: bool) {
-        self.decide(|State { roster, members, line, .. }| {
-            roster.reconfigure(self.settings.decisions());
+        self.decide(|State { cluster_state, endpoint_map, wait_queue: line, .. }| {
+            cluster_state.reconfigure(self.settings.decisions());
             line.reconfigure(self.settings.queue());
-            members.renew(|known, measured| {
+            endpoint_map.renew(|known, measured| {
                 let originator = if keeps_tls {
                     known.shared_originator()
                 } else {
                     self.settings.tls.as_ref().map(|tls| Arc::new(tls.for_endpoint()))
                 };
-                let (metrics, checks) = self.measures(known.settings(), measured);
+                let (metrics, checks) = self.endpoint_metrics(known.settings(), measured);
                 Endpoint::new(known.id(), known.settings().clone(), originator, metrics, checks)
             });
-            for slot in roster.slots() {
-                if let Some(checks) = members.get(slot.id()).and_then(|endpoint| endpoint.checks()) {
-                    let is_probed = slot.is_member() && slot.admin() != Admin::Disabled;
-                    checks.resumed(is_probed && slot.health() != Status::Unhealthy);
+            for endpoint_state in cluster_state.endpoints() {
+                if let Some(checks) =
+                    endpoint_map.get(endpoint_state.id()).and_then(|endpoint| endpoint.check_metrics())
+                {
+                    let is_probed = endpoint_state.is_present() && endpoint_state.admin() != Admin::Disabled;
+                    checks.restore(is_probed && endpoint_state.health() != HealthStatus::Unhealthy);
                 }
             }
         });

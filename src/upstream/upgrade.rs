@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::protocol::{Greeting, Protocol, Step, Upgrade, UpgradeError, Upgraded, spoken};
+use crate::protocol::{Greeting, Protocol, Upgrade, UpgradeError, UpgradeStep, Upgraded, recognize};
 use crate::sys::Socket;
 
 /// Why TLS did not begin.
@@ -44,7 +44,7 @@ impl UpgradeFailure {
 
 /// How far the server alone leads.
 #[derive(Debug)]
-pub(super) enum Led {
+pub(super) enum UpgradeProgress {
     /// To TLS.
     Upgraded(Upgraded),
     /// To the client.
@@ -61,7 +61,7 @@ const HEARD_MAX: usize = 32;
 pub(super) struct Upgrading<'a> {
     protocol: &'a dyn Protocol,
     dialogue: Box<dyn Upgrade>,
-    step: Step,
+    step: UpgradeStep,
     /// The first bytes of all.
     heard: Vec<u8>,
 }
@@ -81,28 +81,28 @@ impl<'a> Upgrading<'a> {
     }
 
     /// Reads until the server has said all that it says unasked. May be dropped and called again.
-    pub(super) async fn greeted(&mut self, socket: &Socket) -> Result<(), UpgradeFailure> {
-        while let Step::ReadAtMost(most) = self.step {
+    pub(super) async fn wait_greeting(&mut self, socket: &Socket) -> Result<(), UpgradeFailure> {
+        while let UpgradeStep::ReadAtMost(most) = self.step {
             self.read(socket, most).await?;
         }
         Ok(())
     }
 
     /// Speaks until the server is ready for a TLS hello, or the client has to be heard.
-    pub(super) async fn led(mut self, socket: &Socket) -> Result<Led, UpgradeFailure> {
+    pub(super) async fn run(mut self, socket: &Socket) -> Result<UpgradeProgress, UpgradeFailure> {
         loop {
             match self.step {
-                Step::Send(bytes) => {
+                UpgradeStep::Send(bytes) => {
                     let sent = socket.send_all(&bytes).await;
                     sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
                     self.step = self.dialogue.sent();
                 }
-                Step::ReadAtMost(most) => self.read(socket, most).await?,
-                Step::Upgrade(upgraded) => {
-                    nothing_came(socket, self.protocol)?;
-                    return Ok(Led::Upgraded(upgraded));
+                UpgradeStep::ReadAtMost(most) => self.read(socket, most).await?,
+                UpgradeStep::Upgrade(upgraded) => {
+                    check_nothing_buffered(socket, self.protocol)?;
+                    return Ok(UpgradeProgress::Upgraded(upgraded));
                 }
-                Step::Meet(greeting) => return Ok(Led::Meets(greeting)),
+                UpgradeStep::Greet(greeting) => return Ok(UpgradeProgress::Meets(greeting)),
             }
         }
     }
@@ -126,7 +126,7 @@ impl<'a> Upgrading<'a> {
         let mut more = [0; HEARD_MAX];
         let arrived = socket.recv_arrived(&mut more).ok().flatten().unwrap_or_default();
         let first = [&self.heard, &more[..arrived]].concat();
-        match spoken(&first, self.protocol.label()) {
+        match recognize(&first, self.protocol.label()) {
             Some(seen) => UpgradeFailure::Foreign { error, seen },
             None => error.into(),
         }
@@ -135,7 +135,7 @@ impl<'a> Upgrading<'a> {
 
 /// A server waits for our hello now. Bytes that are here already were said in plaintext; those that come later are fed to
 /// TLS, which they break. A server that says no there is heard.
-pub(super) fn nothing_came(socket: &Socket, protocol: &dyn Protocol) -> Result<(), UpgradeError> {
+pub(super) fn check_nothing_buffered(socket: &Socket, protocol: &dyn Protocol) -> Result<(), UpgradeError> {
     if !socket.has_unread() {
         return Ok(());
     }

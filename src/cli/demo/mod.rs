@@ -14,12 +14,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Failure;
-use crate::admin::Subject;
+use super::CommandError;
+use crate::admin::AdminState;
 use crate::alarm;
 use crate::clock;
 use crate::config::Config;
-use crate::daemon::Running;
+use crate::daemon::RunningDaemon;
 use crate::log::Log;
 use crate::sys::LocalAddress;
 use crate::workers;
@@ -42,19 +42,19 @@ const CLIENTS: usize = 8;
 /// Echoes of each client per act.
 const ECHOES: usize = 500;
 
-pub(super) fn demo(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn demo(arguments: &Arguments) -> Result<(), CommandError> {
     if let Some(folder) = &arguments.write_certs {
         return write_certs(folder);
     }
     let folder = Scratch::make().map_err(|error| failed("cannot make a scratch folder", &error))?;
     pki::write(&folder.0).map_err(|error| failed("cannot make the certificates", &error))?;
     let runtime = workers::runtime().map_err(|error| failed("cannot start", &error))?;
-    let played = runtime.block_on(alarm::attend(play(&folder.0, arguments.keep)));
+    let played = runtime.block_on(alarm::drive(play(&folder.0, arguments.keep)));
     runtime.shutdown_background();
     played.map_err(|error| failed("cannot start", &error))?
 }
 
-fn write_certs(folder: &Path) -> Result<(), Failure> {
+fn write_certs(folder: &Path) -> Result<(), CommandError> {
     std::fs::create_dir_all(folder)
         .map_err(io::Error::other)
         .and_then(|()| pki::write(folder))
@@ -64,18 +64,18 @@ fn write_certs(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn play(folder: &Path, keep: bool) -> Result<(), Failure> {
+async fn play(folder: &Path, keep: bool) -> Result<(), CommandError> {
     let io = |error: io::Error| failed("the demo's upstreams cannot start", &error);
     let first = Upstream::start("first", folder).await.map_err(io)?;
     let second = Upstream::start("second", folder).await.map_err(io)?;
     let config = configure(folder, [first.address(), second.address()])?;
-    let running = |error: &dyn std::error::Error| Failure::Running(error.to_string());
+    let running = |error: &dyn std::error::Error| CommandError::Running(error.to_string());
     let log = Log::install(&config.log).map_err(|error| running(&error))?;
-    let running = Running::start(config, log).map_err(|error| running(&error))?;
-    let subject = running.subject();
-    let local = local(subject)?;
+    let running = RunningDaemon::start(config, log).map_err(|error| running(&error))?;
+    let admin_state = running.admin_state();
+    let local = local(admin_state)?;
     println!("plaintext  {local}  ->  mTLS  first {} , second {}", first.address(), second.address());
-    if let Some(admin) = subject.scene.get().admin {
+    if let Some(admin) = admin_state.view.get().admin {
         println!("status     http://{admin}/status  http://{admin}/metrics");
     }
 
@@ -127,7 +127,7 @@ fn micros(duration: Duration) -> String {
 }
 
 /// The configuration that a user would write, ports from the kernel.
-fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, Failure> {
+fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, CommandError> {
     let [first, second] = upstreams;
     let text = format!(
         "admin: {{ bind: '127.0.0.1:0', control: 'off' }}\n\
@@ -140,25 +140,25 @@ fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, Failur
     );
     let file = folder.join("listeners.yaml");
     std::fs::write(&file, text).map_err(|error| failed("cannot write the demo's configuration", &error))?;
-    Config::load(&file).map_err(Failure::Config)
+    Config::load(&file).map_err(CommandError::Config)
 }
 
-fn local(subject: &Subject) -> Result<SocketAddr, Failure> {
-    let scene = subject.scene.get();
-    let addresses = scene.listeners.iter().flat_map(|listener| &listener.addresses);
+fn local(admin_state: &AdminState) -> Result<SocketAddr, CommandError> {
+    let view = admin_state.view.get();
+    let addresses = view.listeners.iter().flat_map(|listener| &listener.addresses);
     let mut tcp = addresses.filter_map(|address| match address {
         LocalAddress::Tcp(address) => Some(*address),
         LocalAddress::Unix(_) => None,
     });
-    tcp.next().ok_or_else(|| Failure::Running("the demo's listener has no address".into()))
+    tcp.next().ok_or_else(|| CommandError::Running("the demo's listener has no address".into()))
 }
 
-fn expect(holds: bool, otherwise: &str) -> Result<(), Failure> {
-    if holds { Ok(()) } else { Err(Failure::Running(otherwise.into())) }
+fn expect(holds: bool, otherwise: &str) -> Result<(), CommandError> {
+    if holds { Ok(()) } else { Err(CommandError::Running(otherwise.into())) }
 }
 
-fn failed(what: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure::Running(format!("{what}: {error}"))
+fn failed(what: &str, error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Running(format!("{what}: {error}"))
 }
 
 /// A folder of our own, removed with everything in it.

@@ -83,7 +83,7 @@ async fn echo(client: &mut TcpStream, begun: Instant) -> io::Result<Duration> {
         client.read_exact(&mut answer).await?;
         if answer == *WORD { Ok(()) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
     };
-    alarm::before(begun + PATIENCE, exchange)
+    alarm::timeout_at(begun + PATIENCE, exchange)
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     Ok(clock::now() - begun)

@@ -19,15 +19,15 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Failure;
-use super::ask::{self, Answer, Daemon, Where, part};
+use super::CommandError;
+use super::client::{self, AdminTarget, ControlResponse, Daemon, path_segment};
 use crate::clock;
-use model::{Act, Key, Look, Model};
+use model::{Action, DaemonSample, Key, Model};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    place: Where,
+    place: AdminTarget,
 }
 
 /// How often the daemon is looked at.
@@ -36,23 +36,23 @@ const PERIOD: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(100);
 
 /// What the daemon's side tells.
-enum News {
-    Look(Box<Look>),
+enum UiEvent {
+    Look(Box<DaemonSample>),
     /// Why it does not answer.
     Lost(String),
     /// What became of an order.
     Note(String),
 }
 
-pub(super) fn top(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn top(arguments: &Arguments) -> Result<(), CommandError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         let words = "`top` needs a terminal; `status` and `sessions` need none";
-        return Err(Failure::Running(words.into()));
+        return Err(CommandError::Running(words.into()));
     }
     let daemon = Daemon::at(&arguments.place)?;
     let mut model = Model::new();
     // Who cannot be asked at all is no reason to take the terminal.
-    model.look(look(&daemon).map_err(Failure::Running)?, clock::now());
+    model.update(look(&daemon).map_err(CommandError::Running)?, clock::now());
     let ending = Ending::caught().map_err(|error| failed(&error))?;
     let (closing, to_close) = channel();
     let (telling, told) = channel();
@@ -112,15 +112,15 @@ impl Ending {
     }
 }
 
-fn failed(error: &io::Error) -> Failure {
-    Failure::Running(format!("the terminal: {error}"))
+fn failed(error: &io::Error) -> CommandError {
+    CommandError::Running(format!("the terminal: {error}"))
 }
 
 /// Until somebody has seen enough.
 fn show(
     terminal: &mut DefaultTerminal,
     model: &mut Model,
-    told: &Receiver<News>,
+    told: &Receiver<UiEvent>,
     closing: &Sender<String>,
 ) -> io::Result<()> {
     loop {
@@ -130,8 +130,8 @@ fn show(
             && let Some(key) = key(&pressed)
         {
             match model.key(key) {
-                Some(Act::Quit) => return Ok(()),
-                Some(Act::Close(session)) => {
+                Some(Action::Quit) => return Ok(()),
+                Some(Action::Close(session)) => {
                     // The other side ends after us.
                     let _ = closing.send(session);
                 }
@@ -140,9 +140,9 @@ fn show(
         }
         for news in told.try_iter() {
             match news {
-                News::Look(look) => model.look(*look, clock::now()),
-                News::Lost(why) => model.lost(why),
-                News::Note(note) => model.note = Some(note),
+                UiEvent::Look(look) => model.update(*look, clock::now()),
+                UiEvent::Lost(why) => model.set_unreachable(why),
+                UiEvent::Note(note) => model.note = Some(note),
             }
         }
     }
@@ -172,34 +172,37 @@ fn key(pressed: &KeyEvent) -> Option<Key> {
 }
 
 /// Looks at the daemon again and again, and gives it orders, until nobody wants to know.
-fn attend(daemon: &Daemon, to_close: &Receiver<String>, telling: &Sender<News>) {
+fn attend(daemon: &Daemon, to_close: &Receiver<String>, telling: &Sender<UiEvent>) {
     loop {
         match to_close.recv_timeout(PERIOD) {
             Ok(session) => {
-                if telling.send(News::Note(close(daemon, &session))).is_err() {
+                if telling.send(UiEvent::Note(close(daemon, &session))).is_err() {
                     return;
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let news = look(daemon).map_or_else(News::Lost, |look| News::Look(Box::new(look)));
+        let news = look(daemon).map_or_else(UiEvent::Lost, |look| UiEvent::Look(Box::new(look)));
         if telling.send(news).is_err() {
             return;
         }
     }
 }
 
-fn look(daemon: &Daemon) -> Result<Look, String> {
-    Ok(Look {
-        status: ask::read(&daemon.get("/status")?)?,
-        sessions: ask::read(&daemon.get("/sessions")?)?,
-        history: ask::read(&daemon.get("/history")?)?,
+fn look(daemon: &Daemon) -> Result<DaemonSample, String> {
+    Ok(DaemonSample {
+        status: client::read(&daemon.get("/status")?)?,
+        sessions: client::read(&daemon.get("/sessions")?)?,
+        history: client::read(&daemon.get("/history")?)?,
     })
 }
 
 fn close(daemon: &Daemon, session: &str) -> String {
-    match daemon.order(&format!("/sessions/{}/close", part(session))).and_then(Answer::good) {
+    match daemon
+        .send_command(&format!("/sessions/{}/close", path_segment(session)))
+        .and_then(ControlResponse::into_success_body)
+    {
         Ok(_) => format!("session {session} is closed"),
         Err(words) => words,
     }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::admin::status::{Session, Sessions, Status};
+use crate::admin::status::{SessionList, SessionStatus, Status};
 use crate::admin::{Sample, Samples};
 
 /// One look at a daemon.
 #[derive(Debug)]
-pub(super) struct Look {
+pub(super) struct DaemonSample {
     pub(super) status: Status,
-    pub(super) sessions: Sessions,
+    pub(super) sessions: SessionList,
     pub(super) history: Samples,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Key {
 
 /// What a key asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum Action {
     Quit,
     /// Close that session.
     Close(String),
@@ -41,7 +41,7 @@ pub(super) enum Act {
 
 /// What keys mean at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum InputMode {
     /// Leads to all others.
     Browsing,
     /// What is typed goes to the filter; Enter and Escape end it.
@@ -61,8 +61,8 @@ pub(super) enum Sort {
 
 /// A session with what only two looks can tell.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) session: Session,
+pub(super) struct SessionRow {
+    pub(super) session: SessionStatus,
     /// Bytes a second both ways since the look before; since its beginning where there was none.
     pub(super) rate: f64,
 }
@@ -80,10 +80,10 @@ pub(super) struct Model {
     pub(super) trouble: Option<String>,
     /// What became of the last order.
     pub(super) note: Option<String>,
-    pub(super) mode: Mode,
+    pub(super) mode: InputMode,
     pub(super) sort: Sort,
     pub(super) filter: String,
-    sessions: Vec<Live>,
+    sessions: Vec<SessionRow>,
     /// Each session's bytes at the last look.
     totals: BTreeMap<String, u64>,
     /// The chosen session, and where it stood: when it is gone, whoever stands there is chosen. Nobody is before the first
@@ -99,7 +99,7 @@ impl Model {
             seen: None,
             trouble: None,
             note: None,
-            mode: Mode::Browsing,
+            mode: InputMode::Browsing,
             sort: Sort::Rate,
             filter: String::new(),
             sessions: Vec::new(),
@@ -109,10 +109,10 @@ impl Model {
     }
 
     /// The daemon answered at `now`.
-    pub(super) fn look(&mut self, look: Look, now: Instant) {
+    pub(super) fn update(&mut self, look: DaemonSample, now: Instant) {
         let passed = self.seen.map(|before| now.saturating_duration_since(before));
         let totals = std::mem::take(&mut self.totals);
-        let live = |session: Session| {
+        let live = |session: SessionStatus| {
             let total = session.sent_bytes.or_zero().saturating_add(session.received_bytes.or_zero());
             let age = Duration::from_millis(session.age_ms.or_zero());
             let (moved, within) = match totals.get(&session.session).zip(passed) {
@@ -121,7 +121,7 @@ impl Model {
             };
             let rate = if within.is_zero() { 0.0 } else { moved as f64 / within.as_secs_f64() };
             self.totals.insert(session.session.clone(), total);
-            Live { session, rate }
+            SessionRow { session, rate }
         };
         self.sessions = look.sessions.sessions.into_iter().map(live).collect();
         self.samples = look.history.samples;
@@ -131,7 +131,7 @@ impl Model {
     }
 
     /// The daemon did not answer; what it said last stays.
-    pub(super) fn lost(&mut self, why: String) {
+    pub(super) fn set_unreachable(&mut self, why: String) {
         self.trouble = Some(why);
     }
 
@@ -141,7 +141,7 @@ impl Model {
     }
 
     /// The sessions that pass the filter, in order.
-    pub(super) fn visible(&self) -> Vec<&Live> {
+    pub(super) fn visible(&self) -> Vec<&SessionRow> {
         let mut visible: Vec<_> = self.sessions.iter().filter(|live| self.passes(&live.session)).collect();
         visible.sort_by(|a, b| {
             let by = match self.sort {
@@ -157,7 +157,7 @@ impl Model {
         visible
     }
 
-    fn passes(&self, session: &Session) -> bool {
+    fn passes(&self, session: &SessionStatus) -> bool {
         let wanted = self.filter.to_lowercase();
         let caller = super::super::show::caller(session.caller.as_ref());
         let [cluster, endpoint] =
@@ -190,27 +190,29 @@ impl Model {
         self.choose(place);
     }
 
-    pub(super) fn key(&mut self, key: Key) -> Option<Act> {
+    pub(super) fn key(&mut self, key: Key) -> Option<Action> {
         if key == Key::Interrupt {
-            return Some(Act::Quit);
+            return Some(Action::Quit);
         }
-        match std::mem::replace(&mut self.mode, Mode::Browsing) {
-            Mode::Browsing => self.browse(key),
-            Mode::Filtering => {
+        match std::mem::replace(&mut self.mode, InputMode::Browsing) {
+            InputMode::Browsing => self.browse(key),
+            InputMode::Filtering => {
                 self.type_filter(key);
                 None
             }
-            Mode::Asking(session) => matches!(key, Key::Char('y' | 'Y')).then_some(Act::Close(session)),
+            InputMode::Asking(session) => {
+                matches!(key, Key::Char('y' | 'Y')).then_some(Action::Close(session))
+            }
         }
     }
 
-    fn browse(&mut self, key: Key) -> Option<Act> {
+    fn browse(&mut self, key: Key) -> Option<Action> {
         let place = self.position().unwrap_or_default();
         self.note = None;
         match key {
-            Key::Char('q') => return Some(Act::Quit),
+            Key::Char('q') => return Some(Action::Quit),
             Key::Char('s') => self.sort = self.sort.next(),
-            Key::Char('/') => self.mode = Mode::Filtering,
+            Key::Char('/') => self.mode = InputMode::Filtering,
             Key::Char('k') => self.ask(),
             Key::Escape => self.filter.clear(),
             Key::Up => self.choose(place.saturating_sub(1)),
@@ -230,7 +232,7 @@ impl Model {
             .position()
             .and_then(|place| self.visible().get(place).map(|live| live.session.session.clone()))
         {
-            Some(session) => self.mode = Mode::Asking(session),
+            Some(session) => self.mode = InputMode::Asking(session),
             None => self.note = Some("there is no session to close".into()),
         }
     }
@@ -246,7 +248,7 @@ impl Model {
             Key::Enter | Key::Interrupt => {}
         }
         if !matches!(key, Key::Enter | Key::Escape) {
-            self.mode = Mode::Filtering;
+            self.mode = InputMode::Filtering;
         }
         self.settle();
     }

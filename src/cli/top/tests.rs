@@ -6,7 +6,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use serde_json::{Value, json};
 
-use super::model::{Act, Key, Look, Model};
+use super::model::{Action, DaemonSample, Key, Model};
 use super::view;
 use crate::clock;
 
@@ -26,7 +26,7 @@ fn endpoint(name: &str, health: &str, error: Option<&str>) -> Value {
     })
 }
 
-fn look(endpoints: &[Value], sessions: &[Value]) -> Look {
+fn look(endpoints: &[Value], sessions: &[Value]) -> DaemonSample {
     let status = json!({
         "version": env!("CARGO_PKG_VERSION"), "pid": 4711, "state": "ready", "uptime_seconds": 7800.0, "config": "/etc/a.yaml",
         "admin": null, "listeners": [], "credentials": [],
@@ -42,7 +42,7 @@ fn look(endpoints: &[Value], sessions: &[Value]) -> Look {
         })
     };
     let history = json!({ "samples": [sample(0.0, 0), sample(5.0, 10_240), sample(10.0, 15_360)] });
-    Look {
+    DaemonSample {
         status: serde_json::from_value(status).unwrap(),
         sessions: serde_json::from_value(json!({ "sessions": sessions })).unwrap(),
         history: serde_json::from_value(history).unwrap(),
@@ -61,9 +61,9 @@ fn busy() -> (Model, Instant) {
             session("cccccccccccccccc", None, 1_000, 0),
         ]
     };
-    model.look(look(&endpoints, &sessions(1_000_000, 0)), t0);
+    model.update(look(&endpoints, &sessions(1_000_000, 0)), t0);
     let t1 = t0 + Duration::from_secs(2);
-    model.look(look(&endpoints, &sessions(1_000_000, 4096)), t1);
+    model.update(look(&endpoints, &sessions(1_000_000, 4096)), t1);
     (model, t1)
 }
 
@@ -79,7 +79,7 @@ fn ids(model: &Model) -> Vec<char> {
     model.visible().iter().map(|live| live.session.session.chars().next().unwrap()).collect()
 }
 
-fn press(model: &mut Model, keys: &str) -> Option<Act> {
+fn press(model: &mut Model, keys: &str) -> Option<Action> {
     keys.chars().fold(None, |_, key| model.key(Key::Char(key)))
 }
 
@@ -88,10 +88,10 @@ fn press(model: &mut Model, keys: &str) -> Option<Act> {
 fn others_words_do_not_steer_the_terminal() {
     let (mut model, now) = busy();
     let endpoints = [endpoint("10.0.0.1:5432", "unhealthy", Some("a\u{202e}b\u{1b}[2Jc\u{9b}d"))];
-    model.look(look(&endpoints, &[]), now);
+    model.update(look(&endpoints, &[]), now);
     let screen = screen(&model, now, 160, 24).join("\n");
     assert!(
-        screen.contains("unhealthy") && !screen.contains(|c: char| c != '\n' && crate::shown::steers(c)),
+        screen.contains("unhealthy") && !screen.contains(|c: char| c != '\n' && crate::escape::is_control(c)),
         "{screen}"
     );
 }
@@ -129,7 +129,7 @@ fn where_endpoints_do_not_fit_those_in_trouble_come_first() {
         (0..40).map(|number| endpoint(&format!("10.0.0.{number}:1"), "healthy", None)).collect();
     endpoints.push(endpoint("10.0.1.1:1", "unhealthy", Some("refused")));
     let (mut model, now) = (Model::new(), clock::now());
-    model.look(look(&endpoints, &[]), now);
+    model.update(look(&endpoints, &[]), now);
     let screen = screen(&model, now, 80, 24);
     assert!(screen[5].contains("10.0.1.1:1") && screen[5].contains("refused"), "{}", screen[5]);
     assert!(screen[4].starts_with("CLUSTER (6/41)"), "{}", screen[4]);
@@ -140,7 +140,7 @@ fn an_endpoint_that_is_set_aside_says_for_how_long_and_why() {
     let mut ejected = endpoint("10.0.0.1:1", "healthy", None);
     ejected["ejected"] = json!({ "fault": "connect_refused", "seconds_left": 62.0, "on_trial": false });
     let (mut model, now) = (Model::new(), clock::now());
-    model.look(look(&[ejected], &[]), now);
+    model.update(look(&[ejected], &[]), now);
     let screen = screen(&model, now, 80, 24);
     assert!(screen[5].contains("ejected 1m02s"), "{}", screen[5]);
     assert!(screen[5].ends_with("connect_refused"), "{}", screen[5]);
@@ -155,7 +155,7 @@ fn what_is_wrong_with_a_cluster_as_a_whole_stands_above_its_endpoints() {
         serde_json::from_value(json!([{ "name": "db.test", "last_error": "no answer" }, { "name": "x" }]))
             .unwrap();
     let (mut model, now) = (Model::new(), clock::now());
-    model.look(troubled, now);
+    model.update(troubled, now);
     let screen = screen(&model, now, 80, 24);
     for (line, words) in [
         (5, &["up", "full", "3 wait for room"][..]),
@@ -167,7 +167,7 @@ fn what_is_wrong_with_a_cluster_as_a_whole_stands_above_its_endpoints() {
     }
     let mut empty = look(&[], &[]);
     empty.status = serde_json::from_str("{ \"clusters\": [{ \"name\": \"old\" }] }").unwrap();
-    model.look(empty, now);
+    model.update(empty, now);
     let screen = self::screen(&model, now, 80, 24);
     assert!(screen[0].starts_with("ambassador   pid –, up –, version – (asked by "), "{}", screen[0]);
     assert!(screen[5].starts_with("old") && screen[5].contains("no endpoint"), "{}", screen[5]);
@@ -176,7 +176,7 @@ fn what_is_wrong_with_a_cluster_as_a_whole_stands_above_its_endpoints() {
 #[test]
 fn a_daemon_that_is_lost_is_said_to_be_and_what_it_said_last_stays() {
     let (mut model, now) = busy();
-    model.lost("no daemon answers".into());
+    model.set_unreachable("no daemon answers".into());
     let screen = screen(&model, now + Duration::from_secs(7), 80, 24);
     assert!(
         screen[0].starts_with("ambassador does not answer; below is what it said 7s ago"),
@@ -200,7 +200,7 @@ fn sessions_are_sorted_and_filtered() {
     model.key(Key::Backspace);
     model.key(Key::Enter);
     assert_eq!(ids(&model), ['c']);
-    assert_eq!(press(&mut model, "q"), Some(Act::Quit));
+    assert_eq!(press(&mut model, "q"), Some(Action::Quit));
 }
 
 #[test]
@@ -212,9 +212,9 @@ fn a_session_is_closed_after_a_yes_and_nothing_else() {
     assert_eq!(press(&mut model, "n"), None);
     assert_eq!(press(&mut model, "y"), None, "the question is over");
     model.key(Key::Down);
-    assert_eq!(press(&mut model, "ky"), Some(Act::Close("aaaaaaaaaaaaaaaa".into())));
+    assert_eq!(press(&mut model, "ky"), Some(Action::Close("aaaaaaaaaaaaaaaa".into())));
     model.key(Key::Char('/'));
-    assert_eq!(model.key(Key::Interrupt), Some(Act::Quit), "Ctrl-C works everywhere");
+    assert_eq!(model.key(Key::Interrupt), Some(Action::Quit), "Ctrl-C works everywhere");
 }
 
 #[test]
@@ -226,9 +226,9 @@ fn the_choice_stays_with_its_session_and_goes_on_when_that_is_gone() {
     assert_eq!(model.position(), Some(0), "by age, it is the first");
     model.key(Key::End);
     assert_eq!(model.position(), Some(2));
-    model.look(look(&[], &[session("dddddddddddddddd", None, 1, 0)]), now);
+    model.update(look(&[], &[session("dddddddddddddddd", None, 1, 0)]), now);
     assert_eq!(model.position(), Some(0));
-    model.look(look(&[], &[]), now);
+    model.update(look(&[], &[]), now);
     assert_eq!(model.position(), None);
     press(&mut model, "k");
     assert_eq!(model.note.as_deref(), Some("there is no session to close"));

@@ -9,10 +9,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
 
-use super::model::{Live, Mode, Model, per_second};
-use crate::admin::status::{ClusterStatus, Endpoint, Status};
+use super::model::{InputMode, Model, SessionRow, per_second};
+use crate::admin::status::{ClusterStatus, EndpointStatus, Status};
 use crate::cli::show;
-use crate::shown::steers;
+use crate::escape::is_control;
 
 /// From here on sessions have their callers and clusters beside them.
 const WIDE: u16 = 110;
@@ -54,7 +54,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
 /// Names and errors are others' words: what would turn the text round, or do what is not to be seen, is shown as a box.
 fn without_steering(frame: &mut Frame<'_>) {
     for cell in &mut frame.buffer_mut().content {
-        if cell.symbol().contains(steers) {
+        if cell.symbol().contains(is_control) {
             cell.set_char(char::REPLACEMENT_CHARACTER);
         }
     }
@@ -72,7 +72,7 @@ fn head_lines(model: &Model, now: Instant) -> Vec<Line<'static>> {
         (None, Some(status)) => {
             let style = if status.state == "ready" { GOOD } else { WARN };
             first.push(Span::styled(status.state.replace('_', " "), style));
-            let up = status.uptime_seconds.words(|up| show::span(seconds(up)));
+            let up = status.uptime_seconds.display_with(|up| show::span(seconds(up)));
             let version = show::version(&status.version);
             first.push(Span::raw(format!(
                 "  pid {}, up {up}, version {version}, {}",
@@ -109,7 +109,7 @@ fn draw_curve(frame: &mut Frame<'_>, model: &Model, area: Rect) {
 }
 
 /// A line of the table of clusters.
-struct Shown<'a> {
+struct ClusterRow<'a> {
     cluster: &'a str,
     endpoint: Cow<'a, str>,
     word: String,
@@ -119,12 +119,12 @@ struct Shown<'a> {
 }
 
 /// Of each cluster what is wrong with it as a whole, then its endpoints.
-fn lines(status: &Status) -> Vec<Shown<'_>> {
+fn lines(status: &Status) -> Vec<ClusterRow<'_>> {
     status.clusters.iter().flat_map(|cluster| troubles(cluster).chain(endpoints(cluster))).collect()
 }
 
 /// In words that fit into the columns.
-fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
+fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = ClusterRow<'_>> {
     let (state, what) = match cluster.breaker.as_deref() {
         Some("open" | "half_open") => ("down", "for a server"),
         _ => ("full", "for room"),
@@ -141,7 +141,7 @@ fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
         .iter()
         .filter_map(|origin| Some(("search failing", origin.name.clone(), origin.last_error.as_deref()?)));
     let all = full.into_iter().chain(desperate).chain(none).chain(unfound);
-    all.map(|(word, endpoint, why)| Shown {
+    all.map(|(word, endpoint, why)| ClusterRow {
         cluster: &cluster.name,
         endpoint: endpoint.into(),
         word: word.into(),
@@ -151,10 +151,10 @@ fn troubles(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
     })
 }
 
-fn endpoints(cluster: &ClusterStatus) -> impl Iterator<Item = Shown<'_>> {
+fn endpoints(cluster: &ClusterStatus) -> impl Iterator<Item = ClusterRow<'_>> {
     cluster.endpoints.iter().map(|endpoint| {
         let (word, style) = condition(cluster, endpoint);
-        Shown {
+        ClusterRow {
             cluster: &cluster.name,
             endpoint: endpoint.name.as_str().into(),
             word,
@@ -202,7 +202,7 @@ fn draw_clusters(frame: &mut Frame<'_>, status: &Status, area: Rect) {
 }
 
 /// Why an endpoint gets no sessions, in the order in which it matters; as the page has it.
-fn condition(cluster: &ClusterStatus, endpoint: &Endpoint) -> (String, Style) {
+fn condition(cluster: &ClusterStatus, endpoint: &EndpointStatus) -> (String, Style) {
     let breaker = cluster.breaker.as_deref().filter(|state| *state != "closed");
     match (endpoint.state.as_str(), endpoint.health.as_str(), &endpoint.ejected, breaker) {
         (state @ ("removed" | "draining" | "disabled"), ..) => (state.to_owned(), WARN),
@@ -220,7 +220,7 @@ fn condition(cluster: &ClusterStatus, endpoint: &Endpoint) -> (String, Style) {
     }
 }
 
-fn why(endpoint: &Endpoint) -> &str {
+fn why(endpoint: &EndpointStatus) -> &str {
     let ejected = endpoint.ejected.as_ref().map(|ejected| ejected.fault.as_str());
     let words = endpoint.health_error.as_deref().or(ejected).or(endpoint.last_error.as_deref());
     words.unwrap_or_default()
@@ -256,7 +256,7 @@ fn draw_sessions(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     frame.render_stateful_widget(table, area, &mut state);
 }
 
-fn row(live: &Live, wide: bool) -> Row<'static> {
+fn row(live: &SessionRow, wide: bool) -> Row<'static> {
     let session = &live.session;
     let mut cells = vec![Cell::from(session.session.clone()), Cell::from(session.listener.clone())];
     if wide {
@@ -267,9 +267,9 @@ fn row(live: &Live, wide: bool) -> Row<'static> {
         cells.push(Cell::from(show::caller(session.caller.as_ref())));
     }
     cells.extend([
-        number(&session.age_ms.words(|age| show::span(Duration::from_millis(age)))),
-        number(&session.sent_bytes.words(|count| show::bytes(count as f64))),
-        number(&session.received_bytes.words(|count| show::bytes(count as f64))),
+        number(&session.age_ms.display_with(|age| show::span(Duration::from_millis(age)))),
+        number(&session.sent_bytes.display_with(|count| show::bytes(count as f64))),
+        number(&session.received_bytes.display_with(|count| show::bytes(count as f64))),
         number(&format!("{}/s", show::bytes(live.rate))),
     ]);
     Row::new(cells)
@@ -286,13 +286,13 @@ fn number(text: &str) -> Cell<'static> {
 
 fn foot_line(model: &Model) -> Line<'static> {
     match &model.mode {
-        Mode::Asking(session) => {
+        InputMode::Asking(session) => {
             Line::styled(format!("close session {session}? y: yes, any other key: no"), WARN)
         }
-        Mode::Filtering => {
+        InputMode::Filtering => {
             Line::raw(format!("filter: {}_  (Enter keeps it, Escape clears it)", model.filter))
         }
-        Mode::Browsing => match &model.note {
+        InputMode::Browsing => match &model.note {
             Some(note) => Line::styled(note.clone(), WARN),
             None => {
                 let filter = match model.filter.as_str() {

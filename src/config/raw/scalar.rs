@@ -9,9 +9,9 @@ use super::escapes::unescape;
 use super::section::Datum;
 use crate::config::document::Value;
 use crate::config::mistakes::quoted;
-use crate::config::peers::meant_by_value;
-use crate::config::shape::{Form, Kind, Span};
+use crate::config::spec::{DurationRange, ValueKind, YamlKind};
 use crate::config::suggest::did_you_mean;
+use crate::config::synonyms::suggest_value;
 use crate::quantity::{duration, show_duration};
 
 /// A scalar as it was said.
@@ -48,34 +48,34 @@ impl<'a> Scalar<'a> {
     }
 
     /// Its value, or why it has none that may stand here.
-    pub(super) fn read(&self, kind: &Kind) -> Result<Datum, String> {
+    pub(super) fn read(&self, kind: &ValueKind) -> Result<Datum, String> {
         match kind {
-            Kind::Boolean => self.boolean().map(Datum::Boolean),
-            Kind::Integer(min, max) => {
+            ValueKind::Boolean => self.boolean().map(Datum::Boolean),
+            ValueKind::Integer(min, max) => {
                 self.integer().filter(|n| (min..=max).contains(&n)).map(Datum::Integer)
             }
-            Kind::Ratio(max) => {
+            ValueKind::Ratio(max) => {
                 let known = self.number().filter(|n| (0.0..=f64::from(*max)).contains(n));
                 known.map(Datum::Ratio)
             }
-            Kind::Duration(span) => return self.duration(span),
-            Kind::Word(words) => return self.word(words),
-            Kind::Mode => self.text().and_then(mode).map(Datum::Integer),
-            Kind::Account if matches!(self, Self::Integer(0..)) => {
+            ValueKind::Duration(span) => return self.duration(span),
+            ValueKind::Word(words) => return self.word(words),
+            ValueKind::Mode => self.text().and_then(mode).map(Datum::Integer),
+            ValueKind::Account if matches!(self, Self::Integer(0..)) => {
                 Some(Datum::Text(self.to_text().into_owned()))
             }
-            Kind::Account | Kind::Text(_) => return self.plain_text(kind),
-            Kind::Bytes(_) => return self.bytes(kind),
-            Kind::Either(kinds) => match kinds.iter().find(|kind| kind.form() == Form::Scalar) {
+            ValueKind::Account | ValueKind::Text(_) => return self.plain_text(kind),
+            ValueKind::Bytes(_) => return self.bytes(kind),
+            ValueKind::Either(kinds) => match kinds.iter().find(|kind| kind.form() == YamlKind::Scalar) {
                 Some(scalar) => return self.read(scalar),
                 None => None,
             },
-            Kind::List(_) | Kind::Section(_) | Kind::Names(_) => None,
+            ValueKind::List(_) | ValueKind::Section(_) | ValueKind::Names(_) => None,
         }
         .ok_or_else(|| self.unexpected(kind))
     }
 
-    fn unexpected(&self, kind: &Kind) -> String {
+    fn unexpected(&self, kind: &ValueKind) -> String {
         format!("expected {}, found {}", kind.expected(), self.describe())
     }
 
@@ -98,7 +98,7 @@ impl<'a> Scalar<'a> {
     }
 
     /// Text that names something: nothing that is named here is empty or has control characters.
-    fn plain_text(&self, kind: &Kind) -> Result<Datum, String> {
+    fn plain_text(&self, kind: &ValueKind) -> Result<Datum, String> {
         let text = self.text().ok_or_else(|| self.unexpected(kind))?;
         if text.is_empty() {
             return Err(format!("is empty; expected {}", kind.expected()));
@@ -110,7 +110,7 @@ impl<'a> Scalar<'a> {
     }
 
     /// Text is taken literally but for its escapes, whether YAML has resolved them already (in double quotes) or not.
-    fn bytes(&self, kind: &Kind) -> Result<Datum, String> {
+    fn bytes(&self, kind: &ValueKind) -> Result<Datum, String> {
         let text = self.text().ok_or_else(|| self.unexpected(kind))?;
         if text.is_empty() {
             return Err(format!("is empty; expected {}", kind.expected()));
@@ -143,7 +143,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    fn duration(&self, span: &Span) -> Result<Datum, String> {
+    fn duration(&self, span: &DurationRange) -> Result<Datum, String> {
         let text = self.to_text();
         if text == "none" {
             return if span.none {
@@ -171,7 +171,7 @@ impl<'a> Scalar<'a> {
             return Ok(Datum::Text(text.into_owned()));
         }
         let advice =
-            meant_by_value(&text, words).unwrap_or_else(|| did_you_mean(&text, words.iter().copied()));
+            suggest_value(&text, words).unwrap_or_else(|| did_you_mean(&text, words.iter().copied()));
         let advice = if advice.is_empty() { format!("; there is {}", words.join(", ")) } else { advice };
         Err(format!("{} is not known here{advice}", quoted(&text)))
     }
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_ratio_may_be_whole_or_not() {
-        let kind = Kind::Ratio(2);
+        let kind = ValueKind::Ratio(2);
         for scalar in [Scalar::Integer(1), Scalar::Float(1.0), Scalar::Substituted("1".into())] {
             assert!(matches!(scalar.read(&kind), Ok(Datum::Ratio(1.0))), "{}", scalar.describe());
         }
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn only_what_came_from_the_environment_is_a_number_in_text() {
-        let kind = Kind::Integer(1, 10);
+        let kind = ValueKind::Integer(1, 10);
         assert!(matches!(Scalar::Integer(5).read(&kind), Ok(Datum::Integer(5))));
         assert!(matches!(Scalar::Substituted("5".into()).read(&kind), Ok(Datum::Integer(5))));
         for scalar in [
@@ -237,14 +237,17 @@ mod tests {
             let error = scalar.read(&kind).expect_err("out of range");
             assert!(error.starts_with("expected a whole number from 1 to 10, found"), "{error}");
         }
-        assert!(matches!(Scalar::Substituted("true".into()).read(&Kind::Boolean), Ok(Datum::Boolean(true))));
-        assert!(Scalar::Text("yes").read(&Kind::Boolean).is_err());
+        assert!(matches!(
+            Scalar::Substituted("true".into()).read(&ValueKind::Boolean),
+            Ok(Datum::Boolean(true))
+        ));
+        assert!(Scalar::Text("yes").read(&ValueKind::Boolean).is_err());
     }
 
     #[test]
     fn durations_keep_to_their_span() {
         let second = Duration::from_secs(1);
-        let kind = |none| Kind::Duration(Span { min: second, max: 2 * second, none });
+        let kind = |none| ValueKind::Duration(DurationRange { min: second, max: 2 * second, none });
         assert!(matches!(Scalar::Text("1s").read(&kind(false)), Ok(Datum::Duration(Some(_)))));
         assert!(matches!(Scalar::Text("none").read(&kind(true)), Ok(Datum::Duration(None))));
         for (scalar, none, part) in [
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn words_may_look_like_numbers() {
-        let words = Kind::Word(&["1.2", "1.3"]);
+        let words = ValueKind::Word(&["1.2", "1.3"]);
         assert!(matches!(Scalar::Float(1.2).read(&words), Ok(Datum::Text(word)) if word == "1.2"));
         for (scalar, part) in
             [(Scalar::Text("1,2"), "did you mean `1.2`?"), (Scalar::Text("ssl3"), "there is 1.2, 1.3")]

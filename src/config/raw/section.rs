@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::config::mistakes::{At, Place};
+use crate::config::mistakes::{Position, SourceLocation};
 
 /// What stands at a place, of the kind that the table asks for.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Datum {
 /// An item of a list; without a datum, it is a reported mistake.
 #[derive(Debug)]
 pub(in crate::config) struct Item {
-    pub(in crate::config) at: At,
+    pub(in crate::config) at: SourceLocation,
     pub(super) datum: Option<Datum>,
 }
 
@@ -90,7 +90,7 @@ impl Item {
 #[derive(Debug)]
 pub(in crate::config) struct Section {
     /// Its own key.
-    pub(in crate::config) at: At,
+    pub(in crate::config) at: SourceLocation,
     pub(super) fields: Vec<Field>,
 }
 
@@ -98,20 +98,20 @@ pub(in crate::config) struct Section {
 pub(super) struct Field {
     pub(super) name: &'static str,
     /// Of the value; `None` when the file does not have the key.
-    pub(super) place: Option<Place>,
+    pub(super) position: Option<Position>,
     pub(super) datum: Option<Datum>,
 }
 
 impl Section {
     /// Where a key's value is; the section, when the file does not have it.
-    pub(in crate::config) fn at(&self, name: &str) -> At {
-        let place = self.field(name).and_then(|field| field.place);
-        self.at.below(name, place.unwrap_or(self.at.place))
+    pub(in crate::config) fn at(&self, name: &str) -> SourceLocation {
+        let position = self.field(name).and_then(|field| field.position);
+        self.at.below(name, position.unwrap_or(self.at.position))
     }
 
     /// Whether the file has the key, well or badly.
     pub(in crate::config) fn is_given(&self, name: &str) -> bool {
-        self.field(name).is_some_and(|field| field.place.is_some())
+        self.field(name).is_some_and(|field| field.position.is_some())
     }
 
     pub(in crate::config) fn text(&self, name: &str) -> Option<&str> {

@@ -3,37 +3,42 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::claims::Claims;
+use super::claimed_addresses::ClaimedAddresses;
 use super::listener::unix_path;
-use super::{Resolver, address};
+use super::{SettingsBuilder, address};
 use crate::admin::{Control, Settings};
-use crate::config::mistakes::At;
+use crate::config::mistakes::SourceLocation;
 use crate::config::raw::Section;
 
 const OFF: &str = "off";
 
-impl Resolver<'_> {
-    pub(super) fn admin(&mut self, root: &Section, claims: &mut Claims) -> Option<Settings> {
+impl SettingsBuilder<'_> {
+    pub(super) fn admin(&mut self, root: &Section, claimed: &mut ClaimedAddresses) -> Option<Settings> {
         let admin = root.section("admin")?;
         let bind = admin.text("bind").and_then(|text| match text {
             OFF => Some(None),
-            text => self.admin_bind(text, &admin.at("bind"), claims).map(Some),
+            text => self.admin_bind(text, &admin.at("bind"), claimed).map(Some),
         });
-        let control = self.control(admin, claims);
+        let control = self.control(admin, claimed);
         Some(Settings { bind: bind?, control: control? })
     }
 
     /// The section by itself, whatever the rest of the file is like.
     pub(in crate::config) fn admin_alone(&mut self, root: &Section) -> Option<Settings> {
-        self.admin(root, &mut Claims::default())
+        self.admin(root, &mut ClaimedAddresses::default())
     }
 
-    fn admin_bind(&mut self, text: &str, at: &At, claims: &mut Claims) -> Option<SocketAddr> {
+    fn admin_bind(
+        &mut self,
+        text: &str,
+        at: &SourceLocation,
+        claimed: &mut ClaimedAddresses,
+    ) -> Option<SocketAddr> {
         if text.starts_with("unix:") {
             self.findings.mistake(at, "takes IP:PORT or `off`; the unix socket is `admin.control`");
             return None;
         }
-        let claimed = address::local(text).and_then(|address| claims.tcp(address, at).map(|()| address));
+        let claimed = address::local(text).and_then(|address| claimed.tcp(address, at).map(|()| address));
         let address = claimed.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
         if !address.ip().is_loopback() {
             let message = format!("{address} is not loopback: whoever reaches it reads metrics and sessions");
@@ -42,7 +47,7 @@ impl Resolver<'_> {
         Some(address)
     }
 
-    fn control(&mut self, admin: &Section, claims: &mut Claims) -> Option<Control> {
+    fn control(&mut self, admin: &Section, claimed: &mut ClaimedAddresses) -> Option<Control> {
         let at = admin.at("control");
         let control = match admin.optional_text("control")? {
             None => Ok(Control::Default(self.default_control())),
@@ -54,11 +59,11 @@ impl Resolver<'_> {
         };
         let claimed = control.and_then(|control| match &control {
             Control::Off => Ok(control),
-            Control::At(path) | Control::Default(path) => claims.unix(path, &at).map(|()| control),
+            Control::At(path) | Control::Default(path) => claimed.unix(path, &at).map(|()| control),
         });
         let control = claimed.map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
         match &control {
-            Control::At(path) => self.demand_bindable(path, &at)?,
+            Control::At(path) => self.require_bindable(path, &at)?,
             Control::Default(path) => self.warn_of_open_folder(path, &at),
             Control::Off => {}
         }

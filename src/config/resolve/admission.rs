@@ -2,16 +2,16 @@
 
 use nix::unistd::{Group, User};
 
-use super::Resolver;
+use super::SettingsBuilder;
 use crate::caller::Unit;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::policy::admission::Rule;
-use crate::policy::shares;
+use crate::policy::caller_limits;
 use crate::session::AdmissionSettings;
 use crate::{listener, upstream};
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     pub(super) fn admission(&mut self, listener: &Section) -> Option<AdmissionSettings> {
         let (allow, per_caller) = (self.allow(listener), self.per_caller(listener));
         let (per_caller, max_queued) = per_caller?;
@@ -19,12 +19,12 @@ impl Resolver<'_> {
     }
 
     /// What each may have of the listener, and of the places in a cluster's queue.
-    fn per_caller(&mut self, listener: &Section) -> Option<(shares::Settings, Option<u32>)> {
+    fn per_caller(&mut self, listener: &Section) -> Option<(caller_limits::Settings, Option<u32>)> {
         if !listener.is_given("per_caller") {
-            return Some((shares::Settings::default(), None));
+            return Some((caller_limits::Settings::default(), None));
         }
         let per_caller = listener.section("per_caller")?;
-        let settings = shares::Settings {
+        let settings = caller_limits::Settings {
             max_connections: per_caller.optional_integer("max_connections")?,
             connections_per_second: per_caller.optional_integer("connections_per_second")?,
         };

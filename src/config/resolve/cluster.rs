@@ -4,23 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Resolver;
-use super::digest::LookedUp;
-use super::endpoint::Surroundings;
+use super::SettingsBuilder;
+use super::digest::ResolvedNames;
+use super::endpoint::ClusterContext;
 use super::identity::NamedIdentities;
 use super::resilience::retry_budget;
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::name::ClusterName;
 use crate::policy::{balance, limits, retry};
-use crate::protocol::{self, Announces, Options, Protocol, postgres};
+use crate::protocol::{self, CallerAnnouncement, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
-use crate::tls::{Originator, Start};
+use crate::tls::{Originator, TlsStart};
 use crate::upstream::{DialSettings, SendProxy, Settings, preconnect};
 use crate::{relay, sys};
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     pub(super) fn cluster(
         &mut self,
         root: &Section,
@@ -39,7 +39,7 @@ impl Resolver<'_> {
         let health_check = self.health_check(cluster, protocol.as_deref(), has_tls, originator);
         let local_address = self.local_address(cluster);
         let dial = self.dial(cluster, protocol.as_deref(), local_address);
-        let around = Surroundings {
+        let around = ClusterContext {
             has_tls,
             server_name: tls.as_ref().and_then(|tls| tls.as_ref()?.server_name().cloned()),
             local_address: local_address.flatten(),
@@ -51,7 +51,7 @@ impl Resolver<'_> {
             self.warn_of_ports(cluster, protocol, start);
         }
         let (known, source) = endpoints.map(|endpoints| (endpoints.known, endpoints.source)).unzip();
-        let looked_up = LookedUp {
+        let looked_up = ResolvedNames {
             tls: tls.as_ref().and_then(Option::as_ref),
             endpoints: known.as_deref().unwrap_or_default(),
             source: source.as_ref().and_then(Option::as_ref),
@@ -60,7 +60,7 @@ impl Resolver<'_> {
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
         let hedging = self.hedging(cluster, protocol.as_deref());
         let send_proxy = self.send_proxy(cluster);
-        let (panic, orphans) = (self.panic(cluster), self.orphans(cluster));
+        let (panic, eviction) = (self.panic(cluster), self.eviction(cluster));
         Some(Settings {
             name: ClusterName::from(name),
             digest,
@@ -82,7 +82,7 @@ impl Resolver<'_> {
             hedges: hedging?.1,
             panic: panic?,
             slow_start: cluster.duration("slow_start")?,
-            orphans: orphans?,
+            eviction: eviction?,
             drains_on_rotation: cluster.choice("on_rotation", &[("keep", false), ("drain", true)])?,
             socket: socket(cluster)?,
             session: session(cluster)?,
@@ -91,7 +91,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn warn_of_ports(&mut self, cluster: &Section, protocol: &dyn Protocol, start: Option<Start>) {
+    fn warn_of_ports(&mut self, cluster: &Section, protocol: &dyn Protocol, start: Option<TlsStart>) {
         for item in cluster.list("endpoints").unwrap_or_default() {
             let text = item.text().or_else(|| item.section()?.text("address"));
             if let Some(port) = text.and_then(|text| text.rsplit_once(':')?.1.parse().ok()) {
@@ -157,11 +157,11 @@ impl Resolver<'_> {
     fn announce_caller(&mut self, cluster: &Section, protocol: Option<&dyn Protocol>) -> Option<bool> {
         let announces = cluster.boolean("announce_caller")?;
         let reason = match protocol.map(Protocol::announces).filter(|_| announces) {
-            Some(Announces::Never) => "`announce_caller` is for the protocols postgres and mysql",
-            Some(Announces::OverTls) if !cluster.is_given("tls") => {
+            Some(CallerAnnouncement::Never) => "`announce_caller` is for the protocols postgres and mysql",
+            Some(CallerAnnouncement::OverTls) if !cluster.is_given("tls") => {
                 "`announce_caller` needs `tls` here: a login of this protocol is read on its way to TLS only"
             }
-            None | Some(Announces::Always | Announces::OverTls) => return Some(announces),
+            None | Some(CallerAnnouncement::Always | CallerAnnouncement::OverTls) => return Some(announces),
         };
         self.findings.mistake(&cluster.at("announce_caller"), reason);
         None

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use super::Resolver;
+use super::SettingsBuilder;
 use crate::config::raw::Section;
 use crate::digest::{Digest, Digester};
 use crate::policy::admission::Rule;
@@ -14,20 +14,20 @@ use crate::upstream::discovery::{Source, Target};
 use crate::upstream::{EndpointSettings, Host};
 
 /// What names of the host's have come to.
-pub(super) struct LookedUp<'a> {
+pub(super) struct ResolvedNames<'a> {
     pub(super) tls: Option<&'a Originator>,
     pub(super) endpoints: &'a [EndpointSettings],
     pub(super) source: Option<&'a Source>,
 }
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// The digest of a cluster, and that of its TLS alone with the identities that it takes.
     pub(super) fn digests(
         &self,
         root: &Section,
         name: &str,
         cluster: &Section,
-        looked_up: &LookedUp<'_>,
+        looked_up: &ResolvedNames<'_>,
     ) -> (Digest, Digest) {
         let mut of_tls = Digester::default();
         // An identity without a name of its own goes by the cluster's.
@@ -54,7 +54,7 @@ impl Resolver<'_> {
     }
 }
 
-impl LookedUp<'_> {
+impl ResolvedNames<'_> {
     /// The interfaces of link-local addresses, by number.
     fn scopes(&self) -> impl Iterator<Item = u32> {
         let known = self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter());
@@ -104,13 +104,13 @@ mod tests {
             Source::Listed(vec![target])
         };
         let scopes = |source: &Source| {
-            LookedUp { tls: None, endpoints: &[], source: Some(source) }.scopes().collect::<Vec<_>>()
+            ResolvedNames { tls: None, endpoints: &[], source: Some(source) }.scopes().collect::<Vec<_>>()
         };
         assert_eq!((scopes(&listed(2)), scopes(&listed(3))), (vec![2], vec![3]));
         let text = "listeners: { app: { bind: '127.0.0.1:1', cluster: up } }\nclusters: { up: { endpoints: ['[fe80::1%7]:1'] } }\n";
         let config = Config::parse(text, Path::new("l.yaml"), &|_| None).unwrap();
         let endpoints = &config.clusters[0].endpoints;
-        let known = LookedUp { tls: None, endpoints, source: None };
+        let known = ResolvedNames { tls: None, endpoints, source: None };
         assert_eq!(known.scopes().collect::<Vec<_>>(), [7]);
     }
 

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use super::{Resolver, address};
-use crate::config::mistakes::{At, Findings, headline, quoted};
-use crate::config::raw::{Item, Reader, Section};
-use crate::config::{document, shape};
-use crate::upstream::discovery::{EndpointsFile, Service, Source, Target, literal};
+use super::{SettingsBuilder, address};
+use crate::config::mistakes::{Findings, SourceLocation, headline, quoted};
+use crate::config::raw::{DocumentReader, Item, Section};
+use crate::config::{document, spec};
+use crate::upstream::discovery::{EndpointsFile, Source, SrvService, Target, literal};
 use crate::upstream::{Address, EndpointSettings, Host};
 
 /// What the rest of the cluster means for its endpoints.
 #[derive(Clone)]
-pub(super) struct Surroundings {
+pub(super) struct ClusterContext {
     /// Whether there is TLS at all.
     pub(super) has_tls: bool,
     /// The name for those without one of their own.
@@ -31,8 +31,8 @@ pub(super) struct Endpoints {
     pub(super) source: Option<Source>,
 }
 
-impl Resolver<'_> {
-    pub(super) fn endpoints(&mut self, cluster: &Section, around: &Surroundings) -> Option<Endpoints> {
+impl SettingsBuilder<'_> {
+    pub(super) fn endpoints(&mut self, cluster: &Section, around: &ClusterContext) -> Option<Endpoints> {
         if let Some(section) = cluster.section("endpoints") {
             let source = self.source(section, around)?;
             return Some(Endpoints { known: Vec::new(), source: Some(source) });
@@ -47,7 +47,7 @@ impl Resolver<'_> {
         Some(Endpoints { known, source: (!is_all).then_some(Source::Listed(targets)) })
     }
 
-    fn source(&mut self, section: &Section, around: &Surroundings) -> Option<Source> {
+    fn source(&mut self, section: &Section, around: &ClusterContext) -> Option<Source> {
         let (srv, file) = (section.optional_text("srv")?, section.optional_text("file")?);
         match (srv, file) {
             (Some(name), None) => {
@@ -56,7 +56,7 @@ impl Resolver<'_> {
                     address::service(name).map_err(|reason| self.findings.mistake(&at, reason)).ok()?;
                 let server_name = around.server_name.clone();
                 let own_domain_only = around.has_tls && server_name.is_none();
-                Some(Source::Service(Service { name, server_name, own_domain_only }))
+                Some(Source::Service(SrvService { name, server_name, own_domain_only }))
             }
             (None, Some(file)) => {
                 let (path, around) = (self.readable(file, &section.at("file"))?, around.clone());
@@ -75,7 +75,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn targets(&mut self, items: &[Item], around: &Surroundings) -> Option<Vec<Target>> {
+    fn targets(&mut self, items: &[Item], around: &ClusterContext) -> Option<Vec<Target>> {
         let mut known = BTreeSet::new();
         let targets: Vec<_> = items
             .iter()
@@ -95,12 +95,12 @@ impl Resolver<'_> {
         targets.into_iter().collect()
     }
 
-    fn plain(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Target> {
+    fn plain(&mut self, text: &str, at: &SourceLocation, around: &ClusterContext) -> Option<Target> {
         let address = self.address(text, at, around)?;
         target(address, (1, 0), around.server_name.clone())
     }
 
-    fn detailed(&mut self, section: &Section, around: &Surroundings) -> Option<Target> {
+    fn detailed(&mut self, section: &Section, around: &ClusterContext) -> Option<Target> {
         let at = section.at("server_name");
         let server_name = section.optional_text("server_name").and_then(|text| {
             let parsed = text.map(address::server_name).transpose();
@@ -116,7 +116,7 @@ impl Resolver<'_> {
         target(address, share, server_name)
     }
 
-    fn address(&mut self, text: &str, at: &At, around: &Surroundings) -> Option<Address> {
+    fn address(&mut self, text: &str, at: &SourceLocation, around: &ClusterContext) -> Option<Address> {
         let address = address::upstream(text).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
         let ip = match &address.host {
             Host::Ip(ip) => Some(*ip),
@@ -153,25 +153,31 @@ fn target(
 const MISTAKES_SHOWN: usize = 3;
 
 /// Compiles an endpoints file. Unlike the configuration's own list, it may say that there is none.
-fn parse(bytes: &[u8], file: &Path, around: &Surroundings) -> Result<Vec<Target>, String> {
-    let in_words = |at: &At, message: &str| headline(file, Some(at.place), &at.path, message);
+fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Target>, String> {
+    let in_words = |at: &SourceLocation, message: &str| headline(file, Some(at.position), &at.path, message);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].split(|byte| *byte == b'\n').count();
         format!("{}:{line}: is not UTF-8 text", file.display())
     })?;
     let document = document::parse(text).map_err(|(at, message)| in_words(&at, &message))?;
     let mut findings = Findings::default();
-    let root =
-        Reader { environment: None, findings: &mut findings }.root(&shape::table::ENDPOINTS_FILE, &document);
+    let root = DocumentReader { environment: None, findings: &mut findings }
+        .root(&spec::table::ENDPOINTS_FILE, &document);
     let items = root.list("endpoints");
     let targets = items.and_then(|items| {
-        Resolver { file, environment: &|_| None, reach: None, is_confined: false, findings: &mut findings }
-            .targets(items, around)
+        SettingsBuilder {
+            file,
+            environment: &|_| None,
+            file_access: None,
+            is_confined: false,
+            findings: &mut findings,
+        }
+        .targets(items, around)
     });
     match targets {
         Some(targets) if findings.mistakes.is_empty() => Ok(targets),
         _ => {
-            findings.mistakes.sort_by_key(|(at, _)| at.place);
+            findings.mistakes.sort_by_key(|(at, _)| at.position);
             let shown = findings.mistakes.iter().take(MISTAKES_SHOWN);
             let words: Vec<_> = shown.map(|(at, message)| in_words(at, message)).collect();
             let more = findings.mistakes.len().saturating_sub(MISTAKES_SHOWN);

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use hyper::http::uri::PathAndQuery;
 
-use super::Resolver;
+use super::SettingsBuilder;
 use crate::config::raw::Section;
 use crate::policy::health;
 use crate::protocol::Protocol;
 use crate::tls::Originator;
-use crate::upstream::health_check::{Exchange, Http, Kind, Settings};
+use crate::upstream::health_check::{ByteExchange, Http, ProbeKind, Settings};
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// `None` inside: there are no probes. What belongs to another type than the one chosen is a mistake, for it would be
     /// ignored.
     pub(super) fn health_check(
@@ -34,13 +34,13 @@ impl Resolver<'_> {
             }
         }
         let kind = match word? {
-            "tcp" => Some(Kind::Tcp),
+            "tcp" => Some(ProbeKind::Tcp),
             "tls" => self.tls_check(check, has_tls),
             "protocol" => self.protocol_check(check, protocol),
             "http" => self.http_check(check, has_tls, originator),
             _ => self.exchange_check(check),
         };
-        self.demand_politeness(check, protocol);
+        self.require_politeness(check, protocol);
         Some(Some(Settings {
             kind: kind?,
             timeout: check.duration("timeout")?,
@@ -52,15 +52,15 @@ impl Resolver<'_> {
         }))
     }
 
-    fn tls_check(&mut self, check: &Section, has_tls: bool) -> Option<Kind> {
+    fn tls_check(&mut self, check: &Section, has_tls: bool) -> Option<ProbeKind> {
         if !has_tls {
             self.findings.mistake(&check.at("type"), "type tls needs the cluster's `tls`, and there is none");
             return None;
         }
-        Some(Kind::Tls)
+        Some(ProbeKind::Tls)
     }
 
-    fn protocol_check(&mut self, check: &Section, protocol: Option<&dyn Protocol>) -> Option<Kind> {
+    fn protocol_check(&mut self, check: &Section, protocol: Option<&dyn Protocol>) -> Option<ProbeKind> {
         let protocol = protocol?;
         // Whether an upgrade is behind it changes what is said, not whether anything is.
         if protocol.probe(false).is_none() && protocol.probe(true).is_none() {
@@ -71,7 +71,7 @@ impl Resolver<'_> {
             self.findings.mistake(&check.at("type"), message);
             return None;
         }
-        Some(Kind::Protocol)
+        Some(ProbeKind::Protocol)
     }
 
     fn http_check(
@@ -79,7 +79,7 @@ impl Resolver<'_> {
         check: &Section,
         has_tls: bool,
         originator: Option<&Originator>,
-    ) -> Option<Kind> {
+    ) -> Option<ProbeKind> {
         let http = check.section("http")?;
         let path = http.text("path").and_then(|text| {
             let path = text.parse::<PathAndQuery>().ok().filter(|_| text.starts_with('/'));
@@ -97,7 +97,7 @@ impl Resolver<'_> {
         }
         let originator = if tls { Some(Arc::new(originator?.for_http())) } else { None };
         let port = http.integer("port").and_then(|port| u16::try_from(port).ok());
-        Some(Kind::Http(Box::new(Http {
+        Some(ProbeKind::Http(Box::new(Http {
             port: port?,
             path: path?,
             statuses: self.statuses(http)?,
@@ -118,7 +118,7 @@ impl Resolver<'_> {
         items.iter().map(|item| item.integer().and_then(status)).collect()
     }
 
-    fn exchange_check(&mut self, check: &Section) -> Option<Kind> {
+    fn exchange_check(&mut self, check: &Section) -> Option<ProbeKind> {
         if !check.is_given("exchange") {
             let message = "type exchange needs `exchange: { send: …, expect: … }`";
             self.findings.mistake(&check.at("type"), message);
@@ -126,11 +126,14 @@ impl Resolver<'_> {
         }
         let exchange = check.section("exchange")?;
         let send = if exchange.is_given("send") { exchange.bytes("send")? } else { &[] };
-        Some(Kind::Exchange(Exchange { send: send.to_vec(), expect: exchange.bytes("expect")?.to_vec() }))
+        Some(ProbeKind::Exchange(ByteExchange {
+            send: send.to_vec(),
+            expect: exchange.bytes("expect")?.to_vec(),
+        }))
     }
 
     /// MySQL counts connections that end before a login against our host, and blocks it in the end, sessions and all.
-    fn demand_politeness(&mut self, check: &Section, protocol: Option<&dyn Protocol>) {
+    fn require_politeness(&mut self, check: &Section, protocol: Option<&dyn Protocol>) {
         let Some(protocol) = protocol.filter(|protocol| protocol.parts_politely()) else { return };
         let Some(word @ ("tcp" | "tls" | "exchange")) = check.text("type") else { return };
         let label = protocol.label();

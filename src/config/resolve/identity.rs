@@ -6,22 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Resolver;
+use super::SettingsBuilder;
 use crate::clock;
-use crate::config::mistakes::{At, quoted};
+use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
 use crate::credentials::{ends, near};
 use crate::name::IdentityName;
-use crate::tls::{Identity, IdentityError, IdentitySource, Role};
+use crate::tls::{CredentialRole, Identity, IdentityError, IdentitySource};
 
 /// The identities of the file. One whose files are at fault is known, but cannot be had.
 #[derive(Default)]
 pub(super) struct NamedIdentities {
-    loaded: BTreeMap<String, (At, Option<Arc<Identity>>)>,
+    loaded: BTreeMap<String, (SourceLocation, Option<Arc<Identity>>)>,
     used: BTreeSet<String>,
 }
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     pub(super) fn identities(&mut self, root: &Section) -> NamedIdentities {
         let mut identities = NamedIdentities::default();
         for (name, section) in root.names("identities") {
@@ -78,7 +78,7 @@ impl Resolver<'_> {
         match Identity::load(IdentityName::from(name), source) {
             Ok(identity) => {
                 if let Some(end) = identity.not_after() {
-                    self.warn_of_the_end(&cert, Role::Client, end, &section.at("cert"));
+                    self.warn_of_the_end(&cert, CredentialRole::Client, end, &section.at("cert"));
                 }
                 if let Some(exposure) = identity.exposure() {
                     self.findings.warning(&section.at("key"), exposure);
@@ -104,7 +104,13 @@ impl Resolver<'_> {
     }
 
     /// What ends soon, or has ended, works or does not; it deserves a word in any case.
-    pub(super) fn warn_of_the_end(&mut self, file: &Path, role: Role, end: SystemTime, at: &At) {
+    pub(super) fn warn_of_the_end(
+        &mut self,
+        file: &Path,
+        role: CredentialRole,
+        end: SystemTime,
+        at: &SourceLocation,
+    ) {
         let now = clock::wall();
         if near(role, end, now).is_some() {
             self.findings.warning(at, format!("{} {}", file.display(), ends(end, now)));
@@ -116,9 +122,9 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         identities: &mut NamedIdentities,
-        at: &At,
+        at: &SourceLocation,
     ) -> Option<Arc<Identity>> {
-        self.demand_known("identity", name, identities.loaded.keys().map(String::as_str), at)?;
+        self.require_known("identity", name, identities.loaded.keys().map(String::as_str), at)?;
         identities.used.insert(name.to_owned());
         let (_, identity) = identities.loaded.get(name)?;
         identity.clone()

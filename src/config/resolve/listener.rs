@@ -6,35 +6,35 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
 
-use super::claims::Claims;
-use super::{Resolver, address};
-use crate::config::mistakes::{At, quoted};
+use super::claimed_addresses::ClaimedAddresses;
+use super::{SettingsBuilder, address};
+use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
-use crate::listener::{Settings, entrances};
+use crate::listener::{Settings, entry_points};
 use crate::name::{ClusterName, ListenerName};
 use crate::sys::{self, Bind, SystemdBind, UnixBind};
-use crate::upstream::discovery::{Meeting, Ways};
+use crate::upstream::discovery::{DialLoop, LoopGraph};
 
 /// What a unix socket's file shall look like, for all of a listener's.
 #[derive(Clone, Copy)]
-struct Access {
+struct UnixSocketAccess {
     mode: u32,
     owner: Option<u32>,
     group: Option<u32>,
 }
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     pub(super) fn listener(
         &mut self,
         name: &str,
         listener: &Section,
         root: &Section,
-        claims: &mut Claims,
+        claimed: &mut ClaimedAddresses,
     ) -> Option<Settings> {
         let context = listener.choice("context", &[("none", false), ("connect", true)]);
         let clusters = self.leads_to(listener, root.names("clusters"), context);
         let access = self.access(listener);
-        let binds = self.binds(listener, access, claims);
+        let binds = self.binds(listener, access, claimed);
         let admission = self.admission(listener);
         let records = self.records(root, listener);
         Some(Settings {
@@ -69,7 +69,7 @@ impl Resolver<'_> {
         let mut is_right = !said.is_empty();
         for (at, name) in said {
             let known = clusters.iter().map(|(name, _)| name.as_str());
-            let Some(name) = name.filter(|name| self.demand_known("cluster", name, known, &at).is_some())
+            let Some(name) = name.filter(|name| self.require_known("cluster", name, known, &at).is_some())
             else {
                 is_right = false;
                 continue;
@@ -82,14 +82,14 @@ impl Resolver<'_> {
         is_right.then_some(names)
     }
 
-    fn access(&mut self, listener: &Section) -> Option<Access> {
+    fn access(&mut self, listener: &Section) -> Option<UnixSocketAccess> {
         let owner = self.account(listener, "owner", |name| {
             User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()))
         });
         let group = self.account(listener, "group", |name| {
             Group::from_name(name).map(|group| group.map(|group| group.gid.as_raw()))
         });
-        Some(Access { mode: listener.integer("mode")?, owner: owner?, group: group? })
+        Some(UnixSocketAccess { mode: listener.integer("mode")?, owner: owner?, group: group? })
     }
 
     /// A user or group by number, or by a name that `look_up` knows.
@@ -117,8 +117,8 @@ impl Resolver<'_> {
     fn binds(
         &mut self,
         listener: &Section,
-        access: Option<Access>,
-        claims: &mut Claims,
+        access: Option<UnixSocketAccess>,
+        claimed: &mut ClaimedAddresses,
     ) -> Option<Vec<Bind>> {
         let said = said(listener, "bind")?;
         if said.is_empty() {
@@ -127,7 +127,7 @@ impl Resolver<'_> {
         let binds: Vec<_> = said
             .iter()
             .map(|(at, text)| {
-                self.bind(listener, (*text)?, at, access).filter(|bind| self.claim(bind, at, claims))
+                self.bind(listener, (*text)?, at, access).filter(|bind| self.claim(bind, at, claimed))
             })
             .collect();
         let any_unix = said.iter().any(|(_, text)| text.is_none_or(|text| text.starts_with("unix:")));
@@ -140,12 +140,18 @@ impl Resolver<'_> {
         binds.into_iter().collect()
     }
 
-    fn bind(&mut self, listener: &Section, text: &str, at: &At, access: Option<Access>) -> Option<Bind> {
+    fn bind(
+        &mut self,
+        listener: &Section,
+        text: &str,
+        at: &SourceLocation,
+        access: Option<UnixSocketAccess>,
+    ) -> Option<Bind> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = unix_path(&self.path(path), path);
             let path = path.map_err(|reason| self.findings.mistake(at, reason)).ok()?;
-            self.demand_bindable(&path, at)?;
-            let Access { mode, owner, group } = access?;
+            self.require_bindable(&path, at)?;
+            let UnixSocketAccess { mode, owner, group } = access?;
             return Some(Bind::Unix(UnixBind { path, mode, owner, group }));
         }
         if let Some(name) = text.strip_prefix("systemd:") {
@@ -169,11 +175,11 @@ impl Resolver<'_> {
         Some(Bind::Tcp(address))
     }
 
-    fn claim(&mut self, bind: &Bind, at: &At, claims: &mut Claims) -> bool {
+    fn claim(&mut self, bind: &Bind, at: &SourceLocation, claimed: &mut ClaimedAddresses) -> bool {
         let claimed = match bind {
-            Bind::Tcp(address) => claims.tcp(*address, at),
-            Bind::Unix(unix) => claims.unix(&unix.path, at),
-            Bind::Systemd(systemd) => claims.systemd(&systemd.name, at),
+            Bind::Tcp(address) => claimed.tcp(*address, at),
+            Bind::Unix(unix) => claimed.unix(&unix.path, at),
+            Bind::Systemd(systemd) => claimed.systemd(&systemd.name, at),
         };
         claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
     }
@@ -187,7 +193,7 @@ impl Resolver<'_> {
         clusters: &[Option<crate::upstream::Settings>],
     ) {
         let known = clusters.iter().flatten().map(|cluster| (cluster.name.clone(), cluster.addresses()));
-        let ways = Ways::new(entrances(listeners.iter().flatten()), known.collect());
+        let graph = LoopGraph::new(entry_points(listeners.iter().flatten()), known.collect());
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
             let is_of = |listener: &Settings, own| listener.binds.contains(&Bind::Tcp(own));
@@ -199,17 +205,17 @@ impl Resolver<'_> {
                 clusters.iter().flatten().filter(|cluster| listener.clusters.contains(&cluster.name));
             for cluster in its_own {
                 for address in cluster.addresses() {
-                    let message = match ways.meeting(&cluster.name, address, sys::is_own) {
-                        Some(Meeting::At(own)) if is_of(listener, own) => {
+                    let message = match graph.find_loop(&cluster.name, address, sys::is_own) {
+                        Some(DialLoop::At(own)) if is_of(listener, own) => {
                             format!("{address} is an endpoint of its own cluster: it would dial itself")
                         }
-                        Some(Meeting::Over(own)) => {
+                        Some(DialLoop::Over(own)) => {
                             let other = at(own);
                             format!(
                                 "its cluster leads to `listeners.{other}`, and that leads back here: it would dial itself"
                             )
                         }
-                        Some(Meeting::At(_)) | None => continue,
+                        Some(DialLoop::At(_)) | None => continue,
                     };
                     self.findings.mistake(&section.at("bind"), message);
                 }
@@ -224,7 +230,7 @@ pub(super) fn clusters(listener: &Section) -> Vec<&str> {
 }
 
 /// What a key says, one thing or several, each with its place; `None` for an item that is a mistake.
-fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(At, Option<&'a str>)>> {
+fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(SourceLocation, Option<&'a str>)>> {
     if let Some(one) = listener.text(key) {
         return Some(vec![(listener.at(key), Some(one))]);
     }

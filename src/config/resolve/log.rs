@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::Resolver;
-use crate::config::mistakes::{At, quoted};
+use super::SettingsBuilder;
+use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
 use crate::config::suggest::did_you_mean;
-use crate::log::{Format, LEVELS, Output, Settings, Target, accepts};
+use crate::log::{Format, LEVELS, LogTarget, Output, Settings, accepts};
 use crate::policy::sampling::Sampling;
 
 /// Where journald listens (systemd-journald.service(8)).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     pub(super) fn log(&mut self, root: &Section) -> Option<Settings> {
         let log = root.section("log")?;
         let level = log.choice("level", &LEVELS);
@@ -20,7 +20,7 @@ impl Resolver<'_> {
         let of_words = words.as_ref().map_or(&Output::Stderr, |words| &words.output);
         let access = match log.section("access") {
             Some(access) => self.log_target(access, of_words),
-            None => Some(Target { output: of_words.clone(), format: None }),
+            None => Some(LogTarget { output: of_words.clone(), format: None }),
         };
         let (words, mut access) = (words?, access?);
         // Records look as the words do, unless they go where those cannot.
@@ -61,7 +61,7 @@ impl Resolver<'_> {
         Some(sampling)
     }
 
-    fn log_target(&mut self, section: &Section, default: &Output) -> Option<Target> {
+    fn log_target(&mut self, section: &Section, default: &Output) -> Option<LogTarget> {
         let formats = [("text", Format::Text), ("json", Format::Json)];
         let format = if section.is_given("format") {
             section.choice("format", &formats).map(Some)
@@ -78,17 +78,17 @@ impl Resolver<'_> {
             self.findings.mistake(&section.at("format"), message);
             return None;
         }
-        Some(Target { output, format })
+        Some(LogTarget { output, format })
     }
 
-    fn output(&mut self, text: &str, at: &At) -> Option<Output> {
+    fn output(&mut self, text: &str, at: &SourceLocation) -> Option<Output> {
         let output = match text {
             "stderr" => Output::Stderr,
             "stdout" => Output::Stdout,
             "journald" => Output::Journal(PathBuf::from(JOURNAL)),
             _ => match text.strip_prefix("journald:") {
                 Some(path) => Output::Journal(self.path(path)),
-                None if text.contains('/') => Output::File(super::whole(&self.path(text))),
+                None if text.contains('/') => Output::File(super::absolute(&self.path(text))),
                 None => {
                     let advice = did_you_mean(text, ["stderr", "stdout", "journald"]);
                     let message = format!(
@@ -103,7 +103,7 @@ impl Resolver<'_> {
             },
         };
         if let Output::File(path) = &output {
-            self.demand_writable(path, at)?;
+            self.require_writable(path, at)?;
         }
         if let Err(error) = accepts(&output) {
             self.findings.mistake(at, format!("nothing can be written to {output}: {error}"));

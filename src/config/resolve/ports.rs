@@ -3,10 +3,10 @@
 //!
 //! Source: IANA's registry of service names and port numbers; RFC 8314 §3 (465, 993, 995), RFC 4642 §1 (563), RFC 4217 (990).
 
-use super::Resolver;
-use crate::config::mistakes::At;
+use super::SettingsBuilder;
+use crate::config::mistakes::SourceLocation;
 use crate::protocol::Protocol;
-use crate::tls::Start;
+use crate::tls::TlsStart;
 
 /// A protocol's ports with TLS from the first byte, and those where it is asked for, or not there.
 const PORTS: &[(&str, &[u16], &[u16])] = &[
@@ -22,17 +22,23 @@ const PORTS: &[(&str, &[u16], &[u16])] = &[
     ("amqp", &[5671], &[5672]),
 ];
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// `start`: `None` where there is no TLS.
-    pub(super) fn warn_of_port(&mut self, port: u16, at: &At, protocol: &dyn Protocol, start: Option<Start>) {
+    pub(super) fn warn_of_port(
+        &mut self,
+        port: u16,
+        at: &SourceLocation,
+        protocol: &dyn Protocol,
+        start: Option<TlsStart>,
+    ) {
         let label = protocol.label();
         let Some((_, direct, others)) = PORTS.iter().find(|(word, ..)| *word == label) else { return };
         let message = match start {
-            Some(Start::Upgrade) if direct.contains(&port) => format!(
+            Some(TlsStart::Upgrade) if direct.contains(&port) => format!(
                 "port {port} is for {label} with TLS from the first byte, whose servers wait for our hello: write \
                  `tls: {{ start: direct }}`"
             ),
-            Some(Start::Direct) if others.contains(&port) && protocol.upgrade().is_some() => {
+            Some(TlsStart::Direct) if others.contains(&port) && protocol.upgrade().is_some() => {
                 format!("port {port} is for {label} that asks for TLS first: leave `start: direct` out")
             }
             None if direct.contains(&port) => {
@@ -40,7 +46,7 @@ impl Resolver<'_> {
                     "port {port} is for {label} with TLS from the first byte, and the cluster has no `tls`"
                 )
             }
-            Some(Start::Upgrade | Start::Direct | Start::EitherWay) | None => return,
+            Some(TlsStart::Upgrade | TlsStart::Direct | TlsStart::EitherWay) | None => return,
         };
         self.findings.warning(at, message);
     }

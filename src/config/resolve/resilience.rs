@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use super::Resolver;
+use super::SettingsBuilder;
 use crate::config::raw::Section;
 use crate::policy::eligibility::Panic;
 use crate::policy::{breaker, budget, hedge, outlier};
 use crate::protocol::Protocol;
 use crate::quantity::show_duration;
-use crate::upstream::{Fate, Orphans};
+use crate::upstream::{EvictionSettings, OnEndpointLoss};
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// `Some(None)`: it is off.
     pub(super) fn breaker(&mut self, cluster: &Section) -> Option<Option<breaker::Settings>> {
         let section = cluster.section("circuit_breaker")?;
@@ -51,13 +51,13 @@ impl Resolver<'_> {
         Some(panic)
     }
 
-    pub(super) fn orphans(&mut self, cluster: &Section) -> Option<Orphans> {
-        let fates = [("keep", Fate::Keep), ("close", Fate::Close)];
+    pub(super) fn eviction(&mut self, cluster: &Section) -> Option<EvictionSettings> {
+        let fates = [("keep", OnEndpointLoss::Keep), ("close", OnEndpointLoss::Close)];
         let on_unhealthy = cluster.choice("on_unhealthy", &fates)?;
-        if on_unhealthy == Fate::Close {
+        if on_unhealthy == OnEndpointLoss::Close {
             self.needs_health_check(cluster, "on_unhealthy");
         }
-        Some(Orphans {
+        Some(EvictionSettings {
             on_unhealthy,
             on_removed: cluster.choice("on_removed", &fates)?,
             closing_time: cluster.duration("closing_time")?,

@@ -4,20 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::identity::NamedIdentities;
-use super::{Resolver, address};
-use crate::config::mistakes::{At, quoted};
+use super::{SettingsBuilder, address};
+use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::{Item, Section};
 use crate::policy::admission::Rule;
 use crate::protocol::Protocol;
 use crate::tls::{
-    Demands, Identities, Identity, IdentitySource, MinVersion, Originator, Pin, Role, Roots, Settings,
-    SetupError, Start, Terms, TrustError, Verify, revocation_lists,
+    CredentialRole, ExtraChecks, Identities, Identity, IdentitySource, MinVersion, Originator,
+    PeerVerification, Pin, Roots, Settings, SetupError, TlsStart, TrustError, Verify, revocation_lists,
 };
 
 /// Length of an ALPN protocol's name (RFC 7301 §3.1).
 const ALPN_MAX: usize = 255;
 
-impl Resolver<'_> {
+impl SettingsBuilder<'_> {
     /// Reads all the files it names. A protocol that is not known (a mistake, reported) is judged by nobody.
     pub(super) fn tls(
         &mut self,
@@ -66,19 +66,19 @@ impl Resolver<'_> {
     }
 
     /// What the server's certificate has to fulfil; judged where `insecure_skip_verify` is set, too.
-    fn terms(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<Terms> {
+    fn terms(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<PeerVerification> {
         let verify = self.verify(tls);
         let roots = verify.and_then(|verify| self.roots(tls, verify, identities));
         let crls = self.crls(tls);
         let (pins, uris) = (self.pins(tls), self.allowed_uris(tls));
-        let demands = Demands { pins: pins?, uris: uris? };
+        let demands = ExtraChecks { pins: pins?, uris: uris? };
         let (verify, roots) = (verify?, roots?);
         if verify == Verify::Ca && matches!(roots, Roots::System | Roots::WebPki) {
             let message = "`ca` asks for no name, so anybody would do who has a certificate of any public CA; name the file of \
                            your own CA as `tls.ca`";
             self.findings.mistake(&tls.at("verify"), message);
         }
-        Some(Terms { verify, roots, crls: crls?, demands })
+        Some(PeerVerification { verify, roots, crls: crls?, extra_checks: demands })
     }
 
     /// How much of the server's certificate counts, and what goes with that.
@@ -147,14 +147,19 @@ impl Resolver<'_> {
             path => Roots::File(self.readable(path, &tls.at("ca"))?),
         };
         if tls.is_given("ca") {
-            let terms = Terms { verify, roots: ca.clone(), crls: Vec::new(), demands: Demands::default() };
+            let terms = PeerVerification {
+                verify,
+                roots: ca.clone(),
+                crls: Vec::new(),
+                extra_checks: ExtraChecks::default(),
+            };
             let alone = Settings {
                 terms: Some(terms),
                 identities: Identities::default(),
                 server_name: None,
                 alpn: Vec::new(),
                 min_version: MinVersion::Tls12,
-                start: Start::Direct,
+                start: TlsStart::Direct,
             };
             let asked = self.originator(tls, &alone)?;
             for (role, end) in asked.trust().ends() {
@@ -179,12 +184,12 @@ impl Resolver<'_> {
             self.findings.mistake(&tls.at("crl"), "is an empty list; leave it out where nothing is revoked");
             return None;
         }
-        let mut crl = |(at, path): (At, &str)| {
+        let mut crl = |(at, path): (SourceLocation, &str)| {
             let path = self.readable(path, &at)?;
             match revocation_lists(&path) {
                 Ok((_, ends)) => {
                     if let Some(end) = ends.into_iter().min() {
-                        self.warn_of_the_end(&path, Role::Crl, end, &at);
+                        self.warn_of_the_end(&path, CredentialRole::Crl, end, &at);
                     }
                     Some(path)
                 }
@@ -282,7 +287,7 @@ impl Resolver<'_> {
     fn identities_by_rule(
         &mut self,
         items: &[Item],
-        at: &At,
+        at: &SourceLocation,
         identities: &mut NamedIdentities,
     ) -> Option<Identities> {
         if items.is_empty() {
@@ -334,7 +339,7 @@ impl Resolver<'_> {
         tls: &Section,
         protocol: Option<&dyn Protocol>,
         min_version: Option<MinVersion>,
-    ) -> Option<Start> {
+    ) -> Option<TlsStart> {
         // What only TLS with the first byte has, where the upgrade's is of another kind.
         let asks_for_direct = |protocol: &dyn Protocol| {
             let is_new = min_version == Some(MinVersion::Tls13);
@@ -345,14 +350,14 @@ impl Resolver<'_> {
         if !tls.is_given("start") {
             let protocol = protocol?;
             return Some(match protocol.upgrade() {
-                None => Start::Direct,
-                Some(_) if !protocol.starts_either_way() => Start::Upgrade,
-                Some(_) if asks_for_direct(protocol).is_some() => Start::Direct,
-                Some(_) => Start::EitherWay,
+                None => TlsStart::Direct,
+                Some(_) if !protocol.starts_either_way() => TlsStart::Upgrade,
+                Some(_) if asks_for_direct(protocol).is_some() => TlsStart::Direct,
+                Some(_) => TlsStart::EitherWay,
             });
         }
-        let start = tls.choice("start", &[("upgrade", Start::Upgrade), ("direct", Start::Direct)])?;
-        if let (Start::Upgrade, Some(protocol)) = (start, protocol)
+        let start = tls.choice("start", &[("upgrade", TlsStart::Upgrade), ("direct", TlsStart::Direct)])?;
+        if let (TlsStart::Upgrade, Some(protocol)) = (start, protocol)
             && protocol.upgrade().is_none()
         {
             let label = protocol.label();
@@ -361,7 +366,7 @@ impl Resolver<'_> {
             self.findings.mistake(&tls.at("start"), message);
             return None;
         }
-        if let (Start::Upgrade, Some(key)) = (start, protocol.and_then(asks_for_direct)) {
+        if let (TlsStart::Upgrade, Some(key)) = (start, protocol.and_then(asks_for_direct)) {
             let message = format!(
                 "`{key}` does not go with `start: upgrade`: TDS 7 has TLS 1.2 only, and no ALPN; TDS 8.0 (`start: direct`) has both"
             );

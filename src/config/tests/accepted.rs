@@ -15,9 +15,9 @@ use crate::policy::eligibility::Panic;
 use crate::policy::sampling::Sampling;
 use crate::policy::{balance, breaker, budget, hedge, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
-use crate::tls::Start;
+use crate::tls::TlsStart;
 use crate::upstream::discovery::{Source, Target};
-use crate::upstream::{Fate, Orphans, SendProxy};
+use crate::upstream::{EvictionSettings, OnEndpointLoss, SendProxy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -59,8 +59,12 @@ fn the_defaults_are_those_promised() {
     );
     assert_eq!((cluster.queue_timeout, cluster.wants_of_callers()), (10 * SECOND, None));
     assert_eq!(
-        cluster.orphans,
-        Orphans { on_unhealthy: Fate::Keep, on_removed: Fate::Keep, closing_time: 5 * SECOND }
+        cluster.eviction,
+        EvictionSettings {
+            on_unhealthy: OnEndpointLoss::Keep,
+            on_removed: OnEndpointLoss::Keep,
+            closing_time: 5 * SECOND
+        }
     );
     assert_eq!(
         cluster.breaker,
@@ -95,7 +99,7 @@ fn the_defaults_are_those_promised() {
     );
     let tls = cluster.tls.as_ref().expect("tls is given");
     assert!(tls.verifies() && tls.identities().all().is_empty() && tls.server_name().is_none());
-    assert_eq!(tls.start(), Start::Direct);
+    assert_eq!(tls.start(), TlsStart::Direct);
 }
 
 #[test]
@@ -180,7 +184,7 @@ clusters:
     );
     let known: Vec<_> = cluster.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     assert_eq!(known, ["[2001:db8::1]:5433"], "where the others are has to be found out");
-    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Direct));
+    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(TlsStart::Direct));
     assert_eq!((cluster.dial.connect_timeout, cluster.dial.deadline), (SECOND, 4 * SECOND));
     assert_eq!(cluster.dial.retry.backoff_base, Duration::ZERO);
     assert_eq!(cluster.limits.max_connections_per_endpoint, 3);
@@ -194,12 +198,12 @@ fn mssql_begins_as_its_server_takes_it_unless_the_file_says_how() {
         let text = least("", "", &format!("tls: {tls}")).replace("tcp", "mssql");
         accept(&text).clusters[0].tls.as_ref().map(|tls| tls.start())
     };
-    assert_eq!(start("{}"), Some(Start::EitherWay));
-    assert_eq!(start("{ start: upgrade }"), Some(Start::Upgrade));
-    assert_eq!(start("{ start: direct, min_version: 1.3 }"), Some(Start::Direct));
+    assert_eq!(start("{}"), Some(TlsStart::EitherWay));
+    assert_eq!(start("{ start: upgrade }"), Some(TlsStart::Upgrade));
+    assert_eq!(start("{ start: direct, min_version: 1.3 }"), Some(TlsStart::Direct));
     // What TDS 7 has not.
-    assert_eq!(start("{ min_version: 1.3 }"), Some(Start::Direct));
-    assert_eq!(start("{ alpn: [tds/8.0] }"), Some(Start::Direct));
+    assert_eq!(start("{ min_version: 1.3 }"), Some(TlsStart::Direct));
+    assert_eq!(start("{ alpn: [tds/8.0] }"), Some(TlsStart::Direct));
 }
 
 #[test]
@@ -207,7 +211,7 @@ fn postgres_upgrades_by_default_and_takes_the_clusters_server_name() {
     let text = least("", "", "tls: { server_name: db.example.com }").replace("tcp", "postgres");
     let cluster = &accept(&text).clusters[0];
     assert_eq!(format!("{:?}", cluster.protocol), "Postgres { scram_plus: Auto, server_is_verified: true }");
-    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(Start::Upgrade));
+    assert_eq!(cluster.tls.as_ref().map(|tls| tls.start()), Some(TlsStart::Upgrade));
     assert_eq!(cluster.endpoints[0].server_name.to_str(), "db.example.com");
 }
 
@@ -531,8 +535,12 @@ fn what_a_cluster_does_about_failures_is_as_said() {
     assert_eq!(cluster.retry_budget, Some(budget::Settings { ratio: 1.0, min_per_second: 0.0 }));
     assert_eq!((cluster.breaker, cluster.outlier), (None, None), "0 is never");
     assert_eq!(cluster.panic, Panic::Never);
-    let closed = Orphans { on_unhealthy: Fate::Close, on_removed: Fate::Close, closing_time: Duration::ZERO };
-    assert_eq!(cluster.orphans, closed);
+    let closed = EvictionSettings {
+        on_unhealthy: OnEndpointLoss::Close,
+        on_removed: OnEndpointLoss::Close,
+        closing_time: Duration::ZERO,
+    };
+    assert_eq!(cluster.eviction, closed);
 }
 
 #[test]

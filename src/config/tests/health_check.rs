@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::refused::{check, check_cluster};
 use super::{accept, least};
 use crate::policy::health;
-use crate::upstream::Fate;
-use crate::upstream::health_check::{Exchange, Kind, Settings};
+use crate::upstream::OnEndpointLoss;
+use crate::upstream::health_check::{ByteExchange, ProbeKind, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -23,10 +23,10 @@ fn there_is_none_unless_it_is_given() {
 #[test]
 fn the_defaults_are_those_promised() {
     let Settings { kind, timeout, rhythm } = settings("health_check: {}");
-    assert!(matches!(kind, Kind::Tcp), "{kind:?}");
+    assert!(matches!(kind, ProbeKind::Tcp), "{kind:?}");
     let expected = health::Settings { interval: 5 * SECOND, healthy_threshold: 2, unhealthy_threshold: 3 };
     assert_eq!((timeout, rhythm), (2 * SECOND, expected));
-    let Kind::Http(http) = settings("health_check: { type: http }").kind else { panic!("type http") };
+    let ProbeKind::Http(http) = settings("health_check: { type: http }").kind else { panic!("type http") };
     assert_eq!((http.port, http.path.as_str(), &http.statuses[..]), (8008, "/primary", &[200][..]));
     assert!(http.originator.is_none());
 }
@@ -44,11 +44,11 @@ fn every_value_that_is_given_arrives() {
         unhealthy_threshold: 9,
     };
     assert_eq!((given.timeout, given.rhythm), (SECOND, expected));
-    let Kind::Http(http) = given.kind else { panic!("type http") };
+    let ProbeKind::Http(http) = given.kind else { panic!("type http") };
     assert_eq!((http.port, http.path.as_str(), &http.statuses[..]), (1, "/replica?lag=1MB", &[200, 204][..]));
     assert!(http.originator.is_some());
     let kind = settings("health_check: { type: tls }\ntls: {}").kind;
-    assert!(matches!(kind, Kind::Tls), "{kind:?}");
+    assert!(matches!(kind, ProbeKind::Tls), "{kind:?}");
 }
 
 #[test]
@@ -57,14 +57,15 @@ fn bytes_may_be_escaped_by_yaml_or_by_us() {
         r#"exchange: { send: "PING\r\n", expect: "+PONG" }"#,
         r"exchange: { send: 'PING\x0d\n', expect: +PONG }",
     ] {
-        let Kind::Exchange(exchange) = settings(&format!("health_check: {{ type: exchange, {line} }}")).kind
+        let ProbeKind::Exchange(exchange) =
+            settings(&format!("health_check: {{ type: exchange, {line} }}")).kind
         else {
             panic!("type exchange")
         };
-        let expected = Exchange { send: b"PING\r\n".to_vec(), expect: b"+PONG".to_vec() };
+        let expected = ByteExchange { send: b"PING\r\n".to_vec(), expect: b"+PONG".to_vec() };
         assert_eq!(exchange, expected, "{line}");
     }
-    let Kind::Exchange(greeted) =
+    let ProbeKind::Exchange(greeted) =
         settings("health_check: { type: exchange, exchange: { expect: '220 ' } }").kind
     else {
         panic!("type exchange")
@@ -150,7 +151,7 @@ fn a_server_that_would_block_us_for_a_bare_connection_gets_none() {
 #[test]
 fn sessions_end_with_an_endpoint_that_somebody_watches() {
     let lines = "on_unhealthy: close\nhealth_check: {}";
-    assert_eq!(accept(&least("", "", lines)).clusters[0].orphans.on_unhealthy, Fate::Close);
+    assert_eq!(accept(&least("", "", lines)).clusters[0].eviction.on_unhealthy, OnEndpointLoss::Close);
     check_cluster(
         "on_unhealthy: close",
         19,

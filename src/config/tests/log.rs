@@ -38,7 +38,7 @@ fn refused(folder: &Path, log: &str, path: &str, part: &str) {
     let first = mistakes.iter().next().expect("a mistake");
     assert_eq!(first.path, path, "{mistakes}");
     assert!(first.message.contains(part), "{part:?} is not in {:?}", first.message);
-    assert_eq!(first.place.map(|place| place.line), Some(1));
+    assert_eq!(first.position.map(|position| position.line), Some(1));
 }
 
 /// Nobody was told that a socket or a log lay where other users may put something of theirs under its name.
@@ -48,14 +48,14 @@ fn folders_that_others_may_write_are_warned_of() {
     let shared = folder.path().join("shared");
     fs::create_dir(&shared).expect("a folder");
     fs::set_permissions(&shared, Permissions::from_mode(0o1777)).expect("a mode");
-    for (place, expected) in [("logs", 0), ("shared", 2)] {
+    for (position, expected) in [("logs", 0), ("shared", 2)] {
         let text = format!(
-            "admin: {{ bind: off, control: \"unix:./{place}/c.sock\" }}\nlog: {{ output: {place}/a.log }}\nlisteners: {{ a: {{ bind: \
-             \"unix:./{place}/a.sock\", cluster: b }} }}\nclusters: {{ b: {{ endpoints: [10.0.0.1:1] }} }}\n"
+            "admin: {{ bind: off, control: \"unix:./{position}/c.sock\" }}\nlog: {{ output: {position}/a.log }}\nlisteners: {{ a: {{ bind: \
+             \"unix:./{position}/a.sock\", cluster: b }} }}\nclusters: {{ b: {{ endpoints: [10.0.0.1:1] }} }}\n"
         );
         let config = Config::parse(&text, &folder.path().join("listeners.yaml"), &|_| None).expect("fine");
         let warned = config.warnings.iter().filter(|warning| warning.contains("others may write in")).count();
-        assert_eq!(warned, expected, "{place}: {:?}", config.warnings);
+        assert_eq!(warned, expected, "{position}: {:?}", config.warnings);
         let told = config.warnings.join("\n");
         for path in ["admin.control", "log.output", "listeners.a.bind"] {
             assert_eq!(told.contains(path), expected > 0, "{path}: {told}");

@@ -11,9 +11,9 @@ pub(super) fn check(text: &str, expected: &[(&str, &str, &str)]) {
     };
     let found: Vec<_> = mistakes.iter().collect();
     assert_eq!(found.len(), expected.len(), "{mistakes}\nin\n{text}");
-    for (mistake, (place, path, part)) in found.iter().zip(expected) {
-        let found = mistake.place.map(|place| place.to_string()).unwrap_or_default();
-        assert_eq!((found.as_str(), mistake.path.as_str()), (*place, *path), "{mistakes}\nin\n{text}");
+    for (mistake, (position, path, part)) in found.iter().zip(expected) {
+        let found = mistake.position.map(|position| position.to_string()).unwrap_or_default();
+        assert_eq!((found.as_str(), mistake.path.as_str()), (*position, *path), "{mistakes}\nin\n{text}");
         assert!(mistake.message.contains(part), "{part:?} is not in\n{mistakes}");
     }
 }
@@ -21,20 +21,20 @@ pub(super) fn check(text: &str, expected: &[(&str, &str, &str)]) {
 /// A line of the listener `app` (line 5 of the file, from column 5) that is one mistake.
 #[track_caller]
 fn check_listener(line: &str, column: usize, path: &str, part: &str) {
-    let place = format!("5:{column}");
+    let position = format!("5:{column}");
     check(
         &with("", &format!("{line}\n{BIND}"), ENDPOINTS),
-        &[(&place, &format!("listeners.app.{path}"), part)],
+        &[(&position, &format!("listeners.app.{path}"), part)],
     );
 }
 
 /// A line of the cluster `up` (line 9) that is one mistake.
 #[track_caller]
 pub(super) fn check_cluster(line: &str, column: usize, path: &str, part: &str) {
-    let place = format!("9:{column}");
+    let position = format!("9:{column}");
     check(
         &with("", BIND, &format!("{line}\n{ENDPOINTS}")),
-        &[(&place, &format!("clusters.up.{path}"), part)],
+        &[(&position, &format!("clusters.up.{path}"), part)],
     );
 }
 

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{least, parse};
 use crate::config::schema;
-use crate::config::shape::table::ROOT;
-use crate::config::shape::{Kind, Shape};
+use crate::config::spec::table::ROOT;
+use crate::config::spec::{SectionSpec, ValueKind};
 
 /// The part of JSON Schema that our schema uses, patterns aside.
 fn fits(schema: &Value, value: &Value) -> bool {
@@ -57,18 +57,18 @@ fn fits_schema(yaml: &str) -> bool {
 
 #[test]
 fn every_key_of_the_table_is_in_the_schema_with_words_for_people() {
-    fn check(shape: &Shape, schema: &Value) {
-        for key in shape.keys {
+    fn check(spec: &SectionSpec, schema: &Value) {
+        for key in spec.keys {
             let property = &schema["properties"][key.name];
             assert!(
                 property["description"].as_str().is_some_and(|about| about.ends_with('.')),
                 "{}",
                 key.name
             );
-            if let Kind::Section(shape) = &key.kind {
-                check(shape, property);
-            } else if let Kind::Names(shape) = &key.kind {
-                check(shape, &property["additionalProperties"]);
+            if let ValueKind::Section(spec) = &key.kind {
+                check(spec, property);
+            } else if let ValueKind::Names(spec) = &key.kind {
+                check(spec, &property["additionalProperties"]);
             }
         }
     }
@@ -145,26 +145,26 @@ fn every_supported_key_is_asked_for() {
         include_str!("../resolve/resilience.rs"),
         include_str!("../resolve/tls.rs"),
     );
-    fn check(shape: &Shape) {
-        for key in shape.keys {
+    fn check(spec: &SectionSpec) {
+        for key in spec.keys {
             assert!(RESOLVE.contains(&format!("\"{}\"", key.name)), "nobody asks for `{}`", key.name);
             check_below(&key.kind);
         }
     }
-    fn check_below(kind: &Kind) {
+    fn check_below(kind: &ValueKind) {
         match kind {
-            Kind::Section(shape) | Kind::Names(shape) => check(shape),
-            Kind::List(kind) => check_below(kind),
-            Kind::Either(kinds) => kinds.iter().for_each(check_below),
-            Kind::Text(_)
-            | Kind::Bytes(_)
-            | Kind::Account
-            | Kind::Mode
-            | Kind::Boolean
-            | Kind::Integer(..)
-            | Kind::Ratio(_)
-            | Kind::Duration(_)
-            | Kind::Word(_) => {}
+            ValueKind::Section(spec) | ValueKind::Names(spec) => check(spec),
+            ValueKind::List(kind) => check_below(kind),
+            ValueKind::Either(kinds) => kinds.iter().for_each(check_below),
+            ValueKind::Text(_)
+            | ValueKind::Bytes(_)
+            | ValueKind::Account
+            | ValueKind::Mode
+            | ValueKind::Boolean
+            | ValueKind::Integer(..)
+            | ValueKind::Ratio(_)
+            | ValueKind::Duration(_)
+            | ValueKind::Word(_) => {}
         }
     }
     check(&ROOT);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Context, Error, Request};
+use super::{ConnectRequest, Context, Error};
 use crate::quantity;
 
 /// What the fields said so far.
@@ -51,12 +51,12 @@ impl Fields {
         Ok(())
     }
 
-    pub(super) fn finish(self, target: String, needs_host: bool) -> Result<Request, Error> {
+    pub(super) fn finish(self, target: String, needs_host: bool) -> Result<ConnectRequest, Error> {
         let Self { hosts, attempts, deadline, affinity, context } = self;
         if hosts > 1 || (needs_host && hosts == 0) {
             return Err(Error::Host);
         }
-        Ok(Request { target, attempts, deadline, affinity, context })
+        Ok(ConnectRequest { target, attempts, deadline, affinity, context })
     }
 }
 

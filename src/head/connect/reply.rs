@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use crate::escape::is_control;
 use crate::outcome::Outcome;
-use crate::shown::steers;
 
 /// What a client got.
 #[derive(Debug, Clone, Copy)]
-pub struct Served<'a> {
+pub struct SessionInfo<'a> {
     /// The session's id, as the log has it.
     pub session: &'a str,
     /// The endpoint, as the file has it.
@@ -20,8 +20,8 @@ pub struct Served<'a> {
 
 /// The reply after which the connection is the session's.
 #[must_use]
-pub fn served(served: &Served<'_>) -> Vec<u8> {
-    let Served { session, endpoint, attempts, took } = served;
+pub fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
+    let SessionInfo { session, endpoint, attempts, took } = served;
     let (endpoint, milliseconds) = (plain(endpoint), took.as_secs_f64() * 1e3);
     format!(
         "HTTP/1.1 200 Connection established\r\nAmbassador-Session: {session}\r\n\
@@ -33,7 +33,7 @@ pub fn served(served: &Served<'_>) -> Vec<u8> {
 
 /// The reply after which the connection ends. `sentence` says why, for people.
 #[must_use]
-pub fn refused(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
+pub fn refusal_reply(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
     let (outcome, sentence, reason) = (outcome.label(), plain(sentence), reason(status));
     let allow = if status == 405 { "Allow: CONNECT\r\n" } else { "" };
     format!(
@@ -95,5 +95,5 @@ const fn reason(status: u16) -> &'static str {
 
 /// In one line: it stands in a header, or is one line of text.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_control(c) { ' ' } else { c }).collect()
 }

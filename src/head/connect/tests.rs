@@ -6,7 +6,7 @@ use super::*;
 use crate::outcome::Outcome;
 
 /// Reads in portions of that size: the request, and how many bytes were left to the session.
-fn read(bytes: &[u8], portion: usize) -> Result<Option<(Request, usize)>, Error> {
+fn read(bytes: &[u8], portion: usize) -> Result<Option<(ConnectRequest, usize)>, Error> {
     let mut reader = RequestReader::default();
     let mut seen = 0;
     for part in bytes.chunks(portion) {
@@ -19,7 +19,7 @@ fn read(bytes: &[u8], portion: usize) -> Result<Option<(Request, usize)>, Error>
 }
 
 #[track_caller]
-fn check(text: &str) -> Result<Option<(Request, usize)>, Error> {
+fn check(text: &str) -> Result<Option<(ConnectRequest, usize)>, Error> {
     let whole = read(text.as_bytes(), text.len().max(1));
     for portion in [1, 3] {
         assert_eq!(read(text.as_bytes(), portion), whole, "in portions of {portion}");
@@ -28,7 +28,7 @@ fn check(text: &str) -> Result<Option<(Request, usize)>, Error> {
 }
 
 /// A request for `orders` with these lines.
-fn with(lines: &str) -> Result<Request, Error> {
+fn with(lines: &str) -> Result<ConnectRequest, Error> {
     let head = format!("CONNECT orders:5432 HTTP/1.1\r\nHost: orders:5432\r\n{lines}\r\n");
     Ok(check(&head)?.expect("a whole head").0)
 }
@@ -157,7 +157,7 @@ fn a_target_is_a_name_with_or_without_a_port() {
         ("order", None),
         (":80", None),
     ] {
-        let request = Request { target: target.into(), ..Request::default() };
+        let request = ConnectRequest { target: target.into(), ..ConnectRequest::default() };
         assert_eq!(request.which(&names.into_iter()), expected, "{target}");
     }
 }
@@ -165,14 +165,15 @@ fn a_target_is_a_name_with_or_without_a_port() {
 #[test]
 fn replies_are_whole_and_have_one_line_for_each_field() {
     let took = Duration::from_micros(1234);
-    let reply = served(&Served { session: "0123456789abcdef", endpoint: "db\r\n1:5", attempts: 2, took });
+    let reply =
+        success_reply(&SessionInfo { session: "0123456789abcdef", endpoint: "db\r\n1:5", attempts: 2, took });
     let text = String::from_utf8(reply).expect("text");
     assert_eq!(
         text,
         "HTTP/1.1 200 Connection established\r\nAmbassador-Session: 0123456789abcdef\r\n\
          Ambassador-Endpoint: db  1:5\r\nAmbassador-Attempts: 2\r\nAmbassador-Connect-Ms: 1.234\r\n\r\n"
     );
-    let reply = refused(405, Outcome::BadContext, "0123456789abcdef", "no: a\nb");
+    let reply = refusal_reply(405, Outcome::BadContext, "0123456789abcdef", "no: a\nb");
     let text = String::from_utf8(reply).expect("text");
     assert!(text.starts_with(
         "HTTP/1.1 405 Method Not Allowed\r\nAllow: CONNECT\r\nAmbassador-Outcome: bad_context\r\n"

@@ -3,10 +3,10 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
-    Addresses, Command, Header, SIGNATURE, TCP4, TCP6, UNIX_PATH, UNIX_STREAM, UNSPECIFIED, V2_FIXED,
-    V2_LOCAL, V2_PROXY, crc32c, tlv,
+    ProxyAddresses, ProxyCommand, ProxyHeader, SIGNATURE, TCP4, TCP6, UNIX_PATH, UNIX_STREAM, UNSPECIFIED,
+    V2_FIXED, V2_LOCAL, V2_PROXY, crc32c, tlv,
 };
-use crate::head::{Progress, Reader};
+use crate::head::{HeadReader, Progress};
 
 /// Why there is no PROXY header. None of them quotes what came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,11 +45,11 @@ pub struct HeaderReader {
     held: Vec<u8>,
 }
 
-impl Reader for HeaderReader {
-    type Head = Header;
+impl HeadReader for HeaderReader {
+    type Head = ProxyHeader;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<Header>, Error> {
+    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ProxyHeader>, Error> {
         let before = self.held.len();
         self.held.extend_from_slice(&bytes[..bytes.len().min(V2_FIXED + V2_BODY_MAX - before)]);
         let Some(length) = length(&self.held)? else { return Ok(Progress::Incomplete) };
@@ -86,14 +86,14 @@ fn length(held: &[u8]) -> Result<Option<usize>, Error> {
 }
 
 /// Version 1, without its CRLF.
-fn line(line: &[u8]) -> Result<Header, Error> {
+fn line(line: &[u8]) -> Result<ProxyHeader, Error> {
     let text = std::str::from_utf8(line).ok().filter(|text| text.is_ascii() && !text.contains('\r'));
     let text = text.ok_or(Error::Line("it is no line of ASCII"))?;
     let mut words = text.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
     let addresses = match family {
         // What follows is to be ignored (2.1).
-        "UNKNOWN" => Addresses::Unknown,
+        "UNKNOWN" => ProxyAddresses::Unknown,
         "TCP4" | "TCP6" => {
             let mut ip = || {
                 let ip: IpAddr = words.next()?.parse().ok()?;
@@ -105,14 +105,14 @@ fn line(line: &[u8]) -> Result<Header, Error> {
             if words.next().is_some() {
                 return Err(Error::Line("something follows the ports"));
             }
-            Addresses::Tcp {
+            ProxyAddresses::Tcp {
                 source: SocketAddr::new(ips.0, ports.0),
                 destination: SocketAddr::new(ips.1, ports.1),
             }
         }
         _ => return Err(Error::Line("it is for neither TCP4, TCP6 nor UNKNOWN")),
     };
-    Ok(Header { command: Command::Proxied(addresses), authority: None, unique_id: None })
+    Ok(ProxyHeader { command: ProxyCommand::Proxied(addresses), authority: None, unique_id: None })
 }
 
 /// In decimal, without a sign and without leading zeros.
@@ -123,22 +123,23 @@ fn port(word: Option<&str>) -> Option<u16> {
 }
 
 /// Version 2, whole.
-fn binary(header: &[u8]) -> Result<Header, Error> {
+fn binary(header: &[u8]) -> Result<ProxyHeader, Error> {
     let body = &header[V2_FIXED..];
     if header[12] == V2_LOCAL {
         // The receiver discards the rest, the family included (2.2).
-        return Ok(Header { command: Command::Local, authority: None, unique_id: None });
+        return Ok(ProxyHeader { command: ProxyCommand::Local, authority: None, unique_id: None });
     }
     let (addresses, rest) = addresses(header[13], body)?;
-    let mut head = Header { command: Command::Proxied(addresses), authority: None, unique_id: None };
+    let mut head =
+        ProxyHeader { command: ProxyCommand::Proxied(addresses), authority: None, unique_id: None };
     extensions(header, rest, &mut head)?;
     Ok(head)
 }
 
-fn addresses(family: u8, body: &[u8]) -> Result<(Addresses, &[u8]), Error> {
+fn addresses(family: u8, body: &[u8]) -> Result<(ProxyAddresses, &[u8]), Error> {
     const SHORT: Error = Error::Body("its addresses are cut short");
     match family {
-        UNSPECIFIED => Ok((Addresses::Unknown, body)),
+        UNSPECIFIED => Ok((ProxyAddresses::Unknown, body)),
         TCP4 => {
             let (raw, rest) = body.split_first_chunk::<12>().ok_or(SHORT)?;
             let ip = |at: usize| IpAddr::from(Ipv4Addr::new(raw[at], raw[at + 1], raw[at + 2], raw[at + 3]));
@@ -156,16 +157,16 @@ fn addresses(family: u8, body: &[u8]) -> Result<(Addresses, &[u8]), Error> {
         UNIX_STREAM => {
             let (raw, rest) = body.split_first_chunk::<{ 2 * UNIX_PATH }>().ok_or(SHORT)?;
             let (source, destination) = raw.split_at(UNIX_PATH);
-            Ok((Addresses::Unix { source: path(source), destination: path(destination) }, rest))
+            Ok((ProxyAddresses::Unix { source: path(source), destination: path(destination) }, rest))
         }
         0x12 | 0x22 | 0x32 => Err(Error::Body("it is for datagrams, and this is a stream")),
         _ => Err(Error::Body("its family is unknown")),
     }
 }
 
-fn tcp(source: IpAddr, destination: IpAddr, ports: &[u8]) -> Addresses {
+fn tcp(source: IpAddr, destination: IpAddr, ports: &[u8]) -> ProxyAddresses {
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-    Addresses::Tcp {
+    ProxyAddresses::Tcp {
         source: SocketAddr::new(source, port(0)),
         destination: SocketAddr::new(destination, port(2)),
     }
@@ -177,7 +178,7 @@ fn path(padded: &[u8]) -> Vec<u8> {
 }
 
 /// The extensions have to fill the header exactly. Those that we have no use for are passed over.
-fn extensions(header: &[u8], mut rest: &[u8], head: &mut Header) -> Result<(), Error> {
+fn extensions(header: &[u8], mut rest: &[u8], head: &mut ProxyHeader) -> Result<(), Error> {
     const TWICE: Error = Error::Body("an extension comes twice");
     let mut checked = false;
     while !rest.is_empty() {

@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::head::{Progress, Reader};
+use crate::head::{HeadReader, Progress};
 
 /// Reads in portions of that size: the header, and how many bytes were left to the session.
-fn read(bytes: &[u8], portion: usize) -> Result<Option<(Header, usize)>, Error> {
+fn read(bytes: &[u8], portion: usize) -> Result<Option<(ProxyHeader, usize)>, Error> {
     let mut reader = HeaderReader::default();
     let mut seen = 0;
     for part in bytes.chunks(portion) {
@@ -20,7 +20,7 @@ fn read(bytes: &[u8], portion: usize) -> Result<Option<(Header, usize)>, Error> 
 
 /// However it is cut, the result is one.
 #[track_caller]
-fn check(bytes: &[u8]) -> Result<Option<(Header, usize)>, Error> {
+fn check(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, Error> {
     let whole = read(bytes, bytes.len().max(1));
     for portion in [1, 2, 7] {
         assert_eq!(read(bytes, portion), whole, "in portions of {portion}");
@@ -28,9 +28,9 @@ fn check(bytes: &[u8]) -> Result<Option<(Header, usize)>, Error> {
     whole
 }
 
-fn tcp(source: &str, destination: &str) -> Command {
+fn tcp(source: &str, destination: &str) -> ProxyCommand {
     let [source, destination] = [source, destination].map(|address| address.parse().expect("an address"));
-    Command::Proxied(Addresses::Tcp { source, destination })
+    ProxyCommand::Proxied(ProxyAddresses::Tcp { source, destination })
 }
 
 /// Version 2 by hand.
@@ -46,8 +46,8 @@ fn version_1_is_read_and_what_follows_it_is_left() {
     for (line, command) in [
         ("PROXY TCP4 192.0.2.1 198.51.100.2 12345 5432\r\n", tcp("192.0.2.1:12345", "198.51.100.2:5432")),
         ("PROXY TCP6 2001:db8::1 ::1 0 65535\r\n", tcp("[2001:db8::1]:0", "[::1]:65535")),
-        ("PROXY UNKNOWN\r\n", Command::Proxied(Addresses::Unknown)),
-        ("PROXY UNKNOWN anything 1 2 3\r\n", Command::Proxied(Addresses::Unknown)),
+        ("PROXY UNKNOWN\r\n", ProxyCommand::Proxied(ProxyAddresses::Unknown)),
+        ("PROXY UNKNOWN anything 1 2 3\r\n", ProxyCommand::Proxied(ProxyAddresses::Unknown)),
     ] {
         let (header, left) = check(format!("{line}SELECT").as_bytes()).expect(line).expect(line);
         assert_eq!((header.command, left), (command, 6), "{line}");
@@ -95,16 +95,16 @@ fn version_1_is_107_bytes_at_most() {
 #[test]
 fn version_2_is_read_and_what_follows_it_is_left() {
     let unix = [&[0; 108][..], b"/run/x.sock", &[0; 97]].concat();
-    let unix_is = Addresses::Unix { source: Vec::new(), destination: b"/run/x.sock".to_vec() };
+    let unix_is = ProxyAddresses::Unix { source: Vec::new(), destination: b"/run/x.sock".to_vec() };
     let v6 = [&[0; 15][..], &[1], &[0; 15], &[2], &[0, 1, 0, 2]].concat();
     for (header, command) in [
         (v2(0x21, 0x11, &V4), tcp("192.0.2.1:12345", "198.51.100.2:5432")),
         (v2(0x21, 0x21, &v6), tcp("[::1]:1", "[::2]:2")),
-        (v2(0x21, 0x31, &unix), Command::Proxied(unix_is)),
-        (v2(0x21, 0x00, &[]), Command::Proxied(Addresses::Unknown)),
-        (v2(0x20, 0x00, &[]), Command::Local),
+        (v2(0x21, 0x31, &unix), ProxyCommand::Proxied(unix_is)),
+        (v2(0x21, 0x00, &[]), ProxyCommand::Proxied(ProxyAddresses::Unknown)),
+        (v2(0x20, 0x00, &[]), ProxyCommand::Local),
         // Of LOCAL the rest is passed over, whatever it is.
-        (v2(0x20, 0x77, &[9; 40]), Command::Local),
+        (v2(0x20, 0x77, &[9; 40]), ProxyCommand::Local),
     ] {
         let (read, left) = check(&[&header[..], b"SELECT"].concat()).expect("a header").expect("a whole one");
         assert_eq!((read.command, left), (command, 6));

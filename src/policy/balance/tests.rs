@@ -1,37 +1,42 @@
 //! Each policy by itself, on slots made by hand.
 
+use super::super::endpoint_state::Id;
 use super::super::limits::Load;
-use super::super::slot::Id;
 use super::*;
 use crate::clock;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn slots(weights_and_loads: &[(u32, u32)]) -> Vec<Slot> {
-    let slot = |(place, &(weight, sessions)): (usize, &(u32, u32))| Slot {
+fn slots(weights_and_loads: &[(u32, u32)]) -> Vec<EndpointState> {
+    let endpoint_state = |(place, &(weight, sessions)): (usize, &(u32, u32))| EndpointState {
         place,
         weight,
         key: hash(format!("db{place}:5432").as_bytes()),
         load: Load { sessions, dials: 0 },
-        ..Slot::new(Id::FIRST, clock::now())
+        ..EndpointState::new(Id::FIRST, clock::now())
     };
-    weights_and_loads.iter().enumerate().map(slot).collect()
+    weights_and_loads.iter().enumerate().map(endpoint_state).collect()
 }
 
-fn choice(key: Option<u64>) -> Choice {
-    Choice { key, slow_start: Duration::ZERO, now: clock::now() }
+fn choice(key: Option<u64>) -> PickContext {
+    PickContext { key, slow_start: Duration::ZERO, now: clock::now() }
 }
 
-fn all(slots: &[Slot]) -> Vec<usize> {
-    (0..slots.len()).collect()
+fn all(endpoint_states: &[EndpointState]) -> Vec<usize> {
+    (0..endpoint_states.len()).collect()
 }
 
 /// How often each is picked in that many picks, which change no load.
-fn shares(policy: Policy, slots: &mut [Slot], choice: &Choice, picks: u32) -> Vec<u32> {
-    let (candidates, mut rng) = (all(slots), Rng::with_seed(7));
-    let mut taken = vec![0; slots.len()];
+fn shares(
+    policy: Policy,
+    endpoint_states: &mut [EndpointState],
+    choice: &PickContext,
+    picks: u32,
+) -> Vec<u32> {
+    let (candidates, mut rng) = (all(endpoint_states), Rng::with_seed(7));
+    let mut taken = vec![0; endpoint_states.len()];
     for _ in 0..picks {
-        taken[policy.pick(slots, &candidates, choice, &mut rng).unwrap()] += 1;
+        taken[policy.pick(endpoint_states, &candidates, choice, &mut rng).unwrap()] += 1;
     }
     taken
 }
@@ -43,9 +48,9 @@ fn assert_near(shares: &[u32], expected: &[u32]) {
 }
 
 fn check_turns(weights: &[u32], expected: &[usize]) {
-    let mut slots = slots(&weights.iter().map(|weight| (*weight, 0)).collect::<Vec<_>>());
-    let (all, mut rng) = (all(&slots), Rng::with_seed(1));
-    let mut turn = || Policy::RoundRobin.pick(&mut slots, &all, &choice(None), &mut rng).unwrap();
+    let mut endpoint_states = slots(&weights.iter().map(|weight| (*weight, 0)).collect::<Vec<_>>());
+    let (all, mut rng) = (all(&endpoint_states), Rng::with_seed(1));
+    let mut turn = || Policy::RoundRobin.pick(&mut endpoint_states, &all, &choice(None), &mut rng).unwrap();
     let turns: Vec<_> = expected.iter().map(|_| turn()).collect();
     assert_eq!(turns, expected, "weights {weights:?}");
 }
@@ -60,11 +65,11 @@ fn round_robin_is_smooth_and_weighted() {
 
 #[test]
 fn round_robin_shares_evenly_among_those_left_when_one_is_tried_already() {
-    let mut slots = slots(&[(1, 0), (1, 0), (1, 0)]);
+    let mut endpoint_states = slots(&[(1, 0), (1, 0), (1, 0)]);
     let mut rng = Rng::with_seed(1);
     let mut taken = [0; 3];
     for _ in 0..300 {
-        taken[Policy::RoundRobin.pick(&mut slots, &[0, 1], &choice(None), &mut rng).unwrap()] += 1;
+        taken[Policy::RoundRobin.pick(&mut endpoint_states, &[0, 1], &choice(None), &mut rng).unwrap()] += 1;
     }
     assert_eq!(taken, [150, 150, 0]);
 }
@@ -78,9 +83,9 @@ fn least_connections_takes_the_least_loaded_per_weight() {
         (&[(4, 7), (1, 2)], 0),
         (&[(1, 1), (3, 4)], 1),
     ] {
-        let mut slots = slots(weights_and_loads);
-        let all = all(&slots);
-        let picked = Policy::LeastConnections.pick(&mut slots, &all, &choice(None), &mut rng);
+        let mut endpoint_states = slots(weights_and_loads);
+        let all = all(&endpoint_states);
+        let picked = Policy::LeastConnections.pick(&mut endpoint_states, &all, &choice(None), &mut rng);
         assert_eq!(picked, Some(expected), "{weights_and_loads:?}");
     }
 }
@@ -105,22 +110,22 @@ fn above_sixteen_two_distinct_ones_are_compared() {
     assert!(taken.iter().enumerate().all(|(place, taken)| *taken > 0 || place == 3), "{taken:?}");
 }
 
-fn timed(times_ms: &[Option<u64>]) -> Vec<Slot> {
-    let mut slots = slots(&vec![(1, 0); times_ms.len()]);
-    for (slot, ms) in slots.iter_mut().zip(times_ms) {
-        ms.iter().for_each(|ms| slot.ewma.sample(Duration::from_millis(*ms), clock::now()));
+fn timed(times_ms: &[Option<u64>]) -> Vec<EndpointState> {
+    let mut endpoint_states = slots(&vec![(1, 0); times_ms.len()]);
+    for (endpoint_state, ms) in endpoint_states.iter_mut().zip(times_ms) {
+        ms.iter().for_each(|ms| endpoint_state.ewma.sample(Duration::from_millis(*ms), clock::now()));
     }
-    slots
+    endpoint_states
 }
 
 /// The loads after so many sessions that stay.
-fn filled(mut slots: Vec<Slot>, sessions: u32) -> Vec<u32> {
-    let (all, mut rng) = (all(&slots), Rng::with_seed(7));
+fn filled(mut endpoint_states: Vec<EndpointState>, sessions: u32) -> Vec<u32> {
+    let (all, mut rng) = (all(&endpoint_states), Rng::with_seed(7));
     for _ in 0..sessions {
-        let picked = Policy::Ewma.pick(&mut slots, &all, &choice(None), &mut rng).unwrap();
-        slots[picked].load.sessions += 1;
+        let picked = Policy::Ewma.pick(&mut endpoint_states, &all, &choice(None), &mut rng).unwrap();
+        endpoint_states[picked].load.sessions += 1;
     }
-    slots.iter().map(|slot| slot.load.sessions).collect()
+    endpoint_states.iter().map(|endpoint_state| endpoint_state.load.sessions).collect()
 }
 
 #[test]
@@ -150,10 +155,12 @@ fn random_shares_by_weight() {
 
 #[test]
 fn a_key_keeps_its_endpoint_and_only_those_of_a_lost_one_move() {
-    let mut slots = slots(&[(1, 0), (1, 0), (2, 0)]);
-    let (all, mut rng) = (all(&slots), Rng::with_seed(7));
+    let mut endpoint_states = slots(&[(1, 0), (1, 0), (2, 0)]);
+    let (all, mut rng) = (all(&endpoint_states), Rng::with_seed(7));
     let mut owner = |key: u64, candidates: &[usize], rng: &mut Rng| {
-        Policy::SourceHash.pick(&mut slots, candidates, &choice(Some(hash(&key.to_le_bytes()))), rng).unwrap()
+        Policy::SourceHash
+            .pick(&mut endpoint_states, candidates, &choice(Some(hash(&key.to_le_bytes()))), rng)
+            .unwrap()
     };
     let mut taken = [0; 3];
     for key in 0..20_000 {
@@ -175,12 +182,12 @@ fn hashes_are_what_they_always_were() {
 
 #[test]
 fn first_goes_by_the_order_of_the_file() {
-    let mut slots = slots(&[(1, 0), (1, 9), (1, 0)]);
-    slots[1].place = 0;
-    slots[0].place = 1;
+    let mut endpoint_states = slots(&[(1, 0), (1, 9), (1, 0)]);
+    endpoint_states[1].place = 0;
+    endpoint_states[0].place = 1;
     let mut rng = Rng::with_seed(7);
-    assert_eq!(Policy::First.pick(&mut slots, &[0, 1, 2], &choice(None), &mut rng), Some(1));
-    assert_eq!(Policy::First.pick(&mut slots, &[0, 2], &choice(None), &mut rng), Some(0));
+    assert_eq!(Policy::First.pick(&mut endpoint_states, &[0, 1, 2], &choice(None), &mut rng), Some(1));
+    assert_eq!(Policy::First.pick(&mut endpoint_states, &[0, 2], &choice(None), &mut rng), Some(0));
 }
 
 #[test]
@@ -189,7 +196,7 @@ fn who_came_back_takes_a_growing_part_of_its_share_while_others_can_take_the_res
     for policy in [Policy::RoundRobin, Policy::Random] {
         let mut both = slots(&[(1, 0), (1, 0)]);
         both[0].back_since = Some(now);
-        let after = |passed| Choice { key: None, slow_start: 10 * SECOND, now: now + passed };
+        let after = |passed| PickContext { key: None, slow_start: 10 * SECOND, now: now + passed };
         assert_near(&shares(policy, &mut both, &after(Duration::ZERO), 11_000), &[1_000, 10_000]);
         assert_near(&shares(policy, &mut both, &after(5 * SECOND), 12_000), &[4_000, 8_000]);
         assert_near(&shares(policy, &mut both, &after(10 * SECOND), 10_000), &[5_000, 5_000]);
@@ -198,7 +205,7 @@ fn who_came_back_takes_a_growing_part_of_its_share_while_others_can_take_the_res
     }
     let mut both = slots(&[(1, 2), (1, 9)]);
     both[0].back_since = Some(now);
-    let early = Choice { key: None, slow_start: 10 * SECOND, now };
+    let early = PickContext { key: None, slow_start: 10 * SECOND, now };
     let picked = Policy::LeastConnections.pick(&mut both, &[0, 1], &early, &mut Rng::with_seed(1));
     assert_eq!(picked, Some(1), "2 + 1 at a tenth of the weight is more than 9 + 1");
 }

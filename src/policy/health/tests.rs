@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::{Duration, Health, Instant, Settings, Status, Transition};
+use super::{Duration, Health, HealthStatus, Instant, Settings, Transition};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 const HASTY: Duration = Duration::from_secs(1);
@@ -31,9 +31,9 @@ fn play(results: &str) -> String {
             assert_eq!(to, health.status());
         }
         statuses.push(match health.status() {
-            Status::Undecided => '?',
-            Status::Healthy => 'h',
-            Status::Unhealthy => 'u',
+            HealthStatus::Undecided => '?',
+            HealthStatus::Healthy => 'h',
+            HealthStatus::Unhealthy => 'u',
         });
     }
     statuses
@@ -63,7 +63,7 @@ fn an_undecided_endpoint_is_usable_and_an_unhealthy_one_is_not() {
     let transition = health.observe(now + HASTY, failed(), &mut rng).expect("it is decided");
     assert_eq!(
         transition,
-        Transition { from: Status::Undecided, to: Status::Unhealthy, lasted: HASTY, results: 1 }
+        Transition { from: HealthStatus::Undecided, to: HealthStatus::Unhealthy, lasted: HASTY, results: 1 }
     );
     assert!(!health.is_usable());
     assert_eq!((health.last_error(), health.since()), (Some("it hangs"), now + HASTY));
@@ -79,7 +79,10 @@ fn a_probe_that_this_host_could_not_make_says_nothing_of_the_endpoint() {
         assert!(due > now, "it is not tried again at once");
         now = due;
     }
-    assert_eq!((health.status(), health.last_error()), (Status::Undecided, Some("too many open files")));
+    assert_eq!(
+        (health.status(), health.last_error()),
+        (HealthStatus::Undecided, Some("too many open files"))
+    );
     assert!(health.is_usable());
 }
 
@@ -90,7 +93,7 @@ fn the_last_error_goes_with_a_success_though_the_status_stays() {
     health.observe(now, failed(), &mut rng);
     health.begin(now);
     assert_eq!(health.observe(now, Ok(()), &mut rng), None);
-    assert_eq!((health.status(), health.last_error()), (Status::Unhealthy, None));
+    assert_eq!((health.status(), health.last_error()), (HealthStatus::Unhealthy, None));
 }
 
 #[test]
@@ -146,7 +149,7 @@ fn evidence_from_elsewhere_hurries_a_probe_no_more_often_than_doubt_does() {
     health.observe(due, Ok(()), &mut rng);
     assert!(health.suspect(due + 2 * HASTY));
     assert_eq!(health.due(), Some(due + 2 * HASTY), "at once");
-    assert_eq!(health.status(), Status::Healthy, "evidence decides nothing here");
+    assert_eq!(health.status(), HealthStatus::Healthy, "evidence decides nothing here");
 }
 
 /// Who probes once an hour wants few probes, not to learn an hour late of what sessions ran into.

@@ -10,13 +10,13 @@ const AGREED_BY_AD: &[u8] =
 
 fn answered(answer: &[u8], portion: usize) -> Result<bool, UpgradeError> {
     let mut upgrade = StartTls::default();
-    assert!(matches!(upgrade.begin(), Step::Send(bytes) if *bytes == *START_TLS));
+    assert!(matches!(upgrade.begin(), UpgradeStep::Send(bytes) if *bytes == *START_TLS));
     for bytes in answer.chunks(portion) {
         let step = upgrade.received(bytes)?;
-        if matches!(step, Step::Upgrade(_)) {
+        if matches!(step, UpgradeStep::Upgrade(_)) {
             return Ok(true);
         }
-        assert!(matches!(step, Step::ReadAtMost(_)));
+        assert!(matches!(step, UpgradeStep::ReadAtMost(_)));
     }
     upgrade.received(b"").map(|_| false)
 }
@@ -58,10 +58,10 @@ const BIND: &[u8] = b"\x30\x0c\x02\x01\x07\x60\x07\x02\x01\x03\x04\x00\x80\x00";
 #[test]
 fn a_request_is_known_by_its_first_bytes() {
     for cut in 0..6 {
-        assert!(matches!(judge(&BIND[..cut]), Verdict::Incomplete), "{cut}");
+        assert!(matches!(judge(&BIND[..cut]), FirstMessageVerdict::Incomplete), "{cut}");
     }
-    assert!(matches!(judge(BIND), Verdict::Speaks(ReplyTo([1, BIND_REQUEST, 0, 0, 0, 7, ..]))));
-    assert!(matches!(judge(b"\x30\x84\0\0\0\x0c\x02\x01\x07\x63"), Verdict::Speaks(_)));
+    assert!(matches!(judge(BIND), FirstMessageVerdict::Speaks(ReplyTo([1, BIND_REQUEST, 0, 0, 0, 7, ..]))));
+    assert!(matches!(judge(b"\x30\x84\0\0\0\x0c\x02\x01\x07\x63"), FirstMessageVerdict::Speaks(_)));
     for foreign in [
         &b"GET /"[..],
         b"\x30\x80",
@@ -69,7 +69,7 @@ fn a_request_is_known_by_its_first_bytes() {
         b"\x30\x0c\x02\x01\x07\x61",
         b"\x30\x0c\x02\x01\xff\x60",
     ] {
-        assert!(matches!(judge(foreign), Verdict::Foreign(_)), "{foreign:x?}");
+        assert!(matches!(judge(foreign), FirstMessageVerdict::Foreign(_)), "{foreign:x?}");
     }
 }
 
@@ -94,8 +94,8 @@ fn any_answer_to_a_bind_but_busy_and_unavailable_is_a_server_at_work() {
     for (code, serves) in [(0, true), (48, true), (49, true), (51, false), (52, false)] {
         let answer = [&b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01"[..], &[code], b"\x04\x00\x04\x00"].concat();
         let mut probe = AnonymousBind::default();
-        assert!(matches!(probe.received(&answer[..3]), Ok(Probed::Incomplete)));
-        assert_eq!(matches!(probe.received(&answer[3..]), Ok(Probed::Serves { .. })), serves, "{code}");
+        assert!(matches!(probe.received(&answer[..3]), Ok(ProbeStep::Incomplete)));
+        assert_eq!(matches!(probe.received(&answer[3..]), Ok(ProbeStep::Serves { .. })), serves, "{code}");
     }
     assert!(AnonymousBind::default().received(b"HTTP/1.1 400\r\n").is_err());
     assert!(AnonymousBind::default().received(b"").is_err());

@@ -17,12 +17,12 @@ pub(in crate::protocol) fn play(
     let mut step = upgrade.begin();
     loop {
         step = match step {
-            Step::Send(bytes) => {
+            UpgradeStep::Send(bytes) => {
                 said.push(String::from_utf8(bytes.into_owned()).expect("text"));
                 pending.extend(answers.next().copied().unwrap_or_default().bytes());
                 upgrade.sent()
             }
-            Step::ReadAtMost(most) => {
+            UpgradeStep::ReadAtMost(most) => {
                 let count = most.min(portion).min(pending.len());
                 let now: Vec<u8> = pending.drain(..count).collect();
                 match upgrade.received(&now) {
@@ -31,11 +31,11 @@ pub(in crate::protocol) fn play(
                 }
             }
             // What the driver looks for: bytes that nobody has read.
-            Step::Upgrade(_) if !pending.is_empty() => {
+            UpgradeStep::Upgrade(_) if !pending.is_empty() => {
                 return (said, Err(UpgradeError::PlaintextAfterUpgrade));
             }
-            Step::Upgrade(upgraded) => return (said, Ok(upgraded)),
-            Step::Meet(_) => panic!("no upgrade made of lines needs the client"),
+            UpgradeStep::Upgrade(upgraded) => return (said, Ok(upgraded)),
+            UpgradeStep::Greet(_) => panic!("no upgrade made of lines needs the client"),
         };
     }
 }
@@ -108,9 +108,11 @@ pub(in crate::protocol) fn probe(
     let mut said = vec![String::from_utf8(probe.begin()).expect("text")];
     for answer in server.iter().chain([&""]) {
         match probe.received(answer.as_bytes()) {
-            Ok(Probed::Incomplete) => {}
-            Ok(Probed::Send(bytes)) => said.push(String::from_utf8(bytes).expect("text")),
-            Ok(Probed::Serves { goodbye }) => return (said, Ok(String::from_utf8(goodbye).expect("text"))),
+            Ok(ProbeStep::Incomplete) => {}
+            Ok(ProbeStep::Send(bytes)) => said.push(String::from_utf8(bytes).expect("text")),
+            Ok(ProbeStep::Serves { goodbye }) => {
+                return (said, Ok(String::from_utf8(goodbye).expect("text")));
+            }
             Err(error) => return (said, Err(error)),
         }
     }

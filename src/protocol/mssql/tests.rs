@@ -1,6 +1,6 @@
 //! Tables over PRELOGINs as clients and servers send them.
 
-use super::super::{Step, TLS_ALERT, UpgradeError, Upgraded};
+use super::super::{TLS_ALERT, UpgradeError, UpgradeStep, Upgraded};
 use super::*;
 use proptest::prelude::*;
 
@@ -14,10 +14,10 @@ fn answering(encryption: u8) -> Vec<u8> {
     packet(RESPONSE, &[0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xff, 16, 0, 4, 0xd6, 0, 0, encryption])
 }
 
-fn opened(client: &[u8], portion: usize) -> Result<Opened, OpeningError> {
+fn opened(client: &[u8], portion: usize) -> Result<ClientOpening, OpeningError> {
     let mut opening = ReadPrelogin::default();
     for bytes in client.chunks(portion) {
-        if let Said::Opened(opened) = opening.received(bytes)? {
+        if let OpeningState::Opened(opened) = opening.received(bytes)? {
             return Ok(opened);
         }
     }
@@ -44,20 +44,20 @@ fn neither_side_hears_of_encryption() {
 /// What an upgrade makes of a server's bytes, which come in such portions.
 fn led(preface: &[u8], server: &[u8], portion: usize) -> Result<Upgraded, UpgradeError> {
     let mut upgrade = MsSql.upgrade_for(preface).unwrap();
-    let Step::Send(_) = upgrade.begin() else { panic!("it speaks first") };
+    let UpgradeStep::Send(_) = upgrade.begin() else { panic!("it speaks first") };
     let (mut step, mut server) = (upgrade.sent(), server);
     loop {
         match step {
-            Step::ReadAtMost(most) => {
+            UpgradeStep::ReadAtMost(most) => {
                 let (now, later) = server.split_at(most.min(portion).min(server.len()));
                 server = later;
                 step = upgrade.received(now)?;
             }
-            Step::Upgrade(upgraded) => {
+            UpgradeStep::Upgrade(upgraded) => {
                 assert!(server.is_empty(), "it reads no further than the answer");
                 return Ok(upgraded);
             }
-            Step::Send(_) | Step::Meet(_) => panic!("one question, one answer"),
+            UpgradeStep::Send(_) | UpgradeStep::Greet(_) => panic!("one question, one answer"),
         }
     }
 }
@@ -82,7 +82,7 @@ fn an_upgrade_demands_encryption_in_the_clients_prelogin_and_tells_the_rest_of_t
         let opened = opened(&in_full(PRELOGIN, wish), 1000).unwrap();
         assert_eq!(opened.preface, opened.bytes.len());
         let mut upgrade = MsSql.upgrade_for(&opened.bytes).unwrap();
-        let Step::Send(sent) = upgrade.begin() else { panic!("it speaks first") };
+        let UpgradeStep::Send(sent) = upgrade.begin() else { panic!("it speaks first") };
         assert_eq!(*sent, in_full(PRELOGIN, ON));
         for (consent, portion) in [(ON, 1), (REQUIRED, 9), (ON, 1000)] {
             let upgraded = led(&opened.bytes, &in_full(RESPONSE, consent), portion).unwrap();
@@ -161,7 +161,7 @@ fn what_is_neither_a_prelogin_nor_a_login_is_refused_before_a_dial() {
         let error = opened(&bytes, 1).unwrap_err();
         assert!(error.reason.contains("PRELOGIN"), "{bytes:?}: {error}");
     }
-    assert_eq!(opened(b"\x16\x03\x01", 1).unwrap_err().answer, super::super::Answer::TlsAlert);
+    assert_eq!(opened(b"\x16\x03\x01", 1).unwrap_err().answer, super::super::OpeningReply::TlsAlert);
 }
 
 #[test]
@@ -183,8 +183,8 @@ fn a_probe_asks_and_is_answered() {
     let mut probe = AskPrelogin::default();
     assert_eq!(opened(&probe.begin(), 1000).unwrap().bytes, probe.begin(), "it asks for no encryption");
     let (last, others) = answering(2).split_last().map(|(last, others)| (*last, others.to_vec())).unwrap();
-    assert_eq!(probe.received(&others), Ok(Probed::Incomplete));
-    assert_eq!(probe.received(&[last]), Ok(Probed::Serves { goodbye: vec![] }));
+    assert_eq!(probe.received(&others), Ok(ProbeStep::Incomplete));
+    assert_eq!(probe.received(&[last]), Ok(ProbeStep::Serves { goodbye: vec![] }));
     assert!(AskPrelogin::default().received(b"").is_err());
 }
 

@@ -8,7 +8,7 @@ use super::{
     ENCRYPTION, First, HEAD, LOGIN_ONLY, NOT_SUPPORTED, ON, PACKET_MAX, PRELOGIN, REQUIRED, RESPONSE,
     Wrapping, choices, encryption_at, first, prelogin, prelogin_of,
 };
-use crate::protocol::{NothingBuffered, Step, Upgrade, UpgradeError, Upgraded};
+use crate::protocol::{NothingBuffered, Upgrade, UpgradeError, UpgradeStep, Upgraded};
 
 /// The first byte of a TLS record with an alert (RFC 8446 §5.1).
 const TLS_ALERT: u8 = 0x15;
@@ -35,12 +35,14 @@ impl AskEncryption {
     }
 
     /// No more than the packet that is being read: behind it TLS begins.
-    fn missing(&self) -> Result<Step, UpgradeError> {
+    fn missing(&self) -> Result<UpgradeStep, UpgradeError> {
         match first(RESPONSE, &self.held) {
-            First::Incomplete if self.held.len() < HEAD => Ok(Step::ReadAtMost(HEAD - self.held.len())),
+            First::Incomplete if self.held.len() < HEAD => {
+                Ok(UpgradeStep::ReadAtMost(HEAD - self.held.len()))
+            }
             First::Incomplete => {
                 let length = usize::from(u16::from_be_bytes([self.held[2], self.held[3]]));
-                Ok(Step::ReadAtMost(length - self.held.len()))
+                Ok(UpgradeStep::ReadAtMost(length - self.held.len()))
             }
             First::Whole(length) => self.answered(length),
             First::Foreign if self.held.first() == Some(&TLS_ALERT) => Err(UpgradeError::SpeaksTls),
@@ -54,7 +56,7 @@ impl AskEncryption {
         }
     }
 
-    fn answered(&self, length: usize) -> Result<Step, UpgradeError> {
+    fn answered(&self, length: usize) -> Result<UpgradeStep, UpgradeError> {
         let (packet, rest) = self.held.split_at(length);
         let payload = &packet[HEAD..];
         let refused = |why| Err(UpgradeError::Unsuitable(why));
@@ -87,7 +89,7 @@ impl AskEncryption {
         }
         // The version comes first.
         options.insert(options.len().min(1), (ENCRYPTION, &[ON]));
-        Ok(Step::Upgrade(Upgraded {
+        Ok(UpgradeStep::Upgrade(Upgraded {
             wrapping: Some(Wrapping::default()),
             answer: Some(prelogin_of(RESPONSE, &options)),
             ..Upgraded::new(NothingBuffered::behind(rest)?)
@@ -96,15 +98,15 @@ impl AskEncryption {
 }
 
 impl Upgrade for AskEncryption {
-    fn begin(&mut self) -> Step {
-        Step::Send(std::mem::take(&mut self.request).into())
+    fn begin(&mut self) -> UpgradeStep {
+        UpgradeStep::Send(std::mem::take(&mut self.request).into())
     }
 
-    fn sent(&mut self) -> Step {
-        Step::ReadAtMost(HEAD)
+    fn sent(&mut self) -> UpgradeStep {
+        UpgradeStep::ReadAtMost(HEAD)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Step, UpgradeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }

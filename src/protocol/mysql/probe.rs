@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::{
     AUTH_SWITCH, CLIENT_LONG_PASSWORD, CLIENT_PLUGIN_AUTH, CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, ERR,
-    FIXED, OK, Packets, Probe, ProbeError, Probed, TooLong, error_number, hello, nul, packet,
+    FIXED, OK, Packets, Probe, ProbeError, ProbeStep, TooLong, error_number, hello, nul, packet,
 };
 
 /// Who logs in where a client has left: nobody's name, so that the server's log tells what it was.
@@ -66,7 +66,7 @@ impl Login {
         login
     }
 
-    fn answer(&mut self, sequence: u8, payload: &[u8]) -> Result<Probed, ProbeError> {
+    fn answer(&mut self, sequence: u8, payload: &[u8]) -> Result<ProbeStep, ProbeError> {
         match payload.first() {
             Some(&ERR) => match error_number(payload) {
                 1040 => Err(ProbeError("the server has too many connections (1040)".into())),
@@ -79,22 +79,22 @@ impl Login {
                     Err(ProbeError(Cow::Owned(format!("the server turned the connection away ({number})"))))
                 }
                 // Mostly 1045, access denied: there is somebody at work who knows who may come in.
-                _ => Ok(Probed::Serves { goodbye: Vec::new() }),
+                _ => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             },
-            Some(&OK) if self.is_greeted => Ok(Probed::Serves { goodbye: QUIT.to_vec() }),
+            Some(&OK) if self.is_greeted => Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }),
             Some(10) if !self.is_greeted => {
                 hello(payload).ok_or_else(|| ProbeError("the server's greeting is too short for MySQL's".into()))?;
                 self.is_greeted = true;
-                Ok(Probed::Send(packet(sequence.wrapping_add(1), &login_of_nobody())))
+                Ok(ProbeStep::Send(packet(sequence.wrapping_add(1), &login_of_nobody())))
             }
             // A fast login of caching_sha2_password, whose OK follows.
-            Some(1) if self.is_greeted && payload == [1, 3] => Ok(Probed::Incomplete),
+            Some(1) if self.is_greeted && payload == [1, 3] => Ok(ProbeStep::Incomplete),
             Some(_) if self.is_greeted && self.rounds < ROUNDS_MAX => {
                 self.rounds += 1;
                 if let Some(request) = payload.strip_prefix(&[AUTH_SWITCH]) {
                     self.plugin = request[..nul(request).unwrap_or(request.len())].to_vec();
                 }
-                Ok(Probed::Send(packet(sequence.wrapping_add(1), &self.proof(payload))))
+                Ok(ProbeStep::Send(packet(sequence.wrapping_add(1), &self.proof(payload))))
             }
             _ => Err(ProbeError("the server's answer is not MySQL's".into())),
         }
@@ -123,7 +123,7 @@ impl Probe for Login {
         std::mem::take(&mut self.due)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Probed, ProbeError> {
+    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection in the middle of the login".into()));
         }
@@ -132,11 +132,11 @@ impl Probe for Login {
             match self.packets.next() {
                 Ok(Some((sequence, payload))) => {
                     let probed = self.answer(sequence, &payload)?;
-                    if probed != Probed::Incomplete {
+                    if probed != ProbeStep::Incomplete {
                         return Ok(probed);
                     }
                 }
-                Ok(None) => return Ok(Probed::Incomplete),
+                Ok(None) => return Ok(ProbeStep::Incomplete),
                 Err(TooLong) => {
                     return Err(ProbeError("the server's answer has an impossible length".into()));
                 }

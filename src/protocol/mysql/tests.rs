@@ -37,10 +37,10 @@ fn met(greeting: &[u8], portion: usize) -> Greeting {
     let mut upgrade = protocol().upgrade().unwrap();
     let mut step = upgrade.begin();
     for bytes in greeting.chunks(portion) {
-        assert!(matches!(step, Step::ReadAtMost(_)));
+        assert!(matches!(step, UpgradeStep::ReadAtMost(_)));
         step = upgrade.received(bytes).unwrap();
     }
-    let Step::Meet(greeting) = step else { panic!("the client should be met: {step:?}") };
+    let UpgradeStep::Greet(greeting) = step else { panic!("the client should be met: {step:?}") };
     greeting
 }
 
@@ -61,9 +61,9 @@ fn response(capabilities: u32, auth: &[u8], plugin: &str) -> Vec<u8> {
 }
 
 #[track_caller]
-fn introduced(plugin: &str, response: &[u8]) -> Introduced {
+fn introduced(plugin: &str, response: &[u8]) -> UpgradeRequest {
     let mut met = met(&greeting(plugin), 1000);
-    met.introduction.heard(&packet(1, response)).unwrap().expect("a whole packet")
+    met.client_reply.received(&packet(1, response)).unwrap().expect("a whole packet")
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn clients_that_cannot_be_served_are_told_why() {
         (vec![0x16, 3, 1, 0], "TLS"),
     ] {
         let mut met = met(&greeting("x"), 1000);
-        let error = met.introduction.heard(&bytes).expect_err("an error");
+        let error = met.client_reply.received(&bytes).expect_err("an error");
         assert!(error.reason.contains(words), "{error}");
     }
 }
@@ -171,7 +171,7 @@ fn a_login_of_some_lengths_is_not_taken_for_tls() {
 #[test]
 fn a_server_whose_client_has_left_sees_a_whole_login() {
     let mut met = met(&greeting("caching_sha2_password"), 1000);
-    let introduced = met.introduction.alone();
+    let introduced = met.client_reply.conclude_without_client();
     assert_eq!(introduced.request[..4], [FIXED as u8, 0, 0, 1]);
     assert_eq!(introduced.upgraded.first[3], 2);
     assert!(introduced.upgraded.first.windows(NOBODY.len()).any(|window| window == NOBODY));
@@ -305,9 +305,9 @@ fn probed(upgraded: bool, server: &[Vec<u8>]) -> (Vec<Vec<u8>>, Result<Vec<u8>, 
     let mut said = Vec::new();
     for bytes in server.iter().map(Vec::as_slice).chain([&b""[..]]) {
         match probe.received(bytes) {
-            Ok(Probed::Incomplete) => {}
-            Ok(Probed::Send(bytes)) => said.push(bytes),
-            Ok(Probed::Serves { goodbye }) => return (said, Ok(goodbye)),
+            Ok(ProbeStep::Incomplete) => {}
+            Ok(ProbeStep::Send(bytes)) => said.push(bytes),
+            Ok(ProbeStep::Serves { goodbye }) => return (said, Ok(goodbye)),
             Err(error) => return (said, Err(error.to_string())),
         }
     }
@@ -363,8 +363,8 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
     // The server has not answered the login: nothing is due, and its question finds an answer.
     let mut waiting = rest(&[]).unwrap();
     assert_eq!(waiting.begin(), b"");
-    assert_eq!(waiting.received(&packet(3, switch)), Ok(Probed::Send(packet(4, &[0; 64]))));
-    assert_eq!(waiting.received(&packet(5, denied)), Ok(Probed::Serves { goodbye: vec![] }));
+    assert_eq!(waiting.received(&packet(3, switch)), Ok(ProbeStep::Send(packet(4, &[0; 64]))));
+    assert_eq!(waiting.received(&packet(5, denied)), Ok(ProbeStep::Serves { goodbye: vec![] }));
     // It waits for an answer, of which the client has sent half.
     let mut asked = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])[..30].to_vec())]).unwrap();
     assert_eq!(asked.begin(), packet(4, &[0; 64]));
@@ -375,11 +375,11 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
     let (half, other) = (packet(5, denied)[..7].to_vec(), packet(5, denied)[7..].to_vec());
     let mut answered = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])), ('<', half)]).unwrap();
     assert_eq!(answered.begin(), b"");
-    assert_eq!(answered.received(&other), Ok(Probed::Serves { goodbye: vec![] }));
+    assert_eq!(answered.received(&other), Ok(ProbeStep::Serves { goodbye: vec![] }));
     // A fast login that nobody waits for any more.
     let mut fast = rest(&[('<', packet(3, &[1, 3]))]).unwrap();
     assert_eq!(fast.begin(), b"");
-    assert_eq!(fast.received(&packet(4, b"\0\0")), Ok(Probed::Serves { goodbye: QUIT.to_vec() }));
+    assert_eq!(fast.received(&packet(4, b"\0\0")), Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }));
     assert!(rest(&[('<', packet(3, denied))]).is_none(), "the login is over");
 }
 
@@ -415,7 +415,7 @@ proptest! {
     fn no_greeting_and_no_answer_panic(server: Vec<u8>, client: Vec<u8>) {
         let _ = protocol().upgrade().unwrap().received(&server);
         let mut met = met(&greeting("x"), 1000);
-        let _ = met.introduction.heard(&packet(1, &client));
-        let _ = met.introduction.heard(&client);
+        let _ = met.client_reply.received(&packet(1, &client));
+        let _ = met.client_reply.received(&client);
     }
 }

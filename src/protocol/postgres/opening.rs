@@ -7,7 +7,7 @@ use super::{
     CANCEL_REQUEST_CODE, CANCELS, GSSENC_REQUEST_CODE, OPENING_MAX, Postgres, SSL_REQUEST_CODE, be_u32,
 };
 use crate::protocol::{
-    CancelKey, Dialogue, Opened, Opening as AnyOpening, OpeningError, Said, TLS_HANDSHAKE,
+    CancelKey, ClientOpening, Dialogue, Opening as AnyOpening, OpeningError, OpeningState, TLS_HANDSHAKE,
 };
 
 /// A CancelRequest: length, code, process id, and a key of 1 to 256 bytes.
@@ -15,15 +15,15 @@ const CANCEL_MAX: usize = 12 + 256;
 
 /// Reads the client's untyped first packets, one at a time.
 #[derive(Debug)]
-pub(super) struct Opening {
+pub(super) struct StartupOpening {
     protocol: Postgres,
     pub(super) held: Vec<u8>,
     ssl_answered: bool,
     gss_answered: bool,
 }
 
-impl AnyOpening for Opening {
-    fn received(&mut self, bytes: &[u8]) -> Result<Said, OpeningError> {
+impl AnyOpening for StartupOpening {
+    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         // 0x16 opens a TLS record. As a length it would announce a packet of 370 MB.
         if self.held.first() == Some(&TLS_HANDSHAKE) {
@@ -32,13 +32,13 @@ impl AnyOpening for Opening {
                  sslnegotiation=direct) in the client",
             ));
         }
-        let Some(length) = be_u32(&self.held, 0) else { return Ok(Said::Incomplete) };
+        let Some(length) = be_u32(&self.held, 0) else { return Ok(OpeningState::Incomplete) };
         let length = length as usize;
         if !(8..=OPENING_MAX).contains(&length) {
             return Err(malformed("the client's first packet is not PostgreSQL: impossible length"));
         }
         if self.held.len() < length {
-            return Ok(Said::Incomplete);
+            return Ok(OpeningState::Incomplete);
         }
         match be_u32(&self.held, 4).unwrap_or_default() {
             SSL_REQUEST_CODE if !self.ssl_answered => {
@@ -60,38 +60,47 @@ impl AnyOpening for Opening {
     }
 }
 
-impl Opening {
+impl StartupOpening {
     pub(super) const fn new(protocol: Postgres) -> Self {
         Self { protocol, held: Vec::new(), ssl_answered: false, gss_answered: false }
     }
 
     /// `N`: this hop is not encrypted. The client goes on with the next packet on the same connection, and
     /// must not have sent it already: it would be taken for encrypted by one side and for plain by the other.
-    fn decline(&mut self, length: usize) -> Result<Said, OpeningError> {
+    fn decline(&mut self, length: usize) -> Result<OpeningState, OpeningError> {
         if self.held.len() > length || length != 8 {
             return Err(malformed("the client sent data behind its request for encryption"));
         }
         self.held.clear();
-        Ok(Said::Answer(Cow::Borrowed(b"N")))
+        Ok(OpeningState::Answer(Cow::Borrowed(b"N")))
     }
 
-    fn cancel(&mut self, length: usize) -> Result<Said, OpeningError> {
+    fn cancel(&mut self, length: usize) -> Result<OpeningState, OpeningError> {
         if !(13..=CANCEL_MAX).contains(&length) {
             return Err(malformed("the client's CancelRequest has an impossible length"));
         }
         let bytes = std::mem::take(&mut self.held);
         let process = be_u32(&bytes, 8).unwrap_or_default();
         let cancels = Some(CancelKey { process, secret: bytes[12..length].into() });
-        Ok(Said::Opened(Opened { bytes, cancels, reply_to: CANCELS, ..Opened::default() }))
+        Ok(OpeningState::Opened(ClientOpening {
+            bytes,
+            cancels,
+            reply_to: CANCELS,
+            ..ClientOpening::default()
+        }))
     }
 
-    fn startup(&mut self, length: usize) -> Result<Said, OpeningError> {
+    fn startup(&mut self, length: usize) -> Result<OpeningState, OpeningError> {
         let is_npgsql = parameter_names(&self.held[8..length]).take(2).eq(NPGSQL_BEGINS_WITH);
         let strips_plus = self.protocol.strips_plus(is_npgsql);
         // Whatever follows the packet travels with it; the server judges it.
         let bytes = std::mem::take(&mut self.held);
         let dialogue: Box<dyn Dialogue> = Box::new(Startup::new(strips_plus));
-        Ok(Said::Opened(Opened { bytes, dialogue: Some(dialogue), ..Opened::default() }))
+        Ok(OpeningState::Opened(ClientOpening {
+            bytes,
+            dialogue: Some(dialogue),
+            ..ClientOpening::default()
+        }))
     }
 }
 

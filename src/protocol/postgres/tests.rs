@@ -3,7 +3,10 @@
 use super::opening::*;
 use super::startup::*;
 use super::*;
-use crate::protocol::{Answer, CancelKey, Dialogue, Opened, OpeningError, Outbox, ProbeError, Probed, Said};
+use crate::protocol::{
+    CancelKey, ClientOpening, Dialogue, OpeningError, OpeningReply, OpeningState, Outbox, ProbeError,
+    ProbeStep,
+};
 use proptest::prelude::*;
 
 fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
@@ -24,21 +27,21 @@ const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];
 
 const LIBPQ: Postgres = Postgres { scram_plus: ScramPlus::Auto, server_is_verified: true };
 
-fn opening() -> Opening {
-    Opening::new(LIBPQ)
+fn opening() -> StartupOpening {
+    StartupOpening::new(LIBPQ)
 }
 
 #[track_caller]
-fn opened(said: Result<Said, OpeningError>) -> Opened {
+fn opened(said: Result<OpeningState, OpeningError>) -> ClientOpening {
     match said {
-        Ok(Said::Opened(opened)) => opened,
+        Ok(OpeningState::Opened(opened)) => opened,
         other => panic!("expected an opening, got {other:?}"),
     }
 }
 
 #[track_caller]
-fn is_declined(said: &Result<Said, OpeningError>) {
-    assert!(matches!(said, Ok(Said::Answer(answer)) if **answer == *b"N"), "{said:?}");
+fn is_declined(said: &Result<OpeningState, OpeningError>) {
+    assert!(matches!(said, Ok(OpeningState::Answer(answer)) if **answer == *b"N"), "{said:?}");
 }
 
 #[test]
@@ -64,14 +67,14 @@ fn a_startup_packet_may_come_byte_by_byte() {
     let mut opening = opening();
     let (last, first) = packet.split_last().unwrap();
     for byte in first {
-        assert!(matches!(opening.received(&[*byte]), Ok(Said::Incomplete)));
+        assert!(matches!(opening.received(&[*byte]), Ok(OpeningState::Incomplete)));
     }
     assert_eq!(opened(opening.received(&[*last])).bytes, packet);
 }
 
 /// Whether PLUS is taken out of the offer to a client with these parameters.
 fn strips(protocol: Postgres, parameters: &[(&str, &str)]) -> bool {
-    let opened = opened(Opening::new(protocol).received(&startup(parameters)));
+    let opened = opened(StartupOpening::new(protocol).received(&startup(parameters)));
     let mut dialogue = opened.dialogue.expect("a session has a dialogue");
     let offered = offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
     let mut out = Outbox::default();
@@ -117,13 +120,13 @@ fn what_is_not_a_first_packet_is_answered() {
     let stuffed = [SSL_REQUEST.as_slice(), b"x"].concat();
     let old = [0, 0, 0, 8, 0, 2, 0, 0];
     for (bytes, answer) in [
-        (&b"\x16\x03\x01\x02\x00"[..], Answer::TlsAlert),
-        (b"\x16", Answer::TlsAlert),
-        (b"GET / HTTP/1.1\r\n\r\n", Answer::InProtocol),
-        (b"\x00\x00\x00\x04", Answer::InProtocol),
-        (b"\x00\x00\x27\x15", Answer::InProtocol),
-        (&old, Answer::InProtocol),
-        (&stuffed, Answer::InProtocol),
+        (&b"\x16\x03\x01\x02\x00"[..], OpeningReply::TlsAlert),
+        (b"\x16", OpeningReply::TlsAlert),
+        (b"GET / HTTP/1.1\r\n\r\n", OpeningReply::InProtocol),
+        (b"\x00\x00\x00\x04", OpeningReply::InProtocol),
+        (b"\x00\x00\x27\x15", OpeningReply::InProtocol),
+        (&old, OpeningReply::InProtocol),
+        (&stuffed, OpeningReply::InProtocol),
     ] {
         assert_eq!(opening().received(bytes).unwrap_err().answer, answer, "{bytes:?}");
     }
@@ -131,7 +134,7 @@ fn what_is_not_a_first_packet_is_answered() {
 
 #[test]
 fn only_a_lone_s_leads_to_tls() {
-    assert!(matches!(SslRequest.received(b"S"), Ok(Step::Upgrade(_))));
+    assert!(matches!(SslRequest.received(b"S"), Ok(UpgradeStep::Upgrade(_))));
     for (answer, expected) in [
         (&b""[..], UpgradeError::Closed),
         (b"N", UpgradeError::Declined),
@@ -318,11 +321,11 @@ fn error(sqlstate: &str) -> Vec<u8> {
 }
 
 /// What a probe makes of a server that says this and then closes.
-fn probed(server: &[u8], chunk: usize) -> Result<Probed, ProbeError> {
-    let mut probe = Probe::default();
+fn probed(server: &[u8], chunk: usize) -> Result<ProbeStep, ProbeError> {
+    let mut probe = StartupProbe::default();
     for bytes in server.chunks(chunk) {
         match probe.received(bytes) {
-            Ok(Probed::Incomplete) => {}
+            Ok(ProbeStep::Incomplete) => {}
             verdict => return verdict,
         }
     }
@@ -331,14 +334,14 @@ fn probed(server: &[u8], chunk: usize) -> Result<Probed, ProbeError> {
 
 #[test]
 fn a_probe_is_a_startup_message_of_its_own() {
-    let sent = Probe::default().begin();
+    let sent = StartupProbe::default().begin();
     assert_eq!(sent, startup(&[("user", "ambassador_probe"), ("database", "postgres")]));
 }
 
 #[test]
 fn a_probe_judges_by_the_first_message() {
     let notice = b"N\0\0\0\x06hi".to_vec();
-    let serves = || Ok(Probed::Serves { goodbye: Vec::new() });
+    let serves = || Ok(ProbeStep::Serves { goodbye: Vec::new() });
     for chunk in [1, 4, 1000] {
         for server in [
             offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]),
@@ -380,10 +383,10 @@ fn a_probe_judges_by_the_first_message() {
 /// Endless notices are read and forgotten; how many there may be is the driver's to say.
 #[test]
 fn a_probe_holds_no_more_than_one_message() {
-    let mut probe = Probe::default();
+    let mut probe = StartupProbe::default();
     let notices = b"N\0\0\0\x06hi".repeat(9000);
     for _ in 0..10 {
-        assert_eq!(probe.received(&notices), Ok(Probed::Incomplete));
+        assert_eq!(probe.received(&notices), Ok(ProbeStep::Incomplete));
         assert!(probe.held.len() < 7);
     }
 }
@@ -458,8 +461,8 @@ proptest! {
         let mut opening = opening();
         for part in bytes.chunks(chunk) {
             match opening.received(part) {
-                Ok(Said::Incomplete | Said::Answer(_)) => prop_assert!(opening.held.len() < OPENING_MAX + chunk),
-                Ok(Said::Opened(_)) | Err(_) => break,
+                Ok(OpeningState::Incomplete | OpeningState::Answer(_)) => prop_assert!(opening.held.len() < OPENING_MAX + chunk),
+                Ok(OpeningState::Opened(_)) | Err(_) => break,
             }
         }
     }

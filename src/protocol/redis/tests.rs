@@ -11,7 +11,7 @@ fn a_first_byte_tells_redis_from_others() {
         (b"\x30\x0c", false),
         (b"$4\r\n", false),
     ] {
-        assert_eq!(matches!(judge(bytes), Verdict::Speaks(_)), is_redis, "{bytes:?}");
+        assert_eq!(matches!(judge(bytes), FirstMessageVerdict::Speaks(_)), is_redis, "{bytes:?}");
     }
 }
 
@@ -27,13 +27,13 @@ fn a_probe_needs_no_password_and_knows_who_is_not_ready() {
     ] {
         for chunk in [1, 1000] {
             let mut ping = Ping::default();
-            let mut verdict = Ok(Probed::Incomplete);
+            let mut verdict = Ok(ProbeStep::Incomplete);
             for bytes in answer.chunks(chunk).chain([&b""[..]]) {
-                if matches!(verdict, Ok(Probed::Incomplete)) {
+                if matches!(verdict, Ok(ProbeStep::Incomplete)) {
                     verdict = ping.received(bytes);
                 }
             }
-            assert_eq!(matches!(verdict, Ok(Probed::Serves { .. })), serves, "{answer:?}: {verdict:?}");
+            assert_eq!(matches!(verdict, Ok(ProbeStep::Serves { .. })), serves, "{answer:?}: {verdict:?}");
         }
     }
     let endless = std::iter::repeat_n(b'x', ANSWER_MAX + 1).collect::<Vec<_>>();
@@ -53,7 +53,7 @@ fn each_command_of_a_pipeline_is_answered() {
         (b"*99999\r\n$1\r\na", 1),
     ] {
         assert_eq!(commands(bytes), count, "{:?}", String::from_utf8_lossy(bytes));
-        let Verdict::Speaks(reply_to) = judge(bytes) else { panic!("it is Redis") };
+        let FirstMessageVerdict::Speaks(reply_to) = judge(bytes) else { panic!("it is Redis") };
         let refusal =
             Refusal { server: None, kind: RefusalKind::Unreachable, reason: "r", session: "s", reply_to };
         let words = Redis.refusal(&refusal).unwrap();

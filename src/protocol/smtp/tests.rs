@@ -5,7 +5,7 @@ use crate::protocol::lines::tests::{bears_hostile_servers, fails, leads_to_tls, 
 use proptest::prelude::*;
 
 fn smtp() -> Smtp {
-    Smtp { dialect: Dialect::Smtp, name: OwnName::Given("app.test".into()) }
+    Smtp { dialect: Dialect::Smtp, name: EhloName::Given("app.test".into()) }
 }
 
 fn upgrade() -> Box<dyn Upgrade> {
@@ -20,7 +20,8 @@ const GO: &str = "220 2.0.0 Ready to start TLS\r\n";
 fn starttls_is_asked_for_alone_and_the_servers_own_greeting_is_forgotten() {
     let welcome = leads_to_tls(upgrade, GREETING, &[EHLO, GO], &["EHLO app.test\r\n", "STARTTLS\r\n"]);
     assert_eq!(welcome, "220 app.test ESMTP ambassador\r\n");
-    let lmtp = || Smtp { dialect: Dialect::Lmtp, name: OwnName::Given("app.test".into()) }.upgrade().unwrap();
+    let lmtp =
+        || Smtp { dialect: Dialect::Lmtp, name: EhloName::Given("app.test".into()) }.upgrade().unwrap();
     let welcome = leads_to_tls(
         lmtp,
         "220 dovecot ready\r\n",
@@ -63,7 +64,7 @@ fn another_answer_to_ehlo_is_told_as_it_is() {
 #[test]
 fn who_has_no_full_name_goes_by_the_address_it_comes_from() {
     let nameless = || {
-        let name = OwnName::Address(std::net::Ipv4Addr::LOCALHOST.into());
+        let name = EhloName::Address(std::net::Ipv4Addr::LOCALHOST.into());
         Smtp { dialect: Dialect::Smtp, name }
     };
     let from = || "10.0.0.7".parse().unwrap();

@@ -39,7 +39,7 @@ async fn ping(client: &mut TcpStream) -> (u32, io::Result<usize>) {
 fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
     within_a_minute(async {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 64).await);
-        let live = Live::default();
+        let live = LiveSession::default();
         let flood = async {
             let bytes = vec![7; 64 * 1024];
             while client.write_all(&bytes).await.is_ok() {}
@@ -54,8 +54,11 @@ fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
                 }
             }
         };
-        let (told, flooded, ()) =
-            tokio::join!(relayed(over(downstream, End::Tls(Box::new(stream))), &live), flood, listening);
+        let (told, flooded, ()) = tokio::join!(
+            relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live),
+            flood,
+            listening
+        );
         assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
         assert!(!told.may_be_told, "nobody else is to blame");
         assert!(told.words.unwrap().contains("RFC 9325"));
@@ -69,8 +72,8 @@ fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
 fn a_session_ends_between_a_request_and_the_next_before_its_keys_are_used_up() {
     within_a_minute(async {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 1024).await);
-        let live = Live::default();
-        let relayed = relayed(over(downstream, End::Tls(Box::new(stream))), &live);
+        let live = LiveSession::default();
+        let relayed = relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live);
         let (told, (rounds, end), served) = tokio::join!(relayed, ping(&mut client), echo(&mut server));
         assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
         assert!(told.words.unwrap().contains("RFC 9325"));
@@ -85,8 +88,8 @@ fn a_session_ends_between_a_request_and_the_next_before_its_keys_are_used_up() {
 fn a_session_that_rests_ends_earlier() {
     within_a_minute(async {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 256).await);
-        let live = Live::default();
-        let relayed = relayed(over(downstream, End::Tls(Box::new(stream))), &live);
+        let live = LiveSession::default();
+        let relayed = relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live);
         let rests = async {
             let mut rounds = 0;
             let end = loop {
@@ -113,8 +116,8 @@ fn a_session_that_rests_ends_earlier() {
 fn a_session_that_never_rests_ends_before_the_last_record() {
     within_a_minute(async {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 4096).await);
-        let live = Live::default();
-        let relayed = relayed(over(downstream, End::Tls(Box::new(stream))), &live);
+        let live = LiveSession::default();
+        let relayed = relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live);
         let (told, heard) = tokio::join!(relayed, async {
             let mut heard = 0_u32;
             loop {
@@ -138,8 +141,8 @@ fn a_write_error_without_an_end_of_the_server_is_waited_for_by_a_timer() {
         let ((downstream, mut client), (upstream, _server)) = (tcp().await, tcp().await);
         rustix::net::shutdown(&upstream, rustix::net::Shutdown::Write).unwrap();
         let settings = Settings { half_close_timeout: Some(Duration::from_millis(50)), ..ENDLESS };
-        let live = Live::default();
-        let start = over(downstream, End::Socket(upstream));
+        let live = LiveSession::default();
+        let start = over(downstream, UpstreamStream::Socket(upstream));
         let (told, written) = tokio::join!(relayed_by(start, &settings, &live), client.write_all(b"hello"));
         written.unwrap();
         assert_eq!((told.outcome, told.closed_by), (Outcome::UpstreamReset, Side::Upstream));

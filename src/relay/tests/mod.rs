@@ -11,8 +11,8 @@ use super::*;
 pub(super) const ENDLESS: Settings =
     Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None };
 
-pub(super) fn over<T>(downstream: T, upstream: End<T>) -> Start<T> {
-    Start { downstream, upstream, opening: Vec::new(), dialogue: None, verdict_until: None }
+pub(super) fn over<T>(downstream: T, upstream: UpstreamStream<T>) -> RelayInput<T> {
+    RelayInput { downstream, upstream, opening: Vec::new(), dialogue: None, verdict_until: None }
 }
 
 /// What is left of a relay when its sockets are closed.
@@ -25,13 +25,17 @@ pub(super) struct Told {
     pub(super) unclean_tls_end: bool,
 }
 
-pub(super) async fn relayed_by<T: Transport>(start: Start<T>, settings: &Settings, live: &Live) -> Told {
+pub(super) async fn relayed_by<T: Transport>(
+    start: RelayInput<T>,
+    settings: &Settings,
+    live: &LiveSession,
+) -> Told {
     let Ended { outcome, closed_by, fault, may_be_told, unclean_tls_end, .. } =
         relay(start, settings, live).await;
     Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
 }
 
 /// One that ends by itself.
-pub(super) async fn relayed<T: Transport>(start: Start<T>, live: &Live) -> Told {
+pub(super) async fn relayed<T: Transport>(start: RelayInput<T>, live: &LiveSession) -> Told {
     relayed_by(start, &ENDLESS, live).await
 }

@@ -109,14 +109,14 @@ struct Seen {
     has_failed: bool,
 }
 
-async fn connected(kind: &Kind) -> (End<Wire>, Server) {
+async fn connected(kind: &Kind) -> (UpstreamStream<Wire>, Server) {
     let (socket, peer) = wire();
     match kind {
-        None => (End::Socket(socket), Server::Plain(peer, Vec::new())),
+        None => (UpstreamStream::Socket(socket), Server::Plain(peer, Vec::new())),
         Some(configs) => {
             let mut server = WiredServer::new(&configs.1, peer);
             let stream = shaken(configs, socket, &mut server).await.unwrap();
-            (End::Tls(Box::new(stream)), Server::Tls(Box::new(server)))
+            (UpstreamStream::Tls(Box::new(stream)), Server::Tls(Box::new(server)))
         }
     }
 }
@@ -131,7 +131,7 @@ async fn play(kind: &Kind, plot: Plot) -> Seen {
     faulty.set_fault(plot.call, plot.step, EIO);
     let (mut by_client, mut by_server, mut heard) = (Vec::new(), Vec::new(), Vec::new());
     let mut client_has_ended = false;
-    let live = Live::default();
+    let live = LiveSession::default();
     let mut relaying = Woken::new(relayed(over(downstream, upstream), &live));
     let mut told = None;
     for (salt, scene) in (1..).zip(plot.scenes()) {

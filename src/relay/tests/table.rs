@@ -107,10 +107,10 @@ async fn end(mut side: Box<dyn Peer>, how: How) -> Option<Box<dyn Peer>> {
 /// One row. `by_client`: who ends.
 async fn row(
     mut pair: (Box<dyn Peer>, Box<dyn Peer>),
-    start: Start,
+    start: RelayInput,
     (by_client, how, going): (bool, How, While),
 ) -> (Told, Sees) {
-    let live = Live::default();
+    let live = LiveSession::default();
     let story = async {
         let (client, server) = (&mut pair.0, &mut pair.1);
         if going != While::Nothing {
@@ -165,7 +165,7 @@ const TLS_TABLE: &[Expected] = &[
     (SERVER, How::Cut, While::HalfClosed, Outcome::Completed, Side::Downstream, Sees::Ended),
 ];
 
-async fn held(kind: &str, expected: &Expected, upstream: End, server: Box<dyn Peer>) {
+async fn held(kind: &str, expected: &Expected, upstream: UpstreamStream, server: Box<dyn Peer>) {
     let &(by_client, how, going, outcome, closed_by, sees) = expected;
     let (downstream, client) = tcp().await;
     let (told, seen) =
@@ -181,12 +181,12 @@ fn each_side_sees_of_the_other_what_it_would_see_without_us() {
     within_a_minute(async {
         for expected in TABLE {
             let (upstream, server) = tcp().await;
-            held("plaintext", expected, End::Socket(upstream), Box::new(server)).await;
+            held("plaintext", expected, UpstreamStream::Socket(upstream), Box::new(server)).await;
         }
         for version in [TLS12, TLS13] {
             for expected in TABLE.iter().chain(TLS_TABLE) {
                 let (stream, server) = secured(version, u64::MAX).await;
-                held("TLS", expected, End::Tls(Box::new(stream)), Box::new(server)).await;
+                held("TLS", expected, UpstreamStream::Tls(Box::new(stream)), Box::new(server)).await;
             }
         }
     });
@@ -198,7 +198,7 @@ fn what_was_said_before_a_failure_is_passed_on_and_then_a_reset() {
     within_a_minute(async {
         let ((downstream, mut client), (stream, server)) = (tcp().await, secured(TLS13, u64::MAX).await);
         SockRef::from(&client).set_recv_buffer_size(4096).unwrap();
-        let live = Live::default();
+        let live = LiveSession::default();
         let story = async move {
             let mut server = server;
             server.write_all(&[7; 512 * 1024]).await.unwrap();
@@ -218,7 +218,7 @@ fn what_was_said_before_a_failure_is_passed_on_and_then_a_reset() {
             }
         };
         let (told, (heard, error, _server)) =
-            tokio::join!(relayed(over(downstream, End::Tls(Box::new(stream))), &live), story);
+            tokio::join!(relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live), story);
         assert_eq!((told.outcome, told.closed_by), (Outcome::UpstreamReset, Side::Upstream));
         assert_eq!(error, io::ErrorKind::ConnectionReset);
         assert!(heard > 0 && live.received() == 512 * 1024, "{heard}");
@@ -240,7 +240,7 @@ fn an_end_without_close_notify_is_told() {
             ] {
                 let ((downstream, mut client), (stream, mut server)) =
                     (tcp().await, secured(version, u64::MAX).await);
-                let live = Live::default();
+                let live = LiveSession::default();
                 let story = async {
                     said(&mut client, &mut server).await;
                     said(&mut server, &mut client).await;
@@ -255,8 +255,10 @@ fn an_end_without_close_notify_is_told() {
                     sees(&mut client).await;
                     drop(client);
                 };
-                let (told, ()) =
-                    tokio::join!(relayed(over(downstream, End::Tls(Box::new(stream))), &live), story);
+                let (told, ()) = tokio::join!(
+                    relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live),
+                    story
+                );
                 assert_eq!(told.outcome, Outcome::Completed);
                 assert_eq!(told.unclean_tls_end, unclean, "{version:?} {goodbye} {answers} {how:?}");
             }

@@ -29,7 +29,7 @@ impl Dialogue for Everlasting {
 }
 
 /// The most that `relaying` moves in one poll.
-async fn longest_turn(relaying: impl Future<Output = Ended>, live: &Live) -> u64 {
+async fn longest_turn(relaying: impl Future<Output = Ended>, live: &LiveSession) -> u64 {
     let (mut relaying, mut longest) = (pin!(relaying), 0);
     poll_fn(|cx| {
         let before = live.total();
@@ -51,9 +51,11 @@ fn a_peer_that_floods_a_dialogue_has_one_turn_at_a_time() {
             let ((downstream, mut client), (upstream, mut server)) = (tcp().await, tcp().await);
             let (near, far) =
                 if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
-            let start =
-                Start { dialogue: Some(Box::new(Everlasting)), ..over(downstream, End::Socket(upstream)) };
-            let live = Live::default();
+            let start = RelayInput {
+                dialogue: Some(Box::new(Everlasting)),
+                ..over(downstream, UpstreamStream::Socket(upstream))
+            };
+            let live = LiveSession::default();
             let flood = async {
                 let bytes = vec![b'S'; 1 << 20];
                 for _ in 0..16 {
@@ -68,7 +70,7 @@ fn a_peer_that_floods_a_dialogue_has_one_turn_at_a_time() {
             let (longest, (), ()) =
                 tokio::join!(longest_turn(relay(start, &ENDLESS, &live), &live), flood, reading);
             assert_eq!(live.total(), 16 << 20);
-            assert!(longest <= 2 * turn::PARSED as u64, "{longest} bytes in one turn, client {from_client}");
+            assert!(longest <= 2 * coop::PARSED as u64, "{longest} bytes in one turn, client {from_client}");
         }
     });
 }

@@ -31,15 +31,16 @@ async fn heard(peer: &mut TcpStream) {
 fn what_stands_behind_an_urgent_byte_is_passed_on_while_both_sides_are_open() {
     within_a_minute(async {
         let ((downstream, mut client), (upstream, mut server)) = (tcp().await, tcp().await);
-        let live = Live::default();
-        let (told, ()) = tokio::join!(relayed(over(downstream, End::Socket(upstream)), &live), async move {
-            for _ in 0..3 {
-                tokio::join!(say(&mut client), heard(&mut server));
-                tokio::join!(say(&mut server), heard(&mut client));
-            }
-            drop(client);
-            assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
-        });
+        let live = LiveSession::default();
+        let (told, ()) =
+            tokio::join!(relayed(over(downstream, UpstreamStream::Socket(upstream)), &live), async move {
+                for _ in 0..3 {
+                    tokio::join!(say(&mut client), heard(&mut server));
+                    tokio::join!(say(&mut server), heard(&mut client));
+                }
+                drop(client);
+                assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
+            });
         assert_eq!((told.outcome, told.closed_by), (Outcome::Completed, Side::Downstream));
         assert_eq!((live.sent(), live.received()), (3 * (BULK + 8) as u64, 3 * (BULK + 8) as u64));
     });
@@ -56,12 +57,13 @@ fn what_stands_behind_an_urgent_byte_is_passed_on_behind_which_the_peer_has_ende
                 if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
             say(near).await;
             near.shutdown().await.unwrap();
-            let live = Live::default();
-            let (told, ()) = tokio::join!(relayed(over(downstream, End::Socket(upstream)), &live), async {
-                heard(far).await;
-                assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
-                far.shutdown().await.unwrap();
-            });
+            let live = LiveSession::default();
+            let (told, ()) =
+                tokio::join!(relayed(over(downstream, UpstreamStream::Socket(upstream)), &live), async {
+                    heard(far).await;
+                    assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+                    far.shutdown().await.unwrap();
+                });
             assert_eq!(told.outcome, Outcome::Completed);
             assert_eq!(live.total(), (BULK + 8) as u64);
         }

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, Listener, LocalAddress, UnixBind, reason};
-use crate::sys::folder::{Folder, Found};
+use crate::sys::folder::{Folder, FolderFile};
 
 pub(super) fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
     refuse_occupied(&unix.path)?;
@@ -87,13 +87,13 @@ impl UnixBind {
     ///
     /// # Errors
     /// What chmod(2) and chown(2) say, and where the file is no socket of ours.
-    pub fn dress(&self) -> io::Result<()> {
+    pub fn apply_permissions(&self) -> io::Result<()> {
         dress(self, &Folder::of(&self.path)?, name_of(&self.path)).map(drop)
     }
 }
 
 /// Gives the file the mode and the owner that were asked for. Where others may write, it may be theirs.
-fn dress(unix: &UnixBind, folder: &Folder, name: &OsStr) -> io::Result<Found> {
+fn dress(unix: &UnixBind, folder: &Folder, name: &OsStr) -> io::Result<FolderFile> {
     let file = folder.find(name)?;
     if !file.is_socket() || (folder.is_shared() && !file.could_be_ours(unix.owner)) {
         return Err(io::Error::other("somebody else has put another file in the socket's place"));
@@ -171,18 +171,20 @@ mod tests {
         fs::set_permissions(&other, Permissions::from_mode(0o600)).unwrap();
         for target in [&victim, &other] {
             symlink(target, &planted).unwrap();
-            let error = bind(&planted, 0o666).dress().expect_err("a link");
+            let error = bind(&planted, 0o666).apply_permissions().expect_err("a link");
             assert!(error.to_string().contains("somebody else"), "{error}");
             assert_eq!(mode(target), 0o600, "{}", target.display());
             fs::remove_file(&planted).unwrap();
         }
         fs::hard_link(&victim, &planted).unwrap();
-        bind(&planted, 0o666).dress().expect_err("a file");
+        bind(&planted, 0o666).apply_permissions().expect_err("a file");
         assert_eq!(mode(&victim), 0o600);
         fs::remove_file(&planted).unwrap();
         fs::hard_link(&other, &planted).unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-        bind(&planted, 0o666).dress().expect_err("a socket with another name, where others may write");
+        bind(&planted, 0o666)
+            .apply_permissions()
+            .expect_err("a socket with another name, where others may write");
         assert_eq!(mode(&other), 0o600);
     }
 
@@ -196,7 +198,7 @@ mod tests {
                 let made = bind_unix(&bind(&path, wanted)).unwrap();
                 assert_eq!(mode(&path), wanted, "{folder_mode:o}");
                 drop(made);
-                bind(&path, 0o640).dress().unwrap();
+                bind(&path, 0o640).apply_permissions().unwrap();
                 assert_eq!(mode(&path), 0o640, "{folder_mode:o}");
             }
         }

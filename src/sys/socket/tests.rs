@@ -8,13 +8,13 @@ use rustix::io::IoSlice;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 
 use super::*;
-use crate::sys::{Bind, Listening, UnixBind};
+use crate::sys::{Bind, ListeningSocket, UnixBind};
 
 async fn unix_pair() -> (Socket, UnixStream) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let bind = Bind::Unix(UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None });
-    let listening = Listening::bind(&bind, &Options::NONE).unwrap();
+    let listening = ListeningSocket::bind(&bind, &Options::NONE).unwrap();
     let peer = UnixStream::connect(path).unwrap();
     (Socket::adopt(listening.accept().await.unwrap().0).unwrap(), peer)
 }

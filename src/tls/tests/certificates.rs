@@ -12,8 +12,8 @@ use super::workshop::{CA, ORDER, Order, P256, Server, Workshop, ca, ca_params, i
 use super::{TLS12, TLS13, tcp, within_a_minute};
 use crate::tls::verify::Trusted;
 use crate::tls::{
-    Demands, HandshakeError, Identities, MinVersion, Originator, Pin, Roots, Settings, Start, Stream, Terms,
-    Trust, Verify,
+    ExtraChecks, HandshakeError, Identities, MinVersion, Originator, PeerVerification, Pin, Roots, Settings,
+    Stream, TlsStart, Trust, Verify,
 };
 
 /// Taken, or refused with these words.
@@ -35,14 +35,14 @@ impl Client<'_> {
             [] => Roots::Nobody,
             some => Roots::File(self.workshop.file(some)),
         };
-        let demands = Demands { pins: self.pins.to_vec(), uris: Vec::new() };
+        let extra_checks = ExtraChecks { pins: self.pins.to_vec(), uris: Vec::new() };
         let settings = Settings {
-            terms: Some(Terms { verify: self.verify, roots, crls: Vec::new(), demands }),
+            terms: Some(PeerVerification { verify: self.verify, roots, crls: Vec::new(), extra_checks }),
             identities: Identities::default(),
             server_name: None,
             alpn: Vec::new(),
             min_version: MinVersion::Tls12,
-            start: Start::Direct,
+            start: TlsStart::Direct,
         };
         Originator::new(&settings).unwrap()
     }
@@ -459,8 +459,12 @@ fn what_revocation_lists_say_comes_first() {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let judged = |certificates: &[CertificateDer<'static>]| {
         let roots = Roots::File(workshop.file(certificates));
-        let terms =
-            Terms { verify: Verify::Full, roots, crls: vec![path.clone()], demands: Demands::default() };
+        let terms = PeerVerification {
+            verify: Verify::Full,
+            roots,
+            crls: vec![path.clone()],
+            extra_checks: ExtraChecks::default(),
+        };
         let trust = Trust::load(Some(terms), &provider).unwrap();
         let trusted: Arc<Trusted> = trust.current();
         let now =
@@ -485,7 +489,7 @@ fn what_revocation_lists_say_comes_first() {
 }
 
 fn pin(server: &Server) -> Pin {
-    Pin::of(crate::tls::signed::Key::of(server.own()).unwrap().info)
+    Pin::of(crate::tls::signed::PublicKey::of(server.own()).unwrap().info)
 }
 
 #[test]
@@ -494,7 +498,7 @@ fn a_certificate_is_told_by_what_openssl_shows_of_it() {
     workshop.openssl(&["x509", "-in", "ca.pem", "-outform", "der", "-out", "ca.der"]);
     workshop.openssl(&["dgst", "-sha256", "-c", "-out", "digest", "ca.der"]);
     let digest = std::fs::read_to_string(workshop.path("digest")).unwrap().to_uppercase();
-    let told = crate::tls::refusal::described(&workshop.certificate("ca"));
+    let told = crate::tls::refusal::describe(&workshop.certificate("ca"));
     let start = "certificate of `O=Shop, CN=CA`, issued by `O=Shop, CN=CA`, SHA-256 ";
     assert!(told.starts_with(start), "{told}");
     assert!(digest.trim_end().ends_with(told.rsplit(' ').next().unwrap()), "{told} {digest}");

@@ -27,7 +27,7 @@ use super::verifier::{AcceptAny, Verifier};
 use super::{KeyLimit, Stream};
 use crate::alarm;
 use crate::clock;
-use crate::sys::{Options, Socket, Target};
+use crate::sys::{ConnectTarget, Options, Socket};
 
 /// The server's end of a stream.
 pub(crate) type Server = tokio_rustls::server::TlsStream<TcpStream>;
@@ -72,7 +72,7 @@ fn suite(version: &SupportedProtocolVersion, records: u64) -> SupportedCipherSui
 pub(crate) async fn tcp() -> (Socket, TcpStream) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let target = Target { address, from: None, speaks_first: false, is_upkeep: false };
+    let target = ConnectTarget { address, from: None, speaks_first: false, is_upkeep: false };
     let socket = Socket::connect(target, &Options::NONE).unwrap();
     socket.connected().await.unwrap();
     let (peer, _) = listener.accept().await.unwrap();
@@ -116,8 +116,8 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
 /// The claim of a test, which shall not wait for ever.
 pub(crate) fn within_a_minute(claim: impl Future<Output = ()>) {
     let runtime = crate::workers::runtime().unwrap();
-    let claimed = runtime.block_on(alarm::attend(async {
-        alarm::before(clock::now() + Duration::from_secs(60), claim).await.expect("it hangs");
+    let claimed = runtime.block_on(alarm::drive(async {
+        alarm::timeout_at(clock::now() + Duration::from_secs(60), claim).await.expect("it hangs");
     }));
     claimed.unwrap();
 }
@@ -189,7 +189,7 @@ fn keys_that_are_used_up_are_renewed_with_tls_1_3() {
                 written.unwrap();
                 read.unwrap();
                 assert_eq!(heard, bytes);
-                assert_eq!(stream.due(), None);
+                assert_eq!(stream.key_limit_due(), None);
                 server.write_all(b"!").await.unwrap();
                 server.flush().await.unwrap();
                 let mut answer = vec![0; Stream::PORTION];

@@ -149,11 +149,11 @@ fn bytes_pass_whole_in_portions_of_any_size() {
                 assert!(talk.failed.is_none(), "{:?}", talk.failed);
                 assert!(talk.read == words(2, SAID) && server.heard == words(1, SAID));
                 assert!(server.has_heard_goodbye && server.peer.ended() == Some(End::Orderly));
-                assert_eq!(stream.kept(), 0);
+                assert_eq!(stream.memory(), 0);
                 server.say_goodbye();
                 let mut buffer = vec![0; 64 * 1024];
                 assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap(), 0);
-                assert!(!stream.was_cut());
+                assert!(!stream.was_truncated());
             }
         }
     });
@@ -180,7 +180,7 @@ fn what_is_looked_at_is_still_there() {
                 let seen = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
                 read.extend(&buffer[..seen]);
             }
-            assert_eq!(stream.kept(), 0);
+            assert_eq!(stream.memory(), 0);
             if is_reset {
                 server.peer.set_fault(Call::Recv, 0, EIO);
             } else {

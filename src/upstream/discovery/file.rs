@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::target::{EndpointsFile, Target};
 use crate::alarm;
-use crate::aside::Aside;
+use crate::blocking::BlockingTask;
 use crate::clock;
-use crate::watch::{News, Watch};
+use crate::watch::{FileEvent, Watch};
 
 /// A larger file is refused unread.
 const FILE_MAX: usize = 1024 * 1024;
@@ -21,10 +21,10 @@ const GIVEN_UP_MAX: u32 = 8;
 
 /// A file that is followed. It is read aside: what it lies on may hang.
 #[derive(Debug)]
-pub(super) struct Followed {
+pub(super) struct WatchedFile {
     pub(super) file: EndpointsFile,
     watch: Option<Watch>,
-    reading: Aside<Contents>,
+    reading: BlockingTask<Contents>,
     /// When it is said that reading takes too long; `None`: it has been.
     late: Option<Instant>,
     given_up: u32,
@@ -39,12 +39,12 @@ pub(super) struct Followed {
 /// What is in it, or why that is not known.
 pub(super) type Contents = Result<Vec<u8>, String>;
 
-impl Followed {
+impl WatchedFile {
     pub(super) fn new(file: EndpointsFile) -> Self {
         Self {
             file,
             watch: None,
-            reading: Aside::default(),
+            reading: BlockingTask::default(),
             late: None,
             given_up: 0,
             seen: None,
@@ -68,9 +68,9 @@ impl Followed {
             let Some(late) = self.late else {
                 tokio::select! {
                     biased;
-                    read = self.reading.done() => break read,
+                    read = self.reading.join() => break read,
                     news = changed(self.watch.as_mut()) => {
-                        if news == News::Told && self.given_up < GIVEN_UP_MAX {
+                        if news == FileEvent::Told && self.given_up < GIVEN_UP_MAX {
                             self.given_up += 1;
                             self.begin()?;
                         }
@@ -78,7 +78,7 @@ impl Followed {
                     }
                 }
             };
-            match alarm::before(late, self.reading.done()).await {
+            match alarm::timeout_at(late, self.reading.join()).await {
                 Ok(read) => break read,
                 Err(_) => {
                     self.late = None;
@@ -115,7 +115,7 @@ impl Followed {
     }
 }
 
-async fn changed(watch: Option<&mut Watch>) -> News {
+async fn changed(watch: Option<&mut Watch>) -> FileEvent {
     match watch {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,

@@ -14,27 +14,27 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use tokio::task::{Id, JoinSet};
 
-use super::file::{Contents, Followed};
-use super::membership::{ENDPOINTS_MAX, Found, endpoints};
-use super::name::{Family, Half, Known, Reply};
-use super::own::{Meeting, OwnAddresses};
-use super::report::{Answer, Origin, OriginKind, Report};
-use super::resolver::{Late, Resolver, Unanswered};
+use super::file::{Contents, WatchedFile};
+use super::found_endpoints::{ENDPOINTS_MAX, FoundEndpoints, endpoints};
+use super::loop_detection::{DialLoop, LoopDetector};
+use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
+use super::resolver::{Late, NoAnswer, Resolver};
 use super::srv::{self, SrvRecord};
-use super::target::{Service, Source, Target};
+use super::status::{DiscoveryStatus, Origin, OriginKind, QueryResult};
+use super::target::{Source, SrvService, Target};
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
 use crate::metrics::DiscoveryMetrics;
-use crate::policy::refresh::Schedule;
+use crate::policy::refresh::RefreshSchedule;
 use crate::sys;
 use crate::upstream::Cluster;
 use crate::upstream::endpoint::{Host, Settings};
 
 /// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
 /// thread: see [`Resolver`].
-pub async fn follow(cluster: Arc<Cluster>, means: Means, rng: Rng, watch: DrainWatch) {
-    let Some(mut following) = Following::new(cluster, means, rng) else { return };
+pub async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
+    let Some(mut following) = Following::new(cluster, services, rng) else { return };
     tokio::select! {
         // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
         biased;
@@ -44,15 +44,15 @@ pub async fn follow(cluster: Arc<Cluster>, means: Means, rng: Rng, watch: DrainW
 }
 
 /// The same until everything has been asked for once: for `check --connect`.
-pub async fn settle(cluster: &Arc<Cluster>, means: Means, rng: Rng) -> Arc<Report> {
-    if let Some(mut following) = Following::new(Arc::clone(cluster), means, rng) {
+pub async fn settle(cluster: &Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Arc<DiscoveryStatus> {
+    if let Some(mut following) = Following::new(Arc::clone(cluster), services, rng) {
         tokio::select! {
             biased;
-            () = cluster.search.complete() => {}
+            () = cluster.discovery.wait_complete() => {}
             () = following.forever() => {}
         }
     }
-    cluster.search.report()
+    cluster.discovery.status()
 }
 
 /// Questions in flight at once, for one cluster. Those left over wait for an answer to one of them, and the one that is due
@@ -63,23 +63,23 @@ const LATE_MAX: usize = 64;
 
 /// What all clusters' endpoints are found with.
 #[derive(Debug, Clone, Default)]
-pub struct Means {
+pub struct DiscoveryServices {
     /// Who is asked.
     pub resolver: Arc<Resolver>,
     /// Where nobody is to be found.
-    pub own: Arc<OwnAddresses>,
+    pub own: Arc<LoopDetector>,
 }
 
 struct Following {
     cluster: Arc<Cluster>,
-    means: Means,
+    services: DiscoveryServices,
     rng: Rng,
     metrics: DiscoveryMetrics,
     service: Option<Asking>,
-    file: Option<Followed>,
+    file: Option<WatchedFile>,
     targets: Vec<Target>,
     /// Of the targets.
-    names: BTreeMap<String, Known>,
+    names: BTreeMap<String, KnownName>,
     /// Ends with this value; each has its deadline.
     questions: JoinSet<(Question, Said)>,
     /// With the task that asks: of one that panicked nothing else is known.
@@ -94,8 +94,8 @@ struct Following {
 
 /// The SRV record, and what is known of it.
 struct Asking {
-    service: Service,
-    schedule: Schedule,
+    service: SrvService,
+    schedule: RefreshSchedule,
     is_settled: bool,
     succeeded: Option<Instant>,
     error: Option<String>,
@@ -110,9 +110,9 @@ enum Question {
 }
 
 enum Said {
-    Service(Result<(Vec<SrvRecord>, Duration), Unanswered>),
-    Name(Reply, Option<(Family, Late)>),
-    Late(Reply),
+    Service(Result<(Vec<SrvRecord>, Duration), NoAnswer>),
+    Name(NameAnswer, Option<(Family, Late)>),
+    Late(NameAnswer),
 }
 
 enum Event {
@@ -124,14 +124,15 @@ enum Event {
 }
 
 impl Following {
-    fn new(cluster: Arc<Cluster>, means: Means, rng: Rng) -> Option<Self> {
+    fn new(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Option<Self> {
         let source = cluster.settings().source.clone()?;
-        let metrics = DiscoveryMetrics::new(&cluster.settings().name, Answer::ALL.map(Answer::label));
+        let metrics =
+            DiscoveryMetrics::new(&cluster.settings().name, QueryResult::ALL.map(QueryResult::label));
         let mut following = Self {
             // Those it was given, or those that were known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
             cluster,
-            means,
+            services,
             rng,
             metrics,
             service: None,
@@ -153,7 +154,7 @@ impl Following {
             }
             Source::Service(service) => following.service = Some(Asking::new(service)),
             Source::File(file) => {
-                following.file = Some(Followed::new(file));
+                following.file = Some(WatchedFile::new(file));
             }
         }
         Some(following)
@@ -168,7 +169,7 @@ impl Following {
             let event = tokio::select! {
                 Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
                 contents = contents(file.as_mut()) => Event::FileRead(contents),
-                () = cluster.search.doubted() => Event::Doubt,
+                () = cluster.discovery.refresh_requested() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
@@ -182,7 +183,7 @@ impl Following {
     }
 
     /// Everything that is asked for by the clock, and when.
-    fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut Schedule)> {
+    fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut RefreshSchedule)> {
         let service = self.service.as_mut().map(|asking| (Question::Service, &mut asking.schedule));
         let names = self.names.iter_mut();
         service
@@ -217,7 +218,7 @@ impl Following {
 
     fn hurry(&mut self) {
         let now = clock::now();
-        self.schedules().for_each(|(_, schedule)| schedule.hurry(now));
+        self.schedules().for_each(|(_, schedule)| schedule.expedite(now));
     }
 
     fn ask(&mut self) {
@@ -235,7 +236,7 @@ impl Following {
             if self.in_flight.contains_key(&question) {
                 continue;
             }
-            let resolver = Arc::clone(&self.means.resolver);
+            let resolver = Arc::clone(&self.services.resolver);
             let from = self.cluster.settings().dial.local_address;
             let asked = question.clone();
             let asking = match (&question, &self.service) {
@@ -262,11 +263,14 @@ impl Following {
         };
         let words = String::from("ambassador itself failed while it asked");
         let said = match &question {
-            Question::Service => Said::Service(Err(Unanswered::Failed(words))),
-            Question::Name(_) => {
-                Said::Name(Reply { v4: Half::Failed(words.clone()), v6: Half::Failed(words) }, None)
+            Question::Service => Said::Service(Err(NoAnswer::Failed(words))),
+            Question::Name(_) => Said::Name(
+                NameAnswer { v4: FamilyAnswer::Failed(words.clone()), v6: FamilyAnswer::Failed(words) },
+                None,
+            ),
+            Question::Late(_, family) => {
+                Said::Late(NameAnswer::of(*family, FamilyAnswer::Failed(words), FamilyAnswer::Pending))
             }
-            Question::Late(_, family) => Said::Late(Reply::of(*family, Half::Failed(words), Half::Pending)),
         };
         self.hear(question, said);
     }
@@ -281,13 +285,13 @@ impl Following {
                     self.wait_for(name, family, late);
                 }
             }
-            (Question::Late(name, _), Said::Late(reply)) => self.hear_late(&name, reply, now),
+            (Question::Late(name, _), Said::Late(reply)) => self.take_late_answer(&name, reply, now),
             (_, Said::Service(said)) => self.hear_of_service(said, now),
             (_, Said::Name(..) | Said::Late(_)) => {}
         }
     }
 
-    fn hear_of_name(&mut self, name: &str, reply: Reply, now: Instant) {
+    fn hear_of_name(&mut self, name: &str, reply: NameAnswer, now: Instant) {
         let Some(known) = self.names.get_mut(name) else { return };
         let before = known.error.is_some();
         let answer = known.learn(reply, now, &mut self.rng);
@@ -307,7 +311,7 @@ impl Following {
         self.in_flight.insert(question, waiting.id());
     }
 
-    fn hear_late(&mut self, name: &str, reply: Reply, now: Instant) {
+    fn take_late_answer(&mut self, name: &str, reply: NameAnswer, now: Instant) {
         let Some(known) = self.names.get_mut(name) else { return };
         let before = known.error.is_some();
         known.learn_late(reply, now);
@@ -316,7 +320,7 @@ impl Following {
         self.tell(OriginKind::Name, name, before, error, found);
     }
 
-    fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), Unanswered>, now: Instant) {
+    fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), NoAnswer>, now: Instant) {
         let Some(asking) = &mut self.service else { return };
         let before = asking.error.is_some();
         asking.is_settled = true;
@@ -324,20 +328,20 @@ impl Following {
         let judged = match said {
             Ok((records, ttl)) => srv::targets(&asking.service, records)
                 .map(|targets| (targets, ttl))
-                .map_err(|words| (Answer::Negative, words)),
-            Err(Unanswered::Absent(words) | Unanswered::NoSuchName(words)) => Err((Answer::Negative, words)),
-            Err(Unanswered::Failed(words)) => Err((Answer::Failed, words)),
+                .map_err(|words| (QueryResult::Negative, words)),
+            Err(NoAnswer::Absent(words) | NoAnswer::NoSuchName(words)) => Err((QueryResult::Negative, words)),
+            Err(NoAnswer::Failed(words)) => Err((QueryResult::Failed, words)),
         };
         let (name, mut targets) = (asking.service.name.clone(), None);
         let answer = match judged {
             Ok((found, ttl)) => {
-                asking.schedule.answered(now, ttl, &mut self.rng);
+                asking.schedule.record_answer(now, ttl, &mut self.rng);
                 (asking.succeeded, asking.error) = (Some(now), None);
                 targets = Some(found);
-                Answer::Good
+                QueryResult::Good
             }
             Err((answer, words)) => {
-                asking.schedule.failed(now, has_something, &mut self.rng);
+                asking.schedule.record_failure(now, has_something, &mut self.rng);
                 asking.error = Some(words);
                 answer
             }
@@ -354,7 +358,7 @@ impl Following {
         let before = file.error.is_some();
         let Some(read) = file.take(contents, clock::now()) else { return };
         let (path, error) = (file.file.path.display().to_string(), file.error.clone());
-        let answer = if read.is_ok() { Answer::Good } else { Answer::Failed };
+        let answer = if read.is_ok() { QueryResult::Good } else { QueryResult::Failed };
         if let Ok(targets) = read {
             self.take(targets);
         }
@@ -370,7 +374,7 @@ impl Following {
         let mut before = std::mem::take(&mut self.names);
         for target in &targets {
             let Host::Name(name) = &target.address.host else { continue };
-            let known = before.remove(name).unwrap_or_else(|| Known::new(now));
+            let known = before.remove(name).unwrap_or_else(|| KnownName::new(now));
             self.names.entry(name.clone()).or_insert(known);
         }
         self.targets = targets;
@@ -379,7 +383,7 @@ impl Following {
 
     /// Tells the cluster, if there is news, and everybody else how things are.
     fn arrange(&mut self) {
-        let Found { endpoints: mut found, leaves_some_out } =
+        let FoundEndpoints { endpoints: mut found, leaves_some_out } =
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
         self.leave_out_loops(&mut found);
@@ -395,25 +399,25 @@ impl Following {
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
             && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
         let addresses = found.iter().flat_map(|one| one.addresses.iter());
-        self.means.own.found(&self.cluster.settings().name, addresses.collect());
+        self.services.own.set_endpoints(&self.cluster.settings().name, addresses.collect());
         if has_heard && found != self.applied {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
         }
-        self.cluster.search.publish(self.report(has_names_settled));
+        self.cluster.discovery.publish(self.report(has_names_settled));
     }
 
     /// An endpoint that is one of our own listeners', which lead here, is none.
     fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
         let mut loops = BTreeMap::new();
         found.retain(|one| {
-            let Some(meeting) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+            let Some(dial_loop) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
                 return true;
             };
             let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
-            let way = match meeting {
-                Meeting::At(own) => format!("our own listener's address {own}"),
-                Meeting::Over(own) => {
+            let way = match dial_loop {
+                DialLoop::At(own) => format!("our own listener's address {own}"),
+                DialLoop::Over(own) => {
                     format!("the address {own} of a listener of ours that leads back here")
                 }
             };
@@ -431,11 +435,11 @@ impl Following {
         one.addresses.iter().any(|address| self.met_at(address).is_some())
     }
 
-    fn met_at(&self, address: SocketAddr) -> Option<Meeting> {
-        self.means.own.met_at(&self.cluster.settings().name, address)
+    fn met_at(&self, address: SocketAddr) -> Option<DialLoop> {
+        self.services.own.loop_at(&self.cluster.settings().name, address)
     }
 
-    fn report(&self, has_names_settled: bool) -> Report {
+    fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
         let service = self.service.as_ref().map(|asking| Origin {
             kind: OriginKind::Service,
             name: asking.service.name.clone(),
@@ -464,24 +468,24 @@ impl Following {
             && self.service.as_ref().is_none_or(|asking| asking.is_settled)
             && self.file.as_ref().is_none_or(|file| file.is_settled);
         let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
-        self.metrics.failing(origins.iter().filter(|origin| origin.error.is_some()).count());
+        self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());
         let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
-        Report { is_settled, is_complete, endpoints: self.applied.len(), origins }
+        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), origins }
     }
 
     /// Counts an answer, and tells it.
     fn note(
         &self,
-        answer: Answer,
+        answer: QueryResult,
         kind: OriginKind,
         origin: &str,
         was_failing: bool,
         error: Option<String>,
         found: usize,
     ) {
-        self.metrics.answered(answer.label());
-        if answer == Answer::Good {
-            self.metrics.succeeded(clock::wall());
+        self.metrics.record_answer(answer.label());
+        if answer == QueryResult::Good {
+            self.metrics.record_success(clock::wall());
         }
         self.tell(kind, origin, was_failing, error, found);
     }
@@ -510,8 +514,8 @@ impl Following {
 }
 
 impl Asking {
-    fn new(service: Service) -> Self {
-        let schedule = Schedule::new(clock::now());
+    fn new(service: SrvService) -> Self {
+        let schedule = RefreshSchedule::new(clock::now());
         Self { service, schedule, is_settled: false, succeeded: None, error: None }
     }
 }
@@ -533,7 +537,7 @@ async fn answer(
     (Question::Name(name), said)
 }
 
-async fn contents(file: Option<&mut Followed>) -> Contents {
+async fn contents(file: Option<&mut WatchedFile>) -> Contents {
     match file {
         Some(file) => file.contents().await,
         None => pending().await,

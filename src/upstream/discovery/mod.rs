@@ -6,20 +6,20 @@
 
 mod file;
 mod follow;
-mod membership;
+mod found_endpoints;
+mod loop_detection;
 mod name;
-mod own;
-mod report;
 mod resolv_conf;
 mod resolver;
 mod servers;
 mod srv;
+mod status;
 mod target;
 
-pub use follow::{Means, follow, settle};
-pub use membership::literal;
-pub use own::{Entrance, Meeting, OwnAddresses, Ways};
-pub(super) use report::Board;
-pub use report::{Answer, Origin, OriginKind, Report};
+pub use follow::{DiscoveryServices, follow, settle};
+pub use found_endpoints::literal;
+pub use loop_detection::{DialLoop, EntryPoint, LoopDetector, LoopGraph};
 pub use resolver::Resolver;
-pub use target::{EndpointsFile, Parse, Service, Source, Target};
+pub(super) use status::DiscoveryStatusCell;
+pub use status::{DiscoveryStatus, Origin, OriginKind, QueryResult};
+pub use target::{EndpointsFile, Parse, Source, SrvService, Target};

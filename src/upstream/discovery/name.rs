@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::report::Answer;
-use crate::policy::refresh::Schedule;
+use super::status::QueryResult;
+use crate::policy::refresh::RefreshSchedule;
 
 /// What the questions about one name led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reply {
-    pub(super) v4: Half,
-    pub(super) v6: Half,
+pub(super) struct NameAnswer {
+    pub(super) v4: FamilyAnswer,
+    pub(super) v6: FamilyAnswer,
 }
 
 /// The same for one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Half {
+pub(super) enum FamilyAnswer {
     /// At least one address, and for how long.
     Found(Vec<IpAddr>, Duration),
     /// There is none, and the words for that.
@@ -48,10 +48,10 @@ impl Family {
 
 /// A name and what is known of it.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownName {
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
-    pub(super) schedule: Schedule,
+    pub(super) schedule: RefreshSchedule,
     /// Whether a question was answered, well or badly.
     pub(super) is_settled: bool,
     pub(super) succeeded: Option<Instant>,
@@ -63,8 +63,8 @@ pub(super) struct Known {
 /// Addresses of one name that count; the rest of a longer answer is left out.
 pub(super) const ADDRESSES_MAX: usize = 256;
 
-impl Reply {
-    pub(super) const fn of(family: Family, half: Half, other: Half) -> Self {
+impl NameAnswer {
+    pub(super) const fn of(family: Family, half: FamilyAnswer, other: FamilyAnswer) -> Self {
         match family {
             Family::V4 => Self { v4: half, v6: other },
             Family::V6 => Self { v4: other, v6: half },
@@ -74,11 +74,11 @@ impl Reply {
     /// As if only that family had been asked for.
     pub(super) fn only_of(self, family: Family) -> Self {
         let half = if family == Family::V4 { self.v4 } else { self.v6 };
-        Self::of(family, half, Half::Pending)
+        Self::of(family, half, FamilyAnswer::Pending)
     }
 
     pub(super) const fn has_found(&self) -> bool {
-        matches!(self, Self { v4: Half::Found(..), .. } | Self { v6: Half::Found(..), .. })
+        matches!(self, Self { v4: FamilyAnswer::Found(..), .. } | Self { v6: FamilyAnswer::Found(..), .. })
     }
 
     /// Without what cannot be dialled from here: the family that `from` does not have, and addresses that this host has no
@@ -95,47 +95,52 @@ impl Reply {
 
     fn addresses(&self) -> impl Iterator<Item = &IpAddr> {
         [&self.v4, &self.v6].into_iter().flat_map(|half| match half {
-            Half::Found(addresses, _) => &addresses[..],
-            Half::Absent(_) | Half::Failed(_) | Half::Pending => &[],
+            FamilyAnswer::Found(addresses, _) => &addresses[..],
+            FamilyAnswer::Absent(_) | FamilyAnswer::Failed(_) | FamilyAnswer::Pending => &[],
         })
     }
 
     fn only(self, is_usable: impl Fn(IpAddr) -> bool, words: &str) -> Self {
         let keep = |half| match half {
-            Half::Found(mut addresses, ttl) => {
+            FamilyAnswer::Found(mut addresses, ttl) => {
                 addresses.retain(|ip| is_usable(*ip));
                 if addresses.is_empty() {
-                    Half::Absent(words.to_owned())
+                    FamilyAnswer::Absent(words.to_owned())
                 } else {
-                    Half::Found(addresses, ttl)
+                    FamilyAnswer::Found(addresses, ttl)
                 }
             }
-            Half::Absent(_) | Half::Failed(_) | Half::Pending => half,
+            FamilyAnswer::Absent(_) | FamilyAnswer::Failed(_) | FamilyAnswer::Pending => half,
         };
         Self { v4: keep(self.v4), v6: keep(self.v6) }
     }
 
     /// For how long it holds, or why it says nothing.
-    fn judge(&self) -> Result<Duration, (Answer, String)> {
+    fn judge(&self) -> Result<Duration, (QueryResult, String)> {
         match (&self.v4, &self.v6) {
-            (Half::Found(_, one), Half::Found(_, other)) => Ok(*one.min(other)),
-            (Half::Found(_, ttl), _) | (_, Half::Found(_, ttl)) => Ok(*ttl),
-            (Half::Failed(words), _) | (_, Half::Failed(words)) => Err((Answer::Failed, words.clone())),
+            (FamilyAnswer::Found(_, one), FamilyAnswer::Found(_, other)) => Ok(*one.min(other)),
+            (FamilyAnswer::Found(_, ttl), _) | (_, FamilyAnswer::Found(_, ttl)) => Ok(*ttl),
+            (FamilyAnswer::Failed(words), _) | (_, FamilyAnswer::Failed(words)) => {
+                Err((QueryResult::Failed, words.clone()))
+            }
             // What was left out says more than what was never there.
-            (Half::Absent(v4), Half::Absent(v6)) => {
-                Err((Answer::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
+            (FamilyAnswer::Absent(v4), FamilyAnswer::Absent(v6)) => {
+                Err((QueryResult::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
             }
-            (Half::Absent(words), Half::Pending) | (Half::Pending, Half::Absent(words)) => {
-                Err((Answer::Negative, words.clone()))
+            (FamilyAnswer::Absent(words), FamilyAnswer::Pending)
+            | (FamilyAnswer::Pending, FamilyAnswer::Absent(words)) => {
+                Err((QueryResult::Negative, words.clone()))
             }
-            (Half::Pending, Half::Pending) => Err((Answer::Failed, "nobody was asked".into())),
+            (FamilyAnswer::Pending, FamilyAnswer::Pending) => {
+                Err((QueryResult::Failed, "nobody was asked".into()))
+            }
         }
     }
 }
 
-impl Known {
+impl KnownName {
     pub(super) const fn new(now: Instant) -> Self {
-        let schedule = Schedule::new(now);
+        let schedule = RefreshSchedule::new(now);
         let failed = [None, None];
         Self {
             v4: Vec::new(),
@@ -150,33 +155,33 @@ impl Known {
 
     /// Takes in a reply. A good half replaces what was known, a bad one leaves it; and where neither is good, a host that
     /// is said not to exist is as likely to be somebody's mistake as one that cannot be asked for: all is kept.
-    pub(super) fn learn(&mut self, reply: Reply, now: Instant, rng: &mut Rng) -> Answer {
+    pub(super) fn learn(&mut self, reply: NameAnswer, now: Instant, rng: &mut Rng) -> QueryResult {
         self.is_settled = true;
         match reply.judge() {
             Ok(ttl) => {
                 self.take(reply);
                 self.succeeded = Some(now);
-                self.schedule.answered(now, ttl, rng);
-                Answer::Good
+                self.schedule.record_answer(now, ttl, rng);
+                QueryResult::Good
             }
             Err((answer, words)) => {
                 self.error = Some(words);
                 let has_something = self.addresses().next().is_some();
-                self.schedule.failed(now, has_something, rng);
+                self.schedule.record_failure(now, has_something, rng);
                 answer
             }
         }
     }
 
     /// Takes in the half that came after the other one had been taken in, which was good.
-    pub(super) fn learn_late(&mut self, reply: Reply, now: Instant) {
+    pub(super) fn learn_late(&mut self, reply: NameAnswer, now: Instant) {
         if let Ok(ttl) = reply.judge() {
             self.schedule.no_later(now, ttl);
         }
         self.take(reply);
     }
 
-    fn take(&mut self, reply: Reply) {
+    fn take(&mut self, reply: NameAnswer) {
         let known = [&mut self.v4, &mut self.v6].into_iter().zip(&mut self.failed);
         known.zip([reply.v4, reply.v6]).for_each(|((known, failed), half)| replace(known, failed, half));
         self.error = self.failed.iter().flatten().last().cloned();
@@ -196,9 +201,9 @@ impl Known {
     }
 }
 
-fn replace(known: &mut Vec<IpAddr>, failed: &mut Option<String>, half: Half) {
+fn replace(known: &mut Vec<IpAddr>, failed: &mut Option<String>, half: FamilyAnswer) {
     *failed = match half {
-        Half::Found(mut addresses, _) => {
+        FamilyAnswer::Found(mut addresses, _) => {
             // Servers turn their answers round; the order means nothing.
             addresses.sort();
             addresses.dedup();
@@ -206,12 +211,12 @@ fn replace(known: &mut Vec<IpAddr>, failed: &mut Option<String>, half: Half) {
             *known = addresses;
             None
         }
-        Half::Absent(_) => {
+        FamilyAnswer::Absent(_) => {
             known.clear();
             None
         }
-        Half::Failed(words) => Some(words),
-        Half::Pending => return,
+        FamilyAnswer::Failed(words) => Some(words),
+        FamilyAnswer::Pending => return,
     };
 }
 
@@ -221,31 +226,31 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(60);
 
-    fn found(addresses: &[&str]) -> Half {
-        Half::Found(addresses.iter().map(|ip| ip.parse().unwrap()).collect(), TTL)
+    fn found(addresses: &[&str]) -> FamilyAnswer {
+        FamilyAnswer::Found(addresses.iter().map(|ip| ip.parse().unwrap()).collect(), TTL)
     }
 
-    fn absent() -> Half {
-        Half::Absent("no address".into())
+    fn absent() -> FamilyAnswer {
+        FamilyAnswer::Absent("no address".into())
     }
 
-    fn failed() -> Half {
-        Half::Failed("no answer".into())
+    fn failed() -> FamilyAnswer {
+        FamilyAnswer::Failed("no answer".into())
     }
 
     /// What is known after these replies, one a second.
-    fn known(replies: Vec<(Half, Half)>) -> (Known, Vec<Answer>) {
+    fn known(replies: Vec<(FamilyAnswer, FamilyAnswer)>) -> (KnownName, Vec<QueryResult>) {
         let (mut now, mut rng) = (crate::clock::now(), Rng::with_seed(3));
-        let mut known = Known::new(now);
+        let mut known = KnownName::new(now);
         let mut learn = |(v4, v6)| {
             now += Duration::from_secs(1);
-            known.learn(Reply { v4, v6 }, now, &mut rng)
+            known.learn(NameAnswer { v4, v6 }, now, &mut rng)
         };
         let answers = replies.into_iter().map(&mut learn).collect();
         (known, answers)
     }
 
-    fn check(replies: Vec<(Half, Half)>, expected: &[&str], answer: Answer) {
+    fn check(replies: Vec<(FamilyAnswer, FamilyAnswer)>, expected: &[&str], answer: QueryResult) {
         let (known, answers) = known(replies);
         let addresses: Vec<_> = known.addresses().map(|ip| ip.to_string()).collect();
         assert_eq!(
@@ -259,16 +264,20 @@ mod tests {
     fn good_answers_replace_and_others_leave_what_is_known() {
         let one = || found(&["10.0.0.1"]);
         let six = || found(&["fd00::1"]);
-        check(vec![(one(), absent())], &["10.0.0.1"], Answer::Good);
-        check(vec![(one(), six())], &["10.0.0.1", "fd00::1"], Answer::Good);
-        check(vec![(one(), absent()), (found(&["10.0.0.2"]), absent())], &["10.0.0.2"], Answer::Good);
-        check(vec![(one(), six()), (one(), absent())], &["10.0.0.1"], Answer::Good);
-        check(vec![(one(), six()), (one(), failed())], &["10.0.0.1", "fd00::1"], Answer::Good);
-        check(vec![(one(), six()), (failed(), found(&["fd00::2"]))], &["10.0.0.1", "fd00::2"], Answer::Good);
-        check(vec![(one(), six()), (absent(), absent())], &["10.0.0.1", "fd00::1"], Answer::Negative);
-        check(vec![(one(), six()), (absent(), failed())], &["10.0.0.1", "fd00::1"], Answer::Failed);
-        check(vec![(failed(), failed())], &[], Answer::Failed);
-        check(vec![(absent(), absent())], &[], Answer::Negative);
+        check(vec![(one(), absent())], &["10.0.0.1"], QueryResult::Good);
+        check(vec![(one(), six())], &["10.0.0.1", "fd00::1"], QueryResult::Good);
+        check(vec![(one(), absent()), (found(&["10.0.0.2"]), absent())], &["10.0.0.2"], QueryResult::Good);
+        check(vec![(one(), six()), (one(), absent())], &["10.0.0.1"], QueryResult::Good);
+        check(vec![(one(), six()), (one(), failed())], &["10.0.0.1", "fd00::1"], QueryResult::Good);
+        check(
+            vec![(one(), six()), (failed(), found(&["fd00::2"]))],
+            &["10.0.0.1", "fd00::2"],
+            QueryResult::Good,
+        );
+        check(vec![(one(), six()), (absent(), absent())], &["10.0.0.1", "fd00::1"], QueryResult::Negative);
+        check(vec![(one(), six()), (absent(), failed())], &["10.0.0.1", "fd00::1"], QueryResult::Failed);
+        check(vec![(failed(), failed())], &[], QueryResult::Failed);
+        check(vec![(absent(), absent())], &[], QueryResult::Negative);
     }
 
     #[test]
@@ -276,10 +285,10 @@ mod tests {
         check(
             vec![(found(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]), absent())],
             &["10.0.0.1", "10.0.0.2"],
-            Answer::Good,
+            QueryResult::Good,
         );
         let many = (0..1000_u32).map(|index| IpAddr::from(index.to_be_bytes())).collect();
-        let (known, _) = known(vec![(Half::Found(many, TTL), absent())]);
+        let (known, _) = known(vec![(FamilyAnswer::Found(many, TTL), absent())]);
         assert_eq!(known.addresses().count(), ADDRESSES_MAX);
     }
 
@@ -295,23 +304,24 @@ mod tests {
     #[test]
     fn what_comes_late_changes_only_its_own_half() {
         let (now, mut rng) = (crate::clock::now(), Rng::with_seed(3));
-        let mut known = Known::new(now);
-        let shown = |known: &Known| known.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" ");
-        let early = |known: &mut Known, rng: &mut Rng| {
-            known.learn(Reply { v4: found(&["10.0.0.1"]), v6: Half::Pending }, now, rng)
+        let mut known = KnownName::new(now);
+        let shown =
+            |known: &KnownName| known.addresses().map(|ip| ip.to_string()).collect::<Vec<_>>().join(" ");
+        let early = |known: &mut KnownName, rng: &mut Rng| {
+            known.learn(NameAnswer { v4: found(&["10.0.0.1"]), v6: FamilyAnswer::Pending }, now, rng)
         };
-        assert_eq!(early(&mut known, &mut rng), Answer::Good);
+        assert_eq!(early(&mut known, &mut rng), QueryResult::Good);
         assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1".into(), None));
-        known.learn_late(Reply { v4: Half::Pending, v6: failed() }, now);
+        known.learn_late(NameAnswer { v4: FamilyAnswer::Pending, v6: failed() }, now);
         assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1".into(), Some("no answer")));
-        assert_eq!(early(&mut known, &mut rng), Answer::Good);
+        assert_eq!(early(&mut known, &mut rng), QueryResult::Good);
         assert_eq!(known.error.as_deref(), Some("no answer"), "it has not come meanwhile");
         let due = known.schedule.due();
-        let soon = Half::Found(vec!["fd00::1".parse().unwrap()], Duration::from_secs(5));
-        known.learn_late(Reply { v4: Half::Pending, v6: soon }, now);
+        let soon = FamilyAnswer::Found(vec!["fd00::1".parse().unwrap()], Duration::from_secs(5));
+        known.learn_late(NameAnswer { v4: FamilyAnswer::Pending, v6: soon }, now);
         assert_eq!((shown(&known), known.error.as_deref()), ("10.0.0.1 fd00::1".into(), None));
         assert!(known.schedule.due() < due, "the shorter TTL counts");
-        known.learn_late(Reply { v4: Half::Pending, v6: absent() }, now);
+        known.learn_late(NameAnswer { v4: FamilyAnswer::Pending, v6: absent() }, now);
         assert_eq!(shown(&known), "10.0.0.1");
     }
 
@@ -325,14 +335,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_dialled_from_here_is_left_out() {
-        let both = || Reply { v4: found(&["10.0.0.1"]), v6: found(&["fd00::1"]) };
-        let only = |reply: Reply| reply.addresses().map(ToString::to_string).collect::<Vec<_>>();
+        let both = || NameAnswer { v4: found(&["10.0.0.1"]), v6: found(&["fd00::1"]) };
+        let only = |reply: NameAnswer| reply.addresses().map(ToString::to_string).collect::<Vec<_>>();
         let (v4, v6): (IpAddr, IpAddr) = ("10.9.9.9".parse().unwrap(), "fd00::9".parse().unwrap());
         assert_eq!(only(both().usable(Some(v4), |_| true)), ["10.0.0.1"]);
         assert_eq!(only(both().usable(Some(v6), |_| true)), ["fd00::1"]);
         assert_eq!(only(both().usable(None, |ip| ip.is_ipv4())), ["10.0.0.1"]);
         assert_eq!(only(both().usable(None, |_| false)).len(), 2, "the dial says why");
-        let six = Reply { v4: absent(), v6: found(&["fd00::1"]) };
+        let six = NameAnswer { v4: absent(), v6: found(&["fd00::1"]) };
         let (_, words) = six.usable(Some(v4), |_| true).judge().unwrap_err();
         assert!(words.contains("only IPv6 addresses") && words.contains("local_address"), "{words}");
     }

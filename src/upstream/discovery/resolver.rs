@@ -18,7 +18,7 @@ use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use nix::net::if_::if_nametoindex;
 
-use super::name::{Family, Half, Reply};
+use super::name::{Family, FamilyAnswer, NameAnswer};
 use super::resolv_conf::ResolvConf;
 use super::servers::Servers;
 use super::srv::SrvRecord;
@@ -35,25 +35,25 @@ pub struct Resolver {
 /// What the two files say.
 #[derive(Debug)]
 struct Loaded {
-    stamps: [Option<Stamp>; 2],
+    stamps: [Option<FileVersion>; 2],
     conf: ResolvConf,
     servers: Result<Servers, String>,
     hosts: Hosts,
 }
 
 /// What is known of a host's addresses, and what will be.
-pub(super) struct Answered {
-    pub(super) reply: Reply,
+pub(super) struct AddressAnswer {
+    pub(super) reply: NameAnswer,
     /// The same once more, with the family that has not been heard of.
     pub(super) late: Option<(Family, Late)>,
 }
 
 /// Ends when the servers of the file have had their attempts.
-pub(super) type Late = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(super) type Late = Pin<Box<dyn Future<Output = NameAnswer> + Send>>;
 
 /// By which a file is known to be the one that was read.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+struct FileVersion {
     device: u64,
     inode: u64,
     changed: (i64, i64),
@@ -62,7 +62,7 @@ struct Stamp {
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unanswered {
+pub(super) enum NoAnswer {
     /// There is no such name, and so nothing of any kind.
     NoSuchName(String),
     /// There is nothing of that kind.
@@ -83,28 +83,28 @@ const HOSTS_TTL: Duration = Duration::from_secs(5);
 
 impl Resolver {
     /// Every address of a host, or those of one family.
-    pub(super) async fn addresses(&self, host: &str, only: Option<Family>) -> Answered {
+    pub(super) async fn addresses(&self, host: &str, only: Option<Family>) -> AddressAnswer {
         let loaded = self.loaded();
         let Ok(name) = Name::from_ascii(host) else {
-            let words = || Half::Failed("it is no host name".into());
-            return Answered::now(words(), words());
+            let words = || FamilyAnswer::Failed("it is no host name".into());
+            return AddressAnswer::now(words(), words());
         };
         match (loaded.in_hosts(&name), only) {
-            (Some(reply), _) => Answered { reply, late: None },
+            (Some(reply), _) => AddressAnswer { reply, late: None },
             (None, None) => loaded.ask_for_addresses(&name).await,
             (None, Some(family)) => loaded.ask_for_one_family(&name, family).await,
         }
     }
 
     /// The records of a service, and for how long they hold.
-    pub(super) async fn service(&self, service: &str) -> Result<(Vec<SrvRecord>, Duration), Unanswered> {
+    pub(super) async fn service(&self, service: &str) -> Result<(Vec<SrvRecord>, Duration), NoAnswer> {
         let loaded = self.loaded();
-        let name = Name::from_ascii(service).map_err(|_| Unanswered::Failed("it is no name".into()))?;
+        let name = Name::from_ascii(service).map_err(|_| NoAnswer::Failed("it is no name".into()))?;
         loaded.ask_for_service(&name).await
     }
 
     fn loaded(&self) -> Arc<Loaded> {
-        let stamps = [RESOLV_CONF, HOSTS].map(|path| Stamp::of(Path::new(path)));
+        let stamps = [RESOLV_CONF, HOSTS].map(|path| FileVersion::of(Path::new(path)));
         let mut loaded = self.loaded.lock();
         match &*loaded {
             Some(loaded) if loaded.stamps == stamps => Arc::clone(loaded),
@@ -115,7 +115,7 @@ impl Resolver {
 
 const NO_ANSWER: &str = "no name server of /etc/resolv.conf answered in time";
 
-impl Stamp {
+impl FileVersion {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         Some(Self {
@@ -127,14 +127,14 @@ impl Stamp {
     }
 }
 
-impl Answered {
-    const fn now(v4: Half, v6: Half) -> Self {
-        Self { reply: Reply { v4, v6 }, late: None }
+impl AddressAnswer {
+    const fn now(v4: FamilyAnswer, v6: FamilyAnswer) -> Self {
+        Self { reply: NameAnswer { v4, v6 }, late: None }
     }
 }
 
 impl Loaded {
-    fn read(stamps: [Option<Stamp>; 2]) -> Self {
+    fn read(stamps: [Option<FileVersion>; 2]) -> Self {
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let scope = |interface: &str| interface.parse().ok().or_else(|| if_nametoindex(interface).ok());
         let conf = ResolvConf::parse(&read(RESOLV_CONF), &hostname, scope);
@@ -149,50 +149,53 @@ impl Loaded {
         Self { stamps, conf, servers, hosts }
     }
 
-    fn in_hosts(&self, name: &Name) -> Option<Reply> {
+    fn in_hosts(&self, name: &Name) -> Option<NameAnswer> {
         let half = |kind| {
             let found = self.hosts.lookup_static_host(&Query::query(name.clone(), kind))?;
             let addresses: Vec<_> = found.answers().iter().filter_map(address).collect();
-            (!addresses.is_empty()).then_some(Half::Found(addresses, HOSTS_TTL))
+            (!addresses.is_empty()).then_some(FamilyAnswer::Found(addresses, HOSTS_TTL))
         };
-        let absent = || Half::Absent(format!("{HOSTS} has no address for it"));
+        let absent = || FamilyAnswer::Absent(format!("{HOSTS} has no address for it"));
         match (half(RecordType::A), half(RecordType::AAAA)) {
             (None, None) => None,
-            (v4, v6) => Some(Reply { v4: v4.unwrap_or_else(absent), v6: v6.unwrap_or_else(absent) }),
+            (v4, v6) => Some(NameAnswer { v4: v4.unwrap_or_else(absent), v6: v6.unwrap_or_else(absent) }),
         }
     }
 
     /// The first whole name that has an address, or that nobody knows about, counts: it may be the one that was meant.
-    async fn ask_for_addresses(self: &Arc<Self>, name: &Name) -> Answered {
+    async fn ask_for_addresses(self: &Arc<Self>, name: &Name) -> AddressAnswer {
         let mut first = None;
         for candidate in self.conf.candidates(name) {
             let answered = self.ask_for_both(candidate).await;
-            if !matches!(answered.reply, Reply { v4: Half::Absent(_), v6: Half::Absent(_) }) {
+            if !matches!(
+                answered.reply,
+                NameAnswer { v4: FamilyAnswer::Absent(_), v6: FamilyAnswer::Absent(_) }
+            ) {
                 return answered;
             }
             first.get_or_insert(answered);
         }
-        let absent = || Half::Absent("it is no host name".into());
-        first.unwrap_or_else(|| Answered::now(absent(), absent()))
+        let absent = || FamilyAnswer::Absent("it is no host name".into());
+        first.unwrap_or_else(|| AddressAnswer::now(absent(), absent()))
     }
 
     /// Of the same whole name, while the other family is still being asked for.
-    async fn ask_for_one_family(self: &Arc<Self>, name: &Name, family: Family) -> Answered {
-        let mut half = Half::Absent("it is no host name".into());
+    async fn ask_for_one_family(self: &Arc<Self>, name: &Name, family: Family) -> AddressAnswer {
+        let mut half = FamilyAnswer::Absent("it is no host name".into());
         for candidate in self.conf.candidates(name) {
             half = self.family(candidate, family).await.half();
-            if !matches!(half, Half::Absent(_)) {
+            if !matches!(half, FamilyAnswer::Absent(_)) {
                 break;
             }
         }
-        Answered { reply: Reply::of(family, half, Half::Pending), late: None }
+        AddressAnswer { reply: NameAnswer::of(family, half, FamilyAnswer::Pending), late: None }
     }
 
     /// Both families of a whole name; where one has an answer that will do, the other may come late.
-    async fn ask_for_both(self: &Arc<Self>, name: Name) -> Answered {
+    async fn ask_for_both(self: &Arc<Self>, name: Name) -> AddressAnswer {
         let mut v4 = self.family(name.clone(), Family::V4);
         if self.conf.no_aaaa {
-            return Answered::now(v4.await.without_others(), Half::Absent(String::new()));
+            return AddressAnswer::now(v4.await.without_others(), FamilyAnswer::Absent(String::new()));
         }
         let mut v6 = self.family(name, Family::V6);
         let (family, said) = if self.conf.single_request {
@@ -205,83 +208,89 @@ impl Loaded {
         };
         let mut other = if family == Family::V4 { v6 } else { v4 };
         // What does not exist has no other records (RFC 8020), though some servers say that of IPv6 alone (RFC 4074 section 4.2).
-        let is_nowhere = family == Family::V4 && matches!(said, Looked::NoSuchName(_));
+        let is_nowhere = family == Family::V4 && matches!(said, FamilyLookup::NoSuchName(_));
         let half = said.half();
-        if !is_nowhere && !matches!(half, Half::Found(..)) {
+        if !is_nowhere && !matches!(half, FamilyAnswer::Found(..)) {
             let other = other.await.half();
-            return Answered { reply: Reply::of(family, half, other), late: None };
+            return AddressAnswer { reply: NameAnswer::of(family, half, other), late: None };
         }
-        match alarm::before(clock::now() + RESOLUTION_DELAY, &mut other).await {
-            Ok(other) => Answered { reply: Reply::of(family, half, other.half()), late: None },
-            Err(_) if is_nowhere => Answered { reply: Reply::of(family, half.clone(), half), late: None },
+        match alarm::timeout_at(clock::now() + RESOLUTION_DELAY, &mut other).await {
+            Ok(other) => AddressAnswer { reply: NameAnswer::of(family, half, other.half()), late: None },
+            Err(_) if is_nowhere => {
+                AddressAnswer { reply: NameAnswer::of(family, half.clone(), half), late: None }
+            }
             Err(_) => {
-                let reply = Reply::of(family, half.clone(), Half::Pending);
-                let late = Box::pin(async move { Reply::of(family, half, other.await.half()) });
-                Answered { reply, late: Some((family.other(), late)) }
+                let reply = NameAnswer::of(family, half.clone(), FamilyAnswer::Pending);
+                let late = Box::pin(async move { NameAnswer::of(family, half, other.await.half()) });
+                AddressAnswer { reply, late: Some((family.other(), late)) }
             }
         }
     }
 
-    fn family(self: &Arc<Self>, name: Name, family: Family) -> Pin<Box<dyn Future<Output = Looked> + Send>> {
+    fn family(
+        self: &Arc<Self>,
+        name: Name,
+        family: Family,
+    ) -> Pin<Box<dyn Future<Output = FamilyLookup> + Send>> {
         let loaded = Arc::clone(self);
         let kind = if family == Family::V4 { RecordType::A } else { RecordType::AAAA };
         Box::pin(async move {
             match loaded.ask(&name, kind).await {
                 Ok((records, ttl)) => {
-                    Looked::Half(Half::Found(records.iter().filter_map(address).collect(), ttl))
+                    FamilyLookup::Half(FamilyAnswer::Found(records.iter().filter_map(address).collect(), ttl))
                 }
-                Err(Unanswered::NoSuchName(words)) => Looked::NoSuchName(words),
-                Err(Unanswered::Absent(words)) => Looked::Half(Half::Absent(words)),
-                Err(Unanswered::Failed(words)) => Looked::Half(Half::Failed(words)),
+                Err(NoAnswer::NoSuchName(words)) => FamilyLookup::NoSuchName(words),
+                Err(NoAnswer::Absent(words)) => FamilyLookup::Half(FamilyAnswer::Absent(words)),
+                Err(NoAnswer::Failed(words)) => FamilyLookup::Half(FamilyAnswer::Failed(words)),
             }
         })
     }
 
-    async fn ask_for_service(&self, name: &Name) -> Result<(Vec<SrvRecord>, Duration), Unanswered> {
+    async fn ask_for_service(&self, name: &Name) -> Result<(Vec<SrvRecord>, Duration), NoAnswer> {
         let mut first = None;
         for candidate in self.conf.candidates(name) {
             match self.ask(&candidate, RecordType::SRV).await {
                 Ok((records, ttl)) => return Ok((records.iter().filter_map(service).collect(), ttl)),
-                Err(failed @ Unanswered::Failed(_)) => return Err(failed),
+                Err(failed @ NoAnswer::Failed(_)) => return Err(failed),
                 Err(absent) => drop(first.get_or_insert(absent)),
             }
         }
-        Err(first.unwrap_or_else(|| Unanswered::Absent("it is no name".into())))
+        Err(first.unwrap_or_else(|| NoAnswer::Absent("it is no name".into())))
     }
 
     /// The records of an answer, those of aliases on the way included, and the least of their TTLs.
-    async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Vec<Record>, Duration), Unanswered> {
-        let servers = self.servers.as_ref().map_err(|words| Unanswered::Failed(words.clone()))?;
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Vec<Record>, Duration), NoAnswer> {
+        let servers = self.servers.as_ref().map_err(|words| NoAnswer::Failed(words.clone()))?;
         let lookup = servers.ask(name, kind).await.map_err(|error| explain(&error, name, kind))?;
         let records = lookup.answers().to_vec();
         let ttl = records.iter().map(|record| record.ttl).min().unwrap_or_default();
         if records.iter().any(|record| record.record_type() == kind) {
             Ok((records, Duration::from_secs(ttl.into())))
         } else {
-            Err(Unanswered::Absent(absent(kind)))
+            Err(NoAnswer::Absent(absent(kind)))
         }
     }
 }
 
 /// What was said of one family.
-enum Looked {
+enum FamilyLookup {
     /// The name does not exist at all.
     NoSuchName(String),
-    Half(Half),
+    Half(FamilyAnswer),
 }
 
-impl Looked {
-    fn half(self) -> Half {
+impl FamilyLookup {
+    fn half(self) -> FamilyAnswer {
         match self {
-            Self::NoSuchName(words) => Half::Absent(words),
+            Self::NoSuchName(words) => FamilyAnswer::Absent(words),
             Self::Half(half) => half,
         }
     }
 
     /// The same where IPv6 is not asked for.
-    fn without_others(self) -> Half {
+    fn without_others(self) -> FamilyAnswer {
         match self {
-            Self::Half(Half::Absent(words)) => Half::Absent(format!(
+            Self::Half(FamilyAnswer::Absent(words)) => FamilyAnswer::Absent(format!(
                 "{words} of IPv4, and `options no-aaaa` of {RESOLV_CONF} lets nobody ask for others"
             )),
             Self::Half(_) | Self::NoSuchName(_) => self.half(),
@@ -351,7 +360,7 @@ fn absent(kind: RecordType) -> String {
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
-fn explain(error: &NetError, name: &Name, kind: RecordType) -> Unanswered {
+fn explain(error: &NetError, name: &Name, kind: RecordType) -> NoAnswer {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
             // Where hickory followed an alias, the question about its target has none.
@@ -363,23 +372,23 @@ fn explain(error: &NetError, name: &Name, kind: RecordType) -> Unanswered {
                 None => words,
             };
             match none.response_code {
-                ResponseCode::NXDomain => Unanswered::NoSuchName(told("the name does not exist".into())),
-                ResponseCode::NoError => Unanswered::Absent(told(absent(kind))),
+                ResponseCode::NXDomain => NoAnswer::NoSuchName(told("the name does not exist".into())),
+                ResponseCode::NoError => NoAnswer::Absent(told(absent(kind))),
                 code => refused(code),
             }
         }
         NetError::Dns(DnsError::ResponseCode(code)) => refused(*code),
-        NetError::Timeout => Unanswered::Failed(NO_ANSWER.into()),
+        NetError::Timeout => NoAnswer::Failed(NO_ANSWER.into()),
         NetError::NoConnections | NetError::Busy => {
-            Unanswered::Failed("no name server of /etc/resolv.conf can be reached".into())
+            NoAnswer::Failed("no name server of /etc/resolv.conf can be reached".into())
         }
-        NetError::Io(error) => Unanswered::Failed(format!("cannot ask a name server: {error}")),
-        other => Unanswered::Failed(other.to_string()),
+        NetError::Io(error) => NoAnswer::Failed(format!("cannot ask a name server: {error}")),
+        other => NoAnswer::Failed(other.to_string()),
     }
 }
 
-fn refused(code: ResponseCode) -> Unanswered {
-    Unanswered::Failed(format!("the name server answered \"{code}\""))
+fn refused(code: ResponseCode) -> NoAnswer {
+    NoAnswer::Failed(format!("the name server answered \"{code}\""))
 }
 
 #[cfg(test)]

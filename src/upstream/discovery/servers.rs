@@ -101,7 +101,7 @@ impl Servers {
             let Some((server, others)) = order.split_first() else { return Err(NetError::NoConnections) };
             let mut asked = pin!(server.ask(name, kind));
             let patience = clock::now() + PATIENCE.min(server.timeout / 2);
-            match alarm::before(patience, &mut asked).await {
+            match alarm::timeout_at(patience, &mut asked).await {
                 Ok(answer) if is_final(&answer) => answer,
                 Ok(answer) => better(answer, self.ask_in_turn(others, name, kind).await),
                 Err(_) => {
@@ -168,7 +168,7 @@ impl Server {
             answer
         };
         let mut asked = pin!(edns.lookup(name.clone(), kind));
-        match alarm::before(clock::now() + PATIENCE.min(self.timeout / 2), &mut asked).await {
+        match alarm::timeout_at(clock::now() + PATIENCE.min(self.timeout / 2), &mut asked).await {
             Ok(answer) if rejects_edns(&answer) => bare.await,
             Ok(answer) => answer,
             Err(_) => first_final(asked, bare).await,

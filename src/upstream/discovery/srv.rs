@@ -2,7 +2,7 @@
 
 use rustls::pki_types::ServerName;
 
-use super::target::{Service, Target};
+use super::target::{SrvService, Target};
 use crate::upstream::endpoint::{Address, Host};
 
 /// One record of an answer.
@@ -16,7 +16,7 @@ pub(super) struct SrvRecord {
 }
 
 /// By priority, and always in the same order for the same records.
-pub(super) fn targets(service: &Service, mut records: Vec<SrvRecord>) -> Result<Vec<Target>, String> {
+pub(super) fn targets(service: &SrvService, mut records: Vec<SrvRecord>) -> Result<Vec<Target>, String> {
     records.retain(|record| record.port > 0 && record.target != ".");
     records.sort();
     records.dedup();
@@ -72,8 +72,8 @@ mod tests {
         SrvRecord { priority, weight, port: 5432, target: target.into() }
     }
 
-    fn service(own_domain_only: bool) -> Service {
-        Service { name: "_postgresql._tcp.example.com".into(), server_name: None, own_domain_only }
+    fn service(own_domain_only: bool) -> SrvService {
+        SrvService { name: "_postgresql._tcp.example.com".into(), server_name: None, own_domain_only }
     }
 
     fn named(targets: &[Target]) -> Vec<(String, u32)> {
@@ -124,7 +124,7 @@ mod tests {
         let own = targets(&service(true), answer()).unwrap();
         assert_eq!(own[0].server_name, ServerName::try_from("a.example.com").unwrap());
         let given = ServerName::try_from("db").unwrap();
-        let service = Service { server_name: Some(given.clone()), ..service(false) };
+        let service = SrvService { server_name: Some(given.clone()), ..service(false) };
         assert_eq!(targets(&service, answer()).unwrap()[0].server_name, given);
     }
 

@@ -14,7 +14,7 @@ pub enum Source {
     /// The configuration names them.
     Listed(Vec<Target>),
     /// An SRV record does.
-    Service(Service),
+    Service(SrvService),
     /// A file does, which somebody else writes.
     File(EndpointsFile),
 }
@@ -43,7 +43,7 @@ impl Target {
 
 /// An SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct SrvService {
     /// As it is asked for, such as `_postgresql._tcp.example.com`.
     pub name: String,
     /// The name sent and verified in TLS, for every server; `None`: each one's own.

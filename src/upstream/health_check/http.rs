@@ -11,9 +11,9 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Request, Response};
 
 use crate::clock;
-use crate::relay::End;
+use crate::relay::UpstreamStream;
 use crate::sys::Socket;
-use crate::tls::Carriage;
+use crate::tls::HandshakeOptions;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
 use crate::upstream::dial::DialRecord;
@@ -21,7 +21,7 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
 
 use super::Http;
-use super::probing::Failure;
+use super::probing::HealthCheckError;
 
 /// What is read of a body before we hang up: it does not matter, but a server that is read out logs no error.
 const BODY_MAX: usize = 64 * 1024;
@@ -32,7 +32,7 @@ pub(super) async fn ask(
     http: &Http,
     endpoint: &Endpoint,
     record: &mut DialRecord,
-) -> Result<(), Failure> {
+) -> Result<(), HealthCheckError> {
     let socket = attempt::connect_endpoint(cluster, endpoint, Some(http.port), record).await?;
     let end = secure(socket, http, endpoint, record).await?;
     let host = endpoint.settings().authority(http.port);
@@ -42,8 +42,8 @@ pub(super) async fn ask(
         .header("user-agent", concat!("ambassador/", env!("CARGO_PKG_VERSION")))
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| Failure::Answer(format!("{asked}: {error}")))?;
-    let failed = |error: hyper::Error| Failure::Answer(format!("{asked}: {}", words(&error)));
+        .map_err(|error| HealthCheckError::Answer(format!("{asked}: {error}")))?;
+    let failed = |error: hyper::Error| HealthCheckError::Answer(format!("{asked}: {}", words(&error)));
     let (mut sender, connection) = http1::handshake(Wire::new(end)).await.map_err(failed)?;
     let asking = async {
         let response = sender.send_request(request).await?;
@@ -57,7 +57,7 @@ pub(super) async fn ask(
         return Ok(());
     }
     let expected: Vec<_> = http.statuses.iter().map(ToString::to_string).collect();
-    Err(Failure::Answer(format!("{asked}: answered {status}, expected {}", expected.join(" or "))))
+    Err(HealthCheckError::Answer(format!("{asked}: answered {status}, expected {}", expected.join(" or "))))
 }
 
 async fn secure(
@@ -65,17 +65,17 @@ async fn secure(
     http: &Http,
     endpoint: &Endpoint,
     record: &mut DialRecord,
-) -> Result<End, Failure> {
-    let Some(originator) = &http.originator else { return Ok(End::Socket(socket)) };
+) -> Result<UpstreamStream, HealthCheckError> {
+    let Some(originator) = &http.originator else { return Ok(UpstreamStream::Socket(socket)) };
     let begun = clock::now();
     let endpoint = endpoint.settings();
     let name = endpoint.server_name.clone();
-    let originating = originator.originate(originator.for_nobody(), socket, name, Carriage::plain());
+    let originating = originator.originate(originator.for_nobody(), socket, name, HandshakeOptions::plain());
     let (stream, _) = originating
         .await
-        .map_err(|error| Failure::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;
+        .map_err(|error| HealthCheckError::Dial(DialError::Tls { endpoint: endpoint.name.clone(), error }))?;
     record.handshake = Some(clock::now() - begun);
-    Ok(End::Tls(stream))
+    Ok(UpstreamStream::Tls(stream))
 }
 
 async fn read_out(response: Response<Incoming>) {
@@ -99,14 +99,14 @@ fn words(error: &hyper::Error) -> String {
 
 /// An upstream as hyper wants it, which reads less at once than TLS does.
 struct Wire {
-    end: End,
+    end: UpstreamStream,
     /// What was read; `taken` bytes of it hyper has.
     read: Vec<u8>,
     taken: usize,
 }
 
 impl Wire {
-    fn new(end: End) -> Self {
+    fn new(end: UpstreamStream) -> Self {
         Self { end, read: Vec::new(), taken: 0 }
     }
 }
@@ -121,7 +121,7 @@ impl Read for Wire {
         if *taken == read.len() {
             read.clear();
             *taken = 0;
-            ready!(end.poll_glimpse(cx, |bytes| read.extend_from_slice(bytes)))?;
+            ready!(end.poll_read_scratch(cx, |bytes| read.extend_from_slice(bytes)))?;
         }
         let next = cmp::min(buffer.remaining(), read.len() - *taken);
         buffer.put_slice(&read[*taken..*taken + next]);
@@ -136,10 +136,10 @@ impl Write for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().end.poll_sent(cx)
+        self.get_mut().end.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().end.poll_ended(cx).map(Ok)
+        self.get_mut().end.poll_shutdown(cx).map(Ok)
     }
 }

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
-use crate::relay::End;
+use crate::relay::UpstreamStream;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
 use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
-use crate::upstream::probe::{VERDICT, converse, part_within, rejected_within};
+use crate::upstream::probe::{VERDICT, converse, rejected_within, shut_down_within};
 
 use super::http;
-use super::{Exchange, Kind, Settings};
+use super::{ByteExchange, ProbeKind, Settings};
 
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum HealthCheckError {
     /// On the way, where a session would have failed too.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -34,7 +34,7 @@ pub(super) enum Failure {
     },
 }
 
-impl Failure {
+impl HealthCheckError {
     const OK: &'static str = "ok";
     const BAD_ANSWER: &'static str = "bad_answer";
     const TIMEOUT: &'static str = "timeout";
@@ -66,19 +66,19 @@ pub(super) async fn probe(
     cluster: &ClusterSettings,
     settings: &Settings,
     endpoint: &Endpoint,
-) -> Result<(), Failure> {
+) -> Result<(), HealthCheckError> {
     let mut record = DialRecord::default();
     let until = clock::now() + settings.timeout;
-    let probed = alarm::before(until, go(cluster, settings, endpoint, until, &mut record)).await;
+    let probed = alarm::timeout_at(until, go(cluster, settings, endpoint, until, &mut record)).await;
     let probed = probed.unwrap_or_else(|Elapsed| {
         let goes_on = settings.kind.shakes_hands(cluster);
         let awaits_greeting =
-            goes_on && !matches!(settings.kind, Kind::Http(_)) && cluster.awaits_greetings();
+            goes_on && !matches!(settings.kind, ProbeKind::Http(_)) && cluster.awaits_greetings();
         let waited_for = waited_for(&record, goes_on, awaits_greeting);
-        Err(Failure::Timeout { waited_for, timeout: settings.timeout })
+        Err(HealthCheckError::Timeout { waited_for, timeout: settings.timeout })
     });
     if probed.is_err() {
-        endpoint.lets_pass(None);
+        endpoint.set_probed_generations(None);
     }
     probed
 }
@@ -98,40 +98,40 @@ async fn go(
     endpoint: &Endpoint,
     until: Instant,
     record: &mut DialRecord,
-) -> Result<(), Failure> {
+) -> Result<(), HealthCheckError> {
     // For what a server need not say at all; a timeout has room for two of them.
     let patience = VERDICT.min(settings.timeout / 4);
     match &settings.kind {
-        Kind::Tcp => {
+        ProbeKind::Tcp => {
             let socket = attempt::connect_endpoint(cluster, endpoint, None, record).await?;
             // A server that waits for its client sees the end of one that had nothing to say, waited for or not. Another
             // may be speaking, and would be reset.
             if cluster.protocol.keeps_ready().is_err() {
-                part_within(patience, &mut End::Socket(socket)).await;
+                shut_down_within(patience, &mut UpstreamStream::Socket(socket)).await;
             }
             Ok(())
         }
-        Kind::Http(http) => http::ask(cluster, http, endpoint, record).await,
-        Kind::Tls => {
+        ProbeKind::Http(http) => http::ask(cluster, http, endpoint, record).await,
+        ProbeKind::Tls => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             settled(ready, endpoint, record, patience).await
         }
-        Kind::Protocol => {
+        ProbeKind::Protocol => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             match cluster.probe(&ready) {
                 None => settled(ready, endpoint, record, patience).await,
                 Some(conversation) => {
                     let talked = converse(ready, conversation, patience).await;
-                    talked.map_err(|failure| Failure::Answer(failure.to_string()))
+                    talked.map_err(|failure| HealthCheckError::Answer(failure.to_string()))
                 }
             }
         }
-        Kind::Exchange(exchange) => {
+        ProbeKind::Exchange(exchange) => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            hear(ready, exchange, until, patience).await.map_err(Failure::Answer)
+            hear(ready, exchange, until, patience).await.map_err(HealthCheckError::Answer)
         }
     }
 }
@@ -144,16 +144,16 @@ async fn settled(
     endpoint: &Endpoint,
     record: &DialRecord,
     patience: Duration,
-) -> Result<(), Failure> {
-    let shown = record.agreed.as_ref().map(|agreed| agreed.shown());
+) -> Result<(), HealthCheckError> {
+    let shown = record.agreed.as_ref().map(|agreed| agreed.generations());
     let stay = match record.handshake {
-        Some(took) if shown.is_some() && endpoint.let_pass() == shown => took.min(patience),
+        Some(took) if shown.is_some() && endpoint.probed_generations() == shown => took.min(patience),
         Some(_) | None => patience,
     };
-    if let Some(reason) = rejected_within(stay, patience, &mut ready.end).await {
-        return Err(Failure::Answer(reason));
+    if let Some(reason) = rejected_within(stay, patience, &mut ready.stream).await {
+        return Err(HealthCheckError::Answer(reason));
     }
-    endpoint.lets_pass(shown);
+    endpoint.set_probed_generations(shown);
     Ok(())
 }
 
@@ -161,8 +161,13 @@ async fn settled(
 const ANSWER_MAX: usize = 4096;
 
 /// Looks for the answer until the time is over: what came instead says more than that it is.
-async fn hear(ready: Ready, exchange: &Exchange, until: Instant, patience: Duration) -> Result<(), String> {
-    let Ready { mut end, first, .. } = ready;
+async fn hear(
+    ready: Ready,
+    exchange: &ByteExchange,
+    until: Instant,
+    patience: Duration,
+) -> Result<(), String> {
+    let Ready { stream: mut end, first, .. } = ready;
     let failed = |error: std::io::Error| {
         crate::tls::late_rejection(&error).unwrap_or_else(|| format!("the connection failed: {error}"))
     };
@@ -170,22 +175,22 @@ async fn hear(ready: Ready, exchange: &Exchange, until: Instant, patience: Durat
     let mut answer = Vec::new();
     while !contains(&answer, &exchange.expect) {
         let is_full = answer.len() == ANSWER_MAX;
-        let hearing = end.glimpse(|portion| {
+        let hearing = end.read_scratch(|portion| {
             answer.extend_from_slice(&portion[..portion.len().min(ANSWER_MAX - answer.len())]);
             portion.len()
         });
-        let read = match alarm::before(until, hearing).await {
+        let read = match alarm::timeout_at(until, hearing).await {
             Ok(read) => read.map_err(failed)?,
             // Nothing at all is told by whoever waits for us.
             Err(Elapsed) if answer.is_empty() => std::future::pending().await,
             Err(Elapsed) => return Err(unexpected(&answer, &exchange.expect)),
         };
         if read == 0 || is_full {
-            part_within(patience, &mut end).await;
+            shut_down_within(patience, &mut end).await;
             return Err(unexpected(&answer, &exchange.expect));
         }
     }
-    part_within(patience, &mut end).await;
+    shut_down_within(patience, &mut end).await;
     Ok(())
 }
 

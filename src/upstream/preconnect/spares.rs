@@ -41,7 +41,7 @@ struct Shelf {
     is_closed: bool,
 }
 
-/// What [`crate::relay::End::poll_recv`] needs.
+/// What [`crate::relay::UpstreamStream::poll_recv`] needs.
 pub(super) const PORTION: usize = 32 * 1024;
 
 impl Spares {
@@ -114,7 +114,8 @@ impl Spares {
     /// Tickets, and whatever else TLS has to say to itself, are taken in on the way.
     fn poll_lost(&self, cx: &mut Context<'_>, portion: &mut [u8]) -> Poll<Spare> {
         let mut shelf = self.shelf();
-        let lost = shelf.ready.iter_mut().position(|spare| spare.ready.end.poll_recv(cx, portion).is_ready());
+        let lost =
+            shelf.ready.iter_mut().position(|spare| spare.ready.stream.poll_recv(cx, portion).is_ready());
         lost.and_then(|index| shelf.ready.remove(index)).map_or(Poll::Pending, Poll::Ready)
     }
 

@@ -34,8 +34,10 @@ fn written() -> Value {
     let cluster = Cluster::new(settings(TWO, CHECKED), Rng::with_seed(1));
     let rhythm = cluster.settings().health_check.as_ref().unwrap().rhythm;
     let first = &cluster.endpoints()[0];
-    cluster.board.resume(first, Health::resume(rhythm, Status::Unhealthy, clock::now(), clock::now()));
-    cluster.set_health(first.id(), Status::Unhealthy, Err(Some("it says no")));
+    cluster
+        .probe_table
+        .resume(first, Health::resume(rhythm, HealthStatus::Unhealthy, clock::now(), clock::now()));
+    cluster.set_health(first.id(), HealthStatus::Unhealthy, Err(Some("it says no")));
     assert!(cluster.set_admin("10.0.0.2:1", Admin::Disabled));
     serde_json::to_value(cluster.snapshot()).unwrap()
 }
@@ -44,15 +46,15 @@ fn written() -> Value {
 fn health_and_orders_are_those_of_before() {
     let cluster = resumed(settings("[10.0.0.2:1, 10.0.0.1:1]", CHECKED), &written());
     let first = only(&cluster, "10.0.0.1:1");
-    assert_eq!((first.health, first.admin), (Status::Unhealthy, Admin::Enabled));
+    assert_eq!((first.health, first.admin), (HealthStatus::Unhealthy, Admin::Enabled));
     assert_eq!(first.last_error.as_deref(), Some("it says no"));
-    assert_eq!(first.observed.unwrap().status, Status::Unhealthy, "its probes go on from there");
+    assert_eq!(first.observed.unwrap().status, HealthStatus::Unhealthy, "its probes go on from there");
     let second = only(&cluster, "10.0.0.2:1");
     assert_eq!((second.admin, second.observed), (Admin::Disabled, None));
     // And so on, from process to process.
     let again = serde_json::to_value(cluster.snapshot()).unwrap();
     let third = resumed(settings(TWO, CHECKED), &again);
-    assert_eq!(only(&third, "10.0.0.1:1").health, Status::Unhealthy);
+    assert_eq!(only(&third, "10.0.0.1:1").health, HealthStatus::Unhealthy);
     assert_eq!(only(&third, "10.0.0.2:1").admin, Admin::Disabled);
 }
 
@@ -61,9 +63,9 @@ fn only_the_same_server_is_known_again_and_only_where_it_has_a_meaning() {
     let snapshot = written();
     let tls = "tls: { insecure_skip_verify: true, server_name: other.test }\n    ";
     let cluster = resumed(settings(TWO, &format!("{tls}{CHECKED}")), &snapshot);
-    assert_eq!(only(&cluster, "10.0.0.1:1").health, Status::Undecided, "another name for TLS");
+    assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Undecided, "another name for TLS");
     let cluster = resumed(settings(TWO, "balance: first"), &snapshot);
-    assert_eq!(only(&cluster, "10.0.0.1:1").health, Status::Undecided, "nobody looks any more");
+    assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Undecided, "nobody looks any more");
     assert_eq!(only(&cluster, "10.0.0.2:1").admin, Admin::Disabled);
 }
 
@@ -76,13 +78,13 @@ fn endpoints_that_are_found_later_are_known_when_they_come() {
     let handed_on = serde_json::to_value(cluster.snapshot()).unwrap();
     let cluster = resumed(found, &handed_on);
     cluster.set_endpoints(settings(TWO, CHECKED).endpoints);
-    assert_eq!(only(&cluster, "10.0.0.1:1").health, Status::Unhealthy);
+    assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Unhealthy);
     assert_eq!(only(&cluster, "10.0.0.2:1").admin, Admin::Disabled);
 }
 
 #[test]
 fn breaker_ejections_and_estimates_go_on() {
-    let present = Present::new();
+    let present = Clocks::new();
     let soon = present.usec + 3_000_000;
     let snapshot = json!({
         "breaker": { "state": "open", "until": soon, "rounds": 2 },
@@ -115,7 +117,7 @@ fn breaker_ejections_and_estimates_go_on() {
 /// closed and said that an endpoint served again, for what was known of the endpoints came after they had joined.
 #[test]
 fn an_open_breaker_stays_open_when_failing_endpoints_are_found_again() {
-    let soon = Present::new().usec + 60_000_000;
+    let soon = Clocks::new().usec + 60_000_000;
     let failing =
         |name: &str| json!({ "name": name, "addresses": [name], "server_name": "10.0.0.1", "failing": true });
     let snapshot = json!({
@@ -152,7 +154,7 @@ fn what_another_version_says_is_passed_over_and_nonsense_does_no_harm() {
     let cluster = resumed(settings(TWO, CHECKED), &snapshot);
     assert_eq!(cluster.breaker(), Some(breaker::State::Closed { failures: 0 }));
     let first = only(&cluster, "10.0.0.1:1");
-    assert_eq!((first.health, first.admin, first.dial_time), (Status::Undecided, Admin::Enabled, None));
+    assert_eq!((first.health, first.admin, first.dial_time), (HealthStatus::Undecided, Admin::Enabled, None));
     assert_eq!(first.outlier, Outlier::In);
     let second = only(&cluster, "10.0.0.2:1");
     let Outlier::Ejected { until, .. } = second.outlier else { panic!("it is ejected") };

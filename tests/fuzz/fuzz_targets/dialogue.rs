@@ -5,7 +5,7 @@
 
 use ambassador::protocol::postgres::ScramPlus;
 use ambassador::protocol::{
-    self, Dialogue, Introduction, Opened, Options, Outbox, Probed, Protocol, Said, Step, Upgraded,
+    self, Dialogue, ClientReply, ClientOpening, Options, Outbox, ProbeStep, Protocol, OpeningState, UpgradeStep, Upgraded,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -62,19 +62,19 @@ impl<'a> Input<'a> {
 /// What a protocol may put in front of a client's first message.
 const PREFACE_MAX: usize = 64;
 
-fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> Opened {
-    let Some(mut opening) = protocol.opening() else { return Opened::default() };
+fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> ClientOpening {
+    let Some(mut opening) = protocol.opening() else { return ClientOpening::default() };
     for bytes in client.chunks(portion.min(client.len().max(1))) {
         match opening.received(bytes) {
-            Ok(Said::Opened(opened)) => {
+            Ok(OpeningState::Opened(opened)) => {
                 assert!(opened.bytes.len() <= client.len() + PREFACE_MAX && opened.preface <= opened.bytes.len());
                 return opened;
             }
-            Ok(Said::Incomplete | Said::Answer(_)) => {}
+            Ok(OpeningState::Incomplete | OpeningState::Answer(_)) => {}
             Err(_) => break,
         }
     }
-    Opened::default()
+    ClientOpening::default()
 }
 
 /// What is left to rewrite behind an upgrade: its own, or the opening's, which has to bear the answer that it kept.
@@ -123,7 +123,7 @@ fn cut(protocol: &dyn Protocol, client: &[u8], portion: usize) {
 /// The server's bytes, in portions no larger than the dialogue asks for.
 fn upgrade(
     protocol: &dyn Protocol,
-    opened: &Opened,
+    opened: &ClientOpening,
     client: &[u8],
     mut server: &[u8],
     portion: usize,
@@ -132,21 +132,21 @@ fn upgrade(
     let mut step = upgrade.begin();
     for _ in 0..HELD_MAX {
         step = match step {
-            Step::Send(bytes) => {
+            UpgradeStep::Send(bytes) => {
                 assert!(bytes.len() < HELD_MAX);
                 upgrade.sent()
             }
-            Step::ReadAtMost(most) => {
+            UpgradeStep::ReadAtMost(most) => {
                 assert!(most > 0, "a read of nothing would be taken for the end");
                 let (now, later) = server.split_at(most.min(portion).min(server.len()));
                 server = later;
                 upgrade.received(now).ok()?
             }
-            Step::Meet(greeting) => {
+            UpgradeStep::Greet(greeting) => {
                 assert!(greeting.words.len() < HELD_MAX);
-                return Some(introduce(greeting.introduction, client, portion));
+                return Some(reply(greeting.client_reply, client, portion));
             }
-            Step::Upgrade(upgraded) => {
+            UpgradeStep::Upgrade(upgraded) => {
                 assert!(upgraded.welcome.len() < HELD_MAX);
                 return Some(upgraded);
             }
@@ -155,15 +155,15 @@ fn upgrade(
     panic!("an upgrade that neither ends nor takes the end of the server's bytes for one");
 }
 
-fn introduce(mut introduction: Box<dyn Introduction>, client: &[u8], portion: usize) -> Upgraded {
+fn reply(mut client_reply: Box<dyn ClientReply>, client: &[u8], portion: usize) -> Upgraded {
     for bytes in client.chunks(portion.min(client.len().max(1))) {
-        match introduction.heard(bytes) {
+        match client_reply.received(bytes) {
             Ok(Some(introduced)) => return introduced.upgraded,
             Ok(None) => {}
             Err(_) => break,
         }
     }
-    introduction.alone().upgraded
+    client_reply.conclude_without_client().upgraded
 }
 
 fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portion: usize) {
@@ -202,7 +202,7 @@ fn probe(protocol: &dyn Protocol, server: &[u8], portion: usize) {
         let Some(mut probe) = protocol.probe(upgraded) else { continue };
         assert!(probe.begin().len() < HELD_MAX);
         for bytes in server.chunks(portion.min(server.len().max(1))) {
-            if !matches!(probe.received(bytes), Ok(Probed::Incomplete | Probed::Send(_))) {
+            if !matches!(probe.received(bytes), Ok(ProbeStep::Incomplete | ProbeStep::Send(_))) {
                 break;
             }
         }

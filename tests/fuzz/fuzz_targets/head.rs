@@ -3,8 +3,8 @@
 #![no_main]
 
 use ambassador::head::connect::RequestReader;
-use ambassador::head::proxy::{Addresses, Command, Extensions, HeaderReader, AddressPair, V2_LEAST, write_v1, write_v2};
-use ambassador::head::{Progress, Reader};
+use ambassador::head::proxy::{ProxyAddresses, ProxyCommand, Extensions, HeaderReader, AddressPair, V2_LEAST, write_v1, write_v2};
+use ambassador::head::{Progress, HeadReader};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -13,9 +13,9 @@ fuzz_target!(|input: &[u8]| {
     if let Some(Ok((header, _))) = header {
         let unique_id = header.unique_id.as_deref().and_then(|id| std::str::from_utf8(id).ok());
         let extensions = Extensions { authority: header.authority.as_deref(), unique_id, ..Extensions::default() };
-        if let Command::Proxied(Addresses::Tcp { source, destination }) = header.command {
+        if let ProxyCommand::Proxied(ProxyAddresses::Tcp { source, destination }) = header.command {
             let pair = AddressPair::new(source, destination);
-            let command = Command::Proxied(Addresses::Tcp { source: pair.source, destination: pair.destination });
+            let command = ProxyCommand::Proxied(ProxyAddresses::Tcp { source: pair.source, destination: pair.destination });
             for most in [V2_LEAST, 256, usize::MAX] {
                 let written = write_v2(pair, &extensions, most);
                 assert!(written.len() <= most);
@@ -35,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 /// What is read, and how many bytes are left to the session; `None`: more have to come.
-fn read<R: Reader>(mut reader: R, bytes: &[u8], portion: usize) -> Option<Result<(R::Head, usize), R::Error>> {
+fn read<R: HeadReader>(mut reader: R, bytes: &[u8], portion: usize) -> Option<Result<(R::Head, usize), R::Error>> {
     let mut seen = 0;
     for part in bytes.chunks(portion.min(bytes.len().max(1))) {
         match reader.received(part) {

@@ -23,9 +23,9 @@ use std::task::Poll;
 use ambassador::alarm;
 use ambassador::protocol::postgres::ScramPlus;
 use ambassador::protocol::{
-    self, CancelKey, Dialogue, DialogueError, Options, Outbox, Probe, Protocol, Said, Step,
+    self, CancelKey, Dialogue, DialogueError, Options, Outbox, Probe, Protocol, OpeningState, UpgradeStep,
 };
-use ambassador::relay::{self, Ended, Live, Settings, Start};
+use ambassador::relay::{self, Ended, LiveSession, Settings, RelayInput};
 use ambassador::workers;
 use libfuzzer_sys::fuzz_target;
 use wire::{ECONNRESET, EPIPE, End, Peer, Wire, Woken, wire};
@@ -46,7 +46,7 @@ thread_local! {
 fuzz_target!(|input: &[u8]| {
     let Some(mut script) = Script::of(input) else { return };
     let Some(begun) = Begun::with(&mut script) else { return };
-    RUNTIME.with(|runtime| runtime.block_on(alarm::attend(play(begun, script))).expect("a timer can be had"));
+    RUNTIME.with(|runtime| runtime.block_on(alarm::drive(play(begun, script))).expect("a timer can be had"));
 });
 
 /// The protocol, and the steps that are left.
@@ -157,7 +157,7 @@ impl Begun {
     fn with(script: &mut Script<'_>) -> Option<Self> {
         let mut begun = Self { opening: Vec::new(), dialogue: None };
         if let Some(mut opening) = script.protocol.opening() {
-            let Ok(Said::Opened(opened)) = opening.received(script.next()?) else { return None };
+            let Ok(OpeningState::Opened(opened)) = opening.received(script.next()?) else { return None };
             (begun.opening, begun.dialogue) = (opened.bytes, opened.dialogue);
         }
         if let Some(mut upgrade) = script.protocol.upgrade() {
@@ -165,18 +165,18 @@ impl Begun {
             let mut step = upgrade.begin();
             for _ in 0..MADE_MAX {
                 step = match step {
-                    Step::Send(_) => upgrade.sent(),
-                    Step::ReadAtMost(most) => {
+                    UpgradeStep::Send(_) => upgrade.sent(),
+                    UpgradeStep::ReadAtMost(most) => {
                         let (now, later) = server.split_at(most.min(server.len()));
                         server = later;
                         upgrade.received(now).ok()?
                     }
-                    Step::Meet(mut greeting) => {
-                        let introduced = greeting.introduction.heard(script.next()?).ok()??;
+                    UpgradeStep::Greet(mut greeting) => {
+                        let introduced = greeting.client_reply.received(script.next()?).ok()??;
                         begun.dialogue = introduced.upgraded.dialogue.or(begun.dialogue);
                         break;
                     }
-                    Step::Upgrade(upgraded) => {
+                    UpgradeStep::Upgrade(upgraded) => {
                         begun.dialogue = upgraded.dialogue.or(begun.dialogue);
                         break;
                     }
@@ -247,10 +247,10 @@ async fn play(begun: Begun, mut script: Script<'_>) {
     let dialogue = dialogue
         .zip(book)
         .map(|(dialogue, book)| -> Box<dyn Dialogue> { Box::new(Watched { dialogue, book }) });
-    let live = Live::default();
-    let start = Start {
+    let live = LiveSession::default();
+    let start = RelayInput {
         downstream,
-        upstream: relay::End::Socket(upstream),
+        upstream: relay::UpstreamStream::Socket(upstream),
         opening,
         dialogue,
         verdict_until: None,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Config;
-use crate::upstream::discovery::name::Half;
+use crate::upstream::discovery::name::FamilyAnswer;
 
 /// Of a cluster that finds its endpoints, without a task that asks.
 fn following(endpoints: &str) -> Following {
@@ -12,7 +12,7 @@ fn following(endpoints: &str) -> Following {
     );
     let config = Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
     let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
-    Following::new(cluster, Means::default(), Rng::with_seed(2)).unwrap()
+    Following::new(cluster, DiscoveryServices::default(), Rng::with_seed(2)).unwrap()
 }
 
 fn service(following: &mut Following, targets: &[String]) {
@@ -23,9 +23,9 @@ fn service(following: &mut Following, targets: &[String]) {
 }
 
 fn name(following: &mut Following, name: &str, ip: Option<[u8; 4]>) {
-    let absent = || Half::Absent("none".into());
-    let found = |ip: [u8; 4]| Half::Found(vec![ip.into()], Duration::from_secs(1));
-    let reply = Reply { v4: ip.map_or_else(absent, found), v6: absent() };
+    let absent = || FamilyAnswer::Absent("none".into());
+    let found = |ip: [u8; 4]| FamilyAnswer::Found(vec![ip.into()], Duration::from_secs(1));
+    let reply = NameAnswer { v4: ip.map_or_else(absent, found), v6: absent() };
     following.hear(Question::Name(name.into()), Said::Name(reply, None));
     following.arrange();
 }
@@ -60,7 +60,8 @@ fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_h
     let known = before.cluster.endpoints()[0].settings().clone();
     let elsewhere = Settings { name: "10.0.0.7:1".into(), host: Some("old.test".into()), ..known.clone() };
     before.cluster.set_endpoints(vec![elsewhere, known]);
-    let mut after = Following::new(Arc::clone(&before.cluster), Means::default(), Rng::with_seed(3)).unwrap();
+    let mut after =
+        Following::new(Arc::clone(&before.cluster), DiscoveryServices::default(), Rng::with_seed(3)).unwrap();
     after.arrange();
     assert_eq!(members(&after), ["10.0.0.1:1"], "old.test was taken out on purpose");
     name(&mut after, "a.test", None);

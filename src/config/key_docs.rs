@@ -1,0 +1,109 @@
+//! Every key of `listeners.yaml` as a line for people: the table of keys in another notation, for the manual.
+
+use super::spec::table::ROOT;
+use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
+
+/// One key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// Where it stands: `clusters.NAME.tls.cert`.
+    pub path: String,
+    /// What it takes.
+    pub takes: String,
+    /// What it is when the file does not have it; `required` where it must. `None`: off, or worked out.
+    pub default: Option<String>,
+    /// What it is for.
+    pub about: &'static str,
+}
+
+/// All keys, each section before what is inside it.
+#[must_use]
+pub fn key_docs() -> Vec<KeyDoc> {
+    let mut all = Vec::new();
+    section(&ROOT, "", &mut all);
+    all
+}
+
+fn section(spec: &SectionSpec, above: &str, all: &mut Vec<KeyDoc>) {
+    for KeySpec { name, about, kind, presence } in spec.keys {
+        let path = format!("{above}{name}");
+        let default = match presence {
+            Presence::Required => Some("required".to_owned()),
+            Presence::Default("") | Presence::Optional => None,
+            Presence::Default(value) => Some((*value).to_owned()),
+        };
+        all.push(KeyDoc { path: path.clone(), takes: takes(kind), default, about });
+        below(kind, &path, all);
+    }
+}
+
+/// The sections that may stand at a place.
+fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
+    match kind {
+        ValueKind::Section(spec) => section(spec, &format!("{path}."), all),
+        ValueKind::Names(spec) => section(spec, &format!("{path}.NAME."), all),
+        ValueKind::List(item) => below(item, &format!("{path}[]"), all),
+        ValueKind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, path, all)),
+        ValueKind::Text(_)
+        | ValueKind::Bytes(_)
+        | ValueKind::Account
+        | ValueKind::Mode
+        | ValueKind::Boolean
+        | ValueKind::Integer(..)
+        | ValueKind::Ratio(_)
+        | ValueKind::Duration(_)
+        | ValueKind::Word(_) => {}
+    }
+}
+
+/// A section's keys follow it: they need not be said twice.
+fn takes(kind: &ValueKind) -> String {
+    match kind {
+        ValueKind::Section(_) => "a map".into(),
+        ValueKind::Names(_) => "a map from names".into(),
+        ValueKind::List(item) => format!("a list, each item {}", takes(item)),
+        ValueKind::Either(kinds) => kinds.iter().map(takes).collect::<Vec<_>>().join(", or "),
+        ValueKind::Text(_)
+        | ValueKind::Bytes(_)
+        | ValueKind::Account
+        | ValueKind::Mode
+        | ValueKind::Boolean
+        | ValueKind::Integer(..)
+        | ValueKind::Ratio(_)
+        | ValueKind::Duration(_)
+        | ValueKind::Word(_) => kind.expected(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(path: &str) -> KeyDoc {
+        let found = key_docs().into_iter().find(|key| key.path == path);
+        found.unwrap_or_else(|| panic!("no key {path}"))
+    }
+
+    #[test]
+    fn a_key_is_told_with_its_place_its_default_and_what_it_takes() {
+        let timeout = of("clusters.NAME.connect.timeout");
+        assert_eq!(timeout.default.as_deref(), Some("3s"));
+        assert!(timeout.takes.contains("duration"), "{timeout:?}");
+        assert_eq!(of("listeners.NAME.bind").default.as_deref(), Some("required"));
+        assert_eq!(of("clusters.NAME.tls").default, None);
+    }
+
+    #[test]
+    fn sections_inside_lists_are_told_too() {
+        assert_eq!(of("clusters.NAME.endpoints[].weight").default.as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn no_place_is_told_twice() {
+        let mut paths: Vec<_> = key_docs().into_iter().map(|key| key.path).collect();
+        let all = paths.len();
+        paths.sort();
+        paths.dedup();
+        assert_eq!(paths.len(), all);
+    }
+}

@@ -1,0 +1,84 @@
+//! Giving up all files but those that the configuration has to do with, and saying what came of it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Config, FileAccess};
+use crate::sys::{Confinement, ConfinementError, confine};
+
+use super::startup_log::summarize;
+
+/// What was given up at the start.
+#[derive(Debug)]
+pub struct ProcessConfinement {
+    /// What is left, and how well the rest is kept from us; `None`: the file says that nothing be given up.
+    outcome: Option<(Arc<FileAccess>, Result<Confinement, ConfinementError>)>,
+}
+
+impl ProcessConfinement {
+    /// Gives up what the configuration lets be given up, and the kernel knows how to. Before there is a second thread: what comes
+    /// from the first one is bound by it too.
+    #[must_use]
+    pub fn apply(config: &Config) -> Self {
+        let outcome = config.is_confined.then(|| {
+            let file_access = config.file_access();
+            let confined = confine(&file_access.permissions());
+            (Arc::new(file_access), confined)
+        });
+        Self { outcome }
+    }
+
+    /// What a reload has to keep to; `None`: to nothing.
+    pub(super) fn file_access(&self) -> Option<Arc<FileAccess>> {
+        match &self.outcome {
+            Some((file_access, Ok(Confinement::Whole | Confinement::Partly(_)))) => {
+                Some(Arc::clone(file_access))
+            }
+            Some((_, Ok(Confinement::NotThere | Confinement::NotEnabled) | Err(_))) | None => None,
+        }
+    }
+
+    /// In the log, for whoever asks what this process could do.
+    pub(super) fn log(&self) {
+        let Some((file_access, confined)) = &self.outcome else {
+            return tracing::info!("landlock: off, as runtime.landlock says");
+        };
+        let degree = match confined {
+            Ok(Confinement::Whole) => String::new(),
+            Ok(Confinement::Partly(version)) => {
+                format!(", as far as this kernel goes (version {version} of Landlock's interface)")
+            }
+            Ok(Confinement::NotThere) => {
+                return tracing::info!(
+                    "landlock: nothing is given up, for this kernel has none, or a filter of system calls says so"
+                );
+            }
+            Ok(Confinement::NotEnabled) => {
+                return tracing::info!(
+                    "landlock: nothing is given up, for this kernel was booted without it (lsm=)"
+                );
+            }
+            Err(error) => return tracing::warn!(%error, "landlock: nothing is given up"),
+        };
+        let files = summarize(file_access.files().map(Path::display));
+        let sockets = match summarize(file_access.sockets().map(Path::display)) {
+            none if none.is_empty() => "no sockets".to_owned(),
+            some => format!("sockets below {some}"),
+        };
+        let logs = match summarize(file_access.logs().map(Path::display)) {
+            none if none.is_empty() => "no files".to_owned(),
+            some => format!("files below {some}"),
+        };
+        tracing::info!(
+            "landlock: this process reads what is below {files}, and what every program of a host reads; it makes {sockets}, and \
+             writes {logs}; nothing else{degree}"
+        );
+        for folder in file_access.absent() {
+            tracing::warn!(
+                folder = %folder.display(),
+                "landlock: a folder that the configuration names does not exist; when it does, this process cannot use it before it \
+                 is replaced (SIGUSR2) or restarted"
+            );
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Sessions that have to end: within a window, the quiet ones first and one after the other; what is left then is cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::alarm;
+use crate::clock;
+use crate::drain::Drain;
+use crate::metrics;
+use crate::outcome::Outcome;
+use crate::policy::drain_schedule::DrainSchedule;
+use crate::session::Route;
+
+use super::notify::{self, Notice};
+
+/// How the sessions ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct DrainResult {
+    /// Told to end in a moment of silence.
+    pub(super) quiet: usize,
+    /// Cut at the end of the window.
+    pub(super) forced: usize,
+}
+
+/// What a client may take to say what it wants: one that has just come may be about to.
+const UNOPENED: Duration = Duration::from_secs(1);
+/// How often they are looked at.
+const STEP: Duration = Duration::from_millis(100);
+/// How often somebody is told how many are left.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// Ends the sessions of those routes, and returns when none is left, or when the window is over and the rest was cut.
+/// `all`: it is about all there are. Then systemd hears how it goes, and none is left when no task is: those that were in
+/// a listener's queue may not be among the sessions yet.
+pub(super) async fn drain_sessions(
+    routes: &[Arc<Route>],
+    window: Duration,
+    all: Option<&Drain>,
+) -> DrainResult {
+    let begun = clock::now();
+    let mut schedule = DrainSchedule::new(begun, window);
+    let mut result = DrainResult::default();
+    let mut told = None;
+    loop {
+        let now = clock::now();
+        let live: Vec<_> = routes.iter().flat_map(|route| route.activity()).collect();
+        if live.is_empty() && all.is_none() {
+            break;
+        }
+        if now >= begun + window {
+            result.forced = routes.iter().map(|route| route.stop_live(Outcome::Drained)).sum();
+            break;
+        }
+        if all.is_some() && told.is_none_or(|told| now >= told + TELLING) {
+            told = Some(now);
+            let left = (begun + window).saturating_duration_since(now).as_secs();
+            notify::send(&Notice::Status(&format!("draining: {} session(s), {left} s at most", live.len())));
+        }
+        routes.iter().for_each(|route| route.stop_unopened(Outcome::Drained, UNOPENED));
+        for session in schedule.due(now, &live) {
+            // It may have ended meanwhile.
+            result.quiet += usize::from(routes.iter().any(|route| route.stop(session, Outcome::Drained)));
+        }
+        match all {
+            Some(all) if all.finished(now + STEP).await.is_ok() => break,
+            Some(_) => {}
+            None => alarm::sleep(STEP).await,
+        }
+    }
+    metrics::record_drain(result.quiet, result.forced);
+    result
+}

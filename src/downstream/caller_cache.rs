@@ -1,0 +1,450 @@
+//! What is known of the host's users, groups and control groups, so that most callers are described from memory.
+//!
+//! Answers of the databases are believed for a minute; the ids of control groups are never used again, so their paths
+//! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block: one for
+//! a user at most, and few at once, for a name service that hangs may hang for ever; one for a control group, by the
+//! hierarchy's own bounds, so that no user's groups take the turns of others. Nobody but that thread waits longer than he likes,
+//! and a stop does not wait for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Gid, Uid, User, getgrouplist};
+use tokio::sync::watch;
+
+use super::cgroup_tree::CgroupTree;
+use crate::caller::{Caller, Cgroup};
+use crate::clock;
+use crate::policy::admission::Needs;
+use crate::sync::{Mutex, MutexGuard};
+
+/// What the kernel says of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PeerCredentials {
+    pub(super) uid: u32,
+    pub(super) gid: Option<u32>,
+    pub(super) pid: Option<u32>,
+    /// The process' own; `None` where only its user's are known.
+    pub(super) groups: Option<Vec<u32>>,
+    pub(super) place: Option<CgroupPath>,
+}
+
+/// A control group as the kernel says it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CgroupPath {
+    Id(u64),
+    Path(String),
+}
+
+impl PeerCredentials {
+    /// Without what databases would add.
+    pub(super) fn without_names(&self) -> Caller {
+        Caller {
+            uid: self.uid,
+            user: None,
+            gid: self.gid,
+            groups: own_groups(self).unwrap_or_default().into(),
+            pid: self.pid,
+            cgroup: None,
+        }
+    }
+}
+
+/// What this host calls whom.
+#[derive(Debug)]
+pub struct CallerCache {
+    cgroups: CgroupTree,
+    /// The number that stands for users who have none in our user namespace, where there can be such users.
+    overflow: Option<u32>,
+    state: Mutex<State>,
+    /// The database of users.
+    accounts: fn(u32) -> Account,
+    /// What is being looked up.
+    asking: Mutex<BTreeSet<LookupKey>>,
+    /// Changes when a look-up has ended.
+    ended: watch::Sender<()>,
+}
+
+/// What is looked up at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum LookupKey {
+    User(u32),
+    Group(u64),
+}
+
+/// A turn to be looked up. Dropped, however that ended, it is over, and whoever waits looks again.
+struct LookupGuard(Arc<CallerCache>, LookupKey);
+
+impl Drop for LookupGuard {
+    fn drop(&mut self) {
+        self.0.asking().remove(&self.1);
+        self.0.ended.send_replace(());
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Descriptions that are shared by all sessions of a caller.
+    callers: BTreeMap<(PeerCredentials, bool), (Instant, Arc<Caller>)>,
+    accounts: BTreeMap<u32, (Instant, Account)>,
+}
+
+/// A user as the databases have it.
+#[derive(Debug, Clone, Default)]
+struct Account {
+    name: Option<Arc<str>>,
+    groups: Vec<u32>,
+}
+
+/// How long a database's answer is believed.
+const BELIEVED: Duration = Duration::from_secs(60);
+/// Of each kind; past it all of the kind are forgotten.
+const KNOWN_MAX: usize = 4096;
+/// Users that are looked up at once.
+const ASKING_MAX: usize = 16;
+/// Control groups that are, each of which may wait for the reading of another.
+const GROUPS_MAX: usize = 256;
+
+impl Default for CallerCache {
+    fn default() -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self::new(cgroup_tree(&read("/proc/self/mountinfo")), overflow(&read("/proc/self/uid_map")), account)
+    }
+}
+
+impl CallerCache {
+    fn new(cgroup_tree: Option<PathBuf>, overflow: Option<u32>, accounts: fn(u32) -> Account) -> Self {
+        Self {
+            cgroups: CgroupTree::new(cgroup_tree),
+            overflow,
+            state: Mutex::default(),
+            accounts,
+            asking: Mutex::default(),
+            ended: watch::Sender::new(()),
+        }
+    }
+
+    /// Whether that number may be anybody's.
+    pub(super) fn is_unmapped(&self, uid: u32) -> bool {
+        self.overflow == Some(uid)
+    }
+
+    /// The caller, if nothing has to be asked for.
+    pub(super) fn cached(&self, found: &PeerCredentials, needs: Needs, now: Instant) -> Option<Arc<Caller>> {
+        let mut state = self.state();
+        let key = (found.clone(), needs.groups);
+        if let Some((read, caller)) = state.callers.get(&key)
+            && is_believed(*read, now)
+        {
+            return Some(Arc::clone(caller));
+        }
+        let (read, account) = state.accounts.get(&found.uid).filter(|(read, _)| is_believed(*read, now))?;
+        let read = *read;
+        let cgroup = match &found.place {
+            None => None,
+            Some(CgroupPath::Path(path)) => Some(Arc::new(Cgroup::new(path))),
+            Some(CgroupPath::Id(id)) => self.cgroups.cached(*id)?,
+        };
+        let groups = if needs.groups {
+            own_groups(found).unwrap_or_else(|| account.groups.clone())
+        } else {
+            Vec::new()
+        };
+        let user = account.name.clone();
+        let caller = Arc::new(Caller {
+            uid: found.uid,
+            user,
+            gid: found.gid,
+            groups: groups.into(),
+            pid: found.pid,
+            cgroup,
+        });
+        make_room(&mut state.callers);
+        state.callers.insert(key, (read, Arc::clone(&caller)));
+        Some(caller)
+    }
+
+    /// The same, asking for what is not known. No deadline here: the caller has one.
+    pub(super) async fn resolve(self: &Arc<Self>, found: &PeerCredentials, needs: Needs) -> Arc<Caller> {
+        // Before the look, so that no end of a look-up is missed behind it.
+        let mut ended = self.ended.subscribe();
+        let mut asked = None;
+        loop {
+            let now = clock::now();
+            if let Some(caller) = self.cached(found, needs, now) {
+                return caller;
+            }
+            let missing = self.missing(found, now);
+            if missing.is_none_or(|missing| asked == Some(missing) && !self.asking().contains(&missing)) {
+                // Its control group could not be looked for this time: there are too many.
+                let elsewhere = PeerCredentials { place: None, ..found.clone() };
+                let caller = self.cached(&elsewhere, needs, now);
+                return caller.unwrap_or_else(|| Arc::new(found.without_names()));
+            }
+            asked = missing.filter(|missing| self.ask(*missing, found, now) || asked == Some(*missing));
+            // Who would tell goes only when we do.
+            let _ = ended.changed().await;
+        }
+    }
+
+    /// What has to be asked for first.
+    fn missing(&self, found: &PeerCredentials, now: Instant) -> Option<LookupKey> {
+        let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
+        match found.place {
+            _ if !is_known => Some(LookupKey::User(found.uid)),
+            Some(CgroupPath::Id(id)) if self.cgroups.cached(id).is_none() => Some(LookupKey::Group(id)),
+            Some(CgroupPath::Id(_) | CgroupPath::Path(_)) | None => None,
+        }
+    }
+
+    /// Has it looked up, unless that is going on, or too much else is: whether it was begun.
+    fn ask(self: &Arc<Self>, what: LookupKey, found: &PeerCredentials, now: Instant) -> bool {
+        let mut asking = self.asking();
+        // Its look-up may have ended since we found it missing: the answer is stored before its turn ends.
+        if self.missing(found, now) != Some(what) {
+            return false;
+        }
+        let uid = found.uid;
+        let (is_user, most) = match what {
+            LookupKey::User(_) => (true, ASKING_MAX),
+            LookupKey::Group(_) => (false, GROUPS_MAX),
+        };
+        let alike = asking.iter().filter(|one| matches!(one, LookupKey::User(_)) == is_user).count();
+        if alike >= most || !asking.insert(what) {
+            return false;
+        }
+        drop(asking);
+        let turn = LookupGuard(Arc::clone(self), what);
+        // Not among the tasks that a stop waits for: no name service can be told to give up.
+        tokio::task::spawn_blocking(move || {
+            let LookupGuard(cache, what) = &turn;
+            match what {
+                LookupKey::User(uid) => cache.look_up(*uid, clock::now()),
+                LookupKey::Group(id) => cache.cgroups.scan(*id, uid),
+            }
+        });
+        true
+    }
+
+    /// It blocks.
+    fn look_up(&self, uid: u32, now: Instant) {
+        let account = (self.accounts)(uid);
+        let mut state = self.state();
+        make_room(&mut state.accounts);
+        state.accounts.insert(uid, (now, account));
+    }
+
+    fn asking(&self) -> MutexGuard<'_, BTreeSet<LookupKey>> {
+        self.asking.lock()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+}
+
+fn is_believed(read: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(read) < BELIEVED
+}
+
+fn make_room<K: Ord, V>(known: &mut BTreeMap<K, V>) {
+    if known.len() >= KNOWN_MAX {
+        known.clear();
+    }
+}
+
+/// A process' groups, its effective one among them.
+fn own_groups(found: &PeerCredentials) -> Option<Vec<u32>> {
+    let mut groups = found.groups.clone()?;
+    groups.extend(found.gid);
+    groups.sort_unstable();
+    groups.dedup();
+    Some(groups)
+}
+
+/// What the databases say of a user: who cannot be found has neither name nor groups.
+fn account(uid: u32) -> Account {
+    let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return Account::default() };
+    let listed = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
+    let mut groups: Vec<_> = listed.unwrap_or_else(|| vec![user.gid]).into_iter().map(Gid::as_raw).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    Account { name: Some(user.name.into()), groups }
+}
+
+/// Where /proc/self/mountinfo has the unified hierarchy (proc_pid_mountinfo(5)).
+fn cgroup_tree(mounts: &str) -> Option<PathBuf> {
+    let of_cgroups = mounts.lines().find(|line| {
+        line.split_once(" - ").is_some_and(|(_, behind)| behind.split(' ').next() == Some("cgroup2"))
+    })?;
+    of_cgroups.split(' ').nth(4).map(PathBuf::from)
+}
+
+/// Where not every user of the host has a number in our namespace, those without one are all seen as this one.
+fn overflow(uid_map: &str) -> Option<u32> {
+    const WHOLE: [&str; 3] = ["0", "0", "4294967295"];
+    if uid_map.split_whitespace().eq(WHOLE) {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+    Some(text.trim().parse().unwrap_or(65_534))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use super::*;
+
+    const ALL: Needs = Needs { groups: true, unit: true };
+
+    fn found(uid: u32, place: Option<CgroupPath>) -> PeerCredentials {
+        PeerCredentials { uid, gid: None, pid: None, groups: None, place }
+    }
+
+    fn described(cache: &CallerCache, found: &PeerCredentials, now: Instant) -> Arc<Caller> {
+        cache.look_up(found.uid, now);
+        if let Some(CgroupPath::Id(id)) = found.place {
+            cache.cgroups.scan(id, found.uid);
+        }
+        cache.cached(found, ALL, now).unwrap()
+    }
+
+    fn id_of(folder: &Path) -> u64 {
+        std::fs::metadata(folder).unwrap().ino()
+    }
+
+    #[test]
+    fn a_control_group_is_found_by_its_inode_and_then_remembered() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/report.service");
+        std::fs::create_dir_all(&service).unwrap();
+        let cache = CallerCache::new(Some(root.path().into()), None, account);
+        let (t0, caller) = (clock::now(), found(0, Some(CgroupPath::Id(id_of(&service)))));
+        assert_eq!(cache.cached(&caller, ALL, t0), None, "nothing is known yet");
+        let looked_up = described(&cache, &caller, t0);
+        assert_eq!(looked_up.unit().unwrap().as_str(), "report.service");
+        assert_eq!(looked_up.user.as_deref(), Some("root"));
+        assert!(looked_up.groups.contains(&0));
+        std::fs::remove_dir(&service).unwrap();
+        let recalled = cache.cached(&caller, ALL, t0).unwrap();
+        assert!(Arc::ptr_eq(&looked_up, &recalled), "sessions of one caller share what describes it");
+        assert_eq!(cache.cached(&caller, ALL, t0 + BELIEVED), None, "databases change");
+    }
+
+    #[test]
+    fn a_control_group_that_is_not_there_is_looked_for_once() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = CallerCache::new(Some(root.path().into()), None, account);
+        let (t0, caller) = (clock::now(), found(0, Some(CgroupPath::Id(u64::MAX))));
+        assert!(described(&cache, &caller, t0).cgroup.is_none());
+        let blind = CallerCache::new(None, None, account);
+        assert!(described(&blind, &caller, t0).cgroup.is_none());
+    }
+
+    #[test]
+    fn a_users_groups_are_those_of_the_database_and_a_processs_its_own() {
+        let cache = CallerCache::new(None, None, account);
+        let t0 = clock::now();
+        let of_process = PeerCredentials { gid: Some(7), groups: Some(vec![9, 3]), ..found(0, None) };
+        assert_eq!(*described(&cache, &of_process, t0).groups, [3, 7, 9]);
+        let nobody = found(4_000_000_000, None);
+        let caller = described(&cache, &nobody, t0);
+        assert_eq!((caller.user.as_deref(), &*caller.groups), (None, &[][..]));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let cache = CallerCache::new(None, None, account);
+        let t0 = clock::now();
+        cache.look_up(0, t0);
+        for pid in 0..2 * KNOWN_MAX as u32 {
+            let _ = cache.cached(&PeerCredentials { pid: Some(pid), ..found(0, None) }, ALL, t0);
+        }
+        assert!(cache.state().callers.len() <= KNOWN_MAX);
+    }
+
+    #[test]
+    fn the_hierarchy_is_found_among_the_mounts() {
+        let v2 = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        let hybrid = "1 1 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n2 1 0:2 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw";
+        assert_eq!(cgroup_tree(v2), Some("/sys/fs/cgroup".into()));
+        assert_eq!(cgroup_tree(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(cgroup_tree("1 1 0:1 / / rw - ext4 /dev/root rw"), None);
+    }
+
+    #[test]
+    fn only_where_users_may_lack_a_number_one_number_stands_for_them() {
+        assert_eq!(overflow("         0          0 4294967295\n"), None);
+        assert!(overflow("0 1000 1\n").is_some());
+        let cache = CallerCache::new(None, Some(65_534), account);
+        assert!(cache.is_unmapped(65_534) && !cache.is_unmapped(0));
+    }
+
+    /// Each session of a user that nobody knew yet asked for itself, each on a thread of its own: a name service that hung
+    /// had as many of them as tokio has for what blocks.
+    #[test]
+    fn sessions_share_the_look_up_of_their_user_and_few_users_are_looked_up_at_once() {
+        static GATE: Mutex<()> = Mutex::new(());
+        static ASKED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+        let accounts = |uid| {
+            ASKED.lock().push(uid);
+            drop(GATE.lock());
+            Account { name: Some(format!("user{uid}").into()), groups: vec![uid] }
+        };
+        let cache = Arc::new(CallerCache::new(None, None, accounts));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let hangs = GATE.lock();
+        let users = 2 * ASKING_MAX as u32;
+        let asking: Vec<_> = (0..10 * users)
+            .map(|number| {
+                let cache = Arc::clone(&cache);
+                runtime.spawn(async move { cache.resolve(&found(number % users, None), ALL).await })
+            })
+            .collect();
+        let begun = clock::now();
+        while ASKED.lock().len() < ASKING_MAX {
+            runtime.block_on(tokio::task::yield_now());
+            assert!(clock::now() < begun + Duration::from_secs(60), "{:?}", ASKED.lock());
+        }
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(cache.asking().len(), ASKING_MAX, "and no more");
+        assert!(asking.iter().all(|one| !one.is_finished()));
+        drop(hangs);
+        for (number, one) in asking.into_iter().enumerate() {
+            let caller = runtime.block_on(one).unwrap();
+            assert_eq!(caller.user.as_deref(), Some(format!("user{}", number as u32 % users).as_str()));
+        }
+        let mut asked = ASKED.lock().clone();
+        asked.sort_unstable();
+        assert_eq!(asked, (0..users).collect::<Vec<_>>(), "each once");
+        assert!(cache.asking().is_empty());
+    }
+
+    /// Sixteen users whose control groups were gone took all turns, and services that had just started were described by their
+    /// number alone.
+    #[test]
+    fn lost_control_groups_of_many_users_hold_up_no_service() {
+        let root = tempfile::tempdir().unwrap();
+        let service = root.path().join("system.slice/report.service");
+        std::fs::create_dir_all(&service).unwrap();
+        std::fs::create_dir_all(root.path().join("user.slice")).unwrap();
+        let cache = Arc::new(CallerCache::new(Some(root.path().into()), None, |_| Account::default()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let describe = |uid, id| {
+            let cache = Arc::clone(&cache);
+            runtime.spawn(async move { cache.resolve(&found(uid, Some(CgroupPath::Id(id))), ALL).await })
+        };
+        let lost: Vec<_> = (0..640_u64).map(|id| describe(1000 + id as u32 % 16, u64::MAX - id)).collect();
+        let service = describe(0, id_of(&service));
+        assert_eq!(runtime.block_on(service).unwrap().unit().unwrap().as_str(), "report.service");
+        for one in lost {
+            assert_eq!(runtime.block_on(one).unwrap().cgroup, None);
+        }
+        assert!(cache.asking().is_empty());
+    }
+}

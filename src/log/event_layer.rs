@@ -1,0 +1,189 @@
+//! The daemon's own words: what `tracing` is told, in the form and at the level that are in force.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal};
+
+use tracing::field::Field;
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::{Writer as Formatter, debug_fn};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::layer::{Context, Layered, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+use super::journal::EventFields;
+use super::queue::LineQueue;
+use super::{LogTarget, OutputFormat, Settings};
+use crate::escape::{escaped, escaped_lines};
+
+type Leveled = Layered<reload::Layer<Targets, Registry>, Registry>;
+type Writing = Box<dyn Layer<Leveled> + Send + Sync>;
+
+/// What can be changed about them.
+pub(super) struct EventLayer {
+    level: reload::Handle<Targets, Registry>,
+    writing: reload::Handle<Writing, Leveled>,
+}
+
+impl fmt::Debug for EventLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Words").finish_non_exhaustive()
+    }
+}
+
+impl EventLayer {
+    pub(super) fn install(settings: &Settings, queue: LineQueue) -> Self {
+        let (filter, level) = reload::Layer::new(levels(settings.level, settings.level));
+        let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
+        // A second subscriber in one process is refused; the first stays, and nothing is lost.
+        let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
+        Self { level, writing }
+    }
+
+    /// From now on that is the least important level, whatever the configured one is.
+    pub(super) fn set_level(&self, level: LevelFilter, configured: LevelFilter) {
+        // Fails where the subscriber was refused.
+        let _ = self.level.reload(levels(level, configured));
+    }
+
+    /// From now on they go there.
+    pub(super) fn set_target(&self, target: &LogTarget, queue: LineQueue) {
+        let _ = self.writing.reload(layer(target, queue));
+    }
+}
+
+fn layer(target: &LogTarget, queue: LineQueue) -> Writing {
+    let handed_in = queue.clone();
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || Line(handed_in.clone()))
+        // A failed write would be reported by `eprintln!`, which panics where stderr is gone.
+        .log_internal_errors(false)
+        .with_ansi(target.output.is_terminal());
+    match target.form() {
+        OutputFormat::Text => lines.with_target(false).fmt_fields(debug_fn(field).delimited(" ")).boxed(),
+        OutputFormat::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+        OutputFormat::Journal => Entries(queue).boxed(),
+    }
+}
+
+/// The message, or `name=value`. The subscriber's own way lets through in a value whatever it has been given.
+fn field(writer: &mut Formatter<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    let name = field.name();
+    if name == "message" {
+        // What comes behind the end of a line is not to be taken for another line.
+        return writer.write_str(&escaped_lines(&value).replace('\n', "\n    "));
+    }
+    let name = name.strip_prefix("r#").unwrap_or(name);
+    if writer.has_ansi_escapes() {
+        return write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m{}", escaped(&value));
+    }
+    write!(writer, "{name}={}", escaped(&value))
+}
+
+/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong. What is
+/// ordered is on record unless the file wants no log at all: an order could lower the level.
+fn levels(level: LevelFilter, configured: LevelFilter) -> Targets {
+    let audit = if configured == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };
+    let of_dns = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
+    let dns = ["hickory_net", "hickory_proto", "hickory_resolver"];
+    let targets = dns.map(|target| (target, of_dns)).into_iter().chain([("audit", audit)]);
+    Targets::new().with_default(level).with_targets(targets)
+}
+
+/// What a formatted event is written to, in one go.
+struct Line(LineQueue);
+
+impl io::Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.put(line.into());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Events as entries of the journal.
+struct Entries(LineQueue);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut told = EventFields::default();
+        event.record(&mut told);
+        self.0.put(told.entry(event.metadata()).into());
+    }
+}
+
+/// Now, as every line has it.
+#[must_use]
+pub fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut Formatter::new(&mut text));
+    text
+}
+
+/// A line about the log itself, for stderr, in the form that is usual there.
+pub(super) fn format_self_line(words: &str) -> String {
+    let mut line = timestamp();
+    if io::stderr().is_terminal() {
+        let _ = writeln!(line, " ERROR {}", escaped(words));
+    } else {
+        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
+        line = format!("{object}\n");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Of what a server says the text log escaped what came as the message, and passed on what came as a field: a certificate's
+    /// names steered the terminal of whoever read it, and an end of a line began a line that nobody had written.
+    #[test]
+    fn others_words_steer_no_terminal_and_begin_no_line() {
+        for is_coloured in [false, true] {
+            let lines = Lines::default();
+            let written = lines.clone();
+            let layer = tracing_subscriber::fmt::layer()
+                .with_writer(move || written.clone())
+                .with_ansi(is_coloured)
+                .with_target(false)
+                .fmt_fields(debug_fn(field).delimited(" "));
+            let words = "a\u{1b}[2J\u{9b}\u{202e}\nb";
+            tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+                tracing::warn!(error = %words, count = 2, "said: {words}");
+            });
+            let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            let shown = "a\\u001b[2J\\u009b\\u202e";
+            assert!(text.contains(&format!("said: {shown}\n    b")), "{text:?}");
+            assert!(text.contains(&format!("{shown}\\u000ab")), "{text:?}");
+            assert_eq!(text.contains('\u{1b}'), is_coloured, "{text:?}");
+            assert_eq!(text.contains("count=2"), !is_coloured, "{text:?}");
+            assert!(!text.contains(['\u{9b}', '\u{202e}']), "{text:?}");
+        }
+    }
+}

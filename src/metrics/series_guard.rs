@@ -1,0 +1,153 @@
+//! Which listeners and clusters there are: the series of one that is gone are shown in one more scrape, and then no more.
+//!
+//! Whoever holds handles for a listener or a cluster holds a [`SeriesGuard`] with them, so a listener is there until its last
+//! session has ended. One that comes back goes on where its counters were, for the recorder keeps them: it can forget a
+//! series only with all others that nothing was recorded in for a while, and a quiet one is not a gone one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::sync::{Mutex, MutexGuard};
+
+use super::inherited::unescaped;
+
+/// A label's name, and its value.
+type LabelPair = (&'static str, String);
+
+#[derive(Clone, Copy, Default)]
+struct LabelState {
+    /// So many hold it.
+    holders: usize,
+    /// It is gone, and the last scrape had it still.
+    was_shown: bool,
+}
+
+static STANDING: Mutex<BTreeMap<LabelPair, LabelState>> = Mutex::new(BTreeMap::new());
+
+/// While it lives, that is there.
+pub(super) struct SeriesGuard(LabelPair);
+
+/// What a text is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RenderPurpose {
+    /// A scrape, which sees the last of what is gone.
+    Scrape,
+    /// Anybody else.
+    Other,
+}
+
+impl SeriesGuard {
+    /// One more holder of what has that label.
+    pub(super) fn of(label: &'static str, value: &str) -> Arc<Self> {
+        let subject = (label, value.to_owned());
+        let mut standing = standing();
+        let held = standing.entry(subject.clone()).or_default();
+        *held = LabelState { holders: held.holders + 1, was_shown: false };
+        Arc::new(Self(subject))
+    }
+}
+
+impl Drop for SeriesGuard {
+    fn drop(&mut self) {
+        if let Some(held) = standing().get_mut(&self.0) {
+            held.holders = held.holders.saturating_sub(1);
+        }
+    }
+}
+
+impl fmt::Debug for SeriesGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Living").field(&self.0).finish()
+    }
+}
+
+/// The text without the series of what is gone.
+pub(super) fn without_removed(text: String, reader: RenderPurpose) -> String {
+    let mut gone: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for ((label, value), held) in &mut *standing() {
+        if held.holders == 0 && held.was_shown {
+            gone.entry(label).or_default().push(value.clone());
+        }
+        held.was_shown |= held.holders == 0 && reader == RenderPurpose::Scrape;
+    }
+    if gone.is_empty() {
+        return text;
+    }
+    let mut kept = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !is_of(line, &gone)) {
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
+}
+
+fn standing() -> MutexGuard<'static, BTreeMap<LabelPair, LabelState>> {
+    STANDING.lock()
+}
+
+/// Whether one of those labels has one of those values there.
+fn is_of(line: &str, gone: &BTreeMap<&'static str, Vec<String>>) -> bool {
+    !line.starts_with('#')
+        && gone.iter().any(|(label, values)| {
+            value(line, label).is_some_and(|value| values.iter().any(|gone| *gone == unescaped(value)))
+        })
+}
+
+/// A label's value as it is written in a line.
+fn value<'a>(line: &'a str, label: &str) -> Option<&'a str> {
+    let mut rest = line.split_once('{')?.1;
+    loop {
+        let (name, behind) = rest.split_once("=\"")?;
+        let end = end_of_value(behind)?;
+        if name == label {
+            return Some(&behind[..end]);
+        }
+        rest = behind[end + 1..].strip_prefix(',')?;
+    }
+}
+
+/// Where the quote stands that ends it.
+fn end_of_value(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The series of a cluster that a reload took out stayed for ever, at the last values that it had.
+    #[test]
+    fn series_of_what_is_gone_are_seen_once_more_and_come_back_with_it() {
+        let text = || {
+            let other = "# TYPE a counter\na{cluster=\"living-1\",to=\"x\"} 1\na 3\n";
+            format!("{other}a{{listener=\"l\\\"}},\",cluster=\"liv\\\"ing-2\"}} 2\n")
+        };
+        let (first, second) =
+            (SeriesGuard::of("cluster", "living-1"), SeriesGuard::of("cluster", "liv\"ing-2"));
+        let again = Arc::clone(&second);
+        let lines = |reader| without_removed(text(), reader).lines().count();
+        drop(second);
+        assert_eq!((lines(RenderPurpose::Scrape), lines(RenderPurpose::Scrape)), (4, 4), "somebody holds it");
+        drop(again);
+        assert_eq!(
+            (lines(RenderPurpose::Other), lines(RenderPurpose::Other)),
+            (4, 4),
+            "no scrape has seen its last"
+        );
+        assert_eq!(
+            (lines(RenderPurpose::Scrape), lines(RenderPurpose::Scrape), lines(RenderPurpose::Other)),
+            (4, 3, 3)
+        );
+        drop(first);
+        lines(RenderPurpose::Scrape);
+        assert_eq!(without_removed(text(), RenderPurpose::Scrape), "# TYPE a counter\na 3\n");
+        let _first = SeriesGuard::of("cluster", "living-1");
+        assert_eq!(without_removed(text(), RenderPurpose::Scrape).lines().count(), 3);
+    }
+}

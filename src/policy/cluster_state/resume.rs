@@ -1,0 +1,49 @@
+//! A cluster's decisions as another process left them.
+
+use std::time::Instant;
+
+use super::{ClusterState, Id};
+use crate::policy::breaker::{self, Breaker};
+use crate::policy::endpoint_state::Snapshot;
+use crate::policy::ewma::Ewma;
+use crate::policy::outlier::Outlier;
+
+impl ClusterState {
+    /// What a process has to know of the breaker that goes on with it; `None`: there is none.
+    #[must_use]
+    pub fn breaker_snapshot(&self) -> Option<breaker::Snapshot> {
+        self.breaker.as_ref().map(Breaker::snapshot)
+    }
+
+    /// The breaker, where there is to be one, goes on from there, unless there is an endpoint that it did not know of. Nothing has
+    /// been dialled here yet.
+    pub fn resume_breaker(&mut self, snapshot: breaker::Snapshot, now: Instant) {
+        if let Some(settings) = self.settings.breaker.filter(|_| !self.has_hope()) {
+            self.breaker = Some(Breaker::resume(settings, snapshot, now));
+        }
+    }
+
+    /// The endpoint, which has just joined, goes on from there, as far as the settings give it a meaning. Whether it is
+    /// set aside is the answer.
+    pub fn resume(&mut self, id: Id, snapshot: Snapshot, now: Instant) -> bool {
+        let Some(position) = self.position(id) else { return false };
+        let endpoint_state = &mut self.endpoints[position];
+        let Snapshot { admin, health, outlier, is_failing, dial_time, success_time, back_since, last_error } =
+            snapshot;
+        endpoint_state.is_failing = is_failing;
+        (endpoint_state.admin, endpoint_state.health, endpoint_state.back_since, endpoint_state.last_error) =
+            (admin, health, back_since, last_error);
+        for (average, told) in
+            [(&mut endpoint_state.ewma, dial_time), (&mut endpoint_state.success_time, success_time)]
+        {
+            if let Some((seconds, at)) = told {
+                *average = Ewma::default();
+                average.seed(seconds, at);
+            }
+        }
+        if let Some(settings) = &self.settings.outlier {
+            endpoint_state.outlier = Outlier::resume(settings, outlier, now);
+        }
+        !endpoint_state.outlier.is_admitted()
+    }
+}

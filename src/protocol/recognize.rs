@@ -1,0 +1,65 @@
+//! What a server's first bytes tell of what it speaks, for people who look for the wrong port. Decides nothing: whatever is
+//! not the protocol is refused by the protocol itself.
+//!
+//! Sources: RFC 5321 §4.2 and RFC 959 §4.2 (220), RFC 9051 §7.1, RFC 1939 §4, RFC 5804 §1.7, RFC 3977 §5.1, RFC 4253 §4.2,
+//! RFC 9112 §4, RFC 8446 §5.1; MySQL Internals, "Protocol::HandshakeV10"; PostgreSQL, "Message Formats".
+
+/// By how they begin.
+const BY_PREFIX: &[(&[u8], &str)] = &[
+    (b"220 ", MAIL_OR_FILES),
+    (b"220-", MAIL_OR_FILES),
+    (b"* OK", "it greets as servers of imap do"),
+    (b"* PREAUTH", "it greets as servers of imap do"),
+    (b"* BYE", "it greets as servers of imap do"),
+    (b"+OK", "it greets as servers of pop3 do"),
+    (b"\"IMPLEMENTATION\"", "it greets as servers of sieve do"),
+    (b"200 ", "it greets as servers of nntp do"),
+    (b"201 ", "it greets as servers of nntp do"),
+    (b"INFO {", "it greets as servers of nats do"),
+    (b"SSH-", "it greets as servers of SSH do"),
+    (b"HTTP/1.", "it answers as servers of HTTP do"),
+    (b"-ERR ", "it answers as servers of redis do"),
+    (&[0x15, 0x03], "it speaks TLS with the first byte (write tls.start: direct)"),
+    (&[5, 0, 0, 0, 11, 8, 5, 26, 0], "it greets as servers of mysqlx do"),
+];
+const MAIL_OR_FILES: &str = "it greets as servers of smtp and ftp-control do";
+const MYSQL: &str = "it greets as servers of mysql do";
+
+/// In words, where they tell something and it is not what was expected: `protocol` is the word in the file.
+pub fn recognize(first: &[u8], protocol: &str) -> Option<&'static str> {
+    let by_prefix = BY_PREFIX.iter().find(|(prefix, _)| first.starts_with(prefix)).map(|(_, words)| *words);
+    let words = by_prefix.or(match first {
+        // A packet's length and number, then version 10, or an error, then text.
+        [_, _, 0, 0, 10, b'0'..=b'9', ..] | [_, _, 0, 0, 0xff, ..] => Some(MYSQL),
+        _ => None,
+    })?;
+    let is_expected =
+        words.split([' ', ',']).any(|word| word == protocol || (word, protocol) == ("smtp", "lmtp"));
+    (!is_expected).then_some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_tells_what_greets() {
+        let mysql = [&[0x59, 0, 0, 0, 10][..], b"11.8.3-MariaDB"].concat();
+        for (first, protocol, word) in [
+            (&b"220 mx ESMTP"[..], "postgres", Some("smtp")),
+            (b"220-mx ESMTP", "lmtp", None),
+            (b"220 mx", "ftp-control", None),
+            (b"* OK ready", "smtp", Some("imap")),
+            (&mysql, "postgres", Some("mysql")),
+            (&mysql, "mysql", None),
+            (&[0x15, 3, 1, 0, 2], "postgres", Some("tls.start: direct")),
+            (b"SSH-2.0-x", "smtp", Some("SSH")),
+            (b"\0\x01\x02", "smtp", None),
+            (b"", "smtp", None),
+        ] {
+            let told = recognize(first, protocol);
+            assert_eq!(told.is_some(), word.is_some(), "{first:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(word.unwrap_or_default()), "{first:?}: {told:?}");
+        }
+    }
+}

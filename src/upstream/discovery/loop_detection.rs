@@ -1,0 +1,192 @@
+//! Where our own listeners accept, and which clusters they lead to: an endpoint found there may be the way back to the cluster that
+//! it is of, at once or over other listeners. Each session would dial one more, until a limit stops them.
+//!
+//! The configuration refuses such addresses where they are written down; a name shows only when it is resolved. Lacks loops over
+//! another proxy, and those that a client makes itself by what it asks of a listener for CONNECT requests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::name::ClusterName;
+use crate::sync::{Mutex, MutexGuard};
+use crate::sys;
+
+/// The ways among our own listeners, as of the last change of the configuration, with what has been found since.
+#[derive(Debug, Default)]
+pub struct LoopDetector(Mutex<LoopGraph>);
+
+/// An address at which a listener accepts, and a cluster that its sessions go to.
+#[derive(Debug, Clone)]
+pub struct EntryPoint {
+    /// Where it accepts.
+    pub address: SocketAddr,
+    /// Where its sessions go.
+    pub cluster: ClusterName,
+    /// Whether all of them do; if not, each one's CONNECT request says where.
+    pub is_only: bool,
+}
+
+/// The entrances, and what stands behind them.
+#[derive(Debug, Default)]
+pub struct LoopGraph {
+    entry_points: Vec<EntryPoint>,
+    endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
+}
+
+/// How a cluster would meet itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DialLoop {
+    /// At that address of a listener that leads to it.
+    At(SocketAddr),
+    /// At that address of a listener to another cluster, which leads back to it.
+    Over(SocketAddr),
+}
+
+impl LoopDetector {
+    /// From now on these entrances, and these endpoints of clusters that have no others; those of other clusters stay.
+    pub fn set(
+        &self,
+        entry_points: Vec<EntryPoint>,
+        fixed: impl Iterator<Item = (ClusterName, Vec<SocketAddr>)>,
+    ) {
+        let mut graph = self.graph();
+        graph
+            .endpoints
+            .retain(|cluster, _| entry_points.iter().any(|entry_point| entry_point.cluster == *cluster));
+        graph.endpoints.extend(fixed);
+        graph.entry_points = entry_points;
+    }
+
+    /// These are that cluster's endpoints now.
+    pub(super) fn set_endpoints(&self, cluster: &ClusterName, endpoints: Vec<SocketAddr>) {
+        self.graph().endpoints.insert(cluster.clone(), endpoints);
+    }
+
+    pub(super) fn loop_at(&self, cluster: &ClusterName, endpoint: SocketAddr) -> Option<DialLoop> {
+        self.graph().find_loop(cluster, endpoint, sys::is_own)
+    }
+
+    fn graph(&self) -> MutexGuard<'_, LoopGraph> {
+        self.0.lock()
+    }
+}
+
+impl LoopGraph {
+    /// With these entrances, and these endpoints of each cluster.
+    #[must_use]
+    pub const fn new(
+        entry_points: Vec<EntryPoint>,
+        endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
+    ) -> Self {
+        Self { entry_points, endpoints }
+    }
+
+    /// How the cluster would meet itself if it dialled there.
+    pub fn find_loop(
+        &self,
+        cluster: &ClusterName,
+        endpoint: SocketAddr,
+        is_own: impl Fn(IpAddr) -> bool,
+    ) -> Option<DialLoop> {
+        let met = |at: SocketAddr| {
+            self.entry_points
+                .iter()
+                .filter(|entry_point| leads_to(at, entry_point.address, &is_own))
+                .collect::<Vec<_>>()
+        };
+        let first = met(endpoint);
+        if let Some(own) = first.iter().find(|entry_point| entry_point.cluster == *cluster) {
+            return Some(DialLoop::At(own.address));
+        }
+        for entry_point in first.into_iter().filter(|entry_point| entry_point.is_only) {
+            let mut seen = BTreeSet::from([&entry_point.cluster]);
+            let mut open = vec![&entry_point.cluster];
+            while let Some(next) = open.pop() {
+                let endpoints = self.endpoints.get(next).into_iter().flatten();
+                for beyond in endpoints.flat_map(|at| met(*at)).filter(|entry_point| entry_point.is_only) {
+                    if beyond.cluster == *cluster {
+                        return Some(DialLoop::Over(entry_point.address));
+                    }
+                    if seen.insert(&beyond.cluster) {
+                        open.push(&beyond.cluster);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether a connection to `endpoint` arrives at `own`. Nobody's address means this host when it is dialled, and every address
+/// of this host when it is listened on; `[::]` is IPv6 alone here.
+fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_own: impl Fn(IpAddr) -> bool) -> bool {
+    let (to, at) = (endpoint.ip().to_canonical(), own.ip().to_canonical());
+    if endpoint.port() != own.port() || to.is_ipv4() != at.is_ipv4() {
+        return false;
+    }
+    match (to.is_unspecified(), at.is_unspecified()) {
+        (true, true) => true,
+        // Linux dials the loopback address instead.
+        (true, false) => at.is_loopback(),
+        (false, true) => to.is_loopback() || is_own(to),
+        (false, false) => to == at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two listeners that lead to each other take all connections of both with one client.
+    #[test]
+    fn a_way_back_over_other_listeners_is_found() {
+        let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let entry_point = |port: u16, cluster: &str, is_only| EntryPoint {
+            address: at(port),
+            cluster: cluster.into(),
+            is_only,
+        };
+        let entry_points = vec![
+            entry_point(1, "a", true),
+            entry_point(2, "b", true),
+            entry_point(3, "c", true),
+            entry_point(4, "asked", false),
+            entry_point(4, "other", false),
+        ];
+        let behind =
+            [("b", vec![at(9), at(3)]), ("c", vec![at(1)]), ("other", vec![at(1)]), ("asked", vec![])];
+        let behind = behind.into_iter().map(|(cluster, endpoints)| (cluster.into(), endpoints));
+        let graph = LoopGraph::new(entry_points, behind.collect());
+        let dial_loop = |cluster: &str, port| graph.find_loop(&cluster.into(), at(port), |_| false);
+        assert_eq!(dial_loop("a", 1), Some(DialLoop::At(at(1))));
+        assert_eq!(dial_loop("a", 2), Some(DialLoop::Over(at(2))), "over b and c");
+        assert_eq!(dial_loop("a", 3), Some(DialLoop::Over(at(3))), "over c");
+        assert_eq!(dial_loop("x", 2), None, "a chain");
+        assert_eq!(dial_loop("a", 4), None, "the client says where to");
+        assert_eq!(dial_loop("a", 9), None);
+    }
+
+    #[test]
+    fn what_meets_a_listener_and_what_does_not() {
+        let local: IpAddr = "192.0.2.1".parse().unwrap();
+        for (endpoint, own, meets) in [
+            ("127.0.0.1:1", "127.0.0.1:1", true),
+            ("127.0.0.1:2", "127.0.0.1:1", false),
+            ("127.0.0.2:1", "127.0.0.1:1", false),
+            ("127.0.0.2:1", "0.0.0.0:1", true),
+            ("192.0.2.1:1", "0.0.0.0:1", true),
+            ("192.0.2.2:1", "0.0.0.0:1", false),
+            ("0.0.0.0:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "192.0.2.1:1", false),
+            ("0.0.0.0:1", "0.0.0.0:1", true),
+            ("[::1]:1", "[::1]:1", true),
+            ("[::1]:1", "[::]:1", true),
+            ("[::]:1", "[::1]:1", true),
+            ("127.0.0.1:1", "[::]:1", false),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
+        ] {
+            let (to, at) = (endpoint.parse().unwrap(), own.parse().unwrap());
+            assert_eq!(leads_to(to, at, |ip| ip == local), meets, "{endpoint} at {own}");
+        }
+    }
+}

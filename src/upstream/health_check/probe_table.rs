@@ -1,0 +1,180 @@
+//! What has been observed of each endpoint, and whose turn it is next: the table that the task of probes works by, and that
+//! others look at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::sync::Notify;
+
+use crate::policy::health::{Health, HealthStatus, Settings};
+use crate::sync::{Mutex, MutexGuard};
+use crate::upstream::EndpointId;
+use crate::upstream::endpoint::Endpoint;
+
+/// The endpoints of a cluster as their probes see them; empty where there are none.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct ProbeTable {
+    table: Mutex<Table>,
+    hurried: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: BTreeMap<EndpointId, Entry>,
+    /// Of all entries whose probe is not on its way.
+    due: BTreeSet<(Instant, EndpointId)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    endpoint: Arc<Endpoint>,
+    health: Health,
+}
+
+/// An endpoint's health as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedHealth {
+    /// What probes have come to.
+    pub status: HealthStatus,
+    /// For how long.
+    pub age: Duration,
+    /// Why the last probe failed, if it did.
+    pub last_error: Option<String>,
+}
+
+impl ProbeTable {
+    /// The board of the same cluster by another rhythm: what was observed stays.
+    pub(in crate::upstream) fn with_settings(&self, rhythm: Settings, now: Instant) -> Self {
+        let under = |(id, entry): (&EndpointId, &Entry)| {
+            let health = entry.health.under(rhythm, now);
+            (*id, Entry { endpoint: Arc::clone(&entry.endpoint), health })
+        };
+        let entries = self.table().entries.iter().map(under).collect();
+        // Who follows the endpoints says whose turn it is.
+        Self { table: Mutex::new(Table { entries, due: BTreeSet::new() }), hurried: Notify::new() }
+    }
+
+    /// What another process observed of an endpoint that has just joined: its probes go on from there.
+    pub(in crate::upstream) fn resume(&self, endpoint: &Arc<Endpoint>, health: Health) {
+        // Who follows the endpoints says whose turn it is.
+        self.table().entries.insert(endpoint.id(), Entry { endpoint: Arc::clone(endpoint), health });
+    }
+
+    /// These are the endpoints from now on. Names those that are new, in their order.
+    pub(super) fn follow<'a>(
+        &self,
+        endpoints: impl Iterator<Item = &'a Arc<Endpoint>>,
+        settings: Settings,
+        now: Instant,
+    ) -> Vec<EndpointId> {
+        let mut table = self.table();
+        let mut before = std::mem::take(&mut table.entries);
+        table.due.clear();
+        let mut joined = Vec::new();
+        for endpoint in endpoints {
+            let id = endpoint.id();
+            let mut entry = before.remove(&id).unwrap_or_else(|| {
+                joined.push(id);
+                Entry { endpoint: Arc::clone(endpoint), health: Health::new(settings, now) }
+            });
+            entry.endpoint = Arc::clone(endpoint);
+            table.due.extend(entry.health.due().map(|due| (due, id)));
+            table.entries.insert(id, entry);
+        }
+        drop(table);
+        for gone in before.into_values() {
+            if let Some(metrics) = gone.endpoint.check_metrics() {
+                metrics.remove();
+            }
+        }
+        joined
+    }
+
+    /// Begins the next probe that is due.
+    ///
+    /// # Errors
+    /// None is; the moment when one will be.
+    pub(super) fn begin_next(&self, now: Instant) -> Result<Arc<Endpoint>, Option<Instant>> {
+        let mut table = self.table();
+        let Some(&(due, id)) = table.due.first() else { return Err(None) };
+        if due > now {
+            return Err(Some(due));
+        }
+        table.due.pop_first();
+        let entry = table.entries.get_mut(&id).expect("who is due has an entry");
+        entry.health.begin(now);
+        Ok(Arc::clone(&entry.endpoint))
+    }
+
+    /// A probe ended; what it comes to is the answer. `None`: nobody wants to know any more.
+    pub(super) fn observe(
+        &self,
+        id: EndpointId,
+        now: Instant,
+        result: Result<(), String>,
+        rng: &mut Rng,
+    ) -> Option<HealthStatus> {
+        self.table().change(id, |health| {
+            // One that was disabled meanwhile, and enabled again, has a new entry, and another probe coming.
+            if health.due().is_none() {
+                health.observe(now, result, rng);
+            }
+            health.status()
+        })
+    }
+
+    /// A probe ended that says nothing of the endpoint.
+    pub(super) fn postpone(&self, id: EndpointId, now: Instant, why: String, rng: &mut Rng) {
+        self.table().change(id, |health| {
+            if health.due().is_none() {
+                health.postpone(now, why, rng);
+            }
+        });
+    }
+
+    /// Something speaks against an endpoint.
+    pub(super) fn suspect(&self, id: EndpointId, now: Instant) {
+        if self.table().change(id, |health| health.suspect(now)) == Some(true) {
+            self.hurried.notify_one();
+        }
+    }
+
+    /// Waits until a probe is due earlier than it was.
+    pub(super) async fn wait_expedited(&self) {
+        self.hurried.notified().await;
+    }
+
+    /// What is known of an endpoint; `None` where nobody looks.
+    pub(in crate::upstream) fn observed(&self, id: EndpointId, now: Instant) -> Option<ObservedHealth> {
+        let table = self.table();
+        let Entry { health, .. } = table.entries.get(&id)?;
+        Some(ObservedHealth {
+            status: health.status(),
+            age: now.saturating_duration_since(health.since()),
+            last_error: health.last_error().map(str::to_owned),
+        })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock()
+    }
+}
+
+impl Table {
+    /// Changes an entry's health, and its place among those that are due with it.
+    fn change<T>(&mut self, id: EndpointId, how: impl FnOnce(&mut Health) -> T) -> Option<T> {
+        let Entry { health, .. } = self.entries.get_mut(&id)?;
+        let before = health.due();
+        let changed = how(health);
+        let after = health.due();
+        if before != after {
+            self.due.extend(after.map(|due| (due, id)));
+            if let Some(before) = before {
+                self.due.remove(&(before, id));
+            }
+        }
+        Some(changed)
+    }
+}
