@@ -16,15 +16,14 @@ use tokio::sync::oneshot;
 
 /// One piece of work at a time.
 #[derive(Debug)]
-pub struct BlockingTask<T> {
+pub(crate) struct BlockingTask<T> {
     work: Option<oneshot::Receiver<T>>,
     /// Of work that has ended.
     result: Option<Result<T, Panicked>>,
 }
 
-/// The work panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Panicked;
+pub(crate) struct Panicked;
 
 impl<T> Default for BlockingTask<T> {
     fn default() -> Self {
@@ -37,7 +36,7 @@ impl<T: Send + 'static> BlockingTask<T> {
     ///
     /// # Errors
     /// When there is no thread to be had: `EAGAIN`.
-    pub fn begin(&mut self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<()> {
+    pub(crate) fn begin(&mut self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<()> {
         let (result, receiver) = oneshot::channel();
         // Whoever wanted it may have given up.
         Builder::new().name("aside".into()).spawn(move || drop(result.send(work())))?;
@@ -47,12 +46,12 @@ impl<T: Send + 'static> BlockingTask<T> {
 
     /// Whether something was begun whose result nobody has taken.
     #[must_use]
-    pub const fn is_busy(&self) -> bool {
+    pub(crate) const fn is_busy(&self) -> bool {
         self.work.is_some() || self.result.is_some()
     }
 
     /// Whether what was begun has ended, so that [`BlockingTask::join`] returns at once; never, if that is nothing.
-    pub fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(work) = &mut self.work {
             let result = ready!(Pin::new(work).poll(cx));
             self.work = None;
@@ -66,7 +65,7 @@ impl<T: Send + 'static> BlockingTask<T> {
     ///
     /// # Errors
     /// [`Panicked`].
-    pub async fn join(&mut self) -> Result<T, Panicked> {
+    pub(crate) async fn join(&mut self) -> Result<T, Panicked> {
         poll_fn(|cx| {
             ready!(self.poll_finished(cx));
             self.result.take().map_or(Poll::Pending, Poll::Ready)

@@ -24,11 +24,11 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
 use crate::watch::{FileEvent, Watch};
 
-pub use agent::fetch;
+pub(crate) use agent::fetch;
 
 /// The credentials in use. Clones are the same ones.
 #[derive(Debug, Clone, Default)]
-pub struct Credentials(Arc<Shared>);
+pub(crate) struct Credentials(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -75,7 +75,7 @@ struct Fault {
 
 /// A credential as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CredentialView {
+pub(crate) struct CredentialView {
     /// `identity` or `ca`.
     pub kind: &'static str,
     /// The identity's name; the cluster's for its CAs.
@@ -97,12 +97,12 @@ const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 const SETTLING: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What is left of a certificate's time when that is said, once each; the last is when it has ended.
-pub const NEAR: [Duration; 4] =
+pub(crate) const NEAR: [Duration; 4] =
     [Duration::from_secs(14 * 24 * 60 * 60), Duration::from_secs(3 * 24 * 60 * 60), DAY, Duration::ZERO];
 
 impl Credentials {
     /// Follows what that cluster uses, from now on and as long as anybody uses it.
-    pub fn follow(&self, cluster: &ClusterName, originator: &Originator) {
+    pub(crate) fn follow(&self, cluster: &ClusterName, originator: &Originator) {
         let now = clock::wall();
         let mut known = self.known();
         for part in parts(cluster, originator) {
@@ -121,19 +121,19 @@ impl Credentials {
     }
 
     /// Has the files read again soon, whether they seem to have changed or not.
-    pub fn refresh(&self) {
+    pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
     }
 
     /// Changes each time something was replaced.
     #[must_use]
-    pub fn replacements(&self) -> watch::Receiver<()> {
+    pub(crate) fn replacements(&self) -> watch::Receiver<()> {
         self.0.replaced.subscribe()
     }
 
     /// Every credential in use, each once.
     #[must_use]
-    pub fn view(&self) -> Vec<CredentialView> {
+    pub(crate) fn view(&self) -> Vec<CredentialView> {
         let mut known = self.known();
         let parts = known.parts();
         let view = |WatchedCredential { part, .. }: &WatchedCredential| {
@@ -153,7 +153,7 @@ impl Credentials {
     }
 
     /// Does so until the drain begins.
-    pub async fn run(self, drain: Drain) {
+    pub(crate) async fn run(self, drain: Drain) {
         let watch = drain.watch();
         let mut stop = std::pin::pin!(watch.begun());
         let mut hung = StalledReads::default();
@@ -545,7 +545,7 @@ impl CredentialId {
 
 /// The nearest of [`NEAR`] that has come, if one has. A revocation list lives for days, so of that only the last day counts.
 #[must_use]
-pub fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Option<Duration> {
+pub(crate) fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Option<Duration> {
     let left = end.duration_since(now).unwrap_or(Duration::ZERO);
     let first = if role == CredentialRole::Crl { DAY } else { Duration::MAX };
     NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
@@ -574,7 +574,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// When that is, in words: `ends in 9 days`.
 #[must_use]
-pub fn ends(end: SystemTime, now: SystemTime) -> String {
+pub(crate) fn ends(end: SystemTime, now: SystemTime) -> String {
     match end.duration_since(now) {
         Err(_) => "has expired".into(),
         Ok(left) if left < DAY => format!("ends in {} hours", left.as_secs() / 3600),

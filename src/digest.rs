@@ -16,7 +16,7 @@ impl Digest {
 
 /// Takes the parts.
 #[derive(Clone)]
-pub struct Digester(Context);
+pub(crate) struct Digester(Context);
 
 impl Default for Digester {
     fn default() -> Self {
@@ -26,14 +26,14 @@ impl Default for Digester {
 
 impl Digester {
     /// One part more; where it ends counts too.
-    pub fn add(&mut self, part: &[u8]) {
+    pub(crate) fn add(&mut self, part: &[u8]) {
         self.0.update(&(part.len() as u64).to_le_bytes());
         self.0.update(part);
     }
 
     /// The digest of all parts so far.
     #[must_use]
-    pub fn digest(self) -> Digest {
+    pub(crate) fn digest(self) -> Digest {
         let mut bytes = [0; 32];
         // SHA-256 has 32 bytes.
         bytes.copy_from_slice(self.0.finish().as_ref());

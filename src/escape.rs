@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 /// Whether a character does something else than be seen: controls (C0, DEL, C1), what changes the direction of text or breaks
 /// lines (UAX #9, UAX #14), and tags, which nobody sees.
 #[must_use]
-pub const fn is_control(character: char) -> bool {
+pub(crate) const fn is_control(character: char) -> bool {
     matches!(
         character,
         '\0'..='\u{1f}'
@@ -24,13 +24,13 @@ pub const fn is_control(character: char) -> bool {
 
 /// One line of text, for people.
 #[must_use]
-pub fn escaped(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     without(text, is_control)
 }
 
 /// Text of several lines, perhaps with tabs in it.
 #[must_use]
-pub fn escaped_lines(text: &str) -> Cow<'_, str> {
+pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     without(text, |character| is_control(character) && !matches!(character, '\n' | '\t'))
 }
 

@@ -4,43 +4,83 @@
 //! `upstream::dial` → `relay::relay`. docs/ARCHITECTURE.md has the map and the invariants; the numbers
 //! below are the layers, and a module imports only from lower ones (`tests/tidy.rs`).
 
-pub mod caller; // 0
-pub mod clock; // 0
-pub mod digest; // 0
-pub mod escape; // 0
-pub mod name; // 0
-pub mod outcome; // 0
-pub mod quantity; // 0
-pub mod rsa; // 0
-pub mod sync; // 0
-pub mod sys; // 0
+mod caller; // 0
+mod clock; // 0
+mod digest; // 0
+mod escape; // 0
+mod name; // 0
+mod outcome; // 0
+mod quantity; // 0
+mod rsa; // 0
+mod sync; // 0
+mod sys; // 0
 
-pub mod alarm; // 1
-pub mod blocking; // 1
-pub mod head; // 1, pure
-pub mod policy; // 1, pure
-pub mod protocol; // 1, pure
+mod alarm; // 1
+mod blocking; // 1
+mod head; // 1, pure
+mod policy; // 1, pure
+mod protocol; // 1, pure
 
-pub mod drain; // 2
-pub mod metrics; // 2
-pub mod tls; // 2
-pub mod watch; // 2
-pub mod workers; // 2
+mod drain; // 2
+mod metrics; // 2
+mod tls; // 2
+mod watch; // 2
+mod workers; // 2
 
-pub mod credentials; // 3
-pub mod log; // 3
-pub mod relay; // 3
+mod credentials; // 3
+mod log; // 3
+mod relay; // 3
 
-pub mod downstream; // 4
-pub mod upstream; // 4
+mod downstream; // 4
+mod upstream; // 4
 
-pub mod session; // 5
+mod session; // 5
 
-pub mod admin; // 6
-pub mod listener; // 6
+mod admin; // 6
+mod listener; // 6
 
-pub mod config; // 7
+mod config; // 7
 
-pub mod daemon; // 8
+mod daemon; // 8
 
 pub mod cli; // 9
+
+/// What this package's own benches, simulation and fuzz targets drive. Not for anybody else: it changes without notice.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::config::Config;
+    pub use crate::drain::Drain;
+
+    pub mod alarm {
+        pub use crate::alarm::*;
+    }
+    pub mod clock {
+        pub use crate::clock::*;
+    }
+    pub mod head {
+        pub use crate::head::{HeadReader, Progress};
+        pub mod connect {
+            pub use crate::head::connect::RequestReader;
+        }
+        pub mod proxy {
+            pub use crate::head::proxy::*;
+        }
+    }
+    pub mod policy {
+        pub use crate::policy::*;
+    }
+    pub mod protocol {
+        pub use crate::protocol::*;
+    }
+    pub mod relay {
+        pub use crate::relay::*;
+    }
+    pub mod sys {
+        pub use crate::sys::{
+            Bind, ConnectTarget, ListeningSocket, LocalAddress, Options, Socket, Transport, socket_owner,
+        };
+    }
+    pub mod workers {
+        pub use crate::workers::*;
+    }
+}

@@ -43,7 +43,7 @@ pub struct Settings {
 }
 
 /// Where these would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
-pub fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<EntryPoint> {
+pub(crate) fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<EntryPoint> {
     let of = |listener: &'a Settings| {
         let addresses = listener.binds.iter().filter_map(|bind| match bind {
             Bind::Tcp(address) => Some(*address),
@@ -61,30 +61,30 @@ pub fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Ve
 /// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the
 /// whole way by the one that it was accepted for.
 #[derive(Debug)]
-pub struct RouteCell(ArcSwap<Route>);
+pub(crate) struct RouteCell(ArcSwap<Route>);
 
 impl RouteCell {
     /// Begins with that one.
     #[must_use]
-    pub fn new(route: Arc<Route>) -> Self {
+    pub(crate) fn new(route: Arc<Route>) -> Self {
         Self(ArcSwap::new(route))
     }
 
     /// The route for a connection that is accepted now.
     #[must_use]
-    pub fn get(&self) -> Arc<Route> {
+    pub(crate) fn get(&self) -> Arc<Route> {
         self.0.load_full()
     }
 
     /// From now on that one.
-    pub fn set(&self, route: Arc<Route>) {
+    pub(crate) fn set(&self, route: Arc<Route>) {
         self.0.store(route);
     }
 }
 
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
-pub struct AcceptContext {
+pub(crate) struct AcceptContext {
     /// Where the listener's connections go.
     pub current: Arc<RouteCell>,
     /// Who runs them.
@@ -96,7 +96,7 @@ pub struct AcceptContext {
 }
 
 /// Accepts until the drain begins, and then those that wait already.
-pub async fn serve(listening: Arc<ListeningSocket>, service: AcceptContext, watch: DrainWatch) {
+pub(crate) async fn serve(listening: Arc<ListeningSocket>, service: AcceptContext, watch: DrainWatch) {
     let mut pause = AcceptBackoff::default();
     let mut stop = std::pin::pin!(watch.begun());
     'accepting: loop {

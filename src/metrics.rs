@@ -15,18 +15,18 @@ mod series_guard;
 
 use metrics::{counter, gauge};
 
-pub use caller::{CallerMetrics, CallerSeries};
-pub use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics};
-pub use endpoint::{CheckMetrics, EndpointMetrics};
-pub use exposition::{Exposition, MetricsError, count_lost_lines};
-pub use inherited::{AllInherited, InheritedMetrics};
-pub use listener::{DestinationMetrics, ListenerMetrics};
-pub use openmetrics::{OPENMETRICS, TEXT, openmetrics, prefers_openmetrics};
+pub(crate) use caller::{CallerMetrics, CallerSeries};
+pub(crate) use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics};
+pub(crate) use endpoint::{CheckMetrics, EndpointMetrics};
+pub(crate) use exposition::{Exposition, MetricsError, count_lost_lines};
+pub(crate) use inherited::AllInherited;
+pub(crate) use listener::{DestinationMetrics, ListenerMetrics};
+pub(crate) use openmetrics::{OPENMETRICS, TEXT, openmetrics, prefers_openmetrics};
 
 use names::{CONFIG_LOADED, CONFIG_RELOADS, PARTED, REPLACEMENTS};
 
 /// The configuration was loaded at that moment, in seconds since 1970; `is_first` at the start.
-pub fn record_config_loaded(at: f64, is_first: bool) {
+pub(crate) fn record_config_loaded(at: f64, is_first: bool) {
     gauge!(CONFIG_LOADED).set(at);
     // Both are there from the start, so that an increase can be seen.
     counter!(CONFIG_RELOADS, "result" => "ok").increment(u64::from(!is_first));
@@ -38,18 +38,18 @@ pub fn record_config_loaded(at: f64, is_first: bool) {
 }
 
 /// A drain ended so many sessions while they were quiet, and so many by force.
-pub fn record_drain(quiet: usize, forced: usize) {
+pub(crate) fn record_drain(quiet: usize, forced: usize) {
     counter!(PARTED, "how" => "quiet").increment(quiet as u64);
     counter!(PARTED, "how" => "forced").increment(forced as u64);
 }
 
 /// This process took over from another, or a successor of it did not start.
-pub fn record_replacement(is_ok: bool) {
+pub(crate) fn record_replacement(is_ok: bool) {
     counter!(REPLACEMENTS, "result" => if is_ok { "ok" } else { "failed" }).increment(1);
 }
 
 /// A reload was refused, and changed nothing.
-pub fn record_config_refused() {
+pub(crate) fn record_config_refused() {
     counter!(CONFIG_RELOADS, "result" => "failed").increment(1);
 }
 

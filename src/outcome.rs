@@ -5,7 +5,6 @@
 
 /// Why a session ended, or why a downstream got nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[expect(missing_docs, reason = "the labels are the contract's own words")]
 pub enum Outcome {
     Completed,
     DownstreamReset,

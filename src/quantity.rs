@@ -10,7 +10,7 @@ const UNITS: [(&str, u64); 5] =
 ///
 /// # Errors
 /// What is wrong, without the text itself.
-pub fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     const SHAPE: &str = "is no duration: write a number and a unit, such as 250ms, 5s or 1h30m";
     const LONG: &str = "is too long a duration";
     let mut total: u64 = 0;
@@ -45,7 +45,7 @@ fn split(text: &str, belongs: impl Fn(u8) -> bool) -> (&str, &str) {
 
 /// Writes a duration as it is read. Less than a millisecond is not shown: no duration of a file has it.
 #[must_use]
-pub fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if left == 0 {
         return "0s".into();

@@ -1,23 +1,23 @@
 //! A mutex that is not poisoned: what it guards is left consistent by whoever holds it, and a panic ends that task alone
 //! (docs/ARCHITECTURE.md).
 
-pub use std::sync::MutexGuard;
+pub(crate) use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 /// [`std::sync::Mutex`], whose lock cannot fail.
 #[derive(Debug, Default)]
-pub struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
+pub(crate) struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     /// Guards that.
-    pub const fn new(value: T) -> Self {
+    pub(crate) const fn new(value: T) -> Self {
         Self(std::sync::Mutex::new(value))
     }
 }
 
 impl<T: ?Sized> Mutex<T> {
     /// Waits for its turn.
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

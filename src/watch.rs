@@ -24,7 +24,7 @@ use crate::sys::Inotify;
 
 /// Files that are followed. It belongs to the thread it was made on.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     files: Arc<[PathBuf]>,
     watched: Option<Watched>,
     heard: Option<Heard>,
@@ -36,7 +36,7 @@ pub struct Watch {
 
 /// Why files are to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileEvent {
+pub(crate) enum FileEvent {
     /// The kernel says that something has changed.
     Told,
     /// Nobody has looked for long.
@@ -58,7 +58,7 @@ struct Watched {
 }
 
 /// The longest wait for news.
-pub const LOOK_ANYWAY: Duration = Duration::from_secs(60);
+pub(crate) const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 /// Whoever writes several files, or one in several steps, is let finish: so long without news, at most so long in all.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_AT_LAST: Duration = Duration::from_millis(500);
@@ -69,7 +69,7 @@ const LINKS_MAX: usize = 40;
 
 impl Watch {
     /// Follows those files from now on, whether they exist or not.
-    pub async fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(crate) async fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let (files, making) = (files.into_iter().collect(), BlockingTask::default());
         let mut watch =
             Self { files, watched: None, heard: None, making, anyway: clock::now() + LOOK_ANYWAY };
@@ -79,7 +79,7 @@ impl Watch {
 
     /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
     /// [`LOOK_ANYWAY`], and tells which. A change after it returns is told by the next call. Dropping the future loses nothing.
-    pub async fn changed(&mut self) -> FileEvent {
+    pub(crate) async fn changed(&mut self) -> FileEvent {
         let settled = async {
             match &self.watched {
                 Some(watched) => watched.settled(&mut self.heard).await,
@@ -164,7 +164,7 @@ fn watched(files: &[PathBuf], inotify: Arc<Inotify>) -> Watched {
 /// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name. The folders are
 /// without links, but for those that lead in a circle.
 #[must_use]
-pub fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
+pub(crate) fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let mut todo: VecDeque<OsString> = components(&absolute).collect();
     let (mut folder, mut found, mut links) = (PathBuf::from("/"), Vec::new(), 0);

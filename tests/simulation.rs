@@ -7,17 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ambassador::clock;
-use ambassador::policy::balance::Policy;
-use ambassador::policy::cluster_state::trials::{Trial, TrialVerdict};
-use ambassador::policy::cluster_state::{ClusterEvent, ClusterState, DialTicket, Settings, Unavailable};
-use ambassador::policy::eligibility::{Mode, NoEndpoint, Panic};
-use ambassador::policy::endpoint_state::{Admin, EndpointSpec, EndpointState, Id};
-use ambassador::policy::health::HealthStatus;
-use ambassador::policy::limits::{LimitReached, Settings as Limits};
-use ambassador::policy::outlier::{self, Fault};
-use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::{breaker, budget, hedge};
+use ambassador::internals::clock;
+use ambassador::internals::policy::balance::Policy;
+use ambassador::internals::policy::cluster_state::trials::{Trial, TrialVerdict};
+use ambassador::internals::policy::cluster_state::{
+    ClusterEvent, ClusterState, DialTicket, Settings, Unavailable,
+};
+use ambassador::internals::policy::eligibility::{Mode, NoEndpoint, Panic};
+use ambassador::internals::policy::endpoint_state::{Admin, EndpointSpec, EndpointState, Id};
+use ambassador::internals::policy::health::HealthStatus;
+use ambassador::internals::policy::limits::{LimitReached, Settings as Limits};
+use ambassador::internals::policy::outlier::{self, Fault};
+use ambassador::internals::policy::retry::{Plan, Settings as Retry};
+use ambassador::internals::policy::{breaker, budget, hedge};
 use fastrand::Rng;
 
 const STEPS: usize = 700;

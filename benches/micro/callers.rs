@@ -3,7 +3,7 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use ambassador::sys::socket_owner;
+use ambassador::internals::sys::socket_owner;
 use criterion::Criterion;
 
 pub(crate) fn bench(criterion: &mut Criterion) {

@@ -5,8 +5,8 @@ use std::hint::black_box;
 
 use std::sync::Arc;
 
-use ambassador::protocol::postgres::ScramPlus;
-use ambassador::protocol::{self, Dialogue, OpeningState, Options, Outbox, Protocol, UpgradeStep};
+use ambassador::internals::protocol::postgres::ScramPlus;
+use ambassador::internals::protocol::{self, Dialogue, OpeningState, Options, Outbox, Protocol, UpgradeStep};
 use criterion::{BatchSize, Criterion};
 
 pub(crate) fn bench(criterion: &mut Criterion) {

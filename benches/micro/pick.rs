@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use ambassador::clock;
-use ambassador::policy::balance::Policy;
-use ambassador::policy::cluster_state::{ClusterState, Settings};
-use ambassador::policy::eligibility::Panic;
-use ambassador::policy::endpoint_state::EndpointSpec;
-use ambassador::policy::limits::Settings as Limits;
-use ambassador::policy::retry::{Plan, Settings as Retry};
-use ambassador::policy::{breaker, budget, hedge, outlier};
+use ambassador::internals::clock;
+use ambassador::internals::policy::balance::Policy;
+use ambassador::internals::policy::cluster_state::{ClusterState, Settings};
+use ambassador::internals::policy::eligibility::Panic;
+use ambassador::internals::policy::endpoint_state::EndpointSpec;
+use ambassador::internals::policy::limits::Settings as Limits;
+use ambassador::internals::policy::retry::{Plan, Settings as Retry};
+use ambassador::internals::policy::{breaker, budget, hedge, outlier};
 use criterion::{BenchmarkId, Criterion};
 use fastrand::Rng;
 

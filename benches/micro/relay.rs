@@ -5,11 +5,11 @@
 
 use std::io;
 
-use ambassador::clock;
-use ambassador::drain::Drain;
-use ambassador::relay::{self, LiveSession, RelayInput, UpstreamStream, relay};
-use ambassador::sys::{Bind, ConnectTarget, ListeningSocket, LocalAddress, Options, Socket};
-use ambassador::workers;
+use ambassador::internals::Drain;
+use ambassador::internals::clock;
+use ambassador::internals::relay::{self, LiveSession, RelayInput, UpstreamStream, relay};
+use ambassador::internals::sys::{Bind, ConnectTarget, ListeningSocket, LocalAddress, Options, Socket};
+use ambassador::internals::workers;
 use criterion::{Criterion, Throughput};
 
 pub(crate) fn bench(criterion: &mut Criterion) {

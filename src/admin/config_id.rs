@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 use crate::digest::Digester;
 
 /// The configuration file that is meant, once for each of its names; bytes that are not printable ASCII are percent-encoded.
-pub const MEANT: HeaderName = HeaderName::from_static("ambassador-config");
+pub(crate) const MEANT: HeaderName = HeaderName::from_static("ambassador-config");
 
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 

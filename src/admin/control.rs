@@ -26,7 +26,7 @@ use crate::upstream::EndpointView;
 
 /// An order for the daemon, with the place for its answer.
 #[derive(Debug)]
-pub enum Command {
+pub(crate) enum Command {
     /// Read the configuration again.
     Reload(oneshot::Sender<ReloadResult>),
     /// Go down as SIGTERM does; the answer is that it begins.
@@ -35,13 +35,12 @@ pub enum Command {
     LogLevel(LevelFilter, Option<Duration>, oneshot::Sender<()>),
 }
 
-/// Where orders go.
-pub type CommandSender = mpsc::Sender<Command>;
+pub(crate) type CommandSender = mpsc::Sender<Command>;
 
 /// What a reload came to.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ReloadResult {
+pub(crate) struct ReloadResult {
     /// Whether the file is in force. If not, nothing has changed.
     pub ok: bool,
     /// What is different now, in words.
@@ -90,7 +89,7 @@ impl fmt::Display for MistakeView {
 
 /// All of them, and where they are about lines of a file, how many there are.
 #[must_use]
-pub fn format_list(mistakes: &[MistakeView]) -> String {
+pub(crate) fn format_list(mistakes: &[MistakeView]) -> String {
     let each: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
     let count = match mistakes {
         [] => return String::new(),
@@ -108,7 +107,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The way to the daemon, and its end.
 #[must_use]
-pub fn command_channel() -> (CommandSender, mpsc::Receiver<Command>) {
+pub(crate) fn command_channel() -> (CommandSender, mpsc::Receiver<Command>) {
     mpsc::channel(WAITING_MAX)
 }
 
@@ -135,8 +134,7 @@ impl ControlPeer {
 /// What has come of an order for an endpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
-pub struct EndpointCommandResult {
+pub(crate) struct EndpointCommandResult {
     pub cluster: String,
     pub endpoint: String,
     pub state: String,
@@ -153,8 +151,7 @@ pub struct EndpointCommandResult {
 /// What has come of an order to close a session.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct SessionCommandResult {
+pub(crate) struct SessionCommandResult {
     pub session: String,
     pub outcome: String,
 }
@@ -162,7 +159,7 @@ pub struct SessionCommandResult {
 /// The level of the log.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LogLevel {
+pub(crate) struct LogLevel {
     /// In force.
     pub level: String,
     /// In the file, as it was read last.
@@ -182,7 +179,7 @@ impl LogLevel {
 /// What has come of an order to drain.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DrainCommandResult {
+pub(crate) struct DrainCommandResult {
     /// Whether it had begun before.
     pub already: bool,
     /// Sessions that live.

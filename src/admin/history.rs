@@ -14,12 +14,12 @@ const SAMPLES_MAX: usize = 180;
 
 /// The samples, oldest first.
 #[derive(Debug, Default)]
-pub struct History(Mutex<VecDeque<(Instant, Counters)>>);
+pub(crate) struct History(Mutex<VecDeque<(Instant, Counters)>>);
 
 /// The answer to `/history`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Samples {
+pub(crate) struct Samples {
     /// The oldest first; the last is now.
     pub samples: Vec<Sample>,
 }
@@ -27,8 +27,7 @@ pub struct Samples {
 /// Sums since the start, at a moment.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Seconds since the daemon's start.
     pub at: f64,
     pub sessions: u64,
@@ -42,7 +41,7 @@ pub struct Sample {
 
 impl History {
     /// Remembers what was true at `now`, and forgets the oldest past the bound.
-    pub fn sample(&self, now: Instant, counters: Counters) {
+    pub(crate) fn sample(&self, now: Instant, counters: Counters) {
         let mut samples = self.samples();
         if samples.len() == SAMPLES_MAX {
             samples.pop_front();

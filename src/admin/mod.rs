@@ -13,7 +13,7 @@ mod reported;
 mod request;
 mod respond;
 mod server;
-pub mod status;
+pub(crate) mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,15 +32,15 @@ use crate::sys::LocalAddress;
 use crate::upstream::Cluster;
 use arc_swap::ArcSwap;
 
-pub use config_id::{ConfigId, MEANT};
-pub use control::{
+pub(crate) use config_id::{ConfigId, MEANT};
+pub(crate) use control::{
     Command, CommandSender, DrainCommandResult, EndpointCommandResult, LogLevel, MistakeView, ReloadResult,
-    SessionCommandResult, command_channel, format_list,
+    command_channel, format_list,
 };
-pub use history::{History, Sample, Samples};
-pub use reported::UNTOLD;
-pub use server::{AdminTransport, serve};
-pub use status::{Phase, PhaseCell};
+pub(crate) use history::{History, Sample, Samples};
+pub(crate) use reported::UNTOLD;
+pub(crate) use server::{AdminTransport, serve};
+pub(crate) use status::{Phase, PhaseCell};
 
 /// Where the daemon answers questions about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub enum Control {
 
 /// What there is to be seen.
 #[derive(Debug)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     /// How far the daemon's life has gone.
     pub phase: PhaseCell,
     /// When it began.
@@ -98,14 +98,14 @@ pub struct AdminState {
 
 impl AdminState {
     /// The file was read again just now, and came into force or did not.
-    pub fn record_reload(&self, is_in_force: bool) {
+    pub(crate) fn record_reload(&self, is_in_force: bool) {
         let reloaded = (clock::now(), is_in_force);
         *self.last_reload.lock() = Some(reloaded);
     }
 
     /// The metrics, with the bytes of sessions that live and the states of clusters as they are now.
     #[must_use]
-    pub fn metrics(&self) -> &Exposition {
+    pub(crate) fn metrics(&self) -> &Exposition {
         let view = self.view.get();
         view.routes().for_each(|route| route.publish_bytes());
         view.clusters.iter().for_each(|cluster| cluster.publish_state());
@@ -115,7 +115,7 @@ impl AdminState {
 
     /// What all listeners have seen together.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         self.view
             .get()
             .session_tables
@@ -127,7 +127,7 @@ impl AdminState {
 
 /// What there is at the moment, as a whole.
 #[derive(Debug, Clone, Default)]
-pub struct View {
+pub(crate) struct View {
     /// Where the HTTP address is in fact.
     pub admin: Option<SocketAddr>,
     /// Each listener, in the file's order.
@@ -142,31 +142,30 @@ pub struct View {
 
 /// The scene, changed as a whole.
 #[derive(Debug, Default)]
-pub struct ViewCell(ArcSwap<View>);
+pub(crate) struct ViewCell(ArcSwap<View>);
 
 impl ViewCell {
-    /// The scene now.
     #[must_use]
-    pub fn get(&self) -> Arc<View> {
+    pub(crate) fn get(&self) -> Arc<View> {
         self.0.load_full()
     }
 
     /// Another from now on.
-    pub fn set(&self, view: View) {
+    pub(crate) fn set(&self, view: View) {
         self.0.store(Arc::new(view));
     }
 }
 
 impl View {
     /// Every route that has sessions or may get some.
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.listeners.iter().map(|listener| &listener.route).chain(&self.draining)
     }
 }
 
 /// A listener with the addresses it has in fact.
 #[derive(Debug, Clone)]
-pub struct ListenerView {
+pub(crate) struct ListenerView {
     /// Where its connections go.
     pub route: Arc<Route>,
     /// Where it accepts.

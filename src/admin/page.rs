@@ -7,7 +7,6 @@ use std::sync::OnceLock;
 use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64;
 
-/// The page.
 pub(super) const PAGE: &str = include_str!("page.html");
 
 /// Its `Content-Security-Policy`.

@@ -7,20 +7,20 @@ use serde::{Deserialize, Serialize};
 /// The number, where it was told; else people see a dash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Reported<T>(Option<T>);
+pub(crate) struct Reported<T>(Option<T>);
 
 /// What stands for what was not told.
-pub const UNTOLD: &str = "–";
+pub(crate) const UNTOLD: &str = "–";
 
 impl<T: Copy + Default> Reported<T> {
     /// The number; zero where it was not told.
     #[must_use]
-    pub fn or_zero(self) -> T {
+    pub(crate) fn or_zero(self) -> T {
         self.0.unwrap_or_default()
     }
 
     /// Made into words by `how`, where it was told.
-    pub fn display_with(self, how: impl FnOnce(T) -> String) -> String {
+    pub(crate) fn display_with(self, how: impl FnOnce(T) -> String) -> String {
         self.0.map_or_else(|| UNTOLD.into(), how)
     }
 }

@@ -20,8 +20,7 @@ use crate::sys::{ListeningSocket, Peer, Socket, socket_owner};
 
 /// Which way a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminTransport {
-    /// The HTTP address.
+pub(crate) enum AdminTransport {
     Address,
     /// The control socket, which only its owner reaches.
     Control,
@@ -35,7 +34,7 @@ const PATIENCE_FIRST: Duration = Duration::from_secs(2);
 const LIFETIME: Duration = Duration::from_secs(600);
 
 /// Serves until the drain begins.
-pub async fn serve(
+pub(crate) async fn serve(
     listening: Arc<ListeningSocket>,
     transport: AdminTransport,
     admin_state: Arc<AdminState>,

@@ -17,7 +17,7 @@ use crate::{caller, clock};
 /// How far a daemon's life has gone. Each leads to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Every listener accepts.
     Ready,
     /// Still accepting, but asking to be left alone.
@@ -29,7 +29,7 @@ pub enum Phase {
 impl Phase {
     /// The word in `/status`.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::LameDuck => "lame_duck",
@@ -40,23 +40,22 @@ impl Phase {
 
 /// The phase, seen from any thread.
 #[derive(Debug)]
-pub struct PhaseCell(AtomicU8);
+pub(crate) struct PhaseCell(AtomicU8);
 
 impl PhaseCell {
     /// In that phase.
     #[must_use]
-    pub const fn new(phase: Phase) -> Self {
+    pub(crate) const fn new(phase: Phase) -> Self {
         Self(AtomicU8::new(phase as u8))
     }
 
     /// Goes on to that phase.
-    pub fn set(&self, phase: Phase) {
+    pub(crate) fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Release);
     }
 
-    /// The phase now.
     #[must_use]
-    pub fn get(&self) -> Phase {
+    pub(crate) fn get(&self) -> Phase {
         match self.0.load(Ordering::Acquire) {
             0 => Phase::Ready,
             1 => Phase::LameDuck,
@@ -68,8 +67,7 @@ impl PhaseCell {
 /// The answer to `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "the field names are the documentation's own words: docs/OPERATING.md")]
-pub struct Status {
+pub(crate) struct Status {
     pub version: String,
     pub pid: Reported<u32>,
     pub state: String,
@@ -85,7 +83,7 @@ pub struct Status {
 /// When the file was last read again, in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LastReload {
+pub(crate) struct LastReload {
     /// Whether it came into force.
     pub ok: bool,
     /// How long that is ago.
@@ -95,8 +93,7 @@ pub struct LastReload {
 /// A listener in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct ListenerStatus {
+pub(crate) struct ListenerStatus {
     pub name: String,
     pub cluster: String,
     pub addresses: Vec<String>,
@@ -108,8 +105,7 @@ pub struct ListenerStatus {
 /// A cluster in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct ClusterStatus {
+pub(crate) struct ClusterStatus {
     pub name: String,
     pub protocol: String,
     pub balance: String,
@@ -128,8 +124,7 @@ pub struct ClusterStatus {
 /// Something that a cluster's endpoints come from, in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct OriginStatus {
+pub(crate) struct OriginStatus {
     pub kind: String,
     pub name: String,
     pub found: Reported<usize>,
@@ -141,8 +136,7 @@ pub struct OriginStatus {
 /// A credential in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct CredentialStatus {
+pub(crate) struct CredentialStatus {
     pub kind: String,
     pub name: String,
     pub files: Vec<String>,
@@ -156,8 +150,7 @@ pub struct CredentialStatus {
 /// An endpoint in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct EndpointStatus {
+pub(crate) struct EndpointStatus {
     pub name: String,
     pub host: Option<String>,
     pub addresses: Vec<String>,
@@ -181,8 +174,7 @@ pub struct EndpointStatus {
 /// Why an endpoint is set aside, and for how long still.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct EjectionStatus {
+pub(crate) struct EjectionStatus {
     pub fault: String,
     pub seconds_left: f64,
     pub on_trial: bool,
@@ -191,16 +183,14 @@ pub struct EjectionStatus {
 /// The answer to `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct SessionList {
+pub(crate) struct SessionList {
     /// Those that live.
     pub sessions: Vec<SessionStatus>,
 }
 
-/// A live session.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct SessionStatus {
+pub(crate) struct SessionStatus {
     pub session: String,
     pub listener: String,
     pub cluster: Option<String>,
@@ -214,8 +204,7 @@ pub struct SessionStatus {
 /// Who connected, in `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "as above")]
-pub struct CallerStatus {
+pub(crate) struct CallerStatus {
     pub uid: u32,
     pub user: Option<String>,
     pub unit: Option<String>,

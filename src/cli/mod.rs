@@ -46,7 +46,6 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// The daemon.
     Run(ConfigFile),
     /// Reads the configuration, certificates and keys exactly as `run` would, and binds nothing.
     ///

@@ -55,7 +55,6 @@ pub(super) fn span(lasted: Duration) -> String {
     }
 }
 
-/// Who connected.
 pub(super) fn caller(caller: Option<&CallerStatus>) -> String {
     let Some(caller) = caller else { return "-".into() };
     let user = caller.user.clone().unwrap_or_else(|| format!("uid {}", caller.uid));

@@ -3,9 +3,8 @@
 use super::spec::table::ROOT;
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
 
-/// One key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyDoc {
+pub(crate) struct KeyDoc {
     /// Where it stands: `clusters.NAME.tls.cert`.
     pub path: String,
     /// What it takes.
@@ -18,7 +17,7 @@ pub struct KeyDoc {
 
 /// All keys, each section before what is inside it.
 #[must_use]
-pub fn key_docs() -> Vec<KeyDoc> {
+pub(crate) fn key_docs() -> Vec<KeyDoc> {
     let mut all = Vec::new();
     section(&ROOT, "", &mut all);
     all

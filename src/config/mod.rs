@@ -25,10 +25,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use file_access::FileAccess;
-pub use key_docs::{KeyDoc, key_docs};
-pub use mistakes::{Mistake, Mistakes, Position};
-pub use schema::schema;
+pub(crate) use file_access::FileAccess;
+pub(crate) use key_docs::{KeyDoc, key_docs};
+pub(crate) use mistakes::{Mistakes, Position};
+pub(crate) use schema::schema;
 
 use crate::admin::ConfigId;
 use crate::{admin, listener, log, upstream};

@@ -32,7 +32,6 @@ pub(super) struct DocumentReader<'a> {
 }
 
 impl DocumentReader<'_> {
-    /// The whole file.
     pub(super) fn root(&mut self, spec: &'static SectionSpec, root: &Node) -> Section {
         let at = SourceLocation { position: position_of(root), path: String::new() };
         match &root.value {

@@ -42,7 +42,6 @@ pub(super) struct SettingsBuilder<'a> {
 }
 
 impl SettingsBuilder<'_> {
-    /// The whole configuration.
     pub(super) fn config(&mut self, root: &Section) -> Option<Config> {
         self.is_confined = is_confined(root).unwrap_or_default();
         let mut identities = self.identities(root);

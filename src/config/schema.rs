@@ -11,7 +11,7 @@ use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
 
 /// The schema, draft 2020-12.
 #[must_use]
-pub fn schema() -> Value {
+pub(crate) fn schema() -> Value {
     let mut root = section(&ROOT);
     let mut whole = Map::new();
     whole.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));

@@ -28,7 +28,6 @@ pub(super) struct KeySpec {
 /// What a key is when the file does not have it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// A mistake.
     Required,
     /// As if this had been written.
     Default(&'static str),

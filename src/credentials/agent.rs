@@ -62,7 +62,7 @@ pub(super) async fn follow(credentials: Credentials, identity: Weak<Identity>, s
 ///
 /// # Errors
 /// Why there is nothing, in words.
-pub async fn fetch(identity: &Identity) -> Result<(), String> {
+pub(crate) async fn fetch(identity: &Identity) -> Result<(), String> {
     let Some(agent) = agent_of(identity) else { return Ok(()) };
     let mut installed = Err(String::from("the agent has said nothing"));
     let ended = listen(&agent, ANSWER, |context| {

@@ -10,7 +10,7 @@ use super::startup_log::summarize;
 
 /// What was given up at the start.
 #[derive(Debug)]
-pub struct ProcessConfinement {
+pub(crate) struct ProcessConfinement {
     /// What is left, and how well the rest is kept from us; `None`: the file says that nothing be given up.
     outcome: Option<(Arc<FileAccess>, Result<Confinement, ConfinementError>)>,
 }
@@ -19,7 +19,7 @@ impl ProcessConfinement {
     /// Gives up what the configuration lets be given up, and the kernel knows how to. Before there is a second thread: what comes
     /// from the first one is bound by it too.
     #[must_use]
-    pub fn apply(config: &Config) -> Self {
+    pub(crate) fn apply(config: &Config) -> Self {
         let outcome = config.is_confined.then(|| {
             let file_access = config.file_access();
             let confined = confine(&file_access.permissions());

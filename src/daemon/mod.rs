@@ -47,8 +47,8 @@ use crate::sys::{
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
-pub use confinement::ProcessConfinement;
-pub use sockets::make_folders;
+pub(crate) use confinement::ProcessConfinement;
+pub(crate) use sockets::make_folders;
 
 use active_config::{ActiveConfig, Services};
 use draining::{DrainResult, drain_sessions};
@@ -61,7 +61,7 @@ use snapshot::Snapshot;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// Some addresses could not be bound; all of them are named.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bind(Vec<BindError>),
@@ -76,9 +76,8 @@ pub enum StartError {
     Io(#[from] io::Error),
 }
 
-/// A started daemon.
 #[derive(Debug)]
-pub struct RunningDaemon {
+pub(crate) struct RunningDaemon {
     admin_state: Arc<AdminState>,
     commands: mpsc::Receiver<Command>,
     active: ActiveConfig,
@@ -109,7 +108,7 @@ impl PendingReload {
 
 /// How a stop went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StopResult {
+pub(crate) struct StopResult {
     /// Sessions that were told to end in a moment of silence.
     pub quiet: usize,
     /// Sessions that were cut at the end of the time.
@@ -129,7 +128,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When it cannot start; a daemon that has started ends well.
-pub async fn run(
+pub(crate) async fn run(
     config: Config,
     log: Log,
     launcher: io::Result<Launcher>,
@@ -220,7 +219,7 @@ impl RunningDaemon {
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left behind then.
-    pub fn start(config: Config, log: Log) -> Result<Self, StartError> {
+    pub(crate) fn start(config: Config, log: Log) -> Result<Self, StartError> {
         let exposition = Exposition::install()?;
         let workers = Arc::new(Workers::start(config.workers)?);
         let mut inherited = Inherited::take(&|name| std::env::var(name).ok())?;
@@ -281,7 +280,7 @@ impl RunningDaemon {
 
     /// What there is to be seen.
     #[must_use]
-    pub fn admin_state(&self) -> &AdminState {
+    pub(crate) fn admin_state(&self) -> &AdminState {
         &self.admin_state
     }
 
@@ -411,7 +410,7 @@ impl RunningDaemon {
     }
 
     /// Stops: lame duck, no more accepting, sessions end or are ended.
-    pub async fn stop(mut self) -> StopResult {
+    pub(crate) async fn stop(mut self) -> StopResult {
         let lame_duck = self.active.config().map(|config| config.shutdown.lame_duck);
         self.admin_state.phase.set(Phase::LameDuck);
         if let Some(wait) = lame_duck.filter(|wait| !wait.is_zero()) {

@@ -118,7 +118,6 @@ impl Predecessors {
         Self { each: each.collect(), is_paused: watch::channel(false).0 }
     }
 
-    /// Their ids.
     pub(super) fn processes(&self) -> Vec<u32> {
         self.each.iter().map(|one| one.process).collect()
     }

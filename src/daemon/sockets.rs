@@ -173,7 +173,7 @@ fn control_at(path: &Path) -> Bind {
 }
 
 /// Makes the folder of the control socket's default place, while folders may be made.
-pub fn make_folders(admin: &admin::Settings) {
+pub(crate) fn make_folders(admin: &admin::Settings) {
     if let Control::Default(path) = &admin.control {
         make_folder_of(path);
     }

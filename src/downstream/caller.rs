@@ -19,7 +19,7 @@ use crate::sys::{Peer, ProcessCgroup, Socket, SocketOwner, is_own, socket_owner}
 
 /// Why a peer cannot be attributed to a process of this host.
 #[derive(Debug)]
-pub enum Stranger {
+pub(crate) enum Stranger {
     /// It comes neither over loopback nor from an address of this host.
     Remote(SocketAddr),
     /// No process of this network namespace has the other end.
@@ -50,7 +50,7 @@ impl fmt::Display for Stranger {
 
 /// A caller, as far as nobody has to be waited for.
 #[derive(Debug)]
-pub enum Identification {
+pub(crate) enum Identification {
     /// It was described not long ago.
     Known(Arc<Caller>),
     /// The kernel has named it, and databases have yet to describe it.
@@ -59,7 +59,7 @@ pub enum Identification {
 
 /// Who a caller is, put to the host's databases.
 #[derive(Debug)]
-pub struct CallerLookup {
+pub(crate) struct CallerLookup {
     found: PeerCredentials,
     needs: Needs,
     until: Instant,
@@ -69,7 +69,7 @@ pub struct CallerLookup {
 impl Stranger {
     /// Where it is, if that is another host.
     #[must_use]
-    pub fn host(&self) -> Option<IpAddr> {
+    pub(crate) fn host(&self) -> Option<IpAddr> {
         match self {
             Self::Remote(from) => Some(from.ip()),
             Self::Unowned | Self::Left | Self::Unmapped | Self::Untold(_) => None,
@@ -84,13 +84,13 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 impl CallerLookup {
     /// What the kernel says.
     #[must_use]
-    pub fn without_names(&self) -> Arc<Caller> {
+    pub(crate) fn without_names(&self) -> Arc<Caller> {
         Arc::new(self.found.without_names())
     }
 
     /// With what the databases add, if they do so within 2 s of the question; whoever awaits that later waits for what is left
     /// of them. One look-up for a user is on its way at a time, however many sessions ask.
-    pub async fn resolve(&self) -> Arc<Caller> {
+    pub(crate) async fn resolve(&self) -> Arc<Caller> {
         let described = alarm::timeout_at(self.until, self.cache.resolve(&self.found, self.needs)).await;
         described.unwrap_or_else(|Elapsed| self.without_names())
     }
@@ -100,7 +100,7 @@ impl CallerLookup {
 ///
 /// # Errors
 /// It is a stranger.
-pub fn identify(
+pub(crate) fn identify(
     client: &Socket,
     peer: Peer,
     needs: Needs,

@@ -55,7 +55,7 @@ impl PeerCredentials {
 
 /// What this host calls whom.
 #[derive(Debug)]
-pub struct CallerCache {
+pub(crate) struct CallerCache {
     cgroups: CgroupTree,
     /// The number that stands for users who have none in our user namespace, where there can be such users.
     overflow: Option<u32>,

@@ -11,11 +11,9 @@ use crate::sys::Socket;
 
 /// Why there is no head.
 #[derive(Debug, thiserror::Error)]
-pub enum HeadError<E> {
-    /// The client left.
+pub(crate) enum HeadError<E> {
     #[error("the client closed the connection in the middle of its {0}")]
     Gone(&'static str),
-    /// Its connection broke.
     #[error("the client's connection failed in the middle of its {0}: {1}")]
     Broken(&'static str, io::Error),
     /// It kept silent, or stopped in the middle.
@@ -33,7 +31,7 @@ const PORTION: usize = 1024;
 ///
 /// # Errors
 /// See [`HeadError`]. What did not belong to a head is unread then.
-pub async fn read_head<R: HeadReader>(
+pub(crate) async fn read_head<R: HeadReader>(
     client: &Socket,
     reader: R,
     what: &'static str,

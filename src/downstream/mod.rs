@@ -8,8 +8,8 @@ mod head;
 mod opening;
 mod refuse;
 
-pub use caller::{CallerLookup, Identification, Stranger, identify};
-pub use caller_cache::CallerCache;
-pub use head::{HeadError, read_head};
-pub use opening::{OpeningFailure, OpeningTimeouts, exchange_greeting, read_opening};
-pub use refuse::{answer_opening, refuse, send_and_close, send_welcome};
+pub(crate) use caller::{CallerLookup, Identification, Stranger, identify};
+pub(crate) use caller_cache::CallerCache;
+pub(crate) use head::{HeadError, read_head};
+pub(crate) use opening::{OpeningFailure, OpeningTimeouts, exchange_greeting, read_opening};
+pub(crate) use refuse::{answer_opening, refuse, send_and_close, send_welcome};

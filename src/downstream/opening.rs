@@ -13,11 +13,10 @@ use crate::sys::Socket;
 
 /// Why there is nobody to serve.
 #[derive(Debug, thiserror::Error)]
-pub enum OpeningFailure {
+pub(crate) enum OpeningFailure {
     /// It left.
     #[error("the client closed the connection before it had said what it wants")]
     Gone,
-    /// Its connection broke.
     #[error("the client's connection failed before it had said what it wants: {0}")]
     Broken(io::Error),
     /// It kept silent, or stopped in the middle.
@@ -30,7 +29,7 @@ pub enum OpeningFailure {
 
 /// How long a client that speaks first may take.
 #[derive(Debug, Clone, Copy)]
-pub struct OpeningTimeouts {
+pub(crate) struct OpeningTimeouts {
     /// Until its first byte; `None`: as long as it likes.
     pub silent: Option<Duration>,
     /// From there to the end of its first message.
@@ -40,7 +39,7 @@ pub struct OpeningTimeouts {
 impl OpeningTimeouts {
     /// So long for either.
     #[must_use]
-    pub const fn of(within: Duration) -> Self {
+    pub(crate) const fn of(within: Duration) -> Self {
         Self { silent: Some(within), within }
     }
 }
@@ -53,7 +52,7 @@ const PORTION: usize = 1024;
 ///
 /// # Errors
 /// See [`OpeningFailure`].
-pub async fn read_opening(
+pub(crate) async fn read_opening(
     client: &Socket,
     protocol: &dyn Protocol,
     OpeningTimeouts { silent, within }: OpeningTimeouts,
@@ -125,7 +124,7 @@ async fn read_on(
 ///
 /// # Errors
 /// See [`OpeningFailure`]. The server still waits then.
-pub async fn exchange_greeting(
+pub(crate) async fn exchange_greeting(
     client: &Socket,
     greeting: &mut Greeting,
     within: Duration,

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const IGNORED_MAX: usize = 64 * 1024;
 
 /// Refuses and closes.
-pub async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'_>) {
+pub(crate) async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'_>) {
     match protocol.refusal(refusal) {
         Some(words) => send_and_close(client, &words).await,
         None => client.abort(),
@@ -22,7 +22,7 @@ pub async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'
 }
 
 /// Answers a client whose first message was none, and closes.
-pub async fn answer_opening(
+pub(crate) async fn answer_opening(
     client: Socket,
     protocol: &dyn Protocol,
     error: &OpeningError,
@@ -37,7 +37,7 @@ pub async fn answer_opening(
 /// Sends, ends our direction, and reads on until the client closes: a close while bytes of the client are
 /// unread would turn into a reset, and a reset discards words that the client has not read yet
 /// (RFC 1122 §4.2.2.13).
-pub async fn send_and_close(client: Socket, words: &[u8]) {
+pub(crate) async fn send_and_close(client: Socket, words: &[u8]) {
     let saying = Box::pin(async {
         client.send_all(words).await?;
         client.finish();
@@ -55,7 +55,7 @@ pub async fn send_and_close(client: Socket, words: &[u8]) {
 }
 
 /// What a client hears before anything of the server. False: it does not take it.
-pub async fn send_welcome(client: &Socket, words: &[u8]) -> bool {
+pub(crate) async fn send_welcome(client: &Socket, words: &[u8]) -> bool {
     words.is_empty()
         || matches!(alarm::timeout_at(clock::now() + PATIENCE, client.send_all(words)).await, Ok(Ok(())))
 }

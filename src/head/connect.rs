@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::{HeadReader, Progress};
 use fields::Fields;
 
-pub use reply::{SessionInfo, refusal_reply, status_of, success_reply};
+pub(crate) use reply::{SessionInfo, refusal_reply, status_of, success_reply};
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,7 +56,6 @@ impl fmt::Display for Context {
 /// Why a head is none that we serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A TLS hello.
     #[error("the client speaks TLS where an HTTP CONNECT request is due; this hop is plaintext")]
     SpeaksTls,
     /// A byte that no head has.

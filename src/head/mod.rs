@@ -4,8 +4,8 @@
 //! A head is read strictly, in any portions, within a bound of bytes; what follows it belongs to the session and is
 //! never taken. Who waits for how long, and who may send one at all, is the driver's (`downstream::read_head`).
 
-pub mod connect;
-pub mod proxy;
+pub(crate) mod connect;
+pub(crate) mod proxy;
 
 /// What a reader makes of the next bytes.
 #[derive(Debug, PartialEq, Eq)]

@@ -122,7 +122,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
 
 /// Now, as every line has it.
 #[must_use]
-pub fn timestamp() -> String {
+pub(crate) fn timestamp() -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
     let _ = SystemTime.format_time(&mut Formatter::new(&mut text));

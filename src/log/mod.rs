@@ -22,10 +22,10 @@ use crate::metrics;
 use crate::sync::{Mutex, MutexGuard};
 
 use event_layer::EventLayer;
-pub use event_layer::timestamp;
-pub use journal::JournalEntry;
+pub(crate) use event_layer::timestamp;
+pub(crate) use journal::JournalEntry;
 use output::Sink;
-pub use output::accepts;
+pub(crate) use output::accepts;
 use queue::LineQueue;
 
 /// What is written, and how.
@@ -72,7 +72,7 @@ pub enum Format {
 
 /// What an output wants to be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputFormat {
+pub(crate) enum OutputFormat {
     /// A line of text.
     Text,
     /// A line with an object.
@@ -83,7 +83,7 @@ pub enum OutputFormat {
 
 /// Where lines of one kind are handed in. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Writer {
+pub(crate) struct Writer {
     /// What they must look like.
     pub form: OutputFormat,
     queue: LineQueue,
@@ -91,7 +91,7 @@ pub struct Writer {
 
 impl Writer {
     /// Hands in a line with its end, or an entry. What does not fit is counted.
-    pub fn put(&self, line: impl Into<Box<[u8]>>) {
+    pub(crate) fn put(&self, line: impl Into<Box<[u8]>>) {
         self.queue.put(line.into());
     }
 }
@@ -99,14 +99,14 @@ impl Writer {
 /// Why nothing can be written there.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the log to {output}: {error}")]
-pub struct OutputError {
+pub(crate) struct OutputError {
     output: Output,
     error: io::Error,
 }
 
 /// The process' log. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Log(Arc<Shared>);
+pub(crate) struct Log(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -139,10 +139,10 @@ struct Outputs {
 
 /// Settings whose outputs are open.
 #[derive(Debug)]
-pub struct Prepared(State);
+pub(crate) struct Prepared(State);
 
 /// Every level by its word.
-pub const LEVELS: [(&str, LevelFilter); 6] = [
+pub(crate) const LEVELS: [(&str, LevelFilter); 6] = [
     ("error", LevelFilter::ERROR),
     ("warn", LevelFilter::WARN),
     ("info", LevelFilter::INFO),
@@ -160,7 +160,7 @@ impl Log {
     ///
     /// # Errors
     /// An output that cannot be opened.
-    pub fn install(settings: &Settings) -> Result<Self, OutputError> {
+    pub(crate) fn install(settings: &Settings) -> Result<Self, OutputError> {
         let state = State::open(settings, None)?;
         let words = EventLayer::install(settings, state.outputs.words.clone());
         metrics::count_lost_lines(lost);
@@ -169,7 +169,7 @@ impl Log {
 
     /// Where records go now.
     #[must_use]
-    pub fn access_writer(&self) -> Writer {
+    pub(crate) fn access_writer(&self) -> Writer {
         self.state().outputs.access.clone()
     }
 
@@ -177,7 +177,7 @@ impl Log {
     ///
     /// # Errors
     /// An output that cannot be opened; nothing has changed then.
-    pub fn prepare(&self, settings: &Settings) -> Result<Prepared, OutputError> {
+    pub(crate) fn prepare(&self, settings: &Settings) -> Result<Prepared, OutputError> {
         let before = self.state();
         let known = (before.settings.clone(), before.outputs.clone());
         drop(before);
@@ -185,7 +185,7 @@ impl Log {
     }
 
     /// From now on those settings. Whether anything is different.
-    pub fn change(&self, prepared: Prepared) -> bool {
+    pub(crate) fn change(&self, prepared: Prepared) -> bool {
         let Prepared(mut new) = prepared;
         let mut state = self.state();
         new.ordered.number = state.ordered.number;
@@ -200,14 +200,14 @@ impl Log {
 
     /// The level that is in force, and the one that is configured.
     #[must_use]
-    pub fn levels(&self) -> (LevelFilter, LevelFilter) {
+    pub(crate) fn levels(&self) -> (LevelFilter, LevelFilter) {
         let state = self.state();
         let configured = state.settings.level;
         (state.ordered.level.unwrap_or(configured), configured)
     }
 
     /// Writes from now on what has at least that level, until the next change. The number is for [`Log::end_override`].
-    pub fn override_level(&self, level: LevelFilter) -> u64 {
+    pub(crate) fn override_level(&self, level: LevelFilter) -> u64 {
         let mut state = self.state();
         state.ordered = LevelOverride { level: Some(level), number: state.ordered.number + 1 };
         self.0.words.set_level(level, state.settings.level);
@@ -215,7 +215,7 @@ impl Log {
     }
 
     /// From now on the configured level, where that order still stands.
-    pub fn end_override(&self, number: u64) {
+    pub(crate) fn end_override(&self, number: u64) {
         let mut state = self.state();
         if state.ordered.number == number && state.ordered.level.take().is_some() {
             self.0.words.set_level(state.settings.level, state.settings.level);
@@ -227,7 +227,7 @@ impl Log {
     ///
     /// # Errors
     /// Those that cannot be opened; what was open stays in use.
-    pub fn reopen(&self) -> Vec<OutputError> {
+    pub(crate) fn reopen(&self) -> Vec<OutputError> {
         let state = self.state();
         let settings = state.settings.clone();
         let Outputs { words, access } = state.outputs.clone();
@@ -244,7 +244,7 @@ impl Log {
     }
 
     /// Has what still waits written, as far as the readers take it soon.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let Outputs { words, access } = self.state().outputs.clone();
         let (done, is_done) = mpsc::channel();
         // On a thread of its own: where the queue is full, asking waits as well.

@@ -210,7 +210,7 @@ impl Sink {
 ///
 /// # Errors
 /// Why not.
-pub fn accepts(output: &Output) -> io::Result<()> {
+pub(crate) fn accepts(output: &Output) -> io::Result<()> {
     let path = match output {
         Output::Stderr | Output::Stdout => return Ok(()),
         Output::Journal(path) => return Journal::at(path).map(drop),

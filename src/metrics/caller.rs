@@ -13,7 +13,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
 /// units that come after the first are one. The three have names that no unit can have.
 #[derive(Default)]
-pub struct CallerMetrics(Mutex<BTreeMap<String, Arc<CallerSeries>>>);
+pub(crate) struct CallerMetrics(Mutex<BTreeMap<String, Arc<CallerSeries>>>);
 
 const NO_UNIT: &str = "none";
 const USERS: &str = "users";
@@ -24,7 +24,7 @@ const SHARED: [&str; 3] = [NO_UNIT, USERS, OTHERS];
 const UNITS_MAX: usize = 100;
 
 /// What is recorded of one unit's callers.
-pub struct CallerSeries {
+pub(crate) struct CallerSeries {
     connections: Counter,
     refused: Counter,
     sessions: Gauge,
@@ -32,7 +32,7 @@ pub struct CallerSeries {
 
 impl CallerMetrics {
     /// Goes on with series that another process had, by the value of their label.
-    pub fn resume(&self, labels: impl Iterator<Item = String>) {
+    pub(crate) fn resume(&self, labels: impl Iterator<Item = String>) {
         let mut series = self.lock();
         for label in labels.take(UNITS_MAX + SHARED.len()) {
             let new = CallerSeries::new(&label);
@@ -42,7 +42,7 @@ impl CallerMetrics {
 
     /// The series of a unit.
     #[must_use]
-    pub fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
+    pub(crate) fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
         let mut series = self.lock();
         let label = match unit.filter(|unit| !unit.is_session()).map(caller::Unit::as_str) {
             None if unit.is_some() => USERS,
@@ -79,18 +79,18 @@ impl CallerSeries {
     }
 
     /// A connection of the unit was looked up.
-    pub fn record_connection(&self) {
+    pub(crate) fn record_connection(&self) {
         self.connections.increment(1);
         self.sessions.increment(1);
     }
 
     /// It was turned away.
-    pub fn record_refusal(&self) {
+    pub(crate) fn record_refusal(&self) {
         self.refused.increment(1);
     }
 
     /// It ended.
-    pub fn record_end(&self) {
+    pub(crate) fn record_end(&self) {
         self.sessions.decrement(1);
     }
 }

@@ -17,7 +17,7 @@ use crate::name::ClusterName;
 
 /// What a cluster records.
 #[derive(Clone)]
-pub struct ClusterMetrics {
+pub(crate) struct ClusterMetrics {
     _living: Arc<SeriesGuard>,
     /// Dials in flight.
     pub pending_dials: Gauge,
@@ -51,7 +51,7 @@ pub struct ClusterMetrics {
 impl ClusterMetrics {
     /// The handles of one cluster, with every state that its breaker may have.
     #[must_use]
-    pub fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
+    pub(crate) fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
         let cluster = cluster.to_string();
         let preconnects =
             |result: &'static str| counter!(PRECONNECTS, "cluster" => cluster.clone(), "result" => result);
@@ -84,30 +84,30 @@ impl ClusterMetrics {
     }
 
     /// An attempt that was begun beside another one came to that.
-    pub fn record_hedge(&self, result: &'static str) {
+    pub(crate) fn record_hedge(&self, result: &'static str) {
         self.hedged.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
     /// A trial of ours came to that.
-    pub fn record_trial(&self, result: &'static str) {
+    pub(crate) fn record_trial(&self, result: &'static str) {
         self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
     /// The breaker has come to that state.
-    pub fn record_breaker_transition(&self, to: &'static str) {
+    pub(crate) fn record_breaker_transition(&self, to: &'static str) {
         if let Some(counter) = self.breaker_transitions.get(to) {
             counter.increment(1);
         }
     }
 
     /// Where the breaker is, by its number, and whether health does not count because it leaves nobody.
-    pub fn set_state(&self, breaker: u8, is_in_panic: bool) {
+    pub(crate) fn set_state(&self, breaker: u8, is_in_panic: bool) {
         self.breaker_state.set(f64::from(breaker));
         self.panic.set(if is_in_panic { 1.0 } else { 0.0 });
     }
 
     /// A session that relayed has ended.
-    pub fn record_session(&self, lasted: Duration, first_byte: Option<Duration>) {
+    pub(crate) fn record_session(&self, lasted: Duration, first_byte: Option<Duration>) {
         self.session_duration.record(lasted);
         if let Some(first_byte) = first_byte {
             self.first_byte.record(first_byte);
@@ -115,14 +115,14 @@ impl ClusterMetrics {
     }
 
     /// What the cluster's TLS settings say once and for all.
-    pub fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
+    pub(crate) fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
         gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
     }
 }
 
 /// What a credential records.
 #[derive(Clone)]
-pub struct CredentialMetrics {
+pub(crate) struct CredentialMetrics {
     /// What its files hold now is in use.
     pub replaced: Counter,
     /// What its files hold now cannot be used.
@@ -132,19 +132,19 @@ pub struct CredentialMetrics {
 impl CredentialMetrics {
     /// The handles of one credential.
     #[must_use]
-    pub fn new(kind: &'static str, name: &str) -> Self {
+    pub(crate) fn new(kind: &'static str, name: &str) -> Self {
         let reloads = |result: &'static str| counter!(CREDENTIAL_RELOADS, "kind" => kind, "name" => name.to_owned(), "result" => result);
         Self { replaced: reloads("ok"), failed: reloads("failed") }
     }
 
     /// When what a cluster uses in that role ends, in seconds since 1970.
-    pub fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
+    pub(crate) fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
         gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
     }
 }
 
 /// What the search for a cluster's endpoints records.
-pub struct DiscoveryMetrics {
+pub(crate) struct DiscoveryMetrics {
     answers: BTreeMap<&'static str, Counter>,
     failing: Gauge,
     succeeded: Gauge,
@@ -153,7 +153,7 @@ pub struct DiscoveryMetrics {
 impl DiscoveryMetrics {
     /// The handles of one cluster, with everything that may become of a question.
     #[must_use]
-    pub fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
+    pub(crate) fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
         let cluster = cluster.to_string();
         let answer =
             |result: &'static str| counter!(DISCOVERY, "cluster" => cluster.clone(), "result" => result);
@@ -165,20 +165,20 @@ impl DiscoveryMetrics {
     }
 
     /// A question came to that.
-    pub fn record_answer(&self, result: &'static str) {
+    pub(crate) fn record_answer(&self, result: &'static str) {
         if let Some(counter) = self.answers.get(result) {
             counter.increment(1);
         }
     }
 
     /// A good answer came at that time.
-    pub fn record_success(&self, at: SystemTime) {
+    pub(crate) fn record_success(&self, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.succeeded.set(since.as_secs_f64());
     }
 
     /// So many of what is asked for go without.
-    pub fn set_failing(&self, origins: usize) {
+    pub(crate) fn set_failing(&self, origins: usize) {
         self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
     }
 }

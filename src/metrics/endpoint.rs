@@ -13,7 +13,7 @@ use crate::name::{ClusterName, EndpointName};
 
 /// What an endpoint records.
 #[derive(Clone)]
-pub struct EndpointMetrics {
+pub(crate) struct EndpointMetrics {
     /// Live sessions.
     pub sessions: Gauge,
     /// TCP connect.
@@ -32,7 +32,7 @@ pub struct EndpointMetrics {
 impl EndpointMetrics {
     /// The handles of one endpoint, with every result an attempt may have and every fault of an endpoint.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         cluster: &ClusterName,
         endpoint: &EndpointName,
         results: &[&'static str],
@@ -60,13 +60,13 @@ impl EndpointMetrics {
     }
 
     /// TLS is established; the time is that of upgrade and handshake.
-    pub fn record_handshake(&self, took: Duration, resumed: bool) {
+    pub(crate) fn record_handshake(&self, took: Duration, resumed: bool) {
         self.handshake_duration.record(took);
         if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
     }
 
     /// It was set aside for that; `is_news`: it had not been before.
-    pub fn record_ejection(&self, fault: &'static str, is_news: bool) {
+    pub(crate) fn record_ejection(&self, fault: &'static str, is_news: bool) {
         if is_news {
             self.ejected.increment(1);
         }
@@ -76,7 +76,7 @@ impl EndpointMetrics {
     }
 
     /// An attempt ended so.
-    pub fn record_attempt(&self, result: &'static str) {
+    pub(crate) fn record_attempt(&self, result: &'static str) {
         if let Some(counter) = self.attempts.get(result) {
             counter.increment(1);
         }
@@ -85,7 +85,7 @@ impl EndpointMetrics {
 
 /// What the health checks of an endpoint record.
 #[derive(Clone)]
-pub struct CheckMetrics {
+pub(crate) struct CheckMetrics {
     healthy: Gauge,
     results: BTreeMap<&'static str, Counter>,
 }
@@ -93,7 +93,7 @@ pub struct CheckMetrics {
 impl CheckMetrics {
     /// The handles of one endpoint, with every result that a probe may have.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         cluster: &ClusterName,
         endpoint: &EndpointName,
         results: impl Iterator<Item = &'static str>,
@@ -109,7 +109,7 @@ impl CheckMetrics {
     }
 
     /// A probe ended so, and it leaves the endpoint usable or not.
-    pub fn record_check(&self, result: &'static str, is_usable: bool) {
+    pub(crate) fn record_check(&self, result: &'static str, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
         if let Some(counter) = self.results.get(result) {
             counter.increment(1);
@@ -117,12 +117,12 @@ impl CheckMetrics {
     }
 
     /// Another process has found it usable or not; this one goes on from there.
-    pub fn restore(&self, is_usable: bool) {
+    pub(crate) fn restore(&self, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
     }
 
     /// It is not probed any more.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         self.healthy.set(0.0);
     }
 }

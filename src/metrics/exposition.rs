@@ -16,7 +16,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The process-wide recorder and what is only read from it.
 #[derive(Debug, Clone)]
-pub struct Exposition {
+pub(crate) struct Exposition {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
     inherited: Arc<Mutex<AllInherited>>,
@@ -30,14 +30,14 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the metrics: {0}")]
-pub struct MetricsError(String);
+pub(crate) struct MetricsError(String);
 
 impl Exposition {
     /// Installs the process' one recorder, or finds it installed (tests start several daemons).
     ///
     /// # Errors
     /// When some other recorder is in place.
-    pub fn install() -> Result<Self, MetricsError> {
+    pub(crate) fn install() -> Result<Self, MetricsError> {
         static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
         let handle = match INSTALLED.get() {
             Some(handle) => handle.clone(),
@@ -57,51 +57,51 @@ impl Exposition {
     }
 
     /// How many tasks run: of sessions, and all others.
-    pub fn set_tasks(&self, sessions: usize, upkeep: usize) {
+    pub(crate) fn set_tasks(&self, sessions: usize, upkeep: usize) {
         gauge!(TASKS, "of" => "sessions").set(sessions as f64);
         gauge!(TASKS, "of" => "upkeep").set(upkeep as f64);
     }
 
     /// Folds the samples that histograms hold into their buckets.
-    pub fn upkeep(&self) {
+    pub(crate) fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 
     /// Our sums go on from what the processes before us have counted.
-    pub fn set_inherited(&self, inherited: AllInherited) {
+    pub(crate) fn set_inherited(&self, inherited: AllInherited) {
         *self.inherited() = inherited;
     }
 
     /// What a process that goes on with it has to know; `process`: our id.
     #[must_use]
-    pub fn inherited_and_own(&self, process: u32) -> AllInherited {
+    pub(crate) fn inherited_and_own(&self, process: u32) -> AllInherited {
         let own = self.render_own();
         self.inherited().clone().with(process, &own)
     }
 
     /// What another process has counted until now, by its own text.
-    pub fn update_inherited(&self, process: u32, text: &str) {
+    pub(crate) fn update_inherited(&self, process: u32, text: &str) {
         self.inherited().update(process, InheritedMetrics::read(text));
     }
 
     /// That process has ended, or is not heard any more.
-    pub fn end_inherited(&self, process: u32) {
+    pub(crate) fn end_inherited(&self, process: u32) {
         self.inherited().end(process);
     }
 
     /// The units of callers that processes before us have counted.
     #[must_use]
-    pub fn inherited_units(&self) -> Vec<String> {
+    pub(crate) fn inherited_units(&self) -> Vec<String> {
         self.inherited().units().into_iter().collect()
     }
 
     /// Whether all is known that has to be carried; a scrape waits a moment for it, or sums would seem to fall.
-    pub fn set_settled(&self, is_settled: bool) {
+    pub(crate) fn set_settled(&self, is_settled: bool) {
         self.settled.send_replace(is_settled);
     }
 
     /// Waits for that.
-    pub async fn wait_settled(&self) {
+    pub(crate) async fn wait_settled(&self) {
         let mut settled = self.settled.subscribe();
         // The sender is ours, and a scrape in doubt is better than none.
         let _ = alarm::timeout_at(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
@@ -113,14 +113,14 @@ impl Exposition {
 
     /// The text that Prometheus reads.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let own = self.text(RenderPurpose::Scrape);
         self.inherited().add_to(own)
     }
 
     /// The same of this process alone.
     #[must_use]
-    pub fn render_own(&self) -> String {
+    pub(crate) fn render_own(&self) -> String {
         self.text(RenderPurpose::Other)
     }
 
@@ -140,7 +140,7 @@ type Counts = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 static LOST: OnceLock<Counts> = OnceLock::new();
 
 /// Where the counts of lost log lines are read at each scrape, by the kind of output; the first one given counts.
-pub fn count_lost_lines(count: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+pub(crate) fn count_lost_lines(count: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
     LOST.get_or_init(|| Box::new(count));
 }
 

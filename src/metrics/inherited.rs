@@ -16,7 +16,7 @@ use super::names::{
 /// What another process has counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct InheritedMetrics {
+pub(crate) struct InheritedMetrics {
     /// By series: counters, and the parts of histograms.
     sums: BTreeMap<String, f64>,
     /// By series: sessions that live there.
@@ -26,7 +26,7 @@ pub struct InheritedMetrics {
 /// What all before us have counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct AllInherited {
+pub(crate) struct AllInherited {
     /// Those that have ended, together.
     ended: InheritedMetrics,
     /// Those that have sessions still, by process id.
@@ -46,7 +46,7 @@ struct Sample<'a> {
 impl InheritedMetrics {
     /// What can be made of it; the rest is passed over.
     #[must_use]
-    pub fn read(text: &str) -> Self {
+    pub(crate) fn read(text: &str) -> Self {
         let mut read = Self::default();
         let mut bounds: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         let (mut family, mut kind) = ("", "");
@@ -78,7 +78,7 @@ impl InheritedMetrics {
 
 impl AllInherited {
     /// Only these processes can still be heard of.
-    pub fn retain(&mut self, processes: &[u32]) {
+    pub(crate) fn retain(&mut self, processes: &[u32]) {
         let gone: Vec<_> =
             self.living.keys().filter(|process| !processes.contains(process)).copied().collect();
         gone.into_iter().for_each(|process| self.end(process));

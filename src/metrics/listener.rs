@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 
 /// What a listener records.
 #[derive(Clone)]
-pub struct ListenerMetrics {
+pub(crate) struct ListenerMetrics {
     /// A connection was accepted.
     pub accepted: Counter,
     /// accept(2) failed.
@@ -24,7 +24,7 @@ pub struct ListenerMetrics {
 /// What is recorded of the sessions between a listener and a cluster. It may outlive both, for its sums to go on when they come
 /// back, and so it keeps neither's series in sight.
 #[derive(Clone)]
-pub struct DestinationMetrics {
+pub(crate) struct DestinationMetrics {
     /// A session came or went.
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
@@ -36,7 +36,7 @@ pub struct DestinationMetrics {
 impl DestinationMetrics {
     /// The handles of one listener and one of its clusters.
     #[must_use]
-    pub fn new(listener: &ListenerName, cluster: &ClusterName) -> Self {
+    pub(crate) fn new(listener: &ListenerName, cluster: &ClusterName) -> Self {
         let (listener, cluster) = (listener.to_string(), cluster.to_string());
         Self {
             active: gauge!(SESSIONS_ACTIVE, "listener" => listener.clone(), "cluster" => cluster.clone()),
@@ -49,7 +49,7 @@ impl DestinationMetrics {
 impl ListenerMetrics {
     /// The handles of one listener.
     #[must_use]
-    pub fn new(listener: &ListenerName) -> Self {
+    pub(crate) fn new(listener: &ListenerName) -> Self {
         let listener = listener.to_string();
         let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
         Self {
@@ -61,7 +61,7 @@ impl ListenerMetrics {
     }
 
     /// A connection ended so.
-    pub fn record_end(&self, outcome: Outcome) {
+    pub(crate) fn record_end(&self, outcome: Outcome) {
         if let Some(counter) = self.ended.get(&outcome) {
             counter.increment(1);
         }

@@ -5,13 +5,13 @@
 //! would be another series to whoever changes from one format to the other.
 
 /// What has to stand in Content-Type.
-pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Of the text format.
-pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What was rendered as text, as OpenMetrics.
 #[must_use]
-pub fn openmetrics(text: &str) -> String {
+pub(crate) fn openmetrics(text: &str) -> String {
     let mut open = String::with_capacity(text.len() + 6);
     for line in text.lines().filter(|line| !line.is_empty()) {
         let described = ["# HELP ", "# TYPE "]
@@ -38,7 +38,7 @@ pub fn openmetrics(text: &str) -> String {
 
 /// Whether somebody who says that of what he accepts (RFC 9110 §12.5.1) would rather have OpenMetrics.
 #[must_use]
-pub fn prefers_openmetrics(accept: &str) -> bool {
+pub(crate) fn prefers_openmetrics(accept: &str) -> bool {
     let mut best = [0.0_f32; 2];
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);

@@ -14,7 +14,6 @@ use super::{
     Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
 };
 
-/// The control connection.
 #[derive(Debug)]
 pub(super) struct FtpControl;
 

@@ -28,7 +28,6 @@ impl Protocol for Kafka {
         Ok(Duration::from_secs(60))
     }
 
-    /// The same.
     fn bears_silence(&self) -> Option<Duration> {
         Some(Duration::from_secs(600))
     }

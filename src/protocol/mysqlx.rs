@@ -10,7 +10,6 @@ use super::{
     UpgradeError, UpgradeStep, Upgraded,
 };
 
-/// The X protocol.
 #[derive(Debug)]
 pub(super) struct MySqlX;
 

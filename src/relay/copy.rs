@@ -18,7 +18,6 @@ use crate::outcome::Side;
 use crate::sys::{Socket, Transport};
 use crate::tls::KeyLimit;
 
-/// A leg failed.
 #[derive(Debug)]
 pub(super) struct LegError {
     pub(super) side: Side,

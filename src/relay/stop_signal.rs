@@ -30,7 +30,6 @@ impl StopSignal {
         }
     }
 
-    /// What was ordered.
     pub(super) fn get(&self) -> Option<u8> {
         Some(self.given.load(Ordering::Acquire)).filter(|number| *number != NONE)
     }

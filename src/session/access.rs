@@ -27,7 +27,7 @@ const LINE: usize = 1024;
 
 /// Writes the records of those listeners that want them.
 #[derive(Debug)]
-pub struct AccessLog {
+pub(crate) struct AccessLog {
     log: Log,
     flood: Mutex<RefusalRecordLimiter>,
 }
@@ -93,12 +93,12 @@ struct TlsFields<'a> {
 impl AccessLog {
     /// Writes where the log's records go.
     #[must_use]
-    pub fn new(log: Log) -> Self {
+    pub(crate) fn new(log: Log) -> Self {
         Self { log, flood: Mutex::default() }
     }
 
     /// Tells what was left out. To be called every few seconds.
-    pub fn upkeep(&self) {
+    pub(crate) fn upkeep(&self) {
         let now = clock::now();
         let told = self.flood().over(now);
         told.iter().for_each(|left_out| tell(left_out, now));
@@ -124,7 +124,7 @@ impl AccessLog {
     }
 
     /// Writes the record of a session that ended then.
-    pub fn write(&self, record: &Record, ended: Instant) {
+    pub(crate) fn write(&self, record: &Record, ended: Instant) {
         let Some(sampling) = record.route().settings().records else { return };
         let ending = Ending {
             outcome: record.outcome,

@@ -34,7 +34,7 @@ pub struct AdmissionSettings {
 
 /// The same at work.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     allow: Vec<Rule>,
     /// Shared with those before it of the same listener.
     caller_limits: Arc<Mutex<CallerLimits>>,
@@ -50,7 +50,7 @@ pub struct Admission {
 
 /// What callers are looked up with, whoever asks.
 #[derive(Debug, Clone, Default)]
-pub struct CallerLookups {
+pub(crate) struct CallerLookups {
     /// What this host calls whom.
     pub cache: Arc<CallerCache>,
     /// Where they are counted.
@@ -61,7 +61,7 @@ pub struct CallerLookups {
 
 /// What others than the listener want to know of callers.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct CallerRequirements {
+pub(crate) struct CallerRequirements {
     /// Before a server is dialled for them.
     pub to_dial: Option<Needs>,
     /// For the record of what became of them.
@@ -82,7 +82,11 @@ pub(super) enum Denial {
 impl Admission {
     /// With those settings.
     #[must_use]
-    pub fn new(settings: &AdmissionSettings, target: CallerRequirements, lookups: CallerLookups) -> Self {
+    pub(crate) fn new(
+        settings: &AdmissionSettings,
+        target: CallerRequirements,
+        lookups: CallerLookups,
+    ) -> Self {
         let tells_apart = !settings.per_caller.is_off() || settings.max_queued.is_some();
         let for_shares = tells_apart.then_some(Needs { unit: true, groups: false });
         let to_decide = [target.to_dial, Needs::of(&settings.allow), for_shares];
@@ -100,7 +104,7 @@ impl Admission {
 
     /// The same, going on from what callers of that route have. Sessions that began while nobody counted are not counted.
     #[must_use]
-    pub fn succeeding(self, before: &Route) -> Self {
+    pub(crate) fn succeeding(self, before: &Route) -> Self {
         let settings = self.caller_limits().settings();
         let caller_limits = Arc::clone(&before.admission().caller_limits);
         caller_limits.lock().reconfigure(settings);

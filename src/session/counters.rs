@@ -9,7 +9,7 @@ use crate::upstream::DialRecord;
 
 /// The sums, and the sessions that live now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Sessions that live.
     pub sessions: u64,
     /// Connections accepted.
@@ -61,7 +61,7 @@ impl OwnCounters {
 impl Counters {
     /// Of two routes together.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self {
             sessions: self.sessions + other.sessions,
             accepted: self.accepted + other.accepted,

@@ -22,7 +22,7 @@ use crate::upstream::{Cluster, EndpointId, EvictedEndpoint};
 const STEP: Duration = Duration::from_millis(100);
 
 /// Runs until the drain begins, which ends sessions by its own rules.
-pub async fn evict_sessions(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
+pub(crate) async fn evict_sessions(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
     let mut changes = cluster.changes();
     let mut stop = std::pin::pin!(watch.begun());
     let mut schedules = EvictionSchedules::new();

@@ -101,7 +101,7 @@ impl SessionEntry {
 
 /// A connection that was entered, and the record that it is to leave.
 #[derive(Debug)]
-pub struct Admitted {
+pub(crate) struct Admitted {
     pub(super) guard: SessionGuard,
     pub(super) record: Record,
 }
@@ -125,7 +125,6 @@ impl SessionGuard {
         self.entry.endpoint.get().is_some()
     }
 
-    /// Where it goes.
     pub(super) const fn route(&self) -> &Arc<Route> {
         &self.route
     }

@@ -32,24 +32,24 @@ use crate::sys::{Accepted, DescriptorReservation, Socket};
 use crate::upstream::{DialOverrides, DialTarget, Dialled, Lease, Ready, finish_dialogue};
 use crate::workers::WorkerLoad;
 
-pub use access::AccessLog;
-pub use admission::{Admission, AdmissionSettings, CallerLookups, CallerRequirements};
-pub use counters::Counters;
+pub(crate) use access::AccessLog;
+pub(crate) use admission::{Admission, AdmissionSettings, CallerLookups, CallerRequirements};
+pub(crate) use counters::Counters;
 use dialling::{DialIntent, announce, dial_for, upgrade_server_first};
-pub use evict::evict_sessions;
-pub use guard::Admitted;
+pub(crate) use evict::evict_sessions;
+pub(crate) use guard::Admitted;
 use guard::SessionGuard;
-pub use record::{NoSessionId, Record, SessionId, SessionIds};
+pub(crate) use record::{NoSessionId, Record, SessionId, SessionIds};
 use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
-pub use rotation::end_outdated;
-pub use route::{Destination, Route, SessionView, Settings};
-pub use table::{DestinationCounters, SessionTable};
+pub(crate) use rotation::end_outdated;
+pub(crate) use route::{Destination, Route, SessionView, Settings};
+pub(crate) use table::{DestinationCounters, SessionTable};
 
 /// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
 ///
 /// What opens a session is large, and must not stay part of one that lives for hours: hence the boxes, and a block
 /// that uses its arguments where they are (an `async fn` keeps two places for each).
-pub fn run(
+pub(crate) fn run(
     accepted: Accepted,
     admitted: Admitted,
     access: Arc<AccessLog>,

@@ -19,22 +19,22 @@ use crate::upstream::{Cluster, DialRecord};
 /// Names a session in the log, in refusals and in `/sessions`: 16 hex digits, unique within a process and,
 /// all but certainly, among all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SessionId(u64);
+pub(crate) struct SessionId(u64);
 
 /// Makes session ids.
 #[derive(Debug)]
-pub struct SessionIds(AtomicU64);
+pub(crate) struct SessionIds(AtomicU64);
 
 impl SessionIds {
     /// From a random seed.
     #[must_use]
-    pub const fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
     /// The next one: a step of splitmix64, which visits every 64-bit number once and shows nobody how many
     /// came before.
-    pub fn next(&self) -> SessionId {
+    pub(crate) fn next(&self) -> SessionId {
         let mut id = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -57,7 +57,7 @@ impl fmt::Display for SessionId {
 /// A text that is no session's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session's id is 16 hex digits")]
-pub struct NoSessionId;
+pub(crate) struct NoSessionId;
 
 impl FromStr for SessionId {
     type Err = NoSessionId;
@@ -72,7 +72,7 @@ impl FromStr for SessionId {
 /// A session's story: who came where, and what became of it. It is filled in as the session goes, and stays small
 /// for those that last for hours: names are the route's, counts the session's own.
 #[derive(Debug)]
-pub struct Record {
+pub(crate) struct Record {
     route: Arc<Route>,
     entry: Arc<SessionEntry>,
     /// Where it connected from.
@@ -99,7 +99,7 @@ pub struct Record {
 
 /// What heads say about a connection.
 #[derive(Debug, Default)]
-pub struct ClientMetadata {
+pub(crate) struct ClientMetadata {
     /// The PROXY header.
     pub header: Option<ProxyHeader>,
     /// What the client says of itself in a CONNECT request.
@@ -148,25 +148,24 @@ impl Record {
 
     /// Where it came in, and where it was to go.
     #[must_use]
-    pub fn route(&self) -> &Route {
+    pub(crate) fn route(&self) -> &Route {
         &self.route
     }
 
-    /// Its id.
     #[must_use]
-    pub fn session(&self) -> SessionId {
+    pub(crate) fn session(&self) -> SessionId {
         self.entry.session
     }
 
     /// The cluster that it goes to, once that is known.
     #[must_use]
-    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.entry.cluster()
     }
 
     /// Who connected, where somebody wanted to know and it is no stranger.
     #[must_use]
-    pub fn caller(&self) -> Option<Arc<Caller>> {
+    pub(crate) fn caller(&self) -> Option<Arc<Caller>> {
         self.entry.caller()
     }
 
@@ -177,13 +176,13 @@ impl Record {
 
     /// What the client says of itself.
     #[must_use]
-    pub fn context(&self) -> Option<&Context> {
+    pub(crate) fn context(&self) -> Option<&Context> {
         self.metadata.as_deref()?.context.as_ref()
     }
 
     /// From where the client connected to the proxy before us, where there is one that says so.
     #[must_use]
-    pub fn proxied(&self) -> Option<&ProxyAddresses> {
+    pub(crate) fn proxied(&self) -> Option<&ProxyAddresses> {
         match &self.metadata.as_deref()?.header.as_ref()?.command {
             ProxyCommand::Proxied(addresses) => Some(addresses),
             ProxyCommand::Local => None,
@@ -192,19 +191,19 @@ impl Record {
 
     /// When it was accepted.
     #[must_use]
-    pub fn accepted(&self) -> Instant {
+    pub(crate) fn accepted(&self) -> Instant {
         self.entry.accepted
     }
 
     /// Bytes to the upstream.
     #[must_use]
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.entry.live.sent()
     }
 
     /// Bytes from the upstream.
     #[must_use]
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.entry.live.received()
     }
 

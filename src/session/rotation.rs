@@ -23,7 +23,7 @@ use crate::upstream::Cluster;
 const STEP: Duration = Duration::from_millis(250);
 
 /// Runs until the drain begins, which ends sessions by its own rules. `replaced`: changes when some credential was.
-pub async fn end_outdated(
+pub(crate) async fn end_outdated(
     route: Arc<Route>,
     cluster: Arc<Cluster>,
     mut replaced: Receiver<()>,

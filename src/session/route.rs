@@ -24,7 +24,7 @@ use crate::upstream::{Cluster, DialRecord, DialTarget, EndpointId};
 
 /// What a listener says about the sessions that come in by it.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Its name.
     pub listener: ListenerName,
     /// How many may live; more are refused.
@@ -43,7 +43,7 @@ pub struct Settings {
 /// succeeds another has the same ledger, and that one's sessions. So has a listener that was taken out and is back the same
 /// ledger; but the sessions of before are those of the route that was taken out, and end with it.
 #[derive(Debug)]
-pub struct Route {
+pub(crate) struct Route {
     settings: Settings,
     /// At least one, and only one where nobody names it.
     destinations: Vec<Arc<Destination>>,
@@ -56,7 +56,7 @@ pub struct Route {
 
 /// A cluster that a route leads to.
 #[derive(Debug)]
-pub struct Destination {
+pub(crate) struct Destination {
     pub(super) cluster: Arc<Cluster>,
     pub(super) counters: Arc<DestinationCounters>,
 }
@@ -64,14 +64,14 @@ pub struct Destination {
 impl Destination {
     /// That cluster, recorded there.
     #[must_use]
-    pub const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
+    pub(crate) const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
         Self { cluster, counters }
     }
 }
 
 /// A session as others see it.
 #[derive(Debug)]
-pub struct SessionView {
+pub(crate) struct SessionView {
     /// Its id.
     pub session: SessionId,
     /// Its cluster, once that is known.
@@ -95,7 +95,7 @@ impl Route {
     /// From a listener to its clusters: at least one, and more only with [`Settings::context`]. `before`: what it succeeds;
     /// it takes over the sessions where that has the same ledger.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         settings: Settings,
         destinations: Vec<Destination>,
         ids: Arc<SessionIds>,
@@ -112,29 +112,28 @@ impl Route {
 
     /// The listener's name.
     #[must_use]
-    pub const fn listener(&self) -> &ListenerName {
+    pub(crate) const fn listener(&self) -> &ListenerName {
         &self.settings.listener
     }
 
     /// What is fixed about it.
     #[must_use]
-    pub const fn settings(&self) -> &Settings {
+    pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 
     /// The listener's cap.
     #[must_use]
-    pub const fn max_connections(&self) -> u32 {
+    pub(crate) const fn max_connections(&self) -> u32 {
         self.settings.max_connections
     }
 
-    /// Who may connect.
     pub(super) const fn admission(&self) -> &Admission {
         &self.settings.admission
     }
 
     /// Where its sessions go, in the file's order.
-    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> + Clone {
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> + Clone {
         self.destinations.iter().map(|destination| &destination.cluster)
     }
 
@@ -143,9 +142,8 @@ impl Route {
         &self.destinations[index]
     }
 
-    /// What it records.
     #[must_use]
-    pub const fn metrics(&self) -> &ListenerMetrics {
+    pub(crate) const fn metrics(&self) -> &ListenerMetrics {
         &self.metrics
     }
 
@@ -153,7 +151,7 @@ impl Route {
     ///
     /// # Errors
     /// Far over the cap not even that: the record is all that is left of it.
-    pub fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
+    pub(crate) fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
         let mut sessions = self.sessions();
         sessions.accepted += 1;
@@ -191,13 +189,13 @@ impl Route {
 
     /// Connections accepted so far.
     #[must_use]
-    pub fn accepted(&self) -> u64 {
+    pub(crate) fn accepted(&self) -> u64 {
         self.sessions().accepted
     }
 
     /// Its sessions that live.
     #[must_use]
-    pub fn active(&self) -> usize {
+    pub(crate) fn active(&self) -> usize {
         self.own(&self.sessions()).count()
     }
 
@@ -209,7 +207,7 @@ impl Route {
 
     /// All its sessions that live, in no order that means anything.
     #[must_use]
-    pub fn view(&self) -> Vec<SessionView> {
+    pub(crate) fn view(&self) -> Vec<SessionView> {
         let endpoint = |entry: &SessionEntry| {
             // The cluster may have been succeeded by another since, which knows its endpoints.
             let cluster = self.clusters().find(|cluster| entry.is_of(cluster)).or_else(|| entry.cluster());
@@ -249,7 +247,7 @@ impl Route {
 
     /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a
     /// drain for its whole time.
-    pub fn stop_unopened(&self, outcome: Outcome, silent: Duration) {
+    pub(crate) fn stop_unopened(&self, outcome: Outcome, silent: Duration) {
         let now = clock::now();
         let sessions = self.sessions();
         let unopened = self.own(&sessions).filter(|entry| {
@@ -274,19 +272,19 @@ impl Route {
 
     /// Every session of its that lives.
     #[must_use]
-    pub fn activity(&self) -> Vec<(SessionId, SessionActivity)> {
+    pub(crate) fn activity(&self) -> Vec<(SessionId, SessionActivity)> {
         self.own(&self.sessions()).map(|entry| (entry.session, entry.activity())).collect()
     }
 
     /// Tells that session of its to end so, be it still on its way to an endpoint. Whether it lives.
-    pub fn stop(&self, session: SessionId, outcome: Outcome) -> bool {
+    pub(crate) fn stop(&self, session: SessionId, outcome: Outcome) -> bool {
         let sessions = self.sessions();
         let entry = sessions.live.get(&session).filter(|entry| self.numbers.contains(&entry.route));
         entry.inspect(|entry| entry.live.stop(outcome)).is_some()
     }
 
     /// Tells those of its sessions to end so that live now.
-    pub fn stop_live(&self, outcome: Outcome) -> usize {
+    pub(crate) fn stop_live(&self, outcome: Outcome) -> usize {
         let sessions = self.sessions();
         self.own(&sessions).inspect(|entry| entry.live.stop(outcome)).count()
     }
@@ -313,7 +311,7 @@ impl Route {
     }
 
     /// Tells every session to end so, and those that begin later too.
-    pub fn stop_all(&self, outcome: Outcome) -> usize {
+    pub(crate) fn stop_all(&self, outcome: Outcome) -> usize {
         let mut sessions = self.sessions();
         sessions.stopped = Some(outcome);
         sessions.live.values().for_each(|entry| entry.live.stop(outcome));
@@ -321,7 +319,7 @@ impl Route {
     }
 
     /// Brings the byte counters up to date, live sessions included.
-    pub fn publish_bytes(&self) {
+    pub(crate) fn publish_bytes(&self) {
         let sessions = self.sessions();
         for destination in &self.destinations {
             let counters = &destination.counters;

@@ -21,7 +21,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// The sessions between a listener and the clusters it leads to, and what those that ended have left.
 #[derive(Debug, Default)]
-pub struct SessionTable {
+pub(crate) struct SessionTable {
     sessions: Mutex<LiveSessions>,
     own_counters: OwnCounters,
 }
@@ -29,7 +29,7 @@ pub struct SessionTable {
 impl SessionTable {
     /// What it has seen since the start.
     #[must_use]
-    pub fn counters(&self) -> Counters {
+    pub(crate) fn counters(&self) -> Counters {
         let sessions = self.sessions();
         let (sent, received) = sessions.bytes();
         let live = sessions.live.len() as u64;
@@ -60,7 +60,7 @@ impl SessionTable {
 
 /// What is recorded of the sessions between a listener and a cluster, whatever route they went by.
 #[derive(Debug)]
-pub struct DestinationCounters {
+pub(crate) struct DestinationCounters {
     pub(super) metrics: DestinationMetrics,
     /// Bytes of the sessions that have ended.
     pub(super) sent: AtomicU64,
@@ -70,7 +70,7 @@ pub struct DestinationCounters {
 impl DestinationCounters {
     /// Of that listener and cluster; there must be one only, for its counters to be right.
     #[must_use]
-    pub fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
+    pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
         let metrics = DestinationMetrics::new(listener, cluster);
         Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
     }

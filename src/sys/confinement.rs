@@ -24,8 +24,7 @@ pub struct Permissions {
 
 /// How much of that the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Confinement {
-    /// All.
+pub(crate) enum Confinement {
     Whole,
     /// As much as this version of its interface knows: before 3 files may be truncated, before 6 other processes signalled.
     Partly(u32),
@@ -37,7 +36,7 @@ pub enum Confinement {
 
 /// Why nothing is enforced though the kernel could.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfinementError {
+pub(crate) enum ConfinementError {
     /// It counts for the thread that asks and those that come from it.
     #[error("there is more than one thread")]
     Threads,
@@ -59,7 +58,7 @@ pub(super) fn is_single() -> io::Result<bool> {
 ///
 /// # Errors
 /// See [`ConfinementError`]; then nothing is given up.
-pub fn confine(permissions: &Permissions) -> Result<Confinement, ConfinementError> {
+pub(crate) fn confine(permissions: &Permissions) -> Result<Confinement, ConfinementError> {
     if !is_single()? {
         return Err(ConfinementError::Threads);
     }

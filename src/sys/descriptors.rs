@@ -31,12 +31,12 @@ static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
 /// A session that may want one descriptor more. It takes no room, for it is a part of what opens each.
 #[derive(Debug)]
-pub struct DescriptorReservation(());
+pub(crate) struct DescriptorReservation(());
 
 impl DescriptorReservation {
     /// From now on until it is dropped, accepts leave one for it.
     #[must_use]
-    pub fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         EXPECTED.fetch_add(1, Ordering::Relaxed);
         Self(())
     }

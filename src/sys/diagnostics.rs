@@ -51,7 +51,7 @@ pub fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<
 ///
 /// # Errors
 /// It does not, or there is no loopback.
-pub fn owners_are_told() -> io::Result<()> {
+pub(crate) fn owners_are_told() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let owner = socket_owner(client.local_addr()?, listener.local_addr()?)?;

@@ -12,7 +12,7 @@ use rustix::fs::{
 
 /// A folder that is open, so that it stays the same one.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     fd: OwnedFd,
     stat: Stat,
 }
@@ -33,7 +33,7 @@ impl Folder {
     ///
     /// # Errors
     /// What open(2) says.
-    pub fn of(file: &Path) -> io::Result<Self> {
+    pub(crate) fn of(file: &Path) -> io::Result<Self> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or_else(|| Path::new("."));
         let fd = open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -45,7 +45,7 @@ impl Folder {
     /// permission bits as ls(1) shows them, if so. A folder with the sticky bit is one, too: what is there is safe in it, but
     /// not a name before we have it.
     #[must_use]
-    pub fn open_to_others(&self) -> Option<u32> {
+    pub(crate) fn open_to_others(&self) -> Option<u32> {
         let ours = [0, rustix::process::getegid().as_raw()];
         let mode = self.stat.st_mode;
         let group_writes = mode & GROUP_WRITES != 0 && !ours.contains(&self.stat.st_gid);
@@ -54,7 +54,7 @@ impl Folder {
 
     /// Whether anybody but root and the user that we run as may have put there what is in it.
     #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.open_to_others().is_some() || !is_ours(self.stat.st_uid)
     }
 

@@ -23,11 +23,11 @@ use super::{
 /// What the environment says of descriptors cannot be right.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take over the sockets that systemd passes: {0}")]
-pub struct InheritedError(String);
+pub(crate) struct InheritedError(String);
 
 /// What a passed socket is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// A socket unit's, by its descriptor name.
     Systemd(String),
     /// One that a listener of this name bound.
@@ -42,7 +42,7 @@ pub enum Role {
 
 /// Sockets that were passed to this process and that nobody has taken yet.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     passed: Vec<Passed>,
     /// Every name there was, taken or not.
     names: BTreeSet<String>,
@@ -69,7 +69,7 @@ impl Inherited {
     ///
     /// # Errors
     /// When they contradict each other or what is open.
-    pub fn take(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InheritedError> {
+    pub(crate) fn take(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InheritedError> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         if TAKEN.swap(true, Ordering::Relaxed) {
             return Ok(Self::default());
@@ -92,13 +92,13 @@ impl Inherited {
     }
 
     /// What a process before us knew, where it left that.
-    pub fn snapshot(&mut self) -> Option<MemoryFile> {
+    pub(crate) fn snapshot(&mut self) -> Option<MemoryFile> {
         let position = self.passed.iter().position(|passed| passed.role == Role::Snapshot)?;
         Some(MemoryFile::from(self.passed.remove(position).fd))
     }
 
     /// Where each process before us that has sessions still, by its id, tells what it counts.
-    pub fn reports(&mut self) -> Vec<(u32, OwnedFd)> {
+    pub(crate) fn reports(&mut self) -> Vec<(u32, OwnedFd)> {
         let (reports, others) = std::mem::take(&mut self.passed)
             .into_iter()
             .partition(|passed| matches!(passed.role, Role::Reports(_)));
@@ -115,7 +115,7 @@ impl Inherited {
     ///
     /// # Errors
     /// What [`ListeningSocket::bind`] says; or nothing usable was passed under that name.
-    pub fn listen(
+    pub(crate) fn listen(
         &mut self,
         bind: &Bind,
         role: &Role,
@@ -134,7 +134,7 @@ impl Inherited {
 
     /// Whether one was passed that is bound to that address already.
     #[must_use]
-    pub fn has(&self, bind: &Bind, role: &Role) -> bool {
+    pub(crate) fn has(&self, bind: &Bind, role: &Role) -> bool {
         self.position(bind, role).is_some()
     }
 
@@ -192,7 +192,7 @@ impl Inherited {
 
     /// What nobody has taken, in words; closed with this.
     #[must_use]
-    pub fn unused(self) -> Vec<String> {
+    pub(crate) fn unused(self) -> Vec<String> {
         let describe = |passed: &Passed| {
             let what = match &passed.local {
                 Ok(local) => format!("which listens on {local}"),
@@ -219,7 +219,7 @@ impl Role {
 
     /// As a descriptor name for systemd to keep it by.
     #[must_use]
-    pub fn to_descriptor(&self) -> String {
+    pub(crate) fn to_descriptor(&self) -> String {
         match self {
             Self::Systemd(name) => name.clone(),
             Self::Listener(name) => format!("{}listener.{}", Self::KEPT, name.replace(':', "+")),

@@ -16,7 +16,7 @@ use super::register;
 
 /// Watches folders, registered with the current worker's reactor. Dropping it ends the watching.
 #[derive(Debug)]
-pub struct Inotify {
+pub(crate) struct Inotify {
     io: AsyncFd<OwnedFd>,
 }
 
@@ -28,7 +28,7 @@ impl Inotify {
     ///
     /// # Errors
     /// What inotify_init1(2) says: `EMFILE` where the user's `max_user_instances` are used up.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Ok(Self { io: register(inotify, Interest::READABLE)? })
     }
@@ -37,7 +37,7 @@ impl Inotify {
     ///
     /// # Errors
     /// What inotify_add_watch(2) says: `ENOENT`, `EACCES`, `ENOSPC` where `max_user_watches` are used up.
-    pub fn follow(&self, folder: &Path) -> io::Result<()> {
+    pub(crate) fn follow(&self, folder: &Path) -> io::Result<()> {
         let what = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
             | WatchFlags::ATTRIB
@@ -56,7 +56,7 @@ impl Inotify {
     ///
     /// # Errors
     /// What read(2) says.
-    pub async fn happened(&self, counts: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+    pub(crate) async fn happened(&self, counts: impl Fn(&OsStr) -> bool) -> io::Result<()> {
         loop {
             let mut readable = self.io.readable().await?;
             let is_due = drain(self.io.get_ref(), &counts)?;

@@ -20,7 +20,7 @@ const BUFFER: usize = 8 * 1024 * 1024;
 
 /// Where entries are sent.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     socket: UnixDatagram,
     /// The address each time, not a connection: journald may bind anew.
     at: SocketAddrUnix,
@@ -31,7 +31,7 @@ impl Journal {
     ///
     /// # Errors
     /// When nobody is there, or it is not ours to write to.
-    pub fn at(path: &Path) -> io::Result<Self> {
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let at = SocketAddrUnix::new(path)?;
         UnixDatagram::unbound()?.connect(path)?;
         let socket = UnixDatagram::unbound()?;
@@ -43,7 +43,7 @@ impl Journal {
     ///
     /// # Errors
     /// What sendmsg(2) says.
-    pub fn send(&self, entry: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, entry: &[u8]) -> io::Result<()> {
         match sendto(&self.socket, entry, SendFlags::NOSIGNAL, &self.at) {
             Ok(_) => Ok(()),
             Err(Errno::MSGSIZE | Errno::NOBUFS) => self.send_as_file(entry),

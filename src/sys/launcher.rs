@@ -32,7 +32,7 @@ use super::successor::{PREDECESSOR, READY, SOCKETS};
 
 /// The line to it. Dropping it ends it; a successor that it has started is nobody's child then.
 #[derive(Debug)]
-pub struct Launcher {
+pub(crate) struct Launcher {
     line: OwnedFd,
     id: Pid,
     /// Starts that were ordered: an answer says to which it is, for it may come when nobody waits for it any more.
@@ -55,7 +55,6 @@ const MESSAGE_MAX: usize = 128 * 1024;
 
 /// A message without its descriptors.
 pub(super) enum LauncherReply {
-    /// The process id.
     Started(u32),
     /// In words.
     Failed(String),
@@ -68,7 +67,7 @@ impl Launcher {
     ///
     /// # Errors
     /// What fork(2) says; and when there is another thread already, whose locks would be held for ever on the other side.
-    pub fn fork() -> io::Result<Self> {
+    pub(crate) fn fork() -> io::Result<Self> {
         if !is_single()? {
             return Err(io::Error::other("there is more than one thread"));
         }
@@ -122,7 +121,7 @@ impl Launcher {
     }
 
     /// Kills the successor that was started last, if it lives.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         // A launcher that is gone kills nobody, and was nobody's parent any more.
         let _ = say(&self.line, KILL, b"", &[]);
     }

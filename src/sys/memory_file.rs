@@ -9,14 +9,14 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 /// The file. It is closed when a process executes another program, unless it is passed on.
 #[derive(Debug)]
-pub struct MemoryFile(OwnedFd);
+pub(crate) struct MemoryFile(OwnedFd);
 
 impl MemoryFile {
     /// One with that content, for good.
     ///
     /// # Errors
     /// What memfd_create(2) and write(2) say: `ENOMEM`, or `EACCES` where the host forbids such files.
-    pub fn holding(content: &[u8]) -> io::Result<Self> {
+    pub(crate) fn holding(content: &[u8]) -> io::Result<Self> {
         let mut file =
             File::from(memfd_create("ambassador", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
         file.write_all(content)?;
@@ -28,7 +28,7 @@ impl MemoryFile {
     ///
     /// # Errors
     /// What read(2) says; `FileTooLarge` where it is longer than `most` bytes.
-    pub fn read(self, most: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read(self, most: u64) -> io::Result<Vec<u8>> {
         let file = File::from(self.0);
         let length = file.metadata()?.len();
         if length > most {

@@ -11,7 +11,7 @@ use rustix::net::{
 /// Whether there is a route and an address to send from. Asks the kernel by connecting a UDP socket, which sends nothing.
 /// Where even that cannot be asked, the answer is yes.
 #[must_use]
-pub fn has_route(to: IpAddr) -> bool {
+pub(crate) fn has_route(to: IpAddr) -> bool {
     /// Discard (RFC 863); any port would do.
     const PORT: u16 = 9;
     let from: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -26,7 +26,7 @@ pub fn has_route(to: IpAddr) -> bool {
 /// (rtnetlink(7), RTM_GETROUTE): trying to bind to it would succeed for every address where `ip_nonlocal_bind` is on. Where that
 /// cannot be asked, loopback is, and nothing else.
 #[must_use]
-pub fn is_own(address: IpAddr) -> bool {
+pub(crate) fn is_own(address: IpAddr) -> bool {
     let address = address.to_canonical();
     address.is_loopback() || route_type(address).is_ok_and(|found| found == Some(RTN_LOCAL))
 }

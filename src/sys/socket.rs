@@ -63,7 +63,6 @@ pub struct ConnectTarget {
 /// Who is at the other end of an accepted socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// A TCP peer.
     Tcp(SocketAddr),
     /// A process on this host; [`Socket::peer_process`] says which.
     Unix,

@@ -22,7 +22,7 @@ pub(super) const READY: &str = "AMBASSADOR_READY";
 
 /// A process that was started to take our place.
 #[derive(Debug)]
-pub struct Successor {
+pub(crate) struct Successor {
     launcher: Arc<Launcher>,
     /// The launcher's number for it.
     order: u32,
@@ -32,7 +32,7 @@ pub struct Successor {
 
 /// Why there is no successor.
 #[derive(Debug, thiserror::Error)]
-pub enum SuccessorError {
+pub(crate) enum SuccessorError {
     /// It could not be started.
     #[error("cannot start it: {0}")]
     Start(#[from] io::Error),
@@ -49,7 +49,7 @@ impl Successor {
     ///
     /// # Errors
     /// [`SuccessorError::Start`].
-    pub fn start(
+    pub(crate) fn start(
         launcher: &Arc<Launcher>,
         sockets: &[(BorrowedFd<'_>, String)],
     ) -> Result<Self, SuccessorError> {
@@ -58,9 +58,8 @@ impl Successor {
         Ok(Self { launcher: Arc::clone(launcher), order, id, ready: ours.into() })
     }
 
-    /// Its process id.
     #[must_use]
-    pub const fn id(&self) -> u32 {
+    pub(crate) const fn id(&self) -> u32 {
         self.id
     }
 
@@ -68,7 +67,7 @@ impl Successor {
     ///
     /// # Errors
     /// When it never will be; it is gone then.
-    pub fn wait(mut self, patience: Duration) -> Result<(), SuccessorError> {
+    pub(crate) fn wait(mut self, patience: Duration) -> Result<(), SuccessorError> {
         let mut timeout =
             Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
         let heard = loop {
@@ -95,7 +94,7 @@ impl Successor {
 }
 
 /// Tells the predecessor, if there is one, that we are ready: from now on it drains. The second time there is nobody.
-pub fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
+pub(crate) fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
     use std::sync::atomic::{AtomicBool, Ordering};
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !is_succeeding(environment) || TOLD.swap(true, Ordering::Relaxed) {
@@ -110,7 +109,7 @@ pub fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
 
 /// Whether this process was started by one of its kind, to take its place.
 #[must_use]
-pub fn is_succeeding(environment: &dyn Fn(&str) -> Option<String>) -> bool {
+pub(crate) fn is_succeeding(environment: &dyn Fn(&str) -> Option<String>) -> bool {
     let predecessor = environment(PREDECESSOR).and_then(|pid| pid.parse::<i32>().ok());
     // It may have gone in the meantime; then a supervisor is our parent, and its sockets are ours all the same.
     predecessor.is_some_and(|pid| pid != i32::try_from(std::process::id()).unwrap_or(0))

@@ -12,18 +12,18 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 /// A supervisor that does not read holds us up no longer than this.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// As many descriptors as one message may carry (SCM_MAX_FD).
-pub const PASSED_MAX: usize = 253;
+pub(crate) const PASSED_MAX: usize = 253;
 
 /// Where we tell it.
 #[derive(Debug)]
-pub struct Supervisor(UnixDatagram);
+pub(crate) struct Supervisor(UnixDatagram);
 
 impl Supervisor {
     /// The one at that address, as NOTIFY_SOCKET has it: a path, or a name behind `@`.
     ///
     /// # Errors
     /// When it is no address, or nobody is there.
-    pub fn at(address: &str) -> io::Result<Self> {
+    pub(crate) fn at(address: &str) -> io::Result<Self> {
         let address = match address.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(address)?,
@@ -38,7 +38,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// What sendmsg(2) says; `WouldBlock` when it does not read.
-    pub fn notify(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(crate) fn notify(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {

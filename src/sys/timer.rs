@@ -18,7 +18,7 @@ use super::register;
 
 /// One timer, registered with the current worker's reactor.
 #[derive(Debug)]
-pub struct Timer {
+pub(crate) struct Timer {
     io: AsyncFd<OwnedFd>,
 }
 
@@ -27,14 +27,14 @@ impl Timer {
     ///
     /// # Errors
     /// What timerfd_create(2) says: `EMFILE`, `ENFILE`.
-    pub fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self { io: register(timer, Interest::READABLE)? })
     }
 
     /// Rings once, after that long; what it was set to before is forgotten.
-    pub fn set(&self, after: Duration) {
+    pub(crate) fn set(&self, after: Duration) {
         let once = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Zero would not ring at all.
         let after = Timespec::try_from(after.max(Duration::from_nanos(1)));
@@ -48,7 +48,7 @@ impl Timer {
     }
 
     /// Ready each time it has rung.
-    pub fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Not read: setting it anew forgets that it has rung, and raises a new edge when it rings again.
         ready!(self.io.poll_read_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))

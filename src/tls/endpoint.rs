@@ -97,7 +97,6 @@ pub struct HandshakeInfo {
     pub cipher: &'static str,
     /// Which content the identity had.
     pub generation: Option<Generation>,
-    /// Who was trusted.
     trust: Generation,
     /// Until when the server's certificate was good: seconds since 1970.
     until: u64,

@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_secs(1);
     "this TLS 1.2 connection has sent about as many records as its keys may protect (RFC 9325 section 4.4), so it was ended; \
      with TLS 1.3, or ChaCha20-Poly1305 preferred by the server, keys do not run out"
 )]
-pub struct KeyLimit;
+pub(crate) struct KeyLimit;
 
 /// When a connection had better end for its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

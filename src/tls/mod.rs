@@ -34,14 +34,16 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
-pub use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
-pub use extra_checks::{ExtraChecks, Pin};
-pub use identities::{Identities, IdentityChoice, NoIdentity};
-pub use identity::{Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate};
-pub use key_usage::{KeyLimit, KeyLimitDue};
-pub use stream::Stream;
-pub use verify::{
-    CredentialRole, PeerVerification, Roots, RootsError, Trust, TrustError, Verify, revocation_lists,
+pub(crate) use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
+pub(crate) use extra_checks::{ExtraChecks, Pin};
+pub(crate) use identities::{Identities, IdentityChoice, NoIdentity};
+pub(crate) use identity::{
+    Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate,
+};
+pub(crate) use key_usage::{KeyLimit, KeyLimitDue};
+pub(crate) use stream::Stream;
+pub(crate) use verify::{
+    CredentialRole, PeerVerification, Roots, Trust, TrustError, Verify, revocation_lists,
 };
 
 use identity::CertifiedPair;
@@ -133,7 +135,6 @@ pub enum HandshakeError {
     Plaintext {
         /// The beginning of it.
         said: Box<[u8]>,
-        /// What rustls says.
         error: Box<rustls::Error>,
     },
     /// The connection ended in the middle.
@@ -155,7 +156,6 @@ pub enum HandshakeError {
     ResumptionRefused {
         /// For how long it is offered none.
         rest: Duration,
-        /// How it did.
         error: Box<Self>,
     },
     /// We have nothing to show.
@@ -164,7 +164,6 @@ pub enum HandshakeError {
     /// The handshake did not come as the protocol carries it.
     #[error(transparent)]
     Wrapping(#[from] WrappingError),
-    /// The connection failed.
     #[error("the connection failed during the TLS handshake: {0}")]
     Io(io::Error),
 }
@@ -296,20 +295,20 @@ impl MinVersion {
 }
 
 /// What it means that a server asks for a certificate, gets none, and ends the connection without a word.
-pub const UNCERTIFIED: &str = "the server asked for a client certificate, got none, and ended the connection without a word: \
+pub(crate) const UNCERTIFIED: &str = "the server asked for a client certificate, got none, and ended the connection without a word: \
                                give the cluster one (tls.identity, or tls.cert and tls.key)";
 
 /// The TLS error inside an I/O error of an established stream: an alert that came late, as TLS 1.3 does when
 /// the server rejects our certificate after our side of the handshake is done (RFC 8446 §4.4.2.4).
 #[must_use]
-pub fn late_rejection(error: &io::Error) -> Option<String> {
+pub(crate) fn late_rejection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(explain(error))
 }
 
 /// What [`late_rejection`] says, only where the server objects to who we are.
 #[must_use]
-pub fn late_objection(error: &io::Error) -> Option<String> {
+pub(crate) fn late_objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
 }
@@ -317,7 +316,7 @@ pub fn late_objection(error: &io::Error) -> Option<String> {
 /// What broke TLS in a session that was established, in words; `None` where it was not TLS.
 #[must_use]
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
-pub fn failed_in_session(error: &io::Error) -> Option<String> {
+pub(crate) fn failed_in_session(error: &io::Error) -> Option<String> {
     use rustls::{AlertDescription as Alert, Error};
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     let words = match error {
@@ -333,7 +332,7 @@ pub fn failed_in_session(error: &io::Error) -> Option<String> {
 
 /// Whether a server ended TLS by an alert.
 #[must_use]
-pub fn is_alert(error: &io::Error) -> bool {
+pub(crate) fn is_alert(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
     matches!(error, Some(rustls::Error::AlertReceived(_)))
 }

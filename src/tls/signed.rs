@@ -29,7 +29,6 @@ pub(super) struct PublicKey<'a> {
     pub(super) info: &'a [u8],
     /// What is inside its AlgorithmIdentifier.
     algorithm: &'a [u8],
-    /// The key itself.
     bits: &'a [u8],
 }
 

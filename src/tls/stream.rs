@@ -67,7 +67,6 @@ struct Opened {
     consumed: usize,
     /// Bytes of plaintext in front of the buffer.
     plain: usize,
-    /// What comes next.
     then: Reading,
 }
 
@@ -238,7 +237,6 @@ impl<T: Transport> Stream<T> {
         self.uncertified
     }
 
-    /// What was negotiated.
     pub(super) const fn connection(&self) -> &UnbufferedClientConnection {
         &self.connection
     }

@@ -26,7 +26,6 @@ use super::verifier::{AcceptAny, Judge, RejectAll, Verifier};
 /// Where the trusted CAs come from.
 #[derive(Debug, Clone)]
 pub enum Roots {
-    /// A PEM file.
     File(PathBuf),
     /// The host's own trust store (or `SSL_CERT_FILE`, `SSL_CERT_DIR`).
     System,
@@ -54,10 +53,8 @@ pub enum Verify {
 /// Why there is no verifier.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The roots.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// A revocation list.
     #[error("{0}")]
     Crl(String),
 }
@@ -70,12 +67,7 @@ pub enum RootsError {
     File(String),
     /// A certificate of the file cannot be a trust anchor.
     #[error("{path} holds a certificate that cannot be a trust anchor: {reason}")]
-    Anchor {
-        /// The file.
-        path: String,
-        /// Why.
-        reason: Error,
-    },
+    Anchor { path: String, reason: Error },
     /// The host trusts nobody.
     #[error("the system's trust store has no usable CA{0}")]
     System(String),
@@ -127,7 +119,6 @@ pub enum CredentialRole {
     Client,
     /// A CA of the file.
     Ca,
-    /// A revocation list.
     Crl,
 }
 
@@ -281,7 +272,7 @@ fn unbuildable(error: VerifierBuilderError) -> TrustError {
 ///
 /// # Errors
 /// In words.
-pub fn revocation_lists(
+pub(crate) fn revocation_lists(
     path: &Path,
 ) -> Result<(Vec<CertificateRevocationListDer<'static>>, Vec<SystemTime>), String> {
     let text = text(path)?;

@@ -29,7 +29,7 @@ use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_b
 ///
 /// # Errors
 /// See [`DialError`]; what went well before is in the record.
-pub async fn try_endpoint(
+pub(crate) async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     identity: IdentityChoice,

@@ -52,7 +52,7 @@ pub struct Settings {
 
 /// What a dial did, for the access log: the last attempt's endpoint and times.
 #[derive(Debug, Default, Clone)]
-pub struct DialRecord {
+pub(crate) struct DialRecord {
     /// Attempts begun.
     pub attempts: u32,
     /// The endpoint of the last one.
@@ -71,16 +71,15 @@ pub struct DialRecord {
 
 /// What a dial led to.
 #[derive(Debug)]
-pub enum Dialled {
+pub(crate) enum Dialled {
     /// A usable upstream, with the claim that lets it be: to be kept as long as the session lives.
     Ready(Ready, Lease),
     /// A server that has greeted, and whose upgrade goes on with the client.
     ServerFirst(Box<ServerFirstUpgrade>),
 }
 
-/// A usable upstream.
 #[derive(Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     /// The stream.
     pub stream: UpstreamStream,
     /// For the client, before anything of the server.
@@ -99,12 +98,11 @@ pub struct Ready {
 
 /// Which endpoint a dial is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialTarget {
+pub(crate) enum DialTarget {
     /// The one that the cluster picks.
     Any,
     /// One and no other, whatever the caps say: for a cancel.
     Endpoint {
-        /// Which.
         id: EndpointId,
         /// Which of its addresses, if that is known.
         address: Option<SocketAddr>,
@@ -113,7 +111,7 @@ pub enum DialTarget {
 
 /// What a session asks of its dial.
 #[derive(Debug, Clone, Copy)]
-pub struct DialRequest<'a> {
+pub(crate) struct DialRequest<'a> {
     /// Which endpoint.
     pub target: DialTarget,
     /// Bytes of the client wait to be passed on.
@@ -139,7 +137,7 @@ pub struct DialRequest<'a> {
 
 /// How a client tightens what the file allows its dial.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct DialOverrides<'a> {
+pub(crate) struct DialOverrides<'a> {
     /// No more attempts than that, at least 1.
     pub attempts: Option<u32>,
     /// No longer than that over all attempts.
@@ -153,7 +151,6 @@ pub struct DialOverrides<'a> {
 pub(super) enum Purpose {
     /// A session that waits.
     Session,
-    /// One to come.
     Spare,
 }
 
@@ -163,7 +160,7 @@ pub(super) enum Purpose {
 ///
 /// # Errors
 /// See [`DialFailure`].
-pub async fn dial(
+pub(crate) async fn dial(
     cluster: &Arc<Cluster>,
     request: DialRequest<'_>,
     record: &mut DialRecord,

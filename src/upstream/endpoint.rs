@@ -26,11 +26,9 @@ pub struct Address {
 /// A host, by address or by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    /// An IP address.
     Ip(IpAddr),
     /// An IPv6 address that means something only on one interface.
     LinkLocal {
-        /// The address.
         ip: Ipv6Addr,
         /// The interface's name, or its number.
         interface: String,
@@ -67,7 +65,7 @@ pub struct Settings {
 
 /// One endpoint with what belongs to it alone and never changes; what changes is behind the cluster's lock.
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     id: EndpointId,
     settings: Settings,
     /// With a ticket store of its own; `None` is plaintext.
@@ -120,13 +118,13 @@ impl Endpoint {
 
     /// Names it within its cluster.
     #[must_use]
-    pub const fn id(&self) -> EndpointId {
+    pub(crate) const fn id(&self) -> EndpointId {
         self.id
     }
 
     /// As it was when it joined.
     #[must_use]
-    pub const fn settings(&self) -> &Settings {
+    pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 
@@ -139,7 +137,6 @@ impl Endpoint {
         }
     }
 
-    /// That address answered.
     pub(super) fn note_answered(&self, address: SocketAddr) {
         if self.settings.addresses.second.is_some() {
             let is_second = address.ip() != self.settings.addresses.first.ip();

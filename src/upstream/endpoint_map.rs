@@ -48,7 +48,7 @@ const UNMEASURED: &str = "other";
 
 /// An endpoint as others see it.
 #[derive(Debug)]
-pub struct EndpointView {
+pub(crate) struct EndpointView {
     /// What is fixed about it.
     pub endpoint: Arc<Endpoint>,
     /// Whether it is still in the cluster; if not, its last sessions are.
@@ -97,7 +97,7 @@ pub struct EvictionSettings {
 
 /// An endpoint whose sessions are to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EvictedEndpoint {
+pub(crate) struct EvictedEndpoint {
     /// Which.
     pub endpoint: EndpointId,
     /// Since when; a session that is younger is not meant.
@@ -165,7 +165,7 @@ impl Cluster {
     /// Makes these its endpoints, in this order. One that means the same server as before (name, address, name for TLS)
     /// keeps all that is known of it, and what else is said about it changes in place; one that is not named any more takes
     /// no further session. Of two that mean the same the first counts.
-    pub fn set_endpoints(&self, endpoints: Vec<Settings>) {
+    pub(crate) fn set_endpoints(&self, endpoints: Vec<Settings>) {
         let (joined, left) = self.arrange(endpoints);
         for (endpoints, what) in [(joined, "endpoint joined"), (left, "endpoint left")] {
             for endpoint in endpoints {
@@ -248,7 +248,7 @@ impl Cluster {
 
     /// An operator's order for every endpoint of that name: with TLS there is one for each name that is sent to its address.
     /// Whether there is any.
-    pub fn set_admin(&self, name: &str, admin: Admin) -> bool {
+    pub(crate) fn set_admin(&self, name: &str, admin: Admin) -> bool {
         let mut namesakes = self.endpoints();
         namesakes.retain(|endpoint| endpoint.settings().name.as_str() == name);
         let now = clock::now();
@@ -267,7 +267,7 @@ impl Cluster {
 
     /// What active checks have come to about an endpoint. `seen`: how far the last probe reached, which succeeded, or why
     /// it did not, if there was one. Tells whether what they have come to is news.
-    pub fn set_health(
+    pub(crate) fn set_health(
         &self,
         endpoint: EndpointId,
         health: HealthStatus,
@@ -300,19 +300,19 @@ impl Cluster {
 
     /// Its endpoints, in the file's order. There may be none for a while.
     #[must_use]
-    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+    pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.state().endpoint_map.current.clone()
     }
 
     /// One that it has, or had while sessions are on it.
     #[must_use]
-    pub fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
+    pub(crate) fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoint_map.get(id).cloned()
     }
 
     /// The only endpoint there is, if there is just one.
     #[must_use]
-    pub fn only_endpoint(&self) -> Option<EndpointId> {
+    pub(crate) fn only_endpoint(&self) -> Option<EndpointId> {
         match &self.state().endpoint_map.current[..] {
             [only] => Some(only.id()),
             _ => None,
@@ -321,7 +321,7 @@ impl Cluster {
 
     /// Its endpoints with their state: the current ones in the file's order, then those that only their sessions keep.
     #[must_use]
-    pub fn view(&self) -> Vec<EndpointView> {
+    pub(crate) fn view(&self) -> Vec<EndpointView> {
         let now = clock::now();
         let ready = self.spares.by_endpoint();
         let state = self.state();
@@ -351,7 +351,7 @@ impl Cluster {
 
     /// The endpoints whose sessions are to end, by [`EvictionSettings`].
     #[must_use]
-    pub fn evicted_endpoints(&self) -> Vec<EvictedEndpoint> {
+    pub(crate) fn evicted_endpoints(&self) -> Vec<EvictedEndpoint> {
         let EvictionSettings { on_unhealthy, on_removed, .. } = self.settings.eviction;
         let outcome = |endpoint_state: &EndpointState| {
             if !endpoint_state.is_present() || endpoint_state.admin() == Admin::Disabled {
@@ -373,7 +373,7 @@ impl Cluster {
 
     /// Told after every change of membership, orders or health.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 

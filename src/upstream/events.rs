@@ -36,7 +36,7 @@ impl Cluster {
 
     /// Brings the gauges up to date that tell a state, for a scrape. Not told as events are: of two that decide one after the
     /// other, the first may tell last.
-    pub fn publish_state(&self) {
+    pub(crate) fn publish_state(&self) {
         let state = self.state();
         let breaker = state.cluster_state.breaker().map_or(0, |breaker| breaker.label().number());
         // Under the lock, so that two scrapes cannot set an older state over a newer one.

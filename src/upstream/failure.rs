@@ -19,8 +19,7 @@ use super::wait_queue::NoRoom;
 
 /// One step of an attempt, in their order, as `check --connect` reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "the field's own words")]
-pub enum AttemptStep {
+pub(crate) enum AttemptStep {
     Connect,
     Upgrade,
     Handshake,
@@ -28,7 +27,7 @@ pub enum AttemptStep {
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub(crate) enum DialError {
     /// TCP was refused or failed.
     #[error("cannot connect to {address}: {error}")]
     Connect {
@@ -40,33 +39,20 @@ pub enum DialError {
     /// The protocol's way to TLS ended elsewhere.
     #[error("{endpoint}: {reason}")]
     Upgrade {
-        /// The endpoint.
         endpoint: EndpointName,
-        /// Why.
         reason: String,
         /// It ended the connection, or answered in TLS.
         is_an_end: bool,
     },
     /// It lives, and has no place for us: its own words.
     #[error("{endpoint} turned the connection away ({by})")]
-    Refused {
-        /// The endpoint.
-        endpoint: EndpointName,
-        /// What it said.
-        by: Box<TurnedAway>,
-    },
+    Refused { endpoint: EndpointName, by: Box<TurnedAway> },
     /// The TLS handshake failed.
     #[error("{endpoint}: {error}")]
-    Tls {
-        /// The endpoint.
-        endpoint: EndpointName,
-        /// Why.
-        error: HandshakeError,
-    },
+    Tls { endpoint: EndpointName, error: HandshakeError },
     /// Another endpoint was ready first, that was tried later.
     #[error("{endpoint} did not finish the {} in {after:.1?}, and another endpoint did meanwhile (connect.hedge_after)", step.label())]
     Outpaced {
-        /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
         step: AttemptStep,
@@ -76,7 +62,6 @@ pub enum DialError {
     /// It was reached, and ended the connection at once.
     #[error("{endpoint} ended the connection within {within:?}, without a word")]
     EndedEarly {
-        /// The endpoint.
         endpoint: EndpointName,
         /// How soon that is.
         within: Duration,
@@ -84,7 +69,6 @@ pub enum DialError {
     /// It was found down while it was being tried.
     #[error("{endpoint} was found down or taken out in the middle of the {}", step.label())]
     GivenUp {
-        /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
         step: AttemptStep,
@@ -92,7 +76,6 @@ pub enum DialError {
     /// It accepted, and did not greet as its protocol has it.
     #[error("{endpoint} accepted the connection and {} {}: {}", silence(*.has_begun), bound.within(*.timeout), greets(protocol))]
     Silent {
-        /// The endpoint.
         endpoint: EndpointName,
         /// What it should speak.
         protocol: &'static str,
@@ -106,7 +89,6 @@ pub enum DialError {
     /// A step took too long.
     #[error("{endpoint} did not finish the {} {}", step.label(), bound.within(*.timeout))]
     Timeout {
-        /// The endpoint.
         endpoint: EndpointName,
         /// What it was in the middle of.
         step: AttemptStep,
@@ -121,7 +103,7 @@ pub enum DialError {
 
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttemptBound {
+pub(crate) enum AttemptBound {
     /// `connect.timeout`: TCP.
     Connect,
     /// `connect.handshake_timeout`: upgrade and TLS.
@@ -136,7 +118,7 @@ pub enum AttemptBound {
 
 /// Why a dial as a whole led nowhere.
 #[derive(Debug, thiserror::Error)]
-pub enum DialFailure {
+pub(crate) enum DialFailure {
     /// A cap is reached or nobody is there; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
@@ -155,7 +137,6 @@ pub enum DialFailure {
     /// Every attempt failed; this is the last one's error.
     #[error("{last}{}{}", counted(*.attempts), no_more(.stopped))]
     Failed {
-        /// Why.
         last: DialError,
         /// How many there were.
         attempts: u32,
@@ -165,7 +146,6 @@ pub enum DialFailure {
     /// Time ran out over all attempts.
     #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
     Deadline {
-        /// The bound.
         deadline: Duration,
         /// How many attempts had begun.
         attempts: u32,
@@ -176,7 +156,7 @@ pub enum DialFailure {
 
 /// Why there are no more attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoMoreAttempts {
+pub(crate) enum NoMoreAttempts {
     /// Nobody may be dialled.
     #[error("no further attempt: {0}")]
     Unavailable(Unavailable),
@@ -248,7 +228,7 @@ impl DialError {
 
     /// The label in metrics.
     #[must_use]
-    pub fn label(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Connect { error, .. } if error.kind() == io::ErrorKind::ConnectionRefused => {
                 "connect_refused"
@@ -280,7 +260,7 @@ impl DialError {
 
     /// The step it failed in.
     #[must_use]
-    pub const fn step(&self) -> AttemptStep {
+    pub(crate) const fn step(&self) -> AttemptStep {
         match self {
             Self::Connect { .. } => AttemptStep::Connect,
             Self::Upgrade { .. } | Self::Silent { .. } | Self::Refused { .. } => AttemptStep::Upgrade,
@@ -292,7 +272,7 @@ impl DialError {
     /// What the endpoint did wrong; `None` when it is not to blame: the host is short of something, we were turned away for
     /// who we are or because it has no place now, or the time that was left was short.
     #[must_use]
-    pub fn fault(&self) -> Option<Fault> {
+    pub(crate) fn fault(&self) -> Option<Fault> {
         let is_the_endpoints = match self {
             Self::EndedEarly { .. } => return Some(Fault::EarlyClose),
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
@@ -373,13 +353,13 @@ fn is_local(error: &io::Error) -> bool {
 impl DialFailure {
     /// What the server said, where it is its own no.
     #[must_use]
-    pub fn by_server(&self) -> Option<&TurnedAway> {
+    pub(crate) fn by_server(&self) -> Option<&TurnedAway> {
         if let Self::Failed { last: DialError::Refused { by, .. }, .. } = self { Some(by) } else { None }
     }
 
     /// The session's outcome.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
+    pub(crate) const fn outcome(&self) -> Outcome {
         match self {
             Self::Waited(_, NoRoom::Crowd(queue::QueueFull::Own(_) | queue::QueueFull::Share(_))) => {
                 Outcome::CallerFull
@@ -406,7 +386,7 @@ impl DialFailure {
 impl AttemptStep {
     /// The word in messages and in `check --connect`.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Upgrade => "upgrade",

@@ -26,7 +26,7 @@ use crate::tls::EndpointOriginator;
 use super::endpoint::Endpoint;
 use super::future_set::FutureSet;
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
-pub use probe_table::ObservedHealth;
+pub(crate) use probe_table::ObservedHealth;
 pub(super) use probe_table::ProbeTable;
 use probing::{HealthCheckError, probe};
 
@@ -112,7 +112,7 @@ pub(super) fn results() -> impl Iterator<Item = &'static str> {
 type Flight = FutureSet<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>;
 
 /// Probes the endpoints of a cluster until the drain begins. Without a `health_check` there is nothing to do.
-pub async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
+pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
     let Some(settings) = cluster.settings().health_check.clone() else { return };
     let settings = Arc::new(settings);
     let mut changes = cluster.changes();

@@ -13,7 +13,7 @@ use super::{Cluster, EndpointId, State};
 /// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
 /// counts as cancelled and nobody is blamed. Whatever happens, the room is given back on drop.
 #[derive(Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     cluster: Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     state: LeaseState,
@@ -48,14 +48,12 @@ impl Lease {
         self.patience
     }
 
-    /// The cluster.
     pub(super) const fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
     }
 
-    /// The endpoint.
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
@@ -91,7 +89,6 @@ impl Lease {
         self.endpoint().metrics().sessions.increment(1);
     }
 
-    /// The dial failed.
     pub(super) fn record_failure(mut self, error: &DialError) {
         self.leave_dialling(LeaseState::Failed, error.label(), |state, id, ticket| {
             state.cluster_state.note_error(id, Some(error.to_string()));
@@ -114,13 +111,13 @@ impl Lease {
     }
 
     /// Something speaks against the endpoint: its next health check begins as soon as may be.
-    pub fn suspect(&self) {
+    pub(crate) fn suspect(&self) {
         self.cluster.suspect(self.endpoint.id());
     }
 
     /// How the session fared as far as the endpoint can be blamed: `died_young` when it was ended from there at once, and
     /// nothing had come. To be told before the lease is dropped.
-    pub fn record_survival(&self, died_young: bool) {
+    pub(crate) fn record_survival(&self, died_young: bool) {
         self.cluster.decide(|state| {
             state.cluster_state.record_survival(self.endpoint.id(), died_young, clock::now(), &mut state.rng);
         });

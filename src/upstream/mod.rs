@@ -1,28 +1,28 @@
 //! Clusters, and how a session gets a stream from one.
 //!
 //! Decisions (which endpoint, is there room, wait how long) happen under the cluster's one short lock and
-//! are the policies'; effects (connect, upgrade, handshake) happen outside it, in [`dial`]. Between
+//! are the policies'; effects (connect, upgrade, handshake) happen outside it, in [`dial()`]. Between
 //! the two goes a [`Lease`].
 
 mod attempt;
 mod connect;
 mod dial;
-pub mod discovery;
+pub(crate) mod discovery;
 mod endpoint;
 mod endpoint_map;
 mod events;
 mod failure;
 mod first_words;
 mod future_set;
-pub mod health_check;
+pub(crate) mod health_check;
 mod hedging;
 mod lease;
-pub mod preconnect;
+pub(crate) mod preconnect;
 mod probe;
 mod proxy_header;
-pub mod recovery;
+pub(crate) mod recovery;
 mod server_first;
-pub mod snapshot;
+pub(crate) mod snapshot;
 mod succession;
 mod upgrade;
 mod wait_queue;
@@ -50,22 +50,21 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
 
-pub use crate::policy::endpoint_state::Id as EndpointId;
-pub use attempt::try_endpoint;
+pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
+pub(crate) use attempt::try_endpoint;
 use dial::Purpose;
-pub use dial::{
+pub(crate) use dial::{
     DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, Settings as DialSettings, dial,
 };
-pub use endpoint::{Address, Addresses, Endpoint, Host, Settings as EndpointSettings};
+pub(crate) use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 use endpoint_map::EndpointMap;
-pub use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
-pub use failure::{AttemptBound, AttemptStep, DialError, DialFailure};
-pub use lease::Lease;
-pub use probe::{ProbeFailure, finish_dialogue, late_rejection, probe};
-pub use proxy_header::{ProxyInfo, SendProxy};
-pub use server_first::ServerFirstUpgrade;
+pub(crate) use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
+pub(crate) use failure::{AttemptStep, DialError, DialFailure};
+pub(crate) use lease::Lease;
+pub(crate) use probe::{finish_dialogue, late_rejection, probe};
+pub(crate) use proxy_header::{ProxyInfo, SendProxy};
+pub(crate) use server_first::ServerFirstUpgrade;
 use snapshot::Snapshot;
-pub use wait_queue::NoRoom;
 use wait_queue::WaitQueue;
 
 /// One cluster, complete and consistent.
@@ -151,7 +150,7 @@ impl Settings {
 /// A named group of interchangeable endpoints under one configuration. What is known of them outlives a change of that:
 /// see [`Cluster::with_settings`].
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     settings: Settings,
     metrics: ClusterMetrics,
     /// Shared with those before it.
@@ -176,13 +175,13 @@ struct State {
 impl Cluster {
     /// With the generator that its random choices come from.
     #[must_use]
-    pub fn new(settings: Settings, rng: Rng) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         Self::resume(settings, rng, Snapshot::default())
     }
 
     /// The same, going on from what another process knew.
     #[must_use]
-    pub fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
+    pub(crate) fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
         show_tls(&settings);
         let wait_queue = WaitQueue::new(settings.queue());
         let cluster_state = ClusterState::new(settings.decisions());
@@ -214,31 +213,30 @@ impl Cluster {
 
     /// What is fixed about it.
     #[must_use]
-    pub const fn settings(&self) -> &Settings {
+    pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// What it records.
     #[must_use]
-    pub const fn metrics(&self) -> &ClusterMetrics {
+    pub(crate) const fn metrics(&self) -> &ClusterMetrics {
         &self.metrics
     }
 
     /// Where its breaker is; `None`: it has none.
     #[must_use]
-    pub fn breaker(&self) -> Option<breaker::State> {
+    pub(crate) fn breaker(&self) -> Option<breaker::State> {
         self.state().cluster_state.breaker()
     }
 
     /// What counted of what is known about its endpoints when one was last picked.
     #[must_use]
-    pub fn mode(&self) -> eligibility::Mode {
+    pub(crate) fn mode(&self) -> eligibility::Mode {
         self.state().cluster_state.mode()
     }
 
     /// What it carries, without what is kept ready.
     #[must_use]
-    pub fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         let ready = self.spares.by_endpoint().values().sum();
         let load = self.state().cluster_state.total();
         Load { sessions: load.sessions.saturating_sub(ready), ..load }
@@ -251,7 +249,7 @@ impl Cluster {
 
     /// How the search for its endpoints goes.
     #[must_use]
-    pub fn discovery(&self) -> Arc<discovery::DiscoveryStatus> {
+    pub(crate) fn discovery(&self) -> Arc<discovery::DiscoveryStatus> {
         self.discovery.status()
     }
 

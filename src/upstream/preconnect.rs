@@ -46,7 +46,7 @@ const EARLY: Duration = Duration::from_secs(1);
 
 /// Keeps a cluster's connections ready until it has had its day, or the daemon drains. Without `preconnect` there is nothing
 /// to do. `replaced` changes when a credential was.
-pub async fn run(
+pub(crate) async fn run(
     cluster: Arc<Cluster>,
     rng: Rng,
     watch: DrainWatch,

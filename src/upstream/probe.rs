@@ -15,14 +15,13 @@ use super::{DialSettings, Settings};
 
 /// Why a probe did not end well.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeFailure {
+pub(crate) enum ProbeFailure {
     /// What the server said.
     #[error(transparent)]
     Answer(#[from] ProbeError),
     /// It ended the connection instead.
     #[error("{0}")]
     Ended(ProbeError),
-    /// The connection.
     #[error("{}", tls::late_rejection(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
     /// It kept silent, or went on for too long.
@@ -38,7 +37,7 @@ pub enum ProbeFailure {
 impl ProbeFailure {
     /// Whether it ended the connection, in whatever way.
     #[must_use]
-    pub const fn is_end(&self) -> bool {
+    pub(crate) const fn is_end(&self) -> bool {
         matches!(self, Self::Ended(_) | Self::Io(_))
     }
 }
@@ -72,7 +71,7 @@ impl Settings {
 ///
 /// # Errors
 /// See [`ProbeFailure`].
-pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
+pub(crate) async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
     let Some(conversation) = settings.probe(&ready) else { return Ok(Some(ready)) };
     let (key, timeout) = settings.answer_timeout();
     let talked = alarm::timeout_at(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
@@ -81,7 +80,7 @@ pub async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, P
 
 /// Says the rest of a dialogue in the place of a client that has left in the middle, within the cluster's time for a handshake.
 /// However that goes, nobody is left to hear of it.
-pub async fn finish_dialogue(settings: &Settings, unfinished: Unfinished) {
+pub(crate) async fn finish_dialogue(settings: &Settings, unfinished: Unfinished) {
     let Unfinished { end, pending: held, rest } = unfinished;
     let ready = Ready { first: held, ..Ready::new(end) };
     let until = clock::now() + settings.dial.handshake_timeout;
@@ -90,7 +89,7 @@ pub async fn finish_dialogue(settings: &Settings, unfinished: Unfinished) {
 
 /// Why the server rejects us after a handshake that was done on our side, if it does: with TLS 1.3 it judges our
 /// certificate then, and says so within a round trip.
-pub async fn late_rejection(mut end: UpstreamStream) -> Option<String> {
+pub(crate) async fn late_rejection(mut end: UpstreamStream) -> Option<String> {
     rejected_within(VERDICT, VERDICT, &mut end).await
 }
 

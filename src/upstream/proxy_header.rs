@@ -23,7 +23,7 @@ pub enum SendProxy {
 
 /// A session, as a server is to hear of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProxyInfo {
+pub(crate) struct ProxyInfo {
     /// From where to where the client connected, where it did so over TCP.
     pub addresses: Option<AddressPair>,
     /// The session's id.

@@ -37,7 +37,7 @@ type TrialSuccess = (Duration, Ready);
 
 /// Tries what is to be tried in a cluster until the drain begins. Where nothing is ever set aside or refused, there is nothing to
 /// do.
-pub async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
+pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
     if cluster.settings().breaker.is_none() && cluster.settings().outlier.is_none() {
         return;
     }

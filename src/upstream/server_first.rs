@@ -13,7 +13,7 @@ use super::probe::probe;
 
 /// It has to end by [`ServerFirstUpgrade::secure`] or [`ServerFirstUpgrade::finish_without_client`]: some servers block a host whose connections end in between.
 #[derive(Debug)]
-pub struct ServerFirstUpgrade {
+pub(crate) struct ServerFirstUpgrade {
     lease: Lease,
     identity: IdentityChoice,
     socket: Socket,
@@ -31,7 +31,7 @@ impl ServerFirstUpgrade {
     }
 
     /// The server's words, for the client to answer.
-    pub fn greeting(&mut self) -> &mut Greeting {
+    pub(crate) fn greeting(&mut self) -> &mut Greeting {
         &mut self.greeting
     }
 
@@ -39,7 +39,7 @@ impl ServerFirstUpgrade {
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn secure(
+    pub(crate) async fn secure(
         self,
         introduced: UpgradeRequest,
         record: &mut DialRecord,
@@ -60,7 +60,7 @@ impl ServerFirstUpgrade {
     }
 
     /// Ends it without a client, as the server expects a conversation to end. Nobody is blamed, whatever comes of it.
-    pub async fn finish_without_client(self) {
+    pub(crate) async fn finish_without_client(self) {
         let Self { lease, identity, socket, mut greeting } = self;
         let settings = lease.cluster().settings();
         let UpgradeRequest { request, upgraded, .. } = greeting.client_reply.conclude_without_client();

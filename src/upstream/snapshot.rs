@@ -23,7 +23,7 @@ use crate::policy::{breaker, outlier};
 /// What is known of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     pub(super) breaker: Option<BreakerSnapshot>,
     pub(super) endpoints: Vec<EndpointSnapshot>,
 }
@@ -94,7 +94,7 @@ struct Clocks {
 impl Cluster {
     /// What a process has to know that goes on with it.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let present = Clocks::new();
         let State { cluster_state, endpoint_map, .. } = &mut *self.state();
         endpoint_map.forget_restored(present.now);

@@ -16,14 +16,14 @@ impl Cluster {
     /// Whether one of them has succeeded the other, over however many changes: then they have their endpoints in common. A
     /// cluster that was taken out of the file and put back is another one, and numbers its endpoints anew.
     #[must_use]
-    pub fn is_same_lineage(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_lineage(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
     /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
     /// still counts. Who looked after the old one looks after the new one instead, from behind this call on.
     #[must_use]
-    pub fn with_settings(&self, mut settings: Settings) -> Arc<Self> {
+    pub(crate) fn with_settings(&self, mut settings: Settings) -> Arc<Self> {
         let keeps_tls = self.settings.tls_digest == settings.tls_digest;
         if keeps_tls {
             settings.tls.clone_from(&self.settings.tls);

@@ -20,14 +20,8 @@ pub(super) enum UpgradeFailure {
         /// What speaks like that.
         seen: &'static str,
     },
-    /// The connection.
     #[error("the connection failed during the {protocol} upgrade to TLS: {error}")]
-    Io {
-        /// What was spoken.
-        protocol: &'static str,
-        /// What happened.
-        error: io::Error,
-    },
+    Io { protocol: &'static str, error: io::Error },
 }
 
 impl UpgradeFailure {

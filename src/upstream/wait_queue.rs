@@ -32,7 +32,7 @@ pub(super) enum NoLease {
 
 /// Why waiting did not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
+pub(crate) enum NoRoom {
     /// Time ran out.
     #[error("that did not change in the {0:.1?} that it waited (limits.queue_timeout)")]
     Late(Duration),
@@ -171,7 +171,7 @@ impl Drop for QueueGuard<'_> {
 impl Cluster {
     /// How many sessions wait for room.
     #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.state().wait_queue.len()
     }
 

@@ -16,7 +16,6 @@ pub(super) struct Traffic {
     connects: Vec<Duration>,
 }
 
-/// What they saw.
 pub(super) struct Measured {
     /// Median from connect to the first echo.
     pub(super) connect: Duration,

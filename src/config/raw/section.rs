@@ -89,7 +89,6 @@ impl Item {
 /// A section with every key of its table.
 #[derive(Debug)]
 pub(in crate::config) struct Section {
-    /// Its own key.
     pub(in crate::config) at: SourceLocation,
     pub(super) fields: Vec<Field>,
 }

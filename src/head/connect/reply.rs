@@ -7,7 +7,7 @@ use crate::outcome::Outcome;
 
 /// What a client got.
 #[derive(Debug, Clone, Copy)]
-pub struct SessionInfo<'a> {
+pub(crate) struct SessionInfo<'a> {
     /// The session's id, as the log has it.
     pub session: &'a str,
     /// The endpoint, as the file has it.
@@ -20,7 +20,7 @@ pub struct SessionInfo<'a> {
 
 /// The reply after which the connection is the session's.
 #[must_use]
-pub fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
+pub(crate) fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
     let SessionInfo { session, endpoint, attempts, took } = served;
     let (endpoint, milliseconds) = (plain(endpoint), took.as_secs_f64() * 1e3);
     format!(
@@ -33,7 +33,7 @@ pub fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
 
 /// The reply after which the connection ends. `sentence` says why, for people.
 #[must_use]
-pub fn refusal_reply(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
+pub(crate) fn refusal_reply(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
     let (outcome, sentence, reason) = (outcome.label(), plain(sentence), reason(status));
     let allow = if status == 405 { "Allow: CONNECT\r\n" } else { "" };
     format!(
@@ -46,7 +46,7 @@ pub fn refusal_reply(status: u16, outcome: Outcome, session: &str, sentence: &st
 
 /// The status for a session that ended like that before it had an upstream, where nothing says it more exactly.
 #[must_use]
-pub const fn status_of(outcome: Outcome) -> u16 {
+pub(crate) const fn status_of(outcome: Outcome) -> u16 {
     match outcome {
         Outcome::BadContext | Outcome::BadOpening => 400,
         Outcome::Denied => 403,

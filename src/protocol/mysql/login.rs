@@ -27,7 +27,6 @@ pub(super) struct Authentication {
 /// What the client's next packet may be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exchange {
-    /// The server.
     Relayed,
     /// The server waits for the password in clear, as TLS allows it (`01 04`); the client may want to encrypt it.
     Password,

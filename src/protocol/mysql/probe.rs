@@ -40,7 +40,6 @@ pub(super) struct Login {
     is_greeted: bool,
     /// What the server asks by.
     plugin: Vec<u8>,
-    /// What comes first.
     due: Vec<u8>,
     rounds: u32,
 }

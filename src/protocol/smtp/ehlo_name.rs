@@ -9,7 +9,6 @@ use std::fmt;
 
 use super::Options;
 
-/// The name.
 #[derive(Debug, Clone)]
 pub(super) enum EhloName {
     /// One that the file gives, or the host has.

@@ -103,7 +103,6 @@ pub(in crate::tls) struct Order<'a> {
     pub(in crate::tls) more: &'a [&'a str],
 }
 
-/// The usual key.
 pub(in crate::tls) const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 /// What makes a CA.
 pub(in crate::tls) const CA: &str = "basicConstraints=critical,CA:TRUE";

@@ -33,7 +33,7 @@ use crate::upstream::endpoint::{Host, Settings};
 
 /// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
 /// thread: see [`Resolver`].
-pub async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
+pub(crate) async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
     let Some(mut following) = Following::new(cluster, services, rng) else { return };
     tokio::select! {
         // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
@@ -44,7 +44,11 @@ pub async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng
 }
 
 /// The same until everything has been asked for once: for `check --connect`.
-pub async fn settle(cluster: &Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Arc<DiscoveryStatus> {
+pub(crate) async fn settle(
+    cluster: &Arc<Cluster>,
+    services: DiscoveryServices,
+    rng: Rng,
+) -> Arc<DiscoveryStatus> {
     if let Some(mut following) = Following::new(Arc::clone(cluster), services, rng) {
         tokio::select! {
             biased;
@@ -63,7 +67,7 @@ const LATE_MAX: usize = 64;
 
 /// What all clusters' endpoints are found with.
 #[derive(Debug, Clone, Default)]
-pub struct DiscoveryServices {
+pub(crate) struct DiscoveryServices {
     /// Who is asked.
     pub resolver: Arc<Resolver>,
     /// Where nobody is to be found.

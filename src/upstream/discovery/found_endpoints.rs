@@ -43,7 +43,7 @@ pub(super) fn endpoints(
 
 /// The endpoint of a target that is an address; `None` where somebody has to be asked.
 #[must_use]
-pub fn literal(target: &Target) -> Option<Settings> {
+pub(crate) fn literal(target: &Target) -> Option<Settings> {
     let address = target.address.known()?;
     let name = EndpointName::from(&*target.address.to_string());
     Some(settings(target, name, Addresses::one(address), None))

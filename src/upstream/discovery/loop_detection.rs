@@ -13,11 +13,11 @@ use crate::sys;
 
 /// The ways among our own listeners, as of the last change of the configuration, with what has been found since.
 #[derive(Debug, Default)]
-pub struct LoopDetector(Mutex<LoopGraph>);
+pub(crate) struct LoopDetector(Mutex<LoopGraph>);
 
 /// An address at which a listener accepts, and a cluster that its sessions go to.
 #[derive(Debug, Clone)]
-pub struct EntryPoint {
+pub(crate) struct EntryPoint {
     /// Where it accepts.
     pub address: SocketAddr,
     /// Where its sessions go.
@@ -28,14 +28,14 @@ pub struct EntryPoint {
 
 /// The entrances, and what stands behind them.
 #[derive(Debug, Default)]
-pub struct LoopGraph {
+pub(crate) struct LoopGraph {
     entry_points: Vec<EntryPoint>,
     endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
 }
 
 /// How a cluster would meet itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DialLoop {
+pub(crate) enum DialLoop {
     /// At that address of a listener that leads to it.
     At(SocketAddr),
     /// At that address of a listener to another cluster, which leads back to it.
@@ -44,7 +44,7 @@ pub enum DialLoop {
 
 impl LoopDetector {
     /// From now on these entrances, and these endpoints of clusters that have no others; those of other clusters stay.
-    pub fn set(
+    pub(crate) fn set(
         &self,
         entry_points: Vec<EntryPoint>,
         fixed: impl Iterator<Item = (ClusterName, Vec<SocketAddr>)>,
@@ -74,7 +74,7 @@ impl LoopDetector {
 impl LoopGraph {
     /// With these entrances, and these endpoints of each cluster.
     #[must_use]
-    pub const fn new(
+    pub(crate) const fn new(
         entry_points: Vec<EntryPoint>,
         endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
     ) -> Self {
@@ -82,7 +82,7 @@ impl LoopGraph {
     }
 
     /// How the cluster would meet itself if it dialled there.
-    pub fn find_loop(
+    pub(crate) fn find_loop(
         &self,
         cluster: &ClusterName,
         endpoint: SocketAddr,

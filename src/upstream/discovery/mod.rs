@@ -1,7 +1,7 @@
 //! Where a cluster's endpoints come from, when not all of them are addresses in the configuration: host names, an SRV record,
-//! or a file. [`follow`] is the task that finds them and keeps them true.
+//! or a file. [`follow()`] is the task that finds them and keeps them true.
 //!
-//! The modules but `resolver`, `servers`, `file`, `own` and [`follow`] are pure. Lacks what becomes of sessions when endpoints go: that is
+//! The modules but `resolver`, `servers`, `file`, `loop_detection` and [`mod@follow`] are pure. Lacks what becomes of sessions when endpoints go: that is
 //! the cluster's.
 
 mod file;
@@ -16,10 +16,9 @@ mod srv;
 mod status;
 mod target;
 
-pub use follow::{DiscoveryServices, follow, settle};
-pub use found_endpoints::literal;
-pub use loop_detection::{DialLoop, EntryPoint, LoopDetector, LoopGraph};
-pub use resolver::Resolver;
+pub(crate) use follow::{DiscoveryServices, follow, settle};
+pub(crate) use found_endpoints::literal;
+pub(crate) use loop_detection::{DialLoop, EntryPoint, LoopGraph};
 pub(super) use status::DiscoveryStatusCell;
-pub use status::{DiscoveryStatus, Origin, OriginKind, QueryResult};
-pub use target::{EndpointsFile, Parse, Source, SrvService, Target};
+pub(crate) use status::{DiscoveryStatus, Origin};
+pub(crate) use target::{EndpointsFile, Source, SrvService, Target};

@@ -38,7 +38,6 @@ pub(super) struct ResolvConf {
     pub(super) doubts: Vec<String>,
 }
 
-/// A name server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ServerAddress {
     pub(super) ip: IpAddr,

@@ -28,7 +28,7 @@ use crate::sync::Mutex;
 
 /// One for all clusters. It spawns on the runtime it is used on, which is not a worker's: its timers are tokio's.
 #[derive(Debug, Default)]
-pub struct Resolver {
+pub(crate) struct Resolver {
     loaded: Mutex<Option<Arc<Loaded>>>,
 }
 

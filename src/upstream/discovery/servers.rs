@@ -25,7 +25,6 @@ use crate::alarm;
 use crate::clock;
 use crate::sync::Mutex;
 
-/// All of them.
 #[derive(Debug)]
 pub(super) struct Servers {
     each: Vec<Server>,

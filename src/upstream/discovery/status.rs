@@ -7,7 +7,7 @@ use tokio::sync::{Notify, watch};
 
 /// What became of a question, as a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueryResult {
+pub(crate) enum QueryResult {
     /// An answer that counts.
     Good,
     /// There is no such thing, or nothing in it that can be used.
@@ -18,7 +18,7 @@ pub enum QueryResult {
 
 /// How far a cluster's discovery is.
 #[derive(Debug, Clone, Default)]
-pub struct DiscoveryStatus {
+pub(crate) struct DiscoveryStatus {
     /// Whether every question has been answered once, well or badly. Until then a session waits rather than be refused.
     pub is_settled: bool,
     /// Whether nothing more is to come of those answers either: one family of a name may be late.
@@ -31,7 +31,7 @@ pub struct DiscoveryStatus {
 
 /// Something that endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// What kind of thing.
     pub kind: OriginKind,
     /// A name, or a path.
@@ -48,12 +48,9 @@ pub struct Origin {
 
 /// The kinds of things that endpoints come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OriginKind {
-    /// A host name.
+pub(crate) enum OriginKind {
     Name,
-    /// An SRV record.
     Service,
-    /// An endpoints file.
     File,
 }
 
@@ -66,11 +63,11 @@ pub(in crate::upstream) struct DiscoveryStatusCell {
 
 impl QueryResult {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
+    pub(crate) const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
 
     /// The label `result` in metrics.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Good => "ok",
             Self::Negative => "negative",
@@ -82,7 +79,7 @@ impl QueryResult {
 impl OriginKind {
     /// The word in `/status`.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Name => "name",
             Self::Service => "srv",
@@ -98,7 +95,7 @@ impl DiscoveryStatus {
 
     /// Why nobody is known, in words.
     #[must_use]
-    pub fn why_empty(&self) -> Option<String> {
+    pub(crate) fn why_empty(&self) -> Option<String> {
         let unsettled = || (!self.is_settled).then(|| "nobody has answered yet where it is".into());
         self.error().or_else(unsettled)
     }

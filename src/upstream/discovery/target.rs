@@ -63,7 +63,7 @@ pub struct EndpointsFile {
 }
 
 /// See [`EndpointsFile::parse`].
-pub type Parse = Arc<dyn Fn(&[u8]) -> Result<Vec<Target>, String> + Send + Sync>;
+pub(crate) type Parse = Arc<dyn Fn(&[u8]) -> Result<Vec<Target>, String> + Send + Sync>;
 
 impl fmt::Debug for EndpointsFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -35,7 +35,7 @@ struct Entry {
 
 /// An endpoint's health as others see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ObservedHealth {
+pub(crate) struct ObservedHealth {
     /// What probes have come to.
     pub status: HealthStatus,
     /// For how long.

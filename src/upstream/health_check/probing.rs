@@ -29,7 +29,6 @@ pub(super) enum HealthCheckError {
     Timeout {
         /// What did not come.
         waited_for: &'static str,
-        /// The bound.
         timeout: Duration,
     },
 }

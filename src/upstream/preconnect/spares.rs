@@ -33,7 +33,6 @@ pub(in crate::upstream) struct Spares {
 
 #[derive(Debug, Default)]
 struct Shelf {
-    /// The oldest first.
     ready: VecDeque<Spare>,
     /// Found to be of no use by who would have taken them.
     given_up: Vec<Spare>,
@@ -70,7 +69,6 @@ impl Spares {
         }
     }
 
-    /// The oldest.
     pub(super) fn take(&self) -> Option<Spare> {
         let taken = self.shelf().ready.pop_front();
         if taken.is_some() {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ambassador::config::Config;
+use ambassador::internals::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

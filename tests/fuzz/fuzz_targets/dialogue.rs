@@ -3,8 +3,8 @@
 //! and `scripts/fuzz` runs them all, each with a corpus of its own.
 #![no_main]
 
-use ambassador::protocol::postgres::ScramPlus;
-use ambassador::protocol::{
+use ambassador::internals::protocol::postgres::ScramPlus;
+use ambassador::internals::protocol::{
     self, Dialogue, ClientReply, ClientOpening, Options, Outbox, ProbeStep, Protocol, OpeningState, UpgradeStep, Upgraded,
 };
 use libfuzzer_sys::fuzz_target;
@@ -92,7 +92,7 @@ fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
     if upgraded.wrapping.is_none() {
         return;
     }
-    let (mut wrapping, mut records) = (ambassador::protocol::Wrapping::default(), Vec::new());
+    let (mut wrapping, mut records) = (ambassador::internals::protocol::Wrapping::default(), Vec::new());
     for bytes in server.chunks(portion.min(server.len().max(1))) {
         wrapping.received(bytes);
         loop {

@@ -2,9 +2,9 @@
 //! split; what a header says can be written and read again.
 #![no_main]
 
-use ambassador::head::connect::RequestReader;
-use ambassador::head::proxy::{ProxyAddresses, ProxyCommand, Extensions, HeaderReader, AddressPair, V2_LEAST, write_v1, write_v2};
-use ambassador::head::{Progress, HeadReader};
+use ambassador::internals::head::connect::RequestReader;
+use ambassador::internals::head::proxy::{ProxyAddresses, ProxyCommand, Extensions, HeaderReader, AddressPair, V2_LEAST, write_v1, write_v2};
+use ambassador::internals::head::{Progress, HeadReader};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -14,19 +14,19 @@ mod wire;
 
 /// What that file imports.
 mod sys {
-    pub(crate) use ambassador::sys::{Socket, Transport};
+    pub(crate) use ambassador::internals::sys::{Socket, Transport};
 }
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
-use ambassador::alarm;
-use ambassador::protocol::postgres::ScramPlus;
-use ambassador::protocol::{
+use ambassador::internals::alarm;
+use ambassador::internals::protocol::postgres::ScramPlus;
+use ambassador::internals::protocol::{
     self, CancelKey, Dialogue, DialogueError, Options, Outbox, Probe, Protocol, OpeningState, UpgradeStep,
 };
-use ambassador::relay::{self, Ended, LiveSession, Settings, RelayInput};
-use ambassador::workers;
+use ambassador::internals::relay::{self, Ended, LiveSession, Settings, RelayInput};
+use ambassador::internals::workers;
 use libfuzzer_sys::fuzz_target;
 use wire::{ECONNRESET, EPIPE, End, Peer, Wire, Woken, wire};
 
