@@ -1,40 +1,32 @@
-//! What a configuration has become: sockets, clusters, routes and who attends to them. A start is a change from nothing.
+//! The configuration in force, with everything that runs under it. A start is a change from nothing.
 //!
-//! A change is all or nothing. New sockets are bound first; from there on nothing can fail. What means the same as
-//! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
+//! A change is all or nothing: new sockets are bound first, and after that nothing can fail. Listeners and clusters that
+//! mean the same as before are not touched ([`ListenerManager`], [`ClusterManager`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::{Future, pending};
-use std::net::SocketAddr;
+use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fastrand::Rng;
 
-use crate::admin::{self, AdminState, AdminTransport, ListenerView, View};
-use crate::alarm;
-use crate::clock;
+use crate::admin::{self, AdminState, AdminTransport, View};
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::drain::{Branch, Drain};
-use crate::listener::{self, AcceptContext, RouteCell};
-use crate::name::{ClusterName, ListenerName};
-use crate::policy::admission::Needs;
-use crate::session::{
-    self, AccessLog, Admission, CallerLookups, CallerRequirements, Destination, DestinationCounters, Route,
-    SessionIds, SessionTable, end_outdated, evict_sessions,
-};
-use crate::sys::{BindError, Inherited, ListeningSocket, LocalAddress, Options, Role};
-use crate::upstream::discovery::EntryPoint;
+use crate::drain::Drain;
+use crate::name::ClusterName;
+use crate::session::{AccessLog, CallerLookups, SessionIds};
+use crate::sys::{BindError, Inherited, ListeningSocket, LocalAddress, Role};
+use crate::upstream::discovery;
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
-use crate::upstream::{Cluster, discovery, health_check, preconnect, recovery};
 use crate::workers::Workers;
 
-use super::draining::{DrainResult, drain_sessions};
-use super::sockets::{AvailableSockets, BoundSocket, BoundSockets};
+use super::clusters::ClusterManager;
+use super::listeners::ListenerManager;
+use super::sockets::{AvailableSockets, BoundSocket, BoundSockets, OpenSocket};
 use super::store;
 
-/// What everything is done with, and what outlives every change.
+/// What the parts of the daemon work with. It outlives every change of the configuration.
 #[derive(Debug)]
 pub(super) struct Services {
     /// Kept until the last session has ended: without them the threads end.
@@ -42,7 +34,7 @@ pub(super) struct Services {
     pub(super) access: Arc<AccessLog>,
     /// Accept loops and sessions.
     pub(super) sessions: Drain,
-    /// What answers about the daemon, and what attends to clusters.
+    /// The admin server, and the tasks that look after clusters.
     pub(super) admin: Drain,
     pub(super) credentials: Credentials,
     pub(super) discovery: discovery::DiscoveryServices,
@@ -54,70 +46,15 @@ pub(super) struct Services {
 pub(super) struct ActiveConfig {
     services: Services,
     rng: Rng,
-    ids: Arc<SessionIds>,
     /// `None` before the first.
     config: Option<Config>,
-    listeners: Vec<ActiveListener>,
-    clusters: BTreeMap<ClusterName, ActiveCluster>,
+    listeners: ListenerManager,
+    clusters: ClusterManager,
     admin: Option<OpenSocket>,
     control: Option<OpenSocket>,
-    /// Of every listener with its clusters that there ever was: its sums go on when it comes back.
-    session_tables: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<SessionTable>>,
-    /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
-    destination_counters: BTreeMap<(ListenerName, ClusterName), Arc<DestinationCounters>>,
-    draining: Vec<DrainingRoute>,
-    /// Of sockets that the last change gave up: their accept loops, which close them.
-    closing: Vec<Branch>,
-    /// The names under which systemd keeps sockets of ours.
+    /// The names under which systemd keeps our sockets.
     kept: BTreeSet<String>,
-    /// What another process knew of the clusters, until they are there.
-    restored: BTreeMap<ClusterName, ClusterSnapshot>,
 }
-
-/// A listener that accepts.
-#[derive(Debug)]
-struct ActiveListener {
-    settings: listener::Settings,
-    current: Arc<RouteCell>,
-    route: ActiveRoute,
-    sockets: Vec<OpenSocket>,
-}
-
-/// A route with what ends its orphans.
-#[derive(Debug)]
-struct ActiveRoute {
-    route: Arc<Route>,
-    eviction: Branch,
-}
-
-/// A route that nobody comes by any more, with sessions that live.
-#[derive(Debug)]
-struct DrainingRoute {
-    route: ActiveRoute,
-    /// Its accept loops, which take in who waited already.
-    accepting: Vec<Branch>,
-    /// Its listener is gone, and so its sessions are to end.
-    drains: bool,
-}
-
-/// A socket with the loop that accepts on it.
-#[derive(Debug)]
-struct OpenSocket {
-    bound: BoundSocket,
-    accepting: Branch,
-}
-
-/// A cluster with the tasks that look after it.
-#[derive(Debug)]
-struct ActiveCluster {
-    cluster: Arc<Cluster>,
-    tasks: Branch,
-}
-
-/// How often it is looked at whether the last session of a route has ended.
-const STEP: Duration = Duration::from_secs(1);
-/// How long an accept loop may take to take in who waits already.
-const ACCEPTING: Duration = Duration::from_secs(2);
 
 impl ActiveConfig {
     /// `restored`: what another process knew of its clusters.
@@ -126,23 +63,10 @@ impl ActiveConfig {
         mut rng: Rng,
         restored: BTreeMap<ClusterName, ClusterSnapshot>,
     ) -> Self {
-        let ids = Arc::new(SessionIds::new(rng.u64(..)));
-        Self {
-            services,
-            rng,
-            ids,
-            config: None,
-            listeners: Vec::new(),
-            clusters: BTreeMap::new(),
-            admin: None,
-            control: None,
-            session_tables: BTreeMap::new(),
-            destination_counters: BTreeMap::new(),
-            draining: Vec::new(),
-            closing: Vec::new(),
-            kept: BTreeSet::new(),
-            restored,
-        }
+        let listeners = ListenerManager::new(Arc::new(SessionIds::new(rng.u64(..))));
+        let clusters = ClusterManager::new(restored);
+        let (config, admin, control, kept) = (None, None, None, BTreeSet::new());
+        Self { services, rng, config, listeners, clusters, admin, control, kept }
     }
 
     pub(super) const fn services(&self) -> &Services {
@@ -154,10 +78,10 @@ impl ActiveConfig {
         self.config.as_ref()
     }
 
-    /// Makes the configuration the one in force, and tells what is different now.
+    /// Puts the configuration in force. The answer: what has changed, in words.
     ///
     /// # Errors
-    /// Addresses that cannot be had; then everything is as before.
+    /// Addresses that cannot be bound; then everything is as before.
     pub(super) fn apply(
         &mut self,
         config: Config,
@@ -165,383 +89,68 @@ impl ActiveConfig {
     ) -> Result<Vec<String>, Vec<BindError>> {
         let bound_sockets =
             BoundSockets::bind_all(&config, self.available(), inherited, self.services.workers.listening())?;
-        let mut changes = Vec::new();
-        let open = self.listeners.iter().flat_map(|listener| &listener.sockets);
-        let open: Vec<_> = open.map(|socket| socket.accepting.clone()).collect();
-        // Those that are not wanted any more are ours alone; of the others it is said again who has them.
+        let (mut changes, is_start) = (Vec::new(), self.config.is_none());
+        // The sockets that this change closes are ours alone; the others are announced again.
         self.set_handed_on(false);
-        let before = std::mem::take(&mut self.listeners);
-        self.change_clusters(&config, &mut changes);
-        self.change_listeners(&config, before, bound_sockets.listeners, &mut changes);
-        self.closing.extend(open.into_iter().filter(Branch::is_stopped));
-        self.retire_clusters(&config, &mut changes);
+        let Self { services, rng, listeners, clusters, .. } = self;
+        clusters.apply(&config, services, rng, is_start, &mut changes);
+        listeners.apply(&config, bound_sockets.listeners, clusters, services, is_start, &mut changes);
+        clusters.remove_absent(&config, &mut changes);
+        clusters.forget_restored();
         let (admin, control) = (self.admin.take(), self.control.take());
         self.admin = self.answer_at(AdminTransport::Address, admin, bound_sockets.admin, &mut changes);
         self.control = self.answer_at(AdminTransport::Control, control, bound_sockets.control, &mut changes);
-        self.show(&config);
-        self.services.discovery.own.set(self.entry_points(), self.fixed_endpoints());
+        self.publish_view(&config);
+        self.services.discovery.own.set(self.listeners.entry_points(), self.clusters.fixed_endpoints());
         self.config = Some(config);
-        self.restored.clear();
         Ok(changes)
     }
 
-    /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
-    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
-    /// nothing.
+    /// Waits until the sockets that the last change gave up are closed: see [`ListenerManager::wait_closed`].
     pub(super) async fn wait_closed(&mut self, deadline: Instant) {
-        while let Some(accepting) = self.closing.last() {
-            if accepting.finished(deadline).await.is_err() {
-                return;
-            }
-            self.closing.pop();
-        }
+        self.listeners.wait_closed(deadline).await;
     }
 
-    /// Stops accepting at once, and closes the sockets.
+    /// Stops accepting at once, and closes the listeners' sockets.
     pub(super) fn close_listeners(&mut self) {
-        for listener in &mut self.listeners {
-            listener.sockets.clear();
-        }
+        self.listeners.close();
     }
 
-    /// Answers nobody any more.
+    /// Closes the admin's sockets.
     pub(super) fn close_admin(&mut self) {
         (self.admin, self.control) = (None, None);
     }
 
     /// Every listening socket with what it is for.
     pub(super) fn sockets(&self) -> Vec<(Arc<ListeningSocket>, Role)> {
-        let listeners = self.listeners.iter().flat_map(|listener| {
-            let role = || Role::Listener(listener.settings.name.to_string());
-            listener.sockets.iter().map(move |socket| (&socket.bound, role()))
-        });
-        let admin_sockets =
-            self.admin.iter().chain(&self.control).map(|admin_socket| (&admin_socket.bound, Role::Admin));
-        listeners
-            .chain(admin_sockets)
-            .map(|(bound, role)| (Arc::clone(&bound.listening), bound.role(role)))
-            .collect()
+        let listeners =
+            self.listeners.sockets().map(|(name, bound)| (bound, Role::Listener(name.to_string())));
+        let admin = self.admin.iter().chain(&self.control).map(|socket| (&socket.bound, Role::Admin));
+        let all = listeners.chain(admin);
+        all.map(|(bound, role)| (Arc::clone(&bound.listening), bound.role(role))).collect()
     }
 
-    /// Sockets that are ours are systemd's to keep, where it does.
+    /// Gives systemd our sockets to keep, where it keeps any.
     pub(super) fn store_sockets(&mut self) {
         let sockets = self.sockets();
         store::store_sockets(&sockets, &mut self.kept);
     }
 
-    /// Whether others go on listening on our sockets when we stop.
+    /// Whether another process goes on listening on our sockets when we stop.
     pub(super) fn set_handed_on(&self, is_handed_on: bool) {
         self.sockets().iter().for_each(|(listening, _)| listening.set_handed_on(is_handed_on));
     }
 
-    /// Where listeners accept, with each cluster that they lead to.
-    fn entry_points(&self) -> Vec<EntryPoint> {
-        let entry_points = self.listeners.iter().flat_map(|listener| {
-            let addresses =
-                listener.sockets.iter().filter_map(|socket| match socket.bound.listening.local() {
-                    LocalAddress::Tcp(address) => Some(*address),
-                    LocalAddress::Unix(_) => None,
-                });
-            let is_only = !listener.settings.context;
-            addresses.flat_map(move |address| {
-                let clusters = listener.settings.clusters.iter();
-                clusters.map(move |cluster| EntryPoint { address, cluster: cluster.clone(), is_only })
-            })
-        });
-        entry_points.collect()
-    }
-
-    /// Those of clusters whose endpoints nobody has to find.
-    fn fixed_endpoints(&self) -> impl Iterator<Item = (ClusterName, Vec<SocketAddr>)> {
-        let fixed = self.clusters.values().filter(|known| known.cluster.settings().source.is_none());
-        fixed.map(|known| {
-            let endpoints = known.cluster.endpoints();
-            let addresses = endpoints.iter().flat_map(|endpoint| endpoint.settings().addresses.iter());
-            (known.cluster.settings().name.clone(), addresses.collect())
-        })
-    }
-
     fn available(&self) -> AvailableSockets {
-        let listeners = self.listeners.iter().flat_map(|listener| {
-            listener.sockets.iter().map(|socket| (listener.settings.name.clone(), socket.bound.clone()))
-        });
-        let bound = |open_socket: &Option<OpenSocket>| {
-            open_socket.as_ref().map(|open_socket| open_socket.bound.clone())
-        };
+        let bound = |socket: &Option<OpenSocket>| socket.as_ref().map(|socket| socket.bound.clone());
         AvailableSockets {
-            listeners: listeners.collect(),
+            listeners: self.listeners.sockets().map(|(name, bound)| (name.clone(), bound.clone())).collect(),
             admin: bound(&self.admin),
             control: bound(&self.control),
         }
     }
 
-    fn change_clusters(&mut self, config: &Config, changes: &mut Vec<String>) {
-        let is_start = self.config.is_none();
-        for settings in &config.clusters {
-            let name = &settings.name;
-            let cluster = match self.clusters.get(name) {
-                Some(active_cluster) if active_cluster.cluster.settings().digest == settings.digest => {
-                    continue;
-                }
-                Some(active_cluster) => {
-                    changes.push(format!("cluster {name} changed"));
-                    active_cluster.tasks.stop();
-                    active_cluster.cluster.with_settings(settings.clone())
-                }
-                None => {
-                    if !is_start {
-                        changes.push(format!("cluster {name} added"));
-                    }
-                    let restored = self.restored.remove(name).unwrap_or_default();
-                    Cluster::resume(settings.clone(), self.rng.fork(), restored)
-                }
-            };
-            if let Some(tls) = &cluster.settings().tls {
-                self.services.credentials.follow(name, tls);
-            }
-            let tasks = self.services.admin.branch();
-            let probing = health_check::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch());
-            self.services.admin.spawn(probing);
-            self.services.admin.spawn(recovery::run(Arc::clone(&cluster), tasks.watch()));
-            let draining = self.services.sessions.watch();
-            let replaced = self.services.credentials.replacements();
-            let dialling =
-                preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining, replaced);
-            self.services.admin.spawn(dialling);
-            // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
-            let services = self.services.discovery.clone();
-            let finding = discovery::follow(Arc::clone(&cluster), services, self.rng.fork(), tasks.watch());
-            self.services.admin.spawn(finding);
-            let active_cluster = ActiveCluster { cluster, tasks };
-            self.clusters.insert(name.clone(), active_cluster);
-        }
-    }
-
-    /// Those that the file does not have any more. Sessions that live end as the cluster's `on_removed` says.
-    fn retire_clusters(&mut self, config: &Config, changes: &mut Vec<String>) {
-        let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
-        self.clusters.retain(|name, active_cluster| {
-            let stays = is_there(name);
-            if !stays {
-                changes.push(format!("cluster {name} removed"));
-                active_cluster.tasks.stop();
-                active_cluster.cluster.set_endpoints(Vec::new());
-            }
-            stays
-        });
-    }
-
-    fn change_listeners(
-        &mut self,
-        config: &Config,
-        mut before: Vec<ActiveListener>,
-        sockets: Vec<Vec<BoundSocket>>,
-        changes: &mut Vec<String>,
-    ) {
-        let is_start = self.config.is_none();
-        for (settings, bound) in config.listeners.iter().zip(sockets) {
-            let known =
-                before.iter().position(|active_listener| active_listener.settings.name == settings.name);
-            let known = known.map(|position| before.remove(position));
-            match &known {
-                Some(active_listener) if active_listener.settings != *settings => {
-                    changes.push(format!("listener {} changed", settings.name));
-                }
-                None if !is_start => {
-                    let addresses: Vec<_> =
-                        bound.iter().map(|bound| bound.listening.local().to_string()).collect();
-                    changes.push(format!("listener {} added on {}", settings.name, addresses.join(", ")));
-                }
-                Some(_) | None => {}
-            }
-            let active_listener = self.serve(settings, bound, known);
-            self.listeners.push(active_listener);
-        }
-        for ActiveListener { settings, route: active_route, sockets, .. } in before {
-            let accepting = sockets.iter().map(|socket| socket.accepting.clone()).collect();
-            self.draining.push(DrainingRoute { route: active_route, accepting, drains: false });
-            let active = self.drain(&settings.name, config);
-            changes.push(format!("listener {} removed; its {active} session(s) drain", settings.name));
-        }
-    }
-
-    /// The listener on those sockets; what it was before goes on where nothing about it is different.
-    fn serve(
-        &mut self,
-        settings: &listener::Settings,
-        bound: Vec<BoundSocket>,
-        known: Option<ActiveListener>,
-    ) -> ActiveListener {
-        let named = |name| Arc::clone(&self.clusters[name].cluster);
-        let clusters: Vec<_> = settings.clusters.iter().map(named).collect();
-        let (current, active_route, mut before) = match known {
-            None => {
-                let active_route = self.route(settings, clusters, None);
-                (Arc::new(RouteCell::new(Arc::clone(&active_route.route))), active_route, Vec::new())
-            }
-            Some(known) => {
-                let before = listener::Settings { binds: settings.binds.clone(), ..known.settings };
-                let are_same =
-                    known.route.route.clusters().zip(&clusters).all(|(before, now)| Arc::ptr_eq(before, now));
-                if before == *settings && are_same {
-                    (known.current, known.route, known.sockets)
-                } else {
-                    let active_route = self.route(settings, clusters, Some(&known.route));
-                    known.current.set(Arc::clone(&active_route.route));
-                    // To the same clusters, the new route has the old one's sessions; else they are on their own.
-                    if before.clusters != settings.clusters {
-                        self.let_go(&known.route);
-                        self.draining.push(DrainingRoute {
-                            route: known.route,
-                            accepting: Vec::new(),
-                            drains: false,
-                        });
-                    }
-                    (known.current, active_route, known.sockets)
-                }
-            }
-        };
-        let open_socket =
-            bound.into_iter().map(|bound| self.accept_on(bound, settings, &current, &mut before));
-        let sockets = open_socket.collect();
-        // What is left of `before` are sockets that this listener has no more.
-        ActiveListener { settings: settings.clone(), current, route: active_route, sockets }
-    }
-
-    /// A route by which new sessions go.
-    fn route(
-        &mut self,
-        settings: &listener::Settings,
-        clusters: Vec<Arc<Cluster>>,
-        before: Option<&ActiveRoute>,
-    ) -> ActiveRoute {
-        let key = (settings.name.clone(), settings.clusters.clone());
-        let session_table = Arc::clone(self.session_tables.entry(key).or_default());
-        let services = &self.services;
-        let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
-        let wanted = CallerRequirements {
-            to_dial: by_clusters.flatten().reduce(Needs::and),
-            // Where each session leaves a record, its caller is in it.
-            to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
-        };
-        let admission = Admission::new(&settings.admission, wanted, services.lookups.clone());
-        let settings = session::Settings {
-            listener: settings.name.clone(),
-            max_connections: settings.max_connections,
-            records: settings.records,
-            accept_proxy: settings.accept_proxy,
-            context: settings.context,
-            admission: match before {
-                Some(before) => admission.succeeding(&before.route),
-                None => admission,
-            },
-        };
-        let destination = |cluster: Arc<Cluster>| {
-            let name = &cluster.settings().name;
-            let counters = self.destination_counters.entry((settings.listener.clone(), name.clone()));
-            let counters = counters.or_insert_with(|| DestinationCounters::of(&settings.listener, name));
-            Destination::new(Arc::clone(&cluster), Arc::clone(counters))
-        };
-        let destinations = clusters.into_iter().map(destination).collect();
-        let before = before.map(|before| &*before.route);
-        let route = Route::new(settings, destinations, Arc::clone(&self.ids), session_table, before);
-        let eviction = services.sessions.branch();
-        for cluster in route.clusters() {
-            services.admin.spawn(evict_sessions(Arc::clone(&route), Arc::clone(cluster), eviction.watch()));
-            let replaced = services.credentials.replacements();
-            let ending = end_outdated(Arc::clone(&route), Arc::clone(cluster), replaced, eviction.watch());
-            services.admin.spawn(ending);
-        }
-        ActiveRoute { route, eviction }
-    }
-
-    /// The socket with its accept loop; the one it had, if it was this listener's before.
-    fn accept_on(
-        &self,
-        bound: BoundSocket,
-        settings: &listener::Settings,
-        current: &Arc<RouteCell>,
-        before: &mut Vec<OpenSocket>,
-    ) -> OpenSocket {
-        // Of several clusters the first one's: what is remote on this side is the clients.
-        let options =
-            current.get().clusters().next().map_or(Options::NONE, |cluster| cluster.settings().socket);
-        if let Err(error) = bound.listening.set_options(&options) {
-            tracing::warn!(listener = %settings.name, %error, "cannot set the socket's options");
-        }
-        let is_held = |open_socket: &OpenSocket| Arc::ptr_eq(&open_socket.bound.listening, &bound.listening);
-        if let Some(position) = before.iter().position(is_held) {
-            let mut open_socket = before.remove(position);
-            if open_socket.bound.bind != bound.bind {
-                bound.apply_permissions();
-            }
-            open_socket.bound = bound;
-            return open_socket;
-        }
-        tracing::debug!(listener = %settings.name, address = %bound.listening.local(), "listening");
-        let accepting = self.services.sessions.branch();
-        let service = AcceptContext {
-            current: Arc::clone(current),
-            workers: Arc::clone(&self.services.workers),
-            access: Arc::clone(&self.services.access),
-            drain: self.services.sessions.clone(),
-        };
-        let serving = listener::serve(Arc::clone(&bound.listening), service, accepting.watch());
-        accepting.spawn_on(&self.services.sessions, self.services.workers.listening().handle(), serving);
-        OpenSocket { bound, accepting }
-    }
-
-    /// Lets the sessions of a listener that is gone end, for as long as a drain may take, and tells how many live: those by its
-    /// last route and by earlier ones. If it comes back meanwhile, new sessions are another route's.
-    fn drain(&mut self, listener: &ListenerName, config: &Config) -> usize {
-        let is_its =
-            |draining: &&mut DrainingRoute| draining.route.route.listener() == listener && !draining.drains;
-        let (mut routes, mut accepting, mut eviction) = (Vec::new(), Vec::new(), Vec::new());
-        for draining in self.draining.iter_mut().filter(is_its) {
-            draining.drains = true;
-            routes.push(Arc::clone(&draining.route.route));
-            accepting.extend(draining.accepting.iter().cloned());
-            eviction.push(draining.route.eviction.clone());
-        }
-        let active = routes.iter().map(|route| route.active()).sum();
-        let (window, watch, listener) =
-            (config.shutdown.drain_timeout, self.services.admin.watch(), listener.clone());
-        let parting = async move {
-            // Whoever waited in the queue is served yet, and has to end with the others.
-            for accepting in accepting {
-                let _ = accepting.finished(clock::now() + ACCEPTING).await;
-            }
-            let DrainResult { quiet, forced } = drain_sessions(&routes, window, None).await;
-            tracing::info!(%listener, quiet, forced, "the removed listener has drained");
-            eviction.iter().for_each(Branch::stop);
-        };
-        self.services.admin.spawn(async move {
-            tokio::select! {
-                () = watch.begun() => {}
-                () = parting => {}
-            }
-        });
-        active
-    }
-
-    /// What looks after the sessions of a route that nobody comes by any more ends with the last of them.
-    fn let_go(&self, active_route: &ActiveRoute) {
-        let (route, eviction) = (Arc::clone(&active_route.route), active_route.eviction.clone());
-        self.services.admin.spawn(async move {
-            let watch = eviction.watch();
-            let ended = async {
-                while route.active() > 0 {
-                    alarm::sleep(STEP).await;
-                }
-            };
-            tokio::select! {
-                () = watch.begun() => {}
-                () = ended => eviction.stop(),
-            }
-        });
-    }
-
-    /// A door of the admin's: as before, or opened anew.
+    /// Serves the admin at that socket: as before, or from now on.
     fn answer_at(
         &self,
         admin_socket: AdminTransport,
@@ -571,67 +180,35 @@ impl ActiveConfig {
         Some(OpenSocket { bound, accepting })
     }
 
-    /// When it is worth a look whether the last session of what was taken out has ended; never, while nothing was.
+    /// Waits until it is worth a look whether a removed listener has ended its last session; for ever if there is none.
     pub(super) fn next_removal(&self) -> impl Future<Output = ()> + use<> {
-        let is_any = !self.draining.is_empty();
-        async move { if is_any { alarm::sleep(STEP).await } else { pending().await } }
+        self.listeners.next_removal()
     }
 
-    /// What was taken out and has no session any more is gone from here on, and so are its series.
+    /// Forgets what has drained, and so its metrics.
     pub(super) fn remove_drained(&mut self) {
-        if self.draining.iter().any(DrainingRoute::is_over)
+        if self.listeners.has_drained()
             && let Some(config) = self.config.take()
         {
-            self.show(&config);
+            self.publish_view(&config);
             self.config = Some(config);
         }
     }
 
-    /// What others see from now on.
-    fn show(&mut self, config: &Config) {
-        // Their last bytes are counted before they are out of sight.
-        self.draining.iter().for_each(|gone| gone.route.route.publish_bytes());
-        self.draining.retain(|gone| !gone.is_over());
-        let view = |active_listener: &ActiveListener| ListenerView {
-            route: Arc::clone(&active_listener.route.route),
-            addresses: active_listener
-                .sockets
-                .iter()
-                .map(|socket| socket.bound.listening.local().clone())
-                .collect(),
-        };
+    /// Publishes what the admin and the metrics show from now on.
+    fn publish_view(&mut self, config: &Config) {
+        self.listeners.remove_drained();
         let admin = self.admin.as_ref().map(|admin| admin.bound.listening.local());
+        let clusters = config.clusters.iter().map(|cluster| Arc::clone(self.clusters.get(&cluster.name)));
         self.services.admin_state.view.set(View {
             admin: match admin {
                 Some(LocalAddress::Tcp(address)) => Some(*address),
                 Some(LocalAddress::Unix(_)) | None => None,
             },
-            listeners: self.listeners.iter().map(view).collect(),
-            clusters: config
-                .clusters
-                .iter()
-                .map(|cluster| Arc::clone(&self.clusters[&cluster.name].cluster))
-                .collect(),
-            session_tables: self.session_tables.values().cloned().collect(),
-            draining: self.draining.iter().map(|gone| Arc::clone(&gone.route.route)).collect(),
+            listeners: self.listeners.views(),
+            clusters: clusters.collect(),
+            session_tables: self.listeners.session_tables(),
+            draining: self.listeners.draining(),
         });
-    }
-}
-
-impl DrainingRoute {
-    fn is_over(&self) -> bool {
-        self.route.route.active() == 0 && self.accepting.iter().all(Branch::is_finished)
-    }
-}
-
-impl Drop for ActiveRoute {
-    fn drop(&mut self) {
-        self.eviction.stop();
-    }
-}
-
-impl Drop for OpenSocket {
-    fn drop(&mut self) {
-        self.accepting.stop();
     }
 }

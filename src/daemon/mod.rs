@@ -4,8 +4,10 @@
 //! The one place where randomness is seeded.
 
 mod active_config;
+mod clusters;
 mod confinement;
 mod draining;
+mod listeners;
 mod notify;
 mod reload;
 mod replace;

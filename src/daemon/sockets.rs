@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::admin::{self, Control};
 use crate::config::Config;
+use crate::drain::Branch;
 use crate::listener::Settings;
 use crate::name::ListenerName;
 use crate::sys::{Bind, BindError, Inherited, ListeningSocket, Options, Role, UnixBind};
@@ -16,6 +17,19 @@ use crate::workers::Worker;
 pub(super) struct BoundSocket {
     pub(super) bind: Bind,
     pub(super) listening: Arc<ListeningSocket>,
+}
+
+/// A socket with the loop that accepts on it, which ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenSocket {
+    pub(super) bound: BoundSocket,
+    pub(super) accepting: Branch,
+}
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        self.accepting.stop();
+    }
 }
 
 /// Every socket of a configuration.

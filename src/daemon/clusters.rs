@@ -1,0 +1,121 @@
+//! The clusters in force, each with the tasks that look after it: health checks, trials, connections kept ready, discovery.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fastrand::Rng;
+
+use crate::config::Config;
+use crate::drain::Branch;
+use crate::name::ClusterName;
+use crate::upstream::snapshot::Snapshot;
+use crate::upstream::{Cluster, discovery, health_check, preconnect, recovery};
+
+use super::active_config::Services;
+
+/// All clusters of the configuration in force.
+#[derive(Debug)]
+pub(super) struct ClusterManager {
+    active: BTreeMap<ClusterName, ActiveCluster>,
+    /// What another process knew of the clusters, until the first configuration is in force.
+    restored: BTreeMap<ClusterName, Snapshot>,
+}
+
+/// A cluster with the tasks that look after it.
+#[derive(Debug)]
+struct ActiveCluster {
+    cluster: Arc<Cluster>,
+    tasks: Branch,
+}
+
+impl ClusterManager {
+    /// Has no clusters yet.
+    pub(super) const fn new(restored: BTreeMap<ClusterName, Snapshot>) -> Self {
+        Self { active: BTreeMap::new(), restored }
+    }
+
+    /// The cluster of that name, which the configuration has.
+    pub(super) fn get(&self, name: &ClusterName) -> &Arc<Cluster> {
+        &self.active[name].cluster
+    }
+
+    /// Forgets what another process knew of clusters that the configuration does not have.
+    pub(super) fn forget_restored(&mut self) {
+        self.restored.clear();
+    }
+
+    /// Starts clusters that are new, and gives new settings to those that have changed. Those that are gone stay until
+    /// [`Self::remove_absent`], because listeners lead to them.
+    pub(super) fn apply(
+        &mut self,
+        config: &Config,
+        services: &Services,
+        rng: &mut Rng,
+        is_start: bool,
+        changes: &mut Vec<String>,
+    ) {
+        for settings in &config.clusters {
+            let name = &settings.name;
+            let cluster = match self.active.get(name) {
+                Some(active_cluster) if active_cluster.cluster.settings().digest == settings.digest => {
+                    continue;
+                }
+                Some(active_cluster) => {
+                    changes.push(format!("cluster {name} changed"));
+                    active_cluster.tasks.stop();
+                    active_cluster.cluster.with_settings(settings.clone())
+                }
+                None => {
+                    if !is_start {
+                        changes.push(format!("cluster {name} added"));
+                    }
+                    let restored = self.restored.remove(name).unwrap_or_default();
+                    Cluster::resume(settings.clone(), rng.fork(), restored)
+                }
+            };
+            if let Some(tls) = &cluster.settings().tls {
+                services.credentials.follow(name, tls);
+            }
+            let tasks = services.admin.branch();
+            let probing = health_check::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
+            services.admin.spawn(probing);
+            services.admin.spawn(recovery::run(Arc::clone(&cluster), tasks.watch()));
+            let draining = services.sessions.watch();
+            let replaced = services.credentials.replacements();
+            let dialling =
+                preconnect::run(Arc::clone(&cluster), rng.fork(), tasks.watch(), draining, replaced);
+            services.admin.spawn(dialling);
+            // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
+            let discovery = services.discovery.clone();
+            let finding = discovery::follow(Arc::clone(&cluster), discovery, rng.fork(), tasks.watch());
+            services.admin.spawn(finding);
+            let active_cluster = ActiveCluster { cluster, tasks };
+            self.active.insert(name.clone(), active_cluster);
+        }
+    }
+
+    /// Removes the clusters that the configuration has no more. Their sessions end as `on_removed` says.
+    pub(super) fn remove_absent(&mut self, config: &Config, changes: &mut Vec<String>) {
+        let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
+        self.active.retain(|name, active_cluster| {
+            let stays = is_there(name);
+            if !stays {
+                changes.push(format!("cluster {name} removed"));
+                active_cluster.tasks.stop();
+                active_cluster.cluster.set_endpoints(Vec::new());
+            }
+            stays
+        });
+    }
+
+    /// The addresses of clusters whose endpoints are not discovered.
+    pub(super) fn fixed_endpoints(&self) -> impl Iterator<Item = (ClusterName, Vec<SocketAddr>)> {
+        let fixed = self.active.values().filter(|known| known.cluster.settings().source.is_none());
+        fixed.map(|known| {
+            let endpoints = known.cluster.endpoints();
+            let addresses = endpoints.iter().flat_map(|endpoint| endpoint.settings().addresses.iter());
+            (known.cluster.settings().name.clone(), addresses.collect())
+        })
+    }
+}

@@ -1,0 +1,396 @@
+//! The listeners in force: their sockets with accept loops, their routes, and the routes whose last sessions drain.
+//!
+//! A listener that means the same as before keeps its sockets, its route and its sessions.
+
+use std::collections::BTreeMap;
+use std::future::{Future, pending};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::admin::ListenerView;
+use crate::alarm;
+use crate::clock;
+use crate::config::Config;
+use crate::drain::Branch;
+use crate::listener::{self, AcceptContext, RouteCell};
+use crate::name::{ClusterName, ListenerName};
+use crate::policy::admission::Needs;
+use crate::session::{
+    self, Admission, CallerRequirements, Destination, DestinationCounters, Route, SessionIds, SessionTable,
+    end_outdated, evict_sessions,
+};
+use crate::sys::{LocalAddress, Options};
+use crate::upstream::Cluster;
+use crate::upstream::discovery::EntryPoint;
+
+use super::active_config::Services;
+use super::clusters::ClusterManager;
+use super::draining::{DrainResult, drain_sessions};
+use super::sockets::{BoundSocket, OpenSocket};
+
+/// All listeners of the configuration in force.
+#[derive(Debug)]
+pub(super) struct ListenerManager {
+    active: Vec<ActiveListener>,
+    ids: Arc<SessionIds>,
+    /// By listener and its clusters, for the life of the process: the sums go on when a listener comes back.
+    session_tables: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<SessionTable>>,
+    /// By listener and cluster, for the life of the process.
+    destination_counters: BTreeMap<(ListenerName, ClusterName), Arc<DestinationCounters>>,
+    draining: Vec<DrainingRoute>,
+    /// Accept loops of sockets that the last change closes.
+    closing: Vec<Branch>,
+}
+
+/// A listener that accepts.
+#[derive(Debug)]
+struct ActiveListener {
+    settings: listener::Settings,
+    current: Arc<RouteCell>,
+    route: ActiveRoute,
+    sockets: Vec<OpenSocket>,
+}
+
+/// A route with what ends its orphans.
+#[derive(Debug)]
+struct ActiveRoute {
+    route: Arc<Route>,
+    eviction: Branch,
+}
+
+/// A route that nobody comes by any more, with sessions that live.
+#[derive(Debug)]
+struct DrainingRoute {
+    route: ActiveRoute,
+    /// Its accept loops, which take in who waited already.
+    accepting: Vec<Branch>,
+    /// Its listener is gone, and so its sessions are to end.
+    drains: bool,
+}
+
+/// How often it is looked at whether the last session of a route has ended.
+const STEP: Duration = Duration::from_secs(1);
+/// How long an accept loop may take to accept the connections that wait already.
+const ACCEPTING: Duration = Duration::from_secs(2);
+
+impl ListenerManager {
+    /// Has no listeners yet.
+    pub(super) const fn new(ids: Arc<SessionIds>) -> Self {
+        Self {
+            active: Vec::new(),
+            ids,
+            session_tables: BTreeMap::new(),
+            destination_counters: BTreeMap::new(),
+            draining: Vec::new(),
+            closing: Vec::new(),
+        }
+    }
+
+    /// Puts the configuration's listeners in force on these sockets, one list for each. Sessions of listeners that are gone drain.
+    pub(super) fn apply(
+        &mut self,
+        config: &Config,
+        sockets: Vec<Vec<BoundSocket>>,
+        clusters: &ClusterManager,
+        services: &Services,
+        is_start: bool,
+        changes: &mut Vec<String>,
+    ) {
+        let open = self.active.iter().flat_map(|listener| &listener.sockets);
+        let open: Vec<_> = open.map(|socket| socket.accepting.clone()).collect();
+        let mut before = std::mem::take(&mut self.active);
+        for (settings, bound) in config.listeners.iter().zip(sockets) {
+            let known =
+                before.iter().position(|active_listener| active_listener.settings.name == settings.name);
+            let known = known.map(|position| before.remove(position));
+            match &known {
+                Some(active_listener) if active_listener.settings != *settings => {
+                    changes.push(format!("listener {} changed", settings.name));
+                }
+                None if !is_start => {
+                    let addresses: Vec<_> =
+                        bound.iter().map(|bound| bound.listening.local().to_string()).collect();
+                    changes.push(format!("listener {} added on {}", settings.name, addresses.join(", ")));
+                }
+                Some(_) | None => {}
+            }
+            let active_listener = self.serve(settings, bound, known, clusters, services);
+            self.active.push(active_listener);
+        }
+        for ActiveListener { settings, route: active_route, sockets, .. } in before {
+            let accepting = sockets.iter().map(|socket| socket.accepting.clone()).collect();
+            self.draining.push(DrainingRoute { route: active_route, accepting, drains: false });
+            let active = self.drain(&settings.name, config, services);
+            changes.push(format!("listener {} removed; its {active} session(s) drain", settings.name));
+        }
+        self.closing.extend(open.into_iter().filter(Branch::is_stopped));
+    }
+
+    /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
+    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
+    /// nothing.
+    pub(super) async fn wait_closed(&mut self, deadline: Instant) {
+        while let Some(accepting) = self.closing.last() {
+            if accepting.finished(deadline).await.is_err() {
+                return;
+            }
+            self.closing.pop();
+        }
+    }
+
+    /// Stops accepting at once, and closes the sockets.
+    pub(super) fn close(&mut self) {
+        for listener in &mut self.active {
+            listener.sockets.clear();
+        }
+    }
+
+    /// Every listening socket with the listener that it is for.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = (&ListenerName, &BoundSocket)> {
+        self.active.iter().flat_map(|listener| {
+            listener.sockets.iter().map(|socket| (&listener.settings.name, &socket.bound))
+        })
+    }
+
+    /// Where listeners accept, with each cluster that they lead to.
+    pub(super) fn entry_points(&self) -> Vec<EntryPoint> {
+        let entry_points = self.active.iter().flat_map(|listener| {
+            let addresses =
+                listener.sockets.iter().filter_map(|socket| match socket.bound.listening.local() {
+                    LocalAddress::Tcp(address) => Some(*address),
+                    LocalAddress::Unix(_) => None,
+                });
+            let is_only = !listener.settings.context;
+            addresses.flat_map(move |address| {
+                let clusters = listener.settings.clusters.iter();
+                clusters.map(move |cluster| EntryPoint { address, cluster: cluster.clone(), is_only })
+            })
+        });
+        entry_points.collect()
+    }
+
+    /// The listener on those sockets; what it was before goes on where nothing about it is different.
+    fn serve(
+        &mut self,
+        settings: &listener::Settings,
+        bound: Vec<BoundSocket>,
+        known: Option<ActiveListener>,
+        clusters: &ClusterManager,
+        services: &Services,
+    ) -> ActiveListener {
+        let named = |name| Arc::clone(clusters.get(name));
+        let clusters: Vec<_> = settings.clusters.iter().map(named).collect();
+        let (current, active_route, mut before) = match known {
+            None => {
+                let active_route = self.route(settings, clusters, None, services);
+                (Arc::new(RouteCell::new(Arc::clone(&active_route.route))), active_route, Vec::new())
+            }
+            Some(known) => {
+                let before = listener::Settings { binds: settings.binds.clone(), ..known.settings };
+                let are_same =
+                    known.route.route.clusters().zip(&clusters).all(|(before, now)| Arc::ptr_eq(before, now));
+                if before == *settings && are_same {
+                    (known.current, known.route, known.sockets)
+                } else {
+                    let active_route = self.route(settings, clusters, Some(&known.route), services);
+                    known.current.set(Arc::clone(&active_route.route));
+                    // To the same clusters, the new route has the old one's sessions; else they are on their own.
+                    if before.clusters != settings.clusters {
+                        let_go(&known.route, services);
+                        self.draining.push(DrainingRoute {
+                            route: known.route,
+                            accepting: Vec::new(),
+                            drains: false,
+                        });
+                    }
+                    (known.current, active_route, known.sockets)
+                }
+            }
+        };
+        let open_socket =
+            bound.into_iter().map(|bound| accept_on(bound, settings, &current, &mut before, services));
+        let sockets = open_socket.collect();
+        // What is left of `before` are sockets that this listener has no more.
+        ActiveListener { settings: settings.clone(), current, route: active_route, sockets }
+    }
+
+    /// A route by which new sessions go.
+    fn route(
+        &mut self,
+        settings: &listener::Settings,
+        clusters: Vec<Arc<Cluster>>,
+        before: Option<&ActiveRoute>,
+        services: &Services,
+    ) -> ActiveRoute {
+        let key = (settings.name.clone(), settings.clusters.clone());
+        let session_table = Arc::clone(self.session_tables.entry(key).or_default());
+        let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
+        let wanted = CallerRequirements {
+            to_dial: by_clusters.flatten().reduce(Needs::and),
+            // Where each session leaves a record, its caller is in it.
+            to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
+        };
+        let admission = Admission::new(&settings.admission, wanted, services.lookups.clone());
+        let settings = session::Settings {
+            listener: settings.name.clone(),
+            max_connections: settings.max_connections,
+            records: settings.records,
+            accept_proxy: settings.accept_proxy,
+            context: settings.context,
+            admission: match before {
+                Some(before) => admission.succeeding(&before.route),
+                None => admission,
+            },
+        };
+        let destination = |cluster: Arc<Cluster>| {
+            let name = &cluster.settings().name;
+            let counters = self.destination_counters.entry((settings.listener.clone(), name.clone()));
+            let counters = counters.or_insert_with(|| DestinationCounters::of(&settings.listener, name));
+            Destination::new(Arc::clone(&cluster), Arc::clone(counters))
+        };
+        let destinations = clusters.into_iter().map(destination).collect();
+        let before = before.map(|before| &*before.route);
+        let route = Route::new(settings, destinations, Arc::clone(&self.ids), session_table, before);
+        let eviction = services.sessions.branch();
+        for cluster in route.clusters() {
+            services.admin.spawn(evict_sessions(Arc::clone(&route), Arc::clone(cluster), eviction.watch()));
+            let replaced = services.credentials.replacements();
+            let ending = end_outdated(Arc::clone(&route), Arc::clone(cluster), replaced, eviction.watch());
+            services.admin.spawn(ending);
+        }
+        ActiveRoute { route, eviction }
+    }
+
+    /// Lets the sessions of a listener that is gone end, for as long as a drain may take, and tells how many live: those by its
+    /// last route and by earlier ones. If it comes back meanwhile, new sessions are another route's.
+    fn drain(&mut self, listener: &ListenerName, config: &Config, services: &Services) -> usize {
+        let is_its =
+            |draining: &&mut DrainingRoute| draining.route.route.listener() == listener && !draining.drains;
+        let (mut routes, mut accepting, mut eviction) = (Vec::new(), Vec::new(), Vec::new());
+        for draining in self.draining.iter_mut().filter(is_its) {
+            draining.drains = true;
+            routes.push(Arc::clone(&draining.route.route));
+            accepting.extend(draining.accepting.iter().cloned());
+            eviction.push(draining.route.eviction.clone());
+        }
+        let active = routes.iter().map(|route| route.active()).sum();
+        let (window, watch, listener) =
+            (config.shutdown.drain_timeout, services.admin.watch(), listener.clone());
+        let parting = async move {
+            // Whoever waited in the queue is served yet, and has to end with the others.
+            for accepting in accepting {
+                let _ = accepting.finished(clock::now() + ACCEPTING).await;
+            }
+            let DrainResult { quiet, forced } = drain_sessions(&routes, window, None).await;
+            tracing::info!(%listener, quiet, forced, "the removed listener has drained");
+            eviction.iter().for_each(Branch::stop);
+        };
+        services.admin.spawn(async move {
+            tokio::select! {
+                () = watch.begun() => {}
+                () = parting => {}
+            }
+        });
+        active
+    }
+
+    /// When it is worth a look whether the last session of what was taken out has ended; never, while nothing was.
+    pub(super) fn next_removal(&self) -> impl Future<Output = ()> + use<> {
+        let is_any = !self.draining.is_empty();
+        async move { if is_any { alarm::sleep(STEP).await } else { pending().await } }
+    }
+
+    /// Whether a route that is draining has ended its last session.
+    pub(super) fn has_drained(&self) -> bool {
+        self.draining.iter().any(DrainingRoute::is_over)
+    }
+
+    /// Forgets routes whose last session has ended. Their last bytes are counted before they are out of sight.
+    pub(super) fn remove_drained(&mut self) {
+        self.draining.iter().for_each(|draining| draining.route.route.publish_bytes());
+        self.draining.retain(|draining| !draining.is_over());
+    }
+
+    /// The listeners as others see them.
+    pub(super) fn views(&self) -> Vec<ListenerView> {
+        let view = |listener: &ActiveListener| ListenerView {
+            route: Arc::clone(&listener.route.route),
+            addresses: listener.sockets.iter().map(|socket| socket.bound.listening.local().clone()).collect(),
+        };
+        self.active.iter().map(view).collect()
+    }
+
+    /// The session tables of all listeners that there ever were.
+    pub(super) fn session_tables(&self) -> Vec<Arc<SessionTable>> {
+        self.session_tables.values().cloned().collect()
+    }
+
+    /// Routes that take no new sessions and still have some.
+    pub(super) fn draining(&self) -> Vec<Arc<Route>> {
+        self.draining.iter().map(|draining| Arc::clone(&draining.route.route)).collect()
+    }
+}
+
+/// The socket with its accept loop; the one it had, if it was this listener's before.
+fn accept_on(
+    bound: BoundSocket,
+    settings: &listener::Settings,
+    current: &Arc<RouteCell>,
+    before: &mut Vec<OpenSocket>,
+    services: &Services,
+) -> OpenSocket {
+    // Of several clusters the first one's: what is remote on this side is the clients.
+    let options = current.get().clusters().next().map_or(Options::NONE, |cluster| cluster.settings().socket);
+    if let Err(error) = bound.listening.set_options(&options) {
+        tracing::warn!(listener = %settings.name, %error, "cannot set the socket's options");
+    }
+    let is_held = |open_socket: &OpenSocket| Arc::ptr_eq(&open_socket.bound.listening, &bound.listening);
+    if let Some(position) = before.iter().position(is_held) {
+        let mut open_socket = before.remove(position);
+        if open_socket.bound.bind != bound.bind {
+            bound.apply_permissions();
+        }
+        open_socket.bound = bound;
+        return open_socket;
+    }
+    tracing::debug!(listener = %settings.name, address = %bound.listening.local(), "listening");
+    let accepting = services.sessions.branch();
+    let service = AcceptContext {
+        current: Arc::clone(current),
+        workers: Arc::clone(&services.workers),
+        access: Arc::clone(&services.access),
+        drain: services.sessions.clone(),
+    };
+    let serving = listener::serve(Arc::clone(&bound.listening), service, accepting.watch());
+    accepting.spawn_on(&services.sessions, services.workers.listening().handle(), serving);
+    OpenSocket { bound, accepting }
+}
+
+/// What looks after the sessions of a route that nobody comes by any more ends with the last of them.
+fn let_go(active_route: &ActiveRoute, services: &Services) {
+    let (route, eviction) = (Arc::clone(&active_route.route), active_route.eviction.clone());
+    services.admin.spawn(async move {
+        let watch = eviction.watch();
+        let ended = async {
+            while route.active() > 0 {
+                alarm::sleep(STEP).await;
+            }
+        };
+        tokio::select! {
+            () = watch.begun() => {}
+            () = ended => eviction.stop(),
+        }
+    });
+}
+
+impl DrainingRoute {
+    fn is_over(&self) -> bool {
+        self.route.route.active() == 0 && self.accepting.iter().all(Branch::is_finished)
+    }
+}
+
+impl Drop for ActiveRoute {
+    fn drop(&mut self) {
+        self.eviction.stop();
+    }
+}
