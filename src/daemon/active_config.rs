@@ -23,8 +23,8 @@ use crate::workers::Workers;
 
 use super::clusters::ClusterManager;
 use super::listeners::ListenerManager;
+use super::restart::store;
 use super::sockets::{AvailableSockets, BoundSocket, BoundSockets, OpenSocket};
-use super::store;
 
 /// What the parts of the daemon work with. It outlives every change of the configuration.
 #[derive(Debug)]

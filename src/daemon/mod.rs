@@ -10,13 +10,10 @@ mod draining;
 mod listeners;
 mod notify;
 mod reload;
-mod replace;
-mod reports;
+mod restart;
 mod signals;
-mod snapshot;
 mod sockets;
 mod startup_log;
-mod store;
 mod watchdog;
 
 use std::convert::Infallible;
@@ -56,10 +53,9 @@ use active_config::{ActiveConfig, Services};
 use draining::{DrainResult, drain_sessions};
 use notify::Notice;
 use reload::{PendingReads, Reload};
-use replace::Handover;
-use reports::{Predecessors, Reporter};
+use restart::snapshot::{self, Snapshot};
+use restart::{Handover, Predecessors, Reporter, store};
 use signals::{DaemonEvent, Signals};
-use snapshot::Snapshot;
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]

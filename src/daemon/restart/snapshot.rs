@@ -13,14 +13,14 @@ use crate::name::ClusterName;
 use crate::sys::MemoryFile;
 use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 
-use super::active_config::ActiveConfig;
+use crate::daemon::active_config::ActiveConfig;
 
 /// What a process knew.
 #[derive(Debug, Default)]
-pub(super) struct Snapshot {
+pub(in crate::daemon) struct Snapshot {
     /// What it counted, and those before it.
-    pub(super) counted: AllInherited,
-    pub(super) clusters: BTreeMap<ClusterName, ClusterSnapshot>,
+    pub(in crate::daemon) counted: AllInherited,
+    pub(in crate::daemon) clusters: BTreeMap<ClusterName, ClusterSnapshot>,
 }
 
 /// Raised when something that is there means something else than before; new parts do not need it.
@@ -51,7 +51,7 @@ struct RestoredSnapshot {
 ///
 /// # Errors
 /// What memfd_create(2) and write(2) say.
-pub(super) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
+pub(in crate::daemon) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
     let view = active.services().admin_state.view.get();
     let clusters = view.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
     let written = SnapshotFile {
@@ -64,7 +64,7 @@ pub(super) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
 }
 
 /// What a process before us wrote down; as little of it as can be understood.
-pub(super) fn read(file: MemoryFile) -> Snapshot {
+pub(in crate::daemon) fn read(file: MemoryFile) -> Snapshot {
     let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<RestoredSnapshot>(&text)?));
     match found {
         Ok(found) if found.format == FORMAT => found.understood(),

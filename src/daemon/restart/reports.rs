@@ -34,7 +34,7 @@ const LENGTH_MAX: u32 = 64 * 1024 * 1024;
 const HEARD_MAX: usize = 64;
 
 /// Where we report to.
-pub(super) struct Reporter {
+pub(in crate::daemon) struct Reporter {
     /// `None`: nobody is there any more, or there is no way to tell.
     sender: Option<Sender>,
     /// What is left of a report that has begun: whoever reads it takes what follows for its rest.
@@ -43,7 +43,7 @@ pub(super) struct Reporter {
 
 /// Those that report to us.
 #[derive(Debug)]
-pub(super) struct Predecessors {
+pub(in crate::daemon) struct Predecessors {
     each: Vec<Arc<Predecessor>>,
     /// Whether somebody else reads the pipes.
     is_paused: watch::Sender<bool>,
@@ -58,7 +58,7 @@ struct Predecessor {
 
 impl Reporter {
     /// To the other end of that pipe.
-    pub(super) fn to(pipe: OwnedFd) -> Self {
+    pub(in crate::daemon) fn to(pipe: OwnedFd) -> Self {
         let sender = Sender::from_owned_fd(pipe);
         let sender =
             sender.inspect_err(|error| tracing::warn!(%error, "cannot report to the successor")).ok();
@@ -66,7 +66,7 @@ impl Reporter {
     }
 
     /// Says what was counted until now. May be dropped at any moment; the next call goes on where it was.
-    pub(super) async fn report(&mut self, admin_state: &AdminState) {
+    pub(in crate::daemon) async fn report(&mut self, admin_state: &AdminState) {
         let until = clock::now() + PATIENCE;
         let told = alarm::timeout_at(until, async {
             self.finish().await?;
@@ -100,7 +100,7 @@ impl Reporter {
     }
 
     /// Goes on reporting until it is dropped.
-    pub(super) async fn keep_reporting(&mut self, admin_state: &AdminState) -> Infallible {
+    pub(in crate::daemon) async fn keep_reporting(&mut self, admin_state: &AdminState) -> Infallible {
         loop {
             alarm::sleep(INTERVAL).await;
             self.report(admin_state).await;
@@ -110,7 +110,7 @@ impl Reporter {
 
 impl Predecessors {
     /// Those of these that can be heard, each with its pipe; the oldest first.
-    pub(super) fn new(mut pipes: Vec<(u32, OwnedFd)>) -> Self {
+    pub(in crate::daemon) fn new(mut pipes: Vec<(u32, OwnedFd)>) -> Self {
         pipes.drain(..pipes.len().saturating_sub(HEARD_MAX));
         let each = pipes.into_iter().map(|(process, pipe)| {
             Arc::new(Predecessor { process, pipe, has_ended: AtomicBool::new(false) })
@@ -118,13 +118,13 @@ impl Predecessors {
         Self { each: each.collect(), is_paused: watch::channel(false).0 }
     }
 
-    pub(super) fn processes(&self) -> Vec<u32> {
+    pub(in crate::daemon) fn processes(&self) -> Vec<u32> {
         self.each.iter().map(|one| one.process).collect()
     }
 
     /// Adds what they go on counting to what we show. Sums are settled when the last of them, whose place we took, has
     /// said what it had counted when it answered for the last time.
-    pub(super) fn listen(&self, admin_state: &Arc<AdminState>, drain: &Drain) {
+    pub(in crate::daemon) fn listen(&self, admin_state: &Arc<AdminState>, drain: &Drain) {
         for (place, one) in (1..).zip(&self.each) {
             let reader = ReportReader {
                 one: Arc::clone(one),
@@ -137,12 +137,12 @@ impl Predecessors {
     }
 
     /// Leaves the pipes to another process, or takes them back.
-    pub(super) fn pause(&self, is_paused: bool) {
+    pub(in crate::daemon) fn pause(&self, is_paused: bool) {
         self.is_paused.send_replace(is_paused);
     }
 
     /// The pipes of those that have not ended.
-    pub(super) fn pipes(&self) -> impl Iterator<Item = (u32, &OwnedFd)> {
+    pub(in crate::daemon) fn pipes(&self) -> impl Iterator<Item = (u32, &OwnedFd)> {
         let living = self.each.iter().filter(|one| !one.has_ended.load(Ordering::Acquire));
         living.map(|one| (one.process, &one.pipe))
     }

@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use crate::sys::{ListeningSocket, Role};
 
-use super::active_config::ActiveConfig;
-use super::{notify, snapshot};
+use super::snapshot;
+use crate::daemon::active_config::ActiveConfig;
+use crate::daemon::notify;
 
 /// Whether systemd keeps descriptors for us: it says so in FDSTORE.
-pub(super) fn is_available() -> bool {
+pub(in crate::daemon) fn is_available() -> bool {
     let most = std::env::var("FDSTORE").ok().and_then(|most| most.parse::<u32>().ok());
     most.is_some_and(|most| most > 0) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// Gives systemd these sockets, and takes back those of before. What it keeps goes on when we stop.
-pub(super) fn store_sockets(sockets: &[(Arc<ListeningSocket>, Role)], kept: &mut BTreeSet<String>) {
+pub(in crate::daemon) fn store_sockets(
+    sockets: &[(Arc<ListeningSocket>, Role)],
+    kept: &mut BTreeSet<String>,
+) {
     if !is_available() {
         return;
     }
@@ -41,7 +45,7 @@ pub(super) fn store_sockets(sockets: &[(Arc<ListeningSocket>, Role)], kept: &mut
 }
 
 /// Gives systemd what we know, for whom it starts next.
-pub(super) fn store_snapshot(active: &ActiveConfig) {
+pub(in crate::daemon) fn store_snapshot(active: &ActiveConfig) {
     if !is_available() {
         return;
     }

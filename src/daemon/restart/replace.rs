@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 use crate::metrics;
 use crate::sys::{Launcher, Role, Successor, SuccessorError};
 
-use super::active_config::ActiveConfig;
 use super::reports::Predecessors;
 use super::snapshot;
+use crate::daemon::active_config::ActiveConfig;
 
 /// How long a successor may take: it reads files, and looks users up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A successor on its way.
-pub(super) struct Handover {
+pub(in crate::daemon) struct Handover {
     id: u32,
     launcher: Arc<Launcher>,
     waiting: JoinHandle<Result<(), SuccessorError>>,
@@ -29,7 +29,7 @@ pub(super) struct Handover {
 
 impl Handover {
     /// Starts it. `None`, and said why, when that is not possible.
-    pub(super) fn begin(
+    pub(in crate::daemon) fn begin(
         active: &ActiveConfig,
         predecessors: &Predecessors,
         launcher: &Arc<Launcher>,
@@ -71,7 +71,7 @@ impl Handover {
     }
 
     /// Waits until it is ready; its process id is the answer. `None`: it never will be, and it is said why.
-    pub(super) async fn wait_ready(&mut self) -> Option<u32> {
+    pub(in crate::daemon) async fn wait_ready(&mut self) -> Option<u32> {
         match (&mut self.waiting).await {
             Ok(Ok(())) => Some(self.id),
             Ok(Err(error)) => {
@@ -83,12 +83,12 @@ impl Handover {
     }
 
     /// Where it hears what we go on counting.
-    pub(super) fn into_report_pipe(self) -> OwnedFd {
+    pub(in crate::daemon) fn into_report_pipe(self) -> OwnedFd {
         self.reports
     }
 
     /// Nobody wants it any more.
-    pub(super) fn abandon(&self) {
+    pub(in crate::daemon) fn abandon(&self) {
         self.launcher.kill();
     }
 }
