@@ -17,7 +17,7 @@ use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
 use crate::session::{
     self, Admission, CallerRequirements, Destination, DestinationCounters, Route, SessionIds, SessionTable,
-    end_outdated, evict_sessions,
+    evict_sessions,
 };
 use crate::sys::{LocalAddress, Options};
 use crate::upstream::Cluster;
@@ -253,10 +253,10 @@ impl ListenerManager {
         let route = Route::new(settings, destinations, Arc::clone(&self.ids), session_table, before);
         let eviction = services.sessions.branch();
         for cluster in route.clusters() {
-            services.admin.spawn(evict_sessions(Arc::clone(&route), Arc::clone(cluster), eviction.watch()));
             let replaced = services.credentials.replacements();
-            let ending = end_outdated(Arc::clone(&route), Arc::clone(cluster), replaced, eviction.watch());
-            services.admin.spawn(ending);
+            let evicting =
+                evict_sessions(Arc::clone(&route), Arc::clone(cluster), replaced, eviction.watch());
+            services.admin.spawn(evicting);
         }
         ActiveRoute { route, eviction }
     }

@@ -1,15 +1,18 @@
-//! Ends the sessions of endpoints that went down or were removed, where the cluster's settings say so.
+//! The one task that ends sessions of a route and a cluster before their clients do, where the cluster's settings say so:
+//! those on endpoints that went down or were removed, and those with an identity that was replaced.
 //!
-//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. On an endpoint that is down they end
-//! at once, on one that was removed as in a drain: evenly
-//! over the closing time, those that rest first, and who is left at its end then. An endpoint that comes back in time spares
-//! those whose moment had not come.
+//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. Sessions on an endpoint that
+//! is down end at once; those on a removed one as in a drain: evenly over the closing time, resting ones first, and all that
+//! are left at its end. An endpoint that comes back in time keeps the sessions that are left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch::Receiver;
+
 use super::record::SessionId;
+use super::rotation::OutdatedSessions;
 use super::route::Route;
 use crate::alarm;
 use crate::clock;
@@ -18,27 +21,53 @@ use crate::outcome::Outcome;
 use crate::policy::drain_schedule::DrainSchedule;
 use crate::upstream::{Cluster, EndpointId, EvictedEndpoint};
 
-/// How often the sessions of a doomed endpoint are looked at.
+/// How often the sessions of an evicted endpoint are looked at.
 const STEP: Duration = Duration::from_millis(100);
+/// How often those with a replaced identity are.
+const ROTATION_STEP: Duration = Duration::from_millis(250);
 
-/// Runs until the drain begins, which ends sessions by its own rules.
-pub(crate) async fn evict_sessions(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
+/// Runs until the drain begins, which ends sessions by its own rules. `replaced`: changes when a credential was replaced.
+pub(crate) async fn evict_sessions(
+    route: Arc<Route>,
+    cluster: Arc<Cluster>,
+    mut replaced: Receiver<()>,
+    watch: DrainWatch,
+) {
+    let rotates = cluster.settings().drains_on_rotation;
     let mut changes = cluster.changes();
     let mut stop = std::pin::pin!(watch.begun());
-    let mut schedules = EvictionSchedules::new();
+    let (mut schedules, mut outdated) = (EvictionSchedules::new(), OutdatedSessions::new());
+    // A dial that began with the identity before may become a session until then.
+    let mut rotating_until = clock::now();
     loop {
+        let now = clock::now();
         changes.mark_unchanged();
         let evicted = cluster.evicted_endpoints();
-        let is_over = route.end_due(&cluster, &evicted, &mut schedules, clock::now());
+        let is_over = route.end_due(&cluster, &evicted, &mut schedules, now);
+        if rotates {
+            if replaced.has_changed().unwrap_or(false) {
+                replaced.mark_unchanged();
+                rotating_until = now + cluster.settings().dial.deadline;
+            }
+            route.end_outdated(&cluster, &mut outdated, now);
+        }
+        let is_rotating = rotates && (!outdated.is_empty() || now < rotating_until);
+        let step = if is_over { ROTATION_STEP } else { STEP };
         tokio::select! {
             () = &mut stop => return,
             changed = changes.changed() => if changed.is_err() { return },
-            () = alarm::sleep(STEP), if !is_over => {}
+            changed = replaced.changed(), if rotates => {
+                if changed.is_err() {
+                    return;
+                }
+                rotating_until = clock::now() + cluster.settings().dial.deadline;
+            }
+            () = alarm::sleep(step), if !is_over || is_rotating => {}
         }
     }
 }
 
-/// Who leaves an endpoint that is doomed since a moment.
+/// The sessions of each evicted endpoint, and since when it is evicted.
 type EvictionSchedules = BTreeMap<EndpointId, (Instant, DrainSchedule<SessionId>)>;
 
 impl Route {

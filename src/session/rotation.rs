@@ -1,69 +1,22 @@
-//! Ends the sessions that were made with an identity that has been replaced, where the cluster's settings say so.
-//!
-//! It looks at the route's sessions after each replacement, and from then on until none is left that was made before. As
-//! with orphans, each session has its own moment within the closing time, by its id; and it has to rest by then.
+//! Finds the sessions that were made with an identity that has been replaced, and ends those whose moment has come. Each
+//! session has its own moment within the closing time, by its id, and has to rest by then.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tokio::sync::watch::Receiver;
+use std::time::Instant;
 
 use super::record::SessionId;
 use super::route::Route;
-use crate::alarm;
-use crate::clock;
-use crate::drain::DrainWatch;
 use crate::outcome::Outcome;
 use crate::policy::rotation::SessionDrain;
 use crate::tls::{Generation, Identity};
 use crate::upstream::Cluster;
 
-/// How often they are looked at.
-const STEP: Duration = Duration::from_millis(250);
-
-/// Runs until the drain begins, which ends sessions by its own rules. `replaced`: changes when some credential was.
-pub(crate) async fn end_outdated(
-    route: Arc<Route>,
-    cluster: Arc<Cluster>,
-    mut replaced: Receiver<()>,
-    watch: DrainWatch,
-) {
-    let settings = cluster.settings();
-    if !settings.drains_on_rotation {
-        return;
-    }
-    let mut stop = std::pin::pin!(watch.begun());
-    let mut draining = BTreeMap::new();
-    // A dial that is under way may still become a session of the old one.
-    let mut until = clock::now();
-    loop {
-        let now = clock::now();
-        if replaced.has_changed().unwrap_or(false) {
-            replaced.mark_unchanged();
-            until = now + settings.dial.deadline;
-        }
-        route.end_outdated(&cluster, &mut draining, now);
-        tokio::select! {
-            () = &mut stop => return,
-            changed = replaced.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                until = clock::now() + settings.dial.deadline;
-            }
-            () = alarm::sleep(STEP), if !draining.is_empty() || now < until => {}
-        }
-    }
-}
+/// Sessions with a replaced identity, until they end.
+pub(super) type OutdatedSessions = BTreeMap<SessionId, SessionDrain>;
 
 impl Route {
-    fn end_outdated(
-        &self,
-        cluster: &Cluster,
-        draining: &mut BTreeMap<SessionId, SessionDrain>,
-        now: Instant,
-    ) {
+    /// Ends those that are due now; `draining` holds the others.
+    pub(super) fn end_outdated(&self, cluster: &Cluster, draining: &mut OutdatedSessions, now: Instant) {
         let settings = cluster.settings();
         let identities = settings.tls.as_ref().map(|tls| tls.identities().all()).unwrap_or_default();
         let current: Vec<Generation> =
