@@ -19,7 +19,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::{ClientOpening, RefusalKind, TLS_ALERT};
 use crate::relay;
 use crate::sys::Socket;
-use crate::upstream::{DialOverrides, DialTarget, Dialled, Lease, Ready, ServerFirstUpgrade};
+use crate::upstream::{DialOverrides, DialRequest, Dialled, Lease, Ready, ServerFirstUpgrade};
 
 /// request → dial → reply → opening: as `session::open` has it for those who do not ask.
 pub(super) async fn open(
@@ -41,14 +41,10 @@ pub(super) async fn open(
     }
     let asked = clock::now();
     let intent = DialIntent {
-        target: DialTarget::Any,
+        request: DialRequest { overrides: overrides(&request), ..DialRequest::default() },
         owner: None,
-        has_spoken: false,
-        preface: &[],
-        opening: None,
         may_half_close: true,
         insists: false,
-        overrides: overrides(&request),
     };
     let dialled = dial_for(downstream, intent, guard, record).await;
     let (dialled, downstream) =
@@ -176,14 +172,10 @@ async fn hear_out(
         return Err(Some(nothing_to_cancel(downstream, record)));
     };
     let intent = DialIntent {
-        target,
+        request: DialRequest { target, has_spoken: true, ..DialRequest::default() },
         owner,
-        has_spoken: true,
-        preface: &[],
-        opening: None,
         may_half_close: opened.may_half_close,
         insists: true,
-        overrides: DialOverrides::default(),
     };
     match dial_for(downstream, intent, guard, record).await? {
         (Dialled::Ready(ready, lease), downstream) => {

@@ -14,26 +14,19 @@ use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
 use crate::sys::{Peer, Socket};
 use crate::upstream::{
-    DialFailure, DialOverrides, DialRequest, DialTarget, Dialled, Lease, ProxyInfo, Ready,
-    ServerFirstUpgrade, dial,
+    DialFailure, DialOverrides, DialRequest, Dialled, Lease, ProxyInfo, Ready, ServerFirstUpgrade, dial,
 };
 
 /// What a session asks of its dial.
 pub(super) struct DialIntent<'a> {
-    pub(super) target: DialTarget,
+    /// What the client wants; [`dial_for`] adds who it is.
+    pub(super) request: DialRequest<'a>,
     /// Whose session it cancels.
     pub(super) owner: Option<Arc<Caller>>,
-    /// Bytes of the client wait to be passed on.
-    pub(super) has_spoken: bool,
-    /// Those of them that an upgrade says.
-    pub(super) preface: &'a [u8],
-    /// All of them, where they are known and ask for a session.
-    pub(super) opening: Option<&'a [u8]>,
     /// A FIN of the client only ends what it says.
     pub(super) may_half_close: bool,
     /// The client wants it done, even if it does not wait.
     pub(super) insists: bool,
-    pub(super) overrides: DialOverrides<'a>,
 }
 
 /// Dials while the client is there and nobody orders an end.
@@ -44,8 +37,7 @@ pub(super) async fn dial_for(
     record: &mut Record,
 ) -> Result<(Dialled, Socket), Option<Rejected>> {
     let cluster = guard.cluster().expect("who dials knows where");
-    let DialIntent { target, owner, has_spoken, preface, opening, may_half_close, insists, overrides } =
-        intent;
+    let DialIntent { request, owner, may_half_close, insists } = intent;
     // Where a server minds, what was begun goes on until it can be ended well.
     let may_be_stopped = !cluster.settings().protocol.parts_politely();
     let may_be_cut = may_be_stopped && !insists;
@@ -55,19 +47,16 @@ pub(super) async fn dial_for(
     // Asked for where callers take turns, by which alone it matters.
     let takes_turns = cluster.settings().takes_turns || max_queued.is_some();
     let from = if takes_turns && guard.caller().is_none() { record.peer.other_host() } else { None };
-    let affinity = (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&overrides, record));
+    let affinity =
+        (cluster.settings().balance == Policy::SourceHash).then(|| affinity(&request.overrides, record));
     let caller = owner.or_else(|| guard.caller());
     let request = DialRequest {
-        target,
-        has_spoken,
-        preface,
-        opening,
-        overrides,
         proxy_info: proxy_info.as_ref(),
         affinity: affinity.flatten(),
         caller: caller.as_deref(),
         from,
         max_queued,
+        ..request
     };
     tokio::select! {
         biased;

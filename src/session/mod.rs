@@ -29,7 +29,7 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::{ClientOpening, Outbox, RefusalKind, ReplyTo};
 use crate::relay::{self, Ended, RelayError, Unfinished};
 use crate::sys::{Accepted, DescriptorReservation, Socket};
-use crate::upstream::{DialOverrides, DialTarget, Dialled, Lease, Ready, finish_dialogue};
+use crate::upstream::{DialRequest, DialTarget, Dialled, Lease, Ready, finish_dialogue};
 use crate::workers::WorkerLoad;
 
 pub(crate) use access::AccessLog;
@@ -41,7 +41,7 @@ pub(crate) use guard::Admitted;
 use guard::SessionGuard;
 pub(crate) use record::{NoSessionId, Record, SessionId, SessionIds};
 use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
-pub(crate) use rotation::end_outdated;
+
 pub(crate) use route::{Destination, Route, SessionView, Settings};
 pub(crate) use table::{DestinationCounters, SessionTable};
 
@@ -191,15 +191,17 @@ async fn open(
         announce(guard, &mut opened.bytes);
     }
     let intent = DialIntent {
-        target,
+        request: DialRequest {
+            target,
+            has_spoken: !opened.bytes.is_empty(),
+            preface: &opened.bytes[..opened.preface],
+            opening: opened.cancels.is_none().then_some(&opened.bytes),
+            ..DialRequest::default()
+        },
         owner,
-        has_spoken: !opened.bytes.is_empty(),
-        preface: &opened.bytes[..opened.preface],
-        opening: opened.cancels.is_none().then_some(&opened.bytes),
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
         insists: opened.cancels.is_some(),
-        overrides: DialOverrides::default(),
     };
     let (dialled, downstream) = dial_for(downstream, intent, guard, record).await?;
     let (ready, lease, downstream) = match dialled {

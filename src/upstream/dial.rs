@@ -97,9 +97,10 @@ pub(crate) struct Ready {
 }
 
 /// Which endpoint a dial is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum DialTarget {
     /// The one that the cluster picks.
+    #[default]
     Any,
     /// One and no other, whatever the caps say: for a cancel.
     Endpoint {
@@ -110,7 +111,7 @@ pub(crate) enum DialTarget {
 }
 
 /// What a session asks of its dial.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct DialRequest<'a> {
     /// Which endpoint.
     pub target: DialTarget,

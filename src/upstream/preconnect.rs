@@ -20,7 +20,7 @@ use crate::drain::DrainWatch;
 use crate::tls;
 
 use super::Cluster;
-use super::dial::{DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Purpose, Ready, dial_anew};
+use super::dial::{DialRecord, DialRequest, Dialled, Purpose, Ready, dial_anew};
 use super::future_set::FutureSet;
 use super::lease::Lease;
 use super::probe::{VERDICT, shut_down_within};
@@ -117,20 +117,7 @@ impl<'a> Keeper<'a> {
             let cluster = Arc::clone(self.cluster);
             self.dialling.push(async move {
                 let mut record = DialRecord::default();
-                let overrides = DialOverrides::default();
-                let request = DialRequest {
-                    target: DialTarget::Any,
-                    has_spoken: false,
-                    preface: &[],
-                    opening: None,
-                    overrides,
-                    proxy_info: None,
-                    affinity: None,
-                    caller: None,
-                    from: None,
-                    max_queued: None,
-                };
-                match dial_anew(&cluster, request, Purpose::Spare, &mut record).await {
+                match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
                     // The protocols that we are for have no meetings.
                     Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
