@@ -1,23 +1,23 @@
-//! Who may: rules about callers. The keys of one rule must all match, and rules are alternatives.
+//! Admission: rules about callers. All keys of one rule must match, and rules are alternatives.
 //!
-//! A stranger, who cannot be attributed to a process of this host, matches no rule, not even an empty one.
+//! A stranger, a peer that cannot be attributed to a process of this host, matches no rule, not even an empty one.
 
 use std::sync::Arc;
 
 use crate::caller::Caller;
 
-/// What a caller must be, in all that is given.
+/// A rule; every key that is given must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Its user.
+    /// The caller's user.
     pub user: Option<u32>,
-    /// One of its groups.
+    /// One of the caller's groups.
     pub group: Option<u32>,
-    /// Its unit, by the name that [`crate::caller::Unit::is_named`] knows.
+    /// The caller's unit, as [`crate::caller::Unit::is_named`] compares it.
     pub unit: Option<Arc<str>>,
 }
 
-/// What has to be known of callers beyond their user.
+/// What must be known about callers besides their user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
     /// [`Caller::groups`].
@@ -27,7 +27,7 @@ pub struct Needs {
 }
 
 impl Rule {
-    /// Whether the caller is meant.
+    /// Whether the rule matches the caller.
     #[must_use]
     pub fn matches(&self, caller: &Caller) -> bool {
         self.user.is_none_or(|uid| caller.uid == uid)
@@ -35,7 +35,7 @@ impl Rule {
             && self.unit.as_ref().is_none_or(|name| caller.unit().is_some_and(|unit| unit.is_named(name)))
     }
 
-    /// What it asks about.
+    /// What the rule needs to know about callers.
     #[must_use]
     pub const fn needs(&self) -> Needs {
         Needs { groups: self.group.is_some(), unit: self.unit.is_some() }
@@ -43,20 +43,20 @@ impl Rule {
 }
 
 impl Needs {
-    /// What some rules ask about; `None` when there are none, and nobody has to be looked up.
+    /// What these rules need; `None` if there are none, so that no caller is looked up.
     #[must_use]
     pub fn of(rules: &[Rule]) -> Option<Self> {
         rules.iter().map(Rule::needs).reduce(Self::and)
     }
 
-    /// What either asks about.
+    /// What either needs.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self { groups: self.groups || other.groups, unit: self.unit || other.unit }
     }
 }
 
-/// The first of the rules that means the caller; `None` for a caller is a stranger.
+/// The first rule that matches the caller; `None` for a stranger, too.
 #[must_use]
 pub fn first_match(rules: &[Rule], caller: Option<&Caller>) -> Option<usize> {
     let caller = caller?;

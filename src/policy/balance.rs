@@ -1,8 +1,8 @@
 //! Which of the eligible endpoints takes the next session.
 //!
-//! Database clusters have two or three endpoints and sessions that live for hours, so counts are exact: up to
-//! `SCANNED` endpoints all are looked at (sampling two of three picks a busier one a quarter of the time), and dials in
-//! flight count, or a burst would pile onto the one that was idle when it began. What is eligible is decided elsewhere.
+//! Database clusters have two or three endpoints and sessions that live for hours, so counts are exact: up to `SCANNED`
+//! endpoints are all compared (sampling two of three picks a busier one a quarter of the time). Dials in flight count,
+//! or a burst would go to the endpoint that was idle when it began. Eligibility is decided elsewhere.
 
 use std::time::{Duration, Instant};
 
@@ -17,38 +17,38 @@ pub enum Policy {
     RoundRobin,
     /// The lowest (sessions + dials) per weight; ties at random.
     LeastConnections,
-    /// The same, multiplied by how long dials take.
+    /// As `LeastConnections`, multiplied by the average dial time.
     Ewma,
     /// At random, by weight.
     Random,
-    /// Always the same for the same key, as long as it is there (rendezvous hashing); a key whose endpoint is gone moves,
-    /// and no other does. At random for a session without a key.
+    /// The same endpoint for the same key (rendezvous hashing): if an endpoint leaves, only its keys move. At random
+    /// for a session without a key.
     SourceHash,
     /// The first in the file's order.
     First,
 }
 
-/// What a choice depends on beside the endpoints.
+/// What a pick depends on besides the endpoints.
 #[derive(Debug, Clone, Copy)]
 pub struct PickContext {
-    /// What `source_hash` is to keep together.
+    /// The key of `source_hash`.
     pub key: Option<u64>,
-    /// How long an endpoint that came back takes fewer sessions.
+    /// For how long an endpoint that came back takes fewer sessions.
     pub slow_start: Duration,
     /// Now.
     pub now: Instant,
 }
 
-/// Up to so many candidates each is looked at; of more, two distinct ones drawn at random.
+/// Up to this many candidates are all compared; of more, two distinct ones at random.
 const SCANNED: usize = 16;
-/// No endpoint counts as faster than this: below it, times are noise.
+/// The shortest dial time in seconds that counts; below it, times are noise.
 const FLOOR: f64 = 0.000_2;
-/// No endpoint counts as slower than the fastest by more than this, so that one that is far away, or that failed once, is
-/// not starved, and its average can recover.
+/// The highest ratio of dial times that counts, so that an endpoint that is far away, or that failed once, still gets
+/// sessions and its average can recover.
 const RATIO_MAX: f64 = 4.0;
-/// An endpoint that has just come back takes at least this part of its share.
+/// The least part of its share that an endpoint takes when it has just come back.
 const RAMP_MIN: f64 = 0.1;
-/// Round robin counts in parts of a weight, for endpoints that are coming back.
+/// Round robin counts in these fractions of a weight, for endpoints in slow start.
 const PARTS: f64 = 1024.0;
 
 impl Policy {
@@ -56,7 +56,7 @@ impl Policy {
     pub const ALL: [Self; 6] =
         [Self::RoundRobin, Self::LeastConnections, Self::Ewma, Self::Random, Self::SourceHash, Self::First];
 
-    /// The word in the file.
+    /// The name in the file.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -69,7 +69,7 @@ impl Policy {
         }
     }
 
-    /// The place in `endpoint_states` of the endpoint to use, one of `candidates`; `None` only when there is no candidate.
+    /// Picks one of `candidates`, which are indexes into `endpoint_states`; `None` only if there is no candidate.
     pub fn pick(
         self,
         endpoint_states: &mut [EndpointState],
@@ -105,16 +105,16 @@ impl Policy {
     }
 }
 
-/// How much of its share an endpoint takes that came back a short while ago.
+/// Slow start: the part of its share that an endpoint takes after it came back.
 #[derive(Debug, Clone, Copy)]
 struct Ramp {
     now: Instant,
-    /// `None`: all take theirs whole.
+    /// `None`: all take their whole share.
     slow_start: Option<Duration>,
 }
 
 impl Ramp {
-    /// Where all of them are coming back, or there is only one, nobody could take what it is spared.
+    /// Slow start applies only if some candidate takes its whole share: else none could take more.
     fn of(endpoint_states: &[EndpointState], candidates: &[usize], choice: &PickContext) -> Self {
         let ramp = Self { now: choice.now, slow_start: Some(choice.slow_start) };
         let is_whole = |candidate: &usize| ramp.part(&endpoint_states[*candidate]) >= 1.0;
@@ -134,14 +134,14 @@ impl Ramp {
         f64::from(endpoint_state.weight) * self.part(endpoint_state)
     }
 
-    /// What each would carry per weight with one session more: so an idle endpoint of weight 2 goes before an idle one of
+    /// The load per weight with one session more, so that an idle endpoint of weight 2 goes before an idle one of
     /// weight 1. Equal fractions give equal quotients, so ties are found.
     fn cost(self, endpoint_state: &EndpointState) -> f64 {
         (f64::from(endpoint_state.load.total()) + 1.0) / self.weight(endpoint_state)
     }
 }
 
-/// Every candidate earns its weight, the richest is picked and pays what all earned.
+/// Every candidate's credit grows by its weight; the highest is picked and pays the sum of all weights.
 fn next_in_turn(endpoint_states: &mut [EndpointState], candidates: &[usize], ramp: Ramp) -> Option<usize> {
     let mut total = 0;
     let mut richest: Option<usize> = None;
@@ -204,12 +204,12 @@ fn at_random(
         left -= ramp.weight(&endpoint_states[*candidate]);
         left < 0.0
     });
-    // What rounding leaves falls to the last.
+    // After rounding errors, the last one.
     picked.or_else(|| candidates.last().copied())
 }
 
-/// Weighted rendezvous hashing: each candidate draws by key and name, and the luckiest has it. `-w / ln(u)`, so that the
-/// shares are those of the weights.
+/// Weighted rendezvous hashing: each candidate draws `u` by key and name, and the highest score is picked. The score is
+/// `-w / ln(u)`, so that the shares follow the weights.
 fn by_key(endpoint_states: &[EndpointState], candidates: &[usize], key: u64) -> Option<usize> {
     let score = |candidate: usize| {
         let drawn = mix(key ^ endpoint_states[candidate].key);
@@ -225,8 +225,8 @@ fn by_key(endpoint_states: &[EndpointState], candidates: &[usize], key: u64) -> 
         .map(|(_, candidate)| candidate)
 }
 
-/// Those that were never dialled count as their median neighbour: neither free, which would draw everything to them, nor
-/// the slowest.
+/// Endpoints that were never dialled get the median average: with zero they would draw all sessions, and with the
+/// highest none.
 fn seed(endpoint_states: &mut [EndpointState], candidates: &[usize], now: Instant) {
     if candidates.iter().all(|candidate| endpoint_states[*candidate].ewma.seconds().is_some()) {
         return;
@@ -241,14 +241,14 @@ fn seed(endpoint_states: &mut [EndpointState], candidates: &[usize], now: Instan
     candidates.iter().for_each(|candidate| endpoint_states[*candidate].ewma.seed(*median, now));
 }
 
-/// A hash that is the same in every process and every version: the keys of `source_hash` (FNV-1a, then mixed).
+/// A hash that is the same in every process and every version, for the keys of `source_hash` (FNV-1a, then mixed).
 #[must_use]
 pub fn hash(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
-/// The finisher of splitmix64: each bit of what comes out depends on all that goes in.
+/// The finisher of splitmix64: each output bit depends on all input bits.
 const fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

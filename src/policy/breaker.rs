@@ -1,52 +1,52 @@
-//! The breaker of a cluster: when dials in a row failed and no endpoint is left that is known to be good, sessions are
-//! not sent to die one by one. They wait or are refused, and meanwhile **we** try the endpoints, on our own account and
-//! without a client, until one serves.
+//! The breaker of a cluster: when dials fail in a row and no endpoint is known to be good, sessions are not dialled
+//! for. They wait or are refused, and meanwhile we try the endpoints without a client (trials), until one serves.
 //!
-//! Words as everywhere: **closed lets traffic pass, open refuses**. What opens it is a dial attempt, not a session: three
-//! attempts of one session are three. It is about the cluster and not about an endpoint, so it opens only where every
-//! endpoint's last evidence is a failure, and any evidence of health closes it: a trial, a probe, a dial that was still
-//! on its way.
+//! The usual terms apply: **closed lets traffic pass, open refuses**. Dial attempts are counted, not sessions: three
+//! attempts of one session count as three. The breaker concerns the cluster and not an endpoint, so it opens only if
+//! the last evidence of every endpoint is a failure. Any evidence of health closes it: a trial, a probe, or a dial that
+//! was still in progress.
 
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// When it opens, and how often the cluster is tried then.
+/// When the breaker opens, and how often the endpoints are tried then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Failures in a row that open it; at least 1.
+    /// Consecutive failures that open it; at least 1.
     pub consecutive_failures: u32,
-    /// How long after it opened the first round of trials begins; from one round to the next it is twice as long each time.
+    /// The time from opening to the first round of trials; it doubles from each round to the next.
     pub open_for: Duration,
-    /// From one round of trials to the next it is no longer than this.
+    /// The longest time between two rounds.
     pub max_open_for: Duration,
-    /// How many trials have to succeed, one round after the other, to close it; at least 1.
+    /// Successful trials, without a failed one in between, that close it; at least 1.
     pub half_open_trials: u32,
 }
 
-/// Where it is.
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Traffic passes. Exit: `Open`, after `consecutive_failures` where no endpoint is left that may be good.
+    /// Traffic passes. Exit: `Open`, after `consecutive_failures`, if no endpoint is left that may be good.
     Closed {
         /// Failures since the last success.
         failures: u32,
     },
-    /// Sessions wait or are refused. Exits: `HalfOpen`, when the next round of trials begins; `Closed`, by evidence of health.
+    /// Sessions wait or are refused. Exits: `HalfOpen`, when a round of trials begins; `Closed`, by evidence of health.
     Open {
         /// When the next round begins.
         until: Instant,
     },
-    /// The same, and trials are on their way. Exits: `Closed`, when enough succeeded; `Open`, when the last of them has failed.
+    /// As `Open`, with trials in progress. Exits: `Closed`, when enough succeeded, or by other evidence; `Open`, when
+    /// the last of them has ended.
     HalfOpen {
-        /// When the next round begins, of those that no trial is on its way to: one that hangs holds up nobody.
+        /// When the next round begins, for endpoints without a trial in progress: a trial that hangs delays no other.
         until: Instant,
-        /// Trials on their way.
+        /// Trials in progress.
         trials: u32,
     },
 }
 
-/// What the metrics and the log call a state.
+/// The label of a state in metrics and in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the states' own names")]
 pub enum StateLabel {
@@ -62,14 +62,14 @@ pub struct Breaker {
     state: State,
     /// Rounds of trials since a session was last served: the exponent of the next pause.
     rounds: u32,
-    /// Trials that succeeded since it opened.
+    /// Trials that succeeded since it opened or since one failed.
     proven: u32,
 }
 
-/// Where a breaker is, for a process that goes on with it.
+/// The state of a breaker, to hand over to a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where it is.
+    /// Whether it is open.
     pub state: State,
     /// Rounds of trials since a session was last served.
     pub rounds: u32,
@@ -78,33 +78,33 @@ pub struct Snapshot {
 /// A change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
-    /// What it was.
+    /// The state before.
     pub from: StateLabel,
-    /// What it is.
+    /// The state after.
     pub to: StateLabel,
-    /// How long until the next round of trials, when it opened.
+    /// If it opened: the time to the next round of trials.
     pub open_for: Option<Duration>,
 }
 
-/// Why a session is not dialled for.
+/// The breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("every endpoint failed when it was last tried; they are being tried again (circuit_breaker)")]
 pub struct BreakerOpen;
 
 impl Breaker {
-    /// Closed.
+    /// A closed breaker.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, state: State::Closed { failures: 0 }, rounds: 0, proven: 0 }
     }
 
-    /// From now on these count; where it is, it stays.
+    /// Replaces the settings; the state is kept.
     pub const fn reconfigure(&mut self, settings: Settings) {
         self.settings = settings;
     }
 
-    /// As it was in another process. Trials that are on their way there are nothing to us, so they begin anew; and the next
-    /// is no further away than these settings let it be.
+    /// Resumes the state of a predecessor. Trials in progress there do not count here, so a round begins at once. The
+    /// next round is no later than these settings allow.
     #[must_use]
     pub fn resume(settings: Settings, snapshot: Snapshot, now: Instant) -> Self {
         let state = match snapshot.state {
@@ -115,13 +115,13 @@ impl Breaker {
         Self { settings, state, rounds: snapshot.rounds, proven: 0 }
     }
 
-    /// Where it is.
+    /// The current state.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// What a process has to know that goes on with it.
+    /// The state to hand over to a successor.
     #[must_use]
     pub const fn snapshot(&self) -> Snapshot {
         Snapshot { state: self.state, rounds: self.rounds }
@@ -130,7 +130,7 @@ impl Breaker {
     /// Whether a session may be dialled for.
     ///
     /// # Errors
-    /// When it is open.
+    /// If the breaker is open or half-open.
     pub const fn check(&self) -> Result<(), BreakerOpen> {
         match self.state {
             State::Closed { .. } => Ok(()),
@@ -138,13 +138,13 @@ impl Breaker {
         }
     }
 
-    /// A session's dial reached its endpoint, whenever it began: something serves.
+    /// A session's dial succeeded, whenever it began: an endpoint serves.
     pub fn record_success(&mut self) -> Option<Transition> {
         self.rounds = 0;
         self.close()
     }
 
-    /// A session's dial failed. `is_last_hope`: no endpoint is left whose last evidence is not a failure too.
+    /// A session's dial failed. `is_last_hope`: the last evidence of every other endpoint is a failure too.
     pub fn record_failure(&mut self, is_last_hope: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
         let State::Closed { failures } = &mut self.state else { return None };
         *failures = failures.saturating_add(1);
@@ -156,7 +156,7 @@ impl Breaker {
         Some(self.turn(State::Open { until: now + pause }, Some(pause)))
     }
 
-    /// Something shows that an endpoint serves, or may: a probe, or one that has just come.
+    /// Evidence that an endpoint serves, or may serve: a successful probe, or a new endpoint.
     pub fn close(&mut self) -> Option<Transition> {
         let was_open = !matches!(self.state, State::Closed { .. });
         let closed = State::Closed { failures: 0 };
@@ -167,7 +167,7 @@ impl Breaker {
         None
     }
 
-    /// Something hints that the cluster may be back: the next round of trials begins at once.
+    /// Something suggests that the cluster may be back: the next round of trials begins at once.
     pub fn expedite(&mut self, now: Instant) {
         if let State::Open { until } | State::HalfOpen { until, .. } = &mut self.state {
             *until = now.min(*until);
@@ -183,7 +183,7 @@ impl Breaker {
         }
     }
 
-    /// A round of so many trials begins; each of them ends in [`Breaker::record_trial`]. None at all is a round, too.
+    /// Begins a round of `began` trials; each ends in [`Breaker::record_trial`]. A round may have none.
     pub fn begin_round(&mut self, began: u32, now: Instant, rng: &mut Rng) -> Option<Transition> {
         self.rounds = self.rounds.saturating_add(1);
         let until = now + self.pause(rng);
@@ -201,9 +201,10 @@ impl Breaker {
         }
     }
 
-    /// A trial of a round ended; `None`: it says nothing.
+    /// A trial of a round ended; `None`: inconclusive.
     pub fn record_trial(&mut self, has_succeeded: Option<bool>, now: Instant) -> Option<Transition> {
-        // One of an earlier opening, or another one's place was taken by such a one: that it serves counts all the same.
+        // A trial of an earlier opening may end now, or was counted off in place of one of this round. Its success
+        // counts all the same.
         let (until, trials) = match &mut self.state {
             State::Closed { .. } => return None,
             State::Open { until } if has_succeeded == Some(true) => (until, &mut 1),
@@ -227,13 +228,13 @@ impl Breaker {
             .then(|| self.turn(State::Open { until }, None))
     }
 
-    /// Nobody will hear of the trials that are on their way: the next round begins at once.
+    /// Trials in progress will not be reported: the next round begins at once.
     pub fn forget_trials(&mut self, now: Instant) -> Option<Transition> {
         self.expedite(now);
         matches!(self.state, State::HalfOpen { .. }).then(|| self.turn(State::Open { until: now }, None))
     }
 
-    /// Between all and three quarters of `open_for` × 2^n, so that many daemons do not try in the same moment.
+    /// `open_for` × 2^n, less up to a quarter at random, so that many daemons do not try at the same moment.
     fn pause(&self, rng: &mut Rng) -> Duration {
         let factor = 1_u32.checked_shl(self.rounds).unwrap_or(u32::MAX);
         let whole = self.settings.open_for.saturating_mul(factor).min(self.settings.max_open_for);
@@ -248,7 +249,7 @@ impl Breaker {
 }
 
 impl State {
-    /// What the metrics and the log call it.
+    /// The state without its data.
     #[must_use]
     pub const fn label(self) -> StateLabel {
         match self {
@@ -260,10 +261,10 @@ impl State {
 }
 
 impl StateLabel {
-    /// All of them.
+    /// All labels.
     pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
-    /// The word.
+    /// The label.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -319,7 +320,7 @@ mod tests {
             world
         }
 
-        /// To the next round, which begins with so many trials. How long it took to come.
+        /// Advances to the next round and begins it with that many trials. Returns the wait.
         fn round(&mut self, trials: u32) -> Duration {
             let next = self.breaker.next_round().expect("it is open");
             let waited = next.saturating_duration_since(self.now);
@@ -421,7 +422,7 @@ mod tests {
         }
     }
 
-    /// Trials that succeed where sessions do not must not become a loop without a pause.
+    /// Trials that succeed while sessions fail must not lead to a loop without pauses.
     #[test]
     fn pauses_grow_until_a_session_was_served() {
         let mut world = World::opened();

@@ -1,34 +1,34 @@
-//! The retry budget of a cluster: how many attempts may be second ones.
+//! The retry budget of a cluster: how many attempts may be retries.
 //!
-//! A dead replica must not multiply the dials to those that are left. Each session that begins to dial pays a part of a
-//! retry in, time pays in a few more, and each retry takes one out. What is not used is kept, up to a bound.
+//! A dead replica must not multiply the dials to the others. Each session that begins to dial adds a fraction of a
+//! retry, time adds some more, and each retry takes one. What is not used is kept, up to a bound.
 
 use std::time::{Duration, Instant};
 
-/// How much there is to spend.
+/// The size of the budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// Retries per session, such as 0.2: one for five.
+    /// Retries per session: 0.2 means one for five sessions.
     pub ratio: f64,
-    /// Retries a second that are there however few the sessions.
+    /// Retries per second, regardless of sessions.
     pub min_per_second: f64,
 }
 
-/// What is left of it.
+/// The budget's current state.
 #[derive(Debug)]
 pub struct Budget {
     settings: Settings,
     retries: f64,
-    /// When time last paid in; `None` before the first session.
+    /// When time last added retries; `None` before the first use.
     paid: Option<Instant>,
 }
 
-/// So much of `min_per_second` is kept at most, and so many retries at least.
+/// The most that is kept: `min_per_second` over this time, or this number of retries if that is more.
 const KEPT: Duration = Duration::from_secs(10);
 const KEPT_MIN: f64 = 10.0;
 
 impl Budget {
-    /// Full.
+    /// A full budget.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings, retries: settings.most(), paid: None }
@@ -39,7 +39,7 @@ impl Budget {
         self.pay_in(self.settings.ratio, now);
     }
 
-    /// Takes one retry out; whether there was one.
+    /// Takes one retry. Returns whether there was one.
     pub fn withdraw(&mut self, now: Instant) -> bool {
         self.pay_in(0.0, now);
         let has_one = self.retries >= 1.0;

@@ -1,8 +1,8 @@
-//! What each caller may take of a listener: connections at once, and connections in a second. One caller's are counted
-//! apart from another's, so a service that takes all it can takes nothing of the others'.
+//! Limits of each caller on a listener: connections at once, and connections per second. Callers are counted
+//! separately, so that one which uses all of its own takes nothing from the others.
 //!
-//! The rate is exact without a history: each connection moves the moment at which the caller will have none too many, and
-//! that moment may be at most a second ahead (the generic cell rate algorithm, ITU-T I.371).
+//! The rate is exact without a history (the generic cell rate algorithm, ITU-T I.371): each connection advances the
+//! caller's theoretical arrival time, which may be at most a second ahead.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::caller::CallerKey;
 /// The limits of each caller.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Connections at once; `None`: as many as the listener.
+    /// Connections at once; `None`: only the listener's limit applies.
     pub max_connections: Option<u32>,
-    /// New connections in a second, which may come all at once; `None`: no limit.
+    /// New connections per second, which may come all at once; `None`: no limit.
     pub connections_per_second: Option<u32>,
 }
 
-/// Which limit refused.
+/// The limit that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallerLimitExceeded {
     /// `max_connections`.
@@ -27,12 +27,12 @@ pub enum CallerLimitExceeded {
     /// `connections_per_second`.
     #[error("has reached per_caller.connections_per_second ({0})")]
     Rate(u32),
-    /// More callers than are told apart.
+    /// More callers than are counted separately.
     #[error("is one caller more than the {CALLERS_MAX} that are told apart")]
     Callers,
 }
 
-/// What each caller has.
+/// The usage of each caller.
 #[derive(Debug)]
 pub struct CallerLimits {
     settings: Settings,
@@ -42,16 +42,16 @@ pub struct CallerLimits {
 #[derive(Debug)]
 struct CallerUsage {
     live: u32,
-    /// When the caller will have had none too many; no later than a second from its last connection.
+    /// GCRA's theoretical arrival time; at most a second after the last connection.
     theoretical_arrival: Instant,
 }
 
-/// Callers with a live connection, or one in the last second.
+/// Callers with a live connection or with one in the last second.
 const CALLERS_MAX: usize = 4096;
 const SECOND: Duration = Duration::from_secs(1);
 
 impl Settings {
-    /// Whether there is no limit at all.
+    /// Whether no limit is set.
     #[must_use]
     pub const fn is_off(&self) -> bool {
         self.max_connections.is_none() && self.connections_per_second.is_none()
@@ -59,7 +59,7 @@ impl Settings {
 }
 
 impl CallerLimits {
-    /// Nobody has anything yet.
+    /// No caller has a connection.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, callers: BTreeMap::new() }
@@ -71,18 +71,18 @@ impl CallerLimits {
         self.settings
     }
 
-    /// From now on these count. What callers have stays.
+    /// Replaces the settings. The callers' usage stays.
     pub const fn reconfigure(&mut self, settings: Settings) {
         self.settings = settings;
     }
 
-    /// Whether there is anything to count.
+    /// Whether no limit is set.
     #[must_use]
     pub const fn is_off(&self) -> bool {
         self.settings.is_off()
     }
 
-    /// One connection more; it is given back by [`CallerLimits::end`]. One that is refused counts for nothing.
+    /// Counts one more connection, which [`CallerLimits::end`] takes back. A refused one does not count.
     ///
     /// # Errors
     /// The limit that is reached.

@@ -1,11 +1,12 @@
-//! Who carries what in a cluster, and who is next: breaker, limits, retry budget, eligibility, balance and the session's
-//! earlier attempts put together. All that changes in a cluster changes here and nowhere else. Who is next is decided in
-//! `picking`; what is learnt from how it went, in `outcomes`.
+//! The state of a cluster and all decisions about its sessions: breaker, limits, retry budget, eligibility, balancing
+//! and the session's earlier attempts together. All of a cluster's state changes here and nowhere else. `picking`
+//! decides which endpoint is next; `outcomes` records how dials and sessions ended.
 //!
-//! Every dial that begins has a [`DialTicket`], and ends in exactly one of [`ClusterState::record_established`], [`ClusterState::record_failure`] and
-//! [`ClusterState::record_abandoned`]; a session ends in [`ClusterState::record_session_end`]. What we try on our own account is in [`trials`]. What all this
-//! decides about endpoints and the breaker is kept as [`ClusterEvent`]s until it is taken, to be logged and counted where that may
-//! be done.
+//! Every dial that begins has a [`DialTicket`] and ends in exactly one of [`ClusterState::record_established`],
+//! [`ClusterState::record_failure`] and [`ClusterState::record_abandoned`]; a session ends in
+//! [`ClusterState::record_session_end`]. Our own attempts without a client are in [`trials`]. State changes of
+//! endpoints and of the breaker are kept as [`ClusterEvent`]s until they are taken, to be logged and counted where that
+//! may be done.
 
 mod outcomes;
 mod picking;
@@ -24,75 +25,75 @@ use super::hedge;
 use super::limits::{LimitReached, Load, Settings as Limits};
 use super::outlier::{self, Ejection, Fault, Outlier};
 
-/// By what a cluster decides.
+/// The settings of a cluster's decisions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
     /// Which endpoint takes the next session.
     pub balance: Policy,
-    /// How many of them.
+    /// How many sessions and dials there may be.
     pub limits: Limits,
-    /// When an endpoint is set aside; `None`: never.
+    /// When an endpoint is ejected; `None`: never.
     pub outlier: Option<outlier::Settings>,
-    /// When the cluster refuses; `None`: never.
+    /// When the breaker opens; `None`: never.
     pub breaker: Option<breaker::Settings>,
-    /// How many attempts may be retries; `None`: all.
+    /// How many attempts may be retries; `None`: no limit.
     pub retry_budget: Option<budget::Settings>,
-    /// When an attempt that does not answer is called slow; `None`: never.
+    /// When a second attempt begins beside one that does not answer; `None`: never.
     pub hedge: Option<hedge::Settings>,
-    /// What to do when active checks find every endpoint down.
+    /// What to do if active checks find every endpoint down.
     pub panic: Panic,
-    /// How long an endpoint that came back takes fewer sessions; zero: not at all.
+    /// For how long an endpoint that came back takes fewer sessions; zero: not at all.
     pub slow_start: Duration,
-    /// What a failed dial counts for in the average of an endpoint's times.
+    /// The dial time that a failed dial counts as in an endpoint's average.
     pub penalty: Duration,
 }
 
-/// The endpoints of a cluster, with all that is known of them.
+/// The endpoints of a cluster and everything that is known about them.
 #[derive(Debug)]
 pub struct ClusterState {
     settings: Settings,
     total: Load,
-    /// In the order of their ids. Those that have left stay until nothing is on them.
+    /// Sorted by id. An endpoint that has left the cluster stays until its last session and dial have ended.
     endpoints: Vec<EndpointState>,
     next_id: Id,
     breaker: Option<Breaker>,
     budget: Option<Budget>,
-    /// Dials on their way that are not the first of their session.
+    /// Dials in progress that are not the first of their session.
     retries: u32,
-    /// What counted at the last pick.
+    /// The mode of the last pick.
     mode: Mode,
     events: Vec<ClusterEvent>,
-    /// Scratch of a pick: places in `endpoint_states`.
+    /// Scratch memory of a pick: indexes into `endpoints`.
     candidates: Vec<usize>,
 }
 
-/// What a dial that began has to show when it ends.
+/// Identifies a dial that began; it is given back when the dial ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DialTicket {
-    /// When it began; `None`: nothing is learnt from it.
+    /// When it began; `None`: its result is not recorded.
     begun: Option<Instant>,
     is_retry: bool,
 }
 
-/// Why there is nothing to dial.
+/// Why there is no endpoint to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// The breaker refuses.
+    /// The breaker is open.
     #[error("{0}")]
     Breaker(#[from] BreakerOpen),
     /// A cap is reached.
     #[error("{0}")]
     Full(#[from] LimitReached),
-    /// There is nobody.
+    /// There is no eligible endpoint.
     #[error("{0}")]
     Nobody(#[from] NoEndpoint),
-    /// This would be a retry, and enough were made for now.
+    /// This would be a retry, and the budget has none left.
     #[error("connect.retry_budget is used up")]
     Budget,
 }
 
 impl ClusterEvent {
-    /// Whether something serves again that did not.
+    /// Whether an endpoint or the cluster serves again.
     #[must_use]
     pub const fn is_recovery(&self) -> bool {
         match self {
@@ -103,46 +104,46 @@ impl ClusterEvent {
 }
 
 impl Unavailable {
-    /// Whether it may be over soon, so that a session may wait for that.
+    /// Whether this may end soon, so that a session may wait for it.
     #[must_use]
     pub const fn may_pass(self) -> bool {
         match self {
             Self::Breaker(_) | Self::Full(_) | Self::Nobody(NoEndpoint::AllDown { .. }) => true,
-            // The budget is waited for elsewhere.
+            // Sessions wait for the budget elsewhere.
             Self::Budget
             | Self::Nobody(NoEndpoint::Empty | NoEndpoint::NoneEnabled | NoEndpoint::Forgotten) => false,
         }
     }
 }
 
-/// Something changed by itself.
+/// A change of state that the cluster decided by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ClusterEvent {
-    /// An endpoint was set aside.
+    /// An endpoint was ejected.
     Ejected {
-        /// Which.
+        /// The ejected endpoint.
         endpoint: Id,
-        /// Why, and for how long.
+        /// The fault, the number of failures, and the time.
         ejection: Ejection,
     },
-    /// An endpoint is among the others again.
+    /// An endpoint is no longer ejected.
     Returned {
-        /// Which.
+        /// The endpoint that returned.
         endpoint: Id,
     },
-    /// The breaker changed.
+    /// The breaker changed its state.
     Breaker(breaker::Transition),
-    /// What counts of what is known about endpoints changed.
+    /// The mode changed: whether ejections and health count.
     Mode {
-        /// What counted.
+        /// The mode before.
         from: Mode,
-        /// What counts.
+        /// The mode after.
         to: Mode,
     },
 }
 
 impl ClusterState {
-    /// Without an endpoint.
+    /// A cluster without endpoints.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -159,8 +160,8 @@ impl ClusterState {
         }
     }
 
-    /// From now on these count. What is carried already stays, over a lower cap too; what is known stays where it still has
-    /// a meaning: without outlier detection nobody is ejected, and without a breaker nothing is refused.
+    /// Replaces the settings. Sessions and dials stay, even over a lower cap. What is known stays if it still has a
+    /// meaning: without outlier detection no endpoint is ejected, and without a breaker nothing is refused.
     pub fn reconfigure(&mut self, settings: Settings) {
         match (&mut self.breaker, settings.breaker) {
             (Some(breaker), Some(settings)) => breaker.reconfigure(settings),
@@ -187,17 +188,17 @@ impl ClusterState {
         self.settings = settings;
     }
 
-    /// Makes these its endpoints, in this order: those with an id stay (or come back) with all that is known of them, the
-    /// others join, and who is not named leaves: it is not picked any more, and forgotten when its last session ends. Gives
-    /// the ids, in the same order.
+    /// Replaces the endpoints by these, in this order. Those with an id stay (or come back) with everything that is
+    /// known about them, the others join, and those that are not named leave: they are not picked any more, and are
+    /// forgotten when their last session has ended. Returns the ids in the same order.
     pub fn set_endpoints(&mut self, specs: &[EndpointSpec], now: Instant) -> Vec<Id> {
         let ids = self.place_endpoints(specs, now);
         self.reconsider();
         ids
     }
 
-    /// The same, before anything is known of those that join: who knows something says so, and then calls
-    /// [`ClusterState::reconsider`].
+    /// As [`ClusterState::set_endpoints`], but the breaker stays as it is, so that a caller may add what it knows of
+    /// new endpoints. It then calls [`ClusterState::reconsider`].
     pub fn place_endpoints(&mut self, specs: &[EndpointSpec], now: Instant) -> Vec<Id> {
         let is_first = self.endpoints.iter().all(|endpoint_state| !endpoint_state.is_member);
         let were: Vec<_> = self
@@ -228,42 +229,42 @@ impl ClusterState {
         ids
     }
 
-    /// All that the cluster carries.
+    /// The load of the whole cluster.
     #[must_use]
     pub const fn total(&self) -> Load {
         self.total
     }
 
-    /// One endpoint; `None` when it has left and nothing is on it.
+    /// One endpoint; `None` if it has left and has no session or dial.
     #[must_use]
     pub fn endpoint(&self, id: Id) -> Option<&EndpointState> {
         self.position(id).map(|position| &self.endpoints[position])
     }
 
-    /// All of them, those that have left but carry sessions still among them.
+    /// All endpoints, including those that have left but still have sessions or dials.
     #[must_use]
     pub fn endpoints(&self) -> &[EndpointState] {
         &self.endpoints
     }
 
-    /// Where the breaker is; `None`: there is none.
+    /// The breaker's state; `None`: there is none.
     #[must_use]
     pub fn breaker(&self) -> Option<breaker::State> {
         self.breaker.as_ref().map(Breaker::state)
     }
 
-    /// What counted at the last pick.
+    /// The mode of the last pick.
     #[must_use]
     pub const fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// What changed by itself since they were last taken, in order.
+    /// Takes the events since the last call, in order.
     pub fn take_events(&mut self) -> Vec<ClusterEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// An operator's order. Whether it changed anything.
+    /// Applies an operator's order. Returns whether it changed anything.
     pub fn set_admin(&mut self, id: Id, admin: Admin, now: Instant) -> bool {
         let is_news = self
             .change(id, now, |endpoint_state| std::mem::replace(&mut endpoint_state.admin, admin) != admin);
@@ -271,8 +272,8 @@ impl ClusterState {
         is_news
     }
 
-    /// What active checks have come to. `proven`: the probe that has just ended succeeded, and reached as far as that. Whether
-    /// it changed what they have come to.
+    /// Sets the result of active checks. `proven`: the probe that has just ended succeeded, up to that step. Returns
+    /// whether the status changed.
     pub fn set_health(&mut self, id: Id, health: HealthStatus, proven: Option<Fault>, now: Instant) -> bool {
         let is_news = self.change(id, now, |endpoint_state| {
             let before = std::mem::replace(&mut endpoint_state.health, health);
@@ -298,19 +299,19 @@ impl ClusterState {
         is_news
     }
 
-    /// Why the last attempt or probe failed, if it did.
+    /// Sets or clears the error of the last attempt or probe.
     pub fn note_error(&mut self, id: Id, error: Option<String>) {
         if let Some(position) = self.position(id) {
             self.endpoints[position].last_error = error.map(String::into_boxed_str);
         }
     }
 
-    /// Whether an endpoint is left whose last evidence is no failure.
+    /// Whether an enabled endpoint is left whose last evidence is not a failure.
     fn has_hope(&self) -> bool {
         self.endpoints.iter().any(|endpoint_state| endpoint_state.is_enabled() && !endpoint_state.is_failing)
     }
 
-    /// An endpoint that may be good is not to wait for a trial: the breaker closes.
+    /// Closes the breaker if an endpoint may be good, so that it need not wait for a trial.
     pub fn reconsider(&mut self) {
         if self.has_hope()
             && let Some(breaker) = &mut self.breaker

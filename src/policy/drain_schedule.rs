@@ -1,22 +1,22 @@
-//! Who is told to end when all sessions have to, within a window: the quietest first, and evenly over the window, so that
-//! their clients do not all come back at once somewhere else.
+//! Which sessions to end when all have to end within a window: the longest idle first, evenly over the window, so that
+//! their clients do not all reconnect elsewhere at once.
 //!
-//! How many may still live falls in a straight line from all to none; sessions that end by themselves count. Beyond that
-//! line those are ended that have been quiet, both ways, for a while: what is relayed is opaque, and silence, and who spoke
-//! last, is all that can be known of a good moment. Who waits for an answer has half the window to get it; who is never
-//! quiet is left to its end.
+//! The number of sessions allowed falls linearly from all to zero; sessions that end by themselves count. Above that
+//! line, sessions are ended that have been idle in both directions for a while: relayed bytes are opaque, so idle time,
+//! and which side sent last, is all that is known about a good moment. A session that waits for an answer gets half the
+//! window for it; one that is never idle is left alone until it ends.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::rotation::SessionActivity;
 
-/// Sessions that are to end, by a key of the caller's.
+/// Sessions that are to end, by a key that the caller chooses.
 #[derive(Debug)]
 pub struct DrainSchedule<K> {
     begun: Instant,
     window: Duration,
-    /// As many as there ever were at once, those that have ended included.
+    /// All sessions seen so far, including those that have ended.
     total: usize,
     known: BTreeMap<K, Known>,
 }
@@ -24,22 +24,22 @@ pub struct DrainSchedule<K> {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     seen: SessionActivity,
-    /// When they last changed, as far as anybody has looked.
+    /// When its byte count last changed, as seen by [`DrainSchedule::due`].
     since: Instant,
 }
 
-/// Silence that counts as a good moment; less in a window that is short.
+/// The idle time that makes a good moment; less if the window is short.
 const QUIET: Duration = Duration::from_secs(1);
 const QUIET_SHARE: u32 = 8;
 
 impl<K: Ord + Copy> DrainSchedule<K> {
-    /// Nobody has been told yet.
+    /// No session is known yet.
     #[must_use]
     pub const fn new(now: Instant, window: Duration) -> Self {
         Self { begun: now, window, total: 0, known: BTreeMap::new() }
     }
 
-    /// Who is to end now, of those that live.
+    /// The sessions to end now, of those in `live`.
     pub fn due(&mut self, now: Instant, live: &[(K, SessionActivity)]) -> Vec<K> {
         self.look(now, live);
         let left = self.window.saturating_sub(now.saturating_duration_since(self.begun));
@@ -81,7 +81,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const REST: SessionActivity = SessionActivity { moved: 0, owes_answer: false };
 
-    /// Plays a window of ten seconds in steps of a tenth; how many live after each second is the answer.
+    /// Plays a window of ten seconds in steps of a tenth. Returns how many sessions live after each second.
     fn play(sessions: u32, moves: impl Fn(u32, u32) -> bool) -> Vec<usize> {
         let t0 = clock::now();
         let mut schedule = DrainSchedule::new(t0, 10 * SECOND);
@@ -145,7 +145,7 @@ mod tests {
         let mut schedule = DrainSchedule::new(t0, 10 * SECOND);
         let all: Vec<_> = (0..10).map(|key| (key, REST)).collect();
         assert!(schedule.due(t0, &all).is_empty());
-        // Half are gone after four seconds: one may go on for each that went.
+        // Half are gone after four seconds: as many others may stay for now.
         assert!(schedule.due(t0 + 4 * SECOND, &all[5..]).is_empty());
         assert_eq!(schedule.due(t0 + 6 * SECOND, &all[5..]).len(), 1);
     }

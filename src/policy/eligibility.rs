@@ -1,59 +1,60 @@
-//! Which endpoints may be picked at all: those that an operator has not taken out, that active checks do not find down, and
-//! that are not ejected.
+//! Which endpoints may be picked: those that are enabled, that active checks do not find down, and that are not
+//! ejected.
 //!
-//! Where that leaves nobody, ejections no longer count: they are guesses, and the last endpoint is worth a try. Where active
-//! checks find all of them down, `panic` says whether to use them all the same, or to refuse. A session that was turned down
-//! goes on in the order of [`Standing`]: a refusal is the last resort. How many sessions each may carry is `limits`'.
+//! If none is left, ejections no longer count: they are guesses, and the last endpoint is worth a try. If active checks
+//! find all endpoints down, `panic` decides whether to use them all or to refuse. A session whose attempt failed goes
+//! on in the order of [`Standing`]; it is refused only as a last resort. `limits` decides how many sessions each
+//! endpoint may carry.
 
 use super::endpoint_state::EndpointState;
 use super::health::HealthStatus;
 
-/// What to do when active checks find every endpoint down.
+/// What to do if active checks find every endpoint down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Panic {
-    /// Use all of them: sessions that probably fail are better than sessions that certainly do.
+    /// Use all of them: sessions that probably fail are better than sessions that certainly fail.
     All,
-    /// Refuse: a server in the wrong role does harm.
+    /// Refuse: a server in the wrong role would do harm.
     Never,
 }
 
-/// What still counts.
+/// Which evidence counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// Everything.
+    /// All.
     Normal,
-    /// Ejections do not: there is nobody else.
+    /// Ejections do not count: no other endpoint is left.
     DespiteEjection,
-    /// Health does not either: active checks find all of them down.
+    /// Health does not count either: active checks find all endpoints down.
     Panic,
 }
 
-/// Why a cluster has nobody to dial.
+/// Why a cluster has no endpoint to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoEndpoint {
-    /// Its list is empty.
+    /// It has no endpoints.
     #[error("the cluster has no endpoint at the moment")]
     Empty,
-    /// The operator's orders.
+    /// An operator took all of them out.
     #[error("every endpoint of the cluster is draining or disabled")]
     NoneEnabled,
-    /// What active checks say, and `panic: never`.
+    /// Active checks find all of them down, and `panic` is `never`.
     #[error(
         "health checks find every endpoint of the cluster down ({down} of them), and `panic: never` says to refuse then"
     )]
     AllDown {
-        /// How many.
+        /// The number of endpoints down.
         down: usize,
     },
-    /// The one that was wanted.
+    /// The endpoint that the caller demanded has left.
     #[error("the endpoint that was wanted is no longer known")]
     Forgotten,
 }
 
-/// What still counts, as things are.
+/// The mode that the endpoints' state leads to.
 ///
 /// # Errors
-/// Why nobody may be picked.
+/// Why no endpoint may be picked.
 pub fn mode(endpoint_states: &[EndpointState], panic: Panic) -> Result<Mode, NoEndpoint> {
     let (mut members, mut down, mut best) = (0_usize, 0, None);
     for endpoint_state in endpoint_states.iter().filter(|endpoint_state| endpoint_state.is_member) {
@@ -76,20 +77,20 @@ pub fn mode(endpoint_states: &[EndpointState], panic: Panic) -> Result<Mode, NoE
     }
 }
 
-/// How good an endpoint's chances are, best first; a session goes on to the next as it is turned down.
+/// How likely an endpoint is to serve, best first; a session goes on to the next as its attempts fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// Nothing speaks against it.
+    /// No evidence against it.
     Usable,
-    /// It is ejected, and active checks find it well.
+    /// Ejected, and active checks find it healthy.
     EjectedHealthy,
-    /// It is ejected, and no check says otherwise.
+    /// Ejected, without a result of active checks.
     Ejected,
     /// Active checks find it down.
     Down,
 }
 
-/// How that one stands; `None`: it has left, or an operator has taken it out.
+/// The standing of an endpoint; `None`: it has left, or an operator has taken it out.
 #[must_use]
 pub const fn standing(endpoint_state: &EndpointState) -> Option<Standing> {
     if !endpoint_state.is_enabled() {
@@ -103,8 +104,8 @@ pub const fn standing(endpoint_state: &EndpointState) -> Option<Standing> {
     })
 }
 
-/// How low a session may go for its next attempt. The first keeps to what [`mode`] leaves; one that was turned down goes on to
-/// whatever could still serve.
+/// The worst standing that an attempt may use. The first keeps to what [`mode`] allows; a retry goes on to any endpoint
+/// that could still serve.
 #[must_use]
 pub const fn lowest(mode: Mode, is_retry: bool, panic: Panic) -> Standing {
     match (is_retry, mode, panic) {
@@ -117,7 +118,7 @@ pub const fn lowest(mode: Mode, is_retry: bool, panic: Panic) -> Standing {
 }
 
 impl Mode {
-    /// The word in `/status` and in the log.
+    /// The label in `/status` and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -160,7 +161,7 @@ mod tests {
         endpoint_state
     }
 
-    /// What counts, and who takes a session's first attempt by that.
+    /// Checks the mode, and which endpoints take a session's first attempt in it.
     fn check(endpoint_states: &[EndpointState], expected: Result<(Mode, &[bool]), NoEndpoint>) {
         let found = mode(endpoint_states, Panic::All);
         let first = found.map(|mode| lowest(mode, false, Panic::All));

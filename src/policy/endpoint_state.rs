@@ -1,7 +1,7 @@
-//! One endpoint as the policies see it: what was said about it, what it carries, what was observed.
+//! One endpoint as the policies see it: its configuration, its load and what was observed.
 //!
-//! All that is decided about an endpoint reads its slot and nothing else, so that a decision sees one state. Slots change
-//! only in [`super::cluster_state`], under the cluster's one lock.
+//! All decisions about an endpoint read its `EndpointState` and nothing else, so that a decision sees one state. It
+//! changes only in [`super::cluster_state`], under the cluster's one lock.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -11,123 +11,124 @@ use super::health::HealthStatus;
 use super::limits::Load;
 use super::outlier::{self, Outlier};
 
-/// Names an endpoint among those that its cluster ever had; never given twice.
+/// Identifies an endpoint among all that its cluster ever had; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(NonZeroU32);
 
 impl Id {
-    /// The first that a cluster gives.
+    /// The first id of a cluster.
     pub(super) const FIRST: Self = Self(NonZeroU32::MIN);
 
-    /// The one after it. Four billion endpoints in one process' life end in the last number again and again.
+    /// The next id. After four billion endpoints in one process the last id repeats.
     pub(super) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// As a number that fits where room is short; never 0.
+    /// As a short number; never 0.
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0.get()
     }
 
-    /// The id of that number; `None` for 0.
+    /// The id with that number; `None` for 0.
     #[must_use]
     pub fn new(number: u32) -> Option<Self> {
         NonZeroU32::new(number).map(Self)
     }
 }
 
-/// What an operator ordered.
+/// An operator's order about an endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Admin {
-    /// It takes its share.
+    /// It takes its share of the sessions.
     #[default]
     Enabled,
-    /// No new sessions; those that live go on.
+    /// No new sessions; live ones continue.
     Draining,
-    /// As if it were no longer in the file: no new sessions, and no probes.
+    /// As if it were not in the file: no new sessions and no probes.
     Disabled,
 }
 
-/// What the file or the discovery says about an endpoint, as far as decisions go.
+/// What the configuration or discovery says about an endpoint, as far as decisions need it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointSpec {
-    /// The one it was before; `None` for a new one.
+    /// Its id, if it is known already; `None` for a new one.
     pub id: Option<Id>,
     /// Its share of the sessions, at least 1.
     pub weight: u32,
-    /// Those of a higher number are for when nobody of a lower one can be used.
+    /// Endpoints with a higher number are used only if none with a lower number can be.
     pub priority: u32,
-    /// By which `source_hash` knows it: the same in every process.
+    /// The key that `source_hash` uses for it, the same in every process.
     pub key: u64,
 }
 
-/// One endpoint.
+/// The state of one endpoint.
 #[derive(Debug)]
 pub struct EndpointState {
     pub(super) id: Id,
-    /// Its place in the file's order.
+    /// Its index in the file's order.
     pub(super) place: usize,
     pub(super) weight: u32,
     pub(super) priority: u32,
     pub(super) key: u64,
-    /// Whether the cluster has it still; if not, it lives until its last session and dial have ended.
+    /// Whether it belongs to the cluster. If not, it is kept until its last session and dial have ended.
     pub(super) is_member: bool,
     pub(super) admin: Admin,
     pub(super) health: HealthStatus,
     /// When membership, order or health last changed.
     pub(super) changed: Instant,
     pub(super) load: Load,
-    /// What its dials and sessions did.
+    /// The failures of its dials and sessions.
     pub(super) outlier: Outlier,
-    /// Whether the last that was seen of it was a failure: of a session's dial, of a trial, or of enough probes. One that
-    /// nobody has tried yet may be good.
+    /// Whether the last evidence was a failure: of a session's dial, of a trial, or of enough probes. False for an
+    /// endpoint that has not been tried.
     pub(super) is_failing: bool,
-    /// When it last came back from an ejection, or a trial showed that it serves: failures of dials from before say nothing.
+    /// When it last came back from an ejection, or a trial succeeded: failures of dials that began before do not count.
     pub(super) proven_at: Option<Instant>,
-    /// When it last turned a session away in its own words.
+    /// When it last refused a session by a message of its own protocol.
     pub(super) turned_away: Option<Instant>,
-    /// Whether a trial of ours is on its way to it.
+    /// Whether a trial of it is in progress.
     pub(super) on_trial: bool,
-    /// How long its dials take, those that failed among them.
+    /// The average time of its dials, including those that failed.
     pub(super) ewma: Ewma,
-    /// How long those take that succeed.
+    /// The average time of dials that succeeded.
     pub(super) success_time: Ewma,
-    /// When it came back: after an ejection, after active checks had it down, or as a new one among others.
+    /// When it came back after an ejection, after active checks had found it down, or when it joined other endpoints.
     pub(super) back_since: Option<Instant>,
-    /// Round robin's credit.
+    /// Its credit in round robin.
     pub(super) credit: i64,
-    /// Why the last attempt or probe that failed did; a success clears it.
+    /// The error of the last failed attempt or probe; a success clears it.
     pub(super) last_error: Option<Box<str>>,
 }
 
-/// What a process has to know of an endpoint that goes on with it.
+/// The state of an endpoint, to hand over to a successor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// What an operator ordered.
+    /// The operator's order.
     pub admin: Admin,
-    /// What active checks say.
+    /// The result of active checks.
     pub health: HealthStatus,
-    /// What its dials and sessions did.
+    /// The failures of its dials and sessions.
     pub outlier: outlier::Snapshot,
-    /// Whether the last that was seen of it was a failure.
+    /// Whether the last evidence was a failure.
     pub is_failing: bool,
-    /// How long its dials take, in seconds, as of a moment.
+    /// The average time of its dials in seconds, and when it last changed.
     pub dial_time: Option<(f64, Instant)>,
-    /// How long those take that succeed, likewise.
+    /// The same of dials that succeeded.
     pub success_time: Option<(f64, Instant)>,
-    /// When it came back, if it was away.
+    /// When it came back, if it did.
     pub back_since: Option<Instant>,
-    /// Why the last attempt or probe that failed did.
+    /// The error of the last failed attempt or probe.
     pub last_error: Option<Box<str>>,
 }
 
-/// So long others of its priority are asked before an endpoint that has turned a session away. It carries nothing, so that by its load
-/// it would be the first to be asked.
+/// For this long after an endpoint turned a session away, others of its priority are picked before it. By its load,
+/// which is low then, it would be the first to be picked.
 pub(super) const TURNS_AWAY_FOR: Duration = Duration::from_secs(5);
 
 impl EndpointState {
-    /// Whether it has turned a session away lately. Having served another one since says little: dials that were under way come first.
+    /// Whether it has turned a session away lately. A session that it served since does not change that: dials in
+    /// progress at the time complete first.
     pub(super) fn turns_away(&self, now: Instant) -> bool {
         self.turned_away.is_some_and(|since| now.saturating_duration_since(since) < TURNS_AWAY_FOR)
     }
@@ -157,31 +158,31 @@ impl EndpointState {
         }
     }
 
-    /// Its name.
+    /// Its id.
     #[must_use]
     pub const fn id(&self) -> Id {
         self.id
     }
 
-    /// Its place in the file's order.
+    /// Its index in the file's order.
     #[must_use]
     pub const fn index(&self) -> usize {
         self.place
     }
 
-    /// Whether the cluster has it still.
+    /// Whether it belongs to the cluster.
     #[must_use]
     pub const fn is_present(&self) -> bool {
         self.is_member
     }
 
-    /// What an operator ordered.
+    /// The operator's order.
     #[must_use]
     pub const fn admin(&self) -> Admin {
         self.admin
     }
 
-    /// What active checks say of it.
+    /// The result of active checks.
     #[must_use]
     pub const fn health(&self) -> HealthStatus {
         self.health
@@ -199,37 +200,37 @@ impl EndpointState {
         self.load
     }
 
-    /// Its share, at least 1.
+    /// Its weight, at least 1.
     #[must_use]
     pub const fn weight(&self) -> u32 {
         self.weight
     }
 
-    /// Those of a higher number are for when nobody of a lower one can be used.
+    /// Its priority: endpoints with a higher number are used only if none with a lower number can be.
     #[must_use]
     pub const fn priority(&self) -> u32 {
         self.priority
     }
 
-    /// What its dials and sessions did.
+    /// The failures of its dials and sessions.
     #[must_use]
     pub const fn outlier(&self) -> &Outlier {
         &self.outlier
     }
 
-    /// How long its dials take, in seconds; `None` before the first.
+    /// The average time of its dials in seconds; `None` before the first.
     #[must_use]
     pub fn dial_seconds(&self) -> Option<f64> {
         self.ewma.seconds()
     }
 
-    /// Why the last attempt or probe that failed did; a success clears it.
+    /// The error of the last failed attempt or probe; a success clears it.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }
 
-    /// What a process has to know that goes on with it.
+    /// The state to hand over to a successor.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -244,17 +245,17 @@ impl EndpointState {
         }
     }
 
-    /// Whether it may take sessions at all, healthy or not.
+    /// Whether it may take sessions, apart from its health.
     pub(super) const fn is_enabled(&self) -> bool {
         self.is_member && matches!(self.admin, Admin::Enabled)
     }
 }
 
 impl Admin {
-    /// All of them.
+    /// All orders.
     pub const ALL: [Self; 3] = [Self::Enabled, Self::Draining, Self::Disabled];
 
-    /// The word for people and in `/status`.
+    /// The label in `/status` and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

@@ -1,8 +1,8 @@
-//! How long dials on an endpoint take: a peak-sensitive moving average of connect + handshake.
+//! The average time of dials to an endpoint: a peak-sensitive moving average of connect + handshake.
 //!
-//! A dial slower than the average becomes the average at once; faster ones lower it as time passes. Nothing decays by
-//! being read, so a decision changes nothing. That an endpoint which once was slow is tried again is the balancer's care:
-//! it compares averages within a bounded ratio only.
+//! A dial slower than the average becomes the average at once; faster ones lower it as time passes. Reading changes
+//! nothing, so neither does a decision. The balancer still tries an endpoint that was slow once, because it compares
+//! averages within a bounded ratio only.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ struct Sampled {
     at: Instant,
 }
 
-/// After so long without a peak a sample weighs as much as e to 1 of what was before.
+/// The time constant: after it, a sample that is no peak weighs 1 - 1/e.
 const TAU: Duration = Duration::from_secs(10);
 
 impl Ewma {
@@ -32,7 +32,7 @@ impl Ewma {
         self.0.map(|Sampled { seconds, at }| (seconds, at))
     }
 
-    /// A dial took so long, or cost so much as if it had.
+    /// Records a dial's time, or the time that a failed one counts as.
     pub fn sample(&mut self, took: Duration, now: Instant) {
         let took = took.as_secs_f64();
         let before = self.0.filter(|sampled| sampled.seconds > took);
@@ -44,7 +44,7 @@ impl Ewma {
         self.0 = Some(Sampled { seconds, at: now });
     }
 
-    /// One that has no average gets that of the others.
+    /// Sets the average if there is none yet.
     pub fn seed(&mut self, seconds: f64, now: Instant) {
         self.0.get_or_insert(Sampled { seconds, at: now });
     }

@@ -1,5 +1,6 @@
-//! How many records of one kind one caller leaves: whoever connects without end to be refused would fill the disk with lines, each
-//! as good as the one before. So many in a window are written, the others are counted, and the count is told.
+//! Limits the records of refused connections: a caller that connects without end and is refused each time would fill
+//! the disk with equal lines. Per caller and outcome, a number of records is written in each window; the others are
+//! counted, and the count is logged.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::caller::CallerKey;
 use crate::outcome::Outcome;
 
-/// What has been recorded lately of those that were not served.
+/// Recent records of clients that were not served.
 #[derive(Debug, Default)]
 pub struct RefusalRecordLimiter {
     windows: BTreeMap<(CallerKey, Outcome), Window>,
@@ -16,13 +17,13 @@ pub struct RefusalRecordLimiter {
 /// Records that were not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuppressedRecords {
-    /// Whose.
+    /// The caller of these records.
     pub caller: CallerKey,
-    /// Of which outcome.
+    /// The outcome of these records.
     pub outcome: Outcome,
-    /// How many, from 1.
+    /// The number of records, at least 1.
     pub count: u64,
-    /// Since when; they came within [`WINDOW`].
+    /// When the window began; all came within [`WINDOW`].
     pub since: Instant,
 }
 
@@ -32,21 +33,21 @@ struct Window {
     seen: u64,
 }
 
-/// Records of one caller and outcome that are written in [`WINDOW`]. At 600 bytes each some 6 KB/s.
+/// Records of one caller and outcome that are written in a [`WINDOW`]. At 600 bytes each, some 6 KB/s.
 pub const RECORDS_MAX: u64 = 100;
-/// How long a count goes on before it is told.
+/// How long records are counted before the count is logged.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// Callers and outcomes that are told apart; those that come then are taken for strangers.
+/// Pairs of caller and outcome that are counted separately; further ones are counted as strangers.
 const APART_MAX: usize = 4096;
 
 impl RefusalRecordLimiter {
-    /// Whether records of that outcome are counted at all: the client was not served.
+    /// Whether records with that outcome are limited: the client was not served.
     #[must_use]
     pub fn minds(outcome: Outcome) -> bool {
         outcome == Outcome::DownstreamGone || outcome.is_refusal()
     }
 
-    /// Whether the record of one that ended so is written, and what was left out before it and has not been told yet.
+    /// Whether to write a record, and the count of the window before, if it is over and has not been reported.
     pub fn judge(
         &mut self,
         caller: CallerKey,
@@ -70,7 +71,7 @@ impl RefusalRecordLimiter {
         (window.seen <= RECORDS_MAX, told)
     }
 
-    /// Windows that are over are forgotten; what was left out in them.
+    /// Drops the windows that are over. Returns their counts.
     pub fn over(&mut self, now: Instant) -> Vec<SuppressedRecords> {
         let mut told = Vec::new();
         self.windows.retain(|key, window| {
@@ -109,7 +110,8 @@ mod tests {
         CallerKey::User(uid)
     }
 
-    /// Refused connections filled the disk at 3.7 MB/s: whoever may connect to be refused could write without end.
+    /// Refused connections filled the disk at 3.7 MB/s: any caller that may connect and is refused could write without
+    /// end.
     #[test]
     fn of_one_callers_refusals_some_are_written_and_the_others_are_counted() {
         let (mut flood, t0) = (RefusalRecordLimiter::default(), clock::now());

@@ -1,11 +1,12 @@
-//! Rise and fall: what probes, one after another, say of an endpoint, and when the next is due.
+//! Rise and fall: an endpoint's status by the results of its probes, and when the next probe is due.
 //!
-//! A status is kept until enough results in a row speak against it. Only the first is decided by one result alone: there
-//! is nothing yet that a mistaken one could overthrow. Until then an endpoint is usable: most are well when we
-//! start, its first probe is done within a round trip or two, and an attempt that fails meanwhile goes on to another.
+//! A status changes after enough results in a row against it. Only the first is decided by one result, because there is
+//! no earlier status that a wrong result could overturn. Until then an endpoint is usable: most are healthy at the
+//! start, the first probe ends within a round trip or two, and an attempt that fails meanwhile goes on to another
+//! endpoint.
 //!
-//! This is what was observed. What an administrator ordered, and what sessions ran into (ejection, breaker), is kept
-//! elsewhere: here such evidence only hurries the next probe.
+//! Only probe results count here. Administrative state and evidence from sessions (ejection, breaker) are kept
+//! elsewhere; such evidence only makes the next probe earlier.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use fastrand::Rng;
 /// How a cluster's endpoints are probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// From the beginning of one probe to the next, when nothing is in doubt; more than zero.
+    /// From the beginning of one probe to the next while no status is in doubt; more than zero.
     pub interval: Duration,
     /// Successes in a row that make an unhealthy endpoint healthy; at least 1.
     pub healthy_threshold: u32,
@@ -22,7 +23,7 @@ pub struct Settings {
     pub unhealthy_threshold: u32,
 }
 
-/// What is held to be true of an endpoint.
+/// The status of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthStatus {
     /// No probe has ended yet. Exits: `Healthy`, `Unhealthy`, by the first result.
@@ -39,47 +40,48 @@ pub struct Health {
     settings: Settings,
     status: HealthStatus,
     since: Instant,
-    /// Results in a row that speak against the status.
+    /// Consecutive results against the status.
     against: u32,
     last_error: Option<String>,
     probing: Probing,
 }
 
-/// Where an endpoint is in its round of probes.
+/// When an endpoint was or will be probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Probing {
     /// Exit: `Begun`, when it is due. The last probe began at `last`.
     Due { at: Instant, last: Option<Instant> },
-    /// Exit: `Due`, by its result. `hurried`: evidence came that this probe may have been too early for.
+    /// Exit: `Due`, by its result. `hurried`: a session met a failure after this probe began, so another one is due
+    /// soon.
     Begun { at: Instant, hurried: bool },
 }
 
-/// A status that changed.
+/// A change of status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
-    /// What it was.
+    /// The status before.
     pub from: HealthStatus,
-    /// What it is.
+    /// The status after.
     pub to: HealthStatus,
-    /// How long it was the former.
+    /// How long the former status lasted.
     pub lasted: Duration,
-    /// How many results in a row changed it.
+    /// The number of consecutive results that changed it.
     pub results: u32,
 }
 
-/// While a status is in doubt, and at most that often for evidence from elsewhere, a probe begins this many times in an
-/// interval, and at least once a second.
+/// While a status is in doubt, the interval is divided by this, and is a second at most. Evidence from sessions makes
+/// probes no more frequent than that.
 const HASTE: u32 = 5;
 const HASTY_MAX: Duration = Duration::from_secs(1);
-/// No interval is kept closer than to this part of it, so that probes of many endpoints, and of many ambassadors, do not
-/// stay in step.
+/// Each interval is changed at random by up to this part, so that probes of many endpoints, and of many ambassadors, do
+/// not stay in step.
 const JITTER: f64 = 0.1;
 
 impl HealthStatus {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Undecided, Self::Healthy, Self::Unhealthy];
 
-    /// The word in `/status` and in the log.
+    /// The label in `/status` and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -91,14 +93,14 @@ impl HealthStatus {
 }
 
 impl Settings {
-    /// The interval of those in a hurry.
+    /// The interval while a status is in doubt.
     fn hasty(&self) -> Duration {
         (self.interval / HASTE).min(HASTY_MAX)
     }
 }
 
 impl Health {
-    /// Nothing is known yet, and the first probe is due at once.
+    /// Undecided; the first probe is due at once.
     #[must_use]
     pub const fn new(settings: Settings, now: Instant) -> Self {
         Self {
@@ -111,44 +113,44 @@ impl Health {
         }
     }
 
-    /// As another process observed it, since `since`: that stays until results here speak against it, and the next probe is
-    /// due at once.
+    /// Resumes the status of a predecessor, which it has had since `since`. It stays until results here speak against
+    /// it, and the next probe is due at once.
     #[must_use]
     pub fn resume(settings: Settings, status: HealthStatus, since: Instant, now: Instant) -> Self {
         Self { status, since, ..Self::new(settings, now) }
     }
 
-    /// The same by other settings: what is known stays, and the next probe is due at once.
+    /// Replaces the settings: the status stays, and the next probe is due at once.
     #[must_use]
     pub fn under(&self, settings: Settings, now: Instant) -> Self {
         Self { settings, probing: Probing::Due { at: now, last: None }, ..self.clone() }
     }
 
-    /// What is held to be true.
+    /// The current status.
     #[must_use]
     pub const fn status(&self) -> HealthStatus {
         self.status
     }
 
-    /// Since when.
+    /// Since when the status has been the current one.
     #[must_use]
     pub const fn since(&self) -> Instant {
         self.since
     }
 
-    /// Why the last probe failed, in words; a success clears it.
+    /// The error of the last probe; a success clears it.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()
     }
 
-    /// Whether sessions may go there, as far as probes know.
+    /// Whether sessions may go to the endpoint, as far as probes know.
     #[must_use]
     pub const fn is_usable(&self) -> bool {
         !matches!(self.status, HealthStatus::Unhealthy)
     }
 
-    /// When the next probe is to begin; `None` while one is on its way.
+    /// When the next probe is due; `None` while one is in progress.
     #[must_use]
     pub const fn due(&self) -> Option<Instant> {
         match self.probing {
@@ -162,8 +164,8 @@ impl Health {
         self.probing = Probing::Begun { at: now, hurried: false };
     }
 
-    /// A session ran into something that speaks against the endpoint: the next probe begins as soon as may be. `true`: it
-    /// is due earlier than it was.
+    /// A session met a failure of the endpoint: the next probe begins as soon as allowed. Returns whether it is due
+    /// earlier than before.
     pub fn suspect(&mut self, now: Instant) -> bool {
         match &mut self.probing {
             Probing::Begun { hurried, .. } => {
@@ -179,7 +181,7 @@ impl Health {
         }
     }
 
-    /// A probe ended, well or with an error in words. What changed is the answer.
+    /// Records the result of a probe. Returns the change of status, if there is one.
     pub fn observe(&mut self, now: Instant, result: Result<(), String>, rng: &mut Rng) -> Option<Transition> {
         let said = if result.is_ok() { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         self.last_error = result.err();
@@ -194,7 +196,7 @@ impl Health {
         transition
     }
 
-    /// A probe ended that says nothing of the endpoint: this host was short of something. The next comes as it would have.
+    /// A probe was inconclusive: this host lacked a resource. The next one is due as usual.
     pub fn postpone(&mut self, now: Instant, why: String, rng: &mut Rng) {
         self.last_error = Some(why);
         self.schedule(now, None, rng);
@@ -218,7 +220,7 @@ impl Health {
         transition
     }
 
-    /// From the beginning of the probe that has just ended to that of the next.
+    /// The time from the beginning of the probe that has just ended to the next.
     fn wait(&self, transition: Option<&Transition>, rng: &mut Rng) -> Duration {
         let Settings { interval, .. } = self.settings;
         let hurried = matches!(self.probing, Probing::Begun { hurried: true, .. });

@@ -1,57 +1,58 @@
-//! When the next endpoint is tried beside one that does not answer: the idea of happy eyeballs (RFC 8305) across endpoints.
+//! When a second attempt begins beside one that does not answer: the idea of Happy Eyeballs (RFC 8305) across
+//! endpoints.
 //!
-//! A connect that hangs (SYNs dropped, a full accept queue, a stopped process in its handshake) says nothing for seconds,
-//! where a sibling would answer in one. How long is long for an endpoint, its own history says. Whether there is a sibling, and
-//! whether the budget lets us, is decided elsewhere.
+//! A connect that hangs (dropped SYNs, a full accept queue, a stopped process in its handshake) takes seconds to fail,
+//! where another endpoint would answer at once. What is slow depends on the endpoint's own history. Whether there is
+//! another endpoint, and whether the budget allows the hedge, is decided elsewhere.
 
 use std::time::Duration;
 
-/// How long an attempt is alone.
+/// How long an attempt runs before a hedge begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Never less.
+    /// At least this.
     pub min: Duration,
-    /// Where nothing is known of the endpoint.
+    /// For an endpoint without history.
     pub unknown: Duration,
-    /// Never more.
+    /// At most this.
     pub max: Duration,
 }
 
-/// An attempt that takes so many times as long as they usually do is a slow one.
+/// An attempt is slow if it takes this many times the usual time.
 const SLOW: f64 = 4.0;
-/// No attempt is called slow before that: on a busy host they vary by as much.
+/// The least time before a hedge: on a busy host, attempts vary by as much.
 const MIN: Duration = Duration::from_millis(100);
-/// What is given to an endpoint without a history, and to one that was slow before, as a part of the time for TCP.
+/// The time for an endpoint without history, and the longest time, as parts of the connect timeout.
 const UNKNOWN: u32 = 12;
 const MAX: u32 = 3;
-/// The same of the time for a greeting.
+/// The longest time with a greeting, as a part of the greeting timeout.
 const MAX_OF_GREETING: u32 = 2;
 
 impl Settings {
-    /// By the endpoint's own history, and else by parts of the time that an attempt has for TCP.
+    /// By the endpoint's history, within parts of the connect timeout.
     #[must_use]
     pub fn by_history(connect_timeout: Duration) -> Self {
         let max = connect_timeout / MAX;
         Self { min: MIN.min(max), unknown: connect_timeout / UNKNOWN, max }
     }
 
-    /// The same where a greeting is part of an attempt. A server that is known to take long for it is not slow for that; of one
-    /// that is not known, nothing is expected.
+    /// For protocols with a greeting as a part of the attempt: a server whose greetings usually take long gets more
+    /// time. One without history does not.
     #[must_use]
     pub fn greeting_within(self, greeting_timeout: Duration) -> Self {
         Self { max: self.max.max(greeting_timeout / MAX_OF_GREETING), ..self }
     }
 
-    /// Always the same.
+    /// A fixed time.
     #[must_use]
     pub const fn fixed(after: Duration) -> Self {
         Self { min: after, unknown: after, max: after }
     }
 
-    /// How long an attempt is alone on an endpoint whose attempts take so many seconds, where that is known.
+    /// The time before a hedge; `usual`: the endpoint's average time in seconds, if known.
     #[must_use]
     pub fn after(&self, usual: Option<f64>) -> Duration {
-        // Seconds of a moving average: never negative, and never beyond what a timeout allows.
+        // It is a moving average of dial times: never negative, and bounded by the timeouts.
         let slow = usual.map_or(self.unknown, |usual| Duration::from_secs_f64(usual * SLOW));
         slow.clamp(self.min, self.max)
     }

@@ -1,6 +1,6 @@
-//! Caps on a cluster's sessions and dials, reserved exactly: no burst overshoots them.
+//! Caps on a cluster's sessions and dials. They are exact: no burst exceeds them.
 //!
-//! These are Envoy's "circuit breakers": numbers without memory. What trips and recovers is the breaker,
+//! They are what Envoy calls "circuit breakers": limits without memory. What opens and recovers is the breaker,
 //! elsewhere.
 
 /// The caps of one cluster.
@@ -14,7 +14,7 @@ pub struct Settings {
     pub max_connections_per_endpoint: u32,
 }
 
-/// What one endpoint carries.
+/// The load of an endpoint or a cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
     /// Live sessions.
@@ -24,14 +24,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// All it carries.
+    /// Sessions and dials.
     #[must_use]
     pub const fn total(self) -> u32 {
         self.sessions + self.dials
     }
 }
 
-/// Which cap refused.
+/// The cap that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
     /// `max_connections`.
@@ -40,13 +40,13 @@ pub enum LimitReached {
     /// `max_pending`.
     #[error("the cluster has reached max_pending ({0})")]
     Pending(u32),
-    /// `max_connections_per_endpoint`, on every endpoint that was left.
+    /// `max_connections_per_endpoint`, on every eligible endpoint.
     #[error("every endpoint has reached max_connections_per_endpoint ({0})")]
     Endpoints(u32),
 }
 
 impl Settings {
-    /// Whether the cluster has room for one dial more, given what it carries in all.
+    /// Whether the cluster has room for one more dial, by its total load.
     ///
     /// # Errors
     /// The cap that is reached.
@@ -60,7 +60,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether one endpoint has room for one dial more.
+    /// Whether an endpoint has room for one more dial.
     #[must_use]
     pub const fn endpoint_has_room(&self, endpoint: Load) -> bool {
         endpoint.total() < self.max_connections_per_endpoint

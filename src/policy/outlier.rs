@@ -1,10 +1,10 @@
-//! Ejection: an endpoint whose dials fail in a row, or whose sessions die young, is set aside for a while.
+//! Outlier ejection: an endpoint whose dials fail in a row, or whose sessions end early, is not used for a while.
 //!
-//! Database clusters have two or three endpoints and few connections, so nothing here is a statistic: what counts are
-//! failures in a row, of each kind apart. Evidence of health ends it: when its time is over **we** try the endpoint, without
-//! a client, and a probe or a session that reaches as far as to what it was set aside for does as well. The time grows
-//! only where the endpoint has not served well in between. Whether an endpoint may be spared at all is the caller's: the
-//! last one that is usable never is.
+//! A database cluster has two or three endpoints and few connections, so nothing here is a statistic: consecutive
+//! failures are counted, each kind separately. Evidence of health ends an ejection: when its time is over, we try the
+//! endpoint without a client (a trial); a probe or a session also ends it, if it gets past the step at which the
+//! endpoint failed. The ejection time grows only if the endpoint has not served well in between. The caller decides
+//! whether an endpoint may be ejected at all: the last usable one never is.
 
 use std::time::{Duration, Instant};
 
@@ -13,61 +13,64 @@ use fastrand::Rng;
 /// When an endpoint is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Failures of one kind in a row that eject; so many sessions are also what it takes to have served well. At least 1.
+    /// Consecutive failures of one kind that eject an endpoint, and the sessions that it has to serve to have served
+    /// well. At least 1.
     pub consecutive_failures: u32,
-    /// How long the first time; it is multiplied by the number of times in a row. To have served well, an endpoint must
-    /// have been back for so long, too.
+    /// The time of the first ejection; a later one lasts this times the number of ejections in a row. To have served
+    /// well, an endpoint must also have been back for this long.
     pub base_ejection_time: Duration,
-    /// No ejection is longer. Who has been back for so long has served well, however few its sessions.
+    /// The longest ejection. An endpoint that has been back for this long has served well, even with few sessions.
     pub max_ejection_time: Duration,
-    /// A session that the server ends this soon died young; zero: none does.
+    /// A session that the server ends within this time ended early; zero: none does.
     pub early_close: Duration,
 }
 
-/// What an endpoint did wrong, in the order in which a dial meets it: who got as far as to one is past those before it.
+/// What an endpoint did wrong, in the order of a dial's steps: an endpoint that fails at one step has passed those
+/// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// It could not be reached.
     Connect,
-    /// It was, and the protocol's way to TLS ended elsewhere.
+    /// It was reached, but the protocol's upgrade to TLS failed.
     Upgrade,
-    /// That worked or was not needed, and TLS failed.
+    /// The upgrade succeeded or was not needed, and the TLS handshake failed.
     Handshake,
-    /// All of that worked, and then it ended the session at once.
+    /// All of that succeeded, and then it ended the session at once.
     EarlyClose,
 }
 
-/// Where an endpoint is.
+/// Whether an endpoint is ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Among the others. Exit: `Ejected`.
+    /// Not ejected. Exit: `Ejected`.
     In,
-    /// Set aside. Exits: `OnTrial`, when its time is over; `In`, by evidence of health.
+    /// Exits: `OnTrial`, when its time is over or in a round of the breaker's trials; `In`, by evidence of health.
     Ejected {
-        /// When we try it.
+        /// When its trial is due.
         until: Instant,
-        /// What for.
+        /// The fault that it was ejected for.
         fault: Fault,
     },
-    /// We try it. Exits: `In`, when that succeeds, or by other evidence; `Ejected`, when it fails or is called off.
+    /// A trial is in progress. Exits: `In`, when it succeeds, or by other evidence; `Ejected`, when it fails or is
+    /// postponed.
     OnTrial {
-        /// What it was set aside for.
+        /// The fault that it was ejected for.
         fault: Fault,
     },
 }
 
-/// An endpoint that was set aside.
+/// One ejection of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
-    /// What for.
+    /// The fault that caused it.
     pub fault: Fault,
-    /// How many of these there were in a row.
+    /// The number of consecutive failures.
     pub failures: u32,
-    /// For how long.
+    /// How long it lasts.
     pub lasts: Duration,
-    /// Which time it is, without having served well in between.
+    /// The number of ejections, this one included, since the endpoint last served well.
     pub times: u32,
-    /// Whether it was on trial, and had not come back in between.
+    /// Whether the endpoint was still ejected: its trial failed.
     pub again: bool,
 }
 
@@ -75,40 +78,40 @@ pub struct Ejection {
 #[derive(Debug, Clone, Copy)]
 pub struct Outlier {
     state: State,
-    /// In a row, by kind.
+    /// Consecutive failures, by kind.
     failures: [u32; Fault::ALL.len()],
-    /// How often it was ejected without having served well in between.
+    /// Ejections since it last served well.
     times: u32,
     /// When it last came back.
     back: Option<Instant>,
-    /// Dials that succeeded since.
+    /// Dials that succeeded since `back`.
     served: u32,
 }
 
-/// The same for a process that goes on with it.
+/// The state of an endpoint, to hand over to a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Where it is.
+    /// Whether it is ejected.
     pub state: State,
-    /// Failures in a row, in the order of [`Fault::ALL`].
+    /// Consecutive failures, in the order of [`Fault::ALL`].
     pub failures: [u32; Fault::ALL.len()],
-    /// How often it was ejected without having served well in between.
+    /// Ejections since it last served well.
     pub times: u32,
     /// When it last came back.
     pub back: Option<Instant>,
-    /// Dials that succeeded since.
+    /// Dials that succeeded since `back`.
     pub served: u32,
 }
 
 impl Outlier {
-    /// Nothing is held against it.
+    /// Not ejected, without a failure.
     #[must_use]
     pub const fn new() -> Self {
         Self { state: State::In, failures: [0; Fault::ALL.len()], times: 0, back: None, served: 0 }
     }
 
-    /// As it was in another process. A trial that is on its way there is nothing to us: it is tried at once; and it is set
-    /// aside no longer than these settings let it be.
+    /// Resumes the state of a predecessor. A trial in progress there does not count here: the endpoint is tried at
+    /// once. An ejection ends no later than these settings allow.
     #[must_use]
     pub fn resume(settings: &Settings, snapshot: Snapshot, now: Instant) -> Self {
         let Snapshot { state, failures, times, back, served } = snapshot;
@@ -122,26 +125,26 @@ impl Outlier {
         Self { state, failures, times, back: back.map(|back| back.min(now)), served }
     }
 
-    /// Where it is.
+    /// Whether it is ejected.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// What a process has to know that goes on with it.
+    /// The state to hand over to a successor.
     #[must_use]
     pub const fn snapshot(&self) -> Snapshot {
         let Self { state, failures, times, back, served } = *self;
         Snapshot { state, failures, times, back, served }
     }
 
-    /// Whether it is among the others.
+    /// Whether it is neither ejected nor on trial.
     #[must_use]
     pub const fn is_admitted(&self) -> bool {
         matches!(self.state, State::In)
     }
 
-    /// When we are to try it; `None` where it is not set aside, or is being tried.
+    /// When its trial is due; `None` if it is not ejected, or if the trial is in progress.
     #[must_use]
     pub const fn trial_due(&self) -> Option<Instant> {
         match self.state {
@@ -150,22 +153,22 @@ impl Outlier {
         }
     }
 
-    /// Our trial of it begins, if it is set aside. It ends in [`Outlier::record_proof`], [`Outlier::record_trial_failure`] or
-    /// [`Outlier::postpone_trial`].
+    /// Begins a trial, if the endpoint is ejected. The trial ends in [`Outlier::record_proof`],
+    /// [`Outlier::record_trial_failure`] or [`Outlier::postpone_trial`].
     pub const fn begin_trial(&mut self) {
         if let State::Ejected { fault, .. } = self.state {
             self.state = State::OnTrial { fault };
         }
     }
 
-    /// The trial said nothing: the next is at that moment.
+    /// The trial was inconclusive: another is due at `next`.
     pub const fn postpone_trial(&mut self, next: Instant) {
         if let State::OnTrial { fault } = self.state {
             self.state = State::Ejected { until: next, fault };
         }
     }
 
-    /// The trial failed, by that fault: it is set aside for longer.
+    /// The trial failed by that fault: the endpoint is ejected for longer.
     pub fn record_trial_failure(
         &mut self,
         settings: &Settings,
@@ -176,14 +179,14 @@ impl Outlier {
         matches!(self.state, State::OnTrial { .. }).then(|| self.eject(settings, fault, 1, now, rng))
     }
 
-    /// Something hints that it may be well: it is tried at once.
+    /// Something suggests that the endpoint may be healthy: its trial is due at once.
     pub fn expedite(&mut self, now: Instant) {
         if let State::Ejected { until, .. } = &mut self.state {
             *until = now.min(*until);
         }
     }
 
-    /// It was seen to do all that comes before that fault, and that too. Whether it is back by that.
+    /// The endpoint passed all steps up to and including `up_to`. Returns whether that ended its ejection.
     pub fn record_proof(&mut self, up_to: Fault, now: Instant) -> bool {
         match self.state {
             State::In => false,
@@ -195,7 +198,7 @@ impl Outlier {
         }
     }
 
-    /// A session's dial succeeded. Whether it is back by that.
+    /// A session's dial succeeded. Returns whether that ended an ejection.
     pub fn record_success(&mut self, now: Instant) -> bool {
         if self.record_proof(Fault::Handshake, now) {
             return true;
@@ -209,19 +212,19 @@ impl Outlier {
         false
     }
 
-    /// The server has greeted: whatever comes before TLS is in order. Whether it is back by that.
+    /// The server sent its greeting, so connecting and the upgrade work. Returns whether that ended an ejection.
     pub fn record_greeting(&mut self, now: Instant) -> bool {
         self.failures[..=Fault::Upgrade as usize].fill(0);
         self.record_proof(Fault::Upgrade, now)
     }
 
-    /// A session lived long enough. Whether it is back by that.
+    /// A session lived long enough. Returns whether that ended an ejection.
     pub fn record_survival(&mut self, now: Instant) -> bool {
         self.failures[Fault::EarlyClose as usize] = 0;
         self.record_proof(Fault::EarlyClose, now)
     }
 
-    /// It did something wrong to a session; `may_eject`: it is not the last one that is usable.
+    /// A session met a fault of the endpoint; `may_eject`: another endpoint is usable.
     pub fn record_failure(
         &mut self,
         settings: &Settings,
@@ -231,10 +234,10 @@ impl Outlier {
         rng: &mut Rng,
     ) -> Option<Ejection> {
         if !self.is_admitted() {
-            // It is known, and its trial will tell.
+            // It is ejected already, and only its trial decides.
             return None;
         }
-        // It got as far as to the step that failed, so those before it are in order.
+        // It reached the step that failed, so it passed those before it.
         self.failures[..fault as usize].fill(0);
         let failures = &mut self.failures[fault as usize];
         *failures = failures.saturating_add(1);
@@ -243,7 +246,7 @@ impl Outlier {
             .then(|| self.eject(settings, fault, failures, now, rng))
     }
 
-    /// Between all and three quarters of the time, so that several do not come back in the same moment.
+    /// Takes off up to a quarter at random, so that several endpoints do not come back at the same moment.
     fn eject(
         &mut self,
         settings: &Settings,
@@ -264,7 +267,7 @@ impl Outlier {
         Ejection { fault, failures, lasts, times: self.times, again }
     }
 
-    /// Since it came back: enough sessions over some time, or a long time.
+    /// Since it came back: enough sessions over `base_ejection_time`, or `max_ejection_time` without ejection.
     fn served_well(&self, settings: &Settings, now: Instant) -> bool {
         let Some(back) = self.back else { return true };
         let for_so_long = now.saturating_duration_since(back);
@@ -283,13 +286,13 @@ impl Fault {
     /// All of them, in the order in which a dial meets them.
     pub const ALL: [Self; 4] = [Self::Connect, Self::Upgrade, Self::Handshake, Self::EarlyClose];
 
-    /// The fault of that word.
+    /// The fault with that label.
     #[must_use]
     pub fn of_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|fault| fault.label() == label)
     }
 
-    /// The word in metrics and in the log.
+    /// The label in metrics and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -340,7 +343,7 @@ mod tests {
             faults.iter().map(|fault| self.fail(*fault, true).is_some()).collect()
         }
 
-        /// Until it is ejected once more.
+        /// Fails until it is ejected again.
         fn eject(&mut self) -> Ejection {
             (0..3).find_map(|_| self.fail(Fault::Connect, true)).expect("three are enough")
         }
@@ -450,7 +453,8 @@ mod tests {
         }
     }
 
-    /// One that is dead for a short while again and again had been set aside for 4, 8, ... 29 s, although it served well in between.
+    /// An endpoint that was down briefly again and again was ejected for 4, 8, ... 29 s, although it served well in
+    /// between.
     #[test]
     fn the_time_does_not_grow_where_the_endpoint_has_served_well_in_between() {
         for (seconds, sessions, grows) in [

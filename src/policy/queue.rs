@@ -1,7 +1,7 @@
-//! Who waits for room, and who is next: in turn among callers, and among one caller's in the order in which they came. A
-//! caller with a thousand waiting delays another's first by one place.
+//! The queue of sessions that wait for room. Callers take turns, and sessions of one caller are served in their order:
+//! a caller with a thousand waiting sessions delays another's first one by one place.
 //!
-//! It holds places and no clock: how long somebody waits is the business of who waits, and whoever gives up leaves.
+//! The queue has no clock: the waiting side measures its time, and a session that gives up leaves.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,27 +10,27 @@ use crate::caller::CallerKey;
 /// How many may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// In all.
+    /// In total.
     pub max_waiting: usize,
-    /// Of one caller, unless whoever comes has another limit of its own.
+    /// Per caller, unless the caller has a limit of its own.
     pub max_per_caller: usize,
 }
 
-/// Which limit leaves no place.
+/// The limit that leaves no room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueueFull {
-    /// Nobody more may wait.
+    /// The queue is full.
     #[error("{0} sessions wait already")]
     All(usize),
-    /// The caller has as many waiting as each may.
+    /// The caller has reached the limit of each caller.
     #[error("this caller has its share of limits.max_pending waiting already ({0})")]
     Share(usize),
-    /// It has as many as its own limit says.
+    /// The caller has reached its own limit.
     #[error("this caller has reached per_caller.max_queued ({0})")]
     Own(usize),
 }
 
-/// A place in the queue.
+/// One session's place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueTicket {
     caller: CallerKey,
@@ -41,7 +41,7 @@ pub struct QueueTicket {
 #[derive(Debug)]
 pub struct Queue {
     settings: Settings,
-    /// Of each caller that has any, in their order. Never an empty one.
+    /// The sessions of each caller that has any, in their order. No queue in it is empty.
     waiting: BTreeMap<CallerKey, VecDeque<u64>>,
     /// Each of those callers once, the next one first.
     turns: VecDeque<CallerKey>,
@@ -50,34 +50,34 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// With nobody in it.
+    /// An empty queue.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, waiting: BTreeMap::new(), turns: VecDeque::new(), length: 0, next_number: 0 }
     }
 
-    /// From now on these count. Who waits already stays.
+    /// Replaces the settings. Sessions that wait already stay.
     pub const fn reconfigure(&mut self, settings: Settings) {
         self.settings = settings;
     }
 
-    /// How many wait.
+    /// The number of waiting sessions.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether nobody does.
+    /// Whether no session waits.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// One more waits, until [`Queue::call_next`] gives its ticket, or [`Queue::leave`] takes it back. `own`: how many of
-    /// its caller may, instead of what the settings say.
+    /// Enters a session, until [`Queue::call_next`] returns its ticket or [`Queue::leave`] takes it back. `own`: the
+    /// caller's own limit, in place of the one in the settings.
     ///
     /// # Errors
-    /// The limit that leaves no place; its own, where several do.
+    /// The limit that is reached; the caller's own, if several are.
     pub fn enter(&mut self, caller: CallerKey, own: Option<usize>) -> Result<QueueTicket, QueueFull> {
         let theirs = self.waiting.get(&caller).map_or(0, VecDeque::len);
         if let Some(most) = own.filter(|most| theirs >= *most) {
@@ -100,7 +100,8 @@ impl Queue {
         Ok(QueueTicket { caller, number })
     }
 
-    /// There is room for one: whose turn it is. It waits no longer, and its caller's next comes behind all others'.
+    /// There is room for one session: takes the next from the queue. Its caller's next one comes after all other
+    /// callers.
     pub fn call_next(&mut self) -> Option<QueueTicket> {
         let caller = self.turns.pop_front()?;
         let theirs = self.waiting.get_mut(&caller)?;
@@ -114,7 +115,7 @@ impl Queue {
         Some(QueueTicket { caller, number })
     }
 
-    /// Who was called, and found the room taken, is the next one again.
+    /// Puts a session back in front: it was called, but the room had been taken.
     pub fn put_back(&mut self, ticket: &QueueTicket) {
         let QueueTicket { caller, number } = ticket;
         let theirs = self.waiting.entry(caller.clone()).or_default();
@@ -124,10 +125,10 @@ impl Queue {
         self.length += 1;
     }
 
-    /// Somebody waits no longer. False: it had been given room already.
+    /// Takes a session out. Returns false if it had been called already.
     pub fn leave(&mut self, ticket: &QueueTicket) -> bool {
         let Some(theirs) = self.waiting.get_mut(&ticket.caller) else { return false };
-        // In ascending order, as they came.
+        // The numbers are ascending.
         let Ok(place) = theirs.binary_search(&ticket.number) else { return false };
         theirs.remove(place);
         if theirs.is_empty() {
@@ -151,7 +152,7 @@ mod tests {
         Queue::new(Settings { max_waiting, max_per_caller })
     }
 
-    /// Whose turns they are, to the last.
+    /// The callers in the order of their turns, until the queue is empty.
     fn drained(queue: &mut Queue) -> Vec<CallerKey> {
         std::iter::from_fn(|| queue.call_next()).map(|ticket| ticket.caller).collect()
     }
@@ -237,8 +238,8 @@ mod tests {
         assert!(queue.leave(&only) && queue.is_empty() && queue.turns.is_empty());
     }
 
-    /// Against a plain list of who waits: nobody is lost, and between two turns of a caller that waits all along each other
-    /// one has at most one.
+    /// Compares with a plain list of waiting sessions: none is lost, and between two turns of a caller with waiting
+    /// sessions each other one has at most one.
     #[test]
     fn nobody_is_lost_and_nobody_overtaken_twice() {
         let mut rng = fastrand::Rng::with_seed(17);

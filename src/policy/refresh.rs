@@ -1,56 +1,56 @@
-//! When an answer about a cluster's members is asked for again: by its TTL while answers come, sooner and then ever later
-//! while they do not. Lacks the asking.
+//! When a cluster's members are queried again: after the TTL of an answer; after failures soon at first, then at longer
+//! intervals. The query itself is made elsewhere.
 
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// No answer is asked for more often, whatever its TTL: 0 says "do not keep it", which was meant for one use.
+/// The shortest interval, whatever the TTL: a TTL of 0 means "use it once, do not cache it".
 pub const FLOOR: Duration = Duration::from_secs(1);
-/// No answer is kept for longer unasked: a record of a day may turn out wrong within the hour.
+/// The longest interval: a record with a TTL of a day may be wrong within the hour.
 pub const CEILING: Duration = Duration::from_secs(300);
-/// The longest wait after failures, while something known is still in use.
+/// The longest wait after failures while an earlier answer is in use.
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// The same where nothing is known at all, so that every session is refused.
+/// The same without any answer, when every session is refused.
 const RETRY_MAX_EMPTY: Duration = Duration::from_secs(5);
-/// Nobody's hurry leads to a question sooner than this after the last one.
+/// The least time from the last query to one that is expedited.
 pub const HURRIED: Duration = Duration::from_secs(2);
 
-/// The times of one question.
+/// The schedule of one query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefreshSchedule {
     asked: Option<Instant>,
     due: Instant,
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
 impl RefreshSchedule {
-    /// A question not asked yet, due at once.
+    /// A query that has not been made yet, due at once.
     #[must_use]
     pub const fn new(now: Instant) -> Self {
         Self { asked: None, due: now, failures: 0 }
     }
 
-    /// When it is to be asked.
+    /// When the query is due.
     #[must_use]
     pub const fn due(&self) -> Instant {
         self.due
     }
 
-    /// An answer came that holds for `ttl`. It is asked for again up to a twentieth later than that, so that those who
-    /// learnt it together do not ask together.
+    /// An answer is valid for `ttl`. The next query comes up to a twentieth later, so that processes that got the
+    /// answer together do not query together.
     pub fn record_answer(&mut self, now: Instant, ttl: Duration, rng: &mut Rng) {
         let ttl = ttl.clamp(FLOOR, CEILING);
         *self = Self { asked: Some(now), due: now + ttl.mul_f64(1.0 + rng.f64() / 20.0), failures: 0 };
     }
 
-    /// A part of the answer came later, and holds for `ttl`.
+    /// A later part of the answer is valid for `ttl`: the query is due no later than its end.
     pub fn no_later(&mut self, now: Instant, ttl: Duration) {
         self.due = self.due.min(now + ttl.clamp(FLOOR, CEILING));
     }
 
-    /// None came. The waits double, each with up to half of it off.
+    /// The query failed. The waits double, each less up to half at random.
     pub fn record_failure(&mut self, now: Instant, has_something: bool, rng: &mut Rng) {
         let most = if has_something { RETRY_MAX } else { RETRY_MAX_EMPTY };
         let wait = FLOOR.saturating_mul(1 << self.failures.min(10)).min(most);
@@ -58,7 +58,7 @@ impl RefreshSchedule {
         *self = Self { asked: Some(now), due, failures: self.failures.saturating_add(1) };
     }
 
-    /// Somebody saw a sign that the answer is out of date.
+    /// The answer may be out of date: the query is due as soon as allowed.
     pub fn expedite(&mut self, now: Instant) {
         let earliest = self.asked.map_or(now, |asked| asked + HURRIED);
         self.due = self.due.min(earliest.max(now));

@@ -1,8 +1,8 @@
 //! How many attempts a dial has, on which endpoints, and how long it waits between them.
 //!
-//! A retry goes to an endpoint that this session has not tried, at once; only when all were tried does it
-//! go back to them, and then it waits, doubling with jitter. The deadline over all attempts is the
-//! driver's: it owns the timer, and mostly it is all that bounds them.
+//! A retry goes at once to an endpoint that this session has not tried. When all were tried it goes back to them after
+//! a wait, which doubles with jitter. The deadline over all attempts belongs to the driver, which owns the timer;
+//! mostly it is the only bound.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::endpoint_state::Id;
 /// The attempts of one dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// At most this many, the first included; at least 1. `None`: as many as the deadline lets there be.
+    /// At most this many, the first included; at least 1. `None`: only the deadline bounds them.
     pub attempts: Option<u32>,
     /// The first wait before an endpoint is tried again.
     pub backoff_base: Duration,
-    /// No wait is longer.
+    /// The longest wait.
     pub backoff_max: Duration,
 }
 
@@ -25,25 +25,25 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Plan {
     settings: Settings,
-    /// Waits served so far: the exponent of the next.
+    /// Waits so far: the exponent of the next.
     waits: u32,
-    /// Each attempt's endpoint.
+    /// The endpoint of each attempt.
     tried: Vec<Id>,
     /// Whether the last failure cost its server nothing.
     was_free: bool,
 }
 
-/// The shortest wait between attempts that nothing but the deadline bounds.
+/// The shortest wait between attempts that only the deadline bounds.
 const WAIT_MIN: Duration = Duration::from_millis(5);
 
 impl Plan {
-    /// Nothing tried yet.
+    /// A plan without attempts.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, waits: 0, tried: Vec::new(), was_free: false }
     }
 
-    /// Attempts begun.
+    /// The number of attempts begun.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
@@ -66,7 +66,7 @@ impl Plan {
         self.tried.push(endpoint);
     }
 
-    /// An attempt failed. `is_free`: it cost the server nothing, as a port that is closed.
+    /// An attempt failed. `is_free`: it cost the server nothing, like a closed port.
     pub const fn record_failure(&mut self, is_free: bool) {
         self.was_free = is_free;
     }
@@ -76,8 +76,8 @@ impl Plan {
         self.was_free
     }
 
-    /// How long to wait before the next attempt: nothing while an endpoint that may be used is untried, else between half
-    /// and all of `base` × 2^n, never over `max`.
+    /// The wait before the next attempt: none while a usable endpoint is untried, else between half and all of `base` ×
+    /// 2^n, at most `max`.
     pub fn wait(&mut self, has_untried: bool, rng: &mut Rng) -> Duration {
         if has_untried {
             return Duration::ZERO;
@@ -86,11 +86,11 @@ impl Plan {
         self.waits += 1;
         let whole = self.settings.backoff_base.saturating_mul(factor).min(self.settings.backoff_max);
         let wait = whole.mul_f64(0.5 + rng.f64() / 2.0);
-        // Nothing but time ends these attempts, so each has to take some.
+        // Only time ends these attempts, so each must take some.
         if self.settings.attempts.is_none() { wait.max(WAIT_MIN) } else { wait }
     }
 
-    /// How long to wait for a retry that the budget does not pay yet.
+    /// The wait for a retry that the budget does not allow yet.
     pub fn wait_for_budget(&mut self, rng: &mut Rng) -> Duration {
         self.wait(false, rng).max(WAIT_MIN)
     }
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    /// With `backoff: { base: 0s }` a session would keep its worker until the deadline.
+    /// With `backoff: { base: 0s }` a session would occupy its worker until the deadline.
     #[test]
     fn what_only_time_ends_takes_time() {
         let mut rng = Rng::with_seed(3);

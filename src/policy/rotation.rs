@@ -1,22 +1,22 @@
-//! When a session that was made with a replaced credential may end: at its own moment, once it rests. Pure.
+//! When a session made with a replaced credential is to end: at a moment of its own, once it is idle.
 
 use std::time::{Duration, Instant};
 
-/// No byte for so long, and the last one the server's: nobody waits for anything.
+/// A session is idle after this long without a byte, if the server sent the last one: no side waits for an answer.
 const REST: Duration = Duration::from_secs(5);
-/// A session that never rests is ended all the same.
+/// A session that is never idle is ended after this.
 pub const LATEST: Duration = Duration::from_secs(60 * 60);
 
-/// What can be seen of a session.
+/// What is observed of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionActivity {
-    /// Bytes so far, both ways.
+    /// Bytes so far, in both directions.
     pub moved: u64,
-    /// The last of them came from the client: its server is at work, however silently.
+    /// The client sent the last of them: the server may be at work without sending.
     pub owes_answer: bool,
 }
 
-/// A session on its way out, looked at from time to time.
+/// A session that is to end; it is checked from time to time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionDrain {
     since: Instant,
@@ -25,14 +25,14 @@ pub struct SessionDrain {
 }
 
 impl SessionDrain {
-    /// Its credential was found replaced.
+    /// The session's credential was replaced.
     #[must_use]
     pub const fn begin(seen: SessionActivity, now: Instant) -> Self {
         Self { since: now, moved: seen.moved, still_since: now }
     }
 
-    /// Whether it is to end now. `moment`: how long after the replacement its own time comes, so that not all clients come
-    /// back at once.
+    /// Whether the session is to end now. `moment`: its own time after the replacement, so that not all clients
+    /// reconnect at once.
     pub fn is_due(&mut self, seen: SessionActivity, moment: Duration, now: Instant) -> bool {
         if seen.moved != self.moved {
             self.moved = seen.moved;

@@ -1,51 +1,51 @@
-//! Which sessions leave a record where a record of each would be too much. Only ordinary ones are left out: what was
-//! refused, failed, was ended early, tried again or was slow is always there.
+//! Which sessions leave a record if not all of them do. Only ordinary sessions are left out: one that was refused,
+//! failed, was ended early, was retried or was slow always leaves a record.
 //!
-//! The draw is the session's id, which is random: nothing has to be remembered, and a seed replays it.
+//! The random draw is the session's id: no state is needed, and a seed replays it.
 
 use std::time::Duration;
 
 use crate::outcome::Outcome;
 
-/// What is kept of the ordinary sessions.
+/// The share of ordinary sessions that leave a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sampling {
-    /// Of [`WHOLE`].
+    /// In parts of [`WHOLE`].
     parts: u32,
-    /// Who was kept waiting longer is not ordinary.
+    /// A session that waited longer is not ordinary.
     slower_than: Option<Duration>,
 }
 
-/// What is judged of a session that has ended.
+/// What the decision needs of a session that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ending {
     /// How it ended.
     pub outcome: Outcome,
-    /// Attempts of its dial.
+    /// The number of attempts of its dial.
     pub attempts: u32,
-    /// Until the upstream's first byte, or its end where there was none.
+    /// The time until the upstream's first byte, or until the session's end if there was none.
     pub waited: Duration,
 }
 
 /// Whether a session leaves a record.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RecordVerdict {
-    /// One that stands for itself alone.
+    /// A record that stands for this session only.
     Kept,
-    /// One for all ordinary sessions, of which that share is kept.
+    /// A record that stands for all ordinary sessions; this share of them is kept.
     Sampled(f64),
-    /// None.
+    /// No record.
     LeftOut,
 }
 
-/// The parts of a share.
+/// The denominator of a share.
 const WHOLE: u32 = 1_000_000_000;
 
 impl Sampling {
-    /// Everything is kept.
+    /// Keeps all records.
     pub const ALL: Self = Self { parts: WHOLE, slower_than: None };
 
-    /// A share from 0 to 1; one above 0 is a billionth at least.
+    /// Keeps a share from 0 to 1; one above 0 is at least a billionth.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to WHOLE")]
     pub fn new(share: f64, slower_than: Option<Duration>) -> Self {
@@ -53,7 +53,7 @@ impl Sampling {
         Self { parts: parts.max(u32::from(share > 0.0)), slower_than }
     }
 
-    /// Whether that session's record is kept; `draw` is one of all 64-bit numbers, each as likely.
+    /// Decides about a session's record; `draw` is uniform over all 64-bit numbers.
     #[must_use]
     pub fn judge(self, ending: Ending, draw: u64) -> RecordVerdict {
         let Ending { outcome, attempts, waited } = ending;

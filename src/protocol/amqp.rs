@@ -1,14 +1,13 @@
 //! AMQP, 0-9-1 (RabbitMQ) and 1.0: TLS with the first byte, nothing rewritten.
 //!
-//! Sources: AMQP 0-9-1 §2.2.4 (Connection.Start, .Close), §4.2.2 (protocol header), RabbitMQ's "version negotiation"; AMQP
-//! 1.0 part 2 §2.4 (open, close).
+//! Sources: AMQP 0-9-1 §2.2.4 (Connection.Start, .Close), §4.2.2 (protocol header), RabbitMQ's "version negotiation";
+//! AMQP 1.0 part 2 §2.4 (open, close).
 
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
-/// AMQP.
 #[derive(Debug)]
 pub(super) struct Amqp;
 
@@ -22,13 +21,13 @@ impl Protocol for Amqp {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// A client of 0-9-1 takes Connection.Start and nothing else for an answer to its header; Connection.Close behind it has
-    /// room for words. In 1.0 a close needs an open, and words travel in a type of their own: its clients see the end.
     /// RabbitMQ's `handshake_timeout` is 10 s.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(8))
     }
 
+    /// A client of 0-9-1 accepts only Connection.Start as the answer to its header; Connection.Close after it can carry
+    /// a text. In 1.0 a close needs an open, and text has a type of its own: such clients only see the connection end.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         match refusal.reply_to {
             ReplyTo([1, ..]) => Some([start(), close(refusal)].concat()),
@@ -75,7 +74,7 @@ fn start() -> Vec<u8> {
     method(10, 10, &arguments)
 }
 
-/// A short string has one byte of length.
+/// The longest short string: its length is one byte.
 const SHORT_MAX: usize = 255;
 
 fn close(refusal: &Refusal<'_>) -> Vec<u8> {
@@ -90,7 +89,7 @@ fn close(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => CONNECTION_FORCED,
     };
     let sentence = refusal.sentence();
-    // The session's id is at the end, and is what must not be lost.
+    // The session's id is at the end and must be kept.
     let cut = sentence.len().saturating_sub(SHORT_MAX);
     let begin = (cut..sentence.len()).find(|at| sentence.is_char_boundary(*at)).unwrap_or_default();
     let words = &sentence.as_bytes()[begin..];
@@ -101,8 +100,8 @@ fn close(refusal: &Refusal<'_>) -> Vec<u8> {
     method(10, 50, &arguments)
 }
 
-/// The header, answered by Connection.Start; then the end. RabbitMQ notes that in its log as a handshake that was not
-/// finished.
+/// Sends the header, which the server answers by Connection.Start; then closes. RabbitMQ logs that as an incomplete
+/// handshake.
 #[derive(Debug, Default)]
 struct Header {
     held: Vec<u8>,

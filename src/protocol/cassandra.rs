@@ -43,8 +43,8 @@ impl Protocol for Cassandra {
 const STARTUP: u8 = 0x01;
 const OPTIONS: u8 = 0x05;
 
-/// A request's version, 1 to 5 or of a later one that is being negotiated, and one of the two requests that a connection
-/// begins with. Versions 1 and 2 have a shorter stream id.
+/// A request's version, 1 to 5 or a later one that is being negotiated, and one of the two requests that begin a
+/// connection. Versions 1 and 2 have a shorter stream id.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     const FOREIGN: FirstMessageVerdict =
         FirstMessageVerdict::Foreign("the client's first frame is not Cassandra's STARTUP or OPTIONS");
@@ -64,7 +64,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     }
 }
 
-/// ERROR, which is never wrapped in version 5's outer frames before STARTUP has been answered.
+/// ERROR. It is never wrapped in version 5's outer frames before STARTUP has been answered.
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let code: u32 = match refusal.kind {
         RefusalKind::BadRequest => 0x000a,
@@ -78,7 +78,7 @@ fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     body.extend(u16::try_from(words.len()).unwrap_or_default().to_be_bytes());
     body.extend_from_slice(words);
     let ReplyTo([version, first, second, ..]) = refusal.reply_to;
-    // Nothing said yet: the version that everybody knows.
+    // The client has sent nothing: the version that all clients know.
     let version = if version == 0 { 4 } else { version };
     let mut frame = vec![version | 0x80, 0, first];
     if version >= 3 {

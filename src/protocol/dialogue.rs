@@ -5,56 +5,56 @@ use std::fmt;
 use super::{CancelKey, Probe, ReplyTo};
 use crate::outcome::Side;
 
-/// What becomes of bytes on the way while a protocol still has something to rewrite: each leg's bytes go in, and come
-/// out in [`Outbox`] for either leg.
+/// Rewrites the bytes of a session while a protocol requires it: bytes of each leg go in, and bytes for both legs come
+/// out in [`Outbox`].
 pub trait Dialogue: fmt::Debug + Send {
     /// Bytes of the client.
     ///
     /// # Errors
-    /// What the client sent cannot be passed on.
+    /// They cannot be passed on.
     fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
 
     /// Bytes of the server.
     ///
     /// # Errors
-    /// What the server sent is not the protocol, or leaves nothing that the client could use.
+    /// They are not the protocol, or leave nothing that the client could use.
     fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
 
-    /// Nothing is left to rewrite, and nothing held back: whatever is in the outbox goes out, then the plain relay
-    /// takes over.
+    /// Whether nothing is left to rewrite and nothing is buffered: the outbox is written, then the plain relay takes
+    /// over.
     fn is_finished(&self) -> bool;
 
-    /// How others may have the session cancelled, once the server has said so; told once. It is asked whenever the
-    /// server has said something, and before the client hears of that.
+    /// The key by which others may cancel the session, returned once after the server has sent it. The driver asks
+    /// after each read from the server, before it writes to the client.
     fn cancel_key(&mut self) -> Option<CancelKey> {
         None
     }
 
-    /// The session ends in the middle, though not by the server. What says the rest to it in the client's place, where a
-    /// server holds an end in the middle against us; nothing is rewritten any more then.
+    /// The session ends in the middle, but not by the server. Returns what completes the login in the
+    /// client's place, if servers count an end in the middle as an error. The dialogue is not used any more then.
     fn rest(&mut self) -> Option<Box<dyn Probe>> {
         None
     }
 }
 
-/// Bytes to write, per leg. The driver bounds it by not reading while it is not empty.
+/// Bytes to write, per leg. The driver bounds it: it does not read while the outbox is not empty.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// For the client.
+    /// Bytes for the client.
     pub to_downstream: Vec<u8>,
-    /// For the server.
+    /// Bytes for the server.
     pub to_upstream: Vec<u8>,
 }
 
-/// A side said something that cannot be passed on. The session ends with a refusal in words.
+/// A side sent bytes that cannot be passed on. The session ends with a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct DialogueError {
-    /// In words, for the log and the client.
+    /// The reason, for the log and the client.
     pub reason: &'static str,
-    /// Whose fault it is.
+    /// The side at fault.
     pub side: Side,
-    /// How the refusal has to refer to what the client said.
+    /// What the refusal needs of the client's messages.
     pub reply_to: ReplyTo,
 }
 

@@ -1,20 +1,20 @@
-//! The opening of protocols whose clients speak first and in which nothing is answered or rewritten: enough of the
-//! first message to know that it is the protocol's, so that a port scan, a TLS client or somebody else's client costs
+//! The opening of protocols whose clients speak first and in which nothing is answered or rewritten. It reads enough of
+//! the first message to recognize the protocol, so that a port scan, a TLS client or a client of another protocol costs
 //! the server nothing.
 
 use super::{ClientOpening, Opening, OpeningError, OpeningState, ReplyTo, TLS_HANDSHAKE};
 
-/// What the bytes of a first message, as far as they came, turn out to be.
+/// What the first bytes of a client are.
 pub(super) enum FirstMessageVerdict {
-    /// Too short to tell.
+    /// Too few bytes.
     Incomplete,
-    /// The protocol, and what a refusal would refer to.
+    /// The protocol, and what a refusal needs.
     Speaks(ReplyTo),
-    /// Something else, in words.
+    /// Another protocol, and the reason.
     Foreign(&'static str),
 }
 
-/// Reads until the judge has seen enough.
+/// Reads until the judge decides.
 #[derive(Debug)]
 pub(super) struct FirstMessage {
     held: Vec<u8>,
@@ -22,11 +22,11 @@ pub(super) struct FirstMessage {
     speaks_tls: &'static str,
 }
 
-/// More than any judge needs to see.
+/// More than any judge needs.
 const ENOUGH: usize = 64 * 1024;
 
 impl FirstMessage {
-    /// `speaks_tls`: what to tell somebody who begins with a TLS hello.
+    /// `speaks_tls`: the message for a client that begins with a TLS ClientHello.
     pub(super) const fn new(judge: fn(&[u8]) -> FirstMessageVerdict, speaks_tls: &'static str) -> Self {
         Self { held: Vec::new(), judge, speaks_tls }
     }

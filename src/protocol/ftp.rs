@@ -1,8 +1,8 @@
-//! FTP's control connection: AUTH TLS towards the server, and a clear no to what needs a data connection.
+//! FTP's control connection: AUTH TLS towards the server, and an error for commands that need a data connection.
 //!
-//! A data connection goes to an address that the server names in the middle of the stream, needs TLS of its own (PROT P),
-//! and with many servers a resumption of this session: an application's gateway could do that, a relay cannot.
-//! Sources: RFC 959, RFC 2228 (AUTH, PBSZ, PROT, CCC), RFC 2428 (EPRT, EPSV), RFC 4217.
+//! A data connection goes to an address that the server names in the stream, needs TLS of its own (PROT P), and with
+//! many servers a resumption of this TLS session: an application-level gateway could do that, a relay cannot. Sources:
+//! RFC 959, RFC 2228 (AUTH, PBSZ, PROT, CCC), RFC 2428 (EPRT, EPSV), RFC 4217.
 
 use std::borrow::Cow;
 
@@ -47,7 +47,7 @@ impl Protocol for FtpControl {
             Some((120, _)) => ProbeReply::More,
             _ => ProbeReply::Bad,
         };
-        // 530 (log in first) is the answer of a server at work.
+        // 530 (log in first) is the answer of a server that works.
         let noop = LineExchange {
             say: Cow::Borrowed(b"NOOP\r\n"),
             judge: |line| match reply(line) {
@@ -93,16 +93,16 @@ impl LineDialogue for Conversation {
     }
 }
 
-/// Watches the client's commands as long as the session lives.
+/// Examines the client's commands throughout the session.
 #[derive(Debug, Default)]
 struct Commands {
     line: Vec<u8>,
 }
 
-/// A command with a long path.
+/// The longest command; it may contain a long path.
 const COMMAND_MAX: usize = 8 * 1024;
 
-/// What opens a data connection, or changes the TLS that is there, and our answer.
+/// Commands that open a data connection or change TLS or the login, and our answers.
 const REFUSED: [(&str, &str); 12] = [
     ("PASV", DATA),
     ("EPSV", DATA),

@@ -1,6 +1,6 @@
 //! IMAP: STARTTLS towards the server, a greeting of our own towards the client.
 //!
-//! Sources: RFC 9051 §6.2.1 (STARTTLS; what was learnt before it is void), §7.1.4 (PREAUTH), RFC 5530 (UNAVAILABLE).
+//! Sources: RFC 9051 §6.2.1 (STARTTLS; discard what was learnt before it), §7.1.4 (PREAUTH), RFC 5530 (UNAVAILABLE).
 
 use std::borrow::Cow;
 
@@ -27,7 +27,7 @@ impl Protocol for Imap {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // A server says itself what kind of no it is (RFC 5530), or does not; clients show an [ALERT], and act on others.
+        // A server may add the kind of its refusal (RFC 5530). Clients display an [ALERT], and act on other codes.
         let refusal = &refusal.filtered(|by| by.is_marked_only(&["[UNAVAILABLE]", "[LIMIT]", "[INUSE]"]));
         let code = if refusal.server.is_some() { "" } else { "[UNAVAILABLE] " };
         Some(format!("* BYE {code}{}\r\n", refusal.sentence()).into_bytes())
@@ -78,7 +78,7 @@ impl LineDialogue for Conversation {
                     *self = Self::Answer;
                     Ok(LineStep::Say(Cow::Borrowed(b"amb1 STARTTLS\r\n")))
                 }
-                // Authenticated already, so STARTTLS is not allowed: a way to keep a client in plaintext.
+                // Already authenticated, so STARTTLS is not allowed: a way to keep a client in plaintext.
                 Some("PREAUTH") => Err(UpgradeError::Unsuitable(
                     "the server says PREAUTH before TLS, after which there is no STARTTLS",
                 )),
@@ -91,15 +91,15 @@ impl LineDialogue for Conversation {
             }
             Self::Answer => match status(line) {
                 Some("BYE") => Err(bye(line)),
-                // Untagged data may come at any time. Nobody has authenticated it, so it ends here.
+                // Untagged data may come at any time. It is not authenticated, so it is dropped.
                 _ if line.starts_with(b"* ") => Ok(LineStep::More),
                 _ => Err(foreign("IMAP", line)),
             },
         }
     }
 
-    /// Without capabilities: those of the plaintext side say STARTTLS and LOGINDISABLED. A client that finds none asks, and
-    /// gets those behind TLS.
+    /// Without capabilities: the plaintext ones contain STARTTLS and LOGINDISABLED. A client that finds none asks, and
+    /// gets those after TLS.
     fn welcome(&self) -> Vec<u8> {
         b"* OK IMAP4rev1 ambassador\r\n".to_vec()
     }

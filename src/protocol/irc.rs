@@ -1,11 +1,11 @@
 //! IRC: TLS with the first byte (port 6697), nothing rewritten.
 //!
-//! Sources: RFC 2812 §3.1 (registration), §3.7.4 (ERROR); ircv3.net, capability negotiation. STARTTLS is deprecated there.
+//! Sources: RFC 2812 §3.1 (registration), §3.7.4 (ERROR); ircv3.net, capability negotiation. STARTTLS is deprecated
+//! there.
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Protocol, Refusal, ReplyTo};
 
-/// IRC.
 #[derive(Debug)]
 pub(super) struct Irc;
 
@@ -24,7 +24,7 @@ impl Protocol for Irc {
     }
 }
 
-/// A command is a word of letters; a prefix or tags may be before it.
+/// A command is a word of letters; tags or a prefix may precede it.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes.first() {
         None => FirstMessageVerdict::Incomplete,

@@ -1,5 +1,5 @@
-//! Kafka: TLS with the first byte, nothing rewritten. Brokers name each other to clients: see docs/protocols/direct.md before
-//! use.
+//! Kafka: TLS with the first byte, nothing rewritten. Brokers name each other to clients: read docs/protocols/direct.md
+//! before use.
 //!
 //! Source: kafka.apache.org, "Kafka protocol guide" (request header, ApiVersions, SaslHandshake).
 
@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, ReplyTo};
 
-/// Kafka.
 #[derive(Debug)]
 pub(super) struct Kafka;
 
@@ -23,16 +22,16 @@ impl Protocol for Kafka {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// `connections.max.idle.ms` is ten minutes.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
+    /// `connections.max.idle.ms` is ten minutes by default.
     fn bears_silence(&self) -> Option<Duration> {
         Some(Duration::from_secs(600))
     }
 
-    /// No response has room for words before its version has been agreed on.
+    /// No response can carry a text before its version has been agreed on.
     fn refusal(&self, _: &Refusal<'_>) -> Option<Vec<u8>> {
         None
     }
@@ -42,12 +41,12 @@ impl Protocol for Kafka {
     }
 }
 
-/// A length, then the number of a request and its version. Clients begin with ApiVersions (18), old ones with Metadata (3) or
+/// A length, then a request's number and version. Clients begin with ApiVersions (18), old ones with Metadata (3) or
 /// SaslHandshake (17).
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     const FOREIGN: FirstMessageVerdict =
         FirstMessageVerdict::Foreign("the client's first bytes are not a Kafka request");
-    /// `socket.request.max.bytes` of a broker, by default.
+    /// A broker's default of `socket.request.max.bytes`.
     const REQUEST_MAX: u32 = 100 * 1024 * 1024;
     let Some(length) = bytes.first_chunk::<4>().map(|four| u32::from_be_bytes(*four)) else {
         return FirstMessageVerdict::Incomplete;
@@ -62,7 +61,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     }
 }
 
-/// ApiVersions 0, which every broker answers, before a login too.
+/// ApiVersions 0, which every broker answers, even before a login.
 #[derive(Debug, Default)]
 struct ApiVersions {
     held: Vec<u8>,

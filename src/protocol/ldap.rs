@@ -1,7 +1,7 @@
-//! LDAP: the client speaks first, StartTLS goes ahead of it, nothing is rewritten.
+//! LDAP: the client speaks first, StartTLS is sent before its first message, and nothing is rewritten.
 //!
-//! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690 §8.1
-//! (BER); Active Directory answers with lengths of four bytes where one would do.
+//! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690
+//! §8.1 (BER). Active Directory sends lengths of four bytes where one would suffice.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -61,7 +61,7 @@ const BIND_REQUEST: u8 = 0x60;
 const BIND_RESPONSE: u8 = 0x61;
 const EXTENDED_RESPONSE: u8 = 0x78;
 
-/// A tag with its content, and what is behind it.
+/// A tag with its content, and the bytes after it.
 #[derive(Debug)]
 struct Element<'a> {
     tag: u8,
@@ -72,16 +72,16 @@ struct Element<'a> {
 /// Why there is no element.
 #[derive(Debug, PartialEq, Eq)]
 enum Ber {
-    /// It goes on behind these bytes.
+    /// It extends beyond these bytes.
     Incomplete,
-    /// It is none that LDAP has.
+    /// It is not valid in LDAP.
     Malformed,
 }
 
-/// Longer than any message that we read.
+/// Longer than any message that is read.
 const ELEMENT_MAX: usize = 64 * 1024;
 
-/// The first element of `bytes`, with a definite length in any form: LDAP allows them all (RFC 4511 §5.1).
+/// The first element of `bytes`, with a definite length in any form: LDAP allows all of them (RFC 4511 §5.1).
 fn element(bytes: &[u8]) -> Result<Element<'_>, Ber> {
     let (head, length) = head(bytes)?;
     if length > ELEMENT_MAX {
@@ -92,7 +92,7 @@ fn element(bytes: &[u8]) -> Result<Element<'_>, Ber> {
     Ok(Element { tag: bytes[0], content, rest })
 }
 
-/// How long the head of an element is, and how long its content.
+/// The lengths of an element's head and of its content.
 fn head(bytes: &[u8]) -> Result<(usize, usize), Ber> {
     match bytes {
         [_, short @ 0..=0x7f, ..] => Ok((2, usize::from(*short))),
@@ -141,7 +141,7 @@ fn integer(value: u32) -> Vec<u8> {
 // ---------------------------------------------------------------------------------------------------
 // The client's first message
 
-/// The requests that a client may begin with, and the responses they are waiting for.
+/// The requests that a client may begin with, and their responses.
 const REQUESTS: [(u8, u8); 9] = [
     (BIND_REQUEST, BIND_RESPONSE),
     (0x63, 0x65),
@@ -151,11 +151,11 @@ const REQUESTS: [(u8, u8); 9] = [
     (0x6c, 0x6d),
     (0x6e, 0x6f),
     (0x77, EXTENDED_RESPONSE),
-    // Unbind and abandon are answered by nothing.
+    // Unbind and abandon have no response.
     (0x42, 0),
 ];
 
-/// A SEQUENCE, a message id, a request. The request need not be whole.
+/// A SEQUENCE, a message id, a request. The request need not be complete.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     const FOREIGN: FirstMessageVerdict =
         FirstMessageVerdict::Foreign("the client's first bytes are not an LDAP request");
@@ -180,7 +180,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
 const BUSY: u32 = 51;
 const UNAVAILABLE: u32 = 52;
 
-/// The response to what the client asked; libldap shows its text. To a client that has asked nothing, the notice of
+/// The response to the client's request; libldap shows its text. A client that has sent no request gets the notice of
 /// disconnection.
 fn result(refusal: &Refusal<'_>) -> Vec<u8> {
     const PROTOCOL_ERROR: u8 = 2;
@@ -213,12 +213,12 @@ fn result(refusal: &Refusal<'_>) -> Vec<u8> {
 // ---------------------------------------------------------------------------------------------------
 // StartTLS
 
-/// ExtendedRequest 1.3.6.1.4.1.1466.20037, message 1. The client may use the number again: our operation is over then.
+/// ExtendedRequest 1.3.6.1.4.1.1466.20037, message 1. The client may reuse the number: our operation has ended by then.
 const START_TLS: &[u8] = b"\x30\x1d\x02\x01\x01\x77\x18\x80\x161.3.6.1.4.1.1466.20037";
-/// What is read at once; a response has 14 bytes, or some 60.
+/// The most that is read at once; a response has 14 bytes, or some 60.
 const PORTION: usize = 512;
 
-/// Asks, alone: slapd carries out a Bind that travels behind StartTLS, in the clear.
+/// Sends StartTLS alone: slapd would execute a Bind that follows it, in plaintext.
 #[derive(Debug, Default)]
 struct StartTls {
     held: Vec<u8>,
@@ -279,8 +279,8 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
     }
 }
 
-/// Notice of disconnection (RFC 4511 §4.4.1). Of its codes only these two say that it has no place; any other would be an answer to
-/// what the client has yet to ask.
+/// Notice of disconnection (RFC 4511 §4.4.1). Only these two of its codes mean that the server has no room; any other
+/// would answer a request that the client has not sent yet.
 fn disconnection(result: &[u8]) -> UpgradeError {
     match element(result).map(|code| (code.tag, number(code.content))) {
         Ok((ENUMERATED, Some(BUSY | UNAVAILABLE))) => turned_away("LDAP notice of disconnection", result),
@@ -290,7 +290,7 @@ fn disconnection(result: &[u8]) -> UpgradeError {
     }
 }
 
-/// LDAPResult: a code, a name, and a text for people.
+/// LDAPResult: a code, a name, and a text for users.
 fn turned_away(kind: &'static str, result: &[u8]) -> UpgradeError {
     let read = || {
         let code = element(result).ok()?;
@@ -304,7 +304,7 @@ fn turned_away(kind: &'static str, result: &[u8]) -> UpgradeError {
 // ---------------------------------------------------------------------------------------------------
 // The probe
 
-/// Bind without a name or a password: whatever the server thinks of it, it answers.
+/// An anonymous Bind without a password: the server answers it in any case.
 #[derive(Debug, Default)]
 struct AnonymousBind {
     held: Vec<u8>,

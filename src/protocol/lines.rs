@@ -1,6 +1,5 @@
-//! Protocols made of lines: what leads to TLS, and what probes them. Each protocol says what a line means and how lines
-//! belong together; here is what they share: lines are bounded, all of them together too, and nothing may be left over when
-//! TLS begins.
+//! Protocols made of lines: their upgrade and their probe. Each protocol interprets its lines and says how they are
+//! framed; common to all of them: lines are bounded, so is their total, and no plaintext may be left when TLS begins.
 
 use core::net::IpAddr;
 use std::borrow::Cow;
@@ -12,35 +11,36 @@ use super::{
 };
 use crate::escape::is_control;
 
-/// All that a server may say before TLS, or to a probe. Capability lists are some hundred bytes.
+/// The most that a server may send before TLS, or to a probe. Capability lists have some hundred bytes.
 const SAID_MAX: usize = 64 * 1024;
-/// What is read at once.
+/// The most that is read at once.
 const PORTION: usize = 512;
 
-/// What belongs together, by the protocol.
+/// How lines are framed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// Each line is one.
+    /// Each line stands alone.
     #[default]
     Lines,
-    /// A line that ends in `{12}` goes on behind as many bytes, whatever they are (RFC 9051 §4.3, RFC 5804 §4).
+    /// After a line that ends in `{12}`, so many bytes of any value belong to it (RFC 9051 §4.3, RFC 5804 §4).
     Literals,
-    /// Of a reply that begins with `220-` all up to the line that begins with `220 `, whatever stands between them; the last line
-    /// stands for it (RFC 959 §4.2).
+    /// A reply that begins with `220-` extends to the line that begins with `220 `, whatever is in between; its last
+    /// line is returned for it (RFC 959 §4.2).
     Replies,
 }
 
-/// Bytes on their way to be lines.
+/// Cuts bytes into lines.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     framing: Framing,
     held: Vec<u8>,
-    /// So much of it has no end of a line: a server may send byte by byte, and is not to make us look at all of it each time.
-    /// Behind a literal's announcement it is the literal's end, which may not have come yet.
+    /// This much of `held` needs no further search for the end of a line: a server may send byte by byte, and the whole
+    /// must not be searched each time. After a literal's announcement it is the literal's end, which may not have been
+    /// received yet.
     searched: usize,
-    /// Where the text behind the last literal begins.
+    /// Where the text after the last literal begins.
     behind_literal: usize,
-    /// The code of a reply that is not over.
+    /// The code of an unfinished reply.
     open: Option<[u8; 3]>,
     total: usize,
 }
@@ -50,7 +50,7 @@ impl Lines {
         Self { framing, ..Self::default() }
     }
 
-    /// False: it was too much.
+    /// Returns false if the total exceeds the limit.
     #[must_use]
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         self.total += bytes.len();
@@ -58,7 +58,7 @@ impl Lines {
         self.total <= SAID_MAX
     }
 
-    /// The next whole line with all that belongs to it, without its end.
+    /// The next complete line, with the literals or lines that belong to it, without its end.
     pub(super) fn next(&mut self) -> Option<Vec<u8>> {
         loop {
             let line = self.next_line()?;
@@ -102,13 +102,13 @@ impl Lines {
         }
     }
 
-    /// What has come behind the last line that was taken.
+    /// The bytes after the last line that was taken.
     pub(super) fn rest(&self) -> &[u8] {
         &self.held
     }
 }
 
-/// How many bytes a line announces at its end, as `{12}` or `{12+}`.
+/// The number of bytes that a line announces at its end, as `{12}` or `{12+}`.
 fn literal(line: &[u8]) -> Option<usize> {
     let inside = line.strip_suffix(b"\r").unwrap_or(line).strip_suffix(b"}")?;
     let digits = inside.rsplit(|byte| *byte == b'{').next().filter(|digits| digits.len() < inside.len())?;
@@ -119,19 +119,18 @@ fn literal(line: &[u8]) -> Option<usize> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// What a line of the server leads to.
+/// What to do after a line of the server.
 pub(super) enum LineStep {
-    /// Another line.
+    /// Read another line.
     More,
-    /// Say this, alone, and wait for what it says then.
+    /// Send this alone, then read the answer.
     Say(Cow<'static, [u8]>),
-    /// TLS.
     Tls,
 }
 
-/// One protocol's part in [`StartTls`].
+/// One protocol's part of [`StartTls`].
 pub(super) trait LineDialogue: fmt::Debug + Send {
-    /// What is one line to [`LineDialogue::line`].
+    /// How lines are framed for [`LineDialogue::line`].
     const FRAMING: Framing = Framing::Lines;
 
     /// See [`Upgrade::comes_from`].
@@ -142,16 +141,16 @@ pub(super) trait LineDialogue: fmt::Debug + Send {
     /// A line of the server, without its end.
     fn line(&mut self, line: &[u8]) -> Result<LineStep, UpgradeError>;
 
-    /// What the client hears once TLS is up, for it has not heard the server's own greeting.
+    /// Sent to the client once TLS is up, because it has not received the server's own greeting.
     fn welcome(&self) -> Vec<u8>;
 
-    /// What it means that something stands behind the line that leads to TLS.
+    /// The error if bytes follow the line that leads to TLS.
     fn left_over(&self, rest: &[u8]) -> UpgradeError {
         let _ = rest;
         UpgradeError::PlaintextAfterUpgrade
     }
 
-    /// What is rewritten then.
+    /// What is rewritten after TLS.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         None
     }
@@ -169,7 +168,7 @@ impl<T: LineDialogue> StartTls<T> {
         Self { talk, lines: Lines::framed(T::FRAMING) }
     }
 
-    /// Lines that are here already, up to one that leads on.
+    /// Handles the lines received so far, up to one that needs an action.
     fn next(&mut self) -> Result<UpgradeStep, UpgradeError> {
         while let Some(line) = self.lines.next() {
             match self.talk.line(&line)? {
@@ -199,8 +198,8 @@ impl<T: LineDialogue> Upgrade for StartTls<T> {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    /// What the server said before it had our words is no answer to them: it would have us take a forged reply for one
-    /// that it gives later.
+    /// Bytes that the server sent before it had received ours are no answer to them: a forged reply would be taken for
+    /// a later one.
     fn sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
@@ -220,7 +219,7 @@ impl<T: LineDialogue> Upgrade for StartTls<T> {
     }
 }
 
-/// The code of a reply as SMTP, NNTP and FTP have it, and whether it is the reply's last line.
+/// The code of a reply as in SMTP, NNTP and FTP, and whether this is the reply's last line.
 pub(super) fn reply(line: &[u8]) -> Option<(u16, bool)> {
     let (digits, rest) = line.split_at_checked(3)?;
     if !digits.iter().all(u8::is_ascii_digit) {
@@ -234,34 +233,34 @@ pub(super) fn reply(line: &[u8]) -> Option<(u16, bool)> {
     }
 }
 
-/// Whether `line` begins with that word, in whatever case, and the word ends there.
+/// Whether `line` begins with that word, in any case, and the word ends there.
 pub(super) fn begins_with(line: &[u8], word: &str) -> bool {
     line.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()))
         && line.get(word.len()).is_none_or(|next| !next.is_ascii_alphanumeric())
 }
 
-/// The error for a line that is not the protocol's.
+/// The error for a line that is not of the protocol.
 pub(super) fn foreign(protocol: &'static str, line: &[u8]) -> UpgradeError {
     UpgradeError::NotTheProtocol { protocol, byte: line.first().copied().unwrap_or(b'\n') }
 }
 
-/// A server's words as people may be shown them; nobody has authenticated those from before TLS.
+/// A server's words in printable form; those from before TLS are not authenticated.
 pub(super) fn printable(line: &[u8]) -> String {
     const LONGEST: usize = 200;
     String::from_utf8_lossy(line).chars().filter(|c| !is_control(*c)).take(LONGEST).collect()
 }
 
-/// What a line tells a probe.
+/// What a line means to a probe.
 pub(super) enum ProbeReply {
-    /// More is to come.
+    /// More lines follow.
     More,
-    /// This is the answer that was hoped for.
+    /// The expected answer.
     Good,
-    /// It is another.
+    /// Another answer.
     Bad,
 }
 
-/// One exchange of a probe: what to say, if anything, and what an answer means.
+/// One exchange of a probe: the bytes to send, if any, and the judge of the answer.
 pub(super) struct LineExchange {
     pub(super) say: Cow<'static, [u8]>,
     pub(super) judge: fn(&[u8]) -> ProbeReply,
@@ -281,7 +280,7 @@ impl fmt::Debug for LineProbe {
 }
 
 impl LineProbe {
-    /// `greeting`: what the server's first words mean; `None` where they are behind us.
+    /// `greeting`: judges the server's greeting; `None` if it has been read already.
     pub(super) fn boxed(
         greeting: Option<fn(&[u8]) -> ProbeReply>,
         exchange: Option<LineExchange>,
@@ -290,7 +289,7 @@ impl LineProbe {
         Box::new(Self::framed(Framing::Lines, greeting, exchange, goodbye))
     }
 
-    /// The same with lines that belong together.
+    /// As [`LineProbe::boxed`], with that framing.
     pub(super) fn framed(
         framing: Framing,
         greeting: Option<fn(&[u8]) -> ProbeReply>,

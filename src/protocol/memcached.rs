@@ -9,7 +9,6 @@ use super::lines::{LineExchange, LineProbe, ProbeReply, begins_with};
 use super::{Opening, Probe, Protocol, Refusal, ReplyTo};
 use std::borrow::Cow;
 
-/// Memcached.
 #[derive(Debug)]
 pub(super) struct Memcached;
 
@@ -45,7 +44,7 @@ impl Protocol for Memcached {
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         let version = LineExchange {
             say: Cow::Borrowed(b"version\r\n"),
-            // Where a login is wanted, that is what an answer says.
+            // A server that requires a login answers CLIENT_ERROR.
             judge: |line| match line {
                 _ if begins_with(line, "VERSION") || begins_with(line, "CLIENT_ERROR") => ProbeReply::Good,
                 _ => ProbeReply::Bad,
@@ -57,7 +56,7 @@ impl Protocol for Memcached {
 
 const BINARY_REQUEST: u8 = 0x80;
 
-/// A command begins with a letter; a binary one with 0x80, and the opcode is next.
+/// A text command begins with a letter; a binary one with 0x80 and the opcode.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes {
         [] | [BINARY_REQUEST] => FirstMessageVerdict::Incomplete,

@@ -1,17 +1,17 @@
-//! The protocols we upgrade, rewrite, probe and refuse in. PURE: bytes in, values out; no tokio, socket, clock,
+//! The protocols that we upgrade, rewrite, probe and refuse in. PURE: bytes in, values out; no tokio, socket, clock,
 //! entropy, log or metric.
 //!
-//! A protocol is one file that implements [`Protocol`], and one line in `PROTOCOLS`. What it brings, each a state
-//! machine of its own that a driver feeds:
-//! * [`Opening`]: what a client that speaks first says before we dial (driver: `downstream::read_opening`);
+//! A protocol is one file that implements [`Protocol`], and one line in `PROTOCOLS`. Its parts are state machines, each
+//! with a driver that feeds it:
+//! * [`Opening`]: the first message of a client that speaks first, before we dial (driver: `downstream::read_opening`);
 //! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `upstream::upgrade`), which may need the
-//!   client in the middle: [`ClientReply`] (driver: `session`);
+//!   client's reply: [`ClientReply`] (driver: `session`);
 //! * [`Dialogue`]: what is rewritten after TLS, and until when (driver: `relay`);
-//! * [`Probe`]: a conversation without credentials that shows a server at work (driver: `upstream::probe`);
-//! * [`Protocol::refusal`]: our refusal in the client's words.
+//! * [`Probe`]: a conversation without credentials that shows that a server works (driver: `upstream::probe`);
+//! * [`Protocol::refusal`]: our refusal in the client's protocol.
 //!
-//! What binds them all (docs/protocols/README.md): the upgrade command travels alone; nothing is left over behind its
-//! answer ([`NothingBuffered`]); what was learnt before TLS is forgotten; and there is no way on in plaintext.
+//! Rules for all of them (docs/protocols/README.md): the upgrade command is sent alone; nothing may follow its answer
+//! ([`NothingBuffered`]); what was received before TLS is discarded; and there is no fallback to plaintext.
 
 mod amqp;
 mod cassandra;
@@ -67,48 +67,48 @@ use crate::rsa::RsaKey;
 
 /// What a cluster speaks.
 pub trait Protocol: fmt::Debug + Send + Sync {
-    /// The word in the file.
+    /// The name in the file.
     fn label(&self) -> &'static str;
 
-    /// The ALPN protocols that its servers know, offered unless the file says otherwise.
+    /// The ALPN protocols of its servers, offered unless the file says otherwise.
     fn alpn(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// For a client that speaks first: what reads its first message. The dial waits for it.
+    /// Reads the first message, if the client speaks first. The dial waits for it.
     fn opening(&self) -> Option<Box<dyn Opening>> {
         None
     }
 
-    /// Whether the server speaks first, where TLS does not.
+    /// Whether the server speaks first, unless TLS begins at once.
     fn server_greets(&self) -> bool {
         false
     }
 
-    /// How long a server that speaks first may take for its first words, unless the file says otherwise: looking its caller up,
-    /// telling robots by their impatience, and a host that is busy all come before them.
+    /// How long a server that speaks first may take for its greeting, unless the file says otherwise. A name lookup of
+    /// the caller, a delay against robots, and a busy host all come before it.
     fn greeting_timeout(&self) -> Duration {
         Duration::from_secs(60)
     }
 
-    /// The dialogue that leads to TLS, where the protocol has one.
+    /// The dialogue that leads to TLS, if the protocol has one.
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
         None
     }
 
-    /// What a server means that goes on in plaintext where TLS was to begin: some have said what leads to TLS before they know that
-    /// they are full. `None`: not that, and TLS has failed.
+    /// Interprets plaintext from a server where TLS was to begin: some servers agree to TLS before they find that they
+    /// are full. `None`: it is no refusal, and TLS has failed.
     fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         let _ = plaintext;
         None
     }
 
-    /// Which words of its servers may turn a session away behind TLS, and are looked at for that.
+    /// Which of the server's first words after TLS are examined, because they may turn the session away.
     fn first_words(&self) -> FirstWords {
         if self.server_greets() { FirstWords::Greeting } else { FirstWords::Nothing }
     }
 
-    /// What a server's first words behind TLS mean, as far as they came at once, where they turn the session away.
+    /// Interprets a server's first words after TLS, as far as they were received at once: its refusal, if they are one.
     fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
         let mut upgrade = self.upgrade()?;
         let UpgradeStep::ReadAtMost(most) = upgrade.begin() else { return None };
@@ -118,65 +118,66 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         }
     }
 
-    /// [`Protocol::upgrade`] for a client that has said this as its preface ([`ClientOpening::preface`]); nothing, where nobody has.
+    /// [`Protocol::upgrade`] for a client with this preface ([`ClientOpening::preface`]); empty without a client.
     fn upgrade_for(&self, preface: &[u8]) -> Option<Box<dyn Upgrade>> {
         let _ = preface;
         self.upgrade()
     }
 
-    /// Whether some of its servers take the upgrade only and some TLS with the first byte only, each ending the connection
-    /// of whoever comes the other way: then both are tried where the file does not say.
+    /// Whether some of its servers accept only the upgrade and others only TLS with the first byte, and each closes
+    /// connections of the other kind. If so, both are tried unless the file says which.
     fn starts_either_way(&self) -> bool {
         false
     }
 
-    /// What cuts a client's bytes into TLS records, for servers that expect whole packets in them.
+    /// Cuts a client's bytes into packets, for servers that expect whole packets in TLS records.
     fn packets(&self) -> Option<Packets> {
         None
     }
 
-    /// What is rewritten, where neither opening nor upgrade has said so.
+    /// What is rewritten, unless the opening or the upgrade has its own dialogue.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         None
     }
 
-    /// For a client that speaks first: how long its servers let it keep silent before its first byte; `None`: for good, as those of
-    /// servers without a timeout do, whose clients may open connections long before they use them.
+    /// If the client speaks first: how long its servers wait for its first byte. `None`: without limit, as servers
+    /// without a timeout do, whose clients may open connections long before they use them.
     fn bears_silence(&self) -> Option<Duration> {
         Some(Duration::from_secs(60))
     }
 
-    /// A refusal in the client's words, or `None` where the protocol has none and a reset must do.
+    /// A refusal in the client's protocol; `None` if the protocol has none, so that the connection is reset.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>>;
 
-    /// A conversation that shows a server at work. `upgraded`: its upgrade is behind it.
+    /// A conversation that shows that a server works. `upgraded`: its upgrade has been completed.
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         let _ = upgraded;
         None
     }
 
-    /// Whether its logins have a place for the caller's unit, and whether only a login that goes over TLS has.
+    /// Whether its logins can carry the caller's unit, and whether only those that go over TLS can.
     fn announces(&self) -> CallerAnnouncement {
         CallerAnnouncement::Never
     }
 
-    /// Puts the caller's unit into a login: [`ClientOpening::bytes`] of a client that speaks first, else the [`Upgraded::first`] of
-    /// its introduction. What has no place for it stays as it is.
+    /// Puts the caller's unit into a login: [`ClientOpening::bytes`] of a client that speaks first, else
+    /// [`Upgraded::first`]. A login that cannot carry it stays as it is.
     fn announce(&self, login: &mut Vec<u8>, unit: &str) {
         let _ = (login, unit);
     }
 
-    /// Whether a server holds a connection that ends in the middle of its upgrade against us. If so, an upgrade that was
-    /// begun is always carried through, with [`ClientReply::conclude_without_client`] where the client has left.
+    /// Whether a server counts a connection that ends in the middle of its upgrade as this host's error. If so, an
+    /// upgrade that was begun is always completed, with [`ClientReply::conclude_without_client`] if the client has
+    /// left.
     fn parts_politely(&self) -> bool {
         false
     }
 
-    /// How long a connection may be kept ready for a client to come, its upgrade and TLS behind it: safely less than what
-    /// servers allow a client before its first word.
+    /// How long a connection may be kept ready for a client after its upgrade and TLS: safely less than servers wait
+    /// for a client's first byte.
     ///
     /// # Errors
-    /// Why none can be kept.
+    /// Why no connection can be kept ready.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Err(if self.server_greets() {
             "its servers speak first, and what they say is for one client"
@@ -185,53 +186,52 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         })
     }
 
-    /// What a user should know who does not verify the servers, behind the general warning.
+    /// A note for users who do not verify the servers, in addition to the general warning.
     fn unverified_note(&self) -> Option<&'static str> {
         None
     }
 }
 
-/// Which words of a server are looked at before its session relays.
+/// Which words of a server are examined before its session is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstWords {
     /// None.
     Nothing,
-    /// Its greeting, where TLS comes before that.
+    /// The greeting, if TLS precedes it.
     Greeting,
-    /// Its answer to the client's opening.
+    /// The answer to the client's opening.
     Answer,
 }
 
 /// Whether the server of a protocol can learn the caller's unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallerAnnouncement {
-    /// It has no place for it.
+    /// Its logins cannot carry it.
     Never,
-    /// From a login that is read, which it is on its way to TLS only.
+    /// From a login that we parse; we do so only for upstream TLS.
     OverTls,
-    /// From each login.
+    /// From every login.
     Always,
 }
 
-/// What protocols want to know of the configuration, and what they cannot make themselves.
+/// What protocols need of the configuration and of the host.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// `scram_plus`.
     pub scram_plus: postgres::ScramPlus,
-    /// There is TLS, and it verifies the server.
+    /// Upstream TLS is on and verifies the server.
     pub server_is_verified: bool,
-    /// Decrypts passwords, for who asked for it: [`wants_rsa_key`].
+    /// Decrypts passwords, for a protocol that has a use for it: [`wants_rsa_key`].
     pub rsa_key: Option<&'static RsaKey>,
-    /// The host's own name, whatever it looks like.
+    /// The host's name, in any form.
     pub host_name: String,
-    /// What we call ourselves instead where a protocol wants a host's name; [`helo_name`] says what may be.
+    /// The name to use where a protocol wants a host's name, instead of `host_name`; [`helo_name`] checks it.
     pub helo_name: Option<String>,
 }
 
-/// Makes a protocol.
 type Make = fn(&Options) -> Arc<dyn Protocol>;
 
-/// Every protocol by its word in the file.
+/// Every protocol by its name in the file.
 const PROTOCOLS: &[(&str, Make)] = &[
     ("tcp", |_| Arc::new(tcp::Tcp)),
     ("postgres", |options| Arc::new(postgres::Postgres::new(options))),
@@ -258,7 +258,7 @@ const PROTOCOLS: &[(&str, Make)] = &[
     ("mssql", |_| Arc::new(mssql::MsSql)),
 ];
 
-/// The words of all protocols, in the order of `PROTOCOLS`.
+/// The names of all protocols, in the order of `PROTOCOLS`.
 pub const LABELS: &[&str] = &labels();
 
 const fn labels() -> [&'static str; PROTOCOLS.len()] {
@@ -271,13 +271,13 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
     labels
 }
 
-/// Whether a protocol has a use for [`Options::rsa_key`], which takes time to make.
+/// Whether a protocol needs [`Options::rsa_key`], which takes time to make.
 #[must_use]
 pub fn wants_rsa_key(label: &str) -> bool {
     label == "mysql"
 }
 
-/// The protocol of that word.
+/// The protocol with that name.
 #[must_use]
 pub fn named(label: &str, options: &Options) -> Option<Arc<dyn Protocol>> {
     let (_, make) = PROTOCOLS.iter().find(|(known, _)| *known == label)?;
@@ -306,7 +306,7 @@ mod tests {
         assert!(named("gopher", &options()).is_none());
     }
 
-    /// A pool that opened its connections early lost them after 60 s, where their own servers keep them.
+    /// A pool that opened connections early lost them after 60 s, although the servers would have kept them.
     #[test]
     fn silence_is_borne_as_long_as_by_the_servers() {
         let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
@@ -325,8 +325,9 @@ mod tests {
         }
     }
 
-    /// Somebody on the way could forge an answer before TLS that a client takes for success (an LDAP Bind with code 0), for the end of
-    /// all trying (SMTP 554, NATS' `Authorization Violation`), or for words to be shown (IMAP's ALERT). What may pass only says "not now".
+    /// An attacker on the path could forge an answer before TLS that a client takes for success (an LDAP Bind with code
+    /// 0), for a permanent failure (SMTP 554, NATS' `Authorization Violation`), or for text to display (IMAP's ALERT).
+    /// Only answers that mean "not now" are passed on.
     #[test]
     fn a_forged_no_is_no_more_than_a_cut_connection() {
         // A Bind with message id 7.
@@ -356,7 +357,7 @@ mod tests {
             let answer = String::from_utf8(refused(label, code, words, none)).unwrap();
             assert!(answer.starts_with(expected), "{label} {code:?} {words}: {answer}");
         }
-        // Through TLS nobody else can have said it.
+        // Through TLS only the server can have sent it.
         let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").said_through_tls();
         let (kind, session, reply_to) = (RefusalKind::Full, "s", none);
         let refusal = Refusal { kind, reason: "quoted", session, reply_to, server: Some(&by) };
@@ -368,7 +369,7 @@ mod tests {
             let packet = refused("mysql", Some(code), "no", none);
             assert_eq!(packet[5..7], told.to_le_bytes(), "{code}: {packet:?}");
         }
-        // ENUMERATED of the BindResponse: success, a comparison's answers, a bind that goes on; busy.
+        // ENUMERATED of the BindResponse: success, a comparison's results, a bind in progress; busy.
         for (code, told) in [(0, 51_u8), (5, 51), (6, 51), (14, 51), (256, 51), (52, 52)] {
             let response = refused("ldap", Some(code), "no", bind);
             let at = response.windows(2).position(|pair| pair == b"\x0a\x01").unwrap();

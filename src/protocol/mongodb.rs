@@ -1,14 +1,14 @@
 //! MongoDB: TLS with the first byte, nothing rewritten. A replica set names its members to clients: see
 //! docs/protocols/direct.md.
 //!
-//! Sources: mongodb.com, "MongoDB Wire Protocol" (message header, OP_MSG, OP_QUERY, OP_REPLY, OP_COMPRESSED); bsonspec.org.
+//! Sources: mongodb.com, "MongoDB Wire Protocol" (message header, OP_MSG, OP_QUERY, OP_REPLY, OP_COMPRESSED);
+//! bsonspec.org.
 
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
-/// MongoDB.
 #[derive(Debug)]
 pub(super) struct MongoDb;
 
@@ -22,12 +22,12 @@ impl Protocol for MongoDb {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// A server sets no limit to the time before `hello`.
+    /// Servers do not limit the time before `hello`.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
-    /// A server sets no limit to the time before `hello`.
+    /// Servers do not limit the time before `hello`.
     fn bears_silence(&self) -> Option<Duration> {
         None
     }
@@ -46,7 +46,7 @@ const OP_REPLY: u32 = 1;
 const OP_QUERY: u32 = 2004;
 const OP_COMPRESSED: u32 = 2012;
 const OP_MSG: u32 = 2013;
-/// maxMessageSizeBytes of a server.
+/// A server's maxMessageSizeBytes.
 const MESSAGE_MAX: u32 = 48_000_000;
 
 fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -76,7 +76,7 @@ fn message(response_to: [u8; 4], operation: u32, body: &[u8]) -> Vec<u8> {
     [&length, &[0; 4], &response_to, &operation.to_le_bytes(), body].concat()
 }
 
-/// A BSON document of elements that are encoded already.
+/// A BSON document of encoded elements.
 fn document(elements: &[Vec<u8>]) -> Vec<u8> {
     let body = elements.concat();
     let length = u32::try_from(body.len() + 5).unwrap_or_default().to_le_bytes();
@@ -92,7 +92,7 @@ fn string(name: &str, value: &str) -> Vec<u8> {
     element(0x02, name, &[&length, value.as_bytes(), &[0]].concat())
 }
 
-/// `{ ok: 0, errmsg, code, codeName }`, in the operation that the client's own asks for.
+/// `{ ok: 0, errmsg, code, codeName }`, by the operation that answers the client's.
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let (code, name): (u32, _) = match refusal.kind {
         RefusalKind::BadRequest => (17, "ProtocolError"),
@@ -140,7 +140,7 @@ impl Probe for Hello {
         if self.held.len() < length as usize {
             return Ok(ProbeStep::Incomplete);
         }
-        // The one double of the answer that is called `ok`.
+        // The only double named `ok` in the answer.
         let ok = element(0x01, "ok", &1.0_f64.to_le_bytes());
         if self.held.windows(ok.len()).any(|window| *window == ok) {
             Ok(ProbeStep::Serves { goodbye: Vec::new() })

@@ -5,7 +5,6 @@
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
-/// MQTT.
 #[derive(Debug)]
 pub(super) struct Mqtt;
 
@@ -29,14 +28,14 @@ impl Protocol for Mqtt {
     }
 }
 
-/// Of the level a bridge of 3.1 or 3.1.1 sets this bit besides (mosquitto.conf(5), `try_private`).
+/// A bridge of 3.1 or 3.1.1 sets this bit of the level in addition (mosquitto.conf(5), `try_private`).
 const BRIDGE: u8 = 0x80;
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
-/// Return code 3, server unavailable: 3.1.1 has no words.
+/// Return code 3, server unavailable: 3.1.1 has no reason string.
 const CONNACK_UNAVAILABLE: &[u8] = &[CONNACK, 2, 0, 3];
 
-/// The remaining length, one to four bytes of seven bits, and how many those are. `None`: not all of them came.
+/// The remaining length, one to four bytes of seven bits, and the number of these bytes. `None`: incomplete.
 fn remaining_length(bytes: &[u8]) -> Option<Result<(usize, usize), ()>> {
     let mut length = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -82,7 +81,7 @@ fn connack5(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => 0x88,
     };
     let sentence = refusal.sentence();
-    // A string has two bytes of length; a sentence that long is nobody's.
+    // A string has two bytes of length; no sentence is as long as this.
     let sentence = sentence.get(..1000).unwrap_or(&sentence).as_bytes();
     let mut properties = vec![REASON_STRING];
     properties.extend(u16::try_from(sentence.len()).unwrap_or_default().to_be_bytes());
@@ -104,8 +103,8 @@ fn variable_integer(mut value: usize) -> Vec<u8> {
     }
 }
 
-/// A clean session with an empty client id, which the broker names itself: a fixed id of ours would throw out the probe of
-/// another host (MQTT 3.1.1 §3.1.3.1, §3.1.4).
+/// A clean session with an empty client id, which the broker replaces: a fixed id would end the session of another
+/// host's probe (MQTT 3.1.1 §3.1.3.1, §3.1.4).
 #[derive(Debug, Default)]
 struct Connect {
     held: Vec<u8>,
@@ -122,7 +121,7 @@ impl Probe for Connect {
         }
         self.held.extend_from_slice(bytes);
         match self.held[..] {
-            // Whatever it thinks of us, but not "unavailable".
+            // Any return code but "unavailable" shows that the broker works.
             [CONNACK, 2, _, 3, ..] => Err(ProbeError("the broker is unavailable (CONNACK 3)".into())),
             [CONNACK, 2, _, 0, ..] => Ok(ProbeStep::Serves { goodbye: vec![0xe0, 0] }),
             [CONNACK, 2, _, _, ..] => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
@@ -173,7 +172,7 @@ mod tests {
         assert!(packet.ends_with(b" [session s]"));
     }
 
-    /// Mosquitto's bridges set a bit of the level, and were answered as clients of version 5, which they do not understand.
+    /// Mosquitto's bridges set a bit of the level, and were answered by version 5, which they do not understand.
     #[test]
     fn a_bridge_is_answered_in_its_own_version() {
         for (level, is_5) in [(0x83, false), (0x84, false), (0x85, true), (3, false), (6, true)] {

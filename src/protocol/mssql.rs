@@ -1,10 +1,11 @@
-//! Microsoft SQL Server, by TDS 7 and TDS 8.0. By TDS 7 PRELOGIN goes first, in plaintext and with a demand for encryption, and
-//! TLS' handshake in packets of its own ([`Wrapping`]); by TDS 8.0 ("strict") TLS comes with the first byte, with ALPN `tds/8.0`,
-//! and PRELOGIN inside. Either way the client hears that there is no encryption to agree on.
+//! Microsoft SQL Server, by TDS 7 and TDS 8.0. In TDS 7, PRELOGIN is sent first, in plaintext and with a demand for
+//! encryption, and the TLS handshake travels in packets of its own ([`Wrapping`]). In TDS 8.0 ("strict"), TLS begins
+//! with the first byte, with ALPN `tds/8.0`, and PRELOGIN follows inside. Either way the client is told that encryption
+//! is not supported.
 //!
-//! Sources: MS-TDS §2.2.3.1 (packet header), §2.2.6.5 (PRELOGIN), §2.2.7.10 (ERROR), §2.2.7.6 (DONE), §3.2.5.1 (TDS 8.0). What is
-//! deliberately absent: the login and all behind it; routing names other hosts there (docs/protocols/mssql.md). No SQL Server
-//! was at hand to try any of it.
+//! Sources: MS-TDS §2.2.3.1 (packet header), §2.2.6.5 (PRELOGIN), §2.2.7.10 (ERROR), §2.2.7.6 (DONE), §3.2.5.1 (TDS
+//! 8.0). Deliberately absent: the login and everything after it; routing names other hosts there
+//! (docs/protocols/mssql.md). It has not been tested with a SQL Server.
 
 mod packets;
 mod upgrade;
@@ -43,8 +44,8 @@ impl Protocol for MsSql {
         Some(Box::new(AskEncryption::of(preface)))
     }
 
-    /// A server that forces strict encryption resets whoever sends PRELOGIN (dotnet/SqlClient#2243), and one that knows TDS 7
-    /// only whoever sends a TLS hello.
+    /// A server that forces strict encryption resets connections that begin with PRELOGIN (dotnet/SqlClient#2243); one
+    /// that knows only TDS 7 resets those that begin with a TLS ClientHello.
     fn starts_either_way(&self) -> bool {
         true
     }
@@ -57,7 +58,7 @@ impl Protocol for MsSql {
         Some(error(refusal))
     }
 
-    /// Behind the upgrade PRELOGIN has been answered, and nothing is left to say but a login.
+    /// After the upgrade PRELOGIN has been answered, and only a login could follow.
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         if upgraded { None } else { Some(Box::new(AskPrelogin::default())) }
     }
@@ -69,9 +70,9 @@ impl Protocol for MsSql {
 const PRELOGIN: u8 = 0x12;
 const RESPONSE: u8 = 0x04;
 const LOGIN7: u8 = 0x10;
-/// Type, status, length (two bytes, this header included), and four bytes that we have no use for.
+/// Type, status, length (two bytes, this header included), and four bytes that we do not use.
 const HEAD: usize = 8;
-/// The largest packet before a size is agreed on.
+/// The longest packet before a size is agreed on.
 const PACKET_MAX: usize = 4096;
 /// In the status: the message ends with this packet.
 const IS_LAST: u8 = 1;
@@ -81,10 +82,10 @@ fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, IS_LAST, high, low, 0, 0, 1, 0], payload].concat()
 }
 
-/// What the bytes of a first packet, as far as they came, turn out to be.
+/// What the first bytes are.
 enum First {
     Incomplete,
-    /// A message of one packet, which is so long.
+    /// A message of one packet, with its length.
     Whole(usize),
     Foreign,
 }
@@ -106,25 +107,25 @@ const ENCRYPTION: u8 = 1;
 const END: u8 = 0xff;
 /// Encryption of the login only.
 const LOGIN_ONLY: u8 = 0;
-/// Encryption of all.
+/// Encryption of everything.
 const ON: u8 = 1;
 /// Encryption is not supported.
 const NOT_SUPPORTED: u8 = 2;
-/// Encryption of all is demanded.
+/// Encryption of everything is demanded.
 const REQUIRED: u8 = 3;
 
-/// An option of PRELOGIN: its token, and where its value is.
+/// An option of PRELOGIN: its token, and the position of its value.
 struct Choice {
     token: u8,
     value: std::ops::Range<usize>,
 }
 
-/// The options of a PRELOGIN, in a table of token, offset and length. `None`: it is none.
+/// The options of a PRELOGIN: a table of token, offset and length. `None`: it is malformed.
 fn choices(payload: &[u8]) -> Option<Vec<Choice>> {
     let mut choices = Vec::new();
     for option in payload.chunks(5) {
         match *option {
-            // A value inside the table could not be changed without changing what the table says.
+            // A value inside the table could not be changed without changing the table.
             [END, ..] => {
                 let table = 5 * choices.len() + 1;
                 let is_behind = |choice: &Choice| choice.value.is_empty() || choice.value.start >= table;
@@ -141,7 +142,7 @@ fn choices(payload: &[u8]) -> Option<Vec<Choice>> {
     None
 }
 
-/// Where PRELOGIN says what it wants encrypted. `None`: it has no such option, or is none.
+/// The position of PRELOGIN's ENCRYPTION value. `None`: the option is missing, or the PRELOGIN is malformed.
 fn encryption_at(payload: &[u8]) -> Option<usize> {
     let choices = choices(payload)?;
     choices
@@ -150,7 +151,7 @@ fn encryption_at(payload: &[u8]) -> Option<usize> {
         .map(|it| it.value.start)
 }
 
-/// A PRELOGIN of these options.
+/// A PRELOGIN with these options.
 fn prelogin_of(kind: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
     let (mut table, mut values) = (Vec::new(), Vec::new());
     let wide = |length: usize| u16::try_from(length).expect("a PRELOGIN is one packet").to_be_bytes();
@@ -164,7 +165,7 @@ fn prelogin_of(kind: u8, options: &[(u8, &[u8])]) -> Vec<u8> {
     packet(kind, &[table, values].concat())
 }
 
-/// Version 8.0 of nobody's, and no encryption.
+/// A PRELOGIN with version 16.0 and without encryption.
 fn prelogin(kind: u8) -> Vec<u8> {
     prelogin_of(kind, &[(0, &[16, 0, 0, 0, 0, 0]), (ENCRYPTION, &[NOT_SUPPORTED])])
 }
@@ -177,10 +178,10 @@ struct ReadPrelogin {
     held: Vec<u8>,
 }
 
-/// The client has sent PRELOGIN: it reads nothing else before an answer to that.
+/// The client has sent PRELOGIN: it reads nothing else before the answer.
 const ASKED: ReplyTo = ReplyTo([2, 0, 0, 0, 0, 0, 0, 0]);
 
-/// A client of TDS 7.0 begins with its login. It has a PRELOGIN of ours in front of it, and hears nothing of the answer.
+/// A client of TDS 7.0 begins with its login. We send a PRELOGIN before it, and the client does not get the answer.
 fn logs_in_at_once(login: Vec<u8>) -> ClientOpening {
     let preface = prelogin(PRELOGIN);
     let dialogue: Box<dyn Dialogue> = Box::new(Answer { is_ours: true, ..Answer::default() });
@@ -230,12 +231,12 @@ impl Opening for ReadPrelogin {
     }
 }
 
-/// The server's answer: a client that read anything but "not supported" there would begin TLS, or demand it.
+/// Rewrites the server's answer: by any value but "not supported" a client would begin TLS or demand it.
 #[derive(Debug, Default)]
 struct Answer {
     held: Vec<u8>,
     is_over: bool,
-    /// The client has not asked.
+    /// The PRELOGIN was ours: the client gets no answer.
     is_ours: bool,
 }
 
@@ -277,7 +278,7 @@ impl Dialogue for Answer {
 // ---------------------------------------------------------------------------------------------------
 // Probe and refusal
 
-/// PRELOGIN, answered. Nobody logs in, so nothing fails.
+/// A probe by PRELOGIN alone, so that no login fails.
 #[derive(Debug, Default)]
 struct AskPrelogin {
     held: Vec<u8>,
@@ -301,9 +302,10 @@ impl Probe for AskPrelogin {
     }
 }
 
-/// An answer to PRELOGIN, where one is waited for, and an ERROR with DONE, which a client reads as the answer to its login.
+/// An answer to PRELOGIN, if the client waits for one, and an ERROR with DONE, which it reads as the answer to its
+/// login.
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
-    /// The first number that no message of the server's has.
+    /// The first number that is not used by the server's own messages.
     const OURS: u32 = 50_000;
     /// Fatal: the connection ends.
     const CLASS: u8 = 20;

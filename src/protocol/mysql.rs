@@ -1,11 +1,11 @@
-//! MySQL and MariaDB, the classic protocol: the server greets, the client introduces itself, and only then is TLS asked for,
-//! with the client's own capabilities. Packets are numbered per leg until the login is over, and a client that would
-//! encrypt its password for a hop without TLS encrypts it for us.
+//! MySQL and MariaDB, the classic protocol: the server sends a greeting, the client replies, and only then is TLS
+//! requested, with the client's own capabilities. Packets are numbered separately on each leg until the login is over.
+//! A client that encrypts its password on a hop without TLS encrypts it for us.
 //!
-//! Sources: MySQL Internals, "Connection Phase"; send_server_handshake_packet and parse_client_handshake_packet in MariaDB's
-//! sql/sql_acl.cc (the server takes capabilities from the SSLRequest and ignores those of the full response);
-//! sql/auth/sha2_password.cc (what `01 04` asks for). What is deliberately absent: everything behind the first OK or ERR;
-//! COM_CHANGE_USER logs in again there, and is not helped (docs/protocols/mysql.md).
+//! Sources: MySQL Internals, "Connection Phase"; send_server_handshake_packet and parse_client_handshake_packet in
+//! MariaDB's sql/sql_acl.cc (the server takes capabilities from the SSLRequest and ignores those of the full response);
+//! sql/auth/sha2_password.cc (what `01 04` asks for). Deliberately absent: everything after the first OK or ERR.
+//! COM_CHANGE_USER logs in again there, without our help (docs/protocols/mysql.md).
 
 use std::time::Duration;
 
@@ -23,10 +23,10 @@ mod probe;
 use login::{Authentication, Exchange};
 use probe::{Login, NO_PLUGIN, login_of_nobody};
 
-/// MySQL as one cluster has it.
+/// MySQL, with the settings of one cluster.
 #[derive(Debug)]
 pub(super) struct MySql {
-    /// `None` where there is no upgrade, and so nothing to decrypt.
+    /// `None` without an upgrade: then there is nothing to decrypt.
     key: Option<&'static RsaKey>,
 }
 
@@ -45,7 +45,7 @@ impl Protocol for MySql {
         true
     }
 
-    /// A look-up of the caller's name is what it waits for: of resolv.conf's defaults, two questions to each of three servers.
+    /// The server looks up the caller's name first: with resolv.conf's defaults, two queries to each of three servers.
     fn greeting_timeout(&self) -> Duration {
         Duration::from_secs(30)
     }
@@ -54,7 +54,7 @@ impl Protocol for MySql {
         Some(Box::new(ReadGreeting { packets: Packets::default(), key: self.key }))
     }
 
-    /// In answer to the request for TLS; MariaDB judges a PROXY header only then.
+    /// In answer to the request for TLS; only then does MariaDB check a PROXY header.
     fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         Packets { held: plaintext.to_vec() }.refusal()
     }
@@ -67,8 +67,6 @@ impl Protocol for MySql {
         Some(Box::new(Login::of_nobody(upgraded)))
     }
 
-    /// A connection that ends between greeting and login counts towards `max_connect_errors`, and then the server refuses
-    /// this host altogether (inc_host_errors in sql/hostname.cc).
     fn announces(&self) -> CallerAnnouncement {
         CallerAnnouncement::OverTls
     }
@@ -77,6 +75,8 @@ impl Protocol for MySql {
         announce::announce(login, unit);
     }
 
+    /// A connection that ends between greeting and login counts towards `max_connect_errors`, at which the server
+    /// refuses this host altogether (inc_host_errors in sql/hostname.cc).
     fn parts_politely(&self) -> bool {
         true
     }
@@ -86,7 +86,7 @@ impl Protocol for MySql {
 // Packets
 
 const HEAD: usize = 4;
-/// A packet of the login: attributes have at most 64 KiB, and the rest is small.
+/// The longest packet of a login: attributes have at most 64 KiB, and the rest is small.
 const PACKET_MAX: usize = 80 * 1024;
 
 /// Length (3 bytes, little-endian), sequence number, payload.
@@ -96,7 +96,7 @@ fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     [&[low, middle, high, sequence], payload].concat()
 }
 
-/// Bytes on their way to be packets.
+/// Cuts bytes into packets.
 #[derive(Debug, Default)]
 struct Packets {
     held: Vec<u8>,
@@ -121,7 +121,7 @@ impl Packets {
         Ok(Some((sequence, payload)))
     }
 
-    /// What an ERR packet says, where the next one is that.
+    /// The server's refusal, if the next packet is an ERR.
     fn refusal(&mut self) -> Option<TurnedAway> {
         let (_, payload) = self.next().ok()??;
         (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
@@ -147,16 +147,15 @@ const ERR: u8 = 0xff;
 const OK: u8 = 0x00;
 const AUTH_SWITCH: u8 = 0xfe;
 
-/// What a greeting tells.
+/// The contents of a greeting.
 #[derive(Debug, Clone)]
 struct Hello {
     version: Vec<u8>,
-    /// Connection id.
     connection: [u8; 4],
     capabilities: u32,
     charset: u8,
     status: [u8; 2],
-    /// MariaDB's own capabilities, in front of which MySQL's first bit is off.
+    /// MariaDB's own capabilities; it has them if MySQL's first bit is not set.
     extended: u32,
     scramble: Vec<u8>,
     /// The server's default plugin.
@@ -169,8 +168,7 @@ const EXTENDED_KNOWN: u32 = 0x3f;
 const VERSION_MAX: usize = 255;
 const PLUGIN_MAX: usize = 64;
 
-/// HandshakeV10, by the offsets behind the version's NUL. `None`: it is too short, or what it says has not the form of what it
-/// should be.
+/// Parses HandshakeV10, by offsets after the version's NUL. `None`: it is too short, or a field is malformed.
 fn hello(payload: &[u8]) -> Option<Hello> {
     let version = payload.get(1..)?;
     let version = &version[..nul(version)?];
@@ -201,8 +199,8 @@ fn hello(payload: &[u8]) -> Option<Hello> {
 }
 
 impl Hello {
-    /// The greeting for the client, made anew without TLS: nobody has authenticated the server's, so of it only what we know
-    /// goes on, and nothing that stands between or behind.
+    /// The greeting for the client, made anew without TLS: the server's is not authenticated, so only what we know is
+    /// passed on, and nothing between or after the known fields.
     fn for_client(&self) -> Vec<u8> {
         let [low, second, third, high] = (self.capabilities & !CLIENT_SSL).to_le_bytes();
         let names_plugin = self.capabilities & CLIENT_PLUGIN_AUTH != 0;
@@ -226,27 +224,27 @@ impl Hello {
     }
 }
 
-/// The number in an ERR packet.
+/// The number of an ERR packet.
 fn error_number(payload: &[u8]) -> u16 {
     payload.get(1..3).map_or(0, |number| u16::from_le_bytes([number[0], number[1]]))
 }
 
-/// An ERR packet in place of the greeting: 1040 (too many connections), 1129 and 1130 (not from this host), 1053, 1203. Some
-/// servers put the SQLSTATE in front of the text, though nothing has been agreed on yet.
+/// An ERR packet in place of the greeting: 1040 (too many connections), 1129 and 1130 (not from this host), 1053, 1203.
+/// Some servers include the SQLSTATE, although no capabilities have been agreed on yet.
 fn turned_away(payload: &[u8]) -> TurnedAway {
     let text = payload.get(3..).unwrap_or_default();
     let text = if text.first() == Some(&b'#') { text.get(6..).unwrap_or_default() } else { text };
     TurnedAway::new("MySQL error", Some(error_number(payload)), text)
 }
 
-/// Reads the greeting, which the client has to see before the rest can go on.
+/// Reads the greeting; the client has to reply to it before the upgrade can continue.
 #[derive(Debug)]
 struct ReadGreeting {
     packets: Packets,
     key: Option<&'static RsaKey>,
 }
 
-/// What is read at once; a greeting has some 100 bytes.
+/// The most that is read at once; a greeting has some 100 bytes.
 const PORTION: usize = 512;
 
 impl Upgrade for ReadGreeting {
@@ -305,13 +303,13 @@ struct ReadHandshakeResponse {
     held: Packets,
 }
 
-/// Capabilities, the largest packet, the character set and 23 bytes: what an SSLRequest has too.
+/// Capabilities, maximum packet size, character set and 23 bytes: the length of an SSLRequest.
 const FIXED: usize = 32;
 
 impl ClientReply for ReadHandshakeResponse {
     fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError> {
         self.held.held.extend_from_slice(bytes);
-        // The head of a TLS record, which as a packet's would announce more than 64 KiB.
+        // The head of a TLS record; as a packet's head it would announce more than 64 KiB.
         if matches!(self.held.held[..], [TLS_HANDSHAKE, 3, 1..=4, ..]) {
             return Err(OpeningError::speaks_tls(
                 "the client speaks TLS to a plaintext port; turn TLS off in the client",
@@ -374,9 +372,9 @@ impl ReadHandshakeResponse {
     }
 }
 
-/// A client of `sha256_password` asks for our key in its very login (one byte `01` where a proof would be). A server with TLS
-/// would take that for a password. It gets an empty proof of a plugin that nobody has instead, and so asks again, by an
-/// AuthSwitchRequest. Returns the plugin then.
+/// A client of `sha256_password` asks for our key in its login (one byte `01` in place of a proof). A server with TLS
+/// would take that for a password. The server gets an empty proof of a plugin that does not exist instead, so that it
+/// asks again by an AuthSwitchRequest. Returns that plugin's name if so.
 fn hide_request_for_key(response: &mut Vec<u8>) -> Option<Vec<u8>> {
     const SHA256: &[u8] = b"sha256_password";
     let capabilities = le_u32(response)?;
@@ -409,7 +407,7 @@ fn le_u32(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|four| u32::from_le_bytes(*four))
 }
 
-/// The number that our answer to the client has.
+/// The packet number of our answer to the client.
 const fn reply_to(sequence: u8) -> ReplyTo {
     ReplyTo([1, sequence, 0, 0, 0, 0, 0, 0])
 }
@@ -421,12 +419,12 @@ const fn refused(sequence: u8, reason: &'static str) -> OpeningError {
 // ---------------------------------------------------------------------------------------------------
 // Refusal
 
-/// Of the errors that a server has in place of its service those that are not about who logs in: it is full (1040, 1203, 1226), going
-/// down (1053), wants nobody from here (1129, 1130), or something else (1105).
+/// Errors in place of service that are not about the user: the server is full (1040, 1203, 1226), shutting down (1053),
+/// accepts no connection from here (1129, 1130), or another error (1105).
 const NOT_NOW: [u16; 7] = [1040, 1053, 1105, 1129, 1130, 1203, 1226];
 
-/// An ERR packet. Before the greeting a client takes it for one, with no SQLSTATE, for nothing has been agreed on yet. Class
-/// 08 tells drivers that the connection is at fault, and not the statement.
+/// An ERR packet. In place of the greeting it has no SQLSTATE, because no capabilities have been agreed on yet. Class
+/// 08 tells drivers that the connection failed, and not the statement.
 fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
     let (number, state): (u16, _) = match refusal.kind {
         RefusalKind::BadRequest => (1043, "#08S01"),
@@ -445,7 +443,7 @@ fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
     payload.extend(number.to_le_bytes());
     payload.extend_from_slice(state.as_bytes());
     payload.extend_from_slice(refusal.sentence().as_bytes());
-    // MYSQL_ERRMSG_SIZE: clients copy no more than 512 bytes.
+    // MYSQL_ERRMSG_SIZE: clients copy at most 512 bytes.
     payload.truncate(512);
     packet(sequence, &payload)
 }

@@ -18,7 +18,7 @@ impl Protocol for MySqlX {
         "mysqlx"
     }
 
-    /// The server sends a notice when it accepts, which no client waits for: clients speak first.
+    /// The server sends a notice after accepting, but no client waits for it: clients speak first.
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; set ssl-mode=DISABLED in the client";
         Some(Box::new(FirstMessage::new(judge, hint)))
@@ -52,7 +52,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind], payload].concat()
 }
 
-/// A frame with the type of a message that a client may begin with: capabilities, close, a login.
+/// A frame of a type that a client may begin with: capabilities, close, a login.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     match bytes {
         [_, _, middle, high, kind, ..] if *middle == 0 && *high == 0 && matches!(kind, 1..=4) => {
@@ -66,7 +66,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     }
 }
 
-/// Bytes on their way to be frames.
+/// Cuts bytes into frames.
 #[derive(Debug, Default)]
 struct Frames {
     held: Vec<u8>,
@@ -94,12 +94,12 @@ impl Frames {
 
 /// CapabilitiesSet { tls: true }.
 const SET_TLS: &[u8] = b"\x14\0\0\0\x02\x0a\x11\x0a\x0f\x0a\x03tls\x12\x08\x08\x01\x12\x04\x08\x07\x40\x01";
-/// What is read at once.
+/// The most that is read at once.
 const PORTION: usize = 512;
-/// Notices that may come first.
+/// The most notices that may come before the answer.
 const NOTICES_MAX: u32 = 16;
 
-/// Asks for the capability; the server's notices are nobody's, for they came before TLS.
+/// Asks for the capability. The server's notices came before TLS, so they are dropped.
 #[derive(Debug, Default)]
 struct Capability {
     frames: Frames,
@@ -170,7 +170,7 @@ fn varint(value: u16) -> Vec<u8> {
     if high == 0 { vec![low] } else { vec![low | 0x80, high] }
 }
 
-/// Needs no login.
+/// A probe that needs no login.
 #[derive(Debug, Default)]
 struct CapabilitiesGet {
     frames: Frames,

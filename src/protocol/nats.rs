@@ -1,9 +1,10 @@
-//! NATS: the server's INFO comes in plaintext, TLS follows at once; of INFO the client gets what is known to be harmless, so
-//! that nothing leads it past us, and its CONNECT says `"protocol":0`, so that the server sends no other INFO later.
+//! NATS: the server's INFO comes in plaintext, and TLS follows at once. The client gets only the fields of INFO that
+//! are known to be harmless, so that it does not connect past us, and its CONNECT gets `"protocol":0`, so that the
+//! server sends no further INFO.
 //!
-//! Sources: docs.nats.io, "NATS Protocol"; createClientEx and processPing in nats-server's server/server.go and client.go
-//! (since 2.12 a client of protocol 1 gets an INFO with the cluster's addresses behind its first PONG); checkForSecure in
-//! nats.go (a client with tls_required begins TLS by itself).
+//! Sources: docs.nats.io, "NATS Protocol"; createClientEx and processPing in nats-server's server/server.go and
+//! client.go (since 2.12 a client of protocol 1 gets an INFO with the cluster's addresses after its first PONG);
+//! checkForSecure in nats.go (a client with tls_required begins TLS by itself).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,7 +19,6 @@ use super::{
     UpgradeError,
 };
 
-/// NATS' client protocol.
 #[derive(Debug)]
 pub(super) struct Nats;
 
@@ -31,7 +31,7 @@ impl Protocol for Nats {
         true
     }
 
-    /// It waits for nobody.
+    /// The server does not wait for anything before it.
     fn greeting_timeout(&self) -> Duration {
         Duration::from_secs(10)
     }
@@ -40,8 +40,8 @@ impl Protocol for Nats {
         Some(Box::new(StartTls::new(Info::default())))
     }
 
-    /// A server greets, then finds that it has no room (`maximum connections exceeded`).
-    /// It says so behind a greeting, to its client.
+    /// A server that has no room (`maximum connections exceeded`) finds that after its greeting, and tells the client
+    /// itself.
     fn first_words(&self) -> FirstWords {
         FirstWords::Nothing
     }
@@ -51,16 +51,16 @@ impl Protocol for Nats {
         begins_with(line, "-ERR").then(|| error(line))
     }
 
-    /// Where INFO comes behind TLS (`handshake_first`), or without any.
+    /// If INFO comes after TLS (`handshake_first`), or without TLS.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
         Some(Box::new(Rewriting { server: Server::Info(Vec::new()), client: Client::Connect(Vec::new()) }))
     }
 
-    /// Without INFO in front: by one a client takes a server for found. nats.js, which then waits for its PONG until 20 s are over,
-    /// whatever comes, goes on to its next server at once; others do, too. Where a server says no it has said INFO before, and
-    /// some have a name for what it says then.
+    /// Our own refusal has no INFO before it: a client takes INFO for a usable server, and nats.js would then wait 20 s
+    /// for its PONG, whatever comes. Without INFO it tries its next server at once, and so do others. A server's
+    /// refusal does follow an INFO, as it does from the server, and some clients have a name for its error.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // Clients give up for good after some of a server's errors (`Authorization Violation`).
+        // After some errors of a server clients give up for good (`Authorization Violation`).
         let refusal =
             &refusal.filtered(|by| by.words.to_ascii_lowercase().starts_with("maximum connections"));
         let words = refusal.sentence().replace('\'', "\"");
@@ -77,7 +77,7 @@ impl Protocol for Nats {
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         let greeting: fn(&[u8]) -> ProbeReply =
             |line| if begins_with(line, "INFO") { ProbeReply::Good } else { ProbeReply::Bad };
-        // Whoever has to log in is told so, which is an answer as good as PONG.
+        // A server that demands a login sends an error, which proves as much as PONG.
         let ping = LineExchange {
             say: Cow::Borrowed(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":0}\r\nPING\r\n"),
             judge: |line| {
@@ -95,12 +95,13 @@ impl Protocol for Nats {
     }
 }
 
-/// An INFO or a CONNECT. A cluster's addresses make the first one long.
+/// The longest INFO or CONNECT. A cluster's addresses make INFO long.
 const LINE_MAX: usize = 64 * 1024;
 
-/// What a client may learn of a server, and as what. Everything else is left out: what would have it begin TLS, what leads to
-/// servers without us, what only the server's operator wants to know, and whatever a later version adds. Clients do not read
-/// keys as strictly as they are written here, so a list of what must not pass would never be complete.
+/// The fields of INFO that are passed on, with their types. Everything else is left out: fields that would make a
+/// client begin TLS, that lead to servers without us, that concern only the server's operator, and those of later
+/// versions. Clients read keys less strictly than they are written here, so a list of forbidden ones would never be
+/// complete.
 const PASSED: [(&str, JsonKind); 14] = [
     ("server_id", JsonKind::Text),
     ("server_name", JsonKind::Text),
@@ -118,7 +119,7 @@ const PASSED: [(&str, JsonKind); 14] = [
     ("domain", JsonKind::Text),
 ];
 
-/// What a value has to be. None of them holds others.
+/// The type of a value; none is nested.
 #[derive(Debug, Clone, Copy)]
 enum JsonKind {
     Text,
@@ -136,9 +137,9 @@ impl JsonKind {
     }
 }
 
-/// INFO for the client, made anew. Nobody has authenticated one that came before TLS, yet some of it is passed on: the server
-/// says it once, and its nonce is what a client signs. A forged one can spoil a login, and no more: the signature goes to the
-/// verified server.
+/// INFO for the client, made anew. One from before TLS is not authenticated, yet some of it is passed on: the server
+/// sends it only once, and a client signs its nonce. A forged one can only make a login fail, because the signature
+/// goes to the verified server.
 fn info_for_client(line: &[u8]) -> Option<Vec<u8>> {
     let info = line.strip_prefix(b"INFO ").or_else(|| line.strip_prefix(b"INFO\t"))?;
     let mut said: Map<String, Value> = serde_json::from_slice(info).ok()?;
@@ -152,13 +153,13 @@ fn info_for_client(line: &[u8]) -> Option<Vec<u8>> {
     Some(format!("INFO {info} \r\n").into_bytes())
 }
 
-/// INFO before TLS.
+/// Reads INFO before TLS.
 #[derive(Debug, Default)]
 struct Info {
     for_client: Vec<u8>,
 }
 
-/// `-ERR 'words'`.
+/// Parses `-ERR 'words'`.
 fn error(line: &[u8]) -> TurnedAway {
     let words = line.get("-ERR".len()..).unwrap_or_default().trim_ascii();
     let words = words.strip_prefix(b"'").unwrap_or(words);
@@ -196,14 +197,14 @@ impl LineDialogue for Info {
     }
 }
 
-/// What is left to rewrite of either side: the first line of each.
+/// Rewrites the first line of each side.
 #[derive(Debug)]
 struct Rewriting {
     server: Server,
     client: Client,
 }
 
-/// The server's INFO, where it was not read before TLS.
+/// The server's INFO, if it was not read before TLS.
 #[derive(Debug)]
 enum Server {
     Info(Vec<u8>),
@@ -217,11 +218,11 @@ enum Client {
     Passing,
 }
 
-/// The client has had INFO.
+/// The client has received INFO.
 const INFORMED: ReplyTo = ReplyTo::WELCOMED;
 
 impl Dialogue for Rewriting {
-    /// A client that says something else first (PING, as telnet users do) is let through: the server answers for itself.
+    /// A client that sends another command first (PING, as telnet users do) is not rewritten: the server answers it.
     fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let Client::Connect(held) = &mut self.client else {
             out.to_upstream.extend_from_slice(bytes);
@@ -282,7 +283,7 @@ fn connect_without_async_info(line: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut options: Map<String, Value> = serde_json::from_slice(options).ok()?;
-    // Servers read keys in whatever case, and the last one counts.
+    // Servers read keys in any case, and the last one counts.
     options.retain(|key, _| key == "protocol" || !key.eq_ignore_ascii_case("protocol"));
     options.insert("protocol".into(), 0.into());
     let options = serde_json::to_string(&options).ok()?;

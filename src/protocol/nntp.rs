@@ -25,7 +25,7 @@ impl Protocol for Nntp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // "Not now" (RFC 3977 §3.2.1); the other codes are for good.
+        // "Not now" (RFC 3977 §3.2.1); other codes are permanent.
         let refusal = &refusal.filtered(|by| by.code == Some(400));
         let code = refusal.server_code().unwrap_or(400);
         Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes())
@@ -36,7 +36,8 @@ impl Protocol for Nntp {
             Some((200 | 201, _)) => ProbeReply::Good,
             _ => ProbeReply::Bad,
         };
-        // Any answer but "going away" is a server's at work; DATE needs neither a group nor, with most, a login.
+        // Any answer but "going away" shows that the server works; DATE needs no group and, with most servers, no
+        // login.
         let date = LineExchange {
             say: Cow::Borrowed(b"DATE\r\n"),
             judge: |line| match reply(line) {

@@ -9,7 +9,6 @@ use super::lines::{
 };
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
-/// POP3.
 #[derive(Debug)]
 pub(super) struct Pop3;
 
@@ -27,7 +26,7 @@ impl Protocol for Pop3 {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // A server says itself what kind of no it is (RFC 2449, RFC 3206), or does not; after [AUTH] clients ask for another password.
+        // A server may add the kind of its refusal (RFC 2449, RFC 3206); after [AUTH] clients ask for another password.
         let refusal = &refusal.filtered(|by| by.is_marked_only(&["[SYS/TEMP]", "[IN-USE]", "[LOGIN-DELAY]"]));
         let code = if refusal.server.is_some() { "" } else { "[SYS/TEMP] " };
         Some(format!("-ERR {code}{}\r\n", refusal.sentence()).into_bytes())
@@ -36,7 +35,7 @@ impl Protocol for Pop3 {
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         let greeting: fn(&[u8]) -> ProbeReply =
             |line| if begins_with(line, "+OK") { ProbeReply::Good } else { ProbeReply::Bad };
-        // A server without CAPA answers too.
+        // A server without CAPA answers, too.
         let capabilities = LineExchange {
             say: Cow::Borrowed(b"CAPA\r\n"),
             judge: |line| match line {
@@ -76,8 +75,8 @@ impl LineDialogue for Conversation {
         }
     }
 
-    /// The timestamp is part of an APOP login, and no server repeats it behind TLS. Whoever forges it learns the digest of a
-    /// password with a text of theirs only if the digest comes to them, and it goes to the server that TLS has verified.
+    /// The timestamp is part of an APOP login, and servers do not repeat it after TLS. An attacker could forge it to
+    /// get a password's digest with a text of its own, but the digest goes to the server that TLS has verified.
     fn welcome(&self) -> Vec<u8> {
         let mut words = b"+OK ambassador ready".to_vec();
         if let Some(timestamp) = &self.timestamp {
@@ -89,10 +88,10 @@ impl LineDialogue for Conversation {
     }
 }
 
-/// Longer than any message id that is in use.
+/// Longer than any message id in use.
 const TIMESTAMP_MAX: usize = 255;
 
-/// `<local@domain>` of printable characters, as RFC 1939 §7 takes from RFC 822.
+/// `<local@domain>` of printable characters, as RFC 1939 §7 takes it from RFC 822.
 fn timestamp(line: &[u8]) -> Option<&[u8]> {
     let begin = line.iter().position(|byte| *byte == b'<')?;
     let end = begin + line[begin..].iter().position(|byte| *byte == b'>')?;

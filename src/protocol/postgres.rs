@@ -1,9 +1,9 @@
-//! PostgreSQL, protocol 3: the client's first packets, the SSLRequest to the server, the SASL offer and the cancel key,
+//! PostgreSQL, protocol 3: the client's first packets, the SSLRequest to the server, the SASL offer, the cancel key,
 //! and the ErrorResponse of a refusal.
 //!
 //! Sources: PostgreSQL documentation, "Message Flow" and "Message Formats"; ProcessStartupPacket in
-//! src/backend/tcop/backend_startup.c (limits); pg_SASL_init in src/interfaces/libpq/fe-auth.c (why PLUS
-//! must go). What is deliberately absent: any other message; after the first ReadyForQuery nothing is parsed.
+//! src/backend/tcop/backend_startup.c (limits); pg_SASL_init in src/interfaces/libpq/fe-auth.c (why PLUS must be
+//! removed). Deliberately absent: any other message; after the first ReadyForQuery nothing is parsed.
 
 mod announce;
 mod opening;
@@ -20,18 +20,18 @@ use super::{
 use opening::StartupOpening;
 use probe::StartupProbe;
 
-/// What `scram_plus` says.
+/// The setting `scram_plus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScramPlus {
-    /// Taken out, except for clients that are known to need it (Npgsql).
+    /// Removed, except for clients that are known to need it (Npgsql).
     Auto,
-    /// Always taken out.
+    /// Always removed.
     Strip,
-    /// Never taken out.
+    /// Never removed.
     Keep,
 }
 
-/// PostgreSQL as one cluster has it.
+/// PostgreSQL, with the settings of one cluster.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Postgres {
     scram_plus: ScramPlus,
@@ -43,8 +43,8 @@ impl Postgres {
         Self { scram_plus: options.scram_plus, server_is_verified: options.server_is_verified }
     }
 
-    /// Binding the login to the TLS channel is what protects a client from a server in the middle. We take it away only
-    /// where our own verification of the server replaces it.
+    /// Channel binding protects a client from a server in the middle. It is removed only if our own verification of the
+    /// server replaces it.
     const fn strips_plus(self, client_is_npgsql: bool) -> bool {
         let strips = match self.scram_plus {
             ScramPlus::Auto => !client_is_npgsql,
@@ -60,7 +60,7 @@ impl Protocol for Postgres {
         "postgres"
     }
 
-    /// Safe with every version, and what PostgreSQL 17 and newer demand of direct TLS.
+    /// Accepted by every version, and required by PostgreSQL 17 and newer for direct TLS.
     fn alpn(&self) -> &'static [&'static str] {
         &["postgresql"]
     }
@@ -73,7 +73,7 @@ impl Protocol for Postgres {
         Some(Box::new(SslRequest))
     }
 
-    /// `authentication_timeout` is 60 s; whoever waits in it has no place among `max_connections` yet.
+    /// `authentication_timeout` is 60 s; a connection that waits in it does not yet count in `max_connections`.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(45))
     }
@@ -86,8 +86,9 @@ impl Protocol for Postgres {
         FirstWords::Answer
     }
 
-    /// In answer to the login: nothing was done for the client. What may come in front of it in one flight is a notice, a version, or
-    /// that a certificate was enough (AuthenticationOk, which the server does not flush before it has looked for room).
+    /// An error in answer to the login: nothing was done for the client. Before it, in one flight, may come a notice, a
+    /// version, or AuthenticationOk if a certificate sufficed: the server does not flush it before it has checked for
+    /// room.
     fn turned_away_behind_tls(&self, mut first: &[u8]) -> Option<TurnedAway> {
         const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
         let fields = loop {
@@ -131,25 +132,25 @@ const SSL_REQUEST_CODE: u32 = 80_877_103;
 const GSSENC_REQUEST_CODE: u32 = 80_877_104;
 const CANCEL_REQUEST_CODE: u32 = 80_877_102;
 
-/// `too_many_connections`: a server that has a place for none, for nobody but its superusers, or for no more of a role or database.
+/// `too_many_connections`: the server has no room, only room for superusers, or no more for a role or database.
 const FULL: &str = "53300";
-/// `cannot_connect_now`: it starts, stops, or recovers.
+/// `cannot_connect_now`: the server is starting, stopping, or recovering.
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
-/// A startup packet, its length included: the server's MAX_STARTUP_PACKET_LENGTH is 10,000 without it.
+/// The longest startup packet, its length field included: the server's MAX_STARTUP_PACKET_LENGTH is 10,000 without it.
 const OPENING_MAX: usize = 10_004;
 /// Type and length of a message.
 const HEAD: usize = 5;
 
-/// The client wants no session, only another one cancelled: it understands no answer but the end.
+/// A CancelRequest: its client understands no answer but the end of the connection.
 const CANCELS: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
 
-/// The text of that field of an ErrorResponse.
+/// The value of that field of an ErrorResponse.
 fn field(fields: &[u8], name: u8) -> Option<&[u8]> {
     fields.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(&[name]))
 }
 
-/// Its code: five digits and capital letters.
+/// The SQLSTATE: five digits and capital letters.
 fn sqlstate(fields: &[u8]) -> Option<&str> {
     let code = field(fields, b'C')?;
     let is_code =
@@ -192,15 +193,15 @@ impl Upgrade for SslRequest {
 // ---------------------------------------------------------------------------------------------------
 // Refusals
 
-/// A FATAL ErrorResponse. The SQLSTATE tells clients what they may do: 57P03 (cannot connect now) is the one by which libpq 15
-/// and asyncpg go on to their next host, and by which pg_isready calls a server down; 53300 is worth a retry, 08P01 is a
-/// bug at the client's side.
+/// A FATAL ErrorResponse. The SQLSTATE tells clients what they may do: by 57P03 (cannot connect now) libpq 15 and
+/// asyncpg go on to their next host, and pg_isready reports the server down; 53300 is worth a retry, and 08P01 is a
+/// client's bug.
 fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
     if refusal.reply_to == CANCELS {
         return Vec::new();
     }
     let sqlstate = match (refusal.server, refusal.kind) {
-        // The only one of the two that is a number.
+        // Of the two codes only 53300 is a number.
         (Some(server), _) if server.code.is_none() => CANNOT_CONNECT_NOW,
         (Some(_), _) | (None, RefusalKind::Full) => FULL,
         (None, RefusalKind::BadRequest) => "08P01",

@@ -1,42 +1,42 @@
-//! Conversations that show a server at work.
+//! Conversations that show that a server works.
 
 use core::net::IpAddr;
 use std::borrow::Cow;
 use std::fmt;
 
-/// A conversation with a server, behind its TLS, that needs no credentials, ends politely, and shows whether it would
-/// serve a client.
+/// A conversation with a server, after its TLS, that needs no credentials, ends politely, and shows whether the server
+/// would serve a client.
 pub trait Probe: fmt::Debug + Send {
-    /// The address that the connection is made from, before anything else; protocols that name it override this.
+    /// The local address of the connection, before anything else; protocols that name it override this.
     fn comes_from(&mut self, local: IpAddr) {
         let _ = local;
     }
 
-    /// What comes first; nothing where the server speaks first.
+    /// The first bytes to send; none if the server speaks first.
     fn begin(&mut self) -> Vec<u8>;
 
     /// More bytes of the server; none at all means that it closed.
     ///
     /// # Errors
-    /// The server would serve nobody; in words.
+    /// The server would not serve a client; the reason is included.
     fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
 }
 
-/// How far a probe is.
+/// The state of a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Not enough yet: read more.
+    /// Incomplete: read more.
     Incomplete,
     /// Send this, then read more.
     Send(Vec<u8>),
-    /// It serves. Send this goodbye and close.
+    /// The server works. Send this goodbye and close.
     Serves {
-        /// What the protocol wants to hear at the end; often nothing.
+        /// The protocol's last message; often empty.
         goodbye: Vec<u8>,
     },
 }
 
-/// A server would serve nobody.
+/// Why a server would not serve a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ProbeError(pub Cow<'static, str>);

@@ -1,10 +1,10 @@
-//! What a server's first bytes tell of what it speaks, for people who look for the wrong port. Decides nothing: whatever is
-//! not the protocol is refused by the protocol itself.
+//! Recognizes what a server speaks by its first bytes, to explain a wrong port to users. It decides nothing: each
+//! protocol refuses what is not its own.
 //!
-//! Sources: RFC 5321 §4.2 and RFC 959 §4.2 (220), RFC 9051 §7.1, RFC 1939 §4, RFC 5804 §1.7, RFC 3977 §5.1, RFC 4253 §4.2,
-//! RFC 9112 §4, RFC 8446 §5.1; MySQL Internals, "Protocol::HandshakeV10"; PostgreSQL, "Message Formats".
+//! Sources: RFC 5321 §4.2 and RFC 959 §4.2 (220), RFC 9051 §7.1, RFC 1939 §4, RFC 5804 §1.7, RFC 3977 §5.1, RFC 4253
+//! §4.2, RFC 9112 §4, RFC 8446 §5.1; MySQL Internals, "Protocol::HandshakeV10"; PostgreSQL, "Message Formats".
 
-/// By how they begin.
+/// Protocols by the beginning of their first message.
 const BY_PREFIX: &[(&[u8], &str)] = &[
     (b"220 ", MAIL_OR_FILES),
     (b"220-", MAIL_OR_FILES),
@@ -25,7 +25,7 @@ const BY_PREFIX: &[(&[u8], &str)] = &[
 const MAIL_OR_FILES: &str = "it greets as servers of smtp and ftp-control do";
 const MYSQL: &str = "it greets as servers of mysql do";
 
-/// In words, where they tell something and it is not what was expected: `protocol` is the word in the file.
+/// A description, if the protocol is recognized and is not the expected one; `protocol` is the name in the file.
 pub fn recognize(first: &[u8], protocol: &str) -> Option<&'static str> {
     let by_prefix = BY_PREFIX.iter().find(|(prefix, _)| first.starts_with(prefix)).map(|(_, words)| *words);
     let words = by_prefix.or(match first {

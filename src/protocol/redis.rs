@@ -1,14 +1,14 @@
-//! Redis, and whoever speaks RESP (Valkey, KeyDB): TLS with the first byte, nothing rewritten.
+//! Redis and other servers of RESP (Valkey, KeyDB): TLS with the first byte, nothing rewritten.
 //!
-//! Sources: redis.io, "Redis serialization protocol specification"; networking.c (readQueryFromClient: inline commands).
-//! Sentinel and Cluster name other addresses to their clients: docs/protocols/direct.md.
+//! Sources: redis.io, "Redis serialization protocol specification"; networking.c (readQueryFromClient: inline
+//! commands). Sentinel and Cluster name other addresses to their clients: docs/protocols/direct.md.
 
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
-/// RESP with the first byte of the client.
+/// RESP; the client speaks first.
 #[derive(Debug)]
 pub(super) struct Redis;
 
@@ -22,7 +22,7 @@ impl Protocol for Redis {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// `timeout` is off by default; load balancers in between seldom wait less than this.
+    /// `timeout` is off by default; load balancers in between rarely have a shorter one.
     fn keeps_ready(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
@@ -41,9 +41,9 @@ impl Protocol for Redis {
     }
 }
 
-/// An error for each command that came: a client counts answers, and with one for three of them (ioredis opens with HELLO and two
-/// CLIENT SETINFO) hears of none. LOADING is what a server says that does not serve yet: clients take it for a failure of the
-/// connection and try again, whereas phpredis returns `false` for ERR as if the command had been carried out.
+/// An error for each command received: a client counts answers, and does not report one error for three commands
+/// (ioredis begins with HELLO and two CLIENT SETINFO). LOADING is sent by servers that do not serve yet: clients take
+/// it for a connection failure and retry. For ERR, phpredis returns `false` as if the command had been executed.
 fn errors(refusal: &Refusal<'_>) -> Vec<u8> {
     let word = match refusal.kind {
         RefusalKind::BadRequest => "ERR",
@@ -55,7 +55,7 @@ fn errors(refusal: &Refusal<'_>) -> Vec<u8> {
     format!("-{word} {}\r\n", refusal.sentence()).repeat(commands).into_bytes()
 }
 
-/// Commands in these bytes, the last of which may not be whole.
+/// The number of commands in these bytes; the last may be incomplete.
 fn commands(mut bytes: &[u8]) -> u16 {
     let mut count = 0_u16;
     while !bytes.is_empty() {
@@ -74,19 +74,19 @@ fn commands(mut bytes: &[u8]) -> u16 {
     count
 }
 
-/// A line without its end, and what is behind it.
+/// A line without its end, and the bytes after it.
 fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
     let (line, rest) = bytes.split_at(end);
     (line.trim_ascii_end(), rest)
 }
 
-/// The number behind that mark.
+/// The number after that mark.
 fn length(line: &[u8], mark: u8) -> Option<usize> {
     std::str::from_utf8(line.strip_prefix(&[mark])?).ok()?.parse().ok()
 }
 
-/// An array, or a command in a line of its own that begins with a letter.
+/// An array, or an inline command that begins with a letter.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     let speaks = || {
         let [high, low] = commands(bytes).to_be_bytes();
@@ -102,7 +102,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     }
 }
 
-/// `PING`, and what a server answers that has not seen a password.
+/// `PING`, and the answer of a server that has not received a password.
 #[derive(Debug, Default)]
 struct Ping {
     held: Vec<u8>,

@@ -1,50 +1,50 @@
-//! Our refusals, for protocols to put into their words.
+//! Our refusals, to be encoded by each protocol.
 
 use std::borrow::Cow;
 
 use super::{ReplyTo, TurnedAway};
 use crate::escape::is_control;
 
-/// What a client is told instead of getting an upstream.
+/// What a client receives instead of an upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal<'a> {
-    /// What kind it is; protocols have codes for some.
+    /// The kind, for protocols that have codes for it.
     pub kind: RefusalKind,
-    /// Why, in a sentence for the client's user. It begins with the outcome, which scripts may look for.
+    /// The reason, a sentence for the client's user. It begins with the outcome, which scripts may look for.
     pub reason: &'a str,
-    /// The session id that the log has too.
+    /// The session id, as in the log.
     pub session: &'a str,
-    /// What it answers.
+    /// What the refusal answers.
     pub reply_to: ReplyTo,
-    /// What the server said, where it is the server that has no place: the client hears that, with the server's own code.
+    /// The server's own refusal, if it is the server that refuses: the client receives its words and code.
     pub server: Option<&'a TurnedAway>,
 }
 
-/// Kinds of refusal that protocols tell apart.
+/// Kinds of refusal that protocols distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
     /// The client did not speak the protocol.
     BadRequest,
-    /// Who connects may not.
+    /// The caller is not permitted.
     Denied,
-    /// No room left.
+    /// There is no room.
     Full,
     /// No endpoint could be reached, or none in time.
     Unreachable,
-    /// We are going away.
+    /// The daemon is shutting down.
     ShuttingDown,
 }
 
 impl Refusal<'_> {
-    /// The whole sentence, in one line of printable characters: it goes into protocols made of lines. An SMTP reply has 512
-    /// octets (RFC 5321 §4.5.3.1.5), and MySQL's clients show as many; the session leads to the rest.
+    /// The refusal in one line of printable characters, for protocols made of lines. An SMTP reply has 512 octets (RFC
+    /// 5321 §4.5.3.1.5), and MySQL's clients show as many; the rest is in the log under the session id.
     #[must_use]
     pub fn sentence(&self) -> String {
         let Self { reason, session, .. } = self;
         let plain = |c: char| if is_control(c) { ' ' } else { c };
         let sentence = match self.server {
             None => format!("ambassador: {} [session {session}]", cut(reason, 430)),
-            // Clients look for what servers say at the beginning of it.
+            // Clients search the beginning of a server's message.
             Some(server) => {
                 format!("{} [ambassador: upstream_refused, session {session}]", cut(&server.words, 400))
             }
@@ -52,24 +52,25 @@ impl Refusal<'_> {
         sentence.trim_start().chars().map(plain).collect()
     }
 
-    /// The same; in our words alone where the server's came before TLS and are not among those that may pass.
+    /// The same refusal, in our words alone if the server's came before TLS and `may_pass` rejects them.
     ///
-    /// What a server says before TLS may be anybody's on the way. Whoever could only have cut the connection must not bring about more:
-    /// nothing that a client takes for success or for good, or that it shows or acts on as the server's will. A protocol therefore names
-    /// what passes, and that is what only says "not now"; all else is quoted within our own refusal.
+    /// Words from before TLS may come from an attacker on the path, who could otherwise only cut the connection and
+    /// must not be able to do more: nothing that a client takes for success or for permanent, or that it displays or
+    /// acts on as the server's. A protocol therefore lists what it passes on, only answers that mean "not now"; others
+    /// are quoted within our own refusal.
     #[must_use]
     pub fn filtered(self, may_pass: impl FnOnce(&TurnedAway) -> bool) -> Self {
         Self { server: self.server.filter(|by| by.is_through_tls || may_pass(by)), ..self }
     }
 
-    /// The server's own number, where it is the server that says no and has one.
+    /// The server's own error number, if it is the server that refuses and there is one.
     #[must_use]
     pub fn server_code(&self) -> Option<u16> {
         self.server?.code
     }
 }
 
-/// So many bytes of it, at the end of a character.
+/// At most `most` bytes, cut between characters.
 fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(refusal.sentence(), "ambassador: connect_failed: a  b c [session 0123456789abcdef]");
     }
 
-    /// The words on a certificate have its names in them, which are as long as its owner likes.
+    /// The words on a certificate contain its names, which may be of any length.
     #[test]
     fn a_sentence_fits_into_a_line_with_its_session() {
         let refusal = Refusal {

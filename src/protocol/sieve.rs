@@ -1,14 +1,13 @@
-//! ManageSieve: STARTTLS towards the server, whose capabilities behind TLS are the client's greeting.
+//! ManageSieve: STARTTLS towards the server, whose capabilities after TLS are the client's greeting.
 //!
-//! Source: RFC 5804 §1.7 (the greeting), §2.2 (STARTTLS: the server sends its capabilities again, unasked). A server that does
-//! not is not served here: its client would wait for a greeting that never comes.
+//! Source: RFC 5804 §1.7 (the greeting), §2.2 (STARTTLS: the server sends its capabilities again, unasked). Servers
+//! that do not are not supported: the client would wait for a greeting that never comes.
 
 use std::borrow::Cow;
 
 use super::lines::{Framing, LineDialogue, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign};
 use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
 
-/// ManageSieve.
 #[derive(Debug)]
 pub(super) struct Sieve;
 
@@ -28,8 +27,8 @@ impl Protocol for Sieve {
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // A quoted string: its two special characters are escaped (RFC 5804 §4).
         let words = refusal.sentence().replace('\\', "\\\\").replace('"', "\\\"");
-        // A BYE in place of the greeting (§1.2) is read by no client that we know: sievelib and managesieve look for capabilities, and
-        // show what answers their first command.
+        // No known client reads a BYE in place of the greeting (§1.2): sievelib and managesieve look for capabilities,
+        // and show the answer to their first command.
         Some(
             format!(
                 "\"IMPLEMENTATION\" \"ambassador\"\r\n\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"\"\r\n\"VERSION\" \"1.0\"\r\n\
@@ -49,7 +48,7 @@ impl Protocol for Sieve {
     }
 }
 
-/// The text of a BYE or NO: a quoted string, behind a code in brackets if there is one.
+/// The text of a BYE or NO: a quoted string, after a code in brackets if there is one.
 fn bye(line: &[u8]) -> UpgradeError {
     let quoted = line.iter().position(|byte| *byte == b'"').map(|at| &line[at + 1..]).unwrap_or_default();
     let words = quoted.strip_suffix(b"\"").unwrap_or(quoted);
@@ -85,7 +84,7 @@ impl LineDialogue for Conversation {
         }
     }
 
-    /// The server's own words, which come now.
+    /// Empty: the server's own greeting follows.
     fn welcome(&self) -> Vec<u8> {
         Vec::new()
     }

@@ -1,6 +1,6 @@
 //! SMTP, submission and LMTP: STARTTLS towards the server, a greeting of our own towards the client.
 //!
-//! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: everything learnt before TLS is void), RFC 2033 (LMTP),
+//! Sources: RFC 5321 (replies: §4.2), RFC 3207 (STARTTLS; §4.2: discard what was learnt before TLS), RFC 2033 (LMTP),
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
 mod ehlo_name;
@@ -20,14 +20,14 @@ use super::{
 use ehlo_name::EhloName;
 pub use ehlo_name::helo_name;
 
-/// Mail in either of the two dialects.
+/// Submission or delivery of mail.
 #[derive(Debug)]
 pub(super) struct Smtp {
     dialect: Dialect,
     name: EhloName,
 }
 
-/// They differ in the word of greeting.
+/// The dialects differ in the greeting command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Smtp,
@@ -88,14 +88,15 @@ impl Protocol for Smtp {
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
-        // A reply, and an enhanced code in front of its words, that says "not now" (RFC 5321 §4.2.1, RFC 3463 §2): by a 5 mail is returned.
+        // The reply and the enhanced code must mean "not now" (RFC 5321 §4.2.1, RFC 3463 §2): a 5 returns the mail to
+        // its sender.
         let refusal = &refusal.filtered(|by| {
             by.code.is_some_and(|code| (400..500).contains(&code)) && !by.words.starts_with(['2', '5'])
         });
         if let Some(code) = refusal.server_code() {
             return Some(format!("{code} {}\r\n", refusal.sentence()).into_bytes());
         }
-        // 421 is the one reply that may come at any time, and says that the channel closes (RFC 5321 §3.8).
+        // 421 is the one reply that may come at any time; it means that the channel closes (RFC 5321 §3.8).
         let code = match refusal.kind {
             RefusalKind::BadRequest => "5.5.1",
             RefusalKind::Denied => "5.7.1",
@@ -104,7 +105,7 @@ impl Protocol for Smtp {
             RefusalKind::ShuttingDown => "4.3.2",
         };
         let reply = format!("421 {code} {}\r\n", refusal.sentence());
-        // One that was greeted has said EHLO, answers a 421 by HELO (msmtp, Exim), and shows what answers that.
+        // A client that was greeted has sent EHLO, answers a 421 by HELO (msmtp, Exim), and shows the reply to that.
         Some(reply.repeat(if refusal.reply_to == ReplyTo::WELCOMED { 2 } else { 1 }).into_bytes())
     }
 
@@ -113,7 +114,7 @@ impl Protocol for Smtp {
     }
 }
 
-/// A greeting, and the answer to EHLO.
+/// Reads the greeting and the answer to EHLO.
 #[derive(Debug)]
 struct Hello {
     dialect: Dialect,
@@ -187,7 +188,7 @@ impl LineDialogue for Conversation {
             self.offers_tls = true;
         }
         if !is_last {
-            // A greeting of several lines is how postscreen finds those who talk before it has finished.
+            // postscreen sends a greeting of several lines to find clients that speak before its end.
             return Ok(LineStep::More);
         }
         match (self.expects, code) {
@@ -225,19 +226,19 @@ impl LineDialogue for Conversation {
     }
 }
 
-/// Takes STARTTLS and REQUIRETLS out of the server's first reply behind TLS, which answers EHLO. No server should list the
-/// first there (RFC 3207 §4.2). The second it may (Postfix 3.11), but a promise to demand TLS on every hop (RFC 8689)
-/// would have been broken by the client's own.
+/// Removes STARTTLS and REQUIRETLS from the server's first reply after TLS, the answer to EHLO. No server should list
+/// the first there (RFC 3207 §4.2). Servers may list the second (Postfix 3.11), but it promises TLS on every hop (RFC
+/// 8689), and the client's hop to us has none.
 #[derive(Debug, Default)]
 struct FirstReply {
-    /// The line on its way.
+    /// The current line.
     line: Vec<u8>,
-    /// The last whole one, until it is known whether another follows.
+    /// The last complete line, until it is known whether another follows.
     held: Vec<u8>,
     is_over: bool,
 }
 
-/// Longer than any line of a reply (RFC 5321 §4.5.3.1.5 says 512); what is longer is passed on as it is.
+/// Longer than any line of a reply (512 by RFC 5321 §4.5.3.1.5); longer ones are passed on unchanged.
 const LINE_MAX: usize = 4096;
 
 impl FirstReply {
@@ -259,7 +260,7 @@ impl FirstReply {
         }
     }
 
-    /// Whatever is held goes out, and nothing is looked at any more.
+    /// Passes on what is buffered, and examines nothing more.
     fn give_up(&mut self, line: &[u8], out: &mut Vec<u8>) {
         out.append(&mut self.held);
         out.extend_from_slice(line);

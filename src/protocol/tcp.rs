@@ -1,8 +1,8 @@
-//! Anything: nothing is parsed, TLS starts at once, a refusal is a reset.
+//! Any protocol: nothing is parsed, TLS starts at once, and a refusal is a reset.
 
 use super::{Protocol, Refusal};
 
-/// No protocol in particular.
+/// No particular protocol.
 #[derive(Debug)]
 pub(super) struct Tcp;
 

@@ -1,4 +1,4 @@
-//! The way to TLS: the plaintext dialogue with a server, and the proof that nothing of it is left over.
+//! The upgrade to TLS: the plaintext dialogue with a server, and the proof that no plaintext is left.
 
 use core::net::IpAddr;
 use std::borrow::Cow;
@@ -7,46 +7,46 @@ use std::fmt;
 use super::{Dialogue, OpeningError, ReplyTo, Wrapping};
 use crate::escape::is_control;
 
-/// Proof that not one byte of plaintext is left over behind the upgrade, made only by those who looked. Without it no
-/// TLS handshake begins, so plaintext injected before the handshake (CVE-2021-23222, CVE-2011-0411) cannot be taken
-/// for the server's.
+/// Proof that no plaintext is left behind the upgrade; only code that has checked can make one. No TLS handshake begins
+/// without it, so plaintext injected before the handshake (CVE-2021-23222, CVE-2011-0411) cannot be taken for the
+/// server's.
 #[derive(Debug, Clone)]
 pub struct NothingBuffered(());
 
 impl NothingBuffered {
-    /// Where TLS starts with the first byte there was no plaintext.
+    /// TLS starts with the first byte, so there was no plaintext.
     #[must_use]
     pub const fn nothing_was_said() -> Self {
         Self(())
     }
 
-    /// `rest` is what is left of all that was read.
+    /// `rest` is what remains of all bytes read.
     ///
     /// # Errors
-    /// Something is.
+    /// If bytes remain.
     pub const fn behind(rest: &[u8]) -> Result<Self, UpgradeError> {
         if rest.is_empty() { Ok(Self(())) } else { Err(UpgradeError::PlaintextAfterUpgrade) }
     }
 }
 
-/// The plaintext dialogue with a server before TLS. It is asked what to do when the connection is there, when it has
-/// sent what it was told to, and when something was read; it lives for one attempt.
+/// The plaintext dialogue with a server before TLS, for one attempt. The driver calls it when the connection is there,
+/// when bytes have been sent, and when bytes were read.
 pub trait Upgrade: fmt::Debug + Send {
-    /// The address that the connection is made from, before anything else; protocols that name it override this.
+    /// The local address of the connection, before anything else; protocols that name it override this.
     fn comes_from(&mut self, local: IpAddr) {
         let _ = local;
     }
 
-    /// What comes first.
+    /// The first step.
     fn begin(&mut self) -> UpgradeStep;
 
-    /// The driver has sent what it was told to.
+    /// The driver has sent the bytes of [`UpgradeStep::Send`].
     fn sent(&mut self) -> UpgradeStep;
 
     /// These bytes were read; none at all means that the server closed.
     ///
     /// # Errors
-    /// The answer does not lead to TLS; the connection is to be closed.
+    /// The answer does not lead to TLS; the connection must be closed.
     fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError>;
 }
 
@@ -55,62 +55,64 @@ pub trait Upgrade: fmt::Debug + Send {
 pub enum UpgradeStep {
     /// Write these bytes to the server.
     Send(Cow<'static, [u8]>),
-    /// Read from the server, at most this many bytes.
+    /// Read at most this many bytes from the server.
     ReadAtMost(usize),
-    /// The rest depends on the client. No other endpoint can be tried from here, for it hears of this one.
+    /// Continue with the client's reply. No other endpoint can be tried afterwards, because the client sees this one's
+    /// greeting.
     Greet(Greeting),
     /// Begin the TLS handshake.
     Upgrade(Upgraded),
 }
 
-/// A server's words to the client, and what makes of the client's answer the rest of the upgrade.
+/// A server's greeting for the client, and what continues the upgrade with the client's reply.
 #[derive(Debug)]
 pub struct Greeting {
-    /// For the client.
+    /// The bytes for the client.
     pub words: Vec<u8>,
-    /// What reads its answer.
+    /// Reads the client's reply.
     pub client_reply: Box<dyn ClientReply>,
 }
 
-/// The client's part in an upgrade.
+/// Reads the client's reply to a greeting.
 pub trait ClientReply: fmt::Debug + Send {
     /// Bytes of the client, never none. `None`: read more.
     ///
     /// # Errors
-    /// They are not the protocol; answer as the error says.
+    /// They are not the protocol: answer as the error says.
     fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError>;
 
-    /// There is no client, or it has left: what to say in its place, so that the server sees a whole conversation. It
-    /// ends as [`probe`](super::Protocol::probe) says.
+    /// There is no client, or it has left: continues in its place, so that the server sees a complete conversation. It
+    /// is ended by [`probe`](super::Protocol::probe).
     fn conclude_without_client(&mut self) -> UpgradeRequest;
 }
 
-/// A client has introduced itself.
+/// The request for TLS, made of the client's reply.
 #[derive(Debug)]
 pub struct UpgradeRequest {
-    /// Asks the server for TLS; the handshake follows at once.
+    /// Sent to the server; the handshake follows at once.
     pub request: Vec<u8>,
-    /// What comes then.
+    /// What follows the upgrade.
     pub upgraded: Upgraded,
-    /// How a refusal has to refer to what the client said.
+    /// What a refusal needs of the client's reply.
     pub reply_to: ReplyTo,
 }
 
 /// What follows an upgrade.
 #[derive(Debug)]
 pub struct Upgraded {
-    /// Nothing is left over.
+    /// No plaintext is left.
     pub proof: NothingBuffered,
-    /// How the handshake travels, where not by itself.
+    /// How the handshake is wrapped, if it is.
     pub wrapping: Option<Wrapping>,
-    /// What the server said to the client's preface ([`ClientOpening::preface`](super::ClientOpening::preface)) in plaintext, as far as it
-    /// may go on; the opening's dialogue reads it as if it came behind TLS. `None`: the upgrade says no preface.
+    /// The server's plaintext answer to the client's preface
+    /// ([`ClientOpening::preface`](super::ClientOpening::preface)), as far as it may be passed on; the opening's
+    /// dialogue reads it as if it came through TLS. `None`: the upgrade sends no preface.
     pub answer: Option<Vec<u8>>,
-    /// For the client, once TLS is up.
+    /// Sent to the client once TLS is up.
     pub welcome: Vec<u8>,
-    /// For the server, once TLS is up, before anything of the client.
+    /// Sent to the server once TLS is up, before anything of the client.
     pub first: Vec<u8>,
-    /// What is rewritten from then on.
+    /// What is rewritten after the upgrade.
     pub dialogue: Option<Box<dyn Dialogue>>,
 }
 
@@ -122,28 +124,28 @@ impl Upgraded {
     }
 }
 
-/// A server's own no in place of its service: it is full, going down, or wants nobody from here. It lives and answers, so nothing is
-/// held against it; its client hears what it said.
+/// A server's own refusal in place of its service: it is full, shutting down, or accepts no connection from here. The
+/// server works, so this is no fault of the endpoint; the client receives the server's words.
 ///
-/// Before TLS nobody has authenticated these words. They go on as one short line of printable characters, and a client hears them as the
-/// server's only as far as its protocol lets them pass ([`super::Refusal::filtered`]).
+/// Before TLS these words are not authenticated. They are cut to one short line of printable characters, and the client
+/// gets them as the server's own only if its protocol permits them ([`super::Refusal::filtered`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnedAway {
-    /// What kind of answer it is, as the protocol's people call it: `SMTP`, `MySQL error`, `IMAP BYE`.
+    /// The kind of answer in the protocol's terms: `SMTP`, `MySQL error`, `IMAP BYE`.
     pub kind: &'static str,
-    /// The protocol's number for why, where it has one.
+    /// The protocol's error number, if it has one.
     pub code: Option<u16>,
-    /// The rest of what it said.
+    /// The rest of the answer.
     pub words: String,
-    /// Whether it came through TLS: then nobody on the way can have said it.
+    /// Whether it came through TLS, so that only the server can have sent it.
     pub is_through_tls: bool,
 }
 
-/// Of a server's own words so many characters go on: any line of any protocol takes them, with what we add.
+/// Characters of a server's words that are passed on: with our addition they fit a line of any protocol.
 const WORDS_MAX: usize = 300;
 
 impl TurnedAway {
-    /// That answer; `words` is what comes behind its code.
+    /// A refusal; `words` is the text after its code.
     #[must_use]
     pub fn new(kind: &'static str, code: Option<u16>, words: &[u8]) -> Self {
         let words: String =
@@ -151,19 +153,19 @@ impl TurnedAway {
         Self { kind, code, words: words.trim().to_owned(), is_through_tls: false }
     }
 
-    /// The same, said through TLS.
+    /// The same, received through TLS.
     #[must_use]
     pub fn said_through_tls(self) -> Self {
         Self { is_through_tls: true, ..self }
     }
 
-    /// Whether its words have no code in brackets in front, or one of these.
+    /// Whether its words begin with no code in brackets, or with one of these.
     pub(super) fn is_marked_only(&self, codes: &[&str]) -> bool {
         let words = self.words.to_ascii_uppercase();
         !words.starts_with('[') || codes.iter().any(|code| words.starts_with(code))
     }
 
-    /// A reply that begins with three digits, and a space or a dash, as SMTP, NNTP and FTP have it.
+    /// A reply that begins with three digits and a space or a dash, as in SMTP, NNTP and FTP.
     #[must_use]
     pub fn reply(kind: &'static str, code: u16, line: &[u8]) -> Self {
         Self::new(kind, Some(code), line.get(4..).unwrap_or_default())
@@ -186,36 +188,37 @@ impl From<TurnedAway> for UpgradeError {
     }
 }
 
-/// Why the server's answer does not lead to TLS. Nobody has authenticated its own text, which is quoted only where nothing
-/// else says what is wrong, and without what could steer a terminal or end a line.
+/// Why the server's answer does not lead to TLS. Its own text is not authenticated: it is quoted only if nothing else
+/// explains the error, and without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpgradeError {
-    /// It declined in the protocol's way.
+    /// It declined by the protocol's own message.
     #[error("the server does not offer TLS (it answered the TLS request with a refusal)")]
     Declined,
-    /// It lists what it can do, and TLS is not in the list.
+    /// Its list of capabilities does not include TLS.
     #[error("the server does not offer TLS (what it announces has no {0})")]
     NotOffered(&'static str),
     /// It answered with an error message of the protocol.
     #[error("the server answered the TLS request with an error")]
     ErrorAnswer,
-    /// It wants no connection now, and says why.
+    /// It accepts no connection now, for the given reason.
     #[error("the server turned the connection away ({0})")]
     TurnedAway(TurnedAway),
-    /// It refused what comes before the request for TLS, in its own words: the protocol's code alone would not tell why.
+    /// It refused what precedes the request for TLS. Its own words are included, because the protocol's code does not
+    /// explain it.
     #[error("the server answered {to} with \"{said}\"")]
     Answered {
-        /// What we had said.
+        /// What we had sent.
         to: String,
-        /// Its answer, harmless to show.
+        /// Its answer, printable.
         said: String,
     },
-    /// It answered with something that is not the protocol.
+    /// Its answer is not of the protocol.
     #[error("the server's answer to the TLS request is not {protocol}: byte 0x{byte:02x}")]
     NotTheProtocol {
-        /// What we speak.
+        /// The expected protocol.
         protocol: &'static str,
-        /// What came.
+        /// The first byte.
         byte: u8,
     },
     /// It answered with a TLS alert.
@@ -223,10 +226,10 @@ pub enum UpgradeError {
         "the server answered in TLS: it takes no plaintext on this port; TLS with the first byte is `start: direct`"
     )]
     SpeaksTls,
-    /// It is of the protocol, and leads nowhere.
+    /// It is of the protocol, but TLS cannot follow.
     #[error("{0}")]
     Unsuitable(&'static str),
-    /// It goes on and on.
+    /// It exceeds the limit, in bytes.
     #[error("the server's answer before TLS is longer than {0} bytes")]
     Endless(usize),
     /// It closed the connection.

@@ -23,7 +23,7 @@ impl Protocol for Xmpp {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    /// A stream of our own with nothing in it but the error.
+    /// A stream of our own that contains only the error.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let condition = match refusal.kind {
             RefusalKind::BadRequest => "not-well-formed",
@@ -50,7 +50,7 @@ impl Protocol for Xmpp {
     }
 }
 
-/// A stream header, perhaps behind an XML declaration. Whitespace before it is what some clients keep alive with.
+/// A stream header, perhaps after an XML declaration. Some clients send whitespace before it as a keep-alive.
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     let begin = bytes.trim_ascii_start();
     if [&b"<?xml"[..], b"<stream:stream"].iter().any(|known| begin.starts_with(known)) {
@@ -62,7 +62,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     FirstMessageVerdict::Foreign("the client's first bytes are not an XMPP stream")
 }
 
-/// A stream to nobody: the server opens one back, and then says that it does not know the name.
+/// A stream to an unknown name: the server opens one in return, and then sends an error.
 #[derive(Debug, Default)]
 struct Stream {
     held: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Each policy by itself, on slots made by hand.
+//! Each policy by itself, on endpoint states made by hand.
 
 use super::super::endpoint_state::Id;
 use super::super::limits::Load;
@@ -26,7 +26,7 @@ fn all(endpoint_states: &[EndpointState]) -> Vec<usize> {
     (0..endpoint_states.len()).collect()
 }
 
-/// How often each is picked in that many picks, which change no load.
+/// How often each endpoint is picked, in that many picks that change no load.
 fn shares(
     policy: Policy,
     endpoint_states: &mut [EndpointState],
@@ -98,7 +98,7 @@ fn least_connections_breaks_ties_evenly() {
     }
 }
 
-/// Two of many are compared, and never one with itself: the busiest is never picked.
+/// Of many endpoints two are compared, and never one with itself: the busiest is never picked.
 #[test]
 fn above_sixteen_two_distinct_ones_are_compared() {
     let mut loads = vec![(1, 1); 20];
@@ -118,7 +118,7 @@ fn timed(times_ms: &[Option<u64>]) -> Vec<EndpointState> {
     endpoint_states
 }
 
-/// The loads after so many sessions that stay.
+/// The loads after that many sessions that stay.
 fn filled(mut endpoint_states: Vec<EndpointState>, sessions: u32) -> Vec<u32> {
     let (all, mut rng) = (all(&endpoint_states), Rng::with_seed(7));
     for _ in 0..sessions {
@@ -173,7 +173,7 @@ fn a_key_keeps_its_endpoint_and_only_those_of_a_lost_one_move() {
     assert_near(&taken, &[5_000, 5_000, 10_000]);
 }
 
-/// A change of these would move the keys of every cluster in use.
+/// A change of these hashes would move the keys of every cluster in use.
 #[test]
 fn hashes_are_what_they_always_were() {
     assert_eq!(hash(b""), 0xf52a_15e9_a9b5_e89b);

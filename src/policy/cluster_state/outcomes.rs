@@ -1,4 +1,4 @@
-//! What is learnt from dials and sessions when they end, and what they took given back.
+//! Records how dials and sessions ended, and releases the load that they took.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::policy::limits::Load;
 use crate::policy::outlier::Fault;
 
 impl ClusterState {
-    /// A dial became a session; it took so long.
+    /// A dial became a session after `took`.
     pub fn record_established(&mut self, endpoint: Id, ticket: DialTicket, took: Duration, now: Instant) {
         self.total.dials -= 1;
         self.total.sessions += 1;
@@ -30,7 +30,7 @@ impl ClusterState {
         }
     }
 
-    /// The server has greeted, and its client goes on from there. It is there; what becomes of TLS is another matter.
+    /// The server sent its greeting, and the session continues from there with its client. TLS may still fail.
     pub fn record_greeting(&mut self, endpoint: Id, ticket: DialTicket, now: Instant) {
         let Some(position) = self.position(endpoint).filter(|_| ticket.begun.is_some()) else { return };
         let is_back = self.endpoints[position].outlier.record_greeting(now);
@@ -42,7 +42,7 @@ impl ClusterState {
         }
     }
 
-    /// A session's dial shows that the endpoint serves.
+    /// A session's dial succeeded: the endpoint serves.
     fn answered(&mut self, endpoint: Id, now: Instant) {
         if let Some(breaker) = &mut self.breaker {
             self.events.extend(breaker.record_success().map(ClusterEvent::Breaker));
@@ -63,7 +63,7 @@ impl ClusterState {
         }
     }
 
-    /// A dial failed, by that fault of the endpoint's; `None`: it is not to blame.
+    /// A dial failed by that fault of the endpoint; `None`: the failure is not its fault.
     pub fn record_failure(
         &mut self,
         endpoint: Id,
@@ -72,7 +72,7 @@ impl ClusterState {
         now: Instant,
         rng: &mut Rng,
     ) {
-        // A burst of old timeouts would set aside again who has just come back.
+        // Otherwise timeouts of earlier dials would eject an endpoint again that has just come back.
         let proven_at = self.endpoint(endpoint).and_then(|endpoint_state| endpoint_state.proven_at);
         let counts = ticket.begun.is_some_and(|begun| proven_at.is_none_or(|proven| proven < begun));
         if let Some(fault) = fault.filter(|_| counts) {
@@ -90,25 +90,26 @@ impl ClusterState {
         self.release_dial(endpoint, ticket);
     }
 
-    /// The server turned a session away in its own words: nothing is held against it, but others are asked first for a while.
+    /// The server refused a session by a message of its own protocol. That is no fault, but others are picked first for
+    /// a while.
     pub fn record_turned_away(&mut self, endpoint: Id, now: Instant) {
         if let Some(position) = self.position(endpoint) {
             self.endpoints[position].turned_away = Some(now);
         }
     }
 
-    /// A dial came to nothing, and nobody is to blame.
+    /// A dial ended without a result, and the endpoint is not at fault.
     pub fn record_abandoned(&mut self, endpoint: Id, ticket: DialTicket) {
         self.release_dial(endpoint, ticket);
     }
 
-    /// A session ended.
+    /// Releases a session's load.
     pub fn record_session_end(&mut self, endpoint: Id) {
         self.total.sessions -= 1;
         self.release(endpoint, |load| load.sessions -= 1);
     }
 
-    /// A session that the endpoint has not ended by then proves it; one that it did end young is a fault.
+    /// A session lived long enough to be evidence of health; or, `died_young`, the endpoint ended it early: a fault.
     pub fn record_survival(&mut self, endpoint: Id, died_young: bool, now: Instant, rng: &mut Rng) {
         if died_young {
             self.blame(endpoint, Fault::EarlyClose, now, rng);
@@ -118,7 +119,7 @@ impl ClusterState {
         }
     }
 
-    /// Ejects the endpoint where that is due and another one is usable.
+    /// Records a fault, and ejects the endpoint if that is due and another one is usable.
     fn blame(&mut self, endpoint: Id, fault: Fault, now: Instant, rng: &mut Rng) {
         let (Some(position), Some(settings)) = (self.position(endpoint), &self.settings.outlier) else {
             return;

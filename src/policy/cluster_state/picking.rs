@@ -1,4 +1,4 @@
-//! Who takes a session: the first attempt, those after it, and the one beside it.
+//! Which endpoint takes a session: for the first attempt, for retries, and for a hedge.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use crate::policy::limits::LimitReached;
 use crate::policy::retry::Plan;
 
 impl ClusterState {
-    /// Picks among the endpoints that have room one of those that this session tried least often, of those the best by
-    /// standing, of the first priority that has any, and counts the dial on it. The first attempt keeps to the endpoints that
-    /// nothing speaks against, while there are any; a session that was turned down goes on to whatever could still serve.
-    /// `key`: what `source_hash` keeps together.
+    /// Picks an endpoint and counts the dial on it. Among the endpoints with room it picks those that this session
+    /// tried least often, of those the best by standing, then the first priority, then those that have not turned a
+    /// session away lately. The balancing policy picks one of these. The first attempt uses only the endpoints without
+    /// adverse evidence, while there are any; a session whose attempt failed goes on to any that could still serve.
+    /// `key`: the key of `source_hash`.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why no endpoint can be dialled.
     pub fn begin(
         &mut self,
         plan: &mut Plan,
@@ -49,28 +50,29 @@ impl ClusterState {
         self.settings.balance.pick(&mut self.endpoints, &self.candidates, &choice, rng).ok_or(full)
     }
 
-    /// The budget keeps retries from becoming a storm. The only one on its way is none, and neither is the first dial to an endpoint
-    /// by a session whose last one cost nobody anything: that is the dial that it would have begun with.
+    /// The budget bounds retries in total. Two kinds are free: a retry while no other is in progress; and the first
+    /// dial to another endpoint after an attempt that cost its server nothing, because the session could as well have
+    /// begun there.
     fn may_retry(&mut self, plan: &Plan, picked: usize, now: Instant) -> bool {
         let is_first_there = plan.was_free() && plan.tries(self.endpoints[picked].id) == 0;
         let Some(budget) = &mut self.budget else { return true };
         is_first_there || self.retries == 0 || budget.withdraw(now)
     }
 
-    /// How long the attempt on that endpoint, which this session has just begun, is to be alone; `None`: for good.
+    /// How long this session's attempt on that endpoint runs before a hedge begins beside it; `None`: no hedge.
     #[must_use]
     pub fn hedge_after(&self, endpoint: Id, plan: &Plan) -> Option<Duration> {
         let hedge = self.settings.hedge.filter(|_| plan.has_attempt_left())?;
         let endpoint_state = self.endpoint(endpoint)?;
-        // Who is not usable now may be so by then.
+        // An endpoint that is not usable now may be usable by then.
         let is_other = |endpoint_state: &EndpointState| {
             endpoint_state.is_enabled() && plan.tries(endpoint_state.id) == 0
         };
         self.endpoints.iter().any(is_other).then(|| hedge.after(endpoint_state.success_time.seconds()))
     }
 
-    /// [`ClusterState::begin`] for a dial beside one that does not answer: to an endpoint that nothing speaks against and that this session
-    /// has not tried, where the budget of retries has something left.
+    /// As [`ClusterState::begin`], for a hedge: to a usable endpoint that this session has not tried, if the retry
+    /// budget allows it.
     pub fn begin_hedge(
         &mut self,
         plan: &mut Plan,
@@ -111,10 +113,11 @@ impl ClusterState {
             && eligibility::standing(endpoint_state).is_some_and(|standing| standing <= lowest)
     }
 
-    /// Whether the cluster has room for one session more, without beginning its dial: what [`ClusterState::begin`] would say.
+    /// Whether the cluster has room for one more session. It gives the errors of [`ClusterState::begin`] without
+    /// beginning a dial.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why no endpoint can be dialled.
     pub fn room(&self) -> Result<(), Unavailable> {
         if let Some(breaker) = &self.breaker {
             breaker.check()?;
@@ -130,7 +133,7 @@ impl ClusterState {
         }
     }
 
-    /// What counts now, and the worst standing that is taken for a first attempt, or for a later one.
+    /// The current mode, and the worst standing allowed for a first attempt or for a retry.
     fn taken(&self, is_retry: bool) -> Result<(Mode, Standing), NoEndpoint> {
         let mode = eligibility::mode(&self.endpoints, self.settings.panic)?;
         Ok((mode, eligibility::lowest(mode, is_retry, self.settings.panic)))
@@ -170,11 +173,11 @@ impl ClusterState {
         }
     }
 
-    /// [`ClusterState::begin`] where the choice is made already: the caller wants that endpoint and no other. Neither caps nor
-    /// its state nor the breaker count, and neither learns from it: it is there to cancel, which makes room.
+    /// Begins a dial to the endpoint that the caller demands. Caps, the endpoint's state and the breaker do not apply,
+    /// and the result is not recorded: such a dial carries a cancel request, which frees room.
     ///
     /// # Errors
-    /// When it has left and nothing is on it.
+    /// If the endpoint has left and has no session or dial.
     pub fn begin_at(&mut self, endpoint: Id, plan: &mut Plan) -> Result<DialTicket, NoEndpoint> {
         let position = self.position(endpoint).ok_or(NoEndpoint::Forgotten)?;
         self.reserve(plan, position, false);
@@ -190,7 +193,7 @@ impl ClusterState {
         endpoint_state.id
     }
 
-    /// Whether an endpoint that this session has not tried could take its next attempt now: no reason to wait.
+    /// Whether an endpoint that this session has not tried could take its next attempt now, so that it need not wait.
     #[must_use]
     pub fn has_untried(&self, plan: &Plan) -> bool {
         let Ok((_, lowest)) = self.taken(plan.attempts() > 0) else { return false };
@@ -199,15 +202,15 @@ impl ClusterState {
             .any(|endpoint_state| self.may_take(endpoint_state, lowest) && plan.tries(endpoint_state.id) == 0)
     }
 
-    /// Whether that endpoint may take a session now, were there room.
+    /// Whether that endpoint may take a session now, apart from its room.
     #[must_use]
     pub fn may_pick(&self, endpoint: Id) -> bool {
         let Ok((_, lowest)) = self.taken(false) else { return false };
         self.endpoint(endpoint).and_then(eligibility::standing).is_some_and(|standing| standing <= lowest)
     }
 
-    /// Whether a dial that is under way to that endpoint is better given up: checks find it down, or it is no longer to be
-    /// used, and another one could be tried.
+    /// Whether a dial in progress to that endpoint should be given up: checks find it down, or it is no longer enabled,
+    /// and another endpoint could be tried.
     #[must_use]
     pub fn is_given_up(&self, endpoint: Id, plan: &Plan) -> bool {
         let standing = self.endpoint(endpoint).and_then(eligibility::standing);
@@ -216,13 +219,13 @@ impl ClusterState {
             && self.endpoints.iter().any(|endpoint_state| self.may_hedge(endpoint_state, plan))
     }
 
-    /// Whether active checks find every endpoint down, and all are used for that.
+    /// Whether active checks find every endpoint down, and all are used therefore.
     #[must_use]
     pub fn is_in_panic(&self) -> bool {
         eligibility::mode(&self.endpoints, self.settings.panic) == Ok(Mode::Panic)
     }
 
-    /// Whether an endpoint is usable as far as anybody knows.
+    /// Whether an endpoint is usable, as far as is known.
     #[must_use]
     pub fn has_usable(&self) -> bool {
         self.taken(false).is_ok_and(|(mode, _)| mode == Mode::Normal)

@@ -1,4 +1,4 @@
-//! A cluster's decisions as another process left them.
+//! Resumes a cluster's decisions where a predecessor left them.
 
 use std::time::Instant;
 
@@ -9,22 +9,22 @@ use crate::policy::ewma::Ewma;
 use crate::policy::outlier::Outlier;
 
 impl ClusterState {
-    /// What a process has to know of the breaker that goes on with it; `None`: there is none.
+    /// The breaker's state to hand over to a successor; `None`: there is no breaker.
     #[must_use]
     pub fn breaker_snapshot(&self) -> Option<breaker::Snapshot> {
         self.breaker.as_ref().map(Breaker::snapshot)
     }
 
-    /// The breaker, where there is to be one, goes on from there, unless there is an endpoint that it did not know of. Nothing has
-    /// been dialled here yet.
+    /// Resumes the breaker's state, if a breaker is configured and no endpoint may be good that the predecessor did not
+    /// know. Called before the first dial.
     pub fn resume_breaker(&mut self, snapshot: breaker::Snapshot, now: Instant) {
         if let Some(settings) = self.settings.breaker.filter(|_| !self.has_hope()) {
             self.breaker = Some(Breaker::resume(settings, snapshot, now));
         }
     }
 
-    /// The endpoint, which has just joined, goes on from there, as far as the settings give it a meaning. Whether it is
-    /// set aside is the answer.
+    /// Resumes the state of an endpoint that has just joined, as far as the settings give it a meaning. Returns whether
+    /// it is ejected.
     pub fn resume(&mut self, id: Id, snapshot: Snapshot, now: Instant) -> bool {
         let Some(position) = self.position(id) else { return false };
         let endpoint_state = &mut self.endpoints[position];

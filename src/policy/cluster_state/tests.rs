@@ -1,4 +1,4 @@
-//! What the parts decide together.
+//! The parts of a cluster's state together.
 
 use fastrand::Rng;
 
@@ -34,7 +34,7 @@ const PLAIN: Settings = Settings {
     penalty: SECOND,
 };
 
-/// A roster with its clock and generator.
+/// A cluster's state with its clock and generator.
 struct World {
     cluster_state: ClusterState,
     now: Instant,
@@ -51,7 +51,7 @@ fn plan() -> Plan {
 }
 
 impl World {
-    /// With an endpoint of each of these priorities.
+    /// One endpoint for each of these priorities.
     fn new(settings: Settings, priorities: &[u32]) -> Self {
         let (mut cluster_state, now) = (ClusterState::new(settings), clock::now());
         let specs: Vec<_> = priorities.iter().map(|priority| member(None, *priority)).collect();
@@ -69,7 +69,7 @@ impl World {
         self.cluster_state.begin(plan, None, self.now, &mut self.rng)
     }
 
-    /// The endpoint of a session's first dial, which goes on for ever.
+    /// Returns the endpoint of a session's first dial, which does not end.
     fn pick(&mut self) -> Result<usize, Unavailable> {
         self.begin(&mut plan()).map(|(id, _)| self.place(id))
     }
@@ -83,7 +83,7 @@ impl World {
         self.cluster_state.record_established(self.ids[on], ticket, MS, self.now);
     }
 
-    /// A dial by itself that fails.
+    /// A session's only dial fails.
     fn fail(&mut self) -> Result<usize, Unavailable> {
         let (id, ticket) = self.begin(&mut plan())?;
         self.cluster_state.record_failure(id, ticket, Some(Fault::Connect), self.now, &mut self.rng);
@@ -97,7 +97,7 @@ impl World {
         Ok(self.place(id))
     }
 
-    /// Fails on that endpoint until it is set aside.
+    /// Fails on that endpoint until it is ejected.
     fn eject(&mut self, which: usize) {
         self.eject_for(which, Fault::Connect);
     }
@@ -121,7 +121,7 @@ impl World {
         panic!("it was never ejected");
     }
 
-    /// Sessions fail on every endpoint, until they are refused.
+    /// Sessions fail on every endpoint until the breaker opens.
     fn fail_everywhere(&mut self) {
         for _ in 0..100 {
             let mut plan = plan();
@@ -133,7 +133,7 @@ impl World {
         panic!("the breaker never opened");
     }
 
-    /// Lets the trials that are due begin, and end so. Which endpoints they were of.
+    /// Begins the trials that are due and ends them with that verdict. Returns their endpoints.
     fn trials(&mut self, verdict: TrialVerdict) -> Vec<usize> {
         let trials = self.cluster_state.begin_trials(self.now, &mut self.rng);
         for trial in &trials {
@@ -144,7 +144,7 @@ impl World {
         tried
     }
 
-    /// To the moment when a trial is due.
+    /// Advances to the next trial.
     fn wait(&mut self) -> Duration {
         let next = self.cluster_state.next_trial().expect("there is something to try");
         let waited = next.saturating_duration_since(self.now);
@@ -157,7 +157,7 @@ impl World {
         self.cluster_state.set_health(self.ids[which], health, proven, self.now)
     }
 
-    /// All that is told, in words.
+    /// Takes all events, as words.
     fn told(&mut self) -> Vec<&'static str> {
         let told = self.cluster_state.take_events().into_iter().map(|event| match event {
             ClusterEvent::Ejected { ejection: Ejection { again: true, .. }, .. } => "ejected again",
@@ -309,7 +309,7 @@ fn a_trial_that_fails_or_says_nothing_is_no_return() {
     assert_eq!(world.pick(), Ok(1));
 }
 
-/// A 421 before TLS proved the certificate that an endpoint was ejected for, and the next session found that it did not.
+/// A 421 before TLS ended the ejection of an endpoint with a bad certificate, and the next session failed on it.
 #[test]
 fn a_trial_that_is_turned_away_before_tls_ends_no_ejection_for_what_comes_behind() {
     for (fault, is_back) in [(Fault::Connect, true), (Fault::Upgrade, true), (Fault::Handshake, false)] {
@@ -319,12 +319,12 @@ fn a_trial_that_is_turned_away_before_tls_ends_no_ejection_for_what_comes_behind
         world.wait();
         assert_eq!(world.trials(TrialVerdict::TurnedAway), [0]);
         assert_eq!(world.told(), if is_back { &["returned"][..] } else { &[] }, "{fault:?}");
-        // It is tried again.
+        // While it is ejected, another trial is due.
         assert_eq!(world.cluster_state.next_trial().is_some(), !is_back);
     }
 }
 
-/// It carries nothing, so that every session asked it first, and with few attempts nobody else.
+/// It has no load, so that every session tried it first; with few attempts, no other endpoint was tried.
 #[test]
 fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
     let mut world = World::new(PLAIN, &[0, 0, 1]);
@@ -339,7 +339,7 @@ fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
     world.now += crate::policy::endpoint_state::TURNS_AWAY_FOR;
     let picked: Vec<_> = (0..4).map(|_| world.pick().unwrap()).collect();
     assert!(picked.contains(&first), "{picked:?}");
-    // Nobody is left out for it.
+    // It is still picked if it is the only one.
     let mut alone = World::new(PLAIN, &[0]);
     let (only, ticket) = alone.begin(&mut plan()).unwrap();
     alone.cluster_state.record_turned_away(only, alone.now);
@@ -347,7 +347,7 @@ fn an_endpoint_that_turns_sessions_away_is_asked_last_for_a_while() {
     assert_eq!(alone.pick(), Ok(0));
 }
 
-/// Two healthy endpoints were out, the third was the last one, and when that died all attempts went to it.
+/// Two healthy endpoints were ejected; when the third, the last one, failed, all attempts went to it.
 #[test]
 fn a_session_that_is_turned_down_goes_on_to_whatever_could_still_serve() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0; 4]);
@@ -388,7 +388,7 @@ fn a_session_that_succeeds_where_nobody_should_be_ends_the_ejection() {
     assert_eq!(world.told(), ["returned"]);
 }
 
-/// Probes found it healthy after a second, and nobody listened: it was out for 29 s.
+/// Probes found the endpoint healthy after a second, but that did not end its ejection of 29 s.
 #[test]
 fn a_probe_that_reaches_as_far_as_to_the_fault_ends_the_ejection_and_one_that_does_not_hurries_the_trial() {
     for (proven, is_back) in [(Fault::Connect, true), (Fault::Handshake, true)] {
@@ -465,7 +465,7 @@ fn an_open_breaker_refuses_until_a_trial_of_ours_succeeds() {
     assert_eq!(world.told(), ["open", "half_open", "open", "half_open", "closed"]);
 }
 
-/// Five failed dials to the one that was dead refused everybody for 4 s, while two endpoints waited.
+/// Five failed dials to a dead endpoint opened the breaker for 4 s, although two endpoints had not been tried.
 #[test]
 fn the_breaker_stays_closed_while_an_endpoint_is_good_or_unknown() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 1]);
@@ -508,7 +508,7 @@ fn whoever_may_be_good_closes_the_breaker() {
     assert_eq!(late.told(), ["closed"], "a dial from before that succeeds now");
 }
 
-/// One silent client kept a half-open breaker shut for all, where servers greet.
+/// Where servers greet, one silent client kept a half-open breaker from closing.
 #[test]
 fn a_greeting_shows_that_the_endpoint_serves() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
@@ -519,7 +519,7 @@ fn a_greeting_shows_that_the_endpoint_serves() {
     world.cluster_state.record_abandoned(id, ticket);
 }
 
-/// A server that greets and then fails TLS was never set aside: each greeting forgave the failure before it.
+/// A server that greets and then fails TLS was never ejected: each greeting reset the failures before it.
 #[test]
 fn a_greeting_forgives_nothing_that_comes_after_it() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 1]);
@@ -534,7 +534,7 @@ fn a_greeting_forgives_nothing_that_comes_after_it() {
     assert_eq!(world.told(), [""; 0], "what it was set aside for is TLS");
 }
 
-/// The timeouts of dials from before an endpoint came back set it aside again.
+/// Timeouts of dials from before an endpoint came back ejected it again.
 #[test]
 fn what_began_before_an_endpoint_came_back_says_nothing() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), breaker: Some(BREAKER), ..PLAIN }, &[0]);
@@ -570,7 +570,8 @@ fn a_trial_that_hangs_holds_up_neither_the_others_nor_the_next_round() {
     assert!(world.pick().is_ok());
 }
 
-/// A reload ends the task that tries, and its trials with it: their endpoints would have stayed on trial for ever.
+/// A reload ends the task that makes the trials: the endpoints of trials in progress would have stayed on trial for
+/// ever.
 #[test]
 fn trials_that_nobody_will_hear_of_are_made_anew() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
@@ -620,7 +621,7 @@ fn an_attempt_that_hangs_gets_another_endpoint_beside_it() {
     assert_eq!(world.cluster_state.hedge_after(only, &tightened), None);
 }
 
-/// A cancel goes to its endpoint through everything, and proves nothing.
+/// A cancel request goes to its endpoint in any state, and is no evidence.
 #[test]
 fn a_dial_to_a_given_endpoint_asks_nobody_and_teaches_nothing() {
     let settings = Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN };

@@ -1,8 +1,8 @@
-//! What we try on our own account, so that no client pays for finding out: an endpoint whose ejection is over, and all of a
-//! cluster whose breaker is open.
+//! Trials: our own dials without a client, so that no session pays for finding out whether an endpoint serves. They go
+//! to an endpoint whose ejection is over, and to all endpoints of a cluster whose breaker is open.
 //!
-//! Each trial that begins ends in [`ClusterState::record_trial`]. At most one is on its way to an endpoint; one that hangs holds up
-//! neither the others nor the next round.
+//! Each trial that begins ends in [`ClusterState::record_trial`]. At most one per endpoint is in progress; a trial that
+//! hangs delays neither the others nor the next round.
 
 use std::time::{Duration, Instant};
 
@@ -17,38 +17,38 @@ use crate::policy::outlier::{self, Fault};
 /// A trial of one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trial {
-    /// Which.
+    /// The endpoint to try.
     pub endpoint: Id,
-    /// How far it has to reach.
+    /// The step that it has to pass.
     pub reach: Fault,
-    /// Whether it is one of a round, to close the breaker; else it is to end an ejection.
+    /// Whether it belongs to a round, to close the breaker; otherwise it is to end an ejection.
     is_of_round: bool,
 }
 
-/// What became of a trial.
+/// The result of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrialVerdict {
-    /// It reached as far as it had to, in that time.
+    /// It passed the required step, in that time.
     Serves(Duration),
-    /// It lives, and turned us away in its own words before TLS: nothing is known of what comes behind.
+    /// It refused us by a message of its own protocol before TLS; nothing is known of the later steps.
     TurnedAway,
     /// It failed by that fault.
     Fails(Fault),
-    /// It says nothing: this host was short of something.
+    /// The trial was inconclusive: this host lacked a resource.
     Inconclusive,
 }
 
-/// Endpoints of a round: so many are enough to find one that serves, and the next round tries others.
+/// Endpoints per round: enough to find one that serves; the next round tries others.
 const ROUND_MAX: u32 = 16;
-/// Trials on their way, per cluster.
+/// Trials in progress per cluster.
 const TRIALS_MAX: usize = 64;
-/// An endpoint whose trials succeed, but slowly against what it was, comes back after so many all the same: that is how it is now.
+/// After so many ejections in a row a slow endpoint comes back all the same: it is not going to get faster.
 const SLOW_MAX: u32 = 8;
-/// So many times what it usually took is slow.
+/// A dial that takes this many times the endpoint's usual time is slow.
 const SLOW: f64 = 4.0;
 
 impl ClusterState {
-    /// When the next trial is to begin; `None`: none is, as things are.
+    /// When the next trial is due; `None`: none is.
     #[must_use]
     pub fn next_trial(&self) -> Option<Instant> {
         let round = self.breaker.as_ref().and_then(|breaker| breaker.next_round());
@@ -70,7 +70,7 @@ impl ClusterState {
         let is_round = is_due(self.breaker.as_ref().and_then(|breaker| breaker.next_round()));
         let (mut begun, mut of_round) = (Vec::new(), 0);
         let mut on_trial = self.on_trial();
-        // Another first one each time, so that all have their turn.
+        // Starts at a random endpoint, so that each gets its turn.
         let all = self.endpoints.len();
         let first = rng.usize(..all.max(1));
         for position in (0..all).map(|place| (first + place) % all) {
@@ -101,12 +101,13 @@ impl ClusterState {
         begun
     }
 
-    /// Whoever made the trials that are on their way has gone, and nobody will hear of them: those endpoints are tried anew.
+    /// The task that made the trials in progress has ended, and their results will not come: those endpoints are tried
+    /// anew.
     pub fn forget_trials(&mut self, now: Instant) {
         for endpoint_state in &mut self.endpoints {
             endpoint_state.on_trial = false;
             endpoint_state.outlier.postpone_trial(now);
-            // What made it fail may be what the reload has changed.
+            // The reload may have fixed what made it fail.
             endpoint_state.outlier.expedite(now);
         }
         if let Some(breaker) = &mut self.breaker {
@@ -114,10 +115,10 @@ impl ClusterState {
         }
     }
 
-    /// A trial ended.
+    /// Records the result of a trial.
     pub fn record_trial(&mut self, trial: Trial, verdict: TrialVerdict, now: Instant, rng: &mut Rng) {
         let position = self.position(trial.endpoint);
-        // One that has left meanwhile says nothing.
+        // If the endpoint has left meanwhile, its result does not count.
         let verdict = position.map_or(TrialVerdict::Inconclusive, |_| verdict);
         if let Some(breaker) = &mut self.breaker {
             let turned = match (trial.is_of_round, verdict) {
@@ -134,7 +135,7 @@ impl ClusterState {
             let is_closed = turned.is_some_and(|turned| turned.to == StateLabel::Closed);
             self.events.extend(turned.map(ClusterEvent::Breaker));
             if is_closed {
-                // One is back; the others may be.
+                // One endpoint serves again; the others may, too.
                 self.endpoints.iter_mut().for_each(|endpoint_state| endpoint_state.outlier.expedite(now));
             }
         }
@@ -167,7 +168,7 @@ impl ClusterState {
                 }
                 self.record_return(position, is_back, now);
             }
-            // A round comes before its time: it says nothing new.
+            // A trial of a round may come before the ejection is over: a failure adds nothing.
             (TrialVerdict::Fails(_), Some(settings)) if trial.is_of_round => {
                 endpoint_state.is_failing = true;
                 endpoint_state.outlier.postpone_trial(now + settings.base_ejection_time);
@@ -186,7 +187,7 @@ impl ClusterState {
         }
     }
 
-    /// A probe succeeded, and reached as far as that; `is_news`: it changed what probes have come to.
+    /// A probe succeeded, up to that step; `is_news`: it changed the status that probes gave.
     pub(super) fn record_probe_success(&mut self, id: Id, (proven, is_news): (Fault, bool), now: Instant) {
         let Some(position) = self.position(id) else { return };
         if let Some(breaker) = &mut self.breaker {
@@ -207,8 +208,8 @@ impl ClusterState {
         self.reconsider();
     }
 
-    /// A server that takes far longer than it used to is not what it was before it was set aside. It serves all the same, where
-    /// nobody else does.
+    /// Whether an endpoint takes far longer than before its ejection, so that it stays ejected. It comes back all the
+    /// same if no other endpoint is usable.
     fn is_slow(&self, position: usize, verdict: TrialVerdict) -> bool {
         let endpoint_state = &self.endpoints[position];
         let (TrialVerdict::Serves(took), Some(hedge)) = (verdict, self.settings.hedge) else { return false };

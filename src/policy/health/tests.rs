@@ -19,7 +19,7 @@ fn failed() -> Result<(), String> {
     Err("it hangs".into())
 }
 
-/// Plays results (`+` well, `-` not), each probe when it is due, and writes the status after each.
+/// Plays results (`+` success, `-` failure), each when its probe is due, and writes the status after each.
 fn play(results: &str) -> String {
     let (mut health, _, mut rng) = start();
     let mut statuses = String::new();
@@ -117,7 +117,7 @@ fn probes_hurry_while_a_status_is_in_doubt() {
     assert!(about(INTERVAL).contains(&after(Ok(()))), "it is decided");
 }
 
-/// A server that hangs uses up its timeout; the next probe need not wait as long again.
+/// A hanging server uses up the probe's timeout; the next probe need not wait as long again.
 #[test]
 fn an_interval_counts_from_the_beginning_of_a_probe() {
     let (mut health, now, mut rng) = start();
@@ -152,7 +152,7 @@ fn evidence_from_elsewhere_hurries_a_probe_no_more_often_than_doubt_does() {
     assert_eq!(health.status(), HealthStatus::Healthy, "evidence decides nothing here");
 }
 
-/// Who probes once an hour wants few probes, not to learn an hour late of what sessions ran into.
+/// An interval of an hour asks for few probes, not for learning an hour late of what sessions met.
 #[test]
 fn haste_does_not_know_long_intervals() {
     let (_, now, mut rng) = start();
@@ -167,7 +167,7 @@ fn haste_does_not_know_long_intervals() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Against the definition: a status changes exactly when its threshold of results in a row speaks against it.
+    /// By definition: a status changes exactly when its threshold of results in a row speaks against it.
     #[test]
     fn the_status_is_what_its_definition_says(
         results in prop::collection::vec(any::<bool>(), 1..60),

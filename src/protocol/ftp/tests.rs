@@ -15,7 +15,7 @@ fn auth_tls_leads_to_tls_also_behind_a_long_greeting() {
     }
 }
 
-/// The banner of RFC 959 §4.2, with text between its lines that a server took for replies of their own.
+/// The banner of RFC 959 §4.2: text between its lines was taken for replies of their own.
 #[test]
 fn what_stands_within_a_reply_is_text() {
     for greeting in [
@@ -35,7 +35,7 @@ fn what_stands_within_a_reply_is_text() {
         &["220-hi\r\n421 of us\r\n220 x\r\n", "200-\r\nwell\r\n200 ok\r\n"],
     );
     assert!(probed.1.is_ok(), "{probed:?}");
-    // Without an end it is bounded as a whole.
+    // A reply without an end is bounded in total.
     let endless = format!("220-hi\r\n{}", "x\r\n".repeat(30_000));
     assert!(matches!(fails(upgrade, &endless, &[]), UpgradeError::Endless(_)));
 }

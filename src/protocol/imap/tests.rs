@@ -16,7 +16,7 @@ fn what_the_server_says_in_plaintext_is_forgotten() {
     assert_eq!(welcome, "* OK IMAP4rev1 ambassador\r\n");
 }
 
-/// A line with a literal is one line, whatever the literal has in it (RFC 9051 §4.3); it used to end the upgrade.
+/// A line with a literal is one line, whatever the literal contains (RFC 9051 §4.3); it used to fail the upgrade.
 #[test]
 fn a_literal_is_part_of_its_line() {
     for literal in ["{13}\r\namb1 BAD\r\n{3}", "{0}\r\n", "{9+}\r\n* BYE\r\n{1"] {

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 const AGREED: &[u8] = b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x00\x04\x00\x04\x00";
-/// Long forms, and the name of the response at the end.
+/// Long length forms, and the name of the response at the end.
 const AGREED_BY_AD: &[u8] =
     b"\x30\x84\x00\x00\x00\x28\x02\x01\x01\x78\x84\x00\x00\x00\x1f\x0a\x01\x00\x04\x00\x04\x00\x8a\x161.3.6.1.4.1.1466.20037";
 

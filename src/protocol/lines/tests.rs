@@ -1,10 +1,10 @@
-//! What every upgrade made of lines has to bear, driven through a script of both sides.
+//! What every upgrade made of lines must handle, driven through a script of both sides.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Plays a server: what it says first, and what it answers to each thing that it is told. Every answer comes in portions of
-/// that many bytes. What comes out is what the dialogue said, and how it ended.
+/// Plays a server: its greeting, and its answer to each message. Answers are delivered in portions of that size.
+/// Returns what the dialogue sent, and how it ended.
 pub(in crate::protocol) fn play(
     mut upgrade: Box<dyn Upgrade>,
     greeting: &str,
@@ -30,7 +30,7 @@ pub(in crate::protocol) fn play(
                     Err(error) => return (said, Err(error)),
                 }
             }
-            // What the driver looks for: bytes that nobody has read.
+            // The driver's check: bytes that have not been read.
             UpgradeStep::Upgrade(_) if !pending.is_empty() => {
                 return (said, Err(UpgradeError::PlaintextAfterUpgrade));
             }
@@ -40,10 +40,10 @@ pub(in crate::protocol) fn play(
     }
 }
 
-/// The portions that a table tries: bytes alone, odd ones, and all at once.
+/// The portion sizes of a table: single bytes, odd sizes, and all at once.
 pub(in crate::protocol) const PORTIONS: [usize; 4] = [1, 2, 7, 512];
 
-/// Runs a conversation that leads to TLS in all portions, and returns the welcome.
+/// Runs a conversation that leads to TLS in all portion sizes, and returns the welcome.
 #[track_caller]
 pub(in crate::protocol) fn leads_to_tls(
     make: impl Fn() -> Box<dyn Upgrade>,
@@ -61,7 +61,7 @@ pub(in crate::protocol) fn leads_to_tls(
     welcome.expect("there were portions")
 }
 
-/// Runs one that does not, and returns why.
+/// Runs one that does not lead to TLS, and returns the error.
 #[track_caller]
 pub(in crate::protocol) fn fails(
     make: impl Fn() -> Box<dyn Upgrade>,
@@ -73,26 +73,26 @@ pub(in crate::protocol) fn fails(
     errors.into_iter().next_back().expect("there were portions")
 }
 
-/// What each of them has to refuse, given a conversation that works.
+/// What each protocol must refuse, given a conversation that works.
 #[track_caller]
 pub(in crate::protocol) fn bears_hostile_servers(
     make: impl Fn() -> Box<dyn Upgrade>,
     greeting: &str,
     answers: &[&str],
 ) {
-    // Plaintext behind the last answer.
+    // Plaintext after the last answer.
     let (last, others) = answers.split_last().expect("an answer");
     let stuffed = format!("{last}* OK forged\r\n");
     let stuffed: Vec<&str> = others.iter().copied().chain([&*stuffed]).collect();
     assert_eq!(fails(&make, greeting, &stuffed), UpgradeError::PlaintextAfterUpgrade);
-    // The end at every step.
+    // The server closes at every step.
     for cut in 0..greeting.len() {
         assert_eq!(fails(&make, &greeting[..cut], &[]), UpgradeError::Closed);
     }
     for count in 0..answers.len() {
         assert_eq!(fails(&make, greeting, &answers[..count]), UpgradeError::Closed);
     }
-    // Something else altogether, and something without an end.
+    // Bytes of other protocols, and an endless answer.
     for garbage in ["\u{0}\u{1}\u{2}\r\n", "HTTP/1.1 400 Bad Request\r\n\r\n", "\r\n", "SSH-2.0-x\r\n"] {
         play(make(), garbage, answers, 512).1.expect_err("garbage leads nowhere");
     }
@@ -100,7 +100,7 @@ pub(in crate::protocol) fn bears_hostile_servers(
     assert_eq!(play(make(), &endless, &[], 512).1.expect_err("no end"), UpgradeError::Endless(SAID_MAX));
 }
 
-/// Speaks to a probe and returns what it said and its verdict.
+/// Runs a probe against answers. Returns what it sent, and its verdict.
 pub(in crate::protocol) fn probe(
     mut probe: Box<dyn Probe>,
     server: &[&str],

@@ -1,10 +1,11 @@
-//! Where a TDS packet ends, so that each goes in a TLS record of its own: SQL Server drops a connection whose records hold
-//! more than one packet's worth, or parts of one.
+//! Finds the end of each TDS packet, so that each goes in a TLS record of its own: SQL Server drops a connection whose
+//! records hold more than one packet or parts of one.
 //!
-//! Sources: MS-TDS §2.2.3.1 (packet header); MC-SMP §2.2.1 (the header around packets of a connection with MARS). For what the
-//! server expects of records: tediousjs/tedious#932, eclipse-vertx/vertx-sql-client#1438 (none longer than the packets agreed
-//! on), denisenkom/go-mssqldb#166 (no packet in several). A packet is never longer than a record may be where
-//! there is TLS (16,383 bytes: the setting "network packet size"). What is deliberately absent: any look inside a packet.
+//! Sources: MS-TDS §2.2.3.1 (packet header); MC-SMP §2.2.1 (the header around packets of a connection with MARS). For
+//! the server's expectations of records: tediousjs/tedious#932, eclipse-vertx/vertx-sql-client#1438 (none longer than
+//! the agreed packet size), denisenkom/go-mssqldb#166 (no packet in several). With TLS a packet is never longer than a
+//! record may be (16,383 bytes: the setting "network packet size"). Deliberately absent: the packets' contents are not
+//! read.
 
 use std::borrow::Cow;
 
@@ -13,19 +14,19 @@ use super::HEAD;
 /// The first byte of an SMP packet, and the length of its header.
 const SMP: u8 = 0x53;
 const SMP_HEAD: usize = 16;
-/// The longest packet: what two bytes hold, or that in SMP.
+/// The longest packet: the maximum of a two-byte length, within SMP.
 const LENGTH_MAX: usize = 0xffff + SMP_HEAD;
 
-/// Cuts what a client says into its packets.
+/// Cuts a client's bytes into packets.
 #[derive(Debug, Default)]
 pub struct Packets {
-    /// Of a packet that is not whole yet.
+    /// The beginning of an incomplete packet.
     held: Vec<u8>,
-    /// These are no packets: whatever comes is passed on as it comes.
+    /// These are no packets: all bytes are passed on as they come.
     is_lost: bool,
 }
 
-/// How long the packet is that these bytes begin.
+/// The length of the packet that begins with these bytes.
 enum Length {
     Unknown,
     Is(usize),
@@ -42,7 +43,7 @@ fn length(bytes: &[u8]) -> Length {
 }
 
 impl Packets {
-    /// The next packet, from the front of `bytes`; `None`: they have no whole one, and what there is has been kept.
+    /// Takes the next packet from the front of `bytes`; `None`: it is incomplete, and its bytes have been kept.
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Cow<'a, [u8]>> {
         loop {
             if bytes.is_empty() {
@@ -68,7 +69,7 @@ impl Packets {
         }
     }
 
-    /// What was kept of a packet that will not come whole.
+    /// The bytes kept of a packet that will not be completed.
     pub fn rest(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }

@@ -4,7 +4,7 @@ use super::super::{TLS_ALERT, UpgradeError, UpgradeStep, Upgraded};
 use super::*;
 use proptest::prelude::*;
 
-/// What FreeTDS sends, with that wish.
+/// FreeTDS's PRELOGIN with that encryption value.
 fn asking(encryption: u8) -> Vec<u8> {
     let table = [0, 0, 21, 0, 6, 1, 0, 27, 0, 1, 2, 0, 28, 0, 1, 3, 0, 29, 0, 4, 0xff];
     packet(PRELOGIN, &[&table[..], &[9, 0, 0, 0, 0, 0, encryption, 0, 1, 2, 3, 4]].concat())
@@ -41,7 +41,7 @@ fn neither_side_hears_of_encryption() {
     }
 }
 
-/// What an upgrade makes of a server's bytes, which come in such portions.
+/// Runs an upgrade on a server's bytes, in portions of that size.
 fn led(preface: &[u8], server: &[u8], portion: usize) -> Result<Upgraded, UpgradeError> {
     let mut upgrade = MsSql.upgrade_for(preface).unwrap();
     let UpgradeStep::Send(_) = upgrade.begin() else { panic!("it speaks first") };
@@ -62,7 +62,7 @@ fn led(preface: &[u8], server: &[u8], portion: usize) -> Result<Upgraded, Upgrad
     }
 }
 
-/// A PRELOGIN with each option that clients send, and what a server says to it.
+/// A PRELOGIN with all options that clients send, and a server's answer to it.
 fn in_full(kind: u8, encryption: u8) -> Vec<u8> {
     let options: &[(u8, &[u8])] = &[
         (0, &[15, 0, 16, 172, 0, 0]),
@@ -103,7 +103,7 @@ fn nothing_unknown_of_a_servers_answer_goes_on() {
     let upgraded = led(&[], &prelogin_of(RESPONSE, odd), 1000).unwrap();
     let known = prelogin_of(RESPONSE, &[version, (1, &[ON]), (7, &[1; 32])]);
     assert_eq!(upgraded.answer.unwrap(), known);
-    // As many options as a packet has room for, all with the same value: what is made of them is small.
+    // As many options as a packet has room for, all with the same value: the result must be small.
     let table = [&[7, 0x0f, 0xd0, 0, 32][..]; 700].concat();
     let mut payload = [&[1, 0x0f, 0xc8, 0, 1][..], &table, &[END]].concat();
     payload.resize(PACKET_MAX - HEAD, ON);
@@ -151,7 +151,7 @@ fn what_is_neither_a_prelogin_nor_a_login_is_refused_before_a_dial() {
     let long = [&[PRELOGIN, 1, 0x10, 1][..], &[0; 8]].concat();
     let no_option = packet(PRELOGIN, &[0, 0, 6, 0, 6, END, 0, 0, 0, 0, 0, 0]);
     let outside = packet(PRELOGIN, &[1, 0xff, 0xff, 0, 1, END, 0]);
-    // Met by fuzzing: to say "not supported" there would have turned the option itself into another.
+    // Found by fuzzing: writing "not supported" there would have changed the option's own token.
     let in_its_table = packet(PRELOGIN, &[1, 0, 0, 0, 1, END, 0]);
     let in_parts = [&[PRELOGIN, 0, 0, 20][..], &[0; 16]].concat();
     let (short, empty) = (vec![PRELOGIN, 1, 0, 8], vec![LOGIN7, 1, 0, 8]);

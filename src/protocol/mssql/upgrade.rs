@@ -1,8 +1,9 @@
-//! TDS 7's way to TLS: the client's PRELOGIN, or one of ours, with the demand that all be encrypted; then the handshake.
+//! TDS 7's upgrade to TLS: the client's PRELOGIN, or one of ours, with a demand to encrypt everything; then the
+//! handshake.
 //!
-//! The server's answer is not authenticated, so of it only what we know goes on to the client, made anew. Source: MS-TDS
-//! §2.2.6.5. To ENCRYPT_ON a server that can answers ENCRYPT_ON, whatever it is set to; ENCRYPT_OFF, by which the login
-//! alone would be encrypted, is never taken.
+//! The server's answer is not authenticated, so only what we know of it is passed on to the client, made anew. Source:
+//! MS-TDS §2.2.6.5. A server that can encrypt answers ENCRYPT_ON to ENCRYPT_ON, whatever its settings; ENCRYPT_OFF,
+//! which would encrypt the login alone, is never accepted.
 
 use super::{
     ENCRYPTION, First, HEAD, LOGIN_ONLY, NOT_SUPPORTED, ON, PACKET_MAX, PRELOGIN, REQUIRED, RESPONSE,
@@ -13,12 +14,12 @@ use crate::protocol::{NothingBuffered, Upgrade, UpgradeError, UpgradeStep, Upgra
 /// The first byte of a TLS record with an alert (RFC 8446 §5.1).
 const TLS_ALERT: u8 = 0x15;
 
-/// The options that a server answers with, and the lengths that their values have: version, instance, thread, MARS, trace,
+/// The options of a server's answer, with the allowed lengths of their values: version, instance, thread, MARS, trace,
 /// federated login, nonce.
 const ANSWERS: &[(u8, &[usize])] =
     &[(0, &[6]), (2, &[0, 1]), (3, &[0, 4]), (4, &[1]), (5, &[0, 16, 20, 36]), (6, &[1]), (7, &[32])];
 
-/// PRELOGIN, and what the server has answered so far.
+/// PRELOGIN, and the server's answer so far.
 #[derive(Debug)]
 pub(super) struct AskEncryption {
     request: Vec<u8>,
@@ -26,7 +27,7 @@ pub(super) struct AskEncryption {
 }
 
 impl AskEncryption {
-    /// `preface`: the client's PRELOGIN, if there is a client and it has sent one.
+    /// `preface`: the client's PRELOGIN; empty without a client or if it has sent none.
     pub(super) fn of(preface: &[u8]) -> Self {
         let mut request = if preface.is_empty() { prelogin(PRELOGIN) } else { preface.to_vec() };
         let wish = request.get(HEAD..).and_then(encryption_at).expect("who opened looked");
@@ -34,7 +35,7 @@ impl AskEncryption {
         Self { request, held: Vec::new() }
     }
 
-    /// No more than the packet that is being read: behind it TLS begins.
+    /// Reads no further than the current packet, because TLS begins after it.
     fn missing(&self) -> Result<UpgradeStep, UpgradeError> {
         match first(RESPONSE, &self.held) {
             First::Incomplete if self.held.len() < HEAD => {

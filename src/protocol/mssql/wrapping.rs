@@ -1,39 +1,39 @@
-//! TLS' handshake in TDS packets, as TDS 7 has it: each flight goes as a message of packets of type 0x12, and comes as such;
-//! what follows the handshake travels by itself.
+//! The TLS handshake in TDS packets, as in TDS 7: each flight is sent and received as a message of packets of type
+//! 0x12; records after the handshake are not wrapped.
 //!
-//! Sources: MS-TDS §2.2.6.5 (PRELOGIN as the handshake's carrier), §3.2.5.2 and §3.3.5.2 (until when). Endpoints were met that
-//! answer in packets of type 0x04 (microsoft/go-mssqldb#174). What is deliberately absent: any look at the records.
+//! Sources: MS-TDS §2.2.6.5 (PRELOGIN as the handshake's carrier), §3.2.5.2 and §3.3.5.2 (until when). Some endpoints
+//! answer in packets of type 0x04 (microsoft/go-mssqldb#174). Deliberately absent: the records are not read.
 
 use super::{HEAD, IS_LAST, PACKET_MAX, PRELOGIN, RESPONSE};
 
 /// The first byte of a TLS record with an alert (RFC 8446 §5.1).
 const TLS_ALERT: u8 = 0x15;
 
-/// Wraps what we say of a handshake, and unwraps what the server says, no more than one packet at a time: behind the last of
-/// them TLS travels by itself.
+/// Wraps our part of a handshake and unwraps the server's, at most one packet at a time, because records after the last
+/// packet are not wrapped.
 #[derive(Debug, Default)]
 pub struct Wrapping {
-    /// Of the server, and not looked at yet.
+    /// Bytes of the server that have not been unwrapped.
     held: Vec<u8>,
-    /// Of the payload of the server's packet.
+    /// The remaining payload of the server's current packet, in bytes.
     left: usize,
-    /// It has stopped wrapping, to object.
+    /// The server sent a TLS alert without a packet around it.
     is_bare: bool,
 }
 
-/// What the server sends in the middle of a handshake is no packet.
+/// The server's bytes during a handshake are not a valid packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrappingError {
     /// It is of another type, or has an impossible length.
     #[error("what the server sent in the middle of the TLS handshake is no TDS packet of it: byte 0x{0:02x}")]
     Foreign(u8),
-    /// The handshake is over and the packet is not.
+    /// The handshake ended within the packet.
     #[error("the server's TLS handshake ended in the middle of a TDS packet")]
     Overlong,
 }
 
 impl Wrapping {
-    /// One flight as one message; none is longer than 4096 bytes a packet, the size before another is agreed on.
+    /// Wraps one flight as one message, in packets of at most 4096 bytes, the size before another is agreed on.
     #[must_use]
     pub fn wrap(&self, flight: &[u8]) -> Vec<u8> {
         let portions = flight.chunks(PACKET_MAX - HEAD);
@@ -53,7 +53,7 @@ impl Wrapping {
         self.held.extend_from_slice(bytes);
     }
 
-    /// Moves what is there of one packet's payload behind `records`. Whether anything was.
+    /// Appends the payload received of the current packet to `records`. Returns whether there was any.
     ///
     /// # Errors
     /// See [`WrappingError`].
@@ -82,10 +82,10 @@ impl Wrapping {
         Ok(here > 0)
     }
 
-    /// The handshake is over: what came behind its last packet.
+    /// Ends the handshake. Returns the bytes received after its last packet.
     ///
     /// # Errors
-    /// That packet has not ended.
+    /// If that packet is incomplete.
     pub fn end(self) -> Result<Vec<u8>, WrappingError> {
         if self.left == 0 { Ok(self.held) } else { Err(WrappingError::Overlong) }
     }

@@ -1,7 +1,7 @@
-//! The caller's unit as a connection attribute of the login, where `performance_schema.session_connect_attrs` shows it.
+//! The caller's unit as a connection attribute of the login, shown in `performance_schema.session_connect_attrs`.
 //!
-//! Only for clients that send attributes themselves (CLIENT_CONNECT_ATTRS). One of that name that the client sends is taken
-//! out: it could say anything.
+//! Only for clients that send attributes themselves (CLIENT_CONNECT_ATTRS). An attribute of that name from the client
+//! is removed: it could have any value.
 //!
 //! Source: MySQL Internals, "Protocol::HandshakeResponse41" and "Protocol::LengthEncodedInteger".
 
@@ -11,12 +11,13 @@ use super::{
 };
 
 const CLIENT_CONNECT_ATTRS: u32 = 1 << 20;
-/// The attribute's name; those that begin with an underscore are MySQL's own.
+/// The attribute's name; names with a leading underscore are MySQL's own.
 const ATTRIBUTE: &[u8] = b"caller_unit";
-/// What the server takes of attributes in all.
+/// The most that a server accepts of attributes in total.
 const ATTRIBUTES_MAX: usize = 64 * 1024;
 
-/// Adds the attribute to a HandshakeResponse41, which is a packet and nothing behind it. What has no place for it stays as it is.
+/// Adds the attribute to a HandshakeResponse41, which must be one whole packet. A login that cannot carry it stays as
+/// it is.
 pub(super) fn announce(login: &mut Vec<u8>, unit: &str) {
     let announced = login.get(HEAD..).and_then(|response| announced(response, unit));
     if let Some(response) = announced {
@@ -51,7 +52,7 @@ fn announced(response: &[u8], unit: &str) -> Option<Vec<u8>> {
     Some(announced)
 }
 
-/// Where the attributes begin with their length, they themselves, and where they end.
+/// The offset of the attributes' length, the attributes, and the offset of their end.
 fn attributes(response: &[u8]) -> Option<(usize, &[u8], usize)> {
     let capabilities = le_u32(response)?;
     let has = |capability: u32| capabilities & capability != 0;
@@ -74,7 +75,7 @@ fn attributes(response: &[u8]) -> Option<(usize, &[u8], usize)> {
     Some((response.len() - rest.len(), attributes, response.len() - behind.len()))
 }
 
-/// A text behind its length, and what follows.
+/// A length-encoded string, and the bytes after it.
 fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes {
         [length @ 0..=0xfa, rest @ ..] => (usize::from(*length), rest),
@@ -128,7 +129,7 @@ mod tests {
             append(&mut payload, pairs.len());
             payload.extend_from_slice(&pairs);
         }
-        // A level of compression, say.
+        // For example, a compression level.
         payload.push(3);
         packet(2, &payload)
     }

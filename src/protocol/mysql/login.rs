@@ -1,4 +1,4 @@
-//! The rest of MySQL's login, behind the client's answer to the greeting and TLS, until OK or ERR.
+//! The rest of MySQL's login, after the client's reply to the greeting and TLS, until OK or ERR.
 
 use zeroize::Zeroizing;
 
@@ -7,15 +7,15 @@ use super::{
     nul, packet, reply_to,
 };
 
-/// Numbers the packets of each leg on their own: the upgrade took a number on the server's, and whatever we answer
-/// ourselves takes numbers on the client's.
+/// Numbers the packets of each leg separately: the upgrade used a number on the server's leg, and our own answers use
+/// numbers on the client's.
 #[derive(Debug)]
 pub(super) struct Authentication {
     pub(super) key: Option<&'static RsaKey>,
     pub(super) scramble: Vec<u8>,
     pub(super) plugin: Vec<u8>,
     pub(super) exchange: Exchange,
-    /// The server's last packet, while it waits for the answer: its number, and the first bytes of it.
+    /// The server's last packet, while the server waits for an answer: its number, and its first bytes.
     pub(super) asked: Option<(u8, Vec<u8>)>,
     pub(super) next_to_client: u8,
     pub(super) next_to_server: u8,
@@ -24,13 +24,13 @@ pub(super) struct Authentication {
     pub(super) is_over: bool,
 }
 
-/// What the client's next packet may be for.
+/// What the client's next packet may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exchange {
     Relayed,
-    /// The server waits for the password in clear, as TLS allows it (`01 04`); the client may want to encrypt it.
+    /// The server waits for the password in clear, as TLS allows (`01 04`); the client may encrypt it.
     Password,
-    /// The client has our key: its packet is the password, encrypted.
+    /// The client has our key: its packet is the encrypted password.
     Encrypted,
 }
 
@@ -100,7 +100,7 @@ impl Authentication {
             [1, 4] => self.exchange = Exchange::Password,
             _ => {}
         }
-        // Behind `01 03` comes OK, and nobody is asked.
+        // OK follows `01 03`; the server waits for no answer.
         self.asked = (payload != [1, 3]).then(|| (sequence, payload[..payload.len().min(2)].to_vec()));
         out.to_downstream.extend(packet(self.next_to_client, payload));
         self.next_to_client = self.next_to_client.wrapping_add(1);

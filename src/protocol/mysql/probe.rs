@@ -1,9 +1,9 @@
-//! A login of nobody, for a probe and in place of a client that has left, and the rest of anybody's login in place of a client
-//! that has left in the middle of it.
+//! A login as a user that does not exist, for a probe and in place of a client that has left; and the rest of a
+//! client's login if it has left in the middle.
 //!
-//! Servers count against a host what ends without a login, and what has not the shape of an answer as well: MariaDB takes
-//! an empty answer to `client_ed25519` for a broken handshake (CR_AUTH_HANDSHAKE), and an unknown name is asked by the plugin
-//! of a user whom its hash picks. So every plugin is answered as one of its clients with a wrong password would.
+//! Servers count a connection without a login as an error of this host, and so is an answer of the wrong form: MariaDB
+//! takes an empty answer to `client_ed25519` for a broken handshake (CR_AUTH_HANDSHAKE), and for an unknown name it
+//! picks a user's plugin by hash. So each plugin is answered as a client with a wrong password would answer.
 
 use std::borrow::Cow;
 
@@ -12,9 +12,9 @@ use super::{
     FIXED, OK, Packets, Probe, ProbeError, ProbeStep, TooLong, error_number, hello, nul, packet,
 };
 
-/// Who logs in where a client has left: nobody's name, so that the server's log tells what it was.
+/// The user name in place of a client's: it does not exist, and explains the entry in the server's log.
 pub(super) const NOBODY: &[u8] = b"ambassador-probe";
-/// A plugin that nobody has: the server asks by its own.
+/// A plugin that does not exist: the server switches to its own.
 pub(super) const NO_PLUGIN: &[u8] = b"none";
 
 /// A HandshakeResponse41 without a proof.
@@ -33,12 +33,12 @@ pub(super) fn login_of_nobody() -> Vec<u8> {
     response
 }
 
-/// A login, seen through to its refusal: the only visit that no server holds against a host.
+/// A login, carried through to its refusal: the only way not to be counted as an error.
 #[derive(Debug)]
 pub(super) struct Login {
     packets: Packets,
     is_greeted: bool,
-    /// What the server asks by.
+    /// The plugin that the server asks for.
     plugin: Vec<u8>,
     due: Vec<u8>,
     rounds: u32,
@@ -50,13 +50,13 @@ const ROUNDS_MAX: u32 = 8;
 pub(super) const QUIT: &[u8] = &[1, 0, 0, 0, 1];
 
 impl Login {
-    /// Nobody's; with `is_greeted` its first packet travels with the upgrade.
+    /// As a user that does not exist; with `is_greeted` the first packet is sent by the upgrade.
     pub(super) fn of_nobody(is_greeted: bool) -> Self {
         Self { packets: Packets::default(), is_greeted, plugin: Vec::new(), due: Vec::new(), rounds: 0 }
     }
 
-    /// The rest of somebody's. `packets`: what has come of the server's next packet; `asked`: the number and the payload of
-    /// its last one, if it waits for an answer.
+    /// The rest of a client's login. `packets`: what was received of the server's next packet; `asked`: the number and
+    /// the payload of its last packet, if the server waits for an answer.
     pub(super) fn rest(packets: Packets, plugin: Vec<u8>, asked: Option<(u8, &[u8])>) -> Self {
         let mut login = Self { packets, is_greeted: true, plugin, due: Vec::new(), rounds: 0 };
         if let Some((sequence, payload)) = asked {
@@ -77,7 +77,7 @@ impl Login {
                 number if !self.is_greeted => {
                     Err(ProbeError(Cow::Owned(format!("the server turned the connection away ({number})"))))
                 }
-                // Mostly 1045, access denied: there is somebody at work who knows who may come in.
+                // Mostly 1045, access denied: the server works and checks users.
                 _ => Ok(ProbeStep::Serves { goodbye: Vec::new() }),
             },
             Some(&OK) if self.is_greeted => Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }),
@@ -86,7 +86,7 @@ impl Login {
                 self.is_greeted = true;
                 Ok(ProbeStep::Send(packet(sequence.wrapping_add(1), &login_of_nobody())))
             }
-            // A fast login of caching_sha2_password, whose OK follows.
+            // The fast login of caching_sha2_password; OK follows.
             Some(1) if self.is_greeted && payload == [1, 3] => Ok(ProbeStep::Incomplete),
             Some(_) if self.is_greeted && self.rounds < ROUNDS_MAX => {
                 self.rounds += 1;
@@ -99,16 +99,16 @@ impl Login {
         }
     }
 
-    /// An answer of the right shape, and wrong.
+    /// An answer of the right form, but wrong.
     fn proof(&self, payload: &[u8]) -> Vec<u8> {
         match (&*self.plugin, payload) {
             (b"mysql_native_password", _) => vec![0; 20],
             // An Ed25519 signature.
             (b"client_ed25519", _) => vec![0; 64],
-            // Behind the salt, which is asked for by nothing: 32 bytes of a nonce and a signature.
+            // To the packet after the salt, which an empty answer requests: a nonce of 32 bytes and a signature.
             (b"parsec", [1, b'P', ..] | [b'P', ..]) => vec![0; 96],
             (b"caching_sha2_password", [AUTH_SWITCH, ..]) => vec![0; 32],
-            // A password in clear, ended by a NUL.
+            // A password in clear with its NUL.
             (b"caching_sha2_password" | b"sha256_password" | b"mysql_clear_password" | b"dialog", _)
             | (_, [1, 4]) => vec![0],
             _ => Vec::new(),
@@ -117,7 +117,7 @@ impl Login {
 }
 
 impl Probe for Login {
-    /// Nobody's login travels with the upgrade, or answers the greeting.
+    /// The login itself is sent by the upgrade, or in answer to the greeting.
     fn begin(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.due)
     }

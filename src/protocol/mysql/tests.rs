@@ -31,7 +31,7 @@ fn protocol() -> MySql {
     MySql { key: Some(RsaKey::shared()) }
 }
 
-/// The server's words for the client, and what reads its answer.
+/// The greeting for the client, and the reader of its reply.
 #[track_caller]
 fn met(greeting: &[u8], portion: usize) -> Greeting {
     let mut upgrade = protocol().upgrade().unwrap();
@@ -74,8 +74,8 @@ fn the_client_sees_the_servers_greeting_without_tls_and_nothing_else_changed() {
     }
 }
 
-/// The greeting went to the client as it came, but for one bit, though nobody has authenticated it: bytes that mean nothing yet
-/// passed with it, and names of any form. It is made anew of what is known.
+/// The greeting was passed on as received but for one bit, although it is not authenticated: bytes without a known
+/// meaning and names of any form passed. It is made anew of what is known.
 #[test]
 fn of_a_greeting_nothing_passes_that_is_not_known() {
     let clean = greeting_payload(ALL, "mysql_native_password");
@@ -86,7 +86,7 @@ fn of_a_greeting_nothing_passes_that_is_not_known() {
     let expected = packet(0, &greeting_payload(ALL & !CLIENT_SSL, "mysql_native_password"));
     assert_eq!(met(&packet(0, &marked), 1000).words, expected);
 
-    // MariaDB has capabilities of its own there: those we know.
+    // MariaDB has its own capabilities there: those that we know.
     marked[version_end + 14] &= !1;
     let words = met(&packet(0, &marked), 1000).words;
     assert_eq!(words[HEAD + version_end + 22..][..10], [0, 0, 0, 0, 0, 0, 0xee & 0x3f, 0, 0, 0]);
@@ -104,7 +104,7 @@ fn greetings_that_lead_nowhere() {
     let plain = packet(0, &greeting_payload(ALL & !CLIENT_SSL, "x"));
     let stuffed = [greeting("x"), packet(1, b"\0")].concat();
     let full = packet(0, b"\xff\x10\x04Too many connections");
-    // How MariaDB answers a PROXY header that it cannot read.
+    // MariaDB's answer to a PROXY header that it cannot read.
     let refusal = packet(1, b"\xff\x51\x04#HY000Failed to parse\x1b proxy header");
     let refused = [greeting("x"), refusal.clone()].concat();
     for (bytes, expected) in [
@@ -177,7 +177,7 @@ fn a_server_whose_client_has_left_sees_a_whole_login() {
     assert!(introduced.upgraded.first.windows(NOBODY.len()).any(|window| window == NOBODY));
 }
 
-/// Plays a login: `>` the client's packets, `<` the server's; returns what either leg was told.
+/// Plays a login: `>` the client's packets, `<` the server's. Returns what was sent to each leg.
 fn play(
     mut dialogue: Box<dyn Dialogue>,
     turns: &[(char, Vec<u8>)],
@@ -207,7 +207,7 @@ fn packets_are_numbered_for_each_leg_until_the_login_is_over() {
             ('<', packet(3, &switch)),
             ('>', packet(3, &[5; 64])),
             ('<', packet(5, b"\0\0\0\x02\0\0\0")),
-            // What follows is relayed as it is.
+            // Later bytes are relayed as they are.
             ('>', packet(0, b"\x03select 1")),
             ('<', packet(1, b"\x01")),
         ];
@@ -221,12 +221,12 @@ fn packets_are_numbered_for_each_leg_until_the_login_is_over() {
     }
     let (to_client, _, is_over) = play(login("x"), &[('<', packet(3, b"\xff\x15\x04#28000no"))], 2);
     assert_eq!((to_client, is_over), (packet(2, b"\xff\x15\x04#28000no"), true));
-    // A fast login: two packets of the server in a row, none of the client between.
+    // A fast login: two packets of the server in a row, without one of the client between.
     let turns = [('<', packet(3, &[1, 3])), ('<', packet(4, b"\0"))];
     assert_eq!(play(login("x"), &turns, 1000).0, [packet(2, &[1, 3]), packet(3, b"\0")].concat());
 }
 
-/// What a client does with our key.
+/// Encrypts a password with our key, as a client does.
 fn encrypted(pem: &[u8], password: &[u8], scramble: &[u8]) -> Vec<u8> {
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
     let der = pem::parse(pem).expect("PEM");
@@ -269,7 +269,7 @@ fn a_client_that_trusts_its_hop_sends_the_password_as_it_is() {
 fn sha256_password_asks_for_the_key_after_a_switch_and_in_its_login() {
     let new_scramble = b"ABCDEFGHIJKLMNOPQRST";
     let switch = [b"\xfesha256_password\0", &new_scramble[..], b"\0"].concat();
-    // In the login: the server gets an empty proof of no plugin, and so asks by a switch.
+    // In the login: the server gets an empty proof of an unknown plugin, and so asks again by a switch.
     let sent = response(CAPABILITIES, &[1], "sha256_password");
     let introduced = introduced("sha256_password", &sent);
     assert!(introduced.upgraded.first.ends_with(b"app\0\0orders\0none\0"));
@@ -319,7 +319,7 @@ fn a_probe_sees_a_login_through() {
     let denied = packet(3, b"\xff\x15\x04#28000Access denied");
     assert_eq!(probed(true, std::slice::from_ref(&denied)), (vec![], Ok(vec![])));
     assert_eq!(probed(true, &[packet(3, b"\0\0")]).1, Ok(QUIT.to_vec()));
-    // An answer of another length than the plugin's counts as a broken handshake.
+    // An answer whose length is not the plugin's counts as a broken handshake.
     for (plugin, length) in
         [("mysql_native_password", 20), ("client_ed25519", 64), ("caching_sha2_password", 32)]
     {
@@ -331,7 +331,7 @@ fn a_probe_sees_a_login_through() {
     }
     let salted = [packet(3, b"\xfeparsec\0abc"), packet(5, b"\x01P\x00salt"), packet(7, &denied[4..])];
     assert_eq!(probed(true, &salted), (vec![packet(4, b""), packet(6, &[0; 96])], Ok(vec![])));
-    // Two packets at once, and the rest of a caching_sha2_password that was not in the cache.
+    // Two packets at once, and the full login of caching_sha2_password, if the password was not cached.
     let fast = [packet(3, &[1, 3]), packet(4, b"\0\0")].concat();
     assert_eq!(probed(true, &[fast]), (vec![], Ok(QUIT.to_vec())));
     assert_eq!(probed(true, &[packet(3, &[1, 4]), packet(5, &denied[4..])]).0, [packet(4, b"\0")]);
@@ -345,7 +345,7 @@ fn a_probe_sees_a_login_through() {
     assert!(probed(true, &endless).1.is_err(), "a server that always asks for more");
 }
 
-/// Whoever leaves in the middle of a login counts against this host, so somebody goes on with it.
+/// A client that leaves in the middle of a login counts as an error of this host, so the login is completed.
 #[test]
 fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
     let switch = b"\xfeclient_ed25519\0abcdefghijklmnopqrstuvwxyzabcdef";
@@ -360,23 +360,23 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
         }
         dialogue.rest()
     };
-    // The server has not answered the login: nothing is due, and its question finds an answer.
+    // The server has not answered the login: there is nothing to send, and its question is answered.
     let mut waiting = rest(&[]).unwrap();
     assert_eq!(waiting.begin(), b"");
     assert_eq!(waiting.received(&packet(3, switch)), Ok(ProbeStep::Send(packet(4, &[0; 64]))));
     assert_eq!(waiting.received(&packet(5, denied)), Ok(ProbeStep::Serves { goodbye: vec![] }));
-    // It waits for an answer, of which the client has sent half.
+    // The server waits for an answer, of which the client has sent half.
     let mut asked = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])[..30].to_vec())]).unwrap();
     assert_eq!(asked.begin(), packet(4, &[0; 64]));
-    // It waits for a password, and the client (mysql without --get-server-public-key) would rather leave.
+    // The server waits for a password, and the client leaves (mysql without --get-server-public-key).
     let mut cold = rest(&[('<', packet(3, &[1, 4]))]).unwrap();
     assert_eq!(cold.begin(), packet(4, b"\0"));
-    // The client has answered, and half of what the server says to that is here.
+    // The client has answered, and half of the server's reply has been received.
     let (half, other) = (packet(5, denied)[..7].to_vec(), packet(5, denied)[7..].to_vec());
     let mut answered = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])), ('<', half)]).unwrap();
     assert_eq!(answered.begin(), b"");
     assert_eq!(answered.received(&other), Ok(ProbeStep::Serves { goodbye: vec![] }));
-    // A fast login that nobody waits for any more.
+    // A fast login whose client has left.
     let mut fast = rest(&[('<', packet(3, &[1, 3]))]).unwrap();
     assert_eq!(fast.begin(), b"");
     assert_eq!(fast.received(&packet(4, b"\0\0")), Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }));

@@ -18,9 +18,9 @@ fn info_loses_what_leads_past_us_and_keeps_the_nonce() {
     assert_eq!(leads_to_tls(upgrade, INFO, &[], &[]), FOR_CLIENT);
 }
 
-/// Keys that lead past us were taken out of INFO by their exact names, while clients read names more loosely: whoever sat
-/// between could send them elsewhere. INFO is made anew of what is known, so a name that is not on the list does not pass,
-/// whatever it looks like, nor does a value that is not of its kind.
+/// Keys that lead past us were removed from INFO by their exact names, although clients read names more loosely: an
+/// attacker on the path could redirect them. INFO is made anew, so that no name outside the list passes, and no value
+/// of another type.
 #[test]
 fn of_info_nothing_passes_that_is_not_known() {
     for unknown in ["\"Nonce\":\"x\"", "\"new_key\":{}", "\"ldm\":true", "\"host\":\"h\"", "\"\":1"] {
@@ -35,7 +35,8 @@ fn of_info_nothing_passes_that_is_not_known() {
     }
 }
 
-/// The server reads keys in any case, and the last of two counts: the option that keeps later INFOs away must be the only one.
+/// The server reads keys in any case, and the last of two counts: the option that prevents later INFOs must be the only
+/// one.
 #[test]
 fn connect_asks_for_no_other_info_in_whatever_case() {
     let connect =

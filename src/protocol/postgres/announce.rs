@@ -1,21 +1,21 @@
 //! The caller's unit in `application_name`, where `pg_stat_activity` and the server's log show it.
 //!
-//! It is the last word of the name, in brackets, and is never cut short for it: the server keeps 63 bytes
-//! (NAMEDATALEN), and the name before it gives way. A client that gives no name gets the brackets alone, which say only what
-//! is true; one that sets its name inside `options` is left as it is, for the parameter would win over that.
+//! The unit is the last word of the name, in brackets, and is never shortened: the server keeps 63 bytes (NAMEDATALEN),
+//! and the name before the unit is cut. If the client gives no name, the unit stands alone. If it sets its name in
+//! `options`, nothing is changed, because the parameter would override that.
 
 use super::OPENING_MAX;
 use super::be_u32;
 
-/// What the server keeps of the name.
+/// The bytes that the server keeps of the name.
 const NAME_MAX: usize = 63;
-/// What `[` and `]` leave of that for a unit.
+/// The room left for a unit in `[` and `]`.
 const UNIT_MAX: usize = NAME_MAX - 2;
 const NAME: &[u8] = b"application_name";
 /// Length and version.
 const PARAMETERS: usize = 8;
 
-/// Puts the unit into a StartupMessage. Whatever else it is stays as it is, and so does what follows it.
+/// Puts the unit into a StartupMessage. Any other packet, and bytes after it, stay as they are.
 pub(super) fn announce(opening: &mut Vec<u8>, unit: &str) {
     let Some(length) = be_u32(opening, 0).map(|length| length as usize) else { return };
     let Some(parameters) = opening.get(PARAMETERS..length).and_then(Parameters::read) else { return };
@@ -47,23 +47,23 @@ fn named(name: &[u8], unit: &str) -> Vec<u8> {
         return bracketed.into_bytes();
     }
     let mut kept = name.len().min(room - 1);
-    // Not in the middle of a character of UTF-8.
+    // Not within a character of UTF-8.
     while kept > 0 && name.get(kept).is_some_and(|byte| byte & 0xc0 == 0x80) {
         kept -= 1;
     }
     [&name[..kept], b" ", bracketed.as_bytes()].concat()
 }
 
-/// `name\0value\0 … \0`, as far as it matters here.
+/// The parameters `name\0value\0 … \0`, as far as they matter here.
 #[derive(Default)]
 struct Parameters {
-    /// Where the value of the last `application_name` is, which is the one that counts.
+    /// The position of the value of the last `application_name`, the one that counts.
     name: Option<(usize, usize)>,
     sets_name_in_options: bool,
 }
 
 impl Parameters {
-    /// `None` for what is none; the server will say so.
+    /// `None`: malformed, which the server will report.
     fn read(bytes: &[u8]) -> Option<Self> {
         let mut read = Self::default();
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! The client's untyped first packets: its requests for encryption, and the StartupMessage or CancelRequest behind them.
+//! The client's untyped first packets: requests for encryption, then a StartupMessage or CancelRequest.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ pub(super) struct StartupOpening {
 impl AnyOpening for StartupOpening {
     fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
-        // 0x16 opens a TLS record. As a length it would announce a packet of 370 MB.
+        // 0x16 begins a TLS record. As a length it would announce a packet of 370 MB.
         if self.held.first() == Some(&TLS_HANDSHAKE) {
             return Err(OpeningError::speaks_tls(
                 "the client speaks TLS to a plaintext port; set sslmode=disable (or prefer, without \
@@ -53,7 +53,7 @@ impl AnyOpening for StartupOpening {
                 Err(malformed("the client asked for encryption again after it was declined"))
             }
             CANCEL_REQUEST_CODE => self.cancel(length),
-            // Every minor of version 3 passes: the server negotiates it with NegotiateProtocolVersion.
+            // Every minor version of 3 is passed on: the server negotiates it with NegotiateProtocolVersion.
             version if version >> 16 == 3 => self.startup(length),
             _ => Err(malformed("the client's first packet is not PostgreSQL protocol 3")),
         }
@@ -65,8 +65,8 @@ impl StartupOpening {
         Self { protocol, held: Vec::new(), ssl_answered: false, gss_answered: false }
     }
 
-    /// `N`: this hop is not encrypted. The client goes on with the next packet on the same connection, and
-    /// must not have sent it already: it would be taken for encrypted by one side and for plain by the other.
+    /// `N`: this hop is not encrypted. The client continues with the next packet on the same connection. It must not
+    /// have sent it already: one side would take it for encrypted and the other for plaintext.
     fn decline(&mut self, length: usize) -> Result<OpeningState, OpeningError> {
         if self.held.len() > length || length != 8 {
             return Err(malformed("the client sent data behind its request for encryption"));
@@ -93,7 +93,7 @@ impl StartupOpening {
     fn startup(&mut self, length: usize) -> Result<OpeningState, OpeningError> {
         let is_npgsql = parameter_names(&self.held[8..length]).take(2).eq(NPGSQL_BEGINS_WITH);
         let strips_plus = self.protocol.strips_plus(is_npgsql);
-        // Whatever follows the packet travels with it; the server judges it.
+        // Bytes after the packet are sent with it; the server judges them.
         let bytes = std::mem::take(&mut self.held);
         let dialogue: Box<dyn Dialogue> = Box::new(Startup::new(strips_plus));
         Ok(OpeningState::Opened(ClientOpening {

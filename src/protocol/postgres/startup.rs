@@ -1,13 +1,14 @@
-//! From the server's first message to its first ReadyForQuery: the SASL offer, the client's answer to it, and the cancel key.
+//! From the server's first message to its first ReadyForQuery: the SASL offer, the client's answer to it, and the
+//! cancel key.
 
 use super::{HEAD, be_u32};
 use crate::protocol::{CancelKey, Dialogue, DialogueError, Outbox, ReplyTo};
 
-/// Follows the server's messages until it is ready for queries. It takes SCRAM-SHA-256-PLUS out of its offer, and learns
-/// how the session is cancelled.
+/// Follows the server's messages until it is ready for queries. It removes SCRAM-SHA-256-PLUS from the offer and
+/// remembers the cancel key.
 ///
-/// libpq refuses the whole offer on a connection without TLS as soon as it reads that name, whatever `channel_binding`
-/// says, and the client's hop to us is one.
+/// On a connection without TLS, such as the client's to us, libpq refuses the whole offer if it contains that name,
+/// whatever `channel_binding` is set to.
 #[derive(Debug)]
 pub(super) struct Startup {
     strips_plus: bool,
@@ -16,31 +17,31 @@ pub(super) struct Startup {
     cancel_key: Option<CancelKey>,
 }
 
-/// Where we are in the server's stream of messages.
+/// The position in the server's stream of messages.
 #[derive(Debug)]
 enum Server {
-    /// The head of a message, as far as it came.
+    /// The head of a message, as far as it was received.
     Head(Vec<u8>),
-    /// The rest of a message that goes through as it is.
+    /// The rest of a message that is passed on unchanged.
     Passing { left: usize, is_last: bool },
-    /// A message that is held until it is whole, with its length in all.
+    /// A message that is buffered until it is complete; `length` is its total length.
     Collecting { message: Vec<u8>, length: usize },
     /// Nothing is left to rewrite.
     Finished,
 }
 
-/// What the client's login may tell.
+/// What is expected of the client's login.
 #[derive(Debug)]
 pub(super) enum Client {
-    /// Nothing of interest, or not any more.
+    /// Nothing to examine, or no longer.
     Passing,
-    /// PLUS was taken out of the offer: its answer, held until it shows the gs2 flag.
+    /// PLUS was removed from the offer: the client's answer, buffered until it shows the gs2 flag.
     Answering(Vec<u8>),
 }
 
-/// A SASL offer we are ready to hold; libpq refuses one over 2,000 bytes.
+/// The longest SASL offer that is buffered; libpq refuses one over 2,000 bytes.
 const OFFER_MAX: usize = 64 * 1024;
-/// A BackendKeyData that we remember: process id and a key of 4 to 256 bytes.
+/// The longest BackendKeyData that is remembered: process id and a key of 4 to 256 bytes.
 const KEY_MAX: usize = 4 + 4 + 256;
 
 impl Startup {
@@ -48,7 +49,7 @@ impl Startup {
         Self { strips_plus, server: Server::Head(Vec::new()), client: Client::Passing, cancel_key: None }
     }
 
-    /// A whole head: what becomes of the message.
+    /// Decides what to do with a message by its complete head.
     fn message_begins(&self, head: Vec<u8>, out: &mut Vec<u8>) -> Result<Server, DialogueError> {
         let length = be_u32(&head, 1).unwrap_or_default() as usize;
         if length < 4 {
@@ -87,9 +88,9 @@ impl Startup {
 }
 
 impl Dialogue for Startup {
-    /// A gs2 flag `y` says that the client could bind the channel and believes that the server cannot. The server can, sees a
-    /// downgrade attack (RFC 5802 §6), and would refuse without saying what to do about it. The flag is part of the
-    /// client's proof, so nobody in the middle can mend it.
+    /// A gs2 flag `y` means that the client could bind the channel and believes that the server cannot. The server can,
+    /// sees a downgrade attack (RFC 5802 §6), and would refuse with an unhelpful error. The flag is part of the
+    /// client's proof, so it cannot be corrected on the way.
     fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let Client::Answering(held) = &mut self.client else {
             out.to_upstream.extend_from_slice(bytes);
@@ -156,15 +157,15 @@ impl Dialogue for Startup {
     }
 }
 
-/// What a client's SASLInitialResponse says of channel binding.
+/// What a client's SASLInitialResponse says about channel binding.
 enum Gs2 {
     Incomplete,
     CouldBind,
     Other,
 }
 
-/// `p`, length, mechanism and NUL, length of the answer, then the gs2 header. Anything else is not looked at, and a message
-/// that ends before it shows the flag is passed on as it is.
+/// `p`, length, mechanism and NUL, length of the answer, then the gs2 header. Other messages are not examined, and one
+/// that ends before the flag is passed on unchanged.
 fn gs2_flag(bytes: &[u8]) -> Gs2 {
     const MECHANISM_MAX: usize = 64;
     if bytes.first().is_some_and(|kind| *kind != b'p') {
@@ -189,7 +190,7 @@ const fn of_server(reason: &'static str) -> DialogueError {
     DialogueError::of_server(reason, ReplyTo([0; 8]))
 }
 
-/// Moves at most `most` bytes; what is left is the answer.
+/// Moves at most `most` bytes to `to`. Returns the rest.
 fn take<'a>(bytes: &'a [u8], most: usize, to: &mut Vec<u8>) -> &'a [u8] {
     let (taken, left) = bytes.split_at(most.min(bytes.len()));
     to.extend_from_slice(taken);
@@ -198,7 +199,7 @@ fn take<'a>(bytes: &'a [u8], most: usize, to: &mut Vec<u8>) -> &'a [u8] {
 
 pub(super) const AUTHENTICATION_SASL: u32 = 10;
 
-/// The offer without the mechanisms that bind to a TLS channel which the client does not have.
+/// The offer without the mechanisms that bind to a TLS channel, which the client does not have.
 pub(super) fn without_plus(message: &[u8]) -> Result<Vec<u8>, DialogueError> {
     const MALFORMED: DialogueError = of_server("the server's list of logins (SASL) is malformed");
     let names = message[HEAD + 4..].strip_suffix(&[0]).ok_or(MALFORMED)?;

@@ -72,7 +72,7 @@ fn a_startup_packet_may_come_byte_by_byte() {
     assert_eq!(opened(opening.received(&[*last])).bytes, packet);
 }
 
-/// Whether PLUS is taken out of the offer to a client with these parameters.
+/// Whether PLUS is removed from the offer to a client with these parameters.
 fn strips(protocol: Postgres, parameters: &[(&str, &str)]) -> bool {
     let opened = opened(StartupOpening::new(protocol).received(&startup(parameters)));
     let mut dialogue = opened.dialogue.expect("a session has a dialogue");
@@ -182,12 +182,12 @@ fn plus_is_taken_out_of_the_offer_and_nothing_else_changes() {
         assert_eq!(out.to_upstream, answer);
         assert!(startup.is_finished());
     }
-    // The exact bytes seen from PostgreSQL 15.18 and 18.6, and what libpq accepts.
+    // The exact bytes that PostgreSQL 15.18 and 18.6 send, and the form that libpq accepts.
     assert_eq!(offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"])[..5], *b"R\0\0\0\x2a");
     assert_eq!(without_plus(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"])).unwrap()[..5], *b"R\0\0\0\x17");
 }
 
-/// SASLInitialResponse with that gs2 flag.
+/// A SASLInitialResponse with that gs2 flag.
 fn initial_response(flag: u8) -> Vec<u8> {
     let data = [&[flag][..], b",,n=,r=abc"].concat();
     let mut body = b"SCRAM-SHA-256\0".to_vec();
@@ -204,7 +204,7 @@ fn a_client_that_could_bind_is_told_what_to_set_once_plus_was_taken_away() {
     for (names, flag, is_refused) in [
         (&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"][..], b'y', true),
         (&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"], b'n', false),
-        // Nothing was taken away, so the server cannot bind either, and a `y` is fine with it.
+        // Nothing was removed, so the server cannot bind either, and `y` is correct.
         (&["SCRAM-SHA-256"], b'y', false),
     ] {
         for chunk in [1, 5, 100] {
@@ -225,7 +225,8 @@ fn a_client_that_could_bind_is_told_what_to_set_once_plus_was_taken_away() {
     }
 }
 
-/// Answers that hold no gs2 flag: held until they are whole, and not longer, or client and server would wait for ever.
+/// Answers without a gs2 flag: buffered until they are complete and no longer, or client and server would wait for
+/// ever.
 #[test]
 fn an_answer_without_a_flag_is_passed_on_once_it_is_whole() {
     let message = |body: &[u8]| {
@@ -233,10 +234,11 @@ fn an_answer_without_a_flag_is_passed_on_once_it_is_whole() {
         [&b"p"[..], &length, body].concat()
     };
     for answer in [
-        // A mechanism that is not SCRAM, and one without its first words (RFC 4422 lets a client wait for an empty challenge).
+        // A mechanism other than SCRAM, and one without initial data (RFC 4422 lets a client wait for an empty
+        // challenge).
         message(b"OAUTHBEARER\0\0\0\0\x04n,,\x01"),
         message(b"SCRAM-SHA-256\0\xff\xff\xff\xff"),
-        // Somebody who sent the first message before the offer came goes on with the second.
+        // A client that sent its first message before the offer came continues with the second.
         message(b"c=biws,r=abc,p=xyz"),
         message(b""),
         message(b"SCRAM-SHA-256"),
@@ -254,7 +256,7 @@ fn an_answer_without_a_flag_is_passed_on_once_it_is_whole() {
             assert!(startup.is_finished());
         }
     }
-    // What is not in the message does not count for it.
+    // Bytes after the message are not part of it.
     let (mut startup, mut out) = (Startup::new(true), Outbox::default());
     startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
     let pipelined = [message(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), b"yyyy".to_vec()].concat();
@@ -297,8 +299,8 @@ fn a_cancel_key_of_an_impossible_length_goes_through_unlearnt() {
     }
 }
 
-/// The server negotiates a minor version that it does not know (NegotiateProtocolVersion), or refuses it; it is not for us to
-/// say.
+/// The server negotiates a minor version that it does not know (NegotiateProtocolVersion), or refuses it; that is not
+/// our decision.
 #[test]
 fn every_minor_version_of_protocol_3_passes() {
     for minor in [0, 1, 2, 9999, 0xffff] {
@@ -306,7 +308,7 @@ fn every_minor_version_of_protocol_3_passes() {
         packet[4..8].copy_from_slice(&((3_u32 << 16) | minor).to_be_bytes());
         assert_eq!(opened(opening().received(&packet)).bytes, packet);
     }
-    // What PostgreSQL 15 answers to 3.2.
+    // PostgreSQL 15's answer to 3.2.
     let negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0";
     let (mut startup, mut out) = (Startup::new(true), Outbox::default());
     startup.upstream_said(&[negotiated, OK, READY].concat(), &mut out).unwrap();
@@ -320,7 +322,7 @@ fn error(sqlstate: &str) -> Vec<u8> {
     [&b"E"[..], &length, fields.as_bytes()].concat()
 }
 
-/// What a probe makes of a server that says this and then closes.
+/// A probe's result if the server sends these bytes and then closes.
 fn probed(server: &[u8], chunk: usize) -> Result<ProbeStep, ProbeError> {
     let mut probe = StartupProbe::default();
     for bytes in server.chunks(chunk) {
@@ -380,7 +382,7 @@ fn a_probe_judges_by_the_first_message() {
     }
 }
 
-/// Endless notices are read and forgotten; how many there may be is the driver's to say.
+/// Endless notices are read and dropped; the driver bounds their number.
 #[test]
 fn a_probe_holds_no_more_than_one_message() {
     let mut probe = StartupProbe::default();
@@ -397,7 +399,7 @@ fn an_offer_of_plus_alone_is_an_error_in_words() {
     assert!(error.unwrap_err().reason.contains("SCRAM-SHA-256-PLUS"));
 }
 
-/// A fuzzer found that a list without its terminators was mended on the way, and so grew.
+/// Found by fuzzing: a list without its terminators was completed on the way, and so grew.
 #[test]
 fn a_malformed_offer_is_an_error_and_not_mended() {
     for names in [&b""[..], b"A", b"A\0", b"\0\0", b"A\0\0\0", b"A\0\0B\0\0"] {
@@ -490,7 +492,7 @@ proptest! {
     }
 }
 
-/// Only what stands in place of an answer to the login, whole, and says "not now".
+/// Only a complete error in place of an answer to the login that means "not now".
 #[test]
 fn a_server_turns_sessions_away_by_two_errors() {
     let error = |kind: u8, sqlstate: &str| {

@@ -40,7 +40,7 @@ fn a_probe_needs_no_password_and_knows_who_is_not_ready() {
     assert!(Ping::default().received(&endless).is_err());
 }
 
-/// ioredis opens with three commands at once: one error answered the first, and the client never heard why.
+/// ioredis begins with three commands at once: one error answered the first, and the client never reported it.
 #[test]
 fn each_command_of_a_pipeline_is_answered() {
     for (bytes, count) in [

@@ -15,7 +15,7 @@ fn the_client_is_greeted_by_the_server_itself() {
     assert_eq!(leads_to_tls(upgrade, GREETING, &["OK \"Begin TLS\"\r\n"], &["STARTTLS\r\n"]), "");
 }
 
-/// Capabilities and answers in literals (RFC 5804 §4) ended the upgrade.
+/// Capabilities and answers in literals (RFC 5804 §4) failed the upgrade.
 #[test]
 fn a_literal_is_part_of_its_line() {
     let greeting = "\"IMPLEMENTATION\" {6}\r\nOK\r\nno\r\n\"STARTTLS\"\r\nOK {7}\r\nNO\r\nyes\r\n";
@@ -30,7 +30,7 @@ fn hostile_servers_lead_nowhere() {
     assert_eq!(fails(upgrade, "\"SASL\" \"\"\r\nOK\r\n", &[]), UpgradeError::NotOffered("STARTTLS"));
     assert_eq!(fails(upgrade, GREETING, &["NO \"no\"\r\n"]), UpgradeError::Declined);
     assert!(matches!(fails(upgrade, "BYE \"full\"\r\n", &[]), UpgradeError::TurnedAway(_)));
-    // Words of several lines are a literal (RFC 5804 §4).
+    // A text of several lines is a literal (RFC 5804 §4).
     let bye = "BYE {22}\r\ntoo many\r\nconnections\r\n\r\n";
     assert!(matches!(fails(upgrade, bye, &[]), UpgradeError::TurnedAway(_)));
 }

@@ -1,8 +1,8 @@
-//! What we call ourselves in EHLO: a domain, or the address that the connection comes from.
+//! Our name in EHLO: a domain, or the local address of the connection.
 //!
-//! RFC 5321 §4.1.1.1: the full name of the host where it has one, and else an address literal. §4.1.2 and §4.1.3 say what
-//! either may look like; servers refuse others (Exim's `helo_allow_chars`), or single words (Postfix'
-//! `reject_non_fqdn_helo_hostname`). Asks no name server whether a name leads anywhere.
+//! RFC 5321 §4.1.1.1: the full name of the host if it has one, else an address literal. §4.1.2 and §4.1.3 define both;
+//! servers refuse other forms (Exim's `helo_allow_chars`) or single words (Postfix' `reject_non_fqdn_helo_hostname`).
+//! Whether the name resolves is not checked.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::fmt;
@@ -11,9 +11,9 @@ use super::Options;
 
 #[derive(Debug, Clone)]
 pub(super) enum EhloName {
-    /// One that the file gives, or the host has.
+    /// Configured, or the host's name.
     Given(String),
-    /// Whatever address the connection is made from.
+    /// The local address of the connection.
     Address(IpAddr),
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for EhloName {
     }
 }
 
-/// Whether that may stand in EHLO: a domain, or an address literal.
+/// Whether this text may be used in EHLO: a domain, or an address literal.
 #[must_use]
 pub fn helo_name(text: &str) -> bool {
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -57,7 +57,8 @@ pub fn helo_name(text: &str) -> bool {
     }
 }
 
-/// RFC 5321 §4.1.2 (letters, digits and hyphens within each label) and §4.5.3.1.2 (255 bytes), RFC 1035 §2.3.4 (63 a label).
+/// RFC 5321 §4.1.2 (letters, digits and hyphens within each label) and §4.5.3.1.2 (255 bytes), RFC 1035 §2.3.4 (63 a
+/// label).
 fn is_domain(text: &str) -> bool {
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
@@ -87,7 +88,7 @@ mod tests {
         name.to_string()
     }
 
-    /// A host called web_1 said so to an Exim, which answers 501; one called web is turned away by
+    /// A host called web_1 used that name towards an Exim, which answers 501; one called web is rejected by
     /// `reject_non_fqdn_helo_hostname`.
     #[test]
     fn a_host_without_a_full_name_goes_by_its_address() {

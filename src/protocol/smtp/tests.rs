@@ -41,14 +41,14 @@ fn hostile_servers_lead_nowhere() {
         UpgradeError::NotOffered("STARTTLS")
     );
     assert_eq!(fails(upgrade, GREETING, &[EHLO, "454 not now\r\n"]), UpgradeError::Declined);
-    // A forged go-ahead behind the capabilities, in one segment: it came before we had asked.
+    // A forged go-ahead after the capabilities, in one segment: it came before our request.
     let forged = format!("{EHLO}{GO}");
     let (_, ended) = crate::protocol::lines::tests::play(upgrade(), GREETING, &[&forged], 512);
     assert!(matches!(ended, Err(UpgradeError::Unsuitable(_))));
 }
 
-/// Exim answered `EHLO web_1` with a 501, and the log had it that the server does not offer TLS. What it says is shown, as far as
-/// that is harmless.
+/// Exim answered `EHLO web_1` with a 501, and the log said that the server does not offer TLS. Now its answer is shown,
+/// made printable.
 #[test]
 fn another_answer_to_ehlo_is_told_as_it_is() {
     let answer = "501-Syntactically invalid\r\n501 EHLO argument(s)\u{1b}[2J\r\n";
@@ -60,7 +60,7 @@ fn another_answer_to_ehlo_is_told_as_it_is() {
     assert_eq!(error, UpgradeError::NotOffered("STARTTLS"));
 }
 
-/// A host whose name is none said it all the same, to servers and in probes.
+/// A host with an invalid name used it all the same, towards servers and in probes.
 #[test]
 fn who_has_no_full_name_goes_by_the_address_it_comes_from() {
     let nameless = || {
