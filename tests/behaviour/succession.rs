@@ -153,7 +153,8 @@ fn is_set_aside(ambassador: &Ambassador, dead: &ClosedPort) {
     for cluster in ["up", "broken"] {
         assert_eq!(attempts(&after, cluster), attempts(&before, cluster), "{cluster}");
     }
-    assert_eq!(after.sum("breaker_state", &[("cluster", "broken")]), 2.0);
+    // Half-open, while a trial is on its way.
+    assert!(after.sum("breaker_state", &[("cluster", "broken")]) >= 1.0);
     assert_eq!(after.sum("endpoint_ejected", &[("cluster", "up"), ("endpoint", &dead.address())]), 1.0);
     let status = ambassador.status();
     assert_eq!(status["clusters"][0]["endpoints"][0]["ejected"]["fault"], "connect");
