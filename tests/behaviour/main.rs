@@ -44,11 +44,11 @@ mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logs; // files, disks, journald, rotation
-mod mail_clients;
+mod mail_clients; // mail clients, against Postfix and Dovecot
 mod mailbox_clients; // programs that fetch mail, against Dovecot
 mod many_names; // more names than are queried at once
 mod many_reloads; // random reloads, and what they leak
-mod mssql_clients;
+mod mssql_clients; // FreeTDS and pytds, against a scripted SQL Server
 mod mysql_clients; // MariaDB, and a server that authenticates as MySQL does
 mod mysql_server; // MySQL itself, if scripts/test-matrix has fetched it
 mod names; // DNS servers and resolv.conf(5)
