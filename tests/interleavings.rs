@@ -1,4 +1,5 @@
-//! Every order of events, by loom: what other threads may do to a session while its own task looks, waits and moves.
+//! Every order of events, by loom: what other threads may do to a session while its own task polls, waits and moves
+//! bytes.
 //!
 //! The code is the daemon's own; only its atomics are loom's.
 
@@ -13,7 +14,7 @@ mod sync {
 
     pub(crate) use loom::sync::atomic::{AtomicU8, Ordering};
 
-    /// With the names of the one that the daemon uses.
+    /// With the names that the daemon uses.
     #[derive(Debug)]
     pub(crate) struct AtomicWaker(loom::future::AtomicWaker);
 
@@ -37,7 +38,7 @@ mod stop_signal;
 
 use stop_signal::StopSignal;
 
-/// As a session waits: it says who is to be woken, then looks.
+/// Waits like a session: registers its waker, then checks.
 async fn ordered(stop_signal: &StopSignal) -> u8 {
     std::future::poll_fn(|cx| {
         stop_signal.register_waker(cx.waker());
@@ -46,11 +47,11 @@ async fn ordered(stop_signal: &StopSignal) -> u8 {
     .await
 }
 
-/// loom says "deadlock" where an order falls between a look and the wait behind it.
+/// loom reports "deadlock" if an order falls between the check and the wait after it.
 #[test]
 fn an_order_is_never_slept_through_and_the_first_counts() {
     let mut model = loom::model::Builder::new();
-    // Three threads in every order take a minute; the second model leaves nothing out.
+    // Three threads in every order take a minute; the second model omits nothing.
     model.preemption_bound = Some(3);
     model.check(|| {
         let stop_signal = Arc::new(StopSignal::new());
@@ -67,7 +68,7 @@ fn an_order_is_never_slept_through_and_the_first_counts() {
     });
 }
 
-/// The waker was taken at the first look and kept: a session that was polled by somebody else afterwards was never woken.
+/// Scenario: the waker of the first poll was kept: a session that another task polled afterwards was never woken.
 #[test]
 fn an_order_wakes_who_waits_now_and_not_who_waited_first() {
     loom::model(|| {
@@ -76,7 +77,7 @@ fn an_order_wakes_who_waits_now_and_not_who_waited_first() {
             let stop_signal = Arc::clone(&stop_signal);
             thread::spawn(move || stop_signal.set(1))
         };
-        // Polled once by somebody who then leaves it to another.
+        // Polled once by a task that then leaves it to another.
         let mut elsewhere = std::task::Context::from_waker(std::task::Waker::noop());
         let mut waiting = std::pin::pin!(ordered(&stop_signal));
         let polled = waiting.as_mut().poll(&mut elsewhere);

@@ -1,8 +1,9 @@
-//! A seeded simulation of the policies against a shadow model: endpoints that fail and come back, probes, orders,
-//! endpoints that join and leave, sessions and dials that are cancelled, a clock that stands still and one that jumps.
+//! A seeded simulation of the policies against a shadow model: endpoints that fail and return, probes, operators'
+//! requests, endpoints that join and leave, cancelled sessions and dials, a clock that stands still and one that
+//! jumps.
 //!
-//! Everything flows from one seed, which a failure prints; `SEED=n cargo test --test simulation` replays it
-//! and `SEEDS=n` runs that many.
+//! Everything follows from one seed, which a failure prints; `SEED=n cargo test --test simulation` replays it and
+//! `SEEDS=n` runs that many.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use fastrand::Rng;
 
 const STEPS: usize = 700;
 const SEEDS: u64 = 60;
-/// For the shares.
+/// For the endpoints' shares.
 const PICKS: u32 = 6_000;
 
 struct Dial {
@@ -32,29 +33,29 @@ struct Dial {
     ticket: DialTicket,
 }
 
-/// The policies, used as a cluster uses them, and what must hold of them.
+/// The policies, used as a cluster uses them, and their invariants.
 struct World {
     rng: Rng,
     now: Instant,
     settings: Settings,
     retry: Retry,
     cluster_state: ClusterState,
-    /// Shadow model: which endpoint each dial and each session is on.
+    /// Shadow model: the endpoint of each dial and each session.
     dials: BTreeMap<u64, Dial>,
     sessions: BTreeMap<u64, Id>,
-    /// Those that the cluster has, with the operator's order for each.
+    /// The members of the cluster, each with the operator's setting.
     members: BTreeMap<Id, Admin>,
     /// How likely a dial to each fails, in percent.
     failing: BTreeMap<Id, u32>,
-    /// Whose last evidence is a failure, by what was told.
+    /// Endpoints whose last reported evidence is a failure.
     bad: BTreeSet<Id>,
-    /// Trials of ours that are on their way.
+    /// Our own trials under way.
     trials: Vec<Trial>,
-    /// What the breaker told last.
+    /// The breaker's last reported state.
     breaker: breaker::StateLabel,
     next: u64,
     picks: u64,
-    /// What happened at all, so that a simulation that never gets anywhere is noticed.
+    /// The events that occurred, so that a simulation that never gets anywhere is noticed.
     seen: BTreeMap<&'static str, u64>,
 }
 
@@ -110,7 +111,7 @@ impl World {
         *self.seen.entry(what).or_default() += 1;
     }
 
-    /// Mostly a little; now and then none at all, or an hour.
+    /// Mostly a little; sometimes not at all, or by an hour.
     fn pass_time(&mut self) {
         let most = [0, 10, 100, 1_000, 10_000, 3_600_000][self.rng.usize(..6)];
         self.now += Duration::from_millis(self.rng.u64(..=most));
@@ -138,7 +139,7 @@ impl World {
         self.cluster_state.endpoint(id).expect("a member has its slot")
     }
 
-    /// Other settings, as a reload brings them.
+    /// Other settings, as by a reload.
     fn reconfigure(&mut self) {
         if self.rng.bool() {
             return;
@@ -146,14 +147,14 @@ impl World {
         let limits = self.settings.limits;
         self.settings = Settings { limits, ..settings(&mut self.rng) };
         self.cluster_state.reconfigure(self.settings);
-        // Another task goes on, which hears nothing of the trials before it.
+        // Another task continues, which gets no result of the trials before it.
         self.trials.clear();
         self.cluster_state.forget_trials(self.now);
         self.note_events();
         self.saw("reconfigured");
     }
 
-    /// Another process takes over: what it knows goes on from snapshots, and what this one carries it does not know of.
+    /// Another process takes over: its state comes from snapshots; it does not know the sessions of this one.
     fn replace(&mut self) {
         if self.rng.u32(..4) > 0 {
             return;
@@ -191,7 +192,7 @@ impl World {
         self.saw("replaced");
     }
 
-    /// Trials that are due begin, and others end.
+    /// Due trials begin, and others end.
     fn try_ourselves(&mut self) {
         let next = self.cluster_state.next_trial();
         let begun = self.cluster_state.begin_trials(self.now, &mut self.rng);
@@ -218,7 +219,7 @@ impl World {
             };
             self.cluster_state.record_trial(trial, verdict, self.now, &mut self.rng);
             match verdict {
-                // One trial of several that are wanted proves nothing yet.
+                // One of several required trials proves nothing yet.
                 TrialVerdict::Serves(_) | TrialVerdict::TurnedAway
                     if self.settings.breaker.is_some_and(|breaker| breaker.half_open_trials > 1) => {}
                 TrialVerdict::Serves(_) | TrialVerdict::TurnedAway => _ = self.bad.remove(&trial.endpoint),
@@ -230,8 +231,8 @@ impl World {
         }
     }
 
-    /// Who may be picked, by rules of its own: for a session's first attempt those that nothing speaks against, and for the
-    /// others all that could still serve, the best first.
+    /// The endpoints that may be picked, by independent rules: for a session's first attempt those without evidence
+    /// against them, and for the others all that could still serve, the best first.
     fn usable(&self, is_retry: bool) -> Vec<Vec<Id>> {
         let enabled = self.members.iter().filter(|(_, admin)| **admin == Admin::Enabled).map(|(id, _)| *id);
         let enabled: Vec<_> = enabled.collect();
@@ -338,7 +339,7 @@ impl World {
         assert!(plan.attempts() <= self.retry.attempts.unwrap_or(u32::MAX));
     }
 
-    /// One more dial beside the first, which is left to end by itself.
+    /// One more dial beside the first, which ends by itself.
     fn hedge(&mut self, plan: &mut Plan) {
         let best = self.usable(false).swap_remove(0);
         let Some((id, ticket)) = self.cluster_state.begin_hedge(plan, None, self.now, &mut self.rng) else {
@@ -350,7 +351,7 @@ impl World {
         self.saw("hedged");
     }
 
-    /// By what the weather says of its endpoint. Whether it became a session.
+    /// By the failure rate of its endpoint. Returns whether it became a session.
     fn try_it(&mut self, dial: u64) -> bool {
         let id = self.dials[&dial].id;
         let fails = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
@@ -392,7 +393,7 @@ impl World {
         self.note_events();
     }
 
-    /// Some leave, some join, one that left with sessions on it may come back.
+    /// Some leave, some join, and one that left with sessions may return.
     fn change_members(&mut self) {
         let mut members: Vec<_> =
             self.cluster_state.endpoints().iter().map(|endpoint_state| Some(endpoint_state.id())).collect();
@@ -451,7 +452,7 @@ impl World {
         }
     }
 
-    /// Follows what the roster says that it changed, and holds it against what may change.
+    /// Checks the reported events against the allowed transitions.
     fn note_events(&mut self) {
         for event in self.cluster_state.take_events() {
             match event {
@@ -520,7 +521,7 @@ impl World {
     }
 }
 
-/// What a failure cost decides who pays for the next attempt.
+/// Whether a failure was free for the server decides whether the budget pays for the next attempt.
 fn plan_failed(plan: &mut Plan, rng: &mut Rng) {
     plan.record_failure(rng.bool());
 }
@@ -614,7 +615,7 @@ fn a_seed_replays() {
     }
 }
 
-/// Over time each endpoint has its share, by every policy that has shares: while sessions come and go.
+/// Over time each endpoint has its share, by every policy with shares, while sessions come and go.
 #[test]
 fn weights_are_honoured_over_time() {
     for seed in seeds().into_iter().take(5) {

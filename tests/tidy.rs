@@ -1,7 +1,7 @@
-//! The rules of the house that a compiler does not know: who may import whom, what the pure modules may
-//! not contain, where `unsafe`, the clock and entropy live, which tests exist. docs/ARCHITECTURE.md says why.
+//! The project's rules that the compiler does not check: the layers of modules, what the pure modules may not contain,
+//! where `unsafe`, the clock and entropy are allowed, which tests exist. docs/ARCHITECTURE.md has the reasons.
 //!
-//! A rule that has to be broken is broken in `ALLOWED`, with the reason.
+//! Exceptions to a rule are in `ALLOWED`, with the reason.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -44,10 +44,10 @@ const LAYERS: &[(&str, u32)] = &[
     ("cli", 9),
 ];
 
-/// Modules that decide and do nothing else.
+/// Modules without effects.
 const PURE: &[&str] = &["head", "policy", "protocol"];
 
-/// What a pure module may not name, and the rule.
+/// Text that a pure module may not contain, and the rule.
 const IMPURE: &[(&str, &str)] = &[
     ("tokio", "no runtime: effects are the driver's"),
     ("async ", "no async: bytes in, values out"),
@@ -63,7 +63,7 @@ const IMPURE: &[(&str, &str)] = &[
     ("HashSet", "no hash order: a seed must replay"),
 ];
 
-/// Who may ask for the wall clock, and what for: its steps must not move anything else.
+/// Files that may read the wall clock, and for what: its steps must not affect anything else.
 const WALL: &[(&str, &str)] = &[
     ("clock.rs", "where it is read"),
     ("cli/demo/mod.rs", "the name of a folder"),
@@ -75,11 +75,11 @@ const WALL: &[(&str, &str)] = &[
     ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),
 ];
 
-/// File names that say nothing about what is inside.
+/// File names that say nothing about the content.
 const EMPTY_NAMES: &[&str] =
     &["utils", "util", "helpers", "helper", "common", "types", "constants", "manager", "misc"];
 
-/// Exceptions: file, the text that is allowed there, why.
+/// Exceptions: file, the text that is allowed there, the reason.
 const ALLOWED: &[(&str, &str, &str)] = &[];
 
 struct Source {
@@ -89,8 +89,8 @@ struct Source {
 }
 
 impl Source {
-    /// Lines of code with their numbers, a `use` that spans several joined on its first. Comments and inline
-    /// tests do not count: `#[cfg(test)]` hides the declaration behind it, or a module to the end of the file.
+    /// Lines of code with their numbers; a `use` over several lines is joined on its first. Comments and inline tests
+    /// do not count: `#[cfg(test)]` hides the declaration behind it, or a module to the end of the file.
     fn code(&self) -> Vec<(usize, String)> {
         let is_test_file =
             self.path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
@@ -326,7 +326,7 @@ fn lexicon() -> std::collections::BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/LEXICON.md");
     let text = std::fs::read_to_string(path).expect("docs/LEXICON.md is there");
     let rows = text.lines().filter(|line| line.starts_with('|'));
-    // Names in backticks count wherever they stand in a row.
+    // Names in backticks count anywhere in a row.
     let words = rows.flat_map(|row| {
         let first = row.split('|').nth(1).unwrap_or_default().to_owned();
         let named = row.split('`').skip(1).step_by(2).map(str::to_owned);
@@ -340,7 +340,7 @@ fn lexicon() -> std::collections::BTreeSet<String> {
         .collect()
 }
 
-/// The name of the type that a line declares for others, be it for its crate alone.
+/// The name of the type that a line declares with `pub` or `pub(…)`.
 fn public_type(line: &str) -> Option<&str> {
     let rest = line.trim_start().strip_prefix("pub")?;
     let rest = match rest.strip_prefix('(') {

@@ -1,12 +1,12 @@
-//! What the quick minute insists on, scenario by scenario, of ambassador alone.
+//! The aims that a quick run checks, scenario by scenario, of ambassador alone.
 //!
 //! Lacks aims for figures of time that a busy machine moves: opening, CPU.
 use crate::judge::Record;
 
-/// A bound for one scenario; what is absent is not judged.
+/// A bound for one scenario; an absent bound is not checked.
 struct Aim {
     scenario: &'static str,
-    /// Sessions, per thousand, beside those that were under way when their endpoint was killed.
+    /// Lost sessions per thousand, beside those that were under way when their endpoint was killed.
     lost: Option<usize>,
     /// Seconds from a return to the last loss.
     recovery: Option<f64>,
@@ -18,7 +18,7 @@ const fn aim(scenario: &'static str, lost: Option<usize>, recovery: Option<f64>,
     Aim { scenario, lost, recovery, reuse }
 }
 
-/// While all are dead a session waits, and while all but one are none has to be lost.
+/// While all endpoints are dead a session waits; while one lives, none has to be lost.
 const AIMS: [Aim; 9] = [
     aim("kill", Some(0), Some(0.0), None),
     aim("often", Some(0), Some(0.0), None),
@@ -36,7 +36,7 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     AIMS.iter().map(|aim| aim.scenario)
 }
 
-/// What was missed, in words.
+/// The missed aims, in words.
 pub(crate) fn missed(records: &[Record]) -> Vec<String> {
     records
         .iter()

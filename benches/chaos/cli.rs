@@ -1,4 +1,4 @@
-//! The command line: what a person asks of the show, and the hidden parts that the show starts.
+//! The command line: the options of the user, and the hidden roles that the bench starts as children.
 //!
 //! It also takes what cargo and libtest pass to every bench. Lacks any reading of files or of the environment.
 use std::io;
@@ -94,8 +94,8 @@ impl Options {
         Self::parse()
     }
 
-    /// `cargo test --benches` says nothing at all; the daemon is not optimised then, and there is nothing to aim at. That the
-    /// bench works is shown by one scenario.
+    /// `cargo test --benches` passes no flag at all; the daemon is not optimised then, and no aim applies. One
+    /// scenario shows that the bench works.
     fn is_taste(&self) -> bool {
         !self.quick && self.cargo.is_test()
     }

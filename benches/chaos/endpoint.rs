@@ -1,7 +1,7 @@
-//! The endpoint: an mTLS server that echoes, and misbehaves as it is told on stdin, a mode a line.
+//! The endpoint: an mTLS server that echoes, and misbehaves as commanded on stdin, one mode per line.
 //!
-//! One loop waits for connections and orders; each session has a thread. It ends with its stdin, and with the stage
-//! however that ends, even while it is stopped. Lacks what is done to it from without: being killed, stopped, started.
+//! One loop waits for connections and commands; each session has a thread. It ends with its stdin, and with the stage
+//! however that ends, even while it is stopped. Lacks what is done to it from outside: being killed, stopped, started.
 mod hole;
 mod session;
 
@@ -48,25 +48,25 @@ pub(crate) struct Setup {
     pub(crate) held: bool,
 }
 
-/// The order that one which is held waits for.
+/// The command that a held endpoint waits for.
 pub(crate) const OPEN: &str = "open";
 
-/// So many may wait until they are accepted.
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A predecessor that was just killed may still hold the port.
+/// A predecessor that was just killed may still have the port.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What takes connections, or keeps them out.
 enum Door {
     Shut,
     Open(TcpListener),
-    // Only held.
+    // Only kept open.
     Hole(#[expect(dead_code, reason = "its sockets are what it is for")] Hole),
 }
 
 pub(crate) fn run(setup: &Setup) -> io::Result<()> {
-    // TERM would wait for a process that is stopped.
+    // TERM would not reach a stopped process.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let server = Arc::new(Server {
         key: u8::try_from(setup.key).map_err(io::Error::other)?,
@@ -108,7 +108,7 @@ fn obey(line: &str, at: SocketAddr, mode: &mut Mode, door: &mut Door) -> io::Res
         Err(_) => line == OPEN && is_shut,
     };
     if reopens {
-        // First shut, for two cannot have the port.
+        // Closed first, since two sockets cannot have the port.
         *door = Door::Shut;
         *door = open(at, *mode)?;
     }
@@ -136,7 +136,7 @@ fn open(at: SocketAddr, mode: Mode) -> io::Result<Door> {
     Ok(Door::Open(listener))
 }
 
-/// Whether there is an order, and whether a connection.
+/// Whether there is a command, and whether a connection.
 fn wait(door: &Door) -> io::Result<(bool, bool)> {
     let stdin = io::stdin();
     let mut waited = vec![PollFd::new(&stdin, PollFlags::IN)];
@@ -148,7 +148,7 @@ fn wait(door: &Door) -> io::Result<(bool, bool)> {
     Ok((ready.next().unwrap_or_default(), ready.next().unwrap_or_default()))
 }
 
-/// Those that are whole.
+/// The complete lines.
 fn lines(held: &mut Vec<u8>) -> Vec<String> {
     let end = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let whole: Vec<u8> = held.drain(..end).collect();
@@ -160,11 +160,11 @@ fn accept(listener: &TcpListener, server: &Arc<Server>, mode: Mode) -> io::Resul
         match listener.accept() {
             Ok((stream, _)) => {
                 let server = Arc::clone(server);
-                // A session that fails is what this bench is about; the client tells it.
+                // This bench is about sessions that fail; the client reports it.
                 thread::spawn(move || drop(server.serve(stream, mode)));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // One that has gone again before it was accepted.
+            // The connection was closed again before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => return Err(error),
         }

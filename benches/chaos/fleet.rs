@@ -1,6 +1,6 @@
-//! An endpoint as the stage sees it: a child that is killed, started, stopped and told how to behave.
+//! An endpoint as the stage sees it: a child that is killed, started, stopped and commanded.
 //!
-//! Lacks the serving: that is `endpoint`, the part that the child plays.
+//! Lacks the serving: that is `endpoint`, the child's role.
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -14,20 +14,20 @@ use crate::pki::Pki;
 use crate::schedule::{Mode, Order};
 use crate::speech::Speech;
 
-/// A new child listens within this, or it does not.
+/// A new child listens within this time, or has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Endpoint {
     pub(crate) at: SocketAddr,
     command: Command,
     child: Option<Child>,
-    /// Ready to listen in place of one that was killed: to start a program takes longer than some are dead.
+    /// Ready to listen in place of a killed one: starting a program takes longer than some stay dead.
     heir: Option<Child>,
     mode: Mode,
 }
 
 impl Endpoint {
-    /// Of `key` 0 to 9, which is what its answers begin with.
+    /// `key` is 0 to 9, the first byte of its answers.
     pub(crate) fn start(
         key: usize,
         at: SocketAddr,
@@ -44,7 +44,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// What takes time, such as to start an heir, is left for [`Endpoint::recover`].
+    /// Slow work, such as starting a spare child, is left for [`Endpoint::recover`].
     pub(crate) fn tell(&mut self, order: Order) -> io::Result<()> {
         match order {
             Order::Kill => end(self.child.take()),
@@ -64,7 +64,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// After orders: has an heir in place of one that was killed.
+    /// After commands: starts a spare child if the endpoint was killed.
     pub(crate) fn recover(&mut self) -> io::Result<()> {
         if self.child.is_none() && self.heir.is_none() {
             self.heir = Some(self.spawn(&["--held"])?);
@@ -72,7 +72,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Until somebody listens there.
+    /// Waits until a process listens there.
     pub(crate) fn await_listening(&self) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -87,13 +87,13 @@ impl Endpoint {
     fn spawn(&self, more: &[&str]) -> io::Result<Child> {
         let mut command = Command::new(self.command.get_program());
         command.args(self.command.get_args()).args(["--mode", &self.mode.word()]).args(more);
-        // What it says on stderr when it cannot go on belongs among the stage's words.
+        // Its errors on stderr belong among the stage's output.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()
     }
 
     fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
-            // One that has ended meanwhile misses nothing.
+            // A child that has ended meanwhile does not need it.
             let _ = kill_process(Pid::from_child(child), signal);
         }
     }
@@ -106,7 +106,7 @@ impl Drop for Endpoint {
     }
 }
 
-/// It is dead afterwards, which is all that is wanted.
+/// Only its death matters.
 fn end(child: Option<Child>) {
     if let Some(mut child) = child {
         drop(child.kill());

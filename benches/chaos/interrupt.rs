@@ -1,6 +1,6 @@
-//! Ctrl-C and SIGTERM: noted, so that children and files go as they do at an orderly end.
+//! Ctrl-C and SIGTERM: noted, so that children and files are removed as at an orderly end.
 //!
-//! Lacks a second chance: who cannot wait has SIGKILL, and the kernel then ends the children.
+//! Lacks a forced exit: for that there is SIGKILL, and the kernel then ends the children.
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ pub(crate) fn came() -> bool {
     CAME.load(Ordering::Relaxed)
 }
 
-/// From now on such a signal is noted, instead of ending the process.
+/// From now on such a signal is noted, and no longer ends the process.
 pub(crate) fn watch() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut interrupt, mut terminate) = {

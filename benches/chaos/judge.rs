@@ -1,6 +1,6 @@
-//! What a scenario was like for the clients of one proxy, in figures.
+//! The results of a scenario for the clients of one proxy, in figures.
 //!
-//! Moments are seconds, as they stand in the report. Lacks an opinion: that is `aims`, and the reader's.
+//! Moments are seconds, as in the report. Lacks an opinion: that is `aims`, and the reader's.
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,43 +13,44 @@ use crate::stage::Seen;
 pub(crate) struct Record {
     pub(crate) scenario: &'static str,
     pub(crate) variant: String,
-    /// That somebody wanted, long ones included.
+    /// Attempted sessions, long ones included.
     pub(crate) sessions: usize,
-    /// That were not served.
+    /// Sessions that were not served.
     pub(crate) lost: usize,
     pub(crate) kinds: BTreeMap<&'static str, usize>,
-    /// Of the lost, those that were under way when an endpoint was killed: its bytes gone out, no proxy can save one.
+    /// Lost sessions that were under way when an endpoint was killed: their bytes were sent, so no proxy can save
+    /// them.
     pub(crate) caught: usize,
     /// Long sessions that ended before their time, and how.
     pub(crate) cut: usize,
     pub(crate) cut_kinds: BTreeMap<&'static str, usize>,
     /// Seconds of the scenario in which one was lost or cut.
     pub(crate) loss_seconds: usize,
-    /// Of the openings that were served, in milliseconds.
+    /// Times of the served openings, in milliseconds.
     pub(crate) p50: Option<f64>,
     pub(crate) p99: Option<f64>,
     pub(crate) max: Option<f64>,
-    /// The longest that a client waited to be told no, in milliseconds.
+    /// The longest wait of a client for a refusal, in milliseconds.
     pub(crate) lost_max: Option<f64>,
     /// The longest that a long session waited for an answer, in milliseconds.
     pub(crate) stall: f64,
-    /// From the return of endpoints to the end of the last session that was begun later and lost before another fault; the
-    /// worst of all returns.
+    /// From the return of endpoints to the end of the last session that was begun later and lost before another fault;
+    /// the worst of all returns.
     pub(crate) recovery: Option<f64>,
-    /// From the return of an endpoint until it has served somebody; for each return, absent if it has not.
+    /// From the return of an endpoint until it has served a session; one for each return, absent if it has not.
     pub(crate) reuse: Vec<Option<f64>>,
     /// SYNs to an endpoint while it was at fault; absent if they could not be counted.
     pub(crate) dead_dials: Option<usize>,
-    /// Sessions that were begun while one was at fault.
+    /// Sessions that were begun while an endpoint was at fault.
     pub(crate) fault_sessions: usize,
     pub(crate) cpu: Duration,
-    /// In bytes; where it was looked at.
+    /// Growth in bytes, if it was measured.
     pub(crate) grown: u64,
-    /// By the flood.
+    /// Bytes of the flood.
     pub(crate) sent: usize,
-    /// Who has served how many.
+    /// Sessions that each endpoint has served.
     pub(crate) served: BTreeMap<usize, usize>,
-    /// Where members or names change: how long one that had gone served new sessions, and until the new one did.
+    /// On changes of members or names: how long a removed one served new sessions, and how long until the new one did.
     pub(crate) stale: Option<f64>,
     pub(crate) joined: Option<f64>,
 }
@@ -107,8 +108,8 @@ fn loss_seconds(diary: &Diary) -> usize {
     seconds.len()
 }
 
-/// Begun before they were gone and over after they lived: the clock of the stage and of its clients is one. What could be
-/// lost for another reason is not: a refusal, or words of a proxy that found nobody.
+/// Begun before they were gone and over after they lived: the stage and its clients have the same clock. Losses that
+/// could have another reason are left out: refusals, and errors of a proxy that found no endpoint.
 fn was_caught(seen: &Seen<'_>, opening: &Opening, loss: Loss) -> bool {
     let (began, ended) = (seen.began + opening.at, seen.began + opening.ended());
     matches!(loss, Loss::Closed | Loss::Reset | Loss::Broken)
@@ -163,7 +164,7 @@ fn dead_dials(seen: &Seen<'_>) -> Option<usize> {
     Some(count.count())
 }
 
-/// Of members that were taken out or came in, and of a name that moved.
+/// Results for members that were removed or added, and for a name that moved.
 fn changes(scenario: &Scenario, diary: &Diary) -> (Option<f64>, Option<f64>) {
     let mut members: BTreeSet<usize> = (0..scenario.shape.members).collect();
     let (mut stale, mut joined) = (None::<f64>, None::<f64>);
@@ -192,7 +193,7 @@ fn changes(scenario: &Scenario, diary: &Diary) -> (Option<f64>, Option<f64>) {
 }
 
 impl Record {
-    /// SYNs to whoever was at fault, for each thousand sessions begun meanwhile.
+    /// SYNs to endpoints at fault, for each thousand sessions begun meanwhile.
     pub(crate) fn dead_dials_per_1000(&self) -> Option<f64> {
         let dials = self.dead_dials? as f64;
         (self.fault_sessions > 0).then(|| dials * 1e3 / self.fault_sessions as f64)

@@ -1,6 +1,6 @@
-//! One proxy with all that is its own: endpoints, a listener, a folder, and, while a scenario lasts, clients.
+//! One proxy with its own endpoints, listener and folder, and, during a scenario, clients.
 //!
-//! Lacks the schedule: the stage tells all lanes the same at the same moment.
+//! Lacks the schedule: the stage commands all lanes at the same moment.
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +19,7 @@ use crate::scenario::{Naming, Scenario};
 use crate::schedule::{Act, Order};
 use crate::variant::Variant;
 
-/// A proxy that takes part: who, and where its program is.
+/// A participating proxy: its variant, and the path of its program.
 #[derive(Clone)]
 pub(crate) struct Entrant {
     pub(crate) variant: Variant,
@@ -27,10 +27,10 @@ pub(crate) struct Entrant {
     pub(crate) version: String,
 }
 
-/// What all lanes and stages have in common.
+/// Common to all lanes and stages.
 pub(crate) struct Ground {
     pub(crate) pki: Pki,
-    /// Certificates of a CA that nobody trusts.
+    /// Certificates of a CA that no proxy trusts.
     pub(crate) stranger: Pki,
     pub(crate) folder: PathBuf,
     pub(crate) seed: u64,
@@ -44,22 +44,22 @@ pub(crate) struct Lane<'a> {
     number: u8,
     listen: SocketAddr,
     folder: PathBuf,
-    /// Keys of the endpoints that the configuration has.
+    /// Keys of the endpoints in the configuration.
     members: Vec<usize>,
-    // Before its endpoints, so that its end is no fault of theirs.
+    // Dropped before its endpoints, so that its end is not caused by theirs.
     proxy: Proxy,
     pub(crate) endpoints: Vec<Endpoint>,
     load: Option<Load>,
-    /// Of its endpoints.
+    /// Deaths of its endpoints.
     pub(crate) deaths: Vec<Death>,
 }
 
 /// When endpoints were killed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Death {
-    /// All lived.
+    /// Until then all lived.
     pub(crate) from: Instant,
-    /// They were gone, and their connections with them.
+    /// From then on they were gone, with their connections.
     pub(crate) to: Instant,
 }
 
@@ -77,7 +77,7 @@ impl Ground {
 }
 
 impl<'a> Lane<'a> {
-    /// `number` is of this lane alone in its scenario.
+    /// `number` is unique to this lane in its scenario.
     pub(crate) fn open(
         ground: &'a Ground,
         scenario: &'a Scenario,
@@ -179,7 +179,7 @@ impl<'a> Lane<'a> {
         self.proxy.has_ended()
     }
 
-    /// What its clients have seen.
+    /// The observations of its clients.
     pub(crate) fn finish(&mut self) -> Diary {
         self.load.take().map_or_else(Diary::default, Load::join)
     }
@@ -191,7 +191,7 @@ fn start_endpoints(ground: &Ground, scenario: &Scenario, number: u8) -> io::Resu
     let mut endpoints = Vec::new();
     for key in 0..shape.endpoints {
         let at = match shape.naming {
-            // What a name stands for has addresses, and all of them the same port.
+            // A name resolves to addresses, and all of them have the same port.
             Naming::OneName => {
                 let host = u8::try_from(key + 1).expect("a handful of endpoints");
                 (Ipv4Addr::new(127, 0, 20 + number, host), shared.port()).into()
@@ -220,7 +220,7 @@ fn targets(scenario: &Scenario, number: u8, endpoints: &[Endpoint], members: &[u
     members.iter().map(|&key| target(key)).collect()
 }
 
-/// Of an endpoint, in a lane of a scenario.
+/// The address of an endpoint, in a lane of a scenario.
 fn name(scenario: &Scenario, lane: u8, key: usize) -> String {
     format!("e{key}.v{lane}.{}.chaos.test", scenario.name)
 }

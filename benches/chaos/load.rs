@@ -1,7 +1,7 @@
 //! The clients of one proxy: threads with short sessions one after the other, and long sessions that send every 100 ms.
 //!
-//! A session is good once the first 16 bytes came back; only then is it a session. A long one that is cut begins anew.
-//! Lacks an open loop: a client that waits opens no further session, as an application's pool does.
+//! A session is good once the first 16 bytes came back. A long session that is cut begins anew. Lacks an open loop: a
+//! client that waits opens no further session, like an application's pool.
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle, sleep};
@@ -16,7 +16,7 @@ use crate::speech::{ENOUGH, Login, MESSAGE, Speech};
 /// How long a client waits for anything.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What became of a session that was not served.
+/// Why a session was not served.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Loss {
     Refused,
@@ -24,13 +24,13 @@ pub(crate) enum Loss {
     /// Closed without an answer.
     Closed,
     Timeout,
-    /// Other bytes came than were sent.
+    /// Other bytes arrived than were sent.
     Wrong,
-    /// The endpoint had enough.
+    /// The endpoint was full.
     Full,
-    /// The proxy said no in the protocol's words.
+    /// The proxy refused in the protocol's own form.
     Told,
-    /// It said that the endpoint went away.
+    /// The proxy reported that the endpoint went away.
     Broken,
 }
 
@@ -59,13 +59,13 @@ impl Loss {
     }
 }
 
-/// A session that somebody wanted.
+/// An attempted session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
-    /// Since the start of the scenario, as all moments here.
+    /// Since the start of the scenario, like all moments here.
     pub(crate) at: Duration,
     pub(crate) took: Duration,
-    /// Which endpoint has answered.
+    /// The endpoint that answered.
     pub(crate) outcome: Result<usize, Loss>,
 }
 
@@ -75,25 +75,25 @@ impl Opening {
     }
 }
 
-/// A long session that did not last.
+/// A long session that ended early.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cut {
     pub(crate) at: Duration,
     pub(crate) loss: Loss,
 }
 
-/// What the clients of a proxy have seen.
+/// The observations of the clients of a proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Diary {
     pub(crate) openings: Vec<Opening>,
     pub(crate) cuts: Vec<Cut>,
     /// The longest that a long session waited for an answer.
     pub(crate) stall: Duration,
-    /// By the flood.
+    /// Bytes of the flood.
     pub(crate) sent: usize,
 }
 
-/// Where and when a client is at work.
+/// The address and the times of a client.
 #[derive(Clone, Copy)]
 struct Beat {
     proxy: SocketAddr,
@@ -106,7 +106,7 @@ struct Beat {
 pub(crate) struct Load(Vec<JoinHandle<Diary>>);
 
 impl Load {
-    /// It begins at `from`.
+    /// The load begins at `from`.
     pub(crate) fn start(proxy: SocketAddr, shape: &Shape, seed: u64, from: Instant, lasts: Duration) -> Self {
         let beat = Beat { proxy, speech: shape.speech, from, to: from + lasts };
         let (shorts, rest) = (shape.shorts, shape.rest);
@@ -128,7 +128,7 @@ impl Load {
         Self(threads)
     }
 
-    /// Waits for all of them, for the last session a little longer than the scenario lasts.
+    /// Waits for all of them; for the last session a little longer than the scenario lasts.
     pub(crate) fn join(self) -> Diary {
         let mut whole = Diary::default();
         for thread in self.0 {
@@ -212,7 +212,7 @@ impl Beat {
         }
     }
 
-    /// Which endpoint has answered.
+    /// The endpoint that answered.
     fn exchange(&self, stream: &mut TcpStream, rng: &mut Rng) -> Result<usize, Loss> {
         let mut message = [0; MESSAGE];
         rng.fill(&mut message);
@@ -230,7 +230,7 @@ impl Beat {
         }
     }
 
-    /// As much as the other side takes, and nothing is read.
+    /// Writes as much as the other side takes, and reads nothing.
     fn flood(self, bytes: usize) -> Diary {
         let mut diary = Diary::default();
         self.begin(Duration::from_secs(2));

@@ -1,11 +1,11 @@
-//! `chaos`: what proxies lose while their upstreams half-fail, the same thing at the same moment behind each.
+//! `chaos`: what proxies lose while their upstreams half-fail, with the same faults at the same moment behind each.
 //!
-//! One binary with several parts to play. Without a role it is the stage: it starts proxies, endpoints of their own for
-//! each (itself again), and clients; tells the endpoints to die, freeze or misbehave by a schedule that a seed makes; and
-//! judges what became of the sessions. docs/RESILIENCE.md says what each scenario is.
+//! One binary with several roles. Without a role it is the stage: it starts proxies, endpoints of their own for each
+//! (itself again), and clients; makes the endpoints die, freeze or misbehave by a seeded schedule; and evaluates the
+//! results of the sessions. docs/RESILIENCE.md describes each scenario.
 //!
-//! Deliberately lacking: any traffic off 127.0.0.0/8, any loss of packets (loopback has none, and netem is the machine's),
-//! and throughput: that is `compare`.
+//! Deliberately lacking: any traffic off 127.0.0.0/8, any loss of packets (loopback has none, and netem would change
+//! the machine), and throughput: that is `compare`.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::disallowed_methods,

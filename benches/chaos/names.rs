@@ -1,7 +1,7 @@
 //! A name server for the scenarios with names: A records with a TTL of 5 s, which the stage changes.
 //!
-//! Over UDP on an address of its own, port 53, for resolv.conf knows no other; proxies see that resolv.conf in a mount
-//! namespace. Both take root. Lacks TCP: its answers are short.
+//! Over UDP on an address of its own, port 53, since resolv.conf has no ports; proxies see that resolv.conf in a mount
+//! namespace. Both need root. Lacks TCP: its answers are short.
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
@@ -48,7 +48,7 @@ impl Names {
         self.zone.lock().unwrap_or_else(PoisonError::into_inner).insert(format!("{name}."), address);
     }
 
-    /// The same program where this server's resolv.conf is the host's. It stays one process.
+    /// The same program with this server's resolv.conf as the host's. It stays one process.
     pub(crate) fn wrap(&self, command: &Command) -> Command {
         let mut wrapped = Command::new("unshare");
         wrapped.args(["--mount", "--", "sh", "-c"]);
@@ -68,7 +68,7 @@ impl Drop for Names {
     }
 }
 
-/// On an address that nobody else has.
+/// On an address that no other server has.
 fn bound() -> io::Result<(Ipv4Addr, UdpSocket)> {
     let mut last = None;
     for number in 1..=50 {
@@ -87,7 +87,7 @@ fn serve(socket: &UdpSocket, zone: &Zone, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
         if let Some(answer) = answer(&question[..length], zone) {
-            // A resolver that has gone asks no more.
+            // A resolver that has ended asks no more.
             drop(socket.send_to(&answer, from));
         }
     }

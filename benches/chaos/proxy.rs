@@ -1,6 +1,6 @@
-//! A proxy at work: started, told to read a new configuration, its CPU time and memory, its end.
+//! A running proxy: its start, reload, CPU time, memory and end.
 //!
-//! Lacks the words it is configured with: that is `recipe`.
+//! Lacks its configuration: that is `recipe`.
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
@@ -14,11 +14,11 @@ use crate::process::{Running, await_ready, cpu_of, family};
 use crate::recipe::{Job, Reload};
 
 pub(crate) struct Proxy {
-    /// The first, and those that took over.
+    /// The first process, and those that took over.
     running: Vec<Running>,
-    /// Orders that are still under way.
+    /// Reload commands under way.
     telling: Vec<Child>,
-    /// Of each process, also of those that have ended.
+    /// CPU time of each process, including ended ones.
     used: BTreeMap<i32, Duration>,
     folder: PathBuf,
 }
@@ -33,7 +33,7 @@ impl Proxy {
         Ok(Self { running: vec![running], telling: Vec::new(), used: BTreeMap::new(), folder })
     }
 
-    /// Makes what the job says now come into force, and does not wait for that.
+    /// Puts the job's current settings in force, without waiting.
     pub(crate) fn reload(&mut self, job: &Job<'_>, names: Option<&Names>) -> io::Result<()> {
         job.write()?;
         let count = self.running.len();
@@ -51,7 +51,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// CPU time of all its processes so far; of one that has ended, what the last call saw.
+    /// CPU time of all its processes so far; of an ended one, the last value read.
     pub(crate) fn cpu(&mut self) -> Duration {
         for pid in self.running.iter().flat_map(|running| family(running.pid())) {
             if let Ok(used) = cpu_of(&pid) {

@@ -1,5 +1,5 @@
-//! How each proxy is told to do the job: one listener, these endpoints, mTLS to each, the fewest sessions first, one
-//! worker, 3 s for a connect, three attempts where attempts can be counted.
+//! The configuration of each proxy: one listener, these endpoints, mTLS to each, least sessions first, one worker, 3 s
+//! for a connect, three attempts if they can be configured.
 //!
 //! Beyond that each has its defaults; "checks" are a probe a second. A setting that makes a peer look worse than it is
 //! would be our defect. Lacks the starting: that is `proxy`.
@@ -21,7 +21,7 @@ use crate::pki::Pki;
 use crate::scenario::Shape;
 use crate::variant::Variant;
 
-/// An endpoint as a configuration has it.
+/// An endpoint in a configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) key: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Job<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) targets: Vec<Target>,
     pub(crate) pki: &'a Pki,
-    /// Where names are asked for, if there are any.
+    /// The name server, if there are names.
     pub(crate) resolver: Option<Ipv4Addr>,
     /// For the configuration file and what else the proxy writes.
     pub(crate) folder: &'a Path,
@@ -47,7 +47,7 @@ pub(crate) struct Job<'a> {
 
 /// How a new configuration comes into force.
 pub(crate) enum Reload {
-    /// A command that tells the process.
+    /// A command that makes the process reload.
     Tell(Command),
     /// A process that takes over from it.
     Succeed(Command),
@@ -56,7 +56,7 @@ pub(crate) enum Reload {
 }
 
 impl Job<'_> {
-    /// Writes what the proxy reads.
+    /// Writes the files of the proxy.
     pub(crate) fn write(&self) -> io::Result<()> {
         let text = match self.variant.brand {
             Brand::Ambassador => ambassador::configuration(self),
@@ -75,7 +75,7 @@ impl Job<'_> {
             Brand::Haproxy => command.args(["-db", "-f"]).arg(self.file()),
             Brand::Envoy => {
                 command.args(["--concurrency", "1", "--log-level", "warning"]);
-                // A hot restart takes shared memory, which only that scenario shall pay for.
+                // A hot restart needs shared memory; only that scenario pays for it.
                 if self.shape.reloads {
                     self.epoch(&mut command, 0)
                 } else {
@@ -89,7 +89,7 @@ impl Job<'_> {
         command
     }
 
-    /// `count`: how many have gone before, this one included; `predecessor`: who is to be relieved.
+    /// `count`: the number of processes so far, this one included; `predecessor`: the process to replace.
     pub(crate) fn reload(&self, count: u32, predecessor: Pid) -> Reload {
         let mut command = Command::new(self.program);
         match self.variant.brand {
@@ -115,7 +115,7 @@ impl Job<'_> {
     }
 
     fn epoch<'c>(&self, command: &'c mut Command, epoch: u32) -> &'c mut Command {
-        // Below 2^16, or so the program multiplies it; a port is nobody else's.
+        // Below 2^16, since the program multiplies it; the port is unique.
         let base = self.listen.port().to_string();
         command.args(["--base-id", &base, "--restart-epoch", &epoch.to_string()])
     }

@@ -1,6 +1,6 @@
-//! The findings as JSON: every figure, so that another day's run can be set against it.
+//! The findings as JSON: every figure, for comparison with another day's run.
 //!
-//! Lacks a schema of its own; the names say what they are, with their units.
+//! Lacks a schema of its own; the names are descriptive, and have their units.
 use serde_json::{Map, Value, json};
 
 use crate::judge::Record;
@@ -12,7 +12,7 @@ pub(crate) struct Findings {
     pub(crate) machine: Machine,
     pub(crate) seed: u64,
     pub(crate) entrants: Vec<Entrant>,
-    /// Who could not take part, and why.
+    /// Variants that could not take part, and why.
     pub(crate) absent: Vec<String>,
     pub(crate) troubles: Vec<String>,
     /// Scenarios that were played.

@@ -1,4 +1,4 @@
-//! One scenario: what happens, to how many endpoints, under which load, and how the proxies are set up for it.
+//! One scenario: its events, number of endpoints, load, and the proxies' settings for it.
 //!
 //! Lacks the scenarios themselves: those are in `scenario::all`.
 mod all;
@@ -12,7 +12,7 @@ pub(crate) use self::all::{Extent, all};
 
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    /// What it is, in a few words.
+    /// A short description.
     pub(crate) words: &'static str,
     pub(crate) lasts: Duration,
     /// In their order.
@@ -22,11 +22,11 @@ pub(crate) struct Scenario {
     pub(crate) shape: Shape,
 }
 
-/// What stands there, and who comes.
+/// The endpoints and the clients.
 #[derive(Clone)]
 pub(crate) struct Shape {
     pub(crate) endpoints: usize,
-    /// So many of them are in the configuration at first.
+    /// The number of them in the configuration at first.
     pub(crate) members: usize,
     pub(crate) speech: Speech,
     pub(crate) naming: Naming,
@@ -36,9 +36,9 @@ pub(crate) struct Shape {
     pub(crate) rest: Duration,
     /// Long sessions, which send every 100 ms.
     pub(crate) longs: usize,
-    /// One more session that sends so many bytes without reading.
+    /// One more session that sends this many bytes without reading.
     pub(crate) flood: usize,
-    /// Of each endpoint; empty for no word on it.
+    /// Of each endpoint; empty: not configured.
     pub(crate) weights: &'static [u32],
     pub(crate) priorities: &'static [u32],
     pub(crate) slow_start: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Shape {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Naming {
     Addresses,
-    /// One name, which stands for the first at first.
+    /// One name, which resolves to the first at first.
     OneName,
     /// A name for each.
     NameEach,
@@ -79,12 +79,12 @@ impl Default for Shape {
 }
 
 impl Shape {
-    /// So many endpoints, all of them members.
+    /// This many endpoints, all of them members.
     pub(crate) fn of(endpoints: usize) -> Self {
         Self { endpoints, members: endpoints, ..Self::default() }
     }
 
-    /// Whether something is asked for that only ambassador does.
+    /// Whether it needs an option that only ambassador has.
     pub(crate) fn is_ours_alone(&self) -> bool {
         self.speech != Speech::Echo || self.preconnect > 0
     }
@@ -111,12 +111,12 @@ impl Scenario {
         }
     }
 
-    /// The faults are not those that the orders tell.
+    /// The faults differ from those of the schedule.
     fn with_windows(self, windows: Vec<Window>) -> Self {
         Self { windows, has_own_windows: true, ..self }
     }
 
-    /// With the moments at which it happened: a busy machine may be late.
+    /// With the moments at which the events happened: a busy machine may be late.
     pub(crate) fn as_performed(&self, events: Vec<Event>) -> Self {
         let windows = if self.has_own_windows { self.windows.clone() } else { windows(&events) };
         Self { events, windows, shape: self.shape.clone(), ..*self }

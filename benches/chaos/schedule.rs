@@ -1,4 +1,4 @@
-//! What happens when: orders to endpoints, changes of membership, renamings; and from them the spans in which an endpoint
+//! The schedule: commands to endpoints, changes of membership, renamings; and from them the spans in which an endpoint
 //! is at fault.
 //!
 //! Lacks a clock: moments count from the start of a scenario.
@@ -31,14 +31,14 @@ pub(crate) enum Mode {
 pub(crate) enum Order {
     Kill,
     Start,
-    /// SIGSTOP: the kernel goes on accepting for it.
+    /// SIGSTOP: the kernel still accepts for it.
     Stop,
     Continue,
     Be(Mode),
 }
 
 impl Order {
-    /// Whether all is well after it.
+    /// Whether it ends the fault.
     fn heals(self) -> bool {
         matches!(self, Self::Start | Self::Continue | Self::Be(Mode::Well))
     }
@@ -47,9 +47,9 @@ impl Order {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Act {
     Tell(Order, Vec<usize>),
-    /// The configuration names these endpoints from now on, and the proxy is told to read it.
+    /// The configuration has these endpoints from now on, and the proxy reloads it.
     Members(Vec<usize>),
-    /// The name stands for this endpoint from now on.
+    /// The name resolves to this endpoint from now on.
     Rename(usize),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Event {
 pub(crate) struct Window {
     pub(crate) endpoint: usize,
     pub(crate) from: Duration,
-    /// Absent: to the end of the scenario.
+    /// Absent: until the end of the scenario.
     pub(crate) to: Option<Duration>,
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn event(at: f64, act: Act) -> Event {
     Event { at: Duration::from_secs_f64(at), act }
 }
 
-/// From `on` to `off` it is so with these endpoints.
+/// From `on` to `off` these endpoints are at fault.
 pub(crate) fn fault(on: f64, off: f64, order: Order, endpoints: &[usize]) -> [Event; 2] {
     let undo = match order {
         Order::Kill | Order::Start => Order::Start,
@@ -82,7 +82,7 @@ pub(crate) fn fault(on: f64, off: f64, order: Order, endpoints: &[usize]) -> [Ev
     [event(on, Act::Tell(order, endpoints.to_vec())), event(off, Act::Tell(undo, endpoints.to_vec()))]
 }
 
-/// Which endpoint is at fault when.
+/// The spans of each endpoint.
 pub(crate) fn windows(events: &[Event]) -> Vec<Window> {
     let mut windows: Vec<Window> = Vec::new();
     for Event { at, act } in events {
@@ -99,7 +99,7 @@ pub(crate) fn windows(events: &[Event]) -> Vec<Window> {
     windows
 }
 
-/// As a person reads it: `4.0s kill 1`.
+/// In readable form: `4.0s kill 1`.
 impl fmt::Display for Event {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |of: &[usize]| of.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
@@ -117,7 +117,7 @@ impl fmt::Display for Event {
 }
 
 impl Mode {
-    /// As it stands on the command line of an endpoint, and in what it is told.
+    /// The word on the command line of an endpoint, and in its commands.
     pub(crate) fn word(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }

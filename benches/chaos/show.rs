@@ -1,7 +1,7 @@
-//! The show: who takes part, which scenarios are played, and where the findings go.
+//! The run: participants, scenarios, and the destination of the findings.
 //!
-//! Scenarios come one after the other, for they share the machine; the quick ones some abreast, for they share a minute.
-//! Lacks the playing itself: that is `stage`.
+//! Scenarios are played one after the other, since they share the machine; quick ones several at a time, since they
+//! share a minute. Lacks the playing itself: that is `stage`.
 use std::fs;
 use std::io;
 use std::thread;
@@ -20,7 +20,7 @@ use crate::{aims, interrupt, report, table};
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     let scenarios = chosen(options)?;
     if options.cargo.list {
-        // Also what `cargo test -- --list` asks; nobody reads it for names of tests.
+        // `cargo test -- --list` asks for this too; its output is not used for names of tests.
         for scenario in &scenarios {
             println!("{}: {} ({} s)", scenario.name, scenario.words, scenario.lasts.as_secs());
         }
@@ -104,7 +104,7 @@ fn in_turn(ground: &Ground, scenarios: Vec<Scenario>, findings: &mut Findings) -
     Ok(())
 }
 
-/// So many scenarios share the machine in a quick run.
+/// The number of concurrent scenarios in a quick run.
 const ABREAST: usize = 5;
 
 fn abreast(ground: &Ground, mut scenarios: Vec<Scenario>, findings: &mut Findings) -> io::Result<()> {

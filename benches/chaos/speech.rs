@@ -1,5 +1,5 @@
-//! What clients and endpoints say to each other: 16 bytes, and back the endpoint's key and the same 16 bytes; bare, or
-//! within as much of MySQL's and PostgreSQL's protocols as it takes to log in.
+//! The messages of clients and endpoints: 16 bytes, and back the endpoint's key and the same 16 bytes; bare, or within
+//! as much of MySQL's and PostgreSQL's protocols as a login needs.
 //!
 //! Sources: MySQL's client/server protocol ("Connection Phase"), PostgreSQL's documentation, chapter "Message Formats".
 //! Lacks passwords, statements and results: a proxy reads none of them.
@@ -12,19 +12,19 @@ pub(crate) enum Speech {
     Postgres,
 }
 
-/// What became of a login.
+/// The result of a login.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Login {
     Done,
-    /// The other side said no in words.
+    /// The other side refused with an error message.
     Refused,
-    /// It said that an endpoint was found and went away in the middle of it.
+    /// It reported that an endpoint was found and went away during the session.
     Broken,
 }
 
 pub(crate) const MESSAGE: usize = 16;
 
-/// In place of an endpoint's key: it has enough sessions.
+/// In place of an endpoint's key: it is full.
 pub(crate) const ENOUGH: u8 = b'E';
 
 /// CLIENT_SSL in the second byte of the capabilities, and of the request for TLS.
@@ -48,7 +48,7 @@ impl Speech {
         }
     }
 
-    /// What stands before the 16 bytes. MySQL: length, number, COM_QUERY. PostgreSQL: Query and its length.
+    /// The bytes in front of the 16 bytes. MySQL: length, number, COM_QUERY. PostgreSQL: Query and its length.
     pub(crate) fn asking(self) -> &'static [u8] {
         match self {
             Self::Echo => &[],
@@ -57,7 +57,7 @@ impl Speech {
         }
     }
 
-    /// What stands before the key and the 16 bytes.
+    /// The bytes in front of the key and the 16 bytes.
     pub(crate) fn answering(self) -> &'static [u8] {
         match self {
             Self::Echo => &[],
@@ -93,7 +93,7 @@ impl Speech {
         }
     }
 
-    /// What the endpoint says and hears before TLS.
+    /// The endpoint's messages before TLS.
     pub(crate) fn upgrade(self, stream: &mut (impl Read + Write)) -> io::Result<()> {
         match self {
             Self::Echo => Ok(()),
@@ -136,7 +136,7 @@ impl Speech {
 }
 
 impl Login {
-    /// ambassador's words begin with the outcome.
+    /// ambassador's refusals begin with the outcome.
     fn refused(words: &[u8]) -> Self {
         const BROKEN: &[u8] = b"upstream_reset";
         let is_broken = words.windows(BROKEN.len()).any(|part| part == BROKEN);
@@ -144,14 +144,14 @@ impl Login {
     }
 }
 
-/// More than anything of a login here.
+/// More than any message of a login here.
 const LONGEST: usize = 4096;
 
 /// HandshakeV10: version, thread, half a scramble, capabilities, character set, status, the rest of both, plugin.
 const MYSQL_GREETING: &[u8] = b"\x0a8.4.0\0\x07\0\0\0ABCDEFGH\0\xff\xff\x2d\x02\0\xff\xdf\x15\0\0\0\0\0\0\0\0\0\0IJKLMNOPQRST\0mysql_native_password\0";
 
-/// HandshakeResponse41 of `chaos` with a proof that nobody reads: capabilities (LONG_PASSWORD, PROTOCOL_41,
-/// SECURE_CONNECTION, PLUGIN_AUTH), the largest packet, the character set, 23 bytes of nothing, name, proof, plugin.
+/// HandshakeResponse41 of `chaos` with a proof that is not verified: capabilities (LONG_PASSWORD, PROTOCOL_41,
+/// SECURE_CONNECTION, PLUGIN_AUTH), the largest packet, the character set, 23 zero bytes, name, proof, plugin.
 const MYSQL_LOGIN: &[u8] = b"\x01\x82\x08\x00\0\0\0\x01\x2d\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0chaos\0\x05proofmysql_native_password\0";
 
 const POSTGRES_STARTUP: &[u8] = b"\0\0\0\x14\0\x03\0\0user\0chaos\0\0";

@@ -1,6 +1,6 @@
-//! A scenario, played: every proxy with endpoints and clients of its own, all told the same at the same moments.
+//! Plays a scenario: every proxy with endpoints and clients of its own, all commanded at the same moments.
 //!
-//! Lacks judgement: what was seen goes to `judge`.
+//! Lacks evaluation: the observations go to `judge`.
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use crate::syns::{Syn, Syns};
 /// For first health checks, and until all clients have their threads.
 const SETTLING: Duration = Duration::from_millis(2500);
 
-/// How often memory is looked at, and in a reload the processes.
+/// How often memory is read, and during a reload the processes.
 const TICK: Duration = Duration::from_millis(500);
 
-/// What was seen of one lane, for the judge.
+/// The observations of one lane, for the judge.
 pub(crate) struct Seen<'a> {
     pub(crate) scenario: &'a Scenario,
     pub(crate) diary: &'a Diary,
@@ -30,18 +30,18 @@ pub(crate) struct Seen<'a> {
     pub(crate) syns: Option<&'a [Syn]>,
     pub(crate) lane: &'a Lane<'a>,
     pub(crate) cpu: Duration,
-    /// By how many bytes the proxy has grown at most.
+    /// The largest growth of the proxy, in bytes.
     pub(crate) grown: u64,
 }
 
-/// What a proxy uses, between two moments.
+/// The resources of a proxy between two moments.
 struct Usage {
     cpu: Duration,
     memory: u64,
     peak: u64,
 }
 
-/// Troubles are of proxies that did not start, or did not live to the end.
+/// Troubles are proxies that did not start, or ended early.
 pub(crate) struct Played {
     pub(crate) records: Vec<Record>,
     pub(crate) troubles: Vec<String>,
@@ -89,7 +89,7 @@ pub(crate) fn play(ground: &Ground, scenario: &Scenario, entrants: &[Entrant]) -
     Ok(Played { records, troubles })
 }
 
-/// Until the scenario is over, or somebody wants it to be; what happened, and when.
+/// Until the scenario is over, or the run is interrupted; returns the events with their times.
 fn perform(
     scenario: &Scenario,
     lanes: &mut [Lane<'_>],
@@ -113,10 +113,10 @@ fn perform(
         if Instant::now() >= tick && (scenario.shape.reloads || scenario.shape.flood > 0) {
             for (lane, usage) in lanes.iter_mut().zip(&mut *usage) {
                 usage.peak = usage.peak.max(lane.memory());
-                // So that a process that ends has been seen before.
+                // So that a process is read before it ends.
                 lane.cpu();
             }
-            // From now on: it must not hold the events up.
+            // In the background: it must not delay the events.
             tick = Instant::now() + TICK;
         }
         let next = events.peek().map_or(end, |event| began + event.at);

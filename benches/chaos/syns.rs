@@ -1,8 +1,8 @@
-//! First SYNs on loopback, whoever sends them: the dials of a proxy and its health checks, those to a dead endpoint too,
-//! of which no server could tell.
+//! First SYNs on loopback, from every process: the dials of a proxy and its health checks, including those to a dead
+//! endpoint, which no server could count.
 //!
-//! A packet socket with a filter, which takes CAP_NET_RAW; without it dials go uncounted, and the report says so. Lacks
-//! IPv6, which nothing here speaks.
+//! A packet socket with a filter, which needs CAP_NET_RAW; without it dials are not counted, and the report says so.
+//! Lacks IPv6, which is not used here.
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,7 +40,7 @@ impl Syns {
         Ok(Self { stop, thread: thread::spawn(move || collect(socket, &stopped)) })
     }
 
-    /// All that came since it watches.
+    /// All SYNs since its start.
     pub(crate) fn end(self) -> Vec<Syn> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("it does not panic")
@@ -69,7 +69,7 @@ const FILTER: [SockFilter; 8] = [
 ];
 
 fn collect(mut socket: Socket, stop: &AtomicBool) -> Vec<Syn> {
-    // A packet of loopback is seen twice, and a SYN without an answer is sent again.
+    // A packet on loopback is seen twice, and a SYN without an answer is sent again.
     let mut known = BTreeSet::new();
     let mut syns = Vec::new();
     let mut packet = [0; 128];
@@ -83,7 +83,7 @@ fn collect(mut socket: Socket, stop: &AtomicBool) -> Vec<Syn> {
     syns
 }
 
-/// Who dials whom; and both ports with the sequence number, which are the same in a packet that is sent again.
+/// Source and destination; and both ports with the sequence number, which are the same in a retransmission.
 fn parse(packet: &[u8]) -> Option<(Ipv4Addr, SocketAddr, [u8; 8])> {
     let ip = packet.get(LINK..)?;
     let address =

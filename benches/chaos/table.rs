@@ -1,6 +1,6 @@
 //! The findings as Markdown: one table of losses, and for each scenario one with everything.
 //!
-//! Lacks colour and width detection: it is also what gets pasted into documents.
+//! Lacks colour and width detection: it is also pasted into documents.
 use std::fmt::Write as _;
 
 use crate::judge::Record;
@@ -98,7 +98,7 @@ fn whole(records: &[&Record]) -> String {
     text
 }
 
-/// What is of interest in few scenarios.
+/// Figures that matter in few scenarios.
 fn others(record: &Record) -> String {
     let mut words = Vec::new();
     if let Some(stale) = record.stale {

@@ -1,6 +1,6 @@
-//! Who takes part: each proxy in the ways that it is commonly set up.
+//! The participants: each proxy in its common configurations.
 //!
-//! Lacks the setting up: that is `recipe`.
+//! Lacks the configurations: those are in `recipe`.
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl Variant {
         self.brand == Brand::Ambassador || (!scenario.shape.is_ours_alone() && self.can(&scenario.shape))
     }
 
-    /// nginx has a slow start in its commercial edition alone.
+    /// nginx has a slow start only in its commercial edition.
     fn can(&self, shape: &Shape) -> bool {
         self.brand != Brand::Nginx || !shape.slow_start
     }

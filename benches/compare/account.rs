@@ -1,7 +1,7 @@
 //! The account of the servers that refuse to run as root: PostgreSQL and Postfix's smtp-sink.
 //!
-//! Lacks an account of its own making: as root it takes `postgres`, which Debian's package makes, else
-//! `nobody`; and whoever is not root stays who they are.
+//! Creates no account: as root it takes `postgres`, which Debian's package creates, else `nobody`; without root, the
+//! current user.
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -30,13 +30,13 @@ impl Account {
     pub(crate) fn command(&self, program: &Path) -> Command {
         let Some(user) = &self.0 else { return Command::new(program) };
         let mut command = Command::new("setpriv");
-        // Whoever changes his account loses the death signal of the `pinned` role, so it is set again.
+        // Changing the account resets the death signal of the `pinned` role, so it is set again.
         command.args([&format!("--reuid={}", user.uid), &format!("--regid={}", user.gid)]);
         command.args(["--clear-groups", "--pdeathsig=TERM"]).arg(program);
         command
     }
 
-    /// Makes the file or folder the account's own, and nobody else's.
+    /// Makes the file or folder the account's own, with access for it alone.
     pub(crate) fn give(&self, path: &Path) -> io::Result<()> {
         let mode = if path.is_dir() { 0o700 } else { 0o600 };
         fs::set_permissions(path, Permissions::from_mode(mode))?;

@@ -1,9 +1,8 @@
-//! Where a row is played: the upstream, the certificates and the cores, which outlast it, and the
-//! contestants, which do not.
+//! Plays the rows: upstream, certificates and cores outlast a row, contestants do not.
 //!
-//! Every row starts every contestant anew, so that no row inherits another's buffers, and goes round all
-//! of them before it comes back to the first, so that drift of the machine hits all alike. Lacks
-//! any judgement: that is for `findings` and the reader.
+//! Every row starts every contestant anew, so that no row inherits another's buffers, and goes round all of them
+//! before it comes back to the first, so that drift of the machine affects all alike. Lacks any evaluation: that is
+//! for `findings` and the reader.
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -26,47 +25,47 @@ use crate::row::{Row, Wire, Work};
 use crate::socket;
 use crate::upstream::Doors;
 
-/// What outlasts a row: the upstream, the certificates, the places.
+/// Outlasts a row: the upstream, the certificates, the places.
 pub(crate) struct Arena {
     pub(crate) cores: Cores,
     span: Span,
     rounds: usize,
     workers: usize,
-    /// Direct runs are of no use in a quick contest.
+    /// A quick run does not use direct runs.
     direct: bool,
     upstream: Running,
     doors: Doors,
-    /// From the first row on that wants one.
+    /// From the first row on that needs one.
     database: Option<Database>,
     pki: Pki,
     ports: Ports,
-    /// Last, for fields are dropped in order and the children write here.
+    /// Last, since fields are dropped in order and the children write here.
     folder: tempfile::TempDir,
 }
 
-/// A contestant that is up.
+/// A running contestant.
 struct Contestant {
     running: Running,
     at: SocketAddr,
     /// Which set of the upstream's doors is its own.
     set: usize,
-    // Only held; it goes after the contestant.
+    // Only kept; dropped after the contestant.
     _behind: Behind,
 }
 
-/// What stands behind a contestant, or is loaded without one.
+/// The server behind a contestant, or loaded without one.
 struct Behind {
     at: SocketAddr,
-    /// Only held, when it is one that does not outlast the row.
+    /// Only kept, if it does not outlast the row.
     _mail: Option<MailServer>,
 }
 
 impl Arena {
     pub(crate) fn open(options: &Options, contestants: usize) -> io::Result<Self> {
         let cores = options.cores()?;
-        // A name of its own: whoever clears up after a contest that was killed must not take others' folders.
+        // A unique name: removing the leftovers of a killed run must not remove others' folders.
         let folder = tempfile::Builder::new().prefix("ambassador-compare-").tempdir()?;
-        // Servers that run under another account have to pass through.
+        // Servers under another account have to traverse it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
         let pki = Pki::make(folder.path())?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -130,7 +129,7 @@ impl Arena {
         seats: &Seats,
     ) {
         for turn in 0..contestants.len() {
-            // Each round begins with another one.
+            // Each round begins with another contestant.
             let index = (turn + round) % contestants.len();
             let cell = &mut found.cells[index];
             let Some(contestant) = contestants[index].as_ref().filter(|_| cell.trouble.is_none()) else {
@@ -160,7 +159,7 @@ impl Arena {
         Course { target, meter, span: self.span, upstream, set, login }
     }
 
-    /// The upstream's doors that are nobody's.
+    /// The upstream's ports that belong to no contestant.
     fn last_set(&self) -> usize {
         self.doors.plain.len() - 1
     }
@@ -182,13 +181,13 @@ impl Arena {
         };
         let log = folder.join("log");
         let mut running = Running::start(&job.command(entrant.peer)?, &seats.proxy, &log)?;
-        // What others' servers answer is found out by the first warm-up.
+        // The first warm-up shows whether third-party servers answer.
         let probe = if row.is_real_work() { |at| socket::dial(at).map(drop) } else { load::ping };
         await_ready(&mut running, || probe(at), &log)?;
         Ok(Contestant { running, at, set, _behind: behind })
     }
 
-    /// Starts what is not yet there.
+    /// Starts what is not yet running.
     fn behind(&mut self, row: &Row, wire: Wire, set: usize, seats: &Seats) -> io::Result<Behind> {
         let at = match (row.work, wire) {
             (Work::Pgbench { .. }, _) => self.database(seats)?,

@@ -1,7 +1,7 @@
 //! The findings as an SVG bar chart for the README: each row's costs against its best peer's.
 //!
-//! Lacks scripts, fonts and links: one self-contained picture. A bar that would leave the picture is
-//! cut off and carries its figure, as every bar does.
+//! Lacks scripts, fonts and links: one self-contained picture. A bar that would leave the picture is cut off; like
+//! every bar it shows its figure.
 use std::fmt::Write as _;
 
 use crate::findings::{Findings, RowFindings};
@@ -9,9 +9,9 @@ use crate::peer::Peer;
 use crate::table::short;
 
 const LABELS: f64 = 190.0;
-/// How wide a cost equal to the best peer's is drawn.
+/// The width of a cost equal to the best peer's.
 const UNIT: f64 = 240.0;
-/// In units, where bars are cut off.
+/// In units, the length at which bars are cut off.
 const CUT: f64 = 2.2;
 const BAR: f64 = 11.0;
 const GAP: f64 = 12.0;
@@ -57,7 +57,7 @@ fn legend(svg: &mut String, findings: &Findings) {
                 entrant.version.clone()
             }
         };
-        // The width of a letter is a guess: nothing here can measure text.
+        // The width of a letter is a guess: text cannot be measured here.
         let width = 34.0 + 6.0 * name.chars().count() as f64;
         if x + width > WIDTH {
             (x, y) = (12.0, y + 17.0);
@@ -86,7 +86,7 @@ fn line_at(svg: &mut String, x: f64, bottom: f64) {
     );
 }
 
-/// Draws one row's bars from `y` down and returns where it ended.
+/// Draws one row's bars from `y` down and returns the lower end.
 fn group(body: &mut String, found: &RowFindings, mut y: f64) -> f64 {
     let Some(best) = found.best_peer().or_else(|| found.floor()) else { return y };
     let (name, unit) = (escape(&found.row.name), escape(found.row.unit()));

@@ -1,4 +1,4 @@
-//! The command line: what a person asks of the contest, and the hidden roles the contest starts.
+//! The command line: the options of the user, and the hidden roles that the bench starts as children.
 //!
 //! It also takes what cargo and libtest pass to every bench, so that `cargo bench` and
 //! `cargo test --benches` both do something sensible. Lacks: any reading of files or of the environment.

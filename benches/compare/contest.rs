@@ -1,4 +1,4 @@
-//! The contest: who takes part and which rows are played, and where the findings go.
+//! The run: participants, rows, and the destination of the findings.
 //!
 //! Lacks the playing itself: that is `arena`.
 use std::fs;
@@ -60,7 +60,7 @@ fn hold(options: &Options) -> io::Result<Findings> {
         }
         match arena.play(row, &findings.entrants) {
             Ok(found) => findings.rows.push(found),
-            // A long run is not to be lost for one row; it fails all the same, at its end.
+            // A long run must not be lost for one row; it fails all the same, at its end.
             Err(error) => findings.broken.push((name, error.to_string())),
         }
     }

@@ -1,8 +1,8 @@
 //! The PostgreSQL of the pgbench rows: one server, which outlasts the rows, with pgbench's tables in it.
 //!
-//! It lets role `plain` in as it comes, and role `mtls` only over TLS with a client certificate, so a proxy
-//! that did not do its job would get nowhere. Set up so that its disk has no say. Lacks passwords: SCRAM
-//! costs the server milliseconds a session and the proxy nothing.
+//! It accepts role `plain` without conditions, and role `mtls` only over TLS with a client certificate, so a proxy
+//! that did not do its job would fail. Configured so that its disk does not matter. Lacks passwords: SCRAM costs the
+//! server milliseconds a session and the proxy nothing.
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use crate::process::Running;
 use crate::programs::{find, lacking};
 use crate::row::Wire;
 
-/// For a server that has to write its first files on a busy machine.
+/// For a server that creates its files on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const HBA: &str = "
@@ -32,17 +32,17 @@ pub(crate) struct Database {
     pub(crate) at: SocketAddr,
 }
 
-/// Who a client says it is, and how it connects: libpq's own variables.
+/// The role and connection parameters of a client, as libpq's own variables.
 #[derive(Clone, Default)]
 pub(crate) struct Login(Vec<(&'static str, OsString)>);
 
 impl Database {
-    /// Which of its programs are not there.
+    /// Its missing programs.
     pub(crate) fn lacks() -> Option<String> {
         lacking(&["initdb", "postgres", "psql", "pgbench"])
     }
 
-    /// `folder` is for it alone; it has to be there, and passable for the account.
+    /// `folder` is for it alone; it has to exist, and the account must be able to traverse it.
     pub(crate) fn start(folder: &Path, at: SocketAddr, pki: &Pki, place: &Place) -> io::Result<Self> {
         let account = Account::unprivileged()?;
         account.give(folder)?;
@@ -88,7 +88,7 @@ impl Database {
 }
 
 impl Login {
-    /// Plaintext, as an application speaks to its ambassador; the role tells the server what to insist on.
+    /// Plaintext, like an application to its ambassador; the role tells the server what to demand.
     pub(crate) fn through_proxy(at: SocketAddr, wire: Wire) -> Self {
         let role = match wire {
             Wire::Plain => "plain",
@@ -99,7 +99,7 @@ impl Login {
         login
     }
 
-    /// What the client would do were there no proxy: over mTLS it does the TLS itself.
+    /// What the client would do without a proxy: over mTLS it does the TLS itself.
     pub(crate) fn direct(at: SocketAddr, wire: Wire, pki: &Pki) -> Self {
         if wire == Wire::Plain {
             return Self::through_proxy(at, wire);
@@ -129,14 +129,14 @@ impl Login {
 
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        // Nothing of the user's own is in play: no variables, no ~/.postgresql.
+        // Without the user's variables and ~/.postgresql.
         command.env_clear().env("HOME", "/nonexistent").env("LC_ALL", "C");
         command.envs(self.0.iter().map(|(name, value)| (name, value)));
         command
     }
 }
 
-/// No log but of what fails, and nothing that wakes up on its own account while others are measured.
+/// Logs failures only, and runs no background work of its own during measurements.
 fn settings(at: SocketAddr) -> String {
     format!(
         "listen_addresses = '{}'\nport = {}\nunix_socket_directories = ''\nmax_connections = 100\n\

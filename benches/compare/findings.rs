@@ -1,4 +1,4 @@
-//! What was found: every reading, and the medians and ratios that the reports show.
+//! The findings: every reading, and the medians and ratios that the reports show.
 //!
 //! Lacks formatting: `table`, `json` and `chart` each have their own.
 use crate::load::{Latency, Reading};
@@ -13,7 +13,7 @@ pub(crate) struct Findings {
     pub(crate) terms: Vec<String>,
     pub(crate) entrants: Vec<Entrant>,
     pub(crate) absent: Vec<(Peer, String)>,
-    /// Rows that this machine lacks the programs for, and which.
+    /// Rows whose programs are missing, and which.
     pub(crate) left_out: Vec<(String, String)>,
     /// Rows that could not be played, and why.
     pub(crate) broken: Vec<(String, String)>,
@@ -41,7 +41,7 @@ pub(crate) struct Cell {
 }
 
 impl Findings {
-    /// What must not go wrong whoever else is missing: ours, the floor and what stands behind them.
+    /// Required in any case: ours, the floor and their servers.
     pub(crate) fn failures(&self) -> Vec<String> {
         let absent = self.absent.iter().map(|(peer, why)| (*peer, format!("{}: {why}", peer.name())));
         let troubles = self.rows.iter().flat_map(|found| {
@@ -64,17 +64,17 @@ impl RowFindings {
         self.cells.iter().find(|cell| cell.peer == peer)
     }
 
-    /// Of those set up as their manuals advise.
+    /// Of those configured as their manuals advise.
     pub(crate) fn best_peer(&self) -> Option<f64> {
         self.least(|peer| peer.is_foreign() && !peer.is_tuned())
     }
 
-    /// Of all, those tuned beyond that included.
+    /// Of all, including those tuned beyond that.
     pub(crate) fn best_tuned_peer(&self) -> Option<f64> {
         self.least(Peer::is_foreign)
     }
 
-    /// Absent for idle sessions: a bare relay keeps nothing for them, and that is no ratio.
+    /// Absent for idle sessions: a bare relay keeps nothing for them, so there is no ratio.
     pub(crate) fn floor(&self) -> Option<f64> {
         if matches!(self.row.work, Work::Idle { .. }) { None } else { self.least(Peer::is_floor) }
     }
@@ -113,7 +113,7 @@ impl RowFindings {
     }
 }
 
-/// The ratio of the dearest round to the cheapest from which on a cell is marked.
+/// The ratio of the most expensive round to the cheapest from which on a cell is marked.
 pub(crate) const UNSTEADY: f64 = 1.25;
 
 impl Cell {
@@ -121,7 +121,7 @@ impl Cell {
         median(self.readings.iter().map(|reading| row.figure(reading)))
     }
 
-    /// Whether the rounds are so far apart that their median says little.
+    /// Whether the rounds differ so much that their median says little.
     pub(crate) fn is_unsteady(&self, row: &Row) -> bool {
         let figures =
             || self.readings.iter().map(|reading| row.figure(reading)).filter(|figure| figure.is_finite());
@@ -134,12 +134,12 @@ impl Cell {
         rate(&self.readings)
     }
 
-    /// The mean latency in microseconds, if that is all that is known of it.
+    /// The mean latency in microseconds, if only that is known.
     pub(crate) fn mean(&self) -> Option<f64> {
         mean(&self.readings)
     }
 
-    /// How much of one core the proxy had in use.
+    /// The share of one core that the proxy used.
     pub(crate) fn busy(&self) -> Option<f64> {
         median(self.readings.iter().map(|reading| reading.cpu.as_secs_f64() / reading.wall.as_secs_f64()))
     }
@@ -157,7 +157,7 @@ fn rate(readings: &[Reading]) -> Option<f64> {
     median(readings.iter().map(|reading| reading.units / reading.wall.as_secs_f64()))
 }
 
-/// Of each reading's mean the median, as of everything.
+/// The median of the readings' means, like everything.
 fn mean(readings: &[Reading]) -> Option<f64> {
     median(readings.iter().filter_map(|reading| reading.mean))
 }

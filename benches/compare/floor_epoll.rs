@@ -1,5 +1,4 @@
-//! The floor: the least a relay can do. One thread, one epoll, one shared buffer, one read and one write
-//! per message.
+//! The floor: the least a relay can do. One thread, one epoll, one shared buffer, one read and one write per message.
 //!
 //! It lacks everything a product needs (timeouts, limits, counters, a choice of upstreams, a record of
 //! what happened), which is the point: what a proxy costs beyond this is the price of its functions.
@@ -20,12 +19,12 @@ const BUFFER: usize = 64 * 1024;
 
 const LISTENER: usize = usize::MAX;
 
-/// One side of a session. Sides stand in pairs: that of slot `n` has its partner in slot `n ^ 1`.
+/// One side of a session. Sides are paired: slot `n` has its partner in slot `n ^ 1`.
 struct Side {
     socket: OwnedFd,
-    /// What this side's socket would not take; its partner is not read while there is any.
+    /// Bytes that this side's socket did not take; its partner is not read while there are any.
     unsent: Vec<u8>,
-    /// Nothing more comes from here.
+    /// This side has ended.
     ended: bool,
 }
 
@@ -51,8 +50,8 @@ pub(crate) fn run(listen_at: SocketAddr, upstream: SocketAddr) -> io::Result<()>
 struct Relay {
     poll: Poll,
     sides: Vec<Option<Side>>,
-    /// First slots of free pairs. A slot may be filled anew while an event for its former side is still to
-    /// come: sockets do not block, so that costs one vain call.
+    /// First slots of free pairs. A slot may be reused while an event for its former side is still to come: sockets do
+    /// not block, so that costs one futile call.
     free: Vec<usize>,
     upstream: SocketAddr,
 }
@@ -62,7 +61,7 @@ impl Relay {
         let Some(downstream) = accept(listener)? else { return Ok(()) };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let upstream = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        // On loopback it is connected before the client's first bytes come; if not, the write tells.
+        // On loopback it is connected before the client's first bytes arrive; if not, the write fails.
         match connect(&upstream, &self.upstream) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(_) => return Ok(()),
@@ -84,7 +83,7 @@ impl Relay {
         let [Some(one), Some(other)] = &mut self.sides[first..first + 2] else { return };
         let (this, partner) = if slot == first { (one, other) } else { (other, one) };
         let mut turn = Turn { poll: &self.poll, slot, this, partner };
-        // A session that breaks ends, whichever way it broke: a floor keeps no record.
+        // A session that breaks ends, whatever the error: a floor keeps no record.
         if turn.take(ready, buffer).is_ok_and(|open| open) {
             return;
         }
@@ -105,7 +104,7 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// False when the session is over.
     fn take(&mut self, ready: Interest, buffer: &mut [u8]) -> io::Result<bool> {
-        // The socket is asked, for the event may be one of the slot's former side.
+        // The socket is read, since the event may belong to the slot's former side.
         if ready.contains(Interest::ERR) {
             sockopt::socket_error(&self.this.socket)??;
         }

@@ -1,5 +1,5 @@
-//! The floor of the bulk rows: splice(2) through a pipe, one blocking thread for each direction, so that
-//! nothing is spent but the moving.
+//! The floor of the bulk rows: splice(2) through a pipe, one blocking thread for each direction, so that it does
+//! nothing but move bytes.
 //!
 //! Lacks an answer for many sessions (a thread and a pipe for each direction of each) and any care
 //! for small messages; it is a limit to be compared with, not a design.
@@ -35,7 +35,7 @@ fn pipe_of(size: usize) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe)
 }
 
-/// Until `from` ends or either side breaks; then `to` is told.
+/// Until `from` ends or either side breaks; then `to` is shut down.
 fn carry(from: &TcpStream, to: &TcpStream, (outlet, inlet): &(OwnedFd, OwnedFd), most: usize) {
     let mut in_pipe = 0;
     loop {

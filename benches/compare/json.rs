@@ -1,6 +1,6 @@
-//! The findings as JSON: everything, so that another day's run can be set against it.
+//! The findings as JSON: everything, for comparison with another day's run.
 //!
-//! Lacks a schema of its own; the names say what they are.
+//! Lacks a schema of its own; the names are descriptive.
 use serde_json::{Value, json};
 
 use crate::findings::{Cell, Findings, RowFindings};

@@ -1,8 +1,8 @@
-//! The load: closed loops over many sessions from one thread, and what they read off at the end.
+//! The load: closed loops over many sessions from one thread, and the readings at their end.
 //!
-//! It runs in the contest's own thread and reads the proxy's CPU time itself, exactly when the measured
-//! span opens and closes. Lacks an open loop: the figure is cost per unit of work, and latencies are
-//! those of a busy proxy with as many requests in flight as the row has sessions.
+//! It runs in the bench's own thread and reads the proxy's CPU time itself, exactly when the measured span opens and
+//! closes. Lacks an open loop: the figure is cost per unit of work, and latencies are those of a busy proxy with as
+//! many requests in flight as the row has sessions.
 mod bulk;
 mod connect;
 mod idle;
@@ -20,10 +20,10 @@ use crate::row::Work;
 use crate::socket::dial;
 use crate::wire::{Ask, Tally};
 
-/// How long anything that must answer may take.
+/// The limit of every wait for an answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What one contestant did in one round.
+/// The reading of one contestant in one round.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reading {
     pub(crate) cpu: Duration,
@@ -31,9 +31,9 @@ pub(crate) struct Reading {
     /// Round trips, bytes, connections, sessions, transactions or messages, by the row.
     pub(crate) units: f64,
     pub(crate) latency: Option<Latency>,
-    /// The mean latency in microseconds, where the client is a program that tells no more.
+    /// The mean latency in microseconds, if the client program reports only that.
     pub(crate) mean: Option<f64>,
-    /// By how many bytes the proxy has grown; only in the idle row.
+    /// The growth of the proxy in bytes; only in the idle row.
     pub(crate) memory: u64,
     /// The share of TLS handshakes that resumed a session.
     pub(crate) resumed: Option<f64>,
@@ -64,15 +64,15 @@ pub(crate) struct Span {
     pub(crate) measured: Duration,
 }
 
-/// Where the load goes, and where it reads off what became of it.
+/// The destination of the load, and the sources of its readings.
 pub(crate) struct Course<'a> {
     pub(crate) target: SocketAddr,
-    /// Of whoever listens there.
+    /// The listening process.
     pub(crate) meter: &'a Meter,
     pub(crate) span: Span,
-    /// A plain door of the upstream itself.
+    /// A plain port of the upstream itself.
     pub(crate) upstream: SocketAddr,
-    /// Which set of its doors is the contestant's.
+    /// The contestant's set of its ports.
     pub(crate) set: usize,
     /// For pgbench.
     pub(crate) login: Login,
@@ -105,13 +105,13 @@ pub(crate) fn run(work: Work, course: &Course<'_>) -> io::Result<Reading> {
     Ok(Reading { resumed: course.tally()?.resumed_since(before), ..reading })
 }
 
-/// Whether one byte makes the way to the upstream and back.
+/// Whether one byte reaches the upstream and comes back.
 pub(crate) fn ping(target: SocketAddr) -> io::Result<()> {
     let mut session = open(target, Ask::Ping)?;
     session.read_exact(&mut [0])
 }
 
-/// A session that has said what it wants; it blocks, but not for ever.
+/// A session that has sent its request; it blocks, with a timeout.
 fn open(target: SocketAddr, ask: Ask) -> io::Result<std::net::TcpStream> {
     let mut session = dial(target)?;
     session.set_read_timeout(Some(PATIENCE))?;
@@ -119,7 +119,7 @@ fn open(target: SocketAddr, ask: Ask) -> io::Result<std::net::TcpStream> {
     Ok(session)
 }
 
-/// Tells a loop when to warm up, count and stop, and reads the meter at the two borders.
+/// Tells a loop when to warm up, count and stop, and reads the meter at both ends.
 struct Window<'a> {
     course: &'a Course<'a>,
     since: Instant,
@@ -130,7 +130,7 @@ struct Window<'a> {
 enum Phase {
     /// Still warming up, or counting.
     On,
-    /// What was counted so far does not count.
+    /// Everything counted so far is discarded.
     Opened,
     Closed(Reading),
 }
@@ -140,8 +140,8 @@ impl<'a> Window<'a> {
         Self { course, since: Instant::now(), opened: None }
     }
 
-    /// `counted`: how much has been done since it opened. On a busy machine a short span may pass with
-    /// nothing done yet; then it stays open for the first.
+    /// `counted`: the work done since it opened. On a busy machine a short span may pass without any; then it stays
+    /// open for the first unit.
     fn tick(&mut self, counted: usize) -> io::Result<Phase> {
         match self.opened {
             None if self.since.elapsed() >= self.course.span.warm_up => {
@@ -154,7 +154,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// What was used since the window opened.
+    /// CPU time since the window opened.
     fn close(&self) -> io::Result<Reading> {
         let (at, cpu) = self.opened.ok_or_else(|| io::Error::other("ended before it was warm"))?;
         Ok(Reading {

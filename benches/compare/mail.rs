@@ -1,9 +1,8 @@
-//! What takes the mail in the mail rows: Postfix's smtp-sink, behind TLS where the wire asks for it.
+//! The receiver of the mail rows: Postfix's smtp-sink, behind TLS if the wire asks for it.
 //!
-//! smtp-sink knows no TLS, so the `tls-front` role stands before it: to a proxy the two are one server that
-//! speaks TLS from the first byte, as on port 465. Each contestant has its own, so that nobody's closed
-//! connections crowd the port table another has to search. Lacks STARTTLS, which no contestant but stunnel
-//! would speak.
+//! smtp-sink has no TLS, so the `tls-front` role stands in front of it: to a proxy the two are one server that speaks
+//! TLS from the first byte, as on port 465. Each contestant has its own, so that its closed connections do not crowd
+//! the port table that another has to search. Lacks STARTTLS, which no contestant but stunnel would speak.
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,17 +28,17 @@ use crate::terminate::server_config;
 
 pub(crate) struct MailServer {
     pub(crate) at: SocketAddr,
-    // Only held; the front goes before the sink.
+    // Only kept; the front is dropped before the sink.
     _running: Vec<Running>,
 }
 
 impl MailServer {
-    /// Which of the programs are not there.
+    /// The missing programs.
     pub(crate) fn lacks() -> Option<String> {
         lacking(&["smtp-source", "smtp-sink"])
     }
 
-    /// `folder` is for it alone; `free` is where it may listen.
+    /// `folder` is for it alone; `free` is a port for it.
     pub(crate) fn start(
         wire: Wire,
         folder: &Path,

@@ -1,10 +1,9 @@
 //! `compare`: what one unit of work costs each proxy, measured side by side.
 //!
-//! One binary with several parts to play. Without a role it is the contest: it starts the reference
-//! upstream and every contestant as child processes (itself again, for the parts that are ours),
-//! drives the load from its own thread, and reports CPU per unit of work. The figure is CPU time of
-//! the proxy from the kernel's scheduler, because wall time on two shared virtual cores says more
-//! about the neighbours than about the proxy.
+//! One binary with several roles. Without a role it is the contest: it starts the reference upstream and every
+//! contestant as child processes (itself again, for our own roles), drives the load from its own thread, and reports
+//! CPU per unit of work. The figure is CPU time of the proxy from the kernel's scheduler, because wall time on two
+//! shared virtual cores says more about the neighbours than about the proxy.
 //!
 //! Deliberately lacking: any check of content (lengths only; the behaviour tests compare bytes), any
 //! traffic off 127.0.0.1, any tuning of the kernel, and any statistics beyond medians of interleaved
@@ -41,7 +40,7 @@ mod wire;
 
 use std::process::ExitCode;
 
-// Under the names that they had here.
+// Under their former names here.
 use shared::{
     brand, cargo, glob, machine, originate, pinned, pki, ports, process, programs, socket, terminate,
 };

@@ -1,4 +1,4 @@
-//! Who can take part, and in which rows.
+//! The contestants, and their rows.
 //!
 //! Lacks how each is configured: that is `recipe`.
 use std::env;
@@ -54,17 +54,17 @@ impl Peer {
         matches!(self, Self::Floor | Self::FloorSplice)
     }
 
-    /// Somebody else's program: it may be missing, and it is what we compare with.
+    /// A third-party program: it may be missing, and it is what we compare with.
     pub(crate) fn is_foreign(self) -> bool {
         !self.is_floor() && self != Self::Ambassador
     }
 
-    /// Set up beyond what its manual advises for this job, to show what is in it.
+    /// Tuned beyond its manual's advice for this job, to show its potential.
     pub(crate) fn is_tuned(self) -> bool {
         matches!(self, Self::HaproxyTuned | Self::NginxTuned)
     }
 
-    /// Whether threads of it end, and take with them what the kernel counted for each.
+    /// Whether its threads end, which loses the kernel's counts of their CPU time.
     pub(crate) fn ends_threads(self) -> bool {
         self == Self::Stunnel
     }
@@ -78,14 +78,14 @@ impl Peer {
             Self::Stunnel => mtls,
             // They cannot ask PostgreSQL for TLS. Envoy can in its contrib build, which PyPI does not have.
             Self::Haproxy | Self::Nginx | Self::Envoy => !(mtls && matches!(row.work, Work::Pgbench { .. })),
-            // Pipes and larger buffers have no say in small messages, and the run is long enough. Under TLS
-            // nothing can be spliced, so it would be plain HAProxy once more.
+            // Pipes and larger buffers do not affect small messages, and the run is long enough. With TLS nothing can
+            // be spliced, so it would repeat plain HAProxy.
             Self::HaproxySplice => !mtls && !row.is_real_work(),
             Self::HaproxyTuned | Self::NginxTuned => !row.is_real_work(),
         }
     }
 
-    /// Whose program it is; `None` is this bench itself.
+    /// The program's project; `None` is this bench itself.
     fn brand(self) -> Option<Brand> {
         match self {
             Self::Floor | Self::FloorSplice => None,

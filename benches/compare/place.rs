@@ -1,7 +1,7 @@
-//! Which core does what. The proxy has a core for each of its workers to itself, the load and what stands
-//! behind the proxy share the others; rows in which the proxy would often have
-//! nothing to do put all on one core, because waking an idle virtual core costs more than any proxy does and
-//! would drown the difference; and a few rows are played once more with nothing pinned, as most proxies run.
+//! The use of cores. The proxy has a core for each of its workers to itself, the load and the servers share the
+//! others; rows in which the proxy would often be idle put everything on one core, because waking an idle virtual core
+//! costs more than any proxy does and would hide the difference; and a few rows are played once more with nothing
+//! pinned, as most proxies run.
 //!
 //! Lacks frequency, interrupt and NUMA steering: those belong to the owner of the machine.
 use std::io;
@@ -10,20 +10,20 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::pinned::Place;
 
-/// Who sits with whom in a row.
+/// The sharing of cores in a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Seating {
     Apart,
     Together,
-    /// Wherever the kernel likes.
+    /// Wherever the kernel schedules it.
     Anywhere,
 }
 
-/// Who sits where in a row.
+/// The cores of each process in a row.
 #[derive(Clone)]
 pub(crate) struct Seats {
     pub(crate) proxy: Place,
-    /// Also of all that stands behind the proxy.
+    /// Also of the servers behind the proxy.
     pub(crate) load: Place,
 }
 
@@ -53,9 +53,9 @@ impl Cores {
         let proxy: Vec<usize> = std::iter::once(first).chain(others().take(workers - 1)).collect();
         let mut load: Vec<usize> = all.iter().copied().filter(|core| !proxy.contains(core)).collect();
         match load.len() {
-            // Too few cores to sit apart.
+            // Too few cores to separate them.
             0 => load.clone_from(&all),
-            // One is what the load and the upstream are made for, a thread each.
+            // The load and the upstream have one thread each.
             _ => load.truncate(1),
         }
         Ok(Self { all: Place::of(&all), proxy: Place::of(&proxy), load: Place::of(&load), pins: true })
@@ -90,7 +90,7 @@ impl Cores {
 }
 
 impl Seats {
-    /// The cores that nobody but the proxy uses.
+    /// The cores that only the proxy uses.
     pub(crate) fn proxy_alone(&self) -> &[usize] {
         let shared = self.proxy.cores().iter().any(|core| self.load.cores().contains(core));
         if shared { &[] } else { self.proxy.cores() }

@@ -14,7 +14,7 @@ pub(crate) use rustix::event::epoll::EventFlags as Interest;
 
 pub(crate) struct Poll(OwnedFd);
 
-/// What `wait` fills; kept by the caller so that handlers may use the `Poll` while it is walked.
+/// Filled by `wait`; the caller keeps it so that handlers may use the `Poll` during the iteration.
 pub(crate) struct Events(Vec<Event>);
 
 impl Events {

@@ -1,9 +1,9 @@
-//! How each contestant is told to do the job: one listener, one upstream, as many workers as all others, no
-//! access log, room for the sessions of the idle row, the server's name checked, sessions resumed.
+//! The configuration of each contestant: one listener, one upstream, as many workers as all others, no access log,
+//! room for the sessions of the idle row, the server's name verified, sessions resumed.
 //!
-//! Each as its own manual advises for this job, else its defaults; a setting that makes a peer look
-//! worse than it is would be our defect, so the reason stands beside everything that is set. Lacks
-//! per-row tuning: a user has one configuration for all that comes.
+//! Each as its own manual advises for this job, else its defaults; a setting that makes a peer look worse than it is
+//! would be our defect, so every setting has its reason beside it. Lacks per-row tuning: a user has one configuration
+//! for all traffic.
 mod ambassador;
 mod envoy;
 mod haproxy;
@@ -19,7 +19,7 @@ use std::process::Command;
 use crate::peer::Peer;
 use crate::pki::Pki;
 
-/// What the contestant may know of what it carries.
+/// The protocol that the contestant may know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Protocol {
     /// TLS, if any, from the first byte.
@@ -32,18 +32,18 @@ pub(crate) struct Job<'a> {
     pub(crate) program: &'a Path,
     pub(crate) listen: SocketAddr,
     pub(crate) upstream: SocketAddr,
-    /// Absent when the upstream is plain.
+    /// Absent if the upstream is plain.
     pub(crate) pki: Option<&'a Pki>,
     pub(crate) protocol: Protocol,
     pub(crate) workers: usize,
-    /// In bulk rows; the splice floor fits its pipes to it.
+    /// In bulk rows; the splice floor sizes its pipes for it.
     pub(crate) sessions: usize,
     /// For the configuration file.
     pub(crate) folder: &'a Path,
 }
 
 impl Job<'_> {
-    /// Writes what the contestant wants to read and says how to start it.
+    /// Writes the contestant's files and returns the command that starts it.
     pub(crate) fn command(&self, peer: Peer) -> io::Result<Command> {
         let mut command = Command::new(self.program);
         match peer {
@@ -52,7 +52,7 @@ impl Job<'_> {
             }
             Peer::FloorSplice => {
                 command.arg("floor-splice").args([self.listen, self.upstream].map(|at| at.to_string()));
-                // Many pipes of 1 MiB fall out of the cache; 256 KiB was the better half of two trials.
+                // Many pipes of 1 MiB do not fit the cache; 256 KiB was the better of two trials.
                 command.arg((if self.sessions == 1 { 1 << 20 } else { 256 << 10 }).to_string());
             }
             Peer::Ambassador => {

@@ -1,7 +1,7 @@
-//! The rows of the table: which work, over which wire, with how many sessions, and in what unit it is
-//! judged. Every figure is a cost: less is better.
+//! The rows of the table: the work, the wire, the number of sessions, and the unit. Every figure is a cost: less is
+//! better.
 //!
-//! Lacks any knowledge of who takes part.
+//! Lacks the contestants.
 use crate::database::Database;
 use crate::load::Reading;
 use crate::mail::MailServer;
@@ -21,7 +21,7 @@ pub(crate) enum Work {
         message: usize,
         sessions: usize,
     },
-    /// Round trips of 64 bytes while one further session takes in bulk.
+    /// Round trips of 64 bytes while one further session receives bulk.
     Beside {
         sessions: usize,
     },
@@ -43,7 +43,7 @@ pub(crate) enum Work {
     Pgbench {
         script: Script,
     },
-    /// A session for each message, from Postfix's smtp-source to its smtp-sink.
+    /// One session per message, from Postfix's smtp-source to its smtp-sink.
     Mail {
         at_once: usize,
     },
@@ -67,7 +67,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Unpinned ones stand for themselves only if the others are pinned.
+    /// Unpinned rows are of interest only if the others are pinned.
     pub(crate) fn all(quick: bool, pins: bool) -> Vec<Self> {
         let both = |works: Vec<(&str, Work)>| -> Vec<Self> {
             let of_wire = |wire| works.iter().map(move |(name, work)| Self::new(wire, name, *work));
@@ -91,8 +91,8 @@ impl Row {
         let seating = match work {
             // One session in flight leaves two of three parties idle at any time, so they share a core.
             Work::RoundTrips { sessions: 1, .. } => Seating::Together,
-            // A database has so much more to do than a proxy that the proxy's core would fall idle after each
-            // message, and what it takes to wake it was more than half of the figure.
+            // A database has so much more work than a proxy that the proxy's core would become idle after each
+            // message, and waking it was more than half of the figure.
             Work::Pgbench { .. } | Work::Mail { .. } => Seating::Together,
             Work::RoundTrips { .. }
             | Work::Beside { .. }
@@ -107,7 +107,7 @@ impl Row {
         Self { name: format!("{}/unpinned", self.name), seating: Seating::Anywhere, ..self }
     }
 
-    /// Which programs the row needs beside the contestants that are not there.
+    /// The missing programs of the row, beside the contestants.
     pub(crate) fn lacks(&self) -> Option<String> {
         match self.work {
             Work::Pgbench { .. } => Database::lacks(),
@@ -120,7 +120,7 @@ impl Row {
         }
     }
 
-    /// Somebody else's programs at both ends.
+    /// Third-party programs at both ends.
     pub(crate) fn is_real_work(&self) -> bool {
         matches!(self.work, Work::Pgbench { .. } | Work::Mail { .. })
     }
@@ -149,7 +149,7 @@ impl Row {
         }
     }
 
-    /// Whether it stands in the chart: the rows that the aims are written for, and real work.
+    /// Whether it is in the chart: the rows with aims, and real work.
     pub(crate) fn is_headline(&self) -> bool {
         if self.seating == Seating::Anywhere {
             return false;
@@ -163,7 +163,7 @@ impl Row {
         }
     }
 
-    /// Whether it is set against the same load with no proxy between.
+    /// Whether it is compared with the same load without a proxy.
     pub(crate) fn has_direct(&self) -> bool {
         match self.work {
             Work::RoundTrips { .. }
@@ -176,10 +176,10 @@ impl Row {
     }
 }
 
-/// Sessions that are in flight together where each is short.
+/// Concurrent sessions where each is short.
 const AT_ONCE: usize = 16;
 
-/// A quick contest proves that the rows work, and leaves out those that differ in numbers alone.
+/// A quick run proves that the rows work, and omits rows that differ only in numbers.
 fn synthetic(quick: bool) -> Vec<(&'static str, Work)> {
     let trips = |message, sessions| Work::RoundTrips { message, sessions };
     let bulk = |flow, sessions| Work::Bulk { flow, sessions };

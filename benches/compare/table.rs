@@ -1,6 +1,6 @@
 //! The findings as text for a terminal.
 //!
-//! Lacks colour and width detection: it is also what gets pasted into issues.
+//! Lacks colour and width detection: it is also pasted into issues.
 use std::fmt::Write as _;
 
 use crate::findings::{Findings, RowFindings, UNSTEADY};
@@ -86,7 +86,7 @@ fn cost(found: &RowFindings, peer: Peer) -> String {
     }
 }
 
-/// Who resumed how many of its TLS handshakes, where a row makes many.
+/// The share of resumed TLS handshakes of each, in rows with many.
 fn resumptions(findings: &Findings) -> String {
     let mut text = String::new();
     for found in findings.rows.iter().filter(|found| matches!(found.row.work, Work::Connect { .. })) {
@@ -154,7 +154,7 @@ fn ratio(ours: Option<f64>, other: Option<f64>) -> String {
     }
 }
 
-/// Three digits, which is all that a median of a few rounds is good for.
+/// Three digits: a median of a few rounds is no more precise.
 pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         0.0..10.0 => format!("{value:.2}"),

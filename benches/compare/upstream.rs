@@ -1,8 +1,8 @@
-//! The reference upstream: one thread, one epoll, plain and mTLS doors, a set for each contestant.
+//! The reference upstream: one thread, one epoll, plain and mTLS ports, a set for each contestant.
 //!
-//! A set each, so that one contestant's closed connections never crowd the port table another has to
-//! search, and handshakes are counted per contestant. It is as cheap as it can be made, for it shares a core
-//! with the load. Lacks timeouts, limits and shutdown: it ends when the contest does.
+//! A set each, so that one contestant's closed connections never crowd the port table that another has to search, and
+//! handshakes are counted per contestant. It is as cheap as possible, since it shares a core with the load. Lacks
+//! timeouts, limits and shutdown: it ends with the bench.
 mod session;
 mod talk;
 mod tls;
@@ -21,7 +21,7 @@ use crate::socket;
 use crate::terminate::server_config;
 use crate::wire::Tally;
 
-/// Where the upstream can be reached: the same index is the same contestant.
+/// The addresses of the upstream: the same index is the same contestant.
 pub(crate) struct Doors {
     pub(crate) plain: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
@@ -30,7 +30,7 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    /// Reads the line that `run` writes first.
+    /// Reads the first line that `run` writes.
     pub(crate) fn parse(line: &str) -> io::Result<Self> {
         let ports: Result<Vec<u16>, _> = line.split_whitespace().map(str::parse).collect();
         let ports =
@@ -63,13 +63,13 @@ pub(crate) fn run(pki: &Path, sets: usize) -> io::Result<()> {
 
 struct Upstream {
     poll: Poll,
-    /// Plain ones, then as many with TLS, then as many that let nobody resume.
+    /// Plain ones, then as many with TLS, then as many without resumption.
     doors: Vec<TcpListener>,
     configs: [Option<Arc<ServerConfig>>; KINDS],
     /// One for each set.
     tallies: Vec<Tally>,
-    /// Their tokens follow those of the doors. A slot may be filled anew while an event for its former
-    /// session is still to come: sockets do not block, so that costs one vain read.
+    /// Their tokens follow those of the listeners. A slot may be reused while an event for its former session is still
+    /// to come: sockets do not block, so that costs one futile read.
     sessions: Vec<Option<Session>>,
     free: Vec<usize>,
     scratch: Scratch,
@@ -118,7 +118,7 @@ impl Upstream {
     fn serve(&mut self, slot: usize, token: usize, ready: Interest) -> io::Result<()> {
         let Some(session) = &mut self.sessions[slot] else { return Ok(()) };
         let before = session.interest();
-        // A session that fails is one that the other side broke off: no loss to the others.
+        // The other side aborted the session: the others are not affected.
         let open = session.advance(ready, &mut self.scratch, &mut self.tallies).unwrap_or(false);
         if !open {
             self.sessions[slot] = None;

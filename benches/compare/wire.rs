@@ -1,13 +1,13 @@
 //! The one byte that opens every session and tells the reference upstream what to do in it.
 //!
-//! One byte, so that asking costs a proxy next to nothing and never straddles two reads. Lacks
-//! everything else a protocol has: the load and the upstream are always of one build.
+//! One byte, so that it costs a proxy next to nothing and never straddles two reads. Lacks everything else of a
+//! protocol: the load and the upstream are always of one build.
 use std::io;
 
-/// How much the load and the upstream hand to the kernel at a time in bulk rows.
+/// The chunk that the load and the upstream pass to the kernel in bulk rows.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
-/// What is sent wherever content does not matter.
+/// Sent wherever content does not matter.
 pub(crate) static FILL: [u8; CHUNK] = [0x5a; CHUNK];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,11 +18,11 @@ pub(crate) enum Ask {
     Ping,
     /// Send for ever.
     Down,
-    /// Take in for ever.
+    /// Receive for ever.
     Up,
     /// Do both.
     Both,
-    /// Say what each set of doors has seen, then close.
+    /// Report the counts of each set of ports, then close.
     Tally,
 }
 
@@ -54,7 +54,7 @@ impl Ask {
     }
 }
 
-/// What one set of the upstream's doors has seen, which is one contestant's share.
+/// The counts of one set of the upstream's ports, which is one contestant's share.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Tally {
     pub(crate) bytes_heard: u64,

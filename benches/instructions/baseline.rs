@@ -1,4 +1,4 @@
-//! The committed counts, and what a new one is held against.
+//! The committed counts, and the comparison with new ones.
 
 use std::fmt;
 use std::fs;
@@ -7,9 +7,9 @@ use std::path::Path;
 use crate::Failure;
 use crate::scenario::{SCENARIOS, Scenario, TOLERANCE};
 
-/// Counts as they were when somebody last accepted them.
+/// The counts when they were last accepted.
 pub(crate) struct Baseline {
-    /// Architecture and versions they were counted with.
+    /// Architecture and versions of the count.
     pub(crate) toolchain: String,
     counts: Vec<(String, u64)>,
 }
@@ -51,15 +51,15 @@ impl Baseline {
     }
 }
 
-/// How a count compares.
+/// The result of a comparison.
 pub(crate) enum Verdict {
-    /// There is nothing to hold it against, so nothing guards it.
+    /// There is no baseline for it, so nothing guards it.
     New,
     /// The baseline is of another architecture.
     Foreign,
     /// Within the tolerance.
     Same { baseline: u64, change: f64 },
-    /// Too dear.
+    /// Too expensive.
     Dearer { baseline: u64, change: f64 },
     /// So much cheaper that the baseline no longer guards it.
     Cheaper { baseline: u64, change: f64 },

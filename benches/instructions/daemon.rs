@@ -13,14 +13,14 @@ use serde_json::Value;
 use crate::Failure;
 use crate::pki::SERVER_NAME;
 
-/// A daemon that accepts; killed when it is dropped before its end.
+/// A listening daemon; dropped before its end, it is killed.
 pub(crate) struct Daemon {
     child: Child,
     log: BufReader<ChildStderr>,
     pub(crate) address: SocketAddr,
 }
 
-/// Where it runs and what it dials.
+/// Its folder and the address that it dials.
 pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) endpoint: SocketAddr,
@@ -28,7 +28,7 @@ pub(crate) struct Place<'a> {
 }
 
 impl Daemon {
-    /// Starts `command`, which is to end in the daemon's name, and returns once it listens.
+    /// Starts `command`, which has to end in the daemon's name, and returns once it listens.
     pub(crate) fn start(mut command: Command, place: &Place<'_>) -> Result<Self, Failure> {
         let file = place.folder.join("listeners.yaml");
         fs::write(&file, place.listeners())?;
@@ -49,7 +49,7 @@ impl Daemon {
         }
     }
 
-    /// Waits for the access log's record of a session, the last thing that is done for it.
+    /// Waits for the access log's record of a session, the last step of its work.
     pub(crate) fn wait_for_record(&mut self) -> io::Result<()> {
         let mut line = String::new();
         while self.log.read_line(&mut line)? > 0 {
@@ -71,15 +71,14 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // One that has ended is already what we want.
+        // An ended one is the aim already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Place<'_> {
-    /// One worker, so that one thread does all the work; everything else as it is out of the box, the access log
-    /// included.
+    /// One worker, so that one thread does all the work; everything else has its defaults, including the access log.
     fn listeners(&self) -> String {
         let folder = self.folder.display();
         let tls = if self.is_mtls {
@@ -105,7 +104,7 @@ clusters:
     }
 }
 
-/// Reads the log up to the line that names the address; without one, what it said is the error.
+/// Reads the log up to the line with the address; without one, the log is the error.
 fn wait_until_listening(log: &mut impl BufRead) -> Result<SocketAddr, String> {
     let mut said = String::new();
     for line in log.lines().map_while(Result::ok) {
@@ -120,7 +119,7 @@ fn wait_until_listening(log: &mut impl BufRead) -> Result<SocketAddr, String> {
     Err(said)
 }
 
-/// A line of the log; null when it is none.
+/// A line of the log; null if it is not JSON.
 fn event(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_default()
 }
@@ -159,7 +158,7 @@ fn version(program: &str) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())
 }
 
-/// A file of callgrind: one thread's instructions in all.
+/// A file of callgrind: the instructions of one thread in all.
 pub(crate) fn total(profile: &PathBuf) -> Result<u64, Failure> {
     let text = fs::read_to_string(profile)?;
     let total = text.lines().rev().find_map(|line| line.strip_prefix("totals: "));

@@ -1,5 +1,5 @@
-//! A client and an endpoint on one thread, in step: nothing is sent before what went ahead has arrived. So
-//! the daemon sees the same events in the same order in every run, as far as a kernel can promise it.
+//! A client and an endpoint on one thread, in lockstep: nothing is sent before the previous bytes have arrived. So the
+//! daemon sees the same events in the same order in every run, as far as a kernel can guarantee it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -12,10 +12,10 @@ use socket2::SockRef;
 
 use crate::daemon::Daemon;
 
-/// Only ever spent when something is broken; a daemon under valgrind is slow.
+/// Spent only if something is broken; a daemon under valgrind is slow.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The daemon with what is around it.
+/// The daemon with its client and endpoint.
 pub(crate) struct Stage {
     pub(crate) daemon: Daemon,
     pub(crate) endpoint: TcpListener,
@@ -23,10 +23,10 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// The endpoint listens from now on, before there is a daemon to dial it.
+    /// The endpoint listens from now on, before a daemon dials it.
     pub(crate) fn listen() -> io::Result<TcpListener> {
         let endpoint = TcpListener::bind(("127.0.0.1", 0))?;
-        // On Linux accept(2) heeds it too.
+        // On Linux it applies to accept(2) too.
         SockRef::from(&endpoint).set_read_timeout(Some(PATIENCE))?;
         Ok(endpoint)
     }
@@ -77,7 +77,7 @@ impl<'a> Session<'a> {
         arrived.map_err(|error| failed("the endpoint's bytes", &error))
     }
 
-    /// The client ends, then the endpoint; both see the other's end, and the daemon has nothing left to do.
+    /// The client ends, then the endpoint; both see the other's end, and the daemon is idle.
     pub(crate) fn end(mut self) -> io::Result<()> {
         self.client.shutdown(Shutdown::Write)?;
         self.expect_end(|session, buffer| session.endpoint.stream().read(buffer), "the client's end")?;

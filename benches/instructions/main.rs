@@ -1,12 +1,12 @@
-//! `instructions`: how many instructions of ours one unit of work costs the real daemon, against a baseline
-//! that is committed.
+//! `instructions`: how many of our instructions one unit of work costs the real daemon, compared with a committed
+//! baseline.
 //!
 //! The daemon runs under `valgrind --tool=callgrind`, driven from here. Time on a shared machine says little;
-//! instructions say the same today and tomorrow, so a change that makes each round trip dearer fails
-//! `scripts/test`. What they do not see is the kernel's part and the cache: `benches/compare` measures those.
+//! instruction counts are reproducible, so a change that makes each round trip more expensive fails `scripts/test`.
+//! They exclude the kernel's part and the cache: `benches/compare` measures those.
 //!
-//! `scripts/instructions` builds and measures, `scripts/instructions --accept` makes what was measured the new
-//! baseline. `cargo test` drives each scenario for a moment without valgrind, so that it cannot rot.
+//! `scripts/instructions` builds and measures, `scripts/instructions --accept` makes the measured counts the new
+//! baseline. `cargo test` runs each scenario briefly without valgrind, so that it cannot rot.
 #![forbid(unsafe_code)]
 
 mod baseline;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Every scenario once, on a daemon without valgrind: does the load still do what it is for?
+/// Every scenario once, on a daemon without valgrind: does the load still work?
 fn rehearse(options: &Options) -> Result<ExitCode, Failure> {
     for scenario in SCENARIOS {
         measure::rehearse(scenario, &options.daemon)?;

@@ -1,5 +1,5 @@
-//! Instructions per unit of work: a run with twice the units less a run with the units, so that starting,
-//! stopping and warming up cancel out.
+//! Instructions per unit of work: a run with twice the units minus a run with the units, so that start, stop and
+//! warm-up cancel out.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::load::Stage;
 use crate::pki;
 use crate::scenario::{Scenario, TOLERANCE};
 
-/// Measurements of a scenario, at most. What disturbs a count (a wake-up for half of what is coming, a thread's turn
-/// at another moment) mostly adds to it, so it is the least of them that has to be too dear.
+/// Maximum number of measurements of a scenario. Disturbances of a count (a wake-up for half of the bytes, a thread
+/// scheduled at another moment) mostly add to it, so the least of them is compared.
 const TRIES: u32 = 3;
 
-/// Instructions of one unit, measured again while they are more than `baseline` allows.
+/// Instructions of one unit, measured again while they exceed the limit of `baseline`.
 pub(crate) fn instructions(scenario: &Scenario, daemon: &Path, baseline: u64) -> Result<u64, Failure> {
     let mut least = u64::MAX;
     for _ in 0..TRIES {
@@ -35,12 +35,12 @@ pub(crate) fn typical(scenario: &Scenario, daemon: &Path) -> Result<u64, Failure
     Ok(counts[counts.len() / 2])
 }
 
-/// Where the profiles of the last measurement are.
+/// The profiles of the last measurement.
 pub(crate) fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/instructions"))
 }
 
-/// A moment of the scenario without valgrind.
+/// The scenario, briefly, without valgrind.
 pub(crate) fn rehearse(scenario: &Scenario, daemon: &Path) -> Result<(), Failure> {
     play(scenario, Command::new(daemon), 2)
 }
@@ -54,8 +54,8 @@ fn measure(scenario: &Scenario, daemon: &Path) -> Result<u64, Failure> {
 
 /// Instructions of a whole run with that many units, on every thread but the first.
 ///
-/// The first builds everything and waits for signals; no session runs there. While it starts, the metrics'
-/// clock is calibrated in a loop that lasts as long as it lasts, which differs by millions.
+/// The first builds everything and waits for signals; no session runs there. During its start, the metrics' clock is
+/// calibrated in a loop of variable length, which differs by millions.
 fn run(scenario: &Scenario, daemon: &Path, units: u32) -> Result<u64, Failure> {
     let folder = folder().join(format!("{}-{units}", scenario.name));
     let _ = fs::remove_dir_all(&folder);

@@ -12,10 +12,10 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::Failure;
 
-/// What the certificate of the endpoint bears.
+/// The name in the certificate of the endpoint.
 pub(crate) const SERVER_NAME: &str = "localhost";
 
-/// Writes `ca.pem`, `client.pem` and `client.key` for the daemon; the answer is for the endpoint.
+/// Writes `ca.pem`, `client.pem` and `client.key` for the daemon; returns the configuration of the endpoint.
 pub(crate) fn write(folder: &Path) -> Result<Arc<ServerConfig>, Failure> {
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::default();

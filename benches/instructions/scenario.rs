@@ -1,20 +1,20 @@
 //! The fixed loads, and how far a count may be from its baseline.
 //!
-//! Each is in step with the daemon (`load`). A one-way flood is not among them: how many bytes the daemon finds
-//! at each look is a matter of timing, and the count varied eightfold. What a flood is made of, a read that
-//! fills its portion and is spliced, is `round_trip_16kib`. Bulk through TLS is not either: it is the cipher.
+//! Each is in lockstep with the daemon (`load`). A one-way flood is not among them: how many bytes the daemon finds at
+//! each read depends on timing, and the count varied eightfold. The parts of a flood, a read that fills its portion
+//! and is spliced, are in `round_trip_16kib`. Bulk through TLS is not among them either: it measures the cipher.
 
 use std::io;
 
 use crate::load::{Session, Stage};
 
-/// A load in units of work, and what is known about its count.
+/// A load in units of work, and the expectations of its count.
 #[derive(Debug)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Whether the endpoint speaks TLS and asks for a client certificate.
     pub(crate) is_mtls: bool,
-    /// The run that is subtracted has this many units, the other one twice as many.
+    /// The subtracted run has this many units, the other one twice as many.
     pub(crate) units: u32,
     work: Work,
 }

@@ -1,5 +1,6 @@
-//! Who owns the other end of a connection over loopback: the question to the kernel, which is most of what it costs to know a
-//! caller. A connection has it in its opening once, where anybody asks (docs/CALLERS.md).
+//! Lookup of the owner of a connection over loopback: the query to the kernel, which is most of the cost of
+//! identifying a caller. A session does it once, at its opening, if the configuration or the log needs it
+//! (docs/CALLERS.md).
 
 use std::net::{TcpListener, TcpStream};
 

@@ -24,7 +24,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
-    // A server behind a slow link: what the bookkeeping of partial messages takes at its worst.
+    // A server behind a slow link: the cost of partial messages at its worst.
     let whole = login.concat();
     group.bench_function("login_byte_by_byte", |bencher| {
         bencher.iter_batched(begin, |dialogue| rewrite(dialogue, whole.chunks(1)), BatchSize::SmallInput);
@@ -81,8 +81,8 @@ fn startup() -> Vec<u8> {
     packet
 }
 
-/// What each read of the server brings: the offer, two rounds of SCRAM, and everything up to ReadyForQuery. The
-/// last read ends the rewriting with its first message; the rest of it travels along.
+/// The server's reads: the offer, two rounds of SCRAM, and everything up to ReadyForQuery. The last read ends the
+/// rewriting with its first message; the rest of it is passed on.
 fn login() -> [Vec<u8>; 3] {
     let scram_first = [b"r=".as_slice(), &[b'n'; 42], b",s=", &[b's'; 24], b",i=4096"].concat();
     let scram_last = [b"v=".as_slice(), &[b'v'; 44]].concat();

@@ -1,7 +1,7 @@
-//! `micro`: what one decision, one step of the relay and one step of a dialogue take.
+//! `micro`: the time of one decision, one step of the relay and one step of a dialogue.
 //!
-//! Time on shared cores is a hint for whoever changes one of these functions, never a gate:
-//! `benches/instructions` is the gate. Tests run each of these once, so that they cannot rot.
+//! Time on shared cores is a hint for the author of a change to these functions, never a gate: `benches/instructions`
+//! is the gate. Tests run each of these once, so that they cannot rot.
 #![forbid(unsafe_code)]
 
 mod callers;

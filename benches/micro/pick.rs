@@ -1,5 +1,5 @@
-//! Which endpoint takes the next session: the whole decision as a cluster makes it under its lock, and the counting of the
-//! session's life.
+//! Which endpoint takes the next session: the whole decision as a cluster makes it under its lock, and the counting
+//! over the session's life.
 //!
 //! Two and three endpoints are the usual cluster, 100 a large one, 10,000 an absurd one.
 
@@ -42,7 +42,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Every weight and every load differs from its neighbour's, as they do in life.
+/// Every weight and every load differs from its neighbour's, as in practice.
 fn in_use(policy: Policy, endpoints: usize) -> ClusterState {
     let mut cluster_state = ClusterState::new(settings(policy));
     let member = |(key, weight)| EndpointSpec { id: None, weight, priority: 0, key };
@@ -57,7 +57,7 @@ fn in_use(policy: Policy, endpoints: usize) -> ClusterState {
     cluster_state
 }
 
-/// As a file has them that says nothing of it.
+/// The defaults of the configuration.
 fn settings(balance: Policy) -> Settings {
     let (half, ten) = (Duration::from_millis(500), Duration::from_secs(10));
     Settings {

@@ -1,7 +1,7 @@
 //! One message from a client to its endpoint through a real relay, on a worker's runtime.
 //!
-//! Both ends of both connections live on that one thread, so a step has the cost of the client's send and of
-//! the endpoint's receive in it, alike at every commit.
+//! Both ends of both connections are on that one thread, so a step includes the cost of the client's send and of the
+//! endpoint's receive, alike at every commit.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput};
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("relay");
-    // The second fills a read, so it goes by splice.
+    // The second fills a read, so it uses splice.
     for (name, bytes) in [("64_b", 64), ("16_kib", 16 * 1024)] {
         group.throughput(Throughput::Bytes(bytes as u64));
         group.bench_function(name, |bencher| {

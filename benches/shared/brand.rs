@@ -1,6 +1,6 @@
-//! Whose program it is, where it is, and which version it has.
+//! The project of a program, its path, and its version.
 //!
-//! Lacks how each is configured: that is the bench's.
+//! Lacks the configuration: that is the bench's.
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) enum Brand {
 }
 
 impl Brand {
-    /// Its program, or in words why there is none.
+    /// Its program, or the reason why there is none.
     pub(crate) fn program(self) -> io::Result<PathBuf> {
         let found = match self {
             Self::Ambassador => named_by("AMBASSADOR_BIN").or_else(beside_the_bench),
@@ -36,7 +36,7 @@ impl Brand {
         }
     }
 
-    /// The first line of what the program says of itself, cut down to name and number.
+    /// The first line of the program's version output, reduced to name and number.
     pub(crate) fn version(self, program: &Path) -> io::Result<String> {
         let flag = match self {
             Self::Haproxy | Self::Nginx => "-v",
@@ -56,7 +56,7 @@ impl Brand {
             Self::Nginx => format!("nginx {}", after("nginx/")),
             // "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/"
             Self::Haproxy => format!("HAProxy {}", after("version ").split(' ').next().unwrap_or(line)),
-            // "stunnel 5.68 on x86_64-pc-linux-gnu platform", after a line on what it is about to do
+            // "stunnel 5.68 on x86_64-pc-linux-gnu platform", after a line about its configuration
             Self::Stunnel => {
                 let line = words.lines().find(|line| line.starts_with("stunnel ")).unwrap_or(line);
                 line.split(" on ").next().unwrap_or(line).to_owned()

@@ -1,6 +1,6 @@
-//! What cargo and libtest pass to every bench, beside what the bench itself takes.
+//! The flags that cargo and libtest pass to every bench, beside the bench's own.
 //!
-//! Lacks a meaning for most of it: it has to be taken, or `cargo bench` and `cargo test --benches` would fail.
+//! Most of them have no effect: they must be accepted, or `cargo bench` and `cargo test --benches` would fail.
 #[derive(clap::Args)]
 pub(crate) struct FromCargo {
     /// Name what there is, and do nothing
@@ -17,7 +17,7 @@ pub(crate) struct FromCargo {
 }
 
 impl FromCargo {
-    /// `cargo test --benches` says nothing at all, or `--test`: no time for a measurement.
+    /// `cargo test --benches` passes no flag at all, or `--test`: no time for a measurement.
     pub(crate) fn is_test(&self) -> bool {
         self.test || std::env::args_os().len() == 1
     }

@@ -1,8 +1,8 @@
-//! Names of rows and scenarios by pattern.
+//! Selection of rows and scenarios by pattern.
 //!
 //! Lacks character classes and escapes: such names need none.
 
-/// Whether `name` is one that `glob` means: `*` stands for any run of characters, `?` for one.
+/// Whether `name` matches `glob`: `*` stands for any run of characters, `?` for one.
 pub(crate) fn matches(glob: &str, name: &str) -> bool {
     let Some(first) = glob.chars().next() else { return name.is_empty() };
     let rest = &glob[first.len_utf8()..];

@@ -1,6 +1,6 @@
-//! Where and when it was measured.
+//! The machine and the time of a measurement.
 //!
-//! Lacks anything that would tell one host from another of its kind: no names, no addresses.
+//! Lacks anything that would identify a host: no names, no addresses.
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,6 @@
-//! What the benches that start programs have in common: certificates, peers, processes, ports, sockets.
+//! Common parts of the benches that start programs: certificates, peers, processes, ports, sockets.
 //!
-//! Lacks a use of all of it by each bench.
+//! Not every bench uses all of it.
 pub(crate) mod brand;
 pub(crate) mod cargo;
 pub(crate) mod glob;

@@ -1,7 +1,7 @@
-//! How each proxy is told to originate mTLS: the upstream's name sent and checked, a certificate of its own,
+//! How each proxy is configured to originate mTLS: the upstream's name sent and verified, a certificate of its own,
 //! sessions resumed.
 //!
-//! Lacks all that is not TLS, which differs from bench to bench.
+//! Lacks everything but TLS, which differs from bench to bench.
 use std::path::Path;
 
 use super::pki::{Pki, SERVER_NAME};
@@ -16,7 +16,7 @@ pub(crate) fn ambassador(pki: &Pki) -> String {
     )
 }
 
-/// What follows a server's address, from its first blank on.
+/// The text after a server's address, from its first blank on.
 pub(crate) fn haproxy(pki: &Pki) -> String {
     format!(
         " ssl verify required ca-file {} crt {} sni str({SERVER_NAME}) verifyhost {SERVER_NAME}",
@@ -53,8 +53,8 @@ pub(crate) fn stream_module() -> String {
 
 /// The cluster's transport socket.
 ///
-/// The highest TLS version of a client has not always been 1.3. Of TLS 1.3 sessions it keeps one unless told
-/// otherwise, and each is good for one handshake, so with several sessions starting at once most could not resume.
+/// Its default highest TLS version as a client was not always 1.3. Of TLS 1.3 sessions it keeps one by default, and
+/// each is good for one handshake, so with several sessions starting at once most could not resume.
 pub(crate) fn envoy(pki: &Pki) -> String {
     format!(
         r#"    transport_socket:

@@ -1,4 +1,4 @@
-//! A program on the cores it is given, which ends with the bench that started it.
+//! A program pinned to given cores, which ends with the bench that started it.
 //!
 //! Lacks the choice of cores: that is the bench's.
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ impl Place {
         Self(cores.to_vec())
     }
 
-    /// Wherever this process may run.
+    /// All cores that this process may use.
     pub(crate) fn anywhere() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         Ok(Self((0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()))
@@ -34,7 +34,7 @@ impl Place {
     }
 }
 
-/// As the `pinned` role reads it.
+/// The form that the `pinned` role parses.
 impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cores: Vec<String> = self.0.iter().map(usize::to_string).collect();
@@ -51,8 +51,8 @@ pub(crate) fn pin(process: Option<Pid>, place: &Place) -> io::Result<()> {
     Ok(sched_setaffinity(process, &set)?)
 }
 
-/// Replaces this process by `program`: in its place, and told to end when the contest ends, however that
-/// comes about. Affinity and the death signal survive exec. Returns only on failure.
+/// Replaces this process by `program`, which ends when the bench ends, in any way. Affinity and the death signal
+/// survive exec. Returns only on failure.
 pub(crate) fn become_pinned(place: &Place, program: &[OsString]) -> io::Error {
     let prepared = pin(None, place).and_then(|()| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
     if let Err(error) = prepared {

@@ -1,6 +1,6 @@
-//! One throw-away CA with a server and a client certificate, made at start in a temporary folder.
+//! One throw-away CA with a server and a client certificate, created at the start in a temporary folder.
 //!
-//! ECDSA P-256 throughout, the common choice and equally dear to all contestants. Lacks revocation,
+//! ECDSA P-256 throughout, the common choice and equally expensive for all contestants. Lacks revocation,
 //! intermediates and any use after the process ends.
 use std::fs::{self, Permissions};
 use std::io;
@@ -12,7 +12,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-/// What the server's certificate bears and every contestant must check.
+/// The name in the server's certificate, which every contestant must verify.
 pub(crate) const SERVER_NAME: &str = "localhost";
 
 pub(crate) struct Pki {
@@ -25,7 +25,7 @@ impl Pki {
         Ok(Self::at(folder))
     }
 
-    /// One that was made before.
+    /// The files of an existing one.
     pub(crate) fn at(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
@@ -46,7 +46,7 @@ impl Pki {
         self.folder.join(format!("{who}.key"))
     }
 
-    /// Certificate and key in one file, the way HAProxy wants them.
+    /// Certificate and key in one file, as HAProxy needs them.
     pub(crate) fn bundle(&self, who: &str) -> PathBuf {
         self.folder.join(format!("{who}.bundle"))
     }
@@ -74,7 +74,7 @@ fn write(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         fs::write(folder.join(format!("{who}.pem")), &certificate)?;
         let key_file = folder.join(format!("{who}.key"));
         fs::write(&key_file, &key)?;
-        // libpq takes no key that others may read.
+        // libpq rejects a key that others may read.
         fs::set_permissions(key_file, Permissions::from_mode(0o600))?;
         fs::write(folder.join(format!("{who}.bundle")), certificate + &key)?;
     }

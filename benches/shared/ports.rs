@@ -1,6 +1,6 @@
-//! Ports that nobody has, to be told to a program before it listens.
+//! Free ports, chosen before the program that is to listen starts.
 //!
-//! Lacks holding them: between the question and the program's own listen another might take one.
+//! Lacks a reservation: before the program's own listen another process might take one.
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Below the ports that the kernel gives to connections, and apart from a second bench's.
+    /// Below the kernel's ephemeral ports, and apart from a second bench's.
     pub(crate) fn new() -> Self {
         Self { next: 20_000 + u16::try_from(std::process::id() % 8000).expect("below 8000") }
     }

@@ -1,8 +1,8 @@
-//! A child process with everything it started: its CPU time, its memory, its end.
+//! A child process with all its descendants: CPU time, memory, end.
 //!
-//! Figures come from /proc: schedstat (nanoseconds on a CPU, per thread) and smaps_rollup. A thread that
-//! ends takes its nanoseconds with it; for a contestant that ends threads it is stat, which keeps them but
-//! tells hundredths of a second. Lacks cgroups and perf counters, which not every machine lets us have.
+//! Figures come from /proc: schedstat (nanoseconds on a CPU, per thread) and smaps_rollup. The nanoseconds of an ended
+//! thread are lost; for a contestant whose threads end it is stat, which keeps them but counts hundredths of a second.
+//! Lacks cgroups and perf counters, which not every machine permits.
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -33,7 +33,7 @@ impl Running {
         Ok(Self { child: pinned.spawn()? })
     }
 
-    /// As `start`, but what it writes to stdout is for us to read.
+    /// As `start`, but its stdout is ours to read.
     pub(crate) fn start_talking(
         program: &Command,
         place: &Place,
@@ -60,7 +60,7 @@ impl Running {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// `alone`: the cores that nobody but this child uses.
+    /// `alone`: the cores that only this child uses.
     pub(crate) fn meter(&self, ends_threads: bool, alone: &[usize]) -> Meter {
         Meter {
             pids: family(self.pid()),
@@ -72,7 +72,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Workers first noted, then the master asked: nginx's workers outlive a master that is killed.
+        // The workers are noted first, then the master is ended: nginx's workers outlive a killed master.
         let pids = family(self.pid());
         signal(&pids, Signal::TERM);
         let deadline = Instant::now() + PATIENCE;
@@ -81,7 +81,7 @@ impl Drop for Running {
         }
         if !self.has_ended() {
             signal(&pids, Signal::KILL);
-            // Only to reap it; what a killed child returns is of no interest.
+            // Only to reap it; the status of a killed child does not matter.
             let _ = self.child.wait();
         }
     }
@@ -89,18 +89,17 @@ impl Drop for Running {
 
 fn signal(pids: &[Pid], signal: Signal) {
     for &pid in pids {
-        // One that has ended meanwhile is what we want.
+        // An ended process is the aim already.
         let _ = kill_process(pid, signal);
     }
 }
 
-/// Reads what a family of processes has used.
+/// Reads the resources of a tree of processes.
 pub(crate) struct Meter {
     pids: Vec<Pid>,
     ends_threads: bool,
-    /// The kernel does much of a send's work in a soft interrupt, on the sender's time; under load it
-    /// hands that to a thread of its own. It is the proxy's work all the same: for the splice floor it was
-    /// a fifth of all.
+    /// The kernel does much of a send's work in a soft interrupt, on the sender's time; under load it passes that to a
+    /// thread of its own. It is the proxy's work all the same: for the splice floor it was a fifth of all.
     softirqs: Vec<Pid>,
 }
 
@@ -138,14 +137,14 @@ fn of_live_threads(pid: &Pid) -> io::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// The scheduler's count as well, for utime and stime are scaled to it, but in hundredths of a second.
+/// The scheduler's count as well: utime and stime are scaled to it, but in hundredths of a second.
 pub(crate) fn cpu_of(pid: &Pid) -> io::Result<Duration> {
     let fields = stat(*pid).ok_or_else(|| io::Error::other("the proxy has ended"))?;
     let field = |number: usize| first_number(fields.split_whitespace().nth(number - 3).unwrap_or_default());
     Ok(Duration::from_millis(10 * (field(14)? + field(15)?)))
 }
 
-/// The process and all its descendants, as the parent links in /proc tell it now.
+/// The process and all its current descendants, by the parent links in /proc.
 pub(crate) fn family(root: Pid) -> Vec<Pid> {
     let parents: Vec<(Pid, Pid)> = processes().filter_map(|pid| Some((pid, parent(pid)?))).collect();
     let mut family = vec![root];
@@ -157,7 +156,7 @@ pub(crate) fn family(root: Pid) -> Vec<Pid> {
     family
 }
 
-/// Hidden in some containers; then it goes uncounted for all alike.
+/// Hidden in some containers; then it is not counted for any contestant.
 fn softirq_thread(core: usize) -> Option<Pid> {
     let name = format!("ksoftirqd/{core}");
     let is_it = |pid: &Pid| {
@@ -179,7 +178,7 @@ fn parent(pid: Pid) -> Option<Pid> {
 /// The fields of proc_pid_stat(5) from the third on.
 fn stat(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The program's name stands in parentheses and may itself hold spaces and parentheses.
+    // The program's name is in parentheses and may itself contain spaces and parentheses.
     let (_, after_name) = stat.rsplit_once(')')?;
     Some(after_name.to_owned())
 }
@@ -189,7 +188,7 @@ fn first_number(text: &str) -> io::Result<u64> {
     word.parse().map_err(|_| io::Error::other(format!("expected a number in /proc, found {word:?}")))
 }
 
-/// Until `probe` succeeds; what the child last said otherwise.
+/// Waits until `probe` succeeds; on a timeout returns the child's last output.
 pub(crate) fn await_ready(
     running: &mut Running,
     probe: impl Fn() -> io::Result<()>,
@@ -212,7 +211,7 @@ pub(crate) fn await_ready(
     }
 }
 
-/// As many descriptors as this machine lets us have; children inherit it.
+/// Raises the limit of descriptors as far as this machine permits; children inherit it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)

@@ -1,4 +1,4 @@
-//! Where a program is: on PATH, or where Debian keeps those that it leaves out of PATH.
+//! The path of a program: on PATH, or in Debian's folders outside of PATH.
 //!
 //! Lacks installing: that is scripts/compare.
 use std::env;
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Daemons are in sbin, which is not on everybody's path, PostgreSQL's in a folder for each version.
+    // Daemons are in sbin, which is not on every PATH, PostgreSQL's in a folder for each version.
     let folders = env::split_paths(&path)
         .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
         .chain(newest_postgresql());
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
-/// Those of `names` that are not there.
+/// The missing ones of `names`.
 pub(crate) fn lacking(names: &[&str]) -> Option<String> {
     let missing: Vec<&str> = names.iter().copied().filter(|name| find(name).is_none()).collect();
     (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))

@@ -1,7 +1,6 @@
-//! Sockets as the load, the upstream and the floors all want them: no blocking on a full one, no Nagle,
-//! a backlog that holds a burst.
+//! Sockets for the load, the upstream and the floors: non-blocking, no Nagle, a backlog for a burst.
 //!
-//! Lacks every option a product has to think about; 127.0.0.1 is the only network here.
+//! Lacks the other options of a product; 127.0.0.1 is the only network here.
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +25,7 @@ pub(crate) fn listen_with(at: SocketAddr, backlog: i32) -> io::Result<TcpListene
     Ok(socket.into())
 }
 
-/// A connected stream; it blocks until told otherwise.
+/// A connected stream; it blocks until configured otherwise.
 pub(crate) fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
@@ -42,7 +41,7 @@ pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// How many bytes the socket took now, perhaps none.
+/// The number of bytes that the socket took, perhaps none.
 pub(crate) fn send_some(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     match send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
         Ok(sent) => Ok(sent),
@@ -51,7 +50,7 @@ pub(crate) fn send_some(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// How many bytes came: `None` when none are there yet, zero at the end of the stream.
+/// The number of received bytes: `None` if there are none yet, zero at the end of the stream.
 pub(crate) fn receive_some(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     receive(socket, buffer, RecvFlags::DONTWAIT)
 }

@@ -1,7 +1,7 @@
-//! The terms on which an upstream of ours terminates mTLS.
+//! The TLS parameters with which our upstreams terminate mTLS.
 //!
-//! One version, one suite, one key exchange, all of which every proxy has: the upstream settles them so that all
-//! do the same cryptography. Lacks early data, ALPN and a choice of names.
+//! One version, one suite, one key exchange, all of which every proxy has: the upstream fixes them so that all do the
+//! same cryptography. Lacks early data, ALPN and a choice of names.
 use std::io;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::pki::Pki;
 /// Named in every report.
 pub(crate) const TLS_TERMS: &str = "TLS 1.3, AES-256-GCM, X25519, ECDSA P-256 on both sides, session tickets";
 
-/// With `resume` sessions can be resumed, without it no tickets are given out.
+/// With `resume` sessions can be resumed; without it no tickets are issued.
 pub(crate) fn server_config(pki: &Pki, resume: bool) -> io::Result<Arc<ServerConfig>> {
     build(pki, resume).map_err(|error| io::Error::other(format!("cannot set up TLS: {error}")))
 }
@@ -40,7 +40,7 @@ fn build(pki: &Pki, resume: bool) -> Result<Arc<ServerConfig>, Box<dyn std::erro
             PrivateKeyDer::from_pem_file(pki.key("server"))?,
         )?;
     if resume {
-        // Stateless: a cache of sessions would run over in the connect row and deny resumption at random.
+        // Stateless: a cache of sessions would overflow in the connect row and prevent resumption at random.
         config.ticketer = Ticketer::new()?;
     } else {
         config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -1,21 +1,21 @@
-//! Every key of `listeners.yaml` as a line for people: the table of keys in another notation, for the manual.
+//! Every key of `listeners.yaml` as one entry of the manual page listeners.yaml(5), from the table of keys.
 
 use super::spec::table::ROOT;
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyDoc {
-    /// Where it stands: `clusters.NAME.tls.cert`.
+    /// Its path in the file: `clusters.NAME.tls.cert`.
     pub path: String,
-    /// What it takes.
+    /// The values it accepts, in words.
     pub takes: String,
-    /// What it is when the file does not have it; `required` where it must. `None`: off, or worked out.
+    /// Its default, or `required`. `None`: off, or derived from other keys.
     pub default: Option<String>,
-    /// What it is for.
+    /// What it means.
     pub about: &'static str,
 }
 
-/// All keys, each section before what is inside it.
+/// All keys, each section before its own keys.
 #[must_use]
 pub(crate) fn key_docs() -> Vec<KeyDoc> {
     let mut all = Vec::new();
@@ -36,7 +36,7 @@ fn section(spec: &SectionSpec, above: &str, all: &mut Vec<KeyDoc>) {
     }
 }
 
-/// The sections that may stand at a place.
+/// Adds the keys of the sections that a value of this kind may have.
 fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
     match kind {
         ValueKind::Section(spec) => section(spec, &format!("{path}."), all),
@@ -55,7 +55,7 @@ fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
     }
 }
 
-/// A section's keys follow it: they need not be said twice.
+/// A section is only "a map": its keys follow as entries of their own.
 fn takes(kind: &ValueKind) -> String {
     match kind {
         ValueKind::Section(_) => "a map".into(),

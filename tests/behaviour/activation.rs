@@ -1,4 +1,4 @@
-//! Sockets that systemd binds and passes by descriptor: which listener gets which, what is refused, and a start with
+//! Sockets that systemd binds and passes by descriptor: which listener gets which, what is rejected, and a start by
 //! the first connection.
 
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Ambassador, Client, Config, Upstream, demand, roles, until};
 
-/// Makes of `command` one that is started with those sockets, as systemd would.
+/// Makes `command` start with those sockets, as systemd would.
 pub(super) fn activated(command: &mut Command, sockets: &[&str]) {
     let mut wrapped = Command::new(demand("python3", "python3"));
     wrapped.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviour/drivers/activate.py"));
@@ -95,7 +95,7 @@ fn a_descriptor_that_is_no_stream_listener_is_refused() {
     }
 }
 
-/// The rule that keeps plaintext on this host is about what the socket is bound to, whoever bound it.
+/// The rule that keeps plaintext on this host applies to the bound address, whichever process bound it.
 #[test]
 fn a_passed_socket_that_is_not_loopback_needs_expose() {
     let upstream = Upstream::plain(roles::echo);
@@ -125,7 +125,7 @@ fn a_passed_socket_that_no_listener_names_is_a_warning() {
     ambassador.connect().echo("all the same");
 }
 
-/// Descriptors are for one process: an environment that was inherited by chance must not make us close others'.
+/// The descriptors are for one process: an inherited environment must not make us close other descriptors.
 #[test]
 fn descriptors_for_another_process_are_left_alone() {
     let upstream = Upstream::plain(roles::echo);
@@ -135,7 +135,7 @@ fn descriptors_for_another_process_are_left_alone() {
     ambassador.connect().echo("fine");
 }
 
-/// Through systemd's own program: it listens, and starts the daemon when the first client comes.
+/// With systemd's own program: it listens, and starts the daemon when the first client connects.
 #[test]
 fn the_first_connection_starts_the_daemon_and_is_served() {
     let upstream = Upstream::plain(roles::echo);

@@ -1,4 +1,4 @@
-//! What operators and their tools read: health, metrics, status, the log, and who may not ask.
+//! What operators and their tools read (health, metrics, status, the log), and which requests are rejected.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -57,8 +57,8 @@ fn status_has_the_shape_that_scripts_rely_on() {
     assert!(session["age_ms"].is_number());
 }
 
-/// 64 connections that said nothing took every place for ten seconds each, so any user of the host could keep /healthz from
-/// answering for as long as he liked, and a liveness probe would have killed the daemon.
+/// Scenario: 64 connections that sent nothing occupied every slot for ten seconds each, so any local user could keep
+/// /healthz from answering, and a liveness probe would have killed the daemon.
 #[test]
 fn silent_connections_do_not_keep_health_from_answering() {
     let (_upstream, ambassador) = echo_app();
@@ -69,14 +69,13 @@ fn silent_connections_do_not_keep_health_from_answering() {
         assert_eq!(ambassador.request("GET", path, "localhost").status, 200, "{path}");
         assert!(asked.elapsed() < Duration::from_secs(5), "{path} took {:?}", asked.elapsed());
     }
-    // The first of them had to make way; they see an end.
+    // The first of them had to make room; they are closed.
     let first = &silent[0];
     first.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     assert!(matches!((&*first).read(&mut [0]), Ok(0) | Err(_)));
 }
 
-/// A web page that names its own host as ours (DNS rebinding) must not read from the admin port of somebody's
-/// machine.
+/// A web page that names its own host as ours (DNS rebinding) must not read from a user's admin port.
 #[test]
 fn a_request_for_a_foreign_host_is_refused() {
     let (_upstream, ambassador) = echo_app();
@@ -187,7 +186,7 @@ fn metrics_are_prometheus_text_with_the_names_of_the_contract() {
     for name in process {
         assert!(metrics.samples().iter().any(|sample| sample.name == name), "{name} is missing");
     }
-    // Counters exist before they count, so that a rate over the first event is seen.
+    // Counters exist at zero, so that a rate includes the first event.
     assert!(
         metrics
             .samples()
@@ -201,7 +200,7 @@ fn the_status_command_shows_a_table_and_json() {
     let (upstream, ambassador) = echo_app();
     let status = |more: &[&str]| {
         let mut command = binary();
-        // The documented default of the control socket's place.
+        // The documented default path of the control socket.
         command.arg("status").args(more).env("RUNTIME_DIRECTORY", ambassador.dir()).current_dir("/");
         finish(&mut command).must_succeed().stdout
     };
@@ -214,8 +213,7 @@ fn the_status_command_shows_a_table_and_json() {
     assert_eq!(json["listeners"], ambassador.status()["listeners"]);
 }
 
-/// The file may name variables and key files that only the daemon's account has. Who asks for the status
-/// needs neither.
+/// The file may name variables and key files that only the daemon's account can read. `status` must not need them.
 #[test]
 fn the_status_command_needs_of_the_file_only_where_to_ask() {
     let upstream = Upstream::plain(roles::echo);
@@ -326,7 +324,7 @@ fn the_text_log_has_the_access_record_on_one_line() {
     });
 }
 
-/// A log collector that dies must not take the traffic with it.
+/// A log collector that dies must not affect the traffic.
 #[test]
 fn a_log_whose_reader_has_gone_stops_nothing() {
     let upstream = Upstream::plain(roles::echo);
@@ -336,7 +334,7 @@ fn a_log_whose_reader_has_gone_stops_nothing() {
     });
     drop(reader);
     for _ in 0..3 {
-        // Each leaves an access record, and the signal a line of the other kind.
+        // Each session writes an access record, and each signal a log line.
         ambassador.connect().echo("hello");
         ambassador.wait_active(0);
         ambassador.signal(Signal::HUP);
@@ -346,8 +344,8 @@ fn a_log_whose_reader_has_gone_stops_nothing() {
     assert_eq!(ambassador.wait_exit(), 0);
 }
 
-/// A collector that hangs, or a terminal somebody paused: the pipe fills up and stays full. What is lost is
-/// lines, and they are counted.
+/// A hanging collector or a paused terminal: the pipe fills up and stays full. Only lines are lost, and they are
+/// counted.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing_and_its_lost_lines_are_counted() {
     let (_unread, writer) = std::io::pipe().expect("a pipe");
@@ -356,7 +354,7 @@ fn a_log_that_nobody_reads_stops_nothing_and_its_lost_lines_are_counted() {
     });
 }
 
-/// Supervisors hand out one pipe for both.
+/// Supervisors pass one pipe for both.
 #[test]
 fn a_pipe_that_nobody_reads_may_be_stdout_as_well() {
     let (_unread, writer) = std::io::pipe().expect("a pipe");
@@ -378,7 +376,7 @@ fn loses_lines_and_serves(unread: impl FnOnce(&mut Command)) {
     assert_eq!(ambassador.request("GET", "/healthz", "localhost").status, 200);
     let kind = ambassador.metrics().types.get("ambassador_log_lines_lost_total").cloned();
     assert_eq!(kind.as_deref(), Some("counter"), "it is there before it counts");
-    // Sessions that were served: of refusals only some leave a record. They end by a reset, which keeps no port.
+    // Served sessions: only some refusals write a record. They end by a reset, which keeps no port in TIME_WAIT.
     let (address, is_lost) = (ambassador.address("app"), AtomicBool::new(false));
     thread::scope(|scope| {
         let served = || {

@@ -1,13 +1,13 @@
-//! Whose a connection is where it is not plain: sockets that change hands, control groups of containers and of users' own
-//! managers, and a listening socket of another network namespace. docs/CALLERS.md, "Cases".
+//! Attribution of connections in the unclear cases: sockets that change their owner, control groups of containers and
+//! of users' own managers, and a listening socket of another network namespace. docs/CALLERS.md, "Cases".
 
 use crate::activation::activated;
 use crate::callers::{SERVED, start, tcp, unix};
 use crate::harness::somebody::{Cgroup, Namespace, Somebody, Users};
 use crate::harness::{Ambassador, Config, Upstream, demand, roles};
 
-/// The process that connected has ended when we look, and a child of it with another user goes on. Over TCP the socket is
-/// still its maker's, unit and all; over a unix socket it is still whose connect(2) it was, of whom no unit is left.
+/// The process that connected has ended when we look, and its child with another uid continues. Over TCP the socket
+/// still belongs to its creator, with the unit; over a unix socket to the uid that called connect(2), without a unit.
 #[test]
 fn a_connection_that_is_handed_on_stays_whose_it_was() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -17,7 +17,7 @@ fn a_connection_that_is_handed_on_stays_whose_it_was() {
     let hand = format!("hand={}", reports.uid);
     for (target, unit) in [(tcp(&ambassador), Some("ambtest-hands.service")), (unix(&ambassador), None)] {
         let before = ambassador.records().len();
-        // Root makes it, for only root can become somebody else.
+        // Root creates it, since only root can change its uid.
         let mut call = ambassador.frozen(|| {
             let mut call = Somebody::default().within(&service).call(&target, &[&hand]);
             assert_eq!(call.heard(), "handed");
@@ -29,7 +29,8 @@ fn a_connection_that_is_handed_on_stays_whose_it_was() {
         let caller = &record["caller"];
         assert_eq!((&caller["uid"], caller["unit"].as_str()), (&0.into(), unit), "{target}: {record}");
     }
-    // What root gives away before it connects is the other one's, over TCP; who connects counts over a unix socket.
+    // A socket that root passes to another uid before it connects: over TCP the new owner counts; over a unix socket
+    // the uid that connects.
     let owned = format!("owned={}", billing.uid);
     for (target, expected) in [(tcp(&ambassador), billing.uid), (unix(&ambassador), 0)] {
         let before = ambassador.records().len();
@@ -39,11 +40,11 @@ fn a_connection_that_is_handed_on_stays_whose_it_was() {
     }
 }
 
-/// What the access log shows of clients in containers, and of what users run by themselves.
+/// The access log's entries for clients in containers, and for units of users' own managers.
 #[test]
 fn containers_and_users_own_services_are_shown_by_the_unit_that_the_host_sees() {
     let Some(Users { billing, .. }) = Users::have() else { return };
-    // IDs that no other run of the tests has, which may be going on.
+    // IDs that no concurrent run of the tests has.
     let id = std::process::id();
     let cases = [
         ("system.slice/docker-ID1.scope", Some("docker-ID1.scope")),
@@ -65,7 +66,7 @@ fn containers_and_users_own_services_are_shown_by_the_unit_that_the_host_sees() 
             Some("user@9.service/libpod-ID4.scope"),
         ),
         ("user.slice/user-9.slice/session-ID.scope", Some("session-ID.scope")),
-        // Those that no systemd made have no unit.
+        // Containers without systemd have no unit.
         ("docker/ID5", None),
         ("kubepods/burstable/podID/ID6", None),
         ("lxc.payload.ID/system.slice/sshd.service", None),
@@ -82,7 +83,8 @@ fn containers_and_users_own_services_are_shown_by_the_unit_that_the_host_sees() 
     }
 }
 
-/// Its clients come over a loopback that is not ours, and what the kernel would say of their addresses is about others.
+/// Its clients connect over another namespace's loopback; the kernel's answers about their addresses would be about
+/// other sockets.
 #[test]
 fn clients_of_a_socket_that_another_network_namespace_bound_are_strangers() {
     if Users::have().is_none() {

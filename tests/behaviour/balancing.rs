@@ -1,4 +1,4 @@
-//! Who gets the next session: round robin, least connections, weights.
+//! Balancing: round robin, least connections, weights.
 
 use crate::harness::{Ambassador, Client, Config, Upstream, roles};
 
@@ -6,7 +6,7 @@ fn weighted(upstream: &Upstream, weight: u32) -> String {
     format!("{{ address: \"{}\", weight: {weight} }}", upstream.address())
 }
 
-/// Opens `count` sessions that have reached an upstream, and keeps them.
+/// Opens `count` sessions that have reached an upstream, and keeps them open.
 fn hold(ambassador: &Ambassador, count: usize) -> Vec<Client> {
     let open = |_| {
         let mut client = ambassador.connect();
@@ -80,8 +80,8 @@ fn least_connections_counts_load_by_weight() {
     drop(held);
 }
 
-/// Dials that hang count as load. Were only established sessions counted, an endpoint that hangs would look
-/// idle and get them all.
+/// Hanging dials count as load. If only established sessions counted, a hanging endpoint would look idle and get all
+/// of them.
 #[test]
 fn least_connections_counts_dials_in_flight() {
     let pki = crate::harness::Pki::new();

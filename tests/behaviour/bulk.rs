@@ -1,4 +1,4 @@
-//! Much: 200 MB in each direction at once, byte for byte, and 2,000 sessions at the same time.
+//! Large amounts: 200 MB in each direction at once, byte for byte, and 2,000 sessions at the same time.
 
 use crate::harness::{Ambassador, Client, Config, Pki, ServerTls, Upstream, roles};
 
@@ -33,8 +33,8 @@ fn exchange(upstream: &Upstream, ambassador: &Ambassador) {
 #[test]
 fn two_thousand_sessions_live_at_once_half_of_them_in_mtls() {
     const EACH: usize = 1000;
-    // Both ends of every session are ours, and a session has two sockets in the ambassador: 4,000 descriptors
-    // here, more there.
+    // Both ends of every session are ours, and a session has two sockets in the daemon: 4,000 descriptors here, more
+    // there.
     raise_descriptor_limit();
     let pki = Pki::new();
     let (server, identity) = (pki.server(&["127.0.0.1"]), pki.client("app"));
@@ -42,7 +42,7 @@ fn two_thousand_sessions_live_at_once_half_of_them_in_mtls() {
     let mutual = Upstream::tls(ServerTls::new(&server).clients_of(&pki).build(), roles::echo);
     let (ca, cert, key) = (pki.ca(), identity.cert.display(), identity.key.display());
     let tls = format!("tls: {{ ca: {}, cert: {cert}, key: {key} }}", ca.display());
-    // The defaults are for one application's pool, not for a thousand connects in one burst.
+    // The defaults are for one application's pool, not for a burst of a thousand connects.
     let limits = "limits: { max_connections: 1100, max_connections_per_endpoint: 1100, max_pending: 1100 }";
     let config = Config::new()
         .listener("plain", "bind: 127.0.0.1:0\ncluster: plain\nmax_connections: 1100")
@@ -74,7 +74,7 @@ fn two_thousand_sessions_live_at_once_half_of_them_in_mtls() {
     assert!(records.iter().all(|record| record["outcome"] == "completed"));
 }
 
-/// Many systems start processes with 1,024 descriptors and let them have more for the asking.
+/// Many systems start processes with a soft limit of 1,024 descriptors and a higher hard limit.
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);

@@ -1,4 +1,5 @@
-//! Who on this host may connect, and who it was: several users, control groups and network namespaces.
+//! Which local processes may connect, and how they are identified: several users, control groups and network
+//! namespaces.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +10,7 @@ use crate::harness::server::{PASSWORD, mariadb};
 use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
 use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, finish, pgwire, roles, until};
 
-/// Listener `app` on TCP and on a unix socket that anybody may open, with these keys more.
+/// Listener `app` on TCP and on a unix socket with mode 0666, with these additional keys.
 pub(super) fn config(upstream: &Upstream, listener: &str, cluster: &str) -> Config {
     let body = format!(
         "bind: [ \"127.0.0.1:0\", \"unix:{{dir}}/app.sock\" ]\nmode: \"0666\"\ncluster: up\n{listener}"
@@ -23,7 +24,7 @@ pub(super) fn start(upstream: &Upstream, listener: &str) -> Ambassador {
     ambassador
 }
 
-/// Others have to be able to pass through its folder.
+/// Other users must be able to traverse its folder.
 pub(super) fn open_to_all(ambassador: &Ambassador) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(ambassador.dir(), std::fs::Permissions::from_mode(0o755))
@@ -38,7 +39,7 @@ pub(super) fn unix(ambassador: &Ambassador) -> String {
     ambassador.dir().join("app.sock").display().to_string()
 }
 
-/// The record of the session of that user.
+/// The record of that user's session.
 #[track_caller]
 pub(super) fn record_of(ambassador: &Ambassador, uid: u32) -> Value {
     ambassador.record_where(&format!("uid {uid}"), |record| record["caller"]["uid"] == uid)
@@ -55,7 +56,7 @@ fn only_the_users_that_are_named_may_connect() {
         assert_eq!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
         let refused = Somebody::user(reports).call(&target, &[]).heard();
         assert!(refused == "reset" || refused == "end", "{target}: {refused}");
-        // Root is nobody special.
+        // Root has no special rights.
         assert_ne!(Somebody::default().call(&target, &[]).heard(), SERVED, "{target}");
     }
     assert_eq!(upstream.accepted(), 2, "nothing of the others went upstream");
@@ -76,7 +77,7 @@ fn a_supplementary_group_counts_the_databases_over_tcp_and_the_processs_own_over
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, &format!("allow: [ {{ group: {APPS} }} ]"));
     let (tcp, unix) = (tcp(&ambassador), unix(&ambassador));
-    // Both processes are in a group that is not what the database says of their users.
+    // Both processes have a group that the user database does not list for their users.
     let (without, with) = (Somebody::user(billing), Somebody::user(reports).group(APPS));
     assert_eq!(without.call(&tcp, &[]).heard(), SERVED);
     assert_ne!(without.call(&unix, &[]).heard(), SERVED);
@@ -148,14 +149,14 @@ fn a_client_is_known_however_it_writes_our_address() {
     for options in [&["mapped"][..], &["device=lo"]] {
         let caller = if options[0] == "mapped" { Somebody::user(billing) } else { Somebody::default() };
         let heard = caller.call(&tcp(&ambassador), options).heard();
-        // Only root may bind to an interface; it is known, and therefore denied by its name.
+        // Only root may bind to an interface; it is known here, and therefore denied by name.
         assert_eq!(heard == SERVED, options[0] == "mapped", "{options:?}: {heard}");
     }
     record_of(&ambassador, 0);
 }
 
-/// A socket is its maker's, over TCP: whom the maker becomes later, or gives it to, does not matter. Over a unix socket it
-/// is his who called connect(2).
+/// Over TCP a socket belongs to its creator, even if the creator changes its uid or passes the socket on. Over a unix
+/// socket the caller is the process that called connect(2).
 #[test]
 fn a_socket_that_changes_hands_stays_its_makers() {
     let Some(Users { billing, .. }) = Users::have() else { return };
@@ -176,7 +177,8 @@ fn a_socket_that_changes_hands_stays_its_makers() {
     }
 }
 
-/// Whoever resets his connection leaves his words with us, and his port to the next: the next one's name is not his.
+/// A client that resets its connection leaves its bytes with us and its port to the next client, which must not get
+/// its identity.
 #[test]
 fn a_client_that_has_left_is_not_taken_for_the_next_one_with_its_port() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -240,7 +242,7 @@ fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
     assert!(record["caller"]["pid"].as_u64().is_some_and(|pid| pid > 0), "{record}");
 }
 
-/// The same command, but as arguments of a program that makes its surroundings.
+/// The same command, as arguments of a program that prepares its environment.
 pub(super) fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
     let mut outer = Command::new(program);
     outer.args(arguments).arg(command.get_program()).args(command.get_args());
@@ -254,8 +256,8 @@ pub(super) fn run_by(command: &mut Command, program: &str, arguments: &[&str]) {
     *command = outer;
 }
 
-/// As in a unit whose RestrictAddressFamilies= has no AF_NETLINK. Rules can only deny then, and the log says so at the start;
-/// over unix sockets, and where there are no rules, nothing is missing.
+/// As in a unit whose RestrictAddressFamilies= lacks AF_NETLINK. Rules can only deny then, and the log says so at the
+/// start; unix sockets, and listeners without rules, are not affected.
 #[test]
 fn where_the_kernel_tells_nothing_of_tcp_clients_the_log_says_so_and_rules_deny_them() {
     const WITHOUT: &str = include_str!("drivers/without_netlink.py");
@@ -288,7 +290,7 @@ fn where_the_kernel_tells_nothing_of_tcp_clients_the_log_says_so_and_rules_deny_
     assert!(free.lines().iter().all(|line| !line.contains(words)), "nobody asks, so nothing is missing");
 }
 
-/// A hundred units have series of their own; those that come later share one.
+/// A hundred units have series of their own; later ones share one.
 #[test]
 fn units_beyond_the_first_hundred_share_a_series() {
     if Users::have().is_none() {
@@ -300,7 +302,7 @@ fn units_beyond_the_first_hundred_share_a_series() {
     let Some(cgroups) = cgroups else { return };
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, "");
-    // One process that moves from one to the next; a socket is of the control group that it was made in.
+    // One process moves from one to the next; a socket belongs to the control group in which it was created.
     let moves = "home=$1; port=$2; shift 2; for unit; do \
                  echo $$ >$unit/cgroup.procs && exec 3<>/dev/tcp/127.0.0.1/$port && \
                  printf x >&3 && read -rn1 -u3 && exec 3>&- || exit 1; done; \
@@ -315,14 +317,14 @@ fn units_beyond_the_first_hundred_share_a_series() {
     let of = |unit: &str| metrics.sum("caller_connections_total", &[("unit", unit)]);
     assert_eq!((of("ambtest-u0.service"), of("ambtest-u102.service"), of("other")), (1.0, 0.0, 3.0));
     assert_eq!(metrics.sum("caller_connections_total", &[]), 103.0);
-    // Who belongs to no unit is not one of them.
+    // A caller without a unit is not counted as one.
     ambassador.connect().echo("from nowhere");
     until("we are counted", || {
         (ambassador.metrics().sum("caller_connections_total", &[("unit", "none")]) == 1.0).then_some(())
     });
 }
 
-/// Users that have no number in the daemon's user namespace all look like `nobody` there.
+/// Users without a number in the daemon's user namespace all appear as `nobody` there.
 #[test]
 fn a_user_without_a_number_in_our_user_namespace_is_a_stranger() {
     let Some(Users { billing, .. }) = Users::have() else { return };

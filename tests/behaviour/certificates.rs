@@ -1,5 +1,5 @@
-//! Servers' certificates that no library of ours would serve with, in front of OpenSSL's own server. What is taken under which
-//! `verify` is a table in src/tls/tests/certificates.rs.
+//! Server certificates that none of our libraries would serve with, on OpenSSL's own server.
+//! src/tls/tests/certificates.rs has the table of what each `verify` accepts.
 
 use std::fs;
 use std::net::TcpStream;
@@ -29,7 +29,7 @@ fn openssl(folder: &Path, arguments: &str) {
     finish(openssl.args(arguments.split(' ')).current_dir(folder)).must_succeed();
 }
 
-/// `server.pem` and `server.key`: a certificate of version 1 that it signed itself, as `openssl x509 -req` makes them.
+/// `server.pem` and `server.key`: a self-signed certificate of version 1, as `openssl x509 -req` makes them.
 fn version_1(bits: u32) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     openssl(
@@ -71,8 +71,8 @@ fn answers(ambassador: &Ambassador) {
     client.expect("cba\n");
 }
 
-/// PostgreSQL's and MySQL's manuals make certificates of version 1, which failed as `UnsupportedCertVersion` even with
-/// `insecure_skip_verify`, where no certificate is looked at.
+/// Scenario: the manuals of PostgreSQL and MySQL make certificates of version 1, which failed as
+/// `UnsupportedCertVersion` even with `insecure_skip_verify`, where certificates are not verified.
 #[test]
 fn a_certificate_of_version_1_is_taken_where_no_name_is_asked_for() {
     let folder = version_1(2048);
@@ -85,7 +85,7 @@ fn a_certificate_of_version_1_is_taken_where_no_name_is_asked_for() {
     }
 }
 
-/// A key of 1024 bits was told as "not signed by a CA of tls.ca", which it was.
+/// Scenario: a key of 1024 bits was reported as "not signed by a CA of tls.ca", although it was.
 #[test]
 fn a_servers_key_that_is_too_short_is_told_as_such() {
     let folder = version_1(1024);

@@ -1,4 +1,4 @@
-//! `check --connect`: each endpoint is dialled once, and each step of the way is told.
+//! `check --connect`: each endpoint is dialled once, and each step of the dial is reported.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn check_connect(config: &Config) -> Finished {
     finish(ambassador().args(["check", "--connect", "--config"]).arg(&file))
 }
 
-/// Both streams: which of them carries the report is not what is claimed here.
+/// Both streams: this test makes no claim about which of them carries the report.
 fn told(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr).to_lowercase()
 }
@@ -65,7 +65,7 @@ fn check_connect_tells_a_server_that_refuses_the_upgrade() {
     must_tell(&check_connect(&config).must_exit(1), &["upgrade"]);
 }
 
-/// An end without a word was taken for a server that waits for its client.
+/// Scenario: a close without a byte was taken for a server that waits for its client.
 #[test]
 fn check_connect_tells_a_server_that_closes_right_after_the_handshake() {
     let pki = Pki::new();

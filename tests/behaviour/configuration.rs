@@ -1,4 +1,4 @@
-//! `listeners.yaml`: what is a mistake, how it is told, and that nothing starts on a file with one.
+//! `listeners.yaml`: which mistakes are found, how they are reported, and that no command starts on a file with one.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ clusters:
   up: { endpoints: [ '127.0.0.1:9' ] }
 ";
 
-/// What `ambassador check` made of a file.
+/// The result of `ambassador check` on a file.
 struct Checked {
     dir: TempDir,
     finished: Finished,
@@ -256,7 +256,7 @@ fn a_wrong_command_line_exits_2() {
     finish(ambassador().arg("no-such-verb")).must_exit(2);
 }
 
-/// The file behind `--config` in front of the verb was dropped and the default file checked in its place.
+/// Scenario: `--config FILE` in front of the verb was ignored, and the default file was checked instead.
 #[test]
 fn a_config_in_front_of_the_verb_is_wrong_usage_and_not_another_file() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -268,7 +268,7 @@ fn a_config_in_front_of_the_verb_is_wrong_usage_and_not_another_file() {
         command.args(["--config", "other.yaml", verb]).current_dir(dir.path());
         finish(&mut command).must_exit(2).must_say("Usage");
     }
-    // Where there is no verb, `--config` is the daemon's.
+    // Without a verb, `--config` is for the daemon.
     let mut command = ambassador();
     finish(command.args(["--config", "other.yaml"]).current_dir(dir.path()))
         .must_exit(78)

@@ -1,4 +1,4 @@
-//! CONNECT: clients that name their cluster and say how they want to be connected, and what they hear.
+//! CONNECT: clients that name their cluster and options for its dial, and the replies they get.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use crate::harness::{
     Ambassador, Client, ClosedPort, Config, Conn, Upstream, command, demand, finish, roles, until,
 };
 
-/// Listener `app` that leads to `web` and `other`, by name.
+/// Listener `app` with the clusters `web` and `other`, by name.
 fn config(web: &[&str], other: &[&str], cluster: &str) -> Config {
     Config::new()
         .listener("app", "bind: 127.0.0.1:0\ncluster: [web, other]\ncontext: connect")
@@ -42,7 +42,7 @@ impl Reply {
         Self { status: status.expect("a status"), head: head.into(), rest: rest.into() }
     }
 
-    /// Reads a head, and leaves what follows it.
+    /// Reads a head, and leaves the bytes behind it.
     #[track_caller]
     fn read(client: &mut Client) -> Self {
         let mut text = Vec::new();
@@ -57,7 +57,7 @@ impl Reply {
     }
 }
 
-/// Asks for `target` with these header lines.
+/// Sends a CONNECT for `target` with these header lines.
 #[track_caller]
 fn ask(ambassador: &Ambassador, target: &str, lines: &str) -> (Client, Reply) {
     let mut client = ambassador.connect();
@@ -141,7 +141,7 @@ fn ssh_comes_through_as_a_proxy_command() {
         finish(keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)])).must_succeed();
     }
     fs::copy(dir.join("user.pub"), dir.join("authorized")).expect("a copied key");
-    // Where sshd, as root, wants to find an empty directory.
+    // The empty directory that sshd expects when it runs as root.
     drop(fs::create_dir_all("/run/sshd"));
     let port = free_port();
     let mut sshd = Command::new(demand("sshd", "openssh-server"));
@@ -167,7 +167,7 @@ fn ssh_comes_through_as_a_proxy_command() {
     ssh.args(["-F", "/dev/null", "-o", &proxy, "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes"]);
     ssh.args(["-o", "UserKnownHostsFile=/dev/null", "-i", &path("user"), "other", "echo through"]);
     let told = finish(&mut ssh);
-    // It stops the server when its stdin ends, and ends with it.
+    // It stops the server when its stdin ends, and then exits.
     drop(keeper.wait_with_output());
     assert_eq!(
         told.stdout,
@@ -182,7 +182,7 @@ fn no_attempts_means_one_try() {
     let (one, two, three) = (ClosedPort::new(), ClosedPort::new(), ClosedPort::new());
     let addresses = [one.address(), two.address(), three.address()];
     let web: Vec<_> = addresses.iter().map(String::as_str).collect();
-    // So many failures in a row would open the breaker, and eject each endpoint.
+    // This many failures in a row would open the breaker and eject each endpoint.
     let patient = "connect: { attempts: 3 }\ncircuit_breaker: { consecutive_failures: 100 }\n\
                    outlier_detection: { consecutive_failures: 100 }";
     let ambassador = Ambassador::start(&config(&web, &["127.0.0.1:1"], patient));
@@ -308,7 +308,7 @@ fn the_clusters_own_protocol_begins_behind_the_reply() {
     assert_eq!(reply.status, 200);
     client.expect("220 mx.test ESMTP\r\n");
 
-    // An SSLRequest is declined by us; what comes then is the server's.
+    // We decline an SSLRequest; the bytes after it are for the server.
     let (mut client, reply) = ask(&ambassador, "db", "");
     assert_eq!(reply.status, 200);
     client.send([0, 0, 0, 8, 4, 210, 22, 47]);
@@ -334,8 +334,8 @@ fn what_a_client_says_of_itself_is_logged_and_passed_on() {
     assert_eq!(record["context"], serde_json::json!({ "job": "nightly", "run": "42" }));
 }
 
-/// Scenario: a client asks, has its endpoint, and says nothing. A drain took it for a session at work, and waited for it through
-/// its window; one that comes by a plain listener and says nothing is told at once.
+/// Scenario: a client has the reply to its CONNECT and sends nothing. A drain took that session for a busy one and
+/// waited for it through the whole window; a silent session of a plain listener is ended at once.
 #[test]
 fn a_drain_does_not_wait_for_those_that_asked_and_say_nothing() {
     let upstream = Upstream::plain(roles::echo);

@@ -1,4 +1,4 @@
-//! Orders: what changes a running daemon, by POST on its control socket, and the commands that ask for it.
+//! Control requests: POSTs to the control socket that change a running daemon, and the commands that send them.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -18,14 +18,14 @@ fn echo_app() -> (Upstream, Ambassador) {
     (upstream, ambassador)
 }
 
-/// The ids of the sessions that live, oldest first.
+/// The ids of the live sessions, oldest first.
 fn sessions(ambassador: &Ambassador) -> Vec<String> {
     let sessions = ambassador.get("/sessions").json();
     let sessions = sessions["sessions"].as_array().expect("a list of sessions");
     sessions.iter().map(|session| session["session"].as_str().expect("an id").to_owned()).collect()
 }
 
-/// The state of the endpoint of that name in `/status`.
+/// The state of the endpoint with that name in `/status`.
 fn state(ambassador: &Ambassador, endpoint: &str) -> Value {
     let status = ambassador.status();
     let endpoints = status["clusters"][0]["endpoints"].as_array().expect("a list of endpoints");
@@ -57,7 +57,7 @@ fn a_session_is_closed_by_order_and_no_other_is() {
     upstream.wait_active(1);
     let ended = [("listener", "app"), ("outcome", "closed_by_operator")];
     assert_eq!(ambassador.metrics().sum("connections_total", &ended), 1.0);
-    // It is gone, so it cannot be closed again.
+    // It has ended, so it cannot be closed again.
     let again = ambassador.post(&format!("/sessions/{id}/close"));
     assert_eq!(again.status, 404);
     assert!(again.body.contains(id), "{}", again.body);
@@ -90,7 +90,7 @@ fn every_order_leaves_a_line_that_says_who_gave_it() {
     assert_eq!(line["uid"].as_u64(), Some(u64::from(geteuid().as_raw())), "{line}");
     assert_eq!(line["pid"].as_u64(), Some(u64::from(std::process::id())), "{line}");
     assert_eq!(line["status"], 404);
-    // One that lowers the level below that of such lines leaves one all the same, and so does the next.
+    // A request that raises the threshold above the level of such lines is logged all the same, and so is the next.
     ambassador.post("/log?level=error");
     ambassador.wait_line("/log?level=error");
     ambassador.post("/sessions/0000000000000001/close");
@@ -113,7 +113,7 @@ fn what_is_no_order_is_refused_in_words() {
         assert_eq!(answer.status, status, "POST {path}: {}", answer.body);
         assert!(answer.body.contains(words), "POST {path}: {}", answer.body);
     }
-    // Orders are given by POST alone.
+    // Control requests are accepted by POST only.
     assert_eq!(ambassador.get("/drain").status, 404);
     ambassador.connect().echo("as before");
 }
@@ -183,7 +183,7 @@ fn disabling_an_endpoint_ends_its_sessions_where_on_removed_says_close() {
     assert_eq!(disabled["enabled"], 0);
     client.ending();
     assert_eq!(ambassador.record()["outcome"], "endpoint_removed");
-    // Nobody is left to dial.
+    // No endpoint is left to dial.
     ambassador.connect().ending();
     ambassador.record_of("no_endpoint");
 }
@@ -207,7 +207,7 @@ fn an_order_to_drain_is_a_sigterm() {
     assert_eq!(ambassador.wait_exit(), 0);
 }
 
-/// A command that talks to the ambassador's control socket, run to its end.
+/// A command that talks to the daemon's control socket, run to its end.
 #[track_caller]
 fn command(ambassador: &Ambassador, arguments: &[&str]) -> Finished {
     finish(binary().args(arguments).arg("--control").arg(ambassador.control()))
@@ -337,7 +337,7 @@ fn orders_that_reach_nobody_exit_1_and_say_why() {
 fn whoever_may_not_give_orders_is_told_who_may() {
     let Some(users) = Users::have() else { return };
     let (_upstream, ambassador) = echo_app();
-    // Nothing but the socket's own mode is to be in the way.
+    // Only the socket's own mode may deny access.
     fs::set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("a folder for all");
     let program = ambassador.dir().join("ambassador");
     fs::copy(env!("CARGO_BIN_EXE_ambassador"), &program).expect("a copy of the binary");
@@ -347,8 +347,8 @@ fn whoever_may_not_give_orders_is_told_who_may() {
     ambassador.connect().echo("as before");
 }
 
-/// With TLS, two names that lead to one address are two endpoints called alike, and an order reached the first of them: the address
-/// that was to be taken out of use went on being dialled by the other.
+/// Scenario: with TLS, two names that led to one address were two endpoints with the same displayed name, and a
+/// request reached only the first: the address that was to be disabled was still dialled through the other.
 #[test]
 fn an_order_reaches_every_endpoint_of_that_address_and_says_how_many() {
     let (dns, pki) = (NameServer::start(), Pki::new());

@@ -1,4 +1,4 @@
-//! Certificates, keys and CAs that are replaced while the ambassador runs: in one step, in several, and badly.
+//! Certificates, keys and CAs that are replaced while the daemon runs: in one step, in several, and with mistakes.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::harness::{Ambassador, Config, Conn, End, Leaf, Pki, ServerTls, Upstream, roles, until};
 
-/// A folder whose `client.pem` and `client.key` change under the ambassador.
+/// A folder whose `client.pem` and `client.key` change while the daemon runs.
 pub(super) struct Folder(TempDir);
 
 impl Folder {
@@ -30,7 +30,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// A copy is renamed into place.
+    /// A copy is renamed over the old file.
     pub(super) fn install(&self, from: &Path, name: &str) {
         let new = self.path(&format!("{name}.new"));
         fs::copy(from, &new).expect("a copy");
@@ -58,7 +58,7 @@ pub(super) fn wait_reload(ambassador: &Ambassador, kind: &str, result: &str) {
     });
 }
 
-/// The client certificate of the newest connection, and whether it was a resumed one.
+/// The client certificate of the newest connection, and whether it was resumed.
 #[track_caller]
 fn newest(upstream: &Upstream, ambassador: &Ambassador) -> (String, bool) {
     let before = upstream.notes().iter().filter(|note| note.starts_with("handshake")).count();
@@ -101,7 +101,7 @@ fn a_pair_that_is_renamed_into_place_is_used_by_the_next_connection_and_no_ticke
     }
 }
 
-/// As Kubernetes mounts a Secret: `client.pem` → `..data/client.pem`, `..data` → a folder with a date for a name.
+/// The layout of a mounted Kubernetes Secret: `client.pem` → `..data/client.pem`, `..data` → a folder named by date.
 #[test]
 fn a_folder_swapped_by_a_link_is_noticed() {
     let pki = Pki::new();
@@ -126,7 +126,7 @@ fn a_folder_swapped_by_a_link_is_noticed() {
     assert_eq!(newest(&upstream, &ambassador).0, "new");
 }
 
-/// The certificate is there and its key is not yet: nothing is said, nothing is used.
+/// The certificate is there and its key is not yet: nothing is logged, nothing is used.
 #[test]
 fn a_half_written_pair_is_waited_for() {
     let pki = Pki::new();
@@ -161,12 +161,12 @@ fn a_bad_pair_keeps_the_old_one_and_is_told_once() {
     assert!(line.contains("client.pem") && line.contains("the old one stays in use"), "{line}");
     let error = credential(&ambassador, "identity")["error"].as_str().expect("an error").to_owned();
     assert!(error.contains(told), "{error}");
-    // Touched, and still wrong: no second word about it. Then a key comes that cannot be read, which is another matter.
+    // Touched, and still wrong: it is not logged again. Then comes an unreadable key, which is another error.
     fs::set_permissions(folder.path("client.key"), Permissions::from_mode(0o640)).expect("a mode");
     fs::write(folder.path("client.key"), "rubbish").expect("a file");
     until("the second fault was told", || (reloads(&ambassador, "identity", "failed") >= 2.0).then_some(()));
     assert_eq!(ambassador.lines().iter().filter(|line| line.contains(told)).count(), 1);
-    // The right one is taken whenever it comes.
+    // The right pair is used whenever it arrives.
     folder.install(&new.key, "client.key");
     wait_reload(&ambassador, "identity", "ok");
     assert_eq!(newest(&upstream, &ambassador).0, "new");
@@ -185,12 +185,12 @@ fn a_ca_that_is_replaced_counts_for_the_next_connection_resumed_or_not() {
     assert!(newest(&upstream, &ambassador).1);
     folder.install(&other.ca(), "ca.pem");
     wait_reload(&ambassador, "ca", "ok");
-    // There are tickets that the server would take, of a server that is trusted no longer.
+    // There are tickets that the server would accept, of a server that is no longer trusted.
     let mut client = ambassador.connect();
     client.try_send("not for this server");
     let record = ambassador.record_of("tls_failed");
     assert!(record["error"].as_str().expect("an error").contains("not signed by a CA of tls.ca"), "{record}");
-    // Rubbish keeps whom we trust.
+    // An unparsable file keeps the current CAs.
     fs::write(folder.path("ca.pem"), "rubbish").expect("a file");
     wait_reload(&ambassador, "ca", "failed");
     folder.install(&pki.ca(), "ca.pem");
@@ -198,7 +198,7 @@ fn a_ca_that_is_replaced_counts_for_the_next_connection_resumed_or_not() {
     assert!(!newest(&upstream, &ambassador).1);
 }
 
-/// A session that rests ends; one whose client waits for an answer, or that is at work, is let finish first.
+/// An idle session ends; a session whose client waits for an answer, or that is busy, may finish first.
 #[test]
 fn on_rotation_drain_ends_sessions_of_the_old_certificate_once_they_rest() {
     let pki = Pki::new();
@@ -299,7 +299,7 @@ fn a_certificate_that_ends_soon_and_a_key_that_everybody_may_read_are_warned_of(
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &folder.tls(&pki)));
     ambassador.wait_line("ends in 2 days");
     ambassador.wait_line("has mode 0644");
-    // A successor whose time is nearly over is told when it comes.
+    // A replacement that expires soon is reported when it is read.
     let brief = pki.client_until("brief", Duration::from_secs(2 * 60 * 60 + 600));
     folder.install(&brief.cert, "client.pem");
     folder.install(&brief.key, "client.key");

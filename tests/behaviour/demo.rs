@@ -1,4 +1,4 @@
-//! What somebody sees who has just built it: the demo, and the example file that ships.
+//! The first steps after a build: the demo, and the example file that ships.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn what_the_protocols_pages_show_loads() {
 #[test]
 fn no_private_key_is_shipped() {
     let certs = Path::new(env!("CARGO_MANIFEST_DIR")).join("certs");
-    // Ignored files of a developer's own may lie here; what is shipped is what the version control lists.
+    // A developer's ignored files may be here; only files known to the version control are shipped.
     let listed = finish(Command::new(demand("git", "git")).arg("ls-files").current_dir(&certs));
     for file in listed.stdout.lines() {
         let text = fs::read(certs.join(file)).unwrap_or_default();

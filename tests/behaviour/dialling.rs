@@ -1,4 +1,4 @@
-//! The way to an endpoint: which failures are tried elsewhere, how often, how long, and who may call it off.
+//! Dialling: which failures are retried elsewhere, how often, for how long, and what cancels a dial.
 
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ fn one_attempt_means_no_retry() {
         "balance: round_robin\nconnect: { attempts: 1 }",
     );
     let ambassador = Ambassador::start(&config);
-    // In turn: one of two consecutive sessions begins, and then also ends, with the dead one.
+    // Round robin: one of two consecutive sessions begins, and then also ends, with the dead endpoint.
     let ends: Vec<bool> = (0..2)
         .map(|_| {
             let mut client = ambassador.connect();
@@ -137,8 +137,8 @@ fn the_deadline_holds_over_all_attempts() {
     }
 }
 
-/// It was counted as cancelled, as if the client had left, and the endpoint that hung showed no error; and the
-/// session, which relayed nothing, was measured among those that did.
+/// Scenario: such a dial was counted as cancelled, as if the client had left, the hanging endpoint showed no error,
+/// and the session, which relayed nothing, was counted among those that did.
 #[test]
 fn a_handshake_that_the_deadline_cuts_is_the_endpoints_failure_and_no_session() {
     let pki = Pki::new();
@@ -158,7 +158,7 @@ fn a_handshake_that_the_deadline_cuts_is_the_endpoints_failure_and_no_session() 
     assert!(told.contains("connect.deadline") && told.contains("handshake"), "{told}");
 }
 
-/// An upstream that dies after it got a byte may have acted on it, so nobody else gets that byte.
+/// An upstream that died after it got a byte may have acted on it, so no other endpoint gets that byte.
 #[test]
 fn nothing_is_retried_once_a_byte_of_the_client_went_upstream() {
     let (one, two) = (Upstream::plain(roles::reset_after(5)), Upstream::plain(roles::reset_after(5)));
@@ -182,7 +182,7 @@ fn bytes_sent_while_we_dial_arrive_once_and_whole() {
     for _ in 0..2 {
         let mut client = ambassador.connect();
         client.send("early bytes");
-        // A half-close after data is no departure: the answer is still wanted.
+        // A half-close after data does not mean that the client left: it still wants the answer.
         client.end_sending();
         assert_eq!(client.read_out(), (b"thanks".to_vec(), End::Orderly));
     }
@@ -221,19 +221,19 @@ fn a_client_that_ends_without_a_byte_cancels_the_dial() {
     assert_eq!(ambassador.record()["outcome"], "downstream_gone");
 }
 
-/// A port scan of a plain listener never reaches the server: what comes and goes without a byte is known for that
+/// A port scan of a plain listener never reaches the server: a connection that ends without a byte is recognised
 /// before anything is dialled.
 #[test]
 fn a_client_that_is_gone_when_it_is_accepted_costs_the_upstream_nothing() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
-    // Else the worker may be faster than the client.
+    // Otherwise the worker may be faster than the client.
     ambassador.frozen(|| drop(ambassador.connect()));
     assert_eq!(ambassador.record()["outcome"], "downstream_gone");
     assert_eq!(upstream.accepted(), 0);
 }
 
-/// The first bytes are taken before the dial, and a half-close behind them is still none but that.
+/// The first bytes are read before the dial; a half-close behind them is still only a half-close.
 #[test]
 fn a_client_that_spoke_and_ended_its_side_before_a_plain_dial_is_served() {
     let (hanging, upstream) = (BlackHole::new(), Upstream::plain(roles::answer_after_end("thanks")));
@@ -249,7 +249,7 @@ fn a_client_that_spoke_and_ended_its_side_before_a_plain_dial_is_served() {
     assert!(records.iter().all(|record| record["sent_bytes"] == 11), "{records:?}");
 }
 
-/// A cancelled dial blames nobody: the endpoint shows no error.
+/// A cancelled dial counts against no endpoint.
 #[test]
 fn a_cancelled_dial_leaves_no_error_on_the_endpoint() {
     let pki = Pki::new();
@@ -265,7 +265,7 @@ fn a_cancelled_dial_leaves_no_error_on_the_endpoint() {
 
 #[test]
 fn localhost_leads_to_this_host_by_whichever_family_answers() {
-    // It is ::1 and 127.0.0.1 on most hosts, and only the latter listens here.
+    // It is ::1 and 127.0.0.1 on most hosts, and only the latter has a listener here.
     let upstream = Upstream::plain(roles::echo);
     let endpoint = format!("localhost:{}", upstream.port());
     let ambassador = Ambassador::start(&Config::app(&[&endpoint], ""));
@@ -278,7 +278,7 @@ fn localhost_leads_to_this_host_by_whichever_family_answers() {
 
 #[test]
 fn a_name_that_does_not_resolve_fails_the_session_and_says_the_name() {
-    // `.invalid` never resolves (RFC 6761); the resolver may take its time to say so.
+    // `.invalid` never resolves (RFC 6761); the resolver may take its time to report that.
     let ambassador =
         Ambassador::start(&Config::app(&["nobody.invalid:5432"], "connect: { attempts: 1, deadline: 20s }"));
     assert_eq!(ambassador.connect().ending(), End::Reset);

@@ -1,5 +1,5 @@
-//! Clients of protocols whose TLS begins with the first byte, against Debian's Redis, Memcached and Mosquitto with client
-//! certificates demanded; and what client libraries show of a refusal.
+//! Clients of protocols whose TLS begins with the first byte, against Debian's Redis, Memcached and Mosquitto with
+//! client certificates demanded; and what client libraries report of a refusal.
 
 use std::process::Command;
 
@@ -84,7 +84,7 @@ fn redis_cli_is_told_why_the_ambassador_refuses() {
     assert!(told.contains("LOADING ambassador: connect_failed: cannot connect to 127.0.0.1:"), "{told}");
 }
 
-/// TLS 1.3 rejects a client certificate after our side of the handshake is done.
+/// In TLS 1.3 a client certificate is rejected after our side of the handshake is done.
 #[test]
 fn a_late_rejection_reaches_redis_clients_in_words() {
     let server = redis();
@@ -142,8 +142,9 @@ print('pymemcache is content')
     finished.must_say("ambassador: connect_failed");
 }
 
-/// OpenSSL without a session id context, asking for client certificates (SSL_CTX_set_session_id_context(3)): memcached 1.6.18
-/// answers a ticket by an alert, and 24 of 60 sessions in a row were refused.
+/// Scenario: OpenSSL without a session id context that asks for client certificates
+/// (SSL_CTX_set_session_id_context(3)), such as memcached 1.6.18, answers a ticket with an alert: 24 of 60 sessions in
+/// a row were refused.
 #[test]
 fn a_server_that_refuses_resumption_is_asked_for_a_full_handshake() {
     let ambassador = to(memcached(), "memcached");
@@ -250,7 +251,7 @@ fn check_connect_shows_rabbitmq_its_header() {
 // ---------------------------------------------------------------------------------------------------
 // Microsoft SQL Server: no server here, but a client
 
-/// A scripted one, as strict as SQL Server is: TLS with the first byte, and that protocol by ALPN.
+/// A scripted server, as strict as SQL Server: TLS with the first byte, and its protocol by ALPN.
 #[test]
 fn a_strict_server_gets_prelogin_inside_tls_and_neither_side_hears_of_encryption() {
     const ASKED: &[u8] = b"\x12\x01\x00\x14\0\0\x01\0\x01\x00\x06\x00\x01\xff\x00pad..";

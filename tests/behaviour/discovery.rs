@@ -1,4 +1,4 @@
-//! Endpoints that are found: by a name, an SRV record or a file, followed while sessions run, kept when nobody answers.
+//! Discovery of endpoints by name, SRV record or file: followed while sessions run, kept while no source answers.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::harness::{
     ambassador, finish, roles, until,
 };
 
-/// An upstream of 127.0.0.1 and one of `ip` with the same port.
+/// An upstream on 127.0.0.1 and one on `ip` with the same port.
 fn neighbours(ip: &str) -> (Upstream, Upstream) {
     let first = Upstream::plain(roles::echo);
     let beside = Upstream::plain_at(&format!("{ip}:{}", first.port()), roles::echo);
@@ -148,7 +148,8 @@ fn each_address_of_a_name_is_an_endpoint_of_its_own() {
     );
 }
 
-/// It never changes what is known, says so once, in the log, the metrics and the status, and takes it back.
+/// A failing file never changes the known endpoints. The failure is reported once, in the log, the metrics and the
+/// status, and so is its end.
 #[test]
 fn a_resolver_that_fails_keeps_what_is_known() {
     let dns = NameServer::start();
@@ -218,7 +219,7 @@ fn the_daemon_starts_with_nothing_resolvable_and_serves_when_a_name_appears() {
     ambassador.connect().echo("served");
 }
 
-/// What was found for the names that the file still has stays; a name that was taken out is not dialled any more.
+/// Endpoints of names that the file still has are kept; a name that was removed is no longer dialled.
 #[test]
 fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
     let dns = NameServer::start();
@@ -239,7 +240,7 @@ fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
     wait_members(&ambassador, &[]);
 }
 
-/// A client that is there before the first answer came is no reason for a refusal.
+/// A session that arrives before the first DNS answer waits; it is not refused.
 #[test]
 fn a_session_waits_for_the_first_answer() {
     let dns = NameServer::start();
@@ -262,7 +263,7 @@ fn a_session_waits_for_the_first_answer() {
     });
 }
 
-/// Long before the TTL is over: a failed connect is a reason to ask again.
+/// A failed connect triggers a new query long before the TTL has passed.
 #[test]
 fn an_address_that_cannot_be_reached_is_asked_about_before_its_ttl_is_over() {
     let dns = NameServer::start();
@@ -323,7 +324,7 @@ fn a_resolv_conf_that_changes_is_read_again() {
 fn a_host_with_both_families_is_one_endpoint_and_a_dead_family_costs_a_moment() {
     let dns = NameServer::start();
     let upstream = Upstream::plain(roles::echo);
-    // Nobody listens on [::1] with that port.
+    // [::1] has no listener on that port.
     dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "connect: { attempts: 1 }");
     ambassador.connect().echo("over IPv4");
@@ -333,7 +334,7 @@ fn a_host_with_both_families_is_one_endpoint_and_a_dead_family_costs_a_moment() 
     assert_eq!(ambassador.record()["attempts"], 1);
 }
 
-/// The silent family gets a head start of 250 ms, once: the one that answered goes first from then on.
+/// The silent family gets a head start of 250 ms once; afterwards the family that answered goes first.
 #[test]
 fn a_silent_family_is_overtaken_and_goes_last_from_then_on() {
     let dns = NameServer::start();
@@ -372,7 +373,7 @@ fn a_host_name_is_what_the_certificate_must_bear() {
     let upstream = Upstream::tls(ServerTls::new(&pki.server(&["db.test"])).build(), roles::echo);
     dns.set("db.test.", 60, &["127.0.0.1"]);
     let tls = format!("tls: {{ ca: {} }}", pki.ca().display());
-    // A final dot is DNS' and not the name's.
+    // The final dot belongs to DNS, not to the name in the certificate.
     let ambassador = start(&dns, &format!("db.test.:{}", upstream.port()), &tls);
     ambassador.connect().echo("verified");
     upstream.wait_note("sni=Some(\"db.test\")");
@@ -392,7 +393,7 @@ fn an_srv_record_names_servers_with_their_ports_and_shares() {
         ambassador.connect().echo("served");
     }
     assert_eq!((light.accepted(), heavy.accepted()), (2, 6));
-    // The record moves on to one server alone; a target that nobody knows takes nothing away.
+    // The record moves to one server alone; a target that does not resolve removes nothing.
     dns.set_service(service, 1, &[(0, 0, light.port(), "a.test.")]);
     wait_members(&ambassador, &[&light.address()]);
     dns.set_service(service, 1, &[(0, 0, heavy.port(), "nobody.test.")]);
@@ -420,7 +421,7 @@ fn an_srv_answer_cannot_name_a_server_of_another_domain_where_tls_goes_by_its_na
     assert_eq!(upstream.accepted(), 0);
 }
 
-/// A server of somebody else's, whose names change while sessions come and go, and which dies in the end.
+/// A third-party DNS server whose names change while sessions come and go, and which dies at the end.
 #[test]
 fn dnsmasq_is_followed_under_load() {
     let (one, two) = neighbours("127.1.0.8");
@@ -449,7 +450,7 @@ fn dnsmasq_is_followed_under_load() {
     assert_eq!(members(&ambassador), [first]);
 }
 
-/// Writes the file as programs should: aside, then renamed into place.
+/// Writes the file as programs should: to a temporary file, then renamed into place.
 fn replace(file: &Path, text: &str) {
     let aside = file.with_extension("new");
     fs::write(&aside, text).expect("a file");
@@ -514,7 +515,7 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("orders.json");
     let upstream = Upstream::plain(roles::echo);
-    // It comes later than the daemon.
+    // The file is created after the daemon has started.
     let ambassador = start_on_file(&file, "");
     assert_eq!(ambassador.connect().ending(), End::Reset);
     let error = ambassador.record_of("no_endpoint")["error"].to_string();
@@ -538,7 +539,7 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     fs::remove_file(&file).expect("a file to remove");
     wait_error(&ambassador, "cannot read it");
     ambassador.connect().echo("served all the same");
-    // A list of nobody is an answer, too.
+    // An empty list is an answer, too.
     replace(&file, "endpoints: []\n");
     wait_members(&ambassador, &[]);
     assert_eq!(ambassador.connect().ending(), End::Reset);
@@ -546,7 +547,7 @@ fn a_file_that_is_wrong_keeps_what_it_said_and_says_where() {
     wait_members(&ambassador, &[&upstream.address()]);
 }
 
-/// Descriptors, threads and series; the lists themselves are replaced.
+/// The lists are replaced; descriptors, threads and series must not grow.
 #[test]
 fn hundreds_of_changes_leave_nothing_behind() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -605,8 +606,8 @@ fn check_connect_resolves_and_reports_it() {
     finished.must_say("orders.yaml:1:13: endpoints[0]: the port of `db` is missing");
 }
 
-/// One client of a listener whose cluster leads to the listener itself, by a name, took all its connections: each session dialled
-/// the next. An address is refused when the file is read; a name shows when it resolves.
+/// Scenario: one client of a listener whose cluster led to the listener itself, by a name, took all its connections:
+/// each session dialled the next. An address is refused when the file is read; a name is detected when it resolves.
 #[test]
 fn a_name_that_leads_to_the_listener_itself_is_no_endpoint() {
     let upstream = Upstream::plain(roles::echo);
@@ -632,7 +633,7 @@ fn a_name_that_leads_to_the_listener_itself_is_no_endpoint() {
     }
 }
 
-/// Two listeners whose clusters' names lead to each other: one client took all connections of both.
+/// Scenario: the clusters of two listeners led to each other by name; one client took all connections of both.
 #[test]
 fn names_that_lead_back_over_another_listener_are_no_endpoints() {
     let ports = [free_port(), free_port()];

@@ -1,4 +1,4 @@
-//! Going down: what a supervisor, a load balancer's probe and the applications see of it.
+//! Shutdown, as a supervisor, a load balancer's probe and the applications see it.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn sigterm_lets_sessions_end_and_then_exits_0() {
         client.echo("a session goes on as before");
         drop(client);
         assert_eq!(ambassador.wait_exit(), 0);
-        // Whoever knocked in the instant between the two has a record too, and sent nothing.
+        // A client that connected between the two has a record too, and sent nothing.
         let record = ambassador.record_where("bytes", |record| record["sent_bytes"] != 0);
         assert_eq!(record["outcome"], "completed");
     }
@@ -82,8 +82,8 @@ fn a_session_still_dialling_is_cut_after_drain_timeout_too() {
     ambassador.record();
 }
 
-/// Pools keep connections at hand that never said a word. They have nothing to lose, and held up every restart
-/// for the whole drain_timeout.
+/// Scenario: pools keep spare connections that have sent nothing. They lose nothing when closed, but delayed every
+/// restart by the whole drain_timeout.
 #[test]
 fn a_postgres_client_that_has_said_nothing_does_not_hold_up_a_drain() {
     let world = World::new();
@@ -142,8 +142,8 @@ fn readyz_says_503_and_why_while_draining() {
     client.echo("still here");
 }
 
-/// A lame duck is for load balancers that need time to notice: it says no when asked and serves whoever
-/// comes.
+/// The lame-duck phase is for load balancers that need time to notice: /readyz returns 503, and connections are still
+/// served.
 #[test]
 fn a_lame_duck_says_503_and_still_accepts() {
     let upstream = Upstream::plain(roles::echo);
@@ -156,8 +156,8 @@ fn a_lame_duck_says_503_and_still_accepts() {
     assert_eq!(ambassador.record()["outcome"], "completed");
 }
 
-/// TLS sessions that a drain cuts must be told from streams that an attacker cut: the upstream gets a
-/// close_notify or a reset.
+/// The upstream must be able to tell a TLS session ended by a drain from a truncated stream: it gets a close_notify or
+/// a reset.
 #[test]
 fn a_drained_tls_session_ends_in_good_form() {
     let pki = Pki::new();
@@ -183,8 +183,8 @@ fn a_drained_tls_session_ends_in_good_form() {
     );
 }
 
-/// Idle sessions of a pool end one after the other in moments of silence, so that their clients do not all come back at
-/// once; a busy one has the whole time.
+/// Idle sessions of a pool end one after the other while they are quiet, so that their clients do not all reconnect at
+/// once; a busy session has the whole time.
 #[test]
 fn quiet_sessions_end_over_the_window_and_busy_ones_at_its_end() {
     let upstream = Upstream::plain(roles::echo);
@@ -230,7 +230,7 @@ fn systemds_watchdog_is_fed_while_the_workers_work() {
     until("the watchdog was fed several times", || (fed() > 3).then_some(()));
 }
 
-/// Whoever supervises us may be stuck; we must not be.
+/// A supervisor that hangs must not make the daemon hang.
 #[test]
 fn a_supervisor_that_does_not_read_holds_nobody_up() {
     let upstream = Upstream::plain(roles::echo);
@@ -271,7 +271,7 @@ fn the_start_is_told_in_a_few_lines() {
     }
 }
 
-/// A connection that the kernel has completed was promised to be served; closing the socket would reset it.
+/// A connection that the kernel has completed must be served; closing the socket would reset it.
 #[test]
 fn whoever_is_in_the_queue_when_a_drain_begins_is_served() {
     let upstream = Upstream::plain(roles::echo);

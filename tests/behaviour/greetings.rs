@@ -1,4 +1,5 @@
-//! Servers that speak first, and take their time for it: how long they are waited for, and what is said of one that is silent.
+//! Servers that speak first, and late: how long the daemon waits for the greeting, and what it reports of a silent
+//! server.
 
 use std::fs;
 use std::process::Command;
@@ -13,10 +14,10 @@ use crate::harness::{
     Ambassador, Config, Conn, Finished, Pki, Server, ServerTls, Upstream, ambassador, finish, roles,
 };
 
-/// A second and less, so that what is waited for takes longer than all of them.
+/// At most a second, so that the greetings take longer than all of these limits.
 const SHORT: &str = "handshake_timeout: 300ms, deadline: 500ms, timeout: 400ms";
 
-/// An SMTP server that says the rest of its greeting when it is let: postscreen's way.
+/// An SMTP server that sends the rest of its greeting on a cue, like postscreen.
 fn smtp_server(tls: Arc<ServerConfig>, may_greet: Arc<Semaphore>) -> Upstream {
     Upstream::plain(move |conn| serve_smtp(conn, Arc::clone(&tls), Arc::clone(&may_greet)))
 }
@@ -46,8 +47,8 @@ fn smtp_cluster(pki: &Pki, connect: &str) -> String {
     )
 }
 
-/// Postfix' postscreen greets in full after 6 s, and an Exim with a `delay` too: the session was refused after 5 s, and each
-/// retry began the wait anew. RFC 5321 §4.5.3.2.1 has clients wait five minutes.
+/// Scenario: Postfix' postscreen completes its greeting after 6 s, and so does an Exim with a `delay`: the session was
+/// refused after 5 s, and each retry began the wait anew. RFC 5321 §4.5.3.2.1 has clients wait five minutes.
 #[test]
 fn a_server_that_greets_late_is_waited_for_and_not_blamed() {
     let (pki, may_greet) = (Pki::new(), Arc::new(Semaphore::new(0)));
@@ -57,7 +58,8 @@ fn a_server_that_greets_late_is_waited_for_and_not_blamed() {
     let cluster = format!("{}\n{health_check}", smtp_cluster(&pki, SHORT));
     let ambassador = Ambassador::start(&Config::app(&[&server.address()], &cluster));
     let mut client = ambassador.connect();
-    // Said when the time of a handshake is over. That for all attempts is over when the next session hears of it.
+    // Logged when handshake_timeout is over. The deadline over all attempts is over when the next session gets this
+    // error.
     let line = ambassador.wait_line("not greeted yet");
     assert!(line.contains("300s") && line.contains("tls.start: direct"), "{line}");
     ambassador.wait_line("server's greeting when health_check.timeout (100ms) was over");
@@ -71,7 +73,7 @@ fn a_server_that_greets_late_is_waited_for_and_not_blamed() {
     assert_eq!(ambassador.metrics().sum("ejections_total", &[]), 0.0);
 }
 
-/// The same with Postfix' own postscreen, whose whole greeting takes 2 s here (6 by default), with bounds that are less.
+/// The same with Postfix' own postscreen, whose whole greeting takes 2 s here (6 by default), with shorter limits.
 #[test]
 fn a_postscreen_lets_pass_whoever_waits() {
     let cluster = format!("protocol: smtp\nconnect: {{ {SHORT} }}\n{}", postfix().tls(""));
@@ -80,7 +82,7 @@ fn a_postscreen_lets_pass_whoever_waits() {
     client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");
     client.send("EHLO app.test\r\n");
     client.expect("250-mx.test\r\n");
-    // Who only leaves is told of in the log that other tests read.
+    // A client that only leaves would be logged by the server, whose log other tests read.
     client.send("QUIT\r\n");
     client.read_out();
     drop(client);
@@ -89,7 +91,7 @@ fn a_postscreen_lets_pass_whoever_waits() {
     assert!(record["greeting_ms"].as_f64().is_some_and(|took| took > 1500.0), "{record}");
 }
 
-/// Whoever asks for an answer within half a second by `Ambassador-Deadline` gets one.
+/// A client that asks for an answer within half a second, by `Ambassador-Deadline`, gets one.
 #[test]
 fn a_deadline_that_the_client_asks_for_holds_for_the_greeting() {
     let (pki, server) = (Pki::new(), Upstream::plain(roles::silent));
@@ -131,7 +133,7 @@ fn a_server_that_hangs_costs_no_session_its_greeting_where_another_is() {
     ambassador.wait_line("endpoint ejected");
 }
 
-/// A MySQL server is not hedged, since it counts logins that break off; one that has not even greeted counts none.
+/// A MySQL server is not hedged, since it counts aborted logins; a server that has not even greeted counts none.
 #[test]
 fn a_database_that_hangs_is_passed_over_when_the_time_of_a_handshake_is_over() {
     let (server, hung) = (mariadb(), Upstream::plain(roles::silent));
@@ -139,7 +141,7 @@ fn a_database_that_hangs_is_passed_over_when_the_time_of_a_handshake_is_over() {
         format!("protocol: mysql\nbalance: first\nconnect: {{ handshake_timeout: 1s }}\n{}", server.tls(""));
     let ambassador = Ambassador::start(&Config::app(&[&hung.address(), &server.address(0)], &cluster));
     let mut client = ambassador.connect();
-    // The packet's number, then protocol version 10.
+    // The packet number, then protocol version 10.
     assert_eq!(client.receive(5)[3..], [0, 10]);
     drop(client);
     let record = ambassador.record();
@@ -155,8 +157,8 @@ fn check(config: &Config, extra: &[&str]) -> Finished {
     finish(command.arg("check").args(extra).arg("--config").arg(&file))
 }
 
-/// A client of MySQL at a PostgreSQL, or of SMTP at port 465 without `start: direct`, ended in "did not finish the upgrade
-/// within connect.handshake_timeout (5s)" without a word of why.
+/// Scenario: a MySQL client at a PostgreSQL server, or SMTP at port 465 without `start: direct`, ended in "did not
+/// finish the upgrade within connect.handshake_timeout (5s)" without the reason.
 #[test]
 fn a_server_that_waits_for_its_client_is_told_from_one_that_greets() {
     let (pki, silent) = (Pki::new(), Upstream::plain(roles::silent));
@@ -182,8 +184,8 @@ fn a_server_that_waits_for_its_client_is_told_from_one_that_greets() {
     }
 }
 
-/// The first server takes longer than `deadline` to say that it has no place. The second was never asked: of the deadline, which a
-/// greeting is no part of, nothing was left.
+/// Scenario: the first server took longer than `deadline` to report that it has no room. The second was never tried:
+/// nothing was left of the deadline, although a greeting is not part of it.
 #[test]
 fn a_greeting_that_comes_late_and_says_no_leaves_time_for_another_server() {
     let pki = Pki::new();
@@ -205,7 +207,7 @@ fn a_greeting_that_comes_late_and_says_no_leaves_time_for_another_server() {
     let standby = format!("{{ address: \"{}\", priority: 1 }}", second.address());
     let ambassador = Ambassador::start(&Config::app(&[&slow.address(), &standby], &cluster));
     let mut client = ambassador.connect();
-    // When the time of a handshake is over, which is longer than the deadline.
+    // When handshake_timeout is over, which is longer than the deadline.
     ambassador.wait_line("not greeted yet");
     may_refuse.add_permits(1);
     client.expect("220 [127.0.0.1] ESMTP ambassador\r\n");

@@ -1,5 +1,4 @@
-//! One direction ends, the other goes on: what `nc -N`, `psql \copy` through pipes and many old protocols
-//! rely on.
+//! One direction ends, the other continues: `nc -N`, `psql \copy` through pipes and many old protocols rely on it.
 
 use std::time::Duration;
 
@@ -48,7 +47,7 @@ fn upstream_ends_first(upstream: &Upstream, ambassador: &Ambassador) {
     let mut client = ambassador.connect();
     // The end of the upstream's side arrives while ours is open …
     assert_eq!(client.read_out(), (ANSWER.into(), End::Orderly));
-    // … and what we say afterwards still gets there.
+    // … and bytes that we send afterwards still arrive.
     client.send("the last word");
     client.end_sending();
     upstream.wait_note("all: the last word");
@@ -90,7 +89,7 @@ fn a_session_half_closed_for_too_long_is_ended() {
     }
 }
 
-/// Only silence is bounded, not the work: an answer that keeps coming may take longer than the timeout.
+/// Only silence is limited, not the work: an answer that keeps coming may take longer than the timeout.
 #[test]
 fn a_half_closed_session_that_still_moves_bytes_is_not_ended() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

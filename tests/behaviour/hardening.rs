@@ -1,4 +1,4 @@
-//! What the daemon gives up at its start, and who may give it orders.
+//! Privileges that the daemon drops at its start, and which callers may control it.
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -20,7 +20,8 @@ fn the_daemon_gains_no_privileges_any_more() {
     }
 }
 
-/// What a process that is not dumpable has in /proc is root's, whoever it runs as: a debugger is refused by the same question.
+/// The files in /proc of a process that is not dumpable belong to root, whatever its uid: a debugger is refused by the
+/// same check.
 #[test]
 fn no_core_file_and_no_debugger_of_its_own_user_shows_the_daemons_memory() {
     assert!(
@@ -65,7 +66,7 @@ fn no_core_file_and_no_debugger_of_its_own_user_shows_the_daemons_memory() {
     }
 }
 
-/// The memory of a process that can be written to, as far as it can be read.
+/// The writable memory of a process, as far as it can be read.
 fn memory(process: rustix::process::Pid) -> Vec<u8> {
     let file = |name: &str| format!("/proc/{}/{name}", process.as_raw_nonzero());
     let maps = fs::read_to_string(file("maps")).expect("its maps");
@@ -111,7 +112,7 @@ fn a_key_that_was_read_is_nowhere_in_memory_as_it_was_read() {
     let holds = |part: &[u8]| memory.windows(part.len()).any(|window| window == part);
     assert!(holds(&first.der.as_ref()[40..80]) || holds(&second.der.as_ref()[40..80]), "the search works");
     for (leaf, text) in [(&first, &text), (&second, &other)] {
-        // From the middle: the allocator writes to the beginning of what it is given back.
+        // From the middle: the allocator writes to the beginning of freed memory.
         let end_of_line = text.find("KEY-----").expect("PEM") + 72;
         assert!(!holds(&text.as_bytes()[end_of_line - 30..end_of_line + 30]), "the text of the key");
         let der = leaf.key_der.secret_der();
@@ -127,7 +128,7 @@ fn the_control_socket_hears_its_own_user_and_root_only() {
     );
     let upstream = Upstream::plain(roles::echo);
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
-    // As if somebody had opened it to all.
+    // As if its mode had been opened to all.
     fs::set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("our directory");
     fs::set_permissions(ambassador.control(), Permissions::from_mode(0o666)).expect("its socket");
     let ask = |user: &str| {

@@ -1,4 +1,4 @@
-//! Health checks: what each type sees, who gets sessions, and what is shown of it.
+//! Health checks: what each type detects, which endpoints get sessions, and how health is shown.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::harness::{Ambassador, Config, Conn, Pki, ServerTls, Upstream, roles, 
 
 type Script = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What `/status` says of an endpoint.
+/// An endpoint's entry in `/status`.
 fn endpoint(ambassador: &Ambassador, address: &str) -> Value {
     let status = ambassador.status();
     let endpoints = status["clusters"][0]["endpoints"].as_array().expect("endpoints").clone();
@@ -20,7 +20,7 @@ fn endpoint(ambassador: &Ambassador, address: &str) -> Value {
     found.unwrap_or_else(|| panic!("/status knows no endpoint {address}"))
 }
 
-/// Waits until it is said to be so.
+/// Waits until `/status` reports that health.
 #[track_caller]
 pub(crate) fn wait_health(ambassador: &Ambassador, address: &str, health: &str) -> Value {
     until(format!("{address} was {health}"), || {
@@ -29,7 +29,7 @@ pub(crate) fn wait_health(ambassador: &Ambassador, address: &str, health: &str) 
     })
 }
 
-/// Waits until probes of the endpoint ended so this many times more.
+/// Waits until this many more probes of the endpoint have ended.
 #[track_caller]
 pub(crate) fn wait_probes(ambassador: &Ambassador, address: &str, result: &str, more: usize) {
     let labels = [("cluster", "up"), ("endpoint", address), ("result", result)];
@@ -53,7 +53,7 @@ fn transitions(ambassador: &Ambassador, address: &str) -> Vec<String> {
 
 const QUICK: &str = "interval: 100ms, timeout: 1s";
 
-/// Answers lines by `pong` while `up`, else by a complaint; whatever else is said it echoes.
+/// Answers `ping` lines with `pong` while `up`, else with an error; echoes everything else.
 pub(crate) fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let up = Arc::clone(up);
     move |mut conn| {
@@ -74,7 +74,7 @@ pub(crate) fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + S
     }
 }
 
-/// A cluster of servers that are asked `ping`.
+/// A cluster of servers that are probed with `ping`.
 fn pinged(endpoints: &[&str], more: &str) -> Config {
     let check = format!("{{ type: exchange, {QUICK}, exchange: {{ send: 'ping\\n', expect: 'pong\\n' }} }}");
     Config::app(endpoints, &format!("balance: round_robin\nhealth_check: {check}\n{more}"))
@@ -152,7 +152,7 @@ fn a_dead_endpoint_is_told_by_the_first_probe() {
     assert_eq!(attempts(&steady.address()), 6.0);
 }
 
-/// The interval is an hour: what tells is the session that ran into it.
+/// The interval is an hour: only the session that failed on the endpoint can trigger the probe.
 #[test]
 fn a_session_that_cannot_connect_hurries_the_next_probe() {
     let (mut dying, steady) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
@@ -219,7 +219,7 @@ fn a_probe_shakes_hands_with_the_clusters_own_tls() {
     for (tls, health, words, result) in [
         (tls(&pki, &leaf), "healthy", "", "ok"),
         (tls(&other, &leaf), "unhealthy", "not signed by a CA of tls.ca", "tls_failed"),
-        // TLS 1.3 lets a server say so after our side of the handshake is done.
+        // In TLS 1.3 a server may reject our certificate after our side of the handshake is done.
         (tls(&pki, &stranger), "unhealthy", "the server rejected our client certificate", "bad_answer"),
     ] {
         let check = format!("health_check: {{ type: tls, {QUICK} }}");
@@ -230,7 +230,7 @@ fn a_probe_shakes_hands_with_the_clusters_own_tls() {
     }
 }
 
-/// The three ways in which a server shows somebody out whose handshake it has just finished.
+/// The three ways in which a server ends a connection right after its handshake.
 fn shows_out(how: &'static str) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     move |mut conn| {
         Box::pin(async move {
@@ -243,8 +243,8 @@ fn shows_out(how: &'static str) -> impl Fn(Conn) -> Script + Clone + Send + 'sta
     }
 }
 
-/// A server with nobody behind it (a proxy whose own servers are down) finished the handshake and closed; the probe took that
-/// end for content, and the endpoint was healthy while every session to it failed.
+/// Scenario: a proxy whose own servers were down finished the handshake and closed. The probe took that close for
+/// content, and the endpoint was healthy while every session to it failed.
 #[test]
 fn a_server_that_closes_right_after_the_handshake_is_unhealthy() {
     let pki = Pki::new();
@@ -260,7 +260,7 @@ fn a_server_that_closes_right_after_the_handshake_is_unhealthy() {
     }
 }
 
-/// One that greets has something to say, and one that waits for its client says nothing: neither is taken for the above.
+/// A server that greets, and a server that waits for its client: neither is mistaken for the above.
 #[test]
 fn a_server_that_greets_and_one_that_waits_pass_a_probe_of_tls() {
     let pki = Pki::new();
@@ -280,15 +280,15 @@ fn a_server_that_greets_and_one_that_waits_pass_a_probe_of_tls() {
     }
 }
 
-/// Notes how long each client stayed, handshake behind it, in milliseconds.
+/// Notes how long each client stayed after the handshake, in milliseconds.
 async fn stays(mut conn: Conn) {
     let begun = std::time::Instant::now();
     drop(conn.read(&mut [0; 64]).await);
     conn.note(format!("stayed {}", begun.elapsed().as_millis()));
 }
 
-/// Each probe of type `tls` waited 300 ms for what the server might make of our certificate, once a second: a place of a
-/// server's that is nearly full was taken for a third of the time, by its probes.
+/// Scenario: each probe of type `tls` waited 300 ms, once a second, for the server's reaction to our certificate:
+/// probes occupied one connection of a nearly full server a third of the time.
 #[test]
 fn only_credentials_that_a_server_has_not_let_pass_are_waited_for() {
     let pki = Pki::new();
@@ -327,7 +327,7 @@ fn only_credentials_that_a_server_has_not_let_pass_are_waited_for() {
     wait_health(&ambassador, &upstream.address(), "healthy");
 }
 
-/// A Patroni-like answer: 200 on the primary, 503 elsewhere.
+/// Answers like Patroni: 200 on the primary, 503 elsewhere.
 fn role(is_primary: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let is_primary = Arc::clone(is_primary);
     move |mut conn| {
@@ -354,7 +354,7 @@ fn role(is_primary: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send 
     }
 }
 
-/// Two hosts, each with a database and a Patroni, which listen on the same ports.
+/// Two hosts, each with a database and a Patroni that listen on the same ports.
 #[test]
 fn sessions_follow_the_role_that_an_http_server_tells_on_another_port() {
     let roles = [true, false].map(|is_primary| Arc::new(AtomicBool::new(is_primary)));
@@ -389,7 +389,7 @@ fn sessions_follow_the_role_that_an_http_server_tells_on_another_port() {
     assert_eq!(transitions(&ambassador, &two.address()), ["unhealthy", "healthy"]);
 }
 
-/// The database's ALPN name would be none that an HTTPS server knows.
+/// An HTTPS server would not know the database's ALPN name.
 #[test]
 fn an_https_probe_has_the_clusters_trust_and_identity_and_a_name_of_its_own_for_what_it_speaks() {
     let pki = Pki::new();
@@ -440,7 +440,7 @@ fn without_a_check_nobody_is_probed_and_nothing_is_claimed() {
     assert!(samples.samples().iter().all(|sample| sample.name != "ambassador_endpoint_healthy"));
 }
 
-/// Sessions on an endpoint that goes down are ended where the file says so, and nowhere else.
+/// Sessions on an endpoint that goes down are ended only where the configuration says `close`.
 #[test]
 fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
     let (up, always) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
@@ -466,9 +466,9 @@ fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
     }
 }
 
-/// Scenario: two sessions decided one after the other that all endpoints were down, and that they were not, and told it the other
-/// way round: `cluster_panic` and `breaker_state` stayed wrong until the next change. A scrape reads the state itself, so it is
-/// right where no session has come since, too.
+/// Scenario: two sessions found one after the other that all endpoints were down, and that they were not, and reported
+/// it in the reverse order: `cluster_panic` and `breaker_state` stayed wrong until the next change. A scrape reads the
+/// state itself, so it is right even if no session has come since.
 #[test]
 fn a_scrape_reads_whether_a_cluster_is_in_panic() {
     let up = Arc::new(AtomicBool::new(false));

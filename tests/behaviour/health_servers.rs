@@ -1,4 +1,4 @@
-//! Health checks of type `protocol` against real servers: they are found healthy, and what they log of it is what the
+//! Health checks of type `protocol` against real servers: the servers are found healthy, and log of it what the
 //! documentation says.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ fn probing(address: &str, cluster: &str) -> Ambassador {
     Ambassador::start(&Config::app(&[address], &format!("{cluster}\n{CHECK}")))
 }
 
-/// Probes a server on one of its ports until several have passed, and ends well.
+/// Probes a server on one of its ports until several probes have succeeded, and stops.
 fn passes(server: &Server, index: usize, protocol: &str) {
     let address = server.address(index);
     let mut ambassador = probing(&address, &format!("protocol: {protocol}\n{}", server.tls("")));
@@ -55,7 +55,7 @@ fn mariadb_sees_each_probe_through_to_a_login_that_it_refuses() {
         let log = server.log();
         log.lines().filter(|line| line.contains("Aborted connection") && line.contains(host)).count()
     };
-    // Hosts of our own: the server serves other tests too.
+    // Addresses of this test alone: the server serves other tests too.
     drop(connect_from("127.0.0.98:0", &address));
     until("the server logged what it holds against a host", || (aborted("'127.0.0.98'") == 1).then_some(()));
     let cluster = format!("protocol: mysql\nconnect: {{ local_address: 127.0.0.97 }}\n{}", server.tls(""));
@@ -99,7 +99,7 @@ fn postfix_hears_a_whole_conversation() {
     passes(postfix(), 0, "smtp");
     let log = postfix().log();
     assert!(log.contains("ehlo=2 starttls=1 quit=1 commands=4"), "{log}");
-    // Who only waits for the server to start leaves a "lost connection after CONNECT".
+    // Waiting for the server to start logs a "lost connection after CONNECT" as well.
     for phase in ["EHLO", "STARTTLS", "QUIT"] {
         assert!(!log.contains(&format!("lost connection after {phase}")), "{log}");
     }

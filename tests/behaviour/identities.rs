@@ -1,4 +1,5 @@
-//! `tls.identity` by who connects: each caller is somebody of his own towards the server, and nobody is anybody else.
+//! `tls.identity` by caller: each caller has its own client certificate towards the server, and never another
+//! caller's.
 
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +26,7 @@ const LOOPBACK: &str = "\"127.0.0.1:0\"";
 
 fn start(config: &Config) -> Ambassador {
     let ambassador = Ambassador::start(config);
-    // Others have to be able to pass through its folder.
+    // Other users must be able to traverse its folder.
     set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("our own folder");
     ambassador
 }
@@ -36,14 +37,15 @@ fn targets(ambassador: &Ambassador) -> [String; 2] {
 
 const SERVED: &str = "got hello";
 
-/// The client certificate that each handshake showed, and whether it was resumed.
+/// The client certificate of each handshake, and whether it was resumed.
 fn handshakes(upstream: &Upstream) -> Vec<(String, bool)> {
     let notes = upstream.notes();
     let told = notes.iter().filter_map(|note| Some((note.rsplit_once("cn=")?.1, note.contains("Resumed"))));
     told.map(|(name, resumed)| (name.to_owned(), resumed)).collect()
 }
 
-/// A ticket carries the identity it was made with: resumed by another caller, a session would be the first one's.
+/// A TLS ticket carries the identity it was made with: a session that another caller resumed would have the first
+/// one's.
 #[test]
 fn each_caller_shows_his_own_certificate_and_resumes_his_own_sessions_only() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -82,7 +84,8 @@ fn each_caller_shows_his_own_certificate_and_resumes_his_own_sessions_only() {
     }
 }
 
-/// Those that are kept ready are made as the rest's; whoever is somebody else has his own dialled.
+/// Spare connections have the identity of the last rule; for callers with another identity a connection of their own
+/// is dialled.
 #[test]
 fn a_connection_kept_ready_is_for_those_alone_whose_identity_it_was_made_with() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -122,7 +125,7 @@ fn an_identity_that_names_other_files_after_a_reload_is_what_new_sessions_show()
     let ambassador = start(&with(&one));
     let mut old = ambassador.connect();
     old.echo("as the one");
-    // The cluster's own lines are the same; what they name is not.
+    // The cluster's own lines are unchanged; the identity that they name is not.
     let reloaded = reload(&ambassador, &with(&two));
     assert!(reloaded["changes"].to_string().contains("cluster up changed"), "{reloaded}");
     ambassador.connect().echo("as the other");
@@ -154,7 +157,7 @@ fn whoever_no_rule_is_for_is_denied_before_anything_goes_upstream() {
     }
 }
 
-/// The rule for the rest is for the rest of this host.
+/// The rule without conditions applies to callers of this host only.
 #[test]
 fn a_stranger_is_not_even_the_rest() {
     if Users::have().is_none() {
@@ -176,8 +179,8 @@ fn a_stranger_is_not_even_the_rest() {
     assert_eq!(Somebody::default().call(&unix, &[]).heard(), SERVED);
 }
 
-/// Who waits for room meets rules that a reload has changed meanwhile: the same places, and others in them. It was shown as
-/// whoever had its old place, and without a certificate where there was none.
+/// Scenario: a reload changed the rules while a session waited for room: the same positions, with other identities.
+/// The session was shown with the identity that had its old position, or without a certificate if there was none.
 #[test]
 fn whoever_waits_while_the_rules_change_is_who_the_new_ones_say_and_nobody_else() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -226,7 +229,8 @@ fn whoever_waits_while_the_rules_change_is_who_the_new_ones_say_and_nobody_else(
     }
 }
 
-/// The server's own rules (`clientcert=verify-full`, `cert`) say who we were: a wrong identity is a refused login.
+/// The server's own rules (`clientcert=verify-full`, `cert`) show which identity we used: with a wrong one the login
+/// is refused.
 #[test]
 fn postgresql_lets_each_user_in_as_the_role_of_his_certificate_and_no_other() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -262,7 +266,8 @@ fn postgresql_lets_each_user_in_as_the_role_of_his_certificate_and_no_other() {
     }
 }
 
-/// What is kept ready is the rest's: it filled the limits for who has an identity of his own, and every session was refused.
+/// Scenario: spare connections have the identity of the last rule. They filled the limits for callers with another
+/// identity, and every session of those was refused.
 #[test]
 fn connections_kept_ready_for_others_make_way() {
     let pki = Pki::new();
@@ -284,8 +289,8 @@ fn connections_kept_ready_for_others_make_way() {
     drop(clients);
 }
 
-/// A user who was made anew with another uid kept the identity under the old one over a reload, and the new uid had none: the file
-/// said the same as before.
+/// Scenario: a user was recreated with another uid. Over a reload the old uid kept the identity, and the new one had
+/// none, because the file's text was unchanged.
 #[test]
 fn a_user_who_was_made_anew_is_another_one_after_a_reload() {
     assert!(rustix::process::geteuid().is_root(), "a mount namespace needs root");
@@ -295,7 +300,7 @@ fn a_user_who_was_made_anew_is_another_one_after_a_reload() {
         Upstream::tls(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).build(), roles::echo);
     let dir = tempfile::tempdir().expect("a folder");
     let passwd = dir.path().join("passwd");
-    // In place: it is this file that lies over the host's.
+    // In place: this file is mounted over the host's.
     let alice_is = |uid: u32| {
         let text = format!("root:x:0:0::/root:/bin/sh\nalice:x:{uid}:65534::/:/bin/false\n");
         std::fs::write(&passwd, text).expect("a list of users");

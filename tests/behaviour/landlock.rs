@@ -1,6 +1,6 @@
-//! What the daemon gives up at its start, and what a reload and a replacement make of that.
+//! File access that the daemon gives up at its start, and how reload and replacement deal with that.
 //!
-//! A kernel without Landlock shows only the last of these; the others say so there, and claim nothing.
+//! Without Landlock in the kernel only the last test runs; the others print so and pass.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Ambassador, Client, Config, End, Pki, ServerTls, Upstream, demand, roles, until};
 
-/// What was said at the start; `None`, and said here, where the kernel has no Landlock.
+/// The confinement logged at the start; `None`, with a message, if the kernel has no Landlock.
 fn said(ambassador: &Ambassador) -> Option<String> {
     let said = ambassador.wait_line("landlock: ");
     if said.contains("nothing is given up") {
@@ -21,7 +21,7 @@ fn said(ambassador: &Ambassador) -> Option<String> {
     Some(said)
 }
 
-/// The mistakes of a reload that was refused.
+/// The mistakes of a rejected reload.
 #[track_caller]
 fn refused(ambassador: &Ambassador, config: &Config) -> Vec<serde_json::Value> {
     ambassador.rewrite(config);
@@ -60,7 +60,7 @@ fn the_kernel_keeps_the_daemon_from_files_outside_even_where_a_link_leads_there(
         fs::rename(link.with_extension("new"), &link).expect("a link in place");
     };
     swap(&other);
-    // Whoever runs this may read the file, root or not; so may the daemon, but for what it gave up.
+    // The user of the tests may read the file, root or not; so may the daemon, except for the access it gave up.
     until("the daemon could not read the file", || {
         ambassador.get("/status").body.contains("Permission denied").then_some(())
     });
@@ -86,7 +86,7 @@ fn a_reload_may_name_new_files_in_the_folders_that_it_had() {
     let config = |name: &str| Config::app(&[&upstream.address()], &tls(name));
     let ambassador = Ambassador::start(&config("one"));
     ambassador.connect().echo("as the one");
-    // Neither was there when the daemon gave up the rest.
+    // Neither existed when the daemon restricted itself.
     accepted(&ambassador, &config("other"));
     ambassador.connect().echo("as the other");
     let record = ambassador.wait_records(2);
@@ -114,7 +114,7 @@ fn a_reload_that_names_another_folder_is_refused_at_its_place_and_a_replacement_
     }
     ambassador.connect().echo("as before");
     assert_eq!((plain.accepted(), upstream.accepted()), (1, 0));
-    // What it is told to do does it; and again, for a successor is no more confined than a start.
+    // The logged advice works; and a second time, since a successor is no more confined than a first start.
     ambassador.replace();
     ambassador.connect().echo("by the new file");
     assert_eq!((plain.accepted(), upstream.accepted()), (1, 1));
@@ -205,7 +205,7 @@ fn a_kernel_without_it_is_no_obstacle() {
         let said = ambassador.wait_line("landlock: nothing is given up");
         assert!(said.contains(words), "{said}");
         assert_eq!(ambassador.connect().ending(), End::Reset);
-        // Nothing was given up, so nothing is out of reach.
+        // Nothing was given up, so every file is accessible.
         let tls = format!("tls: {{ ca: {} }}", pki.ca().display());
         accepted(&ambassador, &Config::app(&[&upstream.address()], &tls));
         ambassador.connect().echo("over TLS");

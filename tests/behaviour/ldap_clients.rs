@@ -23,7 +23,7 @@ fn search(ambassador: &Ambassador) -> Finished {
     finish(ldap("ldapsearch", ambassador).args(["-LLL", "-b", "dc=test", "(o=*)", "o"]))
 }
 
-/// Adds `dc=test`, which may be there already.
+/// Adds `dc=test`, which may exist already.
 fn add(ambassador: &Ambassador) -> i32 {
     let mut child = ldap("ldapadd", ambassador)
         .stdin(Stdio::piped())
@@ -95,8 +95,8 @@ fn ldapsearch_is_told_why_the_ambassador_refuses() {
     finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
 }
 
-/// slapd with GnuTLS ends the connection without an alert when a client certificate is missing: the client said "Can't contact LDAP
-/// server", the record `completed`, and `check --connect` "handshake ok".
+/// Scenario: slapd with GnuTLS ends the connection without an alert when a client certificate is missing: the client
+/// reported "Can't contact LDAP server", the record said `completed`, and `check --connect` "handshake ok".
 #[test]
 fn a_missing_certificate_is_told_though_the_server_says_nothing() {
     let cluster = format!("protocol: ldap\n{}", slapd().tls_without_certificate());

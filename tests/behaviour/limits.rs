@@ -1,5 +1,5 @@
-//! Caps of a cluster: what is over them is refused at once, costs the upstream nothing, and is let in again
-//! when there is room; or it waits for room, where it may.
+//! Limits of a cluster: sessions over them are refused at once, cost the upstream nothing, and are accepted again when
+//! there is room; or they wait for room, if configured.
 
 use rustix::process::Signal;
 
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::harness::{Ambassador, Config, Conn, End, Pki, ServerTls, Upstream, pgwire, roles, until};
 
-/// Scenario: the pools of a host start, with 300 connections at once to a server whose handshake takes a quarter of a second.
-/// With defaults 44 of them were `cluster_full`, although the server had room.
+/// Scenario: the pools of a host start, with 300 connections at once to a server whose handshake takes a quarter of a
+/// second. With defaults 44 of them were `cluster_full`, although the server had room.
 #[test]
 fn a_burst_of_300_connections_is_served_with_defaults() {
     let pki = Pki::new();
@@ -16,7 +16,7 @@ fn a_burst_of_300_connections_is_served_with_defaults() {
     let upstream = Upstream::plain(move |conn: Conn| {
         let tls = tls.clone();
         async move {
-            // What the server takes for it; nothing waits for that.
+            // The server's handshake time; the test itself does not wait for it.
             tokio::time::sleep(Duration::from_millis(250)).await;
             if let Some(conn) = conn.start_tls(tls).await {
                 roles::echo(conn).await;
@@ -108,7 +108,7 @@ fn a_full_postgres_cluster_says_so_in_postgres_words() {
     assert_eq!(ambassador.record_of("cluster_full")["session"], refusal.session());
 }
 
-/// Far over its cap a listener still answers each connection, counts each, and forgets each.
+/// Far over its limit a listener still answers, counts and then forgets each connection.
 #[test]
 fn a_flood_over_the_cap_is_counted_to_the_last_connection() {
     let upstream = Upstream::plain(roles::echo);
@@ -136,7 +136,7 @@ fn a_flood_over_the_cap_is_counted_to_the_last_connection() {
     ambassador.connect().echo("and there is room again");
 }
 
-/// Scenario: 120 connections over the cap, of which 64 may be told so at once. /history knew of those 64.
+/// Scenario: of 120 connections over the limit only 64 may be answered at once. /history counted only those 64.
 #[test]
 fn history_counts_those_far_over_the_cap_too() {
     let upstream = Upstream::plain(roles::echo);
@@ -264,7 +264,7 @@ fn who_waits_for_room_goes_on_waiting_when_the_breaker_opens() {
     ambassador.wait_line("breaker open");
     wait_waiting(&ambassador, 1);
     assert_eq!(two.ending(), End::Reset);
-    // What it waited for last is what it was refused for.
+    // The refusal names the limit that the session waited for last.
     let record = ambassador.record_where("a refusal", |record| record["attempts"] == 0);
     assert!(
         ["breaker_open", "cluster_full"].contains(&record["outcome"].as_str().expect("a word")),

@@ -1,5 +1,4 @@
-//! Where the ambassador can be reached: addresses, unix sockets and their files, the connection cap, and
-//! accepting when descriptors run out.
+//! Listeners: addresses, unix sockets and their files, the connection limit, and accepting when descriptors run out.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -45,7 +44,7 @@ fn one_listener_has_several_binds() {
     ambassador.wait_records(3);
 }
 
-/// The kernel knows who is at the other end of a unix socket.
+/// The kernel attests the peer of a unix socket.
 #[test]
 fn a_session_over_a_unix_socket_has_its_caller_on_record() {
     let upstream = Upstream::plain(roles::echo);
@@ -62,7 +61,7 @@ fn a_session_over_a_unix_socket_has_its_caller_on_record() {
     assert!(record["caller"]["pid"].is_null(), "the kernel does not tell it of TCP: {record}");
 }
 
-/// A unix socket has no reset; when its client is gone both directions are closed, with bytes still unread.
+/// A unix socket has no reset; when its client has closed, both directions are closed, with bytes still unread.
 #[test]
 fn a_unix_client_that_wrote_and_closed_cancels_the_dial() {
     let (ambassador, hanging) = dialling_for_a_unix_client();
@@ -78,7 +77,7 @@ fn a_unix_client_that_wrote_and_closed_cancels_the_dial() {
     hanging.wait_active(0);
 }
 
-/// An end of sending behind bytes is no departure: the answer is still wanted.
+/// A half-close behind bytes does not mean that the client left: it still wants the answer.
 #[test]
 fn a_unix_client_that_wrote_and_ended_its_side_does_not_cancel_the_dial() {
     let (ambassador, hanging) = dialling_for_a_unix_client();
@@ -87,7 +86,7 @@ fn a_unix_client_that_wrote_and_ended_its_side_does_not_cancel_the_dial() {
     client.end_sending();
     hanging.wait_active(1);
     ambassador.signal(Signal::TERM);
-    // It lasted until it was cut; had the client been taken for gone, that would be on record.
+    // It lasted until it was ended; a client taken for gone would be on record.
     client.ending();
     assert_eq!(ambassador.record()["outcome"], "drained");
 }
@@ -124,7 +123,7 @@ fn a_unix_socket_gets_the_mode_it_was_given_and_is_gone_after_exit() {
 #[test]
 fn a_unix_socket_is_given_to_the_owner_and_group_named() {
     if !rustix::process::geteuid().is_root() {
-        // Only root may give files away; what is left is that naming oneself works.
+        // Only root may change a file's owner; without root, the test names its own user.
         let upstream = Upstream::plain(roles::echo);
         let uid = rustix::process::geteuid().as_raw();
         let body = format!("bind: unix:{{dir}}/app.sock\ncluster: up\nowner: {uid}");
@@ -171,7 +170,7 @@ fn a_socket_somebody_listens_on_is_left_alone() {
     drop(Client::unix(&path).expect("the living one still listens"));
 }
 
-/// Its owner lives and is busy: a connect to it waits for room in its queue, for as long as it takes.
+/// Its owner lives and is busy: a connect to it blocks until there is room in its queue.
 #[test]
 fn a_socket_whose_owner_has_a_full_queue_is_left_alone_at_once() {
     let upstream = Upstream::plain(roles::echo);
@@ -244,7 +243,7 @@ fn a_full_postgres_listener_says_so_in_postgres_words() {
         Config::new().listener("app", body).cluster("up", &[&upstream.address()], "protocol: postgres");
     let ambassador = Ambassador::start(&config);
     let mut one = ambassador.connect();
-    // One that has said nothing would make room.
+    // A session without a byte would be ended to make room.
     one.send(pgwire::startup(&[("user", "app")]));
     upstream.wait_active(1);
     let mut two = ambassador.connect();
@@ -255,8 +254,8 @@ fn a_full_postgres_listener_says_so_in_postgres_words() {
     drop(one);
 }
 
-/// Descriptors run out while sessions live: accept fails with EMFILE. The ambassador must neither die nor
-/// spin nor lose those it has, and must accept again once descriptors are back.
+/// Descriptors run out while sessions live: accept fails with EMFILE. The daemon must neither die nor spin nor lose
+/// its sessions, and must accept again once descriptors are free.
 #[test]
 fn running_out_of_descriptors_is_survived() {
     let upstream = Upstream::plain(roles::echo);
@@ -267,7 +266,7 @@ fn running_out_of_descriptors_is_survived() {
         let limit = Rlimit { current: Some(count), maximum: Some(20_000) };
         prlimit(Some(ambassador.pid()), Resource::Nofile, limit).expect("a limit on our child");
     };
-    // A descriptor is always the lowest free number, so at this limit not even the next accept succeeds.
+    // A new descriptor has the lowest free number, so at this limit not even the next accept succeeds.
     let descriptors = PathBuf::from(format!("/proc/{}/fd", ambassador.pid().as_raw_nonzero()));
     limit(
         (0..)
@@ -284,7 +283,7 @@ fn running_out_of_descriptors_is_survived() {
     });
     first.echo("during");
     limit(1024);
-    // They waited in the backlog, and are served now.
+    // They waited in the backlog, and are now served.
     for client in &mut waiting {
         client.echo("after");
     }

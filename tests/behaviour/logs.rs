@@ -1,4 +1,4 @@
-//! Where the log goes: files that are rotated, disks that are full, journald, readers that do not read. For stderr, see `admin`.
+//! Log outputs: rotated files, full disks, journald, readers that do not read. For stderr, see `admin`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -25,7 +25,7 @@ fn app(upstream: &Upstream, log: &str) -> Config {
     Config::app(&[&upstream.address()], "").log(log)
 }
 
-/// The lines of a file, each of which must be whole.
+/// The lines of a file; each must be complete.
 #[track_caller]
 fn records(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -47,8 +47,8 @@ fn lost(ambassador: &Ambassador, output: &str) -> f64 {
     ambassador.metrics().sum("log_lines_lost_total", &[("output", output)])
 }
 
-/// Whoever may connect only to be refused wrote 3.7 MB of log a second. Of one caller's refusals some leave a record, the others
-/// are counted in a line; the metrics count all.
+/// Scenario: a caller that connected only to be refused made the daemon write 3.7 MB of log a second. Some of one
+/// caller's refusals write a record, the others are counted in one line; the metrics count all.
 #[test]
 fn refused_connections_do_not_fill_the_log() {
     let upstream = Upstream::plain(roles::echo);
@@ -105,7 +105,7 @@ fn a_log_that_cannot_be_opened_is_a_mistake_at_the_start_and_makes_no_file() {
     assert_eq!(finish(ambassador().arg("run").arg("--config").arg(&file)).code, 78);
 }
 
-/// Renamed away while sessions come and go; told by SIGHUP, by SIGUSR1, and not at all.
+/// A log file that is renamed while sessions come and go: with SIGHUP, with SIGUSR1, and without a signal.
 #[test]
 fn rotation_under_load_loses_no_record_and_tears_none() {
     const ROTATIONS: usize = 12;
@@ -171,14 +171,14 @@ fn logrotate_rotates_by_renaming_and_by_copying() {
         finish(rotate.args(["--force", "--state"]).arg(dir.join("state")).arg(&conf)).must_succeed();
         until("a new file was there", || path.exists().then_some(()));
         ambassador.connect().echo("behind");
-        // Not behind a hole of the old size.
+        // The line is not behind a hole of the old size.
         wait_records(&path, 1);
         assert_eq!(records(&dir.join("access.log.1")).len(), 1, "{round}");
         fs::write(&path, "").expect("an empty file");
     }
 }
 
-/// A session of a process that was replaced lives on, and so does its log.
+/// A session of a replaced process continues, and so does that process's log.
 #[test]
 fn a_replaced_process_follows_the_file_by_itself() {
     let upstream = Upstream::plain(roles::echo);
@@ -188,7 +188,7 @@ fn a_replaced_process_follows_the_file_by_itself() {
     old.echo("of the old process");
     ambassador.replace();
     fs::rename(&path, ambassador.dir().join("access.log.1")).expect("a renamed file");
-    // A second after it has looked last.
+    // A second after its last look at the file.
     thread::sleep(Duration::from_millis(1100));
     drop(old);
     wait_records(&path, 1);
@@ -197,7 +197,7 @@ fn a_replaced_process_follows_the_file_by_itself() {
 #[test]
 fn a_reload_changes_where_records_go_and_whether_there_are_any() {
     let upstream = Upstream::plain(roles::echo);
-    // Else it could write to no folder that it had not written to before; that is a test of its own.
+    // Otherwise it could write only to folders that it had written to before; a test of its own covers that.
     let app = |log: &str| app(&upstream, log).top("runtime: { landlock: off }");
     let ambassador = Ambassador::start(&app("{ format: json, level: debug, access: true }"));
     let reload = |log: &str| {
@@ -235,7 +235,7 @@ fn a_reload_changes_where_records_go_and_whether_there_are_any() {
         fs::read_to_string(&words).unwrap_or_default().contains("reloaded").then_some(())
     });
     assert_eq!(fs::read_to_string(&path).expect("a file").lines().count(), 2);
-    // What cannot be opened changes nothing.
+    // A file that cannot be opened changes nothing.
     ambassador.rewrite(&app("{ output: '{dir}/missing/words.log' }"));
     let answer = ambassador.post("/reload");
     assert_eq!(answer.status, 422);
@@ -258,7 +258,7 @@ fn a_busy_listener_leaves_a_sample_from_which_counts_can_be_restored() {
     let mut only = ambassador.connect_to("busy");
     only.echo("the only one");
     assert_eq!(ambassador.connect_to("busy").ending(), End::Reset);
-    // What was refused is written whatever the draw.
+    // Refusals are written regardless of the draw.
     let refused = ambassador.record_of("listener_full");
     assert_eq!(refused["sample"], Value::Null);
     ambassador.connect().echo("not sampled");
@@ -300,7 +300,7 @@ fn the_level_is_changed_by_order_for_a_while_or_until_a_reload() {
     });
     assert!(command(&["info", "--for", "300ms"]).contains("info for 300ms, then error"));
     until("the order had ended", || (ambassador.get("/log").json()["level"] == "error").then_some(()));
-    // A reload makes its own level the one in force.
+    // A reload puts its own level in force.
     ambassador.rewrite(&config("info"));
     assert!(ambassador.post("/reload").json()["ok"] == true);
     assert_eq!(command(&[]), "the log's level is info, as configured\n");
@@ -310,7 +310,7 @@ fn the_level_is_changed_by_order_for_a_while_or_until_a_reload() {
     assert_eq!(ambassador.request("POST", "/log?level=debug", "localhost").status, 405);
 }
 
-/// A tmpfs of 64 KiB that goes with the value.
+/// A tmpfs of 64 KiB, unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -347,14 +347,14 @@ fn a_full_disk_loses_lines_and_no_session_and_lines_come_again_when_there_is_roo
     let said = ambassador.wait_line("cannot write the log to");
     assert!(said.contains("No space left") && said.contains(&path.display().to_string()), "{said}");
     ambassador.connect().echo("still here");
-    // Whoever makes room does it by the copy that logrotate makes, and then a truncation.
+    // Room is made the way logrotate does it: a copy, then a truncation.
     let full = fs::read_to_string(&path).expect("a file");
     File::options().write(true).open(&path).and_then(|file| file.set_len(0)).expect("a truncated file");
     ambassador.connect().echo("with room");
     ambassador.wait_line("the log can be written again");
     ambassador.wait_active(0);
     let accepted = ambassador.metrics().sum("accepted_total", &[]);
-    // The line in which the disk became full is whole: its rest came first.
+    // The line in which the disk became full is complete: its rest was written first.
     let whole = until("every session had left a record or was counted", || {
         let whole = full.clone() + &fs::read_to_string(&path).expect("a file");
         let counted = whole.matches('\n').count() as f64 + lost(&ambassador, "file");
@@ -365,7 +365,7 @@ fn a_full_disk_loses_lines_and_no_session_and_lines_come_again_when_there_is_roo
     assert_eq!(said, 1, "it is said once, not once a line");
 }
 
-/// Its pipe fills up and stays full, for this log alone.
+/// The pipe of this log alone fills up and stays full.
 #[test]
 fn a_fifo_that_nobody_reads_stops_nothing_and_a_late_reader_finds_what_fitted() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -385,7 +385,7 @@ fn a_fifo_that_nobody_reads_stops_nothing_and_a_late_reader_finds_what_fitted() 
     assert_eq!(ambassador.wait_exit(), 0);
 }
 
-/// An order is repeated in the log, however long it is.
+/// A request is repeated in the log, whatever its length.
 #[track_caller]
 fn lose(ambassador: &Ambassador, output: &str) {
     // The queue has room for 16 MiB.
@@ -398,14 +398,14 @@ fn lose(ambassador: &Ambassador, output: &str) {
     assert!(lost, "{MORE_THAN_FIT} lines that nobody reads are held somewhere");
 }
 
-/// A socket as journald has one; what comes is read by whoever holds it.
+/// A journald socket; the owner of the value reads the datagrams.
 fn journald(dir: &Path) -> (UnixDatagram, String) {
     let path = dir.join("journal.sock");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     (socket, format!("journald:{}", path.display()))
 }
 
-/// The fields of an entry, as the protocol has them.
+/// The fields of an entry, as the journal's protocol encodes them.
 fn fields(mut entry: &[u8]) -> Vec<(String, String)> {
     let mut fields = Vec::new();
     while !entry.is_empty() {

@@ -1,4 +1,4 @@
-//! Mail clients against Postfix and Dovecot that talk to nobody without TLS and a client certificate.
+//! Mail clients against Postfix and Dovecot that demand TLS and a client certificate.
 
 use std::process::Command;
 
@@ -87,7 +87,7 @@ fn smtp_source_sends_many_mails_at_once() {
     let mut command = Command::new(demand("smtp-source", "postfix"));
     command.args(["-s", "8", "-m", "40", "-l", "5000", "-f", "a@app.test", "-t", "b@mx.test"]);
     finish(command.arg(format!("inet:{}", ambassador.address("app")))).must_succeed();
-    // It says QUIT and closes without reading the answer, which its kernel makes a reset of.
+    // It sends QUIT and closes without reading the answer, which makes its kernel send a reset.
     let records = ambassador.wait_records(40);
     let is_over = |record: &serde_json::Value| {
         record["outcome"] == "completed" || record["outcome"] == "downstream_reset"
@@ -113,7 +113,7 @@ fn a_mail_server_without_starttls_gets_no_mail() {
         format!("protocol: smtp\nconnect: {{ attempts: 1 }}\ntls: {{ ca: {} }}", pki.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
     let finished = swaks(&ambassador);
-    // The echo answers EHLO by EHLO, which is no reply.
+    // The echo answers EHLO with EHLO, which is no reply.
     assert!(finished.stdout.contains("421 4.4.1 ambassador: upgrade_failed"), "{}", finished.stdout);
     assert_eq!(ambassador.record()["outcome"], "upgrade_failed");
 }
@@ -141,7 +141,7 @@ fn implicit_tls_passes_the_servers_own_greeting() {
 #[test]
 fn check_connect_says_hello_to_postfix_and_quits() {
     checks(postfix(), 0, "smtp");
-    // Nobody else in these tests says hello twice and leaves.
+    // No other test greets twice and leaves.
     let visit = "ehlo=2 starttls=1 quit=1 commands=4";
     until("Postfix saw it leave", || postfix().log().contains(visit).then_some(()));
 }
@@ -257,7 +257,7 @@ fn check_connect_talks_to_each_of_dovecots_services() {
     }
 }
 
-/// A client that leaves while the server waits for TLS must not hang the session or the server.
+/// A client that leaves while the server waits for TLS must not leave the session or the server hanging.
 #[test]
 fn a_client_that_leaves_at_once_leaves_nothing_behind() {
     let ambassador = to(dovecot(), 0, "imap");

@@ -1,5 +1,5 @@
 //! Programs that fetch mail, each with the one setting that keeps it from asking for TLS on its own hop
-//! (docs/protocols/mail.md), against a Dovecot that talks to nobody without TLS and a client certificate.
+//! (docs/protocols/mail.md), against a Dovecot that demands TLS and a client certificate.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ fn to(server: &Server, port: usize, protocol: &str) -> Ambassador {
     ))
 }
 
-/// Puts one mail with this subject into a mailbox of its own, which it returns the name of.
+/// Puts one mail with this subject into a mailbox of its own and returns the mailbox's name.
 fn one_mail_in(mailbox: &str, ambassador: &Ambassador) {
     let script = "
 import imaplib, sys, time
@@ -28,7 +28,7 @@ imap.logout()
     finish(Command::new("/usr/bin/python3").args(["-c", script, &port, PASSWORD, mailbox])).must_succeed();
 }
 
-/// A directory with a configuration file that only its owner may read, as these programs insist.
+/// A directory with a configuration file that only its owner may read, as these programs demand.
 fn with_file(name: &str, text: &str) -> (tempfile::TempDir, String) {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -38,7 +38,7 @@ fn with_file(name: &str, text: &str) -> (tempfile::TempDir, String) {
     (dir, file.display().to_string())
 }
 
-/// Whether a file below the directory holds these words.
+/// Whether a file below the directory contains this text.
 fn holds(dir: &std::path::Path, words: &str) -> bool {
     finish(Command::new("grep").args(["-rq", words]).arg(dir)).code == 0
 }

@@ -16,47 +16,47 @@
 
 mod harness;
 
-mod activation; // sockets that systemd bound
+mod activation; // sockets that systemd binds
 mod admin; // health, metrics, status, the log
-mod attribution; // whose a connection is that changes hands, or comes out of a container
-mod balancing; // who gets the next session
+mod attribution; // attribution of sockets that change their owner, and of containers
+mod balancing; // the choice of endpoints
 mod bulk; // much data, many sessions
-mod callers; // who connects, and who may
-mod certificates; // servers' certificates and keys of unusual kinds, before a real OpenSSL
+mod callers; // identification and admission of callers
+mod certificates; // unusual server certificates and keys, on a real OpenSSL
 mod check_connect; // `check --connect`
 mod configuration; // `listeners.yaml` and its mistakes
 mod context; // CONNECT requests, and real clients that make them
-mod control; // orders on the control socket, and the commands that give them
+mod control; // control requests, and the commands that send them
 mod credentials; // certificates that are replaced while in use
 mod demo; // `demo` and the shipped example
-mod dialling; // attempts, deadlines, retries, clients that go away
+mod dialling; // attempts, deadlines, retries, clients that leave
 mod direct_clients; // clients of protocols with TLS from the first byte
-mod discovery; // endpoints that are found: names, SRV records, files
+mod discovery; // endpoints from names, SRV records and files
 mod drain; // SIGTERM and what follows
 mod greetings; // servers that speak first, late or never
 mod half_close; // one direction ends first
-mod hardening; // what the daemon gives up, and who may order it
-mod health; // probes, and what becomes of endpoints that fail them
-mod health_servers; // probes of real servers, and what those log
-mod identities; // which certificate is shown for whom
-mod landlock; // files that the daemon gives up at its start
+mod hardening; // dropped privileges, and access to the control socket
+mod health; // health checks
+mod health_servers; // health checks of real servers, and what those log
+mod identities; // client certificates by caller
+mod landlock; // the daemon's own restriction of file access
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
 mod logs; // files, disks, journald, rotation
-mod mail_clients;
-mod mailbox_clients; // Postfix and Dovecot, and who speaks to them
-mod many_names; // more names than are asked for at once
-mod many_reloads; // random ones, and what is left
-mod mssql_clients;
-mod mysql_clients; // MariaDB, and a server that hashes as MySQL does
-mod mysql_server; // MySQL itself, where scripts/test-matrix has fetched it
-mod names; // what networks and resolv.conf(5) make of names
+mod mail_clients; // mail clients, against Postfix and Dovecot
+mod mailbox_clients; // programs that fetch mail, against Dovecot
+mod many_names; // more names than are queried at once
+mod many_reloads; // random reloads, and what they leak
+mod mssql_clients; // FreeTDS and pytds, against a scripted SQL Server
+mod mysql_clients; // MariaDB, and a server that authenticates as MySQL does
+mod mysql_server; // MySQL itself, if scripts/test-matrix has fetched it
+mod names; // DNS servers and resolv.conf(5)
 mod nats_clients; // a cluster of nats-server
-mod newer_clients; // what scripts/test-matrix has fetched, against the servers of this Debian
-mod other_daemons; // several of one user
+mod newer_clients; // clients that scripts/test-matrix fetches, against the servers of this Debian
+mod other_daemons; // several daemons of one user
 mod overload; // descriptors, the accept queue, memory
-mod page; // the page for people, in a browser
+mod page; // the status page, in a browser
 mod postgres_cancel; // which server a cancel reaches
 mod postgres_clients; // psql and pgbench against a real server
 mod postgres_dialogue; // the dialogue byte by byte
@@ -64,28 +64,28 @@ mod postgres_direct; // direct TLS
 mod postgres_drivers; // psycopg, JDBC and others
 mod postgres_logins; // SCRAM by hand, protocol versions
 mod postgres_probe; // `check --connect` and the server's log
-mod postgres_refusals; // servers that lie, clients that send rubbish
+mod postgres_refusals; // servers that lie, clients that send garbage
 mod postgres_replication; // base backups, WAL
-mod postgres_roles; // which role a certificate opens
+mod postgres_roles; // the role that a certificate is mapped to
 mod preconnect; // upstream connections kept ready
 mod proxy_protocol; // PROXY headers, read and sent
-mod proxy_receivers; // what servers take of the headers that we send
-mod reference; // the reference servers on their own: when these fail, nothing else can be believed
-mod refusals; // what clients do about a refusal
+mod proxy_receivers; // which of our headers servers accept
+mod reference; // the reference servers alone: if these fail, no other result counts
+mod refusals; // what clients do with a refusal
 mod relaying; // counters, resets, ends
-mod reload; // the file read again
+mod reload; // reading the configuration again
 mod replacement; // SIGUSR2, and sockets that systemd keeps
 mod resilience; // ejection, breaker, retry budget, priorities
-mod returning; // what is taken out of the file and put back
-mod shares; // what each caller may take
+mod returning; // what is removed from the file and added again
+mod shares; // limits of each caller
 mod slow_files; // files that hang
-mod slow_names; // hosts whose databases of users are slow
+mod slow_names; // hosts whose user databases are slow
 mod spiffe; // certificates from an agent
-mod succession; // what a process leaves to its successor
+mod succession; // state that a process hands to its successor
 mod telemetry; // dashboard and alert rules against a scrape
-mod time_limits; // idle and old sessions
+mod time_limits; // limits on idle time and duration of sessions
 mod tls; // TLS to the upstream when all is well
 mod tls_demands; // pins, URIs and revocation lists
-mod tls_refusals; // TLS to the upstream when it must not succeed
+mod tls_refusals; // TLS to the upstream when it must fail
 mod top; // `top` in a terminal
-mod upstream_refused; // servers that say that they are full
+mod upstream_refused; // servers that report that they are full

@@ -1,5 +1,5 @@
-//! Clusters with more host names than are asked for at once: whatever the names come to, the daemon goes on answering, and
-//! stops when it is told to.
+//! Clusters with more host names than are queried at once: whatever becomes of the names, the daemon keeps answering,
+//! and stops when it is asked to.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,14 +8,14 @@ use rustix::process::Signal;
 
 use crate::harness::{Ambassador, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until};
 
-/// Endpoints that a cluster has at most by discovery.
+/// Maximum number of endpoints that discovery gives a cluster.
 const ENDPOINTS_MAX: usize = 256;
 
 fn name(index: usize) -> String {
     format!("db{index}.test")
 }
 
-/// So many names, of which every other one has an address where `half` says so.
+/// This many names; if `half` is set, only every other one has an address.
 fn config(dns: &NameServer, count: usize, half: bool) -> Config {
     let mut list = String::from("endpoints:\n");
     for index in 0..count {
@@ -33,7 +33,7 @@ fn config(dns: &NameServer, count: usize, half: bool) -> Config {
     Config::app(&[&format!("{{ file: {} }}", file.display())], "")
 }
 
-/// How many names have been answered about, and how many endpoints there are.
+/// The number of answered names, and of endpoints.
 fn progress(ambassador: &Ambassador) -> (usize, usize) {
     let cluster = ambassador.status()["clusters"][0].clone();
     let origins = cluster["discovery"].as_array().expect("origins").clone();
@@ -44,8 +44,8 @@ fn progress(ambassador: &Ambassador) -> (usize, usize) {
     (answered, cluster["endpoints"].as_array().expect("endpoints").len())
 }
 
-/// It was: with a 17th name the main thread found it overdue at every turn and never yielded, so that the answers to the first
-/// 16 were never heard; the admin was dead, SIGTERM ignored, and a watchdog would have killed all sessions.
+/// Scenario: with a 17th name the main thread found it overdue at every turn and never yielded, so the answers to the
+/// first 16 were never read; admin requests hung, SIGTERM was ignored, and a watchdog would have killed all sessions.
 #[test]
 fn any_number_of_names_leaves_the_daemon_at_work() {
     for (count, mood, half) in [
@@ -75,8 +75,8 @@ fn any_number_of_names_leaves_the_daemon_at_work() {
     }
 }
 
-/// Names that nobody answers for take all the room there is; those that can be found had to wait behind them for ever, where
-/// their names came later in the alphabet.
+/// Scenario: names without an answer took all query slots; names that resolve waited for ever if they came later in
+/// the alphabet.
 #[test]
 fn names_that_nobody_answers_for_do_not_keep_the_others_from_being_asked_for() {
     let dns = NameServer::start();
@@ -94,7 +94,7 @@ fn names_that_nobody_answers_for_do_not_keep_the_others_from_being_asked_for() {
     ambassador.connect().echo("served");
 }
 
-/// `check --connect` asks the same way, and hung with it.
+/// Scenario: `check --connect` queries the same way, and hung too.
 #[test]
 fn check_connect_comes_to_an_end_with_any_number_of_names() {
     for (count, mood) in [(17, Mood::Silent), (256, Mood::Failing), (5000, Mood::Honest)] {

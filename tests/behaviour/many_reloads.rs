@@ -1,6 +1,6 @@
-//! Reloads without end: whatever they make and take away, nothing of it outlives what it was made for.
+//! Many random reloads: nothing that they create outlives the configuration it was created for.
 //!
-//! The series of a listener or a cluster that is taken out are in one more scrape, and then gone.
+//! The series of a removed listener or cluster are in one more scrape, and then gone.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -14,12 +14,12 @@ use serde_json::Value;
 use crate::harness::{Ambassador, Client, Config, Pki, Upstream, roles, until, until_within};
 use crate::reload::reload;
 
-/// In CI; `AMBASSADOR_TEST_RELOADS` says otherwise.
+/// In CI; `AMBASSADOR_TEST_RELOADS` overrides it.
 const RELOADS: usize = 60;
 const LISTENERS: usize = 4;
 const CLUSTERS: usize = 5;
 
-/// What there is at the beginning and at the end.
+/// Resources at the beginning and at the end.
 fn base(upstreams: &[Upstream]) -> Config {
     Config::new()
         .top("shutdown: { drain_timeout: 1s }")
@@ -28,7 +28,7 @@ fn base(upstreams: &[Upstream]) -> Config {
         .cluster("up", &[&upstreams[0].address()], "")
 }
 
-/// Something else each time: other listeners, other clusters, other endpoints, found in other ways, looked after differently.
+/// A different configuration each time: other listeners, clusters and endpoints, discovered and checked in other ways.
 fn any(rng: &mut Rng, upstreams: &[Upstream]) -> Config {
     let mut config = base(upstreams);
     let clusters: Vec<_> = (0..CLUSTERS).filter(|_| rng.bool()).collect();
@@ -38,7 +38,7 @@ fn any(rng: &mut Rng, upstreams: &[Upstream]) -> Config {
         rng.shuffle(&mut picked);
         picked.truncate(rng.usize(1..=upstreams.len()));
         if rng.u8(..4) == 0 {
-            // By name: /etc/hosts has it.
+            // By name, from /etc/hosts.
             let port = picked[0].rsplit(':').next().expect("a port").to_owned();
             picked[0] = format!("localhost:{port}");
         }
@@ -77,7 +77,7 @@ fn cluster_body(rng: &mut Rng) -> String {
     body
 }
 
-/// Sessions that live through some of it.
+/// Sessions that live through several reloads.
 fn mingle(rng: &mut Rng, ambassador: &Ambassador, clients: &mut Vec<Client>) {
     if clients.len() > 20 || rng.u8(..3) == 0 {
         let gone = rng.usize(..=clients.len());
@@ -108,7 +108,7 @@ fn counts(ambassador: &Ambassador) -> [usize; 4] {
     [tasks("sessions"), tasks("upkeep"), count("fd"), count("task")]
 }
 
-/// What there are series of.
+/// The objects that have series.
 fn series(ambassador: &Ambassador) -> BTreeSet<(&'static str, String)> {
     let metrics = ambassador.metrics();
     let labels = |name: &'static str| {
@@ -117,13 +117,13 @@ fn series(ambassador: &Ambassador) -> BTreeSet<(&'static str, String)> {
     labels("listener").chain(labels("cluster")).collect()
 }
 
-/// What was taken out had its last scrape.
+/// Removed objects have had their last scrape.
 fn only_the_base_has_series(ambassador: &Ambassador) {
     let base = [("cluster", "up".to_owned()), ("listener", "app".to_owned())].into();
     until("no series is of what was taken out", || (series(ambassador) == base).then_some(()));
 }
 
-/// Gauges that say how many there are of something.
+/// Gauges that count objects.
 const COUNTING: [&str; 7] = [
     "sessions_active",
     "endpoint_sessions",
@@ -144,14 +144,14 @@ fn nothing_outlives_what_it_was_made_for() {
     let upstreams: Vec<_> = (0..4).map(|_| Upstream::plain(roles::echo)).collect();
     let ambassador = Ambassador::start(&base(&upstreams));
     fs::copy(pki.ca(), ambassador.dir().join("ca.pem")).expect("a CA");
-    // What is made once is there from here on.
+    // Everything that is created only once exists from here on.
     for _ in 0..5 {
         reload(&ambassador, &any(&mut rng, &upstreams));
         mingle(&mut rng, &ambassador, &mut Vec::new());
     }
     let settle = |before: Option<[usize; 4]>| {
         reload(&ambassador, &base(&upstreams));
-        // The last drain_timeout, and whoever says goodbye behind it: nothing changes for so long.
+        // The last drain_timeout, and the sessions that are ended after it: nothing changes for this long.
         const QUIET: Duration = Duration::from_millis(1500);
         let mut last = None;
         until_within(

@@ -1,5 +1,5 @@
-//! Clients of SQL Server against a scripted one, by TDS 7: FreeTDS (tsql, pymssql, ODBC), pytds, and raw ones where a client's
-//! words do not matter. No SQL Server itself.
+//! Clients of SQL Server against a scripted one, over TDS 7: FreeTDS (tsql, pymssql, ODBC), pytds, and raw ones where
+//! the client's library does not matter. No SQL Server itself.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::harness::{
     Ambassador, Client, Config, Finished, Pki, ServerTls, Upstream, ambassador, demand, finish,
 };
 
-/// A server of TDS 7 with a client certificate demanded, and the ambassador in front of it.
+/// A TDS 7 server that demands a client certificate, and an ambassador in front of it.
 pub(crate) struct Served {
     pub(crate) server: Upstream,
     pub(crate) ambassador: Ambassador,
@@ -44,7 +44,7 @@ fn tsql(ambassador: &Ambassador, version: &str, script: &str) -> Finished {
     finish(&mut tsql)
 }
 
-/// A program that reads this from its standard input; its arguments follow.
+/// A program that reads this from its standard input, with these arguments.
 fn fed(input: &str, program: &Path) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "input=$1; shift; printf %s \"$input\" | \"$@\"", "sh", input]).arg(program);
@@ -205,7 +205,7 @@ fn a_server_that_encrypts_nothing_or_the_login_only_gets_no_login() {
     }
 }
 
-/// A server that is not what it says it is: the handshake fails with the alert in a packet, as the server expects it.
+/// A server with a wrong certificate: the handshake fails with the alert in a packet, as the server expects it.
 #[test]
 fn a_server_that_is_not_trusted_is_told_in_a_packet_and_the_client_in_words() {
     let (pki, other) = (Pki::new(), Pki::new());
@@ -240,8 +240,8 @@ fn check_connect_goes_as_far_as_the_handshake_and_logs_nobody_in() {
 // ---------------------------------------------------------------------------------------------------
 // Either way
 
-/// A server that takes TDS 8.0 only, as SQL Server does with strict encryption forced: until TDS 7 was known, this is how every
-/// file without `start` was served, and such files still have to be.
+/// A server that accepts TDS 8.0 only, as SQL Server does with strict encryption forced: before TDS 7 was supported,
+/// every configuration without `start` was served so, and must still be.
 #[test]
 fn a_server_of_tds_8_only_is_found_without_a_word_in_the_file_and_remembered() {
     const ASKED: &[u8] = b"\x12\x01\x00\x0f\0\0\x01\0\x01\x00\x06\x00\x01\xff\x00";

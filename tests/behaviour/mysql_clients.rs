@@ -1,5 +1,5 @@
-//! Clients of MySQL and MariaDB against a MariaDB that lets nobody in without TLS and a client certificate, and against a
-//! scripted server that asks for a password as MySQL's caching_sha2_password does.
+//! Clients of MySQL and MariaDB against a MariaDB that demands TLS and a client certificate, and against a scripted
+//! server that asks for a password as MySQL's caching_sha2_password does.
 
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ fn to_mariadb() -> Ambassador {
     Ambassador::start(&Config::app(&[&server.address(0)], &format!("protocol: mysql\n{}", server.tls(""))))
 }
 
-/// MariaDB's own client, which has no TLS of its own here.
+/// MariaDB's own client, with TLS disabled.
 fn client(user: &str) -> Command {
     let mut command = Command::new(demand("mariadb", "mariadb-client"));
     command.args(["--no-defaults", "--skip-ssl", "--batch", "--skip-column-names", "shop"]);
@@ -134,7 +134,7 @@ fn a_client_that_insists_on_tls_is_told_in_its_librarys_own_words() {
     until("the server saw the visit out", || mariadb().log().contains("'ambassador-probe'").then_some(()));
 }
 
-/// Nobody may leave between greeting and login: the server would count it against this host.
+/// No connection may end between greeting and login: the server would count it against this host.
 #[test]
 fn a_client_that_leaves_in_the_middle_costs_the_server_a_login_and_no_half_handshake() {
     let ambassador = to_mariadb();
@@ -152,7 +152,7 @@ fn a_client_that_leaves_in_the_middle_costs_the_server_a_login_and_no_half_hands
     assert_eq!(faults(server), faults_before, "{}", server.log());
 }
 
-/// What the server holds against this host, by its log. The server is shared, and other tests come from other addresses.
+/// The server's log entries against this host. The server is shared; other tests use other source addresses.
 fn faults(server: &Server) -> usize {
     let words = ["reading communication packets", "without authentication", "Bad handshake"];
     let log = server.log();
@@ -161,7 +161,7 @@ fn faults(server: &Server) -> usize {
     lines.filter(|line| words.iter().any(|word| line.contains(word))).count()
 }
 
-/// A login of that user, who has not said how it proves itself: the server has to ask.
+/// A login of that user without an authentication method, so that the server has to ask.
 fn login_of(user: &str) -> Vec<u8> {
     let mut payload = b"\x01\x82\x08\0\0\0\0\x01\x21".to_vec();
     payload.resize(32, 0);
@@ -170,7 +170,7 @@ fn login_of(user: &str) -> Vec<u8> {
     packet(1, &payload)
 }
 
-/// The same holds in the middle of the login: whatever the client leaves unanswered would count.
+/// The same in the middle of the login: an unanswered message of the server would count.
 #[test]
 fn a_client_that_leaves_in_the_middle_of_its_login_is_seen_out_of_it() {
     let ambassador = to_mariadb();
@@ -188,7 +188,7 @@ fn a_client_that_leaves_in_the_middle_of_its_login_is_seen_out_of_it() {
         if reads_the_question {
             client.receive(usize::from(question[0]));
         }
-        // With bytes unread the end is a reset.
+        // With bytes unread, closing sends a reset.
         drop(client);
         until("the login was seen through", || (count("Access denied for user 'ed'") > denied).then_some(()));
     }
@@ -217,7 +217,7 @@ fn the_ambassadors_refusal_is_what_clients_show() {
 fn a_refusal_behind_the_login_is_numbered_so_that_clients_read_it() {
     let server = mariadb();
     let other = Pki::new();
-    // The greeting is fine, and then the certificate is none of this CA's.
+    // The greeting is right; the certificate is not issued by this CA.
     let cluster = format!("protocol: mysql\ntls: {{ ca: {}, server_name: srv.test }}", other.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
     let finished = query(&ambassador, "app", "select 1").must_exit(1);
@@ -243,13 +243,13 @@ fn a_tls_client_on_the_plaintext_port_gets_an_alert() {
     let mut client = ambassador.connect();
     client.send(b"\x16\x03\x01\x00\x05hello");
     let (bytes, _) = client.read_out();
-    // Whether its hello came before the greeting went out or after, an alert is the last word.
+    // Whether its hello came before or after the greeting was sent, the alert is the last message.
     assert!(bytes.ends_with(b"\x15\x03\x01\x00\x02\x02\x28"), "{bytes:?}");
     assert_eq!(ambassador.record()["outcome"], "bad_opening");
 }
 
 // ---------------------------------------------------------------------------------------------------
-// A server that hashes as MySQL does
+// A server that authenticates as MySQL does
 
 fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a small packet").to_le_bytes();
@@ -274,7 +274,7 @@ fn greeting(plugin: &str) -> Vec<u8> {
     packet(0, &payload)
 }
 
-/// Asks for the whole password, as with a cold cache, and then answers queries with OK.
+/// Asks for the full password, as with a cold cache, then answers queries with OK.
 async fn cold_cache(mut conn: Conn, tls: Arc<ServerConfig>, plugin: &'static str) -> Option<()> {
     conn.write_all(&greeting(plugin)).await.ok()?;
     let (sequence, request) = read_packet(&mut conn).await?;
@@ -337,8 +337,9 @@ fn sha256_password_works_without_tls_on_the_clients_hop() {
     hashes("sha256_password");
 }
 
-/// A server behind whose address the ticket keys differ ends a handshake that offers to resume a session, and a client that has answered
-/// that server's greeting was lost with it: it answers no other. So none is offered there.
+/// Scenario: servers behind one address with different ticket keys ended a handshake that offered to resume a session.
+/// A client that had answered the greeting of that server was lost with it, since it answers no other. So no
+/// resumption is offered there.
 #[test]
 fn no_session_is_resumed_behind_a_greeting() {
     let ambassador = to_mariadb();

@@ -1,5 +1,5 @@
-//! MySQL's own server and clients (9.7), which Debian stable does not have: `scripts/test-matrix mysql-9.7` runs these. With each plugin
-//! over TLS and a client certificate, and with a cache that has just been emptied.
+//! MySQL's own server and clients (9.7), which Debian stable lacks: `scripts/test-matrix mysql-9.7` runs these tests.
+//! Each plugin over TLS with a client certificate, and with an emptied authentication cache.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,13 +22,13 @@ fn client() -> Command {
     command
 }
 
-/// As root, past the ambassador.
+/// As root, directly to the server.
 fn administer(sql: &str) {
     let socket = mysql().dir().join("socket");
     finish(client().args(["--user=root", "--socket"]).arg(socket).args(["-e", sql])).must_succeed();
 }
 
-/// Nobody's password is in the cache of the server any more, and nobody else empties it while this is held.
+/// The server's password cache is emptied, and no other test empties it while the guard lives.
 fn cold() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +59,7 @@ fn the_mysql_client_logs_in_with_a_cold_cache_and_a_warm_one() {
     let _turn = cold();
     let finished = query(&ambassador, &["--get-server-public-key"]).must_succeed();
     assert_eq!(finished.stdout, "Ssl_version\tTLSv1.3\n5000000\n");
-    // Warm: no key is needed.
+    // With a warm cache no key is needed.
     query(&ambassador, &[]).must_succeed();
     let port = ambassador.address("app").port().to_string();
     let mut preferred = client();
@@ -68,7 +68,8 @@ fn the_mysql_client_logs_in_with_a_cold_cache_and_a_warm_one() {
     assert_eq!(finished.stdout, "42\n", "ssl-mode=PREFERRED is the client's default");
 }
 
-/// It would have to ask for a key, and by default it does not. To the server it must not look like a broken handshake.
+/// It would have to ask for a key, and by default it does not. To the server this must not look like a broken
+/// handshake.
 #[test]
 #[ignore = "MySQL's server: scripts/test-matrix mysql-9.7"]
 fn the_mysql_client_that_gives_up_in_its_login_is_seen_out_of_it() {
@@ -147,7 +148,7 @@ fn connector_j_of_mariadb_asks_for_the_key_where_it_is_told_to() {
     assert_eq!(finished.stdout.trim(), "Connector/J is content");
 }
 
-/// The X protocol: its capability `tls`, and what a raw client is told behind it.
+/// The X protocol: its capability `tls`, and what a raw client receives after it.
 #[test]
 #[ignore = "MySQL's server: scripts/test-matrix mysql-9.7"]
 fn the_x_protocol_reaches_capabilities_behind_tls() {
@@ -155,7 +156,7 @@ fn the_x_protocol_reaches_capabilities_behind_tls() {
     let cluster = format!("protocol: mysqlx\n{}", server.tls(""));
     let ambassador = Ambassador::start(&Config::app(&[&server.address(1)], &cluster));
     let mut client = ambassador.connect();
-    // CapabilitiesGet; the answer lists PLAIN, which a server offers behind TLS only.
+    // CapabilitiesGet; the answer lists PLAIN, which a server offers only over TLS.
     client.send([1, 0, 0, 0, 1]);
     let mut said = Vec::new();
     until("the server offered PLAIN", || {

@@ -1,5 +1,5 @@
-//! Names as networks have them: name servers that are dead, old, or silent about one family, and every word of resolv.conf(5)
-//! that changes what is asked. A scripted server plays them; its file is the daemon's `/etc/resolv.conf`.
+//! Real-world DNS: name servers that are dead, old, or silent about one family, and every option of resolv.conf(5)
+//! that changes the queries. A scripted server plays them; its file is the daemon's `/etc/resolv.conf`.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::harness::{
     Ambassador, Asked, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until,
 };
 
-/// A name server that knows `db.test`, and what is there.
+/// A name server that knows `db.test`, and the upstream behind that name.
 fn scene(mood: Mood) -> (NameServer, Upstream) {
     let (dns, upstream) = (NameServer::start(), Upstream::plain(roles::echo));
     dns.set("db.test.", 60, &["127.0.0.1"]);
@@ -18,13 +18,13 @@ fn scene(mood: Mood) -> (NameServer, Upstream) {
     (dns, upstream)
 }
 
-/// With the file `/etc/resolv.conf` as that server has it, a cluster of that host and port.
+/// With that server's `/etc/resolv.conf`, a cluster of that host and port.
 fn start(dns: &NameServer, host: &str, upstream: &Upstream) -> Ambassador {
     let config = Config::app(&[&format!("{host}:{}", upstream.port())], "connect: { deadline: 30s }");
     Ambassador::start_with(&config, |command| dns.serves(command))
 }
 
-/// The first session is served, and waited no longer than that for its endpoint.
+/// The first session is served, and waits no longer than this for its endpoint.
 #[track_caller]
 fn is_served_within(ambassador: &Ambassador, most: Duration) {
     ambassador.connect().echo("served");
@@ -50,9 +50,9 @@ fn wait_error(ambassador: &Ambassador, words: &str) {
     });
 }
 
-/// A name server that answers A and never AAAA (systemd/systemd#22575, and what many home routers do): both questions were waited
-/// for, longer than any session waits, so that every session was refused as `no_endpoint`. And so is a change of the address that
-/// has a TTL of a second followed by it, and not by how long nothing is said about IPv6.
+/// Scenario: a name server answers A and never AAAA (systemd/systemd#22575, and many home routers): the daemon waited
+/// for both queries, longer than any session waits, so that every session was refused as `no_endpoint`. Also, a change
+/// of the address with a TTL of a second is followed by that TTL, not by the time of the unanswered AAAA query.
 #[test]
 fn a_server_that_never_answers_about_ipv6_delays_nothing() {
     let (dns, upstream) = scene(Mood::SilentForIpv6);
@@ -74,7 +74,7 @@ fn a_server_that_never_answers_about_ipv6_delays_nothing() {
     assert_eq!(ambassador.lines().iter().filter(|line| line.contains(error)).count(), 1, "told once");
 }
 
-/// The same where the name is short: each domain that it is not in was waited for.
+/// The same for a short name: each search domain without the name was waited for.
 #[test]
 fn a_server_that_never_answers_about_ipv6_delays_no_search() {
     let (dns, upstream) = scene(Mood::SilentForIpv6);
@@ -96,8 +96,8 @@ fn no_aaaa_asks_for_no_ipv6() {
     wait_error(&start(&dns, "six.test", &upstream), "no-aaaa");
 }
 
-/// A word in `search` that is no name, such as of a DHCP server's, made hickory-resolver read nothing of the file: all names were
-/// dead.
+/// Scenario: a word in `search` that is not a name, such as one from a DHCP server, made hickory-resolver ignore the
+/// whole file: no name resolved.
 #[test]
 fn a_bad_word_in_resolv_conf_costs_itself_alone() {
     let (dns, upstream) = scene(Mood::Honest);
@@ -108,8 +108,9 @@ fn a_bad_word_in_resolv_conf_costs_itself_alone() {
     assert!(line.contains("a..b") && line.contains("nonsense") && line.contains("flux"), "{line}");
 }
 
-/// Servers from before EDNS, and what stands before some, say that they do not understand, in one of four ways; it was taken for an
-/// answer, and the fourth for a forgery (RFC 6891 section 7). `options edns0` is what systemd-resolved writes.
+/// Scenario: servers older than EDNS, and some middleboxes, report in one of four ways that they do not understand it;
+/// this was taken for an answer, and the fourth for a forgery (RFC 6891 section 7). systemd-resolved writes `options
+/// edns0`.
 #[test]
 fn a_server_that_rejects_edns_is_asked_without() {
     let moods = [ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::BADVERS].map(Mood::RejectingEdns);
@@ -129,7 +130,7 @@ fn a_server_that_rejects_edns_is_asked_without() {
     }
 }
 
-/// Of several servers one that says nothing, is not there, or refuses costs a moment and no name. hickory-resolver takes the
+/// One of several servers that is silent, absent or refusing costs a moment and no name. hickory-resolver takes the
 /// first refusal for the answer.
 #[test]
 fn one_server_of_several_may_be_dead() {
@@ -169,7 +170,7 @@ fn use_vc_asks_over_tcp_alone() {
     assert!(dns.questions().iter().all(|asked| asked.by_tcp), "{:?}", dns.questions());
 }
 
-/// For routers that mix up two questions at once.
+/// For routers that mix up two concurrent queries.
 #[test]
 fn single_request_asks_for_ipv6_when_ipv4_is_answered() {
     let (dns, upstream) = scene(Mood::LosesOne);
@@ -179,7 +180,8 @@ fn single_request_asks_for_ipv6_when_ipv4_is_answered() {
     assert_eq!(kinds, [false, false, true], "the first one was lost");
 }
 
-/// The whole question had 10 s, however long `timeout` and `attempts` are: the second attempt of a slow network never came.
+/// Scenario: a query had 10 s in all, whatever `timeout` and `attempts` were: the second attempt in a slow network
+/// never came.
 #[test]
 fn a_second_attempt_is_waited_for_as_long_as_resolv_conf_says() {
     let (dns, upstream) = scene(Mood::LosesFour);
@@ -198,14 +200,14 @@ fn an_alias_of_nothing_says_what_it_is_an_alias_of() {
     dns.set_alias("db.test.", 60, "empty.test.");
     dns.set("empty.test.", 60, &[]);
     wait_error(&ambassador, "it is an alias of empty.test: it has no address");
-    // A domain of the search list that has such an alias is no reason to look no further.
+    // A search domain with such an alias must not end the search.
     dns.set_alias("app.one.test.", 60, "gone.test.");
     dns.set("app.two.test.", 60, &["127.0.0.1"]);
     dns.set_resolv_conf("search one.test two.test");
     is_served_within(&start(&dns, "app", &upstream), Duration::from_secs(2));
 }
 
-/// `check --connect` shows what is said of both families, and not of the one that answers first.
+/// `check --connect` shows the answers of both families, not only the first.
 #[test]
 fn check_connect_waits_for_the_family_that_is_late() {
     let (dns, upstream) = scene(Mood::SilentForIpv6);

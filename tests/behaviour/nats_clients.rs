@@ -19,7 +19,7 @@ fn line(client: &mut Client) -> String {
     String::from_utf8(line).expect("text")
 }
 
-/// What a client library does first; returns INFO.
+/// The first messages of a client library; returns INFO.
 fn log_in(client: &mut Client) -> Value {
     let info = line(client);
     let info: Value = serde_json::from_str(info.strip_prefix("INFO ").expect("INFO")).expect("JSON");
@@ -47,11 +47,11 @@ fn messages_cross_the_cluster_and_nothing_leads_past_the_ambassador() {
     let [sender, receiver] = &mut clients;
     receiver.send("SUB greetings 1\r\nPING\r\n");
     assert_eq!(line(receiver), "PONG\r\n");
-    // The subscription travels between the servers; a message may come before it.
+    // The subscription travels between the servers; a message may arrive before it.
     let mut heard = String::new();
     for _ in 0..500 {
         sender.send("PUB greetings 5\r\nhello\r\nPING\r\n");
-        // A second INFO behind the first PONG is what `protocol: 0` prevents.
+        // `protocol: 0` prevents a second INFO after the first PONG.
         assert_eq!(line(sender), "PONG\r\n");
         receiver.send("PING\r\n");
         heard = line(receiver);
@@ -79,12 +79,12 @@ fn a_client_is_told_why_the_ambassador_refuses() {
         format!("protocol: nats\nconnect: {{ attempts: 1 }}\ntls: {{ ca: {} }}", pki.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&ClosedPort::new().address()], &cluster));
     let mut client = ambassador.connect();
-    // No INFO: nats.js takes a server that has said it for found, and waits 20 s for its PONG whatever comes.
+    // No INFO: nats.js takes a server that has sent it for found, and then waits 20 s for its PONG in any case.
     let words = line(&mut client);
     assert!(words.starts_with("-ERR 'ambassador: connect_failed: cannot connect to 127.0.0.1:"), "{words}");
 }
 
-/// Behind the server's INFO came a second one of ours with the refusal, and nats-py called that an unexpected end.
+/// Scenario: after the server's INFO we sent a second one with the refusal, and nats-py reported an unexpected end.
 #[test]
 fn a_client_that_was_greeted_hears_the_refusal_alone() {
     let [one, _] = nats();

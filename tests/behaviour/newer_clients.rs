@@ -1,5 +1,5 @@
-//! Clients that Debian stable lacks, or has only older versions of, against its servers: `scripts/test-matrix clients` fetches and
-//! runs them.
+//! Clients that Debian stable lacks, or has only in older versions, against its servers: `scripts/test-matrix clients`
+//! fetches and runs them.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Several daemons of one user: a command acts on the one of its file, or says that it cannot.
+//! Several daemons of one user: a command acts on the daemon of its file, or reports that it cannot.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Ambassador, Config, Finished, Upstream, ambassador, finish, roles, until};
 
-/// With nothing said of `admin.control`.
+/// Without `admin.control`.
 fn config(upstream: &Upstream, admin: &str) -> Config {
     Config::app(&[&upstream.address()], "").admin(admin)
 }
@@ -20,7 +20,7 @@ fn start(config: &Config, runtime: &TempDir) -> Ambassador {
     started
 }
 
-/// A command on behalf of that file.
+/// A command for that file.
 fn run(arguments: &[&str], file: &Path, runtime: &TempDir) -> Finished {
     let mut command = ambassador();
     command.args(arguments).arg("--config").arg(file).env("XDG_RUNTIME_DIR", runtime.path());
@@ -36,8 +36,9 @@ fn serves(ambassador: &Ambassador, runtime: &TempDir) -> bool {
     status.code == 0 && status.stdout.contains(&file(ambassador).display().to_string())
 }
 
-/// Two files without `admin.control` have one default place for it. The second daemon warned that it had none, and from then on
-/// `drain --config second.yaml` drained the first, and `reload` said of the first that nothing had changed.
+/// Scenario: two files without `admin.control` have the same default path. The second daemon warned that it had none,
+/// and from then on `drain --config second.yaml` drained the first, and `reload` reported of the first that nothing
+/// had changed.
 #[test]
 fn each_of_two_daemons_with_defaults_obeys_the_commands_of_its_own_file() {
     let upstream = Upstream::plain(roles::echo);
@@ -52,7 +53,7 @@ fn each_of_two_daemons_with_defaults_obeys_the_commands_of_its_own_file() {
     run(&["reload"], &file(&second), &runtime).must_succeed();
     second.wait_line("configuration reloaded");
     assert!(!first.lines().iter().any(|line| line.contains("configuration reloaded")));
-    // It keeps its place, with the first there and without.
+    // It keeps its socket, with and without the first daemon.
     second.replace();
     assert!(serves(&second, &runtime));
     run(&["drain", "--wait"], &file(&first), &runtime).must_succeed();
@@ -98,7 +99,7 @@ fn a_command_for_a_file_whose_daemon_is_not_there_touches_no_other() {
     assert_eq!(first.wait_exit(), 0);
 }
 
-/// "cannot listen on 127.0.0.1:9901" left it to the reader to know what that address is.
+/// Scenario: "cannot listen on 127.0.0.1:9901" did not say what that address is.
 #[test]
 fn an_address_that_is_taken_is_named_by_its_key() {
     let upstream = Upstream::plain(roles::echo);

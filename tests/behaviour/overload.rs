@@ -1,5 +1,5 @@
-//! More than there is room for: descriptors, the accept queue, memory. What is given up is said, and comes back. For the log, see
-//! `logs`; for the caps that are set, `limits` and `listeners`.
+//! Overload: descriptors, the accept queue, memory. What is given up is logged, and comes back. For the log, see
+//! `logs`; for configured limits, `limits` and `listeners`.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, prlimit};
 
 use crate::harness::{Ambassador, Client, Config, Conn, End, Upstream, roles, until};
 
-/// Room for thousands wherever the test does not want the shortage.
+/// Enough for thousands, where the test does not want the shortage.
 const LIMITS: &str =
     "limits: { max_connections: 5000, max_connections_per_endpoint: 5000, max_pending: 5000 }";
 
@@ -35,8 +35,8 @@ fn resident(ambassador: &Ambassador) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Sessions take descriptors until none is left for them: others wait in the queue, nothing spins, and whoever comes to look
-/// still gets an answer.
+/// Sessions take all descriptors: further connections wait in the queue, no loop spins, and admin requests are still
+/// answered.
 #[test]
 fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     const CLIENTS: usize = 100;
@@ -46,7 +46,7 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     prlimit(Some(ambassador.pid()), Resource::Nofile, limit).expect("a limit on our child");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| ambassador.connect()).collect();
     ambassador.wait_line("cannot accept; whoever connects waits");
-    // Those who were accepted are served.
+    // The accepted ones are served.
     for client in &mut clients[..20] {
         client.echo("during");
     }
@@ -60,7 +60,7 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     assert!(spent < 35, "{spent} ticks of CPU in 70: it spins");
     let accepted = ambassador.metrics().sum("accepted_total", &[]);
     assert!((20.0..60.0).contains(&accepted), "{accepted} of {CLIENTS} were accepted");
-    // Whoever goes makes room for those that wait, and nobody was lost.
+    // A session that ends makes room for a waiting one; none is lost.
     let waiting = clients.split_off(accepted as usize);
     drop(clients);
     for mut client in waiting {
@@ -74,7 +74,7 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     assert!(said <= most + 1, "{said} times");
 }
 
-/// Two thousand connections are complete before the daemon looks once.
+/// Two thousand connections are complete before the daemon accepts one.
 #[test]
 fn a_storm_of_connects_is_served_to_the_last_or_refused() {
     const CLIENTS: usize = 2000;
@@ -98,14 +98,15 @@ fn a_storm_of_connects_is_served_to_the_last_or_refused() {
     drop(clients);
     ambassador.wait_active(0);
     assert_eq!(outcome("completed"), SERVED as f64);
-    // Of the others some do, and a line counts the rest.
+    // Some of the others write a record, and a line counts the rest.
     until("each that was served left its record", || {
         let records = ambassador.records();
         (records.iter().filter(|record| record["outcome"] == "completed").count() == SERVED).then_some(())
     });
 }
 
-/// Clients that send and endpoints that do not read: what is held for them is bounded, and who is over the cap costs nothing.
+/// Clients that send and endpoints that do not read: buffered bytes are bounded, and a connection over the limit costs
+/// nothing.
 #[test]
 fn memory_is_bounded_by_the_cap_of_sessions() {
     const SESSIONS: usize = 30;
@@ -136,7 +137,7 @@ fn memory_is_bounded_by_the_cap_of_sessions() {
     });
 }
 
-/// What docs/OPERATING.md says that a session at rest takes.
+/// The memory of an idle session, as docs/OPERATING.md states it.
 #[test]
 fn a_thousand_resting_sessions_take_a_few_mebibytes() {
     const SESSIONS: usize = 1000;
@@ -148,7 +149,7 @@ fn a_thousand_resting_sessions_take_a_few_mebibytes() {
         clients.iter_mut().for_each(|client| client.echo("hello"));
         clients
     };
-    // What the first ones leave in the allocator is not theirs alone.
+    // The first sessions also pay for memory that the allocator keeps.
     let first = open(100);
     let before = resident(&ambassador);
     let others = open(SESSIONS);

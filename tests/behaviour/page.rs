@@ -1,10 +1,10 @@
-//! The page for people, in a real browser: what it shows, and that it runs under its own policy.
+//! The status page in a real browser: what it shows, and that it runs under its own content security policy.
 
 use std::process::Command;
 
 use crate::harness::{Ambassador, Config, End, Upstream, finish, roles};
 
-/// The page's document once its script has looked a few times, and what the browser had to say of it.
+/// The page's document after its script has polled a few times, and the browser's messages about it.
 struct Shown {
     document: String,
     console: Vec<String>,
@@ -30,7 +30,7 @@ fn browse(ambassador: &Ambassador) -> Shown {
         "--disable-component-update",
         "--enable-logging=stderr",
     ]);
-    // Chromium's own sandbox does not run as root; what is shown here is ours.
+    // Chromium's own sandbox does not run as root; the page shown here is ours.
     browser.args(["--no-sandbox", "--virtual-time-budget=9000", "--dump-dom"]);
     browser.arg(format!("--user-data-dir={}", profile.path().display()));
     browser.arg(format!("http://{}/", ambassador.admin()));

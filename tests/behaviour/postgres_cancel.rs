@@ -1,5 +1,5 @@
-//! Cancels: which of several servers they reach, and that nothing keeps them from it. A cancel is a connection of its own, in
-//! plaintext to us and in TLS to the server; its end is the server's.
+//! Cancel requests: each reaches the right one of several servers, whatever limits are reached. A cancel is a
+//! connection of its own, in plaintext to us and in TLS to the server; the server ends it.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -31,7 +31,7 @@ fn conninfo(ambassador: &Ambassador, more: &str) -> String {
     format!("host=127.0.0.1 port={port} user=app dbname=postgres {more}")
 }
 
-/// Sessions take turns between the servers, and so each of these two is on another one.
+/// Round robin, so each of these two sessions is on another server.
 #[test]
 fn ctrl_c_in_psql_stops_the_query_on_the_server_that_runs_it() {
     let (ambassador, servers) = to_two();
@@ -84,8 +84,8 @@ fn key_data(process: u32, secret: &[u8]) -> Vec<u8> {
     pgwire::message(b'K', &[&process.to_be_bytes()[..], secret].concat())
 }
 
-/// A server that gives each session this key, and notes the cancels that it gets. It says no ReadyForQuery, as one does whose
-/// trigger on login takes its time.
+/// A server that gives each session this key, and notes the cancels that it gets. It sends no ReadyForQuery, like a
+/// server whose login trigger takes long.
 fn server(world: &World, process: u32, secret: &'static [u8]) -> Upstream {
     server_with(&world.tls, process, secret)
 }
@@ -117,7 +117,7 @@ fn cancels(upstream: &Upstream) -> Vec<String> {
     upstream.notes().into_iter().filter(|note| note.starts_with("cancel")).collect()
 }
 
-/// A session up to its key.
+/// A session up to its BackendKeyData.
 #[track_caller]
 fn session(ambassador: &Ambassador) -> (Client, u32, Vec<u8>) {
     let mut client = ambassador.connect();
@@ -135,7 +135,7 @@ fn cancel(ambassador: &Ambassador, process: u32, secret: &[u8]) {
     assert_eq!(client.ending(), End::Orderly);
 }
 
-/// Two servers may use the same process id: it takes the whole key to tell them apart.
+/// Two servers may use the same process id: only the whole key tells them apart.
 #[test]
 fn a_cancel_reaches_its_server_even_before_the_session_is_ready() {
     let world = World::new();
@@ -159,7 +159,7 @@ fn start(world: &World, upstreams: &[&Upstream], listener: &str, cluster: &str) 
     Ambassador::start(&Config::new().listener("app", &listener).cluster("up", &addresses, &tls))
 }
 
-/// Whom should it be sent to? A server would log it as a wrong key, and that is all that would come of it.
+/// A cancel with an unknown key has no destination: a server would only log it as a wrong key.
 #[test]
 fn a_cancel_of_nobodys_session_ends_without_a_dial_where_there_are_several_servers() {
     let world = World::new();
@@ -196,7 +196,7 @@ fn a_cancel_of_an_unknown_session_goes_to_the_only_server() {
     assert_eq!(cancels(&upstream).len(), 1);
 }
 
-/// The listener, the cluster or the endpoint is full of queries that somebody now wants to stop.
+/// The listener, the cluster or the endpoint is full of queries, one of which is to be cancelled.
 #[test]
 fn a_cancel_gets_through_where_everything_is_full() {
     let world = World::new();
@@ -218,8 +218,9 @@ fn a_cancel_gets_through_where_everything_is_full() {
     }
 }
 
-/// Keys that nobody has passed every cap too: one caller who invented them by the hundred had more connections than his share,
-/// and filled the cluster for all others. Such a cancel takes room as a session of its sender's, or has none.
+/// Scenario: cancels with invented keys passed every cap too: a caller that sent them by the hundred had more
+/// connections than its limit, and filled the cluster for all others. Such a cancel needs room like a session of its
+/// sender, or is refused.
 #[test]
 fn a_cancel_with_an_invented_key_takes_room_as_a_session_does() {
     let world = World::new();
@@ -244,7 +245,7 @@ fn a_cancel_with_an_invented_key_takes_room_as_a_session_does() {
     }
 }
 
-/// tokio-postgres does not wait for the server's end. Its cancel was dropped with it.
+/// Scenario: tokio-postgres does not wait for the server's end; its cancel was dropped with its connection.
 #[test]
 fn a_cancel_stands_though_its_client_closes_at_once() {
     let world = World::new();
@@ -264,8 +265,9 @@ fn say(bytes: &[u8]) -> String {
     })
 }
 
-/// The key is what entitles to a cancel, to the server and to us: whoever has it, and may use the cluster himself, cancels as
-/// the one whose session it is. A key that nobody has is sent on as the sender's own, and who is denied cancels nothing.
+/// The key is what authorises a cancel, for the server and for us: a caller that has it, and may use the cluster,
+/// cancels with the identity of the session's caller. A cancel with an unknown key is sent with the sender's own
+/// identity, and a denied caller cancels nothing.
 #[test]
 fn a_cancel_shows_the_certificate_of_its_session_whoever_of_those_who_may_connect_asks_for_it() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -317,7 +319,7 @@ fn a_cancel_shows_the_certificate_of_its_session_whoever_of_those_who_may_connec
     drop(session);
 }
 
-/// The client takes the end for the server's word that the cancel is done.
+/// The client takes the end of the connection for the server's confirmation of the cancel.
 #[test]
 fn the_end_of_a_cancel_is_the_servers() {
     let world = World::new();

@@ -1,5 +1,5 @@
-//! PostgreSQL's own clients against a PostgreSQL that lets nobody in without TLS, a client certificate and
-//! SCRAM. They know nothing of all that: to them the ambassador is a server without TLS.
+//! PostgreSQL's own clients against a PostgreSQL that demands TLS, a client certificate and SCRAM. To them the
+//! ambassador is a server without TLS.
 
 use std::fs;
 use std::io::Write;
@@ -69,7 +69,7 @@ fn psql_that_would_bind_the_channel_if_it_could_gets_in() {
 #[test]
 fn psql_reaches_the_server_through_a_unix_socket() {
     let postgres = Postgres::shared();
-    // libpq makes the file's name from the port, so the listener's file has that name.
+    // libpq derives the file's name from the port, so the listener's file has that name.
     let body = "bind: unix:{dir}/.s.PGSQL.5432\ncluster: up";
     let cluster = format!("protocol: postgres\n{}", postgres.tls());
     let ambassador = Ambassador::start(&Config::new().listener("app", body).cluster(
@@ -133,8 +133,8 @@ fn psql_is_told_why_the_ambassador_refuses_and_where_to_look() {
     assert!(record["error"].as_str().expect("an error").contains("wrong.test"));
 }
 
-/// TLS 1.3 lets our handshake end before the server has judged our certificate. psql must hear of it in words
-/// all the same, and not as a connection that just closed.
+/// In TLS 1.3 our handshake ends before the server has verified our certificate. psql must still get an error message,
+/// not just a closed connection.
 #[test]
 fn psql_is_told_when_the_server_rejects_the_certificate_after_the_handshake() {
     let postgres = Postgres::shared();
@@ -173,7 +173,7 @@ fn much_data_goes_in_and_out_through_copy() {
     assert!(lines.enumerate().all(|(number, line)| line == format!("{number}\trow number {number}")));
 }
 
-/// Ctrl-C in psql: libpq opens a second connection that carries nothing but a CancelRequest and no TLS.
+/// Ctrl-C in psql: libpq opens a second connection with nothing but a CancelRequest, without TLS.
 #[test]
 fn ctrl_c_in_psql_stops_the_query_on_the_server() {
     let (postgres, ambassador) = to_postgres();

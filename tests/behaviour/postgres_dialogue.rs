@@ -1,5 +1,5 @@
-//! The Postgres dialogue byte by byte when all is well: requests for encryption, the startup message, what is
-//! changed in the server's words and what is not, and cancels.
+//! The PostgreSQL dialogue byte by byte when all is well: requests for encryption, the startup message, which server
+//! messages are changed and which are not, and cancels.
 
 use tokio::io::AsyncWriteExt;
 
@@ -54,8 +54,7 @@ fn a_startup_message_in_single_bytes_is_understood() {
     assert_eq!(client.receive(pgwire::welcome().len()), pgwire::welcome());
 }
 
-/// Drivers may send more than the startup message in one go; what comes behind it belongs to the server too,
-/// once.
+/// Drivers may send more than the startup message at once; the rest is for the server too, exactly once.
 #[test]
 fn what_a_client_sends_behind_its_startup_message_follows_it() {
     let world = World::new();
@@ -68,7 +67,7 @@ fn what_a_client_sends_behind_its_startup_message_follows_it() {
     client.echo("and on");
 }
 
-/// A readiness probe of the application's platform must not become a connection to the database.
+/// A readiness probe of the application's platform must not open a connection to the database.
 #[test]
 fn a_bare_connect_and_close_costs_the_server_nothing() {
     let world = World::new();
@@ -100,7 +99,7 @@ fn scram_plus_is_taken_out_of_the_servers_offer() {
     }
 }
 
-/// The refusal overtook what the server had said before in the same breath.
+/// Scenario: our refusal overtook bytes that the server had sent just before.
 #[test]
 fn what_the_server_said_before_an_impossible_offer_comes_before_the_refusal() {
     let world = World::new();
@@ -132,8 +131,8 @@ fn scram_plus_keep_leaves_the_offer_alone() {
     assert_eq!(client.receive(offer.len()), offer);
 }
 
-/// Npgsql refuses a server that does not offer what its own settings say it may; it is known by the order of
-/// its parameters.
+/// Npgsql rejects a server that does not offer what its own settings require; it is recognised by the order of its
+/// parameters.
 #[test]
 fn scram_plus_auto_strips_for_libpq_and_keeps_for_npgsql() {
     let world = World::new();
@@ -149,7 +148,7 @@ fn scram_plus_auto_strips_for_libpq_and_keeps_for_npgsql() {
     assert_eq!(libpq.receive(stripped.len()), stripped);
 }
 
-/// PostgreSQL 17 takes a ClientHello as the first bytes, without SSLRequest.
+/// PostgreSQL 17 accepts a ClientHello as the first bytes, without SSLRequest.
 #[test]
 fn start_direct_begins_with_tls() {
     let world = World::new();
@@ -168,7 +167,7 @@ fn start_direct_begins_with_tls() {
     upstream.wait_note("alpn=Some(\"postgresql\")");
 }
 
-/// The dialogue must not depend on how the server's bytes were cut: one record a byte is the worst case.
+/// The dialogue must not depend on how the server's bytes are split: one record per byte is the worst case.
 #[test]
 fn scram_plus_is_taken_out_of_an_offer_that_comes_in_single_bytes() {
     let world = World::new();
@@ -205,8 +204,7 @@ fn an_error_of_the_server_is_passed_on_unchanged() {
     assert_eq!(client.receive(error.len()), error);
 }
 
-/// The client learns that its CancelRequest was processed from the end of the connection, so that end must be
-/// the server's.
+/// The end of the connection tells the client that its CancelRequest was processed, so it must be the server's end.
 #[test]
 fn a_cancel_request_goes_through_tls_and_ends_when_the_server_ends_it() {
     let world = World::new();

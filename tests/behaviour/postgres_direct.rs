@@ -1,4 +1,5 @@
-//! `start: direct`: PostgreSQL takes a TLS hello as the first bytes since version 17. Run by `scripts/test-matrix` with 18.
+//! `start: direct`: PostgreSQL accepts a ClientHello as the first bytes since version 17. Run by `scripts/test-matrix`
+//! with 18.
 
 use crate::harness::postgres::psql;
 use crate::harness::{Ambassador, Config, Postgres};
@@ -24,7 +25,7 @@ fn direct_tls_works_from_version_17_on_and_is_explained_before() {
     assert_eq!(record["outcome"], "tls_failed", "{record}");
 }
 
-/// Without ALPN the handshake ends well, and then the server closes without a word.
+/// Without ALPN the handshake succeeds, and then the server closes without a message.
 #[test]
 fn direct_tls_without_alpn_is_refused_by_the_server() {
     let postgres = Postgres::shared();

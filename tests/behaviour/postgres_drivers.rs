@@ -1,5 +1,5 @@
-//! Drivers that applications use, each running a small program of its own in `drivers/`: libpq under several languages, and
-//! those that speak the protocol with code of their own. Each is also shown a refusal, and must pass on its words.
+//! Drivers that applications use, each running a small program in `drivers/`: libpq under several languages, and
+//! drivers with their own implementation of the protocol. Each also gets a refusal, and must pass on its text.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::postgres::{PASSWORD, libpq_client};
 use crate::harness::{Ambassador, ClosedPort, Config, Finished, Postgres, demand, finish};
 
-/// Listener `app` leads to a PostgreSQL, listener `dead` to nobody.
+/// Listener `app` leads to a PostgreSQL, listener `dead` to a port without a server.
 fn to_postgres(endpoints: &[&Postgres]) -> Ambassador {
     let addresses: Vec<_> = endpoints.iter().map(|endpoint| endpoint.address()).collect();
     let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
@@ -26,7 +26,7 @@ fn driver(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers").join(file)
 }
 
-/// Debian's interpreter and no other: the modules are installed for that one.
+/// Debian's interpreter: the modules are installed for that one.
 fn python(module: &str, package: &str) -> Command {
     let mut python = libpq_client(Path::new("/usr/bin/python3"));
     let present = finish(python.args(["-c", &format!("import {module}")]));
@@ -40,7 +40,7 @@ fn run(mut program: Command, file: &str, ambassador: &Ambassador, listener: &str
     finish(program.arg(driver(file)).args([&port, user, PASSWORD]))
 }
 
-/// The program works through the ambassador, and where nobody can be reached it prints, in whatever dress, our sentence.
+/// The program works through the ambassador, and prints our sentence, in whatever form, if no endpoint can be reached.
 #[track_caller]
 fn works_and_passes_a_refusal_on(
     program: impl Fn() -> Command,
@@ -85,7 +85,7 @@ fn psycopg_works_through_a_plaintext_port() {
     must_have_our_words(&refused.stderr, &ambassador);
 }
 
-/// Its cancels find their way among two servers, too.
+/// Its cancels reach the right one of two servers, too.
 #[test]
 fn jdbc_works_through_a_plaintext_port() {
     let ambassador = to_postgres(&[Postgres::shared(), Postgres::second()]);
@@ -93,7 +93,7 @@ fn jdbc_works_through_a_plaintext_port() {
     assert!(jar.exists(), "pgjdbc is missing: apt-get install libpostgresql-jdbc-java");
     demand("javac", "default-jdk-headless");
     let java = demand("java", "default-jdk-headless");
-    // pgjdbc's default is sslmode=prefer: it asks for TLS, hears N and goes on.
+    // pgjdbc's default is sslmode=prefer: it asks for TLS, gets N and goes on.
     let url =
         |listener| format!("jdbc:postgresql://127.0.0.1:{}/postgres", ambassador.address(listener).port());
     let mut command = Command::new(java);
@@ -119,7 +119,7 @@ fn asyncpg_works_through_a_plaintext_port() {
     assert!(finished.stdout.ends_with("cancelled\n"), "{}", finished.stdout);
 }
 
-/// Debian 12's is too old for SCRAM, so the certificate has to do.
+/// Debian 12's is too old for SCRAM, so it logs in by certificate alone.
 #[test]
 fn pg8000_works_through_a_plaintext_port() {
     let postgres = Postgres::shared();
@@ -143,7 +143,7 @@ fn pg8000_works_through_a_plaintext_port() {
 fn node_postgres_works_through_a_plaintext_port() {
     let modules = [
         PathBuf::from("/usr/share/nodejs"),
-        // Where `scripts/test` unpacks it: Debian's package insists on Debian's build of Node.
+        // `scripts/test` unpacks it here: Debian's package depends on Debian's build of Node.
         Path::new(env!("CARGO_BIN_EXE_ambassador"))
             .ancestors()
             .nth(2)

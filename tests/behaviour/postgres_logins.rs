@@ -1,5 +1,5 @@
-//! Logins by hand: the gs2 flags of SCRAM with and without PLUS in the offer, and versions of the protocol, against a real
-//! server.
+//! Logins by hand against a real server: the gs2 flags of SCRAM with and without PLUS in the offer, and protocol
+//! versions.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::harness::pgwire::{self, read_message};
 use crate::harness::postgres::{PASSWORD, psql};
 use crate::harness::{Ambassador, Client, Config, End, Postgres, demand, finish, until};
 
-/// Logs in with that flag: the offer that the client saw, what came of it, and the record.
+/// Logs in with that flag: the offer that the client got, the result, and the record.
 #[track_caller]
 fn login(cluster: &str, flag: &str) -> (String, String, Value) {
     let postgres = Postgres::shared();
@@ -35,7 +35,8 @@ fn a_client_that_cannot_bind_gets_in_whether_plus_is_offered_or_not() {
     }
 }
 
-/// The server takes it for a downgrade attack and does not say what to do about it; so we do, and the server never hears of it.
+/// The server takes it for a downgrade attack and does not explain the remedy; so we refuse with an explanation, and
+/// the server never gets it.
 #[test]
 fn a_client_that_could_bind_is_told_what_to_set_where_plus_is_taken_away() {
     let (offer, outcome, record) = login(&Postgres::shared().tls(), "y");
@@ -61,7 +62,7 @@ fn a_client_that_could_bind_is_told_by_the_server_itself_where_plus_is_kept() {
     assert_eq!(record["outcome"], "completed", "to us a refused login is a session that ended");
 }
 
-/// The binding is what protects the login from a server in the middle; only our own verification may take its place.
+/// Channel binding protects the login from an attacker in the middle; only our own verification may replace it.
 #[test]
 fn plus_is_never_taken_away_where_the_server_is_not_verified() {
     let postgres = Postgres::shared();
@@ -82,12 +83,12 @@ fn startup(minor: u16, user: &str, more: &[(&str, &str)]) -> Vec<u8> {
     packet
 }
 
-/// What each server speaks at most: 3.2 came with version 18.
+/// The highest version that each server speaks: 3.2 came with version 18.
 fn newest_minor() -> u32 {
     if Postgres::shared().version() >= 18 { 2 } else { 0 }
 }
 
-/// libpq of version 19 is to send such a thing, to keep servers and whoever stands before them from growing stiff.
+/// libpq 19 is to send such a request, so that servers and proxies do not ossify.
 #[test]
 fn an_unknown_minor_version_is_for_the_server_to_negotiate() {
     let postgres = Postgres::shared();
@@ -96,7 +97,7 @@ fn an_unknown_minor_version_is_for_the_server_to_negotiate() {
     client.send(startup(9999, "app", &[("_pq_.test_protocol_negotiation", "")]));
     let (kind, body) = read_message(&mut client);
     let option = b"_pq_.test_protocol_negotiation\0";
-    // Up to 17 the whole version, then the minor alone was told; newer releases agree on the former.
+    // Servers up to 17 reported the whole version, then only the minor; newer releases report the former again.
     let newest = (3 << 16) | newest_minor();
     assert_eq!(char::from(kind), 'v');
     assert_eq!(body, [&newest.to_be_bytes()[..], &[0, 0, 0, 1], option].concat());
@@ -118,7 +119,7 @@ fn key_of(client: &mut Client) -> Vec<u8> {
     }
 }
 
-/// Version 18 gives keys of 32 bytes to those who speak 3.2.
+/// Version 18 sends keys of 32 bytes to clients that speak 3.2.
 #[test]
 fn a_cancel_with_the_key_of_protocol_3_2_stops_the_query() {
     let (first, second) = (Postgres::shared(), Postgres::second());

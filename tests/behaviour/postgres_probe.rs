@@ -1,4 +1,4 @@
-//! `check --connect` against PostgreSQL: what it says of a server, and what the server's log says of it.
+//! `check --connect` against PostgreSQL: its report, and what the server logs about it.
 
 use std::fs;
 use std::process::Command;
@@ -24,7 +24,7 @@ fn answer(finished: &Finished) -> &str {
 
 const SERVES: &str = "answer     ok      the server would serve a client";
 
-/// Waits until the server has logged what we ask it to, so that what happened before is in its log too.
+/// Waits until the server has logged a query of ours, so that its log has everything that happened before.
 fn marked_log(postgres: &Postgres, mark: &str) -> String {
     let known = postgres.log().matches(&format!("LOG:  {mark}\n")).count();
     postgres.as_superuser(&format!("do $$ begin raise log '{mark}'; end $$"));
@@ -52,7 +52,7 @@ fn a_probe_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
     only_the_mark_is_new(&postgres, &before);
 }
 
-/// It was ended by a reset, and the server logged one.
+/// Scenario: the probe was ended by a reset, and the server logged one.
 #[test]
 fn a_login_that_we_refuse_leaves_no_line_in_the_log_of_a_server_with_default_logging() {
     let postgres = Postgres::quiet();
@@ -76,7 +76,7 @@ fn only_the_mark_is_new(postgres: &Postgres, before: &str) {
     assert!(matches!(lines[..], [mark] if mark.contains("and nothing else")), "{new}");
 }
 
-/// Where pg_hba.conf has no line for the probe's role, the server says no, and logs that it did. It serves all the same.
+/// If pg_hba.conf has no line for the probe's role, the server refuses it, and logs that. It serves all the same.
 #[test]
 fn a_server_without_a_line_for_the_probe_serves_and_logs_it() {
     let postgres = Postgres::shared();
@@ -102,7 +102,7 @@ fn a_server_that_rejects_our_certificate_does_not_serve() {
     );
 }
 
-/// PostgreSQL starting up, shutting down and full, and what is none.
+/// PostgreSQL starting up, shutting down and full, and a server that is not PostgreSQL.
 #[test]
 fn a_server_is_judged_by_its_first_message() {
     let world = World::new();

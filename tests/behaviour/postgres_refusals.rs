@@ -1,6 +1,5 @@
-//! The Postgres dialogue where no real client and no real server goes: servers that refuse, stuff, stall and
-//! lie, and clients that send rubbish. Whoever can be answered is answered in Postgres words with the id of
-//! the session.
+//! The PostgreSQL dialogue with scripted peers: servers that refuse, stuff, stall and lie, and clients that send
+//! garbage. Every client that can be answered gets a PostgreSQL error with the id of the session.
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -8,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use crate::harness::pgwire::{self, Refusal, World, app_startup};
 use crate::harness::{Ambassador, ClosedPort, Config, End, Upstream, roles};
 
-/// Logs in by hand at an ambassador that must refuse: what the client is told and what the log says.
+/// Logs in by hand to an ambassador that must refuse: what the client receives and what the log says.
 #[track_caller]
 fn refused(ambassador: &Ambassador, outcome: &str) -> (Refusal, Value) {
     let mut client = ambassador.connect();
@@ -36,7 +35,7 @@ fn a_server_that_answers_no_is_refused_and_gets_no_byte_in_plaintext() {
     assert_eq!(upstream.notes(), ["SSLRequest", "client ended"]);
 }
 
-/// What an unauthenticated server says is never shown to the client as if it were the database's word
+/// Messages of an unauthenticated server are never passed to the client as if they came from the database
 /// (CVE-2024-10977).
 #[test]
 fn an_error_before_tls_is_not_relayed() {
@@ -51,8 +50,7 @@ fn an_error_before_tls_is_not_relayed() {
     assert!(!refusal.text.contains("evil"), "{refusal:?}");
 }
 
-/// CVE-2021-23222: bytes behind the S arrived in plaintext and must never be read as if they had come through
-/// TLS.
+/// CVE-2021-23222: bytes behind the S arrived in plaintext and must never be read as if they had come over TLS.
 #[test]
 fn bytes_stuffed_behind_the_s_are_refused() {
     let world = World::new();

@@ -1,4 +1,4 @@
-//! Replication: connections that begin as all do, and then carry WAL for as long as they like.
+//! Replication: connections that begin like all others, and then carry WAL without a time limit.
 
 use std::process::Command;
 
@@ -28,7 +28,7 @@ fn psql_speaks_the_replication_protocol_of_either_kind() {
     }
 }
 
-/// Two connections at once, the second for the WAL that is written meanwhile.
+/// Two connections at once; the second receives the WAL that is written meanwhile.
 #[test]
 fn pg_basebackup_streams_a_backup_that_verifies() {
     let (_, ambassador, conninfo) = to_postgres();

@@ -1,5 +1,5 @@
-//! Which role a caller has in PostgreSQL, where the server maps the names in certificates to roles (`cert map=…` and
-//! `pg_ident.conf`): by which identity is shown for him, and what becomes of that when the certificate is replaced.
+//! The PostgreSQL role of a caller, where the server maps names in certificates to roles (`cert map=…` and
+//! `pg_ident.conf`): by the identity that is used for the caller, and after the certificate is replaced.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -9,7 +9,7 @@ use crate::harness::postgres::{psql, psql_command};
 use crate::harness::somebody::{Cgroup, Somebody, Users};
 use crate::harness::{Ambassador, Config, Finished, Leaf, Postgres, until};
 
-/// The names in two certificates, and the roles that the server's map gives to them.
+/// The names in two certificates, and the roles that the server's map assigns to them.
 const BILLING: (&str, &str) = ("billing.unit.test", "invoicing");
 const REPORT: (&str, &str) = ("report.unit.test", "reporting");
 
@@ -22,7 +22,7 @@ fn conninfo(ambassador: &Ambassador, role: &str) -> String {
     format!("host=127.0.0.1 port={port} user={role} dbname=postgres sslmode=prefer")
 }
 
-/// In the words of the server itself, as the client shows them.
+/// The server's own message, as the client shows it.
 #[track_caller]
 fn is_refused_by_the_server(finished: &Finished, role: &str) {
     assert_ne!(finished.code, 0);
@@ -71,7 +71,7 @@ fn a_user_and_a_unit_are_the_roles_that_the_servers_map_gives_to_their_certifica
     }
 }
 
-/// A psql that is asked one question after the other.
+/// A psql process that gets one query after the other.
 struct Conversation {
     child: Child,
     stdin: ChildStdin,
@@ -94,7 +94,7 @@ impl Conversation {
         line.trim_end().to_owned()
     }
 
-    /// What it says of its connection, once that is gone and it asks again.
+    /// Its error message when it queries after its connection was closed.
     fn complaint(mut self) -> String {
         writeln!(self.stdin, "select 1;").expect("psql reads");
         drop(self.stdin);
@@ -103,8 +103,8 @@ impl Conversation {
     }
 }
 
-/// The certificate of an identity is replaced by one that is another role's. Sessions that live keep the role that they
-/// logged in as, for as long as they may live.
+/// The certificate of an identity is replaced by one that is mapped to another role. Live sessions keep the role of
+/// their login until they end.
 #[test]
 fn new_sessions_have_the_role_of_a_replaced_certificate_and_old_ones_go_on_or_end_at_rest() {
     let postgres = Postgres::shared();

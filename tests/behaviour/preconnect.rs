@@ -1,4 +1,4 @@
-//! `connect.preconnect`: upstream connections that are ready before their clients come.
+//! `connect.preconnect`: upstream connections that are ready before their clients arrive.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::harness::postgres::{PASSWORD, psql};
 use crate::harness::{Ambassador, Config, Conn, Pki, Postgres, ServerTls, Upstream, roles, until};
 use crate::health::wait_health;
 
-/// A cluster of servers that echo Redis' clients.
+/// A cluster of servers that echo, for clients of Redis.
 fn redis(endpoints: &[&str], preconnect: u32, more: &str) -> Config {
     Config::app(endpoints, &format!("protocol: redis\nconnect: {{ preconnect: {preconnect} }}\n{more}"))
 }
@@ -83,7 +83,7 @@ fn postgres_over_mtls_is_reached_without_a_dial_in_the_clients_way() {
     );
 }
 
-/// Echoes, and ends the connection when `shut` is raised, as a server does that restarts.
+/// Echoes, and ends the connection when `shut` is raised, like a server that restarts.
 fn until_shut(
     shut: &Arc<AtomicBool>,
 ) -> impl Fn(Conn) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone + Send + 'static {
@@ -109,7 +109,8 @@ fn until_shut(
     }
 }
 
-/// The server ends all its connections while we stand still, and a client comes: all that is found at once.
+/// The server ends all its connections while the daemon is stopped, and a client arrives: the daemon sees all of it at
+/// once.
 #[test]
 fn a_connection_that_the_server_has_ended_is_never_handed_out() {
     let pki = Pki::new();
@@ -155,7 +156,7 @@ fn a_connection_that_ends_is_replaced() {
     assert_eq!(preconnects(&ambassador, "miss"), 0.0);
 }
 
-/// RabbitMQ closes what has said nothing for 10 s; ours are gone before.
+/// RabbitMQ closes connections without a byte for 10 s; ours are replaced before.
 #[test]
 fn a_connection_is_replaced_before_its_server_loses_patience() {
     let upstream = Upstream::plain(roles::echo);
@@ -169,7 +170,7 @@ fn a_connection_is_replaced_before_its_server_loses_patience() {
     wait_ready(&ambassador, 1);
 }
 
-/// What is kept ready counts, and what counts can be had.
+/// Spare connections count towards the limits, and give way to sessions that need the room.
 #[test]
 fn the_limits_hold_exactly_with_connections_kept_ready() {
     let upstream = Upstream::plain(roles::echo);
@@ -272,7 +273,7 @@ fn retired(ambassador: &Ambassador, upstream: &Upstream, count: usize) {
     assert_eq!(preconnects(ambassador, "died"), 0.0);
 }
 
-/// Nobody connects meanwhile: they go because of what has changed, not because somebody came.
+/// No client connects meanwhile: the spares are closed because of the change, not because of a session.
 #[test]
 fn none_outlives_the_ca_the_revocation_list_or_the_pins_that_it_was_made_under() {
     const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 60 * 60);
@@ -288,7 +289,7 @@ fn none_outlives_the_ca_the_revocation_list_or_the_pins_that_it_was_made_under()
     retired(&ambassador, &upstream, 2);
     pki.crl("crl.pem", &[&pki.client("revoked")], YEAR);
     retired(&ambassador, &upstream, 4);
-    // A reload that changes what is demanded of the server: a pin that it does not fulfil.
+    // A reload that adds a demand on the server: a pin that it does not fulfil.
     let pin = "sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     ambassador.rewrite(&config(&format!(", pins: [\"{pin}\"]")));
     assert_eq!(ambassador.post("/reload").status, 200);
@@ -329,7 +330,7 @@ fn a_dead_endpoint_is_not_dialled_ahead_in_a_hurry() {
     let started = std::time::Instant::now();
     let before = attempts();
     until("it was tried once more", || (attempts() > before).then_some(()));
-    // A loop without pauses makes thousands in this time.
+    // A loop without pauses would make thousands in this time.
     let most = 30.0 + started.elapsed().as_secs_f64() * 60.0;
     assert!(attempts() < most, "{} attempts", attempts());
     assert_eq!(preconnects(&ambassador, "died"), 0.0);

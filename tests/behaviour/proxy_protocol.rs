@@ -1,4 +1,4 @@
-//! PROXY headers: read from who connects, and sent to the servers. HAProxy and nginx are on either side.
+//! PROXY headers: read from clients, and sent to the servers. HAProxy and nginx are on either side.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use crate::harness::{
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Listener `app` that wants a header, in front of these endpoints.
+/// Listener `app` that demands a header, in front of these endpoints.
 fn accepting(bind: &str, upstream: &Upstream, cluster: &str) -> Config {
     let listener = format!("bind: {bind}\ncluster: up\naccept_proxy: true");
     Config::new().listener("app", &listener).cluster("up", &[&upstream.address()], cluster)
@@ -88,7 +88,7 @@ fn without_a_header_nothing_reaches_the_server() {
         assert_eq!(record["outcome"], "bad_opening", "{record}");
         assert_eq!(record["attempts"], 0, "{record}");
     }
-    // One that leaves in the middle is nobody's mistake.
+    // A client that leaves within the header is no error.
     ambassador.connect().send("PROXY ");
     ambassador.record_of("downstream_gone");
     assert_eq!(upstream.accepted(), 0);
@@ -154,7 +154,7 @@ fn servers_are_told_in_version_2_who_connects_in_which_session() {
     let mut client = Client::unix(&ambassador.dir().join("app.sock")).expect("it accepts");
     client.send("hello");
     let fixed = client.receive(16);
-    // A client without an address: then it is that of our own connection.
+    // A client without an address: the header has the address of our own connection.
     assert_eq!(fixed[..14], [SIGNATURE, &[0x21, 0x11]].concat());
     let header = client.receive(usize::from(u16::from_be_bytes([fixed[14], fixed[15]])));
     client.expect("hello");
@@ -174,7 +174,7 @@ fn servers_are_told_in_version_2_who_connects_in_which_session() {
     assert_eq!(value(0x03).map(|_| ()), Some(()), "a checksum");
 }
 
-/// Numbers and values of a header's extensions.
+/// Types and values of a header's TLVs.
 fn extensions(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut found = Vec::new();
     while let [kind, high, low, rest @ ..] = bytes {
@@ -226,7 +226,7 @@ fn nginx_reads_what_we_send_with_and_without_tls() {
 #[test]
 fn every_attempt_sends_a_header_of_its_own_before_tls() {
     let pki = Pki::new();
-    // Reads a header, then hangs up in the middle of the handshake.
+    // Reads a header, then closes within the handshake.
     let upstream = Upstream::plain(|mut conn: Conn| async move {
         let mut begin = [0; 8];
         drop(conn.read_exact(&mut begin).await);
@@ -251,12 +251,14 @@ fn what_one_proxy_said_is_passed_on_to_the_next() {
     client.expect("PROXY TCP4 192.0.2.1 198.51.100.2 12345 5432\r\nx");
 }
 
-/// Scenario: probes and `check --connect` sent LOCAL, or in version 1 UNKNOWN, and sessions of unix clients AF_UNIX: servers took
-/// the one and refused the other, so that all was well and nobody was served, or the other way round.
+/// Scenario: probes and `check --connect` sent LOCAL, or UNKNOWN in version 1, and sessions of unix clients AF_UNIX:
+/// servers accepted the one and rejected the other, so that the cluster was healthy and no session was served, or the
+/// reverse.
 #[test]
 fn a_check_speaks_as_a_session_of_a_unix_client_does() {
     for version in ["v1", "v2"] {
-        // Tells the header without our port, and in version 2 without what differs from session to session.
+        // Reports the header without our port, and in version 2 without the fields that differ from session to
+        // session.
         let upstream = Upstream::plain(move |mut conn: Conn| async move {
             let mut header =
                 vec![0; if version == "v1" { "PROXY TCP4 127.0.0.1 127.0.0.1 ".len() } else { 24 }];
@@ -283,7 +285,7 @@ fn a_check_speaks_as_a_session_of_a_unix_client_does() {
     }
 }
 
-/// nginx before 1.23.3 takes 107 bytes at most.
+/// nginx before 1.23.3 accepts at most 107 bytes.
 #[test]
 fn a_header_is_as_short_as_its_receiver_wants_it() {
     let server = nginx();

@@ -1,4 +1,5 @@
-//! What servers of others take of the PROXY headers that we send, for clients of every kind. docs/CONTEXT.md has the table.
+//! Which of our PROXY headers other projects' servers accept, for clients of every kind. docs/CONTEXT.md has the
+//! table.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -10,7 +11,7 @@ use crate::harness::{
 
 use crate::health::wait_health;
 
-/// A server that wants headers, and how a client sees that it serves.
+/// A server that demands headers, and how a client sees that it serves.
 struct Receiver {
     name: &'static str,
     server: &'static Server,
@@ -40,7 +41,7 @@ fn receivers() -> Vec<Receiver> {
     ]
 }
 
-/// A HandshakeResponse41 without TLS, of a user whom MariaDB does not know.
+/// A HandshakeResponse41 without TLS, for a user that MariaDB does not know.
 fn login_of_nobody() -> Vec<u8> {
     const CAPABILITIES: u32 = 0xa205;
     let head = [&CAPABILITIES.to_le_bytes()[..], &(1_u32 << 24).to_le_bytes(), &[45], &[0; 23]].concat();
@@ -64,12 +65,12 @@ impl Receiver {
     }
 }
 
-/// Scenario: unix clients were announced as AF_UNIX, in version 1 as UNKNOWN. HAProxy, Postfix and slapd turned them away, while
-/// probes and `check --connect`, which said LOCAL, found all well; or, with version 1 and Postfix, the other way round.
+/// Scenario: unix clients were announced as AF_UNIX, in version 1 as UNKNOWN. HAProxy, Postfix and slapd rejected
+/// them, while probes and `check --connect`, which sent LOCAL, succeeded; or, with version 1 and Postfix, the reverse.
 #[test]
 fn every_server_takes_the_header_of_every_client_and_of_every_probe() {
     for receiver in receivers() {
-        // slapd reads version 2 alone.
+        // slapd reads version 2 only.
         let versions: &[&str] = if receiver.name == "slapd" { &["v2"] } else { &["v1", "v2"] };
         for version in versions {
             let address = receiver.server.address(receiver.port);
@@ -101,7 +102,7 @@ fn every_server_takes_the_header_of_every_client_and_of_every_probe() {
     }
 }
 
-/// A session of a listener with `context: connect`, whose client says of itself as much as it may.
+/// A session of a listener with `context: connect`, whose client sends as much context as it may.
 fn with_a_long_context(receiver: &Receiver, more: &str) -> (Ambassador, Client) {
     let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\ncontext: connect").cluster(
         "up",
@@ -126,8 +127,8 @@ fn a_header_has_no_more_than_the_servers_of_its_protocol_take() {
     }
 }
 
-/// Scenario: MariaDB answers a header that it cannot read with an error, in plaintext, where TLS was to begin. The client
-/// and the log heard that somebody had "sent plaintext after agreeing to TLS", or that no TLS was spoken there.
+/// Scenario: MariaDB answers an unreadable header with an error, in plaintext, where TLS was to begin. The client and
+/// the log got "sent plaintext after agreeing to TLS", or that the server spoke no TLS.
 #[test]
 fn what_mariadb_says_of_a_header_is_told() {
     let receiver = receivers().into_iter().find(|receiver| receiver.name == "MariaDB").expect("it is there");
@@ -141,7 +142,7 @@ fn what_mariadb_says_of_a_header_is_told() {
     }
 }
 
-/// Scenario: the same from a server that is further away: its error comes when TLS has begun on our side.
+/// Scenario: the same from a more distant server: its error arrives when TLS has begun on our side.
 #[test]
 fn what_a_mysql_server_says_instead_of_tls_is_told_however_late_it_comes() {
     let upstream = Upstream::plain(|mut conn: Conn| async move {

@@ -1,4 +1,4 @@
-//! The reference servers without an ambassador between: what the other modules build on is sound.
+//! The reference servers without an ambassador in between: the assumptions of the other modules hold.
 
 use crate::harness::postgres::{PASSWORD, psql};
 use crate::harness::{Client, Pattern, Postgres, Upstream, roles};

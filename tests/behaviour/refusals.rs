@@ -1,4 +1,4 @@
-//! What clients do about a refusal: go on to their next server, call this one down, show the words.
+//! What clients do with a refusal: try their next server, report this one as down, show the text.
 
 use std::process::Command;
 
@@ -13,7 +13,8 @@ fn dead(protocol: &str) -> Ambassador {
     Ambassador::start(&Config::app(&[&ClosedPort::new().address()], &cluster))
 }
 
-/// With SQLSTATE 08006 `pg_isready` said "accepting connections" of a database that was dead, so that `until pg_isready` ended.
+/// Scenario: with SQLSTATE 08006 `pg_isready` reported "accepting connections" for a dead database, so that `until
+/// pg_isready` ended.
 #[test]
 fn pg_isready_calls_a_dead_database_down() {
     let ambassador = dead("postgres");
@@ -28,7 +29,7 @@ fn pg_isready_calls_a_dead_database_down() {
     assert!(finished.stdout.contains("rejecting connections"), "{}", finished.stdout);
 }
 
-/// With SQLSTATE 08006 libpq stopped at the first of its hosts.
+/// Scenario: with SQLSTATE 08006 libpq stopped at the first of its hosts.
 #[test]
 fn psql_goes_on_to_its_next_host() {
     let server = Postgres::shared();
@@ -41,7 +42,7 @@ fn psql_goes_on_to_its_next_host() {
     assert!(finished.stdout.contains("42"), "{}", finished.stdout);
 }
 
-/// A pipeline of three commands, as ioredis opens with, got one answer.
+/// Scenario: a pipeline of three commands, as ioredis opens with, got only one answer.
 #[test]
 fn each_command_of_a_redis_pipeline_is_answered() {
     let ambassador = dead("redis");
@@ -53,7 +54,7 @@ fn each_command_of_a_redis_pipeline_is_answered() {
     assert_eq!(end, End::Orderly);
 }
 
-/// A client that keeps silent holds its place as long as its server would let it, and no longer than somebody who speaks needs it.
+/// A silent client keeps its slot as long as its server would let it, unless a client that speaks needs the slot.
 #[test]
 fn the_longest_silent_client_makes_room_for_one_that_speaks() {
     let pki = Pki::new();
@@ -69,7 +70,7 @@ fn the_longest_silent_client_makes_room_for_one_that_speaks() {
     ambassador.wait_active(1);
     let mut second = ambassador.connect();
     ambassador.wait_active(2);
-    // In the first seconds nobody is taken for silent.
+    // In the first seconds no client counts as silent.
     let words = until("the newcomer is served", || {
         let mut third = ambassador.connect();
         third.send("PING\r\n");
@@ -83,7 +84,8 @@ fn the_longest_silent_client_makes_room_for_one_that_speaks() {
     assert!(second.read_out().0.starts_with(b"-LOADING ambassador: connect_failed: "));
 }
 
-/// The same of a client that has its answer to CONNECT and says nothing behind it: a pool takes words for the answer to what it says next.
+/// The same for a client that has the reply to its CONNECT and sends nothing: a pool would take a refusal for the
+/// answer to its next request.
 #[test]
 fn a_silent_client_behind_connect_makes_room_without_a_word() {
     let upstream = Upstream::plain(roles::silent);

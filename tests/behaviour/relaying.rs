@@ -1,4 +1,4 @@
-//! Bytes once both sides are connected: counters, resets, ends, and an upstream that dies.
+//! The relay: counters, resets, ends of streams, and an upstream that dies.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -8,8 +8,7 @@ use tokio::sync::Notify;
 
 use crate::harness::{Ambassador, Client, Config, Conn, End, Pki, ServerTls, Upstream, roles, until};
 
-/// Runs `claim` with a plaintext upstream and then with a TLS one: which relay moves the bytes must not be
-/// visible.
+/// Runs `claim` with a plaintext upstream and then with a TLS one: the kind of relay must not be visible.
 fn both_ways<F, Fut>(script: F, claim: impl Fn(&Upstream, &Ambassador))
 where
     F: Fn(Conn) -> Fut + Clone + Send + 'static,
@@ -137,7 +136,7 @@ fn an_upstream_that_dies_midstream_ends_its_sessions_and_no_others() {
     for (_, client) in &mut on_other {
         client.echo("still here");
     }
-    // New sessions go to whoever is left.
+    // New sessions go to the remaining endpoint.
     for _ in 0..4 {
         ambassador.connect().expect("lively");
     }
@@ -145,8 +144,7 @@ fn an_upstream_that_dies_midstream_ends_its_sessions_and_no_others() {
     assert_eq!(refused["endpoint"], other.address());
 }
 
-/// A process that is killed, a host that loses power, a middlebox that gives up: seen from here they are
-/// resets amid an answer.
+/// A killed process, a host that loses power, a middlebox that gives up: here all are resets within an answer.
 #[test]
 fn a_reset_amid_an_answer_is_never_an_orderly_end() {
     let torn = |mut conn: Conn| async move {
@@ -165,8 +163,8 @@ fn a_reset_amid_an_answer_is_never_an_orderly_end() {
     });
 }
 
-/// A server that rejects an upload says why and closes while the client still writes. Our next write to it
-/// fails before we have read its words; they are the client's all the same.
+/// A server that rejects an upload sends the reason and closes while the client still writes. Our next write to it
+/// fails before we have read that reason; the client must get it all the same.
 #[test]
 fn words_before_a_reset_reach_a_client_that_keeps_writing() {
     const WORDS: &[u8] = b"552 the mailbox is full\r\n";
@@ -187,7 +185,7 @@ fn words_before_a_reset_reach_a_client_that_keeps_writing() {
             });
             let (words, end) = client.read_out();
             assert_eq!(String::from_utf8_lossy(&words), String::from_utf8_lossy(WORDS), "session {session}");
-            // The kernel tells of a reset once, the reader or the writer; behind a FIN it tells neither.
+            // The kernel reports a reset once, to the reader or to the writer; behind a FIN it reports it to neither.
             let stopped = writing.join().expect("a writer that does not panic");
             let told = end == End::Reset || stopped.kind() == ErrorKind::ConnectionReset;
             assert!(told, "session {session}: the words end in good order ({stopped}), and they were cut");
@@ -197,7 +195,7 @@ fn words_before_a_reset_reach_a_client_that_keeps_writing() {
     });
 }
 
-/// Reads until its cue, then says `words` and resets.
+/// Reads until its cue, then sends `words` and resets.
 async fn say_and_reset(mut conn: Conn, cue: Arc<Notify>, words: &[u8]) {
     let mut buffer = vec![0; 64 * 1024];
     let mut reads = conn.read(&mut buffer).await.is_ok();
@@ -213,8 +211,8 @@ async fn say_and_reset(mut conn: Conn, cue: Arc<Notify>, words: &[u8]) {
     conn.reset();
 }
 
-/// Telnet, FTP's ABOR and rlogin send urgent data. A read stops in front of such a byte, with ordinary ones
-/// behind it that no event will announce again.
+/// Telnet, FTP's ABOR and rlogin send urgent data. A read stops in front of such a byte; no further event announces
+/// the ordinary bytes behind it.
 #[test]
 fn urgent_data_between_ordinary_bytes_stalls_neither_direction() {
     let cue = Arc::new(Notify::new());
@@ -255,7 +253,7 @@ fn times(upstream: &Upstream, note: &str) -> usize {
     upstream.notes().iter().filter(|noted| *noted == note).count()
 }
 
-/// The same while there is no upstream yet, and towards one that speaks TLS.
+/// The same before there is an upstream, and towards an upstream with TLS.
 #[test]
 fn urgent_data_that_came_while_we_dialled_stalls_nothing() {
     let pki = Pki::new();
@@ -285,7 +283,7 @@ fn urgent_data_that_came_while_we_dialled_stalls_nothing() {
     client.echo("and on");
 }
 
-/// Reads this many letters. An urgent byte, which is none, may be among them or be lost.
+/// Reads this many letters. An urgent byte, which is not a letter, may be among them or be lost.
 #[track_caller]
 fn ordinary_letters(client: &mut Client, count: usize) -> String {
     let mut letters = String::new();
@@ -295,8 +293,7 @@ fn ordinary_letters(client: &mut Client, count: usize) -> String {
     letters
 }
 
-/// Many servers close without a close_notify, so its absence is no failure; protocols above have ends of
-/// their own.
+/// Many servers close without a close_notify, so its absence is no failure; the protocols above mark their own ends.
 #[test]
 fn a_tls_stream_that_ends_without_close_notify_has_ended() {
     let pki = Pki::new();
@@ -316,14 +313,14 @@ fn a_tls_stream_that_ends_without_close_notify_has_ended() {
     assert_eq!(ambassador.record()["outcome"], "completed");
 }
 
-/// A reader that stops must stop the writer: what is under way stays bounded by buffers, and all arrives in
-/// the end.
+/// A reader that stops must stop the writer: data in flight stays bounded by buffers, and all of it arrives in the
+/// end.
 #[test]
 fn a_slow_reader_holds_the_sender_back_and_loses_nothing() {
     const BYTES: usize = 64_000_000;
     both_ways(roles::exchange(BYTES), |upstream, ambassador| {
         let client = ambassador.connect();
-        // Nothing is read yet: the counter comes to rest well below the whole.
+        // Nothing is read yet: the counter stops well below the total.
         let mut last = -1.0;
         until("the flow came to rest", || {
             std::thread::sleep(std::time::Duration::from_millis(200));

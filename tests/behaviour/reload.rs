@@ -1,4 +1,4 @@
-//! Reading the file again: what changes, what stays, and what happens to a file with a mistake.
+//! Reading the configuration again: what changes, what stays, and what a mistake in the file causes.
 
 use std::fs;
 use std::net::TcpListener;
@@ -16,7 +16,7 @@ fn app(upstream: &Upstream) -> Config {
     Config::app(&[&upstream.address()], "")
 }
 
-/// Reloads and asserts that the file came into force.
+/// Reloads and asserts that the file is in force.
 #[track_caller]
 pub(super) fn reload(ambassador: &Ambassador, config: &Config) -> Value {
     ambassador.rewrite(config);
@@ -57,7 +57,7 @@ fn what_is_not_changed_is_not_touched() {
     let path = ambassador.dir().join("app.sock");
     let inode = fs::metadata(&path).expect("the socket file").ino();
     let status = ambassador.status();
-    // Written differently, and meaning the same.
+    // Written differently, with the same meaning.
     let same = config.top("# a comment\n\nruntime: {}");
     assert_eq!(words(&reload(&ambassador, &same)["changes"]), [] as [&str; 0]);
     assert_eq!(ambassador.status()["listeners"][0]["addresses"], status["listeners"][0]["addresses"]);
@@ -151,7 +151,7 @@ fn sessions_of_a_removed_listener_end_with_drain_timeout() {
     other.echo("not this one");
 }
 
-/// The socket outlives the name of its listener: clients in its queue do not notice.
+/// The socket outlives its listener's name: clients in its queue are not affected.
 #[test]
 fn an_address_may_move_to_another_listener() {
     let (one, two) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
@@ -309,7 +309,7 @@ fn hundreds_of_reloads_lose_no_connection_and_no_memory() {
         .collect();
     let round = |round: usize| {
         reload(&ambassador, &config(round));
-        // Some clients come under each configuration.
+        // Some clients connect under each configuration.
         let so_far = served.load(Ordering::Relaxed);
         until("a client was served", || (served.load(Ordering::Relaxed) > so_far).then_some(()));
     };

@@ -1,4 +1,4 @@
-//! Another process takes over: with the sockets, the queue and the files; and nothing happens when it cannot.
+//! Replacement of the process: with the sockets, the queue and the files; and a failed replacement changes nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -19,7 +19,7 @@ fn both_kinds(upstream: &Upstream, more: &str) -> Config {
 
 #[track_caller]
 fn wait_gone(pid: Pid, path: &Path) {
-    // A child that nobody has waited for yet is gone as well.
+    // A zombie child counts as ended as well.
     until("the old process was gone", || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         let is_over = test_kill_process(pid).is_err() || stat.contains(") Z ");
@@ -37,7 +37,7 @@ fn a_successor_has_the_sockets_and_the_old_process_keeps_its_sessions() {
     let addresses = ambassador.status()["listeners"][0]["addresses"].clone();
     let mut session = ambassador.connect();
     session.echo("before");
-    // The successor reads the file as it is now.
+    // The successor reads the current file.
     ambassador.rewrite(&both_kinds(&after, ""));
     let old = ambassador.replace();
     assert_ne!(old, ambassador.pid());
@@ -75,7 +75,7 @@ fn the_old_process_ends_sessions_when_it_is_told_to_or_when_their_time_is_over()
         both_kinds(&upstream, "").top("shutdown: { drain_timeout: 200ms, replaced_timeout: 300ms }");
     ambassador.rewrite(&limited);
     ambassador.replace();
-    // The process before takes whoever is in the queue when it stops, and keeps them.
+    // The old process accepts the connections that are in the queue when it stops, and keeps them.
     let mut session = until("the new process served", || {
         let mut session = ambassador.connect();
         session.echo("before");
@@ -99,7 +99,7 @@ fn a_successor_that_does_not_start_leaves_everything_as_it_was() {
     ambassador.signal(Signal::USR2);
     let told = ambassador.wait_line("the successor did not start");
     assert!(told.contains("exit status: 78"), "{told}");
-    // An address of somebody else's: it had taken our sockets over by then.
+    // An address of another process: by then the successor had taken over our sockets.
     let taken = Upstream::plain(roles::echo);
     let body = format!("bind: {}\ncluster: up", taken.address());
     ambassador.rewrite(&both_kinds(&upstream, "").listener("more", &body));
@@ -146,14 +146,14 @@ fn what_starts_a_successor_holds_nothing_hears_no_signal_and_ends_with_the_daemo
     let open: Vec<_> = open.flatten().map(|entry| fs::read_link(entry.path()).unwrap_or_default()).collect();
     let sockets = open.iter().filter(|link| link.to_string_lossy().starts_with("socket:"));
     assert_eq!((open.len(), sockets.count()), (4, 1), "stdin, stdout, stderr and one socket: {open:?}");
-    // What a terminal, or a supervisor that tells the whole group, would send it.
+    // The signal that a terminal, or a supervisor, would send to the whole process group.
     for signal in [Signal::INT, Signal::HUP, Signal::TERM, Signal::USR2, Signal::QUIT] {
         kill_process(launcher, signal).expect("the launcher");
     }
     let old = ambassador.replace();
     Client::unix(&path).expect("a connection").echo("by the successor");
     wait_gone(old, &path);
-    // It hears them all the same, which what started it did not.
+    // It acts on these signals all the same, although the launcher that started it blocks them.
     assert_eq!(children(ambassador.pid()).len(), 1);
     ambassador.replace();
     let [launcher] = children(ambassador.pid())[..] else { panic!("one child, that waits") };
@@ -191,7 +191,7 @@ fn many_replacements_under_load_fail_no_connection() {
         until(format!("clients were served after replacement {round}"), || {
             (served.load(Ordering::Relaxed) > so_far + 10).then_some(())
         });
-        // Three generations at once; the oldest may go.
+        // Three generations at once; the oldest may end.
         if held.len() > 2 {
             held.remove(0).echo("still alive");
         }
@@ -203,7 +203,7 @@ fn many_replacements_under_load_fail_no_connection() {
     held.iter_mut().for_each(|session| session.echo("alive until the end"));
 }
 
-/// Started by what keeps its descriptors, and starts it once more with them when it has ended.
+/// Started by a supervisor that keeps its descriptors, and started again with them after it has ended.
 #[track_caller]
 pub(crate) fn under_keeper(config: &Config) -> Ambassador {
     Ambassador::start_with(config, |command| {
@@ -228,7 +228,8 @@ pub(crate) fn process(ambassador: &Ambassador) -> Pid {
     pid.expect("a pid that is not 0")
 }
 
-/// A restart with systemd's descriptor store: who connects while no process is there waits in the queue, and is served.
+/// A restart with systemd's descriptor store: a client that connects while no process runs waits in the queue, and is
+/// served.
 #[test]
 fn sockets_in_systemds_store_outlive_the_process() {
     let upstream = Upstream::plain(roles::echo);
@@ -260,7 +261,7 @@ fn sockets_in_systemds_store_outlive_the_process() {
     assert_eq!(restarted["listeners"][0]["addresses"], status["listeners"][0]["addresses"]);
     assert_eq!(restarted["admin"], status["admin"]);
     assert_eq!(fs::metadata(&path).expect("the socket file").ino(), inode);
-    // Or they would be waited for.
+    // Otherwise the test would wait for them.
     drop((tcp, unix));
     kill_process(process(&ambassador), Signal::TERM).expect("the second process");
     assert_eq!(ambassador.wait_exit(), 0);

@@ -1,5 +1,5 @@
-//! Endpoints and clusters that fail: ejection, the breaker, the retry budget, priorities; what clients notice of it, and
-//! what it costs.
+//! Endpoints and clusters that fail: ejection, breaker, retry budget, priorities; their effect on clients, and their
+//! cost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ fn serve(ambassador: &Ambassador, sessions: usize) {
     (0..sessions).for_each(|_| ambassador.connect().echo("served"));
 }
 
-/// Refused sessions, one after the other.
+/// Refused sessions, in sequence.
 fn fail(ambassador: &Ambassador, sessions: usize) {
     (0..sessions).for_each(|_| assert_eq!(ambassador.connect().ending(), End::Reset));
 }
@@ -79,7 +79,8 @@ fn an_endpoint_that_works_again_returns_by_a_trial_that_no_client_pays_for() {
     assert_eq!(attempts(&ambassador, &address), attempted, "no session was sent there");
 }
 
-/// Probes found it healthy a second after it was back, and nobody listened until its ejection was over.
+/// Scenario: probes found an endpoint healthy a second after it was back, but it got no session until its ejection was
+/// over.
 #[test]
 fn a_probe_that_finds_it_healthy_ends_an_ejection() {
     let (mut dying, upstream) = (Upstream::plain(roles::echo), Upstream::plain(roles::echo));
@@ -100,7 +101,8 @@ fn a_probe_that_finds_it_healthy_ends_an_ejection() {
     until("it returned", || endpoint(&ambassador, 0)["ejected"].is_null().then_some(()));
 }
 
-/// Two of three were ejected though they were well again, and all attempts of a session went to the third, which had just died.
+/// Scenario: two of three endpoints stayed ejected though they worked again, and all attempts of a session went to the
+/// third, which had just died.
 #[test]
 fn a_session_goes_on_to_an_ejected_endpoint_that_serves_again() {
     let dead = ClosedPort::new();
@@ -123,7 +125,7 @@ fn a_session_goes_on_to_an_ejected_endpoint_that_serves_again() {
     assert!(endpoint(&ambassador, 0)["ejected"].is_null(), "a session that succeeds ends an ejection");
 }
 
-/// SYNs that are dropped cost a session `connect.timeout` each time.
+/// Each dropped SYN costs a session `connect.timeout`.
 #[test]
 fn an_endpoint_that_hangs_costs_sessions_a_fraction_of_the_timeout_and_is_set_aside() {
     let (hole, upstream) = (BlackHole::new(), Upstream::plain(roles::echo));
@@ -200,7 +202,7 @@ fn an_open_breaker_refuses_at_once_and_dials_nobody_where_nobody_may_wait() {
     ambassador.wait_line("breaker open");
 }
 
-/// Five failed dials to the one that was dead refused everybody, while another endpoint served.
+/// Scenario: five failed dials to the dead endpoint refused all sessions, while another endpoint served.
 #[test]
 fn the_breaker_stays_closed_while_an_endpoint_serves() {
     let (dead, upstream) = (ClosedPort::new(), Upstream::plain(roles::echo));
@@ -241,7 +243,7 @@ fn while_the_breaker_is_open_we_try_and_not_the_clients() {
     assert!(refused["error"].as_str().expect("an error").contains("being tried"), "{refused}");
 }
 
-/// Sessions worked 24 s after a server's return, and each of them was refused until then.
+/// Scenario: sessions worked only 24 s after a server's return; until then each of them was refused.
 #[test]
 fn sessions_wait_for_a_server_that_is_away_for_a_moment_and_none_is_lost() {
     let dead = ClosedPort::new();
@@ -313,7 +315,7 @@ fn retries_wait_for_their_budget() {
     let mut clients: Vec<_> = (0..40).map(|_| ambassador.connect()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ending(), End::Reset));
     let records = ambassador.wait_records(40);
-    // Whose deadline ends in the middle of an attempt hears of the deadline.
+    // A session whose deadline ends within an attempt reports the deadline.
     let is_expected =
         |record: &Value| ["tls_failed", "deadline_exceeded"].iter().any(|said| record["outcome"] == *said);
     assert!(records.iter().all(is_expected), "{records:?}");
@@ -397,7 +399,7 @@ fn status_shows_how_long_dials_take() {
     assert!((0.0..10_000.0).contains(&took), "{took}");
 }
 
-/// Its sessions are ended when probes find it down, and say why.
+/// The sessions of an endpoint are ended when probes find it down, with that reason.
 #[test]
 fn on_unhealthy_ends_the_sessions_of_an_endpoint_that_goes_down() {
     let up = Arc::new(AtomicBool::new(true));

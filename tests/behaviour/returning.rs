@@ -1,11 +1,12 @@
-//! What was taken out of the file and is put back: it begins anew, and what looks after the old leaves the new alone.
+//! Listeners and clusters that are removed from the file and added again: they begin anew, and the drain of the old
+//! ones does not touch the new ones.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Ambassador, Client, Config, Upstream, roles, until};
 use crate::reload::reload;
 
-/// Listener `app`, where it is there, and `other`, both to clusters of their own.
+/// Listener `app`, if it is present, and `other`, each with a cluster of its own.
 fn config(upstream: &Upstream, has_app: bool, port: u16, top: &str) -> Config {
     let config = Config::new().top(top).listener("other", "bind: 127.0.0.1:0\ncluster: beside");
     let config = config.cluster("beside", &[&upstream.address()], "");
@@ -19,8 +20,8 @@ fn config(upstream: &Upstream, has_app: bool, port: u16, top: &str) -> Config {
     )
 }
 
-/// A listener that was taken out and put back within drain_timeout had the sessions drained that came to it afterwards: its
-/// drain was about whoever went by that name.
+/// Scenario: a listener was removed and added again within drain_timeout. Its new sessions were drained as well: the
+/// drain went by the listener's name.
 #[test]
 fn the_drain_of_a_listener_that_is_back_is_about_its_old_sessions_alone() {
     let window = Duration::from_secs(3);
@@ -34,7 +35,7 @@ fn the_drain_of_a_listener_that_is_back_is_about_its_old_sessions_alone() {
     reload(&ambassador, &config(&upstream, false, 0, top));
     reload(&ambassador, &config(&upstream, true, address.port(), top));
     let mut new = Client::tcp(address).expect("the listener is back");
-    // It has said nothing for a while, as a pool's connections do, and is not busy either.
+    // It has been silent for a while, like a pool's connection, and is not busy.
     let mut silent = Client::tcp(address).expect("the listener is back");
     new.echo("after");
     assert!(removed.elapsed() < window, "too slow a machine for this test");
@@ -49,8 +50,8 @@ fn the_drain_of_a_listener_that_is_back_is_about_its_old_sessions_alone() {
     ambassador.wait_active(2);
 }
 
-/// A cluster that is made anew numbers its endpoints anew; sessions of the old one were taken for those of an endpoint of the
-/// new one by number, and ended when that went.
+/// Scenario: a recreated cluster numbers its endpoints anew; sessions of the old cluster were taken, by number, for
+/// those of an endpoint of the new one, and ended when that endpoint was removed.
 #[test]
 fn sessions_of_a_cluster_that_was_taken_out_are_not_those_of_the_one_that_is_put_back() {
     let (before, first, second) =
@@ -72,7 +73,7 @@ fn sessions_of_a_cluster_that_was_taken_out_are_not_those_of_the_one_that_is_put
     let ambassador = Ambassador::start(&with(Some(&[&before.address()])));
     let mut old = ambassador.connect();
     old.echo("before");
-    // Its cluster keeps it: it would end with its endpoint otherwise.
+    // Its cluster keeps it: otherwise it would end with its endpoint.
     reload(&ambassador, &Config::app(&[&before.address()], "on_removed: keep"));
     reload(&ambassador, &with(None));
     reload(&ambassador, &with(Some(&[&first.address(), &second.address()])));

@@ -1,5 +1,5 @@
-//! What each caller may take of a listener and of a cluster's queue, shown with two users of this host: one takes all it can,
-//! and the other has its share all the same.
+//! Limits of each caller on a listener and in a cluster's queue, with two users of this host: one takes as much as it
+//! can, and the other still gets its share.
 
 use std::net::SocketAddr;
 
@@ -37,12 +37,12 @@ fn each_caller_has_its_own_connections_and_no_more() {
     );
 }
 
-/// A process may bind its end to any address of the host. Who did was taken for another host, and had `per_caller` once more for
-/// every address.
+/// Scenario: a process may bind its end to any address of the host. Such a caller was taken for another host, and had
+/// the `per_caller` limits once more for every address.
 #[test]
 fn the_hosts_own_addresses_are_no_callers_of_their_own() {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("a socket");
-    // Sends nothing; the address is of those that documents use (RFC 5737).
+    // Sends nothing; the address is one for documentation (RFC 5737).
     if socket.connect("192.0.2.1:9").is_err() {
         return eprintln!("this host has no address but loopback: not tested");
     }
@@ -67,7 +67,7 @@ fn a_caller_over_its_rate_is_refused_and_others_are_not() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, "per_caller: { connections_per_second: 1 }");
     let target = tcp(&ambassador);
-    // As fast as they come: the first is served, and of the others one for each second that passes.
+    // As fast as they come: the first is served, and then one for each second that passes.
     let before = std::time::Instant::now();
     let served = Somebody::user(billing).call(&target, &["flood=20"]).heard();
     let most = 2 + before.elapsed().as_secs();
@@ -102,7 +102,7 @@ fn services_are_counted_apart_even_of_one_user() {
     };
     let services = [flood(&one, 5), flood(&two, 5)];
     assert_eq!(services.each_ref().map(|(_, heard)| heard.as_str()), ["served 2"; 2]);
-    // A user may log in as often as he likes.
+    // All login sessions of a user are one caller.
     let sessions = [flood(&a, 1), flood(&b, 5)];
     assert_eq!(sessions.each_ref().map(|(_, heard)| heard.as_str()), ["served 1"; 2]);
     let metrics = ambassador.metrics();
@@ -119,7 +119,7 @@ fn services_are_counted_apart_even_of_one_user() {
     });
 }
 
-/// One service makes connections as fast as it can, in eight threads; the other one's are served, every one.
+/// One service connects as fast as it can, in eight threads; every connection of the other one is served.
 #[test]
 fn a_caller_that_takes_all_it_can_takes_nothing_of_the_others() {
     let Some(Users { billing, reports }) = Users::have() else { return };
@@ -132,7 +132,7 @@ fn a_caller_that_takes_all_it_can_takes_nothing_of_the_others() {
         ambassador.record_of("caller_full");
         for _ in 0..5 {
             assert_eq!(Somebody::user(reports).call(&target, &["flood=4"]).heard(), "served 4", "{limit}");
-            // Its own have to be gone before it may have four again.
+            // Its own connections must have ended before it may have four again.
             until("the quiet caller's sessions had ended", || {
                 let sessions = ambassador.get("/sessions").json();
                 let theirs = sessions["sessions"]
@@ -199,12 +199,12 @@ fn waiting(ambassador: &Ambassador) -> u64 {
     ambassador.status()["clusters"][0]["waiting"].as_u64().expect("a number")
 }
 
-/// Twenty connections wait already when another caller's five come: those have every other turn.
+/// Twenty connections already wait when five of another caller arrive: these get every other turn.
 #[test]
 fn callers_that_wait_have_every_other_turn_however_many_connections_one_has() {
     let Some(Users { billing, reports }) = Users::have() else { return };
-    // With one place, each turn is over when its client has its answer, and the next one's begins behind it. (Records are
-    // written when room has been made already, and two workers may write them in either order.)
+    // With one slot, each turn ends when its client has its answer, and the next one begins after it. (Records are
+    // written after the slot is free, and two workers may write them in either order.)
     let upstream = Upstream::plain(|mut conn| async move {
         let mut word = [0; 5];
         if conn.read_exact(&mut word).await.is_ok() {
@@ -233,8 +233,8 @@ fn callers_that_wait_have_every_other_turn_however_many_connections_one_has() {
     assert_eq!(turns, expected);
 }
 
-/// One caller has thirty connections at every moment, each of which comes again as soon as it was served. Served in the order
-/// in which they come, another caller's would wait for thirty turns; it waits for a few.
+/// One caller always has thirty connections, each of which is reopened as soon as it was served. In order of arrival,
+/// another caller's connection would wait for thirty turns; it waits for a few.
 #[test]
 fn a_crowd_that_never_ends_delays_another_caller_by_a_few_of_its_turns() {
     let Some(Users { billing, .. }) = Users::have() else { return };
@@ -247,7 +247,7 @@ fn a_crowd_that_never_ends_delays_another_caller_by_a_few_of_its_turns() {
         let before = upstream.accepted();
         ambassador.connect().echo("I am one");
         let turns = upstream.accepted() - before;
-        // The one that runs, the next, and ours; the rest is for a machine that takes some turns to connect us.
+        // The running one, the next, and ours; the rest is for a machine that takes some turns to connect us.
         assert!(turns <= 10, "served after {turns} turns");
     }
 }

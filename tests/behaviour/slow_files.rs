@@ -1,5 +1,5 @@
-//! Files that hang, as those of a mount do whose server is gone; a pipe that nobody writes to stands in for one. Whatever
-//! waits for them, nothing else does.
+//! Files that hang, like those of a mount whose server is gone; a pipe without a writer stands in for one. Only the
+//! work that needs the file waits for it.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Ambassador, Config, Pki, ServerTls, Upstream, roles, until};
 
-/// Opening it to read waits for somebody who writes.
+/// Opening it for reading waits for a writer.
 fn hang(file: &Path) {
     let beside = file.with_extension("hangs");
     mknodat(CWD, &beside, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe with a name");
@@ -32,7 +32,7 @@ fn start(config: &Config) -> Ambassador {
     })
 }
 
-/// The admin answers, probes go on, the watchdog is fed and sessions begin, at the moment and for a while.
+/// Admin requests are answered, probes continue, the watchdog is fed and sessions begin, now and for a while.
 #[track_caller]
 fn must_be_at_work(ambassador: &Ambassador) {
     let probes = || ambassador.metrics().sum("health_checks_total", &[]);
@@ -56,7 +56,8 @@ fn must_stop(mut ambassador: Ambassador) {
 
 const PROBES: &str = "health_check: { type: tcp, interval: 100ms, timeout: 1s }";
 
-/// It was read on the thread that answers, probes, feeds the watchdog and hears signals: all of that stopped with it.
+/// Scenario: the file was read on the thread that answers admin requests, probes, feeds the watchdog and handles
+/// signals: all of that stopped with it.
 #[test]
 fn an_endpoints_file_that_hangs_stops_nothing_else() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -70,7 +71,7 @@ fn an_endpoints_file_that_hangs_stops_nothing_else() {
     must_be_at_work(&ambassador);
     ambassador.wait_line("reading it takes too long");
     must_be_at_work(&ambassador);
-    // Somebody puts a file there that can be read.
+    // The file is replaced by a readable one.
     mend(&file, &list(&second));
     until("the new list was in use", || {
         ambassador.connect().echo("after");
@@ -82,7 +83,7 @@ fn an_endpoints_file_that_hangs_stops_nothing_else() {
     must_stop(ambassador);
 }
 
-/// The same of certificates and keys, which were read under the lock of all credentials, too.
+/// Scenario: the same with certificates and keys, which were also read under the lock of all credentials.
 #[test]
 fn a_certificate_that_hangs_stops_nothing_else() {
     let pki = Pki::new();
@@ -105,7 +106,7 @@ fn a_certificate_that_hangs_stops_nothing_else() {
     must_stop(ambassador);
 }
 
-/// SIGTERM waited for a reload to end, which may take half a minute where a file hangs.
+/// Scenario: SIGTERM waited for a reload to end, which may take half a minute if a file hangs.
 #[test]
 fn a_reload_that_hangs_holds_up_neither_a_stop_nor_anything_else() {
     let upstream = Upstream::plain(roles::echo);

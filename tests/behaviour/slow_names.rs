@@ -1,5 +1,5 @@
-//! A host whose database of users is slow, as one behind a network may be, or has six million lines: who waits for it, and
-//! for how long.
+//! A host whose user database is slow, such as one in a network or with six million lines: what waits for it, and for
+//! how long.
 
 use std::fs;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use crate::callers::run_by;
 use crate::harness::{Ambassador, Config, End, Upstream, finish, roles, until};
 
-/// What a C library asks first, nscd(8), in a mount namespace: it takes questions and says nothing, for which the library
-/// waits 5 s at least.
+/// The first place that a C library asks, nscd(8), in a mount namespace: it reads requests and never answers, for
+/// which the library waits at least 5 s.
 struct Names {
     folder: TempDir,
     questions: UnixListener,
 }
 
 impl Names {
-    /// `None`, and a word about it, where we may have no mount namespace.
+    /// `None`, with a message, if we may not make a mount namespace.
     fn make() -> Option<Self> {
         let probe = finish(Command::new("unshare").args(["--mount", "true"]));
         if probe.code != 0 {
@@ -34,7 +34,7 @@ impl Names {
         Some(Self { folder, questions })
     }
 
-    /// An ambassador that asks it, with these keys more of listener `app`.
+    /// An ambassador that uses it, with these additional keys of listener `app`.
     fn start(&self, upstream: &Upstream, listener: &str) -> Ambassador {
         let body = format!("bind: 127.0.0.1:0\ncluster: up\n{listener}");
         let config = Config::new().listener("app", &body).cluster("up", &[&upstream.address()], "");
@@ -45,13 +45,13 @@ impl Names {
         })
     }
 
-    /// Waits until somebody is being looked up, and has them wait on.
+    /// Waits until a lookup is under way, and keeps it waiting.
     #[track_caller]
     fn are_asked(&self) -> UnixStream {
         until("somebody was looked up", || self.questions.accept().ok()).0
     }
 
-    /// Is there no more, so that the library reads `/etc/passwd`.
+    /// Stops the name service, so that the library reads `/etc/passwd`.
     fn give_up(self, asked: UnixStream) {
         drop(self.questions);
         drop(asked);
@@ -64,8 +64,8 @@ fn caller(ambassador: &Ambassador) -> Value {
     ambassador.get("/sessions").json()["sessions"][0]["caller"].clone()
 }
 
-/// Every first session of a user within a minute waited for the databases before its dial, for up to two seconds, though all
-/// that wanted its name was the log.
+/// Scenario: every first session of a user within a minute waited for the databases before its dial, for up to two
+/// seconds, although only the log needed the name.
 #[test]
 fn a_session_does_not_wait_for_a_name_that_only_the_log_wants() {
     for rules in ["", "allow: [ { user: 0 } ]"] {
@@ -78,7 +78,7 @@ fn a_session_does_not_wait_for_a_name_that_only_the_log_wants() {
         let bare = caller(&ambassador);
         assert_eq!((&bare["uid"], &bare["user"]), (&Value::from(0), &Value::Null), "what the kernel says");
         names.give_up(asked);
-        // Whoever waited for it in vain before would never have it.
+        // A session that waited for the name in vain before must get it now.
         until("the session had its caller's name", || (caller(&ambassador)["user"] == "root").then_some(()));
         let counted = |name: &str| ambassador.metrics().sum(name, &[]);
         assert_eq!((counted("caller_sessions"), counted("caller_connections_total")), (1.0, 1.0), "{rules}");
@@ -123,8 +123,8 @@ fn a_name_service_that_hangs_holds_up_neither_records_nor_a_stop() {
     assert_eq!(ambassador.wait_exit(), 0);
 }
 
-/// A session that was over kept its place until its caller's name came, which only its record was waiting for: with a listener's
-/// last place, for up to two seconds nobody was served.
+/// Scenario: a session that had ended kept its slot until its caller's name arrived, which only its record needed:
+/// with a listener's last slot, no client was served for up to two seconds.
 #[test]
 fn a_session_that_is_over_takes_no_room_while_its_record_waits_for_a_name() {
     let Some(names) = Names::make() else { return };
@@ -155,7 +155,7 @@ fn where_a_rule_wants_to_know_it_a_session_waits_within_bounds() {
     assert_eq!(caller(&ambassador)["user"], "root");
     drop(client);
 
-    // Of another ambassador, which knows nobody yet, and hears nothing.
+    // From another daemon, which has no names yet, and gets no answer.
     let Some(names) = Names::make() else { return };
     let upstream = Upstream::plain(roles::echo);
     let ambassador = names.start(&upstream, "allow: [ { group: 0 } ]");

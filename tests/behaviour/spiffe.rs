@@ -14,7 +14,7 @@ struct Place {
     upstream: Upstream,
 }
 
-/// A server that demands a certificate of the trust domain, and shows one.
+/// A server that demands a certificate of the trust domain, and has one itself.
 fn place() -> Place {
     let pki = Pki::new();
     let server = pki.svid("server", THERE);
@@ -27,7 +27,7 @@ impl Place {
         self.dir.path().join("agent.sock")
     }
 
-    /// Neither `cert`, `key` nor `ca`: the agent has them all.
+    /// Without `cert`, `key` and `ca`: the agent has them all.
     fn config(&self) -> Config {
         let identities = format!("identities:\n  host: {{ spiffe: \"unix:{}\" }}", self.socket().display());
         let tls =
@@ -55,7 +55,7 @@ fn an_agent_that_is_not_there_yet_is_waited_for_while_the_cluster_refuses_in_wor
     let words = "identity host has no certificate yet: the SPIFFE agent at";
     assert!(record["error"].as_str().is_some_and(|error| error.starts_with(words)), "{record}");
     assert_eq!(place.upstream.accepted(), 0);
-    // There, but not willing.
+    // The agent runs, but denies the request.
     let agent = Workload::start(&place.socket());
     ambassador.wait_line("there is none yet: ");
     agent.issue(&place.pki.svid("first", HERE), HERE, &place.pki);
@@ -82,7 +82,7 @@ fn what_the_agent_renews_is_used_at_once_and_its_end_changes_nothing() {
     place.upstream.wait_note("cn=second");
     drop(agent);
     ambassador.connect().echo("still as the second");
-    // It comes back with a certificate, and another trust domain's key: our server is no longer trusted.
+    // It returns with a certificate, and another trust domain's key: our server is no longer trusted.
     let other = Pki::new();
     let agent = Workload::start(&place.socket());
     agent.issue(&place.pki.svid("third", HERE), HERE, &other);
@@ -92,7 +92,8 @@ fn what_the_agent_renews_is_used_at_once_and_its_end_changes_nothing() {
     assert!(record["error"].as_str().is_some_and(|error| error.contains("not signed by a CA")), "{record}");
 }
 
-/// Each trust domain's CAs speak for its own names: ours, though trusted, not for a partner's, and a partner's not for ours.
+/// The CAs of a trust domain count for its own names only: ours not for a partner's names, and a partner's not for
+/// ours.
 #[test]
 fn a_federated_domain_is_trusted_for_its_own_names_where_the_file_names_them() {
     const ELSEWHERE: &str = "spiffe://partner.example/orders-db";
@@ -137,7 +138,7 @@ fn a_federated_domain_is_trusted_for_its_own_names_where_the_file_names_them() {
             assert_eq!(ambassador.record_where(&name, of)["outcome"], "tls_failed");
         }
     }
-    // Federated or not, whom the file does not name is not trusted.
+    // Federated or not, a trust domain that the configuration does not name is not trusted.
     let ambassador = start(&format!("\"{THERE}\""));
     ambassador.connect_to("s0").echo("ours");
     ambassador.connect_to("s1").try_send("theirs");

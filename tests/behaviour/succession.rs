@@ -1,4 +1,5 @@
-//! What a process leaves to the one that takes its place: health, ejections, breakers, orders, and sums that never fall.
+//! State that a process hands to its successor: health, ejections, breakers, operators' requests, and counters that
+//! never fall.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use crate::harness::{Ambassador, Client, ClosedPort, Config, End, Upstream, fini
 use crate::health::{moody, wait_health};
 use crate::replacement::{process, under_keeper};
 
-/// Who is down stays so for a hundred good probes, a second apart: were it not known, one would make it healthy.
+/// A down endpoint stays so for a hundred good probes, a second apart: without the handed-over state one would make it
+/// healthy.
 const CHECK: &str = "health_check: { type: exchange, interval: 10s, healthy_threshold: 100, \
                      exchange: { send: 'ping\\n', expect: 'pong\\n' } }";
 
-/// Three servers: one is down as its probes say, one is disabled by order, one serves.
+/// Three servers: one is down by its probes, one is disabled by an operator, one serves.
 struct Three {
     down: Upstream,
     is_up: Arc<AtomicBool>,
@@ -38,7 +40,7 @@ impl Three {
         )
     }
 
-    /// Has it known, and then takes its reason away.
+    /// Waits until the daemon knows all of it, and then removes the cause of the first.
     #[track_caller]
     fn tell(&self, ambassador: &Ambassador) {
         wait_health(ambassador, &self.down.address(), "unhealthy");
@@ -47,7 +49,7 @@ impl Three {
         self.is_up.store(true, Ordering::SeqCst);
     }
 
-    /// Sessions go to the third alone, beginning with the very first.
+    /// Sessions go to the third alone, beginning with the first.
     #[track_caller]
     fn are_known(&self, ambassador: &Ambassador) {
         let before = ambassador.records().len();
@@ -69,7 +71,7 @@ impl Three {
     }
 }
 
-/// Every sum there is, by name and labels.
+/// Every counter, by name and labels.
 fn sums(ambassador: &Ambassador) -> BTreeMap<(String, BTreeMap<String, String>), f64> {
     let metrics = ambassador.metrics();
     let is_sum = |name: &str| {
@@ -103,7 +105,7 @@ fn a_successor_knows_who_is_down_and_what_was_ordered_from_the_first_session_on(
     ambassador.replace();
     three.are_known(&ambassador);
     ambassador.wait_line("going on from what the process before us knew");
-    // And its successor knows it from it.
+    // And its successor gets it from it.
     ambassador.replace();
     three.are_known(&ambassador);
 }
@@ -118,7 +120,7 @@ fn a_reload_of_the_cluster_keeps_who_is_down_and_what_was_ordered() {
     three.are_known(&ambassador);
 }
 
-/// A cluster whose first server is dead, and one whose every server is.
+/// A cluster whose first server is dead, and one whose servers are all dead.
 fn failing(dead: &ClosedPort, serving: &Upstream, more: &str) -> Config {
     let (dead, serving) = (dead.address(), serving.address());
     Config::app(
@@ -214,7 +216,7 @@ fn no_sum_falls_and_what_the_old_process_still_counts_is_counted() {
     });
     assert_eq!(ambassador.metrics().sum("endpoint_sessions", &[]), 1.0);
     assert_eq!(ambassador.status()["listeners"][0]["active"], 0, "it is not one of this process");
-    // Those between it and us have ended; its last words reach us all the same.
+    // The processes between it and us have ended; its last report arrives all the same.
     let bytes = "x".repeat(100_000);
     session.echo(&bytes);
     drop(session);
@@ -237,7 +239,7 @@ fn a_restart_with_systemds_store_goes_on_from_what_was_known() {
     let (before, first) = (sums(&ambassador), process(&ambassador));
     kill_process(first, Signal::TERM).expect("the first process");
     until("the next process answered", || {
-        // Between the two nobody answers, but the queue waits.
+        // Between the two no process answers, but the queue waits.
         let pid = ambassador.try_get("/status").ok()?.json()["pid"].as_i64()?;
         (pid != i64::from(first.as_raw_nonzero().get())).then_some(())
     });
@@ -253,7 +255,7 @@ fn a_successor_of_another_kind_begins_anew_and_says_so() {
     let three = Three::new();
     let mut ambassador = Ambassador::start(&three.config(""));
     three.tell(&ambassador);
-    // Of another name, it is another cluster.
+    // With another name it is another cluster.
     let endpoints = [three.down.address(), three.disabled.address()];
     let renamed = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: other").cluster(
         "other",
@@ -266,7 +268,7 @@ fn a_successor_of_another_kind_begins_anew_and_says_so() {
     assert_eq!(ambassador.status()["clusters"][0]["endpoints"][1]["state"], "enabled");
 }
 
-/// The successor waits for its file, which is a pipe, while the order comes.
+/// The successor waits for its file, which is a pipe, when the request arrives.
 #[test]
 fn an_order_that_the_successor_would_not_know_of_is_refused() {
     let upstream = Upstream::plain(roles::echo);

@@ -1,4 +1,4 @@
-//! What docs/prometheus/ gives to Prometheus and Grafana, held against the real thing.
+//! The files for Prometheus and Grafana in docs/prometheus/, compared with a real scrape.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -18,14 +18,14 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The names of metrics in a text of PromQL, without what a histogram adds to its own.
+/// The names of metrics in a text of PromQL, without the suffixes of histograms.
 fn names(text: &str, prefix: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = text.split(|c: char| !is_part(c)).filter(|word| word.starts_with(prefix));
     words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
 }
 
-/// What the daemon knows, whether it has counted anything of it yet or not.
+/// The metrics of the daemon, whether counted already or not.
 fn known() -> BTreeSet<String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics/names.rs");
     names(&std::fs::read_to_string(source).expect("the table of metrics"), "ambassador_")
@@ -54,7 +54,7 @@ fn the_dashboard_is_one_and_names_metrics_that_exist() {
     assert_eq!(missing, Vec::<String>::new());
 }
 
-/// promtool's linter knows what a metric must look like.
+/// promtool's linter knows the rules for metrics.
 #[test]
 fn a_scrape_passes_promtool() {
     let upstream = Upstream::plain(roles::echo);
@@ -79,7 +79,7 @@ impl Drop for Scraper {
     }
 }
 
-/// Debian's Prometheus asks for OpenMetrics first, and takes the answer for what it calls itself.
+/// Debian's Prometheus asks for OpenMetrics first, and trusts the content type of the answer.
 #[test]
 fn prometheus_scrapes_openmetrics() {
     let upstream = Upstream::plain(roles::echo);
@@ -108,7 +108,7 @@ fn prometheus_scrapes_openmetrics() {
     };
     let accepted = until("prometheus had scraped", || query("ambassador_accepted_total"));
     assert_eq!((accepted.as_str(), query("up").as_deref()), ("1", Some("1")));
-    // Of a family called `ambassador_accepted` only OpenMetrics tells.
+    // Only OpenMetrics has a family called `ambassador_accepted`.
     let path = "/api/v1/targets/metadata?metric=ambassador_accepted";
     let metadata = http::over_tcp(&address, "GET", path, "localhost").expect("metadata").body;
     assert!(metadata.contains(r#""type":"counter""#), "{metadata}");

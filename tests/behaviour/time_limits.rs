@@ -1,4 +1,4 @@
-//! How long a session may live and be idle.
+//! Limits on a session's life and on its idle time.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::harness::{Ambassador, Config, Pki, ServerTls, Upstream, roles};
 
-/// An echo upstream, plain or TLS, behind an ambassador with these `session:` keys; the record of what
-/// `drive` did.
+/// An echo upstream, plain or TLS, behind an ambassador with these `session:` keys; returns the record of `drive`'s
+/// session.
 fn session(tls: bool, keys: &str, drive: impl Fn(&Ambassador)) -> Value {
     let pki = Pki::new();
     let upstream = match tls {

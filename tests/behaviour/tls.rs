@@ -146,8 +146,8 @@ fn the_second_session_resumes_the_tls_session_of_the_first() {
     }
 }
 
-/// A TLS 1.3 ticket is used once, and the store kept eight: a pool that opened more connections than that in
-/// one go paid for full handshakes.
+/// Scenario: a TLS 1.3 ticket is used once, and the store kept eight: a pool that opened more connections than that at
+/// once paid for full handshakes.
 #[test]
 fn a_burst_resumes_as_many_tls_sessions_as_tickets_were_stored() {
     const IN_TURN: usize = 20;
@@ -161,7 +161,7 @@ fn a_burst_resumes_as_many_tls_sessions_as_tickets_were_stored() {
         let (tls, gate) = (tls.clone(), gate.clone());
         async move {
             if is_of_the_burst {
-                // No handshake of the burst brings a ticket before each has said which one it shows.
+                // No handshake of the burst receives a ticket before each has sent the one it uses.
                 conn.heard().await;
                 gate.wait().await;
             }
@@ -252,7 +252,7 @@ fn an_identity_is_named_once_and_used_by_several_clusters() {
     assert_eq!(upstream.notes().iter().filter(|note| note.contains("client=true")).count(), 2);
 }
 
-/// Possible, because people need it for an hour; loud, because the hour becomes a year.
+/// Possible, because it is sometimes needed for an hour; with a warning, because the hour becomes a year.
 #[test]
 fn insecure_skip_verify_works_and_says_so_in_log_and_metrics() {
     let (_pki, other) = (Pki::new(), Pki::new());
@@ -266,8 +266,8 @@ fn insecure_skip_verify_works_and_says_so_in_log_and_metrics() {
     assert!(metrics.samples().iter().any(|sample| told(&sample)), "no metric says it");
 }
 
-/// Our first key share is for the hybrid and X25519. A server that has neither asks again
-/// (HelloRetryRequest), as OpenSSL set to the NIST curves does.
+/// Our first key shares are for the hybrid and X25519. A server that has neither asks again (HelloRetryRequest), like
+/// OpenSSL restricted to the NIST curves.
 #[test]
 fn a_server_that_wants_another_key_exchange_gets_it() {
     let pki = Pki::new();
@@ -287,7 +287,7 @@ fn a_certificate_file_carries_its_intermediates_to_the_server() {
     upstream.wait_note("client=true");
 }
 
-/// Answers one question and ends its side, after a close_notify or with nothing but a FIN; then hears its client out.
+/// Answers one request and ends its side, with a close_notify or with only a FIN; then reads to the client's end.
 async fn answers_and_ends(mut conn: Conn, says_goodbye: bool) {
     let mut question = [0; 8];
     drop(conn.read_exact(&mut question).await);
@@ -300,8 +300,8 @@ async fn answers_and_ends(mut conn: Conn, says_goodbye: bool) {
     drop(conn.read_to_end(&mut Vec::new()).await);
 }
 
-/// A server that ended by FIN alone was passed on as a clean end, and nothing told the operator that somebody may have cut the
-/// stream.
+/// Scenario: a server's FIN without close_notify was passed on as a clean end, and the operator did not learn that the
+/// stream may have been truncated.
 #[test]
 fn an_end_without_close_notify_is_counted_and_in_the_record() {
     let pki = Pki::new();

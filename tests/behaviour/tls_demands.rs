@@ -1,5 +1,4 @@
-//! What a cluster may demand of a server's certificate beyond chain and name: a pinned key, a URI, that no CA has revoked
-//! it.
+//! Demands on a server's certificate beyond chain and name: a pinned key, a URI, that no CA has revoked it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ fn tls(leaf: &Leaf) -> Arc<ServerConfig> {
     ServerTls::new(leaf).build()
 }
 
-/// The newest session was refused in these words.
+/// The newest session was refused with this text.
 #[track_caller]
 fn refused(ambassador: &Ambassador, words: &str) -> String {
     let before = ambassador.records().len();
@@ -52,7 +51,7 @@ fn a_pin_is_demanded_on_top_of_chain_and_name() {
     let upstream = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);
     let other = format!("sha256//{}=", "A".repeat(43));
     let strict = ambassador(&upstream, &pki, &format!("pins: [\"{other}\"]"));
-    // The refusal names the key that was there: what an operator would copy, having asked who it is.
+    // The refusal has the key of the server: an operator would copy it after verifying it.
     let error = refused(&strict, "none of tls.pins; it is sha256//");
     let pin = error.split(' ').find(|word| word.starts_with("sha256//")).expect("a pin");
     ambassador(&upstream, &pki, &format!("pins: [\"{other}\", \"{pin}\"]")).connect().echo("secret");
@@ -77,7 +76,7 @@ fn a_certificate_that_is_revoked_is_refused_from_the_moment_the_list_says_so_eve
     refused(&ambassador, "is revoked by tls.crl");
     let ends = ambassador.metrics().sum("certificate_expiry_timestamp_seconds", &[("role", "crl")]);
     assert!(ends > 1.7e9, "{ends}");
-    // Others of the CA are not concerned, whether the list stands alone or among several files.
+    // Other certificates of the CA are not affected, whether the list stands alone or among several files.
     let other = Upstream::tls(tls(&good), roles::echo);
     let keys = format!("crl: [{}]", list.display());
     self::ambassador(&other, &pki, &keys).connect().echo("never revoked");
@@ -92,16 +91,17 @@ fn a_list_that_has_expired_or_is_of_another_ca_refuses_all() {
     late.wait_line("expired.pem has expired");
     refused(&late, "a revocation list of tls.crl has expired");
     let foreign = other.crl("foreign.pem", &[], 30 * DAY);
-    // Both CAs have the same name, so it is the signature that tells.
+    // Both CAs have the same name, so only the signature tells them apart.
     let foreign = ambassador(&upstream, &pki, &format!("crl: {}", foreign.display()));
     refused(&foreign, "a revocation list of tls.crl is not signed by the CA whose name it bears");
 }
 
-/// A list that ended refused only whoever made a whole handshake: sessions were resumed for ever, each with a new ticket for the
-/// next, and connections that were kept ready were given out. The same of a server's certificate that ended meanwhile.
+/// Scenario: an expired revocation list refused only full handshakes: sessions were resumed for ever, each with a new
+/// ticket for the next, and spare connections were still used. The same with a server's certificate that expired
+/// meanwhile.
 #[test]
 fn what_has_ended_since_is_refused_with_a_ticket_and_over_a_connection_kept_ready_too() {
-    // On a busy machine three daemons take their time to start.
+    // On a busy machine three daemons take long to start.
     const LEFT: Duration = Duration::from_secs(20);
     let pki = Pki::new();
     let upstream = Upstream::tls(tls(&pki.server(&["127.0.0.1"])), roles::echo);

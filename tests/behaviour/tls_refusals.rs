@@ -1,5 +1,5 @@
-//! TLS to the upstream when it must not succeed. In every case the client gets nothing but a reset, the log
-//! says why, and not one byte of the client reached the wrong server.
+//! TLS to the upstream when it must fail. In every case the client gets nothing but a reset, the log has the reason,
+//! and not one byte of the client reached the wrong server.
 
 use std::sync::Arc;
 
@@ -96,10 +96,10 @@ fn a_client_certificate_shown_by_a_server_is_refused() {
 #[test]
 fn a_server_without_tls_is_refused() {
     let pki = Pki::new();
-    // One that answers at once with something that is no TLS.
+    // A server that answers at once with bytes that are not TLS.
     let upstream = Upstream::plain(roles::greet("220 mail.example.com ESMTP ready\r\n"));
     refused_plain(&upstream, &pki);
-    // One that reads our ClientHello, makes nothing of it and closes.
+    // A server that reads our ClientHello, does not understand it and closes.
     let upstream = Upstream::plain(|mut conn| async move {
         let mut hello = [0; 16];
         drop(conn.read_exact(&mut hello).await);
@@ -108,8 +108,7 @@ fn a_server_without_tls_is_refused() {
     refused_plain(&upstream, &pki);
 }
 
-/// A server of the test that reads plaintext notes bytes of the handshake, so only the client's own words are
-/// looked for.
+/// A plaintext server of the test notes bytes of the handshake, so the test searches only for the client's own bytes.
 #[track_caller]
 fn refused_plain(upstream: &Upstream, pki: &Pki) {
     let cluster = format!("tls: {{ {} }}\nconnect: {{ attempts: 1, handshake_timeout: 2s }}", ca(pki));
@@ -126,7 +125,7 @@ fn refused_plain(upstream: &Upstream, pki: &Pki) {
 #[test]
 fn a_server_that_accepts_and_is_silent_is_given_up_in_words() {
     let pki = Pki::new();
-    // It reads the ClientHello and never answers; then one that does not even read.
+    // It reads the ClientHello and never answers; then a server that does not even read.
     for upstream in [Upstream::plain(roles::silent), Upstream::plain(roles::deaf)] {
         let record = refused(&upstream, &ca(&pki));
         says(&record, &["timed out", "timeout", "within"]);
@@ -166,9 +165,9 @@ fn a_missing_client_certificate_is_told_by_tls_1_2_in_the_handshake() {
     says(&record, &["alert", "certificate", "handshake"]);
 }
 
-/// With TLS 1.3 our side of the handshake is over before the server has judged us: the alert comes where the
-/// first byte was due. The log must name the certificate all the same, or nobody would know why the server
-/// hung up.
+/// In TLS 1.3 our side of the handshake is over before the server has verified us: the alert arrives where the first
+/// byte was expected. The log must name the certificate all the same, or the operator would not know why the server
+/// closed.
 #[test]
 fn a_missing_client_certificate_is_told_by_tls_1_3_after_the_handshake() {
     let pki = Pki::new();
@@ -203,8 +202,9 @@ fn a_client_certificate_of_another_ca_is_told() {
     says(&record, &["unknownca", "unknown ca", "certificate", "decrypt"]);
 }
 
-/// A sink of one-way messages asks for a certificate, does without, takes the message and ends in order. That was told as a
-/// rejection, which it may be; but the client was reset, and would have sent its message again.
+/// Scenario: a receiver of one-way messages asks for a certificate, does without, reads the message and closes in
+/// order. That was reported as a rejection, which it may be; but the client was reset, and would have sent its message
+/// again.
 #[test]
 fn a_server_that_asked_for_a_certificate_and_ends_in_order_is_not_made_a_reset() {
     let pki = Pki::new();
@@ -228,13 +228,15 @@ fn a_server_that_asked_for_a_certificate_and_ends_in_order_is_not_made_a_reset()
     says(&record, &["certificate"]);
 }
 
-/// nginx' `stream` with `ssl_verify_client on` ends the connection without an alert when there is no certificate. The record said
-/// `completed`, the client saw an end without an answer, and `check --connect` said "handshake ok".
+/// Scenario: nginx' `stream` with `ssl_verify_client on` ends the connection without an alert if there is no
+/// certificate. The record said `completed`, the client saw an end without an answer, and `check --connect` said
+/// "handshake ok".
 #[test]
 fn nginx_that_wants_a_certificate_and_gets_none_is_told_as_that() {
     const WORDS: &str = "the server asked for a client certificate, got none";
     let server = nginx();
-    // Judging within the handshake (TLS 1.2) and after it (1.3); to a protocol with words for a refusal, and to one without.
+    // Rejection within the handshake (TLS 1.2) and after it (1.3); with a protocol that has refusals of its own, and
+    // with one that has none.
     for (port, protocol) in [(3, "redis"), (4, "redis"), (3, "tcp"), (4, "tcp")] {
         let cluster = format!("protocol: {protocol}\n{}", server.tls_without_certificate());
         let config = Config::app(&[&server.address(port)], &cluster);
@@ -248,7 +250,7 @@ fn nginx_that_wants_a_certificate_and_gets_none_is_told_as_that() {
             assert!(heard.starts_with(&refusal), "{heard}");
             assert_eq!(end, End::Orderly);
         } else {
-            // An end as nginx makes it: it resets where it has left the question unread.
+            // An end like nginx': a reset if the request is still unread.
             assert_eq!(heard, "");
         }
         drop(client);
@@ -266,7 +268,7 @@ fn nginx_that_wants_a_certificate_and_gets_none_is_told_as_that() {
     until("nginx said why", || {
         server.log().contains("client sent no required SSL certificate").then_some(())
     });
-    // Whoever shows one is served.
+    // A client certificate is accepted.
     for port in [3, 4] {
         let ambassador = Ambassador::start(&Config::app(&[&server.address(port)], &server.tls("")));
         assert_eq!(String::from_utf8_lossy(&ambassador.connect().read_out().0), "CN=app");

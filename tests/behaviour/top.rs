@@ -1,4 +1,4 @@
-//! `top` in a real terminal, which is tmux's.
+//! `top` in a real terminal, of tmux.
 
 use std::process::{Command, Stdio};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Ambassador, Config, Upstream, ambassador as binary, demand, finish, roles, until};
 
-/// A terminal of 80 by 24 with `top` in it. What it ran in is seen again when `top` has given the terminal back.
+/// A terminal of 80 by 24 with `top` in it. After `top` has ended, the shell's screen is visible again.
 struct Screen {
     dir: TempDir,
 }
@@ -36,7 +36,7 @@ impl Screen {
         finish(&mut command).must_succeed().stdout
     }
 
-    /// Of `top`.
+    /// The pid of `top`.
     fn pid(&self) -> Pid {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).expect("the process id of top");
         Pid::from_raw(pid.trim().parse().expect("a number")).expect("a process")
@@ -46,7 +46,7 @@ impl Screen {
         self.tmux(&["send-keys", key]);
     }
 
-    /// Waits until that is on the screen, wrapped or not, and gives all of it.
+    /// Waits until that text is on the screen, wrapped or not, and returns the whole screen.
     #[track_caller]
     fn shows(&self, words: &str) -> String {
         until(format!("the screen showed {words:?}"), || {

@@ -1,5 +1,5 @@
-//! Servers that live and have no place: what they say reaches the client in their own words and with their own code, another
-//! endpoint is tried, and nothing is held against them.
+//! Servers that run and have no room: their refusal reaches the client with their own text and code, another endpoint
+//! is tried, and it does not count as a failure.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -13,7 +13,7 @@ use crate::harness::{
     Ambassador, Client, Config, End, Pki, Postgres, ServerTls, Upstream, demand, finish, roles, until,
 };
 
-/// Says that at once, and ends.
+/// Sends that at once, and ends.
 fn turning_away(words: &'static [u8]) -> Upstream {
     Upstream::plain(move |mut conn| async move {
         drop(conn.write_all(words).await);
@@ -25,14 +25,15 @@ fn turning_away(words: &'static [u8]) -> Upstream {
 const TOO_MANY: &[u8] = b"\x17\0\0\0\xff\x10\x04Too many connections";
 const HOST_BLOCKED: &[u8] = b"\x18\0\0\0\xff\x69\x04#HY000Host is blocked";
 
-/// MySQL's 1040 reached the client as 1105, and five of them opened the breaker of a server that was well; so did an SMTP
-/// server's 421, and their like of every protocol whose server speaks first. Six sessions each, one more than the breaker takes.
+/// Scenario: MySQL's 1040 reached the client as 1105, and five of them opened the breaker of a working server; so did
+/// an SMTP server's 421, and the equivalent of every protocol whose server speaks first. Six sessions each, one more
+/// than the breaker permits.
 #[test]
 fn the_servers_own_no_reaches_the_client_and_is_held_against_nobody() {
     for (protocol, said, heard) in [
         ("mysql", TOO_MANY, &b"\xff\x10\x04Too many connections ["[..]),
         ("mysql", HOST_BLOCKED, b"\xff\x69\x04Host is blocked ["),
-        // Not for good: a mail would be returned.
+        // Not a permanent error: a mail would be returned.
         ("smtp", b"554-go\r\n554 5.7.1 away\r\n", b"421 4.4."),
         ("smtp", b"421 4.7.0 mx.test too busy\r\n", b"421 4.7.0 mx.test too busy ["),
         ("lmtp", b"421 4.3.2 full\r\n", b"421 4.3.2 full ["),
@@ -71,8 +72,8 @@ fn the_servers_own_no_reaches_the_client_and_is_held_against_nobody() {
     }
 }
 
-/// Somebody on the way answers StartTLS by a notice of disconnection whose code is "success": it became the answer to the client's
-/// Bind, and so any password was right.
+/// Scenario: an attacker in the middle answered StartTLS with a notice of disconnection whose code is "success": it
+/// became the answer to the client's Bind, and so any password was accepted.
 #[test]
 fn no_plaintext_answer_becomes_a_successful_bind() {
     const NOTICE: &[u8] = b"\x30\x0c\x02\x01\x00\x78\x07\x0a\x01\x00\x04\x00\x04\x00";
@@ -104,8 +105,8 @@ fn query(ambassador: &Ambassador) -> crate::harness::Finished {
     finish(&mut command)
 }
 
-/// One of two servers is full: no client hears of it, the retry budget does not run dry over it, and once it has said so the
-/// other is asked first for a while.
+/// One of two servers is full: no client gets its refusal, the retry budget does not run out over it, and after a
+/// refusal the other server is tried first for a while.
 #[test]
 fn another_endpoint_is_tried() {
     let (server, full) = (mariadb(), turning_away(TOO_MANY));
@@ -123,13 +124,13 @@ fn another_endpoint_is_tried() {
     );
 }
 
-/// The message that a PostgreSQL server which is full has in place of an answer to the login.
+/// The message that a full PostgreSQL sends in place of an answer to the login.
 fn fatal(sqlstate: &str, words: &str) -> Vec<u8> {
     pgwire::message(b'E', format!("SFATAL\0VFATAL\0C{sqlstate}\0M{words}\0\0").as_bytes())
 }
 
-/// What a server says behind TLS was passed on, and no other endpoint was tried: PostgreSQL's 53300 and 57P03, and the greetings of mail
-/// servers with TLS from the first byte.
+/// Scenario: a server's refusal over TLS was passed on, and no other endpoint was tried: PostgreSQL's 53300 and 57P03,
+/// and the greetings of mail servers with TLS from the first byte.
 #[test]
 fn what_is_said_behind_tls_counts_as_what_is_said_before() {
     for (protocol, said, heard) in [
@@ -186,7 +187,7 @@ fn what_is_said_behind_tls_counts_as_what_is_said_before() {
     }
 }
 
-/// The same with a PostgreSQL that has no room, and another one that has: also where the connections were ready before.
+/// The same with a PostgreSQL that has no room and another one that has, also with spare connections.
 #[test]
 fn a_full_postgresql_is_passed_over() {
     let (full, roomy) = (Postgres::small(0), Postgres::shared());
@@ -212,8 +213,8 @@ fn a_full_postgresql_is_passed_over() {
     sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
 }
 
-/// What is left is kept for superusers, which PostgreSQL says only once it knows who comes: with a certificate that is enough, in the
-/// same breath as that it is.
+/// The last slots are reserved for superusers, which PostgreSQL reports only once it knows the user: with a
+/// certificate, right behind its AuthenticationOk.
 #[test]
 fn a_postgresql_with_room_for_superusers_only_is_full() {
     let full = Postgres::small(1);
@@ -236,7 +237,7 @@ fn held_session(conninfo: &str) -> std::process::Child {
     session
 }
 
-/// A server that is slow to answer a login is not waited for beyond the deadline of the dial: its session goes on.
+/// The wait for a slow answer to a login ends with the deadline of the dial: the session continues.
 #[test]
 fn a_login_that_nobody_answers_in_time_is_not_given_up() {
     let world = pgwire::World::new();
@@ -271,7 +272,7 @@ fn a_login_that_nobody_answers_in_time_is_not_given_up() {
     assert_eq!((&record["outcome"], &record["sent_bytes"]), (&"completed".into(), &sent.into()), "{record}");
 }
 
-/// MariaDB's own client understands it as it does the server's.
+/// MariaDB's own client understands it like the server's own.
 #[test]
 fn the_mariadb_client_shows_1040() {
     let (pki, full) = (Pki::new(), turning_away(TOO_MANY));
@@ -288,8 +289,8 @@ fn line(client: &mut Client) -> String {
     String::from_utf8(line).expect("text")
 }
 
-/// nats-server greets first and looks for room then: its `-ERR` comes where TLS should begin, and was taken for a broken
-/// handshake, or for plaintext that somebody had put in.
+/// Scenario: nats-server greets first and then checks for room: its `-ERR` arrives where TLS should begin, and was
+/// taken for a broken handshake, or for injected plaintext.
 #[test]
 fn a_nats_server_at_its_maximum_is_told_as_that() {
     let server = full_nats();

@@ -1,12 +1,12 @@
-//! What is said of tests elsewhere: those that the documents name exist, and those that are left out of the suite are run by
-//! `scripts/test-matrix`. A name is `module::…::function`, as `cargo test` prints it.
+//! References to tests: those that the documents name exist, and ignored ones are run by `scripts/test-matrix`. A name
+//! is `module::…::function`, as `cargo test` prints it.
 //!
-//! Reads sources as text, as rustfmt leaves them; it knows no macro that makes tests out of a name.
+//! Reads sources as text, as rustfmt formats them; it knows no macro that makes tests out of a name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Every test of `src/` and of the behaviour tests by its full name, with what `#[ignore = …]` says of it.
+/// Every test of `src/` and of the behaviour tests by its full name, with the reason of its `#[ignore = …]`.
 fn tests() -> BTreeMap<String, Test> {
     let mut found = BTreeMap::new();
     for root in ["src", "tests/behaviour"] {
@@ -34,7 +34,7 @@ struct Test {
 /// The tests of one file that is this module: name, line, and why it is ignored.
 fn tests_of(text: &str, module: &str) -> Vec<(String, usize, Option<String>)> {
     let mut found = Vec::new();
-    // Modules in the file that are open, with the line that closes each.
+    // Open modules in the file, with the line that closes each.
     let mut open: Vec<(String, String)> = Vec::new();
     let (mut is_test, mut ignored) = (false, None);
     for (index, line) in text.lines().enumerate() {
@@ -81,14 +81,14 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).expect("the file is UTF-8")
 }
 
-/// What a line has between backticks.
+/// The text between backticks in a line.
 fn spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
 
-/// Names of tests in a document, with their lines: whatever the column `test` of a table has between backticks, and, in the
-/// documents that are about behaviour alone, every path of at least two parts in lower case. A cell of the column without a name says
-/// `by hand`; one that does not is found as an empty name.
+/// Names of tests in a document, with their lines: text in backticks in the column `test` of a table, and, in
+/// documents about behaviour alone, every path of at least two parts in lower case. A cell of the column without a
+/// name says `by hand`; any other is returned as an empty name.
 fn names(text: &str, any_path: bool) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let mut is_of_tests = false;
@@ -111,7 +111,7 @@ fn names(text: &str, any_path: bool) -> Vec<(usize, &str)> {
                 span.contains("::")
                     && span.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
             });
-            // `::1` and its like are addresses.
+            // Addresses such as `::1`.
             let paths = paths.filter(|span| {
                 span.split("::").all(|part| part.starts_with(|c: char| c.is_ascii_lowercase()))
             });
@@ -163,7 +163,8 @@ fn the_tests_that_documents_name_exist() {
     );
 }
 
-/// A client that Debian lacks had a test that named `scripts/test-matrix`, which picked it by none of its filters: nobody ran it.
+/// Scenario: a client that Debian lacks had a test that named `scripts/test-matrix`, none of whose filters picked it:
+/// it never ran.
 #[test]
 fn whatever_the_suite_leaves_out_is_run_by_the_matrix() {
     let script = read(Path::new("scripts/test-matrix"));

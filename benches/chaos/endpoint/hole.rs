@@ -1,4 +1,4 @@
-//! A port that swallows SYNs: its accept queue is full and nobody accepts.
+//! A port that drops SYNs: its accept queue is full and nothing is accepted.
 //!
 //! Lacks ICMP and a firewall: those belong to the machine.
 use std::io;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use socket2::{Domain, Socket, Type};
 
-/// Where those come from that fill the queue, so that they are not counted as a proxy's.
+/// The source address of the connections that fill the queue, so that they are not counted as a proxy's.
 pub(crate) const FILLER: Ipv4Addr = Ipv4Addr::new(127, 9, 9, 9);
 
 pub(super) struct Hole {
@@ -15,7 +15,7 @@ pub(super) struct Hole {
 }
 
 impl Hole {
-    /// Of a listener with a backlog of none, which takes one: the second is for kernels that take two.
+    /// A listener with a backlog of zero, which takes one connection: the second is for kernels that take two.
     pub(super) fn dig(listener: TcpListener) -> io::Result<Self> {
         let at = listener.local_addr()?;
         let fill = (0..2).map(|_| dial(at)).collect::<io::Result<Vec<Socket>>>()?;
@@ -23,7 +23,7 @@ impl Hole {
     }
 }
 
-/// Begins to connect, and waits for nothing.
+/// Begins to connect, without waiting.
 fn dial(to: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((IpAddr::V4(FILLER), 0)).into())?;

@@ -14,13 +14,13 @@ use socket2::SockRef;
 use crate::schedule::Mode;
 use crate::speech::{ENOUGH, MESSAGE, Speech};
 
-/// Sessions that an endpoint which is full has.
+/// The sessions of a full endpoint.
 const ROOM: usize = 1;
 
 /// No session here is silent for longer.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Of the slow handshake.
+/// Delay of the slow handshake.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// A TLS record of 16 KiB each: some 250 KB/s.
@@ -39,7 +39,7 @@ type Tls = StreamOwned<ServerConnection, TcpStream>;
 impl Server {
     pub(super) fn serve(&self, mut socket: TcpStream, mode: Mode) -> io::Result<()> {
         match mode {
-            // Closed with a linger of nothing, it is reset.
+            // Closed with a linger of zero, it is reset.
             Mode::Reset => return SockRef::from(&socket).set_linger(Some(Duration::ZERO)),
             Mode::Slow => sleep(SLOW),
             Mode::SlowReader => SockRef::from(&socket).set_recv_buffer_size(65_536)?,
@@ -78,7 +78,7 @@ impl Server {
         tls.write_all(&[self.speech.answering(), &[ENOUGH], &[b'x'; MESSAGE]].concat())?;
         tls.conn.send_close_notify();
         tls.flush()?;
-        // What it sent meanwhile must not turn the end into a reset.
+        // Bytes that arrived meanwhile must not turn the end into a reset.
         drop(tls.read(&mut [0; 64]));
         Ok(())
     }
@@ -113,7 +113,7 @@ fn handshaken(config: &Arc<ServerConfig>, socket: TcpStream) -> io::Result<Tls> 
     Ok(tls)
 }
 
-/// Whether another message has come; an end in the midst of one is one as well.
+/// Whether another message has come; an end within a message counts as one as well.
 fn filled(tls: &mut Tls, message: &mut [u8]) -> io::Result<bool> {
     match tls.read_exact(message) {
         Ok(()) => Ok(true),

@@ -1,6 +1,6 @@
-//! ambassador's listeners.yaml: the file's defaults, with or without the check; one worker.
+//! ambassador's listeners.yaml: its defaults, with or without the check; one worker.
 //!
-//! Lacks any limit or timeout of its own: the defaults are what is judged.
+//! Lacks any limit or timeout of its own: the defaults are what is measured.
 use super::Job;
 use crate::originate;
 use crate::speech::Speech;

@@ -1,6 +1,6 @@
-//! Envoy's TCP proxy, with outlier detection as it is by default and three attempts; with checks of TCP a second.
+//! Envoy's TCP proxy, with its default outlier detection and three attempts; with a TCP check every second.
 //!
-//! Lacks a check of TLS: its TCP check connects, and this one asks nothing. Lacks its circuit breakers' tuning.
+//! Lacks a check of TLS: its TCP check connects, and sends nothing here. Lacks tuned circuit breakers.
 use super::Job;
 use crate::originate;
 use crate::scenario::Naming;

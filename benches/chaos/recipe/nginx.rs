@@ -11,7 +11,7 @@ pub(super) fn configuration(job: &Job<'_>) -> String {
         let backup = if target.priority > 0 { " backup" } else { "" };
         format!("server {}:{}{weight}{backup}; ", target.host, target.port)
     });
-    // Only a name in a variable is asked for again.
+    // Only a name in a variable is resolved again.
     let (upstream, pass) = match (job.shape.naming, job.targets.first()) {
         (Naming::OneName, Some(target)) => {
             let resolver = job.resolver.map_or_else(String::new, |server| format!("resolver {server}; "));

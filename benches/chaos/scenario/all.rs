@@ -1,6 +1,6 @@
 //! All scenarios, made from a seed: `chaos --list` shows them.
 //!
-//! Lacks a judgement of any: that is `judge`, and `aims` for the quick ones.
+//! Lacks aims: those are in `aims`, for the quick ones.
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -9,7 +9,7 @@ use super::{Naming, Scenario, Shape};
 use crate::schedule::{Act, Event, Mode, Order, Window, event, fault};
 use crate::speech::Speech;
 
-/// How much of it is played.
+/// How many of them are played.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Extent {
     Full,
@@ -24,7 +24,7 @@ pub(crate) fn all(seed: u64, extent: Extent) -> Vec<Scenario> {
     scenarios.extend(misbehaviour(&secs));
     scenarios.extend(settings(seed, &secs));
     if extent == Extent::Quick {
-        // Some of them at once share the machine.
+        // Several at once share the machine.
         for Scenario { shape, .. } in &mut scenarios {
             (shape.rest, shape.longs) = (shape.rest.mul_f64(1.5), shape.longs.min(3));
         }
@@ -32,7 +32,7 @@ pub(crate) fn all(seed: u64, extent: Extent) -> Vec<Scenario> {
     scenarios
 }
 
-/// Each scenario has a generator of its own, so that a choice of some plays them as all would.
+/// Each scenario has a generator of its own, so that a selection is played like the whole.
 fn drawn(seed: u64, name: &str) -> Rng {
     let salt = name
         .bytes()
@@ -251,7 +251,7 @@ fn often(seed: u64, secs: u64, endpoints: usize) -> Vec<Event> {
     let mut at = 2.0;
     loop {
         at += [1.0, 2.0, 4.0][drawn.usize(..3)];
-        // The last one has to have time to come back.
+        // The last one needs time to return.
         if at > secs as f64 - 5.0 {
             return events;
         }

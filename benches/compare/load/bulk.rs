@@ -1,8 +1,8 @@
-//! Bulk: sessions that take in, send, or do both, as fast as it goes.
+//! Bulk: sessions that receive, send, or do both, as fast as possible.
 //!
-//! Bytes are counted where they arrive: here for those that come down, at the upstream for those that go
-//! up. Sockets hold so much that counting at the sender would credit a slow proxy with what it has
-//! yet to carry. Lacks any look at the bytes.
+//! Bytes are counted on arrival: here for the downward ones, at the upstream for the upward ones. Sockets buffer so
+//! much that counting at the sender would credit a slow proxy with bytes that it has yet to move. Lacks any check of
+//! the bytes.
 use std::io;
 use std::net::TcpStream;
 
@@ -11,7 +11,7 @@ use crate::poll::{Events, Interest, Poll};
 use crate::socket::{drop_some, send_some};
 use crate::wire::{Ask, CHUNK, FILL};
 
-/// TCP drops what is read here, so the size costs nothing.
+/// TCP drops the bytes that are read here, so the size costs nothing.
 const SWALLOW: usize = 4 * CHUNK;
 
 pub(super) fn run(course: &Course<'_>, flow: Ask, sessions: usize) -> io::Result<Reading> {

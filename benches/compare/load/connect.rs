@@ -1,7 +1,7 @@
 //! Short sessions: connect, one byte each way, close; the next one at once.
 //!
-//! Whether the upstream lets sessions be resumed is its door's matter. Connecting blocks, which on loopback costs nothing: the kernel completes it within the call. Lacks
-//! aborts; the client closes first, in order, as clients do.
+//! The upstream's port decides whether sessions can be resumed. Connecting blocks, which on loopback costs nothing:
+//! the kernel completes it within the call. Lacks aborts; the client closes first, in order, as clients do.
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::poll::{Events, Interest, Poll};
 use crate::socket::receive_some;
 use crate::wire::Ask;
 
-/// A port that was closed rests for a second; a round must not use up all that there are.
+/// A closed port stays in TIME_WAIT, here for a second; a round must not use up all ports.
 const SESSIONS_AT_MOST: usize = 20_000;
 
 struct Caller {

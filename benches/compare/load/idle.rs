@@ -1,7 +1,7 @@
-//! Idle sessions: each has exchanged one message, then rests; what has the proxy grown by?
+//! Idle sessions: each has exchanged one message, then rests; measures the growth of the proxy.
 //!
-//! The first session is not counted: it brings in code and tables that every later one shares. Lacks
-//! rounds: memory does not drift with the machine.
+//! The first session is not counted: it loads code and tables that every later one shares. Lacks rounds: memory does
+//! not drift with the machine.
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
@@ -12,7 +12,7 @@ use crate::wire::{Ask, FILL};
 
 const MESSAGE: usize = 64;
 
-/// For buffers that a proxy gives back only after a while.
+/// For buffers that a proxy frees only after a while.
 const REST: Duration = Duration::from_secs(2);
 
 pub(super) fn run(course: &Course<'_>, sessions: usize) -> io::Result<Reading> {

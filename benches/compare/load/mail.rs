@@ -1,7 +1,7 @@
-//! Mail: Postfix's smtp-source as a child process, a session for each message.
+//! Mail: Postfix's smtp-source as a child process, one session per message.
 //!
-//! A message is six small round trips and 4 KiB. Lacks sessions that are kept for several messages: those
-//! would be the round-trip rows once more.
+//! A message is six small round trips and 4 KiB. Lacks sessions with several messages: those would repeat the
+//! round-trip rows.
 use std::io;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use super::{Course, Reading};
 use crate::programs::find;
 
-/// Its speed tells how many make up a span.
+/// The number of messages in a span follows from its speed.
 const WARM_UP: u32 = 64;
 
-/// As in the rows of short sessions: a closed port rests, and a round must not use up all there are.
+/// As in the rows of short sessions: a closed port is unusable for a time, and a round must not use up all ports.
 const MESSAGES_AT_MOST: f64 = 20_000.0;
 
 pub(super) fn run(course: &Course<'_>, at_once: usize) -> io::Result<Reading> {
@@ -29,7 +29,7 @@ pub(super) fn run(course: &Course<'_>, at_once: usize) -> io::Result<Reading> {
 fn send(to: SocketAddr, at_once: usize, messages: u32) -> io::Result<Duration> {
     let program = find("smtp-source").ok_or_else(|| io::Error::other("not installed: smtp-source"))?;
     let since = Instant::now();
-    // A proxy that swallows an answer would hang it for minutes.
+    // If a proxy lost an answer, it would hang for minutes.
     let mut command = Command::new("timeout");
     command.args(["--kill-after=1", "60"]).arg(program).args(["-4", "-M", "localhost", "-l", "4096"]);
     command.args(["-s", &at_once.to_string(), "-m", &messages.to_string(), &to.to_string()]);

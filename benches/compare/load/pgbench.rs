@@ -1,8 +1,8 @@
 //! pgbench, PostgreSQL's own load, as a child process: its sessions, its scripts, its report.
 //!
-//! Its eight sessions open and close within the run, and a handshake costs as much as a hundred transactions.
-//! So what a run with next to no transactions costs is taken off, but for `connect`, where opening sessions is
-//! the work. Lacks percentiles, which pgbench would have to write to a disk.
+//! Its eight sessions open and close within the run, and a handshake costs as much as a hundred transactions. So the
+//! cost of a run with next to no transactions is subtracted, except for `connect`, where opening sessions is the work.
+//! Lacks percentiles, which pgbench would have to write to a disk.
 use std::io;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -22,7 +22,7 @@ enum Amount {
 /// Each client's session and one transaction.
 const OPENING: Amount = Amount::Transactions(1);
 
-/// What it says at the end.
+/// Its report.
 struct Report {
     transactions: f64,
     per_second: f64,
@@ -30,11 +30,11 @@ struct Report {
 }
 
 pub(super) fn run(course: &Course<'_>, script: Script) -> io::Result<Reading> {
-    // Once to bring in code and tables, once to see what the sessions cost.
+    // Once to load code and tables, once to measure the cost of the sessions.
     play(course, script, &OPENING)?;
     let (opening, cpu_of_opening) = metered(course, script, &OPENING)?;
     let amount = match course.span.measured {
-        // pgbench knows nothing shorter than a second.
+        // The shortest run of pgbench is a second.
         span if span < Duration::from_millis(100) => Amount::Transactions(5),
         span if span < Duration::from_millis(500) => Amount::Transactions(50),
         span => {
@@ -66,7 +66,7 @@ fn metered(course: &Course<'_>, script: Script, amount: &Amount) -> io::Result<(
 fn play(course: &Course<'_>, script: Script, amount: &Amount) -> io::Result<Report> {
     let program = find("pgbench").ok_or_else(|| io::Error::other("not installed: pgbench"))?;
     let pgbench = course.login.command(&program);
-    // A proxy that swallows an answer would hang it for ever.
+    // If a proxy lost an answer, it would hang for ever.
     let mut command = Command::new("timeout");
     command.args(["--kill-after=1", "60"]).arg(pgbench.get_program());
     command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -74,7 +74,7 @@ fn play(course: &Course<'_>, script: Script, amount: &Amount) -> io::Result<Repo
     match script {
         Script::Select => command.arg("--builtin=select-only"),
         Script::Simple => command.arg("--builtin=simple-update"),
-        // It waits for each new session, so clients on one thread would come one after the other.
+        // It waits for each new session, so clients on one thread would run one after the other.
         Script::Connect => {
             command.args(["--builtin=select-only", "--connect", "--jobs", &CLIENTS.to_string()])
         }

@@ -1,7 +1,7 @@
-//! Round trips: each session sends a message, waits for as much, and sends the next.
+//! Round trips: each session sends a message, waits for as many bytes, and sends the next.
 //!
-//! With `beside`, one more session takes in bulk meanwhile and is not counted: what remains to be seen
-//! is how long the small ones have to wait. Lacks think time.
+//! With `beside`, one more session receives bulk meanwhile and is not counted: the figure is how long the small ones
+//! wait. Lacks think time.
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
@@ -67,7 +67,7 @@ impl Loop {
         Ok(work)
     }
 
-    /// Until each session has been answered once: what it takes to open them is not this row's matter.
+    /// Until each session has been answered once: opening them is not part of this row.
     fn await_all(&mut self, events: &mut Events) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.callers.iter().any(|caller| !caller.answered) {
@@ -109,7 +109,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Sends what the socket would not take at first.
+    /// Sends the rest that the socket did not take at first.
     fn push(&mut self, token: usize) -> io::Result<()> {
         let caller = &mut self.callers[token];
         caller.sent += send_some(&caller.socket, &FILL[caller.sent..self.message])?;

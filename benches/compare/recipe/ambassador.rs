@@ -1,6 +1,6 @@
-//! ambassador's listeners.yaml: nothing switched off but the access log and the admin address.
+//! ambassador's listeners.yaml: only the access log and the admin address are switched off.
 //!
-//! Lacks limits worth the name: the idle row has more sessions than the defaults allow.
+//! Its limits are very high: the idle row has more sessions than the defaults allow.
 use super::{Job, Protocol};
 use crate::originate;
 

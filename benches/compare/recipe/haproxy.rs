@@ -1,4 +1,4 @@
-//! HAProxy's configuration, in three variants: as its manual starts, with splicing, and tuned.
+//! HAProxy's configuration, in three variants: as in its manual, with splicing, and tuned.
 //!
 //! Lacks health checks, which none of the contestants makes here.
 use super::Job;
@@ -7,9 +7,9 @@ use crate::peer::Peer;
 
 /// maxconn: 20,000 descriptors hold two sockets a session and, with splice, the pipes.
 ///
-/// `splice-auto` alone never sets in on a raw TCP stream of 2.6, hence all three options: splicing is
-/// what is to be shown. Its manual says of `tune.pipesize` that it can improve performance but is not
-/// for everybody, and advises against `tune.bufsize`: they make it "tuned".
+/// `splice-auto` alone never takes effect on a raw TCP stream of 2.6, hence all three options: the row is to show
+/// splicing. Its manual says that `tune.pipesize` can improve performance but is not for everyone, and advises against
+/// `tune.bufsize`: they make it "tuned".
 pub(super) fn configuration(job: &Job<'_>, peer: Peer) -> String {
     let Job { listen, upstream, workers, .. } = job;
     let splice = if peer == Peer::Haproxy {

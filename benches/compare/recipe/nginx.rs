@@ -1,12 +1,12 @@
-//! nginx's stream proxy, in two variants: as its manual starts, and tuned.
+//! nginx's stream proxy, in two variants: as in its manual, and tuned.
 //!
-//! Lacks `reuseport`: with several workers it spreads connections as it does unless told otherwise.
+//! Lacks `reuseport`: with several workers it spreads connections by its default.
 use super::Job;
 use crate::originate;
 use crate::peer::Peer;
 
-/// `proxy_buffer_size` is 16k by default; a page of it that is never written costs nothing, so the larger one
-/// is all gain in bulk. The manual gives no advice on it: it makes nginx "tuned".
+/// `proxy_buffer_size` is 16k by default; a page of it that is never written costs nothing, so a larger one only gains
+/// in bulk. The manual gives no advice on it: it makes nginx "tuned".
 pub(super) fn configuration(job: &Job<'_>, peer: Peer) -> String {
     let Job { listen, upstream, folder, workers, .. } = job;
     let tuned = if peer.is_tuned() { "    proxy_buffer_size 256k;\n" } else { "" };

@@ -1,7 +1,6 @@
 //! stunnel as a TLS client, after the examples in its sample configuration.
 //!
-//! Sessions are resumed and TCP_NODELAY is set without being asked for. Lacks a worker count: it has a
-//! thread for each session.
+//! By default sessions are resumed and TCP_NODELAY is set. Lacks a worker count: it has a thread for each session.
 use super::{Job, Protocol};
 use crate::pki::{Pki, SERVER_NAME};
 

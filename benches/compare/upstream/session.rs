@@ -1,7 +1,7 @@
-//! One session of the upstream: a socket, perhaps TLS on it, and the talk held over it.
+//! One session of the upstream: a socket, perhaps TLS on it, and the dialogue over it.
 //!
-//! One read and one write per event, so that no bulk session starves another. Lacks a buffer of its
-//! own: all sessions share the scratch, but for what TLS could not finish.
+//! One read and one write per event, so that no bulk session starves another. Lacks a buffer of its own: all sessions
+//! share the scratch memory, except for unfinished TLS records.
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::poll::Interest;
 use crate::socket::{drop_some, receive_some, send_some};
 use crate::wire::{CHUNK, FILL, Tally};
 
-/// Buffers shared by all sessions; they hold nothing between two events.
+/// Buffers shared by all sessions; they are empty between two events.
 pub(super) struct Scratch {
     pub(super) inbox: Vec<u8>,
     pub(super) outbox: Vec<u8>,
@@ -22,13 +22,13 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        // Room for a chunk and what records add to it, and for the partial record left by the last read.
+        // Room for a chunk with its record overhead, and for the partial record left by the last read.
         Self { inbox: vec![0; CHUNK + 64 * 1024], outbox: vec![0; CHUNK + 64 * 1024] }
     }
 }
 
 pub(super) struct Session {
-    /// The contestant whose doors it came in by.
+    /// The contestant whose port it used.
     set: usize,
     socket: TcpStream,
     tls: Option<Box<Tls>>,

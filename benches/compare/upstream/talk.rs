@@ -1,6 +1,6 @@
-//! What a session of the upstream has heard and therefore owes: the pure half of it.
+//! What a session of the upstream has received and therefore has to send: its pure half.
 //!
-//! Lacks sockets and TLS; it counts bytes, it never sees one but the first.
+//! Lacks sockets and TLS; it counts bytes, and reads only the first.
 use std::io;
 
 use crate::wire::{Ask, CHUNK};
@@ -8,7 +8,7 @@ use crate::wire::{Ask, CHUNK};
 #[derive(Default)]
 pub(super) struct Talk {
     ask: Option<Ask>,
-    /// Of the message that is coming in.
+    /// Bytes received of the current message.
     heard: usize,
     owed: usize,
     heard_in_all: u64,
@@ -57,7 +57,7 @@ impl Talk {
         }
     }
 
-    /// Whether bytes that come in need not even be looked at.
+    /// Whether the content of received bytes does not matter.
     pub(super) fn only_counts(&self) -> bool {
         matches!(self.ask, Some(Ask::Up | Ask::Both))
     }

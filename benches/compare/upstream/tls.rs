@@ -1,7 +1,7 @@
-//! The upstream's side of mTLS, on rustls' unbuffered interface: records are opened in the shared inbox
-//! and made in the shared outbox, so the upstream stays cheap enough to keep a good proxy busy.
+//! The upstream's side of mTLS, on rustls' unbuffered interface: records are opened in the shared inbox and made in
+//! the shared outbox, so the upstream stays cheap enough to keep a good proxy busy.
 //!
-//! Lacks the terms it serves on: those are `terminate`'s.
+//! Lacks the TLS parameters: those are in `terminate`.
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const FLIGHT: usize = 16 * 1024;
 
 pub(super) struct Tls {
     connection: UnbufferedServerConnection,
-    /// A record that has not wholly arrived.
+    /// A record that has not completely arrived.
     partial: Vec<u8>,
     /// Records that the socket has not taken yet.
     unsent: Vec<u8>,
@@ -36,7 +36,7 @@ impl Tls {
         !self.unsent.is_empty()
     }
 
-    /// Reads once and opens what came; false at the end of the stream.
+    /// Reads once and opens the records; false at the end of the stream.
     pub(super) fn read(
         &mut self,
         socket: &TcpStream,
@@ -73,7 +73,7 @@ impl Tls {
                     append(&mut self.unsent, |room| flight.encode(room).map_err(failed))?;
                     true
                 }
-                // What was encoded stands in `unsent`, and `write` follows at once.
+                // The encoded bytes are in `unsent`, and `write` follows at once.
                 ConnectionState::TransmitTlsData(flight) => {
                     flight.done();
                     true
@@ -88,7 +88,7 @@ impl Tls {
                     }
                     false
                 }
-                // Blocked until more comes, closed, or something that this server never offered.
+                // Blocked until more arrives, closed, or a state that this server never offers.
                 _ => false,
             };
             done += discard;
@@ -110,7 +110,7 @@ impl Tls {
         }
     }
 
-    /// Sends what is left over, else makes and sends records of what is owed.
+    /// Sends unsent bytes, else makes and sends records of owed bytes.
     pub(super) fn write(&mut self, socket: &TcpStream, talk: &mut Talk, outbox: &mut [u8]) -> io::Result<()> {
         if self.has_unsent() {
             let sent = send_some(socket, &self.unsent)?;

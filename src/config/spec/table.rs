@@ -1,62 +1,65 @@
-//! The keys of `listeners.yaml`, all of them: what each is for, what it takes, and its default.
-//! Data only; `spec` says what the words mean.
+//! All keys of `listeners.yaml`: the meaning of each, its values, and its default.
+//! Data only; `spec` has the types.
 
 use std::time::Duration;
 
 use super::{KeySpec, ValueKind, Presence, SectionSpec, DurationRange};
 
 pub(in crate::config) static ROOT: SectionSpec = SectionSpec {
-    about: "Plaintext in on this host, TLS or mTLS out, in the protocol's own way.",
+    about: "Configuration of ambassador. Listeners accept plaintext connections on this host; clusters connect them \
+         to servers by TLS or mTLS.",
     keys: &[
         section("admin", &ADMIN),
         section("log", &LOG),
         section("runtime", &RUNTIME),
         section("shutdown", &SHUTDOWN),
         optional("identities", ValueKind::Names(&IDENTITY),
-            "Client certificates by name, for several clusters to share."),
-        required("listeners", ValueKind::Names(&LISTENER), "Where applications connect, by name."),
-        required("clusters", ValueKind::Names(&CLUSTER), "Where their sessions go, by name."),
+            "Client certificates by name, for use in several clusters (tls.identity)."),
+        required("listeners", ValueKind::Names(&LISTENER), "Listeners by name: the addresses where applications connect."),
+        required("clusters", ValueKind::Names(&CLUSTER), "Clusters by name: the servers that sessions go to."),
     ],
 };
 
 static ADMIN: SectionSpec = SectionSpec {
-    about: "Where the daemon answers questions about itself.",
+    about: "The daemon's own HTTP address and control socket.",
     keys: &[
         default("bind", ValueKind::Text("127.0.0.1:9901"), "127.0.0.1:9901",
-            "HTTP address of metrics, health and status page, read-only; `off` for none."),
+            "IP:PORT of the read-only HTTP server with metrics, health and the status page; `off` disables it."),
         optional("control", ValueKind::Text("unix:/run/ambassador/control.sock"),
-            "Socket for all that changes state, as unix:PATH; `off` for none. Default: control.sock \
-             in $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/ambassador, else in /run/ambassador."),
+            "Unix socket for requests that change state, as unix:PATH; `off` disables it. Default: control.sock in \
+             $RUNTIME_DIRECTORY, else in $XDG_RUNTIME_DIR/ambassador, else in /run/ambassador."),
     ],
 };
 
 static LOG: SectionSpec = SectionSpec {
-    about: "What is written, and where.",
+    about: "Log lines and access records: level, format and destination.",
     keys: &[
         optional("format", words(&["text", "json"]),
-            "How a line looks. Default: text on a terminal, json elsewhere."),
+            "Format of a log line; not allowed with journald. Default: text on a terminal, json elsewhere."),
         default("level", words(&["error", "warn", "info", "debug", "trace", "off"]), "info",
-            "The least important level that is written."),
+            "The least severe level that is written."),
         default("output", OUTPUT, "stderr",
-            "Where the daemon's own words go: stderr, stdout, journald (journald:PATH where its socket is elsewhere), or a \
-             file, as a path with a slash. SIGHUP and SIGUSR1 open files again."),
+            "Destination of log lines: stderr, stdout, journald (journald:PATH for a socket elsewhere), or a file, as \
+             a path with a slash. SIGHUP and SIGUSR1 reopen files."),
         default("access", ValueKind::Either(&[ValueKind::Boolean, ValueKind::Section(&ACCESS)]), "true",
-            "Whether each session leaves a record at its end; a section says where, too."),
+            "Whether each session writes an access record when it ends; a map also sets destination, format and \
+             sampling."),
     ],
 };
 
 static ACCESS: SectionSpec = SectionSpec {
-    about: "The records of sessions.",
+    about: "Access records, one per session.",
     keys: &[
-        optional("output", OUTPUT, "Where they go, as with `log.output`. Default: where that goes."),
-        optional("format", words(&["text", "json"]), "How they look. Default: as `log.format` says."),
+        optional("output", OUTPUT, "Destination of access records; values as for log.output. Default: log.output."),
+        optional("format", words(&["text", "json"]),
+            "Format of an access record; not allowed with journald. Default: log.format."),
         default("sample", ValueKind::Ratio(1), "1", SAMPLE),
         optional("slower_than", TIMEOUT, SLOWER_THAN),
     ],
 };
 
 static ACCESS_LOG: SectionSpec = SectionSpec {
-    about: "Which sessions of the listener leave a record.",
+    about: "Which sessions of the listener write an access record.",
     keys: &[
         default("sample", ValueKind::Ratio(1), "1", SAMPLE),
         optional("slower_than", TIMEOUT, SLOWER_THAN),
@@ -64,340 +67,380 @@ static ACCESS_LOG: SectionSpec = SectionSpec {
 };
 
 static RUNTIME: SectionSpec = SectionSpec {
-    about: "What the daemon takes of the host.",
+    about: "Worker threads and file access of the daemon.",
     keys: &[
-        optional("workers", ValueKind::Integer(1, 256), "Worker threads. Default: one per core."),
+        optional("workers", ValueKind::Integer(1, 256), "Number of worker threads. Default: one per core."),
         default("landlock", words(&["auto", "off"]), "auto",
-            "Whether the daemon gives up all files but those it needs, as far as the kernel has Landlock."),
+            "auto: Landlock restricts the daemon to the files it needs, as far as the kernel supports it; off: no \
+             restriction."),
     ],
 };
 
 static SHUTDOWN: SectionSpec = SectionSpec {
-    about: "How the daemon stops.",
+    about: "Time limits while the daemon stops.",
     keys: &[
         default("lame_duck", DELAY, "0s",
-            "How long it goes on accepting after it said that it is not ready."),
-        default("drain_timeout", DELAY, "30s", "How long sessions may go on after it stopped accepting."),
+            "How long listeners still accept after /readyz has begun to return 503."),
+        default("drain_timeout", DELAY, "30s",
+            "How long sessions may continue after the listeners have stopped accepting. Quiet ones are ended earlier, \
+             spread over this time."),
         default("replaced_timeout", TIMEOUT_OR_NONE, "none",
-            "How long sessions may go on in a process that another has taken over from."),
+            "How long sessions may continue in a process that was replaced; none: until they end."),
     ],
 };
 
 static IDENTITY: SectionSpec = SectionSpec {
-    about: "A client certificate with its key.",
+    about: "A client certificate with its private key: `cert` and `key`, or `spiffe`.",
     keys: &[
         optional("cert", ValueKind::Text("certs/client.pem"),
-            "PEM file of the certificate, then its intermediates."),
+            "PEM file of the certificate, followed by its intermediates."),
         optional("key", ValueKind::Text("certs/client.key"),
             "PEM file of the private key (PKCS#8, PKCS#1 or SEC1), not encrypted."),
         optional("spiffe", ValueKind::Text("unix:/run/spire/agent.sock"),
-            "A SPIFFE Workload API that gives certificate and key instead, and renews them."),
+            "Socket of a SPIFFE Workload API that provides and renews certificate and key, instead of `cert` and `key`."),
     ],
 };
 
 static LISTENER: SectionSpec = SectionSpec {
-    about: "An address, or several, where applications connect in plaintext.",
+    about: "One or more addresses where applications connect in plaintext.",
     keys: &[
         required("bind", ValueKind::Either(&[BIND, ValueKind::List(&BIND)]),
-            "IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit passes under that \
-             name), or a list of these."),
+            "Addresses to accept on: IP:PORT, \"[IPV6]:PORT\", unix:PATH, systemd:NAME (sockets that a .socket unit \
+             passes under that name), or a list of these."),
         required("cluster", ValueKind::Either(&[CLUSTER_NAME, ValueKind::List(&CLUSTER_NAME)]),
-            "The cluster its sessions go to; with `context: connect` also a list of those that a client may name."),
-        default("mode", ValueKind::Mode, "0660", "Permission bits of a unix socket."),
-        optional("owner", ValueKind::Account, "Owner of a unix socket. Default: whoever the daemon runs as."),
-        optional("group", ValueKind::Account, "Group of a unix socket. Default: the daemon's own."),
+            "The cluster that the listener's sessions go to. With `context: connect` also a list of clusters, of \
+             which the client names one."),
+        default("mode", ValueKind::Mode, "0660", "Permission bits of a unix socket, in octal."),
+        optional("owner", ValueKind::Account, "Owner of a unix socket. Default: the daemon's user."),
+        optional("group", ValueKind::Account, "Group of a unix socket. Default: the daemon's group."),
         default("expose", ValueKind::Boolean, "false",
-            "Says that a plaintext address which is not loopback is meant."),
+            "Permits plaintext addresses that are not loopback."),
         default("max_connections", ValueKind::Integer(1, 1_000_000), "1000",
-            "Live sessions over all its addresses; more are refused."),
+            "Live sessions over all addresses of the listener; further connections are refused."),
         optional("allow", ValueKind::List(&ValueKind::Section(&CALLER_RULE)),
-            "Who on this host may connect: rules, of which one must match. Absent: whoever reaches the socket."),
+            "Rules for the local processes that may connect; one must match. Absent: every peer that reaches the socket."),
         optional("per_caller", ValueKind::Section(&PER_CALLER), PER_CALLER.about),
         optional("access_log", ValueKind::Either(&[ValueKind::Boolean, ValueKind::Section(&ACCESS_LOG)]),
-            "Whether its sessions leave records, and which. Default: as `log.access` says."),
+            "Whether the listener's sessions write access records, and which. Default: log.access."),
         default("accept_proxy", ValueKind::Boolean, "false",
-            "Whether every connection begins with a PROXY header (v1 or v2), and may come from this host only."),
+            "If true, every connection must begin with a PROXY header (v1 or v2) and come from this host."),
         default("context", words(&["none", "connect"]), "none",
-            "Whether each connection opens with an HTTP CONNECT request, which names the cluster and may tighten \
-             the dial."),
+            "connect: each connection begins with an HTTP CONNECT request, which names the cluster and may set \
+             tighter limits for the dial."),
     ],
 };
 
 static PER_CALLER: SectionSpec = SectionSpec {
-    about: "What each caller may take of the listener: a service of the host, else a user.",
+    about: "Limits of each caller of the listener. A caller is a service of this host, else a user.",
     keys: &[
-        optional("max_connections", ValueKind::Integer(1, 1_000_000), "Live sessions of one caller; more are refused."),
+        optional("max_connections", ValueKind::Integer(1, 1_000_000),
+            "Live sessions of one caller; further connections are refused. Default: no limit per caller."),
         optional("connections_per_second", ValueKind::Integer(1, 1_000_000),
-            "New connections of one caller in a second, all at once if it likes; more are refused."),
+            "New connections of one caller per second, which may come in one burst; further ones are refused. \
+             Default: no limit."),
         optional("max_queued", ValueKind::Integer(0, 1_000_000),
-            "Sessions of one caller that may wait for room in a cluster (limits.queue_timeout) when one more comes in \
-             here; 0: none waits. Default: half of the cluster's max_pending."),
+            "Sessions of one caller that may wait in a cluster (limits.queue_timeout), checked when one more arrives \
+             at this listener; 0: none waits. Default: half of the cluster's max_pending."),
     ],
 };
 
 static CALLER_RULE: SectionSpec = SectionSpec {
-    about: "What a caller must be, in all that is given.",
+    about: "A rule for callers; every key that is given must match.",
     keys: &[
-        optional("user", ValueKind::Account, "Its user."),
-        optional("group", ValueKind::Account, "One of its groups, supplementary ones among them."),
+        optional("user", ValueKind::Account, "The caller's user."),
+        optional("group", ValueKind::Account, "One of the caller's groups, supplementary groups included."),
         optional("unit", ValueKind::Text("report.service"),
-            "Its systemd unit; `user@1000.service/report.service` for one of a user's own."),
+            "The caller's systemd unit; `user@1000.service/report.service` for a unit of a user's service manager."),
     ],
 };
 
 static CLUSTER: SectionSpec = SectionSpec {
-    about: "Interchangeable endpoints, and how a session gets a connection to one of them.",
+    about: "Interchangeable servers (endpoints), and how sessions are connected to them.",
     keys: &[
-        default("protocol", PROTOCOLS, "tcp", "What its servers speak."),
+        default("protocol", PROTOCOLS, "tcp", "The protocol of the servers; with tcp nothing is parsed."),
         required("endpoints", ValueKind::Either(&[ENDPOINT_LIST, ValueKind::Section(&SOURCE)]),
-            "Its servers: a list of HOST:PORT or { address, weight, priority, server_name }; or where they are found."),
+            "The servers: a list of HOST:PORT or { address, weight, priority, server_name }, or { srv } or { file } \
+             to discover them."),
         default("balance", BALANCE, "least_connections",
-            "Which endpoint takes the next session."),
-        optional("tls", ValueKind::Section(&TLS), "TLS towards the servers. Absent: plaintext."),
+            "How the endpoint of a session is chosen: round_robin; least_connections (sessions and dials per weight); \
+             ewma (the same, times the average dial time); random; source_hash (by caller); first (in the list's \
+             order)."),
+        optional("tls", ValueKind::Section(&TLS), "TLS to the servers. Absent: plaintext."),
         section("connect", &CONNECT),
         section("limits", &LIMITS),
         section("session", &SESSION),
         default("scram_plus", words(&["auto", "strip", "keep"]), "auto",
-            "protocol postgres: what becomes of SCRAM-SHA-256-PLUS in the server's offer."),
+            "protocol postgres: SCRAM-SHA-256-PLUS in the offer of a verified server. auto: removed, except for \
+             clients that are known to need it (Npgsql); strip: always removed; keep: never removed."),
         optional("helo_name", ValueKind::Text("app.example.com"),
-            "protocols smtp and lmtp: what we call ourselves in EHLO, a domain or an address such as \"[10.0.0.7]\". Default: the \
-             host's name where that is a full one, else the address that the connection comes from."),
+            "protocols smtp and lmtp: the name sent in EHLO, a domain or an address such as \"[10.0.0.7]\". Default: \
+             the host's name if it is fully qualified, else the local address of the connection."),
         default("send_proxy", words(&["none", "v1", "v2"]), "none",
-            "Which PROXY header the servers get in front of everything else; v2 carries the server's name, \
-             the session's id, and who the caller is."),
+            "The PROXY header sent to the servers before everything else; v2 also carries the server's name, the \
+             session's id and the caller."),
         optional("send_proxy_max", ValueKind::Integer(59, 16384),
-            "The most bytes that a v2 header may have; what it says of session and caller beyond that is left out. Default: \
-             what servers of the protocol are known to take."),
+            "Maximum length of a v2 header, in bytes; fields about session and caller that do not fit are omitted. \
+             Default: what servers of the protocol are known to accept (256 to 1500)."),
         section("circuit_breaker", &CIRCUIT_BREAKER),
         section("outlier_detection", &OUTLIER_DETECTION),
         optional("health_check", ValueKind::Section(&HEALTH_CHECK),
-            "Probes of each endpoint. Absent: none."),
+            "Probes of each endpoint. Absent: no probes."),
         default("announce_caller", ValueKind::Boolean, "false",
-            "protocols postgres and mysql: adds the caller's unit to application_name, or to the connection attributes."),
+            "protocols postgres and mysql: adds the caller's unit to application_name (postgres) or to the connection \
+             attributes (mysql)."),
         optional("panic", words(&["all", "never"]),
-            "Health checks find every endpoint down: use all of them, or refuse. Default: all; never with a \
-             health check of type http, which asks for a role."),
+            "If health checks find every endpoint down, all: use all of them; never: refuse sessions. Default: all; \
+             never with a health check of type http, which tests an endpoint's role."),
         default("slow_start", DELAY, "0s",
-            "How long an endpoint that came back, or joined others, takes fewer sessions; 0s for not at all."),
+            "How long an endpoint that returned or was added takes fewer sessions than its share; 0s: off."),
         default("on_unhealthy", words(&["keep", "close"]), "keep",
-            "What becomes of sessions on an endpoint that health checks find down."),
+            "Sessions on an endpoint that health checks find down. keep: they continue; close: they are ended at once."),
         default("on_removed", words(&["keep", "close"]), "keep",
-            "What becomes of sessions on an endpoint that is removed, or disabled by an operator."),
+            "Sessions on an endpoint that is removed, or disabled by an operator. keep: they continue; close: they are \
+             ended over closing_time."),
         default("closing_time", DELAY, "5s",
-            "Sessions that end with an endpoint that was removed or disabled do so evenly spread over this time; on one that is down, at once."),
+            "The time over which `on_removed: close` spreads the ends of sessions evenly; `on_unhealthy: close` ends \
+             them at once."),
         default("on_rotation", words(&["keep", "drain"]), "keep",
-            "What becomes of sessions made with an identity that was replaced; drain ends them once they rest."),
+            "Sessions made with a client certificate that was replaced. keep: they continue; drain: each is ended when \
+             it is idle, or after an hour."),
     ],
 };
 
 static HEALTH_CHECK: SectionSpec = SectionSpec {
-    about: "Probes of each endpoint, through the cluster's own TLS and local_address.",
+    about: "Probes of each endpoint, with the cluster's TLS and local_address.",
     keys: &[
         default("type", words(&["tcp", "tls", "protocol", "http", "exchange"]), "tcp",
-            "What a probe does: connects; shakes hands too; hears from the server by its protocol that it \
-             serves; asks an HTTP server beside it; or sends bytes and looks for others."),
+            "What a probe does. tcp: connects; tls: also does the TLS handshake; protocol: also exchanges messages of \
+             the cluster's protocol that show the server at work; http: sends a GET to an HTTP server on the same \
+             host; exchange: sends bytes and searches the answer for others."),
         default("interval", INTERVAL, "5s",
-            "From one probe to the next, give or take a tenth; a fifth of it while results disagree."),
-        default("timeout", TIMEOUT, "2s", "For a whole probe, from resolving to the answer."),
+            "Time from one probe to the next, varied by up to a tenth; a fifth of it, at most 1s, while results \
+             disagree or a session could not connect."),
+        default("timeout", TIMEOUT, "2s", "Limit of a whole probe, from name resolution to the answer."),
         default("healthy_threshold", ValueKind::Integer(1, 100), "2",
-            "Successes in a row after which an endpoint that is down counts as healthy."),
+            "Successes in a row that make an unhealthy endpoint healthy. An endpoint's first probe decides alone."),
         default("unhealthy_threshold", ValueKind::Integer(1, 100), "3",
-            "Failures in a row after which a healthy endpoint counts as down."),
+            "Failures in a row that make a healthy endpoint unhealthy. An endpoint's first probe decides alone."),
         section("http", &HTTP_CHECK),
         optional("exchange", ValueKind::Section(&EXCHANGE_CHECK), EXCHANGE_CHECK.about),
     ],
 };
 
 static HTTP_CHECK: SectionSpec = SectionSpec {
-    about: "type http: what is asked of the endpoint's host. The defaults ask Patroni for the primary.",
+    about: "type http: the request that is sent to the endpoint's host. The defaults ask Patroni whether it is the \
+         primary.",
     keys: &[
-        default("port", ValueKind::Integer(1, 65_535), "8008", "The HTTP server's port."),
-        default("path", ValueKind::Text("/primary"), "/primary", "What is asked for by GET, with a query if there is one."),
+        default("port", ValueKind::Integer(1, 65_535), "8008", "Port of the HTTP server."),
+        default("path", ValueKind::Text("/primary"), "/primary",
+            "Path of the GET request, with its query if there is one."),
         optional("status", ValueKind::List(&ValueKind::Integer(100, 599)),
-            "The answers that mean healthy. Default: 200 alone."),
-        default("tls", ValueKind::Boolean, "false", "HTTPS, with the cluster's CA, names and identity."),
+            "Status codes that mean healthy. Default: 200 only."),
+        default("tls", ValueKind::Boolean, "false", "Uses HTTPS, with the CA, names and identity of the cluster's `tls`."),
     ],
 };
 
 static EXCHANGE_CHECK: SectionSpec = SectionSpec {
-    about: "type exchange: bytes that are sent, and bytes that the answer must have in it.",
+    about: "type exchange: bytes that are sent, and bytes that the answer must contain.",
     keys: &[
-        optional("send", ValueKind::Bytes("PING\\r\\n"), "What is sent. Absent: nothing, for a server that speaks first."),
-        required("expect", ValueKind::Bytes("+PONG"), "What must be among the first 4096 bytes of the answer."),
+        optional("send", ValueKind::Bytes("PING\\r\\n"),
+            "Bytes to send. Absent: nothing is sent, for a server that speaks first."),
+        required("expect", ValueKind::Bytes("+PONG"), "Bytes that the first 4096 bytes of the answer must contain."),
     ],
 };
 
 static SOURCE: SectionSpec = SectionSpec {
-    about: "Where the servers are found: one of these.",
+    about: "How the servers are discovered: exactly one of `srv` and `file`.",
     keys: &[
         optional("srv", ValueKind::Text("_postgresql._tcp.example.com"),
-            "An SRV record, followed by its TTL."),
+            "Name of an SRV record; it is resolved again when its TTL has passed."),
         optional("file", ValueKind::Text("endpoints/orders.yaml"),
-            "A YAML or JSON file with an `endpoints:` list like the one here, followed while it changes."),
+            "YAML or JSON file with an `endpoints:` list in the same form; it is read again when it changes."),
     ],
 };
 
 pub(in crate::config) static ENDPOINTS_FILE: SectionSpec = SectionSpec {
     about: "The servers of a cluster.",
-    keys: &[required("endpoints", ENDPOINT_LIST, "The servers; an empty list says that there is none.")],
+    keys: &[required("endpoints", ENDPOINT_LIST, "The servers; an empty list means that there are none.")],
 };
 
 static ENDPOINT: SectionSpec = SectionSpec {
     about: "One server.",
     keys: &[
         required("address", ValueKind::Text("db1.example.com:5432"), "HOST:PORT."),
-        default("weight", ValueKind::Integer(1, 65_535), "1", "Its share of the sessions, against the others'."),
+        default("weight", ValueKind::Integer(1, 65_535), "1", "Share of the sessions, relative to the other endpoints."),
         optional("server_name", SERVER_NAME,
-            "The name in its certificate. Default: the cluster's tls.server_name, else its host."),
+            "The name in the server's certificate. Default: the cluster's tls.server_name, else the endpoint's host."),
         default("priority", ValueKind::Integer(0, 1000), "0",
-            "Endpoints of a higher number are for when those of a lower one cannot be used."),
+            "0 is used first; endpoints of a higher number are used only if none of a lower number is usable."),
     ],
 };
 
 static TLS: SectionSpec = SectionSpec {
-    about: "TLS towards the servers.",
+    about: "TLS to the servers.",
     keys: &[
         default("verify", words(&["full", "ca", "pin"]), "full",
-            "How much of the server's certificate counts. `full`: who signed it, dates, purpose and name (libpq's verify-full); \
-             `ca`: all but the name (verify-ca); `pin`: that it is in the file `ca`, or its key among `pins`, and nothing else."),
+            "How the server's certificate is verified. full: issuer, dates, purpose and name (libpq's verify-full); \
+             ca: all except the name (verify-ca); pin: only that the certificate is in the file `ca`, or its key \
+             among `pins`."),
         default("ca", ValueKind::Text("certs/ca.pem"), "webpki",
-            "Who may have signed the server's certificate: a PEM file, `system` or `webpki` \
-             (Mozilla's list). A file may also hold that certificate itself."),
+            "CAs that may have issued the server's certificate: a PEM file, system, or webpki (Mozilla's list, \
+             compiled in). A file may also contain the server's certificate itself. Without this key, an identity \
+             with `spiffe` brings its own CAs."),
         optional("cert", ValueKind::Text("certs/client.pem"),
-            "PEM file of our certificate; with `key`, an identity of this cluster's own."),
-        optional("key", ValueKind::Text("certs/client.key"), "PEM file of the certificate's private key."),
+            "PEM file of the client certificate for this cluster; needs `key`."),
+        optional("key", ValueKind::Text("certs/client.key"), "PEM file of the private key of `cert`."),
         optional("identity", ValueKind::Either(&[ValueKind::Text("billing"), ValueKind::List(&ValueKind::Section(&IDENTITY_RULE))]),
-            "One of `identities`, instead of cert and key; or by who connects, the first rule that matches. No match is a denial."),
+            "Name of one of `identities`, instead of cert and key; or a list of rules for callers, of which the first \
+             that matches counts. A caller that matches none is denied."),
         optional("server_name", SERVER_NAME,
-            "The name sent to the servers, and the one their certificates must bear. Default: each \
+            "The name that is sent to the servers (SNI) and that their certificates must have. Default: each \
              endpoint's host."),
         optional("allowed_uris", ValueKind::List(&ValueKind::Text("spiffe://example.com/orders-db")),
-            "URI names (SPIFFE IDs) of which the server's certificate must bear one, instead of the name."),
+            "URI names (SPIFFE IDs), one of which the server's certificate must have, instead of the host name."),
         optional("pins", ValueKind::List(&ValueKind::Text("sha256//AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")),
-            "SHA-256 of public keys (SPKI) of which the server's must be one, in addition; instead of all else with `verify: pin`."),
+            "SHA-256 of public keys (SPKI), one of which must be the server's, in addition to the other checks; with \
+             `verify: pin` it is the only check."),
         optional("crl", ValueKind::Either(&[ValueKind::Text("certs/crl.pem"), ValueKind::List(&ValueKind::Text("certs/crl.pem"))]),
-            "PEM file of revocation lists, or several: one of each CA that signs, none of them expired."),
+            "PEM file of certificate revocation lists, or a list of files; one revocation list of each issuing CA is \
+             needed, none of them expired."),
         optional("alpn", ValueKind::List(&ValueKind::Text("postgresql")),
-            "Protocols offered by ALPN, in this order. Default: what the cluster's protocol has."),
-        default("min_version", words(&["1.2", "1.3"]), "1.2", "The lowest TLS version accepted."),
+            "Protocols offered by ALPN, in this order. Default: those of the cluster's protocol."),
+        default("min_version", words(&["1.2", "1.3"]), "1.2", "Lowest TLS version that is accepted."),
         optional("start", words(&["upgrade", "direct"]),
-            "By the protocol's own dialogue, or with the first byte. Default: upgrade where the \
-             protocol has one; with mssql, whichever of the two the server takes."),
+            "upgrade: TLS begins by the protocol's own messages; direct: with the first byte. Default: upgrade if the \
+             protocol has one, else direct; with mssql, whichever of the two the server accepts."),
         default("insecure_skip_verify", ValueKind::Boolean, "false",
-            "Accepts any certificate: whoever sits between is not noticed."),
+            "Accepts any certificate; an attacker between daemon and server is not detected."),
     ],
 };
 
 static IDENTITY_RULE: SectionSpec = SectionSpec {
-    about: "Which identity a caller gets that is all that is given; with `use` alone, whoever is left.",
+    about: "The identity for callers that match every key given; a rule with only `use` matches all callers.",
     keys: &[
-        optional("user", ValueKind::Account, "Its user."),
-        optional("group", ValueKind::Account, "One of its groups, supplementary ones among them."),
+        optional("user", ValueKind::Account, "The caller's user."),
+        optional("group", ValueKind::Account, "One of the caller's groups, supplementary groups included."),
         optional("unit", ValueKind::Text("report.service"),
-            "Its systemd unit; `user@1000.service/report.service` for one of a user's own."),
-        required("use", ValueKind::Text("billing"), "One of `identities`."),
+            "The caller's systemd unit; `user@1000.service/report.service` for a unit of a user's service manager."),
+        required("use", ValueKind::Text("billing"), "Name of one of `identities`."),
     ],
 };
 
 static CONNECT: SectionSpec = SectionSpec {
-    about: "How a session's upstream connection comes about.",
+    about: "How upstream connections are made.",
     keys: &[
-        default("timeout", TIMEOUT, "3s", "TCP, per attempt."),
-        default("handshake_timeout", TIMEOUT, "5s", "Upgrade and TLS, per attempt, but for a greeting before them (`greeting_timeout`)."),
+        default("timeout", TIMEOUT, "3s", "Limit of the TCP connect, per attempt."),
+        default("handshake_timeout", TIMEOUT, "5s",
+            "Limit of the protocol's upgrade and the TLS handshake, per attempt; a greeting before them has its own \
+             (greeting_timeout)."),
         optional("greeting_timeout", TIMEOUT,
-            "How long a server that has accepted may take to greet, where it has to before TLS; not part of handshake_timeout \
-             nor of deadline. Default: 5m for smtp and lmtp, 30s for mysql, 10s for nats, 1m for others whose servers speak first."),
+            "Limit of the greeting, per attempt, where the server speaks before TLS; not part of handshake_timeout or \
+             deadline. Default: 5m for smtp and lmtp, 30s for mysql, 10s for nats, 1m for other protocols whose \
+             servers speak first."),
         optional("attempts", ValueKind::Integer(1, 100),
-            "Attempts at most, each on an endpoint not yet tried while there is one. Default: every endpoint, and then all \
-             of them again after a wait, until the deadline."),
-        default("deadline", TIMEOUT, "10s", "Over all attempts."),
+            "Maximum number of attempts, each on an untried endpoint while there is one. Default: every endpoint, \
+             then all of them again after a wait, until the deadline."),
+        default("deadline", TIMEOUT, "10s", "Limit over all attempts of a session."),
         optional("hedge_after", TIMEOUT_OR_NONE,
-            "An attempt that has not led anywhere after so long gets another endpoint tried beside it, and whichever is ready \
-             first is used. Default: four times what the endpoint usually takes, 100 ms at least; `none` for never. Never \
-             where servers mind a login that breaks off (mysql)."),
+            "If an attempt has not succeeded after this time, another endpoint is tried in parallel, and the first \
+             that is ready is used. Default: four times the endpoint's usual time, at least 100ms; none: never. Not \
+             for protocols whose servers count aborted logins (mysql)."),
         section("backoff", &BACKOFF),
         optional("local_address", ValueKind::Text("10.0.0.7"),
-            "The local IP address to connect from. Default: the kernel's choice."),
+            "Local IP address to connect from. Default: chosen by the kernel."),
         section("retry_budget", &RETRY_BUDGET),
         default("preconnect", ValueKind::Integer(0, 1000), "0",
-            "Upstream connections kept ready for sessions to come, upgrade and handshake done; they count in the \
-             limits. For protocols whose servers wait for the client."),
+            "Number of upstream connections kept ready for new sessions, with upgrade and handshake done; they count \
+             towards `limits`. Only for protocols whose servers wait for the client."),
     ],
 };
 
 static RETRY_BUDGET: SectionSpec = SectionSpec {
-    about: "How many attempts may be retries, so that a dead endpoint does not multiply the dials to the others.",
+    about: "Limits how many attempts may be retries, so that a dead endpoint does not multiply the dials to the others.",
     keys: &[
-        default("ratio", ValueKind::Ratio(100), "0.2", "Retries per session: 0.2 is one for five."),
+        default("ratio", ValueKind::Ratio(100), "0.2", "Retries per session: 0.2 permits one per five sessions."),
         default("min_per_second", ValueKind::Integer(0, 1_000_000), "3",
-            "Retries a second that are there however few the sessions."),
+            "Retries per second that are permitted however few sessions there are."),
     ],
 };
 
 static CIRCUIT_BREAKER: SectionSpec = SectionSpec {
-    about: "Stops dialling for sessions when dials fail in a row and no endpoint is left that may be good; until one serves, the ambassador tries them itself, and sessions wait (limits.queue_timeout).",
+    about: "Stops dialling for sessions when dials failed in a row and the last dial to every endpoint failed. The \
+         daemon then tries the endpoints itself until one serves; meanwhile sessions wait (limits.queue_timeout).",
     keys: &[
         default("consecutive_failures", ValueKind::Integer(0, 1_000_000), "5",
-            "Dials that fail in a row until it opens, where every endpoint's last one failed; 0 for never."),
-        default("open_for", TIMEOUT, "100ms", "How long until the endpoints are tried; twice as long each time that all of them fail."),
-        default("max_open_for", TIMEOUT, "500ms", "From one time to the next it is no longer."),
+            "Failed dials in a row that open the breaker, if every endpoint's last one failed; 0: never."),
+        default("open_for", TIMEOUT, "100ms",
+            "Time until the endpoints are tried; it doubles each time that all of them fail, up to max_open_for."),
+        default("max_open_for", TIMEOUT, "500ms", "Longest time from one round of trials to the next."),
         default("half_open_trials", ValueKind::Integer(1, 1000), "1",
-            "Trials that have to succeed, one after the other, until sessions are dialled for again."),
+            "Trials that must succeed, one after the other, before the breaker closes."),
     ],
 };
 
 static OUTLIER_DETECTION: SectionSpec = SectionSpec {
-    about: "Sets an endpoint aside after failures in a row, until the ambassador's own trial, a health check or a session shows that it serves; never the last one that is usable.",
+    about: "Ejects an endpoint after failures in a row, until the daemon's own trial, a health check or a session \
+         shows that it serves; never the last usable endpoint.",
     keys: &[
         default("consecutive_failures", ValueKind::Integer(0, 1_000_000), "3",
-            "Failures in a row, of connects, upgrades, handshakes or sessions that died young; 0 for never."),
+            "Failures in a row, of one kind, that eject: connects, upgrades, handshakes, or sessions that closed \
+             early (early_close); 0: never."),
         default("base_ejection_time", TIMEOUT, "500ms",
-            "How long until it is tried the first time; twice, three times that where the trial fails, or where it has not served \
-             well in between: consecutive_failures sessions in so much time."),
-        default("max_ejection_time", TIMEOUT, "10s", "No ejection is longer; who was back for so long has served well."),
+            "Time until an ejected endpoint is tried. It is multiplied by 2, 3, ... if the trial fails, or if the \
+             endpoint is ejected again before it has been back for this time and served consecutive_failures \
+             sessions."),
+        default("max_ejection_time", TIMEOUT, "10s",
+            "Longest ejection. An endpoint that has been back for this long starts at base_ejection_time again."),
         default("early_close", DELAY, "1s",
-            "A session that the server ends this soon without a byte counts as a failure; 0s for none."),
+            "A session that the server ends within this time without having sent a byte counts as a failure; 0s: none \
+             does."),
     ],
 };
 
 static BACKOFF: SectionSpec = SectionSpec {
-    about: "Waits before an endpoint is tried again; they double, with jitter.",
+    about: "Waits before a session tries an endpoint again; they double, with jitter.",
     keys: &[
-        default("base", DELAY, "25ms", "The first wait."),
-        default("max", DELAY, "1s", "No wait is longer."),
+        default("base", DELAY, "25ms", "First wait."),
+        default("max", DELAY, "1s", "Longest wait."),
     ],
 };
 
 static LIMITS: SectionSpec = SectionSpec {
-    about: "How many sessions and dials; more are refused.",
+    about: "Maximum numbers of sessions and dials of the cluster; beyond them sessions wait (queue_timeout), then are \
+         refused.",
     keys: &[
-        default("max_connections", ValueKind::Integer(1, 1_000_000), "1024", "Sessions and dials together."),
-        default("max_pending", ValueKind::Integer(1, 1_000_000), "1024", "Dials in flight."),
+        default("max_connections", ValueKind::Integer(1, 1_000_000), "1024",
+            "Live sessions and dials in progress, together."),
+        default("max_pending", ValueKind::Integer(1, 1_000_000), "1024", "Dials in progress."),
         default("max_connections_per_endpoint", ValueKind::Integer(1, 1_000_000), "500",
-            "Sessions and dials of one endpoint."),
+            "Live sessions and dials in progress of one endpoint, together."),
         optional("queue_timeout", DELAY,
-            "How long a session may wait for room, or for a cluster that is down to come back; 0s to refuse it at once. Default: \
-             connect.deadline. Where it is given, callers take turns. At most max_pending wait, half of them of one caller \
-             then, unless per_caller.max_queued says otherwise."),
+            "How long a session may wait for room, or for a cluster that is down to return; 0s: it is refused at \
+             once. Default: connect.deadline. If it is set, callers take turns. At most max_pending sessions wait; if \
+             it is set, at most half of them from one caller, unless per_caller.max_queued is given."),
     ],
 };
 
 static SESSION: SectionSpec = SectionSpec {
-    about: "Timers of a session while it relays, and options of its sockets.",
+    about: "Timers of established sessions, and TCP options of their sockets.",
     keys: &[
         default("idle_timeout", TIMEOUT_OR_NONE, "none",
-            "No byte either way for this long ends the session."),
+            "A session without a byte in either direction for this long is ended."),
         default("half_close_timeout", TIMEOUT_OR_NONE, "60s",
-            "How long one direction may be silent after the other has ended."),
-        default("max_lifetime", TIMEOUT_OR_NONE, "none", "The session's whole life."),
-        default("keepalive", KEEPALIVE, "60s", "Silence after which TCP probes the peer, on both legs; not towards loopback."),
+            "How long one direction may be silent after the other has ended, before the session is ended."),
+        default("max_lifetime", TIMEOUT_OR_NONE, "none", "Maximum duration of a session."),
+        default("keepalive", KEEPALIVE, "60s",
+            "Idle time before TCP keepalive probes, on both legs; not towards loopback."),
         default("user_timeout", USER_TIMEOUT, "75s",
-            "How long sent data may stay unacknowledged, on both legs; not towards loopback."),
+            "How long sent data may stay unacknowledged before the connection is closed (TCP_USER_TIMEOUT), on both \
+             legs; not towards loopback."),
     ],
 };
 
-const SAMPLE: &str = "The share of ordinary sessions that leave one: those that completed at the first attempt. All others always do.";
-const SLOWER_THAN: &str = "Who waited longer for the server's first byte is not ordinary.";
+const SAMPLE: &str = "Share of the ordinary sessions that write a record. Ordinary sessions completed at the first \
+     attempt; all others always write one.";
+const SLOWER_THAN: &str = "A session that waited longer than this for the server's first byte always writes a record. \
+     Needs `sample` below 1. Default: off.";
 const OUTPUT: ValueKind = ValueKind::Text("/var/log/ambassador/ambassador.log");
 const CLUSTER_NAME: ValueKind = ValueKind::Text("orders");
 const ENDPOINT_LIST: ValueKind = ValueKind::List(&ENDPOINT_ITEM);
@@ -409,11 +452,11 @@ const PROTOCOLS: ValueKind = ValueKind::Word(crate::protocol::LABELS);
 const BALANCE: ValueKind = ValueKind::Word(&["round_robin", "least_connections", "ewma", "random", "source_hash", "first"]);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// Long enough for anybody, and short enough that adding it to the clock cannot overflow.
+/// Long enough for every use, and short enough that adding it to the clock cannot overflow.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const DELAY: ValueKind = ValueKind::Duration(DurationRange { min: Duration::ZERO, max: YEAR, none: false });
 const TIMEOUT: ValueKind = ValueKind::Duration(DurationRange { min: MILLISECOND, max: YEAR, none: false });
-/// A probe more often than this measures nothing but itself.
+/// More frequent probes would mostly measure themselves.
 const INTERVAL: ValueKind = ValueKind::Duration(DurationRange { min: Duration::from_millis(100), max: YEAR, none: false });
 const TIMEOUT_OR_NONE: ValueKind = ValueKind::Duration(DurationRange { min: MILLISECOND, max: YEAR, none: true });
 /// Whole seconds in the kernel, at most MAX_TCP_KEEPIDLE (include/net/tcp.h); beyond, setsockopt(2) fails.
@@ -439,7 +482,7 @@ const fn optional(name: &'static str, kind: ValueKind, about: &'static str) -> K
     KeySpec { name, about, kind, presence: Presence::Optional }
 }
 
-/// A section that is always there: absent, it has its own defaults.
+/// A section that always exists: if it is absent, its keys have their defaults.
 const fn section(name: &'static str, spec: &'static SectionSpec) -> KeySpec {
     KeySpec { name, about: spec.about, kind: ValueKind::Section(spec), presence: Presence::Default("") }
 }

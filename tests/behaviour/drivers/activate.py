@@ -49,7 +49,7 @@ for spec in sys.argv[1:split]:
 
 if is_elsewhere:
     enter(ours)
-# Out of the way first, so that none is overwritten by another.
+# Moved to high numbers first, so that none overwrites another.
 high = []
 for made in passed:
     number = made.fileno()

@@ -54,7 +54,7 @@ def storm():
 
 def one_of_the_crowd():
     while True:
-        # By name: whatever nobody names is closed at once.
+        # By name: an unnamed socket would be closed at once.
         served = hold(1)
         if served:
             time.sleep(int(options.get("hold", 0)) / 1000)

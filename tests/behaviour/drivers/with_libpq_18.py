@@ -9,5 +9,5 @@ base = {"host": "127.0.0.1", "port": port, "user": user, "password": password, "
 for more in [{"sslmode": "disable"}, {"sslmode": "prefer"}, {"max_protocol_version": "latest"}]:
     with psycopg.connect(**base, **more) as connection:
         print(connection.execute("select 6 * %s", (7,)).fetchone()[0])
-        # A cancel of today's API, which asks for encryption as the session did.
+        # A cancel by the new API, which asks for encryption as the session did.
         connection.cancel_safe()

@@ -14,7 +14,7 @@ async def main():
     assert one.connected_url.port == int(port) and not one.discovered_servers, one.discovered_servers
     inbox = await two.subscribe("news")
     await two.flush()
-    # The two are on different servers, which have to hear of the subscription.
+    # The two are on different servers; the subscription has to reach both.
     for _ in range(200):
         await one.publish("news", b"x" * 100000)
         await one.flush()

@@ -1,5 +1,5 @@
-//! The real binary, started on a configuration and observed from outside: readiness by its notify socket,
-//! ports and state by the control socket, everything else by what it writes to stderr.
+//! The real binary, started on a configuration and observed from outside: readiness by its notify socket, ports and
+//! state by the control socket, everything else by its stderr.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
@@ -19,27 +19,27 @@ use super::{Client, Config, Metrics, Response, command, http, until};
 
 pub(crate) struct Ambassador {
     child: Child,
-    /// Who has taken over from the child.
+    /// The process that has taken over from the child.
     successor: Option<Pid>,
     dir: TempDir,
     lines: Arc<Mutex<Vec<String>>>,
-    /// What systemd would have been told so far.
+    /// The messages to systemd so far.
     notified: Arc<Mutex<Vec<String>>>,
     file: PathBuf,
     control: PathBuf,
-    /// Listener name → its addresses, as `/status` gave them at the start.
+    /// Listener name → its addresses, as `/status` had them at the start.
     listeners: BTreeMap<String, Vec<String>>,
     admin: Option<String>,
 }
 
 impl Ambassador {
-    /// Starts on `config` and returns once it says READY=1.
+    /// Starts on `config` and returns once READY=1 was sent.
     #[track_caller]
     pub(crate) fn start(config: &Config) -> Self {
         Self::start_with(config, |_| {})
     }
 
-    /// The same with a say in the command: environment variables, limits.
+    /// The same with changes to the command: environment variables, limits.
     #[track_caller]
     pub(crate) fn start_with(config: &Config, adjust: impl FnOnce(&mut Command)) -> Self {
         let mut started = Self::spawn(config, adjust);
@@ -50,7 +50,7 @@ impl Ambassador {
         started
     }
 
-    /// Starts and does not wait: for a start that is to fail, or that is watched while it goes on.
+    /// Starts without waiting: for a start that is to fail, or that is watched.
     #[track_caller]
     pub(crate) fn spawn(config: &Config, adjust: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -93,14 +93,14 @@ impl Ambassador {
         self.dir.path()
     }
 
-    /// Puts another text in place of its file, as an editor does: in one step.
+    /// Replaces its file, as an editor does: in one step.
     pub(crate) fn rewrite(&self, config: &Config) {
         let beside = self.file.with_extension("new");
         fs::write(&beside, config.render(self.dir())).expect("a new listeners.yaml");
         fs::rename(&beside, &self.file).expect("listeners.yaml is replaced");
     }
 
-    /// All that systemd would have been told so far.
+    /// All messages to systemd so far.
     pub(crate) fn notified(&self) -> Vec<String> {
         self.notified.lock().expect("notices nobody poisoned").clone()
     }
@@ -113,13 +113,13 @@ impl Ambassador {
         self.successor.unwrap_or_else(|| Pid::from_child(&self.child))
     }
 
-    /// Has another process of the binary take over, and waits until systemd would know it. The old one's id is the answer.
+    /// Has another process of the binary take over, and waits until systemd would know it. Returns the old process id.
     #[track_caller]
     pub(crate) fn replace(&mut self) -> Pid {
         self.replace_while(|_| {})
     }
 
-    /// The same, with something to do while the successor starts.
+    /// The same, with `during` run while the successor starts.
     #[track_caller]
     pub(crate) fn replace_while(&mut self, starting: impl FnOnce(&Self)) -> Pid {
         let old = self.pid();
@@ -138,7 +138,7 @@ impl Ambassador {
         old
     }
 
-    /// Waits until systemd would have been told `state`.
+    /// Waits until `state` was sent to systemd.
     #[track_caller]
     pub(crate) fn wait_notified(&mut self, state: &str) {
         until(format!("the ambassador notified {state}"), || {
@@ -180,7 +180,7 @@ impl Ambassador {
         self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
-    /// The same while one process ends and another begins: who is with the one that ends is cut off.
+    /// The same while one process ends and another begins: a connection to the ending one is cut.
     pub(crate) fn try_get(&self, path: &str) -> io::Result<Response> {
         http::over_unix(&self.control, "GET", path)
     }
@@ -224,13 +224,12 @@ impl Ambassador {
         });
     }
 
-    /// What was logged so far.
+    /// The log so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("lines nobody poisoned").clone()
     }
 
-    /// Waits for a line that contains `part`. What a process wrote before it ended may reach us after it
-    /// ended.
+    /// Waits for a line that contains `part`. Lines of a process that has ended may arrive after its end.
     #[track_caller]
     pub(crate) fn wait_line(&self, part: &str) -> String {
         until(format!("a line with {part:?} was logged"), || {
@@ -277,7 +276,8 @@ impl Ambassador {
         kill_process(self.pid(), signal).expect("a process to signal");
     }
 
-    /// Stops all its threads, does `act`, and lets them go on: what happened meanwhile they find all at once.
+    /// Stops all its threads, does `act`, and lets them continue: they find everything that happened meanwhile at
+    /// once.
     #[track_caller]
     pub(crate) fn frozen<T>(&self, act: impl FnOnce() -> T) -> T {
         self.signal(Signal::STOP);
@@ -290,7 +290,7 @@ impl Ambassador {
     fn stands_still(&self) -> bool {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero()));
         tasks.expect("the threads of our child").flatten().all(|task| {
-            // `PID (NAME) STATE …`; a thread that ended in between does not run either.
+            // `PID (NAME) STATE …`; a thread that ended meanwhile does not run either.
             let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
             stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('T'))
         })
@@ -306,11 +306,11 @@ impl Ambassador {
 
 impl Drop for Ambassador {
     fn drop(&mut self) {
-        // It may have ended on its own; then there is nothing to kill.
+        // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
         if let Some(successor) = self.successor {
-            // Its parent is gone, so somebody else waits for it.
+            // Its parent is gone, so another process reaps it.
             let _ = kill_process(successor, Signal::KILL);
         }
         if thread::panicking() {
@@ -323,7 +323,7 @@ impl Drop for Ambassador {
     }
 }
 
-/// Reads what is meant for systemd, for as long as anybody wants to know: a socket that nobody reads fills up.
+/// Reads the messages to systemd as long as the value lives: an unread socket would fill up.
 fn listen(notify: UnixDatagram, notified: &Arc<Mutex<Vec<String>>>) {
     notify.set_read_timeout(Some(Duration::from_millis(200))).expect("a read timeout");
     let notified = Arc::downgrade(notified);

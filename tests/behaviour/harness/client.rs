@@ -1,5 +1,5 @@
-//! An application next door: a plain TCP or unix connection to a listener. It has no TLS, which is the point
-//! of the product.
+//! A local application: a plain TCP or unix connection to a listener. It has no TLS, which is the point of the
+//! product.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -14,7 +14,7 @@ use super::{PATIENCE, Pattern};
 
 pub(crate) struct Client {
     socket: Socket,
-    /// The listener accepted and reset before connect(2) had returned, which then is what it reports.
+    /// The listener accepted and reset before connect(2) had returned, which then reports the reset.
     reset_at_once: bool,
 }
 
@@ -43,7 +43,7 @@ impl Client {
     }
 
     fn new(socket: Socket) -> io::Result<Self> {
-        // No read of a test waits for ever: a hang is a failure with words.
+        // No read of a test waits for ever: a hang becomes a failure with a message.
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { socket, reset_at_once: false })
@@ -60,12 +60,12 @@ impl Client {
         self.socket.write_all(bytes.as_ref()).expect("the connection takes what is sent");
     }
 
-    /// Sends `bytes`, unless we are refused already.
+    /// Sends `bytes`, unless the connection is closed already.
     pub(crate) fn try_send(&mut self, bytes: &str) {
         drop(self.socket.write_all(bytes.as_bytes()));
     }
 
-    /// Sends `bytes` and ends our side, be there still somebody to take them or not.
+    /// Sends `bytes` and ends our side, whether or not the peer still reads.
     pub(crate) fn offer(&mut self, bytes: &str) {
         drop(self.socket.write_all(bytes.as_bytes()));
         drop(self.socket.shutdown(Shutdown::Write));
@@ -103,7 +103,7 @@ impl Client {
             && bytes == text.as_bytes()
     }
 
-    /// Reads to the end: what came, and how it ended.
+    /// Reads to the end: the bytes, and how it ended.
     #[track_caller]
     pub(crate) fn read_out(&mut self) -> (Vec<u8>, End) {
         if self.reset_at_once {
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// Waits for the end of a connection on which nothing more may come.
+    /// Waits for the end of a connection on which no byte may arrive.
     #[track_caller]
     pub(crate) fn ending(&mut self) -> End {
         let (bytes, end) = self.read_out();
@@ -141,7 +141,7 @@ impl Client {
         self.socket.send_out_of_band(&[byte]).expect("the connection takes an urgent byte");
     }
 
-    /// Writes on and on from a thread of its own; what stopped it is the answer.
+    /// Writes without end from a thread of its own; returns the error that stopped it.
     #[track_caller]
     pub(crate) fn keep_writing(&self) -> JoinHandle<io::Error> {
         let mut socket = self.socket.try_clone().expect("a second handle");

@@ -1,4 +1,4 @@
-//! Running a program to its end: `psql`, `openssl`, `java`, and the ambassador's own one-shot verbs.
+//! Runs a program to its end: `psql`, `openssl`, `java`, and the ambassador's own one-shot verbs.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::{env, fs};
 
 use super::until_within;
 
-/// A JVM that compiles its source first, on two busy cores, needs most of this.
+/// A JVM that first compiles its source, on two busy cores, needs most of this.
 const PROGRAM_PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a program left behind.
+/// The result of a program.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// The exit status, or 128 + the signal, as a shell says it.
+    /// The exit status, or 128 + the signal, as in a shell.
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
@@ -34,14 +34,14 @@ impl Finished {
         self
     }
 
-    /// Asserts that stderr holds `part`.
+    /// Asserts that stderr contains `part`.
     #[track_caller]
     pub(crate) fn must_say(&self, part: &str) {
         assert!(self.stderr.contains(part), "stderr lacks {part:?}:\n{}", self.stderr);
     }
 }
 
-/// Runs to the end and collects what was printed.
+/// Runs to the end and collects the output.
 #[track_caller]
 pub(crate) fn finish(command: &mut Command) -> Finished {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -84,25 +84,25 @@ pub(crate) fn ambassador() -> Command {
     command
 }
 
-/// Where `program` is; a missing one fails the test and names the Debian package that brings it.
+/// The path of `program`; a missing one fails the test and names the Debian package that has it.
 #[track_caller]
 pub(crate) fn demand(program: &str, package: &str) -> PathBuf {
-    // Debian keeps the server's programs out of PATH, one directory a version; the newest wins.
+    // Debian keeps the server's programs out of PATH, one directory per version; the newest wins.
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut places: Vec<PathBuf> = versions.map(|entry| entry.path().join("bin")).collect();
-    // `scripts/test-matrix` has other versions than this Debian; an end of the list is its beginning after the turn.
+    // `scripts/test-matrix` has other versions than this Debian; reversed, the end of the list comes first.
     places.sort();
     places.extend(env::split_paths(&env::var_os("AMBASSADOR_TEST_BINDIR").unwrap_or_default()));
     places.reverse();
     places.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    // Where daemons are, which is not on everybody's path.
+    // Daemons are in sbin, which is not on every PATH.
     places.push("/usr/sbin".into());
     let found = places.into_iter().map(|place| place.join(program)).find(|candidate| candidate.is_file());
     found
         .unwrap_or_else(|| panic!("`{program}` is missing: apt-get install {package} (scripts/test does it)"))
 }
 
-/// What `scripts/test-matrix` fetched for clients that this Debian does not have.
+/// Programs that `scripts/test-matrix` fetched for clients that this Debian does not have.
 #[track_caller]
 pub(crate) fn newer_clients(name: &str) -> PathBuf {
     let fetched = env::var_os("AMBASSADOR_TEST_CLIENTS");
@@ -113,7 +113,7 @@ pub(crate) fn newer_clients(name: &str) -> PathBuf {
     found
 }
 
-/// The `usr` of a tree of another suite's that the program lies in; `None`: it is installed, and finds its own files.
+/// The `usr` of another suite's tree that contains the program; `None`: it is installed, and finds its own files.
 pub(crate) fn tree_of(program: &Path) -> Option<PathBuf> {
     let tree = program.parent()?.parent()?;
     (tree != Path::new("/usr") && tree != Path::new("/usr/local") && tree != Path::new("/"))

@@ -1,5 +1,4 @@
-//! A `listeners.yaml` in the making: the admin and log sections that every test shares, and what the test
-//! adds.
+//! Builds a `listeners.yaml`: the admin and log sections that every test shares, and the additions of the test.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -19,8 +18,8 @@ impl Config {
         Self::default()
     }
 
-    /// The commonest shape: listener `app` on a port of 127.0.0.1 leads to cluster `up`, which has these
-    /// endpoints and keys.
+    /// The most common form: listener `app` on a port of 127.0.0.1 leads to cluster `up`, which has these endpoints
+    /// and keys.
     pub(crate) fn app(endpoints: &[&str], cluster: &str) -> Self {
         Self::new().listener("app", "bind: 127.0.0.1:0\ncluster: up").cluster("up", endpoints, cluster)
     }
@@ -36,7 +35,7 @@ impl Config {
     }
 
     pub(crate) fn cluster(mut self, name: &str, endpoints: &[&str], body: &str) -> Self {
-        // Where they are found, instead of a list.
+        // A discovery source instead of a list.
         if let [one] = endpoints
             && one.starts_with("{ srv:") | one.starts_with("{ file:")
         {
@@ -55,7 +54,7 @@ impl Config {
         self
     }
 
-    /// Another `admin:` value than the shared one; `{dir}` stands for the directory of this ambassador.
+    /// Another `admin:` value than the shared one; `{dir}` is replaced by the directory of this ambassador.
     pub(crate) fn admin(mut self, value: &str) -> Self {
         self.admin = Some(value.to_owned());
         self
@@ -66,7 +65,7 @@ impl Config {
         self
     }
 
-    /// The whole file, for an ambassador whose directory is `dir`. Bodies may name it as `{dir}`.
+    /// The whole file, for an ambassador whose directory is `dir`. Bodies may refer to it as `{dir}`.
     pub(crate) fn render(&self, dir: &Path) -> String {
         let admin =
             self.admin.as_deref().unwrap_or(r#"{ bind: "127.0.0.1:0", control: "unix:{dir}/control.sock" }"#);

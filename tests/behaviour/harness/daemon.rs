@@ -1,8 +1,8 @@
-//! Servers of other projects, Debian's, as the tests start them: in a directory of their own, under the account that they
-//! insist on, on a port of 127.0.0.1. One instance serves the whole test process.
+//! Debian's servers of other projects, as the tests start them: in a directory of their own, under the account that
+//! they demand, on a port of 127.0.0.1. One instance serves the whole test process.
 //!
-//! Statics are never dropped, so a server hangs on a pipe instead: a shell waits for the end of its stdin, which comes
-//! when the test process is gone in whatever way, stops the server and removes its files.
+//! Statics are never dropped, so a server's life depends on a pipe: a shell waits for the end of its stdin, which
+//! comes when the test process ends in any way, stops the server and removes its files.
 
 use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
@@ -12,14 +12,14 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Pki, demand, finish};
 
-/// The account a server runs under; root may choose it, others run as themselves.
+/// The account a server runs under; root may choose it, other users run it as themselves.
 pub(crate) struct Account {
     uid: u32,
     gid: u32,
 }
 
 impl Account {
-    /// `package` makes the account where it is missing.
+    /// `package` creates the account if it is missing.
     pub(crate) fn of(user: &str, package: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
@@ -35,7 +35,7 @@ impl Account {
     }
 }
 
-/// A directory that the server's account can pass through.
+/// A directory that the server's account can traverse.
 pub(crate) fn directory() -> PathBuf {
     let dir = tempfile::tempdir().expect("a temporary directory").keep();
     fs::set_permissions(&dir, Permissions::from_mode(0o755)).expect("a passable directory");
@@ -50,7 +50,7 @@ pub(crate) fn as_account(program: &Path, account: Option<&Account>) -> Command {
     command
 }
 
-/// The file or directory becomes that account's, and only its.
+/// Makes the file or directory that account's, with access for it alone.
 pub(crate) fn give(path: &Path, account: Option<&Account>) {
     if let Some(Account { uid, gid }) = account {
         chown(path, Some(*uid), Some(*gid)).expect("root may chown");
@@ -59,14 +59,14 @@ pub(crate) fn give(path: &Path, account: Option<&Account>) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// Copies a key or certificate to where the account alone can read it.
+/// Copies a key or certificate to where only the account can read it.
 pub(crate) fn give_copy(from: &Path, to: &Path, account: Option<&Account>) {
     fs::copy(from, to).expect("a copied file");
     give(to, account);
 }
 
-/// Starts `server` under a shell that outlives neither the test process nor the server's usefulness. What it prints goes to
-/// `log` in `dir`; in the end it gets `signal`, and `dir` and the PKI's files are removed.
+/// Starts `server` under a shell that ends it with the test process or the value. Its output goes to `log` in `dir`;
+/// at the end it gets `signal`, and `dir` and the PKI's files are removed.
 pub(crate) fn keep(server: &Command, signal: &str, dir: &Path, pki: Option<&Pki>) -> Child {
     const KEEPER: &str = r#"signal=$1 dir=$2 pki=$3; shift 3
 "$@" </dev/null & server=$!
@@ -88,7 +88,7 @@ rm -rf "$dir" "$pki""#;
     shell.spawn().expect("a shell")
 }
 
-/// A port of 127.0.0.1 that nobody has right now.
+/// A free port of 127.0.0.1.
 pub(crate) fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("a free port");
     probe.local_addr().expect("an address").port()

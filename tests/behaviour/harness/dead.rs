@@ -1,5 +1,5 @@
-//! Addresses where nobody answers, each held for the length of a test so that the OS cannot give the port to
-//! somebody else.
+//! Addresses without a server, each reserved for the length of a test so that the OS cannot give the port to another
+//! process.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -23,9 +23,8 @@ impl ClosedPort {
     }
 }
 
-/// A port that neither accepts nor refuses. On Linux a listener whose accept queue is full drops further
-/// SYNs, so with a backlog of zero and one connection waiting every connect hangs, as towards a host behind a
-/// dropping firewall.
+/// A port that neither accepts nor refuses. On Linux a listener whose accept queue is full drops further SYNs, so with
+/// a backlog of zero and one connection waiting every connect hangs, as behind a firewall that drops.
 pub(crate) struct BlackHole {
     socket: Socket,
     _waiting: Vec<TcpStream>,
@@ -60,7 +59,7 @@ impl BlackHole {
     }
 }
 
-/// A unix socket whose owner lives and accepts nobody: its queue is full, so a further connect would wait.
+/// A unix socket whose owner lives and does not accept: its queue is full, so a further connect would wait.
 pub(crate) struct BusySocket {
     listener: Socket,
     waiting: Vec<Socket>,
@@ -85,7 +84,7 @@ impl BusySocket {
         Self { listener, waiting }
     }
 
-    /// Accepts all who waited, and nobody else.
+    /// Accepts all waiting connections, and no other.
     #[track_caller]
     pub(crate) fn serves_who_waited(&self) {
         self.listener.set_nonblocking(true).expect("a non-blocking socket");

@@ -1,5 +1,5 @@
-//! A DNS server on an address of its own in 127/8, UDP and TCP, whose records and moods the test changes while it answers;
-//! and a mount namespace in which `/etc/resolv.conf` and `/etc/hosts` are the test's.
+//! A DNS server on an address of its own in 127/8, UDP and TCP, whose records and behaviour the test changes while it
+//! runs; and a mount namespace with the test's `/etc/resolv.conf` and `/etc/hosts`.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -38,7 +38,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// What it was asked.
+/// A query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) is_ipv6: bool,
@@ -49,28 +49,28 @@ pub(crate) struct Asked {
 /// How it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// What the zone says.
+    /// As the zone says.
     #[default]
     Honest,
     /// Not at all.
     Silent,
     /// SERVFAIL.
     Failing,
-    /// SERVFAIL about IPv6, honestly about the rest.
+    /// SERVFAIL to AAAA, the zone's answer to the rest.
     FailingForIpv6,
-    /// Nothing about IPv6, honestly about the rest (systemd/systemd#22575).
+    /// Nothing to AAAA, the zone's answer to the rest (systemd/systemd#22575).
     SilentForIpv6,
-    /// As if it lost the first question about IPv4.
+    /// As if the first A query was lost.
     LosesOne,
-    /// Only from the fifth question about IPv4 on.
+    /// Only from the fifth A query on.
     LosesFour,
-    /// Not for us.
+    /// REFUSED.
     Refusing,
-    /// Over UDP only that there is more than fits.
+    /// Over UDP a truncated answer.
     Truncating,
-    /// This, where a question bears EDNS.
+    /// This code, if a query has EDNS.
     RejectingEdns(ResponseCode),
-    /// The same as servers say it that understand no more than the header: without the question.
+    /// The same, as servers answer that parse only the header: without the question.
     RejectingEdnsBarely,
 }
 
@@ -100,12 +100,12 @@ impl NameServer {
         self.put(name, ttl, data.collect());
     }
 
-    /// `name` is another one's.
+    /// `name` is an alias of another name.
     pub(crate) fn set_alias(&self, name: &str, ttl: u32, of: &str) {
         self.put(name, ttl, vec![RData::CNAME(CNAME(absolute(of)))]);
     }
 
-    /// `name` is a service of these: priority, weight, port, target.
+    /// `name` is a service with these records: priority, weight, port, target.
     pub(crate) fn set_service(&self, name: &str, ttl: u32, records: &[(u16, u16, u16, &str)]) {
         let data = |(priority, weight, port, target): &(u16, u16, u16, &str)| {
             RData::SRV(SRV::new(*priority, *weight, *port, absolute(target)))
@@ -113,7 +113,7 @@ impl NameServer {
         self.put(name, ttl, records.iter().map(data).collect());
     }
 
-    /// `name` does not exist any more.
+    /// `name` no longer exists.
     pub(crate) fn forget(&self, name: &str) {
         self.shared.zone.lock().expect("a zone nobody poisoned").remove(&key(&absolute(name)));
     }
@@ -122,12 +122,12 @@ impl NameServer {
         *self.shared.mood.lock().expect("a mood nobody poisoned") = mood;
     }
 
-    /// Questions so far, over UDP and TCP.
+    /// Number of queries so far, over UDP and TCP.
     pub(crate) fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
     }
 
-    /// All its questions so far, in order.
+    /// All queries so far, in order.
     pub(crate) fn questions(&self) -> Vec<Asked> {
         self.shared.questions.lock().expect("questions nobody poisoned").clone()
     }
@@ -140,24 +140,24 @@ impl NameServer {
         self.shared.asked_by_tcp.load(Ordering::SeqCst)
     }
 
-    /// What `/etc/resolv.conf` says beside this server's address. Short timeouts, so that a silent server costs a test
-    /// seconds.
+    /// The options in `/etc/resolv.conf` beside this server's address. Short timeouts, so that a silent server costs a
+    /// test seconds.
     pub(crate) fn set_resolv_conf(&self, lines: &str) {
         let text = format!("nameserver {}\noptions timeout:1 attempts:1\n{lines}\n", self.ip);
         fs::write(self.dir.path().join("resolv.conf"), text).expect("a resolv.conf");
     }
 
-    /// All that `/etc/resolv.conf` says.
+    /// The whole text of `/etc/resolv.conf`.
     pub(crate) fn set_whole_resolv_conf(&self, text: &str) {
         fs::write(self.dir.path().join("resolv.conf"), text).expect("a resolv.conf");
     }
 
-    /// What `/etc/hosts` says.
+    /// The text of `/etc/hosts`.
     pub(crate) fn set_hosts(&self, lines: &str) {
         fs::write(self.dir.path().join("hosts"), lines).expect("a hosts file");
     }
 
-    /// Runs the command where these files are `/etc`'s. Its process is that of the command, as it would be without.
+    /// Runs the command with these files in `/etc`. Its process is that of the command, as it would be without.
     pub(crate) fn serves(&self, command: &mut Command) {
         inside(command, &self.dir.path().join("resolv.conf"), &self.dir.path().join("hosts"));
     }
@@ -182,7 +182,7 @@ impl Drop for NameServer {
     }
 }
 
-/// Debian's dnsmasq in the same place, which answers for the names of a file.
+/// Debian's dnsmasq in the same place, which answers from a hosts file.
 pub(crate) struct Dnsmasq {
     child: Child,
     dir: TempDir,
@@ -220,7 +220,7 @@ impl Dnsmasq {
         Self { child, dir }
     }
 
-    /// Other names from now on.
+    /// Replaces the names.
     pub(crate) fn set(&self, hosts: &str) {
         fs::write(self.dir.path().join("names"), hosts).expect("a file of names");
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a process to signal");
@@ -243,7 +243,7 @@ impl Drop for Dnsmasq {
     }
 }
 
-/// A mount namespace in which these are `/etc`'s.
+/// A mount namespace with these files in `/etc`.
 fn inside(command: &mut Command, resolv_conf: &Path, hosts: &Path) {
     assert!(rustix::process::geteuid().is_root(), "a mount namespace and port 53 need root");
     let script =
@@ -261,7 +261,7 @@ fn inside(command: &mut Command, resolv_conf: &Path, hosts: &Path) {
     *command = inside;
 }
 
-/// resolv.conf knows no ports, so it has to be 53, and the address one that nobody else has.
+/// resolv.conf has no ports, so it must be 53, and an address that no other server has.
 #[track_caller]
 fn bound() -> (Ipv4Addr, UdpSocket, TcpListener) {
     let seed = std::process::id();
@@ -318,7 +318,7 @@ impl Shared {
             Mood::Refusing => answer.metadata.response_code = ResponseCode::Refused,
             Mood::RejectingEdns(code) if has_edns => {
                 answer.metadata.response_code = code;
-                // The codes beyond 15 have their upper part there.
+                // The upper bits of codes beyond 15 are there.
                 answer.edns = (u16::from(code) > 15).then(Edns::new);
             }
             Mood::RejectingEdnsBarely if has_edns => {
@@ -347,7 +347,7 @@ impl Shared {
         let kind = query.query_type();
         let zone = self.zone.lock().expect("a zone nobody poisoned");
         let mut name = query.name().clone();
-        // An alias, or a chain of them, and what is at its end.
+        // An alias, or a chain of aliases, and the records at its end.
         for _ in 0..4 {
             let Some(records) = zone.get(&key(&name)) else {
                 answer.metadata.response_code = ResponseCode::NXDomain;

@@ -1,5 +1,4 @@
-//! The Prometheus text of one scrape, read strictly: a line that is neither comment nor sample fails the
-//! test.
+//! The Prometheus text of one scrape, read strictly: a line that is neither comment nor sample fails the test.
 
 use std::collections::BTreeMap;
 

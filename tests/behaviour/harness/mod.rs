@@ -1,10 +1,8 @@
-//! What the behaviour tests are written with: a PKI, upstreams of every temper, a real PostgreSQL, the
-//! ambassador itself as a process, and a client. Everything is on loopback or a unix socket, every port comes
-//! from the OS.
+//! The harness of the behaviour tests: a PKI, upstreams of every behaviour, a real PostgreSQL, the ambassador as a
+//! process, and a client. Everything is on loopback or a unix socket, every port comes from the OS.
 //!
-//! Tests are plain threads with blocking sockets; only upstreams run a runtime, each its own. There is no
-//! sleep to wait for another party: a test waits for a *fact*, through [`until`], and says in words what it
-//! waited for when the fact never came.
+//! Tests are plain threads with blocking sockets; only upstreams run a runtime, each its own. No test sleeps to wait
+//! for another party: it waits for a *fact*, through [`until`], which names the fact when it fails.
 
 mod ambassador;
 mod client;
@@ -47,17 +45,17 @@ pub(crate) use server::Server;
 pub(crate) use tls::ServerTls;
 pub(crate) use upstream::{Conn, Upstream};
 
-/// How long any fact may take. Generous, because it is only ever spent by a test that fails: two busy cores,
-/// debug builds and a JVM starting next door are normal.
+/// How long any fact may take. Generous, because only a failing test spends it: two busy cores, debug builds and a JVM
+/// that starts at the same time are normal.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until `fact` yields something, and fails with `what` in words when [`PATIENCE`] is over.
+/// Waits until `fact` yields a value, and fails with the text `what` when [`PATIENCE`] is over.
 #[track_caller]
 pub(crate) fn until<T>(what: impl Display, fact: impl FnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, fact)
 }
 
-/// [`until`] with a deadline of the caller's, for facts that are known to need longer.
+/// [`until`] with another deadline, for facts that are known to need longer.
 #[track_caller]
 pub(crate) fn until_within<T>(
     patience: Duration,

@@ -1,5 +1,5 @@
-//! Bytes that can be made and checked at any offset without keeping them: what bulk tests send, so that a
-//! lost, doubled or reordered piece is noticed at the first byte that differs.
+//! Bytes that can be made and checked at any offset without keeping them, for bulk tests: a lost, doubled or reordered
+//! piece is noticed at the first byte that differs.
 //!
 //! The stream repeats a pseudo-random block whose length is a prime, hence no power-of-two buffer, record or
 //! segment size can be dropped or swapped without the phase showing it. Comparison is a `memcmp`, cheap even
@@ -45,7 +45,7 @@ impl Pattern {
         self.offset
     }
 
-    /// Checks what arrived next; the error is the offset of the first byte that is not what was sent.
+    /// Checks the next bytes that arrived; the error is the offset of the first byte that differs.
     pub(crate) fn check(&mut self, mut received: &[u8]) -> Result<(), usize> {
         while !received.is_empty() {
             let expected = self.upcoming(received.len());

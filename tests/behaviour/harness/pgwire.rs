@@ -1,5 +1,5 @@
-//! As much of PostgreSQL's protocol as the tests speak by hand, on either side: first packets, messages,
-//! errors, and servers that misbehave in ways no real one can be made to.
+//! The part of PostgreSQL's protocol that the tests speak by hand, on either side: first packets, messages, errors,
+//! and servers that misbehave in ways that no real one can be made to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x2F];
 pub(crate) const GSSENC_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xD2, 0x16, 0x30];
 pub(crate) const AUTHENTICATION_OK: [u8; 9] = [b'R', 0, 0, 0, 8, 0, 0, 0, 0];
 pub(crate) const READY_FOR_QUERY: [u8; 6] = [b'Z', 0, 0, 0, 5, b'I'];
-/// The fatal handshake_failure that tells a TLS client it has the wrong door.
+/// The fatal handshake_failure that tells a TLS client that this port does not accept it.
 pub(crate) const TLS_ALERT: [u8; 7] = [0x15, 3, 1, 0, 2, 2, 40];
 
-/// What a fake server says when a login went well.
+/// The messages of a fake server after a successful login.
 pub(crate) fn welcome() -> Vec<u8> {
     [&AUTHENTICATION_OK[..], &[b'K', 0, 0, 0, 12, 0, 0, 0, 42, 1, 2, 3, 4], &READY_FOR_QUERY].concat()
 }
@@ -51,7 +51,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// The session id that the text carries as `[session 0123456789abcdef]`.
+    /// The session id, which the text has as `[session 0123456789abcdef]`.
     #[track_caller]
     pub(crate) fn session(&self) -> &str {
         let id =
@@ -76,8 +76,8 @@ pub(crate) fn read_message(client: &mut Client) -> (u8, Vec<u8>) {
     (head[0], client.receive(rest))
 }
 
-/// Reads the ErrorResponse that a refused client gets, and the orderly end after it: a reset could overtake
-/// the words.
+/// Reads the ErrorResponse that a refused client gets, and the orderly end after it: a reset could overtake the
+/// message.
 #[track_caller]
 pub(crate) fn read_refusal(client: &mut Client) -> Refusal {
     let (kind, body) = read_message(client);
@@ -93,14 +93,14 @@ pub(crate) fn read_refusal(client: &mut Client) -> Refusal {
     refusal
 }
 
-/// The server's half of SSLRequest → S → handshake. `None` when the client stopped; notes say why.
+/// The server's half of SSLRequest → S → handshake. `None` if the client stopped; the notes have the reason.
 pub(crate) async fn accept_ssl(mut conn: Conn, config: Arc<ServerConfig>) -> Option<Conn> {
     read_ssl_request(&mut conn).await?;
     conn.write_all(b"S").await.ok()?;
     conn.start_tls(config).await
 }
 
-/// Reads the SSLRequest that must open every connection of ours, and only it.
+/// Reads the SSLRequest that must open every connection of ours, and nothing more.
 pub(crate) async fn read_ssl_request(conn: &mut Conn) -> Option<()> {
     let mut request = [0; 8];
     if let Err(error) = conn.read_exact(&mut request).await {
@@ -127,7 +127,7 @@ pub(crate) async fn read_startup(conn: &mut Conn) -> Option<()> {
     Some(())
 }
 
-/// A server that takes TLS, a StartupMessage, says `reply` and echoes from then on.
+/// A server that accepts TLS and a StartupMessage, sends `reply` and then echoes.
 pub(crate) async fn login(conn: Conn, config: Arc<ServerConfig>, reply: Vec<u8>) {
     let Some(mut conn) = accept_ssl(conn, config).await else { return };
     if read_startup(&mut conn).await.is_some()
@@ -138,7 +138,7 @@ pub(crate) async fn login(conn: Conn, config: Arc<ServerConfig>, reply: Vec<u8>)
     }
 }
 
-/// A PKI, a server config and an ambassador for a Postgres cluster with one upstream.
+/// A PKI, a server config and an ambassador for a PostgreSQL cluster with one upstream.
 pub(crate) struct World {
     pub(crate) pki: Pki,
     pub(crate) tls: Arc<ServerConfig>,
@@ -163,7 +163,7 @@ impl World {
         ))
     }
 
-    /// A server that lets everybody in and says `reply` first.
+    /// A server that accepts every login and sends `reply` first.
     pub(crate) fn server(&self, reply: Vec<u8>) -> Upstream {
         let tls = self.tls.clone();
         Upstream::plain(move |conn| login(conn, tls.clone(), reply.clone()))

@@ -1,5 +1,4 @@
-//! A certificate authority per test, and the certificates it hands out: right ones, expired ones, ones for
-//! another name.
+//! A certificate authority per test, and the certificates it issues: right ones, expired ones, ones for another name.
 //!
 //! Keys are P-256 in PKCS#8 unless a test asks for another key or another encoding, which the `openssl`
 //! command makes: a converter of our own would only prove that we agree with ourselves.
@@ -44,7 +43,7 @@ impl Pki {
         Self { dir, ca }
     }
 
-    /// The CA certificate, PEM: what `tls.ca` wants.
+    /// The CA certificate, PEM, for `tls.ca`.
     pub(crate) fn ca(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
@@ -62,7 +61,7 @@ impl Pki {
         self.leaf("server", &server_params(names), &KeyPair::generate().expect("a key"))
     }
 
-    /// A server certificate whose time was over years ago.
+    /// A server certificate that expired years ago.
     pub(crate) fn expired_server(&self, names: &[&str]) -> Leaf {
         let mut params = server_params(names);
         params.not_before = date_time_ymd(2001, 1, 1);
@@ -70,14 +69,14 @@ impl Pki {
         self.leaf("expired", &params, &KeyPair::generate().expect("a key"))
     }
 
-    /// A server certificate whose time ends so long from now.
+    /// A server certificate that expires after this time.
     pub(crate) fn server_until(&self, names: &[&str], left: Duration) -> Leaf {
         let mut params = server_params(names);
         params.not_after = (SystemTime::now() + left).into();
         self.leaf("ending", &params, &KeyPair::generate().expect("a key"))
     }
 
-    /// A server certificate that bears URIs too.
+    /// A server certificate that also has URIs.
     pub(crate) fn server_with_uris(&self, names: &[&str], uris: &[&str]) -> Leaf {
         let mut params = server_params(names);
         let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().expect("an ASCII URI")));
@@ -97,7 +96,7 @@ impl Pki {
         self.leaf(common_name, &params, &KeyPair::generate().expect("a key"))
     }
 
-    /// A revocation list of this CA with these certificates, good for so long, as a file of that name.
+    /// A revocation list of this CA with these certificates, valid for this long, as a file with that name.
     pub(crate) fn crl(&self, file: &str, revoked: &[&Leaf], good_for: Duration) -> PathBuf {
         let begin = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
         let revoked = revoked.iter().map(|leaf| RevokedCertParams {
@@ -125,7 +124,7 @@ impl Pki {
         self.leaf(common_name, &client_params(common_name), &KeyPair::generate().expect("a key"))
     }
 
-    /// The same, and its time ends so long from now.
+    /// The same, expiring after this time.
     pub(crate) fn client_until(&self, common_name: &str, left: Duration) -> Leaf {
         let mut params = client_params(common_name);
         params.not_after = (SystemTime::now() + left).into();
@@ -138,7 +137,7 @@ impl Pki {
         self.leaf(common_name, &client_params(common_name), &key)
     }
 
-    /// A client certificate that only its intermediate connects with the CA; the file holds both.
+    /// A client certificate from an intermediate of the CA; the file has both.
     pub(crate) fn client_by_intermediate(&self, common_name: &str) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let intermediate =
@@ -176,7 +175,7 @@ impl Leaf {
         self.converted("sec1", "BEGIN EC PRIVATE KEY", &["ec"])
     }
 
-    /// The key encrypted with a pass phrase that nobody gave us.
+    /// The key, encrypted with a pass phrase that the ambassador does not have.
     pub(crate) fn key_encrypted(&self) -> PathBuf {
         let arguments = ["pkcs8", "-topk8", "-passout", "pass:secret"];
         self.converted("encrypted", "BEGIN ENCRYPTED PRIVATE KEY", &arguments)

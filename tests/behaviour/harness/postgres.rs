@@ -1,5 +1,5 @@
-//! A real PostgreSQL, Debian's, that lets nobody in over TCP without TLS, a client certificate and SCRAM. One
-//! instance serves the whole test process; it costs a second to make.
+//! A real PostgreSQL, Debian's, that demands TLS, a client certificate and SCRAM over TCP. One instance serves the
+//! whole test process; it takes a second to start.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ pub(crate) struct Postgres {
     pki: &'static Pki,
     /// The certificate that `clientcert=verify-full` accepts for role `app`.
     app: &'static Leaf,
-    // Its stdin is the pipe that the server hangs on.
+    // The pipe that ends the server when it is closed.
     _keeper: Child,
 }
 
@@ -33,19 +33,19 @@ hostssl all invoicing,reporting 127.0.0.1/32 cert map=units
 hostssl replication app 127.0.0.1/32 scram-sha-256 clientcert=verify-full
 ";
 
-/// `pg_ident.conf`: which certificate may be which role, where a line of the above has `map=units`.
+/// `pg_ident.conf`: which certificate may use which role, where a line of the above has `map=units`.
 const IDENT: &str = "
 units  billing.unit.test  invoicing
 units  report.unit.test   reporting
 ";
 
-/// What most servers have: a line for all.
+/// Common in practice: one line for all.
 const HBA_FOR_ALL: &str = "
 local   all all              trust
 hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 ";
 
-/// What a server logs by default of its connections is nothing at all.
+/// PostgreSQL's default: connections are not logged.
 const ALL_CONNECTIONS: &str = "log_connections = on\nlog_disconnections = on\n";
 
 const ROLES: &str = "
@@ -57,7 +57,7 @@ create role reporting login;
 grant all on schema public to app, reports;
 ";
 
-/// The names in the server's certificate: one for `server_name`, the address for those who name none.
+/// The names in the server's certificate: one for `server_name`, the address for clusters without it.
 const SERVER_NAMES: [&str; 2] = ["db.test", "127.0.0.1"];
 
 impl Postgres {
@@ -70,7 +70,7 @@ impl Postgres {
         })
     }
 
-    /// Another one, which knows the same roles and takes the same certificates as the first.
+    /// Another server, with the same roles and client certificates as the first.
     pub(crate) fn second() -> &'static Self {
         static SECOND: OnceLock<Postgres> = OnceLock::new();
         SECOND.get_or_init(|| {
@@ -79,19 +79,19 @@ impl Postgres {
         })
     }
 
-    /// Like the second, with room for two sessions, and for so many of a superuser besides.
+    /// Like the second, with room for two sessions, and for this many of a superuser besides.
     pub(crate) fn small(reserved: u32) -> &'static Self {
         let first = Self::shared();
         let room = format!(
             "max_connections = {}\nsuperuser_reserved_connections = {reserved}\nmax_wal_senders = 0\n",
             2 + reserved
         );
-        // Its end would take the certificates of the first with it.
+        // Its end would remove the certificates of the first with it.
         Box::leak(Box::new(Self::start(HBA, &room, first.pki, first.app)))
     }
 
-    /// One that logs what PostgreSQL logs by default, and whose `pg_hba.conf` has a line for all. It is for one test at a time,
-    /// which looks at its log.
+    /// A server with PostgreSQL's default logging, and one `pg_hba.conf` line for all. For one test at a time, which
+    /// reads its log.
     pub(crate) fn quiet() -> MutexGuard<'static, Self> {
         static QUIET: OnceLock<Mutex<Postgres>> = OnceLock::new();
         let quiet = QUIET.get_or_init(|| {
@@ -108,7 +108,7 @@ impl Postgres {
         number.parse::<u32>().expect("a number") / 10_000
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).expect("a readable log")
     }
@@ -116,7 +116,7 @@ impl Postgres {
     fn start(hba: &str, logging: &str, pki: &'static Pki, app: &'static Leaf) -> Self {
         let server = pki.server(&SERVER_NAMES);
         let dir = directory();
-        // PostgreSQL refuses root.
+        // PostgreSQL refuses to run as root.
         let account = Account::of("postgres", "postgresql");
         let data = dir.join("data");
         fs::create_dir(&data).expect("a data directory");
@@ -159,12 +159,12 @@ impl Postgres {
         self.tls_with(self.app, "")
     }
 
-    /// The same with more in it, such as `, start: direct`.
+    /// The same with further keys, such as `, start: direct`.
     pub(crate) fn tls_and(&self, more: &str) -> String {
         self.tls_with(self.app, more)
     }
 
-    /// The same with the certificate that opens the door for role `certonly`; the second server takes it too.
+    /// The same with the certificate of role `certonly`; the second server accepts it too.
     pub(crate) fn tls_of_certonly() -> String {
         static CERTONLY: OnceLock<Leaf> = OnceLock::new();
         let shared = Self::shared();
@@ -180,7 +180,7 @@ impl Postgres {
         )
     }
 
-    /// Runs SQL as superuser over the server's own unix socket and returns what `psql -At` printed.
+    /// Runs SQL as superuser over the server's own unix socket and returns the output of `psql -At`.
     #[track_caller]
     pub(crate) fn as_superuser(&self, sql: &str) -> String {
         psql(&self.of_superuser(), sql).must_succeed().stdout.trim().to_owned()
@@ -193,7 +193,7 @@ impl Postgres {
     }
 }
 
-/// `psql` on a connection string, with no file of the user's in play.
+/// `psql` on a connection string, without the user's files.
 #[track_caller]
 pub(crate) fn psql(conninfo: &str, sql: &str) -> Finished {
     finish(psql_command(conninfo).args(["-c", sql]))
@@ -205,7 +205,7 @@ pub(crate) fn psql_command(conninfo: &str) -> Command {
     command
 }
 
-/// A libpq program with the password at hand and without what the environment may say about connections.
+/// A libpq program with the password set and without the environment's connection settings.
 pub(crate) fn libpq_client(program: &Path) -> Command {
     let mut command = Command::new(program);
     for name in [
@@ -220,7 +220,7 @@ pub(crate) fn libpq_client(program: &Path) -> Command {
     ] {
         command.env_remove(name);
     }
-    // A home without ~/.postgresql: a client certificate of the user's must not be what opens the door.
+    // A home without ~/.postgresql: a client certificate of the user must not be what logs in.
     command.env("PGPASSWORD", PASSWORD).env("HOME", "/nonexistent").env("LC_ALL", "C");
     command
 }
@@ -246,7 +246,7 @@ fn serve(dir: &Path, account: Option<&Account>, pki: &Pki, logging: &str) -> (u1
             return (port, keeper);
         }
         let log = fs::read_to_string(dir.join("log")).expect("a readable log");
-        // Between our look for a free port and its bind somebody may have taken the port.
+        // Between our search for a free port and its bind another process may have taken the port.
         assert!(log.contains("could not bind") && attempt < 5, "PostgreSQL does not start:\n{log}");
         drop(keeper.kill());
         drop(keeper.wait());

@@ -1,5 +1,5 @@
-//! HAProxy and nginx, before us and behind us: each sends PROXY headers from some ports, and tells on others what it reads
-//! in the headers that it is sent.
+//! HAProxy and nginx, in front of us and behind us: each sends PROXY headers from some ports, and reports on others
+//! what it reads in the headers that it gets.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use super::demand;
 use super::server::{Plan, Server, shared};
 
-/// HAProxy. It sends on what comes to port 0 with a header of version 1, to port 1 with one of version 2 that has an id, an
-/// authority and a checksum, to `v1.sock` and `v2.sock` in its directory. Port 2 tells what it reads in a header, and
-/// port 3 does so behind TLS, by HTTP.
+/// HAProxy. It forwards connections to port 0 with a header of version 1, to port 1 with one of version 2 that has an
+/// id, an authority and a checksum, to `v1.sock` and `v2.sock` in its directory. Port 2 reports what it reads in a
+/// header, and port 3 does so over TLS, by HTTP.
 pub(crate) fn haproxy() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -42,16 +42,16 @@ pub(crate) fn haproxy() -> &'static Server {
     })
 }
 
-/// nginx. It sends on what comes to port 0 with a header of version 1 to `nginx.sock` in its directory; port 1 tells what it
-/// reads in a header, port 2 does so behind TLS. Ports 3 and 4 want a client certificate, with TLS 1.2 and 1.3 alone, and tell
-/// whose it is.
+/// nginx. It forwards connections to port 0 with a header of version 1 to `nginx.sock` in its directory; port 1
+/// reports what it reads in a header, port 2 does so over TLS. Ports 3 and 4 demand a client certificate, with TLS 1.2
+/// and 1.3 only, and report whose it is.
 pub(crate) fn nginx() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
         Server::start(5, None, "TERM", |plan| {
             let Plan { dir, ports, .. } = plan;
             let [sends, tells, tells_tls, judges, judges_late] = ports else { panic!("five ports") };
-            // Its workers give root up, and the socket of the test is in here.
+            // Its workers drop root, and must reach the test's socket in this directory.
             std::fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("a passable directory");
             let dir = dir.display();
             let module = "/usr/lib/nginx/modules/ngx_stream_module.so";

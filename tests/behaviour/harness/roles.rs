@@ -1,4 +1,4 @@
-//! The parts an upstream can play, each a script for `Upstream::plain` or `Upstream::tls`.
+//! Roles of an upstream, each a script for `Upstream::plain` or `Upstream::tls`.
 
 use std::future::{self, Future};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use super::{Conn, Pattern};
 
 type Script = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Sends back what it gets; on end of stream ends its own side too. Notes how the client ended.
+/// Sends back what it gets; at the end of the stream ends its own side too. Notes how the client ended.
 pub(crate) async fn echo(mut conn: Conn) {
     let mut buffer = vec![0; 64 * 1024];
     let mut total = 0;
@@ -42,14 +42,14 @@ pub(crate) fn greet(text: &'static str) -> impl Fn(Conn) -> Script + Clone + Sen
     }
 }
 
-/// Tells the client which address it seems to come from.
+/// Reports the address that the client seems to come from.
 pub(crate) async fn tell_peer(mut conn: Conn) {
     let peer = conn.peer().ip().to_string();
     drop(conn.write_all(peer.as_bytes()).await);
     drop(conn.shutdown().await);
 }
 
-/// Accepts and never says a word: neither a handshake nor an answer. Notes when the client has gone.
+/// Accepts and sends nothing: neither a handshake nor an answer. Notes when the client has left.
 pub(crate) async fn silent(mut conn: Conn) {
     let mut buffer = [0; 4096];
     loop {
@@ -61,7 +61,7 @@ pub(crate) async fn silent(mut conn: Conn) {
     }
 }
 
-/// Reads nothing at all and holds the connection.
+/// Reads nothing and keeps the connection open.
 pub(crate) async fn deaf(conn: Conn) {
     future::pending::<()>().await;
     drop(conn);
@@ -131,7 +131,7 @@ pub(crate) fn answer_after_end(text: &'static str) -> impl Fn(Conn) -> Script + 
     }
 }
 
-/// Says `text`, ends its own side at once, then reads to the end of the client's.
+/// Sends `text`, ends its own side at once, then reads to the end of the client's.
 pub(crate) fn end_then_listen(text: &'static str) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     move |mut conn| {
         Box::pin(async move {

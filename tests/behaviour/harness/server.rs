@@ -1,5 +1,5 @@
-//! Servers of other projects, each set to talk to nobody without TLS and a client certificate. One instance of each serves
-//! the whole test process (see `daemon`).
+//! Servers of other projects, each of which demands TLS and a client certificate. One instance of each serves the
+//! whole test process (see `daemon`).
 
 use std::fs;
 use std::net::TcpStream;
@@ -12,23 +12,23 @@ use super::command::tree_of;
 use super::daemon::{Account, as_account, directory, free_port, give, give_copy, keep};
 use super::{Leaf, Pki, demand, finish, until_within};
 
-/// The password of everybody whom a server knows.
+/// The password of every user of every server.
 pub(crate) const PASSWORD: &str = "correct horse";
 
-/// How long a server may take to accept connections: RabbitMQ takes ten seconds where nothing else is about.
+/// How long a server may take to accept connections: RabbitMQ takes ten seconds on an idle machine.
 const START_PATIENCE: Duration = Duration::from_secs(90);
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Server {
     dir: PathBuf,
     ports: Vec<u16>,
     pki: Arc<Pki>,
-    /// The certificate that it takes.
+    /// The client certificate that it accepts.
     app: Leaf,
     _keeper: Child,
 }
 
-/// What a server is started with: its own directory with `ca.pem`, `server.pem` and `server.key`, and its ports.
+/// The parameters of a server's start: its directory with `ca.pem`, `server.pem` and `server.key`, and its ports.
 pub(super) struct Plan<'a> {
     pub(super) dir: &'a Path,
     pub(super) ports: &'a [u16],
@@ -47,7 +47,7 @@ impl Plan<'_> {
 }
 
 impl Server {
-    /// Starts what `command` says on that many ports, and waits until all of them accept.
+    /// Starts the server of `command` on that many ports, and waits until all of them accept.
     pub(super) fn start(
         ports: usize,
         account: Option<&Account>,
@@ -86,7 +86,7 @@ impl Server {
             let started = until_within(START_PATIENCE, what, accepts);
             match started {
                 Ok(()) => break (ports, keeper),
-                // Between our look for a free port and its bind somebody may have taken the port.
+                // Between our search for a free port and its bind another process may have taken the port.
                 Err(status) => {
                     let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
                     assert!(attempt < 3, "{:?} does not start ({status}):\n{log}", command.get_program());
@@ -115,7 +115,7 @@ impl Server {
         format!("tls: {{ ca: {}, server_name: srv.test }}", self.pki.ca().display())
     }
 
-    /// All that it has printed.
+    /// All its output.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -125,7 +125,8 @@ pub(super) fn shared(cell: &'static OnceLock<Server>, start: impl FnOnce() -> Se
     cell.get_or_init(start)
 }
 
-/// MariaDB, which takes PROXY headers: roles `app` (native password) and `ed` (ed25519), both only with a certificate; database `shop`.
+/// MariaDB, which accepts PROXY headers: roles `app` (native password) and `ed` (ed25519), both only with a
+/// certificate; database `shop`.
 pub(crate) fn mariadb() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -188,7 +189,7 @@ pub(crate) fn mariadb() -> &'static Server {
     })
 }
 
-/// MySQL's own server, where `scripts/test-matrix` has fetched it: its port and that of its X protocol; roles `app`
+/// MySQL's own server, if `scripts/test-matrix` has fetched it: its port and that of its X protocol; roles `app`
 /// (caching_sha2_password) and `sha` (sha256_password), both only with a certificate; database `shop`.
 pub(crate) fn mysql() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
@@ -249,8 +250,8 @@ pub(crate) fn mysql() -> &'static Server {
     })
 }
 
-/// Postfix' smtpd, on port 1 its postscreen and on port 2 an smtpd that wants a PROXY header, for anything from this host over
-/// TLS; what they take is thrown away.
+/// Postfix' smtpd, on port 1 its postscreen and on port 2 an smtpd that demands a PROXY header, for mail from this
+/// host over TLS; accepted mail is discarded.
 pub(crate) fn postfix() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -336,7 +337,7 @@ pub(crate) fn dovecot() -> &'static Server {
     })
 }
 
-/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password. On port 1 it wants a PROXY header of version 2.
+/// OpenLDAP with `dc=test`, whose `cn=admin,dc=test` has the password. Port 1 demands a PROXY header of version 2.
 pub(crate) fn slapd() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -359,7 +360,7 @@ pub(crate) fn slapd() -> &'static Server {
     })
 }
 
-/// A cluster of two NATS servers; their clients' ports are 0 of each.
+/// A cluster of two NATS servers; their clients' ports are port 0 of each.
 pub(crate) fn nats() -> &'static [Server; 2] {
     static SHARED: OnceLock<[Server; 2]> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -386,7 +387,7 @@ pub(crate) fn nats() -> &'static [Server; 2] {
     })
 }
 
-/// A NATS server that takes one client.
+/// A NATS server that accepts one client.
 pub(crate) fn full_nats() -> Server {
     Server::start(1, None, "TERM", |plan| {
         let dir = plan.dir.display();
@@ -475,7 +476,7 @@ pub(crate) fn rabbitmq() -> &'static Server {
             );
             let config = plan.write("rabbitmq.conf", &config);
             give(Path::new(&config), plan.account);
-            // Debian's own start script wants to be root or `rabbitmq`; this is the one behind it.
+            // Debian's own start script demands root or `rabbitmq`; it calls this one.
             let server = Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server");
             assert!(server.exists(), "RabbitMQ is missing: apt-get install rabbitmq-server");
             let (registry, distribution) = (free_port(), free_port());

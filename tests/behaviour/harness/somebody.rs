@@ -1,7 +1,8 @@
-//! Somebody else on this host: another user, with groups, in a control group or a network namespace of his own. Only root
-//! can be somebody else; for others the tests that need it say so and pass.
+//! Other users of this host, with groups, in control groups or network namespaces of their own. Only root can change
+//! its uid; otherwise the tests that need it print so and pass.
 //!
-//! Two users and two groups are made when they are missing, and stay; control groups and namespaces go with the test.
+//! Two users and two groups are created if they are missing, and stay; control groups and namespaces are removed with
+//! the test.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -12,7 +13,7 @@ use std::sync::Once;
 
 use super::{Finished, demand, finish};
 
-/// A user that the tests made.
+/// A user that the tests created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: &'static str,
@@ -29,7 +30,7 @@ pub(crate) struct Users {
 pub(crate) const APPS: &str = "ambtest-apps";
 
 impl Users {
-    /// `None`, and a word about it, where we are not root.
+    /// `None`, with a message, if we are not root.
     pub(crate) fn have() -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("this needs several users, which only root can have: not tested");
@@ -69,7 +70,7 @@ impl User {
     }
 }
 
-/// Where a client runs, and as whom.
+/// Where a client runs, and under which user.
 #[derive(Clone, Default)]
 pub(crate) struct Somebody {
     user: Option<User>,
@@ -153,14 +154,14 @@ impl Somebody {
     }
 }
 
-/// A client at work; it hangs up when dropped.
+/// A client at work; dropped, it closes.
 pub(crate) struct Call {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Call {
-    /// What it got: `got …`, `end` or `reset`; nothing when it had no wish to hear.
+    /// Its result: `got …`, `end` or `reset`; nothing if it was not to read.
     #[track_caller]
     pub(crate) fn heard(&mut self) -> String {
         let mut line = String::new();
@@ -172,7 +173,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
-        // It ends by itself when its stdin does.
+        // It ends when its stdin does.
         drop(self.child.wait());
     }
 }
@@ -181,7 +182,7 @@ impl Drop for Call {
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// At that path below the root of the hierarchy; `None`, and a word about it, where none can be made.
+    /// At that path below the root of the hierarchy; `None`, with a message, if it cannot be created.
     pub(crate) fn make(path: &str) -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("a list of mounts");
         let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
@@ -204,7 +205,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // With the last of its processes; and whoever else made something in its parents keeps them.
+        // Removed with the last of its processes; parents in use by others stay.
         let mut path = self.0.as_path();
         while fs::remove_dir(path).is_ok() {
             let Some(parent) = path.parent() else { return };
@@ -213,11 +214,11 @@ impl Drop for Cgroup {
     }
 }
 
-/// A network namespace with one wire to ours.
+/// A network namespace with one veth pair to ours.
 pub(crate) struct Namespace(String);
 
 impl Namespace {
-    /// `None`, and a word about it, where none can be made. `number` is its own among those of one test process.
+    /// `None`, with a message, if it cannot be created. `number` is unique within the test process.
     pub(crate) fn make(number: u8) -> Option<Self> {
         let this = Self(format!("ambtest-{}-{number}", std::process::id()));
         let outer = format!("at{number}-{}", std::process::id() % 10_000);
@@ -240,7 +241,7 @@ impl Namespace {
         format!("/run/netns/{}", self.0)
     }
 
-    /// Our end of the wire.
+    /// Our end of the veth pair.
     pub(crate) fn gateway(number: u8) -> String {
         format!("10.199.{number}.1")
     }

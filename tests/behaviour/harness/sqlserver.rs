@@ -1,8 +1,8 @@
-//! A scripted SQL Server, since none can be had here: PRELOGIN, TLS in TDS packets, one login and one answer to whatever is
-//! asked; strict where SQL Server is known to be. It speaks TDS 7.0 to 7.4, and MARS.
+//! A scripted SQL Server, since a real one is not available here: PRELOGIN, TLS in TDS packets, one login and one
+//! answer to every request; strict where SQL Server is known to be. It speaks TDS 7.0 to 7.4, and MARS.
 //!
-//! Written from MS-TDS and MC-SMP, and apart from the program's own code for them. What it shows is that clients and the
-//! program understand the documents alike, and not that SQL Server does.
+//! Written from MS-TDS and MC-SMP, independently of the daemon's own code for them. It shows that clients and the
+//! daemon understand the documents alike, not that SQL Server does.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -13,26 +13,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::upstream::{Conn, Upstream};
 
-/// The one user, whose password is what the other servers' users have.
+/// The one user, with the same password as on the other servers.
 pub(crate) const USER: &str = "app";
 const HEAD: usize = 8;
-/// The packet size that it agrees on.
+/// The packet size that it negotiates.
 const PACKET_MAX: usize = 4096;
 
-/// Where a server differs from an ordinary one.
+/// Differences from an ordinary server.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Temper {
-    /// What it says to ENCRYPT_ON; `None`: the same.
+    /// Its answer to ENCRYPT_ON; `None`: the same.
     pub(crate) encryption: Option<u8>,
-    /// The type of the packets that it puts its handshake into; `None`: 0x12, as everybody.
+    /// The type of its handshake packets; `None`: 0x12, as usual.
     pub(crate) carrier: Option<u8>,
-    /// Sends every login to that host and port.
+    /// Routes every login to that host and port.
     pub(crate) routes_to: Option<(&'static str, u16)>,
-    /// Ends the connection instead of answering a login.
+    /// Closes the connection instead of answering a login.
     pub(crate) drops_logins: bool,
 }
 
-/// Runs it for each connection. Its diary has a line for PRELOGIN, for the handshake, for each login and each request.
+/// Runs it for each connection. Its notes have a line for PRELOGIN, for the handshake, for each login and each
+/// request.
 pub(crate) fn sql_server(tls: Arc<ServerConfig>, temper: Temper) -> Upstream {
     Upstream::plain(move |conn| {
         let tls = tls.clone();
@@ -49,9 +50,9 @@ struct Session {
     conn: Conn,
     tls: Option<ServerConnection>,
     temper: Temper,
-    /// Of TDS: 0x74 for 7.4.
+    /// The TDS version: 0x74 for 7.4.
     version: u8,
-    /// Of MARS: what each has received, and sent.
+    /// The MARS sessions: what each has received, and sent.
     streams: BTreeMap<u16, (u32, u32)>,
 }
 
@@ -63,7 +64,7 @@ fn u16_at(bytes: &[u8], at: usize) -> usize {
     usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }
 
-/// UTF-16, as TDS has it.
+/// UTF-16, as in TDS.
 fn wide(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
@@ -73,7 +74,7 @@ fn narrow(bytes: &[u8]) -> String {
     String::from_utf16_lossy(&units)
 }
 
-/// One character's length in front.
+/// Prefixed with its length, one byte.
 fn counted(text: &str) -> Vec<u8> {
     [&[u8::try_from(text.chars().count()).expect("a short text")][..], &wide(text)].concat()
 }
@@ -99,7 +100,7 @@ impl Session {
                 0x10 => self.login(&message)?,
                 0x01 => self.batch(&message),
                 0x03 => self.call(),
-                // An attention: what was asked has been answered.
+                // An attention: the request has been answered already.
                 0x06 => self.done(0xfd, 0x20),
                 kind => return Err(foreign(format!("a message of type {kind:#04x}"))),
             };
@@ -107,7 +108,7 @@ impl Session {
         }
     }
 
-    /// A packet that travels by itself.
+    /// A packet outside of a message.
     async fn packet(&mut self) -> io::Result<Vec<u8>> {
         let mut packet = vec![0; HEAD];
         self.conn.read_exact(&mut packet).await?;
@@ -168,7 +169,7 @@ impl Session {
         Ok(())
     }
 
-    /// What one TLS record holds; `None`: the client has ended TLS.
+    /// The content of one TLS record; `None`: the client has ended TLS.
     async fn record(&mut self) -> io::Result<Option<Vec<u8>>> {
         let tls = self.tls.as_mut().expect("behind the handshake");
         let mut record = vec![0; 5];
@@ -183,8 +184,8 @@ impl Session {
         Ok((!has_closed).then_some(plaintext))
     }
 
-    /// A message of packets, each alone in its record: anything else ends the connection, as SQL Server does. With MARS the
-    /// stream that it is of.
+    /// A message of packets, each alone in its record: anything else closes the connection, as in SQL Server. With
+    /// MARS, also the session that it belongs to.
     async fn message(&mut self) -> io::Result<Option<(Option<u16>, u8, Vec<u8>)>> {
         let mut message = Vec::new();
         loop {
@@ -201,7 +202,7 @@ impl Session {
                     }
                     let (received, _) = self.streams.entry(stream).or_insert((0, 0));
                     *received += u32::from(flags == 8);
-                    // DATA is acknowledged, FIN answered by FIN; SYN and ACK are not.
+                    // DATA is acknowledged, FIN answered with FIN; SYN and ACK are not answered.
                     if let Some(answer) = [(8, 2), (4, 4)].iter().find(|(asked, _)| *asked == flags) {
                         let smp = self.smp(stream, answer.1, &[]);
                         self.seal(&smp).await?;
@@ -235,7 +236,7 @@ impl Session {
         Ok(())
     }
 
-    /// A packet of MARS, and how much more the client may send.
+    /// A MARS packet, with the client's window.
     fn smp(&mut self, stream: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
         let (received, sent) = self.streams.get_mut(&stream).expect("it has been opened");
         *sent += u32::from(flags == 8);
@@ -256,7 +257,7 @@ impl Session {
         self.conn.write_all(&records).await
     }
 
-    /// LOGIN7: version, user, password, program; one user is let in.
+    /// LOGIN7: version, user, password, program; one user is accepted.
     fn login(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
         if message.len() < 94 {
             return Err(foreign("a login that is too short"));
@@ -319,7 +320,7 @@ impl Session {
         [self.rows(false), self.done(0xff, 0x11), vec![0x79, 0, 0, 0, 0], self.done(0xfe, 0)].concat()
     }
 
-    /// One column `answer`, and 42 in it once, or in more rows than a packet has room for.
+    /// One column `answer` with 42 in one row, or in more rows than fit a packet.
     fn rows(&self, many: bool) -> Vec<u8> {
         let usertype: &[u8] = if self.is_old() { &[0; 2] } else { &[0; 4] };
         let head = [&[0x81, 1, 0][..], usertype, &[0, 0, 0x38], &counted("answer")].concat();

@@ -1,5 +1,4 @@
-//! The TLS side of an upstream: which certificate it shows, whom it demands one from, which versions and ALPN
-//! names it speaks.
+//! The TLS side of an upstream: its certificate, the CA of its clients' certificates, its versions and ALPN names.
 
 use std::sync::Arc;
 
@@ -8,8 +7,8 @@ use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, crypto, vers
 
 use super::{Leaf, Pki};
 
-/// A `ServerConfig` in the making. One built config is one session cache, so resumption is seen only through
-/// a clone of the same.
+/// Builds a `ServerConfig`. One built config is one session cache, so resumption is seen only through a clone of the
+/// same.
 pub(crate) struct ServerTls<'a> {
     leaf: &'a Leaf,
     clients: Option<&'a Pki>,
@@ -37,7 +36,7 @@ impl<'a> ServerTls<'a> {
         self
     }
 
-    /// Asks for one, and does without.
+    /// Asks for a client certificate, and accepts none.
     pub(crate) fn asks_for_clients_of(mut self, pki: &'a Pki) -> Self {
         (self.clients, self.is_optional) = (Some(pki), true);
         self
@@ -53,7 +52,7 @@ impl<'a> ServerTls<'a> {
         self
     }
 
-    /// Knows one key exchange only, and one that nobody guesses.
+    /// Supports one key exchange only, for which no client sends a share.
     pub(crate) fn only_p384(mut self) -> Self {
         self.only_p384 = true;
         self

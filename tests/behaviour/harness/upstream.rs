@@ -1,9 +1,7 @@
-//! A reference server in the test process: a script that runs for every connection, and a diary of what it
-//! saw.
+//! A reference server in the test process: a script that runs for every connection, and notes of what it saw.
 //!
-//! Each upstream has a thread and a runtime of its own, so a slow neighbour cannot slow it, and dropping it
-//! cuts its connections the way the death of a process does. What the scripts are is in `roles`; a test with
-//! a special need passes a closure.
+//! Each upstream has a thread and a runtime of its own, so a slow neighbour cannot slow it, and dropping it cuts its
+//! connections like the death of a process. The scripts are in `roles`; a test with a special need passes a closure.
 
 use std::fmt::{self, Display, Formatter};
 use std::future::Future;
@@ -34,7 +32,7 @@ pub(crate) struct Upstream {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What an upstream saw, written by its scripts and read by the test.
+/// The notes of an upstream, written by its scripts and read by the test.
 #[derive(Clone, Default)]
 struct Diary {
     notes: Arc<Mutex<Vec<String>>>,
@@ -42,7 +40,7 @@ struct Diary {
     active: Arc<AtomicUsize>,
 }
 
-/// One accepted connection, plain or TLS, with the diary at hand.
+/// One accepted connection, plain or TLS, with the notes.
 pub(crate) struct Conn {
     io: Io,
     diary: Diary,
@@ -73,7 +71,7 @@ impl Upstream {
         Self::plain_at("127.0.0.1:0", script)
     }
 
-    /// The same at an address of the test's choice, which may be one where an upstream has been before.
+    /// The same on an address of the test's choice, which an earlier upstream may have had.
     pub(crate) fn plain_at<F, Fut>(address: &str, script: F) -> Self
     where
         F: Fn(Conn) -> Fut + Send + 'static,
@@ -112,7 +110,7 @@ impl Upstream {
         })
     }
 
-    /// `127.0.0.1:PORT`, as `endpoints:` wants it.
+    /// `127.0.0.1:PORT`, for `endpoints:`.
     pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
@@ -142,7 +140,8 @@ impl Upstream {
         until(wanted, || self.notes().into_iter().find(|note| note.contains(part)))
     }
 
-    /// Waits until at least `count` connections were accepted: the kernel completes them before we get to it.
+    /// Waits until at least `count` connections were accepted: the kernel completes them before this process accepts
+    /// them.
     #[track_caller]
     pub(crate) fn wait_accepted(&self, count: usize) {
         until(format!("the upstream accepted {count}"), || (self.accepted() >= count).then_some(()));
@@ -153,17 +152,17 @@ impl Upstream {
         until(format!("the upstream had {count} connections"), || (self.active() == count).then_some(()));
     }
 
-    /// Dies: the listening socket and every connection are closed by the kernel.
+    /// Dies: the kernel closes the listening socket and every connection.
     pub(crate) fn stop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
-            // A script that panicked has said so on stderr already.
+            // A script that panicked has reported that on stderr already.
             drop(thread.join());
         }
     }
 }
 
-/// A note waited for. Shown when it never came, and with the diary as it is then.
+/// A note to wait for. Shown, with all notes at that time, if it never came.
 struct Wanted<'a> {
     upstream: &'a Upstream,
     part: &'a str,
@@ -197,13 +196,13 @@ where
             let listener = TcpListener::from_std(listener).expect("a registered listener");
             let accepting = async {
                 loop {
-                    // EMFILE and the like: the test process opens thousands, so an accept may fail; the next
-                    // one is tried.
+                    // EMFILE and the like: the test process opens thousands of sockets, so an accept may fail; the
+                    // next one is tried.
                     let Ok((stream, _)) = listener.accept().await else {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                         continue;
                     };
-                    // What a script says leaves at once, also when it resets right after.
+                    // Bytes of a script are sent at once, also if it resets right after.
                     drop(stream.set_nodelay(true));
                     diary.accepted.fetch_add(1, Ordering::SeqCst);
                     diary.active.fetch_add(1, Ordering::SeqCst);
@@ -228,7 +227,7 @@ impl Conn {
         self.diary.notes.lock().expect("a diary nobody poisoned").push(note.into());
     }
 
-    /// The server half of a handshake; what came of it is noted.
+    /// The server half of a handshake; its result is noted.
     pub(crate) async fn start_tls(self, config: Arc<ServerConfig>) -> Option<Self> {
         let Self { io, diary, _active } = self;
         let Io::Plain(stream) = io else { panic!("TLS inside TLS is not what these tests do") };
@@ -249,7 +248,7 @@ impl Conn {
         }
     }
 
-    /// What was agreed, as one line: `handshake TLSv1_3 sni=Some("db.test") alpn=None client=true
+    /// The negotiated parameters, as one line: `handshake TLSv1_3 sni=Some("db.test") alpn=None client=true
     /// kind=Some(Full) group=… cn=billing`. A resumed session has the client of the one before.
     fn handshake(&self) -> String {
         let Io::Tls(stream) = &self.io else { return String::new() };
@@ -279,7 +278,7 @@ impl Conn {
 
     /// Waits for the client's first bytes and leaves them where they are.
     pub(crate) async fn heard(&self) {
-        // A connection that failed is noted by whoever reads from it.
+        // A connection that failed is noted by the next read.
         drop(self.tcp().peek(&mut [0]).await);
     }
 

@@ -1,6 +1,6 @@
-//! A SPIFFE Workload API in the test process: the one streaming call that hands out X.509 certificates, over gRPC as it is
-//! on the wire (HTTP/2, five bytes in front of each message), its messages written by hand, so that nothing of the
-//! ambassador's own client is believed.
+//! A SPIFFE Workload API in the test process: the one streaming call that issues X.509 certificates, over gRPC as it
+//! is on the wire (HTTP/2, five bytes in front of each message), its messages written by hand, so that it shares
+//! nothing with the ambassador's own client.
 
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -12,10 +12,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Leaf, Pki};
 
-/// One piece of an answer; hyper's own type for it.
+/// One piece of an answer, hyper's own type.
 type Body = hyper::body::Bytes;
 
-/// An agent at a socket; dropped, it is gone with all its connections.
+/// An agent at a socket; dropped, it closes with all its connections.
 pub(crate) struct Workload {
     path: PathBuf,
     issued: watch::Sender<Option<Vec<u8>>>,
@@ -24,7 +24,7 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
-    /// One that has nothing for anybody yet: it denies.
+    /// An agent without entries: it denies every request.
     pub(crate) fn start(path: &Path) -> Self {
         let (issued, watched) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
@@ -46,7 +46,7 @@ impl Workload {
         Self { path: path.to_owned(), issued, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Gives that certificate to whoever asks, and to whoever has asked.
+    /// Sends that certificate to all present and later callers.
     pub(crate) fn issue(&self, leaf: &Leaf, uri: &str, pki: &Pki) {
         self.issue_federated(leaf, uri, pki, &[]);
     }
@@ -105,7 +105,7 @@ async fn answer<B>(
     mut respond: SendResponse<Body>,
     mut issued: watch::Receiver<Option<Vec<u8>>>,
 ) {
-    // What SPIRE asks for, so that no web page gets a certificate (SPIFFE Workload Endpoint §6.2.1).
+    // SPIRE demands it, so that no web page gets a certificate (SPIFFE Workload Endpoint §6.2.1).
     let is_ours = request.headers().get("workload.spiffe.io").is_some_and(|value| value == "true")
         && request.uri().path() == "/SpiffeWorkloadAPI/FetchX509SVID";
     let head = Response::builder().header("content-type", "application/grpc");

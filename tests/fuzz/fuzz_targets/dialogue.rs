@@ -1,6 +1,6 @@
-//! What every protocol's dialogues have to bear from either side: no panic, no memory without bound, no TLS while
-//! plaintext is left over, and the same result however the bytes are split. `AMBASSADOR_PROTOCOL` names the protocol,
-//! and `scripts/fuzz` runs them all, each with a corpus of its own.
+//! Every protocol's dialogues with any bytes from either side: no panic, bounded memory, no TLS while plaintext is
+//! left over, and the same result however the bytes are split. `AMBASSADOR_PROTOCOL` names the protocol, and
+//! `scripts/fuzz` runs them all, each with a corpus of its own.
 #![no_main]
 
 use ambassador::internals::protocol::postgres::ScramPlus;
@@ -9,7 +9,7 @@ use ambassador::internals::protocol::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// More than any dialogue may hold, or make of what it was given.
+/// More than any dialogue may buffer, or make of its input.
 const HELD_MAX: usize = 256 * 1024;
 
 fuzz_target!(|input: &[u8]| {
@@ -40,8 +40,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(passed(chunk), passed(usize::MAX));
 });
 
-/// One exchange: a byte for the size of portions, the lengths (two bytes each, the higher first) of what the client says and of
-/// what the server says before TLS, these two, and what the server says after TLS.
+/// One exchange: a byte for the size of portions, the lengths (two bytes each, big endian) of the client's bytes and
+/// of the server's bytes before TLS, these two, and the server's bytes after TLS.
 struct Input<'a> {
     client: &'a [u8],
     before: &'a [u8],
@@ -59,7 +59,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// What a protocol may put in front of a client's first message.
+/// Bytes that a protocol may put in front of a client's first message.
 const PREFACE_MAX: usize = 64;
 
 fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> ClientOpening {
@@ -77,7 +77,7 @@ fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> ClientOpening
     ClientOpening::default()
 }
 
-/// What is left to rewrite behind an upgrade: its own, or the opening's, which has to bear the answer that it kept.
+/// The dialogue that is left after an upgrade: its own, or the opening's, which has to accept the answer that it kept.
 fn answered(protocol: &dyn Protocol, client: &[u8], portion: usize, upgraded: Upgraded) -> Option<Box<dyn Dialogue>> {
     let Some(answer) = upgraded.answer else { return upgraded.dialogue };
     let mut dialogue = open(protocol, client, portion).dialogue?;
@@ -87,7 +87,7 @@ fn answered(protocol: &dyn Protocol, client: &[u8], portion: usize, upgraded: Up
     Some(dialogue).filter(|dialogue| !dialogue.is_finished())
 }
 
-/// A handshake that travels in the protocol's packets: never more comes out than went in.
+/// A handshake within the protocol's packets: never more bytes come out than went in.
 fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
     if upgraded.wrapping.is_none() {
         return;
@@ -107,7 +107,7 @@ fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
     let _ = wrapping.end();
 }
 
-/// Packets for records of their own: not a byte is lost, however they come.
+/// Packets for separate records: no byte is lost, however they arrive.
 fn cut(protocol: &dyn Protocol, client: &[u8], portion: usize) {
     let Some(mut packets) = protocol.packets() else { return };
     let mut whole = Vec::new();
@@ -189,7 +189,7 @@ fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portio
     }
 }
 
-/// What a dialogue makes of the server's bytes alone.
+/// The output of a dialogue for the server's bytes alone.
 fn passed(mut dialogue: Box<dyn Dialogue>, server: &[u8], portion: usize) -> (Vec<u8>, bool) {
     let mut out = Outbox::default();
     let portions = server.chunks(portion.min(server.len().max(1)));

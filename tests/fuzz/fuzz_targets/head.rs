@@ -1,5 +1,5 @@
-//! What the readers of heads have to bear: no panic, no memory without bound, and the same result however the bytes are
-//! split; what a header says can be written and read again.
+//! The readers of heads with any bytes: no panic, bounded memory, and the same result however the bytes are split; a
+//! header that was read can be written and read again.
 #![no_main]
 
 use ambassador::internals::head::connect::RequestReader;
@@ -34,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// What is read, and how many bytes are left to the session; `None`: more have to come.
+/// The result, and how many bytes are left to the session; `None`: more bytes are needed.
 fn read<R: HeadReader>(mut reader: R, bytes: &[u8], portion: usize) -> Option<Result<(R::Head, usize), R::Error>> {
     let mut seen = 0;
     for part in bytes.chunks(portion.min(bytes.len().max(1))) {

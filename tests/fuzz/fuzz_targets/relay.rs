@@ -1,18 +1,18 @@
-//! The whole path behind a dial: a client, the relay with a protocol's dialogue, a server, over connections in memory and step
-//! by step as the input says.
+//! The whole path behind a dial: a client, the relay with a protocol's dialogue, a server, over connections in memory,
+//! step by step as the input says.
 //!
-//! What it has to bear: no panic, no number that overflows, no sleep while there is something to do and no waking for nothing,
-//! no more held than a portion; what each side hears is what the dialogue made of the other's words and then those words
-//! themselves, none lost, none twice; and each end reaches the other side. Lacks TLS, which src/relay/tests/steps.rs has.
+//! Invariants: no panic, no overflow, no sleep while there is work and no waking without work, no more buffered than a
+//! portion; each side receives what the dialogue made of the other's bytes and then those bytes themselves, none lost,
+//! none twice; and each end reaches the other side. Lacks TLS, which src/relay/tests/steps.rs has.
 //!
-//! An input is the label of a protocol and a line feed, then steps: a byte that says what, two that say how much of the rest
-//! belongs to it (the higher first), and that much.
+//! An input is the label of a protocol and a line feed, then steps: a byte for the kind, two for the length of its
+//! payload (big endian), and the payload.
 #![no_main]
 
 #[path = "../../../src/tls/tests/wire.rs"]
 mod wire;
 
-/// What that file imports.
+/// The imports of that file.
 mod sys {
     pub(crate) use ambassador::internals::sys::{Socket, Transport};
 }
@@ -30,13 +30,13 @@ use ambassador::internals::workers;
 use libfuzzer_sys::fuzz_target;
 use wire::{ECONNRESET, EPIPE, End, Peer, Wire, Woken, wire};
 
-/// More than a dialogue makes of what it was given.
+/// More than a dialogue makes of its input.
 const MADE_MAX: usize = 256 * 1024;
-/// What one read may bring, which is all that is held besides.
+/// The most that one read may return, which is all that is buffered besides.
 const PORTION: usize = 1024 * 1024;
-/// What both sides say in one input.
+/// The bytes of both sides in one input.
 const SAID_MAX: usize = 256 * 1024;
-/// Some steps say their bytes so often.
+/// Some steps repeat their bytes this often.
 const ECHOES: usize = 64;
 
 thread_local! {
@@ -78,13 +78,13 @@ impl<'a> Script<'a> {
         Some(Self { protocol, steps })
     }
 
-    /// The bytes of the next step, whatever it says: what comes before the relay is not a matter of steps.
+    /// The payload of the next step, whatever its kind: what comes before the relay has no steps.
     fn next(&mut self) -> Option<&'a [u8]> {
         self.steps.pop().map(|(_, bytes)| bytes)
     }
 }
 
-/// What a dialogue was given, and what it made of that.
+/// The input of a dialogue, and its output.
 #[derive(Debug, Default)]
 struct Book {
     from_client: usize,
@@ -94,7 +94,7 @@ struct Book {
     is_finished: bool,
 }
 
-/// A dialogue, and somebody who keeps its book.
+/// A dialogue, with a record of its input and output.
 #[derive(Debug)]
 struct Watched {
     dialogue: Box<dyn Dialogue>,
@@ -146,14 +146,15 @@ impl Dialogue for Watched {
     }
 }
 
-/// What a relay begins with.
+/// The start of a relay.
 struct Begun {
     opening: Vec<u8>,
     dialogue: Option<Box<dyn Dialogue>>,
 }
 
 impl Begun {
-    /// As a session comes to it: the client's opening, the server's upgrade, and in some protocols the client in the middle.
+    /// As in a session: the client's opening, the server's upgrade, and in some protocols the client's reply in
+    /// between.
     fn with(script: &mut Script<'_>) -> Option<Self> {
         let mut begun = Self { opening: Vec::new(), dialogue: None };
         if let Some(mut opening) = script.protocol.opening() {
@@ -188,18 +189,18 @@ impl Begun {
     }
 }
 
-/// A side as the stage sees it.
+/// A side, as the test controls it.
 struct Actor {
     peer: Peer,
     said: Vec<u8>,
     heard: Vec<u8>,
-    /// It was reset, refuses or is to be no longer judged by what it has not heard.
+    /// It was reset, refuses, or its missing bytes no longer count as an error.
     is_broken: bool,
 }
 
 impl Actor {
     fn say(&mut self, bytes: &[u8]) {
-        // What is said behind an end is not said.
+        // Bytes behind an end are not sent.
         let before = self.peer.unread();
         self.peer.say(bytes);
         if self.peer.unread() > before {
@@ -211,7 +212,7 @@ impl Actor {
         self.heard.extend(self.peer.hear(most));
     }
 
-    /// Of what it said.
+    /// Of its own bytes.
     fn read(&self) -> usize {
         self.said.len() - self.peer.unread()
     }
@@ -270,7 +271,7 @@ async fn play(begun: Begun, mut script: Script<'_>) {
     stage.settle(&mut relaying).await;
     stage.client.peer.end(End::Orderly);
     stage.settle(&mut relaying).await;
-    // A server that takes no more is waited for until its own end, as it may have last words.
+    // A server that reads no more is waited for until its own end, as it may still send.
     let is_told = stage.server.peer.ended().is_some() || stage.server.is_broken;
     assert!(stage.ended.is_some() || is_told, "the client's end goes no further");
     stage.server.peer.end(End::Orderly);
@@ -298,7 +299,7 @@ impl Stage {
             1 => actor.hear(number),
             2 => actor.hear(usize::MAX),
             3 => actor.peer.set_window(number * number),
-            // A portion of one is costly where much is said.
+            // A portion of one byte is costly with many bytes.
             4 => actor.peer.set_portion([1000, 4096, 65_536, usize::MAX][number % 4], number & 4 != 0),
             5 => actor.peer.end(End::Orderly),
             6 => {
@@ -319,7 +320,7 @@ impl Stage {
         {
             self.ended = Some(ended);
         }
-        // Each turn moves something or is one of a few that a step causes.
+        // Each turn moves bytes or is one of a few that a step causes.
         let moved = self.client.read() + self.server.read();
         let (polls, portions) = (relaying.polls - self.polls, (moved - self.moved) / 1000 + 1);
         assert!(polls <= 64 + 8 * portions, "{polls} turns for {portions} portions");
@@ -327,7 +328,7 @@ impl Stage {
         self.hold_what_holds();
     }
 
-    /// Until nothing happens any more, with peers that hear all.
+    /// Until nothing happens any more, with peers that read everything.
     async fn settle<F: Future<Output = Ended<Wire>>>(&mut self, relaying: &mut Woken<F>) {
         loop {
             self.run(relaying).await;
@@ -341,7 +342,7 @@ impl Stage {
         }
     }
 
-    /// What the sides have to hear of each other by now.
+    /// The bytes that the sides must have received of each other by now.
     fn expected(&self) -> (Vec<u8>, Vec<u8>) {
         let (mut to_client, mut to_server) = (Vec::new(), self.opening.clone());
         let (mut from_client, mut from_server, mut is_finished) = (0, 0, true);
