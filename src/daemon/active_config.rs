@@ -1,7 +1,8 @@
-//! What a configuration has become: sockets, clusters, routes and who attends to them. A start is a change from nothing.
+//! The configuration in force with everything that runs under it: sockets, clusters, routes and their tasks. A start is
+//! a change from nothing.
 //!
-//! A change is all or nothing. New sockets are bound first; from there on nothing can fail. What means the same as
-//! before is not touched: it keeps its socket, its sessions and all that is known of its endpoints.
+//! A change is all or nothing: new sockets are bound first, and after that nothing can fail. What has the same settings
+//! as before is not touched: it keeps its socket, its sessions and the state of its endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, pending};
@@ -34,15 +35,15 @@ use super::draining::{DrainResult, drain_sessions};
 use super::sockets::{AvailableSockets, BoundSocket, BoundSockets};
 use super::store;
 
-/// What everything is done with, and what outlives every change.
+/// What the parts of a configuration are run with; it outlives every change.
 #[derive(Debug)]
 pub(super) struct Services {
-    /// Kept until the last session has ended: without them the threads end.
+    /// Kept until the last session has ended: dropping it ends the threads.
     pub(super) workers: Arc<Workers>,
     pub(super) access: Arc<AccessLog>,
     /// Accept loops and sessions.
     pub(super) sessions: Drain,
-    /// What answers about the daemon, and what attends to clusters.
+    /// The admin interfaces, and the tasks of clusters.
     pub(super) admin: Drain,
     pub(super) credentials: Credentials,
     pub(super) discovery: discovery::DiscoveryServices,
@@ -55,26 +56,26 @@ pub(super) struct ActiveConfig {
     services: Services,
     rng: Rng,
     ids: Arc<SessionIds>,
-    /// `None` before the first.
+    /// `None` before the first configuration.
     config: Option<Config>,
     listeners: Vec<ActiveListener>,
     clusters: BTreeMap<ClusterName, ActiveCluster>,
     admin: Option<OpenSocket>,
     control: Option<OpenSocket>,
-    /// Of every listener with its clusters that there ever was: its sums go on when it comes back.
+    /// One for every pair of a listener and its clusters there ever was: its sums continue when the listener comes
+    /// back.
     session_tables: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<SessionTable>>,
-    /// Of every pair of a listener and a cluster of its: its counters go on when it comes back.
+    /// One for every pair of a listener and one of its clusters: its counters continue when it comes back.
     destination_counters: BTreeMap<(ListenerName, ClusterName), Arc<DestinationCounters>>,
     draining: Vec<DrainingRoute>,
-    /// Of sockets that the last change gave up: their accept loops, which close them.
+    /// The accept loops of sockets that the last change dropped; each closes its socket when it ends.
     closing: Vec<Branch>,
-    /// The names under which systemd keeps sockets of ours.
+    /// The names of the descriptors that systemd keeps for us.
     kept: BTreeSet<String>,
-    /// What another process knew of the clusters, until they are there.
+    /// What another process knew of the clusters, until the first configuration is applied.
     restored: BTreeMap<ClusterName, ClusterSnapshot>,
 }
 
-/// A listener that accepts.
 #[derive(Debug)]
 struct ActiveListener {
     settings: listener::Settings,
@@ -83,40 +84,38 @@ struct ActiveListener {
     sockets: Vec<OpenSocket>,
 }
 
-/// A route with what ends its orphans.
+/// A route with the task that evicts sessions from lost endpoints.
 #[derive(Debug)]
 struct ActiveRoute {
     route: Arc<Route>,
     eviction: Branch,
 }
 
-/// A route that nobody comes by any more, with sessions that live.
+/// A route that gets no new sessions, while sessions of it are live.
 #[derive(Debug)]
 struct DrainingRoute {
     route: ActiveRoute,
-    /// Its accept loops, which take in who waited already.
+    /// Its accept loops, which still accept the connections in the queue.
     accepting: Vec<Branch>,
-    /// Its listener is gone, and so its sessions are to end.
+    /// Its listener was removed, so its sessions are to end.
     drains: bool,
 }
 
-/// A socket with the loop that accepts on it.
 #[derive(Debug)]
 struct OpenSocket {
     bound: BoundSocket,
     accepting: Branch,
 }
 
-/// A cluster with the tasks that look after it.
 #[derive(Debug)]
 struct ActiveCluster {
     cluster: Arc<Cluster>,
     tasks: Branch,
 }
 
-/// How often it is looked at whether the last session of a route has ended.
+/// How often to check whether the last session of a route has ended.
 const STEP: Duration = Duration::from_secs(1);
-/// How long an accept loop may take to take in who waits already.
+/// How long an accept loop may take to accept the connections in the queue.
 const ACCEPTING: Duration = Duration::from_secs(2);
 
 impl ActiveConfig {
@@ -154,10 +153,10 @@ impl ActiveConfig {
         self.config.as_ref()
     }
 
-    /// Makes the configuration the one in force, and tells what is different now.
+    /// Puts the configuration into force, and returns what has changed, in words.
     ///
     /// # Errors
-    /// Addresses that cannot be had; then everything is as before.
+    /// Addresses that cannot be bound; then everything is as before.
     pub(super) fn apply(
         &mut self,
         config: Config,
@@ -168,7 +167,7 @@ impl ActiveConfig {
         let mut changes = Vec::new();
         let open = self.listeners.iter().flat_map(|listener| &listener.sockets);
         let open: Vec<_> = open.map(|socket| socket.accepting.clone()).collect();
-        // Those that are not wanted any more are ours alone; of the others it is said again who has them.
+        // Sockets that the change drops are ours alone; the others are marked again when systemd has stored them.
         self.set_handed_on(false);
         let before = std::mem::take(&mut self.listeners);
         self.change_clusters(&config, &mut changes);
@@ -185,9 +184,8 @@ impl ActiveConfig {
         Ok(changes)
     }
 
-    /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
-    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
-    /// nothing.
+    /// Waits until the dropped sockets are closed, so that the next reload may bind their addresses. Accepting the
+    /// connections in their queues takes as long, at most until the deadline. Cancel-safe.
     pub(super) async fn wait_closed(&mut self, deadline: Instant) {
         while let Some(accepting) = self.closing.last() {
             if accepting.finished(deadline).await.is_err() {
@@ -204,12 +202,12 @@ impl ActiveConfig {
         }
     }
 
-    /// Answers nobody any more.
+    /// Stops answering, and closes the sockets.
     pub(super) fn close_admin(&mut self) {
         (self.admin, self.control) = (None, None);
     }
 
-    /// Every listening socket with what it is for.
+    /// Every listening socket with its role.
     pub(super) fn sockets(&self) -> Vec<(Arc<ListeningSocket>, Role)> {
         let listeners = self.listeners.iter().flat_map(|listener| {
             let role = || Role::Listener(listener.settings.name.to_string());
@@ -223,18 +221,18 @@ impl ActiveConfig {
             .collect()
     }
 
-    /// Sockets that are ours are systemd's to keep, where it does.
+    /// Has systemd keep our sockets, where it does so.
     pub(super) fn store_sockets(&mut self) {
         let sockets = self.sockets();
         store::store_sockets(&sockets, &mut self.kept);
     }
 
-    /// Whether others go on listening on our sockets when we stop.
+    /// Marks our sockets as still used by others when we stop.
     pub(super) fn set_handed_on(&self, is_handed_on: bool) {
         self.sockets().iter().for_each(|(listening, _)| listening.set_handed_on(is_handed_on));
     }
 
-    /// Where listeners accept, with each cluster that they lead to.
+    /// The addresses of listeners, with each of their clusters.
     fn entry_points(&self) -> Vec<EntryPoint> {
         let entry_points = self.listeners.iter().flat_map(|listener| {
             let addresses =
@@ -251,7 +249,7 @@ impl ActiveConfig {
         entry_points.collect()
     }
 
-    /// Those of clusters whose endpoints nobody has to find.
+    /// The endpoints of clusters without discovery.
     fn fixed_endpoints(&self) -> impl Iterator<Item = (ClusterName, Vec<SocketAddr>)> {
         let fixed = self.clusters.values().filter(|known| known.cluster.settings().source.is_none());
         fixed.map(|known| {
@@ -308,7 +306,8 @@ impl ActiveConfig {
             let dialling =
                 preconnect::run(Arc::clone(&cluster), self.rng.fork(), tasks.watch(), draining, replaced);
             self.services.admin.spawn(dialling);
-            // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
+            // On this runtime and not on a worker: lookups have timers that would cost each turn of a worker a reading
+            // of the clock.
             let services = self.services.discovery.clone();
             let finding = discovery::follow(Arc::clone(&cluster), services, self.rng.fork(), tasks.watch());
             self.services.admin.spawn(finding);
@@ -317,7 +316,7 @@ impl ActiveConfig {
         }
     }
 
-    /// Those that the file does not have any more. Sessions that live end as the cluster's `on_removed` says.
+    /// Removes clusters that the file no longer has. Their live sessions end as the cluster's `on_removed` says.
     fn retire_clusters(&mut self, config: &Config, changes: &mut Vec<String>) {
         let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
         self.clusters.retain(|name, active_cluster| {
@@ -365,7 +364,7 @@ impl ActiveConfig {
         }
     }
 
-    /// The listener on those sockets; what it was before goes on where nothing about it is different.
+    /// The listener on those sockets; keeps what has not changed of the one before.
     fn serve(
         &mut self,
         settings: &listener::Settings,
@@ -388,7 +387,8 @@ impl ActiveConfig {
                 } else {
                     let active_route = self.route(settings, clusters, Some(&known.route));
                     known.current.set(Arc::clone(&active_route.route));
-                    // To the same clusters, the new route has the old one's sessions; else they are on their own.
+                    // With the same clusters, the new route takes over the sessions; else the old route goes on with
+                    // them.
                     if before.clusters != settings.clusters {
                         self.let_go(&known.route);
                         self.draining.push(DrainingRoute {
@@ -404,11 +404,11 @@ impl ActiveConfig {
         let open_socket =
             bound.into_iter().map(|bound| self.accept_on(bound, settings, &current, &mut before));
         let sockets = open_socket.collect();
-        // What is left of `before` are sockets that this listener has no more.
+        // What is left in `before` are dropped sockets.
         ActiveListener { settings: settings.clone(), current, route: active_route, sockets }
     }
 
-    /// A route by which new sessions go.
+    /// A route for new sessions.
     fn route(
         &mut self,
         settings: &listener::Settings,
@@ -421,7 +421,7 @@ impl ActiveConfig {
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
         let wanted = CallerRequirements {
             to_dial: by_clusters.flatten().reduce(Needs::and),
-            // Where each session leaves a record, its caller is in it.
+            // The caller is part of each session's access record.
             to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
         };
         let admission = Admission::new(&settings.admission, wanted, services.lookups.clone());
@@ -455,7 +455,7 @@ impl ActiveConfig {
         ActiveRoute { route, eviction }
     }
 
-    /// The socket with its accept loop; the one it had, if it was this listener's before.
+    /// The socket with its accept loop; keeps the loop that this listener had on it.
     fn accept_on(
         &self,
         bound: BoundSocket,
@@ -463,7 +463,7 @@ impl ActiveConfig {
         current: &Arc<RouteCell>,
         before: &mut Vec<OpenSocket>,
     ) -> OpenSocket {
-        // Of several clusters the first one's: what is remote on this side is the clients.
+        // With several clusters, the first one's options are used.
         let options =
             current.get().clusters().next().map_or(Options::NONE, |cluster| cluster.settings().socket);
         if let Err(error) = bound.listening.set_options(&options) {
@@ -491,8 +491,8 @@ impl ActiveConfig {
         OpenSocket { bound, accepting }
     }
 
-    /// Lets the sessions of a listener that is gone end, for as long as a drain may take, and tells how many live: those by its
-    /// last route and by earlier ones. If it comes back meanwhile, new sessions are another route's.
+    /// Drains a removed listener within the drain timeout; returns how many sessions are live, by its last route and by
+    /// earlier ones. If the listener comes back meanwhile, new sessions belong to another route.
     fn drain(&mut self, listener: &ListenerName, config: &Config) -> usize {
         let is_its =
             |draining: &&mut DrainingRoute| draining.route.route.listener() == listener && !draining.drains;
@@ -507,7 +507,7 @@ impl ActiveConfig {
         let (window, watch, listener) =
             (config.shutdown.drain_timeout, self.services.admin.watch(), listener.clone());
         let parting = async move {
-            // Whoever waited in the queue is served yet, and has to end with the others.
+            // Connections in the queue are still accepted, and have to end with the others.
             for accepting in accepting {
                 let _ = accepting.finished(clock::now() + ACCEPTING).await;
             }
@@ -524,7 +524,7 @@ impl ActiveConfig {
         active
     }
 
-    /// What looks after the sessions of a route that nobody comes by any more ends with the last of them.
+    /// Ends the eviction task of a draining route with its last session.
     fn let_go(&self, active_route: &ActiveRoute) {
         let (route, eviction) = (Arc::clone(&active_route.route), active_route.eviction.clone());
         self.services.admin.spawn(async move {
@@ -541,7 +541,7 @@ impl ActiveConfig {
         });
     }
 
-    /// A door of the admin's: as before, or opened anew.
+    /// Keeps an admin socket that is open already, or starts answering on it.
     fn answer_at(
         &self,
         admin_socket: AdminTransport,
@@ -571,13 +571,13 @@ impl ActiveConfig {
         Some(OpenSocket { bound, accepting })
     }
 
-    /// When it is worth a look whether the last session of what was taken out has ended; never, while nothing was.
+    /// When to check next whether a draining route has ended; never, while there is none.
     pub(super) fn next_removal(&self) -> impl Future<Output = ()> + use<> {
         let is_any = !self.draining.is_empty();
         async move { if is_any { alarm::sleep(STEP).await } else { pending().await } }
     }
 
-    /// What was taken out and has no session any more is gone from here on, and so are its series.
+    /// Removes draining routes without sessions from the view, and so their series.
     pub(super) fn remove_drained(&mut self) {
         if self.draining.iter().any(DrainingRoute::is_over)
             && let Some(config) = self.config.take()
@@ -587,9 +587,9 @@ impl ActiveConfig {
         }
     }
 
-    /// What others see from now on.
+    /// Replaces what the admin interfaces show.
     fn show(&mut self, config: &Config) {
-        // Their last bytes are counted before they are out of sight.
+        // Their last bytes are counted before they are removed.
         self.draining.iter().for_each(|gone| gone.route.route.publish_bytes());
         self.draining.retain(|gone| !gone.is_over());
         let view = |active_listener: &ActiveListener| ListenerView {
