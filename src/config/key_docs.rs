@@ -1,15 +1,15 @@
-//! Every key of `listeners.yaml` as a line for people: the table of keys in another notation, for the manual.
+//! Every key of `listeners.yaml` as text for people: the table of keys in another notation, for the manual.
 
 use super::spec::table::ROOT;
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KeyDoc {
-    /// Where it stands: `clusters.NAME.tls.cert`.
+    /// Its path: `clusters.NAME.tls.cert`.
     pub path: String,
     /// What it takes.
     pub takes: String,
-    /// What it is when the file does not have it; `required` where it must. `None`: off, or worked out.
+    /// Its default; `required` where it must be given. `None`: off, or derived.
     pub default: Option<String>,
     /// What it is for.
     pub about: &'static str,
@@ -36,7 +36,7 @@ fn section(spec: &SectionSpec, above: &str, all: &mut Vec<KeyDoc>) {
     }
 }
 
-/// The sections that may stand at a place.
+/// The sections of a value.
 fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
     match kind {
         ValueKind::Section(spec) => section(spec, &format!("{path}."), all),
@@ -55,7 +55,7 @@ fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
     }
 }
 
-/// A section's keys follow it: they need not be said twice.
+/// The keys of a section follow it, so they are not listed here.
 fn takes(kind: &ValueKind) -> String {
     match kind {
         ValueKind::Section(_) => "a map".into(),

@@ -1,5 +1,5 @@
-//! The keys of `listeners.yaml`, all of them: what each is for, what it takes, and its default.
-//! Data only; `spec` says what the words mean.
+//! All keys of `listeners.yaml`: what each is for, what it takes, and its default. Data only; `spec` has
+//! the meaning of its terms.
 
 use std::time::Duration;
 
@@ -409,11 +409,11 @@ const PROTOCOLS: ValueKind = ValueKind::Word(crate::protocol::LABELS);
 const BALANCE: ValueKind = ValueKind::Word(&["round_robin", "least_connections", "ewma", "random", "source_hash", "first"]);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-/// Long enough for anybody, and short enough that adding it to the clock cannot overflow.
+/// Long enough for any use, and short enough that adding it to the clock cannot overflow.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const DELAY: ValueKind = ValueKind::Duration(DurationRange { min: Duration::ZERO, max: YEAR, none: false });
 const TIMEOUT: ValueKind = ValueKind::Duration(DurationRange { min: MILLISECOND, max: YEAR, none: false });
-/// A probe more often than this measures nothing but itself.
+/// More frequent probes would measure only themselves.
 const INTERVAL: ValueKind = ValueKind::Duration(DurationRange { min: Duration::from_millis(100), max: YEAR, none: false });
 const TIMEOUT_OR_NONE: ValueKind = ValueKind::Duration(DurationRange { min: MILLISECOND, max: YEAR, none: true });
 /// Whole seconds in the kernel, at most MAX_TCP_KEEPIDLE (include/net/tcp.h); beyond, setsockopt(2) fails.
@@ -439,7 +439,7 @@ const fn optional(name: &'static str, kind: ValueKind, about: &'static str) -> K
     KeySpec { name, about, kind, presence: Presence::Optional }
 }
 
-/// A section that is always there: absent, it has its own defaults.
+/// A section that always exists: when it is absent, its keys have their defaults.
 const fn section(name: &'static str, spec: &'static SectionSpec) -> KeySpec {
     KeySpec { name, about: spec.about, kind: ValueKind::Section(spec), presence: Presence::Default("") }
 }
