@@ -1,29 +1,28 @@
-//! Who connects from this host, as the kernel attests it, and which systemd unit that is.
+//! The process of this host that connected, as the kernel attests it, and its systemd unit.
 //!
-//! Values only: how they are found out is the business of `downstream` and `sys`, what follows from them that of
-//! `policy`. A unit is read off the path of a cgroup as systemd itself does it, so that nobody can choose the name
-//! under which he is known: what a user's own manager runs is always `user@UID.service/NAME`, and what a service
-//! makes below its own cgroup is still that service.
+//! Values only: `downstream` and `sys` find them out, `policy` decides by them. A unit is derived from the path of a
+//! cgroup in the same way as systemd does it, so that no user can choose the name of a caller: what a user's own
+//! manager runs is always `user@UID.service/NAME`, and what a service makes below its own cgroup is still that service.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A process of this host that connected. Whoever cannot be attributed to one is a stranger, and has no `Caller`.
+/// A process of this host that connected. A peer that cannot be attributed to one is a stranger, and has no `Caller`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The user: of a unix socket, who connected; of TCP, who made the socket.
+    /// The user: for a unix socket, of the process that connected; for TCP, the one that made the socket.
     pub uid: u32,
-    /// That user's name, where the host knows one and somebody wanted to know.
+    /// That user's name, if the host knows one and it was looked up.
     pub user: Option<Arc<str>>,
-    /// The effective group of a process that connected to a unix socket. The kernel does not tell it of TCP.
+    /// The effective group of a process that connected to a unix socket. The kernel does not report it for TCP.
     pub gid: Option<u32>,
-    /// All its groups in ascending order, where somebody wanted to know: of a unix socket those of the process, of
-    /// TCP those that the host's database gives to the user.
+    /// All its groups in ascending order, if they were looked up: for a unix socket those of the process, for TCP those
+    /// that the host's database has for the user.
     pub groups: Arc<[u32]>,
-    /// The process that connected to a unix socket; gone again perhaps. The kernel does not tell it of TCP.
+    /// The process that connected to a unix socket; it may have ended. The kernel does not report it for TCP.
     pub pid: Option<u32>,
-    /// Its control group, where somebody wanted to know and it could be found.
+    /// Its control group, if it was looked up and found.
     pub cgroup: Option<Arc<Cgroup>>,
 }
 
@@ -35,7 +34,7 @@ impl Caller {
     }
 }
 
-/// As messages name it: the user and, where it is known, the unit.
+/// As in messages: the user and, where it is known, the unit.
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.user {
@@ -46,21 +45,21 @@ impl fmt::Display for Caller {
     }
 }
 
-/// Whose share something is: limits for each caller count by this.
+/// The key by which limits for each caller count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CallerKey {
     /// A service of the host.
     Unit(Unit),
-    /// A user whose processes belong to no service: a user may make as many units of his own as he likes.
+    /// A user whose process belongs to no service, because a user may make any number of units.
     User(u32),
-    /// A peer that is not of this host.
+    /// A peer that is not on this host.
     Host(IpAddr),
     /// All other strangers together.
     Strangers,
 }
 
 impl CallerKey {
-    /// Of a caller, or else of a stranger from that address.
+    /// The key of a caller, or of a stranger from that address.
     #[must_use]
     pub fn of(caller: Option<&Caller>, from: Option<IpAddr>) -> Self {
         match (caller, from) {
@@ -74,7 +73,7 @@ impl CallerKey {
     }
 }
 
-/// As messages name it.
+/// As in messages.
 impl fmt::Display for CallerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -117,8 +116,8 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// The unit that a cgroup belongs to: below the slices, the first part of its path (`cg_path_get_unit` of
-    /// systemd); below a user's manager the same once more. Deeper parts are the unit's own business.
+    /// The unit that a cgroup belongs to: below the slices, the first part of its path (`cg_path_get_unit` of systemd);
+    /// below a user's manager the same again. Deeper parts are made by the unit itself.
     #[must_use]
     pub fn of(path: &str) -> Option<Self> {
         let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
@@ -133,20 +132,20 @@ impl Unit {
         Some(Self { name, system: system.len(), is_session })
     }
 
-    /// Its whole name.
+    /// The whole name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.name
     }
 
-    /// Whether it is the unit of that name, or one of the user's manager of that name.
+    /// Whether it has that name, or belongs to the user's manager of that name.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
         *self.name == *name || self.name[..self.system] == *name
     }
 
-    /// Whether a user made it by logging in or through his own manager, as often as he likes; otherwise it is a
-    /// service of the host.
+    /// Whether a user made it by logging in or through the user's own manager, which can be done any number of times;
+    /// otherwise it is a service of the host.
     #[must_use]
     pub const fn is_session(&self) -> bool {
         self.is_session
@@ -174,9 +173,9 @@ fn is_slice(part: &str) -> bool {
     part.ends_with(".slice")
 }
 
-/// A part of a path as a unit's name; an underscore in front is systemd's way round the names of the kernel's own files.
+/// A part of a path as a unit's name; systemd puts an underscore before names that collide with the kernel's own files.
 fn unit_name(part: &str) -> Option<&str> {
-    /// Of those that have processes: systemd.unit(5), systemd.resource-control(5).
+    /// Of the kinds that have processes: systemd.unit(5), systemd.resource-control(5).
     const KINDS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
     /// `UNIT_NAME_MAX`.
     const LONGEST: usize = 255;

@@ -1,9 +1,10 @@
-//! Keeps the credentials in use fresh: follows their files, reads them again, and says what came of it and what is about
-//! to end.
+//! Keeps the credentials in use fresh: follows their files, reads them again, and logs what was replaced, what failed
+//! and what is about to expire.
 //!
-//! A pair is rarely replaced in one step: for a moment the new certificate stands beside the old key. So what is wrong
-//! with the files is forgiven for `SETTLING`, and said once after it; what was read before stays in use. They are read aside,
-//! one after the other and without the lock: a file that hangs is said to, and holds up nothing else.
+//! A certificate and its key are rarely replaced in one step: for a moment the new certificate stands beside the old
+//! key. So an error is reported only after it has lasted for `SETTLING`, and once; the content read before stays in
+//! use. Files are read on a thread of their own, one after the other and without the lock: one that hangs is reported,
+//! and delays no other.
 
 mod agent;
 
@@ -26,16 +27,16 @@ use crate::watch::{FileEvent, Watch};
 
 pub(crate) use agent::fetch;
 
-/// The credentials in use. Clones are the same ones.
+/// Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Credentials(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     known: Mutex<Known>,
-    /// Somebody wants the files looked at now.
+    /// Notified when the files should be read now.
     wanted: Notify,
-    /// Changes when something was replaced.
+    /// Changes when a credential was replaced.
     replaced: watch::Sender<()>,
 }
 
@@ -43,11 +44,11 @@ struct Shared {
 struct Known {
     users: Vec<(ClusterName, WeakOriginator)>,
     stories: BTreeMap<CredentialId, CredentialState>,
-    /// Identities whose agent is listened to.
+    /// Identities whose agent is followed by a task.
     agents: Vec<Weak<Identity>>,
 }
 
-/// What is followed. An identity that several clusters share is one.
+/// An identity that several clusters share is one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum CredentialId {
     Identity(String),
@@ -55,14 +56,13 @@ enum CredentialId {
     Trust(String),
 }
 
-/// What became of it so far.
 #[derive(Debug)]
 struct CredentialState {
     metrics: CredentialMetrics,
     replaced: u64,
-    /// What is wrong with the files now, and since when.
+    /// The current error of its source, and since when.
     fault: Option<Fault>,
-    /// Of what ends, the nearest of [`NEAR`] that was warned of.
+    /// For each role, the nearest of [`NEAR`] that was warned of.
     warned: BTreeMap<CredentialRole, Duration>,
 }
 
@@ -73,7 +73,7 @@ struct Fault {
     is_told: bool,
 }
 
-/// A credential as others see it.
+/// A credential as `/status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CredentialView {
     /// `identity` or `ca`.
@@ -82,31 +82,32 @@ pub(crate) struct CredentialView {
     pub name: String,
     /// Its files.
     pub files: Vec<PathBuf>,
-    /// When it ends: the first of several.
+    /// When the first of its certificates or lists expires.
     pub not_after: Option<SystemTime>,
     /// How often it was replaced while in use.
     pub replaced: u64,
-    /// Why what is in its files now is not in use.
+    /// Why the current content of its files is not in use.
     pub error: Option<String>,
 }
 
-/// How long reading all files may take before those that are not read are said to hang; each gets the second in any case.
+/// How long reading all files may take before the unread ones are reported as hanging; each file gets at least the
+/// second.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_LEAST: Duration = Duration::from_millis(200);
-/// How long files may be at odds before that is said.
+/// How long an error has to last before it is reported.
 const SETTLING: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// What is left of a certificate's time when that is said, once each; the last is when it has ended.
+/// The times left before an expiry at which a warning is logged, once each; the last is at the expiry.
 pub(crate) const NEAR: [Duration; 4] =
     [Duration::from_secs(14 * 24 * 60 * 60), Duration::from_secs(3 * 24 * 60 * 60), DAY, Duration::ZERO];
 
 impl Credentials {
-    /// Follows what that cluster uses, from now on and as long as anybody uses it.
+    /// Follows the credentials of that cluster, from now on and as long as its originator exists.
     pub(crate) fn follow(&self, cluster: &ClusterName, originator: &Originator) {
         let now = clock::wall();
         let mut known = self.known();
         for part in parts(cluster, originator) {
-            // The configuration has warned of what was near when it was read.
+            // What was near its end when the configuration was read has been warned of there.
             let warned = part
                 .ends()
                 .into_iter()
@@ -120,12 +121,12 @@ impl Credentials {
         self.refresh();
     }
 
-    /// Has the files read again soon, whether they seem to have changed or not.
+    /// Has the files read again soon, even without a file event.
     pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
     }
 
-    /// Changes each time something was replaced.
+    /// Changes each time a credential was replaced.
     #[must_use]
     pub(crate) fn replacements(&self) -> watch::Receiver<()> {
         self.0.replaced.subscribe()
@@ -152,7 +153,7 @@ impl Credentials {
         parts.iter().filter(|followed| followed.is_latest).map(view).collect()
     }
 
-    /// Does so until the drain begins.
+    /// Follows files and agents until the drain begins.
     pub(crate) async fn run(self, drain: Drain) {
         let watch = drain.watch();
         let mut stop = std::pin::pin!(watch.begun());
@@ -168,7 +169,8 @@ impl Credentials {
                 watch = Watch::new(files) => watch,
             };
             loop {
-                // After the watch was made: what changed before it is found here, what comes later is told.
+                // After the watch was made: an earlier change is found by this reading, a later one is an event of the
+                // watch.
                 let Read { has_changed, again } = tokio::select! {
                     () = &mut stop => return,
                     read = self.read_again(&mut hung) => read,
@@ -187,7 +189,6 @@ impl Credentials {
         }
     }
 
-    /// Reads all files.
     async fn read_again(&self, hung: &mut StalledReads) -> Read {
         let mut has_changed = false;
         let parts = self.known().parts();
@@ -200,7 +201,7 @@ impl Credentials {
             if is_latest {
                 has_changed |= self.known().goes_on(&part, refreshed, clock::now(), clock::wall());
             }
-            // Otherwise the latest of the name has read the same files, and said so.
+            // An older credential of the same name has the same files, whose result is reported for the latest.
         }
         let mut known = self.known();
         if has_changed {
@@ -210,7 +211,7 @@ impl Credentials {
         Read { has_changed, again: faults.any(|fault| !fault.is_told) }
     }
 
-    /// What an agent has said of an identity: whether that is something new, or why there is nothing.
+    /// Takes what an agent sent for an identity: whether its content is new, or why there is none.
     fn told(&self, identity: &Arc<Identity>, result: Result<bool, String>) {
         let mut known = self.known();
         let part = CredentialSource::Identity(Arc::clone(identity));
@@ -221,7 +222,7 @@ impl Credentials {
         if state.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
             let users = known.users.iter().filter_map(|(_, user)| user.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
-                // Those that trust whom the agent says, and nobody's files. Of the others, the files are read again below.
+                // Only trust without files of its own comes from the agent alone. Trust with files is read again below.
                 let _ = originator.trust().refresh();
             }
             known.publish();
@@ -236,18 +237,18 @@ impl Credentials {
     }
 }
 
-/// Those whose files take too long to read, with what reads them: nobody reads them a second time meanwhile.
+/// Credentials whose reading hangs, with the thread that reads. They are not read a second time meanwhile.
 #[derive(Default)]
 struct StalledReads {
     readings: Vec<(CredentialSource, BlockingTask<Result<Refreshed, String>>)>,
     given_up: usize,
 }
 
-/// Readings that hang and are given up, because something else may have been put in that place: each holds a thread.
+/// How many hanging readings may be given up because the file may have been replaced: each keeps a thread.
 const GIVEN_UP_MAX: usize = 8;
 
 impl StalledReads {
-    /// After a change of any file, what hangs may be another file by now.
+    /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
     fn look_again(&mut self, news: FileEvent) {
         if news == FileEvent::Told {
             let room = GIVEN_UP_MAX.saturating_sub(self.given_up).min(self.readings.len());
@@ -256,7 +257,7 @@ impl StalledReads {
         }
     }
 
-    /// Reads the files of that one again, unless that hangs.
+    /// Reads the files of `part` again, unless an earlier reading of them still hangs.
     async fn refresh(&mut self, part: &CredentialSource, until: Instant) -> Result<Refreshed, String> {
         let known = self.readings.iter().position(|(hung, _)| hung.is_same(part));
         let mut reading = match known {
@@ -267,7 +268,7 @@ impl StalledReads {
                 reading
             }
         };
-        // Whoever has hung before has had its time.
+        // A reading that was hanging already gets no more time.
         let now = clock::now();
         let until = if known.is_some() { now } else { until.max(now + PATIENCE_LEAST) };
         match alarm::timeout_at(until, reading.join()).await {
@@ -280,7 +281,7 @@ impl StalledReads {
         }
     }
 
-    /// Returns when one of them can be read after all.
+    /// Returns when a hanging reading has finished.
     async fn any_returned(&mut self) {
         std::future::poll_fn(|cx| {
             let is_back = self.readings.iter_mut().any(|(_, reading)| reading.poll_finished(cx).is_ready());
@@ -290,10 +291,10 @@ impl StalledReads {
     }
 }
 
-/// What has come of reading the files of a part again.
+/// The result of reading a credential's files again.
 struct Refreshed {
     is_new: bool,
-    /// What else there is to say of them.
+    /// A fault of the files that does not prevent their use.
     warning: Option<String>,
 }
 
@@ -303,30 +304,30 @@ impl Refreshed {
     }
 }
 
-/// What reading all files came to.
+/// The result of reading all files.
 struct Read {
-    /// Something else is in use now.
+    /// A credential was replaced.
     has_changed: bool,
-    /// Some are at odds that may yet come right.
+    /// Some have an error that is not reported yet, as it may pass.
     again: bool,
 }
 
-/// Something to follow: with its cluster's originator, which has the trust.
+/// A credential to follow; trust is reached through its cluster's originator.
 #[derive(Clone)]
 enum CredentialSource {
     Identity(Arc<Identity>),
     Trust(ClusterName, Originator),
 }
 
-/// A part in use.
+/// A credential in use.
 struct WatchedCredential {
     part: CredentialSource,
-    /// Whether new connections use it. Others of its name are left from before a reload, with sessions that last.
+    /// Whether new connections use it. Others of its name belong to sessions from before a reload.
     is_latest: bool,
 }
 
 fn parts(cluster: &ClusterName, originator: &Originator) -> Vec<CredentialSource> {
-    // Without files it is an agent's; or nobody's, and has no end.
+    // Trust without files comes from an agent, or accepts any certificate and never expires.
     let trust = originator.trust();
     let is_followed = trust.files().next().is_some() || !trust.ends().is_empty();
     let trust = is_followed.then(|| CredentialSource::Trust(cluster.clone(), originator.clone()));
@@ -359,7 +360,7 @@ impl CredentialSource {
         }
     }
 
-    /// Whether both are one object, and not only one by name.
+    /// Whether both are the same object, not merely of the same name.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Identity(one), Self::Identity(other)) => Arc::ptr_eq(one, other),
@@ -368,7 +369,7 @@ impl CredentialSource {
         }
     }
 
-    /// Reads the files. It may block as reading files does.
+    /// Reads the files, which may block.
     fn refresh(&self) -> Result<Refreshed, String> {
         let is_new = match self {
             Self::Identity(identity) => identity.refresh().map_err(|error| error.to_string())?,
@@ -377,7 +378,7 @@ impl CredentialSource {
         Ok(Refreshed { is_new, warning: is_new.then(|| self.warning()).flatten() })
     }
 
-    /// Whether it is an agent that says what it is, and not files.
+    /// Whether an agent provides it, and no file.
     fn is_an_agents(&self) -> bool {
         match self {
             Self::Identity(identity) => matches!(identity.source(), IdentitySource::Spiffe(_)),
@@ -385,7 +386,7 @@ impl CredentialSource {
         }
     }
 
-    /// What else there is to say of its files.
+    /// A fault of its files that does not prevent their use.
     fn warning(&self) -> Option<String> {
         match self {
             Self::Identity(identity) => identity.exposure(),
@@ -395,7 +396,7 @@ impl CredentialSource {
 }
 
 impl Known {
-    /// What is in use, the latest first; what no longer is, is forgotten.
+    /// The credentials in use, the latest first. Forgets the state of those that no longer are.
     fn parts(&mut self) -> Vec<WatchedCredential> {
         self.users.retain(|(_, originator)| originator.upgrade().is_some());
         let mut seen = BTreeSet::new();
@@ -407,7 +408,7 @@ impl Known {
         followed
     }
 
-    /// What has come of a look at the files of that one, where it has any; whether something else is in use now.
+    /// Records the result of reading `part`, where it has files; returns whether it was replaced.
     fn goes_on(
         &mut self,
         part: &CredentialSource,
@@ -422,7 +423,7 @@ impl Known {
         is_new
     }
 
-    /// Identities whose agent nobody listens to yet.
+    /// Identities with an agent that no task follows yet.
     fn new_agents(&mut self) -> Vec<Weak<Identity>> {
         self.agents.retain(|identity| identity.strong_count() > 0);
         let mut new = Vec::new();
@@ -437,7 +438,7 @@ impl Known {
         new
     }
 
-    /// Sets the metrics of what ends when.
+    /// Sets the metrics of when each role expires.
     fn publish(&mut self) {
         for (cluster, user) in &self.users {
             let Some(originator) = user.upgrade() else { continue };
@@ -460,7 +461,7 @@ impl CredentialState {
         Self { metrics, replaced: 0, fault: None, warned }
     }
 
-    /// After a look at where it comes from: whether something else is in use now.
+    /// Records the result of reading or receiving it; returns whether it was replaced.
     fn goes_on(&mut self, part: &CredentialSource, result: Result<Refreshed, String>, now: Instant) -> bool {
         let subject = part.subject();
         let (kind, name) = (subject.kind(), subject.name());
@@ -489,7 +490,7 @@ impl CredentialState {
 
     fn is_at_fault(&mut self, part: &CredentialSource, reason: String, now: Instant) {
         let fault = match self.fault.take() {
-            // The same again, or another step of the same replacement.
+            // The same error, or another step of the same replacement.
             Some(fault) if fault.reason == reason || !fault.is_told => Fault { reason, ..fault },
             Some(_) | None => Fault { since: now, reason, is_told: false },
         };
@@ -543,7 +544,8 @@ impl CredentialId {
     }
 }
 
-/// The nearest of [`NEAR`] that has come, if one has. A revocation list lives for days, so of that only the last day counts.
+/// The nearest of [`NEAR`] that has been reached, if any. Revocation lists live for days, so only the last day counts
+/// for them.
 #[must_use]
 pub(crate) fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Option<Duration> {
     let left = end.duration_since(now).unwrap_or(Duration::ZERO);
@@ -551,13 +553,13 @@ pub(crate) fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Op
     NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
 }
 
-/// What an agent gives lives for an hour and is renewed when half of it is over: only that it has ended is news.
+/// An agent's certificates live for an hour and are renewed after half of it: only their expiry is worth a warning.
 const fn is_news(near: Duration, is_an_agents: bool) -> bool {
     !is_an_agents || near.is_zero()
 }
 
-/// Whether an end has come nearer than when it was warned of last. One that is farther away now, because the clock was set
-/// back, will be warned of again.
+/// Whether the expiry is nearer than when it was last warned of. After the clock was set back it may be farther away,
+/// and will be warned of again.
 fn is_nearer(
     warned: &mut BTreeMap<CredentialRole, Duration>,
     role: CredentialRole,
@@ -569,10 +571,10 @@ fn is_nearer(
     before.is_none_or(|before| near < before)
 }
 
-/// Whoever counts it in these counts no leap days.
+/// Without leap days, as the number is only shown.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// When that is, in words: `ends in 9 days`.
+/// When `end` is, for people: `ends in 9 days`.
 #[must_use]
 pub(crate) fn ends(end: SystemTime, now: SystemTime) -> String {
     match end.duration_since(now) {
@@ -617,7 +619,7 @@ mod tests {
             );
             assert_eq!(ends(now + left, now), words);
         }
-        // A clock that jumps years ahead and is set right costs a warning, and none that comes later.
+        // A clock that jumps years ahead and is corrected costs one warning, and suppresses none that comes later.
         let (mut warned, end) = (BTreeMap::new(), now + 20 * DAY);
         for (at, expected) in [
             (now, false),

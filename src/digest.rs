@@ -1,4 +1,4 @@
-//! What something means, in few bytes: equal digests mean that nothing was changed.
+//! Digests of settings: equal digests mean that nothing has changed.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -14,7 +14,6 @@ impl Digest {
     }
 }
 
-/// Takes the parts.
 #[derive(Clone)]
 pub(crate) struct Digester(Context);
 
@@ -25,7 +24,7 @@ impl Default for Digester {
 }
 
 impl Digester {
-    /// One part more; where it ends counts too.
+    /// Adds a part; its length counts, too.
     pub(crate) fn add(&mut self, part: &[u8]) {
         self.0.update(&(part.len() as u64).to_le_bytes());
         self.0.update(part);
@@ -43,7 +42,7 @@ impl Digester {
 
 impl std::fmt::Debug for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Enough of it to tell two apart.
+        // Enough to tell two apart.
         write!(f, "{:02x}{:02x}{:02x}{:02x}…", self.0[0], self.0[1], self.0[2], self.0[3])
     }
 }

@@ -1,13 +1,13 @@
-//! What others have said, on its way to people: a terminal or a line of a log must not be steered by it, nor show it otherwise than
-//! it is.
+//! Escapes text of others for people: it must not control a terminal or forge a line of a log, nor appear otherwise
+//! than it is.
 //!
-//! Escapes are those of JSON, so that text inside of a JSON document still means the same behind it.
+//! The escapes are those of JSON, so that text inside a JSON document keeps its meaning.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character does something else than be seen: controls (C0, DEL, C1), what changes the direction of text or breaks
-/// lines (UAX #9, UAX #14), and tags, which nobody sees.
+/// Whether a character has another effect than to be visible: controls (C0, DEL, C1), characters that change the
+/// direction of text or break lines (UAX #9, UAX #14), and tags, which are invisible.
 #[must_use]
 pub(crate) const fn is_control(character: char) -> bool {
     matches!(
@@ -22,13 +22,13 @@ pub(crate) const fn is_control(character: char) -> bool {
     )
 }
 
-/// One line of text, for people.
+/// Escapes text to one line.
 #[must_use]
 pub(crate) fn escaped(text: &str) -> Cow<'_, str> {
     without(text, is_control)
 }
 
-/// Text of several lines, perhaps with tabs in it.
+/// Escapes text that may have several lines, and tabs.
 #[must_use]
 pub(crate) fn escaped_lines(text: &str) -> Cow<'_, str> {
     without(text, |character| is_control(character) && !matches!(character, '\n' | '\t'))
@@ -42,7 +42,7 @@ fn without(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     for character in text.chars() {
         if is_escaped(character) {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(shown, "\\u{unit:04x}");
             }
         } else {

@@ -45,7 +45,7 @@ mod daemon; // 8
 
 pub mod cli; // 9
 
-/// What this package's own benches, simulation and fuzz targets drive. Not for anybody else: it changes without notice.
+/// For this package's own benches, simulation and fuzz targets only; it changes without notice.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::config::Config;

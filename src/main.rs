@@ -1,4 +1,4 @@
-//! The command line, handed to one function per verb; the exit status; nothing else.
+//! Runs the command line and exits with its status.
 
 use std::process::ExitCode;
 

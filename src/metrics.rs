@@ -1,7 +1,7 @@
-//! Every metric: name, help and labels once, handles resolved when an object is made.
+//! Every metric: name, help and labels defined once, handles resolved when an object is made.
 //!
 //! Label values come from the configuration and from closed enums, never from the text of an error, so the
-//! number of series is bounded by the file; units of callers are the exception, and the first hundred are all.
+//! number of series is bounded by the file; the callers' units are an exception, limited to the first hundred.
 
 mod caller;
 mod cluster;
@@ -25,10 +25,10 @@ pub(crate) use openmetrics::{OPENMETRICS, TEXT, openmetrics, prefers_openmetrics
 
 use names::{CONFIG_LOADED, CONFIG_RELOADS, PARTED, REPLACEMENTS};
 
-/// The configuration was loaded at that moment, in seconds since 1970; `is_first` at the start.
+/// Records that the configuration was loaded at that time, in seconds since 1970; `is_first` at the start.
 pub(crate) fn record_config_loaded(at: f64, is_first: bool) {
     gauge!(CONFIG_LOADED).set(at);
-    // Both are there from the start, so that an increase can be seen.
+    // Both series exist from the start, so that an increase can be seen.
     counter!(CONFIG_RELOADS, "result" => "ok").increment(u64::from(!is_first));
     counter!(CONFIG_RELOADS, "result" => "failed").increment(0);
     for result in ["ok", "failed"] {
@@ -37,18 +37,18 @@ pub(crate) fn record_config_loaded(at: f64, is_first: bool) {
     record_drain(0, 0);
 }
 
-/// A drain ended so many sessions while they were quiet, and so many by force.
+/// Records the end of a drain: how many sessions ended while idle, and how many by force.
 pub(crate) fn record_drain(quiet: usize, forced: usize) {
     counter!(PARTED, "how" => "quiet").increment(quiet as u64);
     counter!(PARTED, "how" => "forced").increment(forced as u64);
 }
 
-/// This process took over from another, or a successor of it did not start.
+/// Records that this process took over from another, or that its successor did not start.
 pub(crate) fn record_replacement(is_ok: bool) {
     counter!(REPLACEMENTS, "result" => if is_ok { "ok" } else { "failed" }).increment(1);
 }
 
-/// A reload was refused, and changed nothing.
+/// Records a refused reload.
 pub(crate) fn record_config_refused() {
     counter!(CONFIG_RELOADS, "result" => "failed").increment(1);
 }

@@ -1,4 +1,4 @@
-//! Names from the configuration, as types that cannot be mixed up.
+//! Names from the configuration, as types that cannot be confused.
 //!
 //! A name is cheap to clone (it is shared) and is never parsed again after `config` made it.
 

@@ -1,9 +1,9 @@
-//! How a session ended: the closed set of the contract, and who ended it.
+//! How a session ended, as a closed set, and which side ended it.
 //!
-//! One enum for both ends of a life (a relay that ended, a refusal that never relayed), because the
-//! metric label and the access log do not tell them apart. Wording for people lives with the errors.
+//! One enum for sessions that relayed and for refusals, because the metric label and the access log
+//! treat them alike. The texts for people are with the errors.
 
-/// Why a session ended, or why a downstream got nothing.
+/// Why a session ended, or why a client got no service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     Completed,
@@ -35,7 +35,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome, in the order of the contract; metrics resolve one handle for each at start.
+    /// Every outcome, in documented order; metrics resolve one handle for each at the start.
     pub const ALL: [Self; 26] = [
         Self::Completed,
         Self::DownstreamReset,
@@ -65,7 +65,7 @@ impl Outcome {
         Self::UpstreamRefused,
     ];
 
-    /// Whether the client got nothing: it was turned away, by a rule or because nothing answered.
+    /// Whether the client got no service: it was refused by a rule, or because no endpoint answered.
     #[must_use]
     pub const fn is_refusal(self) -> bool {
         match self {
@@ -132,14 +132,14 @@ impl Outcome {
     }
 }
 
-/// One side of a session.
+/// The side that ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The application's side.
     Downstream,
     /// The endpoint's side.
     Upstream,
-    /// This program.
+    /// This process.
     Ambassador,
 }
 

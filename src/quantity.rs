@@ -1,4 +1,4 @@
-//! Durations as people write them: `250ms`, `5s`, `1h30m`.
+//! Durations as text: `250ms`, `5s`, `1h30m`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 const UNITS: [(&str, u64); 5] =
     [("d", 24 * 60 * 60 * 1000), ("h", 60 * 60 * 1000), ("m", 60 * 1000), ("s", 1000), ("ms", 1)];
 
-/// Reads a duration.
+/// Parses a duration.
 ///
 /// # Errors
 /// What is wrong, without the text itself.
@@ -43,7 +43,8 @@ fn split(text: &str, belongs: impl Fn(u8) -> bool) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Writes a duration as it is read. Less than a millisecond is not shown: no duration of a file has it.
+/// Writes a duration as it is parsed. Less than a millisecond is not shown, as no duration of a file
+/// has it.
 #[must_use]
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

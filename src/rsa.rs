@@ -1,5 +1,5 @@
-//! The RSA key that MySQL clients encrypt their passwords with on a hop without TLS. One for the process: it protects
-//! nothing that outlives it, for the hop ends here.
+//! The RSA key by which MySQL clients encrypt their passwords on a connection without TLS. One for the process: it
+//! protects nothing beyond it, because that connection ends here.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -8,20 +8,20 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::{KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
 use zeroize::Zeroizing;
 
-/// A key of 2048 bits, with its public half as clients want to have it.
+/// A key of 2048 bits, with its public half in the form that clients expect.
 pub struct RsaKey {
     private: OaepPrivateDecryptingKey,
     public_pem: String,
 }
 
-/// Length of what is encrypted with the key.
+/// The length of a ciphertext, in bytes.
 const MODULUS: usize = 256;
 
 impl RsaKey {
-    /// The process' key, made when it is first asked for, which takes some 100 ms: not on a worker.
+    /// The process' key, made on first use, which takes some 100 ms: not to be called on a worker.
     ///
     /// # Panics
-    /// Where the system has no random bytes.
+    /// If the system has no random bytes.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<RsaKey> = OnceLock::new();
         SHARED.get_or_init(|| {
@@ -39,25 +39,25 @@ impl RsaKey {
         })
     }
 
-    /// SubjectPublicKeyInfo in PEM.
+    /// The public key: SubjectPublicKeyInfo in PEM.
     #[must_use]
     pub fn public_pem(&self) -> &str {
         &self.public_pem
     }
 
-    /// Whether something of that length may have been encrypted with the key.
+    /// Whether a ciphertext of that length may have been encrypted with the key.
     #[must_use]
     pub const fn may_have_encrypted(ciphertext: &[u8]) -> bool {
         ciphertext.len() == MODULUS
     }
 
-    /// OAEP with SHA-1, as MySQL's clients do it. `None`: it was not encrypted with this key. What is dropped of it is
-    /// overwritten.
+    /// Decrypts by OAEP with SHA-1, as MySQL's clients use it. `None`: it was not encrypted with this key. Plaintext
+    /// is overwritten when it is dropped.
     #[must_use]
     pub fn decrypt(&self, ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let mut memory = Zeroizing::new([0; MODULUS]);
         let plain = self.private.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, memory.as_mut(), None).ok()?;
-        // With room for another byte: a vector that grows leaves a copy behind.
+        // With spare capacity: a vector that grows leaves a copy behind.
         let mut owned = Zeroizing::new(Vec::with_capacity(MODULUS));
         owned.extend_from_slice(plain);
         Some(owned)

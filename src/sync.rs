@@ -1,4 +1,4 @@
-//! A mutex that is not poisoned: what it guards is left consistent by whoever holds it, and a panic ends that task alone
+//! A mutex without poisoning: every holder leaves the guarded value consistent, and a panic ends only its own task
 //! (docs/ARCHITECTURE.md).
 
 pub(crate) use std::sync::MutexGuard;
@@ -9,14 +9,13 @@ use std::sync::PoisonError;
 pub(crate) struct Mutex<T: ?Sized>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// Guards that.
     pub(crate) const fn new(value: T) -> Self {
         Self(std::sync::Mutex::new(value))
     }
 }
 
 impl<T: ?Sized> Mutex<T> {
-    /// Waits for its turn.
+    /// Waits for the lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,9 +1,9 @@
-//! What a web page could do to us by the browser of somebody on this host, and what keeps it from that.
+//! Protects the admin interfaces from web pages that a browser on this host has open.
 //!
-//! A page may have its own name lead to our address and then read as if we were its server (DNS rebinding): hence a Host
-//! that is an address, or `localhost`. It may ask us without reading the answer, or have it run as a script: hence nothing
-//! for a request that the browser says another site began (Fetch Metadata, Origin of RFC 6454), unless somebody has
-//! followed a link to us.
+//! A page may have its own name resolve to our address and then read as if we were its server (DNS rebinding): so Host
+//! must be an address, or `localhost`. It may send a request without reading the response, or load one as a script: so
+//! a request that another site caused, as the browser says (Fetch Metadata, Origin of RFC 6454), is refused, except for
+//! following a link to the page.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -21,10 +21,10 @@ const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// Why the request is not answered, if it is not.
+/// Why the request is refused, if it is.
 pub(super) fn refusal<B>(transport: AdminTransport, request: &Request<B>) -> Option<&'static str> {
     let headers = request.headers();
-    // No browser reaches the control socket, unless somebody has it forwarded (`ssh -L`). Whoever else asks there names any host.
+    // No browser reaches the control socket unless it is forwarded (`ssh -L`). Other clients may send any Host there.
     let is_browsers = headers.contains_key(SITE) || headers.contains_key(ORIGIN);
     if (transport == AdminTransport::Address || is_browsers) && !is_for_an_address(request) {
         return Some(NO_ADDRESS);
@@ -32,7 +32,7 @@ pub(super) fn refusal<B>(transport: AdminTransport, request: &Request<B>) -> Opt
     (is_of_another_site(headers) || has_another_origin(headers)).then_some(ANOTHER_SITE)
 }
 
-/// By its one Host, and by its target where that names a host too (RFC 9112 §3.2.2).
+/// By its only Host, and by its target where that has a host too (RFC 9112 §3.2.2).
 fn is_for_an_address<B>(request: &Request<B>) -> bool {
     let is_address = |text: &str| is_address(text);
     only(request.headers(), &HOST).is_some_and(is_address)
@@ -52,12 +52,12 @@ fn is_address(authority: &str) -> bool {
             (is_v4 || name.eq_ignore_ascii_case("localhost"), port)
         }
     };
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
     host && port.is_none_or(is_port)
 }
 
-/// As the browser says; others do not say. Somebody who follows a link, to a page of its own, is welcome.
+/// As Fetch Metadata says; only browsers send it. Following a link to the page is allowed.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let is = |name: &HeaderName, value: &str| only(headers, name) == Some(value);
     let is_ours = !headers.contains_key(SITE) || is(&SITE, "same-origin") || is(&SITE, "none");
@@ -65,7 +65,8 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     !is_ours && !is_visit
 }
 
-/// An origin is sent where a page asks another server, or posts. Ours is `http://HOST`, or https by way of a proxy.
+/// Browsers send an origin with requests to another server, and with POST. Ours is `http://HOST`, or https behind a
+/// proxy.
 fn has_another_origin(headers: &HeaderMap) -> bool {
     let is_ours = |origin: &str| {
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
@@ -74,7 +75,7 @@ fn has_another_origin(headers: &HeaderMap) -> bool {
     headers.contains_key(ORIGIN) && !only(headers, &ORIGIN).is_some_and(is_ours)
 }
 
-/// The value of a field that is there once; of two, nobody knows which another reader would take.
+/// The value of a field that occurs once; of two values another reader might take either.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
@@ -208,7 +209,7 @@ mod tests {
     fn the_control_socket_asks_for_no_host_but_of_a_browser() {
         check(AdminTransport::Control, "/reload", &[("host", "control")], None);
         check(AdminTransport::Control, "/reload", &[], None);
-        // Forwarded to somebody's TCP port, and its page's name led there.
+        // Forwarded to a TCP port, to which the page's name resolves.
         let rebound = [("host", "evil.example:1"), ("origin", "http://evil.example:1")];
         check(AdminTransport::Control, "/reload", &rebound, Some(NO_ADDRESS));
         let rebound = [("host", "evil.example:1"), ("sec-fetch-site", "same-origin")];

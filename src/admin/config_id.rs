@@ -1,7 +1,7 @@
-//! Whose a daemon is: which configuration file it serves, and whether somebody who asks means that one.
+//! Identifies a daemon by its configuration file, and checks whether a request is meant for it.
 //!
-//! Two daemons of one user that say nothing of `admin.control` have the same default place for it, and one HTTP address
-//! may be another daemon's by now. So whoever asks on behalf of a file names it, and a daemon of another file refuses.
+//! Two daemons of one user that do not set `admin.control` have the same default path for it, and one HTTP address may
+//! be another daemon's by now. So a request on behalf of a file names it, and a daemon of another file refuses.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -13,22 +13,24 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
 use crate::digest::Digester;
 
-/// The configuration file that is meant, once for each of its names; bytes that are not printable ASCII are percent-encoded.
+/// The configuration file that a request is meant for, once for each of its names; bytes that are not printable ASCII
+/// are percent-encoded.
 pub(crate) const MEANT: HeaderName = HeaderName::from_static("ambassador-config");
 
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
-/// A configuration file by the names that tell it from others.
+/// A configuration file by the names that distinguish it from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigId {
-    /// In its folder, which is followed through links: what the file itself is a link to may change while it is in use.
+    /// With its folder's links resolved, but not its own: the target of the file's own link may change while it is in
+    /// use.
     named: PathBuf,
-    /// The file at the end of all links.
+    /// With all links resolved.
     real: PathBuf,
 }
 
 impl ConfigId {
-    /// Of the file as it is now. It looks at the file system, which may block.
+    /// For the file as it is now. It reads the file system, which may block.
     #[must_use]
     pub fn of(file: &Path) -> Self {
         let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -41,13 +43,13 @@ impl ConfigId {
         Self { named, real }
     }
 
-    /// The file, as messages name it.
+    /// The path for messages.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.named
     }
 
-    /// What a request says that is for this file's daemon.
+    /// The headers of a request that is meant for this file's daemon.
     pub fn headers(&self) -> impl Iterator<Item = HeaderValue> {
         let value = |path: &PathBuf| {
             let encoded = percent_encode(path.as_os_str().as_bytes(), ENCODED).to_string();
@@ -56,7 +58,7 @@ impl ConfigId {
         [&self.named, &self.real].into_iter().map(value)
     }
 
-    /// Whether a request with those headers is for this file's daemon, as one is that names no file.
+    /// Whether a request with those headers is meant for this file's daemon; one that names no file is.
     #[must_use]
     pub fn matches_request(&self, headers: &HeaderMap) -> bool {
         let mut names = headers.get_all(&MEANT).iter().peekable();
@@ -67,7 +69,7 @@ impl ConfigId {
         name == self.named || name == self.real
     }
 
-    /// Where the daemon of this file has its control socket when the default place is another daemon's, the likeliest first.
+    /// Where this file's daemon has its control socket when another daemon has the default path, the likeliest first.
     pub fn alternative_control_sockets(&self, default: &Path) -> impl Iterator<Item = PathBuf> {
         let mut both = vec![self.beside(default, &self.named), self.beside(default, &self.real)];
         both.dedup();

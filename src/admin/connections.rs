@@ -1,7 +1,9 @@
-//! The places of a door: how many connections there are at once, whose, and which one goes when another comes.
+//! Limits the connections of an admin socket: how many there are at once, by owner, and which one is closed for a new
+//! one.
 //!
-//! Nobody has to wait for a silent connection: the one that has been silent for longest makes way, of the newcomer's own where
-//! it has its share, else of whoever has most. Where none is silent there are some places left in which only health is told.
+//! A silent connection never keeps a new one out: the longest silent one is closed, of the same owner where that has
+//! reached its limit, else of the owner with the most silent ones. When none is silent, some connections remain that
+//! answer only about health.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,31 +13,30 @@ use tokio::sync::Notify;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// Connections at once.
+/// How many connections may be open at once.
 const PLACES: usize = 56;
-/// Those besides in which only /healthz and /readyz are answered.
+/// How many more that answer only /healthz and /readyz.
 const KEPT: usize = 8;
-/// Of them all, what one caller may have.
+/// How many of all these one owner may have.
 const CALLER_MAX: usize = 16;
 
-/// Whose a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ConnectionOwner {
     /// A user of this host.
     User(u32),
     /// Another host.
     Host(IpAddr),
-    /// Nobody can tell.
+    /// It cannot be determined.
     Unknown,
 }
 
-/// All of a door.
+/// The connections of one admin socket.
 #[derive(Debug, Default)]
 pub(super) struct ConnectionTable(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Counts what happens, so that of two moments the earlier one is known without a clock.
+    /// Counts events, so that they can be ordered without a clock.
     now: u64,
     taken: BTreeMap<u64, OccupiedConnection>,
 }
@@ -44,27 +45,27 @@ struct Table {
 struct OccupiedConnection {
     caller: ConnectionOwner,
     is_kept: bool,
-    /// Since when nothing was asked; `None`: something is.
+    /// Since when there has been no request; `None`: one is under way.
     silent: Option<u64>,
     leave: Arc<Notify>,
 }
 
-/// A place, until it is dropped or told to leave.
+/// A connection's entry in the table, until it is dropped or evicted.
 #[derive(Debug)]
 pub(super) struct ConnectionGuard {
     connections: Arc<ConnectionTable>,
     number: u64,
     leave: Arc<Notify>,
-    /// Only health is told here.
+    /// Only health is answered here.
     pub(super) is_kept: bool,
 }
 
-/// Something is asked, until it is dropped.
+/// Marks a request as under way, until it is dropped.
 #[derive(Debug)]
 pub(super) struct RequestGuard<'a>(&'a ConnectionGuard);
 
 impl ConnectionTable {
-    /// A place for a newcomer; `None`: all are taken by who asks something.
+    /// Admits a new connection; `None`: all others have requests under way.
     pub(super) fn admit(self: &Arc<Self>, caller: ConnectionOwner) -> Option<ConnectionGuard> {
         let mut table = self.table();
         if table.count(|taken| taken.caller == caller) >= CALLER_MAX
@@ -93,7 +94,7 @@ impl Table {
         self.taken.values().filter(|taken| is_meant(taken)).count()
     }
 
-    /// Whether there is room for one more of a kind, be it by letting the longest silent one go of whoever has most.
+    /// Whether one more of a kind fits, after evicting the longest silent one of the owner that has most if necessary.
     fn has_room(&mut self, most: usize, is_kept: bool) -> bool {
         if self.count(|taken| taken.is_kept == is_kept) < most {
             return true;
@@ -108,7 +109,7 @@ impl Table {
         })
     }
 
-    /// The longest silent one of these goes. Whether there was one.
+    /// Evicts the longest silent one of these. Returns whether there was one.
     fn dismiss(&mut self, is_meant: impl Fn(&OccupiedConnection) -> bool) -> bool {
         let meant = self.taken.iter().filter(|(_, taken)| is_meant(taken));
         let oldest = meant.filter_map(|(number, taken)| Some((taken.silent?, *number))).min();
@@ -118,19 +119,18 @@ impl Table {
 }
 
 impl ConnectionGuard {
-    /// Something is asked now.
     pub(super) fn begin_request(&self) -> RequestGuard<'_> {
         self.set_silent(false);
         RequestGuard(self)
     }
 
-    /// Whether nothing has been asked yet.
+    /// Whether there has been no request yet.
     pub(super) fn is_new(&self) -> bool {
         let table = self.connections.table();
         table.taken.get(&self.number).is_some_and(|taken| taken.silent == Some(self.number))
     }
 
-    /// Another has come, and this one is to go.
+    /// Waits until it is evicted for another connection.
     pub(super) async fn evicted(&self) {
         self.leave.notified().await;
     }
@@ -175,7 +175,7 @@ mod tests {
         let mut mine: Vec<_> =
             (0..CALLER_MAX).map(|_| connections.admit(ConnectionOwner::User(1)).unwrap()).collect();
         let other = connections.admit(ConnectionOwner::User(2)).unwrap();
-        // The oldest has asked since, the next is asking.
+        // The oldest has had a request since; the next has one under way.
         drop(mine[0].begin_request());
         assert!(!mine[0].is_new() && mine[1].is_new());
         let (asking, rest) = mine.split_at_mut(2);
@@ -203,7 +203,7 @@ mod tests {
         let _asking: Vec<_> = house.iter().map(ConnectionGuard::begin_request).collect();
         let kept: Vec<_> = (0..KEPT).map(|_| connections.admit(ConnectionOwner::User(77)).unwrap()).collect();
         assert!(kept.iter().all(|guard| guard.is_kept));
-        // Of those, too, the silent ones make way.
+        // Of those, too, silent ones are evicted.
         let another = connections.admit(ConnectionOwner::User(78)).unwrap();
         assert!(another.is_kept && is_dismissed(&kept[0]));
         let kept: Vec<_> = kept.into_iter().skip(1).chain([another]).collect();

@@ -1,5 +1,5 @@
-//! What may be asked for on the control socket, by POST. What concerns the daemon as a whole is passed on to it; the
-//! answer says what came of it, and the log who asked.
+//! The requests that the control socket takes, by POST. Those that concern the daemon as a whole are passed on to
+//! it; the response has the result, and the log has the caller.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,30 +24,30 @@ use crate::session::SessionId;
 use crate::sys::Socket;
 use crate::upstream::EndpointView;
 
-/// An order for the daemon, with the place for its answer.
+/// A request for the daemon, with the channel for its response.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Read the configuration again.
     Reload(oneshot::Sender<ReloadResult>),
-    /// Go down as SIGTERM does; the answer is that it begins.
+    /// Shut down as by SIGTERM; answered when it begins.
     Drain(oneshot::Sender<()>),
-    /// Log with at least that level, for so long or until a reload.
+    /// Log with at least that level, for that long or until a reload.
     LogLevel(LevelFilter, Option<Duration>, oneshot::Sender<()>),
 }
 
 pub(crate) type CommandSender = mpsc::Sender<Command>;
 
-/// What a reload came to.
+/// The result of a reload.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ReloadResult {
     /// Whether the file is in force. If not, nothing has changed.
     pub ok: bool,
-    /// What is different now, in words.
+    /// What has changed, in words.
     pub changes: Vec<String>,
-    /// What the file says and only a restart, or a replacement, will bring about.
+    /// What the file changes that only a restart or a replacement can apply.
     pub needs_restart: Vec<String>,
-    /// What works but deserves a word.
+    /// What is valid but questionable.
     pub warnings: Vec<String>,
     /// Why the file is not in force.
     pub mistakes: Vec<MistakeView>,
@@ -59,19 +59,19 @@ pub(crate) struct ReloadResult {
 pub struct MistakeView {
     /// The file.
     pub file: String,
-    /// From 1; where the text is at fault.
+    /// From 1; only for mistakes in the text.
     pub line: Option<usize>,
     /// From 1, in characters.
     pub column: Option<usize>,
-    /// The keys that lead there.
+    /// The keys that lead to the value.
     pub path: String,
     /// What is wrong.
     pub message: String,
-    /// The line it is about behind its number, and below it what is meant, underlined.
+    /// The line with its number, and below it the marked part.
     pub shown: Option<String>,
 }
 
-/// `FILE:LINE:COLUMN: PATH: message`, without what is not known, and the line.
+/// `FILE:LINE:COLUMN: PATH: message`, without unknown parts, and the line.
 impl fmt::Display for MistakeView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { file, line, column, path, message, shown } = self;
@@ -87,7 +87,7 @@ impl fmt::Display for MistakeView {
     }
 }
 
-/// All of them, and where they are about lines of a file, how many there are.
+/// All of them, and how many there are if they have lines.
 #[must_use]
 pub(crate) fn format_list(mistakes: &[MistakeView]) -> String {
     let each: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
@@ -100,18 +100,18 @@ pub(crate) fn format_list(mistakes: &[MistakeView]) -> String {
     format!("{}\n\n{count}", each.join("\n\n"))
 }
 
-/// Orders that may wait for the daemon.
+/// How many requests may wait for the daemon.
 const WAITING_MAX: usize = 16;
-/// How long an answer may take: files are read, and users looked up.
+/// How long a response may take: files are read, and users looked up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The way to the daemon, and its end.
+/// The channel for requests to the daemon.
 #[must_use]
 pub(crate) fn command_channel() -> (CommandSender, mpsc::Receiver<Command>) {
     mpsc::channel(WAITING_MAX)
 }
 
-/// Who asks, as the kernel noted it when they connected.
+/// The process at the other end, as the kernel recorded it when it connected.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ControlPeer {
     uid: u32,
@@ -119,7 +119,7 @@ pub(super) struct ControlPeer {
 }
 
 impl ControlPeer {
-    /// The other end of the control socket; `None` where the kernel does not tell.
+    /// `None` where the kernel does not report it.
     pub(super) fn of(socket: &Socket) -> Option<Self> {
         let process = socket.peer_process().ok()?;
         Some(Self { uid: process.uid, pid: process.pid })
@@ -131,16 +131,16 @@ impl ControlPeer {
     }
 }
 
-/// What has come of an order for an endpoint.
+/// The result of a request for an endpoint.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct EndpointCommandResult {
     pub cluster: String,
     pub endpoint: String,
     pub state: String,
-    /// The state before; several where those of that name were in several.
+    /// The state before; several where endpoints of that name differed.
     pub was: String,
-    /// How many are called so: with TLS there is one for each name that is sent to its address.
+    /// How many endpoints have that name: with TLS there is one for each server name sent to its address.
     pub endpoints: usize,
     /// Their live sessions.
     pub sessions: u32,
@@ -148,7 +148,7 @@ pub(crate) struct EndpointCommandResult {
     pub enabled: usize,
 }
 
-/// What has come of an order to close a session.
+/// The result of a request to close a session.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SessionCommandResult {
@@ -160,11 +160,11 @@ pub(crate) struct SessionCommandResult {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct LogLevel {
-    /// In force.
+    /// The level in force.
     pub level: String,
-    /// In the file, as it was read last.
+    /// The level in the file, as last read.
     pub configured: String,
-    /// For how long the one in force has just been ordered, where that has an end.
+    /// For how long the level in force was requested just now, if for a limited time.
     pub lasting: Option<String>,
 }
 
@@ -176,17 +176,17 @@ impl LogLevel {
     }
 }
 
-/// What has come of an order to drain.
+/// The result of a request to drain.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct DrainCommandResult {
-    /// Whether it had begun before.
+    /// Whether a drain had begun before.
     pub already: bool,
-    /// Sessions that live.
+    /// Live sessions.
     pub sessions: usize,
 }
 
-/// Does what is asked for, and leaves a line about it; `None` for what is no order.
+/// Executes a control request and logs it; `None` for anything but a POST on the control socket.
 pub(super) async fn execute<B>(
     admin_state: &AdminState,
     transport: AdminTransport,
@@ -301,7 +301,7 @@ fn set_admin(view: &View, cluster: &str, endpoint: &str, admin: Admin) -> HttpRe
     })
 }
 
-/// The answer to an order; `None` where nobody takes it or it takes too long.
+/// The daemon's response; `None` where the queue is full or the response takes too long.
 async fn ask<T>(commands: &CommandSender, order: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     commands.try_send(order(answer)).ok()?;

@@ -1,5 +1,5 @@
-//! The last minutes, for the curves of the page: sums sampled while nobody looks, because who opens the page wants to
-//! know what happened before.
+//! The last minutes, for the curves of the page: sums sampled all the time, because a user who opens the page wants
+//! to see what happened before.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub(crate) struct Sample {
 }
 
 impl History {
-    /// Remembers what was true at `now`, and forgets the oldest past the bound.
+    /// Adds a sample, and drops the oldest beyond the limit.
     pub(crate) fn sample(&self, now: Instant, counters: Counters) {
         let mut samples = self.samples();
         if samples.len() == SAMPLES_MAX {
@@ -49,7 +49,7 @@ impl History {
         samples.push_back((now, counters));
     }
 
-    /// What is remembered, and at its end what is true at `now`.
+    /// The samples, and one more of the current counters.
     pub(super) fn until(&self, started: Instant, now: Instant, counters: Counters) -> Samples {
         let remembered = self.samples();
         let all = remembered.iter().copied().chain([(now, counters)]);

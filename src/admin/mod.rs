@@ -1,7 +1,7 @@
-//! What the daemon answers about itself: HTTP on an address (read-only) and on the control socket.
+//! The admin interfaces: HTTP on an address (read-only) and on the control socket.
 //!
-//! hyper parses. Only the control socket takes orders; those that concern the daemon as a whole are passed on to it.
-//! Connections are few, bounded, and short of patience.
+//! hyper parses. Only the control socket accepts requests that change something; those that concern the daemon as a
+//! whole are passed on to it. Connections are limited in number and by short timeouts.
 
 mod browser;
 mod config_id;
@@ -42,7 +42,7 @@ pub(crate) use reported::UNTOLD;
 pub(crate) use server::{AdminTransport, serve};
 pub(crate) use status::{Phase, PhaseCell};
 
-/// Where the daemon answers questions about itself.
+/// Which admin interfaces there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The HTTP address, read-only; `None` is off.
@@ -51,59 +51,60 @@ pub struct Settings {
     pub control: Control,
 }
 
-/// The control socket's place.
+/// Where the control socket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
     /// None.
     Off,
-    /// Named in the file: it must be bound, or the start fails.
+    /// A configured path: it must be bound, or the start fails.
     At(PathBuf),
-    /// The default place: where another daemon has it, there is one beside it (see [`ConfigId::alternative_control_sockets`]); where
-    /// neither can be bound, the daemon says so and goes on without.
+    /// The default path: where another daemon has it, there is one beside it (see
+    /// [`ConfigId::alternative_control_sockets`]); where neither can be bound, the daemon logs a warning and runs
+    /// without.
     Default(PathBuf),
 }
 
-/// What there is to be seen.
+/// What the admin interfaces show and control.
 #[derive(Debug)]
 pub(crate) struct AdminState {
-    /// How far the daemon's life has gone.
+    /// The phase of the daemon's life.
     pub phase: PhaseCell,
-    /// When it began.
+    /// When the daemon started.
     pub started: Instant,
     /// The configuration's file.
     pub config: PathBuf,
-    /// What tells it from other files.
+    /// Distinguishes it from other files.
     pub config_id: ConfigId,
     /// When the file was last read again, and whether it came into force.
     pub last_reload: Mutex<Option<(Instant, bool)>>,
-    /// What a reload may change.
+    /// The part that a reload replaces.
     pub view: ViewCell,
-    /// Who does what is asked for on the control socket.
+    /// Where control requests are sent.
     pub commands: CommandSender,
-    /// Whether another process is about to take over: what is ordered now it would not know.
+    /// Whether a successor is about to take over: it would not know of requests from now on.
     pub handing_over: AtomicBool,
-    /// What is in use towards the upstreams.
+    /// The credentials in use towards upstreams.
     pub credentials: Credentials,
-    /// What is written.
+    /// The log and its level.
     pub log: Log,
-    /// The metrics; [`AdminState::metrics`] for whoever reads them.
+    /// The recorder; to be read through [`AdminState::metrics`].
     pub exposition: Exposition,
     /// The last minutes, for the page.
     pub history: History,
-    /// What tracks the tasks of sessions, and of the sockets that they come by.
+    /// Tracks the tasks of sessions, and of the sockets that they come by.
     pub sessions: Drain,
-    /// What tracks all other tasks.
+    /// Tracks all other tasks.
     pub upkeep: Drain,
 }
 
 impl AdminState {
-    /// The file was read again just now, and came into force or did not.
+    /// Records the result of a reload.
     pub(crate) fn record_reload(&self, is_in_force: bool) {
         let reloaded = (clock::now(), is_in_force);
         *self.last_reload.lock() = Some(reloaded);
     }
 
-    /// The metrics, with the bytes of sessions that live and the states of clusters as they are now.
+    /// The metrics, with the bytes of live sessions and the states of clusters brought up to date.
     #[must_use]
     pub(crate) fn metrics(&self) -> &Exposition {
         let view = self.view.get();
@@ -113,7 +114,7 @@ impl AdminState {
         &self.exposition
     }
 
-    /// What all listeners have seen together.
+    /// The sums over all listeners.
     #[must_use]
     pub(crate) fn counters(&self) -> Counters {
         self.view
@@ -125,10 +126,10 @@ impl AdminState {
     }
 }
 
-/// What there is at the moment, as a whole.
+/// The listeners, clusters and routes of the configuration in force.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
-    /// Where the HTTP address is in fact.
+    /// The actual HTTP address.
     pub admin: Option<SocketAddr>,
     /// Each listener, in the file's order.
     pub listeners: Vec<ListenerView>,
@@ -136,11 +137,11 @@ pub(crate) struct View {
     pub clusters: Vec<Arc<Cluster>>,
     /// Routes that take no more connections, but have live sessions.
     pub draining: Vec<Arc<Route>>,
-    /// Of all listeners that there ever were.
+    /// Those of all listeners there ever were.
     pub session_tables: Vec<Arc<SessionTable>>,
 }
 
-/// The scene, changed as a whole.
+/// A view that is replaced as a whole.
 #[derive(Debug, Default)]
 pub(crate) struct ViewCell(ArcSwap<View>);
 
@@ -150,7 +151,6 @@ impl ViewCell {
         self.0.load_full()
     }
 
-    /// Another from now on.
     pub(crate) fn set(&self, view: View) {
         self.0.store(Arc::new(view));
     }
@@ -163,10 +163,10 @@ impl View {
     }
 }
 
-/// A listener with the addresses it has in fact.
+/// A listener with its actual addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct ListenerView {
-    /// Where its connections go.
+    /// Its current route.
     pub route: Arc<Route>,
     /// Where it accepts.
     pub addresses: Vec<LocalAddress>,

@@ -1,6 +1,6 @@
-//! The page for people at `/`: one file with its style and its script, compiled in. It loads nothing from anywhere, and
-//! a policy that names the two by their hashes keeps it so (CSP level 3, §8.2): markup that should ever get into it would
-//! neither run nor fetch.
+//! The page at `/`: one file with its style and its script, compiled in. It loads nothing else, and a policy that
+//! allows only these two, by their hashes, enforces that (CSP level 3, §8.2): injected markup could neither run nor
+//! fetch.
 
 use std::sync::OnceLock;
 
@@ -21,7 +21,7 @@ pub(super) fn policy() -> &'static str {
     })
 }
 
-/// What stands between a pair of tags that the page has once.
+/// The text between a pair of tags that the page has once.
 fn inside(tag: &str) -> &'static str {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let begin = PAGE.find(&open).map_or(0, |at| at + open.len());

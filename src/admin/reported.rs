@@ -1,25 +1,25 @@
-//! A number in an answer that a daemon of another version may leave out.
+//! A number in a response that a daemon of another version may leave out.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The number, where it was told; else people see a dash.
+/// The number, if it was sent; otherwise users see a dash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Reported<T>(Option<T>);
 
-/// What stands for what was not told.
+/// Shown for a number that was not sent.
 pub(crate) const UNTOLD: &str = "–";
 
 impl<T: Copy + Default> Reported<T> {
-    /// The number; zero where it was not told.
+    /// The number; zero if it was not sent.
     #[must_use]
     pub(crate) fn or_zero(self) -> T {
         self.0.unwrap_or_default()
     }
 
-    /// Made into words by `how`, where it was told.
+    /// Formats the number with `how`, if it was sent.
     pub(crate) fn display_with(self, how: impl FnOnce(T) -> String) -> String {
         self.0.map_or_else(|| UNTOLD.into(), how)
     }

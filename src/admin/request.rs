@@ -1,5 +1,5 @@
-//! What is asked for on the control socket, read off a path. Names in it are percent-encoded where they have to be; an
-//! endpoint's may have its slashes as they are.
+//! Parses the path of a control request. Names in it are percent-encoded where necessary; an endpoint's name may have
+//! its slashes as they are.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::policy::endpoint_state::Admin;
 use crate::quantity::duration;
 use crate::session::{NoSessionId, SessionId};
 
-/// Something that changes what the daemon does.
+/// A request that changes what the daemon does.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ControlRequest {
     Reload,
@@ -21,7 +21,7 @@ pub(super) enum ControlRequest {
     LogLevel { level: LevelFilter, lasting: Option<Duration> },
 }
 
-/// Why a path is no order.
+/// Why a path is no control request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ControlRequestError {
     #[error(
@@ -78,7 +78,7 @@ impl ControlRequest {
     }
 }
 
-/// Adding it to the clock does not overflow.
+/// Adding it to the clock cannot overflow.
 const LASTING_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[cfg(test)]

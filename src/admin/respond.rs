@@ -1,4 +1,4 @@
-//! One request, one answer. Reads only.
+//! Answers one request; read-only.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -13,7 +13,6 @@ use super::status::{Phase, SessionList, Status};
 use crate::clock;
 use crate::metrics::{self, OPENMETRICS, openmetrics, prefers_openmetrics};
 
-/// The answers' body.
 pub(super) type HttpResponse = Response<Full<Bytes>>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -43,8 +42,8 @@ const ONLY_READS: &str =
     "only GET and HEAD; what changes something is asked for by POST on the control socket\n";
 const INDEX: &str = "ambassador: /metrics /healthz /readyz[?cluster=NAME] /status /sessions /log /history\n";
 
-/// What browsers are told of every answer: it is what it says it is, stands in no frame, shares no window with a page that opened
-/// it, is no part of another site's, and tells nobody where it was.
+/// Headers of every response for browsers: no sniffing of the type, no frames, no window shared with the page that
+/// opened it, no use by other sites, no referrer.
 const KEPT_APART: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
@@ -69,8 +68,8 @@ fn metrics<B>(admin_state: &AdminState, request: &Request<B>) -> HttpResponse {
     respond(StatusCode::OK, metrics::TEXT, text)
 }
 
-/// Ready means that every listener is bound and none is about to go. Asked about one cluster, it also means
-/// that the cluster exists.
+/// Ready means that every listener is bound and the daemon is not shutting down. With a cluster in the query, it also
+/// means that the cluster exists.
 fn readyz(admin_state: &AdminState, query: Option<&str>) -> HttpResponse {
     let reason = match admin_state.phase.get() {
         Phase::Ready => None,

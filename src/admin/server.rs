@@ -1,4 +1,4 @@
-//! Accepts the admin's connections and lets hyper speak HTTP/1.1 on them.
+//! Accepts admin connections and lets hyper speak HTTP/1.1 on them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,22 +18,20 @@ use crate::clock;
 use crate::drain::{Drain, DrainWatch};
 use crate::sys::{ListeningSocket, Peer, Socket, socket_owner};
 
-/// Which way a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AdminTransport {
     Address,
-    /// The control socket, which only its owner reaches.
+    /// The control socket, which only its owner can connect to.
     Control,
 }
 
 /// How long a connection may be silent between requests.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long until its first request is whole.
+/// How long its first request may take to arrive.
 const PATIENCE_FIRST: Duration = Duration::from_secs(2);
-/// A connection's whole life: scrapers come again.
+/// The longest life of a connection; clients reconnect.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// Serves until the drain begins.
 pub(crate) async fn serve(
     listening: Arc<ListeningSocket>,
     transport: AdminTransport,
@@ -52,7 +50,8 @@ pub(crate) async fn serve(
         match accepted {
             Ok((accepted, peer)) => {
                 let Ok(socket) = Socket::adopt(accepted) else { continue };
-                // Whoever finds all places taken by others who ask is let go, and comes again.
+                // When all connections have requests under way, a new one is closed, and the client
+                // has to retry.
                 let Some(guard) = connections.admit(caller(&socket, peer)) else { continue };
                 let (admin_state, watch) = (Arc::clone(&admin_state), watch.clone());
                 drain.spawn(converse(socket, guard, transport, admin_state, watch));
@@ -65,7 +64,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Whose share of the places a connection takes.
+/// The owner whose limit a connection counts towards.
 fn caller(socket: &Socket, peer: Peer) -> ConnectionOwner {
     match peer {
         Peer::Unix => socket
@@ -89,7 +88,7 @@ async fn converse(
     watch: DrainWatch,
 ) {
     let asker = control::ControlPeer::of(&socket);
-    // The file's mode says so too, unless somebody changed it.
+    // The file's mode ensures it too, unless it was changed.
     if transport == AdminTransport::Control && !asker.is_some_and(control::ControlPeer::is_authorized) {
         tracing::warn!(?asker, "somebody else than our own user and root came to the control socket");
         return socket.abort();
@@ -130,7 +129,7 @@ async fn converse(
         .serve_connection(TokioIo::new(socket), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        // What goes wrong on a connection is its client's to see.
+        // Errors of a connection are left to its client.
         _ = alarm::timeout_at(clock::now() + LIFETIME, connection.as_mut()) => {}
         () = guard.evicted() => {}
         () = never_asked(&guard) => {}
@@ -141,11 +140,11 @@ async fn converse(
     }
 }
 
-/// What is answered in the places that are kept for it, and what anything else is told there.
+/// The paths that are answered when only health is, and the response to all others then.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 const KEPT: &str = "every place is taken but those for /healthz and /readyz: ask again in a moment\n";
 
-/// The patience with a connection that has asked nothing is over.
+/// Returns when the time for the first request is over.
 async fn never_asked(guard: &ConnectionGuard) {
     alarm::sleep(PATIENCE_FIRST).await;
     if !guard.is_new() {

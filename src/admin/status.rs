@@ -1,5 +1,5 @@
-//! `/status` and `/sessions` as data: made from the daemon's objects, read again by `ambassador status`, `sessions` and `top`.
-//! These may be of another version: what they do not know they pass over, and what is missing is as if it were empty.
+//! `/status` and `/sessions` as data: made from the daemon's objects, parsed by `ambassador status`, `sessions` and
+//! `top`. These may be of another version: they ignore unknown fields, and treat missing ones as empty.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,13 +14,13 @@ use crate::policy::{breaker, outlier};
 use crate::upstream::{Cluster, EndpointView, discovery};
 use crate::{caller, clock};
 
-/// How far a daemon's life has gone. Each leads to the next.
+/// The phases of a daemon's life, each followed by the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
     /// Every listener accepts.
     Ready,
-    /// Still accepting, but asking to be left alone.
+    /// Still accepting, but no longer ready.
     LameDuck,
     /// No longer accepting; sessions end.
     Draining,
@@ -38,18 +38,16 @@ impl Phase {
     }
 }
 
-/// The phase, seen from any thread.
+/// The phase, readable from any thread.
 #[derive(Debug)]
 pub(crate) struct PhaseCell(AtomicU8);
 
 impl PhaseCell {
-    /// In that phase.
     #[must_use]
     pub(crate) const fn new(phase: Phase) -> Self {
         Self(AtomicU8::new(phase as u8))
     }
 
-    /// Goes on to that phase.
     pub(crate) fn set(&self, phase: Phase) {
         self.0.store(phase as u8, Ordering::Release);
     }
@@ -64,7 +62,7 @@ impl PhaseCell {
     }
 }
 
-/// The answer to `/status`.
+/// The response to `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
@@ -121,7 +119,7 @@ pub(crate) struct ClusterStatus {
     pub discovery: Vec<OriginStatus>,
 }
 
-/// Something that a cluster's endpoints come from, in `/status`.
+/// A source of a cluster's endpoints, in `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct OriginStatus {
@@ -143,7 +141,7 @@ pub(crate) struct CredentialStatus {
     /// Seconds since 1970.
     pub expires: Option<u64>,
     pub replaced: u64,
-    /// Why what is in the files now is not in use.
+    /// Why the current content of its files is not in use.
     pub error: Option<String>,
 }
 
@@ -156,7 +154,7 @@ pub(crate) struct EndpointStatus {
     pub addresses: Vec<String>,
     pub state: String,
     pub health: String,
-    /// For how long it has been so; absent where there are no checks.
+    /// For how long the health has been the same; absent without health checks.
     pub health_seconds: Option<f64>,
     /// Why the last probe failed, if it did.
     pub health_error: Option<String>,
@@ -166,12 +164,12 @@ pub(crate) struct EndpointStatus {
     pub dial_ms: Option<f64>,
     pub sessions: Reported<u32>,
     pub pending_dials: Reported<u32>,
-    /// Connections that are ready for sessions to come.
+    /// Connections that are ready for sessions.
     pub ready: u32,
     pub last_error: Option<String>,
 }
 
-/// Why an endpoint is set aside, and for how long still.
+/// Why an endpoint is ejected, and for how much longer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct EjectionStatus {
@@ -180,11 +178,11 @@ pub(crate) struct EjectionStatus {
     pub on_trial: bool,
 }
 
-/// The answer to `/sessions`.
+/// The response to `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SessionList {
-    /// Those that live.
+    /// Live sessions.
     pub sessions: Vec<SessionStatus>,
 }
 
@@ -201,7 +199,7 @@ pub(crate) struct SessionStatus {
     pub received_bytes: Reported<u64>,
 }
 
-/// Who connected, in `/sessions`.
+/// The caller of a session, in `/sessions`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct CallerStatus {

@@ -1,4 +1,4 @@
-//! `check`: is the configuration right, and with `--connect`, does each endpoint answer.
+//! `check`: whether the configuration is right, and with `--connect`, whether each endpoint answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +60,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
     }
 }
 
-/// The daemon starts all the same and waits for the file to get better: it is somebody else's, and may come later.
+/// The daemon starts all the same and waits for the file to be corrected: others write it, and it may appear later.
 fn mistake_in_file(cluster: &Settings) -> Option<String> {
     match cluster.source.as_ref()? {
         Source::File(file) => file.targets().err(),
@@ -101,7 +101,7 @@ async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> u
     unreachable
 }
 
-/// Whether every agent has given what it is to give.
+/// Fetches from every agent; returns whether all have sent their certificates.
 async fn fetched(cluster: &Arc<Cluster>) -> bool {
     let tls = cluster.settings().tls.as_ref();
     let mut all = true;
@@ -111,7 +111,7 @@ async fn fetched(cluster: &Arc<Cluster>) -> bool {
             all = refused("identity", &reason);
         }
     }
-    // Those that trust whom an agent says.
+    // Trust that comes from an agent has to be loaded after its certificates.
     let _ = tls.map(|tls| tls.trust().refresh());
     all
 }
@@ -143,13 +143,13 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Identity
         Ok(ready) => ready,
         Err(error) => return refused(error.step().label(), &error.to_string()),
     };
-    // Such a server rejects us behind the handshake, and some do so without a word.
+    // A server that requires a certificate rejects us after the handshake, and some do so without an alert.
     let is_uncertified = ready.stream.is_uncertified();
     let secured = record.agreed.map(|agreed| {
         format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
     });
-    // With TLS 1.3 a server judges our certificate after our side of the handshake is done. It says so within a round
-    // trip, which is when a probe has its answer.
+    // With TLS 1.3 a server verifies our certificate after our side of the handshake is done. It reports the result
+    // within a round trip, which is also when a probe gets its response.
     match probe(settings, ready).await {
         Ok(None) => {
             secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
@@ -180,7 +180,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Identity
 /// The step after the handshake, where the protocol has a probe.
 const ANSWER: &str = "answer";
 
-/// The step before them all, which sessions do not wait for.
+/// The step before all others, for which sessions do not wait.
 const RESOLVE: &str = "resolve";
 
 fn resolved(origin: &Origin) -> bool {

@@ -1,4 +1,5 @@
-//! Asks a running daemon, over its control socket or its HTTP address, and gives it orders over the former.
+//! The client of a running daemon: queries over its control socket or its HTTP address, control requests
+//! over the former.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,15 +43,15 @@ pub(super) struct ControlTarget {
     control: Option<PathBuf>,
 }
 
-/// A daemon that can be asked.
+/// A daemon that can be queried.
 pub(super) struct Daemon {
     runtime: Runtime,
     addresses: Vec<AdminAddress>,
-    /// The file whose daemon is meant; `None`: whoever listens there.
+    /// The file whose daemon is meant; `None`: whichever daemon listens there.
     file: Option<ConfigId>,
 }
 
-/// Where somebody may listen, and the file whose daemon is meant.
+/// The addresses to try, and the file whose daemon is meant.
 type AdminAddresses = (Vec<AdminAddress>, Option<ConfigId>);
 
 enum AdminAddress {
@@ -58,30 +59,30 @@ enum AdminAddress {
     Address(SocketAddr),
 }
 
-/// What a daemon answers.
+/// A daemon's response.
 pub(super) struct ControlResponse {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
 
-/// A daemon that does not answer within this is as good as gone.
+/// A daemon that does not answer within this time counts as gone.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// An order may make it read files and look users up.
+/// For control requests, as they may make the daemon read files and look users up.
 const PATIENCE_ORDER: Duration = Duration::from_secs(65);
 
-/// The body of the answer to `GET path`, from the first door that opens.
+/// The body of the response to `GET path`, from the first address that answers.
 pub(super) fn get(place: &AdminTarget, path: &str) -> Result<Bytes, CommandError> {
     let daemon = Daemon::at(place)?;
     daemon.get(path).map_err(CommandError::Running)
 }
 
-/// The answer to an order, whatever it is.
+/// The response to a control request, whatever it is.
 pub(super) fn send_command(place: &ControlTarget, path: &str) -> Result<ControlResponse, CommandError> {
     let daemon = Daemon::control_at(place)?;
     daemon.send_command(path).map_err(CommandError::Running)
 }
 
-/// A name as a part of a path.
+/// Encodes a name as a segment of a path.
 pub(super) fn path_segment(name: &str) -> String {
     const KEPT: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
@@ -89,7 +90,7 @@ pub(super) fn path_segment(name: &str) -> String {
 }
 
 impl Daemon {
-    /// The one that may be asked there.
+    /// The daemon that can be queried there.
     pub(super) fn at(place: &AdminTarget) -> Result<Self, CommandError> {
         let (addresses, file) = match place.admin {
             Some(address) => (vec![AdminAddress::Address(address)], None),
@@ -103,7 +104,7 @@ impl Daemon {
         Self::behind(addresses, file)
     }
 
-    /// The one that takes orders there.
+    /// The daemon that takes control requests there.
     pub(super) fn control_at(place: &ControlTarget) -> Result<Self, CommandError> {
         let (mut addresses, file) = place.doors()?;
         addresses.retain(AdminAddress::takes_orders);
@@ -120,12 +121,12 @@ impl Daemon {
         Ok(Self { runtime, addresses, file })
     }
 
-    /// The body of a good answer, or why there is none.
+    /// The body of a successful response, or why there is none.
     pub(super) fn get(&self, path: &str) -> Result<Bytes, String> {
         self.ask(&Method::GET, path, PATIENCE, self.addresses.iter())?.into_success_body()
     }
 
-    /// The answer to an order.
+    /// The response to a control request.
     pub(super) fn send_command(&self, path: &str) -> Result<ControlResponse, String> {
         let mut addresses = self.addresses.iter().filter(|address| address.takes_orders()).peekable();
         if addresses.peek().is_none() {
@@ -134,7 +135,7 @@ impl Daemon {
         self.ask(&Method::POST, path, PATIENCE_ORDER, addresses)
     }
 
-    /// From the first door that opens and is the daemon's who is meant.
+    /// Asks the addresses in order, until the right daemon answers.
     fn ask<'a>(
         &self,
         method: &Method,
@@ -160,19 +161,19 @@ impl Daemon {
 }
 
 impl ControlResponse {
-    /// The body, or the daemon's words.
+    /// The body, or the daemon's error message.
     pub(super) fn into_success_body(self) -> Result<Bytes, String> {
         if self.status.is_success() { Ok(self.body) } else { Err(self.message()) }
     }
 
-    /// What the daemon says.
+    /// The daemon's message.
     pub(super) fn message(&self) -> String {
         let words = String::from_utf8_lossy(&self.body).trim().to_owned();
         if words.is_empty() { self.status.to_string() } else { words }
     }
 }
 
-/// An answer in JSON.
+/// Parses a JSON response.
 pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|error| format!("the daemon's answer is not understood: {error}"))
 }
@@ -194,13 +195,14 @@ fn configured(admin: &Settings, file: Option<&ConfigId>) -> Vec<AdminAddress> {
         Control::Off => vec![],
         Control::At(path) => vec![path.clone()],
         Control::Default(path) => {
-            // A user's shell has an $XDG_RUNTIME_DIR that the system's daemon has not.
+            // A user's shell has an $XDG_RUNTIME_DIR that the system's daemon does not have.
             let mut places = vec![path.clone(), PathBuf::from("/run/ambassador/control.sock")];
             places.dedup();
             let beside = |path: &PathBuf| {
                 file.into_iter().flat_map(|file| file.alternative_control_sockets(path)).collect::<Vec<_>>()
             };
-            // Where it is beside the usual place, that one is another daemon's.
+            // A daemon listens beside the usual path only if that is another daemon's, so the paths beside
+            // come first.
             places.iter().flat_map(|path| beside(path).into_iter().chain([path.clone()])).collect()
         }
     };
@@ -226,7 +228,7 @@ impl AdminAddress {
     }
 }
 
-/// Why a door does not open.
+/// Why an address cannot be connected to.
 fn closed(error: &io::Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the list of kinds is not closed")]
     match error.kind() {
@@ -238,7 +240,7 @@ fn closed(error: &io::Error) -> String {
     }
 }
 
-/// What is asked, of the daemon of that file where there is one.
+/// The request, with the header that names the configuration file if there is one.
 fn request(method: &Method, path: &str, file: Option<&ConfigId>) -> Result<Request<Empty<Bytes>>, String> {
     let request = Request::builder().method(method.clone()).uri(path);
     let request = request.header("host", "localhost").header("connection", "close");

@@ -1,4 +1,4 @@
-//! `completions`: what a shell needs to complete our command line.
+//! `completions`: the script by which a shell completes our command line.
 
 use clap::CommandFactory as _;
 use clap_complete::Shell;

@@ -1,4 +1,4 @@
-//! `drain`: has the daemon go down as SIGTERM does.
+//! `drain`: shuts the daemon down as SIGTERM does.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// How often a daemon that goes down is looked at.
+/// How often to check whether the daemon has gone.
 const STEP: Duration = Duration::from_millis(200);
 
 pub(super) fn drain(arguments: &Arguments) -> Result<(), CommandError> {
@@ -36,7 +36,7 @@ pub(super) fn drain(arguments: &Arguments) -> Result<(), CommandError> {
         let begins = if already { "is draining already" } else { "drains, and exits" };
         super::print(format!("the daemon {begins} (pid {pid}): {sessions} live session(s)\n").as_bytes())?;
     }
-    // Another may answer in its place, where somebody starts it again.
+    // A restarted daemon may answer in its place, with another process id.
     while arguments.wait && self::pid(&daemon).is_ok_and(|now| now == pid) {
         std::thread::sleep(STEP);
     }

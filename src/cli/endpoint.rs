@@ -1,4 +1,4 @@
-//! `endpoint`: takes an endpoint out of use, and back in.
+//! `endpoint`: takes an endpoint out of use, and back into it.
 
 use super::CommandError;
 use super::client::{self, ControlTarget, path_segment};

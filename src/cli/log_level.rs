@@ -1,4 +1,4 @@
-//! `log-level`: what the daemon says of itself, more or less of it for a while.
+//! `log-level`: shows or changes the daemon's log level, perhaps for a limited time.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! `man`: the manual in roff, made from what the program knows of itself, so that it cannot fall behind.
+//! `man`: the manual in roff, generated from the command line and the table of keys, so that it is
+//! always up to date.
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -48,7 +49,7 @@ fn page(command: Command) -> Result<Vec<u8>, CommandError> {
     Ok(page)
 }
 
-/// What holds for all commands.
+/// The sections that hold for all commands.
 fn more(page: &mut Vec<u8>) -> io::Result<()> {
     let mut roff = Roff::new();
     roff.control("SH", ["EXIT STATUS"]);
@@ -87,7 +88,7 @@ fn more(page: &mut Vec<u8>) -> io::Result<()> {
     roff.to_writer(page)
 }
 
-/// listeners.yaml(5): each key with its place, from the table that reads the file.
+/// listeners.yaml(5): each key with its path, from the table that parses the file.
 fn file() -> Vec<u8> {
     let mut roff = Roff::new();
     roff.control("TH", ["listeners.yaml", "5", "", "", "ambassador"]);

@@ -1,4 +1,4 @@
-//! The command line: one file a verb, and the exit status of each.
+//! The command line: one file per verb, and the exit status of each.
 
 mod check;
 mod client;
@@ -26,7 +26,7 @@ use crate::admin::{self, ConfigId};
 use crate::config::{Config, Mistakes};
 use crate::escape::escaped_lines;
 
-/// Failed while running.
+/// The exit status of a command that failed.
 const FAILED: u8 = 1;
 /// EX_CONFIG of sysexits.h: wrong configuration.
 const CONFIG: u8 = 78;
@@ -85,7 +85,7 @@ struct ConfigFile {
     config: Option<PathBuf>,
 }
 
-/// Parses the command line and does what it says. Wrong usage exits with 2.
+/// Parses the command line and runs the command. Wrong usage exits with 2.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Why a verb did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug)]
 enum CommandError {
     Config(Mistakes),
@@ -141,7 +141,7 @@ impl CommandError {
 }
 
 impl ConfigFile {
-    /// The file named, or the first default that exists; where none does, the last, so that the error names it.
+    /// The named file, or the first default that exists; if none exists, the last, so that the error names it.
     fn path(&self) -> PathBuf {
         let defaults = ["listeners.yaml", "/etc/ambassador/listeners.yaml"].map(PathBuf::from);
         let [here, system] = defaults;
@@ -156,13 +156,13 @@ impl ConfigFile {
         Config::load(&self.path()).map_err(CommandError::Config)
     }
 
-    /// What tells it from other files; `None` where there is no file.
+    /// Distinguishes it from other files; `None` where there is no file.
     fn id(&self) -> Option<ConfigId> {
         let path = self.path();
         (self.config.is_some() || path.exists()).then(|| ConfigId::of(&path))
     }
 
-    /// Where the daemon of this file answers; where there is no file, where one without a word about it would.
+    /// The admin settings of this file; without a file, the default ones.
     fn load_admin(&self) -> Result<admin::Settings, CommandError> {
         let path = self.path();
         let settings = if self.config.is_none() && !path.exists() {
@@ -181,7 +181,8 @@ fn schema() -> Result<(), CommandError> {
     print(format!("{text}\n").as_bytes())
 }
 
-/// Text to stdout, all of it, and nothing in it that a terminal would obey. A reader that has seen enough (`| head`) is no failure.
+/// Prints all of the text to stdout, with control characters escaped. A reader that closes the pipe (`| head`) is no
+/// error.
 fn print(bytes: &[u8]) -> Result<(), CommandError> {
     let text = String::from_utf8_lossy(bytes);
     let mut stdout = io::stdout().lock();

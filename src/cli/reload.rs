@@ -1,4 +1,4 @@
-//! `reload`: has the daemon read its file again. Mistakes are printed as `check` prints them, and nothing has changed then.
+//! `reload`: has the daemon read its file again. Mistakes are printed as by `check`, and nothing changes then.
 
 use hyper::StatusCode;
 

@@ -19,16 +19,17 @@ pub(super) fn run(file: &ConfigFile) -> Result<(), CommandError> {
     let log = Log::install(&config.log).map_err(|error| failed(&error))?;
     let runtime = workers::runtime().map_err(|error| failed(&error))?;
     let ran = runtime.block_on(alarm::drive(daemon::run(config, log.clone(), launcher, confined)));
-    // What still blocks must not hold up the end of the process.
+    // Blocking tasks must not delay the end of the process.
     runtime.shutdown_background();
     log.close();
     ran.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
-/// What a process that holds keys has no use for: a core file or a debugger of the same user could read them, and a program
-/// that it starts could be more than it is. Before there is another thread, for the second is each thread's own.
+/// Gives up what a process that holds keys does not need: core files and debuggers of the same user, which could read
+/// the keys, and programs with more privileges. To be called before there is another thread, because no_new_privs is
+/// per thread.
 fn give_up() {
-    // Since Linux 2.4 and 3.5; where a filter forbids them, there is nothing that could be done instead.
+    // Since Linux 2.4 and 3.5; where a filter forbids them, nothing else can be done.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let _ = set_no_new_privs(true);
 }

@@ -1,4 +1,4 @@
-//! `sessions`: a table of those that live.
+//! `sessions`: a table of live sessions.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 
 pub(super) fn sessions(arguments: &Arguments) -> Result<(), CommandError> {
     let body = client::get(&arguments.place, "/sessions")?;
-    // As a value: whatever a session has is kept.
+    // Parsed without a type, so that unknown fields are kept.
     let mut answer: Value = client::read(&body).map_err(CommandError::Running)?;
     if let Some(sessions) = answer["sessions"].as_array_mut() {
         let is = |session: &Value, key: &str, wanted: &Option<String>| {

@@ -1,4 +1,4 @@
-//! Tables and numbers for people.
+//! Formats tables and numbers.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::admin::UNTOLD;
 use crate::admin::status::CallerStatus;
 use crate::escape::escaped;
 
-/// Columns as wide as their widest cell; the last is not padded. What is empty was not told.
+/// Columns as wide as their widest cell; the last is not padded. An empty cell is an unreported value.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let told = |cell: &String| if cell.is_empty() { UNTOLD.to_owned() } else { escaped(cell).into_owned() };
     let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(told).collect()).collect();
@@ -20,7 +20,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     for row in std::iter::once(&head).chain(&rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(line, "{cell:<width$}  ");
         }
         text += line.trim_end();
@@ -35,7 +35,7 @@ pub(super) fn bytes(count: f64) -> String {
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
     let mut unit = units.next().unwrap_or_default();
     for larger in units {
-        // From here on it would be shown as 1024 of the smaller one.
+        // From here on it would be shown as 1024 of the smaller unit.
         if count < 1023.5 {
             break;
         }
@@ -64,7 +64,7 @@ pub(super) fn caller(caller: Option<&CallerStatus>) -> String {
     }
 }
 
-/// The daemon's version; ours beside it where that is another.
+/// The daemon's version, and ours if it differs.
 pub(super) fn version(of_daemon: &str) -> String {
     let (ours, theirs) = (env!("CARGO_PKG_VERSION"), if of_daemon.is_empty() { UNTOLD } else { of_daemon });
     if theirs == ours { ours.to_owned() } else { format!("{theirs} (asked by {ours})") }
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(table(&["X", "Y"], &[vec!["".into(), "1".into()]]), "X  Y\n–  1\n");
     }
 
-    /// A server's certificate with an escape sequence in its names steered the terminal of whoever asked for the status.
+    /// An escape sequence in the names of a server's certificate controlled the terminal on which the status was shown.
     #[test]
     fn a_cell_steers_no_terminal_and_has_one_line() {
         let rows = vec![vec!["a\u{1b}]0;x\u{7}\nb\u{202e}c".into(), "d".into()]];

@@ -117,7 +117,7 @@ fn endpoints(clusters: &[ClusterStatus]) -> Vec<Vec<String>> {
     clusters.iter().flat_map(rows).collect()
 }
 
-/// What keeps sessions from it, and for how long still.
+/// Why the endpoint gets no sessions, and for how much longer.
 fn state(endpoint: &crate::admin::status::EndpointStatus) -> String {
     match &endpoint.ejected {
         Some(EjectionStatus { fault, on_trial: true, .. }) => format!("on trial ({fault})"),
@@ -129,7 +129,7 @@ fn state(endpoint: &crate::admin::status::EndpointStatus) -> String {
     }
 }
 
-/// What concerns a cluster as a whole, where that is not as it should be.
+/// What is wrong with each cluster as a whole.
 fn troubles(clusters: &[ClusterStatus]) -> String {
     let mut text = String::new();
     let mut line = |cluster: &ClusterStatus, words: &str| {
@@ -154,7 +154,7 @@ fn troubles(clusters: &[ClusterStatus]) -> String {
     text
 }
 
-/// With how long it has been so, where anybody looks.
+/// With how long it has been the same, where there are health checks.
 fn health(endpoint: &crate::admin::status::EndpointStatus) -> String {
     endpoint
         .health_seconds
@@ -165,7 +165,7 @@ fn health(endpoint: &crate::admin::status::EndpointStatus) -> String {
 mod tests {
     use super::*;
 
-    /// As a daemon of the first days answered, and as one of days to come may.
+    /// The response of an early version, and what a later one may send.
     const OLDER: &str = r#"{
         "version": "0.0.9", "state": "ready", "config": "/etc/a.yaml",
         "listeners": [{ "name": "app", "addresses": ["127.0.0.1:5432"] }],

@@ -1,8 +1,8 @@
-//! YAML text → a tree in which every value knows its line and column.
+//! Parses YAML text to a tree in which every value has its line and column.
 //!
-//! Nothing is judged here but the syntax. All pairs of a map are kept, duplicates too, so that the next
-//! stage can say where both are. The amount of work is bounded before the tree is built: the text by
-//! [`TEXT_MAX`], what aliases multiply by [`REPLAYED_MAX`].
+//! Only the syntax is checked here. All pairs of a map are kept, duplicates too, so that the next stage
+//! can report both places. The amount of work is bounded before the tree is built: the text by
+//! [`TEXT_MAX`], the repetition by aliases by [`REPLAYED_MAX`].
 
 use std::fmt;
 
@@ -15,7 +15,6 @@ use super::mistakes::{Position, SourceLocation};
 /// A value and its place.
 pub(super) type Node = Spanned<Value>;
 
-/// What YAML can say.
 #[derive(Debug)]
 pub(super) enum Value {
     Null,
@@ -27,18 +26,18 @@ pub(super) enum Value {
     Map(Vec<(Key, Node)>),
 }
 
-/// The key of a pair. `null` is a key that YAML allows; here it is one that nothing knows.
+/// The key of a pair. YAML allows `null` as a key; here it is an unknown one.
 pub(super) type Key = Spanned<Option<String>>;
 
 /// The largest text accepted, in bytes.
 pub(super) const TEXT_MAX: usize = 1024 * 1024;
-/// Parser events that aliases may repeat; a file of honest size has some thousands in all.
+/// Parser events that aliases may repeat; a reasonable file has some thousands in all.
 const REPLAYED_MAX: usize = 100_000;
 
-/// What a certificate or a key begins with (RFC 7468 §2).
+/// The beginning of a certificate or a key (RFC 7468 §2).
 pub(super) const PEM: &str = "-----BEGIN";
 
-/// Maps and lists inside each other, aliases counted. The table needs 7; each level costs stack.
+/// The depth of nested maps and lists, aliases included. The table needs 7; each level costs stack.
 const DEPTH_MAX: usize = 16;
 
 /// Reads one document. An empty text is [`Value::Null`].
@@ -57,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<Node, (SourceLocation, String)> {
 fn options() -> Options {
     serde_saphyr::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
-        // `off` and `no` are words of ours, or somebody's name.
+        // `off` and `no` are words of the configuration, or may be names.
         strict_booleans: true,
         reject_unsupported_tags: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
@@ -67,7 +66,7 @@ fn options() -> Options {
     }
 }
 
-/// The syntax error in words, with what to do about the two usual ones.
+/// The syntax error in words, with advice on the two most common ones.
 fn explain(text: &str, error: &Error) -> (SourceLocation, String) {
     let location = error.location().unwrap_or(Location::UNKNOWN);
     let position = place(&location);
@@ -77,7 +76,7 @@ fn explain(text: &str, error: &Error) -> (SourceLocation, String) {
     } else if matches!(error, Error::Budget { .. }) {
         "the text is nested too deeply, or its aliases repeat too much"
     } else {
-        // The place, which we say ourselves, ends every sentence of theirs.
+        // The parser's messages end with the position, which we show ourselves.
         said.split(" at line ").next().unwrap_or_default()
     };
     let line = text.lines().nth(position.line.saturating_sub(1)).unwrap_or_default();
@@ -96,7 +95,7 @@ pub(super) fn position_of<T>(node: &Spanned<T>) -> Position {
     place(&node.defined)
 }
 
-/// Positions are never 0 for what was parsed; a text without any is at its beginning.
+/// Positions of parsed values are never 0; the position of an empty text is its beginning.
 fn place(location: &Location) -> Position {
     let from_one = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).max(1);
     Position { line: from_one(location.line()), column: from_one(location.column()) }

@@ -1,8 +1,9 @@
-//! Which files a daemon under a configuration has to do with: those that it reads, now and when they are replaced, those that it
-//! writes its log to, and where it makes sockets. From it comes what Landlock forbids; a reload is held against it, for what is forbidden stays so.
+//! Which files a daemon with a configuration needs: those that it reads, now and when they are replaced, those of its
+//! log, and the folders of its sockets. Landlock's rules are made of this; a reload is checked against it, because
+//! Landlock's rules cannot be relaxed.
 //!
-//! Folders, not files: a file that is replaced is another file under the same name, and a right goes with the file, not with
-//! the name. Of a file whose folder is `/` itself only the file can be meant.
+//! Rules are for folders, not files: a replaced file is another file of the same name, and Landlock's rights belong to
+//! the file, not to the name. Only for a file directly in `/` the file itself is permitted.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,24 +17,24 @@ use crate::tls::IdentitySource;
 use crate::upstream::discovery::Source;
 use crate::watch;
 
-/// What a process is left with. All paths are without links.
+/// What a restricted process may access. All paths are without links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileAccess {
-    /// Where the files of the configuration are.
+    /// Folders of the configuration's files.
     files: BTreeSet<PathBuf>,
-    /// What every process of the host may need: databases of users, names and CAs, and what the kernel says.
+    /// What every process of the host may need: databases of users, names and CAs, and the kernel's files.
     system: BTreeSet<PathBuf>,
-    /// Where its sockets are.
+    /// Folders of its sockets.
     sockets: BTreeSet<PathBuf>,
-    /// Where its log goes; what is no plain file goes by itself.
+    /// Folders of its log; a log that is no regular file is listed itself.
     logs: BTreeSet<PathBuf>,
-    /// Folders that were not there, and could not be permitted.
+    /// Folders that did not exist, and could not be permitted.
     absent: BTreeSet<PathBuf>,
     speaks_to_abstract_sockets: bool,
 }
 
-/// What getpwnam(3) and its like, the search for name servers and that for the host's CAs read, wherever they are at home.
-/// Nothing of it is secret but what its own permissions keep from us.
+/// What getpwnam(3) and the like, the resolver and the search for the host's CAs read, on any distribution. None of it
+/// is secret beyond what its own permissions protect.
 const SYSTEM: [&str; 19] = [
     "/etc",
     "/usr",
@@ -41,7 +42,7 @@ const SYSTEM: [&str; 19] = [
     "/lib32",
     "/lib64",
     "/nix/store",
-    // Callers, our own metrics, our own limits.
+    // For callers, our own metrics, our own limits.
     "/proc",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
@@ -60,12 +61,12 @@ const SYSTEM: [&str; 19] = [
     "/var/lib/pki",
 ];
 
-/// Files that are looked at again while the daemon runs, and may be links to anywhere.
+/// Files that are read again while the daemon runs, and may be links to anywhere.
 const FOLLOWED: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group"];
 
 impl FileAccess {
-    /// Of that configuration, on this host, as things are now.
+    /// For that configuration, on this host, as the file system is now.
     pub(super) fn of(config: &Config, environment: Environment<'_>) -> Self {
         let mut file_access = Self::default();
         file_access.system.extend(SYSTEM.iter().filter_map(|folder| Path::new(folder).canonicalize().ok()));
@@ -74,11 +75,11 @@ impl FileAccess {
             file_access.system.extend(folders.filter(|folder| folder.is_dir() && folder.parent().is_some()));
         }
         let given = |name: &str| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        // systemd's, where it made some; and those by which `ca: system` is told to look elsewhere.
+        // The folder of systemd's credentials, and the variables that change where `ca: system` looks.
         file_access
             .files
             .extend(given("CREDENTIALS_DIRECTORY").and_then(|folder| folder.canonicalize().ok()));
-        // As many as rustls-native-certs takes it for.
+        // As a list, which rustls-native-certs takes it for.
         let certificates = environment("SSL_CERT_DIR").unwrap_or_default();
         file_access
             .files
@@ -88,7 +89,7 @@ impl FileAccess {
         }
         for socket in sockets(config) {
             match folder_of(&socket) {
-                // Below `/` would be everywhere; the configuration is refused where it wants that.
+                // A rule for `/` would permit everything; such a configuration is refused.
                 Some(folder) if folder.parent().is_none() => {}
                 Some(folder) => drop(file_access.sockets.insert(folder)),
                 None => file_access.absent.extend(socket.parent().map(Path::to_owned)),
@@ -97,7 +98,7 @@ impl FileAccess {
         file_access.logs.extend([&config.log.words, &config.log.access].into_iter().filter_map(|target| {
             match &target.output {
                 Output::File(path) => written(path),
-                // Open already, or connected to, which is not forbidden.
+                // Open already, or connected to, which Landlock does not restrict.
                 Output::Stderr | Output::Stdout | Output::Journal(_) => None,
             }
         }));
@@ -134,38 +135,38 @@ impl FileAccess {
     /// Whether a socket may be made there.
     #[must_use]
     pub fn may_bind(&self, socket: &Path) -> bool {
-        // Where there is no folder, that is what is wrong.
+        // A missing folder is reported elsewhere.
         folder_of(socket)
             .is_none_or(|folder| self.sockets.iter().any(|permitted| folder.starts_with(permitted)))
     }
 
-    /// Whether that file may be written to, and made if it is not there.
+    /// Whether that file may be written to, or made.
     #[must_use]
     pub fn may_write(&self, file: &Path) -> bool {
         written(file).is_none_or(|path| self.logs.iter().any(|permitted| path.starts_with(permitted)))
     }
 
-    /// Where the files of the configuration are.
+    /// Folders of the configuration's files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(PathBuf::as_path)
     }
 
-    /// Where its sockets are.
+    /// Folders of its sockets.
     pub fn sockets(&self) -> impl Iterator<Item = &Path> {
         self.sockets.iter().map(PathBuf::as_path)
     }
 
-    /// Where its log goes.
+    /// Folders of its log.
     pub fn logs(&self) -> impl Iterator<Item = &Path> {
         self.logs.iter().map(PathBuf::as_path)
     }
 
-    /// Folders of the configuration that are not there yet, and will not be permitted when they are.
+    /// Folders of the configuration that do not exist, and will not be permitted when they do.
     pub fn absent(&self) -> impl Iterator<Item = &Path> {
         self.absent.iter().map(PathBuf::as_path)
     }
 
-    /// In the kernel's terms.
+    /// The rules for the kernel.
     #[must_use]
     pub fn permissions(&self) -> Permissions {
         Permissions {
@@ -177,7 +178,7 @@ impl FileAccess {
     }
 }
 
-/// Every file that it names, and itself.
+/// The configuration's file and every file that it names.
 fn files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![config.file.clone()];
     for cluster in &config.clusters {
@@ -187,7 +188,7 @@ fn files(config: &Config) -> Vec<PathBuf> {
         let Some(tls) = &cluster.tls else { continue };
         files.extend(tls.trust().files().cloned());
         for identity in tls.identities().all() {
-            // Connecting to an agent's socket is not forbidden.
+            // Landlock does not restrict connecting to an agent's socket.
             if let IdentitySource::Files { cert, key } = identity.source() {
                 files.extend([cert.clone(), key.clone()]);
             }
@@ -212,13 +213,13 @@ fn sockets(config: &Config) -> Vec<PathBuf> {
     sockets
 }
 
-/// Those of the file itself and of each link on the way to it.
+/// The folders of the file and of each link on the way to it.
 fn folders_of(file: &Path) -> impl Iterator<Item = PathBuf> {
     watch::steps(file).into_iter().map(|(folder, _)| folder)
 }
 
-/// What has to be writable for that file to be, and to be made anew: its folder, or itself where it is no plain file, as a
-/// terminal is, or where its folder is `/`.
+/// What has to be writable so that the file can be written and made again: its folder, or the file itself where it is
+/// no regular file, such as a terminal, or where its folder is `/`.
 fn written(file: &Path) -> Option<PathBuf> {
     let is_plain = file.metadata().is_ok_and(|metadata| metadata.is_file());
     match file.canonicalize() {
@@ -226,7 +227,7 @@ fn written(file: &Path) -> Option<PathBuf> {
         Ok(file) => {
             file.parent().map(|folder| if folder.parent().is_none() { &*file } else { folder }.to_owned())
         }
-        // A link that leads nowhere is where its target will be made. Below `/` would be everywhere.
+        // The target of a dangling link will be created. A rule for `/` would permit everything.
         Err(_) => watch::steps(file)
             .pop()
             .and_then(|(folder, _)| folder.canonicalize().ok())
@@ -246,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// The reach of a file in `folder` with a cluster that has these lines, with the folder's name for `{dir}`.
+    /// The file access for a file in `folder` with a cluster of these lines, with the folder's name for `{dir}`.
     fn file_access(folder: &Path, listener: &str, cluster: &str) -> FileAccess {
         let text = format!(
             "admin: {{ control: off }}\nlog: {{ output: {{dir}}/../log/a.log, access: {{ output: /dev/null }} }}\nlisteners: {{ a: {{ cluster: c, {listener} }} }}\nclusters: {{ c: {{ {cluster} }} }}"

@@ -1,7 +1,7 @@
-//! What is wrong with a file, and what it says where: for people, all of it in one go.
+//! Mistakes and warnings with their places in the file, formatted for people, all in one go.
 //!
-//! While the file is compiled, [`Findings`] collects; at the end what was found is put beside the lines it
-//! is about. Nothing here decides what a mistake is.
+//! While the file is compiled, [`Findings`] collects them; at the end they are put beside their lines. What is a
+//! mistake is decided elsewhere.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// Where something is: in the text, and in the tree of keys.
+/// A place in the text, and in the tree of keys.
 #[derive(Debug, Clone)]
 pub(super) struct SourceLocation {
     pub(super) position: Position,
@@ -33,29 +33,29 @@ pub(super) struct SourceLocation {
 pub(super) struct Findings {
     pub(super) mistakes: Vec<(SourceLocation, String)>,
     pub(super) warnings: Vec<(SourceLocation, String)>,
-    /// Texts that come from the environment, and what messages say in their stead.
+    /// Texts that come from the environment, and what messages show instead.
     hidden: Vec<(String, String)>,
 }
 
-/// Everything that is wrong with a file, in the file's order. Never empty.
+/// All mistakes of a file, in the file's order. Never empty.
 #[derive(Debug)]
 pub struct Mistakes {
     file: PathBuf,
     list: Vec<Mistake>,
-    /// What would have been said if there were none.
+    /// The file's warnings, which are shown as well.
     warnings: Vec<String>,
 }
 
-/// One thing that is wrong.
+/// One mistake of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
     /// Where in the text; `None` when there is no text.
     pub position: Option<Position>,
     /// The keys that lead there, such as `clusters.orders.tls.cert`; empty when the text is not YAML.
     pub path: String,
-    /// What is wrong, and where it can be known what to do.
+    /// What is wrong, and if possible what to do.
     pub message: String,
-    /// The line it is about, cut to a width that a terminal shows, and below it what is meant, underlined.
+    /// The line, cut to a terminal's width, and below it the marked part.
     shown: Option<String>,
 }
 
@@ -68,7 +68,7 @@ impl Findings {
         self.warnings.push((at.clone(), self.without_values(message.into())));
     }
 
-    /// In the file's order, each in one line; what is the same of several places in one.
+    /// In the file's order, one line each; the same warning at several places is one line.
     pub(super) fn warning_lines(&mut self, file: &Path) -> Vec<String> {
         self.warnings.sort_by_key(|(at, _)| at.position);
         let mut told: Vec<(&SourceLocation, &str, Vec<&str>)> = Vec::new();
@@ -90,8 +90,8 @@ impl Findings {
         each.collect()
     }
 
-    /// From here on no message shows what the environment says of these names, which `text` of the file has become `value`
-    /// by: more people read messages than may know it.
+    /// From here on, messages do not show the values of these environment variables, by which `text` of the file has
+    /// become `value`: messages are read by more people than may know them.
     pub(super) fn redact(&mut self, text: &str, value: &str, names: &[(String, String)]) {
         self.hidden.push((quoted(value), quoted(text)));
         for (name, value) in names.iter().filter(|(_, value)| value.chars().count() >= HIDDEN_MIN) {
@@ -99,7 +99,7 @@ impl Findings {
                 self.hidden.push((said, format!("${{{name}}}")));
             }
         }
-        // What is part of another comes behind it.
+        // Longer texts first, because they may contain others.
         self.hidden.sort_by_key(|(said, _)| std::cmp::Reverse(said.len()));
         self.hidden.dedup();
     }
@@ -124,16 +124,16 @@ impl Findings {
     }
 }
 
-/// Places that a warning names beside its own.
+/// How many further places a warning names.
 const NAMED_MAX: usize = 8;
 /// Shorter values are no secrets, and would be found in ordinary words.
 const HIDDEN_MIN: usize = 4;
 
-/// Characters of a key that are shown; it may be anything, as long as nobody has judged it.
+/// How many characters of a key are shown; a key that is not checked yet may be anything.
 const STEP_MAX: usize = 128;
 
 impl SourceLocation {
-    /// A key, or an index such as `[1]`, below this place.
+    /// The place of a key, or of an index such as `[1]`, below this one.
     pub(super) fn below(&self, step: &str, position: Position) -> Self {
         let dot = if self.path.is_empty() || step.starts_with('[') { "" } else { "." };
         let shown: String = step.chars().take(STEP_MAX).map(printable).collect();
@@ -143,15 +143,15 @@ impl SourceLocation {
 }
 
 impl Mistakes {
-    /// A file whose text is not at hand.
+    /// A file whose text could not be read.
     pub(super) fn unreadable(file: &Path, message: String) -> Self {
         let mistake = Mistake { position: None, path: String::new(), message, shown: None };
         Self { file: file.to_owned(), list: vec![mistake], warnings: Vec::new() }
     }
 
-    /// What was found in `text`.
+    /// The findings in `text`.
     pub(super) fn new(file: &Path, text: &str, mut found: Vec<(SourceLocation, String)>) -> Self {
-        // Stable: of two mistakes at one place, the one found first is the nearer to the cause.
+        // Stable: of two mistakes at one place, the one found first is nearer to the cause.
         found.sort_by_key(|(at, _)| at.position);
         let wanted = found.iter().map(|(at, _)| (at.position.line, "")).collect();
         let lines = lines(text, wanted);
@@ -159,18 +159,18 @@ impl Mistakes {
         Self { file: file.to_owned(), list, warnings: Vec::new() }
     }
 
-    /// With what would have been said if there were none: an expired certificate is worth it in the same run.
+    /// Adds warnings: an expired certificate is worth reporting in the same run.
     pub(super) fn with(self, warnings: Vec<String>) -> Self {
         Self { warnings, ..self }
     }
 
-    /// As the control socket tells them.
+    /// As the control socket sends them.
     #[must_use]
     pub fn view(&self) -> Vec<MistakeView> {
         self.list.iter().map(|mistake| mistake.view(&self.file)).collect()
     }
 
-    /// Each of them.
+    /// The mistakes in the file's order.
     pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
         self.list.iter()
     }
@@ -195,7 +195,7 @@ impl Mistake {
         Self { position: Some(at.position), path: at.path, message, shown }
     }
 
-    /// As others see it.
+    /// As the control socket sends it.
     #[must_use]
     pub fn view(&self, file: &Path) -> MistakeView {
         MistakeView {
@@ -213,7 +213,7 @@ impl Mistake {
 const BEFORE: usize = 60;
 const AFTER: usize = 60;
 
-/// A line behind its number as it may be shown, and below it what is meant, underlined.
+/// A line with its number, as it may be shown, and below it the marked part.
 fn excerpt(line: &str, position: Position) -> String {
     let line = &*without_key(line);
     let column = position.column.saturating_sub(1);
@@ -238,7 +238,7 @@ fn excerpt(line: &str, position: Position) -> String {
     format!("{number:>4} | {shown}\n{:>width$} | {below}", "", width = number.len().max(4))
 }
 
-/// The text up to a certificate or a key that is written into it.
+/// The text up to a certificate or key in it.
 fn without_key(text: &str) -> Cow<'_, str> {
     match text.find(PEM) {
         Some(begin) => Cow::Owned(format!("{}…", &text[..begin + PEM.len()])),
@@ -246,7 +246,7 @@ fn without_key(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// How many characters the key or value has that begins here: a guess, since only a whole document tells.
+/// The estimated length, in characters, of the key or value that begins here: only a whole document tells exactly.
 fn extent(text: &str) -> usize {
     let count = |bytes: usize| text[..bytes].trim_end().chars().count().max(1);
     match text.chars().next() {
@@ -254,7 +254,7 @@ fn extent(text: &str) -> usize {
             let rest = &text[1..];
             rest.find(quote).map_or_else(|| count(text.len()), |end| count(1 + end + 1))
         }
-        // A whole collection, or a text of several lines, is named by its first character.
+        // Of a collection, or a text of several lines, only the first character is marked.
         None | Some('{' | '[' | '|' | '>' | '&' | '*' | '!') => 1,
         Some(_) => {
             let ends = [": ", ", ", " #", "]", "}", ",\n"].iter().filter_map(|end| text.find(end));
@@ -264,19 +264,19 @@ fn extent(text: &str) -> usize {
     }
 }
 
-/// What the file says must not steer the terminal that shows it.
+/// The file's text must not control the terminal that shows it.
 const fn printable(character: char) -> char {
     if is_control(character) && character != '\t' { char::REPLACEMENT_CHARACTER } else { character }
 }
 
-/// A word of the file inside a message: shortened, and without control characters.
+/// A text of the file inside a message: shortened, and without control characters.
 pub(super) fn quoted(text: &str) -> String {
     let (shown, is_all) = words(text);
     let more = if is_all { "" } else { "…" };
     format!("`{shown}{more}`")
 }
 
-/// What [`quoted`] shows of it, and whether that is all.
+/// What [`quoted`] shows of it, and whether that is everything.
 fn words(text: &str) -> (String, bool) {
     const LONGEST: usize = 80;
     let text = &*without_key(text);
@@ -298,7 +298,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// `FILE:LINE:COLUMN: PATH: message`, without what is not known.
+/// `FILE:LINE:COLUMN: PATH: message`, without unknown parts.
 pub(super) fn headline(file: &Path, position: Option<Position>, path: &str, message: &str) -> String {
     Mistake { position, path: path.into(), message: message.into(), shown: None }.view(file).to_string()
 }
@@ -399,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Forty-two clusters with one key that everybody may read gave forty-two warnings.
+    /// Forty-two clusters with one world-readable key gave forty-two warnings.
     #[test]
     fn what_is_the_same_of_several_places_is_said_once() {
         let mut findings = Findings::default();
@@ -418,7 +418,7 @@ mod tests {
         assert!(told[0].ends_with("clusters.c9.tls.key and 2 more)"), "{told:?}");
     }
 
-    /// A private key named as the configuration, or pasted into it, was shown in the message and below it.
+    /// A private key that was given as the configuration, or pasted into it, was shown in the message and below it.
     #[test]
     fn a_key_is_shown_nowhere() {
         let line = "key: \"-----BEGIN PRIVATE KEY-----\\nMIIEvQ\"";

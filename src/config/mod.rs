@@ -1,10 +1,9 @@
-//! The compiler from `listeners.yaml` to the Settings of the other modules; nobody else knows that YAML
-//! exists.
+//! The compiler from `listeners.yaml` to the Settings of the other modules, which know nothing of YAML.
 //!
-//! Two stages. `document` and `raw` find what was said: a tree with positions, held against the table of
-//! keys in `spec`. `resolve` makes of it what is needed: names that lead somewhere, files that were read,
-//! addresses that can be bound together. Every mistake of a file is found in one run. Nothing here opens a
-//! socket, and no text whatever makes it panic.
+//! It has two stages. `document` and `raw` parse the text to a tree with positions and check it against the
+//! table of keys in `spec`. `resolve` makes settings of it: names that exist, files that were read, addresses
+//! that can be bound together. Every mistake of a file is found in one run. Nothing here opens a socket, and
+//! no text makes it panic.
 
 mod document;
 mod file_access;
@@ -34,20 +33,20 @@ use crate::admin::ConfigId;
 use crate::{admin, listener, log, upstream};
 use mistakes::{Findings, SourceLocation};
 
-/// The whole configuration: complete, consistent, immutable. Whoever holds one may start.
+/// The whole configuration: complete, consistent, immutable. It is all that a daemon needs to start.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The file it came from.
     pub file: PathBuf,
-    /// What tells it from other files.
+    /// Distinguishes it from other files.
     pub id: ConfigId,
-    /// Where the daemon answers questions about itself.
+    /// The admin interfaces.
     pub admin: admin::Settings,
-    /// What is written.
+    /// The log's outputs and level.
     pub log: log::Settings,
     /// Worker threads, at least 1.
     pub workers: usize,
-    /// Whether the process gives up what is beyond its [`FileAccess`].
+    /// Whether the process restricts itself to its [`FileAccess`].
     pub is_confined: bool,
     /// How it stops.
     pub shutdown: Shutdown,
@@ -55,16 +54,16 @@ pub struct Config {
     pub listeners: Vec<listener::Settings>,
     /// In the file's order.
     pub clusters: Vec<upstream::Settings>,
-    /// What works but deserves a word at every start, such as a server that is not verified.
+    /// What is valid but questionable, logged at every start, such as a server that is not verified.
     pub warnings: Vec<String>,
 }
 
 /// How the daemon stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shutdown {
-    /// How long it goes on accepting after it said that it is not ready.
+    /// How long it goes on accepting after it has become not ready.
     pub lame_duck: Duration,
-    /// How long sessions may go on after it stopped accepting.
+    /// How long sessions may go on after it has stopped accepting.
     pub drain_timeout: Duration,
     /// How long sessions may go on in a process that was replaced; `None`: as long as they last.
     pub replaced_timeout: Option<Duration>,
@@ -74,20 +73,20 @@ impl Config {
     /// Reads the file and every file it names, with `${NAME}` from the process's environment.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All mistakes of the file.
     pub fn load(path: &Path) -> Result<Self, Mistakes> {
         Self::load_within(path, None)
     }
 
-    /// The same in a process that has given up what is beyond that: whatever lies there is a mistake.
+    /// [`Self::load`] in a process that is restricted to `file_access`: a file outside it is a mistake.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All mistakes of the file.
     pub fn load_within(path: &Path, file_access: Option<&FileAccess>) -> Result<Self, Mistakes> {
         Self::parse_within(&text_of(path)?, path, &process_environment, file_access)
     }
 
-    /// Which files it has to do with, as things are now.
+    /// The files that the configuration needs, resolved as the file system is now.
     #[must_use]
     pub fn file_access(&self) -> FileAccess {
         FileAccess::of(self, &process_environment)
@@ -99,8 +98,8 @@ impl Config {
         self.clusters.iter().find(|cluster| Some(&cluster.name) == listener.clusters.first())
     }
 
-    /// Reads only where the daemon of this file answers. Nothing else of the file has to be right, readable or
-    /// set in our environment: whoever asks the daemon need not be who runs it.
+    /// Reads only the section `admin`. The rest of the file need not be right or readable, nor its variables
+    /// set in our environment: a command may run as another user than the daemon.
     ///
     /// # Errors
     /// What is wrong with section `admin`.
@@ -108,7 +107,7 @@ impl Config {
         Self::parse_admin(&text_of(path)?, path)
     }
 
-    /// The same where there is no file: what the defaults say.
+    /// The defaults of section `admin`, for when there is no file.
     ///
     /// # Errors
     /// None in practice; the defaults are right.
@@ -136,11 +135,11 @@ impl Config {
         })
     }
 
-    /// Compiles a text as if `file` had it: relative paths start from that file's folder. `environment` is
-    /// where `${NAME}` and the default place of the control socket are looked up.
+    /// Compiles a text as if `file` had it: relative paths start from that file's folder. `${NAME}` and the
+    /// default path of the control socket are looked up in `environment`.
     ///
     /// # Errors
-    /// Everything that is wrong with it.
+    /// All mistakes of the text.
     pub fn parse(
         text: &str,
         file: &Path,
@@ -160,7 +159,7 @@ impl Config {
         }
         let document = document::parse(text).map_err(|mistake| Mistakes::new(file, text, vec![mistake]))?;
         if document.value.is_scalar() {
-            // Nothing of it is shown: this is what a file with a password looks like.
+            // The text is not shown: it may be a file with a password.
             return Err(Mistakes::unreadable(file, "is no configuration: expected a map of sections".into()));
         }
         let mut findings = Findings::default();
@@ -178,7 +177,8 @@ impl Config {
             Some(config) if findings.mistakes.is_empty() => Ok(config),
             _ => {
                 if findings.mistakes.is_empty() {
-                    // Not reachable while every `None` of the stages is reported; better said than a panic.
+                    // Not reachable as long as the stages report every `None`; a message is better than a
+                    // panic.
                     let at =
                         SourceLocation { position: Position { line: 1, column: 1 }, path: String::new() };
                     findings
@@ -211,7 +211,7 @@ fn text_of(path: &Path) -> Result<String, Mistakes> {
 
 const TOO_LARGE: &str = "is larger than 1 MiB";
 
-/// The file's bytes, of which no more than the allowed number are read.
+/// Reads the file, up to just beyond the limit.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let most = u64::try_from(document::TEXT_MAX).unwrap_or(u64::MAX);

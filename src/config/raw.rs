@@ -1,8 +1,8 @@
-//! What was said: the document held against the table of keys.
+//! Checks the document against the table of keys.
 //!
 //! The result is a [`Section`] in which every key of the table has its value, its default, or nothing
-//! because what stands there is a mistake that was reported. No meaning yet: whether a file exists or a
-//! name leads anywhere is `resolve`'s. A mistake never stops the reading, so one run shows them all.
+//! because of a mistake that was reported. Meaning is left to `resolve`: whether a file exists or a name
+//! is defined. A mistake never stops the reading, so one run shows them all.
 
 mod escapes;
 mod scalar;
@@ -21,12 +21,13 @@ use super::mistakes::{Findings, Position, SourceLocation, quoted};
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind, YamlKind};
 use scalar::Scalar;
 
-/// Where `${NAME}` is looked up.
+/// Looks up `${NAME}`.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Holds documents against tables.
+/// Checks documents against tables.
 pub(super) struct DocumentReader<'a> {
-    /// `None`: the file is another's than the configuration's, and gets nothing of it.
+    /// `None` for a file other than the configuration, whose author must not get values of the
+    /// environment.
     pub(super) environment: Option<Environment<'a>>,
     pub(super) findings: &'a mut Findings,
 }
@@ -95,7 +96,7 @@ impl DocumentReader<'_> {
         unique
     }
 
-    /// A key that the file does not have.
+    /// The default of a key that the file does not have.
     fn absent(&mut self, key: &'static KeySpec, section: &SourceLocation) -> Option<Datum> {
         let at = section.below(key.name, section.position);
         match (key.presence, &key.kind) {
@@ -115,7 +116,7 @@ impl DocumentReader<'_> {
         }
     }
 
-    /// What stands at a place. A section is found under its key, everything else where it stands itself.
+    /// Reads the value at a place. A section's position is its key's; of everything else, its own.
     fn value(
         &mut self,
         kind: &'static ValueKind,
@@ -178,7 +179,7 @@ impl DocumentReader<'_> {
                 Value::Boolean(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
                     let found = node.value.describe();
                     self.findings.mistake(&value_at, format!("expected a map of keys, found {found}"));
-                    // Known by its name all the same, so that nothing that leads here dangles.
+                    // Its name counts as defined, so that references to it are not reported as well.
                     named.push((name.into_owned(), Section { at, fields: Vec::new() }));
                 }
             }
@@ -186,7 +187,7 @@ impl DocumentReader<'_> {
         named
     }
 
-    /// `${NAME}` in text, taken from the environment; other scalars as they are.
+    /// Replaces `${NAME}` in text from the environment; other scalars are unchanged.
     fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &SourceLocation) -> Option<Scalar<'n>> {
         let Scalar::Text(text) = scalar else { return Some(scalar) };
         let Some(environment) = self.environment else { return self.literal(text, at) };
@@ -209,7 +210,7 @@ impl DocumentReader<'_> {
         }
     }
 
-    /// Where nothing is taken from the environment, a dollar can only be meant as if it were.
+    /// Where the environment is not available, a dollar can only be a mistake.
     fn literal<'n>(&mut self, text: &'n str, at: &SourceLocation) -> Option<Scalar<'n>> {
         if text.contains('$') {
             let message = format!(
@@ -239,7 +240,7 @@ fn name_of(key: &DocumentKey) -> Cow<'_, str> {
 }
 
 /// Names become metric labels, parts of admin URLs and of paths in messages: letters, digits and `-_.:`,
-/// as HAProxy has it.
+/// as in HAProxy.
 fn check_name(name: &str) -> Result<(), String> {
     const LONGEST: usize = 128;
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);

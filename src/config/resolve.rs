@@ -1,8 +1,8 @@
-//! What is needed: a section that was read → the other modules' Settings, checked against each other and
-//! against the files they name.
+//! Makes the other modules' Settings from parsed sections, checked against each other and against the files
+//! they name.
 //!
-//! A part that cannot be made is `None`, and the mistake that says why was reported where it was found;
-//! the other parts are still made, so one run shows every mistake. One file here per section.
+//! A part that cannot be made is `None`, and the mistake was reported where it was found; the other parts
+//! are still made, so one run shows every mistake. One file here per section.
 
 mod address;
 mod admin;
@@ -30,13 +30,12 @@ use crate::admin::ConfigId;
 use crate::sys::Folder;
 use claimed_addresses::ClaimedAddresses;
 
-/// Makes Settings of sections.
 pub(super) struct SettingsBuilder<'a> {
     pub(super) file: &'a Path,
     pub(super) environment: Environment<'a>,
-    /// What the process is left with, if it has given something up.
+    /// The files that the process is restricted to, if it is.
     pub(super) file_access: Option<&'a FileAccess>,
-    /// Whether it will give something up, or has.
+    /// Whether the process is or will be restricted.
     pub(super) is_confined: bool,
     pub(super) findings: &'a mut Findings,
 }
@@ -98,7 +97,7 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// A name that should be in `known`; a mistake at `at` when it is not.
+    /// A name that must be in `known`; otherwise a mistake at `at`.
     fn require_known<'k>(
         &mut self,
         what: &str,
@@ -123,9 +122,9 @@ impl SettingsBuilder<'_> {
         self.file.parent().unwrap_or_else(|| Path::new("")).join(path)
     }
 
-    /// The same of a file that is to be read, now and later.
+    /// [`Self::path`] for a file that is read, now and later.
     fn readable(&mut self, written: &str, at: &SourceLocation) -> Option<PathBuf> {
-        // As it is told where it is not there: from where a relative one starts is the first question then.
+        // Absolute, because a message about a missing file should show where a relative path starts.
         let path = absolute(&self.path(written));
         if written.starts_with('~') && !path.exists() {
             let message =
@@ -140,7 +139,7 @@ impl SettingsBuilder<'_> {
         Some(path)
     }
 
-    /// Whether a socket may be made at that path.
+    /// Reports a mistake if no socket may be made at that path.
     fn require_bindable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
         if self.file_access.is_some_and(|file_access| !file_access.may_bind(path)) {
             self.inaccessible(at, "make sockets there", path.parent());
@@ -150,7 +149,7 @@ impl SettingsBuilder<'_> {
         self.require_folder(path, at)
     }
 
-    /// Whether that file may be written to.
+    /// Reports a mistake if that file may not be written to.
     fn require_writable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
         if self.file_access.is_some_and(|file_access| !file_access.may_write(path)) {
             self.inaccessible(at, "write files there", path.parent());
@@ -160,7 +159,7 @@ impl SettingsBuilder<'_> {
         if path.exists() { Some(()) } else { self.require_folder(path, at) }
     }
 
-    /// Says so where others could put something of theirs under the name of what we make.
+    /// Warns where others could put a file of theirs in place of ours.
     fn warn_of_open_folder(&mut self, path: &Path, at: &SourceLocation) {
         if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {
             let folder = path.parent().unwrap_or_else(|| Path::new(".")).display();
@@ -172,7 +171,7 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// What is made directly in `/` would need the right to make, and remove, files everywhere.
+    /// Making a file directly in `/` would need the right to make, and remove, files everywhere.
     fn require_folder(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
         if self.is_confined && path.parent().is_some_and(|folder| folder.parent().is_none()) {
             let message = "would be made directly in `/`, and so it would take the right to do so everywhere (Landlock): \
@@ -193,7 +192,6 @@ impl SettingsBuilder<'_> {
     }
 }
 
-/// From `/` on.
 pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -203,7 +201,7 @@ fn workers(root: &Section) -> Option<usize> {
     if runtime.is_given("workers") {
         return usize::try_from(runtime.integer("workers")?).ok();
     }
-    // As many as the cgroup and the affinity mask leave us.
+    // As many as the cgroup and the affinity mask allow.
     Some(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 

@@ -1,7 +1,7 @@
-//! The JSON Schema of `listeners.yaml`, for editors that complete and underline: the table of keys in
+//! The JSON Schema of `listeners.yaml`, for editors that complete and mark errors: the table of keys in
 //! another notation.
 //!
-//! It knows forms, names, words and bounds; what needs more than one place of the file to judge is left to
+//! It has forms, names, words and bounds; what depends on more than one place of the file is left to
 //! `ambassador check`.
 
 use serde_json::{Map, Value, json};
@@ -23,7 +23,7 @@ pub(crate) fn schema() -> Value {
     Value::Object(whole)
 }
 
-/// Text that takes at least a part of its value from the environment: it may become anything.
+/// Text that takes at least a part of its value from the environment, so that it may become anything.
 fn substitution() -> Value {
     json!({
         "type": "string",
@@ -64,7 +64,7 @@ fn property(key: &KeySpec) -> Value {
     property
 }
 
-/// A value of the table as YAML would read it.
+/// A value of the table as YAML would parse it.
 fn as_json(text: &str) -> Value {
     let number = text.parse::<u32>().map(Value::from);
     number.or_else(|_| text.parse::<bool>().map(Value::from)).unwrap_or_else(|_| Value::from(text))

@@ -1,7 +1,7 @@
-//! The shape of the file as data: which keys there are, what each takes, what it is when absent.
+//! The structure of the file as data: which keys there are, what each takes, and its default.
 //!
-//! One table ([`table`]) drives reading, refusing, suggesting and the schema for editors, so they cannot
-//! disagree.
+//! One table ([`table`]) is used for parsing, rejecting, suggesting and the schema for editors, so they
+//! cannot disagree.
 
 #[rustfmt::skip]
 pub(super) mod table;
@@ -25,51 +25,51 @@ pub(super) struct KeySpec {
     pub(super) presence: Presence,
 }
 
-/// What a key is when the file does not have it.
+/// What the key is when the file does not have it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
     Required,
     /// As if this had been written.
     Default(&'static str),
-    /// Off, or worked out from something else.
+    /// Off, or derived from something else.
     Optional,
 }
 
-/// What may stand at a place.
+/// What kind of value is expected.
 pub(super) enum ValueKind {
-    /// Text, and an example of it.
+    /// Text; with an example.
     Text(&'static str),
-    /// Bytes in printable ASCII with escapes, and an example.
+    /// Bytes in printable ASCII with escapes; with an example.
     Bytes(&'static str),
     /// The name or the number of a user or group.
     Account,
     /// Permission bits in octal, in quotes.
     Mode,
     Boolean,
-    /// From the first to the second, both included.
+    /// From the first to the second, inclusive.
     Integer(u32, u32),
-    /// A number, fractions included, from 0 to that.
+    /// A number from 0 to that, fractions included.
     Ratio(u32),
     Duration(DurationRange),
     /// One of these words.
     Word(&'static [&'static str]),
     List(&'static Self),
     Section(&'static SectionSpec),
-    /// A map from names of the user's choice to sections.
+    /// A map from names chosen by the user to sections.
     Names(&'static SectionSpec),
-    /// Of each form of YAML, at most one kind.
+    /// At most one kind for each form of YAML.
     Either(&'static [Self]),
 }
 
-/// The durations that may stand at a place.
+/// The range of durations that a key takes.
 pub(super) struct DurationRange {
     pub(super) min: Duration,
     pub(super) max: Duration,
-    /// Whether `none` may stand there.
+    /// Whether `none` is allowed.
     pub(super) none: bool,
 }
 
-/// The forms of YAML that are told apart.
+/// The forms of YAML that are distinguished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum YamlKind {
     Scalar,
@@ -86,12 +86,12 @@ impl SectionSpec {
         self.keys.iter().map(|key| key.name)
     }
 
-    /// The sections right below.
+    /// The sections directly below.
     fn sections(&self) -> impl Iterator<Item = (&'static str, &'static Self)> {
         self.keys.iter().filter_map(|key| key.kind.as_section().map(|spec| (key.name, spec)))
     }
 
-    /// What to do about a key that is not known here: what it may have been, or where it belongs.
+    /// Advice on an unknown key: which one it may mean, or where it belongs.
     pub(super) fn advice(&self, unknown: &str) -> String {
         let elsewhere = self.sections().find(|(_, spec)| spec.key(unknown).is_some());
         match elsewhere {
@@ -124,7 +124,7 @@ impl ValueKind {
         }
     }
 
-    /// What is expected, after the word "expected".
+    /// The text after the word "expected".
     pub(super) fn expected(&self) -> String {
         match self {
             Self::Text(example) => format!("text such as \"{example}\""),

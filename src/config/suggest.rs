@@ -1,15 +1,15 @@
-//! What was probably meant by a name that does not exist.
+//! Suggests the name that was probably meant by an unknown one.
 
 /// Longer names are not compared: the distance costs the product of the lengths.
 const LONGEST: usize = 64;
 
-/// The known name that is near enough to be what was meant.
+/// The known name that is nearest, if it is near enough.
 pub(super) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if typed.len() > LONGEST {
         return None;
     }
     let typed = folded(typed);
-    // A third of the letters may be wrong; of a short name, one.
+    // A third of the letters may be wrong, but at least one.
     let near = (typed.chars().count() / 3).max(1);
     let distance = |name: &str| strsim::damerau_levenshtein(&typed, &folded(name));
     known
@@ -26,7 +26,7 @@ pub(super) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a 
     nearest(typed, known).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// Case, and `-` for `_`, are the commonest slips and count as none.
+/// Case, and `-` for `_`, are the most common slips and do not count.
 fn folded(name: &str) -> String {
     name.to_lowercase().replace('-', "_")
 }

@@ -1,13 +1,13 @@
-//! What other programs of this kind call what `listeners.yaml` has under another name, and what people call a protocol that we
-//! know under another: for the words of a mistake. Data, and a look-up; nothing here is ever accepted as if it were ours.
+//! The names that similar programs have for keys and values of `listeners.yaml`, and other names of protocols: for the
+//! messages of mistakes. Data and a lookup; none of these is ever accepted.
 //!
-//! The names are those of the configuration references of HAProxy 2.6 and 3.2, Envoy 1.3x (`Cluster`, `UpstreamTlsContext`), stunnel 5,
-//! ghostunnel 1.8, nginx' stream module, and PgBouncer.
+//! The names are those of the configuration references of HAProxy 2.6 and 3.2, Envoy 1.3x (`Cluster`,
+//! `UpstreamTlsContext`), stunnel 5, ghostunnel 1.8, nginx' stream module, and PgBouncer.
 
 use super::key_docs::key_docs;
 use super::spec::SectionSpec;
 
-/// Another's key, ours, and what else is to be known. In lower case, with `_` for `-`.
+/// Another program's key, ours, and a note. In lower case, with `_` for `-`.
 const KEYS: &[(&str, &str, &str)] = &[
     // Where applications connect.
     ("accept", BIND, ""),
@@ -139,7 +139,7 @@ const MIN_VERSION: &str = "clusters.NAME.tls.min_version";
 const INSECURE: &str = "clusters.NAME.tls.insecure_skip_verify";
 const UNVERIFIED: &str = ", the other way round: servers are verified unless it is true";
 
-/// Another's word for a value, ours, and what else is to be written.
+/// Another program's word for a value, ours, and a note.
 const VALUES: &[(&str, &str, &str)] = &[
     ("verify_full", "full", ""),
     ("verify_ca", "ca", ""),
@@ -198,7 +198,7 @@ const VALUES: &[(&str, &str, &str)] = &[
 const DIRECT: &str = " and, as TLS begins with the first byte, `tls: { start: direct }`";
 const TLS: &str = " and `tls: {}`, with which TLS begins with the first byte";
 
-/// What a key that is not known in `spec` is called here, or where it belongs: the end of a sentence.
+/// Our name of a key that is unknown in `spec`, or where it belongs: the end of a sentence.
 pub(super) fn suggest_key(typed: &str, spec: &SectionSpec) -> Option<String> {
     let word = folded(typed);
     if let Some((_, path, note)) = KEYS.iter().find(|(theirs, ..)| *theirs == word) {
@@ -210,7 +210,7 @@ pub(super) fn suggest_key(typed: &str, spec: &SectionSpec) -> Option<String> {
             format!("; that is `{path}`{note}")
         });
     }
-    // One of ours in another section, where there is no doubt which.
+    // One of our keys in another section, if it is the only one of that name.
     let mut places =
         key_docs().into_iter().map(|key| key.path).filter(|path| path.rsplit('.').next() == Some(typed));
     let position = places.next()?;

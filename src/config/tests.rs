@@ -1,4 +1,4 @@
-//! Claims about whole files: what is refused, where and in which words; what a file that is accepted means.
+//! Tests of whole files: what is refused, where and in which words, and what an accepted file means.
 
 mod accepted;
 mod files;
@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::{Config, Mistakes};
 
-/// As if the file were `/etc/ambassador/listeners.yaml`, in an environment with three variables.
+/// Compiles as `/etc/ambassador/listeners.yaml`, in an environment with three variables.
 fn parse(text: &str) -> Result<Config, Mistakes> {
     Config::parse(text, Path::new("/etc/ambassador/listeners.yaml"), &|name| match name {
         "PORT" => Some("5432".into()),
@@ -23,7 +23,7 @@ fn parse(text: &str) -> Result<Config, Mistakes> {
     })
 }
 
-/// A file that must be right.
+/// Compiles a file that must be accepted.
 #[track_caller]
 fn accept(text: &str) -> Config {
     parse(text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
@@ -42,7 +42,7 @@ fn with(top: &str, listener: &str, cluster: &str) -> String {
 const BIND: &str = "bind: 127.0.0.1:5432";
 const ENDPOINTS: &str = "endpoints: [10.0.0.1:5432]";
 
-/// The file made of the least that is needed, and these lines.
+/// A file with the minimum of keys, and these lines.
 fn least(top: &str, listener: &str, cluster: &str) -> String {
     with(top, &format!("{BIND}\n{listener}"), &format!("{ENDPOINTS}\n{cluster}"))
 }

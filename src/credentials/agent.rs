@@ -1,7 +1,8 @@
-//! A SPIFFE Workload API: asks for an identity's certificate and takes what the agent streams, as long as anybody uses it.
+//! A client of the SPIFFE Workload API: requests an identity's certificate and installs what the agent streams, as long
+//! as the identity is in use.
 //!
-//! The agent says when to rotate; nothing here counts a certificate's days. An agent that is not there yet, that will not
-//! have us, or that goes away is asked again, less and less often.
+//! The agent decides when to rotate; no expiry is computed here. An agent that is absent, rejects us or ends the stream
+//! is asked again, with exponential back-off.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -20,15 +21,15 @@ use crate::clock;
 use crate::drain::DrainWatch;
 use crate::tls::{Bundles, Identity, IdentitySource, Issued};
 
-/// How long an agent may take for its first word.
+/// The deadline for the first response of an agent.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Between two attempts.
+/// The first pause between two attempts; it doubles up to the second.
 const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(15);
-/// How often a silent stream is asked whether anybody still uses what comes through it.
+/// How often to check, on a silent stream, whether the identity is still in use.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Runs until nobody uses the identity, or the drain begins.
+/// Runs until the identity is no longer in use, or the drain begins.
 pub(super) async fn follow(credentials: Credentials, identity: Weak<Identity>, stop: DrainWatch) {
     let mut stop = pin!(stop.begun());
     let mut wait = BACKOFF;
@@ -58,10 +59,10 @@ pub(super) async fn follow(credentials: Credentials, identity: Weak<Identity>, s
     }
 }
 
-/// Asks once, for whoever has no daemon: what an agent gives now.
+/// Asks once, for commands without a daemon.
 ///
 /// # Errors
-/// Why there is nothing, in words.
+/// Why there is no certificate, in words.
 pub(crate) async fn fetch(identity: &Identity) -> Result<(), String> {
     let Some(agent) = agent_of(identity) else { return Ok(()) };
     let mut installed = Err(String::from("the agent has said nothing"));
@@ -82,7 +83,7 @@ fn agent_of(identity: &Identity) -> Option<std::path::PathBuf> {
     }
 }
 
-/// Passes on what the agent says until `take` has had enough (`None`), or the stream ends for a reason.
+/// Passes what the agent sends to `take` until that returns `false` (`None`), or the stream ends (the reason).
 async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context) -> bool) -> Option<String> {
     let until = clock::now() + first;
     let late = || Some(format!("the agent did not answer within {first:?}"));
@@ -130,7 +131,7 @@ fn install(identity: &Identity, context: &X509Context) -> Result<bool, String> {
     identity.install(issued).map_err(|error| error.to_string())
 }
 
-/// An error of tonic's says what it is about in its causes.
+/// tonic's errors have the substance in their causes.
 fn words(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();

@@ -29,7 +29,7 @@ use super::sockets::{AvailableSockets, BoundSocket, BoundSockets, OpenSocket};
 /// What the parts of the daemon work with. It outlives every change of the configuration.
 #[derive(Debug)]
 pub(super) struct Services {
-    /// Kept until the last session has ended: without them the threads end.
+    /// Kept until the last session has ended: dropping it ends the threads.
     pub(super) workers: Arc<Workers>,
     pub(super) access: Arc<AccessLog>,
     /// Accept loops and sessions.
@@ -121,7 +121,7 @@ impl ActiveConfig {
         (self.admin, self.control) = (None, None);
     }
 
-    /// Every listening socket with what it is for.
+    /// Every listening socket with its role.
     pub(super) fn sockets(&self) -> Vec<(Arc<ListeningSocket>, Role)> {
         let listeners =
             self.listeners.sockets().map(|(name, bound)| (bound, Role::Listener(name.to_string())));

@@ -1,4 +1,4 @@
-//! Giving up all files but those that the configuration has to do with, and saying what came of it.
+//! Restricts the process to the files that the configuration needs, and logs the result.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use crate::sys::{Confinement, ConfinementError, confine};
 
 use super::startup_log::summarize;
 
-/// What was given up at the start.
+/// The restriction applied at the start.
 #[derive(Debug)]
 pub(crate) struct ProcessConfinement {
-    /// What is left, and how well the rest is kept from us; `None`: the file says that nothing be given up.
+    /// The files left, and how well the kernel enforces it; `None`: the configuration turns it off.
     outcome: Option<(Arc<FileAccess>, Result<Confinement, ConfinementError>)>,
 }
 
 impl ProcessConfinement {
-    /// Gives up what the configuration lets be given up, and the kernel knows how to. Before there is a second thread: what comes
-    /// from the first one is bound by it too.
+    /// Restricts the process as far as the configuration asks and the kernel can. To be called before there is a second
+    /// thread: threads inherit it.
     #[must_use]
     pub(crate) fn apply(config: &Config) -> Self {
         let outcome = config.is_confined.then(|| {
@@ -28,7 +28,7 @@ impl ProcessConfinement {
         Self { outcome }
     }
 
-    /// What a reload has to keep to; `None`: to nothing.
+    /// The files that a reload is limited to; `None`: no limit.
     pub(super) fn file_access(&self) -> Option<Arc<FileAccess>> {
         match &self.outcome {
             Some((file_access, Ok(Confinement::Whole | Confinement::Partly(_)))) => {
@@ -38,7 +38,7 @@ impl ProcessConfinement {
         }
     }
 
-    /// In the log, for whoever asks what this process could do.
+    /// Logs what the process can access.
     pub(super) fn log(&self) {
         let Some((file_access, confined)) = &self.outcome else {
             return tracing::info!("landlock: off, as runtime.landlock says");

@@ -1,4 +1,4 @@
-//! Sessions that have to end: within a window, the quiet ones first and one after the other; what is left then is cut.
+//! Ends sessions within a window: idle ones first and one after the other; the rest is cut at its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,25 +13,24 @@ use crate::session::Route;
 
 use super::notify::{self, Notice};
 
-/// How the sessions ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct DrainResult {
-    /// Told to end in a moment of silence.
+    /// Told to end while idle.
     pub(super) quiet: usize,
     /// Cut at the end of the window.
     pub(super) forced: usize,
 }
 
-/// What a client may take to say what it wants: one that has just come may be about to.
+/// How long a client may take for its opening: one that has just connected may be about to send it.
 const UNOPENED: Duration = Duration::from_secs(1);
-/// How often they are looked at.
+/// How often sessions are checked.
 const STEP: Duration = Duration::from_millis(100);
-/// How often somebody is told how many are left.
+/// How often systemd is told how many are left.
 const TELLING: Duration = Duration::from_secs(1);
 
 /// Ends the sessions of those routes, and returns when none is left, or when the window is over and the rest was cut.
-/// `all`: it is about all there are. Then systemd hears how it goes, and none is left when no task is: those that were in
-/// a listener's queue may not be among the sessions yet.
+/// `all` is set when the whole daemon drains. Then systemd is told of the progress, and the drain ends with the last
+/// task: connections in a listener's queue may not be among the sessions yet.
 pub(super) async fn drain_sessions(
     routes: &[Arc<Route>],
     window: Duration,
@@ -58,7 +57,7 @@ pub(super) async fn drain_sessions(
         }
         routes.iter().for_each(|route| route.stop_unopened(Outcome::Drained, UNOPENED));
         for session in schedule.due(now, &live) {
-            // It may have ended meanwhile.
+            // The session may have ended meanwhile.
             result.quiet += usize::from(routes.iter().any(|route| route.stop(session, Outcome::Drained)));
         }
         match all {

@@ -1,7 +1,7 @@
 //! Builds everything from a [`Config`], starts it, changes it when the file has changed, and stops it.
 //!
 //! Settings before sockets, sockets before ready: when [`RunningDaemon::start`] returns, every listener accepts.
-//! The one place where randomness is seeded.
+//! Randomness is seeded only here.
 
 mod active_config;
 mod clusters;
@@ -63,13 +63,13 @@ pub(crate) enum StartError {
     /// Some addresses could not be bound; all of them are named.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bind(Vec<BindError>),
-    /// What was passed to us by descriptor is not what the environment says.
+    /// The descriptors that were passed to us are not what the environment says.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
-    /// No recorder.
+    /// The metrics recorder could not be installed.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// No threads, or no signal handlers.
+    /// Threads or signal handlers could not be set up.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
 }
@@ -80,14 +80,14 @@ pub(crate) struct RunningDaemon {
     commands: mpsc::Receiver<Command>,
     active: ActiveConfig,
     predecessors: Predecessors,
-    /// What a reload has to keep to.
+    /// The files that a reload is limited to.
     file_access: Option<Arc<FileAccess>>,
     readings: PendingReads,
-    /// What ends the log level that was ordered last.
+    /// Ends the log level that was set last.
     ordered_level: Option<Branch>,
 }
 
-/// The reload that goes on, and those who want another one behind it: the file may have changed since that one read it.
+/// The current reload, and the requests for another one: the file may have changed since the current one read it.
 #[derive(Default)]
 struct PendingReload {
     now: Option<Reload>,
@@ -95,7 +95,7 @@ struct PendingReload {
 }
 
 impl PendingReload {
-    /// The end of the one that goes on; never, if there is none. Dropping the future loses nothing.
+    /// Waits for the end of the current reload; for ever, if there is none. Cancel-safe.
     async fn done(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         match &mut self.now {
             Some(reload) => reload.finish(active).await,
@@ -104,28 +104,28 @@ impl PendingReload {
     }
 }
 
-/// How a stop went.
+/// How a shutdown went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StopResult {
-    /// Sessions that were told to end in a moment of silence.
+    /// Sessions that were told to end while they were idle.
     pub quiet: usize,
-    /// Sessions that were cut at the end of the time.
+    /// Sessions that were cut at the end of the drain timeout.
     pub forced: usize,
 }
 
-/// Sessions that were told to end get this long to say goodbye: a refusal in words may take its client 4 s.
+/// How long sessions that were told to end get to close: a protocol's refusal may take a client 4 s.
 const PARTING: Duration = Duration::from_secs(5);
 /// Longer than any process lives.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, whether
-/// anybody scrapes or not; until then every sample is kept.
+/// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, even
+/// without a scrape; until then every sample is kept.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log. `launcher`: what starts a successor, if there is one.
-/// `confined`: what the process has given up.
+/// Runs until SIGTERM or SIGINT, then drains. The caller has set up the log. `launcher`: starts a successor, if there
+/// is one. `confined`: how file access was restricted.
 ///
 /// # Errors
-/// When it cannot start; a daemon that has started ends well.
+/// When it cannot start; a daemon that has started ends without an error.
 pub(crate) async fn run(
     config: Config,
     log: Log,
@@ -187,13 +187,13 @@ pub(crate) async fn run(
             DaemonEvent::Succeeded(Some(successor)) => {
                 let reporter = handover.take().map(|handover| Reporter::to(handover.into_report_pipe()));
                 drop(reloading);
-                // Whoever looks after us gets the successor for a child of its own, before it hears of it.
+                // The launcher's end makes the successor our supervisor's child, before the supervisor is told of it.
                 drop(launcher);
                 return running.retire(successor, reporter, &mut signals).await;
             }
         }
     };
-    // Whoever waits for a reload hears that there is none.
+    // Dropping it answers pending reload requests with an error.
     drop(reloading);
     if let Some(handover) = handover {
         handover.abandon();
@@ -213,7 +213,7 @@ async fn done(handover: &mut Option<Handover>) -> Option<u32> {
 }
 
 impl RunningDaemon {
-    /// Binds everything and begins to accept.
+    /// Binds all sockets and begins to accept.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left behind then.
@@ -276,13 +276,12 @@ impl RunningDaemon {
         Ok(Self { admin_state, commands, active, predecessors, file_access, readings, ordered_level })
     }
 
-    /// What there is to be seen.
     #[must_use]
     pub(crate) fn admin_state(&self) -> &AdminState {
         &self.admin_state
     }
 
-    /// Begins to read the configuration again, to do what has changed in it: now, or when the reload that goes on has ended.
+    /// Begins a reload now, or when the current one has ended.
     fn reload(&self, reloading: &mut PendingReload, answer: Option<oneshot::Sender<ReloadResult>>) {
         if reloading.now.is_some() {
             reloading.next.get_or_insert_default().extend(answer);
@@ -312,7 +311,7 @@ impl RunningDaemon {
         }
     }
 
-    /// Until a reload, or for so long.
+    /// Sets the log level until a reload, or for that long.
     fn order_level(&mut self, level: LevelFilter, lasting: Option<Duration>) {
         let number = self.admin_state.log.override_level(level);
         if let Some(before) = self.ordered_level.take() {
@@ -331,7 +330,7 @@ impl RunningDaemon {
         });
     }
 
-    /// Opening a file may take its time, and nobody waits for it.
+    /// On a thread of its own, because opening a file may block.
     fn reopen_log(&self) {
         let log = self.admin_state.log.clone();
         if let Err(error) = BlockingTask::default().begin(move || reload::reopen(&log)) {
@@ -339,11 +338,11 @@ impl RunningDaemon {
         }
     }
 
-    /// Everything is in place: whoever waits for that is told.
+    /// Reports readiness to the predecessor or the supervisor, when everything is in place.
     fn take_over(&mut self) {
         let environment = |name: &str| std::env::var(name).ok();
         if is_succeeding(&environment) {
-            // Our supervisor hears of us by our predecessor, whom it knows.
+            // Our supervisor is told by our predecessor, which it knows.
             tell_predecessor(&environment);
             metrics::record_replacement(true);
         } else {
@@ -353,7 +352,7 @@ impl RunningDaemon {
         self.active.store_sockets();
     }
 
-    /// Another process has taken over: our sessions go on for as long as they may, and nobody is accepted any more.
+    /// A successor has taken over: accepts no more, and lets sessions go on for as long as they may.
     async fn retire(
         mut self,
         successor: u32,
@@ -365,7 +364,7 @@ impl RunningDaemon {
         self.active.close_listeners();
         self.active.close_admin();
         let admin_state = Arc::clone(&self.admin_state);
-        // Behind our last answer: whoever asks the successor next waits for it.
+        // After our last response: the successor answers the next request only when it has this report.
         if let Some(reporter) = &mut reporter {
             reporter.report(&admin_state).await;
         }
@@ -407,7 +406,7 @@ impl RunningDaemon {
         }
     }
 
-    /// Stops: lame duck, no more accepting, sessions end or are ended.
+    /// Stops: lame duck, no more accepting, then sessions end or are ended.
     pub(crate) async fn stop(mut self) -> StopResult {
         let lame_duck = self.active.config().map(|config| config.shutdown.lame_duck);
         self.admin_state.phase.set(Phase::LameDuck);
@@ -421,10 +420,10 @@ impl RunningDaemon {
         stopped
     }
 
-    /// No more accepting; sessions end or are ended.
+    /// Stops accepting, and ends the sessions within the drain timeout.
     async fn drain(&mut self) -> StopResult {
         let Self { admin_state, commands, active, .. } = self;
-        // Who asks for something now is told so at once.
+        // Pending and later requests are refused at once.
         commands.close();
         while commands.try_recv().is_ok() {}
         let drain_timeout = active.config().map(|config| config.shutdown.drain_timeout);
@@ -441,7 +440,7 @@ impl RunningDaemon {
         );
         let DrainResult { quiet, forced } =
             drain_sessions(&routes, drain_timeout.unwrap_or_default(), Some(&sessions)).await;
-        // Whoever was accepted in the last instant, too.
+        // This includes connections accepted at the last moment.
         for route in &routes {
             route.stop_all(Outcome::Drained);
         }
@@ -455,7 +454,7 @@ impl RunningDaemon {
     }
 }
 
-/// Never returns.
+/// Reports for ever; never returns.
 async fn keep_reporting(reporter: &mut Option<Reporter>, admin_state: &AdminState) -> Infallible {
     match reporter {
         Some(reporter) => reporter.keep_reporting(admin_state).await,
@@ -486,7 +485,7 @@ fn seed() -> u64 {
     Rng::new().u64(..)
 }
 
-/// Says so when rules about callers could only deny.
+/// Warns when rules about callers could only deny.
 fn warn_of_strangers(config: &Config) {
     let is_asked = |listener: &listener::Settings| {
         let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));

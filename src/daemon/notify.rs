@@ -1,4 +1,5 @@
-//! What systemd is told, where there is one (sd_notify(3)). It never holds us up: who does not read is not told.
+//! Notifications to systemd, where it runs us (sd_notify(3)). They never block: one that cannot be sent is
+//! dropped.
 
 use std::os::fd::BorrowedFd;
 
@@ -8,13 +9,13 @@ use crate::sys::Supervisor;
 pub(super) enum Notice<'a> {
     /// Every listener accepts.
     Ready,
-    /// The configuration is read again; [`Notice::Ready`] follows, whatever comes of it.
+    /// The configuration is being read again; [`Notice::Ready`] follows, whatever the result.
     Reloading,
-    /// On the way down.
+    /// The shutdown has begun.
     Stopping,
-    /// Another process goes on in our place.
+    /// The process that has taken over.
     Succeeded(u32),
-    /// To the watchdog.
+    /// The watchdog's keep-alive.
     Fed,
     /// What `systemctl status` shows.
     Status(&'a str),
@@ -23,7 +24,7 @@ pub(super) enum Notice<'a> {
 pub(super) fn send(notice: &Notice<'_>) {
     let words = match notice {
         Notice::Ready => "READY=1\nSTATUS=ready".to_owned(),
-        // In one message: Type=notify-reload takes READY=1 for an answer only behind this moment.
+        // In one message: Type=notify-reload accepts a READY=1 only after this time.
         Notice::Reloading => {
             format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading", clock::monotonic_usec())
         }
@@ -35,7 +36,7 @@ pub(super) fn send(notice: &Notice<'_>) {
     send_with_descriptors(&words, &[]);
 }
 
-/// Says it, with descriptors. Whether somebody heard it.
+/// Sends a notification with descriptors. Returns whether systemd got it.
 pub(super) fn send_with_descriptors(words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
     let Some(address) = std::env::var("NOTIFY_SOCKET").ok().filter(|address| !address.is_empty()) else {
         return false;

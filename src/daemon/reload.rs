@@ -1,5 +1,5 @@
-//! Reading the configuration again: compiled whole, off the threads that serve; one mistake, and nothing changes. Nobody waits
-//! for it who has something else to do: a signal to stop finds the daemon awake.
+//! Reading the configuration again: compiled as a whole, off the threads that serve; with a mistake, nothing changes.
+//! The daemon does not block on it, so a signal to stop is handled meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use super::seconds_since_1970;
 /// How long compiling may take: a user database or a file system may hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long it may take to close sockets that are not wanted any more.
+/// How long closing dropped sockets may take.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Readings that may hang at once: each holds a thread until its file system comes back.
+/// How many readings may hang at once: each keeps a thread until its file system responds.
 const HUNG_MAX: usize = 16;
 
 /// Readings that have begun and not ended.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PendingReads(Arc<()>);
 
-/// A reload on its way. Whoever waits for it may do something else in between, or give it up.
+/// A reload under way; it can be polled beside other work, or dropped.
 pub(super) struct Reload {
     stage: Stage,
-    /// Who asked for it.
+    /// The requests to answer.
     answers: Vec<oneshot::Sender<ReloadResult>>,
 }
 
@@ -45,20 +45,20 @@ enum Stage {
         file: PathBuf,
         until: Instant,
     },
-    /// The file is in force.
+    /// The file is in force; dropped sockets are being closed.
     Closing {
         reloaded: ReloadResult,
         deadline: Instant,
     },
-    /// There is nothing left to do.
+    /// The file has mistakes.
     Refused(Vec<MistakeView>),
 }
 
-/// The file as it was understood, and what it wants written to.
+/// The compiled file, and the log outputs opened for it.
 type Read = Result<(Config, Result<Prepared, String>), Mistakes>;
 
 impl Reload {
-    /// Begins to read the file that is in force again.
+    /// Begins to read the file of the current configuration again.
     pub(super) fn begin(
         active: &ActiveConfig,
         file_access: Option<Arc<FileAccess>>,
@@ -92,8 +92,8 @@ impl Reload {
         Self { stage, answers }
     }
 
-    /// Does what has changed in the file, as far as this process may, once it has been read. The result is in the log too.
-    /// Dropping the future loses nothing.
+    /// Applies what has changed in the file, as far as this process can, once it has been read. The result is logged,
+    /// too. Cancel-safe.
     pub(super) async fn finish(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         loop {
             self.stage = match &mut self.stage {
@@ -113,10 +113,10 @@ impl Reload {
         }
     }
 
-    /// Tells whoever asked.
+    /// Answers the requests for this reload.
     pub(super) fn reply(self, reloaded: &ReloadResult) {
         for answer in self.answers {
-            // They may have gone.
+            // The client may have gone.
             let _ = answer.send(reloaded.clone());
         }
     }
@@ -142,7 +142,7 @@ fn refused(file: &Path, message: String) -> Vec<MistakeView> {
     vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
 }
 
-/// Says what is wrong.
+/// Logs the mistakes.
 fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
     metrics::record_config_refused();
     for mistake in &mistakes {
@@ -153,7 +153,8 @@ fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
     ReloadResult { ok: false, mistakes, ..ReloadResult::default() }
 }
 
-/// Opens the log's files again, whatever becomes of the configuration: whoever has renamed them waits for that.
+/// Opens the log's files again, whether or not the configuration is accepted: log rotation has renamed them and waits
+/// for it.
 pub(super) fn reopen(log: &Log) {
     for error in log.reopen() {
         tracing::error!("{error}; what is open stays in use");
@@ -182,7 +183,7 @@ fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<Rel
         changes.push("log changed".into());
     }
     active.store_sockets();
-    // Those that stay in use are not read by the compiler's reading alone.
+    // Credentials that stay in use were not replaced by compiling the file.
     active.services().credentials.refresh();
     metrics::record_config_loaded(seconds_since_1970(), false);
     for warning in &warnings {
@@ -198,7 +199,7 @@ fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<Rel
     Ok(ReloadResult { ok: true, changes, needs_restart, warnings, mistakes: Vec::new() })
 }
 
-/// What the file says and this process cannot do any more.
+/// What the file says but this process can no longer apply.
 fn beyond_reload(before: &Config, config: &Config) -> Vec<String> {
     let mut needed = Vec::new();
     if before.workers != config.workers {

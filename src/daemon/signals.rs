@@ -1,4 +1,4 @@
-//! The signals we answer to.
+//! The signals that the daemon handles, and its events.
 
 use std::io;
 
@@ -6,23 +6,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{Command, ReloadResult};
 
-/// What the daemon is told while it runs.
+/// What the daemon reacts to while it runs.
 pub(super) enum DaemonEvent {
     /// SIGTERM or SIGINT, by name.
     Stop(&'static str),
     /// SIGHUP.
     Reload,
-    /// SIGUSR1: the log's files are opened again, and nothing else.
+    /// SIGUSR1: only the log's files are opened again.
     Reopen,
     /// SIGUSR2.
     Replace,
-    /// A successor is ready, by its process id; or it never will be.
+    /// A successor is ready, by its process id; `None`: it failed.
     Succeeded(Option<u32>),
-    /// The file was read again, and this has come of it.
+    /// A reload has ended with this result.
     Reloaded(ReloadResult),
-    /// It is time to look whether the last session of something that was taken out has ended.
+    /// Time to check whether the last session of a draining route has ended.
     Removal,
-    /// By the control socket.
+    /// A request by the control socket.
     Ordered(Command),
 }
 
@@ -35,7 +35,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Before anything is bound: a signal during the start must not kill us half-way with its default action.
+    /// To be called before anything is bound: a signal during the start must not kill us half-way by its
+    /// default action.
     pub(super) fn install() -> io::Result<Self> {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
@@ -46,7 +47,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Several of one kind that came meanwhile count as one.
+    /// Waits for the next signal. Several of one kind that arrived meanwhile count as one.
     pub(super) async fn next(&mut self) -> DaemonEvent {
         tokio::select! {
             _ = self.term.recv() => DaemonEvent::Stop("SIGTERM"),
@@ -57,7 +58,7 @@ impl Signals {
         }
     }
 
-    /// Waits for one that asks us to stop; which is the answer.
+    /// Waits for a signal that stops the daemon; returns its name.
     pub(super) async fn stop(&mut self) -> &'static str {
         loop {
             match self.next().await {

@@ -1,5 +1,5 @@
-//! Which socket is whose: those that are there are kept where the new configuration wants the same address, and new
-//! ones are bound before any is given up.
+//! The sockets of a configuration: open ones are kept where the new configuration has the same address, and new ones
+//! are bound before any is dropped.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::name::ListenerName;
 use crate::sys::{Bind, BindError, Inherited, ListeningSocket, Options, Role, UnixBind};
 use crate::workers::Worker;
 
-/// A listening socket with the address that was asked for.
+/// A listening socket with its configured address.
 #[derive(Debug, Clone)]
 pub(super) struct BoundSocket {
     pub(super) bind: Bind,
@@ -40,7 +40,7 @@ pub(super) struct BoundSockets {
     pub(super) control: Option<BoundSocket>,
 }
 
-/// Every socket there is.
+/// All sockets that are open.
 #[derive(Default)]
 pub(super) struct AvailableSockets {
     pub(super) listeners: Vec<(ListenerName, BoundSocket)>,
@@ -49,8 +49,8 @@ pub(super) struct AvailableSockets {
 }
 
 impl BoundSockets {
-    /// All or nothing; every address that cannot be had is named in one go. Listeners belong to `worker`, what
-    /// answers about the daemon to the current runtime.
+    /// Binds all or nothing; the errors name every address that cannot be bound. Listeners are registered with
+    /// `worker`, admin sockets with the current runtime.
     pub(super) fn bind_all(
         config: &Config,
         mut available: AvailableSockets,
@@ -93,14 +93,14 @@ impl BoundSockets {
 }
 
 impl AvailableSockets {
-    /// Those that are for that address, taken out.
+    /// Takes out the sockets for that address.
     fn take(&mut self, listener: &Settings, bind: &Bind) -> Vec<BoundSocket> {
-        // A port of the kernel's choice is one listener's own, and no address that another could mean.
+        // A port chosen by the kernel belongs to one listener only, as no other can have meant it.
         let is_any_port = matches!(bind, Bind::Tcp(address) if address.port() == 0);
         let is_for = |(owner, bound): &(ListenerName, BoundSocket)| {
             is_same(&bound.bind, bind) && (!is_any_port || *owner == listener.name)
         };
-        // Only systemd passes several under one name.
+        // Only systemd passes several sockets under one name.
         let most = if matches!(bind, Bind::Systemd(_)) { usize::MAX } else { 1 };
         let mut taken = Vec::new();
         while taken.len() < most
@@ -114,7 +114,7 @@ impl AvailableSockets {
 }
 
 impl BoundSocket {
-    /// Gives the file of a unix socket that stays the mode and owner that are wanted now.
+    /// Gives the file of a unix socket the mode and owner that are configured now.
     pub(super) fn apply_permissions(&self) {
         if let Bind::Unix(unix) = &self.bind
             && let Err(error) = unix.apply_permissions()
@@ -123,7 +123,7 @@ impl BoundSocket {
         }
     }
 
-    /// What it is for, as another process is told.
+    /// The role by which another process recognizes it.
     pub(super) fn role(&self, otherwise: Role) -> Role {
         match &self.bind {
             Bind::Systemd(systemd) => Role::Systemd(systemd.name.clone()),
@@ -132,7 +132,7 @@ impl BoundSocket {
     }
 }
 
-/// Whether both mean one socket; the mode of its file may change in place.
+/// Whether both are one address; the mode of a socket's file can be changed in place.
 fn is_same(bound: &Bind, wanted: &Bind) -> bool {
     match (bound, wanted) {
         (Bind::Unix(bound), Bind::Unix(wanted)) => bound.path == wanted.path,
@@ -142,10 +142,11 @@ fn is_same(bound: &Bind, wanted: &Bind) -> bool {
     }
 }
 
-/// The socket of a door at one of those addresses: the one that there is already, one that was passed to us, or else the first
-/// that can be bound.
+/// An admin socket at one of those addresses: the one that is open already, one that was passed to us, or else the
+/// first that can be bound.
 ///
 /// # Errors
+/// Why the first cannot be bound.
 /// Why the first cannot be had.
 fn door(
     bound: Option<BoundSocket>,
@@ -156,7 +157,7 @@ fn door(
         return Ok(bound);
     }
     let mut refused = None;
-    // One that was passed to us lies at any of them: those come first that somebody listens on already for us.
+    // A socket that was passed to us may have any of the addresses, so those with one come first.
     let (passed, others): (Vec<_>, Vec<_>) =
         places.iter().partition(|bind| inherited.has(bind, &Role::Admin));
     for bind in passed.into_iter().chain(others) {
@@ -186,7 +187,7 @@ fn control_at(path: &Path) -> Bind {
     Bind::Unix(UnixBind { path: path.into(), mode: 0o600, owner: None, group: None })
 }
 
-/// Makes the folder of the control socket's default place, while folders may be made.
+/// Creates the folder of the control socket's default path, while confinement still permits it.
 pub(crate) fn make_folders(admin: &admin::Settings) {
     if let Control::Default(path) = &admin.control {
         make_folder_of(path);
@@ -195,13 +196,13 @@ pub(crate) fn make_folders(admin: &admin::Settings) {
 
 fn make_folder_of(socket: &Path) {
     if let Some(folder) = socket.parent() {
-        // Binding says what is wrong with it.
+        // An error is reported by binding.
         let _ = std::fs::create_dir_all(folder);
     }
 }
 
-/// Nobody asked for this place, so nobody is refused a start for want of it. Where it is another daemon's, ours is beside it,
-/// under a name that is made of the configuration file's: commands look there for whoever serves that file.
+/// The default path was not configured, so an error does not prevent the start. Where another daemon has it, ours is
+/// beside it, under a name derived from the configuration file's path: commands look there for the daemon of that file.
 fn control_by_default(
     config: &Config,
     path: &Path,

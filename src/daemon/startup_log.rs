@@ -1,5 +1,5 @@
-//! What is said at the start, for whoever reads the log: what is bound, where it leads, who we are towards the servers.
-//! A few lines, however long the file is.
+//! What is logged at the start: what is bound, which clusters it leads to, and our identities towards servers. A few
+//! lines, however long the file is.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -10,7 +10,7 @@ use crate::clock;
 use crate::upstream::discovery::Source;
 use crate::upstream::{Cluster, Host};
 
-/// Items of one line; the rest is counted.
+/// Items shown in one line; the others are counted.
 const ITEMS_MAX: usize = 8;
 
 pub(super) fn log_startup(admin_state: &AdminState, workers: usize) {
@@ -53,7 +53,7 @@ fn describe(cluster: &Cluster) -> String {
     format!("{} speaks {} {tls} to {endpoints}", settings.name, settings.protocol.label())
 }
 
-/// How many are known, and who is being asked for others: nobody has answered yet when this is said first.
+/// How many endpoints are known, and which sources are being asked for more: at the start none has answered yet.
 fn whom(known: usize, source: Option<&Source>, is_settled: bool) -> String {
     let asked = match source.filter(|_| !is_settled) {
         None => return format!("{known} endpoint(s)"),
@@ -82,12 +82,12 @@ fn remaining(end: Option<SystemTime>, now: SystemTime) -> String {
         Some(Ok(left)) if left < 2 * DAY => format!("for {} hour(s)", left / 3600),
         Some(Ok(left)) if left < 2 * YEAR => format!("for {} days", left / DAY),
         Some(Ok(left)) if left < 100 * YEAR => format!("for {} years", left / YEAR),
-        // A certificate that says 9999-12-31 has no end (RFC 5280 §4.1.2.5), and others mean the same.
+        // A certificate's 9999-12-31 means no end (RFC 5280 §4.1.2.5), and so do other dates far ahead.
         Some(Ok(_)) => "for more than a hundred years".into(),
     }
 }
 
-/// The first few, and how many more.
+/// The first few items, and how many more.
 pub(super) fn summarize(items: impl Iterator<Item = impl Display>) -> String {
     let items: Vec<_> = items.map(|item| item.to_string()).collect();
     let shown = items[..items.len().min(ITEMS_MAX)].join("; ");
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(summarize(1..=10), "1; 2; 3; 4; 5; 6; 7; 8; and 2 more");
     }
 
-    /// The start said "to 0 endpoint(s)" of names that nobody had asked for yet, as if there were none.
+    /// For names that were not resolved yet, the start logged "to 0 endpoint(s)", as if there were none.
     #[test]
     fn names_that_are_being_asked_for_are_not_nobody() {
         let of = |endpoints: &str| {
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(remaining(hours(24 * 90), now), "for 90 days");
         assert_eq!(remaining(hours(24 * 730), now), "for 730 days");
         assert_eq!(remaining(hours(24 * 3650), now), "for 9 years");
-        // It was "for 755719 days".
+        // The log said "for 755719 days".
         assert_eq!(remaining(hours(24 * 755_719), now), "for more than a hundred years");
         assert_eq!(remaining(hours(5), now), "for 5 hour(s)");
         assert_eq!(remaining(Some(now - Duration::from_secs(1)), now), "has expired");

@@ -1,4 +1,4 @@
-//! What feeds systemd's watchdog: not the clock, but each worker's word that it gets things done.
+//! Feeds systemd's watchdog as long as every worker makes progress.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,12 @@ use crate::workers::Workers;
 
 use super::notify::{self, Notice};
 
-/// Feeds it until the drain begins; returns at once where there is none.
+/// Feeds it until the drain begins; returns at once where there is no watchdog.
 pub(super) async fn keep_alive(workers: Arc<Workers>, drain: Drain, watch: DrainWatch) {
     let Some(interval) = watchdog_interval(&|name| std::env::var(name).ok()) else { return };
     let mut stop = std::pin::pin!(watch.begun());
     loop {
-        // Twice as often as it must be, with a quarter of the time for the answers.
+        // Twice as often as required, with a quarter of the interval for the workers to respond.
         match stuck(&workers, &drain, clock::now() + interval / 4).await.as_slice() {
             [] => notify::send(&Notice::Fed),
             stuck => tracing::error!(workers = ?stuck, "a worker makes no progress; the watchdog is not fed"),
@@ -30,7 +30,7 @@ pub(super) async fn keep_alive(workers: Arc<Workers>, drain: Drain, watch: Drain
     }
 }
 
-/// How long it does without; `None` where nobody watches (sd_watchdog_enabled(3)). A successor has its predecessor's
+/// The watchdog's timeout; `None` without a watchdog (sd_watchdog_enabled(3)). A successor has its predecessor's
 /// environment, and its watchdog.
 fn watchdog_interval(environment: &dyn Fn(&str) -> Option<String>) -> Option<Duration> {
     let microseconds = environment("WATCHDOG_USEC")?.parse().ok().filter(|time| *time > 0)?;
@@ -39,13 +39,13 @@ fn watchdog_interval(environment: &dyn Fn(&str) -> Option<String>) -> Option<Dur
     is_for_us.then(|| Duration::from_micros(microseconds))
 }
 
-/// The workers that have not run a task by then, by their number.
+/// The workers that have not run a task until the deadline, by number.
 async fn stuck(workers: &Workers, drain: &Drain, deadline: Instant) -> Vec<usize> {
     let (beat, mut beats) = mpsc::unbounded_channel();
     let mut silent: Vec<_> = (0..workers.all().len()).collect();
     for (number, worker) in workers.all().iter().enumerate() {
         let beat = beat.clone();
-        // Whoever listens may have given up.
+        // The receiver may have timed out.
         drain.spawn_on(worker.handle(), async move { beat.send(number).unwrap_or_default() });
     }
     drop(beat);

@@ -1,4 +1,4 @@
-//! The daemon's own words: what `tracing` is told, in the form and at the level that are in force.
+//! The daemon's own events: what `tracing` receives, in the current form and at the current level.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
@@ -23,7 +23,7 @@ use crate::escape::{escaped, escaped_lines};
 type Leveled = Layered<reload::Layer<Targets, Registry>, Registry>;
 type Writing = Box<dyn Layer<Leveled> + Send + Sync>;
 
-/// What can be changed about them.
+/// The parts that can be changed later.
 pub(super) struct EventLayer {
     level: reload::Handle<Targets, Registry>,
     writing: reload::Handle<Writing, Leveled>,
@@ -39,18 +39,18 @@ impl EventLayer {
     pub(super) fn install(settings: &Settings, queue: LineQueue) -> Self {
         let (filter, level) = reload::Layer::new(levels(settings.level, settings.level));
         let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
-        // A second subscriber in one process is refused; the first stays, and nothing is lost.
+        // A second subscriber in one process is refused; the first stays in use.
         let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
         Self { level, writing }
     }
 
-    /// From now on that is the least important level, whatever the configured one is.
+    /// Sets the level; `configured` is that of the file.
     pub(super) fn set_level(&self, level: LevelFilter, configured: LevelFilter) {
-        // Fails where the subscriber was refused.
+        // This fails where the subscriber was refused.
         let _ = self.level.reload(levels(level, configured));
     }
 
-    /// From now on they go there.
+    /// Sets the output and the form.
     pub(super) fn set_target(&self, target: &LogTarget, queue: LineQueue) {
         let _ = self.writing.reload(layer(target, queue));
     }
@@ -60,7 +60,7 @@ fn layer(target: &LogTarget, queue: LineQueue) -> Writing {
     let handed_in = queue.clone();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || Line(handed_in.clone()))
-        // A failed write would be reported by `eprintln!`, which panics where stderr is gone.
+        // tracing would report a failed write by `eprintln!`, which panics when stderr is closed.
         .log_internal_errors(false)
         .with_ansi(target.output.is_terminal());
     match target.form() {
@@ -70,12 +70,12 @@ fn layer(target: &LogTarget, queue: LineQueue) -> Writing {
     }
 }
 
-/// The message, or `name=value`. The subscriber's own way lets through in a value whatever it has been given.
+/// The message, or `name=value`, escaped. The subscriber's default does not escape values.
 fn field(writer: &mut Formatter<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let value = format!("{value:?}");
     let name = field.name();
     if name == "message" {
-        // What comes behind the end of a line is not to be taken for another line.
+        // Further lines of a message are indented, so that they are not taken for lines of the log.
         return writer.write_str(&escaped_lines(&value).replace('\n', "\n    "));
     }
     let name = name.strip_prefix("r#").unwrap_or(name);
@@ -85,8 +85,8 @@ fn field(writer: &mut Formatter<'_>, field: &Field, value: &dyn fmt::Debug) -> f
     write!(writer, "{name}={}", escaped(&value))
 }
 
-/// A DNS library that tells of each packet is heard where everything is, and else only when something is wrong. What is
-/// ordered is on record unless the file wants no log at all: an order could lower the level.
+/// The DNS library logs each packet, so it is limited to warnings except at `trace`. Control requests (`info`) are
+/// always logged, unless the file turns the log off: otherwise a request could hide itself by lowering the level.
 fn levels(level: LevelFilter, configured: LevelFilter) -> Targets {
     let audit = if configured == LevelFilter::OFF { level } else { level.max(LevelFilter::INFO) };
     let of_dns = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
@@ -95,7 +95,7 @@ fn levels(level: LevelFilter, configured: LevelFilter) -> Targets {
     Targets::new().with_default(level).with_targets(targets)
 }
 
-/// What a formatted event is written to, in one go.
+/// The writer for one formatted event, which is queued as a whole.
 struct Line(LineQueue);
 
 impl io::Write for Line {
@@ -109,7 +109,6 @@ impl io::Write for Line {
     }
 }
 
-/// Events as entries of the journal.
 struct Entries(LineQueue);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
@@ -120,16 +119,16 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
     }
 }
 
-/// Now, as every line has it.
+/// The current time in the format of all lines.
 #[must_use]
 pub(crate) fn timestamp() -> String {
     let mut text = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = SystemTime.format_time(&mut Formatter::new(&mut text));
     text
 }
 
-/// A line about the log itself, for stderr, in the form that is usual there.
+/// A line about the log itself, for stderr, in the form that stderr usually has.
 pub(super) fn format_self_line(words: &str) -> String {
     let mut line = timestamp();
     if io::stderr().is_terminal() {
@@ -161,8 +160,8 @@ mod tests {
         }
     }
 
-    /// Of what a server says the text log escaped what came as the message, and passed on what came as a field: a certificate's
-    /// names steered the terminal of whoever read it, and an end of a line began a line that nobody had written.
+    /// The text log escaped a server's words in the message, but not in fields: names in a certificate could control
+    /// the reader's terminal, and a line break could forge a line.
     #[test]
     fn others_words_steer_no_terminal_and_begin_no_line() {
         for is_coloured in [false, true] {

@@ -1,24 +1,25 @@
-//! Entries of the journal, in its own protocol: fields with names, so that `journalctl AMBASSADOR_LISTENER=app` finds them.
+//! Entries of the journal, in its native protocol: named fields, so that `journalctl AMBASSADOR_LISTENER=app` finds
+//! them.
 //!
-//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>: a message a datagram, `NAME=value` a line; a value that has lines of its
-//! own stands behind its name and its length.
+//! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>: a message per datagram, `NAME=value` per line; a value with line
+//! breaks follows its name and length.
 
 use std::fmt::{self, Write as _};
 
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata};
 
-/// What all our fields begin with.
+/// The prefix of all our fields.
 const PREFIX: &str = "AMBASSADOR_";
 /// journald refuses longer names.
 const NAME_MAX: usize = 64;
 
-/// An entry in the making.
+/// An entry being built.
 #[derive(Debug)]
 pub struct JournalEntry(Vec<u8>);
 
 impl JournalEntry {
-    /// Of that importance; the message is what `journalctl` shows by itself.
+    /// The message is what `journalctl` shows by default.
     #[must_use]
     pub fn new(level: Level, message: &str) -> Self {
         let mut entry = Self(Vec::with_capacity(1024));
@@ -28,9 +29,9 @@ impl JournalEntry {
         entry
     }
 
-    /// A field of ours: `tls.version` is AMBASSADOR_TLS_VERSION.
+    /// Adds a field: `tls.version` becomes AMBASSADOR_TLS_VERSION.
     pub fn field(&mut self, name: &str, value: &str) {
-        // Upper case, digits and underscores are all that a name may have.
+        // A name may only have upper-case letters, digits and underscores.
         let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
         let name: String = PREFIX.chars().chain(name.chars().map(plain)).take(NAME_MAX).collect();
         self.add(&name, value);
@@ -55,7 +56,7 @@ impl From<JournalEntry> for Box<[u8]> {
     }
 }
 
-/// syslog(3)'s numbers.
+/// The priorities of syslog(3).
 const fn priority(level: Level) -> &'static str {
     match level {
         Level::ERROR => "3",
@@ -65,7 +66,7 @@ const fn priority(level: Level) -> &'static str {
     }
 }
 
-/// What an event says.
+/// The fields of an event.
 #[derive(Debug, Default)]
 pub(super) struct EventFields {
     message: String,
@@ -73,10 +74,10 @@ pub(super) struct EventFields {
 }
 
 impl EventFields {
-    /// The fields are in the message too: by itself `journalctl` shows nothing else.
+    /// The fields are in the message too, because `journalctl` shows nothing else by default.
     pub(super) fn entry(mut self, metadata: &Metadata<'_>) -> JournalEntry {
         for (name, value) in &self.fields {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(self.message, " {name}={value}");
         }
         let mut entry = JournalEntry::new(*metadata.level(), self.message.trim_start());

@@ -1,9 +1,9 @@
-//! What is written, and where: the daemon's own words (`tracing`) and the lines of the access log, each to an output of
-//! its own if the file says so.
+//! Where the daemon's own events (`tracing`) and the lines of the access log are written, each to an output of its own
+//! if the file says so.
 //!
-//! Whoever has a line puts it into the bounded queue of its output and goes on; a thread of each output writes. A reader
-//! that stalls or a disk that is full lose lines, which a metric counts; they stall no session. What a record looks like
-//! is `session`'s affair.
+//! A line is put into the bounded queue of its output without waiting; one thread per output writes. A reader that
+//! stalls or a full disk loses lines, which a metric counts, but delays no session. The format of access records is
+//! `session`'s.
 
 mod event_layer;
 mod journal;
@@ -28,27 +28,27 @@ use output::Sink;
 pub(crate) use output::accepts;
 use queue::LineQueue;
 
-/// What is written, and how.
+/// Outputs and level of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The least important level of the daemon's own words.
+    /// The least important level of events.
     pub level: LevelFilter,
-    /// Where those go.
+    /// Where events go.
     pub words: LogTarget,
-    /// Where the records of sessions go; whether there are any is each listener's affair.
+    /// Where access records go; each listener decides whether it writes any.
     pub access: LogTarget,
 }
 
-/// Where lines go, and how they look there.
+/// An output and its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTarget {
-    /// Where.
+    /// The output.
     pub output: Output,
-    /// `None`: text on a terminal, JSON elsewhere. The journal has a form of its own.
+    /// `None`: text on a terminal, JSON elsewhere. The journal has its own format.
     pub format: Option<Format>,
 }
 
-/// Where lines go.
+/// A destination of lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Standard error.
@@ -57,7 +57,7 @@ pub enum Output {
     Stdout,
     /// journald, at its socket.
     Journal(PathBuf),
-    /// A file, or whatever else is opened as one.
+    /// A file, or anything else that can be opened as one.
     File(PathBuf),
 }
 
@@ -66,37 +66,36 @@ pub enum Output {
 pub enum Format {
     /// For people.
     Text,
-    /// An object a line.
+    /// One object per line.
     Json,
 }
 
-/// What an output wants to be given.
+/// The format that an output takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputFormat {
     /// A line of text.
     Text,
     /// A line with an object.
     Json,
-    /// An [`JournalEntry`].
+    /// A [`JournalEntry`].
     Journal,
 }
 
-/// Where lines of one kind are handed in. Cheap to clone.
+/// Takes the lines of one kind. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
-    /// What they must look like.
+    /// The format of its lines.
     pub form: OutputFormat,
     queue: LineQueue,
 }
 
 impl Writer {
-    /// Hands in a line with its end, or an entry. What does not fit is counted.
+    /// Queues a line with its line break, or an entry. What does not fit is lost and counted.
     pub(crate) fn put(&self, line: impl Into<Box<[u8]>>) {
         self.queue.put(line.into());
     }
 }
 
-/// Why nothing can be written there.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the log to {output}: {error}")]
 pub(crate) struct OutputError {
@@ -104,7 +103,7 @@ pub(crate) struct OutputError {
     error: io::Error,
 }
 
-/// The process' log. Clones are the same.
+/// The process' log. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct Log(Arc<Shared>);
 
@@ -121,16 +120,16 @@ struct State {
     ordered: LevelOverride,
 }
 
-/// The level that an operator wants instead of the configured one.
+/// The level that was set instead of the configured one.
 #[derive(Debug, Clone, Copy, Default)]
 struct LevelOverride {
     /// `None`: the configured one.
     level: Option<LevelFilter>,
-    /// Which order it is, so that the end of another does not end it.
+    /// The number of the request that set it, so that the end of an older one does not end it.
     number: u64,
 }
 
-/// The outputs in use, with their queues: that of the words, and that of the records.
+/// The queues of the outputs in use: for events, and for access records.
 #[derive(Debug, Clone)]
 struct Outputs {
     words: LineQueue,
@@ -141,7 +140,7 @@ struct Outputs {
 #[derive(Debug)]
 pub(crate) struct Prepared(State);
 
-/// Every level by its word.
+/// Every level with its name.
 pub(crate) const LEVELS: [(&str, LevelFilter); 6] = [
     ("error", LevelFilter::ERROR),
     ("warn", LevelFilter::WARN),
@@ -150,13 +149,14 @@ pub(crate) const LEVELS: [(&str, LevelFilter); 6] = [
     ("trace", LevelFilter::TRACE),
     ("off", LevelFilter::OFF),
 ];
-/// How long the end of the process may wait for what is still in the queues.
+/// How long the process' end may wait for queued lines.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long opening files again may take before the answer goes without.
+/// How long a request to reopen files waits for it.
 const REOPENING: Duration = Duration::from_secs(5);
 
 impl Log {
-    /// Opens the outputs and becomes the process' one subscriber; a second in one process is refused, and the first stays.
+    /// Opens the outputs and becomes the process' only subscriber; a second one in a process is refused, and the first
+    /// stays.
     ///
     /// # Errors
     /// An output that cannot be opened.
@@ -167,13 +167,13 @@ impl Log {
         Ok(Self(Arc::new(Shared { words, state: Mutex::new(state) })))
     }
 
-    /// Where records go now.
+    /// The writer for access records.
     #[must_use]
     pub(crate) fn access_writer(&self) -> Writer {
         self.state().outputs.access.clone()
     }
 
-    /// Opens what those settings want and is not open yet. It may block as opening files does.
+    /// Opens the outputs of those settings that are not open yet. It may block as opening files does.
     ///
     /// # Errors
     /// An output that cannot be opened; nothing has changed then.
@@ -184,7 +184,7 @@ impl Log {
         State::open(settings, Some(&known)).map(Prepared)
     }
 
-    /// From now on those settings. Whether anything is different.
+    /// Applies settings. Returns whether they are different.
     pub(crate) fn change(&self, prepared: Prepared) -> bool {
         let Prepared(mut new) = prepared;
         let mut state = self.state();
@@ -198,7 +198,7 @@ impl Log {
         is_different
     }
 
-    /// The level that is in force, and the one that is configured.
+    /// The level in force, and the configured one.
     #[must_use]
     pub(crate) fn levels(&self) -> (LevelFilter, LevelFilter) {
         let state = self.state();
@@ -206,7 +206,7 @@ impl Log {
         (state.ordered.level.unwrap_or(configured), configured)
     }
 
-    /// Writes from now on what has at least that level, until the next change. The number is for [`Log::end_override`].
+    /// Sets the level until the next change. Returns the number for [`Log::end_override`].
     pub(crate) fn override_level(&self, level: LevelFilter) -> u64 {
         let mut state = self.state();
         state.ordered = LevelOverride { level: Some(level), number: state.ordered.number + 1 };
@@ -214,7 +214,7 @@ impl Log {
         state.ordered.number
     }
 
-    /// From now on the configured level, where that order still stands.
+    /// Returns to the configured level, if that override is still in force.
     pub(crate) fn end_override(&self, number: u64) {
         let mut state = self.state();
         if state.ordered.number == number && state.ordered.level.take().is_some() {
@@ -222,11 +222,11 @@ impl Log {
         }
     }
 
-    /// Opens every file again, under the name that it was first opened by: another may be there by now (logrotate). It
-    /// may block as opening files does.
+    /// Opens every file again by its name, which may be another file by now (logrotate). It may block as opening files
+    /// does.
     ///
     /// # Errors
-    /// Those that cannot be opened; what was open stays in use.
+    /// Those that cannot be opened; the old ones stay in use.
     pub(crate) fn reopen(&self) -> Vec<OutputError> {
         let state = self.state();
         let settings = state.settings.clone();
@@ -243,11 +243,11 @@ impl Log {
         files.into_iter().filter_map(reopened).collect()
     }
 
-    /// Has what still waits written, as far as the readers take it soon.
+    /// Has queued lines written, for a limited time.
     pub(crate) fn close(&self) {
         let Outputs { words, access } = self.state().outputs.clone();
         let (done, is_done) = mpsc::channel();
-        // On a thread of its own: where the queue is full, asking waits as well.
+        // On a thread of its own: where the queue is full, a flush request waits as well.
         let flushing = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
             access.queue.flush();
             words.flush();
@@ -264,7 +264,7 @@ impl Log {
 }
 
 impl State {
-    /// An output that is in use already keeps its queue, and with it the order of its lines.
+    /// An output that is in use keeps its queue, and so the order of its lines.
     fn open(settings: &Settings, known: Option<&(Settings, Outputs)>) -> Result<Self, OutputError> {
         let find = |output: &Output| {
             let (before, outputs) = known?;
@@ -291,7 +291,7 @@ impl State {
 }
 
 impl LogTarget {
-    /// What the output wants to be given.
+    /// The format that the output takes.
     fn form(&self) -> OutputFormat {
         match (&self.output, self.format) {
             (Output::Journal(_), _) => OutputFormat::Journal,
@@ -312,7 +312,7 @@ impl Output {
         }
     }
 
-    /// Its place among [`KINDS`].
+    /// Its index in [`KINDS`].
     const fn kind(&self) -> usize {
         match self {
             Self::Stderr => 0,
@@ -333,9 +333,9 @@ impl std::fmt::Display for Output {
     }
 }
 
-/// The label of an output.
+/// The labels of outputs.
 const KINDS: [&str; 4] = ["stderr", "stdout", "journald", "file"];
-/// Lines that were lost on the way to an output of each kind, since the start.
+/// Lines lost on the way to the outputs of each kind, since the start.
 static LOST: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
 fn lost() -> Vec<(&'static str, u64)> {

@@ -1,7 +1,7 @@
-//! The far end of a queue: what is open, how lines get there, and what is said when they do not.
+//! The writing end of a queue: the open output, how lines are written, and what is reported when that fails.
 //!
-//! A line is never torn by us: where a disk is full in the middle of one, its rest is what is written first when there is
-//! room again, and the lines that come meanwhile are lost.
+//! A line is never torn: when the disk is full in the middle of one, its rest is written first when there is room
+//! again, and the lines that come meanwhile are lost.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -20,23 +20,24 @@ use super::{KINDS, LOST, Output};
 use crate::clock;
 use crate::sys::{Folder, Journal};
 
-/// Who may read a file that we make: its group too, for those who collect logs.
+/// The mode of a file that we make: its group may read it, for log collectors.
 const MODE: u32 = 0o640;
-/// Bytes of a write to a pipe that nobody else's get into (PIPE_BUF), so that a successor may share it with us.
+/// Bytes that are written to a pipe at once without being mixed with others' (PIPE_BUF), so that a successor may share
+/// it.
 const PIPE_PORTION: usize = 4096;
-/// Bytes of a write to a file.
+/// Bytes that are written to a file at once.
 const FILE_PORTION: usize = 64 * 1024;
-/// How often it is looked, at most, whether a file is still there under its name.
+/// The shortest interval between checks that a file still has its name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often it is said, at most, that an output fails.
+/// The shortest interval between reports that an output fails.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
-/// An output with the lines that are about to be written to it.
+/// An output with the lines to be written to it next.
 #[derive(Debug)]
 pub(super) struct Sink {
     output: Output,
     way: OutputKind,
-    /// Bytes of a write, 0 where each line is a message of its own.
+    /// Bytes per write; 0 where each line is a message of its own.
     portion: usize,
     batch: Batch,
     trouble: Option<OutputFailure>,
@@ -51,7 +52,7 @@ enum OutputKind {
 }
 
 impl OutputKind {
-    /// Whatever is no plain file may be a pipe that others write to as well.
+    /// What is no regular file may be a pipe that other processes write to.
     fn portion(&self) -> usize {
         match self {
             Self::Stream(file) if file.metadata().is_ok_and(|open| open.is_file()) => FILE_PORTION,
@@ -61,14 +62,13 @@ impl OutputKind {
     }
 }
 
-/// An output that fails.
 #[derive(Debug)]
 struct OutputFailure {
-    /// Lines of this output that were lost before.
+    /// Lines of this kind of output that were lost before.
     lost: u64,
 }
 
-/// Lines in a row, with where each ends. The first may be the rest of one.
+/// Consecutive lines, and where each ends.
 #[derive(Debug, Default)]
 struct Batch {
     bytes: Vec<u8>,
@@ -78,10 +78,10 @@ struct Batch {
 }
 
 impl Sink {
-    /// Opens it; a file is made where there is none.
+    /// Opens the output; a missing file is made.
     ///
     /// # Errors
-    /// What open(2) and its like say.
+    /// Errors of open(2), connect(2) and the like.
     pub(super) fn open(output: &Output) -> io::Result<Self> {
         let stream = |fd: io::Result<OwnedFd>| fd.map(|fd| OutputKind::Stream(fd.into()));
         let way = match output {
@@ -105,7 +105,7 @@ impl Sink {
         self.output.kind()
     }
 
-    /// Whether a line of that size may go with those that were added.
+    /// Whether a line of that size still fits into this write.
     pub(super) fn has_room(&self, size: usize) -> bool {
         self.batch.bytes.len() + size <= self.portion
     }
@@ -114,7 +114,7 @@ impl Sink {
         self.batch.add(line);
     }
 
-    /// Writes what was added. What cannot be written is lost, counted, and spoken of.
+    /// Writes the added lines. Those that cannot be written are lost and counted, and the failure is reported.
     pub(super) fn write(&mut self) {
         self.follow();
         let written = match &mut self.way {
@@ -131,7 +131,7 @@ impl Sink {
         }
     }
 
-    /// Opens a file again under its name.
+    /// Opens a file again by its name.
     ///
     /// # Errors
     /// When it cannot be opened; then the one that is open stays.
@@ -139,14 +139,15 @@ impl Sink {
         if let (Output::File(path), OutputKind::Stream(file)) = (&self.output, &mut self.way) {
             *file = open(path)?;
             self.portion = self.way.portion();
-            // It would begin the new file.
+            // The rest would begin the new file.
             let torn = u64::from(self.batch.drop_rest());
             LOST[self.output.kind()].fetch_add(torn, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Whoever renames the file may not tell us: a process that was replaced and lives on gets no signal.
+    /// Opens the file again if its name leads to another one. A process that was replaced and lives on gets no signal
+    /// for that.
     fn follow(&mut self) {
         let now = clock::now();
         if now - self.looked < LOOK_AGAIN {
@@ -158,7 +159,7 @@ impl Sink {
             && !std::fs::metadata(path)
                 .is_ok_and(|there| (there.dev(), there.ino()) == (open.dev(), open.ino()))
         {
-            // What is open stays in use, and the next look comes.
+            // The old file stays in use until the next check.
             if let Err(error) = self.reopen()
                 && self.is_news(now)
             {
@@ -170,7 +171,7 @@ impl Sink {
         }
     }
 
-    /// Whether nothing was said of this output for a while.
+    /// Whether a failure of this output may be reported again.
     fn is_news(&mut self, now: Instant) -> bool {
         let is_news = self.said.is_none_or(|said| now - said >= SAID_AGAIN);
         if is_news {
@@ -205,8 +206,8 @@ impl Sink {
     }
 }
 
-/// Whether lines could be written there, as far as that can be told without doing anything. For `check`, which makes no
-/// file.
+/// Whether the output could be opened, as far as that can be found out without side effects. For `check`, which makes
+/// no file.
 ///
 /// # Errors
 /// Why not.
@@ -235,7 +236,7 @@ pub(crate) fn accepts(output: &Output) -> io::Result<()> {
     }
 }
 
-/// Where others may write in the folder, a link may be theirs, and so may a file: neither gets our lines.
+/// Where others may write in the folder, a link or a file there may be theirs, and is not written to.
 const ANOTHERS: &str =
     "others may write in its folder, and what has that name there is a link or a file of theirs";
 
@@ -246,7 +247,7 @@ fn open(path: &Path) -> io::Result<File> {
     let mode = Mode::from_raw_mode(MODE);
     match openat(&folder, name, append | OFlags::CREATE | OFlags::EXCL, mode) {
         Ok(made) => {
-            // Whatever the umask is, which is for sockets.
+            // The umask is meant for sockets, so the mode is set explicitly.
             fchmod(&made, mode)?;
             return Ok(made.into());
         }
@@ -259,12 +260,12 @@ fn open(path: &Path) -> io::Result<File> {
     } else {
         (OFlags::empty(), AtFlags::empty())
     };
-    // With reading as well, opening waits for no reader, and one that comes again finds what was written meanwhile
-    // (fifo(7)).
+    // Opened for reading too, so that opening waits for no reader, and a reader that comes back finds what was written
+    // meanwhile (fifo(7)).
     let is_fifo = statat(&folder, name, look)
         .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Fifo);
     let access = if is_fifo { append.difference(OFlags::WRONLY) | OFlags::RDWR } else { append };
-    // A link that leads nowhere is there, and what it names is made.
+    // A dangling link exists, and its target is created.
     let opened = match openat(&folder, name, access | OFlags::CREATE | no_links, mode) {
         Err(Errno::LOOP) if is_shared => return Err(io::Error::other(ANOTHERS)),
         opened => File::from(opened?),
@@ -277,7 +278,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(opened)
 }
 
-/// One line, if it can be had at once.
+/// Writes one line, if that does not block.
 fn tell_stderr(words: &str) {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -298,7 +299,7 @@ impl Batch {
         self.bytes.clear();
     }
 
-    /// Forgets the rest of a line. Whether there was one.
+    /// Drops the rest of a line. Returns whether there was one.
     fn drop_rest(&mut self) -> bool {
         let had_rest = std::mem::take(&mut self.begins_with_rest);
         if had_rest {
@@ -309,8 +310,8 @@ impl Batch {
         had_rest
     }
 
-    /// Writes all, and is empty then. Else the rest of the line that was begun stays, and the others are lost: the
-    /// error says how many.
+    /// Writes everything and becomes empty. On an error the rest of a begun line stays, and the others are lost: the
+    /// error has their number.
     fn write_to(&mut self, to: &mut (impl Write + AsFd)) -> Result<(), (u64, io::Error)> {
         let mut written = 0;
         let error = loop {
@@ -322,7 +323,7 @@ impl Batch {
                 Ok(0) => break ErrorKind::WriteZero.into(),
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whoever shares the descriptor with us may have made it so.
+                // Another process that shares the descriptor may have made it non-blocking.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(to, PollFlags::OUT)], None);
                 }
@@ -332,7 +333,7 @@ impl Batch {
         Err((self.keep_begun(written), error))
     }
 
-    /// So many bytes were written and no more will be: what is left of the line that they end in stays. How many lines
+    /// After a write that stopped at `written`, keeps the rest of the line in which it stopped. Returns how many lines
     /// are lost.
     fn keep_begun(&mut self, written: usize) -> u64 {
         let whole = self.ends.iter().take_while(|end| **end <= written).count();
@@ -357,7 +358,7 @@ mod tests {
     use super::*;
     use std::os::fd::BorrowedFd;
 
-    /// Takes so many bytes and is full then.
+    /// Takes that many bytes and is full then.
     struct Disk {
         room: usize,
         written: Vec<u8>,
@@ -400,7 +401,7 @@ mod tests {
             let mut disk = Disk { room, written: Vec::new(), descriptor };
             let mut batch = Batch::default();
             let mut lost = write(&mut batch, &mut disk, &lines);
-            // Still full: what was begun is kept, what comes is lost.
+            // Still full: the begun line is kept, and new ones are lost.
             let begun = !disk.written.is_empty() && !disk.written.ends_with(b"\n");
             lost += write(&mut batch, &mut disk, &["meanwhile\n"]);
             assert_eq!(batch.ends.len(), usize::from(begun), "{room}");
@@ -414,8 +415,9 @@ mod tests {
         }
     }
 
-    /// Whoever may write in the log's folder put a link under its name, and the lines of a daemon of root's went into the file
-    /// that it led to. There no link is followed, and no file of another's is written to; elsewhere links lead on as before.
+    /// A user who may write in the log's folder put a link in its place, and the lines of a daemon running as root went
+    /// into the link's target. In such a folder no link is followed and no other user's file is written to; elsewhere
+    /// links still work.
     #[test]
     fn where_others_may_write_a_link_in_the_logs_place_is_not_followed() {
         use std::fs::{self, Permissions};

@@ -1,4 +1,4 @@
-//! The way of lines from who has them to the thread that writes them: bounded, and never waited for.
+//! The bounded queue of lines for the thread that writes them; adding to it never blocks.
 
 use std::io;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use super::LOST;
 use super::output::Sink;
 
-/// Lines that may wait.
+/// How many lines may wait.
 const LINES_MAX: usize = 16 * 1024;
-/// Bytes that may wait, of all lines together.
+/// How many bytes may wait, in all lines together.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The near end. Clones are the same queue; the thread ends when the last is dropped, and all is written.
+/// The sending end. Clones share one queue; when the last is dropped, all lines are written and the thread ends.
 #[derive(Debug, Clone)]
 pub(super) struct LineQueue {
     items: SyncSender<Item>,
@@ -30,10 +30,10 @@ enum Item {
 }
 
 impl LineQueue {
-    /// Starts the thread that writes to it.
+    /// Starts the thread that writes to `sink`.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When no thread can be started.
     pub(super) fn begin(sink: Sink) -> io::Result<Self> {
         let (items, taken) = sync_channel(LINES_MAX);
         let waiting = Arc::<AtomicUsize>::default();
@@ -42,7 +42,7 @@ impl LineQueue {
         Ok(queue)
     }
 
-    /// What does not fit is lost, and counted.
+    /// A line that does not fit is lost and counted.
     pub(super) fn put(&self, line: Box<[u8]>) {
         let size = line.len();
         let fits = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= BYTES_MAX;
@@ -52,10 +52,11 @@ impl LineQueue {
         }
     }
 
-    /// Behind the lines that are in it, the output is opened again.
+    /// Has the output opened again, after the lines that are queued.
     ///
     /// # Errors
-    /// When it cannot be, and [`io::ErrorKind::TimedOut`] when it has not been in time: its reader, or the disk, hangs.
+    /// When it cannot be opened, and [`io::ErrorKind::TimedOut`] when that takes too long: its reader, or the disk,
+    /// hangs.
     pub(super) fn reopen(&self, patience: Duration) -> io::Result<()> {
         let (done, is_done) = sync_channel(1);
         if self.items.try_send(Item::Reopen(done)).is_err() {
@@ -67,7 +68,7 @@ impl LineQueue {
         })
     }
 
-    /// Waits until all that was put is written, or lost. As long as that takes.
+    /// Waits until all queued lines are written, or lost, without a time limit.
     pub(super) fn flush(&self) {
         let (done, is_done) = sync_channel(1);
         if self.items.send(Item::Flush(done)).is_ok() {
@@ -76,7 +77,7 @@ impl LineQueue {
     }
 }
 
-/// As many lines at a time as have come meanwhile and fit into one write.
+/// Writes as many of the queued lines at once as fit into one write.
 fn write(mut sink: Sink, items: &Receiver<Item>, waiting: &AtomicUsize) {
     let mut next = items.recv().ok();
     while let Some(item) = next.take() {
@@ -93,7 +94,7 @@ fn write(mut sink: Sink, items: &Receiver<Item>, waiting: &AtomicUsize) {
                     sink.write();
                 }
             }
-            // Who asked may have lost patience.
+            // The caller may have timed out.
             Item::Reopen(done) => drop(done.try_send(sink.reopen())),
             Item::Flush(done) => drop(done.try_send(())),
         }

@@ -1,4 +1,4 @@
-//! What is recorded of who connects.
+//! The metrics of callers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use super::names::{CALLER_CONNECTIONS, CALLER_REFUSED, CALLER_SESSIONS};
 use crate::caller;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What is recorded of callers, by their unit. There are no more series than `UNITS_MAX` and three: what users run by
-/// themselves is one (they may make as many units as they like), callers without a unit and strangers are one, and the
-/// units that come after the first are one. The three have names that no unit can have.
+/// The series of callers, by unit; at most `UNITS_MAX` and three. The three are for units that users start themselves
+/// (they may make any number), for callers without a unit and strangers, and for the units after the first
+/// `UNITS_MAX`. Their labels are no possible names of units.
 #[derive(Default)]
 pub(crate) struct CallerMetrics(Mutex<BTreeMap<String, Arc<CallerSeries>>>);
 
@@ -20,10 +20,10 @@ const USERS: &str = "users";
 const OTHERS: &str = "other";
 const SHARED: [&str; 3] = [NO_UNIT, USERS, OTHERS];
 
-/// Units that have series of their own.
+/// How many units have series of their own.
 const UNITS_MAX: usize = 100;
 
-/// What is recorded of one unit's callers.
+/// The metrics of one unit's callers.
 pub(crate) struct CallerSeries {
     connections: Counter,
     refused: Counter,
@@ -31,7 +31,7 @@ pub(crate) struct CallerSeries {
 }
 
 impl CallerMetrics {
-    /// Goes on with series that another process had, by the value of their label.
+    /// Continues the series that another process had, by the values of their label.
     pub(crate) fn resume(&self, labels: impl Iterator<Item = String>) {
         let mut series = self.lock();
         for label in labels.take(UNITS_MAX + SHARED.len()) {
@@ -40,7 +40,6 @@ impl CallerMetrics {
         }
     }
 
-    /// The series of a unit.
     #[must_use]
     pub(crate) fn of(&self, unit: Option<&caller::Unit>) -> Arc<CallerSeries> {
         let mut series = self.lock();
@@ -63,7 +62,7 @@ impl CallerMetrics {
     }
 }
 
-/// How many have series of their own.
+/// How many units have series of their own.
 fn units_in(series: &BTreeMap<String, Arc<CallerSeries>>) -> usize {
     series.len() - SHARED.iter().filter(|label| series.contains_key(**label)).count()
 }
@@ -78,18 +77,18 @@ impl CallerSeries {
         }
     }
 
-    /// A connection of the unit was looked up.
+    /// Records a connection of the unit.
     pub(crate) fn record_connection(&self) {
         self.connections.increment(1);
         self.sessions.increment(1);
     }
 
-    /// It was turned away.
+    /// Records that it was refused.
     pub(crate) fn record_refusal(&self) {
         self.refused.increment(1);
     }
 
-    /// It ended.
+    /// Records its end.
     pub(crate) fn record_end(&self) {
         self.sessions.decrement(1);
     }

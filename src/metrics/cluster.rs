@@ -1,4 +1,4 @@
-//! What is recorded of a cluster: its sessions and dials, its credentials, the search for its endpoints.
+//! The metrics of a cluster: its sessions and dials, its credentials, its discovery.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,6 @@ use super::names::{
 use super::series_guard::SeriesGuard;
 use crate::name::ClusterName;
 
-/// What a cluster records.
 #[derive(Clone)]
 pub(crate) struct ClusterMetrics {
     _living: Arc<SeriesGuard>,
@@ -23,19 +22,19 @@ pub(crate) struct ClusterMetrics {
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
     pub waiting: Gauge,
-    /// How long those waited that got room.
+    /// How long sessions waited that got room.
     pub wait_duration: Histogram,
     /// Upstream connections that are ready.
     pub preconnected: Gauge,
-    /// Sessions that found one.
+    /// Sessions that got one.
     pub preconnect_hits: Counter,
     /// Sessions that did not.
     pub preconnect_misses: Counter,
-    /// Connections that nobody wants any more.
+    /// Connections that were closed because they were no longer needed.
     pub preconnects_retired: Counter,
     /// Connections that the server ended.
     pub preconnects_died: Counter,
-    /// A dial got no further attempt for want of retry budget.
+    /// Dials that got no further attempt because the retry budget was exhausted.
     pub retry_budget_exhausted: Counter,
     hedged: BTreeMap<&'static str, Counter>,
     trials: BTreeMap<&'static str, Counter>,
@@ -49,7 +48,7 @@ pub(crate) struct ClusterMetrics {
 }
 
 impl ClusterMetrics {
-    /// The handles of one cluster, with every state that its breaker may have.
+    /// The handles of one cluster; `breaker`: every state that its breaker may have.
     #[must_use]
     pub(crate) fn new(cluster: &ClusterName, breaker: &[&'static str]) -> Self {
         let cluster = cluster.to_string();
@@ -83,30 +82,31 @@ impl ClusterMetrics {
         }
     }
 
-    /// An attempt that was begun beside another one came to that.
+    /// Records the result of a hedged attempt.
     pub(crate) fn record_hedge(&self, result: &'static str) {
         self.hedged.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
-    /// A trial of ours came to that.
+    /// Records the result of a trial.
     pub(crate) fn record_trial(&self, result: &'static str) {
         self.trials.get(result).into_iter().for_each(|counter| counter.increment(1));
     }
 
-    /// The breaker has come to that state.
+    /// Records a breaker's change to that state.
     pub(crate) fn record_breaker_transition(&self, to: &'static str) {
         if let Some(counter) = self.breaker_transitions.get(to) {
             counter.increment(1);
         }
     }
 
-    /// Where the breaker is, by its number, and whether health does not count because it leaves nobody.
+    /// Sets the breaker's state, by its number, and whether health is ignored because all endpoints are
+    /// down.
     pub(crate) fn set_state(&self, breaker: u8, is_in_panic: bool) {
         self.breaker_state.set(f64::from(breaker));
         self.panic.set(if is_in_panic { 1.0 } else { 0.0 });
     }
 
-    /// A session that relayed has ended.
+    /// Records the end of a session that relayed.
     pub(crate) fn record_session(&self, lasted: Duration, first_byte: Option<Duration>) {
         self.session_duration.record(lasted);
         if let Some(first_byte) = first_byte {
@@ -114,36 +114,33 @@ impl ClusterMetrics {
         }
     }
 
-    /// What the cluster's TLS settings say once and for all.
+    /// Records what the TLS settings determine.
     pub(crate) fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
         gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
     }
 }
 
-/// What a credential records.
 #[derive(Clone)]
 pub(crate) struct CredentialMetrics {
-    /// What its files hold now is in use.
+    /// The content of its files was replaced, and is in use.
     pub replaced: Counter,
-    /// What its files hold now cannot be used.
+    /// The content of its files cannot be used.
     pub failed: Counter,
 }
 
 impl CredentialMetrics {
-    /// The handles of one credential.
     #[must_use]
     pub(crate) fn new(kind: &'static str, name: &str) -> Self {
         let reloads = |result: &'static str| counter!(CREDENTIAL_RELOADS, "kind" => kind, "name" => name.to_owned(), "result" => result);
         Self { replaced: reloads("ok"), failed: reloads("failed") }
     }
 
-    /// When what a cluster uses in that role ends, in seconds since 1970.
+    /// Records when the cluster's credentials of that role expire, in seconds since 1970.
     pub(crate) fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
         gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
     }
 }
 
-/// What the search for a cluster's endpoints records.
 pub(crate) struct DiscoveryMetrics {
     answers: BTreeMap<&'static str, Counter>,
     failing: Gauge,
@@ -151,7 +148,7 @@ pub(crate) struct DiscoveryMetrics {
 }
 
 impl DiscoveryMetrics {
-    /// The handles of one cluster, with everything that may become of a question.
+    /// The handles of one cluster; `results`: every result that a query may have.
     #[must_use]
     pub(crate) fn new(cluster: &ClusterName, results: [&'static str; 3]) -> Self {
         let cluster = cluster.to_string();
@@ -164,20 +161,20 @@ impl DiscoveryMetrics {
         }
     }
 
-    /// A question came to that.
+    /// Records the result of a query.
     pub(crate) fn record_answer(&self, result: &'static str) {
         if let Some(counter) = self.answers.get(result) {
             counter.increment(1);
         }
     }
 
-    /// A good answer came at that time.
+    /// Records the time of a successful answer.
     pub(crate) fn record_success(&self, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.succeeded.set(since.as_secs_f64());
     }
 
-    /// So many of what is asked for go without.
+    /// Sets how many of the cluster's sources have no answer.
     pub(crate) fn set_failing(&self, origins: usize) {
         self.failing.set(u32::try_from(origins).unwrap_or(u32::MAX));
     }

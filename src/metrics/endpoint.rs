@@ -1,4 +1,4 @@
-//! What is recorded of an endpoint: its sessions, the attempts to reach it, its health checks.
+//! The metrics of an endpoint: its sessions, the attempts to reach it, its health checks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,14 +11,13 @@ use super::names::{
 };
 use crate::name::{ClusterName, EndpointName};
 
-/// What an endpoint records.
 #[derive(Clone)]
 pub(crate) struct EndpointMetrics {
     /// Live sessions.
     pub sessions: Gauge,
-    /// TCP connect.
+    /// The time of TCP connects.
     pub connect_duration: Histogram,
-    /// 1 while it is set aside.
+    /// 1 while it is ejected.
     pub ejected: Gauge,
     ejections: BTreeMap<&'static str, Counter>,
     /// Handshakes that the server ended because they offered to resume a session.
@@ -30,7 +29,7 @@ pub(crate) struct EndpointMetrics {
 }
 
 impl EndpointMetrics {
-    /// The handles of one endpoint, with every result an attempt may have and every fault of an endpoint.
+    /// The handles of one endpoint, for every result of an attempt and every fault of an endpoint.
     #[must_use]
     pub(crate) fn new(
         cluster: &ClusterName,
@@ -59,13 +58,13 @@ impl EndpointMetrics {
         }
     }
 
-    /// TLS is established; the time is that of upgrade and handshake.
+    /// Records a TLS handshake; `took` includes the protocol's upgrade.
     pub(crate) fn record_handshake(&self, took: Duration, resumed: bool) {
         self.handshake_duration.record(took);
         if resumed { &self.resumed_handshakes } else { &self.full_handshakes }.increment(1);
     }
 
-    /// It was set aside for that; `is_news`: it had not been before.
+    /// Records an ejection for that fault; `is_news`: it was not ejected before.
     pub(crate) fn record_ejection(&self, fault: &'static str, is_news: bool) {
         if is_news {
             self.ejected.increment(1);
@@ -75,7 +74,7 @@ impl EndpointMetrics {
         }
     }
 
-    /// An attempt ended so.
+    /// Records the result of an attempt.
     pub(crate) fn record_attempt(&self, result: &'static str) {
         if let Some(counter) = self.attempts.get(result) {
             counter.increment(1);
@@ -83,7 +82,7 @@ impl EndpointMetrics {
     }
 }
 
-/// What the health checks of an endpoint record.
+/// The metrics of an endpoint's health checks.
 #[derive(Clone)]
 pub(crate) struct CheckMetrics {
     healthy: Gauge,
@@ -91,7 +90,7 @@ pub(crate) struct CheckMetrics {
 }
 
 impl CheckMetrics {
-    /// The handles of one endpoint, with every result that a probe may have.
+    /// The handles of one endpoint, for every result of a probe.
     #[must_use]
     pub(crate) fn new(
         cluster: &ClusterName,
@@ -108,7 +107,7 @@ impl CheckMetrics {
         Self { healthy, results: results.map(|result| (result, counter(result))).collect() }
     }
 
-    /// A probe ended so, and it leaves the endpoint usable or not.
+    /// Records the result of a probe, and whether the endpoint is usable after it.
     pub(crate) fn record_check(&self, result: &'static str, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
         if let Some(counter) = self.results.get(result) {
@@ -116,12 +115,12 @@ impl CheckMetrics {
         }
     }
 
-    /// Another process has found it usable or not; this one goes on from there.
+    /// Continues from the health that another process has found.
     pub(crate) fn restore(&self, is_usable: bool) {
         self.healthy.set(if is_usable { 1.0 } else { 0.0 });
     }
 
-    /// It is not probed any more.
+    /// Records that it is no longer probed.
     pub(crate) fn remove(&self) {
         self.healthy.set(0.0);
     }

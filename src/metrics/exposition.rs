@@ -1,4 +1,4 @@
-//! The process' one recorder, and the text that Prometheus reads of it.
+//! The process' only recorder, and the text that Prometheus reads.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,29 +14,28 @@ use crate::alarm;
 use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The process-wide recorder and what is only read from it.
+/// The recorder's handle, and what is added when it is read.
 #[derive(Debug, Clone)]
 pub(crate) struct Exposition {
     handle: PrometheusHandle,
     process: metrics_process::Collector,
     inherited: Arc<Mutex<AllInherited>>,
-    /// Whether the process before us has said what it had counted when it answered its last scrape.
+    /// Whether our predecessor has reported what it had counted at its last scrape.
     settled: Arc<watch::Sender<bool>>,
 }
 
-/// How long a scrape waits for that. It takes milliseconds, unless that process hangs.
+/// How long a scrape waits for that report. It takes milliseconds, unless the predecessor hangs.
 const SETTLING: Duration = Duration::from_secs(2);
 
-/// Why there are no metrics.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the metrics: {0}")]
 pub(crate) struct MetricsError(String);
 
 impl Exposition {
-    /// Installs the process' one recorder, or finds it installed (tests start several daemons).
+    /// Installs the process' only recorder, or returns it (tests start several daemons).
     ///
     /// # Errors
-    /// When some other recorder is in place.
+    /// When another recorder is installed.
     pub(crate) fn install() -> Result<Self, MetricsError> {
         static INSTALLED: OnceLock<PrometheusHandle> = OnceLock::new();
         let handle = match INSTALLED.get() {
@@ -56,54 +55,56 @@ impl Exposition {
         Ok(Self { handle, process, inherited: Arc::default(), settled: Arc::new(settled) })
     }
 
-    /// How many tasks run: of sessions, and all others.
+    /// Sets how many tasks run: of sessions, and all others.
     pub(crate) fn set_tasks(&self, sessions: usize, upkeep: usize) {
         gauge!(TASKS, "of" => "sessions").set(sessions as f64);
         gauge!(TASKS, "of" => "upkeep").set(upkeep as f64);
     }
 
-    /// Folds the samples that histograms hold into their buckets.
+    /// Folds the samples that histograms have into their buckets.
     pub(crate) fn upkeep(&self) {
         self.handle.run_upkeep();
     }
 
-    /// Our sums go on from what the processes before us have counted.
+    /// Adds to our sums what our predecessors have counted.
     pub(crate) fn set_inherited(&self, inherited: AllInherited) {
         *self.inherited() = inherited;
     }
 
-    /// What a process that goes on with it has to know; `process`: our id.
+    /// What a successor has to continue from; `process`: our id.
     #[must_use]
     pub(crate) fn inherited_and_own(&self, process: u32) -> AllInherited {
         let own = self.render_own();
         self.inherited().clone().with(process, &own)
     }
 
-    /// What another process has counted until now, by its own text.
+    /// Updates what another process has counted, from its own text.
     pub(crate) fn update_inherited(&self, process: u32, text: &str) {
         self.inherited().update(process, InheritedMetrics::read(text));
     }
 
-    /// That process has ended, or is not heard any more.
+    /// Records that the process has ended, or is no longer read from.
     pub(crate) fn end_inherited(&self, process: u32) {
         self.inherited().end(process);
     }
 
-    /// The units of callers that processes before us have counted.
+    /// The callers' units that our predecessors have counted.
     #[must_use]
     pub(crate) fn inherited_units(&self) -> Vec<String> {
         self.inherited().units().into_iter().collect()
     }
 
-    /// Whether all is known that has to be carried; a scrape waits a moment for it, or sums would seem to fall.
+    /// Sets whether all predecessors' sums are known; until then a scrape waits for a moment, or sums would seem
+    /// to fall.
     pub(crate) fn set_settled(&self, is_settled: bool) {
         self.settled.send_replace(is_settled);
     }
 
-    /// Waits for that.
+    /// Waits for that, for a limited time.
     pub(crate) async fn wait_settled(&self) {
         let mut settled = self.settled.subscribe();
-        // The sender is ours, and a scrape in doubt is better than none.
+        // The sender lives as long as this does; after a timeout, a scrape with incomplete sums is better than
+        // none.
         let _ = alarm::timeout_at(clock::now() + SETTLING, settled.wait_for(|settled| *settled)).await;
     }
 
@@ -118,7 +119,7 @@ impl Exposition {
         self.inherited().add_to(own)
     }
 
-    /// The same of this process alone.
+    /// The text of this process alone.
     #[must_use]
     pub(crate) fn render_own(&self) -> String {
         self.text(RenderPurpose::Other)
@@ -139,7 +140,7 @@ impl Exposition {
 type Counts = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 static LOST: OnceLock<Counts> = OnceLock::new();
 
-/// Where the counts of lost log lines are read at each scrape, by the kind of output; the first one given counts.
+/// Sets the function that returns the lost log lines by kind of output; only the first one given is used.
 pub(crate) fn count_lost_lines(count: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
     LOST.get_or_init(|| Box::new(count));
 }

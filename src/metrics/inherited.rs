@@ -1,8 +1,7 @@
-//! Sums that go on where those of the processes before us are: read off their own text, added to ours line by line.
+//! Sums that continue from those of our predecessors: parsed from their own text, and added to ours line by line.
 //!
-//! Text is what stays the same between versions, and what all have in any case. A series is carried only while we have it
-//! too, so none lives on that nobody counts any more (one that appears again begins anew); and a histogram only with the
-//! same buckets.
+//! Text is stable between versions, and every version has it. A series is kept only while we have it, too, so that none
+//! stays for ever (one that appears again begins anew); and a histogram only with the same buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,26 +16,26 @@ use super::names::{
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct InheritedMetrics {
-    /// By series: counters, and the parts of histograms.
+    /// Counters and the parts of histograms, by series.
     sums: BTreeMap<String, f64>,
-    /// By series: sessions that live there.
+    /// Live sessions there, by series.
     live: BTreeMap<String, f64>,
 }
 
-/// What all before us have counted.
+/// What all our predecessors have counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct AllInherited {
-    /// Those that have ended, together.
+    /// The sums of those that have ended.
     ended: InheritedMetrics,
-    /// Those that have sessions still, by process id.
+    /// Those that still have sessions, by process id.
     living: BTreeMap<u32, InheritedMetrics>,
 }
 
-/// Of gauges, what two processes have together.
+/// The gauges that are added up over processes.
 const LIVE: [&str; 3] = [SESSIONS_ACTIVE, ENDPOINT_SESSIONS, CALLER_SESSIONS];
 
-/// What a line of the text is about.
+/// A parsed line of the text.
 struct Sample<'a> {
     series: &'a str,
     name: &'a str,
@@ -44,7 +43,7 @@ struct Sample<'a> {
 }
 
 impl InheritedMetrics {
-    /// What can be made of it; the rest is passed over.
+    /// Parses a text; lines that are not understood are ignored.
     #[must_use]
     pub(crate) fn read(text: &str) -> Self {
         let mut read = Self::default();
@@ -77,26 +76,26 @@ impl InheritedMetrics {
 }
 
 impl AllInherited {
-    /// Only these processes can still be heard of.
+    /// Ends all but these processes, as no others can report.
     pub(crate) fn retain(&mut self, processes: &[u32]) {
         let gone: Vec<_> =
             self.living.keys().filter(|process| !processes.contains(process)).copied().collect();
         gone.into_iter().for_each(|process| self.end(process));
     }
 
-    /// What a process has counted until now.
+    /// Updates what a process has counted.
     pub(super) fn update(&mut self, process: u32, counted: InheritedMetrics) {
         self.living.insert(process, counted);
     }
 
-    /// A process has ended: its sums stay.
+    /// Ends a process: its sums stay.
     pub(super) fn end(&mut self, process: u32) {
         for (series, sum) in self.living.remove(&process).unwrap_or_default().sums {
             *self.ended.sums.entry(series).or_default() += sum;
         }
     }
 
-    /// The same for a process that goes on with it: with ours, as text, and without what nobody counts any more.
+    /// The inherited metrics of our successor: with our own, as text, and without series that no longer exist.
     pub(super) fn with(mut self, process: u32, own: &str) -> Self {
         let own = InheritedMetrics::read(own);
         self.ended.sums.retain(|series, _| own.sums.contains_key(series));
@@ -113,7 +112,7 @@ impl AllInherited {
         self.all().flat_map(|one| one.sums.keys()).filter_map(unit).collect()
     }
 
-    /// Our own text with theirs in it.
+    /// Adds the inherited sums to our own text.
     pub(super) fn add_to(&self, text: String) -> String {
         if *self == Self::default() {
             return text;
@@ -139,7 +138,7 @@ impl AllInherited {
 }
 
 impl<'a> Sample<'a> {
-    /// `None` for anything else than a sample of ours.
+    /// `None` for anything but a sample of ours.
     fn read(line: &'a str) -> Option<Self> {
         let (series, value) = line.rsplit_once(' ')?;
         let name = series.split('{').next()?;
@@ -148,12 +147,12 @@ impl<'a> Sample<'a> {
     }
 }
 
-/// The upper bound of the bucket that a series is, as it is written.
+/// The upper bound of a bucket's series, as it is written.
 fn bound(series: &str) -> Option<&str> {
     series.split_once("le=\"")?.1.split('"').next()
 }
 
-/// A label's value as it was before it was written.
+/// Reverses the escaping of a label's value.
 pub(super) fn unescaped(value: &str) -> String {
     let mut plain = String::with_capacity(value.len());
     let mut characters = value.chars();
@@ -174,7 +173,7 @@ fn is_part_of_a_histogram(rest: &str) -> bool {
     ["_bucket", "_sum", "_count"].iter().any(|part| rest.starts_with(part))
 }
 
-/// Whether a family has no buckets, or just those that it has here.
+/// Whether a family has no buckets, or exactly those that it has here.
 fn has_our_buckets(family: &str, bounds: &BTreeSet<&str>) -> bool {
     let theirs: Vec<_> = bounds.iter().filter_map(|bound| bound.parse::<f64>().ok()).collect();
     let ours = BUCKETS.iter().find(|(name, _)| *name == family).map(|(_, bounds)| *bounds);
@@ -203,7 +202,7 @@ mod tests {
         text
     }
 
-    /// Of one process, the seventh.
+    /// What one process, number 7, has counted.
     fn living(text: &str) -> AllInherited {
         AllInherited { living: [(7, InheritedMetrics::read(text))].into(), ..AllInherited::default() }
     }

@@ -1,4 +1,4 @@
-//! What is recorded where sessions come in.
+//! The metrics of a listener and its destinations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,22 +10,21 @@ use super::series_guard::SeriesGuard;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 
-/// What a listener records.
 #[derive(Clone)]
 pub(crate) struct ListenerMetrics {
-    /// A connection was accepted.
+    /// Accepted connections.
     pub accepted: Counter,
-    /// accept(2) failed.
+    /// Failures of accept(2).
     pub accept_errors: Counter,
     _living: Arc<SeriesGuard>,
     ended: BTreeMap<Outcome, Counter>,
 }
 
-/// What is recorded of the sessions between a listener and a cluster. It may outlive both, for its sums to go on when they come
-/// back, and so it keeps neither's series in sight.
+/// The metrics of sessions between a listener and a cluster. They may outlive both, so that sums continue when these
+/// come back, and so they hold no [`SeriesGuard`] of either.
 #[derive(Clone)]
 pub(crate) struct DestinationMetrics {
-    /// A session came or went.
+    /// Live sessions.
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
     pub sent: Counter,
@@ -47,7 +46,6 @@ impl DestinationMetrics {
 }
 
 impl ListenerMetrics {
-    /// The handles of one listener.
     #[must_use]
     pub(crate) fn new(listener: &ListenerName) -> Self {
         let listener = listener.to_string();
@@ -60,7 +58,7 @@ impl ListenerMetrics {
         }
     }
 
-    /// A connection ended so.
+    /// Records the outcome of a connection.
     pub(crate) fn record_end(&self, outcome: Outcome) {
         if let Some(counter) = self.ended.get(&outcome) {
             counter.increment(1);

@@ -1,8 +1,8 @@
-//! What each metric is called and what is said of it: to people in the help, to histograms in their buckets.
+//! The names of all metrics, their help, and the buckets of histograms.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
-/// What they all begin with; those of the process (`process_*`) apart.
+/// The prefix of all names, except those of the process (`process_*`).
 pub(super) const PREFIX: &str = "ambassador_";
 pub(super) const ACCEPTED: &str = "ambassador_accepted_total";
 pub(super) const CONNECTIONS: &str = "ambassador_connections_total";
@@ -51,7 +51,7 @@ pub(super) const REPLACEMENTS: &str = "ambassador_replacements_total";
 pub(super) const TASKS: &str = "ambassador_tasks";
 pub(super) const BUILD_INFO: &str = "ambassador_build_info";
 
-/// From a tenth of a millisecond, a dial on the same host, to the ten seconds of a default deadline.
+/// From a tenth of a millisecond, for a dial on the same host, to ten seconds, the default deadline.
 const DIAL_BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -68,7 +68,7 @@ pub(super) const BUCKETS: [(&str, &[f64]); 5] = [
     (WAIT_DURATION, DIAL_BUCKETS),
 ];
 
-/// Tells the recorder of all of them.
+/// Describes all metrics to the recorder.
 pub(super) fn describe() {
     describe_counter!(ACCEPTED, "Connections accepted.");
     describe_counter!(CONNECTIONS, "Connections ended, by outcome.");

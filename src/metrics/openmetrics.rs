@@ -1,15 +1,15 @@
-//! The same metrics as OpenMetrics 1.0, which Prometheus prefers: the text format in other words.
+//! The same metrics in OpenMetrics 1.0, which Prometheus prefers.
 //!
-//! A counter's family has no `_total`, the end is said, and there are no empty lines
-//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). Bounds of buckets stay as they are written: another spelling
-//! would be another series to whoever changes from one format to the other.
+//! A counter's family has no `_total`, there is an end marker, and there are no empty lines
+//! (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). The bounds of buckets stay as they are written: another
+//! spelling would make another series for a scraper that changes from one format to the other.
 
-/// What has to stand in Content-Type.
+/// The Content-Type of OpenMetrics.
 pub(crate) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Of the text format.
+/// The Content-Type of the text format.
 pub(crate) const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What was rendered as text, as OpenMetrics.
+/// Converts the text format to OpenMetrics.
 #[must_use]
 pub(crate) fn openmetrics(text: &str) -> String {
     let mut open = String::with_capacity(text.len() + 6);
@@ -21,7 +21,7 @@ pub(crate) fn openmetrics(text: &str) -> String {
             Some((word, (name, rest))) => {
                 let family = name.strip_suffix("_total").unwrap_or(name);
                 let rest = match rest {
-                    // Its samples would have to end so.
+                    // Samples of a counter would need the suffix.
                     "counter" if family == name => "unknown",
                     rest => rest,
                 };
@@ -36,7 +36,7 @@ pub(crate) fn openmetrics(text: &str) -> String {
     open
 }
 
-/// Whether somebody who says that of what he accepts (RFC 9110 §12.5.1) would rather have OpenMetrics.
+/// Whether an Accept header (RFC 9110 §12.5.1) prefers OpenMetrics.
 #[must_use]
 pub(crate) fn prefers_openmetrics(accept: &str) -> bool {
     let mut best = [0.0_f32; 2];

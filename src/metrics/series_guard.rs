@@ -1,8 +1,8 @@
-//! Which listeners and clusters there are: the series of one that is gone are shown in one more scrape, and then no more.
+//! Which listeners and clusters exist: the series of a removed one are shown in one more scrape, and then hidden.
 //!
-//! Whoever holds handles for a listener or a cluster holds a [`SeriesGuard`] with them, so a listener is there until its last
-//! session has ended. One that comes back goes on where its counters were, for the recorder keeps them: it can forget a
-//! series only with all others that nothing was recorded in for a while, and a quiet one is not a gone one.
+//! The handles for a listener or a cluster have a [`SeriesGuard`] with them, so its series exist until its last session
+//! has ended. When it comes back, its counters continue, because the recorder keeps them: the recorder can only drop
+//! every series that was idle for a while, and an idle one is not a removed one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,28 +17,27 @@ type LabelPair = (&'static str, String);
 
 #[derive(Clone, Copy, Default)]
 struct LabelState {
-    /// So many hold it.
+    /// How many guards there are.
     holders: usize,
-    /// It is gone, and the last scrape had it still.
+    /// It was removed, and the last scrape still had it.
     was_shown: bool,
 }
 
 static STANDING: Mutex<BTreeMap<LabelPair, LabelState>> = Mutex::new(BTreeMap::new());
 
-/// While it lives, that is there.
+/// While it lives, the series of its label are shown.
 pub(super) struct SeriesGuard(LabelPair);
 
-/// What a text is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RenderPurpose {
-    /// A scrape, which sees the last of what is gone.
+    /// A scrape, which shows removed series for the last time.
     Scrape,
-    /// Anybody else.
+    /// Any other reading.
     Other,
 }
 
 impl SeriesGuard {
-    /// One more holder of what has that label.
+    /// Adds a guard for the series with that label.
     pub(super) fn of(label: &'static str, value: &str) -> Arc<Self> {
         let subject = (label, value.to_owned());
         let mut standing = standing();
@@ -62,7 +61,7 @@ impl fmt::Debug for SeriesGuard {
     }
 }
 
-/// The text without the series of what is gone.
+/// The text without the series of removed objects.
 pub(super) fn without_removed(text: String, reader: RenderPurpose) -> String {
     let mut gone: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     for ((label, value), held) in &mut *standing() {
@@ -86,7 +85,7 @@ fn standing() -> MutexGuard<'static, BTreeMap<LabelPair, LabelState>> {
     STANDING.lock()
 }
 
-/// Whether one of those labels has one of those values there.
+/// Whether the line has one of those labels with one of those values.
 fn is_of(line: &str, gone: &BTreeMap<&'static str, Vec<String>>) -> bool {
     !line.starts_with('#')
         && gone.iter().any(|(label, values)| {
@@ -107,7 +106,7 @@ fn value<'a>(line: &'a str, label: &str) -> Option<&'a str> {
     }
 }
 
-/// Where the quote stands that ends it.
+/// The index of the quote that ends the value.
 fn end_of_value(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     text.bytes().position(|byte| {
@@ -121,7 +120,7 @@ fn end_of_value(text: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    /// The series of a cluster that a reload took out stayed for ever, at the last values that it had.
+    /// The series of a cluster that a reload removed stayed for ever, at their last values.
     #[test]
     fn series_of_what_is_gone_are_seen_once_more_and_come_back_with_it() {
         let text = || {

@@ -1,8 +1,8 @@
-//! The verifier of a cluster that trusts CAs: webpki's verdict, and what it has none on.
+//! The verifier of a cluster that trusts CAs: webpki's verdict, and our own where webpki has none.
 //!
-//! webpki takes no certificate that is itself among the trust anchors, none of X.509 version 1, and no limit on directory
-//! names. Each of these is judged here, by narrower rules and only where webpki refused: what it revokes stays revoked.
-//! Whether the name counts, and what is demanded besides, comes on top.
+//! webpki accepts no end-entity certificate that is itself a trust anchor, none of X.509 version 1, and no name
+//! constraint on directory names. Each of these is verified here, by narrower rules and only where webpki refused; what
+//! a revocation list revokes stays refused. Whether the name counts, and the extra checks, are decided here as well.
 
 use std::sync::Arc;
 
@@ -23,20 +23,19 @@ use super::verifier::{Judge, Presented};
 /// Verifies by CAs.
 #[derive(Debug)]
 pub(super) struct Chain {
-    /// The CAs without limits on directory names together, and each of the others alone.
+    /// All CAs without constraints on directory names together, and each of the others alone.
     cas: Vec<Cas>,
-    /// The certificates of a file, any of which may be the server's own.
+    /// The certificates of the file, any of which may be the server's own.
     named: Vec<CertificateDer<'static>>,
     terms: ChainChecks,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// What counts besides the chain.
 #[derive(Debug)]
 pub(super) struct ChainChecks {
-    /// Whether the certificate has to bear the server's name.
+    /// Whether the certificate has to be for the server's name.
     pub(super) name_counts: bool,
-    /// What it must bear besides.
+    /// Further checks of the certificate.
     pub(super) extra_checks: ExtraChecks,
     /// Revocation lists.
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
@@ -71,7 +70,7 @@ impl Chain {
                 None => others.push(anchor),
             }
         }
-        // There is none where a file holds servers' own certificates alone.
+        // `others` is empty where the file has only servers' own certificates.
         if !others.is_empty() {
             limited.insert(0, cas(others, None)?);
         }
@@ -89,7 +88,7 @@ impl Chain {
         for cas in &self.cas {
             match self.signed_by(cas, end_entity, intermediates, server_name, now) {
                 Ok(()) => return self.terms.extra_checks.judge(end_entity),
-                // Of several the first that knows more than that it is not concerned.
+                // Keep the first error that says more than that the CA is unrelated.
                 Err(error) if refused.as_ref().is_none_or(is_unconcerned) => refused = Some(error),
                 Err(_) => {}
             }
@@ -106,7 +105,7 @@ impl Chain {
         self.terms.extra_checks.judge(end_entity)
     }
 
-    /// By one of these CAs, as webpki sees it.
+    /// Whether webpki accepts the certificate with these CAs.
     fn signed_by(
         &self,
         cas: &Cas,
@@ -117,13 +116,13 @@ impl Chain {
     ) -> Result<(), Error> {
         match cas.webpki.verify_server_cert(end_entity, intermediates, server_name, &[], now) {
             Ok(_) => {}
-            // The name is what rustls looks at last: chain, dates, purpose and revocation were right. A test holds it to
-            // that.
+            // rustls checks the name last: chain, dates, purpose and revocation were right. A test verifies this order.
             Err(error) if is_about_the_name(&error) && !self.name_counts() => {}
             Err(error) => return Err(error),
         }
         let Some(permitted) = &cas.permitted else { return Ok(()) };
-        // Which of them are in the path is not known, so none may offend; a root that the server sends is above it.
+        // Which of them are in the path is not known, so all must conform, except roots of the file that the server
+        // sends.
         let mut below = intermediates.iter().filter(|sent| !self.named.iter().any(|named| named == *sent));
         match permitted.permits(end_entity) && below.all(|sent| permitted.permits(sent)) {
             true => Ok(()),
@@ -135,8 +134,8 @@ impl Chain {
         self.terms.name_counts && self.terms.extra_checks.uris.is_empty()
     }
 
-    /// Whether it is one of the file's own certificates, or one without extensions that a CA of the file signed; `None`:
-    /// neither. Where there are revocation lists, only a certificate that nobody else signed needs none.
+    /// Whether it is one of the file's certificates, or one without extensions that a CA of the file signed; `None`:
+    /// neither. Where there are revocation lists, only a self-issued certificate is accepted here.
     fn by_itself(&self, certificate: &CertificateDer<'_>) -> Option<Result<(), Error>> {
         let read = parsed(certificate).ok()?;
         let may_be_revoked = !self.terms.lists.is_empty();
@@ -161,7 +160,7 @@ impl Chain {
         verdict
     }
 
-    /// What else webpki would ask of it: its dates, its purpose, its name.
+    /// The checks that webpki would do besides: dates, purpose and name.
     fn alone(
         &self,
         certificate: &CertificateDer<'_>,
@@ -171,13 +170,13 @@ impl Chain {
         let read = parsed(certificate)?;
         in_time(&read, now)?;
         if is_of_version_1(&read) {
-            // It has nowhere to put one.
+            // Version 1 has no place for a name.
             return match self.name_counts() {
                 true => Err(CertificateError::NotValidForName.into()),
                 false => Ok(()),
             };
         }
-        // Which also refuses what it does not understand and is marked critical.
+        // This also refuses unknown critical extensions.
         let webpki = ParsedCertificate::try_from(certificate)?;
         let purpose = read.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
         if purpose.is_some_and(|purpose| !purpose.value.server_auth) {
@@ -187,7 +186,7 @@ impl Chain {
     }
 }
 
-/// Of the first version, or of the second, and with nothing that only the third may have.
+/// Of version 1, or of version 2 without extensions.
 pub(super) fn is_of_version_1(certificate: &X509Certificate<'_>) -> bool {
     certificate.version() != X509Version::V3 && certificate.extensions().is_empty()
 }
@@ -196,8 +195,8 @@ pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
     certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
-/// Whether a certificate of the file may have signed others, as OpenSSL judges it; webpki asks that of no anchor. Of two servers
-/// whose own certificates stand in one file neither is to speak for the other.
+/// Whether a certificate of the file may have signed others, as OpenSSL decides it; webpki does not check that of
+/// anchors. Of two servers whose own certificates are in one file, neither may sign for the other.
 pub(super) fn may_issue(certificate: &X509Certificate<'_>) -> bool {
     match (certificate.basic_constraints(), certificate.key_usage()) {
         (Ok(Some(basic)), _) => basic.value.ca,
@@ -207,7 +206,7 @@ pub(super) fn may_issue(certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// By its name, and by what it may do: a CA that limits names says nothing of a certificate that can have no names.
+/// By name and by permission. A CA with name constraints is excluded, as the certificate can have no names to check.
 fn may_have_issued(ca: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> bool {
     let is_limited = !matches!(ca.name_constraints(), Ok(None));
     ca.subject().as_raw() == certificate.issuer().as_raw() && may_issue(ca) && !is_limited

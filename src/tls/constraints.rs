@@ -1,8 +1,8 @@
-//! A CA's limit on directory names (RFC 5280 §4.2.1.10), which webpki only refuses: read out of a trust anchor, taken away
-//! from what webpki sees of it, and judged here instead.
+//! A CA's name constraints on directory names (RFC 5280 §4.2.1.10), which webpki always refuses: taken out of a trust
+//! anchor before webpki sees it, and checked here.
 //!
-//! Only what an anchor permits is taken over. What it excludes, and what a CA below it says, stay with webpki, which then
-//! refuses: two spellings of one name that this does not know for the same cost a connection and no more.
+//! Only permitted subtrees of anchors are handled. Excluded ones, and those of a CA below, stay with webpki, which then
+//! refuses. Names are compared conservatively: two unrecognized spellings of one name cost a connection, and no more.
 
 use rustls::pki_types::{CertificateDer, Der, TrustAnchor};
 use x509_parser::asn1_rs::{Any, Class, Tag};
@@ -20,14 +20,14 @@ const SEQUENCE: u8 = 0x30;
 const PERMITTED_TAG: u8 = 0xA0;
 
 impl Permitted {
-    /// Takes them out of the anchor; `None`, and the anchor as it was, where there are none or they are not understood.
+    /// Takes them out of the anchor. `None`, with the anchor unchanged, where there are none or they cannot be parsed.
     pub(super) fn take_from(anchor: &mut TrustAnchor<'static>) -> Option<Self> {
         let (rest, permitted) = split(anchor.name_constraints.as_ref()?)?;
         anchor.name_constraints = (!rest.is_empty()).then(|| Der::from(rest));
         Some(permitted)
     }
 
-    /// Whether each name of the subject's kind in that certificate is permitted; one that cannot be read is not.
+    /// Whether each directory name of the certificate is permitted; one that cannot be read is not.
     pub(super) fn permits(&self, certificate: &CertificateDer<'_>) -> bool {
         let Ok(parsed) = parsed(certificate) else { return false };
         let Ok(others) = parsed.subject_alternative_name() else { return false };
@@ -39,7 +39,7 @@ impl Permitted {
     }
 }
 
-/// The constraints without the permitted directory names, and those.
+/// Splits the constraints into those for webpki and the permitted directory names.
 fn split(mut constraints: &[u8]) -> Option<(Vec<u8>, Permitted)> {
     let (mut rest, mut permitted) = (Vec::new(), Vec::new());
     while !constraints.is_empty() {
@@ -58,13 +58,13 @@ fn split(mut constraints: &[u8]) -> Option<(Vec<u8>, Permitted)> {
     (!permitted.is_empty()).then_some((rest, Permitted(permitted)))
 }
 
-/// The subtrees of other names; those of directory names go to `permitted`.
+/// Returns the subtrees of other kinds; those of directory names go to `permitted`.
 fn others_of(mut subtrees: &[u8], permitted: &mut Vec<Vec<u8>>) -> Option<Vec<u8>> {
     let mut others = Vec::new();
     while !subtrees.is_empty() {
         let (behind, subtree) = Any::from_der(subtrees).ok()?;
         subtrees = behind;
-        // Nothing else in it: RFC 5280 allows no `minimum` but the default, and no `maximum`.
+        // No trailing bytes: RFC 5280 allows no `minimum` but the default, and no `maximum`.
         let Ok(([], base)) = Any::from_der(subtree.data) else { return None };
         if base.class() == Class::ContextSpecific && base.tag() == Tag(DIRECTORY_NAME) {
             X509Name::from_der(base.data).ok().filter(|(rest, _)| rest.is_empty())?;
@@ -92,7 +92,7 @@ fn element(tag: u8, contents: &[u8], to: &mut Vec<u8>) {
     to.extend_from_slice(contents);
 }
 
-/// Whether a name begins with all parts of that one.
+/// Whether `name` begins with all parts of `root`.
 fn is_below(name: &X509Name<'_>, root: &[u8]) -> bool {
     let Ok((_, root)) = X509Name::from_der(root) else { return false };
     let mut parts = name.iter_rdn();
@@ -109,7 +109,7 @@ fn is_same(one: &RelativeDistinguishedName<'_>, other: &RelativeDistinguishedNam
     all(one) == all(other)
 }
 
-/// A value as RFC 5280 §7.1 compares it, as far as ASCII goes: without regard to case and to how much space there is.
+/// A value as RFC 5280 §7.1 compares it, for ASCII: ignoring case and the amount of white space.
 fn folded(value: &Any<'_>) -> (u32, Vec<u8>) {
     let text = [Tag::Utf8String, Tag::PrintableString].contains(&value.tag());
     match std::str::from_utf8(value.data) {

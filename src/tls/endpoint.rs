@@ -1,4 +1,4 @@
-//! TLS towards one endpoint: its tickets, and the handshake with the credentials of the moment.
+//! TLS towards one endpoint: its tickets, and the handshake with the current credentials.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,33 +24,33 @@ use crate::sys::Socket;
 pub struct EndpointOriginator {
     originator: Originator,
     speaks_http: bool,
-    /// By [`IdentityChoice`], and whether the handshake is wrapped.
+    /// Indexed by [`IdentityChoice`], and by whether the handshake is wrapped.
     made: Mutex<Vec<[Option<SharedHandshakeState>; 2]>>,
-    /// Of a server that takes one of two ways to TLS: it was TLS with the first byte.
+    /// For a server that accepts one of two ways to TLS: TLS with the first byte succeeded last.
     is_direct: AtomicBool,
 }
 
-/// What a protocol asks of the TLS that it begins.
+/// What a protocol requires of the TLS connection that follows it.
 #[derive(Debug)]
 pub struct HandshakeOptions {
-    /// Nothing is left of the plaintext before.
+    /// Proof that no plaintext is left in the buffer.
     pub proof: NothingBuffered,
-    /// How the handshake travels, where not by itself.
+    /// How the handshake travels in the protocol's packets, if it does.
     pub wrapping: Option<Wrapping>,
-    /// What cuts the client's bytes into records, where they are not cut as they come.
+    /// Cuts the client's bytes into records, for servers that expect one packet in each.
     pub packets: Option<Packets>,
 }
 
 impl HandshakeOptions {
-    /// TLS as it is, with the first byte.
+    /// Plain TLS from the first byte.
     #[must_use]
     pub const fn plain() -> Self {
         Self { proof: NothingBuffered::nothing_was_said(), wrapping: None, packets: None }
     }
 }
 
-/// What handshakes share as long as no credential is replaced. A ticket is worth as much as the handshake it comes from:
-/// resumed, a session skips both certificates. So the tickets are in here too, and go with it.
+/// What handshakes share until a credential is replaced. A resumed session skips the verification of both certificates,
+/// so tickets are replaced together with the credentials of their handshake.
 #[derive(Debug, Clone)]
 struct SharedHandshakeState {
     identity: Option<Generation>,
@@ -60,8 +60,8 @@ struct SharedHandshakeState {
     until: Arc<Until>,
 }
 
-/// When the first of the certificates ends that the server has shown: seconds since 1970. From then on it would be refused, and
-/// who resumes shows none.
+/// The earliest expiry of the certificates that the server has shown, in seconds since 1970. After it, a resumption
+/// would accept a server whose certificate a full handshake would refuse.
 #[derive(Debug)]
 struct Until(AtomicU64);
 
@@ -76,7 +76,7 @@ impl Until {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// A certificate that was right, as far as dates were looked at.
+    /// Records a certificate that was accepted, where dates are verified.
     fn seen(&self, certificate: &CertificateDer<'_>) {
         if let Ok(end) = not_after(certificate) {
             self.0.fetch_min(seconds_since_1970(end), Ordering::Relaxed);
@@ -88,24 +88,24 @@ fn seconds_since_1970(at: SystemTime) -> u64 {
     at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// What a handshake agreed on.
+/// What was agreed in a handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeInfo {
-    /// The identity that was at hand, by name; whether the server asked for it is not known.
+    /// The name of the identity that was offered; whether the server asked for it is not known.
     pub identity: Option<IdentityName>,
-    /// The suite by its IANA name.
+    /// The cipher suite by its IANA name.
     pub cipher: &'static str,
-    /// Which content the identity had.
+    /// The generation of the identity's certificate.
     pub generation: Option<Generation>,
     trust: Generation,
-    /// Until when the server's certificate was good: seconds since 1970.
+    /// The expiry of the server's certificate, in seconds since 1970.
     until: u64,
     version: ProtocolVersion,
-    /// Whether an earlier session was resumed, which saves the certificates and their checks.
+    /// Whether an earlier session was resumed, which skips the certificates and their verification.
     pub resumed: bool,
 }
 
-/// The content of the credentials of a handshake: of ours, and of those that the server's are checked by.
+/// The generations of the credentials of a handshake: our identity, and what the server is verified by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CredentialGenerations {
     identity: Option<Generation>,
@@ -122,19 +122,19 @@ impl EndpointOriginator {
         }
     }
 
-    /// What is above TLS is HTTP, whatever the cluster's servers speak. Nothing is resumed: each handshake sees the whole
-    /// certificate.
+    /// HTTP runs above TLS, whatever the cluster's protocol is. No session is resumed, so each handshake verifies the
+    /// server's certificate.
     pub(super) fn http(originator: Originator) -> Self {
         Self { speaks_http: true, ..Self::new(originator) }
     }
 
-    /// For a connection that no caller asks for.
+    /// The identity for a connection without a caller.
     #[must_use]
     pub fn for_nobody(&self) -> IdentityChoice {
         self.originator.identities().for_nobody()
     }
 
-    /// For a connection that this caller asks for.
+    /// The identity for a connection of this caller.
     ///
     /// # Errors
     /// See [`NoIdentity`].
@@ -148,18 +148,19 @@ impl EndpointOriginator {
         self.originator.start()
     }
 
-    /// Where that is [`TlsStart::EitherWay`]: whether TLS with the first byte was the way that led there last.
+    /// For [`TlsStart::EitherWay`]: whether TLS with the first byte succeeded last.
     #[must_use]
     pub fn is_direct(&self) -> bool {
         self.is_direct.load(Ordering::Relaxed)
     }
 
-    /// Which way did.
+    /// Records which way succeeded.
     pub fn set_direct(&self, is_direct: bool) {
         self.is_direct.store(is_direct, Ordering::Relaxed);
     }
 
-    /// Whether a handshake now would show the same identity, and ask the same of the server, as the one that agreed on this.
+    /// Whether a handshake now would use the same credentials as the one that agreed on this, and they have not
+    /// expired.
     #[must_use]
     pub fn is_current(&self, choice: IdentityChoice, agreed: &HandshakeInfo) -> bool {
         let identity = self.originator.identities().get(choice);
@@ -171,8 +172,7 @@ impl EndpointOriginator {
             && current.is_ok_and(|pair| pair.map(|pair| pair.generation()) == agreed.generation)
     }
 
-    /// The handshake, in the protocol's packets where it has them, and without a deadline of its own. The proof says that
-    /// nothing of the plaintext before it can be taken for a part of it. `packets`: what cuts the records behind it.
+    /// Does the handshake, in the protocol's packets if `options.wrapping` is set, without a deadline of its own.
     ///
     /// # Errors
     /// See [`HandshakeError`].
@@ -188,7 +188,8 @@ impl EndpointOriginator {
         self.shake(choice, &made, config, socket, name, options).await
     }
 
-    /// The same without an offer to resume a session: where there is no second try, should the server end the connection over it.
+    /// [`Self::originate`] without an offer to resume a session: for connections that cannot be retried if the server
+    /// rejects it.
     ///
     /// # Errors
     /// See [`HandshakeError`].
@@ -230,7 +231,7 @@ impl EndpointOriginator {
         Ok((Box::new(stream.cut_by(packets)), agreed))
     }
 
-    /// With the credentials of this moment.
+    /// Returns the shared state for the current credentials, made anew if they were replaced or have expired.
     fn made(&self, choice: IdentityChoice, is_wrapped: bool) -> Result<SharedHandshakeState, HandshakeError> {
         let shared = &self.originator.0;
         let pair = shared.identities.get(choice).map(|identity| identity.current()).transpose()?;
@@ -298,7 +299,7 @@ impl EndpointOriginator {
 }
 
 impl HandshakeInfo {
-    /// What was shown, and what was asked of the server.
+    /// The generations of the credentials that were used.
     #[must_use]
     pub const fn generations(&self) -> CredentialGenerations {
         CredentialGenerations { identity: self.generation, trust: self.trust }

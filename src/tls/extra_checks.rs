@@ -1,5 +1,5 @@
-//! What a cluster demands of a server's certificate beyond an ordinary verification, which comes first: a public key
-//! among its pins, a URI among its names.
+//! What a cluster requires of a server's certificate in addition to the ordinary verification, which comes first: a
+//! public key among its pins, a URI among its names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,16 +15,16 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; digest::SHA256_OUTPUT_LEN]);
 
-/// What is demanded; nothing, where both are empty.
+/// What is required; nothing, where both are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExtraChecks {
     /// The server's public key has to be one of these.
     pub pins: Vec<Pin>,
-    /// One of the certificate's URI names has to be one of these, letter by letter. Then no other name is looked at.
+    /// One of the certificate's URI names has to equal one of these. Then no other name is checked.
     pub uris: Vec<String>,
 }
 
-/// What is wrong with a certificate that is otherwise right.
+/// Why a certificate that passed the ordinary verification is refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unacceptable {
     #[error("the server's public key is none of tls.pins; it is {0}")]
@@ -47,7 +47,7 @@ pub(super) enum Unacceptable {
 }
 
 impl ExtraChecks {
-    /// What comes after the chain and the name.
+    /// To be called after the chain and the name were verified.
     pub(super) fn judge(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
@@ -163,7 +163,7 @@ mod tests {
         let (right, _) = leaf(&ca, &["spiffe://example.com/x", URI], server.clone());
         assert_eq!(judged(&ca, &uris, &right, "db.test"), Ok(()));
         assert_eq!(judged(&ca, &uris, &right, "quite.another.name"), Ok(()));
-        // By whomever, and for whatever: what comes before the name still counts.
+        // Issuer and purpose still count.
         assert!(judged(&other, &uris, &right, "quite.another.name").is_err());
         let (misused, _) = leaf(&ca, &[URI], client);
         assert!(judged(&ca, &uris, &misused, "quite.another.name").is_err());

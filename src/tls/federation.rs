@@ -1,7 +1,7 @@
-//! Servers of several SPIFFE trust domains: the CAs of each speak for the names of their own domain, and for no others.
+//! Servers of several SPIFFE trust domains: the CAs of each count for the names of their own domain only.
 //!
-//! Which domain it is says the certificate's one URI name (X509-SVID §2 allows no second), before anything of it is believed;
-//! whoever lies there is verified by CAs that have not signed it.
+//! The domain is read from the certificate's only URI name (X509-SVID §2 allows no second) before anything is verified;
+//! a certificate with a false name is verified by CAs that have not signed it, and refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use super::verifier::{Judge, Presented};
 /// Rules for each trust domain.
 #[derive(Debug)]
 pub(super) struct Federation {
-    /// For a certificate without a SPIFFE name too.
+    /// Also used for certificates without a SPIFFE ID.
     pub(super) own: Arc<dyn Judge>,
-    /// By trust domain, our own among them.
+    /// By trust domain, including our own.
     pub(super) all: BTreeMap<String, Arc<dyn Judge>>,
 }
 

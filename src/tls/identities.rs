@@ -1,4 +1,4 @@
-//! Which of a cluster's identities a connection is made with: decided by who asks for it, before anything goes upstream.
+//! Which of a cluster's identities a connection uses: decided by its caller, before anything is sent upstream.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use crate::caller::Caller;
 use crate::name::IdentityName;
 use crate::policy::admission::{Needs, Rule, first_match};
 
-/// The identities of a cluster, and who gets which.
+/// The identities of a cluster, and which caller gets which.
 #[derive(Debug, Clone, Default)]
 pub struct Identities {
     all: Vec<Arc<Identity>>,
-    /// For whom the identity of the same place is; none, where the only one is for everybody.
+    /// `rules[n]` selects the callers of `all[n]`; empty where one identity is for all callers.
     rules: Vec<Rule>,
 }
 
-/// A decision: the place of the identity among those of the [`Identities`] that made it, and of no others. Connections of
-/// different choices have nothing in common, tickets least of all.
+/// A decision: the index of an identity in the [`Identities`] that decided. Connections of different choices share
+/// nothing, in particular no tickets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IdentityChoice(usize);
 
 impl IdentityChoice {
-    /// For everybody: the only identity, or none.
+    /// The choice without rules: the only identity, or none.
     pub const ONLY: Self = Self(0);
 
     pub(super) const fn index(self) -> usize {
@@ -32,47 +32,47 @@ impl IdentityChoice {
 /// Why there is no identity for a caller.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
-    /// No rule means the caller.
+    /// No rule matches the caller.
     #[error("no rule of the cluster's tls.identity is for {0}")]
     Denied(String),
-    /// There is one, without a certificate so far.
+    /// The identity has no certificate yet.
     #[error(transparent)]
     Absent(#[from] NoCertificate),
 }
 
 impl Identities {
-    /// One for everybody.
+    /// One identity for all callers.
     #[must_use]
     pub fn one(identity: Arc<Identity>) -> Self {
         Self { all: vec![identity], rules: Vec::new() }
     }
 
-    /// By rules, of which the first that means the caller counts.
+    /// By rules: the first that matches the caller decides.
     #[must_use]
     pub fn by_rule(rules: Vec<(Rule, Arc<Identity>)>) -> Self {
         let (rules, all) = rules.into_iter().unzip();
         Self { all, rules }
     }
 
-    /// All of them; one may be there several times.
+    /// All identities; one may occur several times.
     #[must_use]
     pub fn all(&self) -> &[Arc<Identity>] {
         &self.all
     }
 
-    /// For whom the identity of the same place is; none, where the only one is for everybody.
+    /// The rule of each identity; empty where the only one is for all callers.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    /// What has to be known of a caller. `None`: nothing, there is no choice.
+    /// What has to be known of a caller. `None`: nothing, as there is no choice.
     #[must_use]
     pub fn needs(&self) -> Option<Needs> {
         Needs::of(&self.rules)
     }
 
-    /// Which is for that caller; a stranger has none where there are rules.
+    /// The identity for that caller; where there are rules, a stranger gets none.
     ///
     /// # Errors
     /// See [`NoIdentity`].
@@ -90,14 +90,14 @@ impl Identities {
         Ok(choice)
     }
 
-    /// For a connection that no caller asks for, such as a probe: the one that is for the rest, else the last.
+    /// For a connection without a caller, such as a probe: the identity without conditions, else the last.
     #[must_use]
     pub fn for_nobody(&self) -> IdentityChoice {
         let rest = self.rules.iter().position(|rule| *rule == Rule::default());
         IdentityChoice(rest.unwrap_or_else(|| self.all.len().saturating_sub(1)))
     }
 
-    /// Every choice that somebody may get; one, where there is none to be made.
+    /// Every choice that a caller may get; at least one.
     pub fn choices(&self) -> impl Iterator<Item = IdentityChoice> {
         (0..self.all.len().max(1)).map(IdentityChoice)
     }
@@ -106,7 +106,7 @@ impl Identities {
         self.all.get(choice.index())
     }
 
-    /// Its name, where there is one.
+    /// The name of the chosen identity, if there is one.
     #[must_use]
     pub fn name(&self, choice: IdentityChoice) -> Option<&IdentityName> {
         self.get(choice).map(|identity| identity.name())

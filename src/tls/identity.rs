@@ -1,8 +1,8 @@
-//! Our own certificate and key under a name: read, checked against each other, handed to handshakes, and replaced while
+//! Our own certificate and key under a name: read, checked against each other, given to handshakes, and replaced while
 //! in use.
 //!
-//! Keys in PKCS#8, PKCS#1 and SEC1 are read; an encrypted one is refused in words, because a daemon has
-//! nobody to ask for its passphrase. When to look at the files again is not decided here.
+//! Keys in PKCS#8, PKCS#1 and SEC1 are read; an encrypted one is refused, because a daemon cannot ask for its
+//! passphrase. When to read the files again is not decided here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,44 +40,44 @@ pub enum IdentitySource {
         /// PEM: PKCS#8, PKCS#1 or SEC1, not encrypted.
         key: PathBuf,
     },
-    /// A SPIFFE Workload API at that unix socket, which also says whom to trust.
+    /// A SPIFFE Workload API at that unix socket, which also provides the CAs.
     Spiffe(PathBuf),
 }
 
-/// A certificate chain and its key as an agent gives them, all in DER.
+/// A certificate chain and its key as an agent sends them, all in DER.
 pub struct Issued {
     /// Leaf first.
     pub chain: Vec<CertificateDer<'static>>,
     /// PKCS#8.
     pub key: Zeroizing<PrivateKeyDer<'static>>,
-    /// Whom to trust.
+    /// The CAs.
     pub bundles: Bundles,
 }
 
-/// The CAs of trust domains, each of which speaks for its own names alone.
+/// The CAs of trust domains; those of a domain count for its names only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundles {
-    /// The trust domain of the certificate that comes with them.
+    /// The trust domain of the certificate.
     pub own: String,
-    /// By trust domain; those of others are federated with our own.
+    /// By trust domain; all but our own are federated ones.
     pub all: BTreeMap<String, Vec<CertificateDer<'static>>>,
 }
 
 /// Which of the two files is at fault, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The certificate's file.
+    /// The certificate's file is at fault.
     #[error("{0}")]
     Cert(String),
-    /// The key's file.
+    /// The key's file is at fault.
     #[error("{0}")]
     Key(String),
-    /// Each is fine, but they are not a pair.
+    /// Both are valid, but do not belong together.
     #[error("the private key does not belong to the certificate{0}")]
     Mismatch(String),
 }
 
-/// There is no certificate yet; a handshake without it would be one as nobody.
+/// There is no certificate yet; a handshake without it would be anonymous.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("identity {name} has no certificate yet: the SPIFFE agent at {} has not given one", agent.display())]
 pub struct NoCertificate {
@@ -85,40 +85,39 @@ pub struct NoCertificate {
     agent: PathBuf,
 }
 
-/// Tells one content of a credential from every other that this process has had.
+/// Identifies one content of a credential among all that this process has had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(NonZeroU32);
 
-/// An identity: a usable certificate and key under a name. Whoever holds it has the current pair at any time.
+/// A usable certificate and key under a name; always returns the current pair.
 pub struct Identity {
     name: IdentityName,
     source: IdentitySource,
-    /// `None` until an agent has given one.
+    /// `None` until an agent has sent one.
     current: ArcSwapOption<CertifiedPair>,
 }
 
-/// A certificate with its key, as it was read.
 pub(super) struct CertifiedPair {
     certified: Arc<SingleCertAndKey>,
-    /// The certificates alone: their key cannot be another while they are the same.
+    /// The certificates alone suffice for comparison: the same certificate has the same key.
     chain: Vec<CertificateDer<'static>>,
-    /// Whom to trust, as an agent says; empty where files are the source.
+    /// The CAs that an agent sent; empty where the source is files.
     bundles: Bundles,
     not_after: SystemTime,
     generation: Generation,
 }
 
 impl Generation {
-    /// One that nobody has had.
+    /// A number not used before.
     pub(super) fn next() -> Self {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let next = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
-        // Four thousand million contents later it begins anew.
+        // It wraps after 2^32 contents.
         Self(NonZeroU32::new(next).unwrap_or(NonZeroU32::MIN))
     }
 
-    /// The same for the same certificates, whoever has read them, as a reload does: sessions made before it are no older
-    /// for that. Two that differ share one once in four thousand million.
+    /// The same for the same certificates: sessions made before a reload are not outdated by reading them again. Two
+    /// different contents share a number with a probability of 1 in 2^32.
     fn of(chain: &[CertificateDer<'static>]) -> Self {
         let mut digest = Context::new(&SHA256);
         chain.iter().for_each(|certificate| digest.update(certificate));
@@ -127,7 +126,7 @@ impl Generation {
         Self(NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN))
     }
 
-    /// As a number.
+    /// As a plain number, never 0.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.0.get()
@@ -135,7 +134,7 @@ impl Generation {
 }
 
 impl Identity {
-    /// Reads and checks both files. What an agent gives comes later, through [`Identity::install`].
+    /// Reads and checks both files. An agent's certificate comes later, through [`Identity::install`].
     ///
     /// # Errors
     /// Which file, and why; see [`IdentityError`].
@@ -147,7 +146,7 @@ impl Identity {
         Ok(Self { name, source, current: ArcSwapOption::new(current) })
     }
 
-    /// Its name.
+    /// The name in the configuration.
     #[must_use]
     pub const fn name(&self) -> &IdentityName {
         &self.name
@@ -168,11 +167,11 @@ impl Identity {
         }
     }
 
-    /// Reads both files again. Handshakes that begin from now on have what is there; `false` when that is what there was,
-    /// as it always is of an agent's.
+    /// Reads both files again, for handshakes that begin from now on. `false` when the content is the same, and always
+    /// for an identity of an agent.
     ///
     /// # Errors
-    /// As [`Identity::load`]; what there was stays in use.
+    /// As [`Identity::load`]; the previous content stays in use.
     pub fn refresh(&self) -> Result<bool, IdentityError> {
         match &self.source {
             IdentitySource::Files { cert, key } => Ok(self.replace(CertifiedPair::read(cert, key)?)),
@@ -180,10 +179,10 @@ impl Identity {
         }
     }
 
-    /// Takes what an agent has given. Whether that, or whom it says to trust, is something new.
+    /// Takes what an agent has sent. Returns whether the certificate or the CAs are new.
     ///
     /// # Errors
-    /// As [`Identity::load`]; what there was stays in use.
+    /// As [`Identity::load`]; the previous content stays in use.
     pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
         let Issued { chain, key, bundles } = issued;
         Ok(self.replace(CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? }))
@@ -198,19 +197,19 @@ impl Identity {
         is_new
     }
 
-    /// When the current certificate ends, if there is one.
+    /// When the current certificate expires, if there is one.
     #[must_use]
     pub fn not_after(&self) -> Option<SystemTime> {
         self.pair().map(|pair| pair.not_after)
     }
 
-    /// Which content it has now, if any.
+    /// The number of its current content, if any.
     #[must_use]
     pub fn generation(&self) -> Option<Generation> {
         self.pair().map(|pair| pair.generation)
     }
 
-    /// Who else may read the key, in words, if more than its owner and group may.
+    /// A warning where users other than the key's owner and group may access the key.
     #[must_use]
     pub fn exposure(&self) -> Option<String> {
         const OTHERS: u32 = 0o007;
@@ -227,7 +226,7 @@ impl Identity {
         })
     }
 
-    /// Whom its agent says to trust; nobody, while it has said nothing.
+    /// The CAs that its agent sent; none before the first response.
     pub(super) fn bundles(&self) -> Bundles {
         self.pair().map(|pair| pair.bundles.clone()).unwrap_or_default()
     }
@@ -240,7 +239,7 @@ impl Identity {
 impl CertifiedPair {
     fn read(cert: &Path, key: &Path) -> Result<Self, IdentityError> {
         let chain = certificates(cert).map_err(IdentityError::Cert)?;
-        // A certificate that is none is worth a word before the key is.
+        // An invalid certificate is reported before the key is.
         not_after(&chain[0]).map_err(IdentityError::Cert)?;
         let key = private_key(key).map_err(IdentityError::Key)?;
         Self::new(chain, &key)
@@ -251,7 +250,8 @@ impl CertifiedPair {
         let not_after = not_after(leaf).map_err(IdentityError::Cert)?;
         let key = aws_lc_rs::sign::any_supported_type(key)
             .map_err(|error| IdentityError::Key(format!("the private key cannot be used: {error}")))?;
-        // Not by rustls, which reads no certificate of X.509 version 1. What a server may have against ours is its affair.
+        // Not with rustls, which reads no certificate of X.509 version 1. Whether servers accept ours is not checked
+        // here.
         let public = key.public_key();
         let belongs = |certificate: &CertificateDer<'_>| {
             let public = public.as_ref().map(AsRef::as_ref);
@@ -283,7 +283,7 @@ impl CertifiedPair {
 }
 
 impl fmt::Debug for Identity {
-    /// Says nothing of the key.
+    /// The key is left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity")
             .field("name", &self.name)
@@ -304,7 +304,7 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     Ok(certificates)
 }
 
-/// A file that is no secret, as long as it is no longer than that of all CAs of a host is.
+/// Reads a file that is not secret, of at most 64 MiB.
 ///
 /// # Errors
 /// In words.
@@ -312,7 +312,7 @@ pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     const LARGEST: u64 = 64 * 1024 * 1024;
     let mut bytes = Zeroizing::new(Vec::new());
     let read = File::open(path).and_then(|file| {
-        // A key may stand in it besides: it is not to move, as far as the file does not grow meanwhile.
+        // The file may have a key as well, so the buffer must not be reallocated, unless the file grows meanwhile.
         let size = file.metadata().map_or(0, |metadata| metadata.len()).min(LARGEST);
         bytes.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
         file.take(LARGEST + 1).read_to_end(&mut bytes)
@@ -324,7 +324,7 @@ pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     }
 }
 
-/// The file's text and the key in it are overwritten when they are dropped; what is used from then on is the library's.
+/// The file's text and the key are overwritten when they are dropped; the library has a copy of its own.
 fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
     let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
     match PrivateKeyDer::from_pem_slice(&text) {
@@ -339,13 +339,13 @@ fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String>
     }
 }
 
-/// A file's bytes, in memory that never moves: what moves leaves a copy behind.
+/// Reads a file into memory that is never reallocated, because that would leave a copy behind.
 fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    /// No key file is larger.
+    /// Larger than any key file.
     const LARGEST: usize = 256 * 1024;
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST));
     let most = u64::try_from(LARGEST).unwrap_or(u64::MAX);
-    // To the end, not beyond the capacity: only then would the vector grow.
+    // Reads to the end of the file but not beyond the capacity, which would make the vector grow.
     File::open(path)?.take(most).read_to_end(&mut bytes)?;
     if bytes.len() == LARGEST {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 256 KiB"));
@@ -367,7 +367,7 @@ pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, 
     Ok(moment(parsed.validity().not_after))
 }
 
-/// What is before 1970 has ended long ago.
+/// A time before 1970 becomes 1970: it expired long ago.
 pub(super) fn moment(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }

@@ -1,9 +1,9 @@
-//! How much of its keys a connection has used up, and when it had better end for that.
+//! How many records a connection's keys have protected, and when the connection should end because of that.
 //!
-//! AES-GCM may protect a limited number of records with one key (RFC 9325 §4.4). TLS 1.3 renews its keys on the way, which
-//! rustls does by itself (RFC 8446 §4.6.3); TLS 1.2 cannot, and rustls refuses the record behind the last. A
-//! connection that comes near says so early, so that its session ends where it rests and not in the middle of a word.
-//! Nothing is counted here but records of application data, and nothing is enforced: that is rustls' part.
+//! AES-GCM may protect a limited number of records with one key (RFC 9325 §4.4). TLS 1.3 updates its keys on the way,
+//! which rustls does by itself (RFC 8446 §4.6.3); TLS 1.2 cannot, and rustls refuses the record after the last. A
+//! connection near the limit reports it early, so that its session can end while idle and not in the middle of a
+//! message. Only records of application data are counted here; the limit is enforced by rustls.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use rustls::{CipherSuiteCommon, SupportedCipherSuite};
 
 /// The plaintext of a full record.
 const RECORD: usize = 16 * 1024;
-/// The silence that tells a rest from a pause between two requests.
+/// How long a session must be silent to count as idle, and not as pausing between two requests.
 const REST: Duration = Duration::from_secs(1);
 
 /// The keys of this TLS 1.2 connection have protected as many records as they may.
@@ -23,10 +23,10 @@ const REST: Duration = Duration::from_secs(1);
 )]
 pub(crate) struct KeyLimit;
 
-/// When a connection had better end for its keys.
+/// When a connection should end because of its keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyLimitDue {
-    /// When everything asked was answered, and nothing moved for so long.
+    /// As soon as every request was answered, and nothing moved for that long.
     AtRest(Duration),
     /// At once.
     Now,
@@ -39,7 +39,7 @@ pub(super) struct KeyUsage {
 }
 
 impl KeyUsage {
-    /// Of keys that have protected nothing yet but the handshake's end.
+    /// For keys that have only protected the end of the handshake.
     pub(super) fn of(connection: &UnbufferedClientConnection) -> Self {
         let limit = match connection.negotiated_cipher_suite() {
             Some(SupportedCipherSuite::Tls12(suite)) => {
@@ -51,13 +51,13 @@ impl KeyUsage {
         Self { limit, left: limit }
     }
 
-    /// That much plaintext was sealed in one go.
+    /// Counts plaintext that was encrypted in one call.
     pub(super) fn record_sealed(&mut self, plaintext: usize) {
         self.left = self.left.saturating_sub(plaintext.div_ceil(RECORD) as u64);
     }
 
-    /// The last eighth is for sessions that rest for a while, the last 64th for those that pause; what is kept for the end is
-    /// more than a session sends in one turn.
+    /// The last eighth is for sessions that become idle, the last 64th for those that pause; the last 1024th is more
+    /// than a session sends in one turn.
     pub(super) const fn due(&self) -> Option<KeyLimitDue> {
         if self.left > self.limit / 8 {
             None

@@ -1,9 +1,9 @@
-//! TLS towards the upstream: what a cluster offers and demands, made ready once, and the handshake.
+//! TLS towards the upstream: what a cluster offers and requires, prepared once, and the handshake.
 //!
-//! Everything that can fail because of a file fails when the configuration is compiled; what is left for a
-//! session is one handshake. Identities and trust may be replaced while in use; a handshake takes what is there when it
-//! begins. Each endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the
-//! same name, and a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
+//! Everything that can fail because of a file fails when the configuration is compiled; a session does one handshake.
+//! Identities and trust may be replaced while in use; a handshake takes those that are current when it begins. Each
+//! endpoint has a ticket store of its own, because a ticket of one server is worthless at another of the same name, and
+//! a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
 mod chain;
 mod constraints;
@@ -65,18 +65,18 @@ pub enum MinVersion {
 /// How TLS begins on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsStart {
-    /// By the protocol's own dialogue, where it has one.
+    /// By the protocol's own upgrade, where it has one.
     Upgrade,
-    /// As one of the two that the server takes: the other is tried where it ends the first.
+    /// By one of the two ways that the server may accept: when it ends the first, the other is tried.
     EitherWay,
     /// With the first byte.
     Direct,
 }
 
-/// What a cluster demands and offers. The files are read by [`Originator::new`].
+/// What a cluster requires and offers. The files are read by [`Originator::new`].
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// What the server's certificate has to fulfil. `None`: any will do, and whoever sits between is not noticed.
+    /// What the server's certificate has to fulfil. `None`: any is accepted, and a man in the middle is not noticed.
     pub terms: Option<PeerVerification>,
     /// Our certificates and keys, where the server asks for one.
     pub identities: Identities,
@@ -93,7 +93,7 @@ pub struct Settings {
 /// Why TLS could not be set up from its files.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// Whom to trust.
+    /// The trusted CAs cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// The provider does not support the versions.
@@ -101,11 +101,11 @@ pub enum SetupError {
     Versions(rustls::Error),
 }
 
-/// Makes TLS connections for one cluster. Clones are the same one.
+/// Makes TLS connections for one cluster. Clones share one state.
 #[derive(Debug, Clone)]
 pub struct Originator(Arc<Shared>);
 
-/// An originator as long as somebody else holds it.
+/// An originator that exists only as long as it is in use elsewhere.
 #[derive(Debug, Clone)]
 pub struct WeakOriginator(Weak<Shared>);
 
@@ -124,44 +124,44 @@ struct Shared {
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// One side objected; rustls says which and to what.
+    /// One side rejected the handshake; rustls says which and why.
     #[error("{}", explain(.0))]
     Tls(rustls::Error),
-    /// The server's certificate is not what the cluster wants, in words.
+    /// The server's certificate is refused, with the reason for people.
     #[error("{0}")]
     Certificate(String),
-    /// What came instead of TLS' first record is none.
+    /// The first bytes received are no TLS record.
     #[error("{}", explain(error))]
     Plaintext {
-        /// The beginning of it.
+        /// Their beginning.
         said: Box<[u8]>,
         error: Box<rustls::Error>,
     },
     /// The connection ended in the middle.
     #[error("the server closed the connection during the TLS handshake; it may speak no TLS on this port")]
     Closed,
-    /// The same where TLS began with the first byte, of a protocol that has an upgrade.
+    /// [`Self::Closed`] where TLS began with the first byte, in a protocol that has an upgrade.
     #[error(
         "the server closed the connection at the TLS hello; it may not take one without the protocol's own upgrade: \
          leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)"
     )]
     ClosedDirect,
-    /// The same, where it had asked for a certificate and got none.
+    /// [`Self::Closed`] where the server had asked for a certificate and got none.
     #[error("{UNCERTIFIED}")]
     Uncertified,
-    /// It ended a handshake that offered to resume a session, where a full one may succeed.
+    /// The server ended a handshake that offered to resume a session; a full one may succeed.
     #[error(
         "the server ended a handshake that offered to resume a session (it is offered none for {rest:?}): {error}"
     )]
     ResumptionRefused {
-        /// For how long it is offered none.
+        /// For how long no session is offered.
         rest: Duration,
         error: Box<Self>,
     },
-    /// We have nothing to show.
+    /// Our identity has no certificate yet.
     #[error(transparent)]
     Absent(#[from] NoCertificate),
-    /// The handshake did not come as the protocol carries it.
+    /// The handshake is not packed as the protocol requires.
     #[error(transparent)]
     Wrapping(#[from] WrappingError),
     #[error("the connection failed during the TLS handshake: {0}")]
@@ -195,19 +195,19 @@ impl Originator {
         Ok(originator)
     }
 
-    /// For one endpoint: with tickets of its own.
+    /// With a ticket store of its own.
     #[must_use]
     pub fn for_endpoint(&self) -> EndpointOriginator {
         EndpointOriginator::new(self.clone())
     }
 
-    /// For somebody who is to know of it only while it is in use.
+    /// For an observer that must not keep it in use.
     #[must_use]
     pub fn downgrade(&self) -> WeakOriginator {
         WeakOriginator(Arc::downgrade(&self.0))
     }
 
-    /// The same trust and the same identity for HTTPS.
+    /// The same trust and identity, for HTTPS.
     #[must_use]
     pub fn for_http(&self) -> EndpointOriginator {
         EndpointOriginator::http(self.clone())
@@ -237,7 +237,7 @@ impl Originator {
         &self.0.identities
     }
 
-    /// Whom it trusts.
+    /// The CAs or pins that it trusts.
     #[must_use]
     pub fn trust(&self) -> &Trust {
         &self.0.trust
@@ -253,9 +253,9 @@ impl WeakOriginator {
 }
 
 impl Shared {
-    /// What rustls needs for handshakes with these credentials, with a ticket store that is its own. One that is wrapped
-    /// ends with the server's Finished, behind which nothing of TLS' own may come: no TLS 1.3, whose tickets do, and
-    /// no resumption, by which the client would be last (microsoft/mssql-jdbc#1524).
+    /// rustls' configuration for handshakes with these credentials, with a ticket store of its own. A wrapped handshake
+    /// ends with the server's Finished, and no handshake record may follow it: so no TLS 1.3, whose tickets do, and no
+    /// resumption, where the client's Finished would come last (microsoft/mssql-jdbc#1524).
     fn client_config(
         &self,
         pair: Option<&CertifiedPair>,
@@ -294,7 +294,7 @@ impl MinVersion {
     }
 }
 
-/// What it means that a server asks for a certificate, gets none, and ends the connection without a word.
+/// Shown when a server asks for a certificate, gets none, and closes the connection without an alert.
 pub(crate) const UNCERTIFIED: &str = "the server asked for a client certificate, got none, and ended the connection without a word: \
                                give the cluster one (tls.identity, or tls.cert and tls.key)";
 
@@ -306,21 +306,21 @@ pub(crate) fn late_rejection(error: &io::Error) -> Option<String> {
     Some(explain(error))
 }
 
-/// What [`late_rejection`] says, only where the server objects to who we are.
+/// [`late_rejection`], only where the server rejects our certificate or its absence.
 #[must_use]
 pub(crate) fn late_objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     HandshakeError::Tls(error.clone()).is_about_us().then(|| explain(error))
 }
 
-/// What broke TLS in a session that was established, in words; `None` where it was not TLS.
+/// The TLS error that ended an established session, in words; `None` where the error is not of TLS.
 #[must_use]
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 pub(crate) fn failed_in_session(error: &io::Error) -> Option<String> {
     use rustls::{AlertDescription as Alert, Error};
     let error = error.get_ref()?.downcast_ref::<Error>()?;
     let words = match error {
-        // What OpenSSL says to the no_renegotiation that it gets (RFC 5246 §7.2.2).
+        // OpenSSL's response to our no_renegotiation (RFC 5246 §7.2.2).
         Error::AlertReceived(Alert::HandshakeFailure | Alert::NoRenegotiation) => {
             "the server ended TLS in the middle of the session; it may have asked for a renegotiation, which we do not do"
         }
@@ -330,7 +330,7 @@ pub(crate) fn failed_in_session(error: &io::Error) -> Option<String> {
     Some(format!("{words} ({error})"))
 }
 
-/// Whether a server ended TLS by an alert.
+/// Whether the server ended TLS by an alert.
 #[must_use]
 pub(crate) fn is_alert(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref());
@@ -338,7 +338,7 @@ pub(crate) fn is_alert(error: &io::Error) -> bool {
 }
 
 impl HandshakeError {
-    /// Asked right after rustls gave the error, on the same thread: that is where a verifier leaves its words.
+    /// To be called right after rustls returned the error, on the same thread: there the verifier left its reason.
     fn of(error: rustls::Error) -> Self {
         let words = refusal::take();
         match (&error, words) {
@@ -350,12 +350,12 @@ impl HandshakeError {
         }
     }
 
-    /// Whether the server may have ended the handshake because of what it offered.
+    /// Whether the server may have ended the handshake because of the session that it was offered.
     const fn may_refuse_resumption(&self) -> bool {
         matches!(self, Self::Tls(rustls::Error::AlertReceived(_)) | Self::Closed | Self::Io(_))
     }
 
-    /// Whether the server objects to who we are: to our certificate, or to our having none.
+    /// Whether the server rejects our certificate, or our having none.
     #[must_use]
     #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
     pub const fn is_about_us(&self) -> bool {
@@ -379,13 +379,13 @@ impl HandshakeError {
     }
 }
 
-/// rustls' own sentence, with what to do about the usual ones.
+/// rustls' own message, with advice on the usual errors.
 #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
 fn explain(error: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, Error};
     let hint = match error {
         Error::AlertReceived(Alert::CertificateRequired) => "the server demands a client certificate",
-        // decrypt_error: signed by a CA of the right name with another key, as one is that was made anew.
+        // decrypt_error: the server knows the CA by name, but with another key, as after the CA was made anew.
         Error::AlertReceived(
             Alert::UnknownCA
             | Alert::BadCertificate

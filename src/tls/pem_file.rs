@@ -1,13 +1,13 @@
-//! What a file holds that is not what was asked of it, in words, with the command that makes it so.
+//! Explains a file that has something else than expected, with the command that converts it.
 //!
-//! Forms are told by their frame alone: nothing is decrypted, and nothing of a key is quoted.
+//! Formats are recognized by their framing alone: nothing is decrypted, and no part of a key is
+//! quoted.
 
 use std::path::Path;
 
 use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-/// What a file is to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExpectedContent {
     Certificate,
@@ -15,7 +15,7 @@ pub(super) enum ExpectedContent {
     RevocationList,
 }
 
-/// What it holds instead, and what to do; `None`, where nothing is known about that.
+/// What the file has instead, and what to do; `None`, where that is unknown.
 pub(super) fn explain_mismatch(path: &Path, bytes: &[u8], wanted: ExpectedContent) -> Option<String> {
     let file = path.display();
     let words = match bytes {
@@ -60,7 +60,7 @@ fn in_der(file: &str, bytes: &[u8], wanted: ExpectedContent) -> String {
     }
 }
 
-/// What stands behind `-----BEGIN`.
+/// The labels of the `-----BEGIN` lines.
 fn labels(bytes: &[u8]) -> Vec<&[u8]> {
     let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r'));
     lines.filter_map(|line| line.trim_ascii().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")).collect()
@@ -112,7 +112,7 @@ fn in_pem(file: &str, labels: &[&[u8]], bytes: &[u8], wanted: ExpectedContent) -
     Some(words)
 }
 
-/// PKCS#8's way and the traditional one (RFC 1421 §4.6.1.1).
+/// PKCS#8 encryption, or the traditional one (RFC 1421 §4.6.1.1).
 fn is_encrypted(labels: &[&[u8]], bytes: &[u8]) -> bool {
     const TRADITIONAL: &[u8] = b"Proc-Type: 4,ENCRYPTED";
     labels.iter().any(|label| *label == b"ENCRYPTED PRIVATE KEY")

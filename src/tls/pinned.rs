@@ -1,5 +1,5 @@
-//! The verifier of `verify: pin`: a certificate byte by byte, or a public key by its digest, and the handshake's signature by
-//! that very key. No CA, no name and no date counts.
+//! The verifier of `verify: pin`: a certificate byte by byte, or a public key by its digest, and the handshake's
+//! signature by that key. CAs, names and dates are not checked.
 
 use rustls::Error;
 use rustls::pki_types::CertificateDer;
@@ -16,7 +16,7 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
-    /// One of these certificates or of these keys; of none where there are none.
+    /// Accepts one of these certificates or one of these keys; nothing, where both are empty.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>, pins: Vec<Pin>) -> Self {
         Self { certificates, pins }
     }
@@ -40,7 +40,8 @@ impl Judge for Pinned {
         self.verdict(certificate).inspect_err(|error| refusal::of_extra_check(error, certificate))
     }
 
-    /// A certificate that two parsers read in two ways must not have one key for the pin and another for the handshake.
+    /// If two parsers read a certificate differently, the pinned key and the key of the handshake must still be the
+    /// same.
     fn reads_key_itself(&self) -> bool {
         true
     }

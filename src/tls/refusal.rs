@@ -1,8 +1,7 @@
-//! Why a server's certificate was refused, for people: which rule, which certificate, and what to do.
+//! Explains why a server's certificate was refused: by which rule, which certificate, and what to do.
 //!
-//! rustls hands a verifier's error on, and with it the alert that the server gets, but nothing else. So the words wait
-//! beside it, in the thread that verifies, until whoever drives the handshake takes them; no handshake yields in between.
-//! Nothing is decided here.
+//! rustls passes on a verifier's error, which selects the alert, but no text. So the text waits in a thread-local until
+//! the driver of the handshake takes it; the handshake does not yield in between. Nothing is decided here.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -22,7 +21,7 @@ thread_local! {
     static WORDS: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// What the last verifier of this thread said of a certificate that it refused.
+/// Takes the text that the last verifier of this thread left on refusing a certificate.
 pub(super) fn take() -> Option<String> {
     WORDS.take()
 }
@@ -31,7 +30,6 @@ fn note(words: String) {
     WORDS.set(Some(words));
 }
 
-/// What was verified, and for what.
 pub(super) struct VerifiedCertificate<'a> {
     pub(super) end_entity: &'a CertificateDer<'a>,
     pub(super) intermediates: &'a [CertificateDer<'a>],
@@ -41,7 +39,7 @@ pub(super) struct VerifiedCertificate<'a> {
     pub(super) now: UnixTime,
 }
 
-/// Keeps the words on a certificate that a verifier is about to refuse.
+/// Leaves the text on a certificate that a verifier is about to refuse.
 pub(super) fn of_certificate(
     error: &Error,
     shown: &VerifiedCertificate<'_>,
@@ -51,7 +49,7 @@ pub(super) fn of_certificate(
     note(format!("{words} ({})", describe(which)));
 }
 
-/// The same of a handshake that the certificate's key did not sign, or not so that it counts.
+/// Leaves the text on a handshake with a wrong signature, or one that is not accepted.
 pub(super) fn of_signature(error: &Error, certificate: &CertificateDer<'_>) {
     let words = match (error, weakness(certificate)) {
         (Error::InvalidCertificate(_), Some(weak)) => {
@@ -71,7 +69,7 @@ pub(super) fn of_signature(error: &Error, certificate: &CertificateDer<'_>) {
     note(format!("{words} ({})", describe(certificate)));
 }
 
-/// A certificate that was refused before anything but a demand of ours was looked at.
+/// Leaves the text on a certificate that was refused by an extra check alone.
 pub(super) fn of_extra_check(error: &Error, certificate: &CertificateDer<'_>) {
     let words = own_words(error).unwrap_or_else(|| "the server's certificate cannot be read".into());
     note(format!("{words} ({})", describe(certificate)));
@@ -87,13 +85,13 @@ impl<'a> VerifiedCertificate<'a> {
         std::iter::once(self.end_entity).chain(self.intermediates)
     }
 
-    /// The first that was sent of which that is true, else the server's own.
+    /// The first certificate sent for which `is_it` is true, else the server's own.
     fn first(&self, is_it: impl Fn(&X509Certificate<'_>) -> bool) -> &'a CertificateDer<'a> {
         let mut sent = self.sent();
         sent.find(|sent| parsed(sent).is_ok_and(|sent| is_it(&sent))).unwrap_or(self.end_entity)
     }
 
-    /// In words, and which certificate they are about.
+    /// The text, and the certificate that it is about.
     #[expect(clippy::wildcard_enum_match_arm, reason = "an open enum, and not ours")]
     fn words(
         &self,
@@ -170,7 +168,7 @@ impl<'a> VerifiedCertificate<'a> {
                 "it is self-signed; if it is the right one, name it, or a copy of it, as `ca` of the cluster";
             return (format!("{NOT_SIGNED}: {words}"), self.end_entity);
         }
-        // Upwards through what was sent; each is used once, so it ends.
+        // Upwards through the certificates sent; each is used once, so the loop ends.
         let (mut top, mut left) = (self.end_entity, self.intermediates.iter().collect::<Vec<_>>());
         while let Some(at) = left.iter().position(|above| is_named_by(above, top)) {
             top = left.swap_remove(at);
@@ -250,7 +248,7 @@ impl<'a> VerifiedCertificate<'a> {
         }
     }
 
-    /// What rustls has no word of its own for, by webpki's.
+    /// The text for errors of webpki for which rustls has no variant, by webpki's name of them.
     fn by_webpki(&self, name: &str) -> (String, &'a CertificateDer<'a>) {
         let words = match name {
             "CaUsedAsEndEntity" => {
@@ -296,13 +294,13 @@ fn parsed_critical(certificate: &X509Certificate<'_>) -> Option<String> {
     critical.map(|extension| extension.oid.to_id_string()).find(unknown)
 }
 
-/// Whether that one bears the name of the other's issuer.
+/// Whether the subject of `above` is the issuer of `below`.
 fn is_named_by(above: &CertificateDer<'_>, below: &CertificateDer<'_>) -> bool {
     let (Ok(issuer), Ok(below)) = (parsed(above), parsed(below)) else { return false };
     above.as_ref() != below.tbs_certificate.as_ref() && issuer.subject().as_raw() == below.issuer().as_raw()
 }
 
-/// What is too little in a public key, if it is known to be.
+/// Why a public key is too weak or too long, where that is known.
 fn weakness(certificate: &CertificateDer<'_>) -> Option<String> {
     const LEAST: usize = 2048;
     const MOST: usize = 8192;
@@ -315,7 +313,7 @@ fn weakness(certificate: &CertificateDer<'_>) -> Option<String> {
     }
 }
 
-/// Algorithms that people have certificates by, and that are not taken.
+/// Algorithms that occur in the field and are not accepted.
 fn algorithm(id: &str) -> Option<(&'static str, &'static str)> {
     const BROKEN: &str = "which anybody can forge";
     const UNKNOWN: &str = "which is not known here";
@@ -376,7 +374,7 @@ fn named(name: &X509Name<'_>) -> String {
     }
 }
 
-/// Others' words are as long as they like.
+/// Names in certificates may be of any length.
 fn cut(text: &str) -> String {
     const MOST: usize = 200;
     match text.char_indices().nth(MOST) {

@@ -1,8 +1,8 @@
-//! Signatures that webpki will not judge because of the certificate around the key: those of X.509 version 1 above all.
+//! Signatures that webpki refuses to verify because of the certificate around the key, mainly of X.509 version 1.
 //!
-//! Only the certificate's frame is read here. Whether a signature is right, and which algorithms and key lengths are good
-//! enough, is decided by the same functions of AWS-LC that webpki asks, and every key is the one of the bytes that were
-//! looked at.
+//! Only the certificate's structure is parsed here. Whether a signature is right, and which algorithms and key lengths
+//! are accepted, is decided by the same functions of AWS-LC that webpki uses, and the key is always taken from the
+//! bytes that were parsed.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -11,10 +11,10 @@ use rustls::{CertificateError, DigitallySignedStruct, Error};
 use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// A certificate, of which nothing may follow.
+/// Parses a certificate without trailing bytes.
 ///
 /// # Errors
-/// It is none.
+/// [`CertificateError::BadEncoding`].
 pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Ok(parsed),
@@ -25,9 +25,9 @@ pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Cert
 /// A SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PublicKey<'a> {
-    /// All of it, in DER.
+    /// The whole structure, in DER.
     pub(super) info: &'a [u8],
-    /// What is inside its AlgorithmIdentifier.
+    /// The content of its AlgorithmIdentifier.
     algorithm: &'a [u8],
     bits: &'a [u8],
 }
@@ -42,14 +42,14 @@ impl<'a> PublicKey<'a> {
         read().ok_or_else(|| CertificateError::BadEncoding.into())
     }
 
-    /// Whether its owner signed a TLS 1.2 handshake.
+    /// Verifies the signature of a TLS 1.2 handshake.
     pub(super) fn signed_tls12(
         self,
         message: &[u8],
         signed: &DigitallySignedStruct,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // As in webpki, the scheme has to be one that we offered, and the key of the kind and curve that it is for.
+        // As in webpki, we must have offered the scheme, and the key must be of its kind and curve.
         let of_scheme = algorithms.mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
         let candidates = of_scheme.map(|(_, candidates)| *candidates).unwrap_or_default();
         let algorithm = candidates.iter().find(|one| one.public_key_alg_id().as_ref() == self.algorithm);
@@ -63,7 +63,7 @@ impl<'a> PublicKey<'a> {
         Ok(HandshakeSignatureValid::assertion())
     }
 
-    /// Whether its owner signed a TLS 1.3 handshake.
+    /// Verifies the signature of a TLS 1.3 handshake.
     pub(super) fn signed_tls13(
         self,
         message: &[u8],
@@ -74,17 +74,17 @@ impl<'a> PublicKey<'a> {
         verify_tls13_signature_with_raw_key(message, &info, signed, algorithms)
     }
 
-    /// Whether its owner signed that certificate.
+    /// Verifies the signature of a certificate.
     ///
     /// # Errors
-    /// That it did not, or by means that do not count.
+    /// It is wrong, or of an algorithm that is not accepted.
     pub(super) fn signed_certificate(
         self,
         certificate: &CertificateDer<'_>,
         algorithms: &WebPkiSupportedAlgorithms,
     ) -> Result<(), Error> {
         let parsed = parsed(certificate)?;
-        // RFC 5280 §4.1.1.2; the one outside is not signed.
+        // RFC 5280 §4.1.1.2; the outer algorithm is not signed.
         if parsed.signature_algorithm != parsed.tbs_certificate.signature {
             return Err(CertificateError::BadEncoding.into());
         }
@@ -107,7 +107,7 @@ impl<'a> PublicKey<'a> {
     }
 }
 
-/// The contents of the one element that these bytes are.
+/// The content of the only element in `der`.
 fn inside(der: &[u8]) -> Option<&[u8]> {
     match Any::from_der(der) {
         Ok(([], any)) => Some(any.data),
@@ -115,7 +115,7 @@ fn inside(der: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// So many elements, whole, and no more.
+/// Exactly `COUNT` whole elements.
 fn elements<const COUNT: usize>(mut der: &[u8]) -> Option<[&[u8]; COUNT]> {
     let mut found = [&[][..]; COUNT];
     for element in &mut found {
@@ -126,7 +126,7 @@ fn elements<const COUNT: usize>(mut der: &[u8]) -> Option<[&[u8]; COUNT]> {
     der.is_empty().then_some(found)
 }
 
-/// One of whole bytes.
+/// The content of a BIT STRING of whole bytes.
 fn bit_string(der: &[u8]) -> Option<&[u8]> {
     const BIT_STRING: u8 = 3;
     match (der.first()?, inside(der)?) {

@@ -1,9 +1,9 @@
-//! The client's end of a TLS connection, over rustls' unbuffered interface: rustls has the keys and the
-//! rules, the bytes in between are ours.
+//! The client side of a TLS connection, over rustls' unbuffered interface: rustls has the keys and the rules, this file
+//! has the buffers.
 //!
-//! Ciphertext stops in memory that all streams of a worker share, for the length of one call: one large read
-//! brings many records, and all records of a write leave in one. What a stream keeps for itself is the tail of a
-//! record that has not come whole and what the socket would not take, so an idle one keeps keys only.
+//! Ciphertext passes through memory that all streams of a worker share, for the length of one call: one large read
+//! brings many records, and all records of a write leave in one. A stream itself keeps only the tail of an incomplete
+//! record and what the socket would not take, so an idle stream has no buffers.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -29,55 +29,56 @@ use crate::sys::{Socket, Transport};
 pub struct Stream<T = Socket> {
     socket: T,
     connection: UnbufferedClientConnection,
-    /// Ciphertext that is not a whole record, or parts of a handshake message that is not whole.
+    /// Ciphertext that is not a whole record, or parts of an incomplete handshake message.
     incoming: Vec<u8>,
-    /// Plaintext that nobody has read: it came in the same read as the end of the handshake, or was looked at.
+    /// Plaintext that is not read yet: it came with the end of the handshake, or was peeked at.
     opened: Vec<u8>,
     /// Ciphertext that the socket would not take yet, from `sent` on.
     outgoing: Vec<u8>,
     sent: usize,
     reading: Reading,
-    /// close_notify is among what was sent or is in `outgoing`.
+    /// close_notify was sent or is in `outgoing`.
     closing: bool,
-    /// The server has asked for a certificate, and there was none.
+    /// The server has asked for a certificate, and we sent none.
     uncertified: bool,
     key_usage: KeyUsage,
-    /// What cuts what is written into records, for servers that expect whole packets in them.
+    /// Cuts what is written into records, for servers that expect one whole packet in each.
     packets: Option<Box<Packets>>,
-    /// Ciphertext since the last turn that was no plaintext: what was read for TLS alone, or in tiny records.
+    /// Ciphertext since the last yield that brought no plaintext: post-handshake messages, and the overhead of tiny
+    /// records.
     ballast: usize,
 }
 
 enum Reading {
-    /// The server may still send. Exits: `Ended`, `Failed`.
+    /// The server may still send. Exits: all others.
     Open,
-    /// The server has said close_notify. No exit.
+    /// The server has sent close_notify. No exit.
     Ended,
-    /// It has ended the connection without: whether it had said all, TLS does not know. No exit.
+    /// The server has ended the connection without close_notify: TLS cannot tell whether data is missing. No exit.
     Cut,
-    /// TLS went wrong, and everything before it was read. No exit.
+    /// TLS failed, and all plaintext before that was read. No exit.
     Failed(rustls::Error),
-    /// The connection failed with that `errno`, which the kernel says but once. No exit.
+    /// The connection failed with that `errno`, which the kernel reports only once. No exit.
     Broken(i32),
 }
 
-/// What opening a portion of ciphertext brought.
+/// The result of decrypting a portion of ciphertext.
 struct Opened {
-    /// Bytes of ciphertext that are done with.
+    /// Bytes of ciphertext that were processed.
     consumed: usize,
-    /// Bytes of plaintext in front of the buffer.
+    /// Bytes of plaintext at the front of the buffer.
     plain: usize,
     then: Reading,
 }
 
-/// Of what a server says instead of TLS so much is kept, for somebody who understands it.
+/// How much is kept of what a server sends instead of TLS, for the protocol to interpret.
 const SAID_MAX: usize = 512;
 
 impl Stream {
-    /// What one read may bring: large, because each read opens the peer's window and wakes it.
+    /// The largest read: large, because each read opens the peer's window and wakes it.
     pub const PORTION: usize = 1024 * 1024;
 
-    /// What a handshake begins with.
+    /// The rustls connection that a handshake begins with.
     pub(super) fn hello(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
@@ -85,18 +86,18 @@ impl Stream {
         UnbufferedClientConnection::new(config, name)
     }
 
-    /// Moves to the current worker.
+    /// Moves the stream to the current worker.
     ///
     /// # Errors
-    /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
+    /// When the worker's reactor refuses: `ENOMEM`, `ENOSPC`.
     pub fn register_here(self) -> io::Result<Self> {
         Ok(Self { socket: self.socket.register_here()?, ..self })
     }
 }
 
 impl<T: Transport> Stream<T> {
-    /// Shakes hands, without a deadline of its own. A server that is refused is told why (an alert). `wrapping`: what carries
-    /// the handshake, and nothing behind it.
+    /// Does the handshake, without a deadline of its own. A rejected server gets an alert. `wrapping` carries the
+    /// handshake, and nothing after it.
     pub(super) async fn handshake(
         socket: T,
         connection: UnbufferedClientConnection,
@@ -111,7 +112,7 @@ impl<T: Transport> Stream<T> {
         Ok(Self { uncertified: asked, ..shaken })
     }
 
-    /// `asked`: for a certificate, where there is none.
+    /// `asked` is set when the server asks for a certificate and we have none.
     async fn shake(
         socket: T,
         mut connection: UnbufferedClientConnection,
@@ -119,7 +120,7 @@ impl<T: Transport> Stream<T> {
         mut wrapping: Option<Wrapping>,
     ) -> Result<Self, HandshakeError> {
         let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
-        // Whether any of it was TLS.
+        // Whether any record was TLS.
         let mut has_begun = false;
         let reading = loop {
             uncertified::watch();
@@ -135,7 +136,7 @@ impl<T: Transport> Stream<T> {
                     Next::Send
                 }
                 Ok(ConnectionState::BlockedHandshake) => Next::Read,
-                // A TLS 1.2 server may answer, and even close, in the same breath as it finishes.
+                // A TLS 1.2 server may send data, and even close, together with its Finished.
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(Ok(record)) = traffic.next_record() {
                         opened.extend_from_slice(record.payload);
@@ -144,7 +145,7 @@ impl<T: Transport> Stream<T> {
                     Next::Process
                 }
                 Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Next::Close,
-                // Whatever else there is comes after the handshake.
+                // All other states come after the handshake.
                 Ok(_) => Next::Use,
                 Err(error) => Next::Fail(HandshakeError::of(error)),
             };
@@ -152,7 +153,7 @@ impl<T: Transport> Stream<T> {
                 && matches!(&next, Next::Fail(HandshakeError::Tls(rustls::Error::InvalidMessage(_))));
             let said = is_no_tls.then(|| incoming[..incoming.len().min(SAID_MAX)].into());
             has_begun |= discard > 0;
-            // After an error it may be more than there is.
+            // After an error, `discard` may be more than there is.
             incoming.drain(..discard.min(incoming.len()));
             match next {
                 Next::Process => {}
@@ -167,7 +168,7 @@ impl<T: Transport> Stream<T> {
                 },
                 Next::Use => match wrapping.take() {
                     None => break Reading::Open,
-                    // What came behind it, if anything, is TLS as it is, and may be an objection.
+                    // What came after the wrapped handshake is plain TLS, and may be an alert.
                     Some(wrapping) => incoming.extend(wrapping.end()?),
                 },
                 Next::Close if connection.is_handshaking() => return Err(HandshakeError::Closed),
@@ -185,7 +186,7 @@ impl<T: Transport> Stream<T> {
             }
         };
         opened.shrink_to_fit();
-        // No whole record is left, and what the handshake needed is far more than what a part of one does.
+        // No whole record is left, and the handshake needed far more memory than a part of one does.
         incoming.shrink_to_fit();
         Ok(Self {
             key_usage: KeyUsage::of(&connection),
@@ -203,35 +204,35 @@ impl<T: Transport> Stream<T> {
         })
     }
 
-    /// The same, whose records are cut so.
+    /// Has what is written cut into records by `packets`.
     pub(super) fn cut_by(self, packets: Option<Packets>) -> Self {
         Self { packets: packets.map(Box::new), ..self }
     }
 
-    /// The socket beneath.
+    /// The TCP connection below.
     pub const fn socket(&self) -> &T {
         &self.socket
     }
 
-    /// When it had better end because its keys are used up, if that is near.
+    /// When the connection should end because its keys are used up, if that is near.
     #[must_use]
     pub const fn key_limit_due(&self) -> Option<KeyLimitDue> {
         self.key_usage.due()
     }
 
-    /// Whether the server has ended it without close_notify, as a stream does that somebody cut (RFC 8446 §6.1).
+    /// Whether the server has ended the stream without close_notify, so that it may have been cut (RFC 8446 §6.1).
     #[must_use]
     pub const fn was_truncated(&self) -> bool {
         matches!(self.reading, Reading::Cut)
     }
 
-    /// Memory that is its own.
+    /// The heap memory of this stream.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.incoming.capacity() + self.opened.capacity() + self.outgoing.capacity()
     }
 
-    /// Whether the server asked for a certificate and got none: it may end the connection for that without a word.
+    /// Whether the server asked for a certificate and got none: it may close the connection for that without an alert.
     #[must_use]
     pub const fn is_uncertified(&self) -> bool {
         self.uncertified
@@ -241,12 +242,12 @@ impl<T: Transport> Stream<T> {
         &self.connection
     }
 
-    /// Reads plaintext into `buffer`, which has to hold a record and then some (32 KiB), and of which no more than
+    /// Reads plaintext into `buffer`, which has to hold more than a record (32 KiB), and of which no more than
     /// [`Stream::PORTION`] is used; 0 is the end of the stream, with or without close_notify.
     ///
     /// # Errors
-    /// What recv(2) says, or a `rustls::Error` inside: an alert of the server, a record that was tampered with.
-    /// All plaintext before it has been read by then.
+    /// An error of recv(2), or a `rustls::Error` inside: an alert of the server, a record that was tampered with. All
+    /// plaintext before it has been read by then.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if !self.opened.is_empty() {
             let taken = self.opened.len().min(buffer.len());
@@ -256,13 +257,13 @@ impl<T: Transport> Stream<T> {
             return Poll::Ready(Ok(taken));
         }
         if !self.outgoing.is_empty() {
-            // An answer of TLS' own may wait here while nobody writes. Whoever writes next learns of a failure.
+            // A response of TLS itself may wait here while nothing is written. The next write reports a failure.
             let _ = self.poll_flush(cx);
         }
         CIPHERTEXT.with_borrow_mut(|memory| {
             loop {
                 if self.ballast > BALLAST_MAX {
-                    // What the reader gets does not show what it costs: no allowance of its would ever be used up.
+                    // The plaintext read does not show the work it took, so the reader's budget would never be used up.
                     self.ballast = 0;
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
                     return Poll::Pending;
@@ -298,8 +299,8 @@ impl<T: Transport> Stream<T> {
         })
     }
 
-    /// Waits for what [`Self::poll_read`] would bring, and leaves it there for the next one. How many bytes in front of
-    /// `buffer` it is, is the answer; 0: an end or an error, which the next read meets again.
+    /// Waits for what [`Self::poll_read`] would bring, and leaves it for the next read. Returns how many bytes it put
+    /// at the front of `buffer`; 0: an end or an error, which the next read reports again.
     pub fn poll_peek(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<usize> {
         let seen = ready!(self.poll_read(cx, buffer)).unwrap_or_else(|error| {
             self.remember(&error);
@@ -309,7 +310,7 @@ impl<T: Transport> Stream<T> {
         Poll::Ready(seen)
     }
 
-    /// Keeps an error of the connection for the next read: the kernel tells it once.
+    /// Keeps an error of the connection for the next read, because the kernel reports it once.
     pub fn remember(&mut self, error: &io::Error) {
         if let Some(errno) = error.raw_os_error()
             && matches!(self.reading, Reading::Open)
@@ -318,11 +319,11 @@ impl<T: Transport> Stream<T> {
         }
     }
 
-    /// Takes some of `bytes`, none while ciphertext of an earlier write waits; what the socket does not take at
-    /// once goes with [`Self::poll_flush`].
+    /// Takes some of `bytes`, none while ciphertext of an earlier write waits; what the socket does not take at once is
+    /// sent by [`Self::poll_flush`].
     ///
     /// # Errors
-    /// What send(2) says, or a `rustls::Error` or [`KeyLimit`] inside: those are ours, the server knows nothing of them.
+    /// An error of send(2), or a `rustls::Error` or [`KeyLimit`] inside: the server does not learn of those.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
         if self.packets.is_some() {
@@ -333,7 +334,7 @@ impl<T: Transport> Stream<T> {
             for portion in bytes.chunks(SEALED_AT_ONCE) {
                 let sealed = match self.seal(memory, |traffic, memory| traffic.encrypt(portion, memory)) {
                     Ok(sealed) => sealed,
-                    // What was taken before it has been sent. TLS' own errors stay: the next call meets it again.
+                    // What was taken before has been sent. rustls' error persists, so the next call returns it.
                     Err(_) if taken > 0 => break,
                     Err(error) => return Poll::Ready(Err(error)),
                 };
@@ -352,8 +353,8 @@ impl<T: Transport> Stream<T> {
         })
     }
 
-    /// [`Self::poll_write`] for a server that expects each packet in a record of its own. What is no whole packet is kept
-    /// until it is.
+    /// [`Self::poll_write`] for a server that expects each packet in a record of its own. An incomplete packet is kept
+    /// until it is whole.
     fn write_packets(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<usize> {
         let (mut rest, mut error) = (bytes, None);
         CIPHERTEXT.with_borrow_mut(|memory| {
@@ -370,20 +371,20 @@ impl<T: Transport> Stream<T> {
                 }
                 self.key_usage.record_sealed(packet.len());
             }
-            // What TLS has to say of a failure waits already.
+            // After a failure, `outgoing` already has rustls' close_notify.
             self.outgoing.splice(..0, memory[..sealed].iter().copied());
         });
-        // As far as the socket takes it now.
+        // Sends as much as the socket takes now.
         match (error, self.poll_flush(cx)) {
             (Some(error), _) | (None, Poll::Ready(Err(error))) => Err(error),
             (None, _) => Ok(bytes.len() - rest.len()),
         }
     }
 
-    /// Hands to the kernel what earlier writes left.
+    /// Sends what earlier writes left.
     ///
     /// # Errors
-    /// What send(2) says.
+    /// An error of send(2).
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
             self.sent += ready!(self.socket.poll_send(cx, &self.outgoing[self.sent..]))?;
@@ -395,11 +396,11 @@ impl<T: Transport> Stream<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends our direction: everything written, close_notify, then FIN. The FIN goes out whatever became of the rest: a
-    /// server that hears nothing would wait for us as we for it.
+    /// Ends our direction: all data, close_notify, then FIN. The FIN is sent even when the rest failed: otherwise the
+    /// server and we would wait for each other.
     ///
     /// # Errors
-    /// What send(2) says, or TLS; a peer that is gone needs no telling.
+    /// An error of send(2), or of TLS; a FIN that cannot be sent is no error.
     pub fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sealed = Ok(());
         if !self.closing {
@@ -420,7 +421,7 @@ impl<T: Transport> Stream<T> {
         Poll::Ready(sealed.and(sent))
     }
 
-    /// Opens all whole records in `ciphertext`. `plain` has at least its length, so it cannot overflow.
+    /// Decrypts all whole records in `ciphertext`. `plain` has at least its length, so it cannot overflow.
     fn open(&mut self, ciphertext: &mut [u8], plain: &mut [u8]) -> Opened {
         let mut opened = Opened { consumed: 0, plain: 0, then: Reading::Open };
         loop {
@@ -445,7 +446,7 @@ impl<T: Transport> Stream<T> {
                     is_done = true;
                 }
             }
-            // After an error it may be more than there is.
+            // After an error, `discard` may be more than there is.
             opened.consumed = (opened.consumed + discard).min(ciphertext.len());
             if is_done {
                 break;
@@ -457,20 +458,20 @@ impl<T: Transport> Stream<T> {
         opened
     }
 
-    /// Keeps what is not a whole record; nothing comes after the end.
+    /// Keeps an incomplete record; nothing comes after the end.
     fn keep(&mut self, rest: &[u8], then: Reading) {
         self.incoming.clear();
         if matches!(then, Reading::Open) && !rest.is_empty() {
             self.incoming.extend_from_slice(rest);
         } else {
-            // An idle stream holds no memory.
+            // An idle stream keeps no buffer.
             self.incoming = Vec::new();
         }
         self.reading = then;
     }
 
-    /// Makes ciphertext in front of `memory`, behind what TLS itself has to say first; its length is the answer. What TLS has
-    /// to say of a failure goes with the next flush.
+    /// Encrypts to the front of `memory`, after what rustls itself has to send first; returns the length. rustls'
+    /// close_notify after a failure goes with the next flush.
     fn seal(
         &mut self,
         memory: &mut [u8],
@@ -478,7 +479,7 @@ impl<T: Transport> Stream<T> {
     ) -> io::Result<usize> {
         let mut own = 0;
         loop {
-            // `incoming` holds no whole record, but rustls remembers how far it has seen it.
+            // `incoming` has no whole record, but rustls remembers how far it has read in it.
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut self.incoming);
             match state {
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
@@ -501,7 +502,7 @@ impl<T: Transport> Stream<T> {
         }
     }
 
-    /// rustls seals no more. When the keys are used up it has a close_notify ready.
+    /// rustls encrypts no more. When the keys are used up it has a close_notify ready.
     fn refused(&mut self, error: EncryptError) -> io::Error {
         match error {
             EncryptError::EncryptExhausted => {
@@ -520,16 +521,15 @@ impl<T: fmt::Debug> fmt::Debug for Stream<T> {
     }
 }
 
-/// Plaintext whose records leave in one write: enough that a system call and a wake-up of the server serve many
-/// records, and so little that they are still in the core's cache when the kernel copies them.
+/// How much plaintext leaves in one write: enough that a system call and a wake-up of the server serve many records,
+/// and so little that they are still in the core's cache when the kernel copies them.
 const SEALED_AT_ONCE: usize = 128 * 1024;
 
-/// What a server may make us do without a byte for the reader before others have their turn: some 500 tickets, or the
-/// overhead of 3,000 records.
+/// How much ciphertext without plaintext one turn may process: some 500 tickets, or the overhead of 3,000 records.
 const BALLAST_MAX: usize = 64 * 1024;
 
 thread_local! {
-    /// Ciphertext in passing, of whichever stream of this worker is at it.
+    /// Ciphertext of the stream of this worker that is being polled.
     static CIPHERTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; Stream::PORTION]);
 }
 
@@ -543,7 +543,7 @@ enum Next {
     Fail(HandshakeError),
 }
 
-/// What one read of a handshake may bring: a server's first flight is one or a few of these.
+/// The largest read in a handshake: a server's first flight is one or a few of these.
 const FLIGHT: usize = 4096;
 /// A handshake message is at most 64 KiB in rustls, and may come in pieces.
 const INCOMING_MAX: usize = 128 * 1024;
@@ -569,12 +569,12 @@ async fn send_all(socket: &impl Transport, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// A server that went in a handshake, and may have said why before, without TLS.
+/// An error of a server that ended the connection in a handshake, and may have sent a plaintext reason before.
 fn gone(socket: &impl Transport, error: io::Error) -> HandshakeError {
     let mut said = vec![0; SAID_MAX];
     let arrived = socket.socket().and_then(|socket| socket.recv_arrived(&mut said).ok().flatten());
     said.truncate(arrived.unwrap_or(0));
-    // How a record begins: from change_cipher_spec to heartbeat, and the version (RFC 8446 §5.1).
+    // The beginning of a record: a type from change_cipher_spec to heartbeat, and the version (RFC 8446 §5.1).
     if matches!(said[..], [] | [20..=24] | [20..=24, 3, ..]) {
         return HandshakeError::Io(error);
     }
@@ -582,7 +582,7 @@ fn gone(socket: &impl Transport, error: io::Error) -> HandshakeError {
     HandshakeError::Plaintext { said: said.into(), error: Box::new(error) }
 }
 
-/// Reads until there is something of a packet of the handshake.
+/// Reads until a packet of the handshake has content.
 async fn read_wrapped(
     socket: &impl Transport,
     wrapping: &mut Wrapping,
@@ -608,15 +608,15 @@ fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<
         match data.encode(&mut outgoing[at..]) {
             Ok(encoded) => return outgoing.truncate(at + encoded),
             Err(EncodeError::InsufficientSize(need)) => room = need.required_size,
-            // It says so when asked twice after a success, which returns.
+            // rustls returns this on a second call after a success, and the success returns.
             Err(EncodeError::AlreadyEncoded) => return outgoing.truncate(at),
         }
     }
 }
 
-/// Encodes the alert that rustls has ready after an error. What broke it must not be processed again.
+/// Encodes the alert that rustls has ready after an error. The input that caused the error must not be processed again.
 fn alert(connection: &mut UnbufferedClientConnection, incoming: &mut [u8], outgoing: &mut Vec<u8>) {
-    // What is to be encoded comes before any look at `incoming`.
+    // rustls yields what is to be encoded before it looks at `incoming`.
     while connection.wants_write() {
         let Ok(ConnectionState::EncodeTlsData(data)) = connection.process_tls_records(incoming).state else {
             return;

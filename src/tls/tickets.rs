@@ -1,12 +1,12 @@
 //! The session tickets of one endpoint.
 //!
-//! rustls' own store keeps eight per server name. TLS 1.3 tickets are used once (RFC 8446 Appendix C.4), so a
-//! burst of more dials than that would pay for full handshakes. Names are not told apart here: a store belongs
-//! to one endpoint, one name and one identity, and is never shared.
+//! rustls' own store keeps eight per server name. TLS 1.3 tickets are used once (RFC 8446 Appendix C.4), so a burst of
+//! more dials than that would need full handshakes. Server names are ignored here: a store belongs to one endpoint, one
+//! name and one identity, and is never shared.
 //!
-//! A ticket is a hint (RFC 8446 §2.2, RFC 5077 §3.3): a server that takes none goes on with a full handshake. Some end the
-//! connection instead (OpenSSL without a session id context that asks for client certificates; processes behind one address
-//! with other ticket keys). Those are offered none for a while, longer each time.
+//! A ticket is a hint (RFC 8446 §2.2, RFC 5077 §3.3): a server that does not accept it continues with a full handshake.
+//! Some servers end the connection instead (OpenSSL without a session id context that asks for client certificates;
+//! processes behind one address with different ticket keys). Those are offered none for a while, longer each time.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -19,10 +19,11 @@ use rustls::pki_types::ServerName;
 use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Tickets kept, at about 1 KiB each; the oldest goes first.
+/// Tickets kept, at about 1 KiB each; the oldest is dropped first.
 const TICKETS_MAX: usize = 64;
 
-/// How long none is offered after the first refusal; ten times as long after each further one in a row.
+/// How long none is offered after the first refusal; ten times as long after each further one in a row, up to the
+/// maximum.
 const REST: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(600);
 
@@ -30,12 +31,12 @@ const REST_MAX: Duration = Duration::from_secs(600);
 pub(super) struct Tickets(Mutex<Kept>);
 
 thread_local! {
-    /// Whether the hello that was made last on this thread offers one. rustls asks its store while it makes it, and says nothing of
-    /// what came of that.
+    /// Whether the last ClientHello made on this thread offers a ticket. rustls takes one from the store while it makes
+    /// the hello, and does not report it.
     static OFFERED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Makes a hello, and tells whether it offers to resume a session.
+/// Makes a hello, and returns whether it offers to resume a session.
 pub(super) fn watched<T>(make: impl FnOnce() -> T) -> (T, bool) {
     OFFERED.set(false);
     let made = make();
@@ -47,9 +48,9 @@ struct Kept {
     group: Option<NamedGroup>,
     tls12: Option<Tls12ClientSessionValue>,
     tls13: VecDeque<Tls13ClientSessionValue>,
-    /// How often the server refused one in a row.
+    /// Refusals in a row.
     refusals: u32,
-    /// None is offered before that.
+    /// No ticket is offered before that.
     resting_until: Option<Instant>,
 }
 
@@ -60,10 +61,11 @@ impl Kept {
 }
 
 impl Tickets {
-    /// The server ended a handshake that offered one: what is kept is worth nothing. For how long none is offered.
+    /// The server ended a handshake that offered a ticket: drops all. Returns for how long none is offered.
     pub(super) fn note_refused(&self) -> Duration {
         let mut kept = self.kept();
-        // Of several at once the first counts: a server that dies in the middle of many handshakes is no such server.
+        // Of several refusals at once only the first counts: a server that dies during many handshakes does not refuse
+        // tickets.
         let now = clock::now();
         if let Some(until) = kept.resting_until.filter(|until| now < *until) {
             return until - now;
@@ -126,7 +128,7 @@ impl ClientSessionStore for Tickets {
         kept.tls13.push_back(ticket);
     }
 
-    /// The newest: the likeliest to be still valid.
+    /// The newest ticket is the likeliest to be still valid.
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         let mut kept = self.kept();
         let offered = if kept.rests() { None } else { kept.tls13.pop_back() };

@@ -1,5 +1,6 @@
-//! What we answer to a server that asks for a certificate where the cluster has none: nothing, and a note that it asked. A server
-//! that wants one often ends the connection without saying why (slapd with GnuTLS, nginx' stream), and then that is why.
+//! The response to a server that asks for a certificate where the cluster has none: no certificate, and a note that it
+//! asked. A server that requires one often closes the connection without an alert (slapd with GnuTLS, nginx' stream);
+//! the note explains that.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -9,21 +10,21 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
 
 thread_local! {
-    /// Whether a server has asked in what was processed last on this thread. rustls tells nobody else of it.
+    /// Whether the server asked for a certificate in the input processed last on this thread. rustls does not report it
+    /// elsewhere.
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A portion of a handshake is processed now.
+/// To be called before a portion of a handshake is processed.
 pub(super) fn watch() {
     ASKED.set(false);
 }
 
-/// Whether the server has asked in it.
+/// Whether the server asked in that portion.
 pub(super) fn has_asked() -> bool {
     ASKED.get()
 }
 
-/// No certificate.
 #[derive(Debug)]
 pub(super) struct Uncertified;
 

@@ -1,5 +1,5 @@
-//! What rustls asks during a handshake, in one place: the certificate is judged by the cluster's own rules ([`Judge`]), and the
-//! handshake's signature by the certificate's key.
+//! The verifier that rustls calls during a handshake: the cluster's own rules ([`Judge`]) decide on the certificate,
+//! and its key verifies the handshake's signature.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::extra_checks::{Unacceptable, unacceptable};
 use super::refusal;
 use super::signed::PublicKey;
 
-/// What a server shows, and what it is judged by.
+/// What a server has sent, and the name and time it is verified for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Presented<'a> {
     pub(super) end_entity: &'a CertificateDer<'a>,
@@ -27,16 +27,15 @@ pub(super) struct Presented<'a> {
 
 /// Rules for servers' certificates.
 pub(super) trait Judge: fmt::Debug + Send + Sync {
-    /// Whether the server may have our bytes. The reason of a refusal is left with [`refusal`].
+    /// Whether the server is accepted. The reason of a refusal is left with [`refusal`].
     fn judge(&self, presented: &Presented<'_>) -> Result<(), Error>;
 
-    /// Whether the key is always taken as [`PublicKey`] reads it, and not only where webpki reads none.
+    /// Whether the key is always taken as [`PublicKey`] parses it, and not only where webpki cannot parse it.
     fn reads_key_itself(&self) -> bool {
         false
     }
 }
 
-/// Judges by one set of rules.
 #[derive(Debug)]
 pub(super) struct Verifier {
     judge: Arc<dyn Judge>,
@@ -48,7 +47,7 @@ impl Verifier {
         Self { judge, algorithms: provider.signature_verification_algorithms }
     }
 
-    /// By `webpki`, or by our own reading of the key where that is wanted or webpki has none.
+    /// Verifies by `webpki`, or by our own parsing of the key where that is required or webpki cannot.
     fn signature(
         &self,
         certificate: &CertificateDer<'_>,
@@ -102,7 +101,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// `insecure_skip_verify`: the server must hold the key of the certificate that it shows, and that is all.
+/// `insecure_skip_verify`: the server must only hold the key of the certificate that it shows.
 #[derive(Debug)]
 pub(super) struct AcceptAny;
 
@@ -112,7 +111,7 @@ impl Judge for AcceptAny {
     }
 }
 
-/// Nobody is trusted yet: the SPIFFE agent has not said whom.
+/// No CA is trusted yet: the SPIFFE agent has not sent any.
 #[derive(Debug)]
 pub(super) struct RejectAll;
 

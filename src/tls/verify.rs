@@ -1,4 +1,4 @@
-//! Who may have signed a server's certificate, and the verifier that asks; read again while in use.
+//! A cluster's trusted CAs and revocation lists, and the verifier made of them; read again while in use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,13 +31,13 @@ pub enum Roots {
     System,
     /// Mozilla's, compiled in.
     WebPki,
-    /// Those of the identity's trust domain, and of those that are federated with it, as its agent says.
+    /// The CAs of the identity's trust domain and of the domains federated with it, from its agent.
     Bundle(Arc<Identity>),
-    /// None: the pins of [`Verify::Pin`] say all.
+    /// None: only the pins of [`Verify::Pin`] count.
     Nobody,
 }
 
-/// How much of a server's certificate counts, in libpq's words (`sslmode`) and one more.
+/// How much of a server's certificate is verified, in libpq's terms (`sslmode`) and one more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Verify {
     /// Chain, dates, purpose and name, as `verify-full`.
@@ -45,8 +45,8 @@ pub enum Verify {
     Full,
     /// All but the name, as `verify-ca`.
     Ca,
-    /// That it is one of the file's certificates, or has one of the pinned keys, and nothing else: not its dates, either, as
-    /// for a DANE-EE record (RFC 7671 §5.1).
+    /// That it is one of the file's certificates or has one of the pinned keys, and nothing else: not even its dates,
+    /// as for a DANE-EE record (RFC 7671 §5.1).
     Pin,
 }
 
@@ -68,7 +68,7 @@ pub enum RootsError {
     /// A certificate of the file cannot be a trust anchor.
     #[error("{path} holds a certificate that cannot be a trust anchor: {reason}")]
     Anchor { path: String, reason: Error },
-    /// The host trusts nobody.
+    /// The host's trust store has no usable CA.
     #[error("the system's trust store has no usable CA{0}")]
     System(String),
     /// The verifier refused them.
@@ -76,7 +76,7 @@ pub enum RootsError {
     Verifier(String),
 }
 
-/// Whom a cluster trusts. Whoever holds it has the current verifier at any time.
+/// The CAs or pins that a cluster trusts; always returns the current verifier.
 #[derive(Debug)]
 pub struct Trust {
     terms: Option<PeerVerification>,
@@ -87,32 +87,33 @@ pub struct Trust {
 /// What a server's certificate has to fulfil.
 #[derive(Debug, Clone)]
 pub struct PeerVerification {
-    /// How much of it counts.
+    /// How much of the certificate is verified.
     pub verify: Verify,
-    /// Who may have signed it; what it may be, of [`Verify::Pin`].
+    /// The CAs; for [`Verify::Pin`], the certificates themselves.
     pub roots: Roots,
-    /// PEM files of revocation lists. None: nothing is asked of them; else there must be one of each CA of the chain, and
-    /// none that has expired.
+    /// PEM files of revocation lists. When empty, revocation is not checked; else there must be a list of each CA of
+    /// the chain, and none that has expired.
     pub crls: Vec<PathBuf>,
-    /// What it must bear, beyond the name or instead of it.
+    /// Pins and URIs, in addition to the name or instead of it.
     pub extra_checks: ExtraChecks,
 }
 
-/// A verifier, as its files were read.
+/// A verifier and the content of its files.
 #[derive(Debug)]
 pub(super) struct Trusted {
     pub(super) verifier: Arc<dyn ServerCertVerifier>,
-    /// The first as long as every revocation list is up to date, another from the end of each on, in the order of `lists_end`.
+    /// The first as long as no revocation list has expired, and another from the expiry of each on, in the order of
+    /// `lists_end`.
     generations: Vec<Generation>,
     lists_end: Vec<SystemTime>,
     /// Whether a certificate that has expired is refused.
     pub(super) reads_dates: bool,
-    /// What the files held.
+    /// The content of the files.
     held: (Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>),
     ends: Vec<(CredentialRole, SystemTime)>,
 }
 
-/// What it is that ends.
+/// What kind of credential expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CredentialRole {
     /// The certificate that we show.
@@ -135,7 +136,7 @@ impl CredentialRole {
 }
 
 impl Trust {
-    /// Reads the files. Without terms anyone is trusted.
+    /// Reads the files. Without terms any certificate is accepted.
     pub(super) fn load(
         terms: Option<PeerVerification>,
         provider: &Arc<CryptoProvider>,
@@ -144,10 +145,10 @@ impl Trust {
         Ok(Self { terms, provider: Arc::clone(provider), current })
     }
 
-    /// Reads the files again. Handshakes that begin from now on ask who is there now; `false` when that is who was there.
+    /// Reads the files again, for handshakes that begin from now on. `false` when the content is the same.
     ///
     /// # Errors
-    /// See [`TrustError`]; who was there stays.
+    /// See [`TrustError`]; the previous content stays in use.
     pub fn refresh(&self) -> Result<bool, TrustError> {
         let never_changes = |terms: &PeerVerification| {
             terms.crls.is_empty() && matches!(terms.roots, Roots::System | Roots::WebPki | Roots::Nobody)
@@ -168,7 +169,7 @@ impl Trust {
         self.terms.iter().flat_map(|terms| terms.roots.file().into_iter().chain(&terms.crls))
     }
 
-    /// When the first of the file's CAs ends, and the first of the revocation lists.
+    /// When the first of the file's CAs expires, and the first of the revocation lists.
     #[must_use]
     pub fn ends(&self) -> Vec<(CredentialRole, SystemTime)> {
         self.current().ends.clone()
@@ -219,7 +220,7 @@ impl Trusted {
             let (store, certificates) = roots.load()?;
             (over(store, &certificates)?, certificates)
         };
-        // One that cannot be read was no trust anchor either.
+        // A certificate that cannot be read was no trust anchor either.
         let first_end = certificates.iter().filter_map(|certificate| not_after(certificate).ok()).min();
         let ends = [(CredentialRole::Ca, first_end), (CredentialRole::Crl, lists_end.first().copied())];
         Ok(Self {
@@ -232,7 +233,7 @@ impl Trusted {
         })
     }
 
-    /// Where no certificate is looked at.
+    /// A verifier that reads no certificate.
     fn without_roots(judge: Arc<dyn Judge>, provider: &CryptoProvider) -> Self {
         Self {
             verifier: Arc::new(Verifier::new(judge, provider)),
@@ -244,14 +245,14 @@ impl Trusted {
         }
     }
 
-    /// What it is at that time: a list that has expired asks something else of servers than it did before, and so what was made
-    /// before then is as outdated as by another list. Tickets, above all: whoever resumes is asked nothing.
+    /// The generation at that time: when a list expires, servers are verified differently, so what was made before is
+    /// as outdated as by a new list. Above all tickets, because a resumed session verifies nothing.
     pub(super) fn generation(&self, wall: SystemTime) -> Generation {
         self.generations[self.lists_end.partition_point(|end| *end <= wall)]
     }
 }
 
-/// Our own trust domain's, and those of others that the demands name; whom nobody names, nobody trusts.
+/// The bundles of our own trust domain and of those that `extra_checks` names; no other is trusted.
 fn trusted_bundles(bundles: &Bundles, extra_checks: &ExtraChecks) -> Bundles {
     let is_named = |domain: &str| extra_checks.uris.iter().any(|uri| trust_domain(uri) == Some(domain));
     let all = bundles.all.iter().filter(|(domain, _)| **domain == bundles.own || is_named(domain));
@@ -268,7 +269,7 @@ fn unbuildable(error: VerifierBuilderError) -> TrustError {
     RootsError::Verifier(error.to_string()).into()
 }
 
-/// The revocation lists of a PEM file, at least one, and when they are out of date.
+/// The revocation lists of a PEM file, at least one, and when they expire.
 ///
 /// # Errors
 /// In words.
@@ -305,7 +306,7 @@ impl Roots {
         self.file().map_or(Ok(Vec::new()), |path| certificates(path).map_err(RootsError::File))
     }
 
-    /// The anchors, and the certificates that a file had for them.
+    /// The trust anchors, and the certificates of the file that they come from.
     fn load(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RootsError> {
         let mut store = RootCertStore::empty();
         match self {
@@ -317,17 +318,17 @@ impl Roots {
                         .add(certificate.clone())
                         .map_err(|reason| RootsError::Anchor { path: path.display().to_string(), reason })?;
                     if parsed(certificate).is_ok_and(|read| !may_issue(&read)) {
-                        // It counts for itself alone.
+                        // It counts as a server's own certificate only.
                         store.roots.pop();
                     }
                 }
                 return Ok((store, certificates));
             }
-            // By trust domain, elsewhere.
+            // A bundle has a store for each trust domain, made by the caller.
             Self::Bundle(_) | Self::Nobody => {}
             Self::System => {
                 let found = rustls_native_certs::load_native_certs();
-                // A trust store may hold oddities that webpki does not read; the rest of it still counts.
+                // A trust store may have certificates that webpki cannot read; the others still count.
                 let (usable, _) = store.add_parsable_certificates(found.certs);
                 if usable == 0 {
                     let why: Vec<_> = found.errors.iter().map(|error| format!("; {error}")).collect();

@@ -1,9 +1,9 @@
 //! `demo`: the main job with nothing else installed.
 //!
-//! A throw-away CA, two mTLS upstreams inside this process, a plaintext port that leads to them, clients
-//! that talk, an upstream that stops while they do. Everything goes the way `run` goes: a real file, read
-//! by the real loader, real sockets. The checks at the end are real too: it fails when clients noticed more
-//! than they should.
+//! It has a throw-away CA, two mTLS upstreams inside this process, a plaintext port that leads to them,
+//! clients that send messages, and an upstream that stops meanwhile. Everything works as under `run`: a
+//! real file, read by the real loader, and real sockets. The checks at the end are real too: it fails when
+//! clients notice more than they should.
 
 mod pki;
 mod traffic;
@@ -37,9 +37,9 @@ pub(super) struct Arguments {
     write_certs: Option<PathBuf>,
 }
 
-/// Sessions at once before and after the stop of an upstream.
+/// Sessions at once, before and after an upstream stops.
 const CLIENTS: usize = 8;
-/// Echoes of each client per act.
+/// Echoes per client and step.
 const ECHOES: usize = 500;
 
 pub(super) fn demo(arguments: &Arguments) -> Result<(), CommandError> {
@@ -126,7 +126,7 @@ fn micros(duration: Duration) -> String {
     format!("{} µs", duration.as_micros())
 }
 
-/// The configuration that a user would write, ports from the kernel.
+/// A configuration as a user would write it, with ports from the kernel.
 fn configure(folder: &Path, upstreams: [SocketAddr; 2]) -> Result<Config, CommandError> {
     let [first, second] = upstreams;
     let text = format!(
@@ -161,14 +161,14 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> CommandError {
     CommandError::Running(format!("{what}: {error}"))
 }
 
-/// A folder of our own, removed with everything in it.
+/// A private folder, removed on drop with everything in it.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn make() -> io::Result<Self> {
         let nanos = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let folder = std::env::temp_dir().join(format!("ambassador-demo-{}-{nanos}", std::process::id()));
-        // Keys lie in it: nobody else may look in, and an existing folder is somebody else's.
+        // It has keys: no other user may read it, and a folder that exists already may be another user's.
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&folder)?;
         Ok(Self(folder))
     }
@@ -176,7 +176,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Left behind in the temporary folder at worst.
+        // At worst it stays in the temporary folder.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,5 @@
-//! A throw-away PKI: one CA whose key is never written, a server and a client certificate.
+//! A throw-away PKI: one CA whose key is never written to disk, a server certificate and a client
+//! certificate.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -55,10 +56,10 @@ fn signed(
 fn put(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode);
-    // Not where a link leads to that somebody else may have put there.
+    // Follows no link, as another user may have put one there.
     options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     let mut file = options.open(folder.join(name))?;
-    // The mode above is only for a file that is made now.
+    // The mode above counts only for a new file.
     file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())
 }

@@ -1,4 +1,4 @@
-//! Plaintext clients that know nothing of TLS, and what they see.
+//! Plaintext clients without TLS, and what they measure.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub(super) struct Measured {
     pub(super) connect: Duration,
     /// Median of an echo.
     pub(super) echo: Duration,
-    /// 99 of 100 echoes were faster.
+    /// The 99th percentile of an echo.
     pub(super) echo_99: Duration,
     /// Clients whose session ended.
     pub(super) broken: usize,
@@ -45,7 +45,7 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// Each client in turn, `rounds` times; one that fails is given up.
+    /// Each client in turn, `rounds` times; one that fails is dropped.
     pub(super) async fn echo(&mut self, rounds: usize) -> Measured {
         let mut echoes = Vec::new();
         let before = self.clients.len();

@@ -1,4 +1,4 @@
-//! An echo server that demands a client certificate, and can be stopped.
+//! An echo server that requires a client certificate, and can be stopped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -94,7 +94,7 @@ async fn accept(
     }
 }
 
-/// Says who it is, then returns what it is sent.
+/// Sends its name, then returns what it receives.
 async fn echo(name: &'static str, stream: TcpStream, acceptor: TlsAcceptor) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = acceptor.accept(stream).await?;

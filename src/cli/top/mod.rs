@@ -1,7 +1,7 @@
 //! `top`: `status` and `sessions` on a terminal, live, with a key that closes a session.
 //!
-//! The daemon is asked on a thread of its own, so that keys are answered while it is slow or gone. What is shown and what
-//! keys do is `model`'s, where it stands `view`'s; here is only what moves between them.
+//! A thread of its own queries the daemon, so that keys work while it is slow or gone. `model` has the state and what
+//! keys do to it, `view` the layout; this file connects them.
 
 mod model;
 #[cfg(test)]
@@ -30,17 +30,17 @@ pub(super) struct Arguments {
     place: AdminTarget,
 }
 
-/// How often the daemon is looked at.
+/// How often the daemon is queried.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How soon what it says, or a key, is on the screen.
+/// How soon a response, or a key, is on the screen.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What the daemon's side tells.
+/// Events from the thread that queries the daemon.
 enum UiEvent {
     Look(Box<DaemonSample>),
-    /// Why it does not answer.
+    /// Why the daemon does not answer.
     Lost(String),
-    /// What became of an order.
+    /// The result of a request.
     Note(String),
 }
 
@@ -51,29 +51,29 @@ pub(super) fn top(arguments: &Arguments) -> Result<(), CommandError> {
     }
     let daemon = Daemon::at(&arguments.place)?;
     let mut model = Model::new();
-    // Who cannot be asked at all is no reason to take the terminal.
+    // If the daemon cannot be queried at all, the command fails before it changes the terminal.
     model.update(look(&daemon).map_err(CommandError::Running)?, clock::now());
     let ending = Ending::caught().map_err(|error| failed(&error))?;
     let (closing, to_close) = channel();
     let (telling, told) = channel();
     thread::spawn(move || attend(&daemon, &to_close, &telling));
-    // Also restored when we panic.
+    // This also restores the terminal on a panic.
     let mut terminal = ratatui::try_init().map_err(|error| failed(&error))?;
-    // Not here: what reads keys reads for ever from a terminal that is gone.
+    // On a thread of its own: reading keys from a closed terminal never returns.
     thread::spawn(move || ending.obey());
     let shown = show(&mut terminal, &mut model, &told, &closing);
     ratatui::restore();
     shown.map_err(|error| failed(&error))
 }
 
-/// Signals that end us, and the end of the terminal, kept back until that is restored.
+/// Signals that end the process, and the terminal's hang-up, delayed until the terminal is restored.
 struct Ending {
     mask: SigSet,
     caught: SignalFd,
 }
 
 impl Ending {
-    /// From now on, and for every thread that starts from here on.
+    /// Blocks the signals in this thread and all that it starts from now on.
     fn caught() -> io::Result<Self> {
         let mask: SigSet = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT].into_iter().collect();
         mask.thread_block()?;
@@ -81,11 +81,11 @@ impl Ending {
         Ok(Self { mask, caught })
     }
 
-    /// Waits for one of them; a terminal that was hung up counts as SIGHUP.
+    /// Waits for one of them; a hang-up of the terminal counts as SIGHUP.
     fn signal(&self) -> io::Result<Signal> {
         let stdin = io::stdin();
         loop {
-            // Of the terminal only what is always told: that it is gone.
+            // No events are requested from the terminal: POLLHUP and POLLERR are always reported.
             let mut waiting =
                 [PollFd::new(&self.caught, PollFlags::IN), PollFd::new(&stdin, PollFlags::empty())];
             poll(&mut waiting, None)?;
@@ -102,11 +102,11 @@ impl Ending {
         }
     }
 
-    /// Ends the process by it, as whoever started us expects, with the terminal restored if there is one.
+    /// Ends the process by the signal, as its parent expects, after restoring the terminal.
     fn obey(&self) {
         let signal = self.signal().unwrap_or(Signal::SIGTERM);
         let _ = ratatui::try_restore();
-        // For this thread, which raises it.
+        // In this thread only, which raises it.
         let _ = self.mask.thread_unblock();
         let _ = nix::sys::signal::raise(signal);
     }
@@ -116,7 +116,7 @@ fn failed(error: &io::Error) -> CommandError {
     CommandError::Running(format!("the terminal: {error}"))
 }
 
-/// Until somebody has seen enough.
+/// Draws until the user quits.
 fn show(
     terminal: &mut DefaultTerminal,
     model: &mut Model,
@@ -132,7 +132,7 @@ fn show(
             match model.key(key) {
                 Some(Action::Quit) => return Ok(()),
                 Some(Action::Close(session)) => {
-                    // The other side ends after us.
+                    // The other thread ends after this one.
                     let _ = closing.send(session);
                 }
                 None => {}
@@ -171,7 +171,7 @@ fn key(pressed: &KeyEvent) -> Option<Key> {
     }
 }
 
-/// Looks at the daemon again and again, and gives it orders, until nobody wants to know.
+/// Queries the daemon regularly and closes sessions on request, until the receiver is gone.
 fn attend(daemon: &Daemon, to_close: &Receiver<String>, telling: &Sender<UiEvent>) {
     loop {
         match to_close.recv_timeout(PERIOD) {

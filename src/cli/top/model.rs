@@ -1,4 +1,4 @@
-//! What `top` shows, and what keys do to it. Pure: looks at the daemon come in with their moment, orders go out as values.
+//! The state of `top`, and what keys do to it. Pure: samples come in with their time, requests are returned as values.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::admin::status::{SessionList, SessionStatus, Status};
 use crate::admin::{Sample, Samples};
 
-/// One look at a daemon.
+/// The result of one query of the daemon.
 #[derive(Debug)]
 pub(super) struct DaemonSample {
     pub(super) status: Status,
@@ -14,7 +14,7 @@ pub(super) struct DaemonSample {
     pub(super) history: Samples,
 }
 
-/// A key, as far as it means anything here.
+/// A key that has a meaning here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     Char(char),
@@ -31,7 +31,7 @@ pub(super) enum Key {
     Interrupt,
 }
 
-/// What a key asks for.
+/// What a key requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
@@ -39,14 +39,14 @@ pub(super) enum Action {
     Close(String),
 }
 
-/// What keys mean at the moment.
+/// What keys currently mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum InputMode {
     /// Leads to all others.
     Browsing,
-    /// What is typed goes to the filter; Enter and Escape end it.
+    /// Typed characters go to the filter; Enter and Escape end it.
     Filtering,
-    /// Whether to close that session; every key ends it.
+    /// Asks whether to close that session; every key ends it.
     Asking(String),
 }
 
@@ -59,15 +59,15 @@ pub(super) enum Sort {
     Received,
 }
 
-/// A session with what only two looks can tell.
+/// A session with what takes two samples to compute.
 #[derive(Debug)]
 pub(super) struct SessionRow {
     pub(super) session: SessionStatus,
-    /// Bytes a second both ways since the look before; since its beginning where there was none.
+    /// Bytes per second, both ways, since the previous sample; in the first sample, since the session's beginning.
     pub(super) rate: f64,
 }
 
-/// How far a page is.
+/// How many rows a page has.
 const PAGE: usize = 10;
 
 #[derive(Debug)]
@@ -78,16 +78,16 @@ pub(super) struct Model {
     pub(super) seen: Option<Instant>,
     /// Why it does not answer now.
     pub(super) trouble: Option<String>,
-    /// What became of the last order.
+    /// The result of the last request.
     pub(super) note: Option<String>,
     pub(super) mode: InputMode,
     pub(super) sort: Sort,
     pub(super) filter: String,
     sessions: Vec<SessionRow>,
-    /// Each session's bytes at the last look.
+    /// Each session's bytes in the last sample.
     totals: BTreeMap<String, u64>,
-    /// The chosen session, and where it stood: when it is gone, whoever stands there is chosen. Nobody is before the first
-    /// key that chooses: then it is the first, whoever that is.
+    /// The selected session and its row: when the session is gone, the session in that row is selected. Before the
+    /// first key that selects, the id is empty, and the first row counts as selected.
     chosen: (String, usize),
 }
 
@@ -108,7 +108,7 @@ impl Model {
         }
     }
 
-    /// The daemon answered at `now`.
+    /// Takes a sample that arrived at `now`.
     pub(super) fn update(&mut self, look: DaemonSample, now: Instant) {
         let passed = self.seen.map(|before| now.saturating_duration_since(before));
         let totals = std::mem::take(&mut self.totals);
@@ -130,7 +130,7 @@ impl Model {
         self.settle();
     }
 
-    /// The daemon did not answer; what it said last stays.
+    /// The daemon did not answer; the last sample stays.
     pub(super) fn set_unreachable(&mut self, why: String) {
         self.trouble = Some(why);
     }
@@ -150,7 +150,7 @@ impl Model {
                 Sort::Sent => b.session.sent_bytes.or_zero().cmp(&a.session.sent_bytes.or_zero()),
                 Sort::Received => b.session.received_bytes.or_zero().cmp(&a.session.received_bytes.or_zero()),
             };
-            // Idle ones are many, and are not to dance.
+            // Idle sessions are many, and should keep their order.
             by.then_with(|| b.session.age_ms.or_zero().cmp(&a.session.age_ms.or_zero()))
                 .then_with(|| a.session.session.cmp(&b.session.session))
         });
@@ -167,7 +167,7 @@ impl Model {
             .any(|text| text.to_lowercase().contains(&wanted))
     }
 
-    /// Where the chosen session stands among the visible ones; `None` where there are none.
+    /// The row of the selected session among the visible ones; `None` where there are none.
     pub(super) fn position(&self) -> Option<usize> {
         let visible = self.visible();
         let found = visible.iter().position(|live| live.session.session == self.chosen.0);
@@ -181,7 +181,7 @@ impl Model {
         self.chosen = (session, place);
     }
 
-    /// After a change of what is visible.
+    /// To be called after a change of the visible sessions.
     fn settle(&mut self) {
         if self.chosen.0.is_empty() {
             return;
@@ -274,7 +274,7 @@ impl Sort {
     }
 }
 
-/// A sum's growth a second between each sample and the next.
+/// The growth per second between each sample and the next.
 pub(super) fn per_second(samples: &[Sample], sum: impl Fn(&Sample) -> f64) -> Vec<f64> {
     let growth = |pair: &[Sample]| {
         let within = pair[1].at - pair[0].at;

@@ -49,7 +49,7 @@ fn look(endpoints: &[Value], sessions: &[Value]) -> DaemonSample {
     }
 }
 
-/// Three sessions looked at twice, two seconds apart: `b` moves most now, `a` is the oldest.
+/// Three sessions sampled twice, two seconds apart: `b` moves most now, `a` is the oldest.
 fn busy() -> (Model, Instant) {
     let (mut model, t0) = (Model::new(), clock::now());
     let endpoints =
@@ -83,7 +83,7 @@ fn press(model: &mut Model, keys: &str) -> Option<Action> {
     keys.chars().fold(None, |_, key| model.key(Key::Char(key)))
 }
 
-/// An error has words of the server's certificate in it, and names come from DNS.
+/// Errors quote a server's certificate, and names come from DNS.
 #[test]
 fn others_words_do_not_steer_the_terminal() {
     let (mut model, now) = busy();

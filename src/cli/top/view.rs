@@ -1,4 +1,4 @@
-//! `top` on a terminal: where what stands, at 80 columns as at 200.
+//! The layout of `top`, from 80 columns to 200.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::admin::status::{ClusterStatus, EndpointStatus, Status};
 use crate::cli::show;
 use crate::escape::is_control;
 
-/// From here on sessions have their callers and clusters beside them.
+/// From this width on, sessions have columns for caller and cluster.
 const WIDE: u16 = 110;
-/// The head, the curve and the foot.
+/// The rows of the head, the curve and the foot.
 const HEAD: u16 = 2;
 const CURVE: u16 = 2;
 const FOOT: u16 = 1;
@@ -30,7 +30,7 @@ const TITLE: Style = Style::new().add_modifier(Modifier::REVERSED);
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
     let area = frame.area();
     let rows = model.status.as_ref().map_or(0, |status| lines(status).len());
-    // Clusters get up to two fifths of what is left; their title counts.
+    // Clusters get up to two fifths of the remaining rows, title included.
     let room = area.height.saturating_sub(HEAD + CURVE + FOOT);
     let clusters = u16::try_from(rows + 1).unwrap_or(u16::MAX).min(room * 2 / 5);
     let [head, curve, clusters, sessions, foot] = Layout::vertical([
@@ -51,7 +51,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Instant) {
     without_steering(frame);
 }
 
-/// Names and errors are others' words: what would turn the text round, or do what is not to be seen, is shown as a box.
+/// Names and errors come from others: characters that reverse text or are invisible are shown as a box.
 fn without_steering(frame: &mut Frame<'_>) {
     for cell in &mut frame.buffer_mut().content {
         if cell.symbol().contains(is_control) {
@@ -95,7 +95,7 @@ fn head_lines(model: &Model, now: Instant) -> Vec<Line<'static>> {
     vec![Line::from(first), Line::raw(second)]
 }
 
-/// Bytes both ways over the last minutes, the newest at the right.
+/// Bytes per second, both ways, over the last minutes, the newest at the right.
 fn draw_curve(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     let traffic = per_second(&model.samples, |sample| (sample.sent_bytes + sample.received_bytes) as f64);
     let most = traffic.iter().copied().fold(0.0, f64::max);
@@ -108,7 +108,7 @@ fn draw_curve(frame: &mut Frame<'_>, model: &Model, area: Rect) {
     frame.render_widget(Sparkline::default().data(&shown).style(GOOD), curve);
 }
 
-/// A line of the table of clusters.
+/// A row of the table of clusters.
 struct ClusterRow<'a> {
     cluster: &'a str,
     endpoint: Cow<'a, str>,
@@ -118,7 +118,7 @@ struct ClusterRow<'a> {
     why: &'a str,
 }
 
-/// Of each cluster what is wrong with it as a whole, then its endpoints.
+/// For each cluster, what is wrong with it as a whole, then its endpoints.
 fn lines(status: &Status) -> Vec<ClusterRow<'_>> {
     status.clusters.iter().flat_map(|cluster| troubles(cluster).chain(endpoints(cluster))).collect()
 }
@@ -201,7 +201,7 @@ fn draw_clusters(frame: &mut Frame<'_>, status: &Status, area: Rect) {
     frame.render_widget(Table::new(rows, widths).header(head.style(TITLE)), area);
 }
 
-/// Why an endpoint gets no sessions, in the order in which it matters; as the page has it.
+/// Why an endpoint gets no sessions, the most important reason first; the page has the same order.
 fn condition(cluster: &ClusterStatus, endpoint: &EndpointStatus) -> (String, Style) {
     let breaker = cluster.breaker.as_deref().filter(|state| *state != "closed");
     match (endpoint.state.as_str(), endpoint.health.as_str(), &endpoint.ejected, breaker) {
@@ -275,7 +275,7 @@ fn row(live: &SessionRow, wide: bool) -> Row<'static> {
     Row::new(cells)
 }
 
-/// Whatever a daemon says, this is a time.
+/// Any number from a daemon becomes a valid duration.
 fn seconds(count: f64) -> Duration {
     Duration::try_from_secs_f64(count.max(0.0)).unwrap_or_default()
 }

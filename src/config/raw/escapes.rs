@@ -1,6 +1,6 @@
-//! Bytes as people write them: ASCII, with `\r`, `\n`, `\t`, `\\` and `\xHH` for any byte.
+//! Bytes as text: ASCII, with `\r`, `\n`, `\t`, `\\` and `\xHH` for any byte.
 
-/// Reads bytes. The error says what is wrong, without the text itself.
+/// Parses bytes. The error does not quote the text itself.
 pub(super) fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.chars();

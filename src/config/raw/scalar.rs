@@ -1,7 +1,7 @@
-//! One scalar of the file, read as what the table says should stand there.
+//! Reads one scalar of the file as the kind that the table requires.
 //!
-//! YAML has decided already what a scalar looks like (`5` a number, `"5"` text). That counts, except for
-//! what came out of the environment, which is always text and may be a number all the same.
+//! YAML has already decided what a scalar is (`5` a number, `"5"` text). That counts, except for text from the
+//! environment, which may be a number all the same.
 
 use std::borrow::Cow;
 
@@ -14,14 +14,14 @@ use crate::config::suggest::did_you_mean;
 use crate::config::synonyms::suggest_value;
 use crate::quantity::{duration, show_duration};
 
-/// A scalar as it was said.
+/// A scalar as it is in the file.
 #[derive(Debug)]
 pub(super) enum Scalar<'a> {
     Boolean(bool),
     Integer(i128),
     Float(f64),
     Text(&'a str),
-    /// Text of which at least a part came from the environment, or from the table of defaults.
+    /// Text that comes, at least in part, from the environment, or from the table of defaults.
     Substituted(Cow<'a, str>),
 }
 
@@ -47,7 +47,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Its value, or why it has none that may stand here.
+    /// Its value, or why it is not valid here.
     pub(super) fn read(&self, kind: &ValueKind) -> Result<Datum, String> {
         match kind {
             ValueKind::Boolean => self.boolean().map(Datum::Boolean),
@@ -97,7 +97,7 @@ impl<'a> Scalar<'a> {
         }
     }
 
-    /// Text that names something: nothing that is named here is empty or has control characters.
+    /// Text that names something: not empty, and without control characters.
     fn plain_text(&self, kind: &ValueKind) -> Result<Datum, String> {
         let text = self.text().ok_or_else(|| self.unexpected(kind))?;
         if text.is_empty() {
@@ -109,7 +109,7 @@ impl<'a> Scalar<'a> {
         Ok(Datum::Text(text.to_owned()))
     }
 
-    /// Text is taken literally but for its escapes, whether YAML has resolved them already (in double quotes) or not.
+    /// Escapes are accepted whether YAML has resolved them already (in double quotes) or not.
     fn bytes(&self, kind: &ValueKind) -> Result<Datum, String> {
         let text = self.text().ok_or_else(|| self.unexpected(kind))?;
         if text.is_empty() {
@@ -177,7 +177,7 @@ impl<'a> Scalar<'a> {
     }
 }
 
-/// Three octal digits, with or without the zero in front.
+/// Three octal digits, with or without a leading zero.
 fn mode(text: &str) -> Option<u32> {
     let digits = if text.len() == 4 { text.strip_prefix('0')? } else { text };
     let is_octal = digits.len() == 3 && digits.bytes().all(|byte| (b'0'..=b'7').contains(&byte));

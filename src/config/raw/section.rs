@@ -1,13 +1,13 @@
-//! A section after reading, and how the next stage asks it.
+//! A section after parsing, and its getters for the next stage.
 //!
-//! A getter's `None` means that there is nothing to go on with: the key is absent, or a mistake about it
-//! was reported. Who must tell the two apart asks [`Section::is_given`], or the getters for optional keys.
+//! A getter's `None` means that there is no value to use: the key is absent, or a mistake about it was
+//! reported. [`Section::is_given`], and the getters for optional keys, distinguish the two.
 
 use std::time::Duration;
 
 use crate::config::mistakes::{Position, SourceLocation};
 
-/// What stands at a place, of the kind that the table asks for.
+/// A value of the kind that the table requires.
 #[derive(Debug)]
 pub(in crate::config) enum Datum {
     Text(String),
@@ -65,7 +65,7 @@ impl Datum {
     }
 }
 
-/// An item of a list; without a datum, it is a reported mistake.
+/// An item of a list; without a datum, it is a mistake that was reported.
 #[derive(Debug)]
 pub(in crate::config) struct Item {
     pub(in crate::config) at: SourceLocation,
@@ -86,7 +86,6 @@ impl Item {
     }
 }
 
-/// A section with every key of its table.
 #[derive(Debug)]
 pub(in crate::config) struct Section {
     pub(in crate::config) at: SourceLocation,
@@ -96,19 +95,19 @@ pub(in crate::config) struct Section {
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: &'static str,
-    /// Of the value; `None` when the file does not have the key.
+    /// The value's position; `None` when the file does not have the key.
     pub(super) position: Option<Position>,
     pub(super) datum: Option<Datum>,
 }
 
 impl Section {
-    /// Where a key's value is; the section, when the file does not have it.
+    /// The place of a key's value; of the section, when the file does not have the key.
     pub(in crate::config) fn at(&self, name: &str) -> SourceLocation {
         let position = self.field(name).and_then(|field| field.position);
         self.at.below(name, position.unwrap_or(self.at.position))
     }
 
-    /// Whether the file has the key, well or badly.
+    /// Whether the file has the key, valid or not.
     pub(in crate::config) fn is_given(&self, name: &str) -> bool {
         self.field(name).is_some_and(|field| field.position.is_some())
     }
@@ -148,18 +147,18 @@ impl Section {
         Some(*value)
     }
 
-    /// Where `none` is not possible.
+    /// For a duration that cannot be `none`.
     pub(in crate::config) fn duration(&self, name: &str) -> Option<Duration> {
         self.duration_or_none(name)?
     }
 
-    /// Where `none` is possible: `Some(None)` then.
+    /// For a duration that may be `none`: `Some(None)` then.
     pub(in crate::config) fn duration_or_none(&self, name: &str) -> Option<Option<Duration>> {
         let Datum::Duration(duration) = self.datum(name)? else { return None };
         Some(*duration)
     }
 
-    /// The value that goes with the word that stands here.
+    /// The meaning of the word that is given.
     pub(in crate::config) fn choice<T: Clone>(&self, name: &str, meanings: &[(&str, T)]) -> Option<T> {
         let word = self.text(name)?;
         meanings.iter().find(|(known, _)| *known == word).map(|(_, meaning)| meaning.clone())
@@ -170,12 +169,12 @@ impl Section {
         Some(section)
     }
 
-    /// The sections under names of the user's choice, in the file's order; none when there is no such map.
+    /// The sections under names chosen by the user, in the file's order; none when there is no such map.
     pub(in crate::config) fn names(&self, name: &str) -> &[(String, Self)] {
         if let Some(Datum::Names(names)) = self.datum(name) { names } else { &[] }
     }
 
-    /// Whether the file has such a map, and nothing in it.
+    /// Whether the file has such a map, and it is empty.
     pub(in crate::config) fn is_empty_map(&self, name: &str) -> bool {
         matches!(self.datum(name), Some(Datum::Names(names)) if names.is_empty())
     }
@@ -185,10 +184,10 @@ impl Section {
         Some(items)
     }
 
-    /// Every key with its value, at any depth, in the table's order.
+    /// Every key with its value, at any depth, in the order of key names.
     pub(in crate::config) fn each_value(&self, then: &mut dyn FnMut(&str)) {
         let mut fields: Vec<_> = self.fields.iter().collect();
-        // Those that the file has come first, in its own order.
+        // `fields` has the keys of the file first, in the file's order.
         fields.sort_by_key(|field| field.name);
         for field in fields {
             then(field.name);

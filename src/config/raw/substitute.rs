@@ -1,14 +1,14 @@
-//! `${NAME}` and `${NAME:-default}` inside text, from the environment.
+//! `${NAME}` and `${NAME:-default}` in text, from the environment.
 //!
-//! Done on values after the YAML was read, so what the environment says cannot become structure. A value
-//! is not looked at again: a dollar in it is a dollar.
+//! Done on values after YAML parsing, so the environment's text cannot become structure. The result is
+//! not substituted again: a dollar in it is a dollar.
 
 use std::borrow::Cow;
 
 use super::Environment;
 use crate::config::mistakes::quoted;
 
-/// The text with everything put in. Borrowed when there was nothing to put in. `$$` is a dollar.
+/// The text with everything substituted; borrowed when there was nothing to do. `$$` is a dollar.
 pub(super) fn substitute<'t>(text: &'t str, environment: Environment<'_>) -> Result<Cow<'t, str>, String> {
     if !text.contains('$') {
         return Ok(Cow::Borrowed(text));
@@ -34,7 +34,7 @@ pub(super) fn substitute<'t>(text: &'t str, environment: Environment<'_>) -> Res
     Ok(Cow::Owned(result))
 }
 
-/// As a shell has it, the default stands in for an empty value too.
+/// As in a shell, the default also replaces an empty value.
 fn look_up(reference: &str, environment: Environment<'_>) -> Result<String, String> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),

@@ -1,4 +1,4 @@
-//! Addresses as text: where we accept, and where servers are. Pure.
+//! Parses addresses: of listeners and of servers. Pure.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,8 +8,8 @@ use rustls::pki_types::ServerName;
 use crate::config::mistakes::quoted;
 use crate::upstream::{Address, Host};
 
-/// An address to accept on: an IP address and a port. A name could stand for several, or for another
-/// machine, so none is taken.
+/// An address to accept on: an IP address and a port. A name could mean several addresses, or
+/// another machine, so names are refused.
 pub(super) fn local(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match address.ip() {
@@ -133,7 +133,7 @@ pub(super) fn service(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A name for TLS. What an address would be verified against is the address itself.
+/// A name for TLS. A server whose name is an address is verified against that address.
 pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(text.to_owned())
         .map_err(|_| format!("{} is neither a host name nor an IP address", quoted(text)))

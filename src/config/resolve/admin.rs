@@ -23,7 +23,7 @@ impl SettingsBuilder<'_> {
         Some(Settings { bind: bind?, control: control? })
     }
 
-    /// The section by itself, whatever the rest of the file is like.
+    /// Only this section, whether or not the rest of the file is right.
     pub(in crate::config) fn admin_alone(&mut self, root: &Section) -> Option<Settings> {
         self.admin(root, &mut ClaimedAddresses::default())
     }
@@ -70,7 +70,7 @@ impl SettingsBuilder<'_> {
         Some(control)
     }
 
-    /// Where systemd gives us a folder, there; else the user's own; else the system's.
+    /// In the folder from systemd if there is one; else in the user's; else in the system's.
     fn default_control(&self) -> PathBuf {
         let folder = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
         // systemd.exec(5): several directories are separated by colons.

@@ -1,4 +1,4 @@
-//! Rules about callers: `listeners.*.allow`, and whatever else chooses by who connects.
+//! Rules about callers: `listeners.*.allow`, and other choices by caller.
 
 use nix::unistd::{Group, User};
 
@@ -18,7 +18,7 @@ impl SettingsBuilder<'_> {
         Some(AdmissionSettings { allow: allow?, per_caller, max_queued })
     }
 
-    /// What each may have of the listener, and of the places in a cluster's queue.
+    /// The limits for each caller: of the listener, and of entries in a cluster's queue.
     fn per_caller(&mut self, listener: &Section) -> Option<(caller_limits::Settings, Option<u32>)> {
         if !listener.is_given("per_caller") {
             return Some((caller_limits::Settings::default(), None));
@@ -42,7 +42,7 @@ impl SettingsBuilder<'_> {
         Some((settings, max_queued))
     }
 
-    /// A limit of the queue is for listeners with a cluster where somebody waits.
+    /// A limit of the queue needs a cluster that has one.
     pub(super) fn judge_queue_limits(
         &mut self,
         root: &Section,
@@ -61,7 +61,7 @@ impl SettingsBuilder<'_> {
                 .iter()
                 .map(|name| clusters.iter().flatten().find(|cluster| cluster.name == *name))
                 .collect();
-            // A cluster that is wrong itself has been reported.
+            // A cluster with a mistake has been reported.
             let Some(its) = its else { continue };
             let at = per_caller.at("max_queued");
             let mut queues = its.iter().filter(|cluster| !cluster.queue_timeout.is_zero()).peekable();
@@ -77,7 +77,7 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// Who may connect; nothing there is nobody named, and everybody meant.
+    /// Who may connect; without rules, every client.
     fn allow(&mut self, listener: &Section) -> Option<Vec<Rule>> {
         if !listener.is_given("allow") {
             return Some(Vec::new());
@@ -104,7 +104,7 @@ impl SettingsBuilder<'_> {
         Some(rule)
     }
 
-    /// What `user`, `group` and `unit` of a section ask of a caller.
+    /// The rule made of `user`, `group` and `unit` of a section.
     pub(super) fn caller_rule(&mut self, section: &Section) -> Option<Rule> {
         let user = self.account(section, "user", |name| {
             User::from_name(name).map(|user| user.map(|user| user.uid.as_raw()))

@@ -1,5 +1,5 @@
-//! Which address is taken by which place of the file. Two claims on one address would make the second
-//! socket fail at the start, on somebody else's fault.
+//! Which address is claimed at which place of the file. Two claims on one address would make the
+//! second socket fail at the start, although the first may be the mistake.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::config::mistakes::SourceLocation;
 #[derive(Default)]
 pub(super) struct ClaimedAddresses {
     tcp: BTreeMap<SocketAddr, SourceLocation>,
-    /// The first claim on each port, per family: what an all-addresses socket would collide with.
+    /// The first claim on each port, per family: a socket on all addresses would collide with it.
     ports: BTreeMap<(bool, u16), SourceLocation>,
     unix: BTreeMap<PathBuf, SourceLocation>,
     systemd: BTreeMap<String, SourceLocation>,
@@ -24,7 +24,7 @@ impl ClaimedAddresses {
             return Ok(());
         }
         let port = (address.is_ipv6(), address.port());
-        // IPv6 sockets of ours are IPV6_V6ONLY, so the families do not collide.
+        // Our IPv6 sockets are IPV6_V6ONLY, so the families do not collide.
         let all: IpAddr =
             if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let collides = if address.ip() == all {

@@ -218,7 +218,7 @@ impl SettingsBuilder<'_> {
         })
     }
 
-    /// By the protocol, unless the file says otherwise.
+    /// The protocol's, unless the file sets it.
     fn greeting_timeout(&mut self, connect: &Section, protocol: Option<&dyn Protocol>) -> Option<Duration> {
         let protocol = protocol?;
         if !connect.is_given("greeting_timeout") {
@@ -314,7 +314,7 @@ fn limits(cluster: &Section) -> Option<limits::Settings> {
     })
 }
 
-/// As long as a session may take to be dialled for, unless the file says otherwise.
+/// As long as a session's dial may take, unless the file sets it.
 fn queue_timeout(cluster: &Section) -> Option<Duration> {
     let limits = cluster.section("limits")?;
     match limits.is_given("queue_timeout") {
@@ -323,8 +323,8 @@ fn queue_timeout(cluster: &Section) -> Option<Duration> {
     }
 }
 
-/// What a receiver of that protocol takes of a PROXY header, in bytes, as measured (docs/CONTEXT.md has the table): MariaDB 256,
-/// Mosquitto 516, Postfix 536, slapd 548, Dovecot 1500.
+/// How long a PROXY header a server of that protocol accepts, in bytes, as measured (docs/CONTEXT.md has the table):
+/// MariaDB 256, Mosquitto 516, Postfix 536, slapd 548, Dovecot 1500.
 fn proxy_header_max(protocol: &str) -> usize {
     match protocol {
         "mysql" => 256,
@@ -333,7 +333,7 @@ fn proxy_header_max(protocol: &str) -> usize {
     }
 }
 
-/// The host's own name, as uname(2) has it.
+/// The host's own name, from uname(2).
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "localhost".into() } else { name }

@@ -1,7 +1,7 @@
-//! What a section means as a whole, so that a reload sees what has changed: every value, defaults among them. Where in
-//! the file it stands does not count, nor how it is written; nor do the files that it names, which are followed while
-//! they are in use. What the host makes of a name when the file is read does: whose user id `alice` is, and which
-//! interface `eth0`.
+//! The digest of a section, by which a reload finds out what has changed: every value, defaults included. The position
+//! in the file and the notation do not count; nor do the files that it names, which are followed while in use. The
+//! host's resolution of names when the file is read does count: the user id of `alice`, and the number of interface
+//! `eth0`.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::tls::Originator;
 use crate::upstream::discovery::{Source, Target};
 use crate::upstream::{EndpointSettings, Host};
 
-/// What names of the host's have come to.
+/// The resolution of the host's names.
 pub(super) struct ResolvedNames<'a> {
     pub(super) tls: Option<&'a Originator>,
     pub(super) endpoints: &'a [EndpointSettings],
@@ -30,7 +30,7 @@ impl SettingsBuilder<'_> {
         looked_up: &ResolvedNames<'_>,
     ) -> (Digest, Digest) {
         let mut of_tls = Digester::default();
-        // An identity without a name of its own goes by the cluster's.
+        // An identity without a name of its own has the cluster's.
         of_tls.add(name.as_bytes());
         if let Some(tls) = cluster.section("tls").filter(|_| cluster.is_given("tls")) {
             self.add(tls, &mut of_tls);
@@ -94,7 +94,7 @@ mod tests {
     use crate::config::Config;
     use crate::upstream::Address;
 
-    /// An interface that was made anew has another number; a reload kept the old one, for the text was the same.
+    /// A recreated interface has another number; a reload kept the old one, because the text was the same.
     #[test]
     fn the_interface_of_a_link_local_address_counts_by_its_number() {
         let listed = |scope| {

@@ -1,4 +1,4 @@
-//! The `endpoints` of a cluster: a list, or where they are found.
+//! The `endpoints` of a cluster: a list, or a source to discover them from.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use crate::config::{document, spec};
 use crate::upstream::discovery::{EndpointsFile, Source, SrvService, Target, literal};
 use crate::upstream::{Address, EndpointSettings, Host};
 
-/// What the rest of the cluster means for its endpoints.
+/// The settings of the cluster that its endpoints depend on.
 #[derive(Clone)]
 pub(super) struct ClusterContext {
-    /// Whether there is TLS at all.
+    /// Whether the cluster uses TLS.
     pub(super) has_tls: bool,
-    /// The name for those without one of their own.
+    /// The name for endpoints without one of their own.
     pub(super) server_name: Option<ServerName<'static>>,
-    /// Where their connections come from.
+    /// The source address of connections.
     pub(super) local_address: Option<IpAddr>,
 }
 
-/// The endpoints that a cluster begins with, and where it learns of others.
+/// The endpoints that a cluster begins with, and the source of others.
 pub(super) struct Endpoints {
     pub(super) known: Vec<EndpointSettings>,
     pub(super) source: Option<Source>,
@@ -134,7 +134,7 @@ impl SettingsBuilder<'_> {
     }
 }
 
-/// With the name for TLS: what was given, else the host.
+/// With the name for TLS: the given one, else the host.
 fn target(
     address: Address,
     (weight, priority): (u32, u32),
@@ -149,10 +149,10 @@ fn target(
     Some(Target { address, weight, priority, server_name })
 }
 
-/// Mistakes of an endpoints file that one message names; who mends these learns of the others.
+/// How many mistakes of an endpoints file one message names.
 const MISTAKES_SHOWN: usize = 3;
 
-/// Compiles an endpoints file. Unlike the configuration's own list, it may say that there is none.
+/// Compiles an endpoints file. Unlike the configuration's own list, it may be empty.
 fn parse(bytes: &[u8], file: &Path, around: &ClusterContext) -> Result<Vec<Target>, String> {
     let in_words = |at: &SourceLocation, message: &str| headline(file, Some(at.position), &at.path, message);
     let text = std::str::from_utf8(bytes).map_err(|error| {

@@ -12,7 +12,7 @@ use crate::tls::Originator;
 use crate::upstream::health_check::{ByteExchange, Http, ProbeKind, Settings};
 
 impl SettingsBuilder<'_> {
-    /// `None` inside: there are no probes. What belongs to another type than the one chosen is a mistake, for it would be
+    /// `Some(None)`: there are no probes. A key of another type than the chosen one is a mistake, because it would be
     /// ignored.
     pub(super) fn health_check(
         &mut self,
@@ -62,7 +62,7 @@ impl SettingsBuilder<'_> {
 
     fn protocol_check(&mut self, check: &Section, protocol: Option<&dyn Protocol>) -> Option<ProbeKind> {
         let protocol = protocol?;
-        // Whether an upgrade is behind it changes what is said, not whether anything is.
+        // Whether an upgrade precedes it changes the probe, but not whether there is one.
         if protocol.probe(false).is_none() && protocol.probe(true).is_none() {
             let message = format!(
                 "protocol {} has no conversation that shows a server at work; use type exchange, tls or tcp",
@@ -132,7 +132,7 @@ impl SettingsBuilder<'_> {
         }))
     }
 
-    /// MySQL counts connections that end before a login against our host, and blocks it in the end, sessions and all.
+    /// MySQL counts connections that end before a login against our host, and blocks it in the end, sessions included.
     fn require_politeness(&mut self, check: &Section, protocol: Option<&dyn Protocol>) {
         let Some(protocol) = protocol.filter(|protocol| protocol.parts_politely()) else { return };
         let Some(word @ ("tcp" | "tls" | "exchange")) = check.text("type") else { return };

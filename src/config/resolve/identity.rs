@@ -1,4 +1,4 @@
-//! Section `identities`, and the certificate and key that a cluster names in place.
+//! Section `identities`, and the certificate and key that a cluster has inline.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::credentials::{ends, near};
 use crate::name::IdentityName;
 use crate::tls::{CredentialRole, Identity, IdentityError, IdentitySource};
 
-/// The identities of the file. One whose files are at fault is known, but cannot be had.
+/// The identities of the file. One with faulty files is defined, but cannot be used.
 #[derive(Default)]
 pub(super) struct NamedIdentities {
     loaded: BTreeMap<String, (SourceLocation, Option<Arc<Identity>>)>,
@@ -47,7 +47,7 @@ impl SettingsBuilder<'_> {
         if is_whole { self.identity_of_files(name, section) } else { None }
     }
 
-    /// What it gives is asked later, and again and again: the agent may not be there yet.
+    /// The agent is asked at run time: it may not be there yet.
     fn identity_of_agent(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
         for key in ["cert", "key"] {
             if section.is_given(key) {
@@ -68,7 +68,7 @@ impl SettingsBuilder<'_> {
         Identity::load(IdentityName::from(name), source).ok().map(Arc::new)
     }
 
-    /// Reads `cert` and `key` of a section, just as they will be used.
+    /// Reads `cert` and `key` of a section, as they will be used.
     pub(super) fn identity_of_files(&mut self, name: &str, section: &Section) -> Option<Arc<Identity>> {
         let (cert, key) = (section.text("cert")?, section.text("key")?);
         // Both, then the verdict.
@@ -91,7 +91,7 @@ impl SettingsBuilder<'_> {
                     IdentityError::Key(_) | IdentityError::Mismatch(_) => "key",
                 };
                 self.findings.mistake(&section.at(name), error.to_string());
-                // Loading stops at the certificate; a key that is not there is worth saying in the same run.
+                // Loading stops at the certificate; a missing key is worth reporting in the same run.
                 if name == "cert"
                     && let Err(error) = File::open(&key)
                 {
@@ -103,7 +103,7 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// What ends soon, or has ended, works or does not; it deserves a word in any case.
+    /// Warns of what expires soon or has expired, whether or not it is used.
     pub(super) fn warn_of_the_end(
         &mut self,
         file: &Path,
@@ -117,7 +117,7 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// The identity of that name, which a cluster asks for at `at`.
+    /// The identity of that name, which a cluster refers to at `at`.
     pub(super) fn identity_by_name(
         &mut self,
         name: &str,

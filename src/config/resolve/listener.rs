@@ -15,7 +15,7 @@ use crate::name::{ClusterName, ListenerName};
 use crate::sys::{self, Bind, SystemdBind, UnixBind};
 use crate::upstream::discovery::{DialLoop, LoopGraph};
 
-/// What a unix socket's file shall look like, for all of a listener's.
+/// The owner and mode of a listener's unix sockets.
 #[derive(Clone, Copy)]
 struct UnixSocketAccess {
     mode: u32,
@@ -156,7 +156,7 @@ impl SettingsBuilder<'_> {
         }
         if let Some(name) = text.strip_prefix("systemd:") {
             descriptor_name(name).map_err(|reason| self.findings.mistake(at, reason)).ok()?;
-            // What it is bound to is known when it is there.
+            // Its address is known when the socket is passed.
             return Some(Bind::Systemd(SystemdBind {
                 name: name.into(),
                 expose: listener.boolean("expose")?,
@@ -184,8 +184,8 @@ impl SettingsBuilder<'_> {
         claimed.map_err(|reason| self.findings.mistake(at, reason)).is_ok()
     }
 
-    /// A listener whose own address is an endpoint of its cluster would dial itself until a limit stops it, and so would two whose
-    /// clusters lead to each other.
+    /// Refuses a listener whose address is an endpoint of its own cluster, because it would dial itself until a limit
+    /// stops it, and listeners whose clusters lead to each other.
     pub(super) fn refuse_loops(
         &mut self,
         root: &Section,
@@ -224,12 +224,12 @@ impl SettingsBuilder<'_> {
     }
 }
 
-/// The clusters that it names, be they there or not.
+/// The clusters that it names, whether or not they exist.
 pub(super) fn clusters(listener: &Section) -> Vec<&str> {
     said(listener, "cluster").unwrap_or_default().into_iter().filter_map(|(_, name)| name).collect()
 }
 
-/// What a key says, one thing or several, each with its place; `None` for an item that is a mistake.
+/// The values of a key that takes one or several, each with its place; `None` for an item that is a mistake.
 fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(SourceLocation, Option<&'a str>)>> {
     if let Some(one) = listener.text(key) {
         return Some(vec![(listener.at(key), Some(one))]);
@@ -241,7 +241,7 @@ fn said<'a>(listener: &'a Section, key: &str) -> Option<Vec<(SourceLocation, Opt
 /// A name that systemd can pass: fdname_is_valid() of its sources, and not empty.
 fn descriptor_name(name: &str) -> Result<(), String> {
     const LONGEST: usize = 255;
-    // A comma parts names where they are passed to a successor.
+    // A comma separates names where they are passed to a successor.
     let allowed = |byte: u8| (b' '..=b'~').contains(&byte) && !matches!(byte, b':' | b',');
     match name {
         "" => {
@@ -263,7 +263,7 @@ fn unexposed(address: SocketAddr) -> String {
     )
 }
 
-/// A path that a unix socket can have. `written` is what the file says, to be empty or not.
+/// A valid path of a unix socket. `written`: the text of the file, which may be empty.
 pub(super) fn unix_path(path: &Path, written: &str) -> Result<PathBuf, String> {
     /// `sun_path` of unix(7), without its final NUL.
     const LONGEST: usize = 107;

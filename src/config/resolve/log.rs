@@ -9,7 +9,7 @@ use crate::config::suggest::did_you_mean;
 use crate::log::{Format, LEVELS, LogTarget, Output, Settings, accepts};
 use crate::policy::sampling::Sampling;
 
-/// Where journald listens (systemd-journald.service(8)).
+/// journald's socket (systemd-journald.service(8)).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 impl SettingsBuilder<'_> {
@@ -23,14 +23,15 @@ impl SettingsBuilder<'_> {
             None => Some(LogTarget { output: of_words.clone(), format: None }),
         };
         let (words, mut access) = (words?, access?);
-        // Records look as the words do, unless they go where those cannot.
+        // Access records have the events' format, unless they go to the journal.
         if !matches!(access.output, Output::Journal(_)) {
             access.format = access.format.or(words.format);
         }
         Some(Settings { level: level?, words, access })
     }
 
-    /// Which sessions of a listener leave records: as it says itself, else as all do.
+    /// Which sessions of a listener leave access records: by its own setting, else by the common
+    /// one.
     pub(super) fn records(&mut self, root: &Section, listener: &Section) -> Option<Option<Sampling>> {
         let (section, key) = if listener.is_given("access_log") {
             (listener, "access_log")
@@ -51,7 +52,7 @@ impl SettingsBuilder<'_> {
         let sampling = Sampling::new(share, Some(records.duration("slower_than")?));
         if share >= 1.0 {
             let at = records.at("slower_than");
-            // Of `log.access` each listener asks.
+            // `log.access` is read for each listener, so it may have been reported.
             if !self.findings.mistakes.iter().any(|(known, _)| known.path == at.path) {
                 self.findings
                     .mistake(&at, "is about what `sample` leaves out, and there is no `sample` below 1");

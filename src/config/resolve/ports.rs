@@ -1,5 +1,5 @@
-//! Ports whose number says how TLS begins there, held against what the file says: for a word of warning, since nothing keeps a
-//! server from being elsewhere.
+//! Ports that are registered with a way in which TLS begins, compared with what the file says: only for a warning,
+//! since a server may use any port.
 //!
 //! Source: IANA's registry of service names and port numbers; RFC 8314 §3 (465, 993, 995), RFC 4642 §1 (563), RFC 4217 (990).
 
@@ -8,7 +8,7 @@ use crate::config::mistakes::SourceLocation;
 use crate::protocol::Protocol;
 use crate::tls::TlsStart;
 
-/// A protocol's ports with TLS from the first byte, and those where it is asked for, or not there.
+/// A protocol's ports with TLS from the first byte, and those with an upgrade or without TLS.
 const PORTS: &[(&str, &[u16], &[u16])] = &[
     ("smtp", &[465], &[25, 587]),
     ("imap", &[993], &[143]),

@@ -1,5 +1,5 @@
-//! What a cluster does about endpoints that fail: `circuit_breaker`, `outlier_detection`, `connect.retry_budget`, `connect.hedge_after`, `panic`,
-//! `on_unhealthy`, `on_removed`.
+//! How a cluster handles endpoints that fail: `circuit_breaker`, `outlier_detection`, `connect.retry_budget`,
+//! `connect.hedge_after`, `panic`, `on_unhealthy`, `on_removed`.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl SettingsBuilder<'_> {
         })
     }
 
-    /// When an attempt is called slow, and whether another one is begun beside it then.
+    /// When an attempt counts as slow, and whether another one is then begun beside it.
     pub(super) fn hedging(
         &mut self,
         cluster: &Section,
@@ -107,10 +107,10 @@ impl SettingsBuilder<'_> {
         }
     }
 
-    /// Two times of which the first is where the other is the end.
+    /// Two durations, of which the first must not exceed the second.
     fn up_to(&mut self, section: &Section, first: &str, most: &str) -> Option<(Duration, Duration)> {
         let (begins, ends) = (section.duration(first)?, section.duration(most)?);
-        // Of one that is given, the other one's default is not in the way.
+        // When only one is given, the other's default is adjusted to it.
         match (section.is_given(first), section.is_given(most)) {
             (true, false) => return Some((begins, ends.max(begins))),
             (false, true) => return Some((begins.min(ends), ends)),

@@ -14,11 +14,12 @@ use crate::tls::{
     PeerVerification, Pin, Roots, Settings, SetupError, TlsStart, TrustError, Verify, revocation_lists,
 };
 
-/// Length of an ALPN protocol's name (RFC 7301 §3.1).
+/// The longest name of an ALPN protocol, in bytes (RFC 7301 §3.1).
 const ALPN_MAX: usize = 255;
 
 impl SettingsBuilder<'_> {
-    /// Reads all the files it names. A protocol that is not known (a mistake, reported) is judged by nobody.
+    /// Reads all the files it names. With an unknown protocol (a reported mistake), what depends on it is
+    /// not checked.
     pub(super) fn tls(
         &mut self,
         cluster: &str,
@@ -65,7 +66,7 @@ impl SettingsBuilder<'_> {
         None
     }
 
-    /// What the server's certificate has to fulfil; judged where `insecure_skip_verify` is set, too.
+    /// What the server's certificate has to fulfil; checked even where `insecure_skip_verify` is set.
     fn terms(&mut self, tls: &Section, identities: Option<&Identities>) -> Option<PeerVerification> {
         let verify = self.verify(tls);
         let roots = verify.and_then(|verify| self.roots(tls, verify, identities));
@@ -81,7 +82,7 @@ impl SettingsBuilder<'_> {
         Some(PeerVerification { verify, roots, crls: crls?, extra_checks: demands })
     }
 
-    /// How much of the server's certificate counts, and what goes with that.
+    /// How much of the server's certificate is verified, and whether the other keys go with that.
     fn verify(&mut self, tls: &Section) -> Option<Verify> {
         let insecure = tls.boolean("insecure_skip_verify") == Some(true);
         for key in ["verify", "pins", "allowed_uris", "crl"] {
@@ -116,8 +117,8 @@ impl SettingsBuilder<'_> {
         Some(verify)
     }
 
-    /// The roots, tried on their own: they are judged where another part is at fault too, and where
-    /// `insecure_skip_verify` means that nobody will ask them.
+    /// The roots; loaded here once, so that mistakes in them are found even if another part is wrong too, or
+    /// if `insecure_skip_verify` means that they are not used.
     fn roots(&mut self, tls: &Section, verify: Verify, identities: Option<&Identities>) -> Option<Roots> {
         if verify == Verify::Pin && !tls.is_given("ca") {
             return Some(Roots::Nobody);
@@ -226,7 +227,7 @@ impl SettingsBuilder<'_> {
         })
     }
 
-    /// The items of a list that demands something, if it is given.
+    /// The parsed items of a list of requirements, if it is given.
     fn demanded<T>(
         &mut self,
         tls: &Section,
@@ -340,7 +341,8 @@ impl SettingsBuilder<'_> {
         protocol: Option<&dyn Protocol>,
         min_version: Option<MinVersion>,
     ) -> Option<TlsStart> {
-        // What only TLS with the first byte has, where the upgrade's is of another kind.
+        // Keys that only apply to TLS with the first byte, where the protocol's upgrade does not support
+        // them.
         let asks_for_direct = |protocol: &dyn Protocol| {
             let is_new = min_version == Some(MinVersion::Tls13);
             let reason = [("min_version", is_new), ("alpn", tls.is_given("alpn"))];

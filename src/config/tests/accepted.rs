@@ -1,4 +1,4 @@
-//! What a file that is right means.
+//! What an accepted file means.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -201,7 +201,7 @@ fn mssql_begins_as_its_server_takes_it_unless_the_file_says_how() {
     assert_eq!(start("{}"), Some(TlsStart::EitherWay));
     assert_eq!(start("{ start: upgrade }"), Some(TlsStart::Upgrade));
     assert_eq!(start("{ start: direct, min_version: 1.3 }"), Some(TlsStart::Direct));
-    // What TDS 7 has not.
+    // TDS 7 does not support these.
     assert_eq!(start("{ min_version: 1.3 }"), Some(TlsStart::Direct));
     assert_eq!(start("{ alpn: [tds/8.0] }"), Some(TlsStart::Direct));
 }
@@ -490,8 +490,8 @@ fn an_endpoints_file_is_a_list_like_the_configurations_own() {
     assert!((local.parse)(b"endpoints: ['[fd00::1]:1']").unwrap_err().contains("one is IPv4, one IPv6"));
 }
 
-/// Whoever writes an endpoints file had the daemon's environment put into it, and read the values in `/status`, in the log and in
-/// what DNS was asked for.
+/// The environment's values were substituted into an endpoints file, so its author could read them in `/status`, in the
+/// log and in DNS queries.
 #[test]
 fn an_endpoints_file_gets_nothing_of_the_environment() {
     let config = accept(&with("", BIND, "endpoints: { file: endpoints.yaml }"));

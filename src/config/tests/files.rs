@@ -12,7 +12,7 @@ use crate::config::{Config, Mistakes};
 use crate::upstream;
 use crate::upstream::discovery::Source;
 
-/// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are no such.
+/// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are neither.
 fn folder(yaml: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let certs = folder.path().join("certs");
@@ -72,7 +72,7 @@ fn the_shipped_example_is_right() {
     assert!(config.clusters[0].tls.as_ref().is_some_and(|tls| !tls.identities().all().is_empty()));
 }
 
-/// The example calls its commented lines defaults or examples: they must be possible, too.
+/// The example calls its commented lines defaults or examples, so they must be accepted, too.
 #[test]
 fn the_commented_lines_of_the_example_are_right() {
     let shipped = include_str!("../../../listeners.yaml");
@@ -86,8 +86,8 @@ fn the_commented_lines_of_the_example_are_right() {
             });
             key.map_or_else(|| line.to_owned(), |key| format!("{indent}{key}"))
         })
-        // Only one of the two ways to give a certificate can stand there; who exists is the host's business, and what is
-        // revoked the CA's.
+        // Only one of the two ways to give a certificate is possible at once; users and groups depend on the host, and
+        // revocation lists on the CA.
         .filter(|line| {
             !["identity:", "owner:", "group:", "crl:"].iter().any(|key| line.trim_start().starts_with(key))
         })
@@ -185,8 +185,8 @@ fn an_identity_of_wrong_files_is_reported_once_however_many_use_it() {
     assert_eq!(paths, ["identities.billing.key"], "{mistakes}");
 }
 
-/// A traditionally encrypted key was told as "base64 decode error", and a PKCS#12 file as holding no PEM. Each of these is what
-/// some tool makes by default; the command that the words give makes a key of it that is taken.
+/// A traditionally encrypted key was reported as "base64 decode error", and a PKCS#12 file as having no PEM. Each of
+/// these is some tool's default output; the command in the message converts it to an accepted key.
 #[test]
 fn keys_and_certificates_of_other_forms_are_refused_with_the_command_that_converts_them() {
     for (key, made_by, words) in [
@@ -259,7 +259,7 @@ fn keys_and_certificates_of_other_forms_are_refused_with_the_command_that_conver
     }
 }
 
-/// In a folder's `certs`.
+/// Runs openssl in the folder's `certs`.
 #[track_caller]
 fn openssl(folder: &TempDir, arguments: &str) {
     let mut openssl = Command::new("openssl");
@@ -277,7 +277,7 @@ fn refused_once(folder: &TempDir, path: &str, words: &str) {
     assert!(one.path == path && one.message.contains(&words), "{words:?} is not in {mistakes}");
 }
 
-/// A CA's certificate in front of the leaf: "does not belong" alone sent people looking for another key.
+/// A CA's certificate before the leaf: the message "does not belong" alone made users look for another key.
 #[test]
 fn a_key_that_belongs_to_a_later_certificate_of_the_file_tells_of_the_order() {
     let folder = folder(&with_tls("cert: certs/all.pem, key: certs/client.key"));
@@ -300,7 +300,7 @@ fn our_own_certificate_may_be_of_version_1() {
     load(&folder).unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// 42 clusters with one key that everybody may read gave 42 warnings.
+/// 42 clusters with one world-readable key gave 42 warnings.
 #[test]
 fn what_is_wrong_with_a_file_is_said_once() {
     let folder =
@@ -319,7 +319,7 @@ fn what_is_wrong_with_a_file_is_said_once() {
     }
 }
 
-/// Whoever mended the other mistake found out only then.
+/// The warning came only after the other mistake was corrected.
 #[test]
 fn an_expired_certificate_is_told_beside_another_mistake() {
     let tls = "cert: certs/expired.pem, key: certs/expired.key, serve_name: x";

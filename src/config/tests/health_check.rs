@@ -1,4 +1,4 @@
-//! `health_check`: what each type takes, and what it is told when it takes something else.
+//! `health_check`: what each type takes, and the messages for anything else.
 
 use std::time::Duration;
 

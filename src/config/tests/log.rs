@@ -1,4 +1,4 @@
-//! Where the log goes: words, files that can be written, files that cannot.
+//! The log's outputs: words, files that can be written, files that cannot.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -41,7 +41,7 @@ fn refused(folder: &Path, log: &str, path: &str, part: &str) {
     assert_eq!(first.position.map(|position| position.line), Some(1));
 }
 
-/// Nobody was told that a socket or a log lay where other users may put something of theirs under its name.
+/// There was no warning where other users could put a file of theirs in place of a socket or a log.
 #[test]
 fn folders_that_others_may_write_are_warned_of() {
     let folder = folder();
@@ -136,7 +136,7 @@ fn the_journal_has_fields_and_no_format() {
     assert_eq!((words, access), (Output::Journal(socket.clone()), Output::Journal(socket)));
     let log = "{ output: 'journald:journal.sock', format: json }";
     refused(folder.path(), log, "log.format", "leave `format` out");
-    // The words' format is not asked of the records where those go to the journal.
+    // Access records do not inherit the events' format where they go to the journal.
     let log = "{ format: text, access: { output: 'journald:journal.sock' } }";
     assert_eq!(outputs(folder.path(), log).0, Output::Stderr);
 }

@@ -1,4 +1,4 @@
-//! `connect.preconnect`: for whom it is.
+//! `connect.preconnect`: which clusters may have it.
 
 use std::time::Duration;
 
@@ -48,7 +48,8 @@ fn it_has_to_fit_into_the_limits_that_count_it() {
     accept(&with_protocol("redis", "connect: { preconnect: 5 }\nlimits: { max_connections: 6 }"));
 }
 
-/// Five were kept ready that nobody might take, and filled the cluster: every session was refused.
+/// Five connections were kept that no session might use, and filled the cluster: every session was
+/// refused.
 #[test]
 fn it_is_not_for_sessions_that_belong_to_one_endpoint() {
     let text = with_protocol("redis", "connect: { preconnect: 1 }\nbalance: source_hash");

@@ -1,4 +1,4 @@
-//! No text whatever makes the compiler panic, and none is refused without a reason.
+//! No text makes the compiler panic, and none is refused without a reason.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn compile(text: &str) {
     }
 }
 
-/// Words that the compiler knows, and what makes trouble in YAML.
+/// Words that the compiler knows, and what is difficult in YAML.
 fn word() -> impl Strategy<Value = &'static str> {
     let words: Vec<_> = SHIPPED
         .split(|c: char| !c.is_ascii_alphanumeric() && !"_.:/-".contains(c))

@@ -139,7 +139,7 @@ fn what_is_for_servers_that_speak_first_is_for_them_alone() {
     assert!(mistakes.contains("clusters.up.helo_name: `web_1` cannot stand in EHLO"), "{mistakes}");
 }
 
-/// Words of HAProxy, Envoy, stunnel and ghostunnel, and protocols by other names, were unknown without a hint.
+/// Words of HAProxy, Envoy, stunnel and ghostunnel, and other names of protocols, were refused without a hint.
 #[test]
 fn words_of_others_are_told_in_ours() {
     check_cluster("tls: { sni: a.test }", 12, "tls.sni", "here that is `server_name`");
@@ -349,7 +349,7 @@ fn an_address_belongs_to_one() {
     check(&unix, &[("1:19", "admin.control", "taken already by `listeners.app.bind`")]);
     let itself = with("", BIND, "endpoints: [127.0.0.1:5432]");
     check(&itself, &[("5:11", "listeners.app.bind", "it would dial itself")]);
-    // Two that lead to each other take all connections of both with one client.
+    // Two listeners that lead to each other would use up all connections of both for one client.
     let listener = |name: &str, port, to| format!("  {name}: {{ bind: 127.0.0.1:{port}, cluster: {to} }}\n");
     let cluster =
         |name: &str, port| format!("  {name}: {{ protocol: tcp, endpoints: [127.0.0.1:{port}] }}\n");
@@ -530,7 +530,7 @@ clusters:
     );
 }
 
-/// Landlock's rights are for folders with all that is below them.
+/// Landlock's rights are for folders with everything below them.
 #[test]
 fn nothing_is_made_in_the_root_folder_by_a_daemon_that_gives_up_files() {
     let part = "would be made directly in `/`";

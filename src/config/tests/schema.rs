@@ -1,4 +1,4 @@
-//! The schema for editors says the same as the compiler.
+//! The schema for editors agrees with the compiler.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::config::schema;
 use crate::config::spec::table::ROOT;
 use crate::config::spec::{SectionSpec, ValueKind};
 
-/// The part of JSON Schema that our schema uses, patterns aside.
+/// The part of JSON Schema that our schema uses, without patterns.
 fn fits(schema: &Value, value: &Value) -> bool {
     let is_type = |name: &Value| match name.as_str() {
         Some("object") => value.is_object(),
@@ -129,7 +129,7 @@ fn defaults_have_the_type_that_the_file_would_have() {
     assert_eq!(listener["mode"]["default"], json!("0660"));
 }
 
-/// A key that is read and then forgotten would be ignored: each supported one is asked for by its name.
+/// A key that is parsed but never used would be ignored: each supported one must be read by its name.
 #[test]
 fn every_supported_key_is_asked_for() {
     const RESOLVE: &str = concat!(

@@ -1,5 +1,5 @@
-//! Handing over to another process of the same program: it gets our listening sockets, is ready before we stop accepting,
-//! takes the queue with it, and goes on from what we know. If it does not become ready, nothing has happened.
+//! Handing over to another process of the same program: it gets our listening sockets with their queues, is ready
+//! before we stop accepting, and continues from our snapshot. If it does not become ready, nothing changes.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -15,27 +15,26 @@ use super::reports::Predecessors;
 use super::snapshot;
 use crate::daemon::active_config::ActiveConfig;
 
-/// How long a successor may take: it reads files, and looks users up.
+/// How long a successor may take to start: it reads files, and looks users up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A successor on its way.
 pub(in crate::daemon) struct Handover {
     id: u32,
     launcher: Arc<Launcher>,
     waiting: JoinHandle<Result<(), SuccessorError>>,
-    /// Where it hears what we go on counting.
+    /// The pipe by which we report to it what we go on counting.
     reports: OwnedFd,
 }
 
 impl Handover {
-    /// Starts it. `None`, and said why, when that is not possible.
+    /// Starts a successor. `None`, with a log entry, when that is not possible.
     pub(in crate::daemon) fn begin(
         active: &ActiveConfig,
         predecessors: &Predecessors,
         launcher: &Arc<Launcher>,
     ) -> Option<Self> {
         let sockets = active.sockets();
-        // From here on, what they say is for the successor.
+        // From here on, the predecessors' reports are for the successor.
         predecessors.pause(true);
         let snapshot = snapshot::write(active)
             .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
@@ -70,7 +69,7 @@ impl Handover {
         }
     }
 
-    /// Waits until it is ready; its process id is the answer. `None`: it never will be, and it is said why.
+    /// Waits until it is ready; returns its process id. `None`: it failed, and the reason is logged.
     pub(in crate::daemon) async fn wait_ready(&mut self) -> Option<u32> {
         match (&mut self.waiting).await {
             Ok(Ok(())) => Some(self.id),
@@ -82,12 +81,12 @@ impl Handover {
         }
     }
 
-    /// Where it hears what we go on counting.
+    /// The pipe by which we report to it.
     pub(in crate::daemon) fn into_report_pipe(self) -> OwnedFd {
         self.reports
     }
 
-    /// Nobody wants it any more.
+    /// Kills the successor.
     pub(in crate::daemon) fn abandon(&self) {
         self.launcher.kill();
     }

@@ -1,8 +1,9 @@
-//! What processes that were replaced go on counting, for as long as they have sessions: whoever is in their place hears of
-//! it now and then.
+//! What replaced processes go on counting, for as long as they have sessions: they report it regularly to the process
+//! that took their place.
 //!
-//! A report is the text of a process' own metrics, so one that is lost does no harm. It goes through a pipe: a length of
-//! four bytes, and the text. The pipes of all that live are passed on from successor to successor; one process reads them.
+//! A report is the text of a process' own metrics, so a lost one does no harm. It goes through a pipe: a length of four
+//! bytes, and the text. The pipes of all live processes are passed on from successor to successor; one process reads
+//! them.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,32 +21,32 @@ use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
 
-/// How often it is heard of.
+/// How often a process reports.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How long a report may take to get through; what is left of it then goes in front of the next.
+/// How long sending a report may take; the rest of it is sent before the next.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a report that has begun may take to end, the wait for the next included.
+/// How long a report that has begun may take to arrive, the wait for the next included.
 const READING: Duration = Duration::from_secs(20);
-/// Who says nothing for so long says nothing any more.
+/// A process that is silent for this long is no longer read from.
 const SILENCE: Duration = Duration::from_secs(60);
-/// As long as a report may be.
+/// The longest report, in bytes.
 const LENGTH_MAX: u32 = 64 * 1024 * 1024;
-/// Processes that are heard at once; of older ones the sums are kept as they were.
+/// How many processes are read from at once; of older ones the last sums are kept.
 const HEARD_MAX: usize = 64;
 
-/// Where we report to.
+/// The sending end.
 pub(in crate::daemon) struct Reporter {
-    /// `None`: nobody is there any more, or there is no way to tell.
+    /// `None`: the reader is gone, or the pipe could not be set up.
     sender: Option<Sender>,
-    /// What is left of a report that has begun: whoever reads it takes what follows for its rest.
+    /// The rest of a report that has begun: the reader takes whatever follows for it.
     unsaid: Vec<u8>,
 }
 
-/// Those that report to us.
+/// The processes that report to us.
 #[derive(Debug)]
 pub(in crate::daemon) struct Predecessors {
     each: Vec<Arc<Predecessor>>,
-    /// Whether somebody else reads the pipes.
+    /// Whether another process reads the pipes.
     is_paused: watch::Sender<bool>,
 }
 
@@ -57,7 +58,7 @@ struct Predecessor {
 }
 
 impl Reporter {
-    /// To the other end of that pipe.
+    /// Reports to the other end of that pipe.
     pub(in crate::daemon) fn to(pipe: OwnedFd) -> Self {
         let sender = Sender::from_owned_fd(pipe);
         let sender =
@@ -65,7 +66,7 @@ impl Reporter {
         Self { sender, unsaid: Vec::new() }
     }
 
-    /// Says what was counted until now. May be dropped at any moment; the next call goes on where it was.
+    /// Sends what was counted until now. Cancel-safe: the next call continues where this one stopped.
     pub(in crate::daemon) async fn report(&mut self, admin_state: &AdminState) {
         let until = clock::now() + PATIENCE;
         let told = alarm::timeout_at(until, async {
@@ -78,7 +79,7 @@ impl Reporter {
             self.finish().await
         });
         if let Ok(Err(_)) = told.await {
-            // Nobody is there, or a version that does not listen.
+            // The reader is gone, or is a version that does not read.
             self.sender = None;
         }
     }
@@ -89,7 +90,7 @@ impl Reporter {
             return Ok(());
         };
         while !self.unsaid.is_empty() {
-            // Of a write that is given up nothing was written.
+            // A cancelled write has written nothing.
             let count = sender.write(&self.unsaid).await?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
@@ -99,7 +100,6 @@ impl Reporter {
         Ok(())
     }
 
-    /// Goes on reporting until it is dropped.
     pub(in crate::daemon) async fn keep_reporting(&mut self, admin_state: &AdminState) -> Infallible {
         loop {
             alarm::sleep(INTERVAL).await;
@@ -109,7 +109,7 @@ impl Reporter {
 }
 
 impl Predecessors {
-    /// Those of these that can be heard, each with its pipe; the oldest first.
+    /// The newest of these, each with its pipe; the oldest first.
     pub(in crate::daemon) fn new(mut pipes: Vec<(u32, OwnedFd)>) -> Self {
         pipes.drain(..pipes.len().saturating_sub(HEARD_MAX));
         let each = pipes.into_iter().map(|(process, pipe)| {
@@ -122,8 +122,8 @@ impl Predecessors {
         self.each.iter().map(|one| one.process).collect()
     }
 
-    /// Adds what they go on counting to what we show. Sums are settled when the last of them, whose place we took, has
-    /// said what it had counted when it answered for the last time.
+    /// Adds what they go on counting to our metrics. The sums are settled when the last one, whose place we took, has
+    /// reported what it had counted at its last response.
     pub(in crate::daemon) fn listen(&self, admin_state: &Arc<AdminState>, drain: &Drain) {
         for (place, one) in (1..).zip(&self.each) {
             let reader = ReportReader {
@@ -136,7 +136,7 @@ impl Predecessors {
         }
     }
 
-    /// Leaves the pipes to another process, or takes them back.
+    /// Leaves the pipes to another process, or reads them again.
     pub(in crate::daemon) fn pause(&self, is_paused: bool) {
         self.is_paused.send_replace(is_paused);
     }
@@ -148,7 +148,7 @@ impl Predecessors {
     }
 }
 
-/// What listens to one of them.
+/// Reads the reports of one predecessor.
 struct ReportReader {
     one: Arc<Predecessor>,
     admin_state: Arc<AdminState>,
@@ -171,7 +171,7 @@ impl ReportReader {
     }
 
     /// # Errors
-    /// Anything but the end of the pipe in front of a report.
+    /// Anything but the end of the pipe before a report.
     async fn hear_all(&mut self) -> io::Result<()> {
         let mut receiver = Receiver::from_owned_fd(self.one.pipe.try_clone()?)?;
         loop {
@@ -187,7 +187,7 @@ impl ReportReader {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            // One that has begun is read to its end: another process could make nothing of the rest.
+            // A report that has begun is read to its end: another process could not use the rest.
             let report = alarm::timeout_at(clock::now() + READING, rest(first, &mut receiver)).await;
             let report = report.map_err(|_| io::ErrorKind::TimedOut)??;
             self.admin_state.exposition.update_inherited(self.one.process, &report);
@@ -195,10 +195,10 @@ impl ReportReader {
         }
     }
 
-    /// Waits for something to read, while it is for us.
+    /// Waits for a report to begin, while reading is not paused.
     async fn begins(&mut self, receiver: &Receiver) -> io::Result<()> {
         loop {
-            // The sender lives as long as the daemon.
+            // The watch's sender lives as long as the daemon.
             let _ = self.is_paused.wait_for(|is_paused| !is_paused).await;
             tokio::select! {
                 biased;
@@ -215,7 +215,7 @@ impl ReportReader {
     }
 }
 
-/// A report whose first byte is read already.
+/// Reads a report after its first byte.
 async fn rest(first: [u8; 1], receiver: &mut Receiver) -> io::Result<String> {
     let mut length = [first[0], 0, 0, 0];
     receiver.read_exact(&mut length[1..]).await?;
@@ -224,7 +224,7 @@ async fn rest(first: [u8; 1], receiver: &mut Receiver) -> io::Result<String> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut report = String::new();
-    // Grows with what comes, whatever was announced.
+    // The buffer grows with what arrives, whatever length was announced.
     receiver.take(length.into()).read_to_string(&mut report).await?;
     if report.len() < length as usize { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(report) }
 }
@@ -239,7 +239,7 @@ mod tests {
     fn a_report_that_was_given_up_in_the_middle_goes_on_where_it_was() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         let (mut heard, told) = io::pipe().unwrap();
-        // More than a pipe holds.
+        // More than a pipe's buffer.
         let report: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
         runtime.block_on(async {
             let mut reporter = Reporter::to(told.into());

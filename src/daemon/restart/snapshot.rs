@@ -1,7 +1,7 @@
-//! What this process knows, for the one that goes on with it: what was counted, and what is known of each cluster.
+//! What this process leaves to its successor: what was counted, and what is known of each cluster.
 //!
-//! It is written as JSON into a file in memory, which goes the way of the listening sockets. Any version may read it: a
-//! part that it cannot make anything of is as if it were not there, and that is said in the log.
+//! It is written as JSON into a memory file, which is passed on like the listening sockets. Any version may read it: a
+//! part that it cannot parse is ignored, and a warning is logged.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,17 +15,16 @@ use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 
 use crate::daemon::active_config::ActiveConfig;
 
-/// What a process knew.
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Snapshot {
-    /// What it counted, and those before it.
+    /// What the process counted, and its predecessors.
     pub(in crate::daemon) counted: AllInherited,
     pub(in crate::daemon) clusters: BTreeMap<ClusterName, ClusterSnapshot>,
 }
 
-/// Raised when something that is there means something else than before; new parts do not need it.
+/// Raised when the meaning of an existing part changes; new parts do not need it.
 const FORMAT: u32 = 1;
-/// As long as it may be: some thousands of endpoints have this much to say.
+/// The longest snapshot, in bytes: some thousands of endpoints fit.
 const LENGTH_MAX: u64 = 64 * 1024 * 1024;
 
 #[derive(Serialize)]
@@ -50,7 +49,7 @@ struct RestoredSnapshot {
 /// Writes down what is known now.
 ///
 /// # Errors
-/// What memfd_create(2) and write(2) say.
+/// Errors of memfd_create(2) and write(2).
 pub(in crate::daemon) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
     let view = active.services().admin_state.view.get();
     let clusters = view.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
@@ -63,7 +62,7 @@ pub(in crate::daemon) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> 
     MemoryFile::holding(&serde_json::to_vec(&written)?)
 }
 
-/// What a process before us wrote down; as little of it as can be understood.
+/// Reads what a predecessor wrote, as far as it can be parsed.
 pub(in crate::daemon) fn read(file: MemoryFile) -> Snapshot {
     let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<RestoredSnapshot>(&text)?));
     match found {

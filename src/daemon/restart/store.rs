@@ -1,5 +1,5 @@
-//! Listening sockets in systemd's hands, so that a restart, or a crash, loses neither them nor who waits in their queues
-//! (`FileDescriptorStoreMax=` of systemd.service(5)); and what we know, so that a restart does not lose that either.
+//! systemd's descriptor store (`FileDescriptorStoreMax=` of systemd.service(5)): it keeps listening sockets with their
+//! queues over a restart or a crash, and the snapshot over a restart.
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
@@ -11,13 +11,13 @@ use super::snapshot;
 use crate::daemon::active_config::ActiveConfig;
 use crate::daemon::notify;
 
-/// Whether systemd keeps descriptors for us: it says so in FDSTORE.
+/// Whether systemd keeps descriptors for us, as FDSTORE says.
 pub(in crate::daemon) fn is_available() -> bool {
     let most = std::env::var("FDSTORE").ok().and_then(|most| most.parse::<u32>().ok());
     most.is_some_and(|most| most > 0) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Gives systemd these sockets, and takes back those of before. What it keeps goes on when we stop.
+/// Has systemd keep these sockets instead of those before. They go on listening when we stop.
 pub(in crate::daemon) fn store_sockets(
     sockets: &[(Arc<ListeningSocket>, Role)],
     kept: &mut BTreeSet<String>,
@@ -25,7 +25,7 @@ pub(in crate::daemon) fn store_sockets(
     if !is_available() {
         return;
     }
-    // Whoever left it there is us now.
+    // The snapshot was for this process.
     notify::send_with_descriptors(
         &format!("FDSTOREREMOVE=1\nFDNAME={}", Role::Snapshot.to_descriptor()),
         &[],
@@ -33,7 +33,7 @@ pub(in crate::daemon) fn store_sockets(
     for name in std::mem::take(kept) {
         notify::send_with_descriptors(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
     }
-    // Those of a socket unit are systemd's already.
+    // Those of a socket unit are kept by systemd already.
     for (listening, role) in sockets.iter().filter(|(_, role)| !matches!(role, Role::Systemd(_))) {
         let name = role.to_descriptor();
         if notify::send_with_descriptors(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[listening.as_fd()])
@@ -44,7 +44,7 @@ pub(in crate::daemon) fn store_sockets(
     }
 }
 
-/// Gives systemd what we know, for whom it starts next.
+/// Has systemd keep a snapshot for the process that it starts next.
 pub(in crate::daemon) fn store_snapshot(active: &ActiveConfig) {
     if !is_available() {
         return;

@@ -1,5 +1,5 @@
-//! The table of docs/CREDENTIALS.md, "Which certificates are taken", row by row: whole handshakes, with TLS 1.2 and 1.3, under
-//! each `verify`; and what an impostor may try under each.
+//! The table of docs/CREDENTIALS.md, "Which certificates are taken", row by row: whole handshakes, with TLS 1.2 and
+//! 1.3, under each `verify`; and attacks under each.
 
 use std::sync::Arc;
 
@@ -16,11 +16,10 @@ use crate::tls::{
     Stream, TlsStart, Trust, Verify,
 };
 
-/// Taken, or refused with these words.
+/// Accepted, or refused with a message that has this text.
 type Verdict = Result<(), &'static str>;
 const TAKEN: Verdict = Ok(());
 
-/// How a client is set up.
 struct Client<'a> {
     workshop: &'a Workshop,
     verify: Verify,
@@ -47,7 +46,7 @@ impl Client<'_> {
         Originator::new(&settings).unwrap()
     }
 
-    /// Shakes hands with that server, with each version.
+    /// Does a handshake with that server, for each version.
     #[track_caller]
     fn meets(&self, shown: &Server, expected: Verdict) {
         let originator = self.originator();
@@ -79,7 +78,7 @@ fn check(met: Result<(), HandshakeError>, verify: Verify, expected: Verdict) {
     }
 }
 
-/// A row: with that `ca`, by `full` and by `ca`; and pinned by itself it is always taken.
+/// A row: with that `ca`, under `full` and `ca`; pinned by itself the certificate is always accepted.
 #[track_caller]
 fn row(workshop: &Workshop, shown: &Server, ca: &[CertificateDer<'static>], full: Verdict, by_ca: Verdict) {
     let client = |verify, ca| Client { workshop, verify, ca, pins: &[], name: "db.test" };
@@ -88,7 +87,7 @@ fn row(workshop: &Workshop, shown: &Server, ca: &[CertificateDer<'static>], full
     client(Verify::Pin, &[shown.own().clone()]).meets(shown, TAKEN);
 }
 
-/// A row of a certificate that openssl makes, by its CA.
+/// A row of a certificate that openssl makes, signed by its CA.
 #[track_caller]
 fn made(order: Order<'_>, full: Verdict, by_ca: Verdict) {
     let workshop = Workshop::new();
@@ -101,7 +100,7 @@ const RSA: &[&str] = &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
 #[test]
 fn names() {
     made(ORDER, TAKEN, TAKEN);
-    // A wildcard for all of a top level is nobody's.
+    // A wildcard for a whole top-level domain matches nothing.
     made(
         Order { extensions: "subjectAltName=DNS:*.test", ..ORDER },
         Err("it is for *.test; see tls.server_name"),
@@ -112,7 +111,7 @@ fn names() {
         Err("for another name than db.test: it is for *.other.test; see tls.server_name"),
         TAKEN,
     );
-    // As Cloud SQL has them: a common name, and no other.
+    // As Cloud SQL issues them: with a common name only.
     made(
         Order { extensions: "basicConstraints=CA:FALSE", ..ORDER },
         Err(
@@ -137,8 +136,8 @@ fn names() {
     }
 }
 
-/// `openssl req -x509`, as PostgreSQL's manual has it, makes a CA of a server: named as its own `ca` it was refused as
-/// `CaUsedAsEndEntity`.
+/// `openssl req -x509`, as in PostgreSQL's manual, makes the server's certificate a CA: named as its own `ca` it was
+/// refused as `CaUsedAsEndEntity`.
 #[test]
 fn self_signed() {
     let workshop = Workshop::new();
@@ -163,7 +162,7 @@ fn self_signed() {
     let misused = workshop.make(Order { name: "misused", by: None, extensions: for_clients, ..ORDER });
     let lacks = Err("lacks serverAuth");
     row(&workshop, &misused, &[misused.own().clone()], lacks, lacks);
-    // Signed by somebody else, and in the file itself.
+    // Signed by another CA, and itself in the file.
     let leaf = workshop.make(Order { name: "leaf", ..ORDER });
     row(&workshop, &leaf, &[leaf.own().clone()], TAKEN, TAKEN);
     let is_a_ca = format!("{CA}\nsubjectAltName=DNS:db.test");
@@ -174,7 +173,7 @@ fn self_signed() {
     row(&workshop, &leaf, &[leaf.own().clone()], TAKEN, TAKEN);
 }
 
-/// What `openssl x509 -req` makes without an extension file, as PostgreSQL's and MySQL's manuals do.
+/// What `openssl x509 -req` makes without an extension file, as in PostgreSQL's and MySQL's manuals.
 #[test]
 fn version_1() {
     let nameless = Err("it has no subject alternative name, being of X.509 version 1");
@@ -185,7 +184,7 @@ fn version_1() {
     row(&workshop, &itself, &[itself.own().clone()], nameless, TAKEN);
     let lone = Err("is of X.509 version 1: it is taken with `verify: ca`");
     row(&workshop, &itself, &[workshop.certificate("ca")], lone, lone);
-    // A CA of the same name has not signed it, nor has a server's certificate, nor one that limits names.
+    // Not signed by a CA of the same name, by a server's certificate, or by a CA with name constraints.
     let shown = workshop.make(Order { extensions: "", ..ORDER });
     let order = Order { subject: "/O=Shop/CN=CA", by: None, extensions: CA, ..ORDER };
     workshop.make(Order { name: "other", ..order });
@@ -220,7 +219,7 @@ fn intermediates() {
     let lacks =
         Err("has the CA `CN=Between`: the server lacks intermediate certificates, or tls.ca is another CA's");
     row(&workshop, &issued(&named(&["db.test"]), &between), &trusted, lacks, lacks);
-    // And one that ends with somebody else's root.
+    // A chain that ends with a root that is not in `tls.ca`.
     let chain = [between.der().clone(), root.der().clone()];
     let foreign = Err("its chain ends with the root `CN=Root`, which tls.ca does not have");
     let shown = issued(&named(&["db.test"]), &between).with(&chain);
@@ -264,7 +263,7 @@ fn algorithms() {
     shown.chain = vec![der.into()];
     let unknown = Err("is signed with ML-DSA-65, which is not known here");
     row(&workshop, &shown, &[workshop.certificate("rsa")], unknown, unknown);
-    // Of a server's own key of that length see tests/behaviour/certificates.rs.
+    // For a server's own key of that length see tests/behaviour/certificates.rs.
     let short = ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"];
     workshop.make(Order { name: "short", key: &short, ..ca });
     let shown = workshop.make(Order { by: Some("short"), ..ORDER });
@@ -290,7 +289,7 @@ fn name_constraints() {
         ("permitted;dirName:shop,permitted;DNS:test", "/O=Shop/CN=x", TAKEN),
         ("permitted;dirName:shop,permitted;DNS:other.test", "/O=Shop/CN=x", violated),
         ("permitted;dirName:shop,excluded;DNS:test", "/O=Shop/CN=x", violated),
-        // Fails closed: what another spelling may hide is not known.
+        // Fails closed: an excluded name could be hidden by another spelling.
         ("excluded;dirName:shop", "/O=Other/CN=x", violated),
     ] {
         let extensions = format!("{CA}\nnameConstraints=critical,{constraints}\n[shop]\nO=Shop\n");
@@ -307,13 +306,13 @@ fn name_constraints() {
         let shown = shown.with(&[workshop.certificate("limited")]);
         row(&workshop, &shown, &trusted, expected, expected);
     }
-    // Limits that a CA below the root has are webpki's, which refuses them.
+    // Constraints of a CA below the root are left to webpki, which refuses them.
     let extensions = format!("{CA}\nnameConstraints=critical,permitted;dirName:shop\n[shop]\nO=Shop\n");
     workshop.make(Order { name: "below", subject: "/O=Shop/CN=B", extensions: &extensions, ..ORDER });
     let shown = workshop.make(Order { by: Some("below"), subject: "/O=Shop/CN=x", ..ORDER });
     let shown = shown.with(&[workshop.certificate("below")]);
     row(&workshop, &shown, &[workshop.certificate("ca")], violated, violated);
-    // A CA below a limited root must not leave its names, either.
+    // A CA below a constrained root must conform, too.
     let extensions = format!("{CA}\nnameConstraints=critical,permitted;dirName:shop\n[shop]\nO=Shop\n");
     workshop.make(Order { name: "limited", subject: "/O=Shop", by: None, extensions: &extensions, ..ORDER });
     workshop.make(Order { name: "below", subject: "/O=Other", by: Some("limited"), extensions: CA, ..ORDER });
@@ -322,8 +321,8 @@ fn name_constraints() {
     row(&workshop, &shown, &[workshop.certificate("limited")], directory, directory);
 }
 
-/// As when AddTrust's and IdenTrust's roots ended: a root is trusted for what it is, not for its dates, and another's
-/// signature on it that has ended does no harm.
+/// As when AddTrust's and IdenTrust's roots expired: the dates of a root do not count, and an expired cross-signature
+/// on it does no harm.
 #[test]
 fn dates() {
     let workshop = Workshop::new();
@@ -370,7 +369,7 @@ fn purposes_and_extensions() {
     with("extendedKeyUsage=serverAuth,clientAuth", TAKEN);
     with("extendedKeyUsage=clientAuth", Err("its extended key usage lacks serverAuth"));
     with("extendedKeyUsage=anyExtendedKeyUsage", Err("its extended key usage lacks serverAuth"));
-    // RFC 8446 §4.4.2.2 wants digitalSignature; here nobody looks.
+    // RFC 8446 §4.4.2.2 requires digitalSignature; this is not checked here.
     with("keyUsage=critical,keyEncipherment", TAKEN);
     with(
         "1.2.3.4=critical,DER:0500",
@@ -384,7 +383,7 @@ fn purposes_and_extensions() {
     row(&workshop, &itself, &[itself.own().clone()], unknown, unknown);
 }
 
-/// A pin says which key, and the key is what proves it: whoever shows a copy of the certificate has no part in it.
+/// A pin selects a key, and the handshake proves possession of it: a copy of the certificate does not suffice.
 #[test]
 fn a_copy_of_a_pinned_certificate_is_worth_nothing_without_its_key() {
     let workshop = Workshop::new();
@@ -408,7 +407,7 @@ fn a_copy_of_a_pinned_certificate_is_worth_nothing_without_its_key() {
             client.meets(shown, expected);
         };
         pinned(&[], &pins, &right, TAKEN);
-        // The same key in another certificate: for `pins` the same server, for a certificate another.
+        // The same key in another certificate: the same server for `pins`, another one for a pinned certificate.
         let renewal =
             ["x509", "-in", "server.pem", "-signkey", "server.key", "-days", "3", "-out", "server.pem"];
         workshop.openssl(&renewal);
@@ -419,13 +418,13 @@ fn a_copy_of_a_pinned_certificate_is_worth_nothing_without_its_key() {
         let stranger = workshop.make(ORDER);
         pinned(&right.chain, &[], &stranger, other);
         pinned(&[], &pins, &stranger, Err("none of tls.pins; it is sha256//"));
-        // Nor does a CA that is pinned speak for what it signed.
+        // A pinned CA does not count for what it signed.
         pinned(&[workshop.certificate("ca")], &[], &stranger, other);
     }
 }
 
-/// Two servers whose own certificates stand in one file: the key of one would have signed for the other, since webpki asks of
-/// no anchor whether it is a CA's.
+/// Two servers' own certificates in one file: the key of one could have signed for the other, since webpki does not
+/// check that an anchor is a CA.
 #[test]
 fn a_server_in_the_file_speaks_for_itself_alone() {
     let workshop = Workshop::new();
@@ -440,7 +439,7 @@ fn a_server_in_the_file_speaks_for_itself_alone() {
     }
 }
 
-/// Files in which nobody but a server stands that may have been revoked.
+/// Files with a server's own certificate, which may have been revoked.
 #[test]
 fn what_revocation_lists_say_comes_first() {
     let workshop = Workshop::new();
@@ -473,7 +472,7 @@ fn what_revocation_lists_say_comes_first() {
         trusted.verifier.verify_server_cert(shown.own(), &[], &name, &[], now).is_ok()
     };
     assert!(judged(&[ca.der().clone()]));
-    // In the file itself, without the CA whose list could be asked.
+    // In the file itself, without the CA whose list would be required.
     assert!(!judged(&[shown.own().clone()]));
     let mut revoking = list;
     let serial = x509_parser::parse_x509_certificate(shown.own()).unwrap().1.raw_serial().to_vec();

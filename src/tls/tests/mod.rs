@@ -1,4 +1,4 @@
-//! A stream and its server over loopback, in one task; the keys as short-lived as a test wants them.
+//! A stream and its server over loopback, in one task, with keys as short-lived as a test needs.
 
 mod certificates;
 pub(crate) mod steps;
@@ -29,13 +29,12 @@ use crate::alarm;
 use crate::clock;
 use crate::sys::{ConnectTarget, Options, Socket};
 
-/// The server's end of a stream.
 pub(crate) type Server = tokio_rustls::server::TlsStream<TcpStream>;
 
 pub(crate) const TLS12: &SupportedProtocolVersion = &rustls::version::TLS12;
 pub(crate) const TLS13: &SupportedProtocolVersion = &rustls::version::TLS13;
 
-/// AES-GCM whose keys may protect so many records.
+/// AES-GCM with keys for that many records.
 fn suite(version: &SupportedProtocolVersion, records: u64) -> SupportedCipherSuite {
     let wanted = if version == TLS12 {
         aws_lc_rs::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
@@ -80,7 +79,7 @@ pub(crate) async fn tcp() -> (Socket, TcpStream) {
     (socket, peer)
 }
 
-/// What both sides of a stream need, of which ours may send so many records with one key. Nothing is resumed.
+/// Configurations of client and server; the client may send that many records with one key. Nothing is resumed.
 pub(crate) fn configs(
     version: &'static SupportedProtocolVersion,
     records: u64,
@@ -101,7 +100,7 @@ pub(crate) fn configs(
     (Arc::new(client), server)
 }
 
-/// Both ends of a TLS connection on loopback, of which ours may send so many records with one key.
+/// Both ends of a TLS connection on loopback; the client may send that many records with one key.
 pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records: u64) -> (Stream, Server) {
     let (client, server) = configs(version, records);
     let (socket, peer) = tcp().await;
@@ -113,7 +112,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
     (stream.unwrap(), server.unwrap())
 }
 
-/// The claim of a test, which shall not wait for ever.
+/// Runs a test with a time limit.
 pub(crate) fn within_a_minute(claim: impl Future<Output = ()>) {
     let runtime = crate::workers::runtime().unwrap();
     let claimed = runtime.block_on(alarm::drive(async {
@@ -130,8 +129,8 @@ async fn write(stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// A Redis client at 10,000 commands a second had sent 2^24 records to a server without TLS 1.3 after half an hour.
-/// rustls seals no more then and has a close_notify ready; it was never sent, and the server waited for the next command
-/// as the client for its answer.
+/// rustls then encrypts no more and has a close_notify ready; it was never sent, so the server waited for the next
+/// command, and the client for its response.
 #[test]
 fn keys_that_are_used_up_end_a_tls_1_2_stream_with_a_close_notify() {
     within_a_minute(async {
@@ -158,8 +157,8 @@ fn keys_that_are_used_up_end_a_tls_1_2_stream_with_a_close_notify() {
     });
 }
 
-/// A write of many records may be too long for what is left of the keys: what was sealed before it is counted, and what is
-/// not is not sent in part.
+/// The keys may not suffice for a write of many records: what was encrypted before counts as written, and nothing is
+/// sent in part.
 #[test]
 fn a_write_that_the_keys_do_not_suffice_for_is_not_sent_in_part() {
     within_a_minute(async {
@@ -177,7 +176,7 @@ fn a_write_that_the_keys_do_not_suffice_for_is_not_sent_in_part() {
     });
 }
 
-/// TLS 1.3 renews its keys where TLS 1.2 has to end, for small records as for full ones, and the server's keys as well.
+/// TLS 1.3 updates its keys where TLS 1.2 has to end, for small records as for full ones, and in both directions.
 #[test]
 fn keys_that_are_used_up_are_renewed_with_tls_1_3() {
     within_a_minute(async {
@@ -199,8 +198,8 @@ fn keys_that_are_used_up_are_renewed_with_tls_1_3() {
     });
 }
 
-/// A server that says much and means little (tickets, or a byte in each record) is not seen by whoever counts the bytes that a
-/// read brings: it had its worker for a hundred megabytes at a time.
+/// A server that sends much ciphertext with little plaintext (tickets, or a byte in each record) is not limited by a
+/// budget of bytes read: it blocked its worker for a hundred megabytes at a time.
 #[test]
 fn a_server_whose_records_are_almost_empty_has_one_turn_at_a_time() {
     within_a_minute(async {

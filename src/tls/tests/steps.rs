@@ -1,4 +1,4 @@
-//! A stream over a connection in memory: every portion, every wait and every error at every step.
+//! A stream over a connection in memory: every size of portions, every wait and every error at every step.
 
 use std::io::{Read as _, Write as _};
 
@@ -8,12 +8,12 @@ use super::wire::{Call, ECONNRESET, EIO, EPIPE, End, Peer, Wire, Woken, wire};
 use super::*;
 use crate::tls::HandshakeError;
 
-/// The server of a stream: rustls, on the other end of a wire.
+/// The server of a stream: rustls, at the other end of a wire.
 pub(crate) struct WiredServer {
     pub(crate) peer: Peer,
     pub(crate) connection: ServerConnection,
     pub(crate) heard: Vec<u8>,
-    /// close_notify has come.
+    /// close_notify was received.
     pub(crate) has_heard_goodbye: bool,
 }
 
@@ -23,7 +23,7 @@ impl WiredServer {
         Self { peer, connection, heard: Vec::new(), has_heard_goodbye: false }
     }
 
-    /// Hears what has come, and answers what TLS has to answer.
+    /// Processes what was received, and sends what TLS has to send.
     pub(crate) fn turn(&mut self) {
         let ciphertext = self.peer.hear(usize::MAX);
         let mut rest = &ciphertext[..];
@@ -73,12 +73,12 @@ pub(crate) async fn shaken(
     }
 }
 
-/// A pattern of which no two parts are alike.
+/// A pattern without repetitions.
 pub(crate) fn words(salt: u8, length: usize) -> Vec<u8> {
     (0..length).map(|at| (at / 251) as u8 ^ (at % 251) as u8 ^ salt).collect()
 }
 
-/// What a talk came to: where it failed and how, and what each side had heard by then.
+/// The result of a conversation: the step and error where it failed, and what each side had received by then.
 #[derive(Debug)]
 struct Talk {
     failed: Option<(&'static str, io::Error)>,
@@ -87,7 +87,7 @@ struct Talk {
 
 const SAID: usize = 40_000;
 
-/// The client says its words, hears the server's, and both end.
+/// The client sends its bytes, receives the server's, and both end.
 async fn talk(stream: &mut Stream<Wire>, server: &mut WiredServer) -> Talk {
     let mut talk = Talk { failed: None, read: Vec::new() };
     let said = words(1, SAID);
@@ -95,7 +95,7 @@ async fn talk(stream: &mut Stream<Wire>, server: &mut WiredServer) -> Talk {
     if let Err(error) = result {
         talk.failed = Some(("write", error));
     }
-    // A failure to write does not keep anybody from reading.
+    // After a failed write, reading goes on.
     server.say(&words(2, SAID));
     let mut buffer = vec![0; 64 * 1024];
     while talk.read.len() < SAID {
@@ -121,7 +121,7 @@ async fn written(stream: &mut Stream<Wire>, server: &mut WiredServer, mut bytes:
     woken(server, poll_fn(|cx| stream.poll_flush(cx))).await
 }
 
-/// What comes of a call while the server takes its turns.
+/// Polls a call while the server takes its turns.
 async fn woken<T>(server: &mut WiredServer, call: impl Future<Output = T>) -> T {
     let mut call = Woken::new(call);
     loop {
@@ -133,8 +133,8 @@ async fn woken<T>(server: &mut WiredServer, call: impl Future<Output = T>) -> T 
     }
 }
 
-/// A connection that takes and gives a byte at a time, and nothing at every second call: what comes out is what went in, and
-/// nothing is kept.
+/// A connection that moves a byte at a time, and nothing at every second call: all bytes pass unchanged, and no buffer
+/// is left.
 #[test]
 fn bytes_pass_whole_in_portions_of_any_size() {
     within_a_minute(async {
@@ -159,7 +159,7 @@ fn bytes_pass_whole_in_portions_of_any_size() {
     });
 }
 
-/// What is looked at is read all the same, be it bytes, an end or an error, which the kernel tells only once.
+/// What was peeked at is still read: bytes, an end, or an error, which the kernel reports only once.
 #[test]
 fn what_is_looked_at_is_still_there() {
     within_a_minute(async {
@@ -199,8 +199,9 @@ fn what_is_looked_at_is_still_there() {
     });
 }
 
-/// Each call to the connection fails once, from the first of the handshake to the last of the goodbye: whoever asked is told
-/// which error it was, what was said before it has arrived, and the server hears an end, for it would wait for us as we for it.
+/// Each call to the connection fails once, from the first of the handshake to the last of the close: the caller gets
+/// that error, all data before it has arrived, and the server sees an end, for otherwise both sides would wait for each
+/// other.
 #[test]
 fn an_error_at_any_step_is_told_to_whoever_asked() {
     within_a_minute(async {
@@ -250,8 +251,8 @@ fn an_error_at_any_step_is_told_to_whoever_asked() {
     });
 }
 
-/// A server that stops reading and then breaks, with a part of what was written in our hands: writes and flushes say so, the
-/// end goes out all the same, and what it said last is read.
+/// A server stops reading and then resets, with a part of what was written still buffered here: writes and flushes
+/// fail, the FIN is sent all the same, and what the server sent last is read.
 #[test]
 fn a_pipe_that_breaks_with_ciphertext_held_fails_every_write_and_no_read() {
     within_a_minute(async {
@@ -284,8 +285,8 @@ fn a_pipe_that_breaks_with_ciphertext_held_fails_every_write_and_no_read() {
     });
 }
 
-/// TLS has an answer of its own to give (new keys are asked for) and cannot: who reads is not told, for what the server says
-/// still comes; who writes next is.
+/// rustls has to send a response of its own (a key update was requested) and cannot: reads do not fail, for the
+/// server's data still comes; the next write does.
 #[test]
 fn an_answer_of_tls_that_cannot_be_given_fails_the_next_write() {
     within_a_minute(async {
@@ -304,8 +305,8 @@ fn an_answer_of_tls_that_cannot_be_given_fails_the_next_write() {
     });
 }
 
-/// A goodbye that the connection does not take at once: the end comes behind it and not before, or the server would call the
-/// stream cut.
+/// The connection does not take the close_notify at once: the FIN follows it and not before, or the server would
+/// consider the stream truncated.
 #[test]
 fn an_end_waits_until_everything_before_it_has_gone() {
     within_a_minute(async {

@@ -1,6 +1,6 @@
-//! A connection in memory whose every call can be cut short, kept waiting or made to fail, which no socket of loopback can.
+//! A connection in memory whose every call can be cut short, delayed or made to fail, which no socket of loopback can.
 //!
-//! The fuzz target of relays has this file, too. Lacks any reaction of its peer: whoever holds that end plays it.
+//! The fuzz target of relays uses this file, too. The peer does nothing by itself: the test moves it.
 
 use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
@@ -15,19 +15,18 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use crate::sys::{Socket, Transport};
 
-/// Our end.
 #[derive(Debug)]
 pub(crate) struct Wire(Rc<RefCell<State>>);
 
-/// The other end, and what happens to the connection.
+/// The other end, and the control of the connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer(Rc<RefCell<State>>);
 
-/// How a direction ends, behind what was said.
+/// How a direction ends, after all data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Orderly,
-    /// An error of that number.
+    /// With that errno.
     Failed(i32),
 }
 
@@ -40,19 +39,19 @@ pub(crate) enum Call {
 
 #[derive(Debug)]
 struct State {
-    /// Said by the peer, not read yet.
+    /// Sent by the peer, not read yet.
     said: VecDeque<u8>,
     said_end: Option<End>,
-    /// Sent to the peer, not taken yet.
+    /// Sent to the peer, not received yet.
     heard: VecDeque<u8>,
-    /// How many bytes wait for the peer at most.
+    /// How many bytes may wait for the peer.
     window: usize,
-    /// What one call moves at most.
+    /// How many bytes one call may move.
     portion: usize,
-    /// Whether each call has to be made twice: at first nothing is ready.
+    /// Whether each call has to be made twice: the first returns pending.
     halts: bool,
     has_halted: bool,
-    /// Which call fails for good, after how many of its kind that do not, and how.
+    /// Which call fails, after how many of its kind that succeed, and with which errno.
     fault: Option<(Call, usize, i32)>,
     has_failed: bool,
     /// Sends fail from now on.
@@ -64,7 +63,7 @@ struct State {
     writer: Option<Waker>,
 }
 
-/// Both ends; all is moved at once, and nothing fails.
+/// Both ends; every call moves everything, and nothing fails.
 pub(crate) fn wire() -> (Wire, Peer) {
     let state = Rc::new(RefCell::new(State {
         said: VecDeque::new(),
@@ -87,7 +86,7 @@ pub(crate) fn wire() -> (Wire, Peer) {
 }
 
 impl State {
-    /// Whether this call has to wait for another.
+    /// Whether this call returns pending.
     fn halt(&mut self, cx: &Context<'_>) -> bool {
         if self.halts {
             self.has_halted = !self.has_halted;
@@ -98,7 +97,7 @@ impl State {
         self.halts && self.has_halted
     }
 
-    /// Counts a call that is about to be answered.
+    /// Counts a call that is about to succeed, or fails it.
     fn meets_fault(&mut self, call: Call) -> io::Result<()> {
         match &mut self.fault {
             Some((of, 0, errno)) if *of == call => {
@@ -136,7 +135,7 @@ impl State {
     }
 
     fn send(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // As the kernel has it: an end is the last thing that is sent.
+        // As in the kernel: nothing can be sent after the end.
         if let Some(errno) = self.refuses.or_else(|| self.finished.then_some(EPIPE)) {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
@@ -199,7 +198,7 @@ impl Peer {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Says something, unless it has ended.
+    /// Sends bytes to us, unless its direction has ended.
     pub(crate) fn say(&self, bytes: &[u8]) {
         let mut state = self.state();
         if state.said_end.is_none() {
@@ -208,14 +207,14 @@ impl Peer {
         Self::wake(state);
     }
 
-    /// Ends its direction; the first end counts.
+    /// Ends its direction; only the first end counts.
     pub(crate) fn end(&self, end: End) {
         let mut state = self.state();
         state.said_end.get_or_insert(end);
         Self::wake(state);
     }
 
-    /// Takes what was sent to it.
+    /// Receives what was sent to it.
     pub(crate) fn hear(&self, most: usize) -> Vec<u8> {
         let mut state = self.state();
         let most = most.min(state.heard.len());
@@ -224,52 +223,52 @@ impl Peer {
         heard
     }
 
-    /// From now on sends fail.
+    /// Makes sends fail from now on.
     pub(crate) fn refuse(&self, errno: i32) {
         let mut state = self.state();
         state.refuses = Some(errno);
         Self::wake(state);
     }
 
-    /// Lets so many bytes wait for it.
+    /// Sets how many bytes may wait for it.
     pub(crate) fn set_window(&self, window: usize) {
         let mut state = self.state();
         state.window = window;
         Self::wake(state);
     }
 
-    /// Lets a call move so much, every second time it is made or every time.
+    /// Sets how much a call moves, and whether only every second call does.
     pub(crate) fn set_portion(&self, portion: usize, halts: bool) {
         let mut state = self.state();
         (state.portion, state.halts) = (portion, halts);
     }
 
-    /// Makes a call fail, after so many that do not.
+    /// Makes a call fail, after that many of its kind that succeed.
     pub(crate) fn set_fault(&self, call: Call, after: usize, errno: i32) {
         self.state().fault = Some((call, after, errno));
     }
 
-    /// Whether that call was made.
+    /// Whether the call set to fail was made.
     pub(crate) fn has_failed(&self) -> bool {
         self.state().has_failed
     }
 
-    /// What waits for it.
+    /// What it has not received yet.
     pub(crate) fn waiting(&self) -> Vec<u8> {
         self.state().heard.iter().copied().collect()
     }
 
-    /// What it said and nobody read.
+    /// How many bytes it sent that were not read.
     pub(crate) fn unread(&self) -> usize {
         self.state().said.len()
     }
 
-    /// Whether all is read, and what was sent to it taken.
+    /// Whether everything was read and received.
     pub(crate) fn is_quiet(&self) -> bool {
         self.state().said.is_empty() && self.state().heard.is_empty()
     }
 
-    /// How our direction has ended for it, if it has; what it has not taken yet comes before that.
+    /// How our direction has ended, if it has; unreceived bytes come before the end.
     pub(crate) fn ended(&self) -> Option<End> {
         let state = self.state();
         match (state.aborted && state.closed, state.finished || state.closed) {
@@ -285,20 +284,20 @@ impl Peer {
     }
 }
 
-/// An error that no connection has by itself.
+/// An error that does not occur by itself.
 #[allow(dead_code, reason = "who has this file uses its part of it")]
 pub(crate) const EIO: i32 = 5;
 pub(crate) const EPIPE: i32 = 32;
 pub(crate) const ECONNRESET: i32 = 104;
 
-/// More than anything here takes.
+/// More than any test here needs.
 const POLLS_MAX: usize = 4_000_000;
 
-/// A future that is polled when it was woken, and by nothing else, with others in the same task.
+/// A future that is polled only when it was woken, although it shares a task with others.
 pub(crate) struct Woken<F> {
     future: Pin<Box<F>>,
     woken: Arc<Flag>,
-    /// So many times in all.
+    /// The number of polls.
     pub(crate) polls: usize,
 }
 
@@ -315,7 +314,7 @@ impl<F: Future> Woken<F> {
         Self { future: Box::pin(future), woken: Arc::new(Flag(AtomicBool::new(true))), polls: 0 }
     }
 
-    /// Polls it until it is done, or waits for something that has not happened.
+    /// Polls it until it is done, or waits for an event that has not happened.
     pub(crate) async fn run(&mut self) -> Poll<F::Output> {
         let waker = Waker::from(Arc::clone(&self.woken));
         while self.woken.0.swap(false, Ordering::Relaxed) {
@@ -324,7 +323,7 @@ impl<F: Future> Woken<F> {
             if let Poll::Ready(output) = self.future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 return Poll::Ready(output);
             }
-            // Who asked for another turn is woken by the runtime once everybody had one.
+            // A future that yielded is woken by the runtime after all others had a turn.
             tokio::task::yield_now().await;
         }
         Poll::Pending

@@ -1,4 +1,4 @@
-//! Certificates of every kind that people have, with their keys. Usual ones are rcgen's; the others are made by the openssl
+//! Certificates of every kind that occurs, with their keys. Usual ones are rcgen's; the others are made by the openssl
 //! command, as most of those in the field were.
 
 use std::fs;
@@ -13,10 +13,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
-/// A CA of rcgen's.
 pub(in crate::tls) type Ca = CertifiedIssuer<'static, KeyPair>;
 
-/// What a server shows, and the key that it has.
+/// What a server sends, and the key that it has.
 pub(in crate::tls) struct Server {
     pub(in crate::tls) chain: Vec<CertificateDer<'static>>,
     pub(in crate::tls) key: PrivateKeyDer<'static>,
@@ -27,7 +26,7 @@ impl Server {
         &self.chain[0]
     }
 
-    /// The same with these CAs behind it.
+    /// Appends these CAs to its chain.
     pub(in crate::tls) fn with(mut self, above: &[CertificateDer<'static>]) -> Self {
         self.chain.extend_from_slice(above);
         self
@@ -41,24 +40,23 @@ pub(in crate::tls) fn ca_params(name: &str) -> CertificateParams {
     params
 }
 
-/// A CA of that name.
 pub(in crate::tls) fn ca(name: &str) -> Ca {
     CertifiedIssuer::self_signed(ca_params(name), KeyPair::generate().unwrap()).unwrap()
 }
 
-/// For a certificate with these names.
+/// Parameters of a certificate with these names.
 pub(in crate::tls) fn named(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
 }
 
-/// A server's certificate of that CA.
+/// A server's certificate issued by that CA.
 pub(in crate::tls) fn issued(params: &CertificateParams, ca: &Ca) -> Server {
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, ca).unwrap();
     Server { chain: vec![certificate.der().clone()], key: pkcs8(&key) }
 }
 
-/// One for `localhost` that nobody else has signed, and that is no CA's.
+/// One for `localhost` that is self-signed and no CA's.
 pub(in crate::tls) fn self_signed() -> Server {
     let key = KeyPair::generate().unwrap();
     let certificate = named(&["localhost"]).self_signed(&key).unwrap();
@@ -69,7 +67,7 @@ fn pkcs8(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))
 }
 
-/// What a server shows that speaks this version; whether the key is the certificate's is not asked.
+/// A server's configuration for one version, without a check that key and certificate match.
 pub(in crate::tls) fn server(
     server: &Server,
     version: &'static SupportedProtocolVersion,
@@ -84,30 +82,30 @@ pub(in crate::tls) fn server(
     Arc::new(config)
 }
 
-/// A folder in which openssl works.
+/// A temporary folder in which openssl works.
 pub(in crate::tls) struct Workshop(tempfile::TempDir);
 
 /// How openssl is to make a certificate.
 #[derive(Clone, Copy)]
 pub(in crate::tls) struct Order<'a> {
-    /// The files' name.
+    /// The base name of the files.
     pub(in crate::tls) name: &'a str,
     /// Arguments of `genpkey`.
     pub(in crate::tls) key: &'a [&'a str],
     pub(in crate::tls) subject: &'a str,
-    /// Whose CA's name; `None`: its own.
+    /// The name of the CA that signs; `None`: self-signed.
     pub(in crate::tls) by: Option<&'a str>,
-    /// Lines of extensions; none make a certificate of version 1.
+    /// Lines of extensions; without any, the certificate is of version 1.
     pub(in crate::tls) extensions: &'a str,
     /// More arguments of `x509`.
     pub(in crate::tls) more: &'a [&'a str],
 }
 
 pub(in crate::tls) const P256: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
-/// What makes a CA.
+/// The extension that makes a CA.
 pub(in crate::tls) const CA: &str = "basicConstraints=critical,CA:TRUE";
 
-/// For `db.test`, of the workshop's first CA.
+/// For `db.test`, by the workshop's first CA.
 pub(in crate::tls) const ORDER: Order<'static> = Order {
     name: "server",
     key: P256,
@@ -118,7 +116,7 @@ pub(in crate::tls) const ORDER: Order<'static> = Order {
 };
 
 impl Workshop {
-    /// With a CA that is called `ca`.
+    /// With a CA named `ca`.
     pub(in crate::tls) fn new() -> Self {
         let workshop = Self(tempfile::tempdir().unwrap());
         workshop.make(Order { name: "ca", subject: "/O=Shop/CN=CA", by: None, extensions: CA, ..ORDER });
@@ -159,7 +157,7 @@ impl Workshop {
         self.server(name)
     }
 
-    /// What was made under that name.
+    /// The certificate and key made under that name.
     pub(in crate::tls) fn server(&self, name: &str) -> Server {
         let chain = vec![self.certificate(name)];
         let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).unwrap();
@@ -170,7 +168,7 @@ impl Workshop {
         CertificateDer::from_pem_file(self.path(&format!("{name}.pem"))).unwrap()
     }
 
-    /// A PEM file of these.
+    /// A PEM file of these certificates.
     pub(in crate::tls) fn file(&self, certificates: &[CertificateDer<'static>]) -> PathBuf {
         let pem = |der: &CertificateDer<'_>| pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec()));
         let path = self.path("trusted.pem");
