@@ -1,9 +1,8 @@
-//! Ends the sessions of endpoints that went down or were removed, where the cluster's settings say so.
+//! Ends the sessions of endpoints that are down or removed, where the cluster's settings say so.
 //!
-//! It looks at the cluster after each change, and at the route's sessions; neither knows of it. On an endpoint that is down they end
-//! at once, on one that was removed as in a drain: evenly
-//! over the closing time, those that rest first, and who is left at its end then. An endpoint that comes back in time spares
-//! those whose moment had not come.
+//! It runs after each change of the cluster, over the route's sessions. The sessions of an endpoint that is down end
+//! at once; those of a removed endpoint end as in a drain: evenly over the closing time, idle ones first, and all that
+//! are left at its end. If the endpoint comes back in time, the sessions that are left stay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +17,10 @@ use crate::outcome::Outcome;
 use crate::policy::drain_schedule::DrainSchedule;
 use crate::upstream::{Cluster, EndpointId, EvictedEndpoint};
 
-/// How often the sessions of a doomed endpoint are looked at.
+/// The interval between two looks at the sessions of evicted endpoints.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Runs until the drain begins, which ends sessions by its own rules.
+/// Runs until the drain begins, which ends sessions by its own schedule.
 pub(crate) async fn evict_sessions(route: Arc<Route>, cluster: Arc<Cluster>, watch: DrainWatch) {
     let mut changes = cluster.changes();
     let mut stop = std::pin::pin!(watch.begun());
@@ -38,11 +37,12 @@ pub(crate) async fn evict_sessions(route: Arc<Route>, cluster: Arc<Cluster>, wat
     }
 }
 
-/// Who leaves an endpoint that is doomed since a moment.
+/// For each evicted endpoint: since when, and the schedule of its sessions.
 type EvictionSchedules = BTreeMap<EndpointId, (Instant, DrainSchedule<SessionId>)>;
 
 impl Route {
-    /// Ends those whose moment has come. Whether that is all, and no dial that was under way can still become a session.
+    /// Stops the sessions that are due. True when all is done: the closing time is over, and so is the deadline of
+    /// every dial that could still become a session on these endpoints.
     fn end_due(
         &self,
         cluster: &Arc<Cluster>,
@@ -72,13 +72,13 @@ impl Route {
     }
 }
 
-/// On a server that is down a session waits for nothing: the sooner its client knows, the sooner it is served elsewhere.
+/// Zero for an endpoint that is down: the sooner a client is cut off, the sooner it is served elsewhere.
 fn time_to_close(outcome: Outcome, closing_time: Duration) -> Duration {
     if outcome == Outcome::EndpointDown { Duration::ZERO } else { closing_time }
 }
 
 impl SessionId {
-    /// Where it lies among all ids, 0 to 1.
+    /// The id as a fraction of the range of all ids, 0 to 1.
     pub(super) fn share(self) -> f64 {
         // Exact enough: 53 of its bits count.
         self.number() as f64 / u64::MAX as f64
@@ -134,7 +134,7 @@ mod tests {
         Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default(), None)
     }
 
-    /// Sessions on each of the route's endpoints in turn.
+    /// 200 sessions, on the route's endpoints in turn.
     fn sessions(route: &Arc<Route>) -> Vec<Admitted> {
         let endpoints = cluster(route).endpoints();
         let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
@@ -156,7 +156,7 @@ mod tests {
         sessions.iter().map(stopped).collect()
     }
 
-    /// What is over, and what ends, as time passes.
+    /// Plays an eviction in steps of time.
     #[derive(Default)]
     struct Played {
         schedules: EvictionSchedules,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     impl Played {
-        /// In steps as they are looked at, until so long after the endpoint was taken out.
+        /// Plays in steps of [`STEP`] until `after` the eviction. Returns whether all is done.
         fn until(&mut self, route: &Route, after: Duration, mut each: impl FnMut(u64)) -> bool {
             let evicted = cluster(route).evicted_endpoints();
             let since = evicted.iter().map(|evicted| evicted.since).max().unwrap_or_else(clock::now);
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(ended(CLOSING_TIME * 10), (100, true));
     }
 
-    /// A session that hangs on a dead server for another five seconds is served nowhere meanwhile.
+    /// Their sessions lived on for the closing time of five seconds, and their clients were served nowhere meanwhile.
     #[test]
     fn sessions_of_an_endpoint_that_is_down_end_at_once() {
         let route = route("on_unhealthy: close\n    health_check: {}");

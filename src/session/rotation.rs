@@ -1,7 +1,7 @@
-//! Ends the sessions that were made with an identity that has been replaced, where the cluster's settings say so.
+//! Ends the sessions whose identity has been replaced, where the cluster's settings say so.
 //!
-//! It looks at the route's sessions after each replacement, and from then on until none is left that was made before. As
-//! with orphans, each session has its own moment within the closing time, by its id; and it has to rest by then.
+//! It runs after each replacement until no session with an old identity is left. Each session has a moment within the
+//! closing time, by its id, and ends once that has come and it is idle; [`SessionDrain`] ends one that never is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +19,11 @@ use crate::policy::rotation::SessionDrain;
 use crate::tls::{Generation, Identity};
 use crate::upstream::Cluster;
 
-/// How often they are looked at.
+/// The interval between two looks at the sessions.
 const STEP: Duration = Duration::from_millis(250);
 
-/// Runs until the drain begins, which ends sessions by its own rules. `replaced`: changes when some credential was.
+/// Runs until the drain begins, which ends sessions by its own schedule. `replaced` changes when any credential is
+/// replaced.
 pub(crate) async fn end_outdated(
     route: Arc<Route>,
     cluster: Arc<Cluster>,
@@ -35,7 +36,7 @@ pub(crate) async fn end_outdated(
     }
     let mut stop = std::pin::pin!(watch.begun());
     let mut draining = BTreeMap::new();
-    // A dial that is under way may still become a session of the old one.
+    // A dial that is under way may still become a session with the old identity.
     let mut until = clock::now();
     loop {
         let now = clock::now();
