@@ -22,7 +22,7 @@ pub(crate) enum OpeningFailure {
     /// It was silent, or stopped in the middle.
     #[error("the client did not say what it wants within {0:?}")]
     Silent(Duration),
-    /// It speaks something else.
+    /// It sent something else.
     #[error("{0}")]
     Misspoken(OpeningError),
 }

@@ -73,10 +73,10 @@ pub enum Error {
     /// The first line is not a request line.
     #[error("the first line is not `CONNECT NAME HTTP/1.1`")]
     RequestLine,
-    /// GET, say.
+    /// Such as GET.
     #[error("the request is not a CONNECT")]
     Method,
-    /// HTTP/2, say.
+    /// Such as HTTP/2.
     #[error("the request is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
     /// The target is not a cluster's name.

@@ -268,8 +268,7 @@ fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
 }
 
 /// From the first byte of a client that speaks first to the end of its opening: PostgreSQL's own
-/// `authentication_timeout`. How long it may be silent before that is up to the protocol
-/// ([`Protocol::bears_silence`]).
+/// `authentication_timeout`. How long it may be silent before that is up to the protocol (`Protocol::bears_silence`).
 const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for a client that will be refused anyway; this also bounds the silence before.
 const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);

@@ -85,7 +85,7 @@ pub(crate) struct Record {
     pub first_byte: Option<Instant>,
     /// The upstream's TLS ended without close_notify.
     pub unclean_tls_end: bool,
-    /// The upstream asked for a certificate that we do not have, and closed for want of it.
+    /// The upstream asked for a certificate that we do not have, and its end was taken for a rejection.
     pub is_uncertified: bool,
     pub outcome: Outcome,
     /// The side that ended the session.
@@ -98,7 +98,7 @@ pub(crate) struct Record {
 #[derive(Debug, Default)]
 pub(crate) struct ClientMetadata {
     pub header: Option<ProxyHeader>,
-    /// What the client says of itself in a CONNECT request.
+    /// The client's context of its CONNECT request.
     pub context: Option<Context>,
 }
 
