@@ -1,8 +1,8 @@
-//! Waiting for a moment: one timer per thread, behind which all its deadlines stand in order.
+//! Waits for deadlines: one kernel timer per thread, and the thread's deadlines in order.
 //!
-//! Deadlines are many and almost none comes to pass, so setting and forgetting one is cheap: the kernel hears only
-//! of one that is earlier than what its timer is set to, and a timer that rings for a deadline long forgotten is
-//! set again to the next. The runtime's own timers are not used (docs/DECISIONS.md, "Runtime").
+//! There are many deadlines and almost none passes, so setting and dropping one is cheap: the kernel's timer is set
+//! only for a deadline that is earlier than its present one, and a timer that fires for a dropped deadline is set to
+//! the next. The runtime's own timers are not used (docs/DECISIONS.md, "Runtime").
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,19 +18,19 @@ use tokio::task::{coop, yield_now};
 use crate::clock;
 use crate::sys::Timer;
 
-/// Wakes a task at a moment. Whoever is woken looks at the clock: it may have been set to an earlier one before.
-/// Dropped, it is forgotten. It belongs to the thread it was set on, as a session does.
+/// Wakes a task at a deadline. The task has to check the clock, as the alarm may have been set to an earlier deadline
+/// before. Dropping it cancels it. It stays on the thread it was set on, as a session does.
 #[derive(Debug, Default)]
 pub struct Alarm(Option<Key>);
 
-/// Alarms in the order they are due; the number tells those of one moment apart.
+/// Orders alarms by deadline; the number tells those with the same deadline apart.
 type Key = (Instant, u64);
 
 /// The alarms of one thread.
 #[derive(Debug)]
 pub struct Alarms {
     timer: Timer,
-    /// What the timer is set to, if that is still to come.
+    /// The deadline that the timer is set to, until it fires.
     ringing: Option<Instant>,
     due: BTreeMap<Key, Waker>,
     numbered: u64,
@@ -44,16 +44,16 @@ thread_local! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// [`Alarms::drive`] with new ones.
+/// [`Alarms::drive`] with new alarms.
 ///
 /// # Errors
-/// When there is no timer to be had.
+/// When no timer can be made.
 pub async fn drive<F: Future>(future: F) -> io::Result<F::Output> {
     Ok(Alarms::new()?.drive(future).await)
 }
 
-/// Waits for `duration`; for zero it only lets every other task of the thread have its turn, so that a loop which finds
-/// something overdue time and again holds nobody up.
+/// Waits for `duration`. Zero yields once to the other tasks of the thread, so that a loop which keeps finding
+/// something overdue does not block them.
 pub async fn sleep(duration: Duration) {
     if duration.is_zero() {
         yield_now().await;
@@ -62,8 +62,8 @@ pub async fn sleep(duration: Duration) {
     }
 }
 
-/// Waits for that moment; for ever where there is none. One that is past already is waited for, too, until the task has let
-/// others have their turn: whoever loops around it cannot keep its thread.
+/// Waits until `moment`; for ever if that is `None`. A moment that has passed yields once to the other tasks of the
+/// thread, so that a loop around it does not block them.
 pub async fn sleep_until(moment: Option<Instant>) {
     match moment {
         None => pending().await,
@@ -75,7 +75,7 @@ pub async fn sleep_until(moment: Option<Instant>) {
 }
 
 pin_project! {
-    /// What [`timeout_at`] makes; the future lies in it once, where an `async fn` would keep two places for it.
+    /// The future of [`timeout_at`]. It stores `future` once; an `async fn` would store it twice.
     struct TimeoutAt<F> {
         #[pin]
         future: F,
@@ -87,7 +87,7 @@ pin_project! {
 /// Bounds `future` by an absolute deadline.
 ///
 /// # Errors
-/// [`Elapsed`] when the deadline came first; the future is dropped, which cancels it.
+/// [`Elapsed`] when the deadline passed first; the future is dropped, which cancels it.
 pub fn timeout_at<F: Future>(
     deadline: Instant,
     future: F,
@@ -105,7 +105,7 @@ impl<F: Future> Future for TimeoutAt<F> {
         }
         let now = clock::now();
         if *bounded.deadline <= now {
-            // As the runtime's own timers do: a task whose deadlines are all over is made to yield now and then.
+            // As in the runtime's own timers, a task whose deadlines have all passed has to yield now and then.
             return coop::poll_proceed(cx).map(|turn| {
                 turn.made_progress();
                 Err(Elapsed)
@@ -117,10 +117,10 @@ impl<F: Future> Future for TimeoutAt<F> {
 }
 
 impl Alarm {
-    /// Wakes the task at `due`, or earlier if it was set to an earlier moment before that is still to come.
+    /// Wakes the task at `due`, or earlier if it was set to an earlier deadline that has not passed.
     ///
     /// # Panics
-    /// On a thread that does not [`drive`]: there it would never ring.
+    /// On a thread that does not [`drive`]: there it would never fire.
     pub fn set(&mut self, now: Instant, due: Instant, waker: &Waker) {
         let replaced = with_alarms(|alarms| {
             let alarms = alarms.expect("this thread attends to alarms");
@@ -147,19 +147,19 @@ impl Drop for Alarm {
 }
 
 impl Alarms {
-    /// With a timer that is registered with the current runtime.
+    /// Alarms with a timer that is registered with the current runtime.
     ///
     /// # Errors
-    /// When there is none to be had: `EMFILE`, `ENFILE`.
+    /// When no timer can be made: `EMFILE`, `ENFILE`.
     pub fn new() -> io::Result<Self> {
         Ok(Self { timer: Timer::new()?, ringing: None, due: BTreeMap::new(), numbered: 0 })
     }
 
-    /// Runs `future` on this thread, and the alarms that are set meanwhile by it and by every other task here. A
-    /// thread that waits for anything waits in this.
+    /// Runs `future` on this thread, together with the alarms that it and every other task of the thread set. A thread
+    /// that waits for deadlines has to run in this.
     ///
     /// # Panics
-    /// Inside another one on the same thread.
+    /// Inside another `drive` on the same thread.
     pub async fn drive<F: Future>(self, future: F) -> F::Output {
         let _attending = DriveGuard::begin(self);
         let mut future = pin!(future);
@@ -188,7 +188,7 @@ impl Alarms {
         self.ringing = Some(at);
     }
 
-    /// Takes out those that are due, and sets the timer to the next.
+    /// Removes the alarms that are due, and sets the timer to the next.
     fn rung(&mut self, now: Instant) -> BTreeMap<Key, Waker> {
         let later = self.due.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut self.due, later);
@@ -200,7 +200,7 @@ impl Alarms {
     }
 }
 
-/// Wakes whoever's moment has come.
+/// Wakes the tasks whose alarms are due.
 fn poll_ring(cx: &mut Context<'_>) {
     let poll_due = |cx: &mut Context<'_>| {
         with_alarms(|alarms| {
@@ -208,18 +208,18 @@ fn poll_ring(cx: &mut Context<'_>) {
             alarms.timer.poll_rung(cx).map_ok(|()| alarms.rung(clock::now()))
         })
     };
-    // An error is that of a reactor about to end.
+    // An error only comes from a reactor that is shutting down.
     while let Poll::Ready(Ok(due)) = poll_due(cx) {
         due.into_values().for_each(Waker::wake);
     }
 }
 
-/// A waker is dropped outside: with it may go a task, and with that its alarms.
+/// Wakers must be dropped outside of `then`: a waker may drop its task, and that its alarms.
 fn with_alarms<T>(then: impl FnOnce(Option<&mut Alarms>) -> T) -> T {
     ALARMS.with_borrow_mut(|alarms| then(alarms.as_mut()))
 }
 
-/// While it lives, this thread has its alarms.
+/// Keeps this thread's alarms in place until it is dropped.
 struct DriveGuard;
 
 impl DriveGuard {
@@ -234,7 +234,7 @@ impl DriveGuard {
 
 impl Drop for DriveGuard {
     fn drop(&mut self) {
-        // What is left is not rung: its task is about to be dropped.
+        // Alarms that are left do not fire: their tasks are about to be dropped.
         let left = ALARMS.take();
         drop(left);
     }
@@ -268,8 +268,8 @@ mod tests {
         .unwrap();
     }
 
-    /// A cluster with more names than may be asked for at once found one of them overdue at every turn: its sleep of nothing
-    /// was over at once, so nothing else on the main thread ever ran again, the answers included.
+    /// A cluster with more names than may be queried at once found one of them overdue at every turn: its sleep of
+    /// zero returned at once, so nothing else on the main thread ever ran again, the answers included.
     #[tokio::test]
     async fn a_loop_whose_waits_are_all_over_lets_others_have_their_turn() {
         let past = clock::now();

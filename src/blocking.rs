@@ -1,10 +1,10 @@
-//! Work that may block for as long as a file system or a user database hangs: on a thread of its own, beside whoever wants
-//! its result and goes on meanwhile.
+//! Work that may block for as long as a file system or a user database hangs: it runs on a thread of its own, and the
+//! task that wants its result goes on meanwhile.
 //!
-//! A file on a mount whose server is gone can be opened for hours. On the thread that serves, that would stop everything;
-//! on the runtime's pool it would hold up the end of the process. So the thread is nobody's: it is not waited for, and ends
-//! with the process at the latest. Lacks a way to stop such work, because there is none; whoever begins it keeps the
-//! [`BlockingTask`], and begins no second before the first has ended.
+//! On a mount whose server is gone an open(2) can take hours. On a serving thread that would stop everything; on the
+//! runtime's pool it would hold up the end of the process. So it has a detached thread, which ends with the process at
+//! the latest. Such work cannot be stopped, so the owner of a [`BlockingTask`] begins nothing else before it has
+//! ended.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,11 +14,11 @@ use std::thread::Builder;
 
 use tokio::sync::oneshot;
 
-/// One piece of work at a time.
+/// Runs one piece of work at a time.
 #[derive(Debug)]
 pub(crate) struct BlockingTask<T> {
     work: Option<oneshot::Receiver<T>>,
-    /// Of work that has ended.
+    /// The result of work that has ended.
     result: Option<Result<T, Panicked>>,
 }
 
@@ -32,25 +32,25 @@ impl<T> Default for BlockingTask<T> {
 }
 
 impl<T: Send + 'static> BlockingTask<T> {
-    /// Begins that work. What was begun before is forgotten; where it hangs, so does its thread.
+    /// Begins that work. The result of earlier work is dropped; if that hangs, so does its thread.
     ///
     /// # Errors
-    /// When there is no thread to be had: `EAGAIN`.
+    /// When no thread can be started: `EAGAIN`.
     pub(crate) fn begin(&mut self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<()> {
         let (result, receiver) = oneshot::channel();
-        // Whoever wanted it may have given up.
+        // The receiver may have been dropped.
         Builder::new().name("aside".into()).spawn(move || drop(result.send(work())))?;
         *self = Self { work: Some(receiver), result: None };
         Ok(())
     }
 
-    /// Whether something was begun whose result nobody has taken.
+    /// Whether work was begun whose result has not been taken.
     #[must_use]
     pub(crate) const fn is_busy(&self) -> bool {
         self.work.is_some() || self.result.is_some()
     }
 
-    /// Whether what was begun has ended, so that [`BlockingTask::join`] returns at once; never, if that is nothing.
+    /// Ready when the work has ended, so that [`BlockingTask::join`] returns at once; never, if none was begun.
     pub(crate) fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(work) = &mut self.work {
             let result = ready!(Pin::new(work).poll(cx));
@@ -60,8 +60,8 @@ impl<T: Send + 'static> BlockingTask<T> {
         if self.result.is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The result of what was begun; never, if that is nothing. Dropping the future loses nothing. No deadline here: the
-    /// caller has one.
+    /// Waits for the result of the work; for ever, if none was begun. Dropping the future loses nothing. The caller
+    /// sets the deadline.
     ///
     /// # Errors
     /// [`Panicked`].

@@ -1,8 +1,7 @@
-//! Stopping: who runs, who is told to stop accepting, and waiting for the rest.
+//! Draining: the tasks that run, the signal to stop accepting, and the wait for the rest.
 //!
-//! Every task of the program is spawned through [`Drain`], so that a stop can wait for all of them. The
-//! order to a single session goes through its `relay::Live`, not through here: a relay must not poll a
-//! shared token for every byte it moves.
+//! Every task of the program is spawned through [`Drain`], so that a shutdown can wait for all of them. A single
+//! session is stopped through its `relay::LiveSession`: a relay must not poll a shared token for every byte it moves.
 
 use std::future::Future;
 use std::time::Instant;
@@ -13,21 +12,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::alarm::{self, Elapsed};
 
-/// The side that stops. Cheap to clone: clones are the same drain.
+/// The side that drains. Cheap to clone: clones are the same drain.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// A part of a drain that can be stopped alone, and stops with the whole.
+/// A part of a drain that can be stopped alone, and stops with the drain.
 #[derive(Debug, Clone)]
 pub struct Branch {
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
-/// The side that is stopped.
+/// The side that is told that a drain has begun.
 #[derive(Debug, Clone)]
 pub struct DrainWatch(CancellationToken);
 
@@ -42,7 +41,7 @@ impl Drain {
         self.tasks.spawn(task);
     }
 
-    /// Runs what blocks on a thread of its own; [`Drain::finished`] waits for it.
+    /// Runs blocking work on a thread of its own; [`Drain::finished`] waits for it.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -50,13 +49,13 @@ impl Drain {
         self.tasks.spawn_blocking(work)
     }
 
-    /// How many tasks run.
+    /// The number of running tasks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Whether none does.
+    /// Whether no task runs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
@@ -68,13 +67,13 @@ impl Drain {
         DrainWatch(self.stop.clone())
     }
 
-    /// For tasks that can be told to end before the others.
+    /// A branch for tasks that can be stopped before the others.
     #[must_use]
     pub fn branch(&self) -> Branch {
         Branch { tasks: TaskTracker::new(), stop: self.stop.child_token() }
     }
 
-    /// Tells every watch.
+    /// Begins the drain: notifies every watch.
     pub fn begin(&self) {
         self.stop.cancel();
         self.tasks.close();
@@ -90,35 +89,35 @@ impl Drain {
 }
 
 impl Branch {
-    /// For a task that ends when this part is stopped, or the whole.
+    /// For a task that ends when this branch or the drain is stopped.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {
         DrainWatch(self.stop.clone())
     }
 
-    /// Runs a task of this part on that worker of the whole, which waits for it too.
+    /// Runs a task of this branch on that worker; [`Drain::finished`] of `whole` waits for it too.
     pub fn spawn_on(&self, whole: &Drain, worker: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         whole.spawn_on(worker, self.tasks.track_future(task));
     }
 
-    /// Tells this part alone.
+    /// Stops this branch alone.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Whether it was told.
+    /// Whether this branch, or the drain, was stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Whether no task of this part runs.
+    /// Whether no task of this branch runs.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Waits for the tasks of this part, which was stopped.
+    /// Waits for the tasks of this branch, which was stopped.
     ///
     /// # Errors
     /// [`Elapsed`] when some still run at the deadline.

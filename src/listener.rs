@@ -1,8 +1,7 @@
 //! Accepts connections and hands each to a worker as a session.
 //!
-//! It decides only who is over the cap; everything else about a connection is the session's. An accept
-//! that fails for want of descriptors or memory is waited out, never fatal: the connection stays in the
-//! kernel's queue meanwhile.
+//! It decides nothing about a connection but whether it exceeds the cap. An accept that fails for want of descriptors
+//! or memory is retried after a pause, never fatal: the connection stays in the kernel's queue meanwhile.
 
 use std::io;
 use std::sync::Arc;
@@ -21,28 +20,29 @@ use crate::sys::{Accepted, Bind, ListeningSocket, Peer};
 use crate::upstream::discovery::EntryPoint;
 use crate::workers::Workers;
 
-/// One listener, complete and consistent.
+/// The settings of one listener, complete and consistent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Its name.
+    /// Its name in the file.
     pub name: ListenerName,
     /// Where it accepts; at least one.
     pub binds: Vec<Bind>,
     /// The clusters its sessions go to: at least one, more only with `context`. They exist.
     pub clusters: Vec<ClusterName>,
-    /// Every connection begins with a CONNECT request, which names one of them.
+    /// Every connection begins with a CONNECT request, which names one of `clusters`.
     pub context: bool,
     /// Live sessions over all its addresses; more are refused.
     pub max_connections: u32,
-    /// Every connection begins with a PROXY header, and comes from this host.
+    /// Every connection begins with a PROXY header, and has to come from this host.
     pub accept_proxy: bool,
     /// Which sessions leave a record; `None`: none does.
     pub records: Option<Sampling>,
-    /// Who may connect, and what each caller may take.
+    /// Who may connect, and the limits of each caller.
     pub admission: AdmissionSettings,
 }
 
-/// Where these would accept, with each cluster that they lead to; a port of the kernel's choice is nobody's yet.
+/// The TCP addresses of these listeners, with each cluster that they lead to. A port that the kernel is to choose is 0
+/// here.
 pub(crate) fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<EntryPoint> {
     let of = |listener: &'a Settings| {
         let addresses = listener.binds.iter().filter_map(|bind| match bind {
@@ -58,13 +58,11 @@ pub(crate) fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>
     listeners.into_iter().flat_map(of).collect()
 }
 
-/// Where a listener's connections go at the moment. A reload puts another route in its place; each connection goes the
-/// whole way by the one that it was accepted for.
+/// A listener's current route. A reload swaps it; each connection keeps the route that it was accepted for.
 #[derive(Debug)]
 pub(crate) struct RouteCell(ArcSwap<Route>);
 
 impl RouteCell {
-    /// Begins with that one.
     #[must_use]
     pub(crate) fn new(route: Arc<Route>) -> Self {
         Self(ArcSwap::new(route))
@@ -76,7 +74,6 @@ impl RouteCell {
         self.0.load_full()
     }
 
-    /// From now on that one.
     pub(crate) fn set(&self, route: Arc<Route>) {
         self.0.store(route);
     }
@@ -85,17 +82,17 @@ impl RouteCell {
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
 pub(crate) struct AcceptContext {
-    /// Where the listener's connections go.
+    /// The listener's route.
     pub current: Arc<RouteCell>,
-    /// Who runs them.
+    /// The workers that run the sessions.
     pub workers: Arc<Workers>,
-    /// Where their records go.
+    /// Writes the sessions' records.
     pub access: Arc<AccessLog>,
-    /// What tracks them.
+    /// Tracks the sessions.
     pub drain: Drain,
 }
 
-/// Accepts until the drain begins, and then those that wait already.
+/// Accepts until the drain begins, then accepts the connections that are in the kernel's queue.
 pub(crate) async fn serve(listening: Arc<ListeningSocket>, service: AcceptContext, watch: DrainWatch) {
     let mut pause = AcceptBackoff::default();
     let mut stop = std::pin::pin!(watch.begun());
@@ -112,7 +109,7 @@ pub(crate) async fn serve(listening: Arc<ListeningSocket>, service: AcceptContex
                     tokio::select! {
                         biased;
                         () = &mut stop => {
-                            // It is accepted, and so it is served.
+                            // It is accepted already, so it is served.
                             service.begin(accepted, peer);
                             break 'accepting;
                         }
@@ -125,18 +122,18 @@ pub(crate) async fn serve(listening: Arc<ListeningSocket>, service: AcceptContex
             Err(error) => service.wait_out(&error, &mut pause).await,
         }
     }
-    // Whoever is connected already was promised to be served: closing the socket would reset them.
+    // Closing the socket would reset the connections in the queue, which count as established for their clients.
     for _ in 0..WAITING_MAX {
         let Ok((accepted, peer)) = listening.accept_waiting() else { break };
         service.begin(accepted, peer);
     }
 }
 
-/// As many as the kernel's queue holds.
+/// The length of the kernel's queue (`BACKLOG` of `sys::bind`).
 const WAITING_MAX: usize = 4096;
 
 impl AcceptContext {
-    /// Whoever connects meanwhile waits in the kernel's queue.
+    /// Waits after a failed accept; connections stay in the kernel's queue meanwhile.
     async fn wait_out(&self, error: &io::Error, pause: &mut AcceptBackoff) {
         let route = self.current.get();
         route.metrics().accept_errors.increment(1);
@@ -162,12 +159,12 @@ impl AcceptContext {
     }
 }
 
-/// The wait after an accept that failed for want of something the process shares: doubling, so that a host
-/// out of descriptors is not made worse by a loop that asks for more.
+/// The pause after an accept that failed for want of a shared resource. It doubles, so that a loop does not make it
+/// worse for a host that is out of descriptors.
 #[derive(Debug, Default)]
 struct AcceptBackoff {
     last: Option<Duration>,
-    /// Errors in a row that seemed to belong to one connection each.
+    /// Errors in a row that seemed to concern one connection each.
     single: u32,
     said: Option<Instant>,
 }
@@ -175,17 +172,17 @@ struct AcceptBackoff {
 impl AcceptBackoff {
     const FIRST: Duration = Duration::from_millis(5);
     const MOST: Duration = Duration::from_secs(1);
-    /// So many in a row are no coincidence (a filter forbids every accept, say).
+    /// This many in a row are no coincidence (a seccomp filter may forbid every accept).
     const SINGLE_MAX: u32 = 16;
 
-    /// How often it is said, at most: at the limit, every connection that ends lets another in.
+    /// Between two log lines, at least: at the limit of descriptors every connection that ends lets another one in.
     const SAID_AGAIN: Duration = Duration::from_secs(10);
 
     fn reset(&mut self) {
         *self = Self { said: self.said, ..Self::default() };
     }
 
-    /// Whether it was not said a short while ago.
+    /// Whether the last log line was long enough ago.
     fn is_news(&mut self, now: Instant) -> bool {
         let is_news = self.said.is_none_or(|said| now.saturating_duration_since(said) >= Self::SAID_AGAIN);
         if is_news {
@@ -194,8 +191,8 @@ impl AcceptBackoff {
         is_news
     }
 
-    /// `None` for an error that belongs to one connection (it was reset in the queue, a firewall forbade it):
-    /// the next may be fine.
+    /// `None` for an error that concerns one connection (it was reset in the queue, a firewall forbade it): the next
+    /// accept may succeed.
     fn after(&mut self, error: &io::Error) -> Option<Duration> {
         let starved = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
         if !starved.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {

@@ -1,14 +1,14 @@
-//! Following files: tells that one may have changed, however it was replaced.
+//! Follows files: reports that one may have changed, however it was replaced.
 //!
-//! Watched are folders, not files: a file that is renamed into place is a new one, and of a symbolic link it is the link
-//! that changes (Kubernetes swaps `..data`, certbot the links of `live/`). So each link on the way to a file has its own
-//! folder watched, and the watches are made anew after every change. What is read, and what becomes of it, is the
-//! caller's.
+//! Folders are watched rather than files: a file that is renamed into place is a new one, and where there is a
+//! symbolic link, the link changes (Kubernetes swaps `..data`, certbot the links of `live/`). So the folder of each
+//! link on the way to a file is watched, and the watches are made anew after every change. Reading the files is left
+//! to the caller.
 //!
-//! Finding out what to watch asks the file system, which may hang; so that goes on aside.
+//! To find out what to watch, the file system is read, which may hang; so that is a [`BlockingTask`].
 //!
-//! inotify sees nothing of what another host does to a network file system, nor of a folder further up that is
-//! replaced. So the answer comes after [`LOOK_ANYWAY`] in any case.
+//! inotify does not report what another host does to a network file system, nor that a folder further up is replaced.
+//! So the caller is told to look after [`LOOK_ANYWAY`] in any case.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -22,28 +22,28 @@ use crate::blocking::BlockingTask;
 use crate::clock;
 use crate::sys::Inotify;
 
-/// Files that are followed. It belongs to the thread it was made on.
+/// Files that are followed. To be used on the thread it was made on.
 #[derive(Debug)]
 pub(crate) struct Watch {
     files: Arc<[PathBuf]>,
     watched: Option<Watched>,
     heard: Option<Heard>,
-    /// Finding out what to watch next.
+    /// The task that finds out what to watch next.
     making: BlockingTask<Watched>,
-    /// When the answer comes in any case.
+    /// When [`Watch::changed`] returns in any case.
     anyway: Instant,
 }
 
-/// Why files are to be looked at.
+/// Why files are to be read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileEvent {
-    /// The kernel says that something has changed.
+    /// The kernel reported a change.
     Told,
-    /// Nobody has looked for long.
+    /// They were not looked at for [`LOOK_ANYWAY`].
     Overdue,
 }
 
-/// News that were not told yet.
+/// Events that were not reported yet: reported at `quiet`, which each event postpones, at `latest` anyway.
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     latest: Instant,
@@ -53,18 +53,19 @@ struct Heard {
 #[derive(Debug)]
 struct Watched {
     inotify: Arc<Inotify>,
-    /// The names that count, in whichever folder.
+    /// The names of entries that count, in any folder.
     names: BTreeSet<OsString>,
 }
 
-/// The longest wait for news.
+/// The longest wait for a change.
 pub(crate) const LOOK_ANYWAY: Duration = Duration::from_secs(60);
-/// Whoever writes several files, or one in several steps, is let finish: so long without news, at most so long in all.
+/// A change may take several files, or several steps: it is reported after this long without an event, and after
+/// `QUIET_AT_LAST` in all.
 const QUIET: Duration = Duration::from_millis(50);
 const QUIET_AT_LAST: Duration = Duration::from_millis(500);
-/// A file system that takes longer is not watched, and looked at by the clock.
+/// A file system that takes longer to read is not watched, only looked at after [`LOOK_ANYWAY`].
 const PATIENCE: Duration = Duration::from_secs(2);
-/// As many links as the kernel follows (path_resolution(7)).
+/// The number of links that the kernel follows (path_resolution(7)).
 const LINKS_MAX: usize = 40;
 
 impl Watch {
@@ -77,24 +78,24 @@ impl Watch {
         watch
     }
 
-    /// Returns when one of them may have changed: behind the last of several changes, or when nothing was heard for
-    /// [`LOOK_ANYWAY`], and tells which. A change after it returns is told by the next call. Dropping the future loses nothing.
+    /// Returns when a file may have changed, after the last of several changes, or when there was no event for
+    /// [`LOOK_ANYWAY`]. A change after it returns is reported by the next call. Dropping the future loses no event.
     pub(crate) async fn changed(&mut self) -> FileEvent {
         let settled = async {
             match &self.watched {
                 Some(watched) => watched.settled(&mut self.heard).await,
-                // No inotify to be had: then the clock is all there is.
+                // Without inotify, only [`LOOK_ANYWAY`] ends the wait.
                 None => std::future::pending().await,
             }
         };
         let _ = alarm::timeout_at(self.anyway, settled).await;
-        // Before anything is read: what changes while it is read is told again.
+        // Before the caller reads the files, so that a change during the read is reported again.
         self.make().await;
         self.anyway = clock::now() + LOOK_ANYWAY;
         if self.heard.take().is_some() { FileEvent::Told } else { FileEvent::Overdue }
     }
 
-    /// Watches what there is to watch now; nothing, where it takes too long to find that out.
+    /// Watches the folders that count now; none, if it takes longer than [`PATIENCE`] to find them.
     async fn make(&mut self) {
         if !self.making.is_busy() {
             let Ok(inotify) = Inotify::new().inspect_err(
@@ -123,11 +124,11 @@ impl Watched {
         self.inotify.happened(|name: &OsStr| self.names.contains(name)).await
     }
 
-    /// What was heard is kept by the caller: this future may be dropped at any time, and the kernel tells each event once.
+    /// `heard` is the caller's, because this future may be dropped at any time and the kernel reports each event once.
     async fn settled(&self, heard: &mut Option<Heard>) {
         if heard.is_none() {
             if self.happened().await.is_err() {
-                // Not to be expected of a descriptor that is ours; the caller's deadline still counts.
+                // Not expected of a descriptor of our own; the caller's deadline still ends the wait.
                 return std::future::pending().await;
             }
             let now = clock::now();
@@ -152,7 +153,7 @@ fn watched(files: &[PathBuf], inotify: Arc<Inotify>) -> Watched {
         names.insert(name);
     }
     for folder in &folders {
-        // A folder that is not there yet shows where it will be made.
+        // If a folder does not exist yet, its nearest ancestor is watched for its creation.
         let nearest = folder.ancestors().find(|folder| inotify.follow(folder).is_ok());
         if nearest != Some(folder) {
             names.extend(folder.components().map(|step| step.as_os_str().to_owned()));
@@ -161,8 +162,8 @@ fn watched(files: &[PathBuf], inotify: Arc<Inotify>) -> Watched {
     Watched { inotify, names }
 }
 
-/// The entries that decide what `file` is: each link on the way, and the file at its end, as folder and name. The folders are
-/// without links, but for those that lead in a circle.
+/// The directory entries that decide what `file` is: each link on the way, and the file at the end, as folder and
+/// name. The folders' paths have no links, except after a loop of links.
 #[must_use]
 pub(crate) fn steps(file: &Path) -> Vec<(PathBuf, OsString)> {
     let absolute = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -246,7 +247,7 @@ mod tests {
         check(&at("a.pem"), || fs::write(at("..2").join("a.pem"), "3").unwrap());
     }
 
-    /// It was: the kernel had told of the change, and nobody remembered when the wait for silence was cut short.
+    /// The kernel had reported the change, and it was lost when the wait for silence was dropped.
     #[test]
     fn a_change_is_not_forgotten_when_nobody_waits_for_a_moment() {
         let dir = tempfile::tempdir().unwrap();

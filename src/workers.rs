@@ -1,8 +1,8 @@
 //! Worker threads, each with a runtime of its own.
 //!
-//! A session stays on the worker it began on, so nothing on the byte path is shared between threads: no
-//! stealing, no waking across cores. New sessions go where the fewest live. Nothing else runs here but accept
-//! loops; what waits for a moment does so in the worker's own [`Alarms`].
+//! A session stays on the worker it began on, so the byte path shares nothing between threads: no work stealing, no
+//! wake-ups across cores. New sessions go to the worker with the fewest. Nothing else runs here but accept loops.
+//! Deadlines are in the worker's own [`Alarms`].
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::alarm::Alarms;
 
-/// The workers that sessions run on. Dropping it lets the threads end.
+/// The workers that sessions run on. Dropping it ends their threads.
 #[derive(Debug)]
 pub struct Workers {
     all: Vec<Worker>,
@@ -21,7 +21,7 @@ pub struct Workers {
     _alive: watch::Sender<()>,
 }
 
-/// One of them.
+/// One worker.
 #[derive(Debug, Clone)]
 pub struct Worker {
     handle: Handle,
@@ -45,28 +45,28 @@ impl Workers {
             };
             let mut watched = alive.subscribe();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                // An error is what it waits for: the sender was dropped.
+                // An error means that the sender was dropped, which this waits for.
                 let _ = runtime.block_on(alarms.drive(watched.changed()));
-                // What still blocks must not hold up the end of the process.
+                // Blocking work must not hold up the end of the process.
                 runtime.shutdown_background();
             })?;
         }
         Ok(Self { all, _alive: alive })
     }
 
-    /// The one that listens: its own sessions begin without waking another thread.
+    /// The worker that accepts: its own sessions begin without waking another thread.
     #[must_use]
     pub fn listening(&self) -> &Worker {
         &self.all[0]
     }
 
-    /// All of them.
+    /// Every worker, the listening one first.
     #[must_use]
     pub fn all(&self) -> &[Worker] {
         &self.all
     }
 
-    /// The one with the fewest live sessions.
+    /// The worker with the fewest live sessions.
     #[must_use]
     pub fn least_loaded(&self) -> &Worker {
         self.all
@@ -87,7 +87,7 @@ impl Worker {
         &self.handle
     }
 
-    /// Counts as load until it is dropped.
+    /// Counts one more session on this worker.
     #[must_use]
     pub fn load(&self) -> WorkerLoad {
         self.live.fetch_add(1, Ordering::Relaxed);
@@ -95,7 +95,7 @@ impl Worker {
     }
 }
 
-/// One session on a worker.
+/// Counts one session on a worker until it is dropped.
 #[derive(Debug)]
 pub struct WorkerLoad(Arc<AtomicUsize>);
 
@@ -105,13 +105,13 @@ impl Drop for WorkerLoad {
     }
 }
 
-/// A worker's runtime. Its deadlines are its [`Alarms`]'; tokio's own timers would look at the clock before and after each
-/// epoll_wait, if only to find that there is none.
+/// A worker's runtime. Its deadlines are in its [`Alarms`]; tokio's own timers would read the clock before and after
+/// each epoll_wait, even if none is set.
 fn without_timers() -> io::Result<Runtime> {
     Builder::new_current_thread().enable_io().build()
 }
 
-/// A runtime for one thread that is no worker.
+/// A runtime for one thread that is not a worker.
 ///
 /// # Errors
 /// When the reactor cannot be made.

@@ -1,8 +1,8 @@
-//! Who is at the other end of an accepted connection. docs/CALLERS.md says what is believed, and why.
+//! Identifies the caller of an accepted connection. docs/CALLERS.md says what is trusted, and why.
 //!
-//! Of a unix socket the kernel noted it when it was connected. Of TCP over loopback it is asked for the one socket
-//! that is the client's end of this connection. Who cannot be attributed is a stranger. Nothing here decides what may
-//! be done by whom.
+//! For a unix socket the kernel recorded the peer at connect. For TCP over loopback the kernel is asked for the owner
+//! of the one socket that is the client's end of this connection. A peer that cannot be attributed is a stranger. What
+//! a caller may do is not decided here.
 
 use std::fmt;
 use std::io;
@@ -22,13 +22,13 @@ use crate::sys::{Peer, ProcessCgroup, Socket, SocketOwner, is_own, socket_owner}
 pub(crate) enum Stranger {
     /// It comes neither over loopback nor from an address of this host.
     Remote(SocketAddr),
-    /// No process of this network namespace has the other end.
+    /// No process of this network namespace owns the other end.
     Unowned,
-    /// It has reset the connection, so that another may have taken its place.
+    /// It has reset the connection, so that its port may belong to another process by now.
     Left,
     /// Its user has no number in our user namespace.
     Unmapped,
-    /// The kernel does not tell.
+    /// The kernel does not answer.
     Untold(io::Error),
 }
 
@@ -48,16 +48,16 @@ impl fmt::Display for Stranger {
     }
 }
 
-/// A caller, as far as nobody has to be waited for.
+/// What is known of a caller without waiting.
 #[derive(Debug)]
 pub(crate) enum Identification {
-    /// It was described not long ago.
+    /// Its description is in the cache.
     Known(Arc<Caller>),
-    /// The kernel has named it, and databases have yet to describe it.
+    /// The kernel has identified it; names and groups have yet to be looked up.
     Asked(CallerLookup),
 }
 
-/// Who a caller is, put to the host's databases.
+/// A look-up of a caller in the host's databases.
 #[derive(Debug)]
 pub(crate) struct CallerLookup {
     found: PeerCredentials,
@@ -67,7 +67,7 @@ pub(crate) struct CallerLookup {
 }
 
 impl Stranger {
-    /// Where it is, if that is another host.
+    /// Its address, if it is on another host.
     #[must_use]
     pub(crate) fn host(&self) -> Option<IpAddr> {
         match self {
@@ -77,26 +77,26 @@ impl Stranger {
     }
 }
 
-/// How long the host's databases of users and groups may take. What they do not say by then is unknown, and matches no
-/// rule.
+/// How long the host's user and group databases may take. What they have not answered by then is unknown, and matches
+/// no rule.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl CallerLookup {
-    /// What the kernel says.
+    /// The caller as the kernel reports it.
     #[must_use]
     pub(crate) fn without_names(&self) -> Arc<Caller> {
         Arc::new(self.found.without_names())
     }
 
-    /// With what the databases add, if they do so within 2 s of the question; whoever awaits that later waits for what is left
-    /// of them. One look-up for a user is on its way at a time, however many sessions ask.
+    /// The caller with what the databases add within [`LOOKUP_TIMEOUT`] of [`identify`]; a later call waits for the
+    /// rest of that time. However many sessions ask, only one look-up of a user runs at a time.
     pub(crate) async fn resolve(&self) -> Arc<Caller> {
         let described = alarm::timeout_at(self.until, self.cache.resolve(&self.found, self.needs)).await;
         described.unwrap_or_else(|Elapsed| self.without_names())
     }
 }
 
-/// Attributes the peer, by two or three system calls.
+/// Attributes the peer to a process, by two or three system calls.
 ///
 /// # Errors
 /// It is a stranger.
@@ -125,10 +125,11 @@ pub(crate) fn identify(
     })
 }
 
-/// The owner of the client's end. The address alone would not do: a client that has reset its connection leaves its
-/// words with us and its port to anybody. As long as our end lives, the other end with the same addresses is its own.
+/// The owner of the client's end. The address alone does not identify it: after a client has reset its connection, we
+/// may still have its bytes while its port belongs to another process. As long as our end is connected, the socket
+/// with the same addresses is the client's.
 ///
-/// A process may bind its end to any address of the host, and is as much of this host then.
+/// A process may bind its end to any address of the host, and is of this host all the same.
 fn over_loopback(client: &Socket, from: SocketAddr) -> Result<PeerCredentials, Stranger> {
     if !is_own(from.ip()) {
         return Err(Stranger::Remote(from));

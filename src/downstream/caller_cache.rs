@@ -1,10 +1,10 @@
-//! What is known of the host's users, groups and control groups, so that most callers are described from memory.
+//! A cache of the host's users, groups and control groups, so that most callers are described from memory.
 //!
-//! Answers of the databases are believed for a minute; the ids of control groups are never used again, so their paths
-//! stay true as long as there is room. What is unknown is asked for outside the lock, on a thread that may block: one for
-//! a user at most, and few at once, for a name service that hangs may hang for ever; one for a control group, by the
-//! hierarchy's own bounds, so that no user's groups take the turns of others. Nobody but that thread waits longer than he likes,
-//! and a stop does not wait for it.
+//! Answers of the user database are used for a minute; the ids of control groups are never reused, so their paths stay
+//! in the cache as long as there is room. Look-ups run outside the lock, on threads that may block. For users: one
+//! each and few at once, because a name service may hang for ever. For control groups: one each, within the bounds of
+//! [`CgroupTree`], so that one user's groups do not delay others. Only these threads wait without a deadline, and a
+//! shutdown does not wait for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -21,18 +21,18 @@ use crate::clock;
 use crate::policy::admission::Needs;
 use crate::sync::{Mutex, MutexGuard};
 
-/// What the kernel says of a peer.
+/// What the kernel reports of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PeerCredentials {
     pub(super) uid: u32,
     pub(super) gid: Option<u32>,
     pub(super) pid: Option<u32>,
-    /// The process' own; `None` where only its user's are known.
+    /// The process's own groups; `None` if only those of its user can be looked up.
     pub(super) groups: Option<Vec<u32>>,
     pub(super) place: Option<CgroupPath>,
 }
 
-/// A control group as the kernel says it.
+/// A control group as the kernel names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CgroupPath {
     Id(u64),
@@ -40,7 +40,7 @@ pub(super) enum CgroupPath {
 }
 
 impl PeerCredentials {
-    /// Without what databases would add.
+    /// The caller without names, and without groups and a control group that would have to be looked up.
     pub(super) fn without_names(&self) -> Caller {
         Caller {
             uid: self.uid,
@@ -53,29 +53,29 @@ impl PeerCredentials {
     }
 }
 
-/// What this host calls whom.
+/// The cache, with its running look-ups.
 #[derive(Debug)]
 pub(crate) struct CallerCache {
     cgroups: CgroupTree,
-    /// The number that stands for users who have none in our user namespace, where there can be such users.
+    /// The overflow uid, which stands for users without one in our user namespace; `None` if every user has one.
     overflow: Option<u32>,
     state: Mutex<State>,
-    /// The database of users.
+    /// Looks a user up in the databases.
     accounts: fn(u32) -> Account,
-    /// What is being looked up.
+    /// Running look-ups.
     asking: Mutex<BTreeSet<LookupKey>>,
-    /// Changes when a look-up has ended.
+    /// Changes when a look-up ends.
     ended: watch::Sender<()>,
 }
 
-/// What is looked up at once.
+/// What one look-up is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum LookupKey {
     User(u32),
     Group(u64),
 }
 
-/// A turn to be looked up. Dropped, however that ended, it is over, and whoever waits looks again.
+/// A running look-up. Its drop ends it, whatever came of it, and wakes the waiting callers.
 struct LookupGuard(Arc<CallerCache>, LookupKey);
 
 impl Drop for LookupGuard {
@@ -92,20 +92,20 @@ struct State {
     accounts: BTreeMap<u32, (Instant, Account)>,
 }
 
-/// A user as the databases have it.
+/// A user in the databases.
 #[derive(Debug, Clone, Default)]
 struct Account {
     name: Option<Arc<str>>,
     groups: Vec<u32>,
 }
 
-/// How long a database's answer is believed.
+/// How long an answer of the databases is used.
 const BELIEVED: Duration = Duration::from_secs(60);
-/// Of each kind; past it all of the kind are forgotten.
+/// Entries of each kind; when it is reached, all of the kind are dropped.
 const KNOWN_MAX: usize = 4096;
-/// Users that are looked up at once.
+/// Look-ups of users at the same time.
 const ASKING_MAX: usize = 16;
-/// Control groups that are, each of which may wait for the reading of another.
+/// Look-ups of control groups at the same time; each may wait for the scan of another.
 const GROUPS_MAX: usize = 256;
 
 impl Default for CallerCache {
@@ -127,12 +127,12 @@ impl CallerCache {
         }
     }
 
-    /// Whether that number may be anybody's.
+    /// Whether that uid may belong to any user without one in our namespace.
     pub(super) fn is_unmapped(&self, uid: u32) -> bool {
         self.overflow == Some(uid)
     }
 
-    /// The caller, if nothing has to be asked for.
+    /// The caller, if nothing has to be looked up.
     pub(super) fn cached(&self, found: &PeerCredentials, needs: Needs, now: Instant) -> Option<Arc<Caller>> {
         let mut state = self.state();
         let key = (found.clone(), needs.groups);
@@ -167,9 +167,9 @@ impl CallerCache {
         Some(caller)
     }
 
-    /// The same, asking for what is not known. No deadline here: the caller has one.
+    /// The caller, after looking up what is not known. No deadline here: its user has one.
     pub(super) async fn resolve(self: &Arc<Self>, found: &PeerCredentials, needs: Needs) -> Arc<Caller> {
-        // Before the look, so that no end of a look-up is missed behind it.
+        // Before the first check, so that no end of a look-up is missed after it.
         let mut ended = self.ended.subscribe();
         let mut asked = None;
         loop {
@@ -179,18 +179,18 @@ impl CallerCache {
             }
             let missing = self.missing(found, now);
             if missing.is_none_or(|missing| asked == Some(missing) && !self.asking().contains(&missing)) {
-                // Its control group could not be looked for this time: there are too many.
+                // Too many look-ups run, so its control group was not looked up this time.
                 let elsewhere = PeerCredentials { place: None, ..found.clone() };
                 let caller = self.cached(&elsewhere, needs, now);
                 return caller.unwrap_or_else(|| Arc::new(found.without_names()));
             }
             asked = missing.filter(|missing| self.ask(*missing, found, now) || asked == Some(*missing));
-            // Who would tell goes only when we do.
+            // The sender lives as long as `self`.
             let _ = ended.changed().await;
         }
     }
 
-    /// What has to be asked for first.
+    /// What has to be looked up next.
     fn missing(&self, found: &PeerCredentials, now: Instant) -> Option<LookupKey> {
         let is_known = self.state().accounts.get(&found.uid).is_some_and(|(read, _)| is_believed(*read, now));
         match found.place {
@@ -200,10 +200,10 @@ impl CallerCache {
         }
     }
 
-    /// Has it looked up, unless that is going on, or too much else is: whether it was begun.
+    /// Begins a look-up, unless the same or too many others are running. Returns whether it was begun.
     fn ask(self: &Arc<Self>, what: LookupKey, found: &PeerCredentials, now: Instant) -> bool {
         let mut asking = self.asking();
-        // Its look-up may have ended since we found it missing: the answer is stored before its turn ends.
+        // Its look-up may have ended since it was found missing: the answer is stored before the guard is dropped.
         if self.missing(found, now) != Some(what) {
             return false;
         }
@@ -218,7 +218,7 @@ impl CallerCache {
         }
         drop(asking);
         let turn = LookupGuard(Arc::clone(self), what);
-        // Not among the tasks that a stop waits for: no name service can be told to give up.
+        // Not among the tasks that a shutdown waits for: a look-up in a name service cannot be cancelled.
         tokio::task::spawn_blocking(move || {
             let LookupGuard(cache, what) = &turn;
             match what {
@@ -229,7 +229,7 @@ impl CallerCache {
         true
     }
 
-    /// It blocks.
+    /// Blocks.
     fn look_up(&self, uid: u32, now: Instant) {
         let account = (self.accounts)(uid);
         let mut state = self.state();
@@ -256,7 +256,7 @@ fn make_room<K: Ord, V>(known: &mut BTreeMap<K, V>) {
     }
 }
 
-/// A process' groups, its effective one among them.
+/// A process's groups, with its effective one.
 fn own_groups(found: &PeerCredentials) -> Option<Vec<u32>> {
     let mut groups = found.groups.clone()?;
     groups.extend(found.gid);
@@ -265,7 +265,7 @@ fn own_groups(found: &PeerCredentials) -> Option<Vec<u32>> {
     Some(groups)
 }
 
-/// What the databases say of a user: who cannot be found has neither name nor groups.
+/// Looks a user up in the databases. One that is not found has neither name nor groups.
 fn account(uid: u32) -> Account {
     let Ok(Some(user)) = User::from_uid(Uid::from_raw(uid)) else { return Account::default() };
     let listed = CString::new(user.name.as_str()).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
@@ -275,7 +275,7 @@ fn account(uid: u32) -> Account {
     Account { name: Some(user.name.into()), groups }
 }
 
-/// Where /proc/self/mountinfo has the unified hierarchy (proc_pid_mountinfo(5)).
+/// The mount point of the unified hierarchy in /proc/self/mountinfo (proc_pid_mountinfo(5)).
 fn cgroup_tree(mounts: &str) -> Option<PathBuf> {
     let of_cgroups = mounts.lines().find(|line| {
         line.split_once(" - ").is_some_and(|(_, behind)| behind.split(' ').next() == Some("cgroup2"))
@@ -283,7 +283,7 @@ fn cgroup_tree(mounts: &str) -> Option<PathBuf> {
     of_cgroups.split(' ').nth(4).map(PathBuf::from)
 }
 
-/// Where not every user of the host has a number in our namespace, those without one are all seen as this one.
+/// The uid that the kernel shows for users without one in our namespace; `None` if every user of the host has one.
 fn overflow(uid_map: &str) -> Option<u32> {
     const WHOLE: [&str; 3] = ["0", "0", "4294967295"];
     if uid_map.split_whitespace().eq(WHOLE) {
@@ -385,8 +385,8 @@ mod tests {
         assert!(cache.is_unmapped(65_534) && !cache.is_unmapped(0));
     }
 
-    /// Each session of a user that nobody knew yet asked for itself, each on a thread of its own: a name service that hung
-    /// had as many of them as tokio has for what blocks.
+    /// Each session of a user who was not in the cache began a look-up of its own, on a thread of its own: a name
+    /// service that hung took all of tokio's blocking threads.
     #[test]
     fn sessions_share_the_look_up_of_their_user_and_few_users_are_looked_up_at_once() {
         static GATE: Mutex<()> = Mutex::new(());
@@ -425,8 +425,8 @@ mod tests {
         assert!(cache.asking().is_empty());
     }
 
-    /// Sixteen users whose control groups were gone took all turns, and services that had just started were described by their
-    /// number alone.
+    /// Sixteen users whose control groups were gone took all look-ups, and services that had just started were
+    /// described by their uid alone.
     #[test]
     fn lost_control_groups_of_many_users_hold_up_no_service() {
         let root = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Control groups by their ids, as the mounted hierarchy has them.
+//! Finds control groups by their ids, by scanning the mounted hierarchy.
 //!
-//! Users make control groups below their own as they like, and whoever is not known yet has to wait for a reading. So what the
-//! host's services run in is read first and by itself; of each user, and of each service, only so many groups are read;
-//! one reading answers all who asked before it began, and the next does not follow at once.
+//! Users may make any number of control groups below their own, and a new caller has to wait for a scan. So the groups
+//! of the host's services are scanned first and separately; of each user and each service only [`OWN_MAX`] groups are
+//! read; one scan answers all requests from before it began; and there is a pause before the next.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
@@ -14,13 +14,13 @@ use crate::caller::Cgroup;
 use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The hierarchy, and what has been read of it.
+/// The hierarchy, as far as it has been read.
 #[derive(Debug)]
 pub(super) struct CgroupTree {
-    /// Where it is mounted.
+    /// Its mount point.
     root: Option<PathBuf>,
     known: Mutex<Known>,
-    /// From when on either part may be read again. Held while it is read.
+    /// For each part, when it may be scanned again. Locked during a scan.
     readings: [Mutex<Option<Instant>>; 2],
 }
 
@@ -28,15 +28,15 @@ pub(super) struct CgroupTree {
 struct Known {
     /// By [`Part`].
     found: [BTreeMap<u64, Arc<Cgroup>>; 2],
-    /// How many readings of each part have begun.
+    /// Scans of each part that have begun.
     begun: [u64; 2],
-    /// Ids that were not found: gone, outside what we see, or one of too many.
+    /// Ids that were not found: the group is gone, not visible to us, or one of too many.
     lost: BTreeSet<u64>,
-    /// Ids that somebody waits for: whose they are, and how many wait.
+    /// Ids that are waited for: the uid of their process, and how many threads wait.
     awaited: BTreeMap<u64, (u32, usize)>,
 }
 
-/// What is read in one go.
+/// What one scan reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// All but what users run.
@@ -45,23 +45,23 @@ enum Part {
     Users = 1,
 }
 
-/// The slice below which users' sessions and managers are (systemd.special(7)).
+/// The slice of users' sessions and managers (systemd.special(7)).
 const USERS: &str = "/user.slice";
-/// Control groups of one user, or of one service, that are read.
+/// Control groups of one user, or one service, that are read.
 const OWN_MAX: usize = 4096;
-/// Of all together, in each part.
+/// Control groups of each part that are read.
 const ALL_MAX: usize = 65_536;
-/// Ids that are lost; past it all are forgotten.
+/// Ids in `lost`; when it is reached, all are dropped.
 const LOST_MAX: usize = 4096;
-/// Ids of one user that are waited for at once. Each takes a thread that waits; further ones are not found this time. Root's
-/// are not counted: the host's services begin with many.
+/// Ids of one user that are waited for at once, each by a thread; further ones are not found this time. Root is
+/// exempt: many of the host's services start at the same time.
 const AWAITED_MAX: usize = 32;
 const ROOT: u32 = 0;
-/// Readings take an eighth of a thread's time, where they are short.
+/// The pause after a scan, as a multiple of its duration: short scans take an eighth or less of a thread's time.
 const RESTS: u32 = 8;
 
 impl Part {
-    /// From the end of a reading to the beginning of the next, at most: as a rule [`RESTS`] times as long as it took.
+    /// The longest pause between two scans, which is otherwise [`RESTS`] times the duration of the first.
     const fn longest_pause(self) -> Duration {
         match self {
             Self::Services => Duration::from_millis(100),
@@ -70,11 +70,11 @@ impl Part {
     }
 }
 
-/// Somebody waits for an id, until it is dropped.
+/// Counts a thread that waits for an id, until it is dropped.
 struct Waiting<'a> {
     cgroup_tree: &'a CgroupTree,
     id: u64,
-    /// The readings that had begun before.
+    /// `begun` of [`Known`] when the wait began.
     before: [u64; 2],
 }
 
@@ -83,14 +83,14 @@ impl CgroupTree {
         Self { root, known: Mutex::default(), readings: Default::default() }
     }
 
-    /// The control group, if it has been looked for before: `Some(None)` for one that could not be found.
+    /// The control group, if it has been scanned for before; `Some(None)` if it was not found.
     pub(super) fn cached(&self, id: u64) -> Option<Option<Arc<Cgroup>>> {
         let known = self.known();
         let found = known.found.iter().find_map(|part| part.get(&id));
         found.map(|cgroup| Some(Arc::clone(cgroup))).or_else(|| known.lost.contains(&id).then_some(None))
     }
 
-    /// Looks for the control group of a process of that user. It blocks.
+    /// Scans for the control group of a process of that user. Blocks.
     pub(super) fn scan(&self, id: u64, uid: u32) {
         let Some(waiting) = self.wait_for(id, uid) else { return };
         if !self.read(Part::Services, &waiting) && !self.read(Part::Users, &waiting) {
@@ -112,7 +112,7 @@ impl CgroupTree {
         Some(Waiting { cgroup_tree: self, id, before: known.begun })
     }
 
-    /// Reads that part, unless somebody has done so since it was asked for. Whether the id is settled.
+    /// Scans that part, unless a scan of it has begun since the wait began. Returns whether the id is known now.
     fn read(&self, part: Part, Waiting { id, before, .. }: &Waiting<'_>) -> bool {
         let index = part as usize;
         let mut next = self.readings[index].lock();
@@ -151,8 +151,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Every control group of a part by its id, which is the inode of its folder. Folders tell the inodes of what is in them, so
-/// each is opened once and none is asked for. Breadth first: units are near the root, and what they make themselves is deep.
+/// Every control group of a part by its id, which is the inode of its folder. Directory entries have the inodes, so
+/// each folder is opened once and needs no stat(2). Breadth first: units are near the root, and the groups that they
+/// make are deep.
 fn found(root: &Path, part: Part) -> BTreeMap<u64, Arc<Cgroup>> {
     let mut found = BTreeMap::new();
     let mut own = BTreeMap::<String, usize>::new();
@@ -164,7 +165,7 @@ fn found(root: &Path, part: Part) -> BTreeMap<u64, Arc<Cgroup>> {
     found.insert(metadata.ino(), Arc::new(Cgroup::new(if top.is_empty() { "/" } else { top })));
     let mut folders = VecDeque::from([(first, top.to_owned())]);
     while let Some((folder, path)) = folders.pop_front() {
-        // One that went away meanwhile has nobody in it.
+        // A group that was removed meanwhile has no processes.
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -178,7 +179,7 @@ fn found(root: &Path, part: Part) -> BTreeMap<u64, Arc<Cgroup>> {
                 let count = own.entry(owner.to_owned()).or_default();
                 *count += 1;
                 if *count > OWN_MAX {
-                    // Of a folder that has too many the rest is the same owner's.
+                    // The rest of this folder has the same owner.
                     break;
                 }
             }
@@ -192,7 +193,7 @@ fn found(root: &Path, part: Part) -> BTreeMap<u64, Arc<Cgroup>> {
     found
 }
 
-/// Whoever makes the control groups below: a user as a whole, or else what is below the slices, a service as a rule.
+/// The owner that a group counts for: a user as a whole, else the first group below the slices, usually a service.
 fn owner(path: &str) -> Option<&str> {
     let user = path.strip_prefix(USERS).and_then(|rest| rest.strip_prefix('/'));
     if let Some(user) = user {
@@ -240,9 +241,9 @@ mod tests {
         }
     }
 
-    /// 60,000 control groups of one user made a reading take seconds, and whoever was not known yet was nobody meanwhile: a service
-    /// that had just been started was denied. Its groups are found without a look at the users', and of those each user has so
-    /// many that are read.
+    /// 60,000 control groups of one user made a scan take seconds, and new callers had no unit meanwhile: a service
+    /// that had just been started was denied. Services are found without a scan of the users' groups, and of each user
+    /// only so many are read.
     #[test]
     fn one_users_groups_do_not_hold_up_a_service_nor_another_user() {
         let folder = tempfile::tempdir().unwrap();

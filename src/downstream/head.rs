@@ -1,5 +1,5 @@
-//! Reads a head in front of a session's bytes: what follows it stays in the kernel, so that the session begins as if there
-//! had been none.
+//! Reads the head in front of a session's bytes. What follows it stays in the kernel, so the session begins as if
+//! there had been no head.
 
 use std::io;
 use std::time::Duration;
@@ -16,28 +16,28 @@ pub(crate) enum HeadError<E> {
     Gone(&'static str),
     #[error("the client's connection failed in the middle of its {0}: {1}")]
     Broken(&'static str, io::Error),
-    /// It kept silent, or stopped in the middle.
+    /// It was silent, or stopped in the middle.
     #[error("the client did not send a whole {0} within {1:?}")]
     Slow(&'static str, Duration),
-    /// It says something else.
+    /// It sent something else.
     #[error("{0}")]
     Malformed(E),
 }
 
-/// The most that is looked at at once; heads are some hundred bytes.
+/// The most that is read at once; heads have some hundred bytes.
 const PORTION: usize = 1024;
 
-/// Reads until the head is whole. `what` it is, in the words of the errors.
+/// Reads until the head is complete. `what` is its name in errors.
 ///
 /// # Errors
-/// See [`HeadError`]. What did not belong to a head is unread then.
+/// See [`HeadError`]. Bytes that are not part of a head stay unread.
 pub(crate) async fn read_head<R: HeadReader>(
     client: &Socket,
     reader: R,
     what: &'static str,
     within: Duration,
 ) -> Result<R::Head, HeadError<R::Error>> {
-    // Boxed, so that the session's own state stays small for the hours that follow.
+    // Boxed, so that it takes no space in a session that lives for hours.
     let read = Box::pin(read(client, reader, what));
     alarm::timeout_at(clock::now() + within, read).await.unwrap_or(Err(HeadError::Slow(what, within)))
 }

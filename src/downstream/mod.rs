@@ -1,5 +1,5 @@
-//! The client's side before and instead of a relay: what a client that speaks first says, and how it is
-//! told no; and who it is. What context it passes is not here yet.
+//! The client's side before and instead of a relay: reading its head and its opening, refusing it, and identifying the
+//! caller.
 
 mod caller;
 mod caller_cache;

@@ -1,5 +1,5 @@
-//! Reads a client's first message, so that a client that speaks first costs the upstream nothing before
-//! it has said something that can be understood: a port scan never reaches the server.
+//! Reads a client's opening. A client that speaks first is not dialled for before it has sent a valid message, so a
+//! port scan never reaches the server.
 
 use std::io;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::protocol::{
 };
 use crate::sys::Socket;
 
-/// Why there is nobody to serve.
+/// Why a client has no valid opening.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpeningFailure {
     /// It left.
@@ -19,10 +19,10 @@ pub(crate) enum OpeningFailure {
     Gone,
     #[error("the client's connection failed before it had said what it wants: {0}")]
     Broken(io::Error),
-    /// It kept silent, or stopped in the middle.
+    /// It was silent, or stopped in the middle.
     #[error("the client did not say what it wants within {0:?}")]
     Silent(Duration),
-    /// It speaks something else.
+    /// It sent something else.
     #[error("{0}")]
     Misspoken(OpeningError),
 }
@@ -30,25 +30,25 @@ pub(crate) enum OpeningFailure {
 /// How long a client that speaks first may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpeningTimeouts {
-    /// Until its first byte; `None`: as long as it likes.
+    /// Until its first byte; `None`: unlimited.
     pub silent: Option<Duration>,
     /// From there to the end of its first message.
     pub within: Duration,
 }
 
 impl OpeningTimeouts {
-    /// So long for either.
+    /// `within` for both.
     #[must_use]
     pub(crate) const fn of(within: Duration) -> Self {
         Self { silent: Some(within), within }
     }
 }
 
-/// The most that is read at once; first messages are some hundred bytes.
+/// The most that is read at once; first messages have some hundred bytes.
 const PORTION: usize = 1024;
 
-/// Reads until the client's first message is understood. Where the protocol does not look at it, only what has
-/// arrived already is taken: a client is usually faster than we, and bytes in hand make the dial cheaper.
+/// Reads until the client's opening is complete. If the protocol does not parse it, only bytes that have arrived
+/// already are taken: a client has usually sent some by now, and with them the dial takes fewer packets.
 ///
 /// # Errors
 /// See [`OpeningFailure`].
@@ -60,7 +60,7 @@ pub(crate) async fn read_opening(
     let Some(opening) = protocol.opening() else {
         return if protocol.server_greets() { awaits_greeting(client) } else { arrived(client) };
     };
-    // Boxed, so that the session's own state stays small for the hours that follow.
+    // Boxed, so that it takes no space in a session that lives for hours.
     Box::pin(async move {
         let mut portion = [0; PORTION];
         let first = client.recv(&mut portion);
@@ -77,7 +77,7 @@ pub(crate) async fn read_opening(
     .await
 }
 
-/// What the client of a server that speaks first says early is left where it is: it may be for a dialogue.
+/// The server speaks first: early bytes of the client stay unread, as a dialogue may need them.
 fn awaits_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
     match client.peek() {
@@ -120,10 +120,10 @@ async fn read_on(
     }
 }
 
-/// Passes a server's greeting on, and reads until the client has introduced itself.
+/// Sends the client the server's greeting, and reads until its reply is complete.
 ///
 /// # Errors
-/// See [`OpeningFailure`]. The server still waits then.
+/// See [`OpeningFailure`]. The server still waits for a reply then.
 pub(crate) async fn exchange_greeting(
     client: &Socket,
     greeting: &mut Greeting,

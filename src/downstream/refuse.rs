@@ -1,5 +1,5 @@
-//! Tells a client what is ours to tell. Mostly no: in its protocol's words where it has some, else by a reset, which no client can
-//! mistake for an orderly end.
+//! Sends a client our own messages: the welcome of an upgrade, and refusals. A refusal is a message of the client's
+//! protocol if that has one, else a reset, which no client takes for an orderly end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::sys::Socket;
 
 /// How long a client may take to read a refusal and close.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What a client may still send before it has read it.
+/// Bytes that a client may still send before it has read the refusal.
 const IGNORED_MAX: usize = 64 * 1024;
 
 /// Refuses and closes.
@@ -21,7 +21,7 @@ pub(crate) async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Re
     }
 }
 
-/// Answers a client whose first message was none, and closes.
+/// Answers a client whose first message was not valid, and closes.
 pub(crate) async fn answer_opening(
     client: Socket,
     protocol: &dyn Protocol,
@@ -34,9 +34,8 @@ pub(crate) async fn answer_opening(
     }
 }
 
-/// Sends, ends our direction, and reads on until the client closes: a close while bytes of the client are
-/// unread would turn into a reset, and a reset discards words that the client has not read yet
-/// (RFC 1122 §4.2.2.13).
+/// Sends, ends our direction, and reads on until the client closes: a close while bytes of the client are unread would
+/// become a reset, which discards what the client has not read yet (RFC 1122 §4.2.2.13).
 pub(crate) async fn send_and_close(client: Socket, words: &[u8]) {
     let saying = Box::pin(async {
         client.send_all(words).await?;
@@ -50,11 +49,11 @@ pub(crate) async fn send_and_close(client: Socket, words: &[u8]) {
         }
         std::io::Result::Ok(())
     });
-    // Whether the client took it or not, there is nothing more to do for it.
+    // There is nothing more to do, whether the client took it or not.
     let _ = alarm::timeout_at(clock::now() + PATIENCE, saying).await;
 }
 
-/// What a client hears before anything of the server. False: it does not take it.
+/// Sends what comes before the server's first bytes. False if the client does not take it.
 pub(crate) async fn send_welcome(client: &Socket, words: &[u8]) -> bool {
     words.is_empty()
         || matches!(alarm::timeout_at(clock::now() + PATIENCE, client.send_all(words)).await, Ok(Ok(())))

@@ -1,9 +1,9 @@
-//! One HTTP CONNECT head in, one reply out (RFC 9112, RFC 9110 §9.3.6): how a client names the cluster that it wants,
-//! says how it wants it, and hears what it got.
+//! One HTTP CONNECT head in, one reply out (RFC 9112, RFC 9110 §9.3.6): the client names its cluster and its
+//! conditions, and is sent what it got.
 //!
-//! Not an HTTP server: one request, no body, nothing after it is HTTP. Reading is strict where leniency has let requests
-//! be smuggled past other parsers: lines end in CRLF, no line goes on in the next, no space before a colon, no field that
-//! frames a body, none of ours twice.
+//! Not an HTTP server: one request, no body, nothing after it is HTTP. Reading is strict where leniency has let
+//! requests be smuggled past other parsers: lines end in CRLF, no folded lines, no space before a colon, no field that
+//! frames a body, none of our fields twice.
 
 mod fields;
 mod reply;
@@ -16,34 +16,34 @@ use fields::Fields;
 
 pub(crate) use reply::{SessionInfo, refusal_reply, status_of, success_reply};
 
-/// What a client asks for.
+/// A parsed CONNECT request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConnectRequest {
     /// The target as it was written: `NAME` or `NAME:PORT`.
     pub target: String,
-    /// `Ambassador-Attempts`: no more attempts than that; 0 and 1 both mean one.
+    /// `Ambassador-Attempts`: the most attempts; 0 and 1 both mean one.
     pub attempts: Option<u32>,
-    /// `Ambassador-Deadline`: no longer over all attempts.
+    /// `Ambassador-Deadline`: the most time for all attempts.
     pub deadline: Option<Duration>,
     /// `Ambassador-Affinity`: what to hash for the pick of an endpoint, 1 to 256 bytes.
     pub affinity: Option<Box<str>>,
-    /// `Ambassador-Context`: what the client says of itself.
+    /// `Ambassador-Context`: the client's description of itself.
     pub context: Option<Context>,
 }
 
-/// What a client says of itself, for the log and for the server: at most 16 pairs.
+/// A client's description of itself, for the log and for the server: at most 16 pairs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Context(Box<[(Box<str>, Box<str>)]>);
 
 impl Context {
-    /// Its pairs, in the client's order; no key comes twice.
+    /// Its pairs, in the client's order; no key occurs twice.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
 impl fmt::Display for Context {
-    /// `k=v, k=v`, as it came.
+    /// `k=v, k=v`, as the client sent it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (key, value)) in self.pairs().enumerate() {
             let comma = if index == 0 { "" } else { ", " };
@@ -53,12 +53,12 @@ impl fmt::Display for Context {
     }
 }
 
-/// Why a head is none that we serve.
+/// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the client speaks TLS where an HTTP CONNECT request is due; this hop is plaintext")]
     SpeaksTls,
-    /// A byte that no head has.
+    /// A byte that is not allowed in a head.
     #[error("the request has a control character")]
     Control,
     /// A CR or LF alone.
@@ -70,47 +70,47 @@ pub enum Error {
     /// More fields than we read.
     #[error("the request has more than {FIELDS_MAX} header fields")]
     TooManyFields,
-    /// The first line is none.
+    /// The first line is not a request line.
     #[error("the first line is not `CONNECT NAME HTTP/1.1`")]
     RequestLine,
-    /// GET, say.
+    /// Such as GET.
     #[error("the request is not a CONNECT")]
     Method,
-    /// HTTP/2, say.
+    /// Such as HTTP/2.
     #[error("the request is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
-    /// The target is none.
+    /// The target is not a cluster's name.
     #[error("the target is not the name of a cluster, with or without a port")]
     Target,
-    /// A line that is no field.
+    /// A line that is not a field.
     #[error("a header line is malformed")]
     Field,
-    /// RFC 9112 §3.2 wants exactly one.
+    /// RFC 9112 §3.2 requires exactly one.
     #[error("an HTTP/1.1 request has one Host field")]
     Host,
     /// Content-Length or Transfer-Encoding.
     #[error("a CONNECT request has no body, and so neither Content-Length nor Transfer-Encoding")]
     Body,
-    /// A field of ours that comes twice.
+    /// A field of ours that occurs twice.
     #[error("{0} comes twice")]
     Twice(&'static str),
-    /// `Ambassador-` and something that we do not know.
+    /// `Ambassador-` with an unknown name.
     #[error("there is no such Ambassador- field; there are Attempts, Deadline, Affinity and Context")]
     UnknownField,
-    /// It takes something else.
+    /// A value that the field does not accept.
     #[error("{0} {1}")]
     Value(&'static str, &'static str),
 }
 
-/// Of the whole head.
+/// Bytes of the whole head.
 const HEAD_MAX: usize = 8 * 1024;
-/// Of its header fields.
+/// Its header fields.
 const FIELDS_MAX: usize = 64;
 /// The first byte of a TLS record with a hello.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 impl Error {
-    /// The status of the reply; `None` for one who would not understand it.
+    /// The status of the reply; `None` for a client that would not understand it.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         match self {
@@ -133,8 +133,8 @@ impl Error {
 }
 
 impl ConnectRequest {
-    /// Which of these names the target means: the very one, with or without a port behind it; else the only one that it is
-    /// but for upper and lower case, for some clients take it for a host's name.
+    /// The index of the name that the target means: an exact match, with or without the port, else the only match
+    /// without regard to case, because some clients treat the target as a host name.
     pub fn which<'a>(&self, names: &(impl Iterator<Item = &'a str> + Clone)) -> Option<usize> {
         let exactly = |said: &str| names.clone().position(|name| name == said);
         let found = exactly(&self.target).or_else(|| exactly(self.host()));
@@ -214,7 +214,7 @@ fn parse(head: &[u8]) -> Result<ConnectRequest, Error> {
     fields.finish(target, needs_host)
 }
 
-/// The target, and whether the version insists on a Host field.
+/// The target, and whether the version requires a Host field.
 fn request_line(line: &[u8]) -> Result<(String, bool), Error> {
     let text = std::str::from_utf8(line).map_err(|_| Error::RequestLine)?;
     let mut words = text.split(' ');
@@ -234,13 +234,13 @@ fn request_line(line: &[u8]) -> Result<(String, bool), Error> {
         _ if !method.is_empty() && method.bytes().all(fields::is_token) => return Err(Error::Method),
         _ => return Err(Error::RequestLine),
     }
-    // What names of clusters are made of.
+    // The characters of a cluster's name.
     let is_of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
     let is_name = !target.is_empty() && target.len() <= TARGET_MAX && target.bytes().all(is_of_a_name);
     if is_name { Ok((target.to_owned(), needs_host)) } else { Err(Error::Target) }
 }
 
-/// Names have 128 bytes at most; a port has five, behind a colon.
+/// Names have at most 128 bytes; a port has at most five, after a colon.
 const TARGET_MAX: usize = 128 + 6;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! Heads: what a client, or another proxy before us, says about a connection in front of its bytes. PURE: bytes in,
+//! Heads: what a client, or another proxy before us, sends about a connection in front of its bytes. PURE: bytes in,
 //! values out.
 //!
-//! A head is read strictly, in any portions, within a bound of bytes; what follows it belongs to the session and is
-//! never taken. Who waits for how long, and who may send one at all, is the driver's (`downstream::read_head`).
+//! A head is read strictly, in any portions, up to a bound of bytes; what follows it belongs to the session and is
+//! never taken. Timeouts are the driver's (`downstream::read_head`), and which peers may send a head is the session's
+//! decision.
 
 pub(crate) mod connect;
 pub(crate) mod proxy;
@@ -10,27 +11,27 @@ pub(crate) mod proxy;
 /// What a reader makes of the next bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress<T> {
-    /// All of them are the head's, and more have to come.
+    /// All of them belong to the head, and more have to follow.
     Incomplete,
-    /// The head is whole.
+    /// The head is complete.
     Whole {
-        /// What it says.
+        /// Its content.
         head: T,
-        /// How many of the bytes given last are its own; those behind are the session's.
+        /// How many of the last bytes belong to it; those after them are the session's.
         taken: usize,
     },
 }
 
 /// Reads one kind of head.
 pub trait HeadReader {
-    /// What it says.
+    /// The content of a head.
     type Head;
-    /// Why it is none.
+    /// Why the bytes are not such a head.
     type Error;
 
-    /// More bytes, never none, in the order in which they came.
+    /// Takes the next bytes, at least one.
     ///
     /// # Errors
-    /// They are no such head.
+    /// When the bytes are not such a head.
     fn received(&mut self, bytes: &[u8]) -> Result<Progress<Self::Head>, Self::Error>;
 }

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2 (HAProxy's doc/proxy-protocol.txt): who is really at the other end, said by the
-//! proxy before us, or by us to the server behind.
+//! The PROXY protocol, versions 1 and 2 (HAProxy's doc/proxy-protocol.txt): the addresses of the original connection,
+//! as sent by the proxy before us, or by us to the server.
 //!
-//! Reading is strict: one space is one space, a length is exact, a checksum is checked, and what contradicts itself is
-//! refused. A family or an extension that the specification leaves to the future is not guessed at.
+//! Reading is strict: one space is one space, a length is exact, a checksum is verified, and a contradiction is an
+//! error. Unknown families are refused, unknown extensions skipped.
 
 mod read;
 mod write;
@@ -14,43 +14,43 @@ use std::fmt;
 pub use read::{Error, HeaderReader};
 pub use write::{AddressPair, Extensions, V2_LEAST, write_v1, write_v2};
 
-/// What a header says.
+/// A parsed PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Whose connection it is.
+    /// Whether the connection was made for a client, and its addresses.
     pub command: ProxyCommand,
     /// The name the client asked the other proxy for (`PP2_TYPE_AUTHORITY`, mostly TLS' server name).
     pub authority: Option<String>,
-    /// What the other proxy calls the connection (`PP2_TYPE_UNIQUE_ID`), at most 128 bytes.
+    /// The other proxy's id of the connection (`PP2_TYPE_UNIQUE_ID`), at most 128 bytes.
     pub unique_id: Option<Vec<u8>>,
 }
 
-/// Whose connection it is.
+/// Whether a connection is the other proxy's own or a client's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyCommand {
-    /// The other proxy's own, for a health check say.
+    /// The other proxy's own, such as a health check.
     Local,
-    /// Somebody's on whose behalf it connects.
+    /// On behalf of a client.
     Proxied(ProxyAddresses),
 }
 
-/// From where to where that somebody connected.
+/// The addresses of the client's connection to the other proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxyAddresses {
-    /// The other proxy does not say.
+    /// The other proxy sent none.
     Unknown,
     /// Over TCP, both of one family.
     Tcp {
-        /// Whose connection it is.
+        /// The client's address.
         source: SocketAddr,
-        /// What it connected to.
+        /// The address that it connected to.
         destination: SocketAddr,
     },
     /// Over a unix socket: paths without trailing zeros, empty for one that has no name; at most 108 bytes each.
     Unix {
-        /// Whose connection it is; mostly empty.
+        /// The client's path; mostly empty.
         source: Vec<u8>,
-        /// What it connected to.
+        /// The path that it connected to.
         destination: Vec<u8>,
     },
 }
@@ -67,7 +67,7 @@ impl fmt::Display for ProxyAddresses {
     }
 }
 
-/// What every header of version 2 begins with.
+/// The first bytes of a header of version 2.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length.
 const V2_FIXED: usize = 16;

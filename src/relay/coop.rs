@@ -1,24 +1,24 @@
-//! How much a session may move before the others of its worker have their turn.
+//! How much a session may move before the other sessions of its worker get their turn.
 //!
-//! A bulky flow is cheapest in large portions, and a large portion is what makes a small message of another
-//! session wait. So turns are long while bulky flows are among themselves, and short for a while after a session
-//! with small messages was seen on the same worker. A count of turns, no clock.
+//! A bulky flow is cheapest in large portions, but a large portion makes the small messages of other sessions wait. So
+//! turns are long while a worker has only bulky flows, and short for a while after it has moved small messages. This
+//! is measured in turns, not by the clock.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::task::Context;
 
-/// Bytes of one direction in one turn, while no small messages are about: under a millisecond of work.
+/// Bytes of one direction in one turn, while the worker has no small messages: under a millisecond of work.
 const LONG: usize = 2 * 1024 * 1024;
 /// The same beside small messages: some 50 µs.
 const SHORT: usize = 128 * 1024;
-/// What one direction of a dialogue may say in one turn, and in one read. What is parsed costs many times what is only
-/// moved, and nobody's dialogue is bulky but one that is meant to keep us busy.
+/// Bytes of a dialogue in one turn, and in one read. Parsing costs many times what moving does, and only a dialogue
+/// that is meant to keep us busy is bulky.
 pub(super) const PARSED: usize = 64 * 1024;
 /// A turn that moves less than this moved small messages.
 const SMALL: u64 = 16 * 1024;
-/// Bulky turns after which a worker counts as free of small messages.
+/// Bulky turns in a row after which a worker counts as free of small messages.
 const MEMORY: u32 = 256;
 
 thread_local! {
@@ -26,12 +26,11 @@ thread_local! {
     static SINCE_SMALL: Cell<u32> = const { Cell::new(MEMORY) };
 }
 
-/// What one direction may move now. The last portion may go beyond it.
+/// The bytes that one direction may move now. The last portion may exceed this.
 pub(super) fn budget() -> usize {
     if SINCE_SMALL.get() < MEMORY { SHORT } else { LONG }
 }
 
-/// A session has had its turn and moved that many bytes.
 pub(super) fn record_turn(moved: u64) {
     match moved {
         0 => {}
@@ -40,8 +39,8 @@ pub(super) fn record_turn(moved: u64) {
     }
 }
 
-/// Asks for another turn, after the worker has looked for readiness and everybody who is ready was served. A mere
-/// wake-up would put the task back into the queue, and the worker looks at its sockets after dozens of those.
+/// Asks for another turn after the worker has polled its sockets and every ready task has run. A mere wake-up would
+/// put the task back into the queue, and the worker polls its sockets only after dozens of tasks.
 pub(super) fn reschedule(cx: &mut Context<'_>) {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }

@@ -1,9 +1,9 @@
 //! One direction of a relay.
 //!
-//! A flow of small messages is read into the worker's scratch memory and written on: two system calls, and
-//! cheaper than splice, which takes two of its own and a pipe. When a read fills its portion the flow is
-//! bulky, and between two sockets it moves through a borrowed pipe without leaving the kernel, until it
-//! gets small again. The end of the source is passed on only after everything before it was written.
+//! A flow of small messages is read into the worker's scratch memory and written from there: two system calls, and
+//! cheaper than splice, which takes two as well, and a pipe. When a read fills its portion, the flow is bulky, and
+//! between two sockets it moves through a borrowed pipe without leaving the kernel, until it gets small again. The end
+//! of the source is passed on only after everything before it was written.
 
 use std::cell::RefCell;
 use std::io;
@@ -25,7 +25,7 @@ pub(super) struct LegError {
 }
 
 impl LegError {
-    /// Whether it happened to us and not to the connection: the kernel, and so the peer, knows nothing of it.
+    /// Whether the error is our own and not the connection's: the kernel, and so the peer, does not know of it.
     pub(super) fn is_ours(&self) -> bool {
         self.error.raw_os_error().is_none()
     }
@@ -41,14 +41,14 @@ impl LegError {
 pub(super) struct CopyDirection {
     source: Side,
     state: State,
-    /// Bytes that were read and not yet taken.
+    /// Bytes that were read and that the destination has not taken.
     pending: PendingBytes,
     pipe: Option<Loan>,
-    /// Bulky rounds left: a flow counts as bulky until this many small fills came in a row.
+    /// The flow is bulky while this is not 0: set by a large read or fill, one less after each small fill.
     bulky: u8,
-    /// The destination took bytes that it may not have handed to the kernel yet (TLS).
+    /// The destination took bytes that may not have reached the kernel yet (TLS).
     unflushed: bool,
-    /// The end of the source is not passed on: it is not an orderly one.
+    /// The end of the source is not passed on.
     withheld: bool,
 }
 
@@ -56,15 +56,15 @@ pub(super) struct CopyDirection {
 enum State {
     /// The source may still send. Exit: `Ending`.
     Open,
-    /// The source has ended; what is held goes out, then the end. Exit: `Ended`.
+    /// The source has ended; pending bytes go out, then the end. Exit: `Ended`.
     Ending,
-    /// The destination was told. No exit.
+    /// The end was passed on. No exit.
     Ended,
 }
 
-/// Scratch memory of a worker: the most that one read may bring.
+/// Size of a worker's scratch memory, and so of the largest read.
 const SCRATCH: usize = pending::WIDE;
-/// What one read may bring from a socket while the flow is small; one that fills it makes the flow bulky.
+/// The most that one read takes from a socket while the flow is small; a read that fills it makes the flow bulky.
 const PORTION: usize = 16 * 1024;
 /// Small fills after which a bulky flow is small again.
 const PATIENCE: u8 = 4;
@@ -73,13 +73,13 @@ thread_local! {
     static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// A part of the worker's scratch memory, for the length of a call that does not want it again.
+/// Lends a part of the worker's scratch memory to `then`, which must not ask for it again.
 pub(super) fn with_scratch<T>(most: usize, then: impl FnOnce(&mut [u8]) -> T) -> T {
     MEMORY.with_borrow_mut(|memory| then(&mut memory[..most.min(SCRATCH)]))
 }
 
 impl CopyDirection {
-    /// A direction that has these bytes to deliver before any other.
+    /// `pending`: bytes to deliver before any others.
     pub(super) fn with_pending(source: Side, pending: Vec<u8>) -> Self {
         Self {
             source,
@@ -92,17 +92,17 @@ impl CopyDirection {
         }
     }
 
-    /// Bytes to deliver once what is held already is gone.
+    /// Adds bytes to deliver behind those that are pending.
     pub(super) fn push_pending(&mut self, bytes: &[u8]) {
         self.pending.append(bytes);
     }
 
-    /// What was read and never taken, for somebody who goes on with the destination.
+    /// The bytes that the destination has not taken, for the driver that goes on with it.
     pub(super) fn take_pending(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.pending).rest().to_vec()
     }
 
-    /// Whether something was read that the destination has not been given.
+    /// Whether bytes were read that the destination has not taken, in memory or in the pipe.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty() || self.pipe.as_ref().is_some_and(|pipe| pipe.held() > 0)
     }
@@ -115,22 +115,22 @@ impl CopyDirection {
         self.state != State::Open
     }
 
-    /// From now on the source's end is noted but not passed on.
+    /// From now on the source's end is recorded but not passed on.
     pub(super) const fn defer_end(&mut self) {
         self.withheld = true;
     }
 
-    /// It is passed on all the same.
+    /// Lifts [`CopyDirection::defer_end`].
     pub(super) const fn forward_end(&mut self) {
         self.withheld = false;
     }
 
-    /// The source has ended and all it said is delivered.
+    /// The source has ended, and all it sent is delivered.
     pub(super) fn is_exhausted(&self) -> bool {
         self.source_has_ended() && !self.has_pending() && !self.unflushed
     }
 
-    /// Moves between two connections without TLS as much as both and the turn allow.
+    /// Moves bytes between two connections without TLS, as many as both and the turn allow.
     pub(super) fn poll_between<T: Transport>(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,7 +144,7 @@ impl CopyDirection {
         }
     }
 
-    /// Moves between two sockets as much as both and the turn allow.
+    /// The same between two sockets, by splice while the flow is bulky.
     fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
@@ -167,7 +167,7 @@ impl CopyDirection {
                 self.poll_move(cx, &mut from, &mut to, PORTION, live)?
             };
             let Poll::Ready(moved) = moved else {
-                // It was drained before this: back to the worker it goes.
+                // The pipe is empty here, so it goes back to the worker.
                 self.pipe = None;
                 return Ok(());
             };
@@ -177,7 +177,7 @@ impl CopyDirection {
         Ok(())
     }
 
-    /// Moves between two legs of any kind as much as both and the turn allow.
+    /// Moves bytes between two legs of any kind, as many as both and the turn allow.
     pub(super) fn poll_copy(
         &mut self,
         cx: &mut Context<'_>,
@@ -200,7 +200,7 @@ impl CopyDirection {
         Ok(())
     }
 
-    /// Reads one portion for a dialogue and gives it to `take`; the end of the source is noted.
+    /// Reads one portion for a dialogue and passes it to `take`; records the end of the source.
     pub(super) fn poll_read<E>(
         &mut self,
         cx: &mut Context<'_>,
@@ -258,7 +258,7 @@ impl CopyDirection {
         })
     }
 
-    /// Offers bytes once; how many were taken is the answer.
+    /// Writes once; returns how many bytes were taken.
     fn poll_give(
         &mut self,
         cx: &mut Context<'_>,
@@ -300,7 +300,7 @@ impl CopyDirection {
         Ok(Poll::Ready(()))
     }
 
-    /// Fills the pipe once; the next round drains it.
+    /// Fills the pipe once; the next pass of the loop drains it.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
@@ -319,7 +319,8 @@ impl CopyDirection {
         match from.poll_fill(cx, loan.pipe(), most) {
             Poll::Pending => Ok(Poll::Pending),
             Poll::Ready(Err(error)) => Err(self.source_broke(error)),
-            // Its end, or urgent data in front of more: only a read tells them apart, and it steps over the mark.
+            // The source's end, or urgent data in front of more: only a read tells them apart, and it steps over the
+            // mark.
             Poll::Ready(Ok(0)) => self.poll_move(cx, &mut &*from, &mut &*to, pending::width(most), live),
             Poll::Ready(Ok(filled)) => {
                 self.bulky = if filled >= PORTION { PATIENCE } else { self.bulky - 1 };
@@ -331,7 +332,7 @@ impl CopyDirection {
         }
     }
 
-    /// Delivers what is held, and the end if the source has ended.
+    /// Delivers the pending bytes, then the end if the source has ended.
     pub(super) fn poll_flush(
         &mut self,
         cx: &mut Context<'_>,

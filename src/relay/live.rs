@@ -1,4 +1,4 @@
-//! What others may see of a relay while it runs, and the one order they may give: stop.
+//! What other threads may read of a relay while it runs, and the stop signal that they may send.
 //!
 //! The counters have one writer, the session's worker; a scrape reads them at any time.
 
@@ -12,30 +12,30 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::CancelKey;
 use crate::tls::Generation;
 
-/// How a session is cancelled.
+/// What cancels a session.
 #[derive(Debug)]
 struct Cancelled {
     key: CancelKey,
-    /// The server's address: its name may lead to another one by then.
+    /// The server's address: its name may resolve to another one by then.
     at: Option<SocketAddr>,
 }
 
-/// Byte counts of one session and its stop order.
+/// Byte counts of one session, and its stop signal.
 #[derive(Debug)]
 pub struct LiveSession {
     sent: AtomicU64,
     received: AtomicU64,
     /// The last bytes came from the client.
     owes_answer: AtomicBool,
-    /// Its client has said what it wants, or need not.
+    /// Its client's opening has arrived, or none is needed.
     opened: AtomicBool,
-    /// It takes nobody's room: it is here to be refused, or has been told to make room.
+    /// It does not count against the listener's cap: it is to be refused, or was stopped to make room.
     roomless: AtomicBool,
-    /// [`Generation::number`] of the identity that the upstream has seen, or 0.
+    /// [`Generation::number`] of the identity that the upstream was shown, or 0.
     identity: AtomicU32,
-    /// To stop, with the outcome at that place of [`Outcome::ALL`], from 1 on.
+    /// The order to stop, as the index of the outcome in [`Outcome::ALL`], plus 1.
     stop: StopSignal,
-    /// Boxed: most sessions have none.
+    /// Boxed: most sessions have no cancel key.
     cancelled: OnceLock<Box<Cancelled>>,
 }
 
@@ -67,70 +67,70 @@ impl LiveSession {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Whether the last bytes came from the client: whoever asks waits for an answer.
+    /// Whether the last bytes came from the client: it waits for an answer.
     #[must_use]
     pub fn owes_answer(&self) -> bool {
         self.owes_answer.load(Ordering::Relaxed)
     }
 
-    /// Its client has said what it wants.
+    /// Its client's opening has arrived.
     pub fn note_opened(&self) {
         self.opened.store(true, Ordering::Relaxed);
     }
 
-    /// It has to say more.
+    /// Its client's opening is awaited again.
     pub fn note_unopened(&self) {
         self.opened.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it has.
+    /// Whether its client's opening has arrived.
     #[must_use]
     pub fn is_opened(&self) -> bool {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Whether it takes somebody's room.
+    /// Whether it counts against the listener's cap.
     #[must_use]
     pub fn has_room(&self) -> bool {
         !self.roomless.load(Ordering::Relaxed)
     }
 
-    /// From here on it takes nobody's. Whether it did.
+    /// It no longer counts against the cap. Returns whether it did.
     pub fn give_up_room(&self) -> bool {
         !self.roomless.swap(true, Ordering::Relaxed)
     }
 
-    /// Its upstream has seen that content of an identity.
+    /// Its upstream was shown that generation of an identity.
     pub fn set_identity(&self, identity: Generation) {
         self.identity.store(identity.number(), Ordering::Relaxed);
     }
 
-    /// Whether its upstream has seen an identity, and none of those.
+    /// Whether its upstream was shown an identity that is not among `current`.
     #[must_use]
     pub fn is_outdated(&self, current: &[Generation]) -> bool {
         let identity = self.identity.load(Ordering::Relaxed);
         identity != 0 && current.iter().all(|stamp| stamp.number() != identity)
     }
 
-    /// Ends the session with that outcome, now; the first order counts.
+    /// Orders the session to end with that outcome; the first order counts.
     pub fn stop(&self, outcome: Outcome) {
         self.stop.set(outcome as u8 + 1);
     }
 
-    /// Whether that is the key that the server gave out for this session.
+    /// Whether that is the cancel key that the server sent for this session.
     #[must_use]
     pub fn has_cancel_key(&self, key: &CancelKey) -> bool {
         self.cancelled.get().is_some_and(|own| own.key == *key)
     }
 
-    /// The address of the server that gave out the session's key.
+    /// The address of the server that sent the session's cancel key.
     #[must_use]
     pub fn cancel_address(&self) -> Option<SocketAddr> {
         self.cancelled.get()?.at
     }
 
     pub(super) fn set_cancel_key(&self, key: CancelKey, at: Option<SocketAddr>) {
-        // A session's server gives out one key; the first counts.
+        // A server sends one key per session; the first counts.
         let _ = self.cancelled.set(Box::new(Cancelled { key, at }));
     }
 
@@ -148,7 +148,8 @@ impl LiveSession {
         Outcome::ALL.get(usize::from(number) - 1).copied()
     }
 
-    /// The order will wake that one. Whoever waits looks for [`LiveSession::stop_outcome`] after this, so none falls between the two.
+    /// A stop will wake this waker. The waiting task checks [`LiveSession::stop_outcome`] after this, so that no order
+    /// is missed between the two.
     pub(super) fn register_waker(&self, waker: &Waker) {
         self.stop.register_waker(waker);
     }
@@ -168,14 +169,14 @@ impl LiveSession {
         self.owes_answer.store(from != Side::Upstream, Ordering::Relaxed);
     }
 
-    /// So many bytes of the client were written to the upstream before its relay began.
+    /// Counts bytes of the client that were sent to the upstream before the relay began.
     pub fn note_said(&self, bytes: usize) {
         if bytes > 0 {
             self.count(Side::Downstream, bytes);
         }
     }
 
-    /// As after a byte there and one back.
+    /// Counts one byte each way.
     #[cfg(test)]
     pub(crate) fn note_exchange(&self) {
         self.count(Side::Downstream, 1);

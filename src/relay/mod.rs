@@ -1,9 +1,9 @@
 //! Moves bytes both ways between a downstream and an upstream until both directions have ended.
 //!
-//! One task, one future, no buffer of its own: bytes stop in the worker's scratch memory for the length of
-//! one poll, or in a pipe borrowed while a flow is bulky (`direction`). What the destination would not take is
-//! the only thing a session ever holds. A half-close is passed on as one, a reset as a reset. Nothing is
-//! parsed here, except while a [`Dialogue`] still has something to rewrite. Nothing is logged here.
+//! One task, one future, no buffer of its own: bytes are in the worker's scratch memory for one poll, or in a pipe
+//! borrowed while a flow is bulky (`copy`). A session stores only what its destination did not take. A half-close is
+//! passed on as a half-close, a reset as a reset. Nothing is parsed here, except while a [`Dialogue`] still has
+//! something to rewrite. Nothing is logged here.
 
 mod coop;
 mod copy;
@@ -16,7 +16,7 @@ mod tests;
 mod timers;
 mod upstream_stream;
 
-/// The atomics of `order`.
+/// The atomics of `stop_signal`.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -48,10 +48,10 @@ use upstream_stream::Leg;
 pub struct Settings {
     /// No byte either way for this long ends the session; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How long one direction may be silent after the other has ended; `None`: as long as it likes. Silent, not
-    /// last: a download that goes on after its client has finished asking is not cut.
+    /// How long one direction may be silent after the other has ended; `None`: unlimited. It bounds silence, not
+    /// duration: a download goes on after the client's half-close as long as bytes flow.
     pub half_close_timeout: Option<Duration>,
-    /// The session's whole life; `None`: unlimited.
+    /// How long a session may relay; `None`: unlimited.
     pub max_lifetime: Option<Duration>,
 }
 
@@ -62,67 +62,69 @@ pub struct RelayInput<T = Socket> {
     pub downstream: T,
     /// The endpoint.
     pub upstream: UpstreamStream<T>,
-    /// What the client said before we dialled; it goes to the endpoint first.
+    /// What the client sent before we dialled; it goes to the endpoint first.
     pub opening: Vec<u8>,
-    /// What is left to rewrite, if anything.
+    /// What rewrites the session's first messages, if anything does.
     pub dialogue: Option<Box<dyn Dialogue>>,
-    /// The endpoint has asked for a certificate that we have not: if it ends without a byte until then, that is its verdict.
+    /// Set if the endpoint asked for a certificate that we do not have: if it closes by then without having sent a
+    /// byte, it has rejected us.
     pub verdict_until: Option<Instant>,
 }
 
 /// How a relay ended.
 #[derive(Debug)]
 pub struct Ended<T = Socket> {
-    /// The client, so that somebody who has words can still say them.
+    /// The client, not closed yet, so that it can be sent a refusal.
     pub downstream: T,
-    /// Why.
+    /// How the session ended.
     pub outcome: Outcome,
-    /// Who ended it: the side that closed first, or broke.
+    /// The side that closed first, or whose connection failed.
     pub closed_by: Side,
-    /// What broke, if something did.
+    /// The failure that ended it, if one did.
     pub fault: Option<RelayError>,
-    /// Whether a refusal in its protocol's words can still reach the client: nothing of the endpoint has, or it
-    /// ended with a whole message.
+    /// Whether the client can still be sent a refusal in its protocol: it has received nothing from the endpoint, or
+    /// only whole messages.
     pub may_be_told: bool,
-    /// The endpoint ended its TLS without close_notify, and its client had not said goodbye before: somebody may have cut it.
+    /// The endpoint ended TLS without close_notify and not in reply to the client's close: its stream may have been
+    /// truncated.
     pub unclean_tls_end: bool,
-    /// The endpoint had asked for a certificate that we have not.
+    /// The endpoint asked for a certificate that we do not have.
     pub is_uncertified: bool,
-    /// When the first byte of the endpoint came, if one did.
+    /// When the first byte of the endpoint arrived, if one did.
     pub first_byte: Option<Instant>,
-    /// The upstream, where it is to hear the rest of its dialogue before it is closed.
+    /// The upstream, if it is to be sent the rest of its dialogue before it is closed.
     pub unfinished: Option<Box<Unfinished<T>>>,
 }
 
-/// An upstream in the middle of a dialogue whose end it would hold against us.
+/// An upstream in the middle of a dialogue that must not just break off.
 #[derive(Debug)]
 pub struct Unfinished<T = Socket> {
     /// The stream.
     pub end: UpstreamStream<T>,
-    /// What it had not been given yet.
+    /// Bytes for it that it has not taken yet.
     pub pending: Vec<u8>,
-    /// What says the rest.
+    /// The rest of the dialogue.
     pub rest: Box<dyn Probe>,
 }
 
-/// What broke.
+/// What ended a relay with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    /// A leg.
+    /// One of the connections failed.
     #[error("{0}")]
     Io(io::Error),
-    /// A part in the dialogue.
+    /// One side sent what the dialogue does not accept.
     #[error(transparent)]
     Dialogue(DialogueError),
-    /// The endpoint's patience with who has no certificate.
+    /// The endpoint closed because it got no certificate.
     #[error("{UNCERTIFIED}")]
     Uncertified,
 }
 
-/// Relays until both directions have ended, something broke, a timer runs out, or [`LiveSession::stop`] was called.
-/// The upstream is closed when this is done, unless it is [`Ended::unfinished`].
+/// Relays until both directions have ended, something fails, a timer runs out, or [`LiveSession::stop`] is called. The
+/// upstream is closed when this is done, unless it is in [`Ended::unfinished`].
 ///
-/// The future is the relay itself: what lives for hours holds nothing of how it came about.
+/// The future consists of the relay alone: it lives for hours, and contains nothing of the session's opening.
 pub fn relay<'a, T: Transport + 'a>(
     start: RelayInput<T>,
     settings: &'a Settings,
@@ -163,23 +165,23 @@ struct Relay<'a, T> {
     receiving: CopyDirection,
     dialogue: Option<Box<dyn Dialogue>>,
     timers: Timers<'a>,
-    /// The upstream takes no more bytes. What it said before is still read and delivered, as a client of its own
-    /// would read it: the reason is often in there.
+    /// Set when the upstream takes no more bytes. What it sent before is still read and delivered, as it often has the
+    /// reason.
     broken: Option<LegError>,
     first_end: Option<Side>,
-    /// Bytes of the endpoint by then.
+    /// Bytes from the endpoint when the first direction ended.
     received_at_end: u64,
     first_byte: Option<Instant>,
-    /// [`RelayInput::verdict_until`]; its end is not passed on meanwhile.
+    /// [`RelayInput::verdict_until`]; until then the endpoint's end is not passed on.
     verdict_until: Option<Instant>,
-    /// Who an order to stop wakes.
+    /// The waker that is registered with the stop signal.
     woken_by: Option<Waker>,
 }
 
 /// Why the relay stops moving.
 enum Stop {
     Completed,
-    /// The client has ended in the middle of a dialogue, whose rest this is.
+    /// The client left in the middle of a dialogue; this is the rest of it.
     Left(Box<dyn Probe>),
     Broken(LegError),
     Dialogue(DialogueError),
@@ -189,7 +191,7 @@ enum Stop {
 
 impl<T: Transport> Relay<'_, T> {
     fn poll(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Poll<Stop> {
-        // Almost always the same task: to say so again would cost each message two locked instructions.
+        // Almost always the same task: registering it again would cost two locked instructions for each message.
         if !self.woken_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             live.register_waker(cx.waker());
             self.woken_by = Some(cx.waker().clone());
@@ -211,7 +213,7 @@ impl<T: Transport> Relay<'_, T> {
         {
             return Poll::Ready(Stop::Uncertified);
         }
-        // A failure of our own, which the server knows nothing of: no end of its would ever come.
+        // After a failure of our own the server would never end, as it does not know of it.
         if let Some(broken) = self.broken.take_if(|broken| broken.is_ours()) {
             return Poll::Ready(Stop::Broken(broken));
         }
@@ -223,8 +225,8 @@ impl<T: Transport> Relay<'_, T> {
         self.poll_timers(cx, live)
     }
 
-    /// Whether the endpoint has ended without a byte, in time and not because its client had left. Whatever else it does, its end is
-    /// an end from then on.
+    /// Whether the endpoint closed without having sent a byte, in time, and before the client did. Anything else lifts
+    /// the deferral: from then on the endpoint's end is passed on.
     fn is_rejected(&mut self, cx: &mut Context<'_>, until: Instant, live: &LiveSession) -> bool {
         let (has_answered, has_ended) = (live.received() > 0, self.receiving.source_has_ended());
         let has_left = self.sending.source_has_ended();
@@ -254,7 +256,7 @@ impl<T: Transport> Relay<'_, T> {
             rest,
         };
         let outcome = ready!(self.timers.poll(cx, state));
-        // Who waits behind a failure waits for what it was about.
+        // A timer that runs out after a failure to write is reported as that failure.
         Poll::Ready(self.broken.take().map_or(Stop::Ordered(outcome), Stop::Broken))
     }
 
@@ -264,24 +266,24 @@ impl<T: Transport> Relay<'_, T> {
 
     fn poll_halves(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
         if self.receiving.has_ended() && self.ends_with_close() {
-            // The second end is the close itself, which comes at once: a shutdown(2) less.
+            // The close that follows at once ends this direction too, which saves a shutdown(2).
             self.sending.defer_end();
         }
         self.poll_sending(cx, live)?;
         if self.broken.is_some() || self.sending.has_ended() {
-            // What comes after a failure is not an orderly end, and must not reach the client as one; what comes
-            // second is the close itself.
+            // An end after a failure is not an orderly one and must not reach the client as such; the second end is
+            // the close itself.
             self.receiving.defer_end();
         }
         self.poll_receiving(cx, live)?;
-        // The upstream's failure counts once it has nothing left to say.
+        // The failure to write counts once all that the upstream sent is delivered.
         match self.broken.take_if(|_| self.receiving.is_exhausted()) {
             Some(broken) => Err(broken),
             None => Ok(()),
         }
     }
 
-    /// Both have ended, and everything is delivered.
+    /// Whether both directions have ended and everything is delivered.
     fn is_completed(&self) -> bool {
         match (self.sending.has_ended(), self.receiving.has_ended()) {
             (true, true) => true,
@@ -291,7 +293,7 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    /// Whether closing the upstream is all the end it needs; TLS wants a word first.
+    /// Whether the upstream needs nothing before the close; TLS needs a close_notify.
     const fn ends_with_close(&self) -> bool {
         matches!(self.upstream, UpstreamStream::Socket(_))
     }
@@ -325,9 +327,9 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    /// Both directions while the protocol still rewrites. Each side's bytes may become bytes for either, so a
-    /// side is read only while neither direction holds anything: that bounds what is held to one read. A peer that never
-    /// stops talking has the worker for one turn, as everywhere.
+    /// Moves both directions while the protocol still rewrites. Bytes of one side may become bytes for either, so a
+    /// side is read only while neither direction has pending bytes: that bounds these to one read. A peer that sends
+    /// without end has the worker for one turn, as everywhere.
     fn poll_dialogue(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), Stop> {
         let Some(dialogue) = &mut self.dialogue else { return Ok(()) };
         let mut downstream = &self.downstream;
@@ -368,11 +370,11 @@ impl<T: Transport> Relay<'_, T> {
                 heard += bytes.len();
                 dialogue.upstream_said(bytes, &mut out)
             });
-            // Before the client knows it: it may use it at once, on a connection that another worker serves.
+            // Before the client gets the key: it may use it at once, on a connection of another worker.
             if let Some(key) = dialogue.cancel_key() {
                 live.set_cancel_key(key, upstream.peer());
             }
-            // Held first: what could be passed on before an error is the client's.
+            // Stored before errors are looked at: what precedes an error is still delivered.
             self.sending.push_pending(&out.to_upstream);
             self.receiving.push_pending(&out.to_downstream);
             let progress = half_progress(said)? | half_progress(answered)?;
@@ -390,7 +392,7 @@ impl<T: Transport> Relay<'_, T> {
         Ok(())
     }
 
-    /// Facts that are noted once: the first byte of the endpoint, and who closed first.
+    /// Records what happens once: the first byte of the endpoint, and which side closed first.
     fn note(&mut self, live: &LiveSession) {
         if self.first_byte.is_none() && live.received() > 0 {
             self.first_byte = Some(clock::now());
@@ -432,7 +434,7 @@ impl<T: Transport> Relay<'_, T> {
                     (outcome == Outcome::KeyLimit).then(|| RelayError::Io(io::Error::other(KeyLimit)));
                 (outcome, Side::Ambassador, fault)
             }
-            // Bytes of the client are lost: neither side may take that for an orderly end.
+            // Bytes of the client are lost, so both sides are reset: neither may take this for an orderly end.
             Stop::Broken(broken) if broken.is_by_key_limit() => {
                 self.upstream.abort();
                 self.downstream.abort();
@@ -444,7 +446,7 @@ impl<T: Transport> Relay<'_, T> {
                     self.downstream.abort();
                 }
                 if rest.is_none() {
-                    // A server logs a reset in the middle of a login, and none of this is its affair.
+                    // An orderly end, because servers log a reset in the middle of a login.
                     self.part_with_upstream();
                 }
                 let outcome = match error.side {
@@ -453,8 +455,9 @@ impl<T: Transport> Relay<'_, T> {
                 };
                 (outcome, Side::Ambassador, Some(RelayError::Dialogue(error)))
             }
-            // A server that has heard its client's goodbye may close while ours (TLS's, or an end) is on the way, which
-            // its kernel answers by a reset. The client gets it too, in case it waits for more; but nothing went wrong.
+            // After the client's close a server may close while ours (a close_notify or a FIN) is on the way, which
+            // its kernel answers with a reset. The client gets the reset too, in case it waits for more, but nothing
+            // went wrong.
             Stop::Broken(LegError { side: Side::Upstream, .. }) if has_said_goodbye => {
                 self.downstream.abort();
                 (Outcome::Completed, Side::Downstream, None)
@@ -484,14 +487,14 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    /// What the server said before its dialogue went wrong, as far as the socket takes it now.
+    /// Delivers what the server sent before its dialogue failed, as far as the socket takes it without waiting.
     fn deliver_pending(&mut self) {
         let mut nobody = Context::from_waker(Waker::noop());
         let _ = self.receiving.poll_flush(&mut nobody, &mut &self.downstream, &LiveSession::default());
     }
 
-    /// A side that broke is not told again; the other learns that its stream was cut. A client that has read
-    /// nothing yet is left to the session, which may have words for it.
+    /// Resets the side that did not fail, so that it sees its stream as truncated. A client that has received nothing
+    /// yet is left to the session, which may send it a refusal.
     fn pass_reset(&mut self, side: Side, is_unfinished: bool) -> Outcome {
         match side {
             Side::Downstream => {
@@ -509,8 +512,9 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    /// Says goodbye as far as the sockets take it without waiting: close_notify and FIN. A side that does not get
-    /// everything that was read for it is reset instead, or the cut stream would look complete.
+    /// Closes both sides in order, with close_notify and FIN, as far as the sockets take them without waiting. A side
+    /// that does not get everything that was read for it is reset instead, or its truncated stream would look
+    /// complete.
     fn part(&mut self, is_unfinished: bool) {
         if !is_unfinished {
             self.part_with_upstream();
@@ -532,7 +536,7 @@ impl<T: Transport> Relay<'_, T> {
     }
 }
 
-/// Keeps a failure to write to the upstream; any other ends the relay at once.
+/// Returns a failure to write to the upstream as a value; any other ends the relay at once.
 fn unless_upstream(sent: Result<(), LegError>) -> Result<Option<LegError>, LegError> {
     match sent {
         Ok(()) => Ok(None),

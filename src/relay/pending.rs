@@ -1,28 +1,28 @@
-//! Bytes that were read and that their destination has not taken: the only memory a relaying session owns.
+//! Bytes that were read and that their destination has not taken: the only buffer of a relaying session.
 //!
-//! A worker counts what all its sessions hold. While that is much, reads become small, so that many clients who do
-//! not read cannot make each of their sessions hold a large portion.
+//! A worker counts the pending bytes of all its sessions. While these are many, reads are small, so that clients which
+//! do not read cannot make each of their sessions store a large portion.
 
 use std::cell::Cell;
 
-/// What one read brings while little is held.
+/// The size of a read while less than [`LITTLE`] is pending.
 pub(super) const WIDE: usize = crate::tls::Stream::PORTION;
-/// What it brings otherwise, and at least: more than a TLS record.
+/// The size of a read otherwise, and the smallest one: more than a TLS record.
 const NARROW: usize = 64 * 1024;
-/// Little: what the sessions of a worker hold together.
+/// Pending bytes of all sessions of a worker up to which reads are wide.
 const LITTLE: usize = 16 * 1024 * 1024;
 
 thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What a read of a copied flow may bring now, in a turn of that many bytes.
+/// How much one read of a copied flow may take now, in a turn of `turn` bytes.
 pub(super) fn width(turn: usize) -> usize {
     let most = if HELD.get() < LITTLE { WIDE } else { NARROW };
     turn.clamp(NARROW, most)
 }
 
-/// Bytes waiting for one destination. No memory while there are none.
+/// Bytes for one destination. No memory is allocated while there are none.
 #[derive(Debug, Default)]
 pub(super) struct PendingBytes {
     bytes: Vec<u8>,
@@ -40,18 +40,17 @@ impl PendingBytes {
         self.bytes.is_empty()
     }
 
-    /// Behind what is there already.
     pub(super) fn append(&mut self, bytes: &[u8]) {
         HELD.set(HELD.get() + bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What is to go next.
+    /// The bytes that the destination has not taken.
     pub(super) fn rest(&self) -> &[u8] {
         &self.bytes[self.taken..]
     }
 
-    /// The destination took that much.
+    /// The destination took `taken` more bytes.
     pub(super) fn advance(&mut self, taken: usize) {
         self.taken += taken;
         if self.taken == self.bytes.len() {
@@ -62,7 +61,7 @@ impl PendingBytes {
 
 impl Drop for PendingBytes {
     fn drop(&mut self) {
-        // Another thread's count, when a runtime is torn down: it must not go below nothing.
+        // Saturating, because a runtime that is torn down may drop it on a thread with another count.
         HELD.set(HELD.get().saturating_sub(self.bytes.len()));
     }
 }

@@ -1,12 +1,12 @@
-//! The worker's spare pipes. A session borrows one while a bulky flow moves and gives it back empty as soon
-//! as the flow pauses, so an idle session holds none.
+//! The worker's spare pipes. A session borrows one while a bulky flow moves and returns it empty as soon as the flow
+//! pauses, so an idle session has none.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::sys::Pipe;
 
-/// Spares kept per worker; each is two descriptors.
+/// Spare pipes kept per worker, of two descriptors each.
 const SPARES: usize = 16;
 /// Wide pipes of the process. They stay under `pipe-user-pages-soft` (64 MiB of one user), past which the kernel
 /// makes an unprivileged user's new pipes two pages small; the rest is for ordinary ones.
@@ -18,7 +18,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A pipe for a while. Dropped empty it goes back to the worker; dropped with bytes inside it is closed.
+/// A borrowed pipe. Dropped empty, it goes back to the worker; dropped with bytes inside, it is closed.
 #[derive(Debug)]
 pub(super) struct Loan(Option<Pipe>);
 

@@ -1,8 +1,8 @@
-//! The one order that a session may get from others, and the task that waits for it.
+//! The one order that a session may get from other threads, and the task that waits for it.
 //!
-//! An order may come at any moment, also between a look for one and the beginning of the wait, and the waker that is to be
-//! woken may change meanwhile: a session's futures may be polled by whoever holds them. The atomics are those of `sync`
-//! beside this file, so that `tests/interleavings.rs` can put its own in their place and try every order of events.
+//! An order may come at any moment, also between a check for one and the wait, and the waker may change meanwhile, as
+//! different tasks may poll a session's futures. The atomics are those of `super::sync`, so that
+//! `tests/interleavings.rs` can replace them and try every order of events.
 
 use std::task::Waker;
 
@@ -23,7 +23,7 @@ impl StopSignal {
         Self { given: AtomicU8::new(NONE), waiting: AtomicWaker::new() }
     }
 
-    /// Gives it; the first counts.
+    /// Sends the order; the first counts.
     pub(super) fn set(&self, number: u8) {
         if self.given.compare_exchange(NONE, number, Ordering::Release, Ordering::Relaxed).is_ok() {
             self.waiting.wake();
@@ -34,7 +34,7 @@ impl StopSignal {
         Some(self.given.load(Ordering::Acquire)).filter(|number| *number != NONE)
     }
 
-    /// From now on that one is woken by an order, and nobody else. Whoever waits looks at [`StopSignal::get`] after this.
+    /// From now on an order wakes this waker alone. The waiting task checks [`StopSignal::get`] after this.
     pub(super) fn register_waker(&self, waker: &Waker) {
         self.waiting.register(waker);
     }

@@ -1,7 +1,7 @@
-//! The timers of one relay behind one lazily set alarm.
+//! The timers of one relay, with one alarm that is set lazily.
 //!
-//! Nothing is set while nothing is due for ever, and nothing is reset per byte: an alarm that is set to an earlier
-//! moment stays so, and is set again to the moment that is due when it has rung.
+//! No alarm is set while no timer runs, and none is reset per byte: an alarm that is set too early stays so, and is
+//! set to the next deadline when it has fired.
 
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use crate::alarm::Alarm;
 use crate::clock;
 use crate::outcome::Outcome;
 
-/// How long a server that takes no more bytes may be silent, where `half_close_timeout` says nothing: its kernel has closed
-/// the connection, so that what it said before is all there is to wait for.
+/// How long a server that takes no more bytes may be silent if there is no `half_close_timeout`: its kernel has closed
+/// the connection, so only what it sent before can still arrive.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What the timers have to know of a relay.
+/// The state of a relay that its timers depend on.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct State {
     /// Bytes so far, both ways.
@@ -24,19 +24,19 @@ pub(super) struct State {
     pub(super) half_closed: bool,
     /// The upstream takes no more bytes.
     pub(super) broken: bool,
-    /// It ends when nothing has moved for so long.
+    /// It ends when nothing has moved for this long, as its TLS keys are nearly used up.
     pub(super) rest: Option<Duration>,
 }
 
 pub(super) struct Timers<'a> {
     settings: &'a Settings,
-    /// Boxed, and `None` until one of them runs: most sessions have none for most of their time.
+    /// Boxed, and `None` until a timer runs: most sessions have none most of the time.
     running: Option<Box<Running>>,
 }
 
 struct Running {
     begun: Instant,
-    /// The count of bytes when it last changed, and when that was seen.
+    /// The byte count at the last poll that saw it change; `active` is when that was.
     bytes: u64,
     active: Instant,
     half_closed: Option<Instant>,
@@ -80,7 +80,7 @@ impl Running {
         Self { begun: now, bytes: 0, active: now, half_closed: None, alarm: Alarm::default() }
     }
 
-    /// What is due next.
+    /// The next deadline, with the outcome that it leads to.
     fn next(&self, settings: &Settings, state: State) -> Option<(Instant, Outcome)> {
         let Settings { idle_timeout, half_close_timeout, max_lifetime } = *settings;
         let half_close_timeout = half_close_timeout.or_else(|| state.broken.then_some(SILENCE));

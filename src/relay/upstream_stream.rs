@@ -1,4 +1,4 @@
-//! The upstream end of a relay, and what a relay needs of either end.
+//! The upstream's stream, and [`Leg`], what a relay needs of either connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,7 +9,7 @@ use super::copy::with_scratch;
 use crate::sys::{Socket, Transport};
 use crate::tls::{KeyLimitDue, Stream};
 
-/// A usable upstream.
+/// An established connection to an endpoint.
 #[derive(Debug)]
 pub enum UpstreamStream<T = Socket> {
     /// Plaintext: bulky flows never leave the kernel.
@@ -19,7 +19,7 @@ pub enum UpstreamStream<T = Socket> {
 }
 
 impl<T: Transport> UpstreamStream<T> {
-    /// Makes the coming close a reset.
+    /// Makes the close that follows a reset.
     pub fn abort(&self) {
         match self {
             Self::Socket(socket) => socket.abort(),
@@ -27,7 +27,7 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// The address that the connection is made from.
+    /// Our address of the connection.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
@@ -44,7 +44,7 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// When it had better end because the keys of its TLS are used up, if that is near.
+    /// When it should end because its TLS keys are nearly used up, if they are.
     pub(super) const fn key_limit_due(&self) -> Option<KeyLimitDue> {
         match self {
             Self::Socket(_) => None,
@@ -52,7 +52,7 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// Whether its TLS has ended without a word of TLS.
+    /// Whether its TLS has ended without a close_notify.
     pub(super) const fn was_truncated(&self) -> bool {
         match self {
             Self::Socket(_) => false,
@@ -68,15 +68,14 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// One try of reading a portion, at most as much as fits in `buffer`, which has to hold a TLS record and then some
-    /// (32 KiB); 0 is the end.
+    /// Reads a portion into `buffer`, which has to be larger than a TLS record (32 KiB); 0 is the end.
     pub fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;
         leg.poll_read(cx, buffer)
     }
 
-    /// Reads one portion for who only looks at it: it lies in the worker's scratch memory, and nothing has to be cleared
-    /// for it. Nothing to see is the end.
+    /// Reads one portion into the worker's scratch memory and passes it to `see`, which saves the caller a cleared
+    /// buffer. An empty portion is the end.
     ///
     /// # Errors
     /// The connection's, or TLS's.
@@ -84,7 +83,7 @@ impl<T: Transport> UpstreamStream<T> {
         poll_fn(|cx| self.poll_read_scratch(cx, &mut see)).await
     }
 
-    /// One try of [`UpstreamStream::read_scratch`].
+    /// Polls for one portion, as [`UpstreamStream::read_scratch`] does.
     pub fn poll_read_scratch<R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -96,8 +95,8 @@ impl<T: Transport> UpstreamStream<T> {
         })
     }
 
-    /// Shows what comes next without taking it, once it is there: the next read brings it. Nothing to see is the end, or an
-    /// error that the next read brings. Only for TLS: plaintext cannot be given back.
+    /// Passes what comes next to `see` without taking it: the next read returns it again. An empty portion is the end,
+    /// or an error that the next read returns. Only with TLS; on a plaintext socket the answer is the default at once.
     pub fn poll_peek<R>(&mut self, cx: &mut Context<'_>, see: impl FnOnce(&[u8]) -> R) -> Poll<R>
     where
         R: Default,
@@ -111,7 +110,7 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// Keeps an error of the connection for the next read: the kernel tells it once.
+    /// Stores an error of the connection for the next read, as the kernel reports it only once.
     pub fn remember(&mut self, error: &io::Error) {
         match self {
             Self::Socket(_) => {}
@@ -119,25 +118,25 @@ impl<T: Transport> UpstreamStream<T> {
         }
     }
 
-    /// Takes some of `bytes`; what the kernel has not got of them yet goes with [`UpstreamStream::poll_flush`].
+    /// Takes some of `bytes`; [`UpstreamStream::poll_flush`] writes what has not reached the kernel.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut leg = self;
         leg.poll_write(cx, bytes)
     }
 
-    /// Hands on to the kernel what was taken.
+    /// Writes what was taken to the kernel.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut leg = self;
         Leg::poll_flush(&mut leg, cx)
     }
 
-    /// Ends our direction. A server that is gone already needs no telling.
+    /// Ends our direction; done at once if the server has gone.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut leg = self;
         leg.poll_finish(cx)
     }
 
-    /// Writes all of `bytes`, through to the kernel.
+    /// Writes all of `bytes` to the kernel.
     ///
     /// # Errors
     /// The connection's, or TLS's.
@@ -150,8 +149,8 @@ impl<T: Transport> UpstreamStream<T> {
         poll_fn(|cx| leg.poll_flush(cx)).await
     }
 
-    /// Ends our direction and waits for the server's end, so that it sees no reset: one comes of closing while
-    /// something is unread, such as TLS 1.3's tickets. No deadline here: the caller has one.
+    /// Ends our direction and waits for the server's end. A close while something is unread, such as TLS 1.3's
+    /// tickets, would reset the connection. The caller sets the deadline.
     ///
     /// # Errors
     /// The connection's, or TLS's.
@@ -159,7 +158,7 @@ impl<T: Transport> UpstreamStream<T> {
         let mut leg = &mut *self;
         poll_fn(|cx| leg.poll_finish(cx)).await;
         while self.read_scratch(<[u8]>::len).await? > 0 {
-            // A server that goes on talking is not the only one here.
+            // A server that keeps sending must not keep the worker from others.
             tokio::task::yield_now().await;
         }
         Ok(())
@@ -167,7 +166,7 @@ impl<T: Transport> UpstreamStream<T> {
 }
 
 impl UpstreamStream {
-    /// Moves to the current worker.
+    /// Registers it with the current worker.
     ///
     /// # Errors
     /// When its reactor refuses: `ENOMEM`, `ENOSPC`.
@@ -178,7 +177,7 @@ impl UpstreamStream {
         }
     }
 
-    /// Whether anything has come from the server that nobody read yet: bytes, of TLS or its peer, or its end.
+    /// Whether anything unread has arrived from the server: bytes, TLS's own ones included, or its end.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         let socket = match self {
@@ -189,7 +188,7 @@ impl UpstreamStream {
     }
 }
 
-/// What is looked at at once: more than a TLS record.
+/// The most that one look takes: more than a TLS record.
 const GLIMPSE: usize = 64 * 1024;
 
 /// What a copy needs of a leg.
@@ -198,9 +197,9 @@ pub(super) trait Leg {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
     /// Takes some of `bytes`.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
-    /// Hands on to the kernel what was taken.
+    /// Writes what was taken to the kernel.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Ends our direction. A peer that is gone already needs no telling.
+    /// Ends our direction; done at once if the peer has gone.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 

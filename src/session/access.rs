@@ -1,4 +1,4 @@
-//! The access log: one line per session at its end, in the form that its output has.
+//! The access log: one line per session at its end, in the output's format.
 //!
 //! Written by hand rather than through `tracing`, because its record has objects inside and its fields are
 //! a contract; the frame (timestamp, level, target) is the same as that of the other lines.
@@ -22,10 +22,10 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Peer;
 use crate::tls::HandshakeInfo;
 
-/// What most lines need at most, so that they do not grow from nothing by doubling.
+/// Enough for most lines, so that their buffer need not grow.
 const LINE: usize = 1024;
 
-/// Writes the records of those listeners that want them.
+/// Writes the records of the listeners that have them enabled.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     log: Log,
@@ -86,25 +86,24 @@ struct TlsFields<'a> {
     cipher: &'static str,
     resumed: bool,
     identity: Option<&'a str>,
-    /// The server ended it without close_notify.
+    /// The server ended TLS without close_notify.
     unclean_end: bool,
 }
 
 impl AccessLog {
-    /// Writes where the log's records go.
     #[must_use]
     pub(crate) fn new(log: Log) -> Self {
         Self { log, flood: Mutex::default() }
     }
 
-    /// Tells what was left out. To be called every few seconds.
+    /// Logs how many records were left out. To be called every few seconds.
     pub(crate) fn upkeep(&self) {
         let now = clock::now();
         let told = self.flood().over(now);
         told.iter().for_each(|left_out| tell(left_out, now));
     }
 
-    /// Whether the record of a session that was not served is one of too many.
+    /// Whether this is one of too many records of sessions that were not served.
     fn is_one_too_many(&self, record: &Record, ended: Instant) -> bool {
         if !RefusalRecordLimiter::minds(record.outcome) {
             return false;
@@ -163,7 +162,7 @@ fn json(fields: Fields<'_>) -> Vec<u8> {
     let line =
         Line { timestamp: timestamp(), level: "INFO", target: "access", message: "session ended", fields };
     let mut bytes = Vec::with_capacity(LINE);
-    // Writing to memory does not fail, and of what is written everything can be.
+    // Writing to memory does not fail, and every field can be serialised.
     let _ = serde_json::to_writer(&mut bytes, &line);
     bytes.push(b'\n');
     bytes
@@ -176,7 +175,7 @@ fn text(fields: &Fields<'_>) -> Vec<u8> {
     line.into_bytes()
 }
 
-/// The message has what a line of text has: by itself `journalctl` shows nothing else.
+/// The message has the fields too, as `journalctl` shows only the message by default.
 fn entry(fields: &Fields<'_>) -> JournalEntry {
     let mut message = "session ended:".to_owned();
     each_field(fields, &mut |name, value| append(&mut message, name, value));
@@ -191,7 +190,7 @@ fn entry(fields: &Fields<'_>) -> JournalEntry {
     entry
 }
 
-/// Each that has a value; those of an object as `tls.version`.
+/// Calls `then` for each field that has a value; fields of an object are named like `tls.version`.
 fn each_field(fields: &Fields<'_>, then: &mut dyn FnMut(&str, &Value)) {
     fn each(prefix: &str, value: &Value, then: &mut dyn FnMut(&str, &Value)) {
         for (key, value) in value.as_object().into_iter().flatten() {
@@ -207,7 +206,7 @@ fn each_field(fields: &Fields<'_>, then: &mut dyn FnMut(&str, &Value)) {
     each("", &serde_json::to_value(fields).unwrap_or_default(), then);
 }
 
-/// ` name=value`, in quotes where it would else be unclear.
+/// ` name=value`, in quotes unless the value is plain.
 fn append(line: &mut String, name: &str, value: &Value) {
     // Writing to a string does not fail.
     let _ = match value {
@@ -226,7 +225,7 @@ fn is_plain(word: &str) -> bool {
 }
 
 impl<'a> Fields<'a> {
-    /// All but the caller.
+    /// All fields but `caller`.
     fn of(record: &'a Record, ended: Instant, sample: Option<f64>) -> Self {
         let dial = &record.dial;
         let transport_peer = match record.peer {
@@ -296,7 +295,7 @@ impl<'a> TlsFields<'a> {
     }
 }
 
-/// Milliseconds with microseconds behind the point.
+/// Milliseconds, rounded to microseconds.
 fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

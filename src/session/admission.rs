@@ -1,4 +1,5 @@
-//! Who connects, and whether it may: found out before anything else happens for a client, where anybody asks.
+//! Who connects, and whether it may connect: decided before anything else is done for a client, where a configuration
+//! depends on it.
 
 use std::fmt;
 use std::future::Future;
@@ -21,66 +22,65 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Socket;
 use crate::tls::NoIdentity;
 
-/// What a listener asks of those who connect.
+/// A listener's rules and limits for callers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AdmissionSettings {
-    /// Who may; empty: whoever reaches the socket.
+    /// Who may connect; empty: every client that reaches the socket.
     pub allow: Vec<Rule>,
-    /// What each may take.
+    /// The limits of each caller.
     pub per_caller: caller_limits::Settings,
-    /// How many sessions of each may wait for room in a cluster; `None`: what the cluster says.
+    /// How many sessions of each caller may wait for room in a cluster; `None`: the cluster's own limit.
     pub max_queued: Option<u32>,
 }
 
-/// The same at work.
+/// The admission of one route, with the state of its callers' limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
     allow: Vec<Rule>,
-    /// Shared with those before it of the same listener.
+    /// Shared with the admissions of the listener's earlier routes.
     caller_limits: Arc<Mutex<CallerLimits>>,
-    /// Whether it counts by them.
+    /// Whether this route has limits.
     counts: bool,
     max_queued: Option<u32>,
-    /// What anybody wants to know of callers. `None`: nothing, and nobody is looked up.
+    /// What has to be known of callers. `None`: nothing, and callers are not looked up.
     needs: Option<Needs>,
-    /// Whether anything of it is decided by, and not only told. The user alone needs no database.
+    /// Whether a decision depends on a look-up in the databases, and not only log or metrics. The uid alone needs
+    /// none.
     waits: bool,
     lookups: CallerLookups,
 }
 
-/// What callers are looked up with, whoever asks.
+/// What callers are looked up with, shared by all listeners.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CallerLookups {
-    /// What this host calls whom.
     pub cache: Arc<CallerCache>,
-    /// Where they are counted.
     pub metrics: Arc<CallerMetrics>,
-    /// Those that wait beside their sessions.
+    /// Look-ups that run in tasks of their own.
     pub tasks: Drain,
 }
 
-/// What others than the listener want to know of callers.
+/// What a listener's clusters, log and metrics need to know of callers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CallerRequirements {
-    /// Before a server is dialled for them.
+    /// Before the dial.
     pub to_dial: Option<Needs>,
-    /// For the record of what became of them.
+    /// For the record.
     pub to_tell: Option<Needs>,
 }
 
-/// What speaks against serving a client.
+/// Why a client is not served.
 #[derive(Debug)]
 pub(super) enum Denial {
-    /// No rule is for it.
+    /// No rule matches it.
     Denied(String),
-    /// It has what one caller may have.
+    /// It has reached a limit per caller.
     CallerFull(String),
-    /// The listener's cap.
+    /// The listener has reached its cap, which this is.
     ListenerFull(u32),
 }
 
 impl Admission {
-    /// With those settings.
+    /// `target`: what the clusters, log and metrics need.
     #[must_use]
     pub(crate) fn new(
         settings: &AdmissionSettings,
@@ -102,7 +102,8 @@ impl Admission {
         }
     }
 
-    /// The same, going on from what callers of that route have. Sessions that began while nobody counted are not counted.
+    /// Takes over the counts of callers from that route. Sessions that began while there were no limits are not
+    /// counted.
     #[must_use]
     pub(crate) fn succeeding(self, before: &Route) -> Self {
         let settings = self.caller_limits().settings();
@@ -111,7 +112,7 @@ impl Admission {
         Self { caller_limits, ..self }
     }
 
-    /// How many of a caller's sessions may wait for room in a cluster when one more of this listener wants to.
+    /// How many sessions of one caller may wait for room in a cluster for another one from this listener to wait too.
     pub(super) const fn max_queued(&self) -> Option<u32> {
         self.max_queued
     }
@@ -127,9 +128,10 @@ impl Admission {
         Some(Denial::Denied(format!("no rule of the listener's `allow` is for {who}")))
     }
 
-    /// Counts a connection for its caller.
+    /// Counts a connection towards its caller's limits.
     fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Denial> {
-        // By its own settings: those of the shares may be a successor's by now, and nobody here would give one back.
+        // By this route's own settings: the shared limits may be a successor's by now, and the sessions of this route
+        // are not counted there.
         let mut caller_limits = self.caller_limits();
         if !self.counts || caller_limits.is_off() {
             return Ok(None);
@@ -141,12 +143,12 @@ impl Admission {
         }
     }
 
-    /// What a caller of that unit, or one whose unit is not known, counts as.
+    /// The metrics of the caller's unit, or of callers without a known one.
     fn series(&self, caller: Option<&Caller>) -> Arc<CallerSeries> {
         self.lookups.metrics.of(caller.and_then(Caller::unit))
     }
 
-    /// A session's client has been described. Once is enough: later ones are not heard.
+    /// Stores the result of a session's look-up; only the first result counts.
     pub(super) fn note_described(&self, identified: &mut IdentifiedCaller, caller: Arc<Caller>) {
         let CountedCaller::Asked { is_refused, .. } = identified.counted else { return };
         identified.counted = if self.needs.is_some_and(|needs| needs.unit) {
@@ -162,9 +164,9 @@ impl Admission {
         identified.caller = Some(caller);
     }
 
-    /// A session's client has gone.
+    /// The session has ended: gives back its caller's share and updates the metrics.
     pub(super) fn note_left(&self, identified: &mut IdentifiedCaller) {
-        // One that nobody has described by now belongs to no unit.
+        // A caller whose look-up has not ended by now counts as one without a unit.
         if let (CountedCaller::Asked { .. }, Some(caller)) = (&identified.counted, identified.caller.clone())
         {
             self.note_described(identified, caller);
@@ -179,7 +181,7 @@ impl Admission {
         }
     }
 
-    /// Runs what waits for the answer beside a session.
+    /// Runs a wait for a look-up in a task of its own.
     pub(super) fn wait_beside(&self, waiting: impl Future<Output = ()> + Send + 'static) {
         self.lookups.tasks.spawn(waiting);
     }
@@ -189,13 +191,13 @@ impl Admission {
     }
 }
 
-/// Whoever may connect may still have no identity towards the servers; to be known before it takes anybody's place. Where the
-/// client has yet to name the cluster, its dial will know.
+/// A caller that may connect may still have no identity for the cluster; this is checked before it takes up room.
+/// Where a CONNECT request has yet to name the cluster, the dial checks it.
 fn denies_identity(guard: &SessionGuard, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
     let tls = guard.cluster()?.settings().tls.as_ref()?;
     match tls.identities().choose(who.as_deref().ok()) {
         Err(NoIdentity::Denied(caller)) => {
-            // Of a stranger we know here why it is one.
+            // Here the reason why a stranger is one is known; `choose` does not have it.
             let who = who.as_ref().err().map_or(caller, ToString::to_string);
             Some(Denial::Denied(NoIdentity::Denied(who).to_string()))
         }
@@ -203,8 +205,8 @@ fn denies_identity(guard: &SessionGuard, who: &Result<Arc<Caller>, Stranger>) ->
     }
 }
 
-/// Who the client is, and what has yet to be told of it: what nothing is decided by is asked for beside the session. Whoever is
-/// turned away for who it is hears its whole name, and dials nobody.
+/// Who the client is, with the look-up that has yet to run if no decision depends on its result. Before a client is
+/// denied for its identity the look-up is awaited, so that the refusal has the full name.
 async fn who(
     downstream: &Socket,
     guard: &SessionGuard,
@@ -219,14 +221,14 @@ async fn who(
     };
     let who = Ok(question.without_names());
     if admission.waits || admission.denies(&who).is_some() || denies_identity(guard, &who).is_some() {
-        // Boxed: only the first of a kind has to wait.
+        // Boxed: only the first session of a caller has to wait.
         return (Ok(Box::pin(question.resolve()).await), None);
     }
     (who, Some(question))
 }
 
-/// What speaks against the client, if anything does. Caps are taken in this order: the listener's, the caller's; the
-/// cluster's and the endpoint's follow with the dial.
+/// Whether the client is denied, and why. Caps are checked in this order: the listener's, the caller's; the cluster's
+/// and the endpoint's follow in the dial.
 pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &Record) -> Option<Denial> {
     let route = guard.route();
     let admission = route.admission();
@@ -242,7 +244,7 @@ pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &R
         Err(denial) => (None, Some(denial)),
     };
     let counted = match (question, share) {
-        // Where there are shares, nothing is left to be asked.
+        // With limits per caller, decisions depend on the look-up, so none is left here.
         (Some(question), _) => {
             CountedCaller::Asked { question: Arc::new(question), is_refused: denial.is_some() }
         }
@@ -264,12 +266,12 @@ pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &R
 }
 
 impl Denial {
-    /// One that only wants a session cancelled that lives here takes nobody's place, and is wanted most where there is no room.
+    /// Whether it still permits a cancel of a session of ours: that takes up no room, and matters most when there is
+    /// none.
     pub(super) const fn lets_cancel(&self) -> bool {
         matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))
     }
 
-    /// Ends the record so.
     pub(super) fn note(self, record: &mut Record) -> RefusalKind {
         let (outcome, kind, reason) = match self {
             Self::Denied(reason) => (Outcome::Denied, RefusalKind::Denied, reason),

@@ -1,7 +1,7 @@
-//! The opening of a session whose client names its cluster, and says how it wants to be connected, in a CONNECT request.
+//! Opens a session whose client names its cluster and tightens its dial in a CONNECT request.
 //!
-//! The reply tells the endpoint, so the dial comes before anything of the cluster's own protocol: that begins behind the
-//! reply, and until then a refusal is HTTP.
+//! The reply names the endpoint, so the dial comes before the client's opening in the cluster's protocol. Until the
+//! reply is sent, refusals are HTTP.
 
 use super::admission::Denial;
 use super::dialling::{DialIntent, announce, dial_for, upgrade_server_first};
@@ -21,7 +21,7 @@ use crate::relay;
 use crate::sys::Socket;
 use crate::upstream::{DialOverrides, DialRequest, Dialled, Lease, Ready, ServerFirstUpgrade};
 
-/// request → dial → reply → opening: as `session::open` has it for those who do not ask.
+/// request → dial → reply → opening. The same as `session::open`, for listeners with CONNECT requests.
 pub(super) async fn open(
     downstream: Socket,
     guard: &SessionGuard,
@@ -73,7 +73,7 @@ pub(super) async fn open(
     }
 }
 
-/// What the client asks for, where nothing speaks against it.
+/// Reads the request, also of a client that is denied: the refusal is the reply to it.
 async fn request(
     downstream: Socket,
     guard: &SessionGuard,
@@ -128,7 +128,7 @@ fn overrides(request: &ConnectRequest) -> DialOverrides<'_> {
     }
 }
 
-/// A server that has greeted: from here on it is as without a request.
+/// The server greets first: goes on as without a CONNECT request.
 async fn meets(
     downstream: Socket,
     server_first: Box<ServerFirstUpgrade>,
@@ -140,7 +140,7 @@ async fn meets(
     begin(downstream, ready, lease, ClientOpening::default(), guard, record).await
 }
 
-/// The cluster's own protocol, with the endpoint at hand.
+/// Reads the client's opening in the cluster's protocol, after the dial.
 async fn hear_out(
     downstream: Socket,
     ready: Ready,
@@ -166,7 +166,7 @@ async fn hear_out(
         announce(guard, &mut opened.bytes);
         return begin(downstream, ready, lease, opened, guard, record).await;
     };
-    // Only now is it known that it wants a certain endpoint, and none other.
+    // Only now is it known that this is a cancel, which has to go to a certain endpoint.
     drop((ready, lease));
     let Some((target, owner)) = guard.route().cancel_target(key, cluster) else {
         return Err(Some(nothing_to_cancel(downstream, record)));

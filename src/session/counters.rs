@@ -1,5 +1,5 @@
-//! What a route has seen since the start, as plain sums: what the page of the admin address draws curves from. The
-//! metrics have more, but only a scraper remembers them.
+//! Sums since the start, from which the admin page draws its curves. The metrics have more, but only a scraper keeps
+//! their history.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,26 +7,27 @@ use std::time::Duration;
 use crate::outcome::Outcome;
 use crate::upstream::DialRecord;
 
-/// The sums, and the sessions that live now.
+/// Sums since the start, and the number of live sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Sessions that live.
+    /// Live sessions.
     pub sessions: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Those of them that were turned away.
+    /// Those of them that were refused.
     pub refused: u64,
-    /// Bytes to the upstream, those of live sessions included.
+    /// Bytes to the upstream, live sessions included.
     pub sent: u64,
-    /// Bytes from the upstream, those of live sessions included.
+    /// Bytes from the upstream, live sessions included.
     pub received: u64,
     /// Dials that led to a session.
     pub dials: u64,
-    /// How long these took together, from connect(2) to the end of the handshake.
+    /// The sum of their durations, without waiting for a server's greeting: connect(2), the upgrade and the TLS
+    /// handshake.
     pub dialling: Duration,
 }
 
-/// The sums that nothing else keeps.
+/// The sums that are kept nowhere else.
 #[derive(Debug, Default)]
 pub(super) struct OwnCounters {
     refused: AtomicU64,
@@ -47,7 +48,7 @@ impl OwnCounters {
         self.dial_micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Adds them to what else is known.
+    /// Fills these sums into `counters`.
     pub(super) fn complete(&self, counters: Counters) -> Counters {
         Counters {
             refused: self.refused.load(Ordering::Relaxed),
@@ -59,7 +60,7 @@ impl OwnCounters {
 }
 
 impl Counters {
-    /// Of two routes together.
+    /// The sum of two.
     #[must_use]
     pub(crate) fn and(self, other: Self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! From a client that has said what it wants to an upstream: the dial on its behalf, and its part in an upgrade.
+//! The dial of a session, and the client's part in a server-first upgrade.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(super) struct DialIntent<'a> {
     pub(super) owner: Option<Arc<Caller>>,
     /// A FIN of the client only ends what it says.
     pub(super) may_half_close: bool,
-    /// The client wants it done, even if it does not wait.
+    /// The dial goes on when the client closes.
     pub(super) insists: bool,
 }
 
-/// Dials while the client is there and nobody orders an end.
+/// Dials until the client leaves or the session is stopped.
 pub(super) async fn dial_for(
     downstream: Socket,
     intent: DialIntent<'_>,
@@ -38,13 +38,13 @@ pub(super) async fn dial_for(
 ) -> Result<(Dialled, Socket), Option<Rejected>> {
     let cluster = guard.cluster().expect("who dials knows where");
     let DialIntent { request, owner, may_half_close, insists } = intent;
-    // Where a server minds, what was begun goes on until it can be ended well.
+    // Where a server counts a broken-off upgrade as an error (MySQL), a dial is not cancelled.
     let may_be_stopped = !cluster.settings().protocol.parts_politely();
     let may_be_cut = may_be_stopped && !insists;
     let proxy_info = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
-    // Of another host. Whoever is of this one and not known is a stranger among all.
+    // `from`: the address of another host; unknown callers of this host count as one.
     let max_queued = guard.route().admission().max_queued();
-    // Asked for where callers take turns, by which alone it matters.
+    // Only needed where callers take turns in the queue.
     let takes_turns = cluster.settings().takes_turns || max_queued.is_some();
     let from = if takes_turns && guard.caller().is_none() { record.peer.other_host() } else { None };
     let affinity =
@@ -77,7 +77,7 @@ pub(super) async fn dial_for(
     }
 }
 
-/// The session, as its server is to hear of it.
+/// What the server's PROXY header says of the session.
 fn announcement(downstream: &Socket, record: &Record) -> ProxyInfo {
     let caller = record.caller();
     ProxyInfo {
@@ -89,8 +89,8 @@ fn announcement(downstream: &Socket, record: &Record) -> ProxyInfo {
     }
 }
 
-/// Who is kept on one endpoint by `source_hash`: what the client names, or else a user of this host, where the caller was
-/// looked up, or else an address.
+/// What `source_hash` hashes: the client's `Ambassador-Affinity`, else the caller's uid if it was looked up, else the
+/// client's address.
 fn affinity(overrides: &DialOverrides<'_>, record: &Record) -> Option<u64> {
     if let Some(named) = overrides.affinity {
         return Some(hash(named.as_bytes()));
@@ -107,7 +107,7 @@ fn affinity(overrides: &DialOverrides<'_>, record: &Record) -> Option<u64> {
     }
 }
 
-/// Tells the server in a client's login which unit it is, where that is wanted and known.
+/// Adds the caller's unit to the client's login, where that is configured and the unit known.
 pub(super) fn announce(guard: &SessionGuard, login: &mut Vec<u8>) {
     let settings = guard.cluster().expect("who logs in has a cluster").settings();
     if settings.announce_caller
@@ -118,7 +118,8 @@ pub(super) fn announce(guard: &SessionGuard, login: &mut Vec<u8>) {
     }
 }
 
-/// The client's part in an upgrade. However it ends, the server has seen a whole conversation.
+/// Passes the greeting to the client and secures the upgrade with its reply. Without a reply the upgrade is finished
+/// in the client's place, so that the server sees a complete dialogue.
 pub(super) async fn upgrade_server_first(
     downstream: Socket,
     mut server_first: ServerFirstUpgrade,
@@ -154,6 +155,6 @@ pub(super) async fn upgrade_server_first(
     }
 }
 
-/// How long a client may take to answer a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so that
-/// there is time to part.
+/// How long a client may take to reply to a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so
+/// that there is time to finish the dialogue without it.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(8);

@@ -71,7 +71,8 @@ pub(crate) async fn evict_sessions(
 type EvictionSchedules = BTreeMap<EndpointId, (Instant, DrainSchedule<SessionId>)>;
 
 impl Route {
-    /// Ends those whose moment has come. Whether that is all, and no dial that was under way can still become a session.
+    /// Stops the sessions that are due. True when all is done: the closing time is over, and so is the deadline of
+    /// every dial that could still become a session on these endpoints.
     fn end_due(
         &self,
         cluster: &Arc<Cluster>,
@@ -101,13 +102,13 @@ impl Route {
     }
 }
 
-/// On a server that is down a session waits for nothing: the sooner its client knows, the sooner it is served elsewhere.
+/// Zero for an endpoint that is down: the sooner a client is cut off, the sooner it is served elsewhere.
 fn time_to_close(outcome: Outcome, closing_time: Duration) -> Duration {
     if outcome == Outcome::EndpointDown { Duration::ZERO } else { closing_time }
 }
 
 impl SessionId {
-    /// Where it lies among all ids, 0 to 1.
+    /// The id as a fraction of the range of all ids, 0 to 1.
     pub(super) fn share(self) -> f64 {
         // Exact enough: 53 of its bits count.
         self.number() as f64 / u64::MAX as f64
@@ -163,7 +164,7 @@ mod tests {
         Route::new(settings, vec![destination], Arc::new(SessionIds::new(7)), Arc::default(), None)
     }
 
-    /// Sessions on each of the route's endpoints in turn.
+    /// 200 sessions, on the route's endpoints in turn.
     fn sessions(route: &Arc<Route>) -> Vec<Admitted> {
         let endpoints = cluster(route).endpoints();
         let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
@@ -185,7 +186,7 @@ mod tests {
         sessions.iter().map(stopped).collect()
     }
 
-    /// What is over, and what ends, as time passes.
+    /// Plays an eviction in steps of time.
     #[derive(Default)]
     struct Played {
         schedules: EvictionSchedules,
@@ -193,7 +194,7 @@ mod tests {
     }
 
     impl Played {
-        /// In steps as they are looked at, until so long after the endpoint was taken out.
+        /// Plays in steps of [`STEP`] until `after` the eviction. Returns whether all is done.
         fn until(&mut self, route: &Route, after: Duration, mut each: impl FnMut(u64)) -> bool {
             let evicted = cluster(route).evicted_endpoints();
             let since = evicted.iter().map(|evicted| evicted.since).max().unwrap_or_else(clock::now);
@@ -228,7 +229,7 @@ mod tests {
         assert_eq!(ended(CLOSING_TIME * 10), (100, true));
     }
 
-    /// A session that hangs on a dead server for another five seconds is served nowhere meanwhile.
+    /// Their sessions lived on for the closing time of five seconds, and their clients were served nowhere meanwhile.
     #[test]
     fn sessions_of_an_endpoint_that_is_down_end_at_once() {
         let route = route("on_unhealthy: close\n    health_check: {}");

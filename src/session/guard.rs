@@ -1,4 +1,4 @@
-//! One connection's place among the live sessions of its route: what is known of it while it lives, given back on drop.
+//! One connection's entry in the session table, and the guard that removes it on drop.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,26 +19,26 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Generation;
 use crate::upstream::{Cluster, EndpointId, Lease};
 
-/// What is known of a session while it lives.
+/// A live session, as its table has it.
 #[derive(Debug)]
 pub(super) struct SessionEntry {
     pub(super) session: SessionId,
     pub(super) accepted: Instant,
-    /// The number of the route that it came by, among those of its ledger.
+    /// The number, within its table, of the route that accepted it.
     pub(super) route: u32,
-    /// Milliseconds from accept to when it had its endpoint, and before that to when its client was last waited for.
+    /// Milliseconds from the accept to the end of the dial; before that, to when we last began to wait for its
+    /// client's opening.
     reached_ms: AtomicU32,
-    /// Where it goes, once that is known.
+    /// Set once it is known.
     destination: OnceLock<Arc<Destination>>,
-    /// Its endpoint, once it has one.
+    /// Set when the dial is done.
     pub(super) endpoint: OnceLock<EndpointId>,
-    /// What is known of its client, once somebody has looked. Boxed: often nobody does.
+    /// Set when its client has been looked up. Boxed: often it is not.
     caller: Mutex<Option<Box<IdentifiedCaller>>>,
     pub(super) live: LiveSession,
 }
 
 impl SessionEntry {
-    /// What can be seen of what it moves.
     pub(super) fn activity(&self) -> SessionActivity {
         SessionActivity {
             moved: self.live.sent().wrapping_add(self.live.received()),
@@ -46,7 +46,7 @@ impl SessionEntry {
         }
     }
 
-    /// Of a connection that is accepted now, by that route of its ledger.
+    /// For a connection that is accepted now; `route`: its route's number within the table.
     pub(super) fn new(session: SessionId, route: u32) -> Self {
         Self {
             session,
@@ -60,7 +60,7 @@ impl SessionEntry {
         }
     }
 
-    /// Whether it takes somebody's room, and its client has said nothing for so long.
+    /// Whether it counts against the listener's cap and its client has been silent for at least `silent`.
     pub(super) fn is_silent_for(&self, silent: Duration, now: Instant) -> bool {
         self.live.has_room()
             && self.silent_since().is_some_and(|since| now.saturating_duration_since(since) >= silent)
@@ -71,7 +71,7 @@ impl SessionEntry {
         u32::try_from(age).unwrap_or(u32::MAX)
     }
 
-    /// Since when its client has yet to say what it wants; `None`: it has said so, or need not.
+    /// Since when its client's opening is awaited; `None`: it has arrived, or none is needed.
     pub(super) fn silent_since(&self) -> Option<Instant> {
         let awaited = Duration::from_millis(self.reached_ms.load(Ordering::Relaxed).into());
         (!self.live.is_opened()).then(|| self.accepted + awaited)
@@ -89,7 +89,7 @@ impl SessionEntry {
         self.destination.get().map(|destination| &destination.cluster)
     }
 
-    /// Or of one that it has succeeded, or that has succeeded it: those have its endpoints.
+    /// Whether it goes to that cluster, or to a predecessor or successor of it: these share endpoints.
     pub(super) fn is_of(&self, cluster: &Cluster) -> bool {
         self.cluster().is_some_and(|own| own.is_same_lineage(cluster))
     }
@@ -99,19 +99,19 @@ impl SessionEntry {
     }
 }
 
-/// A connection that was entered, and the record that it is to leave.
+/// A connection that was entered in the session table, with its record.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(super) guard: SessionGuard,
     pub(super) record: Record,
 }
 
-/// A connection's place among the live sessions; given back on drop, if not before.
+/// Removes the session from its table, by [`SessionGuard::vacate`] or on drop.
 #[derive(Debug)]
 pub(super) struct SessionGuard {
     route: Arc<Route>,
     entry: Arc<SessionEntry>,
-    /// Others have it.
+    /// It has been removed already.
     is_vacant: bool,
 }
 
@@ -120,7 +120,7 @@ impl SessionGuard {
         Self { route, entry, is_vacant: false }
     }
 
-    /// Whether it got as far as to an endpoint.
+    /// Whether its dial succeeded.
     pub(super) fn has_endpoint(&self) -> bool {
         self.entry.endpoint.get().is_some()
     }
@@ -129,12 +129,12 @@ impl SessionGuard {
         &self.route
     }
 
-    /// The cluster that it goes to, once that is known.
+    /// `None` until the cluster is known.
     pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.entry.cluster()
     }
 
-    /// It goes to the route's cluster at that place.
+    /// `index`: of the route's clusters.
     pub(super) fn set_destination(&self, index: usize) {
         let destination = self.route.destination(index);
         if self.entry.destination.set(Arc::clone(destination)).is_ok() {
@@ -142,17 +142,17 @@ impl SessionGuard {
         }
     }
 
-    /// Its counters and its stop order.
     pub(super) fn live(&self) -> &LiveSession {
         &self.entry.live
     }
 
-    /// Whether it is under the listener's cap, and was not turned away; if not, it is here to be refused.
+    /// Whether it counts against the listener's cap. If not, it is to be refused.
     pub(super) fn has_room(&self) -> bool {
         self.entry.live.has_room()
     }
 
-    /// From here on it is here to be refused, and takes nobody's room. False: too many are, it is to go without a word.
+    /// It is to be refused, and no longer counts against the cap. False: too many are being refused, so it is to be
+    /// reset.
     pub(super) fn turn_away(&self) -> bool {
         let mut sessions = self.route.sessions();
         if self.entry.live.give_up_room() {
@@ -161,12 +161,12 @@ impl SessionGuard {
         sessions.refusing <= REFUSING_MAX
     }
 
-    /// Who connected, where somebody wanted to know and it is no stranger.
+    /// `None` for a stranger, and where callers are not looked up.
     pub(super) fn caller(&self) -> Option<Arc<Caller>> {
         self.entry.caller()
     }
 
-    /// Its client was looked up, or is being looked up beside it.
+    /// Stores what is known of its client; a look-up that still runs continues in a task of its own.
     pub(super) fn set_caller(&self, identified: IdentifiedCaller) {
         *self.entry.lock_caller() = Some(Box::new(identified));
         if let Some(waiting) = self.caller_lookup() {
@@ -174,8 +174,8 @@ impl SessionGuard {
         }
     }
 
-    /// Waits for what is still asked about its client, for a bounded time, and notes it; `None`: nothing is. Boxed: the first
-    /// of a kind has some.
+    /// Waits, for a bounded time, for the look-up of its client and stores the result; `None`: none runs. Boxed: only
+    /// the first session of a caller has a look-up.
     pub(super) fn caller_lookup(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let question = Arc::clone(self.entry.lock_caller().as_ref()?.lookup()?);
         let (route, entry) = (Arc::clone(&self.route), Arc::clone(&self.entry));
@@ -187,25 +187,25 @@ impl SessionGuard {
         }))
     }
 
-    /// For who its client is, it is not served, though it was let in.
+    /// Counts a refusal for its caller, after admission.
     pub(super) fn note_refused(&self) {
         if let Some(identified) = &mut *self.entry.lock_caller() {
             identified.note_refused();
         }
     }
 
-    /// Its client has said what it wants.
+    /// Its client's opening has arrived.
     pub(super) fn note_opened(&self) {
         self.entry.live.note_opened();
     }
 
-    /// It has an answer, and is to say more: only from now on is it silent.
+    /// Its client has got the reply to its CONNECT request and has to send its opening: its silence counts from now.
     pub(super) fn note_unopened(&self) {
         self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
         self.entry.live.note_unopened();
     }
 
-    /// It has its endpoint, which has seen that content of an identity.
+    /// Its dial succeeded; `identity`: the generation of the identity that the endpoint was shown.
     pub(super) fn note_established(&self, endpoint: EndpointId, identity: Option<Generation>) {
         if let Some(identity) = identity {
             self.entry.live.set_identity(identity);
@@ -215,14 +215,15 @@ impl SessionGuard {
         self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
     }
 
-    /// Since it had its endpoint.
+    /// Since the dial was done.
     pub(super) fn lifetime(&self) -> Duration {
         let established = Duration::from_millis(self.entry.reached_ms.load(Ordering::Relaxed).into());
         clock::now().saturating_duration_since(self.entry.accepted + established)
     }
 
-    /// Tells the lease whether the endpoint reset the session, or ended it young, where that is looked at. Only an endpoint that ends it
-    /// without a byte is to blame: one that has answered may have had a reason in what the client said.
+    /// Reports to the lease whether the endpoint reset the session or, where `early_close` is configured, closed it
+    /// early. Only an endpoint that closes without having sent a byte is at fault: one that has answered may have
+    /// closed because of what the client sent.
     pub(super) fn blame(&self, record: &Record, lease: &Lease) {
         if record.outcome == Outcome::UpstreamReset {
             lease.suspect();
@@ -233,11 +234,12 @@ impl SessionGuard {
         }
         let lived = self.lifetime();
         let by_the_endpoint = record.closed_by == Side::Upstream
-            // Many ask for a certificate and want none: that it ended the session early is a fault whatever it is told as.
+            // Many servers ask for a certificate without requiring one, so an early close is a fault even if it is
+            // recorded as a missing certificate.
             && (record.is_uncertified || matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset))
             && record.received() == 0;
         let died_young = by_the_endpoint && lived < outlier.early_close;
-        // One that its client ended young proves nothing either way.
+        // A session that its client ended early proves nothing either way.
         if died_young || lived >= outlier.early_close || record.received() > 0 {
             lease.record_survival(died_young);
         }
@@ -245,8 +247,8 @@ impl SessionGuard {
 }
 
 impl SessionGuard {
-    /// Its session is over: it is no longer among those that live, and takes nobody's room. What is known of its client stays
-    /// until it is dropped.
+    /// Its session is over: removes it from the table and adds its bytes to the sums. The entry, with what is known of
+    /// its client, stays until the guard is dropped.
     pub(super) fn vacate(&mut self) {
         if std::mem::replace(&mut self.is_vacant, true) {
             return;
@@ -281,7 +283,7 @@ impl Drop for SessionGuard {
 mod tests {
     use super::*;
 
-    /// docs/DECISIONS.md, "What a resting session weighs": with its two counts of references, an allocation of 160 bytes.
+    /// docs/DECISIONS.md, "What a resting session weighs": with the two reference counts, an allocation of 160 bytes.
     #[test]
     fn what_is_known_of_a_resting_session_is_small() {
         assert!(size_of::<SessionEntry>() <= 144, "{}", size_of::<SessionEntry>());

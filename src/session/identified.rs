@@ -1,5 +1,5 @@
-//! What is known of a session's client, and what it counts as: kept for as long as the session lives. Who comes to know it, and
-//! what is counted, is `admission`'s.
+//! What is known of a session's client, and how it is counted, for as long as the session lives. Looking callers up
+//! and counting them is `admission`'s.
 
 use std::sync::Arc;
 
@@ -15,26 +15,27 @@ pub(super) struct IdentifiedCaller {
     pub(super) counted: CountedCaller,
 }
 
-/// What a client counts as.
+/// How a client is counted.
 #[derive(Debug)]
 pub(super) enum CountedCaller {
-    /// Nobody wants to know, or it has left.
+    /// Not at all: units are not needed, or the session has ended.
     No,
-    /// Nothing yet: databases have yet to describe it. Exits: `No`, `CallerFields`.
+    /// Not yet: its look-up runs. Exits: `No`, `Caller`.
     Asked { question: Arc<CallerLookup>, is_refused: bool },
-    /// A caller of its unit. Exit: `No`.
+    /// In the metrics of its unit. Exit: `No`.
     Caller(Arc<CallerSeries>),
-    /// The same, and it has a share of the listener. Boxed: it is kept for hours, and mostly there are none. Exit: `No`.
+    /// In the metrics, and towards its caller's limits on the listener. Boxed: it is kept for hours, and most sessions
+    /// have none. Exit: `No`.
     Sharer(Box<(Arc<CallerSeries>, CallerKey)>),
 }
 
 impl IdentifiedCaller {
-    /// Who it is, where it is no stranger; perhaps without what databases have yet to add.
+    /// `None` for a stranger. Names and groups may be missing while the look-up runs.
     pub(super) const fn caller(&self) -> Option<&Arc<Caller>> {
         self.caller.as_ref()
     }
 
-    /// What databases have yet to answer.
+    /// The look-up, if it still runs.
     pub(super) const fn lookup(&self) -> Option<&Arc<CallerLookup>> {
         match &self.counted {
             CountedCaller::Asked { question, .. } => Some(question),
@@ -42,7 +43,7 @@ impl IdentifiedCaller {
         }
     }
 
-    /// For who it is, it is not served.
+    /// Counts a refusal for its caller.
     pub(super) fn note_refused(&mut self) {
         match &mut self.counted {
             CountedCaller::No => {}

@@ -1,7 +1,7 @@
-//! THE PAGE: one connection from accept to close.
+//! One connection from accept to close.
 //!
-//! All control flow of a connection is in [`run`]; each step is a straight line in its own module. What a
-//! session leaves is its [`Record`].
+//! All control flow of a connection is in [`run`]; each step has its own module. When a session ends, its [`Record`]
+//! is written.
 
 mod access;
 mod admission;
@@ -45,10 +45,10 @@ use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refu
 pub(crate) use route::{Destination, Route, SessionView, Settings};
 pub(crate) use table::{DestinationCounters, SessionTable};
 
-/// One connection, from accept to close. Whatever happens, it is counted, recorded and forgotten here.
+/// Runs one connection from accept to close. However it ends, it is counted, recorded and removed from the table here.
 ///
-/// What opens a session is large, and must not stay part of one that lives for hours: hence the boxes, and a block
-/// that uses its arguments where they are (an `async fn` keeps two places for each).
+/// The state for opening a session is large, and sessions live for hours: the opening is boxed. An `async` block
+/// instead of an `async fn`, because an `async fn` stores each argument twice.
 pub(crate) fn run(
     accepted: Accepted,
     admitted: Admitted,
@@ -72,11 +72,12 @@ pub(crate) fn run(
     }
 }
 
-/// Who relays has dialled, and who has dialled knows where.
+/// The cluster is known before the dial, and only a dialled session relays.
 const RELAYS: &str = "a session that relays has a cluster";
 
-/// In this order: whoever reads the record finds the session gone, and its client's name in it, if there is one to be had. Where
-/// that has yet to come, it is waited for beside: the session's own task is over, and others have its room.
+/// Ends the session in this order: it leaves the table before its record is written, so that a reader of the record no
+/// longer finds the session. The record waits for the caller's name if a look-up is still running; that wait is a task
+/// of its own, so it takes up neither the session's task nor its room.
 fn leave(record: Record, mut guard: SessionGuard, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
     record.route().record_end(&record, &guard, ended);
@@ -111,7 +112,7 @@ async fn open_or_refuse(
     None
 }
 
-/// opening → dial: what a relay begins with, or a client to refuse, or one that has gone.
+/// opening → dial. `Err(Some)`: the client is to be refused; `Err(None)`: it is gone, or was closed without a reply.
 async fn open(
     accepted: Accepted,
     guard: &SessionGuard,
@@ -134,7 +135,7 @@ async fn open(
     let downstream = if route.settings().accept_proxy {
         match Box::pin(read_head::proxy_header(downstream, guard, record)).await {
             Ok(downstream) => downstream,
-            // Who is not to be served anyway is refused for that.
+            // A denial takes precedence over a bad header as the reason for the refusal.
             Err(rejected) => {
                 let rejected = rejected.map(|rejected| rejected.or(denial, record));
                 return Err(match route.settings().context {
@@ -165,10 +166,11 @@ async fn open(
     let is_known = matches!(cancelled, Some(Some((DialTarget::Endpoint { .. }, _))));
     let mut opened = match (opened, denial) {
         (Ok(opened), None) => opened,
-        // Anybody can invent a key: one that no session has passes no cap.
+        // Only a key that a live session has passes a cap: any client can make one up.
         (Ok(opened), Some(denial)) if is_known && denial.lets_cancel() => opened,
         (Ok(opened), Some(denial)) => {
-            // One that speaks first was heard first: it would not understand an answer to something that it has not said.
+            // The refusal of a client that speaks first comes after its opening has been read: before that it would
+            // not understand a reply.
             record.reply_to = opened.reply_to;
             let kind = denial.note(record);
             return Err(Some(Rejected::new(downstream, kind)));
@@ -200,13 +202,13 @@ async fn open(
         },
         owner,
         may_half_close: opened.may_half_close,
-        // Some clients close as soon as they have sent a cancel (tokio-postgres): it stands all the same.
+        // Some clients close as soon as they have sent a cancel (tokio-postgres): it is dialled all the same.
         insists: opened.cancels.is_some(),
     };
     let (dialled, downstream) = dial_for(downstream, intent, guard, record).await?;
     let (ready, lease, downstream) = match dialled {
         Dialled::Ready(ready, lease) if protocol.server_greets() => {
-            // A TLS hello that had not come yet when we first looked has come by now.
+            // Looks once more for a TLS hello: it may have arrived since the first look.
             match downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)).await
             {
                 Ok(_) => (ready, lease, downstream),
@@ -221,7 +223,7 @@ async fn open(
     begin(downstream, ready, lease, opened, guard, record).await
 }
 
-/// What a relay begins with.
+/// Makes the input of the relay from the dial's result, and sends the client what the upgrade has for it.
 async fn begin(
     downstream: Socket,
     ready: Ready,
@@ -255,7 +257,8 @@ async fn begin(
     Ok((relay::RelayInput { downstream, upstream, opening, dialogue, verdict_until }, lease))
 }
 
-/// The upgrade has said the client's preface: what the client hears of the answer, and what is left to say and to rewrite.
+/// The upgrade has sent the client's preface: removes it from the opening, passes the server's answer through the
+/// client's dialogue, and returns the bytes for the client.
 fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
     let mut out = Outbox::default();
     opened.bytes.drain(..opened.preface);
@@ -266,20 +269,20 @@ fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
     out.to_downstream
 }
 
-/// How long a client that speaks first may take from its first byte to the end of what it wants: PostgreSQL's own
-/// `authentication_timeout`. How long it may keep silent before, its protocol knows.
+/// From the first byte of a client that speaks first to the end of its opening: PostgreSQL's own
+/// `authentication_timeout`. How long it may be silent before that is up to the protocol (`Protocol::bears_silence`).
 const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for one that will be refused anyway.
+/// The same for a client that will be refused anyway; this also bounds the silence before.
 const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
-/// Notes how the relay ended. The answer: the client, if it has read nothing of the server yet and can be told why, and the server that
-/// has to hear the rest of a dialogue.
+/// Records how the relay ended. Returns the client, if it can still get a refusal, and the upstream, if its server is
+/// owed the rest of a dialogue.
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(RelayError::Io(error)) => tls_failure::judge(error, seen(record, age)),
         Some(RelayError::Dialogue(_) | RelayError::Uncertified) | None => None,
     };
-    // A server that leaves bytes of ours unread resets where it would end.
+    // A server that closes with our bytes unread sends a reset instead of a FIN.
     let failure = failure.or_else(|| tls_failure::uncertified(&ended, seen(record, age)));
     let is_rejection = failure.as_ref().is_some_and(|failure| failure.is_rejection);
     let outcome = if is_rejection { Outcome::TlsFailed } else { ended.outcome };
@@ -296,13 +299,14 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, 
     let Ended { downstream, may_be_told, unfinished, fault, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
-    // Where a protocol has no words a refusal is a reset. What a server ended in order, having taken what it was sent, is ended so.
+    // In a protocol without refusals a refusal is a reset. The server ended this connection in order and took all
+    // bytes, so the client's is ended in order too.
     let may_be_told =
         may_be_told && !(matches!(fault, Some(RelayError::Uncertified)) && is_speechless(record));
     (may_be_told.then(|| Rejected::new(downstream, kind)), unfinished)
 }
 
-/// Whether the protocol has no words for a refusal.
+/// Whether the protocol has no message for a refusal.
 fn is_speechless(record: &Record) -> bool {
     let protocol = &record.cluster().expect(RELAYS).settings().protocol;
     protocol.refusal(&record.refusal(RefusalKind::Unreachable, None).borrow()).is_none()
@@ -317,7 +321,7 @@ fn seen(record: &Record, age: Duration) -> tls_failure::HandshakeContext {
     }
 }
 
-/// A client hears why it is not served, and a server the rest of what it was in the middle of; either has a deadline.
+/// Sends the client its refusal, and the server the rest of its dialogue; each has a deadline.
 async fn aftermath(
     rejected: Option<Rejected>,
     unfinished: Option<Box<Unfinished>>,

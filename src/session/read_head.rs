@@ -1,4 +1,4 @@
-//! What stands in front of a session's bytes, where its listener expects something there.
+//! Reads the PROXY header of a connection, and takes the client's addresses from it.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::outcome::{Outcome, Side};
 use crate::protocol::RefusalKind;
 use crate::sys::{Peer, Socket};
 
-/// How long a head may take. Who sends one has it ready when it connects.
+/// How long a head may take. A client that sends one has it ready when it connects.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for one that will be refused anyway.
+/// The same for a client that will be refused anyway.
 const HEAD_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 
 pub(super) fn head_timeout(guard: &SessionGuard) -> Duration {
     if guard.has_room() { HEAD_TIMEOUT } else { HEAD_TIMEOUT_FULL }
 }
 
-/// The PROXY header. What it says is believed, so it has to come from this host: whoever may connect to us over a network
-/// could claim to be anybody.
+/// Reads the PROXY header. Its content is trusted, so it has to come from this host: a client on the network could
+/// claim any address.
 pub(super) async fn proxy_header(
     downstream: Socket,
     guard: &SessionGuard,
@@ -50,7 +50,7 @@ pub(super) async fn proxy_header(
     }
 }
 
-/// Notes why there is no head, with that outcome where the client is there to be told.
+/// Records why there is no head. True if the client is still there to be refused; the record then has `outcome`.
 pub(super) fn record_head_error<E: std::fmt::Display>(
     record: &mut Record,
     outcome: Outcome,
@@ -75,9 +75,9 @@ fn is_local(peer: Peer) -> bool {
     }
 }
 
-/// From where to where the client connected, for the server's PROXY header: what the proxy before us says, else what the
-/// kernel does. Where the header before us has no addresses of TCP, those of its connection count (doc/proxy-protocol.txt says
-/// so of `LOCAL` and of what is unspecified). `None`: none of it was TCP.
+/// The client's addresses for the PROXY header to the server: those that the proxy before us sent, else those of the
+/// connection. If the received header has no TCP addresses, the connection's count (doc/proxy-protocol.txt requires
+/// that for `LOCAL` and for unspecified addresses). `None`: neither is TCP.
 pub(super) fn addresses(downstream: &Socket, record: &Record) -> Option<AddressPair> {
     let header = record.metadata.as_deref().and_then(|told| told.header.as_ref());
     if let Some(ProxyCommand::Proxied(ProxyAddresses::Tcp { source, destination })) =

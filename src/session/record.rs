@@ -1,4 +1,4 @@
-//! What a session leaves behind: one record, filled in as it goes.
+//! The record of a session, filled in as it goes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,14 +26,13 @@ pub(crate) struct SessionId(u64);
 pub(crate) struct SessionIds(AtomicU64);
 
 impl SessionIds {
-    /// From a random seed.
+    /// `seed`: random.
     #[must_use]
     pub(crate) const fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))
     }
 
-    /// The next one: a step of splitmix64, which visits every 64-bit number once and shows nobody how many
-    /// came before.
+    /// A step of splitmix64, which yields every 64-bit number once and does not reveal how many came before.
     pub(crate) fn next(&self) -> SessionId {
         let mut id = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -69,44 +68,41 @@ impl FromStr for SessionId {
     }
 }
 
-/// A session's story: who came where, and what became of it. It is filled in as the session goes, and stays small
-/// for those that last for hours: names are the route's, counts the session's own.
+/// What the access log says of a session. It stays small, as sessions last for hours: names are in the route, counts
+/// in the session's table entry.
 #[derive(Debug)]
 pub(crate) struct Record {
     route: Arc<Route>,
     entry: Arc<SessionEntry>,
-    /// Where it connected from.
+    /// The address that the client connected from.
     pub peer: Peer,
-    /// What was said about the connection in front of its bytes, where anything was.
+    /// What heads said about the connection, if it had any.
     pub metadata: Option<Box<ClientMetadata>>,
-    /// The dial.
     pub dial: DialRecord,
-    /// How a refusal has to refer to what the client said.
+    /// What a refusal needs of the client's message that it answers.
     pub reply_to: ReplyTo,
-    /// When the upstream's first byte came.
+    /// When the upstream's first byte arrived.
     pub first_byte: Option<Instant>,
     /// The upstream's TLS ended without close_notify.
     pub unclean_tls_end: bool,
-    /// The upstream had asked for a certificate in vain, which is what its end was taken for.
+    /// The upstream asked for a certificate that we do not have, and its end was taken for a rejection.
     pub is_uncertified: bool,
-    /// How.
     pub outcome: Outcome,
-    /// By whom.
+    /// The side that ended the session.
     pub closed_by: Side,
     /// What went wrong, for people.
     pub error: Option<Box<str>>,
 }
 
-/// What heads say about a connection.
+/// What the heads of a connection said.
 #[derive(Debug, Default)]
 pub(crate) struct ClientMetadata {
-    /// The PROXY header.
     pub header: Option<ProxyHeader>,
-    /// What the client says of itself in a CONNECT request.
+    /// The client's context of its CONNECT request.
     pub context: Option<Context>,
 }
 
-/// The parts of a refusal, owned.
+/// The owned parts of a [`Refusal`].
 #[derive(Debug)]
 pub(super) struct RefusalText {
     kind: RefusalKind,
@@ -146,7 +142,6 @@ impl Record {
         }
     }
 
-    /// Where it came in, and where it was to go.
     #[must_use]
     pub(crate) fn route(&self) -> &Route {
         &self.route
@@ -157,30 +152,29 @@ impl Record {
         self.entry.session
     }
 
-    /// The cluster that it goes to, once that is known.
+    /// `None` until the cluster is known.
     #[must_use]
     pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
         self.entry.cluster()
     }
 
-    /// Who connected, where somebody wanted to know and it is no stranger.
+    /// `None` for a stranger, and where callers are not looked up.
     #[must_use]
     pub(crate) fn caller(&self) -> Option<Arc<Caller>> {
         self.entry.caller()
     }
 
-    /// What was said about the connection, for more to be added.
     pub(super) fn metadata_mut(&mut self) -> &mut ClientMetadata {
         self.metadata.get_or_insert_default()
     }
 
-    /// What the client says of itself.
+    /// The client's context of its CONNECT request.
     #[must_use]
     pub(crate) fn context(&self) -> Option<&Context> {
         self.metadata.as_deref()?.context.as_ref()
     }
 
-    /// From where the client connected to the proxy before us, where there is one that says so.
+    /// The addresses of the client's connection to the proxy before us, if that sent them.
     #[must_use]
     pub(crate) fn proxied(&self) -> Option<&ProxyAddresses> {
         match &self.metadata.as_deref()?.header.as_ref()?.command {
@@ -189,7 +183,6 @@ impl Record {
         }
     }
 
-    /// When it was accepted.
     #[must_use]
     pub(crate) fn accepted(&self) -> Instant {
         self.entry.accepted
@@ -213,8 +206,8 @@ impl Record {
         self.error = error.map(String::into_boxed_str);
     }
 
-    /// What the client is told: the outcome's word, which scripts may look for, and the reason.
-    /// `server`: what the server said, where it is the server's no.
+    /// The refusal that the client is sent: the outcome's label, which scripts may look for, and the reason. `server`:
+    /// the server's own refusal, if that is the cause.
     pub(super) fn refusal(&self, kind: RefusalKind, server: Option<TurnedAway>) -> RefusalText {
         let error = self.error.as_deref().unwrap_or_default();
         RefusalText {

@@ -1,4 +1,4 @@
-//! A client that is told no: why, in which words of the record, and how it hears of it.
+//! Refusals: what the record says of them, and how the client is sent one.
 
 use super::admission::Denial;
 use super::record::Record;
@@ -11,21 +11,21 @@ use crate::sys::{Gone, Socket};
 use crate::tls::NoIdentity;
 use crate::upstream::{DialError, DialFailure};
 
-/// A client that is told no, as the record says why.
+/// A client to refuse; the reason is in the record.
 pub(super) struct Rejected {
     downstream: Socket,
     kind: RefusalKind,
     format: ReplyFormat,
-    /// What the server said, where it is the server's no.
+    /// The server's own refusal, if that is the cause.
     server: Option<TurnedAway>,
 }
 
-/// What a client hears its refusal in.
+/// The protocol that a client gets its refusal in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyFormat {
     /// The cluster's protocol.
     Protocol,
-    /// HTTP, where it waits for the answer to its CONNECT: with that status, or the outcome's own.
+    /// HTTP, as the reply to a CONNECT request: with that status, or the outcome's own.
     Http(Option<u16>),
 }
 
@@ -38,7 +38,7 @@ impl Rejected {
         Self { format: ReplyFormat::Http(status), ..self }
     }
 
-    /// What speaks against the client in any case comes first.
+    /// A denial takes precedence over this reason.
     pub(super) fn or(self, denial: Option<Denial>, record: &mut Record) -> Self {
         let kind = denial.map_or(self.kind, |denial| denial.note(record));
         Self { kind, ..self }
@@ -122,8 +122,9 @@ pub(super) fn dial_failed(downstream: Socket, record: &mut Record, refusal: &Dia
     Rejected { server: refusal.by_server().cloned(), ..Rejected::new(downstream, kind) }
 }
 
-/// An order to end came before the client had said what it wants. One that has been silent for the longest and makes room for others
-/// is just closed, as servers close a connection that rests: words would be taken for the answer to what it says next.
+/// The session was stopped before its opening. If it was the longest silent client and makes room for another, its
+/// connection is closed without a message, as servers close idle ones: a message would be taken for the answer to its
+/// next request.
 pub(super) fn stopped_before_opening(
     downstream: Socket,
     record: &mut Record,
@@ -138,7 +139,7 @@ pub(super) fn stopped_before_opening(
     None
 }
 
-/// An order to end came before there was anything to relay.
+/// The session was stopped before it relayed.
 pub(super) fn stopped(downstream: Socket, record: &mut Record, outcome: Outcome) -> Rejected {
     record.end(
         outcome,

@@ -1,5 +1,5 @@
 //! Finds the sessions that were made with an identity that has been replaced, and ends those whose moment has come. Each
-//! session has its own moment within the closing time, by its id, and has to rest by then.
+//! session has its own moment within the closing time, by its id, and ends once that has come and it is idle.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

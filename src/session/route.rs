@@ -1,6 +1,5 @@
-//! A listener with the clusters that it leads to, and the sessions that live between them.
-//! A route is where connections of a listener go under one configuration, and who is asked about its sessions; the
-//! sessions themselves are in its [`SessionTable`].
+//! A listener with the clusters that its connections go to, under one configuration. The sessions are in a
+//! [`SessionTable`], which the routes of one listener share across reloads; a route views and stops its own.
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, MutexGuard};
@@ -22,39 +21,38 @@ use crate::sys::Peer;
 use crate::tls::Generation;
 use crate::upstream::{Cluster, DialRecord, DialTarget, EndpointId};
 
-/// What a listener says about the sessions that come in by it.
+/// The settings of a listener that concern its sessions.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Its name.
     pub listener: ListenerName,
-    /// How many may live; more are refused.
+    /// Live sessions at most; more are refused.
     pub max_connections: u32,
     /// Who may connect.
     pub admission: Admission,
-    /// Which leave a record; `None`: none does.
+    /// Which sessions leave a record; `None`: none does.
     pub records: Option<Sampling>,
-    /// Each begins with a PROXY header.
+    /// Each connection begins with a PROXY header.
     pub accept_proxy: bool,
-    /// Each begins with a CONNECT request, which names one of the route's clusters.
+    /// Each connection begins with a CONNECT request, which names one of the route's clusters.
     pub context: bool,
 }
 
-/// Where the connections of one listener go under one configuration. The sessions outlive a change of that: a route that
-/// succeeds another has the same ledger, and that one's sessions. So has a listener that was taken out and is back the same
-/// ledger; but the sessions of before are those of the route that was taken out, and end with it.
+/// Where the connections of one listener go under one configuration. Sessions outlive a reload: the route that
+/// succeeds another has the same table and takes over its sessions. A listener that was removed and is configured
+/// again also gets its old table, but its earlier sessions belong to the route that was removed, and end with that.
 #[derive(Debug)]
 pub(crate) struct Route {
     settings: Settings,
-    /// At least one, and only one where nobody names it.
+    /// At least one, and exactly one without CONNECT requests.
     destinations: Vec<Arc<Destination>>,
     metrics: ListenerMetrics,
     ids: Arc<SessionIds>,
     table: Arc<SessionTable>,
-    /// Whose sessions are its own, by their number in the ledger: its predecessors' up to itself.
+    /// The numbers, within the table, of the routes whose sessions are its own: from its first predecessor to itself.
     numbers: RangeInclusive<u32>,
 }
 
-/// A cluster that a route leads to.
+/// A cluster that a route leads to, with the counters of this listener and cluster.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(super) cluster: Arc<Cluster>,
@@ -62,23 +60,21 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// That cluster, recorded there.
     #[must_use]
     pub(crate) const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
         Self { cluster, counters }
     }
 }
 
-/// A session as others see it.
+/// A session as `/sessions` and the control socket show it.
 #[derive(Debug)]
 pub(crate) struct SessionView {
-    /// Its id.
     pub session: SessionId,
-    /// Its cluster, once that is known.
+    /// `None` until the cluster is known.
     pub cluster: Option<ClusterName>,
-    /// Its endpoint, once it has one.
+    /// `None` until the dial is done.
     pub endpoint: Option<EndpointName>,
-    /// Who connected, where somebody wanted to know and it is no stranger.
+    /// `None` for a stranger, and where callers are not looked up.
     pub caller: Option<Arc<Caller>>,
     /// When it was accepted.
     pub accepted: Instant,
@@ -88,12 +84,12 @@ pub(crate) struct SessionView {
     pub received: u64,
 }
 
-/// Connections over the cap that may be told so at once; more are reset without a word.
+/// Connections over the cap that may be sent a refusal at the same time; further ones are reset.
 pub(super) const REFUSING_MAX: u32 = 64;
 
 impl Route {
-    /// From a listener to its clusters: at least one, and more only with [`Settings::context`]. `before`: what it succeeds;
-    /// it takes over the sessions where that has the same ledger.
+    /// `destinations`: at least one, and more only with [`Settings::context`]. `before`: the route that it succeeds,
+    /// whose sessions it takes over if they are in the same table.
     #[must_use]
     pub(crate) fn new(
         settings: Settings,
@@ -110,19 +106,16 @@ impl Route {
         Arc::new(Self { settings, destinations, metrics, ids, table, numbers: first..=number })
     }
 
-    /// The listener's name.
     #[must_use]
     pub(crate) const fn listener(&self) -> &ListenerName {
         &self.settings.listener
     }
 
-    /// What is fixed about it.
     #[must_use]
     pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// The listener's cap.
     #[must_use]
     pub(crate) const fn max_connections(&self) -> u32 {
         self.settings.max_connections
@@ -132,12 +125,11 @@ impl Route {
         &self.settings.admission
     }
 
-    /// Where its sessions go, in the file's order.
+    /// Its clusters, in the file's order.
     pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> + Clone {
         self.destinations.iter().map(|destination| &destination.cluster)
     }
 
-    /// That one of them.
     pub(super) fn destination(&self, index: usize) -> &Arc<Destination> {
         &self.destinations[index]
     }
@@ -147,17 +139,17 @@ impl Route {
         &self.metrics
     }
 
-    /// Enters an accepted connection. Over the cap it is entered to be refused in words.
+    /// Enters an accepted connection. Over the cap it is entered all the same, to be sent a refusal.
     ///
     /// # Errors
-    /// Far over the cap not even that: the record is all that is left of it.
+    /// Its record, if [`REFUSING_MAX`] connections are being refused already: this one is to be reset.
     pub(crate) fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
         self.metrics.accepted.increment(1);
         let mut sessions = self.sessions();
         sessions.accepted += 1;
         let serving =
             u32::try_from(sessions.live.len()).unwrap_or(u32::MAX).saturating_sub(sessions.refusing);
-        // Nobody who keeps silent takes the room of one who has come to speak.
+        // A client that has been silent for long makes room for a new one.
         let has_room = serving < self.settings.max_connections || sessions.make_room();
         let entry = Arc::new(SessionEntry::new(self.ids.next(), *self.numbers.end()));
         if !has_room {
@@ -193,23 +185,23 @@ impl Route {
         self.sessions().accepted
     }
 
-    /// Its sessions that live.
+    /// Its live sessions.
     #[must_use]
     pub(crate) fn active(&self) -> usize {
         self.own(&self.sessions()).count()
     }
 
-    /// Those of the ledger's that came by this route, or by one that it has succeeded.
+    /// The sessions of the table that were accepted by this route or a predecessor.
     fn own<'a>(&self, sessions: &'a LiveSessions) -> impl Iterator<Item = &'a Arc<SessionEntry>> + use<'a> {
         let numbers = self.numbers.clone();
         sessions.live.values().filter(move |entry| numbers.contains(&entry.route))
     }
 
-    /// All its sessions that live, in no order that means anything.
+    /// Its live sessions, in the order of their ids, which is arbitrary.
     #[must_use]
     pub(crate) fn view(&self) -> Vec<SessionView> {
         let endpoint = |entry: &SessionEntry| {
-            // The cluster may have been succeeded by another since, which knows its endpoints.
+            // A reload may have replaced the session's cluster; the successor has its endpoints.
             let cluster = self.clusters().find(|cluster| entry.is_of(cluster)).or_else(|| entry.cluster());
             Some(cluster?.endpoint(*entry.endpoint.get()?)?.settings().name.clone())
         };
@@ -225,10 +217,10 @@ impl Route {
         self.own(&self.sessions()).map(view).collect()
     }
 
-    /// Where a cancel with that key has to go within that cluster, and as whose: to the server of the session that it is for,
-    /// and as that session's caller. With one endpoint there is no question of where, and the server knows sessions that we
-    /// have forgotten; such a cancel is its sender's own, and takes room as a session of his would. Cancels are rare, so there is
-    /// no table beside the sessions.
+    /// Where a cancel with that key goes within that cluster, and on behalf of which caller: to the server of the
+    /// session with the key, for that session's caller. With one endpoint a cancel with an unknown key goes there,
+    /// because the server may know sessions that we do not; it counts as its sender's own and takes room like a
+    /// session. Cancels are rare, so sessions are searched rather than indexed by key.
     pub(super) fn cancel_target(
         &self,
         key: &CancelKey,
@@ -245,8 +237,8 @@ impl Route {
         owner.or_else(|| cluster.only_endpoint().map(|_| (DialTarget::Any, None)))
     }
 
-    /// Tells those to end so whose client has said nothing in so long a time: it has nothing to lose, and would hold up a
-    /// drain for its whole time.
+    /// Stops the sessions whose client has been silent for at least `silent` before its opening: it loses nothing, and
+    /// would hold up a drain until the deadline.
     pub(crate) fn stop_unopened(&self, outcome: Outcome, silent: Duration) {
         let now = clock::now();
         let sessions = self.sessions();
@@ -256,7 +248,7 @@ impl Route {
         unopened.for_each(|entry| entry.live.stop(outcome));
     }
 
-    /// The sessions on that endpoint of the cluster that were accepted until then.
+    /// The sessions on that endpoint of the cluster that were accepted by `until`.
     pub(super) fn activity_on(
         &self,
         cluster: &Arc<Cluster>,
@@ -270,26 +262,26 @@ impl Route {
         meant.map(|entry| (entry.session, entry.activity())).collect()
     }
 
-    /// Every session of its that lives.
+    /// Its live sessions.
     #[must_use]
     pub(crate) fn activity(&self) -> Vec<(SessionId, SessionActivity)> {
         self.own(&self.sessions()).map(|entry| (entry.session, entry.activity())).collect()
     }
 
-    /// Tells that session of its to end so, be it still on its way to an endpoint. Whether it lives.
+    /// Stops one of its sessions with that outcome, also while it is dialling. False if there is no such session.
     pub(crate) fn stop(&self, session: SessionId, outcome: Outcome) -> bool {
         let sessions = self.sessions();
         let entry = sessions.live.get(&session).filter(|entry| self.numbers.contains(&entry.route));
         entry.inspect(|entry| entry.live.stop(outcome)).is_some()
     }
 
-    /// Tells those of its sessions to end so that live now.
+    /// Stops its live sessions; returns how many.
     pub(crate) fn stop_live(&self, outcome: Outcome) -> usize {
         let sessions = self.sessions();
         self.own(&sessions).inspect(|entry| entry.live.stop(outcome)).count()
     }
 
-    /// Those of that cluster whose upstream has seen an identity, and none of these.
+    /// The sessions of that cluster whose upstream was shown an identity that is not among `current`.
     pub(super) fn outdated(
         &self,
         cluster: &Cluster,
@@ -301,7 +293,7 @@ impl Route {
         outdated.map(|entry| (entry.session, entry.activity())).collect()
     }
 
-    /// Tells those of these that still live to end so.
+    /// Stops those of `these` that still live.
     pub(super) fn stop_sessions(&self, these: &[SessionId], outcome: Outcome) {
         let sessions = self.sessions();
         these
@@ -310,7 +302,7 @@ impl Route {
             .for_each(|entry| entry.live.stop(outcome));
     }
 
-    /// Tells every session to end so, and those that begin later too.
+    /// Stops every session of the table, those of other routes and later ones included; returns how many live.
     pub(crate) fn stop_all(&self, outcome: Outcome) -> usize {
         let mut sessions = self.sessions();
         sessions.stopped = Some(outcome);
@@ -318,7 +310,7 @@ impl Route {
         sessions.live.len()
     }
 
-    /// Brings the byte counters up to date, live sessions included.
+    /// Sets the byte counters of the metrics, live sessions included.
     pub(crate) fn publish_bytes(&self) {
         let sessions = self.sessions();
         for destination in &self.destinations {

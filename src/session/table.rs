@@ -1,8 +1,7 @@
-//! The sessions that live between a listener and its clusters, and what those that ended have left.
+//! The live sessions of a listener, and the sums of those that have ended.
 //!
-//! A session owns its byte counters while it lives (database sessions last for hours); a scrape reads them
-//! there, and they fold into the totals when it ends, under one lock, so that no byte is counted twice or
-//! lost between the two.
+//! A session owns its byte counters while it lives (database sessions last for hours), and a scrape reads them there.
+//! When the session ends, they are added to the sums under the table's lock, so that no byte is counted twice or lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard};
 
-/// The sessions between a listener and the clusters it leads to, and what those that ended have left.
+/// A listener's sessions, live and ended.
 #[derive(Debug, Default)]
 pub(crate) struct SessionTable {
     sessions: Mutex<LiveSessions>,
@@ -27,7 +26,7 @@ pub(crate) struct SessionTable {
 }
 
 impl SessionTable {
-    /// What it has seen since the start.
+    /// Sums since the start.
     #[must_use]
     pub(crate) fn counters(&self) -> Counters {
         let sessions = self.sessions();
@@ -46,7 +45,7 @@ impl SessionTable {
         &self.own_counters
     }
 
-    /// One more route leads here; the greatest so far is its number.
+    /// The number of a new route of this table: one more than the last.
     pub(super) fn number_route(&self) -> u32 {
         let mut sessions = self.sessions();
         sessions.routes += 1;
@@ -58,17 +57,17 @@ impl SessionTable {
     }
 }
 
-/// What is recorded of the sessions between a listener and a cluster, whatever route they went by.
+/// Metrics and byte counts of the sessions from one listener to one cluster, over all routes.
 #[derive(Debug)]
 pub(crate) struct DestinationCounters {
     pub(super) metrics: DestinationMetrics,
-    /// Bytes of the sessions that have ended.
+    /// Bytes of ended sessions.
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
 }
 
 impl DestinationCounters {
-    /// Of that listener and cluster; there must be one only, for its counters to be right.
+    /// There must be only one for a listener and cluster, as it sets the metrics' absolute values.
     #[must_use]
     pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
         let metrics = DestinationMetrics::new(listener, cluster);
@@ -79,34 +78,35 @@ impl DestinationCounters {
 #[derive(Debug, Default)]
 pub(super) struct LiveSessions {
     pub(super) live: BTreeMap<SessionId, Arc<SessionEntry>>,
-    /// Those of `live` that are being refused, and take nobody's room.
+    /// Those of `live` that are being refused, and do not count against the cap.
     pub(super) refusing: u32,
     pub(super) accepted: u64,
-    /// Bytes of the sessions that have ended.
+    /// Bytes of ended sessions.
     pub(super) sent: u64,
     pub(super) received: u64,
-    /// Given to each session that begins from now on: the drain's deadline has passed.
+    /// Every session that begins is stopped with this: the drain's deadline has passed.
     pub(super) stopped: Option<Outcome>,
-    /// Until when nobody looks for a silent client, for there was none.
+    /// Until when no search for a silent client is made, as the last one found none.
     none_silent: Option<Instant>,
-    /// Routes that have led here so far.
+    /// Routes that had this table so far.
     pub(super) routes: u32,
 }
 
-/// Whoever has been here for less is about to speak: in a burst of connections all are silent at first.
+/// A client that is silent for less is about to send its opening: in a burst of connections all are silent at first.
 const SILENT_MIN: Duration = Duration::from_secs(5);
 
-/// After so long it is worth to look again for one that is silent: a look goes through all sessions, while others wait to end.
+/// Between two searches for a silent client: each goes through all sessions under the lock, which ending sessions wait
+/// for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl LiveSessions {
-    /// Bytes to and from the upstreams, those of live sessions included.
+    /// Bytes to and from the upstreams, live sessions included.
     fn bytes(&self) -> (u64, u64) {
         sum((self.sent, self.received), self.live.values())
     }
 
-    /// Has the session end whose client has said nothing for the longest, and for [`SILENT_MIN`] at least. Whether there was one; while many are on their way out
-    /// already nobody looks.
+    /// Stops the session whose client has been silent for the longest, and for [`SILENT_MIN`] at least. False if there
+    /// is none, or if [`REFUSING_MAX`] are being refused already.
     pub(super) fn make_room(&mut self) -> bool {
         let now = clock::now();
         if self.refusing >= REFUSING_MAX || self.none_silent.is_some_and(|until| now < until) {
@@ -122,7 +122,7 @@ impl LiveSessions {
         true
     }
 
-    /// The same of one tally.
+    /// The same for one destination.
     pub(super) fn bytes_of(&self, counters: &Arc<DestinationCounters>) -> (u64, u64) {
         let ended = (counters.sent.load(Ordering::Relaxed), counters.received.load(Ordering::Relaxed));
         sum(ended, self.live.values().filter(|entry| entry.counts_for(counters)))

@@ -1,4 +1,4 @@
-//! What it means that TLS failed in a session: that the server rejects us, if late, or that something went wrong on the way.
+//! What a TLS failure within a session means: a late rejection by the server, or an error on the way.
 
 use std::io;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use crate::outcome::Outcome;
 use crate::relay::Ended;
 use crate::tls;
 
-/// What is known of a session in which TLS has failed.
+/// What is known of a session whose TLS failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HandshakeContext {
-    /// Bytes of the server.
+    /// Bytes from the server.
     pub(super) received: u64,
-    /// Since the handshake was done on our side.
+    /// Since our side finished the handshake.
     pub(super) age: Duration,
     /// How long a server may take for a handshake.
     pub(super) patience: Duration,
-    /// By its version of TLS the server may judge our certificate after that (TLS 1.3).
+    /// TLS 1.3: the server may judge our certificate after our side has finished the handshake.
     pub(super) is_judged_late: bool,
 }
 
 /// A failure of TLS in a session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TlsFailure {
-    /// The server rejects us, and would have said so during the handshake.
+    /// The server rejects us; with TLS 1.2 it would have done so during the handshake.
     pub(super) is_rejection: bool,
     pub(super) words: String,
 }
 
-/// `None`: it is none of TLS.
+/// `None`: the error is not one of TLS.
 pub(super) fn judge(error: &io::Error, seen: HandshakeContext) -> Option<TlsFailure> {
     let in_session = tls::failed_in_session(error)?;
     let is_rejection =
@@ -37,7 +37,7 @@ pub(super) fn judge(error: &io::Error, seen: HandshakeContext) -> Option<TlsFail
     Some(TlsFailure { is_rejection, words })
 }
 
-/// The same where an upstream that had asked for a certificate in vain reset the connection instead of ending it.
+/// A rejection by a server that got no certificate and reset the connection instead of closing it.
 pub(super) fn uncertified(ended: &Ended, seen: HandshakeContext) -> Option<TlsFailure> {
     let is_one = ended.outcome == Outcome::UpstreamReset
         && ended.is_uncertified
@@ -64,8 +64,8 @@ mod tests {
         judge(&io::Error::new(io::ErrorKind::InvalidData, error), seen).unwrap()
     }
 
-    /// Any error of TLS before the server's first byte was told as a rejection of our certificate: after an upload of hours,
-    /// with TLS 1.2, which judges within the handshake, and of bytes that were damaged on the way.
+    /// Any TLS error before the server's first byte was reported as a rejection of our certificate: after an upload of
+    /// hours, with TLS 1.2, which judges within the handshake, and for bytes damaged on the way.
     #[test]
     fn a_rejection_is_an_alert_that_comes_soon_and_with_tls_1_3() {
         let rejected = judged(Error::AlertReceived(Alert::CertificateRequired), YOUNG);
@@ -90,8 +90,8 @@ mod tests {
         }
     }
 
-    /// A server with TLS 1.2 that asks for a renegotiation gets no_renegotiation, and ends with handshake_failure: in the
-    /// middle of a session the log said that it "shares no version or cipher with us".
+    /// A server with TLS 1.2 that asks for a renegotiation gets no_renegotiation, and ends with handshake_failure: the
+    /// log said of that failure in the middle of a session that the server "shares no version or cipher with us".
     #[test]
     fn a_renegotiation_is_told_as_one() {
         let failure = judged(

@@ -1,4 +1,4 @@
-//! Local addresses we accept on: TCP and unix sockets, our own or handed to us.
+//! Local addresses to accept on: TCP and unix sockets, bound by us or passed to us.
 
 mod unix;
 
@@ -28,32 +28,32 @@ pub enum Bind {
     Systemd(SystemdBind),
 }
 
-/// A unix socket and who may reach it.
+/// A unix socket, with the owner and mode of its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixBind {
     /// Where the socket file appears.
     pub path: PathBuf,
     /// Permission bits of the file; write permission is what connect(2) asks for.
     pub mode: u32,
-    /// The file's owner, by uid; `None` is whoever we run as.
+    /// The file's owner, by uid; `None`: our own.
     pub owner: Option<u32>,
-    /// The file's group, by gid; `None` is ours.
+    /// The file's group, by gid; `None`: our own.
     pub group: Option<u32>,
 }
 
 /// The sockets of one descriptor name (`FileDescriptorName=` of systemd.socket(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemdBind {
-    /// The name.
+    /// The descriptor name.
     pub name: String,
-    /// An address that is not loopback is meant.
+    /// Addresses other than loopback are allowed.
     pub expose: bool,
 }
 
-/// An address that is really bound.
+/// The address of a bound socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalAddress {
-    /// With the port the kernel chose, where it did.
+    /// With the actual port, where the kernel chose one.
     Tcp(SocketAddr),
     /// The path; one that begins with `@` is in the abstract namespace.
     Unix(PathBuf),
@@ -64,34 +64,34 @@ pub enum LocalAddress {
 pub struct BindError {
     bind: Bind,
     reason: String,
-    /// The keys that lead to it in the file, where that is known.
+    /// The configuration key, if it is known.
     setting: Option<String>,
 }
 
-/// A listening socket. Dropping it stops accepting; the file of a unix socket that we bound goes with it, unless
-/// another process has put its own in that place since.
+/// A listening socket. Dropping it stops accepting and removes the file of a unix socket that we bound, unless another
+/// process has replaced the file.
 #[derive(Debug)]
 pub struct ListeningSocket {
     io: AsyncFd<OwnedFd>,
     local: LocalAddress,
     file: Option<SocketFile>,
-    /// Accepted sockets inherit options that peers on loopback shall not have.
+    /// Accepted sockets inherit a user timeout, which is unset for loopback peers.
     spares_loopback: AtomicBool,
-    /// Another process listens on it when we have gone: the file stays, and so does who waits in the queue.
+    /// Another process goes on listening on it: the file and the queued connections are left to that.
     is_handed_on: AtomicBool,
 }
 
 const ACCEPTED: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 
-/// Connections the kernel completes and keeps for us while we are busy; it lowers it to `net.core.somaxconn`.
+/// Length of the queue of completed connections; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 impl ListeningSocket {
-    /// Binds, listens and registers with the current worker's reactor. Accepted sockets inherit the options, as
-    /// Linux lets them: nothing is left to be set on each.
+    /// Binds, listens and registers with the current worker's reactor. On Linux accepted sockets inherit the options,
+    /// so none has to be set on each.
     ///
     /// # Errors
-    /// In words: in use, no permission, no such folder, not a socket.
+    /// When the address is in use, permission or folder is missing, or another kind of file is in the way.
     pub fn bind(bind: &Bind, options: &Options) -> Result<Self, BindError> {
         let refused = |reason: String| BindError::new(bind, reason);
         let (socket, local, file) = match bind {
@@ -102,7 +102,7 @@ impl ListeningSocket {
         Self::new(OwnedFd::from(socket), local, file, options).map_err(|error| refused(error.to_string()))
     }
 
-    /// Takes over a socket that somebody else bound.
+    /// Takes over a socket that systemd bound.
     ///
     /// # Errors
     /// When the reactor or the kernel refuses.
@@ -111,8 +111,8 @@ impl ListeningSocket {
         Self::new(fd, local, None, options)
     }
 
-    /// Takes over a socket that one of our kind bound; its file is as much ours as it was that one's. Until somebody says
-    /// otherwise it is handed on: the one before us may yet be needed.
+    /// Takes over a socket that another ambassador process bound, with its file. It counts as handed on until
+    /// [`ListeningSocket::set_handed_on`] changes that, as the predecessor may still be needed.
     ///
     /// # Errors
     /// When the reactor or the kernel refuses, or the file of a unix socket has gone.
@@ -126,7 +126,7 @@ impl ListeningSocket {
             Bind::Unix(unix) => {
                 let file = SocketFile::at(&unix.path)?;
                 unix.apply_permissions()?;
-                // It was bound beside its name.
+                // The kernel has the temporary name that it was bound to.
                 (LocalAddress::Unix(unix.path.clone()), Some(file))
             }
             Bind::Tcp(_) | Bind::Systemd(_) => (local, None),
@@ -137,7 +137,7 @@ impl ListeningSocket {
         Ok(listening)
     }
 
-    /// Whether another process goes on listening here when we stop.
+    /// Sets whether another process goes on listening here when we stop.
     pub fn set_handed_on(&self, is_handed_on: bool) {
         self.is_handed_on.store(is_handed_on, Ordering::Relaxed);
     }
@@ -160,10 +160,10 @@ impl ListeningSocket {
         Ok(listening)
     }
 
-    /// What sockets that are accepted from now on shall have.
+    /// Sets the options of sockets that are accepted from now on.
     ///
     /// # Errors
-    /// What setsockopt(2) says.
+    /// What setsockopt(2) returns.
     pub fn set_options(&self, options: &Options) -> io::Result<()> {
         let LocalAddress::Tcp(address) = self.local else { return Ok(()) };
         options.apply(&self.io.get_ref(), address.ip())?;
@@ -172,17 +172,17 @@ impl ListeningSocket {
         Ok(())
     }
 
-    /// Where it listens in fact.
+    /// The address that it listens on.
     #[must_use]
     pub const fn local(&self) -> &LocalAddress {
         &self.local
     }
 
-    /// Waits for the next connection; with it comes who connected.
+    /// Waits for the next connection; returns it with its peer.
     ///
     /// # Errors
-    /// What accept4(2) says. `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` leave the connection in the backlog; the
-    /// other errors belong to that one connection.
+    /// What accept4(2) returns. `EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM` leave the connection in the queue; the other
+    /// errors concern that one connection.
     pub async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         let (fd, from) = self
             .io
@@ -191,10 +191,10 @@ impl ListeningSocket {
         self.accepted(fd, from)
     }
 
-    /// The next connection, if one has been completed already and nobody else will see to it.
+    /// Accepts a connection from the queue without waiting, unless the socket is handed on.
     ///
     /// # Errors
-    /// As [`ListeningSocket::accept`]; `WouldBlock` when there is none.
+    /// As [`ListeningSocket::accept`]; `WouldBlock` if there is none, or if it is handed on.
     pub fn accept_waiting(&self) -> io::Result<(Accepted, Peer)> {
         if self.is_handed_on.load(Ordering::Relaxed) {
             return Err(ErrorKind::WouldBlock.into());
@@ -240,11 +240,11 @@ type Listener = (Socket, LocalAddress, Option<SocketFile>);
 fn tcp(address: SocketAddr, options: &Options) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {
-        // `[::]` and `0.0.0.0` are two addresses here; who wants both lists both.
+        // `[::]` and `0.0.0.0` are two addresses: a configuration for both has to list both.
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_address(true)?;
-    // Before it listens: from then on the kernel accepts on its behalf.
+    // Before listen(2): from then on the kernel completes connections.
     options.apply(&socket, address.ip())?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -257,19 +257,19 @@ impl BindError {
         Self { bind: bind.clone(), reason, setting: None }
     }
 
-    /// The same of the address that the file has under those keys, such as `admin.bind`.
+    /// Adds the configuration key of the address, such as `admin.bind`.
     #[must_use]
     pub fn of(self, setting: String) -> Self {
         Self { setting: Some(setting), ..self }
     }
 
-    /// The keys that lead to the address in the file, where that is known.
+    /// The configuration key of the address, if it is known.
     #[must_use]
     pub fn setting(&self) -> Option<&str> {
         self.setting.as_deref()
     }
 
-    /// What cannot be done, and why, without the keys.
+    /// What failed and why, without the key.
     #[must_use]
     pub fn message(&self) -> String {
         format!("cannot listen on {}: {}", self.bind, self.reason)
@@ -287,7 +287,7 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// The usual failures in words that say what to do.
+/// Describes the usual errors so that the reader knows what to do.
 #[expect(clippy::wildcard_enum_match_arm, reason = "ErrorKind is open, and not ours")]
 fn reason(error: &io::Error) -> String {
     match error.kind() {
@@ -333,7 +333,7 @@ mod tests {
     const OPTIONS: Options =
         Options { keepalive: Some(Duration::from_secs(41)), user_timeout: Some(Duration::from_secs(43)) };
 
-    /// What the accepted end has when `to` is dialled on a socket bound to `bind`.
+    /// The options of the accepted socket when `to` is dialled on a socket bound to `bind`.
     async fn accepted_options(bind: Ipv4Addr, to: IpAddr) -> (bool, Option<Duration>, Option<Duration>) {
         let listening = ListeningSocket::bind(&Bind::Tcp((bind, 0).into()), &OPTIONS).unwrap();
         let LocalAddress::Tcp(local) = listening.local() else { panic!("it is TCP") };
@@ -344,10 +344,10 @@ mod tests {
         (socket.tcp_nodelay().unwrap(), keepalive, socket.tcp_user_timeout().unwrap())
     }
 
-    /// An address of this host that is not loopback, where it has a route.
+    /// An address of this host that is not loopback, if it has a route.
     fn outer_address() -> Option<IpAddr> {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        // Sends nothing; the address is of those that documents use (RFC 5737).
+        // Sends nothing; the address is one for documentation (RFC 5737).
         socket.connect("192.0.2.1:9").ok()?;
         Some(socket.local_addr().unwrap().ip())
     }

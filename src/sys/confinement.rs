@@ -1,5 +1,5 @@
-//! Landlock (landlock(7)): a process that says which files it will ever have to do with, and keeps to it from then on, whoever
-//! speaks with its voice. What it says is not decided here.
+//! Landlock (landlock(7)): the process gives up access to all files but those that it will need, so that an attacker
+//! in it has no more either. Which files these are is not decided here.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,41 +9,43 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-/// What a process may do with files, all else being forbidden.
+/// What a process may do with files; all else is forbidden.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Files, and folders with all that is below them, that it may read. What does not exist is left out.
+    /// Files, and folders with all that is below them, that it may read. Missing ones are left out.
     pub read: Vec<PathBuf>,
     /// Folders in which, and below which, it may make, rename and remove sockets.
     pub sockets: Vec<PathBuf>,
-    /// Folders in which, and below which, it may make files and write to them; and what may be written to and is no plain file.
+    /// Folders in which, and below which, it may make files and write to them; and devices and pipes that it may write
+    /// to.
     pub write: Vec<PathBuf>,
-    /// Whether it may connect to abstract sockets of others.
+    /// Whether it may connect to other processes' abstract sockets.
     pub abstract_sockets: bool,
 }
 
-/// How much of that the kernel enforces.
+/// How much of the confinement the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Confinement {
     Whole,
-    /// As much as this version of its interface knows: before 3 files may be truncated, before 6 other processes signalled.
+    /// As much as this version of Landlock's ABI supports: before 3 files may be truncated, before 6 other processes
+    /// signalled.
     Partly(u32),
-    /// Nothing: it has no Landlock, or a filter of system calls says so.
+    /// Nothing: the kernel has no Landlock, or a seccomp filter hides it.
     NotThere,
-    /// Nothing: it was booted without (`lsm=`).
+    /// Nothing: the kernel was booted without it (`lsm=`).
     NotEnabled,
 }
 
-/// Why nothing is enforced though the kernel could.
+/// Why nothing is enforced although the kernel could.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfinementError {
-    /// It counts for the thread that asks and those that come from it.
+    /// Landlock confines the calling thread and those that it starts, so there must be only one.
     #[error("there is more than one thread")]
     Threads,
-    /// Nobody knows who else runs.
+    /// The number of threads is unknown.
     #[error("/proc/self/task: {0}")]
     Proc(#[from] io::Error),
-    /// What the kernel says: 16 layers at most, one above the other.
+    /// An error of the kernel, such as more than 16 layers.
     #[error(transparent)]
     Ruleset(#[from] RulesetError),
 }
@@ -53,8 +55,8 @@ pub(super) fn is_single() -> io::Result<bool> {
     Ok(std::fs::read_dir("/proc/self/task")?.count() == 1)
 }
 
-/// Gives up everything else, for good, for this thread and all that come from it. Nothing is executed any more, no other process
-/// is signalled.
+/// Gives up everything else, for good, for this thread and all that it starts. From then on it cannot execute programs
+/// or signal other processes.
 ///
 /// # Errors
 /// See [`ConfinementError`]; then nothing is given up.
@@ -65,9 +67,9 @@ pub(crate) fn confine(permissions: &Permissions) -> Result<Confinement, Confinem
     Ok(give_up(permissions)?)
 }
 
-/// For this thread, and those that it starts.
+/// Confines this thread and those that it starts.
 fn give_up(permissions: &Permissions) -> Result<Confinement, RulesetError> {
-    // Of this version of the interface each right is known to be one that we can do without. Later ones would want a look.
+    // Every right of this ABI version is known not to be needed; later versions would have to be checked.
     let handled = AccessFs::from_all(ABI::V5);
     let mut scopes = BitFlags::from(Scope::Signal);
     scopes.set(Scope::AbstractUnixSocket, !permissions.abstract_sockets);
@@ -98,7 +100,7 @@ fn give_up(permissions: &Permissions) -> Result<Confinement, RulesetError> {
         let rights = if metadata.is_dir() {
             AccessFs::WriteFile | AccessFs::MakeReg
         } else {
-            // A terminal is asked whether it is one; a pipe is opened both ways.
+            // isatty(3) on a terminal needs an ioctl(2); a pipe is opened for reading and writing.
             AccessFs::WriteFile | AccessFs::ReadFile | AccessFs::IoctlDev
         };
         if let Ok(opened) = PathFd::new(path) {
@@ -164,7 +166,7 @@ mod tests {
         check(kill_process(pid, Signal::TERM).map_err(Into::into), false, "signalling another process");
     }
 
-    /// Landlock counts for a thread, so the test itself goes on as it was.
+    /// Landlock confines one thread, so the rest of the test goes on without it.
     #[test]
     fn what_was_given_up_is_gone_and_the_rest_is_not() {
         let dir = tempfile::tempdir().unwrap();
@@ -186,7 +188,7 @@ mod tests {
         let confined = std::thread::scope(|scope| {
             let trying = scope.spawn(|| {
                 let confined = give_up(&permissions).unwrap();
-                // What comes from the thread is bound as it is.
+                // What the thread starts is confined too.
                 std::thread::scope(|scope| {
                     if confined == Confinement::Whole {
                         scope.spawn(|| try_all(&read, &run, &logs, &outside, &another)).join().unwrap();

@@ -1,8 +1,8 @@
-//! How far the descriptors of the process have gone, told from the number of the newest: the kernel gives the lowest that is
-//! free (open(2)).
+//! How many of the process's descriptors are used, by the number of the newest: the kernel assigns the lowest free
+//! number (open(2)).
 //!
-//! Sessions must not take the last ones. Whoever comes to find out why nothing is accepted needs one, and so do files that
-//! are read again, lookups and logs.
+//! Sessions must not take the last ones: admin requests that find out why nothing is accepted need them, and so do
+//! files that are read again, look-ups and logs.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -11,30 +11,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, getrlimit};
 
-/// Who must leave something.
+/// What takes a descriptor and has to leave some free.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum DescriptorUser {
-    /// A connection that is accepted; it will want another for its endpoint.
+    /// An accepted connection; it will need another for its endpoint.
     Accept,
-    /// A connection to an endpoint, or a pipe: those that were accepted go first.
+    /// A connection to an endpoint, or a pipe: sessions that were accepted have priority.
     Dial,
 }
 
-/// The limit when it was last asked.
+/// RLIMIT_NOFILE when it was last read.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
-/// How often it was needed, so that it is asked again after so many times.
+/// How often it was needed; it is read again every [`ASK_EVERY`] times.
 static ASKED: AtomicU64 = AtomicU64::new(0);
 const ASK_EVERY: u64 = 32;
 
-/// Sessions that were accepted and may want a descriptor yet.
+/// Accepted sessions that may still need a descriptor.
 static EXPECTED: AtomicU64 = AtomicU64::new(0);
 
-/// A session that may want one descriptor more. It takes no room, for it is a part of what opens each.
+/// A session that may still need a descriptor. Zero-sized, as it is part of each session's opening.
 #[derive(Debug)]
 pub(crate) struct DescriptorReservation(());
 
 impl DescriptorReservation {
-    /// From now on until it is dropped, accepts leave one for it.
+    /// Until it is dropped, accepts leave a descriptor for it.
     #[must_use]
     pub(crate) fn begin() -> Self {
         EXPECTED.fetch_add(1, Ordering::Relaxed);
@@ -49,7 +49,7 @@ impl Drop for DescriptorReservation {
 }
 
 /// # Errors
-/// `EMFILE` where that descriptor, the newest, is among the last, and is not for who took it.
+/// `EMFILE` if that descriptor, the newest, is among the last, which `taker` has to leave free.
 pub(super) fn check_headroom(newest: BorrowedFd<'_>, taker: DescriptorUser) -> io::Result<()> {
     let expected = match taker {
         DescriptorUser::Accept => EXPECTED.load(Ordering::Relaxed),
@@ -57,14 +57,14 @@ pub(super) fn check_headroom(newest: BorrowedFd<'_>, taker: DescriptorUser) -> i
     };
     let number = u64::try_from(newest.as_raw_fd()).unwrap_or_default();
     let is_among_the_last = |limit| number + expected >= first_of_the_last(limit, taker);
-    // Before anybody is turned away it is asked again: it may have been raised.
+    // Before a refusal the limit is read again, as it may have been raised.
     if is_among_the_last(limit()) && is_among_the_last(ask_limit()) {
         return Err(Errno::MFILE.into());
     }
     Ok(())
 }
 
-/// RLIMIT_NOFILE as it was not many descriptors ago: asking costs a system call, and it changes by prlimit(1), if ever.
+/// A recent RLIMIT_NOFILE: reading it costs a system call, and it only ever changes by prlimit(1).
 fn limit() -> u64 {
     let asked = ASKED.fetch_add(1, Ordering::Relaxed);
     if asked.is_multiple_of(ASK_EVERY) { ask_limit() } else { LIMIT.load(Ordering::Relaxed) }
@@ -85,7 +85,7 @@ pub(super) fn have_room(any: impl AsFd) -> io::Result<()> {
     check_headroom(lowest_free.as_fd(), DescriptorUser::Accept)
 }
 
-/// A sixteenth is left by dials, from 8 to 64, and twice as much by accepts.
+/// Dials leave a sixteenth free, from 8 to 64, and accepts twice as many.
 fn first_of_the_last(limit: u64, taker: DescriptorUser) -> u64 {
     let portion = (limit / 16).clamp(8, 64);
     limit.saturating_sub(match taker {

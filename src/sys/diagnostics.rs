@@ -1,10 +1,9 @@
-//! Who owns a TCP socket of this host (sock_diag(7)): one question about one 4-tuple, one answer, in the time of two
-//! system calls. Never a dump of all sockets.
+//! Finds the owner of a TCP socket of this host (sock_diag(7)): one request for one 4-tuple, one answer, by two system
+//! calls. Never a dump of all sockets.
 //!
-//! The question is asked of the network namespace that we are in. Nothing here decides whether the owner may be
-//! believed, but an answer is only given for a socket that is exactly the one asked for, has been connected, and still
-//! has a process: the kernel also knows listeners on that port, and remains of earlier connections (TIME_WAIT), and
-//! reports those as root's.
+//! Only our own network namespace is asked. Whether the owner can be trusted is not decided here, but there is only an
+//! answer for a socket with exactly that 4-tuple that has been connected and still has a process: the kernel also
+//! reports listeners on that port, and earlier connections in TIME_WAIT, as root's.
 
 use std::cell::OnceCell;
 use std::io::{self, ErrorKind};
@@ -17,20 +16,20 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with,
 };
 
-/// The owner of a socket, as the kernel has it.
+/// The owner of a socket, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SocketOwner {
-    /// Who made it (and not who uses it now).
+    /// The user who made it, which need not be the one who uses it now.
     pub uid: u32,
-    /// The id of the control group of the unified hierarchy in which it was made.
+    /// The id of the control group (of the unified hierarchy) in which it was made.
     pub cgroup: Option<u64>,
 }
 
-/// Who owns the TCP socket that is bound to `local` and connected to `remote`; `None` when this network namespace has
-/// no such socket, or no process holds it any more.
+/// The owner of the TCP socket that is bound to `local` and connected to `remote`; `None` if this network namespace
+/// has no such socket, or no process has it open any more.
 ///
 /// # Errors
-/// When the kernel does not answer such questions, or not us.
+/// When the kernel does not answer such requests, or not ours.
 pub fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<SocketOwner>> {
     thread_local! {
         static CHANNEL: OnceCell<Channel> = const { OnceCell::new() };
@@ -47,10 +46,10 @@ pub fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<
     })
 }
 
-/// Whether the kernel answers such questions here: it is asked about a connection of our own.
+/// Checks that the kernel answers such requests, with a connection of our own.
 ///
 /// # Errors
-/// It does not, or there is no loopback.
+/// When it does not, or there is no loopback.
 pub(crate) fn owners_are_told() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
@@ -64,7 +63,7 @@ struct Channel {
     sequence: std::cell::Cell<u32>,
 }
 
-/// Answers to earlier questions that are passed over before we give up; there are none unless one was interrupted.
+/// Answers to earlier requests that are skipped before we give up; there are none unless one was interrupted.
 const STALE_MAX: usize = 16;
 
 impl Channel {
@@ -74,7 +73,7 @@ impl Channel {
         Ok(Self { socket, sequence: std::cell::Cell::new(0) })
     }
 
-    /// The kernel works the question off within send(2), so the answer is there when that returns.
+    /// The kernel handles the request within send(2), so the answer is there when that returns.
     fn ask(&self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<SocketOwner>> {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);
@@ -99,7 +98,7 @@ impl Channel {
     }
 }
 
-/// An IPv4 address that is written as an IPv6 one is an IPv4 address to the kernel's tables too.
+/// The kernel's tables have an IPv4-mapped IPv6 address as IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -115,19 +114,19 @@ const TCP: u8 = 6;
 const ESTABLISHED: u8 = 1;
 /// The owner has finished sending, and still reads.
 const FIN_WAIT: [u8; 2] = [4, 5];
-/// `lo` of any namespace. With it sockets that are bound to that interface are found too, which without it are not.
+/// `lo` of any namespace. Without it, sockets that are bound to that interface are not found.
 const LOOPBACK_INTERFACE: u32 = 1;
 
-/// `nlmsghdr`, `inet_diag_req_v2`; in both question and answer the `inet_diag_sockid` follows at their ends.
+/// Sizes of `nlmsghdr` and `inet_diag_req_v2`; the `inet_diag_sockid` is at the end of the latter.
 const HEADER: usize = 16;
 const QUESTION: usize = HEADER + 8 + SOCKET_ID;
 const SOCKET_ID: usize = 48;
-/// Ports and addresses within the id; then come the interface and the cookie.
+/// Length of ports and addresses within the id; the interface and the cookie follow.
 const TUPLE: usize = 36;
-/// `inet_diag_msg` up to its id, and whole.
+/// Offset of the id in the answer, and the end of `inet_diag_msg`.
 const ANSWER_ID: usize = HEADER + 4;
 const ANSWER: usize = HEADER + 72;
-/// An answer with the attributes that nobody asked for has some 130 bytes.
+/// With the attributes that the kernel adds, an answer has some 130 bytes.
 const ANSWER_MAX: usize = 1024;
 
 fn question(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Option<[u8; QUESTION]> {
@@ -152,7 +151,7 @@ fn question(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Option<[u8;
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
     };
     write(HEADER, &[family, TCP]);
-    // Every state: which ones count is decided by the answer.
+    // Every state: the answer's state is checked later.
     write(HEADER + 4, &u32::MAX.to_ne_bytes());
     write(id, &local.port().to_be_bytes());
     write(id + 2, &remote.port().to_be_bytes());
@@ -162,7 +161,7 @@ fn question(sequence: u32, local: SocketAddr, remote: SocketAddr) -> Option<[u8;
     Some(question)
 }
 
-/// `None` for whatever is not a connected socket of exactly that 4-tuple with a process.
+/// `None` for all but a connected socket with exactly that 4-tuple and a process.
 fn read_answer(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Result<Option<SocketOwner>> {
     let malformed = || io::Error::from(ErrorKind::InvalidData);
     match u16_at(answer, 4).ok_or_else(malformed)? {
@@ -188,7 +187,8 @@ fn read_answer(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Resu
     Ok(Some(SocketOwner { uid, cgroup: cgroup_id(attributes) }))
 }
 
-/// The addresses of an `inet_diag_sockid`, in the family that the socket itself has: a client may have written IPv4 as IPv6.
+/// The addresses of an `inet_diag_sockid`, which are of the socket's family: a client's socket may have IPv4 addresses
+/// as IPv6.
 fn tuple(family: u8, id: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     let port = |at: usize| Some(u16::from_be_bytes(id.get(at..at + 2)?.try_into().ok()?));
     let address = |at: usize| match family {
@@ -201,7 +201,7 @@ fn tuple(family: u8, id: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     Some((local?, remote?))
 }
 
-/// In the attributes of netlink: length, type, value, and padding to a multiple of four.
+/// Searches the netlink attributes: length, type, value, and padding to a multiple of four.
 fn cgroup_id(mut attributes: &[u8]) -> Option<u64> {
     loop {
         let length = usize::from(u16_at(attributes, 0)?);
@@ -299,10 +299,10 @@ mod tests {
 
     #[test]
     fn a_listener_on_the_clients_port_is_not_taken_for_the_client() {
-        // From an address of its own. On 127.0.0.1 every port may be held by what other tests' connections have left (28,000 in
-        // TIME_WAIT are a few seconds' work), and a port that is held cannot be listened on.
+        // From an address of its own. On 127.0.0.1 every port may be in TIME_WAIT after other tests' connections
+        // (28,000 take a few seconds), and such a port cannot be listened on.
         let own = SocketAddr::from(([127, 77, 0, 1], 0));
-        // It may still be somebody's towards another address meanwhile.
+        // Another socket may use the port towards another address meanwhile.
         let listens = (0..100).find_map(|_| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

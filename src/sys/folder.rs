@@ -1,5 +1,5 @@
-//! The folder of a file that we make, by descriptor: who else may write there, and files in it as themselves, whatever a link
-//! of somebody else's would make of their names.
+//! The folder of a file that we make, by descriptor: whether other users may write there, and its files, without
+//! following links that they may have put there.
 
 use std::ffi::OsStr;
 use std::io;
@@ -10,14 +10,14 @@ use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid, chownat, fstat, open, openat, renameat, statat,
 };
 
-/// A folder that is open, so that it stays the same one.
+/// An open folder, which stays the same one when its path changes.
 #[derive(Debug)]
 pub(crate) struct Folder {
     fd: OwnedFd,
     stat: Stat,
 }
 
-/// A file in it that is open for nothing but being looked at and dressed (O_PATH), never through a link.
+/// A file in it, opened with O_PATH to read its metadata and set mode and owner, never through a link.
 #[derive(Debug)]
 pub(super) struct FolderFile {
     fd: OwnedFd,
@@ -29,10 +29,10 @@ const GROUP_WRITES: RawMode = 0o020;
 const BITS: RawMode = 0o7777;
 
 impl Folder {
-    /// The folder that a file of that path is in.
+    /// The parent folder of that path.
     ///
     /// # Errors
-    /// What open(2) says.
+    /// What open(2) returns.
     pub(crate) fn of(file: &Path) -> io::Result<Self> {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or_else(|| Path::new("."));
@@ -41,9 +41,9 @@ impl Folder {
         Ok(Self { fd, stat })
     }
 
-    /// Whether its mode lets users write there that are neither root, nor its owner, nor in a group of root's or ours: the
-    /// permission bits as ls(1) shows them, if so. A folder with the sticky bit is one, too: what is there is safe in it, but
-    /// not a name before we have it.
+    /// The permission bits, as ls(1) shows them, if they let users write there who are neither root, nor its owner,
+    /// nor in root's or our group. The sticky bit does not change that: it protects existing files, but not a name
+    /// before we have made it.
     #[must_use]
     pub(crate) fn open_to_others(&self) -> Option<u32> {
         let ours = [0, rustix::process::getegid().as_raw()];
@@ -52,20 +52,21 @@ impl Folder {
         (group_writes || mode & OTHERS_WRITE != 0).then_some(mode & BITS)
     }
 
-    /// Whether anybody but root and the user that we run as may have put there what is in it.
+    /// Whether users other than root and our own may have made files in it.
     #[must_use]
     pub(crate) fn is_shared(&self) -> bool {
         self.open_to_others().is_some() || !is_ours(self.stat.st_uid)
     }
 
-    /// The file of that name, as itself.
+    /// The file of that name, or the link itself.
     pub(super) fn find(&self, name: &OsStr) -> io::Result<FolderFile> {
         let fd = openat(&self.fd, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&fd)?;
         Ok(FolderFile { fd, stat })
     }
 
-    /// Gives a file that we made its final name. It is looked at again: where others write, it may have been another's by then.
+    /// Gives a file that we made its final name, and checks that it is still our file: where others may write, it may
+    /// have been replaced before the rename.
     pub(super) fn rename(&self, made: &FolderFile, from: &OsStr, to: &OsStr) -> io::Result<()> {
         renameat(&self.fd, from, &self.fd, to)?;
         let there = statat(&self.fd, to, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -85,7 +86,7 @@ impl FolderFile {
         FileType::from_raw_mode(self.stat.st_mode) == FileType::Socket
     }
 
-    /// Whether it has that one name, and an owner who could be ourselves or whoever we gave it to.
+    /// Whether it has one name, and its owner is root, our user or `owner`.
     pub(super) fn could_be_ours(&self, owner: Option<u32>) -> bool {
         self.stat.st_nlink == 1 && (is_ours(self.stat.st_uid) || owner == Some(self.stat.st_uid))
     }
@@ -95,8 +96,8 @@ impl FolderFile {
         Ok(chownat(&self.fd, "", owner, group, AtFlags::EMPTY_PATH)?)
     }
 
-    /// A descriptor of this kind is no argument of fchmod(2), and fchmodat2(2) is younger than what we run on: by its magic
-    /// link, which leads to this very file.
+    /// fchmod(2) does not take an O_PATH descriptor, and fchmodat2(2) is newer than the kernels that we support: so by
+    /// the descriptor's magic link, which leads to this very file.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         if self.stat.st_mode & BITS == mode {
             return Ok(());

@@ -1,9 +1,8 @@
-//! Listening sockets that another process bound and passed to us by descriptor: systemd, for its socket units or because it
-//! keeps them for us over a restart (sd_listen_fds(3)), or a process of our kind that we are to replace. With them comes
-//! what that one knew.
+//! Listening sockets that another process passed to us by descriptor: systemd, for its socket units or because it
+//! keeps them for us over a restart (sd_listen_fds(3)), or the ambassador process that we replace. With them comes
+//! that process's snapshot.
 //!
-//! They are taken out of the environment once. What is asked for by name is checked before it is used: a descriptor
-//! may be anything.
+//! They are taken from the environment once. Each is checked before it is used, as a descriptor may be anything.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,31 +19,31 @@ use super::{
     Bind, BindError, ListeningSocket, LocalAddress, MemoryFile, Options, SystemdBind, is_succeeding,
 };
 
-/// What the environment says of descriptors cannot be right.
+/// The environment's list of descriptors is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot take over the sockets that systemd passes: {0}")]
 pub(crate) struct InheritedError(String);
 
-/// What a passed socket is for.
+/// What a passed descriptor is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// A socket unit's, by its descriptor name.
+    /// A socket of a socket unit, by its descriptor name.
     Systemd(String),
-    /// One that a listener of this name bound.
+    /// A socket that the listener of this name bound.
     Listener(String),
-    /// The admin's address, or the control socket.
+    /// The socket of the admin address, or the control socket.
     Admin,
-    /// No socket: what a process knew when it wrote that down.
+    /// A memory file with a process's snapshot.
     Snapshot,
-    /// No socket: the end of a pipe by which the process of that id goes on telling what it counts.
+    /// A pipe on which the process of that id goes on reporting its metrics.
     Reports(u32),
 }
 
-/// Sockets that were passed to this process and that nobody has taken yet.
+/// Descriptors that were passed to this process and have not been taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     passed: Vec<Passed>,
-    /// Every name there was, taken or not.
+    /// Every name that systemd passed, taken or not.
     names: BTreeSet<String>,
 }
 
@@ -52,23 +51,23 @@ pub(crate) struct Inherited {
 struct Passed {
     fd: OwnedFd,
     role: Role,
-    /// Where it listens, or why nothing can be accepted on it.
+    /// The address that it listens on, or why nothing can be accepted on it.
     local: Result<LocalAddress, String>,
 }
 
 /// The first descriptor passed: SD_LISTEN_FDS_START.
 const FIRST: RawFd = 3;
-/// What systemd calls a descriptor without a name.
+/// The name that systemd gives to a descriptor without one.
 const UNNAMED: &str = "unknown";
-/// Nobody passes more; a number beyond is a mistake.
+/// The most descriptors that are accepted; a higher number is an error.
 const MOST: usize = 1024;
 
 impl Inherited {
-    /// Takes what was passed to this process; a second time there is nothing left. `environment` is where LISTEN_PID,
-    /// LISTEN_FDS and LISTEN_FDNAMES are looked up; with another process' id in the first, nothing is for us.
+    /// Takes what was passed to this process; a second call gets nothing. `environment` has LISTEN_PID, LISTEN_FDS and
+    /// LISTEN_FDNAMES; if the first is another process's id, nothing is for us.
     ///
     /// # Errors
-    /// When they contradict each other or what is open.
+    /// When the variables contradict each other, or name a descriptor that is not open.
     pub(crate) fn take(environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InheritedError> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
         if TAKEN.swap(true, Ordering::Relaxed) {
@@ -91,13 +90,13 @@ impl Inherited {
         Ok(Self { passed, names })
     }
 
-    /// What a process before us knew, where it left that.
+    /// The predecessor's snapshot, if it passed one.
     pub(crate) fn snapshot(&mut self) -> Option<MemoryFile> {
         let position = self.passed.iter().position(|passed| passed.role == Role::Snapshot)?;
         Some(MemoryFile::from(self.passed.remove(position).fd))
     }
 
-    /// Where each process before us that has sessions still, by its id, tells what it counts.
+    /// The pipes of the earlier processes that still have sessions, by process id, on which they report their metrics.
     pub(crate) fn reports(&mut self) -> Vec<(u32, OwnedFd)> {
         let (reports, others) = std::mem::take(&mut self.passed)
             .into_iter()
@@ -111,10 +110,10 @@ impl Inherited {
         reports.into_iter().filter_map(report).collect()
     }
 
-    /// The sockets for that address: those that were passed for it, or a new one.
+    /// The sockets for that address: those that were passed for it, or a newly bound one.
     ///
     /// # Errors
-    /// What [`ListeningSocket::bind`] says; or nothing usable was passed under that name.
+    /// What [`ListeningSocket::bind`] returns; or nothing usable was passed under that name.
     pub(crate) fn listen(
         &mut self,
         bind: &Bind,
@@ -132,13 +131,13 @@ impl Inherited {
         }
     }
 
-    /// Whether one was passed that is bound to that address already.
+    /// Whether a socket was passed that is bound to that address.
     #[must_use]
     pub(crate) fn has(&self, bind: &Bind, role: &Role) -> bool {
         self.position(bind, role).is_some()
     }
 
-    /// One that is bound to that address already.
+    /// Takes a socket that is bound to that address.
     fn kept(&mut self, bind: &Bind, role: &Role) -> Option<Passed> {
         let position = self.position(bind, role)?;
         Some(self.passed.remove(position))
@@ -149,7 +148,7 @@ impl Inherited {
             let is_kept = matches!(passed.role, Role::Listener(_) | Role::Admin);
             is_kept
                 && match (bind, &passed.local) {
-                    // A port of the kernel's choice is one listener's own.
+                    // A port that the kernel chose belongs to one listener.
                     (Bind::Tcp(wanted), Ok(LocalAddress::Tcp(bound))) if wanted.port() == 0 => {
                         wanted.ip() == bound.ip() && passed.role == *role
                     }
@@ -190,7 +189,7 @@ impl Inherited {
         )
     }
 
-    /// What nobody has taken, in words; closed with this.
+    /// Closes what has not been taken, and describes it.
     #[must_use]
     pub(crate) fn unused(self) -> Vec<String> {
         let describe = |passed: &Passed| {
@@ -214,10 +213,10 @@ impl Inherited {
 }
 
 impl Role {
-    /// The prefix of what systemd keeps for us, in which `:` may not stand.
+    /// The prefix of descriptors that systemd keeps for us. Their names must not contain `:`.
     const KEPT: &str = "ambassador-kept.";
 
-    /// As a descriptor name for systemd to keep it by.
+    /// The descriptor name under which systemd keeps it.
     #[must_use]
     pub(crate) fn to_descriptor(&self) -> String {
         match self {
@@ -229,7 +228,7 @@ impl Role {
         }
     }
 
-    /// What systemd passes under that name.
+    /// The role of a descriptor that systemd passes under that name.
     fn of_descriptor(name: &str) -> Self {
         let Some(kept) = name.strip_prefix(Self::KEPT) else { return Self::Systemd(name.to_owned()) };
         if let Some(listener) = kept.strip_prefix("listener.") {
@@ -242,7 +241,7 @@ impl Role {
     }
 }
 
-/// Whether both are one file; the bound one may be another name of it, which it had before a rename.
+/// Whether both are the same file; `bound` may be the temporary name that it had before the rename.
 fn names_same(wanted: &Path, bound: &Path) -> bool {
     let inside = |path: &Path| path.parent().and_then(|folder| folder.canonicalize().ok());
     let beside =
@@ -255,7 +254,7 @@ fn names_same(wanted: &Path, bound: &Path) -> bool {
             }))
 }
 
-/// What a predecessor says it passes.
+/// Parses the list of a predecessor.
 fn handed_over(list: &str) -> Result<Vec<(RawFd, Role)>, String> {
     let each = list.split(',').filter(|item| !item.is_empty()).map(|item| {
         let (number, name) = item.split_once('=')?;
@@ -264,11 +263,11 @@ fn handed_over(list: &str) -> Result<Vec<(RawFd, Role)>, String> {
     each.collect::<Option<Vec<_>>>().ok_or_else(|| format!("{SOCKETS} is `{}`", list.escape_default()))
 }
 
-/// The name of each descriptor from the third on.
+/// The name of each descriptor from [`FIRST`] on.
 fn announced(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Result<Vec<String>, String> {
     let set = |name: &str| environment(name).filter(|value| !value.is_empty());
     let (Some(process), Some(count)) = (set("LISTEN_PID"), set("LISTEN_FDS")) else { return Ok(Vec::new()) };
-    // Inherited from a parent for which they were meant.
+    // The variables were meant for a parent of ours.
     if process.parse() != Ok(own) {
         return Ok(Vec::new());
     }
@@ -284,20 +283,20 @@ fn announced(environment: &dyn Fn(&str) -> Option<String>, own: u32) -> Result<V
 
 impl Passed {
     fn take(role: Role, number: RawFd) -> Result<Self, String> {
-        // SAFETY: only borrowed to ask whether it is open; the borrow ends with the line.
+        // SAFETY: only borrowed to check that it is open; the borrow ends with the line.
         let flags = fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(number) });
         if flags.is_err() {
             return Err(format!("descriptor {number} (`{}`) is not open", role.to_descriptor()));
         }
-        // SAFETY: it is open, and `take` runs once: whoever started us left it for us, and nothing else in this
-        // process knows its number.
+        // SAFETY: it is open, and `take` runs once: it was passed to us, and nothing else in this process uses its
+        // number.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|error| format!("descriptor {number}: {error}"))?;
         let local = listens_on(&fd);
         Ok(Self { fd, role, local })
     }
 
-    /// `None` where it is of no use any more: then there is one to be bound.
+    /// `None` if it cannot be used any more: then a new one has to be bound.
     fn succeed(self, bind: &Bind, options: &Options) -> Option<ListeningSocket> {
         ListeningSocket::succeed(self.fd, self.local.ok()?, bind, options).ok()
     }
@@ -317,7 +316,7 @@ impl Passed {
     }
 }
 
-/// Where it accepts; an error is what it does instead.
+/// The address that it accepts on; an error says why it does not accept.
 fn listens_on(fd: &impl AsFd) -> Result<LocalAddress, String> {
     let socket = SockRef::from(fd);
     let address = socket.local_addr().map_err(|_| "is no socket".to_owned())?;
@@ -328,7 +327,7 @@ fn listens_on(fd: &impl AsFd) -> Result<LocalAddress, String> {
         return Err("does not listen: with Accept=yes systemd passes single connections".into());
     }
     if let Some(tcp) = address.as_socket() {
-        // An IPv4 address in IPv6 clothing is loopback or not by what is inside.
+        // Whether an IPv4-mapped IPv6 address is loopback depends on the IPv4 address.
         let ip = match tcp.ip() {
             IpAddr::V6(ip) => IpAddr::V6(ip).to_canonical(),
             IpAddr::V4(ip) => ip.into(),

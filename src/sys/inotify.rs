@@ -1,4 +1,4 @@
-//! What happens in folders (inotify), by name.
+//! Events of folders' entries, by name (inotify).
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,10 +24,10 @@ pub(crate) struct Inotify {
 const EVENTS: usize = 4096;
 
 impl Inotify {
-    /// Watches nothing yet.
+    /// An instance without watches.
     ///
     /// # Errors
-    /// What inotify_init1(2) says: `EMFILE` where the user's `max_user_instances` are used up.
+    /// What inotify_init1(2) returns: `EMFILE` if the user's `max_user_instances` are used up.
     pub(crate) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         Ok(Self { io: register(inotify, Interest::READABLE)? })
@@ -36,7 +36,7 @@ impl Inotify {
     /// Watches a folder for entries that come, go, or were written; not what is below them.
     ///
     /// # Errors
-    /// What inotify_add_watch(2) says: `ENOENT`, `EACCES`, `ENOSPC` where `max_user_watches` are used up.
+    /// What inotify_add_watch(2) returns: `ENOENT`, `EACCES`, `ENOSPC` if `max_user_watches` are used up.
     pub(crate) fn follow(&self, folder: &Path) -> io::Result<()> {
         let what = WatchFlags::CREATE
             | WatchFlags::CLOSE_WRITE
@@ -51,11 +51,11 @@ impl Inotify {
         Ok(())
     }
 
-    /// Waits for something to happen to an entry whose name counts, to a folder itself, or for so much that the kernel
-    /// lost count. Everything that has happened by then is taken off the queue.
+    /// Waits for an event of an entry whose name counts, of a folder itself, or for an overflow of the kernel's queue.
+    /// Takes all events from the queue.
     ///
     /// # Errors
-    /// What read(2) says.
+    /// What read(2) returns.
     pub(crate) async fn happened(&self, counts: impl Fn(&OsStr) -> bool) -> io::Result<()> {
         loop {
             let mut readable = self.io.readable().await?;
@@ -68,7 +68,7 @@ impl Inotify {
     }
 }
 
-/// Reads to the end of the queue: whether something in it counts.
+/// Reads to the end of the queue; returns whether an event in it counts.
 fn drain(inotify: &OwnedFd, counts: &impl Fn(&OsStr) -> bool) -> io::Result<bool> {
     let mut buffer = [MaybeUninit::uninit(); EVENTS];
     let mut events = Reader::new(inotify, &mut buffer);
@@ -80,7 +80,7 @@ fn drain(inotify: &OwnedFd, counts: &impl Fn(&OsStr) -> bool) -> io::Result<bool
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         };
-        // A watch that ends says so once more: no news.
+        // Only says that a watch has ended, of which there was an event already.
         if event.events().contains(ReadFlags::IGNORED) {
             continue;
         }

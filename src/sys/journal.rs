@@ -1,5 +1,5 @@
-//! The socket of journald (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Sending waits while journald does not read: it is
-//! for a thread of its own.
+//! The socket of journald (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>). Sending blocks while journald does not
+//! read, so it needs a thread of its own.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -15,22 +15,22 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr, sendto,
 };
 
-/// What libsystemd asks for; the kernel gives what it allows.
+/// The size that libsystemd asks for; the kernel may grant less.
 const BUFFER: usize = 8 * 1024 * 1024;
 
 /// Where entries are sent.
 #[derive(Debug)]
 pub(crate) struct Journal {
     socket: UnixDatagram,
-    /// The address each time, not a connection: journald may bind anew.
+    /// Given with each message instead of a connection, as journald may bind anew.
     at: SocketAddrUnix,
 }
 
 impl Journal {
-    /// The one at that path.
+    /// Uses the socket at that path.
     ///
     /// # Errors
-    /// When nobody is there, or it is not ours to write to.
+    /// When nothing listens there, or we may not write to it.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let at = SocketAddrUnix::new(path)?;
         UnixDatagram::unbound()?.connect(path)?;
@@ -39,10 +39,10 @@ impl Journal {
         Ok(Self { socket, at })
     }
 
-    /// Sends one entry. One that is too large for a datagram goes as a file in memory.
+    /// Sends one entry. An entry that is too large for a datagram is sent as a memory file.
     ///
     /// # Errors
-    /// What sendmsg(2) says.
+    /// What sendmsg(2) returns.
     pub(crate) fn send(&self, entry: &[u8]) -> io::Result<()> {
         match sendto(&self.socket, entry, SendFlags::NOSIGNAL, &self.at) {
             Ok(_) => Ok(()),
@@ -51,7 +51,7 @@ impl Journal {
         }
     }
 
-    /// Sealed, or journald would not read it: it could change under its eyes.
+    /// The file is sealed: journald does not read one that could change.
     fn send_as_file(&self, entry: &[u8]) -> io::Result<()> {
         let memory = memfd_create("journal-entry", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let mut file = File::from(memory);

@@ -1,9 +1,9 @@
-//! The process that starts successors. It is forked before the daemon has read a file or given up a right, and waits: so a
-//! successor begins with what a start has, whatever its predecessor may do no more, and the daemon itself starts nothing.
+//! The process that starts successors. It is forked before the daemon has read a file or given up a permission: so a
+//! successor begins with all permissions of a fresh start, and the daemon itself never executes anything.
 //!
-//! What it starts, with which arguments and environment, it knows from its own beginning; the daemon can only pass it sockets,
-//! say "start" and say "kill". It holds no descriptor but its end of the line (and what is passed until that is handed on), has
-//! read no key, hears no signal, and ends with the daemon.
+//! The program, its arguments and its environment are those of its own start; the daemon can only pass it sockets and
+//! send "start" and "kill". It has no descriptor but its end of the socket pair (and what was passed, until a
+//! successor gets it), has read no key, blocks all signals, and ends with the daemon.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
@@ -30,43 +30,45 @@ use super::PASSED_MAX;
 use super::confinement::is_single;
 use super::successor::{PREDECESSOR, READY, SOCKETS};
 
-/// The line to it. Dropping it ends it; a successor that it has started is nobody's child then.
+/// The daemon's side of the launcher. Dropping it ends the launcher; a successor that it has started goes on without
+/// it.
 #[derive(Debug)]
 pub(crate) struct Launcher {
     line: OwnedFd,
     id: Pid,
-    /// Starts that were ordered: an answer says to which it is, for it may come when nobody waits for it any more.
+    /// Number of the last start. Each answer has the number of its start, as it may come after the wait for it has
+    /// ended.
     ordered: AtomicU32,
 }
 
-/// What the daemon says.
+/// Messages of the daemon.
 const PASS: u8 = b'p';
 const START: u8 = b's';
 const KILL: u8 = b'k';
-/// What the launcher answers.
+/// Answers of the launcher.
 const STARTED: u8 = b'+';
 const FAILED: u8 = b'-';
 const ENDED: u8 = b'.';
 
 /// How long an answer may take: a fork, an exec, or the end of a process that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest message: as many roles as there may be descriptors, each with a listener's name.
+/// The longest message: [`PASSED_MAX`] roles, each with a listener's name.
 const MESSAGE_MAX: usize = 128 * 1024;
 
-/// A message without its descriptors.
+/// A parsed answer.
 pub(super) enum LauncherReply {
     Started(u32),
-    /// In words.
+    /// The reason.
     Failed(String),
-    /// As waitpid(2) has it.
+    /// The status of waitpid(2).
     Ended(i32),
 }
 
 impl Launcher {
-    /// Makes it. Here the daemon goes on; the launcher never comes back from this.
+    /// Forks the launcher. Only the daemon returns from this.
     ///
     /// # Errors
-    /// What fork(2) says; and when there is another thread already, whose locks would be held for ever on the other side.
+    /// What fork(2) returns; and when there is another thread already, whose locks would stay locked in the child.
     pub(crate) fn fork() -> io::Result<Self> {
         if !is_single()? {
             return Err(io::Error::other("there is more than one thread"));
@@ -76,7 +78,7 @@ impl Launcher {
         set_socket_timeout(&ours, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&ours, Timeout::Send, Some(PATIENCE))?;
         let daemon = std::process::id();
-        // SAFETY: this is the only thread, so what is not async-signal-safe is whole in the child too.
+        // SAFETY: this is the only thread, so the child may call functions that are not async-signal-safe.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Parent { child } => {
                 let id = Pid::from_raw(child.as_raw()).ok_or(ErrorKind::InvalidData)?;
@@ -84,18 +86,18 @@ impl Launcher {
             }
             ForkResult::Child => {
                 drop(ours);
-                // Whatever ends it, it must not go on as a daemon.
+                // Even after a panic it must not go on as a daemon.
                 let _ = std::panic::catch_unwind(|| Serving::new(theirs, daemon).serve());
                 std::process::exit(0)
             }
         }
     }
 
-    /// Has a successor started, with these sockets by their roles, and with the descriptor on which it is to say that it is
-    /// ready. The number of the order and the successor's process id are the answer.
+    /// Starts a successor with these sockets and their roles; `ready`: the descriptor on which it reports that it is
+    /// ready. Returns the number of the start and the successor's process id.
     ///
     /// # Errors
-    /// When the launcher is gone, or cannot start it, or not in time; then none is left running.
+    /// When the launcher is gone, cannot start it, or does not answer in time; then no successor is left running.
     pub(super) fn start(
         &self,
         sockets: &[(BorrowedFd<'_>, String)],
@@ -113,7 +115,7 @@ impl Launcher {
             Ok(LauncherReply::Failed(reason)) => Err(io::Error::other(reason)),
             Ok(LauncherReply::Ended(_)) => Err(ErrorKind::UnexpectedEof.into()),
             Err(error) => {
-                // One that starts all the same would take connections beside us.
+                // A successor that starts all the same would accept connections beside us.
                 self.kill();
                 Err(error)
             }
@@ -122,11 +124,11 @@ impl Launcher {
 
     /// Kills the successor that was started last, if it lives.
     pub(crate) fn kill(&self) {
-        // A launcher that is gone kills nobody, and was nobody's parent any more.
+        // If the launcher is gone, nothing can be killed.
         let _ = say(&self.line, KILL, b"", &[]);
     }
 
-    /// Waits for the next answer to that order; those to earlier ones, which nobody waited for, are passed over.
+    /// Waits for the next answer to that start; answers to earlier ones, which came too late, are skipped.
     pub(super) fn answer(&self, order: u32) -> io::Result<LauncherReply> {
         loop {
             let Heard { kind, text, .. } = hear(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
@@ -146,20 +148,20 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // The end of the line is what it waits for; nobody else would take note of its end.
+        // The shutdown ends it; it is our child, so it has to be waited for.
         let _ = rustix::net::shutdown(&self.line, rustix::net::Shutdown::Both);
         let _ = waitpid(Some(self.id), WaitOptions::empty());
     }
 }
 
-/// What the launcher has.
+/// The launcher's own state.
 struct Serving {
     line: OwnedFd,
     daemon: u32,
-    /// For the next one.
+    /// Sockets for the next successor.
     passed: Vec<(OwnedFd, String)>,
     successor: Option<Started>,
-    /// The signals that a successor is to hear.
+    /// The signal mask of a successor.
     signals: SigSet,
 }
 
@@ -167,21 +169,22 @@ struct Serving {
 struct Started {
     order: u32,
     child: Child,
-    /// It can be read from when the process has ended.
+    /// Readable when the process has ended.
     pidfd: OwnedFd,
 }
 
 impl Serving {
     fn new(line: OwnedFd, daemon: u32) -> Self {
         let _ = rustix::thread::set_name(c"launcher");
-        // What is meant for the daemon may reach its whole group: Ctrl-C, or a supervisor that tells all.
+        // Signals for the daemon may reach its whole process group: Ctrl-C, or a supervisor that signals every
+        // process.
         let signals = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
         let _ = SigSet::all().thread_block();
         close_all_but(&line);
         Self { line, daemon, passed: Vec::new(), successor: None, signals }
     }
 
-    /// Until the daemon's end of the line is closed.
+    /// Runs until the daemon closes its end.
     fn serve(mut self) {
         loop {
             let mut waiting = vec![PollFd::new(&self.line, PollFlags::IN)];
@@ -202,7 +205,7 @@ impl Serving {
         }
     }
 
-    /// `None`: nobody is there any more.
+    /// Handles one message. `None`: the daemon is gone.
     fn obey(&mut self) -> Option<()> {
         let Heard { kind, text, mut descriptors } = hear(&self.line).ok()??;
         match kind {
@@ -227,7 +230,7 @@ impl Serving {
         Some(())
     }
 
-    /// Nobody waits for that one any more, or it would have been heard of.
+    /// Kills the earlier successor: the daemon no longer waits for it, or it would not start another.
     fn end_successor(&mut self) {
         if let Some(mut started) = self.successor.take() {
             let _ = started.child.kill();
@@ -235,8 +238,8 @@ impl Serving {
         }
     }
 
-    /// Descriptors are inherited under the numbers that they have here, for which they lose CLOEXEC; they are closed here when
-    /// it has started.
+    /// The child inherits the descriptors under the same numbers, for which they lose CLOEXEC; the caller closes them
+    /// after the start.
     fn start(&mut self, order: u32, passed: &[(OwnedFd, String)], ready: &OwnedFd) -> io::Result<u32> {
         let list: Vec<_> = passed.iter().map(|(fd, role)| format!("{}={role}", fd.as_raw_fd())).collect();
         let program = program();
@@ -246,7 +249,7 @@ impl Serving {
             .env(SOCKETS, list.join(","))
             .env(PREDECESSOR, self.daemon.to_string())
             .env(READY, ready.as_raw_fd().to_string())
-            // Those of systemd are in the list.
+            // Sockets from systemd are in the list too.
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_FDNAMES");
@@ -263,7 +266,7 @@ impl Serving {
         match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => self.successor = Some(Started { order, child, pidfd }),
             Err(error) => {
-                // One whose end nobody would hear of.
+                // Without a pidfd its end could not be reported.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(error.into());
@@ -289,7 +292,7 @@ fn say(line: &OwnedFd, kind: u8, text: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     Ok(())
 }
 
-/// `None`: the other side is gone.
+/// Receives one message. `None`: the other side is gone.
 fn hear(line: &OwnedFd) -> io::Result<Option<Heard>> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
@@ -306,23 +309,23 @@ fn hear(line: &OwnedFd) -> io::Result<Option<Heard>> {
     Ok(Some(Heard { kind: *kind, text: String::from_utf8_lossy(text).into_owned(), descriptors }))
 }
 
-/// What the process has inherited for the daemon's sake: a socket that stays open here would go on accepting.
+/// Closes the descriptors that are meant for the daemon: a socket that stays open here would go on accepting.
 fn close_all_but(line: &OwnedFd) {
     const STDERR: RawFd = 2;
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    // The folder's own is among them, and closed by then.
+    // The descriptor of the folder itself is among them, and is closed by then.
     for number in numbers.collect::<Vec<_>>() {
         if number > STDERR && number != line.as_raw_fd() {
-            // SAFETY: borrowed to ask whether it is open.
+            // SAFETY: borrowed only to check that it is open.
             let is_open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok();
-            // SAFETY: nothing in this process uses it: all that it does from here on is in `Serving`, which has the line.
+            // SAFETY: nothing else uses it: from here on this process runs `Serving` alone, which only has `line`.
             drop(is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) }));
         }
     }
 }
 
-/// The program at our path: a newer one, where it was replaced.
+/// The program at our own path: the new one, if it was replaced.
 fn program() -> PathBuf {
     const DELETED: &str = " (deleted)";
     let path = std::fs::read_link("/proc/self/exe").unwrap_or_else(|error| {

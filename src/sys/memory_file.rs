@@ -1,4 +1,4 @@
-//! A file without a name, in memory, that another process of ours reads (memfd_create(2)).
+//! A file in memory without a name, for another ambassador process (memfd_create(2)).
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -7,15 +7,15 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-/// The file. It is closed when a process executes another program, unless it is passed on.
+/// The file. It is closed on exec, unless it is passed on.
 #[derive(Debug)]
 pub(crate) struct MemoryFile(OwnedFd);
 
 impl MemoryFile {
-    /// One with that content, for good.
+    /// Makes one with that content, sealed against changes.
     ///
     /// # Errors
-    /// What memfd_create(2) and write(2) say: `ENOMEM`, or `EACCES` where the host forbids such files.
+    /// What memfd_create(2) and write(2) return: `ENOMEM`, or `EACCES` if the host forbids such files.
     pub(crate) fn holding(content: &[u8]) -> io::Result<Self> {
         let mut file =
             File::from(memfd_create("ambassador", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
@@ -24,19 +24,19 @@ impl MemoryFile {
         Ok(Self(file.into()))
     }
 
-    /// All of it.
+    /// Reads all of it.
     ///
     /// # Errors
-    /// What read(2) says; `FileTooLarge` where it is longer than `most` bytes.
+    /// What read(2) returns; `FileTooLarge` if it is longer than `most` bytes.
     pub(crate) fn read(self, most: u64) -> io::Result<Vec<u8>> {
         let file = File::from(self.0);
         let length = file.metadata()?.len();
         if length > most {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        // Fits: it is at most `most`, which is memory.
+        // The cast is exact: the length is at most `most`, which fits in memory.
         let mut content = vec![0; length as usize];
-        // Where whoever wrote it stopped does not matter.
+        // From offset 0: the descriptor's offset is where the writer stopped.
         file.read_exact_at(&mut content, 0)?;
         Ok(content)
     }

@@ -1,7 +1,7 @@
 //! The kernel in safe, owned types: sockets, pipes, timers, bound addresses, watched folders.
 //!
-//! Nothing here decides; each type does what one system call does and says what it means. This is the
-//! only folder where `unsafe` may appear.
+//! No decisions are made here: each type wraps one kernel interface and documents it. This is the only folder where
+//! `unsafe` may appear.
 
 #![allow(unsafe_code, reason = "this folder is where it lives; each use says why it is sound")]
 

@@ -1,5 +1,5 @@
-//! Who connected to a unix socket, as the kernel noted it then: credentials, groups, and a descriptor of the process
-//! itself, which no other process can take the place of as a mere number could be taken.
+//! The peer of a unix socket, as the kernel recorded it at connect(2): credentials, groups, and a descriptor of the
+//! process, which cannot come to mean another process as a pid can.
 
 use std::ffi::c_void;
 use std::io;
@@ -14,11 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// A process that connected.
 #[derive(Debug)]
 pub struct PeerProcess<'a> {
-    /// Its effective user then.
+    /// Its effective uid at connect(2).
     pub uid: u32,
-    /// Its effective group then.
+    /// Its effective gid at connect(2).
     pub gid: u32,
-    /// Its number; `None` where it is in a namespace that we cannot see.
+    /// Its pid; `None` if it is in a namespace that we cannot see.
     pub pid: Option<u32>,
     socket: BorrowedFd<'a>,
 }
@@ -33,22 +33,23 @@ pub enum ProcessCgroup {
 }
 
 impl<'a> PeerProcess<'a> {
-    /// Of the other end of a connected unix socket.
+    /// The process at the other end of a connected unix socket.
     pub(super) fn of(socket: BorrowedFd<'a>) -> io::Result<Self> {
         let found = getsockopt(&socket, PeerCredentials)?;
         let pid = u32::try_from(found.pid()).ok().filter(|pid| *pid != 0);
         Ok(Self { uid: found.uid(), gid: found.gid(), pid, socket })
     }
 
-    /// Its supplementary groups then (SO_PEERGROUPS, Linux 4.13).
+    /// Its supplementary groups at connect(2) (SO_PEERGROUPS, Linux 4.13).
     ///
     /// # Errors
-    /// What getsockopt(2) says.
+    /// What getsockopt(2) returns.
     pub fn groups(&self) -> io::Result<Vec<u32>> {
         let mut groups = vec![0_u32; 32];
         loop {
             let mut length = (groups.len() * size_of::<u32>()) as libc::socklen_t;
-            // SAFETY: the pointer is to as many bytes as `length` says, which the kernel keeps to; both outlive the call.
+            // SAFETY: the pointer is to as many bytes as `length` says, which the kernel keeps to; both outlive the
+            // call.
             let result = unsafe {
                 libc::getsockopt(
                     self.socket.as_raw_fd(),
@@ -64,7 +65,7 @@ impl<'a> PeerProcess<'a> {
                 return Ok(groups);
             }
             let error = io::Error::last_os_error();
-            // ERANGE says in `length` how many there are; NGROUPS_MAX is 65,536.
+            // With ERANGE, `length` is the needed size; NGROUPS_MAX is 65,536.
             if error.raw_os_error() != Some(libc::ERANGE) || found <= groups.len() {
                 return Err(error);
             }
@@ -72,13 +73,13 @@ impl<'a> PeerProcess<'a> {
         }
     }
 
-    /// Its control group now; `None` when it is gone, or the kernel is older than SO_PEERPIDFD (Linux 6.5).
+    /// Its current control group; `None` if it has ended, or the kernel has no SO_PEERPIDFD (Linux 6.5).
     #[must_use]
     pub fn cgroup(&self) -> Option<ProcessCgroup> {
         let process = getsockopt(&self.socket, PeerPidfd).ok()?;
         cgroup_id(&process).map(ProcessCgroup::Id).or_else(|| {
             let path = cgroup_path(self.pid?)?;
-            // Read from a number; as long as the process has not ended, the number is still its own.
+            // Found by pid, which is the process's own as long as that has not ended.
             (!has_ended(&process)).then_some(ProcessCgroup::Path(path))
         })
     }
@@ -93,15 +94,15 @@ struct PidfdInfo {
     rest: [u32; 12],
 }
 
-/// Asks the process' descriptor (Linux 6.13).
+/// Asks the process's descriptor (Linux 6.13).
 fn cgroup_id(process: &OwnedFd) -> Option<u64> {
     const PIDFD_INFO_CGROUPID: u64 = 1 << 2;
     /// `_IOWR(0xFF, 11, struct pidfd_info)`.
     const PIDFD_GET_INFO: libc::Ioctl = 0xc040_ff0b;
     const { assert!(size_of::<PidfdInfo>() == 0x40, "the request's number says so") };
     let mut info = PidfdInfo { mask: PIDFD_INFO_CGROUPID, ..PidfdInfo::default() };
-    // SAFETY: the request's number says how large the structure is; the kernel writes no more than that, and only during
-    // the call.
+    // SAFETY: the request's number says how large the structure is; the kernel writes no more than that, and only
+    // during the call.
     let result = unsafe { libc::ioctl(process.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
     (result == 0 && info.mask & PIDFD_INFO_CGROUPID != 0).then_some(info.cgroup)
 }
@@ -112,7 +113,7 @@ fn cgroup_path(pid: u32) -> Option<String> {
     lines.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// A process' descriptor becomes readable when it ends (pidfd_open(2)).
+/// A process's descriptor becomes readable when it ends (pidfd_open(2)).
 fn has_ended(process: &OwnedFd) -> bool {
     let mut polled = [PollFd::new(process, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

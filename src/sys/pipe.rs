@@ -1,8 +1,8 @@
 //! A pipe as the in-kernel buffer between two sockets.
 //!
-//! splice(2) moves page references, so a pipe's capacity counts *pages*, not bytes: a segment of one
-//! byte fills a slot as a segment of 4 KiB does. Therefore nothing here says how many bytes fit; the
-//! caller moves what the kernel gives and counts it.
+//! splice(2) moves page references, so a pipe's capacity counts *pages*, not bytes: a segment of one byte fills a slot
+//! as a segment of 4 KiB does. So the number of bytes that fit is unknown; the caller moves what the kernel gives and
+//! counts it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,8 +21,8 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// What one splice call may move at most, and the size asked for a wide pipe: the most an unprivileged
-    /// process may have (`/proc/sys/fs/pipe-max-size`, 1 MiB unless the host changed it).
+    /// The most that one splice call moves, and the size of a wide pipe: the most that an unprivileged process may
+    /// have (`/proc/sys/fs/pipe-max-size`, 1 MiB unless the host changed it).
     pub const WIDE: usize = 1 << 20;
 
     /// A new, empty pipe; with `wide`, of [`Pipe::WIDE`] bytes where the kernel grants it.
@@ -30,7 +30,7 @@ impl Pipe {
     /// Past `pipe-user-pages-soft` an unprivileged user gets no wide pipe; it keeps the ordinary 64 KiB then.
     ///
     /// # Errors
-    /// What pipe2(2) says: `EMFILE`, `ENFILE`.
+    /// What pipe2(2) returns: `EMFILE`, `ENFILE`.
     pub fn new(wide: bool) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         check_headroom(write.as_fd(), DescriptorUser::Dial)?;
@@ -50,23 +50,24 @@ impl Pipe {
         self.wide
     }
 
-    /// Moves bytes from a socket into the pipe. `Ok(0)` is no end: at the mark of urgent data splice(2) says so too, once the
-    /// peer has sent its FIN, although bytes are queued behind it (and `WouldBlock` before that). Only recv(2) knows.
+    /// Moves bytes from a socket into the pipe. `Ok(0)` need not be the end: at the mark of urgent data splice(2)
+    /// returns it too, once the peer has sent its FIN, although bytes are queued behind it (and `WouldBlock` before
+    /// that). Only recv(2) tells them apart.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket is empty *or* the pipe is full: call it only with an empty pipe, then
-    /// it means the first.
+    /// `WouldBlock` when the socket is empty *or* the pipe is full: with an empty pipe, which the caller has to
+    /// ensure, it means the first.
     pub(super) fn fill(&mut self, from: impl AsFd, most: usize) -> io::Result<usize> {
         let moved = splice(from, None, &self.write, None, most, flags())?;
         self.held += moved;
         Ok(moved)
     }
 
-    /// Moves bytes from the pipe, which holds some, into a socket.
+    /// Moves bytes from the pipe, which must not be empty, into a socket.
     ///
     /// # Errors
-    /// `WouldBlock` when the socket takes no more now; `WriteZero` when nothing moved and nothing says why, since whoever
-    /// drained on would never end.
+    /// `WouldBlock` when the socket takes no more now; `WriteZero` when nothing moved without an error, as a caller's
+    /// loop would never end.
     pub(super) fn drain(&mut self, to: impl AsFd) -> io::Result<usize> {
         match splice(&self.read, None, to, None, self.held, flags())? {
             0 => Err(io::ErrorKind::WriteZero.into()),

@@ -1,4 +1,5 @@
-//! What the kernel's routes say of an address: whether this host would know where to send a packet, and whether it would keep it.
+//! Asks the kernel's routing tables about an address: whether there is a route to it, and whether it is this host's
+//! own.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -8,8 +9,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with,
 };
 
-/// Whether there is a route and an address to send from. Asks the kernel by connecting a UDP socket, which sends nothing.
-/// Where even that cannot be asked, the answer is yes.
+/// Whether there is a route and an address to send from. Connects a UDP socket, which sends nothing. True if there is
+/// no socket to ask with.
 #[must_use]
 pub(crate) fn has_route(to: IpAddr) -> bool {
     /// Discard (RFC 863); any port would do.
@@ -17,14 +18,14 @@ pub(crate) fn has_route(to: IpAddr) -> bool {
     let from: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     match UdpSocket::bind(SocketAddr::new(from, 0)) {
         Ok(socket) => socket.connect(SocketAddr::new(to, PORT)).is_ok(),
-        // Without IPv6 in the kernel there is none of its routes.
+        // A kernel without IPv6 has no IPv6 routes.
         Err(error) => error.raw_os_error() != Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()),
     }
 }
 
-/// Whether that address is one of this host's own, in the network namespace that we are in. Asks for the route there
-/// (rtnetlink(7), RTM_GETROUTE): trying to bind to it would succeed for every address where `ip_nonlocal_bind` is on. Where that
-/// cannot be asked, loopback is, and nothing else.
+/// Whether that address is one of this host's own, in our network namespace. Asks for the route to it (rtnetlink(7),
+/// RTM_GETROUTE), because with `ip_nonlocal_bind` bind(2) succeeds for every address. If the kernel does not answer,
+/// only loopback is.
 #[must_use]
 pub(crate) fn is_own(address: IpAddr) -> bool {
     let address = address.to_canonical();
@@ -39,16 +40,16 @@ const RTA_DST: u16 = 1;
 const RTN_LOCAL: u8 = 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// `nlmsghdr`, then `rtmsg`, in which the type of route is the eighth byte.
+/// Sizes of `nlmsghdr` and `rtmsg`; the eighth byte of the latter is the route's type.
 const HEADER: usize = 16;
 const ROUTE_MESSAGE: usize = 12;
 const TYPE: usize = HEADER + 7;
 
-/// The type of the route to there; `None` where the kernel has another answer. It works the question off within send(2), so the
-/// answer is there when that returns.
+/// The type of the route to that address; `None` if the kernel answers with something else. It handles the request
+/// within send(2), so the answer is there when that returns.
 fn route_type(address: IpAddr) -> io::Result<Option<u8>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    // NETLINK_ROUTE is number 0, which is what no protocol means.
+    // NETLINK_ROUTE is 0, the default protocol.
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
     send(&socket, &question(address), SendFlags::empty())?;
     let mut answer = [0; 1024];
@@ -94,11 +95,11 @@ mod tests {
         for own in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(is_own(own.parse().unwrap()), "{own}");
         }
-        // Of those that documents use (RFC 5737, RFC 3849).
+        // Addresses for documentation (RFC 5737, RFC 3849).
         for other in ["192.0.2.1", "2001:db8::1"] {
             assert!(!is_own(other.parse().unwrap()), "{other}");
         }
-        // 127.0.0.1 as the kernel's routes have it, without the shortcut.
+        // 127.0.0.1 by the kernel's routes, without the shortcut for loopback.
         assert_eq!(route_type(Ipv4Addr::LOCALHOST.into()).unwrap(), Some(RTN_LOCAL));
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         // Sends nothing.

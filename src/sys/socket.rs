@@ -1,10 +1,10 @@
 //! One connected stream socket, TCP or unix, registered with the worker's reactor.
 //!
-//! The reactor reports edges, so readiness is forgotten after a short read: on Linux a read that returned
-//! less than it was given has emptied the socket, and the next byte raises a new edge. That saves the
-//! extra `recv` that would only say `EAGAIN`. The exceptions are reads that stop early: at urgent data, after which short
-//! reads of that peer prove nothing, and, of a unix socket, at a message with descriptors or of another sender
-//! (unix(7)), which the kernel marks. No buffer lives here.
+//! The reactor reports edges, so readiness is cleared after a short read: on Linux a read that returns less than the
+//! buffer's size has emptied the socket, and the next byte raises a new edge. That saves the extra `recv` that would
+//! only return `EAGAIN`. The exceptions are reads that stop early: at urgent data, after which short reads from that
+//! peer prove nothing, and, on a unix socket, at a message with descriptors or from another sender (unix(7)), which
+//! the kernel marks. There is no buffer here.
 
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSliceMut};
@@ -34,33 +34,34 @@ mod tests;
 use super::descriptors::{DescriptorUser, check_headroom, have_room};
 use super::{PeerProcess, Pipe, is_own, register};
 
-/// Socket options of both legs of a session. Neither is applied towards peers on loopback: the kernel knows at
-/// once when a process of this host is gone (docs/DECISIONS.md).
+/// Socket options of both legs of a session. Neither is set on loopback addresses, as the kernel knows at once when a
+/// process of this host is gone (docs/DECISIONS.md); a loopback peer of a socket bound to another address gets
+/// keepalive only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Silence after which the kernel probes the peer; `None` sends no keepalives.
     pub keepalive: Option<Duration>,
-    /// How long sent data may stay unacknowledged, or unsendable because the peer does not read, before the
-    /// kernel gives the peer up (TCP_USER_TIMEOUT); `None` leaves it to retransmission, about 15 minutes.
-    /// Keepalive does not run while data is in flight, hence both.
+    /// How long sent data may stay unacknowledged, or unsendable because the peer does not read, before the kernel
+    /// drops the connection (TCP_USER_TIMEOUT); `None` leaves it to retransmission, about 15 minutes. Keepalive does
+    /// not run while data is in flight, hence both.
     pub user_timeout: Option<Duration>,
 }
 
-/// Where an upstream is, and how to begin with it.
+/// The address of an upstream, and how to connect to it.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectTarget {
-    /// Its address.
+    /// The upstream's address.
     pub address: SocketAddr,
     /// The local address to connect from; `None` leaves it to the kernel.
     pub from: Option<IpAddr>,
-    /// Bytes of ours follow as soon as it is connected. The ACK that ends TCP's handshake then travels with them,
-    /// one packet less; a server whose turn it is would wait 200 ms for it.
+    /// We send bytes as soon as it is connected. The ACK that ends TCP's handshake then travels with them, which saves
+    /// a packet; a server that speaks first would wait 200 ms for it.
     pub speaks_first: bool,
-    /// It may have one of the last descriptors, which sessions leave.
+    /// It may use one of the last descriptors, which sessions must leave free.
     pub is_upkeep: bool,
 }
 
-/// Who is at the other end of an accepted socket.
+/// The peer of an accepted socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
@@ -69,7 +70,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// The other host that it is on; `None`: it is on this one, whichever of its addresses it has.
+    /// The address of another host; `None` for a peer on this host, whichever of its addresses it uses.
     #[must_use]
     pub fn other_host(self) -> Option<IpAddr> {
         match self {
@@ -79,8 +80,8 @@ impl Peer {
     }
 }
 
-/// An accepted socket that no reactor knows yet, so that it can move to another worker. It has its listener's
-/// [`Options`].
+/// An accepted socket that is not registered with a reactor yet, so that it can move to another worker. It has its
+/// listener's [`Options`].
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) fd: OwnedFd,
@@ -88,23 +89,23 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// Whether enough descriptors are left behind this one, which is the newest.
+    /// Whether enough descriptors are left after this one, which is the newest.
     ///
     /// # Errors
-    /// `EMFILE`: sessions have taken all but the last, which are for everything else.
+    /// `EMFILE`: only the last ones are left, which are not for sessions.
     pub fn leaves_room(&self) -> io::Result<()> {
         check_headroom(self.fd.as_fd(), DescriptorUser::Accept)
     }
 
-    /// The same later on.
+    /// The same later on, when this one need not be the newest.
     ///
     /// # Errors
-    /// `EMFILE`, as above.
+    /// `EMFILE`, as for [`Accepted::leaves_room`].
     pub fn is_room(&self) -> io::Result<()> {
         have_room(&self.fd)
     }
 
-    /// Closes with a reset, before any reactor knew it.
+    /// Closes with a reset, without a reactor.
     pub fn abort(self) {
         let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
     }
@@ -113,7 +114,7 @@ impl Accepted {
 /// How a peer went away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// It sent a FIN, and no byte of it waits to be read.
+    /// It sent a FIN, and none of its bytes is unread.
     Finished,
     /// It reset the connection, or closed both directions of a unix socket.
     Reset,
@@ -124,7 +125,7 @@ pub enum Gone {
 pub struct Socket {
     io: AsyncFd<OwnedFd>,
     /// Nothing was sent yet. A socket that has just been connected takes bytes, so the first send does not wait for
-    /// the reactor to say so.
+    /// the reactor.
     is_fresh: AtomicBool,
     is_unix: bool,
 }
@@ -138,7 +139,7 @@ impl Socket {
         Self::register(accepted.fd, accepted.is_unix)
     }
 
-    /// Moves to the current worker, whose reactor has yet to say what it is ready for.
+    /// Moves to the current worker; its readiness is unknown until that worker's reactor reports it.
     ///
     /// # Errors
     /// When the reactor refuses: `ENOMEM`, `ENOSPC`.
@@ -146,20 +147,20 @@ impl Socket {
         Self::register(self.io.into_inner(), self.is_unix)
     }
 
-    /// Begins to connect over TCP; [`Socket::connected`] says how that ends.
+    /// Begins to connect over TCP; [`Socket::connected`] waits for the result.
     ///
     /// # Errors
-    /// What connect(2) says at once.
+    /// What connect(2) returns at once.
     pub fn connect(target: ConnectTarget, options: &Options) -> io::Result<Self> {
         Self::register(begin_connecting(target, options)?, false)
     }
 
-    /// Waits until it is connected.
+    /// Waits until it is connected. The caller sets the deadline.
     ///
     /// # Errors
-    /// What connect(2) says in the end. No deadline here: the caller has one.
+    /// The final error of connect(2).
     pub async fn connected(&self) -> io::Result<()> {
-        // On loopback connect(2) has gone through TCP's whole handshake when it says EINPROGRESS.
+        // On loopback TCP's whole handshake is done when connect(2) returns EINPROGRESS.
         if getpeername(self.io.get_ref()).is_ok() {
             return Ok(());
         }
@@ -167,13 +168,13 @@ impl Socket {
         SockRef::from(self.io.get_ref()).take_error()?.map_or(Ok(()), Err)
     }
 
-    /// The address of a peer that has one.
+    /// The peer's address; `None` for a unix socket, or when it is not connected.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         SocketAddr::try_from(getpeername(self.io.get_ref()).ok()??).ok()
     }
 
-    /// Our own address, where there is one.
+    /// Our own address; `None` for a unix socket.
     #[must_use]
     pub fn local(&self) -> Option<SocketAddr> {
         SocketAddr::try_from(getsockname(self.io.get_ref()).ok()?).ok()
@@ -182,7 +183,7 @@ impl Socket {
     /// The process at the other end of a unix socket.
     ///
     /// # Errors
-    /// What getsockopt(2) says.
+    /// What getsockopt(2) returns.
     pub fn peer_process(&self) -> io::Result<PeerProcess<'_>> {
         PeerProcess::of(self.io.get_ref().as_fd())
     }
@@ -194,7 +195,7 @@ impl Socket {
     /// Reads what has arrived already, without waiting; `None` when nothing has.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// What recv(2) returns.
     pub fn recv_arrived(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match recv(self.io.get_ref(), buffer, RecvFlags::DONTWAIT) {
             Ok((received, _)) => Ok(Some(received)),
@@ -203,11 +204,11 @@ impl Socket {
         }
     }
 
-    /// Copies the first of what the peer has said and nobody read yet, without taking it; waits until there is something. 0 is
-    /// the end of the stream. What is to be taken then, [`Socket::recv_arrived`] takes.
+    /// Waits for unread bytes and copies the first of them without taking them, which [`Socket::recv_arrived`] does. 0
+    /// is the end of the stream.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// What recv(2) returns.
     pub fn look<'a>(&'a self, buffer: &'a mut [u8]) -> impl Future<Output = io::Result<usize>> + 'a {
         std::future::poll_fn(move |cx| {
             loop {
@@ -241,8 +242,8 @@ impl Socket {
         }
     }
 
-    /// Reads, and says whether it may have stopped before the socket was empty: at a message of a unix socket that has
-    /// something besides its bytes. Who asks for nothing of that is told that it was cut off.
+    /// Reads, and returns whether the read may have stopped before the socket was empty: on a unix socket, at a
+    /// message with ancillary data. As the buffer for these is empty, the kernel marks that as truncated.
     fn take(&self, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
         if !self.is_unix {
             return recv(self.io.get_ref(), buffer, RecvFlags::empty())
@@ -254,13 +255,13 @@ impl Socket {
         Ok((message.bytes, message.flags.contains(ReturnFlags::CTRUNC)))
     }
 
-    /// Whether the kernel ever reported EPOLLPRI (or the peer's end, after which it does not matter). It asks
-    /// the reactor's memory, not the kernel.
+    /// Whether the kernel ever reported EPOLLPRI (or the peer's end, after which it does not matter). Reads the
+    /// reactor's state, without a system call.
     fn has_seen_urgent_data(&self) -> bool {
         self.io.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
-    /// Writes some of `bytes`; how many is the answer.
+    /// Writes some of `bytes`; returns how many.
     pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_fresh.load(Relaxed) {
             self.is_fresh.store(false, Relaxed);
@@ -285,8 +286,8 @@ impl Socket {
         }
     }
 
-    /// Moves what has arrived into an empty pipe, at most `most` bytes. 0 is what only [`Socket::poll_recv`] can tell: the
-    /// end of the stream, or urgent data in front of more, which that steps over.
+    /// Moves what has arrived into an empty pipe, at most `most` bytes. 0 is the end of the stream, or urgent data in
+    /// front of more: only [`Socket::poll_recv`] tells these apart, and steps over the mark.
     pub fn poll_fill(&self, cx: &mut Context<'_>, pipe: &mut Pipe, most: usize) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.io.poll_read_ready(cx))?;
@@ -301,7 +302,7 @@ impl Socket {
         }
     }
 
-    /// Moves some of what the pipe holds into the socket.
+    /// Moves some of the pipe's bytes into the socket.
     pub fn poll_drain(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
         loop {
             let mut ready = ready!(self.io.poll_write_ready(cx))?;
@@ -313,29 +314,28 @@ impl Socket {
         }
     }
 
-    /// Ends our direction: the peer reads everything sent so far, then the end. A peer that is gone already
-    /// needs no telling.
+    /// Ends our direction: the peer reads everything sent so far, then the end. Does nothing if the peer has gone.
     pub fn finish(&self) {
         let _ = shutdown(self.io.get_ref(), Shutdown::Write);
     }
 
-    /// Makes the coming close a reset, so the peer learns that the stream was cut and not ended. A unix socket
-    /// has no reset: there the peer sees an end (docs/DECISIONS.md).
+    /// Makes the close that follows a reset, so that the peer sees its stream as truncated, not as ended. A unix
+    /// socket has no reset: there the peer sees an end (docs/DECISIONS.md).
     pub fn abort(&self) {
         let _ = SockRef::from(self.io.get_ref()).set_linger(Some(Duration::ZERO));
     }
 
-    /// Whether the peer has said something that nobody read yet.
+    /// Whether bytes of the peer are unread.
     #[must_use]
     pub fn has_unread(&self) -> bool {
         matches!(self.peek(), Ok(Some(Some(_))))
     }
 
-    /// What the peer has said and nobody read yet, without taking it: `None` is nothing so far, `Some(None)` its end, else
-    /// the first byte.
+    /// Looks at the first unread byte without taking it: `None` if there is nothing yet, `Some(None)` at the peer's
+    /// end.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// What recv(2) returns.
     pub fn peek(&self) -> io::Result<Option<Option<u8>>> {
         let mut byte = [0];
         match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -346,12 +346,11 @@ impl Socket {
         }
     }
 
-    /// Waits until the peer went away; pending for ever while it is there, and after a FIN that followed bytes (a
-    /// half-close that must be relayed), unless a reset comes then. Bytes that nobody has read yet are found
-    /// here; `has_spoken` says that some have been read.
+    /// Waits until the peer has gone. A FIN after bytes is a half-close that must be relayed, so from then on this
+    /// waits for a reset only. Unread bytes are found here; `has_spoken`: some have been read already.
     ///
-    /// It waits for the kernel's hang-up events only (EPOLLRDHUP, EPOLLHUP, EPOLLERR): tokio files them under
-    /// the priority and error interests too, so the readiness that the relay will need stays untouched.
+    /// It waits for the kernel's hang-up events only (EPOLLRDHUP, EPOLLHUP, EPOLLERR): tokio maps them to the priority
+    /// and error interests too, so the readiness that the relay will need stays untouched.
     pub async fn gone(&self, has_spoken: bool) -> Gone {
         if self.io.ready(Interest::PRIORITY).await.is_err() || self.is_hung_up() {
             return Gone::Reset;
@@ -359,7 +358,7 @@ impl Socket {
         let mut byte = [0];
         match recv(self.io.get_ref(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((0, _)) if !has_spoken => Gone::Finished,
-            // A half-close behind bytes, or urgent data: only a failure ends this peer now.
+            // A half-close after bytes, or urgent data: only an error means that the peer has gone now.
             Ok(_) | Err(Errno::AGAIN) => {
                 let _ = self.io.ready(Interest::ERROR).await;
                 Gone::Reset
@@ -368,7 +367,7 @@ impl Socket {
         }
     }
 
-    /// Both directions are closed: a reset, or the close of a unix peer.
+    /// Whether both directions are closed: by a reset, or by the close of a unix peer.
     #[must_use]
     pub fn is_hung_up(&self) -> bool {
         let mut polled = [PollFd::new(&self.io, PollFlags::empty())];
@@ -379,7 +378,7 @@ impl Socket {
     /// Reads exactly one portion of at most `buffer` bytes.
     ///
     /// # Errors
-    /// What recv(2) says.
+    /// What recv(2) returns.
     pub fn recv<'a>(&'a self, buffer: &'a mut [u8]) -> impl Future<Output = io::Result<usize>> + 'a {
         std::future::poll_fn(move |cx| self.poll_recv(cx, buffer))
     }
@@ -387,7 +386,7 @@ impl Socket {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// What send(2) says.
+    /// What send(2) returns.
     pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let sent = std::future::poll_fn(|cx| self.poll_send(cx, bytes)).await?;
@@ -397,7 +396,7 @@ impl Socket {
     }
 }
 
-/// What hyper asks of the admin endpoint's connections.
+/// What hyper needs of the admin address's connections.
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let received = ready!(self.poll_recv(cx, buf.initialize_unfilled()))?;
@@ -430,7 +429,7 @@ const fn family(address: SocketAddr) -> AddressFamily {
     }
 }
 
-/// A TCP socket on its way to `target`.
+/// A TCP socket that is connecting to `target`.
 fn begin_connecting(target: ConnectTarget, options: &Options) -> io::Result<OwnedFd> {
     let ConnectTarget { address, from, speaks_first, is_upkeep } = target;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -455,14 +454,13 @@ fn begin_connecting(target: ConnectTarget, options: &Options) -> io::Result<Owne
 }
 
 impl Options {
-    /// None but those that every socket has.
+    /// Only what every socket has (TCP_NODELAY).
     pub const NONE: Self = Self { keepalive: None, user_timeout: None };
 
-    /// Towards that peer, or for the peers that come to that local address: an accepted socket has the options of
-    /// its listener.
+    /// `towards`: the peer's address, or a listening socket's own, whose accepted sockets inherit its options.
     pub(super) fn apply(&self, socket: &impl AsFd, towards: IpAddr) -> io::Result<()> {
         let socket = SockRef::from(socket);
-        // A relay must not add Nagle's delay to what an application chose to send now.
+        // A relay must not add Nagle's delay to what an application sends now.
         socket.set_tcp_nodelay(true)?;
         if towards.is_loopback() {
             return Ok(());
@@ -478,14 +476,14 @@ impl Options {
         Ok(())
     }
 
-    /// Takes back what a socket inherited that its peer shall not have.
+    /// Unsets the inherited user timeout on an accepted socket whose peer is on loopback.
     pub(super) fn spare_loopback(accepted: &impl AsFd) -> io::Result<()> {
         SockRef::from(accepted).set_tcp_user_timeout(None)
     }
 }
 
-/// Keepalive probes after the first, and how many may stay unanswered: without a user timeout, which overrides
-/// the count, a dead peer is known 45 s after the silence, where Linux' own defaults take 11 minutes.
+/// The time between keepalive probes, and how many may stay unanswered. Without a user timeout, which overrides the
+/// count, a dead peer is detected 45 s after the silence; Linux's own defaults take 11 minutes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 

@@ -1,5 +1,5 @@
-//! Another process of the same program that is to take over: started with our listening sockets, and heard of when it is
-//! ready.
+//! The successor: a process of the same program that takes over. It is started with our listening sockets, and reports
+//! when it is ready.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -13,18 +13,18 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::launcher::{Launcher, LauncherReply};
 
-/// Names the sockets that are passed: `NUMBER=ROLE`, with commas between.
+/// Lists the sockets that are passed: `NUMBER=ROLE`, separated by commas.
 pub(super) const SOCKETS: &str = "AMBASSADOR_SOCKETS";
-/// Who passes them, by process id: for nobody else's children are they meant.
+/// The process id of the predecessor that passes them.
 pub(super) const PREDECESSOR: &str = "AMBASSADOR_PREDECESSOR";
-/// Where the successor says that it is ready.
+/// The descriptor on which the successor reports that it is ready.
 pub(super) const READY: &str = "AMBASSADOR_READY";
 
 /// A process that was started to take our place.
 #[derive(Debug)]
 pub(crate) struct Successor {
     launcher: Arc<Launcher>,
-    /// The launcher's number for it.
+    /// The launcher's number of its start.
     order: u32,
     id: u32,
     ready: std::fs::File,
@@ -39,13 +39,13 @@ pub(crate) enum SuccessorError {
     /// It ended before it was ready.
     #[error("it ended before it was ready: {0}")]
     Ended(ExitStatus),
-    /// It takes too long.
+    /// It was not ready in time.
     #[error("it was not ready within {0:?}, and was killed")]
     Late(Duration),
 }
 
 impl Successor {
-    /// Has the program started that is at our path now, with our arguments. `sockets`: what is passed, each with its role.
+    /// Starts the program that is at our path now, with our arguments. `sockets`: what is passed, each with its role.
     ///
     /// # Errors
     /// [`SuccessorError::Start`].
@@ -66,14 +66,14 @@ impl Successor {
     /// Waits until it is ready. Blocks.
     ///
     /// # Errors
-    /// When it never will be; it is gone then.
+    /// When it will not be; it has been killed then.
     pub(crate) fn wait(mut self, patience: Duration) -> Result<(), SuccessorError> {
         let mut timeout =
             Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
         let heard = loop {
             match poll(&mut [PollFd::new(&self.ready, PollFlags::IN)], Some(&timeout)) {
                 Ok(ready) => break ready > 0,
-                // A signal for another thread; the whole time again is a fault on the safe side.
+                // After an interruption the wait starts again, with at most 60 s.
                 Err(rustix::io::Errno::INTR) => timeout.tv_sec = timeout.tv_sec.min(60),
                 Err(_) => break false,
             }
@@ -81,7 +81,7 @@ impl Successor {
         if heard && matches!(self.ready.read(&mut [0]), Ok(1)) {
             return Ok(());
         }
-        // One whose end of the pipe is closed has ended, or will never say anything.
+        // If its end of the pipe is closed, it has ended or can never report.
         self.launcher.kill();
         match self.launcher.answer(self.order) {
             Ok(LauncherReply::Ended(status)) if heard => {
@@ -93,7 +93,7 @@ impl Successor {
     }
 }
 
-/// Tells the predecessor, if there is one, that we are ready: from now on it drains. The second time there is nobody.
+/// Reports to the predecessor, if there is one, that we are ready: from now on it drains. A second call does nothing.
 pub(crate) fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
     use std::sync::atomic::{AtomicBool, Ordering};
     static TOLD: AtomicBool = AtomicBool::new(false);
@@ -101,16 +101,16 @@ pub(crate) fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
         return;
     }
     let Some(number) = environment(READY).and_then(|number| number.parse::<i32>().ok()) else { return };
-    // SAFETY: our predecessor left it open for us under that number, nothing else here knows of it, and this runs once.
+    // SAFETY: our predecessor passed it to us under that number, nothing else here uses it, and this runs once.
     let mut ready = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(number) });
-    // If it is gone by now, there is nobody to tell.
+    // An error means that the predecessor is gone.
     let _ = ready.write_all(b"1");
 }
 
-/// Whether this process was started by one of its kind, to take its place.
+/// Whether this process was started as a successor.
 #[must_use]
 pub(crate) fn is_succeeding(environment: &dyn Fn(&str) -> Option<String>) -> bool {
     let predecessor = environment(PREDECESSOR).and_then(|pid| pid.parse::<i32>().ok());
-    // It may have gone in the meantime; then a supervisor is our parent, and its sockets are ours all the same.
+    // The predecessor may have ended meanwhile, so our parent is not checked: its sockets are ours all the same.
     predecessor.is_some_and(|pid| pid != i32::try_from(std::process::id()).unwrap_or(0))
 }

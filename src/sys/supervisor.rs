@@ -1,4 +1,4 @@
-//! The socket on which a supervisor such as systemd hears of us (sd_notify(3)).
+//! The socket for notifications to a supervisor such as systemd (sd_notify(3)).
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-/// A supervisor that does not read holds us up no longer than this.
+/// The longest wait for a supervisor that does not read.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// As many descriptors as one message may carry (SCM_MAX_FD).
+/// The most descriptors of one message (SCM_MAX_FD).
 pub(crate) const PASSED_MAX: usize = 253;
 
-/// Where we tell it.
+/// A socket connected to the supervisor.
 #[derive(Debug)]
 pub(crate) struct Supervisor(UnixDatagram);
 
 impl Supervisor {
-    /// The one at that address, as NOTIFY_SOCKET has it: a path, or a name behind `@`.
+    /// Connects to that address, as in NOTIFY_SOCKET: a path, or `@` and an abstract name.
     ///
     /// # Errors
-    /// When it is no address, or nobody is there.
+    /// When the address is invalid, or nothing listens there.
     pub(crate) fn at(address: &str) -> io::Result<Self> {
         let address = match address.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -34,10 +34,10 @@ impl Supervisor {
         Ok(Self(socket))
     }
 
-    /// Tells it, and passes the descriptors along.
+    /// Sends a message with these descriptors.
     ///
     /// # Errors
-    /// What sendmsg(2) says; `WouldBlock` when it does not read.
+    /// What sendmsg(2) returns; `WouldBlock` when the supervisor does not read.
     pub(crate) fn notify(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);

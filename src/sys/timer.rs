@@ -1,7 +1,7 @@
 //! A timer as a descriptor among the others (timerfd).
 //!
-//! The runtime's own timers become the timeout of each epoll_wait, and the kernel arms and disarms one every time;
-//! this one is armed when it is set, whatever the reactor does meanwhile.
+//! The runtime's own timers become the timeout of each epoll_wait, for which the kernel arms and disarms a timer every
+//! time; this one is armed only when it is set.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,20 +26,20 @@ impl Timer {
     /// A timer that is not set.
     ///
     /// # Errors
-    /// What timerfd_create(2) says: `EMFILE`, `ENFILE`.
+    /// What timerfd_create(2) returns: `EMFILE`, `ENFILE`.
     pub(crate) fn new() -> io::Result<Self> {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self { io: register(timer, Interest::READABLE)? })
     }
 
-    /// Rings once, after that long; what it was set to before is forgotten.
+    /// Sets it to fire once, after that long, in place of what it was set to before.
     pub(crate) fn set(&self, after: Duration) {
         let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Zero would not ring at all.
+        // Zero would disarm it.
         let after = Timespec::try_from(after.max(Duration::from_nanos(1)));
         let Ok(it_value) = after else { return };
-        // Fails only for a descriptor or a time that is none.
+        // Fails only for an invalid descriptor or time.
         let _ = timerfd_settime(
             self.io.get_ref(),
             TimerfdTimerFlags::empty(),
@@ -47,9 +47,9 @@ impl Timer {
         );
     }
 
-    /// Ready each time it has rung.
+    /// Ready each time it has fired.
     pub(crate) fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Not read: setting it anew forgets that it has rung, and raises a new edge when it rings again.
+        // It is not read: setting it again resets it, and it raises a new edge when it fires again.
         ready!(self.io.poll_read_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
     }

@@ -1,7 +1,7 @@
-//! What a relay and a TLS stream ask of a connection, so that a connection in memory can fail at every step of theirs as no
-//! socket of loopback can be made to.
+//! What a relay and a TLS stream need of a connection: a trait, so that tests can use a connection in memory that
+//! fails at every step, as a loopback socket cannot.
 //!
-//! Lacks waiting, deadlines and options: those are the socket's, or its caller's.
+//! It has no waiting, deadlines or options: those are the socket's, or its caller's.
 
 use std::fmt;
 use std::io;
@@ -10,24 +10,24 @@ use std::task::{Context, Poll};
 
 use super::Socket;
 
-/// A connected stream of bytes. Dropped, it is closed.
+/// A connected stream of bytes, which is closed on drop.
 pub trait Transport: fmt::Debug {
     /// Reads into `buffer`; 0 is the end of the stream.
     fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>>;
 
-    /// Writes some of `bytes`; how many is the answer.
+    /// Writes some of `bytes`; returns how many.
     fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
 
-    /// Ends our direction. A peer that is gone already needs no telling.
+    /// Ends our direction; does nothing if the peer has gone.
     fn finish(&self);
 
-    /// Makes the coming close a reset.
+    /// Makes the close that follows a reset.
     fn abort(&self);
 
-    /// The address of a peer that has one.
+    /// The peer's address, if it has one.
     fn peer(&self) -> Option<SocketAddr>;
 
-    /// The socket, where there is one: between two of them bytes need not leave the kernel.
+    /// The socket, if it is one: between two sockets bytes need not leave the kernel.
     fn socket(&self) -> Option<&Socket>;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{ConnectRequest, Context, Error};
 use crate::quantity;
 
-/// What the fields said so far.
+/// What the fields read so far contain.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     hosts: u32,
@@ -25,11 +25,11 @@ const AFFINITY_MAX: usize = 256;
 const PAIRS_MAX: usize = 16;
 const KEY_MAX: usize = 64;
 const VALUE_MAX: usize = 256;
-/// Of all pairs, as they are passed on.
+/// Bytes of all pairs, as they are passed on.
 const CONTEXT_MAX: usize = 1024;
 
 impl Fields {
-    /// One line. A line that begins with a space went on from the one before in old HTTP; here it is no field.
+    /// Reads one line. A line that begins with a space continues the one before in old HTTP; here it is an error.
     pub(super) fn line(&mut self, line: &[u8]) -> Result<(), Error> {
         let colon = line.iter().position(|byte| *byte == b':').ok_or(Error::Field)?;
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -69,7 +69,7 @@ fn once<T>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), Er
     if place.replace(value).is_some() { Err(Error::Twice(name)) } else { Ok(()) }
 }
 
-/// It goes into a log and into other protocols: printable ASCII.
+/// Printable ASCII, as it goes into the log and into other protocols.
 fn text<'a>(name: &'static str, value: &'a [u8]) -> Result<&'a str, Error> {
     let text = std::str::from_utf8(value).ok();
     let is_plain = |text: &&str| text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
@@ -83,7 +83,7 @@ fn attempts(text: &str) -> Result<u32, Error> {
 }
 
 fn deadline(text: &str) -> Result<Duration, Error> {
-    // Long enough for anybody, and short enough to be added to a clock.
+    // Long enough for any client, and short enough to be added to an `Instant`.
     const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     let duration = quantity::duration(text).map_err(|reason| Error::Value(DEADLINE, reason))?;
     if duration.is_zero() {

@@ -1,24 +1,24 @@
-//! What a client of CONNECT hears: what it got, or why it got nothing.
+//! The replies to a CONNECT request: success, with what the client got, and refusal, with the reason.
 
 use std::time::Duration;
 
 use crate::escape::is_control;
 use crate::outcome::Outcome;
 
-/// What a client got.
+/// The session that a client got.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SessionInfo<'a> {
-    /// The session's id, as the log has it.
+    /// Its id, as in the log.
     pub session: &'a str,
-    /// The endpoint, as the file has it.
+    /// Its endpoint's name, as in the file.
     pub endpoint: &'a str,
-    /// Attempts that it took.
+    /// The attempts of its dial.
     pub attempts: u32,
     /// How long the dial took, from the request to the answer.
     pub took: Duration,
 }
 
-/// The reply after which the connection is the session's.
+/// The reply of success, after which the session's bytes follow.
 #[must_use]
 pub(crate) fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
     let SessionInfo { session, endpoint, attempts, took } = served;
@@ -31,7 +31,7 @@ pub(crate) fn success_reply(served: &SessionInfo<'_>) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The reply after which the connection ends. `sentence` says why, for people.
+/// The reply of a refusal, after which the connection is closed. `sentence` is the reason, for people.
 #[must_use]
 pub(crate) fn refusal_reply(status: u16, outcome: Outcome, session: &str, sentence: &str) -> Vec<u8> {
     let (outcome, sentence, reason) = (outcome.label(), plain(sentence), reason(status));
@@ -44,7 +44,7 @@ pub(crate) fn refusal_reply(status: u16, outcome: Outcome, session: &str, senten
     .into_bytes()
 }
 
-/// The status for a session that ended like that before it had an upstream, where nothing says it more exactly.
+/// The status of a refusal with that outcome, unless the cause has a more exact one.
 #[must_use]
 pub(crate) const fn status_of(outcome: Outcome) -> u16 {
     match outcome {
@@ -93,7 +93,7 @@ const fn reason(status: u16) -> &'static str {
     }
 }
 
-/// In one line: it stands in a header, or is one line of text.
+/// Replaces control characters by spaces: the text goes into a header, or is one line of the body.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if is_control(c) { ' ' } else { c }).collect()
 }

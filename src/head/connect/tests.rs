@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::outcome::Outcome;
 
-/// Reads in portions of that size: the request, and how many bytes were left to the session.
+/// Reads in portions of that size; returns the request, and how many bytes were left for the session.
 fn read(bytes: &[u8], portion: usize) -> Result<Option<(ConnectRequest, usize)>, Error> {
     let mut reader = RequestReader::default();
     let mut seen = 0;

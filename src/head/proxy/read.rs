@@ -8,7 +8,7 @@ use super::{
 };
 use crate::head::{HeadReader, Progress};
 
-/// Why there is no PROXY header. None of them quotes what came.
+/// Why there is no valid PROXY header. No message quotes the client's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It begins like neither version.
@@ -17,13 +17,13 @@ pub enum Error {
     /// Version 1 without its end within the specification's 107 bytes.
     #[error("the PROXY header (version 1) has no end within {LINE_MAX} bytes")]
     LineTooLong,
-    /// Version 1 that is not what the specification has.
+    /// Version 1 that violates the specification.
     #[error("the PROXY header (version 1) is malformed: {0}")]
     Line(&'static str),
     /// Version 2 that is longer than we read.
     #[error("the PROXY header (version 2) announces more than {V2_BODY_MAX} bytes")]
     BodyTooLong,
-    /// Version 2 that is not what the specification has.
+    /// Version 2 that violates the specification.
     #[error("the PROXY header (version 2) is malformed: {0}")]
     Body(&'static str),
     /// Version 2 whose checksum is wrong.
@@ -31,9 +31,9 @@ pub enum Error {
     Checksum,
 }
 
-/// Of version 1, with its CRLF (doc/proxy-protocol.txt, 2.1).
+/// Bytes of version 1, with its CRLF (doc/proxy-protocol.txt, 2.1).
 const LINE_MAX: usize = 107;
-/// Behind the fixed part of version 2. Addresses take 216 bytes at most, a client's certificate in an extension some
+/// Bytes after the fixed part of version 2. Addresses take at most 216, a client's certificate in an extension some
 /// thousand.
 const V2_BODY_MAX: usize = 4096;
 const UNIQUE_ID_MAX: usize = 128;
@@ -62,7 +62,7 @@ impl HeadReader for HeaderReader {
     }
 }
 
-/// How long the header is, once that is known.
+/// The header's length; `None` while it is not known.
 fn length(held: &[u8]) -> Result<Option<usize>, Error> {
     const WORD: &[u8] = b"PROXY ";
     let begins = |with: &[u8]| held.iter().zip(with).all(|(byte, expected)| byte == expected);
@@ -177,7 +177,7 @@ fn path(padded: &[u8]) -> Vec<u8> {
     padded[..end].to_vec()
 }
 
-/// The extensions have to fill the header exactly. Those that we have no use for are passed over.
+/// The extensions have to fill the header exactly. Those that we do not use are skipped.
 fn extensions(header: &[u8], mut rest: &[u8], head: &mut ProxyHeader) -> Result<(), Error> {
     const TWICE: Error = Error::Body("an extension comes twice");
     let mut checked = false;
@@ -192,7 +192,7 @@ fn extensions(header: &[u8], mut rest: &[u8], head: &mut ProxyHeader) -> Result<
                 if std::mem::replace(&mut checked, true) {
                     return Err(TWICE);
                 }
-                // Over the whole header, its own value taken as zeros.
+                // Over the whole header, with zeros for the checksum itself.
                 let at = header.len() - after.len() - length..header.len() - after.len();
                 let zeroed =
                     header.iter().enumerate().map(|(i, byte)| if at.contains(&i) { 0 } else { *byte });

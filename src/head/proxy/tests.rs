@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::head::{HeadReader, Progress};
 
-/// Reads in portions of that size: the header, and how many bytes were left to the session.
+/// Reads in portions of that size; returns the header, and how many bytes were left for the session.
 fn read(bytes: &[u8], portion: usize) -> Result<Option<(ProxyHeader, usize)>, Error> {
     let mut reader = HeaderReader::default();
     let mut seen = 0;
@@ -18,7 +18,7 @@ fn read(bytes: &[u8], portion: usize) -> Result<Option<(ProxyHeader, usize)>, Er
     Ok(None)
 }
 
-/// However it is cut, the result is one.
+/// The result is the same for every size of portions.
 #[track_caller]
 fn check(bytes: &[u8]) -> Result<Option<(ProxyHeader, usize)>, Error> {
     let whole = read(bytes, bytes.len().max(1));
@@ -33,7 +33,7 @@ fn tcp(source: &str, destination: &str) -> ProxyCommand {
     ProxyCommand::Proxied(ProxyAddresses::Tcp { source, destination })
 }
 
-/// Version 2 by hand.
+/// Builds a header of version 2.
 fn v2(versioned: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let length = u16::try_from(body.len()).expect("short");
     [&SIGNATURE[..], &[versioned, family], &length.to_be_bytes(), body].concat()
@@ -103,7 +103,7 @@ fn version_2_is_read_and_what_follows_it_is_left() {
         (v2(0x21, 0x31, &unix), ProxyCommand::Proxied(unix_is)),
         (v2(0x21, 0x00, &[]), ProxyCommand::Proxied(ProxyAddresses::Unknown)),
         (v2(0x20, 0x00, &[]), ProxyCommand::Local),
-        // Of LOCAL the rest is passed over, whatever it is.
+        // After LOCAL the rest is skipped, whatever it is.
         (v2(0x20, 0x77, &[9; 40]), ProxyCommand::Local),
     ] {
         let (read, left) = check(&[&header[..], b"SELECT"].concat()).expect("a header").expect("a whole one");
@@ -137,7 +137,7 @@ fn version_2_is_taken_literally() {
         assert!(check(&header).is_err(), "{why}");
     }
     assert_eq!(check(&v2(0x21, 0x11, &[0; 4097])), Err(Error::BodyTooLong));
-    // Padding and what others invent are passed over.
+    // Padding and unknown extensions are skipped.
     let (header, _) =
         check(&with(&[tlv(4, &[0; 9]), tlv(0xee, b"x"), tlv(2, b"db")])).expect("fine").expect("whole");
     assert_eq!(header.authority.as_deref(), Some("db"));
@@ -165,7 +165,7 @@ fn what_is_written_is_read_again() {
     for ([source, destination], as_read) in [
         (v4, v4),
         (["[2001:db8::1]:1", "[::1]:65535"], ["[2001:db8::1]:1", "[::1]:65535"]),
-        // What came to a socket for both families.
+        // A connection to a socket for both families.
         (["[::ffff:192.0.2.1]:12345", "[::ffff:198.51.100.2]:5432"], v4),
         (["[::ffff:192.0.2.1]:12345", "198.51.100.2:5432"], v4),
         (["192.0.2.1:1", "[::1]:2"], ["[::ffff:192.0.2.1]:1", "[::1]:2"]),
@@ -221,7 +221,7 @@ fn what_does_not_fit_is_left_out_whole_in_the_order_of_the_documentation() {
     };
     assert_eq!(kinds(whole), [0x05, 0x02, 0xe2, 0xe1, 0xe0, 0xe3, 0x03]);
     assert_eq!(kinds(whole - 1), [0x05, 0x02, 0xe2, 0xe1, 0xe0, 0x03]);
-    // Shorter ones behind one that does not fit still may.
+    // Shorter ones after one that does not fit may still fit.
     assert_eq!(kinds(V2_LEAST + 19 + 10 + 7 + 4), [0x05, 0x02, 0xe2, 0xe0, 0x03]);
     assert_eq!(kinds(V2_LEAST), [0x03]);
     let long = "x".repeat(1025);
@@ -241,7 +241,7 @@ proptest! {
         let becomes_local = at == 12 && bit == 0;
         let read = read(&header, header.len());
         let hides_the_checksum = at == header.len() - 7;
-        // A length that grew waits for more; LOCAL is not looked into.
+        // A larger length waits for more bytes; after LOCAL nothing is parsed.
         prop_assert!(becomes_local || hides_the_checksum || read.is_err() || read == Ok(None), "{:?}", read);
     }
 

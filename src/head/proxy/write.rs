@@ -1,5 +1,5 @@
-//! Writes a PROXY header of either version, always one of TCP: of all that the specification has, addresses of IPv4 and IPv6 are
-//! what every receiver takes (docs/CONTEXT.md has who refuses what). `LOCAL`, `UNKNOWN` and unix addresses are read, and never
+//! Writes a PROXY header of either version, always for TCP: IPv4 and IPv6 addresses are all that every receiver
+//! accepts (docs/CONTEXT.md says which one refuses what). `LOCAL`, `UNKNOWN` and unix addresses are read, but never
 //! written.
 
 use core::net::{IpAddr, SocketAddr};
@@ -9,15 +9,15 @@ use super::{SIGNATURE, TCP4, TCP6, V2_FIXED, V2_PROXY, crc32c, tlv};
 /// From where to where a connection goes, both of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressPair {
-    /// Whose connection it is.
+    /// The client's address.
     pub source: SocketAddr,
-    /// What it connected to.
+    /// The address that it connected to.
     pub destination: SocketAddr,
 }
 
 impl AddressPair {
-    /// IPv4 where it can be said so: addresses that are mapped into IPv6 (RFC 4291 section 2.5.5.2) are written as what they
-    /// stand for, unless the other one is IPv6.
+    /// IPv4 if possible: IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) are written as IPv4, unless the other
+    /// one is IPv6.
     #[must_use]
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -34,12 +34,12 @@ impl AddressPair {
     }
 }
 
-/// What a header of version 2 says beside the addresses.
+/// What a header of version 2 contains beside the addresses.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Extensions<'a> {
     /// The name of the server that is dialled, as TLS has it.
     pub authority: Option<&'a str>,
-    /// The session's id, as the log has it.
+    /// The session's id, as in the log.
     pub unique_id: Option<&'a str>,
     /// This host's name.
     pub host: Option<&'a str>,
@@ -47,19 +47,19 @@ pub struct Extensions<'a> {
     pub unit: Option<&'a str>,
     /// The caller's user, by number.
     pub uid: Option<u32>,
-    /// What the client says of itself: `k=v, k=v`.
+    /// The client's description of itself: `k=v, k=v`.
     pub context: Option<&'a str>,
 }
 
-/// The most that one value may have.
+/// Bytes of one value, at most.
 const VALUE_MAX: usize = 1024;
-/// Number and length in front of a value.
+/// Type and length in front of a value.
 const TLV_HEAD: usize = 3;
 const CHECKSUM: usize = TLV_HEAD + 4;
-/// The least that a header of version 2 may be allowed to have: addresses of IPv6 and a checksum.
+/// The lowest allowed limit for a header of version 2: room for IPv6 addresses and a checksum.
 pub const V2_LEAST: usize = V2_FIXED + 36 + CHECKSUM;
 
-/// Version 1: addresses of TCP, and nothing else.
+/// Version 1: only TCP addresses.
 #[must_use]
 pub fn write_v1(pair: AddressPair) -> Vec<u8> {
     let AddressPair { source, destination } = pair;
@@ -68,8 +68,8 @@ pub fn write_v1(pair: AddressPair) -> Vec<u8> {
     format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
-/// Version 2, with a checksum, in at most that many bytes, but no less than [`V2_LEAST`]. Each extension that does not fit any more is left out, whole: who
-/// reads half a name is told a wrong one.
+/// Version 2, with a checksum. `most`: its bytes, at least [`V2_LEAST`]. An extension that does not fit is left out as
+/// a whole: half a name would be a wrong name.
 #[must_use]
 pub fn write_v2(pair: AddressPair, extensions: &Extensions<'_>, most: usize) -> Vec<u8> {
     let AddressPair { source, destination } = pair;
@@ -93,8 +93,8 @@ pub fn write_v2(pair: AddressPair, extensions: &Extensions<'_>, most: usize) -> 
     header
 }
 
-/// In the order in which they are kept where there is not room for all of them (docs/CONTEXT.md): what is needed to find the
-/// session first, what a client may make as long as it likes last.
+/// Appends in the order of priority if there is no room for all (docs/CONTEXT.md): first what identifies the session,
+/// last what a client may make as long as it likes.
 fn append_what_fits(header: &mut Vec<u8>, extensions: &Extensions<'_>, most: usize) {
     let Extensions { authority, unique_id, host, unit, uid, context } = extensions;
     let uid = uid.map(|uid| uid.to_string());

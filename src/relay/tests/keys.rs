@@ -1,4 +1,4 @@
-//! Keys that are used up, and other failures that are ours and not the connection's.
+//! TLS keys that are used up, and other failures that are our own and not the connection's.
 
 use std::io;
 
@@ -19,7 +19,7 @@ async fn echo(server: &mut Server) -> io::Result<()> {
     }
 }
 
-/// Sends a byte and waits for it to come back, until the end; how often that went well.
+/// Sends a byte and waits for its echo, until the end; returns how many echoes arrived.
 async fn ping(client: &mut TcpStream) -> (u32, io::Result<usize>) {
     let mut rounds = 0;
     loop {
@@ -33,8 +33,8 @@ async fn ping(client: &mut TcpStream) -> (u32, io::Result<usize>) {
     }
 }
 
-/// The upload that no key suffices for: rustls refused the record behind the last, and as the server knew nothing of that,
-/// both sides stayed open and nobody was read any more.
+/// An upload that is too large for its keys: rustls refused the record after the last, and as the server did not know
+/// of that, both sides stayed open and neither was read any more.
 #[test]
 fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
     within_a_minute(async {
@@ -67,7 +67,7 @@ fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
 }
 
 /// A Redis client at 10,000 commands a second: its session ends between two commands, before the keys are used up, and
-/// both sides hear an orderly end.
+/// both sides get an orderly end.
 #[test]
 fn a_session_ends_between_a_request_and_the_next_before_its_keys_are_used_up() {
     within_a_minute(async {
@@ -83,7 +83,7 @@ fn a_session_ends_between_a_request_and_the_next_before_its_keys_are_used_up() {
     });
 }
 
-/// A client that is quiet now and then: its session ends at the first rest in the last eighth of its keys.
+/// A client that is idle now and then: its session ends at the first idle moment in the last eighth of its keys.
 #[test]
 fn a_session_that_rests_ends_earlier() {
     within_a_minute(async {
@@ -110,8 +110,8 @@ fn a_session_that_rests_ends_earlier() {
     });
 }
 
-/// A client that only ever sends never rests: it is ended a little before the last record, with everything delivered that
-/// was read of it.
+/// A client that only ever sends is never idle: its session ends a little before the last record, and everything that
+/// was read from it is delivered.
 #[test]
 fn a_session_that_never_rests_ends_before_the_last_record() {
     within_a_minute(async {
@@ -133,8 +133,8 @@ fn a_session_that_never_rests_ends_before_the_last_record() {
     });
 }
 
-/// The upstream takes no more bytes, and its own end does not follow: here because something ended our direction beneath us.
-/// The relay waited for a word of the server for ever.
+/// The upstream takes no more bytes, and its own end does not follow, here because our direction was shut down on the
+/// socket. The relay waited for the server for ever.
 #[test]
 fn a_write_error_without_an_end_of_the_server_is_waited_for_by_a_timer() {
     within_a_minute(async {

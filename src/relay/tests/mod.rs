@@ -15,7 +15,7 @@ pub(super) fn over<T>(downstream: T, upstream: UpstreamStream<T>) -> RelayInput<
     RelayInput { downstream, upstream, opening: Vec::new(), dialogue: None, verdict_until: None }
 }
 
-/// What is left of a relay when its sockets are closed.
+/// The result of a relay whose sockets are closed.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) outcome: Outcome,
@@ -35,7 +35,7 @@ pub(super) async fn relayed_by<T: Transport>(
     Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
 }
 
-/// One that ends by itself.
+/// Runs a relay that ends by itself.
 pub(super) async fn relayed<T: Transport>(start: RelayInput<T>, live: &LiveSession) -> Told {
     relayed_by(start, &ENDLESS, live).await
 }

@@ -1,5 +1,5 @@
-//! Every error at every step: each call to either connection fails once, in plaintext and TLS, whoever ends first, in portions
-//! and with windows of several sizes; and what each side must see of it.
+//! Every error at every step: each call on either connection fails once, in plaintext and TLS, with either side ending
+//! first, with portions and windows of several sizes; and what each side must see of it.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::tls::tests::steps::{WiredServer, shaken, words};
 use crate::tls::tests::wire::{Call, ECONNRESET, EIO, End as PeerEnd, Peer, Wire, Woken, wire};
 use crate::tls::tests::{TLS12, TLS13, configs, within_a_minute};
 
-/// The server: on a bare wire, or with TLS.
+/// The server, with plaintext or TLS.
 enum Server {
     Plain(Peer, Vec<u8>),
     Tls(Box<WiredServer>),
@@ -50,7 +50,7 @@ impl Server {
         }
     }
 
-    /// Whether what it has heard looks complete to it.
+    /// Whether what it has received looks complete.
     fn takes_it_for_complete(&self) -> bool {
         match self {
             Self::Plain(peer, _) => peer.ended() == Some(PeerEnd::Orderly),
@@ -59,24 +59,24 @@ impl Server {
     }
 }
 
-/// What is towards the server.
+/// What the upstream's stream is.
 type Kind = Option<(Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>)>;
 
-/// One story, and its fault.
+/// One scenario, and its fault.
 #[derive(Debug, Clone, Copy)]
 struct Plot {
     /// The connection that fails.
     side: Side,
     call: Call,
     step: usize,
-    /// How the server's direction ends behind a failed write to it.
+    /// How the server's direction ends after a failed write to it.
     then: PeerEnd,
     portion: usize,
     window: usize,
     client_ends_first: bool,
 }
 
-/// A scene: something is said or ended, by the client or by the server.
+/// A step: the client or the server sends something, or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
     ClientSays(usize),
@@ -96,12 +96,12 @@ impl Plot {
     }
 }
 
-/// What came of it.
+/// The result.
 struct Seen {
     told: Told,
     client: Peer,
     server: Server,
-    /// What each has said, and what the client has heard.
+    /// What each has sent, and what the client has received.
     by_client: Vec<u8>,
     by_server: Vec<u8>,
     heard: Vec<u8>,
@@ -160,7 +160,7 @@ async fn play(kind: &Kind, plot: Plot) -> Seen {
             heard.extend(client.hear(usize::MAX));
             server.turn();
             if faulty.has_failed() && (plot.side, plot.call) == (Side::Upstream, Call::Send) {
-                // As the kernel has it: a connection that takes no more bytes has ended or soon will.
+                // As with the kernel, a connection that takes no more bytes has ended or soon will.
                 faulty.end(plot.then);
             }
         }
@@ -176,14 +176,14 @@ async fn play(kind: &Kind, plot: Plot) -> Seen {
 }
 
 impl Seen {
-    /// Holds what must hold; whether the plot's fault came to pass.
+    /// Asserts what must hold; returns whether the fault occurred.
     fn judged(&self, plot: Plot, kind: &str) -> bool {
         let Self { told, client, server, by_client, by_server, heard, client_has_ended, .. } = self;
         let at = format!("{kind}: {plot:?}: {told:?}, {} and {} heard", server.heard().len(), heard.len());
         assert!(client.is_closed() && server.peer().is_closed(), "{at}");
-        // What arrives is what was said, and it never looks complete when it is not.
+        // What arrives is what was sent, and it never looks complete when it is not.
         assert!(by_client.starts_with(server.heard()) && by_server.starts_with(heard), "{at}");
-        // A side whose own connection broke knows that from its kernel.
+        // A side whose own connection failed learns that from its kernel.
         let broke = self.has_failed.then_some(plot.side);
         if server.takes_it_for_complete() && broke != Some(Side::Upstream) {
             assert!(
@@ -208,7 +208,7 @@ impl Seen {
                 assert_eq!((outcome, closed_by), (Outcome::DownstreamReset, Side::Downstream), "{at}");
                 assert_eq!(server.peer().ended(), Some(reset), "{at}");
             }
-            // A server that only answers its client's goodbye so has done nothing wrong, nor is anything lost with a goodbye.
+            // A failure after the client's close is no fault of the server, and no data is lost with it.
             (_, Outcome::Completed) => {
                 let is_all = server.heard() == by_client && heard == by_server;
                 assert!(is_all || *client_has_ended && closed_by == Side::Downstream, "{at}");
@@ -223,7 +223,7 @@ impl Seen {
     }
 }
 
-/// The last words of a server that takes no more bytes are passed on, and then a reset.
+/// The last bytes of a server that takes no more are passed on, and then a reset.
 fn last_words_arrive(seen: &Seen, plot: Plot) {
     if (plot.side, plot.call) == (Side::Upstream, Call::Send) && plot.then == PeerEnd::Orderly {
         assert_eq!(seen.heard, seen.by_server, "{plot:?}");
@@ -258,7 +258,7 @@ async fn every_step(kind: &Kind, name: &str, sizes: (usize, usize)) {
     }
 }
 
-/// What one call moves, and how much a peer lets wait: all, or little of either.
+/// How much one call moves, and how much a peer buffers: all, or little of either.
 const SIZES: [(usize, usize); 3] = [(usize::MAX, usize::MAX), (3000, usize::MAX), (usize::MAX, 3000)];
 
 #[test]

@@ -1,7 +1,7 @@
-//! Every end at every step: who ends how, while what is going on, and what the other side must see of it.
+//! Every way to end at every step: which side ends, how, during what, and what the other side must see of it.
 //!
-//! `Said` is what was delivered before; a row is one relay over loopback, with plaintext or TLS towards the server. What is
-//! said before an end is always delivered, an orderly end is passed on as one, and a failure never looks like one.
+//! A row is one relay over loopback, with plaintext or TLS towards the server. What is sent before an end is always
+//! delivered, an orderly end is passed on as one, and a failure never looks like one.
 
 use std::io;
 use std::time::Duration;
@@ -22,18 +22,18 @@ enum How {
     Close,
     /// It resets.
     Reset,
-    /// A server closes its connection without a word of TLS.
+    /// A server closes its connection without a close_notify.
     Cut,
-    /// A server says something that is no record.
+    /// A server sends something that is not a TLS record.
     Garbage,
 }
 
-/// What is going on by then.
+/// What has happened by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum While {
-    /// Nothing was said yet.
+    /// Nothing was sent yet.
     Nothing,
-    /// A request and its answer.
+    /// A request was answered.
     Answered,
     /// A request has no answer yet.
     Asked,
@@ -41,7 +41,7 @@ enum While {
     HalfClosed,
 }
 
-/// What the other side sees at last.
+/// What the other side sees in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sees {
     Ended,
@@ -104,7 +104,7 @@ async fn end(mut side: Box<dyn Peer>, how: How) -> Option<Box<dyn Peer>> {
     None
 }
 
-/// One row. `by_client`: who ends.
+/// Runs one row. `by_client`: the client ends first, else the server.
 async fn row(
     mut pair: (Box<dyn Peer>, Box<dyn Peer>),
     start: RelayInput,
@@ -141,7 +141,7 @@ type Expected = (bool, How, While, Outcome, Side, Sees);
 const CLIENT: bool = true;
 const SERVER: bool = false;
 
-/// What holds whatever is towards the server.
+/// The rows for both plaintext and TLS.
 const TABLE: &[Expected] = &[
     (CLIENT, How::Orderly, While::Nothing, Outcome::Completed, Side::Downstream, Sees::Ended),
     (CLIENT, How::Orderly, While::Answered, Outcome::Completed, Side::Downstream, Sees::Ended),
@@ -159,7 +159,7 @@ const TABLE: &[Expected] = &[
     (SERVER, How::Reset, While::Answered, Outcome::UpstreamReset, Side::Upstream, Sees::Failed),
 ];
 
-/// What only TLS has.
+/// The rows for TLS alone.
 const TLS_TABLE: &[Expected] = &[
     (SERVER, How::Garbage, While::Answered, Outcome::UpstreamReset, Side::Upstream, Sees::Failed),
     (SERVER, How::Cut, While::HalfClosed, Outcome::Completed, Side::Downstream, Sees::Ended),
@@ -192,7 +192,8 @@ fn each_side_sees_of_the_other_what_it_would_see_without_us() {
     });
 }
 
-/// A server that breaks while something is held for a client that does not read: that goes first, then comes the reset.
+/// A server fails while bytes are pending for a client that does not read: these are delivered first, then comes the
+/// reset.
 #[test]
 fn what_was_said_before_a_failure_is_passed_on_and_then_a_reset() {
     within_a_minute(async {
@@ -225,8 +226,8 @@ fn what_was_said_before_a_failure_is_passed_on_and_then_a_reset() {
     });
 }
 
-/// A server that closes without close_notify, or somebody who cuts its stream: it was passed on as an orderly end, and nobody
-/// was told. One that only answers its client's goodbye by closing is not meant.
+/// A server closes without close_notify, or its stream is truncated on the way: it was passed on as an orderly end and
+/// not recorded. A server that closes in reply to the client's close is not meant.
 #[test]
 fn an_end_without_close_notify_is_told() {
     within_a_minute(async {

@@ -1,4 +1,4 @@
-//! What one peer may say before others have their turn.
+//! How much one peer may send before other sessions get their turn.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::*;
 use crate::tls::tests::{tcp, within_a_minute};
 
-/// A protocol that always finds something to rewrite, and leaves it as it is.
+/// A dialogue that never finishes, and passes on everything unchanged.
 #[derive(Debug)]
 struct Everlasting;
 
@@ -41,9 +41,9 @@ async fn longest_turn(relaying: impl Future<Output = Ended>, live: &LiveSession)
     longest
 }
 
-/// A server that says one parameter after the other and never ReadyForQuery, or a client that floods a control connection:
-/// while the protocol rewrote, a session read on as long as there was anything, a megabyte at a time, and all others of its
-/// worker waited 4 s.
+/// A server that sends one parameter after the other and never ReadyForQuery, or a client that floods a control
+/// connection: while the protocol rewrote, a session read on as long as there was anything, a megabyte at a time, and
+/// the other sessions of its worker waited 4 s.
 #[test]
 fn a_peer_that_floods_a_dialogue_has_one_turn_at_a_time() {
     within_a_minute(async {

@@ -7,11 +7,11 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::tls::tests::{tcp, within_a_minute};
 
-/// Bulk enough for a flow to become bulky, and for two socket buffers to take.
+/// Enough for a flow to become bulky, and not more than two socket buffers take.
 const BULK: usize = 200 * 1024;
 const TAIL: &[u8] = b"and now?";
 
-/// Bulk, an urgent byte, and a question behind it.
+/// Sends bulk, an urgent byte, and a question behind it.
 async fn say(peer: &mut TcpStream) {
     peer.write_all(&[b'a'; BULK]).await.unwrap();
     assert_eq!(send(&*peer, b"!", SendFlags::OOB).unwrap(), 1);
@@ -25,8 +25,8 @@ async fn heard(peer: &mut TcpStream) {
     assert_eq!(&bytes[BULK..], TAIL);
 }
 
-/// splice(2) says EAGAIN at the mark of urgent data as long as the peer is open, whatever is queued behind it: the question
-/// was never passed on, and its answer never came.
+/// splice(2) returns EAGAIN at the mark of urgent data as long as the peer is open, whatever is queued behind it: the
+/// question was never passed on, and its answer never came.
 #[test]
 fn what_stands_behind_an_urgent_byte_is_passed_on_while_both_sides_are_open() {
     within_a_minute(async {
@@ -46,8 +46,8 @@ fn what_stands_behind_an_urgent_byte_is_passed_on_while_both_sides_are_open() {
     });
 }
 
-/// And it says 0, as at an end, once the peer has sent its FIN: what was queued behind the mark was lost, in a session that
-/// was recorded as completed.
+/// And it returns 0, as at an end, once the peer has sent its FIN: what was queued behind the mark was lost, in a
+/// session that was recorded as completed.
 #[test]
 fn what_stands_behind_an_urgent_byte_is_passed_on_behind_which_the_peer_has_ended() {
     within_a_minute(async {

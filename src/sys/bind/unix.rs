@@ -1,9 +1,9 @@
 //! Unix sockets and the files that name them.
 //!
-//! A socket appears under its name with its final owner and mode, or not at all: it is bound beside the name, set up,
-//! and renamed over it. A file whose process is gone is replaced that way; one that answers is somebody's, and is left
-//! alone. Mode and owner go by descriptor, never through a link that somebody else has put in the file's place. Two
-//! processes that start on one path in the same instant may both find nobody there; the later one wins.
+//! A socket appears under its name with its final owner and mode, or not at all: it is bound to a temporary name in
+//! the same folder, set up, and renamed. That replaces a file whose process is gone; a socket that answers is in use,
+//! and an error. Mode and owner are set by descriptor, never through a link that another process has put in the file's
+//! place. If two processes start on one path at the same instant, both may find no live socket; the later one wins.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -31,7 +31,7 @@ pub(super) fn bind_unix(unix: &UnixBind) -> Result<Listener, String> {
 
 const LIVE: &str = "another process is listening on this socket";
 
-/// Refuses when something lives at `path`: a socket that answers, or a file that is no socket.
+/// An error if `path` is occupied: by a socket that answers, or by a file that is not a socket.
 fn refuse_occupied(path: &Path) -> Result<(), String> {
     let kind = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -41,11 +41,11 @@ fn refuse_occupied(path: &Path) -> Result<(), String> {
     if !kind.is_socket() {
         return Err("a file that is no socket is in the way; remove it or choose another path".into());
     }
-    // Without waiting: an owner that is alive but busy has a full queue, and would hold us up.
+    // Non-blocking: a busy owner with a full queue would hold us up.
     let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
         .and_then(|probe| probe.connect(&SockAddr::unix(path)?));
     match probe {
-        // Nobody listens: its process is gone.
+        // No process listens: the owner is gone.
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Err(LIVE.into()),
         Ok(()) => Err(LIVE.into()),
@@ -53,8 +53,8 @@ fn refuse_occupied(path: &Path) -> Result<(), String> {
     }
 }
 
-/// A name in the same folder, so that the rename is one step; the final one is in it where it fits, for those
-/// who look at `ss -lx`.
+/// A temporary name in the same folder, so that the rename is atomic. It contains the final name if that fits, as `ss
+/// -lx` shows it.
 fn beside(path: &Path) -> PathBuf {
     let process = std::process::id();
     let mut name = OsString::from(".");
@@ -68,7 +68,7 @@ fn bind_beside(unix: &UnixBind, beside: &Path) -> io::Result<(Socket, SocketFile
     let _ = std::fs::remove_file(beside);
     let folder = Folder::of(beside)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    // The file is made with it, less the umask, so that it is never more open than it will be.
+    // bind(2) makes the file with this mode, less the umask, so it is never more permissive than in the end.
     fchmod(&socket, Mode::from_raw_mode(unix.mode))?;
     bind_to_path(&socket, &folder, beside)?;
     let made = dress(unix, &folder, name_of(beside))?;
@@ -83,16 +83,16 @@ fn name_of(path: &Path) -> &OsStr {
 }
 
 impl UnixBind {
-    /// Gives the file of a socket that is there the mode and the owner that are asked for.
+    /// Sets mode and owner of an existing socket's file.
     ///
     /// # Errors
-    /// What chmod(2) and chown(2) say, and where the file is no socket of ours.
+    /// What chmod(2) and chown(2) return, and when the file is not a socket of ours.
     pub fn apply_permissions(&self) -> io::Result<()> {
         dress(self, &Folder::of(&self.path)?, name_of(&self.path)).map(drop)
     }
 }
 
-/// Gives the file the mode and the owner that were asked for. Where others may write, it may be theirs.
+/// Sets the file's mode and owner. In a folder where other users may write, it may be theirs, which is an error.
 fn dress(unix: &UnixBind, folder: &Folder, name: &OsStr) -> io::Result<FolderFile> {
     let file = folder.find(name)?;
     if !file.is_socket() || (folder.is_shared() && !file.could_be_ours(unix.owner)) {
@@ -105,8 +105,8 @@ fn dress(unix: &UnixBind, folder: &Folder, name: &OsStr) -> io::Result<FolderFil
     Ok(file)
 }
 
-/// The name beside may be longer than a socket address holds (107 bytes) where the final one is not; then the
-/// folder is named by descriptor.
+/// Only the temporary name may be longer than a socket address allows (107 bytes); then the folder is named by
+/// descriptor.
 fn bind_to_path(socket: &Socket, folder: &Folder, path: &Path) -> io::Result<()> {
     if let Ok(address) = SockAddr::unix(path) {
         return socket.bind(&address);
@@ -115,7 +115,7 @@ fn bind_to_path(socket: &Socket, folder: &Folder, path: &Path) -> io::Result<()>
     socket.bind(&SockAddr::unix(short)?)
 }
 
-/// The file that names a unix socket, recognised by inode.
+/// The file of a unix socket, recognised by device and inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -124,7 +124,7 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// The socket file that is at that path.
+    /// The socket file at that path.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         if !metadata.file_type().is_socket() {
@@ -158,8 +158,9 @@ mod tests {
         UnixBind { path: path.into(), mode, owner, group: None }
     }
 
-    /// Mode and owner were set by path: whoever may write in the folder put a link in the new socket's place, and a daemon of
-    /// root's gave away the file that it led to. What is no socket of ours is not dressed, and links are not followed.
+    /// Mode and owner were set by path: a user who could write in the folder put a link in the new socket's place, and
+    /// a daemon of root's gave away the link's target. Only sockets of ours get a mode and an owner, and links are not
+    /// followed.
     #[test]
     fn a_link_in_the_sockets_place_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ async fn unix_pair() -> (Socket, UnixStream) {
     (Socket::adopt(listening.accept().await.unwrap().0).unwrap(), peer)
 }
 
-/// What one read brings of what is there already; it has to come without anything more being sent.
+/// Reads once what is queued already; it has to arrive without anything more being sent.
 async fn read(socket: &Socket) -> Vec<u8> {
     let mut buffer = [0; 4096];
     let read = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await;
@@ -27,8 +27,8 @@ async fn read(socket: &Socket) -> Vec<u8> {
     buffer[..read].to_vec()
 }
 
-/// A read of a unix socket stops behind a message that descriptors came with. It is short, so the reactor's readiness was
-/// forgotten, and what was queued behind it waited for the peer's next byte.
+/// A read of a unix socket stops after a message with descriptors. It is short, so the reactor's readiness was
+/// cleared, and what was queued behind it waited for the peer's next byte.
 #[tokio::test]
 async fn a_read_that_stops_at_a_message_with_descriptors_does_not_forget_what_is_behind_it() {
     let (socket, mut peer) = unix_pair().await;
@@ -42,7 +42,7 @@ async fn a_read_that_stops_at_a_message_with_descriptors_does_not_forget_what_is
     assert_eq!(read(&socket).await, b"two");
 }
 
-/// The same at urgent data, of which unix sockets have some since Linux 5.15.
+/// The same at urgent data, which unix sockets have since Linux 5.15.
 #[tokio::test]
 async fn a_read_that_stops_at_urgent_data_does_not_forget_what_is_behind_it() {
     let (socket, mut peer) = unix_pair().await;
@@ -56,14 +56,14 @@ async fn a_read_that_stops_at_urgent_data_does_not_forget_what_is_behind_it() {
     assert_eq!(read(&socket).await, b"two");
 }
 
-/// A process may bind its end to any address of its host: it is no other host for that.
+/// A process may bind its end to any address of its host, and is not another host for that.
 #[test]
 fn a_peer_with_an_address_of_ours_is_on_this_host() {
     let from = |ip: &str| Peer::Tcp(SocketAddr::new(ip.parse().unwrap(), 9)).other_host();
     for own in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
         assert_eq!(from(own), None, "{own}");
     }
-    // Of those that documents use (RFC 5737, RFC 3849).
+    // Addresses for documentation (RFC 5737, RFC 3849).
     for other in ["192.0.2.1", "2001:db8::1"] {
         assert_eq!(from(other), Some(other.parse().unwrap()));
     }
