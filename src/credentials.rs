@@ -194,7 +194,7 @@ impl Credentials {
         let parts = self.known().parts();
         let until = clock::now() + PATIENCE;
         for WatchedCredential { part, is_latest } in parts {
-            let refreshed = match part.is_an_agents() {
+            let refreshed = match part.is_from_agent() {
                 true => None,
                 false => Some(hung.refresh(&part, until).await),
             };
@@ -379,7 +379,7 @@ impl CredentialSource {
     }
 
     /// Whether an agent provides it, and no file.
-    fn is_an_agents(&self) -> bool {
+    fn is_from_agent(&self) -> bool {
         match self {
             Self::Identity(identity) => matches!(identity.source(), IdentitySource::Spiffe(_)),
             Self::Trust(_, originator) => originator.trust().files().next().is_none(),
@@ -419,7 +419,7 @@ impl Known {
         let state =
             self.stories.entry(part.subject()).or_insert_with(|| CredentialState::new(part, BTreeMap::new()));
         let is_new = refreshed.is_some_and(|refreshed| state.goes_on(part, refreshed, now));
-        state.warn_of_the_end(part, wall);
+        state.warn_of_expiry(part, wall);
         is_new
     }
 
@@ -430,7 +430,7 @@ impl Known {
         for WatchedCredential { part, .. } in self.parts() {
             let CredentialSource::Identity(identity) = &part else { continue };
             let identity = Arc::downgrade(identity);
-            if part.is_an_agents() && !self.agents.iter().any(|known| known.ptr_eq(&identity)) {
+            if part.is_from_agent() && !self.agents.iter().any(|known| known.ptr_eq(&identity)) {
                 self.agents.push(Weak::clone(&identity));
                 new.push(identity);
             }
@@ -513,13 +513,13 @@ impl CredentialState {
         }
     }
 
-    fn warn_of_the_end(&mut self, part: &CredentialSource, wall: SystemTime) {
+    fn warn_of_expiry(&mut self, part: &CredentialSource, wall: SystemTime) {
         let mut first: BTreeMap<CredentialRole, SystemTime> = BTreeMap::new();
         for (role, end) in part.ends() {
             first.entry(role).and_modify(|first| *first = end.min(*first)).or_insert(end);
         }
         for (role, end) in first {
-            let near = near(role, end, wall).filter(|near| is_news(*near, part.is_an_agents()));
+            let near = near(role, end, wall).filter(|near| is_news(*near, part.is_from_agent()));
             if !is_nearer(&mut self.warned, role, near) {
                 continue;
             }
@@ -554,8 +554,8 @@ pub(crate) fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Op
 }
 
 /// An agent's certificates live for an hour and are renewed after half of it: only their expiry is worth a warning.
-const fn is_news(near: Duration, is_an_agents: bool) -> bool {
-    !is_an_agents || near.is_zero()
+const fn is_news(near: Duration, is_from_agent: bool) -> bool {
+    !is_from_agent || near.is_zero()
 }
 
 /// Whether the expiry is nearer than when it was last warned of. After the clock was set back it may be farther away,
@@ -592,11 +592,11 @@ mod tests {
     #[test]
     fn what_an_agent_renews_is_warned_of_when_it_has_ended() {
         let now = SystemTime::UNIX_EPOCH + 20_000 * DAY;
-        for (left, is_an_agents, expected) in
+        for (left, is_from_agent, expected) in
             [(1, false, true), (1, true, false), (0, true, true), (0, false, true)]
         {
             let near = near(CredentialRole::Client, now + left * DAY / 24, now).expect("it is near");
-            assert_eq!(is_news(near, is_an_agents), expected, "{left} hours, an agent's: {is_an_agents}");
+            assert_eq!(is_news(near, is_from_agent), expected, "{left} hours, an agent's: {is_from_agent}");
         }
     }
 

@@ -310,7 +310,7 @@ impl World {
                 assert!(total.dials >= most && most == limits.max_pending);
             }
             Unavailable::Full(LimitReached::Endpoints(_)) => assert_eq!(usable, [], "they had room"),
-            Unavailable::Nobody(nobody) => {
+            Unavailable::NoEndpoint(nobody) => {
                 assert_eq!(usable, [], "{nobody}");
                 assert!(nobody != NoEndpoint::Empty || self.members.is_empty());
                 self.saw("nobody");

@@ -58,11 +58,11 @@ fn rewrite<'a>(mut dialogue: Box<dyn Dialogue>, server: impl Iterator<Item = &'a
     let mut delivered = 0;
     for bytes in server {
         let mut out = Outbox::default();
-        dialogue.upstream_said(black_box(bytes), &mut out).expect("it is what PostgreSQL sends");
+        dialogue.on_upstream(black_box(bytes), &mut out).expect("it is what PostgreSQL sends");
         delivered += out.to_downstream.len();
     }
     let mut out = Outbox::default();
-    dialogue.downstream_said(black_box(CLIENT_FIRST), &mut out).expect("it is what libpq sends");
+    dialogue.on_downstream(black_box(CLIENT_FIRST), &mut out).expect("it is what libpq sends");
     assert!(dialogue.is_finished());
     delivered + out.to_upstream.len()
 }

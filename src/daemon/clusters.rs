@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::drain::Branch;
 use crate::name::ClusterName;
 use crate::upstream::snapshot::Snapshot;
-use crate::upstream::{Cluster, discovery, health_check, preconnect, recovery};
+use crate::upstream::{Cluster, discovery, health_check, preconnect, trials};
 
 use super::active_config::Services;
 
@@ -80,7 +80,7 @@ impl ClusterManager {
             let tasks = services.admin.branch();
             let probing = health_check::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
             services.admin.spawn(probing);
-            services.admin.spawn(recovery::run(Arc::clone(&cluster), tasks.watch()));
+            services.admin.spawn(trials::run(Arc::clone(&cluster), tasks.watch()));
             let draining = services.sessions.watch();
             let replaced = services.credentials.replacements();
             let dialling =

@@ -40,9 +40,7 @@ use crate::metrics::{self, Exposition, MetricsError};
 use crate::outcome::Outcome;
 use crate::session::{AccessLog, CallerLookups};
 use crate::sync::Mutex;
-use crate::sys::{
-    self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, tell_predecessor,
-};
+use crate::sys::{self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, report_ready};
 use crate::upstream::{self, discovery};
 use crate::workers::Workers;
 
@@ -161,7 +159,7 @@ pub(crate) async fn run(
             DaemonEvent::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
             DaemonEvent::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
             DaemonEvent::Ordered(Command::LogLevel(level, lasting, answer)) => {
-                running.order_level(level, lasting);
+                running.override_log_level(level, lasting);
                 let _ = answer.send(());
             }
             DaemonEvent::Ordered(Command::Drain(answer)) => {
@@ -312,7 +310,7 @@ impl RunningDaemon {
     }
 
     /// Sets the log level until a reload, or for that long.
-    fn order_level(&mut self, level: LevelFilter, lasting: Option<Duration>) {
+    fn override_log_level(&mut self, level: LevelFilter, lasting: Option<Duration>) {
         let number = self.admin_state.log.override_level(level);
         if let Some(before) = self.ordered_level.take() {
             before.stop();
@@ -343,7 +341,7 @@ impl RunningDaemon {
         let environment = |name: &str| std::env::var(name).ok();
         if is_succeeding(&environment) {
             // Our supervisor is told by our predecessor, which it knows.
-            tell_predecessor(&environment);
+            report_ready(&environment);
             metrics::record_replacement(true);
         } else {
             notify::send(&Notice::Ready);
@@ -496,7 +494,7 @@ fn warn_of_strangers(config: &Config) {
         is_tcp && (!listener.admission.allow.is_empty() || its.any(chooses))
     };
     if config.listeners.iter().any(is_asked)
-        && let Err(error) = sys::owners_are_told()
+        && let Err(error) = sys::checks_socket_owners()
     {
         tracing::warn!(
             %error,

@@ -29,7 +29,7 @@ pub(crate) enum Stranger {
     /// Its user has no number in our user namespace.
     Unmapped,
     /// The kernel does not answer.
-    Untold(io::Error),
+    Unknown(io::Error),
 }
 
 impl fmt::Display for Stranger {
@@ -43,7 +43,7 @@ impl fmt::Display for Stranger {
             Self::Unmapped => {
                 f.write_str("a stranger: its user does not exist in the ambassador's user namespace")
             }
-            Self::Untold(error) => write!(f, "a stranger: the kernel does not tell who it is: {error}"),
+            Self::Unknown(error) => write!(f, "a stranger: the kernel does not tell who it is: {error}"),
         }
     }
 }
@@ -72,7 +72,7 @@ impl Stranger {
     pub(crate) fn host(&self) -> Option<IpAddr> {
         match self {
             Self::Remote(from) => Some(from.ip()),
-            Self::Unowned | Self::Left | Self::Unmapped | Self::Untold(_) => None,
+            Self::Unowned | Self::Left | Self::Unmapped | Self::Unknown(_) => None,
         }
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn identify(
 ) -> Result<Identification, Stranger> {
     let found = match peer {
         Peer::Tcp(from) => over_loopback(client, from)?,
-        Peer::Unix => over_unix(client, needs).map_err(Stranger::Untold)?,
+        Peer::Unix => over_unix(client, needs).map_err(Stranger::Unknown)?,
     };
     if cache.is_unmapped(found.uid) {
         return Err(Stranger::Unmapped);
@@ -135,7 +135,7 @@ fn over_loopback(client: &Socket, from: SocketAddr) -> Result<PeerCredentials, S
         return Err(Stranger::Remote(from));
     }
     let local = client.local().ok_or(Stranger::Left)?;
-    let owner = socket_owner(from, local).map_err(Stranger::Untold)?;
+    let owner = socket_owner(from, local).map_err(Stranger::Unknown)?;
     if client.is_hung_up() {
         return Err(Stranger::Left);
     }

@@ -24,7 +24,7 @@ pub(crate) enum OpeningFailure {
     Silent(Duration),
     /// It sent something else.
     #[error("{0}")]
-    Misspoken(OpeningError),
+    Malformed(OpeningError),
 }
 
 /// How long a client that speaks first may take.
@@ -58,7 +58,7 @@ pub(crate) async fn read_opening(
     OpeningTimeouts { silent, within }: OpeningTimeouts,
 ) -> Result<ClientOpening, OpeningFailure> {
     let Some(opening) = protocol.opening() else {
-        return if protocol.server_greets() { awaits_greeting(client) } else { arrived(client) };
+        return if protocol.server_greets() { peek_before_greeting(client) } else { arrived(client) };
     };
     // Boxed, so that it takes no space in a session that lives for hours.
     Box::pin(async move {
@@ -78,10 +78,10 @@ pub(crate) async fn read_opening(
 }
 
 /// The server speaks first: early bytes of the client stay unread, as a dialogue may need them.
-fn awaits_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
+fn peek_before_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; turn TLS off in the client";
     match client.peek() {
-        Ok(Some(Some(TLS_HANDSHAKE))) => Err(OpeningFailure::Misspoken(OpeningError::speaks_tls(SPEAKS_TLS))),
+        Ok(Some(Some(TLS_HANDSHAKE))) => Err(OpeningFailure::Malformed(OpeningError::speaks_tls(SPEAKS_TLS))),
         Ok(None | Some(Some(_))) => Ok(ClientOpening::default()),
         Ok(Some(None)) | Err(_) => Err(OpeningFailure::Gone),
     }
@@ -111,7 +111,7 @@ async fn read_on(
         if read == 0 {
             return Err(OpeningFailure::Gone);
         }
-        match opening.received(&portion[..read]).map_err(OpeningFailure::Misspoken)? {
+        match opening.received(&portion[..read]).map_err(OpeningFailure::Malformed)? {
             OpeningState::Incomplete => {}
             OpeningState::Answer(answer) => client.send_all(&answer).await.map_err(OpeningFailure::Broken)?,
             OpeningState::Opened(opened) => return Ok(opened),
@@ -138,7 +138,7 @@ pub(crate) async fn exchange_greeting(
                 return Err(OpeningFailure::Gone);
             }
             if let Some(introduced) =
-                greeting.client_reply.received(&portion[..read]).map_err(OpeningFailure::Misspoken)?
+                greeting.client_reply.received(&portion[..read]).map_err(OpeningFailure::Malformed)?
             {
                 return Ok(introduced);
             }

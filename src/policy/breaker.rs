@@ -144,11 +144,11 @@ impl Breaker {
         self.close()
     }
 
-    /// A session's dial failed. `is_last_hope`: the last evidence of every other endpoint is a failure too.
-    pub fn record_failure(&mut self, is_last_hope: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
+    /// A session's dial failed. `is_last_good`: the last evidence of every other endpoint is a failure too.
+    pub fn record_failure(&mut self, is_last_good: bool, now: Instant, rng: &mut Rng) -> Option<Transition> {
         let State::Closed { failures } = &mut self.state else { return None };
         *failures = failures.saturating_add(1);
-        if *failures < self.settings.consecutive_failures || !is_last_hope {
+        if *failures < self.settings.consecutive_failures || !is_last_good {
             return None;
         }
         self.proven = 0;

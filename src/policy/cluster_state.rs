@@ -86,7 +86,7 @@ pub enum Unavailable {
     Full(#[from] LimitReached),
     /// There is no eligible endpoint.
     #[error("{0}")]
-    Nobody(#[from] NoEndpoint),
+    NoEndpoint(#[from] NoEndpoint),
     /// This would be a retry, and the budget has none left.
     #[error("connect.retry_budget is used up")]
     Budget,
@@ -108,10 +108,10 @@ impl Unavailable {
     #[must_use]
     pub const fn may_pass(self) -> bool {
         match self {
-            Self::Breaker(_) | Self::Full(_) | Self::Nobody(NoEndpoint::AllDown { .. }) => true,
+            Self::Breaker(_) | Self::Full(_) | Self::NoEndpoint(NoEndpoint::AllDown { .. }) => true,
             // Sessions wait for the budget elsewhere.
             Self::Budget
-            | Self::Nobody(NoEndpoint::Empty | NoEndpoint::NoneEnabled | NoEndpoint::Forgotten) => false,
+            | Self::NoEndpoint(NoEndpoint::Empty | NoEndpoint::NoneEnabled | NoEndpoint::Removed) => false,
         }
     }
 }
@@ -307,13 +307,13 @@ impl ClusterState {
     }
 
     /// Whether an enabled endpoint is left whose last evidence is not a failure.
-    fn has_hope(&self) -> bool {
+    fn has_untested_or_good(&self) -> bool {
         self.endpoints.iter().any(|endpoint_state| endpoint_state.is_enabled() && !endpoint_state.is_failing)
     }
 
     /// Closes the breaker if an endpoint may be good, so that it need not wait for a trial.
     pub fn reconsider(&mut self) {
-        if self.has_hope()
+        if self.has_untested_or_good()
             && let Some(breaker) = &mut self.breaker
             && breaker.check().is_err()
         {

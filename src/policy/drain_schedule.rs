@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::rotation::SessionActivity;
+use super::credential_rotation::SessionActivity;
 
 /// Sessions that are to end, by a key that the caller chooses.
 #[derive(Debug)]

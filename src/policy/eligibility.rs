@@ -48,7 +48,7 @@ pub enum NoEndpoint {
     },
     /// The endpoint that the caller demanded has left.
     #[error("the endpoint that was wanted is no longer known")]
-    Forgotten,
+    Removed,
 }
 
 /// The mode that the endpoints' state leads to.

@@ -22,7 +22,7 @@ impl Protocol for Amqp {
     }
 
     /// RabbitMQ's `handshake_timeout` is 10 s.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(8))
     }
 

@@ -12,13 +12,13 @@ pub trait Dialogue: fmt::Debug + Send {
     ///
     /// # Errors
     /// They cannot be passed on.
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
 
     /// Bytes of the server.
     ///
     /// # Errors
     /// They are not the protocol, or leave nothing that the client could use.
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError>;
 
     /// Whether nothing is left to rewrite and nothing is buffered: the outbox is written, then the plain relay takes
     /// over.

@@ -121,7 +121,7 @@ const DATA: &str =
     "502 ambassador: only the control connection is served here; a data connection would leave it\r\n";
 
 impl Dialogue for Commands {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         for portion in bytes.split_inclusive(|byte| *byte == b'\n') {
             self.line.extend_from_slice(portion);
             if self.line.len() > COMMAND_MAX {
@@ -139,7 +139,7 @@ impl Dialogue for Commands {
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         out.to_downstream.extend_from_slice(bytes);
         Ok(())
     }

@@ -22,12 +22,12 @@ impl Protocol for Kafka {
         Some(Box::new(FirstMessage::new(judge, hint)))
     }
 
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
     /// `connections.max.idle.ms` is ten minutes by default.
-    fn bears_silence(&self) -> Option<Duration> {
+    fn silence_timeout(&self) -> Option<Duration> {
         Some(Duration::from_secs(600))
     }
 

@@ -31,12 +31,12 @@ impl Protocol for Ldap {
     }
 
     /// `idletimeout` is off by default in OpenLDAP; Active Directory's InitRecvTimeout is 120 s.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
     /// `idletimeout` is off by default.
-    fn bears_silence(&self) -> Option<Duration> {
+    fn silence_timeout(&self) -> Option<Duration> {
         None
     }
 
@@ -273,7 +273,7 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
     let code = element(response.content).map_err(|_| MALFORMED)?;
     match (code.tag, number(code.content)) {
         (ENUMERATED, Some(0)) => Ok(()),
-        (ENUMERATED, Some(BUSY | UNAVAILABLE)) => Err(turned_away("LDAP result", response.content)),
+        (ENUMERATED, Some(BUSY | UNAVAILABLE)) => Err(parse_refusal("LDAP result", response.content)),
         (ENUMERATED, Some(_)) => Err(UpgradeError::Declined),
         _ => Err(MALFORMED),
     }
@@ -283,7 +283,7 @@ fn agrees(message: &[u8]) -> Result<(), UpgradeError> {
 /// would answer a request that the client has not sent yet.
 fn disconnection(result: &[u8]) -> UpgradeError {
     match element(result).map(|code| (code.tag, number(code.content))) {
-        Ok((ENUMERATED, Some(BUSY | UNAVAILABLE))) => turned_away("LDAP notice of disconnection", result),
+        Ok((ENUMERATED, Some(BUSY | UNAVAILABLE))) => parse_refusal("LDAP notice of disconnection", result),
         _ => {
             UpgradeError::Unsuitable("the server gives notice of disconnection instead of answering StartTLS")
         }
@@ -291,7 +291,7 @@ fn disconnection(result: &[u8]) -> UpgradeError {
 }
 
 /// LDAPResult: a code, a name, and a text for users.
-fn turned_away(kind: &'static str, result: &[u8]) -> UpgradeError {
+fn parse_refusal(kind: &'static str, result: &[u8]) -> UpgradeError {
     let read = || {
         let code = element(result).ok()?;
         let message = element(element(code.rest).ok()?.rest).ok()?;

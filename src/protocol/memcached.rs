@@ -23,12 +23,12 @@ impl Protocol for Memcached {
     }
 
     /// `idle_timeout` is off by default.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
     /// `idle_timeout` is off by default.
-    fn bears_silence(&self) -> Option<Duration> {
+    fn silence_timeout(&self) -> Option<Duration> {
         None
     }
 

@@ -98,7 +98,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
 
     /// Interprets plaintext from a server where TLS was to begin: some servers agree to TLS before they find that they
     /// are full. `None`: it is no refusal, and TLS has failed.
-    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+    fn parse_refusal(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         let _ = plaintext;
         None
     }
@@ -109,7 +109,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     }
 
     /// Interprets a server's first words after TLS, as far as they were received at once: its refusal, if they are one.
-    fn turned_away_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
+    fn parse_refusal_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
         let mut upgrade = self.upgrade()?;
         let UpgradeStep::ReadAtMost(most) = upgrade.begin() else { return None };
         match upgrade.received(&first[..first.len().min(most)]) {
@@ -142,7 +142,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
 
     /// If the client speaks first: how long its servers wait for its first byte. `None`: without limit, as servers
     /// without a timeout do, whose clients may open connections long before they use them.
-    fn bears_silence(&self) -> Option<Duration> {
+    fn silence_timeout(&self) -> Option<Duration> {
         Some(Duration::from_secs(60))
     }
 
@@ -169,7 +169,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// Whether a server counts a connection that ends in the middle of its upgrade as this host's error. If so, an
     /// upgrade that was begun is always completed, with [`ClientReply::conclude_without_client`] if the client has
     /// left.
-    fn parts_politely(&self) -> bool {
+    fn must_finish_upgrade(&self) -> bool {
         false
     }
 
@@ -178,7 +178,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Why no connection can be kept ready.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Err(if self.server_greets() {
             "its servers speak first, and what they say is for one client"
         } else {
@@ -321,7 +321,7 @@ mod tests {
             ("amqp", minutes(1)),
         ] {
             let protocol = named(label, &options()).expect("a protocol");
-            assert_eq!(protocol.bears_silence(), expected, "{label}");
+            assert_eq!(protocol.silence_timeout(), expected, "{label}");
         }
     }
 
@@ -358,7 +358,7 @@ mod tests {
             assert!(answer.starts_with(expected), "{label} {code:?} {words}: {answer}");
         }
         // Through TLS only the server can have sent it.
-        let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").said_through_tls();
+        let by = TurnedAway::new("SMTP", Some(554), b"5.7.1 away").through_tls();
         let (kind, session, reply_to) = (RefusalKind::Full, "s", none);
         let refusal = Refusal { kind, reason: "quoted", session, reply_to, server: Some(&by) };
         let answer = named("smtp", &options()).unwrap().refusal(&refusal).unwrap();

@@ -23,12 +23,12 @@ impl Protocol for MongoDb {
     }
 
     /// Servers do not limit the time before `hello`.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(60))
     }
 
     /// Servers do not limit the time before `hello`.
-    fn bears_silence(&self) -> Option<Duration> {
+    fn silence_timeout(&self) -> Option<Duration> {
         None
     }
 

@@ -241,12 +241,12 @@ struct Answer {
 }
 
 impl Dialogue for Answer {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         out.to_upstream.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.held.extend_from_slice(bytes);
         if !self.is_over {
             let length = match first(RESPONSE, &self.held) {

@@ -55,7 +55,7 @@ impl Protocol for MySql {
     }
 
     /// In answer to the request for TLS; only then does MariaDB check a PROXY header.
-    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+    fn parse_refusal(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         Packets { held: plaintext.to_vec() }.refusal()
     }
 
@@ -77,7 +77,7 @@ impl Protocol for MySql {
 
     /// A connection that ends between greeting and login counts towards `max_connect_errors`, at which the server
     /// refuses this host altogether (inc_host_errors in sql/hostname.cc).
-    fn parts_politely(&self) -> bool {
+    fn must_finish_upgrade(&self) -> bool {
         true
     }
 }
@@ -124,7 +124,7 @@ impl Packets {
     /// The server's refusal, if the next packet is an ERR.
     fn refusal(&mut self) -> Option<TurnedAway> {
         let (_, payload) = self.next().ok()??;
-        (payload.first() == Some(&ERR)).then(|| turned_away(&payload))
+        (payload.first() == Some(&ERR)).then(|| parse_refusal(&payload))
     }
 }
 
@@ -231,7 +231,7 @@ fn error_number(payload: &[u8]) -> u16 {
 
 /// An ERR packet in place of the greeting: 1040 (too many connections), 1129 and 1130 (not from this host), 1053, 1203.
 /// Some servers include the SQLSTATE, although no capabilities have been agreed on yet.
-fn turned_away(payload: &[u8]) -> TurnedAway {
+fn parse_refusal(payload: &[u8]) -> TurnedAway {
     let text = payload.get(3..).unwrap_or_default();
     let text = if text.first() == Some(&b'#') { text.get(6..).unwrap_or_default() } else { text };
     TurnedAway::new("MySQL error", Some(error_number(payload)), text)
@@ -266,7 +266,7 @@ impl Upgrade for ReadGreeting {
         match payload.first() {
             Some(10) => {}
             Some(&ERR) => {
-                return Err(turned_away(&payload).into());
+                return Err(parse_refusal(&payload).into());
             }
             first => {
                 return Err(UpgradeError::NotTheProtocol {
@@ -287,7 +287,7 @@ impl Upgrade for ReadGreeting {
             .map_err(|injected| self.packets.refusal().map_or(injected, UpgradeError::from))?;
         let words = packet(sequence, &hello.for_client());
         let introduction = ReadHandshakeResponse { hello, key: self.key, proof, held: Packets::default() };
-        Ok(UpgradeStep::Greet(Greeting { words, client_reply: Box::new(introduction) }))
+        Ok(UpgradeStep::AwaitClientReply(Greeting { words, client_reply: Box::new(introduction) }))
     }
 }
 

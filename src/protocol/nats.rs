@@ -46,7 +46,7 @@ impl Protocol for Nats {
         FirstWords::Nothing
     }
 
-    fn turned_away(&self, plaintext: &[u8]) -> Option<TurnedAway> {
+    fn parse_refusal(&self, plaintext: &[u8]) -> Option<TurnedAway> {
         let line = plaintext.split(|byte| *byte == b'\n').next()?.trim_ascii_end();
         begins_with(line, "-ERR").then(|| error(line))
     }
@@ -189,7 +189,7 @@ impl LineDialogue for Info {
     }
 
     fn left_over(&self, rest: &[u8]) -> UpgradeError {
-        Nats.turned_away(rest).map_or(UpgradeError::PlaintextAfterUpgrade, UpgradeError::from)
+        Nats.parse_refusal(rest).map_or(UpgradeError::PlaintextAfterUpgrade, UpgradeError::from)
     }
 
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
@@ -223,7 +223,7 @@ const INFORMED: ReplyTo = ReplyTo::WELCOMED;
 
 impl Dialogue for Rewriting {
     /// A client that sends another command first (PING, as telnet users do) is not rewritten: the server answers it.
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let Client::Connect(held) = &mut self.client else {
             out.to_upstream.extend_from_slice(bytes);
             return Ok(());
@@ -247,7 +247,7 @@ impl Dialogue for Rewriting {
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let Server::Info(held) = &mut self.server else {
             out.to_downstream.extend_from_slice(bytes);
             return Ok(());

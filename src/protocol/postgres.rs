@@ -74,7 +74,7 @@ impl Protocol for Postgres {
     }
 
     /// `authentication_timeout` is 60 s; a connection that waits in it does not yet count in `max_connections`.
-    fn keeps_ready(&self) -> Result<Duration, &'static str> {
+    fn ready_lifetime(&self) -> Result<Duration, &'static str> {
         Ok(Duration::from_secs(45))
     }
 
@@ -89,7 +89,7 @@ impl Protocol for Postgres {
     /// An error in answer to the login: nothing was done for the client. Before it, in one flight, may come a notice, a
     /// version, or AuthenticationOk if a certificate sufficed: the server does not flush it before it has checked for
     /// room.
-    fn turned_away_behind_tls(&self, mut first: &[u8]) -> Option<TurnedAway> {
+    fn parse_refusal_behind_tls(&self, mut first: &[u8]) -> Option<TurnedAway> {
         const AUTHENTICATION_OK: &[u8] = b"R\0\0\0\x08\0\0\0\0";
         let fields = loop {
             let end = 1 + usize::try_from(be_u32(first, 1)?).ok()?;

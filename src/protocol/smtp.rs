@@ -270,12 +270,12 @@ impl FirstReply {
 }
 
 impl Dialogue for FirstReply {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         out.to_upstream.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let out = &mut out.to_downstream;
         let mut bytes = bytes.iter();
         while !self.is_over {

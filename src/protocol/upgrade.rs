@@ -16,7 +16,7 @@ pub struct NothingBuffered(());
 impl NothingBuffered {
     /// TLS starts with the first byte, so there was no plaintext.
     #[must_use]
-    pub const fn nothing_was_said() -> Self {
+    pub const fn tls_from_first_byte() -> Self {
         Self(())
     }
 
@@ -59,7 +59,7 @@ pub enum UpgradeStep {
     ReadAtMost(usize),
     /// Continue with the client's reply. No other endpoint can be tried afterwards, because the client sees this one's
     /// greeting.
-    Greet(Greeting),
+    AwaitClientReply(Greeting),
     /// Begin the TLS handshake.
     Upgrade(Upgraded),
 }
@@ -155,7 +155,7 @@ impl TurnedAway {
 
     /// The same, received through TLS.
     #[must_use]
-    pub fn said_through_tls(self) -> Self {
+    pub fn through_tls(self) -> Self {
         Self { is_through_tls: true, ..self }
     }
 

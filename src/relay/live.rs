@@ -30,7 +30,7 @@ pub struct LiveSession {
     /// Its client's opening has arrived, or none is needed.
     opened: AtomicBool,
     /// It does not count against the listener's cap: it is to be refused, or was stopped to make room.
-    roomless: AtomicBool,
+    uncounted: AtomicBool,
     /// [`Generation::number`] of the identity that the upstream was shown, or 0.
     identity: AtomicU32,
     /// The order to stop, as the index of the outcome in [`Outcome::ALL`], plus 1.
@@ -46,7 +46,7 @@ impl Default for LiveSession {
             received: AtomicU64::new(0),
             owes_answer: AtomicBool::new(false),
             opened: AtomicBool::new(false),
-            roomless: AtomicBool::new(false),
+            uncounted: AtomicBool::new(false),
             identity: AtomicU32::new(0),
             stop: StopSignal::new(),
             cancelled: OnceLock::new(),
@@ -79,7 +79,7 @@ impl LiveSession {
     }
 
     /// Its client's opening is awaited again.
-    pub fn note_unopened(&self) {
+    pub fn await_opening(&self) {
         self.opened.store(false, Ordering::Relaxed);
     }
 
@@ -92,12 +92,12 @@ impl LiveSession {
     /// Whether it counts against the listener's cap.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        !self.roomless.load(Ordering::Relaxed)
+        !self.uncounted.load(Ordering::Relaxed)
     }
 
     /// It no longer counts against the cap. Returns whether it did.
     pub fn give_up_room(&self) -> bool {
-        !self.roomless.swap(true, Ordering::Relaxed)
+        !self.uncounted.swap(true, Ordering::Relaxed)
     }
 
     /// Its upstream was shown that generation of an identity.
@@ -170,7 +170,7 @@ impl LiveSession {
     }
 
     /// Counts bytes of the client that were sent to the upstream before the relay began.
-    pub fn note_said(&self, bytes: usize) {
+    pub fn note_sent_before(&self, bytes: usize) {
         if bytes > 0 {
             self.count(Side::Downstream, bytes);
         }

@@ -84,7 +84,7 @@ pub struct Ended<T = Socket> {
     pub fault: Option<RelayError>,
     /// Whether the client can still be sent a refusal in its protocol: it has received nothing from the endpoint, or
     /// only whole messages.
-    pub may_be_told: bool,
+    pub can_be_refused: bool,
     /// The endpoint ended TLS without close_notify and not in reply to the client's close: its stream may have been
     /// truncated.
     pub unclean_tls_end: bool,
@@ -204,7 +204,7 @@ impl<T: Transport> Relay<'_, T> {
             return Poll::Ready(stop);
         }
         if self.dialogue.is_none()
-            && let Err(broken) = self.poll_halves(cx, live)
+            && let Err(broken) = self.poll_directions(cx, live)
         {
             return Poll::Ready(Stop::Broken(broken));
         }
@@ -264,7 +264,7 @@ impl<T: Transport> Relay<'_, T> {
         self.sending.has_pending() || self.receiving.has_pending()
     }
 
-    fn poll_halves(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
+    fn poll_directions(&mut self, cx: &mut Context<'_>, live: &LiveSession) -> Result<(), LegError> {
         if self.receiving.has_ended() && self.ends_with_close() {
             // The close that follows at once ends this direction too, which saves a shutdown(2).
             self.sending.defer_end();
@@ -363,12 +363,12 @@ impl<T: Transport> Relay<'_, T> {
                 Some(_) => Poll::Pending,
                 None => self.sending.poll_read(cx, &mut downstream, live, |bytes| {
                     heard += bytes.len();
-                    dialogue.downstream_said(bytes, &mut out)
+                    dialogue.on_downstream(bytes, &mut out)
                 }),
             };
             let answered = self.receiving.poll_read(cx, &mut upstream, live, |bytes| {
                 heard += bytes.len();
-                dialogue.upstream_said(bytes, &mut out)
+                dialogue.on_upstream(bytes, &mut out)
             });
             // Before the client gets the key: it may use it at once, on a connection of another worker.
             if let Some(key) = dialogue.cancel_key() {
@@ -377,7 +377,7 @@ impl<T: Transport> Relay<'_, T> {
             // Stored before errors are looked at: what precedes an error is still delivered.
             self.sending.push_pending(&out.to_upstream);
             self.receiving.push_pending(&out.to_downstream);
-            let progress = half_progress(said)? | half_progress(answered)?;
+            let progress = dialogue_progress(said)? | dialogue_progress(answered)?;
             if self.sending.source_has_ended()
                 && !self.receiving.source_has_ended()
                 && let Some(rest) = dialogue.rest()
@@ -447,7 +447,7 @@ impl<T: Transport> Relay<'_, T> {
                 }
                 if rest.is_none() {
                     // An orderly end, because servers log a reset in the middle of a login.
-                    self.part_with_upstream();
+                    self.close_upstream();
                 }
                 let outcome = match error.side {
                     Side::Downstream => Outcome::BadOpening,
@@ -466,7 +466,7 @@ impl<T: Transport> Relay<'_, T> {
                 (self.pass_reset(side, rest.is_some()), side, Some(RelayError::Io(error)))
             }
         };
-        let may_be_told = match &fault {
+        let can_be_refused = match &fault {
             Some(RelayError::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
             Some(RelayError::Uncertified) => true,
             Some(RelayError::Dialogue(_)) => !self.receiving.has_pending(),
@@ -479,7 +479,7 @@ impl<T: Transport> Relay<'_, T> {
             outcome,
             closed_by,
             fault,
-            may_be_told,
+            can_be_refused,
             unclean_tls_end,
             is_uncertified,
             first_byte,
@@ -517,7 +517,7 @@ impl<T: Transport> Relay<'_, T> {
     /// complete.
     fn part(&mut self, is_unfinished: bool) {
         if !is_unfinished {
-            self.part_with_upstream();
+            self.close_upstream();
         }
         if self.receiving.has_pending() {
             self.downstream.abort();
@@ -526,7 +526,7 @@ impl<T: Transport> Relay<'_, T> {
         }
     }
 
-    fn part_with_upstream(&mut self) {
+    fn close_upstream(&mut self) {
         let mut upstream = &mut self.upstream;
         let parted = std::pin::pin!(unconstrained(poll_fn(|cx| upstream.poll_finish(cx))));
         let mut nobody = Context::from_waker(Waker::noop());
@@ -545,7 +545,7 @@ fn unless_upstream(sent: Result<(), LegError>) -> Result<Option<LegError>, LegEr
     }
 }
 
-fn half_progress(read: Poll<Result<Result<(), DialogueError>, LegError>>) -> Result<bool, Stop> {
+fn dialogue_progress(read: Poll<Result<Result<(), DialogueError>, LegError>>) -> Result<bool, Stop> {
     match read {
         Poll::Pending => Ok(false),
         Poll::Ready(Ok(Ok(()))) => Ok(true),

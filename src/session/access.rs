@@ -16,7 +16,7 @@ use crate::clock;
 use crate::escape::escaped;
 use crate::head::connect::Context;
 use crate::log::{JournalEntry, Log, OutputFormat, timestamp};
-use crate::policy::flood::{RefusalRecordLimiter, SuppressedRecords};
+use crate::policy::refusal_records::{RefusalRecordLimiter, SuppressedRecords};
 use crate::policy::sampling::{Ending, RecordVerdict};
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys::Peer;

@@ -44,7 +44,7 @@ pub(super) async fn open(
         request: DialRequest { overrides: overrides(&request), ..DialRequest::default() },
         owner: None,
         may_half_close: true,
-        insists: false,
+        must_complete: false,
     };
     let dialled = dial_for(downstream, intent, guard, record).await;
     let (dialled, downstream) =
@@ -150,7 +150,7 @@ async fn hear_out(
 ) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
     let cluster = guard.cluster().expect("the request named one");
     let protocol = &*cluster.settings().protocol;
-    guard.note_unopened();
+    guard.await_opening();
     let opened = tokio::select! {
         biased;
         opened = downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)) => opened,
@@ -175,7 +175,7 @@ async fn hear_out(
         request: DialRequest { target, has_spoken: true, ..DialRequest::default() },
         owner,
         may_half_close: opened.may_half_close,
-        insists: true,
+        must_complete: true,
     };
     match dial_for(downstream, intent, guard, record).await? {
         (Dialled::Ready(ready, lease), downstream) => {

@@ -26,7 +26,7 @@ pub(super) struct DialIntent<'a> {
     /// A FIN of the client only ends what it says.
     pub(super) may_half_close: bool,
     /// The dial goes on when the client closes.
-    pub(super) insists: bool,
+    pub(super) must_complete: bool,
 }
 
 /// Dials until the client leaves or the session is stopped.
@@ -37,10 +37,10 @@ pub(super) async fn dial_for(
     record: &mut Record,
 ) -> Result<(Dialled, Socket), Option<Rejected>> {
     let cluster = guard.cluster().expect("who dials knows where");
-    let DialIntent { request, owner, may_half_close, insists } = intent;
+    let DialIntent { request, owner, may_half_close, must_complete } = intent;
     // Where a server counts a broken-off upgrade as an error (MySQL), a dial is not cancelled.
-    let may_be_stopped = !cluster.settings().protocol.parts_politely();
-    let may_be_cut = may_be_stopped && !insists;
+    let may_be_stopped = !cluster.settings().protocol.must_finish_upgrade();
+    let may_be_cut = may_be_stopped && !must_complete;
     let proxy_info = cluster.settings().send_proxy.as_ref().map(|_| announcement(&downstream, record));
     // `from`: the address of another host; unknown callers of this host count as one.
     let max_queued = guard.route().admission().max_queued();
@@ -129,7 +129,7 @@ pub(super) async fn upgrade_server_first(
     let protocol = &*guard.cluster().expect("who was dialled has a cluster").settings().protocol;
     let introduced = tokio::select! {
         biased;
-        introduced = downstream::exchange_greeting(&downstream, server_first.greeting(), INTRODUCTION_TIMEOUT) => introduced,
+        introduced = downstream::exchange_greeting(&downstream, server_first.greeting(), CLIENT_REPLY_TIMEOUT) => introduced,
         outcome = guard.live().stop_requested() => {
             server_first.finish_without_client().await;
             return Err(Some(stopped(downstream, record, outcome)));
@@ -157,4 +157,4 @@ pub(super) async fn upgrade_server_first(
 
 /// How long a client may take to reply to a server's greeting: less than the 10 s of MySQL's `connect_timeout`, so
 /// that there is time to finish the dialogue without it.
-const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(8);
+const CLIENT_REPLY_TIMEOUT: Duration = Duration::from_secs(8);

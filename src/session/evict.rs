@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch::Receiver;
 
+use super::outdated::OutdatedSessions;
 use super::record::SessionId;
-use super::rotation::OutdatedSessions;
 use super::route::Route;
 use crate::alarm;
 use crate::clock;

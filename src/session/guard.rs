@@ -13,7 +13,7 @@ use super::table::DestinationCounters;
 use crate::caller::Caller;
 use crate::clock;
 use crate::outcome::{Outcome, Side};
-use crate::policy::rotation::SessionActivity;
+use crate::policy::credential_rotation::SessionActivity;
 use crate::relay::LiveSession;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Generation;
@@ -28,7 +28,7 @@ pub(super) struct SessionEntry {
     pub(super) route: u32,
     /// Milliseconds from the accept to the end of the dial; before that, to when we last began to wait for its
     /// client's opening.
-    reached_ms: AtomicU32,
+    phase_began_ms: AtomicU32,
     /// Set once it is known.
     destination: OnceLock<Arc<Destination>>,
     /// Set when the dial is done.
@@ -53,7 +53,7 @@ impl SessionEntry {
             accepted: clock::now(),
             route,
             destination: OnceLock::new(),
-            reached_ms: AtomicU32::new(0),
+            phase_began_ms: AtomicU32::new(0),
             endpoint: OnceLock::new(),
             caller: Mutex::default(),
             live: LiveSession::default(),
@@ -73,7 +73,7 @@ impl SessionEntry {
 
     /// Since when its client's opening is awaited; `None`: it has arrived, or none is needed.
     pub(super) fn silent_since(&self) -> Option<Instant> {
-        let awaited = Duration::from_millis(self.reached_ms.load(Ordering::Relaxed).into());
+        let awaited = Duration::from_millis(self.phase_began_ms.load(Ordering::Relaxed).into());
         (!self.live.is_opened()).then(|| self.accepted + awaited)
     }
 
@@ -200,9 +200,9 @@ impl SessionGuard {
     }
 
     /// Its client has got the reply to its CONNECT request and has to send its opening: its silence counts from now.
-    pub(super) fn note_unopened(&self) {
-        self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
-        self.entry.live.note_unopened();
+    pub(super) fn await_opening(&self) {
+        self.entry.phase_began_ms.store(self.entry.age_ms(), Ordering::Relaxed);
+        self.entry.live.await_opening();
     }
 
     /// Its dial succeeded; `identity`: the generation of the identity that the endpoint was shown.
@@ -212,12 +212,12 @@ impl SessionGuard {
         }
         // Dialled once, so it is never set twice.
         let _ = self.entry.endpoint.set(endpoint);
-        self.entry.reached_ms.store(self.entry.age_ms(), Ordering::Relaxed);
+        self.entry.phase_began_ms.store(self.entry.age_ms(), Ordering::Relaxed);
     }
 
     /// Since the dial was done.
     pub(super) fn lifetime(&self) -> Duration {
-        let established = Duration::from_millis(self.entry.reached_ms.load(Ordering::Relaxed).into());
+        let established = Duration::from_millis(self.entry.phase_began_ms.load(Ordering::Relaxed).into());
         clock::now().saturating_duration_since(self.entry.accepted + established)
     }
 

@@ -11,10 +11,10 @@ mod dialling;
 mod evict;
 mod guard;
 mod identified;
+mod outdated;
 mod read_head;
 mod record;
 mod reject;
-mod rotation;
 mod route;
 mod table;
 mod tls_failure;
@@ -66,7 +66,9 @@ pub(crate) fn run(
         guard.blame(&record, &lease);
         match left {
             (None, None) => drop(lease),
-            (rejected, unfinished) => Box::pin(aftermath(rejected, unfinished, lease, &record)).await,
+            (rejected, unfinished) => {
+                Box::pin(send_last_messages(rejected, unfinished, lease, &record)).await
+            }
         }
         leave(record, guard, load, access);
     }
@@ -153,7 +155,7 @@ async fn open(
     let cluster = guard.cluster().expect("without a CONNECT request a route has one cluster");
     let protocol = &*cluster.settings().protocol;
     let patience = match denial {
-        None => OpeningTimeouts { silent: protocol.bears_silence(), within: OPENING_TIMEOUT },
+        None => OpeningTimeouts { silent: protocol.silence_timeout(), within: OPENING_TIMEOUT },
         Some(_) => OpeningTimeouts::of(OPENING_TIMEOUT_FULL),
     };
     let opened = tokio::select! {
@@ -203,7 +205,7 @@ async fn open(
         owner,
         may_half_close: opened.may_half_close,
         // Some clients close as soon as they have sent a cancel (tokio-postgres): it is dialled all the same.
-        insists: opened.cancels.is_some(),
+        must_complete: opened.cancels.is_some(),
     };
     let (dialled, downstream) = dial_for(downstream, intent, guard, record).await?;
     let (ready, lease, downstream) = match dialled {
@@ -237,7 +239,7 @@ async fn begin(
     guard.route().record_dial(&record.dial);
     let Ready { stream: upstream, mut welcome, first, dialogue, answer, said, .. } = ready;
     opened.bytes.drain(..said);
-    guard.live().note_said(said);
+    guard.live().note_sent_before(said);
     if let Some(answer) = answer {
         welcome.extend(answered(&mut opened, &answer));
         record.reply_to = ReplyTo::default();
@@ -263,14 +265,14 @@ fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
     let mut out = Outbox::default();
     opened.bytes.drain(..opened.preface);
     if let Some(dialogue) = &mut opened.dialogue {
-        dialogue.upstream_said(answer, &mut out).expect("the upgrade has understood it");
+        dialogue.on_upstream(answer, &mut out).expect("the upgrade has understood it");
     }
     opened.dialogue.take_if(|dialogue| dialogue.is_finished());
     out.to_downstream
 }
 
 /// From the first byte of a client that speaks first to the end of its opening: PostgreSQL's own
-/// `authentication_timeout`. How long it may be silent before that is up to the protocol (`Protocol::bears_silence`).
+/// `authentication_timeout`. How long it may be silent before that is up to the protocol (`Protocol::silence_timeout`).
 const OPENING_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for a client that will be refused anyway; this also bounds the silence before.
 const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
@@ -296,14 +298,14 @@ fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, 
     record.is_uncertified =
         is_rejection && ended.is_uncertified || matches!(ended.fault, Some(RelayError::Uncertified));
     record.end(outcome, ended.closed_by, words);
-    let Ended { downstream, may_be_told, unfinished, fault, .. } = ended;
+    let Ended { downstream, can_be_refused, unfinished, fault, .. } = ended;
     let kind =
         if outcome == Outcome::BadOpening { RefusalKind::BadRequest } else { RefusalKind::Unreachable };
     // In a protocol without refusals a refusal is a reset. The server ended this connection in order and took all
     // bytes, so the client's is ended in order too.
-    let may_be_told =
-        may_be_told && !(matches!(fault, Some(RelayError::Uncertified)) && is_speechless(record));
-    (may_be_told.then(|| Rejected::new(downstream, kind)), unfinished)
+    let can_be_refused =
+        can_be_refused && !(matches!(fault, Some(RelayError::Uncertified)) && is_speechless(record));
+    (can_be_refused.then(|| Rejected::new(downstream, kind)), unfinished)
 }
 
 /// Whether the protocol has no message for a refusal.
@@ -322,7 +324,7 @@ fn seen(record: &Record, age: Duration) -> tls_failure::HandshakeContext {
 }
 
 /// Sends the client its refusal, and the server the rest of its dialogue; each has a deadline.
-async fn aftermath(
+async fn send_last_messages(
     rejected: Option<Rejected>,
     unfinished: Option<Box<Unfinished>>,
     lease: Lease,

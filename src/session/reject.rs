@@ -75,7 +75,7 @@ pub(super) async fn not_opened(
             record.end(Outcome::BadOpening, Side::Ambassador, words);
             return Some(Rejected::new(downstream, RefusalKind::BadRequest));
         }
-        OpeningFailure::Misspoken(error) => {
+        OpeningFailure::Malformed(error) => {
             record.end(Outcome::BadOpening, Side::Ambassador, words);
             record.reply_to = error.reply_to;
             let refusal = record.refusal(RefusalKind::BadRequest, None);

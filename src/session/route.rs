@@ -14,7 +14,7 @@ use crate::clock;
 use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
-use crate::policy::rotation::SessionActivity;
+use crate::policy::credential_rotation::SessionActivity;
 use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
 use crate::sys::Peer;

@@ -208,7 +208,7 @@ impl ListeningSocket {
             (LocalAddress::Tcp(_), Some(from)) => {
                 let from = SocketAddr::try_from(from).map_err(|_| io::Error::from(ErrorKind::Unsupported))?;
                 if self.spares_loopback.load(Ordering::Relaxed) && from.ip().is_loopback() {
-                    Options::spare_loopback(&fd)?;
+                    Options::reset_loopback(&fd)?;
                 }
                 Peer::Tcp(from)
             }

@@ -50,7 +50,7 @@ pub fn socket_owner(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<
 ///
 /// # Errors
 /// When it does not, or there is no loopback.
-pub(crate) fn owners_are_told() -> io::Result<()> {
+pub(crate) fn checks_socket_owners() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let client = TcpStream::connect(listener.local_addr()?)?;
     let owner = socket_owner(client.local_addr()?, listener.local_addr()?)?;
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn we_are_told_here() {
-        owners_are_told().unwrap();
+        checks_socket_owners().unwrap();
     }
 
     #[test]

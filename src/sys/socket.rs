@@ -477,7 +477,7 @@ impl Options {
     }
 
     /// Unsets the inherited user timeout on an accepted socket whose peer is on loopback.
-    pub(super) fn spare_loopback(accepted: &impl AsFd) -> io::Result<()> {
+    pub(super) fn reset_loopback(accepted: &impl AsFd) -> io::Result<()> {
         SockRef::from(accepted).set_tcp_user_timeout(None)
     }
 }

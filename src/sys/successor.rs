@@ -94,7 +94,7 @@ impl Successor {
 }
 
 /// Reports to the predecessor, if there is one, that we are ready: from now on it drains. A second call does nothing.
-pub(crate) fn tell_predecessor(environment: &dyn Fn(&str) -> Option<String>) {
+pub(crate) fn report_ready(environment: &dyn Fn(&str) -> Option<String>) {
     use std::sync::atomic::{AtomicBool, Ordering};
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !is_succeeding(environment) || TOLD.swap(true, Ordering::Relaxed) {

@@ -45,7 +45,7 @@ impl HandshakeOptions {
     /// Plain TLS from the first byte.
     #[must_use]
     pub const fn plain() -> Self {
-        Self { proof: NothingBuffered::nothing_was_said(), wrapping: None, packets: None }
+        Self { proof: NothingBuffered::tls_from_first_byte(), wrapping: None, packets: None }
     }
 }
 

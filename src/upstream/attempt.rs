@@ -41,7 +41,7 @@ pub(crate) async fn try_endpoint(
         AttemptResult::Ready(ready) => Ok(ready),
         AttemptResult::Meets(socket, mut greeting) => {
             let introduced = greeting.client_reply.conclude_without_client();
-            attempt.secure_introduced(socket, &introduced.request, introduced.upgraded, record).await
+            attempt.secure_after_reply(socket, &introduced.request, introduced.upgraded, record).await
         }
     }
 }
@@ -343,7 +343,7 @@ impl<'a> Attempt<'a> {
                         UpgradeProgress::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
                     }
                 }
-                None => Upgraded::new(NothingBuffered::nothing_was_said()),
+                None => Upgraded::new(NothingBuffered::tls_from_first_byte()),
             };
             step = AttemptStep::Handshake;
             self.shake_hands(originator, way, socket, upgraded, true)
@@ -402,7 +402,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// What is left of an upgrade once the client has introduced itself: the request for TLS, and TLS.
-    pub(super) async fn secure_introduced(
+    pub(super) async fn secure_after_reply(
         &self,
         socket: Socket,
         request: &[u8],
@@ -470,7 +470,7 @@ impl<'a> Attempt<'a> {
     fn handshake_failed(&self, way: Way, error: HandshakeError) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
         if let HandshakeError::Plaintext { said, .. } = &error
-            && let Some(by) = self.settings.protocol.turned_away(said)
+            && let Some(by) = self.settings.protocol.parse_refusal(said)
         {
             return DialError::Refused { endpoint, by: Box::new(by) };
         }

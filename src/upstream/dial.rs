@@ -279,7 +279,7 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
     if let Some(last) = last {
         return DialFailure::Failed { last, attempts, stopped: Some(no_more) };
     }
-    if unavailable == Unavailable::Nobody(NoEndpoint::Empty) {
+    if unavailable == Unavailable::NoEndpoint(NoEndpoint::Empty) {
         cluster.discovery.request_refresh();
         if let Some(reason) = cluster.discovery().why_empty() {
             return DialFailure::Unknown { reason };

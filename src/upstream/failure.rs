@@ -371,7 +371,7 @@ impl DialFailure {
                     Unavailable::Breaker(_) => Outcome::BreakerOpen,
                     // The first attempt of a session is none that a budget could refuse.
                     Unavailable::Budget => Outcome::ConnectFailed,
-                    Unavailable::Nobody(_) => Outcome::NoEndpoint,
+                    Unavailable::NoEndpoint(_) => Outcome::NoEndpoint,
                 }
             }
             Self::Unknown { .. } => Outcome::NoEndpoint,

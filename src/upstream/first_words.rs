@@ -52,12 +52,12 @@ pub(super) async fn heard(
         let sent = send(end, opening, said).await;
         // The kernel tells it once, and the relay has to meet it.
         sent.inspect_err(|error| end.remember(error)).ok()?;
-        poll_fn(|cx| end.poll_peek(cx, |first| protocol.turned_away_behind_tls(first))).await
+        poll_fn(|cx| end.poll_peek(cx, |first| protocol.parse_refusal_behind_tls(first))).await
     });
     match alarm::timeout_at(clock::now() + PATIENCE, look).await {
         Ok(Some(by)) => Err(DialError::Refused {
             endpoint: endpoint.settings().name.clone(),
-            by: Box::new(by.said_through_tls()),
+            by: Box::new(by.through_tls()),
         }),
         Ok(None) | Err(_) => Ok(()),
     }

@@ -20,10 +20,10 @@ mod lease;
 pub(crate) mod preconnect;
 mod probe;
 mod proxy_header;
-pub(crate) mod recovery;
+mod reload;
 mod server_first;
 pub(crate) mod snapshot;
-mod succession;
+pub(crate) mod trials;
 mod upgrade;
 mod wait_queue;
 
@@ -316,7 +316,7 @@ impl Cluster {
                     }
                     DialTarget::Endpoint { id, .. } => (id, cluster_state.begin_at(id, plan)?),
                 };
-                let endpoint = endpoint_map.get(id).ok_or(NoEndpoint::Forgotten)?;
+                let endpoint = endpoint_map.get(id).ok_or(NoEndpoint::Removed)?;
                 let patience = (request.target == DialTarget::Any)
                     .then(|| cluster_state.hedge_after(id, plan))
                     .flatten();

@@ -47,7 +47,7 @@ impl ServerFirstUpgrade {
         let Self { mut lease, identity, socket, .. } = self;
         let UpgradeRequest { request, upgraded, .. } = introduced;
         let attempt = Attempt::resumed(lease.cluster().settings(), lease.endpoint(), identity);
-        match attempt.secure_introduced(socket, &request, upgraded, record).await {
+        match attempt.secure_after_reply(socket, &request, upgraded, record).await {
             Ok(ready) => {
                 lease.record_established(record.took());
                 Ok((ready, lease))
@@ -66,7 +66,7 @@ impl ServerFirstUpgrade {
         let UpgradeRequest { request, upgraded, .. } = greeting.client_reply.conclude_without_client();
         let attempt = Attempt::resumed(settings, lease.endpoint(), identity);
         let mut unrecorded = DialRecord::default();
-        let secured = attempt.secure_introduced(socket, &request, upgraded, &mut unrecorded).await;
+        let secured = attempt.secure_after_reply(socket, &request, upgraded, &mut unrecorded).await;
         if let Ok(ready) = secured {
             let _ = probe(settings, ready).await;
         }

@@ -96,7 +96,7 @@ impl<'a> Upgrading<'a> {
                     check_nothing_buffered(socket, self.protocol)?;
                     return Ok(UpgradeProgress::Upgraded(upgraded));
                 }
-                UpgradeStep::Greet(greeting) => return Ok(UpgradeProgress::Meets(greeting)),
+                UpgradeStep::AwaitClientReply(greeting) => return Ok(UpgradeProgress::Meets(greeting)),
             }
         }
     }
@@ -135,6 +135,6 @@ pub(super) fn check_nothing_buffered(socket: &Socket, protocol: &dyn Protocol) -
     }
     let mut portion = [0; PORTION];
     let read = socket.recv_arrived(&mut portion).ok().flatten().unwrap_or_default();
-    let by = protocol.turned_away(&portion[..read]);
+    let by = protocol.parse_refusal(&portion[..read]);
     Err(by.map_or(UpgradeError::PlaintextAfterUpgrade, UpgradeError::from))
 }

@@ -262,7 +262,7 @@ impl SettingsBuilder<'_> {
             self.findings.mistake(&at, message);
         }
         let protocol = protocol?;
-        match protocol.keeps_ready() {
+        match protocol.ready_lifetime() {
             Ok(max_age) => Some(Some(preconnect::Settings { count: usize::try_from(count).ok()?, max_age })),
             Err(why) => {
                 let label = protocol.label();

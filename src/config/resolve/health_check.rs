@@ -134,7 +134,7 @@ impl SettingsBuilder<'_> {
 
     /// MySQL counts connections that end before a login against our host, and blocks it in the end, sessions included.
     fn require_politeness(&mut self, check: &Section, protocol: Option<&dyn Protocol>) {
-        let Some(protocol) = protocol.filter(|protocol| protocol.parts_politely()) else { return };
+        let Some(protocol) = protocol.filter(|protocol| protocol.must_finish_upgrade()) else { return };
         let Some(word @ ("tcp" | "tls" | "exchange")) = check.text("type") else { return };
         let label = protocol.label();
         let message = format!(

@@ -78,7 +78,7 @@ impl SettingsBuilder<'_> {
         match Identity::load(IdentityName::from(name), source) {
             Ok(identity) => {
                 if let Some(end) = identity.not_after() {
-                    self.warn_of_the_end(&cert, CredentialRole::Client, end, &section.at("cert"));
+                    self.warn_of_expiry(&cert, CredentialRole::Client, end, &section.at("cert"));
                 }
                 if let Some(exposure) = identity.exposure() {
                     self.findings.warning(&section.at("key"), exposure);
@@ -104,7 +104,7 @@ impl SettingsBuilder<'_> {
     }
 
     /// Warns of what expires soon or has expired, whether or not it is used.
-    pub(super) fn warn_of_the_end(
+    pub(super) fn warn_of_expiry(
         &mut self,
         file: &Path,
         role: CredentialRole,

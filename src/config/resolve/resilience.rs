@@ -80,7 +80,7 @@ impl SettingsBuilder<'_> {
             true => by_history.greeting_within(greeting_timeout),
             false => by_history,
         };
-        let minds = protocol.is_some_and(Protocol::parts_politely);
+        let minds = protocol.is_some_and(Protocol::must_finish_upgrade);
         if !connect.is_given("hedge_after") {
             return Some((Some(by_history), !minds));
         }

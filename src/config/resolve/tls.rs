@@ -125,7 +125,7 @@ impl SettingsBuilder<'_> {
         }
         let all = identities.map(Identities::all).unwrap_or_default();
         if let Some(first) =
-            all.iter().find(|identity| is_an_agents(identity)).filter(|_| !tls.is_given("ca"))
+            all.iter().find(|identity| is_from_agent(identity)).filter(|_| !tls.is_given("ca"))
         {
             if all.iter().all(|identity| identity.source() == first.source()) {
                 return Some(Roots::Bundle(Arc::clone(first)));
@@ -165,7 +165,7 @@ impl SettingsBuilder<'_> {
             let asked = self.originator(tls, &alone)?;
             for (role, end) in asked.trust().ends() {
                 if let Roots::File(path) = &ca {
-                    self.warn_of_the_end(path, role, end, &tls.at("ca"));
+                    self.warn_of_expiry(path, role, end, &tls.at("ca"));
                 }
             }
         }
@@ -190,7 +190,7 @@ impl SettingsBuilder<'_> {
             match revocation_lists(&path) {
                 Ok((_, ends)) => {
                     if let Some(end) = ends.into_iter().min() {
-                        self.warn_of_the_end(&path, CredentialRole::Crl, end, &at);
+                        self.warn_of_expiry(&path, CredentialRole::Crl, end, &at);
                     }
                     Some(path)
                 }
@@ -391,6 +391,6 @@ impl SettingsBuilder<'_> {
     }
 }
 
-fn is_an_agents(identity: &Identity) -> bool {
+fn is_from_agent(identity: &Identity) -> bool {
     matches!(identity.source(), IdentitySource::Spiffe(_))
 }

@@ -82,9 +82,9 @@ impl ClusterState {
                 endpoint_state.is_failing = true;
             }
             self.blame(endpoint, fault, now, rng);
-            let is_last_hope = !self.has_hope();
+            let is_last_good = !self.has_untested_or_good();
             if let Some(breaker) = &mut self.breaker {
-                self.events.extend(breaker.record_failure(is_last_hope, now, rng).map(ClusterEvent::Breaker));
+                self.events.extend(breaker.record_failure(is_last_good, now, rng).map(ClusterEvent::Breaker));
             }
         }
         self.release_dial(endpoint, ticket);

@@ -179,7 +179,7 @@ impl ClusterState {
     /// # Errors
     /// If the endpoint has left and has no session or dial.
     pub fn begin_at(&mut self, endpoint: Id, plan: &mut Plan) -> Result<DialTicket, NoEndpoint> {
-        let position = self.position(endpoint).ok_or(NoEndpoint::Forgotten)?;
+        let position = self.position(endpoint).ok_or(NoEndpoint::Removed)?;
         self.reserve(plan, position, false);
         Ok(DialTicket { begun: None, is_retry: false })
     }

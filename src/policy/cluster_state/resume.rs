@@ -18,7 +18,7 @@ impl ClusterState {
     /// Resumes the breaker's state, if a breaker is configured and no endpoint may be good that the predecessor did not
     /// know. Called before the first dial.
     pub fn resume_breaker(&mut self, snapshot: breaker::Snapshot, now: Instant) {
-        if let Some(settings) = self.settings.breaker.filter(|_| !self.has_hope()) {
+        if let Some(settings) = self.settings.breaker.filter(|_| !self.has_untested_or_good()) {
             self.breaker = Some(Breaker::resume(settings, snapshot, now));
         }
     }

@@ -205,7 +205,7 @@ fn an_endpoint_that_left_is_not_picked_and_is_forgotten_with_its_last_session() 
     assert_eq!(world.cluster_state.endpoint(left).unwrap().load().sessions, 1);
     world.cluster_state.record_session_end(left);
     assert!(world.cluster_state.endpoint(left).is_none());
-    assert_eq!(world.cluster_state.begin_at(left, &mut plan()), Err(NoEndpoint::Forgotten));
+    assert_eq!(world.cluster_state.begin_at(left, &mut plan()), Err(NoEndpoint::Removed));
     assert_eq!(world.cluster_state.total(), Load { sessions: 0, dials: 3 });
 }
 
@@ -214,7 +214,7 @@ fn who_comes_back_while_its_sessions_live_is_the_same() {
     let mut world = World::new(PLAIN, &[0]);
     world.put_session(0);
     world.keep(&[]);
-    assert_eq!(world.pick(), Err(Unavailable::Nobody(NoEndpoint::Empty)));
+    assert_eq!(world.pick(), Err(Unavailable::NoEndpoint(NoEndpoint::Empty)));
     world.keep(&[0]);
     assert_eq!(world.cluster_state.endpoint(world.ids[0]).unwrap().load().sessions, 1);
 }
@@ -248,7 +248,7 @@ fn orders_and_health_say_who_is_picked() {
         [ClusterEvent::Mode { from: Mode::Panic, to: Mode::Normal }]
     );
     assert!([first, second].iter().all(|id| world.cluster_state.set_admin(*id, Admin::Disabled, now)));
-    assert_eq!(world.pick(), Err(Unavailable::Nobody(NoEndpoint::NoneEnabled)));
+    assert_eq!(world.pick(), Err(Unavailable::NoEndpoint(NoEndpoint::NoneEnabled)));
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn panic_never_refuses_when_checks_find_all_down_but_not_for_ejections() {
     world.check_health(1, HealthStatus::Unhealthy);
     assert_eq!(world.pick(), Ok(0), "an ejection is a guess, and there is nobody else");
     world.check_health(0, HealthStatus::Unhealthy);
-    assert_eq!(world.pick(), Err(Unavailable::Nobody(NoEndpoint::AllDown { down: 2 })));
+    assert_eq!(world.pick(), Err(Unavailable::NoEndpoint(NoEndpoint::AllDown { down: 2 })));
 }
 
 #[test]

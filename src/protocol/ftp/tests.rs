@@ -53,14 +53,14 @@ fn commands_that_need_a_data_connection_are_answered_here() {
         let (mut commands, mut out) = (Commands::default(), Outbox::default());
         let client = b"USER a\r\nepsv\r\nPASV\r\nPASVX\r\nPWD\r\n";
         for bytes in client.chunks(portion) {
-            commands.downstream_said(bytes, &mut out).unwrap();
+            commands.on_downstream(bytes, &mut out).unwrap();
         }
         assert_eq!(out.to_upstream, b"USER a\r\nPASVX\r\nPWD\r\n");
         assert_eq!(String::from_utf8(out.to_downstream).unwrap(), DATA.repeat(2));
         assert!(!commands.is_finished());
     }
     let endless = vec![b'x'; COMMAND_MAX + 1];
-    assert!(Commands::default().downstream_said(&endless, &mut Outbox::default()).is_err());
+    assert!(Commands::default().on_downstream(&endless, &mut Outbox::default()).is_err());
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(in crate::protocol) fn play(
                 return (said, Err(UpgradeError::PlaintextAfterUpgrade));
             }
             UpgradeStep::Upgrade(upgraded) => return (said, Ok(upgraded)),
-            UpgradeStep::Greet(_) => panic!("no upgrade made of lines needs the client"),
+            UpgradeStep::AwaitClientReply(_) => panic!("no upgrade made of lines needs the client"),
         };
     }
 }

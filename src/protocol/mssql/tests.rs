@@ -33,7 +33,7 @@ fn neither_side_hears_of_encryption() {
             let (mut dialogue, mut out) = (opened.dialogue.unwrap(), Outbox::default());
             let said = [answering(wish), b"more".to_vec()].concat();
             for bytes in said.chunks(portion) {
-                dialogue.upstream_said(bytes, &mut out).unwrap();
+                dialogue.on_upstream(bytes, &mut out).unwrap();
             }
             assert_eq!(out.to_downstream, [answering(NOT_SUPPORTED), b"more".to_vec()].concat());
             assert!(dialogue.is_finished());
@@ -57,7 +57,7 @@ fn led(preface: &[u8], server: &[u8], portion: usize) -> Result<Upgraded, Upgrad
                 assert!(server.is_empty(), "it reads no further than the answer");
                 return Ok(upgraded);
             }
-            UpgradeStep::Send(_) | UpgradeStep::Greet(_) => panic!("one question, one answer"),
+            UpgradeStep::Send(_) | UpgradeStep::AwaitClientReply(_) => panic!("one question, one answer"),
         }
     }
 }
@@ -88,7 +88,7 @@ fn an_upgrade_demands_encryption_in_the_clients_prelogin_and_tells_the_rest_of_t
             let upgraded = led(&opened.bytes, &in_full(RESPONSE, consent), portion).unwrap();
             assert!(upgraded.wrapping.is_some() && upgraded.first.is_empty() && upgraded.welcome.is_empty());
             let (mut dialogue, mut out) = (Answer::default(), Outbox::default());
-            dialogue.upstream_said(&upgraded.answer.unwrap(), &mut out).unwrap();
+            dialogue.on_upstream(&upgraded.answer.unwrap(), &mut out).unwrap();
             assert_eq!(out.to_downstream, in_full(RESPONSE, NOT_SUPPORTED));
             assert!(dialogue.is_finished());
         }
@@ -140,9 +140,9 @@ fn a_client_of_tds_7_0_logs_in_behind_a_prelogin_of_ours() {
     assert_eq!(opened.reply_to, ReplyTo::default(), "it has asked for no answer to PRELOGIN");
     let upgraded = led(&opened.bytes[..opened.preface], &in_full(RESPONSE, ON), 1000).unwrap();
     let (mut dialogue, mut out) = (opened.dialogue.unwrap(), Outbox::default());
-    dialogue.upstream_said(&upgraded.answer.unwrap(), &mut out).unwrap();
+    dialogue.on_upstream(&upgraded.answer.unwrap(), &mut out).unwrap();
     assert!(dialogue.is_finished() && out.to_downstream.is_empty());
-    dialogue.upstream_said(b"loginack", &mut out).unwrap();
+    dialogue.on_upstream(b"loginack", &mut out).unwrap();
     assert_eq!(out.to_downstream, b"loginack");
 }
 
@@ -170,7 +170,7 @@ fn a_server_that_answers_something_else_is_told() {
         [&b"HTTP/1.1 400"[..], &[RESPONSE, 1, 0, 8], &[RESPONSE, 1, 0xff, 0xff], &[RESPONSE, 0, 0, 9]]
     {
         let (mut dialogue, mut out) = (Answer::default(), Outbox::default());
-        let ended = bytes.chunks(1).try_for_each(|byte| dialogue.upstream_said(byte, &mut out));
+        let ended = bytes.chunks(1).try_for_each(|byte| dialogue.on_upstream(byte, &mut out));
         assert_eq!(ended.unwrap_err().reply_to, ASKED);
         assert!(out.to_downstream.is_empty());
         let mut probe = AskPrelogin::default();
@@ -218,9 +218,9 @@ proptest! {
             }
             let (mut opening, mut dialogue, mut out) = (ReadPrelogin::default(), Answer::default(), Outbox::default());
             let _ = bytes.chunks(portion).try_for_each(|part| opening.received(part).map(drop));
-            let _ = bytes.chunks(portion).try_for_each(|part| dialogue.upstream_said(part, &mut out));
+            let _ = bytes.chunks(portion).try_for_each(|part| dialogue.on_upstream(part, &mut out));
             if let Ok(Upgraded { answer: Some(answer), .. }) = led(&[], &bytes, portion) {
-                prop_assert!(Answer::default().upstream_said(&answer, &mut out).is_ok());
+                prop_assert!(Answer::default().on_upstream(&answer, &mut out).is_ok());
             }
         }
     }

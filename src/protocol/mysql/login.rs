@@ -112,7 +112,7 @@ impl Authentication {
 }
 
 impl Dialogue for Authentication {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.client.held.extend_from_slice(bytes);
         while !self.is_over {
             let next = self.client.next();
@@ -127,7 +127,7 @@ impl Dialogue for Authentication {
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         self.server.held.extend_from_slice(bytes);
         while !self.is_over {
             let next = self.server.next().map_err(|TooLong| {

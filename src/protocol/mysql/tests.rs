@@ -40,7 +40,7 @@ fn met(greeting: &[u8], portion: usize) -> Greeting {
         assert!(matches!(step, UpgradeStep::ReadAtMost(_)));
         step = upgrade.received(bytes).unwrap();
     }
-    let UpgradeStep::Greet(greeting) = step else { panic!("the client should be met: {step:?}") };
+    let UpgradeStep::AwaitClientReply(greeting) = step else { panic!("the client should be met: {step:?}") };
     greeting
 }
 
@@ -121,10 +121,10 @@ fn greetings_that_lead_nowhere() {
         let error = protocol().upgrade().unwrap().received(bytes).expect_err("an error").to_string();
         assert!(error.contains(expected), "{bytes:?}: {error}");
     }
-    let behind = protocol().turned_away(&refusal).map(|by| by.to_string());
+    let behind = protocol().parse_refusal(&refusal).map(|by| by.to_string());
     assert!(behind.is_some_and(|words| words.contains("Failed to parse proxy header")));
     for other in [&refusal[..refusal.len() - 1], &greeting("x"), b"", b"\x16\x03\x01\0\x05hello"] {
-        assert_eq!(protocol().turned_away(other), None);
+        assert_eq!(protocol().parse_refusal(other), None);
     }
 }
 
@@ -187,8 +187,8 @@ fn play(
     for (side, bytes) in turns {
         for part in bytes.chunks(portion) {
             match side {
-                '>' => dialogue.downstream_said(part, &mut out).unwrap(),
-                _ => dialogue.upstream_said(part, &mut out).unwrap(),
+                '>' => dialogue.on_downstream(part, &mut out).unwrap(),
+                _ => dialogue.on_upstream(part, &mut out).unwrap(),
             }
         }
     }
@@ -243,16 +243,16 @@ fn encrypted(pem: &[u8], password: &[u8], scramble: &[u8]) -> Vec<u8> {
 fn a_cold_cache_gets_the_password_that_the_client_encrypted_for_us() {
     let mut dialogue = login("caching_sha2_password");
     let mut out = Outbox::default();
-    dialogue.upstream_said(&packet(3, &[1, 4]), &mut out).unwrap();
-    dialogue.downstream_said(&packet(3, &[2]), &mut out).unwrap();
+    dialogue.on_upstream(&packet(3, &[1, 4]), &mut out).unwrap();
+    dialogue.on_downstream(&packet(3, &[2]), &mut out).unwrap();
     assert!(out.to_upstream.is_empty(), "the server would take the request for a password");
     let answer = out.to_downstream.split_off(packet(2, &[1, 4]).len());
     assert_eq!((answer[3], answer[4]), (4, 1));
     let ciphertext = encrypted(&answer[5..], b"correct horse battery staple", SCRAMBLED);
-    dialogue.downstream_said(&packet(5, &ciphertext), &mut out).unwrap();
+    dialogue.on_downstream(&packet(5, &ciphertext), &mut out).unwrap();
     assert_eq!(out.to_upstream, packet(4, b"correct horse battery staple\0"));
     out = Outbox::default();
-    dialogue.upstream_said(&packet(5, b"\0"), &mut out).unwrap();
+    dialogue.on_upstream(&packet(5, b"\0"), &mut out).unwrap();
     assert_eq!(out.to_downstream, packet(6, b"\0"));
 }
 
@@ -260,8 +260,8 @@ fn a_cold_cache_gets_the_password_that_the_client_encrypted_for_us() {
 fn a_client_that_trusts_its_hop_sends_the_password_as_it_is() {
     let mut dialogue = login("caching_sha2_password");
     let mut out = Outbox::default();
-    dialogue.upstream_said(&packet(3, &[1, 4]), &mut out).unwrap();
-    dialogue.downstream_said(&packet(3, b"secret\0"), &mut out).unwrap();
+    dialogue.on_upstream(&packet(3, &[1, 4]), &mut out).unwrap();
+    dialogue.on_downstream(&packet(3, b"secret\0"), &mut out).unwrap();
     assert_eq!(out.to_upstream, packet(4, b"secret\0"));
 }
 
@@ -275,11 +275,11 @@ fn sha256_password_asks_for_the_key_after_a_switch_and_in_its_login() {
     assert!(introduced.upgraded.first.ends_with(b"app\0\0orders\0none\0"));
     let mut dialogue = introduced.upgraded.dialogue.unwrap();
     let mut out = Outbox::default();
-    dialogue.upstream_said(&packet(3, &switch), &mut out).unwrap();
-    dialogue.downstream_said(&packet(3, &[1]), &mut out).unwrap();
+    dialogue.on_upstream(&packet(3, &switch), &mut out).unwrap();
+    dialogue.on_downstream(&packet(3, &[1]), &mut out).unwrap();
     let answer = out.to_downstream.split_off(packet(2, &switch).len());
     let ciphertext = encrypted(&answer[5..], b"secret", new_scramble);
-    dialogue.downstream_said(&packet(5, &ciphertext), &mut out).unwrap();
+    dialogue.on_downstream(&packet(5, &ciphertext), &mut out).unwrap();
     assert_eq!(out.to_upstream, packet(4, b"secret\0"));
 }
 
@@ -287,8 +287,8 @@ fn sha256_password_asks_for_the_key_after_a_switch_and_in_its_login() {
 fn a_password_for_another_key_is_refused_in_words() {
     let mut dialogue = login("caching_sha2_password");
     let mut out = Outbox::default();
-    dialogue.upstream_said(&packet(3, &[1, 4]), &mut out).unwrap();
-    let error = dialogue.downstream_said(&packet(3, &[7; 256]), &mut out).unwrap_err();
+    dialogue.on_upstream(&packet(3, &[1, 4]), &mut out).unwrap();
+    let error = dialogue.on_downstream(&packet(3, &[7; 256]), &mut out).unwrap_err();
     assert!(error.reason.contains("public key") && error.side == Side::Downstream);
     assert_eq!(error.reply_to, reply_to(4));
 }
@@ -296,8 +296,8 @@ fn a_password_for_another_key_is_refused_in_words() {
 #[test]
 fn packets_without_an_end_are_refused() {
     let mut out = Outbox::default();
-    assert!(login("x").upstream_said(b"\xff\xff\xff\x03", &mut out).is_err());
-    assert!(login("x").downstream_said(b"\xff\xff\xff\x03", &mut out).is_err());
+    assert!(login("x").on_upstream(b"\xff\xff\xff\x03", &mut out).is_err());
+    assert!(login("x").on_downstream(b"\xff\xff\xff\x03", &mut out).is_err());
 }
 
 fn probed(upgraded: bool, server: &[Vec<u8>]) -> (Vec<Vec<u8>>, Result<Vec<u8>, String>) {
@@ -354,8 +354,8 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
         let (mut dialogue, mut out) = (login("x"), Outbox::default());
         for (side, bytes) in turns {
             match side {
-                '>' => dialogue.downstream_said(bytes, &mut out).unwrap(),
-                _ => dialogue.upstream_said(bytes, &mut out).unwrap(),
+                '>' => dialogue.on_downstream(bytes, &mut out).unwrap(),
+                _ => dialogue.on_upstream(bytes, &mut out).unwrap(),
             }
         }
         dialogue.rest()
@@ -404,8 +404,8 @@ proptest! {
     fn no_login_panics_and_splits_change_nothing(server: Vec<u8>, client: Vec<u8>, portion in 1_usize..50) {
         let run = |portion: usize| {
             let (mut dialogue, mut out) = (login("x"), Outbox::default());
-            let server = server.chunks(portion).try_for_each(|part| dialogue.upstream_said(part, &mut out));
-            let client = client.chunks(portion).try_for_each(|part| dialogue.downstream_said(part, &mut out));
+            let server = server.chunks(portion).try_for_each(|part| dialogue.on_upstream(part, &mut out));
+            let client = client.chunks(portion).try_for_each(|part| dialogue.on_downstream(part, &mut out));
             (server.is_err(), client.is_err(), out.to_downstream, out.to_upstream, dialogue.is_finished())
         };
         prop_assert_eq!(run(portion), run(usize::MAX));

@@ -72,14 +72,14 @@ fn connect_asks_for_no_other_info() {
         let mut out = Outbox::default();
         let server = format!("{INFO}PING\r\n");
         for bytes in server.as_bytes().chunks(portion) {
-            dialogue.upstream_said(bytes, &mut out).unwrap();
+            dialogue.on_upstream(bytes, &mut out).unwrap();
         }
         assert_eq!(String::from_utf8(out.to_downstream).unwrap(), format!("{FOR_CLIENT}PING\r\n"));
         assert!(!dialogue.is_finished());
         out = Outbox::default();
         let client = b"CONNECT {\"verbose\":false,\"protocol\":1,\"sig\":\"s\"}\r\nPING\r\n";
         for bytes in client.chunks(portion) {
-            dialogue.downstream_said(bytes, &mut out).unwrap();
+            dialogue.on_downstream(bytes, &mut out).unwrap();
         }
         let sent = String::from_utf8(out.to_upstream).unwrap();
         assert_eq!(sent, "CONNECT {\"verbose\":false,\"protocol\":0,\"sig\":\"s\"}\r\nPING\r\n");
@@ -91,13 +91,13 @@ fn connect_asks_for_no_other_info() {
 fn a_client_that_does_not_connect_first_is_the_servers_matter() {
     for line in ["PING\r\n", "CONNECT nonsense\r\n", "connect\r\n"] {
         let (mut dialogue, mut out) = (Nats.dialogue().unwrap(), Outbox::default());
-        dialogue.downstream_said(line.as_bytes(), &mut out).unwrap();
+        dialogue.on_downstream(line.as_bytes(), &mut out).unwrap();
         assert_eq!(out.to_upstream, line.as_bytes());
     }
     let endless = vec![b'x'; LINE_MAX + 1];
-    assert!(Nats.dialogue().unwrap().downstream_said(&endless, &mut Outbox::default()).is_err());
-    assert!(Nats.dialogue().unwrap().upstream_said(&endless, &mut Outbox::default()).is_err());
-    assert!(Nats.dialogue().unwrap().upstream_said(b"-ERR 'x'\r\n", &mut Outbox::default()).is_err());
+    assert!(Nats.dialogue().unwrap().on_downstream(&endless, &mut Outbox::default()).is_err());
+    assert!(Nats.dialogue().unwrap().on_upstream(&endless, &mut Outbox::default()).is_err());
+    assert!(Nats.dialogue().unwrap().on_upstream(b"-ERR 'x'\r\n", &mut Outbox::default()).is_err());
 }
 
 #[test]
@@ -136,7 +136,7 @@ proptest! {
     fn no_line_panics(bytes: Vec<u8>, text in "[ -~\r\n]{0,80}") {
         let _ = upgrade().received(&[b"INFO ", &bytes[..]].concat());
         let _ = upgrade().received(&[b"INFO {", text.as_bytes(), b"}\r\n"].concat());
-        let _ = Nats.dialogue().unwrap().downstream_said(&[b"CONNECT {", text.as_bytes(), b"}\r\n"].concat(), &mut Outbox::default());
-        let _ = Nats.dialogue().unwrap().upstream_said(&bytes, &mut Outbox::default());
+        let _ = Nats.dialogue().unwrap().on_downstream(&[b"CONNECT {", text.as_bytes(), b"}\r\n"].concat(), &mut Outbox::default());
+        let _ = Nats.dialogue().unwrap().on_upstream(&bytes, &mut Outbox::default());
     }
 }

@@ -91,7 +91,7 @@ impl Dialogue for Startup {
     /// A gs2 flag `y` means that the client could bind the channel and believes that the server cannot. The server can,
     /// sees a downgrade attack (RFC 5802 §6), and would refuse with an unhelpful error. The flag is part of the
     /// client's proof, so it cannot be corrected on the way.
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let Client::Answering(held) = &mut self.client else {
             out.to_upstream.extend_from_slice(bytes);
             return Ok(());
@@ -113,7 +113,7 @@ impl Dialogue for Startup {
         Ok(())
     }
 
-    fn upstream_said(&mut self, mut bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, mut bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let out = &mut out.to_downstream;
         while !bytes.is_empty() {
             self.server = match std::mem::replace(&mut self.server, Server::Finished) {

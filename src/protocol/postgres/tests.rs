@@ -78,7 +78,7 @@ fn strips(protocol: Postgres, parameters: &[(&str, &str)]) -> bool {
     let mut dialogue = opened.dialogue.expect("a session has a dialogue");
     let offered = offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
     let mut out = Outbox::default();
-    dialogue.upstream_said(&offered, &mut out).unwrap();
+    dialogue.on_upstream(&offered, &mut out).unwrap();
     out.to_downstream != offered
 }
 
@@ -172,13 +172,13 @@ fn plus_is_taken_out_of_the_offer_and_nothing_else_changes() {
         let mut startup = Startup::new(true);
         let mut out = Outbox::default();
         for bytes in server.chunks(chunk) {
-            startup.upstream_said(bytes, &mut out).unwrap();
+            startup.on_upstream(bytes, &mut out).unwrap();
         }
         assert_eq!(out.to_downstream, expected, "in chunks of {chunk}");
         assert!(!startup.is_finished(), "a client that has not answered yet may still bind");
         out = Outbox::default();
         let answer = initial_response(b'n');
-        startup.downstream_said(&answer, &mut out).unwrap();
+        startup.on_downstream(&answer, &mut out).unwrap();
         assert_eq!(out.to_upstream, answer);
         assert!(startup.is_finished());
     }
@@ -209,9 +209,9 @@ fn a_client_that_could_bind_is_told_what_to_set_once_plus_was_taken_away() {
     ] {
         for chunk in [1, 5, 100] {
             let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-            startup.upstream_said(&offer(names), &mut out).unwrap();
+            startup.on_upstream(&offer(names), &mut out).unwrap();
             let answer = initial_response(flag);
-            let said = answer.chunks(chunk).try_for_each(|part| startup.downstream_said(part, &mut out));
+            let said = answer.chunks(chunk).try_for_each(|part| startup.on_downstream(part, &mut out));
             assert_eq!(said.is_err(), is_refused, "{names:?} {flag}");
             match said {
                 Err(error) => {
@@ -247,20 +247,20 @@ fn an_answer_without_a_flag_is_passed_on_once_it_is_whole() {
     ] {
         for chunk in [1, 6, 1000] {
             let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-            startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
+            startup.on_upstream(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
             for part in answer.chunks(chunk) {
-                startup.downstream_said(part, &mut out).unwrap();
+                startup.on_downstream(part, &mut out).unwrap();
             }
             assert_eq!(out.to_upstream, answer, "in portions of {chunk}");
-            startup.upstream_said(&[OK, READY].concat(), &mut out).unwrap();
+            startup.on_upstream(&[OK, READY].concat(), &mut out).unwrap();
             assert!(startup.is_finished());
         }
     }
     // Bytes after the message are not part of it.
     let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-    startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
+    startup.on_upstream(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
     let pipelined = [message(b"SCRAM-SHA-256\0\xff\xff\xff\xff"), b"yyyy".to_vec()].concat();
-    startup.downstream_said(&pipelined, &mut out).unwrap();
+    startup.on_downstream(&pipelined, &mut out).unwrap();
     assert_eq!(out.to_upstream, pipelined);
 }
 
@@ -275,13 +275,13 @@ fn the_cancel_key_is_learnt_whatever_its_length_and_before_the_session_is_ready(
         let (mut startup, mut out) = (Startup::new(false), Outbox::default());
         for byte in &server {
             assert_eq!(startup.cancel_key(), None);
-            startup.upstream_said(&[*byte], &mut out).unwrap();
+            startup.on_upstream(&[*byte], &mut out).unwrap();
         }
         assert_eq!(out.to_downstream, server);
         assert_eq!(startup.cancel_key(), Some(CancelKey { process: 77, secret: vec![9; length].into() }));
         assert_eq!(startup.cancel_key(), None, "told once");
         assert!(!startup.is_finished(), "a trigger on login may still keep the client waiting");
-        startup.upstream_said(READY, &mut out).unwrap();
+        startup.on_upstream(READY, &mut out).unwrap();
         assert!(startup.is_finished());
     }
 }
@@ -293,7 +293,7 @@ fn a_cancel_key_of_an_impossible_length_goes_through_unlearnt() {
         message.extend(u32::try_from(8 + length).unwrap().to_be_bytes());
         message.extend(vec![9; 4 + length]);
         let (mut startup, mut out) = (Startup::new(false), Outbox::default());
-        startup.upstream_said(&[&message, READY].concat(), &mut out).unwrap();
+        startup.on_upstream(&[&message, READY].concat(), &mut out).unwrap();
         assert_eq!(out.to_downstream, [&message, READY].concat());
         assert!(startup.is_finished() && startup.cancel_key().is_none());
     }
@@ -311,7 +311,7 @@ fn every_minor_version_of_protocol_3_passes() {
     // PostgreSQL 15's answer to 3.2.
     let negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0";
     let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-    startup.upstream_said(&[negotiated, OK, READY].concat(), &mut out).unwrap();
+    startup.on_upstream(&[negotiated, OK, READY].concat(), &mut out).unwrap();
     assert_eq!(out.to_downstream, [negotiated, OK, READY].concat());
     assert!(startup.is_finished());
 }
@@ -395,7 +395,7 @@ fn a_probe_holds_no_more_than_one_message() {
 
 #[test]
 fn an_offer_of_plus_alone_is_an_error_in_words() {
-    let error = Startup::new(true).upstream_said(&offer(&["SCRAM-SHA-256-PLUS"]), &mut Outbox::default());
+    let error = Startup::new(true).on_upstream(&offer(&["SCRAM-SHA-256-PLUS"]), &mut Outbox::default());
     assert!(error.unwrap_err().reason.contains("SCRAM-SHA-256-PLUS"));
 }
 
@@ -407,7 +407,7 @@ fn a_malformed_offer_is_an_error_and_not_mended() {
         message.extend(AUTHENTICATION_SASL.to_be_bytes());
         message.extend(names);
         message[4] = u8::try_from(message.len() - 1).unwrap();
-        let answer = Startup::new(true).upstream_said(&message, &mut Outbox::default());
+        let answer = Startup::new(true).on_upstream(&message, &mut Outbox::default());
         assert!(answer.is_err(), "{names:?}");
     }
 }
@@ -415,7 +415,7 @@ fn a_malformed_offer_is_an_error_and_not_mended() {
 #[test]
 fn impossible_lengths_are_errors() {
     for message in [&b"R\0\0\0\x04"[..], b"R\xff\xff\xff\xff", b"E\0\0\0\x03", b"R\0\x01\0\x01"] {
-        assert!(Startup::new(true).upstream_said(message, &mut Outbox::default()).is_err(), "{message:?}");
+        assert!(Startup::new(true).on_upstream(message, &mut Outbox::default()).is_err(), "{message:?}");
     }
 }
 
@@ -473,7 +473,7 @@ proptest! {
     fn how_the_server_splits_its_bytes_changes_nothing(bytes: Vec<u8>, chunk in 1_usize..64) {
         let run = |chunk: usize| {
             let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-            let ended = bytes.chunks(chunk).try_for_each(|part| startup.upstream_said(part, &mut out));
+            let ended = bytes.chunks(chunk).try_for_each(|part| startup.on_upstream(part, &mut out));
             (ended, out.to_downstream, startup.is_finished())
         };
         prop_assert_eq!(run(chunk), run(bytes.len().max(1)));
@@ -482,9 +482,9 @@ proptest! {
     #[test]
     fn no_login_panics_or_is_held_without_bound(bytes: Vec<u8>, chunk in 1_usize..64) {
         let (mut startup, mut out) = (Startup::new(true), Outbox::default());
-        startup.upstream_said(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
+        startup.on_upstream(&offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]), &mut out).unwrap();
         for part in bytes.chunks(chunk) {
-            prop_assert!(startup.downstream_said(part, &mut out).is_ok() || bytes.starts_with(b"p"));
+            prop_assert!(startup.on_downstream(part, &mut out).is_ok() || bytes.starts_with(b"p"));
             if let Client::Answering(held) = &startup.client {
                 prop_assert!(held.len() < 128 + chunk);
             }
@@ -500,7 +500,7 @@ fn a_server_turns_sessions_away_by_two_errors() {
         let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
         [&[kind][..], &length, body.as_bytes()].concat()
     };
-    let shown = |first: &[u8]| LIBPQ.turned_away_behind_tls(first).map(|by| by.to_string());
+    let shown = |first: &[u8]| LIBPQ.parse_refusal_behind_tls(first).map(|by| by.to_string());
     assert_eq!(shown(&error(b'E', "53300")).as_deref(), Some("PostgreSQL error 53300: sorry"));
     assert_eq!(shown(&error(b'E', "57P03")).as_deref(), Some("PostgreSQL error 57P03: sorry"));
     for other in ["28P01", "57P01", "5330", ""] {

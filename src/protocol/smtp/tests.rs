@@ -84,7 +84,7 @@ fn filtered(reply: &str, portion: usize) -> String {
     let mut filter = FirstReply::default();
     let mut out = Outbox::default();
     for bytes in reply.as_bytes().chunks(portion) {
-        filter.upstream_said(bytes, &mut out).unwrap();
+        filter.on_upstream(bytes, &mut out).unwrap();
     }
     String::from_utf8(out.to_downstream).unwrap()
 }
@@ -123,7 +123,7 @@ proptest! {
         let run = |portion: usize| {
             let (mut filter, mut out) = (FirstReply::default(), Outbox::default());
             for bytes in reply.chunks(portion) {
-                filter.upstream_said(bytes, &mut out).unwrap();
+                filter.on_upstream(bytes, &mut out).unwrap();
                 prop_assert!(filter.line.len() + filter.held.len() <= 2 * LINE_MAX + 2);
             }
             Ok(out.to_downstream)

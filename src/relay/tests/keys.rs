@@ -60,7 +60,7 @@ fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
             listening
         );
         assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
-        assert!(!told.may_be_told, "nobody else is to blame");
+        assert!(!told.can_be_refused, "nobody else is to blame");
         assert!(told.words.unwrap().contains("RFC 9325"));
         assert!(flooded.is_err() || flooded.unwrap() == 0);
     });

@@ -21,7 +21,7 @@ pub(super) struct Told {
     pub(super) outcome: Outcome,
     pub(super) closed_by: Side,
     pub(super) words: Option<String>,
-    pub(super) may_be_told: bool,
+    pub(super) can_be_refused: bool,
     pub(super) unclean_tls_end: bool,
 }
 
@@ -30,9 +30,9 @@ pub(super) async fn relayed_by<T: Transport>(
     settings: &Settings,
     live: &LiveSession,
 ) -> Told {
-    let Ended { outcome, closed_by, fault, may_be_told, unclean_tls_end, .. } =
+    let Ended { outcome, closed_by, fault, can_be_refused, unclean_tls_end, .. } =
         relay(start, settings, live).await;
-    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), may_be_told, unclean_tls_end }
+    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), can_be_refused, unclean_tls_end }
 }
 
 /// Runs a relay that ends by itself.

@@ -193,7 +193,7 @@ impl Seen {
         }
         if client.ended() == Some(PeerEnd::Orderly) && broke != Some(Side::Downstream) {
             assert!(
-                told.may_be_told && heard.is_empty() || heard == by_server,
+                told.can_be_refused && heard.is_empty() || heard == by_server,
                 "{at}: cut, and the client cannot know"
             );
         }
@@ -215,7 +215,7 @@ impl Seen {
             }
             (_, outcome) => {
                 assert_eq!((outcome, closed_by), (Outcome::UpstreamReset, Side::Upstream), "{at}");
-                assert!(told.may_be_told || client.ended() == Some(reset), "{at}");
+                assert!(told.can_be_refused || client.ended() == Some(reset), "{at}");
                 assert!(told.words.is_some(), "{at}");
             }
         }

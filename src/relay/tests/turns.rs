@@ -13,12 +13,12 @@ use crate::tls::tests::{tcp, within_a_minute};
 struct Everlasting;
 
 impl Dialogue for Everlasting {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         out.to_upstream.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         out.to_downstream.extend_from_slice(bytes);
         Ok(())
     }

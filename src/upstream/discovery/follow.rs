@@ -26,7 +26,7 @@ use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
 use crate::metrics::DiscoveryMetrics;
-use crate::policy::refresh::RefreshSchedule;
+use crate::policy::refresh_schedule::RefreshSchedule;
 use crate::sys;
 use crate::upstream::Cluster;
 use crate::upstream::endpoint::{Host, Settings};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 
 use super::status::QueryResult;
-use crate::policy::refresh::RefreshSchedule;
+use crate::policy::refresh_schedule::RefreshSchedule;
 
 /// What the questions about one name led to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl KnownName {
     /// Takes in the half that came after the other one had been taken in, which was good.
     pub(super) fn learn_late(&mut self, reply: NameAnswer, now: Instant) {
         if let Ok(ttl) = reply.judge() {
-            self.schedule.no_later(now, ttl);
+            self.schedule.shorten(now, ttl);
         }
         self.take(reply);
     }

@@ -71,9 +71,9 @@ pub(super) async fn probe(
     let probed = alarm::timeout_at(until, go(cluster, settings, endpoint, until, &mut record)).await;
     let probed = probed.unwrap_or_else(|Elapsed| {
         let goes_on = settings.kind.shakes_hands(cluster);
-        let awaits_greeting =
+        let peek_before_greeting =
             goes_on && !matches!(settings.kind, ProbeKind::Http(_)) && cluster.awaits_greetings();
-        let waited_for = waited_for(&record, goes_on, awaits_greeting);
+        let waited_for = waited_for(&record, goes_on, peek_before_greeting);
         Err(HealthCheckError::Timeout { waited_for, timeout: settings.timeout })
     });
     if probed.is_err() {
@@ -82,10 +82,10 @@ pub(super) async fn probe(
     probed
 }
 
-fn waited_for(record: &DialRecord, shakes_hands: bool, awaits_greeting: bool) -> &'static str {
+fn waited_for(record: &DialRecord, shakes_hands: bool, peek_before_greeting: bool) -> &'static str {
     match (record.connect, record.handshake) {
         (None, _) => "connection",
-        (Some(_), None) if awaits_greeting && record.greeting.is_none() => "server's greeting",
+        (Some(_), None) if peek_before_greeting && record.greeting.is_none() => "server's greeting",
         (Some(_), None) if shakes_hands => "TLS handshake",
         (Some(_), _) => "answer",
     }
@@ -105,7 +105,7 @@ async fn go(
             let socket = attempt::connect_endpoint(cluster, endpoint, None, record).await?;
             // A server that waits for its client sees the end of one that had nothing to say, waited for or not. Another
             // may be speaking, and would be reset.
-            if cluster.protocol.keeps_ready().is_err() {
+            if cluster.protocol.ready_lifetime().is_err() {
                 shut_down_within(patience, &mut UpstreamStream::Socket(socket)).await;
             }
             Ok(())

@@ -82,7 +82,7 @@ fn answered(protocol: &dyn Protocol, client: &[u8], portion: usize, upgraded: Up
     let Some(answer) = upgraded.answer else { return upgraded.dialogue };
     let mut dialogue = open(protocol, client, portion).dialogue?;
     let mut out = Outbox::default();
-    dialogue.upstream_said(&answer, &mut out).expect("the upgrade has understood it");
+    dialogue.on_upstream(&answer, &mut out).expect("the upgrade has understood it");
     assert!(out.to_downstream.len() <= answer.len() && out.to_upstream.is_empty());
     Some(dialogue).filter(|dialogue| !dialogue.is_finished())
 }
@@ -142,7 +142,7 @@ fn upgrade(
                 server = later;
                 upgrade.received(now).ok()?
             }
-            UpgradeStep::Greet(greeting) => {
+            UpgradeStep::AwaitClientReply(greeting) => {
                 assert!(greeting.words.len() < HELD_MAX);
                 return Some(reply(greeting.client_reply, client, portion));
             }
@@ -176,8 +176,8 @@ fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portio
         if said.is_none() && answered.is_none() {
             return;
         }
-        if said.is_some_and(|bytes| dialogue.downstream_said(bytes, &mut out).is_err())
-            || answered.is_some_and(|bytes| dialogue.upstream_said(bytes, &mut out).is_err())
+        if said.is_some_and(|bytes| dialogue.on_downstream(bytes, &mut out).is_err())
+            || answered.is_some_and(|bytes| dialogue.on_upstream(bytes, &mut out).is_err())
         {
             return;
         }
@@ -193,7 +193,7 @@ fn rewrite(mut dialogue: Box<dyn Dialogue>, client: &[u8], server: &[u8], portio
 fn passed(mut dialogue: Box<dyn Dialogue>, server: &[u8], portion: usize) -> (Vec<u8>, bool) {
     let mut out = Outbox::default();
     let portions = server.chunks(portion.min(server.len().max(1)));
-    let ended = portions.map(|bytes| dialogue.upstream_said(bytes, &mut out)).find(Result::is_err);
+    let ended = portions.map(|bytes| dialogue.on_upstream(bytes, &mut out)).find(Result::is_err);
     (out.to_downstream, ended.is_some())
 }
 

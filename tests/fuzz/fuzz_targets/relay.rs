@@ -115,17 +115,17 @@ impl Watched {
 }
 
 impl Dialogue for Watched {
-    fn downstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_downstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let before = (out.to_downstream.len(), out.to_upstream.len());
-        let said = self.dialogue.downstream_said(bytes, out);
+        let said = self.dialogue.on_downstream(bytes, out);
         self.book().from_client += bytes.len();
         self.note(out, before);
         said
     }
 
-    fn upstream_said(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
+    fn on_upstream(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<(), DialogueError> {
         let before = (out.to_downstream.len(), out.to_upstream.len());
-        let said = self.dialogue.upstream_said(bytes, out);
+        let said = self.dialogue.on_upstream(bytes, out);
         self.book().from_server += bytes.len();
         self.note(out, before);
         said
@@ -172,7 +172,7 @@ impl Begun {
                         server = later;
                         upgrade.received(now).ok()?
                     }
-                    UpgradeStep::Greet(mut greeting) => {
+                    UpgradeStep::AwaitClientReply(mut greeting) => {
                         let introduced = greeting.client_reply.received(script.next()?).ok()??;
                         begun.dialogue = introduced.upgraded.dialogue.or(begun.dialogue);
                         break;

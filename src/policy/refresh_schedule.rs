@@ -46,7 +46,7 @@ impl RefreshSchedule {
     }
 
     /// A later part of the answer is valid for `ttl`: the query is due no later than its end.
-    pub fn no_later(&mut self, now: Instant, ttl: Duration) {
+    pub fn shorten(&mut self, now: Instant, ttl: Duration) {
         self.due = self.due.min(now + ttl.clamp(FLOOR, CEILING));
     }
 

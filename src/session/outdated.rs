@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::record::SessionId;
 use super::route::Route;
 use crate::outcome::Outcome;
-use crate::policy::rotation::SessionDrain;
+use crate::policy::credential_rotation::SessionDrain;
 use crate::tls::{Generation, Identity};
 use crate::upstream::Cluster;
 
