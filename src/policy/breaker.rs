@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::backoff;
+
 /// When the breaker opens, and how often the endpoints are tried then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -236,9 +238,8 @@ impl Breaker {
 
     /// `open_for` × 2^n, less up to a quarter at random, so that many daemons do not try at the same moment.
     fn pause(&self, rng: &mut Rng) -> Duration {
-        let factor = 1_u32.checked_shl(self.rounds).unwrap_or(u32::MAX);
-        let whole = self.settings.open_for.saturating_mul(factor).min(self.settings.max_open_for);
-        whole.mul_f64(1.0 - rng.f64() / 4.0)
+        let whole = backoff::doubled(self.settings.open_for, self.rounds, self.settings.max_open_for);
+        backoff::jittered(whole, 0.25, rng)
     }
 
     const fn turn(&mut self, to: State, open_for: Option<Duration>) -> Transition {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::backoff;
+
 /// When an endpoint is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -261,7 +263,7 @@ impl Outlier {
         }
         self.times = self.times.saturating_add(1);
         let whole = settings.base_ejection_time.saturating_mul(self.times).min(settings.max_ejection_time);
-        let lasts = whole.mul_f64(1.0 - rng.f64() / 4.0);
+        let lasts = backoff::jittered(whole, 0.25, rng);
         self.state = State::Ejected { until: now + lasts, fault };
         self.failures = [0; Fault::ALL.len()];
         Ejection { fault, failures, lasts, times: self.times, again }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use super::backoff;
+
 /// The shortest interval, whatever the TTL: a TTL of 0 means "use it once, do not cache it".
 pub const FLOOR: Duration = Duration::from_secs(1);
 /// The longest interval: a record with a TTL of a day may be wrong within the hour.
@@ -53,8 +55,7 @@ impl RefreshSchedule {
     /// The query failed. The waits double, each less up to half at random.
     pub fn record_failure(&mut self, now: Instant, has_something: bool, rng: &mut Rng) {
         let most = if has_something { RETRY_MAX } else { RETRY_MAX_EMPTY };
-        let wait = FLOOR.saturating_mul(1 << self.failures.min(10)).min(most);
-        let due = now + wait.mul_f64(1.0 - rng.f64() / 2.0);
+        let due = now + backoff::jittered(backoff::doubled(FLOOR, self.failures, most), 0.5, rng);
         *self = Self { asked: Some(now), due, failures: self.failures.saturating_add(1) };
     }
 

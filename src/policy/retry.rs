@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::backoff;
 use super::endpoint_state::Id;
 
 /// The attempts of one dial.
@@ -82,10 +83,9 @@ impl Plan {
         if has_untried {
             return Duration::ZERO;
         }
-        let factor = 1_u32.checked_shl(self.waits).unwrap_or(u32::MAX);
+        let whole = backoff::doubled(self.settings.backoff_base, self.waits, self.settings.backoff_max);
         self.waits += 1;
-        let whole = self.settings.backoff_base.saturating_mul(factor).min(self.settings.backoff_max);
-        let wait = whole.mul_f64(0.5 + rng.f64() / 2.0);
+        let wait = backoff::jittered(whole, 0.5, rng);
         // Only time ends these attempts, so each must take some.
         if self.settings.attempts.is_none() { wait.max(WAIT_MIN) } else { wait }
     }

@@ -17,6 +17,7 @@ use crate::alarm;
 use crate::caller::Caller;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::policy::backoff;
 use crate::tls;
 
 use super::Cluster;
@@ -172,8 +173,8 @@ impl<'a> Keeper<'a> {
     }
 
     fn set_back(&mut self) {
-        let pause = SETBACK.saturating_mul(1 << self.setbacks.min(10)).min(SETBACK_MAX);
-        self.not_before = clock::now() + pause.mul_f64(0.5 + self.rng.f64() / 2.0);
+        let pause = backoff::doubled(SETBACK, self.setbacks, SETBACK_MAX);
+        self.not_before = clock::now() + backoff::jittered(pause, 0.5, &mut self.rng);
         self.setbacks = self.setbacks.saturating_add(1);
     }
 
