@@ -27,7 +27,7 @@ pub(super) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a 
 }
 
 /// Case, and `-` for `_`, are the most common slips and do not count.
-fn folded(name: &str) -> String {
+pub(super) fn folded(name: &str) -> String {
     name.to_lowercase().replace('-', "_")
 }
 

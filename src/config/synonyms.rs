@@ -6,6 +6,7 @@
 
 use super::key_docs::key_docs;
 use super::spec::SectionSpec;
+use super::suggest::folded;
 
 /// Another program's key, ours, and a note. In lower case, with `_` for `-`.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -223,10 +224,6 @@ pub(super) fn suggest_value(typed: &str, words: &[&str]) -> Option<String> {
     let fits = |(theirs, ours, _): &&(&str, &str, &str)| *theirs == word && words.contains(ours);
     let (_, ours, more) = VALUES.iter().find(fits)?;
     Some(format!("; write `{ours}`{more}"))
-}
-
-fn folded(word: &str) -> String {
-    word.to_lowercase().replace('-', "_")
 }
 
 #[cfg(test)]

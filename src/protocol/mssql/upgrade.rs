@@ -12,7 +12,7 @@ use super::{
 use crate::protocol::{NothingBuffered, Upgrade, UpgradeError, UpgradeStep, Upgraded};
 
 /// The first byte of a TLS record with an alert (RFC 8446 §5.1).
-const TLS_ALERT: u8 = 0x15;
+pub(super) const TLS_ALERT: u8 = 0x15;
 
 /// The options of a server's answer, with the allowed lengths of their values: version, instance, thread, MARS, trace,
 /// federated login, nonce.

@@ -4,10 +4,8 @@
 //! Sources: MS-TDS §2.2.6.5 (PRELOGIN as the handshake's carrier), §3.2.5.2 and §3.3.5.2 (until when). Some endpoints
 //! answer in packets of type 0x04 (microsoft/go-mssqldb#174). Deliberately absent: the records are not read.
 
+use super::upgrade::TLS_ALERT;
 use super::{HEAD, IS_LAST, PACKET_MAX, PRELOGIN, RESPONSE};
-
-/// The first byte of a TLS record with an alert (RFC 8446 §5.1).
-const TLS_ALERT: u8 = 0x15;
 
 /// Wraps our part of a handshake and unwraps the server's, at most one packet at a time, because records after the last
 /// packet are not wrapped.
