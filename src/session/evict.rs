@@ -81,7 +81,10 @@ impl Route {
         now: Instant,
     ) -> bool {
         let settings = cluster.settings();
-        let (closing_time, deadline) = (settings.eviction.closing_time, settings.dial.deadline);
+        // A greeting is waited for beyond the deadline.
+        let greeting =
+            if settings.awaits_greetings() { settings.dial.greeting_timeout } else { Duration::ZERO };
+        let (closing_time, deadline) = (settings.eviction.closing_time, settings.dial.deadline + greeting);
         let is_still =
             |endpoint, since| evicted.iter().any(|one| (one.endpoint, one.since) == (endpoint, since));
         schedules.retain(|endpoint, (since, _)| is_still(*endpoint, *since));

@@ -313,7 +313,7 @@ impl<T: Transport> Stream<T> {
     /// Keeps an error of the connection for the next read, because the kernel reports it once.
     pub fn remember(&mut self, error: &io::Error) {
         if let Some(errno) = error.raw_os_error()
-            && matches!(self.reading, Reading::Open)
+            && matches!(self.reading, Reading::Open | Reading::Cut)
         {
             self.reading = Reading::Broken(errno);
         }

@@ -200,7 +200,8 @@ impl<'a> Attempt<'a> {
         if let AttemptResult::Ready(ready) = &mut established
             && !self.is_probe
         {
-            first_words::heard(ready, self.settings, self.endpoint, self.opening).await?;
+            let until = self.deadline.without(record.greeting.unwrap_or_default()).at;
+            first_words::heard(ready, self.settings, self.endpoint, self.opening, until).await?;
         }
         Ok(established)
     }

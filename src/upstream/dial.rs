@@ -173,8 +173,10 @@ pub(crate) async fn dial(
         && request.affinity.is_none()
         && let Some((mut ready, lease)) = cluster.take_ready(request.caller, record)
     {
+        let until = clock::now() + within(cluster, &request);
         let heard =
-            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening).await;
+            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
+                .await;
         match heard {
             Ok(()) => {
                 cluster.metrics().preconnect_hits.increment(1);

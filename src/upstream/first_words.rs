@@ -7,7 +7,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::alarm;
 use crate::clock;
@@ -35,6 +35,7 @@ pub(super) async fn heard(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     opening: Opening<'_>,
+    until: Instant,
 ) -> Result<(), DialError> {
     let protocol = &*settings.protocol;
     let opening = match protocol.first_words() {
@@ -50,11 +51,15 @@ pub(super) async fn heard(
     let look = Box::pin(async {
         let Ready { stream: end, said, .. } = ready;
         let sent = send(end, opening, said).await;
-        // The kernel tells it once, and the relay has to meet it.
-        sent.inspect_err(|error| end.remember(error)).ok()?;
-        poll_fn(|cx| end.poll_peek(cx, |first| protocol.parse_refusal_behind_tls(first))).await
+        // Where it cannot be sent, the server may have said why before it went.
+        let by = poll_fn(|cx| end.poll_peek(cx, |first| protocol.parse_refusal_behind_tls(first))).await;
+        if let Err(error) = sent {
+            // The kernel reports it once, and the relay has to meet it behind what the server sent.
+            end.remember(&error);
+        }
+        by
     });
-    match alarm::timeout_at(clock::now() + PATIENCE, look).await {
+    match alarm::timeout_at(until.min(clock::now() + PATIENCE), look).await {
         Ok(Some(by)) => Err(DialError::Refused {
             endpoint: endpoint.settings().name.clone(),
             by: Box::new(by.through_tls()),

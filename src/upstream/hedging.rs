@@ -53,8 +53,8 @@ struct Hedge {
 enum HedgeEvent {
     /// The first, well or not.
     First(Result<AttemptResult, DialError>),
-    /// Another one, well, and how the first had failed by then, if it had.
-    Other(Box<(Hedge, Option<DialError>)>),
+    /// Another one, well, how the first had failed by then, if it had, and whether only its server's first words were missing.
+    Other(Box<(Hedge, Option<DialError>, bool)>),
     /// None: the endpoint of the first is found down.
     GaveUp,
 }
@@ -79,7 +79,7 @@ impl<'a> Hedging<'a, '_> {
                     Ok(result) => HedgeEvent::First(result),
                     Err(Elapsed) if attempt.is_secured() => HedgeEvent::First(first.await),
                     // Boxed: few have to, and every dial would have room for it.
-                    Err(Elapsed) => Box::pin(self.race(first, &lease, begun, patience)).await,
+                    Err(Elapsed) => Box::pin(self.race(&attempt, first, &lease, begun, patience)).await,
                 },
             }
         };
@@ -93,7 +93,7 @@ impl<'a> Hedging<'a, '_> {
             }
             HedgeEvent::GaveUp => {
                 // What was waited for a greeting is no part of the deadline.
-                if let Some(connect) = record.connect
+                if let (Some(connect), None) = (record.connect, record.greeting)
                     && self.cluster.settings().awaits_greetings()
                 {
                     record.greeting = Some((clock::now() - begun).saturating_sub(connect));
@@ -103,9 +103,14 @@ impl<'a> Hedging<'a, '_> {
                 Err(error)
             }
             HedgeEvent::Other(other) => {
-                let (hedge, failed) = *other;
+                let (hedge, failed, is_secured) = *other;
                 let after = clock::now() - begun;
-                lease.record_failure(&failed.unwrap_or(DialError::Outpaced { endpoint, step, after }));
+                match failed {
+                    Some(error) => lease.record_failure(&error),
+                    // TLS was done: the server is slow at its own work, which is no fault. The dial counts as cancelled.
+                    None if is_secured => drop(lease),
+                    None => lease.record_failure(&DialError::Outpaced { endpoint, step, after }),
+                }
                 let resolve = record.resolve;
                 *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
                 let established =
@@ -157,6 +162,7 @@ impl<'a> Hedging<'a, '_> {
     /// The first does not answer: others are tried beside it, one after the other.
     async fn race(
         &mut self,
+        attempt: &Attempt<'_>,
         mut first: Pin<&mut impl Future<Output = Result<AttemptResult, DialError>>>,
         lease: &Lease,
         begun: Instant,
@@ -166,13 +172,16 @@ impl<'a> Hedging<'a, '_> {
         let mut others = OtherAttempts::new(self.cluster, begun, patience);
         let mut failed = None;
         loop {
+            // It is ready but for the server's first words, which are not what others are tried for.
+            let is_secured = failed.is_none() && attempt.is_secured();
             if failed.is_none()
+                && !is_secured
                 && others.flight.len() == 0
                 && self.cluster.is_given_up(lease.endpoint().id(), self.plan)
             {
                 return HedgeEvent::GaveUp;
             }
-            while others.may_begin(failed.is_some()) && self.begin(&mut others) {}
+            while !is_secured && others.may_begin(failed.is_some()) && self.begin(&mut others) {}
             if failed.is_some() && others.flight.len() == 0 {
                 break;
             }
@@ -187,14 +196,14 @@ impl<'a> Hedging<'a, '_> {
                 hedge = others.flight.next() => match &hedge.result {
                     Ok(_) => {
                         others.won();
-                        return HedgeEvent::Other(Box::new((hedge, failed)));
+                        return HedgeEvent::Other(Box::new((hedge, failed, attempt.is_secured())));
                     }
                     Err(error) => {
                         others.failed();
                         hedge.lease.record_failure(error);
                     }
                 },
-                () = due => {}
+                () = due, if !is_secured => {}
                 // The cluster goes only when we do.
                 _ = changes.changed() => {}
             }

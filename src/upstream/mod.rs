@@ -359,7 +359,7 @@ impl Cluster {
 
 impl Settings {
     /// Whether its servers speak before TLS begins, and how long that takes is theirs to say.
-    pub(super) fn awaits_greetings(&self) -> bool {
+    pub(crate) fn awaits_greetings(&self) -> bool {
         let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::TlsStart::Upgrade);
         upgrades && self.protocol.server_greets() && self.protocol.upgrade().is_some()
     }

@@ -199,6 +199,24 @@ fn what_is_looked_at_is_still_there() {
     });
 }
 
+/// An error of a write that is kept for the reader comes behind what the server sent before it.
+#[test]
+fn an_error_that_is_remembered_comes_last() {
+    within_a_minute(async {
+        let configs = configs(TLS13, u64::MAX);
+        let (socket, peer) = wire();
+        let mut server = WiredServer::new(&configs.1, peer);
+        let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
+        server.say(b"why");
+        let mut buffer = vec![0; 64 * 1024];
+        assert_eq!(woken(&mut server, poll_fn(|cx| stream.poll_peek(cx, &mut buffer))).await, 3);
+        stream.remember(&io::Error::from_raw_os_error(EPIPE));
+        assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap(), 3);
+        let error = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(EPIPE));
+    });
+}
+
 /// Each call to the connection fails once, from the first of the handshake to the last of the close: the caller gets
 /// that error, all data before it has arrived, and the server sees an end, for otherwise both sides would wait for each
 /// other.
