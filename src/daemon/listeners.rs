@@ -51,7 +51,7 @@ struct ActiveListener {
     sockets: Vec<OpenSocket>,
 }
 
-/// A route with what ends its orphans.
+/// A route with the tasks that evict its sessions.
 #[derive(Debug)]
 struct ActiveRoute {
     route: Arc<Route>,

@@ -360,7 +360,7 @@ impl Cluster {
             (on_unhealthy == OnEndpointLoss::Close && endpoint_state.health() == HealthStatus::Unhealthy)
                 .then_some(Outcome::EndpointDown)
         };
-        let doomed = |endpoint_state: &EndpointState| {
+        let evicted = |endpoint_state: &EndpointState| {
             let outcome = outcome(endpoint_state)?;
             Some(EvictedEndpoint {
                 endpoint: endpoint_state.id(),
@@ -368,7 +368,7 @@ impl Cluster {
                 outcome,
             })
         };
-        self.state().cluster_state.endpoints().iter().filter_map(doomed).collect()
+        self.state().cluster_state.endpoints().iter().filter_map(evicted).collect()
     }
 
     /// Told after every change of membership, orders or health.

@@ -21,11 +21,11 @@ pub(crate) struct Lease {
     patience: Option<Duration>,
 }
 
-/// Exits: `Dialling` to any other, once; `AttemptResult` and `Failed` have none.
+/// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseState {
     Dialling(DialTicket),
-    /// Exit: `AttemptResult`, by a session that takes it.
+    /// Exit: `Established`, by a session that takes it.
     Kept,
     Established,
     Failed,
