@@ -182,8 +182,10 @@ impl FileAccess {
 fn files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![config.file.clone()];
     for cluster in &config.clusters {
-        if let Some(Source::File(endpoints)) = &cluster.source {
-            files.push(endpoints.path.clone());
+        // Without a wildcard: Landlock denies what a new source reads and is not named here.
+        match &cluster.source {
+            Some(Source::File(endpoints)) => files.push(endpoints.path.clone()),
+            Some(Source::Listed(_) | Source::Service(_)) | None => {}
         }
         let Some(tls) = &cluster.tls else { continue };
         files.extend(tls.trust().files().cloned());

@@ -56,6 +56,17 @@ impl Policy {
     pub const ALL: [Self; 6] =
         [Self::RoundRobin, Self::LeastConnections, Self::Ewma, Self::Random, Self::SourceHash, Self::First];
 
+    /// Their names, in the same order.
+    pub const LABELS: [&'static str; Self::ALL.len()] = {
+        let mut labels = [""; Self::ALL.len()];
+        let mut index = 0;
+        while index < labels.len() {
+            labels[index] = Self::ALL[index].label();
+            index += 1;
+        }
+        labels
+    };
+
     /// The name in the file.
     #[must_use]
     pub const fn label(self) -> &'static str {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::policy::balance::Policy;
 use super::{KeySpec, ValueKind, Presence, SectionSpec, DurationRange};
 
 pub(in crate::config) static ROOT: SectionSpec = SectionSpec {
@@ -449,7 +450,7 @@ const SERVER_NAME: ValueKind = ValueKind::Text("db.example.com");
 static ENDPOINT_ITEM: ValueKind = ValueKind::Either(&[ValueKind::Text("db1.example.com:5432"), ValueKind::Section(&ENDPOINT)]);
 
 const PROTOCOLS: ValueKind = ValueKind::Word(crate::protocol::LABELS);
-const BALANCE: ValueKind = ValueKind::Word(&["round_robin", "least_connections", "ewma", "random", "source_hash", "first"]);
+const BALANCE: ValueKind = ValueKind::Word(&Policy::LABELS);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Long enough for every use, and short enough that adding it to the clock cannot overflow.
