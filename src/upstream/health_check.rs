@@ -37,7 +37,7 @@ pub struct Settings {
     pub kind: ProbeKind,
     /// The time limit of a whole probe.
     pub timeout: Duration,
-    /// How often, and how many results count.
+    /// How often probes run, and how many results in a row decide.
     pub rhythm: health::Settings,
 }
 

@@ -60,7 +60,7 @@ pub(super) struct KnownName {
     failed: [Option<String>; 2],
 }
 
-/// Addresses of one name that count; the rest of a longer answer is left out.
+/// Most addresses of one name; the rest of a longer answer is left out.
 pub(super) const ADDRESSES_MAX: usize = 256;
 
 impl NameAnswer {

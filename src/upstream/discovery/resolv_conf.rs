@@ -58,7 +58,8 @@ const ATTEMPTS_MAX: u32 = 5;
 const DOUBTS_MAX: usize = 8;
 
 impl ResolvConf {
-    /// `hostname`: this host's, whose domain is searched where no other is given. `scope`: the number of an interface.
+    /// `hostname`: this host's name; its domain is searched if no other is given. `scope`: an interface's index by its
+    /// name.
     pub(super) fn parse(text: &[u8], hostname: &str, scope: impl Fn(&str) -> Option<u32>) -> Self {
         let mut conf = Self::default();
         let mut search = None;

@@ -27,7 +27,7 @@ pub(super) enum HealthCheckError {
     /// The probe's timeout elapsed.
     #[error("the probe was waiting for the {waited_for} when health_check.timeout ({timeout:?}) was over")]
     Timeout {
-        /// What did not come.
+        /// What the probe was waiting for.
         waited_for: &'static str,
         timeout: Duration,
     },

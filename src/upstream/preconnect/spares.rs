@@ -40,7 +40,7 @@ struct Shelf {
     is_closed: bool,
 }
 
-/// What [`crate::relay::UpstreamStream::poll_recv`] needs.
+/// The buffer size that [`crate::relay::UpstreamStream::poll_recv`] needs.
 pub(super) const PORTION: usize = 32 * 1024;
 
 impl Spares {

@@ -51,7 +51,7 @@ fn health_and_orders_are_those_of_before() {
     assert_eq!(first.observed.unwrap().status, HealthStatus::Unhealthy, "its probes go on from there");
     let second = only(&cluster, "10.0.0.2:1");
     assert_eq!((second.admin, second.observed), (Admin::Disabled, None));
-    // And so on, from process to process.
+    // A third process restores the same.
     let again = serde_json::to_value(cluster.snapshot()).unwrap();
     let third = resumed(settings(TWO, CHECKED), &again);
     assert_eq!(only(&third, "10.0.0.1:1").health, HealthStatus::Unhealthy);
