@@ -2,7 +2,7 @@
 //!
 //! One task per cluster with a table of deadlines, not a task or a timer per endpoint. `policy::health` decides when an
 //! endpoint is probed and what its results amount to; the cluster decides what that means for sessions. The task does
-//! not run on a worker but on the daemon's maintenance thread: a probe's handshake delays no session.
+//! not run on a worker but on the daemon's main thread: a probe's handshake delays no session.
 
 mod http;
 mod probe_table;

@@ -123,7 +123,7 @@ impl NameAnswer {
             (FamilyAnswer::Failed(words), _) | (_, FamilyAnswer::Failed(words)) => {
                 Err((QueryResult::Failed, words.clone()))
             }
-            // The longer text: why addresses were left out says more than that there are none.
+            // The longer text: the reason why addresses were left out is more useful than "there are none".
             (FamilyAnswer::Absent(v4), FamilyAnswer::Absent(v6)) => {
                 Err((QueryResult::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
             }
