@@ -1,4 +1,4 @@
-//! The clusters in force, each with the tasks that look after it: health checks, trials, connections kept ready, discovery.
+//! The clusters in force, each with its background tasks: health checks, trials, preconnect, discovery.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use super::active_config::Services;
 #[derive(Debug)]
 pub(super) struct ClusterManager {
     active: BTreeMap<ClusterName, ActiveCluster>,
-    /// What another process knew of the clusters, until the first configuration is in force.
+    /// The clusters' snapshots from another process, until the first configuration is in force.
     restored: BTreeMap<ClusterName, Snapshot>,
 }
 
-/// A cluster with the tasks that look after it.
+/// A cluster with its background tasks.
 #[derive(Debug)]
 struct ActiveCluster {
     cluster: Arc<Cluster>,
@@ -35,18 +35,18 @@ impl ClusterManager {
         Self { active: BTreeMap::new(), restored }
     }
 
-    /// The cluster of that name, which the configuration has.
+    /// The cluster of that name, which must be in the configuration.
     pub(super) fn get(&self, name: &ClusterName) -> &Arc<Cluster> {
         &self.active[name].cluster
     }
 
-    /// Forgets what another process knew of clusters that the configuration does not have.
+    /// Forgets the snapshots of clusters that are not in the configuration.
     pub(super) fn forget_restored(&mut self) {
         self.restored.clear();
     }
 
-    /// Starts clusters that are new, and gives new settings to those that have changed. Those that are gone stay until
-    /// [`Self::remove_absent`], because listeners lead to them.
+    /// Starts clusters that are new, and gives new settings to those that have changed. Removed ones stay until
+    /// [`Self::remove_absent`], because listeners still lead to them.
     pub(super) fn apply(
         &mut self,
         config: &Config,
@@ -86,7 +86,7 @@ impl ClusterManager {
             let dialling =
                 preconnect::run(Arc::clone(&cluster), rng.fork(), tasks.watch(), draining, replaced);
             services.admin.spawn(dialling);
-            // Here and not on a worker: lookups have timers that would cost each of its rounds a look at the clock.
+            // Not on a worker: lookups use timers that would make each round of the worker's event loop read the clock.
             let discovery = services.discovery.clone();
             let finding = discovery::follow(Arc::clone(&cluster), discovery, rng.fork(), tasks.watch());
             services.admin.spawn(finding);
@@ -95,7 +95,7 @@ impl ClusterManager {
         }
     }
 
-    /// Removes the clusters that the configuration has no more. Their sessions end as `on_removed` says.
+    /// Removes the clusters that are no longer in the configuration. Their sessions end as `on_removed` says.
     pub(super) fn remove_absent(&mut self, config: &Config, changes: &mut Vec<String>) {
         let is_there = |name: &ClusterName| config.clusters.iter().any(|cluster| cluster.name == *name);
         self.active.retain(|name, active_cluster| {

@@ -1,6 +1,6 @@
 //! The listeners in force: their sockets with accept loops, their routes, and the routes whose last sessions drain.
 //!
-//! A listener that means the same as before keeps its sockets, its route and its sessions.
+//! A listener whose settings are unchanged keeps its sockets, its route and its sessions.
 
 use std::collections::BTreeMap;
 use std::future::{Future, pending};
@@ -33,12 +33,12 @@ use super::sockets::{BoundSocket, OpenSocket};
 pub(super) struct ListenerManager {
     active: Vec<ActiveListener>,
     ids: Arc<SessionIds>,
-    /// By listener and its clusters, for the life of the process: the sums go on when a listener comes back.
+    /// By listener and its clusters, for the life of the process: the sums continue when a listener is added again.
     session_tables: BTreeMap<(ListenerName, Vec<ClusterName>), Arc<SessionTable>>,
     /// By listener and cluster, for the life of the process.
     destination_counters: BTreeMap<(ListenerName, ClusterName), Arc<DestinationCounters>>,
     draining: Vec<DrainingRoute>,
-    /// Accept loops of sockets that the last change closes.
+    /// Accept loops of sockets that are being closed after a change.
     closing: Vec<Branch>,
 }
 
@@ -58,19 +58,19 @@ struct ActiveRoute {
     eviction: Branch,
 }
 
-/// A route that nobody comes by any more, with sessions that live.
+/// A route that gets no new sessions and still has live ones.
 #[derive(Debug)]
 struct DrainingRoute {
     route: ActiveRoute,
-    /// Its accept loops, which take in who waited already.
+    /// Its accept loops, which still accept the connections that waited already.
     accepting: Vec<Branch>,
-    /// Its listener is gone, and so its sessions are to end.
+    /// Whether its sessions drain because its listener was removed.
     drains: bool,
 }
 
-/// How often it is looked at whether the last session of a route has ended.
+/// How often a draining route is checked for its last session's end.
 const STEP: Duration = Duration::from_secs(1);
-/// How long an accept loop may take to accept the connections that wait already.
+/// How long an accept loop may take to accept the connections that waited when it was stopped.
 const ACCEPTING: Duration = Duration::from_secs(2);
 
 impl ListenerManager {
@@ -86,7 +86,8 @@ impl ListenerManager {
         }
     }
 
-    /// Puts the configuration's listeners in force on these sockets, one list for each. Sessions of listeners that are gone drain.
+    /// Puts the configuration's listeners in force on these sockets, one list for each. Sessions of listeners that were
+    /// removed drain.
     pub(super) fn apply(
         &mut self,
         config: &Config,
@@ -126,9 +127,9 @@ impl ListenerManager {
         self.closing.extend(open.into_iter().filter(Branch::is_stopped));
     }
 
-    /// Waits until the sockets that were given up are closed, so that whoever comes next may listen there: the next reload,
-    /// for one. It takes as long as accepting who waits already, and no longer than that deadline. Dropping the future loses
-    /// nothing.
+    /// Waits until the sockets that were given up are closed, so that their addresses are free, for the next reload for
+    /// example. It takes as long as accepting the connections that wait already, at most until the deadline.
+    /// Cancel-safe.
     pub(super) async fn wait_closed(&mut self, deadline: Instant) {
         while let Some(accepting) = self.closing.last() {
             if accepting.finished(deadline).await.is_err() {
@@ -145,14 +146,14 @@ impl ListenerManager {
         }
     }
 
-    /// Every listening socket with the listener that it is for.
+    /// Every listening socket with its listener.
     pub(super) fn sockets(&self) -> impl Iterator<Item = (&ListenerName, &BoundSocket)> {
         self.active.iter().flat_map(|listener| {
             listener.sockets.iter().map(|socket| (&listener.settings.name, &socket.bound))
         })
     }
 
-    /// Where listeners accept, with each cluster that they lead to.
+    /// The TCP addresses of listeners, each with every cluster that they lead to.
     pub(super) fn entry_points(&self) -> Vec<EntryPoint> {
         let entry_points = self.active.iter().flat_map(|listener| {
             let addresses =
@@ -169,7 +170,7 @@ impl ListenerManager {
         entry_points.collect()
     }
 
-    /// The listener on those sockets; what it was before goes on where nothing about it is different.
+    /// Makes the listener on those sockets. Its previous route and sockets go on as far as they are unchanged.
     fn serve(
         &mut self,
         settings: &listener::Settings,
@@ -194,7 +195,8 @@ impl ListenerManager {
                 } else {
                     let active_route = self.route(settings, clusters, Some(&known.route), services);
                     known.current.set(Arc::clone(&active_route.route));
-                    // To the same clusters, the new route has the old one's sessions; else they are on their own.
+                    // With the same clusters, the new route takes over the old one's sessions; otherwise the old route
+                    // keeps them until they end.
                     if before.clusters != settings.clusters {
                         let_go(&known.route, services);
                         self.draining.push(DrainingRoute {
@@ -210,11 +212,11 @@ impl ListenerManager {
         let open_socket =
             bound.into_iter().map(|bound| accept_on(bound, settings, &current, &mut before, services));
         let sockets = open_socket.collect();
-        // What is left of `before` are sockets that this listener has no more.
+        // Sockets left in `before` are no longer this listener's; they are dropped here.
         ActiveListener { settings: settings.clone(), current, route: active_route, sockets }
     }
 
-    /// A route by which new sessions go.
+    /// Makes a route for new sessions.
     fn route(
         &mut self,
         settings: &listener::Settings,
@@ -227,7 +229,7 @@ impl ListenerManager {
         let by_clusters = clusters.iter().map(|cluster| cluster.settings().wants_of_callers());
         let wanted = CallerRequirements {
             to_dial: by_clusters.flatten().reduce(Needs::and),
-            // Where each session leaves a record, its caller is in it.
+            // Access log records name the session's caller.
             to_tell: settings.records.map(|_| Needs { unit: true, groups: false }),
         };
         let admission = Admission::new(&settings.admission, wanted, services.lookups.clone());
@@ -261,8 +263,8 @@ impl ListenerManager {
         ActiveRoute { route, eviction }
     }
 
-    /// Lets the sessions of a listener that is gone end, for as long as a drain may take, and tells how many live: those by its
-    /// last route and by earlier ones. If it comes back meanwhile, new sessions are another route's.
+    /// Drains the sessions of a removed listener within `drain_timeout`, those of its last route and of earlier ones.
+    /// Returns how many are active. If the listener is added again meanwhile, new sessions belong to another route.
     fn drain(&mut self, listener: &ListenerName, config: &Config, services: &Services) -> usize {
         let is_its =
             |draining: &&mut DrainingRoute| draining.route.route.listener() == listener && !draining.drains;
@@ -277,7 +279,7 @@ impl ListenerManager {
         let (window, watch, listener) =
             (config.shutdown.drain_timeout, services.admin.watch(), listener.clone());
         let parting = async move {
-            // Whoever waited in the queue is served yet, and has to end with the others.
+            // Connections that waited in the accept queue still become sessions, which must drain with the others.
             for accepting in accepting {
                 let _ = accepting.finished(clock::now() + ACCEPTING).await;
             }
@@ -294,24 +296,24 @@ impl ListenerManager {
         active
     }
 
-    /// When it is worth a look whether the last session of what was taken out has ended; never, while nothing was.
+    /// Completes when draining routes should be checked again; never, if there are none.
     pub(super) fn next_removal(&self) -> impl Future<Output = ()> + use<> {
         let is_any = !self.draining.is_empty();
         async move { if is_any { alarm::sleep(STEP).await } else { pending().await } }
     }
 
-    /// Whether a route that is draining has ended its last session.
+    /// Whether the last session of a draining route has ended.
     pub(super) fn has_drained(&self) -> bool {
         self.draining.iter().any(DrainingRoute::is_over)
     }
 
-    /// Forgets routes whose last session has ended. Their last bytes are counted before they are out of sight.
+    /// Removes routes whose last session has ended, after their last bytes were counted.
     pub(super) fn remove_drained(&mut self) {
         self.draining.iter().for_each(|draining| draining.route.route.publish_bytes());
         self.draining.retain(|draining| !draining.is_over());
     }
 
-    /// The listeners as others see them.
+    /// The listeners as the admin interface shows them.
     pub(super) fn views(&self) -> Vec<ListenerView> {
         let view = |listener: &ActiveListener| ListenerView {
             route: Arc::clone(&listener.route.route),
@@ -320,7 +322,7 @@ impl ListenerManager {
         self.active.iter().map(view).collect()
     }
 
-    /// The session tables of all listeners that there ever were.
+    /// The session tables of all listeners since the start.
     pub(super) fn session_tables(&self) -> Vec<Arc<SessionTable>> {
         self.session_tables.values().cloned().collect()
     }
@@ -331,7 +333,7 @@ impl ListenerManager {
     }
 }
 
-/// The socket with its accept loop; the one it had, if it was this listener's before.
+/// Returns the socket with its accept loop; the loop it had, if the socket was this listener's before.
 fn accept_on(
     bound: BoundSocket,
     settings: &listener::Settings,
@@ -339,7 +341,7 @@ fn accept_on(
     before: &mut Vec<OpenSocket>,
     services: &Services,
 ) -> OpenSocket {
-    // Of several clusters the first one's: what is remote on this side is the clients.
+    // Of several clusters the first one's options count: the peers on this side are the clients of all of them.
     let options = current.get().clusters().next().map_or(Options::NONE, |cluster| cluster.settings().socket);
     if let Err(error) = bound.listening.set_options(&options) {
         tracing::warn!(listener = %settings.name, %error, "cannot set the socket's options");
@@ -366,7 +368,7 @@ fn accept_on(
     OpenSocket { bound, accepting }
 }
 
-/// What looks after the sessions of a route that nobody comes by any more ends with the last of them.
+/// Stops the eviction tasks of a replaced route when its last session has ended.
 fn let_go(active_route: &ActiveRoute, services: &Services) {
     let (route, eviction) = (Arc::clone(&active_route.route), active_route.eviction.clone());
     services.admin.spawn(async move {

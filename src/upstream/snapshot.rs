@@ -1,8 +1,9 @@
-//! What is known of a cluster and its endpoints, for a process that goes on with it, and as another process left it.
+//! Snapshots: the state of a cluster and its endpoints, written for a successor process and restored from a
+//! predecessor.
 //!
-//! Written as data that any version may read: what it does not know is passed over, what is missing or has no meaning to it
-//! is as if nothing were known, and its own settings bound how long anything lasts. Moments are microseconds of
-//! CLOCK_MONOTONIC, which all processes of a host share.
+//! Any version may read the data: unknown fields are ignored, missing or invalid values count as unknown, and the
+//! reader's own settings bound how long anything lasts. Moments are microseconds of CLOCK_MONOTONIC, which all
+//! processes of a host share.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::policy::health::{Health, HealthStatus};
 use crate::policy::outlier::Fault;
 use crate::policy::{breaker, outlier};
 
-/// What is known of a cluster.
+/// The state of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Snapshot {
@@ -28,13 +29,13 @@ pub(crate) struct Snapshot {
     pub(super) endpoints: Vec<EndpointSnapshot>,
 }
 
-/// Endpoints of one cluster; further ones are left out.
+/// Most endpoints of one cluster; further ones are left out.
 const ENDPOINTS_MAX: usize = 4096;
-/// How long an endpoint that another process knew may take to be found again.
+/// How long the restored state of an endpoint is kept until discovery finds the endpoint again.
 const FORETOLD_FOR: Duration = Duration::from_secs(10 * 60);
-/// No dial takes longer; a number beyond is a mistake.
+/// In seconds. No dial takes longer; a larger number is a mistake, and ignored.
 const DIAL_MAX: f64 = 3600.0;
-/// No moment that matters is further away.
+/// No moment that matters is further away; others are clamped to it.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub(super) struct BreakerSnapshot {
     rounds: u32,
 }
 
-/// What is known of an endpoint: by name, addresses and the name for TLS it is known again.
+/// The state of an endpoint, which is recognised by its name, addresses and server name for TLS.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct EndpointSnapshot {
@@ -75,7 +76,7 @@ struct HealthSnapshot {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct OutlierSnapshot {
-    /// What it is set aside for, and until when.
+    /// The fault that it is ejected for, and until when.
     ejected: Option<(String, i64)>,
     failures: BTreeMap<String, u32>,
     times: u32,
@@ -84,7 +85,7 @@ struct OutlierSnapshot {
     served: u32,
 }
 
-/// The present by both clocks.
+/// The current time by both clocks.
 #[derive(Debug, Clone, Copy)]
 struct Clocks {
     now: Instant,
@@ -92,7 +93,7 @@ struct Clocks {
 }
 
 impl Cluster {
-    /// What a process has to know that goes on with it.
+    /// The state that a successor process goes on with.
     #[must_use]
     pub(crate) fn snapshot(&self) -> Snapshot {
         let present = Clocks::new();
@@ -118,7 +119,8 @@ impl Cluster {
         }
     }
 
-    /// What another process knew. Endpoints that come later, by discovery, are known again when they come.
+    /// Keeps the endpoints' state from another process. It is applied to endpoints when they join, also later by
+    /// discovery.
     pub(super) fn restore(&self, mut endpoints: Vec<EndpointSnapshot>) {
         let present = Clocks::new();
         let State { endpoint_map, .. } = &mut *self.state();
@@ -127,7 +129,7 @@ impl Cluster {
         endpoint_map.restored_until = Some(present.now + FORETOLD_FOR);
     }
 
-    /// The breaker goes on from where another process had it.
+    /// Restores the breaker's state from another process.
     pub(super) fn resume_breaker(&self, breaker: Option<BreakerSnapshot>) {
         let present = Clocks::new();
         let cluster_state = &mut self.state().cluster_state;
@@ -136,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// An endpoint that has just joined goes on from what is foretold of it.
+    /// Restores the state of an endpoint that has just joined, if there is any for it.
     pub(super) fn resume_endpoint(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -156,7 +158,7 @@ impl Cluster {
         if let Some(checks) = endpoint.check_metrics() {
             checks.restore(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
         }
-        // Nobody probes one that is disabled.
+        // A disabled endpoint is not probed.
         if let Some(health) = observed.filter(|_| !is_disabled) {
             self.probe_table.resume(endpoint, health);
         }
@@ -190,7 +192,7 @@ impl EndpointSnapshot {
         }
     }
 
-    /// Whether it is about the server that these settings mean.
+    /// Whether it is the state of the endpoint with these settings.
     fn means(&self, settings: &Settings) -> bool {
         self.name == settings.name.as_str()
             && self.addresses.iter().copied().eq(settings.addresses.iter())
@@ -227,7 +229,7 @@ impl OutlierSnapshot {
         let ejected = match snapshot.state {
             outlier::State::In => None,
             outlier::State::Ejected { until, fault } => Some((fault, until)),
-            // Its trial is one of the process that it is in.
+            // A trial ends with its process: the successor may begin another at once.
             outlier::State::OnTrial { fault } => Some((fault, present.now)),
         };
         let failures = Fault::ALL.iter().zip(snapshot.failures).filter(|(_, count)| *count > 0);
@@ -260,7 +262,7 @@ impl BreakerSnapshot {
         let (failures, until) = match state {
             breaker::State::Closed { failures } => (failures, 0),
             breaker::State::Open { until } => (0, present.usec_of(until)),
-            // Its trials are those of the process that it is in.
+            // Trials end with their process: the successor may begin others at once.
             breaker::State::HalfOpen { .. } => (0, present.usec),
         };
         Self { state: state.label().label().into(), failures, until, rounds }
@@ -291,7 +293,7 @@ impl Clocks {
         }
     }
 
-    /// A moment before the clock began is the present.
+    /// `now` for a moment that is too early for an `Instant`.
     fn instant(self, usec: i64) -> Instant {
         let apart = Duration::from_micros(usec.abs_diff(self.usec)).min(FAR);
         if usec < self.usec { self.now.checked_sub(apart).unwrap_or(self.now) } else { self.now + apart }

@@ -1,4 +1,4 @@
-//! One process takes over from another: a replacement that is started beside it, or a restart over which systemd keeps the
+//! Takeover by a new process: a replacement started beside the old one, or a restart during which systemd keeps the
 //! sockets.
 
 mod replace;

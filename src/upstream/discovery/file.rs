@@ -1,4 +1,4 @@
-//! An endpoints file: read again whenever it may have changed. What it means is the configuration's to say.
+//! An endpoints file: read again whenever it may have changed. The configuration parses its contents.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,25 +10,26 @@ use crate::blocking::BlockingTask;
 use crate::clock;
 use crate::watch::{FileEvent, Watch};
 
-/// A larger file is refused unread.
+/// A larger file is refused unparsed.
 const FILE_MAX: usize = 1024 * 1024;
 
-/// How long reading it may take before that is said. It is waited for all the same.
+/// How long reading may take before it is reported. The task goes on waiting for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Readings that hang and are given up, because something else has been put in that place: each holds a thread.
+/// Most reads that are abandoned because the file was changed while they hung: each keeps a thread.
 const GIVEN_UP_MAX: u32 = 8;
 
-/// A file that is followed. It is read aside: what it lies on may hang.
+/// A file that is followed. It is read on a thread of its own: its file system may hang.
 #[derive(Debug)]
 pub(super) struct WatchedFile {
     pub(super) file: EndpointsFile,
     watch: Option<Watch>,
     reading: BlockingTask<Contents>,
-    /// When it is said that reading takes too long; `None`: it has been.
+    /// When a read that takes too long is reported; `None`: it has been.
     late: Option<Instant>,
     given_up: u32,
-    /// What it came to last, well or badly: the same text may mean another interface of this host by now.
+    /// The last result, good or bad. The targets are compared, not the text: the same text may mean another interface
+    /// of this host by now.
     seen: Option<Result<Vec<Target>, String>>,
     /// Whether it was read once, well or badly.
     pub(super) is_settled: bool,
@@ -36,7 +37,7 @@ pub(super) struct WatchedFile {
     pub(super) error: Option<String>,
 }
 
-/// What is in it, or why that is not known.
+/// The file's bytes, or why they could not be read.
 pub(super) type Contents = Result<Vec<u8>, String>;
 
 impl WatchedFile {
@@ -54,8 +55,7 @@ impl WatchedFile {
         }
     }
 
-    /// Returns with what is in it, at once for the first time, and then whenever it may have changed. Dropping the future
-    /// loses nothing.
+    /// Reads the file: at once for the first time, then whenever it may have changed. Cancel-safe.
     pub(super) async fn contents(&mut self) -> Contents {
         if !self.reading.is_busy() {
             match &mut self.watch {
@@ -91,7 +91,7 @@ impl WatchedFile {
         read.map_err(failed).flatten()
     }
 
-    /// Begins to read it. From here on, what changes meanwhile is told by the watch.
+    /// Begins to read it. The watch reports changes from here on.
     fn begin(&mut self) -> Result<(), String> {
         let file = self.file.clone();
         let begun = self.reading.begin(move || read(&file));
@@ -99,7 +99,7 @@ impl WatchedFile {
         begun.map_err(|error| format!("{}: cannot read it: {error}", self.file.path.display()))
     }
 
-    /// What that means; `None` if that is what it said before.
+    /// Parses the contents; `None` if the result is the same as before.
     pub(super) fn take(&mut self, contents: Contents, now: Instant) -> Option<Result<Vec<Target>, String>> {
         self.is_settled = true;
         let targets = contents.and_then(|bytes| (self.file.parse)(&bytes));
@@ -135,10 +135,10 @@ fn read(file: &EndpointsFile) -> Contents {
 }
 
 impl EndpointsFile {
-    /// What it says now.
+    /// Reads and parses the file now.
     ///
     /// # Errors
-    /// In words, with their places: what is wrong with it.
+    /// What is wrong with it, in words, with the places.
     pub fn targets(&self) -> Result<Vec<Target>, String> {
         read(self).and_then(|bytes| (self.parse)(&bytes))
     }

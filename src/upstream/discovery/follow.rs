@@ -1,6 +1,7 @@
-//! The task that keeps a cluster's endpoints true: asks what is due, takes in what comes, and tells the cluster.
+//! The task that keeps a cluster's endpoints up to date: sends the queries that are due, takes in the answers, and
+//! updates the cluster.
 //!
-//! Whatever fails, the last good answers stay in use. All that is decided on the way is in the pure modules beside it.
+//! When a query fails, the last good answers stay in use. The pure modules beside it make the decisions.
 
 #[cfg(test)]
 mod tests;
@@ -31,19 +32,19 @@ use crate::sys;
 use crate::upstream::Cluster;
 use crate::upstream::endpoint::{Host, Settings};
 
-/// Finds the cluster's endpoints until the drain begins; returns at once where there is nothing to find. Not for a worker's
-/// thread: see [`Resolver`].
+/// Finds the cluster's endpoints until the drain begins; returns at once if the cluster has no source to follow. Must
+/// not run on a worker's thread: see [`Resolver`].
 pub(crate) async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
     let Some(mut following) = Following::new(cluster, services, rng) else { return };
     tokio::select! {
-        // First: a cluster that has a successor shares its endpoints with it, and has no say in them any more.
+        // First: after a reload the cluster shares its endpoints with its successor, and must not change them any more.
         biased;
         () = watch.begun() => {}
         () = following.forever() => {}
     }
 }
 
-/// The same until everything has been asked for once: for `check --connect`.
+/// As [`follow()`], until every query has been answered once: for `check --connect`.
 pub(crate) async fn settle(
     cluster: &Arc<Cluster>,
     services: DiscoveryServices,
@@ -59,18 +60,18 @@ pub(crate) async fn settle(
     cluster.discovery.status()
 }
 
-/// Questions in flight at once, for one cluster. Those left over wait for an answer to one of them, and the one that is due
-/// for longest goes first: names of which nobody tells anything leave the others their turn.
+/// Queries in flight at once, for one cluster. The others wait for a free place, and the one overdue longest goes
+/// first: names that are never answered do not starve the others.
 const ASKING_MAX: usize = 16;
-/// Questions about one family beside those, of names of which the other one is known.
+/// Queries in flight beside those, for one family of names whose other family is known.
 const LATE_MAX: usize = 64;
 
-/// What all clusters' endpoints are found with.
+/// What discovery works with, shared by all clusters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DiscoveryServices {
-    /// Who is asked.
+    /// Sends the queries.
     pub resolver: Arc<Resolver>,
-    /// Where nobody is to be found.
+    /// Finds endpoints that are our own listeners.
     pub own: Arc<LoopDetector>,
 }
 
@@ -82,21 +83,21 @@ struct Following {
     service: Option<Asking>,
     file: Option<WatchedFile>,
     targets: Vec<Target>,
-    /// Of the targets.
+    /// The names of the targets.
     names: BTreeMap<String, KnownName>,
-    /// Ends with this value; each has its deadline.
+    /// The queries in flight, each with its own deadline.
     questions: JoinSet<(Question, Said)>,
-    /// With the task that asks: of one that panicked nothing else is known.
+    /// With the id of the task: a task that panicked leaves nothing else.
     in_flight: BTreeMap<Question, Id>,
     applied: Vec<Settings>,
-    /// Those of targets that are no longer named, until it is known where the new ones are.
+    /// Endpoints of targets that are no longer named. They stay until the names of the new targets are resolved.
     outgoing: Vec<Settings>,
     leaves_some_out: bool,
-    /// Those that were found and would be ourselves, in words, by the name of their host.
+    /// Error texts for endpoints left out because they are our own listeners, by the name of their host.
     loops: BTreeMap<String, String>,
 }
 
-/// The SRV record, and what is known of it.
+/// The SRV record to query, and its state.
 struct Asking {
     service: SrvService,
     schedule: RefreshSchedule,
@@ -109,7 +110,7 @@ struct Asking {
 enum Question {
     Service,
     Name(String),
-    /// What is still to be said about one family of it.
+    /// The family of a name whose answer comes after the other family's.
     Late(String, Family),
 }
 
@@ -133,7 +134,7 @@ impl Following {
         let metrics =
             DiscoveryMetrics::new(&cluster.settings().name, QueryResult::ALL.map(QueryResult::label));
         let mut following = Self {
-            // Those it was given, or those that were known before a reload.
+            // The endpoints it was configured with, or those known before a reload.
             applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
             cluster,
             services,
@@ -152,7 +153,7 @@ impl Following {
         match source {
             Source::Listed(targets) => {
                 following.take(targets);
-                // A name that the file does not have any more was taken out on purpose.
+                // A name that is no longer in the file was removed on purpose.
                 let Self { outgoing, targets, .. } = &mut following;
                 outgoing.retain(|one| targets.iter().any(|target| target.leads_to(one)));
             }
@@ -186,7 +187,7 @@ impl Following {
         }
     }
 
-    /// Everything that is asked for by the clock, and when.
+    /// The periodic queries, with their schedules.
     fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut RefreshSchedule)> {
         let service = self.service.as_mut().map(|asking| (Question::Service, &mut asking.schedule));
         let names = self.names.iter_mut();
@@ -195,7 +196,7 @@ impl Following {
             .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
     }
 
-    /// When something is to be asked that could be. `None`: nothing, or there is no room until an answer comes.
+    /// When the next query is due. `None`: there is none, or no room until an answer comes.
     fn due(&mut self) -> Option<Instant> {
         if !self.has_room() {
             return None;
@@ -207,13 +208,13 @@ impl Following {
             .min()
     }
 
-    /// Whether one question more may be asked. One family's silence is no reason to ask nothing else.
+    /// Whether another query may be sent. Queries that wait for a late family do not count, up to `LATE_MAX`.
     fn has_room(&self) -> bool {
         let late = self.in_flight.keys().filter(|question| matches!(question, Question::Late(..))).count();
         self.questions.len() - late.min(LATE_MAX) < ASKING_MAX
     }
 
-    /// The family of that name that is known while the other is still being asked for.
+    /// The family of that name that is known while the query for the other one is in flight.
     fn known_family(&self, name: &str) -> Option<Family> {
         let is_late =
             |family: &Family| self.in_flight.contains_key(&Question::Late(name.to_owned(), *family));
@@ -258,7 +259,7 @@ impl Following {
         }
     }
 
-    /// A task that asked has panicked. That is no answer, and is asked for again when one that failed would be.
+    /// A query's task has panicked. It counts as a failed query, and is retried as one.
     fn lose(&mut self, task: Id) {
         let Some(question) =
             self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
@@ -369,7 +370,7 @@ impl Following {
         self.note(answer, OriginKind::File, &path, before, error, self.targets.len());
     }
 
-    /// These are the targets now. Names that were known stay known.
+    /// Replaces the targets. Names that were known stay known.
     fn take(&mut self, mut targets: Vec<Target>) {
         let leaves_some_out = targets.len() > ENDPOINTS_MAX;
         targets.truncate(ENDPOINTS_MAX);
@@ -385,21 +386,21 @@ impl Following {
         self.outgoing.clone_from(&self.applied);
     }
 
-    /// Tells the cluster, if there is news, and everybody else how things are.
+    /// Applies the endpoints to the cluster if they changed, and publishes the status.
     fn arrange(&mut self) {
         let FoundEndpoints { endpoints: mut found, leaves_some_out } =
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
         self.leave_out_loops(&mut found);
         let has_names_settled = self.names.values().all(|known| known.is_settled);
-        // Names that lead nowhere are no reason to give up servers that are known. A list without any is.
+        // Names without addresses do not remove known servers. An empty list of targets does.
         if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
             self.outgoing.clear();
         }
         let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
         let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
         found.extend(kept);
-        // Before anything has been heard, what the cluster began with stays.
+        // Until the first good answer the cluster keeps the endpoints that it began with.
         let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
             && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
         let addresses = found.iter().flat_map(|one| one.addresses.iter());
@@ -411,7 +412,7 @@ impl Following {
         self.cluster.discovery.publish(self.report(has_names_settled));
     }
 
-    /// An endpoint that is one of our own listeners', which lead here, is none.
+    /// Leaves out endpoints at our own listeners that lead back to this cluster.
     fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
         let mut loops = BTreeMap::new();
         found.retain(|one| {
@@ -477,7 +478,7 @@ impl Following {
         DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), origins }
     }
 
-    /// Counts an answer, and tells it.
+    /// Counts an answer in the metrics, and logs it.
     fn note(
         &self,
         answer: QueryResult,
@@ -494,7 +495,7 @@ impl Following {
         self.tell(kind, origin, was_failing, error, found);
     }
 
-    /// One line for each change from well to badly and back.
+    /// Logs one line for each change between working and failing.
     fn tell(&self, kind: OriginKind, origin: &str, was_failing: bool, error: Option<String>, found: usize) {
         let (cluster, kind) = (&self.cluster.settings().name, kind.label());
         match error {
@@ -524,7 +525,7 @@ impl Asking {
     }
 }
 
-/// What is said of a name; `only`: of that family, the other being asked for already.
+/// Resolves a name; with `only`, that family alone, because the query for the other one is in flight.
 async fn answer(
     resolver: Arc<Resolver>,
     name: String,
@@ -534,7 +535,7 @@ async fn answer(
     let answered = resolver.addresses(&name, only).await;
     let reply = answered.reply.usable(from, sys::has_route);
     let said = match answered.late {
-        // What can be used of it may be what is still to come.
+        // The usable addresses may be in the late answer.
         Some((_, late)) if !reply.has_found() => Said::Name(late.await.usable(from, sys::has_route), None),
         late => Said::Name(reply, late),
     };

@@ -1,4 +1,4 @@
-//! Targets and what is known of their names → endpoints. Pure.
+//! Makes endpoints of targets and the known addresses of their names. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,21 +8,21 @@ use super::target::Target;
 use crate::name::EndpointName;
 use crate::upstream::endpoint::{Addresses, Host, Settings};
 
-/// Endpoints that a cluster has at most by discovery; of a longer list the rest is left out.
+/// Most endpoints that discovery gives a cluster; the rest of a longer list is left out.
 pub(super) const ENDPOINTS_MAX: usize = 256;
 
-/// What there is, as far as it counts.
+/// The endpoints, at most [`ENDPOINTS_MAX`].
 #[derive(Debug)]
 pub(super) struct FoundEndpoints {
     pub(super) endpoints: Vec<Settings>,
     pub(super) leaves_some_out: bool,
 }
 
-/// Each address of each target, in their order; names of which nothing is known have none.
+/// Makes an endpoint of each address of each target, in their order; names without known addresses give none.
 ///
-/// A name with one address of each family is one host, and so one endpoint with two addresses. With more of either it cannot
-/// be told which belong together, so each is an endpoint of its own. Of two that lead to the same address the first counts,
-/// unless `has_tls`, where the name that is sent may make two servers of them.
+/// A name with one address of each family is one host, and so one endpoint with two addresses. With more of either, it
+/// is unknown which belong together, so each is an endpoint of its own. Of two endpoints with the same address the
+/// first counts, unless `has_tls` and their server names differ, which may select different servers.
 pub(super) fn endpoints(
     targets: &[Target],
     names: &BTreeMap<String, KnownName>,
@@ -41,7 +41,7 @@ pub(super) fn endpoints(
     FoundEndpoints { endpoints, leaves_some_out: each.next().is_some() }
 }
 
-/// The endpoint of a target that is an address; `None` where somebody has to be asked.
+/// The endpoint of a target that is an address; `None` if it is a name to resolve.
 #[must_use]
 pub(crate) fn literal(target: &Target) -> Option<Settings> {
     let address = target.address.known()?;
@@ -51,7 +51,7 @@ pub(crate) fn literal(target: &Target) -> Option<Settings> {
 
 fn of_name(target: &Target, name: &str, known: &KnownName) -> Vec<Settings> {
     let at = |ip: IpAddr| SocketAddr::new(ip, target.address.port);
-    // By its IPv4 address where there is a choice: most hosts have had that for longer.
+    // Named by its IPv4 address if it has both: most hosts have had that for longer.
     let of = |addresses: Addresses, ip| {
         settings(target, EndpointName::from(&*at(ip).to_string()), addresses, Some(name))
     };

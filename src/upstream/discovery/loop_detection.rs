@@ -1,8 +1,8 @@
-//! Where our own listeners accept, and which clusters they lead to: an endpoint found there may be the way back to the cluster that
-//! it is of, at once or over other listeners. Each session would dial one more, until a limit stops them.
+//! Detects endpoints that are our own listeners and lead back to the same cluster, directly or over other listeners. In
+//! such a loop each session would dial another one, until a limit stops them.
 //!
-//! The configuration refuses such addresses where they are written down; a name shows only when it is resolved. Lacks loops over
-//! another proxy, and those that a client makes itself by what it asks of a listener for CONNECT requests.
+//! The configuration's check refuses such literal addresses; those of a name are known only when it is resolved. Lacks
+//! loops over another proxy, and those that a client makes by its CONNECT requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,39 +11,40 @@ use crate::name::ClusterName;
 use crate::sync::{Mutex, MutexGuard};
 use crate::sys;
 
-/// The ways among our own listeners, as of the last change of the configuration, with what has been found since.
+/// The graph of our own listeners as of the last change of the configuration, with the endpoints discovered since.
 #[derive(Debug, Default)]
 pub(crate) struct LoopDetector(Mutex<LoopGraph>);
 
 /// An address at which a listener accepts, and a cluster that its sessions go to.
 #[derive(Debug, Clone)]
 pub(crate) struct EntryPoint {
-    /// Where it accepts.
+    /// The listener's address.
     pub address: SocketAddr,
-    /// Where its sessions go.
+    /// The cluster of its sessions.
     pub cluster: ClusterName,
-    /// Whether all of them do; if not, each one's CONNECT request says where.
+    /// Whether all sessions go to that cluster; if not, each one's CONNECT request names its cluster.
     pub is_only: bool,
 }
 
-/// The entrances, and what stands behind them.
+/// Entry points, and the endpoints of the clusters that they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct LoopGraph {
     entry_points: Vec<EntryPoint>,
     endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
 }
 
-/// How a cluster would meet itself.
+/// How a dial would come back to its own cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DialLoop {
-    /// At that address of a listener that leads to it.
+    /// Directly: this is the address of a listener that leads to the cluster.
     At(SocketAddr),
-    /// At that address of a listener to another cluster, which leads back to it.
+    /// Indirectly: this is the address of a listener to another cluster, which leads back to it.
     Over(SocketAddr),
 }
 
 impl LoopDetector {
-    /// From now on these entrances, and these endpoints of clusters that have no others; those of other clusters stay.
+    /// Replaces the entry points, and the endpoints of clusters in `fixed`. Discovered endpoints of clusters that still
+    /// have an entry point stay.
     pub(crate) fn set(
         &self,
         entry_points: Vec<EntryPoint>,
@@ -57,7 +58,7 @@ impl LoopDetector {
         graph.entry_points = entry_points;
     }
 
-    /// These are that cluster's endpoints now.
+    /// Replaces the endpoints of a cluster.
     pub(super) fn set_endpoints(&self, cluster: &ClusterName, endpoints: Vec<SocketAddr>) {
         self.graph().endpoints.insert(cluster.clone(), endpoints);
     }
@@ -72,7 +73,7 @@ impl LoopDetector {
 }
 
 impl LoopGraph {
-    /// With these entrances, and these endpoints of each cluster.
+    /// From the entry points and each cluster's endpoints.
     #[must_use]
     pub(crate) const fn new(
         entry_points: Vec<EntryPoint>,
@@ -81,7 +82,7 @@ impl LoopGraph {
         Self { entry_points, endpoints }
     }
 
-    /// How the cluster would meet itself if it dialled there.
+    /// How a dial of the cluster to `endpoint` would come back to the cluster, if it would.
     pub(crate) fn find_loop(
         &self,
         cluster: &ClusterName,
@@ -117,8 +118,8 @@ impl LoopGraph {
     }
 }
 
-/// Whether a connection to `endpoint` arrives at `own`. Nobody's address means this host when it is dialled, and every address
-/// of this host when it is listened on; `[::]` is IPv6 alone here.
+/// Whether a connection to `endpoint` arrives at `own`. The unspecified address means this host in a dial, and every
+/// address of this host in a bind; `[::]` is bound to IPv6 alone here.
 fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_own: impl Fn(IpAddr) -> bool) -> bool {
     let (to, at) = (endpoint.ip().to_canonical(), own.ip().to_canonical());
     if endpoint.port() != own.port() || to.is_ipv4() != at.is_ipv4() {
@@ -137,7 +138,7 @@ fn leads_to(endpoint: SocketAddr, own: SocketAddr, is_own: impl Fn(IpAddr) -> bo
 mod tests {
     use super::*;
 
-    /// Two listeners that lead to each other take all connections of both with one client.
+    /// Between two listeners that lead to each other, one client uses up all connections of both.
     #[test]
     fn a_way_back_over_other_listeners_is_found() {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));

@@ -1,8 +1,8 @@
-//! Where a cluster's endpoints come from, when not all of them are addresses in the configuration: host names, an SRV record,
-//! or a file. [`follow()`] is the task that finds them and keeps them true.
+//! Where a cluster's endpoints come from, when not all of them are addresses in the configuration: host names, an SRV
+//! record, or a file. [`follow()`] is the task that finds them and keeps them up to date.
 //!
-//! The modules but `resolver`, `servers`, `file`, `loop_detection` and [`mod@follow`] are pure. Lacks what becomes of sessions when endpoints go: that is
-//! the cluster's.
+//! All modules but `resolver`, `servers`, `file`, `status`, `loop_detection` and [`mod@follow`] are pure. Lacks the
+//! treatment of sessions whose endpoint is removed: that is the cluster's.
 
 mod file;
 mod follow;

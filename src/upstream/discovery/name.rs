@@ -1,6 +1,6 @@
-//! What is known of one name: its addresses, from the last answers that were good. Pure.
+//! One name and its addresses, from the last good answers. Pure.
 //!
-//! The two families are asked for apart and kept apart: that one question fails says nothing about the answer to the other.
+//! The two families are queried and kept separately: a failed query for one does not affect the other.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use fastrand::Rng;
 use super::status::QueryResult;
 use crate::policy::refresh_schedule::RefreshSchedule;
 
-/// What the questions about one name led to.
+/// The answers to the queries for one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NameAnswer {
     pub(super) v4: FamilyAnswer,
     pub(super) v6: FamilyAnswer,
 }
 
-/// The same for one family.
+/// The answer to the query for one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum FamilyAnswer {
     /// At least one address, and for how long.
     Found(Vec<IpAddr>, Duration),
-    /// There is none, and the words for that.
+    /// There is no address; the text says why.
     Absent(String),
-    /// Nobody knows.
+    /// The query failed; the text says why.
     Failed(String),
-    /// It is still being asked for.
+    /// The query is in flight.
     Pending,
 }
 
-/// One kind of addresses, with a question of its own.
+/// An address family, with a query of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Family {
     V4,
@@ -46,21 +46,21 @@ impl Family {
     }
 }
 
-/// A name and what is known of it.
+/// A name's addresses and the state of its queries.
 #[derive(Debug)]
 pub(super) struct KnownName {
     v4: Vec<IpAddr>,
     v6: Vec<IpAddr>,
     pub(super) schedule: RefreshSchedule,
-    /// Whether a question was answered, well or badly.
+    /// Whether a query has ended, well or badly.
     pub(super) is_settled: bool,
     pub(super) succeeded: Option<Instant>,
     pub(super) error: Option<String>,
-    /// Why either family's last answer was none; while it is still being asked for, that of before.
+    /// Why each family's last query failed; while one is in flight, the result of the previous one.
     failed: [Option<String>; 2],
 }
 
-/// Addresses of one name that count; the rest of a longer answer is left out.
+/// Most addresses of one name; the rest of a longer answer is left out.
 pub(super) const ADDRESSES_MAX: usize = 256;
 
 impl NameAnswer {
@@ -71,7 +71,7 @@ impl NameAnswer {
         }
     }
 
-    /// As if only that family had been asked for.
+    /// The reply with that family alone; the other becomes `Pending`.
     pub(super) fn only_of(self, family: Family) -> Self {
         let half = if family == Family::V4 { self.v4 } else { self.v6 };
         Self::of(family, half, FamilyAnswer::Pending)
@@ -81,8 +81,8 @@ impl NameAnswer {
         matches!(self, Self { v4: FamilyAnswer::Found(..), .. } | Self { v6: FamilyAnswer::Found(..), .. })
     }
 
-    /// Without what cannot be dialled from here: the family that `from` does not have, and addresses that this host has no
-    /// route to, unless it has none to any of them (then the dial says so).
+    /// Removes addresses that cannot be dialled from here: with `from`, those of the other family; else those that this
+    /// host has no route to, unless it has a route to none of them (then the dial reports it).
     pub(super) fn usable(self, from: Option<IpAddr>, has_route: impl Fn(IpAddr) -> bool) -> Self {
         let Some(from) = from else {
             let is_reachable = self.addresses().any(|ip| has_route(*ip));
@@ -115,7 +115,7 @@ impl NameAnswer {
         Self { v4: keep(self.v4), v6: keep(self.v6) }
     }
 
-    /// For how long it holds, or why it says nothing.
+    /// For how long the reply holds, or why it has no addresses.
     fn judge(&self) -> Result<Duration, (QueryResult, String)> {
         match (&self.v4, &self.v6) {
             (FamilyAnswer::Found(_, one), FamilyAnswer::Found(_, other)) => Ok(*one.min(other)),
@@ -123,7 +123,7 @@ impl NameAnswer {
             (FamilyAnswer::Failed(words), _) | (_, FamilyAnswer::Failed(words)) => {
                 Err((QueryResult::Failed, words.clone()))
             }
-            // What was left out says more than what was never there.
+            // The longer text: the reason why addresses were left out is more useful than "there are none".
             (FamilyAnswer::Absent(v4), FamilyAnswer::Absent(v6)) => {
                 Err((QueryResult::Negative, if v6.len() > v4.len() { v6 } else { v4 }.clone()))
             }
@@ -153,8 +153,9 @@ impl KnownName {
         }
     }
 
-    /// Takes in a reply. A good half replaces what was known, a bad one leaves it; and where neither is good, a host that
-    /// is said not to exist is as likely to be somebody's mistake as one that cannot be asked for: all is kept.
+    /// Takes in a reply. If either family has addresses, each family's answer replaces what was known unless its query
+    /// failed. If neither has, everything is kept: NXDOMAIN may be an operator's mistake, and is no better evidence
+    /// than a failed query.
     pub(super) fn learn(&mut self, reply: NameAnswer, now: Instant, rng: &mut Rng) -> QueryResult {
         self.is_settled = true;
         match reply.judge() {
@@ -173,7 +174,7 @@ impl KnownName {
         }
     }
 
-    /// Takes in the half that came after the other one had been taken in, which was good.
+    /// Takes in the family whose answer came after the other one's, which had addresses.
     pub(super) fn learn_late(&mut self, reply: NameAnswer, now: Instant) {
         if let Ok(ttl) = reply.judge() {
             self.schedule.shorten(now, ttl);
@@ -204,7 +205,7 @@ impl KnownName {
 fn replace(known: &mut Vec<IpAddr>, failed: &mut Option<String>, half: FamilyAnswer) {
     *failed = match half {
         FamilyAnswer::Found(mut addresses, _) => {
-            // Servers turn their answers round; the order means nothing.
+            // Servers rotate their answers; the order means nothing.
             addresses.sort();
             addresses.dedup();
             addresses.truncate(ADDRESSES_MAX);
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(error(vec![(failed(), failed()), (found(&["10.0.0.1"]), absent())]), None);
     }
 
-    /// A server that never says a word about IPv6: each answer about IPv4 counts when it comes.
+    /// A server that never answers AAAA queries: each answer for IPv4 counts when it comes.
     #[test]
     fn what_comes_late_changes_only_its_own_half() {
         let (now, mut rng) = (crate::clock::now(), Rng::with_seed(3));

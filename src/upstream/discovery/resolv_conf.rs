@@ -1,38 +1,39 @@
-//! What `/etc/resolv.conf` says, word by word (resolv.conf(5)), with glibc's bounds. Pure.
+//! Parses `/etc/resolv.conf` (resolv.conf(5)), with glibc's bounds. Pure.
 //!
-//! Read here because hickory-resolver 0.26.3 gives up the whole file for one bad word of `search`, takes a `timeout:0` at its
-//! word, forgets the interface of a link-local server, and does not look at `rotate`, `use-vc`, `single-request`, `no-aaaa` and
-//! `no-tld-query`. Whatever is not understood is skipped and told; the rest counts. Lacks `LOCALDOMAIN` and `RES_OPTIONS`.
+//! Parsed here because hickory-resolver 0.26.3 rejects the whole file for one bad word of `search`, takes `timeout:0`
+//! literally, drops the interface of a link-local server, and ignores `rotate`, `use-vc`, `single-request`, `no-aaaa`
+//! and `no-tld-query`. What is not understood is skipped and logged; the rest counts. Lacks `LOCALDOMAIN` and
+//! `RES_OPTIONS`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
 
-/// What is asked, and how.
+/// The name servers, and how they are asked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ResolvConf {
-    /// In the order in which they are asked; never none.
+    /// In the order in which they are asked; never empty.
     pub(super) servers: Vec<ServerAddress>,
-    /// Domains that short names are tried below.
+    /// Domains that are appended to short names.
     pub(super) search: Vec<Name>,
-    /// So many dots, and a name is tried as it is before it is searched for.
+    /// A name with at least so many dots is tried as it is before it is searched for.
     pub(super) ndots: usize,
     /// How long one server may take.
     pub(super) timeout: Duration,
     /// How often all of them are asked.
     pub(super) attempts: u32,
-    /// Each question begins with the next server.
+    /// Each query begins with the next server.
     pub(super) rotate: bool,
     /// EDNS (RFC 6891).
     pub(super) edns: bool,
     /// TCP from the start.
     pub(super) use_vc: bool,
-    /// IPv6 is asked for when IPv4 is answered.
+    /// AAAA is queried after A is answered.
     pub(super) single_request: bool,
-    /// IPv6 is not asked for.
+    /// AAAA is not queried.
     pub(super) no_aaaa: bool,
-    /// A name without a dot is no name of the root's.
+    /// A name without a dot is not tried as it is.
     pub(super) no_tld_query: bool,
     /// What was skipped, for the log.
     pub(super) doubts: Vec<String>,
@@ -45,19 +46,20 @@ pub(super) struct ServerAddress {
     pub(super) scope: u32,
 }
 
-/// glibc's MAXNS: what comes behind them is for nobody on this host.
+/// glibc's MAXNS: no resolver on this host uses further ones.
 const SERVERS_MAX: usize = 3;
-/// glibc has no bound since 2.26, and 6 before.
+/// glibc: 6 before 2.26, unbounded since.
 const SEARCH_MAX: usize = 32;
 /// glibc's RES_MAXNDOTS, RES_MAXRETRANS (in seconds) and RES_MAXRETRY.
 const NDOTS_MAX: usize = 15;
 const TIMEOUT_MAX: u64 = 30;
 const ATTEMPTS_MAX: u32 = 5;
-/// Of what was skipped.
+/// Entries of `doubts`.
 const DOUBTS_MAX: usize = 8;
 
 impl ResolvConf {
-    /// `hostname`: this host's, whose domain is searched where no other is given. `scope`: the number of an interface.
+    /// `hostname`: this host's name; its domain is searched if no other is given. `scope`: an interface's index by its
+    /// name.
     pub(super) fn parse(text: &[u8], hostname: &str, scope: impl Fn(&str) -> Option<u32>) -> Self {
         let mut conf = Self::default();
         let mut search = None;
@@ -95,7 +97,7 @@ impl ResolvConf {
             },
             _ => 0,
         };
-        // Nobody's address is this host's, as for everybody who dials it.
+        // The unspecified address means this host, as in any dial on Linux.
         let ip = match ip {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -129,7 +131,7 @@ impl ResolvConf {
         let mut bad = Vec::new();
         for word in words {
             let (key, value) = word.split_once(':').map_or((word, None), |(key, value)| (key, Some(value)));
-            // glibc's atoi takes what digits there are; a number that is too large is the largest.
+            // Leading digits count, as with glibc's atoi; a number that is too large becomes the largest.
             let digits = |value: &str| value.chars().take_while(char::is_ascii_digit).collect::<String>();
             let number = value.map(digits).filter(|digits| !digits.is_empty());
             let number = number.map(|digits| digits.parse().unwrap_or(u64::MAX));
@@ -137,7 +139,7 @@ impl ResolvConf {
                 ("ndots", Some(ndots)) => {
                     self.ndots = usize::try_from(ndots).map_or(NDOTS_MAX, |ndots| ndots.min(NDOTS_MAX));
                 }
-                // No time at all would be no answer at all.
+                // With a timeout of 0 no answer could arrive.
                 ("timeout", Some(seconds)) => {
                     self.timeout = Duration::from_secs(seconds.clamp(1, TIMEOUT_MAX));
                 }
@@ -151,8 +153,9 @@ impl ResolvConf {
                 ("single-request", _) => self.single_request = true,
                 ("no-aaaa", _) => self.no_aaaa = true,
                 ("no-tld-query", _) => self.no_tld_query = true,
-                // Each question has a socket of its own, nobody's `ad` is believed, no name is checked by its letters, no
-                // address is looked up backwards, and the file is read again whenever it changes.
+                // No effect here: each query has a socket of its own, the `ad` bit is never trusted, names are not
+                // checked for their characters, reverse lookups are not made, and the file is read again whenever it
+                // changes.
                 (
                     "debug"
                     | "inet6"
@@ -173,7 +176,7 @@ impl ResolvConf {
     }
 }
 
-/// resolv.conf(5)'s.
+/// The defaults of resolv.conf(5).
 impl Default for ResolvConf {
     fn default() -> Self {
         Self {
@@ -229,7 +232,7 @@ mod tests {
         assert_eq!(servers("nameserver 0.0.0.0\n"), ["127.0.0.1"]);
     }
 
-    /// hickory-resolver 0.26.3 takes one such word for a reason to read nothing of the file: no name resolved any more.
+    /// hickory-resolver 0.26.3 rejects the whole file for one such word, so that no name resolved any more.
     #[test]
     fn a_bad_word_costs_itself_alone_and_is_told() {
         let long = "x".repeat(64);

@@ -1,7 +1,8 @@
-//! Asks the name servers of `/etc/resolv.conf`, after `/etc/hosts`; both are read again when they have changed.
+//! Looks names up in `/etc/hosts`, then asks the name servers of `/etc/resolv.conf`; both files are read again when
+//! they have changed.
 //!
-//! Which names are tried for a short one, what an answer means, and when one family's answer is enough for now is decided here.
-//! Nothing of nsswitch.conf but `files dns` is followed.
+//! It decides which names are tried for a short one, what an answer means, and when one family's answer is enough for
+//! now. Lacks nsswitch.conf: the order is always `files dns`.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -26,13 +27,14 @@ use crate::alarm;
 use crate::clock;
 use crate::sync::Mutex;
 
-/// One for all clusters. It spawns on the runtime it is used on, which is not a worker's: its timers are tokio's.
+/// One for all clusters. It spawns tasks on the runtime it is used on, which must not be a worker's: its timers are
+/// tokio's.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
     loaded: Mutex<Option<Arc<Loaded>>>,
 }
 
-/// What the two files say.
+/// The contents of the two files.
 #[derive(Debug)]
 struct Loaded {
     stamps: [Option<FileVersion>; 2],
@@ -41,17 +43,17 @@ struct Loaded {
     hosts: Hosts,
 }
 
-/// What is known of a host's addresses, and what will be.
+/// A host's addresses as known now, and those that are still to come.
 pub(super) struct AddressAnswer {
     pub(super) reply: NameAnswer,
-    /// The same once more, with the family that has not been heard of.
+    /// Resolves to the whole reply again, with the family that has no answer yet.
     pub(super) late: Option<(Family, Late)>,
 }
 
-/// Ends when the servers of the file have had their attempts.
+/// Completes at the latest when the attempts at all servers of resolv.conf are used up.
 pub(super) type Late = Pin<Box<dyn Future<Output = NameAnswer> + Send>>;
 
-/// By which a file is known to be the one that was read.
+/// Identifies the version of a file that was read.
 #[derive(Debug, PartialEq, Eq)]
 struct FileVersion {
     device: u64,
@@ -60,25 +62,26 @@ struct FileVersion {
     size: u64,
 }
 
-/// Why a question has no answer.
+/// Why a query has no records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NoAnswer {
-    /// There is no such name, and so nothing of any kind.
+    /// The name does not exist (NXDOMAIN), and so has no records of any type.
     NoSuchName(String),
-    /// There is nothing of that kind.
+    /// The name has no records of that type.
     Absent(String),
-    /// Nobody knows.
+    /// No server gave a usable answer.
     Failed(String),
 }
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
-/// No more of either file is read.
+/// Bytes read of either file; the rest is ignored.
 const FILE_MAX: u64 = 16 * 1024 * 1024;
-/// How long one family's answer waits for the other's (RFC 8305 section 3: "Resolution Delay"). Here IPv6 waits as well: a host with
-/// an address of each is one endpoint, which would else be another one a moment later.
+/// How long one family's answer waits for the other's (RFC 8305 section 3: "Resolution Delay"). Here IPv6 waits as
+/// well: a host with one address of each family is one endpoint, which would otherwise be replaced by another a moment
+/// later.
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// How long what `/etc/hosts` says counts; a look at it costs no packet.
+/// How long an answer from `/etc/hosts` holds; a lookup there costs no packet.
 const HOSTS_TTL: Duration = Duration::from_secs(5);
 
 impl Resolver {
@@ -96,7 +99,7 @@ impl Resolver {
         }
     }
 
-    /// The records of a service, and for how long they hold.
+    /// The SRV records of a service, and for how long they hold.
     pub(super) async fn service(&self, service: &str) -> Result<(Vec<SrvRecord>, Duration), NoAnswer> {
         let loaded = self.loaded();
         let name = Name::from_ascii(service).map_err(|_| NoAnswer::Failed("it is no name".into()))?;
@@ -143,7 +146,7 @@ impl Loaded {
             tracing::warn!(file = RESOLV_CONF, doubts, "what is not understood is skipped");
         }
         let mut hosts = Hosts::default();
-        // A line that makes no sense is skipped, as everybody does.
+        // Malformed lines are skipped, as other resolvers do.
         let _ = hosts.read_hosts_conf(&read(HOSTS)[..]);
         let servers = Servers::new(&conf).map_err(|error| error.to_string());
         Self { stamps, conf, servers, hosts }
@@ -162,7 +165,7 @@ impl Loaded {
         }
     }
 
-    /// The first whole name that has an address, or that nobody knows about, counts: it may be the one that was meant.
+    /// The first candidate counts that has an address, or whose query failed: it may be the one that was meant.
     async fn ask_for_addresses(self: &Arc<Self>, name: &Name) -> AddressAnswer {
         let mut first = None;
         for candidate in self.conf.candidates(name) {
@@ -179,7 +182,7 @@ impl Loaded {
         first.unwrap_or_else(|| AddressAnswer::now(absent(), absent()))
     }
 
-    /// Of the same whole name, while the other family is still being asked for.
+    /// Resolves one family of a name while the query for the other one is still in flight.
     async fn ask_for_one_family(self: &Arc<Self>, name: &Name, family: Family) -> AddressAnswer {
         let mut half = FamilyAnswer::Absent("it is no host name".into());
         for candidate in self.conf.candidates(name) {
@@ -191,7 +194,7 @@ impl Loaded {
         AddressAnswer { reply: NameAnswer::of(family, half, FamilyAnswer::Pending), late: None }
     }
 
-    /// Both families of a whole name; where one has an answer that will do, the other may come late.
+    /// Queries both families of an absolute name; if one has addresses, the other may come late.
     async fn ask_for_both(self: &Arc<Self>, name: Name) -> AddressAnswer {
         let mut v4 = self.family(name.clone(), Family::V4);
         if self.conf.no_aaaa {
@@ -207,7 +210,8 @@ impl Loaded {
             }
         };
         let mut other = if family == Family::V4 { v6 } else { v4 };
-        // What does not exist has no other records (RFC 8020), though some servers say that of IPv6 alone (RFC 4074 section 4.2).
+        // A name that does not exist has no records of any type (RFC 8020), though some servers answer NXDOMAIN to AAAA
+        // alone (RFC 4074 section 4.2).
         let is_nowhere = family == Family::V4 && matches!(said, FamilyLookup::NoSuchName(_));
         let half = said.half();
         if !is_nowhere && !matches!(half, FamilyAnswer::Found(..)) {
@@ -258,7 +262,7 @@ impl Loaded {
         Err(first.unwrap_or_else(|| NoAnswer::Absent("it is no name".into())))
     }
 
-    /// The records of an answer, those of aliases on the way included, and the least of their TTLs.
+    /// The records of an answer, including the aliases on the way, and the least of their TTLs.
     async fn ask(&self, name: &Name, kind: RecordType) -> Result<(Vec<Record>, Duration), NoAnswer> {
         let servers = self.servers.as_ref().map_err(|words| NoAnswer::Failed(words.clone()))?;
         let lookup = servers.ask(name, kind).await.map_err(|error| explain(&error, name, kind))?;
@@ -272,9 +276,9 @@ impl Loaded {
     }
 }
 
-/// What was said of one family.
+/// The answer for one family.
 enum FamilyLookup {
-    /// The name does not exist at all.
+    /// The name does not exist (NXDOMAIN).
     NoSuchName(String),
     Half(FamilyAnswer),
 }
@@ -287,7 +291,7 @@ impl FamilyLookup {
         }
     }
 
-    /// The same where IPv6 is not asked for.
+    /// Converts the answer for IPv4 where IPv6 is not queried.
     fn without_others(self) -> FamilyAnswer {
         match self {
             Self::Half(FamilyAnswer::Absent(words)) => FamilyAnswer::Absent(format!(
@@ -299,8 +303,8 @@ impl FamilyLookup {
 }
 
 impl ResolvConf {
-    /// How a short name is made a whole one. One that ends in a dot is whole. Others are tried as they are first if they have
-    /// enough dots, else last.
+    /// The absolute names to try for a name. A name that ends in a dot is absolute. Others are tried as they are: first
+    /// if they have at least `ndots` dots, else last.
     fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut whole = name.clone();
         whole.set_fqdn(true);
@@ -330,7 +334,7 @@ impl ResolvConf {
 
 fn read(path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // One that cannot be read says nothing.
+    // A file that cannot be read counts as empty.
     let _ = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
     bytes
 }
@@ -363,7 +367,7 @@ fn absent(kind: RecordType) -> String {
 fn explain(error: &NetError, name: &Name, kind: RecordType) -> NoAnswer {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
-            // Where hickory followed an alias, the question about its target has none.
+            // Where hickory followed an alias, the query that failed names the alias's target.
             let target = Some(none.query.name()).filter(|target| *target != name && !target.is_root());
             let told = |words: String| match target {
                 Some(target) => {

@@ -1,8 +1,9 @@
-//! One question to the name servers: in which order, how often, and what is an answer.
+//! One query to the name servers: in which order they are asked, how often, and which answer counts.
 //!
-//! hickory carries it to one server: UDP, TCP where the answer does not fit. What is between servers is decided here, for
-//! hickory-resolver 0.26.3 asks two at once and takes the first refusal for the answer, asks no third in time, and gives up at
-//! a server that rejects EDNS, or waits for it in vain where the rejection bears no question. Lacks a cache.
+//! hickory sends it to one server: over UDP, or TCP if the answer does not fit. The choice between servers is made
+//! here, because hickory-resolver 0.26.3 asks two at once and takes the first refusal for the answer, does not ask a
+//! third in time, and gives up at a server that rejects EDNS, or waits in vain for its answer where the rejection has
+//! no question section. Lacks a cache.
 
 use std::future::Future;
 use std::io;
@@ -30,42 +31,43 @@ pub(super) struct Servers {
     each: Vec<Server>,
     attempts: u32,
     rotate: bool,
-    /// Questions so far.
+    /// Queries so far.
     asked: AtomicUsize,
 }
 
-/// One, with how it is spoken to.
+/// One name server, with and without EDNS.
 struct Server {
-    /// `None`: EDNS is not wanted.
+    /// `None`: resolv.conf does not ask for EDNS.
     edns: Option<Resolver<Sockets>>,
     bare: Resolver<Sockets>,
-    /// It has answered without EDNS what it did not with it.
+    /// It has answered a query without EDNS that it did not answer with EDNS.
     lacks_edns: AtomicBool,
-    /// It was silent, or could not be reached, until then it goes last.
+    /// It did not answer, or could not be reached: until then it is asked last.
     last_until: Mutex<Option<Instant>>,
     timeout: Duration,
 }
 
 type Answer = Result<Lookup, NetError>;
 
-/// How long a server may say nothing until the next one is asked beside it, or the same without EDNS. Shorter than the whole time
-/// that it has, which is 5 s by default: search lists multiply it.
+/// How long a server may be silent until the next one is asked beside it, or the same one without EDNS. Shorter than
+/// its whole timeout, which is 5 s by default: search lists multiply it.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a server that said nothing goes behind the others.
+/// How long a server that did not answer is asked after the others.
 const LAST_FOR: Duration = Duration::from_secs(30);
 
 impl Servers {
     /// # Errors
-    /// When hickory does not take them.
+    /// If hickory rejects the configuration.
     pub(super) fn new(conf: &ResolvConf) -> Result<Self, NetError> {
         let each = conf.servers.iter().map(|server| Server::new(*server, conf)).collect::<Result<_, _>>()?;
         Ok(Self { each, attempts: conf.attempts, rotate: conf.rotate, asked: AtomicUsize::new(0) })
     }
 
-    /// Bounded by what the file says: each server has `timeout`, each round all of them, and there are `attempts` rounds.
+    /// Asks the servers until one gives a final answer. Bounded by resolv.conf: `timeout` for each server, `attempts`
+    /// rounds over all servers.
     ///
     /// # Errors
-    /// What the most telling of them answered.
+    /// The most informative of their failures.
     pub(super) async fn ask(&self, name: &Name, kind: RecordType) -> Answer {
         let start = if self.rotate { self.asked.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let mut answer = Err(NetError::NoConnections);
@@ -79,7 +81,7 @@ impl Servers {
         answer
     }
 
-    /// The file's, from that place on; those that said nothing lately are last.
+    /// The order of resolv.conf, rotated by `start`; servers that did not answer lately are last.
     fn order(&self, start: usize) -> Vec<&Server> {
         let now = clock::now();
         let mut order: Vec<_> = self.each.iter().collect();
@@ -89,7 +91,7 @@ impl Servers {
         order
     }
 
-    /// The first; the next as soon as it has failed, or beside it when it has said nothing for a while.
+    /// Asks the first server; the next one as soon as that has failed, or beside it after `PATIENCE`.
     fn ask_in_turn<'a>(
         &'a self,
         order: &'a [&'a Server],
@@ -115,7 +117,7 @@ impl Servers {
 impl Server {
     fn new(address: ServerAddress, conf: &ResolvConf) -> Result<Self, NetError> {
         let mut options = ResolverOpts::default();
-        // We know how often, for how long we know what, and what /etc/hosts says.
+        // Retries, caching and /etc/hosts are ours.
         (options.timeout, options.attempts, options.cache_size) = (conf.timeout, 0, 0);
         options.use_hosts_file = ResolveHosts::Never;
         let resolver = |edns| {
@@ -156,8 +158,8 @@ impl Server {
         answer
     }
 
-    /// With EDNS, and without where the server does not know it (RFC 6891 section 7), which some say in a message that nobody
-    /// can tell from a forged one.
+    /// Asks with EDNS, and without it if the server does not support it (RFC 6891 section 7). Some servers reject EDNS
+    /// in a message that cannot be told from a forged one, so silence leads to the second query too.
     async fn ask_with(&self, edns: &Resolver<Sockets>, name: &Name, kind: RecordType) -> Answer {
         let bare = async {
             let answer = self.bare.lookup(name.clone(), kind).await;
@@ -175,7 +177,7 @@ impl Server {
     }
 }
 
-/// The answer of whichever gives one first; of two that give none the better.
+/// The first final answer; if neither is final, the better one.
 async fn first_final(one: impl Future<Output = Answer>, other: impl Future<Output = Answer>) -> Answer {
     let (mut one, mut other) = (pin!(one), pin!(other));
     tokio::select! {
@@ -191,7 +193,7 @@ async fn first_final(one: impl Future<Output = Answer>, other: impl Future<Outpu
     }
 }
 
-/// Whether nobody else needs to be asked: there are records, or there are none.
+/// Whether no other server needs to be asked: the answer has records, or says that there are none.
 fn is_final(answer: &Answer) -> bool {
     match answer {
         Ok(_) => true,
@@ -208,7 +210,7 @@ fn rejects_edns(answer: &Answer) -> bool {
     matches!(answer, Err(NetError::Dns(DnsError::ResponseCode(FormErr | NotImp | BADVERS | BADSIG))))
 }
 
-/// An answer goes before a refusal, a refusal before an error, any error before silence; else the first.
+/// A final answer ranks before a refusal, a refusal before an error, an error before a timeout; of equals the first.
 fn better(one: Answer, other: Answer) -> Answer {
     let rank = |answer: &Answer| match answer {
         _ if is_final(answer) => 0,
@@ -220,8 +222,8 @@ fn better(one: Answer, other: Answer) -> Answer {
     if rank(&other) < rank(&one) { other } else { one }
 }
 
-/// tokio's sockets, but those to a link-local server know its interface, and those for UDP belong to their server: so the kernel
-/// tells at once that nobody listens there.
+/// tokio's sockets, but with the interface of a link-local server, and with UDP sockets connected to their server, so
+/// that the kernel reports at once when no process listens there.
 #[derive(Clone)]
 struct Sockets {
     ours: TokioRuntimeProvider,
@@ -270,7 +272,7 @@ impl RuntimeProvider for Sockets {
     }
 }
 
-/// Not what hickory keeps.
+/// Omits hickory's state.
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server").field("lacks_edns", &self.lacks_edns).finish_non_exhaustive()

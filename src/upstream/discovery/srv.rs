@@ -1,4 +1,4 @@
-//! An SRV answer → targets. Pure.
+//! Makes targets of an SRV answer. Pure.
 
 use rustls::pki_types::ServerName;
 
@@ -15,7 +15,7 @@ pub(super) struct SrvRecord {
     pub(super) weight: u16,
 }
 
-/// By priority, and always in the same order for the same records.
+/// The targets, by priority; always in the same order for the same records.
 pub(super) fn targets(service: &SrvService, mut records: Vec<SrvRecord>) -> Result<Vec<Target>, String> {
     records.retain(|record| record.port > 0 && record.target != ".");
     records.sort();
@@ -94,7 +94,7 @@ mod tests {
         }
     }
 
-    /// RFC 2782: among n records with weights that sum up to s, one of weight 0 is taken once in s + 1 times.
+    /// RFC 2782: among records whose weights sum up to s, one of weight 0 is selected once in s + 1 times.
     #[test]
     fn a_weight_of_0_is_a_small_share_and_not_none() {
         let answer = vec![record(0, 0, "a.example.com."), record(0, 99, "b.example.com.")];

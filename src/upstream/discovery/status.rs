@@ -1,52 +1,53 @@
-//! What others see of a cluster's discovery, and how they hurry it.
+//! The published status of a cluster's discovery, and requests to refresh it early.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-/// What became of a question, as a metric's label.
+/// The result of a query, as a metric's label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum QueryResult {
     /// An answer that counts.
     Good,
-    /// There is no such thing, or nothing in it that can be used.
+    /// There are no such records, or none that can be used.
     Negative,
-    /// No answer.
+    /// The query failed.
     Failed,
 }
 
-/// How far a cluster's discovery is.
+/// The state of a cluster's discovery.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DiscoveryStatus {
-    /// Whether every question has been answered once, well or badly. Until then a session waits rather than be refused.
+    /// Whether every query has ended once, well or badly. Until then, with no endpoint known, a session waits and is
+    /// not refused.
     pub is_settled: bool,
-    /// Whether nothing more is to come of those answers either: one family of a name may be late.
+    /// Whether no late answer is outstanding either: one family of a name may come later.
     pub is_complete: bool,
-    /// How many endpoints the cluster has by it.
+    /// How many endpoints discovery has given the cluster.
     pub endpoints: usize,
-    /// What is asked for, in the order of its names.
+    /// The names, services and files that are followed: the service or file first, then names in their order.
     pub origins: Vec<Origin>,
 }
 
-/// Something that endpoints come from.
+/// A name, service or file that endpoints come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
-    /// What kind of thing.
+    /// Its kind.
     pub kind: OriginKind,
-    /// A name, or a path.
+    /// Its name, or the file's path.
     pub name: String,
-    /// How many addresses, or endpoints, are known from it.
+    /// How many addresses, or targets, are known from it.
     pub found: usize,
     /// When the last good answer came.
     pub succeeded: Option<Instant>,
-    /// When it is asked for again; `None`: when it changes.
+    /// When it is queried again; `None`: when the file changes.
     pub due: Option<Instant>,
-    /// Why the last answer was no good, or not all of it.
+    /// Why the last answer, or a part of it, was not usable.
     pub error: Option<String>,
 }
 
-/// The kinds of things that endpoints come from.
+/// The kinds of origins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OriginKind {
     Name,
@@ -54,7 +55,7 @@ pub(crate) enum OriginKind {
     File,
 }
 
-/// Between a cluster and whoever finds its endpoints.
+/// Shared by a cluster and the task that finds its endpoints.
 #[derive(Debug)]
 pub(in crate::upstream) struct DiscoveryStatusCell {
     status: watch::Sender<Arc<DiscoveryStatus>>,
@@ -62,7 +63,7 @@ pub(in crate::upstream) struct DiscoveryStatusCell {
 }
 
 impl QueryResult {
-    /// Every one.
+    /// Every value.
     pub(crate) const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
 
     /// The label `result` in metrics.
@@ -93,20 +94,20 @@ impl DiscoveryStatus {
         self.is_settled || self.endpoints > 0
     }
 
-    /// Why nobody is known, in words.
+    /// Why no endpoint is known, in words.
     #[must_use]
     pub(crate) fn why_empty(&self) -> Option<String> {
         let unsettled = || (!self.is_settled).then(|| "nobody has answered yet where it is".into());
         self.error().or_else(unsettled)
     }
 
-    /// Why there is less than there should be, in words.
+    /// The error of the first origin that has one, in words.
     fn error(&self) -> Option<String> {
         self.origins.iter().find_map(|origin| {
             let error = origin.error.as_deref()?;
             Some(match origin.kind {
                 OriginKind::Name | OriginKind::Service => format!("cannot resolve {}: {error}", origin.name),
-                // It says its path, its line and its column.
+                // The text has its path, and line and column where there are any.
                 OriginKind::File => error.to_owned(),
             })
         })
@@ -114,7 +115,7 @@ impl DiscoveryStatus {
 }
 
 impl DiscoveryStatusCell {
-    /// Settled from the start, where there is nothing to be found out.
+    /// `is_settled`: from the start, for a cluster without discovery.
     pub(in crate::upstream) fn new(is_settled: bool, endpoints: usize) -> Self {
         let report = DiscoveryStatus { is_settled, is_complete: is_settled, endpoints, origins: Vec::new() };
         let (report, _) = watch::channel(Arc::new(report));
@@ -129,23 +130,24 @@ impl DiscoveryStatusCell {
         self.status.send_replace(Arc::new(report));
     }
 
-    /// Returns when every question has been answered in full once. No deadline here: the caller has one.
+    /// Waits until every query has been answered in full once. No deadline here: callers need their own.
     pub(super) async fn wait_complete(&self) {
-        // The sender is ours, so there is no end of it.
+        // Never an error: `self` has the sender.
         let _ = self.status.subscribe().wait_for(|report| report.is_complete).await;
     }
 
-    /// Whether there is an endpoint, or it is known that there is none.
+    /// Whether there is an endpoint, or discovery has settled without one.
     pub(in crate::upstream) fn is_known(&self) -> bool {
         self.status.borrow().is_known()
     }
 
-    /// Returns when that is so. No deadline here: the caller has one.
+    /// Waits until [`Self::is_known`]. No deadline here: the caller has one.
     pub(in crate::upstream) async fn wait_known(&self) {
         let _ = self.status.subscribe().wait_for(|report| report.is_known()).await;
     }
 
-    /// An endpoint could not be reached, or there was none: what is known may be out of date.
+    /// Requests an early refresh: an endpoint could not be reached, or there was none, so the answers may be out of
+    /// date.
     pub(in crate::upstream) fn request_refresh(&self) {
         self.doubts.notify_one();
     }

@@ -1,4 +1,4 @@
-//! What a cluster is told about its servers, before it is known where they are.
+//! A cluster's servers as the configuration or discovery names them, before they are resolved.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,11 +11,11 @@ use crate::upstream::endpoint::{Address, Host, Settings};
 /// Where a cluster's endpoints come from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// The configuration names them.
+    /// The configuration lists them.
     Listed(Vec<Target>),
-    /// An SRV record does.
+    /// An SRV record lists them.
     Service(SrvService),
-    /// A file does, which somebody else writes.
+    /// A file lists them, which another program writes.
     File(EndpointsFile),
 }
 
@@ -24,16 +24,16 @@ pub enum Source {
 pub struct Target {
     /// Its host, by address or by name, and its port.
     pub address: Address,
-    /// The share of each of its endpoints, at least 1.
+    /// The weight of each of its endpoints, at least 1.
     pub weight: u32,
-    /// Those of a higher number are for when nobody of a lower one can be used.
+    /// Endpoints of a higher number are used only when none of a lower one is usable.
     pub priority: u32,
     /// The name sent and verified in TLS.
     pub server_name: ServerName<'static>,
 }
 
 impl Target {
-    /// Whether the endpoint was found by its name.
+    /// Whether the endpoint was resolved from this target's name.
     pub(super) fn leads_to(&self, endpoint: &Settings) -> bool {
         let Host::Name(name) = &self.address.host else { return false };
         let has_port = endpoint.addresses.iter().all(|address| address.port() == self.address.port);
@@ -44,21 +44,21 @@ impl Target {
 /// An SRV record (RFC 2782).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SrvService {
-    /// As it is asked for, such as `_postgresql._tcp.example.com`.
+    /// The name to query, such as `_postgresql._tcp.example.com`.
     pub name: String,
     /// The name sent and verified in TLS, for every server; `None`: each one's own.
     pub server_name: Option<ServerName<'static>>,
-    /// Whether servers outside the record's own domain are left out. Where a server is verified by a name that only the
-    /// answer has, whoever can forge an answer could name a server of his own, with a certificate that is in order.
+    /// Whether servers outside the record's own domain are left out. If a server is verified by a name from the answer
+    /// alone, an attacker who can forge answers could name a server with a valid certificate of the attacker's own.
     pub own_domain_only: bool,
 }
 
 /// A file with endpoints.
 #[derive(Clone)]
 pub struct EndpointsFile {
-    /// Where it is.
+    /// The file's path.
     pub path: PathBuf,
-    /// What makes targets of its bytes, or says in words what is wrong with them, and where.
+    /// Parses its bytes to targets. The error says what is wrong with them, and where.
     pub parse: Parse,
 }
 

@@ -1,4 +1,5 @@
-//! The probe of type `http`: one GET to a server beside the endpoint, which knows more of it than a connection shows.
+//! The probe of type `http`: one GET to an HTTP server beside the endpoint, which knows more about it than a connection
+//! shows.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,10 +24,11 @@ use crate::upstream::failure::DialError;
 use super::Http;
 use super::probing::HealthCheckError;
 
-/// What is read of a body before we hang up: it does not matter, but a server that is read out logs no error.
+/// Bytes read of a body before the connection is closed: the body is ignored, but a server whose body is read to the
+/// end logs no error.
 const BODY_MAX: usize = 64 * 1024;
 
-/// Asks once. No deadline here: the caller has one.
+/// Sends the request once. No deadline here: the caller has one.
 pub(super) async fn ask(
     cluster: &ClusterSettings,
     http: &Http,
@@ -88,7 +90,7 @@ async fn read_out(response: Response<Incoming>) {
     }
 }
 
-/// hyper keeps to "error reading a body from connection"; the reason is in what it wraps.
+/// hyper says only "error reading a body from connection"; the reason is in the source error.
 fn words(error: &hyper::Error) -> String {
     let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     match reason.and_then(crate::tls::late_rejection) {
@@ -97,10 +99,10 @@ fn words(error: &hyper::Error) -> String {
     }
 }
 
-/// An upstream as hyper wants it, which reads less at once than TLS does.
+/// An upstream with hyper's I/O traits. It buffers, because hyper may read less at once than TLS yields.
 struct Wire {
     end: UpstreamStream,
-    /// What was read; `taken` bytes of it hyper has.
+    /// Bytes read; hyper has taken the first `taken` of them.
     read: Vec<u8>,
     taken: usize,
 }

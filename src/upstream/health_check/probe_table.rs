@@ -1,5 +1,5 @@
-//! What has been observed of each endpoint, and whose turn it is next: the table that the task of probes works by, and that
-//! others look at.
+//! The observed health of each endpoint, and which one is probed next. The health check task works by this table; other
+//! parts of the cluster read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::EndpointId;
 use crate::upstream::endpoint::Endpoint;
 
-/// The endpoints of a cluster as their probes see them; empty where there are none.
+/// The health of a cluster's endpoints by their probes; empty without a health check.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct ProbeTable {
     table: Mutex<Table>,
@@ -23,7 +23,7 @@ pub(in crate::upstream) struct ProbeTable {
 #[derive(Debug, Default)]
 struct Table {
     entries: BTreeMap<EndpointId, Entry>,
-    /// Of all entries whose probe is not on its way.
+    /// The next probes, of all entries whose probe is not in flight.
     due: BTreeSet<(Instant, EndpointId)>,
 }
 
@@ -33,36 +33,36 @@ struct Entry {
     health: Health,
 }
 
-/// An endpoint's health as others see it.
+/// An endpoint's health, as published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ObservedHealth {
-    /// What probes have come to.
+    /// The verdict of the probes.
     pub status: HealthStatus,
-    /// For how long.
+    /// How long it has had that status.
     pub age: Duration,
     /// Why the last probe failed, if it did.
     pub last_error: Option<String>,
 }
 
 impl ProbeTable {
-    /// The board of the same cluster by another rhythm: what was observed stays.
+    /// The table of the same cluster with another rhythm: the observed health stays.
     pub(in crate::upstream) fn with_settings(&self, rhythm: Settings, now: Instant) -> Self {
         let under = |(id, entry): (&EndpointId, &Entry)| {
             let health = entry.health.under(rhythm, now);
             (*id, Entry { endpoint: Arc::clone(&entry.endpoint), health })
         };
         let entries = self.table().entries.iter().map(under).collect();
-        // Who follows the endpoints says whose turn it is.
+        // `follow` fills in `due`.
         Self { table: Mutex::new(Table { entries, due: BTreeSet::new() }), hurried: Notify::new() }
     }
 
-    /// What another process observed of an endpoint that has just joined: its probes go on from there.
+    /// Restores what another process observed of an endpoint that has just joined: its probes go on from there.
     pub(in crate::upstream) fn resume(&self, endpoint: &Arc<Endpoint>, health: Health) {
-        // Who follows the endpoints says whose turn it is.
+        // `follow` fills in `due`.
         self.table().entries.insert(endpoint.id(), Entry { endpoint: Arc::clone(endpoint), health });
     }
 
-    /// These are the endpoints from now on. Names those that are new, in their order.
+    /// Replaces the endpoints. Returns those that are new, in their order.
     pub(super) fn follow<'a>(
         &self,
         endpoints: impl Iterator<Item = &'a Arc<Endpoint>>,
@@ -95,7 +95,7 @@ impl ProbeTable {
     /// Begins the next probe that is due.
     ///
     /// # Errors
-    /// None is; the moment when one will be.
+    /// If no probe is due: the moment when the next one will be, if there is any.
     pub(super) fn begin_next(&self, now: Instant) -> Result<Arc<Endpoint>, Option<Instant>> {
         let mut table = self.table();
         let Some(&(due, id)) = table.due.first() else { return Err(None) };
@@ -108,7 +108,7 @@ impl ProbeTable {
         Ok(Arc::clone(&entry.endpoint))
     }
 
-    /// A probe ended; what it comes to is the answer. `None`: nobody wants to know any more.
+    /// Takes in a probe's result; returns the endpoint's status. `None`: the endpoint is no longer probed.
     pub(super) fn observe(
         &self,
         id: EndpointId,
@@ -117,7 +117,7 @@ impl ProbeTable {
         rng: &mut Rng,
     ) -> Option<HealthStatus> {
         self.table().change(id, |health| {
-            // One that was disabled meanwhile, and enabled again, has a new entry, and another probe coming.
+            // An endpoint that was disabled and enabled again meanwhile has a new entry, with a probe of its own due.
             if health.due().is_none() {
                 health.observe(now, result, rng);
             }
@@ -125,7 +125,7 @@ impl ProbeTable {
         })
     }
 
-    /// A probe ended that says nothing of the endpoint.
+    /// Takes in a probe that failed for local reasons: no evidence about the endpoint.
     pub(super) fn postpone(&self, id: EndpointId, now: Instant, why: String, rng: &mut Rng) {
         self.table().change(id, |health| {
             if health.due().is_none() {
@@ -134,7 +134,7 @@ impl ProbeTable {
         });
     }
 
-    /// Something speaks against an endpoint.
+    /// Expedites the next probe of an endpoint after evidence against it.
     pub(super) fn suspect(&self, id: EndpointId, now: Instant) {
         if self.table().change(id, |health| health.suspect(now)) == Some(true) {
             self.hurried.notify_one();
@@ -146,7 +146,7 @@ impl ProbeTable {
         self.hurried.notified().await;
     }
 
-    /// What is known of an endpoint; `None` where nobody looks.
+    /// The health of an endpoint; `None` if it is not probed.
     pub(in crate::upstream) fn observed(&self, id: EndpointId, now: Instant) -> Option<ObservedHealth> {
         let table = self.table();
         let Entry { health, .. } = table.entries.get(&id)?;
@@ -163,7 +163,7 @@ impl ProbeTable {
 }
 
 impl Table {
-    /// Changes an entry's health, and its place among those that are due with it.
+    /// Changes an entry's health, and updates its place in `due`.
     fn change<T>(&mut self, id: EndpointId, how: impl FnOnce(&mut Health) -> T) -> Option<T> {
         let Entry { health, .. } = self.entries.get_mut(&id)?;
         let before = health.due();

@@ -18,16 +18,16 @@ use super::{ByteExchange, ProbeKind, Settings};
 /// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HealthCheckError {
-    /// On the way, where a session would have failed too.
+    /// The dial failed, as a session's would have.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The server said, or did, what none does that is at work.
+    /// The server's answer, or its end of the connection, was not that of a server at work.
     #[error("{0}")]
     Answer(String),
-    /// The time was over.
+    /// The probe's timeout elapsed.
     #[error("the probe was waiting for the {waited_for} when health_check.timeout ({timeout:?}) was over")]
     Timeout {
-        /// What did not come.
+        /// What the probe was waiting for.
         waited_for: &'static str,
         timeout: Duration,
     },
@@ -48,12 +48,12 @@ impl HealthCheckError {
         }
     }
 
-    /// Whether this host, and not the endpoint, is why the probe came to nothing.
+    /// Whether this host, and not the endpoint, caused the failure.
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Self::Dial(error) if error.is_local())
     }
 
-    /// Every value of it.
+    /// Every value of the label `result`.
     pub(super) fn results() -> impl Iterator<Item = &'static str> {
         let failed = DialError::RESULTS.iter().copied().filter(|result| *result != DialError::CANCELLED);
         failed.chain([Self::BAD_ANSWER, Self::TIMEOUT])
@@ -98,13 +98,13 @@ async fn go(
     until: Instant,
     record: &mut DialRecord,
 ) -> Result<(), HealthCheckError> {
-    // For what a server need not say at all; a timeout has room for two of them.
+    // The wait for bytes that a server need not send at all; a probe may wait for them twice within its timeout.
     let patience = VERDICT.min(settings.timeout / 4);
     match &settings.kind {
         ProbeKind::Tcp => {
             let socket = attempt::connect_endpoint(cluster, endpoint, None, record).await?;
-            // A server that waits for its client sees the end of one that had nothing to say, waited for or not. Another
-            // may be speaking, and would be reset.
+            // A server that speaks first may be sending its greeting, which a plain close would answer with a reset. A
+            // server that waits for its client sees an orderly end anyway.
             if cluster.protocol.ready_lifetime().is_err() {
                 shut_down_within(patience, &mut UpstreamStream::Socket(socket)).await;
             }
@@ -135,9 +135,10 @@ async fn go(
     }
 }
 
-/// With TLS 1.3 a server judges our certificate after our side of the handshake is done. All the patience is for credentials
-/// that it has not let pass yet, or not since a probe failed: whoever waits takes a place, of which a server that is nearly
-/// full has none to spare. Otherwise it has as long as the handshake took, in which an answer has gone there and back.
+/// Waits for a late rejection: with TLS 1.3 a server judges our certificate after our side of the handshake is done.
+/// The wait is the whole `patience` only for credentials that the server has not accepted yet, or not since a probe
+/// failed: a waiting probe occupies a connection, of which a server that is nearly full has none to spare. Otherwise it
+/// is as long as the handshake took, which included a round trip.
 async fn settled(
     mut ready: Ready,
     endpoint: &Endpoint,
@@ -156,10 +157,10 @@ async fn settled(
     Ok(())
 }
 
-/// What is looked at of an answer.
+/// Bytes of an answer that are searched.
 const ANSWER_MAX: usize = 4096;
 
-/// Looks for the answer until the time is over: what came instead says more than that it is.
+/// Looks for the expected bytes until the timeout: an error that shows what came instead says more than a timeout.
 async fn hear(
     ready: Ready,
     exchange: &ByteExchange,
@@ -180,7 +181,7 @@ async fn hear(
         });
         let read = match alarm::timeout_at(until, hearing).await {
             Ok(read) => read.map_err(failed)?,
-            // Nothing at all is told by whoever waits for us.
+            // Without any answer, the caller reports the timeout.
             Err(Elapsed) if answer.is_empty() => std::future::pending().await,
             Err(Elapsed) => return Err(unexpected(&answer, &exchange.expect)),
         };
@@ -197,7 +198,7 @@ fn contains(answer: &[u8], expected: &[u8]) -> bool {
     answer.windows(expected.len()).any(|window| window == expected)
 }
 
-/// The server's words, with nothing in them that could pass for ours.
+/// Quotes the server's answer, escaped so that it cannot pass for our own text.
 fn unexpected(answer: &[u8], expected: &[u8]) -> String {
     const SHOWN: usize = 64;
     let expected = expected.escape_ascii();

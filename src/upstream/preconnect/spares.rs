@@ -1,4 +1,4 @@
-//! The connections that are ready now.
+//! The connections of a cluster that are ready now.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
@@ -12,19 +12,19 @@ use crate::upstream::EndpointId;
 use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::lease::Lease;
 
-/// One connection that nobody uses yet.
+/// One connection that is not used yet.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) ready: Ready,
     pub(super) lease: Lease,
-    /// How it came about.
+    /// The record of its dial.
     pub(super) record: DialRecord,
     pub(super) since: Instant,
-    /// Then it is too old.
+    /// When it becomes too old to use.
     pub(super) until: Instant,
 }
 
-/// A cluster's; empty where none are kept.
+/// A cluster's spares; empty without `preconnect`.
 #[derive(Debug, Default)]
 pub(in crate::upstream) struct Spares {
     shelf: Mutex<Shelf>,
@@ -34,13 +34,13 @@ pub(in crate::upstream) struct Spares {
 #[derive(Debug, Default)]
 struct Shelf {
     ready: VecDeque<Spare>,
-    /// Found to be of no use by who would have taken them.
+    /// Taken by a session that could not use them; they wait to be closed.
     given_up: Vec<Spare>,
-    /// No more are kept.
+    /// Whether new spares are dropped.
     is_closed: bool,
 }
 
-/// What [`crate::relay::UpstreamStream::poll_recv`] needs.
+/// The buffer size that [`crate::relay::UpstreamStream::poll_recv`] needs.
 pub(super) const PORTION: usize = 32 * 1024;
 
 impl Spares {
@@ -48,7 +48,7 @@ impl Spares {
         self.shelf().ready.len()
     }
 
-    /// How many there are on each endpoint that has some.
+    /// The number of spares on each endpoint that has some.
     pub(in crate::upstream) fn by_endpoint(&self) -> BTreeMap<EndpointId, u32> {
         let mut counts = BTreeMap::new();
         for spare in &self.shelf().ready {
@@ -57,7 +57,7 @@ impl Spares {
         counts
     }
 
-    /// When the first of them is too old.
+    /// When the first of them becomes too old.
     pub(super) fn next_end(&self) -> Option<Instant> {
         self.shelf().ready.iter().map(|spare| spare.until).min()
     }
@@ -77,18 +77,18 @@ impl Spares {
         taken
     }
 
-    /// For who took it and cannot use it: it is to end well.
+    /// Returns a spare that a session took but cannot use, so that it is closed in order.
     pub(super) fn give_up(&self, spare: Spare) {
         self.shelf().given_up.push(spare);
         self.taken.notify_one();
     }
 
-    /// Waits until one was taken.
+    /// Waits until one was taken or given up.
     pub(super) async fn taken(&self) {
         self.taken.notified().await;
     }
 
-    /// Takes out those that are of no use, and those that were given up.
+    /// Removes the useless ones, and those that were given up.
     pub(super) fn retire(&self, is_useless: impl Fn(&Spare) -> bool) -> Vec<Spare> {
         let mut shelf = self.shelf();
         let (useless, ready) = std::mem::take(&mut shelf.ready).into_iter().partition(is_useless);
@@ -98,18 +98,18 @@ impl Spares {
         retired
     }
 
-    /// All of them, and none is kept from here on.
+    /// Removes all of them. None is kept from here on.
     pub(super) fn close(&self) -> Vec<Spare> {
         self.shelf().is_closed = true;
         self.retire(|_| true)
     }
 
-    /// Waits until one of them has ended, or its server has said something that nobody asked for.
+    /// Waits until the server of one of them has closed it, or sent bytes unasked.
     pub(super) async fn lost(&self, portion: &mut [u8; PORTION]) -> Spare {
         poll_fn(|cx| self.poll_lost(cx, portion)).await
     }
 
-    /// Tickets, and whatever else TLS has to say to itself, are taken in on the way.
+    /// This also processes session tickets and other TLS messages without application data.
     fn poll_lost(&self, cx: &mut Context<'_>, portion: &mut [u8]) -> Poll<Spare> {
         let mut shelf = self.shelf();
         let lost =

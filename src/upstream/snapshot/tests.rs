@@ -1,4 +1,4 @@
-//! What one process writes down, another goes on with.
+//! What one process writes, another restores.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn only(cluster: &Cluster, name: &str) -> EndpointView {
     cluster.view().into_iter().find(|view| view.endpoint.settings().name.as_str() == name).unwrap()
 }
 
-/// Of a cluster whose first endpoint is down and whose second is disabled.
+/// The snapshot of a cluster whose first endpoint is unhealthy and whose second is disabled.
 fn written() -> Value {
     let cluster = Cluster::new(settings(TWO, CHECKED), Rng::with_seed(1));
     let rhythm = cluster.settings().health_check.as_ref().unwrap().rhythm;
@@ -51,7 +51,7 @@ fn health_and_orders_are_those_of_before() {
     assert_eq!(first.observed.unwrap().status, HealthStatus::Unhealthy, "its probes go on from there");
     let second = only(&cluster, "10.0.0.2:1");
     assert_eq!((second.admin, second.observed), (Admin::Disabled, None));
-    // And so on, from process to process.
+    // A third process restores the same.
     let again = serde_json::to_value(cluster.snapshot()).unwrap();
     let third = resumed(settings(TWO, CHECKED), &again);
     assert_eq!(only(&third, "10.0.0.1:1").health, HealthStatus::Unhealthy);
@@ -107,14 +107,15 @@ fn breaker_ejections_and_estimates_go_on() {
     assert_eq!(again["endpoints"][0]["outlier"]["times"], 4);
     assert_eq!(again["endpoints"][0]["outlier"]["failures"]["handshake"], 1);
     assert_eq!(again["breaker"]["rounds"], 2);
-    // By which hedging knows a slow dial from a usual one.
+    // By these hedging tells a slow dial from a usual one.
     assert_eq!(again["endpoints"][0]["success_seconds"], 0.125);
     let succeeded = again["endpoints"][0]["succeeded"].as_i64().unwrap();
     assert!(succeeded.abs_diff(present.usec - 1_000_000) < 1_000_000, "{succeeded}");
 }
 
-/// Scenario: endpoints by name, all of them down, and the process is replaced. As soon as the names were found again the breaker
-/// closed and said that an endpoint served again, for what was known of the endpoints came after they had joined.
+/// Scenario: endpoints by name, all of them down, and the process is replaced. As soon as the names were resolved again
+/// the breaker closed and logged that an endpoint served again, because the endpoints' state was restored only after
+/// they had joined.
 #[test]
 fn an_open_breaker_stays_open_when_failing_endpoints_are_found_again() {
     let soon = Clocks::new().usec + 60_000_000;

@@ -1,10 +1,10 @@
-//! What the task makes of answers, without one that asks.
+//! How the task handles answers. No queries are sent.
 
 use super::*;
 use crate::config::Config;
 use crate::upstream::discovery::name::FamilyAnswer;
 
-/// Of a cluster that finds its endpoints, without a task that asks.
+/// The state of a cluster's discovery, without the task that sends queries.
 fn following(endpoints: &str) -> Following {
     let text = format!(
         "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\n\
@@ -52,7 +52,7 @@ fn what_a_record_no_longer_names_stays_until_it_is_known_where_the_new_is() {
     assert_eq!(members(&following), ["10.0.0.2:1"], "an answer that nobody waits for any more");
 }
 
-/// As after a reload: the cluster has endpoints before the search begins.
+/// As after a reload: the cluster has endpoints before discovery begins.
 #[test]
 fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_has() {
     let mut before = following("[a.test:1]");
@@ -88,7 +88,7 @@ fn thousands_of_changes_leave_nothing_behind() {
         let targets: Vec<_> = (0..3).map(|index| format!("h{}.test.", round + index)).collect();
         service(&mut following, &targets);
         let [_, b, c, d] = round.to_be_bytes();
-        // Some answers come too late for anybody, some say nothing.
+        // Some answers come after their name was dropped, some are empty.
         name(&mut following, &targets[0], (round % 3 > 0).then_some([10, b, c, d]));
         if round % 5 == 0 {
             targets.iter().for_each(|target| name(&mut following, target, Some([10, b, c, d])));
