@@ -189,7 +189,7 @@ impl Cluster {
                     && cap.may_pass()
                     && !self.settings.queue_timeout.is_zero() =>
             {
-                // Boxed: few have to, and every dial would have room for it.
+                // Boxed: rarely needed, and it would enlarge every dial.
                 Box::pin(self.wait_for_room(cap, request, plan, deadline)).await
             }
             leased => leased.map_err(NoLease::Unavailable),
