@@ -27,9 +27,9 @@ pub(crate) enum ProbeFailure {
     /// It kept silent, or went on for too long.
     #[error("the server did not answer within {key} ({timeout:?})")]
     Timeout {
-        /// Which bound it met.
+        /// The bound that was exceeded.
         key: &'static str,
-        /// How long that is.
+        /// The length of the bound.
         timeout: Duration,
     },
 }
