@@ -1,8 +1,8 @@
-//! Active checks: probes of a cluster's endpoints, and what has been observed by them.
+//! Active checks: probes of a cluster's endpoints, and their results.
 //!
-//! One task per cluster with a table of deadlines, not a task or a timer per endpoint. When which endpoint is probed, and
-//! what its results come to, is `policy::health`'s; what a result means for sessions is the cluster's. The task runs
-//! beside the workers, on the thread that does the daemon's upkeep: a probe's handshake holds up no session.
+//! One task per cluster with a table of deadlines, not a task or a timer per endpoint. `policy::health` decides when an
+//! endpoint is probed and what its results add up to; the cluster decides what that means for sessions. The task runs
+//! beside the workers, on the daemon's upkeep thread: a probe's handshake delays no session.
 
 mod http;
 mod probe_table;
@@ -35,35 +35,35 @@ use probing::{HealthCheckError, probe};
 pub struct Settings {
     /// What a probe does.
     pub kind: ProbeKind,
-    /// For a whole probe.
+    /// Limits a whole probe.
     pub timeout: Duration,
     /// How often, and how many results count.
     pub rhythm: health::Settings,
 }
 
-/// What a probe does. All but `Http` go the way of a session, with the cluster's own settings.
+/// What a probe does. All but `Http` connect as a session does, with the cluster's own settings.
 #[derive(Debug, Clone)]
 pub enum ProbeKind {
     /// Connects.
     Tcp,
-    /// Connects, upgrades, shakes hands.
+    /// Connects, upgrades and does the TLS handshake.
     Tls,
-    /// And has the protocol's conversation that shows a server at work.
+    /// As `Tls`, then runs the protocol's probe conversation.
     Protocol,
-    /// Asks an HTTP server on the endpoint's host.
+    /// Sends a request to an HTTP server on the endpoint's host.
     Http(Box<Http>),
-    /// Sends bytes and looks for others.
+    /// As `Tls`, then sends bytes and looks for others in the answer.
     Exchange(ByteExchange),
 }
 
-/// What is asked by HTTP.
+/// The HTTP request of a probe.
 #[derive(Debug, Clone)]
 pub struct Http {
     /// The server's port.
     pub port: u16,
-    /// What is asked for.
+    /// The path of the request.
     pub path: PathAndQuery,
-    /// The answers that mean healthy.
+    /// The status codes that mean healthy.
     pub statuses: Vec<u16>,
     /// `None`: plaintext.
     pub originator: Option<Arc<EndpointOriginator>>,
@@ -72,28 +72,28 @@ pub struct Http {
 /// Bytes to send, and bytes to look for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByteExchange {
-    /// Sent first; nothing where the server speaks first.
+    /// Sent first; empty if the server speaks first.
     pub send: Vec<u8>,
-    /// To be found near the beginning of the answer; never empty.
+    /// Expected near the beginning of the answer; never empty.
     pub expect: Vec<u8>,
 }
 
-/// Probes on their way at once, per cluster: enough that some that hang do not hold up the others.
+/// Maximum number of running probes per cluster: enough that hanging ones do not delay the others.
 const PROBES_MAX: usize = 64;
-/// How long those that are on their way may take to end when all does.
+/// How long running probes may take to end when the drain begins.
 const LAST_PROBES: Duration = Duration::from_millis(500);
 
 impl ProbeKind {
-    /// How far a probe that succeeds has reached on a session's way.
+    /// Which step of a session's dial a successful probe proves.
     const fn proves(&self) -> Fault {
         match self {
-            // Whoever answers beside the server says that the host is there.
+            // An answer on another port proves only that the host is reachable.
             Self::Tcp | Self::Http(_) => Fault::Connect,
             Self::Tls | Self::Protocol | Self::Exchange(_) => Fault::Handshake,
         }
     }
 
-    /// Whether TLS is part of it.
+    /// Whether the probe includes a TLS handshake.
     fn shakes_hands(&self, cluster: &ClusterSettings) -> bool {
         match self {
             Self::Tcp => false,
@@ -108,10 +108,10 @@ pub(super) fn results() -> impl Iterator<Item = &'static str> {
     HealthCheckError::results()
 }
 
-/// The probes on their way.
+/// The running probes.
 type Flight = FutureSet<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>;
 
-/// Probes the endpoints of a cluster until the drain begins. Without a `health_check` there is nothing to do.
+/// Probes the endpoints of a cluster until the drain begins. Returns at once without a `health_check`.
 pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
     let Some(settings) = cluster.settings().health_check.clone() else { return };
     let settings = Arc::new(settings);
@@ -125,17 +125,18 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
             biased;
             () = &mut stop => break,
             (endpoint, result) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
-            // The cluster goes only when we do.
+            // `changed` cannot fail: we hold the cluster, which owns the sender.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.probe_table().wait_expedited() => {}
             () = alarm::sleep_until(next) => {}
         }
     }
-    // Servers log, and some count, a conversation that breaks off.
+    // Servers log aborted conversations, and some count them.
     let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.all()).await;
 }
 
-/// Keeps to the endpoints that the cluster has and that nobody has disabled. What was known of one that comes back is old.
+/// Aligns the probe table with the present endpoints that are not disabled. The health of one that comes back is
+/// outdated, so it is reset.
 fn follow(cluster: &Cluster, settings: &Settings) {
     let view = cluster.view();
     let probed = view.iter().filter(|one| one.is_present && one.admin != Admin::Disabled);
@@ -145,8 +146,7 @@ fn follow(cluster: &Cluster, settings: &Settings) {
     }
 }
 
-/// Begins the probes that are due, as far as there is room. The moment to look again is the answer; without one, something
-/// else will happen first.
+/// Begins the due probes, up to the maximum. Returns when to look again; `None`: another event will come first.
 fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight) -> Option<Instant> {
     let now = clock::now();
     while flight.len() < PROBES_MAX {
@@ -163,7 +163,7 @@ fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight)
     None
 }
 
-/// What a probe's end means.
+/// Records a probe's result.
 fn note(
     cluster: &Cluster,
     settings: &Settings,
@@ -175,7 +175,7 @@ fn note(
     if let Err(failure) = &result
         && failure.is_local()
     {
-        // What this host lacks is no evidence.
+        // A resource that this host lacks is no evidence against the endpoint.
         return cluster.probe_table().postpone(endpoint.id(), clock::now(), failure.to_string(), rng);
     }
     let why = result.err().map(|failure| failure.to_string());
@@ -192,7 +192,7 @@ fn note(
 }
 
 impl Cluster {
-    /// Something speaks against an endpoint: its next probe begins as soon as may be.
+    /// There are signs of a fault of the endpoint: its next probe begins as soon as possible.
     pub(super) fn suspect(&self, endpoint: EndpointId) {
         self.probe_table().suspect(endpoint, clock::now());
     }
