@@ -1,8 +1,8 @@
 //! Upstream connections kept ready: dialled ahead of their clients, upgrade and handshake done.
 //!
-//! They are leases like any other: picked by the balance, counted in the limits, given back when dropped. One task per
+//! Spares are leases like any other: picked by the balance, counted in the limits, given back on drop. One task per
 //! cluster keeps their number, beside the workers; a session takes the oldest and moves it to its own worker. Only for
-//! protocols whose servers wait for the client, and for less than the time that they wait.
+//! protocols whose servers wait for the client, and for less time than they wait.
 
 mod spares;
 
@@ -28,25 +28,25 @@ use super::probe::{VERDICT, shut_down_within};
 pub(super) use spares::Spares;
 use spares::{PORTION, Spare};
 
-/// How many, and for how long.
+/// How many spares to keep, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// As many are kept ready; at least 1.
+    /// The number of spares; at least 1.
     pub count: usize,
-    /// None is kept for longer: a server that has heard nothing for some time closes.
+    /// The maximum age of a spare: servers close connections that stay silent.
     pub max_age: Duration,
 }
 
-/// Dials at once that nobody waits for.
+/// Maximum number of dials for spares at the same time.
 const REFILLS_MAX: usize = 2;
-/// After a dial that failed, or a connection that the server ended at once; it doubles, with jitter.
+/// The pause after a failed dial, or a spare that the server closed early; it doubles, with jitter.
 const SETBACK: Duration = Duration::from_millis(100);
 const SETBACK_MAX: Duration = Duration::from_secs(5);
-/// A connection that ends within this was not wanted: what the server thinks of our certificate comes after the handshake.
+/// A spare closed within this was rejected: the server's verdict on our certificate comes after the handshake.
 const EARLY: Duration = Duration::from_secs(1);
 
-/// Keeps a cluster's connections ready until it has had its day, or the daemon drains. Without `preconnect` there is nothing
-/// to do. `replaced` changes when a credential was.
+/// Keeps a cluster's spares until `watch` ends it, or the daemon drains (`draining`). Returns at once without
+/// `preconnect`. `replaced` changes when a credential was replaced.
 pub(crate) async fn run(
     cluster: Arc<Cluster>,
     rng: Rng,
@@ -73,9 +73,9 @@ pub(crate) async fn run(
             lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
             () = keeper.closing.next() => {}
             () = cluster.spares().taken() => keeper.setbacks = 0,
-            // The cluster goes only when we do.
+            // `changed` cannot fail: we hold the cluster, which owns the sender.
             _ = changes.changed() => keeper.not_before = clock::now(),
-            // Those that it made useless make room for others at once. Who would tell goes only when we do.
+            // Spares with the replaced credential are retired at once. The sender lives as long as we do.
             _ = replaced.changed() => {}
             () = alarm::sleep(next.saturating_duration_since(clock::now())) => {}
         }
@@ -90,12 +90,12 @@ struct Keeper<'a> {
     settings: Settings,
     rng: Rng,
     dialling: FutureSet<'static, Refill>,
-    /// Those that end as servers like it.
+    /// Spares that are closed in order.
     closing: FutureSet<'static, ()>,
-    /// In a row.
+    /// Consecutive setbacks.
     setbacks: u32,
     not_before: Instant,
-    /// What is read into where nothing should come.
+    /// The buffer for unexpected bytes of servers.
     portion: Box<[u8; PORTION]>,
 }
 
@@ -106,7 +106,7 @@ impl<'a> Keeper<'a> {
         Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
     }
 
-    /// Begins the dials that are missing. The moment to look again at the latest is the answer.
+    /// Begins the missing dials. Returns when to look again at the latest.
     fn refill(&mut self) -> Instant {
         let now = clock::now();
         let spares = self.cluster.spares();
@@ -120,7 +120,7 @@ impl<'a> Keeper<'a> {
                 let mut record = DialRecord::default();
                 match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
-                    // The protocols that we are for have no meetings.
+                    // `ServerFirst` cannot occur: spares are only for protocols without it.
                     Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
                 }
             });
@@ -133,16 +133,16 @@ impl<'a> Keeper<'a> {
         let Ok((ready, lease, record)) = dialled else { return self.set_back() };
         let now = clock::now();
         if self.cluster.waiting() > 0 {
-            // They came first, and want its room.
+            // Waiting sessions came first, and need its room.
             return self.part(Spare { ready, lease, record, since: now, until: now });
         }
-        // Not all at once, though they were dialled at once.
+        // Spread the ages, so that spares dialled together do not expire together.
         let age = self.settings.max_age.mul_f64(1.0 - 0.2 * self.rng.f64());
         self.cluster.spares().keep(Spare { ready, lease, record, since: now, until: now + age });
         self.show();
     }
 
-    /// The server ended it, or spoke out of turn.
+    /// The server closed the spare, or sent bytes out of turn.
     fn lost(&mut self, lost: &Spare) {
         self.cluster.metrics().preconnects_died.increment(1);
         let (cluster, endpoint) = (&self.cluster.settings().name, &lost.lease.endpoint().settings().name);
@@ -154,7 +154,7 @@ impl<'a> Keeper<'a> {
         self.show();
     }
 
-    /// Parts from those that are too old, and from those whose endpoint or credential has had its day.
+    /// Closes spares that are too old, or whose endpoint or credential is no longer usable.
     fn retire(&mut self) {
         for spare in self.cluster.retire_spares(clock::now()) {
             self.cluster.metrics().preconnects_retired.increment(1);
@@ -165,7 +165,7 @@ impl<'a> Keeper<'a> {
 
     fn part(&mut self, spare: Spare) {
         let Spare { ready: Ready { stream: mut end, .. }, lease, .. } = spare;
-        // There is no more to it than there were spares.
+        // Bounded by the number of spares.
         self.closing.push(async move {
             shut_down_within(VERDICT, &mut end).await;
             drop((end, lease));
@@ -194,20 +194,20 @@ impl<'a> Keeper<'a> {
 }
 
 impl Cluster {
-    /// An upstream that was kept ready and that this caller may have, if there is one that lives and may be used now. Never
-    /// one that the server has ended: the kernel is asked last of all.
+    /// A live spare that this caller may use, if there is one. Never one that the server has closed: the socket is
+    /// checked last of all.
     pub(super) fn take_ready(
         &self,
         caller: Option<&Caller>,
         record: &mut DialRecord,
     ) -> Option<(Ready, Lease)> {
         self.settings().dial.preconnect?;
-        // They are all of one identity; who gets another one is not served by them.
+        // All spares have one identity; callers with another one cannot use them.
         let tls = self.settings().tls.as_ref().map(tls::Originator::identities);
         let is_theirs = tls.is_none_or(|tls| tls.choose(caller) == Ok(tls.for_nobody()));
         while let Some(spare) = is_theirs.then(|| self.spares().take()).flatten() {
             let endpoint = spare.lease.endpoint();
-            // By the rules that it was made under, too.
+            // The rules that the spare was made under must agree, too.
             let is_theirs = endpoint.identity_for(caller) == Ok(endpoint.identity_for_nobody());
             if clock::now() >= spare.until || !is_theirs || !self.may_use(&spare) {
                 self.spares().give_up(spare);
@@ -227,7 +227,7 @@ impl Cluster {
         None
     }
 
-    /// Whether the balance may pick its endpoint now, and the endpoint's credentials are those that it was made with.
+    /// Whether the balance may pick its endpoint now, and the endpoint's credentials are still those it was made with.
     fn may_use(&self, spare: &Spare) -> bool {
         let endpoint = spare.lease.endpoint();
         let is_current = match (endpoint.originator(), &spare.record.agreed) {
@@ -237,7 +237,7 @@ impl Cluster {
         is_current && self.state().cluster_state.may_pick(endpoint.id())
     }
 
-    /// Gives up the oldest at once, for its room. Whether there was one.
+    /// Closes the oldest spare at once, for its room. Returns whether there was one.
     pub(super) fn close_oldest_spare(&self) -> bool {
         let evicted = self.spares().take();
         if evicted.is_some() {
@@ -246,12 +246,12 @@ impl Cluster {
         evicted.is_some()
     }
 
-    /// Takes out those that are not to be used any more.
+    /// Removes the spares that must not be used any more.
     fn retire_spares(&self, now: Instant) -> Vec<Spare> {
         self.spares().retire(|spare| now >= spare.until || !self.may_use(spare))
     }
 
-    /// Whether a dial ahead has somewhere to go where a session would be well off.
+    /// Whether a usable endpoint is there to preconnect to.
     fn may_refill(&self) -> bool {
         self.state().cluster_state.has_usable()
     }

@@ -1,8 +1,8 @@
-//! What is known of a cluster and its endpoints, for a process that goes on with it, and as another process left it.
+//! The snapshot of a cluster's state: written for a successor process, and restored from a predecessor's.
 //!
-//! Written as data that any version may read: what it does not know is passed over, what is missing or has no meaning to it
-//! is as if nothing were known, and its own settings bound how long anything lasts. Moments are microseconds of
-//! CLOCK_MONOTONIC, which all processes of a host share.
+//! Any version may read it: unknown fields are skipped, missing or invalid ones count as not known, and the reader's
+//! own settings bound how long anything lasts. Times are microseconds of CLOCK_MONOTONIC, which all processes of a host
+//! share.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::policy::health::{Health, HealthStatus};
 use crate::policy::outlier::Fault;
 use crate::policy::{breaker, outlier};
 
-/// What is known of a cluster.
+/// The state of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Snapshot {
@@ -28,13 +28,13 @@ pub(crate) struct Snapshot {
     pub(super) endpoints: Vec<EndpointSnapshot>,
 }
 
-/// Endpoints of one cluster; further ones are left out.
+/// Maximum number of endpoints per cluster; further ones are left out.
 const ENDPOINTS_MAX: usize = 4096;
-/// How long an endpoint that another process knew may take to be found again.
+/// How long restored state waits for discovery to find its endpoint again.
 const FORETOLD_FOR: Duration = Duration::from_secs(10 * 60);
-/// No dial takes longer; a number beyond is a mistake.
+/// Longer dial times, in seconds, are invalid.
 const DIAL_MAX: f64 = 3600.0;
-/// No moment that matters is further away.
+/// Times further away than this are clamped.
 const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(super) struct BreakerSnapshot {
     rounds: u32,
 }
 
-/// What is known of an endpoint: by name, addresses and the name for TLS it is known again.
+/// The state of an endpoint, which is identified by name, addresses and TLS name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct EndpointSnapshot {
@@ -75,16 +75,16 @@ struct HealthSnapshot {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct OutlierSnapshot {
-    /// What it is set aside for, and until when.
+    /// The fault it is ejected for, and until when.
     ejected: Option<(String, i64)>,
     failures: BTreeMap<String, u32>,
     times: u32,
-    /// When it last came back, and how many dials succeeded since.
+    /// When it last came back; `served` counts the successful dials since.
     back: Option<i64>,
     served: u32,
 }
 
-/// The present by both clocks.
+/// The current time by both clocks.
 #[derive(Debug, Clone, Copy)]
 struct Clocks {
     now: Instant,
@@ -92,7 +92,7 @@ struct Clocks {
 }
 
 impl Cluster {
-    /// What a process has to know that goes on with it.
+    /// The state that a successor process needs.
     #[must_use]
     pub(crate) fn snapshot(&self) -> Snapshot {
         let present = Clocks::new();
@@ -118,7 +118,7 @@ impl Cluster {
         }
     }
 
-    /// What another process knew. Endpoints that come later, by discovery, are known again when they come.
+    /// Keeps state from another process until its endpoints join, which discovery may delay.
     pub(super) fn restore(&self, mut endpoints: Vec<EndpointSnapshot>) {
         let present = Clocks::new();
         let State { endpoint_map, .. } = &mut *self.state();
@@ -127,7 +127,7 @@ impl Cluster {
         endpoint_map.restored_until = Some(present.now + FORETOLD_FOR);
     }
 
-    /// The breaker goes on from where another process had it.
+    /// Restores the breaker's state from another process.
     pub(super) fn resume_breaker(&self, breaker: Option<BreakerSnapshot>) {
         let present = Clocks::new();
         let cluster_state = &mut self.state().cluster_state;
@@ -136,7 +136,7 @@ impl Cluster {
         }
     }
 
-    /// An endpoint that has just joined goes on from what is foretold of it.
+    /// Applies the restored state, if any, to an endpoint that has just joined.
     pub(super) fn resume_endpoint(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -156,7 +156,7 @@ impl Cluster {
         if let Some(checks) = endpoint.check_metrics() {
             checks.restore(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
         }
-        // Nobody probes one that is disabled.
+        // Disabled endpoints are not probed.
         if let Some(health) = observed.filter(|_| !is_disabled) {
             self.probe_table.resume(endpoint, health);
         }
@@ -190,7 +190,7 @@ impl EndpointSnapshot {
         }
     }
 
-    /// Whether it is about the server that these settings mean.
+    /// Whether it belongs to the server of these settings.
     fn means(&self, settings: &Settings) -> bool {
         self.name == settings.name.as_str()
             && self.addresses.iter().copied().eq(settings.addresses.iter())
@@ -227,7 +227,7 @@ impl OutlierSnapshot {
         let ejected = match snapshot.state {
             outlier::State::In => None,
             outlier::State::Ejected { until, fault } => Some((fault, until)),
-            // Its trial is one of the process that it is in.
+            // The trial ends with this process; the successor begins its own.
             outlier::State::OnTrial { fault } => Some((fault, present.now)),
         };
         let failures = Fault::ALL.iter().zip(snapshot.failures).filter(|(_, count)| *count > 0);
@@ -260,7 +260,7 @@ impl BreakerSnapshot {
         let (failures, until) = match state {
             breaker::State::Closed { failures } => (failures, 0),
             breaker::State::Open { until } => (0, present.usec_of(until)),
-            // Its trials are those of the process that it is in.
+            // The trials end with this process; the successor begins its own.
             breaker::State::HalfOpen { .. } => (0, present.usec),
         };
         Self { state: state.label().label().into(), failures, until, rounds }
@@ -291,7 +291,7 @@ impl Clocks {
         }
     }
 
-    /// A moment before the clock began is the present.
+    /// Converts a time; one before the clock began becomes the present.
     fn instant(self, usec: i64) -> Instant {
         let apart = Duration::from_micros(usec.abs_diff(self.usec)).min(FAR);
         if usec < self.usec { self.now.checked_sub(apart).unwrap_or(self.now) } else { self.now + apart }
