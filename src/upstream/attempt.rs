@@ -1,5 +1,5 @@
-//! One attempt of a dial, on one endpoint: connect, upgrade, handshake, each within its bound. What leads to it and what
-//! follows from it is the dial's business.
+//! One attempt of a dial, on one endpoint: connect, upgrade, handshake, each within its bound. Picking the endpoint,
+//! and recording the result, are the dial's.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,11 +24,11 @@ use super::first_words;
 use super::proxy_header::ProxyInfo;
 use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_buffered};
 
-/// One attempt on one endpoint, outside the policies: for `check --connect`. Where the client would be heard, nobody is,
-/// and the server is given what it needs to see a whole conversation.
+/// One attempt on one endpoint, outside the policies: for `check --connect`. Where the upgrade needs the client's
+/// reply, the server gets a default reply, so that it sees a whole conversation.
 ///
 /// # Errors
-/// See [`DialError`]; what went well before is in the record.
+/// See [`DialError`]; the steps that succeeded before it are in the record.
 pub(crate) async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
@@ -62,17 +62,17 @@ pub(super) async fn connect_endpoint(
     attempt.connect(record).await
 }
 
-/// How long a probe or a trial waits for a greeting at the most: whoever looks whether a server is there wants to look again.
+/// How long a probe or a trial waits for a greeting at most; a longer wait would delay the next probe.
 pub(super) const PROBE_GREETING_MAX: Duration = Duration::from_secs(30);
 
-/// A moment that something must be over by, and the bound that says so.
+/// The deadline of a step, and the bound it comes from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AttemptDeadline {
     pub(super) at: Instant,
     bound: AttemptBound,
-    /// How long the bound is, in all.
+    /// The whole length of the bound.
     length: Duration,
-    /// Whether it holds for a greeting that is waited for, too.
+    /// Whether it also limits the wait for a greeting.
     is_firm: bool,
 }
 
@@ -81,69 +81,69 @@ impl AttemptDeadline {
         Self { at: begun + length, bound, length, is_firm: false }
     }
 
-    /// The same, of which a wait for a greeting takes its part.
+    /// `is_firm`: a wait for a greeting counts against the deadline.
     pub(super) const fn firm(self, is_firm: bool) -> Self {
         Self { is_firm, ..self }
     }
 
-    /// What an attempt has that begins now: all of it anew where a server that has not greeted has used it up.
+    /// The deadline of an attempt that begins now: the full length again if the wait for a greeting has used it up.
     pub(super) fn for_another(self) -> Self {
         let now = clock::now();
         if self.is_firm || now < self.at { self } else { Self::after(now, self.bound, self.length) }
     }
 
-    /// The same, less what was waited for a greeting.
+    /// The deadline, extended by the wait for a greeting unless it is firm.
     pub(super) fn without(self, waited: Duration) -> Self {
         if self.is_firm { self } else { Self { at: self.at + waited, ..self } }
     }
 
-    /// The earlier of the two; so each wait has one timer, however many bounds it has.
+    /// The earlier of the two, so that each wait needs only one timer.
     fn within(self, other: Self) -> Self {
         if other.at < self.at { other } else { self }
     }
 }
 
-/// One attempt, and what it has to keep to.
+/// One attempt, with its bounds.
 pub(super) struct Attempt<'a> {
     settings: &'a ClusterSettings,
     endpoint: &'a Endpoint,
-    /// The only address to try, where there is no choice.
+    /// The only address to try; `None`: all of the endpoint.
     address: Option<SocketAddr>,
-    /// Another port than the endpoint's.
+    /// Replaces the endpoint's port.
     port: Option<u16>,
     identity: IdentityChoice,
     begun: Instant,
     deadline: AttemptDeadline,
     has_spoken: bool,
-    /// What the client has said for the upgrade to say.
+    /// Bytes of the client that the upgrade sends.
     preface: &'a [u8],
-    /// All that it has said, where that is known.
+    /// All bytes of the client so far, if known.
     opening: first_words::Opening<'a>,
-    /// What is left is the server's first words.
+    /// Connect, upgrade and TLS are done; only the server's first words are missing.
     is_secured: AtomicBool,
-    /// Sessions are measured, and probes are not.
+    /// Probes are not measured, unlike sessions.
     is_probe: bool,
-    /// What the server hears of the session; `None`: it is none, but a probe.
+    /// The session's contents of the PROXY header; `None`: there is no session.
     proxy_info: Option<&'a ProxyInfo>,
 }
 
 /// How one attempt begins TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// By the protocol's own upgrade, where it has one.
+    /// By the protocol's own upgrade, if it has one.
     Upgrade,
     /// With the first byte.
     Direct,
 }
 
-/// How far an attempt leads without the client.
+/// How far an attempt gets without the client.
 pub(super) enum AttemptResult {
     Ready(Ready),
     Meets(Socket, Greeting),
 }
 
 impl<'a> Attempt<'a> {
-    /// The rest of an attempt whose client has been heard: the time that this took is not ours.
+    /// The rest of an attempt after the client's reply, with a fresh deadline: the wait for the client does not count.
     pub(super) fn resumed(
         settings: &'a ClusterSettings,
         endpoint: &'a Endpoint,
@@ -154,7 +154,7 @@ impl<'a> Attempt<'a> {
         Self { has_spoken: true, ..Self::on(settings, endpoint, identity, deadline) }
     }
 
-    /// One that begins now, for nobody in particular.
+    /// An attempt that begins now, without a session.
     pub(super) fn on(
         settings: &'a ClusterSettings,
         endpoint: &'a Endpoint,
@@ -178,7 +178,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The same for a session that asks for it.
+    /// Applies a session's request.
     pub(super) fn serving(self, request: &DialRequest<'a>) -> Self {
         let DialRequest { target, has_spoken, preface, opening, proxy_info, .. } = *request;
         let address = match target {
@@ -188,12 +188,12 @@ impl<'a> Attempt<'a> {
         Self { address, has_spoken, preface, opening, proxy_info, ..self }
     }
 
-    /// Whether connect, upgrade and TLS are over, so that slowness is the server's at its own work.
+    /// Whether connect, upgrade and TLS are done, so that any further delay is the server's own work.
     pub(super) fn is_secured(&self) -> bool {
         self.is_secured.load(Ordering::Relaxed)
     }
 
-    /// All the way to a stream whose server does not turn the session away.
+    /// Runs the attempt up to a stream whose server does not turn the session away.
     pub(super) async fn establish(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         let mut established = self.establish_secure(record).await?;
         self.is_secured.store(true, Ordering::Relaxed);
@@ -206,23 +206,23 @@ impl<'a> Attempt<'a> {
         Ok(established)
     }
 
-    /// A server that ends a handshake because it offered to resume a session is asked once more, at once, for a full one: that it
-    /// refuses what is a hint says nothing of it.
+    /// If the server ends a handshake over our offer to resume a session, tries a full handshake at once: resumption is
+    /// optional, so refusing it is no fault.
     async fn establish_secure(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         match self.establish_either_way(record).await {
             Err(DialError::Tls { endpoint, error: error @ HandshakeError::ResumptionRefused { .. } }) => {
                 self.endpoint.metrics().resumption_refused.increment(1);
                 let cluster = &self.settings.name;
                 tracing::warn!(%cluster, %endpoint, %error, "resumption refused; asking for a full handshake");
-                // Boxed: few have to, and every dial would have room for it.
+                // Boxed: rarely needed, and it would enlarge every dial.
                 Box::pin(self.establish_either_way(record)).await
             }
             established => established,
         }
     }
 
-    /// Where the protocol's servers take one of two ways to TLS and the file does not say which: the way that led there last,
-    /// and the other, at once, if the server ends that without a word.
+    /// Where servers of the protocol begin TLS in one of two ways and none is configured: tries the way that worked
+    /// last, then at once the other, if the server closes the first without an answer.
     async fn establish_either_way(&self, record: &mut DialRecord) -> Result<AttemptResult, DialError> {
         let Some(originator) = self.endpoint.originator() else {
             return self.establish_once(Way::Direct, record).await;
@@ -238,9 +238,9 @@ impl<'a> Attempt<'a> {
             established => return established,
         };
         let other = if first == Way::Direct { Way::Upgrade } else { Way::Direct };
-        // Boxed: few have to, and every dial would have room for it.
+        // Boxed: rarely needed, and it would enlarge every dial.
         match Box::pin(self.establish_once(other, record)).await {
-            // Neither way leads anywhere: the one that was to do so tells why.
+            // Both ways failed: the error of the first explains more.
             Err(error) if error.may_be_the_other_way() => Err(failed),
             established => {
                 originator.set_direct(other == Way::Direct);
@@ -253,14 +253,14 @@ impl<'a> Attempt<'a> {
         let socket = self.connect(record).await?;
         match self.endpoint.originator() {
             None => Ok(AttemptResult::Ready(Ready::new(UpstreamStream::Socket(socket)))),
-            // Boxed: a handshake's state is large, and a plain dial has no use for it.
+            // Boxed: the state of a handshake is large, and a plaintext dial has none.
             Some(originator) => Box::pin(self.secure(originator, way, socket, record)).await,
         }
     }
 
     async fn connect(&self, record: &mut DialRecord) -> Result<Socket, DialError> {
         let Self { settings, endpoint, .. } = *self;
-        // Whoever answers on another port is not the server.
+        // No PROXY header on another port: the server there is not the endpoint's.
         let send_proxy = settings.send_proxy.as_ref().filter(|_| self.port.is_none());
         let begun = clock::now();
         let limit = self.limit(begun, AttemptBound::Connect, settings.dial.connect_timeout);
@@ -277,7 +277,7 @@ impl<'a> Attempt<'a> {
         let connecting = async {
             let (socket, address) = connect(order, begin).await?;
             if let Some(send_proxy) = send_proxy {
-                // With the ACK that ends TCP's handshake, before anything else.
+                // Sent with the ACK that completes TCP's handshake, before anything else.
                 let from = socket.local().ok_or_else(|| (address, io::ErrorKind::NotConnected.into()))?;
                 let header = send_proxy.header(self.proxy_info, endpoint.settings(), (from, address));
                 socket.send_all(&header).await.map_err(|error| (address, error))?;
@@ -299,7 +299,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Whether bytes of ours follow at once: the client's, the upgrade's or TLS's.
+    /// Whether we send first after connect: bytes of the client, the upgrade or TLS.
     fn speaks_first(&self) -> bool {
         let Self { settings, endpoint, has_spoken, .. } = *self;
         match endpoint.originator().map(EndpointOriginator::start) {
@@ -309,7 +309,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Upgrade and TLS.
+    /// Runs the upgrade and the TLS handshake.
     async fn secure(
         &self,
         originator: &EndpointOriginator,
@@ -361,8 +361,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Waits for a server to greet, longer than for anything else: it may look its caller up, or find out who is patient, before
-    /// it says a word (RFC 5321 §4.5.3.2.1 has clients of SMTP wait five minutes).
+    /// Waits for the greeting, longer than for any other step: a server may look up its client first, or delay the
+    /// greeting to expose impatient clients (RFC 5321 §4.5.3.2.1 has SMTP clients wait five minutes).
     async fn await_greeting(&self, upgrading: &mut Upgrading<'_>, socket: &Socket) -> Result<(), DialError> {
         let begun = clock::now();
         let greeting_timeout = self.settings.dial.greeting_timeout;
@@ -389,7 +389,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Says once that a server keeps its sessions waiting: it may never have been one that greets.
+    /// Logs once that a server has not greeted: it may be one that never does.
     fn warn_of_silence(&self, limit: AttemptDeadline) {
         if self.is_probe || !self.endpoint.note_slow_greeting() {
             return;
@@ -402,7 +402,7 @@ impl<'a> Attempt<'a> {
         );
     }
 
-    /// What is left of an upgrade once the client has introduced itself: the request for TLS, and TLS.
+    /// The rest of an upgrade after the client's reply: the request for TLS, then TLS.
     pub(super) async fn secure_after_reply(
         &self,
         socket: Socket,
@@ -420,13 +420,13 @@ impl<'a> Attempt<'a> {
             };
             is_quiet()?;
             if let Err(error) = socket.send_all(request).await {
-                // It may have said why before it went.
+                // The server may have sent the reason before it closed.
                 is_quiet()?;
                 let protocol = protocol.label();
                 return Err(self.upgrade_failed(&UpgradeFailure::Io { protocol, error }));
             }
-            // A server that ends the connection over an offer to resume would take the client with it, whose answer is to this
-            // greeting and to no other.
+            // No resumption for sessions: if the server closed over the offer, there would be no second attempt,
+            // because the client has replied to this connection's greeting.
             self.shake_hands(originator, Way::Upgrade, socket, upgraded, self.is_probe).await
         };
         let secured = alarm::timeout_at(limit.at, securing).await;
@@ -436,7 +436,7 @@ impl<'a> Attempt<'a> {
         Ok(ready)
     }
 
-    /// `resumes`: an earlier session may be offered.
+    /// `resumes`: whether to offer resumption of an earlier TLS session.
     async fn shake_hands(
         &self,
         originator: &EndpointOriginator,
@@ -467,7 +467,8 @@ impl<'a> Attempt<'a> {
         record.agreed = Some(Box::new(agreed));
     }
 
-    /// A server that expects its protocol's own way to TLS takes a hello for rubbish, and mostly just closes.
+    /// Classifies the error: a server that expects its protocol's own upgrade mostly just closes when it gets a TLS
+    /// hello.
     fn handshake_failed(&self, way: Way, error: HandshakeError) -> DialError {
         let endpoint = self.endpoint.settings().name.clone();
         if let HandshakeError::Plaintext { said, .. } = &error
@@ -498,7 +499,7 @@ impl<'a> Attempt<'a> {
 
     fn timeout(&self, step: AttemptStep, limit: AttemptDeadline) -> DialError {
         let AttemptDeadline { bound, length: timeout, .. } = limit;
-        // Attempts before it may have left next to nothing of the time for all of them.
+        // Earlier attempts may have used up nearly all of the deadline.
         let is_fair = match bound {
             AttemptBound::Connect
             | AttemptBound::Handshake
@@ -510,7 +511,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What an attempt at TLS leads to.
+/// The result of upgrade and TLS.
 enum Secured {
     Ready(Ready, HandshakeInfo),
     Meets(Socket, Greeting),

@@ -1,5 +1,5 @@
-//! TCP to an endpoint: to its address, or of a host's two addresses to the one that answers (RFC 8305, "happy eyeballs").
-//! Lacks a deadline: the caller has one.
+//! TCP connect to an endpoint's address, or to the one of its two addresses that answers first (RFC 8305, "happy
+//! eyeballs"). No deadline here: the caller has one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,18 +13,18 @@ use crate::sys::Socket;
 /// How long the preferred address is tried alone (RFC 8305 section 8, "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Where it led, and the error of the address that was tried last.
+/// The socket and its address, or the address tried last and its error.
 pub(super) type Connected = Result<(Socket, SocketAddr), (SocketAddr, io::Error)>;
 
-/// Tries the first address, and the second when the first has failed or was silent for [`HEAD_START`]; whichever connects
-/// first is it, and the other is dropped.
+/// Tries the first address, and the second when the first has failed or was silent for [`HEAD_START`]. The first to
+/// connect wins; the other is dropped.
 pub(super) async fn connect(
     (first, second): (SocketAddr, Option<SocketAddr>),
     begin: impl Fn(SocketAddr) -> io::Result<Socket> + Copy,
 ) -> Connected {
     match second {
         None => reach(first, begin).await,
-        // Boxed: few endpoints have two addresses, and every dial would have room for this.
+        // Boxed: few endpoints have two addresses, and this would enlarge every dial.
         Some(second) => Box::pin(race(first, second, begin)).await,
     }
 }

@@ -1,8 +1,7 @@
 //! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline.
 //!
-//! No byte of the client has been sent yet, or only what its server has answered by turning it away, so every attempt may be
-//! followed by another. What happened is
-//! written to a [`DialRecord`] as it happens, so that a dial that is cancelled leaves its story too.
+//! Every attempt may be followed by another: no byte of the client has been sent, or only bytes that the server
+//! answered with a refusal. Progress is written to a [`DialRecord`] as it happens, so a cancelled dial is recorded too.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -34,19 +33,20 @@ use super::{Cluster, EndpointId};
 /// The bounds of a dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// TCP, per attempt.
+    /// Limits TCP connect, per attempt.
     pub connect_timeout: Duration,
-    /// The rest of the upgrade, and TLS, per attempt.
+    /// Limits TLS and the upgrade without the greeting, per attempt.
     pub handshake_timeout: Duration,
-    /// The greeting of a server that speaks first, per attempt; no deadline over all attempts cuts it but a client's own.
+    /// Limits the wait for the greeting of a server that speaks first, per attempt. Only a client's own deadline cuts
+    /// it; `deadline` does not.
     pub greeting_timeout: Duration,
-    /// Over all attempts.
+    /// Limits all attempts together.
     pub deadline: Duration,
     /// How many attempts, and the waits between them.
     pub retry: retry::Settings,
     /// The local address to connect from; `None` leaves it to the kernel.
     pub local_address: Option<IpAddr>,
-    /// What is dialled ahead; `None`: nothing.
+    /// Preconnected spares; `None`: none.
     pub preconnect: Option<preconnect::Settings>,
 }
 
@@ -55,13 +55,13 @@ pub struct Settings {
 pub(crate) struct DialRecord {
     /// Attempts begun.
     pub attempts: u32,
-    /// The endpoint of the last one.
+    /// The endpoint of the last attempt.
     pub endpoint: Option<EndpointName>,
-    /// How long it waited to learn of an endpoint; `None` where one was known.
+    /// How long it waited for the first discovery result; `None`: there was one already.
     pub resolve: Option<Duration>,
     /// How long TCP took.
     pub connect: Option<Duration>,
-    /// How long a server took to greet that had to before TLS.
+    /// How long the server took to greet, where it greets before TLS.
     pub greeting: Option<Duration>,
     /// How long upgrade and TLS took.
     pub handshake: Option<Duration>,
@@ -72,9 +72,9 @@ pub(crate) struct DialRecord {
 /// What a dial led to.
 #[derive(Debug)]
 pub(crate) enum Dialled {
-    /// A usable upstream, with the claim that lets it be: to be kept as long as the session lives.
+    /// A usable upstream, with its lease: keep that as long as the session lives.
     Ready(Ready, Lease),
-    /// A server that has greeted, and whose upgrade goes on with the client.
+    /// A server that has greeted; its upgrade needs the client's reply.
     ServerFirst(Box<ServerFirstUpgrade>),
 }
 
@@ -82,27 +82,27 @@ pub(crate) enum Dialled {
 pub(crate) struct Ready {
     /// The stream.
     pub stream: UpstreamStream,
-    /// For the client, before anything of the server.
+    /// Bytes for the client, sent before anything of the server.
     pub welcome: Vec<u8>,
-    /// For the server, before anything of the client.
+    /// Bytes for the server, sent before anything of the client.
     pub first: Vec<u8>,
-    /// What its upgrade leaves to be rewritten.
+    /// Rewrites messages after the upgrade, where the protocol needs it.
     pub dialogue: Option<Box<dyn Dialogue>>,
-    /// The protocol's own upgrade led here.
+    /// TLS began by the protocol's own upgrade.
     pub is_upgraded: bool,
-    /// What the server said to the client's preface on the way. `None`: it has yet to hear it.
+    /// The server's answer to the client's preface; `None`: the preface is still to be sent.
     pub answer: Option<Vec<u8>>,
-    /// So many bytes of the client's opening have been sent.
+    /// How many bytes of the client's opening have been sent.
     pub said: usize,
 }
 
 /// Which endpoint a dial is for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum DialTarget {
-    /// The one that the cluster picks.
+    /// The endpoint that the cluster picks.
     #[default]
     Any,
-    /// One and no other, whatever the caps say: for a cancel.
+    /// This endpoint only, regardless of caps: for a cancel.
     Endpoint {
         id: EndpointId,
         /// Which of its addresses, if that is known.
@@ -110,54 +110,54 @@ pub(crate) enum DialTarget {
     },
 }
 
-/// What a session asks of its dial.
+/// What a session requests of its dial.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct DialRequest<'a> {
-    /// Which endpoint.
+    /// Which endpoint to dial.
     pub target: DialTarget,
-    /// Bytes of the client wait to be passed on.
+    /// Whether bytes of the client are pending.
     pub has_spoken: bool,
-    /// Those of them that are the upgrade's to say.
+    /// The pending bytes that the upgrade sends.
     pub preface: &'a [u8],
-    /// All of them, where they are known and ask for a session.
+    /// All pending bytes, if they are known and request a session.
     pub opening: first_words::Opening<'a>,
-    /// What the client said about it.
+    /// What the client's CONNECT request sets.
     pub overrides: DialOverrides<'a>,
-    /// What the server hears of the session, where the cluster announces sessions at all.
+    /// The contents of the PROXY header, where the cluster sends one.
     pub proxy_info: Option<&'a ProxyInfo>,
-    /// What `source_hash` is to keep on one endpoint: a hash of the caller, or of what the client named.
+    /// The hash for `source_hash`: of the client's affinity, the caller or the client's address.
     pub affinity: Option<u64>,
-    /// Whose it is, where that is known: he has his turn in the queue, and his identity is shown. That of a cancel is whose
-    /// session it is for.
+    /// The caller, if known: the queue is fair between callers, and the caller may determine the TLS identity. For a
+    /// cancel: the caller of the session to cancel.
     pub caller: Option<&'a Caller>,
-    /// Where it comes from, over TCP.
+    /// The client's address, over TCP.
     pub from: Option<IpAddr>,
-    /// How many sessions of the same caller may wait for room, where that is another number than the cluster's.
+    /// How many sessions of the same caller may wait for room; `None`: the cluster's number.
     pub max_queued: Option<u32>,
 }
 
 /// How a client tightens what the file allows its dial.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct DialOverrides<'a> {
-    /// No more attempts than that, at least 1.
+    /// Maximum number of attempts, at least 1.
     pub attempts: Option<u32>,
-    /// No longer than that over all attempts.
+    /// Maximum duration of all attempts together.
     pub deadline: Option<Duration>,
-    /// What `source_hash` keeps on one endpoint.
+    /// The key of `source_hash`.
     pub affinity: Option<&'a str>,
 }
 
 /// What a dial is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A session that waits.
+    /// A waiting session.
     Session,
     Spare,
 }
 
-/// Takes an endpoint that was kept ready, or dials until one is, or there is nothing left to try.
+/// Takes a spare, or dials until an upstream is ready or no attempt is left.
 ///
-/// Dropping the future cancels the dial; nobody is blamed for it.
+/// Dropping the future cancels the dial; no endpoint is blamed.
 ///
 /// # Errors
 /// See [`DialFailure`].
@@ -166,9 +166,9 @@ pub(crate) async fn dial(
     request: DialRequest<'_>,
     record: &mut DialRecord,
 ) -> Result<Dialled, DialFailure> {
-    // Whoever is nobody to the servers waits for nothing.
+    // A caller without an identity is refused before it waits for anything.
     cluster.settings().identifies(request.caller)?;
-    // Whoever belongs to one endpoint is not given what is ready on another.
+    // A session bound to an endpoint, or with affinity, takes no spare: it may lead to another endpoint.
     if request.target == DialTarget::Any
         && request.affinity.is_none()
         && let Some((mut ready, lease)) = cluster.take_ready(request.caller, record)
@@ -182,7 +182,7 @@ pub(crate) async fn dial(
                 cluster.metrics().preconnect_hits.increment(1);
                 return Ok(Dialled::Ready(ready, lease));
             }
-            // Others that are ready may be of the same server.
+            // No second spare is tried: it may be of the same server.
             Err(error) => {
                 cluster.metrics().preconnect_misses.increment(1);
                 lease.taken_in_vain(&error);
@@ -193,7 +193,7 @@ pub(crate) async fn dial(
     dial_anew(cluster, request, Purpose::Session, record).await
 }
 
-/// [`dial`], whatever is kept ready.
+/// [`dial`] without spares.
 pub(super) async fn dial_anew(
     cluster: &Arc<Cluster>,
     request: DialRequest<'_>,
@@ -205,7 +205,7 @@ pub(super) async fn dial_anew(
     let within = within(cluster, &request);
     let mut deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, within)
         .firm(overrides.deadline.is_some());
-    // Of what greetings take, so much is no part of the deadline.
+    // Waits for greetings extend the deadline by at most this much in all.
     let mut greetings = settings.dial.greeting_timeout;
     let attempts = [overrides.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
@@ -228,19 +228,20 @@ pub(super) async fn dial_anew(
                         }
                         if error.is_deadline() {
                             let attempts = plan.attempts();
-                            // That it said nothing tells more than that time ran out.
+                            // Silence of the server explains more than an earlier error.
                             let last =
                                 if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
                             return Err(DialFailure::Deadline { deadline: within, attempts, last });
                         }
-                        // One that is full is not asked twice: its client learns it as soon as nobody else is left to ask.
+                        // A server that refused is not tried twice: with no untried endpoint left, the dial fails at
+                        // once.
                         let is_told = error.is_refused() && !cluster.has_untried(request.target, &plan);
                         last = Some(error);
                         is_told || !plan.has_attempt_left()
                     }
                 }
             }
-            // It is paid in as time goes by.
+            // The budget refills over time.
             Err(NoLease::Unavailable(Unavailable::Budget)) if purpose == Purpose::Session => {
                 cluster
                     .metrics()
@@ -270,7 +271,8 @@ fn within(cluster: &Cluster, request: &DialRequest<'_>) -> Duration {
     request.overrides.deadline.map_or(deadline, |own| own.min(deadline))
 }
 
-/// When there is an end to attempts in their middle, what failed before says more than why there is none left.
+/// The failure when no lease is left. An earlier attempt's error explains more than the missing lease, so it comes
+/// first.
 fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> DialFailure {
     let (unavailable, no_more, refusal) = match none {
         NoLease::Unavailable(why) => (why, NoMoreAttempts::Unavailable(why), DialFailure::Unavailable(why)),
@@ -291,7 +293,7 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
 }
 
 impl Ready {
-    /// The same on the current worker.
+    /// Moves the stream to the current worker.
     pub(super) fn register_here(self) -> io::Result<Self> {
         Ok(Self { stream: self.stream.register_here()?, ..self })
     }
@@ -310,7 +312,7 @@ impl Ready {
 }
 
 impl DialRecord {
-    /// Connect, greeting and handshake of the last attempt.
+    /// Time of the last attempt: connect, greeting and handshake.
     pub(super) fn took(&self) -> Duration {
         [self.connect, self.greeting, self.handshake].into_iter().flatten().sum()
     }

@@ -1,4 +1,4 @@
-//! One address of a cluster.
+//! One endpoint of a cluster: its addresses, its TLS and metrics. Its changing state is the cluster's.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -14,10 +14,10 @@ use crate::policy::endpoint_state::Id as EndpointId;
 use crate::sync::Mutex;
 use crate::tls::{CredentialGenerations, EndpointOriginator, IdentityChoice, NoIdentity};
 
-/// Where a server is said to be.
+/// A configured or discovered server address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// Its host.
+    /// The host, by address or name.
     pub host: Host,
     /// The TCP port.
     pub port: u16,
@@ -27,62 +27,62 @@ pub struct Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
     Ip(IpAddr),
-    /// An IPv6 address that means something only on one interface.
+    /// An IPv6 address that is valid on one interface only.
     LinkLocal {
         ip: Ipv6Addr,
-        /// The interface's name, or its number.
+        /// The interface's name or number, as configured.
         interface: String,
         /// The interface's number.
         scope: u32,
     },
-    /// A DNS name (or one of `/etc/hosts`).
+    /// A DNS name, or one from `/etc/hosts`.
     Name(String),
 }
 
-/// Where an endpoint is: at one address, or at two that are the same host.
+/// An endpoint's address, or the two addresses of the same host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
     first: SocketAddr,
     second: Option<SocketAddr>,
 }
 
-/// One endpoint as configured or found.
+/// One endpoint as configured or discovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `ADDRESS:PORT`; the IPv4 one where there are two.
+    /// `ADDRESS:PORT`; of two addresses, the IPv4 one.
     pub name: EndpointName,
-    /// Where it is.
+    /// Its one or two addresses.
     pub addresses: Addresses,
-    /// The name that it was found by; `None`: it was named by its address.
+    /// The host name it was resolved from; `None`: it was configured by address.
     pub host: Option<Box<str>>,
     /// Its share of the sessions, 1 to 65535. It may change while the endpoint stays.
     pub weight: u32,
-    /// Those of a higher number are for when nobody of a lower one can be used. It may change too.
+    /// Endpoints of a higher number are used only if none of a lower one can be. It may change too.
     pub priority: u32,
     /// The name sent and verified in TLS: the endpoint's own, else the cluster's, else its host.
     pub server_name: ServerName<'static>,
 }
 
-/// One endpoint with what belongs to it alone and never changes; what changes is behind the cluster's lock.
+/// The endpoint's own data, which lives outside the cluster's lock. Its policy state is behind that lock.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     id: EndpointId,
     settings: Settings,
-    /// With a ticket store of its own; `None` is plaintext.
+    /// Has its own session ticket store; `None`: plaintext.
     originator: Option<Arc<EndpointOriginator>>,
     metrics: EndpointMetrics,
     /// `None`: it is not probed.
     checks: Option<CheckMetrics>,
-    /// Of two addresses, whether the second was the last to answer. It is tried first then (RFC 8305 section 4).
+    /// Whether the second of two addresses answered last. It is then tried first (RFC 8305 section 4).
     prefers_second: AtomicBool,
-    /// With which credentials a probe got through, if the last one did that waited for what the server makes of them.
+    /// The credentials of the last probe that waited for the server's verdict on them; `None`: it failed.
     let_pass: Mutex<Option<CredentialGenerations>>,
-    /// Whether it was said that it takes long to greet.
+    /// Whether its slow greeting was logged.
     was_silent: AtomicBool,
 }
 
 impl Settings {
-    /// Its host as HTTP's `Host` has it, with that port.
+    /// The value of HTTP's `Host` for that port.
     pub(super) fn authority(&self, port: u16) -> String {
         match &self.host {
             Some(host) => format!("{host}:{port}"),
@@ -90,7 +90,7 @@ impl Settings {
         }
     }
 
-    /// Whether both mean the same server, known by the same name to the same TLS. The rest may change in place.
+    /// Whether both are the same server, with the same TLS name. The rest may change in place.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.name == other.name && self.addresses == other.addresses && self.server_name == other.server_name
     }
@@ -116,19 +116,19 @@ impl Endpoint {
         }
     }
 
-    /// Names it within its cluster.
+    /// The id within its cluster.
     #[must_use]
     pub(crate) const fn id(&self) -> EndpointId {
         self.id
     }
 
-    /// As it was when it joined.
+    /// The settings it joined with.
     #[must_use]
     pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Its address, and the one to try beside it, in the order in which to try them.
+    /// Its addresses, in the order to try them.
     pub(super) fn address_order(&self) -> (SocketAddr, Option<SocketAddr>) {
         let Addresses { first, second } = self.settings.addresses;
         match second {
@@ -148,34 +148,34 @@ impl Endpoint {
         self.originator.as_deref()
     }
 
-    /// As whom that caller's connection to it is made: by the rules of its own TLS. Those of the cluster that a session began
-    /// with may have been others, if a reload came in between.
+    /// The identity for the caller's connection, by the endpoint's own TLS rules. After a reload they may differ from
+    /// those of the cluster that the session began with.
     pub(super) fn identity_for(&self, caller: Option<&Caller>) -> Result<IdentityChoice, NoIdentity> {
         self.originator().map_or(Ok(IdentityChoice::ONLY), |originator| originator.for_caller(caller))
     }
 
-    /// The same where no caller is there.
+    /// The identity without a caller.
     #[must_use]
     pub(super) fn identity_for_nobody(&self) -> IdentityChoice {
         self.originator().map_or(IdentityChoice::ONLY, EndpointOriginator::for_nobody)
     }
 
-    /// The same for another object of this endpoint.
+    /// The originator, for this endpoint's next object after a reload.
     pub(super) fn shared_originator(&self) -> Option<Arc<EndpointOriginator>> {
         self.originator.clone()
     }
 
-    /// The credentials of its last probe, where that passed.
+    /// The credentials of its last probe, if that passed.
     pub(super) fn probed_generations(&self) -> Option<CredentialGenerations> {
         *self.let_pass.lock()
     }
 
-    /// A probe passed with those; `None`: it did not.
+    /// Records that a probe passed with these credentials; `None`: it failed.
     pub(super) fn set_probed_generations(&self, shown: Option<CredentialGenerations>) {
         *self.let_pass.lock() = shown;
     }
 
-    /// It takes long to greet. Whether that is news.
+    /// Notes a slow greeting. Returns whether it is the first.
     pub(super) fn note_slow_greeting(&self) -> bool {
         !self.was_silent.swap(true, Ordering::Relaxed)
     }
@@ -190,7 +190,7 @@ impl Endpoint {
 }
 
 impl Address {
-    /// `None` where somebody has to be asked.
+    /// `None` if the host must be resolved.
     pub(super) const fn known(&self) -> Option<SocketAddr> {
         match &self.host {
             Host::Ip(ip) => Some(SocketAddr::new(*ip, self.port)),
@@ -203,19 +203,19 @@ impl Address {
 }
 
 impl Addresses {
-    /// At one address.
+    /// A single address.
     #[must_use]
     pub const fn one(address: SocketAddr) -> Self {
         Self { first: address, second: None }
     }
 
-    /// At either, the first by preference.
+    /// Two addresses, the preferred one first.
     #[must_use]
     pub const fn pair(first: SocketAddr, second: SocketAddr) -> Self {
         Self { first, second: Some(second) }
     }
 
-    /// Each.
+    /// All addresses, the preferred one first.
     pub fn iter(&self) -> impl Iterator<Item = SocketAddr> {
         std::iter::once(self.first).chain(self.second)
     }

@@ -1,8 +1,8 @@
-//! Which endpoints a cluster has. They come and go while sessions live: one that has left is picked no more, and lives on
-//! through the leases of its sessions.
+//! The endpoints of a cluster. They come and go while sessions live: one that has left is not picked any more, but the
+//! leases of its sessions keep it.
 //!
-//! Who wants to act on a change (end sessions, begin or end probes) watches [`Cluster::changes`] and looks: a look shows
-//! all that has happened, so nothing is queued and nothing can be missed.
+//! Tasks that act on changes (end sessions, begin or end probes) watch [`Cluster::changes`] and then read the whole
+//! state, so changes need no queue and none is missed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,18 +26,18 @@ use super::health_check::{self, ObservedHealth};
 use super::snapshot::EndpointSnapshot;
 use super::{Cluster, EndpointId, State};
 
-/// The endpoints behind the ids of the roster.
+/// The endpoints behind the ids of the cluster's state.
 #[derive(Debug, Default)]
 pub(super) struct EndpointMap {
-    /// In the file's order.
+    /// The present endpoints, in configured order.
     current: Vec<Arc<Endpoint>>,
-    /// These, and those that have left but were not forgotten yet.
+    /// The present endpoints, and those that have left but still have state.
     known: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// The names that have series of their own.
+    /// The names with metric series of their own.
     measured: BTreeSet<EndpointName>,
-    /// What another process knew of endpoints that have not come here yet.
+    /// State from another process, of endpoints not yet discovered here.
     pub(super) restored: Vec<EndpointSnapshot>,
-    /// Until then; an endpoint that comes later is a new one.
+    /// When `restored` expires; an endpoint that joins later is a new one.
     pub(super) restored_until: Option<Instant>,
 }
 
@@ -46,41 +46,41 @@ pub(super) struct EndpointMap {
 const MEASURED_MAX: usize = 1000;
 const UNMEASURED: &str = "other";
 
-/// An endpoint as others see it.
+/// An endpoint with its state, for reading.
 #[derive(Debug)]
 pub(crate) struct EndpointView {
-    /// What is fixed about it.
+    /// The endpoint itself.
     pub endpoint: Arc<Endpoint>,
-    /// Whether it is still in the cluster; if not, its last sessions are.
+    /// Whether it is still in the cluster. If not, its last sessions may still run.
     pub is_present: bool,
     /// Its share of the sessions.
     pub weight: u32,
-    /// Those of a higher number are for when nobody of a lower one can be used.
+    /// Endpoints of a higher number are used only if none of a lower one can be.
     pub priority: u32,
-    /// Whether it is ejected, until when and what for.
+    /// Whether it is ejected, until when, and why.
     pub outlier: outlier::State,
     /// How long its dials take; `None` before the first.
     pub dial_time: Option<Duration>,
-    /// What an operator ordered.
+    /// The state that an operator set.
     pub admin: Admin,
-    /// What active checks say.
+    /// The verdict of active checks.
     pub health: HealthStatus,
-    /// The same in detail; `None` where there are no checks.
+    /// Details of the checks; `None`: there are none.
     pub observed: Option<ObservedHealth>,
-    /// What it carries, without what is kept ready.
+    /// Its load, without spares.
     pub load: Load,
-    /// Connections that are ready for sessions to come.
+    /// The number of spares.
     pub ready: u32,
-    /// Why the last attempt or probe that failed did; a success clears it.
+    /// The error of the last failed attempt or probe; a success clears it.
     pub last_error: Option<String>,
 }
 
-/// What becomes of sessions whose endpoint takes no more.
+/// What happens to sessions whose endpoint takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnEndpointLoss {
-    /// They go on for as long as they can.
+    /// They go on.
     Keep,
-    /// They are ended, one after the other.
+    /// They are ended one by one.
     Close,
 }
 
@@ -91,23 +91,24 @@ pub struct EvictionSettings {
     pub on_unhealthy: OnEndpointLoss,
     /// When it leaves the cluster, or an operator disables it.
     pub on_removed: OnEndpointLoss,
-    /// How long it takes until the last one has ended: evenly spread, so that clients do not all come back at once.
+    /// How long until the last session has ended. The ends are evenly spread, so that clients do not all reconnect at
+    /// once.
     pub closing_time: Duration,
 }
 
 /// An endpoint whose sessions are to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EvictedEndpoint {
-    /// Which.
+    /// Its id.
     pub endpoint: EndpointId,
-    /// Since when; a session that is younger is not meant.
+    /// When it was lost; younger sessions go on.
     pub since: Instant,
-    /// What they end with.
+    /// The outcome of the ended sessions.
     pub outcome: Outcome,
 }
 
 impl EndpointMap {
-    /// Whoever has not come in all that time is not on the way.
+    /// Drops restored state once it has expired.
     pub(super) fn forget_restored(&mut self, now: Instant) {
         if self.restored_until.is_some_and(|until| until <= now) {
             self.restored.clear();
@@ -118,7 +119,7 @@ impl EndpointMap {
         self.known.get(&id)
     }
 
-    /// Puts another object in the place of each, which has its id.
+    /// Replaces each endpoint's object; the new one must have the same id.
     pub(super) fn renew(
         &mut self,
         mut renewed: impl FnMut(&Endpoint, &mut BTreeSet<EndpointName>) -> Endpoint,
@@ -133,7 +134,7 @@ impl EndpointMap {
         }
     }
 
-    /// Holds a list against those that are known; what means the same as one before it is left out.
+    /// Matches a list with the known endpoints; duplicates are left out.
     fn recognise(&self, endpoints: Vec<Settings>) -> Vec<(Settings, EndpointSpec)> {
         let mut by_name: BTreeMap<EndpointName, Vec<&Arc<Endpoint>>> = BTreeMap::new();
         for known in self.known.values() {
@@ -162,9 +163,9 @@ impl EndpointMap {
 }
 
 impl Cluster {
-    /// Makes these its endpoints, in this order. One that means the same server as before (name, address, name for TLS)
-    /// keeps all that is known of it, and what else is said about it changes in place; one that is not named any more takes
-    /// no further session. Of two that mean the same the first counts.
+    /// Replaces the endpoints, in this order. An endpoint that is the same server as before (name, addresses, TLS name)
+    /// keeps its state, and its weight and priority change in place; one that is not listed any more takes no further
+    /// session. Of duplicates the first counts.
     pub(crate) fn set_endpoints(&self, endpoints: Vec<Settings>) {
         let (joined, left) = self.arrange(endpoints);
         for (endpoints, what) in [(joined, "endpoint joined"), (left, "endpoint left")] {
@@ -175,7 +176,7 @@ impl Cluster {
         self.changed();
     }
 
-    /// Who joined, and who left.
+    /// Applies the list. Returns the endpoints that joined, and those that left.
     pub(super) fn arrange(&self, endpoints: Vec<Settings>) -> (Vec<Arc<Endpoint>>, Vec<Arc<Endpoint>>) {
         let State { cluster_state, endpoint_map, .. } = &mut *self.state();
         let target = endpoint_map.recognise(endpoints);
@@ -199,10 +200,10 @@ impl Cluster {
             endpoint_map.known.insert(id, Arc::clone(&endpoint));
             endpoint_map.current.push(endpoint);
         }
-        // Only now: one that another process knew to fail is no hope for a breaker that it left open.
+        // Only after all have joined: an endpoint restored as failing must not close a restored open breaker.
         cluster_state.reconsider();
         let (joined, left) = (less(&endpoint_map.current, &before), less(&before, &endpoint_map.current));
-        // An ejected one takes its state along when it leaves, and may bring it back.
+        // An endpoint stays ejected while it is absent, and may come back ejected.
         let is_ejected = |endpoint: &&Arc<Endpoint>| ejected.contains(&endpoint.id());
         left.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.decrement(1));
         joined.iter().filter(is_ejected).for_each(|endpoint| endpoint.metrics().ejected.increment(1));
@@ -221,7 +222,7 @@ impl Cluster {
         Arc::new(Endpoint::new(id, settings, originator, metrics, checks))
     }
 
-    /// What is recorded of an endpoint.
+    /// The metrics of an endpoint.
     pub(super) fn endpoint_metrics(
         &self,
         endpoint: &Settings,
@@ -246,8 +247,8 @@ impl Cluster {
         (metrics, checks)
     }
 
-    /// An operator's order for every endpoint of that name: with TLS there is one for each name that is sent to its address.
-    /// Whether there is any.
+    /// Sets the operator's state of every endpoint of that name: with TLS there is one for each TLS name. Returns
+    /// whether there is any.
     pub(crate) fn set_admin(&self, name: &str, admin: Admin) -> bool {
         let mut namesakes = self.endpoints();
         namesakes.retain(|endpoint| endpoint.settings().name.as_str() == name);
@@ -265,8 +266,8 @@ impl Cluster {
         !namesakes.is_empty()
     }
 
-    /// What active checks have come to about an endpoint. `seen`: how far the last probe reached, which succeeded, or why
-    /// it did not, if there was one. Tells whether what they have come to is news.
+    /// Sets the verdict of active checks on an endpoint. `seen`: how far the last probe reached if it succeeded, else
+    /// its error, if there was a probe. Returns whether the verdict changed.
     pub(crate) fn set_health(
         &self,
         endpoint: EndpointId,
@@ -310,7 +311,7 @@ impl Cluster {
         self.state().endpoint_map.get(id).cloned()
     }
 
-    /// The only endpoint there is, if there is just one.
+    /// The endpoint, if there is exactly one.
     #[must_use]
     pub(crate) fn only_endpoint(&self) -> Option<EndpointId> {
         match &self.state().endpoint_map.current[..] {
@@ -319,7 +320,7 @@ impl Cluster {
         }
     }
 
-    /// Its endpoints with their state: the current ones in the file's order, then those that only their sessions keep.
+    /// The endpoints with their state: the present ones in configured order, then those that have left.
     #[must_use]
     pub(crate) fn view(&self) -> Vec<EndpointView> {
         let now = clock::now();
@@ -338,7 +339,7 @@ impl Cluster {
                 admin: endpoint_state.admin(),
                 health: endpoint_state.health(),
                 observed: self.probe_table.observed(endpoint_state.id(), now),
-                // The two are not counted in the same moment.
+                // `saturating`: spares and load are not read at the same moment.
                 load: Load { sessions: load.sessions.saturating_sub(ready), ..load },
                 ready,
                 last_error: endpoint_state.last_error().map(str::to_owned),
@@ -371,17 +372,17 @@ impl Cluster {
         self.state().cluster_state.endpoints().iter().filter_map(evicted).collect()
     }
 
-    /// Told after every change of membership, orders or health.
+    /// Notified after every change of membership, an operator's state or health, and after recoveries.
     #[must_use]
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
     fn changed(&self) {
-        // Room may have come with it, or nobody is left to wait for.
+        // Checks the queue: there may be room now, or nothing left to wait for.
         self.decide(|_| ());
         self.changes.send_replace(());
-        // Who was taken out, or came back, may be due for a trial.
+        // An endpoint that was taken out, or came back, may be due for a trial.
         self.trials.notify_one();
     }
 }

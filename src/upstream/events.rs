@@ -1,4 +1,4 @@
-//! What a decision changed, told to people and to metrics once the lock is released.
+//! Events: what a decision changed, logged and counted once the lock is released.
 
 use std::sync::Arc;
 
@@ -10,11 +10,12 @@ use crate::policy::outlier::Ejection;
 use super::endpoint::Endpoint;
 use super::{Cluster, State};
 
-/// An event, and its endpoint, if it has one that the cluster has still.
+/// An event, and its endpoint, if it has one that is still present.
 type Told = (ClusterEvent, Option<Arc<Endpoint>>);
 
 impl Cluster {
-    /// Decides under the lock, calls whoever waits for the room that this may have made, and reports what that changed outside it.
+    /// Runs the decision under the lock, calls a waiting session if there is room now, and reports the events outside
+    /// the lock.
     pub(super) fn decide<T>(&self, decision: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state();
         let decided = decision(&mut state);
@@ -28,18 +29,18 @@ impl Cluster {
         told.iter().for_each(|told| self.tell(told));
         self.trials.notify_one();
         if told.iter().any(|(event, _)| event.is_recovery()) {
-            // Who keeps connections ready waits for that.
+            // The preconnect task waits for recoveries.
             self.changes.send_replace(());
         }
         decided
     }
 
-    /// Brings the gauges up to date that tell a state, for a scrape. Not told as events are: of two that decide one after the
-    /// other, the first may tell last.
+    /// Updates the gauges of states, for a scrape. Events cannot set them: of two successive decisions, the first may
+    /// report last.
     pub(crate) fn publish_state(&self) {
         let state = self.state();
         let breaker = state.cluster_state.breaker().map_or(0, |breaker| breaker.label().number());
-        // Under the lock, so that two scrapes cannot set an older state over a newer one.
+        // Under the lock, so that of two scrapes none overwrites a newer state with an older one.
         self.metrics.set_state(breaker, state.cluster_state.is_in_panic());
     }
 
@@ -53,7 +54,7 @@ impl Cluster {
             }
             (ClusterEvent::Breaker(transition), _) => self.tell_breaker(transition),
             (ClusterEvent::Mode { from, to }, _) => self.tell_mode(*from, *to),
-            // It has left meanwhile, and its state with it.
+            // The endpoint has left meanwhile, and its state with it.
             (ClusterEvent::Ejected { .. } | ClusterEvent::Returned { .. }, None) => {}
         }
     }
@@ -72,7 +73,7 @@ impl Cluster {
 
     fn tell_breaker(&self, transition: &breaker::Transition) {
         let breaker::Transition { from, to, .. } = transition;
-        // A round of trials that failed is no opening.
+        // A failed round of trials does not count as opening.
         if (from, to) != (&StateLabel::HalfOpen, &StateLabel::Open) {
             self.metrics.record_breaker_transition(to.label());
         }

@@ -1,5 +1,5 @@
-//! Why an attempt, or a dial as a whole, led nowhere: whose label it has in metrics, which outcome it is, and
-//! what it says to people.
+//! Why an attempt, or a dial as a whole, failed: its label in metrics, its outcome, its message, and whether the
+//! endpoint is at fault.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,105 +33,105 @@ pub(crate) enum DialError {
     Connect {
         /// The last address tried.
         address: SocketAddr,
-        /// The kernel's words.
+        /// The kernel's error.
         error: io::Error,
     },
-    /// The protocol's way to TLS ended elsewhere.
+    /// The protocol's upgrade did not lead to TLS.
     #[error("{endpoint}: {reason}")]
     Upgrade {
         endpoint: EndpointName,
         reason: String,
-        /// It ended the connection, or answered in TLS.
+        /// The server closed the connection, or answered in TLS.
         is_an_end: bool,
     },
-    /// It lives, and has no place for us: its own words.
+    /// The server is alive but turned us away, with this reply.
     #[error("{endpoint} turned the connection away ({by})")]
     Refused { endpoint: EndpointName, by: Box<TurnedAway> },
     /// The TLS handshake failed.
     #[error("{endpoint}: {error}")]
     Tls { endpoint: EndpointName, error: HandshakeError },
-    /// Another endpoint was ready first, that was tried later.
+    /// A hedge was ready first.
     #[error("{endpoint} did not finish the {} in {after:.1?}, and another endpoint did meanwhile (connect.hedge_after)", step.label())]
     Outpaced {
         endpoint: EndpointName,
-        /// What it was in the middle of.
+        /// The unfinished step.
         step: AttemptStep,
-        /// For how long.
+        /// How long the attempt had taken.
         after: Duration,
     },
-    /// It was reached, and ended the connection at once.
+    /// The server ended the connection right after the handshake.
     #[error("{endpoint} ended the connection within {within:?}, without a word")]
     EndedEarly {
         endpoint: EndpointName,
-        /// How soon that is.
+        /// The time limit for "early".
         within: Duration,
     },
-    /// It was found down while it was being tried.
+    /// The endpoint was found down or disabled during the attempt.
     #[error("{endpoint} was found down or taken out in the middle of the {}", step.label())]
     GivenUp {
         endpoint: EndpointName,
-        /// What it was in the middle of.
+        /// The unfinished step.
         step: AttemptStep,
     },
-    /// It accepted, and did not greet as its protocol has it.
+    /// The server accepted, and did not greet as its protocol requires.
     #[error("{endpoint} accepted the connection and {} {}: {}", silence(*.has_begun), bound.within(*.timeout), greets(protocol))]
     Silent {
         endpoint: EndpointName,
-        /// What it should speak.
+        /// The configured protocol.
         protocol: &'static str,
-        /// Whether something came.
+        /// Whether a part of the greeting arrived.
         has_begun: bool,
-        /// Which bound it met.
+        /// The bound that was exceeded.
         bound: AttemptBound,
-        /// How long that is.
+        /// The length of the bound.
         timeout: Duration,
     },
     /// A step took too long.
     #[error("{endpoint} did not finish the {} {}", step.label(), bound.within(*.timeout))]
     Timeout {
         endpoint: EndpointName,
-        /// What it was in the middle of.
+        /// The unfinished step.
         step: AttemptStep,
-        /// Which bound it met.
+        /// The bound that was exceeded.
         bound: AttemptBound,
-        /// How long that is.
+        /// The length of the bound.
         timeout: Duration,
-        /// Whether the endpoint had had enough time when it was over.
+        /// Whether the endpoint had enough time, so that it is to blame.
         is_fair: bool,
     },
 }
 
-/// What bounds an attempt.
+/// The bounds of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptBound {
     /// `connect.timeout`: TCP.
     Connect,
     /// `connect.handshake_timeout`: upgrade and TLS.
     Handshake,
-    /// `connect.greeting_timeout`: the first word of a server that speaks first.
+    /// `connect.greeting_timeout`: the greeting of a server that speaks first.
     Greeting,
-    /// The same, for a probe or a trial, which are not to wait as long.
+    /// The shorter greeting timeout of probes and trials.
     Probe,
     /// `connect.deadline`, over all attempts.
     Deadline,
 }
 
-/// Why a dial as a whole led nowhere.
+/// Why a dial as a whole failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialFailure {
-    /// A cap is reached or nobody is there; nothing was dialled.
+    /// A cap is reached or no endpoint is available; nothing was dialled.
     #[error("{0}")]
     Unavailable(Unavailable),
-    /// A cap is reached or nobody is there, and waiting did not help; nothing was dialled.
+    /// As `Unavailable`, and waiting did not help.
     #[error("{0}, and {1}")]
     Waited(Unavailable, NoRoom),
-    /// Nobody knows an endpoint, for want of an answer.
+    /// No endpoint is known, because discovery has failed.
     #[error("the cluster has no endpoint: {reason}")]
     Unknown {
-        /// The resolver's words, or those about the file.
+        /// The error of the resolver or of the endpoints file.
         reason: String,
     },
-    /// The caller is nobody to the servers; nothing was dialled.
+    /// There is no identity for the caller; nothing was dialled.
     #[error(transparent)]
     Unidentified(#[from] NoIdentity),
     /// Every attempt failed; this is the last one's error.
@@ -140,10 +140,10 @@ pub(crate) enum DialFailure {
         last: DialError,
         /// How many there were.
         attempts: u32,
-        /// Why there were no more, if there might have been.
+        /// Why no further attempt was made, if attempts were left.
         stopped: Option<NoMoreAttempts>,
     },
-    /// Time ran out over all attempts.
+    /// The deadline over all attempts passed.
     #[error("no endpoint answered within connect.deadline ({deadline:?}) in {attempts} attempt(s){}", after(.last))]
     Deadline {
         deadline: Duration,
@@ -157,13 +157,13 @@ pub(crate) enum DialFailure {
 /// Why there are no more attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoMoreAttempts {
-    /// Nobody may be dialled.
+    /// No endpoint is available.
     #[error("no further attempt: {0}")]
     Unavailable(Unavailable),
-    /// The same, and waiting did not help.
+    /// As `Unavailable`, and waiting did not help.
     #[error("no further attempt: {0}, and {1}")]
     Waited(Unavailable, NoRoom),
-    /// There is no time left for another.
+    /// No time is left for another attempt.
     #[error("connect.deadline ({0:?}) is over")]
     Deadline(Duration),
 }
@@ -181,7 +181,7 @@ fn after(last: &Option<DialError>) -> String {
 }
 
 impl AttemptBound {
-    /// `within`, the key in the file, and how long that is.
+    /// `within`, the configuration key, and the bound's length.
     fn within(self, timeout: Duration) -> String {
         let key = match self {
             Self::Connect => "connect.timeout",
@@ -208,7 +208,7 @@ fn greets(protocol: &str) -> String {
 impl DialError {
     pub(super) const OK: &'static str = "ok";
     pub(super) const CANCELLED: &'static str = "cancelled";
-    /// Every value that [`DialError::label`] and a lease may give: the label `result` in metrics.
+    /// Every value of the label `result` in metrics, from [`DialError::label`] or a lease.
     pub(super) const RESULTS: &'static [&'static str] = &[
         Self::OK,
         Self::CANCELLED,
@@ -249,7 +249,7 @@ impl DialError {
         }
     }
 
-    /// Whether time ran out for the dial as a whole, so that no other attempt can follow.
+    /// Whether the deadline of the whole dial passed, so that no other attempt can follow.
     pub(super) const fn is_deadline(&self) -> bool {
         matches!(
             self,
@@ -269,18 +269,18 @@ impl DialError {
         }
     }
 
-    /// What the endpoint did wrong; `None` when it is not to blame: the host is short of something, we were turned away for
-    /// who we are or because it has no place now, or the time that was left was short.
+    /// The endpoint's fault; `None` when it is not to blame: this host lacks a resource, the server refused our
+    /// identity or is full, or little time was left.
     #[must_use]
     pub(crate) fn fault(&self) -> Option<Fault> {
         let is_the_endpoints = match self {
             Self::EndedEarly { .. } => return Some(Fault::EarlyClose),
             Self::Upgrade { .. } | Self::Outpaced { .. } => true,
             Self::GivenUp { .. } | Self::Refused { .. } => false,
-            // It accepts, and a client that has not the patience of its protocol says nothing of it.
+            // It accepts connections; a client's deadline shorter than the greeting timeout proves no fault.
             Self::Silent { bound, .. } => !matches!(bound, AttemptBound::Deadline),
             Self::Connect { error, .. } => !is_local(error),
-            // The next handshake offers none.
+            // The next handshake offers no resumption.
             Self::Tls { error: HandshakeError::ResumptionRefused { .. }, .. } => false,
             Self::Tls { error, .. } => !error.is_about_us(),
             Self::Timeout { is_fair, .. } => *is_fair,
@@ -292,7 +292,7 @@ impl DialError {
         })
     }
 
-    /// Whether a server ended what we began as one does that takes another way to TLS.
+    /// Whether the failure looks like that of a server that begins TLS in the other way.
     pub(super) const fn may_be_the_other_way(&self) -> bool {
         match self {
             Self::Upgrade { is_an_end, .. } => *is_an_end,
@@ -309,17 +309,17 @@ impl DialError {
         }
     }
 
-    /// Whether it cost the server nothing, or as little as it chose: no connection came about, or it wanted none.
+    /// Whether the attempt cost the server next to nothing: no connection was made, or the server refused it.
     pub(super) const fn is_free(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Refused { .. })
     }
 
-    /// Whether the server lives and has no place: whoever asks it again at once makes that worse.
+    /// Whether the server is alive but turned us away; an immediate retry would add to its load.
     pub(super) const fn is_refused(&self) -> bool {
         matches!(self, Self::Refused { .. })
     }
 
-    /// Whether this host, and not the endpoint, is why it came to nothing.
+    /// Whether this host, and not the endpoint, caused the failure.
     #[must_use]
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Self::Connect { error, .. } if is_local(error))
@@ -335,7 +335,7 @@ impl DialError {
     }
 }
 
-/// Whether this host, and not the endpoint, is why a connection could not be made.
+/// Whether this host, and not the endpoint, caused a failed connect.
 fn is_local(error: &io::Error) -> bool {
     let short_of = [
         Errno::MFILE,
@@ -351,7 +351,7 @@ fn is_local(error: &io::Error) -> bool {
 }
 
 impl DialFailure {
-    /// What the server said, where it is its own no.
+    /// The server's own refusal, if that was the reason.
     #[must_use]
     pub(crate) fn by_server(&self) -> Option<&TurnedAway> {
         if let Self::Failed { last: DialError::Refused { by, .. }, .. } = self { Some(by) } else { None }
@@ -369,7 +369,7 @@ impl DialFailure {
                 match why {
                     Unavailable::Full(_) => Outcome::ClusterFull,
                     Unavailable::Breaker(_) => Outcome::BreakerOpen,
-                    // The first attempt of a session is none that a budget could refuse.
+                    // Unreachable for a first attempt: the budget limits only retries.
                     Unavailable::Budget => Outcome::ConnectFailed,
                     Unavailable::NoEndpoint(_) => Outcome::NoEndpoint,
                 }
@@ -384,7 +384,7 @@ impl DialFailure {
 }
 
 impl AttemptStep {
-    /// The word in messages and in `check --connect`.
+    /// The step's name in messages and in `check --connect`.
     #[must_use]
     pub(crate) const fn label(self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
-//! A server's first words behind TLS: where they turn the session away, another endpoint can be tried, as where that is said
+//! A server's first words behind TLS: if they turn the session away, another endpoint can be tried, as for a refusal
 //! before TLS.
 //!
-//! What is heard stays unread: the relay meets it as if nobody had looked. An end, an error and a silence say nothing
-//! here; the relay judges those. Not looked at without TLS, where the client hears its server directly, nor where the client's
-//! opening is not known yet (CONNECT).
+//! The words are only peeked at, so the relay still reads them. A close, an error and silence are left for the relay to
+//! judge. Not done without TLS, nor for a protocol whose server answers while the client's opening is unknown
+//! (CONNECT).
 
 use std::future::poll_fn;
 use std::io;
@@ -19,14 +19,13 @@ use super::dial::Ready;
 use super::endpoint::Endpoint;
 use super::failure::DialError;
 
-/// What the client has said, to make the server speak. `None`: nobody knows yet what it will say.
+/// The client's first bytes, which the server answers. `None`: not known yet.
 pub(super) type Opening<'a> = Option<&'a [u8]>;
 
-/// So long a session waits for its server's first words: one that is full says so at once, and whoever takes longer is busy
-/// serving.
+/// How long a session waits for its server's first words: a full server refuses at once; a slower one is busy serving.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Sends the opening to a server that waits for it, and looks at what the server says.
+/// Sends the opening if the server waits for it, and looks at the server's first words.
 ///
 /// # Errors
 /// [`DialError::Refused`]; no other.
@@ -47,14 +46,14 @@ pub(super) async fn heard(
     if is_mute || matches!(ready.stream, UpstreamStream::Socket(_)) {
         return Ok(());
     }
-    // Boxed: most protocols have no use for it, and every dial would have room for it.
+    // Boxed: most protocols do not need it, and it would enlarge every dial.
     let look = Box::pin(async {
         let Ready { stream: end, said, .. } = ready;
         let sent = send(end, opening, said).await;
-        // Where it cannot be sent, the server may have said why before it went.
+        // If sending fails, the server may have sent the reason before it closed.
         let by = poll_fn(|cx| end.poll_peek(cx, |first| protocol.parse_refusal_behind_tls(first))).await;
         if let Err(error) = sent {
-            // The kernel reports it once, and the relay has to meet it behind what the server sent.
+            // The kernel reports the error only once; the relay must see it after the server's bytes.
             end.remember(&error);
         }
         by
@@ -68,7 +67,7 @@ pub(super) async fn heard(
     }
 }
 
-/// `said` is right whenever this is dropped.
+/// Cancel-safe: `said` is correct whenever this is dropped.
 async fn send(end: &mut UpstreamStream, opening: &[u8], said: &mut usize) -> io::Result<()> {
     while *said < opening.len() {
         *said += poll_fn(|cx| end.poll_send(cx, &opening[*said..])).await?;

@@ -1,10 +1,10 @@
-//! A few futures that one task waits for at once: each wake-up looks at all of them.
+//! A few futures that one task waits for together: each wake-up polls all of them.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The futures that have not ended yet. Dropped, all of them are cancelled.
+/// The futures that have not ended yet; cancelled on drop.
 pub(super) struct FutureSet<'a, T>(Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
 
 impl<'a, T> FutureSet<'a, T> {
@@ -16,12 +16,12 @@ impl<'a, T> FutureSet<'a, T> {
         self.0.len()
     }
 
-    /// Waits for the end of one; for ever while there is none.
+    /// Waits for one to end; for ever if the set is empty.
     pub(super) async fn next(&mut self) -> T {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Waits for the end of all.
+    /// Waits for all to end.
     pub(super) async fn all(&mut self) {
         while !self.0.is_empty() {
             drop(self.next().await);

@@ -1,9 +1,9 @@
-//! One attempt of a dial, and those that are begun beside it when it does not answer (hedging): whichever is ready first is it.
+//! One attempt of a dial, and its hedges: attempts begun beside it when it does not answer. The first one ready wins.
 //!
-//! An endpoint that hangs costs a session no more than the time that its own history calls slow; then the next is tried
-//! beside it, and so on, as long as there is one that nothing speaks against and the retry budget pays. Whoever was tried first
-//! and is not ready when another is, has a failure held against it. Not for protocols whose servers mind a login that breaks off
-//! in the middle: there an attempt is only given up when its endpoint is found down, or when its server has not even greeted.
+//! A hanging endpoint delays a session only until its own history counts it as slow; then the next endpoint is tried
+//! beside it, and so on, as long as a usable endpoint is left and the retry budget allows it. If a hedge wins, the
+//! endpoint of the first attempt is charged with a failure. Servers of some protocols count aborted logins against us:
+//! there an attempt is only given up when its endpoint is found down, or when its server has not even greeted.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -23,16 +23,16 @@ use super::future_set::FutureSet;
 use super::lease::Lease;
 use super::server_first::ServerFirstUpgrade;
 
-/// Attempts beside the first at once.
+/// Maximum number of hedges at the same time.
 const HEDGES_MAX: usize = 2;
-/// When nobody could be tried, it is asked again after that at the earliest.
+/// The shortest wait before the next try for a hedge when no endpoint was available.
 const AGAIN: Duration = Duration::from_millis(20);
 /// The values of the label `result` of `hedged_dials_total`.
 pub(super) const WON: &str = "won";
 pub(super) const LOST: &str = "lost";
 pub(super) const FAILED: &str = "failed";
 
-/// What an attempt of a session needs, and what those beside it do.
+/// What the first attempt and its hedges need.
 pub(super) struct Hedging<'a, 'p> {
     pub(super) cluster: &'a Arc<Cluster>,
     pub(super) request: DialRequest<'a>,
@@ -41,7 +41,7 @@ pub(super) struct Hedging<'a, 'p> {
     pub(super) plan: &'p mut retry::Plan,
 }
 
-/// An attempt beside the first, with all that belongs to it.
+/// A finished hedge, with all that belongs to it.
 struct Hedge {
     lease: Lease,
     identity: IdentityChoice,
@@ -49,13 +49,14 @@ struct Hedge {
     result: Result<AttemptResult, DialError>,
 }
 
-/// Which of them it was that ended.
+/// How the attempts ended.
 enum HedgeEvent {
-    /// The first, well or not.
+    /// The first attempt ended, with success or failure.
     First(Result<AttemptResult, DialError>),
-    /// Another one, well, how the first had failed by then, if it had, and whether only its server's first words were missing.
+    /// A hedge succeeded; with the error of the first attempt if it had failed, and whether that lacked only its
+    /// server's first words.
     Other(Box<(Hedge, Option<DialError>, bool)>),
-    /// None: the endpoint of the first is found down.
+    /// The first attempt was given up: its endpoint was found down.
     GaveUp,
 }
 
@@ -78,7 +79,7 @@ impl<'a> Hedging<'a, '_> {
                 Some(patience) => match alarm::timeout_at(begun + patience, first.as_mut()).await {
                     Ok(result) => HedgeEvent::First(result),
                     Err(Elapsed) if attempt.is_secured() => HedgeEvent::First(first.await),
-                    // Boxed: few have to, and every dial would have room for it.
+                    // Boxed: rarely needed, and it would enlarge every dial.
                     Err(Elapsed) => Box::pin(self.race(&attempt, first, &lease, begun, patience)).await,
                 },
             }
@@ -92,7 +93,7 @@ impl<'a> Hedging<'a, '_> {
                 Err(error)
             }
             HedgeEvent::GaveUp => {
-                // What was waited for a greeting is no part of the deadline.
+                // The wait for a greeting does not count against the deadline.
                 if let (Some(connect), None) = (record.connect, record.greeting)
                     && self.cluster.settings().awaits_greetings()
                 {
@@ -107,7 +108,8 @@ impl<'a> Hedging<'a, '_> {
                 let after = clock::now() - begun;
                 match failed {
                     Some(error) => lease.record_failure(&error),
-                    // TLS was done: the server is slow at its own work, which is no fault. The dial counts as cancelled.
+                    // TLS was done: the delay is the server's own work, which is no fault. The dial counts as
+                    // cancelled.
                     None if is_secured => drop(lease),
                     None => lease.record_failure(&DialError::Outpaced { endpoint, step, after }),
                 }
@@ -120,8 +122,8 @@ impl<'a> Hedging<'a, '_> {
         })
     }
 
-    /// How long the attempt is to be alone. Where nobody could be tried beside it now somebody may come back, as long as a
-    /// server may take to greet.
+    /// How long to wait before the first hedge; `None`: no hedge. Without an endpoint for a hedge now, one may still
+    /// come back during a long wait for a greeting.
     fn patience(&self, lease: &Lease) -> Option<Duration> {
         let settings = self.cluster.settings();
         let may_return =
@@ -159,7 +161,7 @@ impl<'a> Hedging<'a, '_> {
         }
     }
 
-    /// The first does not answer: others are tried beside it, one after the other.
+    /// Begins hedges, one after the other, while the first attempt does not answer.
     async fn race(
         &mut self,
         attempt: &Attempt<'_>,
@@ -172,7 +174,7 @@ impl<'a> Hedging<'a, '_> {
         let mut others = OtherAttempts::new(self.cluster, begun, patience);
         let mut failed = None;
         loop {
-            // It is ready but for the server's first words, which are not what others are tried for.
+            // Only the server's first words are missing: no reason for a hedge.
             let is_secured = failed.is_none() && attempt.is_secured();
             if failed.is_none()
                 && !is_secured
@@ -204,14 +206,14 @@ impl<'a> Hedging<'a, '_> {
                     }
                 },
                 () = due, if !is_secured => {}
-                // The cluster goes only when we do.
+                // `changed` cannot fail: we hold the cluster, which owns the sender.
                 _ = changes.changed() => {}
             }
         }
         HedgeEvent::First(Err(failed.expect("it has failed, and nobody else is on the way")))
     }
 
-    /// Begins one more, if there is an endpoint for it. Whether there was.
+    /// Begins one more hedge. Returns whether there was an endpoint for it.
     fn begin(&mut self, others: &mut OtherAttempts<'a>) -> bool {
         let leased = self.cluster.lease_hedge(&self.request, self.plan);
         let Some((lease, identity)) = leased.and_then(|lease| {
@@ -236,18 +238,18 @@ impl<'a> Hedging<'a, '_> {
     }
 }
 
-/// The attempts beside the first.
+/// The hedges of one attempt.
 struct OtherAttempts<'a> {
     cluster: &'a Cluster,
     patience: Duration,
     flight: FutureSet<'a, Hedge>,
-    /// When the next may begin; `None`: none may.
+    /// When the next hedge may begin; `None`: never.
     next: Option<Instant>,
 }
 
 impl<'a> OtherAttempts<'a> {
-    /// Where servers mind what breaks off, one that has not greeted for as long as a handshake may take is passed over all the
-    /// same: whoever waited for it any longer would leave it in the end.
+    /// Where servers count aborted logins, hedges begin only when a server has not greeted within the handshake
+    /// timeout: most such waits would be abandoned anyway.
     fn new(cluster: &'a Cluster, begun: Instant, patience: Duration) -> Self {
         let settings = cluster.settings();
         let late = patience.max(settings.dial.handshake_timeout);
@@ -258,7 +260,7 @@ impl<'a> OtherAttempts<'a> {
         Self { cluster, patience, flight: FutureSet::default(), next }
     }
 
-    /// `at_once`: one that was tried has failed.
+    /// `at_once`: the first attempt has failed.
     fn may_begin(&self, at_once: bool) -> bool {
         self.flight.len() < HEDGES_MAX
             && self.next.is_some_and(|next| next <= clock::now() || (at_once && self.flight.len() == 0))
@@ -269,7 +271,7 @@ impl<'a> OtherAttempts<'a> {
         self.next = Some(clock::now() + self.patience);
     }
 
-    /// There is nobody for now; a sibling may come back, and the budget is paid in.
+    /// No endpoint is available now; one may come back, and the retry budget refills.
     fn exhausted(&mut self) {
         self.next = Some(clock::now() + self.patience.max(AGAIN));
     }
@@ -278,13 +280,13 @@ impl<'a> OtherAttempts<'a> {
         self.cluster.metrics().record_hedge(WON);
     }
 
-    /// Another one may be begun at once.
+    /// The next hedge may begin at once.
     fn failed(&mut self) {
         self.cluster.metrics().record_hedge(FAILED);
         self.next = self.next.map(|_| clock::now());
     }
 
-    /// Waits for the moment when the next may begin.
+    /// Waits until the next hedge may begin.
     fn due(&self) -> impl Future<Output = ()> + use<> {
         alarm::sleep_until(self.next.filter(|_| self.flight.len() < HEDGES_MAX))
     }

@@ -10,22 +10,22 @@ use super::endpoint::Endpoint;
 use super::failure::DialError;
 use super::{Cluster, EndpointId, State};
 
-/// Room reserved on an endpoint. It is told exactly once what became of the dial; dropped before that, it
-/// counts as cancelled and nobody is blamed. Whatever happens, the room is given back on drop.
+/// Room reserved on an endpoint. The dial's result is recorded exactly once; dropped before that, the dial counts as
+/// cancelled and the endpoint is not blamed. The room is always given back on drop.
 #[derive(Debug)]
 pub(crate) struct Lease {
     cluster: Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     state: LeaseState,
-    /// How long its attempt is to be alone; `None`: for good.
+    /// How long to wait before a hedge; `None`: no hedge.
     patience: Option<Duration>,
 }
 
-/// Exits: `Dialling` to any other, once; `Established` and `Failed` have none.
+/// Exits: `Dialling` to any other, once; `Kept` to `Established`; `Established` and `Failed` have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LeaseState {
     Dialling(DialTicket),
-    /// Exit: `Established`, by a session that takes it.
+    /// A spare, until a session takes it.
     Kept,
     Established,
     Failed,
@@ -36,14 +36,13 @@ impl Lease {
         Self { cluster, endpoint, state: LeaseState::Dialling(ticket), patience: None }
     }
 
-    /// The same, with an attempt that is to be alone for no longer than that.
     pub(super) const fn with_hedge_delay(self, patience: Option<Duration>) -> Self {
         let mut lease = self;
         lease.patience = patience;
         lease
     }
 
-    /// How long its attempt is to be alone; `None`: for good.
+    /// How long to wait before a hedge; `None`: no hedge.
     pub(super) const fn hedge_delay(&self) -> Option<Duration> {
         self.patience
     }
@@ -57,7 +56,8 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The server has greeted, and the client goes on from there: the endpoint serves, however long that takes.
+    /// The server has greeted, and waits for the client's reply: the endpoint counts as serving, however long that
+    /// takes.
     pub(super) fn record_greeting(&self) {
         if let LeaseState::Dialling(ticket) = self.state {
             self.cluster.decide(|state| {
@@ -66,7 +66,7 @@ impl Lease {
         }
     }
 
-    /// The dial succeeded: from here it counts as a session. `took`: connect and handshake, without what was waited for
+    /// The dial succeeded: from here it counts as a session. `took`: connect, greeting and handshake, without waits for
     /// the client.
     pub(super) fn record_established(&mut self, took: Duration) {
         self.leave_dialling(LeaseState::Established, DialError::OK, |state, id, ticket| {
@@ -75,14 +75,14 @@ impl Lease {
         self.endpoint.metrics().sessions.increment(1);
     }
 
-    /// The dial succeeded, and no session is there yet. It counts in the limits as if one were.
+    /// The dial of a spare succeeded. It counts against the limits like a session.
     pub(super) fn record_kept(&mut self, took: Duration) {
         self.leave_dialling(LeaseState::Kept, DialError::OK, |state, id, ticket| {
             state.cluster_state.record_established(id, ticket, took, clock::now());
         });
     }
 
-    /// A session takes what was kept.
+    /// A session takes the spare.
     pub(super) fn record_taken(&mut self) {
         debug_assert_eq!(self.state, LeaseState::Kept, "it is taken once");
         self.state = LeaseState::Established;
@@ -102,7 +102,7 @@ impl Lease {
         }
     }
 
-    /// What was kept was of no use: its server turned the session away that took it.
+    /// The spare failed: its server turned away the session that took it.
     pub(super) fn taken_in_vain(self, error: &DialError) {
         self.cluster.decide(|state| {
             state.cluster_state.note_error(self.endpoint.id(), Some(error.to_string()));
@@ -110,13 +110,13 @@ impl Lease {
         });
     }
 
-    /// Something speaks against the endpoint: its next health check begins as soon as may be.
+    /// There are signs of a fault of the endpoint: its next health check begins as soon as possible.
     pub(crate) fn suspect(&self) {
         self.cluster.suspect(self.endpoint.id());
     }
 
-    /// How the session fared as far as the endpoint can be blamed: `died_young` when it was ended from there at once, and
-    /// nothing had come. To be told before the lease is dropped.
+    /// Records whether the endpoint kept the session: `died_young` if the server ended it at once, without sending
+    /// anything. Call this before the lease is dropped.
     pub(crate) fn record_survival(&self, died_young: bool) {
         self.cluster.decide(|state| {
             state.cluster_state.record_survival(self.endpoint.id(), died_young, clock::now(), &mut state.rng);

@@ -1,8 +1,7 @@
 //! Clusters, and how a session gets a stream from one.
 //!
-//! Decisions (which endpoint, is there room, wait how long) happen under the cluster's one short lock and
-//! are the policies'; effects (connect, upgrade, handshake) happen outside it, in [`dial()`]. Between
-//! the two goes a [`Lease`].
+//! The policies decide (which endpoint, is there room, wait how long) under the cluster's one short lock; effects
+//! (connect, upgrade, handshake) happen outside it, in [`dial()`]. A [`Lease`] connects the two.
 
 mod attempt;
 mod connect;
@@ -70,68 +69,68 @@ use wait_queue::WaitQueue;
 /// One cluster, complete and consistent.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Its name.
+    /// The cluster's name.
     pub name: ClusterName,
-    /// All that the file says of it: by this a reload sees a change.
+    /// Digest of the whole configuration of the cluster; a reload detects changes by it.
     pub digest: Digest,
-    /// The same of its TLS alone.
+    /// Digest of its TLS configuration alone.
     pub tls_digest: Digest,
-    /// What its servers speak.
+    /// The protocol of its servers.
     pub protocol: Arc<dyn Protocol>,
-    /// Those it begins with; no two with the same name. None, where they are found out later.
+    /// The initial endpoints, with distinct names. Empty if discovery is to find them.
     pub endpoints: Vec<EndpointSettings>,
-    /// Where its endpoints are found out; `None`: they are those it begins with, for good.
+    /// Where endpoints are discovered; `None`: the initial ones are final.
     pub source: Option<discovery::Source>,
-    /// Which of them takes the next session.
+    /// Which endpoint takes the next session.
     pub balance: balance::Policy,
     /// `None`: plaintext.
     pub tls: Option<tls::Originator>,
-    /// How a session's upstream connection comes about.
+    /// The bounds and retries of a dial.
     pub dial: DialSettings,
-    /// The PROXY header that its servers get; `None`: none.
+    /// The PROXY header sent to its servers; `None`: none.
     pub send_proxy: Option<SendProxy>,
-    /// How many of them.
+    /// Caps on connections and waiting sessions.
     pub limits: limits::Settings,
-    /// How long a session may wait for room, or for the breaker to close; zero: it is refused at once.
+    /// How long a session may wait for room or for an endpoint to come back; zero: it is refused at once.
     pub queue_timeout: Duration,
-    /// Whether callers take turns in that: then each is looked up.
+    /// Whether the queue is fair between callers; each caller is looked up then.
     pub takes_turns: bool,
-    /// When the cluster refuses; `None`: never.
+    /// When the breaker opens; `None`: never.
     pub breaker: Option<breaker::Settings>,
-    /// When an endpoint is set aside; `None`: never.
+    /// When an endpoint is ejected; `None`: never.
     pub outlier: Option<outlier::Settings>,
     /// How many attempts may be retries; `None`: all.
     pub retry_budget: Option<budget::Settings>,
-    /// When an attempt that does not answer is called slow; `None`: never.
+    /// When an attempt without an answer counts as slow; `None`: never.
     pub hedge: Option<hedge::Settings>,
-    /// Whether the next endpoint is tried beside it then. If not, it is only given up where its endpoint is found down.
+    /// Whether a slow attempt is hedged. If not, it is only given up when its endpoint is found down.
     pub hedges: bool,
     /// What to do when active checks find every endpoint down.
     pub panic: eligibility::Panic,
-    /// How long an endpoint that came back takes fewer sessions; zero: not at all.
+    /// How long an endpoint that came back takes fewer sessions; zero: it takes its full share at once.
     pub slow_start: Duration,
     /// When sessions end with their endpoint.
     pub eviction: EvictionSettings,
-    /// Whether sessions end whose identity has been replaced, within the same closing time, once they rest.
+    /// Whether sessions with a replaced identity are ended once idle, within the same closing time.
     pub drains_on_rotation: bool,
     /// Socket options of both legs.
     pub socket: sys::Options,
     /// The timers of its sessions.
     pub session: relay::Settings,
-    /// Whether its servers learn the caller's unit, where the protocol has a place for it.
+    /// Whether the caller's unit is sent to servers, where the protocol has a field for it.
     pub announce_caller: bool,
-    /// `None`: nobody probes its endpoints.
+    /// `None`: its endpoints are not probed.
     pub health_check: Option<health_check::Settings>,
 }
 
 impl Settings {
-    /// Where those are that it begins with.
+    /// The addresses of the initial endpoints.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter()).collect()
     }
 
-    /// What it wants to know of callers, if anything.
+    /// What must be looked up about callers, if anything.
     #[must_use]
     pub fn wants_of_callers(&self) -> Option<Needs> {
         let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
@@ -141,29 +140,29 @@ impl Settings {
         [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
     }
 
-    /// Whether that caller has an identity towards its servers.
+    /// Checks that an identity can be chosen for the caller.
     fn identifies(&self, caller: Option<&Caller>) -> Result<(), NoIdentity> {
         self.tls.as_ref().map_or(Ok(()), |tls| tls.identities().choose(caller).map(drop))
     }
 }
 
-/// A named group of interchangeable endpoints under one configuration. What is known of them outlives a change of that:
-/// see [`Cluster::with_settings`].
+/// A named group of interchangeable endpoints under one configuration. The endpoints' state survives a change of
+/// configuration: see [`Cluster::with_settings`].
 #[derive(Debug)]
 pub(crate) struct Cluster {
     settings: Settings,
     metrics: ClusterMetrics,
-    /// Shared with those before it.
+    /// Shared with this cluster's earlier configurations.
     state: Arc<Mutex<State>>,
     changes: Arc<watch::Sender<()>>,
-    /// Told when there may be something to try on our own account.
+    /// Notified when a trial may be due.
     trials: Arc<Notify>,
     probe_table: health_check::ProbeTable,
     spares: preconnect::Spares,
     discovery: discovery::DiscoveryStatusCell,
 }
 
-/// What changes, behind the lock.
+/// The mutable state, behind the lock.
 #[derive(Debug)]
 struct State {
     cluster_state: ClusterState,
@@ -173,13 +172,13 @@ struct State {
 }
 
 impl Cluster {
-    /// With the generator that its random choices come from.
+    /// `rng` makes the random choices.
     #[must_use]
     pub(crate) fn new(settings: Settings, rng: Rng) -> Arc<Self> {
         Self::resume(settings, rng, Snapshot::default())
     }
 
-    /// The same, going on from what another process knew.
+    /// A cluster that continues from the snapshot of another process.
     #[must_use]
     pub(crate) fn resume(settings: Settings, rng: Rng, snapshot: Snapshot) -> Arc<Self> {
         show_tls(&settings);
@@ -211,7 +210,6 @@ impl Cluster {
         cluster
     }
 
-    /// What is fixed about it.
     #[must_use]
     pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
@@ -222,19 +220,19 @@ impl Cluster {
         &self.metrics
     }
 
-    /// Where its breaker is; `None`: it has none.
+    /// The breaker's state; `None`: there is no breaker.
     #[must_use]
     pub(crate) fn breaker(&self) -> Option<breaker::State> {
         self.state().cluster_state.breaker()
     }
 
-    /// What counted of what is known about its endpoints when one was last picked.
+    /// Which endpoint states counted in the last pick.
     #[must_use]
     pub(crate) fn mode(&self) -> eligibility::Mode {
         self.state().cluster_state.mode()
     }
 
-    /// What it carries, without what is kept ready.
+    /// The current load, without spares.
     #[must_use]
     pub(crate) fn load(&self) -> Load {
         let ready = self.spares.by_endpoint().values().sum();
@@ -242,18 +240,17 @@ impl Cluster {
         Load { sessions: load.sessions.saturating_sub(ready), ..load }
     }
 
-    /// What its probes have observed.
     const fn probe_table(&self) -> &health_check::ProbeTable {
         &self.probe_table
     }
 
-    /// How the search for its endpoints goes.
+    /// The progress of discovery.
     #[must_use]
     pub(crate) fn discovery(&self) -> Arc<discovery::DiscoveryStatus> {
         self.discovery.status()
     }
 
-    /// Waits for the first answer about its endpoints where nothing is known yet, and tells how long that took.
+    /// Waits for the first discovery result, or the deadline. Returns the wait; `None` if a result was known.
     async fn found(&self, deadline: Instant) -> Option<Duration> {
         if self.discovery.is_known() {
             return None;
@@ -263,7 +260,6 @@ impl Cluster {
         Some(clock::now() - begun)
     }
 
-    /// What is kept ready.
     const fn spares(&self) -> &preconnect::Spares {
         &self.spares
     }
@@ -272,8 +268,8 @@ impl Cluster {
         self.state.lock()
     }
 
-    /// The next endpoint to try, with room reserved on it. `turn`: of one who was called, and comes. A connection that is kept
-    /// ready, and that this session cannot have, makes way.
+    /// The next endpoint to try, with room reserved on it. `turn`: the ticket of a session called from the queue. In a
+    /// full cluster, the oldest spare is closed to make room for a session.
     fn lease(
         self: &Arc<Self>,
         request: &DialRequest<'_>,
@@ -286,7 +282,7 @@ impl Cluster {
             leased,
             Err(Unavailable::Full(LimitReached::Connections(_) | LimitReached::Endpoints(_)))
         );
-        // Where others wait, what it gives up is theirs.
+        // The room of a closed spare would go to the sessions that wait.
         let may_evict = takes_a_session && purpose == Purpose::Session && self.waiting() == 0;
         if may_evict && self.close_oldest_spare() { self.lease_now(request, plan, turn) } else { leased }
     }
@@ -307,7 +303,7 @@ impl Cluster {
                             cluster_state.room()?;
                             return Err(cap);
                         }
-                        // Whoever was called and finds no room is still the one that was.
+                        // A called session that finds no room stays the called one: `leave` only after success.
                         let begun = cluster_state.begin(plan, request.affinity, clock::now(), rng)?;
                         if let Some(turn) = turn {
                             wait_queue.leave(turn);
@@ -326,7 +322,7 @@ impl Cluster {
         Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).with_hedge_delay(patience))
     }
 
-    /// An endpoint to try beside one that does not answer, with room reserved on it.
+    /// An endpoint for a hedge, with room reserved on it.
     fn lease_hedge(self: &Arc<Self>, request: &DialRequest<'_>, plan: &mut retry::Plan) -> Option<Lease> {
         let (endpoint, ticket) = self.decide(|State { cluster_state, rng, endpoint_map, .. }| {
             let (id, ticket) = cluster_state.begin_hedge(plan, request.affinity, clock::now(), rng)?;
@@ -336,12 +332,12 @@ impl Cluster {
         Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
     }
 
-    /// Whether a dial that is under way to that endpoint is better given up.
+    /// Whether a running attempt at the endpoint should be given up.
     fn is_given_up(&self, endpoint: EndpointId, plan: &retry::Plan) -> bool {
         self.state().cluster_state.is_given_up(endpoint, plan)
     }
 
-    /// How long to wait before the next attempt. `is_unpaid`: the budget had nothing for it.
+    /// How long to wait before the next attempt. `is_unpaid`: the retry budget was exhausted.
     fn wait(&self, target: DialTarget, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
         let State { cluster_state, rng, .. } = &mut *self.state();
         if is_unpaid {
@@ -351,14 +347,14 @@ impl Cluster {
         plan.wait(has_untried, rng)
     }
 
-    /// Whether an endpoint is left that may be tried and was not.
+    /// Whether an eligible endpoint is left untried.
     fn has_untried(&self, target: DialTarget, plan: &retry::Plan) -> bool {
         matches!(target, DialTarget::Any) && self.state().cluster_state.has_untried(plan)
     }
 }
 
 impl Settings {
-    /// Whether its servers speak before TLS begins, and how long that takes is theirs to say.
+    /// Whether its servers greet before TLS begins; the delay is theirs to choose.
     pub(crate) fn awaits_greetings(&self) -> bool {
         let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::TlsStart::Upgrade);
         upgrades && self.protocol.server_greets() && self.protocol.upgrade().is_some()
@@ -379,7 +375,7 @@ impl Settings {
     }
 }
 
-/// What the settings say about TLS once and for all.
+/// Records the fixed TLS settings in the metrics.
 fn show_tls(settings: &Settings) {
     if let Some(tls) = &settings.tls {
         ClusterMetrics::record_tls_settings(&settings.name, tls.verifies());

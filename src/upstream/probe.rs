@@ -13,47 +13,47 @@ use super::attempt::PROBE_GREETING_MAX;
 use super::dial::Ready;
 use super::{DialSettings, Settings};
 
-/// Why a probe did not end well.
+/// Why a probe failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeFailure {
-    /// What the server said.
+    /// The server's answer is not that of a working server.
     #[error(transparent)]
     Answer(#[from] ProbeError),
-    /// It ended the connection instead.
+    /// The server closed the connection without an answer.
     #[error("{0}")]
     Ended(ProbeError),
     #[error("{}", tls::late_rejection(.0).unwrap_or_else(|| .0.to_string()))]
     Io(#[from] io::Error),
-    /// It kept silent, or went on for too long.
+    /// The server was silent, or its answer took too long.
     #[error("the server did not answer within {key} ({timeout:?})")]
     Timeout {
-        /// Which bound it met.
+        /// The bound that was exceeded.
         key: &'static str,
-        /// How long that is.
+        /// The length of the bound.
         timeout: Duration,
     },
 }
 
 impl ProbeFailure {
-    /// Whether it ended the connection, in whatever way.
+    /// Whether the server ended the connection, orderly or not.
     #[must_use]
     pub(crate) const fn is_end(&self) -> bool {
         matches!(self, Self::Ended(_) | Self::Io(_))
     }
 }
 
-/// The most that is read in all.
+/// Maximum number of bytes read in all.
 const ANSWERS_MAX: usize = 256 * 1024;
-/// How long a server may take for what it need not say at all.
+/// How long to wait for an answer that the server need not send.
 pub(super) const VERDICT: Duration = Duration::from_millis(300);
 
 impl Settings {
-    /// The conversation that shows the server at work, where the protocol has one.
+    /// The protocol's probe conversation, if it has one.
     pub(super) fn probe(&self, ready: &Ready) -> Option<Box<dyn Probe>> {
         self.protocol.probe(ready.is_upgraded)
     }
 
-    /// How long its servers have for a probe's conversation, and what says so.
+    /// The time limit for a probe's conversation, and the configuration key it comes from.
     fn answer_timeout(&self) -> (&'static str, Duration) {
         let DialSettings { handshake_timeout, greeting_timeout, .. } = self.dial;
         let greets_later = self.protocol.server_greets() && !self.awaits_greetings();
@@ -66,8 +66,9 @@ impl Settings {
     }
 }
 
-/// Whether the server would serve a client, by its protocol's probe, within the cluster's time for a handshake, or for a
-/// greeting where that comes behind TLS only. `None`: the protocol has no probe, and the upstream is given back.
+/// Runs the protocol's probe to see whether the server would serve a client, within the cluster's handshake timeout, or
+/// its greeting timeout if the greeting comes behind TLS. `Some`: the protocol has no probe; the upstream is given
+/// back.
 ///
 /// # Errors
 /// See [`ProbeFailure`].
@@ -78,8 +79,8 @@ pub(crate) async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Re
     talked.unwrap_or(Err(ProbeFailure::Timeout { key, timeout })).map(|()| None)
 }
 
-/// Says the rest of a dialogue in the place of a client that has left in the middle, within the cluster's time for a handshake.
-/// However that goes, nobody is left to hear of it.
+/// Finishes the dialogue of a client that left in the middle, within the cluster's handshake timeout. The result is
+/// ignored.
 pub(crate) async fn finish_dialogue(settings: &Settings, unfinished: Unfinished) {
     let Unfinished { end, pending: held, rest } = unfinished;
     let ready = Ready { first: held, ..Ready::new(end) };
@@ -87,14 +88,14 @@ pub(crate) async fn finish_dialogue(settings: &Settings, unfinished: Unfinished)
     let _ = alarm::timeout_at(until, converse(ready, rest, VERDICT)).await;
 }
 
-/// Why the server rejects us after a handshake that was done on our side, if it does: with TLS 1.3 it judges our
-/// certificate then, and says so within a round trip.
+/// Why the server rejects us after the handshake, if it does: with TLS 1.3 it checks our certificate after our side is
+/// done, and sends its alert within a round trip.
 pub(crate) async fn late_rejection(mut end: UpstreamStream) -> Option<String> {
     rejected_within(VERDICT, VERDICT, &mut end).await
 }
 
-/// One that says nothing for that long is content, and one that says anything: who wants no connection ends it without a
-/// word of its own. Then the parting is polite, so that no server logs an error.
+/// Silence for `stay`, or any bytes, count as acceptance: a server that rejects us closes without application data.
+/// After that, the connection is closed in order, so that no server logs an error.
 pub(super) async fn rejected_within(
     stay: Duration,
     patience: Duration,
@@ -111,21 +112,21 @@ pub(super) async fn rejected_within(
         }
         Ok(Ok(_)) | Err(Elapsed) => {}
     }
-    // The end is ours now, and proves nothing any more. A server that objects to us says so before it hears of it.
+    // We close now, so a close by the server proves nothing any more. An objection would arrive before its close.
     let parted = alarm::timeout_at(clock::now() + patience, end.shut_down()).await;
     parted.ok()?.err().as_ref().and_then(tls::late_objection)
 }
 
-/// A server that does so would do it to a client too: one with nobody behind it, say, or none that it lets in.
+/// Such a server would close a client's connection too: a proxy without a backend, say, or one that lets no client in.
 const CLOSED: &str = "the server closed the connection right after the handshake";
 
-/// Ends a connection as servers like it, if they are quick to end theirs.
+/// Closes a connection in order, if the server closes its side within `patience`.
 pub(super) async fn shut_down_within(patience: Duration, end: &mut UpstreamStream) {
     let _ = alarm::timeout_at(clock::now() + patience, end.shut_down()).await;
 }
 
-/// Talks until the verdict, then parts politely, if the server is as quick as that to end too. No deadline for the rest
-/// here: the caller has one.
+/// Runs the conversation up to the verdict, then closes in order, waiting for the server up to `patience`. The rest has
+/// no deadline here: the caller has one.
 pub(super) async fn converse(
     ready: Ready,
     mut probe: Box<dyn Probe>,
@@ -152,7 +153,7 @@ pub(super) async fn converse(
             ProbeStep::Incomplete => {}
         }
     };
-    // The verdict stands, however the parting goes.
+    // An error while closing does not change the verdict.
     if end.send_all(&goodbye).await.is_ok() {
         shut_down_within(patience, &mut end).await;
     }

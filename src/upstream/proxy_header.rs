@@ -1,4 +1,4 @@
-//! What a server hears of a session in front of its bytes: a PROXY header, where the cluster sends one.
+//! The PROXY header sent to a server in front of a session's bytes, where the cluster sends one.
 
 use std::net::SocketAddr;
 
@@ -7,24 +7,24 @@ use rustls::pki_types::ServerName;
 use super::endpoint;
 use crate::head::proxy::{AddressPair, Extensions, write_v1, write_v2};
 
-/// Which header, and what it says of every session.
+/// Which version of the header, and what every header contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendProxy {
-    /// Version 1: addresses of TCP, and nothing else.
+    /// Version 1: TCP addresses only.
     V1,
     /// Version 2.
     V2 {
-        /// This host's name, for the server to know its ambassadors apart.
+        /// This host's name, by which the server tells its ambassadors apart.
         host: String,
-        /// How many bytes the header may have in all.
+        /// Maximum size of the header, in bytes.
         most: usize,
     },
 }
 
-/// A session, as a server is to hear of it.
+/// What the header says of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProxyInfo {
-    /// From where to where the client connected, where it did so over TCP.
+    /// From where to where the client connected, if over TCP.
     pub addresses: Option<AddressPair>,
     /// The session's id.
     pub session: String,
@@ -32,12 +32,12 @@ pub(crate) struct ProxyInfo {
     pub uid: Option<u32>,
     /// The caller's systemd unit.
     pub unit: Option<String>,
-    /// What the client says of itself.
+    /// The context that the client sent.
     pub context: Option<String>,
 }
 
 impl SendProxy {
-    /// The word in the file.
+    /// The value in the configuration.
     #[must_use]
     pub const fn label(&self) -> &'static str {
         match self {
@@ -46,10 +46,10 @@ impl SendProxy {
         }
     }
 
-    /// The header for that endpoint, on a connection of ours that goes from the first address to the second. That is what is said
-    /// of a client that has no addresses of its own, and of a probe, which has no announcement: it is what the server would see
-    /// without a header, and so no more than the truth, and no server refuses it, as many do what the specification has for such
-    /// cases. So a probe sees what a session would meet.
+    /// The header for the endpoint, on our connection between the given addresses. These stand for a client without TCP
+    /// addresses, and for a probe: the server would see them without a header. Many servers refuse what the
+    /// specification has for such cases (`UNKNOWN`, `LOCAL`); none refuses these, so a probe gets the answer that a
+    /// session would get.
     pub(super) fn header(
         &self,
         of: Option<&ProxyInfo>,

@@ -1,7 +1,7 @@
-//! The same cluster under new settings: what a reload makes of it.
+//! A reload: the same cluster under new settings.
 //!
-//! A new object around the same state. Whatever decides reads the settings of its own cluster, so nothing sees old and new
-//! mixed; sessions that live keep the cluster that they began with.
+//! A new object around the same state. Every decision reads the settings of its own object, so old and new are never
+//! mixed; live sessions keep the object that they began with.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use super::endpoint::Endpoint;
 use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
 
 impl Cluster {
-    /// Whether one of them has succeeded the other, over however many changes: then they have their endpoints in common. A
-    /// cluster that was taken out of the file and put back is another one, and numbers its endpoints anew.
+    /// Whether one is the other's successor, over any number of reloads; they share endpoint ids then. A cluster that
+    /// was removed from the configuration and put back is another one, with new ids.
     #[must_use]
     pub(crate) fn is_same_lineage(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.state, &other.state)
     }
 
-    /// The same cluster under new settings. All that is known of endpoints that stay is kept, and what the cluster carries
-    /// still counts. Who looked after the old one looks after the new one instead, from behind this call on.
+    /// The same cluster under new settings. The state of endpoints that stay is kept, and the load still counts. After
+    /// this call, the cluster's tasks must run for the new object instead of the old one.
     #[must_use]
     pub(crate) fn with_settings(&self, mut settings: Settings) -> Arc<Self> {
         let keeps_tls = self.settings.tls_digest == settings.tls_digest;
@@ -38,15 +38,15 @@ impl Cluster {
             probe_table: rhythm
                 .map(|rhythm| self.probe_table.with_settings(rhythm, clock::now()))
                 .unwrap_or_default(),
-            // Those of the old settings end with them.
+            // Spares of the old settings end with the old object.
             spares: preconnect::Spares::default(),
-            // Who is known goes on being used until the search has found better.
+            // Known endpoints stay in use until discovery finds others.
             discovery: discovery::DiscoveryStatusCell::new(settings.source.is_none(), self.endpoints().len()),
             settings,
         });
         cluster.renew(keeps_tls);
         if self.settings.health_check.is_some() && rhythm.is_none() {
-            // Nobody looks any more, so nobody knows.
+            // Without checks, health is undecided.
             for endpoint in cluster.endpoints() {
                 cluster.set_health(endpoint.id(), HealthStatus::Undecided, Err(None));
             }
@@ -57,7 +57,7 @@ impl Cluster {
         cluster
     }
 
-    /// Sessions that begin from now on go by the new settings; each endpoint is who it was.
+    /// Applies the new settings to the shared state, for sessions that begin from now on. Endpoints keep their ids.
     fn renew(&self, keeps_tls: bool) {
         self.decide(|State { cluster_state, endpoint_map, wait_queue: line, .. }| {
             cluster_state.reconfigure(self.settings.decisions());

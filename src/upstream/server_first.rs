@@ -1,5 +1,5 @@
 //! A server that has greeted and waits for the client: the part of an upgrade that no other endpoint can take over,
-//! because the client hears of this one.
+//! because the client gets this server's greeting.
 
 use crate::protocol::{Greeting, UpgradeRequest};
 use crate::sys::Socket;
@@ -11,7 +11,8 @@ use super::failure::DialError;
 use super::lease::Lease;
 use super::probe::probe;
 
-/// It has to end by [`ServerFirstUpgrade::secure`] or [`ServerFirstUpgrade::finish_without_client`]: some servers block a host whose connections end in between.
+/// End it by [`ServerFirstUpgrade::secure`] or [`ServerFirstUpgrade::finish_without_client`]: some servers block a host
+/// whose connections end in between.
 #[derive(Debug)]
 pub(crate) struct ServerFirstUpgrade {
     lease: Lease,
@@ -30,12 +31,12 @@ impl ServerFirstUpgrade {
         Self { lease, identity, socket, greeting }
     }
 
-    /// The server's words, for the client to answer.
+    /// The server's greeting, for the client to answer.
     pub(crate) fn greeting(&mut self) -> &mut Greeting {
         &mut self.greeting
     }
 
-    /// Goes on with what the client said.
+    /// Continues with the client's reply.
     ///
     /// # Errors
     /// See [`DialError`].
@@ -59,7 +60,8 @@ impl ServerFirstUpgrade {
         }
     }
 
-    /// Ends it without a client, as the server expects a conversation to end. Nobody is blamed, whatever comes of it.
+    /// Ends it without the client, as the server expects a conversation to end. The endpoint is not blamed for any
+    /// result.
     pub(crate) async fn finish_without_client(self) {
         let Self { lease, identity, socket, mut greeting } = self;
         let settings = lease.cluster().settings();

@@ -1,8 +1,8 @@
-//! Trials: what we dial on our own account, without a client, so that no client pays for finding out whether an endpoint is
-//! back. Which endpoint is tried when, and what its trial means, is `policy::cluster_state::trials`'.
+//! Trials: our own dials without a client, so that no client pays for finding out whether an endpoint is back.
+//! `policy::cluster_state::trials` decides which endpoint is tried when, and what the result means.
 //!
-//! One task per cluster, beside the workers. A trial goes the way of a session, with the cluster's own settings, as nobody in
-//! particular; where the endpoint was set aside because its sessions died young, it also waits whether it is ended.
+//! One task per cluster, beside the workers. A trial connects as a session does, with the cluster's own settings, but
+//! without a caller. If the endpoint was ejected for early closes, the trial also waits for one.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,25 +23,24 @@ use super::probe::shut_down_within;
 use super::{Cluster, State};
 use crate::tls;
 
-/// How long a trial's server may take to end the connection, which nobody waits for.
+/// How long a trial's server may take to close its side.
 const PARTING: Duration = Duration::from_millis(100);
-/// How long a trial waits at most whether a session would die young.
+/// How long a trial waits at most for an early close.
 const EARLY_MAX: Duration = Duration::from_secs(5);
-/// How long those that are on their way may take to end when all does.
+/// How long running trials may take to end when the drain begins.
 const LAST_TRIALS: Duration = Duration::from_millis(500);
 
 type Flight = FutureSet<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>;
 
-/// A trial that succeeded: how long it took to get there, and the connection, which is to end well.
+/// A successful trial: how long its dial took, and the connection, to be closed in order.
 type TrialSuccess = (Duration, Ready);
 
-/// Tries what is to be tried in a cluster until the drain begins. Where nothing is ever set aside or refused, there is nothing to
-/// do.
+/// Runs the trials of a cluster until the drain begins. Returns at once without breaker and outlier detection.
 pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
     if cluster.settings().breaker.is_none() && cluster.settings().outlier.is_none() {
         return;
     }
-    // A reload has another one go on, which hears nothing of what the one before it had begun.
+    // After a reload a new task continues; it does not get the results of trials that the old one began.
     cluster.decide(|State { cluster_state, .. }| cluster_state.forget_trials(clock::now()));
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
@@ -53,7 +52,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
             () = &mut stop => break,
             (trial, endpoint, result) = flight.next() => {
                 let result = result.map(|(took, mut ready)| {
-                    // There is no more to it than there were trials. Nobody waits for it.
+                    // Bounded by the number of trials; nothing waits for it.
                     closing.push(async move { shut_down_within(PARTING, &mut ready.stream).await });
                     took
                 });
@@ -64,11 +63,11 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
             () = alarm::sleep_until(next) => {}
         }
     }
-    // Servers log, and some count, a conversation that breaks off.
+    // Servers log aborted conversations, and some count them.
     let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.all()).await;
 }
 
-/// Begins the trials that are due. The moment to look again is the answer; without one, something else will happen first.
+/// Begins the due trials. Returns when to look again; `None`: another event will come first.
 fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
     let (begun, next) = cluster.decide(|State { cluster_state, rng, endpoint_map, .. }| {
         let now = clock::now();
@@ -92,7 +91,6 @@ fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
     next
 }
 
-/// How long it took to get there.
 async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result<TrialSuccess, DialError> {
     let (settings, mut record) = (cluster.settings(), DialRecord::default());
     let identity = endpoint.identity_for_nobody();
@@ -107,15 +105,15 @@ async fn attempt(cluster: &Cluster, trial: Trial, endpoint: &Endpoint) -> Result
     Ok((took, ready))
 }
 
-/// Whether the server ends the connection, without a word, before that time is over.
+/// Whether the server closes the connection within that time, without sending anything.
 async fn is_ended_within(early: Duration, Ready { stream: end, first, .. }: &mut Ready) -> bool {
     if !first.is_empty() {
-        // It waits for the rest of a conversation that it takes for begun.
+        // The server waits for the rest of a conversation that it considers begun.
         let _ = end.send_all(first).await;
     }
     match alarm::timeout_at(clock::now() + early, end.read_scratch(<[u8]>::len)).await {
         Ok(Ok(read)) => read == 0,
-        // It turns away who asks for nobody: those who have an identity may be welcome.
+        // It rejects a connection without a caller; it may accept callers' identities.
         Ok(Err(error)) => tls::late_objection(&error).is_none(),
         Err(alarm::Elapsed) => false,
     }
@@ -129,7 +127,7 @@ fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Du
             Some(fault) => TrialVerdict::Fails(fault),
             None if error.is_local() => TrialVerdict::Inconclusive,
             None if error.is_refused() => TrialVerdict::TurnedAway,
-            // It is there, and turns away who asks for nobody: those who have an identity may be welcome.
+            // It is up, and rejects a connection without a caller; it may accept callers' identities.
             None => TrialVerdict::Serves(Duration::ZERO),
         },
     };

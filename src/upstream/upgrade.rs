@@ -1,5 +1,5 @@
-//! Drives a protocol's upgrade dialogue over a socket, in two parts that have bounds of their own: until a server that
-//! speaks first has greeted, and from there to TLS.
+//! Drives a protocol's upgrade dialogue over a socket, in two parts with bounds of their own: up to the greeting of a
+//! server that speaks first, and from there to TLS.
 
 use std::io;
 
@@ -12,12 +12,12 @@ pub(super) enum UpgradeFailure {
     /// The server's answer.
     #[error(transparent)]
     Answer(#[from] UpgradeError),
-    /// The server's answer, where it is known whose it would have been.
+    /// The server's answer is of another, recognised protocol.
     #[error("{error}; {seen}")]
     Foreign {
         /// What is wrong with it.
         error: UpgradeError,
-        /// What speaks like that.
+        /// The protocol it looks like.
         seen: &'static str,
     },
     #[error("the connection failed during the {protocol} upgrade to TLS: {error}")]
@@ -25,7 +25,8 @@ pub(super) enum UpgradeFailure {
 }
 
 impl UpgradeFailure {
-    /// Whether it ended what we began without a word of the protocol, as a server does that wants TLS with the first byte.
+    /// Whether the server closed, or answered in TLS, without a word of the protocol, as one that wants TLS with the
+    /// first byte does.
     pub(super) const fn is_an_end(&self) -> bool {
         match self {
             Self::Io { .. } => true,
@@ -36,27 +37,27 @@ impl UpgradeFailure {
     }
 }
 
-/// How far the server alone leads.
+/// How far the upgrade gets without the client.
 #[derive(Debug)]
 pub(super) enum UpgradeProgress {
-    /// To TLS.
+    /// The server is ready for TLS.
     Upgraded(Upgraded),
-    /// To the client.
+    /// The server has greeted, and waits for the client's reply.
     Meets(Greeting),
 }
 
-/// The most that is read at once.
+/// Maximum number of bytes per read.
 const PORTION: usize = 512;
-/// Of the first bytes so many are kept: enough to tell who greets.
+/// How many of the first bytes are kept: enough to recognise another protocol.
 const HEARD_MAX: usize = 32;
 
-/// An upgrade under way. No deadlines here: the caller has them.
+/// A running upgrade. No deadlines here: the caller has them.
 #[derive(Debug)]
 pub(super) struct Upgrading<'a> {
     protocol: &'a dyn Protocol,
     dialogue: Box<dyn Upgrade>,
     step: UpgradeStep,
-    /// The first bytes of all.
+    /// The first bytes of the server.
     heard: Vec<u8>,
 }
 
@@ -69,12 +70,12 @@ impl<'a> Upgrading<'a> {
         Self { protocol, dialogue, step, heard: Vec::new() }
     }
 
-    /// Whether the server has said anything.
+    /// Whether the server has sent anything.
     pub(super) const fn has_heard(&self) -> bool {
         !self.heard.is_empty()
     }
 
-    /// Reads until the server has said all that it says unasked. May be dropped and called again.
+    /// Reads until the greeting is complete. Cancel-safe: may be dropped and called again.
     pub(super) async fn wait_greeting(&mut self, socket: &Socket) -> Result<(), UpgradeFailure> {
         while let UpgradeStep::ReadAtMost(most) = self.step {
             self.read(socket, most).await?;
@@ -82,7 +83,7 @@ impl<'a> Upgrading<'a> {
         Ok(())
     }
 
-    /// Speaks until the server is ready for a TLS hello, or the client has to be heard.
+    /// Runs the dialogue until the server is ready for a TLS hello, or waits for the client's reply.
     pub(super) async fn run(mut self, socket: &Socket) -> Result<UpgradeProgress, UpgradeFailure> {
         loop {
             match self.step {
@@ -112,7 +113,8 @@ impl<'a> Upgrading<'a> {
         Ok(())
     }
 
-    /// With what a server seems to speak whose answer is none of the protocol. More of it may be here, unread.
+    /// Adds which protocol the server seems to speak, if its answer is not of ours. Unread bytes that have arrived
+    /// count too.
     fn explained(&self, socket: &Socket, error: UpgradeError) -> UpgradeFailure {
         if matches!(error, UpgradeError::TurnedAway(_) | UpgradeError::SpeaksTls) {
             return error.into();
@@ -127,8 +129,8 @@ impl<'a> Upgrading<'a> {
     }
 }
 
-/// A server waits for our hello now. Bytes that are here already were said in plaintext; those that come later are fed to
-/// TLS, which they break. A server that says no there is heard.
+/// Checks that no bytes are unread when the server should wait for our hello: they were sent in plaintext. Later ones
+/// are fed to TLS, and break it. A refusal among the bytes is reported as such.
 pub(super) fn check_nothing_buffered(socket: &Socket, protocol: &dyn Protocol) -> Result<(), UpgradeError> {
     if !socket.has_unread() {
         return Ok(());

@@ -1,8 +1,9 @@
-//! Sessions that wait for room in a full cluster, or for one that is down to come back, where `limits.queue_timeout` lets them.
+//! Sessions that wait for room in a full cluster, or for an endpoint to come back, for up to `limits.queue_timeout`.
 //!
-//! Whoever is next is decided under the cluster's lock, after each decision that may have made room, and is called: one at a
-//! time, so that room for one is told to one. Until that one has come, and while others wait, nobody passes. Each waits on a
-//! channel of its own outside the lock; whoever gives up leaves, and passes a call on that came too late.
+//! After each decision that may have made room, the next session is chosen under the cluster's lock and called. Only
+//! one is called at a time, so that room for one session is offered to one. Until it has come, and while others wait,
+//! no session passes the queue. Each session waits on its own channel outside the lock; one that gives up leaves, and
+//! its call goes to the next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,32 +27,32 @@ use super::{Cluster, Settings, State};
 pub(super) enum NoLease {
     /// At once, or at the end of a wait.
     Unavailable(Unavailable),
-    /// That, and waiting did not help.
+    /// The session waited, or could not wait, for the second reason.
     Waited(Unavailable, NoRoom),
 }
 
 /// Why waiting did not help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoRoom {
-    /// Time ran out.
+    /// The wait timed out, after this long.
     #[error("that did not change in the {0:.1?} that it waited (limits.queue_timeout)")]
     Late(Duration),
-    /// There is no room to wait either.
+    /// The queue is full too.
     #[error("{0}")]
     Crowd(#[from] queue::QueueFull),
 }
 
-/// What somebody who waits hears: to come, or why there is nothing to come for.
+/// Sent to a waiting session: to retry, or why waiting is pointless.
 type Call = Result<(), Unavailable>;
 
-/// Those who wait in one cluster.
+/// The waiting sessions of one cluster.
 #[derive(Debug)]
 pub(super) struct WaitQueue {
     queue: Queue,
     calls: BTreeMap<QueueTicket, oneshot::Sender<Call>>,
-    /// The one that room is kept for until it comes.
+    /// The called session; room is kept for it until it comes.
     called: Option<QueueTicket>,
-    /// What the last one met.
+    /// Why the last session had to wait.
     cap: Option<Unavailable>,
 }
 
@@ -68,14 +69,14 @@ impl WaitQueue {
         self.queue.len()
     }
 
-    /// What somebody else waits for, who comes first; `None` for the one that was called, and where nobody waits.
+    /// Why a session must queue behind others; `None` for the called one, and if the queue is empty.
     pub(super) fn before(&self, ticket: Option<&QueueTicket>) -> Option<Unavailable> {
         let is_free = self.called.is_none() && self.queue.is_empty();
         let is_called = ticket.is_some() && self.called.as_ref() == ticket;
         self.cap.filter(|_| !is_free && !is_called)
     }
 
-    /// One more waits, because of that.
+    /// Adds a waiting session. `most`: the caller's own maximum; `cap`: why it waits.
     fn enter(
         &mut self,
         caller: CallerKey,
@@ -89,8 +90,8 @@ impl WaitQueue {
         Ok((ticket, receiver))
     }
 
-    /// The one that was called found the room taken, because of that, and waits in front of all others. `None`: it was not the
-    /// one that was called.
+    /// Puts the called session back to the front, because it found the room taken. `cap`: why. `None`: it was not
+    /// called.
     fn wait_on(&mut self, ticket: &QueueTicket, cap: Unavailable) -> Option<oneshot::Receiver<Call>> {
         self.called.take_if(|called| called == ticket)?;
         self.queue.put_back(ticket);
@@ -100,7 +101,7 @@ impl WaitQueue {
         Some(receiver)
     }
 
-    /// There is room for one.
+    /// Calls the next session: there is room for one.
     fn call_next(&mut self) {
         while self.called.is_none()
             && let Some(ticket) = self.queue.call_next()
@@ -110,7 +111,7 @@ impl WaitQueue {
         }
     }
 
-    /// There is nothing to wait for.
+    /// Sends all waiting sessions away: waiting is pointless.
     fn dismiss(&mut self, why: Unavailable) {
         while let Some(ticket) = self.queue.call_next() {
             if let Some(call) = self.calls.remove(&ticket) {
@@ -119,7 +120,7 @@ impl WaitQueue {
         }
     }
 
-    /// It has come, or will not come any more.
+    /// Removes a session that has got a lease or gave up.
     pub(super) fn leave(&mut self, ticket: &QueueTicket) {
         if self.queue.leave(ticket) {
             self.calls.remove(ticket);
@@ -130,7 +131,7 @@ impl WaitQueue {
 }
 
 impl State {
-    /// Calls the next, if there is room.
+    /// Calls the next session if there is room.
     pub(super) fn call_next(&mut self) {
         if self.wait_queue.queue.is_empty() {
             return;
@@ -144,8 +145,8 @@ impl State {
 }
 
 impl Settings {
-    /// Half of them of one caller, unless its listener says otherwise, so that nobody can fill it alone. Where callers are not
-    /// told apart, there is nobody to keep a place for.
+    /// One caller may fill half of the queue, unless its listener configures otherwise. Where callers are not looked
+    /// up, there is no such limit.
     pub(super) const fn queue(&self) -> queue::Settings {
         let max_waiting = self.limits.max_pending as usize;
         let max_per_caller = if self.takes_turns { max_waiting.div_ceil(2) } else { max_waiting };
@@ -153,7 +154,7 @@ impl Settings {
     }
 }
 
-/// A place in the line; dropped, it is given up.
+/// A place in the queue; given up on drop.
 #[derive(Debug)]
 struct QueueGuard<'a> {
     cluster: &'a Cluster,
@@ -175,7 +176,7 @@ impl Cluster {
         self.state().wait_queue.len()
     }
 
-    /// The next endpoint to try, with room reserved on it. A session waits for room where it may.
+    /// The next endpoint to try, with room reserved on it. A session waits for room if configured.
     pub(super) async fn lease_in_turn(
         self: &Arc<Self>,
         request: &DialRequest<'_>,
@@ -189,7 +190,7 @@ impl Cluster {
                     && cap.may_pass()
                     && !self.settings.queue_timeout.is_zero() =>
             {
-                // Boxed: few have to, and every dial would have room for it.
+                // Boxed: rarely needed, and it would enlarge every dial.
                 Box::pin(self.wait_for_room(cap, request, plan, deadline)).await
             }
             leased => leased.map_err(NoLease::Unavailable),
@@ -210,7 +211,7 @@ impl Cluster {
         let mut guard = self.enter(caller, most, cap).map_err(|crowd| NoLease::Waited(cap, crowd.into()))?;
         loop {
             match alarm::timeout_at(until, &mut guard.call).await {
-                // The room may be gone all the same, to a cancel: those ask nobody.
+                // A cancel may have taken the room: it bypasses the queue.
                 Ok(Ok(Ok(()))) => match self.lease(request, plan, Some(&guard.ticket), Purpose::Session) {
                     Err(again) if again.may_pass() => {
                         if clock::now() >= until {
@@ -226,9 +227,9 @@ impl Cluster {
                     }
                 },
                 Ok(Ok(Err(why))) => return Err(NoLease::Unavailable(why)),
-                // Nobody forgets a place that is held.
+                // The sender is not dropped while the place is held.
                 Ok(Err(_)) | Err(alarm::Elapsed) => {
-                    // It may be something else by now that is in the way.
+                    // The reason may have changed meanwhile.
                     let now = self.state().cluster_state.room().err().unwrap_or(cap);
                     return Err(too_late(now, begun));
                 }
@@ -325,7 +326,7 @@ mod tests {
         assert!(wait_queue.queue.is_empty() && wait_queue.calls.is_empty() && wait_queue.called.is_none());
     }
 
-    /// Scenario: a cancel, which asks nobody, took the room that a session of the queue had just been called for. The session
+    /// Scenario: a cancel, which bypasses the queue, took the room that a session had just been called for. The session
     /// went to the back of the queue.
     #[test]
     fn whoever_was_called_in_vain_keeps_its_place() {
