@@ -299,13 +299,13 @@ impl Cluster {
         is_news
     }
 
-    /// Its endpoints, in the file's order. There may be none for a while.
+    /// The present endpoints, in configured order. There may be none for a while.
     #[must_use]
     pub(crate) fn endpoints(&self) -> Vec<Arc<Endpoint>> {
         self.state().endpoint_map.current.clone()
     }
 
-    /// One that it has, or had while sessions are on it.
+    /// A present endpoint, or one that has left but still has state.
     #[must_use]
     pub(crate) fn endpoint(&self, id: EndpointId) -> Option<Arc<Endpoint>> {
         self.state().endpoint_map.get(id).cloned()
@@ -387,7 +387,7 @@ impl Cluster {
     }
 }
 
-/// Those of `all` that are not among `others`.
+/// The endpoints of `all` that are not in `others`.
 fn less(all: &[Arc<Endpoint>], others: &[Arc<Endpoint>]) -> Vec<Arc<Endpoint>> {
     let others: BTreeSet<_> = others.iter().map(|other| other.id()).collect();
     all.iter().filter(|one| !others.contains(&one.id())).cloned().collect()

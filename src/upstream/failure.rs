@@ -138,7 +138,7 @@ pub(crate) enum DialFailure {
     #[error("{last}{}{}", counted(*.attempts), no_more(.stopped))]
     Failed {
         last: DialError,
-        /// How many there were.
+        /// How many attempts were made.
         attempts: u32,
         /// Why no further attempt was made, if attempts were left.
         stopped: Option<NoMoreAttempts>,
@@ -149,7 +149,7 @@ pub(crate) enum DialFailure {
         deadline: Duration,
         /// How many attempts had begun.
         attempts: u32,
-        /// The error of the one before the last.
+        /// The error of the last attempt if its server was silent, else of the attempt before it.
         last: Option<DialError>,
     },
 }

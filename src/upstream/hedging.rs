@@ -2,8 +2,9 @@
 //!
 //! A hanging endpoint delays a session only until its own history counts it as slow; then the next endpoint is tried
 //! beside it, and so on, as long as a usable endpoint is left and the retry budget allows it. If a hedge wins, the
-//! endpoint of the first attempt is charged with a failure. Servers of some protocols count aborted logins against us:
-//! there an attempt is only given up when its endpoint is found down, or when its server has not even greeted.
+//! endpoint of the first attempt is charged with a failure, unless its TLS was done. Servers of some protocols count
+//! aborted logins against us: there an attempt is only given up when its endpoint is found down, or when its server
+//! has not even greeted.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -56,7 +57,7 @@ enum HedgeEvent {
     /// A hedge succeeded; with the error of the first attempt if it had failed, and whether that lacked only its
     /// server's first words.
     Other(Box<(Hedge, Option<DialError>, bool)>),
-    /// The first attempt was given up: its endpoint was found down.
+    /// The first attempt was given up: its endpoint was found down or disabled.
     GaveUp,
 }
 
@@ -249,7 +250,7 @@ struct OtherAttempts<'a> {
 
 impl<'a> OtherAttempts<'a> {
     /// Where servers count aborted logins, hedges begin only when a server has not greeted within the handshake
-    /// timeout: most such waits would be abandoned anyway.
+    /// timeout: a longer wait would be abandoned in the end anyway.
     fn new(cluster: &'a Cluster, begun: Instant, patience: Duration) -> Self {
         let settings = cluster.settings();
         let late = patience.max(settings.dial.handshake_timeout);

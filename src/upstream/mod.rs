@@ -89,7 +89,7 @@ pub struct Settings {
     pub dial: DialSettings,
     /// The PROXY header sent to its servers; `None`: none.
     pub send_proxy: Option<SendProxy>,
-    /// Caps on connections and waiting sessions.
+    /// Caps on connections and pending dials; the latter also caps the queue.
     pub limits: limits::Settings,
     /// How long a session may wait for room or for an endpoint to come back; zero: it is refused at once.
     pub queue_timeout: Duration,
@@ -103,7 +103,8 @@ pub struct Settings {
     pub retry_budget: Option<budget::Settings>,
     /// When an attempt without an answer counts as slow; `None`: never.
     pub hedge: Option<hedge::Settings>,
-    /// Whether a slow attempt is hedged. If not, it is only given up when its endpoint is found down.
+    /// Whether a slow attempt is hedged. If not, it is only given up when its endpoint is found down, or has not
+    /// greeted.
     pub hedges: bool,
     /// What to do when active checks find every endpoint down.
     pub panic: eligibility::Panic,
