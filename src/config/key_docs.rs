@@ -32,26 +32,9 @@ fn section(spec: &SectionSpec, above: &str, all: &mut Vec<KeyDoc>) {
             Presence::Default(value) => Some((*value).to_owned()),
         };
         all.push(KeyDoc { path: path.clone(), takes: takes(kind), default, about });
-        below(kind, &path, all);
-    }
-}
-
-/// Adds the keys of the sections that a value of this kind may have.
-fn below(kind: &ValueKind, path: &str, all: &mut Vec<KeyDoc>) {
-    match kind {
-        ValueKind::Section(spec) => section(spec, &format!("{path}."), all),
-        ValueKind::Names(spec) => section(spec, &format!("{path}.NAME."), all),
-        ValueKind::List(item) => below(item, &format!("{path}[]"), all),
-        ValueKind::Either(kinds) => kinds.iter().for_each(|kind| below(kind, path, all)),
-        ValueKind::Text(_)
-        | ValueKind::Bytes(_)
-        | ValueKind::Account
-        | ValueKind::Mode
-        | ValueKind::Boolean
-        | ValueKind::Integer(..)
-        | ValueKind::Ratio(_)
-        | ValueKind::Duration(_)
-        | ValueKind::Word(_) => {}
+        for (way, spec) in kind.sections() {
+            section(spec, &format!("{path}{way}."), all);
+        }
     }
 }
 

@@ -77,6 +77,30 @@ pub(super) enum YamlKind {
     Map,
 }
 
+impl ValueKind {
+    /// The sections that such a value may hold, with the way from its key to theirs: nothing, `.NAME`, or `[]` for the items of a
+    /// list.
+    pub(super) fn sections(&self) -> Vec<(String, &'static SectionSpec)> {
+        match self {
+            Self::Section(spec) => vec![(String::new(), spec)],
+            Self::Names(spec) => vec![(".NAME".to_owned(), spec)],
+            Self::List(item) => {
+                item.sections().into_iter().map(|(way, spec)| (format!("[]{way}"), spec)).collect()
+            }
+            Self::Either(kinds) => kinds.iter().flat_map(Self::sections).collect(),
+            Self::Text(_)
+            | Self::Bytes(_)
+            | Self::Account
+            | Self::Mode
+            | Self::Boolean
+            | Self::Integer(..)
+            | Self::Ratio(_)
+            | Self::Duration(_)
+            | Self::Word(_) => Vec::new(),
+        }
+    }
+}
+
 impl SectionSpec {
     pub(super) fn key(&self, name: &str) -> Option<&'static KeySpec> {
         self.keys.iter().find(|key| key.name == name)

@@ -145,13 +145,18 @@ static PER_CALLER: SectionSpec = SectionSpec {
     ],
 };
 
+const USER: KeySpec = optional("user", ValueKind::Account, "The caller's user.");
+const GROUP: KeySpec =
+    optional("group", ValueKind::Account, "One of the caller's groups, supplementary groups included.");
+const UNIT: KeySpec = optional("unit", ValueKind::Text("report.service"),
+    "The caller's systemd unit; `user@1000.service/report.service` for a unit of a user's service manager.");
+
 static CALLER_RULE: SectionSpec = SectionSpec {
     about: "A rule for callers; every key that is given must match.",
     keys: &[
-        optional("user", ValueKind::Account, "The caller's user."),
-        optional("group", ValueKind::Account, "One of the caller's groups, supplementary groups included."),
-        optional("unit", ValueKind::Text("report.service"),
-            "The caller's systemd unit; `user@1000.service/report.service` for a unit of a user's service manager."),
+        USER,
+        GROUP,
+        UNIT,
     ],
 };
 
@@ -319,10 +324,9 @@ static TLS: SectionSpec = SectionSpec {
 static IDENTITY_RULE: SectionSpec = SectionSpec {
     about: "The identity for callers that match every key given; a rule with only `use` matches all callers.",
     keys: &[
-        optional("user", ValueKind::Account, "The caller's user."),
-        optional("group", ValueKind::Account, "One of the caller's groups, supplementary groups included."),
-        optional("unit", ValueKind::Text("report.service"),
-            "The caller's systemd unit; `user@1000.service/report.service` for a unit of a user's service manager."),
+        USER,
+        GROUP,
+        UNIT,
         required("use", ValueKind::Text("billing"), "Name of one of `identities`."),
     ],
 };

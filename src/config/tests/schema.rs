@@ -148,23 +148,7 @@ fn every_supported_key_is_asked_for() {
     fn check(spec: &SectionSpec) {
         for key in spec.keys {
             assert!(RESOLVE.contains(&format!("\"{}\"", key.name)), "nobody asks for `{}`", key.name);
-            check_below(&key.kind);
-        }
-    }
-    fn check_below(kind: &ValueKind) {
-        match kind {
-            ValueKind::Section(spec) | ValueKind::Names(spec) => check(spec),
-            ValueKind::List(kind) => check_below(kind),
-            ValueKind::Either(kinds) => kinds.iter().for_each(check_below),
-            ValueKind::Text(_)
-            | ValueKind::Bytes(_)
-            | ValueKind::Account
-            | ValueKind::Mode
-            | ValueKind::Boolean
-            | ValueKind::Integer(..)
-            | ValueKind::Ratio(_)
-            | ValueKind::Duration(_)
-            | ValueKind::Word(_) => {}
+            key.kind.sections().into_iter().for_each(|(_, spec)| check(spec));
         }
     }
     check(&ROOT);
