@@ -198,7 +198,7 @@ impl ListenerManager {
                     // With the same clusters, the new route takes over the old one's sessions; otherwise the old route
                     // keeps them until they end.
                     if before.clusters != settings.clusters {
-                        let_go(&known.route, services);
+                        // Dropped with its last session, and its evictions with it (`remove_drained`).
                         self.draining.push(DrainingRoute {
                             route: known.route,
                             accepting: Vec::new(),
@@ -366,23 +366,6 @@ fn accept_on(
     let serving = listener::serve(Arc::clone(&bound.listening), service, accepting.watch());
     accepting.spawn_on(&services.sessions, services.workers.listening().handle(), serving);
     OpenSocket { bound, accepting }
-}
-
-/// Stops the eviction tasks of a replaced route when its last session has ended.
-fn let_go(active_route: &ActiveRoute, services: &Services) {
-    let (route, eviction) = (Arc::clone(&active_route.route), active_route.eviction.clone());
-    services.admin.spawn(async move {
-        let watch = eviction.watch();
-        let ended = async {
-            while route.active() > 0 {
-                alarm::sleep(STEP).await;
-            }
-        };
-        tokio::select! {
-            () = watch.begun() => {}
-            () = ended => eviction.stop(),
-        }
-    });
 }
 
 impl DrainingRoute {
