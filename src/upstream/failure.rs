@@ -208,7 +208,14 @@ fn greets(protocol: &str) -> String {
 impl DialError {
     pub(super) const OK: &'static str = "ok";
     pub(super) const CANCELLED: &'static str = "cancelled";
-    /// Every value of the label `result` in metrics, from [`DialError::label`] or a lease.
+    const OUTPACED: &'static str = "outpaced";
+    const GIVEN_UP: &'static str = "given_up";
+    /// Only of trials, which `trials_total` counts.
+    const ENDED_EARLY: &'static str = "ended_early";
+    /// What only the dial of a session may end in, and no probe.
+    pub(super) const OF_SESSIONS: &'static [&'static str] =
+        &[Self::CANCELLED, Self::OUTPACED, Self::GIVEN_UP];
+    /// Every value of the label `result` of attempts in metrics, from [`DialError::label`] or a lease.
     pub(super) const RESULTS: &'static [&'static str] = &[
         Self::OK,
         Self::CANCELLED,
@@ -220,9 +227,8 @@ impl DialError {
         "handshake_timeout",
         "greeting_timeout",
         "deadline",
-        "outpaced",
-        "given_up",
-        "ended_early",
+        Self::OUTPACED,
+        Self::GIVEN_UP,
         "upstream_refused",
     ];
 
@@ -237,9 +243,9 @@ impl DialError {
             Self::Upgrade { .. } => "upgrade_failed",
             Self::Refused { .. } => "upstream_refused",
             Self::Tls { .. } => "tls_failed",
-            Self::Outpaced { .. } => "outpaced",
-            Self::GivenUp { .. } => "given_up",
-            Self::EndedEarly { .. } => "ended_early",
+            Self::Outpaced { .. } => Self::OUTPACED,
+            Self::GivenUp { .. } => Self::GIVEN_UP,
+            Self::EndedEarly { .. } => Self::ENDED_EARLY,
             Self::Timeout { bound: AttemptBound::Deadline, .. }
             | Self::Silent { bound: AttemptBound::Deadline, .. } => "deadline",
             Self::Silent { .. } => "greeting_timeout",
@@ -447,7 +453,8 @@ mod tests {
                 is_fair: true,
             },
         ] {
-            assert!(DialError::RESULTS.contains(&error.label()), "{error}");
+            let is_of_a_trial = error.label() == DialError::ENDED_EARLY;
+            assert_ne!(DialError::RESULTS.contains(&error.label()), is_of_a_trial, "{error}");
         }
     }
 }

@@ -55,8 +55,8 @@ impl HealthCheckError {
 
     /// Every value of the label `result`.
     pub(super) fn results() -> impl Iterator<Item = &'static str> {
-        let failed = DialError::RESULTS.iter().copied().filter(|result| *result != DialError::CANCELLED);
-        failed.chain([Self::BAD_ANSWER, Self::TIMEOUT])
+        let of_probes = |result: &&str| !DialError::OF_SESSIONS.contains(result);
+        DialError::RESULTS.iter().copied().filter(of_probes).chain([Self::BAD_ANSWER, Self::TIMEOUT])
     }
 }
 
