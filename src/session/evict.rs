@@ -45,10 +45,6 @@ pub(crate) async fn evict_sessions(
         let evicted = cluster.evicted_endpoints();
         let is_over = route.end_due(&cluster, &evicted, &mut schedules, now);
         if rotates {
-            if replaced.has_changed().unwrap_or(false) {
-                replaced.mark_unchanged();
-                rotating_until = now + cluster.settings().dial.deadline;
-            }
             route.end_outdated(&cluster, &mut outdated, now);
         }
         let is_rotating = rotates && (!outdated.is_empty() || now < rotating_until);

@@ -39,11 +39,13 @@ pub(super) async fn heard(
     let protocol = &*settings.protocol;
     let opening = match protocol.first_words() {
         FirstWords::Greeting if !ready.is_upgraded => &[],
-        FirstWords::Answer => opening.unwrap_or_default(),
+        FirstWords::Answer => match opening {
+            Some(opening) if !opening.is_empty() => opening,
+            Some(_) | None => return Ok(()),
+        },
         FirstWords::Greeting | FirstWords::Nothing => return Ok(()),
     };
-    let is_mute = opening.is_empty() && protocol.first_words() == FirstWords::Answer;
-    if is_mute || matches!(ready.stream, UpstreamStream::Socket(_)) {
+    if matches!(ready.stream, UpstreamStream::Socket(_)) {
         return Ok(());
     }
     // Boxed: most protocols do not need it, and it would enlarge every dial.
