@@ -5,9 +5,9 @@
 //! brings many records, and all records of a write leave in one. A stream itself keeps only the tail of an incomplete
 //! record and what the socket would not take, so an idle stream has no buffers.
 
-use std::borrow::Cow;
+mod handshake;
+
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,8 +21,7 @@ use rustls::unbuffered::{
 use rustls::{ClientConfig, InvalidMessage};
 
 use super::key_usage::{KeyLimit, KeyLimitDue, KeyUsage};
-use super::{HandshakeError, uncertified};
-use crate::protocol::{Packets, Wrapping};
+use crate::protocol::Packets;
 use crate::sys::{Socket, Transport};
 
 /// A TLS connection whose handshake is done. Dropping it closes the socket without close_notify.
@@ -71,9 +70,6 @@ struct Opened {
     then: Reading,
 }
 
-/// How much is kept of what a server sends instead of TLS, for the protocol to interpret.
-const SAID_MAX: usize = 512;
-
 impl Stream {
     /// The largest read: large, because each read opens the peer's window and wakes it.
     pub const PORTION: usize = 1024 * 1024;
@@ -96,114 +92,6 @@ impl Stream {
 }
 
 impl<T: Transport> Stream<T> {
-    /// Does the handshake, without a deadline of its own. A rejected server gets an alert. `wrapping` carries the
-    /// handshake, and nothing after it.
-    pub(super) async fn handshake(
-        socket: T,
-        connection: UnbufferedClientConnection,
-        wrapping: Option<Wrapping>,
-    ) -> Result<Self, HandshakeError> {
-        let mut asked = false;
-        let shaken = Self::shake(socket, connection, &mut asked, wrapping).await;
-        let shaken = shaken.map_err(|error| {
-            let is_an_end = matches!(error, HandshakeError::Closed | HandshakeError::Io(_));
-            if asked && is_an_end { HandshakeError::Uncertified } else { error }
-        })?;
-        Ok(Self { uncertified: asked, ..shaken })
-    }
-
-    /// `asked` is set when the server asks for a certificate and we have none.
-    async fn shake(
-        socket: T,
-        mut connection: UnbufferedClientConnection,
-        asked: &mut bool,
-        mut wrapping: Option<Wrapping>,
-    ) -> Result<Self, HandshakeError> {
-        let (mut incoming, mut outgoing, mut opened) = (Vec::new(), Vec::new(), Vec::new());
-        // Whether any record was TLS.
-        let mut has_begun = false;
-        let reading = loop {
-            uncertified::watch();
-            let UnbufferedStatus { mut discard, state, .. } = connection.process_tls_records(&mut incoming);
-            *asked |= uncertified::has_asked();
-            let next = match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    encode(data, &mut outgoing);
-                    Next::Process
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    Next::Send
-                }
-                Ok(ConnectionState::BlockedHandshake) => Next::Read,
-                // A TLS 1.2 server may send data, and even close, together with its Finished.
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(Ok(record)) = traffic.next_record() {
-                        opened.extend_from_slice(record.payload);
-                        discard += record.discard;
-                    }
-                    Next::Process
-                }
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Next::Close,
-                // All other states come after the handshake.
-                Ok(_) => Next::Use,
-                Err(error) => Next::Fail(HandshakeError::of(error)),
-            };
-            let is_no_tls = !has_begun
-                && matches!(&next, Next::Fail(HandshakeError::Tls(rustls::Error::InvalidMessage(_))));
-            let said = is_no_tls.then(|| incoming[..incoming.len().min(SAID_MAX)].into());
-            has_begun |= discard > 0;
-            // After an error, `discard` may be more than there is.
-            incoming.drain(..discard.min(incoming.len()));
-            match next {
-                Next::Process => {}
-                Next::Send => {
-                    let sent = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
-                    sent.map_err(|error| gone(&socket, error))?;
-                    outgoing.clear();
-                }
-                Next::Read => match &mut wrapping {
-                    None => read_more(&socket, &mut incoming).await?,
-                    Some(wrapping) => read_wrapped(&socket, wrapping, &mut incoming).await?,
-                },
-                Next::Use => match wrapping.take() {
-                    None => break Reading::Open,
-                    // What came after the wrapped handshake is plain TLS, and may be an alert.
-                    Some(wrapping) => incoming.extend(wrapping.end()?),
-                },
-                Next::Close if connection.is_handshaking() => return Err(HandshakeError::Closed),
-                Next::Close => break Reading::Ended,
-                Next::Fail(error) => {
-                    alert(&mut connection, &mut incoming, &mut outgoing);
-                    let _ = send_all(&socket, &wrapped(wrapping.as_ref(), &outgoing)).await;
-                    return Err(match (said, error) {
-                        (Some(said), HandshakeError::Tls(error)) => {
-                            HandshakeError::Plaintext { said, error: Box::new(error) }
-                        }
-                        (_, error) => error,
-                    });
-                }
-            }
-        };
-        opened.shrink_to_fit();
-        // No whole record is left, and the handshake needed far more memory than a part of one does.
-        incoming.shrink_to_fit();
-        Ok(Self {
-            key_usage: KeyUsage::of(&connection),
-            socket,
-            connection,
-            incoming,
-            opened,
-            outgoing: Vec::new(),
-            sent: 0,
-            reading,
-            closing: false,
-            uncertified: false,
-            packets: None,
-            ballast: 0,
-        })
-    }
-
     /// Has what is written cut into records by `packets`.
     pub(super) fn cut_by(self, packets: Option<Packets>) -> Self {
         Self { packets: packets.map(Box::new), ..self }
@@ -533,72 +421,9 @@ thread_local! {
     static CIPHERTEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; Stream::PORTION]);
 }
 
-/// What a handshake does next.
-enum Next {
-    Process,
-    Send,
-    Read,
-    Use,
-    Close,
-    Fail(HandshakeError),
-}
-
 /// The largest read in a handshake: a server's first flight is one or a few of these.
 const FLIGHT: usize = 4096;
-/// A handshake message is at most 64 KiB in rustls, and may come in pieces.
-const INCOMING_MAX: usize = 128 * 1024;
 const TOO_LONG: rustls::Error = rustls::Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge);
-
-async fn read_more(socket: &impl Transport, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
-    let kept = incoming.len();
-    if kept >= INCOMING_MAX {
-        return Err(HandshakeError::Tls(TOO_LONG));
-    }
-    incoming.resize(kept + FLIGHT, 0);
-    let received =
-        poll_fn(|cx| socket.poll_recv(cx, &mut incoming[kept..])).await.map_err(HandshakeError::Io)?;
-    incoming.truncate(kept + received);
-    if received == 0 { Err(HandshakeError::Closed) } else { Ok(()) }
-}
-
-async fn send_all(socket: &impl Transport, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let sent = poll_fn(|cx| socket.poll_send(cx, bytes)).await?;
-        bytes = &bytes[sent..];
-    }
-    Ok(())
-}
-
-/// An error of a server that ended the connection in a handshake, and may have sent a plaintext reason before.
-fn gone(socket: &impl Transport, error: io::Error) -> HandshakeError {
-    let mut said = vec![0; SAID_MAX];
-    let arrived = socket.socket().and_then(|socket| socket.recv_arrived(&mut said).ok().flatten());
-    said.truncate(arrived.unwrap_or(0));
-    // The beginning of a record: a type from change_cipher_spec to heartbeat, and the version (RFC 8446 §5.1).
-    if matches!(said[..], [] | [20..=24] | [20..=24, 3, ..]) {
-        return HandshakeError::Io(error);
-    }
-    let error = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
-    HandshakeError::Plaintext { said: said.into(), error: Box::new(error) }
-}
-
-/// Reads until a packet of the handshake has content.
-async fn read_wrapped(
-    socket: &impl Transport,
-    wrapping: &mut Wrapping,
-    incoming: &mut Vec<u8>,
-) -> Result<(), HandshakeError> {
-    while !wrapping.unwrap_into(incoming)? {
-        let mut bytes = Vec::new();
-        read_more(socket, &mut bytes).await?;
-        wrapping.received(&bytes);
-    }
-    if incoming.len() > INCOMING_MAX { Err(HandshakeError::Tls(TOO_LONG)) } else { Ok(()) }
-}
-
-fn wrapped<'a>(wrapping: Option<&Wrapping>, flight: &'a [u8]) -> Cow<'a, [u8]> {
-    wrapping.map_or(Cow::Borrowed(flight), |wrapping| Cow::Owned(wrapping.wrap(flight)))
-}
 
 fn encode(mut data: EncodeTlsData<'_, ClientConnectionData>, outgoing: &mut Vec<u8>) {
     let at = outgoing.len();

@@ -16,6 +16,7 @@ use crate::tls::{
 };
 
 use super::Settings as ClusterSettings;
+use super::attempt_deadline::AttemptDeadline;
 use super::connect::connect;
 use super::dial::{DialRecord, DialRequest, DialTarget, Ready};
 use super::endpoint::Endpoint;
@@ -64,44 +65,6 @@ pub(super) async fn connect_endpoint(
 
 /// How long a probe or a trial waits for a greeting at most; a longer wait would delay the next probe.
 pub(super) const PROBE_GREETING_MAX: Duration = Duration::from_secs(30);
-
-/// The deadline of a step, and the bound it comes from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AttemptDeadline {
-    pub(super) at: Instant,
-    bound: AttemptBound,
-    /// The whole length of the bound.
-    length: Duration,
-    /// Whether it also limits the wait for a greeting.
-    is_firm: bool,
-}
-
-impl AttemptDeadline {
-    pub(super) fn after(begun: Instant, bound: AttemptBound, length: Duration) -> Self {
-        Self { at: begun + length, bound, length, is_firm: false }
-    }
-
-    /// `is_firm`: a wait for a greeting counts against the deadline.
-    pub(super) const fn firm(self, is_firm: bool) -> Self {
-        Self { is_firm, ..self }
-    }
-
-    /// The deadline of an attempt that begins now: the full length again if the wait for a greeting has used it up.
-    pub(super) fn for_another(self) -> Self {
-        let now = clock::now();
-        if self.is_firm || now < self.at { self } else { Self::after(now, self.bound, self.length) }
-    }
-
-    /// The deadline, extended by the wait for a greeting unless it is firm.
-    pub(super) fn without(self, waited: Duration) -> Self {
-        if self.is_firm { self } else { Self { at: self.at + waited, ..self } }
-    }
-
-    /// The earlier of the two, so that each wait needs only one timer.
-    fn within(self, other: Self) -> Self {
-        if other.at < self.at { other } else { self }
-    }
-}
 
 /// One attempt, with its bounds.
 pub(super) struct Attempt<'a> {

@@ -19,7 +19,7 @@ use crate::protocol::Dialogue;
 use crate::relay::UpstreamStream;
 use crate::tls::HandshakeInfo;
 
-use super::attempt::AttemptDeadline;
+use super::attempt_deadline::AttemptDeadline;
 use super::failure::{AttemptBound, AttemptStep, DialError, DialFailure, NoMoreAttempts};
 use super::first_words;
 use super::hedging::Hedging;

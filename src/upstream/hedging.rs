@@ -17,7 +17,8 @@ use crate::policy::retry;
 use crate::tls::IdentityChoice;
 
 use super::Cluster;
-use super::attempt::{Attempt, AttemptDeadline, AttemptResult};
+use super::attempt::{Attempt, AttemptResult};
+use super::attempt_deadline::AttemptDeadline;
 use super::dial::{DialRecord, DialRequest, DialTarget, Dialled, Purpose};
 use super::failure::{AttemptStep, DialError, DialFailure};
 use super::future_set::FutureSet;

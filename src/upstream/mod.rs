@@ -4,6 +4,7 @@
 //! (connect, upgrade, handshake) happen outside it, in [`dial()`]. A [`Lease`] connects the two.
 
 mod attempt;
+mod attempt_deadline;
 mod connect;
 mod dial;
 pub(crate) mod discovery;
