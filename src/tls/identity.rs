@@ -174,7 +174,10 @@ impl Identity {
     /// As [`Identity::load`]; the previous content stays in use.
     pub fn refresh(&self) -> Result<bool, IdentityError> {
         match &self.source {
-            IdentitySource::Files { cert, key } => Ok(self.replace(CertifiedPair::read(cert, key)?)),
+            IdentitySource::Files { cert, key } => {
+                let before = self.pair();
+                Ok(self.replace(&before, CertifiedPair::read(cert, key)?))
+            }
             IdentitySource::Spiffe(_) => Ok(false),
         }
     }
@@ -185,16 +188,18 @@ impl Identity {
     /// As [`Identity::load`]; the previous content stays in use.
     pub fn install(&self, issued: Issued) -> Result<bool, IdentityError> {
         let Issued { chain, key, bundles } = issued;
-        Ok(self.replace(CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? }))
+        let before = self.pair();
+        Ok(self.replace(&before, CertifiedPair { bundles, ..CertifiedPair::new(chain, &key)? }))
     }
 
-    fn replace(&self, pair: CertifiedPair) -> bool {
-        let is_same = |old: &Arc<CertifiedPair>| old.chain == pair.chain && old.bundles == pair.bundles;
-        let is_new = !self.current.load().as_ref().is_some_and(is_same);
-        if is_new {
-            self.current.store(Some(Arc::new(pair)));
+    /// `before`: the content when the reading began. If another reading has replaced it since, this one is outdated: it hung, and
+    /// was given up.
+    fn replace(&self, before: &Option<Arc<CertifiedPair>>, pair: CertifiedPair) -> bool {
+        if before.as_ref().is_some_and(|old| old.chain == pair.chain && old.bundles == pair.bundles) {
+            return false;
         }
-        is_new
+        let found = self.current.compare_and_swap(before, Some(Arc::new(pair)));
+        found.as_ref().map(Arc::as_ptr) == before.as_ref().map(Arc::as_ptr)
     }
 
     /// When the current certificate expires, if there is one.
@@ -370,4 +375,35 @@ pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Result<SystemTime, 
 /// A time before 1970 becomes 1970: it expired long ago.
 pub(super) fn moment(time: ASN1Time) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(cert: &Path, key: &Path) {
+        let made = rcgen::generate_simple_self_signed(["client.test".to_owned()]).unwrap();
+        std::fs::write(cert, made.cert.pem()).unwrap();
+        std::fs::write(key, made.signing_key.serialize_pem()).unwrap();
+    }
+
+    /// The file system hung, the reading was given up because the files had changed, and a new one brought the new content. Then the
+    /// first came back, and what it had read went in its place until the next look.
+    #[test]
+    fn a_reading_that_another_has_overtaken_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        write(&cert, &key);
+        let source = IdentitySource::Files { cert: cert.clone(), key: key.clone() };
+        let identity = Identity::load(IdentityName::from("app"), source).unwrap();
+        let before = identity.pair();
+        write(&cert, &key);
+        let overtaken = CertifiedPair::read(&cert, &key).unwrap();
+        write(&cert, &key);
+        assert!(identity.refresh().unwrap());
+        let current = identity.generation();
+        assert!(!identity.replace(&before, overtaken), "it began before");
+        assert_eq!(identity.generation(), current);
+        assert!(!identity.refresh().unwrap(), "what is in the files is what is in use");
+    }
 }

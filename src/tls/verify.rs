@@ -156,12 +156,14 @@ impl Trust {
         if self.terms.as_ref().is_none_or(never_changes) {
             return Ok(false);
         }
+        let before = self.current();
         let trusted = Trusted::read(self.terms.as_ref(), &self.provider)?;
-        let is_new = self.current.load().held != trusted.held;
-        if is_new {
-            self.current.store(Arc::new(trusted));
+        if before.held == trusted.held {
+            return Ok(false);
         }
-        Ok(is_new)
+        // If another reading has replaced the content since, this one is outdated: it hung, and was given up.
+        let found = self.current.compare_and_swap(&before, Arc::new(trusted));
+        Ok(Arc::ptr_eq(&found, &before))
     }
 
     /// The files it is made of.
