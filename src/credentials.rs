@@ -7,6 +7,8 @@
 //! and delays no other.
 
 mod agent;
+mod expiry;
+mod stalled_reads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,16 +18,19 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
-use crate::blocking::{BlockingTask, Panicked};
 use crate::clock;
 use crate::drain::Drain;
 use crate::metrics::CredentialMetrics;
 use crate::name::ClusterName;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{CredentialRole, Identity, IdentitySource, Originator, WeakOriginator};
-use crate::watch::{FileEvent, Watch};
+use crate::watch::Watch;
 
 pub(crate) use agent::fetch;
+pub(crate) use expiry::{ends, near};
+
+use expiry::{is_nearer, is_news};
+use stalled_reads::{Refreshed, StalledReads};
 
 /// Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -90,17 +95,10 @@ pub(crate) struct CredentialView {
     pub error: Option<String>,
 }
 
-/// How long reading all files may take before the unread ones are reported as hanging; each file gets at least the
-/// second.
+/// How long reading all files may take before the unread ones are reported as hanging.
 const PATIENCE: Duration = Duration::from_secs(5);
-const PATIENCE_LEAST: Duration = Duration::from_millis(200);
 /// How long an error has to last before it is reported.
 const SETTLING: Duration = Duration::from_secs(3);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The times left before an expiry at which a warning is logged, once each; the last is at the expiry.
-pub(crate) const NEAR: [Duration; 4] =
-    [Duration::from_secs(14 * 24 * 60 * 60), Duration::from_secs(3 * 24 * 60 * 60), DAY, Duration::ZERO];
-
 impl Credentials {
     /// Follows the credentials of that cluster, from now on and as long as its originator exists.
     pub(crate) fn follow(&self, cluster: &ClusterName, originator: &Originator) {
@@ -234,73 +232,6 @@ impl Credentials {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock()
-    }
-}
-
-/// Credentials whose reading hangs, with the thread that reads. They are not read a second time meanwhile.
-#[derive(Default)]
-struct StalledReads {
-    readings: Vec<(CredentialSource, BlockingTask<Result<Refreshed, String>>)>,
-    given_up: usize,
-}
-
-/// How many hanging readings may be given up because the file may have been replaced: each keeps a thread.
-const GIVEN_UP_MAX: usize = 8;
-
-impl StalledReads {
-    /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
-    fn look_again(&mut self, news: FileEvent) {
-        if news == FileEvent::Told {
-            let room = GIVEN_UP_MAX.saturating_sub(self.given_up).min(self.readings.len());
-            self.readings.drain(..room);
-            self.given_up += room;
-        }
-    }
-
-    /// Reads the files of `part` again, unless an earlier reading of them still hangs.
-    async fn refresh(&mut self, part: &CredentialSource, until: Instant) -> Result<Refreshed, String> {
-        let known = self.readings.iter().position(|(hung, _)| hung.is_same(part));
-        let mut reading = match known {
-            Some(position) => self.readings.swap_remove(position).1,
-            None => {
-                let (mut reading, part) = (BlockingTask::default(), part.clone());
-                reading.begin(move || part.refresh()).map_err(|error| error.to_string())?;
-                reading
-            }
-        };
-        // A reading that was hanging already gets no more time.
-        let now = clock::now();
-        let until = if known.is_some() { now } else { until.max(now + PATIENCE_LEAST) };
-        match alarm::timeout_at(until, reading.join()).await {
-            Ok(Ok(refreshed)) => refreshed,
-            Ok(Err(Panicked)) => Err("ambassador itself failed while it read its files".into()),
-            Err(_) => {
-                self.readings.push((part.clone(), reading));
-                Err("reading its files takes too long: their file system may hang".into())
-            }
-        }
-    }
-
-    /// Returns when a hanging reading has finished.
-    async fn any_returned(&mut self) {
-        std::future::poll_fn(|cx| {
-            let is_back = self.readings.iter_mut().any(|(_, reading)| reading.poll_finished(cx).is_ready());
-            if is_back { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-        })
-        .await;
-    }
-}
-
-/// The result of reading a credential's files again.
-struct Refreshed {
-    is_new: bool,
-    /// A fault of the files that does not prevent their use.
-    warning: Option<String>,
-}
-
-impl Refreshed {
-    const fn of_agent(is_new: bool) -> Self {
-        Self { is_new, warning: None }
     }
 }
 
@@ -541,103 +472,5 @@ impl CredentialId {
     fn name(&self) -> &str {
         let (Self::Identity(name) | Self::Trust(name)) = self;
         name
-    }
-}
-
-/// The nearest of [`NEAR`] that has been reached, if any. Revocation lists live for days, so only the last day counts
-/// for them.
-#[must_use]
-pub(crate) fn near(role: CredentialRole, end: SystemTime, now: SystemTime) -> Option<Duration> {
-    let left = end.duration_since(now).unwrap_or(Duration::ZERO);
-    let first = if role == CredentialRole::Crl { DAY } else { Duration::MAX };
-    NEAR.into_iter().filter(|near| left <= *near && *near <= first).min()
-}
-
-/// An agent's certificates live for an hour and are renewed after half of it: only their expiry is worth a warning.
-const fn is_news(near: Duration, is_from_agent: bool) -> bool {
-    !is_from_agent || near.is_zero()
-}
-
-/// Whether the expiry is nearer than when it was last warned of. After the clock was set back it may be farther away,
-/// and will be warned of again.
-fn is_nearer(
-    warned: &mut BTreeMap<CredentialRole, Duration>,
-    role: CredentialRole,
-    near: Option<Duration>,
-) -> bool {
-    let before = warned.remove(&role);
-    let Some(near) = near else { return false };
-    warned.insert(role, near);
-    before.is_none_or(|before| near < before)
-}
-
-/// Without leap days, as the number is only shown.
-const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// When `end` is, for people: `ends in 9 days`.
-#[must_use]
-pub(crate) fn ends(end: SystemTime, now: SystemTime) -> String {
-    match end.duration_since(now) {
-        Err(_) => "has expired".into(),
-        Ok(left) if left < DAY => format!("ends in {} hours", left.as_secs() / 3600),
-        Ok(left) if left < 2 * YEAR => format!("ends in {} days", left.as_secs() / DAY.as_secs()),
-        Ok(left) => format!("ends in {} years", left.as_secs() / YEAR.as_secs()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_an_agent_renews_is_warned_of_when_it_has_ended() {
-        let now = SystemTime::UNIX_EPOCH + 20_000 * DAY;
-        for (left, is_from_agent, expected) in
-            [(1, false, true), (1, true, false), (0, true, true), (0, false, true)]
-        {
-            let near = near(CredentialRole::Client, now + left * DAY / 24, now).expect("it is near");
-            assert_eq!(is_news(near, is_from_agent), expected, "{left} hours, an agent's: {is_from_agent}");
-        }
-    }
-
-    #[test]
-    fn an_end_comes_near_in_steps() {
-        let now = SystemTime::UNIX_EPOCH + 1000 * DAY;
-        for (left, expected, words) in [
-            (15 * DAY, None, "ends in 15 days"),
-            (14 * DAY, Some(14 * DAY), "ends in 14 days"),
-            (4 * DAY, Some(14 * DAY), "ends in 4 days"),
-            (3 * DAY, Some(3 * DAY), "ends in 3 days"),
-            (DAY / 2, Some(DAY), "ends in 12 hours"),
-            (755_719 * DAY, None, "ends in 2070 years"),
-        ] {
-            assert_eq!(near(CredentialRole::Ca, now + left, now), expected, "{left:?}");
-            assert_eq!(
-                near(CredentialRole::Crl, now + left, now),
-                expected.filter(|near| *near <= DAY),
-                "{left:?}"
-            );
-            assert_eq!(ends(now + left, now), words);
-        }
-        // A clock that jumps years ahead and is corrected costs one warning, and suppresses none that comes later.
-        let (mut warned, end) = (BTreeMap::new(), now + 20 * DAY);
-        for (at, expected) in [
-            (now, false),
-            (now + 9000 * DAY, true),
-            (now, false),
-            (now + 7 * DAY, true),
-            (now + 7 * DAY, false),
-            (now + 18 * DAY, true),
-            (now + 10 * DAY, false),
-            (now + 18 * DAY, true),
-        ] {
-            assert_eq!(
-                is_nearer(&mut warned, CredentialRole::Ca, near(CredentialRole::Ca, end, at)),
-                expected,
-                "{at:?}"
-            );
-        }
-        assert_eq!(near(CredentialRole::Client, now - DAY, now), Some(Duration::ZERO));
-        assert_eq!(ends(now - DAY, now), "has expired");
     }
 }
