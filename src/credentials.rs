@@ -67,7 +67,7 @@ struct CredentialState {
     replaced: u64,
     /// The current error of its source, and since when.
     fault: Option<Fault>,
-    /// For each role, the nearest of [`NEAR`] that was warned of.
+    /// For each role, the nearest time before its expiry that was warned of (`expiry`).
     warned: BTreeMap<CredentialRole, Duration>,
 }
 

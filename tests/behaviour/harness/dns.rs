@@ -176,6 +176,7 @@ impl NameServer {
 impl Drop for NameServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect((self.ip, 53)));
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
@@ -376,20 +377,16 @@ fn serve_udp(socket: &UdpSocket, shared: &Shared) {
 }
 
 fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
-    listener.set_nonblocking(true).expect("a non-blocking socket");
-    while !shared.stop.load(Ordering::SeqCst) {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                let shared = shared.clone();
-                thread::spawn(move || converse(stream, &shared));
-            }
-            Err(_) => thread::sleep(TICK),
-        }
+    // Whoever stops it connects once more, so that a blocking accept returns.
+    while let Ok((stream, _)) = listener.accept()
+        && !shared.stop.load(Ordering::SeqCst)
+    {
+        let shared = shared.clone();
+        thread::spawn(move || converse(stream, &shared));
     }
 }
 
 fn converse(mut stream: TcpStream, shared: &Shared) -> Option<()> {
-    stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     loop {
         let mut length = [0; 2];
