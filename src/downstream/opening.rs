@@ -37,6 +37,12 @@ pub(crate) struct OpeningTimeouts {
 }
 
 impl OpeningTimeouts {
+    /// What the protocol's own servers allow: its silence, and `within` for the rest.
+    #[must_use]
+    pub(crate) fn of_protocol(protocol: &dyn Protocol, within: Duration) -> Self {
+        Self { silent: protocol.silence_timeout(), within }
+    }
+
     /// `within` for both.
     #[must_use]
     pub(crate) const fn of(within: Duration) -> Self {
@@ -145,4 +151,56 @@ pub(crate) async fn exchange_greeting(
         }
     });
     alarm::timeout_at(clock::now() + within, introduced).await.unwrap_or(Err(OpeningFailure::Silent(within)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::protocol;
+    use crate::sys::{Bind, ListeningSocket, Options, UnixBind};
+
+    fn redis() -> Arc<dyn Protocol> {
+        let options = protocol::Options {
+            scram_plus: protocol::postgres::ScramPlus::Auto,
+            server_is_verified: true,
+            rsa_key: None,
+            host_name: "host.test".into(),
+            helo_name: None,
+        };
+        protocol::named("redis", &options).expect("a protocol")
+    }
+
+    async fn client() -> (Socket, UnixStream) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bind = Bind::Unix(UnixBind { path: path.clone(), mode: 0o600, owner: None, group: None });
+        let listening = ListeningSocket::bind(&bind, &Options::NONE).unwrap();
+        let peer = UnixStream::connect(path).unwrap();
+        (Socket::adopt(listening.accept().await.unwrap().0).unwrap(), peer)
+    }
+
+    /// A pool that opened its connections early lost them after the minute that a whole opening may take.
+    #[tokio::test]
+    async fn silence_is_limited_by_what_the_protocols_servers_allow_and_by_nothing_else() {
+        let redis = redis();
+        let patience = OpeningTimeouts::of_protocol(&*redis, Duration::from_secs(60));
+        assert_eq!((patience.silent, patience.within), (None, Duration::from_secs(60)));
+        let (socket, mut peer) = client().await;
+        // Whatever is over by now ends a limited silence at once.
+        let limited = OpeningTimeouts { silent: Some(Duration::ZERO), ..patience };
+        let ended = read_opening(&socket, &*redis, limited).await;
+        assert!(matches!(ended, Err(OpeningFailure::Silent(_))), "{ended:?}");
+        let mut reading =
+            pin!(read_opening(&socket, &*redis, OpeningTimeouts { within: Duration::ZERO, ..patience }));
+        let mut nobody = Context::from_waker(Waker::noop());
+        assert!(matches!(reading.as_mut().poll(&mut nobody), Poll::Pending), "it may be silent for ever");
+        peer.write_all(b"PING\r\n").unwrap();
+        assert_eq!(reading.await.unwrap().bytes, b"PING\r\n");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CancelKey, Probe, ReplyTo};
+use super::{CancelKey, Probe, ReplyTo, TurnedAway};
 use crate::outcome::Side;
 
 /// Rewrites the bytes of a session while a protocol requires it: bytes of each leg go in, and bytes for both legs come
@@ -27,6 +27,12 @@ pub trait Dialogue: fmt::Debug + Send {
     /// The key by which others may cancel the session, returned once after the server has sent it. The driver asks
     /// after each read from the server, before it writes to the client.
     fn cancel_key(&mut self) -> Option<CancelKey> {
+        None
+    }
+
+    /// How the server has refused the session within the dialogue, for its outcome: the client got it unchanged, and another
+    /// endpoint cannot be tried any more.
+    fn refused(&self) -> Option<&TurnedAway> {
         None
     }
 

@@ -101,12 +101,7 @@ impl Protocol for Postgres {
                 _ => return None,
             }
         };
-        let (kind, code) = match sqlstate(fields)? {
-            FULL => ("PostgreSQL error", Some(53_300)),
-            CANNOT_CONNECT_NOW => ("PostgreSQL error 57P03", None),
-            _ => return None,
-        };
-        Some(TurnedAway::new(kind, code, field(fields, b'M').unwrap_or_default()))
+        not_now(fields)
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn AnyProbe>> {
@@ -144,6 +139,16 @@ const HEAD: usize = 5;
 
 /// A CancelRequest: its client understands no answer but the end of the connection.
 const CANCELS: ReplyTo = ReplyTo([1, 0, 0, 0, 0, 0, 0, 0]);
+
+/// What the fields of an ErrorResponse say, if the server only has no room or takes no connections now.
+fn not_now(fields: &[u8]) -> Option<TurnedAway> {
+    let (kind, code) = match sqlstate(fields)? {
+        FULL => ("PostgreSQL error", Some(53_300)),
+        CANNOT_CONNECT_NOW => ("PostgreSQL error 57P03", None),
+        _ => return None,
+    };
+    Some(TurnedAway::new(kind, code, field(fields, b'M').unwrap_or_default()))
+}
 
 /// The value of that field of an ErrorResponse.
 fn field(fields: &[u8], name: u8) -> Option<&[u8]> {

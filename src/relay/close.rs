@@ -28,8 +28,13 @@ impl<T: Transport> Relay<'_, T> {
                 self.dialogue.as_mut().filter(|_| self.broken.is_none()).and_then(|dialogue| dialogue.rest())
             }
         };
+        let refused = self.dialogue.as_ref().and_then(|dialogue| dialogue.refused().cloned());
         let (outcome, closed_by, fault) = match end {
-            Stop::Completed => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
+            // A server that refused in the middle of a login has ended it in order; the client has its words.
+            Stop::Completed => match refused {
+                Some(by) => (Outcome::UpstreamRefused, Side::Upstream, Some(RelayError::Refused(by))),
+                None => (Outcome::Completed, self.first_end.unwrap_or(Side::Upstream), None),
+            },
             Stop::Uncertified => (Outcome::TlsFailed, Side::Upstream, Some(RelayError::Uncertified)),
             Stop::Left(said) => {
                 rest = Some(said);
@@ -76,6 +81,7 @@ impl<T: Transport> Relay<'_, T> {
         let can_be_refused = match &fault {
             Some(RelayError::Io(_)) => closed_by == Side::Upstream && self.first_byte.is_none(),
             Some(RelayError::Uncertified) => true,
+            Some(RelayError::Refused(_)) => false,
             Some(RelayError::Dialogue(_)) => !self.receiving.has_pending(),
             None => false,
         };

@@ -34,7 +34,7 @@ pub use upstream_stream::UpstreamStream;
 
 use crate::clock;
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{Dialogue, DialogueError, Outbox, Probe};
+use crate::protocol::{Dialogue, DialogueError, Outbox, Probe, TurnedAway};
 use crate::sys::{Socket, Transport};
 use crate::tls::{KeyLimitDue, UNCERTIFIED};
 
@@ -117,6 +117,9 @@ pub enum RelayError {
     /// The endpoint closed because it got no certificate.
     #[error("{UNCERTIFIED}")]
     Uncertified,
+    /// The endpoint refused the session in its own words, which the client has got.
+    #[error("the server turned the session away ({0})")]
+    Refused(TurnedAway),
 }
 
 /// Relays until both directions have ended, something fails, a timer runs out, or [`LiveSession::stop`] is called. The

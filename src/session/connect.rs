@@ -151,9 +151,11 @@ async fn hear_out(
     let cluster = guard.cluster().expect("the request named one");
     let protocol = &*cluster.settings().protocol;
     guard.await_opening();
+    // It holds an upstream meanwhile, whose server is the first to end it if it minds; and it makes room where that is wanted.
+    let patience = OpeningTimeouts::of_protocol(protocol, OPENING_TIMEOUT);
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)) => opened,
+        opened = downstream::read_opening(&downstream, protocol, patience) => opened,
         outcome = guard.live().stop_requested() => return Err(stopped_before_opening(downstream, record, outcome)),
     };
     let mut opened = match opened {

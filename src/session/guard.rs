@@ -228,6 +228,9 @@ impl SessionGuard {
         if record.outcome == Outcome::UpstreamReset {
             lease.suspect();
         }
+        if record.outcome == Outcome::UpstreamRefused {
+            lease.record_turned_away(record.error.as_deref().unwrap_or_default().to_owned());
+        }
         let Some(outlier) = self.cluster().and_then(|cluster| cluster.settings().outlier) else { return };
         if outlier.early_close.is_zero() {
             return;

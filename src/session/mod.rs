@@ -155,7 +155,7 @@ async fn open(
     let cluster = guard.cluster().expect("without a CONNECT request a route has one cluster");
     let protocol = &*cluster.settings().protocol;
     let patience = match denial {
-        None => OpeningTimeouts { silent: protocol.silence_timeout(), within: OPENING_TIMEOUT },
+        None => OpeningTimeouts::of_protocol(protocol, OPENING_TIMEOUT),
         Some(_) => OpeningTimeouts::of(OPENING_TIMEOUT_FULL),
     };
     let opened = tokio::select! {
@@ -282,7 +282,7 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
         Some(RelayError::Io(error)) => tls_failure::judge(error, seen(record, age)),
-        Some(RelayError::Dialogue(_) | RelayError::Uncertified) | None => None,
+        Some(RelayError::Dialogue(_) | RelayError::Uncertified | RelayError::Refused(_)) | None => None,
     };
     // A server that closes with our bytes unread sends a reset instead of a FIN.
     let failure = failure.or_else(|| tls_failure::uncertified(&ended, seen(record, age)));

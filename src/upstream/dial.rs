@@ -185,7 +185,7 @@ pub(crate) async fn dial(
             // No second spare is tried: it may be of the same server.
             Err(error) => {
                 cluster.metrics().preconnect_misses.increment(1);
-                lease.taken_in_vain(&error);
+                lease.record_turned_away(error.to_string());
                 *record = DialRecord::default();
             }
         }

@@ -102,10 +102,10 @@ impl Lease {
         }
     }
 
-    /// The spare failed: its server turned away the session that took it.
-    pub(super) fn taken_in_vain(self, error: &DialError) {
+    /// The server refused a session in its own words after the dial was over: for a while others are preferred.
+    pub(crate) fn record_turned_away(&self, why: String) {
         self.cluster.decide(|state| {
-            state.cluster_state.note_error(self.endpoint.id(), Some(error.to_string()));
+            state.cluster_state.note_error(self.endpoint.id(), Some(why));
             state.cluster_state.record_turned_away(self.endpoint.id(), clock::now());
         });
     }

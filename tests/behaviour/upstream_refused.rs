@@ -227,6 +227,27 @@ fn a_postgresql_with_room_for_superusers_only_is_full() {
     sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
 }
 
+/// Behind a password the login cannot go elsewhere any more; it was recorded as completed. It is told as what it is, and the next
+/// sessions go to the other server.
+#[test]
+fn a_postgresql_that_has_room_for_superusers_only_says_so_behind_a_password() {
+    let (full, roomy) = (Postgres::small(1), Postgres::shared());
+    let mut sessions: Vec<_> = (0..2).map(|_| held_session(&full.of_superuser())).collect();
+    let cluster = format!("balance: first\n{}", roomy.tls());
+    let config = Config::postgres(&[&full.address(), &roomy.address()], &cluster);
+    let ambassador = Ambassador::start(&config);
+    let port = ambassador.address("app").port();
+    let conninfo = format!("host=127.0.0.1 port={port} user=app dbname=postgres");
+    psql(&conninfo, "select 1").must_exit(2).must_say("remaining connection slots are reserved");
+    let record = ambassador.record();
+    assert_eq!(record["outcome"], "upstream_refused", "{record}");
+    assert!(record["error"].as_str().is_some_and(|error| error.contains("53300")), "{record}");
+    for _ in 0..3 {
+        assert_eq!(psql(&conninfo, "select 6 * 7").must_succeed().stdout, "42\n");
+    }
+    sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
+}
+
 /// A psql that has logged in, and waits.
 fn held_session(conninfo: &str) -> std::process::Child {
     let mut command = psql_command(conninfo);

@@ -1,8 +1,8 @@
 //! From the server's first message to its first ReadyForQuery: the SASL offer, the client's answer to it, and the
 //! cancel key.
 
-use super::{HEAD, be_u32};
-use crate::protocol::{CancelKey, Dialogue, DialogueError, Outbox, ReplyTo};
+use super::{HEAD, be_u32, not_now};
+use crate::protocol::{CancelKey, Dialogue, DialogueError, Outbox, ReplyTo, TurnedAway};
 
 /// Follows the server's messages until it is ready for queries. It removes SCRAM-SHA-256-PLUS from the offer and
 /// remembers the cancel key.
@@ -15,6 +15,7 @@ pub(super) struct Startup {
     server: Server,
     pub(super) client: Client,
     cancel_key: Option<CancelKey>,
+    refused: Option<TurnedAway>,
 }
 
 /// The position in the server's stream of messages.
@@ -43,10 +44,18 @@ pub(super) enum Client {
 const OFFER_MAX: usize = 64 * 1024;
 /// The longest BackendKeyData that is remembered: process id and a key of 4 to 256 bytes.
 const KEY_MAX: usize = 4 + 4 + 256;
+/// The longest error that is read; others are passed on unread. What ends a login is short.
+const ERROR_MAX: usize = 8 * 1024;
 
 impl Startup {
     pub(super) const fn new(strips_plus: bool) -> Self {
-        Self { strips_plus, server: Server::Head(Vec::new()), client: Client::Passing, cancel_key: None }
+        Self {
+            strips_plus,
+            server: Server::Head(Vec::new()),
+            client: Client::Passing,
+            cancel_key: None,
+            refused: None,
+        }
     }
 
     /// Decides what to do with a message by its complete head.
@@ -61,6 +70,7 @@ impl Startup {
             }
             b'R' => true,
             b'K' => (12..=KEY_MAX).contains(&length),
+            b'E' => (HEAD..=ERROR_MAX).contains(&length),
             _ => false,
         };
         if is_collected {
@@ -72,7 +82,9 @@ impl Startup {
 
     fn collected(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
         let first = be_u32(message, HEAD).unwrap_or_default();
-        if message[0] == b'K' {
+        if message[0] == b'E' {
+            self.refused = not_now(&message[HEAD..]);
+        } else if message[0] == b'K' {
             self.cancel_key = Some(CancelKey { process: first, secret: message[HEAD + 4..].into() });
         } else if first == AUTHENTICATION_SASL && self.strips_plus {
             let rewritten = without_plus(message)?;
@@ -154,6 +166,10 @@ impl Dialogue for Startup {
 
     fn cancel_key(&mut self) -> Option<CancelKey> {
         self.cancel_key.take()
+    }
+
+    fn refused(&self) -> Option<&TurnedAway> {
+        self.refused.as_ref()
     }
 }
 
