@@ -1,6 +1,7 @@
 //! The table of docs/CREDENTIALS.md, "Which certificates are taken", row by row: whole handshakes, with TLS 1.2 and
 //! 1.3, under each `verify`; and attacks under each.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{CertifiedIssuer, KeyPair, date_time_ymd};
@@ -25,10 +26,16 @@ struct Client<'a> {
     verify: Verify,
     ca: &'a [CertificateDer<'static>],
     pins: &'a [Pin],
+    crls: &'a [PathBuf],
     name: &'a str,
 }
 
-impl Client<'_> {
+impl<'a> Client<'a> {
+    /// Of `db.test`, without further checks.
+    fn of(workshop: &'a Workshop, verify: Verify, ca: &'a [CertificateDer<'static>]) -> Self {
+        Self { workshop, verify, ca, pins: &[], crls: &[], name: "db.test" }
+    }
+
     fn originator(&self) -> Originator {
         let roots = match self.ca {
             [] => Roots::Nobody,
@@ -36,7 +43,12 @@ impl Client<'_> {
         };
         let extra_checks = ExtraChecks { pins: self.pins.to_vec(), uris: Vec::new() };
         let settings = Settings {
-            terms: Some(PeerVerification { verify: self.verify, roots, crls: Vec::new(), extra_checks }),
+            terms: Some(PeerVerification {
+                verify: self.verify,
+                roots,
+                crls: self.crls.to_vec(),
+                extra_checks,
+            }),
             identities: Identities::default(),
             server_name: None,
             alpn: Vec::new(),
@@ -81,7 +93,7 @@ fn check(met: Result<(), HandshakeError>, verify: Verify, expected: Verdict) {
 /// A row: with that `ca`, under `full` and `ca`; pinned by itself the certificate is always accepted.
 #[track_caller]
 fn row(workshop: &Workshop, shown: &Server, ca: &[CertificateDer<'static>], full: Verdict, by_ca: Verdict) {
-    let client = |verify, ca| Client { workshop, verify, ca, pins: &[], name: "db.test" };
+    let client = |verify, ca| Client::of(workshop, verify, ca);
     client(Verify::Full, ca).meets(shown, full);
     client(Verify::Ca, ca).meets(shown, by_ca);
     client(Verify::Pin, &[shown.own().clone()]).meets(shown, TAKEN);
@@ -131,7 +143,7 @@ fn names() {
         ("one.two.db.test", Err("for another name than one.two.db.test")),
         ("192.0.2.8", Err("for another name than 192.0.2.8: it is for 192.0.2.7, 2001:db8::7, *.db.test;")),
     ] {
-        let client = Client { workshop: &workshop, verify: Verify::Full, ca: &ca, pins: &[], name };
+        let client = Client { name, ..Client::of(&workshop, Verify::Full, &ca) };
         client.meets(&shown, expected);
     }
 }
@@ -243,9 +255,11 @@ fn algorithms() {
     let ca = Order { name: "rsa", subject: "/CN=R", key: RSA, by: None, extensions: CA, more: &[] };
     workshop.make(ca);
     let order = Order { by: Some("rsa"), ..ORDER };
-    let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:-1"];
-    let shown = workshop.make(Order { more: &pss, ..order });
-    row(&workshop, &shown, &[workshop.certificate("rsa")], TAKEN, TAKEN);
+    for digest in ["-sha256", "-sha384", "-sha512"] {
+        let pss = [digest, "-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:-1"];
+        let shown = workshop.make(Order { more: &pss, ..order });
+        row(&workshop, &shown, &[workshop.certificate("rsa")], TAKEN, TAKEN);
+    }
     let long = Err("is signed with RSA-PSS, of parameters that are not taken");
     let shown = workshop.make(Order {
         more: &["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:222"],
@@ -271,6 +285,30 @@ fn algorithms() {
         "is signed with a key that is RSA of 1024 bits, of which it must have 2048: the CA needs a new one",
     );
     row(&workshop, &shown, &[workshop.certificate("short")], weak, weak);
+}
+
+/// Signed by a CA with a key of that length, which is the server's too. For a server's key of 8192 bits see
+/// tests/behaviour/certificates.rs.
+#[test]
+fn lengths_of_rsa_keys() {
+    for (bits, primes) in [("3072", "2"), ("4096", "2"), ("8192", "5")] {
+        let workshop = Workshop::new();
+        // More primes take openssl seconds instead of a minute to find; whoever verifies sees their product alone.
+        let options = [format!("rsa_keygen_bits:{bits}"), format!("rsa_keygen_primes:{primes}")];
+        let key = ["-algorithm", "RSA", "-pkeyopt", &options[0], "-pkeyopt", &options[1]];
+        workshop.make_key("big", &key);
+        workshop.make_for_key(Order { name: "big", subject: "/CN=B", by: None, extensions: CA, ..ORDER });
+        let trusted = [workshop.certificate("big")];
+        // The key of several primes is one that only openssl signs with.
+        let shown = if primes == "2" {
+            std::fs::copy(workshop.path("big.key"), workshop.path("server.key")).unwrap();
+            workshop.make_for_key(Order { by: Some("big"), ..ORDER });
+            workshop.server("server")
+        } else {
+            workshop.make(Order { by: Some("big"), ..ORDER })
+        };
+        row(&workshop, &shown, &trusted, TAKEN, TAKEN);
+    }
 }
 
 #[test]
@@ -305,6 +343,23 @@ fn name_constraints() {
         let trusted = [workshop.certificate("ca"), workshop.certificate("limited")];
         let shown = shown.with(&[workshop.certificate("limited")]);
         row(&workshop, &shown, &trusted, expected, expected);
+    }
+    // On addresses, whichever name is asked for.
+    for (constraints, expected) in [
+        ("permitted;IP:192.0.2.0/255.255.255.0", TAKEN),
+        ("permitted;IP:198.51.100.0/255.255.255.0", violated),
+        ("excluded;IP:192.0.2.0/255.255.255.0", violated),
+        ("excluded;IP:198.51.100.0/255.255.255.0", TAKEN),
+    ] {
+        let extensions = format!("{CA}\nnameConstraints=critical,{constraints}");
+        let limited = Order { name: "limited", subject: "/CN=L", by: None, extensions: &extensions, ..ORDER };
+        workshop.make(limited);
+        let names = "subjectAltName=DNS:db.test,IP:192.0.2.7";
+        let shown = workshop.make(Order { by: Some("limited"), extensions: names, ..ORDER });
+        let trusted = [workshop.certificate("limited")];
+        row(&workshop, &shown, &trusted, expected, expected);
+        let client = Client { name: "192.0.2.7", ..Client::of(&workshop, Verify::Full, &trusted) };
+        client.meets(&shown, expected);
     }
     // Constraints of a CA below the root are left to webpki, which refuses them.
     let extensions = format!("{CA}\nnameConstraints=critical,permitted;dirName:shop\n[shop]\nO=Shop\n");
@@ -396,14 +451,14 @@ fn a_copy_of_a_pinned_certificate_is_worth_nothing_without_its_key() {
             let other = workshop.make(Order { name: "other", key, ..ORDER });
             let copy = Server { chain: right.chain.clone(), key: other.key };
             let trusted = [right.own().clone()];
-            let client = |verify, ca, pins| Client { workshop: &workshop, verify, ca, pins, name: "db.test" };
+            let client = |verify, ca, pins| Client { pins, ..Client::of(&workshop, verify, ca) };
             client(Verify::Pin, &trusted[..], &[][..]).meets(&copy, expected);
             client(Verify::Pin, &[], &pins).meets(&copy, expected);
             client(Verify::Ca, &trusted, &[]).meets(&copy, expected);
             client(Verify::Ca, &[workshop.certificate("ca")], &[]).meets(&copy, expected);
         }
         let pinned = |ca: &[CertificateDer<'static>], pins: &[Pin], shown: &Server, expected| {
-            let client = Client { workshop: &workshop, verify: Verify::Pin, ca, pins, name: "else.test" };
+            let client = Client { pins, name: "else.test", ..Client::of(&workshop, Verify::Pin, ca) };
             client.meets(shown, expected);
         };
         pinned(&[], &pins, &right, TAKEN);
@@ -431,11 +486,38 @@ fn a_server_in_the_file_speaks_for_itself_alone() {
     for extensions in ["basicConstraints=CA:FALSE", "subjectAltName=DNS:other.test"] {
         let own = workshop.make(Order { name: "own", subject: "/CN=own", by: None, extensions, ..ORDER });
         let forged = workshop.make(Order { by: Some("own"), ..ORDER });
-        let client =
-            |verify| Client { workshop: &workshop, verify, ca: &own.chain, pins: &[], name: "db.test" };
+        let client = |verify| Client::of(&workshop, verify, &own.chain);
         for verify in [Verify::Full, Verify::Ca] {
             client(verify).meets(&forged, Err("not signed by a CA of tls.ca"));
         }
+    }
+}
+
+/// A certificate of version 1 that a CA signed is not taken beside lists: webpki, which reads them, does not take it. One
+/// that is itself in the file, and signed by itself, nobody else could revoke.
+#[test]
+fn version_1_is_not_taken_beside_revocation_lists() {
+    let workshop = Workshop::new();
+    let path = workshop.path("crl.pem");
+    std::fs::write(workshop.path("index.txt"), "").unwrap();
+    std::fs::write(workshop.path("number"), "01\n").unwrap();
+    // With a number, which makes it a list of version 2: webpki reads no other.
+    let ca = "[ca]\ndefault_ca=it\n[it]\ndatabase=index.txt\ncrlnumber=number\ndefault_md=sha256\n\
+              default_crl_days=9\ncrl_extensions=list\n[list]\nauthorityKeyIdentifier=keyid\n";
+    std::fs::write(workshop.path("ca.cnf"), ca).unwrap();
+    let list = ["ca", "-config", "ca.cnf", "-gencrl", "-keyfile", "ca.key", "-cert", "ca.pem", "-out"];
+    workshop.openssl(&[&list[..], &["crl.pem"]].concat());
+    let signed = workshop.make(Order { extensions: "", ..ORDER });
+    let itself = workshop.make(Order { name: "itself", extensions: "", by: None, ..ORDER });
+    let modern = workshop.make(Order { name: "modern", ..ORDER });
+    let client = |ca, crls| Client { crls, ..Client::of(&workshop, Verify::Ca, ca) };
+    let (lists, ca) = ([path], [workshop.certificate("ca")]);
+    let lone = Err("is of X.509 version 1: it is taken with `verify: ca`, without `crl`");
+    for (shown, trusted, beside_lists) in
+        [(&modern, &ca, TAKEN), (&signed, &ca, lone), (&itself, &[itself.own().clone()], TAKEN)]
+    {
+        client(trusted, &[]).meets(shown, TAKEN);
+        client(trusted, &lists).meets(shown, beside_lists);
     }
 }
 

@@ -136,10 +136,22 @@ impl Workshop {
 
     #[track_caller]
     pub(in crate::tls) fn make(&self, order: Order<'_>) -> Server {
-        let Order { name, key, subject, by, extensions, more } = order;
+        self.make_key(order.name, order.key);
+        self.make_for_key(order);
+        self.server(order.name)
+    }
+
+    #[track_caller]
+    pub(in crate::tls) fn make_key(&self, name: &str, arguments: &[&str]) {
+        self.openssl(&[&["genpkey", "-out", &format!("{name}.key")], arguments].concat());
+    }
+
+    /// For the key that is there already under that name.
+    #[track_caller]
+    pub(in crate::tls) fn make_for_key(&self, order: Order<'_>) {
+        let Order { name, subject, by, extensions, more, .. } = order;
         let file = |suffix: &str| format!("{name}.{suffix}");
         let (pem, private, request) = (file("pem"), file("key"), file("csr"));
-        self.openssl(&[&["genpkey", "-out", &private], key].concat());
         self.openssl(&["req", "-new", "-key", &private, "-subj", subject, "-out", &request]);
         let mut arguments = vec!["x509", "-req", "-in", &request, "-days", "9", "-out", &pem];
         let (ca, ca_key) = by.map(|by| (format!("{by}.pem"), format!("{by}.key"))).unwrap_or_default();
@@ -154,7 +166,6 @@ impl Workshop {
         }
         arguments.extend(more);
         self.openssl(&arguments);
-        self.server(name)
     }
 
     /// The certificate and key made under that name.
