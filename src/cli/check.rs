@@ -14,7 +14,7 @@ use crate::metrics::Exposition;
 use crate::tls::{self, IdentityChoice, UNCERTIFIED};
 use crate::upstream::discovery::{self, DiscoveryServices, Origin, Source};
 use crate::upstream::{
-    AttemptStep, Cluster, DialRecord, Endpoint, Settings, late_rejection, probe, try_endpoint,
+    AttemptStep, Cluster, DialRecord, Endpoint, Settings, examine_endpoint, late_rejection, probe,
 };
 use crate::workers;
 
@@ -118,7 +118,8 @@ async fn fetched(cluster: &Arc<Cluster>) -> bool {
 
 async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: IdentityChoice) -> bool {
     let mut record = DialRecord::default();
-    let dialled = try_endpoint(cluster.settings(), endpoint, identity, &mut record).await;
+    let silent = |words: &str| println!("  {:<10} waits   {}", AttemptStep::Upgrade.label(), escaped(words));
+    let dialled = examine_endpoint(cluster.settings(), endpoint, identity, Some(&silent), &mut record).await;
     let failed_at = dialled.as_ref().err().map(|error| error.step());
     let passed = |step: AttemptStep| failed_at.is_none_or(|failed| step < failed);
     let took = |took: Option<Duration>| took.map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));

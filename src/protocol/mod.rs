@@ -55,7 +55,7 @@ pub use opening::{
     TLS_HANDSHAKE,
 };
 pub use probe::{Probe, ProbeError, ProbeStep};
-pub use recognize::recognize;
+pub use recognize::{ASK_SILENT, recognize, recognize_answer};
 pub use refusal::{Refusal, RefusalKind};
 pub use smtp::helo_name;
 pub use upgrade::{

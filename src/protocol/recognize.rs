@@ -38,9 +38,36 @@ pub fn recognize(first: &[u8], protocol: &str) -> Option<&'static str> {
     (!is_expected).then_some(words)
 }
 
+/// Asks a server that waits for its client what it speaks: PostgreSQL's SSLRequest, which changes nothing and which
+/// PostgreSQL answers before any login.
+pub const ASK_SILENT: &[u8] = &super::postgres::SSL_REQUEST;
+
+/// A description of a server by its answer to [`ASK_SILENT`].
+pub fn recognize_answer(answer: &[u8]) -> Option<&'static str> {
+    match answer {
+        b"S" | b"N" => Some("it answers as servers of postgres do"),
+        _ => recognize(answer, ""),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_to_ssl_request_tells_postgres_and_tls() {
+        for (answer, word) in [
+            (&b"S"[..], Some("postgres")),
+            (b"N", Some("postgres")),
+            (&[0x15, 3, 3, 0, 2, 2, 70], Some("tls.start: direct")),
+            (b"So", None),
+            (b"", None),
+        ] {
+            let told = recognize_answer(answer);
+            assert_eq!(told.is_some(), word.is_some(), "{answer:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(word.unwrap_or_default()), "{answer:?}: {told:?}");
+        }
+    }
 
     #[test]
     fn a_greeting_tells_what_greets() {

@@ -1,6 +1,8 @@
 //! One attempt of a dial, on one endpoint: connect, upgrade, handshake, each within its bound. Picking the endpoint,
 //! and recording the result, are the dial's.
 
+mod silence;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,19 +27,35 @@ use super::first_words;
 use super::proxy_header::ProxyInfo;
 use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_buffered};
 
-/// One attempt on one endpoint, outside the policies: for `check --connect`. Where the upgrade needs the client's
+/// One attempt on one endpoint, outside the policies: for probes and trials. Where the upgrade needs the client's
 /// reply, the server gets a default reply, so that it sees a whole conversation.
 ///
 /// # Errors
 /// See [`DialError`]; the steps that succeeded before it are in the record.
-pub(crate) async fn try_endpoint(
+pub(super) async fn try_endpoint(
     settings: &ClusterSettings,
     endpoint: &Endpoint,
     identity: IdentityChoice,
     record: &mut DialRecord,
 ) -> Result<Ready, DialError> {
+    examine_endpoint(settings, endpoint, identity, None, record).await
+}
+
+/// [`try_endpoint`] that also reports, while it waits, a server that should greet and is silent, and finds out what
+/// that server speaks instead.
+///
+/// # Errors
+/// As [`try_endpoint`], and at once for a silent server that is recognised as one of another protocol.
+pub(crate) async fn examine_endpoint(
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    identity: IdentityChoice,
+    on_silence: Option<&(dyn Fn(&str) + Sync)>,
+    record: &mut DialRecord,
+) -> Result<Ready, DialError> {
     let deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, settings.dial.deadline);
-    let attempt = Attempt { is_probe: true, ..Attempt::on(settings, endpoint, identity, deadline) };
+    let attempt =
+        Attempt { is_probe: true, on_silence, ..Attempt::on(settings, endpoint, identity, deadline) };
     match attempt.establish(record).await? {
         AttemptResult::Ready(ready) => Ok(ready),
         AttemptResult::Meets(socket, mut greeting) => {
@@ -86,6 +104,8 @@ pub(super) struct Attempt<'a> {
     is_secured: AtomicBool,
     /// Probes are not measured, unlike sessions.
     is_probe: bool,
+    /// Reports a server that should greet and is silent, and has it examined.
+    on_silence: Option<&'a (dyn Fn(&str) + Sync)>,
     /// The session's contents of the PROXY header; `None`: there is no session.
     proxy_info: Option<&'a ProxyInfo>,
 }
@@ -137,6 +157,7 @@ impl<'a> Attempt<'a> {
             opening: None,
             is_secured: AtomicBool::new(false),
             is_probe: false,
+            on_silence: None,
             proxy_info: None,
         }
     }
@@ -334,11 +355,17 @@ impl<'a> Attempt<'a> {
             false => AttemptDeadline::after(begun, AttemptBound::Greeting, greeting_timeout),
         };
         let limit = if self.deadline.is_firm { limit.within(self.deadline) } else { limit };
-        let soon = limit.at.min(begun + self.settings.dial.handshake_timeout);
+        let soon = limit.at.min(begun + self.settings.dial.handshake_timeout.min(silence::SILENCE));
         let mut heard = alarm::timeout_at(soon, upgrading.wait_greeting(socket)).await;
         if heard.is_err() && soon < limit.at {
-            self.warn_of_silence(limit);
-            heard = alarm::timeout_at(limit.at, upgrading.wait_greeting(socket)).await;
+            heard = match self.on_silence.filter(|_| !upgrading.has_heard()) {
+                // Boxed: rarely needed, and it would enlarge every dial.
+                Some(tell) => Box::pin(self.examine_silence(upgrading, socket, limit, tell)).await?,
+                None => {
+                    self.warn_of_silence(limit);
+                    alarm::timeout_at(limit.at, upgrading.wait_greeting(socket)).await
+                }
+            };
         }
         match heard {
             Ok(heard) => heard.map_err(|failure| self.upgrade_failed(&failure)),
@@ -361,7 +388,8 @@ impl<'a> Attempt<'a> {
         let (protocol, waits) = (self.settings.protocol.label(), limit.length);
         tracing::warn!(
             %cluster, %endpoint, protocol, ?waits,
-            "the server has accepted and not greeted yet; if it speaks TLS with the first byte, write tls.start: direct"
+            "the server has accepted and not greeted yet, as servers of this protocol do; one that waits for its client \
+             speaks another protocol, or TLS with the first byte (write tls.start: direct)"
         );
     }
 

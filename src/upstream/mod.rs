@@ -51,7 +51,7 @@ use crate::tls::{self, NoIdentity};
 use crate::{relay, sys};
 
 pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
-pub(crate) use attempt::try_endpoint;
+pub(crate) use attempt::examine_endpoint;
 use dial::Purpose;
 pub(crate) use dial::{
     DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, Settings as DialSettings, dial,

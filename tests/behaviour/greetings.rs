@@ -2,8 +2,9 @@
 //! server.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,7 +12,8 @@ use tokio::sync::Semaphore;
 
 use crate::harness::server::{dovecot, mariadb, postfix};
 use crate::harness::{
-    Ambassador, Config, Conn, Finished, Pki, Server, ServerTls, Upstream, ambassador, finish, roles,
+    Ambassador, Config, Conn, Finished, Pki, Postgres, Server, ServerTls, Upstream, ambassador, finish,
+    roles, wait,
 };
 
 /// At most a second, so that the greetings take longer than all of these limits.
@@ -182,6 +184,82 @@ fn a_server_that_waits_for_its_client_is_told_from_one_that_greets() {
         let finished = check(&Config::app(&[&server.address(port)], &cluster), &["--connect"]).must_exit(1);
         assert!(finished.stdout.contains(part), "{protocol}: {}", finished.stdout);
     }
+}
+
+/// Scenario: a MySQL or SMTP cluster at a PostgreSQL port, or SMTP at port 465 without `start: direct`. Both sides wait
+/// for the other's first words; `check --connect` was silent for 30 s, and then guessed.
+#[test]
+fn a_silent_server_is_asked_what_it_speaks() {
+    let postgres = Postgres::shared();
+    let pki = Pki::new();
+    let direct =
+        Upstream::tls(ServerTls::new(&pki.server(&["mx.test"])).build(), roles::greet("220 mx.test\r\n"));
+    let ca = format!("tls: {{ ca: {}, server_name: mx.test }}", pki.ca().display());
+    let of_postgres = "it answers as servers of postgres do";
+    for (protocol, address, tls, seen) in [
+        ("mysql", postgres.address(), postgres.tls(), of_postgres),
+        ("smtp", postgres.address(), postgres.tls(), of_postgres),
+        ("smtp", direct.address(), ca.clone(), "it speaks TLS with the first byte (write tls.start: direct)"),
+    ] {
+        let begun = Instant::now();
+        let finished =
+            check(&Config::app(&[&address], &format!("protocol: {protocol}\n{tls}")), &["--connect"]);
+        let took = begun.elapsed();
+        let told = finished.must_exit(1).stdout;
+        assert!(told.contains("upgrade    waits   the server waits for its client"), "{protocol}: {told}");
+        assert!(
+            told.contains(&format!("does not greet as servers of {protocol} do; {seen}")),
+            "{protocol}: {told}"
+        );
+        // Three seconds of silence, and two at most for each question.
+        assert!(took < Duration::from_secs(15), "{protocol} took {took:?}: {told}");
+    }
+}
+
+/// The same in a session: the log says so after a few seconds, once, and the session waits on.
+#[test]
+fn the_first_warning_of_a_silent_server_says_what_it_may_be() {
+    let postgres = Postgres::shared();
+    let cluster = format!("protocol: mysql\n{}", postgres.tls());
+    let ambassador = Ambassador::start(&Config::app(&[&postgres.address()], &cluster));
+    let begun = Instant::now();
+    let _client = ambassador.connect();
+    let line = ambassador.wait_line("not greeted yet");
+    // `handshake_timeout` is 5 s.
+    assert!(begun.elapsed() < Duration::from_millis(4900), "{:?}: {line}", begun.elapsed());
+    assert!(line.contains("one that waits for its client speaks another protocol, or TLS"), "{line}");
+    ambassador.wait_active(1);
+}
+
+/// Scenario: a server that greets late is not given up for the questions that a silent one is asked.
+#[test]
+fn a_check_waits_for_a_greeting_that_comes_after_the_questions() {
+    let (pki, may_greet) = (Pki::new(), Arc::new(Semaphore::new(0)));
+    let tls = ServerTls::new(&pki.server(&["mx.test"])).build();
+    let cue = Arc::clone(&may_greet);
+    let late = Upstream::plain(move |mut conn| {
+        let (tls, cue) = (Arc::clone(&tls), Arc::clone(&cue));
+        async move {
+            // The first connection is the one that waits for its greeting; the others ask at once.
+            let _leave = cue.acquire().await;
+            drop(conn.write_all(b"220-late\r\n").await);
+            conn.note("greets");
+            serve_smtp(conn, tls, Arc::new(Semaphore::new(100))).await;
+        }
+    });
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("listeners.yaml");
+    let config = Config::app(&[&late.address()], &smtp_cluster(&pki, ""));
+    fs::write(&file, config.render(dir.path())).expect("a file to check");
+    let mut command: Command = ambassador();
+    command.args(["check", "--connect", "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let checking = command.spawn().expect("the check starts");
+    // The connection of the check, and one for each question.
+    late.wait_accepted(3);
+    may_greet.add_permits(100);
+    let told = wait(checking).stdout;
+    assert!(told.contains("upgrade    waits   the server waits for its client"), "{told}");
+    assert!(told.contains("handshake  ok"), "{told}");
 }
 
 /// Scenario: the first server took longer than `deadline` to report that it has no room. The second was never tried:

@@ -1,5 +1,6 @@
 //! What clients do with a refusal: try their next server, report this one as down, show the text.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::{
@@ -52,6 +53,37 @@ fn each_command_of_a_redis_pipeline_is_answered() {
     let words = String::from_utf8(words).expect("text");
     assert_eq!(words.matches("-LOADING ambassador: connect_failed: ").count(), 3, "{words}");
     assert_eq!(end, End::Orderly);
+}
+
+/// Scenario: phpredis' `lpush` returned false for a dead server, without an exception: that is what it makes of `-ERR`,
+/// which a refusal was. A refused port raises. With redis-py an `-ERR` is a ResponseError, which is not retried.
+#[test]
+fn phpredis_and_redis_py_raise_for_a_dead_server_as_for_a_lost_connection() {
+    const PHP: &str = "
+$redis = new Redis();
+try {
+    $redis->connect('127.0.0.1', (int) $argv[1]);
+    echo 'returned ', var_export($redis->lpush('list', 'value'), true), \"\\n\";
+} catch (RedisException $error) {
+    echo 'RedisException: ', $error->getMessage(), \"\\n\";
+}
+";
+    const PYTHON: &str = "
+import redis, sys
+try:
+    redis.Redis(port=int(sys.argv[1])).lpush('list', 'value')
+except redis.ConnectionError as error:
+    print(type(error).__name__ + ':', error)
+";
+    let ambassador = dead("redis");
+    let port = ambassador.address("app").port().to_string();
+    for (program, script, raised) in [
+        (demand("php", "php-cli"), ["-r", PHP], "RedisException: LOADING ambassador: connect_failed: "),
+        (PathBuf::from("/usr/bin/python3"), ["-c", PYTHON], "BusyLoadingError: ambassador: connect_failed: "),
+    ] {
+        let finished = finish(Command::new(program).args(script).arg(&port)).must_succeed();
+        assert!(finished.stdout.contains(raised), "{}{}", finished.stdout, finished.stderr);
+    }
 }
 
 /// A silent client keeps its slot as long as its server would let it, unless a client that speaks needs the slot.

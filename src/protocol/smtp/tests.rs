@@ -107,6 +107,25 @@ fn the_first_reply_loses_what_the_clients_hop_cannot_keep() {
     assert_eq!(filtered(&long, 100), long);
 }
 
+/// Scenario: msmtp answers a 421 to EHLO by HELO and shows the reply to that: with a single 421 it said "the server sent
+/// an empty reply". A client that was not greeted reads one reply and no more.
+#[test]
+fn a_refusal_behind_our_greeting_is_said_twice_and_any_other_once() {
+    for (reply_to, times) in [(ReplyTo::WELCOMED, 2), (ReplyTo::default(), 1)] {
+        for kind in [RefusalKind::Unreachable, RefusalKind::Full, RefusalKind::Denied] {
+            let refusal = Refusal { server: None, kind, reason: "r", session: "s", reply_to };
+            let text = String::from_utf8(smtp().refusal(&refusal).unwrap()).unwrap();
+            let lines: Vec<_> = text.split_inclusive("\r\n").collect();
+            assert_eq!(lines.len(), times, "{text}");
+            assert!(lines.iter().all(|line| *line == lines[0]), "{text}");
+            assert!(
+                lines[0].starts_with("421 4.") && lines[0].ends_with("ambassador: r [session s]\r\n"),
+                "{text}"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_probe_says_hello_and_quits() {
     let (said, verdict) = probe(smtp().probe(true).unwrap(), &["250-mx\r\n", "250 DSN\r\n"]);
