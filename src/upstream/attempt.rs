@@ -24,7 +24,7 @@ use super::dial::{DialRecord, DialRequest, DialTarget, Ready};
 use super::endpoint::Endpoint;
 use super::failure::{AttemptBound, AttemptStep, DialError};
 use super::first_words;
-use super::proxy_header::ProxyInfo;
+use super::proxy_header::{self, ProxyInfo};
 use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_buffered};
 
 /// One attempt on one endpoint, outside the policies: for probes and trials. Where the upgrade needs the client's
@@ -263,7 +263,8 @@ impl<'a> Attempt<'a> {
             if let Some(send_proxy) = send_proxy {
                 // Sent with the ACK that completes TCP's handshake, before anything else.
                 let from = socket.local().ok_or_else(|| (address, io::ErrorKind::NotConnected.into()))?;
-                let header = send_proxy.header(self.proxy_info, endpoint.settings(), (from, address));
+                let header =
+                    proxy_header::header(send_proxy, self.proxy_info, endpoint.settings(), (from, address));
                 socket.send_all(&header).await.map_err(|error| (address, error))?;
             }
             Ok((socket, address))

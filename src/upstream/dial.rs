@@ -24,31 +24,10 @@ use super::failure::{AttemptBound, AttemptStep, DialError, DialFailure, NoMoreAt
 use super::first_words;
 use super::hedging::Hedging;
 use super::lease::Lease;
-use super::preconnect;
 use super::proxy_header::ProxyInfo;
 use super::server_first::ServerFirstUpgrade;
 use super::wait_queue::NoLease;
 use super::{Cluster, EndpointId};
-
-/// The bounds of a dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// Limits TCP connect, per attempt.
-    pub connect_timeout: Duration,
-    /// Limits TLS and the upgrade without the greeting, per attempt.
-    pub handshake_timeout: Duration,
-    /// Limits the wait for the greeting of a server that speaks first, per attempt. Only a client's own deadline cuts
-    /// it; `deadline` does not.
-    pub greeting_timeout: Duration,
-    /// Limits all attempts together.
-    pub deadline: Duration,
-    /// How many attempts, and the waits between them.
-    pub retry: retry::Settings,
-    /// The local address to connect from; `None` leaves it to the kernel.
-    pub local_address: Option<IpAddr>,
-    /// Preconnected spares; `None`: none.
-    pub preconnect: Option<preconnect::Settings>,
-}
 
 /// What a dial did, for the access log: the last attempt's endpoint and times.
 #[derive(Debug, Default, Clone)]

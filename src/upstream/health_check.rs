@@ -7,13 +7,13 @@
 mod http;
 mod probe_table;
 mod probing;
+mod settings;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use hyper::http::uri::PathAndQuery;
 
 use crate::alarm;
 use crate::clock;
@@ -21,85 +21,26 @@ use crate::drain::DrainWatch;
 use crate::policy::endpoint_state::Admin;
 use crate::policy::health;
 use crate::policy::outlier::Fault;
-use crate::tls::EndpointOriginator;
 
 use super::endpoint::Endpoint;
 use super::future_set::FutureSet;
-use super::{Cluster, EndpointId, Settings as ClusterSettings};
+use super::{Cluster, EndpointId};
 pub(crate) use probe_table::ObservedHealth;
 pub(super) use probe_table::ProbeTable;
 use probing::{HealthCheckError, probe};
-
-/// How a cluster's endpoints are probed.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// What a probe does.
-    pub kind: ProbeKind,
-    /// The time limit of a whole probe.
-    pub timeout: Duration,
-    /// How often probes run, and how many results in a row decide.
-    pub rhythm: health::Settings,
-}
-
-/// What a probe does. All but `Http` connect as a session does, with the cluster's own settings.
-#[derive(Debug, Clone)]
-pub enum ProbeKind {
-    /// Connects.
-    Tcp,
-    /// Connects, upgrades and does the TLS handshake.
-    Tls,
-    /// As `Tls`, and has the protocol's conversation that shows a server at work.
-    Protocol,
-    /// Sends a request to an HTTP server on the endpoint's host.
-    Http(Box<Http>),
-    /// Sends bytes and looks for others in the answer.
-    Exchange(ByteExchange),
-}
-
-/// The request of an HTTP probe.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// The server's port.
-    pub port: u16,
-    /// The path and query of the request.
-    pub path: PathAndQuery,
-    /// The answers that mean healthy.
-    pub statuses: Vec<u16>,
-    /// `None`: plaintext.
-    pub originator: Option<Arc<EndpointOriginator>>,
-}
-
-/// Bytes to send, and bytes to look for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ByteExchange {
-    /// Sent first; nothing where the server speaks first.
-    pub send: Vec<u8>,
-    /// To be found near the beginning of the answer; never empty.
-    pub expect: Vec<u8>,
-}
+pub(crate) use settings::{ByteExchange, Http, ProbeKind, Settings};
 
 /// Probes in flight at once, per cluster: enough that a few that hang do not delay the others.
 const PROBES_MAX: usize = 64;
 /// How long probes in flight may take to end once the drain begins.
 const LAST_PROBES: Duration = Duration::from_millis(500);
 
-impl ProbeKind {
-    /// Up to which step of a session's dial a successful probe got.
-    const fn proves(&self) -> Fault {
-        match self {
-            // An HTTP server beside the endpoint shows only that the host is reachable.
-            Self::Tcp | Self::Http(_) => Fault::Connect,
-            Self::Tls | Self::Protocol | Self::Exchange(_) => Fault::Handshake,
-        }
-    }
-
-    /// Whether the probe does a TLS handshake.
-    fn shakes_hands(&self, cluster: &ClusterSettings) -> bool {
-        match self {
-            Self::Tcp => false,
-            Self::Http(http) => http.originator.is_some(),
-            Self::Tls | Self::Protocol | Self::Exchange(_) => cluster.tls.is_some(),
-        }
+/// Up to which step of a session's dial a successful probe got.
+const fn proves(kind: &ProbeKind) -> Fault {
+    match kind {
+        // An HTTP server beside the endpoint shows only that the host is reachable.
+        ProbeKind::Tcp | ProbeKind::Http(_) => Fault::Connect,
+        ProbeKind::Tls | ProbeKind::Protocol | ProbeKind::Exchange(_) => Fault::Handshake,
     }
 }
 
@@ -182,7 +123,7 @@ fn note(
     if let Some(why) = &why {
         tracing::debug!(cluster = %cluster.settings().name, endpoint = %endpoint.settings().name, why, "probe failed");
     }
-    let seen = why.as_ref().map_or_else(|| Ok(settings.kind.proves()), |why| Err(Some(why.clone())));
+    let seen = why.as_ref().map_or_else(|| Ok(proves(&settings.kind)), |why| Err(Some(why.clone())));
     let observed = cluster.probe_table().observe(endpoint.id(), clock::now(), why.map_or(Ok(()), Err), rng);
     let Some(status) = observed else { return };
     if let Some(metrics) = endpoint.check_metrics() {

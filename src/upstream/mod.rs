@@ -22,12 +22,12 @@ mod probe;
 mod proxy_header;
 mod reload;
 mod server_first;
+mod settings;
 pub(crate) mod snapshot;
 pub(crate) mod trials;
 mod upgrade;
 mod wait_queue;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,118 +35,29 @@ use fastrand::Rng;
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
-use crate::caller::Caller;
 use crate::clock;
-use crate::digest::Digest;
 use crate::metrics::ClusterMetrics;
-use crate::name::ClusterName;
-use crate::policy::admission::Needs;
-use crate::policy::cluster_state::{self, ClusterState, Unavailable};
+use crate::policy::cluster_state::{ClusterState, Unavailable};
 use crate::policy::eligibility::NoEndpoint;
-use crate::policy::limits::{self, LimitReached, Load};
-use crate::policy::{balance, breaker, budget, eligibility, hedge, outlier, queue, retry};
-use crate::protocol::Protocol;
+use crate::policy::limits::{LimitReached, Load};
+use crate::policy::{breaker, eligibility, queue, retry};
 use crate::sync::{Mutex, MutexGuard};
-use crate::tls::{self, NoIdentity};
-use crate::{relay, sys};
 
 pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
 pub(crate) use attempt::examine_endpoint;
 use dial::Purpose;
-pub(crate) use dial::{
-    DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, Settings as DialSettings, dial,
-};
+pub(crate) use dial::{DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, dial};
 pub(crate) use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 use endpoint_map::EndpointMap;
 pub(crate) use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
 pub(crate) use failure::{AttemptStep, DialError, DialFailure};
 pub(crate) use lease::Lease;
 pub(crate) use probe::{finish_dialogue, late_rejection, probe};
-pub(crate) use proxy_header::{ProxyInfo, SendProxy};
+pub(crate) use proxy_header::ProxyInfo;
 pub(crate) use server_first::ServerFirstUpgrade;
+pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
 use wait_queue::WaitQueue;
-
-/// One cluster, complete and consistent.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The cluster's name.
-    pub name: ClusterName,
-    /// Digest of the whole configuration of the cluster; a reload detects changes by it.
-    pub digest: Digest,
-    /// Digest of its TLS configuration alone.
-    pub tls_digest: Digest,
-    /// The protocol of its servers.
-    pub protocol: Arc<dyn Protocol>,
-    /// The initial endpoints, with distinct names. Empty if discovery is to find them.
-    pub endpoints: Vec<EndpointSettings>,
-    /// Where endpoints are discovered; `None`: the initial ones are final.
-    pub source: Option<discovery::Source>,
-    /// Which endpoint takes the next session.
-    pub balance: balance::Policy,
-    /// `None`: plaintext.
-    pub tls: Option<tls::Originator>,
-    /// The bounds and retries of a dial.
-    pub dial: DialSettings,
-    /// The PROXY header sent to its servers; `None`: none.
-    pub send_proxy: Option<SendProxy>,
-    /// Caps on connections and pending dials; the latter also caps the queue.
-    pub limits: limits::Settings,
-    /// How long a session may wait for room or for an endpoint to come back; zero: it is refused at once.
-    pub queue_timeout: Duration,
-    /// Whether the queue is fair between callers; each caller is looked up then.
-    pub takes_turns: bool,
-    /// When the breaker opens; `None`: never.
-    pub breaker: Option<breaker::Settings>,
-    /// When an endpoint is ejected; `None`: never.
-    pub outlier: Option<outlier::Settings>,
-    /// How many attempts may be retries; `None`: all.
-    pub retry_budget: Option<budget::Settings>,
-    /// When an attempt without an answer counts as slow; `None`: never.
-    pub hedge: Option<hedge::Settings>,
-    /// Whether a slow attempt is hedged. If not, it is only given up when its endpoint is found down, or has not
-    /// greeted.
-    pub hedges: bool,
-    /// What to do when active checks find every endpoint down.
-    pub panic: eligibility::Panic,
-    /// How long an endpoint that came back takes fewer sessions; zero: it takes its full share at once.
-    pub slow_start: Duration,
-    /// When sessions end with their endpoint.
-    pub eviction: EvictionSettings,
-    /// Whether sessions with a replaced identity are ended once idle, within the same closing time.
-    pub drains_on_rotation: bool,
-    /// Socket options of both legs.
-    pub socket: sys::Options,
-    /// The timers of its sessions.
-    pub session: relay::Settings,
-    /// Whether the caller's unit is sent to servers, where the protocol has a field for it.
-    pub announce_caller: bool,
-    /// `None`: its endpoints are not probed.
-    pub health_check: Option<health_check::Settings>,
-}
-
-impl Settings {
-    /// The addresses of the initial endpoints.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter()).collect()
-    }
-
-    /// What must be looked up about callers, if anything.
-    #[must_use]
-    pub fn wants_of_callers(&self) -> Option<Needs> {
-        let tells = self.announce_caller || matches!(self.send_proxy, Some(SendProxy::V2 { .. }));
-        let to_tell = tells.then_some(Needs { unit: true, groups: false });
-        let to_choose = self.tls.as_ref().and_then(|tls| tls.identities().needs());
-        let to_take_turns = self.takes_turns.then_some(Needs { unit: true, groups: false });
-        [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
-    }
-
-    /// Checks that an identity can be chosen for the caller.
-    fn identifies(&self, caller: Option<&Caller>) -> Result<(), NoIdentity> {
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.identities().choose(caller).map(drop))
-    }
-}
 
 /// A named group of interchangeable endpoints under one configuration. The endpoints' state survives a change of
 /// configuration: see [`Cluster::with_settings`].
@@ -352,28 +263,6 @@ impl Cluster {
     /// Whether an eligible endpoint is left untried.
     fn has_untried(&self, target: DialTarget, plan: &retry::Plan) -> bool {
         matches!(target, DialTarget::Any) && self.state().cluster_state.has_untried(plan)
-    }
-}
-
-impl Settings {
-    /// Whether its servers greet before TLS begins; the delay is theirs to choose.
-    pub(crate) fn awaits_greetings(&self) -> bool {
-        let upgrades = self.tls.as_ref().is_some_and(|settings| settings.start() == tls::TlsStart::Upgrade);
-        upgrades && self.protocol.server_greets() && self.protocol.upgrade().is_some()
-    }
-
-    const fn decisions(&self) -> cluster_state::Settings {
-        cluster_state::Settings {
-            balance: self.balance,
-            limits: self.limits,
-            outlier: self.outlier,
-            breaker: self.breaker,
-            retry_budget: self.retry_budget,
-            hedge: self.hedge,
-            panic: self.panic,
-            slow_start: self.slow_start,
-            penalty: self.dial.connect_timeout,
-        }
     }
 }
 

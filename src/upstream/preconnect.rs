@@ -20,22 +20,13 @@ use crate::drain::DrainWatch;
 use crate::policy::backoff;
 use crate::tls;
 
-use super::Cluster;
 use super::dial::{DialRecord, DialRequest, Dialled, Purpose, Ready, dial_anew};
 use super::future_set::FutureSet;
 use super::lease::Lease;
 use super::probe::{VERDICT, shut_down_within};
+use super::{Cluster, PreconnectSettings};
 pub(super) use spares::Spares;
 use spares::{PORTION, Spare};
-
-/// How many connections are kept ready, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// The number of connections kept ready; at least 1.
-    pub count: usize,
-    /// None is kept for longer: servers close connections that are idle for some time.
-    pub max_age: Duration,
-}
 
 /// Dials ahead in flight at once, per cluster.
 const REFILLS_MAX: usize = 2;
@@ -87,7 +78,7 @@ type Refill = Result<(Ready, Lease, DialRecord), ()>;
 
 struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
-    settings: Settings,
+    settings: PreconnectSettings,
     rng: Rng,
     dialling: FutureSet<'static, Refill>,
     /// Connections that are being closed in order.
@@ -100,7 +91,7 @@ struct Keeper<'a> {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(cluster: &'a Arc<Cluster>, settings: Settings, rng: Rng) -> Self {
+    fn new(cluster: &'a Arc<Cluster>, settings: PreconnectSettings, rng: Rng) -> Self {
         let (dialling, closing) = (FutureSet::default(), FutureSet::default());
         let portion = Box::new([0; PORTION]);
         Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }

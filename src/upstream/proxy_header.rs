@@ -4,22 +4,8 @@ use std::net::SocketAddr;
 
 use rustls::pki_types::ServerName;
 
-use super::endpoint;
+use super::{SendProxy, endpoint};
 use crate::head::proxy::{AddressPair, Extensions, write_v1, write_v2};
-
-/// Which version of the header, and what every header contains.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SendProxy {
-    /// Version 1: TCP addresses only.
-    V1,
-    /// Version 2.
-    V2 {
-        /// This host's name, by which the server tells its ambassadors apart.
-        host: String,
-        /// Maximum size of the header, in bytes.
-        most: usize,
-    },
-}
 
 /// What the header says of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,42 +22,30 @@ pub(crate) struct ProxyInfo {
     pub context: Option<String>,
 }
 
-impl SendProxy {
-    /// The value in the configuration.
-    #[must_use]
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::V1 => "v1",
-            Self::V2 { .. } => "v2",
-        }
-    }
-
-    /// The header for the endpoint, on our connection between the given addresses. These stand for a client without TCP
-    /// addresses, and for a probe: the server would see them without a header. Many servers refuse what the
-    /// specification has for such cases (`UNKNOWN`, `LOCAL`); none refuses these, so a probe gets the answer that a
-    /// session would get.
-    pub(super) fn header(
-        &self,
-        of: Option<&ProxyInfo>,
-        endpoint: &endpoint::Settings,
-        (from, to): (SocketAddr, SocketAddr),
-    ) -> Vec<u8> {
-        let pair =
-            of.and_then(|proxy_info| proxy_info.addresses).unwrap_or_else(|| AddressPair::new(from, to));
-        let (host, most) = match self {
-            Self::V1 => return write_v1(pair),
-            Self::V2 { host, most } => (host, *most),
-        };
-        let name = &endpoint.server_name;
-        let authority = if let ServerName::DnsName(name) = name { Some(name.as_ref()) } else { None };
-        let extensions = Extensions {
-            authority,
-            unique_id: of.map(|of| of.session.as_str()),
-            host: Some(host),
-            unit: of.and_then(|of| of.unit.as_deref()),
-            uid: of.and_then(|of| of.uid),
-            context: of.and_then(|of| of.context.as_deref()),
-        };
-        write_v2(pair, &extensions, most)
-    }
+/// The header for the endpoint, on our connection between the given addresses. These stand for a client without TCP
+/// addresses, and for a probe: the server would see them without a header. Many servers refuse what the
+/// specification has for such cases (`UNKNOWN`, `LOCAL`); none refuses these, so a probe gets the answer that a
+/// session would get.
+pub(super) fn header(
+    send_proxy: &SendProxy,
+    of: Option<&ProxyInfo>,
+    endpoint: &endpoint::Settings,
+    (from, to): (SocketAddr, SocketAddr),
+) -> Vec<u8> {
+    let pair = of.and_then(|proxy_info| proxy_info.addresses).unwrap_or_else(|| AddressPair::new(from, to));
+    let (host, most) = match send_proxy {
+        SendProxy::V1 => return write_v1(pair),
+        SendProxy::V2 { host, most } => (host, *most),
+    };
+    let name = &endpoint.server_name;
+    let authority = if let ServerName::DnsName(name) = name { Some(name.as_ref()) } else { None };
+    let extensions = Extensions {
+        authority,
+        unique_id: of.map(|of| of.session.as_str()),
+        host: Some(host),
+        unit: of.and_then(|of| of.unit.as_deref()),
+        uid: of.and_then(|of| of.uid),
+        context: of.and_then(|of| of.context.as_deref()),
+    };
+    write_v2(pair, &extensions, most)
 }

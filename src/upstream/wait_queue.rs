@@ -20,7 +20,7 @@ use crate::policy::retry;
 
 use super::dial::{DialRequest, Purpose};
 use super::lease::Lease;
-use super::{Cluster, Settings, State};
+use super::{Cluster, State};
 
 /// Why there is no lease.
 #[derive(Debug, Clone, Copy)]
@@ -141,16 +141,6 @@ impl State {
             Err(why) if why.may_pass() => {}
             Err(why) => self.wait_queue.dismiss(why),
         }
-    }
-}
-
-impl Settings {
-    /// One caller may fill half of the queue, unless its listener configures otherwise. Where callers are not looked
-    /// up, there is no such limit.
-    pub(super) const fn queue(&self) -> queue::Settings {
-        let max_waiting = self.limits.max_pending as usize;
-        let max_per_caller = if self.takes_turns { max_waiting.div_ceil(2) } else { max_waiting };
-        queue::Settings { max_waiting, max_per_caller }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::protocol::{self, CallerAnnouncement, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
 use crate::tls::{Originator, TlsStart};
-use crate::upstream::{DialSettings, SendProxy, Settings, preconnect};
+use crate::upstream::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use crate::{relay, sys};
 
 impl SettingsBuilder<'_> {
@@ -238,7 +238,7 @@ impl SettingsBuilder<'_> {
         cluster: &Section,
         connect: &Section,
         protocol: Option<&dyn Protocol>,
-    ) -> Option<Option<preconnect::Settings>> {
+    ) -> Option<Option<PreconnectSettings>> {
         let count = connect.integer("preconnect")?;
         if count == 0 {
             return Some(None);
@@ -263,7 +263,7 @@ impl SettingsBuilder<'_> {
         }
         let protocol = protocol?;
         match protocol.ready_lifetime() {
-            Ok(max_age) => Some(Some(preconnect::Settings { count: usize::try_from(count).ok()?, max_age })),
+            Ok(max_age) => Some(Some(PreconnectSettings { count: usize::try_from(count).ok()?, max_age })),
             Err(why) => {
                 let label = protocol.label();
                 self.findings.mistake(&at, format!("protocol {label} cannot be dialled ahead: {why}"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::refused::check;
 use super::{accept, least};
 use crate::protocol::LABELS;
-use crate::upstream::preconnect::Settings;
+use crate::upstream::PreconnectSettings;
 
 fn with_protocol(protocol: &str, lines: &str) -> String {
     least("", "", lines).replace("protocol: tcp", &format!("protocol: {protocol}"))
@@ -14,7 +14,7 @@ fn with_protocol(protocol: &str, lines: &str) -> String {
 #[test]
 fn it_arrives_with_the_age_that_the_protocols_servers_bear() {
     let text = with_protocol("postgres", "connect: { preconnect: 4 }\ntls: {}");
-    let expected = Settings { count: 4, max_age: Duration::from_secs(45) };
+    let expected = PreconnectSettings { count: 4, max_age: Duration::from_secs(45) };
     assert_eq!(accept(&text).clusters[0].dial.preconnect, Some(expected));
 }
 

@@ -70,7 +70,7 @@ pub(super) async fn probe(
     let until = clock::now() + settings.timeout;
     let probed = alarm::timeout_at(until, go(cluster, settings, endpoint, until, &mut record)).await;
     let probed = probed.unwrap_or_else(|Elapsed| {
-        let goes_on = settings.kind.shakes_hands(cluster);
+        let goes_on = shakes_hands(&settings.kind, cluster);
         let peek_before_greeting =
             goes_on && !matches!(settings.kind, ProbeKind::Http(_)) && cluster.awaits_greetings();
         let waited_for = waited_for(&record, goes_on, peek_before_greeting);
@@ -80,6 +80,15 @@ pub(super) async fn probe(
         endpoint.set_probed_generations(None);
     }
     probed
+}
+
+/// Whether the probe does a TLS handshake.
+fn shakes_hands(kind: &ProbeKind, cluster: &ClusterSettings) -> bool {
+    match kind {
+        ProbeKind::Tcp => false,
+        ProbeKind::Http(http) => http.originator.is_some(),
+        ProbeKind::Tls | ProbeKind::Protocol | ProbeKind::Exchange(_) => cluster.tls.is_some(),
+    }
 }
 
 fn waited_for(record: &DialRecord, shakes_hands: bool, peek_before_greeting: bool) -> &'static str {
