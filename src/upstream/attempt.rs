@@ -20,11 +20,14 @@ use crate::tls::{
 use super::Settings as ClusterSettings;
 use super::attempt_deadline::AttemptDeadline;
 use super::connect::connect;
-use super::dial::{DialRecord, DialRequest, DialTarget, Ready};
 use super::endpoint::Endpoint;
 use super::failure::{AttemptBound, AttemptStep, DialError};
 use super::first_words;
+use super::lease::DialTarget;
 use super::proxy_header::{self, ProxyInfo};
+use super::ready::Ready;
+use super::record::DialRecord;
+use super::request::DialRequest;
 use super::upgrade::{UpgradeFailure, UpgradeProgress, Upgrading, check_nothing_buffered};
 
 /// One attempt on one endpoint, outside the policies: for probes and trials. Where the upgrade needs the client's

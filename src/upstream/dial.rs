@@ -3,136 +3,25 @@
 //! Every attempt may be followed by another: no byte of the client has been sent, or only bytes that the server
 //! answered with a refusal. Progress is written to a [`DialRecord`] as it happens, so a cancelled dial is recorded too.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::alarm;
-use crate::caller::Caller;
 use crate::clock;
-use crate::name::EndpointName;
 use crate::policy::cluster_state::Unavailable;
 use crate::policy::eligibility::NoEndpoint;
 use crate::policy::retry;
-use crate::protocol::Dialogue;
-use crate::relay::UpstreamStream;
-use crate::tls::HandshakeInfo;
 
+use super::Cluster;
 use super::attempt_deadline::AttemptDeadline;
+use super::dialled::Dialled;
 use super::failure::{AttemptBound, AttemptStep, DialError, DialFailure, NoMoreAttempts};
 use super::first_words;
 use super::hedging::Hedging;
-use super::lease::Lease;
-use super::proxy_header::ProxyInfo;
-use super::server_first::ServerFirstUpgrade;
+use super::lease::{DialTarget, Purpose};
+use super::record::DialRecord;
+use super::request::DialRequest;
 use super::wait_queue::NoLease;
-use super::{Cluster, EndpointId};
-
-/// What a dial did, for the access log: the last attempt's endpoint and times.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct DialRecord {
-    /// Attempts begun.
-    pub attempts: u32,
-    /// The endpoint of the last attempt.
-    pub endpoint: Option<EndpointName>,
-    /// How long it waited for the first discovery result; `None`: there was one already.
-    pub resolve: Option<Duration>,
-    /// How long TCP took.
-    pub connect: Option<Duration>,
-    /// How long the server took to greet, where it greets before TLS.
-    pub greeting: Option<Duration>,
-    /// How long upgrade and TLS took.
-    pub handshake: Option<Duration>,
-    /// What TLS agreed on.
-    pub agreed: Option<Box<HandshakeInfo>>,
-}
-
-/// What a dial led to.
-#[derive(Debug)]
-pub(crate) enum Dialled {
-    /// A usable upstream, with its lease: keep that as long as the session lives.
-    Ready(Ready, Lease),
-    /// A server that has greeted; its upgrade needs the client's reply.
-    ServerFirst(Box<ServerFirstUpgrade>),
-}
-
-#[derive(Debug)]
-pub(crate) struct Ready {
-    /// The stream.
-    pub stream: UpstreamStream,
-    /// Bytes for the client, sent before anything of the server.
-    pub welcome: Vec<u8>,
-    /// Bytes for the server, sent before anything of the client.
-    pub first: Vec<u8>,
-    /// Rewrites messages after the upgrade, where the protocol needs it.
-    pub dialogue: Option<Box<dyn Dialogue>>,
-    /// TLS began by the protocol's own upgrade.
-    pub is_upgraded: bool,
-    /// The server's answer to the client's preface; `None`: the preface is still to be sent.
-    pub answer: Option<Vec<u8>>,
-    /// How many bytes of the client's opening have been sent.
-    pub said: usize,
-}
-
-/// Which endpoint a dial is for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum DialTarget {
-    /// The endpoint that the cluster picks.
-    #[default]
-    Any,
-    /// This endpoint only, regardless of caps: for a cancel.
-    Endpoint {
-        id: EndpointId,
-        /// Which of its addresses, if that is known.
-        address: Option<SocketAddr>,
-    },
-}
-
-/// What a session requests of its dial.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct DialRequest<'a> {
-    /// Which endpoint to dial.
-    pub target: DialTarget,
-    /// Whether bytes of the client are pending.
-    pub has_spoken: bool,
-    /// The pending bytes that the upgrade sends.
-    pub preface: &'a [u8],
-    /// All pending bytes, if they are known and request a session.
-    pub opening: first_words::Opening<'a>,
-    /// What the client's CONNECT request sets.
-    pub overrides: DialOverrides<'a>,
-    /// The contents of the PROXY header, where the cluster sends one.
-    pub proxy_info: Option<&'a ProxyInfo>,
-    /// The hash for `source_hash`: of the client's affinity, the caller or the client's address.
-    pub affinity: Option<u64>,
-    /// The caller, if known: the queue is fair between callers, and the caller may determine the TLS identity. For a
-    /// cancel: the caller of the session to cancel.
-    pub caller: Option<&'a Caller>,
-    /// The client's address, over TCP.
-    pub from: Option<IpAddr>,
-    /// How many sessions of the same caller may wait for room; `None`: the cluster's number.
-    pub max_queued: Option<u32>,
-}
-
-/// How a client tightens what the file allows its dial.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct DialOverrides<'a> {
-    /// Maximum number of attempts, at least 1.
-    pub attempts: Option<u32>,
-    /// Maximum duration of all attempts together.
-    pub deadline: Option<Duration>,
-    /// The key of `source_hash`.
-    pub affinity: Option<&'a str>,
-}
-
-/// What a dial is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// A waiting session.
-    Session,
-    Spare,
-}
 
 /// Takes a spare, or dials until an upstream is ready or no attempt is left.
 ///
@@ -180,7 +69,7 @@ pub(super) async fn dial_anew(
     record: &mut DialRecord,
 ) -> Result<Dialled, DialFailure> {
     let settings = cluster.settings();
-    let overrides = request.overrides;
+    let (wanted, overrides) = (request.lease(purpose), request.overrides);
     let within = within(cluster, &request);
     let mut deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, within)
         .firm(overrides.deadline.is_some());
@@ -192,7 +81,7 @@ pub(super) async fn dial_anew(
     record.resolve = cluster.found(deadline.at).await;
     loop {
         let mut is_unpaid = false;
-        let is_over = match cluster.lease_in_turn(&request, &mut plan, purpose, deadline.at).await {
+        let is_over = match cluster.lease_in_turn(&wanted, &mut plan, deadline.at).await {
             Ok(lease) => {
                 let hedging = Hedging { cluster, request, purpose, deadline, plan: &mut plan };
                 match hedging.attempt(lease, record).await? {
@@ -269,35 +158,4 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
         }
     }
     refusal
-}
-
-impl Ready {
-    /// Moves the stream to the current worker.
-    pub(super) fn register_here(self) -> io::Result<Self> {
-        Ok(Self { stream: self.stream.register_here()?, ..self })
-    }
-
-    pub(super) const fn new(end: UpstreamStream) -> Self {
-        Self {
-            stream: end,
-            welcome: Vec::new(),
-            first: Vec::new(),
-            dialogue: None,
-            is_upgraded: false,
-            answer: None,
-            said: 0,
-        }
-    }
-}
-
-impl DialRecord {
-    /// Time of the last attempt: connect, greeting and handshake.
-    pub(super) fn took(&self) -> Duration {
-        [self.connect, self.greeting, self.handshake].into_iter().flatten().sum()
-    }
-
-    pub(super) fn begin(&mut self, lease: &Lease, attempts: u32) {
-        let endpoint = Some(lease.endpoint().settings().name.clone());
-        *self = Self { attempts, endpoint, resolve: self.resolve, ..Self::default() };
-    }
 }

@@ -15,9 +15,9 @@ use crate::protocol::FirstWords;
 use crate::relay::UpstreamStream;
 
 use super::Settings as ClusterSettings;
-use super::dial::Ready;
 use super::endpoint::Endpoint;
 use super::failure::DialError;
+use super::ready::Ready;
 
 /// The client's first bytes, which the server answers. `None`: not known yet.
 pub(super) type Opening<'a> = Option<&'a [u8]>;

@@ -19,10 +19,12 @@ use crate::tls::IdentityChoice;
 use super::Cluster;
 use super::attempt::{Attempt, AttemptResult};
 use super::attempt_deadline::AttemptDeadline;
-use super::dial::{DialRecord, DialRequest, DialTarget, Dialled, Purpose};
+use super::dialled::Dialled;
 use super::failure::{AttemptStep, DialError, DialFailure};
 use super::future_set::FutureSet;
-use super::lease::Lease;
+use super::lease::{DialTarget, Lease, Purpose};
+use super::record::DialRecord;
+use super::request::DialRequest;
 use super::server_first::ServerFirstUpgrade;
 
 /// Maximum number of hedges at the same time.
@@ -217,7 +219,7 @@ impl<'a> Hedging<'a, '_> {
 
     /// Begins one more hedge. Returns whether there was an endpoint for it.
     fn begin(&mut self, others: &mut OtherAttempts<'a>) -> bool {
-        let leased = self.cluster.lease_hedge(&self.request, self.plan);
+        let leased = self.cluster.lease_hedge(self.request.affinity, self.plan);
         let Some((lease, identity)) = leased.and_then(|lease| {
             let identity = self.identity(&lease).ok()?;
             Some((lease, identity))

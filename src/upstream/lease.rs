@@ -1,14 +1,54 @@
 //! A claim on an endpoint, from the pick to the end of the session.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::caller::Caller;
 use crate::clock;
 use crate::policy::cluster_state::DialTicket;
 
 use super::endpoint::Endpoint;
 use super::failure::DialError;
 use super::{Cluster, EndpointId, State};
+
+/// Which endpoint a dial is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum DialTarget {
+    /// The endpoint that the cluster picks.
+    #[default]
+    Any,
+    /// This endpoint only, regardless of caps: for a cancel.
+    Endpoint {
+        id: EndpointId,
+        /// Which of its addresses, if that is known.
+        address: Option<SocketAddr>,
+    },
+}
+
+/// What a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A waiting session.
+    Session,
+    Spare,
+}
+
+/// What a dial asks of the cluster: where to, and under which conditions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LeaseRequest<'a> {
+    /// Which endpoint.
+    pub(super) target: DialTarget,
+    pub(super) purpose: Purpose,
+    /// The hash for `source_hash`.
+    pub(super) affinity: Option<u64>,
+    /// The caller, if known: the queue is fair between callers.
+    pub(super) caller: Option<&'a Caller>,
+    /// The client's address, over TCP.
+    pub(super) from: Option<IpAddr>,
+    /// How many sessions of the same caller may wait for room; `None`: the cluster's number.
+    pub(super) max_queued: Option<u32>,
+}
 
 /// Room reserved on an endpoint. The dial's result is recorded exactly once; dropped before that, the dial counts as
 /// cancelled and the endpoint is not blamed. The room is always given back on drop.

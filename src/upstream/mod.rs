@@ -7,6 +7,7 @@ mod attempt;
 mod attempt_deadline;
 mod connect;
 mod dial;
+mod dialled;
 pub(crate) mod discovery;
 mod endpoint;
 mod endpoint_map;
@@ -20,7 +21,10 @@ mod lease;
 pub(crate) mod preconnect;
 mod probe;
 mod proxy_header;
+mod ready;
+mod record;
 mod reload;
+mod request;
 mod server_first;
 mod settings;
 pub(crate) mod snapshot;
@@ -45,15 +49,19 @@ use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
 pub(crate) use attempt::examine_endpoint;
-use dial::Purpose;
-pub(crate) use dial::{DialOverrides, DialRecord, DialRequest, DialTarget, Dialled, Ready, dial};
+pub(crate) use dial::dial;
+pub(crate) use dialled::Dialled;
 pub(crate) use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 use endpoint_map::EndpointMap;
 pub(crate) use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
 pub(crate) use failure::{AttemptStep, DialError, DialFailure};
-pub(crate) use lease::Lease;
+pub(crate) use lease::{DialTarget, Lease};
+use lease::{LeaseRequest, Purpose};
 pub(crate) use probe::{finish_dialogue, late_rejection, probe};
 pub(crate) use proxy_header::ProxyInfo;
+pub(crate) use ready::Ready;
+pub(crate) use record::DialRecord;
+pub(crate) use request::{DialOverrides, DialRequest};
 pub(crate) use server_first::ServerFirstUpgrade;
 pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
@@ -185,10 +193,9 @@ impl Cluster {
     /// full cluster, the oldest spare is closed to make room for a session.
     fn lease(
         self: &Arc<Self>,
-        request: &DialRequest<'_>,
+        request: &LeaseRequest<'_>,
         plan: &mut retry::Plan,
         turn: Option<&queue::QueueTicket>,
-        purpose: Purpose,
     ) -> Result<Lease, Unavailable> {
         let leased = self.lease_now(request, plan, turn);
         let takes_a_session = matches!(
@@ -196,13 +203,13 @@ impl Cluster {
             Err(Unavailable::Full(LimitReached::Connections(_) | LimitReached::Endpoints(_)))
         );
         // The room of a closed spare would go to the sessions that wait.
-        let may_evict = takes_a_session && purpose == Purpose::Session && self.waiting() == 0;
+        let may_evict = takes_a_session && request.purpose == Purpose::Session && self.waiting() == 0;
         if may_evict && self.close_oldest_spare() { self.lease_now(request, plan, turn) } else { leased }
     }
 
     fn lease_now(
         self: &Arc<Self>,
-        request: &DialRequest<'_>,
+        request: &LeaseRequest<'_>,
         plan: &mut retry::Plan,
         turn: Option<&queue::QueueTicket>,
     ) -> Result<Lease, Unavailable> {
@@ -236,9 +243,9 @@ impl Cluster {
     }
 
     /// An endpoint for a hedge, with room reserved on it.
-    fn lease_hedge(self: &Arc<Self>, request: &DialRequest<'_>, plan: &mut retry::Plan) -> Option<Lease> {
+    fn lease_hedge(self: &Arc<Self>, affinity: Option<u64>, plan: &mut retry::Plan) -> Option<Lease> {
         let (endpoint, ticket) = self.decide(|State { cluster_state, rng, endpoint_map, .. }| {
-            let (id, ticket) = cluster_state.begin_hedge(plan, request.affinity, clock::now(), rng)?;
+            let (id, ticket) = cluster_state.begin_hedge(plan, affinity, clock::now(), rng)?;
             Some((Arc::clone(endpoint_map.get(id)?), ticket))
         })?;
         self.metrics.pending_dials.increment(1);

@@ -20,10 +20,14 @@ use crate::drain::DrainWatch;
 use crate::policy::backoff;
 use crate::tls;
 
-use super::dial::{DialRecord, DialRequest, Dialled, Purpose, Ready, dial_anew};
+use super::dial::dial_anew;
+use super::dialled::Dialled;
 use super::future_set::FutureSet;
-use super::lease::Lease;
+use super::lease::{Lease, Purpose};
 use super::probe::{VERDICT, shut_down_within};
+use super::ready::Ready;
+use super::record::DialRecord;
+use super::request::DialRequest;
 use super::{Cluster, PreconnectSettings};
 pub(super) use spares::Spares;
 use spares::{PORTION, Spare};

@@ -10,7 +10,7 @@ use crate::relay::{Unfinished, UpstreamStream};
 use crate::tls;
 
 use super::attempt::PROBE_GREETING_MAX;
-use super::dial::Ready;
+use super::ready::Ready;
 use super::{DialSettings, Settings};
 
 /// Why a probe failed.

@@ -6,10 +6,11 @@ use crate::sys::Socket;
 use crate::tls::IdentityChoice;
 
 use super::attempt::Attempt;
-use super::dial::{DialRecord, Ready};
 use super::failure::DialError;
 use super::lease::Lease;
 use super::probe::probe;
+use super::ready::Ready;
+use super::record::DialRecord;
 
 /// End it by [`ServerFirstUpgrade::secure`] or [`ServerFirstUpgrade::finish_without_client`]: some servers block a host
 /// whose connections end in between.

@@ -15,11 +15,12 @@ use crate::policy::cluster_state::trials::{Trial, TrialVerdict};
 use crate::policy::outlier::Fault;
 
 use super::attempt::try_endpoint;
-use super::dial::{DialRecord, Ready};
 use super::endpoint::Endpoint;
 use super::failure::DialError;
 use super::future_set::FutureSet;
 use super::probe::shut_down_within;
+use super::ready::Ready;
+use super::record::DialRecord;
 use super::{Cluster, State};
 use crate::tls;
 

@@ -18,8 +18,7 @@ use crate::policy::cluster_state::Unavailable;
 use crate::policy::queue::{self, Queue, QueueTicket};
 use crate::policy::retry;
 
-use super::dial::{DialRequest, Purpose};
-use super::lease::Lease;
+use super::lease::{Lease, LeaseRequest, Purpose};
 use super::{Cluster, State};
 
 /// Why there is no lease.
@@ -169,14 +168,13 @@ impl Cluster {
     /// The next endpoint to try, with room reserved on it. A session waits for room if configured.
     pub(super) async fn lease_in_turn(
         self: &Arc<Self>,
-        request: &DialRequest<'_>,
+        request: &LeaseRequest<'_>,
         plan: &mut retry::Plan,
-        purpose: Purpose,
         deadline: Instant,
     ) -> Result<Lease, NoLease> {
-        match self.lease(request, plan, None, purpose) {
+        match self.lease(request, plan, None) {
             Err(cap)
-                if purpose == Purpose::Session
+                if request.purpose == Purpose::Session
                     && cap.may_pass()
                     && !self.settings.queue_timeout.is_zero() =>
             {
@@ -190,7 +188,7 @@ impl Cluster {
     async fn wait_for_room(
         self: &Arc<Self>,
         mut cap: Unavailable,
-        request: &DialRequest<'_>,
+        request: &LeaseRequest<'_>,
         plan: &mut retry::Plan,
         deadline: Instant,
     ) -> Result<Lease, NoLease> {
@@ -202,7 +200,7 @@ impl Cluster {
         loop {
             match alarm::timeout_at(until, &mut guard.call).await {
                 // A cancel may have taken the room: it bypasses the queue.
-                Ok(Ok(Ok(()))) => match self.lease(request, plan, Some(&guard.ticket), Purpose::Session) {
+                Ok(Ok(Ok(()))) => match self.lease(request, plan, Some(&guard.ticket)) {
                     Err(again) if again.may_pass() => {
                         if clock::now() >= until {
                             return Err(too_late(again, begun));

@@ -17,9 +17,9 @@ use crate::sys::Socket;
 use crate::tls::HandshakeOptions;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
-use crate::upstream::dial::DialRecord;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
+use crate::upstream::record::DialRecord;
 
 use super::Http;
 use super::probing::HealthCheckError;

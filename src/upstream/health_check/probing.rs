@@ -7,10 +7,11 @@ use crate::clock;
 use crate::relay::UpstreamStream;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
-use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::failure::DialError;
 use crate::upstream::probe::{VERDICT, converse, rejected_within, shut_down_within};
+use crate::upstream::ready::Ready;
+use crate::upstream::record::DialRecord;
 
 use super::http;
 use super::{ByteExchange, ProbeKind, Settings};

@@ -9,8 +9,9 @@ use tokio::sync::Notify;
 
 use crate::sync::{Mutex, MutexGuard};
 use crate::upstream::EndpointId;
-use crate::upstream::dial::{DialRecord, Ready};
 use crate::upstream::lease::Lease;
+use crate::upstream::ready::Ready;
+use crate::upstream::record::DialRecord;
 
 /// One connection that is not used yet.
 #[derive(Debug)]
