@@ -19,6 +19,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("quantity", 0),
     ("rsa", 0),
     ("escape", 0),
+    ("future_set", 0),
     ("sync", 0),
     ("sys", 0),
     ("alarm", 1),

@@ -20,8 +20,8 @@ use crate::tls::{
 use super::Settings as ClusterSettings;
 use super::attempt_deadline::AttemptDeadline;
 use super::connect::connect;
+use super::dial_error::{AttemptBound, AttemptStep, DialError};
 use super::endpoint::Endpoint;
-use super::failure::{AttemptBound, AttemptStep, DialError};
 use super::first_words;
 use super::lease::DialTarget;
 use super::proxy_header::{self, ProxyInfo};

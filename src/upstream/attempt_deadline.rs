@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::failure::AttemptBound;
+use super::dial_error::AttemptBound;
 use crate::clock;
 
 /// The deadline of a step, and the bound it comes from.

@@ -14,13 +14,15 @@ use crate::policy::retry;
 
 use super::Cluster;
 use super::attempt_deadline::AttemptDeadline;
+use super::dial_error::{AttemptBound, AttemptStep, DialError};
 use super::dialled::Dialled;
-use super::failure::{AttemptBound, AttemptStep, DialError, DialFailure, NoMoreAttempts};
+use super::failure::{DialFailure, NoMoreAttempts};
 use super::first_words;
 use super::hedging::Hedging;
 use super::lease::{DialTarget, Purpose};
 use super::record::DialRecord;
 use super::request::DialRequest;
+use super::spares::Spare;
 use super::wait_queue::NoLease;
 
 /// Takes a spare, or dials until an upstream is ready or no attempt is left.
@@ -39,8 +41,10 @@ pub(crate) async fn dial(
     // A session bound to an endpoint, or with affinity, takes no spare: it may lead to another endpoint.
     if request.target == DialTarget::Any
         && request.affinity.is_none()
-        && let Some((mut ready, lease)) = cluster.take_ready(request.caller, record)
+        && let Some(Spare { mut ready, lease, agreed, .. }) = cluster.take_spare(request.caller)
     {
+        let endpoint = Some(lease.endpoint().settings().name.clone());
+        *record = DialRecord { endpoint, agreed, ..DialRecord::default() };
         let until = clock::now() + within(cluster, &request);
         let heard =
             first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
@@ -92,7 +96,7 @@ pub(super) async fn dial_anew(
                         greetings -= greeting;
                         deadline = deadline.without(greeting);
                         if error.step() == AttemptStep::Connect {
-                            cluster.discovery.request_refresh();
+                            cluster.discovery_cell().request_refresh();
                         }
                         if error.is_deadline() {
                             let attempts = plan.attempts();
@@ -152,7 +156,7 @@ fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attem
         return DialFailure::Failed { last, attempts, stopped: Some(no_more) };
     }
     if unavailable == Unavailable::NoEndpoint(NoEndpoint::Empty) {
-        cluster.discovery.request_refresh();
+        cluster.discovery_cell().request_refresh();
         if let Some(reason) = cluster.discovery().why_empty() {
             return DialFailure::Unknown { reason };
         }

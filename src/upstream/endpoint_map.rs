@@ -20,8 +20,8 @@ use crate::policy::health::HealthStatus;
 use crate::policy::limits::Load;
 use crate::policy::outlier::{self, Fault};
 
+use super::dial_error::DialError;
 use super::endpoint::{Endpoint, Settings};
-use super::failure::DialError;
 use super::health_check::{self, ObservedHealth};
 use super::snapshot::EndpointSnapshot;
 use super::{Cluster, EndpointId, State};

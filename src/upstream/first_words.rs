@@ -15,8 +15,8 @@ use crate::protocol::FirstWords;
 use crate::relay::UpstreamStream;
 
 use super::Settings as ClusterSettings;
+use super::dial_error::DialError;
 use super::endpoint::Endpoint;
-use super::failure::DialError;
 use super::ready::Ready;
 
 /// The client's first bytes, which the server answers. `None`: not known yet.

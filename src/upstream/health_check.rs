@@ -4,6 +4,7 @@
 //! endpoint is probed and what its results amount to; the cluster decides what that means for sessions. The task does
 //! not run on a worker but on the daemon's main thread: a probe's handshake delays no session.
 
+mod error;
 mod http;
 mod probe_table;
 mod probing;
@@ -18,16 +19,18 @@ use fastrand::Rng;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::future_set::FutureSet;
 use crate::policy::endpoint_state::Admin;
 use crate::policy::health;
 use crate::policy::outlier::Fault;
 
+use super::Cluster;
 use super::endpoint::Endpoint;
-use super::future_set::FutureSet;
-use super::{Cluster, EndpointId};
+use error::HealthCheckError;
 pub(crate) use probe_table::ObservedHealth;
 pub(super) use probe_table::ProbeTable;
-use probing::{HealthCheckError, probe};
+use probing::probe;
+pub(super) use settings::results;
 pub(crate) use settings::{ByteExchange, Http, ProbeKind, Settings};
 
 /// Probes in flight at once, per cluster: enough that a few that hang do not delay the others.
@@ -42,11 +45,6 @@ const fn proves(kind: &ProbeKind) -> Fault {
         ProbeKind::Tcp | ProbeKind::Http(_) => Fault::Connect,
         ProbeKind::Tls | ProbeKind::Protocol | ProbeKind::Exchange(_) => Fault::Handshake,
     }
-}
-
-/// Every value of the label `result` in metrics.
-pub(super) fn results() -> impl Iterator<Item = &'static str> {
-    HealthCheckError::results()
 }
 
 /// The probes in flight.
@@ -130,11 +128,4 @@ fn note(
         metrics.record_check(label, status != health::HealthStatus::Unhealthy);
     }
     cluster.set_health(endpoint.id(), status, seen.as_ref().map_err(Option::as_deref).copied());
-}
-
-impl Cluster {
-    /// Expedites the next probe of an endpoint after evidence against it.
-    pub(super) fn suspect(&self, endpoint: EndpointId) {
-        self.probe_table().suspect(endpoint, clock::now());
-    }
 }

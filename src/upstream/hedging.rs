@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use crate::alarm::{self, Elapsed};
 use crate::clock;
+use crate::future_set::FutureSet;
 use crate::policy::retry;
 use crate::tls::IdentityChoice;
 
 use super::Cluster;
 use super::attempt::{Attempt, AttemptResult};
 use super::attempt_deadline::AttemptDeadline;
+use super::dial_error::{AttemptStep, DialError};
 use super::dialled::Dialled;
-use super::failure::{AttemptStep, DialError, DialFailure};
-use super::future_set::FutureSet;
+use super::failure::DialFailure;
 use super::lease::{DialTarget, Lease, Purpose};
 use super::record::DialRecord;
 use super::request::DialRequest;

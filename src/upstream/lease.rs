@@ -8,8 +8,8 @@ use crate::caller::Caller;
 use crate::clock;
 use crate::policy::cluster_state::DialTicket;
 
+use super::dial_error::DialError;
 use super::endpoint::Endpoint;
-use super::failure::DialError;
 use super::{Cluster, EndpointId, State};
 
 /// Which endpoint a dial is for.

@@ -7,14 +7,15 @@ mod attempt;
 mod attempt_deadline;
 mod connect;
 mod dial;
+mod dial_error;
 mod dialled;
 pub(crate) mod discovery;
+mod due_trials;
 mod endpoint;
 mod endpoint_map;
 mod events;
 mod failure;
 mod first_words;
-mod future_set;
 pub(crate) mod health_check;
 mod hedging;
 mod lease;
@@ -28,6 +29,7 @@ mod request;
 mod server_first;
 mod settings;
 pub(crate) mod snapshot;
+mod spares;
 pub(crate) mod trials;
 mod upgrade;
 mod wait_queue;
@@ -50,11 +52,12 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
 pub(crate) use attempt::examine_endpoint;
 pub(crate) use dial::dial;
+pub(crate) use dial_error::{AttemptStep, DialError};
 pub(crate) use dialled::Dialled;
 pub(crate) use endpoint::{Address, Endpoint, Host, Settings as EndpointSettings};
 use endpoint_map::EndpointMap;
 pub(crate) use endpoint_map::{EndpointView, EvictedEndpoint, EvictionSettings, OnEndpointLoss};
-pub(crate) use failure::{AttemptStep, DialError, DialFailure};
+pub(crate) use failure::DialFailure;
 pub(crate) use lease::{DialTarget, Lease};
 use lease::{LeaseRequest, Purpose};
 pub(crate) use probe::{finish_dialogue, late_rejection, probe};
@@ -65,6 +68,7 @@ pub(crate) use request::{DialOverrides, DialRequest};
 pub(crate) use server_first::ServerFirstUpgrade;
 pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use snapshot::Snapshot;
+use spares::Spares;
 use wait_queue::WaitQueue;
 
 /// A named group of interchangeable endpoints under one configuration. The endpoints' state survives a change of
@@ -79,7 +83,7 @@ pub(crate) struct Cluster {
     /// Notified when a trial may be due.
     trials: Arc<Notify>,
     probe_table: health_check::ProbeTable,
-    spares: preconnect::Spares,
+    spares: Spares,
     discovery: discovery::DiscoveryStatusCell,
 }
 
@@ -112,7 +116,7 @@ impl Cluster {
         let (changes, _) = watch::channel(());
         let (state, changes) = (Arc::new(Mutex::new(state)), Arc::new(changes));
         let probe_table = health_check::ProbeTable::default();
-        let spares = preconnect::Spares::default();
+        let spares = Spares::default();
         let search = discovery::DiscoveryStatusCell::new(settings.source.is_none(), settings.endpoints.len());
         let trials = Arc::default();
         let cluster = Arc::new(Self {
@@ -165,6 +169,11 @@ impl Cluster {
         &self.probe_table
     }
 
+    /// Expedites the next probe of an endpoint after evidence against it.
+    fn suspect(&self, endpoint: EndpointId) {
+        self.probe_table.suspect(endpoint, clock::now());
+    }
+
     /// The progress of discovery.
     #[must_use]
     pub(crate) fn discovery(&self) -> Arc<discovery::DiscoveryStatus> {
@@ -181,7 +190,12 @@ impl Cluster {
         Some(clock::now() - begun)
     }
 
-    const fn spares(&self) -> &preconnect::Spares {
+    /// Shared with the task that finds the endpoints.
+    const fn discovery_cell(&self) -> &discovery::DiscoveryStatusCell {
+        &self.discovery
+    }
+
+    const fn spares(&self) -> &Spares {
         &self.spares
     }
 

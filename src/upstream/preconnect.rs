@@ -4,8 +4,6 @@
 //! dropped. One task per cluster, not on a worker, keeps their number; a session takes the oldest and moves it to its
 //! own worker. Only for protocols whose servers wait for the client, and kept for less time than the server waits.
 
-mod spares;
-
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,23 +12,21 @@ use fastrand::Rng;
 use tokio::sync::watch;
 
 use crate::alarm;
-use crate::caller::Caller;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::future_set::FutureSet;
 use crate::policy::backoff;
-use crate::tls;
+use crate::tls::HandshakeInfo;
 
 use super::dial::dial_anew;
 use super::dialled::Dialled;
-use super::future_set::FutureSet;
 use super::lease::{Lease, Purpose};
 use super::probe::{VERDICT, shut_down_within};
 use super::ready::Ready;
 use super::record::DialRecord;
 use super::request::DialRequest;
+use super::spares::{PORTION, Spare};
 use super::{Cluster, PreconnectSettings};
-pub(super) use spares::Spares;
-use spares::{PORTION, Spare};
 
 /// Dials ahead in flight at once, per cluster.
 const REFILLS_MAX: usize = 2;
@@ -78,7 +74,7 @@ pub(crate) async fn run(
     keeper.end().await;
 }
 
-type Refill = Result<(Ready, Lease, DialRecord), ()>;
+type Refill = Result<(Ready, Lease, Option<Box<HandshakeInfo>>), ()>;
 
 struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
@@ -114,7 +110,7 @@ impl<'a> Keeper<'a> {
             self.dialling.push(async move {
                 let mut record = DialRecord::default();
                 match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
-                    Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
+                    Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record.agreed)),
                     // Preconnect is only for protocols whose servers do not speak first.
                     Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
                 }
@@ -125,15 +121,15 @@ impl<'a> Keeper<'a> {
     }
 
     fn dialled(&mut self, dialled: Refill) {
-        let Ok((ready, lease, record)) = dialled else { return self.set_back() };
+        let Ok((ready, lease, agreed)) = dialled else { return self.set_back() };
         let now = clock::now();
         if self.cluster.waiting() > 0 {
             // Sessions in the queue go first: they need the place that the spare would take.
-            return self.part(Spare { ready, lease, record, since: now, until: now });
+            return self.part(Spare { ready, lease, agreed, since: now, until: now });
         }
         // Jitter: spares dialled together do not all expire together.
         let age = self.settings.max_age.mul_f64(1.0 - 0.2 * self.rng.f64());
-        self.cluster.spares().keep(Spare { ready, lease, record, since: now, until: now + age });
+        self.cluster.spares().keep(Spare { ready, lease, agreed, since: now, until: now + age });
         self.show();
     }
 
@@ -185,69 +181,5 @@ impl<'a> Keeper<'a> {
         }
         self.show();
         self.closing.all().await;
-    }
-}
-
-impl Cluster {
-    /// Takes a connection that was kept ready, if there is one that is alive and that this caller may use now. Never
-    /// one that the server has ended: whether the socket is readable is checked last.
-    pub(super) fn take_ready(
-        &self,
-        caller: Option<&Caller>,
-        record: &mut DialRecord,
-    ) -> Option<(Ready, Lease)> {
-        self.settings().dial.preconnect?;
-        // Spares have the identity for connections without a caller; callers that get another identity cannot use them.
-        let tls = self.settings().tls.as_ref().map(tls::Originator::identities);
-        let is_theirs = tls.is_none_or(|tls| tls.choose(caller) == Ok(tls.for_nobody()));
-        while let Some(spare) = is_theirs.then(|| self.spares().take()).flatten() {
-            let endpoint = spare.lease.endpoint();
-            // Also by the rules of the endpoint that it was dialled to.
-            let is_theirs = endpoint.identity_for(caller) == Ok(endpoint.identity_for_nobody());
-            if clock::now() >= spare.until || !is_theirs || !self.may_use(&spare) {
-                self.spares().give_up(spare);
-                continue;
-            }
-            if spare.ready.stream.is_readable() {
-                continue;
-            }
-            let Spare { ready, mut lease, record: dialled, .. } = spare;
-            let Ok(ready) = ready.register_here() else { continue };
-            lease.record_taken();
-            *record =
-                DialRecord { endpoint: dialled.endpoint, agreed: dialled.agreed, ..DialRecord::default() };
-            return Some((ready, lease));
-        }
-        self.metrics().preconnect_misses.increment(1);
-        None
-    }
-
-    /// Whether its endpoint may be picked now, and the endpoint's credentials are still those of the spare's handshake.
-    fn may_use(&self, spare: &Spare) -> bool {
-        let endpoint = spare.lease.endpoint();
-        let is_current = match (endpoint.originator(), &spare.record.agreed) {
-            (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
-            (None, _) | (Some(_), None) => true,
-        };
-        is_current && self.state().cluster_state.may_pick(endpoint.id())
-    }
-
-    /// Closes the oldest spare at once, to free its place. Returns whether there was one.
-    pub(super) fn close_oldest_spare(&self) -> bool {
-        let evicted = self.spares().take();
-        if evicted.is_some() {
-            self.metrics().preconnects_retired.increment(1);
-        }
-        evicted.is_some()
-    }
-
-    /// Removes the spares that may not be used any more.
-    fn retire_spares(&self, now: Instant) -> Vec<Spare> {
-        self.spares().retire(|spare| now >= spare.until || !self.may_use(spare))
-    }
-
-    /// Whether there is a usable endpoint to dial ahead.
-    fn may_refill(&self) -> bool {
-        self.state().cluster_state.has_usable()
     }
 }

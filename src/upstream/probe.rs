@@ -47,22 +47,20 @@ const ANSWERS_MAX: usize = 256 * 1024;
 /// How long to wait for an answer that the server need not send.
 pub(super) const VERDICT: Duration = Duration::from_millis(300);
 
-impl Settings {
-    /// The protocol's probe conversation, if it has one.
-    pub(super) fn probe(&self, ready: &Ready) -> Option<Box<dyn Probe>> {
-        self.protocol.probe(ready.is_upgraded)
-    }
+/// The protocol's probe conversation, if it has one.
+pub(super) fn conversation(settings: &Settings, ready: &Ready) -> Option<Box<dyn Probe>> {
+    settings.protocol.probe(ready.is_upgraded)
+}
 
-    /// The time limit for a probe's conversation, and the configuration key it comes from.
-    fn answer_timeout(&self) -> (&'static str, Duration) {
-        let DialSettings { handshake_timeout, greeting_timeout, .. } = self.dial;
-        let greets_later = self.protocol.server_greets() && !self.awaits_greetings();
-        let waits = greeting_timeout.min(PROBE_GREETING_MAX);
-        match greets_later && waits > handshake_timeout {
-            true if waits < greeting_timeout => ("the time that a probe has for a greeting", waits),
-            true => ("connect.greeting_timeout", waits),
-            false => ("connect.handshake_timeout", handshake_timeout),
-        }
+/// The time limit for a probe's conversation, and the configuration key it comes from.
+fn answer_timeout(settings: &Settings) -> (&'static str, Duration) {
+    let DialSettings { handshake_timeout, greeting_timeout, .. } = settings.dial;
+    let greets_later = settings.protocol.server_greets() && !settings.awaits_greetings();
+    let waits = greeting_timeout.min(PROBE_GREETING_MAX);
+    match greets_later && waits > handshake_timeout {
+        true if waits < greeting_timeout => ("the time that a probe has for a greeting", waits),
+        true => ("connect.greeting_timeout", waits),
+        false => ("connect.handshake_timeout", handshake_timeout),
     }
 }
 
@@ -73,8 +71,8 @@ impl Settings {
 /// # Errors
 /// See [`ProbeFailure`].
 pub(crate) async fn probe(settings: &Settings, ready: Ready) -> Result<Option<Ready>, ProbeFailure> {
-    let Some(conversation) = settings.probe(&ready) else { return Ok(Some(ready)) };
-    let (key, timeout) = settings.answer_timeout();
+    let Some(conversation) = conversation(settings, &ready) else { return Ok(Some(ready)) };
+    let (key, timeout) = answer_timeout(settings);
     let talked = alarm::timeout_at(clock::now() + timeout, converse(ready, conversation, VERDICT)).await;
     talked.unwrap_or(Err(ProbeFailure::Timeout { key, timeout })).map(|()| None)
 }

@@ -10,7 +10,8 @@ use crate::policy::endpoint_state::Admin;
 use crate::policy::health::HealthStatus;
 
 use super::endpoint::Endpoint;
-use super::{Cluster, Settings, State, discovery, preconnect, show_tls};
+use super::spares::Spares;
+use super::{Cluster, Settings, State, discovery, show_tls};
 
 impl Cluster {
     /// Whether one is the other's successor, over any number of reloads; they share endpoint ids then. A cluster that
@@ -39,7 +40,7 @@ impl Cluster {
                 .map(|rhythm| self.probe_table.with_settings(rhythm, clock::now()))
                 .unwrap_or_default(),
             // Spares of the old settings end with the old object.
-            spares: preconnect::Spares::default(),
+            spares: Spares::default(),
             // Known endpoints stay in use until discovery finds others.
             discovery: discovery::DiscoveryStatusCell::new(settings.source.is_none(), self.endpoints().len()),
             settings,

@@ -6,7 +6,7 @@ use crate::sys::Socket;
 use crate::tls::IdentityChoice;
 
 use super::attempt::Attempt;
-use super::failure::DialError;
+use super::dial_error::DialError;
 use super::lease::Lease;
 use super::probe::probe;
 use super::ready::Ready;

@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
+use crate::future_set::FutureSet;
 use crate::policy::cluster_state::trials::{Trial, TrialVerdict};
 use crate::policy::outlier::Fault;
 
+use super::Cluster;
 use super::attempt::try_endpoint;
+use super::dial_error::DialError;
 use super::endpoint::Endpoint;
-use super::failure::DialError;
-use super::future_set::FutureSet;
 use super::probe::shut_down_within;
 use super::ready::Ready;
 use super::record::DialRecord;
-use super::{Cluster, State};
 use crate::tls;
 
 /// How long a trial's server may take to close its side.
@@ -42,7 +42,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
         return;
     }
     // After a reload a new task continues; it does not get the results of trials that the old one began.
-    cluster.decide(|State { cluster_state, .. }| cluster_state.forget_trials(clock::now()));
+    cluster.forget_trials();
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
     let mut closing = FutureSet::default();
@@ -60,7 +60,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
                 note(&cluster, trial, &endpoint, &result);
             }
             () = closing.next() => {}
-            () = cluster.trials.notified() => {}
+            () = cluster.trial_due() => {}
             () = alarm::sleep_until(next) => {}
         }
     }
@@ -70,18 +70,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
 
 /// Begins the due trials. Returns when to look again; `None`: another event will come first.
 fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
-    let (begun, next) = cluster.decide(|State { cluster_state, rng, endpoint_map, .. }| {
-        let now = clock::now();
-        let trials = if cluster_state.next_trial().is_some_and(|next| next <= now) {
-            cluster_state.begin_trials(now, rng)
-        } else {
-            Vec::new()
-        };
-        let begun = trials
-            .into_iter()
-            .filter_map(|trial| Some((trial, Arc::clone(endpoint_map.get(trial.endpoint)?))));
-        (begun.collect::<Vec<_>>(), cluster_state.next_trial())
-    });
+    let (begun, next) = cluster.begin_trials();
     for (trial, endpoint) in begun {
         let cluster = Arc::clone(cluster);
         flight.push(async move {
@@ -140,10 +129,5 @@ fn note(cluster: &Cluster, trial: Trial, endpoint: &Endpoint, result: &Result<Du
     if let Err(error) = result {
         tracing::debug!(cluster = %of, endpoint = %name, %error, "trial failed");
     }
-    cluster.decide(|State { cluster_state, rng, .. }| {
-        if let Err(error) = result {
-            cluster_state.note_error(trial.endpoint, Some(error.to_string()));
-        }
-        cluster_state.record_trial(trial, verdict, clock::now(), rng);
-    });
+    cluster.record_trial(trial, verdict, result.as_ref().err());
 }

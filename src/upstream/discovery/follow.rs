@@ -19,9 +19,10 @@ use super::file::{Contents, WatchedFile};
 use super::found_endpoints::{ENDPOINTS_MAX, FoundEndpoints, endpoints};
 use super::loop_detection::{DialLoop, LoopDetector};
 use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
+use super::query_result::QueryResult;
 use super::resolver::{Late, NoAnswer, Resolver};
 use super::srv::{self, SrvRecord};
-use super::status::{DiscoveryStatus, Origin, OriginKind, QueryResult};
+use super::status::{DiscoveryStatus, Origin, OriginKind};
 use super::target::{Source, SrvService, Target};
 use crate::alarm;
 use crate::clock;
@@ -53,11 +54,11 @@ pub(crate) async fn settle(
     if let Some(mut following) = Following::new(Arc::clone(cluster), services, rng) {
         tokio::select! {
             biased;
-            () = cluster.discovery.wait_complete() => {}
+            () = cluster.discovery_cell().wait_complete() => {}
             () = following.forever() => {}
         }
     }
-    cluster.discovery.status()
+    cluster.discovery()
 }
 
 /// Queries in flight at once, for one cluster. The others wait for a free place, and the one overdue longest goes
@@ -174,7 +175,7 @@ impl Following {
             let event = tokio::select! {
                 Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
                 contents = contents(file.as_mut()) => Event::FileRead(contents),
-                () = cluster.discovery.refresh_requested() => Event::Doubt,
+                () = cluster.discovery_cell().refresh_requested() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
@@ -409,7 +410,7 @@ impl Following {
             self.cluster.set_endpoints(found.clone());
             self.applied = found;
         }
-        self.cluster.discovery.publish(self.report(has_names_settled));
+        self.cluster.discovery_cell().publish(self.report(has_names_settled));
     }
 
     /// Leaves out endpoints at our own listeners that lead back to this cluster.

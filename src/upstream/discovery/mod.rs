@@ -9,6 +9,7 @@ mod follow;
 mod found_endpoints;
 mod loop_detection;
 mod name;
+mod query_result;
 mod resolv_conf;
 mod resolver;
 mod servers;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::status::QueryResult;
+use super::query_result::QueryResult;
 use crate::policy::refresh_schedule::RefreshSchedule;
 
 /// The answers to the queries for one name.

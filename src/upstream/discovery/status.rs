@@ -5,17 +5,6 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-/// The result of a query, as a metric's label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum QueryResult {
-    /// An answer that counts.
-    Good,
-    /// There are no such records, or none that can be used.
-    Negative,
-    /// The query failed.
-    Failed,
-}
-
 /// The state of a cluster's discovery.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DiscoveryStatus {
@@ -60,21 +49,6 @@ pub(crate) enum OriginKind {
 pub(in crate::upstream) struct DiscoveryStatusCell {
     status: watch::Sender<Arc<DiscoveryStatus>>,
     doubts: Notify,
-}
-
-impl QueryResult {
-    /// Every value.
-    pub(crate) const ALL: [Self; 3] = [Self::Good, Self::Negative, Self::Failed];
-
-    /// The label `result` in metrics.
-    #[must_use]
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Good => "ok",
-            Self::Negative => "negative",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 impl OriginKind {

@@ -17,12 +17,12 @@ use crate::sys::Socket;
 use crate::tls::HandshakeOptions;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
+use crate::upstream::dial_error::DialError;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::failure::DialError;
 use crate::upstream::record::DialRecord;
 
 use super::Http;
-use super::probing::HealthCheckError;
+use super::error::HealthCheckError;
 
 /// Bytes read of a body before the connection is closed: the body is ignored, but a server whose body is read to the
 /// end logs no error.

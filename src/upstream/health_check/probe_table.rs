@@ -135,7 +135,7 @@ impl ProbeTable {
     }
 
     /// Expedites the next probe of an endpoint after evidence against it.
-    pub(super) fn suspect(&self, id: EndpointId, now: Instant) {
+    pub(in crate::upstream) fn suspect(&self, id: EndpointId, now: Instant) {
         if self.table().change(id, |health| health.suspect(now)) == Some(true) {
             self.hurried.notify_one();
         }

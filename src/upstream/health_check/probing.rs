@@ -8,58 +8,13 @@ use crate::relay::UpstreamStream;
 use crate::upstream::Settings as ClusterSettings;
 use crate::upstream::attempt;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::failure::DialError;
-use crate::upstream::probe::{VERDICT, converse, rejected_within, shut_down_within};
+use crate::upstream::probe::{VERDICT, conversation, converse, rejected_within, shut_down_within};
 use crate::upstream::ready::Ready;
 use crate::upstream::record::DialRecord;
 
+use super::error::HealthCheckError;
 use super::http;
 use super::{ByteExchange, ProbeKind, Settings};
-
-/// Why a probe failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum HealthCheckError {
-    /// The dial failed, as a session's would have.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The server's answer, or its end of the connection, was not that of a server at work.
-    #[error("{0}")]
-    Answer(String),
-    /// The probe's timeout elapsed.
-    #[error("the probe was waiting for the {waited_for} when health_check.timeout ({timeout:?}) was over")]
-    Timeout {
-        /// What the probe was waiting for.
-        waited_for: &'static str,
-        timeout: Duration,
-    },
-}
-
-impl HealthCheckError {
-    const OK: &'static str = "ok";
-    const BAD_ANSWER: &'static str = "bad_answer";
-    const TIMEOUT: &'static str = "timeout";
-
-    /// The label `result` in metrics.
-    pub(super) fn label(result: &Result<(), Self>) -> &'static str {
-        match result {
-            Ok(()) => Self::OK,
-            Err(Self::Dial(error)) => error.label(),
-            Err(Self::Answer(_)) => Self::BAD_ANSWER,
-            Err(Self::Timeout { .. }) => Self::TIMEOUT,
-        }
-    }
-
-    /// Whether this host, and not the endpoint, caused the failure.
-    pub(super) fn is_local(&self) -> bool {
-        matches!(self, Self::Dial(error) if error.is_local())
-    }
-
-    /// Every value of the label `result`.
-    pub(super) fn results() -> impl Iterator<Item = &'static str> {
-        let of_probes = |result: &&str| !DialError::OF_SESSIONS.contains(result);
-        DialError::RESULTS.iter().copied().filter(of_probes).chain([Self::BAD_ANSWER, Self::TIMEOUT])
-    }
-}
 
 /// Probes an endpoint once.
 pub(super) async fn probe(
@@ -129,10 +84,10 @@ async fn go(
         ProbeKind::Protocol => {
             let ready =
                 attempt::try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            match cluster.probe(&ready) {
+            match conversation(cluster, &ready) {
                 None => settled(ready, endpoint, record, patience).await,
-                Some(conversation) => {
-                    let talked = converse(ready, conversation, patience).await;
+                Some(talk) => {
+                    let talked = converse(ready, talk, patience).await;
                     talked.map_err(|failure| HealthCheckError::Answer(failure.to_string()))
                 }
             }

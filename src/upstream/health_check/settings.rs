@@ -1,4 +1,4 @@
-//! How a cluster's endpoints are probed.
+//! How a cluster's endpoints are probed, and how the results are called in metrics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use hyper::http::uri::PathAndQuery;
 
 use crate::policy::health;
 use crate::tls::EndpointOriginator;
+use crate::upstream::dial_error::DialError;
 
 /// How a cluster's endpoints are probed.
 #[derive(Debug, Clone)]
@@ -54,4 +55,15 @@ pub struct ByteExchange {
     pub send: Vec<u8>,
     /// To be found near the beginning of the answer; never empty.
     pub expect: Vec<u8>,
+}
+
+/// The label `result` in metrics: the server's answer was not that of a server at work.
+pub(crate) const BAD_ANSWER: &str = "bad_answer";
+/// The label `result` in metrics: the probe's timeout elapsed.
+pub(crate) const TIMEOUT: &str = "timeout";
+
+/// Every value of the label `result` in metrics.
+pub(crate) fn results() -> impl Iterator<Item = &'static str> {
+    let of_probes = |result: &&str| !DialError::OF_SESSIONS.contains(result);
+    DialError::RESULTS.iter().copied().filter(of_probes).chain([BAD_ANSWER, TIMEOUT])
 }

@@ -5,24 +5,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 /// The futures that have not ended yet; cancelled on drop.
-pub(super) struct FutureSet<'a, T>(Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
+pub(crate) struct FutureSet<'a, T>(Vec<Pin<Box<dyn Future<Output = T> + Send + 'a>>>);
 
 impl<'a, T> FutureSet<'a, T> {
-    pub(super) fn push(&mut self, future: impl Future<Output = T> + Send + 'a) {
+    pub(crate) fn push(&mut self, future: impl Future<Output = T> + Send + 'a) {
         self.0.push(Box::pin(future));
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Waits for one to end; for ever if the set is empty.
-    pub(super) async fn next(&mut self) -> T {
+    pub(crate) async fn next(&mut self) -> T {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Waits for all to end.
-    pub(super) async fn all(&mut self) {
+    pub(crate) async fn all(&mut self) {
         while !self.0.is_empty() {
             drop(self.next().await);
         }

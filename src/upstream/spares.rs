@@ -7,19 +7,22 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use crate::caller::Caller;
+use crate::clock;
 use crate::sync::{Mutex, MutexGuard};
-use crate::upstream::EndpointId;
-use crate::upstream::lease::Lease;
-use crate::upstream::ready::Ready;
-use crate::upstream::record::DialRecord;
+use crate::tls::{self, HandshakeInfo};
+
+use super::lease::Lease;
+use super::ready::Ready;
+use super::{Cluster, EndpointId};
 
 /// One connection that is not used yet.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) ready: Ready,
     pub(super) lease: Lease,
-    /// The record of its dial.
-    pub(super) record: DialRecord,
+    /// What TLS agreed on.
+    pub(super) agreed: Option<Box<HandshakeInfo>>,
     pub(super) since: Instant,
     /// When it becomes too old to use.
     pub(super) until: Instant,
@@ -27,7 +30,7 @@ pub(super) struct Spare {
 
 /// A cluster's spares; empty without `preconnect`.
 #[derive(Debug, Default)]
-pub(in crate::upstream) struct Spares {
+pub(super) struct Spares {
     shelf: Mutex<Shelf>,
     taken: Notify,
 }
@@ -50,7 +53,7 @@ impl Spares {
     }
 
     /// The number of spares on each endpoint that has some.
-    pub(in crate::upstream) fn by_endpoint(&self) -> BTreeMap<EndpointId, u32> {
+    pub(super) fn by_endpoint(&self) -> BTreeMap<EndpointId, u32> {
         let mut counts = BTreeMap::new();
         for spare in &self.shelf().ready {
             *counts.entry(spare.lease.endpoint().id()).or_default() += 1;
@@ -120,5 +123,63 @@ impl Spares {
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.shelf.lock()
+    }
+}
+
+impl Cluster {
+    /// Takes a connection that was kept ready, if there is one that is alive and that this caller may use now. Never
+    /// one that the server has ended: whether the socket is readable is checked last.
+    pub(super) fn take_spare(&self, caller: Option<&Caller>) -> Option<Spare> {
+        self.settings().dial.preconnect?;
+        // Spares have the identity for connections without a caller; callers that get another identity cannot use them.
+        let tls = self.settings().tls.as_ref().map(tls::Originator::identities);
+        let is_theirs = tls.is_none_or(|tls| tls.choose(caller) == Ok(tls.for_nobody()));
+        while let Some(spare) = is_theirs.then(|| self.spares().take()).flatten() {
+            let endpoint = spare.lease.endpoint();
+            // Also by the rules of the endpoint that it was dialled to.
+            let is_theirs = endpoint.identity_for(caller) == Ok(endpoint.identity_for_nobody());
+            if clock::now() >= spare.until || !is_theirs || !self.may_use(&spare) {
+                self.spares().give_up(spare);
+                continue;
+            }
+            if spare.ready.stream.is_readable() {
+                continue;
+            }
+            let Spare { ready, mut lease, agreed, since, until } = spare;
+            let Ok(ready) = ready.register_here() else { continue };
+            lease.record_taken();
+            return Some(Spare { ready, lease, agreed, since, until });
+        }
+        self.metrics().preconnect_misses.increment(1);
+        None
+    }
+
+    /// Whether its endpoint may be picked now, and the endpoint's credentials are still those of the spare's handshake.
+    fn may_use(&self, spare: &Spare) -> bool {
+        let endpoint = spare.lease.endpoint();
+        let is_current = match (endpoint.originator(), &spare.agreed) {
+            (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
+            (None, _) | (Some(_), None) => true,
+        };
+        is_current && self.state().cluster_state.may_pick(endpoint.id())
+    }
+
+    /// Closes the oldest spare at once, to free its place. Returns whether there was one.
+    pub(super) fn close_oldest_spare(&self) -> bool {
+        let evicted = self.spares().take();
+        if evicted.is_some() {
+            self.metrics().preconnects_retired.increment(1);
+        }
+        evicted.is_some()
+    }
+
+    /// Removes the spares that may not be used any more.
+    pub(super) fn retire_spares(&self, now: Instant) -> Vec<Spare> {
+        self.spares().retire(|spare| now >= spare.until || !self.may_use(spare))
+    }
+
+    /// Whether there is a usable endpoint to dial ahead.
+    pub(super) fn may_refill(&self) -> bool {
+        self.state().cluster_state.has_usable()
     }
 }
