@@ -1,7 +1,7 @@
 //! ambassador: plaintext in on this host, TLS or mTLS out, in the protocol's own way.
 //!
 //! The path of a connection, each a function under one screen: `listener::serve` → `session::run` →
-//! `upstream::dial` → `relay::relay`. docs/ARCHITECTURE.md has the map and the invariants; the numbers
+//! `dial::dial` → `relay::relay`. docs/ARCHITECTURE.md has the map and the invariants; the numbers
 //! below are the layers, and a module imports only from lower ones (`tests/tidy.rs`).
 
 mod caller; // 0
@@ -32,19 +32,23 @@ mod credentials; // 3
 mod log; // 3
 mod relay; // 3
 
+mod cluster; // 4
 mod downstream; // 4
-mod upstream; // 4
 
-mod session; // 5
+mod dial; // 5
+mod discovery; // 5
 
-mod admin; // 6
-mod listener; // 6
+mod health; // 6
+mod session; // 6
 
-mod config; // 7
+mod admin; // 7
+mod listener; // 7
 
-mod daemon; // 8
+mod config; // 8
 
-pub mod cli; // 9
+mod daemon; // 9
+
+pub mod cli; // 10
 
 /// For this package's own benches, simulation and fuzz targets only; it changes without notice.
 #[doc(hidden)]

@@ -12,12 +12,12 @@ use rustix::io::Errno;
 
 use crate::alarm;
 use crate::clock;
+use crate::discovery::EntryPoint;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::sampling::Sampling;
 use crate::session::{self, AccessLog, AdmissionSettings, Route};
 use crate::sys::{Accepted, Bind, ListeningSocket, Peer};
-use crate::upstream::discovery::EntryPoint;
 use crate::workers::Workers;
 
 /// The settings of one listener, complete and consistent.

@@ -35,14 +35,17 @@ const LAYERS: &[(&str, u32)] = &[
     ("credentials", 3),
     ("log", 3),
     ("relay", 3),
+    ("cluster", 4),
     ("downstream", 4),
-    ("upstream", 4),
-    ("session", 5),
-    ("admin", 6),
-    ("listener", 6),
-    ("config", 7),
-    ("daemon", 8),
-    ("cli", 9),
+    ("dial", 5),
+    ("discovery", 5),
+    ("health", 6),
+    ("session", 6),
+    ("admin", 7),
+    ("listener", 7),
+    ("config", 8),
+    ("daemon", 9),
+    ("cli", 10),
 ];
 
 /// Modules without effects.
@@ -73,7 +76,7 @@ const WALL: &[(&str, &str)] = &[
     ("daemon/mod.rs", "a metric in seconds since 1970"),
     ("daemon/startup_log.rs", "the first lines of the log"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
-    ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),
+    ("discovery/follow.rs", "a metric in seconds since 1970"),
 ];
 
 /// File names that say nothing about the content.
@@ -384,7 +387,7 @@ fn every_public_types_noun_is_in_the_lexicon() {
 #[test]
 fn the_readers_of_types_read_each_form() {
     assert_eq!(public_type("pub struct SessionTable {"), Some("SessionTable"));
-    assert_eq!(public_type("    pub(in crate::upstream) enum Phase {"), Some("Phase"));
+    assert_eq!(public_type("    pub(in crate::cluster) enum Phase {"), Some("Phase"));
     assert_eq!(public_type("pub(super) trait Leg: Send {"), Some("Leg"));
     assert_eq!(public_type("struct Private;"), None);
     assert_eq!(public_type("pub fn structure() {"), None);

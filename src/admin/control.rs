@@ -16,13 +16,13 @@ use super::respond::{HttpResponse, json, text};
 use super::{AdminState, AdminTransport, Phase, View};
 use crate::alarm;
 use crate::clock;
+use crate::cluster::EndpointView;
 use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::policy::endpoint_state::Admin;
 use crate::quantity::show_duration;
 use crate::session::SessionId;
 use crate::sys::Socket;
-use crate::upstream::EndpointView;
 
 /// A request for the daemon, with the channel for its response.
 #[derive(Debug)]

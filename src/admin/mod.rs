@@ -22,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::credentials::Credentials;
 use crate::drain::Drain;
 use crate::log::Log;
@@ -29,7 +30,6 @@ use crate::metrics::Exposition;
 use crate::session::{Counters, Route, SessionTable};
 use crate::sync::Mutex;
 use crate::sys::LocalAddress;
-use crate::upstream::Cluster;
 use arc_swap::ArcSwap;
 
 pub(crate) use config_id::{ConfigId, MEANT};

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::reported::Reported;
 use super::{AdminState, ListenerView};
+use crate::cluster::{Cluster, EndpointView, Origin};
 use crate::credentials::CredentialView;
 use crate::policy::{breaker, outlier};
-use crate::upstream::{Cluster, EndpointView, discovery};
 use crate::{caller, clock};
 
 /// The phases of a daemon's life, each followed by the next.
@@ -316,7 +316,7 @@ impl ClusterStatus {
 }
 
 impl OriginStatus {
-    fn of(origin: &discovery::Origin) -> Self {
+    fn of(origin: &Origin) -> Self {
         let now = clock::now();
         let millis = |lasted: Duration| u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX);
         Self {

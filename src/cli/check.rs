@@ -7,15 +7,14 @@ use fastrand::Rng;
 
 use super::{CommandError, ConfigFile};
 use crate::alarm;
+use crate::cluster::{AttemptStep, Cluster, Endpoint, Origin, Settings, Source};
 use crate::credentials;
+use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe};
+use crate::discovery::{self, DiscoveryServices};
 use crate::escape::escaped;
 use crate::listener;
 use crate::metrics::Exposition;
 use crate::tls::{self, IdentityChoice, UNCERTIFIED};
-use crate::upstream::discovery::{self, DiscoveryServices, Origin, Source};
-use crate::upstream::{
-    AttemptStep, Cluster, DialRecord, Endpoint, Settings, examine_endpoint, late_rejection, probe,
-};
 use crate::workers;
 
 #[derive(Debug, clap::Args)]

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use super::Config;
 use super::raw::Environment;
 use crate::admin::Control;
+use crate::cluster::Source;
 use crate::log::Output;
 use crate::sys::{Bind, Permissions};
 use crate::tls::IdentitySource;
-use crate::upstream::discovery::Source;
 use crate::watch;
 
 /// What a restricted process may access. All paths are without links.

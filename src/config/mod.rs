@@ -30,7 +30,7 @@ pub(crate) use mistakes::{Mistakes, Position};
 pub(crate) use schema::schema;
 
 use crate::admin::ConfigId;
-use crate::{admin, listener, log, upstream};
+use crate::{admin, cluster, listener, log};
 use mistakes::{Findings, SourceLocation};
 
 /// The whole configuration: complete, consistent, immutable. It is all that a daemon needs to start.
@@ -53,7 +53,7 @@ pub struct Config {
     /// In the file's order.
     pub listeners: Vec<listener::Settings>,
     /// In the file's order.
-    pub clusters: Vec<upstream::Settings>,
+    pub clusters: Vec<cluster::Settings>,
     /// What is valid but questionable, logged at every start, such as a server that is not verified.
     pub warnings: Vec<String>,
 }
@@ -94,7 +94,7 @@ impl Config {
 
     /// The cluster of one of its listeners, the first if there are several.
     #[must_use]
-    pub fn cluster_of(&self, listener: &listener::Settings) -> Option<&upstream::Settings> {
+    pub fn cluster_of(&self, listener: &listener::Settings) -> Option<&cluster::Settings> {
         self.clusters.iter().find(|cluster| Some(&cluster.name) == listener.clusters.first())
     }
 

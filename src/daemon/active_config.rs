@@ -11,14 +11,14 @@ use std::time::Instant;
 use fastrand::Rng;
 
 use crate::admin::{self, AdminState, AdminTransport, View};
+use crate::cluster::snapshot::Snapshot as ClusterSnapshot;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::discovery;
 use crate::drain::Drain;
 use crate::name::ClusterName;
 use crate::session::{AccessLog, CallerLookups, SessionIds};
 use crate::sys::{BindError, Inherited, ListeningSocket, LocalAddress, Role};
-use crate::upstream::discovery;
-use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 use crate::workers::Workers;
 
 use super::clusters::ClusterManager;

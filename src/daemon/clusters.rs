@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 
+use crate::cluster::Cluster;
+use crate::cluster::snapshot::Snapshot;
 use crate::config::Config;
+use crate::dial::{preconnect, trials};
 use crate::drain::Branch;
 use crate::name::ClusterName;
-use crate::upstream::snapshot::Snapshot;
-use crate::upstream::{Cluster, discovery, health_check, preconnect, trials};
+use crate::{discovery, health};
 
 use super::active_config::Services;
 
@@ -78,7 +80,7 @@ impl ClusterManager {
                 services.credentials.follow(name, tls);
             }
             let tasks = services.admin.branch();
-            let probing = health_check::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
+            let probing = health::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
             services.admin.spawn(probing);
             services.admin.spawn(trials::run(Arc::clone(&cluster), tasks.watch()));
             let draining = services.sessions.watch();

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::admin::ListenerView;
 use crate::alarm;
 use crate::clock;
+use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::discovery::EntryPoint;
 use crate::drain::Branch;
 use crate::listener::{self, AcceptContext, RouteCell};
 use crate::name::{ClusterName, ListenerName};
@@ -20,8 +22,6 @@ use crate::session::{
     evict_sessions,
 };
 use crate::sys::{LocalAddress, Options};
-use crate::upstream::Cluster;
-use crate::upstream::discovery::EntryPoint;
 
 use super::active_config::Services;
 use super::clusters::ClusterManager;

@@ -41,8 +41,8 @@ use crate::outcome::Outcome;
 use crate::session::{AccessLog, CallerLookups};
 use crate::sync::Mutex;
 use crate::sys::{self, Bind, BindError, Inherited, InheritedError, Launcher, is_succeeding, report_ready};
-use crate::upstream::{self, discovery};
 use crate::workers::Workers;
+use crate::{cluster, discovery};
 
 pub(crate) use confinement::ProcessConfinement;
 pub(crate) use sockets::make_folders;
@@ -487,7 +487,7 @@ fn seed() -> u64 {
 fn warn_of_strangers(config: &Config) {
     let is_asked = |listener: &listener::Settings| {
         let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
-        let chooses = |cluster: &upstream::Settings| {
+        let chooses = |cluster: &cluster::Settings| {
             cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
         };
         let mut its = config.clusters.iter().filter(|cluster| listener.clusters.contains(&cluster.name));

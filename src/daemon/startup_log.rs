@@ -7,8 +7,7 @@ use std::time::SystemTime;
 
 use crate::admin::{AdminState, View};
 use crate::clock;
-use crate::upstream::discovery::Source;
-use crate::upstream::{Cluster, Host};
+use crate::cluster::{Cluster, Host, Source};
 
 /// Items shown in one line; the others are counted.
 const ITEMS_MAX: usize = 8;

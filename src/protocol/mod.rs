@@ -4,10 +4,10 @@
 //! A protocol is one file that implements [`Protocol`], and one line in `PROTOCOLS`. Its parts are state machines, each
 //! with a driver that feeds it:
 //! * [`Opening`]: the first message of a client that speaks first, before we dial (driver: `downstream::read_opening`);
-//! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `upstream::upgrade`), which may need the
+//! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `dial::upgrade`), which may need the
 //!   client's reply: [`ClientReply`] (driver: `session`);
 //! * [`Dialogue`]: what is rewritten after TLS, and until when (driver: `relay`);
-//! * [`Probe`]: a conversation without credentials that shows that a server works (driver: `upstream::probe`);
+//! * [`Probe`]: a conversation without credentials that shows that a server works (driver: `dial::probe`);
 //! * [`Protocol::refusal`]: our refusal in the client's protocol.
 //!
 //! Rules for all of them (docs/protocols/README.md): the upgrade command is sent alone; nothing may follow its answer

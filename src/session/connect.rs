@@ -13,13 +13,14 @@ use super::reject::{
 };
 use super::{OPENING_TIMEOUT, begin};
 use crate::clock;
+use crate::cluster::{Lease, Ready};
+use crate::dial::{DialOverrides, DialRequest, Dialled, ServerFirstUpgrade};
 use crate::downstream::{self, HeadError, OpeningTimeouts, read_head};
 use crate::head::connect::{ConnectRequest, Error, RequestReader, SessionInfo, success_reply};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{ClientOpening, RefusalKind, TLS_ALERT};
 use crate::relay;
 use crate::sys::Socket;
-use crate::upstream::{DialOverrides, DialRequest, Dialled, Lease, Ready, ServerFirstUpgrade};
 
 /// request → dial → reply → opening. The same as `session::open`, for listeners with CONNECT requests.
 pub(super) async fn open(

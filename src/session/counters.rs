@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::dial::DialRecord;
 use crate::outcome::Outcome;
-use crate::upstream::DialRecord;
 
 /// Sums since the start, and the number of live sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

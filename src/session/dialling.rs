@@ -9,13 +9,12 @@ use super::read_head;
 use super::record::Record;
 use super::reject::{Rejected, dial_failed, gone_while_dialling, not_opened, stopped};
 use crate::caller::Caller;
+use crate::cluster::{Lease, Ready};
+use crate::dial::{DialFailure, DialOverrides, DialRequest, Dialled, ProxyInfo, ServerFirstUpgrade, dial};
 use crate::downstream;
 use crate::outcome::Outcome;
 use crate::policy::balance::{Policy, hash};
 use crate::sys::{Peer, Socket};
-use crate::upstream::{
-    DialFailure, DialOverrides, DialRequest, Dialled, Lease, ProxyInfo, Ready, ServerFirstUpgrade, dial,
-};
 
 /// What a session asks of its dial.
 pub(super) struct DialIntent<'a> {

@@ -16,10 +16,10 @@ use super::record::SessionId;
 use super::route::Route;
 use crate::alarm;
 use crate::clock;
+use crate::cluster::{Cluster, EndpointId, EvictedEndpoint};
 use crate::drain::DrainWatch;
 use crate::outcome::Outcome;
 use crate::policy::drain_schedule::DrainSchedule;
-use crate::upstream::{Cluster, EndpointId, EvictedEndpoint};
 
 /// How often the sessions of an evicted endpoint are looked at.
 const STEP: Duration = Duration::from_millis(100);
@@ -166,7 +166,7 @@ mod tests {
     /// 200 sessions, on the route's endpoints in turn.
     fn sessions(route: &Arc<Route>) -> Vec<Admitted> {
         let endpoints = cluster(route).endpoints();
-        let on = |endpoint: &Arc<crate::upstream::Endpoint>| {
+        let on = |endpoint: &Arc<crate::cluster::Endpoint>| {
             let admitted = route.admit(Peer::Tcp(([127, 0, 0, 1], 9).into())).unwrap();
             admitted.guard.note_established(endpoint.id(), None);
             admitted

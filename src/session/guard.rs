@@ -12,12 +12,12 @@ use super::route::{Destination, REFUSING_MAX, Route};
 use super::table::DestinationCounters;
 use crate::caller::Caller;
 use crate::clock;
+use crate::cluster::{Cluster, EndpointId, Lease};
 use crate::outcome::{Outcome, Side};
 use crate::policy::credential_rotation::SessionActivity;
 use crate::relay::LiveSession;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::Generation;
-use crate::upstream::{Cluster, EndpointId, Lease};
 
 /// A live session, as its table has it.
 #[derive(Debug)]

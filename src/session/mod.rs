@@ -24,12 +24,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
+use crate::cluster::{DialTarget, Lease, Ready};
+use crate::dial::{DialRequest, Dialled, finish_dialogue};
 use crate::downstream::{self, OpeningTimeouts};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{ClientOpening, Outbox, RefusalKind, ReplyTo};
 use crate::relay::{self, Ended, RelayError, Unfinished};
 use crate::sys::{Accepted, DescriptorReservation, Socket};
-use crate::upstream::{DialRequest, DialTarget, Dialled, Lease, Ready, finish_dialogue};
 use crate::workers::WorkerLoad;
 
 pub(crate) use access::AccessLog;

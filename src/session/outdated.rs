@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use super::record::SessionId;
 use super::route::Route;
+use crate::cluster::Cluster;
 use crate::outcome::Outcome;
 use crate::policy::credential_rotation::SessionDrain;
 use crate::tls::{Generation, Identity};
-use crate::upstream::Cluster;
 
 /// Sessions with a replaced identity, until they end.
 pub(super) type OutdatedSessions = BTreeMap<SessionId, SessionDrain>;

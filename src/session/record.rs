@@ -9,12 +9,13 @@ use std::time::Instant;
 use super::guard::SessionEntry;
 use super::route::Route;
 use crate::caller::Caller;
+use crate::cluster::Cluster;
+use crate::dial::DialRecord;
 use crate::head::connect::Context;
 use crate::head::proxy::{ProxyAddresses, ProxyCommand, ProxyHeader};
 use crate::outcome::{Outcome, Side};
 use crate::protocol::{Refusal, RefusalKind, ReplyTo, TurnedAway};
 use crate::sys::Peer;
-use crate::upstream::{Cluster, DialRecord};
 
 /// Names a session in the log, in refusals and in `/sessions`: 16 hex digits, unique within a process and,
 /// all but certainly, among all.

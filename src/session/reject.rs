@@ -2,6 +2,8 @@
 
 use super::admission::Denial;
 use super::record::Record;
+use crate::cluster::DialError;
+use crate::dial::DialFailure;
 use crate::downstream::{self, OpeningFailure};
 use crate::head::connect::{refusal_reply, status_of};
 use crate::outcome::{Outcome, Side};
@@ -9,7 +11,6 @@ use crate::policy::cluster_state::Unavailable;
 use crate::protocol::{Protocol, RefusalKind, TurnedAway};
 use crate::sys::{Gone, Socket};
 use crate::tls::NoIdentity;
-use crate::upstream::{DialError, DialFailure};
 
 /// A client to refuse; the reason is in the record.
 pub(super) struct Rejected {

@@ -11,6 +11,8 @@ use super::record::{Record, SessionId, SessionIds};
 use super::table::{DestinationCounters, LiveSessions, SessionTable};
 use crate::caller::Caller;
 use crate::clock;
+use crate::cluster::{Cluster, DialTarget, EndpointId};
+use crate::dial::DialRecord;
 use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
 use crate::outcome::{Outcome, Side};
@@ -19,7 +21,6 @@ use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
 use crate::sys::Peer;
 use crate::tls::Generation;
-use crate::upstream::{Cluster, DialRecord, DialTarget, EndpointId};
 
 /// The settings of a listener that concern its sessions.
 #[derive(Debug)]

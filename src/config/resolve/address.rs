@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nix::net::if_::if_nametoindex;
 use rustls::pki_types::ServerName;
 
+use crate::cluster::{Address, Host};
 use crate::config::mistakes::quoted;
-use crate::upstream::{Address, Host};
 
 /// An address to accept on: an IP address and a port. A name could mean several addresses, or
 /// another machine, so names are refused.

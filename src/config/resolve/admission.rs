@@ -9,7 +9,7 @@ use crate::config::raw::Section;
 use crate::policy::admission::Rule;
 use crate::policy::caller_limits;
 use crate::session::AdmissionSettings;
-use crate::{listener, upstream};
+use crate::{cluster, listener};
 
 impl SettingsBuilder<'_> {
     pub(super) fn admission(&mut self, listener: &Section) -> Option<AdmissionSettings> {
@@ -47,7 +47,7 @@ impl SettingsBuilder<'_> {
         &mut self,
         root: &Section,
         listeners: &[Option<listener::Settings>],
-        clusters: &[Option<upstream::Settings>],
+        clusters: &[Option<cluster::Settings>],
     ) {
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };

@@ -9,6 +9,7 @@ use super::digest::ResolvedNames;
 use super::endpoint::ClusterContext;
 use super::identity::NamedIdentities;
 use super::resilience::retry_budget;
+use crate::cluster::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use crate::config::mistakes::quoted;
 use crate::config::raw::Section;
 use crate::name::ClusterName;
@@ -17,7 +18,6 @@ use crate::protocol::{self, CallerAnnouncement, Options, Protocol, postgres};
 use crate::quantity::show_duration;
 use crate::rsa::RsaKey;
 use crate::tls::{Originator, TlsStart};
-use crate::upstream::{DialSettings, PreconnectSettings, SendProxy, Settings};
 use crate::{relay, sys};
 
 impl SettingsBuilder<'_> {

@@ -6,12 +6,11 @@
 use std::net::SocketAddr;
 
 use super::SettingsBuilder;
+use crate::cluster::{EndpointSettings, Host, Source, Target};
 use crate::config::raw::Section;
 use crate::digest::{Digest, Digester};
 use crate::policy::admission::Rule;
 use crate::tls::Originator;
-use crate::upstream::discovery::{Source, Target};
-use crate::upstream::{EndpointSettings, Host};
 
 /// The resolution of the host's names.
 pub(super) struct ResolvedNames<'a> {
@@ -91,8 +90,8 @@ mod tests {
     use rustls::pki_types::ServerName;
 
     use super::*;
+    use crate::cluster::Address;
     use crate::config::Config;
-    use crate::upstream::Address;
 
     /// A recreated interface has another number; a reload kept the old one, because the text was the same.
     #[test]

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::{SettingsBuilder, address};
+use crate::cluster::{Address, EndpointSettings, EndpointsFile, Host, Source, SrvService, Target};
 use crate::config::mistakes::{Findings, SourceLocation, headline, quoted};
 use crate::config::raw::{DocumentReader, Item, Section};
 use crate::config::{document, spec};
-use crate::upstream::discovery::{EndpointsFile, Source, SrvService, Target, literal};
-use crate::upstream::{Address, EndpointSettings, Host};
+use crate::discovery::literal;
 
 /// The settings of the cluster that its endpoints depend on.
 #[derive(Clone)]

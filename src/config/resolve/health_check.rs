@@ -5,11 +5,11 @@ use std::sync::Arc;
 use hyper::http::uri::PathAndQuery;
 
 use super::SettingsBuilder;
+use crate::cluster::health_check::{ByteExchange, Http, ProbeKind, Settings};
 use crate::config::raw::Section;
 use crate::policy::health;
 use crate::protocol::Protocol;
 use crate::tls::Originator;
-use crate::upstream::health_check::{ByteExchange, Http, ProbeKind, Settings};
 
 impl SettingsBuilder<'_> {
     /// `Some(None)`: there are no probes. A key of another type than the chosen one is a mistake, because it would be

@@ -10,10 +10,10 @@ use super::claimed_addresses::ClaimedAddresses;
 use super::{SettingsBuilder, address};
 use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
+use crate::discovery::{DialLoop, LoopGraph};
 use crate::listener::{Settings, entry_points};
 use crate::name::{ClusterName, ListenerName};
 use crate::sys::{self, Bind, SystemdBind, UnixBind};
-use crate::upstream::discovery::{DialLoop, LoopGraph};
 
 /// The owner and mode of a listener's unix sockets.
 #[derive(Clone, Copy)]
@@ -190,7 +190,7 @@ impl SettingsBuilder<'_> {
         &mut self,
         root: &Section,
         listeners: &[Option<Settings>],
-        clusters: &[Option<crate::upstream::Settings>],
+        clusters: &[Option<crate::cluster::Settings>],
     ) {
         let known = clusters.iter().flatten().map(|cluster| (cluster.name.clone(), cluster.addresses()));
         let graph = LoopGraph::new(entry_points(listeners.iter().flatten()), known.collect());

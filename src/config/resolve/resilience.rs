@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use super::SettingsBuilder;
+use crate::cluster::{EvictionSettings, OnEndpointLoss};
 use crate::config::raw::Section;
 use crate::policy::eligibility::Panic;
 use crate::policy::{breaker, budget, hedge, outlier};
 use crate::protocol::Protocol;
 use crate::quantity::show_duration;
-use crate::upstream::{EvictionSettings, OnEndpointLoss};
 
 impl SettingsBuilder<'_> {
     /// `Some(None)`: it is off.

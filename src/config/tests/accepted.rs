@@ -8,6 +8,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{BIND, ENDPOINTS, accept, least, with};
 use crate::admin::Control;
+use crate::cluster::{EvictionSettings, OnEndpointLoss, SendProxy, Source, Target};
 use crate::config::Config;
 use crate::log::{Format, Output};
 use crate::policy::admission::{Needs, Rule};
@@ -16,8 +17,6 @@ use crate::policy::sampling::Sampling;
 use crate::policy::{balance, breaker, budget, hedge, outlier};
 use crate::sys::{Bind, SystemdBind, UnixBind};
 use crate::tls::TlsStart;
-use crate::upstream::discovery::{Source, Target};
-use crate::upstream::{EvictionSettings, OnEndpointLoss, SendProxy};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);

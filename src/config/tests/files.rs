@@ -8,9 +8,8 @@ use std::process::Command;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
+use crate::cluster::{self, Source};
 use crate::config::{Config, Mistakes};
-use crate::upstream;
-use crate::upstream::discovery::Source;
 
 /// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are neither.
 fn folder(yaml: &str) -> TempDir {
@@ -51,7 +50,7 @@ fn with_tls(tls: &str) -> String {
     )
 }
 
-fn targets(cluster: &upstream::Settings) -> usize {
+fn targets(cluster: &cluster::Settings) -> usize {
     match &cluster.source {
         Some(Source::Listed(targets)) => targets.len(),
         Some(Source::Service(_) | Source::File(_)) | None => cluster.endpoints.len(),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::refused::{check, check_cluster};
 use super::{accept, least};
+use crate::cluster::OnEndpointLoss;
+use crate::cluster::health_check::{ByteExchange, ProbeKind, Settings};
 use crate::policy::health;
-use crate::upstream::OnEndpointLoss;
-use crate::upstream::health_check::{ByteExchange, ProbeKind, Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
 

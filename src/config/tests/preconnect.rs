@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::refused::check;
 use super::{accept, least};
+use crate::cluster::PreconnectSettings;
 use crate::protocol::LABELS;
-use crate::upstream::PreconnectSettings;
 
 fn with_protocol(protocol: &str, lines: &str) -> String {
     least("", "", lines).replace("protocol: tcp", &format!("protocol: {protocol}"))

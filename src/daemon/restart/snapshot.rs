@@ -8,10 +8,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::snapshot::Snapshot as ClusterSnapshot;
 use crate::metrics::AllInherited;
 use crate::name::ClusterName;
 use crate::sys::MemoryFile;
-use crate::upstream::snapshot::Snapshot as ClusterSnapshot;
 
 use crate::daemon::active_config::ActiveConfig;
 

@@ -1,0 +1,185 @@
+//! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline.
+//!
+//! Every attempt may be followed by another: no byte of the client has been sent, or only bytes that the server
+//! answered with a refusal. Progress is written to a [`DialRecord`] as it happens, so a cancelled dial is recorded too.
+
+mod attempt;
+mod attempt_deadline;
+mod connect;
+mod dialled;
+mod failure;
+mod first_words;
+mod hedging;
+pub(crate) mod preconnect;
+mod probe;
+mod proxy_header;
+mod record;
+mod request;
+mod server_first;
+pub(crate) mod trials;
+mod upgrade;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::alarm;
+use crate::clock;
+use crate::cluster::{AttemptBound, AttemptStep, Cluster, DialError, DialTarget, NoLease, Purpose, Spare};
+use crate::policy::cluster_state::Unavailable;
+use crate::policy::eligibility::NoEndpoint;
+use crate::policy::retry;
+
+use attempt_deadline::AttemptDeadline;
+use hedging::Hedging;
+
+pub(crate) use attempt::{connect_endpoint, examine_endpoint, try_endpoint};
+pub(crate) use dialled::Dialled;
+pub(crate) use failure::DialFailure;
+use failure::NoMoreAttempts;
+pub(crate) use probe::{
+    VERDICT, conversation, converse, finish_dialogue, late_rejection, probe, rejected_within,
+    shut_down_within,
+};
+pub(crate) use proxy_header::ProxyInfo;
+pub(crate) use record::DialRecord;
+pub(crate) use request::{DialOverrides, DialRequest};
+pub(crate) use server_first::ServerFirstUpgrade;
+
+/// Takes a spare, or dials until an upstream is ready or no attempt is left.
+///
+/// Dropping the future cancels the dial; no endpoint is blamed.
+///
+/// # Errors
+/// See [`DialFailure`].
+pub(crate) async fn dial(
+    cluster: &Arc<Cluster>,
+    request: DialRequest<'_>,
+    record: &mut DialRecord,
+) -> Result<Dialled, DialFailure> {
+    // A caller without an identity is refused before it waits for anything.
+    cluster.settings().identifies(request.caller)?;
+    // A session bound to an endpoint, or with affinity, takes no spare: it may lead to another endpoint.
+    if request.target == DialTarget::Any
+        && request.affinity.is_none()
+        && let Some(Spare { mut ready, lease, agreed, .. }) = cluster.take_spare(request.caller)
+    {
+        let endpoint = Some(lease.endpoint().settings().name.clone());
+        *record = DialRecord { endpoint, agreed, ..DialRecord::default() };
+        let until = clock::now() + within(cluster, &request);
+        let heard =
+            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
+                .await;
+        match heard {
+            Ok(()) => {
+                cluster.metrics().preconnect_hits.increment(1);
+                return Ok(Dialled::Ready(ready, lease));
+            }
+            // No second spare is tried: it may be of the same server.
+            Err(error) => {
+                cluster.metrics().preconnect_misses.increment(1);
+                lease.record_turned_away(error.to_string());
+                *record = DialRecord::default();
+            }
+        }
+    }
+    dial_anew(cluster, request, Purpose::Session, record).await
+}
+
+/// [`dial`] without spares.
+pub(super) async fn dial_anew(
+    cluster: &Arc<Cluster>,
+    request: DialRequest<'_>,
+    purpose: Purpose,
+    record: &mut DialRecord,
+) -> Result<Dialled, DialFailure> {
+    let settings = cluster.settings();
+    let (wanted, overrides) = (request.lease(purpose), request.overrides);
+    let within = within(cluster, &request);
+    let mut deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, within)
+        .firm(overrides.deadline.is_some());
+    // Waits for greetings extend the deadline by at most this much in all.
+    let mut greetings = settings.dial.greeting_timeout;
+    let attempts = [overrides.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
+    let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
+    let (mut last, mut has_waited) = (None, false);
+    record.resolve = cluster.found(deadline.at).await;
+    loop {
+        let mut is_unpaid = false;
+        let is_over = match cluster.lease_in_turn(&wanted, &mut plan, deadline.at).await {
+            Ok(lease) => {
+                let hedging = Hedging { cluster, request, purpose, deadline, plan: &mut plan };
+                match hedging.attempt(lease, record).await? {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(error) => {
+                        plan.record_failure(error.is_free());
+                        let greeting = record.greeting.unwrap_or_default().min(greetings);
+                        greetings -= greeting;
+                        deadline = deadline.without(greeting);
+                        if error.step() == AttemptStep::Connect {
+                            cluster.discovery_cell().request_refresh();
+                        }
+                        if error.is_deadline() {
+                            let attempts = plan.attempts();
+                            // Silence of the server explains more than an earlier error.
+                            let last =
+                                if matches!(error, DialError::Silent { .. }) { Some(error) } else { last };
+                            return Err(DialFailure::Deadline { deadline: within, attempts, last });
+                        }
+                        // A server that refused is not tried twice: with no untried endpoint left, the dial fails at
+                        // once.
+                        let is_told = error.is_refused() && !cluster.has_untried(request.target, &plan);
+                        last = Some(error);
+                        is_told || !plan.has_attempt_left()
+                    }
+                }
+            }
+            // The budget refills over time.
+            Err(NoLease::Unavailable(Unavailable::Budget)) if purpose == Purpose::Session => {
+                cluster
+                    .metrics()
+                    .retry_budget_exhausted
+                    .increment(u64::from(!std::mem::replace(&mut has_waited, true)));
+                is_unpaid = true;
+                false
+            }
+            Err(none) => return Err(nothing_left(cluster, none, last, plan.attempts())),
+        };
+        let wait = cluster.wait(request.target, &mut plan, is_unpaid);
+        let is_late = || async { alarm::timeout_at(deadline.at, alarm::sleep(wait)).await.is_err() };
+        let stopped = if is_over { None } else { Some(NoMoreAttempts::Deadline(within)) };
+        if is_over || is_late().await {
+            let attempts = plan.attempts();
+            return Err(match last {
+                Some(last) => DialFailure::Failed { last, attempts, stopped },
+                None => DialFailure::Deadline { deadline: within, attempts, last },
+            });
+        }
+    }
+}
+
+/// How long a dial may take over all its attempts.
+fn within(cluster: &Cluster, request: &DialRequest<'_>) -> Duration {
+    let deadline = cluster.settings().dial.deadline;
+    request.overrides.deadline.map_or(deadline, |own| own.min(deadline))
+}
+
+/// The failure when no lease is left. An earlier attempt's error explains more than the missing lease, so it comes
+/// first.
+fn nothing_left(cluster: &Cluster, none: NoLease, last: Option<DialError>, attempts: u32) -> DialFailure {
+    let (unavailable, no_more, refusal) = match none {
+        NoLease::Unavailable(why) => (why, NoMoreAttempts::Unavailable(why), DialFailure::Unavailable(why)),
+        NoLease::Waited(why, no_room) => {
+            (why, NoMoreAttempts::Waited(why, no_room), DialFailure::Waited(why, no_room))
+        }
+    };
+    if let Some(last) = last {
+        return DialFailure::Failed { last, attempts, stopped: Some(no_more) };
+    }
+    if unavailable == Unavailable::NoEndpoint(NoEndpoint::Empty) {
+        cluster.discovery_cell().request_refresh();
+        if let Some(reason) = cluster.discovery().why_empty() {
+            return DialFailure::Unknown { reason };
+        }
+    }
+    refusal
+}

@@ -1,0 +1,182 @@
+//! Upstream connections kept ready: dialled ahead of their clients, upgrade and handshake done.
+//!
+//! They hold leases like any other connection: picked by the balancing policy, counted in the limits, released when
+//! dropped. One task per cluster, not on a worker, keeps their number; a session takes the oldest and moves it to its
+//! own worker. Only for protocols whose servers wait for the client, and kept for less time than the server waits.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::sync::watch;
+
+use crate::alarm;
+use crate::clock;
+use crate::cluster::{Cluster, Lease, PORTION, PreconnectSettings, Purpose, Ready, Spare};
+use crate::drain::DrainWatch;
+use crate::future_set::FutureSet;
+use crate::policy::backoff;
+use crate::tls::HandshakeInfo;
+
+use super::dial_anew;
+use super::dialled::Dialled;
+use super::probe::{VERDICT, shut_down_within};
+use super::record::DialRecord;
+use super::request::DialRequest;
+
+/// Dials ahead in flight at once, per cluster.
+const REFILLS_MAX: usize = 2;
+/// The pause after a dial that failed, or a connection that the server ended early; it doubles, with jitter.
+const SETBACK: Duration = Duration::from_millis(100);
+const SETBACK_MAX: Duration = Duration::from_secs(5);
+/// A connection that ends within this counts as rejected: a server may reject our certificate after the handshake.
+const EARLY: Duration = Duration::from_secs(1);
+
+/// Keeps a cluster's connections ready until the cluster is removed or replaced (`watch`), or the daemon drains
+/// (`draining`). Returns at once without `preconnect`. `replaced` changes when a credential was replaced.
+pub(crate) async fn run(
+    cluster: Arc<Cluster>,
+    rng: Rng,
+    watch: DrainWatch,
+    draining: DrainWatch,
+    mut replaced: watch::Receiver<()>,
+) {
+    let Some(settings) = cluster.settings().dial.preconnect else { return };
+    let mut keeper = Keeper::new(&cluster, settings, rng);
+    let mut changes = cluster.changes();
+    let mut stop = pin!(async {
+        tokio::select! {
+            () = watch.begun() => {}
+            () = draining.begun() => {}
+        }
+    });
+    loop {
+        keeper.retire();
+        let next = keeper.refill();
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            dialled = keeper.dialling.next() => keeper.dialled(dialled),
+            lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
+            () = keeper.closing.next() => {}
+            () = cluster.spares().taken() => keeper.setbacks = 0,
+            // Never an error: we hold the cluster.
+            _ = changes.changed() => keeper.not_before = clock::now(),
+            // Spares with the old credential are retired and replaced at once. The sender outlives this task.
+            _ = replaced.changed() => {}
+            () = alarm::sleep(next.saturating_duration_since(clock::now())) => {}
+        }
+    }
+    keeper.end().await;
+}
+
+type Refill = Result<(Ready, Lease, Option<Box<HandshakeInfo>>), ()>;
+
+struct Keeper<'a> {
+    cluster: &'a Arc<Cluster>,
+    settings: PreconnectSettings,
+    rng: Rng,
+    dialling: FutureSet<'static, Refill>,
+    /// Connections that are being closed in order.
+    closing: FutureSet<'static, ()>,
+    /// Consecutive failures.
+    setbacks: u32,
+    not_before: Instant,
+    /// The buffer for reads that detect the end of a spare.
+    portion: Box<[u8; PORTION]>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(cluster: &'a Arc<Cluster>, settings: PreconnectSettings, rng: Rng) -> Self {
+        let (dialling, closing) = (FutureSet::default(), FutureSet::default());
+        let portion = Box::new([0; PORTION]);
+        Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
+    }
+
+    /// Begins the dials that are missing. Returns when to call it again at the latest.
+    fn refill(&mut self) -> Instant {
+        let now = clock::now();
+        let spares = self.cluster.spares();
+        while self.not_before <= now
+            && self.dialling.len() < REFILLS_MAX
+            && spares.len() + self.dialling.len() < self.settings.count
+            && self.cluster.may_refill()
+        {
+            let cluster = Arc::clone(self.cluster);
+            self.dialling.push(async move {
+                let mut record = DialRecord::default();
+                match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
+                    Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record.agreed)),
+                    // Preconnect is only for protocols whose servers do not speak first.
+                    Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
+                }
+            });
+        }
+        let pause = if self.not_before > now { self.not_before } else { now + self.settings.max_age };
+        spares.next_end().map_or(pause, |end| end.min(pause))
+    }
+
+    fn dialled(&mut self, dialled: Refill) {
+        let Ok((ready, lease, agreed)) = dialled else { return self.set_back() };
+        let now = clock::now();
+        if self.cluster.waiting() > 0 {
+            // Sessions in the queue go first: they need the place that the spare would take.
+            return self.part(Spare { ready, lease, agreed, since: now, until: now });
+        }
+        // Jitter: spares dialled together do not all expire together.
+        let age = self.settings.max_age.mul_f64(1.0 - 0.2 * self.rng.f64());
+        self.cluster.spares().keep(Spare { ready, lease, agreed, since: now, until: now + age });
+        self.show();
+    }
+
+    /// The server ended the connection, or sent bytes unasked.
+    fn lost(&mut self, lost: &Spare) {
+        self.cluster.metrics().preconnects_died.increment(1);
+        let (cluster, endpoint) = (&self.cluster.settings().name, &lost.lease.endpoint().settings().name);
+        let age = clock::now().saturating_duration_since(lost.since);
+        tracing::debug!(%cluster, %endpoint, ?age, "the server ended a connection that was kept ready");
+        if age < EARLY {
+            self.set_back();
+        }
+        self.show();
+    }
+
+    /// Closes spares that are too old, and those whose endpoint or credential may not be used any more.
+    fn retire(&mut self) {
+        for spare in self.cluster.retire_spares(clock::now()) {
+            self.cluster.metrics().preconnects_retired.increment(1);
+            self.part(spare);
+        }
+        self.show();
+    }
+
+    fn part(&mut self, spare: Spare) {
+        let Spare { ready: Ready { stream: mut end, .. }, lease, .. } = spare;
+        // Bounded by the number of spares.
+        self.closing.push(async move {
+            shut_down_within(VERDICT, &mut end).await;
+            drop((end, lease));
+        });
+    }
+
+    fn set_back(&mut self) {
+        let pause = backoff::doubled(SETBACK, self.setbacks, SETBACK_MAX);
+        self.not_before = clock::now() + backoff::jittered(pause, 0.5, &mut self.rng);
+        self.setbacks = self.setbacks.saturating_add(1);
+    }
+
+    fn show(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "there are few")]
+        self.cluster.metrics().preconnected.set(self.cluster.spares().len() as f64);
+    }
+
+    async fn end(mut self) {
+        drop(std::mem::take(&mut self.dialling));
+        for spare in self.cluster.spares().close() {
+            self.part(spare);
+        }
+        self.show();
+        self.closing.all().await;
+    }
+}

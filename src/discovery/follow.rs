@@ -1,0 +1,558 @@
+//! The task that keeps a cluster's endpoints up to date: sends the queries that are due, takes in the answers, and
+//! updates the cluster.
+//!
+//! When a query fails, the last good answers stay in use. The pure modules beside it make the decisions.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use tokio::task::{Id, JoinSet};
+
+use super::file::{Contents, WatchedFile};
+use super::found_endpoints::{ENDPOINTS_MAX, FoundEndpoints, endpoints};
+use super::loop_detection::{DialLoop, LoopDetector};
+use super::name::{Family, FamilyAnswer, KnownName, NameAnswer};
+use super::query_result::QueryResult;
+use super::resolver::{Late, NoAnswer, Resolver};
+use super::srv::{self, SrvRecord};
+use crate::alarm;
+use crate::clock;
+use crate::cluster::{
+    Cluster, DiscoveryStatus, EndpointSettings as Settings, Host, Origin, OriginKind, Source, SrvService,
+    Target,
+};
+use crate::drain::DrainWatch;
+use crate::metrics::DiscoveryMetrics;
+use crate::policy::refresh_schedule::RefreshSchedule;
+use crate::sys;
+
+/// Finds the cluster's endpoints until the drain begins; returns at once if the cluster has no source to follow. Must
+/// not run on a worker's thread: see [`Resolver`].
+pub(crate) async fn follow(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng, watch: DrainWatch) {
+    let Some(mut following) = Following::new(cluster, services, rng) else { return };
+    tokio::select! {
+        // First: after a reload the cluster shares its endpoints with its successor, and must not change them any more.
+        biased;
+        () = watch.begun() => {}
+        () = following.forever() => {}
+    }
+}
+
+/// As [`follow()`], until every query has been answered once: for `check --connect`.
+pub(crate) async fn settle(
+    cluster: &Arc<Cluster>,
+    services: DiscoveryServices,
+    rng: Rng,
+) -> Arc<DiscoveryStatus> {
+    if let Some(mut following) = Following::new(Arc::clone(cluster), services, rng) {
+        tokio::select! {
+            biased;
+            () = cluster.discovery_cell().wait_complete() => {}
+            () = following.forever() => {}
+        }
+    }
+    cluster.discovery()
+}
+
+/// Queries in flight at once, for one cluster. The others wait for a free place, and the one overdue longest goes
+/// first: names that are never answered do not starve the others.
+const ASKING_MAX: usize = 16;
+/// Queries in flight beside those, for one family of names whose other family is known.
+const LATE_MAX: usize = 64;
+
+/// What discovery works with, shared by all clusters.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DiscoveryServices {
+    /// Sends the queries.
+    pub resolver: Arc<Resolver>,
+    /// Finds endpoints that are our own listeners.
+    pub own: Arc<LoopDetector>,
+}
+
+struct Following {
+    cluster: Arc<Cluster>,
+    services: DiscoveryServices,
+    rng: Rng,
+    metrics: DiscoveryMetrics,
+    service: Option<Asking>,
+    file: Option<WatchedFile>,
+    targets: Vec<Target>,
+    /// The names of the targets.
+    names: BTreeMap<String, KnownName>,
+    /// The queries in flight, each with its own deadline.
+    questions: JoinSet<(Question, Said)>,
+    /// With the id of the task: a task that panicked leaves nothing else.
+    in_flight: BTreeMap<Question, Id>,
+    applied: Vec<Settings>,
+    /// Endpoints of targets that are no longer named. They stay until the names of the new targets are resolved.
+    outgoing: Vec<Settings>,
+    leaves_some_out: bool,
+    /// Error texts for endpoints left out because they are our own listeners, by the name of their host.
+    loops: BTreeMap<String, String>,
+}
+
+/// The SRV record to query, and its state.
+struct Asking {
+    service: SrvService,
+    schedule: RefreshSchedule,
+    is_settled: bool,
+    succeeded: Option<Instant>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    Service,
+    Name(String),
+    /// The family of a name whose answer comes after the other family's.
+    Late(String, Family),
+}
+
+enum Said {
+    Service(Result<(Vec<SrvRecord>, Duration), NoAnswer>),
+    Name(NameAnswer, Option<(Family, Late)>),
+    Late(NameAnswer),
+}
+
+enum Event {
+    Said(Question, Said),
+    Lost(Id),
+    FileRead(Contents),
+    Doubt,
+    Due,
+}
+
+impl Following {
+    fn new(cluster: Arc<Cluster>, services: DiscoveryServices, rng: Rng) -> Option<Self> {
+        let source = cluster.settings().source.clone()?;
+        let metrics =
+            DiscoveryMetrics::new(&cluster.settings().name, QueryResult::ALL.map(QueryResult::label));
+        let mut following = Self {
+            // The endpoints it was configured with, or those known before a reload.
+            applied: cluster.endpoints().iter().map(|endpoint| endpoint.settings().clone()).collect(),
+            cluster,
+            services,
+            rng,
+            metrics,
+            service: None,
+            file: None,
+            targets: Vec::new(),
+            names: BTreeMap::new(),
+            questions: JoinSet::new(),
+            in_flight: BTreeMap::new(),
+            outgoing: Vec::new(),
+            leaves_some_out: false,
+            loops: BTreeMap::new(),
+        };
+        match source {
+            Source::Listed(targets) => {
+                following.take(targets);
+                // A name that is no longer in the file was removed on purpose.
+                let Self { outgoing, targets, .. } = &mut following;
+                outgoing.retain(|one| targets.iter().any(|target| target.leads_to(one)));
+            }
+            Source::Service(service) => following.service = Some(Asking::new(service)),
+            Source::File(file) => {
+                following.file = Some(WatchedFile::new(file));
+            }
+        }
+        Some(following)
+    }
+
+    async fn forever(&mut self) {
+        loop {
+            self.arrange();
+            self.ask();
+            let due = self.due();
+            let Self { cluster, questions, file, .. } = self;
+            let event = tokio::select! {
+                Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
+                contents = contents(file.as_mut()) => Event::FileRead(contents),
+                () = cluster.discovery_cell().refresh_requested() => Event::Doubt,
+                () = sleep_until(due) => Event::Due,
+            };
+            match event {
+                Event::Said(question, said) => self.hear(question, said),
+                Event::Lost(task) => self.lose(task),
+                Event::FileRead(contents) => self.take_file(contents),
+                Event::Doubt => self.hurry(),
+                Event::Due => {}
+            }
+        }
+    }
+
+    /// The periodic queries, with their schedules.
+    fn schedules(&mut self) -> impl Iterator<Item = (Question, &mut RefreshSchedule)> {
+        let service = self.service.as_mut().map(|asking| (Question::Service, &mut asking.schedule));
+        let names = self.names.iter_mut();
+        service
+            .into_iter()
+            .chain(names.map(|(name, known)| (Question::Name(name.clone()), &mut known.schedule)))
+    }
+
+    /// When the next query is due. `None`: there is none, or no room until an answer comes.
+    fn due(&mut self) -> Option<Instant> {
+        if !self.has_room() {
+            return None;
+        }
+        let asked: BTreeSet<_> = self.in_flight.keys().cloned().collect();
+        self.schedules()
+            .filter(|(question, _)| !asked.contains(question))
+            .map(|(_, schedule)| schedule.due())
+            .min()
+    }
+
+    /// Whether another query may be sent. Queries that wait for a late family do not count, up to `LATE_MAX`.
+    fn has_room(&self) -> bool {
+        let late = self.in_flight.keys().filter(|question| matches!(question, Question::Late(..))).count();
+        self.questions.len() - late.min(LATE_MAX) < ASKING_MAX
+    }
+
+    /// The family of that name that is known while the query for the other one is in flight.
+    fn known_family(&self, name: &str) -> Option<Family> {
+        let is_late =
+            |family: &Family| self.in_flight.contains_key(&Question::Late(name.to_owned(), *family));
+        [Family::V4, Family::V6].into_iter().find(is_late).map(Family::other)
+    }
+
+    fn hurry(&mut self) {
+        let now = clock::now();
+        self.schedules().for_each(|(_, schedule)| schedule.expedite(now));
+    }
+
+    fn ask(&mut self) {
+        let now = clock::now();
+        let mut due: Vec<_> = self
+            .schedules()
+            .map(|(question, schedule)| (schedule.due(), question))
+            .filter(|(due, _)| *due <= now)
+            .collect();
+        due.sort_unstable();
+        for (_, question) in due {
+            if !self.has_room() {
+                break;
+            }
+            if self.in_flight.contains_key(&question) {
+                continue;
+            }
+            let resolver = Arc::clone(&self.services.resolver);
+            let from = self.cluster.settings().dial.local_address;
+            let asked = question.clone();
+            let asking = match (&question, &self.service) {
+                (Question::Name(name), _) => {
+                    self.questions.spawn(answer(resolver, name.clone(), self.known_family(name), from))
+                }
+                (_, Some(asking)) => {
+                    let name = asking.service.name.clone();
+                    let asking = async move { Said::Service(resolver.service(&name).await) };
+                    self.questions.spawn(async move { (asked, asking.await) })
+                }
+                (_, None) => continue,
+            };
+            self.in_flight.insert(question, asking.id());
+        }
+    }
+
+    /// A query's task has panicked. It counts as a failed query, and is retried as one.
+    fn lose(&mut self, task: Id) {
+        let Some(question) =
+            self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
+        else {
+            return;
+        };
+        let words = String::from("ambassador itself failed while it asked");
+        let said = match &question {
+            Question::Service => Said::Service(Err(NoAnswer::Failed(words))),
+            Question::Name(_) => Said::Name(
+                NameAnswer { v4: FamilyAnswer::Failed(words.clone()), v6: FamilyAnswer::Failed(words) },
+                None,
+            ),
+            Question::Late(_, family) => {
+                Said::Late(NameAnswer::of(*family, FamilyAnswer::Failed(words), FamilyAnswer::Pending))
+            }
+        };
+        self.hear(question, said);
+    }
+
+    fn hear(&mut self, question: Question, said: Said) {
+        self.in_flight.remove(&question);
+        let now = clock::now();
+        match (question, said) {
+            (Question::Name(name), Said::Name(reply, late)) => {
+                self.hear_of_name(&name, reply, now);
+                if let Some((family, late)) = late {
+                    self.wait_for(name, family, late);
+                }
+            }
+            (Question::Late(name, _), Said::Late(reply)) => self.take_late_answer(&name, reply, now),
+            (_, Said::Service(said)) => self.hear_of_service(said, now),
+            (_, Said::Name(..) | Said::Late(_)) => {}
+        }
+    }
+
+    fn hear_of_name(&mut self, name: &str, reply: NameAnswer, now: Instant) {
+        let Some(known) = self.names.get_mut(name) else { return };
+        let before = known.error.is_some();
+        let answer = known.learn(reply, now, &mut self.rng);
+        let found = known.addresses().count();
+        let error = known.error.clone();
+        self.note(answer, OriginKind::Name, name, before, error, found);
+    }
+
+    fn wait_for(&mut self, name: String, family: Family, late: Late) {
+        let question = Question::Late(name, family);
+        let from = self.cluster.settings().dial.local_address;
+        let asked = question.clone();
+        let waiting = self.questions.spawn(async move {
+            let reply = late.await.usable(from, sys::has_route).only_of(family);
+            (asked, Said::Late(reply))
+        });
+        self.in_flight.insert(question, waiting.id());
+    }
+
+    fn take_late_answer(&mut self, name: &str, reply: NameAnswer, now: Instant) {
+        let Some(known) = self.names.get_mut(name) else { return };
+        let before = known.error.is_some();
+        known.learn_late(reply, now);
+        let found = known.addresses().count();
+        let error = known.error.clone();
+        self.tell(OriginKind::Name, name, before, error, found);
+    }
+
+    fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), NoAnswer>, now: Instant) {
+        let Some(asking) = &mut self.service else { return };
+        let before = asking.error.is_some();
+        asking.is_settled = true;
+        let has_something = !self.targets.is_empty();
+        let judged = match said {
+            Ok((records, ttl)) => srv::targets(&asking.service, records)
+                .map(|targets| (targets, ttl))
+                .map_err(|words| (QueryResult::Negative, words)),
+            Err(NoAnswer::Absent(words) | NoAnswer::NoSuchName(words)) => Err((QueryResult::Negative, words)),
+            Err(NoAnswer::Failed(words)) => Err((QueryResult::Failed, words)),
+        };
+        let (name, mut targets) = (asking.service.name.clone(), None);
+        let answer = match judged {
+            Ok((found, ttl)) => {
+                asking.schedule.record_answer(now, ttl, &mut self.rng);
+                (asking.succeeded, asking.error) = (Some(now), None);
+                targets = Some(found);
+                QueryResult::Good
+            }
+            Err((answer, words)) => {
+                asking.schedule.record_failure(now, has_something, &mut self.rng);
+                asking.error = Some(words);
+                answer
+            }
+        };
+        let error = asking.error.clone();
+        if let Some(targets) = targets {
+            self.take(targets);
+        }
+        self.note(answer, OriginKind::Service, &name, before, error, self.targets.len());
+    }
+
+    fn take_file(&mut self, contents: Contents) {
+        let Some(file) = &mut self.file else { return };
+        let before = file.error.is_some();
+        let Some(read) = file.take(contents, clock::now()) else { return };
+        let (path, error) = (file.file.path.display().to_string(), file.error.clone());
+        let answer = if read.is_ok() { QueryResult::Good } else { QueryResult::Failed };
+        if let Ok(targets) = read {
+            self.take(targets);
+        }
+        self.note(answer, OriginKind::File, &path, before, error, self.targets.len());
+    }
+
+    /// Replaces the targets. Names that were known stay known.
+    fn take(&mut self, mut targets: Vec<Target>) {
+        let leaves_some_out = targets.len() > ENDPOINTS_MAX;
+        targets.truncate(ENDPOINTS_MAX);
+        self.warn_of_excess(leaves_some_out);
+        let now = clock::now();
+        let mut before = std::mem::take(&mut self.names);
+        for target in &targets {
+            let Host::Name(name) = &target.address.host else { continue };
+            let known = before.remove(name).unwrap_or_else(|| KnownName::new(now));
+            self.names.entry(name.clone()).or_insert(known);
+        }
+        self.targets = targets;
+        self.outgoing.clone_from(&self.applied);
+    }
+
+    /// Applies the endpoints to the cluster if they changed, and publishes the status.
+    fn arrange(&mut self) {
+        let FoundEndpoints { endpoints: mut found, leaves_some_out } =
+            endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
+        self.warn_of_excess(leaves_some_out);
+        self.leave_out_loops(&mut found);
+        let has_names_settled = self.names.values().all(|known| known.is_settled);
+        // Names without addresses do not remove known servers. An empty list of targets does.
+        if has_names_settled && (!found.is_empty() || self.targets.is_empty()) {
+            self.outgoing.clear();
+        }
+        let is_new = |one: &&Settings| !self.is_loop(one) && !found.iter().any(|known| known.is_same(one));
+        let kept: Vec<_> = self.outgoing.iter().filter(is_new).take(ENDPOINTS_MAX).cloned().collect();
+        found.extend(kept);
+        // Until the first good answer the cluster keeps the endpoints that it began with.
+        let has_heard = self.service.as_ref().is_none_or(|asking| asking.succeeded.is_some())
+            && self.file.as_ref().is_none_or(|file| file.succeeded.is_some());
+        let addresses = found.iter().flat_map(|one| one.addresses.iter());
+        self.services.own.set_endpoints(&self.cluster.settings().name, addresses.collect());
+        if has_heard && found != self.applied {
+            self.cluster.set_endpoints(found.clone());
+            self.applied = found;
+        }
+        self.cluster.discovery_cell().publish(self.report(has_names_settled));
+    }
+
+    /// Leaves out endpoints at our own listeners that lead back to this cluster.
+    fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
+        let mut loops = BTreeMap::new();
+        found.retain(|one| {
+            let Some(dial_loop) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+                return true;
+            };
+            let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
+            let way = match dial_loop {
+                DialLoop::At(own) => format!("our own listener's address {own}"),
+                DialLoop::Over(own) => {
+                    format!("the address {own} of a listener of ours that leads back here")
+                }
+            };
+            loops.insert(host, format!("{} is {way}: it would dial itself", one.name));
+            false
+        });
+        let cluster = &self.cluster.settings().name;
+        for (host, words) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
+            tracing::warn!(%cluster, origin = host, error = words, "an endpoint is left out");
+        }
+        self.loops = loops;
+    }
+
+    fn is_loop(&self, one: &Settings) -> bool {
+        one.addresses.iter().any(|address| self.met_at(address).is_some())
+    }
+
+    fn met_at(&self, address: SocketAddr) -> Option<DialLoop> {
+        self.services.own.loop_at(&self.cluster.settings().name, address)
+    }
+
+    fn report(&self, has_names_settled: bool) -> DiscoveryStatus {
+        let service = self.service.as_ref().map(|asking| Origin {
+            kind: OriginKind::Service,
+            name: asking.service.name.clone(),
+            found: self.targets.len(),
+            succeeded: asking.succeeded,
+            due: Some(asking.schedule.due()),
+            error: asking.error.clone(),
+        });
+        let file = self.file.as_ref().map(|file| Origin {
+            kind: OriginKind::File,
+            name: file.file.path.display().to_string(),
+            found: self.targets.len(),
+            succeeded: file.succeeded,
+            due: None,
+            error: file.error.clone(),
+        });
+        let names = self.names.iter().map(|(name, known)| Origin {
+            kind: OriginKind::Name,
+            name: name.clone(),
+            found: known.addresses().count(),
+            succeeded: known.succeeded,
+            due: Some(known.schedule.due()),
+            error: known.error.clone().or_else(|| self.loops.get(name.trim_end_matches('.')).cloned()),
+        });
+        let is_settled = has_names_settled
+            && self.service.as_ref().is_none_or(|asking| asking.is_settled)
+            && self.file.as_ref().is_none_or(|file| file.is_settled);
+        let origins: Vec<_> = service.into_iter().chain(file).chain(names).collect();
+        self.metrics.set_failing(origins.iter().filter(|origin| origin.error.is_some()).count());
+        let is_complete = is_settled && !self.in_flight.keys().any(|one| matches!(one, Question::Late(..)));
+        DiscoveryStatus { is_settled, is_complete, endpoints: self.applied.len(), origins }
+    }
+
+    /// Counts an answer in the metrics, and logs it.
+    fn note(
+        &self,
+        answer: QueryResult,
+        kind: OriginKind,
+        origin: &str,
+        was_failing: bool,
+        error: Option<String>,
+        found: usize,
+    ) {
+        self.metrics.record_answer(answer.label());
+        if answer == QueryResult::Good {
+            self.metrics.record_success(clock::wall());
+        }
+        self.tell(kind, origin, was_failing, error, found);
+    }
+
+    /// Logs one line for each change between working and failing.
+    fn tell(&self, kind: OriginKind, origin: &str, was_failing: bool, error: Option<String>, found: usize) {
+        let (cluster, kind) = (&self.cluster.settings().name, kind.label());
+        match error {
+            Some(error) if !was_failing => {
+                tracing::warn!(%cluster, kind, origin, error, kept = found, "cannot find out endpoints; what is known stays in use");
+            }
+            None if was_failing => {
+                tracing::info!(%cluster, kind, origin, found, "endpoints are found out again")
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn warn_of_excess(&mut self, leaves_some_out: bool) {
+        if leaves_some_out && !self.leaves_some_out {
+            let cluster = &self.cluster.settings().name;
+            tracing::warn!(%cluster, most = ENDPOINTS_MAX, "more endpoints than are used; the rest is left out");
+        }
+        self.leaves_some_out |= leaves_some_out;
+    }
+}
+
+impl Asking {
+    fn new(service: SrvService) -> Self {
+        let schedule = RefreshSchedule::new(clock::now());
+        Self { service, schedule, is_settled: false, succeeded: None, error: None }
+    }
+}
+
+/// Resolves a name; with `only`, that family alone, because the query for the other one is in flight.
+async fn answer(
+    resolver: Arc<Resolver>,
+    name: String,
+    only: Option<Family>,
+    from: Option<IpAddr>,
+) -> (Question, Said) {
+    let answered = resolver.addresses(&name, only).await;
+    let reply = answered.reply.usable(from, sys::has_route);
+    let said = match answered.late {
+        // The usable addresses may be in the late answer.
+        Some((_, late)) if !reply.has_found() => Said::Name(late.await.usable(from, sys::has_route), None),
+        late => Said::Name(reply, late),
+    };
+    (Question::Name(name), said)
+}
+
+async fn contents(file: Option<&mut WatchedFile>) -> Contents {
+    match file {
+        Some(file) => file.contents().await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => alarm::sleep(due.saturating_duration_since(clock::now())).await,
+        None => pending().await,
+    }
+}

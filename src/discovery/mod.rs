@@ -1,0 +1,20 @@
+//! Where a cluster's endpoints come from, when not all of them are addresses in the configuration: host names, an SRV
+//! record, or a file. [`follow()`] is the task that finds them and keeps them up to date.
+//!
+//! All modules but `resolver`, `servers`, `file`, `status`, `loop_detection` and [`mod@follow`] are pure. Lacks the
+//! treatment of sessions whose endpoint is removed: that is the cluster's.
+
+mod file;
+mod follow;
+mod found_endpoints;
+mod loop_detection;
+mod name;
+mod query_result;
+mod resolv_conf;
+mod resolver;
+mod servers;
+mod srv;
+
+pub(crate) use follow::{DiscoveryServices, follow, settle};
+pub(crate) use found_endpoints::literal;
+pub(crate) use loop_detection::{DialLoop, EntryPoint, LoopGraph};
