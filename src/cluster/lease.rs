@@ -1,4 +1,5 @@
-//! A claim on an endpoint, from the pick to the end of the session.
+//! A claim on an endpoint, from the pick to the end of the session; and what a dial asks of its cluster between two
+//! claims.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,7 +7,10 @@ use std::time::Duration;
 
 use crate::caller::Caller;
 use crate::clock;
-use crate::policy::cluster_state::DialTicket;
+use crate::policy::cluster_state::{DialTicket, Unavailable};
+use crate::policy::eligibility::NoEndpoint;
+use crate::policy::limits::LimitReached;
+use crate::policy::{queue, retry};
 
 use super::dial_error::DialError;
 use super::endpoint::Endpoint;
@@ -200,5 +204,94 @@ impl Drop for Lease {
                 self.endpoint.metrics().sessions.decrement(1);
             }
         }
+    }
+}
+
+impl Cluster {
+    /// The next endpoint to try, with room reserved on it. `turn`: the ticket of a session called from the queue. In a
+    /// full cluster, the oldest spare is closed to make room for a session.
+    pub(super) fn lease(
+        self: &Arc<Self>,
+        request: &LeaseRequest<'_>,
+        plan: &mut retry::Plan,
+        turn: Option<&queue::QueueTicket>,
+    ) -> Result<Lease, Unavailable> {
+        let leased = self.lease_now(request, plan, turn);
+        let takes_a_session = matches!(
+            leased,
+            Err(Unavailable::Full(LimitReached::Connections(_) | LimitReached::Endpoints(_)))
+        );
+        // The room of a closed spare would go to the sessions that wait.
+        let may_evict = takes_a_session && request.purpose == Purpose::Session && self.waiting() == 0;
+        if may_evict && self.close_oldest_spare() { self.lease_now(request, plan, turn) } else { leased }
+    }
+
+    fn lease_now(
+        self: &Arc<Self>,
+        request: &LeaseRequest<'_>,
+        plan: &mut retry::Plan,
+        turn: Option<&queue::QueueTicket>,
+    ) -> Result<Lease, Unavailable> {
+        let (endpoint, ticket, patience) =
+            self.decide(|State { cluster_state, rng, endpoint_map, wait_queue }| {
+                let (id, ticket) = match request.target {
+                    DialTarget::Any => {
+                        if let Some(cap) =
+                            wait_queue.before(turn).filter(|_| !self.settings.queue_timeout.is_zero())
+                        {
+                            cluster_state.room()?;
+                            return Err(cap);
+                        }
+                        // A called session that finds no room stays the called one: `leave` only after success.
+                        let begun = cluster_state.begin(plan, request.affinity, clock::now(), rng)?;
+                        if let Some(turn) = turn {
+                            wait_queue.leave(turn);
+                        }
+                        begun
+                    }
+                    DialTarget::Endpoint { id, .. } => (id, cluster_state.begin_at(id, plan)?),
+                };
+                let endpoint = endpoint_map.get(id).ok_or(NoEndpoint::Removed)?;
+                let patience = (request.target == DialTarget::Any)
+                    .then(|| cluster_state.hedge_after(id, plan))
+                    .flatten();
+                Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
+            })?;
+        self.metrics.pending_dials.increment(1);
+        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).with_hedge_delay(patience))
+    }
+
+    /// An endpoint for a hedge, with room reserved on it.
+    pub(crate) fn lease_hedge(
+        self: &Arc<Self>,
+        affinity: Option<u64>,
+        plan: &mut retry::Plan,
+    ) -> Option<Lease> {
+        let (endpoint, ticket) = self.decide(|State { cluster_state, rng, endpoint_map, .. }| {
+            let (id, ticket) = cluster_state.begin_hedge(plan, affinity, clock::now(), rng)?;
+            Some((Arc::clone(endpoint_map.get(id)?), ticket))
+        })?;
+        self.metrics.pending_dials.increment(1);
+        Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
+    }
+
+    /// Whether a running attempt at the endpoint should be given up.
+    pub(crate) fn is_given_up(&self, endpoint: EndpointId, plan: &retry::Plan) -> bool {
+        self.state().cluster_state.is_given_up(endpoint, plan)
+    }
+
+    /// How long to wait before the next attempt. `is_unpaid`: the retry budget was exhausted.
+    pub(crate) fn wait(&self, target: DialTarget, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
+        let State { cluster_state, rng, .. } = &mut *self.state();
+        if is_unpaid {
+            return plan.wait_for_budget(rng);
+        }
+        let has_untried = matches!(target, DialTarget::Any) && cluster_state.has_untried(plan);
+        plan.wait(has_untried, rng)
+    }
+
+    /// Whether an eligible endpoint is left untried.
+    pub(crate) fn has_untried(&self, target: DialTarget, plan: &retry::Plan) -> bool {
+        matches!(target, DialTarget::Any) && self.state().cluster_state.has_untried(plan)
     }
 }

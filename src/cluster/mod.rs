@@ -1,7 +1,23 @@
-//! Clusters, and how a session gets a stream from one.
+//! Clusters: what one holds and decides. Settings, endpoints with their state, leases and the queue, and the stores that
+//! tasks work by: when each endpoint is probed next, connections kept ready, how far discovery is.
 //!
-//! The policies decide (which endpoint, is there room, wait how long) under the cluster's one short lock; effects
-//! (connect, upgrade, handshake) happen outside it, in [`dial()`]. A [`Lease`] connects the two.
+//! The policies decide (which endpoint, is there room, wait how long) under the cluster's one short lock, which nobody
+//! outside sees; a [`Lease`] is what a dial gets. Lacks effects: those who connect, probe or ask name servers are
+//! `dial`, `health` and `discovery`, and this module knows none of them.
+//!
+//! The methods of [`Cluster`], by file:
+//!
+//! | file | methods |
+//! |---|---|
+//! | here | `new`, `resume`, `settings`, `metrics`, `breaker`, `mode`, `load`, the stores, `found` |
+//! | `lease` | `lease_hedge`, `is_given_up`, `wait`, `has_untried` |
+//! | `wait_queue` | `lease_in_turn`, `waiting` |
+//! | `endpoint_map` | `set_endpoints`, `set_admin`, `set_health`, `endpoints`, `view`, `evicted_endpoints`, `changes` |
+//! | `events` | `decide`, under the lock; `publish_state` |
+//! | `trials` | `forget_trials`, `begin_trials`, `record_trial`, `trial_due` |
+//! | `spares` | `take_spare`, `retire_spares`, `may_refill` |
+//! | `reload` | `with_settings`, `is_same_lineage` |
+//! | `snapshot` | `snapshot`, and what restores one |
 
 mod dial_error;
 mod discovery_status;
@@ -29,10 +45,9 @@ use tokio::sync::{Notify, watch};
 use crate::alarm;
 use crate::clock;
 use crate::metrics::ClusterMetrics;
-use crate::policy::cluster_state::{ClusterState, Unavailable};
-use crate::policy::eligibility::NoEndpoint;
-use crate::policy::limits::{LimitReached, Load};
-use crate::policy::{breaker, eligibility, queue, retry};
+use crate::policy::cluster_state::ClusterState;
+use crate::policy::limits::Load;
+use crate::policy::{breaker, eligibility};
 use crate::sync::{Mutex, MutexGuard};
 
 pub(crate) use crate::policy::endpoint_state::Id as EndpointId;
@@ -146,6 +161,7 @@ impl Cluster {
         Load { sessions: load.sessions.saturating_sub(ready), ..load }
     }
 
+    /// When each endpoint is probed next, and what its probes found.
     pub(crate) const fn probe_table(&self) -> &ProbeTable {
         &self.probe_table
     }
@@ -176,99 +192,13 @@ impl Cluster {
         &self.discovery
     }
 
+    /// The connections kept ready.
     pub(crate) const fn spares(&self) -> &Spares {
         &self.spares
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
-    }
-
-    /// The next endpoint to try, with room reserved on it. `turn`: the ticket of a session called from the queue. In a
-    /// full cluster, the oldest spare is closed to make room for a session.
-    fn lease(
-        self: &Arc<Self>,
-        request: &LeaseRequest<'_>,
-        plan: &mut retry::Plan,
-        turn: Option<&queue::QueueTicket>,
-    ) -> Result<Lease, Unavailable> {
-        let leased = self.lease_now(request, plan, turn);
-        let takes_a_session = matches!(
-            leased,
-            Err(Unavailable::Full(LimitReached::Connections(_) | LimitReached::Endpoints(_)))
-        );
-        // The room of a closed spare would go to the sessions that wait.
-        let may_evict = takes_a_session && request.purpose == Purpose::Session && self.waiting() == 0;
-        if may_evict && self.close_oldest_spare() { self.lease_now(request, plan, turn) } else { leased }
-    }
-
-    fn lease_now(
-        self: &Arc<Self>,
-        request: &LeaseRequest<'_>,
-        plan: &mut retry::Plan,
-        turn: Option<&queue::QueueTicket>,
-    ) -> Result<Lease, Unavailable> {
-        let (endpoint, ticket, patience) =
-            self.decide(|State { cluster_state, rng, endpoint_map, wait_queue }| {
-                let (id, ticket) = match request.target {
-                    DialTarget::Any => {
-                        if let Some(cap) =
-                            wait_queue.before(turn).filter(|_| !self.settings.queue_timeout.is_zero())
-                        {
-                            cluster_state.room()?;
-                            return Err(cap);
-                        }
-                        // A called session that finds no room stays the called one: `leave` only after success.
-                        let begun = cluster_state.begin(plan, request.affinity, clock::now(), rng)?;
-                        if let Some(turn) = turn {
-                            wait_queue.leave(turn);
-                        }
-                        begun
-                    }
-                    DialTarget::Endpoint { id, .. } => (id, cluster_state.begin_at(id, plan)?),
-                };
-                let endpoint = endpoint_map.get(id).ok_or(NoEndpoint::Removed)?;
-                let patience = (request.target == DialTarget::Any)
-                    .then(|| cluster_state.hedge_after(id, plan))
-                    .flatten();
-                Ok::<_, Unavailable>((Arc::clone(endpoint), ticket, patience))
-            })?;
-        self.metrics.pending_dials.increment(1);
-        Ok(Lease::dialling(Arc::clone(self), endpoint, ticket).with_hedge_delay(patience))
-    }
-
-    /// An endpoint for a hedge, with room reserved on it.
-    pub(crate) fn lease_hedge(
-        self: &Arc<Self>,
-        affinity: Option<u64>,
-        plan: &mut retry::Plan,
-    ) -> Option<Lease> {
-        let (endpoint, ticket) = self.decide(|State { cluster_state, rng, endpoint_map, .. }| {
-            let (id, ticket) = cluster_state.begin_hedge(plan, affinity, clock::now(), rng)?;
-            Some((Arc::clone(endpoint_map.get(id)?), ticket))
-        })?;
-        self.metrics.pending_dials.increment(1);
-        Some(Lease::dialling(Arc::clone(self), endpoint, ticket))
-    }
-
-    /// Whether a running attempt at the endpoint should be given up.
-    pub(crate) fn is_given_up(&self, endpoint: EndpointId, plan: &retry::Plan) -> bool {
-        self.state().cluster_state.is_given_up(endpoint, plan)
-    }
-
-    /// How long to wait before the next attempt. `is_unpaid`: the retry budget was exhausted.
-    pub(crate) fn wait(&self, target: DialTarget, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
-        let State { cluster_state, rng, .. } = &mut *self.state();
-        if is_unpaid {
-            return plan.wait_for_budget(rng);
-        }
-        let has_untried = matches!(target, DialTarget::Any) && cluster_state.has_untried(plan);
-        plan.wait(has_untried, rng)
-    }
-
-    /// Whether an eligible endpoint is left untried.
-    pub(crate) fn has_untried(&self, target: DialTarget, plan: &retry::Plan) -> bool {
-        matches!(target, DialTarget::Any) && self.state().cluster_state.has_untried(plan)
     }
 }
 

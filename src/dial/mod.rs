@@ -1,4 +1,5 @@
-//! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline.
+//! A dial: lease → connect → upgrade → handshake, in bounded attempts under one deadline. Beside it, what else dials:
+//! [`trials`], and [`preconnect`] for connections kept ready.
 //!
 //! Every attempt may be followed by another: no byte of the client has been sent, or only bytes that the server
 //! answered with a refusal. Progress is written to a [`DialRecord`] as it happens, so a cancelled dial is recorded too.

@@ -1,7 +1,7 @@
 //! Upstream connections kept ready: dialled ahead of their clients, upgrade and handshake done.
 //!
 //! They hold leases like any other connection: picked by the balancing policy, counted in the limits, released when
-//! dropped. One task per cluster, not on a worker, keeps their number; a session takes the oldest and moves it to its
+//! dropped. The cluster has them (`Spares`). One task per cluster, not on a worker, keeps their number; a session takes the oldest and moves it to its
 //! own worker. Only for protocols whose servers wait for the client, and kept for less time than the server waits.
 
 use std::pin::pin;

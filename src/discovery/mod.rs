@@ -1,8 +1,8 @@
 //! Where a cluster's endpoints come from, when not all of them are addresses in the configuration: host names, an SRV
 //! record, or a file. [`follow()`] is the task that finds them and keeps them up to date.
 //!
-//! All modules but `resolver`, `servers`, `file`, `status`, `loop_detection` and [`mod@follow`] are pure. Lacks the
-//! treatment of sessions whose endpoint is removed: that is the cluster's.
+//! All modules but `resolver`, `servers`, `file`, `loop_detection` and [`mod@follow`] are pure. Lacks the
+//! status, which the cluster holds, and the treatment of sessions whose endpoint is removed: that is the cluster's.
 
 mod file;
 mod follow;

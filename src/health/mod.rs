@@ -1,6 +1,6 @@
-//! Active health checks: probes of a cluster's endpoints, and the health observed by them.
+//! Active health checks: the task that probes a cluster's endpoints.
 //!
-//! One task per cluster with a table of deadlines, not a task or a timer per endpoint. `policy::health` decides when an
+//! One task per cluster with a table of deadlines, which the cluster holds, not a task or a timer per endpoint. `policy::health` decides when an
 //! endpoint is probed and what its results amount to; the cluster decides what that means for sessions. The task does
 //! not run on a worker but on the daemon's main thread: a probe's handshake delays no session.
 
