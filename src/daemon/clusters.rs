@@ -12,7 +12,7 @@ use crate::name::ClusterName;
 use crate::upstream::snapshot::Snapshot;
 use crate::upstream::{Cluster, discovery, health_check, preconnect, trials};
 
-use super::active_config::Services;
+use super::services::Services;
 
 /// All clusters of the configuration in force.
 #[derive(Debug)]

@@ -23,9 +23,9 @@ use crate::sys::{LocalAddress, Options};
 use crate::upstream::Cluster;
 use crate::upstream::discovery::EntryPoint;
 
-use super::active_config::Services;
 use super::clusters::ClusterManager;
 use super::draining::{DrainResult, drain_sessions};
+use super::services::Services;
 use super::sockets::{BoundSocket, OpenSocket};
 
 /// All listeners of the configuration in force.

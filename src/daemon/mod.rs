@@ -11,6 +11,7 @@ mod listeners;
 mod notify;
 mod reload;
 mod restart;
+mod services;
 mod signals;
 mod sockets;
 mod startup_log;
@@ -47,12 +48,13 @@ use crate::workers::Workers;
 pub(crate) use confinement::ProcessConfinement;
 pub(crate) use sockets::make_folders;
 
-use active_config::{ActiveConfig, Services};
+use active_config::ActiveConfig;
 use draining::{DrainResult, drain_sessions};
 use notify::Notice;
 use reload::{PendingReads, Reload};
 use restart::snapshot::{self, Snapshot};
 use restart::{Handover, Predecessors, Reporter, store};
+use services::Services;
 use signals::{DaemonEvent, Signals};
 
 /// Why the daemon did not start.
