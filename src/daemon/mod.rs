@@ -416,7 +416,7 @@ impl RunningDaemon {
             alarm::sleep(wait).await;
         }
         let stopped = self.drain().await;
-        store::store_snapshot(&self.active);
+        store::store_snapshot(&self.admin_state);
         stopped
     }
 

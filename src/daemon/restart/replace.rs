@@ -36,7 +36,7 @@ impl Handover {
         let sockets = active.sockets();
         // From here on, the predecessors' reports are for the successor.
         predecessors.pause(true);
-        let snapshot = snapshot::write(active)
+        let snapshot = snapshot::write(&active.services().admin_state)
             .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
             .ok();
         let (heard, reports) = match std::io::pipe() {
