@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch::Receiver;
 
 use super::outdated::OutdatedSessions;
-use super::record::SessionId;
 use super::route::Route;
+use super::session_id::SessionId;
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::identified::IdentifiedCaller;
-use super::record::{Record, SessionId};
+use super::record::Record;
 use super::route::{Destination, REFUSING_MAX, Route};
+use super::session_id::SessionId;
 use super::table::DestinationCounters;
 use crate::caller::Caller;
 use crate::clock;

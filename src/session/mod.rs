@@ -16,6 +16,7 @@ mod read_head;
 mod record;
 mod reject;
 mod route;
+mod session_id;
 mod table;
 mod tls_failure;
 
@@ -39,10 +40,11 @@ use dialling::{DialIntent, announce, dial_for, upgrade_server_first};
 pub(crate) use evict::evict_sessions;
 pub(crate) use guard::Admitted;
 use guard::SessionGuard;
-pub(crate) use record::{NoSessionId, Record, SessionId, SessionIds};
+pub(crate) use record::Record;
 use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
 
 pub(crate) use route::{Destination, Route, SessionView, Settings};
+pub(crate) use session_id::{NoSessionId, SessionId, SessionIds};
 pub(crate) use table::{DestinationCounters, SessionTable};
 
 /// Runs one connection from accept to close. However it ends, it is counted, recorded and removed from the table here.

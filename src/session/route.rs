@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::admission::Admission;
 use super::guard::{Admitted, SessionEntry, SessionGuard};
-use super::record::{Record, SessionId, SessionIds};
+use super::record::Record;
+use super::session_id::{SessionId, SessionIds};
 use super::table::{DestinationCounters, LiveSessions, SessionTable};
 use crate::caller::Caller;
 use crate::clock;

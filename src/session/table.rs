@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::counters::{Counters, OwnCounters};
 use super::guard::SessionEntry;
-use super::record::SessionId;
 use super::route::REFUSING_MAX;
+use super::session_id::SessionId;
 use crate::clock;
 use crate::metrics::DestinationMetrics;
 use crate::name::{ClusterName, ListenerName};
