@@ -8,6 +8,7 @@ mod admission;
 mod connect;
 mod counters;
 mod dialling;
+mod entry;
 mod evict;
 mod guard;
 mod identified;
@@ -37,15 +38,16 @@ pub(crate) use access::AccessLog;
 pub(crate) use admission::{Admission, AdmissionSettings, CallerLookups, CallerRequirements};
 pub(crate) use counters::Counters;
 use dialling::{DialIntent, announce, dial_for, upgrade_server_first};
+pub(crate) use entry::{Destination, DestinationCounters};
 pub(crate) use evict::evict_sessions;
 pub(crate) use guard::Admitted;
 use guard::SessionGuard;
 pub(crate) use record::Record;
 use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
 
-pub(crate) use route::{Destination, Route, SessionView, Settings};
+pub(crate) use route::{Route, SessionView, Settings};
 pub(crate) use session_id::{NoSessionId, SessionId, SessionIds};
-pub(crate) use table::{DestinationCounters, SessionTable};
+pub(crate) use table::SessionTable;
 
 /// Runs one connection from accept to close. However it ends, it is counted, recorded and removed from the table here.
 ///

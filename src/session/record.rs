@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::guard::SessionEntry;
+use super::entry::SessionEntry;
 use super::route::Route;
 use super::session_id::SessionId;
 use crate::caller::Caller;

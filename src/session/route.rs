@@ -6,10 +6,11 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::admission::Admission;
-use super::guard::{Admitted, SessionEntry, SessionGuard};
+use super::entry::{Destination, SessionEntry};
+use super::guard::{Admitted, SessionGuard};
 use super::record::Record;
 use super::session_id::{SessionId, SessionIds};
-use super::table::{DestinationCounters, LiveSessions, SessionTable};
+use super::table::{LiveSessions, REFUSING_MAX, SessionTable};
 use crate::caller::Caller;
 use crate::clock;
 use crate::metrics::ListenerMetrics;
@@ -53,20 +54,6 @@ pub(crate) struct Route {
     numbers: RangeInclusive<u32>,
 }
 
-/// A cluster that a route leads to, with the counters of this listener and cluster.
-#[derive(Debug)]
-pub(crate) struct Destination {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) counters: Arc<DestinationCounters>,
-}
-
-impl Destination {
-    #[must_use]
-    pub(crate) const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
-        Self { cluster, counters }
-    }
-}
-
 /// A session as `/sessions` and the control socket show it.
 #[derive(Debug)]
 pub(crate) struct SessionView {
@@ -84,9 +71,6 @@ pub(crate) struct SessionView {
     /// Bytes from the upstream so far.
     pub received: u64,
 }
-
-/// Connections over the cap that may be sent a refusal at the same time; further ones are reset.
-pub(super) const REFUSING_MAX: u32 = 64;
 
 impl Route {
     /// `destinations`: at least one, and more only with [`Settings::context`]. `before`: the route that it succeeds,
