@@ -240,7 +240,7 @@ impl ListenerManager {
             accept_proxy: settings.accept_proxy,
             context: settings.context,
             admission: match before {
-                Some(before) => admission.succeeding(&before.route),
+                Some(before) => admission.succeeding(&before.route.settings().admission),
                 None => admission,
             },
         };

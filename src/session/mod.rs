@@ -7,6 +7,7 @@ mod access;
 mod admission;
 mod connect;
 mod counters;
+mod denial;
 mod dialling;
 mod entry;
 mod evict;
@@ -132,7 +133,7 @@ async fn open(
         }
     };
     let (route, live) = (guard.route(), guard.live());
-    let mut denial = admission::denial(&downstream, guard, record).await;
+    let mut denial = denial::denial(&downstream, guard, record).await;
     if let Some(denial) = denial.take_if(|_| !guard.turn_away()) {
         denial.note(record);
         downstream.abort();
