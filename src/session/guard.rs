@@ -1,10 +1,10 @@
-//! The guard of one connection's entry in the session table, which removes it on drop.
+//! How a connection is entered in the session table, and the guard that removes it on drop.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::entry::SessionEntry;
 use super::identified::IdentifiedCaller;
@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::clock;
 use crate::outcome::{Outcome, Side};
 use crate::relay::LiveSession;
+use crate::sys::Peer;
 use crate::tls::Generation;
 use crate::upstream::{Cluster, EndpointId, Lease};
 
@@ -23,6 +24,29 @@ use crate::upstream::{Cluster, EndpointId, Lease};
 pub(crate) struct Admitted {
     pub(super) guard: SessionGuard,
     pub(super) record: Record,
+}
+
+impl Route {
+    /// Enters an accepted connection. Over the cap it is entered all the same, to be sent a refusal.
+    ///
+    /// # Errors
+    /// Its record, if [`REFUSING_MAX`] connections are being refused already: this one is to be reset.
+    pub(crate) fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
+        let entry = self.enter().map_err(|entry| {
+            self.record_end(Outcome::ListenerFull);
+            let mut record = Record::begin(Arc::clone(self), entry, peer);
+            let most = self.max_connections();
+            let reason = format!("the listener is far over max_connections ({most})");
+            record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
+            Box::new(record)
+        })?;
+        let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
+        let guard = SessionGuard::new(Arc::clone(self), entry);
+        if !self.settings().context {
+            guard.set_destination(0);
+        }
+        Ok(Admitted { guard, record })
+    }
 }
 
 /// Removes the session from its table, by [`SessionGuard::vacate`] or on drop.
@@ -37,11 +61,6 @@ pub(super) struct SessionGuard {
 impl SessionGuard {
     pub(super) const fn new(route: Arc<Route>, entry: Arc<SessionEntry>) -> Self {
         Self { route, entry, is_vacant: false }
-    }
-
-    /// Whether its dial succeeded.
-    pub(super) fn has_endpoint(&self) -> bool {
-        self.entry.endpoint.get().is_some()
     }
 
     pub(super) const fn route(&self) -> &Arc<Route> {
@@ -138,6 +157,16 @@ impl SessionGuard {
     pub(super) fn lifetime(&self) -> Duration {
         let established = Duration::from_millis(self.entry.phase_began_ms.load(Ordering::Relaxed).into());
         clock::now().saturating_duration_since(self.entry.accepted + established)
+    }
+
+    /// Counts its end in the metrics.
+    pub(super) fn record_end(&self, record: &Record, ended: Instant) {
+        self.route.record_end(record.outcome);
+        if let Some(cluster) = self.cluster().filter(|_| self.entry.endpoint.get().is_some()) {
+            let first_byte = record.first_byte.map(|at| at - record.accepted());
+            cluster.metrics().record_session(ended - record.accepted(), first_byte);
+            cluster.metrics().unclean_tls_ends.increment(record.unclean_tls_end.into());
+        }
     }
 
     /// Reports to the lease whether the endpoint reset the session or, where `early_close` is configured, closed it

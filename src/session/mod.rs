@@ -87,7 +87,7 @@ const RELAYS: &str = "a session that relays has a cluster";
 /// of its own, so it takes up neither the session's task nor its room.
 fn leave(record: Record, mut guard: SessionGuard, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
-    record.route().record_end(&record, &guard, ended);
+    guard.record_end(&record, ended);
     drop(load);
     let route = Arc::clone(guard.route());
     let description = guard.caller_lookup().filter(|_| route.settings().records.is_some());
