@@ -171,7 +171,10 @@ pub(crate) async fn run(
             DaemonEvent::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
             DaemonEvent::Replace => {
                 handover = match &launcher {
-                    Ok(launcher) => Handover::begin(&running.active, &running.predecessors, launcher),
+                    Ok(launcher) => {
+                        let (sockets, services) = (running.active.sockets(), running.active.services());
+                        Handover::begin(&sockets, services, &running.predecessors, launcher)
+                    }
                     Err(error) => {
                         tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
                         metrics::record_replacement(false);
