@@ -13,6 +13,8 @@ mod endpoint_map;
 mod events;
 mod failure;
 mod first_words;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod future_set;
 pub(crate) mod health_check;
 mod hedging;
