@@ -3,6 +3,7 @@
 //!
 //! Exceptions to a rule are in `ALLOWED`, with the reason.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -98,14 +99,16 @@ impl Source {
     fn code(&self) -> Vec<(usize, String)> {
         let is_test_file =
             self.path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-        if is_test_file {
-            return Vec::new();
-        }
+        if is_test_file { Vec::new() } else { self.lines(false) }
+    }
+
+    /// The same, `with_tests` or without.
+    fn lines(&self, with_tests: bool) -> Vec<(usize, String)> {
         let mut code: Vec<(usize, String)> = Vec::new();
         let mut lines = self.text.lines().enumerate();
         while let Some((index, line)) = lines.next() {
             let line = line.split("//").next().unwrap_or_default();
-            if line.trim() == "#[cfg(test)]" {
+            if line.trim() == "#[cfg(test)]" && !with_tests {
                 let hidden = lines.next().map_or("", |(_, hidden)| hidden);
                 if hidden.trim_end().ends_with('{') {
                     break;
@@ -154,33 +157,83 @@ fn layer(module: &str) -> Option<u32> {
     LAYERS.iter().find(|(name, _)| *name == module).map(|(_, layer)| *layer)
 }
 
-/// The modules that a line names behind `crate::`, in either form: `crate::a::B` and `crate::{a, b::C}`.
-fn imports(line: &str) -> Vec<String> {
+/// The paths that a line names behind `crate::` or `super::`, those of a group one by one.
+fn paths(line: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for after in line.split("crate::").skip(1) {
-        match after.strip_prefix('{') {
-            Some(list) => {
-                let mut depth = 0;
-                let mut name = String::new();
-                for character in list.chars() {
-                    match character {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => found.push(std::mem::take(&mut name)),
-                        _ if depth == 0 => name.push(character),
-                        _ => {}
-                    }
-                }
-                found.push(name);
-            }
-            None => found.push(after.to_owned()),
+    for start in ["crate::", "super::"] {
+        for (at, _) in line.match_indices(start).filter(|(at, _)| !line[..*at].ends_with("super::")) {
+            spread(String::new(), &line[at..], &mut found);
         }
     }
-    let first = |path: &String| -> String {
-        path.trim().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
-    };
-    found.iter().map(first).filter(|name| !name.is_empty()).collect()
+    found
+}
+
+/// Adds the paths at the beginning of `text`, each behind `path`; returns what follows them.
+fn spread<'a>(path: String, text: &'a str, found: &mut Vec<String>) -> &'a str {
+    let text = text.trim_start();
+    if let Some(mut rest) = text.strip_prefix('{') {
+        while !rest.is_empty() && !rest.starts_with('}') {
+            rest = spread(path.clone(), rest, found);
+            // Not the comma alone: an item may end in ` as other`.
+            rest = rest[rest.find([',', '}']).unwrap_or(rest.len())..].trim_start_matches(',').trim_start();
+        }
+        return rest.strip_prefix('}').unwrap_or(rest);
+    }
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let path = path + &text[..end];
+    match text[end..].strip_prefix("::") {
+        Some(rest) => spread(path + "::", rest, found),
+        None => {
+            found.push(path);
+            &text[end..]
+        }
+    }
+}
+
+/// The modules that a line names behind `crate::`.
+fn imports(line: &str) -> Vec<String> {
+    let mut found: Vec<_> = paths(line)
+        .iter()
+        .filter_map(|path| path.strip_prefix("crate::")?.split("::").next().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .collect();
+    found.dedup();
+    found
+}
+
+/// The path of a file's module: `session/mod.rs` is `session`.
+fn module_of(file: &Path) -> Vec<String> {
+    let file = file.with_extension("");
+    let mut module: Vec<_> = file.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    module.pop_if(|last| last == "mod");
+    module
+}
+
+/// The file that a path of a line in `ours` leads to; `files`: the modules of all.
+fn file_of(path: &str, ours: &[String], files: &BTreeSet<Vec<String>>) -> Vec<String> {
+    let mut file = if path.starts_with("super") { ours.to_vec() } else { Vec::new() };
+    for part in path.split("::") {
+        match part {
+            "crate" => {}
+            "super" => drop(file.pop()),
+            _ => {
+                file.push(part.to_owned());
+                if !files.contains(&file) {
+                    file.pop();
+                    break;
+                }
+            }
+        }
+    }
+    file
+}
+
+/// Two files, as what lies side by side in one folder: themselves, or the folders that they are in. `None`: one is the
+/// other, or the file of a folder that the other is in.
+fn side_by_side(ours: &[String], theirs: &[String]) -> Option<(String, String)> {
+    let shared = ours.iter().zip(theirs).take_while(|(our, their)| our == their).count();
+    let name = |module: &[String]| module.get(..=shared).map(|module| module.join("/"));
+    Some((name(ours)?, name(theirs)?))
 }
 
 /// Every breach of `rule` in one message, so that one run shows all.
@@ -207,7 +260,7 @@ fn every_module_has_a_layer() {
 fn a_file_imports_only_from_lower_layers_or_its_own_module() {
     let sources = sources();
     let breaches = sources.iter().filter(|source| layer(&source.module).is_some()).flat_map(|source| {
-        source.code().into_iter().flat_map(move |(number, line)| {
+        source.lines(true).into_iter().flat_map(move |(number, line)| {
             imports(&line).into_iter().filter_map(move |imported| {
                 let (ours, theirs) = (layer(&source.module)?, layer(&imported)?);
                 let wrong = imported != source.module && theirs >= ours;
@@ -216,7 +269,42 @@ fn a_file_imports_only_from_lower_layers_or_its_own_module() {
             })
         })
     });
-    check("imports go downwards; siblings on one layer do not know each other", breaches);
+    check("imports go downwards, in tests too; siblings on one layer do not know each other", breaches);
+}
+
+/// What a file imports by the file of its room does not count, nor what a folder's file imports of those in it.
+#[test]
+fn what_lies_side_by_side_imports_in_no_circle() {
+    let sources = sources();
+    let files: BTreeSet<_> = sources.iter().map(|source| module_of(&source.path)).collect();
+    let mut steps = BTreeSet::new();
+    for source in &sources {
+        let ours = module_of(&source.path);
+        for (number, line) in source.code() {
+            let theirs = paths(&line).into_iter().map(|path| file_of(&path, &ours, &files));
+            let beside = theirs.filter_map(|theirs| side_by_side(&ours, &theirs));
+            steps.extend(beside.map(|(from, to)| (from, to, source.path.clone(), number)));
+        }
+    }
+    let leads_back = |from: &str, to: &str| {
+        let mut reached = BTreeSet::from([to]);
+        loop {
+            let known = reached.len();
+            let next = steps.iter().filter(|(begin, ..)| reached.contains(begin.as_str()));
+            let next: Vec<_> = next.map(|(_, end, ..)| end.as_str()).collect();
+            reached.extend(next);
+            if reached.len() == known {
+                return reached.contains(from);
+            }
+        }
+    };
+    let breaches = steps.iter().filter(|(from, to, ..)| leads_back(from, to));
+    check(
+        "of the files and folders in one folder none imports another that imports it, directly or round about",
+        breaches.map(|(from, to, path, number)| {
+            (path.clone(), *number, format!("{from} imports {to}, which leads back to it"))
+        }),
+    );
 }
 
 #[test]
@@ -325,8 +413,23 @@ fn the_import_reader_reads_both_forms() {
     assert!(imports("use super::x;").is_empty());
 }
 
+#[test]
+fn the_path_reader_finds_the_file() {
+    let read = "pub(in crate::a) use super::{b::{self, C as D}, e};";
+    assert_eq!(paths(read), ["crate::a", "super::b::self", "super::b::C", "super::e"]);
+    let files = ["a", "a/b", "a/b/c", "a/d", "e"].map(|file| module_of(Path::new(file)));
+    let file = |path| file_of(path, &files[2], &files.clone().into()).join("/");
+    assert_eq!(
+        ["super::C", "super::super::d::X", "crate::e::f::g", "crate::a"].map(file),
+        ["a/b", "a/d", "e", "a"]
+    );
+    let beside = |ours: usize, theirs: usize| side_by_side(&files[ours], &files[theirs]);
+    assert_eq!(beside(2, 3), Some(("a/b".into(), "a/d".into())));
+    assert_eq!([beside(2, 1), beside(0, 3), beside(1, 1)], [None, None, None]);
+}
+
 /// The words of LEXICON.md's first columns, in lower case: nouns of the code, and whole names of types.
-fn lexicon() -> std::collections::BTreeSet<String> {
+fn lexicon() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/LEXICON.md");
     let text = std::fs::read_to_string(path).expect("docs/LEXICON.md is there");
     let rows = text.lines().filter(|line| line.starts_with('|'));

@@ -13,14 +13,13 @@ use tracing::level_filters::LevelFilter;
 
 use super::request::{ControlRequest, ControlRequestError};
 use super::respond::{HttpResponse, json, text};
+use super::status::LogLevel;
 use super::{AdminState, AdminTransport, Phase, View};
 use crate::alarm;
 use crate::clock;
 use crate::cluster::EndpointView;
-use crate::log::Log;
 use crate::outcome::Outcome;
 use crate::policy::endpoint_state::Admin;
-use crate::quantity::show_duration;
 use crate::session::SessionId;
 use crate::sys::Socket;
 
@@ -154,26 +153,6 @@ pub(crate) struct EndpointCommandResult {
 pub(crate) struct SessionCommandResult {
     pub session: String,
     pub outcome: String,
-}
-
-/// The level of the log.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct LogLevel {
-    /// The level in force.
-    pub level: String,
-    /// The level in the file, as last read.
-    pub configured: String,
-    /// For how long the level in force was requested just now, if for a limited time.
-    pub lasting: Option<String>,
-}
-
-impl LogLevel {
-    pub(super) fn of(log: &Log, lasting: Option<Duration>) -> Self {
-        let (level, configured) = log.levels();
-        let lasting = lasting.map(show_duration);
-        Self { level: level.to_string(), configured: configured.to_string(), lasting }
-    }
 }
 
 /// The result of a request to drain.

@@ -34,13 +34,13 @@ use arc_swap::ArcSwap;
 
 pub(crate) use config_id::{ConfigId, MEANT};
 pub(crate) use control::{
-    Command, CommandSender, DrainCommandResult, EndpointCommandResult, LogLevel, MistakeView, ReloadResult,
+    Command, CommandSender, DrainCommandResult, EndpointCommandResult, MistakeView, ReloadResult,
     command_channel, format_list,
 };
 pub(crate) use history::{History, Sample, Samples};
 pub(crate) use reported::UNTOLD;
-pub(crate) use server::{AdminTransport, serve};
-pub(crate) use status::{Phase, PhaseCell};
+pub(crate) use server::serve;
+pub(crate) use status::{LogLevel, Phase, PhaseCell};
 
 /// Which admin interfaces there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,14 @@ pub enum Control {
     /// [`ConfigId::alternative_control_sockets`]); where neither can be bound, the daemon logs a warning and runs
     /// without.
     Default(PathBuf),
+}
+
+/// What a request comes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AdminTransport {
+    Address,
+    /// The control socket, which only its owner can connect to.
+    Control,
 }
 
 /// What the admin interfaces show and control.

@@ -7,9 +7,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::AdminState;
-use super::control::LogLevel;
 use super::page::{PAGE, policy};
-use super::status::{Phase, SessionList, Status};
+use super::status::{LogLevel, Phase, SessionList, Status};
 use crate::clock;
 use crate::metrics::{self, OPENMETRICS, openmetrics, prefers_openmetrics};
 

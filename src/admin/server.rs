@@ -9,21 +9,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::AdminState;
 use super::connections::{ConnectionGuard, ConnectionOwner, ConnectionTable};
 use super::respond::{handle, text};
-use super::{browser, control};
+use super::{AdminState, AdminTransport, browser, control};
 use crate::alarm;
 use crate::clock;
 use crate::drain::{Drain, DrainWatch};
 use crate::sys::{ListeningSocket, Peer, Socket, socket_owner};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AdminTransport {
-    Address,
-    /// The control socket, which only its owner can connect to.
-    Control,
-}
 
 /// How long a connection may be silent between requests.
 const PATIENCE: Duration = Duration::from_secs(10);

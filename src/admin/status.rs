@@ -1,4 +1,4 @@
-//! `/status` and `/sessions` as data: made from the daemon's objects, parsed by `ambassador status`, `sessions` and
+//! `/status`, `/sessions` and `/log` as data: made from the daemon's objects, parsed by `ambassador status`, `sessions` and
 //! `top`. These may be of another version: they ignore unknown fields, and treat missing ones as empty.
 
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use super::reported::Reported;
 use super::{AdminState, ListenerView};
 use crate::cluster::{Cluster, EndpointView, Origin};
 use crate::credentials::CredentialView;
+use crate::log::Log;
 use crate::policy::{breaker, outlier};
+use crate::quantity::show_duration;
 use crate::{caller, clock};
 
 /// The phases of a daemon's life, each followed by the next.
@@ -209,6 +211,18 @@ pub(crate) struct CallerStatus {
     pub pid: Option<u32>,
 }
 
+/// The level of the log.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LogLevel {
+    /// The level in force.
+    pub level: String,
+    /// The level in the file, as last read.
+    pub configured: String,
+    /// For how long the level in force was requested just now, if for a limited time.
+    pub lasting: Option<String>,
+}
+
 impl CallerStatus {
     fn of(caller: &caller::Caller) -> Self {
         Self {
@@ -265,6 +279,14 @@ impl SessionList {
                 received_bytes: view.received.into(),
             };
         Self { sessions: sessions.into_iter().map(session).collect() }
+    }
+}
+
+impl LogLevel {
+    pub(super) fn of(log: &Log, lasting: Option<Duration>) -> Self {
+        let (level, configured) = log.levels();
+        let lasting = lasting.map(show_duration);
+        Self { level: level.to_string(), configured: configured.to_string(), lasting }
     }
 }
 

@@ -24,6 +24,8 @@ mod discovery_status;
 mod endpoint;
 mod endpoint_map;
 mod events;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub(crate) mod health_check;
 mod lease;
 mod probe_table;

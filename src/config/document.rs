@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{DuplicateKeyPolicy, Error, Location, Options, Spanned};
 
-use super::mistakes::{Position, SourceLocation};
+use super::mistakes::{PEM, Position, SourceLocation};
 
 /// A value and its place.
 pub(super) type Node = Spanned<Value>;
@@ -33,9 +33,6 @@ pub(super) type Key = Spanned<Option<String>>;
 pub(super) const TEXT_MAX: usize = 1024 * 1024;
 /// Parser events that aliases may repeat; a reasonable file has some thousands in all.
 const REPLAYED_MAX: usize = 100_000;
-
-/// The beginning of a certificate or a key (RFC 7468 §2).
-pub(super) const PEM: &str = "-----BEGIN";
 
 /// The depth of nested maps and lists, aliases included. The table needs 7; each level costs stack.
 const DEPTH_MAX: usize = 16;
@@ -175,7 +172,10 @@ impl<'de> Visitor<'de> for AnyValue {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::mistakes::Mistakes;
 
     fn check_error(text: &str, line: usize, column: usize, part: &str) {
         let (at, message) = parse(text).expect_err(text);
@@ -236,5 +236,15 @@ mod tests {
             laughs += &format!("a{level}: &a{level} [{}]\n", vec![item; 10].join(", "));
         }
         assert!(parse(&laughs).is_err());
+    }
+
+    /// A private key that was given as the configuration was shown in the message and below it.
+    #[test]
+    fn a_key_that_is_no_configuration_is_not_shown() {
+        let (at, message) = parse("-----BEGIN PRIVATE KEY-----\nMIIEvQ\n").expect_err("a key");
+        let told =
+            Mistakes::new(Path::new("k.pem"), "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n", vec![(at, message)])
+                .to_string();
+        assert!(told.contains("a certificate or a key (PEM)") && !told.contains("MIIEvQ"), "{told}");
     }
 }

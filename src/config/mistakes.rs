@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::document::PEM;
 use crate::admin::{MistakeView, format_list};
 use crate::escape::is_control;
 
@@ -208,6 +207,9 @@ impl Mistake {
         }
     }
 }
+
+/// The beginning of a certificate or a key (RFC 7468 §2).
+pub(super) const PEM: &str = "-----BEGIN";
 
 /// Characters shown before and after the column; the rest of a longer line is left out.
 const BEFORE: usize = 60;
@@ -418,7 +420,7 @@ mod tests {
         assert!(told[0].ends_with("clusters.c9.tls.key and 2 more)"), "{told:?}");
     }
 
-    /// A private key that was given as the configuration, or pasted into it, was shown in the message and below it.
+    /// A private key that was pasted into the configuration was shown in the message and below it.
     #[test]
     fn a_key_is_shown_nowhere() {
         let line = "key: \"-----BEGIN PRIVATE KEY-----\\nMIIEvQ\"";
@@ -427,12 +429,6 @@ mod tests {
             assert!(!shown.contains("MIIEvQ"), "{shown}");
         }
         assert_eq!(quoted("-----BEGIN PRIVATE KEY-----\nMIIEvQ"), "`-----BEGIN…`");
-        let (at, message) =
-            crate::config::document::parse("-----BEGIN PRIVATE KEY-----\nMIIEvQ\n").expect_err("a key");
-        let told =
-            Mistakes::new(Path::new("k.pem"), "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n", vec![(at, message)])
-                .to_string();
-        assert!(told.contains("a certificate or a key (PEM)") && !told.contains("MIIEvQ"), "{told}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) use section::{Datum, Item, Section};
 use super::document::{Key as DocumentKey, Node, Value, position_of};
 use super::mistakes::{Findings, Position, SourceLocation, quoted};
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind, YamlKind};
+use super::synonyms;
 use scalar::Scalar;
 
 /// Looks up `${NAME}`.
@@ -56,7 +57,7 @@ impl DocumentReader<'_> {
         for (name, key_at, node) in self.unique(pairs, &at) {
             match spec.key(&name) {
                 None => {
-                    let advice = spec.advice(&name);
+                    let advice = synonyms::advice(&name, spec);
                     self.findings.mistake(&key_at, format!("unknown key {}{advice}", quoted(&name)));
                 }
                 Some(key) => {

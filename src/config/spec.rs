@@ -8,8 +8,6 @@ pub(super) mod table;
 
 use std::time::Duration;
 
-use super::{suggest, synonyms};
-
 /// A section: a map with known keys.
 pub(super) struct SectionSpec {
     pub(super) about: &'static str,
@@ -106,23 +104,13 @@ impl SectionSpec {
         self.keys.iter().find(|key| key.name == name)
     }
 
-    fn names(&self) -> impl Iterator<Item = &'static str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.keys.iter().map(|key| key.name)
     }
 
     /// The sections directly below.
-    fn sections(&self) -> impl Iterator<Item = (&'static str, &'static Self)> {
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&'static str, &'static Self)> {
         self.keys.iter().filter_map(|key| key.kind.as_section().map(|spec| (key.name, spec)))
-    }
-
-    /// Advice on an unknown key: which one it may mean, or where it belongs.
-    pub(super) fn advice(&self, unknown: &str) -> String {
-        let elsewhere = self.sections().find(|(_, spec)| spec.key(unknown).is_some());
-        match elsewhere {
-            Some((section, _)) => format!("; it belongs inside `{section}`"),
-            None => synonyms::suggest_key(unknown, self)
-                .unwrap_or_else(|| suggest::did_you_mean(unknown, self.names())),
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::key_docs::key_docs;
 use super::spec::SectionSpec;
-use super::suggest::folded;
+use super::suggest::{did_you_mean, folded};
 
 /// Another program's key, ours, and a note. In lower case, with `_` for `-`.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -199,8 +199,17 @@ const VALUES: &[(&str, &str, &str)] = &[
 const DIRECT: &str = " and, as TLS begins with the first byte, `tls: { start: direct }`";
 const TLS: &str = " and `tls: {}`, with which TLS begins with the first byte";
 
+/// Advice on a key that is unknown in `spec`: which one it may mean, or where it belongs; the end of a sentence.
+pub(super) fn advice(typed: &str, spec: &SectionSpec) -> String {
+    let elsewhere = spec.sections().find(|(_, spec)| spec.key(typed).is_some());
+    match elsewhere {
+        Some((section, _)) => format!("; it belongs inside `{section}`"),
+        None => suggest_key(typed, spec).unwrap_or_else(|| did_you_mean(typed, spec.names())),
+    }
+}
+
 /// Our name of a key that is unknown in `spec`, or where it belongs: the end of a sentence.
-pub(super) fn suggest_key(typed: &str, spec: &SectionSpec) -> Option<String> {
+fn suggest_key(typed: &str, spec: &SectionSpec) -> Option<String> {
     let word = folded(typed);
     if let Some((_, path, note)) = KEYS.iter().find(|(theirs, ..)| *theirs == word) {
         let key = path.rsplit('.').next().unwrap_or(path);

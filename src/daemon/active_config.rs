@@ -10,37 +10,18 @@ use std::time::Instant;
 
 use fastrand::Rng;
 
-use crate::admin::{self, AdminState, AdminTransport, View};
+use crate::admin::{self, AdminTransport, View};
 use crate::cluster::snapshot::Snapshot as ClusterSnapshot;
 use crate::config::Config;
-use crate::credentials::Credentials;
-use crate::discovery;
-use crate::drain::Drain;
 use crate::name::ClusterName;
-use crate::session::{AccessLog, CallerLookups, SessionIds};
+use crate::session::SessionIds;
 use crate::sys::{BindError, Inherited, ListeningSocket, LocalAddress, Role};
-use crate::workers::Workers;
 
 use super::clusters::ClusterManager;
 use super::listeners::ListenerManager;
 use super::restart::store;
+use super::services::Services;
 use super::sockets::{AvailableSockets, BoundSocket, BoundSockets, OpenSocket};
-
-/// What the parts of the daemon work with. It outlives every change of the configuration.
-#[derive(Debug)]
-pub(super) struct Services {
-    /// Kept until the last session has ended: dropping it ends the threads.
-    pub(super) workers: Arc<Workers>,
-    pub(super) access: Arc<AccessLog>,
-    /// Accept loops and sessions.
-    pub(super) sessions: Drain,
-    /// The admin server, and the tasks that look after clusters.
-    pub(super) admin: Drain,
-    pub(super) credentials: Credentials,
-    pub(super) discovery: discovery::DiscoveryServices,
-    pub(super) lookups: CallerLookups,
-    pub(super) admin_state: Arc<AdminState>,
-}
 
 #[derive(Debug)]
 pub(super) struct ActiveConfig {

@@ -14,7 +14,7 @@ use crate::drain::Branch;
 use crate::name::ClusterName;
 use crate::{discovery, health};
 
-use super::active_config::Services;
+use super::services::Services;
 
 /// All clusters of the configuration in force.
 #[derive(Debug)]

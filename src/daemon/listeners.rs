@@ -23,9 +23,9 @@ use crate::session::{
 };
 use crate::sys::{LocalAddress, Options};
 
-use super::active_config::Services;
 use super::clusters::ClusterManager;
 use super::draining::{DrainResult, drain_sessions};
+use super::services::Services;
 use super::sockets::{BoundSocket, OpenSocket};
 
 /// All listeners of the configuration in force.
@@ -240,7 +240,7 @@ impl ListenerManager {
             accept_proxy: settings.accept_proxy,
             context: settings.context,
             admission: match before {
-                Some(before) => admission.succeeding(&before.route),
+                Some(before) => admission.succeeding(&before.route.settings().admission),
                 None => admission,
             },
         };

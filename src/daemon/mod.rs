@@ -11,6 +11,7 @@ mod listeners;
 mod notify;
 mod reload;
 mod restart;
+mod services;
 mod signals;
 mod sockets;
 mod startup_log;
@@ -47,12 +48,13 @@ use crate::{cluster, discovery};
 pub(crate) use confinement::ProcessConfinement;
 pub(crate) use sockets::make_folders;
 
-use active_config::{ActiveConfig, Services};
+use active_config::ActiveConfig;
 use draining::{DrainResult, drain_sessions};
 use notify::Notice;
 use reload::{PendingReads, Reload};
 use restart::snapshot::{self, Snapshot};
 use restart::{Handover, Predecessors, Reporter, store};
+use services::Services;
 use signals::{DaemonEvent, Signals};
 
 /// Why the daemon did not start.
@@ -169,7 +171,10 @@ pub(crate) async fn run(
             DaemonEvent::Replace if handover.is_some() => tracing::warn!("a successor is starting already"),
             DaemonEvent::Replace => {
                 handover = match &launcher {
-                    Ok(launcher) => Handover::begin(&running.active, &running.predecessors, launcher),
+                    Ok(launcher) => {
+                        let (sockets, services) = (running.active.sockets(), running.active.services());
+                        Handover::begin(&sockets, services, &running.predecessors, launcher)
+                    }
                     Err(error) => {
                         tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
                         metrics::record_replacement(false);
@@ -414,7 +419,7 @@ impl RunningDaemon {
             alarm::sleep(wait).await;
         }
         let stopped = self.drain().await;
-        store::store_snapshot(&self.active);
+        store::store_snapshot(&self.admin_state);
         stopped
     }
 

@@ -1,7 +1,7 @@
 //! The daemon's own events: what `tracing` receives, in the current form and at the current level.
 
-use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal};
+use std::fmt;
+use std::io;
 
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
@@ -9,7 +9,6 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Writer as Formatter, debug_fn};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layered, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -117,27 +116,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
         event.record(&mut told);
         self.0.put(told.entry(event.metadata()).into());
     }
-}
-
-/// The current time in the format of all lines.
-#[must_use]
-pub(crate) fn timestamp() -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = SystemTime.format_time(&mut Formatter::new(&mut text));
-    text
-}
-
-/// A line about the log itself, for stderr, in the form that stderr usually has.
-pub(super) fn format_self_line(words: &str) -> String {
-    let mut line = timestamp();
-    if io::stderr().is_terminal() {
-        let _ = writeln!(line, " ERROR {}", escaped(words));
-    } else {
-        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
-        line = format!("{object}\n");
-    }
-    line
 }
 
 #[cfg(test)]

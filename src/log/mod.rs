@@ -9,6 +9,7 @@ mod event_layer;
 mod journal;
 mod output;
 mod queue;
+mod timestamp;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -22,11 +23,11 @@ use crate::metrics;
 use crate::sync::{Mutex, MutexGuard};
 
 use event_layer::EventLayer;
-pub(crate) use event_layer::timestamp;
 pub(crate) use journal::JournalEntry;
 use output::Sink;
 pub(crate) use output::accepts;
 use queue::LineQueue;
+pub(crate) use timestamp::timestamp;
 
 /// Outputs and level of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,8 +3,9 @@
 //! A line is never torn: when the disk is full in the middle of one, its rest is written first when there is room
 //! again, and the lines that come meanwhile are lost.
 
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, access, fchmod, openat, statat};
 use rustix::io::Errno;
 
-use super::event_layer::format_self_line;
+use super::timestamp::timestamp;
 use super::{KINDS, LOST, Output};
 use crate::clock;
+use crate::escape::escaped;
 use crate::sys::{Folder, Journal};
 
 /// The mode of a file that we make: its group may read it, for log collectors.
@@ -286,6 +288,18 @@ fn tell_stderr(words: &str) {
     if poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
         let _ = stderr.lock().write_all(format_self_line(words).as_bytes());
     }
+}
+
+/// A line about the log itself, for stderr, in the form that stderr usually has.
+fn format_self_line(words: &str) -> String {
+    let mut line = timestamp();
+    if io::stderr().is_terminal() {
+        let _ = writeln!(line, " ERROR {}", escaped(words));
+    } else {
+        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
+        line = format!("{object}\n");
+    }
+    line
 }
 
 impl Batch {

@@ -5,7 +5,6 @@
 //! between two sockets it moves through a borrowed pipe without leaving the kernel, until it gets small again. The end
 //! of the source is passed on only after everything before it was written.
 
-use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -13,6 +12,7 @@ use super::coop;
 use super::live::LiveSession;
 use super::pending::{self, PendingBytes};
 use super::pipes::Loan;
+use super::scratch::with_scratch;
 use super::upstream_stream::Leg;
 use crate::outcome::Side;
 use crate::sys::{Socket, Transport};
@@ -62,21 +62,10 @@ enum State {
     Ended,
 }
 
-/// Size of a worker's scratch memory, and so of the largest read.
-const SCRATCH: usize = pending::WIDE;
 /// The most that one read takes from a socket while the flow is small; a read that fills it makes the flow bulky.
 const PORTION: usize = 16 * 1024;
 /// Small fills after which a bulky flow is small again.
 const PATIENCE: u8 = 4;
-
-thread_local! {
-    static MEMORY: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-}
-
-/// Lends a part of the worker's scratch memory to `then`, which must not ask for it again.
-pub(super) fn with_scratch<T>(most: usize, then: impl FnOnce(&mut [u8]) -> T) -> T {
-    MEMORY.with_borrow_mut(|memory| then(&mut memory[..most.min(SCRATCH)]))
-}
 
 impl CopyDirection {
     /// `pending`: bytes to deliver before any others.
@@ -211,9 +200,8 @@ impl CopyDirection {
         if self.source_has_ended() {
             return Poll::Pending;
         }
-        MEMORY.with_borrow_mut(|memory| {
-            let read = ready!(from.poll_read(cx, &mut memory[..coop::PARSED]))
-                .map_err(|error| self.source_broke(error))?;
+        with_scratch(coop::PARSED, |memory| {
+            let read = ready!(from.poll_read(cx, memory)).map_err(|error| self.source_broke(error))?;
             if read == 0 {
                 self.state = State::Ending;
                 return Poll::Ready(Ok(Ok(())));
@@ -234,8 +222,8 @@ impl CopyDirection {
         portion: usize,
         live: &LiveSession,
     ) -> Result<Poll<usize>, LegError> {
-        MEMORY.with_borrow_mut(|memory| {
-            let read = match from.poll_read(cx, &mut memory[..portion]) {
+        with_scratch(portion, |memory| {
+            let read = match from.poll_read(cx, memory) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Err(error)) => return Err(self.source_broke(error)),
                 Poll::Ready(Ok(0)) => {

@@ -11,6 +11,7 @@ mod copy;
 mod live;
 mod pending;
 mod pipes;
+mod scratch;
 mod stop_signal;
 #[cfg(test)]
 mod tests;

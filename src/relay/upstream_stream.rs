@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
-use super::copy::with_scratch;
+use super::scratch::with_scratch;
 use crate::sys::{Socket, Transport};
 use crate::tls::{KeyLimitDue, Stream};
 

@@ -1,26 +1,19 @@
-//! Who connects, and whether it may connect: decided before anything else is done for a client, where a configuration
-//! depends on it.
+//! A listener's rules for its callers, and how many connections of each there are. Who connects is looked up in
+//! `denial`.
 
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use super::guard::SessionGuard;
 use super::identified::{CountedCaller, IdentifiedCaller};
-use super::record::Record;
-use super::route::Route;
 use crate::caller::{Caller, CallerKey};
 use crate::clock;
-use crate::downstream::{self, CallerCache, CallerLookup, Identification, Stranger};
+use crate::downstream::{CallerCache, Stranger};
 use crate::drain::Drain;
 use crate::metrics::{CallerMetrics, CallerSeries};
-use crate::outcome::{Outcome, Side};
 use crate::policy::admission::{Needs, Rule, first_match};
 use crate::policy::caller_limits::{self, CallerLimits};
-use crate::protocol::RefusalKind;
 use crate::sync::{Mutex, MutexGuard};
-use crate::sys::Socket;
-use crate::tls::NoIdentity;
 
 /// A listener's rules and limits for callers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,11 +36,11 @@ pub(crate) struct Admission {
     counts: bool,
     max_queued: Option<u32>,
     /// What has to be known of callers. `None`: nothing, and callers are not looked up.
-    needs: Option<Needs>,
+    pub(super) needs: Option<Needs>,
     /// Whether a decision depends on a look-up in the databases, and not only log or metrics. The uid alone needs
     /// none.
-    waits: bool,
-    lookups: CallerLookups,
+    pub(super) waits: bool,
+    pub(super) lookups: CallerLookups,
 }
 
 /// What callers are looked up with, shared by all listeners.
@@ -79,6 +72,14 @@ pub(super) enum Denial {
     ListenerFull(u32),
 }
 
+impl Denial {
+    /// Whether it still permits a cancel of a session of ours: that takes up no room, and matters most when there is
+    /// none.
+    pub(super) const fn lets_cancel(&self) -> bool {
+        matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))
+    }
+}
+
 impl Admission {
     /// `target`: what the clusters, log and metrics need.
     #[must_use]
@@ -102,12 +103,12 @@ impl Admission {
         }
     }
 
-    /// Takes over the counts of callers from that route. Sessions that began while there were no limits are not
+    /// Takes over the counts of callers from the route before. Sessions that began while there were no limits are not
     /// counted.
     #[must_use]
-    pub(crate) fn succeeding(self, before: &Route) -> Self {
+    pub(crate) fn succeeding(self, before: &Self) -> Self {
         let settings = self.caller_limits().settings();
-        let caller_limits = Arc::clone(&before.admission().caller_limits);
+        let caller_limits = Arc::clone(&before.caller_limits);
         caller_limits.lock().reconfigure(settings);
         Self { caller_limits, ..self }
     }
@@ -117,7 +118,7 @@ impl Admission {
         self.max_queued
     }
 
-    fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
+    pub(super) fn denies(&self, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
         if self.allow.is_empty() || first_match(&self.allow, who.as_deref().ok()).is_some() {
             return None;
         }
@@ -129,7 +130,7 @@ impl Admission {
     }
 
     /// Counts a connection towards its caller's limits.
-    fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Denial> {
+    pub(super) fn share(&self, who: &Result<Arc<Caller>, Stranger>) -> Result<Option<CallerKey>, Denial> {
         // By this route's own settings: the shared limits may be a successor's by now, and the sessions of this route
         // are not counted there.
         let mut caller_limits = self.caller_limits();
@@ -144,7 +145,7 @@ impl Admission {
     }
 
     /// The metrics of the caller's unit, or of callers without a known one.
-    fn series(&self, caller: Option<&Caller>) -> Arc<CallerSeries> {
+    pub(super) fn series(&self, caller: Option<&Caller>) -> Arc<CallerSeries> {
         self.lookups.metrics.of(caller.and_then(Caller::unit))
     }
 
@@ -188,100 +189,5 @@ impl Admission {
 
     fn caller_limits(&self) -> MutexGuard<'_, CallerLimits> {
         self.caller_limits.lock()
-    }
-}
-
-/// A caller that may connect may still have no identity for the cluster; this is checked before it takes up room.
-/// Where a CONNECT request has yet to name the cluster, the dial checks it.
-fn denies_identity(guard: &SessionGuard, who: &Result<Arc<Caller>, Stranger>) -> Option<Denial> {
-    let tls = guard.cluster()?.settings().tls.as_ref()?;
-    match tls.identities().choose(who.as_deref().ok()) {
-        Err(NoIdentity::Denied(caller)) => {
-            // Here the reason why a stranger is one is known; `choose` does not have it.
-            let who = who.as_ref().err().map_or(caller, ToString::to_string);
-            Some(Denial::Denied(NoIdentity::Denied(who).to_string()))
-        }
-        Ok(_) | Err(NoIdentity::Absent(_)) => None,
-    }
-}
-
-/// Who the client is, with the look-up that has yet to run if no decision depends on its result. Before a client is
-/// denied for its identity the look-up is awaited, so that the refusal has the full name.
-async fn who(
-    downstream: &Socket,
-    guard: &SessionGuard,
-    record: &Record,
-    needs: Needs,
-) -> (Result<Arc<Caller>, Stranger>, Option<CallerLookup>) {
-    let admission = guard.route().admission();
-    let question = match downstream::identify(downstream, record.peer, needs, &admission.lookups.cache) {
-        Ok(Identification::Known(caller)) => return (Ok(caller), None),
-        Ok(Identification::Asked(question)) => question,
-        Err(stranger) => return (Err(stranger), None),
-    };
-    let who = Ok(question.without_names());
-    if admission.waits || admission.denies(&who).is_some() || denies_identity(guard, &who).is_some() {
-        // Boxed: only the first session of a caller has to wait.
-        return (Ok(Box::pin(question.resolve()).await), None);
-    }
-    (who, Some(question))
-}
-
-/// Whether the client is denied, and why. Caps are checked in this order: the listener's, the caller's; the cluster's
-/// and the endpoint's follow in the dial.
-pub(super) async fn denial(downstream: &Socket, guard: &SessionGuard, record: &Record) -> Option<Denial> {
-    let route = guard.route();
-    let admission = route.admission();
-    let full = || (!guard.has_room()).then(|| Denial::ListenerFull(route.max_connections()));
-    let Some(needs) = admission.needs else { return full() };
-    let (who, question) = who(downstream, guard, record, needs).await;
-    let judged = match admission.denies(&who).or_else(|| denies_identity(guard, &who)).or_else(full) {
-        Some(denial) => Err(denial),
-        None => admission.share(&who),
-    };
-    let (share, denial) = match judged {
-        Ok(share) => (share, None),
-        Err(denial) => (None, Some(denial)),
-    };
-    let counted = match (question, share) {
-        // With limits per caller, decisions depend on the look-up, so none is left here.
-        (Some(question), _) => {
-            CountedCaller::Asked { question: Arc::new(question), is_refused: denial.is_some() }
-        }
-        (None, _) if !needs.unit => CountedCaller::No,
-        (None, share) => {
-            let series = admission.series(who.as_deref().ok());
-            series.record_connection();
-            if denial.is_some() {
-                series.record_refusal();
-            }
-            match share {
-                None => CountedCaller::Caller(series),
-                Some(share) => CountedCaller::Sharer(Box::new((series, share))),
-            }
-        }
-    };
-    guard.set_caller(IdentifiedCaller { caller: who.ok(), counted });
-    denial
-}
-
-impl Denial {
-    /// Whether it still permits a cancel of a session of ours: that takes up no room, and matters most when there is
-    /// none.
-    pub(super) const fn lets_cancel(&self) -> bool {
-        matches!(self, Self::ListenerFull(_) | Self::CallerFull(_))
-    }
-
-    pub(super) fn note(self, record: &mut Record) -> RefusalKind {
-        let (outcome, kind, reason) = match self {
-            Self::Denied(reason) => (Outcome::Denied, RefusalKind::Denied, reason),
-            Self::CallerFull(reason) => (Outcome::CallerFull, RefusalKind::Full, reason),
-            Self::ListenerFull(most) => {
-                let reason = format!("the listener has reached max_connections ({most})");
-                (Outcome::ListenerFull, RefusalKind::Full, reason)
-            }
-        };
-        record.end(outcome, Side::Ambassador, Some(reason));
-        kind
     }
 }

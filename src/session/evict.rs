@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch::Receiver;
 
 use super::outdated::OutdatedSessions;
-use super::record::SessionId;
 use super::route::Route;
+use super::session_id::SessionId;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{Cluster, EndpointId, EvictedEndpoint};
@@ -116,7 +116,6 @@ impl SessionId {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::task::{Context, Poll, Waker};
 
     use fastrand::Rng;
@@ -126,7 +125,8 @@ mod tests {
         DestinationCounters, SessionIds, Settings,
     };
     use super::*;
-    use crate::config::Config;
+    use crate::cluster::OnEndpointLoss::{Close, Keep};
+    use crate::cluster::{EvictionSettings, OnEndpointLoss, fixture};
     use crate::name::ListenerName;
     use crate::policy::endpoint_state::Admin;
     use crate::policy::health::HealthStatus;
@@ -138,12 +138,10 @@ mod tests {
         route.clusters().next().unwrap()
     }
 
-    fn route(cluster: &str) -> Arc<Route> {
-        let text = format!(
-            "listeners: {{ app: {{ bind: 127.0.0.1:1, cluster: up }} }}\nclusters:\n  up:\n    endpoints: [10.0.0.1:1, 10.0.0.2:1]\n    {cluster}\n"
-        );
-        let config = Config::parse(&text, Path::new("listeners.yaml"), &|_| None).unwrap();
-        let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
+    fn route(on_unhealthy: OnEndpointLoss, on_removed: OnEndpointLoss) -> Arc<Route> {
+        let mut settings = fixture::settings(&["10.0.0.1:1", "10.0.0.2:1"]);
+        settings.eviction = EvictionSettings { on_unhealthy, on_removed, closing_time: CLOSING_TIME };
+        let cluster = Cluster::new(settings, Rng::with_seed(1));
         let admission = Admission::new(
             &AdmissionSettings::default(),
             CallerRequirements::default(),
@@ -208,7 +206,7 @@ mod tests {
 
     #[test]
     fn sessions_of_an_endpoint_taken_out_end_one_after_the_other_and_no_others() {
-        let route = route("on_removed: close");
+        let route = route(Keep, Close);
         let sessions = sessions(&route);
         let second = cluster(&route).endpoints()[1].settings().name.clone();
         assert!(cluster(&route).set_admin(second.as_str(), Admin::Disabled));
@@ -231,7 +229,7 @@ mod tests {
     /// Their sessions lived on for the closing time of five seconds, and their clients were served nowhere meanwhile.
     #[test]
     fn sessions_of_an_endpoint_that_is_down_end_at_once() {
-        let route = route("on_unhealthy: close\n    health_check: {}");
+        let route = route(Close, Keep);
         let sessions = sessions(&route);
         let first = cluster(&route).endpoints()[0].id();
         assert!(cluster(&route).set_health(first, HealthStatus::Unhealthy, Err(None)));
@@ -245,7 +243,7 @@ mod tests {
 
     #[test]
     fn those_that_rest_end_first_and_busy_ones_when_the_time_is_over() {
-        let route = route("on_removed: close");
+        let route = route(Keep, Close);
         let sessions = sessions(&route);
         for endpoint in cluster(&route).endpoints() {
             assert!(cluster(&route).set_admin(endpoint.settings().name.as_str(), Admin::Disabled));
@@ -269,7 +267,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_comes_back_spares_the_sessions_that_are_left() {
-        let route = route("on_removed: close");
+        let route = route(Keep, Close);
         let sessions = sessions(&route);
         let endpoint = cluster(&route).endpoints()[0].settings().name.clone();
         assert!(cluster(&route).set_admin(endpoint.as_str(), Admin::Disabled));
@@ -284,16 +282,14 @@ mod tests {
 
     #[test]
     fn sessions_stay_where_they_are_by_default_and_while_an_endpoint_is_only_drained() {
-        for (settings, admin) in
-            [("on_removed: keep", Admin::Disabled), ("on_removed: close", Admin::Draining)]
-        {
-            let route = route(settings);
+        for (on_removed, admin) in [(Keep, Admin::Disabled), (Close, Admin::Draining)] {
+            let route = route(Keep, on_removed);
             let sessions = sessions(&route);
             for endpoint in cluster(&route).endpoints() {
                 cluster(&route).set_admin(endpoint.settings().name.as_str(), admin);
             }
             assert!(Played::default().until(&route, CLOSING_TIME * 10, |_| {}));
-            assert!(stopped(&sessions).iter().all(Option::is_none), "{settings}");
+            assert!(stopped(&sessions).iter().all(Option::is_none), "{on_removed:?}");
         }
     }
 

@@ -1,109 +1,52 @@
-//! One connection's entry in the session table, and the guard that removes it on drop.
+//! How a connection is entered in the session table, and the guard that removes it on drop.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::entry::SessionEntry;
 use super::identified::IdentifiedCaller;
-use super::record::{Record, SessionId};
-use super::route::{Destination, REFUSING_MAX, Route};
-use super::table::DestinationCounters;
+use super::record::Record;
+use super::route::Route;
+use super::table::REFUSING_MAX;
 use crate::caller::Caller;
 use crate::clock;
 use crate::cluster::{Cluster, EndpointId, Lease};
 use crate::outcome::{Outcome, Side};
-use crate::policy::credential_rotation::SessionActivity;
 use crate::relay::LiveSession;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sys::Peer;
 use crate::tls::Generation;
-
-/// A live session, as its table has it.
-#[derive(Debug)]
-pub(super) struct SessionEntry {
-    pub(super) session: SessionId,
-    pub(super) accepted: Instant,
-    /// The number, within its table, of the route that accepted it.
-    pub(super) route: u32,
-    /// Milliseconds from the accept to the end of the dial; before that, to when we last began to wait for its
-    /// client's opening.
-    phase_began_ms: AtomicU32,
-    /// Set once it is known.
-    destination: OnceLock<Arc<Destination>>,
-    /// Set when the dial is done.
-    pub(super) endpoint: OnceLock<EndpointId>,
-    /// Set when its client has been looked up. Boxed: often it is not.
-    caller: Mutex<Option<Box<IdentifiedCaller>>>,
-    pub(super) live: LiveSession,
-}
-
-impl SessionEntry {
-    pub(super) fn activity(&self) -> SessionActivity {
-        SessionActivity {
-            moved: self.live.sent().wrapping_add(self.live.received()),
-            owes_answer: self.live.owes_answer(),
-        }
-    }
-
-    /// For a connection that is accepted now; `route`: its route's number within the table.
-    pub(super) fn new(session: SessionId, route: u32) -> Self {
-        Self {
-            session,
-            accepted: clock::now(),
-            route,
-            destination: OnceLock::new(),
-            phase_began_ms: AtomicU32::new(0),
-            endpoint: OnceLock::new(),
-            caller: Mutex::default(),
-            live: LiveSession::default(),
-        }
-    }
-
-    /// Whether it counts against the listener's cap and its client has been silent for at least `silent`.
-    pub(super) fn is_silent_for(&self, silent: Duration, now: Instant) -> bool {
-        self.live.has_room()
-            && self.silent_since().is_some_and(|since| now.saturating_duration_since(since) >= silent)
-    }
-
-    fn age_ms(&self) -> u32 {
-        let age = clock::now().saturating_duration_since(self.accepted).as_millis();
-        u32::try_from(age).unwrap_or(u32::MAX)
-    }
-
-    /// Since when its client's opening is awaited; `None`: it has arrived, or none is needed.
-    pub(super) fn silent_since(&self) -> Option<Instant> {
-        let awaited = Duration::from_millis(self.phase_began_ms.load(Ordering::Relaxed).into());
-        (!self.live.is_opened()).then(|| self.accepted + awaited)
-    }
-
-    pub(super) fn caller(&self) -> Option<Arc<Caller>> {
-        self.lock_caller().as_ref()?.caller().cloned()
-    }
-
-    fn lock_caller(&self) -> MutexGuard<'_, Option<Box<IdentifiedCaller>>> {
-        self.caller.lock()
-    }
-
-    pub(super) fn cluster(&self) -> Option<&Arc<Cluster>> {
-        self.destination.get().map(|destination| &destination.cluster)
-    }
-
-    /// Whether it goes to that cluster, or to a predecessor or successor of it: these share endpoints.
-    pub(super) fn is_of(&self, cluster: &Cluster) -> bool {
-        self.cluster().is_some_and(|own| own.is_same_lineage(cluster))
-    }
-
-    pub(super) fn counts_for(&self, counters: &Arc<DestinationCounters>) -> bool {
-        self.destination.get().is_some_and(|own| Arc::ptr_eq(&own.counters, counters))
-    }
-}
 
 /// A connection that was entered in the session table, with its record.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(super) guard: SessionGuard,
     pub(super) record: Record,
+}
+
+impl Route {
+    /// Enters an accepted connection. Over the cap it is entered all the same, to be sent a refusal.
+    ///
+    /// # Errors
+    /// Its record, if [`REFUSING_MAX`] connections are being refused already: this one is to be reset.
+    pub(crate) fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
+        let entry = self.enter().map_err(|entry| {
+            self.record_end(Outcome::ListenerFull);
+            let mut record = Record::begin(Arc::clone(self), entry, peer);
+            let most = self.max_connections();
+            let reason = format!("the listener is far over max_connections ({most})");
+            record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
+            Box::new(record)
+        })?;
+        let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
+        let guard = SessionGuard::new(Arc::clone(self), entry);
+        if !self.settings().context {
+            guard.set_destination(0);
+        }
+        Ok(Admitted { guard, record })
+    }
 }
 
 /// Removes the session from its table, by [`SessionGuard::vacate`] or on drop.
@@ -118,11 +61,6 @@ pub(super) struct SessionGuard {
 impl SessionGuard {
     pub(super) const fn new(route: Arc<Route>, entry: Arc<SessionEntry>) -> Self {
         Self { route, entry, is_vacant: false }
-    }
-
-    /// Whether its dial succeeded.
-    pub(super) fn has_endpoint(&self) -> bool {
-        self.entry.endpoint.get().is_some()
     }
 
     pub(super) const fn route(&self) -> &Arc<Route> {
@@ -221,6 +159,16 @@ impl SessionGuard {
         clock::now().saturating_duration_since(self.entry.accepted + established)
     }
 
+    /// Counts its end in the metrics.
+    pub(super) fn record_end(&self, record: &Record, ended: Instant) {
+        self.route.record_end(record.outcome);
+        if let Some(cluster) = self.cluster().filter(|_| self.entry.endpoint.get().is_some()) {
+            let first_byte = record.first_byte.map(|at| at - record.accepted());
+            cluster.metrics().record_session(ended - record.accepted(), first_byte);
+            cluster.metrics().unclean_tls_ends.increment(record.unclean_tls_end.into());
+        }
+    }
+
     /// Reports to the lease whether the endpoint reset the session or, where `early_close` is configured, closed it
     /// early. Only an endpoint that closes without having sent a byte is at fault: one that has answered may have
     /// closed because of what the client sent.
@@ -279,16 +227,5 @@ impl Drop for SessionGuard {
         if let Some(identified) = &mut *self.entry.lock_caller() {
             self.route.admission().note_left(identified);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// docs/DECISIONS.md, "What a resting session weighs": with the two reference counts, an allocation of 160 bytes.
-    #[test]
-    fn what_is_known_of_a_resting_session_is_small() {
-        assert!(size_of::<SessionEntry>() <= 144, "{}", size_of::<SessionEntry>());
     }
 }

@@ -1,5 +1,5 @@
 //! What is known of a session's client, and how it is counted, for as long as the session lives. Looking callers up
-//! and counting them is `admission`'s.
+//! is `denial`'s, counting them `admission`'s.
 
 use std::sync::Arc;
 

@@ -7,7 +7,9 @@ mod access;
 mod admission;
 mod connect;
 mod counters;
+mod denial;
 mod dialling;
+mod entry;
 mod evict;
 mod guard;
 mod identified;
@@ -16,6 +18,7 @@ mod read_head;
 mod record;
 mod reject;
 mod route;
+mod session_id;
 mod table;
 mod tls_failure;
 
@@ -37,14 +40,16 @@ pub(crate) use access::AccessLog;
 pub(crate) use admission::{Admission, AdmissionSettings, CallerLookups, CallerRequirements};
 pub(crate) use counters::Counters;
 use dialling::{DialIntent, announce, dial_for, upgrade_server_first};
+pub(crate) use entry::{Destination, DestinationCounters};
 pub(crate) use evict::evict_sessions;
 pub(crate) use guard::Admitted;
 use guard::SessionGuard;
-pub(crate) use record::{NoSessionId, Record, SessionId, SessionIds};
+pub(crate) use record::Record;
 use reject::{Rejected, left_before_greeting, not_opened, nothing_to_cancel, refuse, stopped_before_opening};
 
-pub(crate) use route::{Destination, Route, SessionView, Settings};
-pub(crate) use table::{DestinationCounters, SessionTable};
+pub(crate) use route::{Route, SessionView, Settings};
+pub(crate) use session_id::{NoSessionId, SessionId, SessionIds};
+pub(crate) use table::SessionTable;
 
 /// Runs one connection from accept to close. However it ends, it is counted, recorded and removed from the table here.
 ///
@@ -83,7 +88,7 @@ const RELAYS: &str = "a session that relays has a cluster";
 /// of its own, so it takes up neither the session's task nor its room.
 fn leave(record: Record, mut guard: SessionGuard, load: WorkerLoad, access: Arc<AccessLog>) {
     let ended = clock::now();
-    record.route().record_end(&record, &guard, ended);
+    guard.record_end(&record, ended);
     drop(load);
     let route = Arc::clone(guard.route());
     let description = guard.caller_lookup().filter(|_| route.settings().records.is_some());
@@ -129,7 +134,7 @@ async fn open(
         }
     };
     let (route, live) = (guard.route(), guard.live());
-    let mut denial = admission::denial(&downstream, guard, record).await;
+    let mut denial = denial::denial(&downstream, guard, record).await;
     if let Some(denial) = denial.take_if(|_| !guard.turn_away()) {
         denial.note(record);
         downstream.abort();

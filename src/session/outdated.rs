@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::record::SessionId;
 use super::route::Route;
+use super::session_id::SessionId;
 use crate::cluster::Cluster;
 use crate::outcome::Outcome;
 use crate::policy::credential_rotation::SessionDrain;

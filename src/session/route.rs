@@ -6,20 +6,19 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::admission::Admission;
-use super::guard::{Admitted, SessionEntry, SessionGuard};
-use super::record::{Record, SessionId, SessionIds};
-use super::table::{DestinationCounters, LiveSessions, SessionTable};
+use super::entry::{Destination, SessionEntry};
+use super::session_id::{SessionId, SessionIds};
+use super::table::{LiveSessions, REFUSING_MAX, SessionTable};
 use crate::caller::Caller;
 use crate::clock;
 use crate::cluster::{Cluster, DialTarget, EndpointId};
 use crate::dial::DialRecord;
 use crate::metrics::ListenerMetrics;
 use crate::name::{ClusterName, EndpointName, ListenerName};
-use crate::outcome::{Outcome, Side};
+use crate::outcome::Outcome;
 use crate::policy::credential_rotation::SessionActivity;
 use crate::policy::sampling::Sampling;
 use crate::protocol::CancelKey;
-use crate::sys::Peer;
 use crate::tls::Generation;
 
 /// The settings of a listener that concern its sessions.
@@ -53,20 +52,6 @@ pub(crate) struct Route {
     numbers: RangeInclusive<u32>,
 }
 
-/// A cluster that a route leads to, with the counters of this listener and cluster.
-#[derive(Debug)]
-pub(crate) struct Destination {
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) counters: Arc<DestinationCounters>,
-}
-
-impl Destination {
-    #[must_use]
-    pub(crate) const fn new(cluster: Arc<Cluster>, counters: Arc<DestinationCounters>) -> Self {
-        Self { cluster, counters }
-    }
-}
-
 /// A session as `/sessions` and the control socket show it.
 #[derive(Debug)]
 pub(crate) struct SessionView {
@@ -84,9 +69,6 @@ pub(crate) struct SessionView {
     /// Bytes from the upstream so far.
     pub received: u64,
 }
-
-/// Connections over the cap that may be sent a refusal at the same time; further ones are reset.
-pub(super) const REFUSING_MAX: u32 = 64;
 
 impl Route {
     /// `destinations`: at least one, and more only with [`Settings::context`]. `before`: the route that it succeeds,
@@ -140,11 +122,12 @@ impl Route {
         &self.metrics
     }
 
-    /// Enters an accepted connection. Over the cap it is entered all the same, to be sent a refusal.
+    /// Enters an accepted connection in the table. Over the cap it is entered all the same, to be sent a refusal.
     ///
     /// # Errors
-    /// Its record, if [`REFUSING_MAX`] connections are being refused already: this one is to be reset.
-    pub(crate) fn admit(self: &Arc<Self>, peer: Peer) -> Result<Admitted, Box<Record>> {
+    /// Its entry, which is not in the table, if [`REFUSING_MAX`] connections are being refused already: this one is to
+    /// be reset.
+    pub(super) fn enter(&self) -> Result<Arc<SessionEntry>, Arc<SessionEntry>> {
         self.metrics.accepted.increment(1);
         let mut sessions = self.sessions();
         sessions.accepted += 1;
@@ -156,14 +139,7 @@ impl Route {
         if !has_room {
             entry.live.give_up_room();
             if sessions.refusing >= REFUSING_MAX {
-                drop(sessions);
-                self.metrics.record_end(Outcome::ListenerFull);
-                self.table.own_counters().record_end(Outcome::ListenerFull);
-                let mut record = Record::begin(Arc::clone(self), entry, peer);
-                let most = self.settings.max_connections;
-                let reason = format!("the listener is far over max_connections ({most})");
-                record.end(Outcome::ListenerFull, Side::Ambassador, Some(reason));
-                return Err(Box::new(record));
+                return Err(entry);
             }
             sessions.refusing += 1;
         }
@@ -171,13 +147,7 @@ impl Route {
             entry.live.stop(outcome);
         }
         sessions.live.insert(entry.session, Arc::clone(&entry));
-        drop(sessions);
-        let record = Record::begin(Arc::clone(self), Arc::clone(&entry), peer);
-        let guard = SessionGuard::new(Arc::clone(self), entry);
-        if !self.settings.context {
-            guard.set_destination(0);
-        }
-        Ok(Admitted { guard, record })
+        Ok(entry)
     }
 
     /// Connections accepted so far.
@@ -327,14 +297,9 @@ impl Route {
         self.table.own_counters().record_dial(dial);
     }
 
-    pub(super) fn record_end(&self, record: &Record, guard: &SessionGuard, ended: Instant) {
-        self.metrics.record_end(record.outcome);
-        self.table.own_counters().record_end(record.outcome);
-        if let Some(cluster) = guard.cluster().filter(|_| guard.has_endpoint()) {
-            let first_byte = record.first_byte.map(|at| at - record.accepted());
-            cluster.metrics().record_session(ended - record.accepted(), first_byte);
-            cluster.metrics().unclean_tls_ends.increment(record.unclean_tls_end.into());
-        }
+    pub(super) fn record_end(&self, outcome: Outcome) {
+        self.metrics.record_end(outcome);
+        self.table.own_counters().record_end(outcome);
     }
 
     pub(super) fn sessions(&self) -> MutexGuard<'_, LiveSessions> {

@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::counters::{Counters, OwnCounters};
-use super::guard::SessionEntry;
-use super::record::SessionId;
-use super::route::REFUSING_MAX;
+use super::entry::{DestinationCounters, SessionEntry};
+use super::session_id::SessionId;
 use crate::clock;
-use crate::metrics::DestinationMetrics;
-use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -57,24 +54,6 @@ impl SessionTable {
     }
 }
 
-/// Metrics and byte counts of the sessions from one listener to one cluster, over all routes.
-#[derive(Debug)]
-pub(crate) struct DestinationCounters {
-    pub(super) metrics: DestinationMetrics,
-    /// Bytes of ended sessions.
-    pub(super) sent: AtomicU64,
-    pub(super) received: AtomicU64,
-}
-
-impl DestinationCounters {
-    /// There must be only one for a listener and cluster, as it sets the metrics' absolute values.
-    #[must_use]
-    pub(crate) fn of(listener: &ListenerName, cluster: &ClusterName) -> Arc<Self> {
-        let metrics = DestinationMetrics::new(listener, cluster);
-        Arc::new(Self { metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) })
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct LiveSessions {
     pub(super) live: BTreeMap<SessionId, Arc<SessionEntry>>,
@@ -91,6 +70,9 @@ pub(super) struct LiveSessions {
     /// Routes that had this table so far.
     pub(super) routes: u32,
 }
+
+/// Connections over the cap that may be sent a refusal at the same time; further ones are reset.
+pub(super) const REFUSING_MAX: u32 = 64;
 
 /// A client that is silent for less is about to send its opening: in a burst of connections all are silent at first.
 const SILENT_MIN: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use socket2::{Domain, SockRef, Type};
 
-use super::successor::SOCKETS;
+use super::launcher::SOCKETS;
 use super::{
     Bind, BindError, ListeningSocket, LocalAddress, MemoryFile, Options, SystemdBind, is_succeeding,
 };

@@ -28,7 +28,6 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::PASSED_MAX;
 use super::confinement::is_single;
-use super::successor::{PREDECESSOR, READY, SOCKETS};
 
 /// The daemon's side of the launcher. Dropping it ends the launcher; a successor that it has started goes on without
 /// it.
@@ -40,6 +39,13 @@ pub(crate) struct Launcher {
     /// ended.
     ordered: AtomicU32,
 }
+
+/// Lists the sockets that are passed: `NUMBER=ROLE`, separated by commas.
+pub(super) const SOCKETS: &str = "AMBASSADOR_SOCKETS";
+/// The process id of the predecessor that passes them.
+pub(super) const PREDECESSOR: &str = "AMBASSADOR_PREDECESSOR";
+/// The descriptor on which the successor reports that it is ready.
+pub(super) const READY: &str = "AMBASSADOR_READY";
 
 /// Messages of the daemon.
 const PASS: u8 = b'p';

@@ -11,14 +11,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::launcher::{Launcher, LauncherReply};
-
-/// Lists the sockets that are passed: `NUMBER=ROLE`, separated by commas.
-pub(super) const SOCKETS: &str = "AMBASSADOR_SOCKETS";
-/// The process id of the predecessor that passes them.
-pub(super) const PREDECESSOR: &str = "AMBASSADOR_PREDECESSOR";
-/// The descriptor on which the successor reports that it is ready.
-pub(super) const READY: &str = "AMBASSADOR_READY";
+use super::launcher::{Launcher, LauncherReply, PREDECESSOR, READY};
 
 /// A process that was started to take our place.
 #[derive(Debug)]

@@ -12,12 +12,12 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, Error, RootCertStore};
-use x509_parser::prelude::{ASN1Time, X509Certificate, X509Version};
+use x509_parser::prelude::{ASN1Time, X509Certificate};
 
 use super::constraints::Permitted;
 use super::extra_checks::{ExtraChecks, Unacceptable, unacceptable};
 use super::refusal::{self, VerifiedCertificate};
-use super::signed::{PublicKey, parsed};
+use super::signed::{PublicKey, is_of_version_1, is_self_issued, parsed};
 use super::verifier::{Judge, Presented};
 
 /// Verifies by CAs.
@@ -184,15 +184,6 @@ impl Chain {
         }
         if self.name_counts() { verify_server_name(&webpki, server_name) } else { Ok(()) }
     }
-}
-
-/// Of version 1, or of version 2 without extensions.
-pub(super) fn is_of_version_1(certificate: &X509Certificate<'_>) -> bool {
-    certificate.version() != X509Version::V3 && certificate.extensions().is_empty()
-}
-
-pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
-    certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
 /// Whether a certificate of the file may have signed others, as OpenSSL decides it; webpki does not check that of

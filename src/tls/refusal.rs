@@ -13,9 +13,8 @@ use rustls::{CertificateError, Error};
 use x509_parser::prelude::{GeneralName, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
-use super::chain::{is_of_version_1, is_self_issued};
 use super::extra_checks::Unacceptable;
-use super::signed::parsed;
+use super::signed::{is_of_version_1, is_self_issued, parsed};
 
 thread_local! {
     static WORDS: RefCell<Option<String>> = const { RefCell::new(None) };

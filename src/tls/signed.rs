@@ -9,7 +9,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_
 use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use rustls::{CertificateError, DigitallySignedStruct, Error};
 use x509_parser::asn1_rs::Any;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 /// Parses a certificate without trailing bytes.
 ///
@@ -20,6 +20,15 @@ pub(super) fn parsed<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Cert
         Ok(([], parsed)) => Ok(parsed),
         Ok(_) | Err(_) => Err(CertificateError::BadEncoding.into()),
     }
+}
+
+/// Of version 1, or of version 2 without extensions.
+pub(super) fn is_of_version_1(certificate: &X509Certificate<'_>) -> bool {
+    certificate.version() != X509Version::V3 && certificate.extensions().is_empty()
+}
+
+pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
 /// A SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).

@@ -4,23 +4,42 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cluster::EndpointView;
-use crate::config::Config;
-use crate::policy::outlier::State as Outlier;
+use crate::cluster::health_check::{self, ProbeKind};
+use crate::cluster::{EndpointView, Settings, fixture};
+use crate::cluster::{Source, SrvService};
+use crate::policy::health;
+use crate::policy::outlier::{self, State as Outlier};
 
-const CHECKED: &str = "health_check: { type: tcp }\n    outlier_detection: { consecutive_failures: 2 }\n    circuit_breaker: { consecutive_failures: 3 }";
+const TWO: [&str; 2] = ["10.0.0.1:1", "10.0.0.2:1"];
 
-fn settings(endpoints: &str, more: &str) -> crate::cluster::Settings {
-    let text = format!(
-        "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\nclusters:\n  up:\n    endpoints: {endpoints}\n    {more}\n"
-    );
-    let config = Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
-    config.clusters[0].clone()
+/// A cluster of which all is known that a snapshot may have.
+fn checked(endpoints: &[&str]) -> Settings {
+    let [short, long] = [500, 10_000].map(Duration::from_millis);
+    let rhythm = health::Settings { interval: long, healthy_threshold: 2, unhealthy_threshold: 3 };
+    Settings {
+        health_check: Some(health_check::Settings { kind: ProbeKind::Tcp, timeout: short, rhythm }),
+        outlier: Some(outlier::Settings {
+            consecutive_failures: 2,
+            base_ejection_time: short,
+            max_ejection_time: long,
+            early_close: Duration::ZERO,
+        }),
+        breaker: Some(breaker_of(short)),
+        ..fixture::settings(endpoints)
+    }
 }
 
-const TWO: &str = "[10.0.0.1:1, 10.0.0.2:1]";
+fn breaker_of(open_for: Duration) -> breaker::Settings {
+    breaker::Settings { consecutive_failures: 3, open_for, max_open_for: open_for, half_open_trials: 1 }
+}
 
-fn resumed(settings: crate::cluster::Settings, snapshot: &Value) -> Arc<Cluster> {
+/// The same cluster, with its endpoints found by a query.
+fn found(settings: Settings) -> Settings {
+    let service = SrvService { name: "_db._tcp.test".into(), server_name: None, own_domain_only: false };
+    Settings { source: Some(Source::Service(service)), endpoints: Vec::new(), ..settings }
+}
+
+fn resumed(settings: Settings, snapshot: &Value) -> Arc<Cluster> {
     let snapshot = serde_json::from_value(snapshot.clone()).unwrap();
     Cluster::resume(settings, Rng::with_seed(2), snapshot)
 }
@@ -31,7 +50,7 @@ fn only(cluster: &Cluster, name: &str) -> EndpointView {
 
 /// The snapshot of a cluster whose first endpoint is unhealthy and whose second is disabled.
 fn written() -> Value {
-    let cluster = Cluster::new(settings(TWO, CHECKED), Rng::with_seed(1));
+    let cluster = Cluster::new(checked(&TWO), Rng::with_seed(1));
     let rhythm = cluster.settings().health_check.as_ref().unwrap().rhythm;
     let first = &cluster.endpoints()[0];
     cluster
@@ -44,7 +63,7 @@ fn written() -> Value {
 
 #[test]
 fn health_and_orders_are_those_of_before() {
-    let cluster = resumed(settings("[10.0.0.2:1, 10.0.0.1:1]", CHECKED), &written());
+    let cluster = resumed(checked(&["10.0.0.2:1", "10.0.0.1:1"]), &written());
     let first = only(&cluster, "10.0.0.1:1");
     assert_eq!((first.health, first.admin), (HealthStatus::Unhealthy, Admin::Enabled));
     assert_eq!(first.last_error.as_deref(), Some("it says no"));
@@ -53,7 +72,7 @@ fn health_and_orders_are_those_of_before() {
     assert_eq!((second.admin, second.observed), (Admin::Disabled, None));
     // A third process restores the same.
     let again = serde_json::to_value(cluster.snapshot()).unwrap();
-    let third = resumed(settings(TWO, CHECKED), &again);
+    let third = resumed(checked(&TWO), &again);
     assert_eq!(only(&third, "10.0.0.1:1").health, HealthStatus::Unhealthy);
     assert_eq!(only(&third, "10.0.0.2:1").admin, Admin::Disabled);
 }
@@ -61,10 +80,11 @@ fn health_and_orders_are_those_of_before() {
 #[test]
 fn only_the_same_server_is_known_again_and_only_where_it_has_a_meaning() {
     let snapshot = written();
-    let tls = "tls: { insecure_skip_verify: true, server_name: other.test }\n    ";
-    let cluster = resumed(settings(TWO, &format!("{tls}{CHECKED}")), &snapshot);
+    let mut other = checked(&TWO);
+    other.endpoints.iter_mut().for_each(|endpoint| endpoint.server_name = "other.test".try_into().unwrap());
+    let cluster = resumed(other, &snapshot);
     assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Undecided, "another name for TLS");
-    let cluster = resumed(settings(TWO, "balance: first"), &snapshot);
+    let cluster = resumed(fixture::settings(&TWO), &snapshot);
     assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Undecided, "nobody looks any more");
     assert_eq!(only(&cluster, "10.0.0.2:1").admin, Admin::Disabled);
 }
@@ -72,12 +92,12 @@ fn only_the_same_server_is_known_again_and_only_where_it_has_a_meaning() {
 #[test]
 fn endpoints_that_are_found_later_are_known_when_they_come() {
     let snapshot = written();
-    let found = settings("{ srv: _db._tcp.test }", CHECKED);
+    let found = found(checked(&TWO));
     let cluster = resumed(found.clone(), &snapshot);
     assert_eq!(cluster.view().len(), 0);
     let handed_on = serde_json::to_value(cluster.snapshot()).unwrap();
     let cluster = resumed(found, &handed_on);
-    cluster.set_endpoints(settings(TWO, CHECKED).endpoints);
+    cluster.set_endpoints(checked(&TWO).endpoints);
     assert_eq!(only(&cluster, "10.0.0.1:1").health, HealthStatus::Unhealthy);
     assert_eq!(only(&cluster, "10.0.0.2:1").admin, Admin::Disabled);
 }
@@ -97,7 +117,7 @@ fn breaker_ejections_and_estimates_go_on() {
             "name": "10.0.0.2:1", "addresses": ["10.0.0.2:1"], "server_name": "10.0.0.2", "failing": true,
         }],
     });
-    let cluster = resumed(settings(TWO, CHECKED), &snapshot);
+    let cluster = resumed(checked(&TWO), &snapshot);
     let Some(breaker::State::Open { until }) = cluster.breaker() else { panic!("it is open") };
     assert!(until > present.now + Duration::from_millis(200), "no longer than max_open_for");
     let first = only(&cluster, "10.0.0.1:1");
@@ -125,13 +145,13 @@ fn an_open_breaker_stays_open_when_failing_endpoints_are_found_again() {
         "breaker": { "state": "open", "until": soon, "rounds": 2 },
         "endpoints": [failing("10.0.0.1:1")],
     });
-    let open_for = "circuit_breaker: { consecutive_failures: 3, open_for: 60s, max_open_for: 60s }";
-    let cluster = resumed(settings("{ srv: _db._tcp.test }", open_for), &snapshot);
+    let breaker = Some(breaker_of(Duration::from_secs(60)));
+    let cluster = resumed(found(Settings { breaker, ..fixture::settings(&[]) }), &snapshot);
     let is_open = |cluster: &Cluster| matches!(cluster.breaker(), Some(breaker::State::Open { .. }));
     assert!(is_open(&cluster), "nothing is known yet");
-    cluster.set_endpoints(settings("['10.0.0.1:1']", open_for).endpoints);
+    cluster.set_endpoints(vec![fixture::endpoint(TWO[0])]);
     assert!(is_open(&cluster), "it is the one that failed");
-    cluster.set_endpoints(settings("['10.0.0.1:1', '10.0.0.2:1']", open_for).endpoints);
+    cluster.set_endpoints(TWO.map(fixture::endpoint).into());
     assert!(!is_open(&cluster), "one that nobody has tried may be good");
 }
 
@@ -152,7 +172,7 @@ fn what_another_version_says_is_passed_over_and_nonsense_does_no_harm() {
             {},
         ],
     });
-    let cluster = resumed(settings(TWO, CHECKED), &snapshot);
+    let cluster = resumed(checked(&TWO), &snapshot);
     assert_eq!(cluster.breaker(), Some(breaker::State::Closed { failures: 0 }));
     let first = only(&cluster, "10.0.0.1:1");
     assert_eq!((first.health, first.admin, first.dial_time), (HealthStatus::Undecided, Admin::Enabled, None));

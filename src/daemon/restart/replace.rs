@@ -9,11 +9,11 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use crate::metrics;
-use crate::sys::{Launcher, Role, Successor, SuccessorError};
+use crate::sys::{Launcher, ListeningSocket, Role, Successor, SuccessorError};
 
 use super::reports::Predecessors;
 use super::snapshot;
-use crate::daemon::active_config::ActiveConfig;
+use crate::daemon::services::Services;
 
 /// How long a successor may take to start: it reads files, and looks users up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,16 +27,16 @@ pub(in crate::daemon) struct Handover {
 }
 
 impl Handover {
-    /// Starts a successor. `None`, with a log entry, when that is not possible.
+    /// Starts a successor, which gets these sockets. `None`, with a log entry, when that is not possible.
     pub(in crate::daemon) fn begin(
-        active: &ActiveConfig,
+        sockets: &[(Arc<ListeningSocket>, Role)],
+        services: &Services,
         predecessors: &Predecessors,
         launcher: &Arc<Launcher>,
     ) -> Option<Self> {
-        let sockets = active.sockets();
         // From here on, the predecessors' reports are for the successor.
         predecessors.pause(true);
-        let snapshot = snapshot::write(active)
+        let snapshot = snapshot::write(&services.admin_state)
             .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
             .ok();
         let (heard, reports) = match std::io::pipe() {
@@ -55,10 +55,10 @@ impl Handover {
         let passed: Vec<_> = passed.map(|(fd, role)| (fd, role.to_descriptor())).collect();
         match Successor::start(launcher, &passed) {
             Ok(successor) => {
-                active.services().admin_state.handing_over.store(true, Ordering::Release);
+                services.admin_state.handing_over.store(true, Ordering::Release);
                 let id = successor.id();
                 tracing::info!(successor = id, "a successor is starting");
-                let waiting = active.services().admin.spawn_blocking(move || successor.wait(PATIENCE));
+                let waiting = services.admin.spawn_blocking(move || successor.wait(PATIENCE));
                 Some(Self { id, launcher: Arc::clone(launcher), waiting, reports })
             }
             Err(error) => {

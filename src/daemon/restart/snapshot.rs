@@ -8,12 +8,11 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admin::AdminState;
 use crate::cluster::snapshot::Snapshot as ClusterSnapshot;
 use crate::metrics::AllInherited;
 use crate::name::ClusterName;
 use crate::sys::MemoryFile;
-
-use crate::daemon::active_config::ActiveConfig;
 
 #[derive(Debug, Default)]
 pub(in crate::daemon) struct Snapshot {
@@ -50,13 +49,13 @@ struct RestoredSnapshot {
 ///
 /// # Errors
 /// Errors of memfd_create(2) and write(2).
-pub(in crate::daemon) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> {
-    let view = active.services().admin_state.view.get();
+pub(in crate::daemon) fn write(admin_state: &AdminState) -> io::Result<MemoryFile> {
+    let view = admin_state.view.get();
     let clusters = view.clusters.iter().map(|cluster| (cluster.settings().name.as_str(), cluster.snapshot()));
     let written = SnapshotFile {
         format: FORMAT,
         version: env!("CARGO_PKG_VERSION"),
-        counted: active.services().admin_state.metrics().inherited_and_own(std::process::id()),
+        counted: admin_state.metrics().inherited_and_own(std::process::id()),
         clusters: clusters.collect(),
     };
     MemoryFile::holding(&serde_json::to_vec(&written)?)

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use crate::admin::AdminState;
 use crate::sys::{ListeningSocket, Role};
 
 use super::snapshot;
-use crate::daemon::active_config::ActiveConfig;
 use crate::daemon::notify;
 
 /// Whether systemd keeps descriptors for us, as FDSTORE says.
@@ -45,11 +45,11 @@ pub(in crate::daemon) fn store_sockets(
 }
 
 /// Has systemd keep a snapshot for the process that it starts next.
-pub(in crate::daemon) fn store_snapshot(active: &ActiveConfig) {
+pub(in crate::daemon) fn store_snapshot(admin_state: &AdminState) {
     if !is_available() {
         return;
     }
-    match snapshot::write(active) {
+    match snapshot::write(admin_state) {
         Ok(snapshot) => {
             let name = Role::Snapshot.to_descriptor();
             notify::send_with_descriptors(

@@ -1,18 +1,28 @@
 //! How the task handles answers. No queries are sent.
 
 use super::*;
-use crate::config::Config;
+use crate::cluster::{Address, fixture};
 use crate::discovery::name::FamilyAnswer;
 
 /// The state of a cluster's discovery, without the task that sends queries.
-fn following(endpoints: &str) -> Following {
-    let text = format!(
-        "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\n\
-         clusters: {{ up: {{ endpoints: {endpoints} }} }}\n"
-    );
-    let config = Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
-    let cluster = Cluster::new(config.clusters[0].clone(), Rng::with_seed(1));
+fn following(source: Source) -> Following {
+    let settings = crate::cluster::Settings { source: Some(source), ..fixture::settings(&[]) };
+    let cluster = Cluster::new(settings, Rng::with_seed(1));
     Following::new(cluster, DiscoveryServices::default(), Rng::with_seed(2)).unwrap()
+}
+
+fn by_record() -> Source {
+    let name = "_db._tcp.test".into();
+    Source::Service(SrvService { name, server_name: None, own_domain_only: false })
+}
+
+fn listed(host: Host) -> Target {
+    let server_name = std::net::Ipv4Addr::LOCALHOST.into();
+    Target { address: Address { host, port: 1 }, weight: 1, priority: 0, server_name }
+}
+
+fn by_name(name: &str) -> Target {
+    listed(Host::Name(name.into()))
 }
 
 fn service(following: &mut Following, targets: &[String]) {
@@ -37,7 +47,7 @@ fn members(following: &Following) -> Vec<String> {
 
 #[test]
 fn what_a_record_no_longer_names_stays_until_it_is_known_where_the_new_is() {
-    let mut following = following("{ srv: _db._tcp.test }");
+    let mut following = following(by_record());
     service(&mut following, &["a.test.".into()]);
     name(&mut following, "a.test.", Some([10, 0, 0, 1]));
     service(&mut following, &["b.test.".into()]);
@@ -55,7 +65,7 @@ fn what_a_record_no_longer_names_stays_until_it_is_known_where_the_new_is() {
 /// As after a reload: the cluster has endpoints before discovery begins.
 #[test]
 fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_has() {
-    let mut before = following("[a.test:1]");
+    let mut before = following(Source::Listed(vec![by_name("a.test")]));
     name(&mut before, "a.test", Some([10, 0, 0, 1]));
     let known = before.cluster.endpoints()[0].settings().clone();
     let elsewhere = Settings { name: "10.0.0.7:1".into(), host: Some("old.test".into()), ..known.clone() };
@@ -70,7 +80,8 @@ fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_h
 
 #[test]
 fn a_list_is_used_as_its_names_become_known() {
-    let mut following = following("[a.test:1, '10.0.0.9:1', b.test:1]");
+    let address = listed(Host::Ip([10, 0, 0, 9].into()));
+    let mut following = following(Source::Listed(vec![by_name("a.test"), address, by_name("b.test")]));
     following.arrange();
     assert_eq!(members(&following), ["10.0.0.9:1"]);
     assert!(!following.cluster.discovery().is_settled);
@@ -83,7 +94,7 @@ fn a_list_is_used_as_its_names_become_known() {
 
 #[test]
 fn thousands_of_changes_leave_nothing_behind() {
-    let mut following = following("{ srv: _db._tcp.test }");
+    let mut following = following(by_record());
     for round in 0..5000_u32 {
         let targets: Vec<_> = (0..3).map(|index| format!("h{}.test.", round + index)).collect();
         service(&mut following, &targets);

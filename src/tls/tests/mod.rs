@@ -114,7 +114,7 @@ pub(crate) async fn secured(version: &'static SupportedProtocolVersion, records:
 
 /// Runs a test with a time limit.
 pub(crate) fn within_a_minute(claim: impl Future<Output = ()>) {
-    let runtime = crate::workers::runtime().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let claimed = runtime.block_on(alarm::drive(async {
         alarm::timeout_at(clock::now() + Duration::from_secs(60), claim).await.expect("it hangs");
     }));
