@@ -12,7 +12,7 @@ use crate::escape::escaped;
 use crate::listener;
 use crate::metrics::Exposition;
 use crate::tls::{self, IdentityChoice, UNCERTIFIED};
-use crate::upstream::discovery::{self, DiscoveryServices, Origin, Source};
+use crate::upstream::discovery::{self, DiscoveryServices, Origin};
 use crate::upstream::{
     AttemptStep, Cluster, DialRecord, Endpoint, Settings, examine_endpoint, late_rejection, probe,
 };
@@ -62,10 +62,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
 
 /// The daemon starts all the same and waits for the file to be corrected: others write it, and it may appear later.
 fn mistake_in_file(cluster: &Settings) -> Option<String> {
-    match cluster.source.as_ref()? {
-        Source::File(file) => file.targets().err(),
-        Source::Listed(_) | Source::Service(_) => None,
-    }
+    cluster.source.as_ref()?.file()?.targets().err()
 }
 
 /// One after the other, so that the report reads in the file's order.

@@ -1,14 +1,13 @@
 //! What is logged at the start: what is bound, which clusters it leads to, and our identities towards servers. A few
 //! lines, however long the file is.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::SystemTime;
 
 use crate::admin::{AdminState, View};
 use crate::clock;
+use crate::upstream::Cluster;
 use crate::upstream::discovery::Source;
-use crate::upstream::{Cluster, Host};
 
 /// Items shown in one line; the others are counted.
 const ITEMS_MAX: usize = 8;
@@ -57,15 +56,7 @@ fn describe(cluster: &Cluster) -> String {
 fn whom(known: usize, source: Option<&Source>, is_settled: bool) -> String {
     let asked = match source.filter(|_| !is_settled) {
         None => return format!("{known} endpoint(s)"),
-        Some(Source::Listed(targets)) => {
-            let names = targets.iter().filter(|target| matches!(target.address.host, Host::Name(_)));
-            let names: BTreeSet<_> = names.map(|target| target.address.to_string()).collect();
-            format!("{} name(s) that are being asked for", names.len())
-        }
-        Some(Source::Service(service)) => {
-            format!("the SRV record {}, which is being asked for", service.name)
-        }
-        Some(Source::File(file)) => format!("{}, which is being read", file.path.display()),
+        Some(source) => source.describe(),
     };
     match known {
         0 => format!("the endpoints of {asked}"),

@@ -10,7 +10,6 @@ use tempfile::TempDir;
 
 use crate::config::{Config, Mistakes};
 use crate::upstream;
-use crate::upstream::discovery::Source;
 
 /// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are neither.
 fn folder(yaml: &str) -> TempDir {
@@ -52,10 +51,7 @@ fn with_tls(tls: &str) -> String {
 }
 
 fn targets(cluster: &upstream::Settings) -> usize {
-    match &cluster.source {
-        Some(Source::Listed(targets)) => targets.len(),
-        Some(Source::Service(_) | Source::File(_)) | None => cluster.endpoints.len(),
-    }
+    cluster.source.as_ref().map_or(cluster.endpoints.len(), |source| source.listed().len())
 }
 
 #[test]
