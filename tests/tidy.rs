@@ -69,7 +69,7 @@ const WALL: &[(&str, &str)] = &[
     ("cli/demo/mod.rs", "the name of a folder"),
     ("config/resolve/identity.rs", "a warning of a certificate's end"),
     ("credentials.rs", "the same, while it is in use"),
-    ("daemon/mod.rs", "a metric in seconds since 1970"),
+    ("daemon/reload.rs", "a metric in seconds since 1970"),
     ("daemon/startup_log.rs", "the first lines of the log"),
     ("tls/endpoint.rs", "whether what a handshake was asked is still asked: lists and certificates end"),
     ("upstream/discovery/follow.rs", "a metric in seconds since 1970"),

@@ -6,8 +6,11 @@ use std::time::SystemTime;
 
 use crate::admin::{AdminState, View};
 use crate::clock;
-use crate::upstream::Cluster;
+use crate::config::Config;
+use crate::listener;
+use crate::sys::{self, Bind};
 use crate::upstream::discovery::Source;
+use crate::upstream::{self, Cluster};
 
 /// Items shown in one line; the others are counted.
 const ITEMS_MAX: usize = 8;
@@ -33,6 +36,27 @@ pub(super) fn log_startup(admin_state: &AdminState, workers: usize) {
     match summarize(identities) {
         none if none.is_empty() => tracing::info!("identities: none, no server learns who we are"),
         identities => tracing::info!("identities: {identities}"),
+    }
+}
+
+/// Warns when rules about callers could only deny.
+pub(super) fn warn_of_strangers(config: &Config) {
+    let is_asked = |listener: &listener::Settings| {
+        let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
+        let chooses = |cluster: &upstream::Settings| {
+            cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
+        };
+        let mut its = config.clusters.iter().filter(|cluster| listener.clusters.contains(&cluster.name));
+        is_tcp && (!listener.admission.allow.is_empty() || its.any(chooses))
+    };
+    if config.listeners.iter().any(is_asked)
+        && let Err(error) = sys::checks_socket_owners()
+    {
+        tracing::warn!(
+            %error,
+            "the kernel does not tell who connects over loopback, so every TCP client that rules have to be about is denied; a \
+             systemd unit needs AF_NETLINK in RestrictAddressFamilies"
+        );
     }
 }
 
@@ -107,7 +131,7 @@ mod tests {
                 "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\n\
                  clusters: {{ up: {{ endpoints: {endpoints} }} }}\n"
             );
-            let config = crate::config::Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
+            let config = Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
             config.clusters[0].source.clone()
         };
         let names = of("[a.test:1, b.test:1, '10.0.0.1:1']");
