@@ -13,6 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use hyper::http::uri::PathAndQuery;
 
 use crate::alarm;
@@ -24,7 +27,6 @@ use crate::policy::outlier::Fault;
 use crate::tls::EndpointOriginator;
 
 use super::endpoint::Endpoint;
-use super::future_set::FutureSet;
 use super::{Cluster, EndpointId, Settings as ClusterSettings};
 pub(crate) use probe_table::ObservedHealth;
 pub(super) use probe_table::ProbeTable;
@@ -109,7 +111,7 @@ pub(super) fn results() -> impl Iterator<Item = &'static str> {
 }
 
 /// The probes in flight.
-type Flight = FutureSet<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>;
+type Flight = FuturesUnordered<BoxFuture<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>>;
 
 /// Probes the endpoints of a cluster until the drain begins. Returns at once without a `health_check`.
 pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
@@ -124,7 +126,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (endpoint, result) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
+            Some((endpoint, result)) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
             // Never an error: we hold the cluster.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.probe_table().wait_expedited() => {}
@@ -132,7 +134,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
         }
     }
     // Let probes end in order: servers log, and some count, a conversation that breaks off.
-    let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.count()).await;
 }
 
 /// Updates the table to the cluster's present, enabled endpoints. The health of one that returns starts anew.
@@ -155,10 +157,10 @@ fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight)
             Err(next) => return next,
         };
         let (cluster, settings) = (Arc::clone(cluster), Arc::clone(settings));
-        flight.push(async move {
+        flight.push(Box::pin(async move {
             let result = probe(cluster.settings(), &settings, &endpoint).await;
             (endpoint, result)
-        });
+        }));
     }
     None
 }

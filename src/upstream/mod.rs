@@ -13,7 +13,6 @@ mod endpoint_map;
 mod events;
 mod failure;
 mod first_words;
-mod future_set;
 pub(crate) mod health_check;
 mod hedging;
 mod lease;

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use crate::alarm;
@@ -22,7 +25,6 @@ use crate::tls;
 
 use super::Cluster;
 use super::dial::{DialRecord, DialRequest, Dialled, Purpose, Ready, dial_anew};
-use super::future_set::FutureSet;
 use super::lease::Lease;
 use super::probe::{VERDICT, shut_down_within};
 pub(super) use spares::Spares;
@@ -69,9 +71,9 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = &mut stop => break,
-            dialled = keeper.dialling.next() => keeper.dialled(dialled),
+            Some(dialled) = keeper.dialling.next() => keeper.dialled(dialled),
             lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
-            () = keeper.closing.next() => {}
+            Some(()) = keeper.closing.next() => {}
             () = cluster.spares().taken() => keeper.setbacks = 0,
             // Never an error: we hold the cluster.
             _ = changes.changed() => keeper.not_before = clock::now(),
@@ -89,9 +91,9 @@ struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
     settings: Settings,
     rng: Rng,
-    dialling: FutureSet<'static, Refill>,
+    dialling: FuturesUnordered<BoxFuture<'static, Refill>>,
     /// Connections that are being closed in order.
-    closing: FutureSet<'static, ()>,
+    closing: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Consecutive failures.
     setbacks: u32,
     not_before: Instant,
@@ -101,7 +103,7 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn new(cluster: &'a Arc<Cluster>, settings: Settings, rng: Rng) -> Self {
-        let (dialling, closing) = (FutureSet::default(), FutureSet::default());
+        let (dialling, closing) = (FuturesUnordered::new(), FuturesUnordered::new());
         let portion = Box::new([0; PORTION]);
         Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
     }
@@ -116,14 +118,14 @@ impl<'a> Keeper<'a> {
             && self.cluster.may_refill()
         {
             let cluster = Arc::clone(self.cluster);
-            self.dialling.push(async move {
+            self.dialling.push(Box::pin(async move {
                 let mut record = DialRecord::default();
                 match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record)),
                     // Preconnect is only for protocols whose servers do not speak first.
                     Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
                 }
-            });
+            }));
         }
         let pause = if self.not_before > now { self.not_before } else { now + self.settings.max_age };
         spares.next_end().map_or(pause, |end| end.min(pause))
@@ -166,10 +168,10 @@ impl<'a> Keeper<'a> {
     fn part(&mut self, spare: Spare) {
         let Spare { ready: Ready { stream: mut end, .. }, lease, .. } = spare;
         // Bounded by the number of spares.
-        self.closing.push(async move {
+        self.closing.push(Box::pin(async move {
             shut_down_within(VERDICT, &mut end).await;
             drop((end, lease));
-        });
+        }));
     }
 
     fn set_back(&mut self) {
@@ -189,7 +191,7 @@ impl<'a> Keeper<'a> {
             self.part(spare);
         }
         self.show();
-        self.closing.all().await;
+        self.closing.count().await;
     }
 }
 

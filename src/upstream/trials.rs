@@ -8,6 +8,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
 use crate::alarm;
 use crate::clock;
 use crate::drain::DrainWatch;
@@ -18,7 +22,6 @@ use super::attempt::try_endpoint;
 use super::dial::{DialRecord, Ready};
 use super::endpoint::Endpoint;
 use super::failure::DialError;
-use super::future_set::FutureSet;
 use super::probe::shut_down_within;
 use super::{Cluster, State};
 use crate::tls;
@@ -30,7 +33,7 @@ const EARLY_MAX: Duration = Duration::from_secs(5);
 /// How long running trials may take to end when the drain begins.
 const LAST_TRIALS: Duration = Duration::from_millis(500);
 
-type Flight = FutureSet<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>;
+type Flight = FuturesUnordered<BoxFuture<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>>;
 
 /// A successful trial: how long its dial took, and the connection, to be closed in order.
 type TrialSuccess = (Duration, Ready);
@@ -44,13 +47,13 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
     cluster.decide(|State { cluster_state, .. }| cluster_state.forget_trials(clock::now()));
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
-    let mut closing = FutureSet::default();
+    let mut closing = FuturesUnordered::new();
     loop {
         let next = launch(&cluster, &mut flight);
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (trial, endpoint, result) = flight.next() => {
+            Some((trial, endpoint, result)) = flight.next() => {
                 let result = result.map(|(took, mut ready)| {
                     // Bounded by the number of trials; nothing waits for it.
                     closing.push(async move { shut_down_within(PARTING, &mut ready.stream).await });
@@ -58,13 +61,13 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
                 });
                 note(&cluster, trial, &endpoint, &result);
             }
-            () = closing.next() => {}
+            Some(()) = closing.next() => {}
             () = cluster.trials.notified() => {}
             () = alarm::sleep_until(next) => {}
         }
     }
     // Servers log aborted conversations, and some count them.
-    let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.count()).await;
 }
 
 /// Begins the due trials. Returns when to look again; `None`: another event will come first.
@@ -83,10 +86,10 @@ fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
     });
     for (trial, endpoint) in begun {
         let cluster = Arc::clone(cluster);
-        flight.push(async move {
+        flight.push(Box::pin(async move {
             let result = attempt(&cluster, trial, &endpoint).await;
             (trial, endpoint, result)
-        });
+        }));
     }
     next
 }
