@@ -8,7 +8,6 @@ mod caller; // 0
 mod clock; // 0
 mod digest; // 0
 mod escape; // 0
-mod future_set; // 0
 mod name; // 0
 mod outcome; // 0
 mod quantity; // 0

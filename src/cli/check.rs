@@ -7,7 +7,7 @@ use fastrand::Rng;
 
 use super::{CommandError, ConfigFile};
 use crate::alarm;
-use crate::cluster::{AttemptStep, Cluster, Endpoint, Origin, Settings, Source};
+use crate::cluster::{AttemptStep, Cluster, Endpoint, Origin, Settings};
 use crate::credentials;
 use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe};
 use crate::discovery::{self, DiscoveryServices};
@@ -61,10 +61,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
 
 /// The daemon starts all the same and waits for the file to be corrected: others write it, and it may appear later.
 fn mistake_in_file(cluster: &Settings) -> Option<String> {
-    match cluster.source.as_ref()? {
-        Source::File(file) => file.targets().err(),
-        Source::Listed(_) | Source::Service(_) => None,
-    }
+    cluster.source.as_ref()?.file()?.targets().err()
 }
 
 /// One after the other, so that the report reads in the file's order.

@@ -1,5 +1,6 @@
 //! A cluster's servers as the configuration or discovery names them, before they are resolved.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,37 @@ pub enum Source {
     Service(SrvService),
     /// A file lists them, which another program writes.
     File(EndpointsFile),
+}
+
+impl Source {
+    /// The targets that the configuration lists; empty where something else does.
+    pub(crate) fn listed(&self) -> &[Target] {
+        match self {
+            Self::Listed(targets) => targets,
+            Self::Service(_) | Self::File(_) => &[],
+        }
+    }
+
+    /// The file that it reads, if it reads one. Landlock denies whatever is not named here.
+    pub(crate) const fn file(&self) -> Option<&EndpointsFile> {
+        match self {
+            Self::File(file) => Some(file),
+            Self::Listed(_) | Self::Service(_) => None,
+        }
+    }
+
+    /// What is queried until it has answered, for the log: "the endpoints of …".
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Listed(targets) => {
+                let names = targets.iter().filter(|target| matches!(target.address.host, Host::Name(_)));
+                let names: BTreeSet<_> = names.map(|target| target.address.to_string()).collect();
+                format!("{} name(s) that are being asked for", names.len())
+            }
+            Self::Service(service) => format!("the SRV record {}, which is being asked for", service.name),
+            Self::File(file) => format!("{}, which is being read", file.path.display()),
+        }
+    }
 }
 
 /// A server that was named. Each of its addresses becomes an endpoint.

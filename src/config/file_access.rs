@@ -182,11 +182,8 @@ impl FileAccess {
 fn files(config: &Config) -> Vec<PathBuf> {
     let mut files = vec![config.file.clone()];
     for cluster in &config.clusters {
-        // Without a wildcard: Landlock denies what a new source reads and is not named here.
-        match &cluster.source {
-            Some(Source::File(endpoints)) => files.push(endpoints.path.clone()),
-            Some(Source::Listed(_) | Source::Service(_)) | None => {}
-        }
+        let endpoints = cluster.source.as_ref().and_then(Source::file);
+        files.extend(endpoints.map(|endpoints| endpoints.path.clone()));
         let Some(tls) = &cluster.tls else { continue };
         files.extend(tls.trust().files().cloned());
         for identity in tls.identities().all() {

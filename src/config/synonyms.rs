@@ -1,5 +1,4 @@
-//! The names that similar programs have for keys and values of `listeners.yaml`, and other names of protocols: for the
-//! messages of mistakes. Data and a lookup; none of these is ever accepted.
+//! The names that similar programs have for keys and values of `listeners.yaml`: for the messages of mistakes. Data and a lookup; none of these is ever accepted.
 //!
 //! The names are those of the configuration references of HAProxy 2.6 and 3.2, Envoy 1.3x (`Cluster`,
 //! `UpstreamTlsContext`), stunnel 5, ghostunnel 1.8, nginx' stream module, and PgBouncer.
@@ -7,6 +6,7 @@
 use super::key_docs::key_docs;
 use super::spec::SectionSpec;
 use super::suggest::{did_you_mean, folded};
+use crate::protocol::{self, Service};
 
 /// Another program's key, ours, and a note. In lower case, with `_` for `-`.
 const KEYS: &[(&str, &str, &str)] = &[
@@ -140,49 +140,13 @@ const MIN_VERSION: &str = "clusters.NAME.tls.min_version";
 const INSECURE: &str = "clusters.NAME.tls.insecure_skip_verify";
 const UNVERIFIED: &str = ", the other way round: servers are verified unless it is true";
 
-/// Another program's word for a value, ours, and a note.
+/// Another program's word for a value, ours, and a note; those for a protocol are the protocol's own ([`Service`]).
 const VALUES: &[(&str, &str, &str)] = &[
     ("verify_full", "full", ""),
     ("verify_ca", "ca", ""),
     ("true", "full", ""),
     ("false", "full", "; `insecure_skip_verify: true` is what checks nothing"),
     ("none", "full", "; `insecure_skip_verify: true` is what checks nothing"),
-    ("mariadb", "mysql", ""),
-    ("percona", "mysql", ""),
-    ("postgresql", "postgres", ""),
-    ("pgsql", "postgres", ""),
-    ("pg", "postgres", ""),
-    ("pgbouncer", "postgres", ""),
-    ("cockroachdb", "postgres", ""),
-    ("submission", "smtp", ""),
-    ("mail", "smtp", ""),
-    ("managesieve", "sieve", ""),
-    ("ftp", "ftp-control", ""),
-    ("valkey", "redis", ""),
-    ("mongo", "mongodb", ""),
-    ("rabbitmq", "amqp", ""),
-    ("mosquitto", "mqtt", ""),
-    ("jabber", "xmpp", ""),
-    ("scylla", "cassandra", ""),
-    ("cql", "cassandra", ""),
-    ("sqlserver", "mssql", ""),
-    ("tds", "mssql", ""),
-    ("smtps", "smtp", DIRECT),
-    ("submissions", "smtp", DIRECT),
-    ("imaps", "imap", DIRECT),
-    ("pop3s", "pop3", DIRECT),
-    ("nntps", "nntp", DIRECT),
-    ("ldaps", "ldap", DIRECT),
-    ("ftps", "ftp-control", DIRECT),
-    ("xmpps", "xmpp", TLS),
-    ("ircs", "irc", TLS),
-    ("rediss", "redis", TLS),
-    ("mqtts", "mqtt", TLS),
-    ("amqps", "amqp", TLS),
-    ("http", "tcp", ""),
-    ("https", "tcp", TLS),
-    ("tls", "tcp", TLS),
-    ("ssl", "tcp", TLS),
     ("ssl", "tls", ""),
     ("leastconn", "least_connections", ""),
     ("least_conn", "least_connections", ""),
@@ -231,8 +195,19 @@ fn suggest_key(typed: &str, spec: &SectionSpec) -> Option<String> {
 pub(super) fn suggest_value(typed: &str, words: &[&str]) -> Option<String> {
     let word = folded(typed);
     let fits = |(theirs, ours, _): &&(&str, &str, &str)| *theirs == word && words.contains(ours);
-    let (_, ours, more) = VALUES.iter().find(fits)?;
+    let (_, ours, more) = VALUES.iter().find(fits).copied().or_else(|| protocol_named(&word, words))?;
     Some(format!("; write `{ours}`{more}"))
+}
+
+/// The protocol, of those in `words`, that others call `word`, as [`VALUES`] has it.
+fn protocol_named(word: &str, words: &[&str]) -> Option<(&'static str, &'static str, &'static str)> {
+    protocol::all().filter(|protocol| words.contains(&protocol.label())).find_map(|protocol| {
+        let Service { names, tls_names, .. } = protocol.service();
+        let with_tls = if protocol.upgrade().is_some() { DIRECT } else { TLS };
+        let found = |names: &[&'static str]| names.iter().copied().find(|name| *name == word);
+        let plain = found(names).map(|name| (name, protocol.label(), ""));
+        plain.or_else(|| found(tls_names).map(|name| (name, protocol.label(), with_tls)))
+    })
 }
 
 #[cfg(test)]
@@ -251,6 +226,12 @@ mod tests {
             assert_ne!(theirs, ours);
             assert_eq!(*theirs, folded(theirs), "a word is compared as it is folded");
         }
+        for service in protocol::all().map(|protocol| protocol.service()) {
+            for theirs in service.names.iter().chain(service.tls_names) {
+                assert!(!protocol::LABELS.contains(theirs), "{theirs} is a protocol of ours");
+                assert_eq!(*theirs, folded(theirs), "a word is compared as it is folded");
+            }
+        }
     }
 
     #[test]
@@ -267,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_value_is_told_with_what_else_it_takes() {
-        let words = crate::protocol::LABELS;
+        let words = protocol::LABELS;
         assert_eq!(suggest_value("MariaDB", words).as_deref(), Some("; write `mysql`"));
         assert!(
             suggest_value("smtps", words)

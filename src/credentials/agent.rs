@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Weak;
 use std::time::Duration;
 
-use futures_core::Stream;
+use futures_util::Stream;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use spiffe::{WorkloadApiClient, X509Context};
 use zeroize::Zeroizing;

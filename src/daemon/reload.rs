@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::sys::{BindError, Inherited};
 
 use super::active_config::ActiveConfig;
-use super::seconds_since_1970;
+use super::startup_log::warn_of_strangers;
 
 /// How long compiling may take: a user database or a file system may hang.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -165,7 +165,7 @@ pub(super) fn reopen(log: &Log) {
 /// Addresses that cannot be bound.
 fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<ReloadResult, Vec<MistakeView>> {
     let warnings = config.warnings.clone();
-    super::warn_of_strangers(&config);
+    warn_of_strangers(&config);
     let needs_restart = active.config().map_or_else(Vec::new, |before| beyond_reload(before, &config));
     let file = config.file.display().to_string();
     let mut changes = active.apply(config, &mut Inherited::default()).map_err(|errors| {
@@ -197,6 +197,10 @@ fn apply(active: &mut ActiveConfig, config: Config, log: Prepared) -> Result<Rel
     }
     tracing::info!(changes = changes.len(), "configuration reloaded");
     Ok(ReloadResult { ok: true, changes, needs_restart, warnings, mistakes: Vec::new() })
+}
+
+pub(super) fn seconds_since_1970() -> f64 {
+    clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// What the file says but this process can no longer apply.

@@ -1,13 +1,15 @@
 //! What is logged at the start: what is bound, which clusters it leads to, and our identities towards servers. A few
 //! lines, however long the file is.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::SystemTime;
 
 use crate::admin::{AdminState, View};
 use crate::clock;
-use crate::cluster::{Cluster, Host, Source};
+use crate::cluster::{self, Cluster, Source};
+use crate::config::Config;
+use crate::listener;
+use crate::sys::{self, Bind};
 
 /// Items shown in one line; the others are counted.
 const ITEMS_MAX: usize = 8;
@@ -36,6 +38,27 @@ pub(super) fn log_startup(admin_state: &AdminState, workers: usize) {
     }
 }
 
+/// Warns when rules about callers could only deny.
+pub(super) fn warn_of_strangers(config: &Config) {
+    let is_asked = |listener: &listener::Settings| {
+        let is_tcp = listener.binds.iter().any(|bind| matches!(bind, Bind::Tcp(_) | Bind::Systemd(_)));
+        let chooses = |cluster: &cluster::Settings| {
+            cluster.tls.as_ref().is_some_and(|tls| tls.identities().needs().is_some())
+        };
+        let mut its = config.clusters.iter().filter(|cluster| listener.clusters.contains(&cluster.name));
+        is_tcp && (!listener.admission.allow.is_empty() || its.any(chooses))
+    };
+    if config.listeners.iter().any(is_asked)
+        && let Err(error) = sys::checks_socket_owners()
+    {
+        tracing::warn!(
+            %error,
+            "the kernel does not tell who connects over loopback, so every TCP client that rules have to be about is denied; a \
+             systemd unit needs AF_NETLINK in RestrictAddressFamilies"
+        );
+    }
+}
+
 fn describe(cluster: &Cluster) -> String {
     let settings = cluster.settings();
     let tls = match &settings.tls {
@@ -56,15 +79,7 @@ fn describe(cluster: &Cluster) -> String {
 fn whom(known: usize, source: Option<&Source>, is_settled: bool) -> String {
     let asked = match source.filter(|_| !is_settled) {
         None => return format!("{known} endpoint(s)"),
-        Some(Source::Listed(targets)) => {
-            let names = targets.iter().filter(|target| matches!(target.address.host, Host::Name(_)));
-            let names: BTreeSet<_> = names.map(|target| target.address.to_string()).collect();
-            format!("{} name(s) that are being asked for", names.len())
-        }
-        Some(Source::Service(service)) => {
-            format!("the SRV record {}, which is being asked for", service.name)
-        }
-        Some(Source::File(file)) => format!("{}, which is being read", file.path.display()),
+        Some(source) => source.describe(),
     };
     match known {
         0 => format!("the endpoints of {asked}"),
@@ -115,7 +130,7 @@ mod tests {
                 "listeners: {{ app: {{ bind: '127.0.0.1:1', cluster: up }} }}\n\
                  clusters: {{ up: {{ endpoints: {endpoints} }} }}\n"
             );
-            let config = crate::config::Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
+            let config = Config::parse(&text, "/nowhere/l.yaml".as_ref(), &|_| None).unwrap();
             config.clusters[0].source.clone()
         };
         let names = of("[a.test:1, b.test:1, '10.0.0.1:1']");

@@ -11,10 +11,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::cluster::{AttemptStep, Cluster, DialError, DialTarget, Lease, Purpose};
-use crate::future_set::FutureSet;
 use crate::policy::retry;
 use crate::tls::IdentityChoice;
 
@@ -181,13 +184,13 @@ impl<'a> Hedging<'a, '_> {
             let is_secured = failed.is_none() && attempt.is_secured();
             if failed.is_none()
                 && !is_secured
-                && others.flight.len() == 0
+                && others.flight.is_empty()
                 && self.cluster.is_given_up(lease.endpoint().id(), self.plan)
             {
                 return HedgeEvent::GaveUp;
             }
             while !is_secured && others.may_begin(failed.is_some()) && self.begin(&mut others) {}
-            if failed.is_some() && others.flight.len() == 0 {
+            if failed.is_some() && others.flight.is_empty() {
                 break;
             }
             let due = others.due();
@@ -195,10 +198,10 @@ impl<'a> Hedging<'a, '_> {
                 biased;
                 result = first.as_mut(), if failed.is_none() => match result {
                     Ok(established) => return HedgeEvent::First(Ok(established)),
-                    Err(error) if others.flight.len() == 0 => return HedgeEvent::First(Err(error)),
+                    Err(error) if others.flight.is_empty() => return HedgeEvent::First(Err(error)),
                     Err(error) => failed = Some(error),
                 },
-                hedge = others.flight.next() => match &hedge.result {
+                Some(hedge) = others.flight.next() => match &hedge.result {
                     Ok(_) => {
                         others.won();
                         return HedgeEvent::Other(Box::new((hedge, failed, attempt.is_secured())));
@@ -245,7 +248,7 @@ impl<'a> Hedging<'a, '_> {
 struct OtherAttempts<'a> {
     cluster: &'a Cluster,
     patience: Duration,
-    flight: FutureSet<'a, Hedge>,
+    flight: FuturesUnordered<BoxFuture<'a, Hedge>>,
     /// When the next hedge may begin; `None`: never.
     next: Option<Instant>,
 }
@@ -260,17 +263,17 @@ impl<'a> OtherAttempts<'a> {
             true => (patience, Some(clock::now())),
             false => (late, settings.awaits_greetings().then_some(begun + late)),
         };
-        Self { cluster, patience, flight: FutureSet::default(), next }
+        Self { cluster, patience, flight: FuturesUnordered::new(), next }
     }
 
     /// `at_once`: the first attempt has failed.
     fn may_begin(&self, at_once: bool) -> bool {
         self.flight.len() < HEDGES_MAX
-            && self.next.is_some_and(|next| next <= clock::now() || (at_once && self.flight.len() == 0))
+            && self.next.is_some_and(|next| next <= clock::now() || (at_once && self.flight.is_empty()))
     }
 
     fn began(&mut self, attempt: impl Future<Output = Hedge> + Send + 'a) {
-        self.flight.push(attempt);
+        self.flight.push(Box::pin(attempt));
         self.next = Some(clock::now() + self.patience);
     }
 

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{Cluster, Lease, PORTION, PreconnectSettings, Purpose, Ready, Spare};
 use crate::drain::DrainWatch;
-use crate::future_set::FutureSet;
 use crate::policy::backoff;
 use crate::tls::HandshakeInfo;
 
@@ -57,9 +59,9 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = &mut stop => break,
-            dialled = keeper.dialling.next() => keeper.dialled(dialled),
+            Some(dialled) = keeper.dialling.next() => keeper.dialled(dialled),
             lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
-            () = keeper.closing.next() => {}
+            Some(()) = keeper.closing.next() => {}
             () = cluster.spares().taken() => keeper.setbacks = 0,
             // Never an error: we hold the cluster.
             _ = changes.changed() => keeper.not_before = clock::now(),
@@ -77,9 +79,9 @@ struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
     settings: PreconnectSettings,
     rng: Rng,
-    dialling: FutureSet<'static, Refill>,
+    dialling: FuturesUnordered<BoxFuture<'static, Refill>>,
     /// Connections that are being closed in order.
-    closing: FutureSet<'static, ()>,
+    closing: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Consecutive failures.
     setbacks: u32,
     not_before: Instant,
@@ -89,7 +91,7 @@ struct Keeper<'a> {
 
 impl<'a> Keeper<'a> {
     fn new(cluster: &'a Arc<Cluster>, settings: PreconnectSettings, rng: Rng) -> Self {
-        let (dialling, closing) = (FutureSet::default(), FutureSet::default());
+        let (dialling, closing) = (FuturesUnordered::new(), FuturesUnordered::new());
         let portion = Box::new([0; PORTION]);
         Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
     }
@@ -104,14 +106,14 @@ impl<'a> Keeper<'a> {
             && self.cluster.may_refill()
         {
             let cluster = Arc::clone(self.cluster);
-            self.dialling.push(async move {
+            self.dialling.push(Box::pin(async move {
                 let mut record = DialRecord::default();
                 match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
                     Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record.agreed)),
                     // Preconnect is only for protocols whose servers do not speak first.
                     Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
                 }
-            });
+            }));
         }
         let pause = if self.not_before > now { self.not_before } else { now + self.settings.max_age };
         spares.next_end().map_or(pause, |end| end.min(pause))
@@ -154,10 +156,10 @@ impl<'a> Keeper<'a> {
     fn part(&mut self, spare: Spare) {
         let Spare { ready: Ready { stream: mut end, .. }, lease, .. } = spare;
         // Bounded by the number of spares.
-        self.closing.push(async move {
+        self.closing.push(Box::pin(async move {
             shut_down_within(VERDICT, &mut end).await;
             drop((end, lease));
-        });
+        }));
     }
 
     fn set_back(&mut self) {
@@ -177,6 +179,6 @@ impl<'a> Keeper<'a> {
             self.part(spare);
         }
         self.show();
-        self.closing.all().await;
+        self.closing.count().await;
     }
 }

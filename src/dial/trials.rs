@@ -8,11 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{Cluster, DialError, Endpoint, Ready};
 use crate::drain::DrainWatch;
-use crate::future_set::FutureSet;
 use crate::policy::cluster_state::trials::{Trial, TrialVerdict};
 use crate::policy::outlier::Fault;
 
@@ -28,7 +31,7 @@ const EARLY_MAX: Duration = Duration::from_secs(5);
 /// How long running trials may take to end when the drain begins.
 const LAST_TRIALS: Duration = Duration::from_millis(500);
 
-type Flight = FutureSet<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>;
+type Flight = FuturesUnordered<BoxFuture<'static, (Trial, Arc<Endpoint>, Result<TrialSuccess, DialError>)>>;
 
 /// A successful trial: how long its dial took, and the connection, to be closed in order.
 type TrialSuccess = (Duration, Ready);
@@ -42,13 +45,13 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
     cluster.forget_trials();
     let mut stop = pin!(watch.begun());
     let mut flight = Flight::default();
-    let mut closing = FutureSet::default();
+    let mut closing = FuturesUnordered::new();
     loop {
         let next = launch(&cluster, &mut flight);
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (trial, endpoint, result) = flight.next() => {
+            Some((trial, endpoint, result)) = flight.next() => {
                 let result = result.map(|(took, mut ready)| {
                     // Bounded by the number of trials; nothing waits for it.
                     closing.push(async move { shut_down_within(PARTING, &mut ready.stream).await });
@@ -56,13 +59,13 @@ pub(crate) async fn run(cluster: Arc<Cluster>, watch: DrainWatch) {
                 });
                 note(&cluster, trial, &endpoint, &result);
             }
-            () = closing.next() => {}
+            Some(()) = closing.next() => {}
             () = cluster.trial_due() => {}
             () = alarm::sleep_until(next) => {}
         }
     }
     // Servers log aborted conversations, and some count them.
-    let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_TRIALS, flight.count()).await;
 }
 
 /// Begins the due trials. Returns when to look again; `None`: another event will come first.
@@ -70,10 +73,10 @@ fn launch(cluster: &Arc<Cluster>, flight: &mut Flight) -> Option<Instant> {
     let (begun, next) = cluster.begin_trials();
     for (trial, endpoint) in begun {
         let cluster = Arc::clone(cluster);
-        flight.push(async move {
+        flight.push(Box::pin(async move {
             let result = attempt(&cluster, trial, &endpoint).await;
             (trial, endpoint, result)
-        });
+        }));
     }
     next
 }

@@ -166,14 +166,7 @@ mod tests {
     use crate::sys::{Bind, ListeningSocket, Options, UnixBind};
 
     fn redis() -> Arc<dyn Protocol> {
-        let options = protocol::Options {
-            scram_plus: protocol::postgres::ScramPlus::Auto,
-            server_is_verified: true,
-            rsa_key: None,
-            host_name: "host.test".into(),
-            helo_name: None,
-        };
-        protocol::named("redis", &options).expect("a protocol")
+        protocol::named("redis", &protocol::Options::default()).expect("a protocol")
     }
 
     async fn client() -> (Socket, UnixStream) {

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 
 use crate::alarm;
 use crate::clock;
 use crate::cluster::health_check::{ProbeKind, Settings};
 use crate::cluster::{Cluster, Endpoint};
 use crate::drain::DrainWatch;
-use crate::future_set::FutureSet;
 use crate::policy::endpoint_state::Admin;
 use crate::policy::health;
 use crate::policy::outlier::Fault;
@@ -42,7 +44,7 @@ const fn proves(kind: &ProbeKind) -> Fault {
 }
 
 /// The probes in flight.
-type Flight = FutureSet<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>;
+type Flight = FuturesUnordered<BoxFuture<'static, (Arc<Endpoint>, Result<(), HealthCheckError>)>>;
 
 /// Probes the endpoints of a cluster until the drain begins. Returns at once without a `health_check`.
 pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) {
@@ -57,7 +59,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
         tokio::select! {
             biased;
             () = &mut stop => break,
-            (endpoint, result) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
+            Some((endpoint, result)) = flight.next() => note(&cluster, &settings, &endpoint, result, &mut rng),
             // Never an error: we hold the cluster.
             _ = changes.changed() => follow(&cluster, &settings),
             () = cluster.probe_table().wait_expedited() => {}
@@ -65,7 +67,7 @@ pub(crate) async fn run(cluster: Arc<Cluster>, mut rng: Rng, watch: DrainWatch) 
         }
     }
     // Let probes end in order: servers log, and some count, a conversation that breaks off.
-    let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.all()).await;
+    let _ = alarm::timeout_at(clock::now() + LAST_PROBES, flight.count()).await;
 }
 
 /// Updates the table to the cluster's present, enabled endpoints. The health of one that returns starts anew.
@@ -88,10 +90,10 @@ fn launch(cluster: &Arc<Cluster>, settings: &Arc<Settings>, flight: &mut Flight)
             Err(next) => return next,
         };
         let (cluster, settings) = (Arc::clone(cluster), Arc::clone(settings));
-        flight.push(async move {
+        flight.push(Box::pin(async move {
             let result = probe(cluster.settings(), &settings, &endpoint).await;
             (endpoint, result)
-        });
+        }));
     }
     None
 }

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 
 use super::inherited::{AllInherited, InheritedMetrics};
-use super::names::{BUCKETS, BUILD_INFO, LOST_LINES, TASKS, describe};
+use super::names::{BUILD_INFO, LOST_LINES, TASKS, describe, histograms};
 use super::series_guard::{RenderPurpose, without_removed};
 use crate::alarm;
 use crate::clock;
@@ -146,7 +146,7 @@ pub(crate) fn count_lost_lines(count: impl Fn() -> Vec<(&'static str, u64)> + Se
 }
 
 fn builder() -> Result<PrometheusBuilder, metrics_exporter_prometheus::BuildError> {
-    BUCKETS.iter().try_fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
-        builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
+    histograms().try_fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), bounds)
     })
 }

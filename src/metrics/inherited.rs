@@ -8,9 +8,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{
-    BUCKETS, CALLER_CONNECTIONS, CALLER_SESSIONS, ENDPOINT_SESSIONS, PREFIX, SESSIONS_ACTIVE,
-};
+use super::names::{CALLER_CONNECTIONS, PREFIX, histograms, is_live};
 
 /// What another process has counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,9 +30,6 @@ pub(crate) struct AllInherited {
     living: BTreeMap<u32, InheritedMetrics>,
 }
 
-/// The gauges that are added up over processes.
-const LIVE: [&str; 3] = [SESSIONS_ACTIVE, ENDPOINT_SESSIONS, CALLER_SESSIONS];
-
 /// A parsed line of the text.
 struct Sample<'a> {
     series: &'a str,
@@ -54,7 +49,7 @@ impl InheritedMetrics {
                 (family, kind) = (name, of);
             }
             let Some(Sample { series, name, value }) = Sample::read(line) else { continue };
-            if LIVE.contains(&name) {
+            if is_live(name) {
                 read.live.insert(series.to_owned(), value);
             } else if matches!(kind, "counter" | "histogram") && name.starts_with(family) {
                 bounds.entry(family).or_default().extend(bound(series));
@@ -176,7 +171,7 @@ fn is_part_of_a_histogram(rest: &str) -> bool {
 /// Whether a family has no buckets, or exactly those that it has here.
 fn has_our_buckets(family: &str, bounds: &BTreeSet<&str>) -> bool {
     let theirs: Vec<_> = bounds.iter().filter_map(|bound| bound.parse::<f64>().ok()).collect();
-    let ours = BUCKETS.iter().find(|(name, _)| *name == family).map(|(_, bounds)| *bounds);
+    let ours = histograms().find(|(name, _)| *name == family).map(|(_, bounds)| bounds);
     match ours {
         None => bounds.is_empty(),
         Some(ours) => {
@@ -260,7 +255,7 @@ mod tests {
 
     #[test]
     fn histograms_are_carried_with_the_same_buckets_only() {
-        let bounds = BUCKETS.iter().find(|(name, _)| *name == "ambassador_first_byte_seconds").unwrap().1;
+        let bounds = histograms().find(|(name, _)| *name == "ambassador_first_byte_seconds").unwrap().1;
         let ours = histogram(bounds, 1);
         let both = living(&histogram(bounds, 10)).add_to(ours.clone());
         assert!(both.contains("le=\"0.0001\"} 11\n") && both.contains("le=\"+Inf\"} 187\n"), "{both}");

@@ -1,55 +1,28 @@
-//! The names of all metrics, their help, and the buckets of histograms.
+//! Every metric, one row each: its name, its kind, its help and its buckets. All else is derived from the table.
 
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// The prefix of all names, except those of the process (`process_*`).
 pub(super) const PREFIX: &str = "ambassador_";
-pub(super) const ACCEPTED: &str = "ambassador_accepted_total";
-pub(super) const CONNECTIONS: &str = "ambassador_connections_total";
-pub(super) const SESSIONS_ACTIVE: &str = "ambassador_sessions_active";
-pub(super) const SESSION_DURATION: &str = "ambassador_session_duration_seconds";
-pub(super) const SENT_BYTES: &str = "ambassador_sent_bytes_total";
-pub(super) const RECEIVED_BYTES: &str = "ambassador_received_bytes_total";
-pub(super) const CONNECT_ATTEMPTS: &str = "ambassador_connect_attempts_total";
-pub(super) const CONNECT_DURATION: &str = "ambassador_connect_duration_seconds";
-pub(super) const HANDSHAKE_DURATION: &str = "ambassador_handshake_duration_seconds";
-pub(super) const TLS_HANDSHAKES: &str = "ambassador_tls_handshakes_total";
-pub(super) const RESUMPTION_REFUSED: &str = "ambassador_tls_resumption_refused_total";
-pub(super) const FIRST_BYTE: &str = "ambassador_first_byte_seconds";
-pub(super) const ENDPOINT_SESSIONS: &str = "ambassador_endpoint_sessions";
-pub(super) const ENDPOINT_HEALTHY: &str = "ambassador_endpoint_healthy";
-pub(super) const HEALTH_CHECKS: &str = "ambassador_health_checks_total";
-pub(super) const CALLER_CONNECTIONS: &str = "ambassador_caller_connections_total";
-pub(super) const CALLER_REFUSED: &str = "ambassador_caller_refused_total";
-pub(super) const CALLER_SESSIONS: &str = "ambassador_caller_sessions";
-pub(super) const PRECONNECTED: &str = "ambassador_preconnected";
-pub(super) const PRECONNECTS: &str = "ambassador_preconnects_total";
-pub(super) const ENDPOINT_EJECTED: &str = "ambassador_endpoint_ejected";
-pub(super) const EJECTIONS: &str = "ambassador_ejections_total";
-pub(super) const BREAKER_STATE: &str = "ambassador_breaker_state";
-pub(super) const BREAKER_TRANSITIONS: &str = "ambassador_breaker_transitions_total";
-pub(super) const RETRY_BUDGET_EXHAUSTED: &str = "ambassador_retry_budget_exhausted_total";
-pub(super) const HEDGED_DIALS: &str = "ambassador_hedged_dials_total";
-pub(super) const TRIALS: &str = "ambassador_trials_total";
-pub(super) const UNCLEAN_TLS_ENDS: &str = "ambassador_unclean_tls_ends_total";
-pub(super) const CLUSTER_PANIC: &str = "ambassador_cluster_panic";
-pub(super) const PENDING_DIALS: &str = "ambassador_pending_dials";
-pub(super) const WAITING_SESSIONS: &str = "ambassador_waiting_sessions";
-pub(super) const WAIT_DURATION: &str = "ambassador_wait_duration_seconds";
-pub(super) const ACCEPT_ERRORS: &str = "ambassador_accept_errors_total";
-pub(super) const CERTIFICATE_EXPIRY: &str = "ambassador_certificate_expiry_timestamp_seconds";
-pub(super) const CREDENTIAL_RELOADS: &str = "ambassador_credential_reloads_total";
-pub(super) const INSECURE: &str = "ambassador_tls_verification_disabled";
-pub(super) const DISCOVERY: &str = "ambassador_discovery_total";
-pub(super) const DISCOVERY_FAILING: &str = "ambassador_discovery_failing";
-pub(super) const DISCOVERY_SUCCESS: &str = "ambassador_discovery_last_success_timestamp_seconds";
-pub(super) const LOST_LINES: &str = "ambassador_log_lines_lost_total";
-pub(super) const CONFIG_RELOADS: &str = "ambassador_config_reloads_total";
-pub(super) const CONFIG_LOADED: &str = "ambassador_config_last_loaded_timestamp_seconds";
-pub(super) const PARTED: &str = "ambassador_drained_sessions_total";
-pub(super) const REPLACEMENTS: &str = "ambassador_replacements_total";
-pub(super) const TASKS: &str = "ambassador_tasks";
-pub(super) const BUILD_INFO: &str = "ambassador_build_info";
+
+/// A row of the table.
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+}
+
+enum Kind {
+    Counter,
+    Gauge,
+    /// A gauge that is added up over processes while they live.
+    LiveGauge,
+    /// A gauge in seconds since 1970.
+    Timestamp,
+    /// Of seconds, with the upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+use Kind::{Counter, Gauge, Histogram, LiveGauge, Timestamp};
 
 /// From a tenth of a millisecond, for a dial on the same host, to ten seconds, the default deadline.
 const DIAL_BUCKETS: &[f64] = &[
@@ -59,118 +32,118 @@ const DIAL_BUCKETS: &[f64] = &[
 const SESSION_BUCKETS: &[f64] =
     &[0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 4.0 * 3600.0, 24.0 * 3600.0];
 
-/// The upper bounds of every histogram's buckets.
-pub(super) const BUCKETS: [(&str, &[f64]); 5] = [
-    (SESSION_DURATION, SESSION_BUCKETS),
-    (CONNECT_DURATION, DIAL_BUCKETS),
-    (HANDSHAKE_DURATION, DIAL_BUCKETS),
-    (FIRST_BYTE, DIAL_BUCKETS),
-    (WAIT_DURATION, DIAL_BUCKETS),
-];
+/// Makes a constant of each name, and [`METRICS`] of the rows.
+macro_rules! metrics {
+    ($($constant:ident: $name:literal, $kind:expr, $help:literal;)*) => {
+        $(pub(super) const $constant: &str = $name;)*
+
+        const METRICS: &[Metric] = &[$(Metric { name: $constant, kind: $kind, help: $help }),*];
+    };
+}
+
+metrics! {
+    ACCEPTED: "ambassador_accepted_total", Counter, "Connections accepted.";
+    CONNECTIONS: "ambassador_connections_total", Counter, "Connections ended, by outcome.";
+    SESSIONS_ACTIVE: "ambassador_sessions_active", LiveGauge, "Sessions between accept and close.";
+    SESSION_DURATION: "ambassador_session_duration_seconds", Histogram(SESSION_BUCKETS),
+        "From accept to close, of sessions that relayed.";
+    SENT_BYTES: "ambassador_sent_bytes_total", Counter, "Bytes to the upstream, those of live sessions included.";
+    RECEIVED_BYTES: "ambassador_received_bytes_total", Counter,
+        "Bytes from the upstream, those of live sessions included.";
+    CONNECT_ATTEMPTS: "ambassador_connect_attempts_total", Counter, "Attempts to reach an endpoint, by result.";
+    CONNECT_DURATION: "ambassador_connect_duration_seconds", Histogram(DIAL_BUCKETS),
+        "TCP connect of attempts that got that far.";
+    HANDSHAKE_DURATION: "ambassador_handshake_duration_seconds", Histogram(DIAL_BUCKETS),
+        "Upgrade and TLS handshake of attempts that succeeded.";
+    TLS_HANDSHAKES: "ambassador_tls_handshakes_total", Counter,
+        "TLS handshakes that succeeded: full ones, and ones that resumed a session.";
+    RESUMPTION_REFUSED: "ambassador_tls_resumption_refused_total", Counter,
+        "Handshakes that the server ended because they offered to resume a session.";
+    FIRST_BYTE: "ambassador_first_byte_seconds", Histogram(DIAL_BUCKETS),
+        "From accept to the first byte of the upstream.";
+    ENDPOINT_SESSIONS: "ambassador_endpoint_sessions", LiveGauge, "Live sessions on the endpoint.";
+    ENDPOINT_HEALTHY: "ambassador_endpoint_healthy", Gauge,
+        "0 where health checks say that the endpoint is down, and where it is not probed any more; else 1.";
+    HEALTH_CHECKS: "ambassador_health_checks_total", Counter, "Probes that ended, by result.";
+    CALLER_CONNECTIONS: "ambassador_caller_connections_total", Counter,
+        "Connections whose caller was looked up, by its unit.";
+    CALLER_REFUSED: "ambassador_caller_refused_total", Counter,
+        "Those that were denied, or over a cap of the listener or of their caller, by unit.";
+    CALLER_SESSIONS: "ambassador_caller_sessions", LiveGauge,
+        "Sessions between accept and close, by the caller's unit.";
+    PRECONNECTED: "ambassador_preconnected", Gauge, "Upstream connections that are ready for sessions to come.";
+    PRECONNECTS: "ambassador_preconnects_total", Counter,
+        "Sessions that found one ready (hit) or not (miss), and those that were replaced (retired) or ended by the server (died).";
+    ENDPOINT_EJECTED: "ambassador_endpoint_ejected", Gauge,
+        "1 while failures of its dials or sessions set the endpoint aside.";
+    EJECTIONS: "ambassador_ejections_total", Counter, "Times that the endpoint was set aside, by what it did wrong.";
+    BREAKER_STATE: "ambassador_breaker_state", Gauge,
+        "0 closed (sessions pass), 1 half-open (the endpoints are being tried), 2 open.";
+    BREAKER_TRANSITIONS: "ambassador_breaker_transitions_total", Counter,
+        "Changes of the cluster's breaker, by the new state.";
+    RETRY_BUDGET_EXHAUSTED: "ambassador_retry_budget_exhausted_total", Counter,
+        "Retries that had to wait for want of retry budget.";
+    HEDGED_DIALS: "ambassador_hedged_dials_total", Counter,
+        "Attempts begun beside one that did not answer, by what became of them.";
+    TRIALS: "ambassador_trials_total", Counter,
+        "Dials of our own to endpoints that were set aside or all failed, by result.";
+    UNCLEAN_TLS_ENDS: "ambassador_unclean_tls_ends_total", Counter,
+        "Sessions whose server ended TLS without close_notify, before its client had ended.";
+    CLUSTER_PANIC: "ambassador_cluster_panic", Gauge,
+        "1 while health checks find every endpoint down and all are used all the same.";
+    PENDING_DIALS: "ambassador_pending_dials", Gauge, "Dials in flight.";
+    WAITING_SESSIONS: "ambassador_waiting_sessions", Gauge,
+        "Sessions that wait for room in a full cluster, or for one that is down to come back.";
+    WAIT_DURATION: "ambassador_wait_duration_seconds", Histogram(DIAL_BUCKETS),
+        "How long those waited that got room.";
+    ACCEPT_ERRORS: "ambassador_accept_errors_total", Counter,
+        "Connections that could not be accepted, and accepts that had to wait.";
+    CERTIFICATE_EXPIRY: "ambassador_certificate_expiry_timestamp_seconds", Timestamp,
+        "When the certificate ends, in seconds since 1970.";
+    CREDENTIAL_RELOADS: "ambassador_credential_reloads_total", Counter,
+        "Credentials whose files changed: replaced while in use, or kept for want of good ones.";
+    INSECURE: "ambassador_tls_verification_disabled", Gauge, "1 where insecure_skip_verify is set.";
+    DISCOVERY: "ambassador_discovery_total", Counter,
+        "Questions about a cluster's endpoints, by what became of them.";
+    DISCOVERY_FAILING: "ambassador_discovery_failing", Gauge,
+        "Names, records and files of the cluster whose last answer was no good.";
+    DISCOVERY_SUCCESS: "ambassador_discovery_last_success_timestamp_seconds", Timestamp,
+        "When the last good answer about the cluster's endpoints came, in seconds since 1970.";
+    LOST_LINES: "ambassador_log_lines_lost_total", Counter,
+        "Log lines that could not be written, or not as fast as they came, by the kind of output.";
+    CONFIG_RELOADS: "ambassador_config_reloads_total", Counter, "Reloads of the configuration, by result.";
+    CONFIG_LOADED: "ambassador_config_last_loaded_timestamp_seconds", Timestamp,
+        "When the configuration in force was loaded, in seconds since 1970.";
+    PARTED: "ambassador_drained_sessions_total", Counter,
+        "Sessions that a drain ended: in a moment of silence, or by force at the end of its time.";
+    REPLACEMENTS: "ambassador_replacements_total", Counter,
+        "Replacements of the running process, by result: `ok` counts in the new one.";
+    TASKS: "ambassador_tasks", Gauge,
+        "Tasks that run: of sessions and the sockets they come by, and of all that looks after them.";
+    BUILD_INFO: "ambassador_build_info", Gauge, "1, with the version.";
+}
 
 /// Describes all metrics to the recorder.
 pub(super) fn describe() {
-    describe_counter!(ACCEPTED, "Connections accepted.");
-    describe_counter!(CONNECTIONS, "Connections ended, by outcome.");
-    describe_gauge!(SESSIONS_ACTIVE, "Sessions between accept and close.");
-    describe_histogram!(SESSION_DURATION, Unit::Seconds, "From accept to close, of sessions that relayed.");
-    describe_counter!(SENT_BYTES, "Bytes to the upstream, those of live sessions included.");
-    describe_counter!(RECEIVED_BYTES, "Bytes from the upstream, those of live sessions included.");
-    describe_counter!(CONNECT_ATTEMPTS, "Attempts to reach an endpoint, by result.");
-    describe_histogram!(CONNECT_DURATION, Unit::Seconds, "TCP connect of attempts that got that far.");
-    describe_histogram!(
-        HANDSHAKE_DURATION,
-        Unit::Seconds,
-        "Upgrade and TLS handshake of attempts that succeeded."
-    );
-    describe_counter!(
-        TLS_HANDSHAKES,
-        "TLS handshakes that succeeded: full ones, and ones that resumed a session."
-    );
-    describe_histogram!(FIRST_BYTE, Unit::Seconds, "From accept to the first byte of the upstream.");
-    describe_gauge!(ENDPOINT_SESSIONS, "Live sessions on the endpoint.");
-    describe_gauge!(
-        ENDPOINT_HEALTHY,
-        "0 where health checks say that the endpoint is down, and where it is not probed any more; else 1."
-    );
-    describe_counter!(HEALTH_CHECKS, "Probes that ended, by result.");
-    describe_counter!(CALLER_CONNECTIONS, "Connections whose caller was looked up, by its unit.");
-    describe_counter!(
-        CALLER_REFUSED,
-        "Those that were denied, or over a cap of the listener or of their caller, by unit."
-    );
-    describe_gauge!(CALLER_SESSIONS, "Sessions between accept and close, by the caller's unit.");
-    describe_gauge!(PRECONNECTED, "Upstream connections that are ready for sessions to come.");
-    describe_counter!(
-        PRECONNECTS,
-        "Sessions that found one ready (hit) or not (miss), and those that were replaced (retired) or ended by the server (died)."
-    );
-    describe_gauge!(ENDPOINT_EJECTED, "1 while failures of its dials or sessions set the endpoint aside.");
-    describe_counter!(
-        RESUMPTION_REFUSED,
-        "Handshakes that the server ended because they offered to resume a session."
-    );
-    describe_counter!(EJECTIONS, "Times that the endpoint was set aside, by what it did wrong.");
-    describe_gauge!(
-        BREAKER_STATE,
-        "0 closed (sessions pass), 1 half-open (the endpoints are being tried), 2 open."
-    );
-    describe_counter!(BREAKER_TRANSITIONS, "Changes of the cluster's breaker, by the new state.");
-    describe_counter!(RETRY_BUDGET_EXHAUSTED, "Retries that had to wait for want of retry budget.");
-    describe_counter!(HEDGED_DIALS, "Attempts begun beside one that did not answer, by what became of them.");
-    describe_counter!(TRIALS, "Dials of our own to endpoints that were set aside or all failed, by result.");
-    describe_counter!(
-        UNCLEAN_TLS_ENDS,
-        "Sessions whose server ended TLS without close_notify, before its client had ended."
-    );
-    describe_gauge!(
-        CLUSTER_PANIC,
-        "1 while health checks find every endpoint down and all are used all the same."
-    );
-    describe_gauge!(PENDING_DIALS, "Dials in flight.");
-    describe_gauge!(
-        WAITING_SESSIONS,
-        "Sessions that wait for room in a full cluster, or for one that is down to come back."
-    );
-    describe_histogram!(WAIT_DURATION, Unit::Seconds, "How long those waited that got room.");
-    describe_counter!(ACCEPT_ERRORS, "Connections that could not be accepted, and accepts that had to wait.");
-    describe_gauge!(CERTIFICATE_EXPIRY, Unit::Seconds, "When the certificate ends, in seconds since 1970.");
-    describe_counter!(
-        CREDENTIAL_RELOADS,
-        "Credentials whose files changed: replaced while in use, or kept for want of good ones."
-    );
-    describe_gauge!(INSECURE, "1 where insecure_skip_verify is set.");
-    describe_counter!(DISCOVERY, "Questions about a cluster's endpoints, by what became of them.");
-    describe_gauge!(
-        DISCOVERY_FAILING,
-        "Names, records and files of the cluster whose last answer was no good."
-    );
-    describe_gauge!(
-        DISCOVERY_SUCCESS,
-        Unit::Seconds,
-        "When the last good answer about the cluster's endpoints came, in seconds since 1970."
-    );
-    describe_counter!(
-        LOST_LINES,
-        "Log lines that could not be written, or not as fast as they came, by the kind of output."
-    );
-    describe_counter!(CONFIG_RELOADS, "Reloads of the configuration, by result.");
-    describe_gauge!(
-        CONFIG_LOADED,
-        Unit::Seconds,
-        "When the configuration in force was loaded, in seconds since 1970."
-    );
-    describe_counter!(
-        PARTED,
-        "Sessions that a drain ended: in a moment of silence, or by force at the end of its time."
-    );
-    describe_counter!(
-        REPLACEMENTS,
-        "Replacements of the running process, by result: `ok` counts in the new one."
-    );
-    describe_gauge!(
-        TASKS,
-        "Tasks that run: of sessions and the sockets they come by, and of all that looks after them."
-    );
-    describe_gauge!(BUILD_INFO, "1, with the version.");
+    for Metric { name, kind, help } in METRICS {
+        match kind {
+            Counter => describe_counter!(*name, *help),
+            Gauge | LiveGauge => describe_gauge!(*name, *help),
+            Timestamp => describe_gauge!(*name, Unit::Seconds, *help),
+            Histogram(_) => describe_histogram!(*name, Unit::Seconds, *help),
+        }
+    }
+}
+
+/// Every histogram, with the upper bounds of its buckets.
+pub(super) fn histograms() -> impl Iterator<Item = (&'static str, &'static [f64])> {
+    METRICS.iter().filter_map(|metric| match metric.kind {
+        Histogram(bounds) => Some((metric.name, bounds)),
+        Counter | Gauge | LiveGauge | Timestamp => None,
+    })
+}
+
+/// Whether it is a gauge that is added up over processes.
+pub(super) fn is_live(name: &str) -> bool {
+    METRICS.iter().any(|metric| matches!(metric.kind, LiveGauge) && metric.name == name)
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 #[derive(Debug)]
 pub(super) struct Amqp;
@@ -14,6 +14,10 @@ pub(super) struct Amqp;
 impl Protocol for Amqp {
     fn label(&self) -> &'static str {
         "amqp"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["rabbitmq"], tls_names: &["amqps"], ports: &[5672], tls_ports: &[5671] }
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

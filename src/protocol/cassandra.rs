@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 /// CQL's native protocol.
 #[derive(Debug)]
@@ -14,6 +14,10 @@ pub(super) struct Cassandra;
 impl Protocol for Cassandra {
     fn label(&self) -> &'static str {
         "cassandra"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["scylla", "cql"], ..Service::UNKNOWN }
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

@@ -8,10 +8,11 @@ use std::borrow::Cow;
 
 use super::lines::{
     Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
-    reply,
+    greets_220, reply,
 };
 use super::{
-    Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade, UpgradeError,
+    Dialogue, DialogueError, Outbox, Probe, Protocol, Refusal, ReplyTo, Service, TurnedAway, Upgrade,
+    UpgradeError,
 };
 
 #[derive(Debug)]
@@ -20,6 +21,14 @@ pub(super) struct FtpControl;
 impl Protocol for FtpControl {
     fn label(&self) -> &'static str {
         "ftp-control"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["ftp"], tls_names: &["ftps"], ports: &[21], tls_ports: &[990] }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        greets_220(first)
     }
 
     fn server_greets(&self) -> bool {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::lines::{
     Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
 };
-use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
 /// IMAP4rev1 and rev2.
 #[derive(Debug)]
@@ -16,6 +16,15 @@ pub(super) struct Imap;
 impl Protocol for Imap {
     fn label(&self) -> &'static str {
         "imap"
+    }
+
+    fn service(&self) -> Service {
+        Service { tls_names: &["imaps"], ports: &[143], tls_ports: &[993], ..Service::UNKNOWN }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        let begins = [&b"* OK"[..], b"* PREAUTH", b"* BYE"];
+        begins.iter().any(|begin| first.starts_with(begin)).then_some("it greets as servers of imap do")
     }
 
     fn server_greets(&self) -> bool {

@@ -4,7 +4,7 @@
 //! there.
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Protocol, Refusal, ReplyTo};
+use super::{Opening, Protocol, Refusal, ReplyTo, Service};
 
 #[derive(Debug)]
 pub(super) struct Irc;
@@ -12,6 +12,10 @@ pub(super) struct Irc;
 impl Protocol for Irc {
     fn label(&self) -> &'static str {
         "irc"
+    }
+
+    fn service(&self) -> Service {
+        Service { tls_names: &["ircs"], ports: &[6667], tls_ports: &[6697], ..Service::UNKNOWN }
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{
-    NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service,
     TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
 
@@ -19,6 +19,15 @@ pub(super) struct Ldap;
 impl Protocol for Ldap {
     fn label(&self) -> &'static str {
         "ldap"
+    }
+
+    fn service(&self) -> Service {
+        Service { tls_names: &["ldaps"], ports: &[389, 3268], tls_ports: &[636, 3269], ..Service::UNKNOWN }
+    }
+
+    /// slapd takes 548.
+    fn proxy_header_max(&self) -> usize {
+        512
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

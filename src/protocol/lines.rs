@@ -16,6 +16,13 @@ const SAID_MAX: usize = 64 * 1024;
 /// The most that is read at once.
 const PORTION: usize = 512;
 
+/// [`Protocol::recognize`](super::Protocol::recognize) of the protocols that greet with code 220 (RFC 5321 §4.2, RFC
+/// 959 §4.2).
+pub(super) fn greets_220(first: &[u8]) -> Option<&'static str> {
+    let is_220 = first.starts_with(b"220 ") || first.starts_with(b"220-");
+    is_220.then_some("it greets as servers of smtp and ftp-control do")
+}
+
 /// How lines are framed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {

@@ -70,6 +70,24 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     /// The name in the file.
     fn label(&self) -> &'static str;
 
+    /// How its servers are known: for warnings and hints alone, since a server may use any port.
+    fn service(&self) -> Service {
+        Service::UNKNOWN
+    }
+
+    /// What a server seems to speak that begins with these bytes, if it is this protocol: for the user, who may have
+    /// named the wrong port. It decides nothing.
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        let _ = first;
+        None
+    }
+
+    /// How long a PROXY header its servers accept, in bytes: the least of those that were measured (docs/CONTEXT.md has
+    /// the table).
+    fn proxy_header_max(&self) -> usize {
+        1500
+    }
+
     /// The ALPN protocols of its servers, offered unless the file says otherwise.
     fn alpn(&self) -> &'static [&'static str] {
         &[]
@@ -192,6 +210,27 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     }
 }
 
+/// How a protocol's servers are known to others: their words for the protocol, and its ports.
+///
+/// Source of ports: IANA's registry of service names and port numbers; RFC 8314 §3 (465, 993, 995), RFC 4642 §1 (563),
+/// RFC 4217 (990).
+#[derive(Debug, Clone, Copy)]
+pub struct Service {
+    /// Other programs' names of the protocol, in lower case, with `_` for `-`; never accepted.
+    pub names: &'static [&'static str],
+    /// Those of the protocol with TLS from the first byte.
+    pub tls_names: &'static [&'static str],
+    /// Registered ports with an upgrade or without TLS.
+    pub ports: &'static [u16],
+    /// Registered ports with TLS from the first byte.
+    pub tls_ports: &'static [u16],
+}
+
+impl Service {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { names: &[], tls_names: &[], ports: &[], tls_ports: &[] };
+}
+
 /// Which words of a server are examined before its session is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstWords {
@@ -215,14 +254,14 @@ pub enum CallerAnnouncement {
 }
 
 /// What protocols need of the configuration and of the host.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// `scram_plus`.
     pub scram_plus: postgres::ScramPlus,
     /// Upstream TLS is on and verifies the server.
     pub server_is_verified: bool,
-    /// Decrypts passwords, for a protocol that has a use for it: [`wants_rsa_key`].
-    pub rsa_key: Option<&'static RsaKey>,
+    /// Makes the key that decrypts passwords, which takes time: called by a protocol that has a use for it.
+    pub rsa_key: Option<fn() -> &'static RsaKey>,
     /// The host's name, in any form.
     pub host_name: String,
     /// The name to use where a protocol wants a host's name, instead of `host_name`; [`helo_name`] checks it.
@@ -271,12 +310,6 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
     labels
 }
 
-/// Whether a protocol needs [`Options::rsa_key`], which takes time to make.
-#[must_use]
-pub fn wants_rsa_key(label: &str) -> bool {
-    label == "mysql"
-}
-
 /// The protocol with that name.
 #[must_use]
 pub fn named(label: &str, options: &Options) -> Option<Arc<dyn Protocol>> {
@@ -284,18 +317,17 @@ pub fn named(label: &str, options: &Options) -> Option<Arc<dyn Protocol>> {
     Some(make(options))
 }
 
+/// Every protocol with the default options: for what is true of all clusters that speak it.
+pub fn all() -> impl Iterator<Item = Arc<dyn Protocol>> {
+    PROTOCOLS.iter().map(|(_, make)| make(&Options::default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options {
-            scram_plus: postgres::ScramPlus::Auto,
-            server_is_verified: true,
-            rsa_key: None,
-            host_name: "host.test".into(),
-            helo_name: None,
-        }
+        Options { server_is_verified: true, host_name: "host.test".into(), ..Options::default() }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 #[derive(Debug)]
 pub(super) struct MongoDb;
@@ -15,6 +15,10 @@ pub(super) struct MongoDb;
 impl Protocol for MongoDb {
     fn label(&self) -> &'static str {
         "mongodb"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["mongo"], ..Service::UNKNOWN }
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

@@ -3,7 +3,7 @@
 //! Sources: MQTT 3.1.1 §3.1 (CONNECT), §3.2 (CONNACK); MQTT 5.0 §3.2.2 (reason codes, reason string).
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 #[derive(Debug)]
 pub(super) struct Mqtt;
@@ -11,6 +11,15 @@ pub(super) struct Mqtt;
 impl Protocol for Mqtt {
     fn label(&self) -> &'static str {
         "mqtt"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["mosquitto"], tls_names: &["mqtts"], ports: &[1883], tls_ports: &[8883] }
+    }
+
+    /// Mosquitto takes 516.
+    fn proxy_header_max(&self) -> usize {
+        512
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

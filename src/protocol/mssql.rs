@@ -13,7 +13,7 @@ mod wrapping;
 
 use super::{
     ClientOpening, Dialogue, DialogueError, Opening, OpeningError, OpeningState, Outbox, Probe, ProbeError,
-    ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, TLS_HANDSHAKE, Upgrade,
+    ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service, TLS_HANDSHAKE, Upgrade,
 };
 pub use packets::Packets;
 use upgrade::AskEncryption;
@@ -26,6 +26,10 @@ pub(super) struct MsSql;
 impl Protocol for MsSql {
     fn label(&self) -> &'static str {
         "mssql"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["sqlserver", "tds"], ..Service::UNKNOWN }
     }
 
     fn alpn(&self) -> &'static [&'static str] {

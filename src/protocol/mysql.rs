@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::{
     CallerAnnouncement, ClientReply, Dialogue, DialogueError, Greeting, NothingBuffered, OpeningError,
-    Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, TLS_HANDSHAKE,
-    TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep, Upgraded,
+    Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service,
+    TLS_HANDSHAKE, TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep, Upgraded,
 };
 use crate::rsa::RsaKey;
 
@@ -31,14 +31,29 @@ pub(super) struct MySql {
 }
 
 impl MySql {
-    pub(super) const fn new(options: &Options) -> Self {
-        Self { key: options.rsa_key }
+    pub(super) fn new(options: &Options) -> Self {
+        Self { key: options.rsa_key.map(|make| make()) }
     }
 }
 
 impl Protocol for MySql {
     fn label(&self) -> &'static str {
         "mysql"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["mariadb", "percona"], ..Service::UNKNOWN }
+    }
+
+    /// A packet's length and number, then version 10, or an error, then text.
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        matches!(first, [_, _, 0, 0, 10, b'0'..=b'9', ..] | [_, _, 0, 0, 0xff, ..])
+            .then_some("it greets as servers of mysql do")
+    }
+
+    /// MariaDB takes 256.
+    fn proxy_header_max(&self) -> usize {
+        256
     }
 
     fn server_greets(&self) -> bool {

@@ -18,6 +18,11 @@ impl Protocol for MySqlX {
         "mysqlx"
     }
 
+    /// A notice that the server says hello (Mysqlx.Notice.ServerHello).
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        first.starts_with(&[5, 0, 0, 0, 11, 8, 5, 26, 0]).then_some("it greets as servers of mysqlx do")
+    }
+
     /// The server sends a notice after accepting, but no client waits for it: clients speak first.
     fn opening(&self) -> Option<Box<dyn Opening>> {
         let hint = "the client speaks TLS to a plaintext port; set ssl-mode=DISABLED in the client";

@@ -27,6 +27,10 @@ impl Protocol for Nats {
         "nats"
     }
 
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        first.starts_with(b"INFO {").then_some("it greets as servers of nats do")
+    }
+
     fn server_greets(&self) -> bool {
         true
     }

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::lines::{LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, foreign, reply};
-use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
 /// NNTP, for readers.
 #[derive(Debug)]
@@ -14,6 +14,15 @@ pub(super) struct Nntp;
 impl Protocol for Nntp {
     fn label(&self) -> &'static str {
         "nntp"
+    }
+
+    fn service(&self) -> Service {
+        Service { tls_names: &["nntps"], ports: &[119], tls_ports: &[563], ..Service::UNKNOWN }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        (first.starts_with(b"200 ") || first.starts_with(b"201 "))
+            .then_some("it greets as servers of nntp do")
     }
 
     fn server_greets(&self) -> bool {

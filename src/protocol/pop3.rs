@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::lines::{
     LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
 };
-use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
 #[derive(Debug)]
 pub(super) struct Pop3;
@@ -15,6 +15,14 @@ pub(super) struct Pop3;
 impl Protocol for Pop3 {
     fn label(&self) -> &'static str {
         "pop3"
+    }
+
+    fn service(&self) -> Service {
+        Service { tls_names: &["pop3s"], ports: &[110], tls_ports: &[995], ..Service::UNKNOWN }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        first.starts_with(b"+OK").then_some("it greets as servers of pop3 do")
     }
 
     fn server_greets(&self) -> bool {

@@ -15,15 +15,17 @@ use std::time::Duration;
 
 use super::{
     CallerAnnouncement, FirstWords, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe,
-    Protocol, Refusal, RefusalKind, ReplyTo, TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
+    Protocol, Refusal, RefusalKind, ReplyTo, Service, TurnedAway, Upgrade, UpgradeError, UpgradeStep,
+    Upgraded,
 };
 use opening::StartupOpening;
 use probe::StartupProbe;
 
 /// The setting `scram_plus`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum ScramPlus {
     /// Removed, except for clients that are known to need it (Npgsql).
+    #[default]
     Auto,
     /// Always removed.
     Strip,
@@ -58,6 +60,10 @@ impl Postgres {
 impl Protocol for Postgres {
     fn label(&self) -> &'static str {
         "postgres"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["postgresql", "pgsql", "pg", "pgbouncer", "cockroachdb"], ..Service::UNKNOWN }
     }
 
     /// Accepted by every version, and required by PostgreSQL 17 and newer for direct TLS.

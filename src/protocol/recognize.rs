@@ -1,41 +1,24 @@
 //! Recognizes what a server speaks by its first bytes, to explain a wrong port to users. It decides nothing: each
 //! protocol refuses what is not its own.
 //!
-//! Sources: RFC 5321 §4.2 and RFC 959 §4.2 (220), RFC 9051 §7.1, RFC 1939 §4, RFC 5804 §1.7, RFC 3977 §5.1, RFC 4253
-//! §4.2, RFC 9112 §4, RFC 8446 §5.1; MySQL Internals, "Protocol::HandshakeV10"; PostgreSQL, "Message Formats".
+//! Sources: RFC 4253 §4.2, RFC 9112 §4, RFC 8446 §5.1; PostgreSQL, "Message Formats".
 
-/// Protocols by the beginning of their first message.
-const BY_PREFIX: &[(&[u8], &str)] = &[
-    (b"220 ", MAIL_OR_FILES),
-    (b"220-", MAIL_OR_FILES),
-    (b"* OK", "it greets as servers of imap do"),
-    (b"* PREAUTH", "it greets as servers of imap do"),
-    (b"* BYE", "it greets as servers of imap do"),
-    (b"+OK", "it greets as servers of pop3 do"),
-    (b"\"IMPLEMENTATION\"", "it greets as servers of sieve do"),
-    (b"200 ", "it greets as servers of nntp do"),
-    (b"201 ", "it greets as servers of nntp do"),
-    (b"INFO {", "it greets as servers of nats do"),
+use super::{Options, all, named};
+
+/// What is none of our protocols, by the beginning of its first message.
+const FOREIGN: &[(&[u8], &str)] = &[
     (b"SSH-", "it greets as servers of SSH do"),
     (b"HTTP/1.", "it answers as servers of HTTP do"),
-    (b"-ERR ", "it answers as servers of redis do"),
     (&[0x15, 0x03], "it speaks TLS with the first byte (write tls.start: direct)"),
-    (&[5, 0, 0, 0, 11, 8, 5, 26, 0], "it greets as servers of mysqlx do"),
 ];
-const MAIL_OR_FILES: &str = "it greets as servers of smtp and ftp-control do";
-const MYSQL: &str = "it greets as servers of mysql do";
 
 /// A description, if the protocol is recognized and is not the expected one; `protocol` is the name in the file.
 pub fn recognize(first: &[u8], protocol: &str) -> Option<&'static str> {
-    let by_prefix = BY_PREFIX.iter().find(|(prefix, _)| first.starts_with(prefix)).map(|(_, words)| *words);
-    let words = by_prefix.or(match first {
-        // A packet's length and number, then version 10, or an error, then text.
-        [_, _, 0, 0, 10, b'0'..=b'9', ..] | [_, _, 0, 0, 0xff, ..] => Some(MYSQL),
-        _ => None,
-    })?;
-    let is_expected =
-        words.split([' ', ',']).any(|word| word == protocol || (word, protocol) == ("smtp", "lmtp"));
-    (!is_expected).then_some(words)
+    if named(protocol, &Options::default()).is_some_and(|expected| expected.recognize(first).is_some()) {
+        return None;
+    }
+    let foreign = FOREIGN.iter().find(|(prefix, _)| first.starts_with(prefix)).map(|(_, words)| *words);
+    foreign.or_else(|| all().find_map(|protocol| protocol.recognize(first)))
 }
 
 /// Asks a server that waits for its client what it speaks: PostgreSQL's SSLRequest, which changes nothing and which

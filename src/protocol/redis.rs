@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 /// RESP; the client speaks first.
 #[derive(Debug)]
@@ -15,6 +15,14 @@ pub(super) struct Redis;
 impl Protocol for Redis {
     fn label(&self) -> &'static str {
         "redis"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["valkey"], tls_names: &["rediss"], ..Service::UNKNOWN }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        first.starts_with(b"-ERR ").then_some("it answers as servers of redis do")
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use super::lines::{Framing, LineDialogue, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign};
-use super::{Probe, Protocol, Refusal, TurnedAway, Upgrade, UpgradeError};
+use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
 #[derive(Debug)]
 pub(super) struct Sieve;
@@ -14,6 +14,14 @@ pub(super) struct Sieve;
 impl Protocol for Sieve {
     fn label(&self) -> &'static str {
         "sieve"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["managesieve"], ..Service::UNKNOWN }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        first.starts_with(b"\"IMPLEMENTATION\"").then_some("it greets as servers of sieve do")
     }
 
     fn server_greets(&self) -> bool {

@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use super::lines::{
     Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
-    printable, reply,
+    greets_220, printable, reply,
 };
 use super::{
     Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind,
-    ReplyTo, TurnedAway, Upgrade, UpgradeError,
+    ReplyTo, Service, TurnedAway, Upgrade, UpgradeError,
 };
 use ehlo_name::EhloName;
 pub use ehlo_name::helo_name;
@@ -67,6 +67,30 @@ impl Smtp {
 impl Protocol for Smtp {
     fn label(&self) -> &'static str {
         self.dialect.label()
+    }
+
+    fn service(&self) -> Service {
+        match self.dialect {
+            Dialect::Smtp => Service {
+                names: &["submission", "mail"],
+                tls_names: &["smtps", "submissions"],
+                ports: &[25, 587],
+                tls_ports: &[465],
+            },
+            Dialect::Lmtp => Service::UNKNOWN,
+        }
+    }
+
+    fn recognize(&self, first: &[u8]) -> Option<&'static str> {
+        greets_220(first)
+    }
+
+    /// Postfix takes 536; of LMTP, Dovecot takes 1500.
+    fn proxy_header_max(&self) -> usize {
+        match self.dialect {
+            Dialect::Smtp => 512,
+            Dialect::Lmtp => 1500,
+        }
     }
 
     fn server_greets(&self) -> bool {

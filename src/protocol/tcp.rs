@@ -1,6 +1,6 @@
 //! Any protocol: nothing is parsed, TLS starts at once, and a refusal is a reset.
 
-use super::{Protocol, Refusal};
+use super::{Protocol, Refusal, Service};
 
 /// No particular protocol.
 #[derive(Debug)]
@@ -9,6 +9,10 @@ pub(super) struct Tcp;
 impl Protocol for Tcp {
     fn label(&self) -> &'static str {
         "tcp"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["http"], tls_names: &["https", "tls", "ssl"], ..Service::UNKNOWN }
     }
 
     fn refusal(&self, _: &Refusal<'_>) -> Option<Vec<u8>> {

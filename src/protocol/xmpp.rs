@@ -3,7 +3,7 @@
 //! Sources: RFC 6120 §4.2 (stream header), §4.9 (stream errors); XEP-0368 (direct TLS, ALPN `xmpp-client`).
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
+use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
 /// XMPP, from a client to its server.
 #[derive(Debug)]
@@ -12,6 +12,10 @@ pub(super) struct Xmpp;
 impl Protocol for Xmpp {
     fn label(&self) -> &'static str {
         "xmpp"
+    }
+
+    fn service(&self) -> Service {
+        Service { names: &["jabber"], tls_names: &["xmpps"], ports: &[5222, 5269], tls_ports: &[5223, 5270] }
     }
 
     fn alpn(&self) -> &'static [&'static str] {

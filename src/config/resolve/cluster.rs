@@ -59,7 +59,7 @@ impl SettingsBuilder<'_> {
         let (digest, tls_digest) = self.digests(root, name, cluster, &looked_up);
         let (breaker, outlier) = (self.breaker(cluster), self.outlier(cluster));
         let hedging = self.hedging(cluster, protocol.as_deref());
-        let send_proxy = self.send_proxy(cluster);
+        let send_proxy = self.send_proxy(cluster, protocol.as_deref());
         let (panic, eviction) = (self.panic(cluster), self.eviction(cluster));
         Some(Settings {
             name: ClusterName::from(name),
@@ -105,11 +105,10 @@ impl SettingsBuilder<'_> {
         let tls = cluster.section("tls").filter(|_| cluster.is_given("tls"));
         let server_is_verified = tls.is_some_and(|tls| tls.boolean("insecure_skip_verify") == Some(false));
         let label = cluster.text("protocol")?;
-        let rsa_key = (tls.is_some() && protocol::wants_rsa_key(label)).then(RsaKey::shared);
         let options = Options {
             scram_plus: scram_plus?,
             server_is_verified,
-            rsa_key,
+            rsa_key: tls.is_some().then_some(RsaKey::shared),
             host_name: host_name(),
             helo_name: self.helo_name(cluster)?,
         };
@@ -134,7 +133,11 @@ impl SettingsBuilder<'_> {
         Some(given.map(Into::into))
     }
 
-    fn send_proxy(&mut self, cluster: &Section) -> Option<Option<SendProxy>> {
+    fn send_proxy(
+        &mut self,
+        cluster: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Option<SendProxy>> {
         let version = cluster.text("send_proxy")?;
         let is_bounded = cluster.is_given("send_proxy_max");
         if is_bounded && version != "v2" {
@@ -144,7 +147,7 @@ impl SettingsBuilder<'_> {
         }
         let most = match is_bounded {
             true => cluster.integer("send_proxy_max")? as usize,
-            false => proxy_header_max(cluster.text("protocol")?),
+            false => protocol?.proxy_header_max(),
         };
         let versions = [
             ("none", None),
@@ -320,16 +323,6 @@ fn queue_timeout(cluster: &Section) -> Option<Duration> {
     match limits.is_given("queue_timeout") {
         true => limits.duration("queue_timeout"),
         false => cluster.section("connect")?.duration("deadline"),
-    }
-}
-
-/// How long a PROXY header a server of that protocol accepts, in bytes, as measured (docs/CONTEXT.md has the table):
-/// MariaDB 256, Mosquitto 516, Postfix 536, slapd 548, Dovecot 1500.
-fn proxy_header_max(protocol: &str) -> usize {
-    match protocol {
-        "mysql" => 256,
-        "smtp" | "ldap" | "mqtt" => 512,
-        _ => 1500,
     }
 }
 

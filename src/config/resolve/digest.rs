@@ -61,10 +61,7 @@ impl ResolvedNames<'_> {
             SocketAddr::V6(address) => Some(address.scope_id()),
             SocketAddr::V4(_) => None,
         });
-        let listed = match self.source {
-            Some(Source::Listed(targets)) => &targets[..],
-            Some(Source::Service(_) | Source::File(_)) | None => &[],
-        };
+        let listed = self.source.map(Source::listed).unwrap_or_default();
         known.chain(listed.iter().filter_map(scope))
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 
-use crate::cluster::{self, Source};
+use crate::cluster;
 use crate::config::{Config, Mistakes};
 
 /// A folder with `listeners.yaml`, and in `certs/` a CA, client certificates, and files that are neither.
@@ -51,10 +51,7 @@ fn with_tls(tls: &str) -> String {
 }
 
 fn targets(cluster: &cluster::Settings) -> usize {
-    match &cluster.source {
-        Some(Source::Listed(targets)) => targets.len(),
-        Some(Source::Service(_) | Source::File(_)) | None => cluster.endpoints.len(),
-    }
+    cluster.source.as_ref().map_or(cluster.endpoints.len(), |source| source.listed().len())
 }
 
 #[test]

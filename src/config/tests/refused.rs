@@ -1,5 +1,9 @@
 //! Mistakes: `line:column path: a part of the message`, all of a file's in its order.
 
+mod addresses;
+mod callers;
+mod credentials;
+
 use super::{BIND, ENDPOINTS, least, parse, with};
 
 /// Checks that these, and only these, are the file's mistakes.
@@ -60,69 +64,6 @@ fn a_key_in_the_wrong_section_is_sent_to_the_right_one() {
     check_cluster("timeout: 5s", 5, "timeout", "it belongs inside `connect`");
     check_cluster("ca: system", 5, "ca", "it belongs inside `tls`");
     check_cluster("idle_timeout: 5s", 5, "idle_timeout", "it belongs inside `session`");
-}
-
-#[test]
-fn an_identity_is_a_pair_of_files_or_an_agent() {
-    let with = |identity: &str| least(&format!("identities: {{ a: {identity} }}"), "", "");
-    for (identity, path, part) in [
-        ("{}", "identities.a.cert", "`cert` is missing: an identity is `cert` and `key`, or `spiffe`"),
-        ("{ spiffe: \"unix:/x\", key: k }", "identities.a.key", "is given together with `spiffe`"),
-        ("{ spiffe: /run/agent.sock }", "identities.a.spiffe", "write `unix:/run/spire/agent.sock`"),
-    ] {
-        let mistakes = parse(&with(identity)).expect_err(part).to_string();
-        assert!(mistakes.contains(&format!("{path}: ")) && mistakes.contains(part), "{mistakes}");
-    }
-}
-
-#[test]
-fn rules_that_choose_an_identity_are_checked() {
-    check_cluster("tls: { identity: [] }", 22, "tls.identity", "the list is empty, and would deny everybody");
-    check_cluster(
-        "tls: { identity: [a] }",
-        23,
-        "tls.identity[0]",
-        "expected a map of user, group, unit or use",
-    );
-    check_cluster("tls: { identity: [{ use: a }] }", 30, "tls.identity[0].use", "there is no identity `a`");
-    check_cluster("tls: { identity: [{ user: root }] }", 23, "tls.identity[0].use", "`use` is missing");
-    let unknown = "tls: { identity: [{ user: no-such, use: a }] }";
-    let mistakes = parse(&least("", "", unknown)).expect_err("nobody of that name").to_string();
-    assert!(mistakes.contains("this host knows no user `no-such`") && mistakes.contains("no identity `a`"));
-}
-
-#[test]
-fn demands_on_a_servers_certificate_are_checked_word_by_word() {
-    check_cluster("tls: { pins: [] }", 18, "tls.pins", "is empty; without `pins` nothing is demanded");
-    check_cluster("tls: { pins: [sha1//AAAA] }", 19, "tls.pins[0]", "begins otherwise than `sha256//`");
-    check_cluster("tls: { pins: [sha256//AAAA] }", 19, "tls.pins[0]", "is no SHA-256");
-    check_cluster("tls: { allowed_uris: [db] }", 27, "tls.allowed_uris[0]", "`db` is no URI");
-    check_cluster("tls: { allowed_uris: [\"spiffe://a/*\"] }", 27, "tls.allowed_uris[0]", "letter by letter");
-    check_cluster("tls: { crl: [] }", 17, "tls.crl", "is an empty list");
-    check_cluster("tls: { crl: /nowhere/crl.pem }", 17, "tls.crl", "cannot read /nowhere/crl.pem");
-    for (tls, key, words) in [
-        ("verify: name", "verify", "full"),
-        ("verify: false", "verify", "`insecure_skip_verify: true` is what checks nothing"),
-        ("verify: verify-full", "verify", "write `full`"),
-        ("verify: ca", "verify", "anybody would do who has a certificate of any public CA"),
-        ("verify: ca, ca: system", "verify", "anybody would do"),
-        ("verify: pin", "verify", "`pin` needs one of two"),
-        ("verify: pin, ca: webpki", "ca", "is a list of CAs"),
-        ("verify: full, insecure_skip_verify: true", "verify", "does not go with `insecure_skip_verify`"),
-        (
-            "verify: ca, ca: system, allowed_uris: [\"spiffe://a/b\"]",
-            "allowed_uris",
-            "does not go with `verify: ca`",
-        ),
-    ] {
-        let text = least("", "", &format!("tls: {{ {tls} }}"));
-        let mistakes = parse(&text).expect_err(tls);
-        let found = mistakes.iter().find(|mistake| mistake.path == format!("clusters.up.tls.{key}"));
-        let found = found.unwrap_or_else(|| panic!("{mistakes}"));
-        assert!(found.message.contains(words), "{words:?} is not in {mistakes}");
-    }
-    let insecure = "tls: { insecure_skip_verify: true, allowed_uris: [\"spiffe://a/b\"] }";
-    check_cluster(insecure, 54, "tls.allowed_uris", "does not go with `insecure_skip_verify`");
 }
 
 #[test]
@@ -275,138 +216,6 @@ fn values_are_of_their_kind() {
 }
 
 #[test]
-fn a_mode_is_octal_in_quotes_and_of_a_unix_socket() {
-    let unix = |mode: &str| with("", &format!("bind: unix:/run/a.sock\n{mode}"), ENDPOINTS);
-    check(&unix("mode: 0660"), &[("6:11", "listeners.app.mode", "octal digits in quotes, such as \"0660\"")]);
-    check(&unix("mode: 660"), &[("6:11", "listeners.app.mode", "in quotes")]);
-    check(&unix("mode: \"0688\""), &[("6:11", "listeners.app.mode", "octal")]);
-    check(&unix("owner: no-such-user"), &[("6:12", "listeners.app.owner", "knows no user `no-such-user`")]);
-    check(
-        &unix("group: no-such-group"),
-        &[("6:12", "listeners.app.group", "knows no group `no-such-group`")],
-    );
-    check(&unix("owner: -1"), &[("6:12", "listeners.app.owner", "a name or a number")]);
-    check_listener("mode: \"0660\"", 11, "mode", "is for unix sockets");
-    check_listener("group: root", 12, "group", "is for unix sockets");
-}
-
-#[test]
-fn addresses_say_what_to_write_instead() {
-    let bind = |text: &str| with("", &format!("bind: {text}"), ENDPOINTS);
-    for (text, part) in [
-        ("localhost:5432", "write `127.0.0.1:5432`"),
-        ("\"*:5432\"", "with `expose: true`"),
-        ("/run/a.sock", "written `unix:/run/a.sock`"),
-        ("\"unix:\"", "the path of the socket is missing"),
-        ("unix:/", "the path of the socket is missing"),
-        ("5432", "expected text such as \"127.0.0.1:5432\""),
-        ("\"[::ffff:127.0.0.1]:5432\"", "write `127.0.0.1:5432`"),
-    ] {
-        check(&bind(text), &[("5:11", "listeners.app.bind", part)]);
-    }
-    let long = format!("unix:/{}", "x".repeat(107));
-    check(
-        &bind(&long),
-        &[("5:11", "listeners.app.bind", "has 108 bytes, and that of a unix socket at most 107")],
-    );
-    let two = "[127.0.0.1:5432, localhost:5433]";
-    check(&bind(two), &[("5:28", "listeners.app.bind[1]", "write `127.0.0.1:5433`")]);
-    check(&bind("[::1]:5432"), &[("5:16", "", "put an IPv6 address in quotes")]);
-    check_cluster(
-        "connect: { local_address: \"10.0.0.7:0\" }",
-        31,
-        "connect.local_address",
-        "is no IP address",
-    );
-    check_top("admin: { bind: localhost:1 }", 16, "admin.bind", "write `127.0.0.1:1`");
-    check_top("admin: { bind: \"unix:/x\" }", 16, "admin.bind", "the unix socket is `admin.control`");
-    check_top("admin: { control: /run/x }", 19, "admin.control", "write `unix:/run/x`, or `off`");
-}
-
-#[test]
-fn plaintext_beyond_this_host_must_be_meant() {
-    for address in ["0.0.0.0:1", "\"[::]:1\"", "192.0.2.1:1", "\"[2001:db8::1]:1\""] {
-        let text = with("", &format!("bind: {address}"), ENDPOINTS);
-        check(&text, &[("5:11", "listeners.app.bind", "`expose: true` says you mean it")]);
-        super::accept(&with("", &format!("bind: {address}\nexpose: true"), ENDPOINTS));
-    }
-    for address in ["127.0.0.1:1", "127.9.9.9:1", "\"[::1]:1\""] {
-        super::accept(&with("", &format!("bind: {address}"), ENDPOINTS));
-    }
-}
-
-#[test]
-fn an_address_belongs_to_one() {
-    let twice = with("", "bind: [127.0.0.1:5432, 127.0.0.1:5432]", ENDPOINTS);
-    check(&twice, &[("5:28", "listeners.app.bind[1]", "taken already by `listeners.app.bind[0]` (line 5)")]);
-    check(
-        &least("admin: { bind: 127.0.0.1:5432 }", "", ""),
-        &[("1:16", "admin.bind", "taken already by `listeners.app.bind`")],
-    );
-    let all = with("", "expose: true\nbind: [127.0.0.1:5432, 0.0.0.0:5432]", ENDPOINTS);
-    check(&all, &[("6:28", "listeners.app.bind[1]", "taken already")]);
-    let unix = with("admin: { control: \"unix:/etc/ambassador/a\" }", "bind: unix:a", ENDPOINTS);
-    check(&unix, &[("1:19", "admin.control", "taken already by `listeners.app.bind`")]);
-    let itself = with("", BIND, "endpoints: [127.0.0.1:5432]");
-    check(&itself, &[("5:11", "listeners.app.bind", "it would dial itself")]);
-    // Two listeners that lead to each other would use up all connections of both for one client.
-    let listener = |name: &str, port, to| format!("  {name}: {{ bind: 127.0.0.1:{port}, cluster: {to} }}\n");
-    let cluster =
-        |name: &str, port| format!("  {name}: {{ protocol: tcp, endpoints: [127.0.0.1:{port}] }}\n");
-    let two = |back| {
-        let listeners = listener("a", 1, "to-b") + &listener("b", 2, "to-a");
-        format!("listeners:\n{listeners}clusters:\n{}{}", cluster("to-b", 2), cluster("to-a", back))
-    };
-    let each = |line: &'static str, at: &'static str, words: &'static str| (line, at, words);
-    check(
-        &two(1),
-        &[
-            each("2:14", "listeners.a.bind", "leads to `listeners.b`, and that leads back here"),
-            each("3:14", "listeners.b.bind", "leads to `listeners.a`, and that leads back here"),
-        ],
-    );
-    super::accept(&two(9));
-}
-
-#[test]
-fn endpoints_are_servers() {
-    let endpoints = |items: &str| with("", BIND, &format!("endpoints: [{items}]"));
-    for (item, part) in [
-        ("db1", "port of `db1` is missing"),
-        ("postgres://db1:5432", "is a URL"),
-        ("\"::1\"", "write `[::1]:5432`, in quotes"),
-    ] {
-        check(&endpoints(item), &[("9:17", "clusters.up.endpoints[0]", part)]);
-    }
-    check(
-        &endpoints("{ weight: 0, address: db1 }"),
-        &[
-            ("9:27", "clusters.up.endpoints[0].weight", "from 1 to 65535"),
-            ("9:39", "clusters.up.endpoints[0].address", "is missing"),
-        ],
-    );
-    check(
-        &endpoints("a:1, { address: A:1 }"),
-        &[("9:33", "clusters.up.endpoints[1].address", "in the list already")],
-    );
-    check(
-        &endpoints("{ address: a:1, server_name: b }"),
-        &[("9:46", "clusters.up.endpoints[0].server_name", "no `tls`")],
-    );
-    let source = |source: &str| with("", BIND, &format!("endpoints: {{ {source} }}"));
-    let at = "clusters.up.endpoints";
-    check(&source(""), &[("9:5", at, "one of `srv` and `file`")]);
-    check(&source("srv: a, file: b"), &[("9:32", &format!("{at}.file"), "do not go together")]);
-    check(&source("srv: 'a:1'"), &[("9:23", &format!("{at}.srv"), "_SERVICE._tcp.DOMAIN")]);
-    check(&source("dns: a"), &[("9:5", at, "one of"), ("9:18", &format!("{at}.dns"), "unknown key")]);
-    check(&endpoints("[a]"), &[("9:17", "clusters.up.endpoints[0]", "found a list")]);
-    check(
-        &least("", "", "connect: { local_address: \"::1\" }"),
-        &[("9:17", "clusters.up.endpoints[0]", "one is IPv4, one IPv6")],
-    );
-}
-
-#[test]
 fn keys_that_contradict_each_other() {
     for (tls, at, key) in [("min_version: 1.3", 41, "min_version"), ("alpn: [tds/8.0]", 34, "alpn")] {
         check(
@@ -466,17 +275,6 @@ fn a_list_of_clusters_is_for_clients_that_name_one() {
 }
 
 #[test]
-fn proxy_headers_are_believed_from_this_host_only() {
-    check(
-        &with("", "bind: 0.0.0.0:1\nexpose: true\naccept_proxy: true", ENDPOINTS),
-        &[("5:11", "listeners.app.bind", "could claim to be anybody")],
-    );
-    check_listener("accept_proxy: v2", 19, "accept_proxy", "true or false");
-    check_cluster("send_proxy: v3", 17, "send_proxy", "did you mean `v1`?");
-    check_cluster("send_proxy_max: 256", 21, "send_proxy_max", "needs `send_proxy: v2`");
-}
-
-#[test]
 fn what_the_environment_lacks_is_a_mistake_at_its_place() {
     check_top("runtime: { workers: \"${NOPE}\" }", 21, "runtime.workers", "`NOPE` is not set");
     check_top("runtime: { workers: \"${YES}\" }", 21, "runtime.workers", "found `${YES}` after substitution");
@@ -528,106 +326,6 @@ clusters:
             ("15:34", "clusters.orders.circuit_breaker.open_for", "is longer than `max_open_for` (1m)"),
         ],
     );
-}
-
-/// Landlock's rights are for folders with everything below them.
-#[test]
-fn nothing_is_made_in_the_root_folder_by_a_daemon_that_gives_up_files() {
-    let part = "would be made directly in `/`";
-    check(&with("", "bind: unix:/app.sock", ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
-    check_top("log: { output: /no-such-ambassador.log }", 16, "log.output", part);
-    check_top("admin: { control: unix:/control.sock }", 19, "admin.control", part);
-    parse(&with("runtime: { landlock: off }", "bind: unix:/app.sock", ENDPOINTS))
-        .expect("nothing is given up");
-}
-
-#[test]
-fn sockets_of_systemd_have_a_name_and_one_listener() {
-    for (name, part) in [
-        ("\"systemd:\"", "with FileDescriptorName=NAME in the .socket unit"),
-        ("systemd:a:b", "`a:b` is no descriptor name"),
-        ("\"systemd:a,b\"", "`a,b` is no descriptor name"),
-        ("systemd:ü", "`ü` is no descriptor name"),
-    ] {
-        check(&with("", &format!("bind: {name}"), ENDPOINTS), &[("5:11", "listeners.app.bind", part)]);
-    }
-    check(
-        &with("", "bind: [systemd:a, systemd:b, systemd:a]", ENDPOINTS),
-        &[(
-            "5:34",
-            "listeners.app.bind[2]",
-            "systemd:a is taken already by `listeners.app.bind[0]` (line 5)",
-        )],
-    );
-    check(
-        &with("", "bind: systemd:a\nmode: \"0600\"", ENDPOINTS),
-        &[("6:11", "listeners.app.mode", "`mode` is for unix sockets, and this listener has none")],
-    );
-}
-
-#[test]
-fn a_rule_that_names_nobody_or_somebody_unknown_is_refused() {
-    check_listener("allow: []", 12, "allow", "the list is empty, and would admit nobody");
-    check_listener("allow: root", 12, "allow", "expected a list, each item a map of user, group or unit");
-    check_listener("allow: [{}]", 13, "allow[0]", "the rule names no user, group or unit");
-    check_listener("allow: [{ user: root, usr: a }]", 27, "allow[0].usr", "did you mean `user`?");
-    check_listener("allow: [{ user: no-such }]", 21, "allow[0].user", "this host knows no user `no-such`");
-    check_listener("allow: [{ group: no-such }]", 22, "allow[0].group", "this host knows no group `no-such`");
-    for unit in ["report", "report.timer", "apps.slice", "a.service/b.service", "re/port.service"] {
-        let line = format!("allow: [{{ unit: {unit} }}]");
-        check_listener(&line, 21, "allow[0].unit", "is no unit that processes run in: write report.service");
-    }
-    check(
-        &with(
-            "",
-            &format!("allow: [{{ user: root }}, {{ user: no-such, unit: report }}]\n{BIND}"),
-            ENDPOINTS,
-        ),
-        &[
-            ("5:37", "listeners.app.allow[1].user", "no user"),
-            ("5:52", "listeners.app.allow[1].unit", "no unit"),
-        ],
-    );
-}
-
-#[test]
-fn limits_for_each_caller_are_numbers() {
-    check_listener("per_caller: {}", 5, "per_caller", "there is no limit in it");
-    check_listener(
-        "per_caller: 5",
-        17,
-        "per_caller",
-        "expected a map of max_connections, connections_per_second or max_queued",
-    );
-    check_listener(
-        "per_caller: { max_connections: 0 }",
-        36,
-        "per_caller.max_connections",
-        "from 1 to 1000000",
-    );
-    check_listener(
-        "per_caller: { max_connections: 1, max_pending: 1 }",
-        39,
-        "per_caller.max_pending",
-        "unknown key `max_pending`",
-    );
-    let file = least("", "per_caller: { max_queued: 3 }", "limits: { queue_timeout: 0s }");
-    let line = 1 + file.lines().position(|line| line.contains("max_queued")).expect("it is there");
-    let part = "nobody waits in the listener's cluster; set `limits.queue_timeout` there";
-    check(&file, &[(&format!("{line}:31"), "listeners.app.per_caller.max_queued", part)]);
-}
-
-#[test]
-fn callers_are_not_announced_where_nobody_would_hear_it() {
-    for (protocol, part) in [
-        ("tcp", "is for the protocols postgres and mysql"),
-        ("smtp", "is for the protocols postgres and mysql"),
-        ("mysql", "needs `tls` here"),
-    ] {
-        let text =
-            least("", "", "announce_caller: true").replace("protocol: tcp", &format!("protocol: {protocol}"));
-        check(&text, &[("10:22", "clusters.up.announce_caller", part)]);
-    }
 }
 
 #[test]

@@ -73,16 +73,10 @@ fn is_domain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::postgres::ScramPlus;
 
     fn name(host_name: &str, helo_name: Option<&str>) -> String {
-        let options = Options {
-            scram_plus: ScramPlus::Auto,
-            server_is_verified: true,
-            rsa_key: None,
-            host_name: host_name.into(),
-            helo_name: helo_name.map(Into::into),
-        };
+        let helo_name = helo_name.map(Into::into);
+        let options = Options { host_name: host_name.into(), helo_name, ..Options::default() };
         let mut name = EhloName::of(&options);
         name.comes_from("2001:db8::7".parse().unwrap());
         name.to_string()
