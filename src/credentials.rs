@@ -85,7 +85,6 @@ pub(crate) struct CredentialView {
     pub kind: &'static str,
     /// The identity's name; the cluster's for its CAs.
     pub name: String,
-    /// Its files.
     pub files: Vec<PathBuf>,
     /// When the first of its certificates or lists expires.
     pub not_after: Option<SystemTime>,

@@ -82,13 +82,11 @@ impl RouteCell {
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
 pub(crate) struct AcceptContext {
-    /// The listener's route.
     pub current: Arc<RouteCell>,
     /// The workers that run the sessions.
     pub workers: Arc<Workers>,
     /// Writes the sessions' records.
     pub access: Arc<AccessLog>,
-    /// Tracks the sessions.
     pub drain: Drain,
 }
 

@@ -59,7 +59,6 @@ enum AdminAddress {
     Address(SocketAddr),
 }
 
-/// A daemon's response.
 pub(super) struct ControlResponse {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
@@ -166,7 +165,7 @@ impl ControlResponse {
         if self.status.is_success() { Ok(self.body) } else { Err(self.message()) }
     }
 
-    /// The daemon's message.
+    /// What the daemon replied, for people; the status of HTTP where that is all.
     pub(super) fn message(&self) -> String {
         let words = String::from_utf8_lossy(&self.body).trim().to_owned();
         if words.is_empty() { self.status.to_string() } else { words }

@@ -21,7 +21,7 @@ use super::mistakes::{Findings, Position, SourceLocation, quoted};
 use super::spec::{KeySpec, Presence, SectionSpec, ValueKind, YamlKind};
 use scalar::Scalar;
 
-/// Looks up `${NAME}`.
+/// Looks up the variable of a `${NAME}` in the file.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Checks documents against tables.

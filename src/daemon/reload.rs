@@ -142,7 +142,6 @@ fn refused(file: &Path, message: String) -> Vec<MistakeView> {
     vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
 }
 
-/// Logs the mistakes.
 fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
     metrics::record_config_refused();
     for mistake in &mistakes {

@@ -14,7 +14,6 @@ use crate::sys::Socket;
 /// Why a client has no valid opening.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpeningFailure {
-    /// It left.
     #[error("the client closed the connection before it had said what it wants")]
     Gone,
     #[error("the client's connection failed before it had said what it wants: {0}")]
@@ -43,7 +42,7 @@ impl OpeningTimeouts {
         Self { silent: protocol.silence_timeout(), within }
     }
 
-    /// `within` for both.
+    /// Silence and message may take the same time.
     #[must_use]
     pub(crate) const fn of(within: Duration) -> Self {
         Self { silent: Some(within), within }

@@ -15,7 +15,7 @@ pub enum Progress<T> {
     Incomplete,
     /// The head is complete.
     Whole {
-        /// Its content.
+        /// What the head says.
         head: T,
         /// How many of the last bytes belong to it; those after them are the session's.
         taken: usize,

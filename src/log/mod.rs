@@ -33,7 +33,6 @@ use queue::LineQueue;
 pub struct Settings {
     /// The least important level of events.
     pub level: LevelFilter,
-    /// Where events go.
     pub words: LogTarget,
     /// Where access records go; each listener decides whether it writes any.
     pub access: LogTarget,
@@ -42,7 +41,6 @@ pub struct Settings {
 /// An output and its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTarget {
-    /// The output.
     pub output: Output,
     /// `None`: text on a terminal, JSON elsewhere. The journal has its own format.
     pub format: Option<Format>,
@@ -51,9 +49,7 @@ pub struct LogTarget {
 /// A destination of lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Standard error.
     Stderr,
-    /// Standard output.
     Stdout,
     /// journald, at its socket.
     Journal(PathBuf),
@@ -64,7 +60,7 @@ pub enum Output {
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// A line for people.
     Text,
     /// One object per line.
     Json,
@@ -77,7 +73,7 @@ pub(crate) enum OutputFormat {
     Text,
     /// A line with an object.
     Json,
-    /// A [`JournalEntry`].
+    /// Fields of a [`JournalEntry`].
     Journal,
 }
 

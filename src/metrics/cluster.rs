@@ -18,7 +18,6 @@ use crate::name::ClusterName;
 #[derive(Clone)]
 pub(crate) struct ClusterMetrics {
     _living: Arc<SeriesGuard>,
-    /// Dials in flight.
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
     pub waiting: Gauge,

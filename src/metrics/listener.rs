@@ -12,9 +12,7 @@ use crate::outcome::Outcome;
 
 #[derive(Clone)]
 pub(crate) struct ListenerMetrics {
-    /// Accepted connections.
     pub accepted: Counter,
-    /// Failures of accept(2).
     pub accept_errors: Counter,
     _living: Arc<SeriesGuard>,
     ended: BTreeMap<Outcome, Counter>,
@@ -24,7 +22,6 @@ pub(crate) struct ListenerMetrics {
 /// come back, and so they hold no [`SeriesGuard`] of either.
 #[derive(Clone)]
 pub(crate) struct DestinationMetrics {
-    /// Live sessions.
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
     pub sent: Counter,

@@ -32,7 +32,7 @@ pub(super) struct SeriesGuard(LabelPair);
 pub(super) enum RenderPurpose {
     /// A scrape, which shows removed series for the last time.
     Scrape,
-    /// Any other reading.
+    /// Any other reading, which leaves them to the next scrape.
     Other,
 }
 

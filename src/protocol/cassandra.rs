@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo};
 
-/// CQL's native protocol.
 #[derive(Debug)]
 pub(super) struct Cassandra;
 

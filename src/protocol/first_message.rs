@@ -6,7 +6,6 @@ use super::{ClientOpening, Opening, OpeningError, OpeningState, ReplyTo, TLS_HAN
 
 /// What the first bytes of a client are.
 pub(super) enum FirstMessageVerdict {
-    /// Too few bytes.
     Incomplete,
     /// The protocol, and what a refusal needs.
     Speaks(ReplyTo),

@@ -12,7 +12,7 @@ use super::{
     TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
 
-/// LDAPv3.
+/// LDAPv3 (RFC 4511).
 #[derive(Debug)]
 pub(super) struct Ldap;
 

@@ -121,7 +121,6 @@ fn literal(line: &[u8]) -> Option<usize> {
 
 /// What to do after a line of the server.
 pub(super) enum LineStep {
-    /// Read another line.
     More,
     /// Send this alone, then read the answer.
     Say(Cow<'static, [u8]>),
@@ -133,7 +132,6 @@ pub(super) trait LineDialogue: fmt::Debug + Send {
     /// How lines are framed for [`LineDialogue::line`].
     const FRAMING: Framing = Framing::Lines;
 
-    /// See [`Upgrade::comes_from`].
     fn comes_from(&mut self, local: IpAddr) {
         let _ = local;
     }
@@ -252,11 +250,8 @@ pub(super) fn printable(line: &[u8]) -> String {
 
 /// What a line means to a probe.
 pub(super) enum ProbeReply {
-    /// More lines follow.
     More,
-    /// The expected answer.
     Good,
-    /// Another answer.
     Bad,
 }
 

@@ -46,7 +46,7 @@ const OP_REPLY: u32 = 1;
 const OP_QUERY: u32 = 2004;
 const OP_COMPRESSED: u32 = 2012;
 const OP_MSG: u32 = 2013;
-/// A server's maxMessageSizeBytes.
+/// The maxMessageSizeBytes that servers announce.
 const MESSAGE_MAX: u32 = 48_000_000;
 
 fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {

@@ -107,7 +107,7 @@ const ENCRYPTION: u8 = 1;
 const END: u8 = 0xff;
 /// Encryption of the login only.
 const LOGIN_ONLY: u8 = 0;
-/// Encryption of everything.
+/// Encryption of the whole connection.
 const ON: u8 = 1;
 /// Encryption is not supported.
 const NOT_SUPPORTED: u8 = 2;

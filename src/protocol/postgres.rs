@@ -20,14 +20,14 @@ use super::{
 use opening::StartupOpening;
 use probe::StartupProbe;
 
-/// The setting `scram_plus`.
+/// What becomes of SCRAM-SHA-256-PLUS in a server's list (the key `scram_plus`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScramPlus {
     /// Removed, except for clients that are known to need it (Npgsql).
     Auto,
-    /// Always removed.
+    /// Removed for every client.
     Strip,
-    /// Never removed.
+    /// Removed for no client.
     Keep,
 }
 

@@ -25,7 +25,7 @@ pub trait Probe: fmt::Debug + Send {
 /// The state of a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Incomplete: read more.
+    /// The answer is incomplete: read more.
     Incomplete,
     /// Send this, then read more.
     Send(Vec<u8>),

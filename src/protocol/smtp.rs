@@ -73,7 +73,7 @@ impl Protocol for Smtp {
         true
     }
 
-    /// RFC 5321 §4.5.3.2.1.
+    /// Five minutes, as RFC 5321 §4.5.3.2.1 asks of clients.
     fn greeting_timeout(&self) -> Duration {
         Duration::from_secs(300)
     }
@@ -157,7 +157,7 @@ fn told(line: &[u8], hoped: u16) -> ProbeReply {
     }
 }
 
-/// Greeting, EHLO, STARTTLS.
+/// The way to TLS: greeting, EHLO, STARTTLS.
 #[derive(Debug)]
 struct Conversation {
     dialect: Dialect,
@@ -166,7 +166,7 @@ struct Conversation {
     offers_tls: bool,
 }
 
-/// In this order.
+/// Which reply of the server comes next, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expects {
     Greeting,
@@ -231,7 +231,6 @@ impl LineDialogue for Conversation {
 /// 8689), and the client's hop to us has none.
 #[derive(Debug, Default)]
 struct FirstReply {
-    /// The current line.
     line: Vec<u8>,
     /// The last complete line, until it is known whether another follows.
     held: Vec<u8>,

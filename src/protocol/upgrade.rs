@@ -37,7 +37,7 @@ pub trait Upgrade: fmt::Debug + Send {
         let _ = local;
     }
 
-    /// The first step.
+    /// The step that opens the upgrade.
     fn begin(&mut self) -> UpgradeStep;
 
     /// The driver has sent the bytes of [`UpgradeStep::Send`].
@@ -210,15 +210,15 @@ pub enum UpgradeError {
     Answered {
         /// What we had sent.
         to: String,
-        /// Its answer, printable.
+        /// Its answer, cut and without control characters.
         said: String,
     },
     /// Its answer is not of the protocol.
     #[error("the server's answer to the TLS request is not {protocol}: byte 0x{byte:02x}")]
     NotTheProtocol {
-        /// The expected protocol.
+        /// The protocol that the cluster is configured for.
         protocol: &'static str,
-        /// The first byte.
+        /// The first byte of the server's answer.
         byte: u8,
     },
     /// It answered with a TLS alert.

@@ -21,12 +21,11 @@ use crate::upstream::{Cluster, DialRecord};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SessionId(u64);
 
-/// Makes session ids.
 #[derive(Debug)]
 pub(crate) struct SessionIds(AtomicU64);
 
 impl SessionIds {
-    /// `seed`: random.
+    /// `seed` is random, so that ids of several processes differ.
     #[must_use]
     pub(crate) const fn new(seed: u64) -> Self {
         Self(AtomicU64::new(seed))

@@ -55,10 +55,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest message: [`PASSED_MAX`] roles, each with a listener's name.
 const MESSAGE_MAX: usize = 128 * 1024;
 
-/// A parsed answer.
 pub(super) enum LauncherReply {
     Started(u32),
-    /// The reason.
     Failed(String),
     /// The status of waitpid(2).
     Ended(i32),

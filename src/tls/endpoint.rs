@@ -142,7 +142,6 @@ impl EndpointOriginator {
         self.originator.identities().choose(caller)
     }
 
-    /// How TLS begins.
     #[must_use]
     pub fn start(&self) -> TlsStart {
         self.originator.start()
@@ -305,7 +304,6 @@ impl HandshakeInfo {
         CredentialGenerations { identity: self.generation, trust: self.trust }
     }
 
-    /// `TLSv1.3` or `TLSv1.2`.
     #[must_use]
     pub fn version(&self) -> &'static str {
         if self.is_judged_late() { "TLSv1.3" } else { "TLSv1.2" }

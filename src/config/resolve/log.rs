@@ -9,7 +9,7 @@ use crate::config::suggest::did_you_mean;
 use crate::log::{Format, LEVELS, LogTarget, Output, Settings, accepts};
 use crate::policy::sampling::Sampling;
 
-/// journald's socket (systemd-journald.service(8)).
+/// The socket of journald, by systemd-journald.service(8).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 impl SettingsBuilder<'_> {

@@ -86,7 +86,6 @@ impl Handover {
         self.reports
     }
 
-    /// Kills the successor.
     pub(in crate::daemon) fn abandon(&self) {
         self.launcher.kill();
     }

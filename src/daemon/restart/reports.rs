@@ -34,7 +34,6 @@ const LENGTH_MAX: u32 = 64 * 1024 * 1024;
 /// How many processes are read from at once; of older ones the last sums are kept.
 const HEARD_MAX: usize = 64;
 
-/// The sending end.
 pub(in crate::daemon) struct Reporter {
     /// `None`: the reader is gone, or the pipe could not be set up.
     sender: Option<Sender>,

@@ -39,7 +39,7 @@ const V2_BODY_MAX: usize = 4096;
 const UNIQUE_ID_MAX: usize = 128;
 const AUTHORITY_MAX: usize = 255;
 
-/// Collects a header.
+/// Collects the bytes of one PROXY header, of version 1 or 2.
 #[derive(Debug, Default)]
 pub struct HeaderReader {
     held: Vec<u8>,
@@ -122,7 +122,7 @@ fn port(word: Option<&str>) -> Option<u16> {
     plain.then(|| word.parse().ok()).flatten()
 }
 
-/// Version 2, whole.
+/// Parses a whole header of version 2.
 fn binary(header: &[u8]) -> Result<ProxyHeader, Error> {
     let body = &header[V2_FIXED..];
     if header[12] == V2_LOCAL {

@@ -46,7 +46,7 @@ pub(super) struct Login {
 
 /// More exchanges than any plugin needs.
 const ROUNDS_MAX: u32 = 8;
-/// COM_QUIT.
+/// A packet with COM_QUIT, the last of a connection.
 pub(super) const QUIT: &[u8] = &[1, 0, 0, 0, 1];
 
 impl Login {

@@ -96,7 +96,6 @@ impl Plot {
     }
 }
 
-/// The result.
 struct Seen {
     told: Told,
     client: Peer,

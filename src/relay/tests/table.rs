@@ -20,7 +20,6 @@ enum How {
     Orderly,
     /// It closes both directions at once.
     Close,
-    /// It resets.
     Reset,
     /// A server closes its connection without a close_notify.
     Cut,

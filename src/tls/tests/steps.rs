@@ -13,7 +13,6 @@ pub(crate) struct WiredServer {
     pub(crate) peer: Peer,
     pub(crate) connection: ServerConnection,
     pub(crate) heard: Vec<u8>,
-    /// close_notify was received.
     pub(crate) has_heard_goodbye: bool,
 }
 

@@ -26,7 +26,6 @@ pub(crate) struct Peer(Rc<RefCell<State>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Orderly,
-    /// With that errno.
     Failed(i32),
 }
 

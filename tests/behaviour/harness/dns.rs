@@ -38,7 +38,6 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// A query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) is_ipv6: bool,
@@ -46,15 +45,12 @@ pub(crate) struct Asked {
     pub(crate) edns: bool,
 }
 
-/// How it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Mood {
     /// As the zone says.
     #[default]
     Honest,
-    /// Not at all.
     Silent,
-    /// SERVFAIL.
     Failing,
     /// SERVFAIL to AAAA, the zone's answer to the rest.
     FailingForIpv6,
@@ -64,7 +60,6 @@ pub(crate) enum Mood {
     LosesOne,
     /// Only from the fifth A query on.
     LosesFour,
-    /// REFUSED.
     Refusing,
     /// Over UDP a truncated answer.
     Truncating,
@@ -221,13 +216,11 @@ impl Dnsmasq {
         Self { child, dir }
     }
 
-    /// Replaces the names.
     pub(crate) fn set(&self, hosts: &str) {
         fs::write(self.dir.path().join("names"), hosts).expect("a file of names");
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a process to signal");
     }
 
-    /// See [`NameServer::serves`].
     pub(crate) fn serves(&self, command: &mut Command) {
         inside(command, &self.dir.path().join("resolv.conf"), &self.dir.path().join("hosts"));
     }

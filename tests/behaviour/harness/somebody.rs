@@ -236,7 +236,6 @@ impl Namespace {
         Some(this)
     }
 
-    /// Its file.
     pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.0)
     }
