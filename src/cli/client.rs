@@ -183,13 +183,13 @@ impl ControlTarget {
             Some(path) => Ok((vec![AdminAddress::Control(path.clone())], None)),
             None => {
                 let (admin, file) = (self.file.load_admin()?, self.file.id());
-                Ok((configured(&admin, file.as_ref()), file))
+                Ok((configured_addresses(&admin, file.as_ref()), file))
             }
         }
     }
 }
 
-fn configured(admin: &Settings, file: Option<&ConfigId>) -> Vec<AdminAddress> {
+fn configured_addresses(admin: &Settings, file: Option<&ConfigId>) -> Vec<AdminAddress> {
     let control = match &admin.control {
         Control::Off => vec![],
         Control::At(path) => vec![path.clone()],
@@ -217,18 +217,18 @@ impl AdminAddress {
         match self {
             Self::Control(socket) => {
                 let connected = UnixStream::connect(socket).await;
-                exchange(connected.map_err(|error| closed(&error))?, request).await
+                exchange(connected.map_err(|error| connect_error(&error))?, request).await
             }
             Self::Address(address) => {
                 let connected = TcpStream::connect(address).await;
-                exchange(connected.map_err(|error| closed(&error))?, request).await
+                exchange(connected.map_err(|error| connect_error(&error))?, request).await
             }
         }
     }
 }
 
 /// Why an address cannot be connected to.
-fn closed(error: &io::Error) -> String {
+fn connect_error(error: &io::Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the list of kinds is not closed")]
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {

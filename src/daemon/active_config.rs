@@ -168,7 +168,7 @@ impl ActiveConfig {
             changes.push(format!("answering on {}", bound.listening.local()));
         }
         tracing::info!(address = %bound.listening.local(), "answering on");
-        let accepting = self.services.admin.branch();
+        let accepting = self.services.admin.child();
         let (admin_state, drain) = (Arc::clone(&self.services.admin_state), self.services.admin.clone());
         drain.spawn(admin::serve(
             Arc::clone(&bound.listening),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 
 use crate::config::Config;
-use crate::drain::Branch;
+use crate::drain::ChildDrain;
 use crate::name::ClusterName;
 use crate::upstream::snapshot::Snapshot;
 use crate::upstream::{Cluster, discovery, health_check, preconnect, trials};
@@ -26,7 +26,7 @@ pub(super) struct ClusterManager {
 #[derive(Debug)]
 struct ActiveCluster {
     cluster: Arc<Cluster>,
-    tasks: Branch,
+    tasks: ChildDrain,
 }
 
 impl ClusterManager {
@@ -77,7 +77,7 @@ impl ClusterManager {
             if let Some(tls) = &cluster.settings().tls {
                 services.credentials.follow(name, tls);
             }
-            let tasks = services.admin.branch();
+            let tasks = services.admin.child();
             let probing = health_check::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
             services.admin.spawn(probing);
             services.admin.spawn(trials::run(Arc::clone(&cluster), tasks.watch()));

@@ -33,7 +33,7 @@ use crate::blocking::BlockingTask;
 use crate::clock;
 use crate::config::{Config, FileAccess};
 use crate::credentials::Credentials;
-use crate::drain::{Branch, Drain, DrainWatch};
+use crate::drain::{ChildDrain, Drain, DrainWatch};
 use crate::listener;
 use crate::log::Log;
 use crate::metrics::{self, Exposition, MetricsError};
@@ -82,7 +82,7 @@ pub(crate) struct RunningDaemon {
     file_access: Option<Arc<FileAccess>>,
     readings: PendingReads,
     /// Ends the log level that was set last.
-    ordered_level: Option<Branch>,
+    ordered_level: Option<ChildDrain>,
 }
 
 /// The current reload, and the requests for another one: the file may have changed since the current one read it.
@@ -94,7 +94,7 @@ struct PendingReload {
 
 impl PendingReload {
     /// Waits for the end of the current reload; for ever, if there is none. Cancel-safe.
-    async fn done(&mut self, active: &mut ActiveConfig) -> ReloadResult {
+    async fn finish(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         match &mut self.now {
             Some(reload) => reload.finish(active).await,
             None => std::future::pending().await,
@@ -146,8 +146,8 @@ pub(crate) async fn run(
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
-            successor = done(&mut handover) => DaemonEvent::Succeeded(successor),
-            reloaded = reloading.done(&mut running.active) => DaemonEvent::Reloaded(reloaded),
+            successor = wait_ready(&mut handover) => DaemonEvent::Succeeded(successor),
+            reloaded = reloading.finish(&mut running.active) => DaemonEvent::Reloaded(reloaded),
             Some(command) = running.commands.recv() => DaemonEvent::Ordered(command),
             () = removal => DaemonEvent::Removal,
         };
@@ -157,7 +157,7 @@ pub(crate) async fn run(
             DaemonEvent::Reload => running.reload(&mut reloading, None),
             DaemonEvent::Reopen => running.reopen_log(),
             DaemonEvent::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
-            DaemonEvent::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
+            DaemonEvent::Reloaded(reloaded) => running.finish_reload(&mut reloading, &reloaded),
             DaemonEvent::Ordered(Command::LogLevel(level, lasting, answer)) => {
                 running.override_log_level(level, lasting);
                 let _ = answer.send(());
@@ -203,7 +203,7 @@ pub(crate) async fn run(
 }
 
 /// The end of a handover; never, where there is none.
-async fn done(handover: &mut Option<Handover>) -> Option<u32> {
+async fn wait_ready(handover: &mut Option<Handover>) -> Option<u32> {
     match handover {
         Some(handover) => handover.wait_ready().await,
         None => std::future::pending().await,
@@ -293,7 +293,7 @@ impl RunningDaemon {
         reloading.now = Some(Reload::begin(&self.active, self.file_access.clone(), &self.readings, answers));
     }
 
-    fn reloaded(&mut self, reloading: &mut PendingReload, reloaded: &ReloadResult) {
+    fn finish_reload(&mut self, reloading: &mut PendingReload, reloaded: &ReloadResult) {
         if reloaded.ok
             && let Some(before) = self.ordered_level.take()
         {
@@ -317,7 +317,7 @@ impl RunningDaemon {
         }
         let Some(lasting) = lasting else { return };
         let admin = &self.active.services().admin;
-        let order = admin.branch();
+        let order = admin.child();
         let (log, watch) = (self.admin_state.log.clone(), order.watch());
         self.ordered_level = Some(order);
         admin.spawn(async move {

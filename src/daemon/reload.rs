@@ -99,7 +99,7 @@ impl Reload {
             self.stage = match &mut self.stage {
                 Stage::Reading { reading, file, until } => {
                     let read = alarm::timeout_at(*until, reading.join()).await;
-                    match understood(read, file).and_then(|(config, log)| apply(active, config, log)) {
+                    match parse(read, file).and_then(|(config, log)| apply(active, config, log)) {
                         Ok(reloaded) => Stage::Closing { reloaded, deadline: clock::now() + CLOSING },
                         Err(mistakes) => Stage::Refused(mistakes),
                     }
@@ -122,7 +122,7 @@ impl Reload {
     }
 }
 
-fn understood(
+fn parse(
     read: Result<Result<Box<Read>, Panicked>, Elapsed>,
     file: &Path,
 ) -> Result<(Config, Prepared), Vec<MistakeView>> {

@@ -63,7 +63,7 @@ pub(crate) async fn read_opening(
     OpeningTimeouts { silent, within }: OpeningTimeouts,
 ) -> Result<ClientOpening, OpeningFailure> {
     let Some(opening) = protocol.opening() else {
-        return if protocol.server_greets() { peek_before_greeting(client) } else { arrived(client) };
+        return if protocol.server_greets() { peek_before_greeting(client) } else { read_available(client) };
     };
     // Boxed, so that it takes no space in a session that lives for hours.
     Box::pin(async move {
@@ -92,7 +92,7 @@ fn peek_before_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure
     }
 }
 
-fn arrived(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
+fn read_available(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     let mut portion = [0; PORTION];
     match client.recv_arrived(&mut portion) {
         Ok(None) => Ok(ClientOpening::default()),
@@ -116,7 +116,7 @@ async fn read_on(
         if read == 0 {
             return Err(OpeningFailure::Gone);
         }
-        match opening.received(&portion[..read]).map_err(OpeningFailure::Malformed)? {
+        match opening.receive(&portion[..read]).map_err(OpeningFailure::Malformed)? {
             OpeningState::Incomplete => {}
             OpeningState::Answer(answer) => client.send_all(&answer).await.map_err(OpeningFailure::Broken)?,
             OpeningState::Opened(opened) => return Ok(opened),
@@ -143,7 +143,7 @@ pub(crate) async fn exchange_greeting(
                 return Err(OpeningFailure::Gone);
             }
             if let Some(introduced) =
-                greeting.client_reply.received(&portion[..read]).map_err(OpeningFailure::Malformed)?
+                greeting.client_reply.receive(&portion[..read]).map_err(OpeningFailure::Malformed)?
             {
                 return Ok(introduced);
             }

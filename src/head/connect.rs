@@ -169,7 +169,7 @@ impl HeadReader for RequestReader {
     type Head = ConnectRequest;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ConnectRequest>, Error> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<ConnectRequest>, Error> {
         for (index, byte) in bytes.iter().enumerate() {
             self.push(*byte)?;
             if self.held.ends_with(b"\r\n\r\n") {

@@ -33,5 +33,5 @@ pub trait HeadReader {
     ///
     /// # Errors
     /// When the bytes are not such a head.
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<Self::Head>, Self::Error>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<Self::Head>, Self::Error>;
 }

@@ -38,7 +38,7 @@ impl fmt::Debug for EventLayer {
 impl EventLayer {
     pub(super) fn install(settings: &Settings, queue: LineQueue) -> Self {
         let (filter, level) = reload::Layer::new(levels(settings.level, settings.level));
-        let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
+        let (writer, writing) = reload::Layer::new(layer(&settings.events, queue));
         // A second subscriber in one process is refused; the first stays in use.
         let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
         Self { level, writing }
@@ -113,9 +113,9 @@ struct Entries(LineQueue);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut told = EventFields::default();
-        event.record(&mut told);
-        self.0.put(told.entry(event.metadata()).into());
+        let mut fields = EventFields::default();
+        event.record(&mut fields);
+        self.0.put(fields.entry(event.metadata()).into());
     }
 }
 
@@ -129,12 +129,12 @@ pub(crate) fn timestamp() -> String {
 }
 
 /// A line about the log itself, for stderr, in the form that stderr usually has.
-pub(super) fn format_self_line(words: &str) -> String {
+pub(super) fn format_self_line(message: &str) -> String {
     let mut line = timestamp();
     if io::stderr().is_terminal() {
-        let _ = writeln!(line, " ERROR {}", escaped(words));
+        let _ = writeln!(line, " ERROR {}", escaped(message));
     } else {
-        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": words, "target": module_path!() });
+        let object = serde_json::json!({ "timestamp": line, "level": "ERROR", "message": message, "target": module_path!() });
         line = format!("{object}\n");
     }
     line

@@ -198,11 +198,11 @@ impl<T: LineDialogue> Upgrade for StartTls<T> {
 
     /// Bytes that the server sent before it had received ours are no answer to them: a forged reply would be taken for
     /// a later one.
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -302,7 +302,7 @@ impl Probe for LineProbe {
         self.exchanges.front().map(|exchange| exchange.say.to_vec()).unwrap_or_default()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection before it had answered".into()));
         }

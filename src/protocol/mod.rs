@@ -112,7 +112,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     fn parse_refusal_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
         let mut upgrade = self.upgrade()?;
         let UpgradeStep::ReadAtMost(most) = upgrade.begin() else { return None };
-        match upgrade.received(&first[..first.len().min(most)]) {
+        match upgrade.receive(&first[..first.len().min(most)]) {
             Err(UpgradeError::TurnedAway(by)) => Some(by),
             Err(_) | Ok(_) => None,
         }

@@ -128,7 +128,7 @@ impl Probe for Hello {
         message([0; 4], OP_MSG, &[&[0; 5][..], &command].concat())
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering hello".into()));
         }
@@ -189,9 +189,9 @@ mod tests {
             let answer = document(&[element(0x01, "ok", &ok.to_le_bytes())]);
             let bytes = message([0; 4], OP_MSG, &[&[0; 5][..], &answer].concat());
             let mut probe = Hello::default();
-            assert!(matches!(probe.received(&bytes[..20]), Ok(ProbeStep::Incomplete)));
-            assert_eq!(probe.received(&bytes[20..]).is_ok(), serves);
+            assert!(matches!(probe.receive(&bytes[..20]), Ok(ProbeStep::Incomplete)));
+            assert_eq!(probe.receive(&bytes[20..]).is_ok(), serves);
         }
-        assert!(Hello::default().received(b"HTTP/1.1 400 Bad").is_err());
+        assert!(Hello::default().receive(b"HTTP/1.1 400 Bad").is_err());
     }
 }

@@ -11,7 +11,7 @@ pub trait Opening: fmt::Debug + Send {
     ///
     /// # Errors
     /// They are not the protocol: answer as the error says and close.
-    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError>;
 }
 
 /// The state of an opening.

@@ -180,11 +180,11 @@ impl Upgrade for SslRequest {
         UpgradeStep::Send(Cow::Borrowed(&SSL_REQUEST))
     }
 
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(1)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         match bytes {
             [] => Err(UpgradeError::Closed),
             [b'S', rest @ ..] => Ok(UpgradeStep::Upgrade(Upgraded::new(NothingBuffered::behind(rest)?))),

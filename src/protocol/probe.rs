@@ -19,7 +19,7 @@ pub trait Probe: fmt::Debug + Send {
     ///
     /// # Errors
     /// The server would not serve a client; the reason is included.
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
 }
 
 /// The state of a probe.

@@ -126,9 +126,9 @@ struct Hello {
 impl Hello {
     fn lines(&mut self) -> &mut LineProbe {
         self.begun.get_or_insert_with(|| {
-            let greeting: fn(&[u8]) -> ProbeReply = |line| told(line, 220);
+            let greeting: fn(&[u8]) -> ProbeReply = |line| judge_reply(line, 220);
             let say = Cow::Owned(self.dialect.hello(&self.name));
-            let hello = LineExchange { say, judge: |line| told(line, 250) };
+            let hello = LineExchange { say, judge: |line| judge_reply(line, 250) };
             let greeting = (!self.upgraded).then_some(greeting);
             LineProbe::framed(Framing::Lines, greeting, Some(hello), b"QUIT\r\n")
         })
@@ -144,12 +144,12 @@ impl Probe for Hello {
         self.lines().begin()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
-        self.lines().received(bytes)
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+        self.lines().receive(bytes)
     }
 }
 
-fn told(line: &[u8], hoped: u16) -> ProbeReply {
+fn judge_reply(line: &[u8], hoped: u16) -> ProbeReply {
     match reply(line) {
         Some((code, true)) if code == hoped => ProbeReply::Good,
         Some((code, false)) if code == hoped => ProbeReply::More,
@@ -241,7 +241,7 @@ struct FirstReply {
 const LINE_MAX: usize = 4096;
 
 impl FirstReply {
-    fn line_ended(&mut self, out: &mut Vec<u8>) {
+    fn end_line(&mut self, out: &mut Vec<u8>) {
         let line = std::mem::take(&mut self.line);
         let Some((code, is_last)) = reply(line.trim_ascii_end()) else { return self.give_up(&line, out) };
         let keyword = line.get(4..).unwrap_or_default().trim_ascii_end();
@@ -281,7 +281,7 @@ impl Dialogue for FirstReply {
             let Some(byte) = bytes.next() else { return Ok(()) };
             self.line.push(*byte);
             if *byte == b'\n' {
-                self.line_ended(out);
+                self.end_line(out);
             } else if self.line.len() > LINE_MAX {
                 self.give_up(b"", out);
             }

@@ -90,7 +90,7 @@ impl<'a> Upgrading<'a> {
                 UpgradeStep::Send(bytes) => {
                     let sent = socket.send_all(&bytes).await;
                     sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
-                    self.step = self.dialogue.sent();
+                    self.step = self.dialogue.note_sent();
                 }
                 UpgradeStep::ReadAtMost(most) => self.read(socket, most).await?,
                 UpgradeStep::Upgrade(upgraded) => {
@@ -108,8 +108,7 @@ impl<'a> Upgrading<'a> {
         let read = read.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
         let room = HEARD_MAX.saturating_sub(self.heard.len());
         self.heard.extend_from_slice(&portion[..read.min(room)]);
-        self.step =
-            self.dialogue.received(&portion[..read]).map_err(|error| self.explained(socket, error))?;
+        self.step = self.dialogue.receive(&portion[..read]).map_err(|error| self.explained(socket, error))?;
         Ok(())
     }
 

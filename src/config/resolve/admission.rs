@@ -87,7 +87,7 @@ impl SettingsBuilder<'_> {
             let message = "the list is empty, and would admit nobody; leave `allow` out to admit everybody";
             self.findings.mistake(&listener.at("allow"), message);
         }
-        let rules: Vec<_> = items.iter().map(|item| self.allowed(item.section()?)).collect();
+        let rules: Vec<_> = items.iter().map(|item| self.allow_rule(item.section()?)).collect();
         if listener.boolean("expose") == Some(true) {
             let message = "whoever connects from another host is a stranger, and denied";
             self.findings.warning(&listener.at("allow"), message);
@@ -95,7 +95,7 @@ impl SettingsBuilder<'_> {
         rules.into_iter().collect()
     }
 
-    fn allowed(&mut self, section: &Section) -> Option<Rule> {
+    fn allow_rule(&mut self, section: &Section) -> Option<Rule> {
         let rule = self.caller_rule(section)?;
         if rule == Rule::default() {
             let message = "the rule names no user, group or unit, and would admit everybody; leave `allow` out for that";

@@ -205,7 +205,7 @@ impl SettingsBuilder<'_> {
     }
 
     fn pins(&mut self, tls: &Section) -> Option<Vec<Pin>> {
-        self.demanded(tls, "pins", |text| {
+        self.required_items(tls, "pins", |text| {
             text.parse().map_err(|reason| {
                 format!(
                     "{} {reason}; write the SHA-256 of the public key as `sha256//BASE64`, as curl does",
@@ -216,7 +216,7 @@ impl SettingsBuilder<'_> {
     }
 
     fn allowed_uris(&mut self, tls: &Section) -> Option<Vec<String>> {
-        self.demanded(tls, "allowed_uris", |text| match text {
+        self.required_items(tls, "allowed_uris", |text| match text {
             _ if text.contains('*') => {
                 Err("URIs are compared letter by letter; `*` stands for nothing else".into())
             }
@@ -228,7 +228,7 @@ impl SettingsBuilder<'_> {
     }
 
     /// The parsed items of a list of requirements, if it is given.
-    fn demanded<T>(
+    fn required_items<T>(
         &mut self,
         tls: &Section,
         key: &str,

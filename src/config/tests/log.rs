@@ -29,7 +29,7 @@ fn folder() -> TempDir {
 #[track_caller]
 fn outputs(folder: &Path, log: &str) -> (Output, Output) {
     let config = parse(folder, log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    (config.log.words.output, config.log.access.output)
+    (config.log.events.output, config.log.access.output)
 }
 
 #[track_caller]
@@ -81,7 +81,7 @@ fn a_format_is_for_both_unless_the_records_have_their_own() {
     let folder = folder();
     let formats = |log: &str| {
         let config = parse(folder.path(), log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        (config.log.words.format, config.log.access.format)
+        (config.log.events.format, config.log.access.format)
     };
     assert_eq!(formats("{ format: text }"), (Some(Format::Text), Some(Format::Text)));
     let own = formats("{ format: text, access: { format: json } }");

@@ -39,17 +39,17 @@ impl Handover {
         let snapshot = snapshot::write(active)
             .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
             .ok();
-        let (heard, reports) = match std::io::pipe() {
-            Ok((heard, reports)) => (OwnedFd::from(heard), OwnedFd::from(reports)),
+        let (receiving, reports) = match std::io::pipe() {
+            Ok((receiving, reports)) => (OwnedFd::from(receiving), OwnedFd::from(reports)),
             Err(error) => {
-                failed(&error.into());
+                record_failure(&error.into());
                 predecessors.pause(false);
                 return None;
             }
         };
         let passed = sockets.iter().map(|(listening, role)| (listening.as_fd(), role.clone()));
         let of_others = predecessors.pipes().map(|(process, pipe)| (pipe.as_fd(), Role::Reports(process)));
-        let own = (heard.as_fd(), Role::Reports(std::process::id()));
+        let own = (receiving.as_fd(), Role::Reports(std::process::id()));
         let passed = passed.chain(of_others).chain([own]);
         let passed = passed.chain(snapshot.iter().map(|snapshot| (snapshot.as_fd(), Role::Snapshot)));
         let passed: Vec<_> = passed.map(|(fd, role)| (fd, role.to_descriptor())).collect();
@@ -62,7 +62,7 @@ impl Handover {
                 Some(Self { id, launcher: Arc::clone(launcher), waiting, reports })
             }
             Err(error) => {
-                failed(&error);
+                record_failure(&error);
                 predecessors.pause(false);
                 None
             }
@@ -74,7 +74,7 @@ impl Handover {
         match (&mut self.waiting).await {
             Ok(Ok(())) => Some(self.id),
             Ok(Err(error)) => {
-                failed(&error);
+                record_failure(&error);
                 None
             }
             Err(_) => None,
@@ -91,7 +91,7 @@ impl Handover {
     }
 }
 
-fn failed(error: &SuccessorError) {
+fn record_failure(error: &SuccessorError) {
     metrics::record_replacement(false);
     tracing::error!(%error, "the successor did not start; this process goes on");
 }

@@ -66,7 +66,7 @@ pub(in crate::daemon) fn write(active: &ActiveConfig) -> io::Result<MemoryFile> 
 pub(in crate::daemon) fn read(file: MemoryFile) -> Snapshot {
     let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<RestoredSnapshot>(&text)?));
     match found {
-        Ok(found) if found.format == FORMAT => found.understood(),
+        Ok(found) if found.format == FORMAT => found.parse(),
         Ok(RestoredSnapshot { format, version, .. }) => {
             tracing::warn!(
                 format,
@@ -83,7 +83,7 @@ pub(in crate::daemon) fn read(file: MemoryFile) -> Snapshot {
 }
 
 impl RestoredSnapshot {
-    fn understood(self) -> Snapshot {
+    fn parse(self) -> Snapshot {
         let mut clusters = BTreeMap::new();
         for (cluster, known) in self.clusters {
             match serde_json::from_value(known) {

@@ -49,7 +49,7 @@ impl HeadReader for HeaderReader {
     type Head = ProxyHeader;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ProxyHeader>, Error> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<ProxyHeader>, Error> {
         let before = self.held.len();
         self.held.extend_from_slice(&bytes[..bytes.len().min(V2_FIXED + V2_BODY_MAX - before)]);
         let Some(length) = length(&self.held)? else { return Ok(Progress::Incomplete) };

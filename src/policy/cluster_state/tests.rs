@@ -158,15 +158,15 @@ impl World {
     }
 
     /// Takes all events, as words.
-    fn told(&mut self) -> Vec<&'static str> {
-        let told = self.cluster_state.take_events().into_iter().map(|event| match event {
+    fn take_event_names(&mut self) -> Vec<&'static str> {
+        let names = self.cluster_state.take_events().into_iter().map(|event| match event {
             ClusterEvent::Ejected { ejection: Ejection { again: true, .. }, .. } => "ejected again",
             ClusterEvent::Ejected { .. } => "ejected",
             ClusterEvent::Returned { .. } => "returned",
             ClusterEvent::Breaker(transition) => transition.to.label(),
             ClusterEvent::Mode { to, .. } => to.label(),
         });
-        told.collect()
+        names.collect()
     }
 }
 
@@ -289,7 +289,7 @@ fn an_ejected_endpoint_is_left_out_and_returns_by_a_trial_of_ours() {
     assert_eq!(world.wait(), ejection.lasts);
     assert_eq!(world.pick(), Ok(1), "no client pays for finding out");
     assert_eq!(world.trials(TrialVerdict::Serves(MS)), [0]);
-    assert_eq!(world.told(), ["returned"]);
+    assert_eq!(world.take_event_names(), ["returned"]);
     assert_eq!(world.cluster_state.endpoint(endpoint).unwrap().back_since, Some(world.now));
     assert_eq!((world.pick(), world.cluster_state.next_trial()), (Ok(0), None));
 }
@@ -298,14 +298,14 @@ fn an_ejected_endpoint_is_left_out_and_returns_by_a_trial_of_ours() {
 fn a_trial_that_fails_or_says_nothing_is_no_return() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     world.eject(0);
-    world.told();
+    world.take_event_names();
     world.wait();
     let trial = world.cluster_state.begin_trials(world.now, &mut world.rng)[0];
     assert_eq!(world.cluster_state.next_trial(), None, "one at a time");
     world.cluster_state.record_trial(trial, TrialVerdict::Inconclusive, world.now, &mut world.rng);
-    assert_eq!((world.told().len(), world.wait()), (0, OUTLIER.base_ejection_time));
+    assert_eq!((world.take_event_names().len(), world.wait()), (0, OUTLIER.base_ejection_time));
     assert_eq!(world.trials(TrialVerdict::Fails(Fault::Handshake)), [0]);
-    assert_eq!(world.told(), ["ejected again"]);
+    assert_eq!(world.take_event_names(), ["ejected again"]);
     assert_eq!(world.pick(), Ok(1));
 }
 
@@ -315,10 +315,10 @@ fn a_trial_that_is_turned_away_before_tls_ends_no_ejection_for_what_comes_behind
     for (fault, is_back) in [(Fault::Connect, true), (Fault::Upgrade, true), (Fault::Handshake, false)] {
         let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
         world.eject_for(0, fault);
-        world.told();
+        world.take_event_names();
         world.wait();
         assert_eq!(world.trials(TrialVerdict::TurnedAway), [0]);
-        assert_eq!(world.told(), if is_back { &["returned"][..] } else { &[] }, "{fault:?}");
+        assert_eq!(world.take_event_names(), if is_back { &["returned"][..] } else { &[] }, "{fault:?}");
         // While it is ejected, another trial is due.
         assert_eq!(world.cluster_state.next_trial().is_some(), !is_back);
     }
@@ -378,14 +378,14 @@ fn a_session_that_is_turned_down_goes_on_to_whatever_could_still_serve() {
 fn a_session_that_succeeds_where_nobody_should_be_ends_the_ejection() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     world.eject(0);
-    world.told();
+    world.take_event_names();
     let mut plan = plan();
     let (id, ticket) = world.begin(&mut plan).unwrap();
     world.cluster_state.record_failure(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
     let (id, ticket) = world.begin(&mut plan).unwrap();
     assert_eq!(world.place(id), 0);
     world.cluster_state.record_established(id, ticket, MS, world.now);
-    assert_eq!(world.told(), ["returned"]);
+    assert_eq!(world.take_event_names(), ["returned"]);
 }
 
 /// Probes found the endpoint healthy after a second, but that did not end its ejection of 29 s.
@@ -394,17 +394,17 @@ fn a_probe_that_reaches_as_far_as_to_the_fault_ends_the_ejection_and_one_that_do
     for (proven, is_back) in [(Fault::Connect, true), (Fault::Handshake, true)] {
         let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
         world.eject(0);
-        world.told();
+        world.take_event_names();
         world.cluster_state.set_health(world.ids[0], HealthStatus::Healthy, Some(proven), world.now);
-        assert_eq!(world.told() == ["returned"], is_back, "{proven:?}");
+        assert_eq!(world.take_event_names() == ["returned"], is_back, "{proven:?}");
     }
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     for _ in 0..2 {
-        world.cluster_state.record_survival(world.ids[0], true, world.now, &mut world.rng);
+        world.cluster_state.record_session_age(world.ids[0], true, world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["ejected"]);
+    assert_eq!(world.take_event_names(), ["ejected"]);
     world.check_health(0, HealthStatus::Healthy);
-    assert_eq!((world.told().len(), world.wait()), (0, Duration::ZERO));
+    assert_eq!((world.take_event_names().len(), world.wait()), (0, Duration::ZERO));
     let trial = world.cluster_state.begin_trials(world.now, &mut world.rng)[0];
     assert_eq!(trial.reach, Fault::EarlyClose);
 }
@@ -415,13 +415,13 @@ fn an_endpoint_that_got_slow_returns_only_when_that_is_how_it_is() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), hedge, ..PLAIN }, &[0, 0]);
     (0..9).for_each(|_| _ = world.succeed());
     world.eject(0);
-    world.told();
+    world.take_event_names();
     let mut tried = 0;
     loop {
         world.wait();
         assert_eq!(world.trials(TrialVerdict::Serves(2 * SECOND)), [0]);
         tried += 1;
-        if world.told() == ["returned"] {
+        if world.take_event_names() == ["returned"] {
             break;
         }
     }
@@ -462,7 +462,7 @@ fn an_open_breaker_refuses_until_a_trial_of_ours_succeeds() {
     world.wait();
     assert_eq!(world.trials(TrialVerdict::Serves(MS)), [0, 1]);
     assert!(world.pick().is_ok());
-    assert_eq!(world.told(), ["open", "half_open", "open", "half_open", "closed"]);
+    assert_eq!(world.take_event_names(), ["open", "half_open", "open", "half_open", "closed"]);
 }
 
 /// Five failed dials to a dead endpoint opened the breaker for 4 s, although two endpoints had not been tried.
@@ -472,13 +472,13 @@ fn the_breaker_stays_closed_while_an_endpoint_is_good_or_unknown() {
     for _ in 0..50 {
         assert_eq!(world.fail(), Ok(0), "by its priority");
     }
-    assert_eq!(world.told(), [""; 0]);
+    assert_eq!(world.take_event_names(), [""; 0]);
     let mut plan = plan();
     for _ in 0..2 {
         let (id, ticket) = world.begin(&mut plan).unwrap();
         world.cluster_state.record_failure(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["open"]);
+    assert_eq!(world.take_event_names(), ["open"]);
 }
 
 #[test]
@@ -486,26 +486,30 @@ fn whoever_may_be_good_closes_the_breaker() {
     let opened = || {
         let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
         world.fail_everywhere();
-        assert_eq!(world.told(), ["open"]);
+        assert_eq!(world.take_event_names(), ["open"]);
         world
     };
     let mut joined = opened();
     let specs = [Some(joined.ids[0]), None].map(|id| member(id, 0));
     joined.ids = joined.cluster_state.set_endpoints(&specs, joined.now);
-    assert_eq!(joined.told(), ["closed"]);
+    assert_eq!(joined.take_event_names(), ["closed"]);
     assert!(joined.pick().is_ok());
     let mut probed = opened();
     probed.check_health(1, HealthStatus::Healthy);
-    assert_eq!(probed.told(), ["closed"]);
+    assert_eq!(probed.take_event_names(), ["closed"]);
     let mut hinted = opened();
     hinted.cluster_state.set_health(hinted.ids[1], HealthStatus::Healthy, Some(Fault::Connect), hinted.now);
-    assert_eq!((hinted.told().len(), hinted.wait()), (0, Duration::ZERO), "a port that is open is a hint");
+    assert_eq!(
+        (hinted.take_event_names().len(), hinted.wait()),
+        (0, Duration::ZERO),
+        "a port that is open is a hint"
+    );
     let mut late = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
     let (id, ticket) = late.begin(&mut plan()).unwrap();
     late.fail_everywhere();
-    late.told();
+    late.take_event_names();
     late.cluster_state.record_established(id, ticket, MS, late.now);
-    assert_eq!(late.told(), ["closed"], "a dial from before that succeeds now");
+    assert_eq!(late.take_event_names(), ["closed"], "a dial from before that succeeds now");
 }
 
 /// Where servers greet, one silent client kept a half-open breaker from closing.
@@ -528,10 +532,10 @@ fn a_greeting_forgives_nothing_that_comes_after_it() {
         world.cluster_state.record_greeting(id, ticket, world.now);
         world.cluster_state.record_failure(id, ticket, Some(Fault::Handshake), world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["ejected"]);
+    assert_eq!(world.take_event_names(), ["ejected"]);
     let (id, ticket) = (world.ids[0], world.cluster_state.begin_at(world.ids[0], &mut plan()).unwrap());
     world.cluster_state.record_greeting(id, ticket, world.now);
-    assert_eq!(world.told(), [""; 0], "what it was set aside for is TLS");
+    assert_eq!(world.take_event_names(), [""; 0], "what it was set aside for is TLS");
 }
 
 /// Timeouts of dials from before an endpoint came back ejected it again.
@@ -547,13 +551,13 @@ fn what_began_before_an_endpoint_came_back_says_nothing() {
     world.now += SECOND;
     let (id, ticket) = hanging[0];
     world.cluster_state.record_failure(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
-    assert_eq!(world.told(), ["open"]);
+    assert_eq!(world.take_event_names(), ["open"]);
     world.wait();
     world.trials(TrialVerdict::Serves(MS));
     for (id, ticket) in &hanging[1..] {
         world.cluster_state.record_failure(*id, *ticket, Some(Fault::Connect), world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["half_open", "closed"]);
+    assert_eq!(world.take_event_names(), ["half_open", "closed"]);
     assert!(world.pick().is_ok());
 }
 
@@ -577,12 +581,12 @@ fn trials_that_nobody_will_hear_of_are_made_anew() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     world.eject(0);
     world.fail_everywhere();
-    world.told();
+    world.take_event_names();
     world.wait();
     let lost = world.cluster_state.begin_trials(world.now, &mut world.rng);
     assert_eq!(lost.len(), 2);
     world.cluster_state.forget_trials(world.now);
-    assert_eq!(world.told(), ["half_open", "open"]);
+    assert_eq!(world.take_event_names(), ["half_open", "open"]);
     world.wait();
     world.now += SECOND;
     assert_eq!(world.trials(TrialVerdict::Serves(MS)), [0, 1]);
@@ -663,11 +667,11 @@ fn retries_come_out_of_the_budget_while_others_are_on_their_way() {
 fn sessions_that_die_young_eject_and_ones_that_last_forgive() {
     let mut world = World::new(Settings { outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     let id = world.ids[0];
-    for died_young in [true, false, true] {
-        world.cluster_state.record_survival(id, died_young, world.now, &mut world.rng);
+    for closed_early in [true, false, true] {
+        world.cluster_state.record_session_age(id, closed_early, world.now, &mut world.rng);
     }
     assert_eq!(world.cluster_state.take_events(), []);
-    world.cluster_state.record_survival(id, true, world.now, &mut world.rng);
+    world.cluster_state.record_session_age(id, true, world.now, &mut world.rng);
     let events = world.cluster_state.take_events();
     let [ClusterEvent::Ejected { ejection, .. }] = events[..] else { panic!("{events:?}") };
     assert_eq!(ejection.fault, Fault::EarlyClose);

@@ -122,7 +122,7 @@ impl Probe for Login {
         std::mem::take(&mut self.due)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection in the middle of the login".into()));
         }
