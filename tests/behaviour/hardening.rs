@@ -62,7 +62,7 @@ fn no_core_file_and_no_debugger_of_its_own_user_shows_the_daemons_memory() {
         let mut reader = as_nobody(OsStr::new("cat"));
         let finished = finish(reader.arg(&file));
         assert_ne!(finished.code, 0, "its own user reads {file}");
-        finished.must_say("Permission denied");
+        finished.must_print("Permission denied");
     }
 }
 
