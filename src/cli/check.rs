@@ -22,7 +22,7 @@ use crate::workers;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Also dial every endpoint once, and report each step: resolve, connect, upgrade, handshake
+    /// Also dial each endpoint once, and print the result of each step: resolve, connect, upgrade, handshake, answer
     #[arg(long)]
     connect: bool,
 }

@@ -28,7 +28,7 @@ use crate::workers;
 pub(super) struct AdminTarget {
     #[command(flatten)]
     socket: ControlTarget,
-    /// Ask this HTTP address, whatever the configuration says
+    /// HTTP address of the daemon, such as 127.0.0.1:9901 [default: by the configuration]
     #[arg(long, value_name = "ADDRESS", conflicts_with = "control")]
     admin: Option<SocketAddr>,
 }
@@ -38,7 +38,7 @@ pub(super) struct AdminTarget {
 pub(super) struct ControlTarget {
     #[command(flatten)]
     file: ConfigFile,
-    /// Ask this control socket, whatever the configuration says
+    /// Control socket of the daemon, such as /run/ambassador/control.sock [default: by the configuration]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
