@@ -407,7 +407,7 @@ impl CredentialState {
                         tracing::warn!(kind, name, "{warning}");
                     }
                 } else if recovered {
-                    tracing::info!(kind, name, "in order again, and what is in use");
+                    tracing::info!(kind, name, "can be read again; its content did not change");
                 }
                 is_new
             }

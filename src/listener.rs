@@ -137,7 +137,7 @@ impl AcceptContext {
         route.metrics().accept_errors.increment(1);
         if let Some(wait) = pause.after(error) {
             if pause.is_news(clock::now()) {
-                tracing::warn!(listener = %route.listener(), %error, "cannot accept; whoever connects waits in the queue");
+                tracing::warn!(listener = %route.listener(), %error, "cannot accept; new connections wait in the kernel's queue");
             }
             alarm::sleep(wait).await;
         }

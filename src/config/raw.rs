@@ -214,8 +214,8 @@ impl DocumentReader<'_> {
     fn literal<'n>(&mut self, text: &'n str, at: &SourceLocation) -> Option<Scalar<'n>> {
         if text.contains('$') {
             let message = format!(
-                "{} has a dollar in it, and `${{NAME}}` is not read here: who writes this file may not be who may know the \
-                 daemon's environment",
+                "{} has a dollar in it, and `${{NAME}}` is not substituted in this file: its author may not be allowed to read \
+                 the daemon's environment",
                 quoted(text)
             );
             self.findings.mistake(at, message);

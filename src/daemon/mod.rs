@@ -132,7 +132,7 @@ pub(crate) async fn run(
 ) -> Result<(), StartError> {
     let launcher = launcher.map(Arc::new);
     if let Err(error) = &launcher {
-        tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
+        tracing::warn!(%error, "SIGUSR2 will not work: the process that starts a successor cannot be forked");
     }
     let mut signals = Signals::install()?;
     let mut running = RunningDaemon::start(config, log)?;
@@ -171,7 +171,7 @@ pub(crate) async fn run(
                 handover = match &launcher {
                     Ok(launcher) => Handover::begin(&running.active, &running.predecessors, launcher),
                     Err(error) => {
-                        tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
+                        tracing::error!(%error, "no successor: the process that starts one could not be forked; restart instead");
                         metrics::record_replacement(false);
                         None
                     }
@@ -332,7 +332,7 @@ impl RunningDaemon {
     fn reopen_log(&self) {
         let log = self.admin_state.log.clone();
         if let Err(error) = BlockingTask::default().begin(move || reload::reopen(&log)) {
-            tracing::error!(%error, "the log's files are not opened again: there is no thread for it");
+            tracing::error!(%error, "cannot reopen the log's files: no thread can be started");
         }
     }
 

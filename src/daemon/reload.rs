@@ -156,7 +156,7 @@ fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
 /// for it.
 pub(super) fn reopen(log: &Log) {
     for error in log.reopen() {
-        tracing::error!("{error}; what is open stays in use");
+        tracing::error!("{error}; the open files stay in use");
     }
 }
 

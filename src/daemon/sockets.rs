@@ -220,7 +220,7 @@ fn control_by_default(
                 let (usual, own) = (path.display(), bound.listening.local());
                 tracing::warn!(
                     %usual, %own,
-                    "the control socket's usual place is another daemon's, so ours is beside it; commands find it by --config"
+                    "another daemon has the control socket's default path; ours is beside it, and commands find it by --config"
                 );
             }
             Some(bound)

@@ -165,7 +165,7 @@ impl Sink {
             {
                 tracing::warn!(
                     output = %self.output, %error,
-                    "the log's file has another name now, and one of its own cannot be opened: lines go on to the old one"
+                    "the log's file was renamed, and a new one cannot be opened: lines go to the renamed file"
                 );
             }
         }

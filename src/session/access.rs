@@ -154,7 +154,7 @@ fn log_suppressed(SuppressedRecords { caller, outcome, count, since }: &Suppress
     let seconds = now.saturating_duration_since(*since).as_secs();
     tracing::warn!(
         %caller, outcome = outcome.label(), left_out = count,
-        "records of connections that were not served: … and {count} more in the last {seconds} s"
+        "left out {count} more records of connections that were not served, in the last {seconds} s"
     );
 }
 

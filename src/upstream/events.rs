@@ -96,7 +96,7 @@ impl Cluster {
                 tracing::warn!(%cluster, from, "panic: health checks find every endpoint down; using all of them");
             }
             Mode::DespiteEjection => {
-                tracing::warn!(%cluster, from, "every endpoint left is ejected; using them all the same");
+                tracing::warn!(%cluster, from, "every remaining endpoint is ejected; ejections are ignored");
             }
             Mode::Normal => tracing::info!(%cluster, from, "there are usable endpoints again"),
         }

@@ -182,8 +182,7 @@ fn a_resolver_that_fails_keeps_what_is_known() {
         dns.set("db.test.", 1, &["127.0.0.1"]);
         dns.set_mode(DnsMode::Honest);
         wait_well(&ambassador);
-        let told =
-            ambassador.lines().iter().filter(|line| line.contains("cannot find out endpoints")).count();
+        let told = ambassador.lines().iter().filter(|line| line.contains("discovery failed")).count();
         assert_eq!(told, failures, "one line for each time it began");
         assert_eq!(members(&ambassador), [upstream.address()]);
     }

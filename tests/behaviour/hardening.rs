@@ -141,5 +141,5 @@ fn the_control_socket_hears_its_own_user_and_root_only() {
     let stranger = ask("65534");
     assert_ne!(stranger.code, 0, "{stranger:?}");
     assert_eq!(stranger.stdout, "");
-    ambassador.wait_line("somebody else than our own user and root");
+    ambassador.wait_line("its peer is neither our own user nor root");
 }

@@ -104,7 +104,7 @@ fn a_successor_knows_who_is_down_and_what_was_ordered_from_the_first_session_on(
     three.prepare(&ambassador);
     ambassador.replace();
     three.are_known(&ambassador);
-    ambassador.wait_line("going on from what the process before us knew");
+    ambassador.wait_line("the predecessor's state is restored");
     // And its successor gets it from it.
     ambassador.replace();
     three.are_known(&ambassador);

@@ -66,7 +66,7 @@ impl SettingsBuilder<'_> {
             let at = per_caller.at("max_queued");
             let mut queues = its.iter().filter(|cluster| !cluster.queue_timeout.is_zero()).peekable();
             if queues.peek().is_none() {
-                let message = "nobody waits in the listener's cluster; set `limits.queue_timeout` there, or leave this out";
+                let message = "has no effect: the listener's cluster has no queue; set `limits.queue_timeout` there, or leave this out";
                 self.findings.mistake(&at, message);
             }
             if let Some(cluster) = queues.find(|cluster| cluster.limits.max_pending <= most) {

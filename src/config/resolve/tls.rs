@@ -130,8 +130,7 @@ impl SettingsBuilder<'_> {
             if all.iter().all(|identity| identity.source() == first.source()) {
                 return Some(Roots::Bundle(Arc::clone(first)));
             }
-            let message =
-                "the identities come from several places, so nobody says whom to trust; name it as `ca`";
+            let message = "the identities come from several places, so their CAs are ambiguous; name the servers' CA as `ca`";
             self.findings.mistake(&tls.at("identity"), message);
             return None;
         }
@@ -308,7 +307,7 @@ impl SettingsBuilder<'_> {
         if let Some((.., after)) = rest.and_then(|rest| rules.iter().flatten().nth(rest + 1)) {
             self.findings.mistake(
                 after,
-                "is never reached: the rule before it, which names only `use`, is for all the rest",
+                "is never reached: the rule before it has only `use` and applies to every caller",
             );
         }
         let rules: Vec<_> = rules.into_iter().collect::<Option<_>>()?;

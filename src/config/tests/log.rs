@@ -54,7 +54,7 @@ fn folders_that_others_may_write_are_warned_of() {
              \"unix:./{position}/a.sock\", cluster: b }} }}\nclusters: {{ b: {{ endpoints: [10.0.0.1:1] }} }}\n"
         );
         let config = Config::parse(&text, &folder.path().join("listeners.yaml"), &|_| None).expect("fine");
-        let warned = config.warnings.iter().filter(|warning| warning.contains("others may write in")).count();
+        let warned = config.warnings.iter().filter(|warning| warning.contains("other users may write in")).count();
         assert_eq!(warned, expected, "{position}: {:?}", config.warnings);
         let told = config.warnings.join("\n");
         for path in ["admin.control", "log.output", "listeners.a.bind"] {

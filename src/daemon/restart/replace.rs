@@ -37,7 +37,7 @@ impl Handover {
         // From here on, the predecessors' reports are for the successor.
         predecessors.pause(true);
         let snapshot = snapshot::write(active)
-            .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot send the state to the successor"))
             .ok();
         let (receiving, reports) = match std::io::pipe() {
             Ok((receiving, reports)) => (OwnedFd::from(receiving), OwnedFd::from(reports)),

@@ -161,7 +161,7 @@ impl ReportReader {
             () = watch.begun() => return,
             result = self.receive_all() => if let Err(error) = result {
                 let process = self.one.process;
-                tracing::warn!(process, %error, "what a process before us goes on counting is not heard any more");
+                tracing::warn!(process, %error, "the counters of a predecessor are no longer received");
             },
         }
         self.one.has_ended.store(true, Ordering::Release);

@@ -500,10 +500,10 @@ impl Following {
         let (cluster, kind) = (&self.cluster.settings().name, kind.label());
         match error {
             Some(error) if !was_failing => {
-                tracing::warn!(%cluster, kind, origin, error, kept = found, "cannot find out endpoints; what is known stays in use");
+                tracing::warn!(%cluster, kind, origin, error, kept = found, "discovery failed; the known endpoints stay in use");
             }
             None if was_failing => {
-                tracing::info!(%cluster, kind, origin, found, "endpoints are found out again")
+                tracing::info!(%cluster, kind, origin, found, "discovery works again")
             }
             Some(_) | None => {}
         }

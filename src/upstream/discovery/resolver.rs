@@ -143,7 +143,7 @@ impl Loaded {
         let conf = ResolvConf::parse(&read(RESOLV_CONF), &hostname, scope);
         if !conf.doubts.is_empty() {
             let doubts = conf.doubts.join("; ");
-            tracing::warn!(file = RESOLV_CONF, doubts, "what is not understood is skipped");
+            tracing::warn!(file = RESOLV_CONF, doubts, "unknown settings are skipped");
         }
         let mut hosts = Hosts::default();
         // Malformed lines are skipped, as other resolvers do.
