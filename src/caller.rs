@@ -73,7 +73,7 @@ impl CallerKey {
     }
 }
 
-/// As in messages.
+/// The words for it in log messages and refusals.
 impl fmt::Display for CallerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,7 +132,7 @@ impl Unit {
         Some(Self { name, system: system.len(), is_session })
     }
 
-    /// The whole name.
+    /// The unit's name as systemd has it; a user's unit has its manager's in front.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.name
@@ -177,7 +177,7 @@ fn is_slice(part: &str) -> bool {
 fn unit_name(part: &str) -> Option<&str> {
     /// Of the kinds that have processes: systemd.unit(5), systemd.resource-control(5).
     const KINDS: [&str; 5] = [".service", ".scope", ".socket", ".mount", ".swap"];
-    /// `UNIT_NAME_MAX`.
+    /// `UNIT_NAME_MAX` of systemd, in bytes.
     const LONGEST: usize = 255;
     let name = part.strip_prefix('_').unwrap_or(part);
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);

@@ -48,7 +48,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Known {
     users: Vec<(ClusterName, WeakOriginator)>,
-    stories: BTreeMap<CredentialId, CredentialState>,
+    states: BTreeMap<CredentialId, CredentialState>,
     /// Identities whose agent is followed by a task.
     agents: Vec<Weak<Identity>>,
 }
@@ -75,7 +75,7 @@ struct CredentialState {
 struct Fault {
     since: Instant,
     reason: String,
-    is_told: bool,
+    is_logged: bool,
 }
 
 /// A credential as `/status` shows it.
@@ -85,7 +85,6 @@ pub(crate) struct CredentialView {
     pub kind: &'static str,
     /// The identity's name; the cluster's for its CAs.
     pub name: String,
-    /// Its files.
     pub files: Vec<PathBuf>,
     /// When the first of its certificates or lists expires.
     pub not_after: Option<SystemTime>,
@@ -111,7 +110,7 @@ impl Credentials {
                 .into_iter()
                 .filter_map(|(role, end)| Some((role, near(role, end, now)?)))
                 .collect();
-            known.stories.entry(part.subject()).or_insert_with(|| CredentialState::new(&part, warned));
+            known.states.entry(part.subject()).or_insert_with(|| CredentialState::new(&part, warned));
         }
         known.users.push((cluster.clone(), originator.downgrade()));
         known.publish();
@@ -137,8 +136,8 @@ impl Credentials {
         let parts = known.parts();
         let view = |WatchedCredential { part, .. }: &WatchedCredential| {
             let subject = part.subject();
-            let state = known.stories.get(&subject);
-            let fault = state.and_then(|state| state.fault.as_ref()).filter(|fault| fault.is_told);
+            let state = known.states.get(&subject);
+            let fault = state.and_then(|state| state.fault.as_ref()).filter(|fault| fault.is_logged);
             CredentialView {
                 kind: subject.kind(),
                 name: subject.name().to_owned(),
@@ -205,16 +204,16 @@ impl Credentials {
         if has_changed {
             known.publish();
         }
-        let mut faults = known.stories.values().filter_map(|state| state.fault.as_ref());
-        Read { has_changed, again: faults.any(|fault| !fault.is_told) }
+        let mut faults = known.states.values().filter_map(|state| state.fault.as_ref());
+        Read { has_changed, again: faults.any(|fault| !fault.is_logged) }
     }
 
     /// Takes what an agent sent for an identity: whether its content is new, or why there is none.
-    fn told(&self, identity: &Arc<Identity>, result: Result<bool, String>) {
+    fn record_agent_result(&self, identity: &Arc<Identity>, result: Result<bool, String>) {
         let mut known = self.known();
         let part = CredentialSource::Identity(Arc::clone(identity));
         let state = known
-            .stories
+            .states
             .entry(part.subject())
             .or_insert_with(|| CredentialState::new(&part, BTreeMap::new()));
         if state.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
@@ -335,7 +334,7 @@ impl Known {
         let all = users.flat_map(|(cluster, originator)| parts(cluster, &originator));
         let followed: Vec<_> =
             all.map(|part| WatchedCredential { is_latest: seen.insert(part.subject()), part }).collect();
-        self.stories.retain(|subject, _| seen.contains(subject));
+        self.states.retain(|subject, _| seen.contains(subject));
         followed
     }
 
@@ -348,7 +347,7 @@ impl Known {
         wall: SystemTime,
     ) -> bool {
         let state =
-            self.stories.entry(part.subject()).or_insert_with(|| CredentialState::new(part, BTreeMap::new()));
+            self.states.entry(part.subject()).or_insert_with(|| CredentialState::new(part, BTreeMap::new()));
         let is_new = refreshed.is_some_and(|refreshed| state.goes_on(part, refreshed, now));
         state.warn_of_expiry(part, wall);
         is_new
@@ -398,7 +397,7 @@ impl CredentialState {
         let (kind, name) = (subject.kind(), subject.name());
         match result {
             Ok(Refreshed { is_new, warning }) => {
-                let recovered = self.fault.take().is_some_and(|fault| fault.is_told);
+                let recovered = self.fault.take().is_some_and(|fault| fault.is_logged);
                 if is_new {
                     self.replaced += 1;
                     self.warned.clear();
@@ -408,7 +407,7 @@ impl CredentialState {
                         tracing::warn!(kind, name, "{warning}");
                     }
                 } else if recovered {
-                    tracing::info!(kind, name, "in order again, and what is in use");
+                    tracing::info!(kind, name, "can be read again; its content did not change");
                 }
                 is_new
             }
@@ -422,12 +421,12 @@ impl CredentialState {
     fn is_at_fault(&mut self, part: &CredentialSource, reason: String, now: Instant) {
         let fault = match self.fault.take() {
             // The same error, or another step of the same replacement.
-            Some(fault) if fault.reason == reason || !fault.is_told => Fault { reason, ..fault },
-            Some(_) | None => Fault { since: now, reason, is_told: false },
+            Some(fault) if fault.reason == reason || !fault.is_logged => Fault { reason, ..fault },
+            Some(_) | None => Fault { since: now, reason, is_logged: false },
         };
         let fault = self.fault.insert(fault);
-        if !fault.is_told && now >= fault.since + SETTLING {
-            fault.is_told = true;
+        if !fault.is_logged && now >= fault.since + SETTLING {
+            fault.is_logged = true;
             self.metrics.failed.increment(1);
             let subject = part.subject();
             let files: Vec<_> = part.files().iter().map(|file| file.display().to_string()).collect();

@@ -21,7 +21,7 @@ pub struct Drain {
 
 /// A part of a drain that can be stopped alone, and stops with the drain.
 #[derive(Debug, Clone)]
-pub struct Branch {
+pub struct ChildDrain {
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -69,8 +69,8 @@ impl Drain {
 
     /// A branch for tasks that can be stopped before the others.
     #[must_use]
-    pub fn branch(&self) -> Branch {
-        Branch { tasks: TaskTracker::new(), stop: self.stop.child_token() }
+    pub fn child(&self) -> ChildDrain {
+        ChildDrain { tasks: TaskTracker::new(), stop: self.stop.child_token() }
     }
 
     /// Begins the drain: notifies every watch.
@@ -88,7 +88,7 @@ impl Drain {
     }
 }
 
-impl Branch {
+impl ChildDrain {
     /// For a task that ends when this branch or the drain is stopped.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::alarm;
 use crate::clock;
-use crate::discovery::EntryPoint;
+use crate::discovery::ListenerEdge;
 use crate::drain::{Drain, DrainWatch};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::sampling::Sampling;
@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// The TCP addresses of these listeners, with each cluster that they lead to. A port that the kernel is to choose is 0
 /// here.
-pub(crate) fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<EntryPoint> {
+pub(crate) fn listener_edges<'a>(listeners: impl IntoIterator<Item = &'a Settings>) -> Vec<ListenerEdge> {
     let of = |listener: &'a Settings| {
         let addresses = listener.binds.iter().filter_map(|bind| match bind {
             Bind::Tcp(address) => Some(*address),
@@ -52,7 +52,7 @@ pub(crate) fn entry_points<'a>(listeners: impl IntoIterator<Item = &'a Settings>
         let is_only = !listener.context;
         addresses.flat_map(move |address| {
             let clusters = listener.clusters.iter();
-            clusters.map(move |cluster| EntryPoint { address, cluster: cluster.clone(), is_only })
+            clusters.map(move |cluster| ListenerEdge { address, cluster: cluster.clone(), is_only })
         })
     };
     listeners.into_iter().flat_map(of).collect()
@@ -82,13 +82,11 @@ impl RouteCell {
 /// What every accept loop needs.
 #[derive(Debug, Clone)]
 pub(crate) struct AcceptContext {
-    /// The listener's route.
     pub current: Arc<RouteCell>,
     /// The workers that run the sessions.
     pub workers: Arc<Workers>,
     /// Writes the sessions' records.
     pub access: Arc<AccessLog>,
-    /// Tracks the sessions.
     pub drain: Drain,
 }
 
@@ -139,7 +137,7 @@ impl AcceptContext {
         route.metrics().accept_errors.increment(1);
         if let Some(wait) = pause.after(error) {
             if pause.is_news(clock::now()) {
-                tracing::warn!(listener = %route.listener(), %error, "cannot accept; whoever connects waits in the queue");
+                tracing::warn!(listener = %route.listener(), %error, "cannot accept; new connections wait in the kernel's queue");
             }
             alarm::sleep(wait).await;
         }

@@ -8,10 +8,10 @@ mod cluster;
 mod endpoint;
 mod exposition;
 mod inherited;
+mod label_guard;
 mod listener;
 mod names;
 mod openmetrics;
-mod series_guard;
 
 use metrics::{counter, gauge};
 

@@ -135,11 +135,8 @@ impl Outcome {
 /// The side that ended a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The application's side.
     Downstream,
-    /// The endpoint's side.
     Upstream,
-    /// This process.
     Ambassador,
 }
 

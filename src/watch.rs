@@ -27,7 +27,7 @@ use crate::sys::Inotify;
 pub(crate) struct Watch {
     files: Arc<[PathBuf]>,
     watched: Option<Watched>,
-    heard: Option<Heard>,
+    pending: Option<PendingEvents>,
     /// The task that finds out what to watch next.
     making: BlockingTask<Watched>,
     /// When [`Watch::changed`] returns in any case.
@@ -38,14 +38,14 @@ pub(crate) struct Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileEvent {
     /// The kernel reported a change.
-    Told,
+    Changed,
     /// They were not looked at for [`LOOK_ANYWAY`].
     Overdue,
 }
 
 /// Events that were not reported yet: reported at `quiet`, which each event postpones, at `latest` anyway.
 #[derive(Debug, Clone, Copy)]
-struct Heard {
+struct PendingEvents {
     latest: Instant,
     quiet: Instant,
 }
@@ -73,7 +73,7 @@ impl Watch {
     pub(crate) async fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
         let (files, making) = (files.into_iter().collect(), BlockingTask::default());
         let mut watch =
-            Self { files, watched: None, heard: None, making, anyway: clock::now() + LOOK_ANYWAY };
+            Self { files, watched: None, pending: None, making, anyway: clock::now() + LOOK_ANYWAY };
         watch.make().await;
         watch
     }
@@ -83,7 +83,7 @@ impl Watch {
     pub(crate) async fn changed(&mut self) -> FileEvent {
         let settled = async {
             match &self.watched {
-                Some(watched) => watched.settled(&mut self.heard).await,
+                Some(watched) => watched.wait_settled(&mut self.pending).await,
                 // Without inotify, only [`LOOK_ANYWAY`] ends the wait.
                 None => std::future::pending().await,
             }
@@ -92,7 +92,7 @@ impl Watch {
         // Before the caller reads the files, so that a change during the read is reported again.
         self.make().await;
         self.anyway = clock::now() + LOOK_ANYWAY;
-        if self.heard.take().is_some() { FileEvent::Told } else { FileEvent::Overdue }
+        if self.pending.take().is_some() { FileEvent::Changed } else { FileEvent::Overdue }
     }
 
     /// Watches the folders that count now; none, if it takes longer than [`PATIENCE`] to find them.
@@ -120,22 +120,22 @@ impl Watch {
 }
 
 impl Watched {
-    async fn happened(&self) -> io::Result<()> {
-        self.inotify.happened(|name: &OsStr| self.names.contains(name)).await
+    async fn wait_event(&self) -> io::Result<()> {
+        self.inotify.wait_event(|name: &OsStr| self.names.contains(name)).await
     }
 
-    /// `heard` is the caller's, because this future may be dropped at any time and the kernel reports each event once.
-    async fn settled(&self, heard: &mut Option<Heard>) {
-        if heard.is_none() {
-            if self.happened().await.is_err() {
+    /// `pending` is the caller's, because this future may be dropped at any time and the kernel reports each event once.
+    async fn wait_settled(&self, pending: &mut Option<PendingEvents>) {
+        if pending.is_none() {
+            if self.wait_event().await.is_err() {
                 // Not expected of a descriptor of our own; the caller's deadline still ends the wait.
                 return std::future::pending().await;
             }
             let now = clock::now();
-            *heard = Some(Heard { latest: now + QUIET_AT_LAST, quiet: now + QUIET });
+            *pending = Some(PendingEvents { latest: now + QUIET_AT_LAST, quiet: now + QUIET });
         }
-        while let Some(Heard { latest, quiet }) = heard
-            && alarm::timeout_at(*quiet.min(latest), self.happened()).await.is_ok()
+        while let Some(PendingEvents { latest, quiet }) = pending
+            && alarm::timeout_at(*quiet.min(latest), self.wait_event()).await.is_ok()
         {
             *quiet = clock::now() + QUIET;
             if clock::now() >= *latest {
@@ -213,7 +213,7 @@ mod tests {
                 act();
                 alarm::timeout_at(clock::now() + LOOK_ANYWAY / 2, watch.changed()).await
             };
-            assert_eq!(alarm::drive(watching).await.expect("alarms"), Ok(FileEvent::Told));
+            assert_eq!(alarm::drive(watching).await.expect("alarms"), Ok(FileEvent::Changed));
         });
     }
 

@@ -21,7 +21,7 @@ pub struct Workers {
     _alive: watch::Sender<()>,
 }
 
-/// One worker.
+/// A handle to one worker: its runtime, and how many sessions it runs.
 #[derive(Debug, Clone)]
 pub struct Worker {
     handle: Handle,
@@ -81,7 +81,7 @@ impl Worker {
         Self { handle, live: Arc::default() }
     }
 
-    /// Its runtime.
+    /// The runtime that the worker's tasks are spawned on.
     #[must_use]
     pub const fn handle(&self) -> &Handle {
         &self.handle

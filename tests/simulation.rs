@@ -387,8 +387,8 @@ impl World {
         let among = self.sessions.len().max(1);
         let Some(session) = self.sessions.keys().nth(self.rng.usize(..among)).copied() else { return };
         let id = self.sessions.remove(&session).expect("it lives");
-        let died_young = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
-        self.cluster_state.record_survival(id, died_young, self.now, &mut self.rng);
+        let closed_early = self.rng.u32(..100) < self.failing.get(&id).copied().unwrap_or(0);
+        self.cluster_state.record_session_age(id, closed_early, self.now, &mut self.rng);
         self.cluster_state.record_session_end(id);
         self.note_events();
     }

@@ -148,7 +148,7 @@ fn wait(door: &Door) -> io::Result<(bool, bool)> {
     Ok((ready.next().unwrap_or_default(), ready.next().unwrap_or_default()))
 }
 
-/// The complete lines.
+/// Takes the complete lines out of the bytes.
 fn lines(held: &mut Vec<u8>) -> Vec<String> {
     let end = held.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let whole: Vec<u8> = held.drain(..end).collect();

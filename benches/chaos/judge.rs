@@ -199,7 +199,7 @@ impl Record {
         (self.fault_sessions > 0).then(|| dials * 1e3 / self.fault_sessions as f64)
     }
 
-    /// In milliseconds.
+    /// Milliseconds of CPU per 1,000 sessions.
     pub(crate) fn cpu_per_1000(&self) -> Option<f64> {
         (self.sessions > 0).then(|| self.cpu.as_secs_f64() * 1e6 / self.sessions as f64)
     }

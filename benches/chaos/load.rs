@@ -59,7 +59,6 @@ impl Loss {
     }
 }
 
-/// An attempted session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opening {
     /// Since the start of the scenario, like all moments here.
@@ -102,7 +101,6 @@ struct Beat {
     to: Instant,
 }
 
-/// Clients at work.
 pub(crate) struct Load(Vec<JoinHandle<Diary>>);
 
 impl Load {

@@ -51,7 +51,7 @@ pub(crate) enum Reload {
     Tell(Command),
     /// A process that takes over from it.
     Succeed(Command),
-    /// SIGHUP.
+    /// SIGHUP: the configuration is read again.
     HangUp,
 }
 

@@ -12,10 +12,8 @@ pub(crate) use self::all::{Extent, all};
 
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
-    /// A short description.
     pub(crate) words: &'static str,
     pub(crate) lasts: Duration,
-    /// In their order.
     pub(crate) events: Vec<Event>,
     pub(crate) windows: Vec<Window>,
     has_own_windows: bool,

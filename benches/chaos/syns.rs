@@ -18,7 +18,6 @@ use crate::endpoint::FILLER;
 /// The Ethernet header, which loopback has too.
 const LINK: usize = 14;
 
-/// ETH_P_IP.
 const IPV4: u16 = 0x0800;
 
 #[derive(Clone, Copy, Debug)]

@@ -43,7 +43,6 @@ pub(crate) struct Arena {
     folder: tempfile::TempDir,
 }
 
-/// A running contestant.
 struct Contestant {
     running: Running,
     at: SocketAddr,

@@ -37,7 +37,6 @@ pub(crate) struct Database {
 pub(crate) struct Login(Vec<(&'static str, OsString)>);
 
 impl Database {
-    /// Its missing programs.
     pub(crate) fn lacks() -> Option<String> {
         lacking(&["initdb", "postgres", "psql", "pgbench"])
     }

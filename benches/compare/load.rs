@@ -39,7 +39,7 @@ pub(crate) struct Reading {
     pub(crate) resumed: Option<f64>,
 }
 
-/// In microseconds.
+/// All in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
@@ -67,14 +67,12 @@ pub(crate) struct Span {
 /// The destination of the load, and the sources of its readings.
 pub(crate) struct Course<'a> {
     pub(crate) target: SocketAddr,
-    /// The listening process.
     pub(crate) meter: &'a Meter,
     pub(crate) span: Span,
     /// A plain port of the upstream itself.
     pub(crate) upstream: SocketAddr,
     /// The contestant's set of its ports.
     pub(crate) set: usize,
-    /// For pgbench.
     pub(crate) login: Login,
 }
 

@@ -33,7 +33,6 @@ pub(crate) struct MailServer {
 }
 
 impl MailServer {
-    /// The missing programs.
     pub(crate) fn lacks() -> Option<String> {
         lacking(&["smtp-source", "smtp-sink"])
     }

@@ -25,7 +25,6 @@ use crate::wire::Tally;
 pub(crate) struct Doors {
     pub(crate) plain: Vec<SocketAddr>,
     pub(crate) tls: Vec<SocketAddr>,
-    /// TLS without resumption.
     pub(crate) full: Vec<SocketAddr>,
 }
 

@@ -16,11 +16,10 @@ pub(crate) enum Ask {
     Echo(usize),
     /// Answer with one byte, at once.
     Ping,
-    /// Send for ever.
+    /// The server sends for ever.
     Down,
-    /// Receive for ever.
+    /// The client sends for ever.
     Up,
-    /// Do both.
     Both,
     /// Report the counts of each set of ports, then close.
     Tally,

@@ -57,12 +57,19 @@ pub(crate) enum Verdict {
     New,
     /// The baseline is of another architecture.
     Foreign,
-    /// Within the tolerance.
-    Same { baseline: u64, change: f64 },
-    /// Too expensive.
-    Dearer { baseline: u64, change: f64 },
+    Same {
+        baseline: u64,
+        change: f64,
+    },
+    Dearer {
+        baseline: u64,
+        change: f64,
+    },
     /// So much cheaper that the baseline no longer guards it.
-    Cheaper { baseline: u64, change: f64 },
+    Cheaper {
+        baseline: u64,
+        change: f64,
+    },
 }
 
 impl Verdict {

@@ -35,9 +35,9 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 /// A client with `sslmode=prefer`: asks for TLS, is declined, sends its StartupMessage.
 fn opening(postgres: &dyn Protocol, startup: &[u8]) -> Box<dyn Dialogue> {
     let mut opening = postgres.opening().expect("a PostgreSQL client speaks first");
-    let declined = opening.received(&SSL_REQUEST);
+    let declined = opening.receive(&SSL_REQUEST);
     assert!(matches!(declined, Ok(OpeningState::Answer(_))));
-    match opening.received(startup) {
+    match opening.receive(startup) {
         Ok(OpeningState::Opened(opened)) => {
             black_box(opened.bytes);
             opened.dialogue.expect("there is an offer to rewrite")
@@ -49,8 +49,8 @@ fn opening(postgres: &dyn Protocol, startup: &[u8]) -> Box<dyn Dialogue> {
 fn upgrade(postgres: &dyn Protocol, answer: &[u8]) -> UpgradeStep {
     let mut upgrade = postgres.upgrade().expect("PostgreSQL has one");
     black_box(upgrade.begin());
-    black_box(upgrade.sent());
-    upgrade.received(answer).expect("the server agrees")
+    black_box(upgrade.note_sent());
+    upgrade.receive(answer).expect("the server agrees")
 }
 
 /// From the server's first byte to the end of the rewriting; the client has answered in between.

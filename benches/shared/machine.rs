@@ -8,7 +8,6 @@ pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
-    /// UTC.
     pub(crate) date: String,
 }
 

@@ -24,7 +24,7 @@ const CALLER_MAX: usize = 16;
 pub(super) enum ConnectionOwner {
     /// A user of this host.
     User(u32),
-    /// Another host.
+    /// A peer outside of this host.
     Host(IpAddr),
     /// It cannot be determined.
     Unknown,

@@ -56,7 +56,6 @@ pub(crate) struct ReloadResult {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MistakeView {
-    /// The file.
     pub file: String,
     /// From 1; only for mistakes in the text.
     pub line: Option<usize>,
@@ -64,7 +63,6 @@ pub struct MistakeView {
     pub column: Option<usize>,
     /// The keys that lead to the value.
     pub path: String,
-    /// What is wrong.
     pub message: String,
     /// The line with its number, and below it the marked part.
     pub shown: Option<String>,
@@ -141,7 +139,7 @@ pub(crate) struct EndpointCommandResult {
     pub was: String,
     /// How many endpoints have that name: with TLS there is one for each server name sent to its address.
     pub endpoints: usize,
-    /// Their live sessions.
+    /// Live sessions of all these endpoints.
     pub sessions: u32,
     /// How many endpoints of the cluster may still take sessions.
     pub enabled: usize,
@@ -161,7 +159,7 @@ pub(crate) struct SessionCommandResult {
 pub(crate) struct DrainCommandResult {
     /// Whether a drain had begun before.
     pub already: bool,
-    /// Live sessions.
+    /// Sessions that live when the request is answered.
     pub sessions: usize,
 }
 

@@ -47,14 +47,12 @@ pub(crate) use status::{LogLevel, Phase, PhaseCell};
 pub struct Settings {
     /// The HTTP address, read-only; `None` is off.
     pub bind: Option<SocketAddr>,
-    /// The control socket.
     pub control: Control,
 }
 
 /// Where the control socket is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Control {
-    /// None.
     Off,
     /// A configured path: it must be bound, or the start fails.
     At(PathBuf),
@@ -79,7 +77,6 @@ pub(crate) struct AdminState {
     pub phase: PhaseCell,
     /// When the daemon started.
     pub started: Instant,
-    /// The configuration's file.
     pub config: PathBuf,
     /// Distinguishes it from other files.
     pub config_id: ConfigId,
@@ -174,8 +171,7 @@ impl View {
 /// A listener with its actual addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct ListenerView {
-    /// Its current route.
     pub route: Arc<Route>,
-    /// Where it accepts.
+    /// The addresses that it accepts on, with the ports that the kernel chose.
     pub addresses: Vec<LocalAddress>,
 }

@@ -9,7 +9,6 @@ use data_encoding::BASE64;
 
 pub(super) const PAGE: &str = include_str!("page.html");
 
-/// Its `Content-Security-Policy`.
 pub(super) fn policy() -> &'static str {
     static POLICY: OnceLock<String> = OnceLock::new();
     POLICY.get_or_init(|| {

@@ -49,7 +49,7 @@ pub(crate) async fn serve(
                 drain.spawn(converse(socket, guard, transport, admin_state, watch));
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin cannot accept; waiting");
+                tracing::warn!(%error, "the admin address cannot accept; new connections wait in the kernel's queue");
                 alarm::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -82,7 +82,10 @@ async fn converse(
     let asker = control::ControlPeer::of(&socket);
     // The file's mode ensures it too, unless it was changed.
     if transport == AdminTransport::Control && !asker.is_some_and(control::ControlPeer::is_authorized) {
-        tracing::warn!(?asker, "somebody else than our own user and root came to the control socket");
+        tracing::warn!(
+            ?asker,
+            "closed a connection to the control socket: its peer is neither our own user nor root"
+        );
         return socket.abort();
     }
     let guard = Arc::new(guard);

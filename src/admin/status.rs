@@ -20,7 +20,6 @@ use crate::{caller, clock};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Phase {
-    /// Every listener accepts.
     Ready,
     /// Still accepting, but no longer ready.
     LameDuck,
@@ -140,7 +139,7 @@ pub(crate) struct CredentialStatus {
     pub kind: String,
     pub name: String,
     pub files: Vec<String>,
-    /// Seconds since 1970.
+    /// When the first certificate expires, in seconds since 1970.
     pub expires: Option<u64>,
     pub replaced: u64,
     /// Why the current content of its files is not in use.
@@ -184,7 +183,6 @@ pub(crate) struct EjectionStatus {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SessionList {
-    /// Live sessions.
     pub sessions: Vec<SessionStatus>,
 }
 
@@ -352,7 +350,6 @@ impl OriginStatus {
     }
 }
 
-/// Seconds until then.
 fn left(until: Instant, now: Instant) -> f64 {
     until.saturating_duration_since(now).as_secs_f64()
 }

@@ -21,7 +21,7 @@ use crate::workers;
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
-    /// Also dial every endpoint once, and report each step: resolve, connect, upgrade, handshake
+    /// Also dial each endpoint once, and print the result of each step: resolve, connect, upgrade, handshake, answer
     #[arg(long)]
     connect: bool,
 }
@@ -50,7 +50,7 @@ pub(super) fn check(arguments: &Arguments) -> Result<(), CommandError> {
     let services = DiscoveryServices::default();
     let fixed = config.clusters.iter().filter(|cluster| cluster.source.is_none());
     let fixed = fixed.map(|cluster| (cluster.name.clone(), cluster.addresses()));
-    services.own.set(listener::entry_points(&config.listeners), fixed);
+    services.own.set(listener::listener_edges(&config.listeners), fixed);
     let unreachable = runtime.block_on(alarm::drive(connect_all(config.clusters, &services)));
     runtime.shutdown_background();
     match unreachable.map_err(|error| failed(&error))? {
@@ -69,7 +69,7 @@ async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> u
     let mut unreachable = 0;
     for settings in clusters {
         let cluster = Cluster::new(settings, Rng::with_seed(0));
-        if !fetched(&cluster).await {
+        if !fetch_identities(&cluster).await {
             unreachable += 1;
         }
         let identities =
@@ -77,7 +77,7 @@ async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> u
         let found = discovery::settle(&cluster, services.clone(), Rng::with_seed(0)).await;
         for origin in &found.origins {
             println!("\nclusters.{} {}", cluster.settings().name, escaped(&origin.name));
-            if !resolved(origin) {
+            if !report_resolved(origin) {
                 unreachable += 1;
             }
         }
@@ -98,13 +98,13 @@ async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> u
 }
 
 /// Fetches from every agent; returns whether all have sent their certificates.
-async fn fetched(cluster: &Arc<Cluster>) -> bool {
+async fn fetch_identities(cluster: &Arc<Cluster>) -> bool {
     let tls = cluster.settings().tls.as_ref();
     let mut all = true;
     for identity in tls.map(|tls| tls.identities().all()).unwrap_or_default() {
         if let Err(reason) = credentials::fetch(identity).await {
             println!("\nclusters.{} as {}", cluster.settings().name, identity.name());
-            all = refused("identity", &reason);
+            all = report_failure("identity", &reason);
         }
     }
     // Trust that comes from an agent has to be loaded after its certificates.
@@ -138,7 +138,7 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Identity
     }
     let ready = match dialled {
         Ok(ready) => ready,
-        Err(error) => return refused(error.step().label(), &error.to_string()),
+        Err(error) => return report_failure(error.step().label(), &error.to_string()),
     };
     // A server that requires a certificate rejects us after the handshake, and some do so without an alert.
     let is_uncertified = ready.stream.is_uncertified();
@@ -153,18 +153,18 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Identity
             println!("  {ANSWER:<10} ok      the server would serve a client");
             true
         }
-        Err(failure) if is_uncertified && failure.is_end() => refused(
+        Err(failure) if is_uncertified && failure.is_end() => report_failure(
             AttemptStep::Handshake.label(),
             &format!("{}, then: {UNCERTIFIED}", secured.unwrap_or_default()),
         ),
         Err(failure) => {
             secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
-            refused(ANSWER, &failure.to_string())
+            report_failure(ANSWER, &failure.to_string())
         }
         Ok(Some(ready)) => match (secured, late_rejection(ready.stream).await) {
             (Some(words), Some(reason)) => {
                 let reason = if is_uncertified { UNCERTIFIED } else { &reason };
-                refused(AttemptStep::Handshake.label(), &format!("{words}, then: {reason}"))
+                report_failure(AttemptStep::Handshake.label(), &format!("{words}, then: {reason}"))
             }
             (secured, _) => {
                 secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
@@ -180,13 +180,13 @@ const ANSWER: &str = "answer";
 /// The step before all others, for which sessions do not wait.
 const RESOLVE: &str = "resolve";
 
-fn resolved(origin: &Origin) -> bool {
+fn report_resolved(origin: &Origin) -> bool {
     match &origin.error {
         None => {
             report(RESOLVE, &format!("{} found", origin.found));
             true
         }
-        Some(error) => refused(RESOLVE, error),
+        Some(error) => report_failure(RESOLVE, error),
     }
 }
 
@@ -194,7 +194,7 @@ fn report(step: &str, words: &str) {
     println!("  {step:<10} ok      {}", escaped(words));
 }
 
-fn refused(step: &str, words: &str) -> bool {
+fn report_failure(step: &str, words: &str) -> bool {
     println!("  {step:<10} FAILED  {}", escaped(words));
     false
 }

@@ -28,7 +28,7 @@ use crate::workers;
 pub(super) struct AdminTarget {
     #[command(flatten)]
     socket: ControlTarget,
-    /// Ask this HTTP address, whatever the configuration says
+    /// HTTP address of the daemon, such as 127.0.0.1:9901 [default: by the configuration]
     #[arg(long, value_name = "ADDRESS", conflicts_with = "control")]
     admin: Option<SocketAddr>,
 }
@@ -38,7 +38,7 @@ pub(super) struct AdminTarget {
 pub(super) struct ControlTarget {
     #[command(flatten)]
     file: ConfigFile,
-    /// Ask this control socket, whatever the configuration says
+    /// Control socket of the daemon, such as /run/ambassador/control.sock [default: by the configuration]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
 }
@@ -59,7 +59,6 @@ enum AdminAddress {
     Address(SocketAddr),
 }
 
-/// A daemon's response.
 pub(super) struct ControlResponse {
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
@@ -166,7 +165,7 @@ impl ControlResponse {
         if self.status.is_success() { Ok(self.body) } else { Err(self.message()) }
     }
 
-    /// The daemon's message.
+    /// What the daemon replied, for people; the status of HTTP where that is all.
     pub(super) fn message(&self) -> String {
         let words = String::from_utf8_lossy(&self.body).trim().to_owned();
         if words.is_empty() { self.status.to_string() } else { words }
@@ -184,13 +183,13 @@ impl ControlTarget {
             Some(path) => Ok((vec![AdminAddress::Control(path.clone())], None)),
             None => {
                 let (admin, file) = (self.file.load_admin()?, self.file.id());
-                Ok((configured(&admin, file.as_ref()), file))
+                Ok((configured_addresses(&admin, file.as_ref()), file))
             }
         }
     }
 }
 
-fn configured(admin: &Settings, file: Option<&ConfigId>) -> Vec<AdminAddress> {
+fn configured_addresses(admin: &Settings, file: Option<&ConfigId>) -> Vec<AdminAddress> {
     let control = match &admin.control {
         Control::Off => vec![],
         Control::At(path) => vec![path.clone()],
@@ -218,18 +217,18 @@ impl AdminAddress {
         match self {
             Self::Control(socket) => {
                 let connected = UnixStream::connect(socket).await;
-                exchange(connected.map_err(|error| closed(&error))?, request).await
+                exchange(connected.map_err(|error| connect_error(&error))?, request).await
             }
             Self::Address(address) => {
                 let connected = TcpStream::connect(address).await;
-                exchange(connected.map_err(|error| closed(&error))?, request).await
+                exchange(connected.map_err(|error| connect_error(&error))?, request).await
             }
         }
     }
 }
 
 /// Why an address cannot be connected to.
-fn closed(error: &io::Error) -> String {
+fn connect_error(error: &io::Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the list of kinds is not closed")]
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {

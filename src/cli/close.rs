@@ -5,12 +5,12 @@ use super::client::{ControlTarget, Daemon, path_segment};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The session's id: in `sessions`, in the log and in refusals
+    /// Session id, 16 hexadecimal digits, as in `sessions`, in the log and in refusals
     #[arg(value_name = "SESSION", required = true)]
     sessions: Vec<String>,
     #[command(flatten)]
     place: ControlTarget,
-    /// The daemon's answers as they are
+    /// Print the daemon's JSON response for each session unchanged
     #[arg(long)]
     json: bool,
 }

@@ -7,7 +7,7 @@ use super::{Cli, CommandError};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The shell that is to complete
+    /// Shell to print completions for
     shell: Shell,
 }
 

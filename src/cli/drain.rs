@@ -11,10 +11,10 @@ use crate::admin::status::Status;
 pub(super) struct Arguments {
     #[command(flatten)]
     place: ControlTarget,
-    /// Return when the daemon has gone
+    /// Wait until the daemon has exited [default: return when the drain has begun]
     #[arg(long)]
     wait: bool,
-    /// The daemon's answer as it is
+    /// Print the daemon's JSON response unchanged
     #[arg(long)]
     json: bool,
 }

@@ -6,26 +6,27 @@ use crate::admin::EndpointCommandResult;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The cluster's name
+    /// Name of the cluster
     cluster: String,
-    /// The endpoint's name, as `status` shows it
+    /// Name of the endpoint as `status` shows it, such as 10.0.0.7:5432
     #[arg(value_name = "ADDRESS")]
     endpoint: String,
+    /// What the endpoint does from now on
     order: EndpointAction,
     #[command(flatten)]
     place: ControlTarget,
-    /// The daemon's answer as it is
+    /// Print the daemon's JSON response unchanged
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum EndpointAction {
-    /// It takes its share of new sessions
+    /// Takes new sessions
     Enable,
-    /// No new sessions; those that live go on
+    /// Takes no new sessions; live sessions go on
     Drain,
-    /// As if it were no longer in the file: no new sessions, no probes, and `on_removed` says what becomes of live ones
+    /// Takes no new sessions and is not probed; `on_removed` of the cluster decides about live sessions
     Disable,
 }
 

@@ -10,15 +10,15 @@ use crate::quantity::{duration, show_duration};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The least important level that is written from now on; without it, the one that is now
+    /// Least important level that is logged [default: print the current level and change nothing]
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(LEVELS.map(|(word, _)| word)))]
     level: Option<String>,
-    /// For so long, such as 10m; without it until the next reload
+    /// How long the level holds, such as 30s, 10m or 1h [default: until the next reload]
     #[arg(long = "for", value_name = "DURATION", requires = "level", value_parser = |text: &str| duration(text))]
     lasting: Option<Duration>,
     #[command(flatten)]
     place: ControlTarget,
-    /// The daemon's answer as it is
+    /// Print the daemon's JSON response unchanged
     #[arg(long)]
     json: bool,
 }

@@ -13,7 +13,7 @@ use crate::config::{self, KeyDoc};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Write all pages to this folder, instead of ambassador(1) to stdout
+    /// Write all pages to this folder instead of printing ambassador(1)
     #[arg(long, value_name = "FOLDER")]
     all: Option<PathBuf>,
 }

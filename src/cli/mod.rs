@@ -31,10 +31,12 @@ const FAILED: u8 = 1;
 /// EX_CONFIG of sysexits.h: wrong configuration.
 const CONFIG: u8 = 78;
 
-/// Plaintext in on this host, TLS or mTLS out, in the protocol's own way.
+/// Accepts plaintext connections on this host and forwards them to upstream servers over TLS or mTLS.
 ///
-/// Each listener of listeners.yaml is a local plaintext address that leads to a cluster of upstream
-/// endpoints. Without a command it runs the daemon.
+/// It begins TLS in each protocol's own way (STARTTLS, PostgreSQL's SSLRequest, ...). Each listener of
+/// listeners.yaml is a local plaintext address that leads to a cluster of upstream endpoints. Without a
+/// command, the daemon runs. Commands exit with 0, 1 for a failure, 2 for wrong usage, or 78 for a wrong
+/// configuration.
 #[derive(Debug, Parser)]
 #[command(name = "ambassador", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -46,41 +48,63 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(ConfigFile),
-    /// Reads the configuration, certificates and keys exactly as `run` would, and binds nothing.
+    /// Runs the daemon in the foreground until SIGTERM or SIGINT; the default command.
     ///
-    /// Prints every mistake with its place. Exit status 78 when there is one.
+    /// SIGHUP reloads the configuration. SIGUSR2 replaces the process without closing a listening socket.
+    Run(ConfigFile),
+    /// Reads the configuration, certificates and keys as `run` does, and prints all mistakes.
+    ///
+    /// It binds no address. It prints each mistake with file, line and column, and exits with 78 if there is one.
+    /// Example: `ambassador check --connect -c listeners.yaml`.
     Check(check::Arguments),
-    /// The main job with nothing else installed: an mTLS upstream fails, and clients do not notice.
+    /// Shows a failover: clients keep working while one of two mTLS servers stops.
+    ///
+    /// Servers, clients and certificates are made in this process, so nothing needs to be installed or configured.
     Demo(demo::Arguments),
-    /// Listeners, clusters and endpoints of a running daemon.
+    /// Shows the listeners, clusters and endpoints of a running daemon.
     Status(status::Arguments),
-    /// Live sessions of a running daemon.
+    /// Lists the live sessions of a running daemon.
     Sessions(sessions::Arguments),
-    /// Both on a terminal, live: `s` sorts, `/` filters, `k` closes a session, `q` quits.
+    /// Shows status and sessions of a running daemon on a terminal, live.
+    ///
+    /// Keys: `s` sorts, `/` filters, `k` closes a session, `q` quits.
     Top(top::Arguments),
-    /// Ends sessions of a running daemon.
+    /// Closes sessions of a running daemon, by their ids.
     Close(close::Arguments),
-    /// Takes an endpoint out of use, and back in.
+    /// Enables, drains or disables an endpoint of a running daemon.
+    ///
+    /// The order holds until another one; a reload does not change it.
+    /// Example: `ambassador endpoint orders-db 10.0.0.7:5432 drain`.
     Endpoint(endpoint::Arguments),
-    /// Has the daemon log more, or less: until its next reload, or for a while.
+    /// Shows or changes the log level of a running daemon.
+    ///
+    /// A changed level holds until the next reload or replacement, or for the time of `--for`.
+    /// Example: `ambassador log-level debug --for 10m`.
     LogLevel(log_level::Arguments),
-    /// Has the daemon read its configuration again; exit status 78 when that has mistakes, and nothing has changed.
+    /// Makes a running daemon read its configuration again.
+    ///
+    /// If the configuration has mistakes, the command prints them and exits with 78, and nothing changes.
     Reload(reload::Arguments),
-    /// Has the daemon go down as SIGTERM does: sessions may end, then it exits.
+    /// Stops a running daemon as SIGTERM does: it drains, then exits.
+    ///
+    /// It stops accepting after `shutdown.lame_duck`; live sessions then have `shutdown.drain_timeout` to end.
     Drain(drain::Arguments),
-    /// JSON Schema of listeners.yaml, for editors.
+    /// Prints the JSON Schema of listeners.yaml, for editors.
     Schema,
-    /// Completions of this command line, for a shell.
+    /// Prints completions of this command line for a shell.
+    ///
+    /// Example: `ambassador completions bash > /etc/bash_completion.d/ambassador`.
     Completions(completions::Arguments),
-    /// The manual: ambassador(1), a page for each command, and listeners.yaml(5).
+    /// Prints the manual page ambassador(1), or writes all manual pages.
+    ///
+    /// All pages are ambassador(1), one for each command, and listeners.yaml(5).
     Man(man::Arguments),
 }
 
-/// Where the configuration is.
+// No doc comment: clap would show it as the help of `run`.
 #[derive(Debug, Clone, clap::Args)]
 struct ConfigFile {
-    /// The configuration [default: ./listeners.yaml, else /etc/ambassador/listeners.yaml]
+    /// Configuration file [default: ./listeners.yaml if it exists, else /etc/ambassador/listeners.yaml]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }

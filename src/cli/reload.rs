@@ -11,7 +11,7 @@ use crate::escape::escaped;
 pub(super) struct Arguments {
     #[command(flatten)]
     place: ControlTarget,
-    /// The daemon's answer as it is
+    /// Print the daemon's JSON response unchanged
     #[arg(long)]
     json: bool,
 }

@@ -12,13 +12,13 @@ use crate::admin::status::{SessionList, SessionStatus};
 pub(super) struct Arguments {
     #[command(flatten)]
     place: AdminTarget,
-    /// Only those that came in by this listener
+    /// List only sessions that this listener accepted
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Only those that go to this cluster
+    /// List only sessions that go to this cluster
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// The daemon's answer, filtered
+    /// Print JSON instead of a table, with the same filters
     #[arg(long)]
     json: bool,
 }

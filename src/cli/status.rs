@@ -12,7 +12,7 @@ use crate::admin::status::{ClusterStatus, EjectionStatus, ListenerStatus, Origin
 pub(super) struct Arguments {
     #[command(flatten)]
     place: AdminTarget,
-    /// The daemon's answer as it is
+    /// Print the daemon's JSON response unchanged
     #[arg(long)]
     json: bool,
 }

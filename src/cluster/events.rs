@@ -11,7 +11,7 @@ use super::endpoint::Endpoint;
 use super::{Cluster, State};
 
 /// An event, and its endpoint, if it has one that is still present.
-type Told = (ClusterEvent, Option<Arc<Endpoint>>);
+type ReportedEvent = (ClusterEvent, Option<Arc<Endpoint>>);
 
 impl Cluster {
     /// Runs the decision under the lock, calls a waiting session if there is room now, and reports the events outside
@@ -24,11 +24,11 @@ impl Cluster {
         if events.is_empty() {
             return decided;
         }
-        let told: Vec<_> = events.into_iter().map(|event| (event, state.endpoint_of(&event))).collect();
+        let reported: Vec<_> = events.into_iter().map(|event| (event, state.endpoint_of(&event))).collect();
         drop(state);
-        told.iter().for_each(|told| self.tell(told));
+        reported.iter().for_each(|event| self.report(event));
         self.trials.notify_one();
-        if told.iter().any(|(event, _)| event.is_recovery()) {
+        if reported.iter().any(|(event, _)| event.is_recovery()) {
             // The preconnect task waits for recoveries.
             self.changes.send_replace(());
         }
@@ -44,22 +44,24 @@ impl Cluster {
         self.metrics.set_state(breaker, state.cluster_state.is_in_panic());
     }
 
-    fn tell(&self, (event, endpoint): &Told) {
+    fn report(&self, (event, endpoint): &ReportedEvent) {
         match (event, endpoint) {
-            (ClusterEvent::Ejected { ejection, .. }, Some(endpoint)) => self.tell_ejected(endpoint, ejection),
+            (ClusterEvent::Ejected { ejection, .. }, Some(endpoint)) => {
+                self.report_ejected(endpoint, ejection)
+            }
             (ClusterEvent::Returned { .. }, Some(endpoint)) => {
                 endpoint.metrics().ejected.decrement(1);
                 let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
                 tracing::info!(%cluster, %endpoint, "endpoint returned: it serves again");
             }
-            (ClusterEvent::Breaker(transition), _) => self.tell_breaker(transition),
-            (ClusterEvent::Mode { from, to }, _) => self.tell_mode(*from, *to),
+            (ClusterEvent::Breaker(transition), _) => self.report_breaker(transition),
+            (ClusterEvent::Mode { from, to }, _) => self.report_mode(*from, *to),
             // The endpoint has left meanwhile, and its state with it.
             (ClusterEvent::Ejected { .. } | ClusterEvent::Returned { .. }, None) => {}
         }
     }
 
-    fn tell_ejected(&self, endpoint: &Endpoint, ejection: &Ejection) {
+    fn report_ejected(&self, endpoint: &Endpoint, ejection: &Ejection) {
         let Ejection { fault, failures, lasts, times, again } = ejection;
         endpoint.metrics().record_ejection(fault.label(), !again);
         let (cluster, endpoint) = (&self.settings.name, &endpoint.settings().name);
@@ -71,7 +73,7 @@ impl Cluster {
         }
     }
 
-    fn tell_breaker(&self, transition: &breaker::Transition) {
+    fn report_breaker(&self, transition: &breaker::Transition) {
         let breaker::Transition { from, to, .. } = transition;
         // A failed round of trials does not count as opening.
         if (from, to) != (&StateLabel::HalfOpen, &StateLabel::Open) {
@@ -89,14 +91,14 @@ impl Cluster {
         }
     }
 
-    fn tell_mode(&self, from: Mode, to: Mode) {
+    fn report_mode(&self, from: Mode, to: Mode) {
         let (cluster, from, to) = (&self.settings.name, from.label(), to);
         match to {
             Mode::Panic => {
                 tracing::warn!(%cluster, from, "panic: health checks find every endpoint down; using all of them");
             }
             Mode::DespiteEjection => {
-                tracing::warn!(%cluster, from, "every endpoint left is ejected; using them all the same");
+                tracing::warn!(%cluster, from, "every remaining endpoint is ejected; ejections are ignored");
             }
             Mode::Normal => tracing::info!(%cluster, from, "there are usable endpoints again"),
         }

@@ -159,13 +159,18 @@ impl Lease {
         self.cluster.suspect(self.endpoint.id());
     }
 
-    /// Records whether the endpoint kept the session: `died_young` if the server ended it at once, without sending
+    /// Records whether the endpoint kept the session: `closed_early` if the server ended it at once, without sending
     /// anything. Call this before the lease is dropped.
-    pub(crate) fn record_survival(&self, died_young: bool) {
+    pub(crate) fn record_session_age(&self, closed_early: bool) {
         self.cluster.decide(|state| {
-            state.cluster_state.record_survival(self.endpoint.id(), died_young, clock::now(), &mut state.rng);
+            state.cluster_state.record_session_age(
+                self.endpoint.id(),
+                closed_early,
+                clock::now(),
+                &mut state.rng,
+            );
         });
-        if died_young {
+        if closed_early {
             self.cluster.suspect(self.endpoint.id());
         }
     }

@@ -32,7 +32,7 @@ pub(crate) struct Snapshot {
 /// Most endpoints of one cluster; further ones are left out.
 const ENDPOINTS_MAX: usize = 4096;
 /// How long the restored state of an endpoint is kept until discovery finds the endpoint again.
-const FORETOLD_FOR: Duration = Duration::from_secs(10 * 60);
+const RESTORED_FOR: Duration = Duration::from_secs(10 * 60);
 /// In seconds. No dial takes longer; a larger number is a mistake, and ignored.
 const DIAL_MAX: f64 = 3600.0;
 /// No moment that matters is further away; others are clamped to it.
@@ -126,14 +126,14 @@ impl Cluster {
         let State { endpoint_map, .. } = &mut *self.state();
         endpoints.truncate(ENDPOINTS_MAX);
         endpoint_map.restored = endpoints;
-        endpoint_map.restored_until = Some(present.now + FORETOLD_FOR);
+        endpoint_map.restored_until = Some(present.now + RESTORED_FOR);
     }
 
     /// Restores the breaker's state from another process.
     pub(super) fn resume_breaker(&self, breaker: Option<BreakerSnapshot>) {
         let present = Clocks::new();
         let cluster_state = &mut self.state().cluster_state;
-        if let Some(snapshot) = breaker.and_then(|breaker| breaker.told(present)) {
+        if let Some(snapshot) = breaker.and_then(|breaker| breaker.restore(present)) {
             cluster_state.resume_breaker(snapshot, present.now);
         }
     }
@@ -147,13 +147,13 @@ impl Cluster {
     ) {
         let means = |restored: &EndpointSnapshot| restored.means(endpoint.settings());
         let Some(position) = restored.iter().position(means) else { return };
-        let told = restored.swap_remove(position);
+        let found = restored.swap_remove(position);
         let present = Clocks::new();
         let observed =
-            self.settings.health_check.as_ref().zip(told.health()).map(|(check, (status, since))| {
+            self.settings.health_check.as_ref().zip(found.health()).map(|(check, (status, since))| {
                 Health::resume(check.rhythm, status, present.instant(since), present.now)
             });
-        let snapshot = told.told(observed.as_ref(), present);
+        let snapshot = found.restore(observed.as_ref(), present);
         let is_disabled = snapshot.admin == Admin::Disabled;
         if let Some(checks) = endpoint.check_metrics() {
             checks.restore(!is_disabled && observed.as_ref().is_none_or(Health::is_usable));
@@ -205,7 +205,7 @@ impl EndpointSnapshot {
         Some((status, *since))
     }
 
-    fn told(self, observed: Option<&Health>, present: Clocks) -> endpoint_state::Snapshot {
+    fn restore(self, observed: Option<&Health>, present: Clocks) -> endpoint_state::Snapshot {
         let time = |seconds: Option<f64>, at: i64| {
             let is_one = |seconds: &f64| (0.0..=DIAL_MAX).contains(seconds);
             seconds.filter(is_one).map(|took| (took, present.instant(at)))
@@ -214,7 +214,7 @@ impl EndpointSnapshot {
         endpoint_state::Snapshot {
             admin: ordered.unwrap_or_default(),
             health: observed.map_or(HealthStatus::Undecided, Health::status),
-            outlier: self.outlier.told(present),
+            outlier: self.outlier.restore(present),
             is_failing: self.failing,
             dial_time: time(self.dial_seconds, self.dialled),
             success_time: time(self.success_seconds, self.succeeded),
@@ -242,7 +242,7 @@ impl OutlierSnapshot {
         }
     }
 
-    fn told(self, present: Clocks) -> outlier::Snapshot {
+    fn restore(self, present: Clocks) -> outlier::Snapshot {
         let ejected = self.ejected.and_then(|(fault, until)| Some((Fault::of_label(&fault)?, until)));
         outlier::Snapshot {
             state: ejected.map_or(outlier::State::In, |(fault, until)| outlier::State::Ejected {
@@ -268,7 +268,7 @@ impl BreakerSnapshot {
         Self { state: state.label().label().into(), failures, until, rounds }
     }
 
-    fn told(self, present: Clocks) -> Option<breaker::Snapshot> {
+    fn restore(self, present: Clocks) -> Option<breaker::Snapshot> {
         let label = breaker::StateLabel::ALL.into_iter().find(|label| label.label() == self.state)?;
         let state = match label {
             breaker::StateLabel::Closed => breaker::State::Closed { failures: self.failures },

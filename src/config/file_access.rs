@@ -95,7 +95,7 @@ impl FileAccess {
                 None => file_access.absent.extend(socket.parent().map(Path::to_owned)),
             }
         }
-        file_access.logs.extend([&config.log.words, &config.log.access].into_iter().filter_map(|target| {
+        file_access.logs.extend([&config.log.events, &config.log.access].into_iter().filter_map(|target| {
             match &target.output {
                 Output::File(path) => written(path),
                 // Open already, or connected to, which Landlock does not restrict.

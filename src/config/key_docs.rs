@@ -11,7 +11,6 @@ pub(crate) struct KeyDoc {
     pub takes: String,
     /// Its default, or `required`. `None`: off, or derived from other keys.
     pub default: Option<String>,
-    /// What it means.
     pub about: &'static str,
 }
 

@@ -14,9 +14,7 @@ use crate::escape::is_control;
 /// Line and column, both from 1; columns count characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
-    /// The line.
     pub line: usize,
-    /// The column.
     pub column: usize,
 }
 
@@ -70,14 +68,14 @@ impl Findings {
     /// In the file's order, one line each; the same warning at several places is one line.
     pub(super) fn warning_lines(&mut self, file: &Path) -> Vec<String> {
         self.warnings.sort_by_key(|(at, _)| at.position);
-        let mut told: Vec<(&SourceLocation, &str, Vec<&str>)> = Vec::new();
+        let mut grouped: Vec<(&SourceLocation, &str, Vec<&str>)> = Vec::new();
         for (at, message) in &self.warnings {
-            match told.iter_mut().find(|(_, said, _)| said == message) {
+            match grouped.iter_mut().find(|(_, said, _)| said == message) {
                 Some((_, _, others)) => others.push(&at.path),
-                None => told.push((at, message, Vec::new())),
+                None => grouped.push((at, message, Vec::new())),
             }
         }
-        let each = told.into_iter().map(|(at, message, others)| {
+        let each = grouped.into_iter().map(|(at, message, others)| {
             let named: Vec<_> = others.iter().take(NAMED_MAX).copied().collect();
             let more = match (others.len(), others.len().saturating_sub(NAMED_MAX)) {
                 (0, _) => String::new(),

@@ -40,7 +40,7 @@ pub struct Config {
     pub file: PathBuf,
     /// Distinguishes it from other files.
     pub id: ConfigId,
-    /// The admin interfaces.
+    /// Which admin interfaces there are, and where.
     pub admin: admin::Settings,
     /// The log's outputs and level.
     pub log: log::Settings,
@@ -48,7 +48,7 @@ pub struct Config {
     pub workers: usize,
     /// Whether the process restricts itself to its [`FileAccess`].
     pub is_confined: bool,
-    /// How it stops.
+    /// How long the daemon drains, and what happens to its sessions then.
     pub shutdown: Shutdown,
     /// In the file's order.
     pub listeners: Vec<listener::Settings>,

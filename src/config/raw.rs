@@ -22,7 +22,7 @@ use super::spec::{KeySpec, Presence, SectionSpec, ValueKind, YamlKind};
 use super::synonyms;
 use scalar::Scalar;
 
-/// Looks up `${NAME}`.
+/// Looks up the variable of a `${NAME}` in the file.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Checks documents against tables.
@@ -68,7 +68,7 @@ impl DocumentReader<'_> {
             }
         }
         for key in spec.keys.iter().filter(|key| !pairs.iter().any(|(name, _)| name_of(name) == key.name)) {
-            let datum = self.absent(key, &at);
+            let datum = self.default_of(key, &at);
             fields.push(Field { name: key.name, position: None, datum });
         }
         Section { at, fields }
@@ -98,7 +98,7 @@ impl DocumentReader<'_> {
     }
 
     /// The default of a key that the file does not have.
-    fn absent(&mut self, key: &'static KeySpec, section: &SourceLocation) -> Option<Datum> {
+    fn default_of(&mut self, key: &'static KeySpec, section: &SourceLocation) -> Option<Datum> {
         let at = section.below(key.name, section.position);
         match (key.presence, &key.kind) {
             (Presence::Optional, _) => None,
@@ -145,7 +145,7 @@ impl DocumentReader<'_> {
             (ValueKind::Names(spec), Value::Map(pairs)) => Some(Datum::Names(self.names(spec, pairs, at))),
             (kind, value) => match Scalar::of(value).filter(|_| kind.form() == YamlKind::Scalar) {
                 Some(scalar) => {
-                    let scalar = self.substituted(scalar, at)?;
+                    let scalar = self.substitute(scalar, at)?;
                     self.scalar(kind, &scalar, at)
                 }
                 None => self.mismatch(kind, value, at),
@@ -189,7 +189,7 @@ impl DocumentReader<'_> {
     }
 
     /// Replaces `${NAME}` in text from the environment; other scalars are unchanged.
-    fn substituted<'n>(&mut self, scalar: Scalar<'n>, at: &SourceLocation) -> Option<Scalar<'n>> {
+    fn substitute<'n>(&mut self, scalar: Scalar<'n>, at: &SourceLocation) -> Option<Scalar<'n>> {
         let Scalar::Text(text) = scalar else { return Some(scalar) };
         let Some(environment) = self.environment else { return self.literal(text, at) };
         let used = RefCell::new(Vec::new());
@@ -215,8 +215,8 @@ impl DocumentReader<'_> {
     fn literal<'n>(&mut self, text: &'n str, at: &SourceLocation) -> Option<Scalar<'n>> {
         if text.contains('$') {
             let message = format!(
-                "{} has a dollar in it, and `${{NAME}}` is not read here: who writes this file may not be who may know the \
-                 daemon's environment",
+                "{} has a dollar in it, and `${{NAME}}` is not substituted in this file: its author may not be allowed to read \
+                 the daemon's environment",
                 quoted(text)
             );
             self.findings.mistake(at, message);

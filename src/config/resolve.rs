@@ -127,8 +127,7 @@ impl SettingsBuilder<'_> {
         // Absolute, because a message about a missing file should show where a relative path starts.
         let path = absolute(&self.path(written));
         if written.starts_with('~') && !path.exists() {
-            let message =
-                format!("{}: `~` is no folder of anybody's here, write the whole path", path.display());
+            let message = format!("{}: `~` is not expanded here; write the whole path", path.display());
             self.findings.mistake(at, message);
             return None;
         }
@@ -164,7 +163,7 @@ impl SettingsBuilder<'_> {
         if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {
             let folder = path.parent().unwrap_or_else(|| Path::new(".")).display();
             let message = format!(
-                "others may write in {folder} (mode {mode:04o}), and so put something of theirs under this name: give it a \
+                "other users may write in {folder} (mode {mode:04o}) and could replace this path: give it a \
                  folder of its own (RuntimeDirectory=, LogsDirectory=)"
             );
             self.findings.warning(at, message);

@@ -38,14 +38,16 @@ pub(super) async fn follow(credentials: Credentials, identity: Weak<Identity>, s
             let ended = listen(&agent, ANSWER, |context| {
                 wait = BACKOFF;
                 match identity.upgrade() {
-                    Some(identity) => credentials.told(&identity, install(&identity, &context)),
+                    Some(identity) => {
+                        credentials.record_agent_result(&identity, install(&identity, &context))
+                    }
                     None => return false,
                 }
                 true
             });
             let reason = ended.await;
             if let (Some(reason), Some(identity)) = (reason, identity.upgrade()) {
-                credentials.told(&identity, Err(reason));
+                credentials.record_agent_result(&identity, Err(reason));
             }
         };
         tokio::select! {
@@ -93,7 +95,7 @@ async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context)
     };
     let stream = match alarm::timeout_at(until, asking).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Some(words(&error)),
+        Ok(Err(error)) => return Some(describe(&error)),
         Err(_) => return late(),
     };
     let mut stream = pin!(stream);
@@ -107,7 +109,7 @@ async fn listen(agent: &Path, first: Duration, mut take: impl FnMut(X509Context)
                     return None;
                 }
             }
-            Ok(Some(Err(error))) => return Some(words(&error)),
+            Ok(Some(Err(error))) => return Some(describe(&error)),
             Ok(None) => return Some("the agent ended the stream".into()),
             Err(_) if is_first => return late(),
             Err(_) => {}
@@ -132,7 +134,7 @@ fn install(identity: &Identity, context: &X509Context) -> Result<bool, String> {
 }
 
 /// tonic's errors have the substance in their causes.
-fn words(error: &dyn std::error::Error) -> String {
+fn describe(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -23,7 +23,7 @@ const GIVEN_UP_MAX: usize = 8;
 impl StalledReads {
     /// After a file event, the file of a hanging reading may have been replaced: it is to be read anew.
     pub(super) fn look_again(&mut self, news: FileEvent) {
-        if news == FileEvent::Told {
+        if news == FileEvent::Changed {
             let room = GIVEN_UP_MAX.saturating_sub(self.given_up).min(self.readings.len());
             self.readings.drain(..room);
             self.given_up += room;

@@ -82,7 +82,7 @@ impl ActiveConfig {
         self.admin = self.answer_at(AdminTransport::Address, admin, bound_sockets.admin, &mut changes);
         self.control = self.answer_at(AdminTransport::Control, control, bound_sockets.control, &mut changes);
         self.publish_view(&config);
-        self.services.discovery.own.set(self.listeners.entry_points(), self.clusters.fixed_endpoints());
+        self.services.discovery.own.set(self.listeners.listener_edges(), self.clusters.fixed_endpoints());
         self.config = Some(config);
         Ok(changes)
     }
@@ -149,7 +149,7 @@ impl ActiveConfig {
             changes.push(format!("answering on {}", bound.listening.local()));
         }
         tracing::info!(address = %bound.listening.local(), "answering on");
-        let accepting = self.services.admin.branch();
+        let accepting = self.services.admin.child();
         let (admin_state, drain) = (Arc::clone(&self.services.admin_state), self.services.admin.clone());
         drain.spawn(admin::serve(
             Arc::clone(&bound.listening),

@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::cluster::snapshot::Snapshot;
 use crate::config::Config;
 use crate::dial::{preconnect, trials};
-use crate::drain::Branch;
+use crate::drain::ChildDrain;
 use crate::name::ClusterName;
 use crate::{discovery, health};
 
@@ -28,7 +28,7 @@ pub(super) struct ClusterManager {
 #[derive(Debug)]
 struct ActiveCluster {
     cluster: Arc<Cluster>,
-    tasks: Branch,
+    tasks: ChildDrain,
 }
 
 impl ClusterManager {
@@ -79,7 +79,7 @@ impl ClusterManager {
             if let Some(tls) = &cluster.settings().tls {
                 services.credentials.follow(name, tls);
             }
-            let tasks = services.admin.branch();
+            let tasks = services.admin.child();
             let probing = health::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
             services.admin.spawn(probing);
             services.admin.spawn(trials::run(Arc::clone(&cluster), tasks.watch()));

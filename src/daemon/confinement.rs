@@ -50,15 +50,15 @@ impl ProcessConfinement {
             }
             Ok(Confinement::NotThere) => {
                 return tracing::info!(
-                    "landlock: nothing is given up, for this kernel has none, or a filter of system calls says so"
+                    "landlock: file access is not restricted: this kernel has no Landlock, or a filter of system calls hides it"
                 );
             }
             Ok(Confinement::NotEnabled) => {
                 return tracing::info!(
-                    "landlock: nothing is given up, for this kernel was booted without it (lsm=)"
+                    "landlock: file access is not restricted: this kernel was booted without Landlock (lsm=)"
                 );
             }
-            Err(error) => return tracing::warn!(%error, "landlock: nothing is given up"),
+            Err(error) => return tracing::warn!(%error, "landlock: file access is not restricted"),
         };
         let files = summarize(file_access.files().map(Path::display));
         let sockets = match summarize(file_access.sockets().map(Path::display)) {

@@ -25,11 +25,11 @@ pub(super) struct DrainResult {
 const UNOPENED: Duration = Duration::from_secs(1);
 /// How often sessions are checked.
 const STEP: Duration = Duration::from_millis(100);
-/// How often systemd is told how many are left.
-const TELLING: Duration = Duration::from_secs(1);
+/// How often systemd is notified how many are left.
+const NOTIFY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Ends the sessions of those routes, and returns when none is left, or when the window is over and the rest was cut.
-/// `all` is set when the whole daemon drains. Then systemd is told of the progress, and the drain ends with the last
+/// `all` is set when the whole daemon drains. Then systemd is notified of the progress, and the drain ends with the last
 /// task: connections in a listener's queue may not be among the sessions yet.
 pub(super) async fn drain_sessions(
     routes: &[Arc<Route>],
@@ -39,7 +39,7 @@ pub(super) async fn drain_sessions(
     let begun = clock::now();
     let mut schedule = DrainSchedule::new(begun, window);
     let mut result = DrainResult::default();
-    let mut told = None;
+    let mut notified = None;
     loop {
         let now = clock::now();
         let live: Vec<_> = routes.iter().flat_map(|route| route.activity()).collect();
@@ -50,8 +50,8 @@ pub(super) async fn drain_sessions(
             result.forced = routes.iter().map(|route| route.stop_live(Outcome::Drained)).sum();
             break;
         }
-        if all.is_some() && told.is_none_or(|told| now >= told + TELLING) {
-            told = Some(now);
+        if all.is_some() && notified.is_none_or(|notified| now >= notified + NOTIFY_INTERVAL) {
+            notified = Some(now);
             let left = (begun + window).saturating_duration_since(now).as_secs();
             notify::send(&Notice::Status(&format!("draining: {} session(s), {left} s at most", live.len())));
         }

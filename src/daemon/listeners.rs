@@ -12,8 +12,8 @@ use crate::alarm;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::config::Config;
-use crate::discovery::EntryPoint;
-use crate::drain::Branch;
+use crate::discovery::ListenerEdge;
+use crate::drain::ChildDrain;
 use crate::listener::{self, AcceptContext, RouteCell};
 use crate::name::{ClusterName, ListenerName};
 use crate::policy::admission::Needs;
@@ -39,7 +39,7 @@ pub(super) struct ListenerManager {
     destination_counters: BTreeMap<(ListenerName, ClusterName), Arc<DestinationCounters>>,
     draining: Vec<DrainingRoute>,
     /// Accept loops of sockets that are being closed after a change.
-    closing: Vec<Branch>,
+    closing: Vec<ChildDrain>,
 }
 
 /// A listener that accepts.
@@ -55,7 +55,7 @@ struct ActiveListener {
 #[derive(Debug)]
 struct ActiveRoute {
     route: Arc<Route>,
-    eviction: Branch,
+    eviction: ChildDrain,
 }
 
 /// A route that gets no new sessions and still has live ones.
@@ -63,7 +63,7 @@ struct ActiveRoute {
 struct DrainingRoute {
     route: ActiveRoute,
     /// Its accept loops, which still accept the connections that waited already.
-    accepting: Vec<Branch>,
+    accepting: Vec<ChildDrain>,
     /// Whether its sessions drain because its listener was removed.
     drains: bool,
 }
@@ -124,7 +124,7 @@ impl ListenerManager {
             let active = self.drain(&settings.name, config, services);
             changes.push(format!("listener {} removed; its {active} session(s) drain", settings.name));
         }
-        self.closing.extend(open.into_iter().filter(Branch::is_stopped));
+        self.closing.extend(open.into_iter().filter(ChildDrain::is_stopped));
     }
 
     /// Waits until the sockets that were given up are closed, so that their addresses are free, for the next reload for
@@ -154,8 +154,8 @@ impl ListenerManager {
     }
 
     /// The TCP addresses of listeners, each with every cluster that they lead to.
-    pub(super) fn entry_points(&self) -> Vec<EntryPoint> {
-        let entry_points = self.active.iter().flat_map(|listener| {
+    pub(super) fn listener_edges(&self) -> Vec<ListenerEdge> {
+        let edges = self.active.iter().flat_map(|listener| {
             let addresses =
                 listener.sockets.iter().filter_map(|socket| match socket.bound.listening.local() {
                     LocalAddress::Tcp(address) => Some(*address),
@@ -164,10 +164,10 @@ impl ListenerManager {
             let is_only = !listener.settings.context;
             addresses.flat_map(move |address| {
                 let clusters = listener.settings.clusters.iter();
-                clusters.map(move |cluster| EntryPoint { address, cluster: cluster.clone(), is_only })
+                clusters.map(move |cluster| ListenerEdge { address, cluster: cluster.clone(), is_only })
             })
         });
-        entry_points.collect()
+        edges.collect()
     }
 
     /// Makes the listener on those sockets. Its previous route and sockets go on as far as they are unchanged.
@@ -253,7 +253,7 @@ impl ListenerManager {
         let destinations = clusters.into_iter().map(destination).collect();
         let before = before.map(|before| &*before.route);
         let route = Route::new(settings, destinations, Arc::clone(&self.ids), session_table, before);
-        let eviction = services.sessions.branch();
+        let eviction = services.sessions.child();
         for cluster in route.clusters() {
             let replaced = services.credentials.replacements();
             let evicting =
@@ -285,7 +285,7 @@ impl ListenerManager {
             }
             let DrainResult { quiet, forced } = drain_sessions(&routes, window, None).await;
             tracing::info!(%listener, quiet, forced, "the removed listener has drained");
-            eviction.iter().for_each(Branch::stop);
+            eviction.iter().for_each(ChildDrain::stop);
         };
         services.admin.spawn(async move {
             tokio::select! {
@@ -356,7 +356,7 @@ fn accept_on(
         return open_socket;
     }
     tracing::debug!(listener = %settings.name, address = %bound.listening.local(), "listening");
-    let accepting = services.sessions.branch();
+    let accepting = services.sessions.child();
     let service = AcceptContext {
         current: Arc::clone(current),
         workers: Arc::clone(&services.workers),
@@ -370,7 +370,7 @@ fn accept_on(
 
 impl DrainingRoute {
     fn is_over(&self) -> bool {
-        self.route.route.active() == 0 && self.accepting.iter().all(Branch::is_finished)
+        self.route.route.active() == 0 && self.accepting.iter().all(ChildDrain::is_finished)
     }
 }
 

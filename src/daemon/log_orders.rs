@@ -19,7 +19,7 @@ impl RunningDaemon {
         }
         let Some(lasting) = lasting else { return };
         let admin = &self.active.services().admin;
-        let order = admin.branch();
+        let order = admin.child();
         let (log, watch) = (self.admin_state.log.clone(), order.watch());
         self.ordered_level = Some(order);
         admin.spawn(async move {

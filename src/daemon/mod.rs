@@ -52,7 +52,7 @@ pub(crate) async fn run(
 ) -> Result<(), StartError> {
     let launcher = launcher.map(Arc::new);
     if let Err(error) = &launcher {
-        tracing::warn!(%error, "SIGUSR2 will not work: what would start a successor cannot be forked");
+        tracing::warn!(%error, "SIGUSR2 will not work: the process that starts a successor cannot be forked");
     }
     let mut signals = Signals::install()?;
     let mut running = RunningDaemon::start(config, log)?;
@@ -66,8 +66,8 @@ pub(crate) async fn run(
         let event = tokio::select! {
             biased;
             event = signals.next() => event,
-            successor = done(&mut handover) => DaemonEvent::Succeeded(successor),
-            reloaded = reloading.done(&mut running.active) => DaemonEvent::Reloaded(reloaded),
+            successor = wait_ready(&mut handover) => DaemonEvent::Succeeded(successor),
+            reloaded = reloading.finish(&mut running.active) => DaemonEvent::Reloaded(reloaded),
             Some(command) = running.commands.recv() => DaemonEvent::Ordered(command),
             () = removal => DaemonEvent::Removal,
         };
@@ -77,7 +77,7 @@ pub(crate) async fn run(
             DaemonEvent::Reload => running.reload(&mut reloading, None),
             DaemonEvent::Reopen => running.reopen_log(),
             DaemonEvent::Ordered(Command::Reload(answer)) => running.reload(&mut reloading, Some(answer)),
-            DaemonEvent::Reloaded(reloaded) => running.reloaded(&mut reloading, &reloaded),
+            DaemonEvent::Reloaded(reloaded) => running.finish_reload(&mut reloading, &reloaded),
             DaemonEvent::Ordered(Command::LogLevel(level, lasting, answer)) => {
                 running.override_log_level(level, lasting);
                 let _ = answer.send(());
@@ -94,7 +94,7 @@ pub(crate) async fn run(
                         Handover::begin(&sockets, services, &running.predecessors, launcher)
                     }
                     Err(error) => {
-                        tracing::error!(%error, "no successor: what would start one could not be forked; restart instead");
+                        tracing::error!(%error, "no successor: the process that starts one could not be forked; restart instead");
                         metrics::record_replacement(false);
                         None
                     }
@@ -127,7 +127,7 @@ pub(crate) async fn run(
 }
 
 /// The end of a handover; never, where there is none.
-async fn done(handover: &mut Option<Handover>) -> Option<u32> {
+async fn wait_ready(handover: &mut Option<Handover>) -> Option<u32> {
     match handover {
         Some(handover) => handover.wait_ready().await,
         None => std::future::pending().await,

@@ -7,7 +7,6 @@ use crate::clock;
 use crate::sys::Supervisor;
 
 pub(super) enum Notice<'a> {
-    /// Every listener accepts.
     Ready,
     /// The configuration is being read again; [`Notice::Ready`] follows, whatever the result.
     Reloading,
@@ -15,7 +14,7 @@ pub(super) enum Notice<'a> {
     Stopping,
     /// The process that has taken over.
     Succeeded(u32),
-    /// The watchdog's keep-alive.
+    /// The watchdog's keep-alive (`WATCHDOG=1`).
     Fed,
     /// What `systemctl status` shows.
     Status(&'a str),

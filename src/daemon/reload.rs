@@ -99,7 +99,7 @@ impl Reload {
             self.stage = match &mut self.stage {
                 Stage::Reading { reading, file, until } => {
                     let read = alarm::timeout_at(*until, reading.join()).await;
-                    match understood(read, file).and_then(|(config, log)| apply(active, config, log)) {
+                    match parse(read, file).and_then(|(config, log)| apply(active, config, log)) {
                         Ok(reloaded) => Stage::Closing { reloaded, deadline: clock::now() + CLOSING },
                         Err(mistakes) => Stage::Refused(mistakes),
                     }
@@ -122,7 +122,7 @@ impl Reload {
     }
 }
 
-fn understood(
+fn parse(
     read: Result<Result<Box<Read>, Panicked>, Elapsed>,
     file: &Path,
 ) -> Result<(Config, Prepared), Vec<MistakeView>> {
@@ -142,7 +142,6 @@ fn refused(file: &Path, message: String) -> Vec<MistakeView> {
     vec![MistakeView { file, line: None, column: None, path: String::new(), message, shown: None }]
 }
 
-/// Logs the mistakes.
 fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
     metrics::record_config_refused();
     for mistake in &mistakes {
@@ -157,7 +156,7 @@ fn refuse(mistakes: Vec<MistakeView>) -> ReloadResult {
 /// for it.
 pub(super) fn reopen(log: &Log) {
     for error in log.reopen() {
-        tracing::error!("{error}; what is open stays in use");
+        tracing::error!("{error}; the open files stay in use");
     }
 }
 

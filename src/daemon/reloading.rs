@@ -18,7 +18,7 @@ pub(super) struct PendingReload {
 
 impl PendingReload {
     /// Waits for the end of the current reload; for ever, if there is none. Cancel-safe.
-    pub(super) async fn done(&mut self, active: &mut ActiveConfig) -> ReloadResult {
+    pub(super) async fn finish(&mut self, active: &mut ActiveConfig) -> ReloadResult {
         match &mut self.now {
             Some(reload) => reload.finish(active).await,
             None => std::future::pending().await,
@@ -45,7 +45,7 @@ impl RunningDaemon {
         reloading.now = Some(Reload::begin(&self.active, self.file_access.clone(), &self.readings, answers));
     }
 
-    pub(super) fn reloaded(&mut self, reloading: &mut PendingReload, reloaded: &ReloadResult) {
+    pub(super) fn finish_reload(&mut self, reloading: &mut PendingReload, reloaded: &ReloadResult) {
         if reloaded.ok
             && let Some(before) = self.ordered_level.take()
         {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::admin::{self, Control};
 use crate::config::Config;
-use crate::drain::Branch;
+use crate::drain::ChildDrain;
 use crate::listener::Settings;
 use crate::name::ListenerName;
 use crate::sys::{Bind, BindError, Inherited, ListeningSocket, Options, Role, UnixBind};
@@ -23,7 +23,7 @@ pub(super) struct BoundSocket {
 #[derive(Debug)]
 pub(super) struct OpenSocket {
     pub(super) bound: BoundSocket,
-    pub(super) accepting: Branch,
+    pub(super) accepting: ChildDrain,
 }
 
 impl Drop for OpenSocket {
@@ -220,7 +220,7 @@ fn control_by_default(
                 let (usual, own) = (path.display(), bound.listening.local());
                 tracing::warn!(
                     %usual, %own,
-                    "the control socket's usual place is another daemon's, so ours is beside it; commands find it by --config"
+                    "another daemon has the control socket's default path; ours is beside it, and commands find it by --config"
                 );
             }
             Some(bound)

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::{Config, FileAccess};
 use crate::credentials::Credentials;
 use crate::discovery;
-use crate::drain::{Branch, Drain, DrainWatch};
+use crate::drain::{ChildDrain, Drain, DrainWatch};
 use crate::log::Log;
 use crate::metrics::{self, Exposition, MetricsError};
 use crate::session::{AccessLog, CallerLookups};
@@ -59,7 +59,7 @@ pub(crate) struct RunningDaemon {
     pub(super) file_access: Option<Arc<FileAccess>>,
     pub(super) readings: PendingReads,
     /// Ends the log level that was set last.
-    pub(super) ordered_level: Option<Branch>,
+    pub(super) ordered_level: Option<ChildDrain>,
 }
 
 /// How often the page's history gets a sample, and the metrics' recorder folds what histograms have collected, even

@@ -33,7 +33,7 @@ pub(super) fn log_startup(admin_state: &AdminState, workers: usize) {
     let identities =
         identities.map(|identity| format!("{} {}", identity.name, remaining(identity.not_after, now)));
     match summarize(identities) {
-        none if none.is_empty() => tracing::info!("identities: none, no server learns who we are"),
+        none if none.is_empty() => tracing::info!("identities: none; servers get no client certificate"),
         identities => tracing::info!("identities: {identities}"),
     }
 }

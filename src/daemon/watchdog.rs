@@ -21,7 +21,9 @@ pub(super) async fn keep_alive(workers: Arc<Workers>, drain: Drain, watch: Drain
         // Twice as often as required, with a quarter of the interval for the workers to respond.
         match stuck(&workers, &drain, clock::now() + interval / 4).await.as_slice() {
             [] => notify::send(&Notice::Fed),
-            stuck => tracing::error!(workers = ?stuck, "a worker makes no progress; the watchdog is not fed"),
+            stuck => {
+                tracing::error!(workers = ?stuck, "a worker makes no progress; systemd's watchdog gets no keep-alive")
+            }
         }
         tokio::select! {
             () = &mut stop => return,

@@ -59,7 +59,7 @@ pub(crate) async fn examine_endpoint(
         Attempt { is_probe: true, on_silence, ..Attempt::on(settings, endpoint, identity, deadline) };
     match attempt.establish(record).await? {
         AttemptResult::Ready(ready) => Ok(ready),
-        AttemptResult::Meets(socket, mut greeting) => {
+        AttemptResult::AwaitsClientReply(socket, mut greeting) => {
             let introduced = greeting.client_reply.conclude_without_client();
             attempt.secure_after_reply(socket, &introduced.request, introduced.upgraded, record).await
         }
@@ -123,7 +123,7 @@ enum Way {
 /// How far an attempt gets without the client.
 pub(super) enum AttemptResult {
     Ready(Ready),
-    Meets(Socket, Greeting),
+    AwaitsClientReply(Socket, Greeting),
 }
 
 impl<'a> Attempt<'a> {
@@ -186,7 +186,7 @@ impl<'a> Attempt<'a> {
             && !self.is_probe
         {
             let until = self.deadline.without(record.greeting.unwrap_or_default()).at;
-            first_words::heard(ready, self.settings, self.endpoint, self.opening, until).await?;
+            first_words::check(ready, self.settings, self.endpoint, self.opening, until).await?;
         }
         Ok(established)
     }
@@ -327,7 +327,9 @@ impl<'a> Attempt<'a> {
                     let led = upgrading.run(&socket).await;
                     match led.map_err(|failure| self.upgrade_failed(&failure))? {
                         UpgradeProgress::Upgraded(upgraded) => upgraded,
-                        UpgradeProgress::Meets(greeting) => return Ok(Secured::Meets(socket, greeting)),
+                        UpgradeProgress::AwaitsClientReply(greeting) => {
+                            return Ok(Secured::AwaitsClientReply(socket, greeting));
+                        }
                     }
                 }
                 None => Upgraded::new(NothingBuffered::tls_from_first_byte()),
@@ -339,7 +341,9 @@ impl<'a> Attempt<'a> {
         };
         let secured = alarm::timeout_at(limit.at, securing).await;
         match secured.unwrap_or_else(|Elapsed| Err(self.timeout(step, limit)))? {
-            Secured::Meets(socket, greeting) => Ok(AttemptResult::Meets(socket, greeting)),
+            Secured::AwaitsClientReply(socket, greeting) => {
+                Ok(AttemptResult::AwaitsClientReply(socket, greeting))
+            }
             Secured::Ready(ready, agreed) => {
                 self.note(greeted, agreed, record);
                 Ok(AttemptResult::Ready(ready))
@@ -507,5 +511,5 @@ impl<'a> Attempt<'a> {
 /// The result of upgrade and TLS.
 enum Secured {
     Ready(Ready, HandshakeInfo),
-    Meets(Socket, Greeting),
+    AwaitsClientReply(Socket, Greeting),
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// [`DialError::Refused`]; no other.
-pub(super) async fn heard(
+pub(super) async fn check(
     ready: &mut Ready,
     settings: &ClusterSettings,
     endpoint: &Endpoint,

@@ -86,14 +86,16 @@ impl<'a> Hedging<'a, '_> {
                     Ok(result) => HedgeEvent::First(result),
                     Err(Elapsed) if attempt.is_secured() => HedgeEvent::First(first.await),
                     // Boxed: rarely needed, and it would enlarge every dial.
-                    Err(Elapsed) => Box::pin(self.race(&attempt, first, &lease, begun, patience)).await,
+                    Err(Elapsed) => {
+                        Box::pin(self.attempt_with_hedges(&attempt, first, &lease, begun, patience)).await
+                    }
                 },
             }
         };
         let endpoint = lease.endpoint().settings().name.clone();
         let step = if record.connect.is_some() { AttemptStep::Handshake } else { AttemptStep::Connect };
         Ok(match led {
-            HedgeEvent::First(Ok(established)) => Ok(self.dialled(established, lease, identity, record)),
+            HedgeEvent::First(Ok(established)) => Ok(self.conclude(established, lease, identity, record)),
             HedgeEvent::First(Err(error)) => {
                 lease.record_failure(&error);
                 Err(error)
@@ -123,7 +125,7 @@ impl<'a> Hedging<'a, '_> {
                 *record = DialRecord { attempts: self.plan.attempts(), resolve, ..hedge.record };
                 let established =
                     hedge.result.unwrap_or_else(|_| unreachable!("it is the one that went well"));
-                Ok(self.dialled(established, hedge.lease, hedge.identity, record))
+                Ok(self.conclude(established, hedge.lease, hedge.identity, record))
             }
         })
     }
@@ -145,7 +147,7 @@ impl<'a> Hedging<'a, '_> {
         }
     }
 
-    fn dialled(
+    fn conclude(
         &self,
         established: AttemptResult,
         mut lease: Lease,
@@ -160,7 +162,7 @@ impl<'a> Hedging<'a, '_> {
                 }
                 Dialled::Ready(ready, lease)
             }
-            AttemptResult::Meets(socket, greeting) => {
+            AttemptResult::AwaitsClientReply(socket, greeting) => {
                 lease.record_greeting();
                 Dialled::ServerFirst(Box::new(ServerFirstUpgrade::new(lease, identity, socket, greeting)))
             }
@@ -168,7 +170,7 @@ impl<'a> Hedging<'a, '_> {
     }
 
     /// Begins hedges, one after the other, while the first attempt does not answer.
-    async fn race(
+    async fn attempt_with_hedges(
         &mut self,
         attempt: &Attempt<'_>,
         mut first: Pin<&mut impl Future<Output = Result<AttemptResult, DialError>>>,
@@ -203,11 +205,11 @@ impl<'a> Hedging<'a, '_> {
                 },
                 Some(hedge) = others.flight.next() => match &hedge.result {
                     Ok(_) => {
-                        others.won();
+                        others.record_win();
                         return HedgeEvent::Other(Box::new((hedge, failed, attempt.is_secured())));
                     }
                     Err(error) => {
-                        others.failed();
+                        others.record_failure();
                         hedge.lease.record_failure(error);
                     }
                 },
@@ -226,12 +228,12 @@ impl<'a> Hedging<'a, '_> {
             let identity = self.identity(&lease).ok()?;
             Some((lease, identity))
         }) else {
-            others.exhausted();
+            others.postpone();
             return false;
         };
         let (cluster, request, deadline, attempts) =
             (self.cluster, self.request, self.deadline.for_another(), self.plan.attempts());
-        others.began(async move {
+        others.begin(async move {
             let mut record = DialRecord::default();
             record.begin(&lease, attempts);
             let result = {
@@ -272,22 +274,22 @@ impl<'a> OtherAttempts<'a> {
             && self.next.is_some_and(|next| next <= clock::now() || (at_once && self.flight.is_empty()))
     }
 
-    fn began(&mut self, attempt: impl Future<Output = Hedge> + Send + 'a) {
+    fn begin(&mut self, attempt: impl Future<Output = Hedge> + Send + 'a) {
         self.flight.push(Box::pin(attempt));
         self.next = Some(clock::now() + self.patience);
     }
 
     /// No endpoint is available now; one may come back, and the retry budget refills.
-    fn exhausted(&mut self) {
+    fn postpone(&mut self) {
         self.next = Some(clock::now() + self.patience.max(AGAIN));
     }
 
-    fn won(&self) {
+    fn record_win(&self) {
         self.cluster.metrics().record_hedge(WON);
     }
 
     /// The next hedge may begin at once.
-    fn failed(&mut self) {
+    fn record_failure(&mut self) {
         self.cluster.metrics().record_hedge(FAILED);
         self.next = self.next.map(|_| clock::now());
     }

@@ -67,10 +67,10 @@ pub(crate) async fn dial(
         let endpoint = Some(lease.endpoint().settings().name.clone());
         *record = DialRecord { endpoint, agreed, ..DialRecord::default() };
         let until = clock::now() + within(cluster, &request);
-        let heard =
-            first_words::heard(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
+        let checked =
+            first_words::check(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
                 .await;
-        match heard {
+        match checked {
             Ok(()) => {
                 cluster.metrics().preconnect_hits.increment(1);
                 return Ok(Dialled::Ready(ready, lease));
@@ -128,9 +128,9 @@ pub(super) async fn dial_anew(
                         }
                         // A server that refused is not tried twice: with no untried endpoint left, the dial fails at
                         // once.
-                        let is_told = error.is_refused() && !cluster.has_untried(request.target, &plan);
+                        let is_shown = error.is_refused() && !cluster.has_untried(request.target, &plan);
                         last = Some(error);
-                        is_told || !plan.has_attempt_left()
+                        is_shown || !plan.has_attempt_left()
                     }
                 }
             }

@@ -30,8 +30,8 @@ use super::request::DialRequest;
 /// Dials ahead in flight at once, per cluster.
 const REFILLS_MAX: usize = 2;
 /// The pause after a dial that failed, or a connection that the server ended early; it doubles, with jitter.
-const SETBACK: Duration = Duration::from_millis(100);
-const SETBACK_MAX: Duration = Duration::from_secs(5);
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A connection that ends within this counts as rejected: a server may reject our certificate after the handshake.
 const EARLY: Duration = Duration::from_secs(1);
 
@@ -59,10 +59,10 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             () = &mut stop => break,
-            Some(dialled) = keeper.dialling.next() => keeper.dialled(dialled),
-            lost = cluster.spares().lost(&mut keeper.portion) => keeper.lost(&lost),
+            Some(dialled) = keeper.dialling.next() => keeper.store(dialled),
+            lost = cluster.spares().lost(&mut keeper.portion) => keeper.record_loss(&lost),
             Some(()) = keeper.closing.next() => {}
-            () = cluster.spares().taken() => keeper.setbacks = 0,
+            () = cluster.spares().taken() => keeper.failures = 0,
             // Never an error: we hold the cluster.
             _ = changes.changed() => keeper.not_before = clock::now(),
             // Spares with the old credential are retired and replaced at once. The sender outlives this task.
@@ -83,7 +83,7 @@ struct Keeper<'a> {
     /// Connections that are being closed in order.
     closing: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Consecutive failures.
-    setbacks: u32,
+    failures: u32,
     not_before: Instant,
     /// The buffer for reads that detect the end of a spare.
     portion: Box<[u8; PORTION]>,
@@ -93,7 +93,7 @@ impl<'a> Keeper<'a> {
     fn new(cluster: &'a Arc<Cluster>, settings: PreconnectSettings, rng: Rng) -> Self {
         let (dialling, closing) = (FuturesUnordered::new(), FuturesUnordered::new());
         let portion = Box::new([0; PORTION]);
-        Self { cluster, settings, rng, dialling, closing, setbacks: 0, not_before: clock::now(), portion }
+        Self { cluster, settings, rng, dialling, closing, failures: 0, not_before: clock::now(), portion }
     }
 
     /// Begins the dials that are missing. Returns when to call it again at the latest.
@@ -119,7 +119,7 @@ impl<'a> Keeper<'a> {
         spares.next_end().map_or(pause, |end| end.min(pause))
     }
 
-    fn dialled(&mut self, dialled: Refill) {
+    fn store(&mut self, dialled: Refill) {
         let Ok((ready, lease, agreed)) = dialled else { return self.set_back() };
         let now = clock::now();
         if self.cluster.waiting() > 0 {
@@ -133,7 +133,7 @@ impl<'a> Keeper<'a> {
     }
 
     /// The server ended the connection, or sent bytes unasked.
-    fn lost(&mut self, lost: &Spare) {
+    fn record_loss(&mut self, lost: &Spare) {
         self.cluster.metrics().preconnects_died.increment(1);
         let (cluster, endpoint) = (&self.cluster.settings().name, &lost.lease.endpoint().settings().name);
         let age = clock::now().saturating_duration_since(lost.since);
@@ -163,9 +163,9 @@ impl<'a> Keeper<'a> {
     }
 
     fn set_back(&mut self) {
-        let pause = backoff::doubled(SETBACK, self.setbacks, SETBACK_MAX);
+        let pause = backoff::doubled(PAUSE_FIRST, self.failures, PAUSE_MAX);
         self.not_before = clock::now() + backoff::jittered(pause, 0.5, &mut self.rng);
-        self.setbacks = self.setbacks.saturating_add(1);
+        self.failures = self.failures.saturating_add(1);
     }
 
     fn show(&self) {

@@ -136,7 +136,7 @@ pub(crate) async fn converse(
     end.send_all(&[first, probe.begin()].concat()).await?;
     let mut heard = 0;
     let goodbye = loop {
-        let (read, probed) = end.read_scratch(|portion| (portion.len(), probe.received(portion))).await?;
+        let (read, probed) = end.read_scratch(|portion| (portion.len(), probe.receive(portion))).await?;
         heard += read;
         if heard > ANSWERS_MAX {
             return Err(ProbeError("the server's answer has no end".into()).into());

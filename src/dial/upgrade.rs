@@ -43,7 +43,7 @@ pub(super) enum UpgradeProgress {
     /// The server is ready for TLS.
     Upgraded(Upgraded),
     /// The server has greeted, and waits for the client's reply.
-    Meets(Greeting),
+    AwaitsClientReply(Greeting),
 }
 
 /// Maximum number of bytes per read.
@@ -90,14 +90,16 @@ impl<'a> Upgrading<'a> {
                 UpgradeStep::Send(bytes) => {
                     let sent = socket.send_all(&bytes).await;
                     sent.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
-                    self.step = self.dialogue.sent();
+                    self.step = self.dialogue.note_sent();
                 }
                 UpgradeStep::ReadAtMost(most) => self.read(socket, most).await?,
                 UpgradeStep::Upgrade(upgraded) => {
                     check_nothing_buffered(socket, self.protocol)?;
                     return Ok(UpgradeProgress::Upgraded(upgraded));
                 }
-                UpgradeStep::AwaitClientReply(greeting) => return Ok(UpgradeProgress::Meets(greeting)),
+                UpgradeStep::AwaitClientReply(greeting) => {
+                    return Ok(UpgradeProgress::AwaitsClientReply(greeting));
+                }
             }
         }
     }
@@ -108,8 +110,7 @@ impl<'a> Upgrading<'a> {
         let read = read.map_err(|error| UpgradeFailure::Io { protocol: self.protocol.label(), error })?;
         let room = HEARD_MAX.saturating_sub(self.heard.len());
         self.heard.extend_from_slice(&portion[..read.min(room)]);
-        self.step =
-            self.dialogue.received(&portion[..read]).map_err(|error| self.explained(socket, error))?;
+        self.step = self.dialogue.receive(&portion[..read]).map_err(|error| self.explained(socket, error))?;
         Ok(())
     }
 

@@ -70,7 +70,7 @@ impl WatchedFile {
                     biased;
                     read = self.reading.join() => break read,
                     news = changed(self.watch.as_mut()) => {
-                        if news == FileEvent::Told && self.given_up < GIVEN_UP_MAX {
+                        if news == FileEvent::Changed && self.given_up < GIVEN_UP_MAX {
                             self.given_up += 1;
                             self.begin()?;
                         }

@@ -63,7 +63,7 @@ pub(crate) async fn settle(
 
 /// Queries in flight at once, for one cluster. The others wait for a free place, and the one overdue longest goes
 /// first: names that are never answered do not starve the others.
-const ASKING_MAX: usize = 16;
+const IN_FLIGHT_MAX: usize = 16;
 /// Queries in flight beside those, for one family of names whose other family is known.
 const LATE_MAX: usize = 64;
 
@@ -87,7 +87,7 @@ struct Following {
     /// The names of the targets.
     names: BTreeMap<String, KnownName>,
     /// The queries in flight, each with its own deadline.
-    questions: JoinSet<(Question, Said)>,
+    questions: JoinSet<(Question, Answer)>,
     /// With the id of the task: a task that panicked leaves nothing else.
     in_flight: BTreeMap<Question, Id>,
     applied: Vec<Settings>,
@@ -115,14 +115,14 @@ enum Question {
     Late(String, Family),
 }
 
-enum Said {
+enum Answer {
     Service(Result<(Vec<SrvRecord>, Duration), NoAnswer>),
     Name(NameAnswer, Option<(Family, Late)>),
     Late(NameAnswer),
 }
 
 enum Event {
-    Said(Question, Said),
+    Answer(Question, Answer),
     Lost(Id),
     FileRead(Contents),
     Doubt,
@@ -168,19 +168,19 @@ impl Following {
 
     async fn forever(&mut self) {
         loop {
-            self.arrange();
+            self.apply_endpoints();
             self.ask();
             let due = self.due();
             let Self { cluster, questions, file, .. } = self;
             let event = tokio::select! {
-                Some(said) = questions.join_next() => said.map_or_else(|error| Event::Lost(error.id()), |(question, said)| Event::Said(question, said)),
+                Some(answered) = questions.join_next() => answered.map_or_else(|error| Event::Lost(error.id()), |(question, answered)| Event::Answer(question, answered)),
                 contents = contents(file.as_mut()) => Event::FileRead(contents),
                 () = cluster.discovery_cell().refresh_requested() => Event::Doubt,
                 () = sleep_until(due) => Event::Due,
             };
             match event {
-                Event::Said(question, said) => self.hear(question, said),
-                Event::Lost(task) => self.lose(task),
+                Event::Answer(question, answered) => self.take_answer(question, answered),
+                Event::Lost(task) => self.fail_lost(task),
                 Event::FileRead(contents) => self.take_file(contents),
                 Event::Doubt => self.hurry(),
                 Event::Due => {}
@@ -212,7 +212,7 @@ impl Following {
     /// Whether another query may be sent. Queries that wait for a late family do not count, up to `LATE_MAX`.
     fn has_room(&self) -> bool {
         let late = self.in_flight.keys().filter(|question| matches!(question, Question::Late(..))).count();
-        self.questions.len() - late.min(LATE_MAX) < ASKING_MAX
+        self.questions.len() - late.min(LATE_MAX) < IN_FLIGHT_MAX
     }
 
     /// The family of that name that is known while the query for the other one is in flight.
@@ -251,7 +251,7 @@ impl Following {
                 }
                 (_, Some(asking)) => {
                     let name = asking.service.name.clone();
-                    let asking = async move { Said::Service(resolver.service(&name).await) };
+                    let asking = async move { Answer::Service(resolver.service(&name).await) };
                     self.questions.spawn(async move { (asked, asking.await) })
                 }
                 (_, None) => continue,
@@ -261,49 +261,49 @@ impl Following {
     }
 
     /// A query's task has panicked. It counts as a failed query, and is retried as one.
-    fn lose(&mut self, task: Id) {
+    fn fail_lost(&mut self, task: Id) {
         let Some(question) =
             self.in_flight.iter().find(|(_, asking)| **asking == task).map(|(one, _)| one.clone())
         else {
             return;
         };
-        let words = String::from("ambassador itself failed while it asked");
-        let said = match &question {
-            Question::Service => Said::Service(Err(NoAnswer::Failed(words))),
-            Question::Name(_) => Said::Name(
-                NameAnswer { v4: FamilyAnswer::Failed(words.clone()), v6: FamilyAnswer::Failed(words) },
+        let error = String::from("ambassador itself failed while it asked");
+        let answered = match &question {
+            Question::Service => Answer::Service(Err(NoAnswer::Failed(error))),
+            Question::Name(_) => Answer::Name(
+                NameAnswer { v4: FamilyAnswer::Failed(error.clone()), v6: FamilyAnswer::Failed(error) },
                 None,
             ),
             Question::Late(_, family) => {
-                Said::Late(NameAnswer::of(*family, FamilyAnswer::Failed(words), FamilyAnswer::Pending))
+                Answer::Late(NameAnswer::of(*family, FamilyAnswer::Failed(error), FamilyAnswer::Pending))
             }
         };
-        self.hear(question, said);
+        self.take_answer(question, answered);
     }
 
-    fn hear(&mut self, question: Question, said: Said) {
+    fn take_answer(&mut self, question: Question, answered: Answer) {
         self.in_flight.remove(&question);
         let now = clock::now();
-        match (question, said) {
-            (Question::Name(name), Said::Name(reply, late)) => {
-                self.hear_of_name(&name, reply, now);
+        match (question, answered) {
+            (Question::Name(name), Answer::Name(reply, late)) => {
+                self.take_name_answer(&name, reply, now);
                 if let Some((family, late)) = late {
                     self.wait_for(name, family, late);
                 }
             }
-            (Question::Late(name, _), Said::Late(reply)) => self.take_late_answer(&name, reply, now),
-            (_, Said::Service(said)) => self.hear_of_service(said, now),
-            (_, Said::Name(..) | Said::Late(_)) => {}
+            (Question::Late(name, _), Answer::Late(reply)) => self.take_late_answer(&name, reply, now),
+            (_, Answer::Service(answered)) => self.take_service_answer(answered, now),
+            (_, Answer::Name(..) | Answer::Late(_)) => {}
         }
     }
 
-    fn hear_of_name(&mut self, name: &str, reply: NameAnswer, now: Instant) {
+    fn take_name_answer(&mut self, name: &str, reply: NameAnswer, now: Instant) {
         let Some(known) = self.names.get_mut(name) else { return };
         let before = known.error.is_some();
         let answer = known.learn(reply, now, &mut self.rng);
         let found = known.addresses().count();
         let error = known.error.clone();
-        self.note(answer, OriginKind::Name, name, before, error, found);
+        self.record_answer(answer, OriginKind::Name, name, before, error, found);
     }
 
     fn wait_for(&mut self, name: String, family: Family, late: Late) {
@@ -312,7 +312,7 @@ impl Following {
         let asked = question.clone();
         let waiting = self.questions.spawn(async move {
             let reply = late.await.usable(from, sys::has_route).only_of(family);
-            (asked, Said::Late(reply))
+            (asked, Answer::Late(reply))
         });
         self.in_flight.insert(question, waiting.id());
     }
@@ -323,20 +323,20 @@ impl Following {
         known.learn_late(reply, now);
         let found = known.addresses().count();
         let error = known.error.clone();
-        self.tell(OriginKind::Name, name, before, error, found);
+        self.log_change(OriginKind::Name, name, before, error, found);
     }
 
-    fn hear_of_service(&mut self, said: Result<(Vec<SrvRecord>, Duration), NoAnswer>, now: Instant) {
+    fn take_service_answer(&mut self, answered: Result<(Vec<SrvRecord>, Duration), NoAnswer>, now: Instant) {
         let Some(asking) = &mut self.service else { return };
         let before = asking.error.is_some();
         asking.is_settled = true;
         let has_something = !self.targets.is_empty();
-        let judged = match said {
+        let judged = match answered {
             Ok((records, ttl)) => srv::targets(&asking.service, records)
                 .map(|targets| (targets, ttl))
-                .map_err(|words| (QueryResult::Negative, words)),
-            Err(NoAnswer::Absent(words) | NoAnswer::NoSuchName(words)) => Err((QueryResult::Negative, words)),
-            Err(NoAnswer::Failed(words)) => Err((QueryResult::Failed, words)),
+                .map_err(|error| (QueryResult::Negative, error)),
+            Err(NoAnswer::Absent(error) | NoAnswer::NoSuchName(error)) => Err((QueryResult::Negative, error)),
+            Err(NoAnswer::Failed(error)) => Err((QueryResult::Failed, error)),
         };
         let (name, mut targets) = (asking.service.name.clone(), None);
         let answer = match judged {
@@ -346,9 +346,9 @@ impl Following {
                 targets = Some(found);
                 QueryResult::Good
             }
-            Err((answer, words)) => {
+            Err((answer, error)) => {
                 asking.schedule.record_failure(now, has_something, &mut self.rng);
-                asking.error = Some(words);
+                asking.error = Some(error);
                 answer
             }
         };
@@ -356,7 +356,7 @@ impl Following {
         if let Some(targets) = targets {
             self.take(targets);
         }
-        self.note(answer, OriginKind::Service, &name, before, error, self.targets.len());
+        self.record_answer(answer, OriginKind::Service, &name, before, error, self.targets.len());
     }
 
     fn take_file(&mut self, contents: Contents) {
@@ -368,7 +368,7 @@ impl Following {
         if let Ok(targets) = read {
             self.take(targets);
         }
-        self.note(answer, OriginKind::File, &path, before, error, self.targets.len());
+        self.record_answer(answer, OriginKind::File, &path, before, error, self.targets.len());
     }
 
     /// Replaces the targets. Names that were known stay known.
@@ -388,7 +388,7 @@ impl Following {
     }
 
     /// Applies the endpoints to the cluster if they changed, and publishes the status.
-    fn arrange(&mut self) {
+    fn apply_endpoints(&mut self) {
         let FoundEndpoints { endpoints: mut found, leaves_some_out } =
             endpoints(&self.targets, &self.names, self.cluster.settings().tls.is_some());
         self.warn_of_excess(leaves_some_out);
@@ -417,7 +417,7 @@ impl Following {
     fn leave_out_loops(&mut self, found: &mut Vec<Settings>) {
         let mut loops = BTreeMap::new();
         found.retain(|one| {
-            let Some(dial_loop) = one.addresses.iter().find_map(|address| self.met_at(address)) else {
+            let Some(dial_loop) = one.addresses.iter().find_map(|address| self.loop_at(address)) else {
                 return true;
             };
             let host = one.host.as_deref().unwrap_or(one.name.as_str()).to_owned();
@@ -431,17 +431,17 @@ impl Following {
             false
         });
         let cluster = &self.cluster.settings().name;
-        for (host, words) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
-            tracing::warn!(%cluster, origin = host, error = words, "an endpoint is left out");
+        for (host, error) in loops.iter().filter(|(host, _)| !self.loops.contains_key(*host)) {
+            tracing::warn!(%cluster, origin = host, error = error, "an endpoint is left out");
         }
         self.loops = loops;
     }
 
     fn is_loop(&self, one: &Settings) -> bool {
-        one.addresses.iter().any(|address| self.met_at(address).is_some())
+        one.addresses.iter().any(|address| self.loop_at(address).is_some())
     }
 
-    fn met_at(&self, address: SocketAddr) -> Option<DialLoop> {
+    fn loop_at(&self, address: SocketAddr) -> Option<DialLoop> {
         self.services.own.loop_at(&self.cluster.settings().name, address)
     }
 
@@ -480,7 +480,7 @@ impl Following {
     }
 
     /// Counts an answer in the metrics, and logs it.
-    fn note(
+    fn record_answer(
         &self,
         answer: QueryResult,
         kind: OriginKind,
@@ -493,18 +493,25 @@ impl Following {
         if answer == QueryResult::Good {
             self.metrics.record_success(clock::wall());
         }
-        self.tell(kind, origin, was_failing, error, found);
+        self.log_change(kind, origin, was_failing, error, found);
     }
 
     /// Logs one line for each change between working and failing.
-    fn tell(&self, kind: OriginKind, origin: &str, was_failing: bool, error: Option<String>, found: usize) {
+    fn log_change(
+        &self,
+        kind: OriginKind,
+        origin: &str,
+        was_failing: bool,
+        error: Option<String>,
+        found: usize,
+    ) {
         let (cluster, kind) = (&self.cluster.settings().name, kind.label());
         match error {
             Some(error) if !was_failing => {
-                tracing::warn!(%cluster, kind, origin, error, kept = found, "cannot find out endpoints; what is known stays in use");
+                tracing::warn!(%cluster, kind, origin, error, kept = found, "discovery failed; the known endpoints stay in use");
             }
             None if was_failing => {
-                tracing::info!(%cluster, kind, origin, found, "endpoints are found out again")
+                tracing::info!(%cluster, kind, origin, found, "discovery works again")
             }
             Some(_) | None => {}
         }
@@ -532,15 +539,15 @@ async fn answer(
     name: String,
     only: Option<Family>,
     from: Option<IpAddr>,
-) -> (Question, Said) {
+) -> (Question, Answer) {
     let answered = resolver.addresses(&name, only).await;
     let reply = answered.reply.usable(from, sys::has_route);
-    let said = match answered.late {
+    let answered = match answered.late {
         // The usable addresses may be in the late answer.
-        Some((_, late)) if !reply.has_found() => Said::Name(late.await.usable(from, sys::has_route), None),
-        late => Said::Name(reply, late),
+        Some((_, late)) if !reply.has_found() => Answer::Name(late.await.usable(from, sys::has_route), None),
+        late => Answer::Name(reply, late),
     };
-    (Question::Name(name), said)
+    (Question::Name(name), answered)
 }
 
 async fn contents(file: Option<&mut WatchedFile>) -> Contents {

@@ -17,7 +17,7 @@ pub(crate) struct LoopDetector(Mutex<LoopGraph>);
 
 /// An address at which a listener accepts, and a cluster that its sessions go to.
 #[derive(Debug, Clone)]
-pub(crate) struct EntryPoint {
+pub(crate) struct ListenerEdge {
     /// The listener's address.
     pub address: SocketAddr,
     /// The cluster of its sessions.
@@ -26,10 +26,10 @@ pub(crate) struct EntryPoint {
     pub is_only: bool,
 }
 
-/// Entry points, and the endpoints of the clusters that they lead to.
+/// Listener edges, and the endpoints of the clusters that they lead to.
 #[derive(Debug, Default)]
 pub(crate) struct LoopGraph {
-    entry_points: Vec<EntryPoint>,
+    listener_edges: Vec<ListenerEdge>,
     endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
 }
 
@@ -43,19 +43,17 @@ pub(crate) enum DialLoop {
 }
 
 impl LoopDetector {
-    /// Replaces the entry points, and the endpoints of clusters in `fixed`. Discovered endpoints of clusters that still
-    /// have an entry point stay.
+    /// Replaces the listener edges, and the endpoints of clusters in `fixed`. Discovered endpoints of clusters that still
+    /// have a listener edge stay.
     pub(crate) fn set(
         &self,
-        entry_points: Vec<EntryPoint>,
+        listener_edges: Vec<ListenerEdge>,
         fixed: impl Iterator<Item = (ClusterName, Vec<SocketAddr>)>,
     ) {
         let mut graph = self.graph();
-        graph
-            .endpoints
-            .retain(|cluster, _| entry_points.iter().any(|entry_point| entry_point.cluster == *cluster));
+        graph.endpoints.retain(|cluster, _| listener_edges.iter().any(|edge| edge.cluster == *cluster));
         graph.endpoints.extend(fixed);
-        graph.entry_points = entry_points;
+        graph.listener_edges = listener_edges;
     }
 
     /// Replaces the endpoints of a cluster.
@@ -73,13 +71,13 @@ impl LoopDetector {
 }
 
 impl LoopGraph {
-    /// From the entry points and each cluster's endpoints.
+    /// From the listener edges and each cluster's endpoints.
     #[must_use]
     pub(crate) const fn new(
-        entry_points: Vec<EntryPoint>,
+        listener_edges: Vec<ListenerEdge>,
         endpoints: BTreeMap<ClusterName, Vec<SocketAddr>>,
     ) -> Self {
-        Self { entry_points, endpoints }
+        Self { listener_edges, endpoints }
     }
 
     /// How a dial of the cluster to `endpoint` would come back to the cluster, if it would.
@@ -90,23 +88,20 @@ impl LoopGraph {
         is_own: impl Fn(IpAddr) -> bool,
     ) -> Option<DialLoop> {
         let met = |at: SocketAddr| {
-            self.entry_points
-                .iter()
-                .filter(|entry_point| leads_to(at, entry_point.address, &is_own))
-                .collect::<Vec<_>>()
+            self.listener_edges.iter().filter(|edge| leads_to(at, edge.address, &is_own)).collect::<Vec<_>>()
         };
         let first = met(endpoint);
-        if let Some(own) = first.iter().find(|entry_point| entry_point.cluster == *cluster) {
+        if let Some(own) = first.iter().find(|edge| edge.cluster == *cluster) {
             return Some(DialLoop::At(own.address));
         }
-        for entry_point in first.into_iter().filter(|entry_point| entry_point.is_only) {
-            let mut seen = BTreeSet::from([&entry_point.cluster]);
-            let mut open = vec![&entry_point.cluster];
+        for edge in first.into_iter().filter(|edge| edge.is_only) {
+            let mut seen = BTreeSet::from([&edge.cluster]);
+            let mut open = vec![&edge.cluster];
             while let Some(next) = open.pop() {
                 let endpoints = self.endpoints.get(next).into_iter().flatten();
-                for beyond in endpoints.flat_map(|at| met(*at)).filter(|entry_point| entry_point.is_only) {
+                for beyond in endpoints.flat_map(|at| met(*at)).filter(|edge| edge.is_only) {
                     if beyond.cluster == *cluster {
-                        return Some(DialLoop::Over(entry_point.address));
+                        return Some(DialLoop::Over(edge.address));
                     }
                     if seen.insert(&beyond.cluster) {
                         open.push(&beyond.cluster);
@@ -142,22 +137,22 @@ mod tests {
     #[test]
     fn a_way_back_over_other_listeners_is_found() {
         let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let entry_point = |port: u16, cluster: &str, is_only| EntryPoint {
+        let edge = |port: u16, cluster: &str, is_only| ListenerEdge {
             address: at(port),
             cluster: cluster.into(),
             is_only,
         };
-        let entry_points = vec![
-            entry_point(1, "a", true),
-            entry_point(2, "b", true),
-            entry_point(3, "c", true),
-            entry_point(4, "asked", false),
-            entry_point(4, "other", false),
+        let listener_edges = vec![
+            edge(1, "a", true),
+            edge(2, "b", true),
+            edge(3, "c", true),
+            edge(4, "asked", false),
+            edge(4, "other", false),
         ];
         let behind =
             [("b", vec![at(9), at(3)]), ("c", vec![at(1)]), ("other", vec![at(1)]), ("asked", vec![])];
         let behind = behind.into_iter().map(|(cluster, endpoints)| (cluster.into(), endpoints));
-        let graph = LoopGraph::new(entry_points, behind.collect());
+        let graph = LoopGraph::new(listener_edges, behind.collect());
         let dial_loop = |cluster: &str, port| graph.find_loop(&cluster.into(), at(port), |_| false);
         assert_eq!(dial_loop("a", 1), Some(DialLoop::At(at(1))));
         assert_eq!(dial_loop("a", 2), Some(DialLoop::Over(at(2))), "over b and c");

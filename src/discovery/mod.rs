@@ -17,4 +17,4 @@ mod srv;
 
 pub(crate) use follow::{DiscoveryServices, follow, settle};
 pub(crate) use found_endpoints::literal;
-pub(crate) use loop_detection::{DialLoop, EntryPoint, LoopGraph};
+pub(crate) use loop_detection::{DialLoop, ListenerEdge, LoopGraph};

@@ -143,7 +143,7 @@ impl Loaded {
         let conf = ResolvConf::parse(&read(RESOLV_CONF), &hostname, scope);
         if !conf.doubts.is_empty() {
             let doubts = conf.doubts.join("; ");
-            tracing::warn!(file = RESOLV_CONF, doubts, "what is not understood is skipped");
+            tracing::warn!(file = RESOLV_CONF, doubts, "unknown settings are skipped");
         }
         let mut hosts = Hosts::default();
         // Malformed lines are skipped, as other resolvers do.
@@ -369,15 +369,15 @@ fn explain(error: &NetError, name: &Name, kind: RecordType) -> NoAnswer {
         NetError::Dns(DnsError::NoRecordsFound(none)) => {
             // Where hickory followed an alias, the query that failed names the alias's target.
             let target = Some(none.query.name()).filter(|target| *target != name && !target.is_root());
-            let told = |words: String| match target {
+            let describe = |words: String| match target {
                 Some(target) => {
                     format!("it is an alias of {}: {words}", target.to_ascii().trim_end_matches('.'))
                 }
                 None => words,
             };
             match none.response_code {
-                ResponseCode::NXDomain => NoAnswer::NoSuchName(told("the name does not exist".into())),
-                ResponseCode::NoError => NoAnswer::Absent(told(absent(kind))),
+                ResponseCode::NXDomain => NoAnswer::NoSuchName(describe("the name does not exist".into())),
+                ResponseCode::NoError => NoAnswer::Absent(describe(absent(kind))),
                 code => refused(code),
             }
         }

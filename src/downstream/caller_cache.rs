@@ -62,7 +62,7 @@ pub(crate) struct CallerCache {
     state: Mutex<State>,
     /// Looks a user up in the databases.
     accounts: fn(u32) -> Account,
-    /// Running look-ups.
+    /// Look-ups that run; a second one for the same key is not begun.
     asking: Mutex<BTreeSet<LookupKey>>,
     /// Changes when a look-up ends.
     ended: watch::Sender<()>,
@@ -229,7 +229,7 @@ impl CallerCache {
         true
     }
 
-    /// Blocks.
+    /// Blocks while the user databases are asked.
     fn look_up(&self, uid: u32, now: Instant) {
         let account = (self.accounts)(uid);
         let mut state = self.state();

@@ -17,7 +17,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// The hierarchy, as far as it has been read.
 #[derive(Debug)]
 pub(super) struct CgroupTree {
-    /// Its mount point.
+    /// Where cgroup2 is mounted.
     root: Option<PathBuf>,
     known: Mutex<Known>,
     /// For each part, when it may be scanned again. Locked during a scan.
@@ -26,7 +26,7 @@ pub(super) struct CgroupTree {
 
 #[derive(Debug, Default)]
 struct Known {
-    /// By [`Part`].
+    /// Of each [`Part`], the groups by their id.
     found: [BTreeMap<u64, Arc<Cgroup>>; 2],
     /// Scans of each part that have begun.
     begun: [u64; 2],

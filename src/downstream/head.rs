@@ -54,7 +54,7 @@ async fn read<R: HeadReader>(
         if seen == 0 {
             return Err(HeadError::Gone(what));
         }
-        let progress = reader.received(&portion[..seen]).map_err(HeadError::Malformed)?;
+        let progress = reader.receive(&portion[..seen]).map_err(HeadError::Malformed)?;
         let taken = match &progress {
             Progress::Incomplete => seen,
             Progress::Whole { taken, .. } => *taken,

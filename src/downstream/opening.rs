@@ -14,7 +14,6 @@ use crate::sys::Socket;
 /// Why a client has no valid opening.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpeningFailure {
-    /// It left.
     #[error("the client closed the connection before it had said what it wants")]
     Gone,
     #[error("the client's connection failed before it had said what it wants: {0}")]
@@ -43,7 +42,7 @@ impl OpeningTimeouts {
         Self { silent: protocol.silence_timeout(), within }
     }
 
-    /// `within` for both.
+    /// Silence and message may take the same time.
     #[must_use]
     pub(crate) const fn of(within: Duration) -> Self {
         Self { silent: Some(within), within }
@@ -64,7 +63,7 @@ pub(crate) async fn read_opening(
     OpeningTimeouts { silent, within }: OpeningTimeouts,
 ) -> Result<ClientOpening, OpeningFailure> {
     let Some(opening) = protocol.opening() else {
-        return if protocol.server_greets() { peek_before_greeting(client) } else { arrived(client) };
+        return if protocol.server_greets() { peek_before_greeting(client) } else { read_available(client) };
     };
     // Boxed, so that it takes no space in a session that lives for hours.
     Box::pin(async move {
@@ -93,7 +92,7 @@ fn peek_before_greeting(client: &Socket) -> Result<ClientOpening, OpeningFailure
     }
 }
 
-fn arrived(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
+fn read_available(client: &Socket) -> Result<ClientOpening, OpeningFailure> {
     let mut portion = [0; PORTION];
     match client.recv_arrived(&mut portion) {
         Ok(None) => Ok(ClientOpening::default()),
@@ -117,7 +116,7 @@ async fn read_on(
         if read == 0 {
             return Err(OpeningFailure::Gone);
         }
-        match opening.received(&portion[..read]).map_err(OpeningFailure::Malformed)? {
+        match opening.receive(&portion[..read]).map_err(OpeningFailure::Malformed)? {
             OpeningState::Incomplete => {}
             OpeningState::Answer(answer) => client.send_all(&answer).await.map_err(OpeningFailure::Broken)?,
             OpeningState::Opened(opened) => return Ok(opened),
@@ -144,7 +143,7 @@ pub(crate) async fn exchange_greeting(
                 return Err(OpeningFailure::Gone);
             }
             if let Some(introduced) =
-                greeting.client_reply.received(&portion[..read]).map_err(OpeningFailure::Malformed)?
+                greeting.client_reply.receive(&portion[..read]).map_err(OpeningFailure::Malformed)?
             {
                 return Ok(introduced);
             }

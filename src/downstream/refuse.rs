@@ -13,7 +13,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes that a client may still send before it has read the refusal.
 const IGNORED_MAX: usize = 64 * 1024;
 
-/// Refuses and closes.
 pub(crate) async fn refuse(client: Socket, protocol: &dyn Protocol, refusal: &Refusal<'_>) {
     match protocol.refusal(refusal) {
         Some(words) => send_and_close(client, &words).await,

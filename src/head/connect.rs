@@ -73,10 +73,10 @@ pub enum Error {
     /// The first line is not a request line.
     #[error("the first line is not `CONNECT NAME HTTP/1.1`")]
     RequestLine,
-    /// Such as GET.
+    /// Another method than CONNECT, such as GET.
     #[error("the request is not a CONNECT")]
     Method,
-    /// Such as HTTP/2.
+    /// Another version of HTTP, such as HTTP/2.
     #[error("the request is neither HTTP/1.1 nor HTTP/1.0")]
     Version,
     /// The target is not a cluster's name.
@@ -88,7 +88,7 @@ pub enum Error {
     /// RFC 9112 §3.2 requires exactly one.
     #[error("an HTTP/1.1 request has one Host field")]
     Host,
-    /// Content-Length or Transfer-Encoding.
+    /// A field that announces a body: Content-Length or Transfer-Encoding.
     #[error("a CONNECT request has no body, and so neither Content-Length nor Transfer-Encoding")]
     Body,
     /// A field of ours that occurs twice.
@@ -104,7 +104,7 @@ pub enum Error {
 
 /// Bytes of the whole head.
 const HEAD_MAX: usize = 8 * 1024;
-/// Its header fields.
+/// The most header fields that a head may have.
 const FIELDS_MAX: usize = 64;
 /// The first byte of a TLS record with a hello.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -159,7 +159,7 @@ fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
-/// Collects a head.
+/// Collects bytes, up to 8 KiB, until a CONNECT head is complete.
 #[derive(Debug, Default)]
 pub struct RequestReader {
     held: Vec<u8>,
@@ -169,7 +169,7 @@ impl HeadReader for RequestReader {
     type Head = ConnectRequest;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ConnectRequest>, Error> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<ConnectRequest>, Error> {
         for (index, byte) in bytes.iter().enumerate() {
             self.push(*byte)?;
             if self.held.ends_with(b"\r\n\r\n") {

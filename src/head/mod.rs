@@ -15,7 +15,7 @@ pub enum Progress<T> {
     Incomplete,
     /// The head is complete.
     Whole {
-        /// Its content.
+        /// What the head says.
         head: T,
         /// How many of the last bytes belong to it; those after them are the session's.
         taken: usize,
@@ -33,5 +33,5 @@ pub trait HeadReader {
     ///
     /// # Errors
     /// When the bytes are not such a head.
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<Self::Head>, Self::Error>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<Self::Head>, Self::Error>;
 }

@@ -41,7 +41,7 @@ pub enum ProxyAddresses {
     Unknown,
     /// Over TCP, both of one family.
     Tcp {
-        /// The client's address.
+        /// The address that the client connected from.
         source: SocketAddr,
         /// The address that it connected to.
         destination: SocketAddr,

@@ -42,7 +42,7 @@ pub(super) async fn ask(
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| HealthCheckError::Answer(format!("{asked}: {error}")))?;
-    let failed = |error: hyper::Error| HealthCheckError::Answer(format!("{asked}: {}", words(&error)));
+    let failed = |error: hyper::Error| HealthCheckError::Answer(format!("{asked}: {}", describe(&error)));
     let (mut sender, connection) = http1::handshake(Wire::new(end)).await.map_err(failed)?;
     let asking = async {
         let response = sender.send_request(request).await?;
@@ -88,7 +88,7 @@ async fn read_out(response: Response<Incoming>) {
 }
 
 /// hyper says only "error reading a body from connection"; the reason is in the source error.
-fn words(error: &hyper::Error) -> String {
+fn describe(error: &hyper::Error) -> String {
     let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
     match reason.and_then(crate::tls::late_rejection) {
         Some(rejected) => rejected,

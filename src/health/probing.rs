@@ -77,12 +77,12 @@ async fn go(
         ProbeKind::Http(http) => http::ask(cluster, http, endpoint, record).await,
         ProbeKind::Tls => {
             let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            settled(ready, endpoint, record, patience).await
+            wait_settled(ready, endpoint, record, patience).await
         }
         ProbeKind::Protocol => {
             let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
             match conversation(cluster, &ready) {
-                None => settled(ready, endpoint, record, patience).await,
+                None => wait_settled(ready, endpoint, record, patience).await,
                 Some(talk) => {
                     let talked = converse(ready, talk, patience).await;
                     talked.map_err(|failure| HealthCheckError::Answer(failure.to_string()))
@@ -91,7 +91,7 @@ async fn go(
         }
         ProbeKind::Exchange(exchange) => {
             let ready = try_endpoint(cluster, endpoint, endpoint.identity_for_nobody(), record).await?;
-            hear(ready, exchange, until, patience).await.map_err(HealthCheckError::Answer)
+            read_answer(ready, exchange, until, patience).await.map_err(HealthCheckError::Answer)
         }
     }
 }
@@ -100,7 +100,7 @@ async fn go(
 /// The wait is the whole `patience` only for credentials that the server has not accepted yet, or not since a probe
 /// failed: a waiting probe occupies a connection, of which a server that is nearly full has none to spare. Otherwise it
 /// is as long as the handshake took, which included a round trip.
-async fn settled(
+async fn wait_settled(
     mut ready: Ready,
     endpoint: &Endpoint,
     record: &DialRecord,
@@ -122,7 +122,7 @@ async fn settled(
 const ANSWER_MAX: usize = 4096;
 
 /// Looks for the expected bytes until the timeout: an error that shows what came instead says more than a timeout.
-async fn hear(
+async fn read_answer(
     ready: Ready,
     exchange: &ByteExchange,
     until: Instant,

@@ -37,7 +37,7 @@ impl fmt::Debug for EventLayer {
 impl EventLayer {
     pub(super) fn install(settings: &Settings, queue: LineQueue) -> Self {
         let (filter, level) = reload::Layer::new(levels(settings.level, settings.level));
-        let (writer, writing) = reload::Layer::new(layer(&settings.words, queue));
+        let (writer, writing) = reload::Layer::new(layer(&settings.events, queue));
         // A second subscriber in one process is refused; the first stays in use.
         let _ = tracing_subscriber::registry().with(filter).with(writer).try_init();
         Self { level, writing }
@@ -112,9 +112,9 @@ struct Entries(LineQueue);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Entries {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut told = EventFields::default();
-        event.record(&mut told);
-        self.0.put(told.entry(event.metadata()).into());
+        let mut fields = EventFields::default();
+        event.record(&mut fields);
+        self.0.put(fields.entry(event.metadata()).into());
     }
 }
 

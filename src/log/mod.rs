@@ -34,8 +34,7 @@ pub(crate) use timestamp::timestamp;
 pub struct Settings {
     /// The least important level of events.
     pub level: LevelFilter,
-    /// Where events go.
-    pub words: LogTarget,
+    pub events: LogTarget,
     /// Where access records go; each listener decides whether it writes any.
     pub access: LogTarget,
 }
@@ -43,7 +42,6 @@ pub struct Settings {
 /// An output and its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogTarget {
-    /// The output.
     pub output: Output,
     /// `None`: text on a terminal, JSON elsewhere. The journal has its own format.
     pub format: Option<Format>,
@@ -52,9 +50,7 @@ pub struct LogTarget {
 /// A destination of lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
-    /// Standard error.
     Stderr,
-    /// Standard output.
     Stdout,
     /// journald, at its socket.
     Journal(PathBuf),
@@ -65,7 +61,7 @@ pub enum Output {
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// A line for people.
     Text,
     /// One object per line.
     Json,
@@ -78,7 +74,7 @@ pub(crate) enum OutputFormat {
     Text,
     /// A line with an object.
     Json,
-    /// A [`JournalEntry`].
+    /// Fields of a [`JournalEntry`].
     Journal,
 }
 
@@ -110,7 +106,7 @@ pub(crate) struct Log(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    words: EventLayer,
+    events: EventLayer,
     state: Mutex<State>,
 }
 
@@ -133,7 +129,7 @@ struct LevelOverride {
 /// The queues of the outputs in use: for events, and for access records.
 #[derive(Debug, Clone)]
 struct Outputs {
-    words: LineQueue,
+    events: LineQueue,
     access: Writer,
 }
 
@@ -163,9 +159,9 @@ impl Log {
     /// An output that cannot be opened.
     pub(crate) fn install(settings: &Settings) -> Result<Self, OutputError> {
         let state = State::open(settings, None)?;
-        let words = EventLayer::install(settings, state.outputs.words.clone());
+        let events = EventLayer::install(settings, state.outputs.events.clone());
         metrics::count_lost_lines(lost);
-        Ok(Self(Arc::new(Shared { words, state: Mutex::new(state) })))
+        Ok(Self(Arc::new(Shared { events, state: Mutex::new(state) })))
     }
 
     /// The writer for access records.
@@ -191,10 +187,10 @@ impl Log {
         let mut state = self.state();
         new.ordered.number = state.ordered.number;
         let is_different = state.settings != new.settings;
-        if state.settings.words != new.settings.words {
-            self.0.words.set_target(&new.settings.words, new.outputs.words.clone());
+        if state.settings.events != new.settings.events {
+            self.0.events.set_target(&new.settings.events, new.outputs.events.clone());
         }
-        self.0.words.set_level(new.settings.level, new.settings.level);
+        self.0.events.set_level(new.settings.level, new.settings.level);
         *state = new;
         is_different
     }
@@ -211,7 +207,7 @@ impl Log {
     pub(crate) fn override_level(&self, level: LevelFilter) -> u64 {
         let mut state = self.state();
         state.ordered = LevelOverride { level: Some(level), number: state.ordered.number + 1 };
-        self.0.words.set_level(level, state.settings.level);
+        self.0.events.set_level(level, state.settings.level);
         state.ordered.number
     }
 
@@ -219,7 +215,7 @@ impl Log {
     pub(crate) fn end_override(&self, number: u64) {
         let mut state = self.state();
         if state.ordered.number == number && state.ordered.level.take().is_some() {
-            self.0.words.set_level(state.settings.level, state.settings.level);
+            self.0.events.set_level(state.settings.level, state.settings.level);
         }
     }
 
@@ -231,9 +227,9 @@ impl Log {
     pub(crate) fn reopen(&self) -> Vec<OutputError> {
         let state = self.state();
         let settings = state.settings.clone();
-        let Outputs { words, access } = state.outputs.clone();
+        let Outputs { events, access } = state.outputs.clone();
         drop(state);
-        let mut files = vec![(words, settings.words.output)];
+        let mut files = vec![(events, settings.events.output)];
         if settings.access.output != files[0].1 {
             files.push((access.queue, settings.access.output));
         }
@@ -246,12 +242,12 @@ impl Log {
 
     /// Has queued lines written, for a limited time.
     pub(crate) fn close(&self) {
-        let Outputs { words, access } = self.state().outputs.clone();
+        let Outputs { events, access } = self.state().outputs.clone();
         let (done, is_done) = mpsc::channel();
         // On a thread of its own: where the queue is full, a flush request waits as well.
         let flushing = std::thread::Builder::new().name("log-flush".into()).spawn(move || {
             access.queue.flush();
-            words.flush();
+            events.flush();
             let _ = done.send(());
         });
         if flushing.is_ok() {
@@ -270,7 +266,7 @@ impl State {
         let find = |output: &Output| {
             let (before, outputs) = known?;
             match () {
-                () if before.words.output == *output => Some(outputs.words.clone()),
+                () if before.events.output == *output => Some(outputs.events.clone()),
                 () if before.access.output == *output => Some(outputs.access.queue.clone()),
                 () => None,
             }
@@ -281,13 +277,13 @@ impl State {
                 .and_then(LineQueue::begin)
                 .map_err(|error| OutputError { output: output.clone(), error }),
         };
-        let words = open(&settings.words.output)?;
+        let events = open(&settings.events.output)?;
         let access = &settings.access;
         let queue =
-            if access.output == settings.words.output { words.clone() } else { open(&access.output)? };
+            if access.output == settings.events.output { events.clone() } else { open(&access.output)? };
         let access = Writer { form: access.form(), queue };
         let ordered = LevelOverride::default();
-        Ok(Self { settings: settings.clone(), outputs: Outputs { words, access }, ordered })
+        Ok(Self { settings: settings.clone(), outputs: Outputs { events, access }, ordered })
     }
 }
 

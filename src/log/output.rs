@@ -128,8 +128,8 @@ impl Sink {
             }
         };
         match written {
-            Ok(()) => self.is_well(),
-            Err((lines, error)) => self.failed(lines, &error),
+            Ok(()) => self.record_recovery(),
+            Err((lines, error)) => self.record_failure(lines, &error),
         }
     }
 
@@ -167,7 +167,7 @@ impl Sink {
             {
                 tracing::warn!(
                     output = %self.output, %error,
-                    "the log's file has another name now, and one of its own cannot be opened: lines go on to the old one"
+                    "the log's file was renamed, and a new one cannot be opened: lines go to the renamed file"
                 );
             }
         }
@@ -182,13 +182,13 @@ impl Sink {
         is_news
     }
 
-    fn is_well(&mut self) {
+    fn record_recovery(&mut self) {
         let Some(OutputFailure { lost }) = self.trouble.take() else { return };
         let lost = LOST[self.kind()].load(Ordering::Relaxed) - lost;
         tracing::warn!(output = %self.output, lost, "the log can be written again");
     }
 
-    fn failed(&mut self, lines: u64, error: &io::Error) {
+    fn record_failure(&mut self, lines: u64, error: &io::Error) {
         let before = LOST[self.kind()].fetch_add(lines, Ordering::Relaxed);
         if self.trouble.is_some() {
             return;
@@ -198,7 +198,7 @@ impl Sink {
             return;
         }
         if !matches!(self.output, Output::Stderr) {
-            tell_stderr(&format!(
+            write_to_stderr(&format!(
                 "cannot write the log to {}: {error}; until that is over its lines are lost, and counted in \
                  log_lines_lost_total{{output=\"{}\"}}",
                 self.output,
@@ -281,12 +281,12 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Writes one line, if that does not block.
-fn tell_stderr(words: &str) {
+fn write_to_stderr(message: &str) {
     let stderr = io::stderr();
     let mut ready = [PollFd::new(&stderr, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     if poll(&mut ready, Some(&now)).is_ok_and(|ready| ready > 0) {
-        let _ = stderr.lock().write_all(format_self_line(words).as_bytes());
+        let _ = stderr.lock().write_all(format_self_line(message).as_bytes());
     }
 }
 
@@ -344,12 +344,12 @@ impl Batch {
                 Err(error) => break error,
             }
         };
-        Err((self.keep_begun(written), error))
+        Err((self.keep_rest_of_line(written), error))
     }
 
     /// After a write that stopped at `written`, keeps the rest of the line in which it stopped. Returns how many lines
     /// are lost.
-    fn keep_begun(&mut self, written: usize) -> u64 {
+    fn keep_rest_of_line(&mut self, written: usize) -> u64 {
         let whole = self.ends.iter().take_while(|end| **end <= written).count();
         let start = whole.checked_sub(1).map_or(0, |last| self.ends[last]);
         let left = self.ends.len() - whole;

@@ -88,7 +88,6 @@ impl CallerSeries {
         self.refused.increment(1);
     }
 
-    /// Records its end.
     pub(crate) fn record_end(&self) {
         self.sessions.decrement(1);
     }

@@ -6,19 +6,18 @@ use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use super::label_guard::LabelGuard;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
     DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
     PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
     WAITING_SESSIONS,
 };
-use super::series_guard::SeriesGuard;
 use crate::name::ClusterName;
 
 #[derive(Clone)]
 pub(crate) struct ClusterMetrics {
-    _living: Arc<SeriesGuard>,
-    /// Dials in flight.
+    _guard: Arc<LabelGuard>,
     pub pending_dials: Gauge,
     /// Sessions that wait for room.
     pub waiting: Gauge,
@@ -61,7 +60,7 @@ impl ClusterMetrics {
         let transitions =
             |to: &'static str| counter!(BREAKER_TRANSITIONS, "cluster" => cluster.clone(), "to" => to);
         Self {
-            _living: SeriesGuard::of("cluster", &cluster),
+            _guard: LabelGuard::of("cluster", &cluster),
             preconnected: gauge!(PRECONNECTED, "cluster" => cluster.clone()),
             preconnect_hits: preconnects("hit"),
             preconnect_misses: preconnects("miss"),

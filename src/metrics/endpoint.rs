@@ -13,7 +13,6 @@ use crate::name::{ClusterName, EndpointName};
 
 #[derive(Clone)]
 pub(crate) struct EndpointMetrics {
-    /// Live sessions.
     pub sessions: Gauge,
     /// The time of TCP connects.
     pub connect_duration: Histogram,

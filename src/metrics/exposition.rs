@@ -8,8 +8,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::watch;
 
 use super::inherited::{AllInherited, InheritedMetrics};
+use super::label_guard::{RenderPurpose, without_removed};
 use super::names::{BUILD_INFO, LOST_LINES, TASKS, describe, histograms};
-use super::series_guard::{RenderPurpose, without_removed};
 use crate::alarm;
 use crate::clock;
 use crate::sync::{Mutex, MutexGuard};

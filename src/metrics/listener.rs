@@ -5,26 +5,23 @@ use std::sync::Arc;
 
 use metrics::{Counter, Gauge, counter, gauge};
 
+use super::label_guard::LabelGuard;
 use super::names::{ACCEPT_ERRORS, ACCEPTED, CONNECTIONS, RECEIVED_BYTES, SENT_BYTES, SESSIONS_ACTIVE};
-use super::series_guard::SeriesGuard;
 use crate::name::{ClusterName, ListenerName};
 use crate::outcome::Outcome;
 
 #[derive(Clone)]
 pub(crate) struct ListenerMetrics {
-    /// Accepted connections.
     pub accepted: Counter,
-    /// Failures of accept(2).
     pub accept_errors: Counter,
-    _living: Arc<SeriesGuard>,
+    _guard: Arc<LabelGuard>,
     ended: BTreeMap<Outcome, Counter>,
 }
 
 /// The metrics of sessions between a listener and a cluster. They may outlive both, so that sums continue when these
-/// come back, and so they hold no [`SeriesGuard`] of either.
+/// come back, and so they hold no [`LabelGuard`] of either.
 #[derive(Clone)]
 pub(crate) struct DestinationMetrics {
-    /// Live sessions.
     pub active: Gauge,
     /// Bytes to the upstream, as an absolute count.
     pub sent: Counter,
@@ -51,7 +48,7 @@ impl ListenerMetrics {
         let listener = listener.to_string();
         let ended = |outcome: Outcome| counter!(CONNECTIONS, "listener" => listener.clone(), "outcome" => outcome.label());
         Self {
-            _living: SeriesGuard::of("listener", &listener),
+            _guard: LabelGuard::of("listener", &listener),
             accepted: counter!(ACCEPTED, "listener" => listener.clone()),
             accept_errors: counter!(ACCEPT_ERRORS, "listener" => listener.clone()),
             ended: Outcome::ALL.into_iter().map(|outcome| (outcome, ended(outcome))).collect(),

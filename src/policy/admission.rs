@@ -9,7 +9,7 @@ use crate::caller::Caller;
 /// A rule; every key that is given must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// The caller's user.
+    /// The uid that the caller must have.
     pub user: Option<u32>,
     /// One of the caller's groups.
     pub group: Option<u32>,
@@ -20,9 +20,9 @@ pub struct Rule {
 /// What must be known about callers besides their user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// [`Caller::groups`].
+    /// The caller's groups ([`Caller::groups`]).
     pub groups: bool,
-    /// [`Caller::cgroup`].
+    /// The caller's control group ([`Caller::cgroup`]), which names its unit.
     pub unit: bool,
 }
 
@@ -49,7 +49,7 @@ impl Needs {
         rules.iter().map(Rule::needs).reduce(Self::and)
     }
 
-    /// What either needs.
+    /// Needs whatever one of the two needs.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self { groups: self.groups || other.groups, unit: self.unit || other.unit }

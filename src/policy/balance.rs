@@ -35,7 +35,7 @@ pub struct PickContext {
     pub key: Option<u64>,
     /// For how long an endpoint that came back takes fewer sessions.
     pub slow_start: Duration,
-    /// Now.
+    /// The moment of the pick, for slow start and moving averages.
     pub now: Instant,
 }
 
@@ -52,7 +52,7 @@ const RAMP_MIN: f64 = 0.1;
 const PARTS: f64 = 1024.0;
 
 impl Policy {
-    /// All of them.
+    /// Every policy, in the order of [`Policy::LABELS`].
     pub const ALL: [Self; 6] =
         [Self::RoundRobin, Self::LeastConnections, Self::Ewma, Self::Random, Self::SourceHash, Self::First];
 

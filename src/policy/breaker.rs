@@ -43,7 +43,7 @@ pub enum State {
     HalfOpen {
         /// When the next round begins, for endpoints without a trial in progress: a trial that hangs delays no other.
         until: Instant,
-        /// Trials in progress.
+        /// How many trials are in progress; at least 1.
         trials: u32,
     },
 }
@@ -80,9 +80,9 @@ pub struct Snapshot {
 /// A change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
-    /// The state before.
+    /// The state that was left.
     pub from: StateLabel,
-    /// The state after.
+    /// The state that was entered.
     pub to: StateLabel,
     /// If it opened: the time to the next round of trials.
     pub open_for: Option<Duration>,
@@ -94,7 +94,7 @@ pub struct Transition {
 pub struct BreakerOpen;
 
 impl Breaker {
-    /// A closed breaker.
+    /// A closed breaker without failures.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, state: State::Closed { failures: 0 }, rounds: 0, proven: 0 }
@@ -117,7 +117,7 @@ impl Breaker {
         Self { settings, state, rounds: snapshot.rounds, proven: 0 }
     }
 
-    /// The current state.
+    /// The state with its counts and times.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
@@ -262,10 +262,10 @@ impl State {
 }
 
 impl StateLabel {
-    /// All labels.
+    /// Every label, in the order of [`StateLabel::number`].
     pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
-    /// The label.
+    /// The word in metrics, in `/status` and in the log.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {

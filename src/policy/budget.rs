@@ -28,7 +28,7 @@ const KEPT: Duration = Duration::from_secs(10);
 const KEPT_MIN: f64 = 10.0;
 
 impl Budget {
-    /// A full budget.
+    /// A budget that starts full.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings, retries: settings.most(), paid: None }

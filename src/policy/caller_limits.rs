@@ -21,10 +21,10 @@ pub struct Settings {
 /// The limit that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallerLimitExceeded {
-    /// `max_connections`.
+    /// As many connections at once as `max_connections` allows.
     #[error("has reached per_caller.max_connections ({0})")]
     Connections(u32),
-    /// `connections_per_second`.
+    /// As many in a second as `connections_per_second` allows.
     #[error("has reached per_caller.connections_per_second ({0})")]
     Rate(u32),
     /// More callers than are counted separately.
@@ -65,7 +65,7 @@ impl CallerLimits {
         Self { settings, callers: BTreeMap::new() }
     }
 
-    /// The limits.
+    /// The limits in force.
     #[must_use]
     pub const fn settings(&self) -> Settings {
         self.settings
@@ -113,7 +113,7 @@ impl CallerLimits {
         Ok(())
     }
 
-    /// A connection ended.
+    /// Counts one connection less, after [`CallerLimits::begin`] counted it.
     pub fn end(&mut self, key: &CallerKey, now: Instant) {
         let Some(usage) = self.callers.get_mut(key) else { return };
         usage.live = usage.live.saturating_sub(1);

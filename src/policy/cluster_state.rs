@@ -121,7 +121,7 @@ impl Unavailable {
 pub enum ClusterEvent {
     /// An endpoint was ejected.
     Ejected {
-        /// The ejected endpoint.
+        /// Which endpoint it was.
         endpoint: Id,
         /// The fault, the number of failures, and the time.
         ejection: Ejection,
@@ -135,9 +135,9 @@ pub enum ClusterEvent {
     Breaker(breaker::Transition),
     /// The mode changed: whether ejections and health count.
     Mode {
-        /// The mode before.
+        /// The mode that was left.
         from: Mode,
-        /// The mode after.
+        /// The mode that was entered.
         to: Mode,
     },
 }

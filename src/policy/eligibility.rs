@@ -18,10 +18,10 @@ pub enum Panic {
     Never,
 }
 
-/// Which evidence counts.
+/// Which evidence against endpoints counts when one is picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// All.
+    /// Ejections and health count.
     Normal,
     /// Ejections do not count: no other endpoint is left.
     DespiteEjection,

@@ -104,7 +104,7 @@ pub struct EndpointState {
 /// The state of an endpoint, to hand over to a successor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// The operator's order.
+    /// What the operator ordered for it.
     pub admin: Admin,
     /// The result of active checks.
     pub health: HealthStatus,
@@ -158,7 +158,7 @@ impl EndpointState {
         }
     }
 
-    /// Its id.
+    /// The id, which the cluster never gives again.
     #[must_use]
     pub const fn id(&self) -> Id {
         self.id
@@ -176,7 +176,7 @@ impl EndpointState {
         self.is_member
     }
 
-    /// The operator's order.
+    /// What the operator ordered for it.
     #[must_use]
     pub const fn admin(&self) -> Admin {
         self.admin
@@ -252,7 +252,7 @@ impl EndpointState {
 }
 
 impl Admin {
-    /// All orders.
+    /// Every order, from full use to none.
     pub const ALL: [Self; 3] = [Self::Enabled, Self::Draining, Self::Disabled];
 
     /// The label in `/status` and in the log.

@@ -28,9 +28,9 @@ pub struct Settings {
 pub enum HealthStatus {
     /// No probe has ended yet. Exits: `Healthy`, `Unhealthy`, by the first result.
     Undecided,
-    /// Exit: `Unhealthy`.
+    /// Probes succeed. Exit: `Unhealthy`, after `unhealthy_threshold` failures in a row.
     Healthy,
-    /// Exit: `Healthy`.
+    /// Probes fail. Exit: `Healthy`, after `healthy_threshold` successes in a row.
     Unhealthy,
 }
 
@@ -59,9 +59,9 @@ enum Probing {
 /// A change of status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transition {
-    /// The status before.
+    /// The status that was left.
     pub from: HealthStatus,
-    /// The status after.
+    /// The status that was entered.
     pub to: HealthStatus,
     /// How long the former status lasted.
     pub lasted: Duration,
@@ -78,7 +78,7 @@ const HASTY_MAX: Duration = Duration::from_secs(1);
 const JITTER: f64 = 0.1;
 
 impl HealthStatus {
-    /// All of them.
+    /// Every status that an endpoint may have.
     pub const ALL: [Self; 3] = [Self::Undecided, Self::Healthy, Self::Unhealthy];
 
     /// The label in `/status` and in the log.
@@ -126,7 +126,7 @@ impl Health {
         Self { settings, probing: Probing::Due { at: now, last: None }, ..self.clone() }
     }
 
-    /// The current status.
+    /// The status by the results so far.
     #[must_use]
     pub const fn status(&self) -> HealthStatus {
         self.status
@@ -159,7 +159,7 @@ impl Health {
         }
     }
 
-    /// A probe begins.
+    /// Notes that a probe has begun: none is due until its result.
     pub fn begin(&mut self, now: Instant) {
         self.probing = Probing::Begun { at: now, hurried: false };
     }

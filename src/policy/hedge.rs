@@ -10,11 +10,11 @@ use std::time::Duration;
 /// How long an attempt runs before a hedge begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// At least this.
+    /// The shortest time, however fast the endpoint usually is.
     pub min: Duration,
     /// For an endpoint without history.
     pub unknown: Duration,
-    /// At most this.
+    /// The longest time, however slow the endpoint usually is.
     pub max: Duration,
 }
 
@@ -43,7 +43,7 @@ impl Settings {
         Self { max: self.max.max(greeting_timeout / MAX_OF_GREETING), ..self }
     }
 
-    /// A fixed time.
+    /// The same time for every endpoint.
     #[must_use]
     pub const fn fixed(after: Duration) -> Self {
         Self { min: after, unknown: after, max: after }

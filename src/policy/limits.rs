@@ -8,7 +8,7 @@
 pub struct Settings {
     /// Sessions and dials together.
     pub max_connections: u32,
-    /// Dials in flight.
+    /// Dials in flight, hedges included.
     pub max_pending: u32,
     /// Sessions and dials of one endpoint.
     pub max_connections_per_endpoint: u32,
@@ -17,14 +17,14 @@ pub struct Settings {
 /// The load of an endpoint or a cluster.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Live sessions.
+    /// Sessions that relay.
     pub sessions: u32,
-    /// Dials in flight.
+    /// Dials that have not led to a session yet.
     pub dials: u32,
 }
 
 impl Load {
-    /// Sessions and dials.
+    /// Sessions and dials together, which `max_connections` bounds.
     #[must_use]
     pub const fn total(self) -> u32 {
         self.sessions + self.dials
@@ -34,10 +34,10 @@ impl Load {
 /// The cap that is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitReached {
-    /// `max_connections`.
+    /// As many sessions and dials as `max_connections` allows.
     #[error("the cluster has reached max_connections ({0})")]
     Connections(u32),
-    /// `max_pending`.
+    /// As many dials as `max_pending` allows.
     #[error("the cluster has reached max_pending ({0})")]
     Pending(u32),
     /// `max_connections_per_endpoint`, on every eligible endpoint.

@@ -155,7 +155,7 @@ impl Outlier {
         }
     }
 
-    /// Begins a trial, if the endpoint is ejected. The trial ends in [`Outlier::record_proof`],
+    /// Begins a trial, if the endpoint is ejected. The trial ends in [`Outlier::end_ejection_up_to`],
     /// [`Outlier::record_trial_failure`] or [`Outlier::postpone_trial`].
     pub const fn begin_trial(&mut self) {
         if let State::Ejected { fault, .. } = self.state {
@@ -189,7 +189,7 @@ impl Outlier {
     }
 
     /// The endpoint passed all steps up to and including `up_to`. Returns whether that ended its ejection.
-    pub fn record_proof(&mut self, up_to: Fault, now: Instant) -> bool {
+    pub fn end_ejection_up_to(&mut self, up_to: Fault, now: Instant) -> bool {
         match self.state {
             State::In => false,
             State::Ejected { fault, .. } | State::OnTrial { fault } if fault > up_to => false,
@@ -202,7 +202,7 @@ impl Outlier {
 
     /// A session's dial succeeded. Returns whether that ended an ejection.
     pub fn record_success(&mut self, now: Instant) -> bool {
-        if self.record_proof(Fault::Handshake, now) {
+        if self.end_ejection_up_to(Fault::Handshake, now) {
             return true;
         }
         if self.is_admitted() {
@@ -217,13 +217,13 @@ impl Outlier {
     /// The server sent its greeting, so connecting and the upgrade work. Returns whether that ended an ejection.
     pub fn record_greeting(&mut self, now: Instant) -> bool {
         self.failures[..=Fault::Upgrade as usize].fill(0);
-        self.record_proof(Fault::Upgrade, now)
+        self.end_ejection_up_to(Fault::Upgrade, now)
     }
 
     /// A session lived long enough. Returns whether that ended an ejection.
-    pub fn record_survival(&mut self, now: Instant) -> bool {
+    pub fn record_lasting_session(&mut self, now: Instant) -> bool {
         self.failures[Fault::EarlyClose as usize] = 0;
-        self.record_proof(Fault::EarlyClose, now)
+        self.end_ejection_up_to(Fault::EarlyClose, now)
     }
 
     /// A session met a fault of the endpoint; `may_eject`: another endpoint is usable.

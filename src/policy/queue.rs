@@ -10,7 +10,7 @@ use crate::caller::CallerKey;
 /// How many may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// In total.
+    /// Sessions that may wait at once.
     pub max_waiting: usize,
     /// Per caller, unless the caller has a limit of its own.
     pub max_per_caller: usize,
@@ -50,7 +50,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// An empty queue.
+    /// A queue in which no session waits.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
         Self { settings, waiting: BTreeMap::new(), turns: VecDeque::new(), length: 0, next_number: 0 }

@@ -23,7 +23,7 @@ pub const HURRIED: Duration = Duration::from_secs(2);
 pub struct RefreshSchedule {
     asked: Option<Instant>,
     due: Instant,
-    /// Consecutive failures.
+    /// Consecutive failures: the exponent of the next pause.
     failures: u32,
 }
 

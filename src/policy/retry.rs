@@ -18,7 +18,7 @@ pub struct Settings {
     pub attempts: Option<u32>,
     /// The first wait before an endpoint is tried again.
     pub backoff_base: Duration,
-    /// The longest wait.
+    /// The longest wait: they double up to it.
     pub backoff_max: Duration,
 }
 

@@ -19,7 +19,7 @@ pub struct Sampling {
 /// What the decision needs of a session that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Ending {
-    /// How it ended.
+    /// How the session ended.
     pub outcome: Outcome,
     /// The number of attempts of its dial.
     pub attempts: u32,
@@ -34,7 +34,7 @@ pub enum RecordVerdict {
     Kept,
     /// A record that stands for all ordinary sessions; this share of them is kept.
     Sampled(f64),
-    /// No record.
+    /// It leaves no record.
     LeftOut,
 }
 
@@ -42,7 +42,7 @@ pub enum RecordVerdict {
 const WHOLE: u32 = 1_000_000_000;
 
 impl Sampling {
-    /// Keeps all records.
+    /// Keeps the record of every session.
     pub const ALL: Self = Self { parts: WHOLE, slower_than: None };
 
     /// Keeps a share from 0 to 1; one above 0 is at least a billionth.

@@ -116,7 +116,7 @@ impl Probe for Header {
         HEADER_0_9_1.to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the broker closed the connection instead of answering AMQP's header".into(),
@@ -171,9 +171,9 @@ mod tests {
     fn a_probe_waits_for_connection_start() {
         let mut probe = Header::default();
         let start = start();
-        assert!(matches!(probe.received(&start[..5]), Ok(ProbeStep::Incomplete)));
-        assert!(matches!(probe.received(&start[5..]), Ok(ProbeStep::Serves { .. })));
-        assert!(Header::default().received(b"AMQP\0\x01\0\0 and more").is_err());
-        assert!(Header::default().received(b"").is_err());
+        assert!(matches!(probe.receive(&start[..5]), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.receive(&start[5..]), Ok(ProbeStep::Serves { .. })));
+        assert!(Header::default().receive(b"AMQP\0\x01\0\0 and more").is_err());
+        assert!(Header::default().receive(b"").is_err());
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
 
-/// CQL's native protocol.
 #[derive(Debug)]
 pub(super) struct Cassandra;
 
@@ -105,7 +104,7 @@ impl Probe for Options {
         vec![4, 0, 0, 0, OPTIONS, 0, 0, 0, 0]
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         const SUPPORTED: u8 = 0x06;
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering OPTIONS".into()));
@@ -160,8 +159,8 @@ mod tests {
     #[test]
     fn a_probe_waits_for_supported() {
         let mut probe = Options::default();
-        assert!(matches!(probe.received(&[0x84, 0, 0]), Ok(ProbeStep::Incomplete)));
-        assert!(matches!(probe.received(&[0, 6, 0]), Ok(ProbeStep::Serves { .. })));
-        assert!(Options::default().received(b"HTTP/1").is_err());
+        assert!(matches!(probe.receive(&[0x84, 0, 0]), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.receive(&[0, 6, 0]), Ok(ProbeStep::Serves { .. })));
+        assert!(Options::default().receive(b"HTTP/1").is_err());
     }
 }

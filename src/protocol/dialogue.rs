@@ -65,13 +65,13 @@ pub struct DialogueError {
 }
 
 impl DialogueError {
-    /// The client's fault.
+    /// An error that the client's bytes caused.
     #[must_use]
     pub const fn of_client(reason: &'static str, reply_to: ReplyTo) -> Self {
         Self { reason, side: Side::Downstream, reply_to }
     }
 
-    /// The server's fault.
+    /// An error that the server's bytes caused.
     #[must_use]
     pub const fn of_server(reason: &'static str, reply_to: ReplyTo) -> Self {
         Self { reason, side: Side::Upstream, reply_to }

@@ -6,7 +6,6 @@ use super::{ClientOpening, Opening, OpeningError, OpeningState, ReplyTo, TLS_HAN
 
 /// What the first bytes of a client are.
 pub(super) enum FirstMessageVerdict {
-    /// Too few bytes.
     Incomplete,
     /// The protocol, and what a refusal needs.
     Speaks(ReplyTo),
@@ -33,7 +32,7 @@ impl FirstMessage {
 }
 
 impl Opening for FirstMessage {
-    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         if self.held.first() == Some(&TLS_HANDSHAKE) {
             return Err(OpeningError::speaks_tls(self.speaks_tls));

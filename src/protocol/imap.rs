@@ -9,7 +9,7 @@ use super::lines::{
 };
 use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
-/// IMAP4rev1 and rev2.
+/// IMAP4rev1 (RFC 3501) and IMAP4rev2 (RFC 9051).
 #[derive(Debug)]
 pub(super) struct Imap;
 
@@ -70,7 +70,7 @@ fn bye(line: &[u8]) -> UpgradeError {
     TurnedAway::new("IMAP BYE", None, line.get("* BYE".len()..).unwrap_or_default()).into()
 }
 
-/// In this order.
+/// Which line of the server comes next, in this order.
 #[derive(Debug)]
 enum Conversation {
     Greeting,

@@ -81,7 +81,7 @@ impl Probe for ApiVersions {
         bytes
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the broker closed the connection instead of answering ApiVersions".into(),
@@ -118,8 +118,8 @@ mod tests {
     fn a_probe_waits_for_the_answer_to_its_own_request() {
         let mut probe = ApiVersions::default();
         assert_eq!(probe.begin().len(), 4 + 8 + 12);
-        assert!(matches!(probe.received(b"\0\0\0\x10am"), Ok(ProbeStep::Incomplete)));
-        assert!(matches!(probe.received(b"br\0\0"), Ok(ProbeStep::Serves { .. })));
-        assert!(ApiVersions::default().received(b"HTTP/1.1 400").is_err());
+        assert!(matches!(probe.receive(b"\0\0\0\x10am"), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.receive(b"br\0\0"), Ok(ProbeStep::Serves { .. })));
+        assert!(ApiVersions::default().receive(b"HTTP/1.1 400").is_err());
     }
 }

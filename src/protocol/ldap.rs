@@ -12,7 +12,7 @@ use super::{
     TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
 
-/// LDAPv3.
+/// LDAPv3 (RFC 4511).
 #[derive(Debug)]
 pub(super) struct Ldap;
 
@@ -238,11 +238,11 @@ impl Upgrade for StartTls {
         UpgradeStep::Send(Cow::Borrowed(START_TLS))
     }
 
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -324,7 +324,7 @@ impl Probe for AnonymousBind {
         b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\x00\x80\x00".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering a bind".into()));
         }

@@ -128,7 +128,6 @@ fn literal(line: &[u8]) -> Option<usize> {
 
 /// What to do after a line of the server.
 pub(super) enum LineStep {
-    /// Read another line.
     More,
     /// Send this alone, then read the answer.
     Say(Cow<'static, [u8]>),
@@ -140,7 +139,6 @@ pub(super) trait LineDialogue: fmt::Debug + Send {
     /// How lines are framed for [`LineDialogue::line`].
     const FRAMING: Framing = Framing::Lines;
 
-    /// See [`Upgrade::comes_from`].
     fn comes_from(&mut self, local: IpAddr) {
         let _ = local;
     }
@@ -207,11 +205,11 @@ impl<T: LineDialogue> Upgrade for StartTls<T> {
 
     /// Bytes that the server sent before it had received ours are no answer to them: a forged reply would be taken for
     /// a later one.
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -259,11 +257,8 @@ pub(super) fn printable(line: &[u8]) -> String {
 
 /// What a line means to a probe.
 pub(super) enum ProbeReply {
-    /// More lines follow.
     More,
-    /// The expected answer.
     Good,
-    /// Another answer.
     Bad,
 }
 
@@ -314,7 +309,7 @@ impl Probe for LineProbe {
         self.exchanges.front().map(|exchange| exchange.say.to_vec()).unwrap_or_default()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection before it had answered".into()));
         }

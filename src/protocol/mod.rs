@@ -130,7 +130,7 @@ pub trait Protocol: fmt::Debug + Send + Sync {
     fn parse_refusal_behind_tls(&self, first: &[u8]) -> Option<TurnedAway> {
         let mut upgrade = self.upgrade()?;
         let UpgradeStep::ReadAtMost(most) = upgrade.begin() else { return None };
-        match upgrade.received(&first[..first.len().min(most)]) {
+        match upgrade.receive(&first[..first.len().min(most)]) {
             Err(UpgradeError::TurnedAway(by)) => Some(by),
             Err(_) | Ok(_) => None,
         }
@@ -234,7 +234,7 @@ impl Service {
 /// Which words of a server are examined before its session is relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstWords {
-    /// None.
+    /// No words are examined.
     Nothing,
     /// The greeting, if TLS precedes it.
     Greeting,
@@ -249,14 +249,14 @@ pub enum CallerAnnouncement {
     Never,
     /// From a login that we parse; we do so only for upstream TLS.
     OverTls,
-    /// From every login.
+    /// From every login, with or without upstream TLS.
     Always,
 }
 
 /// What protocols need of the configuration and of the host.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// `scram_plus`.
+    /// What becomes of SCRAM-SHA-256-PLUS (the key `scram_plus`).
     pub scram_plus: postgres::ScramPlus,
     /// Upstream TLS is on and verifies the server.
     pub server_is_verified: bool,

@@ -50,7 +50,7 @@ const OP_REPLY: u32 = 1;
 const OP_QUERY: u32 = 2004;
 const OP_COMPRESSED: u32 = 2012;
 const OP_MSG: u32 = 2013;
-/// A server's maxMessageSizeBytes.
+/// The maxMessageSizeBytes that servers announce.
 const MESSAGE_MAX: u32 = 48_000_000;
 
 fn le_u32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -132,7 +132,7 @@ impl Probe for Hello {
         message([0; 4], OP_MSG, &[&[0; 5][..], &command].concat())
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering hello".into()));
         }
@@ -193,9 +193,9 @@ mod tests {
             let answer = document(&[element(0x01, "ok", &ok.to_le_bytes())]);
             let bytes = message([0; 4], OP_MSG, &[&[0; 5][..], &answer].concat());
             let mut probe = Hello::default();
-            assert!(matches!(probe.received(&bytes[..20]), Ok(ProbeStep::Incomplete)));
-            assert_eq!(probe.received(&bytes[20..]).is_ok(), serves);
+            assert!(matches!(probe.receive(&bytes[..20]), Ok(ProbeStep::Incomplete)));
+            assert_eq!(probe.receive(&bytes[20..]).is_ok(), serves);
         }
-        assert!(Hello::default().received(b"HTTP/1.1 400 Bad").is_err());
+        assert!(Hello::default().receive(b"HTTP/1.1 400 Bad").is_err());
     }
 }

@@ -124,7 +124,7 @@ impl Probe for Connect {
         b"\x10\x0c\0\x04MQTT\x04\x02\0\x0a\0\0".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the broker closed the connection instead of answering CONNECT".into()));
         }
@@ -201,10 +201,10 @@ mod tests {
     fn any_code_but_unavailable_is_a_broker_at_work() {
         for (code, serves) in [(0, true), (5, true), (2, true), (3, false)] {
             let mut probe = Connect::default();
-            assert!(matches!(probe.received(&[CONNACK]), Ok(ProbeStep::Incomplete)));
-            assert_eq!(probe.received(&[2, 0, code]).is_ok(), serves, "{code}");
+            assert!(matches!(probe.receive(&[CONNACK]), Ok(ProbeStep::Incomplete)));
+            assert_eq!(probe.receive(&[2, 0, code]).is_ok(), serves, "{code}");
         }
-        assert!(Connect::default().received(b"HTTP").is_err() && Connect::default().received(b"").is_err());
+        assert!(Connect::default().receive(b"HTTP").is_err() && Connect::default().receive(b"").is_err());
     }
 
     proptest! {
@@ -212,7 +212,7 @@ mod tests {
         fn no_bytes_panic(bytes: Vec<u8>) {
             let _ = judge(&bytes);
             let _ = judge(&[&[CONNECT][..], &bytes].concat());
-            let _ = Connect::default().received(&bytes);
+            let _ = Connect::default().receive(&bytes);
         }
     }
 }

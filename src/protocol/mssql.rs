@@ -111,7 +111,7 @@ const ENCRYPTION: u8 = 1;
 const END: u8 = 0xff;
 /// Encryption of the login only.
 const LOGIN_ONLY: u8 = 0;
-/// Encryption of everything.
+/// Encryption of the whole connection.
 const ON: u8 = 1;
 /// Encryption is not supported.
 const NOT_SUPPORTED: u8 = 2;
@@ -198,7 +198,7 @@ fn logs_in_at_once(login: Vec<u8>) -> ClientOpening {
 }
 
 impl Opening for ReadPrelogin {
-    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         if self.held.first() == Some(&TLS_HANDSHAKE) {
             return Err(OpeningError::speaks_tls(
@@ -293,7 +293,7 @@ impl Probe for AskPrelogin {
         prelogin(PRELOGIN)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection instead of answering PRELOGIN".into()));
         }

@@ -267,11 +267,11 @@ impl Upgrade for ReadGreeting {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -322,7 +322,7 @@ struct ReadHandshakeResponse {
 const FIXED: usize = 32;
 
 impl ClientReply for ReadHandshakeResponse {
-    fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError> {
         self.held.held.extend_from_slice(bytes);
         // The head of a TLS record; as a packet's head it would announce more than 64 KiB.
         if matches!(self.held.held[..], [TLS_HANDSHAKE, 3, 1..=4, ..]) {

@@ -116,11 +116,11 @@ impl Upgrade for Capability {
         UpgradeStep::Send(Cow::Borrowed(SET_TLS))
     }
 
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(PORTION)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         if bytes.is_empty() {
             return Err(UpgradeError::Closed);
         }
@@ -186,7 +186,7 @@ impl Probe for CapabilitiesGet {
         frame(1, b"")
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError(
                 "the server closed the connection instead of telling its capabilities".into(),
@@ -216,11 +216,11 @@ mod tests {
     fn answered(answer: &[u8], portion: usize) -> Result<bool, UpgradeError> {
         let mut upgrade = Capability::default();
         for bytes in answer.chunks(portion) {
-            if matches!(upgrade.received(bytes)?, UpgradeStep::Upgrade(_)) {
+            if matches!(upgrade.receive(bytes)?, UpgradeStep::Upgrade(_)) {
                 return Ok(true);
             }
         }
-        upgrade.received(b"").map(|_| false)
+        upgrade.receive(b"").map(|_| false)
     }
 
     #[test]
@@ -277,9 +277,9 @@ mod tests {
     #[test]
     fn a_probe_asks_for_capabilities() {
         let mut probe = CapabilitiesGet::default();
-        assert!(matches!(probe.received(HELLO), Ok(ProbeStep::Incomplete)));
-        assert!(matches!(probe.received(&frame(CAPABILITIES, b"x")), Ok(ProbeStep::Serves { .. })));
-        assert!(CapabilitiesGet::default().received(&frame(ERROR, b"")).is_err());
+        assert!(matches!(probe.receive(HELLO), Ok(ProbeStep::Incomplete)));
+        assert!(matches!(probe.receive(&frame(CAPABILITIES, b"x")), Ok(ProbeStep::Serves { .. })));
+        assert!(CapabilitiesGet::default().receive(&frame(ERROR, b"")).is_err());
     }
 
     proptest! {
@@ -287,7 +287,7 @@ mod tests {
         fn no_bytes_panic(bytes: Vec<u8>, portion in 1_usize..20) {
             let _ = answered(&bytes, portion);
             let _ = judge(&bytes);
-            let _ = CapabilitiesGet::default().received(&bytes);
+            let _ = CapabilitiesGet::default().receive(&bytes);
         }
     }
 }

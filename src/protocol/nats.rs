@@ -163,7 +163,6 @@ struct Info {
     for_client: Vec<u8>,
 }
 
-/// Parses `-ERR 'words'`.
 fn error(line: &[u8]) -> TurnedAway {
     let words = line.get("-ERR".len()..).unwrap_or_default().trim_ascii();
     let words = words.strip_prefix(b"'").unwrap_or(words);
@@ -215,7 +214,7 @@ enum Server {
     Passing,
 }
 
-/// The client's CONNECT.
+/// How far the client's first line, its CONNECT, is read.
 #[derive(Debug)]
 enum Client {
     Connect(Vec<u8>),

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::lines::{LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, foreign, reply};
 use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
 
-/// NNTP, for readers.
+/// NNTP for newsreaders, with STARTTLS (RFC 4642).
 #[derive(Debug)]
 pub(super) struct Nntp;
 

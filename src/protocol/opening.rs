@@ -11,13 +11,13 @@ pub trait Opening: fmt::Debug + Send {
     ///
     /// # Errors
     /// They are not the protocol: answer as the error says and close.
-    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError>;
 }
 
 /// The state of an opening.
 #[derive(Debug)]
 pub enum OpeningState {
-    /// Incomplete: read more.
+    /// The opening is incomplete: read more.
     Incomplete,
     /// Answer this, then read more.
     Answer(Cow<'static, [u8]>),
@@ -77,7 +77,7 @@ pub struct OpeningError {
 /// How to answer a client whose first bytes are not the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpeningReply {
-    /// In the protocol.
+    /// With an error message of the protocol.
     InProtocol,
     /// A fatal TLS alert: the client speaks TLS to a plaintext port.
     TlsAlert,

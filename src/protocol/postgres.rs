@@ -21,15 +21,15 @@ use super::{
 use opening::StartupOpening;
 use probe::StartupProbe;
 
-/// The setting `scram_plus`.
+/// What becomes of SCRAM-SHA-256-PLUS in a server's list (the key `scram_plus`).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum ScramPlus {
     /// Removed, except for clients that are known to need it (Npgsql).
     #[default]
     Auto,
-    /// Always removed.
+    /// Removed for every client.
     Strip,
-    /// Never removed.
+    /// Removed for no client.
     Keep,
 }
 
@@ -186,11 +186,11 @@ impl Upgrade for SslRequest {
         UpgradeStep::Send(Cow::Borrowed(&SSL_REQUEST))
     }
 
-    fn sent(&mut self) -> UpgradeStep {
+    fn note_sent(&mut self) -> UpgradeStep {
         UpgradeStep::ReadAtMost(1)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError> {
         match bytes {
             [] => Err(UpgradeError::Closed),
             [b'S', rest @ ..] => Ok(UpgradeStep::Upgrade(Upgraded::new(NothingBuffered::behind(rest)?))),

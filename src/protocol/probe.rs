@@ -19,13 +19,13 @@ pub trait Probe: fmt::Debug + Send {
     ///
     /// # Errors
     /// The server would not serve a client; the reason is included.
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError>;
 }
 
 /// The state of a probe.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ProbeStep {
-    /// Incomplete: read more.
+    /// The answer is incomplete: read more.
     Incomplete,
     /// Send this, then read more.
     Send(Vec<u8>),

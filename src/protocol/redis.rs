@@ -124,7 +124,7 @@ impl Probe for Ping {
         b"*1\r\n$4\r\nPING\r\n".to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         self.held.extend_from_slice(bytes);
         let Some(end) = self.held.iter().position(|byte| *byte == b'\n') else {
             return match bytes {

@@ -97,7 +97,7 @@ impl Protocol for Smtp {
         true
     }
 
-    /// RFC 5321 §4.5.3.2.1.
+    /// Five minutes, as RFC 5321 §4.5.3.2.1 asks of clients.
     fn greeting_timeout(&self) -> Duration {
         Duration::from_secs(300)
     }
@@ -150,9 +150,9 @@ struct Hello {
 impl Hello {
     fn lines(&mut self) -> &mut LineProbe {
         self.begun.get_or_insert_with(|| {
-            let greeting: fn(&[u8]) -> ProbeReply = |line| told(line, 220);
+            let greeting: fn(&[u8]) -> ProbeReply = |line| judge_reply(line, 220);
             let say = Cow::Owned(self.dialect.hello(&self.name));
-            let hello = LineExchange { say, judge: |line| told(line, 250) };
+            let hello = LineExchange { say, judge: |line| judge_reply(line, 250) };
             let greeting = (!self.upgraded).then_some(greeting);
             LineProbe::framed(Framing::Lines, greeting, Some(hello), b"QUIT\r\n")
         })
@@ -168,12 +168,12 @@ impl Probe for Hello {
         self.lines().begin()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
-        self.lines().received(bytes)
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+        self.lines().receive(bytes)
     }
 }
 
-fn told(line: &[u8], hoped: u16) -> ProbeReply {
+fn judge_reply(line: &[u8], hoped: u16) -> ProbeReply {
     match reply(line) {
         Some((code, true)) if code == hoped => ProbeReply::Good,
         Some((code, false)) if code == hoped => ProbeReply::More,
@@ -181,7 +181,7 @@ fn told(line: &[u8], hoped: u16) -> ProbeReply {
     }
 }
 
-/// Greeting, EHLO, STARTTLS.
+/// The way to TLS: greeting, EHLO, STARTTLS.
 #[derive(Debug)]
 struct Conversation {
     dialect: Dialect,
@@ -190,7 +190,7 @@ struct Conversation {
     offers_tls: bool,
 }
 
-/// In this order.
+/// Which reply of the server comes next, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expects {
     Greeting,
@@ -255,7 +255,6 @@ impl LineDialogue for Conversation {
 /// 8689), and the client's hop to us has none.
 #[derive(Debug, Default)]
 struct FirstReply {
-    /// The current line.
     line: Vec<u8>,
     /// The last complete line, until it is known whether another follows.
     held: Vec<u8>,
@@ -266,7 +265,7 @@ struct FirstReply {
 const LINE_MAX: usize = 4096;
 
 impl FirstReply {
-    fn line_ended(&mut self, out: &mut Vec<u8>) {
+    fn end_line(&mut self, out: &mut Vec<u8>) {
         let line = std::mem::take(&mut self.line);
         let Some((code, is_last)) = reply(line.trim_ascii_end()) else { return self.give_up(&line, out) };
         let keyword = line.get(4..).unwrap_or_default().trim_ascii_end();
@@ -306,7 +305,7 @@ impl Dialogue for FirstReply {
             let Some(byte) = bytes.next() else { return Ok(()) };
             self.line.push(*byte);
             if *byte == b'\n' {
-                self.line_ended(out);
+                self.end_line(out);
             } else if self.line.len() > LINE_MAX {
                 self.give_up(b"", out);
             }

@@ -2,7 +2,7 @@
 
 use super::{Protocol, Refusal, Service};
 
-/// No particular protocol.
+/// Bytes of an unknown protocol, which are relayed unread.
 #[derive(Debug)]
 pub(super) struct Tcp;
 

@@ -37,17 +37,17 @@ pub trait Upgrade: fmt::Debug + Send {
         let _ = local;
     }
 
-    /// The first step.
+    /// The step that opens the upgrade.
     fn begin(&mut self) -> UpgradeStep;
 
     /// The driver has sent the bytes of [`UpgradeStep::Send`].
-    fn sent(&mut self) -> UpgradeStep;
+    fn note_sent(&mut self) -> UpgradeStep;
 
     /// These bytes were read; none at all means that the server closed.
     ///
     /// # Errors
     /// The answer does not lead to TLS; the connection must be closed.
-    fn received(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<UpgradeStep, UpgradeError>;
 }
 
 /// What the driver of an [`Upgrade`] does next.
@@ -79,7 +79,7 @@ pub trait ClientReply: fmt::Debug + Send {
     ///
     /// # Errors
     /// They are not the protocol: answer as the error says.
-    fn received(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError>;
+    fn receive(&mut self, bytes: &[u8]) -> Result<Option<UpgradeRequest>, OpeningError>;
 
     /// There is no client, or it has left: continues in its place, so that the server sees a complete conversation. It
     /// is ended by [`probe`](super::Protocol::probe).
@@ -210,15 +210,15 @@ pub enum UpgradeError {
     Answered {
         /// What we had sent.
         to: String,
-        /// Its answer, printable.
+        /// Its answer, cut and without control characters.
         said: String,
     },
     /// Its answer is not of the protocol.
     #[error("the server's answer to the TLS request is not {protocol}: byte 0x{byte:02x}")]
     NotTheProtocol {
-        /// The expected protocol.
+        /// The protocol that the cluster is configured for.
         protocol: &'static str,
-        /// The first byte.
+        /// The first byte of the server's answer.
         byte: u8,
     },
     /// It answered with a TLS alert.

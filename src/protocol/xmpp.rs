@@ -82,7 +82,7 @@ impl Probe for Stream {
             .to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() || self.held.len() > ANSWER_MAX {
             return Err(ProbeError("the server opened no stream".into()));
         }
@@ -126,14 +126,14 @@ mod tests {
     fn a_probe_takes_any_stream_for_an_answer() {
         let mut probe = Stream::default();
         assert!(matches!(
-            probe.received(b"<?xml version='1.0'?><stream:stream id='x'>"),
+            probe.receive(b"<?xml version='1.0'?><stream:stream id='x'>"),
             Ok(ProbeStep::Incomplete)
         ));
         assert!(matches!(
-            probe.received(b"<stream:error><host-unknown/></stream:error>"),
+            probe.receive(b"<stream:error><host-unknown/></stream:error>"),
             Ok(ProbeStep::Serves { .. })
         ));
-        assert!(Stream::default().received(b"").is_err());
+        assert!(Stream::default().receive(b"").is_err());
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl CopyDirection {
         self.withheld = true;
     }
 
-    /// Lifts [`CopyDirection::defer_end`].
+    /// From now on the source's end is passed on again.
     pub(super) const fn forward_end(&mut self) {
         self.withheld = false;
     }

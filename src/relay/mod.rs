@@ -57,9 +57,9 @@ pub struct Settings {
 /// What a relay begins with.
 #[derive(Debug)]
 pub struct RelayInput<T = Socket> {
-    /// The client.
+    /// The connection to the client.
     pub downstream: T,
-    /// The endpoint.
+    /// The connection to the endpoint, its upgrade done.
     pub upstream: UpstreamStream<T>,
     /// What the client sent before we dialled; it goes to the endpoint first.
     pub opening: Vec<u8>,
@@ -98,7 +98,7 @@ pub struct Ended<T = Socket> {
 /// An upstream in the middle of a dialogue that must not just break off.
 #[derive(Debug)]
 pub struct Unfinished<T = Socket> {
-    /// The stream.
+    /// The connection to the endpoint.
     pub end: UpstreamStream<T>,
     /// Bytes for it that it has not taken yet.
     pub pending: Vec<u8>,
@@ -161,9 +161,7 @@ pub fn relay<'a, T: Transport + 'a>(
 struct Relay<'a, T> {
     downstream: T,
     upstream: UpstreamStream<T>,
-    /// Downstream to upstream.
     sending: CopyDirection,
-    /// Upstream to downstream.
     receiving: CopyDirection,
     dialogue: Option<Box<dyn Dialogue>>,
     timers: Timers<'a>,

@@ -8,7 +8,6 @@ use std::task::Waker;
 
 use super::sync::{AtomicU8, AtomicWaker, Ordering};
 
-/// No order yet.
 const NONE: u8 = 0;
 
 /// An order by number, which is never 0.

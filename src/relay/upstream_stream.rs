@@ -14,7 +14,7 @@ use crate::tls::{KeyLimitDue, Stream};
 pub enum UpstreamStream<T = Socket> {
     /// Plaintext: bulky flows never leave the kernel.
     Socket(T),
-    /// TLS, handshake done.
+    /// TLS whose handshake is done.
     Tls(Box<Stream<T>>),
 }
 

@@ -99,8 +99,8 @@ impl AccessLog {
     /// Logs how many records were left out. To be called every few seconds.
     pub(crate) fn upkeep(&self) {
         let now = clock::now();
-        let told = self.flood().over(now);
-        told.iter().for_each(|left_out| tell(left_out, now));
+        let suppressed = self.flood().over(now);
+        suppressed.iter().for_each(|left_out| log_suppressed(left_out, now));
     }
 
     /// Whether this is one of too many records of sessions that were not served.
@@ -111,9 +111,9 @@ impl AccessLog {
         let caller = record.caller();
         let host = if caller.is_none() { record.peer.other_host() } else { None };
         let caller = CallerKey::of(caller.as_deref(), host);
-        let (is_written, told) = self.flood().judge(caller, record.outcome, ended);
-        if let Some(left_out) = told {
-            tell(&left_out, ended);
+        let (is_written, suppressed) = self.flood().judge(caller, record.outcome, ended);
+        if let Some(left_out) = suppressed {
+            log_suppressed(&left_out, ended);
         }
         !is_written
     }
@@ -150,11 +150,11 @@ impl AccessLog {
     }
 }
 
-fn tell(SuppressedRecords { caller, outcome, count, since }: &SuppressedRecords, now: Instant) {
+fn log_suppressed(SuppressedRecords { caller, outcome, count, since }: &SuppressedRecords, now: Instant) {
     let seconds = now.saturating_duration_since(*since).as_secs();
     tracing::warn!(
         %caller, outcome = outcome.label(), left_out = count,
-        "records of connections that were not served: … and {count} more in the last {seconds} s"
+        "left out {count} more records of connections that were not served, in the last {seconds} s"
     );
 }
 
@@ -236,7 +236,7 @@ impl<'a> Fields<'a> {
             Some(proxied) => (proxied.to_string(), Some(transport_peer)),
             None => (transport_peer, None),
         };
-        let header = record.metadata.as_deref().and_then(|told| told.header.as_ref());
+        let header = record.metadata.as_deref().and_then(|metadata| metadata.header.as_ref());
         Self {
             session: record.session().to_string(),
             listener: record.route().listener().as_str(),

@@ -55,9 +55,9 @@ pub(crate) struct CallerLookups {
 /// What a listener's clusters, log and metrics need to know of callers.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CallerRequirements {
-    /// Before the dial.
+    /// What must be known before the dial.
     pub to_dial: Option<Needs>,
-    /// For the record.
+    /// What must be known when the record is written.
     pub to_tell: Option<Needs>,
 }
 

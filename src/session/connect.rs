@@ -61,7 +61,9 @@ pub(super) async fn open(
         Dialled::ServerFirst(server_first) if is_served => {
             meets(downstream, server_first, guard, record).await
         }
-        Dialled::Ready(ready, lease) if is_served => hear_out(downstream, ready, lease, guard, record).await,
+        Dialled::Ready(ready, lease) if is_served => {
+            read_opening(downstream, ready, lease, guard, record).await
+        }
         Dialled::ServerFirst(server_first) => {
             server_first.finish_without_client().await;
             left_before_greeting(record);
@@ -142,7 +144,7 @@ async fn meets(
 }
 
 /// Reads the client's opening in the cluster's protocol, after the dial.
-async fn hear_out(
+async fn read_opening(
     downstream: Socket,
     ready: Ready,
     lease: Lease,

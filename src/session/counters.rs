@@ -10,9 +10,7 @@ use crate::outcome::Outcome;
 /// Sums since the start, and the number of live sessions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Live sessions.
     pub sessions: u64,
-    /// Connections accepted.
     pub accepted: u64,
     /// Those of them that were refused.
     pub refused: u64,

@@ -189,10 +189,10 @@ impl SessionGuard {
             // recorded as a missing certificate.
             && (record.is_uncertified || matches!(record.outcome, Outcome::Completed | Outcome::UpstreamReset))
             && record.received() == 0;
-        let died_young = by_the_endpoint && lived < outlier.early_close;
+        let closed_early = by_the_endpoint && lived < outlier.early_close;
         // A session that its client ended early proves nothing either way.
-        if died_young || lived >= outlier.early_close || record.received() > 0 {
-            lease.record_survival(died_young);
+        if closed_early || lived >= outlier.early_close || record.received() > 0 {
+            lease.record_session_age(closed_early);
         }
     }
 }

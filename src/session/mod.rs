@@ -247,7 +247,7 @@ async fn begin(
     opened.bytes.drain(..said);
     guard.live().note_sent_before(said);
     if let Some(answer) = answer {
-        welcome.extend(answered(&mut opened, &answer));
+        welcome.extend(pass_preface_answer(&mut opened, &answer));
         record.reply_to = ReplyTo::default();
     }
     if !downstream::send_welcome(&downstream, &welcome).await {
@@ -267,7 +267,7 @@ async fn begin(
 
 /// The upgrade has sent the client's preface: removes it from the opening, passes the server's answer through the
 /// client's dialogue, and returns the bytes for the client.
-fn answered(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
+fn pass_preface_answer(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
     let mut out = Outbox::default();
     opened.bytes.drain(..opened.preface);
     if let Some(dialogue) = &mut opened.dialogue {
@@ -287,11 +287,11 @@ const OPENING_TIMEOUT_FULL: Duration = Duration::from_secs(2);
 /// owed the rest of a dialogue.
 fn note(ended: Ended, age: Duration, record: &mut Record) -> (Option<Rejected>, Option<Box<Unfinished>>) {
     let failure = match &ended.fault {
-        Some(RelayError::Io(error)) => tls_failure::judge(error, seen(record, age)),
+        Some(RelayError::Io(error)) => tls_failure::judge(error, handshake_context(record, age)),
         Some(RelayError::Dialogue(_) | RelayError::Uncertified | RelayError::Refused(_)) | None => None,
     };
     // A server that closes with our bytes unread sends a reset instead of a FIN.
-    let failure = failure.or_else(|| tls_failure::uncertified(&ended, seen(record, age)));
+    let failure = failure.or_else(|| tls_failure::uncertified(&ended, handshake_context(record, age)));
     let is_rejection = failure.as_ref().is_some_and(|failure| failure.is_rejection);
     let outcome = if is_rejection { Outcome::TlsFailed } else { ended.outcome };
     let words =
@@ -320,7 +320,7 @@ fn is_speechless(record: &Record) -> bool {
     protocol.refusal(&record.refusal(RefusalKind::Unreachable, None).borrow()).is_none()
 }
 
-fn seen(record: &Record, age: Duration) -> tls_failure::HandshakeContext {
+fn handshake_context(record: &Record, age: Duration) -> tls_failure::HandshakeContext {
     tls_failure::HandshakeContext {
         received: record.received(),
         age,

@@ -79,7 +79,7 @@ fn is_local(peer: Peer) -> bool {
 /// connection. If the received header has no TCP addresses, the connection's count (doc/proxy-protocol.txt requires
 /// that for `LOCAL` and for unspecified addresses). `None`: neither is TCP.
 pub(super) fn addresses(downstream: &Socket, record: &Record) -> Option<AddressPair> {
-    let header = record.metadata.as_deref().and_then(|told| told.header.as_ref());
+    let header = record.metadata.as_deref().and_then(|metadata| metadata.header.as_ref());
     if let Some(ProxyCommand::Proxied(ProxyAddresses::Tcp { source, destination })) =
         header.map(|header| &header.command)
     {

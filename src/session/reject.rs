@@ -24,7 +24,6 @@ pub(super) struct Rejected {
 /// The protocol that a client gets its refusal in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyFormat {
-    /// The cluster's protocol.
     Protocol,
     /// HTTP, as the reply to a CONNECT request: with that status, or the outcome's own.
     Http(Option<u16>),

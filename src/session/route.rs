@@ -27,7 +27,6 @@ pub(crate) struct Settings {
     pub listener: ListenerName,
     /// Live sessions at most; more are refused.
     pub max_connections: u32,
-    /// Who may connect.
     pub admission: Admission,
     /// Which sessions leave a record; `None`: none does.
     pub records: Option<Sampling>,
@@ -156,7 +155,7 @@ impl Route {
         self.sessions().accepted
     }
 
-    /// Its live sessions.
+    /// The number of its live sessions.
     #[must_use]
     pub(crate) fn active(&self) -> usize {
         self.own(&self.sessions()).count()
@@ -233,7 +232,7 @@ impl Route {
         meant.map(|entry| (entry.session, entry.activity())).collect()
     }
 
-    /// Its live sessions.
+    /// Its live sessions, and what each moved.
     #[must_use]
     pub(crate) fn activity(&self) -> Vec<(SessionId, SessionActivity)> {
         self.own(&self.sessions()).map(|entry| (entry.session, entry.activity())).collect()

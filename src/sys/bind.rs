@@ -44,7 +44,6 @@ pub struct UnixBind {
 /// The sockets of one descriptor name (`FileDescriptorName=` of systemd.socket(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemdBind {
-    /// The descriptor name.
     pub name: String,
     /// Addresses other than loopback are allowed.
     pub expose: bool,

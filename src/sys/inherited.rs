@@ -122,7 +122,7 @@ impl Inherited {
     ) -> Result<Vec<ListeningSocket>, BindError> {
         match bind {
             Bind::Tcp(_) | Bind::Unix(_) => {
-                let kept = self.kept(bind, role).and_then(|passed| passed.succeed(bind, options));
+                let kept = self.take_bound(bind, role).and_then(|passed| passed.succeed(bind, options));
                 kept.map_or_else(|| ListeningSocket::bind(bind, options), Ok).map(|listening| vec![listening])
             }
             Bind::Systemd(systemd) => {
@@ -138,7 +138,7 @@ impl Inherited {
     }
 
     /// Takes a socket that is bound to that address.
-    fn kept(&mut self, bind: &Bind, role: &Role) -> Option<Passed> {
+    fn take_bound(&mut self, bind: &Bind, role: &Role) -> Option<Passed> {
         let position = self.position(bind, role)?;
         Some(self.passed.remove(position))
     }

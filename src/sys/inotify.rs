@@ -56,7 +56,7 @@ impl Inotify {
     ///
     /// # Errors
     /// What read(2) returns.
-    pub(crate) async fn happened(&self, counts: impl Fn(&OsStr) -> bool) -> io::Result<()> {
+    pub(crate) async fn wait_event(&self, counts: impl Fn(&OsStr) -> bool) -> io::Result<()> {
         loop {
             let mut readable = self.io.readable().await?;
             let is_due = drain(self.io.get_ref(), &counts)?;

@@ -61,10 +61,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest message: [`PASSED_MAX`] roles, each with a listener's name.
 const MESSAGE_MAX: usize = 128 * 1024;
 
-/// A parsed answer.
 pub(super) enum LauncherReply {
     Started(u32),
-    /// The reason.
     Failed(String),
     /// The status of waitpid(2).
     Ended(i32),
@@ -112,10 +110,10 @@ impl Launcher {
         for chunk in sockets.chunks(PASSED_MAX) {
             let roles: Vec<_> = chunk.iter().map(|(_, role)| role.as_str()).collect();
             let descriptors: Vec<_> = chunk.iter().map(|(fd, _)| *fd).collect();
-            say(&self.line, PASS, roles.join(",").as_bytes(), &descriptors)?;
+            send(&self.line, PASS, roles.join(",").as_bytes(), &descriptors)?;
         }
         let order = self.ordered.fetch_add(1, Ordering::Relaxed) + 1;
-        say(&self.line, START, order.to_string().as_bytes(), &[ready])?;
+        send(&self.line, START, order.to_string().as_bytes(), &[ready])?;
         match self.answer(order) {
             Ok(LauncherReply::Started(id)) => Ok((order, id)),
             Ok(LauncherReply::Failed(reason)) => Err(io::Error::other(reason)),
@@ -131,13 +129,13 @@ impl Launcher {
     /// Kills the successor that was started last, if it lives.
     pub(crate) fn kill(&self) {
         // If the launcher is gone, nothing can be killed.
-        let _ = say(&self.line, KILL, b"", &[]);
+        let _ = send(&self.line, KILL, b"", &[]);
     }
 
     /// Waits for the next answer to that start; answers to earlier ones, which came too late, are skipped.
     pub(super) fn answer(&self, order: u32) -> io::Result<LauncherReply> {
         loop {
-            let Heard { kind, text, .. } = hear(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
+            let Message { kind, text, .. } = receive(&self.line)?.ok_or(ErrorKind::UnexpectedEof)?;
             let Some((to, text)) = text.split_once(' ') else { return Err(ErrorKind::InvalidData.into()) };
             if to.parse() != Ok(order) {
                 continue;
@@ -203,7 +201,7 @@ impl Serving {
             if has_ended && let Some(Started { order, mut child, .. }) = self.successor.take() {
                 use std::os::unix::process::ExitStatusExt;
                 let status = child.wait().map_or(0, ExitStatusExt::into_raw);
-                let _ = say(&self.line, ENDED, format!("{order} {status}").as_bytes(), &[]);
+                let _ = send(&self.line, ENDED, format!("{order} {status}").as_bytes(), &[]);
             }
             if is_said && self.obey().is_none() {
                 return;
@@ -213,7 +211,7 @@ impl Serving {
 
     /// Handles one message. `None`: the daemon is gone.
     fn obey(&mut self) -> Option<()> {
-        let Heard { kind, text, mut descriptors } = hear(&self.line).ok()??;
+        let Message { kind, text, mut descriptors } = receive(&self.line).ok()??;
         match kind {
             PASS => self.passed.extend(descriptors.into_iter().zip(text.split(',').map(str::to_owned))),
             START => {
@@ -222,8 +220,10 @@ impl Serving {
                 self.end_successor();
                 let started = descriptors.pop().ok_or_else(|| ErrorKind::InvalidInput.into());
                 match started.and_then(|ready| self.start(order, &passed, &ready)) {
-                    Ok(id) => say(&self.line, STARTED, format!("{order} {id}").as_bytes(), &[]).ok()?,
-                    Err(error) => say(&self.line, FAILED, format!("{order} {error}").as_bytes(), &[]).ok()?,
+                    Ok(id) => send(&self.line, STARTED, format!("{order} {id}").as_bytes(), &[]).ok()?,
+                    Err(error) => {
+                        send(&self.line, FAILED, format!("{order} {error}").as_bytes(), &[]).ok()?
+                    }
                 }
             }
             KILL => {
@@ -282,13 +282,13 @@ impl Serving {
     }
 }
 
-struct Heard {
+struct Message {
     kind: u8,
     text: String,
     descriptors: Vec<OwnedFd>,
 }
 
-fn say(line: &OwnedFd, kind: u8, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send(line: &OwnedFd, kind: u8, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -299,7 +299,7 @@ fn say(line: &OwnedFd, kind: u8, text: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 }
 
 /// Receives one message. `None`: the other side is gone.
-fn hear(line: &OwnedFd) -> io::Result<Option<Heard>> {
+fn receive(line: &OwnedFd) -> io::Result<Option<Message>> {
     let mut bytes = vec![0; MESSAGE_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PASSED_MAX))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -312,7 +312,7 @@ fn hear(line: &OwnedFd) -> io::Result<Option<Heard>> {
         }
     }
     let Some((kind, text)) = bytes[..received.bytes].split_first() else { return Ok(None) };
-    Ok(Some(Heard { kind: *kind, text: String::from_utf8_lossy(text).into_owned(), descriptors }))
+    Ok(Some(Message { kind: *kind, text: String::from_utf8_lossy(text).into_owned(), descriptors }))
 }
 
 /// Closes the descriptors that are meant for the daemon: a socket that stays open here would go on accepting.

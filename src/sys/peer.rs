@@ -26,7 +26,6 @@ pub struct PeerProcess<'a> {
 /// A control group as a process reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProcessCgroup {
-    /// By its id.
     Id(u64),
     /// By its path below the root of the unified hierarchy.
     Path(String),

@@ -38,7 +38,7 @@ impl Pipe {
         Ok(Self { read, write, held: 0, wide })
     }
 
-    /// Bytes inside.
+    /// How many bytes the pipe contains.
     #[must_use]
     pub const fn held(&self) -> usize {
         self.held

@@ -50,7 +50,7 @@ pub struct Options {
 /// The address of an upstream, and how to connect to it.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectTarget {
-    /// The upstream's address.
+    /// The address to connect to.
     pub address: SocketAddr,
     /// The local address to connect from; `None` leaves it to the kernel.
     pub from: Option<IpAddr>,

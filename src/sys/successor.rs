@@ -63,7 +63,7 @@ impl Successor {
     pub(crate) fn wait(mut self, patience: Duration) -> Result<(), SuccessorError> {
         let mut timeout =
             Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-        let heard = loop {
+        let is_ready = loop {
             match poll(&mut [PollFd::new(&self.ready, PollFlags::IN)], Some(&timeout)) {
                 Ok(ready) => break ready > 0,
                 // After an interruption the wait starts again, with at most 60 s.
@@ -71,13 +71,13 @@ impl Successor {
                 Err(_) => break false,
             }
         };
-        if heard && matches!(self.ready.read(&mut [0]), Ok(1)) {
+        if is_ready && matches!(self.ready.read(&mut [0]), Ok(1)) {
             return Ok(());
         }
         // If its end of the pipe is closed, it has ended or can never report.
         self.launcher.kill();
         match self.launcher.answer(self.order) {
-            Ok(LauncherReply::Ended(status)) if heard => {
+            Ok(LauncherReply::Ended(status)) if is_ready => {
                 Err(SuccessorError::Ended(ExitStatus::from_raw(status)))
             }
             Ok(_) => Err(SuccessorError::Late(patience)),

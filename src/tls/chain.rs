@@ -20,7 +20,7 @@ use super::refusal::{self, VerifiedCertificate};
 use super::signed::{PublicKey, is_of_version_1, is_self_issued, parsed};
 use super::verifier::{Judge, Presented};
 
-/// Verifies by CAs.
+/// Verifies that the server's certificate leads to a trusted CA.
 #[derive(Debug)]
 pub(super) struct Chain {
     /// All CAs without constraints on directory names together, and each of the others alone.
@@ -37,7 +37,6 @@ pub(super) struct ChainChecks {
     pub(super) name_counts: bool,
     /// Further checks of the certificate.
     pub(super) extra_checks: ExtraChecks,
-    /// Revocation lists.
     pub(super) lists: Vec<CertificateRevocationListDer<'static>>,
 }
 

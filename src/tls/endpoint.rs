@@ -77,7 +77,7 @@ impl Until {
     }
 
     /// Records a certificate that was accepted, where dates are verified.
-    fn seen(&self, certificate: &CertificateDer<'_>) {
+    fn note_certificate(&self, certificate: &CertificateDer<'_>) {
         if let Ok(end) = not_after(certificate) {
             self.0.fetch_min(seconds_since_1970(end), Ordering::Relaxed);
         }
@@ -142,7 +142,6 @@ impl EndpointOriginator {
         self.originator.identities().choose(caller)
     }
 
-    /// How TLS begins.
     #[must_use]
     pub fn start(&self) -> TlsStart {
         self.originator.start()
@@ -281,7 +280,7 @@ impl EndpointOriginator {
         let shown = connection.peer_certificates().and_then(|chain| chain.first());
         if let Some(certificate) = shown.filter(|_| !resumed && self.originator.trust().current().reads_dates)
         {
-            made.until.seen(certificate);
+            made.until.note_certificate(certificate);
         }
         HandshakeInfo {
             identity: self.originator.identities().name(choice).cloned(),
@@ -305,7 +304,6 @@ impl HandshakeInfo {
         CredentialGenerations { identity: self.generation, trust: self.trust }
     }
 
-    /// `TLSv1.3` or `TLSv1.2`.
     #[must_use]
     pub fn version(&self) -> &'static str {
         if self.is_judged_late() { "TLSv1.3" } else { "TLSv1.2" }

@@ -40,7 +40,7 @@ pub(super) enum Unacceptable {
          to sign for (name constraints)"
     )]
     DirectoryName,
-    #[error("the SPIFFE agent has said nothing of whom to trust yet")]
+    #[error("the SPIFFE agent has sent no CAs yet")]
     Nobody,
     #[error("the server's certificate is none of tls.ca, which `verify: pin` asks for; its key is {0}")]
     Certificate(Pin),

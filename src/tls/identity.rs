@@ -33,7 +33,6 @@ use crate::name::IdentityName;
 /// Where a certificate chain and its key come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentitySource {
-    /// Two files.
     Files {
         /// PEM, leaf first.
         cert: PathBuf,
@@ -46,11 +45,10 @@ pub enum IdentitySource {
 
 /// A certificate chain and its key as an agent sends them, all in DER.
 pub struct Issued {
-    /// Leaf first.
+    /// The leaf comes first.
     pub chain: Vec<CertificateDer<'static>>,
-    /// PKCS#8.
     pub key: Zeroizing<PrivateKeyDer<'static>>,
-    /// The CAs.
+    /// The CAs of its trust domain and of those federated with it.
     pub bundles: Bundles,
 }
 

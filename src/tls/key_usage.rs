@@ -28,7 +28,6 @@ pub(crate) struct KeyLimit;
 pub enum KeyLimitDue {
     /// As soon as every request was answered, and nothing moved for that long.
     AtRest(Duration),
-    /// At once.
     Now,
 }
 

@@ -58,7 +58,6 @@ use crate::protocol::WrappingError;
 pub enum MinVersion {
     /// TLS 1.2 and 1.3.
     Tls12,
-    /// TLS 1.3 only.
     Tls13,
 }
 
@@ -86,7 +85,6 @@ pub struct Settings {
     pub alpn: Vec<String>,
     /// The lowest version accepted.
     pub min_version: MinVersion,
-    /// How TLS begins.
     pub start: TlsStart,
 }
 
@@ -133,7 +131,7 @@ pub enum HandshakeError {
     /// The first bytes received are no TLS record.
     #[error("{}", explain(error))]
     Plaintext {
-        /// Their beginning.
+        /// The first bytes that the server sent, some of them.
         said: Box<[u8]>,
         error: Box<rustls::Error>,
     },
@@ -219,7 +217,6 @@ impl Originator {
         self.0.server_name.as_ref()
     }
 
-    /// How TLS begins.
     #[must_use]
     pub fn start(&self) -> TlsStart {
         self.0.start

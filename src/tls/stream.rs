@@ -375,7 +375,7 @@ impl<T: Transport> Stream<T> {
                         Ok(made) => return Ok(own + made),
                         Err(error) => {
                             self.outgoing.extend_from_slice(&memory[..own]);
-                            return Err(self.refused(error));
+                            return Err(self.end_writing(error));
                         }
                     }
                 }
@@ -391,7 +391,7 @@ impl<T: Transport> Stream<T> {
     }
 
     /// rustls encrypts no more. When the keys are used up it has a close_notify ready.
-    fn refused(&mut self, error: EncryptError) -> io::Error {
+    fn end_writing(&mut self, error: EncryptError) -> io::Error {
         match error {
             EncryptError::EncryptExhausted => {
                 self.closing = true;

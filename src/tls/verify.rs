@@ -29,7 +29,7 @@ pub enum Roots {
     File(PathBuf),
     /// The host's own trust store (or `SSL_CERT_FILE`, `SSL_CERT_DIR`).
     System,
-    /// Mozilla's, compiled in.
+    /// Mozilla's CAs, compiled in (webpki-roots).
     WebPki,
     /// The CAs of the identity's trust domain and of the domains federated with it, from its agent.
     Bundle(Arc<Identity>),

@@ -231,7 +231,7 @@ fn the_status_command_without_an_ambassador_exits_1_and_names_the_socket() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let socket = dir.path().join("control.sock");
     let finished = finish(binary().args(["status", "--control"]).arg(&socket)).must_exit(1);
-    finished.must_say("control.sock");
+    finished.must_print("control.sock");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::activation::activated;
 use crate::callers::{SERVED, start, tcp, unix};
-use crate::harness::somebody::{Cgroup, Namespace, Somebody, Users};
+use crate::harness::other_user::{Cgroup, Namespace, OtherUser, Users};
 use crate::harness::{Ambassador, Config, Upstream, demand, roles};
 
 /// The process that connected has ended when we look, and its child with another uid continues. Over TCP the socket
@@ -19,11 +19,11 @@ fn a_connection_that_is_handed_on_stays_whose_it_was() {
         let before = ambassador.records().len();
         // Root creates it, since only root can change its uid.
         let mut call = ambassador.frozen(|| {
-            let mut call = Somebody::default().within(&service).call(&target, &[&hand]);
-            assert_eq!(call.heard(), "handed");
+            let mut call = OtherUser::default().within(&service).call(&target, &[&hand]);
+            assert_eq!(call.result(), "handed");
             call
         });
-        assert_eq!(call.heard(), SERVED);
+        assert_eq!(call.result(), SERVED);
         drop(call);
         let record = ambassador.wait_records(before + 1).remove(before);
         let caller = &record["caller"];
@@ -34,7 +34,7 @@ fn a_connection_that_is_handed_on_stays_whose_it_was() {
     let owned = format!("owned={}", billing.uid);
     for (target, expected) in [(tcp(&ambassador), billing.uid), (unix(&ambassador), 0)] {
         let before = ambassador.records().len();
-        assert_eq!(Somebody::default().call(&target, &[&owned]).heard(), SERVED);
+        assert_eq!(OtherUser::default().call(&target, &[&owned]).result(), SERVED);
         let record = ambassador.wait_records(before + 1).remove(before);
         assert_eq!(record["caller"]["uid"], expected, "{target}: {record}");
     }
@@ -77,7 +77,7 @@ fn containers_and_users_own_services_are_shown_by_the_unit_that_the_host_sees() 
         let of_this_run = |text: &str| text.replace("ID", &id.to_string());
         let Some(cgroup) = Cgroup::make(&of_this_run(path)) else { return };
         let before = ambassador.records().len();
-        assert_eq!(Somebody::user(billing).within(&cgroup).call(&tcp(&ambassador), &[]).heard(), SERVED);
+        assert_eq!(OtherUser::user(billing).within(&cgroup).call(&tcp(&ambassador), &[]).result(), SERVED);
         let record = ambassador.wait_records(before + 1).remove(before);
         assert_eq!(record["caller"]["unit"].as_str(), unit.map(of_this_run).as_deref(), "{path}: {record}");
     }
@@ -100,7 +100,7 @@ fn clients_of_a_socket_that_another_network_namespace_bound_are_strangers() {
         command.env("BIND_IN", namespace.path());
     });
     let target = tcp(&ambassador);
-    assert_ne!(Somebody::default().inside(&namespace).call(&target, &[]).heard(), SERVED);
+    assert_ne!(OtherUser::default().inside(&namespace).call(&target, &[]).result(), SERVED);
     let record = ambassador.record_of("denied");
     let error = record["error"].as_str().expect("an error");
     assert!(error.ends_with("no process of this network namespace has the other end"), "{record}");

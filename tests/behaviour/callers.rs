@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::harness::other_user::{APPS, Cgroup, Namespace, OtherUser, Users};
 use crate::harness::postgres::psql_command;
 use crate::harness::server::{PASSWORD, mariadb};
-use crate::harness::somebody::{APPS, Cgroup, Namespace, Somebody, Users};
 use crate::harness::{Ambassador, Config, Postgres, Upstream, demand, finish, pgwire, roles, until};
 
 /// Listener `app` on TCP and on a unix socket with mode 0666, with these additional keys.
@@ -53,11 +53,11 @@ fn only_the_users_that_are_named_may_connect() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
     for target in [tcp(&ambassador), unix(&ambassador)] {
-        assert_eq!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
-        let refused = Somebody::user(reports).call(&target, &[]).heard();
+        assert_eq!(OtherUser::user(billing).call(&target, &[]).result(), SERVED, "{target}");
+        let refused = OtherUser::user(reports).call(&target, &[]).result();
         assert!(refused == "reset" || refused == "end", "{target}: {refused}");
         // Root has no special rights.
-        assert_ne!(Somebody::default().call(&target, &[]).heard(), SERVED, "{target}");
+        assert_ne!(OtherUser::default().call(&target, &[]).result(), SERVED, "{target}");
     }
     assert_eq!(upstream.accepted(), 2, "nothing of the others went upstream");
     let record = record_of(&ambassador, reports.uid);
@@ -78,11 +78,11 @@ fn a_supplementary_group_counts_the_databases_over_tcp_and_the_processs_own_over
     let ambassador = start(&upstream, &format!("allow: [ {{ group: {APPS} }} ]"));
     let (tcp, unix) = (tcp(&ambassador), unix(&ambassador));
     // Both processes have a group that the user database does not list for their users.
-    let (without, with) = (Somebody::user(billing), Somebody::user(reports).group(APPS));
-    assert_eq!(without.call(&tcp, &[]).heard(), SERVED);
-    assert_ne!(without.call(&unix, &[]).heard(), SERVED);
-    assert_ne!(with.call(&tcp, &[]).heard(), SERVED);
-    assert_eq!(with.call(&unix, &[]).heard(), SERVED);
+    let (without, with) = (OtherUser::user(billing), OtherUser::user(reports).group(APPS));
+    assert_eq!(without.call(&tcp, &[]).result(), SERVED);
+    assert_ne!(without.call(&unix, &[]).result(), SERVED);
+    assert_ne!(with.call(&tcp, &[]).result(), SERVED);
+    assert_eq!(with.call(&unix, &[]).result(), SERVED);
 }
 
 #[test]
@@ -97,9 +97,9 @@ fn a_unit_is_known_by_its_control_group_over_tcp_and_over_a_unix_socket() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, "allow: [ { unit: ambtest-report.service } ]");
     for target in [tcp(&ambassador), unix(&ambassador)] {
-        assert_eq!(Somebody::user(billing).within(&report).call(&target, &[]).heard(), SERVED, "{target}");
-        assert_ne!(Somebody::user(billing).within(&other).call(&target, &[]).heard(), SERVED, "{target}");
-        assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
+        assert_eq!(OtherUser::user(billing).within(&report).call(&target, &[]).result(), SERVED, "{target}");
+        assert_ne!(OtherUser::user(billing).within(&other).call(&target, &[]).result(), SERVED, "{target}");
+        assert_ne!(OtherUser::user(billing).call(&target, &[]).result(), SERVED, "{target}");
     }
     let records = ambassador.wait_records(6);
     let units: Vec<_> =
@@ -118,10 +118,10 @@ fn a_service_of_a_users_own_manager_does_not_go_by_the_name_of_one_of_the_hosts(
     let Some(own) = Cgroup::make(path) else { return };
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, "allow: [ { unit: ambtest-report.service } ]");
-    assert_ne!(Somebody::user(billing).within(&own).call(&tcp(&ambassador), &[]).heard(), SERVED);
+    assert_ne!(OtherUser::user(billing).within(&own).call(&tcp(&ambassador), &[]).result(), SERVED);
     assert_eq!(ambassador.record()["caller"]["unit"], "user@9.service/ambtest-report.service");
     let named = start(&upstream, "allow: [ { unit: user@9.service/ambtest-report.service } ]");
-    assert_eq!(Somebody::user(billing).within(&own).call(&tcp(&named), &[]).heard(), SERVED);
+    assert_eq!(OtherUser::user(billing).within(&own).call(&tcp(&named), &[]).result(), SERVED);
 }
 
 #[test]
@@ -135,10 +135,10 @@ fn the_keys_of_a_rule_must_all_match_and_one_rule_is_enough() {
     );
     let ambassador = start(&upstream, &rules);
     let target = tcp(&ambassador);
-    assert_eq!(Somebody::user(billing).within(&report).call(&target, &[]).heard(), SERVED);
-    assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED);
-    assert_ne!(Somebody::default().within(&report).call(&target, &[]).heard(), SERVED);
-    assert_eq!(Somebody::user(reports).call(&target, &[]).heard(), SERVED);
+    assert_eq!(OtherUser::user(billing).within(&report).call(&target, &[]).result(), SERVED);
+    assert_ne!(OtherUser::user(billing).call(&target, &[]).result(), SERVED);
+    assert_ne!(OtherUser::default().within(&report).call(&target, &[]).result(), SERVED);
+    assert_eq!(OtherUser::user(reports).call(&target, &[]).result(), SERVED);
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn a_client_is_known_however_it_writes_our_address() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
     for options in [&["mapped"][..], &["device=lo"]] {
-        let caller = if options[0] == "mapped" { Somebody::user(billing) } else { Somebody::default() };
-        let heard = caller.call(&tcp(&ambassador), options).heard();
+        let caller = if options[0] == "mapped" { OtherUser::user(billing) } else { OtherUser::default() };
+        let heard = caller.call(&tcp(&ambassador), options).result();
         // Only root may bind to an interface; it is known here, and therefore denied by name.
         assert_eq!(heard == SERVED, options[0] == "mapped", "{options:?}: {heard}");
     }
@@ -171,7 +171,7 @@ fn a_socket_that_changes_hands_stays_its_makers() {
         (unix(&ambassador), &after, 0),
     ] {
         let before = ambassador.records().len();
-        assert_eq!(Somebody::default().call(&target, &[option]).heard(), SERVED);
+        assert_eq!(OtherUser::default().call(&target, &[option]).result(), SERVED);
         let record = ambassador.wait_records(before + 1).remove(before);
         assert_eq!(record["caller"]["uid"], expected, "{target} {option}: {record}");
     }
@@ -193,8 +193,8 @@ fn a_client_that_has_left_is_not_taken_for_the_next_one_with_its_port() {
     let from = format!("from={port}");
     let mut allowed = ambassador.frozen(|| {
         // `heard` waits for the end of the first, so that the second comes after it.
-        assert_eq!(Somebody::user(reports).call(&target, &[&from, "reset"]).heard(), "");
-        let allowed = Somebody::user(billing).call(&target, &[&from]);
+        assert_eq!(OtherUser::user(reports).call(&target, &[&from, "reset"]).result(), "");
+        let allowed = OtherUser::user(billing).call(&target, &[&from]);
         until("the second was connected", || {
             let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
             let ours = format!("0100007F:{port:04X} 0100007F:{:04X} 01", ambassador.address("app").port());
@@ -202,7 +202,7 @@ fn a_client_that_has_left_is_not_taken_for_the_next_one_with_its_port() {
         });
         allowed
     });
-    assert_eq!(allowed.heard(), SERVED);
+    assert_eq!(allowed.result(), SERVED);
     drop(allowed);
     let records = ambassador.wait_records(2);
     let denied = records.iter().find(|record| record["outcome"] == "denied").expect("the first was denied");
@@ -223,7 +223,7 @@ fn a_peer_of_another_host_is_a_stranger() {
     let config = Config::new().listener("app", &body).cluster("up", &[&upstream.address()], "");
     let ambassador = Ambassador::start(&config);
     let target = tcp(&ambassador);
-    assert_ne!(Somebody::default().inside(&namespace).call(&target, &[]).heard(), SERVED);
+    assert_ne!(OtherUser::default().inside(&namespace).call(&target, &[]).result(), SERVED);
     let record = ambassador.record_of("denied");
     assert!(record["error"].as_str().is_some_and(|error| error.ends_with("is not of this host")), "{record}");
     assert!(record["caller"].is_null());
@@ -237,7 +237,7 @@ fn a_client_of_another_network_namespace_is_known_over_a_unix_socket() {
     let Some(namespace) = Namespace::make(2) else { return };
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, &format!("allow: [ {{ user: {} }} ]", billing.name));
-    assert_eq!(Somebody::user(billing).inside(&namespace).call(&unix(&ambassador), &[]).heard(), SERVED);
+    assert_eq!(OtherUser::user(billing).inside(&namespace).call(&unix(&ambassador), &[]).result(), SERVED);
     let record = record_of(&ambassador, billing.uid);
     assert!(record["caller"]["pid"].as_u64().is_some_and(|pid| pid > 0), "{record}");
 }
@@ -279,13 +279,13 @@ fn where_the_kernel_tells_nothing_of_tcp_clients_the_log_says_so_and_rules_deny_
     let ruled = start(&format!("allow: [ {{ user: {us} }} ]"));
     let line = ruled.wait_line(words);
     assert!(line.contains("AF_NETLINK in RestrictAddressFamilies"), "{line}");
-    assert_ne!(Somebody::default().call(&tcp(&ruled), &[]).heard(), SERVED);
+    assert_ne!(OtherUser::default().call(&tcp(&ruled), &[]).result(), SERVED);
     let record = ruled.record_of("denied");
     let error = record["error"].as_str().expect("an error");
     assert!(error.contains("a stranger: the kernel does not tell"), "{record}");
-    assert_eq!(Somebody::default().call(&unix(&ruled), &[]).heard(), SERVED);
+    assert_eq!(OtherUser::default().call(&unix(&ruled), &[]).result(), SERVED);
     let free = start("");
-    assert_eq!(Somebody::default().call(&tcp(&free), &[]).heard(), SERVED);
+    assert_eq!(OtherUser::default().call(&tcp(&free), &[]).result(), SERVED);
     assert!(free.record()["caller"].is_null());
     assert!(free.lines().iter().all(|line| !line.contains(words)), "nobody asks, so nothing is missing");
 }
@@ -340,8 +340,8 @@ fn a_user_without_a_number_in_our_user_namespace_is_a_stranger() {
     });
     open_to_all(&ambassador);
     for target in [tcp(&ambassador), unix(&ambassador)] {
-        assert_ne!(Somebody::user(billing).call(&target, &[]).heard(), SERVED, "{target}");
-        assert_eq!(Somebody::default().call(&target, &[]).heard(), SERVED, "{target}");
+        assert_ne!(OtherUser::user(billing).call(&target, &[]).result(), SERVED, "{target}");
+        assert_eq!(OtherUser::default().call(&target, &[]).result(), SERVED, "{target}");
     }
     let record = ambassador.record_of("denied");
     assert!(record["error"].as_str().is_some_and(|error| error.ends_with("user namespace")), "{record}");
@@ -360,7 +360,7 @@ fn a_denied_client_is_told_in_its_protocol() {
         ("smtp", &[], &["421 5.7.1 ambassador: denied: no rule"]),
     ] {
         let ambassador = Ambassador::start(&config(&upstream, &allow, &format!("protocol: {protocol}")));
-        let heard = Somebody::user(reports).call(&tcp(&ambassador), options).heard();
+        let heard = OtherUser::user(reports).call(&tcp(&ambassador), options).result();
         for part in parts {
             assert!(heard.contains(part), "{protocol}: {heard:?} lacks {part:?}");
         }
@@ -385,7 +385,7 @@ fn postgres_shows_the_callers_unit_behind_the_applications_name() {
         let mut psql = psql_command(&conninfo);
         psql.env("PGAPPNAME", name);
         psql.args(["-c", "select application_name from pg_stat_activity where pid = pg_backend_pid()"]);
-        let caller = Somebody::user(billing);
+        let caller = OtherUser::user(billing);
         let caller = match within {
             Some(cgroup) => caller.within(cgroup),
             None => caller,
@@ -423,11 +423,11 @@ fn mariadb_shows_the_callers_unit_among_the_connections_attributes() {
         "select attr_name, attr_value from performance_schema.session_connect_attrs \
          where processlist_id = connection_id() and attr_name in ('caller_unit', 'program_name') order by attr_name",
     ]);
-    let shown = Somebody::user(billing).within(&report).run(&client).must_succeed().stdout;
+    let shown = OtherUser::user(billing).within(&report).run(&client).must_succeed().stdout;
     let (ours, theirs) = shown.split_once('\n').expect("two attributes");
     assert_eq!(ours, "caller_unit\tambtest-attribute.service");
     assert!(theirs.starts_with("program_name\t"), "{shown}");
-    assert_eq!(Somebody::user(billing).run(&client).must_succeed().stdout, theirs, "nothing is invented");
+    assert_eq!(OtherUser::user(billing).run(&client).must_succeed().stdout, theirs, "nothing is invented");
 }
 
 #[test]

@@ -14,14 +14,18 @@ fn check_connect(config: &Config) -> Finished {
 }
 
 /// Both streams: this test makes no claim about which of them carries the report.
-fn told(finished: &Finished) -> String {
+fn output(finished: &Finished) -> String {
     format!("{}{}", finished.stdout, finished.stderr).to_lowercase()
 }
 
 #[track_caller]
-fn must_tell(finished: &Finished, words: &[&str]) {
+fn must_print(finished: &Finished, words: &[&str]) {
     for word in words {
-        assert!(told(finished).contains(&word.to_lowercase()), "{word:?} is not told:\n{}", told(finished));
+        assert!(
+            output(finished).contains(&word.to_lowercase()),
+            "{word:?} is not printed:\n{}",
+            output(finished)
+        );
     }
 }
 
@@ -30,7 +34,7 @@ fn check_connect_walks_the_whole_way_to_a_postgres_that_demands_mtls() {
     let postgres = Postgres::shared();
     let address = postgres.address();
     let finished = check_connect(&Config::postgres(&[&address], &postgres.tls())).must_succeed();
-    must_tell(&finished, &[&address, "resolve", "connect", "upgrade", "handshake"]);
+    must_print(&finished, &[&address, "resolve", "connect", "upgrade", "handshake"]);
 }
 
 #[test]
@@ -38,7 +42,7 @@ fn check_connect_names_the_endpoint_that_refuses_and_tries_the_others() {
     let (dead, upstream) = (ClosedPort::new(), Upstream::plain(roles::echo));
     let config = Config::app(&[&dead.address(), &upstream.address()], "");
     let finished = check_connect(&config).must_exit(1);
-    must_tell(&finished, &[&dead.address(), &upstream.address(), "connect", "refused"]);
+    must_print(&finished, &[&dead.address(), &upstream.address(), "connect", "refused"]);
     upstream.wait_accepted(1);
     assert_eq!(upstream.accepted(), 1, "every endpoint is dialled once");
 }
@@ -49,7 +53,7 @@ fn check_connect_tells_a_handshake_that_fails_by_its_reason() {
     let upstream = Upstream::tls(ServerTls::new(&other.server(&["127.0.0.1"])).build(), roles::echo);
     let config = Config::app(&[&upstream.address()], &format!("tls: {{ ca: {} }}", pki.ca().display()));
     let finished = check_connect(&config).must_exit(1);
-    must_tell(&finished, &["handshake", "certificate"]);
+    must_print(&finished, &["handshake", "certificate"]);
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn check_connect_tells_a_server_that_refuses_the_upgrade() {
         }
     });
     let config = Config::postgres(&[&upstream.address()], &format!("tls: {{ ca: {} }}", pki.ca().display()));
-    must_tell(&check_connect(&config).must_exit(1), &["upgrade"]);
+    must_print(&check_connect(&config).must_exit(1), &["upgrade"]);
 }
 
 /// Scenario: a close without a byte was taken for a server that waits for its client.
@@ -75,7 +79,7 @@ fn check_connect_tells_a_server_that_closes_right_after_the_handshake() {
         });
     let config = Config::app(&[&upstream.address()], &format!("tls: {{ ca: {} }}", pki.ca().display()));
     let finished = check_connect(&config).must_exit(1);
-    must_tell(&finished, &["handshake", "then: the server closed the connection right after the handshake"]);
+    must_print(&finished, &["handshake", "then: the server closed the connection right after the handshake"]);
 }
 
 #[test]

@@ -43,24 +43,28 @@ impl Checked {
         let stderr = &self.finished.stderr;
         let at = stderr.lines().position(|line| line.starts_with(&head));
         let at = at.unwrap_or_else(|| panic!("no line starts with {head}:\n{stderr}"));
-        let told = stderr.lines().nth(at).expect("a line").to_lowercase();
+        let printed = stderr.lines().nth(at).expect("a line").to_lowercase();
         for word in words {
-            assert!(told.contains(&word.to_lowercase()), "the message lacks {word:?}: {told}");
+            assert!(printed.contains(&word.to_lowercase()), "the message lacks {word:?}: {printed}");
         }
         let number: usize =
             position.split(':').next().and_then(|line| line.parse().ok()).expect("a line number");
         let file = fs::read_to_string(self.dir.path().join("listeners.yaml")).expect("the file");
         let offending = file.lines().nth(number - 1).expect("a line of the file").trim();
         let following: String = stderr.lines().skip(at + 1).take(3).collect();
-        assert!(following.contains(offending), "the line {offending:?} is not shown after {told}");
+        assert!(following.contains(offending), "the line {offending:?} is not shown after {printed}");
     }
 
     #[track_caller]
-    fn says(&self, words: &[&str]) {
+    fn must_print(&self, words: &[&str]) {
         assert_eq!(self.finished.code, 78, "{}", self.finished.stderr);
-        let told = self.finished.stderr.to_lowercase();
+        let printed = self.finished.stderr.to_lowercase();
         for word in words {
-            assert!(told.contains(&word.to_lowercase()), "{word:?} is not said:\n{}", self.finished.stderr);
+            assert!(
+                printed.contains(&word.to_lowercase()),
+                "{word:?} is not said:\n{}",
+                self.finished.stderr
+            );
         }
     }
 }
@@ -121,22 +125,22 @@ clusters:
 #[test]
 fn a_file_that_is_no_yaml_is_told_with_its_place() {
     let checked = check("listeners:\n  app: [ unclosed\nclusters: {}\n");
-    checked.says(&["listeners.yaml:"]);
+    checked.must_print(&["listeners.yaml:"]);
 }
 
 #[test]
 fn an_empty_file_is_a_mistake() {
-    check("").says(&["listeners"]);
+    check("").must_print(&["listeners"]);
 }
 
 #[test]
 fn a_cluster_without_endpoints_is_a_mistake() {
-    check(&GOOD.replace("[ '127.0.0.1:9' ]", "[]")).says(&["clusters.up.endpoints"]);
+    check(&GOOD.replace("[ '127.0.0.1:9' ]", "[]")).must_print(&["clusters.up.endpoints"]);
 }
 
 #[test]
 fn an_endpoint_without_a_port_is_a_mistake() {
-    check(&GOOD.replace("127.0.0.1:9", "db.example.com")).says(&[
+    check(&GOOD.replace("127.0.0.1:9", "db.example.com")).must_print(&[
         "clusters.up.endpoints",
         "db.example.com",
         "port",
@@ -155,7 +159,7 @@ fn a_plaintext_bind_that_others_can_reach_needs_expose() {
 #[test]
 fn a_certificate_that_cannot_be_read_is_a_mistake_at_its_key() {
     let text = GOOD.replace("'127.0.0.1:9' ]", "'127.0.0.1:9' ], tls: { ca: nowhere.pem }");
-    check(&text).says(&["clusters.up.tls.ca", "nowhere.pem"]);
+    check(&text).must_print(&["clusters.up.tls.ca", "nowhere.pem"]);
 }
 
 #[test]
@@ -163,9 +167,9 @@ fn a_file_that_holds_no_certificate_is_a_mistake() {
     let pki = Pki::new();
     fs::write(pki.path("noise.pem"), "not PEM at all\n").expect("noise");
     check(&with_identity(&pki.path("noise.pem"), &pki.client("app").key))
-        .says(&["clusters.up.tls.cert", "noise.pem"]);
+        .must_print(&["clusters.up.tls.cert", "noise.pem"]);
     let ca = GOOD.replace(" ] }", &format!(" ], tls: {{ ca: {} }} }}", pki.path("noise.pem").display()));
-    check(&ca).says(&["clusters.up.tls.ca", "noise.pem"]);
+    check(&ca).must_print(&["clusters.up.tls.ca", "noise.pem"]);
 }
 
 #[test]
@@ -173,14 +177,15 @@ fn a_key_that_does_not_fit_its_certificate_is_a_mistake() {
     let pki = Pki::new();
     let (one, other) = (pki.client("one"), pki.client("other"));
     check(&with_identity(&one.cert, &one.key)).must_pass();
-    check(&with_identity(&one.cert, &other.key)).says(&["clusters.up.tls.key", "certificate"]);
+    check(&with_identity(&one.cert, &other.key)).must_print(&["clusters.up.tls.key", "certificate"]);
 }
 
 #[test]
 fn an_encrypted_key_is_refused_in_words() {
     let pki = Pki::new();
     let leaf = pki.client("app");
-    check(&with_identity(&leaf.cert, &leaf.key_encrypted())).says(&["clusters.up.tls.key", "encrypted"]);
+    check(&with_identity(&leaf.cert, &leaf.key_encrypted()))
+        .must_print(&["clusters.up.tls.key", "encrypted"]);
 }
 
 #[test]
@@ -188,7 +193,7 @@ fn a_certificate_without_its_key_is_a_mistake() {
     let pki = Pki::new();
     let leaf = pki.client("app");
     let tls = format!(" ], tls: {{ ca: {}, cert: {} }} }}", pki.ca().display(), leaf.cert.display());
-    check(&GOOD.replace(" ] }", &tls)).says(&["clusters.up.tls", "key"]);
+    check(&GOOD.replace(" ] }", &tls)).must_print(&["clusters.up.tls", "key"]);
 }
 
 fn with_identity(cert: &Path, key: &Path) -> String {
@@ -229,7 +234,7 @@ fn run_on_a_wrong_file_tells_what_check_tells_and_exits_78() {
     let file = checked.dir.path().join("listeners.yaml");
     let ran = finish(ambassador().args(["run", "--config"]).arg(&file)).must_exit(78);
     for line in checked.finished.stderr.lines().filter(|line| line.contains("listeners.app.cluster")) {
-        ran.must_say(line);
+        ran.must_print(line);
     }
 }
 
@@ -239,7 +244,7 @@ fn without_config_the_file_in_the_working_directory_is_taken() {
     fs::write(dir.path().join("listeners.yaml"), GOOD.replace("cluster: up", "cluster: elsewhere"))
         .expect("a file");
     for verb in [&["check"][..], &["run"], &[]] {
-        finish(ambassador().args(verb).current_dir(dir.path())).must_exit(78).must_say("elsewhere");
+        finish(ambassador().args(verb).current_dir(dir.path())).must_exit(78).must_print("elsewhere");
     }
 }
 
@@ -247,7 +252,7 @@ fn without_config_the_file_in_the_working_directory_is_taken() {
 fn a_file_that_is_not_there_is_named() {
     let finished =
         finish(ambassador().args(["check", "--config", "/nonexistent/listeners.yaml"])).must_exit(78);
-    finished.must_say("/nonexistent/listeners.yaml");
+    finished.must_print("/nonexistent/listeners.yaml");
 }
 
 #[test]
@@ -266,11 +271,11 @@ fn a_config_in_front_of_the_verb_is_wrong_usage_and_not_another_file() {
     for verb in ["check", "run", "status"] {
         let mut command = ambassador();
         command.args(["--config", "other.yaml", verb]).current_dir(dir.path());
-        finish(&mut command).must_exit(2).must_say("Usage");
+        finish(&mut command).must_exit(2).must_print("Usage");
     }
     // Without a verb, `--config` is for the daemon.
     let mut command = ambassador();
     finish(command.args(["--config", "other.yaml"]).current_dir(dir.path()))
         .must_exit(78)
-        .must_say("elsewhere");
+        .must_print("elsewhere");
 }

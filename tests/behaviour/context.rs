@@ -109,7 +109,7 @@ fn curl_and_nc_and_python_tunnel_through() {
     curl.args(["--proxy-header", "Ambassador-Context: job=nightly", "http://web:80/"]);
     let told = finish(&mut curl).must_succeed();
     assert_eq!(told.stdout, "hello\n");
-    told.must_say("< Ambassador-Session: ");
+    told.must_print("< Ambassador-Session: ");
 
     let mut nc = Command::new(demand("nc.openbsd", "netcat-openbsd"));
     nc.args(["-X", "connect", "-x", &proxy.to_string(), "web", "80"]);

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::process::geteuid;
 use serde_json::Value;
 
-use crate::harness::somebody::{Somebody, Users};
+use crate::harness::other_user::{OtherUser, Users};
 use crate::harness::{
     Ambassador, BlackHole, Client, Config, Finished, NameServer, Pki, ServerTls, Upstream,
     ambassador as binary, finish, roles, until,
@@ -247,13 +247,13 @@ fn the_close_command_closes_what_lives_and_exits_1_for_the_rest() {
     let live = sessions(&ambassador);
     let nobody = "0000000000000000";
     let finished = command(&ambassador, &["close", &live[0], nobody, &live[1]]).must_exit(1);
-    finished.must_say(nobody);
+    finished.must_print(nobody);
     assert!(live.iter().all(|id| finished.stdout.contains(id)), "{}", finished.stdout);
     first.ending();
     second.ending();
     let records = ambassador.wait_records(2);
     assert!(records.iter().all(|record| record["outcome"] == "closed_by_operator"), "{records:?}");
-    command(&ambassador, &["close", "rubbish"]).must_exit(1).must_say("16 hex digits");
+    command(&ambassador, &["close", "rubbish"]).must_exit(1).must_print("16 hex digits");
     finish(binary().arg("close")).must_exit(2);
 }
 
@@ -267,7 +267,7 @@ fn the_endpoint_command_takes_an_endpoint_out_and_in() {
     let finished = command(&ambassador, &["endpoint", "up", &endpoint, "enable", "--json"]).must_succeed();
     let json: Value = serde_json::from_str(&finished.stdout).expect("JSON");
     assert_eq!((&json["was"], &json["state"]), (&"draining".into(), &"enabled".into()));
-    command(&ambassador, &["endpoint", "up", "10.9.8.7:1", "drain"]).must_exit(1).must_say(&endpoint);
+    command(&ambassador, &["endpoint", "up", "10.9.8.7:1", "drain"]).must_exit(1).must_print(&endpoint);
     command(&ambassador, &["endpoint", "up", &endpoint, "kill"]).must_exit(2);
 }
 
@@ -325,12 +325,12 @@ fn orders_that_reach_nobody_exit_1_and_say_why() {
         [&["reload"][..], &["drain"], &["close", "0000000000000000"], &["endpoint", "a", "b", "drain"]]
     {
         let finished = finish(binary().args(order).arg("--control").arg(&socket)).must_exit(1);
-        finished.must_say("control.sock: nobody listens there");
+        finished.must_print("control.sock: nobody listens there");
     }
     let file = dir.path().join("listeners.yaml");
     fs::write(&file, "admin: { control: off }\n").expect("a file");
     let finished = finish(binary().args(["drain", "--config"]).arg(&file)).must_exit(1);
-    finished.must_say("admin.control off");
+    finished.must_print("admin.control off");
 }
 
 #[test]
@@ -341,9 +341,9 @@ fn whoever_may_not_give_orders_is_told_who_may() {
     fs::set_permissions(ambassador.dir(), Permissions::from_mode(0o755)).expect("a folder for all");
     let program = ambassador.dir().join("ambassador");
     fs::copy(env!("CARGO_BIN_EXE_ambassador"), &program).expect("a copy of the binary");
-    let mut command = Somebody::user(users.reports).command(&program);
+    let mut command = OtherUser::user(users.reports).command(&program);
     let finished = finish(command.args(["drain", "--control"]).arg(ambassador.control())).must_exit(1);
-    finished.must_say("it is for root and the daemon's own user");
+    finished.must_print("it is for root and the daemon's own user");
     ambassador.connect().echo("as before");
 }
 

@@ -347,7 +347,7 @@ fn a_record_tells_the_whole_story_of_a_session() {
 
 #[test]
 fn local_address_is_where_the_dial_comes_from() {
-    let upstream = Upstream::plain(roles::tell_peer);
+    let upstream = Upstream::plain(roles::send_peer_address);
     let config = Config::app(&[&upstream.address()], "connect: { local_address: 127.0.0.7 }");
     let ambassador = Ambassador::start(&config);
     ambassador.connect().expect("127.0.0.7");

@@ -138,8 +138,8 @@ print('pymemcache is content')
     let finished = python(script, &to(memcached(), "memcached")).must_succeed();
     assert_eq!(finished.stdout.trim(), "pymemcache is content");
     let finished = python(script, &dead("memcached")).must_exit(1);
-    finished.must_say("MemcacheServerError");
-    finished.must_say("ambassador: connect_failed");
+    finished.must_print("MemcacheServerError");
+    finished.must_print("ambassador: connect_failed");
 }
 
 /// Scenario: OpenSSL without a session id context that asks for client certificates
@@ -206,7 +206,7 @@ for _ in range(20):
     let mut publish = Command::new(demand("mosquitto_pub", "mosquitto-clients"));
     let finished = finish(publish.args(["-p", &port, "-t", "news", "-m", "hello"]));
     assert_ne!(finished.code, 0);
-    finished.must_say("broker unavailable");
+    finished.must_print("broker unavailable");
 }
 
 // ---------------------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ fn pika_publishes_and_consumes_and_is_told_why_it_is_refused() {
     assert_eq!(finished.stdout.trim(), "pika is content");
     let ambassador = dead("amqp");
     let finished = python(PIKA, &ambassador).must_exit(1);
-    finished.must_say("ambassador: connect_failed: cannot connect to");
-    finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
+    finished.must_print("ambassador: connect_failed: cannot connect to");
+    finished.must_print(ambassador.record()["session"].as_str().expect("a session id"));
 }
 
 #[test]

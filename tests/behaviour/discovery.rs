@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::daemon::free_port;
 use crate::harness::{
-    Ambassador, BlackHole, Client, Config, Dnsmasq, End, Mood, NameServer, Pki, ServerTls, Upstream,
+    Ambassador, BlackHole, Client, Config, DnsMode, Dnsmasq, End, NameServer, Pki, ServerTls, Upstream,
     ambassador, finish, roles, until,
 };
 
@@ -158,15 +158,15 @@ fn a_resolver_that_fails_keeps_what_is_known() {
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
     wait_members(&ambassador, &[&upstream.address()]);
     let mut failures = 0;
-    for (mood, words, result) in [
-        (Mood::Silent, "no name server", "failed"),
-        (Mood::Failing, "Server Failure", "failed"),
-        (Mood::Honest, "does not exist", "negative"),
+    for (mode, words, result) in [
+        (DnsMode::Silent, "no name server", "failed"),
+        (DnsMode::Failing, "Server Failure", "failed"),
+        (DnsMode::Honest, "does not exist", "negative"),
     ] {
-        if mood == Mood::Honest {
+        if mode == DnsMode::Honest {
             dns.forget("db.test.");
         }
-        dns.set_mood(mood);
+        dns.set_mode(mode);
         let seen = wait_error(&ambassador, words);
         assert_eq!(seen["found"], 1, "{seen}");
         until("the metrics said so", || {
@@ -180,10 +180,9 @@ fn a_resolver_that_fails_keeps_what_is_known() {
         until("it was asked again", || (dns.asked() > asked + 2).then_some(()));
         failures += 1;
         dns.set("db.test.", 1, &["127.0.0.1"]);
-        dns.set_mood(Mood::Honest);
+        dns.set_mode(DnsMode::Honest);
         wait_well(&ambassador);
-        let told =
-            ambassador.lines().iter().filter(|line| line.contains("cannot find out endpoints")).count();
+        let told = ambassador.lines().iter().filter(|line| line.contains("discovery failed")).count();
         assert_eq!(told, failures, "one line for each time it began");
         assert_eq!(members(&ambassador), [upstream.address()]);
     }
@@ -198,7 +197,7 @@ fn what_fails_for_one_family_leaves_the_other_alone() {
     let dns = NameServer::start();
     let upstream = Upstream::plain(roles::echo);
     dns.set("db.test.", 1, &["127.0.0.1"]);
-    dns.set_mood(Mood::FailingForIpv6);
+    dns.set_mode(DnsMode::FailingForIpv6);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
     ambassador.connect().echo("over IPv4");
     wait_error(&ambassador, "Server Failure");
@@ -227,7 +226,7 @@ fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
     dns.set("db.test.", 1, &["127.0.0.1"]);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
     wait_members(&ambassador, &[&upstream.address()]);
-    dns.set_mood(Mood::Silent);
+    dns.set_mode(DnsMode::Silent);
     let reload = |host: &str, cluster: &str| {
         ambassador.rewrite(&Config::app(&[&format!("{host}:{}", upstream.port())], cluster));
         assert_eq!(ambassador.post("/reload").status, 200);
@@ -245,13 +244,13 @@ fn a_reload_while_nobody_answers_gives_up_no_name_that_is_still_there() {
 fn a_session_waits_for_the_first_answer() {
     let dns = NameServer::start();
     let upstream = Upstream::plain(roles::echo);
-    dns.set_mood(Mood::Silent);
+    dns.set_mode(DnsMode::Silent);
     dns.set("db.test.", 60, &["127.0.0.1"]);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
     let mut client = ambassador.connect();
     client.send("early");
     until("the server was asked", || (dns.asked() >= 2).then_some(()));
-    dns.set_mood(Mood::Honest);
+    dns.set_mode(DnsMode::Honest);
     client.expect("early");
     drop(client);
     let record = ambassador.record();
@@ -285,7 +284,7 @@ fn an_answer_that_does_not_fit_is_fetched_over_tcp() {
     let dns = NameServer::start();
     let upstream = Upstream::plain(roles::echo);
     dns.set("db.test.", 60, &["127.0.0.1"]);
-    dns.set_mood(Mood::Truncating);
+    dns.set_mode(DnsMode::Truncating);
     let ambassador = start(&dns, &format!("db.test:{}", upstream.port()), "");
     ambassador.connect().echo("served");
     assert!(dns.asked_by_tcp() > 0);
@@ -603,7 +602,7 @@ fn check_connect_resolves_and_reports_it() {
     let orders = dns.dir().join("orders.yaml");
     fs::write(&orders, "endpoints: [db]").expect("a file");
     let finished = check(&format!("{{ file: {} }}", orders.display()), &[]).must_exit(78);
-    finished.must_say("orders.yaml:1:13: endpoints[0]: the port of `db` is missing");
+    finished.must_print("orders.yaml:1:13: endpoints[0]: the port of `db` is missing");
 }
 
 /// Scenario: one client of a listener whose cluster led to the listener itself, by a name, took all its connections:

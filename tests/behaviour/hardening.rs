@@ -62,7 +62,7 @@ fn no_core_file_and_no_debugger_of_its_own_user_shows_the_daemons_memory() {
         let mut reader = as_nobody(OsStr::new("cat"));
         let finished = finish(reader.arg(&file));
         assert_ne!(finished.code, 0, "its own user reads {file}");
-        finished.must_say("Permission denied");
+        finished.must_print("Permission denied");
     }
 }
 
@@ -141,5 +141,5 @@ fn the_control_socket_hears_its_own_user_and_root_only() {
     let stranger = ask("65534");
     assert_ne!(stranger.code, 0, "{stranger:?}");
     assert_eq!(stranger.stdout, "");
-    ambassador.wait_line("somebody else than our own user and root");
+    ambassador.wait_line("its peer is neither our own user nor root");
 }

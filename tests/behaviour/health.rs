@@ -54,7 +54,7 @@ fn transitions(ambassador: &Ambassador, address: &str) -> Vec<String> {
 const QUICK: &str = "interval: 100ms, timeout: 1s";
 
 /// Answers `ping` lines with `pong` while `up`, else with an error; echoes everything else.
-pub(crate) fn moody(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
+pub(crate) fn switchable(up: &Arc<AtomicBool>) -> impl Fn(Conn) -> Script + Clone + Send + 'static {
     let up = Arc::clone(up);
     move |mut conn| {
         let up = Arc::clone(&up);
@@ -83,18 +83,18 @@ fn pinged(endpoints: &[&str], more: &str) -> Config {
 #[test]
 fn an_endpoint_that_fails_its_probes_gets_no_session_until_it_passes_them_again() {
     let (up, always) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
-    let (moody, steady) = (Upstream::plain(moody(&up)), Upstream::plain(moody(&always)));
-    let ambassador = Ambassador::start(&pinged(&[&moody.address(), &steady.address()], ""));
-    let before = wait_health(&ambassador, &moody.address(), "healthy");
+    let (switchable, steady) = (Upstream::plain(switchable(&up)), Upstream::plain(switchable(&always)));
+    let ambassador = Ambassador::start(&pinged(&[&switchable.address(), &steady.address()], ""));
+    let before = wait_health(&ambassador, &switchable.address(), "healthy");
     assert_eq!(before["health_error"], Value::Null);
     assert!(before["health_seconds"].as_f64().expect("a number") >= 0.0);
     wait_health(&ambassador, &steady.address(), "healthy");
 
     up.store(false, Ordering::SeqCst);
-    let after = wait_health(&ambassador, &moody.address(), "unhealthy");
+    let after = wait_health(&ambassador, &switchable.address(), "unhealthy");
     let words = "the answer, which begins with \"\\x1bgo away\\n\", has no \"pong\\n\" in it";
     assert_eq!(after["health_error"], words);
-    until("the metric said so", || (healthy(&ambassador, &moody.address()) == 0.0).then_some(()));
+    until("the metric said so", || (healthy(&ambassador, &switchable.address()) == 0.0).then_some(()));
     assert_eq!(healthy(&ambassador, &steady.address()), 1.0);
     for _ in 0..6 {
         ambassador.connect().echo("hello");
@@ -103,14 +103,14 @@ fn an_endpoint_that_fails_its_probes_gets_no_session_until_it_passes_them_again(
     assert!(records.iter().all(|record| record["endpoint"] == steady.address()), "{records:?}");
 
     up.store(true, Ordering::SeqCst);
-    wait_health(&ambassador, &moody.address(), "healthy");
+    wait_health(&ambassador, &switchable.address(), "healthy");
     for _ in 0..4 {
         ambassador.connect().echo("hello");
     }
     let records = ambassador.wait_records(10);
-    let back = records[6..].iter().filter(|record| record["endpoint"] == moody.address()).count();
+    let back = records[6..].iter().filter(|record| record["endpoint"] == switchable.address()).count();
     assert_eq!(back, 2, "it takes its turn again");
-    assert_eq!(transitions(&ambassador, &moody.address()), ["healthy", "unhealthy", "healthy"]);
+    assert_eq!(transitions(&ambassador, &switchable.address()), ["healthy", "unhealthy", "healthy"]);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn an_endpoint_that_flaps_below_the_threshold_stays_what_it_is() {
     // Every third probe is answered: never three failures in a row.
     let upstream = Upstream::plain(move |conn| {
         let up = counted.fetch_add(1, Ordering::SeqCst).is_multiple_of(3);
-        moody(&Arc::new(AtomicBool::new(up)))(conn)
+        switchable(&Arc::new(AtomicBool::new(up)))(conn)
     });
     let ambassador = Ambassador::start(&pinged(&[&upstream.address()], ""));
     wait_health(&ambassador, &upstream.address(), "healthy");
@@ -444,23 +444,23 @@ fn without_a_check_nobody_is_probed_and_nothing_is_claimed() {
 #[test]
 fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
     let (up, always) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true)));
-    let (moody, steady) = (Upstream::plain(moody(&up)), Upstream::plain(moody(&always)));
+    let (switchable, steady) = (Upstream::plain(switchable(&up)), Upstream::plain(switchable(&always)));
     for fate in ["close", "keep"] {
         up.store(true, Ordering::SeqCst);
         let more = format!("on_unhealthy: {fate}\nclosing_time: 100ms");
-        let ambassador = Ambassador::start(&pinged(&[&moody.address(), &steady.address()], &more));
-        wait_health(&ambassador, &moody.address(), "healthy");
+        let ambassador = Ambassador::start(&pinged(&[&switchable.address(), &steady.address()], &more));
+        wait_health(&ambassador, &switchable.address(), "healthy");
         wait_health(&ambassador, &steady.address(), "healthy");
         let mut clients = [ambassador.connect(), ambassador.connect()];
         clients.iter_mut().for_each(|client| client.echo("hello"));
         up.store(false, Ordering::SeqCst);
-        wait_health(&ambassador, &moody.address(), "unhealthy");
+        wait_health(&ambassador, &switchable.address(), "unhealthy");
         if fate == "close" {
             let record = ambassador.record_of("endpoint_down");
-            assert_eq!(record["endpoint"], moody.address());
+            assert_eq!(record["endpoint"], switchable.address());
             ambassador.wait_active(1);
         } else {
-            wait_probes(&ambassador, &moody.address(), "bad_answer", 3);
+            wait_probes(&ambassador, &switchable.address(), "bad_answer", 3);
             clients.iter_mut().for_each(|client| client.echo("still here"));
         }
     }
@@ -472,7 +472,7 @@ fn sessions_end_with_an_endpoint_that_goes_down_when_the_file_says_so() {
 #[test]
 fn a_scrape_reads_whether_a_cluster_is_in_panic() {
     let up = Arc::new(AtomicBool::new(false));
-    let upstream = Upstream::plain(moody(&up));
+    let upstream = Upstream::plain(switchable(&up));
     let check = format!(
         "health_check: {{ type: exchange, {QUICK}, exchange: {{ send: \"ping\\n\", expect: pong }} }}"
     );

@@ -4,8 +4,8 @@
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 
+use crate::harness::other_user::{Namespace, OtherUser, User, Users};
 use crate::harness::postgres::{self, Postgres};
-use crate::harness::somebody::{Namespace, Somebody, User, Users};
 use crate::harness::{Ambassador, Config, Leaf, Pki, ServerTls, Upstream, finish, roles, until};
 use crate::reload::reload;
 
@@ -66,7 +66,7 @@ fn each_caller_shows_his_own_certificate_and_resumes_his_own_sessions_only() {
             (reports, &unix),
         ] {
             let before = ambassador.records().len();
-            assert_eq!(Somebody::user(user).call(target, &[]).heard(), SERVED);
+            assert_eq!(OtherUser::user(user).call(target, &[]).result(), SERVED);
             ambassador.wait_records(before + 1);
         }
         let expected = [
@@ -101,7 +101,7 @@ fn a_connection_kept_ready_is_for_those_alone_whose_identity_it_was_made_with() 
         for (user, identity, dials) in [(billing, "app", 1), (reports, "certonly", 0), (billing, "app", 1)] {
             until("two were ready", || (ready() == 2.0).then_some(()));
             let before = ambassador.records().len();
-            assert_eq!(Somebody::user(user).call(&target, &[]).heard(), SERVED);
+            assert_eq!(OtherUser::user(user).call(&target, &[]).result(), SERVED);
             let record = ambassador.wait_records(before + 1).remove(before);
             let said = (record["tls"]["identity"].as_str(), record["attempts"].as_u64());
             assert_eq!(said, (Some(identity), Some(dials)), "{record}");
@@ -144,7 +144,7 @@ fn whoever_no_rule_is_for_is_denied_before_anything_goes_upstream() {
     let rules = format!("{{ user: {}, use: app }}", billing.name);
     let ambassador = start(&config(&upstream.address(), LOOPBACK, &pki, [&one, &two], &rules, ""));
     for target in targets(&ambassador) {
-        assert_ne!(Somebody::user(reports).call(&target, &[]).heard(), SERVED);
+        assert_ne!(OtherUser::user(reports).call(&target, &[]).result(), SERVED);
     }
     assert_eq!(upstream.accepted(), 0);
     let record = ambassador.record_of("denied");
@@ -153,7 +153,7 @@ fn whoever_no_rule_is_for_is_denied_before_anything_goes_upstream() {
     assert!(record["error"].as_str().is_some_and(|error| error.starts_with(&words)), "{record}");
     assert_eq!(record["tls"], serde_json::Value::Null);
     for target in targets(&ambassador) {
-        assert_eq!(Somebody::user(billing).call(&target, &[]).heard(), SERVED);
+        assert_eq!(OtherUser::user(billing).call(&target, &[]).result(), SERVED);
     }
 }
 
@@ -171,12 +171,12 @@ fn a_stranger_is_not_even_the_rest() {
     let bind = format!("\"{}:0\"", Namespace::gateway(3));
     let ambassador = start(&config(&upstream.address(), &bind, &pki, [&one, &two], "{ use: app }", ""));
     let [tcp, unix] = targets(&ambassador);
-    assert_ne!(Somebody::default().inside(&namespace).call(&tcp, &[]).heard(), SERVED);
+    assert_ne!(OtherUser::default().inside(&namespace).call(&tcp, &[]).result(), SERVED);
     let record = ambassador.record_of("denied");
     let error = record["error"].as_str().expect("an error");
     assert!(error.contains("tls.identity is for a stranger"), "{record}");
     assert_eq!(upstream.accepted(), 0);
-    assert_eq!(Somebody::default().call(&unix, &[]).heard(), SERVED);
+    assert_eq!(OtherUser::default().call(&unix, &[]).result(), SERVED);
 }
 
 /// Scenario: a reload changed the rules while a session waited for room: the same positions, with other identities.
@@ -206,11 +206,11 @@ fn whoever_waits_while_the_rules_change_is_who_the_new_ones_say_and_nobody_else(
         let ambassador = start(&config(before));
         let mut holder = ambassador.connect();
         holder.echo("held");
-        let mut waits = Somebody::user(billing).call(&targets(&ambassador)[0], &[]);
+        let mut waits = OtherUser::user(billing).call(&targets(&ambassador)[0], &[]);
         until("it waits", || (ambassador.status()["clusters"][0]["waiting"] == 1).then_some(()));
         reload(&ambassador, &config(&after));
         drop(holder);
-        let heard = waits.heard();
+        let heard = waits.result();
         let shown: Vec<_> = handshakes(&upstream).into_iter().skip(known + 1).map(|(name, _)| name).collect();
         assert_eq!(
             (heard == SERVED, shown),
@@ -245,7 +245,7 @@ fn postgresql_lets_each_user_in_as_the_role_of_his_certificate_and_no_other() {
     let login = |user: User, role: &str| {
         let conninfo = format!("host=127.0.0.1 port={port} user={role} dbname=postgres sslmode=disable");
         let psql = postgres::psql_command(&conninfo);
-        let mut command = Somebody::user(user).command(std::path::Path::new(psql.get_program()));
+        let mut command = OtherUser::user(user).command(std::path::Path::new(psql.get_program()));
         command.args(psql.get_args());
         for (name, value) in psql.get_envs() {
             match value {

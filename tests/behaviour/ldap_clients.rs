@@ -71,7 +71,7 @@ print('ldap3 is content')
 fn a_wrong_password_is_told_by_the_server_itself() {
     let ambassador = to_slapd();
     let finished = finish(ldap("ldapsearch", &ambassador).args(["-w", "wrong", "-b", "dc=test"]));
-    finished.must_exit(49).must_say("Invalid credentials (49)");
+    finished.must_exit(49).must_print("Invalid credentials (49)");
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn a_client_that_wants_starttls_itself_is_answered_by_the_server() {
     let ambassador = to_slapd();
     let finished = finish(ldap("ldapsearch", &ambassador).args(["-ZZ", "-b", "dc=test"]));
     assert_ne!(finished.code, 0);
-    finished.must_say("ldap_start_tls: Operations error (1)");
-    finished.must_say("TLS already started");
+    finished.must_print("ldap_start_tls: Operations error (1)");
+    finished.must_print("TLS already started");
 }
 
 #[test]
@@ -90,9 +90,9 @@ fn ldapsearch_is_told_why_the_ambassador_refuses() {
         format!("protocol: ldap\nconnect: {{ attempts: 1 }}\ntls: {{ ca: {} }}", pki.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&ClosedPort::new().address()], &cluster));
     let finished = search(&ambassador).must_exit(52);
-    finished.must_say("ldap_bind: Server is unavailable (52)");
-    finished.must_say("additional info: ambassador: connect_failed: cannot connect to 127.0.0.1:");
-    finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
+    finished.must_print("ldap_bind: Server is unavailable (52)");
+    finished.must_print("additional info: ambassador: connect_failed: cannot connect to 127.0.0.1:");
+    finished.must_print(ambassador.record()["session"].as_str().expect("a session id"));
 }
 
 /// Scenario: slapd with GnuTLS ends the connection without an alert when a client certificate is missing: the client
@@ -103,7 +103,7 @@ fn a_missing_certificate_is_told_though_the_server_says_nothing() {
     let config = Config::app(&[&slapd().address(0)], &cluster);
     let ambassador = Ambassador::start(&config);
     let finished = search(&ambassador).must_exit(52);
-    finished.must_say("ambassador: tls_failed: the server asked for a client certificate, got none");
+    finished.must_print("ambassador: tls_failed: the server asked for a client certificate, got none");
     let record = ambassador.record();
     assert_eq!(
         (&record["outcome"], &record["closed_by"]),

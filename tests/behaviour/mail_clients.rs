@@ -183,7 +183,7 @@ fn curl_lists_a_mailbox_and_is_told_why_it_is_refused() {
     assert!(finished.stdout.contains("INBOX"), "{}", finished.stdout);
     let finished = list(&dead("imap"));
     assert_ne!(finished.code, 0);
-    finished.must_say("* BYE [UNAVAILABLE] ambassador: connect_failed");
+    finished.must_print("* BYE [UNAVAILABLE] ambassador: connect_failed");
 }
 
 #[test]
@@ -207,7 +207,7 @@ print('poplib is content')
 #[test]
 fn poplib_is_told_why_the_ambassador_refuses() {
     let script = "import poplib, sys; poplib.POP3('127.0.0.1', int(sys.argv[1]))";
-    python(script, &dead("pop3")).must_exit(1).must_say("-ERR [SYS/TEMP] ambassador: connect_failed");
+    python(script, &dead("pop3")).must_exit(1).must_print("-ERR [SYS/TEMP] ambassador: connect_failed");
 }
 
 #[test]

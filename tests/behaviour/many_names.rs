@@ -6,7 +6,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{Ambassador, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until};
+use crate::harness::{Ambassador, Config, DnsMode, NameServer, Upstream, ambassador, finish, roles, until};
 
 /// Maximum number of endpoints that discovery gives a cluster.
 const ENDPOINTS_MAX: usize = 256;
@@ -48,21 +48,21 @@ fn progress(ambassador: &Ambassador) -> (usize, usize) {
 /// first 16 were never read; admin requests hung, SIGTERM was ignored, and a watchdog would have killed all sessions.
 #[test]
 fn any_number_of_names_leaves_the_daemon_at_work() {
-    for (count, mood, half) in [
-        (17, Mood::Honest, false),
-        (17, Mood::Silent, false),
-        (256, Mood::Honest, true),
-        (256, Mood::Failing, false),
-        (5000, Mood::Honest, true),
-        (5000, Mood::Silent, false),
+    for (count, mode, half) in [
+        (17, DnsMode::Honest, false),
+        (17, DnsMode::Silent, false),
+        (256, DnsMode::Honest, true),
+        (256, DnsMode::Failing, false),
+        (5000, DnsMode::Honest, true),
+        (5000, DnsMode::Silent, false),
     ] {
-        let what = format!("{count} names, {mood:?}, half of them alive: {half}");
+        let what = format!("{count} names, {mode:?}, half of them alive: {half}");
         let dns = NameServer::start();
         let config = config(&dns, count, half);
-        dns.set_mood(mood);
+        dns.set_mode(mode);
         let mut ambassador = Ambassador::start_with(&config, |command| dns.serves(command));
         let wanted = count.min(ENDPOINTS_MAX);
-        if mood == Mood::Silent {
+        if mode == DnsMode::Silent {
             until(format!("the seventeenth was asked for: {what}"), || (dns.asked() > 32).then_some(()));
         } else {
             until(format!("all were asked for: {what}"), || {
@@ -84,12 +84,12 @@ fn names_that_nobody_answers_for_do_not_keep_the_others_from_being_asked_for() {
     let dead: Vec<_> = (0..40).map(|index| format!("dead{index}.test:1")).collect();
     let live = format!("zz.test:{}", upstream.port());
     dns.set("zz.test.", 1, &["127.0.0.1"]);
-    dns.set_mood(Mood::Failing);
+    dns.set_mode(DnsMode::Failing);
     let endpoints: Vec<_> = dead.iter().map(String::as_str).chain([live.as_str()]).collect();
     let ambassador =
         Ambassador::start_with(&Config::app(&endpoints, "panic: all"), |command| dns.serves(command));
     until("all were asked for", || (progress(&ambassador).0 == 41).then_some(()));
-    dns.set_mood(Mood::Honest);
+    dns.set_mode(DnsMode::Honest);
     until("the one that lives was found", || (progress(&ambassador).1 == 1).then_some(()));
     ambassador.connect().echo("served");
 }
@@ -97,16 +97,16 @@ fn names_that_nobody_answers_for_do_not_keep_the_others_from_being_asked_for() {
 /// Scenario: `check --connect` queries the same way, and hung too.
 #[test]
 fn check_connect_comes_to_an_end_with_any_number_of_names() {
-    for (count, mood) in [(17, Mood::Silent), (256, Mood::Failing), (5000, Mood::Honest)] {
+    for (count, mode) in [(17, DnsMode::Silent), (256, DnsMode::Failing), (5000, DnsMode::Honest)] {
         let dns = NameServer::start();
         let config = config(&dns, count, false);
-        dns.set_mood(mood);
+        dns.set_mode(mode);
         let file = dns.dir().join("listeners.yaml");
         fs::write(&file, config.render(dns.dir())).expect("a file to check");
         let mut command = ambassador();
         command.args(["check", "--connect", "--config"]).arg(&file);
         dns.serves(&mut command);
         let finished = finish(&mut command).must_exit(1);
-        assert!(finished.stdout.contains("resolve    FAILED"), "{count}, {mood:?}:\n{}", finished.stdout);
+        assert!(finished.stdout.contains("resolve    FAILED"), "{count}, {mode:?}:\n{}", finished.stdout);
     }
 }

@@ -119,7 +119,7 @@ fn a_wrong_password_is_told_by_the_server_itself() {
     let port = ambassador.address("app").port();
     let mut command = client("app");
     command.args(["--password=wrong", "--host=127.0.0.1", &format!("--port={port}"), "-e", "select 1"]);
-    finish(&mut command).must_exit(1).must_say("ERROR 1045 (28000): Access denied for user 'app'");
+    finish(&mut command).must_exit(1).must_print("ERROR 1045 (28000): Access denied for user 'app'");
     assert_eq!(ambassador.record()["outcome"], "completed", "to us a refused login is a session that ended");
 }
 
@@ -130,7 +130,7 @@ fn a_client_that_insists_on_tls_is_told_in_its_librarys_own_words() {
     let mut command = Command::new(demand("mariadb", "mariadb-client"));
     command.args(["--no-defaults", "--ssl", "--ssl-verify-server-cert", "--user=app", "--host=127.0.0.1"]);
     let finished = finish(command.args([&format!("--port={port}"), "-e", "select 1"]));
-    finished.must_exit(1).must_say("SSL is required");
+    finished.must_exit(1).must_print("SSL is required");
     until("the server saw the visit out", || mariadb().log().contains("'ambassador-probe'").then_some(()));
 }
 
@@ -206,11 +206,13 @@ fn the_ambassadors_refusal_is_what_clients_show() {
         &format!("protocol: mysql\n{tls}\nconnect: {{ attempts: 1 }}"),
     ));
     let finished = query(&ambassador, "app", "select 1").must_exit(1);
-    finished.must_say("ERROR 1105 (HY000): ambassador: connect_failed: cannot connect to 127.0.0.1:");
-    finished.must_say(ambassador.record()["session"].as_str().expect("a session id"));
+    finished.must_print("ERROR 1105 (HY000): ambassador: connect_failed: cannot connect to 127.0.0.1:");
+    finished.must_print(ambassador.record()["session"].as_str().expect("a session id"));
     let port = ambassador.address("app").port().to_string();
     // PyMySQL takes the first six characters for an SQLSTATE, which no server sends before its greeting.
-    python(PYMYSQL, &[&port, "app", PASSWORD]).must_exit(1).must_say("ador: connect_failed: cannot connect");
+    python(PYMYSQL, &[&port, "app", PASSWORD])
+        .must_exit(1)
+        .must_print("ador: connect_failed: cannot connect");
 }
 
 #[test]
@@ -221,8 +223,8 @@ fn a_refusal_behind_the_login_is_numbered_so_that_clients_read_it() {
     let cluster = format!("protocol: mysql\ntls: {{ ca: {}, server_name: srv.test }}", other.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&server.address(0)], &cluster));
     let finished = query(&ambassador, "app", "select 1").must_exit(1);
-    finished.must_say("ERROR 1105 (08S01)");
-    finished.must_say("not signed by a CA of tls.ca");
+    finished.must_print("ERROR 1105 (08S01)");
+    finished.must_print("not signed by a CA of tls.ca");
     assert_eq!(ambassador.record()["outcome"], "tls_failed");
 }
 
@@ -362,7 +364,7 @@ fn a_server_that_turns_everybody_away_is_told_by_its_number() {
     let ambassador = Ambassador::start(&Config::app(&[&upstream.address()], &cluster));
     query(&ambassador, "app", "select 1")
         .must_exit(1)
-        .must_say("ERROR 1040 (HY000): Too many connections [ambassador: upstream_refused, session ");
+        .must_print("ERROR 1040 (HY000): Too many connections [ambassador: upstream_refused, session ");
     let record = ambassador.record();
     assert_eq!(record["outcome"], "upstream_refused");
     let error = record["error"].as_str().expect("words");

@@ -78,7 +78,7 @@ fn the_mysql_client_that_gives_up_in_its_login_is_seen_out_of_it() {
     let broken = || mysql().log().matches("Got an error reading communication packets").count();
     let _turn = cold();
     let (before, broken_before) = (denied(), broken());
-    query(&ambassador, &[]).must_exit(1).must_say("Authentication requires secure connection");
+    query(&ambassador, &[]).must_exit(1).must_print("Authentication requires secure connection");
     until("the login was seen through", || (denied() > before).then_some(()));
     assert_eq!(broken(), broken_before, "{}", mysql().log());
 }
@@ -98,7 +98,7 @@ fn a_unix_socket_needs_nothing_to_be_set_with_a_cold_cache() {
 #[ignore = "MySQL's server: scripts/test-matrix mysql-9.7"]
 fn a_client_that_insists_on_tls_is_told_in_its_own_words() {
     let ambassador = to_mysql();
-    query(&ambassador, &["--ssl-mode=REQUIRED"]).must_exit(1).must_say("SSL is required");
+    query(&ambassador, &["--ssl-mode=REQUIRED"]).must_exit(1).must_print("SSL is required");
 }
 
 #[test]

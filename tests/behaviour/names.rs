@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::ResponseCode;
 
 use crate::harness::{
-    Ambassador, Asked, Config, Mood, NameServer, Upstream, ambassador, finish, roles, until,
+    Ambassador, Asked, Config, DnsMode, NameServer, Upstream, ambassador, finish, roles, until,
 };
 
 /// A name server that knows `db.test`, and the upstream behind that name.
-fn scene(mood: Mood) -> (NameServer, Upstream) {
+fn scene(mode: DnsMode) -> (NameServer, Upstream) {
     let (dns, upstream) = (NameServer::start(), Upstream::plain(roles::echo));
     dns.set("db.test.", 60, &["127.0.0.1"]);
-    dns.set_mood(mood);
+    dns.set_mode(mode);
     (dns, upstream)
 }
 
@@ -55,7 +55,7 @@ fn wait_error(ambassador: &Ambassador, words: &str) {
 /// of the address with a TTL of a second is followed by that TTL, not by the time of the unanswered AAAA query.
 #[test]
 fn a_server_that_never_answers_about_ipv6_delays_nothing() {
-    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    let (dns, upstream) = scene(DnsMode::SilentForIpv6);
     let beside = Upstream::plain_at(&format!("127.2.0.2:{}", upstream.port()), roles::echo);
     dns.set_whole_resolv_conf(&lines(&[&dns], ""));
     dns.set("db.test.", 1, &["127.0.0.1"]);
@@ -69,7 +69,7 @@ fn a_server_that_never_answers_about_ipv6_delays_nothing() {
     });
     assert!(begun.elapsed() < Duration::from_secs(5), "followed after {:?}", begun.elapsed());
     wait_error(&ambassador, "no name server");
-    let error = "cannot find out endpoints";
+    let error = "discovery failed";
     ambassador.wait_line(error);
     assert_eq!(ambassador.lines().iter().filter(|line| line.contains(error)).count(), 1, "told once");
 }
@@ -77,14 +77,14 @@ fn a_server_that_never_answers_about_ipv6_delays_nothing() {
 /// The same for a short name: each search domain without the name was waited for.
 #[test]
 fn a_server_that_never_answers_about_ipv6_delays_no_search() {
-    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    let (dns, upstream) = scene(DnsMode::SilentForIpv6);
     dns.set_whole_resolv_conf(&lines(&[&dns], "search one.test two.test three.test test"));
     is_served_within(&start(&dns, "db", &upstream), Duration::from_secs(2));
 }
 
 #[test]
 fn no_aaaa_asks_for_no_ipv6() {
-    let (dns, upstream) = scene(Mood::Honest);
+    let (dns, upstream) = scene(DnsMode::Honest);
     dns.set("db.test.", 60, &["127.0.0.1", "::1"]);
     dns.set_resolv_conf("options no-aaaa");
     let ambassador = start(&dns, "db.test", &upstream);
@@ -100,11 +100,11 @@ fn no_aaaa_asks_for_no_ipv6() {
 /// whole file: no name resolved.
 #[test]
 fn a_bad_word_in_resolv_conf_costs_itself_alone() {
-    let (dns, upstream) = scene(Mood::Honest);
+    let (dns, upstream) = scene(DnsMode::Honest);
     dns.set_resolv_conf(&format!("search a..b {}.test test\nnonsense\noptions flux:1", "x".repeat(64)));
     let ambassador = start(&dns, "db", &upstream);
     is_served_within(&ambassador, Duration::from_secs(2));
-    let line = ambassador.wait_line("what is not understood is skipped");
+    let line = ambassador.wait_line("unknown settings are skipped");
     assert!(line.contains("a..b") && line.contains("nonsense") && line.contains("flux"), "{line}");
 }
 
@@ -113,15 +113,16 @@ fn a_bad_word_in_resolv_conf_costs_itself_alone() {
 /// edns0`.
 #[test]
 fn a_server_that_rejects_edns_is_asked_without() {
-    let moods = [ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::BADVERS].map(Mood::RejectingEdns);
-    for mood in moods.into_iter().chain([Mood::RejectingEdnsBarely]) {
-        let (dns, upstream) = scene(mood);
+    let moods =
+        [ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::BADVERS].map(DnsMode::RejectingEdns);
+    for mode in moods.into_iter().chain([DnsMode::RejectingEdnsBarely]) {
+        let (dns, upstream) = scene(mode);
         dns.set("db.test.", 1, &["127.0.0.1"]);
         dns.set_whole_resolv_conf(&lines(&[&dns], "options edns0 trust-ad"));
         let ambassador = start(&dns, "db.test", &upstream);
         is_served_within(&ambassador, Duration::from_secs(3));
         let questions = dns.questions();
-        assert!(questions[0].edns && questions.iter().any(|asked| !asked.edns), "{mood:?}: {questions:?}");
+        assert!(questions[0].edns && questions.iter().any(|asked| !asked.edns), "{mode:?}: {questions:?}");
         let known = |asked: &Asked| !asked.edns;
         until("later questions bore none", || {
             let questions = dns.questions();
@@ -134,13 +135,13 @@ fn a_server_that_rejects_edns_is_asked_without() {
 /// first refusal for the answer.
 #[test]
 fn one_server_of_several_may_be_dead() {
-    for mood in [Some(Mood::Silent), Some(Mood::Failing), Some(Mood::Refusing), None] {
-        let (dns, upstream) = scene(Mood::Honest);
+    for mode in [Some(DnsMode::Silent), Some(DnsMode::Failing), Some(DnsMode::Refusing), None] {
+        let (dns, upstream) = scene(DnsMode::Honest);
         let dead = NameServer::start();
-        dead.set_mood(mood.unwrap_or_default());
+        dead.set_mode(mode.unwrap_or_default());
         let text = lines(&[&dead, &dead, &dns], "search nowhere.test elsewhere.test test");
         dns.set_whole_resolv_conf(&text);
-        if mood.is_none() {
+        if mode.is_none() {
             drop(dead);
         }
         is_served_within(&start(&dns, "db", &upstream), Duration::from_secs(4));
@@ -150,7 +151,7 @@ fn one_server_of_several_may_be_dead() {
 #[test]
 fn servers_are_asked_in_order_or_in_turn_where_rotate_says_so() {
     for (options, are_both) in [("", false), ("options rotate", true)] {
-        let (dns, upstream) = scene(Mood::Honest);
+        let (dns, upstream) = scene(DnsMode::Honest);
         let second = NameServer::start();
         second.set("db.test.", 1, &["127.0.0.1"]);
         dns.set("db.test.", 1, &["127.0.0.1"]);
@@ -164,7 +165,7 @@ fn servers_are_asked_in_order_or_in_turn_where_rotate_says_so() {
 
 #[test]
 fn use_vc_asks_over_tcp_alone() {
-    let (dns, upstream) = scene(Mood::Honest);
+    let (dns, upstream) = scene(DnsMode::Honest);
     dns.set_resolv_conf("options use-vc");
     is_served_within(&start(&dns, "db.test", &upstream), Duration::from_secs(2));
     assert!(dns.questions().iter().all(|asked| asked.by_tcp), "{:?}", dns.questions());
@@ -173,7 +174,7 @@ fn use_vc_asks_over_tcp_alone() {
 /// For routers that mix up two concurrent queries.
 #[test]
 fn single_request_asks_for_ipv6_when_ipv4_is_answered() {
-    let (dns, upstream) = scene(Mood::LosesOne);
+    let (dns, upstream) = scene(DnsMode::LosesOne);
     dns.set_whole_resolv_conf(&lines(&[&dns], "options single-request"));
     is_served_within(&start(&dns, "db.test", &upstream), Duration::from_secs(4));
     let kinds: Vec<_> = dns.questions().iter().map(|asked| asked.is_ipv6).collect();
@@ -184,16 +185,16 @@ fn single_request_asks_for_ipv6_when_ipv4_is_answered() {
 /// never came.
 #[test]
 fn a_second_attempt_is_waited_for_as_long_as_resolv_conf_says() {
-    let (dns, upstream) = scene(Mood::LosesFour);
+    let (dns, upstream) = scene(DnsMode::LosesFour);
     dns.set_whole_resolv_conf(&lines(&[&dns], "options timeout:11 attempts:2 no-aaaa"));
     let ambassador = start(&dns, "db.test", &upstream);
     is_served_within(&ambassador, Duration::from_secs(20));
-    assert!(ambassador.lines().iter().all(|line| !line.contains("cannot find out endpoints")));
+    assert!(ambassador.lines().iter().all(|line| !line.contains("discovery failed")));
 }
 
 #[test]
 fn an_alias_of_nothing_says_what_it_is_an_alias_of() {
-    let (dns, upstream) = scene(Mood::Honest);
+    let (dns, upstream) = scene(DnsMode::Honest);
     dns.set_alias("db.test.", 60, "gone.test.");
     let ambassador = start(&dns, "db.test", &upstream);
     wait_error(&ambassador, "it is an alias of gone.test: the name does not exist");
@@ -210,7 +211,7 @@ fn an_alias_of_nothing_says_what_it_is_an_alias_of() {
 /// `check --connect` shows the answers of both families, not only the first.
 #[test]
 fn check_connect_waits_for_the_family_that_is_late() {
-    let (dns, upstream) = scene(Mood::SilentForIpv6);
+    let (dns, upstream) = scene(DnsMode::SilentForIpv6);
     let file = dns.dir().join("listeners.yaml");
     let config = Config::app(&[&format!("db.test:{}", upstream.port())], "");
     fs::write(&file, config.render(dns.dir())).expect("a file to check");

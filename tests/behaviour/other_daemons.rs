@@ -87,8 +87,8 @@ fn a_command_for_a_file_whose_daemon_is_not_there_touches_no_other() {
         &["log-level", "debug"],
     ] {
         let refused = run(arguments, &second, &runtime).must_exit(1);
-        refused.must_say("no daemon answers");
-        refused.must_say(&format!("it is the daemon of {}", file(&first).display()));
+        refused.must_print("no daemon answers");
+        refused.must_print(&format!("it is the daemon of {}", file(&first).display()));
     }
     assert!(serves(&first, &runtime));
     let by_place = ["status", "--control"].map(str::to_owned);
@@ -129,7 +129,7 @@ fn an_address_that_is_taken_is_named_by_its_key() {
         let dir = tempfile::tempdir().expect("a folder");
         let file = dir.path().join("listeners.yaml");
         std::fs::write(&file, config.render(dir.path())).expect("a file");
-        run(&["run"], &file, &runtime).must_exit(1).must_say(&expected);
+        run(&["run"], &file, &runtime).must_exit(1).must_print(&expected);
     }
     assert!(serves(&first, &runtime), "its socket is its own yet");
 }

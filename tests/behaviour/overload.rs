@@ -45,7 +45,7 @@ fn sessions_leave_the_last_descriptors_to_those_who_look_after_the_daemon() {
     let limit = Rlimit { current: Some(128), maximum: Some(20_000) };
     prlimit(Some(ambassador.pid()), Resource::Nofile, limit).expect("a limit on our child");
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| ambassador.connect()).collect();
-    ambassador.wait_line("cannot accept; whoever connects waits");
+    ambassador.wait_line("cannot accept; new connections wait");
     // The accepted ones are served.
     for client in &mut clients[..20] {
         client.echo("during");

@@ -12,9 +12,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::command::wait;
+use crate::harness::other_user::{OtherUser, Users};
 use crate::harness::pgwire::{self, World, app_startup};
 use crate::harness::postgres::{libpq_client, psql_command};
-use crate::harness::somebody::{Somebody, Users};
 use crate::harness::{
     Ambassador, Client, Config, End, Pki, Postgres, ServerTls, Upstream, finish, roles, until,
 };
@@ -55,7 +55,7 @@ fn ctrl_c_in_psql_stops_the_query_on_the_server_that_runs_it() {
     assert_ne!(running(names[0]), running(names[1]), "each server has one");
     for (name, child) in sleepers {
         kill_process(Pid::from_child(&child), Signal::INT).expect("a psql to interrupt");
-        wait(child).must_say("canceling statement due to user request");
+        wait(child).must_print("canceling statement due to user request");
         until(format!("{name} is gone"), || (running(name) == [0, 0]).then_some(()));
     }
 }
@@ -258,10 +258,10 @@ fn a_cancel_stands_though_its_client_closes_at_once() {
     assert_eq!(record["outcome"], "completed", "{record}");
 }
 
-fn say(bytes: &[u8]) -> String {
-    bytes.iter().fold("say=".to_owned(), |mut say, byte| {
-        let _ = write!(say, "{byte:02x}");
-        say
+fn say_option(bytes: &[u8]) -> String {
+    bytes.iter().fold("say=".to_owned(), |mut option, byte| {
+        let _ = write!(option, "{byte:02x}");
+        option
     })
 }
 
@@ -290,20 +290,20 @@ fn a_cancel_shows_the_certificate_of_its_session_whoever_of_those_who_may_connec
     let config = Config::new().top(&identities).listener("app", "bind: 127.0.0.1:0\ncluster: up");
     let ambassador = Ambassador::start(&config.cluster("up", &[&upstream.address()], &cluster));
     let target = ambassador.address("app").to_string();
-    let mut session = Somebody::user(billing).call(&target, &[&say(&app_startup())]);
-    assert!(session.heard().starts_with("got R"), "the session is up");
-    let right = say(&cancel_request(7, &[1, 2, 3, 4]));
-    let unknown = say(&cancel_request(7, &[4, 3, 2, 1]));
+    let mut session = OtherUser::user(billing).call(&target, &[&say_option(&app_startup())]);
+    assert!(session.result().starts_with("got R"), "the session is up");
+    let right = say_option(&cancel_request(7, &[1, 2, 3, 4]));
+    let unknown = say_option(&cancel_request(7, &[4, 3, 2, 1]));
     for (who, key, expected) in [
-        (Somebody::user(billing), &right, Some("app")),
-        (Somebody::default(), &right, Some("app")),
-        (Somebody::default(), &unknown, Some("other")),
-        (Somebody::user(billing), &unknown, Some("app")),
-        (Somebody::user(reports), &right, None),
+        (OtherUser::user(billing), &right, Some("app")),
+        (OtherUser::default(), &right, Some("app")),
+        (OtherUser::default(), &unknown, Some("other")),
+        (OtherUser::user(billing), &unknown, Some("app")),
+        (OtherUser::user(reports), &right, None),
     ] {
         let before = upstream.notes().len();
         let records = ambassador.records().len();
-        assert_eq!(who.call(&target, &[key]).heard(), "end");
+        assert_eq!(who.call(&target, &[key]).result(), "end");
         let record = ambassador.wait_records(records + 1).remove(records);
         assert_eq!(record["outcome"], if expected.is_some() { "completed" } else { "denied" }, "{record}");
         let notes: Vec<_> = upstream.notes().split_off(before);

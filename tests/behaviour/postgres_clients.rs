@@ -54,7 +54,7 @@ fn psql_with_sslmode_require_is_told_in_libpqs_own_words() {
         let root = Postgres::shared().pki().ca();
         let more = format!("sslmode={sslmode} sslrootcert={}", root.display());
         let finished = psql(&conninfo(&ambassador, "app", &more), "select 1").must_exit(2);
-        finished.must_say("server does not support SSL, but SSL was required");
+        finished.must_print("server does not support SSL, but SSL was required");
     }
 }
 
@@ -99,7 +99,7 @@ fn a_certificate_of_the_right_ca_and_another_name_is_enough_for_verify_ca_only()
     let tls = format!("tls: {{ ca: {}, cert: {cert}, key: {key}, server_name: db.test }}", ca.display());
     let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &tls));
     psql(&conninfo(&ambassador, "reports", ""), "select 1").must_succeed();
-    psql(&conninfo(&ambassador, "app", ""), "select 1").must_exit(2).must_say("FATAL");
+    psql(&conninfo(&ambassador, "app", ""), "select 1").must_exit(2).must_print("FATAL");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_wrong_password_is_told_by_the_server_itself() {
     let (_, ambassador) = to_postgres();
     let mut command = psql_command(&conninfo(&ambassador, "app", ""));
     let finished = finish(command.env("PGPASSWORD", "wrong").args(["-c", "select 1"])).must_exit(2);
-    finished.must_say("password authentication failed for user \"app\"");
+    finished.must_print("password authentication failed for user \"app\"");
     assert_eq!(ambassador.record()["outcome"], "completed", "to us a refused login is a session that ended");
 }
 
@@ -117,7 +117,7 @@ fn a_missing_client_certificate_is_told_by_the_server_itself() {
     let tls = format!("tls: {{ ca: {}, server_name: db.test }}", postgres.pki().ca().display());
     let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &tls));
     let finished = psql(&conninfo(&ambassador, "app", ""), "select 1").must_exit(2);
-    finished.must_say("connection requires a valid client certificate");
+    finished.must_print("connection requires a valid client certificate");
 }
 
 #[test]
@@ -126,10 +126,10 @@ fn psql_is_told_why_the_ambassador_refuses_and_where_to_look() {
     let tls = format!("tls: {{ ca: {}, server_name: wrong.test }}", postgres.pki().ca().display());
     let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &tls));
     let finished = psql(&conninfo(&ambassador, "app", ""), "select 1").must_exit(2);
-    finished.must_say("FATAL:");
+    finished.must_print("FATAL:");
     let record = ambassador.record();
     assert_eq!(record["outcome"], "tls_failed");
-    finished.must_say(&format!("[session {}]", record["session"].as_str().expect("a session id")));
+    finished.must_print(&format!("[session {}]", record["session"].as_str().expect("a session id")));
     assert!(record["error"].as_str().expect("an error").contains("wrong.test"));
 }
 
@@ -145,8 +145,8 @@ fn psql_is_told_when_the_server_rejects_the_certificate_after_the_handshake() {
     let ambassador = Ambassador::start(&Config::postgres(&[&postgres.address()], &tls));
     let finished = psql(&conninfo(&ambassador, "app", ""), "select 1").must_exit(2);
     let record = ambassador.record();
-    finished.must_say("FATAL:");
-    finished.must_say(record["session"].as_str().expect("a session id"));
+    finished.must_print("FATAL:");
+    finished.must_print(record["session"].as_str().expect("a session id"));
     assert_eq!(record["outcome"], "tls_failed", "{record}");
 }
 
@@ -188,7 +188,7 @@ fn ctrl_c_in_psql_stops_the_query_on_the_server() {
     let running = "select count(*) from pg_stat_activity where application_name = 'cancelled' and wait_event = 'PgSleep'";
     until("the query sleeps on the server", || (postgres.as_superuser(running) == "1").then_some(()));
     kill_process(Pid::from_child(&child), Signal::INT).expect("a psql to interrupt");
-    wait(child).must_say("canceling statement due to user request");
+    wait(child).must_print("canceling statement due to user request");
     until("the query is gone from the server", || (postgres.as_superuser(running) == "0").then_some(()));
 }
 

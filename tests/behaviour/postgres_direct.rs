@@ -18,9 +18,9 @@ fn direct_tls_works_from_version_17_on_and_is_explained_before() {
         assert_eq!(ambassador.record()["outcome"], "completed");
         return;
     }
-    finished
-        .must_exit(2)
-        .must_say("leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)");
+    finished.must_exit(2).must_print(
+        "leave `start: direct` out of the cluster's `tls` (PostgreSQL takes it since version 17)",
+    );
     let record = ambassador.record();
     assert_eq!(record["outcome"], "tls_failed", "{record}");
 }

@@ -52,7 +52,7 @@ fn works_and_passes_a_refusal_on(
     let finished = run(program(), file, &ambassador, "app", user).must_succeed();
     assert!(finished.stdout.starts_with("42\n"), "{}", finished.stdout);
     let refused = run(program(), file, &ambassador, "dead", user).must_exit(1);
-    refused.must_say(dress);
+    refused.must_print(dress);
     must_have_our_words(&refused.stderr, &ambassador);
     finished
 }
@@ -81,7 +81,7 @@ fn psycopg_works_through_a_plaintext_port() {
     let conninfo = format!("host=127.0.0.1 port={port} user=app dbname=postgres");
     let mut python = python("psycopg", "python3-psycopg");
     let refused = finish(python.arg(driver("application.py")).arg(conninfo)).must_exit(1);
-    refused.must_say("psycopg.OperationalError: connection failed: FATAL:  ambassador: connect_failed: ");
+    refused.must_print("psycopg.OperationalError: connection failed: FATAL:  ambassador: connect_failed: ");
     must_have_our_words(&refused.stderr, &ambassador);
 }
 

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use crate::credentials::{Folder, wait_reload};
+use crate::harness::other_user::{Cgroup, OtherUser, Users};
 use crate::harness::postgres::{psql, psql_command};
-use crate::harness::somebody::{Cgroup, Somebody, Users};
 use crate::harness::{Ambassador, Config, Finished, Leaf, Postgres, until};
 
 /// The names in two certificates, and the roles that the server's map assigns to them.
@@ -54,8 +54,8 @@ fn a_user_and_a_unit_are_the_roles_that_the_servers_map_gives_to_their_certifica
         &cluster,
     );
     let ambassador = Ambassador::start(&config);
-    let callers = [(Somebody::user(billing), BILLING), (Somebody::user(reports).within(&report), REPORT)];
-    let login = |caller: &Somebody, role: &str| {
+    let callers = [(OtherUser::user(billing), BILLING), (OtherUser::user(reports).within(&report), REPORT)];
+    let login = |caller: &OtherUser, role: &str| {
         let mut psql = psql_command(&conninfo(&ambassador, role));
         psql.args(["-c", "select current_user, client_dn from pg_stat_ssl where pid = pg_backend_pid()"]);
         caller.run(&psql)

@@ -17,18 +17,18 @@ struct Receiver {
     server: &'static Server,
     port: usize,
     protocol: &'static str,
-    says: Vec<u8>,
-    hears: &'static [u8],
+    sends: Vec<u8>,
+    expects: &'static [u8],
 }
 
 fn receivers() -> Vec<Receiver> {
-    let receiver = |name, server, port, protocol, says: &[u8], hears| Receiver {
+    let receiver = |name, server, port, protocol, sends: &[u8], expects| Receiver {
         name,
         server,
         port,
         protocol,
-        says: says.to_vec(),
-        hears,
+        sends: sends.to_vec(),
+        expects,
     };
     // An anonymous bind, and its success.
     let bind = b"\x30\x0c\x02\x01\x01\x60\x07\x02\x01\x03\x04\0\x80\0";
@@ -56,9 +56,9 @@ impl Receiver {
 
     #[track_caller]
     fn serves(&self, client: &mut Client, to_whom: &str) {
-        client.send(&self.says);
+        client.send(&self.sends);
         let mut heard = Vec::new();
-        while !heard.windows(self.hears.len()).any(|window| window == self.hears) {
+        while !heard.windows(self.expects.len()).any(|window| window == self.expects) {
             heard.extend(client.receive(1));
             assert!(heard.len() < 4096, "{} to {to_whom}: {}", self.name, heard.escape_ascii());
         }
@@ -123,7 +123,7 @@ fn with_a_long_context(receiver: &Receiver, more: &str) -> (Ambassador, Client) 
 fn a_header_has_no_more_than_the_servers_of_its_protocol_take() {
     for receiver in receivers() {
         let (_ambassador, mut client) = with_a_long_context(&receiver, "");
-        receiver.serves(&mut client, "a client that says much of itself");
+        receiver.serves(&mut client, "a client that sends much of itself");
     }
 }
 
@@ -133,7 +133,7 @@ fn a_header_has_no_more_than_the_servers_of_its_protocol_take() {
 fn what_mariadb_says_of_a_header_is_told() {
     let receiver = receivers().into_iter().find(|receiver| receiver.name == "MariaDB").expect("it is there");
     let (ambassador, mut client) = with_a_long_context(&receiver, "send_proxy_max: 1500");
-    client.send(&receiver.says);
+    client.send(&receiver.sends);
     let (heard, _) = client.read_out();
     let heard = String::from_utf8_lossy(&heard).into_owned();
     let record = ambassador.record_of("upstream_refused");

@@ -16,8 +16,8 @@ fn the_real_postgres_refuses_a_client_without_tls() {
         "select 1",
     );
     assert_ne!(refused.code, 0);
-    refused.must_say("no pg_hba.conf entry");
-    refused.must_say("no encryption");
+    refused.must_print("no pg_hba.conf entry");
+    refused.must_print("no encryption");
 }
 
 #[test]
@@ -31,7 +31,7 @@ fn the_real_postgres_refuses_a_client_without_a_certificate() {
     let refused =
         psql(&format!("host={host} port={port} user=app dbname=postgres sslmode=require"), "select 1");
     assert_ne!(refused.code, 0);
-    refused.must_say("client certificate");
+    refused.must_print("client certificate");
 }
 
 #[test]

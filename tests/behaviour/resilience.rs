@@ -404,7 +404,7 @@ fn status_shows_how_long_dials_take() {
 fn on_unhealthy_ends_the_sessions_of_an_endpoint_that_goes_down() {
     let up = Arc::new(AtomicBool::new(true));
     let asked = Arc::clone(&up);
-    let moody = Upstream::plain(move |mut conn| {
+    let switchable = Upstream::plain(move |mut conn| {
         let up = Arc::clone(&asked);
         async move {
             let mut buffer = [0; 64];
@@ -417,7 +417,7 @@ fn on_unhealthy_ends_the_sessions_of_an_endpoint_that_goes_down() {
         }
     });
     let config = Config::app(
-        &[&moody.address()],
+        &[&switchable.address()],
         "health_check: { type: exchange, interval: 100ms, timeout: 1s, \
          exchange: { send: ping, expect: ping } }\non_unhealthy: close\nclosing_time: 0s",
     );

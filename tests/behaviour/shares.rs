@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::callers::{SERVED, config, start, tcp};
-use crate::harness::somebody::{Cgroup, Somebody, Users};
+use crate::harness::other_user::{Cgroup, OtherUser, Users};
 use crate::harness::{Ambassador, Upstream, roles, until};
 
 #[test]
@@ -17,9 +17,9 @@ fn each_caller_has_its_own_connections_and_no_more() {
     let upstream = Upstream::plain(roles::echo);
     let ambassador = start(&upstream, "per_caller: { max_connections: 3 }");
     let target = tcp(&ambassador);
-    let mut flood = Somebody::user(billing).call(&target, &["flood=10"]);
-    assert_eq!(flood.heard(), "served 3");
-    assert_eq!(Somebody::user(reports).call(&target, &["flood=2"]).heard(), "served 2");
+    let mut flood = OtherUser::user(billing).call(&target, &["flood=10"]);
+    assert_eq!(flood.result(), "served 3");
+    assert_eq!(OtherUser::user(reports).call(&target, &["flood=2"]).result(), "served 2");
     let record = ambassador.record_of("caller_full");
     let words = format!("uid {} has reached per_caller.max_connections (3)", billing.uid);
     assert_eq!(
@@ -31,7 +31,7 @@ fn each_caller_has_its_own_connections_and_no_more() {
     drop(flood);
     ambassador.wait_active(0);
     assert_eq!(
-        Somebody::user(billing).call(&target, &["flood=4"]).heard(),
+        OtherUser::user(billing).call(&target, &["flood=4"]).result(),
         "served 3",
         "they are given back"
     );
@@ -69,11 +69,11 @@ fn a_caller_over_its_rate_is_refused_and_others_are_not() {
     let target = tcp(&ambassador);
     // As fast as they come: the first is served, and then one for each second that passes.
     let before = std::time::Instant::now();
-    let served = Somebody::user(billing).call(&target, &["flood=20"]).heard();
+    let served = OtherUser::user(billing).call(&target, &["flood=20"]).result();
     let most = 2 + before.elapsed().as_secs();
     let served: u64 = served.strip_prefix("served ").and_then(|count| count.parse().ok()).expect("a count");
     assert!((1..=most).contains(&served), "{served} of at most {most}");
-    assert_eq!(Somebody::user(reports).call(&target, &[]).heard(), SERVED);
+    assert_eq!(OtherUser::user(reports).call(&target, &[]).result(), SERVED);
     let record = ambassador.record_of("caller_full");
     assert!(
         record["error"].as_str().is_some_and(|error| error.contains("connections_per_second (1)")),
@@ -96,8 +96,8 @@ fn services_are_counted_apart_even_of_one_user() {
     let ambassador = start(&upstream, "per_caller: { max_connections: 2 }");
     let flood = |cgroup: &Cgroup, count: usize| {
         let mut call =
-            Somebody::user(billing).within(cgroup).call(&tcp(&ambassador), &[&format!("flood={count}")]);
-        let heard = call.heard();
+            OtherUser::user(billing).within(cgroup).call(&tcp(&ambassador), &[&format!("flood={count}")]);
+        let heard = call.result();
         (call, heard)
     };
     let services = [flood(&one, 5), flood(&two, 5)];
@@ -127,11 +127,11 @@ fn a_caller_that_takes_all_it_can_takes_nothing_of_the_others() {
     for limit in ["max_connections: 4", "connections_per_second: 20"] {
         let ambassador = start(&upstream, &format!("max_connections: 60\nper_caller: {{ {limit} }}"));
         let target = tcp(&ambassador);
-        let mut noisy = Somebody::user(billing).call(&target, &["storm"]);
-        assert_eq!(noisy.heard(), "storm");
+        let mut noisy = OtherUser::user(billing).call(&target, &["storm"]);
+        assert_eq!(noisy.result(), "storm");
         ambassador.record_of("caller_full");
         for _ in 0..5 {
-            assert_eq!(Somebody::user(reports).call(&target, &["flood=4"]).heard(), "served 4", "{limit}");
+            assert_eq!(OtherUser::user(reports).call(&target, &["flood=4"]).result(), "served 4", "{limit}");
             // Its own connections must have ended before it may have four again.
             until("the quiet caller's sessions had ended", || {
                 let sessions = ambassador.get("/sessions").json();
@@ -168,7 +168,7 @@ fn no_caller_has_more_waiting_than_its_share_or_the_listener_says() {
         let mut holder = ambassador.connect();
         holder.echo("held");
         let target = tcp(&ambassador);
-        let noisy = Somebody::user(billing).call(&target, &["crowd=8"]);
+        let noisy = OtherUser::user(billing).call(&target, &["crowd=8"]);
         let records = ambassador.wait_records(5);
         for record in &records {
             assert_eq!(
@@ -182,7 +182,7 @@ fn no_caller_has_more_waiting_than_its_share_or_the_listener_says() {
             );
         }
         assert_eq!(ambassador.metrics().sum("caller_refused_total", &[]), 5.0);
-        let quiet = Somebody::user(reports).call(&target, &["crowd=3"]);
+        let quiet = OtherUser::user(reports).call(&target, &["crowd=3"]);
         until("three of each wait", || (waiting(&ambassador) == 6).then_some(()));
         drop(holder);
         let records = ambassador.wait_records(12);
@@ -220,7 +220,7 @@ fn callers_that_wait_have_every_other_turn_however_many_connections_one_has() {
     let mut calls = Vec::new();
     for (user, word, count, all) in [(billing, "noisy", 20, 20), (reports, "quiet", 5, 25)] {
         let options = [format!("crowd={count}"), format!("word={word}")];
-        calls.push(Somebody::user(user).call(&tcp(&ambassador), &options.each_ref().map(|word| &**word)));
+        calls.push(OtherUser::user(user).call(&tcp(&ambassador), &options.each_ref().map(|word| &**word)));
         until(format!("{all} wait"), || (waiting(&ambassador) == all).then_some(()));
     }
     drop(holder);
@@ -241,7 +241,7 @@ fn a_crowd_that_never_ends_delays_another_caller_by_a_few_of_its_turns() {
     let upstream = Upstream::plain(roles::echo);
     let limits = "limits: { max_connections: 1, queue_timeout: 1m }\nconnect: { deadline: 1m }";
     let ambassador = Ambassador::start(&config(&upstream, "", limits));
-    let _noisy = Somebody::user(billing).call(&tcp(&ambassador), &["crowd=30", "again", "hold=30"]);
+    let _noisy = OtherUser::user(billing).call(&tcp(&ambassador), &["crowd=30", "again", "hold=30"]);
     for _ in 0..5 {
         until("the crowd waits", || (waiting(&ambassador) >= 29).then_some(()));
         let before = upstream.accepted();

@@ -9,7 +9,7 @@ use std::thread;
 use rustix::process::{Signal, kill_process};
 
 use crate::harness::{Ambassador, Client, ClosedPort, Config, End, Upstream, finish, roles, until};
-use crate::health::{moody, wait_health};
+use crate::health::{switchable, wait_health};
 use crate::replacement::{process, under_keeper};
 
 /// A down endpoint stays so for a hundred good probes, a second apart: without the handed-over state one would make it
@@ -28,8 +28,8 @@ struct Three {
 impl Three {
     fn new() -> Self {
         let (is_up, always) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
-        let [disabled, serving] = [(); 2].map(|()| Upstream::plain(moody(&always)));
-        Self { down: Upstream::plain(moody(&is_up)), is_up, disabled, serving }
+        let [disabled, serving] = [(); 2].map(|()| Upstream::plain(switchable(&always)));
+        Self { down: Upstream::plain(switchable(&is_up)), is_up, disabled, serving }
     }
 
     fn config(&self, more: &str) -> Config {
@@ -42,7 +42,7 @@ impl Three {
 
     /// Waits until the daemon knows all of it, and then removes the cause of the first.
     #[track_caller]
-    fn tell(&self, ambassador: &Ambassador) {
+    fn prepare(&self, ambassador: &Ambassador) {
         wait_health(ambassador, &self.down.address(), "unhealthy");
         let order = format!("/clusters/up/endpoints/{}/disable", self.disabled.address());
         assert_eq!(ambassador.post(&order).status, 200);
@@ -101,10 +101,10 @@ fn none_fell(
 fn a_successor_knows_who_is_down_and_what_was_ordered_from_the_first_session_on() {
     let three = Three::new();
     let mut ambassador = Ambassador::start(&three.config(""));
-    three.tell(&ambassador);
+    three.prepare(&ambassador);
     ambassador.replace();
     three.are_known(&ambassador);
-    ambassador.wait_line("going on from what the process before us knew");
+    ambassador.wait_line("the predecessor's state is restored");
     // And its successor gets it from it.
     ambassador.replace();
     three.are_known(&ambassador);
@@ -114,7 +114,7 @@ fn a_successor_knows_who_is_down_and_what_was_ordered_from_the_first_session_on(
 fn a_reload_of_the_cluster_keeps_who_is_down_and_what_was_ordered() {
     let three = Three::new();
     let ambassador = Ambassador::start(&three.config(""));
-    three.tell(&ambassador);
+    three.prepare(&ambassador);
     ambassador.rewrite(&three.config("connect: { attempts: 2 }"));
     assert_eq!(ambassador.post("/reload").json()["changes"][0], "cluster up changed");
     three.are_known(&ambassador);
@@ -234,7 +234,7 @@ fn no_sum_falls_and_what_the_old_process_still_counts_is_counted() {
 fn a_restart_with_systemds_store_goes_on_from_what_was_known() {
     let three = Three::new();
     let ambassador = under_keeper(&three.config(""));
-    three.tell(&ambassador);
+    three.prepare(&ambassador);
     three.are_known(&ambassador);
     let (before, first) = (sums(&ambassador), process(&ambassador));
     kill_process(first, Signal::TERM).expect("the first process");
@@ -254,7 +254,7 @@ fn a_restart_with_systemds_store_goes_on_from_what_was_known() {
 fn a_successor_of_another_kind_begins_anew_and_says_so() {
     let three = Three::new();
     let mut ambassador = Ambassador::start(&three.config(""));
-    three.tell(&ambassador);
+    three.prepare(&ambassador);
     // With another name it is another cluster.
     let endpoints = [three.down.address(), three.disabled.address()];
     let renamed = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: other").cluster(

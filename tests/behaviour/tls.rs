@@ -162,7 +162,7 @@ fn a_burst_resumes_as_many_tls_sessions_as_tickets_were_stored() {
         async move {
             if is_of_the_burst {
                 // No handshake of the burst receives a ticket before each has sent the one it uses.
-                conn.heard().await;
+                conn.wait_readable().await;
                 gate.wait().await;
             }
             if let Some(conn) = conn.start_tls(tls).await {

@@ -35,7 +35,7 @@ fn refused(upstream: &Upstream, tls: &str) -> Value {
 }
 
 #[track_caller]
-fn says(record: &Value, words: &[&str]) {
+fn error_must_contain(record: &Value, words: &[&str]) {
     let error = record["error"].as_str().expect("an error").to_lowercase();
     assert!(words.iter().any(|word| error.contains(&word.to_lowercase())), "none of {words:?} in {error:?}");
 }
@@ -52,7 +52,7 @@ fn server(tls: Arc<ServerConfig>) -> Upstream {
 fn a_certificate_of_another_ca_is_refused() {
     let (pki, other) = (Pki::new(), Pki::new());
     let upstream = server(ServerTls::new(&other.server(&["127.0.0.1"])).build());
-    says(
+    error_must_contain(
         &refused(&upstream, &ca(&pki)),
         &["not signed by a CA of tls.ca: one of the name of its issuer is there"],
     );
@@ -62,28 +62,28 @@ fn a_certificate_of_another_ca_is_refused() {
 fn without_ca_only_public_roots_are_trusted() {
     let pki = Pki::new();
     let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).build());
-    says(&refused(&upstream, ""), &["neither tls.ca nor what the server sent has the CA"]);
+    error_must_contain(&refused(&upstream, ""), &["neither tls.ca nor what the server sent has the CA"]);
 }
 
 #[test]
 fn a_certificate_for_another_name_is_refused() {
     let pki = Pki::new();
     let upstream = server(ServerTls::new(&pki.server(&["other.test"])).build());
-    says(&refused(&upstream, &format!("{}, server_name: db.test", ca(&pki))), &["db.test"]);
+    error_must_contain(&refused(&upstream, &format!("{}, server_name: db.test", ca(&pki))), &["db.test"]);
 }
 
 #[test]
 fn a_certificate_for_a_name_does_not_stand_for_the_address() {
     let pki = Pki::new();
     let upstream = server(ServerTls::new(&pki.server(&["db.test"])).build());
-    says(&refused(&upstream, &ca(&pki)), &["127.0.0.1"]);
+    error_must_contain(&refused(&upstream, &ca(&pki)), &["127.0.0.1"]);
 }
 
 #[test]
 fn an_expired_certificate_is_refused() {
     let pki = Pki::new();
     let upstream = server(ServerTls::new(&pki.expired_server(&["127.0.0.1"])).build());
-    says(&refused(&upstream, &ca(&pki)), &["expired"]);
+    error_must_contain(&refused(&upstream, &ca(&pki)), &["expired"]);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_server_that_accepts_and_is_silent_is_given_up_in_words() {
     // It reads the ClientHello and never answers; then a server that does not even read.
     for upstream in [Upstream::plain(roles::silent), Upstream::plain(roles::deaf)] {
         let record = refused(&upstream, &ca(&pki));
-        says(&record, &["timed out", "timeout", "within"]);
+        error_must_contain(&record, &["timed out", "timeout", "within"]);
     }
 }
 
@@ -162,7 +162,7 @@ fn a_missing_client_certificate_is_told_by_tls_1_2_in_the_handshake() {
     let pki = Pki::new();
     let upstream = server(ServerTls::new(&pki.server(&["127.0.0.1"])).clients_of(&pki).only_1_2().build());
     let record = refused(&upstream, &ca(&pki));
-    says(&record, &["alert", "certificate", "handshake"]);
+    error_must_contain(&record, &["alert", "certificate", "handshake"]);
 }
 
 /// In TLS 1.3 our side of the handshake is over before the server has verified us: the alert arrives where the first
@@ -182,7 +182,7 @@ fn a_missing_client_certificate_is_told_by_tls_1_3_after_the_handshake() {
         ["tls_failed", "upstream_reset"].contains(&record["outcome"].as_str().expect("an outcome")),
         "{record}"
     );
-    says(&record, &["certificate"]);
+    error_must_contain(&record, &["certificate"]);
     upstream.wait_note("handshake failed");
 }
 
@@ -199,7 +199,7 @@ fn a_client_certificate_of_another_ca_is_told() {
     client.send("hello");
     assert_eq!(client.ending(), End::Reset);
     let record = ambassador.record();
-    says(&record, &["unknownca", "unknown ca", "certificate", "decrypt"]);
+    error_must_contain(&record, &["unknownca", "unknown ca", "certificate", "decrypt"]);
 }
 
 /// Scenario: a receiver of one-way messages asks for a certificate, does without, reads the message and closes in
@@ -225,7 +225,7 @@ fn a_server_that_asked_for_a_certificate_and_ends_in_order_is_not_made_a_reset()
     drop(client);
     let record = ambassador.record();
     assert_eq!((&record["outcome"], &record["sent_bytes"]), (&"tls_failed".into(), &7.into()), "{record}");
-    says(&record, &["certificate"]);
+    error_must_contain(&record, &["certificate"]);
 }
 
 /// Scenario: nginx' `stream` with `ssl_verify_client on` ends the connection without an alert if there is no
@@ -257,7 +257,7 @@ fn nginx_that_wants_a_certificate_and_gets_none_is_told_as_that() {
         let record = ambassador.record();
         let told = (&record["outcome"], &record["closed_by"], &record["received_bytes"]);
         assert_eq!(told, (&"tls_failed".into(), &"upstream".into(), &0.into()), "{record}");
-        says(&record, &[WORDS]);
+        error_must_contain(&record, &[WORDS]);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("listeners.yaml");
         std::fs::write(&file, config.render(dir.path())).expect("a file to check");

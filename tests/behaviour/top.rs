@@ -117,7 +117,7 @@ fn top_without_a_terminal_or_a_daemon_says_so_and_exits_1() {
     let upstream = Upstream::plain(roles::echo);
     let mut ambassador = Ambassador::start(&Config::app(&[&upstream.address()], ""));
     let finished = finish(binary().arg("top").arg("--control").arg(ambassador.control())).must_exit(1);
-    finished.must_say("needs a terminal");
+    finished.must_print("needs a terminal");
     ambassador.signal(Signal::TERM);
     assert_eq!(ambassador.wait_exit(), 0);
     let screen = Screen::of(&ambassador);

@@ -201,7 +201,7 @@ fn a_full_postgresql_is_passed_over() {
         };
         psql(&conninfo(&alone), "select 1")
             .must_exit(2)
-            .must_say("FATAL:  sorry, too many clients already [");
+            .must_print("FATAL:  sorry, too many clients already [");
         let both = Ambassador::start(&Config::postgres(&[&full.address(), &roomy.address()], &cluster));
         for _ in 0..8 {
             assert_eq!(psql(&conninfo(&both), "select 6 * 7").must_succeed().stdout, "42\n");
@@ -222,7 +222,7 @@ fn a_postgresql_with_room_for_superusers_only_is_full() {
     let ambassador = Ambassador::start(&Config::postgres(&[&full.address()], &Postgres::tls_of_certonly()));
     let port = ambassador.address("app").port();
     let finished = psql(&format!("host=127.0.0.1 port={port} user=certonly dbname=postgres"), "select 1");
-    finished.must_exit(2).must_say("upstream_refused");
+    finished.must_exit(2).must_print("upstream_refused");
     assert_eq!(ambassador.record()["outcome"], "upstream_refused");
     sessions.iter_mut().for_each(|session| drop(session.kill().and_then(|()| session.wait())));
 }
@@ -238,7 +238,7 @@ fn a_postgresql_that_has_room_for_superusers_only_says_so_behind_a_password() {
     let ambassador = Ambassador::start(&config);
     let port = ambassador.address("app").port();
     let conninfo = format!("host=127.0.0.1 port={port} user=app dbname=postgres");
-    psql(&conninfo, "select 1").must_exit(2).must_say("remaining connection slots are reserved");
+    psql(&conninfo, "select 1").must_exit(2).must_print("remaining connection slots are reserved");
     let record = ambassador.record();
     assert_eq!(record["outcome"], "upstream_refused", "{record}");
     assert!(record["error"].as_str().is_some_and(|error| error.contains("53300")), "{record}");
@@ -299,7 +299,7 @@ fn the_mariadb_client_shows_1040() {
     let (pki, full) = (Pki::new(), turning_away(TOO_MANY));
     let cluster = format!("protocol: mysql\ntls: {{ ca: {} }}", pki.ca().display());
     let ambassador = Ambassador::start(&Config::app(&[&full.address()], &cluster));
-    query(&ambassador).must_exit(1).must_say("ERROR 1040 (HY000): Too many connections [");
+    query(&ambassador).must_exit(1).must_print("ERROR 1040 (HY000): Too many connections [");
 }
 
 fn line(client: &mut Client) -> String {

@@ -244,7 +244,7 @@ fn kills(seed: u64, secs: u64, endpoints: usize) -> Vec<Event> {
         .collect()
 }
 
-/// Ejections overlap.
+/// So often that ejections overlap.
 fn often(seed: u64, secs: u64, endpoints: usize) -> Vec<Event> {
     let mut drawn = drawn(seed, "often");
     let mut events = Vec::new();

@@ -14,7 +14,6 @@ use crate::row::Script;
 const CLIENTS: u32 = 8;
 
 enum Amount {
-    /// Of each client.
     Transactions(u32),
     Seconds(u64),
 }
@@ -22,7 +21,7 @@ enum Amount {
 /// Each client's session and one transaction.
 const OPENING: Amount = Amount::Transactions(1);
 
-/// Its report.
+/// What pgbench printed at its end.
 struct Report {
     transactions: f64,
     per_second: f64,

@@ -29,10 +29,10 @@ use upstream::Upstream;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Leave it running until ctrl-C, to look around
+    /// Keep the daemon and the servers running after the demo, until ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Only write a development PKI (CA, server and client certificates) to this folder
+    /// Write a CA and server and client certificates for development to this folder, and exit
     #[arg(long, value_name = "DIR", conflicts_with = "keep")]
     write_certs: Option<PathBuf>,
 }

@@ -17,11 +17,11 @@ pub(super) fn write(folder: &Path) -> io::Result<()> {
     let ca_key = KeyPair::generate().map_err(io::Error::other)?;
     let ca = ca_params().self_signed(&ca_key).map_err(io::Error::other)?;
     let issuer = Issuer::new(ca_params(), ca_key);
-    put(folder, "ca.pem", 0o644, &ca.pem())?;
+    write_file(folder, "ca.pem", 0o644, &ca.pem())?;
     let server = leaf("localhost", ExtendedKeyUsagePurpose::ServerAuth)?;
-    signed(folder, "server", &server, &issuer)?;
+    sign(folder, "server", &server, &issuer)?;
     let client = leaf("ambassador", ExtendedKeyUsagePurpose::ClientAuth)?;
-    signed(folder, "client", &client, &issuer)
+    sign(folder, "client", &client, &issuer)
 }
 
 fn ca_params() -> CertificateParams {
@@ -41,7 +41,7 @@ fn leaf(name: &str, purpose: ExtendedKeyUsagePurpose) -> io::Result<CertificateP
     Ok(params)
 }
 
-fn signed(
+fn sign(
     folder: &Path,
     name: &str,
     params: &CertificateParams,
@@ -49,11 +49,11 @@ fn signed(
 ) -> io::Result<()> {
     let key = KeyPair::generate().map_err(io::Error::other)?;
     let certificate = params.signed_by(&key, issuer).map_err(io::Error::other)?;
-    put(folder, &format!("{name}.pem"), 0o644, &certificate.pem())?;
-    put(folder, &format!("{name}.key"), 0o600, &key.serialize_pem())
+    write_file(folder, &format!("{name}.pem"), 0o644, &certificate.pem())?;
+    write_file(folder, &format!("{name}.key"), 0o600, &key.serialize_pem())
 }
 
-fn put(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
+fn write_file(folder: &Path, name: &str, mode: u32, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode);
     // Follows no link, as another user may have put one there.

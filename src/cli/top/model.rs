@@ -27,7 +27,6 @@ pub(super) enum Key {
     Enter,
     Escape,
     Backspace,
-    /// Ctrl-C.
     Interrupt,
 }
 
@@ -35,7 +34,6 @@ pub(super) enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     Quit,
-    /// Close that session.
     Close(String),
 }
 

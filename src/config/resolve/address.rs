@@ -16,7 +16,7 @@ pub(super) fn local(text: &str) -> Result<SocketAddr, String> {
             // Our sockets are IPV6_V6ONLY, and the kernel refuses such an address there.
             IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => {
                 let plain = SocketAddr::new(ip.to_canonical(), address.port());
-                Err(format!("is an IPv4 address in IPv6 clothing; write `{plain}`"))
+                Err(format!("is an IPv4-mapped IPv6 address; write `{plain}`"))
             }
             IpAddr::V4(_) | IpAddr::V6(_) => Ok(address),
         };

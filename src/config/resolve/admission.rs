@@ -66,7 +66,7 @@ impl SettingsBuilder<'_> {
             let at = per_caller.at("max_queued");
             let mut queues = its.iter().filter(|cluster| !cluster.queue_timeout.is_zero()).peekable();
             if queues.peek().is_none() {
-                let message = "nobody waits in the listener's cluster; set `limits.queue_timeout` there, or leave this out";
+                let message = "has no effect: the listener's cluster has no queue; set `limits.queue_timeout` there, or leave this out";
                 self.findings.mistake(&at, message);
             }
             if let Some(cluster) = queues.find(|cluster| cluster.limits.max_pending <= most) {
@@ -87,7 +87,7 @@ impl SettingsBuilder<'_> {
             let message = "the list is empty, and would admit nobody; leave `allow` out to admit everybody";
             self.findings.mistake(&listener.at("allow"), message);
         }
-        let rules: Vec<_> = items.iter().map(|item| self.allowed(item.section()?)).collect();
+        let rules: Vec<_> = items.iter().map(|item| self.allow_rule(item.section()?)).collect();
         if listener.boolean("expose") == Some(true) {
             let message = "whoever connects from another host is a stranger, and denied";
             self.findings.warning(&listener.at("allow"), message);
@@ -95,7 +95,7 @@ impl SettingsBuilder<'_> {
         rules.into_iter().collect()
     }
 
-    fn allowed(&mut self, section: &Section) -> Option<Rule> {
+    fn allow_rule(&mut self, section: &Section) -> Option<Rule> {
         let rule = self.caller_rule(section)?;
         if rule == Rule::default() {
             let message = "the rule names no user, group or unit, and would admit everybody; leave `allow` out for that";

@@ -260,8 +260,7 @@ impl SettingsBuilder<'_> {
             self.findings.mistake(&at, message);
         }
         if cluster.text("send_proxy").is_some_and(|version| version != "none") {
-            let message =
-                "does not go with `send_proxy`: the header comes first, and says whose connection it is";
+            let message = "does not go with `send_proxy`: the header comes first and names the client, which is not known yet";
             self.findings.mistake(&at, message);
         }
         let protocol = protocol?;
@@ -298,7 +297,7 @@ impl SettingsBuilder<'_> {
         if let Ok(address) = text.parse() {
             return Some(Some(address));
         }
-        let message = format!("{} is no IP address (the port is the kernel's choice)", quoted(text));
+        let message = format!("{} is no IP address; write it without a port", quoted(text));
         self.findings.mistake(&connect.at("local_address"), message);
         None
     }

@@ -81,8 +81,8 @@ impl SettingsBuilder<'_> {
             .iter()
             .map(|item| {
                 let (target, at) = match (item.text(), item.section()) {
-                    (Some(text), _) => (self.plain(text, &item.at, around), item.at.clone()),
-                    (None, section) => (self.detailed(section?, around), section?.at("address")),
+                    (Some(text), _) => (self.endpoint_text(text, &item.at, around), item.at.clone()),
+                    (None, section) => (self.endpoint_section(section?, around), section?.at("address")),
                 };
                 let target = target?;
                 let name = target.address.to_string();
@@ -95,12 +95,12 @@ impl SettingsBuilder<'_> {
         targets.into_iter().collect()
     }
 
-    fn plain(&mut self, text: &str, at: &SourceLocation, around: &ClusterContext) -> Option<Target> {
+    fn endpoint_text(&mut self, text: &str, at: &SourceLocation, around: &ClusterContext) -> Option<Target> {
         let address = self.address(text, at, around)?;
         target(address, (1, 0), around.server_name.clone())
     }
 
-    fn detailed(&mut self, section: &Section, around: &ClusterContext) -> Option<Target> {
+    fn endpoint_section(&mut self, section: &Section, around: &ClusterContext) -> Option<Target> {
         let at = section.at("server_name");
         let server_name = section.optional_text("server_name").and_then(|text| {
             let parsed = text.map(address::server_name).transpose();

@@ -11,7 +11,7 @@ use super::{SettingsBuilder, address};
 use crate::config::mistakes::{SourceLocation, quoted};
 use crate::config::raw::Section;
 use crate::discovery::{DialLoop, LoopGraph};
-use crate::listener::{Settings, entry_points};
+use crate::listener::{Settings, listener_edges};
 use crate::name::{ClusterName, ListenerName};
 use crate::sys::{self, Bind, SystemdBind, UnixBind};
 
@@ -193,7 +193,7 @@ impl SettingsBuilder<'_> {
         clusters: &[Option<crate::cluster::Settings>],
     ) {
         let known = clusters.iter().flatten().map(|cluster| (cluster.name.clone(), cluster.addresses()));
-        let graph = LoopGraph::new(entry_points(listeners.iter().flatten()), known.collect());
+        let graph = LoopGraph::new(listener_edges(listeners.iter().flatten()), known.collect());
         for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
             let Some(listener) = listener else { continue };
             let is_of = |listener: &Settings, own| listener.binds.contains(&Bind::Tcp(own));

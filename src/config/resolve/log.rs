@@ -9,25 +9,25 @@ use crate::config::suggest::did_you_mean;
 use crate::log::{Format, LEVELS, LogTarget, Output, Settings, accepts};
 use crate::policy::sampling::Sampling;
 
-/// journald's socket (systemd-journald.service(8)).
+/// The socket of journald, by systemd-journald.service(8).
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 impl SettingsBuilder<'_> {
     pub(super) fn log(&mut self, root: &Section) -> Option<Settings> {
         let log = root.section("log")?;
         let level = log.choice("level", &LEVELS);
-        let words = self.log_target(log, &Output::Stderr);
-        let of_words = words.as_ref().map_or(&Output::Stderr, |words| &words.output);
+        let events = self.log_target(log, &Output::Stderr);
+        let of_events = events.as_ref().map_or(&Output::Stderr, |events| &events.output);
         let access = match log.section("access") {
-            Some(access) => self.log_target(access, of_words),
-            None => Some(LogTarget { output: of_words.clone(), format: None }),
+            Some(access) => self.log_target(access, of_events),
+            None => Some(LogTarget { output: of_events.clone(), format: None }),
         };
-        let (words, mut access) = (words?, access?);
+        let (events, mut access) = (events?, access?);
         // Access records have the events' format, unless they go to the journal.
         if !matches!(access.output, Output::Journal(_)) {
-            access.format = access.format.or(words.format);
+            access.format = access.format.or(events.format);
         }
-        Some(Settings { level: level?, words, access })
+        Some(Settings { level: level?, events, access })
     }
 
     /// Which sessions of a listener leave access records: by its own setting, else by the common

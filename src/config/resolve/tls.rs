@@ -130,8 +130,7 @@ impl SettingsBuilder<'_> {
             if all.iter().all(|identity| identity.source() == first.source()) {
                 return Some(Roots::Bundle(Arc::clone(first)));
             }
-            let message =
-                "the identities come from several places, so nobody says whom to trust; name it as `ca`";
+            let message = "the identities come from several places, so their CAs are ambiguous; name the servers' CA as `ca`";
             self.findings.mistake(&tls.at("identity"), message);
             return None;
         }
@@ -205,7 +204,7 @@ impl SettingsBuilder<'_> {
     }
 
     fn pins(&mut self, tls: &Section) -> Option<Vec<Pin>> {
-        self.demanded(tls, "pins", |text| {
+        self.required_items(tls, "pins", |text| {
             text.parse().map_err(|reason| {
                 format!(
                     "{} {reason}; write the SHA-256 of the public key as `sha256//BASE64`, as curl does",
@@ -216,7 +215,7 @@ impl SettingsBuilder<'_> {
     }
 
     fn allowed_uris(&mut self, tls: &Section) -> Option<Vec<String>> {
-        self.demanded(tls, "allowed_uris", |text| match text {
+        self.required_items(tls, "allowed_uris", |text| match text {
             _ if text.contains('*') => {
                 Err("URIs are compared letter by letter; `*` stands for nothing else".into())
             }
@@ -228,7 +227,7 @@ impl SettingsBuilder<'_> {
     }
 
     /// The parsed items of a list of requirements, if it is given.
-    fn demanded<T>(
+    fn required_items<T>(
         &mut self,
         tls: &Section,
         key: &str,
@@ -308,7 +307,7 @@ impl SettingsBuilder<'_> {
         if let Some((.., after)) = rest.and_then(|rest| rules.iter().flatten().nth(rest + 1)) {
             self.findings.mistake(
                 after,
-                "is never reached: the rule before it, which names only `use`, is for all the rest",
+                "is never reached: the rule before it has only `use` and applies to every caller",
             );
         }
         let rules: Vec<_> = rules.into_iter().collect::<Option<_>>()?;

@@ -31,8 +31,8 @@ fn the_defaults_are_those_promised() {
     assert_eq!(config.admin.bind, Some(SocketAddr::from(([127, 0, 0, 1], 9901))));
     assert_eq!(config.admin.control, Control::Default("/run/ambassador/control.sock".into()));
     assert_eq!((config.log.level, config.listeners[0].records), (LevelFilter::INFO, Some(Sampling::ALL)));
-    assert_eq!((&config.log.words.output, config.log.words.format), (&Output::Stderr, None));
-    assert_eq!(config.log.access, config.log.words);
+    assert_eq!((&config.log.events.output, config.log.events.format), (&Output::Stderr, None));
+    assert_eq!(config.log.access, config.log.events);
     assert!(config.workers >= 1);
     assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (Duration::ZERO, 30 * SECOND));
     assert_eq!(config.warnings, Vec::<String>::new());
@@ -162,7 +162,7 @@ clusters:
 "#,
     );
     assert_eq!((config.admin.bind, config.admin.control), (None, Control::Off));
-    assert_eq!(config.log.words.format, Some(Format::Json));
+    assert_eq!(config.log.events.format, Some(Format::Json));
     assert_eq!((config.log.level, config.workers), (LevelFilter::WARN, 3));
     assert!(config.listeners.iter().all(|listener| listener.records.is_none()));
     assert_eq!((config.shutdown.lame_duck, config.shutdown.drain_timeout), (SECOND, 2 * SECOND));

@@ -29,7 +29,7 @@ fn folder() -> TempDir {
 #[track_caller]
 fn outputs(folder: &Path, log: &str) -> (Output, Output) {
     let config = parse(folder, log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    (config.log.words.output, config.log.access.output)
+    (config.log.events.output, config.log.access.output)
 }
 
 #[track_caller]
@@ -54,7 +54,8 @@ fn folders_that_others_may_write_are_warned_of() {
              \"unix:./{position}/a.sock\", cluster: b }} }}\nclusters: {{ b: {{ endpoints: [10.0.0.1:1] }} }}\n"
         );
         let config = Config::parse(&text, &folder.path().join("listeners.yaml"), &|_| None).expect("fine");
-        let warned = config.warnings.iter().filter(|warning| warning.contains("others may write in")).count();
+        let warned =
+            config.warnings.iter().filter(|warning| warning.contains("other users may write in")).count();
         assert_eq!(warned, expected, "{position}: {:?}", config.warnings);
         let told = config.warnings.join("\n");
         for path in ["admin.control", "log.output", "listeners.a.bind"] {
@@ -81,7 +82,7 @@ fn a_format_is_for_both_unless_the_records_have_their_own() {
     let folder = folder();
     let formats = |log: &str| {
         let config = parse(folder.path(), log).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        (config.log.words.format, config.log.access.format)
+        (config.log.events.format, config.log.access.format)
     };
     assert_eq!(formats("{ format: text }"), (Some(Format::Text), Some(Format::Text)));
     let own = formats("{ format: text, access: { format: json } }");

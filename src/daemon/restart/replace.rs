@@ -37,19 +37,19 @@ impl Handover {
         // From here on, the predecessors' reports are for the successor.
         predecessors.pause(true);
         let snapshot = snapshot::write(&services.admin_state)
-            .inspect_err(|error| tracing::warn!(%error, "cannot tell the successor what is known here"))
+            .inspect_err(|error| tracing::warn!(%error, "cannot send the state to the successor"))
             .ok();
-        let (heard, reports) = match std::io::pipe() {
-            Ok((heard, reports)) => (OwnedFd::from(heard), OwnedFd::from(reports)),
+        let (receiving, reports) = match std::io::pipe() {
+            Ok((receiving, reports)) => (OwnedFd::from(receiving), OwnedFd::from(reports)),
             Err(error) => {
-                failed(&error.into());
+                record_failure(&error.into());
                 predecessors.pause(false);
                 return None;
             }
         };
         let passed = sockets.iter().map(|(listening, role)| (listening.as_fd(), role.clone()));
         let of_others = predecessors.pipes().map(|(process, pipe)| (pipe.as_fd(), Role::Reports(process)));
-        let own = (heard.as_fd(), Role::Reports(std::process::id()));
+        let own = (receiving.as_fd(), Role::Reports(std::process::id()));
         let passed = passed.chain(of_others).chain([own]);
         let passed = passed.chain(snapshot.iter().map(|snapshot| (snapshot.as_fd(), Role::Snapshot)));
         let passed: Vec<_> = passed.map(|(fd, role)| (fd, role.to_descriptor())).collect();
@@ -62,7 +62,7 @@ impl Handover {
                 Some(Self { id, launcher: Arc::clone(launcher), waiting, reports })
             }
             Err(error) => {
-                failed(&error);
+                record_failure(&error);
                 predecessors.pause(false);
                 None
             }
@@ -74,7 +74,7 @@ impl Handover {
         match (&mut self.waiting).await {
             Ok(Ok(())) => Some(self.id),
             Ok(Err(error)) => {
-                failed(&error);
+                record_failure(&error);
                 None
             }
             Err(_) => None,
@@ -86,13 +86,12 @@ impl Handover {
         self.reports
     }
 
-    /// Kills the successor.
     pub(in crate::daemon) fn abandon(&self) {
         self.launcher.kill();
     }
 }
 
-fn failed(error: &SuccessorError) {
+fn record_failure(error: &SuccessorError) {
     metrics::record_replacement(false);
     tracing::error!(%error, "the successor did not start; this process goes on");
 }

@@ -32,14 +32,13 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// The longest report, in bytes.
 const LENGTH_MAX: u32 = 64 * 1024 * 1024;
 /// How many processes are read from at once; of older ones the last sums are kept.
-const HEARD_MAX: usize = 64;
+const REPORTERS_MAX: usize = 64;
 
-/// The sending end.
 pub(in crate::daemon) struct Reporter {
     /// `None`: the reader is gone, or the pipe could not be set up.
     sender: Option<Sender>,
     /// The rest of a report that has begun: the reader takes whatever follows for it.
-    unsaid: Vec<u8>,
+    unsent: Vec<u8>,
 }
 
 /// The processes that report to us.
@@ -63,22 +62,22 @@ impl Reporter {
         let sender = Sender::from_owned_fd(pipe);
         let sender =
             sender.inspect_err(|error| tracing::warn!(%error, "cannot report to the successor")).ok();
-        Self { sender, unsaid: Vec::new() }
+        Self { sender, unsent: Vec::new() }
     }
 
     /// Sends what was counted until now. Cancel-safe: the next call continues where this one stopped.
     pub(in crate::daemon) async fn report(&mut self, admin_state: &AdminState) {
         let until = clock::now() + PATIENCE;
-        let told = alarm::timeout_at(until, async {
+        let sent = alarm::timeout_at(until, async {
             self.finish().await?;
             let text = admin_state.metrics().render_own();
             if let Some(length) = u32::try_from(text.len()).ok().filter(|length| *length <= LENGTH_MAX) {
-                self.unsaid.extend_from_slice(&length.to_be_bytes());
-                self.unsaid.extend_from_slice(text.as_bytes());
+                self.unsent.extend_from_slice(&length.to_be_bytes());
+                self.unsent.extend_from_slice(text.as_bytes());
             }
             self.finish().await
         });
-        if let Ok(Err(_)) = told.await {
+        if let Ok(Err(_)) = sent.await {
             // The reader is gone, or is a version that does not read.
             self.sender = None;
         }
@@ -86,16 +85,16 @@ impl Reporter {
 
     async fn finish(&mut self) -> io::Result<()> {
         let Some(sender) = &mut self.sender else {
-            self.unsaid.clear();
+            self.unsent.clear();
             return Ok(());
         };
-        while !self.unsaid.is_empty() {
+        while !self.unsent.is_empty() {
             // A cancelled write has written nothing.
-            let count = sender.write(&self.unsaid).await?;
+            let count = sender.write(&self.unsent).await?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.unsaid.drain(..count);
+            self.unsent.drain(..count);
         }
         Ok(())
     }
@@ -111,7 +110,7 @@ impl Reporter {
 impl Predecessors {
     /// The newest of these, each with its pipe; the oldest first.
     pub(in crate::daemon) fn new(mut pipes: Vec<(u32, OwnedFd)>) -> Self {
-        pipes.drain(..pipes.len().saturating_sub(HEARD_MAX));
+        pipes.drain(..pipes.len().saturating_sub(REPORTERS_MAX));
         let each = pipes.into_iter().map(|(process, pipe)| {
             Arc::new(Predecessor { process, pipe, has_ended: AtomicBool::new(false) })
         });
@@ -132,7 +131,7 @@ impl Predecessors {
                 is_paused: self.is_paused.subscribe(),
                 settles: place == self.each.len(),
             };
-            drain.spawn(reader.hear(drain.watch()));
+            drain.spawn(reader.run(drain.watch()));
         }
     }
 
@@ -157,12 +156,12 @@ struct ReportReader {
 }
 
 impl ReportReader {
-    async fn hear(mut self, watch: DrainWatch) {
+    async fn run(mut self, watch: DrainWatch) {
         tokio::select! {
             () = watch.begun() => return,
-            heard = self.hear_all() => if let Err(error) = heard {
+            result = self.receive_all() => if let Err(error) = result {
                 let process = self.one.process;
-                tracing::warn!(process, %error, "what a process before us goes on counting is not heard any more");
+                tracing::warn!(process, %error, "the counters of a predecessor are no longer received");
             },
         }
         self.one.has_ended.store(true, Ordering::Release);
@@ -172,7 +171,7 @@ impl ReportReader {
 
     /// # Errors
     /// Anything but the end of the pipe before a report.
-    async fn hear_all(&mut self) -> io::Result<()> {
+    async fn receive_all(&mut self) -> io::Result<()> {
         let mut receiver = Receiver::from_owned_fd(self.one.pipe.try_clone()?)?;
         loop {
             let begins = alarm::timeout_at(clock::now() + SILENCE, self.begins(&receiver)).await;
@@ -238,13 +237,13 @@ mod tests {
     #[test]
     fn a_report_that_was_given_up_in_the_middle_goes_on_where_it_was() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
-        let (mut heard, told) = io::pipe().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
         // More than a pipe's buffer.
         let report: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
         runtime.block_on(async {
-            let mut reporter = Reporter::to(told.into());
-            reporter.unsaid.clone_from(&report);
-            while reporter.unsaid.len() == report.len() {
+            let mut reporter = Reporter::to(writer.into());
+            reporter.unsent.clone_from(&report);
+            while reporter.unsent.len() == report.len() {
                 tokio::select! {
                     biased;
                     finished = reporter.finish() => panic!("nobody reads, and it ends: {finished:?}"),
@@ -253,7 +252,7 @@ mod tests {
             }
             let reading = std::thread::spawn(move || {
                 let mut all = Vec::new();
-                heard.read_to_end(&mut all).map(|_| all)
+                reader.read_to_end(&mut all).map(|_| all)
             });
             reporter.finish().await.unwrap();
             drop(reporter);

@@ -65,39 +65,39 @@ pub(in crate::daemon) fn write(admin_state: &AdminState) -> io::Result<MemoryFil
 pub(in crate::daemon) fn read(file: MemoryFile) -> Snapshot {
     let found = file.read(LENGTH_MAX).and_then(|text| Ok(serde_json::from_slice::<RestoredSnapshot>(&text)?));
     match found {
-        Ok(found) if found.format == FORMAT => found.understood(),
+        Ok(found) if found.format == FORMAT => found.parse(),
         Ok(RestoredSnapshot { format, version, .. }) => {
             tracing::warn!(
                 format,
                 version,
-                "what the process before us knew is written in another way; beginning anew"
+                "the predecessor's state has an unknown format; beginning without it"
             );
             Snapshot::default()
         }
         Err(error) => {
-            tracing::warn!(%error, "what the process before us knew cannot be read; beginning anew");
+            tracing::warn!(%error, "cannot read the predecessor's state; beginning without it");
             Snapshot::default()
         }
     }
 }
 
 impl RestoredSnapshot {
-    fn understood(self) -> Snapshot {
+    fn parse(self) -> Snapshot {
         let mut clusters = BTreeMap::new();
         for (cluster, known) in self.clusters {
             match serde_json::from_value(known) {
                 Ok(known) => drop(clusters.insert(ClusterName::from(cluster.as_str()), known)),
                 Err(error) => {
-                    tracing::warn!(%cluster, %error, "what the process before us knew of a cluster cannot be read");
+                    tracing::warn!(%cluster, %error, "cannot read the predecessor's state of a cluster; beginning without it");
                 }
             }
         }
         let counted = serde_json::from_value(self.counted).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what the process before us counted cannot be read; counting anew");
+            tracing::warn!(%error, "cannot read the predecessor's counters; counting from zero");
             AllInherited::default()
         });
         let version = (self.version != env!("CARGO_PKG_VERSION")).then_some(self.version);
-        tracing::info!(clusters = clusters.len(), version, "going on from what the process before us knew");
+        tracing::info!(clusters = clusters.len(), version, "the predecessor's state is restored");
         Snapshot { counted, clusters }
     }
 }

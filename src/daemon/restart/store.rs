@@ -57,6 +57,6 @@ pub(in crate::daemon) fn store_snapshot(admin_state: &AdminState) {
                 &[snapshot.as_fd()],
             );
         }
-        Err(error) => tracing::warn!(%error, "cannot leave what is known here to the next process"),
+        Err(error) => tracing::warn!(%error, "cannot store the state for the next process"),
     }
 }

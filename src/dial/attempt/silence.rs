@@ -21,7 +21,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The result of waiting for a greeting.
-type Heard = Result<Result<(), UpgradeFailure>, Elapsed>;
+type GreetingResult = Result<Result<(), UpgradeFailure>, Elapsed>;
 
 impl Attempt<'_> {
     /// Waits on, and asks meanwhile what the server speaks instead; `tell` gets the report.
@@ -34,7 +34,7 @@ impl Attempt<'_> {
         socket: &Socket,
         limit: AttemptDeadline,
         tell: &(dyn Fn(&str) + Sync),
-    ) -> Result<Heard, DialError> {
+    ) -> Result<GreetingResult, DialError> {
         let protocol = self.settings.protocol.label();
         let waits = limit.length;
         tell(&format!(

@@ -27,17 +27,17 @@ fn by_name(name: &str) -> Target {
 
 fn service(following: &mut Following, targets: &[String]) {
     let record = |target: &String| SrvRecord { priority: 0, weight: 0, port: 1, target: target.clone() };
-    let said = Ok((targets.iter().map(record).collect(), Duration::from_secs(1)));
-    following.hear(Question::Service, Said::Service(said));
-    following.arrange();
+    let answered = Ok((targets.iter().map(record).collect(), Duration::from_secs(1)));
+    following.take_answer(Question::Service, Answer::Service(answered));
+    following.apply_endpoints();
 }
 
 fn name(following: &mut Following, name: &str, ip: Option<[u8; 4]>) {
     let absent = || FamilyAnswer::Absent("none".into());
     let found = |ip: [u8; 4]| FamilyAnswer::Found(vec![ip.into()], Duration::from_secs(1));
     let reply = NameAnswer { v4: ip.map_or_else(absent, found), v6: absent() };
-    following.hear(Question::Name(name.into()), Said::Name(reply, None));
-    following.arrange();
+    following.take_answer(Question::Name(name.into()), Answer::Name(reply, None));
+    following.apply_endpoints();
 }
 
 fn members(following: &Following) -> Vec<String> {
@@ -72,7 +72,7 @@ fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_h
     before.cluster.set_endpoints(vec![elsewhere, known]);
     let mut after =
         Following::new(Arc::clone(&before.cluster), DiscoveryServices::default(), Rng::with_seed(3)).unwrap();
-    after.arrange();
+    after.apply_endpoints();
     assert_eq!(members(&after), ["10.0.0.1:1"], "old.test was taken out on purpose");
     name(&mut after, "a.test", None);
     assert_eq!(members(&after), ["10.0.0.1:1"], "and a.test is not given up for want of an answer");
@@ -82,7 +82,7 @@ fn a_list_that_replaces_another_keeps_what_is_known_of_the_names_that_it_still_h
 fn a_list_is_used_as_its_names_become_known() {
     let address = listed(Host::Ip([10, 0, 0, 9].into()));
     let mut following = following(Source::Listed(vec![by_name("a.test"), address, by_name("b.test")]));
-    following.arrange();
+    following.apply_endpoints();
     assert_eq!(members(&following), ["10.0.0.9:1"]);
     assert!(!following.cluster.discovery().is_settled);
     name(&mut following, "b.test", Some([10, 0, 0, 2]));

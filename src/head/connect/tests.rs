@@ -10,7 +10,7 @@ fn read(bytes: &[u8], portion: usize) -> Result<Option<(ConnectRequest, usize)>,
     let mut reader = RequestReader::default();
     let mut seen = 0;
     for part in bytes.chunks(portion) {
-        match reader.received(part)? {
+        match reader.receive(part)? {
             Progress::Incomplete => seen += part.len(),
             Progress::Whole { head, taken } => return Ok(Some((head, bytes.len() - seen - taken))),
         }

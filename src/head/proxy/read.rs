@@ -39,7 +39,7 @@ const V2_BODY_MAX: usize = 4096;
 const UNIQUE_ID_MAX: usize = 128;
 const AUTHORITY_MAX: usize = 255;
 
-/// Collects a header.
+/// Collects the bytes of one PROXY header, of version 1 or 2.
 #[derive(Debug, Default)]
 pub struct HeaderReader {
     held: Vec<u8>,
@@ -49,7 +49,7 @@ impl HeadReader for HeaderReader {
     type Head = ProxyHeader;
     type Error = Error;
 
-    fn received(&mut self, bytes: &[u8]) -> Result<Progress<ProxyHeader>, Error> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<Progress<ProxyHeader>, Error> {
         let before = self.held.len();
         self.held.extend_from_slice(&bytes[..bytes.len().min(V2_FIXED + V2_BODY_MAX - before)]);
         let Some(length) = length(&self.held)? else { return Ok(Progress::Incomplete) };
@@ -122,7 +122,7 @@ fn port(word: Option<&str>) -> Option<u16> {
     plain.then(|| word.parse().ok()).flatten()
 }
 
-/// Version 2, whole.
+/// Parses a whole header of version 2.
 fn binary(header: &[u8]) -> Result<ProxyHeader, Error> {
     let body = &header[V2_FIXED..];
     if header[12] == V2_LOCAL {

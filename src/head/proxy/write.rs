@@ -9,7 +9,7 @@ use super::{SIGNATURE, TCP4, TCP6, V2_FIXED, V2_PROXY, crc32c, tlv};
 /// From where to where a connection goes, both of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressPair {
-    /// The client's address.
+    /// The address that the client connected from.
     pub source: SocketAddr,
     /// The address that it connected to.
     pub destination: SocketAddr,
@@ -41,7 +41,7 @@ pub struct Extensions<'a> {
     pub authority: Option<&'a str>,
     /// The session's id, as in the log.
     pub unique_id: Option<&'a str>,
-    /// This host's name.
+    /// The name of the host that this process runs on.
     pub host: Option<&'a str>,
     /// The caller's systemd unit.
     pub unit: Option<&'a str>,

@@ -26,7 +26,7 @@ impl ClusterState {
             }
         }
         if ticket.begun.is_some() {
-            self.answered(endpoint, now);
+            self.record_served(endpoint, now);
         }
     }
 
@@ -43,7 +43,7 @@ impl ClusterState {
     }
 
     /// A session's dial succeeded: the endpoint serves.
-    fn answered(&mut self, endpoint: Id, now: Instant) {
+    fn record_served(&mut self, endpoint: Id, now: Instant) {
         if let Some(breaker) = &mut self.breaker {
             self.events.extend(breaker.record_success().map(ClusterEvent::Breaker));
         }
@@ -109,12 +109,12 @@ impl ClusterState {
         self.release(endpoint, |load| load.sessions -= 1);
     }
 
-    /// A session lived long enough to be evidence of health; or, `died_young`, the endpoint ended it early: a fault.
-    pub fn record_survival(&mut self, endpoint: Id, died_young: bool, now: Instant, rng: &mut Rng) {
-        if died_young {
+    /// A session lived long enough to be evidence of health; or, `closed_early`, the endpoint ended it early: a fault.
+    pub fn record_session_age(&mut self, endpoint: Id, closed_early: bool, now: Instant, rng: &mut Rng) {
+        if closed_early {
             self.blame(endpoint, Fault::EarlyClose, now, rng);
         } else if let Some(position) = self.position(endpoint) {
-            let is_back = self.endpoints[position].outlier.record_survival(now);
+            let is_back = self.endpoints[position].outlier.record_lasting_session(now);
             self.record_return(position, is_back, now);
         }
     }

@@ -161,15 +161,15 @@ impl World {
     }
 
     /// Takes all events, as words.
-    fn told(&mut self) -> Vec<&'static str> {
-        let told = self.cluster_state.take_events().into_iter().map(|event| match event {
+    fn take_event_names(&mut self) -> Vec<&'static str> {
+        let names = self.cluster_state.take_events().into_iter().map(|event| match event {
             ClusterEvent::Ejected { ejection: Ejection { again: true, .. }, .. } => "ejected again",
             ClusterEvent::Ejected { .. } => "ejected",
             ClusterEvent::Returned { .. } => "returned",
             ClusterEvent::Breaker(transition) => transition.to.label(),
             ClusterEvent::Mode { to, .. } => to.label(),
         });
-        told.collect()
+        names.collect()
     }
 }
 

@@ -157,12 +157,12 @@ impl ClusterState {
             (TrialVerdict::Serves(_), _) => {
                 (endpoint_state.is_failing, endpoint_state.last_error, endpoint_state.proven_at) =
                     (false, None, Some(now));
-                let is_back = endpoint_state.outlier.record_proof(trial.reach, now);
+                let is_back = endpoint_state.outlier.end_ejection_up_to(trial.reach, now);
                 self.record_return(position, is_back, now);
             }
             (TrialVerdict::TurnedAway, _) => {
                 endpoint_state.is_failing = false;
-                let is_back = endpoint_state.outlier.record_proof(Fault::Upgrade, now);
+                let is_back = endpoint_state.outlier.end_ejection_up_to(Fault::Upgrade, now);
                 if !is_back && let Some(settings) = settings {
                     endpoint_state.outlier.postpone_trial(now + settings.base_ejection_time);
                 }
@@ -200,7 +200,7 @@ impl ClusterState {
         if is_news {
             endpoint_state.outlier.expedite(now);
         }
-        let is_back = endpoint_state.outlier.record_proof(proven, now);
+        let is_back = endpoint_state.outlier.end_ejection_up_to(proven, now);
         if proven >= Fault::Handshake {
             endpoint_state.is_failing = false;
         }

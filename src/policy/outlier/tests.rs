@@ -79,7 +79,7 @@ fn a_success_starts_over_but_a_session_has_to_last_to_forgive_one_that_did_not()
     assert_eq!(world.failing(&[Fault::EarlyClose]), [true]);
     let mut world = World::new();
     world.failing(&[Fault::EarlyClose, Fault::EarlyClose]);
-    assert!(!world.outlier.record_survival(world.now));
+    assert!(!world.outlier.record_lasting_session(world.now));
     assert_eq!(world.failing(&[Fault::EarlyClose]), [false]);
 }
 
@@ -88,11 +88,11 @@ fn evidence_ends_an_ejection_if_it_reaches_as_far_as_to_the_fault() {
     for fault in Fault::ALL {
         for evidence in Fault::ALL {
             let mut world = World::ejected(fault);
-            let is_back = world.outlier.record_proof(evidence, world.now);
+            let is_back = world.outlier.end_ejection_up_to(evidence, world.now);
             assert_eq!((is_back, world.outlier.is_admitted()), (evidence >= fault, evidence >= fault));
             let mut tried = World::ejected(fault);
             tried.outlier.begin_trial();
-            assert_eq!(tried.outlier.record_proof(evidence, tried.now), evidence >= fault);
+            assert_eq!(tried.outlier.end_ejection_up_to(evidence, tried.now), evidence >= fault);
         }
     }
 }
@@ -104,7 +104,7 @@ fn a_session_that_succeeds_ends_it_and_one_that_lasts_where_sessions_died_young(
     assert!(!world.outlier.record_success(world.now), "it is back once");
     let mut world = World::ejected(Fault::EarlyClose);
     assert!(!world.outlier.record_success(world.now));
-    assert!(world.outlier.record_survival(world.now) && world.outlier.is_admitted());
+    assert!(world.outlier.record_lasting_session(world.now) && world.outlier.is_admitted());
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn the_time_does_not_grow_where_the_endpoint_has_served_well_in_between() {
     ] {
         let mut world = World::ejected(Fault::Connect);
         world.fail_trial(Fault::Connect);
-        assert!(world.outlier.record_proof(Fault::Handshake, world.now));
+        assert!(world.outlier.end_ejection_up_to(Fault::Handshake, world.now));
         world.pass(seconds, sessions);
         let times = world.eject().times;
         assert_eq!(times, if grows { 3 } else { 1 }, "{seconds} s, {sessions} sessions");

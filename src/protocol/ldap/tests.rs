@@ -12,13 +12,13 @@ fn answered(answer: &[u8], portion: usize) -> Result<bool, UpgradeError> {
     let mut upgrade = StartTls::default();
     assert!(matches!(upgrade.begin(), UpgradeStep::Send(bytes) if *bytes == *START_TLS));
     for bytes in answer.chunks(portion) {
-        let step = upgrade.received(bytes)?;
+        let step = upgrade.receive(bytes)?;
         if matches!(step, UpgradeStep::Upgrade(_)) {
             return Ok(true);
         }
         assert!(matches!(step, UpgradeStep::ReadAtMost(_)));
     }
-    upgrade.received(b"").map(|_| false)
+    upgrade.receive(b"").map(|_| false)
 }
 
 #[test]
@@ -94,11 +94,11 @@ fn any_answer_to_a_bind_but_busy_and_unavailable_is_a_server_at_work() {
     for (code, serves) in [(0, true), (48, true), (49, true), (51, false), (52, false)] {
         let answer = [&b"\x30\x0c\x02\x01\x01\x61\x07\x0a\x01"[..], &[code], b"\x04\x00\x04\x00"].concat();
         let mut probe = AnonymousBind::default();
-        assert!(matches!(probe.received(&answer[..3]), Ok(ProbeStep::Incomplete)));
-        assert_eq!(matches!(probe.received(&answer[3..]), Ok(ProbeStep::Serves { .. })), serves, "{code}");
+        assert!(matches!(probe.receive(&answer[..3]), Ok(ProbeStep::Incomplete)));
+        assert_eq!(matches!(probe.receive(&answer[3..]), Ok(ProbeStep::Serves { .. })), serves, "{code}");
     }
-    assert!(AnonymousBind::default().received(b"HTTP/1.1 400\r\n").is_err());
-    assert!(AnonymousBind::default().received(b"").is_err());
+    assert!(AnonymousBind::default().receive(b"HTTP/1.1 400\r\n").is_err());
+    assert!(AnonymousBind::default().receive(b"").is_err());
 }
 
 proptest! {
@@ -116,6 +116,6 @@ proptest! {
         let _ = answered(&bytes, portion);
         let _ = answered(&[&b"\x30"[..], &bytes].concat(), portion);
         let _ = judge(&bytes);
-        let _ = AnonymousBind::default().received(&bytes);
+        let _ = AnonymousBind::default().receive(&bytes);
     }
 }

@@ -20,12 +20,12 @@ pub(in crate::protocol) fn play(
             UpgradeStep::Send(bytes) => {
                 said.push(String::from_utf8(bytes.into_owned()).expect("text"));
                 pending.extend(answers.next().copied().unwrap_or_default().bytes());
-                upgrade.sent()
+                upgrade.note_sent()
             }
             UpgradeStep::ReadAtMost(most) => {
                 let count = most.min(portion).min(pending.len());
                 let now: Vec<u8> = pending.drain(..count).collect();
-                match upgrade.received(&now) {
+                match upgrade.receive(&now) {
                     Ok(step) => step,
                     Err(error) => return (said, Err(error)),
                 }
@@ -107,7 +107,7 @@ pub(in crate::protocol) fn probe(
 ) -> (Vec<String>, Result<String, ProbeError>) {
     let mut said = vec![String::from_utf8(probe.begin()).expect("text")];
     for answer in server.iter().chain([&""]) {
-        match probe.received(answer.as_bytes()) {
+        match probe.receive(answer.as_bytes()) {
             Ok(ProbeStep::Incomplete) => {}
             Ok(ProbeStep::Send(bytes)) => said.push(String::from_utf8(bytes).expect("text")),
             Ok(ProbeStep::Serves { goodbye }) => {

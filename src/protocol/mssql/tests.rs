@@ -17,7 +17,7 @@ fn answering(encryption: u8) -> Vec<u8> {
 fn opened(client: &[u8], portion: usize) -> Result<ClientOpening, OpeningError> {
     let mut opening = ReadPrelogin::default();
     for bytes in client.chunks(portion) {
-        if let OpeningState::Opened(opened) = opening.received(bytes)? {
+        if let OpeningState::Opened(opened) = opening.receive(bytes)? {
             return Ok(opened);
         }
     }
@@ -45,13 +45,13 @@ fn neither_side_hears_of_encryption() {
 fn led(preface: &[u8], server: &[u8], portion: usize) -> Result<Upgraded, UpgradeError> {
     let mut upgrade = MsSql.upgrade_for(preface).unwrap();
     let UpgradeStep::Send(_) = upgrade.begin() else { panic!("it speaks first") };
-    let (mut step, mut server) = (upgrade.sent(), server);
+    let (mut step, mut server) = (upgrade.note_sent(), server);
     loop {
         match step {
             UpgradeStep::ReadAtMost(most) => {
                 let (now, later) = server.split_at(most.min(portion).min(server.len()));
                 server = later;
-                step = upgrade.received(now)?;
+                step = upgrade.receive(now)?;
             }
             UpgradeStep::Upgrade(upgraded) => {
                 assert!(server.is_empty(), "it reads no further than the answer");
@@ -174,7 +174,7 @@ fn a_server_that_answers_something_else_is_told() {
         assert_eq!(ended.unwrap_err().reply_to, ASKED);
         assert!(out.to_downstream.is_empty());
         let mut probe = AskPrelogin::default();
-        assert!(bytes.chunks(1).any(|byte| probe.received(byte).is_err()));
+        assert!(bytes.chunks(1).any(|byte| probe.receive(byte).is_err()));
     }
 }
 
@@ -183,9 +183,9 @@ fn a_probe_asks_and_is_answered() {
     let mut probe = AskPrelogin::default();
     assert_eq!(opened(&probe.begin(), 1000).unwrap().bytes, probe.begin(), "it asks for no encryption");
     let (last, others) = answering(2).split_last().map(|(last, others)| (*last, others.to_vec())).unwrap();
-    assert_eq!(probe.received(&others), Ok(ProbeStep::Incomplete));
-    assert_eq!(probe.received(&[last]), Ok(ProbeStep::Serves { goodbye: vec![] }));
-    assert!(AskPrelogin::default().received(b"").is_err());
+    assert_eq!(probe.receive(&others), Ok(ProbeStep::Incomplete));
+    assert_eq!(probe.receive(&[last]), Ok(ProbeStep::Serves { goodbye: vec![] }));
+    assert!(AskPrelogin::default().receive(b"").is_err());
 }
 
 #[test]
@@ -217,7 +217,7 @@ proptest! {
                 (*first, *status, *high) = (kind, 1, 0);
             }
             let (mut opening, mut dialogue, mut out) = (ReadPrelogin::default(), Answer::default(), Outbox::default());
-            let _ = bytes.chunks(portion).try_for_each(|part| opening.received(part).map(drop));
+            let _ = bytes.chunks(portion).try_for_each(|part| opening.receive(part).map(drop));
             let _ = bytes.chunks(portion).try_for_each(|part| dialogue.on_upstream(part, &mut out));
             if let Ok(Upgraded { answer: Some(answer), .. }) = led(&[], &bytes, portion) {
                 prop_assert!(Answer::default().on_upstream(&answer, &mut out).is_ok());

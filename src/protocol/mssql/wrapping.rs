@@ -47,7 +47,7 @@ impl Wrapping {
     }
 
     /// Bytes of the server.
-    pub fn received(&mut self, bytes: &[u8]) {
+    pub fn receive(&mut self, bytes: &[u8]) {
         self.held.extend_from_slice(bytes);
     }
 
@@ -97,7 +97,7 @@ mod tests {
     fn unwrapped(said: &[u8], portion: usize) -> Result<(Vec<u8>, Wrapping), WrappingError> {
         let (mut wrapping, mut records) = (Wrapping::default(), Vec::new());
         for bytes in said.chunks(portion) {
-            wrapping.received(bytes);
+            wrapping.receive(bytes);
             while wrapping.unwrap_into(&mut records)? {}
         }
         Ok((records, wrapping))
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_follows_the_last_packet_is_not_looked_at() {
         let mut wrapping = Wrapping::default();
-        wrapping.received(&[&wrapping.wrap(b"finished")[..], &[0x17, 3, 3, 0, 1, 0]].concat());
+        wrapping.receive(&[&wrapping.wrap(b"finished")[..], &[0x17, 3, 3, 0, 1, 0]].concat());
         let mut records = Vec::new();
         assert_eq!(wrapping.unwrap_into(&mut records), Ok(true));
         assert_eq!((&records[..], wrapping.end()), (&b"finished"[..], Ok(vec![0x17, 3, 3, 0, 1, 0])));

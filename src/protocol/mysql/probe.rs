@@ -46,7 +46,7 @@ pub(super) struct Login {
 
 /// More exchanges than any plugin needs.
 const ROUNDS_MAX: u32 = 8;
-/// COM_QUIT.
+/// A packet with COM_QUIT, the last of a connection.
 pub(super) const QUIT: &[u8] = &[1, 0, 0, 0, 1];
 
 impl Login {
@@ -122,7 +122,7 @@ impl Probe for Login {
         std::mem::take(&mut self.due)
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         if bytes.is_empty() {
             return Err(ProbeError("the server closed the connection in the middle of the login".into()));
         }

@@ -38,7 +38,7 @@ fn met(greeting: &[u8], portion: usize) -> Greeting {
     let mut step = upgrade.begin();
     for bytes in greeting.chunks(portion) {
         assert!(matches!(step, UpgradeStep::ReadAtMost(_)));
-        step = upgrade.received(bytes).unwrap();
+        step = upgrade.receive(bytes).unwrap();
     }
     let UpgradeStep::AwaitClientReply(greeting) = step else { panic!("the client should be met: {step:?}") };
     greeting
@@ -63,7 +63,7 @@ fn response(capabilities: u32, auth: &[u8], plugin: &str) -> Vec<u8> {
 #[track_caller]
 fn introduced(plugin: &str, response: &[u8]) -> UpgradeRequest {
     let mut met = met(&greeting(plugin), 1000);
-    met.client_reply.received(&packet(1, response)).unwrap().expect("a whole packet")
+    met.client_reply.receive(&packet(1, response)).unwrap().expect("a whole packet")
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn of_a_greeting_nothing_passes_that_is_not_known() {
     let mut shown = clean;
     shown[1] = 0x1b;
     for malformed in [greeting_payload(ALL, "../x"), greeting_payload(ALL, &"x".repeat(65)), shown] {
-        let error = protocol().upgrade().unwrap().received(&packet(0, &malformed)).expect_err("an error");
+        let error = protocol().upgrade().unwrap().receive(&packet(0, &malformed)).expect_err("an error");
         assert!(error.to_string().contains("malformed"), "{error}");
     }
 }
@@ -118,7 +118,7 @@ fn greetings_that_lead_nowhere() {
         (b"\xff\xff\xff\0", "longer than"),
         (b"", "closed"),
     ] {
-        let error = protocol().upgrade().unwrap().received(bytes).expect_err("an error").to_string();
+        let error = protocol().upgrade().unwrap().receive(bytes).expect_err("an error").to_string();
         assert!(error.contains(expected), "{bytes:?}: {error}");
     }
     let behind = protocol().parse_refusal(&refusal).map(|by| by.to_string());
@@ -154,7 +154,7 @@ fn clients_that_cannot_be_served_are_told_why() {
         (vec![0x16, 3, 1, 0], "TLS"),
     ] {
         let mut met = met(&greeting("x"), 1000);
-        let error = met.client_reply.received(&bytes).expect_err("an error");
+        let error = met.client_reply.receive(&bytes).expect_err("an error");
         assert!(error.reason.contains(words), "{error}");
     }
 }
@@ -304,7 +304,7 @@ fn probed(upgraded: bool, server: &[Vec<u8>]) -> (Vec<Vec<u8>>, Result<Vec<u8>, 
     let mut probe = protocol().probe(upgraded).unwrap();
     let mut said = Vec::new();
     for bytes in server.iter().map(Vec::as_slice).chain([&b""[..]]) {
-        match probe.received(bytes) {
+        match probe.receive(bytes) {
             Ok(ProbeStep::Incomplete) => {}
             Ok(ProbeStep::Send(bytes)) => said.push(bytes),
             Ok(ProbeStep::Serves { goodbye }) => return (said, Ok(goodbye)),
@@ -363,8 +363,8 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
     // The server has not answered the login: there is nothing to send, and its question is answered.
     let mut waiting = rest(&[]).unwrap();
     assert_eq!(waiting.begin(), b"");
-    assert_eq!(waiting.received(&packet(3, switch)), Ok(ProbeStep::Send(packet(4, &[0; 64]))));
-    assert_eq!(waiting.received(&packet(5, denied)), Ok(ProbeStep::Serves { goodbye: vec![] }));
+    assert_eq!(waiting.receive(&packet(3, switch)), Ok(ProbeStep::Send(packet(4, &[0; 64]))));
+    assert_eq!(waiting.receive(&packet(5, denied)), Ok(ProbeStep::Serves { goodbye: vec![] }));
     // The server waits for an answer, of which the client has sent half.
     let mut asked = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])[..30].to_vec())]).unwrap();
     assert_eq!(asked.begin(), packet(4, &[0; 64]));
@@ -375,11 +375,11 @@ fn a_login_whose_client_has_left_is_seen_through_from_wherever_it_is() {
     let (half, other) = (packet(5, denied)[..7].to_vec(), packet(5, denied)[7..].to_vec());
     let mut answered = rest(&[('<', packet(3, switch)), ('>', packet(3, &[5; 64])), ('<', half)]).unwrap();
     assert_eq!(answered.begin(), b"");
-    assert_eq!(answered.received(&other), Ok(ProbeStep::Serves { goodbye: vec![] }));
+    assert_eq!(answered.receive(&other), Ok(ProbeStep::Serves { goodbye: vec![] }));
     // A fast login whose client has left.
     let mut fast = rest(&[('<', packet(3, &[1, 3]))]).unwrap();
     assert_eq!(fast.begin(), b"");
-    assert_eq!(fast.received(&packet(4, b"\0\0")), Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }));
+    assert_eq!(fast.receive(&packet(4, b"\0\0")), Ok(ProbeStep::Serves { goodbye: QUIT.to_vec() }));
     assert!(rest(&[('<', packet(3, denied))]).is_none(), "the login is over");
 }
 
@@ -413,9 +413,9 @@ proptest! {
 
     #[test]
     fn no_greeting_and_no_answer_panic(server: Vec<u8>, client: Vec<u8>) {
-        let _ = protocol().upgrade().unwrap().received(&server);
+        let _ = protocol().upgrade().unwrap().receive(&server);
         let mut met = met(&greeting("x"), 1000);
-        let _ = met.client_reply.received(&packet(1, &client));
-        let _ = met.client_reply.received(&client);
+        let _ = met.client_reply.receive(&packet(1, &client));
+        let _ = met.client_reply.receive(&client);
     }
 }

@@ -134,8 +134,8 @@ proptest! {
 
     #[test]
     fn no_line_panics(bytes: Vec<u8>, text in "[ -~\r\n]{0,80}") {
-        let _ = upgrade().received(&[b"INFO ", &bytes[..]].concat());
-        let _ = upgrade().received(&[b"INFO {", text.as_bytes(), b"}\r\n"].concat());
+        let _ = upgrade().receive(&[b"INFO ", &bytes[..]].concat());
+        let _ = upgrade().receive(&[b"INFO {", text.as_bytes(), b"}\r\n"].concat());
         let _ = Nats.dialogue().unwrap().on_downstream(&[b"CONNECT {", text.as_bytes(), b"}\r\n"].concat(), &mut Outbox::default());
         let _ = Nats.dialogue().unwrap().on_upstream(&bytes, &mut Outbox::default());
     }

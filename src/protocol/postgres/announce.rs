@@ -12,7 +12,7 @@ const NAME_MAX: usize = 63;
 /// The room left for a unit in `[` and `]`.
 const UNIT_MAX: usize = NAME_MAX - 2;
 const NAME: &[u8] = b"application_name";
-/// Length and version.
+/// Where the parameters begin, behind length and version.
 const PARAMETERS: usize = 8;
 
 /// Puts the unit into a StartupMessage. Any other packet, and bytes after it, stay as they are.

@@ -23,7 +23,7 @@ pub(super) struct StartupOpening {
 }
 
 impl AnyOpening for StartupOpening {
-    fn received(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<OpeningState, OpeningError> {
         self.held.extend_from_slice(bytes);
         // 0x16 begins a TLS record. As a length it would announce a packet of 370 MB.
         if self.held.first() == Some(&TLS_HANDSHAKE) {

@@ -20,7 +20,7 @@ impl AnyProbe for StartupProbe {
         PROBE.to_vec()
     }
 
-    fn received(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
+    fn receive(&mut self, bytes: &[u8]) -> Result<ProbeStep, ProbeError> {
         self.held.extend_from_slice(bytes);
         loop {
             let length = match (self.held.first(), be_u32(&self.held, 1)) {

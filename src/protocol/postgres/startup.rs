@@ -80,7 +80,7 @@ impl Startup {
         Ok(Server::Passing { left: length - 4, is_last: head[0] == b'Z' })
     }
 
-    fn collected(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
+    fn finish_message(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), DialogueError> {
         let first = be_u32(message, HEAD).unwrap_or_default();
         if message[0] == b'E' {
             self.refused = not_now(&message[HEAD..]);
@@ -145,7 +145,7 @@ impl Dialogue for Startup {
                 Server::Collecting { mut message, length } => {
                     bytes = take(bytes, length - message.len(), &mut message);
                     if message.len() == length {
-                        self.collected(&message, out)?;
+                        self.finish_message(&message, out)?;
                         Server::Head(Vec::new())
                     } else {
                         Server::Collecting { message, length }

@@ -1,4 +1,4 @@
-//! Tables over the dialogue's entry points: byte sequences as PostgreSQL 15 and 18 and libpq send them.
+//! Tables over the dialogue's listener edges: byte sequences as PostgreSQL 15 and 18 and libpq send them.
 
 mod probe;
 mod scram;
@@ -53,15 +53,15 @@ fn requests_for_encryption_are_declined_once_each_in_either_order() {
     for order in [[SSL_REQUEST, GSSENC_REQUEST], [GSSENC_REQUEST, SSL_REQUEST]] {
         let mut opening = opening();
         for request in order {
-            is_declined(&opening.received(&request));
+            is_declined(&opening.receive(&request));
         }
-        let opened = opened(opening.received(&packet));
+        let opened = opened(opening.receive(&packet));
         assert_eq!(opened.bytes, packet);
         assert!(opened.cancels.is_none() && !opened.may_half_close);
     }
     let mut opening = opening();
-    is_declined(&opening.received(&SSL_REQUEST));
-    assert!(opening.received(&SSL_REQUEST).is_err(), "a second SSLRequest");
+    is_declined(&opening.receive(&SSL_REQUEST));
+    assert!(opening.receive(&SSL_REQUEST).is_err(), "a second SSLRequest");
 }
 
 #[test]
@@ -70,14 +70,14 @@ fn a_startup_packet_may_come_byte_by_byte() {
     let mut opening = opening();
     let (last, first) = packet.split_last().unwrap();
     for byte in first {
-        assert!(matches!(opening.received(&[*byte]), Ok(OpeningState::Incomplete)));
+        assert!(matches!(opening.receive(&[*byte]), Ok(OpeningState::Incomplete)));
     }
-    assert_eq!(opened(opening.received(&[*last])).bytes, packet);
+    assert_eq!(opened(opening.receive(&[*last])).bytes, packet);
 }
 
 /// Whether PLUS is removed from the offer to a client with these parameters.
 fn strips(protocol: Postgres, parameters: &[(&str, &str)]) -> bool {
-    let opened = opened(StartupOpening::new(protocol).received(&startup(parameters)));
+    let opened = opened(StartupOpening::new(protocol).receive(&startup(parameters)));
     let mut dialogue = opened.dialogue.expect("a session has a dialogue");
     let offered = offer(&["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"]);
     let mut out = Outbox::default();
@@ -105,7 +105,7 @@ fn cancel_requests_of_both_protocol_versions_open() {
         packet.extend(CANCEL_REQUEST_CODE.to_be_bytes());
         packet.extend(7_u32.to_be_bytes());
         packet.extend(std::iter::repeat_n(0xAA, key));
-        let opened = opened(opening().received(&packet));
+        let opened = opened(opening().receive(&packet));
         assert_eq!(opened.cancels, Some(CancelKey { process: 7, secret: vec![0xAA; key].into() }));
         assert!(opened.dialogue.is_none());
         assert_eq!(opened.bytes, packet);
@@ -114,7 +114,7 @@ fn cancel_requests_of_both_protocol_versions_open() {
         let mut packet = u32::try_from(12 + key).unwrap().to_be_bytes().to_vec();
         packet.extend(CANCEL_REQUEST_CODE.to_be_bytes());
         packet.extend(vec![0xAA; 4 + key]);
-        assert!(opening().received(&packet).is_err(), "a key of {key} bytes");
+        assert!(opening().receive(&packet).is_err(), "a key of {key} bytes");
     }
 }
 
@@ -131,13 +131,13 @@ fn what_is_not_a_first_packet_is_answered() {
         (&old, OpeningReply::InProtocol),
         (&stuffed, OpeningReply::InProtocol),
     ] {
-        assert_eq!(opening().received(bytes).unwrap_err().answer, answer, "{bytes:?}");
+        assert_eq!(opening().receive(bytes).unwrap_err().answer, answer, "{bytes:?}");
     }
 }
 
 #[test]
 fn only_a_lone_s_leads_to_tls() {
-    assert!(matches!(SslRequest.received(b"S"), Ok(UpgradeStep::Upgrade(_))));
+    assert!(matches!(SslRequest.receive(b"S"), Ok(UpgradeStep::Upgrade(_))));
     for (answer, expected) in [
         (&b""[..], UpgradeError::Closed),
         (b"N", UpgradeError::Declined),
@@ -145,7 +145,7 @@ fn only_a_lone_s_leads_to_tls() {
         (b"SX", UpgradeError::PlaintextAfterUpgrade),
         (b"H", UpgradeError::NotTheProtocol { protocol: "PostgreSQL", byte: b'H' }),
     ] {
-        assert_eq!(SslRequest.received(answer).unwrap_err(), expected, "{answer:?}");
+        assert_eq!(SslRequest.receive(answer).unwrap_err(), expected, "{answer:?}");
     }
 }
 
@@ -207,7 +207,7 @@ fn every_minor_version_of_protocol_3_passes() {
     for minor in [0, 1, 2, 9999, 0xffff] {
         let mut packet = startup(&[("user", "u"), ("_pq_.test_protocol_negotiation", "")]);
         packet[4..8].copy_from_slice(&((3_u32 << 16) | minor).to_be_bytes());
-        assert_eq!(opened(opening().received(&packet)).bytes, packet);
+        assert_eq!(opened(opening().receive(&packet)).bytes, packet);
     }
     // PostgreSQL 15's answer to 3.2.
     let negotiated = b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0";
@@ -251,7 +251,7 @@ proptest! {
     fn no_client_bytes_panic_or_are_held_without_bound(bytes: Vec<u8>, chunk in 1_usize..64) {
         let mut opening = opening();
         for part in bytes.chunks(chunk) {
-            match opening.received(part) {
+            match opening.receive(part) {
                 Ok(OpeningState::Incomplete | OpeningState::Answer(_)) => prop_assert!(opening.held.len() < OPENING_MAX + chunk),
                 Ok(OpeningState::Opened(_)) | Err(_) => break,
             }

@@ -30,14 +30,14 @@ fn a_probe_needs_no_password_and_knows_who_is_not_ready() {
             let mut verdict = Ok(ProbeStep::Incomplete);
             for bytes in answer.chunks(chunk).chain([&b""[..]]) {
                 if matches!(verdict, Ok(ProbeStep::Incomplete)) {
-                    verdict = ping.received(bytes);
+                    verdict = ping.receive(bytes);
                 }
             }
             assert_eq!(matches!(verdict, Ok(ProbeStep::Serves { .. })), serves, "{answer:?}: {verdict:?}");
         }
     }
     let endless = std::iter::repeat_n(b'x', ANSWER_MAX + 1).collect::<Vec<_>>();
-    assert!(Ping::default().received(&endless).is_err());
+    assert!(Ping::default().receive(&endless).is_err());
 }
 
 /// ioredis begins with three commands at once: one error answered the first, and the client never reported it.

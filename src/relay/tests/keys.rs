@@ -54,14 +54,14 @@ fn a_write_that_tls_itself_refuses_ends_both_sides_at_once() {
                 }
             }
         };
-        let (told, flooded, ()) = tokio::join!(
+        let (ended, flooded, ()) = tokio::join!(
             relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live),
             flood,
             listening
         );
-        assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
-        assert!(!told.can_be_refused, "nobody else is to blame");
-        assert!(told.words.unwrap().contains("RFC 9325"));
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::KeyLimit, Side::Ambassador));
+        assert!(!ended.can_be_refused, "nobody else is to blame");
+        assert!(ended.error.unwrap().contains("RFC 9325"));
         assert!(flooded.is_err() || flooded.unwrap() == 0);
     });
 }
@@ -74,9 +74,9 @@ fn a_session_ends_between_a_request_and_the_next_before_its_keys_are_used_up() {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 1024).await);
         let live = LiveSession::default();
         let relayed = relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live);
-        let (told, (rounds, end), served) = tokio::join!(relayed, ping(&mut client), echo(&mut server));
-        assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
-        assert!(told.words.unwrap().contains("RFC 9325"));
+        let (ended, (rounds, end), served) = tokio::join!(relayed, ping(&mut client), echo(&mut server));
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::KeyLimit, Side::Ambassador));
+        assert!(ended.error.unwrap().contains("RFC 9325"));
         assert_eq!(rounds, 1024 / 64 * 63, "the last 64th is for pauses");
         assert!(matches!(end, Ok(0) | Err(_)));
         served.expect("a close_notify");
@@ -103,8 +103,8 @@ fn a_session_that_rests_ends_earlier() {
             };
             (rounds, end)
         };
-        let (told, (rounds, end), served) = tokio::join!(relayed, rests, echo(&mut server));
-        assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
+        let (ended, (rounds, end), served) = tokio::join!(relayed, rests, echo(&mut server));
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::KeyLimit, Side::Ambassador));
         assert_eq!((rounds, end.unwrap()), (230, 0));
         served.expect("a close_notify");
     });
@@ -118,18 +118,18 @@ fn a_session_that_never_rests_ends_before_the_last_record() {
         let ((downstream, mut client), (stream, mut server)) = (tcp().await, secured(TLS12, 4096).await);
         let live = LiveSession::default();
         let relayed = relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live);
-        let (told, heard) = tokio::join!(relayed, async {
-            let mut heard = 0_u32;
+        let (ended, received) = tokio::join!(relayed, async {
+            let mut received = 0_u32;
             loop {
                 let _ = client.write_all(b"x").await;
                 match server.read(&mut [0; 16]).await.expect("a close_notify") {
-                    0 => return heard,
-                    read => heard += read as u32,
+                    0 => return received,
+                    read => received += read as u32,
                 }
             }
         });
-        assert_eq!((told.outcome, told.closed_by), (Outcome::KeyLimit, Side::Ambassador));
-        assert_eq!(heard, 4096 / 1024 * 1023);
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::KeyLimit, Side::Ambassador));
+        assert_eq!(received, 4096 / 1024 * 1023);
     });
 }
 
@@ -143,9 +143,9 @@ fn a_write_error_without_an_end_of_the_server_is_waited_for_by_a_timer() {
         let settings = Settings { half_close_timeout: Some(Duration::from_millis(50)), ..ENDLESS };
         let live = LiveSession::default();
         let start = over(downstream, UpstreamStream::Socket(upstream));
-        let (told, written) = tokio::join!(relayed_by(start, &settings, &live), client.write_all(b"hello"));
+        let (ended, written) = tokio::join!(relayed_by(start, &settings, &live), client.write_all(b"hello"));
         written.unwrap();
-        assert_eq!((told.outcome, told.closed_by), (Outcome::UpstreamReset, Side::Upstream));
-        assert!(told.words.is_some(), "the words are those of the failure");
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::UpstreamReset, Side::Upstream));
+        assert!(ended.error.is_some(), "the error is that of the failure");
     });
 }

@@ -17,10 +17,10 @@ pub(super) fn over<T>(downstream: T, upstream: UpstreamStream<T>) -> RelayInput<
 
 /// The result of a relay whose sockets are closed.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct RelaySummary {
     pub(super) outcome: Outcome,
     pub(super) closed_by: Side,
-    pub(super) words: Option<String>,
+    pub(super) error: Option<String>,
     pub(super) can_be_refused: bool,
     pub(super) unclean_tls_end: bool,
 }
@@ -29,13 +29,19 @@ pub(super) async fn relayed_by<T: Transport>(
     start: RelayInput<T>,
     settings: &Settings,
     live: &LiveSession,
-) -> Told {
+) -> RelaySummary {
     let Ended { outcome, closed_by, fault, can_be_refused, unclean_tls_end, .. } =
         relay(start, settings, live).await;
-    Told { outcome, closed_by, words: fault.map(|fault| fault.to_string()), can_be_refused, unclean_tls_end }
+    RelaySummary {
+        outcome,
+        closed_by,
+        error: fault.map(|fault| fault.to_string()),
+        can_be_refused,
+        unclean_tls_end,
+    }
 }
 
 /// Runs a relay that ends by itself.
-pub(super) async fn relayed<T: Transport>(start: RelayInput<T>, live: &LiveSession) -> Told {
+pub(super) async fn relayed<T: Transport>(start: RelayInput<T>, live: &LiveSession) -> RelaySummary {
     relayed_by(start, &ENDLESS, live).await
 }

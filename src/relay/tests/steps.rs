@@ -22,31 +22,31 @@ impl Server {
         }
     }
 
-    fn heard(&self) -> &[u8] {
+    fn received(&self) -> &[u8] {
         match self {
-            Self::Plain(_, heard) => heard,
-            Self::Tls(server) => &server.heard,
+            Self::Plain(_, received) => received,
+            Self::Tls(server) => &server.received,
         }
     }
 
     fn turn(&mut self) {
         match self {
-            Self::Plain(peer, heard) => heard.extend(peer.hear(usize::MAX)),
+            Self::Plain(peer, received) => received.extend(peer.receive(usize::MAX)),
             Self::Tls(server) => server.turn(),
         }
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    fn send(&mut self, bytes: &[u8]) {
         match self {
-            Self::Plain(peer, _) => peer.say(bytes),
-            Self::Tls(server) => server.say(bytes),
+            Self::Plain(peer, _) => peer.send(bytes),
+            Self::Tls(server) => server.send(bytes),
         }
     }
 
-    fn say_goodbye(&mut self) {
+    fn send_close_notify(&mut self) {
         match self {
             Self::Plain(peer, _) => peer.end(PeerEnd::Orderly),
-            Self::Tls(server) => server.say_goodbye(),
+            Self::Tls(server) => server.send_close_notify(),
         }
     }
 
@@ -54,7 +54,7 @@ impl Server {
     fn takes_it_for_complete(&self) -> bool {
         match self {
             Self::Plain(peer, _) => peer.ended() == Some(PeerEnd::Orderly),
-            Self::Tls(server) => server.has_heard_goodbye,
+            Self::Tls(server) => server.has_received_close_notify,
         }
     }
 }
@@ -79,32 +79,31 @@ struct Plot {
 /// A step: the client or the server sends something, or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
-    ClientSays(usize),
-    ServerSays(usize),
+    ClientSends(usize),
+    ServerSends(usize),
     ClientEnds,
     ServerEnds,
 }
 
 impl Plot {
     const fn scenes(&self) -> [Scene; 5] {
-        use Scene::{ClientEnds, ClientSays, ServerEnds, ServerSays};
+        use Scene::{ClientEnds, ClientSends, ServerEnds, ServerSends};
         if self.client_ends_first {
-            [ClientSays(20_000), ServerSays(20_000), ClientEnds, ServerSays(100), ServerEnds]
+            [ClientSends(20_000), ServerSends(20_000), ClientEnds, ServerSends(100), ServerEnds]
         } else {
-            [ClientSays(20_000), ServerSays(20_000), ServerEnds, ClientSays(100), ClientEnds]
+            [ClientSends(20_000), ServerSends(20_000), ServerEnds, ClientSends(100), ClientEnds]
         }
     }
 }
 
-/// The result.
 struct Seen {
-    told: Told,
+    ended: RelaySummary,
     client: Peer,
     server: Server,
     /// What each has sent, and what the client has received.
     by_client: Vec<u8>,
     by_server: Vec<u8>,
-    heard: Vec<u8>,
+    received: Vec<u8>,
     client_has_ended: bool,
     has_failed: bool,
 }
@@ -129,94 +128,98 @@ async fn play(kind: &Kind, plot: Plot) -> Seen {
     }
     let faulty = if plot.side == Side::Downstream { client.clone() } else { server.peer().clone() };
     faulty.set_fault(plot.call, plot.step, EIO);
-    let (mut by_client, mut by_server, mut heard) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut by_client, mut by_server, mut received) = (Vec::new(), Vec::new(), Vec::new());
     let mut client_has_ended = false;
     let live = LiveSession::default();
     let mut relaying = Woken::new(relayed(over(downstream, upstream), &live));
-    let mut told = None;
+    let mut ended = None;
     for (salt, scene) in (1..).zip(plot.scenes()) {
         match scene {
-            Scene::ClientSays(length) => {
+            Scene::ClientSends(length) => {
                 by_client.extend(words(salt, length));
-                client.say(&words(salt, length));
+                client.send(&words(salt, length));
             }
-            Scene::ServerSays(length) => {
+            Scene::ServerSends(length) => {
                 by_server.extend(words(salt, length));
-                server.say(&words(salt, length));
+                server.send(&words(salt, length));
             }
             Scene::ClientEnds => {
                 client_has_ended = true;
                 client.end(PeerEnd::Orderly);
             }
-            Scene::ServerEnds => server.say_goodbye(),
+            Scene::ServerEnds => server.send_close_notify(),
         }
-        while told.is_none() {
-            if let Poll::Ready(ended) = relaying.run().await {
-                told = Some(ended);
+        while ended.is_none() {
+            if let Poll::Ready(summary) = relaying.run().await {
+                ended = Some(summary);
             }
             if client.is_quiet() && server.peer().is_quiet() {
                 break;
             }
-            heard.extend(client.hear(usize::MAX));
+            received.extend(client.receive(usize::MAX));
             server.turn();
             if faulty.has_failed() && (plot.side, plot.call) == (Side::Upstream, Call::Send) {
                 // As with the kernel, a connection that takes no more bytes has ended or soon will.
                 faulty.end(plot.then);
             }
         }
-        if told.is_some() {
+        if ended.is_some() {
             break;
         }
     }
-    heard.extend(client.hear(usize::MAX));
+    received.extend(client.receive(usize::MAX));
     server.turn();
-    let told = told.unwrap_or_else(|| panic!("both have ended, and it goes on: {plot:?}"));
+    let ended = ended.unwrap_or_else(|| panic!("both have ended, and it goes on: {plot:?}"));
     let has_failed = faulty.has_failed();
-    Seen { told, client, server, by_client, by_server, heard, client_has_ended, has_failed }
+    Seen { ended, client, server, by_client, by_server, received, client_has_ended, has_failed }
 }
 
 impl Seen {
     /// Asserts what must hold; returns whether the fault occurred.
     fn judged(&self, plot: Plot, kind: &str) -> bool {
-        let Self { told, client, server, by_client, by_server, heard, client_has_ended, .. } = self;
-        let at = format!("{kind}: {plot:?}: {told:?}, {} and {} heard", server.heard().len(), heard.len());
+        let Self { ended, client, server, by_client, by_server, received, client_has_ended, .. } = self;
+        let at = format!(
+            "{kind}: {plot:?}: {ended:?}, {} and {} received",
+            server.received().len(),
+            received.len()
+        );
         assert!(client.is_closed() && server.peer().is_closed(), "{at}");
         // What arrives is what was sent, and it never looks complete when it is not.
-        assert!(by_client.starts_with(server.heard()) && by_server.starts_with(heard), "{at}");
+        assert!(by_client.starts_with(server.received()) && by_server.starts_with(received), "{at}");
         // A side whose own connection failed learns that from its kernel.
         let broke = self.has_failed.then_some(plot.side);
         if server.takes_it_for_complete() && broke != Some(Side::Upstream) {
             assert!(
-                *client_has_ended && server.heard() == by_client,
+                *client_has_ended && server.received() == by_client,
                 "{at}: cut, and the server cannot know"
             );
         }
         if client.ended() == Some(PeerEnd::Orderly) && broke != Some(Side::Downstream) {
             assert!(
-                told.can_be_refused && heard.is_empty() || heard == by_server,
+                ended.can_be_refused && received.is_empty() || received == by_server,
                 "{at}: cut, and the client cannot know"
             );
         }
         if !self.has_failed {
-            assert_eq!(told.outcome, Outcome::Completed, "{at}");
-            assert!(server.heard() == by_client && heard == by_server, "{at}");
+            assert_eq!(ended.outcome, Outcome::Completed, "{at}");
+            assert!(server.received() == by_client && received == by_server, "{at}");
             return false;
         }
-        let (reset, closed_by) = (PeerEnd::Failed(ECONNRESET), told.closed_by);
-        match (plot.side, told.outcome) {
+        let (reset, closed_by) = (PeerEnd::Failed(ECONNRESET), ended.closed_by);
+        match (plot.side, ended.outcome) {
             (Side::Downstream, outcome) => {
                 assert_eq!((outcome, closed_by), (Outcome::DownstreamReset, Side::Downstream), "{at}");
                 assert_eq!(server.peer().ended(), Some(reset), "{at}");
             }
             // A failure after the client's close is no fault of the server, and no data is lost with it.
             (_, Outcome::Completed) => {
-                let is_all = server.heard() == by_client && heard == by_server;
+                let is_all = server.received() == by_client && received == by_server;
                 assert!(is_all || *client_has_ended && closed_by == Side::Downstream, "{at}");
             }
             (_, outcome) => {
                 assert_eq!((outcome, closed_by), (Outcome::UpstreamReset, Side::Upstream), "{at}");
-                assert!(told.can_be_refused || client.ended() == Some(reset), "{at}");
-                assert!(told.words.is_some(), "{at}");
+                assert!(ended.can_be_refused || client.ended() == Some(reset), "{at}");
+                assert!(ended.error.is_some(), "{at}");
             }
         }
         true
@@ -226,7 +229,7 @@ impl Seen {
 /// The last bytes of a server that takes no more are passed on, and then a reset.
 fn last_words_arrive(seen: &Seen, plot: Plot) {
     if (plot.side, plot.call) == (Side::Upstream, Call::Send) && plot.then == PeerEnd::Orderly {
-        assert_eq!(seen.heard, seen.by_server, "{plot:?}");
+        assert_eq!(seen.received, seen.by_server, "{plot:?}");
     }
 }
 

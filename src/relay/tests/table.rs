@@ -20,7 +20,6 @@ enum How {
     Orderly,
     /// It closes both directions at once.
     Close,
-    /// It resets.
     Reset,
     /// A server closes its connection without a close_notify.
     Cut,
@@ -67,9 +66,9 @@ impl Peer for Server {
 async fn said(from: &mut dyn Peer, to: &mut dyn Peer) {
     from.write_all(b"word").await.unwrap();
     from.flush().await.unwrap();
-    let mut heard = [0; 4];
-    to.read_exact(&mut heard).await.unwrap();
-    assert_eq!(&heard, b"word");
+    let mut received = [0; 4];
+    to.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"word");
 }
 
 /// What `side` sees until its end.
@@ -109,7 +108,7 @@ async fn row(
     mut pair: (Box<dyn Peer>, Box<dyn Peer>),
     start: RelayInput,
     (by_client, how, going): (bool, How, While),
-) -> (Told, Sees) {
+) -> (RelaySummary, Sees) {
     let live = LiveSession::default();
     let story = async {
         let (client, server) = (&mut pair.0, &mut pair.1);
@@ -168,12 +167,12 @@ const TLS_TABLE: &[Expected] = &[
 async fn held(kind: &str, expected: &Expected, upstream: UpstreamStream, server: Box<dyn Peer>) {
     let &(by_client, how, going, outcome, closed_by, sees) = expected;
     let (downstream, client) = tcp().await;
-    let (told, seen) =
+    let (ended, seen) =
         row((Box::new(client), server), over(downstream, upstream), (by_client, how, going)).await;
-    let row = format!("{kind}: {expected:?}, {told:?}");
-    assert_eq!((told.outcome, told.closed_by), (outcome, closed_by), "{row}");
+    let row = format!("{kind}: {expected:?}, {ended:?}");
+    assert_eq!((ended.outcome, ended.closed_by), (outcome, closed_by), "{row}");
     assert_eq!(seen, sees, "{row}");
-    assert_eq!(told.words.is_some(), sees == Sees::Failed, "{row}");
+    assert_eq!(ended.error.is_some(), sees == Sees::Failed, "{row}");
 }
 
 #[test]
@@ -209,20 +208,20 @@ fn what_was_said_before_a_failure_is_passed_on_and_then_a_reset() {
                 assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
                 server.get_ref().0.writable().await.unwrap();
             }
-            let (mut heard, mut portion) = (0, vec![0; 8 * 1024]);
+            let (mut received, mut portion) = (0, vec![0; 8 * 1024]);
             loop {
                 match client.read(&mut portion).await {
-                    Ok(0) => panic!("a failure that looks like an end, after {heard}"),
-                    Ok(read) => heard += read,
-                    Err(error) => return (heard, error.kind(), server),
+                    Ok(0) => panic!("a failure that looks like an end, after {received}"),
+                    Ok(read) => received += read,
+                    Err(error) => return (received, error.kind(), server),
                 }
             }
         };
-        let (told, (heard, error, _server)) =
+        let (ended, (received, error, _server)) =
             tokio::join!(relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live), story);
-        assert_eq!((told.outcome, told.closed_by), (Outcome::UpstreamReset, Side::Upstream));
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::UpstreamReset, Side::Upstream));
         assert_eq!(error, io::ErrorKind::ConnectionReset);
-        assert!(heard > 0 && live.received() == 512 * 1024, "{heard}");
+        assert!(received > 0 && live.received() == 512 * 1024, "{received}");
     });
 }
 
@@ -256,12 +255,12 @@ fn an_end_without_close_notify_is_told() {
                     sees(&mut client).await;
                     drop(client);
                 };
-                let (told, ()) = tokio::join!(
+                let (ended, ()) = tokio::join!(
                     relayed(over(downstream, UpstreamStream::Tls(Box::new(stream))), &live),
                     story
                 );
-                assert_eq!(told.outcome, Outcome::Completed);
-                assert_eq!(told.unclean_tls_end, unclean, "{version:?} {goodbye} {answers} {how:?}");
+                assert_eq!(ended.outcome, Outcome::Completed);
+                assert_eq!(ended.unclean_tls_end, unclean, "{version:?} {goodbye} {answers} {how:?}");
             }
         }
     });

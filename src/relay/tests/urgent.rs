@@ -12,13 +12,13 @@ const BULK: usize = 200 * 1024;
 const TAIL: &[u8] = b"and now?";
 
 /// Sends bulk, an urgent byte, and a question behind it.
-async fn say(peer: &mut TcpStream) {
+async fn send_with_urgent(peer: &mut TcpStream) {
     peer.write_all(&[b'a'; BULK]).await.unwrap();
     assert_eq!(send(&*peer, b"!", SendFlags::OOB).unwrap(), 1);
     peer.write_all(TAIL).await.unwrap();
 }
 
-async fn heard(peer: &mut TcpStream) {
+async fn receive(peer: &mut TcpStream) {
     let mut bytes = vec![0; BULK + TAIL.len()];
     peer.read_exact(&mut bytes).await.unwrap();
     assert!(bytes[..BULK].iter().all(|byte| *byte == b'a'));
@@ -32,16 +32,16 @@ fn what_stands_behind_an_urgent_byte_is_passed_on_while_both_sides_are_open() {
     within_a_minute(async {
         let ((downstream, mut client), (upstream, mut server)) = (tcp().await, tcp().await);
         let live = LiveSession::default();
-        let (told, ()) =
+        let (ended, ()) =
             tokio::join!(relayed(over(downstream, UpstreamStream::Socket(upstream)), &live), async move {
                 for _ in 0..3 {
-                    tokio::join!(say(&mut client), heard(&mut server));
-                    tokio::join!(say(&mut server), heard(&mut client));
+                    tokio::join!(send_with_urgent(&mut client), receive(&mut server));
+                    tokio::join!(send_with_urgent(&mut server), receive(&mut client));
                 }
                 drop(client);
                 assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
             });
-        assert_eq!((told.outcome, told.closed_by), (Outcome::Completed, Side::Downstream));
+        assert_eq!((ended.outcome, ended.closed_by), (Outcome::Completed, Side::Downstream));
         assert_eq!((live.sent(), live.received()), (3 * (BULK + 8) as u64, 3 * (BULK + 8) as u64));
     });
 }
@@ -55,16 +55,16 @@ fn what_stands_behind_an_urgent_byte_is_passed_on_behind_which_the_peer_has_ende
             let ((downstream, mut client), (upstream, mut server)) = (tcp().await, tcp().await);
             let (near, far) =
                 if from_client { (&mut client, &mut server) } else { (&mut server, &mut client) };
-            say(near).await;
+            send_with_urgent(near).await;
             near.shutdown().await.unwrap();
             let live = LiveSession::default();
-            let (told, ()) =
+            let (ended, ()) =
                 tokio::join!(relayed(over(downstream, UpstreamStream::Socket(upstream)), &live), async {
-                    heard(far).await;
+                    receive(far).await;
                     assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
                     far.shutdown().await.unwrap();
                 });
-            assert_eq!(told.outcome, Outcome::Completed);
+            assert_eq!(ended.outcome, Outcome::Completed);
             assert_eq!(live.total(), (BULK + 8) as u64);
         }
     });

@@ -180,7 +180,7 @@ async fn read_wrapped(
     while !wrapping.unwrap_into(incoming)? {
         let mut bytes = Vec::new();
         read_more(socket, &mut bytes).await?;
-        wrapping.received(&bytes);
+        wrapping.receive(&bytes);
     }
     if incoming.len() > INCOMING_MAX { Err(HandshakeError::Tls(TOO_LONG)) } else { Ok(()) }
 }

@@ -148,9 +148,9 @@ fn keys_that_are_used_up_end_a_tls_1_2_stream_with_a_close_notify() {
         let again = write(&mut stream, b"x").await.unwrap_err();
         assert!(again.get_ref().unwrap().is::<KeyLimit>(), "{again}");
         poll_fn(|cx| stream.poll_finish(cx)).await.unwrap();
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         assert_eq!(
-            server.read_to_end(&mut heard).await.unwrap(),
+            server.read_to_end(&mut received).await.unwrap(),
             63,
             "an end without close_notify is an error"
         );
@@ -168,9 +168,9 @@ fn a_write_that_the_keys_do_not_suffice_for_is_not_sent_in_part() {
         assert_eq!(taken, 128 * 1024, "eight records, and eight more would be one too many");
         let error = poll_fn(|cx| stream.poll_write(cx, &bytes)).await.unwrap_err();
         assert!(error.get_ref().unwrap().is::<KeyLimit>(), "{error}");
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         let (finished, read) =
-            tokio::join!(poll_fn(|cx| stream.poll_finish(cx)), server.read_to_end(&mut heard));
+            tokio::join!(poll_fn(|cx| stream.poll_finish(cx)), server.read_to_end(&mut received));
         finished.unwrap();
         assert_eq!(read.unwrap(), taken);
     });
@@ -182,12 +182,13 @@ fn keys_that_are_used_up_are_renewed_with_tls_1_3() {
     within_a_minute(async {
         let (mut stream, mut server) = secured(TLS13, 64).await;
         for size in [1, 100, 300 * 1024] {
-            let (bytes, mut heard) = (vec![size as u8; size], vec![0; size]);
+            let (bytes, mut received) = (vec![size as u8; size], vec![0; size]);
             for _ in 0..200 {
-                let (written, read) = tokio::join!(write(&mut stream, &bytes), server.read_exact(&mut heard));
+                let (written, read) =
+                    tokio::join!(write(&mut stream, &bytes), server.read_exact(&mut received));
                 written.unwrap();
                 read.unwrap();
-                assert_eq!(heard, bytes);
+                assert_eq!(received, bytes);
                 assert_eq!(stream.key_limit_due(), None);
                 server.write_all(b"!").await.unwrap();
                 server.flush().await.unwrap();

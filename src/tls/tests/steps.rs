@@ -12,42 +12,41 @@ use crate::tls::HandshakeError;
 pub(crate) struct WiredServer {
     pub(crate) peer: Peer,
     pub(crate) connection: ServerConnection,
-    pub(crate) heard: Vec<u8>,
-    /// close_notify was received.
-    pub(crate) has_heard_goodbye: bool,
+    pub(crate) received: Vec<u8>,
+    pub(crate) has_received_close_notify: bool,
 }
 
 impl WiredServer {
     pub(crate) fn new(config: &Arc<ServerConfig>, peer: Peer) -> Self {
         let connection = ServerConnection::new(Arc::clone(config)).unwrap();
-        Self { peer, connection, heard: Vec::new(), has_heard_goodbye: false }
+        Self { peer, connection, received: Vec::new(), has_received_close_notify: false }
     }
 
     /// Processes what was received, and sends what TLS has to send.
     pub(crate) fn turn(&mut self) {
-        let ciphertext = self.peer.hear(usize::MAX);
+        let ciphertext = self.peer.receive(usize::MAX);
         let mut rest = &ciphertext[..];
         while !rest.is_empty() {
             self.connection.read_tls(&mut rest).unwrap();
             let state = self.connection.process_new_packets().expect("a client that speaks TLS");
-            self.has_heard_goodbye |= state.peer_has_closed();
+            self.has_received_close_notify |= state.peer_has_closed();
             let mut plain = vec![0; state.plaintext_bytes_to_read()];
             self.connection.reader().read_exact(&mut plain).unwrap();
-            self.heard.extend(plain);
+            self.received.extend(plain);
         }
         let mut answer = Vec::new();
         while self.connection.wants_write() {
             self.connection.write_tls(&mut answer).unwrap();
         }
-        self.peer.say(&answer);
+        self.peer.send(&answer);
     }
 
-    pub(crate) fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.connection.writer().write_all(bytes).unwrap();
         self.turn();
     }
 
-    pub(crate) fn say_goodbye(&mut self) {
+    pub(crate) fn send_close_notify(&mut self) {
         self.connection.send_close_notify();
         self.turn();
         self.peer.end(End::Orderly);
@@ -96,7 +95,7 @@ async fn talk(stream: &mut Stream<Wire>, server: &mut WiredServer) -> Talk {
         talk.failed = Some(("write", error));
     }
     // After a failed write, reading goes on.
-    server.say(&words(2, SAID));
+    server.send(&words(2, SAID));
     let mut buffer = vec![0; 64 * 1024];
     while talk.read.len() < SAID {
         match woken(server, poll_fn(|cx| stream.poll_read(cx, &mut buffer))).await {
@@ -147,10 +146,10 @@ fn bytes_pass_whole_in_portions_of_any_size() {
                 let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
                 let talk = talk(&mut stream, &mut server).await;
                 assert!(talk.failed.is_none(), "{:?}", talk.failed);
-                assert!(talk.read == words(2, SAID) && server.heard == words(1, SAID));
-                assert!(server.has_heard_goodbye && server.peer.ended() == Some(End::Orderly));
+                assert!(talk.read == words(2, SAID) && server.received == words(1, SAID));
+                assert!(server.has_received_close_notify && server.peer.ended() == Some(End::Orderly));
                 assert_eq!(stream.memory(), 0);
-                server.say_goodbye();
+                server.send_close_notify();
                 let mut buffer = vec![0; 64 * 1024];
                 assert_eq!(poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap(), 0);
                 assert!(!stream.was_truncated());
@@ -169,7 +168,7 @@ fn what_is_looked_at_is_still_there() {
             peer.set_portion(portion, false);
             let mut server = WiredServer::new(&configs.1, peer);
             let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
-            server.say(b"first");
+            server.send(b"first");
             let mut buffer = vec![0; 64 * 1024];
             let mut read: Vec<u8> = Vec::new();
             while read != b"first" {
@@ -184,7 +183,7 @@ fn what_is_looked_at_is_still_there() {
             if is_reset {
                 server.peer.set_fault(Call::Recv, 0, EIO);
             } else {
-                server.say_goodbye();
+                server.send_close_notify();
             }
             let seen = woken(&mut server, poll_fn(|cx| stream.poll_peek(cx, &mut buffer))).await;
             assert_eq!(seen, 0);
@@ -207,7 +206,7 @@ fn an_error_that_is_remembered_comes_last() {
         let (socket, peer) = wire();
         let mut server = WiredServer::new(&configs.1, peer);
         let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
-        server.say(b"why");
+        server.send(b"why");
         let mut buffer = vec![0; 64 * 1024];
         assert_eq!(woken(&mut server, poll_fn(|cx| stream.poll_peek(cx, &mut buffer))).await, 3);
         stream.remember(&io::Error::from_raw_os_error(EPIPE));
@@ -242,7 +241,7 @@ fn an_error_at_any_step_is_told_to_whoever_asked() {
                     };
                     let was_early = server.peer.has_failed();
                     let talk = talk(&mut stream, &mut server).await;
-                    assert!(words(1, SAID).starts_with(&server.heard), "{at}");
+                    assert!(words(1, SAID).starts_with(&server.received), "{at}");
                     assert!(words(2, SAID).starts_with(&talk.read), "{at}");
                     assert_eq!(
                         server.peer.ended(),
@@ -251,7 +250,7 @@ fn an_error_at_any_step_is_told_to_whoever_asked() {
                     );
                     let Some((what, error)) = talk.failed else {
                         assert!(
-                            server.heard.len() == SAID && server.has_heard_goodbye,
+                            server.received.len() == SAID && server.has_received_close_notify,
                             "{at}: lost and not told"
                         );
                         assert!(!was_early && !server.peer.has_failed(), "{at}: nobody was told");
@@ -287,7 +286,7 @@ fn a_pipe_that_breaks_with_ciphertext_held_fails_every_write_and_no_read() {
                 Woken::new(poll_fn(|cx| stream.poll_write(cx, &bytes[taken..]))).run().await.is_pending()
             );
             server.peer.refuse(EPIPE);
-            server.say(b"last words");
+            server.send(b"last words");
             server.peer.end(End::Failed(ECONNRESET));
             let is_epipe = |error: io::Error| error.raw_os_error() == Some(EPIPE);
             assert!(is_epipe(poll_fn(|cx| stream.poll_flush(cx)).await.unwrap_err()));
@@ -313,7 +312,7 @@ fn an_answer_of_tls_that_cannot_be_given_fails_the_next_write() {
         let mut server = WiredServer::new(&configs.1, peer);
         let mut stream = shaken(&configs, socket, &mut server).await.unwrap();
         server.connection.refresh_traffic_keys().unwrap();
-        server.say(b"with new keys");
+        server.send(b"with new keys");
         server.peer.refuse(EPIPE);
         let mut buffer = vec![0; 64 * 1024];
         let read = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
@@ -342,7 +341,7 @@ fn an_end_waits_until_everything_before_it_has_gone() {
                 server.turn();
             }
             server.turn();
-            assert!(server.heard == said && server.has_heard_goodbye);
+            assert!(server.received == said && server.has_received_close_notify);
             assert_eq!(server.peer.ended(), Some(End::Orderly));
         }
     });

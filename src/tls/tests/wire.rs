@@ -26,7 +26,6 @@ pub(crate) struct Peer(Rc<RefCell<State>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Orderly,
-    /// With that errno.
     Failed(i32),
 }
 
@@ -43,7 +42,7 @@ struct State {
     said: VecDeque<u8>,
     said_end: Option<End>,
     /// Sent to the peer, not received yet.
-    heard: VecDeque<u8>,
+    received: VecDeque<u8>,
     /// How many bytes may wait for the peer.
     window: usize,
     /// How many bytes one call may move.
@@ -68,7 +67,7 @@ pub(crate) fn wire() -> (Wire, Peer) {
     let state = Rc::new(RefCell::new(State {
         said: VecDeque::new(),
         said_end: None,
-        heard: VecDeque::new(),
+        received: VecDeque::new(),
         window: usize::MAX,
         portion: usize::MAX,
         halts: false,
@@ -139,7 +138,7 @@ impl State {
         if let Some(errno) = self.refuses.or_else(|| self.finished.then_some(EPIPE)) {
             return Poll::Ready(Err(io::Error::from_raw_os_error(errno)));
         }
-        let room = self.window.saturating_sub(self.heard.len());
+        let room = self.window.saturating_sub(self.received.len());
         if room == 0 {
             self.writer = Some(cx.waker().clone());
             return Poll::Pending;
@@ -149,7 +148,7 @@ impl State {
         }
         self.meets_fault(Call::Send)?;
         let most = bytes.len().min(self.portion).min(room);
-        self.heard.extend(&bytes[..most]);
+        self.received.extend(&bytes[..most]);
         Poll::Ready(Ok(most))
     }
 }
@@ -199,7 +198,7 @@ impl Peer {
     }
 
     /// Sends bytes to us, unless its direction has ended.
-    pub(crate) fn say(&self, bytes: &[u8]) {
+    pub(crate) fn send(&self, bytes: &[u8]) {
         let mut state = self.state();
         if state.said_end.is_none() {
             state.said.extend(bytes);
@@ -215,12 +214,12 @@ impl Peer {
     }
 
     /// Receives what was sent to it.
-    pub(crate) fn hear(&self, most: usize) -> Vec<u8> {
+    pub(crate) fn receive(&self, most: usize) -> Vec<u8> {
         let mut state = self.state();
-        let most = most.min(state.heard.len());
-        let heard = state.heard.drain(..most).collect();
+        let most = most.min(state.received.len());
+        let received = state.received.drain(..most).collect();
         Self::wake(state);
-        heard
+        received
     }
 
     /// Makes sends fail from now on.
@@ -255,7 +254,7 @@ impl Peer {
 
     /// What it has not received yet.
     pub(crate) fn waiting(&self) -> Vec<u8> {
-        self.state().heard.iter().copied().collect()
+        self.state().received.iter().copied().collect()
     }
 
     /// How many bytes it sent that were not read.
@@ -265,7 +264,7 @@ impl Peer {
 
     /// Whether everything was read and received.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.state().said.is_empty() && self.state().heard.is_empty()
+        self.state().said.is_empty() && self.state().received.is_empty()
     }
 
     /// How our direction has ended, if it has; unreceived bytes come before the end.

@@ -90,7 +90,7 @@ pub(in crate::tls) struct Workshop(tempfile::TempDir);
 pub(in crate::tls) struct Order<'a> {
     /// The base name of the files.
     pub(in crate::tls) name: &'a str,
-    /// Arguments of `genpkey`.
+    /// Arguments of `openssl genpkey`.
     pub(in crate::tls) key: &'a [&'a str],
     pub(in crate::tls) subject: &'a str,
     /// The name of the CA that signs; `None`: self-signed.

@@ -21,9 +21,7 @@ pub(crate) struct Client {
 /// How the other side ended the connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// A FIN.
     Orderly,
-    /// A RST.
     Reset,
 }
 

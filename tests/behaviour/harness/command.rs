@@ -36,7 +36,7 @@ impl Finished {
 
     /// Asserts that stderr contains `part`.
     #[track_caller]
-    pub(crate) fn must_say(&self, part: &str) {
+    pub(crate) fn must_print(&self, part: &str) {
         assert!(self.stderr.contains(part), "stderr lacks {part:?}:\n{}", self.stderr);
     }
 }

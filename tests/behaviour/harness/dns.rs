@@ -31,14 +31,13 @@ pub(crate) struct NameServer {
 struct Shared {
     /// Absolute lower-case names → records; a name without records exists and has none.
     zone: Mutex<BTreeMap<String, Vec<Record>>>,
-    mood: Mutex<Mood>,
+    mode: Mutex<DnsMode>,
     asked: AtomicUsize,
     asked_by_tcp: AtomicUsize,
     questions: Mutex<Vec<Asked>>,
     stop: AtomicBool,
 }
 
-/// A query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) is_ipv6: bool,
@@ -46,15 +45,12 @@ pub(crate) struct Asked {
     pub(crate) edns: bool,
 }
 
-/// How it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum DnsMode {
     /// As the zone says.
     #[default]
     Honest,
-    /// Not at all.
     Silent,
-    /// SERVFAIL.
     Failing,
     /// SERVFAIL to AAAA, the zone's answer to the rest.
     FailingForIpv6,
@@ -64,7 +60,6 @@ pub(crate) enum Mood {
     LosesOne,
     /// Only from the fifth A query on.
     LosesFour,
-    /// REFUSED.
     Refusing,
     /// Over UDP a truncated answer.
     Truncating,
@@ -118,8 +113,8 @@ impl NameServer {
         self.shared.zone.lock().expect("a zone nobody poisoned").remove(&key(&absolute(name)));
     }
 
-    pub(crate) fn set_mood(&self, mood: Mood) {
-        *self.shared.mood.lock().expect("a mood nobody poisoned") = mood;
+    pub(crate) fn set_mode(&self, mode: DnsMode) {
+        *self.shared.mode.lock().expect("a mode nobody poisoned") = mode;
     }
 
     /// Number of queries so far, over UDP and TCP.
@@ -221,13 +216,11 @@ impl Dnsmasq {
         Self { child, dir }
     }
 
-    /// Replaces the names.
     pub(crate) fn set(&self, hosts: &str) {
         fs::write(self.dir.path().join("names"), hosts).expect("a file of names");
         kill_process(Pid::from_child(&self.child), Signal::HUP).expect("a process to signal");
     }
 
-    /// See [`NameServer::serves`].
     pub(crate) fn serves(&self, command: &mut Command) {
         inside(command, &self.dir.path().join("resolv.conf"), &self.dir.path().join("hosts"));
     }
@@ -310,35 +303,35 @@ impl Shared {
         answer.metadata.recursion_desired = question.metadata.recursion_desired;
         answer.metadata.recursion_available = true;
         let kind = query.query_type();
-        let mood = *self.mood.lock().expect("a mood nobody poisoned");
-        match mood {
-            Mood::Silent => return None,
-            Mood::SilentForIpv6 if is_ipv6 => return None,
-            Mood::LosesOne if before < 2 => return None,
-            Mood::LosesFour if before < 5 => return None,
-            Mood::Refusing => answer.metadata.response_code = ResponseCode::Refused,
-            Mood::RejectingEdns(code) if has_edns => {
+        let mode = *self.mode.lock().expect("a mode nobody poisoned");
+        match mode {
+            DnsMode::Silent => return None,
+            DnsMode::SilentForIpv6 if is_ipv6 => return None,
+            DnsMode::LosesOne if before < 2 => return None,
+            DnsMode::LosesFour if before < 5 => return None,
+            DnsMode::Refusing => answer.metadata.response_code = ResponseCode::Refused,
+            DnsMode::RejectingEdns(code) if has_edns => {
                 answer.metadata.response_code = code;
                 // The upper bits of codes beyond 15 are there.
                 answer.edns = (u16::from(code) > 15).then(Edns::new);
             }
-            Mood::RejectingEdnsBarely if has_edns => {
+            DnsMode::RejectingEdnsBarely if has_edns => {
                 answer.metadata.response_code = ResponseCode::FormErr;
                 return Some(answer.to_vec().expect("an answer that can be written"));
             }
-            Mood::Failing => answer.metadata.response_code = ResponseCode::ServFail,
-            Mood::FailingForIpv6 if kind == RecordType::AAAA => {
+            DnsMode::Failing => answer.metadata.response_code = ResponseCode::ServFail,
+            DnsMode::FailingForIpv6 if kind == RecordType::AAAA => {
                 answer.metadata.response_code = ResponseCode::ServFail;
             }
-            Mood::Truncating if is_udp => answer.metadata.truncation = true,
-            Mood::Honest
-            | Mood::FailingForIpv6
-            | Mood::SilentForIpv6
-            | Mood::LosesOne
-            | Mood::LosesFour
-            | Mood::Truncating
-            | Mood::RejectingEdns(_)
-            | Mood::RejectingEdnsBarely => self.answer_honestly(&query, &mut answer),
+            DnsMode::Truncating if is_udp => answer.metadata.truncation = true,
+            DnsMode::Honest
+            | DnsMode::FailingForIpv6
+            | DnsMode::SilentForIpv6
+            | DnsMode::LosesOne
+            | DnsMode::LosesFour
+            | DnsMode::Truncating
+            | DnsMode::RejectingEdns(_)
+            | DnsMode::RejectingEdnsBarely => self.answer_honestly(&query, &mut answer),
         }
         answer.add_query(query);
         Some(answer.to_vec().expect("an answer that can be written"))

@@ -102,7 +102,6 @@ impl Postgres {
         quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The major version.
     pub(crate) fn version(&self) -> u32 {
         let number = self.as_superuser("show server_version_num");
         number.parse::<u32>().expect("a number") / 10_000

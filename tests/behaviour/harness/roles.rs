@@ -43,7 +43,7 @@ pub(crate) fn greet(text: &'static str) -> impl Fn(Conn) -> Script + Clone + Sen
 }
 
 /// Reports the address that the client seems to come from.
-pub(crate) async fn tell_peer(mut conn: Conn) {
+pub(crate) async fn send_peer_address(mut conn: Conn) {
     let peer = conn.peer().ip().to_string();
     drop(conn.write_all(peer.as_bytes()).await);
     drop(conn.shutdown().await);

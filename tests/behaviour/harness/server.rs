@@ -18,7 +18,6 @@ pub(crate) const PASSWORD: &str = "correct horse";
 /// How long a server may take to accept connections: RabbitMQ takes ten seconds on an idle machine.
 const START_PATIENCE: Duration = Duration::from_secs(90);
 
-/// A running server.
 pub(crate) struct Server {
     dir: PathBuf,
     ports: Vec<u16>,
@@ -115,7 +114,7 @@ impl Server {
         format!("tls: {{ ca: {}, server_name: srv.test }}", self.pki.ca().display())
     }
 
-    /// All its output.
+    /// Everything that it has printed so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
@@ -431,7 +430,6 @@ pub(crate) fn redis() -> &'static Server {
     })
 }
 
-/// Memcached with TLS.
 pub(crate) fn memcached() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -504,7 +502,6 @@ pub(crate) fn rabbitmq() -> &'static Server {
     })
 }
 
-/// Mosquitto.
 pub(crate) fn mosquitto() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {

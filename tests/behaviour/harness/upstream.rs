@@ -277,7 +277,7 @@ impl Conn {
     }
 
     /// Waits for the client's first bytes and leaves them where they are.
-    pub(crate) async fn heard(&self) {
+    pub(crate) async fn wait_readable(&self) {
         // A connection that failed is noted by the next read.
         drop(self.tcp().peek(&mut [0]).await);
     }

@@ -65,7 +65,7 @@ const PREFACE_MAX: usize = 64;
 fn open(protocol: &dyn Protocol, client: &[u8], portion: usize) -> ClientOpening {
     let Some(mut opening) = protocol.opening() else { return ClientOpening::default() };
     for bytes in client.chunks(portion.min(client.len().max(1))) {
-        match opening.received(bytes) {
+        match opening.receive(bytes) {
             Ok(OpeningState::Opened(opened)) => {
                 assert!(opened.bytes.len() <= client.len() + PREFACE_MAX && opened.preface <= opened.bytes.len());
                 return opened;
@@ -94,7 +94,7 @@ fn unwrap(upgraded: &Upgraded, server: &[u8], portion: usize) {
     }
     let (mut wrapping, mut records) = (ambassador::internals::protocol::Wrapping::default(), Vec::new());
     for bytes in server.chunks(portion.min(server.len().max(1))) {
-        wrapping.received(bytes);
+        wrapping.receive(bytes);
         loop {
             match wrapping.unwrap_into(&mut records) {
                 Ok(true) => {}
@@ -134,13 +134,13 @@ fn upgrade(
         step = match step {
             UpgradeStep::Send(bytes) => {
                 assert!(bytes.len() < HELD_MAX);
-                upgrade.sent()
+                upgrade.note_sent()
             }
             UpgradeStep::ReadAtMost(most) => {
                 assert!(most > 0, "a read of nothing would be taken for the end");
                 let (now, later) = server.split_at(most.min(portion).min(server.len()));
                 server = later;
-                upgrade.received(now).ok()?
+                upgrade.receive(now).ok()?
             }
             UpgradeStep::AwaitClientReply(greeting) => {
                 assert!(greeting.words.len() < HELD_MAX);
@@ -157,7 +157,7 @@ fn upgrade(
 
 fn reply(mut client_reply: Box<dyn ClientReply>, client: &[u8], portion: usize) -> Upgraded {
     for bytes in client.chunks(portion.min(client.len().max(1))) {
-        match client_reply.received(bytes) {
+        match client_reply.receive(bytes) {
             Ok(Some(introduced)) => return introduced.upgraded,
             Ok(None) => {}
             Err(_) => break,
@@ -202,7 +202,7 @@ fn probe(protocol: &dyn Protocol, server: &[u8], portion: usize) {
         let Some(mut probe) = protocol.probe(upgraded) else { continue };
         assert!(probe.begin().len() < HELD_MAX);
         for bytes in server.chunks(portion.min(server.len().max(1))) {
-            if !matches!(probe.received(bytes), Ok(ProbeStep::Incomplete | ProbeStep::Send(_))) {
+            if !matches!(probe.receive(bytes), Ok(ProbeStep::Incomplete | ProbeStep::Send(_))) {
                 break;
             }
         }

@@ -38,7 +38,7 @@ fuzz_target!(|input: &[u8]| {
 fn read<R: HeadReader>(mut reader: R, bytes: &[u8], portion: usize) -> Option<Result<(R::Head, usize), R::Error>> {
     let mut seen = 0;
     for part in bytes.chunks(portion.min(bytes.len().max(1))) {
-        match reader.received(part) {
+        match reader.receive(part) {
             Ok(Progress::Incomplete) => seen += part.len(),
             Ok(Progress::Whole { head, taken }) => {
                 assert!(taken > 0 && taken <= part.len());

@@ -158,7 +158,7 @@ impl Begun {
     fn with(script: &mut Script<'_>) -> Option<Self> {
         let mut begun = Self { opening: Vec::new(), dialogue: None };
         if let Some(mut opening) = script.protocol.opening() {
-            let Ok(OpeningState::Opened(opened)) = opening.received(script.next()?) else { return None };
+            let Ok(OpeningState::Opened(opened)) = opening.receive(script.next()?) else { return None };
             (begun.opening, begun.dialogue) = (opened.bytes, opened.dialogue);
         }
         if let Some(mut upgrade) = script.protocol.upgrade() {
@@ -166,14 +166,14 @@ impl Begun {
             let mut step = upgrade.begin();
             for _ in 0..MADE_MAX {
                 step = match step {
-                    UpgradeStep::Send(_) => upgrade.sent(),
+                    UpgradeStep::Send(_) => upgrade.note_sent(),
                     UpgradeStep::ReadAtMost(most) => {
                         let (now, later) = server.split_at(most.min(server.len()));
                         server = later;
-                        upgrade.received(now).ok()?
+                        upgrade.receive(now).ok()?
                     }
                     UpgradeStep::AwaitClientReply(mut greeting) => {
-                        let introduced = greeting.client_reply.received(script.next()?).ok()??;
+                        let introduced = greeting.client_reply.receive(script.next()?).ok()??;
                         begun.dialogue = introduced.upgraded.dialogue.or(begun.dialogue);
                         break;
                     }

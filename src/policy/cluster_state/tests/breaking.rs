@@ -14,7 +14,7 @@ fn an_open_breaker_refuses_until_a_trial_of_ours_succeeds() {
     world.wait();
     assert_eq!(world.trials(TrialVerdict::Serves(MS)), [0, 1]);
     assert!(world.pick().is_ok());
-    assert_eq!(world.told(), ["open", "half_open", "open", "half_open", "closed"]);
+    assert_eq!(world.take_event_names(), ["open", "half_open", "open", "half_open", "closed"]);
 }
 
 /// Five failed dials to a dead endpoint opened the breaker for 4 s, although two endpoints had not been tried.
@@ -24,13 +24,13 @@ fn the_breaker_stays_closed_while_an_endpoint_is_good_or_unknown() {
     for _ in 0..50 {
         assert_eq!(world.fail(), Ok(0), "by its priority");
     }
-    assert_eq!(world.told(), [""; 0]);
+    assert_eq!(world.take_event_names(), [""; 0]);
     let mut plan = plan();
     for _ in 0..2 {
         let (id, ticket) = world.begin(&mut plan).unwrap();
         world.cluster_state.record_failure(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["open"]);
+    assert_eq!(world.take_event_names(), ["open"]);
 }
 
 #[test]
@@ -38,26 +38,30 @@ fn whoever_may_be_good_closes_the_breaker() {
     let opened = || {
         let mut world = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
         world.fail_everywhere();
-        assert_eq!(world.told(), ["open"]);
+        assert_eq!(world.take_event_names(), ["open"]);
         world
     };
     let mut joined = opened();
     let specs = [Some(joined.ids[0]), None].map(|id| member(id, 0));
     joined.ids = joined.cluster_state.set_endpoints(&specs, joined.now);
-    assert_eq!(joined.told(), ["closed"]);
+    assert_eq!(joined.take_event_names(), ["closed"]);
     assert!(joined.pick().is_ok());
     let mut probed = opened();
     probed.check_health(1, HealthStatus::Healthy);
-    assert_eq!(probed.told(), ["closed"]);
+    assert_eq!(probed.take_event_names(), ["closed"]);
     let mut hinted = opened();
     hinted.cluster_state.set_health(hinted.ids[1], HealthStatus::Healthy, Some(Fault::Connect), hinted.now);
-    assert_eq!((hinted.told().len(), hinted.wait()), (0, Duration::ZERO), "a port that is open is a hint");
+    assert_eq!(
+        (hinted.take_event_names().len(), hinted.wait()),
+        (0, Duration::ZERO),
+        "a port that is open is a hint"
+    );
     let mut late = World::new(Settings { breaker: Some(BREAKER), ..PLAIN }, &[0, 0]);
     let (id, ticket) = late.begin(&mut plan()).unwrap();
     late.fail_everywhere();
-    late.told();
+    late.take_event_names();
     late.cluster_state.record_established(id, ticket, MS, late.now);
-    assert_eq!(late.told(), ["closed"], "a dial from before that succeeds now");
+    assert_eq!(late.take_event_names(), ["closed"], "a dial from before that succeeds now");
 }
 
 /// Where servers greet, one silent client kept a half-open breaker from closing.
@@ -84,13 +88,13 @@ fn what_began_before_an_endpoint_came_back_says_nothing() {
     world.now += SECOND;
     let (id, ticket) = hanging[0];
     world.cluster_state.record_failure(id, ticket, Some(Fault::Connect), world.now, &mut world.rng);
-    assert_eq!(world.told(), ["open"]);
+    assert_eq!(world.take_event_names(), ["open"]);
     world.wait();
     world.trials(TrialVerdict::Serves(MS));
     for (id, ticket) in &hanging[1..] {
         world.cluster_state.record_failure(*id, *ticket, Some(Fault::Connect), world.now, &mut world.rng);
     }
-    assert_eq!(world.told(), ["half_open", "closed"]);
+    assert_eq!(world.take_event_names(), ["half_open", "closed"]);
     assert!(world.pick().is_ok());
 }
 
@@ -114,12 +118,12 @@ fn trials_that_nobody_will_hear_of_are_made_anew() {
     let mut world = World::new(Settings { breaker: Some(BREAKER), outlier: Some(OUTLIER), ..PLAIN }, &[0, 0]);
     world.eject(0);
     world.fail_everywhere();
-    world.told();
+    world.take_event_names();
     world.wait();
     let lost = world.cluster_state.begin_trials(world.now, &mut world.rng);
     assert_eq!(lost.len(), 2);
     world.cluster_state.forget_trials(world.now);
-    assert_eq!(world.told(), ["half_open", "open"]);
+    assert_eq!(world.take_event_names(), ["half_open", "open"]);
     world.wait();
     world.now += SECOND;
     assert_eq!(world.trials(TrialVerdict::Serves(MS)), [0, 1]);

@@ -12,12 +12,12 @@ fn error(sqlstate: &str) -> Vec<u8> {
 fn probed(server: &[u8], chunk: usize) -> Result<ProbeStep, ProbeError> {
     let mut probe = StartupProbe::default();
     for bytes in server.chunks(chunk) {
-        match probe.received(bytes) {
+        match probe.receive(bytes) {
             Ok(ProbeStep::Incomplete) => {}
             verdict => return verdict,
         }
     }
-    probe.received(&[])
+    probe.receive(&[])
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_probe_holds_no_more_than_one_message() {
     let mut probe = StartupProbe::default();
     let notices = b"N\0\0\0\x06hi".repeat(9000);
     for _ in 0..10 {
-        assert_eq!(probe.received(&notices), Ok(ProbeStep::Incomplete));
+        assert_eq!(probe.receive(&notices), Ok(ProbeStep::Incomplete));
         assert!(probe.held.len() < 7);
     }
 }

@@ -1,6 +1,6 @@
 //! Which listeners and clusters exist: the series of a removed one are shown in one more scrape, and then hidden.
 //!
-//! The handles for a listener or a cluster have a [`SeriesGuard`] with them, so its series exist until its last session
+//! The handles for a listener or a cluster have a [`LabelGuard`] with them, so its series exist until its last session
 //! has ended. When it comes back, its counters continue, because the recorder keeps them: the recorder can only drop
 //! every series that was idle for a while, and an idle one is not a removed one.
 
@@ -18,57 +18,57 @@ type LabelPair = (&'static str, String);
 #[derive(Clone, Copy, Default)]
 struct LabelState {
     /// How many guards there are.
-    holders: usize,
+    guards: usize,
     /// It was removed, and the last scrape still had it.
     was_shown: bool,
 }
 
-static STANDING: Mutex<BTreeMap<LabelPair, LabelState>> = Mutex::new(BTreeMap::new());
+static GUARDED: Mutex<BTreeMap<LabelPair, LabelState>> = Mutex::new(BTreeMap::new());
 
 /// While it lives, the series of its label are shown.
-pub(super) struct SeriesGuard(LabelPair);
+pub(super) struct LabelGuard(LabelPair);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RenderPurpose {
     /// A scrape, which shows removed series for the last time.
     Scrape,
-    /// Any other reading.
+    /// Any other reading, which leaves them to the next scrape.
     Other,
 }
 
-impl SeriesGuard {
+impl LabelGuard {
     /// Adds a guard for the series with that label.
     pub(super) fn of(label: &'static str, value: &str) -> Arc<Self> {
-        let subject = (label, value.to_owned());
-        let mut standing = standing();
-        let held = standing.entry(subject.clone()).or_default();
-        *held = LabelState { holders: held.holders + 1, was_shown: false };
-        Arc::new(Self(subject))
+        let label_pair = (label, value.to_owned());
+        let mut guarded = guarded();
+        let state = guarded.entry(label_pair.clone()).or_default();
+        *state = LabelState { guards: state.guards + 1, was_shown: false };
+        Arc::new(Self(label_pair))
     }
 }
 
-impl Drop for SeriesGuard {
+impl Drop for LabelGuard {
     fn drop(&mut self) {
-        if let Some(held) = standing().get_mut(&self.0) {
-            held.holders = held.holders.saturating_sub(1);
+        if let Some(state) = guarded().get_mut(&self.0) {
+            state.guards = state.guards.saturating_sub(1);
         }
     }
 }
 
-impl fmt::Debug for SeriesGuard {
+impl fmt::Debug for LabelGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Living").field(&self.0).finish()
+        f.debug_tuple("LabelGuard").field(&self.0).finish()
     }
 }
 
 /// The text without the series of removed objects.
 pub(super) fn without_removed(text: String, reader: RenderPurpose) -> String {
     let mut gone: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
-    for ((label, value), held) in &mut *standing() {
-        if held.holders == 0 && held.was_shown {
+    for ((label, value), state) in &mut *guarded() {
+        if state.guards == 0 && state.was_shown {
             gone.entry(label).or_default().push(value.clone());
         }
-        held.was_shown |= held.holders == 0 && reader == RenderPurpose::Scrape;
+        state.was_shown |= state.guards == 0 && reader == RenderPurpose::Scrape;
     }
     if gone.is_empty() {
         return text;
@@ -81,8 +81,8 @@ pub(super) fn without_removed(text: String, reader: RenderPurpose) -> String {
     kept
 }
 
-fn standing() -> MutexGuard<'static, BTreeMap<LabelPair, LabelState>> {
-    STANDING.lock()
+fn guarded() -> MutexGuard<'static, BTreeMap<LabelPair, LabelState>> {
+    GUARDED.lock()
 }
 
 /// Whether the line has one of those labels with one of those values.
@@ -128,7 +128,7 @@ mod tests {
             format!("{other}a{{listener=\"l\\\"}},\",cluster=\"liv\\\"ing-2\"}} 2\n")
         };
         let (first, second) =
-            (SeriesGuard::of("cluster", "living-1"), SeriesGuard::of("cluster", "liv\"ing-2"));
+            (LabelGuard::of("cluster", "living-1"), LabelGuard::of("cluster", "liv\"ing-2"));
         let again = Arc::clone(&second);
         let lines = |reader| without_removed(text(), reader).lines().count();
         drop(second);
@@ -146,7 +146,7 @@ mod tests {
         drop(first);
         lines(RenderPurpose::Scrape);
         assert_eq!(without_removed(text(), RenderPurpose::Scrape), "# TYPE a counter\na 3\n");
-        let _first = SeriesGuard::of("cluster", "living-1");
+        let _first = LabelGuard::of("cluster", "living-1");
         assert_eq!(without_removed(text(), RenderPurpose::Scrape).lines().count(), 3);
     }
 }

@@ -72,14 +72,14 @@ impl User {
 
 /// Where a client runs, and under which user.
 #[derive(Clone, Default)]
-pub(crate) struct Somebody {
+pub(crate) struct OtherUser {
     user: Option<User>,
     groups: Vec<String>,
     cgroup: Option<PathBuf>,
     namespace: Option<String>,
 }
 
-impl Somebody {
+impl OtherUser {
     /// That user, without supplementary groups.
     pub(crate) fn user(user: User) -> Self {
         Self { user: Some(user), ..Self::default() }
@@ -163,7 +163,7 @@ pub(crate) struct Call {
 impl Call {
     /// Its result: `got …`, `end` or `reset`; nothing if it was not to read.
     #[track_caller]
-    pub(crate) fn heard(&mut self) -> String {
+    pub(crate) fn result(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("a line of the caller");
         line.trim_end().to_owned()
@@ -236,7 +236,6 @@ impl Namespace {
         Some(this)
     }
 
-    /// Its file.
     pub(crate) fn path(&self) -> String {
         format!("/run/netns/{}", self.0)
     }
