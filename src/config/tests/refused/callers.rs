@@ -50,7 +50,7 @@ fn limits_for_each_caller_are_numbers() {
     );
     let file = least("", "per_caller: { max_queued: 3 }", "limits: { queue_timeout: 0s }");
     let line = 1 + file.lines().position(|line| line.contains("max_queued")).expect("it is there");
-    let part = "nobody waits in the listener's cluster; set `limits.queue_timeout` there";
+    let part = "has no effect: the listener's cluster has no queue; set `limits.queue_timeout` there";
     check(&file, &[(&format!("{line}:31"), "listeners.app.per_caller.max_queued", part)]);
 }
 
