@@ -48,7 +48,7 @@ fn each_of_two_daemons_with_defaults_obeys_the_commands_of_its_own_file() {
     let usual = runtime.path().join("ambassador/control.sock");
     assert!(usual.exists(), "of one daemon it is where it always was");
     let mut second = start(&config, &runtime);
-    second.wait_line("usual place is another daemon's");
+    second.wait_line("another daemon has the control socket's default path");
     assert!(serves(&first, &runtime) && serves(&second, &runtime));
     run(&["reload"], &file(&second), &runtime).must_succeed();
     second.wait_line("configuration reloaded");

@@ -101,7 +101,7 @@ fn a_certificate_that_hangs_stops_nothing_else() {
     must_be_at_work(&ambassador);
     assert_eq!(ambassador.get("/status").status, 200);
     mend(&ca, &text);
-    ambassador.wait_line("in order again");
+    ambassador.wait_line("can be read again");
     hang(&ca);
     must_stop(ambassador);
 }
