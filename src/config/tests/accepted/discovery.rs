@@ -78,6 +78,9 @@ fn an_endpoints_file_gets_nothing_of_the_environment() {
         "endpoints: ['a$$b:1']",
     ] {
         let error = (file.parse)(text.as_bytes()).unwrap_err();
-        assert!(error.contains("is not substituted in this file") && !error.contains("`ambassador"), "{error}");
+        assert!(
+            error.contains("is not substituted in this file") && !error.contains("`ambassador"),
+            "{error}"
+        );
     }
 }
