@@ -202,14 +202,14 @@ impl Actor {
     fn say(&mut self, bytes: &[u8]) {
         // Bytes behind an end are not sent.
         let before = self.peer.unread();
-        self.peer.say(bytes);
+        self.peer.send(bytes);
         if self.peer.unread() > before {
             self.said.extend(bytes);
         }
     }
 
     fn hear(&mut self, most: usize) {
-        self.heard.extend(self.peer.hear(most));
+        self.heard.extend(self.peer.receive(most));
     }
 
     /// Of its own bytes.
