@@ -1,7 +1,7 @@
 //! One endpoint as the policies see it: its configuration, its load and what was observed.
 //!
 //! All decisions about an endpoint read its `EndpointState` and nothing else, so that a decision sees one state. It
-//! changes only in `cluster_state`, under the cluster's one lock.
+//! changes only in `cluster_state`, but for the turn that `balance` counts, under the cluster's one lock.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};

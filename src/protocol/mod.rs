@@ -5,7 +5,7 @@
 //! with a driver that feeds it:
 //! * [`Opening`]: the first message of a client that speaks first, before we dial (driver: `downstream::read_opening`);
 //! * [`Upgrade`]: the plaintext dialogue with the server before TLS (driver: `dial::upgrade`), which may need the
-//!   client's reply: [`ClientReply`] (driver: `session`);
+//!   client's reply: [`ClientReply`] (driver: `downstream`);
 //! * [`Dialogue`]: what is rewritten after TLS, and until when (driver: `relay`);
 //! * [`Probe`]: a conversation without credentials that shows that a server works (driver: `dial::probe`);
 //! * [`Protocol::refusal`]: our refusal in the client's protocol.
