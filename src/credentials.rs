@@ -196,7 +196,7 @@ impl Credentials {
                 false => Some(hung.refresh(&part, until).await),
             };
             if is_latest {
-                has_changed |= self.known().goes_on(&part, refreshed, clock::now(), clock::wall());
+                has_changed |= self.known().record_result(&part, refreshed, clock::now(), clock::wall());
             }
             // An older credential of the same name has the same files, whose result is reported for the latest.
         }
@@ -216,7 +216,7 @@ impl Credentials {
             .states
             .entry(part.subject())
             .or_insert_with(|| CredentialState::new(&part, BTreeMap::new()));
-        if state.goes_on(&part, result.map(Refreshed::of_agent), clock::now()) {
+        if state.record_result(&part, result.map(Refreshed::of_agent), clock::now()) {
             let users = known.users.iter().filter_map(|(_, user)| user.upgrade());
             for originator in users.filter(|user| user.trust().files().next().is_none()) {
                 // Only trust without files of its own comes from the agent alone. Trust with files is read again below.
@@ -339,7 +339,7 @@ impl Known {
     }
 
     /// Records the result of reading `part`, where it has files; returns whether it was replaced.
-    fn goes_on(
+    fn record_result(
         &mut self,
         part: &CredentialSource,
         refreshed: Option<Result<Refreshed, String>>,
@@ -348,7 +348,7 @@ impl Known {
     ) -> bool {
         let state =
             self.states.entry(part.subject()).or_insert_with(|| CredentialState::new(part, BTreeMap::new()));
-        let is_new = refreshed.is_some_and(|refreshed| state.goes_on(part, refreshed, now));
+        let is_new = refreshed.is_some_and(|refreshed| state.record_result(part, refreshed, now));
         state.warn_of_expiry(part, wall);
         is_new
     }
@@ -392,7 +392,12 @@ impl CredentialState {
     }
 
     /// Records the result of reading or receiving it; returns whether it was replaced.
-    fn goes_on(&mut self, part: &CredentialSource, result: Result<Refreshed, String>, now: Instant) -> bool {
+    fn record_result(
+        &mut self,
+        part: &CredentialSource,
+        result: Result<Refreshed, String>,
+        now: Instant,
+    ) -> bool {
         let subject = part.subject();
         let (kind, name) = (subject.kind(), subject.name());
         match result {
@@ -412,13 +417,13 @@ impl CredentialState {
                 is_new
             }
             Err(reason) => {
-                self.is_at_fault(part, reason, now);
+                self.record_fault(part, reason, now);
                 false
             }
         }
     }
 
-    fn is_at_fault(&mut self, part: &CredentialSource, reason: String, now: Instant) {
+    fn record_fault(&mut self, part: &CredentialSource, reason: String, now: Instant) {
         let fault = match self.fault.take() {
             // The same error, or another step of the same replacement.
             Some(fault) if fault.reason == reason || !fault.is_logged => Fault { reason, ..fault },

@@ -67,7 +67,7 @@ impl Drain {
         DrainWatch(self.stop.clone())
     }
 
-    /// A branch for tasks that can be stopped before the others.
+    /// A child for tasks that can be stopped before the others.
     #[must_use]
     pub fn child(&self) -> ChildDrain {
         ChildDrain { tasks: TaskTracker::new(), stop: self.stop.child_token() }
@@ -89,35 +89,35 @@ impl Drain {
 }
 
 impl ChildDrain {
-    /// For a task that ends when this branch or the drain is stopped.
+    /// For a task that ends when this child or the drain is stopped.
     #[must_use]
     pub fn watch(&self) -> DrainWatch {
         DrainWatch(self.stop.clone())
     }
 
-    /// Runs a task of this branch on that worker; [`Drain::finished`] of `whole` waits for it too.
+    /// Runs a task of this child on that worker; [`Drain::finished`] of `whole` waits for it too.
     pub fn spawn_on(&self, whole: &Drain, worker: &Handle, task: impl Future<Output = ()> + Send + 'static) {
         whole.spawn_on(worker, self.tasks.track_future(task));
     }
 
-    /// Stops this branch alone.
+    /// Stops this child alone.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Whether this branch, or the drain, was stopped.
+    /// Whether this child, or the drain, was stopped.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stop.is_cancelled()
     }
 
-    /// Whether no task of this branch runs.
+    /// Whether no task of this child runs.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Waits for the tasks of this branch, which was stopped.
+    /// Waits for the tasks of this child, which was stopped.
     ///
     /// # Errors
     /// [`Elapsed`] when some still run at the deadline.

@@ -73,8 +73,8 @@ impl ConnectionTable {
         {
             return None;
         }
-        let is_kept = !table.has_room(PLACES, false);
-        if is_kept && !table.has_room(KEPT, true) {
+        let is_kept = !table.make_room(PLACES, false);
+        if is_kept && !table.make_room(KEPT, true) {
             return None;
         }
         table.now += 1;
@@ -95,7 +95,7 @@ impl Table {
     }
 
     /// Whether one more of a kind fits, after evicting the longest silent one of the owner that has most if necessary.
-    fn has_room(&mut self, most: usize, is_kept: bool) -> bool {
+    fn make_room(&mut self, most: usize, is_kept: bool) -> bool {
         if self.count(|taken| taken.is_kept == is_kept) < most {
             return true;
         }

@@ -174,7 +174,7 @@ impl Cluster {
                 tracing::info!(cluster = %self.settings.name, endpoint = %endpoint.settings().name, "{what}");
             }
         }
-        self.changed();
+        self.notify_changed();
     }
 
     /// Applies the list. Returns the endpoints that joined, and those that left.
@@ -262,7 +262,7 @@ impl Cluster {
         if changed > 0 {
             let state = admin.label();
             tracing::info!(cluster = %self.settings.name, endpoint = name, endpoints = changed, state, "ordered");
-            self.changed();
+            self.notify_changed();
         }
         !namesakes.is_empty()
     }
@@ -295,7 +295,7 @@ impl Cluster {
                     tracing::info!(%cluster, endpoint = %name, state, why, "health changed");
                 }
             }
-            self.changed();
+            self.notify_changed();
         }
         is_news
     }
@@ -379,7 +379,7 @@ impl Cluster {
         self.changes.subscribe()
     }
 
-    fn changed(&self) {
+    fn notify_changed(&self) {
         // Checks the queue: there may be room now, or nothing left to wait for.
         self.decide(|_| ());
         self.changes.send_replace(());

@@ -286,7 +286,12 @@ impl Cluster {
     }
 
     /// How long to wait before the next attempt. `is_unpaid`: the retry budget was exhausted.
-    pub(crate) fn wait(&self, target: DialTarget, plan: &mut retry::Plan, is_unpaid: bool) -> Duration {
+    pub(crate) fn retry_delay(
+        &self,
+        target: DialTarget,
+        plan: &mut retry::Plan,
+        is_unpaid: bool,
+    ) -> Duration {
         let State { cluster_state, rng, .. } = &mut *self.state();
         if is_unpaid {
             return plan.wait_for_budget(rng);

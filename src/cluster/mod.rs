@@ -9,10 +9,10 @@
 //!
 //! | file | methods |
 //! |---|---|
-//! | here | `new`, `resume`, `settings`, `metrics`, `breaker`, `mode`, `load`, the stores, `found` |
-//! | `lease` | `lease_hedge`, `is_given_up`, `wait`, `has_untried` |
+//! | here | `new`, `resume`, `settings`, `metrics`, `breaker`, `mode`, `load`, the stores, `wait_found` |
+//! | `lease` | `lease_hedge`, `is_given_up`, `retry_delay`, `has_untried` |
 //! | `wait_queue` | `lease_in_turn`, `waiting` |
-//! | `endpoint_map` | `set_endpoints`, `set_admin`, `set_health`, `endpoints`, `view`, `evicted_endpoints`, `changes` |
+//! | `endpoint_map` | `set_endpoints`, `set_admin`, `set_health`, `endpoints`, `endpoint`, `only_endpoint`, `view`, `evicted_endpoints`, `changes` |
 //! | `events` | `decide`, under the lock; `publish_state` |
 //! | `trials` | `forget_trials`, `begin_trials`, `record_trial`, `trial_due` |
 //! | `spares` | `take_spare`, `retire_spares`, `may_refill` |
@@ -180,7 +180,7 @@ impl Cluster {
     }
 
     /// Waits for the first discovery result, or the deadline. Returns the wait; `None` if a result was known.
-    pub(crate) async fn found(&self, deadline: Instant) -> Option<Duration> {
+    pub(crate) async fn wait_found(&self, deadline: Instant) -> Option<Duration> {
         if self.discovery.is_known() {
             return None;
         }

@@ -94,7 +94,7 @@ pub(super) async fn dial_anew(
     record: &mut DialRecord,
 ) -> Result<Dialled, DialFailure> {
     let settings = cluster.settings();
-    let (wanted, overrides) = (request.lease(purpose), request.overrides);
+    let (wanted, overrides) = (request.lease_request(purpose), request.overrides);
     let within = within(cluster, &request);
     let mut deadline = AttemptDeadline::after(clock::now(), AttemptBound::Deadline, within)
         .firm(overrides.deadline.is_some());
@@ -103,7 +103,7 @@ pub(super) async fn dial_anew(
     let attempts = [overrides.attempts, settings.dial.retry.attempts].into_iter().flatten().min();
     let mut plan = retry::Plan::new(retry::Settings { attempts, ..settings.dial.retry });
     let (mut last, mut has_waited) = (None, false);
-    record.resolve = cluster.found(deadline.at).await;
+    record.resolve = cluster.wait_found(deadline.at).await;
     loop {
         let mut is_unpaid = false;
         let is_over = match cluster.lease_in_turn(&wanted, &mut plan, deadline.at).await {
@@ -145,7 +145,7 @@ pub(super) async fn dial_anew(
             }
             Err(none) => return Err(nothing_left(cluster, none, last, plan.attempts())),
         };
-        let wait = cluster.wait(request.target, &mut plan, is_unpaid);
+        let wait = cluster.retry_delay(request.target, &mut plan, is_unpaid);
         let is_late = || async { alarm::timeout_at(deadline.at, alarm::sleep(wait)).await.is_err() };
         let stopped = if is_over { None } else { Some(NoMoreAttempts::Deadline(within)) };
         if is_over || is_late().await {

@@ -48,7 +48,7 @@ pub(crate) struct DialOverrides<'a> {
 
 impl<'a> DialRequest<'a> {
     /// The part that the cluster decides by.
-    pub(super) const fn lease(&self, purpose: Purpose) -> LeaseRequest<'a> {
+    pub(super) const fn lease_request(&self, purpose: Purpose) -> LeaseRequest<'a> {
         let Self { target, affinity, caller, from, max_queued, .. } = *self;
         LeaseRequest { target, purpose, affinity, caller, from, max_queued }
     }

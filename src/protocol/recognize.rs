@@ -25,11 +25,11 @@ pub fn recognize(first: &[u8], protocol: &str) -> Option<&'static str> {
 /// PostgreSQL answers before any login.
 pub const ASK_SILENT: &[u8] = &super::postgres::SSL_REQUEST;
 
-/// A description of a server by its answer to [`ASK_SILENT`].
-pub fn recognize_answer(answer: &[u8]) -> Option<&'static str> {
+/// A description of a server by its answer to [`ASK_SILENT`]; `None` also for a greeting of `protocol`: it greets late.
+pub fn recognize_answer(answer: &[u8], protocol: &str) -> Option<&'static str> {
     match answer {
         b"S" | b"N" => Some("it answers as servers of postgres do"),
-        _ => recognize(answer, ""),
+        _ => recognize(answer, protocol),
     }
 }
 
@@ -44,9 +44,12 @@ mod tests {
             (b"N", Some("postgres")),
             (&[0x15, 3, 3, 0, 2, 2, 70], Some("tls.start: direct")),
             (b"So", None),
+            (b"220 mx ESMTP", Some("smtp")),
+            // Of the protocol that was expected: the other connection waits for its greeting still.
+            (&[0x59, 0, 0, 0, 10, b'1', b'1'], None),
             (b"", None),
         ] {
-            let told = recognize_answer(answer);
+            let told = recognize_answer(answer, "mysql");
             assert_eq!(told.is_some(), word.is_some(), "{answer:?}: {told:?}");
             assert!(told.unwrap_or_default().contains(word.unwrap_or_default()), "{answer:?}: {told:?}");
         }

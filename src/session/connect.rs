@@ -59,7 +59,7 @@ pub(super) async fn open(
     let is_served = downstream::send_welcome(&downstream, &reply).await;
     match dialled {
         Dialled::ServerFirst(server_first) if is_served => {
-            meets(downstream, server_first, guard, record).await
+            finish_server_first(downstream, server_first, guard, record).await
         }
         Dialled::Ready(ready, lease) if is_served => {
             read_opening(downstream, ready, lease, guard, record).await
@@ -132,7 +132,7 @@ fn overrides(request: &ConnectRequest) -> DialOverrides<'_> {
 }
 
 /// The server greets first: goes on as without a CONNECT request.
-async fn meets(
+async fn finish_server_first(
     downstream: Socket,
     server_first: Box<ServerFirstUpgrade>,
     guard: &SessionGuard,
@@ -187,7 +187,7 @@ async fn read_opening(
             begin(downstream, ready, lease, opened, guard, record).await
         }
         (Dialled::ServerFirst(server_first), downstream) => {
-            meets(downstream, server_first, guard, record).await
+            finish_server_first(downstream, server_first, guard, record).await
         }
     }
 }

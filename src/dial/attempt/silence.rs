@@ -71,7 +71,7 @@ impl Attempt<'_> {
         socket.send_all(ASK_SILENT).await.ok()?;
         let mut answer = [0; 32];
         let read = socket.recv(&mut answer).await.ok()?;
-        recognize_answer(&answer[..read])
+        recognize_answer(&answer[..read], self.settings.protocol.label())
     }
 
     /// Whether a handshake succeeds, or fails for a reason that the server gave in TLS.
