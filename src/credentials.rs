@@ -8,6 +8,7 @@
 
 mod agent;
 mod expiry;
+mod login;
 mod stalled_reads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,11 @@ use crate::watch::Watch;
 
 pub(crate) use agent::fetch;
 pub(crate) use expiry::{ends, near};
+pub(crate) use login::LoginSettings;
+pub(crate) use login::{
+    FetchedLogin, IssuedLogin, LoginCredential, LoginPermit, LoginSource, LoginView, NoLogin, PasswordFile,
+    fetch_once, follow as follow_login, password_exposure,
+};
 
 use expiry::{is_nearer, is_news};
 use stalled_reads::{Refreshed, StalledReads};
@@ -51,6 +57,8 @@ struct Known {
     states: BTreeMap<CredentialId, CredentialState>,
     /// Identities whose agent is followed by a task.
     agents: Vec<Weak<Identity>>,
+    /// Credentials for signing in; each has a task of its own.
+    logins: Vec<Weak<LoginCredential>>,
 }
 
 /// An identity that several clusters share is one.
@@ -81,9 +89,9 @@ struct Fault {
 /// A credential as `/status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CredentialView {
-    /// `identity` or `ca`.
+    /// `identity`, `ca` or `login`.
     pub kind: &'static str,
-    /// The identity's name; the cluster's for its CAs.
+    /// The identity's name; the cluster's for its CAs; cluster, user and source of a login.
     pub name: String,
     pub files: Vec<PathBuf>,
     /// When the first of its certificates or lists expires.
@@ -92,6 +100,17 @@ pub(crate) struct CredentialView {
     pub replaced: u64,
     /// Why the current content of its files is not in use.
     pub error: Option<String>,
+}
+
+impl CredentialView {
+    fn of(login: LoginView) -> Self {
+        let LoginView { cluster, user, source, files, expires, replaced, error } = login;
+        let name = match user {
+            Some(user) => format!("{cluster} as {user} ({source})"),
+            None => format!("{cluster} ({source})"),
+        };
+        Self { kind: "login", name, files, not_after: expires, replaced, error }
+    }
 }
 
 /// How long reading all files may take before the unread ones are reported as hanging.
@@ -118,9 +137,18 @@ impl Credentials {
         self.refresh();
     }
 
+    /// Shows these credentials in [`Self::view`], as long as they exist.
+    pub(crate) fn follow_logins(&self, login: &LoginSettings) {
+        let mut known = self.known();
+        known.logins.retain(|known| known.strong_count() > 0);
+        known.logins.extend(login.all().iter().map(Arc::downgrade));
+    }
+
     /// Has the files read again soon, even without a file event.
     pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
+        let logins = self.known().logins.clone();
+        logins.iter().filter_map(Weak::upgrade).for_each(|login| login.refresh());
     }
 
     /// Changes each time a credential was replaced.
@@ -147,7 +175,10 @@ impl Credentials {
                 error: fault.map(|fault| fault.reason.clone()),
             }
         };
-        parts.iter().filter(|followed| followed.is_latest).map(view).collect()
+        let followed = parts.iter().filter(|followed| followed.is_latest).map(view);
+        let logins =
+            known.logins.iter().filter_map(Weak::upgrade).map(|login| CredentialView::of(login.view()));
+        followed.chain(logins).collect()
     }
 
     /// Follows files and agents until the drain begins.

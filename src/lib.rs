@@ -9,6 +9,7 @@ mod clock; // 0
 mod digest; // 0
 mod escape; // 0
 mod name; // 0
+mod nonce;
 mod outcome; // 0
 mod quantity; // 0
 mod rsa; // 0

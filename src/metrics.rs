@@ -16,7 +16,7 @@ mod openmetrics;
 use metrics::{counter, gauge};
 
 pub(crate) use caller::{CallerMetrics, CallerSeries};
-pub(crate) use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics};
+pub(crate) use cluster::{ClusterMetrics, CredentialMetrics, DiscoveryMetrics, LoginMetrics};
 pub(crate) use endpoint::{CheckMetrics, EndpointMetrics};
 pub(crate) use exposition::{Exposition, MetricsError, count_lost_lines};
 pub(crate) use inherited::AllInherited;

@@ -32,11 +32,12 @@ pub enum Outcome {
     BadContext,
     DownstreamGone,
     UpstreamRefused,
+    LoginFailed,
 }
 
 impl Outcome {
     /// Every outcome, in documented order; metrics resolve one handle for each at the start.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Completed,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -63,6 +64,7 @@ impl Outcome {
         Self::BadContext,
         Self::DownstreamGone,
         Self::UpstreamRefused,
+        Self::LoginFailed,
     ];
 
     /// Whether the client got no service: it was refused by a rule, or because no endpoint answered.
@@ -81,7 +83,8 @@ impl Outcome {
             | Self::DeadlineExceeded
             | Self::BadOpening
             | Self::BadContext
-            | Self::UpstreamRefused => true,
+            | Self::UpstreamRefused
+            | Self::LoginFailed => true,
             Self::Completed
             | Self::DownstreamReset
             | Self::UpstreamReset
@@ -128,6 +131,7 @@ impl Outcome {
             Self::BadContext => "bad_context",
             Self::DownstreamGone => "downstream_gone",
             Self::UpstreamRefused => "upstream_refused",
+            Self::LoginFailed => "login_failed",
         }
     }
 }

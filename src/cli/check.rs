@@ -8,8 +8,8 @@ use fastrand::Rng;
 use super::{CommandError, ConfigFile};
 use crate::alarm;
 use crate::cluster::{AttemptStep, Cluster, Endpoint, Origin, Settings};
-use crate::credentials;
-use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe};
+use crate::credentials::{self, LoginCredential, LoginSettings};
+use crate::dial::{DialRecord, examine_endpoint, late_rejection, probe, sign_in_once};
 use crate::discovery::{self, DiscoveryServices};
 use crate::escape::escaped;
 use crate::listener;
@@ -81,14 +81,18 @@ async fn connect_all(clusters: Vec<Settings>, services: &DiscoveryServices) -> u
                 unreachable += 1;
             }
         }
+        let logins = cluster.settings().login.as_ref().map(LoginSettings::all).unwrap_or_default();
+        let logins: Vec<_> = if logins.is_empty() { vec![None] } else { logins.iter().map(Some).collect() };
         for endpoint in cluster.endpoints() {
-            for choice in identities.choices() {
+            for (choice, login) in
+                identities.choices().flat_map(|choice| logins.iter().map(move |login| (choice, *login)))
+            {
                 print!("\nclusters.{} {}", cluster.settings().name, endpoint.settings().name);
                 match identities.name(choice).filter(|_| identities.all().len() > 1) {
                     Some(name) => println!(" as {name}"),
                     None => println!(),
                 }
-                if !connect(&cluster, &endpoint, choice).await {
+                if !connect(&cluster, &endpoint, choice, login).await {
                     unreachable += 1;
                 }
             }
@@ -107,12 +111,23 @@ async fn fetch_identities(cluster: &Arc<Cluster>) -> bool {
             all = report_failure("identity", &reason);
         }
     }
+    for login in cluster.settings().login.as_ref().map(LoginSettings::all).unwrap_or_default() {
+        if let Err(reason) = credentials::fetch_once(login).await {
+            println!("\nclusters.{} login by {}", cluster.settings().name, login.source().label());
+            all = report_failure(AttemptStep::Login.label(), &reason);
+        }
+    }
     // Trust that comes from an agent has to be loaded after its certificates.
     let _ = tls.map(|tls| tls.trust().refresh());
     all
 }
 
-async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: IdentityChoice) -> bool {
+async fn connect(
+    cluster: &Arc<Cluster>,
+    endpoint: &Endpoint,
+    identity: IdentityChoice,
+    login: Option<&Arc<LoginCredential>>,
+) -> bool {
     let mut record = DialRecord::default();
     let silent = |words: &str| println!("  {:<10} waits   {}", AttemptStep::Upgrade.label(), escaped(words));
     let dialled = examine_endpoint(cluster.settings(), endpoint, identity, Some(&silent), &mut record).await;
@@ -136,15 +151,28 @@ async fn connect(cluster: &Arc<Cluster>, endpoint: &Endpoint, identity: Identity
     if passed(AttemptStep::Upgrade) && upgrades {
         report(AttemptStep::Upgrade.label(), settings.protocol.label());
     }
-    let ready = match dialled {
+    let mut ready = match dialled {
         Ok(ready) => ready,
         Err(error) => return report_failure(error.step().label(), &error.to_string()),
     };
     // A server that requires a certificate rejects us after the handshake, and some do so without an alert.
     let is_uncertified = ready.stream.is_uncertified();
-    let secured = record.agreed.map(|agreed| {
+    let secured = record.agreed.as_ref().map(|agreed| {
         format!("{} {}, {}", agreed.version(), agreed.cipher, took(record.handshake).unwrap_or_default())
     });
+    if let (Some(credential), Some(login)) = (login, &settings.login) {
+        secured.inspect(|words| report(AttemptStep::Handshake.label(), words));
+        return match sign_in_once(&mut ready, settings, endpoint, login, credential, &mut record).await {
+            Ok(()) => {
+                let words =
+                    record.login.map(|(user, took)| format!("as {user}, {:.1} ms", took.as_secs_f64() * 1e3));
+                report(AttemptStep::Login.label(), &words.unwrap_or_default());
+                late_rejection(ready.stream).await;
+                true
+            }
+            Err(reason) => report_failure(AttemptStep::Login.label(), &reason),
+        };
+    }
     // With TLS 1.3 a server verifies our certificate after our side of the handshake is done. It reports the result
     // within a round trip, which is also when a probe gets its response.
     match probe(settings, ready).await {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::name::EndpointName;
 use crate::outcome::Outcome;
 use crate::policy::outlier::Fault;
-use crate::protocol::TurnedAway;
+use crate::protocol::{LoginError, TurnedAway};
 use crate::tls::HandshakeError;
 
 /// One step of an attempt, in their order, as `check --connect` reports it.
@@ -18,6 +18,7 @@ pub(crate) enum AttemptStep {
     Connect,
     Upgrade,
     Handshake,
+    Login,
 }
 
 /// Why an attempt failed.
@@ -45,6 +46,9 @@ pub(crate) enum DialError {
     /// The TLS handshake failed.
     #[error("{endpoint}: {error}")]
     Tls { endpoint: EndpointName, error: HandshakeError },
+    /// We could not sign in for the client.
+    #[error("{endpoint}: {error}")]
+    Login { endpoint: EndpointName, error: Box<LoginError> },
     /// A hedge was ready first.
     #[error("{endpoint} did not finish the {} in {after:.1?}, and another endpoint did meanwhile (connect.hedge_after)", step.label())]
     Outpaced {
@@ -161,6 +165,7 @@ impl DialError {
         Self::OUTPACED,
         Self::GIVEN_UP,
         "upstream_refused",
+        "login_failed",
     ];
 
     /// The label in metrics.
@@ -174,6 +179,7 @@ impl DialError {
             Self::Upgrade { .. } => "upgrade_failed",
             Self::Refused { .. } => "upstream_refused",
             Self::Tls { .. } => "tls_failed",
+            Self::Login { .. } => "login_failed",
             Self::Outpaced { .. } => Self::OUTPACED,
             Self::GivenUp { .. } => Self::GIVEN_UP,
             Self::EndedEarly { .. } => Self::ENDED_EARLY,
@@ -202,6 +208,7 @@ impl DialError {
             Self::Connect { .. } => AttemptStep::Connect,
             Self::Upgrade { .. } | Self::Silent { .. } | Self::Refused { .. } => AttemptStep::Upgrade,
             Self::Tls { .. } | Self::EndedEarly { .. } => AttemptStep::Handshake,
+            Self::Login { .. } => AttemptStep::Login,
             Self::Outpaced { step, .. } | Self::GivenUp { step, .. } | Self::Timeout { step, .. } => *step,
         }
     }
@@ -220,12 +227,13 @@ impl DialError {
             // The next handshake offers no resumption.
             Self::Tls { error: HandshakeError::ResumptionRefused { .. }, .. } => false,
             Self::Tls { error, .. } => !error.is_about_us(),
+            Self::Login { error, .. } => error.is_of_endpoint(),
             Self::Timeout { is_fair, .. } => *is_fair,
         };
         is_the_endpoints.then(|| match self.step() {
             AttemptStep::Connect => Fault::Connect,
             AttemptStep::Upgrade => Fault::Upgrade,
-            AttemptStep::Handshake => Fault::Handshake,
+            AttemptStep::Handshake | AttemptStep::Login => Fault::Handshake,
         })
     }
 
@@ -239,6 +247,7 @@ impl DialError {
             Self::Connect { .. }
             | Self::Refused { .. }
             | Self::Silent { .. }
+            | Self::Login { .. }
             | Self::Outpaced { .. }
             | Self::GivenUp { .. }
             | Self::EndedEarly { .. }
@@ -256,6 +265,23 @@ impl DialError {
         matches!(self, Self::Refused { .. })
     }
 
+    /// Whether every endpoint would fail in the same way: the credentials or the client are at fault.
+    pub(crate) fn is_the_same_everywhere(&self) -> bool {
+        matches!(self, Self::Login { error, .. } if !error.is_of_endpoint())
+    }
+
+    /// The label of a failed login in metrics.
+    pub(crate) fn login_result(&self) -> &'static str {
+        let is_rejected =
+            matches!(self, Self::Login { error, .. } if matches!(**error, LoginError::Rejected { .. }));
+        if is_rejected { "rejected" } else { "failed" }
+    }
+
+    /// What the server said of the secret that it rejected.
+    pub(crate) fn login_rejection(&self) -> Option<String> {
+        if let Self::Login { error, .. } = self { error.rejection() } else { None }
+    }
+
     /// Whether this host, and not the endpoint, caused the failure.
     #[must_use]
     pub(crate) fn is_local(&self) -> bool {
@@ -269,6 +295,7 @@ impl DialError {
             AttemptStep::Connect => Outcome::ConnectFailed,
             AttemptStep::Upgrade => Outcome::UpgradeFailed,
             AttemptStep::Handshake => Outcome::TlsFailed,
+            AttemptStep::Login => Outcome::LoginFailed,
         }
     }
 }
@@ -296,6 +323,7 @@ impl AttemptStep {
             Self::Connect => "connect",
             Self::Upgrade => "upgrade",
             Self::Handshake => "handshake",
+            Self::Login => "login",
         }
     }
 }
@@ -344,6 +372,7 @@ mod tests {
             silent(AttemptBound::Deadline),
             DialError::EndedEarly { endpoint: endpoint.clone(), within: timeout },
             DialError::Tls { endpoint: endpoint.clone(), error: HandshakeError::Closed },
+            DialError::Login { endpoint: endpoint.clone(), error: Box::new(LoginError::Closed) },
             DialError::Timeout {
                 endpoint,
                 step: AttemptStep::Handshake,

@@ -61,6 +61,7 @@ pub(crate) fn settings(endpoints: &[&str]) -> Settings {
         drains_on_rotation: false,
         socket: sys::Options::NONE,
         session: relay::Settings { idle_timeout: None, half_close_timeout: None, max_lifetime: None },
+        login: None,
         announce_caller: false,
         health_check: None,
     }

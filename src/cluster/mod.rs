@@ -65,7 +65,7 @@ pub(crate) use settings::{DialSettings, PreconnectSettings, SendProxy, Settings}
 use snapshot::Snapshot;
 pub(crate) use source::{EndpointsFile, Source, SrvService, Target};
 use spares::Spares;
-pub(crate) use spares::{PORTION, Spare};
+pub(crate) use spares::{PORTION, Spare, SpareLogin};
 use wait_queue::WaitQueue;
 pub(crate) use wait_queue::{NoLease, NoRoom};
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::protocol::Dialogue;
+use crate::protocol::{Dialogue, SignedIn};
 use crate::relay::UpstreamStream;
 
 /// The stream to a server, and what is to be sent first.
@@ -22,6 +22,8 @@ pub(crate) struct Ready {
     pub answer: Option<Vec<u8>>,
     /// How many bytes of the client's opening have been sent.
     pub said: usize,
+    /// The session was signed in: how it goes on. Then the client's opening is not to be sent.
+    pub signed_in: Option<Box<SignedIn>>,
 }
 
 impl Ready {
@@ -39,6 +41,7 @@ impl Ready {
             is_upgraded: false,
             answer: None,
             said: 0,
+            signed_in: None,
         }
     }
 }

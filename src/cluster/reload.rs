@@ -30,6 +30,9 @@ impl Cluster {
         if keeps_tls {
             settings.tls.clone_from(&self.settings.tls);
         }
+        if let (Some(login), Some(earlier)) = (&settings.login, &self.settings.login) {
+            login.adopt(earlier);
+        }
         show_tls(&settings);
         let rhythm = settings.health_check.as_ref().map(|check| check.rhythm);
         let cluster = Arc::new(Self {

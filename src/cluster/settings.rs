@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::caller::Caller;
+use crate::credentials::LoginSettings;
 use crate::digest::Digest;
 use crate::name::ClusterName;
 use crate::policy::admission::Needs;
@@ -73,6 +74,8 @@ pub struct Settings {
     pub socket: sys::Options,
     /// The timers of its sessions.
     pub session: relay::Settings,
+    /// How sessions are signed in; `None`: by the client itself.
+    pub login: Option<LoginSettings>,
     /// Whether the caller's unit is sent to servers, where the protocol has a field for it.
     pub announce_caller: bool,
     /// `None`: its endpoints are not probed.
@@ -136,7 +139,8 @@ impl Settings {
         let to_tell = tells.then_some(Needs { unit: true, groups: false });
         let to_choose = self.tls.as_ref().and_then(|tls| tls.identities().needs());
         let to_take_turns = self.takes_turns.then_some(Needs { unit: true, groups: false });
-        [to_tell, to_choose, to_take_turns].into_iter().flatten().reduce(Needs::and)
+        let to_sign_in = self.login.as_ref().and_then(LoginSettings::needs);
+        [to_tell, to_choose, to_take_turns, to_sign_in].into_iter().flatten().reduce(Needs::and)
     }
 
     /// Checks that an identity can be chosen for the caller.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::caller::Caller;
 use crate::clock;
+use crate::credentials::IssuedLogin;
 use crate::sync::{Mutex, MutexGuard};
 use crate::tls::{self, HandshakeInfo};
 
@@ -26,6 +28,24 @@ pub(crate) struct Spare {
     pub since: Instant,
     /// When it becomes too old to use.
     pub until: Instant,
+    /// As whom it is signed in, if it is: only a session that wants exactly that may use it.
+    pub login: Option<SpareLogin>,
+}
+
+/// The login of a spare.
+#[derive(Debug, Clone)]
+pub(crate) struct SpareLogin {
+    /// The credential's content.
+    pub issued: Arc<IssuedLogin>,
+    /// The client's first message that it was made with: it names a database, for example.
+    pub opening: Arc<[u8]>,
+}
+
+impl SpareLogin {
+    /// Whether a session with that content and that first message may use it.
+    fn fits(&self, wanted: Option<(&Arc<IssuedLogin>, &[u8])>) -> bool {
+        wanted.is_some_and(|(issued, opening)| Arc::ptr_eq(issued, &self.issued) && *opening == *self.opening)
+    }
 }
 
 /// A cluster's spares; empty without `preconnect`.
@@ -33,6 +53,8 @@ pub(crate) struct Spare {
 pub(crate) struct Spares {
     shelf: Mutex<Shelf>,
     taken: Notify,
+    /// The first message of the last session that was signed in: what spares are signed in with.
+    opening: Mutex<Option<Arc<[u8]>>>,
 }
 
 #[derive(Debug, Default)]
@@ -73,8 +95,25 @@ impl Spares {
         }
     }
 
-    pub(super) fn take(&self) -> Option<Spare> {
-        let taken = self.shelf().ready.pop_front();
+    /// Has the next spares signed in with this first message of a client.
+    pub(crate) fn note_opening(&self, opening: &[u8]) {
+        let mut known = self.opening.lock();
+        if known.as_deref() != Some(opening) {
+            *known = Some(opening.into());
+        }
+    }
+
+    /// The first message that spares are signed in with, if a session has shown one.
+    pub(crate) fn opening(&self) -> Option<Arc<[u8]>> {
+        self.opening.lock().clone()
+    }
+
+    /// The oldest that fits.
+    pub(super) fn take(&self, fits: impl Fn(&Spare) -> bool) -> Option<Spare> {
+        let taken = {
+            let mut shelf = self.shelf();
+            shelf.ready.iter().position(fits).and_then(|index| shelf.ready.remove(index))
+        };
         if taken.is_some() {
             self.taken.notify_one();
         }
@@ -129,12 +168,19 @@ impl Spares {
 impl Cluster {
     /// Takes a connection that was kept ready, if there is one that is alive and that this caller may use now. Never
     /// one that the server has ended: whether the socket is readable is checked last.
-    pub(crate) fn take_spare(&self, caller: Option<&Caller>) -> Option<Spare> {
+    ///
+    /// `wanted`: the credential's content and the client's first message, of a session that is to be signed in.
+    pub(crate) fn take_spare(
+        &self,
+        caller: Option<&Caller>,
+        wanted: Option<(&Arc<IssuedLogin>, &[u8])>,
+    ) -> Option<Spare> {
         self.settings().dial.preconnect?;
         // Spares have the identity for connections without a caller; callers that get another identity cannot use them.
         let tls = self.settings().tls.as_ref().map(tls::Originator::identities);
         let is_theirs = tls.is_none_or(|tls| tls.choose(caller) == Ok(tls.for_nobody()));
-        while let Some(spare) = is_theirs.then(|| self.spares().take()).flatten() {
+        let fits = |spare: &Spare| spare.login.as_ref().is_none_or(|login| login.fits(wanted));
+        while let Some(spare) = is_theirs.then(|| self.spares().take(fits)).flatten() {
             let endpoint = spare.lease.endpoint();
             // Also by the rules of the endpoint that it was dialled to.
             let is_theirs = endpoint.identity_for(caller) == Ok(endpoint.identity_for_nobody());
@@ -145,10 +191,10 @@ impl Cluster {
             if spare.ready.stream.is_readable() {
                 continue;
             }
-            let Spare { ready, mut lease, agreed, since, until } = spare;
+            let Spare { ready, mut lease, agreed, since, until, login } = spare;
             let Ok(ready) = ready.register_here() else { continue };
             lease.record_taken();
-            return Some(Spare { ready, lease, agreed, since, until });
+            return Some(Spare { ready, lease, agreed, since, until, login });
         }
         self.metrics().preconnect_misses.increment(1);
         None
@@ -161,12 +207,13 @@ impl Cluster {
             (Some(originator), Some(agreed)) => originator.is_current(originator.for_nobody(), agreed),
             (None, _) | (Some(_), None) => true,
         };
-        is_current && self.state().cluster_state.may_pick(endpoint.id())
+        let is_signed_in_rightly = spare.login.as_ref().is_none_or(|login| login.issued.is_current());
+        is_current && is_signed_in_rightly && self.state().cluster_state.may_pick(endpoint.id())
     }
 
     /// Closes the oldest spare at once, to free its place. Returns whether there was one.
     pub(super) fn close_oldest_spare(&self) -> bool {
-        let evicted = self.spares().take();
+        let evicted = self.spares().take(|_| true);
         if evicted.is_some() {
             self.metrics().preconnects_retired.increment(1);
         }

@@ -12,6 +12,7 @@ use super::Config;
 use super::raw::Environment;
 use crate::admin::Control;
 use crate::cluster::Source;
+use crate::credentials::LoginSettings;
 use crate::log::Output;
 use crate::sys::{Bind, Permissions};
 use crate::tls::IdentitySource;
@@ -184,6 +185,8 @@ fn files(config: &Config) -> Vec<PathBuf> {
     for cluster in &config.clusters {
         let endpoints = cluster.source.as_ref().and_then(Source::file);
         files.extend(endpoints.map(|endpoints| endpoints.path.clone()));
+        let logins = cluster.login.iter().flat_map(LoginSettings::all);
+        files.extend(logins.flat_map(|login| login.source().files()));
         let Some(tls) = &cluster.tls else { continue };
         files.extend(tls.trust().files().cloned());
         for identity in tls.identities().all() {

@@ -15,6 +15,7 @@ mod health_check;
 mod identity;
 mod listener;
 mod log;
+mod login;
 mod ports;
 mod resilience;
 mod tls;
@@ -65,6 +66,7 @@ impl SettingsBuilder<'_> {
         self.require_one(root, "clusters");
         self.refuse_loops(root, &listeners, &clusters);
         self.judge_queue_limits(root, &listeners, &clusters);
+        self.require_login_guards(root, &listeners, &clusters);
         let listeners: Vec<_> = listeners.into_iter().collect::<Option<_>>()?;
         let clusters: Vec<_> = clusters.into_iter().collect::<Option<_>>()?;
         Some(Config {

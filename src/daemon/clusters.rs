@@ -9,6 +9,7 @@ use fastrand::Rng;
 use crate::cluster::Cluster;
 use crate::cluster::snapshot::Snapshot;
 use crate::config::Config;
+use crate::credentials::follow_login;
 use crate::dial::{preconnect, trials};
 use crate::drain::ChildDrain;
 use crate::name::ClusterName;
@@ -80,6 +81,13 @@ impl ClusterManager {
                 services.credentials.follow(name, tls);
             }
             let tasks = services.admin.child();
+            if let Some(login) = &cluster.settings().login {
+                services.credentials.follow_logins(login);
+                for credential in login.all() {
+                    let following = follow_login(Arc::downgrade(credential), rng.fork(), tasks.watch());
+                    services.admin.spawn(following);
+                }
+            }
             let probing = health::run(Arc::clone(&cluster), rng.fork(), tasks.watch());
             services.admin.spawn(probing);
             services.admin.spawn(trials::run(Arc::clone(&cluster), tasks.watch()));

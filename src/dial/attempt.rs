@@ -23,6 +23,7 @@ use crate::tls::{
 use super::attempt_deadline::AttemptDeadline;
 use super::connect::connect;
 use super::first_words;
+use super::login::{SignInAs, sign_in};
 use super::proxy_header::{self, ProxyInfo};
 use super::record::DialRecord;
 use super::request::DialRequest;
@@ -101,6 +102,8 @@ pub(super) struct Attempt<'a> {
     preface: &'a [u8],
     /// All bytes of the client so far, if known.
     opening: first_words::Opening<'a>,
+    /// Who to sign in as, if we do that.
+    sign_in_as: Option<SignInAs<'a>>,
     /// Connect, upgrade and TLS are done; only the server's first words are missing.
     is_secured: AtomicBool,
     /// Probes are not measured, unlike sessions.
@@ -156,6 +159,7 @@ impl<'a> Attempt<'a> {
             has_spoken: false,
             preface: &[],
             opening: None,
+            sign_in_as: None,
             is_secured: AtomicBool::new(false),
             is_probe: false,
             on_silence: None,
@@ -165,12 +169,12 @@ impl<'a> Attempt<'a> {
 
     /// Applies a session's request.
     pub(super) fn serving(self, request: &DialRequest<'a>) -> Self {
-        let DialRequest { target, has_spoken, preface, opening, proxy_info, .. } = *request;
+        let DialRequest { target, has_spoken, preface, opening, sign_in_as, proxy_info, .. } = *request;
         let address = match target {
             DialTarget::Any => None,
             DialTarget::Endpoint { address, .. } => address,
         };
-        Self { address, has_spoken, preface, opening, proxy_info, ..self }
+        Self { address, has_spoken, preface, opening, sign_in_as, proxy_info, ..self }
     }
 
     /// Whether connect, upgrade and TLS are done, so that any further delay is the server's own work.
@@ -186,9 +190,26 @@ impl<'a> Attempt<'a> {
             && !self.is_probe
         {
             let until = self.deadline.without(record.greeting.unwrap_or_default()).at;
-            first_words::check(ready, self.settings, self.endpoint, self.opening, until).await?;
+            self.begin_session(ready, until, record).await?;
         }
         Ok(established)
+    }
+
+    /// Signs in, or looks whether the server turns the session away.
+    async fn begin_session(
+        &self,
+        ready: &mut Ready,
+        until: Instant,
+        record: &mut DialRecord,
+    ) -> Result<(), DialError> {
+        match self.sign_in_as {
+            // Boxed: most clusters do not need it, and it would enlarge every dial.
+            Some(who) => {
+                let opening = self.opening.unwrap_or_default();
+                Box::pin(sign_in(ready, self.settings, self.endpoint, who, opening, until, record)).await
+            }
+            None => first_words::check(ready, self.settings, self.endpoint, self.opening, until).await,
+        }
     }
 
     /// If the server ends a handshake over our offer to resume a session, tries a full handshake at once: resumption is
@@ -452,7 +473,10 @@ impl<'a> Attempt<'a> {
         let (stream, agreed) = shaken.map_err(|error| self.handshake_failed(way, error))?;
         let is_upgraded = way == Way::Upgrade && self.settings.protocol.upgrade().is_some();
         let end = UpstreamStream::Tls(stream);
-        Ok((Ready { stream: end, welcome, first, dialogue, is_upgraded, answer, said: 0 }, agreed))
+        Ok((
+            Ready { stream: end, welcome, first, dialogue, is_upgraded, answer, said: 0, signed_in: None },
+            agreed,
+        ))
     }
 
     fn note(&self, begun: Instant, agreed: HandshakeInfo, record: &mut DialRecord) {

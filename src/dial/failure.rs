@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::{DialError, NoRoom};
+use crate::credentials::NoLogin;
 use crate::outcome::Outcome;
 use crate::policy::cluster_state::Unavailable;
 use crate::policy::queue;
@@ -27,6 +28,9 @@ pub(crate) enum DialFailure {
     /// There is no identity for the caller; nothing was dialled.
     #[error(transparent)]
     Unidentified(#[from] NoIdentity),
+    /// There is nothing to sign in with; nothing was dialled.
+    #[error(transparent)]
+    NoLogin(#[from] NoLogin),
     /// Every attempt failed; this is the last one's error.
     #[error("{last}{}{}", counted(*.attempts), no_more(.stopped))]
     Failed {
@@ -100,6 +104,10 @@ impl DialFailure {
             Self::Unknown { .. } => Outcome::NoEndpoint,
             Self::Unidentified(NoIdentity::Denied(_)) => Outcome::Denied,
             Self::Unidentified(NoIdentity::Absent(_)) => Outcome::TlsFailed,
+            Self::NoLogin(NoLogin::Denied(_)) => Outcome::Denied,
+            Self::NoLogin(NoLogin::Missing(_) | NoLogin::Paused { .. } | NoLogin::Busy) => {
+                Outcome::LoginFailed
+            }
             Self::Failed { last, .. } => last.outcome(),
             Self::Deadline { .. } => Outcome::DeadlineExceeded,
         }

@@ -11,6 +11,7 @@ mod dialled;
 mod failure;
 mod first_words;
 mod hedging;
+mod login;
 pub(crate) mod preconnect;
 mod probe;
 mod proxy_header;
@@ -26,17 +27,21 @@ use std::time::Duration;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{AttemptBound, AttemptStep, Cluster, DialError, DialTarget, NoLease, Purpose, Spare};
+use crate::credentials::LoginSettings;
+use crate::metrics::ClusterMetrics;
 use crate::policy::cluster_state::Unavailable;
 use crate::policy::eligibility::NoEndpoint;
 use crate::policy::retry;
 
 use attempt_deadline::AttemptDeadline;
 use hedging::Hedging;
+use login::{SignInAs, sign_in};
 
 pub(crate) use attempt::{connect_endpoint, examine_endpoint, try_endpoint};
 pub(crate) use dialled::Dialled;
 pub(crate) use failure::DialFailure;
 use failure::NoMoreAttempts;
+pub(crate) use login::sign_in_once;
 pub(crate) use probe::{
     VERDICT, conversation, converse, finish_dialogue, late_rejection, probe, rejected_within,
     shut_down_within,
@@ -59,21 +64,100 @@ pub(crate) async fn dial(
 ) -> Result<Dialled, DialFailure> {
     // A caller without an identity is refused before it waits for anything.
     cluster.settings().identifies(request.caller)?;
+    let Some(login) = cluster.settings().login.as_ref().filter(|_| request.target == DialTarget::Any) else {
+        return dial_any(cluster, request, record).await;
+    };
+    Box::pin(sign_in_and_dial(cluster, login, request, record)).await
+}
+
+/// A dial that signs in, with the caller's credential. One that no server has accepted yet is tried by one session at a
+/// time.
+async fn sign_in_and_dial(
+    cluster: &Arc<Cluster>,
+    login: &LoginSettings,
+    request: DialRequest<'_>,
+    record: &mut DialRecord,
+) -> Result<Dialled, DialFailure> {
+    let count = |result| ClusterMetrics::record_login(&cluster.settings().name, result);
+    let until = clock::now() + within(cluster, &request);
+    let permit = match login.choose(request.caller) {
+        Ok(credential) => credential.acquire(until).await,
+        Err(denied) => Err(denied),
+    };
+    let permit = permit.inspect_err(|none| count(none.label()))?;
+    if cluster.settings().dial.preconnect.is_some()
+        && login.for_everybody().is_some_and(|shared| permit.is_of(shared))
+        && let Some(opening) = request.opening.filter(|opening| opening.len() <= OPENING_KEPT_MAX)
+    {
+        cluster.spares().note_opening(opening);
+    }
+    let who = SignInAs { issued: permit.issued(), database: login.database() };
+    let dialled = dial_any(cluster, DialRequest { sign_in_as: Some(who), ..request }, record).await;
+    match dialled {
+        Ok(Dialled::ServerFirst(mut server_first)) => {
+            server_first.sign_in_with(permit, login.database());
+            Ok(Dialled::ServerFirst(server_first))
+        }
+        Ok(ready) => {
+            count(LOGIN_OK);
+            permit.accept();
+            Ok(ready)
+        }
+        Err(failure) => {
+            if let DialFailure::Failed { last: error @ DialError::Login { .. }, .. } = &failure {
+                count(error.login_result());
+                if let Some(words) = error.login_rejection() {
+                    permit.reject(&words);
+                }
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Longer first messages of clients are not remembered for spares.
+const OPENING_KEPT_MAX: usize = 16 * 1024;
+
+/// The label of a login that went well.
+pub(super) const LOGIN_OK: &str = "ok";
+
+async fn dial_any(
+    cluster: &Arc<Cluster>,
+    request: DialRequest<'_>,
+    record: &mut DialRecord,
+) -> Result<Dialled, DialFailure> {
     // A session bound to an endpoint, or with affinity, takes no spare: it may lead to another endpoint.
     if request.target == DialTarget::Any
         && request.affinity.is_none()
-        && let Some(Spare { mut ready, lease, agreed, .. }) = cluster.take_spare(request.caller)
+        && let Some(Spare { mut ready, lease, agreed, login, .. }) = cluster.take_spare(
+            request.caller,
+            request.sign_in_as.map(|who| (who.issued, request.opening.unwrap_or_default())),
+        )
     {
         let endpoint = Some(lease.endpoint().settings().name.clone());
         *record = DialRecord { endpoint, agreed, ..DialRecord::default() };
         let until = clock::now() + within(cluster, &request);
-        let checked =
-            first_words::check(&mut ready, cluster.settings(), lease.endpoint(), request.opening, until)
-                .await;
-        match checked {
+        let settings = cluster.settings();
+        let begun = match request.sign_in_as {
+            // Boxed: most clusters do not need it, and it would enlarge every dial.
+            // Taken only by a session that wants that login.
+            Some(who) if login.is_some() => {
+                record.login = Some((who.issued.credentials.user.as_str().into(), Duration::ZERO));
+                Ok(())
+            }
+            Some(who) => {
+                let (endpoint, opening) = (lease.endpoint(), request.opening.unwrap_or_default());
+                Box::pin(sign_in(&mut ready, settings, endpoint, who, opening, until, record)).await
+            }
+            None => first_words::check(&mut ready, settings, lease.endpoint(), request.opening, until).await,
+        };
+        match begun {
             Ok(()) => {
                 cluster.metrics().preconnect_hits.increment(1);
                 return Ok(Dialled::Ready(ready, lease));
+            }
+            Err(error) if error.is_the_same_everywhere() => {
+                return Err(DialFailure::Failed { last: error, attempts: 1, stopped: None });
             }
             // No second spare is tried: it may be of the same server.
             Err(error) => {
@@ -128,7 +212,8 @@ pub(super) async fn dial_anew(
                         }
                         // A server that refused is not tried twice: with no untried endpoint left, the dial fails at
                         // once.
-                        let is_shown = error.is_refused() && !cluster.has_untried(request.target, &plan);
+                        let is_shown = error.is_refused() && !cluster.has_untried(request.target, &plan)
+                            || error.is_the_same_everywhere();
                         last = Some(error);
                         is_shown || !plan.has_attempt_left()
                     }

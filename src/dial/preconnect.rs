@@ -16,13 +16,16 @@ use tokio::sync::watch;
 
 use crate::alarm;
 use crate::clock;
-use crate::cluster::{Cluster, Lease, PORTION, PreconnectSettings, Purpose, Ready, Spare};
+use crate::cluster::{Cluster, Lease, PORTION, PreconnectSettings, Purpose, Ready, Spare, SpareLogin};
+use crate::credentials::LoginSettings;
 use crate::drain::DrainWatch;
 use crate::policy::backoff;
 use crate::tls::HandshakeInfo;
 
 use super::dial_anew;
 use super::dialled::Dialled;
+use super::failure::DialFailure;
+use super::login::SignInAs;
 use super::probe::{VERDICT, shut_down_within};
 use super::record::DialRecord;
 use super::request::DialRequest;
@@ -47,6 +50,8 @@ pub(crate) async fn run(
     let Some(settings) = cluster.settings().dial.preconnect else { return };
     let mut keeper = Keeper::new(&cluster, settings, rng);
     let mut changes = cluster.changes();
+    let login = cluster.settings().login.as_ref().and_then(LoginSettings::for_everybody);
+    let mut logins = login.map(|credential| credential.changes());
     let mut stop = pin!(async {
         tokio::select! {
             () = watch.begun() => {}
@@ -67,13 +72,72 @@ pub(crate) async fn run(
             _ = changes.changed() => keeper.not_before = clock::now(),
             // Spares with the old credential are retired and replaced at once. The sender outlives this task.
             _ = replaced.changed() => {}
+            () = login_changed(&mut logins) => {}
             () = alarm::sleep(next.saturating_duration_since(clock::now())) => {}
         }
     }
     keeper.end().await;
 }
 
-type Refill = Result<(Ready, Lease, Option<Box<HandshakeInfo>>), ()>;
+type Refill = Result<DialledSpare, ()>;
+
+/// A connection that is to be kept.
+struct DialledSpare {
+    ready: Ready,
+    lease: Lease,
+    agreed: Option<Box<HandshakeInfo>>,
+    login: Option<SpareLogin>,
+}
+
+/// Dials one, and signs in on it as the last session did, where the cluster signs everybody in with one credential that a
+/// server has accepted. Without that, it is kept as TLS leaves it.
+async fn dial_spare(cluster: Arc<Cluster>) -> Refill {
+    let login = cluster.settings().login.as_ref();
+    let permit = match login.and_then(LoginSettings::for_everybody) {
+        Some(credential) => credential.acquire(clock::now()).await.ok(),
+        None => None,
+    };
+    let wanted = permit.zip(cluster.spares().opening());
+    let request = match (&wanted, login) {
+        (Some((permit, opening)), Some(login)) => DialRequest {
+            sign_in_as: Some(SignInAs { issued: permit.issued(), database: login.database() }),
+            opening: Some(&**opening),
+            ..DialRequest::default()
+        },
+        _ => DialRequest::default(),
+    };
+    let mut record = DialRecord::default();
+    let dialled = dial_anew(&cluster, request, Purpose::Spare, &mut record).await;
+    match dialled {
+        Ok(Dialled::Ready(ready, lease)) => {
+            let login = wanted.map(|(permit, opening)| {
+                let issued = Arc::clone(permit.issued());
+                permit.accept();
+                SpareLogin { issued, opening }
+            });
+            Ok(DialledSpare { ready, lease, agreed: record.agreed, login })
+        }
+        // Preconnect is only for protocols whose servers do not speak first.
+        Ok(Dialled::ServerFirst(_)) => Err(()),
+        Err(failure) => {
+            if let (DialFailure::Failed { last, .. }, Some((permit, _))) = (&failure, wanted)
+                && let Some(words) = last.login_rejection()
+            {
+                permit.reject(&words);
+            }
+            Err(())
+        }
+    }
+}
+
+/// Waits until the content of a login's credential has changed; for ever, where there is none.
+async fn login_changed(changes: &mut Option<watch::Receiver<()>>) {
+    match changes {
+        // An error is the end of the credential, which the cluster holds.
+        Some(changes) => drop(changes.changed().await),
+        None => std::future::pending().await,
+    }
+}
 
 struct Keeper<'a> {
     cluster: &'a Arc<Cluster>,
@@ -105,30 +169,22 @@ impl<'a> Keeper<'a> {
             && spares.len() + self.dialling.len() < self.settings.count
             && self.cluster.may_refill()
         {
-            let cluster = Arc::clone(self.cluster);
-            self.dialling.push(Box::pin(async move {
-                let mut record = DialRecord::default();
-                match dial_anew(&cluster, DialRequest::default(), Purpose::Spare, &mut record).await {
-                    Ok(Dialled::Ready(ready, lease)) => Ok((ready, lease, record.agreed)),
-                    // Preconnect is only for protocols whose servers do not speak first.
-                    Ok(Dialled::ServerFirst(_)) | Err(_) => Err(()),
-                }
-            }));
+            self.dialling.push(Box::pin(dial_spare(Arc::clone(self.cluster))));
         }
         let pause = if self.not_before > now { self.not_before } else { now + self.settings.max_age };
         spares.next_end().map_or(pause, |end| end.min(pause))
     }
 
     fn store(&mut self, dialled: Refill) {
-        let Ok((ready, lease, agreed)) = dialled else { return self.set_back() };
+        let Ok(DialledSpare { ready, lease, agreed, login }) = dialled else { return self.set_back() };
         let now = clock::now();
         if self.cluster.waiting() > 0 {
             // Sessions in the queue go first: they need the place that the spare would take.
-            return self.part(Spare { ready, lease, agreed, since: now, until: now });
+            return self.part(Spare { ready, lease, agreed, since: now, until: now, login });
         }
         // Jitter: spares dialled together do not all expire together.
         let age = self.settings.max_age.mul_f64(1.0 - 0.2 * self.rng.f64());
-        self.cluster.spares().keep(Spare { ready, lease, agreed, since: now, until: now + age });
+        self.cluster.spares().keep(Spare { ready, lease, agreed, since: now, until: now + age, login });
         self.show();
     }
 

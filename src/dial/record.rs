@@ -23,6 +23,8 @@ pub(crate) struct DialRecord {
     pub handshake: Option<Duration>,
     /// What TLS agreed on.
     pub agreed: Option<Box<HandshakeInfo>>,
+    /// Who the session was signed in as, and how long that took.
+    pub login: Option<(Box<str>, Duration)>,
 }
 
 impl DialRecord {

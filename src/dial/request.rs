@@ -7,6 +7,7 @@ use crate::caller::Caller;
 use crate::cluster::{DialTarget, LeaseRequest, Purpose};
 
 use super::first_words::Opening;
+use super::login::SignInAs;
 use super::proxy_header::ProxyInfo;
 
 /// What a session requests of its dial.
@@ -20,6 +21,8 @@ pub(crate) struct DialRequest<'a> {
     pub preface: &'a [u8],
     /// All pending bytes, if they are known and request a session.
     pub opening: Opening<'a>,
+    /// Who to sign in as; `None`: the client signs in, or there is nothing to sign in to.
+    pub sign_in_as: Option<SignInAs<'a>>,
     /// What the client's CONNECT request sets.
     pub overrides: DialOverrides<'a>,
     /// The contents of the PROXY header, where the cluster sends one.

@@ -1,12 +1,17 @@
 //! A server that has greeted and waits for the client: the part of an upgrade that no other endpoint can take over,
 //! because the client gets this server's greeting.
 
+use crate::clock;
 use crate::cluster::{DialError, Lease, Ready};
+use crate::credentials::LoginPermit;
+use crate::metrics::ClusterMetrics;
 use crate::protocol::{Greeting, UpgradeRequest};
 use crate::sys::Socket;
 use crate::tls::IdentityChoice;
 
+use super::LOGIN_OK;
 use super::attempt::Attempt;
+use super::login::{SignInAs, sign_in};
 use super::probe::probe;
 use super::record::DialRecord;
 
@@ -18,6 +23,8 @@ pub(crate) struct ServerFirstUpgrade {
     identity: IdentityChoice,
     socket: Socket,
     greeting: Greeting,
+    /// The credential to sign in with, and the database, if we do that.
+    login: Option<(LoginPermit, Option<String>)>,
 }
 
 impl ServerFirstUpgrade {
@@ -27,7 +34,12 @@ impl ServerFirstUpgrade {
         socket: Socket,
         greeting: Greeting,
     ) -> Self {
-        Self { lease, identity, socket, greeting }
+        Self { lease, identity, socket, greeting, login: None }
+    }
+
+    /// Sign in with that credential once TLS is up.
+    pub(super) fn sign_in_with(&mut self, permit: LoginPermit, database: Option<&str>) {
+        self.login = Some((permit, database.map(Into::into)));
     }
 
     /// The server's greeting, for the client to answer.
@@ -44,10 +56,31 @@ impl ServerFirstUpgrade {
         introduced: UpgradeRequest,
         record: &mut DialRecord,
     ) -> Result<(Ready, Lease), DialError> {
-        let Self { mut lease, identity, socket, .. } = self;
+        let Self { mut lease, identity, socket, login, .. } = self;
         let UpgradeRequest { request, upgraded, .. } = introduced;
-        let attempt = Attempt::resumed(lease.cluster().settings(), lease.endpoint(), identity);
-        match attempt.secure_after_reply(socket, &request, upgraded, record).await {
+        let settings = lease.cluster().settings();
+        let attempt = Attempt::resumed(settings, lease.endpoint(), identity);
+        let mut secured = attempt.secure_after_reply(socket, &request, upgraded, record).await;
+        if let (Ok(ready), Some((permit, database))) = (&mut secured, login) {
+            let who = SignInAs { issued: permit.issued(), database: database.as_deref() };
+            let opening = std::mem::take(&mut ready.first);
+            let until = clock::now() + settings.dial.handshake_timeout;
+            // Boxed: most clusters do not need it, and it would enlarge every session.
+            let signed_in =
+                Box::pin(sign_in(ready, settings, lease.endpoint(), who, &opening, until, record)).await;
+            let result = signed_in.as_ref().map_or_else(DialError::login_result, |()| LOGIN_OK);
+            ClusterMetrics::record_login(&settings.name, result);
+            match signed_in {
+                Ok(()) => permit.accept(),
+                Err(error) => {
+                    if let Some(words) = error.login_rejection() {
+                        permit.reject(&words);
+                    }
+                    secured = Err(error);
+                }
+            }
+        }
+        match secured {
             Ok(ready) => {
                 lease.record_established(record.took());
                 Ok((ready, lease))
@@ -62,7 +95,7 @@ impl ServerFirstUpgrade {
     /// Ends it without the client, as the server expects a conversation to end. The endpoint is not blamed for any
     /// result.
     pub(crate) async fn finish_without_client(self) {
-        let Self { lease, identity, socket, mut greeting } = self;
+        let Self { lease, identity, socket, mut greeting, login: _ } = self;
         let settings = lease.cluster().settings();
         let UpgradeRequest { request, upgraded, .. } = greeting.client_reply.conclude_without_client();
         let attempt = Attempt::resumed(settings, lease.endpoint(), identity);

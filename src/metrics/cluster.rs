@@ -9,9 +9,9 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use super::label_guard::LabelGuard;
 use super::names::{
     BREAKER_STATE, BREAKER_TRANSITIONS, CERTIFICATE_EXPIRY, CLUSTER_PANIC, CREDENTIAL_RELOADS, DISCOVERY,
-    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, PENDING_DIALS, PRECONNECTED,
-    PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS, UNCLEAN_TLS_ENDS, WAIT_DURATION,
-    WAITING_SESSIONS,
+    DISCOVERY_FAILING, DISCOVERY_SUCCESS, FIRST_BYTE, HEDGED_DIALS, INSECURE, LOGIN_EXPIRY, LOGIN_FETCHES,
+    LOGINS, PENDING_DIALS, PRECONNECTED, PRECONNECTS, RETRY_BUDGET_EXHAUSTED, SESSION_DURATION, TRIALS,
+    UNCLEAN_TLS_ENDS, WAIT_DURATION, WAITING_SESSIONS,
 };
 use crate::name::ClusterName;
 
@@ -113,6 +113,11 @@ impl ClusterMetrics {
         }
     }
 
+    /// Records a login in the place of a client.
+    pub(crate) fn record_login(cluster: &ClusterName, result: &'static str) {
+        counter!(LOGINS, "cluster" => cluster.to_string(), "result" => result).increment(1);
+    }
+
     /// Records what the TLS settings determine.
     pub(crate) fn record_tls_settings(cluster: &ClusterName, is_verified: bool) {
         gauge!(INSECURE, "cluster" => cluster.to_string()).set(if is_verified { 0.0 } else { 1.0 });
@@ -137,6 +142,31 @@ impl CredentialMetrics {
     /// Records when the cluster's credentials of that role expire, in seconds since 1970.
     pub(crate) fn record_expiry(cluster: &ClusterName, role: &'static str, at: f64) {
         gauge!(CERTIFICATE_EXPIRY, "cluster" => cluster.to_string(), "role" => role).set(at);
+    }
+}
+
+/// The metrics of a credential for signing in.
+pub(crate) struct LoginMetrics {
+    cluster: ClusterName,
+    fetched: Counter,
+    /// Its source gave none, or none that can be used.
+    pub failed: Counter,
+}
+
+impl LoginMetrics {
+    #[must_use]
+    pub(crate) fn new(cluster: &ClusterName, source: &'static str) -> Self {
+        let fetches = |result: &'static str| counter!(LOGIN_FETCHES, "cluster" => cluster.to_string(), "source" => source, "result" => result);
+        Self { cluster: cluster.clone(), fetched: fetches("ok"), failed: fetches("failed") }
+    }
+
+    /// Records that the source gave a credential that is valid up to then.
+    pub(crate) fn record_fetched(&self, expires: Option<SystemTime>) {
+        self.fetched.increment(1);
+        if let Some(end) = expires {
+            let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            gauge!(LOGIN_EXPIRY, "cluster" => self.cluster.to_string()).set(end.as_secs_f64());
+        }
     }
 }
 

@@ -102,6 +102,11 @@ metrics! {
         "When the certificate ends, in seconds since 1970.";
     CREDENTIAL_RELOADS: "ambassador_credential_reloads_total", Counter,
         "Credentials whose files changed: replaced while in use, or kept for want of good ones.";
+    LOGIN_EXPIRY: "ambassador_login_expiry_timestamp_seconds", Timestamp,
+        "When the credential for signing in ends, in seconds since 1970; only of sources that say so.";
+    LOGIN_FETCHES: "ambassador_login_fetches_total", Counter,
+        "Credentials for signing in that a source was asked for, by result.";
+    LOGINS: "ambassador_logins_total", Counter, "Logins to servers in the place of clients, by result.";
     INSECURE: "ambassador_tls_verification_disabled", Gauge, "1 where insecure_skip_verify is set.";
     DISCOVERY: "ambassador_discovery_total", Counter,
         "Questions about a cluster's endpoints, by what became of them.";

@@ -16,6 +16,7 @@ pub mod ewma;
 pub mod health;
 pub mod hedge;
 pub mod limits;
+pub mod login_gate;
 pub mod outlier;
 pub mod queue;
 pub mod refresh_schedule;

@@ -88,7 +88,7 @@ fn close(refusal: &Refusal<'_>) -> Vec<u8> {
     const FRAME_ERROR: u16 = 501;
     let code = match refusal.kind {
         RefusalKind::BadRequest => FRAME_ERROR,
-        RefusalKind::Denied => ACCESS_REFUSED,
+        RefusalKind::Denied | RefusalKind::LoginFailed => ACCESS_REFUSED,
         RefusalKind::Full => RESOURCE_ERROR,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => CONNECTION_FORCED,
     };

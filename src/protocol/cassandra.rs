@@ -71,7 +71,7 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let code: u32 = match refusal.kind {
         RefusalKind::BadRequest => 0x000a,
-        RefusalKind::Denied => 0x2100,
+        RefusalKind::Denied | RefusalKind::LoginFailed => 0x2100,
         RefusalKind::Full => 0x1001,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => 0x0000,
     };

@@ -197,7 +197,7 @@ fn result(refusal: &Refusal<'_>) -> Vec<u8> {
     const NOTICE_OF_DISCONNECTION: &[u8] = b"1.3.6.1.4.1.1466.20036";
     let code = match refusal.kind {
         RefusalKind::BadRequest => PROTOCOL_ERROR,
-        RefusalKind::Denied => INSUFFICIENT_ACCESS_RIGHTS,
+        RefusalKind::Denied | RefusalKind::LoginFailed => INSUFFICIENT_ACCESS_RIGHTS,
         RefusalKind::Full => BUSY as u8,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => UNAVAILABLE as u8,
     };

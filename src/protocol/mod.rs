@@ -23,6 +23,7 @@ mod irc;
 mod kafka;
 mod ldap;
 mod lines;
+mod login;
 mod memcached;
 mod mongodb;
 mod mqtt;
@@ -38,6 +39,7 @@ mod probe;
 mod recognize;
 mod redis;
 mod refusal;
+mod sasl;
 mod sieve;
 mod smtp;
 mod tcp;
@@ -49,6 +51,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use dialogue::{Dialogue, DialogueError, Outbox};
+pub use login::{
+    LOGIN_MAX, Login, LoginContext, LoginCredentials, LoginError, LoginStep, Secret, SecretKind, SignedIn,
+};
 pub use mssql::{Packets, Wrapping, WrappingError};
 pub use opening::{
     CancelKey, ClientOpening, Opening, OpeningError, OpeningReply, OpeningState, ReplyTo, TLS_ALERT,
@@ -204,6 +209,17 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         })
     }
 
+    /// The kinds of secrets that it can be signed in with; none: the client has to sign in.
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[]
+    }
+
+    /// Signs in to the server for the client, once TLS is up.
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        let _ = context;
+        None
+    }
+
     /// A note for users who do not verify the servers, in addition to the general warning.
     fn unverified_note(&self) -> Option<&'static str> {
         None
@@ -308,6 +324,11 @@ const fn labels() -> [&'static str; PROTOCOLS.len()] {
         index += 1;
     }
     labels
+}
+
+/// The names of the protocols that can be signed in with such a secret.
+pub fn that_sign_in(kind: SecretKind) -> impl Iterator<Item = &'static str> {
+    all().filter(move |protocol| protocol.login_secrets().contains(&kind)).map(|protocol| protocol.label())
 }
 
 /// The protocol with that name.

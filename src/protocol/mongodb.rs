@@ -100,7 +100,7 @@ fn string(name: &str, value: &str) -> Vec<u8> {
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let (code, name): (u32, _) = match refusal.kind {
         RefusalKind::BadRequest => (17, "ProtocolError"),
-        RefusalKind::Denied => (13, "Unauthorized"),
+        RefusalKind::Denied | RefusalKind::LoginFailed => (13, "Unauthorized"),
         RefusalKind::Full => (202, "NetworkInterfaceExceededTimeLimit"),
         RefusalKind::Unreachable => (6, "HostUnreachable"),
         RefusalKind::ShuttingDown => (91, "ShutdownInProgress"),

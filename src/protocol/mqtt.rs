@@ -85,7 +85,7 @@ fn connack5(refusal: &Refusal<'_>) -> Vec<u8> {
     const REASON_STRING: u8 = 0x1f;
     let reason = match refusal.kind {
         RefusalKind::BadRequest => 0x82,
-        RefusalKind::Denied => 0x87,
+        RefusalKind::Denied | RefusalKind::LoginFailed => 0x87,
         RefusalKind::Full => 0x97,
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => 0x88,
     };

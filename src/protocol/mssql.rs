@@ -318,7 +318,7 @@ fn error(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Full => 2,
         RefusalKind::Unreachable => 3,
         RefusalKind::ShuttingDown => 4,
-        RefusalKind::Denied => 5,
+        RefusalKind::Denied | RefusalKind::LoginFailed => 5,
     };
     let wide = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
     let words: Vec<u8> = wide(&refusal.sentence()).into_iter().take(2 * 1000).collect();

@@ -443,7 +443,7 @@ const NOT_NOW: [u16; 7] = [1040, 1053, 1105, 1129, 1130, 1203, 1226];
 fn error_packet(refusal: &Refusal<'_>) -> Vec<u8> {
     let (number, state): (u16, _) = match refusal.kind {
         RefusalKind::BadRequest => (1043, "#08S01"),
-        RefusalKind::Denied => (1045, "#28000"),
+        RefusalKind::Denied | RefusalKind::LoginFailed => (1045, "#28000"),
         RefusalKind::Full => (1040, "#08004"),
         RefusalKind::Unreachable => (1105, "#08S01"),
         RefusalKind::ShuttingDown => (1053, "#08S01"),

@@ -153,7 +153,7 @@ impl Upgrade for Capability {
 fn error(refusal: &Refusal<'_>) -> Vec<u8> {
     let code: u16 = match refusal.kind {
         RefusalKind::BadRequest => 1043,
-        RefusalKind::Denied => 1045,
+        RefusalKind::Denied | RefusalKind::LoginFailed => 1045,
         RefusalKind::Full => 1040,
         RefusalKind::Unreachable => 1105,
         RefusalKind::ShuttingDown => 1053,

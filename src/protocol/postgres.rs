@@ -6,6 +6,7 @@
 //! removed). Deliberately absent: any other message; after the first ReadyForQuery nothing is parsed.
 
 mod announce;
+mod login;
 mod opening;
 mod probe;
 mod startup;
@@ -14,9 +15,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{
-    CallerAnnouncement, FirstWords, NothingBuffered, Opening as AnyOpening, Options, Probe as AnyProbe,
-    Protocol, Refusal, RefusalKind, ReplyTo, Service, TurnedAway, Upgrade, UpgradeError, UpgradeStep,
-    Upgraded,
+    CallerAnnouncement, FirstWords, Login, LoginContext, NothingBuffered, Opening as AnyOpening, Options,
+    Probe as AnyProbe, Protocol, Refusal, RefusalKind, ReplyTo, SecretKind, Service, TurnedAway, Upgrade,
+    UpgradeError, UpgradeStep, Upgraded,
 };
 use opening::StartupOpening;
 use probe::StartupProbe;
@@ -118,6 +119,14 @@ impl Protocol for Postgres {
         CallerAnnouncement::Always
     }
 
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::StartupLogin::new(context)))
+    }
+
     fn announce(&self, login: &mut Vec<u8>, unit: &str) {
         announce::announce(login, unit);
     }
@@ -217,6 +226,7 @@ fn error_response(refusal: &Refusal<'_>) -> Vec<u8> {
         (Some(_), _) | (None, RefusalKind::Full) => FULL,
         (None, RefusalKind::BadRequest) => "08P01",
         (None, RefusalKind::Denied) => "28000",
+        (None, RefusalKind::LoginFailed) => "28P01",
         (None, RefusalKind::Unreachable | RefusalKind::ShuttingDown) => CANNOT_CONNECT_NOW,
     };
     let text = refusal.sentence();

@@ -55,7 +55,7 @@ impl Protocol for Redis {
 fn errors(refusal: &Refusal<'_>) -> Vec<u8> {
     let word = match refusal.kind {
         RefusalKind::BadRequest => "ERR",
-        RefusalKind::Denied => "NOPERM",
+        RefusalKind::Denied | RefusalKind::LoginFailed => "NOPERM",
         RefusalKind::Full | RefusalKind::Unreachable | RefusalKind::ShuttingDown => "LOADING",
     };
     let ReplyTo([high, low, ..]) = refusal.reply_to;

@@ -27,6 +27,8 @@ pub enum RefusalKind {
     BadRequest,
     /// The caller is not permitted.
     Denied,
+    /// We could not sign in to the server for the client.
+    LoginFailed,
     /// There is no room.
     Full,
     /// No endpoint could be reached, or none in time.

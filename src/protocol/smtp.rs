@@ -124,6 +124,7 @@ impl Protocol for Smtp {
         let code = match refusal.kind {
             RefusalKind::BadRequest => "5.5.1",
             RefusalKind::Denied => "5.7.1",
+            RefusalKind::LoginFailed => "4.7.0",
             RefusalKind::Full => "4.4.5",
             RefusalKind::Unreachable => "4.4.1",
             RefusalKind::ShuttingDown => "4.3.2",

@@ -31,7 +31,7 @@ impl Protocol for Xmpp {
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let condition = match refusal.kind {
             RefusalKind::BadRequest => "not-well-formed",
-            RefusalKind::Denied => "not-authorized",
+            RefusalKind::Denied | RefusalKind::LoginFailed => "not-authorized",
             RefusalKind::Full => "resource-constraint",
             RefusalKind::Unreachable => "remote-connection-failed",
             RefusalKind::ShuttingDown => "system-shutdown",

@@ -129,7 +129,8 @@ impl LiveSession {
         self.cancelled.get()?.at
     }
 
-    pub(super) fn set_cancel_key(&self, key: CancelKey, at: Option<SocketAddr>) {
+    /// Remembers the key by which others may cancel the session, and the server's address.
+    pub fn set_cancel_key(&self, key: CancelKey, at: Option<SocketAddr>) {
         // A server sends one key per session; the first counts.
         let _ = self.cancelled.set(Box::new(Cancelled { key, at }));
     }

@@ -37,7 +37,16 @@ impl<T: Transport> UpstreamStream<T> {
     }
 
     /// The address it is connected to.
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
+    /// The server has taken the connection without our certificate: it has answered, or it owes no answer.
+    pub const fn note_accepted(&mut self) {
+        if let Self::Tls(stream) = self {
+            stream.note_accepted();
+        }
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Socket(socket) => socket.peer(),
             Self::Tls(stream) => stream.socket().peer(),

@@ -31,8 +31,8 @@ use crate::cluster::{DialTarget, Lease, Ready};
 use crate::dial::{DialRequest, Dialled, finish_dialogue};
 use crate::downstream::{self, OpeningTimeouts};
 use crate::outcome::{Outcome, Side};
-use crate::protocol::{ClientOpening, Outbox, RefusalKind, ReplyTo};
-use crate::relay::{self, Ended, RelayError, Unfinished};
+use crate::protocol::{ClientOpening, Outbox, RefusalKind, ReplyTo, SignedIn};
+use crate::relay::{self, Ended, RelayError, Unfinished, UpstreamStream};
 use crate::sys::{Accepted, DescriptorReservation, Socket};
 use crate::workers::WorkerLoad;
 
@@ -243,9 +243,21 @@ async fn begin(
     let identity = record.dial.agreed.as_ref().and_then(|agreed| agreed.generation);
     guard.note_established(lease.endpoint().id(), identity);
     guard.route().record_dial(&record.dial);
-    let Ready { stream: upstream, mut welcome, first, dialogue, answer, said, .. } = ready;
+    let Ready { stream: mut upstream, mut welcome, first, dialogue, answer, said, signed_in, .. } = ready;
     opened.bytes.drain(..said);
     guard.live().note_sent_before(said);
+    if opened.cancels.is_some() {
+        // A server ends it without a word, whether or not it wants a certificate.
+        upstream.note_accepted();
+    }
+    let is_signed_in = signed_in.is_some();
+    let mut dialogue = dialogue;
+    if let Some(signed_in) = signed_in {
+        let SignedIn { to_client, to_server, dialogue: own } = *signed_in;
+        welcome.extend(told_in_place_of_login(&mut opened, &to_client, &upstream, guard));
+        (opened.bytes, dialogue) = (to_server, own);
+        record.reply_to = ReplyTo::default();
+    }
     if let Some(answer) = answer {
         welcome.extend(pass_preface_answer(&mut opened, &answer));
         record.reply_to = ReplyTo::default();
@@ -259,7 +271,10 @@ async fn begin(
     }
     let opening = if first.is_empty() { opened.bytes } else { [first, opened.bytes].concat() };
     let protocol = &guard.cluster().expect(RELAYS).settings().protocol;
-    let dialogue = dialogue.or(opened.dialogue).or_else(|| protocol.dialogue());
+    let dialogue = match is_signed_in {
+        true => dialogue,
+        false => dialogue.or(opened.dialogue).or_else(|| protocol.dialogue()),
+    };
     let patience = guard.cluster().expect(RELAYS).settings().dial.handshake_timeout;
     let verdict_until = upstream.is_uncertified().then(|| clock::now() + patience);
     Ok((relay::RelayInput { downstream, upstream, opening, dialogue, verdict_until }, lease))
@@ -274,6 +289,26 @@ fn pass_preface_answer(opened: &mut ClientOpening, answer: &[u8]) -> Vec<u8> {
         dialogue.on_upstream(answer, &mut out).expect("the upgrade has understood it");
     }
     opened.dialogue.take_if(|dialogue| dialogue.is_finished());
+    out.to_downstream
+}
+
+/// We have signed in: passes what the server said to that through the client's dialogue, which learns how the session is
+/// cancelled, and returns the bytes for the client.
+fn told_in_place_of_login(
+    opened: &mut ClientOpening,
+    to_client: &[u8],
+    upstream: &UpstreamStream,
+    guard: &SessionGuard,
+) -> Vec<u8> {
+    let Some(mut dialogue) = opened.dialogue.take() else { return to_client.to_vec() };
+    let mut out = Outbox::default();
+    // The login has understood it.
+    if dialogue.on_upstream(to_client, &mut out).is_err() {
+        return to_client.to_vec();
+    }
+    if let Some(key) = dialogue.cancel_key() {
+        guard.live().set_cancel_key(key, upstream.peer());
+    }
     out.to_downstream
 }
 

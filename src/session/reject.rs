@@ -3,6 +3,7 @@
 use super::admission::Denial;
 use super::record::Record;
 use crate::cluster::DialError;
+use crate::credentials::NoLogin;
 use crate::dial::DialFailure;
 use crate::downstream::{self, OpeningFailure};
 use crate::head::connect::{refusal_reply, status_of};
@@ -111,7 +112,14 @@ pub(super) fn dial_failed(downstream: Socket, record: &mut Record, refusal: &Dia
             RefusalKind::Full
         }
         DialFailure::Failed { last: DialError::Refused { .. }, .. } => RefusalKind::Full,
-        DialFailure::Unidentified(NoIdentity::Denied(_)) => RefusalKind::Denied,
+        DialFailure::Unidentified(NoIdentity::Denied(_)) | DialFailure::NoLogin(NoLogin::Denied(_)) => {
+            RefusalKind::Denied
+        }
+        DialFailure::NoLogin(_) => RefusalKind::LoginFailed,
+        // A server that is broken in the middle of a login is one that cannot be reached.
+        DialFailure::Failed { last: error @ DialError::Login { .. }, .. } if error.fault().is_none() => {
+            RefusalKind::LoginFailed
+        }
         DialFailure::Unavailable(_)
         | DialFailure::Waited(..)
         | DialFailure::Unidentified(NoIdentity::Absent(_))

@@ -343,7 +343,10 @@ fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String>
 }
 
 /// Reads a file into memory that is never reallocated, because that would leave a copy behind.
-fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+///
+/// # Errors
+/// The file system's, or `EFBIG` for one of 256 KiB or more.
+pub(crate) fn secret(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     /// Larger than any key file.
     const LARGEST: usize = 256 * 1024;
     let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST));

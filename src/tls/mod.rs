@@ -6,6 +6,7 @@
 //! a new one for each content of its credentials. kTLS is not here (docs/DECISIONS.md).
 
 mod chain;
+mod channel_binding;
 mod constraints;
 mod endpoint;
 mod extra_checks;
@@ -37,6 +38,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 pub(crate) use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
 pub(crate) use extra_checks::{ExtraChecks, Pin};
 pub(crate) use identities::{Identities, IdentityChoice, NoIdentity};
+pub(crate) use identity::secret as read_secret;
 pub(crate) use identity::{
     Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate,
 };

@@ -126,6 +126,18 @@ impl<T: Transport> Stream<T> {
         self.uncertified
     }
 
+    /// The server has answered above TLS, so it has accepted the connection without our certificate.
+    pub const fn note_accepted(&mut self) {
+        self.uncertified = false;
+    }
+
+    /// What a login on the connection can be bound to ([`channel_binding`](super::channel_binding)).
+    #[must_use]
+    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+        let shown = self.connection.peer_certificates()?.first()?;
+        super::channel_binding::server_end_point(shown)
+    }
+
     pub(super) const fn connection(&self) -> &UnbufferedClientConnection {
         &self.connection
     }

@@ -324,6 +324,8 @@ fn a_record_tells_the_whole_story_of_a_session() {
         "connect_ms",
         "greeting_ms",
         "handshake_ms",
+        "login_as",
+        "login_ms",
         "first_byte_ms",
         "duration_ms",
         "sent_bytes",

@@ -79,7 +79,7 @@ impl SettingsBuilder<'_> {
 
     /// Who may connect; without rules, every client.
     fn allow(&mut self, listener: &Section) -> Option<Vec<Rule>> {
-        if !listener.is_given("allow") {
+        if !listener.is_given("allow") || listener.text("allow") == Some("anyone") {
             return Some(Vec::new());
         }
         let items = listener.list("allow")?;

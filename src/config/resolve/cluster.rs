@@ -45,6 +45,7 @@ impl SettingsBuilder<'_> {
             local_address: local_address.flatten(),
         };
         let announce_caller = self.announce_caller(cluster, protocol.as_deref());
+        let login = self.login(name, cluster, protocol.as_deref());
         let endpoints = self.endpoints(cluster, &around);
         if let (Some(protocol), Some(tls)) = (protocol.as_deref(), &tls) {
             let start = tls.as_ref().map(Originator::start);
@@ -87,6 +88,7 @@ impl SettingsBuilder<'_> {
             socket: socket(cluster)?,
             session: session(cluster)?,
             announce_caller: announce_caller?,
+            login: login?,
             health_check: health_check?,
         })
     }

@@ -118,8 +118,9 @@ static LISTENER: SectionSpec = SectionSpec {
             "Permits plaintext addresses that are not loopback."),
         default("max_connections", ValueKind::Integer(1, 1_000_000), "1000",
             "Live sessions over all addresses of the listener; further connections are refused."),
-        optional("allow", ValueKind::List(&ValueKind::Section(&CALLER_RULE)),
-            "Rules for the local processes that may connect; one must match. Absent: every peer that reaches the socket."),
+        optional("allow", ValueKind::Either(&[words(&["anyone"]), ValueKind::List(&ValueKind::Section(&CALLER_RULE))]),
+            "Rules for the local processes that may connect; one must match. Absent, or `anyone`: every peer that reaches \
+             the socket. `anyone` has to be written where the cluster signs in (login)."),
         optional("per_caller", ValueKind::Section(&PER_CALLER), PER_CALLER.about),
         optional("access_log", ValueKind::Either(&[ValueKind::Boolean, ValueKind::Section(&ACCESS_LOG)]),
             "Whether the listener's sessions write access records, and which. Default: log.access."),
@@ -160,6 +161,29 @@ static CALLER_RULE: SectionSpec = SectionSpec {
     ],
 };
 
+static LOGIN: SectionSpec = SectionSpec {
+    about: "Who to sign in as, and where the secret comes from: exactly one source.",
+    keys: &[
+        optional("as", ValueKind::Text("app"),
+            "The user at the server. Absent: the source says it (a password file with user and password)."),
+        optional("database", ValueKind::Text("orders"),
+            "protocol postgres: the database; a client that asks for another one is refused. Default: the client's."),
+        optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
+        USER,
+        GROUP,
+        UNIT,
+    ],
+};
+
+static PASSWORD: SectionSpec = SectionSpec {
+    about: "A password in a file, which is followed: a replaced file counts for the next session.",
+    keys: &[
+        required("file", ValueKind::Text("secrets/orders"),
+            "The file. With `as`: the password and nothing else. Without: user and password, as JSON or as lines \
+             key=value (username, password)."),
+    ],
+};
+
 static CLUSTER: SectionSpec = SectionSpec {
     about: "Interchangeable servers (endpoints), and how sessions are connected to them.",
     keys: &[
@@ -172,6 +196,9 @@ static CLUSTER: SectionSpec = SectionSpec {
              ewma (the same, times the average dial time); random; source_hash (by caller); first (in the list's \
              order)."),
         optional("tls", ValueKind::Section(&TLS), "TLS to the servers. Absent: plaintext."),
+        optional("login", ValueKind::Either(&[ValueKind::Section(&LOGIN), ValueKind::List(&ValueKind::Section(&LOGIN))]),
+            "Signs in to the servers for the client, which needs no password or may send any: a section, or a list of \
+             sections with conditions on the caller, of which the first that matches counts. Absent: the client signs in."),
         section("connect", &CONNECT),
         section("limits", &LIMITS),
         section("session", &SESSION),

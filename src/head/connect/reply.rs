@@ -53,6 +53,7 @@ pub(crate) const fn status_of(outcome: Outcome) -> u16 {
         Outcome::CallerFull => 429,
         Outcome::ListenerFull
         | Outcome::UpstreamRefused
+        | Outcome::LoginFailed
         | Outcome::ClusterFull
         | Outcome::BreakerOpen
         | Outcome::Drained

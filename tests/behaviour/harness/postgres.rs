@@ -45,6 +45,27 @@ local   all all              trust
 hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca
 ";
 
+/// A role for each method of signing in, without client certificates.
+const HBA_BY_METHOD: &str = "
+local   all all        trust
+hostssl all trusted    127.0.0.1/32 trust
+hostssl all plain      127.0.0.1/32 password
+hostssl all hashed     127.0.0.1/32 md5
+hostssl replication scrammed 127.0.0.1/32 scram-sha-256
+hostssl all scrammed,rotated 127.0.0.1/32 scram-sha-256
+";
+
+const ROLES_BY_METHOD: &str = "
+create role trusted login;
+create role plain login password 'correct horse';
+set password_encryption = md5;
+create role hashed login password 'correct horse';
+set password_encryption = 'scram-sha-256';
+create role scrammed login replication password 'correct horse';
+create role rotated login password 'correct horse';
+create database orders;
+";
+
 /// PostgreSQL's default: connections are not logged.
 const ALL_CONNECTIONS: &str = "log_connections = on\nlog_disconnections = on\n";
 
@@ -88,6 +109,26 @@ impl Postgres {
         );
         // Its end would remove the certificates of the first with it.
         Box::leak(Box::new(Self::start(HBA, &room, first.pki, first.app)))
+    }
+
+    /// A server with the roles `trusted`, `plain`, `hashed` and `scrammed`, each for one method of signing in, and the
+    /// database `orders`. It asks for no certificate.
+    pub(crate) fn by_method() -> &'static Self {
+        static BY_METHOD: OnceLock<Postgres> = OnceLock::new();
+        BY_METHOD.get_or_init(|| {
+            let first = Self::shared();
+            let server = Self::start(HBA_BY_METHOD, ALL_CONNECTIONS, first.pki, first.app);
+            ROLES_BY_METHOD.trim().split_terminator(";").fold(String::new(), |before, statement| {
+                // `set` lasts for a session, and `create database` stands alone.
+                if statement.contains("database") {
+                    server.as_superuser(&before);
+                    server.as_superuser(statement);
+                    return String::new();
+                }
+                before + statement + ";"
+            });
+            server
+        })
     }
 
     /// A server with PostgreSQL's default logging, and one `pg_hba.conf` line for all. For one test at a time, which

@@ -1,0 +1,189 @@
+//! Section `clusters.NAME.login`: who to sign in as, for which caller, by which source; and the guards without which
+//! whoever reaches the socket would be that user.
+
+use std::sync::Arc;
+
+use super::SettingsBuilder;
+use crate::config::mistakes::quoted;
+use crate::config::raw::Section;
+use crate::credentials::{
+    FetchedLogin, LoginCredential, LoginSettings, LoginSource, PasswordFile, password_exposure,
+};
+use crate::name::ClusterName;
+use crate::policy::admission::Rule;
+use crate::protocol::{self, LoginCredentials, Protocol};
+use crate::sys::Bind;
+use crate::{cluster, listener};
+
+/// The keys of which each names a source.
+const SOURCES: [&str; 1] = ["password"];
+
+impl SettingsBuilder<'_> {
+    pub(super) fn login(
+        &mut self,
+        name: &str,
+        cluster: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Option<LoginSettings>> {
+        if !cluster.is_given("login") {
+            return Some(None);
+        }
+        self.require_verified_server(cluster);
+        let sections: Vec<&Section> = match cluster.list("login") {
+            Some(items) => items.iter().map(|item| item.section()).collect::<Option<_>>()?,
+            None => vec![cluster.section("login")?],
+        };
+        if sections.is_empty() {
+            self.findings.mistake(&cluster.at("login"), "the list is empty, and would deny everybody");
+        }
+        let rules: Vec<_> = sections
+            .iter()
+            .map(|section| {
+                let rule = self.caller_rule(section);
+                let credential = self.credential(name, section, protocol);
+                Some((rule?, credential?))
+            })
+            .collect();
+        let rest = rules.iter().flatten().position(|(rule, _)| *rule == Rule::default());
+        if let Some(after) = rest.and_then(|rest| sections.get(rest + 1)) {
+            let message = "is never reached: the one before it has no condition, and is for all the rest";
+            self.findings.mistake(&after.at, message);
+        }
+        let database = self.login_database(&sections, protocol);
+        let rules: Vec<_> = rules.into_iter().collect::<Option<_>>()?;
+        Some(Some(LoginSettings::new(rules, database?)))
+    }
+
+    /// One secret must not go to whoever answers at the address.
+    fn require_verified_server(&mut self, cluster: &Section) {
+        let at = cluster.at("login");
+        if !cluster.is_given("tls") {
+            let message =
+                "needs `tls`: without it the secret would cross the network in plaintext, to whoever answers";
+            self.findings.mistake(&at, message);
+        } else if cluster.section("tls").and_then(|tls| tls.boolean("insecure_skip_verify")) == Some(true) {
+            let message = "does not go with `insecure_skip_verify`: the secret would go to whoever answers; name the server's CA, \
+                           or its own certificate, as `tls.ca`";
+            self.findings.mistake(&at, message);
+        }
+    }
+
+    fn credential(
+        &mut self,
+        cluster: &str,
+        section: &Section,
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Arc<LoginCredential>> {
+        let given: Vec<_> = SOURCES.into_iter().filter(|source| section.is_given(source)).collect();
+        let mut known = None;
+        let source: Option<Box<dyn LoginSource>> = match given[..] {
+            ["password"] => self.password_file(section).map(|(file, read)| {
+                known = Some(FetchedLogin { credentials: read, expires: None });
+                Box::new(file) as Box<dyn LoginSource>
+            }),
+            [] => {
+                let message = format!("names no source of the secret: one of {}", SOURCES.join(", "));
+                self.findings.mistake(&section.at, message);
+                None
+            }
+            [_, second, ..] => {
+                let message = format!("`{second}` is a second source; only one can count");
+                self.findings.mistake(&section.at(second), message);
+                None
+            }
+            [other] => unreachable!("{other} is no source"),
+        };
+        let (source, protocol) = (source?, protocol?);
+        if !protocol.login_secrets().contains(&source.secret_kind()) {
+            let able: Vec<_> = protocol::that_sign_in(source.secret_kind()).collect();
+            let message = format!(
+                "protocol {} cannot be signed in with `{}`; these can: {}",
+                protocol.label(),
+                source.label(),
+                able.join(", ")
+            );
+            self.findings.mistake(&section.at(source.label()), message);
+            return None;
+        }
+        let credential = LoginCredential::new(ClusterName::from(cluster), source);
+        known.map(|known| credential.install(known));
+        Some(credential)
+    }
+
+    fn password_file(&mut self, section: &Section) -> Option<(PasswordFile, LoginCredentials)> {
+        let user = section.optional_text("as")?.map(ToOwned::to_owned);
+        let password = section.section("password")?;
+        let at = password.at("file");
+        let path = self.readable(password.text("file")?, &at)?;
+        let file = PasswordFile::new(path.clone(), user);
+        let read = match file.read() {
+            Ok(read) => read,
+            Err(reason) => {
+                self.findings.mistake(&at, reason);
+                return None;
+            }
+        };
+        if let Some(exposure) = password_exposure(&path) {
+            self.findings.warning(&at, exposure);
+        }
+        Some((file, read))
+    }
+
+    /// The same for all rules: it is a fact about the cluster.
+    fn login_database(
+        &mut self,
+        sections: &[&Section],
+        protocol: Option<&dyn Protocol>,
+    ) -> Option<Option<String>> {
+        let given: Vec<_> = sections.iter().filter(|section| section.is_given("database")).collect();
+        let Some(first) = given.first() else { return Some(None) };
+        if let Some(protocol) = protocol.filter(|protocol| protocol.label() != "postgres") {
+            let message = format!("`database` is for protocol postgres, and this is {}", protocol.label());
+            self.findings.mistake(&first.at("database"), message);
+        }
+        let database = first.text("database")?;
+        if let Some(other) = sections.iter().find(|section| section.text("database") != Some(database)) {
+            let message = format!("`database` has to be the same in all of `login`: {}", quoted(database));
+            self.findings.mistake(&other.at("database"), message);
+        }
+        Some(Some(database.to_owned()))
+    }
+
+    /// Whoever reaches a listener of a cluster with `login` is its user at the server, so it must be said who may.
+    pub(super) fn require_login_guards(
+        &mut self,
+        root: &Section,
+        listeners: &[Option<listener::Settings>],
+        clusters: &[Option<cluster::Settings>],
+    ) {
+        for (listener, (_, section)) in listeners.iter().zip(root.names("listeners")) {
+            let Some(listener) = listener else { continue };
+            let signs_in = |name: &ClusterName| {
+                clusters.iter().flatten().any(|cluster| cluster.name == *name && cluster.login.is_some())
+            };
+            let Some(cluster) = listener.clusters.iter().find(|name| signs_in(name)) else { continue };
+            let asks_first = |name: &ClusterName| {
+                let its = clusters.iter().flatten().find(|cluster| cluster.name == *name);
+                its.is_some_and(|its| its.login.is_some() && its.protocol.opening().is_some())
+            };
+            if listener.context
+                && let Some(cluster) = listener.clusters.iter().find(|name| asks_first(name))
+            {
+                let message = format!(
+                    "`connect` does not go with `login` of cluster {cluster}: a login of its protocol needs the client's first message, \
+                     and behind a CONNECT request the dial comes before it"
+                );
+                self.findings.mistake(&section.at("context"), message);
+            }
+            let is_closed = |bind: &Bind| matches!(bind, Bind::Unix(unix) if unix.mode & 0o007 == 0);
+            if section.is_given("allow") || listener.binds.iter().all(is_closed) {
+                continue;
+            }
+            let message = format!(
+                "cluster {cluster} signs in (`login`), so whoever connects here is its user: say who may by `allow`, bind a unix \
+                 socket whose `mode` excludes others, or write `allow: anyone`"
+            );
+            self.findings.mistake(&section.at("bind"), message);
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Credentials for signing in to servers: each has one source, one task that keeps it fresh, and any number of sessions
+//! that use it. A credential that still lives is used while its source fails.
+
+mod file;
+mod follow;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::{Notify, watch};
+
+use crate::alarm;
+use crate::caller::Caller;
+use crate::clock;
+use crate::name::ClusterName;
+use crate::policy::admission::{Needs, Rule, first_match};
+use crate::policy::login_gate::{GateDecision, LoginGate};
+use crate::protocol::{LoginCredentials, SecretKind};
+use crate::sync::Mutex;
+
+pub(crate) use file::{PasswordFile, exposure as password_exposure};
+pub(crate) use follow::{fetch_once, follow};
+
+/// Where a credential comes from. Another source is another implementation, and a key in `clusters.NAME.login`.
+pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
+    /// Its name in `/status`, as the key in the file.
+    fn label(&self) -> &'static str;
+
+    /// The kind of the secrets.
+    fn secret_kind(&self) -> SecretKind;
+
+    /// The files that it reads; a change of one of them is a reason to fetch.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// Gets the credential. It may block: for as long as its own deadlines allow, or a file system hangs.
+    ///
+    /// # Errors
+    /// Why there is none, without any secret.
+    fn fetch(&self) -> Result<FetchedLogin, String>;
+}
+
+/// What a source gave.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchedLogin {
+    pub(crate) credentials: LoginCredentials,
+    /// When it stops being valid; `None`: when it is replaced.
+    pub(crate) expires: Option<SystemTime>,
+}
+
+/// One credential.
+#[derive(Debug)]
+pub(crate) struct LoginCredential {
+    cluster: ClusterName,
+    source: Box<dyn LoginSource>,
+    state: Mutex<State>,
+    /// Changes with the content, its error, and the result of a login that others wait for.
+    changed: watch::Sender<()>,
+    /// Notified when the source should be asked now.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Arc<IssuedLogin>>,
+    /// Why the source's last answer is not in use.
+    error: Option<String>,
+    replaced: u64,
+    gate: LoginGate,
+}
+
+/// One content of a credential.
+#[derive(Debug)]
+pub(crate) struct IssuedLogin {
+    pub(crate) credentials: LoginCredentials,
+    expires: Option<SystemTime>,
+    generation: u64,
+    /// Another content has taken its place.
+    is_replaced: AtomicBool,
+}
+
+/// Permission for one login. Dropped without a verdict, it was abandoned.
+#[derive(Debug)]
+pub(crate) struct LoginPermit {
+    credential: Arc<LoginCredential>,
+    issued: Arc<IssuedLogin>,
+    has_ended: bool,
+}
+
+/// Why there is no credential to sign in with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoLogin {
+    /// No rule of `login` is for the caller.
+    #[error("no rule of `login` is for {0}")]
+    Denied(String),
+    /// The source has not given one, or the last one has expired.
+    #[error("there is no credential to sign in with: {0}")]
+    Missing(String),
+    /// The server has rejected it.
+    #[error("{words}; not tried again for {left:.0?}, unless the credential changes")]
+    Paused {
+        /// What the server said.
+        words: String,
+        left: std::time::Duration,
+    },
+    /// Another login was trying the credential all the time.
+    #[error("another session was still trying the credential")]
+    Busy,
+}
+
+impl NoLogin {
+    /// The label in metrics.
+    #[must_use]
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::Missing(_) => "missing",
+            Self::Paused { .. } => "paused",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+impl LoginCredential {
+    /// A credential of that cluster, from a source that has given none yet.
+    #[must_use]
+    pub(crate) fn new(cluster: ClusterName, source: Box<dyn LoginSource>) -> Arc<Self> {
+        let (changed, _) = watch::channel(());
+        Arc::new(Self { cluster, source, state: Mutex::default(), changed, wanted: Notify::new() })
+    }
+
+    /// Its source.
+    #[must_use]
+    pub(crate) fn source(&self) -> &dyn LoginSource {
+        &*self.source
+    }
+
+    /// Uses what the source gave from now on. Returns whether it is new.
+    pub(crate) fn install(&self, fetched: FetchedLogin) -> bool {
+        let FetchedLogin { credentials, expires } = fetched;
+        let mut state = self.state.lock();
+        state.error = None;
+        let before = state.current.clone();
+        let is_same = before.as_ref().is_some_and(|before| before.is_same(&credentials, expires));
+        if !is_same {
+            state.replaced += u64::from(before.is_some());
+            let generation = before.as_ref().map_or(0, |before| before.generation) + 1;
+            if let Some(before) = &before {
+                before.is_replaced.store(true, Ordering::Relaxed);
+            }
+            let is_replaced = AtomicBool::new(false);
+            state.current = Some(Arc::new(IssuedLogin { credentials, expires, generation, is_replaced }));
+        }
+        drop(state);
+        self.changed.send_replace(());
+        !is_same
+    }
+
+    /// The source has failed; what is in use stays so.
+    fn fail(&self, reason: String) {
+        self.state.lock().error = Some(reason);
+        self.changed.send_replace(());
+    }
+
+    /// Continues from an earlier credential of the same source, as after a reload: with its content, unless a newer one was read
+    /// meanwhile, and with what servers said of that.
+    fn adopt(&self, earlier: &Self) {
+        let before = earlier.state.lock();
+        let (current, gate, replaced) = (before.current.clone(), before.gate.clone(), before.replaced);
+        drop(before);
+        let mut state = self.state.lock();
+        let is_same = match (&state.current, &current) {
+            (None, Some(_)) => true,
+            (Some(own), Some(earlier)) => own.is_same(&earlier.credentials, earlier.expires),
+            (_, None) => false,
+        };
+        if is_same {
+            *state = State { current, gate, replaced, error: state.error.take() };
+        }
+    }
+
+    /// Has the source asked soon.
+    pub(crate) fn refresh(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// A view for `/status`.
+    #[must_use]
+    pub(crate) fn view(&self) -> LoginView {
+        let state = self.state.lock();
+        let current = state.current.as_ref();
+        let rejection = current.and_then(|current| state.gate.rejection(current.generation));
+        LoginView {
+            cluster: self.cluster.clone(),
+            source: self.source.label(),
+            user: current.map(|current| current.credentials.user.clone()),
+            files: self.source.files(),
+            expires: current.and_then(|current| current.expires),
+            replaced: state.replaced,
+            error: state.error.clone().or_else(|| rejection.map(ToOwned::to_owned)),
+        }
+    }
+
+    /// Changes with the content.
+    #[must_use]
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Waits for a credential that may be tried.
+    ///
+    /// # Errors
+    /// See [`NoLogin`].
+    pub(crate) async fn acquire(self: &Arc<Self>, until: Instant) -> Result<LoginPermit, NoLogin> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let waits_for = {
+                let mut state = self.state.lock();
+                let wall = clock::wall();
+                match state.current.clone().filter(|issued| issued.expires.is_none_or(|end| wall < end)) {
+                    None => NoLogin::Missing(match &state.error {
+                        Some(error) => error.clone(),
+                        None => format!("{} has not given one yet", self.source.label()),
+                    }),
+                    Some(issued) => match state.gate.admit(issued.generation, clock::now()) {
+                        GateDecision::Go => {
+                            let credential = Arc::clone(self);
+                            return Ok(LoginPermit { credential, issued, has_ended: false });
+                        }
+                        GateDecision::Paused { words, left } => return Err(NoLogin::Paused { words, left }),
+                        GateDecision::Wait => NoLogin::Busy,
+                    },
+                }
+            };
+            let is_missing = matches!(waits_for, NoLogin::Missing(_));
+            if is_missing {
+                self.refresh();
+            }
+            // The sender is ours, so `changed` cannot fail.
+            if alarm::timeout_at(until, changed.changed()).await.is_err() {
+                return Err(waits_for);
+            }
+        }
+    }
+}
+
+impl IssuedLogin {
+    /// Whether nothing has taken its place, and it has not expired.
+    #[must_use]
+    pub(crate) fn is_current(&self) -> bool {
+        !self.is_replaced.load(Ordering::Relaxed) && self.expires.is_none_or(|end| clock::wall() < end)
+    }
+
+    fn is_same(&self, credentials: &LoginCredentials, expires: Option<SystemTime>) -> bool {
+        (&self.credentials.user, &self.credentials.secret, self.expires)
+            == (&credentials.user, &credentials.secret, expires)
+    }
+}
+
+impl LoginPermit {
+    /// Who to sign in as.
+    #[must_use]
+    pub(crate) fn credentials(&self) -> &LoginCredentials {
+        &self.issued.credentials
+    }
+
+    /// Whether it is a permit of that credential.
+    #[must_use]
+    pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {
+        Arc::ptr_eq(&self.credential, credential)
+    }
+
+    /// The content to sign in with.
+    #[must_use]
+    pub(crate) const fn issued(&self) -> &Arc<IssuedLogin> {
+        &self.issued
+    }
+
+    /// The server has accepted it.
+    pub(crate) fn accept(mut self) {
+        self.credential.state.lock().gate.accept(self.issued.generation);
+        self.end();
+    }
+
+    /// The server has rejected it, with these words.
+    pub(crate) fn reject(mut self, words: &str) {
+        self.credential.state.lock().gate.reject(self.issued.generation, words, clock::now());
+        // A token may have been revoked before its time.
+        if self.issued.expires.is_some() {
+            self.credential.refresh();
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.has_ended = true;
+        self.credential.changed.send_replace(());
+    }
+}
+
+impl Drop for LoginPermit {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.credential.state.lock().gate.abandon(self.issued.generation);
+            self.end();
+        }
+    }
+}
+
+/// A credential as `/status` shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct LoginView {
+    pub(crate) cluster: ClusterName,
+    pub(crate) source: &'static str,
+    pub(crate) user: Option<String>,
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) expires: Option<SystemTime>,
+    pub(crate) replaced: u64,
+    pub(crate) error: Option<String>,
+}
+
+/// How a cluster signs in: which credential for which caller.
+#[derive(Debug, Clone)]
+pub struct LoginSettings {
+    /// The first rule that fits counts; one without conditions is for everybody, strangers included.
+    rules: Vec<Rule>,
+    /// One for each rule.
+    credentials: Vec<Arc<LoginCredential>>,
+    /// `login.database`.
+    database: Option<String>,
+}
+
+impl LoginSettings {
+    pub(crate) fn new(rules: Vec<(Rule, Arc<LoginCredential>)>, database: Option<String>) -> Self {
+        let (rules, credentials) = rules.into_iter().unzip();
+        Self { rules, credentials, database }
+    }
+
+    /// The database to sign in to, if one is set.
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
+    /// Every credential.
+    pub(crate) fn all(&self) -> &[Arc<LoginCredential>] {
+        &self.credentials
+    }
+
+    /// What must be looked up about callers, if anything.
+    pub(crate) fn needs(&self) -> Option<Needs> {
+        let is_for_everybody = self.rules == [Rule::default()];
+        Needs::of(&self.rules).filter(|_| !is_for_everybody)
+    }
+
+    /// The credential for that caller.
+    ///
+    /// # Errors
+    /// [`NoLogin::Denied`].
+    pub(crate) fn choose(&self, caller: Option<&Caller>) -> Result<&Arc<LoginCredential>, NoLogin> {
+        let everybody = self.rules.iter().position(|rule| *rule == Rule::default());
+        let fits = first_match(&self.rules, caller).or(everybody);
+        let denied = || NoLogin::Denied(caller.map_or_else(|| "a stranger".into(), ToString::to_string));
+        fits.map(|index| &self.credentials[index]).ok_or_else(denied)
+    }
+
+    /// The credential without a caller, as for connections kept ready: of the rule for everybody.
+    pub(crate) fn for_everybody(&self) -> Option<&Arc<LoginCredential>> {
+        let everybody = self.rules.iter().position(|rule| *rule == Rule::default());
+        everybody.map(|index| &self.credentials[index])
+    }
+
+    /// Continues with the contents of an earlier configuration.
+    pub(crate) fn adopt(&self, earlier: &Self) {
+        for (rule, credential) in self.rules.iter().zip(&self.credentials) {
+            // `Debug` shows all settings of a source, and no secret.
+            let is_same = |(known, before): &(&Rule, &Arc<LoginCredential>)| {
+                *known == rule && format!("{:?}", before.source) == format!("{:?}", credential.source)
+            };
+            if let Some((_, before)) = earlier.rules.iter().zip(&earlier.credentials).find(is_same) {
+                credential.adopt(before);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! The task that keeps one credential fresh: it asks the source when its files change, ahead of the expiry, when a
+//! session misses it, and, after a failure, again after growing pauses. One question at a time, for any number of
+//! sessions.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use fastrand::Rng;
+
+use super::{FetchedLogin, LoginCredential};
+use crate::alarm;
+use crate::blocking::BlockingTask;
+use crate::clock;
+use crate::drain::DrainWatch;
+use crate::metrics::LoginMetrics;
+use crate::policy::backoff;
+use crate::watch::Watch;
+
+/// The first pause after a failure; it doubles.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The longest pause between failures.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+/// Questions that sessions and file events bring about come no closer than this.
+const APART: Duration = Duration::from_millis(500);
+/// How long a source may take before it counts as hanging; its answer is taken whenever it comes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The share of its life before the end of which a credential is replaced.
+const AHEAD: u32 = 5;
+/// At most that shortly before the end: a token of an hour is renewed five minutes ahead.
+const AHEAD_MAX: Duration = Duration::from_secs(300);
+
+/// Follows the credential as long as it is in use.
+pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop: DrainWatch) {
+    let mut stop = std::pin::pin!(stop.begun());
+    let Some(files) = credential.upgrade().map(|credential| credential.source.files()) else { return };
+    let mut failures = 0;
+    let metrics = match credential.upgrade() {
+        Some(credential) => LoginMetrics::new(&credential.cluster, credential.source.label()),
+        None => return,
+    };
+    let mut watch = tokio::select! {
+        () = &mut stop => return,
+        watch = Watch::new(files) => watch,
+    };
+    loop {
+        let Some(strong) = credential.upgrade() else { return };
+        let begun = clock::now();
+        let fetched = tokio::select! {
+            () = &mut stop => return,
+            fetched = fetch(&strong) => fetched,
+        };
+        let next = match fetched {
+            Ok(fetched) => {
+                failures = 0;
+                metrics.record_fetched(fetched.expires);
+                let next = fetched.expires.map(|end| begun + ahead(end, clock::wall(), &mut rng));
+                if strong.install(fetched) {
+                    let (cluster, source) = (&strong.cluster, strong.source.label());
+                    tracing::info!(%cluster, source, "a credential for signing in was read");
+                }
+                next
+            }
+            Err(reason) => {
+                metrics.failed.increment(1);
+                if failures == 0 {
+                    let (cluster, source) = (&strong.cluster, strong.source.label());
+                    tracing::warn!(%cluster, source, "no new credential for signing in: {reason}");
+                }
+                strong.fail(reason);
+                let pause = backoff::doubled(AGAIN, failures, AGAIN_MAX);
+                failures = failures.saturating_add(1);
+                Some(begun + backoff::jittered(pause, 0.2, &mut rng))
+            }
+        };
+        let due = next.map(|next| next.max(begun + APART));
+        tokio::select! {
+            () = &mut stop => return,
+            _ = watch.changed() => {}
+            () = strong.wanted.notified() => alarm::sleep_until(Some(begun + APART)).await,
+            () = alarm::sleep_until(due) => {}
+        }
+    }
+}
+
+/// How long from now a credential that ends then is good enough.
+fn ahead(end: SystemTime, wall: SystemTime, rng: &mut Rng) -> Duration {
+    let life = end.duration_since(wall).unwrap_or_default();
+    let before = (life / AHEAD).min(AHEAD_MAX);
+    // Hosts that began together do not ask together.
+    life - before + (before - backoff::jittered(before, 0.5, rng)) / 2
+}
+
+/// Asks the source on a thread of its own.
+async fn fetch(credential: &Arc<LoginCredential>) -> Result<FetchedLogin, String> {
+    let mut asking = BlockingTask::default();
+    let asked = Arc::clone(credential);
+    asking
+        .begin(move || asked.source.fetch())
+        .map_err(|error| format!("no thread can be started: {error}"))?;
+    let until: Instant = clock::now() + PATIENCE;
+    match alarm::timeout_at(until, asking.join()).await {
+        Ok(result) => result.unwrap_or_else(|_| Err("reading it has failed unexpectedly".into())),
+        Err(_) => Err(format!("it has not answered within {PATIENCE:?}")),
+    }
+}
+
+/// Asks once, for `check --connect`.
+///
+/// # Errors
+/// As the source says.
+pub(crate) async fn fetch_once(credential: &Arc<LoginCredential>) -> Result<(), String> {
+    let fetched = fetch(credential).await?;
+    credential.install(fetched);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_replaced_ahead_of_its_end() {
+        let (wall, mut rng) = (SystemTime::UNIX_EPOCH, Rng::with_seed(1));
+        for (life, earliest, latest) in
+            [(5, 4.0, 4.3), (60, 48.0, 51.0), (3600, 3300.0, 3375.0), (0, 0.0, 0.0)]
+        {
+            for _ in 0..100 {
+                let after = ahead(wall + Duration::from_secs(life), wall, &mut rng).as_secs_f64();
+                assert!((earliest..=latest).contains(&after), "{life}: {after}");
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Drives a protocol's login over a connection that TLS has secured.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use super::attempt_deadline::AttemptDeadline;
+use super::record::DialRecord;
+use crate::alarm::{self, Elapsed};
+use crate::clock;
+use crate::cluster::{AttemptBound, AttemptStep, DialError, Endpoint, Ready, Settings as ClusterSettings};
+use crate::credentials::{IssuedLogin, LoginCredential, LoginSettings};
+use crate::nonce;
+use crate::protocol::{LOGIN_MAX, Login, LoginContext, LoginError, LoginStep, SignedIn};
+use crate::relay::UpstreamStream;
+use crate::tls;
+
+/// Who a session is signed in as.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SignInAs<'a> {
+    pub(crate) issued: &'a Arc<IssuedLogin>,
+    pub(crate) database: Option<&'a str>,
+}
+
+/// Signs in, within the handshake timeout. `opening`: the client's first message, if it speaks first.
+///
+/// # Errors
+/// [`DialError::Login`], [`DialError::Refused`] for a server that takes no session now, or a timeout.
+pub(super) async fn sign_in(
+    ready: &mut Ready,
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    who: SignInAs<'_>,
+    opening: &[u8],
+    until: Instant,
+    record: &mut DialRecord,
+) -> Result<(), DialError> {
+    let begun = clock::now();
+    let context = LoginContext {
+        credentials: who.issued.credentials.clone(),
+        database: who.database,
+        opening,
+        is_greeted: ready.is_upgraded,
+        channel_binding: match &ready.stream {
+            UpstreamStream::Tls(stream) => stream.channel_binding(),
+            UpstreamStream::Socket(_) => None,
+        },
+        nonce: nonce::fresh(),
+    };
+    let login = settings.protocol.login(context).expect("the configuration has refused other protocols");
+    let length = settings.dial.handshake_timeout;
+    let limit = AttemptDeadline::after(begun, AttemptBound::Handshake, length);
+    let first = std::mem::take(&mut ready.first);
+    let talked = alarm::timeout_at(limit.at.min(until), converse(&mut ready.stream, login, &first)).await;
+    let name = || endpoint.settings().name.clone();
+    let signed_in = match talked {
+        Err(Elapsed) => {
+            let (step, bound) = (AttemptStep::Login, AttemptBound::Handshake);
+            return Err(DialError::Timeout {
+                endpoint: name(),
+                step,
+                bound,
+                timeout: length,
+                is_fair: until >= limit.at,
+            });
+        }
+        Ok(Err(LoginError::TurnedAway(by))) => {
+            return Err(DialError::Refused { endpoint: name(), by: Box::new(by.through_tls()) });
+        }
+        Ok(Err(error)) => return Err(DialError::Login { endpoint: name(), error: Box::new(error) }),
+        Ok(Ok(signed_in)) => signed_in,
+    };
+    ready.stream.note_accepted();
+    record.login = Some((who.issued.credentials.user.as_str().into(), clock::now() - begun));
+    ready.signed_in = Some(Box::new(signed_in));
+    Ok(())
+}
+
+/// Signs in once, without a client, for `check --connect`.
+///
+/// # Errors
+/// In words: there is no credential, or the login failed.
+pub(crate) async fn sign_in_once(
+    ready: &mut Ready,
+    settings: &ClusterSettings,
+    endpoint: &Endpoint,
+    login: &LoginSettings,
+    credential: &Arc<LoginCredential>,
+    record: &mut DialRecord,
+) -> Result<(), String> {
+    let until = clock::now() + settings.dial.handshake_timeout;
+    let permit = credential.acquire(until).await.map_err(|none| none.to_string())?;
+    let who = SignInAs { issued: permit.issued(), database: login.database() };
+    let opening = std::mem::take(&mut ready.first);
+    match sign_in(ready, settings, endpoint, who, &opening, until, record).await {
+        Ok(()) => permit.accept(),
+        Err(error) => {
+            if let Some(words) = error.login_rejection() {
+                permit.reject(&words);
+            }
+            return Err(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+/// The conversation, without a deadline. `first` goes ahead of it.
+async fn converse(
+    end: &mut UpstreamStream,
+    mut login: Box<dyn Login>,
+    first: &[u8],
+) -> Result<SignedIn, LoginError> {
+    let lost = |error: std::io::Error| match tls::late_rejection(&error) {
+        Some(words) => LoginError::Lost(words),
+        None => LoginError::Lost(error.to_string()),
+    };
+    let mut step = login.begin()?;
+    if !first.is_empty() {
+        end.send_all(first).await.map_err(lost)?;
+    }
+    let mut heard = 0;
+    loop {
+        match step {
+            LoginStep::SignedIn(signed_in) => return Ok(signed_in),
+            LoginStep::Send(bytes) => {
+                let bytes: Zeroizing<Vec<u8>> = bytes;
+                end.send_all(&bytes).await.map_err(lost)?;
+            }
+            LoginStep::Read => {}
+        }
+        let (read, next) =
+            end.read_scratch(|portion| (portion.len(), login.receive(portion))).await.map_err(lost)?;
+        heard += read;
+        if heard > LOGIN_MAX {
+            return Err(LoginError::Endless(LOGIN_MAX));
+        }
+        step = next?;
+    }
+}

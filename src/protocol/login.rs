@@ -1,0 +1,289 @@
+//! Signing in to the server in the client's place: who to sign in as, and the dialogue with the server.
+//!
+//! A [`Login`] runs behind TLS, before anything of the client is relayed (driver: `dial::login`). It reads the
+//! server's messages only up to the end of the login, so that what follows is the relay's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::{Dialogue, TurnedAway};
+use crate::sync::Mutex;
+
+/// A user, and the secret that proves it.
+#[derive(Debug, Clone)]
+pub struct LoginCredentials {
+    /// The user's name at the server.
+    pub user: String,
+    /// The secret.
+    pub secret: Secret,
+}
+
+/// What kind of secret it is; it decides which mechanisms may carry it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretKind {
+    /// A password that lasts until it is replaced.
+    Password,
+    /// An OAuth 2.0 access token (RFC 6750), sent by XOAUTH2 or OAUTHBEARER.
+    BearerToken,
+    /// A token that takes the place of a password and is only of use in the clear (AWS RDS, Azure, Google Cloud SQL).
+    PasswordToken,
+}
+
+/// A secret. Clones share one memory, which is overwritten before it is given back. Its `Debug` shows nothing of it.
+#[derive(Clone)]
+pub struct Secret(Arc<SecretMemory>);
+
+struct SecretMemory {
+    kind: SecretKind,
+    text: Zeroizing<String>,
+    /// What SCRAM derives from the password and a server's salt: thousands of hash rounds that need not be repeated for
+    /// each session.
+    derived: Mutex<Vec<(Derivation, Zeroizing<[u8; 32]>)>>,
+}
+
+/// The server's parameters of a key that is derived from a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Derivation {
+    /// The server's salt.
+    pub(super) salt: Vec<u8>,
+    /// Hash rounds.
+    pub(super) iterations: u32,
+}
+
+/// Derivations that are kept for one secret: one for each server with a salt of its own.
+const DERIVED_MAX: usize = 16;
+
+impl Secret {
+    /// A secret of that kind.
+    #[must_use]
+    pub fn new(kind: SecretKind, text: Zeroizing<String>) -> Self {
+        Self(Arc::new(SecretMemory { kind, text, derived: Mutex::new(Vec::new()) }))
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> SecretKind {
+        self.0.kind
+    }
+
+    /// The secret itself; not for logs or errors.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The key for these parameters, made by `derive` unless it is known.
+    pub(super) fn derived(
+        &self,
+        parameters: &Derivation,
+        derive: impl FnOnce(&str) -> Zeroizing<[u8; 32]>,
+    ) -> Zeroizing<[u8; 32]> {
+        if let Some((_, key)) = self.0.derived.lock().iter().find(|(known, _)| known == parameters) {
+            return key.clone();
+        }
+        // Without the lock: it takes milliseconds.
+        let key = derive(self.expose());
+        let mut derived = self.0.derived.lock();
+        if derived.len() >= DERIVED_MAX {
+            derived.remove(0);
+        }
+        derived.push((parameters.clone(), key.clone()));
+        key
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind() == other.kind() && self.expose() == other.expose()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").field("kind", &self.0.kind).finish_non_exhaustive()
+    }
+}
+
+/// What a login begins with.
+#[derive(Debug, Clone)]
+pub struct LoginContext<'a> {
+    /// Who to sign in as.
+    pub credentials: LoginCredentials,
+    /// `login.database`: the database to sign in to, for protocols that name one in the login. `None`: the client's.
+    pub database: Option<&'a str>,
+    /// The client's first message, if its protocol has the client speak first; else empty.
+    pub opening: &'a [u8],
+    /// The upgrade to TLS has read the server's greeting, so that the server waits for us.
+    pub is_greeted: bool,
+    /// `tls-server-end-point` of the connection (RFC 5929 §4): the hash of the server's certificate. `None`: it is not known,
+    /// or there is no TLS.
+    pub channel_binding: Option<Vec<u8>>,
+    /// Unpredictable bytes for one login.
+    pub nonce: [u8; 18],
+}
+
+/// Signs in: the server's bytes go in, and what to do comes out.
+pub trait Login: fmt::Debug + Send {
+    /// The first step.
+    ///
+    /// # Errors
+    /// The client's first message cannot be signed in with.
+    fn begin(&mut self) -> Result<LoginStep, LoginError>;
+
+    /// Bytes of the server; none at all means that it closed.
+    ///
+    /// # Errors
+    /// See [`LoginError`]; the connection must be closed.
+    fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError>;
+}
+
+/// What the driver of a [`Login`] does next.
+#[derive(Debug)]
+pub enum LoginStep {
+    /// Write these bytes to the server, then read. Overwritten after use: they may hold a secret.
+    Send(Zeroizing<Vec<u8>>),
+    /// Read more from the server.
+    Read,
+    /// The session may begin.
+    SignedIn(SignedIn),
+}
+
+/// The result of a login: how the session goes on.
+#[derive(Debug, Default)]
+pub struct SignedIn {
+    /// Bytes for the client, sent before anything of the server.
+    pub to_client: Vec<u8>,
+    /// What is left of the client's first message for the server.
+    pub to_server: Vec<u8>,
+    /// Rewrites what follows, where the client has yet to be told that it is signed in. `None`: the protocol's own
+    /// dialogue, if it has one.
+    pub dialogue: Option<Box<dyn Dialogue>>,
+}
+
+/// Why a login failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// The server does not accept the credentials; it is not asked again with them.
+    #[error("the server rejected the login as {user} ({by})")]
+    Rejected {
+        /// The user.
+        user: String,
+        /// The server's own words.
+        by: TurnedAway,
+        /// It has seen the secret. If not, it rejects the user, whatever the secret is.
+        is_of_secret: bool,
+    },
+    /// The server takes no session now, whoever asks: it is full, starting or stopping.
+    #[error("the server turned the login away ({0})")]
+    TurnedAway(TurnedAway),
+    /// The server offers no mechanism that may carry the secret.
+    #[error("the server offers no login that suits {kind}: {offered}", kind = show(*.kind))]
+    NoMechanism {
+        /// The kind of the secret.
+        kind: SecretKind,
+        /// What the server offers instead.
+        offered: String,
+    },
+    /// The server did not prove that it knows the password, or its proof is wrong: it may be another server.
+    #[error("the server did not prove that it knows the password: {0}")]
+    Unproven(&'static str),
+    /// The server's message is not of the protocol, or not one of a login.
+    #[error("the server's answer to the login is not {protocol}: {reason}")]
+    Malformed {
+        /// The configured protocol.
+        protocol: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The client's first message does not fit a login of ours.
+    #[error("the client cannot be signed in: {0}")]
+    Client(&'static str),
+    /// The server's messages exceed the limit, in bytes.
+    #[error("the server's answer to the login is longer than {0} bytes")]
+    Endless(usize),
+    /// The server closed the connection.
+    #[error("the server closed the connection in the middle of the login")]
+    Closed,
+    /// The connection failed.
+    #[error("the connection failed in the middle of the login: {0}")]
+    Lost(String),
+}
+
+impl LoginError {
+    /// Whether the endpoint is to blame, and another one may do better. What the credentials or the client bring about is the
+    /// same everywhere.
+    #[must_use]
+    pub const fn is_of_endpoint(&self) -> bool {
+        match self {
+            Self::Malformed { .. } | Self::Endless(_) | Self::Closed | Self::Lost(_) => true,
+            Self::Rejected { .. }
+            | Self::TurnedAway(_)
+            | Self::NoMechanism { .. }
+            | Self::Unproven(_)
+            | Self::Client(_) => false,
+        }
+    }
+
+    /// What the server said of the secret, if it has rejected it.
+    #[must_use]
+    pub fn rejection(&self) -> Option<String> {
+        matches!(self, Self::Rejected { is_of_secret: true, .. }).then(|| self.to_string())
+    }
+}
+
+const fn show(kind: SecretKind) -> &'static str {
+    match kind {
+        SecretKind::Password => "a password",
+        SecretKind::BearerToken => "an OAuth token",
+        SecretKind::PasswordToken => "a token in place of a password",
+    }
+}
+
+/// The most that a server may send during a login.
+pub const LOGIN_MAX: usize = 256 * 1024;
+
+/// A message for the server that holds a secret.
+pub(super) fn secret_message(parts: &[&[u8]]) -> Zeroizing<Vec<u8>> {
+    // With its final capacity: a vector that grows leaves a copy behind.
+    let mut message = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+    parts.iter().for_each(|part| message.extend_from_slice(part));
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(SecretKind::Password, Zeroizing::new(text.into()))
+    }
+
+    #[test]
+    fn a_secret_is_not_shown() {
+        let credentials = LoginCredentials { user: "app".into(), secret: secret("hunter2") };
+        let shown = format!("{credentials:?}");
+        assert!(shown.contains("app") && shown.contains("Password") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_key_is_derived_once_for_each_salt_and_a_bounded_number_is_kept() {
+        let secret = secret("x");
+        let mut derived = 0;
+        for round in 0..2 {
+            for salt in 0..DERIVED_MAX as u8 {
+                let parameters = Derivation { salt: vec![salt], iterations: 4096 };
+                let key = secret.derived(&parameters, |_| {
+                    derived += 1;
+                    Zeroizing::new([salt; 32])
+                });
+                assert_eq!(key[0], salt, "{round}");
+            }
+        }
+        assert_eq!(derived, DERIVED_MAX);
+        let other = Derivation { salt: vec![0], iterations: 4097 };
+        secret.derived(&other, |_| Zeroizing::new([7; 32]));
+        assert_eq!(secret.0.derived.lock().len(), DERIVED_MAX);
+    }
+}
