@@ -1,12 +1,18 @@
-//! Redis and other servers of RESP (Valkey, KeyDB): TLS with the first byte, nothing rewritten.
+//! Redis and other servers of RESP (Valkey, KeyDB): TLS with the first byte, nothing rewritten unless we sign in.
 //!
 //! Sources: redis.io, "Redis serialization protocol specification"; networking.c (readQueryFromClient: inline
 //! commands). Sentinel and Cluster name other addresses to their clients: docs/protocols/direct.md.
 
+mod login;
+mod resp;
+
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
+use super::{
+    Login, LoginContext, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    SecretKind, Service,
+};
 
 /// RESP; the client speaks first.
 #[derive(Debug)]
@@ -47,6 +53,14 @@ impl Protocol for Redis {
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Ping::default()))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::PasswordToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::Auth::new(context)))
+    }
 }
 
 /// An error for each command received: a client counts answers, and does not report one error for three commands
@@ -58,7 +72,7 @@ fn errors(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Denied | RefusalKind::LoginFailed => "NOPERM",
         RefusalKind::Full | RefusalKind::Unreachable | RefusalKind::ShuttingDown => "LOADING",
     };
-    let ReplyTo([high, low, ..]) = refusal.reply_to;
+    let ReplyTo([_, high, low, ..]) = refusal.reply_to;
     let commands = usize::from(u16::from_be_bytes([high, low])).max(1);
     format!("-{word} {}\r\n", refusal.sentence()).repeat(commands).into_bytes()
 }
@@ -98,7 +112,7 @@ fn length(line: &[u8], mark: u8) -> Option<usize> {
 fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     let speaks = || {
         let [high, low] = commands(bytes).to_be_bytes();
-        FirstMessageVerdict::Speaks(ReplyTo([high, low, 0, 0, 0, 0, 0, 0]))
+        FirstMessageVerdict::Speaks(ReplyTo([1, high, low, 0, 0, 0, 0, 0]))
     };
     match bytes.first() {
         None => FirstMessageVerdict::Incomplete,
