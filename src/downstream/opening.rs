@@ -52,7 +52,7 @@ impl OpeningTimeouts {
 /// The most that is read at once; first messages have some hundred bytes.
 const PORTION: usize = 1024;
 
-/// Reads until the client's opening is complete. If the protocol does not parse it, only bytes that have arrived
+/// Reads until the client's opening is complete, for a session that we sign in if `signs_in`. If the protocol does not parse it, only bytes that have arrived
 /// already are taken: a client has usually sent some by now, and with them the dial takes fewer packets.
 ///
 /// # Errors
@@ -60,9 +60,11 @@ const PORTION: usize = 1024;
 pub(crate) async fn read_opening(
     client: &Socket,
     protocol: &dyn Protocol,
+    signs_in: bool,
     OpeningTimeouts { silent, within }: OpeningTimeouts,
 ) -> Result<ClientOpening, OpeningFailure> {
-    let Some(opening) = protocol.opening() else {
+    let opening = if signs_in { protocol.opening_for_login() } else { protocol.opening() };
+    let Some(opening) = opening else {
         return if protocol.server_greets() { peek_before_greeting(client) } else { read_available(client) };
     };
     // Boxed, so that it takes no space in a session that lives for hours.
@@ -186,10 +188,14 @@ mod tests {
         let (socket, mut peer) = client().await;
         // Whatever is over by now ends a limited silence at once.
         let limited = OpeningTimeouts { silent: Some(Duration::ZERO), ..patience };
-        let ended = read_opening(&socket, &*redis, limited).await;
+        let ended = read_opening(&socket, &*redis, false, limited).await;
         assert!(matches!(ended, Err(OpeningFailure::Silent(_))), "{ended:?}");
-        let mut reading =
-            pin!(read_opening(&socket, &*redis, OpeningTimeouts { within: Duration::ZERO, ..patience }));
+        let mut reading = pin!(read_opening(
+            &socket,
+            &*redis,
+            false,
+            OpeningTimeouts { within: Duration::ZERO, ..patience }
+        ));
         let mut nobody = Context::from_waker(Waker::noop());
         assert!(matches!(reading.as_mut().poll(&mut nobody), Poll::Pending), "it may be silent for ever");
         peer.write_all(b"PING\r\n").unwrap();

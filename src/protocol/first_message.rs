@@ -17,6 +17,7 @@ pub(super) enum FirstMessageVerdict {
 #[derive(Debug)]
 pub(super) struct FirstMessage {
     held: Vec<u8>,
+    most: usize,
     judge: fn(&[u8]) -> FirstMessageVerdict,
     speaks_tls: &'static str,
 }
@@ -27,7 +28,16 @@ const ENOUGH: usize = 64 * 1024;
 impl FirstMessage {
     /// `speaks_tls`: the message for a client that begins with a TLS ClientHello.
     pub(super) const fn new(judge: fn(&[u8]) -> FirstMessageVerdict, speaks_tls: &'static str) -> Self {
-        Self { held: Vec::new(), judge, speaks_tls }
+        Self::up_to(ENOUGH, judge, speaks_tls)
+    }
+
+    /// [`FirstMessage::new`] for a judge that may need so many bytes.
+    pub(super) const fn up_to(
+        most: usize,
+        judge: fn(&[u8]) -> FirstMessageVerdict,
+        speaks_tls: &'static str,
+    ) -> Self {
+        Self { held: Vec::new(), most, judge, speaks_tls }
     }
 }
 
@@ -38,7 +48,7 @@ impl Opening for FirstMessage {
             return Err(OpeningError::speaks_tls(self.speaks_tls));
         }
         match (self.judge)(&self.held) {
-            FirstMessageVerdict::Incomplete if self.held.len() > ENOUGH => {
+            FirstMessageVerdict::Incomplete if self.held.len() > self.most => {
                 Err(OpeningError::new("the client's first message has no end"))
             }
             FirstMessageVerdict::Incomplete => Ok(OpeningState::Incomplete),

@@ -103,6 +103,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// The same for a client that we sign in for: where the login is made of more than the client's first bytes.
+    fn opening_for_login(&self) -> Option<Box<dyn Opening>> {
+        self.opening()
+    }
+
     /// Whether the server speaks first, unless TLS begins at once.
     fn server_greets(&self) -> bool {
         false

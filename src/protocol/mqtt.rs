@@ -1,9 +1,14 @@
-//! MQTT 3.1, 3.1.1 and 5: TLS with the first byte, nothing rewritten.
+//! MQTT 3.1, 3.1.1 and 5: TLS with the first byte, nothing rewritten unless we sign in.
 //!
 //! Sources: MQTT 3.1.1 §3.1 (CONNECT), §3.2 (CONNACK); MQTT 5.0 §3.2.2 (reason codes, reason string).
 
+mod login;
+
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
+use super::{
+    Login, LoginContext, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    SecretKind, Service,
+};
 
 #[derive(Debug)]
 pub(super) struct Mqtt;
@@ -23,19 +28,37 @@ impl Protocol for Mqtt {
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {
-        let hint = "the client speaks TLS to a plaintext port; use mqtt:// instead of mqtts://";
-        Some(Box::new(FirstMessage::new(judge, hint)))
+        Some(Box::new(FirstMessage::new(judge, SPEAKS_TLS)))
+    }
+
+    /// The login is in the packet.
+    fn opening_for_login(&self) -> Option<Box<dyn Opening>> {
+        Some(Box::new(FirstMessage::up_to(login::CONNECT_MAX, login::judge_whole, SPEAKS_TLS)))
     }
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let ReplyTo([level, ..]) = refusal.reply_to;
-        Some(if level & !BRIDGE >= 5 { connack5(refusal) } else { CONNACK_UNAVAILABLE.to_vec() })
+        Some(match refusal.kind {
+            _ if level & !BRIDGE >= 5 => connack5(refusal),
+            RefusalKind::LoginFailed => CONNACK_NOT_AUTHORIZED.to_vec(),
+            _ => CONNACK_UNAVAILABLE.to_vec(),
+        })
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Connect::default()))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::PasswordToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::Connecting::new(context)))
+    }
 }
+
+const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; use mqtt:// instead of mqtts://";
 
 /// A bridge of 3.1 or 3.1.1 sets this bit of the level in addition (mosquitto.conf(5), `try_private`).
 const BRIDGE: u8 = 0x80;
@@ -43,6 +66,8 @@ const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 /// Return code 3, server unavailable: 3.1.1 has no reason string.
 const CONNACK_UNAVAILABLE: &[u8] = &[CONNACK, 2, 0, 3];
+/// Return code 5.
+const CONNACK_NOT_AUTHORIZED: &[u8] = &[CONNACK, 2, 0, 5];
 
 /// The remaining length, one to four bytes of seven bits, and the number of these bytes. `None`: incomplete.
 fn remaining_length(bytes: &[u8]) -> Option<Result<(usize, usize), ()>> {

@@ -153,12 +153,13 @@ async fn read_opening(
 ) -> Result<(relay::RelayInput, Lease), Option<Rejected>> {
     let cluster = guard.cluster().expect("the request named one");
     let protocol = &*cluster.settings().protocol;
+    let signs_in = cluster.settings().login.is_some();
     guard.await_opening();
     // It holds an upstream meanwhile, whose server is the first to end it if it minds; and it makes room where that is wanted.
     let patience = OpeningTimeouts::of_protocol(protocol, OPENING_TIMEOUT);
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, patience) => opened,
+        opened = downstream::read_opening(&downstream, protocol, signs_in, patience) => opened,
         outcome = guard.live().stop_requested() => return Err(stopped_before_opening(downstream, record, outcome)),
     };
     let mut opened = match opened {

@@ -160,13 +160,14 @@ async fn open(
     }
     let cluster = guard.cluster().expect("without a CONNECT request a route has one cluster");
     let protocol = &*cluster.settings().protocol;
+    let signs_in = cluster.settings().login.is_some();
     let patience = match denial {
         None => OpeningTimeouts::of_protocol(protocol, OPENING_TIMEOUT),
         Some(_) => OpeningTimeouts::of(OPENING_TIMEOUT_FULL),
     };
     let opened = tokio::select! {
         biased;
-        opened = downstream::read_opening(&downstream, protocol, patience) => opened,
+        opened = downstream::read_opening(&downstream, protocol, signs_in, patience) => opened,
         outcome = live.stop_requested() => return Err(stopped_before_opening(downstream, record, outcome)),
     };
     let cancels = opened.as_ref().ok().and_then(|opened| opened.cancels.as_ref());
@@ -217,7 +218,13 @@ async fn open(
     let (ready, lease, downstream) = match dialled {
         Dialled::Ready(ready, lease) if protocol.server_greets() => {
             // Looks once more for a TLS hello: it may have arrived since the first look.
-            match downstream::read_opening(&downstream, protocol, OpeningTimeouts::of(OPENING_TIMEOUT)).await
+            match downstream::read_opening(
+                &downstream,
+                protocol,
+                signs_in,
+                OpeningTimeouts::of(OPENING_TIMEOUT),
+            )
+            .await
             {
                 Ok(_) => (ready, lease, downstream),
                 Err(error) => return Err(Box::pin(not_opened(downstream, protocol, record, error)).await),
