@@ -1,15 +1,17 @@
-//! LDAP: the client speaks first, StartTLS is sent before its first message, and nothing is rewritten.
+//! LDAP: the client speaks first, StartTLS is sent before its first message, and nothing is rewritten unless we sign in.
 //!
 //! Sources: RFC 4511 (§4.1.1 messages, §4.14 StartTLS, §4.4.1 notice of disconnection, appendix A result codes), X.690
 //! §8.1 (BER). Active Directory sends lengths of four bytes where one would suffice.
+
+mod login;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
 use super::{
-    NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service,
-    TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
+    Login, LoginContext, NothingBuffered, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal,
+    RefusalKind, ReplyTo, SecretKind, Service, TurnedAway, Upgrade, UpgradeError, UpgradeStep, Upgraded,
 };
 
 /// LDAPv3 (RFC 4511).
@@ -55,6 +57,14 @@ impl Protocol for Ldap {
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(AnonymousBind::default()))
+    }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::SimpleBind::new(context)))
     }
 }
 
@@ -117,8 +127,13 @@ fn head(bytes: &[u8]) -> Result<(usize, usize), Ber> {
 
 /// An element in the shortest form.
 fn encoded(tag: u8, content: &[u8]) -> Vec<u8> {
+    [&head_of(tag, content.len()), content].concat()
+}
+
+/// The head of an element with a content of that length.
+fn head_of(tag: u8, length: usize) -> Vec<u8> {
     let mut bytes = vec![tag];
-    match content.len() {
+    match length {
         short @ 0..=0x7f => bytes.push(u8::try_from(short).unwrap_or_default()),
         long => {
             let length = u32::try_from(long).unwrap_or(u32::MAX).to_be_bytes();
@@ -127,7 +142,6 @@ fn encoded(tag: u8, content: &[u8]) -> Vec<u8> {
             bytes.extend_from_slice(&length[zeros..]);
         }
     }
-    bytes.extend_from_slice(content);
     bytes
 }
 

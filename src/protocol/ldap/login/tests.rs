@@ -1,0 +1,170 @@
+use zeroize::Zeroizing;
+
+use super::*;
+use crate::protocol::login::{Secret, SecretKind};
+
+const OWN: &str = "cn=app,dc=test";
+
+fn login(opening: &[u8]) -> SimpleBind {
+    let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
+    SimpleBind::new(LoginContext {
+        credentials: LoginCredentials { user: OWN.into(), secret },
+        database: None,
+        opening,
+        is_greeted: false,
+        channel_binding: None,
+        nonce: [0; 18],
+    })
+}
+
+fn bind(id: u32, name: &str, choice: u8, proof: &[u8]) -> Vec<u8> {
+    let parts = [VERSION.to_vec(), encoded(OCTET_STRING, name.as_bytes()), encoded(choice, proof)].concat();
+    encoded(SEQUENCE, &[integer(id), encoded(BIND_REQUEST, &parts)].concat())
+}
+
+fn answer(id: u32, tag: u8, code: u8, words: &str) -> Vec<u8> {
+    let result =
+        [encoded(ENUMERATED, &[code]), encoded(OCTET_STRING, b""), encoded(OCTET_STRING, words.as_bytes())];
+    encoded(SEQUENCE, &[integer(id), encoded(tag, &result.concat())].concat())
+}
+
+fn search(id: u32) -> Vec<u8> {
+    encoded(SEQUENCE, &[integer(id), encoded(0x63, b"whatever")].concat())
+}
+
+#[test]
+fn the_bind_is_a_simple_one_of_our_name() {
+    match login(b"").begin() {
+        Ok(LoginStep::Send(bytes)) => assert_eq!(*bytes, bind(OWN_ID, OWN, SIMPLE, b"pencil")),
+        other => panic!("{other:?}"),
+    }
+    let long = "p".repeat(300);
+    let secret = Secret::new(SecretKind::Password, Zeroizing::new(long.clone()));
+    let mut login = login(b"");
+    login.credentials.secret = secret;
+    match login.begin() {
+        Ok(LoginStep::Send(bytes)) => assert_eq!(*bytes, bind(OWN_ID, OWN, SIMPLE, long.as_bytes())),
+        other => panic!("{other:?}"),
+    }
+    // It would be anonymous, and succeed.
+    login.credentials.secret = Secret::new(SecretKind::Password, Zeroizing::default());
+    assert!(login.begin().is_err());
+}
+
+/// A program checks its users' passwords by binds of their names.
+#[test]
+fn only_binds_of_nobody_and_of_our_own_name_are_answered_by_us() {
+    let sasl = bind(4, "", 0xa3, &encoded(OCTET_STRING, b"EXTERNAL"));
+    for (opening, to_client, to_server, is_over) in [
+        (bind(1, "", SIMPLE, b""), success(1), Vec::new(), false),
+        (bind(2, "", SIMPLE, b"x"), success(2), Vec::new(), false),
+        (bind(3, OWN, SIMPLE, b"wrong"), success(3), Vec::new(), false),
+        (bind(3, "CN=App, DC=test", SIMPLE, b""), success(3), Vec::new(), false),
+        (
+            bind(4, "cn=alice,dc=test", SIMPLE, b"x"),
+            Vec::new(),
+            bind(4, "cn=alice,dc=test", SIMPLE, b"x"),
+            true,
+        ),
+        (sasl.clone(), Vec::new(), sasl, true),
+        (search(1), Vec::new(), search(1), true),
+        ([bind(1, OWN, SIMPLE, b"x"), search(2)].concat(), success(1), search(2), true),
+        (
+            [bind(1, OWN, SIMPLE, b"x"), bind(300, "", SIMPLE, b"")].concat(),
+            [success(1), success(300)].concat(),
+            Vec::new(),
+            false,
+        ),
+        // A search whose end is far away is not waited for.
+        (
+            b"\x30\x84\0\0\xff\0\x02\x01\x01\x63".to_vec(),
+            Vec::new(),
+            b"\x30\x84\0\0\xff\0\x02\x01\x01\x63".to_vec(),
+            true,
+        ),
+        (b"\x30\x0c\x02\x01\x01".to_vec(), Vec::new(), Vec::new(), false),
+    ] {
+        let mut login = login(&opening);
+        login.begin().unwrap();
+        let Ok(LoginStep::SignedIn(signed_in)) = login.receive(&answer(OWN_ID, BIND_RESPONSE, 0, "")) else {
+            panic!("{opening:?}")
+        };
+        assert_eq!(signed_in.to_client, to_client, "{opening:?}");
+        assert_eq!(signed_in.to_server, to_server, "{opening:?}");
+        assert_eq!(signed_in.dialogue.is_none(), is_over, "{opening:?}");
+        // And byte by byte.
+        let mut binds = OwnBinds { name: OWN.into(), held: Vec::new(), is_passing: false };
+        let mut out = Outbox::default();
+        for byte in &opening {
+            binds.on_downstream(&[*byte], &mut out).unwrap();
+        }
+        assert_eq!((out.to_downstream, out.to_upstream), (to_client, to_server), "{opening:?}");
+    }
+}
+
+#[test]
+fn each_result_has_its_own_meaning() {
+    for (code, expected) in [
+        (49, Some(true)),
+        (48, Some(true)),
+        (53, Some(true)),
+        (32, Some(true)),
+        (34, Some(false)),
+        (8, Some(false)),
+        (13, Some(false)),
+        (51, None),
+        (52, None),
+        (1, None),
+        (80, None),
+    ] {
+        let bytes = answer(OWN_ID, BIND_RESPONSE, code, "why");
+        let mut login = login(b"");
+        assert!(matches!(login.receive(&bytes[..5]), Ok(LoginStep::Read)));
+        match (login.receive(&bytes[5..]).unwrap_err(), expected) {
+            (LoginError::Rejected { user, by, is_of_secret }, Some(expected)) => {
+                assert_eq!((user.as_str(), is_of_secret), (OWN, expected), "{code}");
+                assert_eq!((by.code, by.words.as_str()), (Some(code.into()), "why"));
+            }
+            (LoginError::TurnedAway(by), None) => assert!(by.is_through_tls, "{code}"),
+            (error, _) => panic!("{code}: {error:?}"),
+        }
+    }
+    let silent = login(b"").receive(&answer(OWN_ID, BIND_RESPONSE, 49, "")).unwrap_err();
+    assert!(silent.to_string().ends_with("LDAP result 49: invalid credentials)"), "{silent}");
+    let notice = login(b"").receive(&answer(0, EXTENDED_RESPONSE, 52, "stopping")).unwrap_err();
+    assert!(matches!(notice, LoginError::TurnedAway(_)), "{notice}");
+    for foreign in [
+        answer(1, BIND_RESPONSE, 0, ""),
+        answer(0, EXTENDED_RESPONSE, 0, ""),
+        search(OWN_ID),
+        b"HTTP".to_vec(),
+    ] {
+        assert_eq!(login(b"").receive(&foreign).unwrap_err(), MALFORMED, "{foreign:?}");
+    }
+    assert_eq!(login(b"").receive(b"").unwrap_err(), LoginError::Closed);
+}
+
+#[test]
+fn no_bytes_whatever_make_it_panic() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    let client = [bind(1, OWN, SIMPLE, b"x"), bind(2, "", SIMPLE, b"")].concat();
+    for _ in 0..20_000 {
+        let mut spoilt = [client.clone(), answer(OWN_ID, BIND_RESPONSE, 49, "why")];
+        for bytes in &mut spoilt {
+            for _ in 0..rng.usize(1..6) {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+        }
+        let mut binds = OwnBinds { name: OWN.into(), held: Vec::new(), is_passing: false };
+        for part in spoilt[0].chunks(rng.usize(1..40)) {
+            binds.take(part, &mut Outbox::default());
+        }
+        let mut login = login(&spoilt[0]);
+        for part in spoilt[1].chunks(rng.usize(1..40)) {
+            if login.receive(part).is_err() {
+                break;
+            }
+        }
+    }
+}
