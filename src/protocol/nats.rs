@@ -6,6 +6,8 @@
 //! client.go (since 2.12 a client of protocol 1 gets an INFO with the cluster's addresses after its first PONG);
 //! checkForSecure in nats.go (a client with tls_required begins TLS by itself).
 
+mod login;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -15,8 +17,8 @@ use super::lines::{
     LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
 };
 use super::{
-    Dialogue, DialogueError, FirstWords, Outbox, Probe, Protocol, Refusal, ReplyTo, TurnedAway, Upgrade,
-    UpgradeError,
+    Dialogue, DialogueError, FirstWords, Login, LoginContext, Outbox, Probe, Protocol, Refusal, ReplyTo,
+    SecretKind, TurnedAway, Upgrade, UpgradeError,
 };
 
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Protocol for Nats {
 
     /// If INFO comes after TLS (`handshake_first`), or without TLS.
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
-        Some(Box::new(Rewriting { server: Server::Info(Vec::new()), client: Client::Connect(Vec::new()) }))
+        Some(Box::new(Rewriting::new(Server::Info(Vec::new()), CONNECT_OF_ALL)))
     }
 
     /// Our own refusal has no INFO before it: a client takes INFO for a usable server, and nats.js would then wait 20 s
@@ -76,6 +78,14 @@ impl Protocol for Nats {
             _ => "",
         };
         Some(format!("{info}-ERR '{words}'\r\n").into_bytes())
+    }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::Connecting::new(context)))
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
@@ -196,7 +206,7 @@ impl LineDialogue for Info {
     }
 
     fn dialogue(&self) -> Option<Box<dyn Dialogue>> {
-        Some(Box::new(Rewriting { server: Server::Passing, client: Client::Connect(Vec::new()) }))
+        Some(Box::new(Rewriting::new(Server::Passing, CONNECT_OF_ALL)))
     }
 }
 
@@ -205,6 +215,17 @@ impl LineDialogue for Info {
 struct Rewriting {
     server: Server,
     client: Client,
+    /// The options that are taken out of the client's CONNECT, in lower case.
+    removed: &'static [&'static str],
+}
+
+/// What is taken out of every CONNECT.
+const CONNECT_OF_ALL: &[&str] = &[];
+
+impl Rewriting {
+    const fn new(server: Server, removed: &'static [&'static str]) -> Self {
+        Self { server, client: Client::Connect(Vec::new()), removed }
+    }
 }
 
 /// The server's INFO, if it was not read before TLS.
@@ -241,7 +262,7 @@ impl Dialogue for Rewriting {
             };
         };
         let (line, rest) = held.split_at(end + 1);
-        match connect_without_async_info(line) {
+        match connect_without_async_info(line, self.removed) {
             Some(connect) => out.to_upstream.extend(connect),
             None => out.to_upstream.extend_from_slice(line),
         }
@@ -279,8 +300,8 @@ impl Dialogue for Rewriting {
     }
 }
 
-/// The client's options, with `"protocol":0`.
-fn connect_without_async_info(line: &[u8]) -> Option<Vec<u8>> {
+/// The client's options, with `"protocol":0`, and without those.
+fn connect_without_async_info(line: &[u8], removed: &[&str]) -> Option<Vec<u8>> {
     let (command, options) = line.split_at_checked("CONNECT ".len())?;
     if !command.trim_ascii().eq_ignore_ascii_case(b"CONNECT") {
         return None;
@@ -288,6 +309,7 @@ fn connect_without_async_info(line: &[u8]) -> Option<Vec<u8>> {
     let mut options: Map<String, Value> = serde_json::from_slice(options).ok()?;
     // Servers read keys in any case, and the last one counts.
     options.retain(|key, _| key == "protocol" || !key.eq_ignore_ascii_case("protocol"));
+    options.retain(|key, _| !removed.iter().any(|removed| key.eq_ignore_ascii_case(removed)));
     options.insert("protocol".into(), 0.into());
     let options = serde_json::to_string(&options).ok()?;
     Some(format!("CONNECT {options}\r\n").into_bytes())

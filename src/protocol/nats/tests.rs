@@ -40,7 +40,8 @@ fn of_info_nothing_passes_that_is_not_known() {
 #[test]
 fn connect_asks_for_no_other_info_in_whatever_case() {
     let connect =
-        connect_without_async_info(b"CONNECT {\"protocol\":1,\"Protocol\":1,\"name\":\"n\"}\r\n").unwrap();
+        connect_without_async_info(b"CONNECT {\"protocol\":1,\"Protocol\":1,\"name\":\"n\"}\r\n", &[])
+            .unwrap();
     assert_eq!(connect, b"CONNECT {\"protocol\":0,\"name\":\"n\"}\r\n");
 }
 
