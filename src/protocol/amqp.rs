@@ -1,12 +1,17 @@
-//! AMQP, 0-9-1 (RabbitMQ) and 1.0: TLS with the first byte, nothing rewritten.
+//! AMQP, 0-9-1 (RabbitMQ) and 1.0: TLS with the first byte, nothing rewritten unless we sign in.
 //!
 //! Sources: AMQP 0-9-1 §2.2.4 (Connection.Start, .Close), §4.2.2 (protocol header), RabbitMQ's "version negotiation";
 //! AMQP 1.0 part 2 §2.4 (open, close).
 
+mod login;
+
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
+use super::{
+    Login, LoginContext, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    SecretKind, Service,
+};
 
 #[derive(Debug)]
 pub(super) struct Amqp;
@@ -21,8 +26,12 @@ impl Protocol for Amqp {
     }
 
     fn opening(&self) -> Option<Box<dyn Opening>> {
-        let hint = "the client speaks TLS to a plaintext port; use amqp:// instead of amqps://";
-        Some(Box::new(FirstMessage::new(judge, hint)))
+        Some(Box::new(FirstMessage::new(judge, SPEAKS_TLS)))
+    }
+
+    /// The login needs the client's properties, which only come after a Start.
+    fn opening_for_login(&self) -> Option<Box<dyn Opening>> {
+        Some(Box::new(login::StartOpening::default()))
     }
 
     /// RabbitMQ's `handshake_timeout` is 10 s.
@@ -34,7 +43,8 @@ impl Protocol for Amqp {
     /// a text. In 1.0 a close needs an open, and text has a type of its own: such clients only see the connection end.
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         match refusal.reply_to {
-            ReplyTo([1, ..]) => Some([start(), close(refusal)].concat()),
+            HEADER_SEEN => Some([start(), close(refusal)].concat()),
+            STARTED => Some(close(refusal)),
             _ => None,
         }
     }
@@ -42,7 +52,24 @@ impl Protocol for Amqp {
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Header::default()))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::PasswordToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::Starting::new(context)))
+    }
 }
+
+const SPEAKS_TLS: &str = "the client speaks TLS to a plaintext port; use amqp:// instead of amqps://";
+
+/// The client has received a Start.
+const STARTED: ReplyTo = ReplyTo::WELCOMED;
+/// The client has sent the header of 0-9-1.
+const HEADER_SEEN: ReplyTo = ReplyTo([2, 0, 0, 0, 0, 0, 0, 0]);
+/// The client has sent another header.
+const OTHER_HEADER_SEEN: ReplyTo = ReplyTo([3, 0, 0, 0, 0, 0, 0, 0]);
 
 const HEADER_0_9_1: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
@@ -53,8 +80,8 @@ fn judge(bytes: &[u8]) -> FirstMessageVerdict {
     }
     match bytes.first_chunk::<8>() {
         None => FirstMessageVerdict::Incomplete,
-        Some(HEADER_0_9_1) => FirstMessageVerdict::Speaks(ReplyTo([1, 0, 0, 0, 0, 0, 0, 0])),
-        Some(_) => FirstMessageVerdict::Speaks(ReplyTo([2, 0, 0, 0, 0, 0, 0, 0])),
+        Some(HEADER_0_9_1) => FirstMessageVerdict::Speaks(HEADER_SEEN),
+        Some(_) => FirstMessageVerdict::Speaks(OTHER_HEADER_SEEN),
     }
 }
 
@@ -141,30 +168,31 @@ mod tests {
     #[test]
     fn both_versions_are_known_by_their_headers() {
         assert!(matches!(judge(b"AMQP\0\0\x09"), FirstMessageVerdict::Incomplete));
-        assert!(matches!(judge(HEADER_0_9_1), FirstMessageVerdict::Speaks(ReplyTo([1, ..]))));
-        assert!(matches!(judge(b"AMQP\x03\x01\0\0"), FirstMessageVerdict::Speaks(ReplyTo([2, ..]))));
+        assert!(matches!(judge(HEADER_0_9_1), FirstMessageVerdict::Speaks(HEADER_SEEN)));
+        assert!(matches!(judge(b"AMQP\x03\x01\0\0"), FirstMessageVerdict::Speaks(OTHER_HEADER_SEEN)));
         assert!(matches!(judge(b"AMQX"), FirstMessageVerdict::Foreign(_)));
     }
 
     #[test]
     fn a_refusal_is_a_start_and_a_close_with_words() {
-        let refusal = |reason, first| Refusal {
+        let refusal = |reason, reply_to| Refusal {
             server: None,
             kind: RefusalKind::Unreachable,
             reason,
             session: "00ff",
-            reply_to: ReplyTo([first, 0, 0, 0, 0, 0, 0, 0]),
+            reply_to,
         };
-        let bytes = Amqp.refusal(&refusal("r", 1)).unwrap();
+        let bytes = Amqp.refusal(&refusal("r", HEADER_SEEN)).unwrap();
         let (first, second) = bytes.split_at(start().len());
         assert_eq!(first, start());
         assert_eq!(second[7..11], [0, 10, 0, 50]);
         assert_eq!((second[11..13].to_vec(), usize::from(second[13])), (vec![1, 64], 28));
         assert_eq!(second.last(), Some(&FRAME_END));
         let long = "é".repeat(400);
-        let bytes = Amqp.refusal(&refusal(&long, 1)).unwrap();
+        assert_eq!(Amqp.refusal(&refusal("r", STARTED)).unwrap(), second);
+        let bytes = Amqp.refusal(&refusal(&long, HEADER_SEEN)).unwrap();
         assert!(String::from_utf8_lossy(&bytes).contains("[session 00ff]"));
-        assert!(Amqp.refusal(&refusal("r", 2)).is_none());
+        assert!(Amqp.refusal(&refusal("r", OTHER_HEADER_SEEN)).is_none());
     }
 
     #[test]
