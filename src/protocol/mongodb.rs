@@ -1,13 +1,18 @@
-//! MongoDB: TLS with the first byte, nothing rewritten. A replica set names its members to clients: see
+//! MongoDB: TLS with the first byte, nothing rewritten unless we sign in. A replica set names its members to clients: see
 //! docs/protocols/direct.md.
 //!
 //! Sources: mongodb.com, "MongoDB Wire Protocol" (message header, OP_MSG, OP_QUERY, OP_REPLY, OP_COMPRESSED);
 //! bsonspec.org.
 
+mod login;
+
 use std::time::Duration;
 
 use super::first_message::{FirstMessage, FirstMessageVerdict};
-use super::{Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service};
+use super::{
+    Login, LoginContext, Opening, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    SecretKind, Service,
+};
 
 #[derive(Debug)]
 pub(super) struct MongoDb;
@@ -42,6 +47,14 @@ impl Protocol for MongoDb {
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Hello::default()))
+    }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::Conversation::new(context)))
     }
 }
 
