@@ -120,15 +120,25 @@ fn close(refusal: &Refusal<'_>) -> Vec<u8> {
         RefusalKind::Unreachable | RefusalKind::ShuttingDown => CONNECTION_FORCED,
     };
     let sentence = refusal.sentence();
-    // The session's id is at the end and must be kept.
-    let cut = sentence.len().saturating_sub(SHORT_MAX);
-    let begin = (cut..sentence.len()).find(|at| sentence.is_char_boundary(*at)).unwrap_or_default();
-    let words = &sentence.as_bytes()[begin..];
+    let sentence = shortened(sentence);
+    let words = sentence.as_bytes();
     let mut arguments = code.to_be_bytes().to_vec();
     arguments.push(u8::try_from(words.len()).unwrap_or_default());
     arguments.extend_from_slice(words);
     arguments.extend([0; 4]);
     method(10, 50, &arguments)
+}
+
+/// The sentence as a short string: the outcome at its begin and the session's id at its end are kept.
+fn shortened(sentence: String) -> String {
+    const GAP: &str = "...";
+    if sentence.len() <= SHORT_MAX {
+        return sentence;
+    }
+    let (words, id) = sentence.split_at(sentence.rfind(" [").unwrap_or(sentence.len()));
+    let room = SHORT_MAX.saturating_sub(id.len() + GAP.len());
+    let end = (0..=room.min(words.len())).rev().find(|at| words.is_char_boundary(*at)).unwrap_or_default();
+    [&words[..end], GAP, id].concat()
 }
 
 /// Sends the header, which the server answers by Connection.Start; then closes. RabbitMQ logs that as an incomplete
@@ -191,7 +201,8 @@ mod tests {
         let long = "é".repeat(400);
         assert_eq!(Amqp.refusal(&refusal("r", STARTED)).unwrap(), second);
         let bytes = Amqp.refusal(&refusal(&long, HEADER_SEEN)).unwrap();
-        assert!(String::from_utf8_lossy(&bytes).contains("[session 00ff]"));
+        let close = String::from_utf8_lossy(&bytes[start().len() + 14..]).into_owned();
+        assert!(close.starts_with("ambassador: é") && close.contains("é... [session 00ff]"), "{close}");
         assert!(Amqp.refusal(&refusal("r", OTHER_HEADER_SEEN)).is_none());
     }
 

@@ -38,11 +38,13 @@ impl Protocol for Mqtt {
 
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         let ReplyTo([level, ..]) = refusal.reply_to;
-        Some(match refusal.kind {
-            _ if level & !BRIDGE >= 5 => connack5(refusal),
-            RefusalKind::LoginFailed => CONNACK_NOT_AUTHORIZED.to_vec(),
-            _ => CONNACK_UNAVAILABLE.to_vec(),
-        })
+        let is_5 = level & !BRIDGE >= 5;
+        let old = if refusal.kind == RefusalKind::LoginFailed {
+            CONNACK_NOT_AUTHORIZED
+        } else {
+            CONNACK_UNAVAILABLE
+        };
+        Some(if is_5 { connack5(refusal) } else { old.to_vec() })
     }
 
     fn probe(&self, _: bool) -> Option<Box<dyn Probe>> {

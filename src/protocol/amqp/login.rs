@@ -46,8 +46,18 @@ const CAPABILITIES: [&str; 9] = [
 ];
 const FAILURE_CLOSE: &str = "authentication_failure_close";
 
-/// A method frame of channel 0: its class and method, its arguments, and its whole length. `Ok(None)`: it is incomplete.
-fn frame(bytes: &[u8]) -> Result<Option<([u8; 4], &[u8], usize)>, ()> {
+/// A method frame of channel 0.
+#[derive(Debug)]
+struct Frame<'a> {
+    /// Class and method.
+    name: [u8; 4],
+    arguments: &'a [u8],
+    /// Of the whole frame.
+    length: usize,
+}
+
+/// The first frame. `Ok(None)`: it is incomplete.
+fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, ()> {
     let Some(head) = bytes.get(..FRAME_HEAD) else { return Ok(None) };
     let length = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
     if head[..3] != [METHOD, 0, 0] || !(4..=FRAME_MAX).contains(&length) {
@@ -57,7 +67,7 @@ fn frame(bytes: &[u8]) -> Result<Option<([u8; 4], &[u8], usize)>, ()> {
     match whole.split_last() {
         Some((&FRAME_END, payload)) => {
             let (name, arguments) = payload.split_first_chunk().ok_or(())?;
-            Ok(Some((*name, arguments, FRAME_HEAD + length + 1)))
+            Ok(Some(Frame { name: *name, arguments, length: FRAME_HEAD + length + 1 }))
         }
         _ => Err(()),
     }
@@ -135,7 +145,7 @@ impl Opening for StartOpening {
         }
         match frame(&self.held[HEADER_0_9_1.len()..]) {
             Ok(None) => Ok(OpeningState::Incomplete),
-            Ok(Some((START_OK, ..))) => Ok(OpeningState::Opened(ClientOpening {
+            Ok(Some(Frame { name: START_OK, .. })) => Ok(OpeningState::Opened(ClientOpening {
                 bytes: std::mem::take(&mut self.held),
                 may_half_close: true,
                 reply_to: STARTED,
@@ -179,7 +189,7 @@ impl Starting {
         }
         let read = || {
             let frames = self.opening.strip_prefix(HEADER_0_9_1)?;
-            let (name, mut arguments, length) = frame(frames).ok()??;
+            let Frame { name, mut arguments, length } = frame(frames).ok()??;
             let properties = long(&mut arguments)?.to_vec();
             let _mechanism = short(&mut arguments)?;
             let _response = long(&mut arguments)?;
@@ -266,7 +276,9 @@ impl Login for Starting {
             return Err(malformed("the broker speaks another version"));
         }
         let held = std::mem::take(&mut self.held);
-        let Some((name, arguments, length)) = frame(&held).map_err(|()| malformed("it is no method"))? else {
+        let Some(Frame { name, arguments, length }) =
+            frame(&held).map_err(|()| malformed("it is no method"))?
+        else {
             self.held = held;
             return Ok(LoginStep::Read);
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::command::tree_of;
 use super::daemon::{Account, as_account, directory, free_port, give, give_copy, keep};
-use super::{Leaf, Pki, demand, finish, until_within};
+use super::{Finished, Leaf, Pki, demand, finish, until_within};
 
 /// The password of every user of every server.
 pub(crate) const PASSWORD: &str = "correct horse";
@@ -430,6 +430,14 @@ pub(crate) fn redis() -> &'static Server {
     })
 }
 
+/// redis-cli with a certificate and the password of `default`, straight to that server.
+pub(crate) fn redis_cli_of(server: &Server, arguments: &[&str]) -> Finished {
+    let mut command = Command::new(demand("redis-cli", "redis-tools"));
+    command.args(["-h", "127.0.0.1", "-p", &server.ports[0].to_string(), "--tls", "--cacert"]);
+    command.arg(server.pki.ca()).arg("--cert").arg(&server.app.cert).arg("--key").arg(&server.app.key);
+    finish(command.env("REDISCLI_AUTH", PASSWORD).args(arguments))
+}
+
 pub(crate) fn memcached() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
     shared(&SHARED, || {
@@ -510,6 +518,32 @@ pub(crate) fn mosquitto() -> &'static Server {
             let config = format!(
                 "listener {} 127.0.0.1\ncafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
                  require_certificate true\nallow_anonymous true\nlog_type all\nlog_dest stdout\n",
+                plan.ports[0]
+            );
+            let file = plan.write("mosquitto.conf", &config);
+            let mut command = Command::new(demand("mosquitto", "mosquitto"));
+            command.args(["-c", &file]);
+            command
+        })
+    })
+}
+
+/// Mosquitto that demands a password: of `app` and of `rejected`.
+pub(crate) fn mosquitto_with_passwords() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || {
+        Server::start(1, Account::of("mosquitto", "mosquitto").as_ref(), "TERM", |plan| {
+            let dir = plan.dir.display();
+            let passwords = plan.write("passwords", "");
+            for user in ["app", "rejected"] {
+                let mut passwd = Command::new(demand("mosquitto_passwd", "mosquitto"));
+                finish(passwd.args(["-b", &passwords, user, PASSWORD])).must_succeed();
+            }
+            give(Path::new(&passwords), plan.account);
+            let config = format!(
+                "listener {} 127.0.0.1\ncafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n\
+                 require_certificate true\nallow_anonymous false\npassword_file {passwords}\nlog_type all\n\
+                 log_dest stdout\n",
                 plan.ports[0]
             );
             let file = plan.write("mosquitto.conf", &config);

@@ -55,7 +55,7 @@ fn the_client_is_started_before_there_is_a_broker() {
             state = opening.receive(part).unwrap();
         }
         let OpeningState::Answer(ref start) = state else { panic!("{state:?}") };
-        let (name, mut arguments, length) = frame(start).unwrap().unwrap();
+        let Frame { name, mut arguments, length } = frame(start).unwrap().unwrap();
         assert_eq!((name, length), (START, start.len()));
         arguments = &arguments[2..];
         assert!(long(&mut arguments).unwrap().ends_with(b"\x07productS\0\0\0\x0aambassador"));
@@ -117,12 +117,9 @@ fn each_end_has_its_own_meaning() {
     assert!(matches!(refused(&silent, b""), LoginError::Rejected { is_of_secret: true, .. }));
     assert_eq!(refused(&reads, b""), LoginError::Closed);
     assert_eq!(login(&silent).receive(b"").unwrap_err(), LoginError::Closed);
-    match refused(b"", &close(403, "ACCESS_REFUSED - Login was refused")) {
-        LoginError::Rejected { user, by, is_of_secret: true } => {
-            assert!(user == "app" && by.is_through_tls && by.words == "ACCESS_REFUSED - Login was refused");
-        }
-        other => panic!("{other:?}"),
-    }
+    let no = refused(b"", &close(403, "ACCESS_REFUSED - Login was refused"));
+    let LoginError::Rejected { user, by, is_of_secret: true } = no else { panic!("{no}") };
+    assert!(user == "app" && by.is_through_tls && by.words == "ACCESS_REFUSED - Login was refused");
     assert!(matches!(refused(b"", &close(320, "CONNECTION_FORCED")), LoginError::TurnedAway(_)));
     for answer in
         [method(10, 20, b"\0\0\0\0"), own_start(), b"HTTP/1.1".to_vec(), b"AMQP\0\0\x09\x01".to_vec()]

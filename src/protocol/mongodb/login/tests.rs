@@ -106,15 +106,9 @@ fn each_error_has_its_own_meaning() {
     let (_, first) = sent(late.begin());
     let nonce = String::from_utf8(first).unwrap().rsplit_once("r=").unwrap().1.to_owned();
     sent(late.receive(&step(format!("r={nonce}x,s=c2FsdHk=,i=4096").as_bytes(), false)));
-    match late.receive(&error(18, "Authentication failed.")).unwrap_err() {
-        LoginError::Rejected { user, by, is_of_secret: true } => {
-            assert_eq!(
-                (user.as_str(), by.code, by.words.as_str()),
-                ("user", Some(18), "Authentication failed.")
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let no = late.receive(&error(18, "Authentication failed.")).unwrap_err();
+    let LoginError::Rejected { user, by, is_of_secret: true } = no else { panic!("{no}") };
+    assert_eq!((user.as_str(), by.code, by.words.as_str()), ("user", Some(18), "Authentication failed."));
     let begun = |answer: &[u8]| login(b"", None).receive(answer).unwrap_err();
     // MongoDB says so of a user that it does not know, in answer to the first message.
     assert!(matches!(begun(&error(18, "no")), LoginError::Rejected { is_of_secret: false, .. }));
