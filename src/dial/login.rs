@@ -48,7 +48,10 @@ pub(super) async fn sign_in(
         },
         nonce: nonce::fresh(),
     };
-    let login = settings.protocol.login(context).expect("the configuration has refused other protocols");
+    let mut login = settings.protocol.login(context).expect("the configuration has refused other protocols");
+    if let Some(local) = ready.stream.local() {
+        login.comes_from(local.ip());
+    }
     let length = settings.dial.handshake_timeout;
     let limit = AttemptDeadline::after(begun, AttemptBound::Handshake, length);
     let first = std::mem::take(&mut ready.first);

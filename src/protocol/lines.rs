@@ -12,7 +12,7 @@ use super::{
 use crate::escape::is_control;
 
 /// The most that a server may send before TLS, or to a probe. Capability lists have some hundred bytes.
-const SAID_MAX: usize = 64 * 1024;
+pub(super) const SAID_MAX: usize = 64 * 1024;
 /// The most that is read at once.
 const PORTION: usize = 512;
 

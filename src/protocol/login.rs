@@ -3,6 +3,7 @@
 //! A [`Login`] runs behind TLS, before anything of the client is relayed (driver: `dial::login`). It reads the
 //! server's messages only up to the end of the login, so that what follows is the relay's.
 
+use core::net::IpAddr;
 use std::fmt;
 use std::sync::Arc;
 
@@ -126,6 +127,11 @@ pub struct LoginContext<'a> {
 
 /// Signs in: the server's bytes go in, and what to do comes out.
 pub trait Login: fmt::Debug + Send {
+    /// The local address of the connection, before anything else; protocols that name it override this.
+    fn comes_from(&mut self, local: IpAddr) {
+        let _ = local;
+    }
+
     /// The first step.
     ///
     /// # Errors

@@ -151,6 +151,16 @@ impl Exchange {
         }
     }
 
+    /// Whether a message has carried the secret or its proof, provided that the first message was sent.
+    pub(super) const fn has_shown_secret(&self) -> bool {
+        let messages = match self.mechanism {
+            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer => 0,
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => 1,
+            Mechanism::Login => 2,
+        };
+        self.challenges >= messages
+    }
+
     /// The server reports success, with this data, if there is any.
     ///
     /// # Errors

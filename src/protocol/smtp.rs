@@ -4,6 +4,8 @@
 //! RFC 3463 and RFC 5248 (enhanced codes). Implicit TLS (RFC 8314) is `start: direct`, and nothing is rewritten there.
 
 mod ehlo_name;
+mod login;
+mod placeholder_auth;
 
 use core::net::IpAddr;
 use std::borrow::Cow;
@@ -14,8 +16,8 @@ use super::lines::{
     greets_220, printable, reply,
 };
 use super::{
-    Dialogue, DialogueError, Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind,
-    ReplyTo, Service, TurnedAway, Upgrade, UpgradeError,
+    Dialogue, DialogueError, Login, LoginContext, Options, Outbox, Probe, ProbeError, ProbeStep, Protocol,
+    Refusal, RefusalKind, ReplyTo, SecretKind, Service, TurnedAway, Upgrade, UpgradeError,
 };
 use ehlo_name::EhloName;
 pub use ehlo_name::helo_name;
@@ -111,6 +113,14 @@ impl Protocol for Smtp {
         })))
     }
 
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::BearerToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(login::MailLogin::new(self.dialect, self.name.clone(), context)))
+    }
+
     fn refusal(&self, refusal: &Refusal<'_>) -> Option<Vec<u8>> {
         // The reply and the enhanced code must mean "not now" (RFC 5321 §4.2.1, RFC 3463 §2): a 5 returns the mail to
         // its sender.
@@ -137,6 +147,13 @@ impl Protocol for Smtp {
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Hello { dialect: self.dialect, name: self.name.clone(), upgraded, begun: None }))
     }
+}
+
+/// Whether a line of the reply to EHLO, without its code, is that keyword, with or without parameters (`AUTH=` is an old
+/// form).
+fn is_keyword(capability: &[u8], word: &str) -> bool {
+    let end = capability.iter().position(|byte| matches!(byte, b' ' | b'=' | b'\t' | b'\r'));
+    capability[..end.unwrap_or(capability.len())].eq_ignore_ascii_case(word.as_bytes())
 }
 
 /// Reads the greeting and the answer to EHLO.

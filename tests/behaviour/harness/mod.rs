@@ -22,6 +22,7 @@ pub(crate) mod proxies;
 pub(crate) mod roles;
 pub(crate) mod server;
 pub(crate) mod sqlserver;
+pub(crate) mod submission;
 mod tls;
 mod upstream;
 pub(crate) mod workload;

@@ -259,38 +259,50 @@ pub(crate) fn postfix() -> &'static Server {
                 fs::create_dir_all(plan.dir.join(name)).expect("a directory");
             }
             give(&plan.dir.join("data"), Account::of("postfix", "postfix").as_ref());
-            let dir = plan.dir.display();
-            plan.write(
-                "main.cf",
+            let [smtpd, postscreen, proxied] = plan.ports else { panic!("three ports") };
+            postfix_files(
+                plan,
                 &format!(
-                    "compatibility_level = 3.6\nqueue_directory = {dir}/spool\ndata_directory = {dir}/data\n\
-                     maillog_file = /dev/stdout\nmyhostname = mx.test\nmydestination = mx.test\n\
-                     inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nmynetworks = 127.0.0.0/8\nalias_maps =\n\
-                     local_recipient_maps =\ndefault_transport = discard:\nlocal_transport = discard:\n\
-                     smtpd_tls_security_level = encrypt\nsmtpd_tls_req_ccert = yes\nsmtpd_tls_loglevel = 1\n\
-                     smtpd_tls_CAfile = {dir}/ca.pem\nsmtpd_tls_cert_file = {dir}/server.pem\n\
-                     smtpd_tls_key_file = {dir}/server.key\nsmtpd_tls_received_header = yes\n\
+                    "mynetworks = 127.0.0.0/8\nsmtpd_tls_req_ccert = yes\nsmtpd_tls_CAfile = {}\n\
                      postscreen_access_list =\npostscreen_cache_map =\npostscreen_greet_action = enforce\n\
-                     postscreen_greet_wait = 2s\n"
+                     postscreen_greet_wait = 2s\n",
+                    plan.file("ca.pem")
                 ),
-            );
-            let mut services = format!(
-                "127.0.0.1:{} inet n - n - - smtpd\n127.0.0.1:{} inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n\
-                 127.0.0.1:{} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n\
-                 tlsproxy unix - - n - 0 tlsproxy\ndnsblog unix - - n - 0 dnsblog\n",
-                plan.ports[0], plan.ports[1], plan.ports[2]
-            );
-            services += "cleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
-                         bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
-                         qmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\ndiscard unix - - n - - discard\n\
-                         tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\n\
-                         proxymap unix - - n - - proxymap\npostlog unix-dgram n - n - 1 postlogd\n";
-            plan.write("master.cf", &services);
-            let mut command = Command::new(demand("postfix", "postfix"));
-            command.arg("-c").arg(plan.dir).arg("start-fg");
-            command
+                &format!(
+                    "127.0.0.1:{smtpd} inet n - n - - smtpd\n127.0.0.1:{postscreen} inet n - n - 1 postscreen\n\
+                     smtpd pass - - n - - smtpd\n\
+                     127.0.0.1:{proxied} inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy\n"
+                ),
+            )
         })
     })
+}
+
+/// Writes the files of a Postfix that demands TLS and discards mail, with these settings and listening services.
+pub(super) fn postfix_files(plan: &Plan<'_>, settings: &str, listening: &str) -> Command {
+    let dir = plan.dir.display();
+    plan.write(
+        "main.cf",
+        &format!(
+            "compatibility_level = 3.6\nqueue_directory = {dir}/spool\ndata_directory = {dir}/data\n\
+             maillog_file = /dev/stdout\nmyhostname = mx.test\nmydestination = mx.test\n\
+             inet_interfaces = 127.0.0.1\ninet_protocols = ipv4\nalias_maps =\n\
+             local_recipient_maps =\ndefault_transport = discard:\nlocal_transport = discard:\n\
+             smtpd_tls_security_level = encrypt\nsmtpd_tls_loglevel = 1\n\
+             smtpd_tls_cert_file = {dir}/server.pem\nsmtpd_tls_key_file = {dir}/server.key\n\
+             smtpd_tls_received_header = yes\n{settings}"
+        ),
+    );
+    let services = "tlsproxy unix - - n - 0 tlsproxy\ndnsblog unix - - n - 0 dnsblog\n\
+         cleanup unix n - n - 0 cleanup\nrewrite unix - - n - - trivial-rewrite\n\
+         bounce unix - - n - 0 bounce\ndefer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\n\
+         qmgr unix n - n 300 1 qmgr\npickup unix n - n 60 1 pickup\ndiscard unix - - n - - discard\n\
+         tlsmgr unix - - n 1000? 1 tlsmgr\nanvil unix - - n - 1 anvil\n\
+         proxymap unix - - n - - proxymap\npostlog unix-dgram n - n - 1 postlogd\n";
+    plan.write("master.cf", &format!("{listening}{services}"));
+    let mut command = Command::new(demand("postfix", "postfix"));
+    command.arg("-c").arg(plan.dir).arg("start-fg");
+    command
 }
 
 /// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for user `app`; IMAP behind a PROXY header on port 4.
