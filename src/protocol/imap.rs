@@ -2,12 +2,18 @@
 //!
 //! Sources: RFC 9051 §6.2.1 (STARTTLS; discard what was learnt before it), §7.1.4 (PREAUTH), RFC 5530 (UNAVAILABLE).
 
+mod login;
+
 use std::borrow::Cow;
 
+use super::line_login::LineLogin;
 use super::lines::{
     Framing, LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
 };
-use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
+use super::{
+    Login, LoginContext, Probe, Protocol, Refusal, SecretKind, Service, TurnedAway, Upgrade, UpgradeError,
+};
+use login::ImapLogin;
 
 /// IMAP4rev1 (RFC 3501) and IMAP4rev2 (RFC 9051).
 #[derive(Debug)]
@@ -58,7 +64,19 @@ impl Protocol for Imap {
         let greeting = (!upgraded).then_some(greeting);
         Some(Box::new(LineProbe::framed(Framing::Literals, greeting, Some(noop), b"amb2 LOGOUT\r\n")))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::BearerToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(LineLogin::new(ImapLogin::new(context))))
+    }
 }
+
+/// Without capabilities: the plaintext ones contain STARTTLS and LOGINDISABLED. A client that finds none asks, and
+/// gets those after TLS, or after our login.
+const GREETING: &[u8] = b"* OK IMAP4rev1 ambassador\r\n";
 
 /// The condition of an untagged status line.
 fn status(line: &[u8]) -> Option<&'static str> {
@@ -107,10 +125,8 @@ impl LineDialogue for Conversation {
         }
     }
 
-    /// Without capabilities: the plaintext ones contain STARTTLS and LOGINDISABLED. A client that finds none asks, and
-    /// gets those after TLS.
     fn welcome(&self) -> Vec<u8> {
-        b"* OK IMAP4rev1 ambassador\r\n".to_vec()
+        GREETING.to_vec()
     }
 }
 

@@ -116,7 +116,7 @@ impl Lines {
 }
 
 /// The number of bytes that a line announces at its end, as `{12}` or `{12+}`.
-fn literal(line: &[u8]) -> Option<usize> {
+pub(super) fn literal(line: &[u8]) -> Option<usize> {
     let inside = line.strip_suffix(b"\r").unwrap_or(line).strip_suffix(b"}")?;
     let digits = inside.rsplit(|byte| *byte == b'{').next().filter(|digits| digits.len() < inside.len())?;
     let digits = digits.strip_suffix(b"+").unwrap_or(digits);

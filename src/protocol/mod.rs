@@ -15,6 +15,7 @@
 
 mod amqp;
 mod cassandra;
+mod client_login;
 mod dialogue;
 mod first_message;
 mod ftp;
@@ -22,6 +23,7 @@ mod imap;
 mod irc;
 mod kafka;
 mod ldap;
+mod line_login;
 mod lines;
 mod login;
 mod memcached;

@@ -2,12 +2,18 @@
 //!
 //! Sources: RFC 1939 (§7: APOP), RFC 2595 §4 (STLS), RFC 3206 (SYS/TEMP), RFC 2449 (CAPA).
 
+mod login;
+
 use std::borrow::Cow;
 
+use super::line_login::LineLogin;
 use super::lines::{
     LineDialogue, LineExchange, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign,
 };
-use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
+use super::{
+    Login, LoginContext, Probe, Protocol, Refusal, SecretKind, Service, TurnedAway, Upgrade, UpgradeError,
+};
+use login::Pop3Login;
 
 #[derive(Debug)]
 pub(super) struct Pop3;
@@ -54,6 +60,14 @@ impl Protocol for Pop3 {
         };
         Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(capabilities), b"QUIT\r\n"))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::BearerToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(LineLogin::new(Pop3Login::new(context))))
+    }
 }
 
 /// Greeting, then the answer to STLS.
@@ -86,14 +100,18 @@ impl LineDialogue for Conversation {
     /// The timestamp is part of an APOP login, and servers do not repeat it after TLS. An attacker could forge it to
     /// get a password's digest with a text of its own, but the digest goes to the server that TLS has verified.
     fn welcome(&self) -> Vec<u8> {
-        let mut words = b"+OK ambassador ready".to_vec();
-        if let Some(timestamp) = &self.timestamp {
-            words.push(b' ');
-            words.extend_from_slice(timestamp);
-        }
-        words.extend_from_slice(b"\r\n");
-        words
+        greeting(self.timestamp.as_deref())
     }
+}
+
+fn greeting(timestamp: Option<&[u8]>) -> Vec<u8> {
+    let mut words = b"+OK ambassador ready".to_vec();
+    if let Some(timestamp) = timestamp {
+        words.push(b' ');
+        words.extend_from_slice(timestamp);
+    }
+    words.extend_from_slice(b"\r\n");
+    words
 }
 
 /// Longer than any message id in use.

@@ -3,10 +3,16 @@
 //! Source: RFC 5804 §1.7 (the greeting), §2.2 (STARTTLS: the server sends its capabilities again, unasked). Servers
 //! that do not are not supported: the client would wait for a greeting that never comes.
 
+mod login;
+
 use std::borrow::Cow;
 
+use super::line_login::LineLogin;
 use super::lines::{Framing, LineDialogue, LineProbe, LineStep, ProbeReply, StartTls, begins_with, foreign};
-use super::{Probe, Protocol, Refusal, Service, TurnedAway, Upgrade, UpgradeError};
+use super::{
+    Login, LoginContext, Probe, Protocol, Refusal, SecretKind, Service, TurnedAway, Upgrade, UpgradeError,
+};
+use login::SieveLogin;
 
 #[derive(Debug)]
 pub(super) struct Sieve;
@@ -54,13 +60,29 @@ impl Protocol for Sieve {
         };
         Some(Box::new(LineProbe::framed(Framing::Literals, Some(greeting), None, b"LOGOUT\r\n")))
     }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::BearerToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
+        Some(Box::new(LineLogin::new(SieveLogin::new(context))))
+    }
 }
 
-/// The text of a BYE or NO: a quoted string, after a code in brackets if there is one.
-fn bye(line: &[u8]) -> UpgradeError {
+/// The text of a BYE or NO: a quoted string or a literal, after a code in brackets if there is one.
+fn text(line: &[u8]) -> &[u8] {
+    if !line.ends_with(b"\"")
+        && let Some(end) = line.iter().position(|byte| *byte == b'\n')
+    {
+        return &line[end + 1..];
+    }
     let quoted = line.iter().position(|byte| *byte == b'"').map(|at| &line[at + 1..]).unwrap_or_default();
-    let words = quoted.strip_suffix(b"\"").unwrap_or(quoted);
-    TurnedAway::new("ManageSieve BYE", None, words).into()
+    quoted.strip_suffix(b"\"").unwrap_or(quoted)
+}
+
+fn bye(line: &[u8]) -> UpgradeError {
+    TurnedAway::new("ManageSieve BYE", None, text(line)).into()
 }
 
 /// Capabilities, then the answer to STARTTLS.

@@ -1,0 +1,172 @@
+//! Logins of protocols made of lines: the server's lines go in, and what is said to each comes out. Common to all of
+//! them: lines are bounded, so is their total; SASL travels in base64; and no secret that a server repeats is quoted.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use super::client_login::{ClientDialogue, ClientLogin};
+use super::lines::{Framing, Lines, SAID_MAX};
+use super::login::{Login, LoginContext, LoginCredentials, LoginError, LoginStep, SignedIn, secret_message};
+use super::sasl::{Exchange, Mechanism, base64, from_base64, oauthbearer, plain, xoauth2};
+use super::{Dialogue, TurnedAway};
+
+/// What to do after a line of the server.
+#[derive(Debug)]
+pub(super) enum LoginProgress {
+    /// Read the next line.
+    More,
+    /// Send this, then read the answer.
+    Say(Zeroizing<Vec<u8>>),
+    /// Signed in: this is sent to the client, and its own login is answered by `client`.
+    SignedIn { to_client: Vec<u8>, client: Box<dyn ClientDialogue> },
+}
+
+/// One protocol's part of [`LineLogin`].
+pub(super) trait LoginDialogue: fmt::Debug + Send {
+    /// How lines are framed for [`LoginDialogue::line`].
+    const FRAMING: Framing = Framing::Lines;
+
+    /// What is said first; `None`: the server speaks.
+    fn begin(&mut self) -> Option<&'static [u8]>;
+
+    /// A line of the server, without its end.
+    fn line(&mut self, line: &[u8]) -> Result<LoginProgress, LoginError>;
+}
+
+/// A login made of lines.
+#[derive(Debug)]
+pub(super) struct LineLogin<T> {
+    dialogue: T,
+    lines: Lines,
+}
+
+impl<T: LoginDialogue> LineLogin<T> {
+    pub(super) fn new(dialogue: T) -> Self {
+        Self { dialogue, lines: Lines::framed(T::FRAMING) }
+    }
+
+    /// What the server has sent behind the end of the login: whole lines are the client's, and the dialogue waits for
+    /// the end of the last.
+    fn signed_in(&self, mut to_client: Vec<u8>, client: Box<dyn ClientDialogue>) -> LoginStep {
+        let rest = self.lines.rest();
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        to_client.extend_from_slice(&rest[..whole]);
+        let dialogue: Box<dyn Dialogue> = Box::new(ClientLogin::new(client, &rest[whole..]));
+        LoginStep::SignedIn(SignedIn { to_client, to_server: Vec::new(), dialogue: Some(dialogue) })
+    }
+}
+
+impl<T: LoginDialogue> Login for LineLogin<T> {
+    fn begin(&mut self) -> Result<LoginStep, LoginError> {
+        let said = self.dialogue.begin();
+        Ok(said.map_or(LoginStep::Read, |said| LoginStep::Send(Zeroizing::new(said.to_vec()))))
+    }
+
+    fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {
+        if bytes.is_empty() {
+            return Err(LoginError::Closed);
+        }
+        if !self.lines.push(bytes) {
+            return Err(LoginError::Endless(SAID_MAX));
+        }
+        while let Some(line) = self.lines.next() {
+            match self.dialogue.line(&line)? {
+                LoginProgress::More => {}
+                LoginProgress::Say(words) => return Ok(LoginStep::Send(words)),
+                LoginProgress::SignedIn { to_client, client } => return Ok(self.signed_in(to_client, client)),
+            }
+        }
+        Ok(LoginStep::Read)
+    }
+}
+
+/// The context without what only protocols with speaking clients need, so that it may be kept.
+pub(super) fn kept(context: LoginContext<'_>) -> LoginContext<'static> {
+    LoginContext { database: None, opening: &[], ..context }
+}
+
+/// A SASL exchange in base64.
+#[derive(Debug)]
+pub(super) struct SaslExchange {
+    exchange: Exchange,
+    /// The first message, while it is not sent.
+    initial: Option<Zeroizing<Vec<u8>>>,
+    /// Answers to challenges.
+    answers: u32,
+}
+
+impl SaslExchange {
+    /// Chooses among the offered mechanisms.
+    ///
+    /// # Errors
+    /// [`LoginError::NoMechanism`].
+    pub(super) fn new(offered: &[&str], context: &LoginContext<'_>) -> Result<Self, LoginError> {
+        let exchange = Exchange::new(offered, context)?;
+        let initial = exchange.initial();
+        Ok(Self { exchange, initial, answers: 0 })
+    }
+
+    pub(super) const fn mechanism(&self) -> Mechanism {
+        self.exchange.mechanism()
+    }
+
+    /// The first message, for the command itself, if there is one and it is no longer than that.
+    pub(super) fn take_initial(&mut self, most: usize) -> Option<Zeroizing<Vec<u8>>> {
+        let encoded = base64(self.initial.as_deref()?);
+        if encoded.len() > most {
+            return None;
+        }
+        self.initial = None;
+        Some(encoded)
+    }
+
+    /// The answer to a challenge, in base64 both.
+    ///
+    /// # Errors
+    /// It is no base64, wrong, or one too many.
+    pub(super) fn answer(
+        &mut self,
+        challenge: &[u8],
+        protocol: &'static str,
+    ) -> Result<Zeroizing<Vec<u8>>, LoginError> {
+        // The challenge is empty then.
+        if let Some(initial) = self.initial.take() {
+            return Ok(base64(&initial));
+        }
+        let reason = "a challenge that is no base64";
+        let challenge = from_base64(challenge).ok_or(LoginError::Malformed { protocol, reason })?;
+        self.answers += 1;
+        self.exchange.challenged(&challenge).map(|answer| base64(&answer))
+    }
+
+    /// The server reports success.
+    ///
+    /// # Errors
+    /// [`LoginError::Unproven`], [`LoginError::Malformed`].
+    pub(super) fn succeeded(&mut self, data: Option<&[u8]>) -> Result<(), LoginError> {
+        self.exchange.succeeded(data)
+    }
+
+    /// Whether the server has seen the secret, or a proof of it.
+    pub(super) const fn has_proved(&self) -> bool {
+        match self.exchange.mechanism() {
+            Mechanism::Plain | Mechanism::XOAuth2 | Mechanism::OAuthBearer => self.initial.is_none(),
+            Mechanism::Login => self.answers >= 2,
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => self.answers >= 1,
+        }
+    }
+}
+
+/// The server's words about a login. Some repeat the command that they reject: words with the secret are left out.
+pub(super) fn verdict(kind: &'static str, words: &[u8], credentials: &LoginCredentials) -> TurnedAway {
+    let secret = secret_message(&[credentials.secret.expose().as_bytes()]);
+    let sent = [plain(credentials), xoauth2(credentials), oauthbearer(credentials), secret];
+    let repeats = |sent: &[u8]| !sent.is_empty() && words.windows(sent.len()).any(|part| part == sent);
+    let shows = sent.iter().any(|message| repeats(message) || repeats(&base64(message)));
+    let words = if shows { b"its words repeat the secret" } else { words };
+    TurnedAway::new(kind, None, words).through_tls()
+}
+
+#[cfg(test)]
+pub(super) mod tests;
