@@ -305,46 +305,63 @@ pub(super) fn postfix_files(plan: &Plan<'_>, settings: &str, listening: &str) ->
     command
 }
 
-/// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for user `app`; IMAP behind a PROXY header on port 4.
+/// Dovecot: IMAP, POP3, ManageSieve and LMTP on the ports 0 to 3, for users `app`, `app-imap`, `app-pop3` and `app-sieve`;
+/// IMAP behind a PROXY header on port 4, IMAP and POP3 with TLS from the first byte on 5 and 6.
 pub(crate) fn dovecot() -> &'static Server {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    shared(&SHARED, || {
-        Server::start(5, None, "TERM", |plan| {
-            let account = Account::of("mail", "base-files");
-            fs::create_dir_all(plan.dir.join("home")).expect("a directory");
-            give(&plan.dir.join("home"), account.as_ref());
-            let dir = plan.dir.display();
-            let [imap, pop3, sieve, lmtp, proxied] = plan.ports else { panic!("five ports") };
-            let listener = |name: &str, port: &u16| {
-                format!("inet_listener {name} {{\n  address = 127.0.0.1\n  port = {port}\n }}\n")
-            };
-            let none = |name: &str| format!("inet_listener {name} {{\n  port = 0\n }}\n");
-            let config = format!(
-                "protocols = imap pop3 lmtp sieve\nbase_dir = {dir}/run\nstate_dir = {dir}/state\n\
+    shared(&SHARED, || dovecot_with("auth_mechanisms = plain apop cram-md5\n"))
+}
+
+/// The same with mechanisms of its own.
+pub(crate) fn dovecot_with_scram() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    shared(&SHARED, || dovecot_with("auth_mechanisms = plain login scram-sha-256\n"))
+}
+
+/// The same that lets each user have one session of a protocol.
+pub(crate) fn full_dovecot() -> Server {
+    dovecot_with("auth_mechanisms = plain\nmail_max_userip_connections = 1\n")
+}
+
+/// Without Dovecot's penalty, by which a rejected login delays all others of the same address for up to 15 s.
+fn dovecot_with(more: &str) -> Server {
+    Server::start(7, None, "TERM", |plan| {
+        let account = Account::of("mail", "base-files");
+        fs::create_dir_all(plan.dir.join("home")).expect("a directory");
+        give(&plan.dir.join("home"), account.as_ref());
+        let dir = plan.dir.display();
+        let [imap, pop3, sieve, lmtp, proxied, imaps, pop3s] = plan.ports else { panic!("seven ports") };
+        let listener = |name: &str, port: &u16| {
+            format!("inet_listener {name} {{\n  address = 127.0.0.1\n  port = {port}\n }}\n")
+        };
+        let direct = |name: &str, port: &u16| listener(name, port).replace("  port", "  ssl = yes\n  port");
+        let config = format!(
+            "protocols = imap pop3 lmtp sieve\nbase_dir = {dir}/run\nstate_dir = {dir}/state\n\
                  log_path = /dev/stderr\nauth_verbose = yes\nssl = required\nssl_cert = <{dir}/server.pem\n\
                  ssl_key = <{dir}/server.key\nssl_ca = <{dir}/ca.pem\nssl_verify_client_cert = yes\n\
-                 auth_ssl_require_client_cert = yes\nssl_require_crl = no\nauth_mechanisms = plain apop cram-md5\n\
+                 auth_ssl_require_client_cert = yes\nssl_require_crl = no\n{more}\
                  haproxy_trusted_networks = 127.0.0.0/8\n\
                  mail_location = maildir:{dir}/home/mail\nfirst_valid_uid = 1\nlast_valid_uid = 0\n\
                  passdb {{\n driver = passwd-file\n args = {dir}/users\n}}\n\
                  userdb {{\n driver = static\n args = uid=mail gid=mail home={dir}/home\n}}\n\
                  service imap-login {{\n {}{}{} }}\nservice pop3-login {{\n {}{} }}\n\
                  service managesieve-login {{\n {} }}\nservice lmtp {{\n user = mail\n {} }}\n\
+                 service anvil {{\n unix_listener anvil-auth-penalty {{\n  mode = 0\n }}\n }}\n\
                  service stats {{\n unix_listener stats-writer {{\n  mode = 0666\n }}\n }}\n",
-                listener("imap", imap),
-                listener("proxied", proxied).replace("  port", "  haproxy = yes\n  port"),
-                none("imaps"),
-                listener("pop3", pop3),
-                none("pop3s"),
-                listener("sieve", sieve),
-                listener("lmtp", lmtp),
-            );
-            plan.write("users", &format!("app:{{PLAIN}}{PASSWORD}::::::\n"));
-            let file = plan.write("dovecot.conf", &config);
-            let mut command = Command::new(demand("dovecot", "dovecot-core"));
-            command.args(["-F", "-c", &file]);
-            command
-        })
+            listener("imap", imap),
+            listener("proxied", proxied).replace("  port", "  haproxy = yes\n  port"),
+            direct("imaps", imaps),
+            listener("pop3", pop3),
+            direct("pop3s", pop3s),
+            listener("sieve", sieve),
+            listener("lmtp", lmtp),
+        );
+        let users = ["app", "app-imap", "app-pop3", "app-sieve"];
+        plan.write("users", &users.map(|user| format!("{user}:{{PLAIN}}{PASSWORD}::::::\n")).concat());
+        let file = plan.write("dovecot.conf", &config);
+        let mut command = Command::new(demand("dovecot", "dovecot-core"));
+        command.args(["-F", "-c", &file]);
+        command
     })
 }
 
