@@ -17,6 +17,7 @@ pub(crate) fn settings(endpoints: &[&str]) -> Settings {
         scram_plus: postgres::ScramPlus::Auto,
         server_is_verified: false,
         rsa_key: None,
+        signs_in: false,
         host_name: "localhost".into(),
         helo_name: None,
     };

@@ -285,6 +285,8 @@ pub struct Options {
     pub server_is_verified: bool,
     /// Makes the key that decrypts passwords, which takes time: called by a protocol that has a use for it.
     pub rsa_key: Option<fn() -> &'static RsaKey>,
+    /// We sign in for the clients (the section `login`).
+    pub signs_in: bool,
     /// The host's name, in any form.
     pub host_name: String,
     /// The name to use where a protocol wants a host's name, instead of `host_name`; [`helo_name`] checks it.

@@ -10,15 +10,17 @@
 use std::time::Duration;
 
 use super::{
-    CallerAnnouncement, ClientReply, Dialogue, DialogueError, Greeting, NothingBuffered, OpeningError,
-    Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo, Service,
-    TLS_HANDSHAKE, TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep, Upgraded,
+    CallerAnnouncement, ClientReply, Dialogue, DialogueError, Greeting, LoginContext, NothingBuffered,
+    OpeningError, Options, Outbox, Probe, ProbeError, ProbeStep, Protocol, Refusal, RefusalKind, ReplyTo,
+    SecretKind, Service, TLS_HANDSHAKE, TurnedAway, Upgrade, UpgradeError, UpgradeRequest, UpgradeStep,
+    Upgraded,
 };
 use crate::rsa::RsaKey;
 
 mod announce;
 mod login;
 mod probe;
+mod sign_in;
 
 use login::{Authentication, Exchange};
 use probe::{Login, NO_PLUGIN, login_of_nobody};
@@ -28,11 +30,13 @@ use probe::{Login, NO_PLUGIN, login_of_nobody};
 pub(super) struct MySql {
     /// `None` without an upgrade: then there is nothing to decrypt.
     key: Option<&'static RsaKey>,
+    /// We sign in; the client's own login is not passed on.
+    signs_in: bool,
 }
 
 impl MySql {
     pub(super) fn new(options: &Options) -> Self {
-        Self { key: options.rsa_key.map(|make| make()) }
+        Self { key: options.rsa_key.map(|make| make()), signs_in: options.signs_in }
     }
 }
 
@@ -66,7 +70,7 @@ impl Protocol for MySql {
     }
 
     fn upgrade(&self) -> Option<Box<dyn Upgrade>> {
-        Some(Box::new(ReadGreeting { packets: Packets::default(), key: self.key }))
+        Some(Box::new(ReadGreeting { packets: Packets::default(), key: self.key, signs_in: self.signs_in }))
     }
 
     /// In answer to the request for TLS; only then does MariaDB check a PROXY header.
@@ -80,6 +84,14 @@ impl Protocol for MySql {
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {
         Some(Box::new(Login::of_nobody(upgraded)))
+    }
+
+    fn login_secrets(&self) -> &'static [SecretKind] {
+        &[SecretKind::Password, SecretKind::PasswordToken]
+    }
+
+    fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn super::Login>> {
+        Some(Box::new(sign_in::SignIn::new(context, self.key)))
     }
 
     fn announces(&self) -> CallerAnnouncement {
@@ -152,6 +164,7 @@ const CLIENT_PROTOCOL_41: u32 = 1 << 9;
 const CLIENT_SSL: u32 = 1 << 11;
 const CLIENT_SECURE_CONNECTION: u32 = 1 << 15;
 const CLIENT_PLUGIN_AUTH: u32 = 1 << 19;
+const CLIENT_CONNECT_ATTRS: u32 = 1 << 20;
 const CLIENT_PLUGIN_AUTH_LENENC: u32 = 1 << 21;
 
 /// CLIENT_SSL in the second byte of the capabilities.
@@ -257,6 +270,7 @@ fn parse_refusal(payload: &[u8]) -> TurnedAway {
 struct ReadGreeting {
     packets: Packets,
     key: Option<&'static RsaKey>,
+    signs_in: bool,
 }
 
 /// The most that is read at once; a greeting has some 100 bytes.
@@ -301,7 +315,13 @@ impl Upgrade for ReadGreeting {
         let proof = NothingBuffered::behind(&self.packets.held)
             .map_err(|injected| self.packets.refusal().map_or(injected, UpgradeError::from))?;
         let words = packet(sequence, &hello.for_client());
-        let introduction = ReadHandshakeResponse { hello, key: self.key, proof, held: Packets::default() };
+        let introduction = ReadHandshakeResponse {
+            hello,
+            key: self.key,
+            signs_in: self.signs_in,
+            proof,
+            held: Packets::default(),
+        };
         Ok(UpgradeStep::AwaitClientReply(Greeting { words, client_reply: Box::new(introduction) }))
     }
 }
@@ -314,6 +334,7 @@ impl Upgrade for ReadGreeting {
 struct ReadHandshakeResponse {
     hello: Hello,
     key: Option<&'static RsaKey>,
+    signs_in: bool,
     proof: NothingBuffered,
     held: Packets,
 }
@@ -349,11 +370,14 @@ impl ClientReply for ReadHandshakeResponse {
         if !self.held.held.is_empty() {
             return Err(refused(sequence, "the client sent data behind its login"));
         }
-        Ok(Some(self.introduced(sequence, response)))
+        Ok(Some(match self.signs_in {
+            true => self.introduced_by_us(sequence, &response),
+            false => self.introduced(sequence, response),
+        }))
     }
 
     fn conclude_without_client(&mut self) -> UpgradeRequest {
-        let response = login_of_nobody();
+        let response = login_of_nobody(self.signs_in);
         self.introduced(1, response)
     }
 }
@@ -382,6 +406,18 @@ impl ReadHandshakeResponse {
                 dialogue: Some(Box::new(dialogue)),
                 ..Upgraded::new(self.proof.clone())
             },
+            reply_to: reply_to(sequence.wrapping_add(1)),
+        }
+    }
+
+    /// What follows TLS is for [`sign_in::SignIn`]: the client's packet as it is, and the greeting that it answers.
+    fn introduced_by_us(&self, sequence: u8, response: &[u8]) -> UpgradeRequest {
+        let capabilities = sign_in::capabilities(le_u32(response).unwrap_or_default(), &self.hello);
+        let request = [&capabilities.to_le_bytes(), &response[4..FIXED]].concat();
+        let first = [packet(sequence, response), packet(0, &self.hello.for_client())].concat();
+        UpgradeRequest {
+            request: packet(1, &request),
+            upgraded: Upgraded { first, ..Upgraded::new(self.proof.clone()) },
             reply_to: reply_to(sequence.wrapping_add(1)),
         }
     }

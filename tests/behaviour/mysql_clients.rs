@@ -153,7 +153,7 @@ fn a_client_that_leaves_in_the_middle_costs_the_server_a_login_and_no_half_hands
 }
 
 /// The server's log entries against this host. The server is shared; other tests use other source addresses.
-fn faults(server: &Server) -> usize {
+pub(crate) fn faults(server: &Server) -> usize {
     let words = ["reading communication packets", "without authentication", "Bad handshake"];
     let log = server.log();
     let of_others = |line: &&str| line.contains("host: '127.0.0.") && !line.contains("host: '127.0.0.1'");
@@ -162,7 +162,7 @@ fn faults(server: &Server) -> usize {
 }
 
 /// A login of that user without an authentication method, so that the server has to ask.
-fn login_of(user: &str) -> Vec<u8> {
+pub(crate) fn login_of(user: &str) -> Vec<u8> {
     let mut payload = b"\x01\x82\x08\0\0\0\0\x01\x21".to_vec();
     payload.resize(32, 0);
     payload.extend_from_slice(user.as_bytes());
@@ -253,12 +253,12 @@ fn a_tls_client_on_the_plaintext_port_gets_an_alert() {
 // ---------------------------------------------------------------------------------------------------
 // A server that authenticates as MySQL does
 
-fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a small packet").to_le_bytes();
     [&length[..3], &[sequence], payload].concat()
 }
 
-async fn read_packet(conn: &mut Conn) -> Option<(u8, Vec<u8>)> {
+pub(crate) async fn read_packet(conn: &mut Conn) -> Option<(u8, Vec<u8>)> {
     let mut head = [0; 4];
     conn.read_exact(&mut head).await.ok()?;
     let mut payload = vec![0; u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize];
@@ -267,7 +267,7 @@ async fn read_packet(conn: &mut Conn) -> Option<(u8, Vec<u8>)> {
 }
 
 /// HandshakeV10 with that plugin; scramble `ABCDEFGHIJKLMNOPQRST`.
-fn greeting(plugin: &str) -> Vec<u8> {
+pub(crate) fn greeting(plugin: &str) -> Vec<u8> {
     let mut payload = b"\x0a8.4.0\0\x07\0\0\0ABCDEFGH\0\xff\xff\x2d\x02\0\xff\xdf\x15".to_vec();
     payload.extend([0; 10]);
     payload.extend_from_slice(b"IJKLMNOPQRST\0");

@@ -164,3 +164,57 @@ fn the_x_protocol_reaches_capabilities_behind_tls() {
         said.ends_with(b"PLAIN").then_some(())
     });
 }
+
+/// Scenario: nobody but the daemon knows the password; clients have none, or a wrong one.
+#[test]
+#[ignore = "MySQL's server: scripts/test-matrix mysql-9.7"]
+fn clients_without_the_password_are_signed_in_with_a_cold_cache_and_a_warm_one() {
+    let server = mysql();
+    let secrets = tempfile::tempdir().expect("a temporary directory");
+    let file = secrets.path().join("password");
+    std::fs::write(&file, PASSWORD).expect("a file");
+    for user in ["app", "sha"] {
+        let login = format!("login: {{ as: {user}, password: {{ file: {} }} }}", file.display());
+        let cluster = format!("protocol: mysql\n{}\n{login}", server.tls(""));
+        let listener = "bind: 127.0.0.1:0\ncluster: up\nallow: anyone";
+        let config = Config::new().listener("app", listener).cluster("up", &[&server.address(0)], &cluster);
+        let ambassador = Ambassador::start(&config);
+        let port = ambassador.address("app").port().to_string();
+        let _turn = cold();
+        for options in [
+            &[][..],
+            &["--password=placeholder"],
+            &["--default-auth=sha256_password", "--password=placeholder", "--get-server-public-key"],
+            &["--default-auth=sha256_password"],
+            &["--default-auth=mysql_clear_password", "--enable-cleartext-plugin", "--password=placeholder"],
+        ] {
+            let mut mysql = client();
+            mysql.args(["--host=127.0.0.1", "--user=anybody", &format!("--port={port}")]).args(options);
+            let told = finish(mysql.args(["-e", "select substring_index(current_user(), '@', 1)"]));
+            assert_eq!(told.must_succeed().stdout, format!("{user}\n"), "{options:?}");
+        }
+        for password in ["", "placeholder"] {
+            let mut node = Command::new(demand("node", "nodejs"));
+            node.env("NODE_PATH", newer_clients("node_modules"));
+            let mut connector = Command::new("/usr/bin/python3");
+            connector.env("PYTHONPATH", newer_clients("python"));
+            for (mut command, script) in [
+                (Command::new("/usr/bin/python3"), "with_pymysql.py"),
+                (connector, "with_connector_python.py"),
+                (node, "with_mysql2.js"),
+            ] {
+                let driver =
+                    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers").join(script);
+                let told = finish(command.arg(driver).args([&port, "anybody", password]));
+                assert_eq!(told.must_succeed().stdout, "42\n", "{script} {password:?}");
+            }
+            let url = format!("jdbc:mariadb://127.0.0.1:{port}/shop?allowPublicKeyRetrieval=true");
+            let mut java = Command::new(demand("java", "default-jdk-headless"));
+            java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(newer_clients("mariadb-java-client.jar"));
+            let driver =
+                PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/behaviour/drivers/ConnectorJ.java");
+            let told = finish(java.arg(driver).args([&url, "anybody", password])).must_succeed();
+            assert_eq!(told.stdout.trim(), "Connector/J is content");
+        }
+    }
+}

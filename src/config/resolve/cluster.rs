@@ -111,6 +111,7 @@ impl SettingsBuilder<'_> {
             scram_plus: scram_plus?,
             server_is_verified,
             rsa_key: tls.is_some().then_some(RsaKey::shared),
+            signs_in: cluster.is_given("login"),
             host_name: host_name(),
             helo_name: self.helo_name(cluster)?,
         };

@@ -29,6 +29,7 @@ impl SettingsBuilder<'_> {
             return Some(None);
         }
         self.require_verified_server(cluster);
+        self.require_upgrade(cluster, protocol);
         let sections: Vec<&Section> = match cluster.list("login") {
             Some(items) => items.iter().map(|item| item.section()).collect::<Option<_>>()?,
             None => vec![cluster.section("login")?],
@@ -65,6 +66,18 @@ impl SettingsBuilder<'_> {
             let message = "does not go with `insecure_skip_verify`: the secret would go to whoever answers; name the server's CA, \
                            or its own certificate, as `tls.ca`";
             self.findings.mistake(&at, message);
+        }
+    }
+
+    /// Where the server greets and waits, the client's answer has to be known before TLS.
+    fn require_upgrade(&mut self, cluster: &Section, protocol: Option<&dyn Protocol>) {
+        let is_direct = cluster.section("tls").and_then(|tls| tls.text("start")) == Some("direct");
+        if let Some(protocol) = protocol.filter(|protocol| is_direct && protocol.must_finish_upgrade()) {
+            let message = format!(
+                "goes with protocol {}'s own upgrade to TLS, and not with `tls.start: direct`",
+                protocol.label()
+            );
+            self.findings.mistake(&cluster.at("login"), message);
         }
     }
 
@@ -137,8 +150,10 @@ impl SettingsBuilder<'_> {
     ) -> Option<Option<String>> {
         let given: Vec<_> = sections.iter().filter(|section| section.is_given("database")).collect();
         let Some(first) = given.first() else { return Some(None) };
-        if let Some(protocol) = protocol.filter(|protocol| protocol.label() != "postgres") {
-            let message = format!("`database` is for protocol postgres, and this is {}", protocol.label());
+        let names_one = |protocol: &&dyn Protocol| ["postgres", "mysql"].contains(&protocol.label());
+        if let Some(protocol) = protocol.filter(|protocol| !names_one(protocol)) {
+            let message =
+                format!("`database` is for protocols postgres and mysql, and this is {}", protocol.label());
             self.findings.mistake(&first.at("database"), message);
         }
         let database = first.text("database")?;

@@ -6,22 +6,23 @@
 //! Source: MySQL Internals, "Protocol::HandshakeResponse41" and "Protocol::LengthEncodedInteger".
 
 use super::{
-    CLIENT_CONNECT_WITH_DB, CLIENT_PLUGIN_AUTH, CLIENT_PLUGIN_AUTH_LENENC, CLIENT_SECURE_CONNECTION, FIXED,
-    HEAD, le_u32, nul, packet,
+    CLIENT_CONNECT_ATTRS, CLIENT_CONNECT_WITH_DB, CLIENT_PLUGIN_AUTH, CLIENT_PLUGIN_AUTH_LENENC,
+    CLIENT_SECURE_CONNECTION, FIXED, HEAD, le_u32, nul, packet,
 };
 
-const CLIENT_CONNECT_ATTRS: u32 = 1 << 20;
 /// The attribute's name; names with a leading underscore are MySQL's own.
 const ATTRIBUTE: &[u8] = b"caller_unit";
 /// The most that a server accepts of attributes in total.
 const ATTRIBUTES_MAX: usize = 64 * 1024;
 
-/// Adds the attribute to a HandshakeResponse41, which must be one whole packet. A login that cannot carry it stays as
-/// it is.
+/// Adds the attribute to a HandshakeResponse41, which must be the first packet, and whole. A login that cannot carry it
+/// stays as it is.
 pub(super) fn announce(login: &mut Vec<u8>, unit: &str) {
-    let announced = login.get(HEAD..).and_then(|response| announced(response, unit));
+    let Some(&[low, middle, high, sequence]) = login.first_chunk::<HEAD>() else { return };
+    let end = HEAD + u32::from_le_bytes([low, middle, high, 0]) as usize;
+    let announced = login.get(HEAD..end).and_then(|response| announced(response, unit));
     if let Some(response) = announced {
-        *login = packet(login[HEAD - 1], &response);
+        login.splice(..end, packet(sequence, &response));
     }
 }
 
@@ -76,7 +77,7 @@ fn attributes(response: &[u8]) -> Option<(usize, &[u8], usize)> {
 }
 
 /// A length-encoded string, and the bytes after it.
-fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match bytes {
         [length @ 0..=0xfa, rest @ ..] => (usize::from(*length), rest),
         [0xfc, low, high, rest @ ..] => (usize::from(u16::from_le_bytes([*low, *high])), rest),
@@ -89,7 +90,8 @@ fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(length)
 }
 
-fn append(bytes: &mut Vec<u8>, length: usize) {
+/// Appends a length as [`text`] has it.
+pub(super) fn append(bytes: &mut Vec<u8>, length: usize) {
     let [low, middle, high, ..] = length.to_le_bytes();
     match length {
         0..=0xfa => bytes.push(low),

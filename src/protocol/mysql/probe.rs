@@ -8,8 +8,9 @@
 use std::borrow::Cow;
 
 use super::{
-    AUTH_SWITCH, CLIENT_LONG_PASSWORD, CLIENT_PLUGIN_AUTH, CLIENT_PROTOCOL_41, CLIENT_SECURE_CONNECTION, ERR,
-    FIXED, OK, Packets, Probe, ProbeError, ProbeStep, TooLong, error_number, hello, nul, packet,
+    AUTH_SWITCH, CLIENT_CONNECT_WITH_DB, CLIENT_LONG_PASSWORD, CLIENT_PLUGIN_AUTH, CLIENT_PROTOCOL_41,
+    CLIENT_SECURE_CONNECTION, ERR, FIXED, OK, Packets, Probe, ProbeError, ProbeStep, TooLong, error_number,
+    hello, nul, packet,
 };
 
 /// The user name in place of a client's: it does not exist, and explains the entry in the server's log.
@@ -17,17 +18,20 @@ pub(super) const NOBODY: &[u8] = b"ambassador-probe";
 /// A plugin that does not exist: the server switches to its own.
 pub(super) const NO_PLUGIN: &[u8] = b"none";
 
-/// A HandshakeResponse41 without a proof.
-pub(super) fn login_of_nobody() -> Vec<u8> {
-    let capabilities =
+/// A HandshakeResponse41 without a proof. `names_database`: with an empty name in the place of a database's.
+pub(super) fn login_of_nobody(names_database: bool) -> Vec<u8> {
+    let mut capabilities =
         CLIENT_LONG_PASSWORD | CLIENT_PROTOCOL_41 | CLIENT_SECURE_CONNECTION | CLIENT_PLUGIN_AUTH;
+    if names_database {
+        capabilities |= CLIENT_CONNECT_WITH_DB;
+    }
     let mut response = capabilities.to_le_bytes().to_vec();
     response.extend((1_u32 << 24).to_le_bytes());
     // utf8mb3_general_ci, which all servers have.
     response.push(33);
     response.resize(FIXED, 0);
     response.extend_from_slice(NOBODY);
-    response.extend_from_slice(&[0, 0]);
+    response.extend_from_slice(if names_database { &[0, 0, 0] } else { &[0, 0] });
     response.extend_from_slice(NO_PLUGIN);
     response.push(0);
     response
@@ -84,7 +88,7 @@ impl Login {
             Some(10) if !self.is_greeted => {
                 hello(payload).ok_or_else(|| ProbeError("the server's greeting is too short for MySQL's".into()))?;
                 self.is_greeted = true;
-                Ok(ProbeStep::Send(packet(sequence.wrapping_add(1), &login_of_nobody())))
+                Ok(ProbeStep::Send(packet(sequence.wrapping_add(1), &login_of_nobody(false))))
             }
             // The fast login of caching_sha2_password; OK follows.
             Some(1) if self.is_greeted && payload == [1, 3] => Ok(ProbeStep::Incomplete),

@@ -5,7 +5,7 @@ use super::*;
 use crate::outcome::Side;
 use proptest::prelude::*;
 
-const SCRAMBLED: &[u8; SCRAMBLE] = b"abcdefghijklmnopqrst";
+pub(super) const SCRAMBLED: &[u8; SCRAMBLE] = b"abcdefghijklmnopqrst";
 
 fn greeting_payload(capabilities: u32, plugin: &str) -> Vec<u8> {
     let [a, b, c, d] = capabilities.to_le_bytes();
@@ -23,12 +23,12 @@ fn greeting_payload(capabilities: u32, plugin: &str) -> Vec<u8> {
 
 const ALL: u32 = 0xdfff_ffff;
 
-fn greeting(plugin: &str) -> Vec<u8> {
+pub(super) fn greeting(plugin: &str) -> Vec<u8> {
     packet(0, &greeting_payload(ALL, plugin))
 }
 
 fn protocol() -> MySql {
-    MySql { key: Some(RsaKey::shared()) }
+    MySql { key: Some(RsaKey::shared()), signs_in: false }
 }
 
 /// The greeting for the client, and the reader of its reply.
@@ -44,10 +44,10 @@ fn met(greeting: &[u8], portion: usize) -> Greeting {
     greeting
 }
 
-const CAPABILITIES: u32 =
+pub(super) const CAPABILITIES: u32 =
     CLIENT_PROTOCOL_41 | CLIENT_SECURE_CONNECTION | CLIENT_PLUGIN_AUTH | CLIENT_CONNECT_WITH_DB | 1;
 
-fn response(capabilities: u32, auth: &[u8], plugin: &str) -> Vec<u8> {
+pub(super) fn response(capabilities: u32, auth: &[u8], plugin: &str) -> Vec<u8> {
     let mut payload = capabilities.to_le_bytes().to_vec();
     payload.extend([0, 0, 0, 1, 45]);
     payload.resize(FIXED, 0);
