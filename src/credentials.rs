@@ -31,8 +31,9 @@ pub(crate) use agent::fetch;
 pub(crate) use expiry::{ends, near};
 pub(crate) use login::LoginSettings;
 pub(crate) use login::{
-    FetchedLogin, IssuedLogin, LoginCredential, LoginPermit, LoginSource, LoginView, NoLogin, PasswordFile,
-    fetch_once, follow as follow_login, password_exposure,
+    AssertionSettings, ClientProof, FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential,
+    LoginPermit, LoginSource, LoginView, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp,
+    RefreshTokenFile, ServiceAccount, SignInProgress, fetch_once, follow as follow_login, password_exposure,
 };
 
 use expiry::{is_nearer, is_news};

@@ -13,6 +13,7 @@ mod reload;
 mod run;
 mod sessions;
 mod show;
+mod sign_in;
 mod status;
 mod top;
 
@@ -89,6 +90,11 @@ enum Verb {
     ///
     /// It stops accepting after `shutdown.lame_duck`; live sessions then have `shutdown.drain_timeout` to end.
     Drain(drain::Arguments),
+    /// Gets a refresh token for a cluster that signs in with OAuth 2.0, with a person's consent.
+    ///
+    /// It prints an address and a code. The person opens the address in any browser, signs in there, and enters the code
+    /// (RFC 8628). The token is written to the cluster's `refresh_token` file; a running daemon notices it.
+    SignIn(sign_in::Arguments),
     /// Prints the JSON Schema of listeners.yaml, for editors.
     Schema,
     /// Prints completions of this command line for a shell.
@@ -126,6 +132,7 @@ pub fn main() -> ExitCode {
         Some(Verb::LogLevel(arguments)) => log_level::log_level(&arguments),
         Some(Verb::Reload(arguments)) => reload::reload(&arguments),
         Some(Verb::Drain(arguments)) => drain::drain(&arguments),
+        Some(Verb::SignIn(arguments)) => sign_in::sign_in(&arguments),
         Some(Verb::Schema) => schema(),
         Some(Verb::Completions(arguments)) => completions::completions(&arguments),
         Some(Verb::Man(arguments)) => man::man(&arguments),

@@ -29,6 +29,8 @@ pub struct FileAccess {
     sockets: BTreeSet<PathBuf>,
     /// Folders of its log; a log that is no regular file is listed itself.
     logs: BTreeSet<PathBuf>,
+    /// Folders of the files that it replaces.
+    replaced: BTreeSet<PathBuf>,
     /// Folders that did not exist, and could not be permitted.
     absent: BTreeSet<PathBuf>,
     speaks_to_abstract_sockets: bool,
@@ -87,6 +89,15 @@ impl FileAccess {
             .extend(std::env::split_paths(&certificates).filter_map(|folder| folder.canonicalize().ok()));
         for file in files(config).into_iter().chain(given("SSL_CERT_FILE")) {
             file_access.add_file(&file);
+        }
+        for file in replaced(config) {
+            file_access.add_file(&file);
+            match folder_of_target(&file) {
+                // A rule for `/` would permit everything; such a configuration is refused.
+                Some(folder) if folder.parent().is_none() => {}
+                Some(folder) => drop(file_access.replaced.insert(folder)),
+                None => file_access.absent.extend(file.parent().map(Path::to_owned)),
+            }
         }
         for socket in sockets(config) {
             match folder_of(&socket) {
@@ -147,6 +158,14 @@ impl FileAccess {
         written(file).is_none_or(|path| self.logs.iter().any(|permitted| path.starts_with(permitted)))
     }
 
+    /// Whether that file may be replaced by another one of its name.
+    #[must_use]
+    pub fn may_replace(&self, file: &Path) -> bool {
+        // A missing folder is reported elsewhere.
+        folder_of_target(file)
+            .is_none_or(|folder| self.replaced.iter().any(|permitted| folder.starts_with(permitted)))
+    }
+
     /// Folders of the configuration's files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(PathBuf::as_path)
@@ -174,6 +193,7 @@ impl FileAccess {
             read: self.files.union(&self.system).cloned().collect(),
             sockets: self.sockets.iter().cloned().collect(),
             write: self.logs.iter().cloned().collect(),
+            replace: self.replaced.iter().cloned().collect(),
             abstract_sockets: self.speaks_to_abstract_sockets,
         }
     }
@@ -197,6 +217,12 @@ fn files(config: &Config) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// Every file that it replaces.
+fn replaced(config: &Config) -> Vec<PathBuf> {
+    let logins = config.clusters.iter().flat_map(|cluster| &cluster.login).flat_map(LoginSettings::all);
+    logins.flat_map(|login| login.source().written()).collect()
 }
 
 /// Every unix socket that it makes.
@@ -235,6 +261,11 @@ fn written(file: &Path) -> Option<PathBuf> {
             .and_then(|(folder, _)| folder.canonicalize().ok())
             .filter(|folder| folder.parent().is_some()),
     }
+}
+
+/// The folder of the file that it is, or is a link to.
+fn folder_of_target(file: &Path) -> Option<PathBuf> {
+    file.canonicalize().ok().and_then(|file| file.parent().map(Path::to_owned)).or_else(|| folder_of(file))
 }
 
 fn folder_of(file: &Path) -> Option<PathBuf> {

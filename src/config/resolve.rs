@@ -160,6 +160,16 @@ impl SettingsBuilder<'_> {
         if path.exists() { Some(()) } else { self.require_folder(path, at) }
     }
 
+    /// Reports a mistake if that file may not be replaced.
+    fn require_replaceable(&mut self, path: &Path, at: &SourceLocation) -> Option<()> {
+        if self.file_access.is_some_and(|file_access| !file_access.may_replace(path)) {
+            self.inaccessible(at, "replace files there", path.parent());
+            return None;
+        }
+        self.warn_of_open_folder(path, at);
+        self.require_folder(path, at)
+    }
+
     /// Warns where others could put a file of theirs in place of ours.
     fn warn_of_open_folder(&mut self, path: &Path, at: &SourceLocation) {
         if let Some(mode) = Folder::of(path).ok().and_then(|folder| folder.open_to_others()) {

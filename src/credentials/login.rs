@@ -3,6 +3,8 @@
 
 mod file;
 mod follow;
+mod http;
+mod oauth2;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
+use futures_util::FutureExt;
 use tokio::sync::{Notify, watch};
 
 use crate::alarm;
@@ -23,6 +26,11 @@ use crate::sync::Mutex;
 
 pub(crate) use file::{PasswordFile, exposure as password_exposure};
 pub(crate) use follow::{fetch_once, follow};
+pub(crate) use http::{HttpUrl, PlainHttp};
+pub(crate) use oauth2::{
+    AssertionSettings, ClientProof, Grant, JwtAlgorithm, OAuth2, OAuth2Client, RefreshTokenFile,
+    ServiceAccount, SignInProgress,
+};
 
 /// Where a credential comes from. Another source is another implementation, and a key in `clusters.NAME.login`.
 pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
@@ -34,6 +42,21 @@ pub(crate) trait LoginSource: fmt::Debug + Send + Sync {
 
     /// The files that it reads; a change of one of them is a reason to fetch.
     fn files(&self) -> Vec<PathBuf>;
+
+    /// Further files that it reads and also replaces.
+    fn written(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// Whether its files differ from those of the last fetch; unknown, if there was none. It may block.
+    fn is_news(&self) -> bool {
+        true
+    }
+
+    /// For sources that a person can authorise.
+    fn oauth2(&self) -> Option<&OAuth2> {
+        None
+    }
 
     /// Gets the credential. It may block: for as long as its own deadlines allow, or a file system hangs.
     ///
@@ -60,6 +83,8 @@ pub(crate) struct LoginCredential {
     changed: watch::Sender<()>,
     /// Notified when the source should be asked now.
     wanted: Notify,
+    /// Notified when its files may have changed.
+    reread: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +94,12 @@ struct State {
     error: Option<String>,
     replaced: u64,
     gate: LoginGate,
+    /// Another content is needed: this one is missing, or was rejected.
+    is_wanted: bool,
+    /// The source is being asked, so that what it gives is waited for.
+    is_asking: bool,
+    /// A rejected token was followed by a new one, and none has been accepted since.
+    has_asked_anew: bool,
 }
 
 /// One content of a credential.
@@ -128,7 +159,14 @@ impl LoginCredential {
     #[must_use]
     pub(crate) fn new(cluster: ClusterName, source: Box<dyn LoginSource>) -> Arc<Self> {
         let (changed, _) = watch::channel(());
-        Arc::new(Self { cluster, source, state: Mutex::default(), changed, wanted: Notify::new() })
+        Arc::new(Self {
+            cluster,
+            source,
+            state: Mutex::default(),
+            changed,
+            wanted: Notify::new(),
+            reread: Notify::new(),
+        })
     }
 
     /// Its source.
@@ -142,6 +180,7 @@ impl LoginCredential {
         let FetchedLogin { credentials, expires } = fetched;
         let mut state = self.state.lock();
         state.error = None;
+        (state.is_asking, state.is_wanted) = (false, false);
         let before = state.current.clone();
         let is_same = before.as_ref().is_some_and(|before| before.is_same(&credentials, expires));
         if !is_same {
@@ -160,8 +199,47 @@ impl LoginCredential {
 
     /// The source has failed; what is in use stays so.
     fn fail(&self, reason: String) {
-        self.state.lock().error = Some(reason);
+        let mut state = self.state.lock();
+        state.error = Some(reason);
+        (state.is_asking, state.is_wanted) = (false, false);
+        drop(state);
         self.changed.send_replace(());
+    }
+
+    /// The source is asked from now on; what sessions wanted before is answered by that.
+    fn begin_asking(&self) {
+        let mut state = self.state.lock();
+        state.is_asking = true;
+        let _ = self.wanted.notified().now_or_never();
+    }
+
+    fn end_asking(&self) {
+        self.state.lock().is_asking = false;
+    }
+
+    /// When the current content ends, if it does.
+    fn expires(&self) -> Option<SystemTime> {
+        self.state.lock().current.as_ref()?.expires
+    }
+
+    /// Has the source asked for another content.
+    fn want(&self, state: &mut State) {
+        state.is_wanted = true;
+        self.wanted.notify_one();
+    }
+
+    /// Whether there is a content that lives and is not rejected, and the source's last answer was one.
+    fn is_in_order(&self) -> bool {
+        let state = self.state.lock();
+        let lives = |issued: &Arc<IssuedLogin>| issued.expires.is_none_or(|end| clock::wall() < end);
+        !state.is_wanted && state.error.is_none() && state.current.as_ref().is_some_and(lives)
+    }
+
+    /// Every file of the source.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.source.files();
+        files.extend(self.source.written());
+        files
     }
 
     /// Continues from an earlier credential of the same source, as after a reload: with its content, unless a newer one was read
@@ -169,6 +247,7 @@ impl LoginCredential {
     fn adopt(&self, earlier: &Self) {
         let before = earlier.state.lock();
         let (current, gate, replaced) = (before.current.clone(), before.gate.clone(), before.replaced);
+        let has_asked_anew = before.has_asked_anew;
         drop(before);
         let mut state = self.state.lock();
         let is_same = match (&state.current, &current) {
@@ -177,13 +256,15 @@ impl LoginCredential {
             (_, None) => false,
         };
         if is_same {
-            *state = State { current, gate, replaced, error: state.error.take() };
+            let State { is_wanted, is_asking, .. } = *state;
+            let error = state.error.take();
+            *state = State { current, error, replaced, gate, is_wanted, is_asking, has_asked_anew };
         }
     }
 
-    /// Has the source asked soon.
+    /// Has the source's files read soon.
     pub(crate) fn refresh(&self) {
-        self.wanted.notify_one();
+        self.reread.notify_one();
     }
 
     /// A view for `/status`.
@@ -196,7 +277,7 @@ impl LoginCredential {
             cluster: self.cluster.clone(),
             source: self.source.label(),
             user: current.map(|current| current.credentials.user.clone()),
-            files: self.source.files(),
+            files: self.files(),
             expires: current.and_then(|current| current.expires),
             replaced: state.replaced,
             error: state.error.clone().or_else(|| rejection.map(ToOwned::to_owned)),
@@ -220,10 +301,15 @@ impl LoginCredential {
                 let mut state = self.state.lock();
                 let wall = clock::wall();
                 match state.current.clone().filter(|issued| issued.expires.is_none_or(|end| wall < end)) {
-                    None => NoLogin::Missing(match &state.error {
-                        Some(error) => error.clone(),
-                        None => format!("{} has not given one yet", self.source.label()),
-                    }),
+                    None => {
+                        if !state.is_asking {
+                            self.want(&mut state);
+                        }
+                        NoLogin::Missing(match &state.error {
+                            Some(error) => error.clone(),
+                            None => format!("{} has not given one yet", self.source.label()),
+                        })
+                    }
                     Some(issued) => match state.gate.admit(issued.generation, clock::now()) {
                         GateDecision::Go => {
                             let credential = Arc::clone(self);
@@ -234,10 +320,6 @@ impl LoginCredential {
                     },
                 }
             };
-            let is_missing = matches!(waits_for, NoLogin::Missing(_));
-            if is_missing {
-                self.refresh();
-            }
             // The sender is ours, so `changed` cannot fail.
             if alarm::timeout_at(until, changed.changed()).await.is_err() {
                 return Err(waits_for);
@@ -280,17 +362,24 @@ impl LoginPermit {
 
     /// The server has accepted it.
     pub(crate) fn accept(mut self) {
-        self.credential.state.lock().gate.accept(self.issued.generation);
+        let mut state = self.credential.state.lock();
+        state.gate.accept(self.issued.generation);
+        state.has_asked_anew = false;
+        drop(state);
         self.end();
     }
 
     /// The server has rejected it, with these words.
     pub(crate) fn reject(mut self, words: &str) {
-        self.credential.state.lock().gate.reject(self.issued.generation, words, clock::now());
-        // A token may have been revoked before its time.
-        if self.issued.expires.is_some() {
-            self.credential.refresh();
+        let mut state = self.credential.state.lock();
+        state.gate.reject(self.issued.generation, words, clock::now());
+        // A token may have been revoked before its time. Once: each one is new to the gate, and a server that rejects
+        // them all must not be asked with one after the other.
+        if self.issued.expires.is_some() && !state.has_asked_anew {
+            state.has_asked_anew = true;
+            self.credential.want(&mut state);
         }
+        drop(state);
         self.end();
     }
 

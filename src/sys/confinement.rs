@@ -19,6 +19,8 @@ pub struct Permissions {
     /// Folders in which, and below which, it may make files and write to them; and devices and pipes that it may write
     /// to.
     pub write: Vec<PathBuf>,
+    /// Folders in which, and below which, it may replace files.
+    pub replace: Vec<PathBuf>,
     /// Whether it may connect to other processes' abstract sockets.
     pub abstract_sockets: bool,
 }
@@ -107,6 +109,13 @@ fn give_up(permissions: &Permissions) -> Result<Confinement, RulesetError> {
             rules = rules.add_rule(PathBeneath::new(opened, rights))?;
         }
     }
+    for path in &permissions.replace {
+        if let Ok(opened) = PathFd::new(path) {
+            let rights = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+            // fsync(2) of the folder wants it open.
+            rules = rules.add_rule(PathBeneath::new(opened, rights | AccessFs::ReadDir))?;
+        }
+    }
     let status = rules.restrict_self()?;
     Ok(match (status.ruleset, status.landlock) {
         (RulesetStatus::FullyEnforced, _) => Confinement::Whole,
@@ -181,6 +190,7 @@ mod tests {
             read: vec![read.clone(), "/no/such/folder".into()],
             sockets: vec![run.clone(), "/no/such/folder".into()],
             write: vec![logs.clone(), "/dev/null".into()],
+            replace: Vec::new(),
             abstract_sockets: false,
         };
         assert!(matches!(confine(&permissions), Err(ConfinementError::Threads)), "a test has several");

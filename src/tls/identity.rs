@@ -296,7 +296,7 @@ impl fmt::Debug for Identity {
 }
 
 /// Every certificate of a PEM file; at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = text(path)?;
     let other = || explain_mismatch(path, &text, ExpectedContent::Certificate);
     let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
@@ -328,7 +328,7 @@ pub(super) fn text(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 }
 
 /// The file's text and the key are overwritten when they are dropped; the library has a copy of its own.
-fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
+pub(crate) fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, String> {
     let text = secret(path).map_err(|error| unreadable(path, &pem::Error::Io(error)))?;
     match PrivateKeyDer::from_pem_slice(&text) {
         Ok(key) => Ok(Zeroizing::new(key)),

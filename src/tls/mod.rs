@@ -11,6 +11,7 @@ mod constraints;
 mod endpoint;
 mod extra_checks;
 mod federation;
+mod https;
 mod identities;
 mod identity;
 mod key_usage;
@@ -37,10 +38,13 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 
 pub(crate) use endpoint::{CredentialGenerations, EndpointOriginator, HandshakeInfo, HandshakeOptions};
 pub(crate) use extra_checks::{ExtraChecks, Pin};
+pub(crate) use https::{https_config, https_failure};
 pub(crate) use identities::{Identities, IdentityChoice, NoIdentity};
-pub(crate) use identity::secret as read_secret;
 pub(crate) use identity::{
     Bundles, Generation, Identity, IdentityError, IdentitySource, Issued, NoCertificate,
+};
+pub(crate) use identity::{
+    certificates as read_certificates, private_key as read_private_key, secret as read_secret,
 };
 pub(crate) use key_usage::{KeyLimit, KeyLimitDue};
 pub(crate) use stream::Stream;

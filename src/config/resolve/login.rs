@@ -1,6 +1,8 @@
 //! Section `clusters.NAME.login`: who to sign in as, for which caller, by which source; and the guards without which
 //! whoever reaches the socket would be that user.
 
+mod oauth2;
+
 use std::sync::Arc;
 
 use super::SettingsBuilder;
@@ -16,7 +18,7 @@ use crate::sys::Bind;
 use crate::{cluster, listener};
 
 /// The keys of which each names a source.
-const SOURCES: [&str; 1] = ["password"];
+const SOURCES: [&str; 2] = ["password", "oauth2"];
 
 impl SettingsBuilder<'_> {
     pub(super) fn login(
@@ -94,6 +96,7 @@ impl SettingsBuilder<'_> {
                 known = Some(FetchedLogin { credentials: read, expires: None });
                 Box::new(file) as Box<dyn LoginSource>
             }),
+            ["oauth2"] => self.oauth2(section).map(|source| Box::new(source) as Box<dyn LoginSource>),
             [] => {
                 let message = format!("names no source of the secret: one of {}", SOURCES.join(", "));
                 self.findings.mistake(&section.at, message);

@@ -169,6 +169,7 @@ static LOGIN: SectionSpec = SectionSpec {
         optional("database", ValueKind::Text("orders"),
             "protocol postgres: the database; a client that asks for another one is refused. Default: the client's."),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
+        optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
         USER,
         GROUP,
         UNIT,
@@ -181,6 +182,65 @@ static PASSWORD: SectionSpec = SectionSpec {
         required("file", ValueKind::Text("secrets/orders"),
             "The file. With `as`: the password and nothing else. Without: user and password, as JSON or as lines \
              key=value (username, password)."),
+    ],
+};
+
+static OAUTH2: SectionSpec = SectionSpec {
+    about: "Access tokens from a token endpoint (OAuth 2.0), renewed ahead of their end: by client credentials, a refresh \
+            token, or a service account's key. Needs `as`.",
+    keys: &[
+        optional("token_url", ValueKind::Text("https://login.example.com/oauth2/v2.0/token"),
+            "The token endpoint, https only. Default with `service_account`: token_uri of its file."),
+        optional("client_id", ValueKind::Text("6731de76-14a6-49ae-97bc-6eba6914391e"), "Our id at the token endpoint."),
+        optional("client_secret", ValueKind::Section(&SECRET_FILE), "The client's secret."),
+        default("client_auth", words(&["post", "basic"]), "post",
+            "How the secret is sent. post: in the body; basic: as HTTP Basic authentication."),
+        optional("client_assertion", ValueKind::Section(&CLIENT_ASSERTION), CLIENT_ASSERTION.about),
+        optional("scopes", ValueKind::List(&ValueKind::Text("https://outlook.office365.com/.default")),
+            "The scopes to ask for, one an item. Default: the server's."),
+        optional("refresh_token", ValueKind::Section(&REFRESH_TOKEN), REFRESH_TOKEN.about),
+        optional("device_url", ValueKind::Text("https://login.example.com/oauth2/v2.0/devicecode"),
+            "With `refresh_token`: the device authorization endpoint, by which `ambassador sign-in` gets the first one."),
+        optional("service_account", ValueKind::Section(&SERVICE_ACCOUNT), SERVICE_ACCOUNT.about),
+        default("ca", ValueKind::Text("certs/ca.pem"), "system",
+            "CAs of the endpoints: a PEM file, `system` or `webpki`, as in `tls.ca`."),
+    ],
+};
+
+static SECRET_FILE: SectionSpec = SectionSpec {
+    about: "A secret in a file, which is followed.",
+    keys: &[
+        required("file", ValueKind::Text("secrets/outlook"), "The file: the secret and nothing else."),
+    ],
+};
+
+static CLIENT_ASSERTION: SectionSpec = SectionSpec {
+    about: "Signed assertions (RFC 7523) in place of a client secret, such as Entra's certificate credentials.",
+    keys: &[
+        required("key", ValueKind::Text("secrets/app.key"), "The key, PEM: RSA, or EC on P-256."),
+        optional("cert", ValueKind::Text("certs/app.pem"),
+            "Its certificate, PEM; the assertion names it by its digest (x5t#S256)."),
+        optional("key_id", ValueKind::Text("2024-1"), "The key's id at the token endpoint (kid)."),
+        optional("algorithm", words(&["RS256", "PS256", "ES256"]),
+            "The signature algorithm. Default: ES256 with an EC key; with an RSA key PS256 if there is a `cert`, else RS256."),
+    ],
+};
+
+static REFRESH_TOKEN: SectionSpec = SectionSpec {
+    about: "A refresh token in a file, which is replaced when the server replaces the token.",
+    keys: &[
+        required("file", ValueKind::Text("/var/lib/ambassador/outlook"),
+            "The file, in a folder that the daemon may write to. `ambassador sign-in` makes it."),
+    ],
+};
+
+static SERVICE_ACCOUNT: SectionSpec = SectionSpec {
+    about: "The key of a service account, as Google issues it; tokens are asked for by a signed assertion.",
+    keys: &[
+        required("file", ValueKind::Text("secrets/service-account.json"),
+            "The JSON file: client_email, private_key_id, private_key, token_uri."),
+        optional("subject", ValueKind::Text("alerts@example.com"),
+            "The user that the account acts for (domain-wide delegation). Default: itself."),
     ],
 };
 

@@ -29,10 +29,22 @@ const AHEAD: u32 = 5;
 /// At most that shortly before the end: a token of an hour is renewed five minutes ahead.
 const AHEAD_MAX: Duration = Duration::from_secs(300);
 
+/// Sessions that miss a credential hasten the next question after a failure only down to this.
+const APART_FAILING: Duration = Duration::from_secs(5);
+
+/// What a question is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Another credential is needed: there is none, or it ends, or was rejected.
+    Need,
+    /// The files may have changed.
+    Files,
+}
+
 /// Follows the credential as long as it is in use.
 pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop: DrainWatch) {
     let mut stop = std::pin::pin!(stop.begun());
-    let Some(files) = credential.upgrade().map(|credential| credential.source.files()) else { return };
+    let Some(files) = credential.upgrade().map(|credential| credential.files()) else { return };
     let mut failures = 0;
     let metrics = match credential.upgrade() {
         Some(credential) => LoginMetrics::new(&credential.cluster, credential.source.label()),
@@ -42,23 +54,31 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
         () = &mut stop => return,
         watch = Watch::new(files) => watch,
     };
+    let mut cause = Cause::Files;
+    // What an earlier configuration has left may live on.
+    let mut next = credential
+        .upgrade()
+        .and_then(|strong| strong.expires())
+        .map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
     loop {
         let Some(strong) = credential.upgrade() else { return };
         let begun = clock::now();
+        strong.begin_asking();
         let fetched = tokio::select! {
             () = &mut stop => return,
-            fetched = fetch(&strong) => fetched,
+            fetched = fetch(&strong, cause) => fetched,
         };
-        let next = match fetched {
-            Ok(fetched) => {
+        let mut apart = APART;
+        match fetched {
+            Ok(None) => strong.end_asking(),
+            Ok(Some(fetched)) => {
                 failures = 0;
                 metrics.record_fetched(fetched.expires);
-                let next = fetched.expires.map(|end| begun + ahead(end, clock::wall(), &mut rng));
+                next = fetched.expires.map(|end| clock::now() + ahead(end, clock::wall(), &mut rng));
                 if strong.install(fetched) {
                     let (cluster, source) = (&strong.cluster, strong.source.label());
                     tracing::info!(%cluster, source, "a credential for signing in was read");
                 }
-                next
             }
             Err(reason) => {
                 metrics.failed.increment(1);
@@ -69,16 +89,21 @@ pub(crate) async fn follow(credential: Weak<LoginCredential>, mut rng: Rng, stop
                 strong.fail(reason);
                 let pause = backoff::doubled(AGAIN, failures, AGAIN_MAX);
                 failures = failures.saturating_add(1);
-                Some(begun + backoff::jittered(pause, 0.2, &mut rng))
+                apart = pause.clamp(APART, APART_FAILING);
+                next = Some(begun + backoff::jittered(pause, 0.2, &mut rng));
             }
-        };
-        let due = next.map(|next| next.max(begun + APART));
-        tokio::select! {
-            () = &mut stop => return,
-            _ = watch.changed() => {}
-            () = strong.wanted.notified() => alarm::sleep_until(Some(begun + APART)).await,
-            () = alarm::sleep_until(due) => {}
         }
+        let due = next.map(|next| next.max(begun + APART));
+        cause = tokio::select! {
+            () = &mut stop => return,
+            _ = watch.changed() => Cause::Files,
+            () = strong.reread.notified() => Cause::Files,
+            () = async {
+                strong.wanted.notified().await;
+                alarm::sleep_until(Some(begun + apart)).await;
+            } => Cause::Need,
+            () = alarm::sleep_until(due) => Cause::Need,
+        };
     }
 }
 
@@ -90,12 +115,16 @@ fn ahead(end: SystemTime, wall: SystemTime, rng: &mut Rng) -> Duration {
     life - before + (before - backoff::jittered(before, 0.5, rng)) / 2
 }
 
-/// Asks the source on a thread of its own.
-async fn fetch(credential: &Arc<LoginCredential>) -> Result<FetchedLogin, String> {
+/// Asks the source on a thread of its own. `None`: its files are what they were, and what they gave is good.
+async fn fetch(credential: &Arc<LoginCredential>, cause: Cause) -> Result<Option<FetchedLogin>, String> {
     let mut asking = BlockingTask::default();
     let asked = Arc::clone(credential);
+    let may_keep = cause == Cause::Files && credential.is_in_order();
     asking
-        .begin(move || asked.source.fetch())
+        .begin(move || match may_keep && !asked.source.is_news() {
+            true => Ok(None),
+            false => asked.source.fetch().map(Some),
+        })
         .map_err(|error| format!("no thread can be started: {error}"))?;
     let until: Instant = clock::now() + PATIENCE;
     match alarm::timeout_at(until, asking.join()).await {
@@ -109,8 +138,9 @@ async fn fetch(credential: &Arc<LoginCredential>) -> Result<FetchedLogin, String
 /// # Errors
 /// As the source says.
 pub(crate) async fn fetch_once(credential: &Arc<LoginCredential>) -> Result<(), String> {
-    let fetched = fetch(credential).await?;
-    credential.install(fetched);
+    if let Some(fetched) = fetch(credential, Cause::Need).await? {
+        credential.install(fetched);
+    }
     Ok(())
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod server;
 pub(crate) mod sqlserver;
 pub(crate) mod submission;
 mod tls;
+pub(crate) mod token_server;
 mod upstream;
 pub(crate) mod workload;
 

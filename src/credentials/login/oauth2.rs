@@ -1,0 +1,354 @@
+//! `login.oauth2`: access tokens from a token endpoint (RFC 6749), by one of three grants: client credentials (§4.4), a
+//! refresh token (§6), or the signed assertion of a service account (RFC 7523 §2.1).
+//!
+//! The client authenticates by a secret or by a signed assertion (RFC 7523 §2.2). A refresh token is obtained by a person
+//! (`device`), and replaced in its file when the server replaces it (`refresh_token`).
+
+mod answer;
+mod device;
+mod jwt;
+mod refresh_token;
+mod service_account;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use data_encoding::BASE64;
+use hyper::Method;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroizing;
+
+use super::http::{self, HttpAnswer, HttpField, HttpRequest, HttpUrl};
+use super::{FetchedLogin, LoginSource};
+use crate::clock;
+use crate::protocol::{LoginCredentials, Secret, SecretKind};
+use crate::sync::Mutex;
+use crate::tls::{Roots, read_secret};
+
+pub(crate) use device::SignInProgress;
+pub(crate) use jwt::{AssertionSettings, JwtAlgorithm};
+pub(crate) use refresh_token::RefreshTokenFile;
+pub(crate) use service_account::ServiceAccount;
+
+use answer::{OAuth2Error, TokenAnswer};
+use service_account::GOOGLE_LIFE;
+
+/// The life of a token whose server does not say it. Most give an hour; where it is less, the server's rejection has the next
+/// one fetched.
+const LIFE_UNSAID: Duration = Duration::from_secs(3600);
+/// The longest secret, in bytes.
+const SECRET_MAX: usize = 16 * 1024;
+
+/// A token endpoint, and how a token is asked for there.
+#[derive(Debug)]
+pub(crate) struct OAuth2 {
+    /// Who the token is for, at the server that is signed in to.
+    pub(crate) user: String,
+    /// `None`: the service account's.
+    pub(crate) token_url: Option<HttpUrl>,
+    /// The CAs of the token endpoint.
+    pub(crate) roots: Roots,
+    pub(crate) grant: Grant,
+    pub(crate) scopes: Vec<String>,
+    /// The content of the files after the last fetch.
+    pub(crate) seen: SeenFiles,
+}
+
+/// What the token is given for.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    /// The client itself.
+    ClientCredentials(OAuth2Client),
+    /// A person's consent.
+    RefreshToken {
+        client: OAuth2Client,
+        file: RefreshTokenFile,
+        /// The device authorization endpoint (RFC 8628 §3.1), for `sign-in`.
+        device_url: Option<HttpUrl>,
+    },
+    /// A key of a service account.
+    ServiceAccount(ServiceAccount),
+}
+
+/// Us, as the token endpoint knows us.
+#[derive(Debug)]
+pub(crate) struct OAuth2Client {
+    pub(crate) id: String,
+    pub(crate) proof: ClientProof,
+}
+
+/// How the client authenticates.
+#[derive(Debug)]
+pub(crate) enum ClientProof {
+    /// Not at all: a public client.
+    None,
+    /// By a secret in a file.
+    Secret {
+        file: PathBuf,
+        /// By HTTP Basic, instead of in the body (RFC 6749 §2.3.1).
+        is_basic: bool,
+    },
+    /// By a signed assertion.
+    Assertion(AssertionSettings),
+}
+
+/// A digest of files, to find out whether they have changed.
+#[derive(Default)]
+pub(crate) struct SeenFiles(Mutex<Option<digest::Digest>>);
+
+/// Settings are compared by their `Debug`, and this is none.
+impl std::fmt::Debug for SeenFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SeenFiles")
+    }
+}
+
+/// The parameters of a request, and which of them are secret.
+#[derive(Default)]
+struct Form {
+    fields: Vec<(&'static str, Zeroizing<String>)>,
+    secrets: Vec<usize>,
+    authorization: Option<Zeroizing<String>>,
+    /// A secret that is only in the header.
+    header_secret: Option<Zeroizing<String>>,
+}
+
+/// As application/x-www-form-urlencoded has them.
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
+
+impl Form {
+    fn add(&mut self, name: &'static str, value: impl Into<String>) {
+        self.fields.push((name, Zeroizing::new(value.into())));
+    }
+
+    fn add_secret(&mut self, name: &'static str, value: Zeroizing<String>) {
+        self.secrets.push(self.fields.len());
+        self.fields.push((name, value));
+    }
+
+    fn body(&self) -> Zeroizing<Vec<u8>> {
+        // With its final capacity: a vector that grows leaves a copy behind.
+        let most = self.fields.iter().map(|(name, value)| name.len() + 2 + 3 * value.len()).sum();
+        let mut body = Zeroizing::new(Vec::with_capacity(most));
+        for (name, value) in &self.fields {
+            if !body.is_empty() {
+                body.push(b'&');
+            }
+            body.extend_from_slice(name.as_bytes());
+            body.push(b'=');
+            utf8_percent_encode(value, KEPT).for_each(|part| body.extend_from_slice(part.as_bytes()));
+        }
+        body
+    }
+
+    /// What must not be repeated in any message.
+    fn secrets(&self) -> Vec<&str> {
+        let secrets = self.secrets.iter().map(|index| self.fields[*index].1.as_str());
+        secrets.chain(self.header_secret.iter().map(|secret| secret.as_str())).collect()
+    }
+
+    /// Sends it.
+    fn post(&self, url: &HttpUrl, roots: &Roots) -> Result<HttpAnswer, String> {
+        let field = |name, value: &str| HttpField(name, Zeroizing::new(value.to_owned()));
+        let mut headers =
+            vec![field(ACCEPT, "application/json"), field(CONTENT_TYPE, "application/x-www-form-urlencoded")];
+        headers.extend(self.authorization.iter().map(|value| field(AUTHORIZATION, value)));
+        let request = HttpRequest { method: Method::POST, url, headers, body: self.body() };
+        http::send(request, roots).map_err(|error| error.to_string())
+    }
+}
+
+impl OAuth2Client {
+    /// Adds who we are, and the proof of it.
+    fn authenticate(&self, form: &mut Form, token_url: &HttpUrl) -> Result<(), String> {
+        match &self.proof {
+            ClientProof::None => form.add("client_id", &*self.id),
+            ClientProof::Secret { file, is_basic: false } => {
+                form.add("client_id", &*self.id);
+                form.add_secret("client_secret", secret_of(file)?);
+            }
+            ClientProof::Secret { file, is_basic: true } => {
+                let secret = secret_of(file)?;
+                let mut both = Zeroizing::new(String::with_capacity(3 * (self.id.len() + secret.len()) + 1));
+                both.extend(utf8_percent_encode(&self.id, KEPT));
+                both.push(':');
+                both.extend(utf8_percent_encode(&secret, KEPT));
+                let mut header = Zeroizing::new(String::with_capacity(both.len() * 4 / 3 + 16));
+                header.push_str("Basic ");
+                BASE64.encode_append(both.as_bytes(), &mut header);
+                form.authorization = Some(header);
+                form.header_secret = Some(secret);
+            }
+            ClientProof::Assertion(settings) => {
+                form.add("client_id", &*self.id);
+                form.add("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+                let audience = token_url.to_string();
+                form.add_secret("client_assertion", settings.sign(&self.id, &audience, clock::wall())?);
+            }
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match &self.proof {
+            ClientProof::None => Vec::new(),
+            ClientProof::Secret { file, .. } => vec![file.clone()],
+            ClientProof::Assertion(settings) => settings.files(),
+        }
+    }
+}
+
+impl OAuth2 {
+    /// Asks for a token; `now` decides nothing but what is signed.
+    fn token(&self) -> Result<TokenAnswer, String> {
+        let begun = clock::wall();
+        let mut form = Form::default();
+        let account;
+        let url = match &self.grant {
+            Grant::ClientCredentials(client) => {
+                let url = self.token_url()?;
+                form.add("grant_type", "client_credentials");
+                client.authenticate(&mut form, url)?;
+                self.add_scopes(&mut form);
+                url
+            }
+            Grant::RefreshToken { client, file, .. } => {
+                let url = self.token_url()?;
+                form.add("grant_type", "refresh_token");
+                form.add_secret("refresh_token", file.read()?);
+                client.authenticate(&mut form, url)?;
+                self.add_scopes(&mut form);
+                url
+            }
+            Grant::ServiceAccount(settings) => {
+                account = settings.read()?;
+                let url = self.token_url.as_ref().unwrap_or(&account.token_url);
+                form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                let scope = self.scopes.join(" ");
+                let assertion = account.sign(settings.subject.as_deref(), &scope, url, begun, GOOGLE_LIFE)?;
+                form.add_secret("assertion", assertion);
+                url
+            }
+        };
+        let answer = form.post(url, &self.roots)?;
+        TokenAnswer::read(&answer, &form.secrets(), begun).map_err(|error| self.explain(url, &error))
+    }
+
+    fn token_url(&self) -> Result<&HttpUrl, String> {
+        self.token_url.as_ref().ok_or_else(|| "there is no token_url".to_owned())
+    }
+
+    fn add_scopes(&self, form: &mut Form) {
+        if !self.scopes.is_empty() {
+            form.add("scope", self.scopes.join(" "));
+        }
+    }
+
+    fn explain(&self, url: &HttpUrl, error: &OAuth2Error) -> String {
+        let mut text = format!("{url}: {error}");
+        if error.is("invalid_grant") && matches!(self.grant, Grant::RefreshToken { .. }) {
+            let _ =
+                write!(text, " (the refresh token is no longer valid: `ambassador sign-in` gets another)");
+        }
+        text
+    }
+
+    /// Tries everything that a request needs of this host, without a request.
+    ///
+    /// # Errors
+    /// In words, without any secret.
+    pub(crate) fn examine(&self) -> Result<(), String> {
+        match &self.grant {
+            Grant::ClientCredentials(client) | Grant::RefreshToken { client, .. } => {
+                client.authenticate(&mut Form::default(), self.token_url()?)
+            }
+            Grant::ServiceAccount(settings) => {
+                let account = settings.read()?;
+                account.sign(None, "", &account.token_url, clock::wall(), GOOGLE_LIFE).map(drop)
+            }
+        }
+    }
+
+    fn digest(&self) -> digest::Digest {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for path in self.files().iter().chain(&self.written()) {
+            match read_secret(path) {
+                Ok(bytes) => context.update(digest::digest(&digest::SHA256, &bytes).as_ref()),
+                Err(error) => context.update(error.to_string().as_bytes()),
+            }
+        }
+        context.finish()
+    }
+}
+
+impl LoginSource for OAuth2 {
+    fn label(&self) -> &'static str {
+        "oauth2"
+    }
+
+    fn secret_kind(&self) -> SecretKind {
+        SecretKind::BearerToken
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = match &self.grant {
+            Grant::ClientCredentials(client) | Grant::RefreshToken { client, .. } => client.files(),
+            Grant::ServiceAccount(settings) => vec![settings.file.clone()],
+        };
+        if let Roots::File(path) = &self.roots {
+            files.push(path.clone());
+        }
+        files
+    }
+
+    fn written(&self) -> Vec<PathBuf> {
+        match &self.grant {
+            Grant::RefreshToken { file, .. } => vec![file.path().to_owned()],
+            Grant::ClientCredentials(_) | Grant::ServiceAccount(_) => Vec::new(),
+        }
+    }
+
+    fn is_news(&self) -> bool {
+        let digest = self.digest();
+        let before = self.seen.0.lock().replace(digest);
+        before.is_some_and(|before| before.as_ref() != digest.as_ref())
+    }
+
+    fn oauth2(&self) -> Option<&OAuth2> {
+        Some(self)
+    }
+
+    fn fetch(&self) -> Result<FetchedLogin, String> {
+        let TokenAnswer { access_token, refresh_token, expires } = self.token()?;
+        if let (Grant::RefreshToken { file, .. }, Some(new)) = (&self.grant, refresh_token) {
+            file.rotate(new);
+        }
+        // Its own writing is no news.
+        *self.seen.0.lock() = Some(self.digest());
+        let secret = Secret::new(SecretKind::BearerToken, access_token);
+        let credentials = LoginCredentials { user: self.user.clone(), secret };
+        Ok(FetchedLogin { credentials, expires: Some(expires) })
+    }
+}
+
+/// A secret in a file, without the line end that editors add.
+fn secret_of(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let bytes = read_secret(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| format!("{shown} is not UTF-8"))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(format!("{shown} is empty"));
+    }
+    if text.chars().any(char::is_control) || text.len() > SECRET_MAX {
+        return Err(format!("{shown} has more in it than one secret"));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

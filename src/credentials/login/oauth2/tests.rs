@@ -1,0 +1,83 @@
+//! What is sent to a token endpoint, and which files count.
+
+use super::*;
+use crate::credentials::login::http::PlainHttp;
+
+fn form_of(client: &OAuth2Client) -> Form {
+    let url = HttpUrl::parse("https://login.test/token", PlainHttp::Never).unwrap();
+    let mut form = Form::default();
+    client.authenticate(&mut form, &url).unwrap();
+    form
+}
+
+/// RFC 6749 §2.3.1: in the header both are encoded as in a form, and then in base64.
+#[test]
+fn a_client_secret_is_sent_in_the_body_or_in_the_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "p&ss:w rd+\u{e9}\n").unwrap();
+    let client = |is_basic| OAuth2Client {
+        id: "a:b".into(),
+        proof: ClientProof::Secret { file: file.clone(), is_basic },
+    };
+    let post = form_of(&client(false));
+    let body = String::from_utf8(post.body().to_vec()).unwrap();
+    assert_eq!(body, "client_id=a%3Ab&client_secret=p%26ss%3Aw%20rd%2B%C3%A9");
+    assert!(post.authorization.is_none());
+    assert_eq!(post.secrets(), ["p&ss:w rd+\u{e9}"]);
+    let basic = form_of(&client(true));
+    assert!(basic.body().is_empty());
+    let header = basic.authorization.as_ref().unwrap().strip_prefix("Basic ").unwrap();
+    let decoded = BASE64.decode(header.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(decoded).unwrap(), "a%3Ab:p%26ss%3Aw%20rd%2B%C3%A9");
+    assert_eq!(basic.secrets(), ["p&ss:w rd+\u{e9}"]);
+    let public = form_of(&OAuth2Client { id: "me".into(), proof: ClientProof::None });
+    assert_eq!((&public.body()[..], public.secrets().len()), (&b"client_id=me"[..], 0));
+}
+
+#[test]
+fn a_secret_file_has_one_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    for (content, expected) in [
+        (&b"hunter2\r\n"[..], Ok("hunter2")),
+        (b"", Err("is empty")),
+        (b"\n", Err("is empty")),
+        (b"hunter2\nother\n", Err("has more in it than one secret")),
+        (&[b'x'; SECRET_MAX + 1], Err("has more in it than one secret")),
+        (b"\xff", Err("is not UTF-8")),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let read = secret_of(&file);
+        match expected {
+            Ok(secret) => assert_eq!(read.unwrap().as_str(), secret),
+            Err(reason) => {
+                let error = read.unwrap_err();
+                assert!(error.ends_with(reason) && !error.contains("hunter2"), "{error}");
+            }
+        }
+    }
+}
+
+/// What is written by the source itself is no reason to ask again; what others write is.
+#[test]
+fn own_writing_is_no_news() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("refresh");
+    let client = OAuth2Client { id: "me".into(), proof: ClientProof::None };
+    let source = OAuth2 {
+        user: "app".into(),
+        token_url: HttpUrl::parse("https://login.test/token", PlainHttp::Never).ok(),
+        roots: Roots::WebPki,
+        grant: Grant::RefreshToken { client, file: RefreshTokenFile::new(path.clone()), device_url: None },
+        scopes: Vec::new(),
+        seen: SeenFiles::default(),
+    };
+    std::fs::write(&path, "hunter2").unwrap();
+    assert!(!source.is_news(), "nothing to compare with");
+    assert!(!source.is_news());
+    std::fs::write(&path, "hunter3").unwrap();
+    assert!(source.is_news());
+    assert!(!source.is_news());
+    assert!(!format!("{source:?}").contains("hunter"));
+}
