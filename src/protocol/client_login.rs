@@ -187,14 +187,14 @@ pub(super) fn first_line(held: &[u8]) -> Option<(&[u8], usize)> {
     Some((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
 }
 
-/// The first word of at most `most` bytes, and what follows it. `Ok(None)`: it may go on.
+/// The length of the first word, which has at most `most` bytes.
 ///
 /// # Errors
-/// It is longer.
-pub(super) fn first_word(held: &[u8], most: usize) -> Result<Option<(&[u8], &[u8])>, ()> {
+/// It may go on, or is longer and so for the server.
+pub(super) fn first_word(held: &[u8], most: usize) -> Result<usize, ClientProgress> {
     match held.iter().take(most + 1).position(|byte| matches!(byte, b' ' | b'\r' | b'\n')) {
-        Some(end) => Ok(Some(held.split_at(end))),
-        None if held.len() > most => Err(()),
-        None => Ok(None),
+        Some(end) => Ok(end),
+        None if held.len() > most => Err(ClientProgress::PassOn),
+        None => Err(ClientProgress::More),
     }
 }

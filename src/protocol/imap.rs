@@ -84,8 +84,8 @@ fn status(line: &[u8]) -> Option<&'static str> {
     ["OK", "PREAUTH", "BYE", "NO", "BAD"].into_iter().find(|word| begins_with(rest, word))
 }
 
-fn bye(line: &[u8]) -> UpgradeError {
-    TurnedAway::new("IMAP BYE", None, line.get("* BYE".len()..).unwrap_or_default()).into()
+fn bye(line: &[u8]) -> TurnedAway {
+    TurnedAway::new("IMAP BYE", None, line.get("* BYE".len()..).unwrap_or_default())
 }
 
 /// Which line of the server comes next, in this order.
@@ -109,7 +109,7 @@ impl LineDialogue for Conversation {
                 Some("PREAUTH") => Err(UpgradeError::Unsuitable(
                     "the server says PREAUTH before TLS, after which there is no STARTTLS",
                 )),
-                Some("BYE") => Err(bye(line)),
+                Some("BYE") => Err(bye(line).into()),
                 _ => Err(foreign("IMAP", line)),
             },
             Self::Answer if begins_with(line, "amb1 OK") => Ok(LineStep::Tls),
@@ -117,7 +117,7 @@ impl LineDialogue for Conversation {
                 Err(UpgradeError::Declined)
             }
             Self::Answer => match status(line) {
-                Some("BYE") => Err(bye(line)),
+                Some("BYE") => Err(bye(line).into()),
                 // Untagged data may come at any time. It is not authenticated, so it is dropped.
                 _ if line.starts_with(b"* ") => Ok(LineStep::More),
                 _ => Err(foreign("IMAP", line)),

@@ -241,7 +241,7 @@ fn fetchmail_and_mbsync_fetch_with_a_placeholder() {
     let (dir, file) = with_file(
         "mbsyncrc",
         &format!(
-            "IMAPAccount app\nHost 127.0.0.1\nPort {port}\nUser anybody\nPass none\nSSLType None\nAuthMechs LOGIN\n\n\
+            "IMAPAccount app\nHost 127.0.0.1\nPort {port}\nUser anybody\nPass none\nSSLType None\n\n\
              IMAPStore far\nAccount app\n\nMaildirStore near\nPath DIR/near/\nInbox DIR/inbox\n\n\
              Channel all\nFar :far:\nNear :near:\nPatterns Placeholder\nCreate Near\nSyncState *\n"
         ),

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
 use super::{GREETING, begins_with, bye, status};
-use crate::protocol::UpgradeError;
 use crate::protocol::client_login::{
     CAPABILITIES_MAX, ClientDialogue, ClientProgress, SaslRequest, SaslVerdict, first_line, first_word,
 };
@@ -153,8 +152,10 @@ impl ImapLogin {
         if begins_with(answer, "OK") {
             match &mut self.expects {
                 Expects::Sasl(sasl) => sasl.succeeded(None)?,
-                _ if !has_proved => return Err(malformed("success before the end of the login")),
-                _ => {}
+                Expects::Greeting | Expects::Capabilities | Expects::Login(_) if !has_proved => {
+                    return Err(malformed("success before the end of the login"));
+                }
+                Expects::Greeting | Expects::Capabilities | Expects::Login(_) => {}
             }
             self.learn_code(&answer["OK".len()..]);
             return Ok(self.signed_in());
@@ -223,10 +224,7 @@ fn code(text: &[u8]) -> &[u8] {
 }
 
 fn turned_away(line: &[u8]) -> LoginError {
-    match bye(line) {
-        UpgradeError::TurnedAway(by) => LoginError::TurnedAway(by.through_tls()),
-        _ => malformed("a BYE without words"),
-    }
+    LoginError::TurnedAway(bye(line).through_tls())
 }
 
 /// LOGIN, in one part for each literal that the server has to agree to, and one more.
@@ -365,17 +363,15 @@ impl ClientDialogue for ImapClient {
             return Ok(self.answered(&tag, question, line.trim_ascii(), taken));
         }
         let (tag, rest) = match first_word(held, WORD_MAX) {
-            Ok(Some(split)) => split,
-            Ok(None) => return Ok(ClientProgress::More),
-            Err(()) => return Ok(ClientProgress::PassOn),
+            Ok(end) => held.split_at(end),
+            Err(progress) => return Ok(progress),
         };
         let Some(rest) = rest.strip_prefix(b" ").filter(|_| !tag.is_empty()) else {
             return Ok(ClientProgress::PassOn);
         };
         let verb = match first_word(rest, WORD_MAX) {
-            Ok(Some((verb, _))) => verb,
-            Ok(None) => return Ok(ClientProgress::More),
-            Err(()) => return Ok(ClientProgress::PassOn),
+            Ok(end) => &rest[..end],
+            Err(progress) => return Ok(progress),
         };
         let is = |word: &str| verb.eq_ignore_ascii_case(word.as_bytes());
         if !["CAPABILITY", "NOOP", "ID", "STARTTLS", "LOGIN", "AUTHENTICATE"].into_iter().any(is) {

@@ -76,7 +76,7 @@ impl<'a> Case<'a> {
     /// The same for a login that fails.
     #[track_caller]
     pub(in crate::protocol) fn fails(&self, turns: &[(&str, &str)]) -> LoginError {
-        let error = self.dialogue(turns).expect_err("a login that fails");
+        let error = self.talk(turns).expect_err("a login that fails");
         let shown = format!("{error} {error:?} {:?}", self.login());
         assert!(!shown.contains(self.secret), "{shown}");
         error

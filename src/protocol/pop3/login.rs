@@ -98,13 +98,13 @@ impl Pop3Login {
                 let secret = self.context.credentials.secret.expose().as_bytes();
                 return Ok(LoginProgress::Say(secret_message(&[b"PASS ", secret, b"\r\n"])));
             }
-            _ => {}
+            Expects::Greeting | Expects::Status | Expects::Capabilities | Expects::Password => {}
         }
         let to_client = match self.context.is_greeted {
             true => Vec::new(),
             false => greeting(self.timestamp.as_deref()),
         };
-        let client = Pop3Client::new(self.capabilities.take().unwrap_or_default());
+        let client = Pop3Client::new(self.capabilities.as_deref().unwrap_or_default());
         Ok(LoginProgress::SignedIn { to_client, client: Box::new(client) })
     }
 
@@ -176,7 +176,7 @@ struct Pop3Client {
 const OF_LOGIN: [&str; 6] = ["SASL", "USER", "STLS", "UTF8", "LANG", "XCLIENT"];
 
 impl Pop3Client {
-    fn new(known: Vec<Vec<u8>>) -> Self {
+    fn new(known: &[Vec<u8>]) -> Self {
         let mut capabilities = format!("+OK\r\nUSER\r\nSASL {OFFERED}\r\n").into_bytes();
         let others = known.iter().filter(|line| !OF_LOGIN.iter().any(|word| begins_with(line, word)));
         for line in others.filter(|line| !line.is_empty() && !line.starts_with(b".")) {
@@ -236,9 +236,8 @@ impl ClientDialogue for Pop3Client {
             return Ok(self.answered(question, line.trim_ascii(), taken));
         }
         let verb = match first_word(held, WORD_MAX) {
-            Ok(Some((verb, _))) => verb,
-            Ok(None) => return Ok(ClientProgress::More),
-            Err(()) => return Ok(ClientProgress::PassOn),
+            Ok(end) => &held[..end],
+            Err(progress) => return Ok(progress),
         };
         let is = |word: &str| verb.eq_ignore_ascii_case(word.as_bytes());
         if !["CAPA", "USER", "PASS", "APOP", "AUTH", "STLS", "UTF8"].into_iter().any(is) {

@@ -231,9 +231,8 @@ impl ClientDialogue for SieveClient {
             return Ok(self.answered(question, &answer, taken));
         }
         let verb = match first_word(held, WORD_MAX) {
-            Ok(Some((verb, _))) => verb,
-            Ok(None) => return Ok(ClientProgress::More),
-            Err(()) => return Ok(ClientProgress::PassOn),
+            Ok(end) => &held[..end],
+            Err(progress) => return Ok(progress),
         };
         let is = |word: &str| verb.eq_ignore_ascii_case(word.as_bytes());
         if !["AUTHENTICATE", "CAPABILITY", "STARTTLS", "NOOP"].into_iter().any(is) {

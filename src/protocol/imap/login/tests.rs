@@ -2,7 +2,7 @@
 
 use crate::protocol::imap::Imap;
 use crate::protocol::line_login::tests::{Case, SECRET, bears_any_client, client_says};
-use crate::protocol::{LoginError, LoginStep, Outbox, Protocol, SignedIn};
+use crate::protocol::{LoginError, LoginStep, Outbox, SignedIn};
 
 const PLAIN: &str = "AHRpbQB0YW5zdGFhZnRhbnN0YWFm";
 
