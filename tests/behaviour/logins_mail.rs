@@ -201,7 +201,8 @@ fn a_rejected_password_is_tried_once_and_told_in_smtp() {
         format!("{}\nlogin: {{ as: locked, password: {{ file: {} }} }}", keys(1), secret.path().display());
     let config = Config::new().listener("app", "bind: 127.0.0.1:0\ncluster: up\nallow: anyone");
     let ambassador = Ambassador::start(&config.cluster("up", &[&address], &cluster));
-    // At once: a pause after the first rejection has five seconds.
+    // At once: the first rejection is followed by a pause of five seconds, in which ten clients of a busy host may not
+    // get their turn.
     let mut clients: Vec<_> = (0..10).map(|_| ambassador.connect()).collect();
     for client in &mut clients {
         let told = line(client);
@@ -217,6 +218,8 @@ fn a_rejected_password_is_tried_once_and_told_in_smtp() {
     assert_eq!(metrics.sum("logins_total", &[("result", "rejected")]), 1.0);
     assert_eq!(metrics.sum("logins_total", &[("result", "paused")]), 9.0);
     assert_eq!((metrics.sum("ejections_total", &[]), metrics.sum("breaker_state", &[])), (0.0, 0.0));
+    let told = smtplib(&ambassador, "locked@app.test", "pass").must_exit(1).stderr;
+    assert!(told.contains("SMTPConnectError: (421, b'4.7.0 ambassador: login_failed: "), "{told}");
     for text in
         [ambassador.lines().join("\n"), ambassador.get("/metrics").body, ambassador.status().to_string()]
     {

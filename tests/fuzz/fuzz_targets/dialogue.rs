@@ -5,7 +5,7 @@
 
 use ambassador::internals::protocol::postgres::ScramPlus;
 use ambassador::internals::protocol::{
-    self, Dialogue, ClientReply, ClientOpening, Options, Outbox, ProbeStep, Protocol, OpeningState, UpgradeStep, Upgraded,
+    self, Dialogue, ClientReply, ClientOpening, LoginContext, LoginCredentials, LoginStep, Options, Outbox, ProbeStep, Protocol, OpeningState, Secret, UpgradeStep, Upgraded,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -35,6 +35,9 @@ fuzz_target!(|input: &[u8]| {
             rewrite(dialogue, client, after, portion);
         }
         probe(&*protocol, after, portion);
+        if let Some(dialogue) = sign_in(&*protocol, client, after, portion) {
+            rewrite(dialogue, client, after, portion);
+        }
     }
     let passed = |portion| protocol.dialogue().map(|dialogue| passed(dialogue, after, portion));
     assert_eq!(passed(chunk), passed(usize::MAX));
@@ -195,6 +198,46 @@ fn passed(mut dialogue: Box<dyn Dialogue>, server: &[u8], portion: usize) -> (Ve
     let portions = server.chunks(portion.min(server.len().max(1)));
     let ended = portions.map(|bytes| dialogue.on_upstream(bytes, &mut out)).find(Result::is_err);
     (out.to_downstream, ended.is_some())
+}
+
+/// The server's bytes for a login; returns what it leaves for the session.
+fn sign_in(
+    protocol: &dyn Protocol,
+    client: &[u8],
+    server: &[u8],
+    portion: usize,
+) -> Option<Box<dyn Dialogue>> {
+    let kind = *protocol.login_secrets().first()?;
+    let mut left = None;
+    for is_greeted in [false, true] {
+        let credentials =
+            LoginCredentials { user: "app".into(), secret: Secret::new(kind, "pencil".to_owned().into()) };
+        let context = LoginContext {
+            credentials,
+            database: None,
+            opening: client,
+            is_greeted,
+            channel_binding: None,
+            nonce: [7; 18],
+        };
+        let mut login = protocol.login(context)?;
+        if login.begin().is_err() {
+            continue;
+        }
+        // At the end its close.
+        for bytes in server.chunks(portion.min(server.len().max(1))).chain([&b""[..]]) {
+            match login.receive(bytes) {
+                Ok(LoginStep::SignedIn(signed_in)) => {
+                    assert!(signed_in.to_client.len() <= server.len() + client.len() + HELD_MAX);
+                    left = signed_in.dialogue;
+                    break;
+                }
+                Ok(LoginStep::Send(_) | LoginStep::Read) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    left
 }
 
 fn probe(protocol: &dyn Protocol, server: &[u8], portion: usize) {

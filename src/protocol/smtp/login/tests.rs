@@ -181,10 +181,9 @@ fn what_the_server_says_instead() {
         (vec![EHLO, "421 4.7.0 too many\r\n"], (421, "4.7.0 too many")),
         (vec!["450 4.7.1 greylisted\r\n"], (450, "4.7.1 greylisted")),
     ] {
-        match fails(login(), &replies) {
-            LoginError::TurnedAway(by) => assert_eq!((by.code.unwrap(), by.words.as_str()), expected),
-            other => panic!("{other}"),
-        }
+        let error = fails(login(), &replies);
+        let LoginError::TurnedAway(by) = &error else { panic!("{error}") };
+        assert_eq!((by.code.unwrap(), by.words.as_str()), expected);
     }
     let nothing = fails(login(), &["250-mx\r\n250 PIPELINING\r\n"]);
     assert_eq!(nothing.to_string(), "the server offers no login that suits a password: none");
