@@ -59,7 +59,7 @@ impl Welcome {
         (self.length, self.first) = (response.proof.len(), response.proof.first().copied());
     }
 
-    fn awaits(&self) -> Awaits {
+    fn wanted(&self) -> Awaits {
         let Some(plugin) = &self.plugin else { return Awaits::Ok };
         // Its plugin has seen the greeting's challenge.
         let is_challenged = *plugin == self.greeted;
@@ -86,7 +86,7 @@ impl Welcome {
             to_client: [&to_client[..], behind].concat(),
             ..SignedIn::default()
         };
-        let (question, plugin) = match self.awaits() {
+        let (question, plugin) = match self.wanted() {
             Awaits::Ok => return told(packet(next, ok)),
             Awaits::FastOk => return told([packet(next, FAST), packet(after, ok)].concat()),
             Awaits::Key => {
