@@ -58,7 +58,7 @@ impl Protocol for Amqp {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::Starting::new(context)))
+        Some(Box::new(login::StartLogin::new(context)))
     }
 }
 

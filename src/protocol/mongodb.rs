@@ -54,7 +54,7 @@ impl Protocol for MongoDb {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::Conversation::new(context)))
+        Some(Box::new(login::ScramLogin::new(context)))
     }
 }
 

@@ -56,7 +56,7 @@ impl Protocol for Mqtt {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::Connecting::new(context)))
+        Some(Box::new(login::ConnectLogin::new(context)))
     }
 }
 

@@ -85,7 +85,7 @@ impl Protocol for Nats {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::Connecting::new(context)))
+        Some(Box::new(login::ConnectLogin::new(context)))
     }
 
     fn probe(&self, upgraded: bool) -> Option<Box<dyn Probe>> {

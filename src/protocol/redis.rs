@@ -59,7 +59,7 @@ impl Protocol for Redis {
     }
 
     fn login(&self, context: LoginContext<'_>) -> Option<Box<dyn Login>> {
-        Some(Box::new(login::Auth::new(context)))
+        Some(Box::new(login::AuthLogin::new(context)))
     }
 }
 

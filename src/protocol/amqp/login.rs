@@ -158,7 +158,7 @@ impl Opening for StartOpening {
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct Starting {
+pub(super) struct StartLogin {
     credentials: LoginCredentials,
     opening: Vec<u8>,
     held: Vec<u8>,
@@ -176,7 +176,7 @@ struct ClientPart {
     behind: Vec<u8>,
 }
 
-impl Starting {
+impl StartLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, opening, .. } = context;
         Self { credentials, opening: opening.to_vec(), held: Vec::new(), has_proved: false }
@@ -261,7 +261,7 @@ impl Starting {
     }
 }
 
-impl Login for Starting {
+impl Login for StartLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         self.client_part()?;
         Ok(LoginStep::Send(Zeroizing::new(HEADER_0_9_1.to_vec())))

@@ -22,20 +22,20 @@ const MECHANISM_UNAVAILABLE: u32 = 334;
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct ScramLogin {
     user: String,
     kind: SecretKind,
     /// The database that knows the user.
     source: String,
     opening: Vec<u8>,
     scram: Scram,
-    awaits: Awaits,
+    expects: Expects,
     held: Vec<u8>,
 }
 
 /// The server's next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Awaits {
+enum Expects {
     ServerFirst,
     ServerFinal,
     /// The server has proved itself, and wants one more message, which is empty.
@@ -106,7 +106,7 @@ fn binary(name: &str, value: &[u8]) -> Vec<u8> {
     element(0x05, name, &[&length, &[0][..], value].concat())
 }
 
-impl Conversation {
+impl ScramLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, database, opening, nonce, .. } = context;
         let kind = credentials.secret.kind();
@@ -117,7 +117,7 @@ impl Conversation {
             source: database.unwrap_or("admin").into(),
             opening: opening.to_vec(),
             scram,
-            awaits: Awaits::ServerFirst,
+            expects: Expects::ServerFirst,
             held: Vec::new(),
         }
     }
@@ -139,21 +139,21 @@ impl Conversation {
             return Err(self.error(answer));
         }
         let conversation = if answer.conversation.is_empty() { &[0; 4] } else { answer.conversation };
-        match self.awaits {
-            Awaits::ServerFirst => {
+        match self.expects {
+            Expects::ServerFirst => {
                 let last = self.scram.last(answer.payload)?;
-                self.awaits = Awaits::ServerFinal;
+                self.expects = Expects::ServerFinal;
                 Ok(self.go_on(conversation, &last))
             }
-            Awaits::ServerFinal => {
+            Expects::ServerFinal => {
                 if self.scram.verify(answer.payload)?.is_some() {
                     return Err(LoginError::Unproven("it reported an error in place of its signature"));
                 }
-                self.awaits = Awaits::Done;
+                self.expects = Expects::Done;
                 Ok(if answer.is_done { self.signed_in() } else { self.go_on(conversation, b"") })
             }
-            Awaits::Done if answer.is_done => Ok(self.signed_in()),
-            Awaits::Done => Err(malformed("the login has no end")),
+            Expects::Done if answer.is_done => Ok(self.signed_in()),
+            Expects::Done => Err(malformed("the login has no end")),
         }
     }
 
@@ -166,7 +166,7 @@ impl Conversation {
         let by = TurnedAway::new("MongoDB error", code, answer.words).through_tls();
         match answer.code {
             Some(AUTHENTICATION_FAILED) => {
-                let is_of_secret = self.awaits != Awaits::ServerFirst;
+                let is_of_secret = self.expects != Expects::ServerFirst;
                 LoginError::Rejected { user: self.user.clone(), by, is_of_secret }
             }
             Some(MECHANISM_UNAVAILABLE) => {
@@ -177,7 +177,7 @@ impl Conversation {
     }
 }
 
-impl Login for Conversation {
+impl Login for ScramLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         let options = document(&[element(0x08, "skipEmptyExchange", &[1])]);
         Ok(self.command(vec![

@@ -42,7 +42,7 @@ fn packet_end(bytes: &[u8]) -> Option<usize> {
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct Connecting {
+pub(super) struct ConnectLogin {
     credentials: LoginCredentials,
     opening: Vec<u8>,
     /// The client speaks version 5.
@@ -112,7 +112,7 @@ fn parts(body: &[u8]) -> Option<(&[u8], u8, &[u8])> {
 /// A clean session of 3.1.1 with an empty client id: for a login without a client.
 const OWN_CONNECT: &[u8] = b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0";
 
-impl Connecting {
+impl ConnectLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, opening, .. } = context;
         let opening = if opening.is_empty() { OWN_CONNECT } else { opening }.to_vec();
@@ -159,7 +159,7 @@ impl Connecting {
     }
 }
 
-impl Login for Connecting {
+impl Login for ConnectLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         let opening = std::mem::take(&mut self.opening);
         let FirstMessageVerdict::Speaks(of) = judge_whole(&opening) else {

@@ -19,10 +19,10 @@ const CREDENTIALS: &[&str] = &["user", "pass", "auth_token", "jwt", "nkey", "sig
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct Connecting {
+pub(super) struct ConnectLogin {
     credentials: LoginCredentials,
     /// INFO is still to come.
-    awaits_info: bool,
+    expects_info: bool,
     /// INFO for the client, if the upgrade has not had it.
     info: Vec<u8>,
     held: Vec<u8>,
@@ -33,10 +33,10 @@ const fn malformed(reason: &'static str) -> LoginError {
     LoginError::Malformed { protocol: "NATS", reason }
 }
 
-impl Connecting {
+impl ConnectLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, is_greeted, .. } = context;
-        Self { credentials, awaits_info: !is_greeted, info: Vec::new(), held: Vec::new(), total: 0 }
+        Self { credentials, expects_info: !is_greeted, info: Vec::new(), held: Vec::new(), total: 0 }
     }
 
     fn connect(&self) -> LoginStep {
@@ -51,9 +51,9 @@ impl Connecting {
         if begins_with(line, "-ERR") {
             return Err(self.error(line));
         }
-        if self.awaits_info {
+        if self.expects_info {
             self.info = info_for_client(line).ok_or(malformed("its first line is no INFO"))?;
-            self.awaits_info = false;
+            self.expects_info = false;
             return Ok(Some(self.connect()));
         }
         match line {
@@ -87,9 +87,9 @@ fn quoted(text: &str) -> Zeroizing<Vec<u8>> {
     quoted
 }
 
-impl Login for Connecting {
+impl Login for ConnectLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
-        Ok(if self.awaits_info { LoginStep::Read } else { self.connect() })
+        Ok(if self.expects_info { LoginStep::Read } else { self.connect() })
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {

@@ -14,7 +14,7 @@ use crate::protocol::{Dialogue, DialogueError, Outbox, ReplyTo, TurnedAway};
 
 /// One login.
 #[derive(Debug)]
-pub(super) struct Auth {
+pub(super) struct AuthLogin {
     credentials: LoginCredentials,
     opening: Vec<u8>,
     held: Vec<u8>,
@@ -29,7 +29,7 @@ const fn malformed(reason: &'static str) -> LoginError {
     LoginError::Malformed { protocol: "Redis", reason }
 }
 
-impl Auth {
+impl AuthLogin {
     pub(super) fn new(context: LoginContext<'_>) -> Self {
         let LoginContext { credentials, opening, .. } = context;
         Self { credentials, opening: opening.to_vec(), held: Vec::new() }
@@ -68,7 +68,7 @@ impl Auth {
     }
 }
 
-impl Login for Auth {
+impl Login for AuthLogin {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         let LoginCredentials { user, secret } = &self.credentials;
         let (user, secret) = (user.as_bytes(), secret.expose().as_bytes());

@@ -146,11 +146,11 @@ const LINE_MAX: usize = 64 * 1024;
 
 /// The server's bytes are not RESP.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotResp;
+pub(super) struct MalformedReply;
 
 impl Replies {
     /// Reads up to the end of the first reply. Returns how many bytes that were, and whether it is there.
-    pub(super) fn next(&mut self, bytes: &[u8]) -> Result<(usize, bool), NotResp> {
+    pub(super) fn next(&mut self, bytes: &[u8]) -> Result<(usize, bool), MalformedReply> {
         let mut at = 0;
         while at < bytes.len() {
             if self.skip > 0 {
@@ -165,7 +165,7 @@ impl Replies {
             at += 1;
             self.line.push(byte);
             if self.line.len() > LINE_MAX {
-                return Err(NotResp);
+                return Err(MalformedReply);
             }
             if byte == b'\n' && self.line_ended()? {
                 return Ok((at, true));
@@ -175,18 +175,18 @@ impl Replies {
     }
 
     /// Takes the line; returns whether the reply ends with it.
-    fn line_ended(&mut self) -> Result<bool, NotResp> {
+    fn line_ended(&mut self) -> Result<bool, MalformedReply> {
         let line = std::mem::take(&mut self.line);
         let line = line.trim_ascii_end();
-        let (kind, rest) = line.split_first().ok_or(NotResp)?;
+        let (kind, rest) = line.split_first().ok_or(MalformedReply)?;
         let number = || std::str::from_utf8(rest).ok()?.parse::<i64>().ok();
-        let count = || number().map(|count| u64::try_from(count).unwrap_or_default()).ok_or(NotResp);
+        let count = || number().map(|count| u64::try_from(count).unwrap_or_default()).ok_or(MalformedReply);
         if self.left == 0 {
             (self.left, self.is_push) = (1, *kind == b'>');
         }
         match kind {
             b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Ok(self.element_ended()),
-            b'$' | b'!' | b'=' => match number().ok_or(NotResp)? {
+            b'$' | b'!' | b'=' => match number().ok_or(MalformedReply)? {
                 ..0 => Ok(self.element_ended()),
                 size => {
                     self.skip = size.unsigned_abs() + 2;
@@ -197,12 +197,12 @@ impl Replies {
             b'%' => self.contains(count()?.saturating_mul(2)).map(|()| self.element_ended()),
             // Attributes stand before the element that they are about.
             b'|' => self.contains(count()?.saturating_mul(2)).map(|()| false),
-            _ => Err(NotResp),
+            _ => Err(MalformedReply),
         }
     }
 
-    fn contains(&mut self, elements: u64) -> Result<(), NotResp> {
-        self.left = self.left.checked_add(elements).ok_or(NotResp)?;
+    fn contains(&mut self, elements: u64) -> Result<(), MalformedReply> {
+        self.left = self.left.checked_add(elements).ok_or(MalformedReply)?;
         Ok(())
     }
 

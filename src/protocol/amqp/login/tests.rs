@@ -1,9 +1,11 @@
+//! The client's Start, the broker's, and how a broker says no.
+
 use super::*;
 use crate::protocol::login::{Secret, SecretKind};
 
-fn login(opening: &[u8]) -> Starting {
+fn login(opening: &[u8]) -> StartLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    Starting::new(LoginContext {
+    StartLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
         opening,
@@ -36,7 +38,7 @@ fn close(code: u16, words: &str) -> Vec<u8> {
     method(10, 50, &[&code.to_be_bytes()[..], &length, words.as_bytes(), b"\0\0\0\0"].concat())
 }
 
-fn started(opening: &[u8]) -> Starting {
+fn started(opening: &[u8]) -> StartLogin {
     let mut login = login(opening);
     match login.begin() {
         Ok(LoginStep::Send(bytes)) => assert_eq!(*bytes, *HEADER_0_9_1),

@@ -1,3 +1,5 @@
+//! Which binds are ours to answer, and what results mean.
+
 use zeroize::Zeroizing;
 
 use super::*;

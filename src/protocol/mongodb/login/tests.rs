@@ -1,11 +1,13 @@
+//! SCRAM in OP_MSG with a server that knows the password.
+
 use data_encoding::BASE64;
 
 use super::*;
 use crate::protocol::login::{LoginCredentials, Secret};
 
-fn login(opening: &[u8], database: Option<&str>) -> Conversation {
+fn login(opening: &[u8], database: Option<&str>) -> ScramLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    Conversation::new(LoginContext {
+    ScramLogin::new(LoginContext {
         credentials: LoginCredentials { user: "user".into(), secret },
         database,
         opening,

@@ -1,9 +1,11 @@
+//! CONNECT of every version with our login, and what codes mean.
+
 use super::*;
 use crate::protocol::login::{Secret, SecretKind};
 
-fn login(opening: &[u8]) -> Connecting {
+fn login(opening: &[u8]) -> ConnectLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    Connecting::new(LoginContext {
+    ConnectLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
         opening,

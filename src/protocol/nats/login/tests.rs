@@ -1,10 +1,12 @@
+//! CONNECT of ours and of the client, and what errors mean.
+
 use super::*;
 use crate::protocol::Outbox;
 use crate::protocol::login::{Secret, SecretKind};
 
-fn login(is_greeted: bool) -> Connecting {
+fn login(is_greeted: bool) -> ConnectLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pen\"cil\\".into()));
-    Connecting::new(LoginContext {
+    ConnectLogin::new(LoginContext {
         credentials: LoginCredentials { user: "app".into(), secret },
         database: None,
         opening: b"",

@@ -1,12 +1,14 @@
+//! Whose answer is whose, and what errors mean.
+
 use zeroize::Zeroizing;
 
-use super::super::resp::NotResp;
+use super::super::resp::MalformedReply;
 use super::*;
 use crate::protocol::login::{Secret, SecretKind};
 
-fn login(user: &str, opening: &[u8]) -> Auth {
+fn login(user: &str, opening: &[u8]) -> AuthLogin {
     let secret = Secret::new(SecretKind::Password, Zeroizing::new("pencil".into()));
-    Auth::new(LoginContext {
+    AuthLogin::new(LoginContext {
         credentials: LoginCredentials { user: user.into(), secret },
         database: None,
         opening,
@@ -165,7 +167,7 @@ fn a_login_behind_an_answered_hello_is_answered_at_once() {
 #[test]
 fn what_is_no_reply_and_what_has_no_end_is_refused() {
     for foreign in [&b"HTTP/1.1 200\r\n"[..], b"$x\r\n", b"*?\r\n", b"\r\n"] {
-        assert_eq!(Replies::default().next(foreign), Err(NotResp), "{foreign:?}");
+        assert_eq!(Replies::default().next(foreign), Err(MalformedReply), "{foreign:?}");
     }
     let mut answers = OwnAnswers::default();
     let hello = command_of(&["HELLO", "3"]).repeat(EXPECTED_MAX + 1);
