@@ -31,9 +31,10 @@ pub(crate) use agent::fetch;
 pub(crate) use expiry::{ends, near};
 pub(crate) use login::LoginSettings;
 pub(crate) use login::{
-    AssertionSettings, ClientProof, FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential,
-    LoginPermit, LoginSource, LoginView, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp,
-    RefreshTokenFile, ServiceAccount, SignInProgress, fetch_once, follow as follow_login, password_exposure,
+    AZURE_DATABASES, AssertionSettings, AwsEnvironment, AwsIam, AwsService, ClientProof, Cloud, CloudToken,
+    FetchedLogin, Grant, HttpUrl, IssuedLogin, JwtAlgorithm, LoginCredential, LoginPermit, LoginSource,
+    LoginView, NoLogin, OAuth2, OAuth2Client, PasswordFile, PlainHttp, RefreshTokenFile, ServiceAccount,
+    SignInProgress, fetch_once, follow as follow_login, password_exposure,
 };
 
 use expiry::{is_nearer, is_news};

@@ -76,6 +76,8 @@ const WALL: &[(&str, &str)] = &[
     ("credentials.rs", "the same, while it is in use"),
     ("credentials/login.rs", "whether a token has ended"),
     ("credentials/login/follow.rs", "when a token ends, which the server has said in seconds from now"),
+    ("credentials/login/aws.rs", "the date of a signed token"),
+    ("credentials/login/cloud.rs", "when a token ends"),
     ("credentials/login/oauth2.rs", "the same, and the dates of a signed assertion"),
     ("credentials/login/oauth2/device.rs", "the same"),
     ("daemon/reload.rs", "a metric in seconds since 1970"),

@@ -4,7 +4,6 @@ use super::{CommandError, ConfigFile, print};
 use crate::clock;
 use crate::config::Config;
 use crate::credentials::{LoginSettings, OAuth2, SignInProgress};
-use crate::escape::escaped;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -73,8 +72,5 @@ fn authorize(source: &OAuth2) -> Result<(), String> {
 }
 
 fn say(text: &str) -> Result<(), String> {
-    print(text.as_bytes()).map_err(|error| match error {
-        CommandError::Running(reason) => reason,
-        other => escaped(&format!("{other:?}")).into_owned(),
-    })
+    print(text.as_bytes()).map_err(|_| "cannot write to stdout".to_owned())
 }

@@ -1,6 +1,8 @@
 //! Credentials for signing in to servers: each has one source, one task that keeps it fresh, and any number of sessions
 //! that use it. A credential that still lives is used while its source fails.
 
+mod aws;
+mod cloud;
 mod file;
 mod follow;
 mod http;
@@ -24,6 +26,8 @@ use crate::policy::login_gate::{GateDecision, LoginGate};
 use crate::protocol::{LoginCredentials, SecretKind};
 use crate::sync::Mutex;
 
+pub(crate) use aws::{AwsEnvironment, AwsIam, AwsService};
+pub(crate) use cloud::{AZURE_DATABASES, Cloud, CloudToken};
 pub(crate) use file::{PasswordFile, exposure as password_exposure};
 pub(crate) use follow::{fetch_once, follow};
 pub(crate) use http::{HttpUrl, PlainHttp};
@@ -342,12 +346,6 @@ impl IssuedLogin {
 }
 
 impl LoginPermit {
-    /// Who to sign in as.
-    #[must_use]
-    pub(crate) fn credentials(&self) -> &LoginCredentials {
-        &self.issued.credentials
-    }
-
     /// Whether it is a permit of that credential.
     #[must_use]
     pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {

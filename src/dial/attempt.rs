@@ -206,7 +206,8 @@ impl<'a> Attempt<'a> {
             // Boxed: most clusters do not need it, and it would enlarge every dial.
             Some(who) => {
                 let opening = self.opening.unwrap_or_default();
-                Box::pin(sign_in(ready, self.settings, self.endpoint, who, opening, until, record)).await
+                let firm = self.deadline.is_firm.then_some(until);
+                Box::pin(sign_in(ready, self.settings, self.endpoint, who, opening, firm, record)).await
             }
             None => first_words::check(ready, self.settings, self.endpoint, self.opening, until).await,
         }

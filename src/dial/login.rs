@@ -1,11 +1,10 @@
 //! Drives a protocol's login over a connection that TLS has secured.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::attempt_deadline::AttemptDeadline;
 use super::record::DialRecord;
 use crate::alarm::{self, Elapsed};
 use crate::clock;
@@ -23,7 +22,12 @@ pub(crate) struct SignInAs<'a> {
     pub(crate) database: Option<&'a str>,
 }
 
-/// Signs in, within the handshake timeout. `opening`: the client's first message, if it speaks first.
+/// How long a login may take at least, however short the handshake timeout is: servers delay the answer to a wrong password
+/// (Dovecot up to 17 s, after others of the same host), and a login that is given up tells nothing.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Signs in, within [`LOGIN_TIMEOUT`] or the handshake timeout, if that is longer. `opening`: the client's first message, if it
+/// speaks first; `firm`: the client's own deadline.
 ///
 /// # Errors
 /// [`DialError::Login`], [`DialError::Refused`] for a server that takes no session now, or a timeout.
@@ -33,7 +37,7 @@ pub(super) async fn sign_in(
     endpoint: &Endpoint,
     who: SignInAs<'_>,
     opening: &[u8],
-    until: Instant,
+    firm: Option<Instant>,
     record: &mut DialRecord,
 ) -> Result<(), DialError> {
     let begun = clock::now();
@@ -52,21 +56,23 @@ pub(super) async fn sign_in(
     if let Some(local) = ready.stream.local() {
         login.comes_from(local.ip());
     }
-    let length = settings.dial.handshake_timeout;
-    let limit = AttemptDeadline::after(begun, AttemptBound::Handshake, length);
+    let length = settings.dial.handshake_timeout.max(LOGIN_TIMEOUT);
+    let limit = begun + length;
     let first = std::mem::take(&mut ready.first);
-    let talked = alarm::timeout_at(limit.at.min(until), converse(&mut ready.stream, login, &first)).await;
+    let talked = alarm::timeout_at(
+        firm.map_or(limit, |firm| firm.min(limit)),
+        converse(&mut ready.stream, login, &first),
+    )
+    .await;
     let name = || endpoint.settings().name.clone();
     let signed_in = match talked {
+        Err(Elapsed) if firm.is_some_and(|firm| firm < limit) => {
+            let (step, bound) = (AttemptStep::Login, AttemptBound::Deadline);
+            let timeout = clock::now() - begun;
+            return Err(DialError::Timeout { endpoint: name(), step, bound, timeout, is_fair: false });
+        }
         Err(Elapsed) => {
-            let (step, bound) = (AttemptStep::Login, AttemptBound::Handshake);
-            return Err(DialError::Timeout {
-                endpoint: name(),
-                step,
-                bound,
-                timeout: length,
-                is_fair: until >= limit.at,
-            });
+            return Err(DialError::Login { endpoint: name(), error: Box::new(LoginError::Late(length)) });
         }
         Ok(Err(LoginError::TurnedAway(by))) => {
             return Err(DialError::Refused { endpoint: name(), by: Box::new(by.through_tls()) });
@@ -92,11 +98,11 @@ pub(crate) async fn sign_in_once(
     credential: &Arc<LoginCredential>,
     record: &mut DialRecord,
 ) -> Result<(), String> {
-    let until = clock::now() + settings.dial.handshake_timeout;
+    let until = clock::now() + LOGIN_TIMEOUT;
     let permit = credential.acquire(until).await.map_err(|none| none.to_string())?;
     let who = SignInAs { issued: permit.issued(), database: login.database() };
     let opening = std::mem::take(&mut ready.first);
-    match sign_in(ready, settings, endpoint, who, &opening, until, record).await {
+    match sign_in(ready, settings, endpoint, who, &opening, None, record).await {
         Ok(()) => permit.accept(),
         Err(error) => {
             if let Some(words) = error.login_rejection() {

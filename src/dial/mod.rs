@@ -138,6 +138,7 @@ async fn dial_any(
         *record = DialRecord { endpoint, agreed, ..DialRecord::default() };
         let until = clock::now() + within(cluster, &request);
         let settings = cluster.settings();
+        let firm = request.overrides.deadline.map(|_| until);
         let begun = match request.sign_in_as {
             // Boxed: most clusters do not need it, and it would enlarge every dial.
             // Taken only by a session that wants that login.
@@ -147,7 +148,7 @@ async fn dial_any(
             }
             Some(who) => {
                 let (endpoint, opening) = (lease.endpoint(), request.opening.unwrap_or_default());
-                Box::pin(sign_in(&mut ready, settings, endpoint, who, opening, until, record)).await
+                Box::pin(sign_in(&mut ready, settings, endpoint, who, opening, firm, record)).await
             }
             None => first_words::check(&mut ready, settings, lease.endpoint(), request.opening, until).await,
         };

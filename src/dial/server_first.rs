@@ -1,7 +1,6 @@
 //! A server that has greeted and waits for the client: the part of an upgrade that no other endpoint can take over,
 //! because the client gets this server's greeting.
 
-use crate::clock;
 use crate::cluster::{DialError, Lease, Ready};
 use crate::credentials::LoginPermit;
 use crate::metrics::ClusterMetrics;
@@ -64,10 +63,9 @@ impl ServerFirstUpgrade {
         if let (Ok(ready), Some((permit, database))) = (&mut secured, login) {
             let who = SignInAs { issued: permit.issued(), database: database.as_deref() };
             let opening = std::mem::take(&mut ready.first);
-            let until = clock::now() + settings.dial.handshake_timeout;
             // Boxed: most clusters do not need it, and it would enlarge every session.
             let signed_in =
-                Box::pin(sign_in(ready, settings, lease.endpoint(), who, &opening, until, record)).await;
+                Box::pin(sign_in(ready, settings, lease.endpoint(), who, &opening, None, record)).await;
             let result = signed_in.as_ref().map_or_else(DialError::login_result, |()| LOGIN_OK);
             ClusterMetrics::record_login(&settings.name, result);
             match signed_in {

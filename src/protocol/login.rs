@@ -6,6 +6,7 @@
 use core::net::IpAddr;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -209,6 +210,9 @@ pub enum LoginError {
     /// The server's messages exceed the limit, in bytes.
     #[error("the server's answer to the login is longer than {0} bytes")]
     Endless(usize),
+    /// The answer did not come in time.
+    #[error("the server has not answered the login within {0:?}")]
+    Late(Duration),
     /// The server closed the connection.
     #[error("the server closed the connection in the middle of the login")]
     Closed,
@@ -228,14 +232,16 @@ impl LoginError {
             | Self::TurnedAway(_)
             | Self::NoMechanism { .. }
             | Self::Unproven(_)
+            | Self::Late(_)
             | Self::Client(_) => false,
         }
     }
 
-    /// What the server said of the secret, if it has rejected it.
+    /// What the server said of the secret, if it has rejected it. A server that lets the answer wait counts as one that has: many
+    /// delay the answer to a wrong password, and each question is counted.
     #[must_use]
     pub fn rejection(&self) -> Option<String> {
-        matches!(self, Self::Rejected { is_of_secret: true, .. }).then(|| self.to_string())
+        matches!(self, Self::Rejected { is_of_secret: true, .. } | Self::Late(_)).then(|| self.to_string())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Section `clusters.NAME.login`: who to sign in as, for which caller, by which source; and the guards without which
 //! whoever reaches the socket would be that user.
 
+mod clouds;
 mod oauth2;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::sys::Bind;
 use crate::{cluster, listener};
 
 /// The keys of which each names a source.
-const SOURCES: [&str; 2] = ["password", "oauth2"];
+const SOURCES: [&str; 6] = ["password", "oauth2", "aws_rds_iam", "aws_elasticache_iam", "azure", "gcp"];
 
 impl SettingsBuilder<'_> {
     pub(super) fn login(
@@ -43,7 +44,7 @@ impl SettingsBuilder<'_> {
             .iter()
             .map(|section| {
                 let rule = self.caller_rule(section);
-                let credential = self.credential(name, section, protocol);
+                let credential = self.credential(name, section, cluster, protocol);
                 Some((rule?, credential?))
             })
             .collect();
@@ -87,6 +88,7 @@ impl SettingsBuilder<'_> {
         &mut self,
         cluster: &str,
         section: &Section,
+        around: &Section,
         protocol: Option<&dyn Protocol>,
     ) -> Option<Arc<LoginCredential>> {
         let given: Vec<_> = SOURCES.into_iter().filter(|source| section.is_given(source)).collect();
@@ -96,6 +98,12 @@ impl SettingsBuilder<'_> {
                 known = Some(FetchedLogin { credentials: read, expires: None });
                 Box::new(file) as Box<dyn LoginSource>
             }),
+            [service @ ("aws_rds_iam" | "aws_elasticache_iam")] => {
+                self.aws(service, section, around).map(|source| Box::new(source) as Box<dyn LoginSource>)
+            }
+            [cloud @ ("azure" | "gcp")] => {
+                self.cloud(cloud, section, protocol).map(|source| Box::new(source) as Box<dyn LoginSource>)
+            }
             ["oauth2"] => self.oauth2(section).map(|source| Box::new(source) as Box<dyn LoginSource>),
             [] => {
                 let message = format!("names no source of the secret: one of {}", SOURCES.join(", "));

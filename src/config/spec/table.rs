@@ -170,10 +170,48 @@ static LOGIN: SectionSpec = SectionSpec {
             "protocol postgres: the database; a client that asks for another one is refused. Default: the client's."),
         optional("password", ValueKind::Section(&PASSWORD), PASSWORD.about),
         optional("oauth2", ValueKind::Section(&OAUTH2), OAUTH2.about),
+        optional("aws_rds_iam", ValueKind::Section(&AWS_RDS_IAM), AWS_RDS_IAM.about),
+        optional("aws_elasticache_iam", ValueKind::Section(&AWS_ELASTICACHE_IAM), AWS_ELASTICACHE_IAM.about),
+        optional("azure", ValueKind::Section(&AZURE), AZURE.about),
+        optional("gcp", ValueKind::Section(&GCP), GCP.about),
         USER,
         GROUP,
         UNIT,
     ],
+};
+
+static AWS_RDS_IAM: SectionSpec = SectionSpec {
+    about: "A token of AWS IAM in place of the password of RDS or Aurora, signed here. The keys come from the environment, a web \
+            identity, the shared credentials file, the container's endpoint or the instance's metadata, in this order.",
+    keys: &[
+        required("region", ValueKind::Text("eu-central-1"), "The region of the database."),
+        optional("host", ValueKind::Text("reports.abc.eu-central-1.rds.amazonaws.com:3306"),
+            "HOST:PORT of the database as RDS calls it. Default: the cluster's only endpoint."),
+    ],
+};
+
+static AWS_ELASTICACHE_IAM: SectionSpec = SectionSpec {
+    about: "A token of AWS IAM in place of the password of ElastiCache or MemoryDB, signed here; keys as for aws_rds_iam.",
+    keys: &[
+        required("region", ValueKind::Text("eu-central-1"), "The region of the cache."),
+        required("cache", ValueKind::Text("my-cache"), "The name of the cache or replication group, or of the MemoryDB cluster."),
+        default("service", words(&["elasticache", "memorydb"]), "elasticache", "Which of the two services it is of."),
+    ],
+};
+
+static AZURE: SectionSpec = SectionSpec {
+    about: "An access token of Microsoft Entra for a managed identity or, where the environment names one, a workload identity.",
+    keys: &[
+        optional("resource", ValueKind::Text("https://outlook.office365.com"),
+            "What the token is for. Default: Azure Database (https://ossrdbms-aad.database.windows.net)."),
+        optional("client_id", ValueKind::Text("00000000-0000-0000-0000-000000000000"),
+            "One of several identities of the machine. Default: $AZURE_CLIENT_ID of a workload identity, else its only one."),
+    ],
+};
+
+static GCP: SectionSpec = SectionSpec {
+    about: "An access token of Google Cloud's metadata server for the machine's service account (Cloud SQL IAM).",
+    keys: &[],
 };
 
 static PASSWORD: SectionSpec = SectionSpec {

@@ -50,7 +50,6 @@ pub(crate) enum PlainHttp {
     /// Nowhere.
     Never,
     /// At addresses, not names, that no router forwards to: loopback and link-local ones.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for sources that ask an agent or a metadata server"))]
     Local,
 }
 
@@ -292,15 +291,21 @@ impl Exchange<'_> {
         self.step.set("waiting for the answer");
         let handshake = http1::Builder::new().max_buf_size(ANSWER_MAX).handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.failed(error))?;
-        // It ends with the sender, or with the runtime.
-        tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(|error| self.failed(error))?;
-        let status = answer.status();
-        if status.is_redirection() {
-            return Err(HttpError::Redirect(self.url.to_string(), status.as_u16()));
+        let answering = async {
+            let answer = sender.send_request(request).await.map_err(|error| self.failed(error))?;
+            let status = answer.status();
+            if status.is_redirection() {
+                return Err(HttpError::Redirect(self.url.to_string(), status.as_u16()));
+            }
+            let body = self.body(answer).await?;
+            Ok(HttpAnswer { status: status.as_u16(), body })
+        };
+        // The connection is served until the answer is whole; its own error is one of the answer, too.
+        let (mut connection, mut answering) = (std::pin::pin!(connection), std::pin::pin!(answering));
+        tokio::select! {
+            answer = &mut answering => answer,
+            _ = &mut connection => answering.await,
         }
-        let body = self.body(answer).await?;
-        Ok(HttpAnswer { status: status.as_u16(), body })
     }
 
     async fn body(&self, answer: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, HttpError> {

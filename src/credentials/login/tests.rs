@@ -52,7 +52,7 @@ async fn a_session_waits_for_what_the_source_has_not_given_yet() {
             credential.install(fetched("a", None));
         };
         let (permit, ()) = tokio::join!(waiting, giving);
-        assert_eq!(permit.unwrap().credentials().secret.expose(), "a");
+        assert_eq!(permit.unwrap().issued().credentials.secret.expose(), "a");
         credential.fail("it is down".into());
         assert!(at_once(&credential).await.is_ok(), "what it gave lives on");
         assert_eq!(credential.view().error.as_deref(), Some("it is down"));

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_rule_that_names_nobody_or_somebody_unknown_is_refused() {
     check_listener("allow: []", 12, "allow", "the list is empty, and would admit nobody");
-    check_listener("allow: root", 12, "allow", "expected a list, each item a map of user, group or unit");
+    check_listener("allow: root", 12, "allow", "`root` is not known here; there is anyone");
     check_listener("allow: [{}]", 13, "allow[0]", "the rule names no user, group or unit");
     check_listener("allow: [{ user: root, usr: a }]", 27, "allow[0].usr", "did you mean `user`?");
     check_listener("allow: [{ user: no-such }]", 21, "allow[0].user", "this host knows no user `no-such`");

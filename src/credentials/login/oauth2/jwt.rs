@@ -71,7 +71,7 @@ impl AssertionSettings {
         let key = read_private_key(&self.key)?;
         let key = SigningKey::of(&key).map_err(|reason| format!("{} {reason}", self.key.display()))?;
         // Entra documents PS256 for certificates; RS256 is what every other server knows.
-        let algorithm = self.algorithm.unwrap_or(match &key {
+        let algorithm = self.algorithm.unwrap_or_else(|| match &key {
             SigningKey::P256(_) => JwtAlgorithm::Es256,
             SigningKey::Rsa(_) if self.cert.is_some() => JwtAlgorithm::Ps256,
             SigningKey::Rsa(_) => JwtAlgorithm::Rs256,

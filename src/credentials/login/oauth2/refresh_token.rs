@@ -83,7 +83,8 @@ impl RefreshTokenFile {
     pub(crate) fn save(&self, token: &str) -> io::Result<()> {
         // A link stays one.
         let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let mut name = std::ffi::OsString::from(".");
         name.push(path.file_name().ok_or(io::ErrorKind::InvalidFilename)?);
         name.push(".new");

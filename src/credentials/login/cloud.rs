@@ -1,0 +1,268 @@
+//! `login.azure` and `login.gcp`: access tokens that a cloud gives to what runs in it, from its metadata service, or, on Azure, for a
+//! Kubernetes service account (workload identity).
+//!
+//! Sources: Microsoft, "Managed identities: get a token using HTTP" (IMDS and App Service), "Workload identity federation";
+//! Google, "Authenticate workloads: access tokens from the metadata server".
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Method;
+use hyper::header::{CONTENT_TYPE, HeaderName};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroizing;
+
+use super::http::{self, HttpField, HttpRequest, HttpUrl, PlainHttp};
+use super::{FetchedLogin, LoginSource};
+use crate::clock;
+use crate::protocol::{LoginCredentials, Secret, SecretKind};
+use crate::tls::{Roots, read_secret};
+
+/// Which cloud, and how it is asked.
+#[derive(Clone)]
+pub(crate) enum Cloud {
+    /// The instance metadata service (IMDS), or the endpoint of an App Service.
+    AzureManaged {
+        endpoint: String,
+        /// The secret header of an App Service.
+        app_service: Option<Zeroizing<String>>,
+        /// One of several identities of the machine.
+        client_id: Option<String>,
+        /// What the token is for.
+        resource: String,
+    },
+    /// A token of Kubernetes in place of a client's secret.
+    AzureWorkload { token_url: String, client_id: String, token: PathBuf, resource: String },
+    /// The metadata server of Google Cloud.
+    Gcp { endpoint: String },
+}
+
+/// A token of the cloud for a user.
+#[derive(Debug)]
+pub(crate) struct CloudToken {
+    pub(crate) user: String,
+    pub(crate) cloud: Cloud,
+    /// [`SecretKind::PasswordToken`] for databases, [`SecretKind::BearerToken`] for mail.
+    pub(crate) kind: SecretKind,
+}
+
+/// For both clouds: an address that only what runs there reaches.
+const METADATA: &str = "http://169.254.169.254";
+/// Azure Database for PostgreSQL and MySQL.
+pub(crate) const AZURE_DATABASES: &str = "https://ossrdbms-aad.database.windows.net";
+
+impl Cloud {
+    /// As the environment says: a workload identity, an App Service, or the machine's own.
+    #[must_use]
+    pub(crate) fn azure(
+        environment: &dyn Fn(&str) -> Option<String>,
+        client_id: Option<&str>,
+        resource: &str,
+    ) -> Self {
+        let given = |name: &str| environment(name).filter(|value| !value.is_empty());
+        let client_id = client_id.map(ToOwned::to_owned);
+        let resource = resource.to_owned();
+        if let (Some(token), Some(tenant), Some(client_id)) = (
+            given("AZURE_FEDERATED_TOKEN_FILE"),
+            given("AZURE_TENANT_ID"),
+            client_id.clone().or_else(|| given("AZURE_CLIENT_ID")),
+        ) {
+            let host =
+                given("AZURE_AUTHORITY_HOST").unwrap_or_else(|| "https://login.microsoftonline.com/".into());
+            let token_url = format!("{}/{tenant}/oauth2/v2.0/token", host.trim_end_matches('/'));
+            return Self::AzureWorkload { token_url, client_id, token: token.into(), resource };
+        }
+        match given("IDENTITY_ENDPOINT").zip(given("IDENTITY_HEADER")) {
+            Some((endpoint, header)) => {
+                let app_service = Some(Zeroizing::new(header));
+                Self::AzureManaged { endpoint, app_service, client_id, resource }
+            }
+            None => {
+                let endpoint = given("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or_else(|| METADATA.into());
+                let endpoint = format!("{}/metadata/identity/oauth2/token", endpoint.trim_end_matches('/'));
+                Self::AzureManaged { endpoint, app_service: None, client_id, resource }
+            }
+        }
+    }
+
+    /// The metadata server, or another one (`GCE_METADATA_HOST`).
+    #[must_use]
+    pub(crate) fn gcp(environment: &dyn Fn(&str) -> Option<String>) -> Self {
+        let host = environment("GCE_METADATA_HOST").filter(|host| !host.is_empty());
+        Self::Gcp { endpoint: host.map_or_else(|| METADATA.into(), |host| format!("http://{host}")) }
+    }
+
+    fn request(&self) -> Result<(Method, String, Vec<HttpField>, Zeroizing<Vec<u8>>), String> {
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let field = |name: &'static str, value: &str| {
+            HttpField(HeaderName::from_static(name), Zeroizing::new(value.to_owned()))
+        };
+        Ok(match self {
+            Self::AzureManaged { endpoint, app_service, client_id, resource } => {
+                let (version, header) = match app_service {
+                    Some(secret) => ("2019-08-01", field("x-identity-header", secret)),
+                    None => ("2018-02-01", field("metadata", "true")),
+                };
+                let whose =
+                    client_id.as_ref().map(|id| format!("&client_id={}", encoded(id))).unwrap_or_default();
+                let url = format!("{endpoint}?api-version={version}&resource={}{whose}", encoded(resource));
+                (Method::GET, url, vec![header], Zeroizing::default())
+            }
+            Self::AzureWorkload { token_url, client_id, token, resource } => {
+                let shown = token.display();
+                let read = read_secret(token).map_err(|error| format!("cannot read {shown}: {error}"))?;
+                let assertion =
+                    std::str::from_utf8(&read).map_err(|_| format!("{shown} is not UTF-8"))?.trim();
+                let body = Zeroizing::new(format!(
+                    "grant_type=client_credentials&client_id={}&scope={}&client_assertion_type={}&client_assertion={}",
+                    encoded(client_id),
+                    encoded(&format!("{}/.default", resource.trim_end_matches('/'))),
+                    encoded("urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+                    encoded(assertion)
+                ));
+                let form =
+                    HttpField(CONTENT_TYPE, Zeroizing::new("application/x-www-form-urlencoded".into()));
+                (Method::POST, token_url.clone(), vec![form], Zeroizing::new(body.as_bytes().to_vec()))
+            }
+            Self::Gcp { endpoint } => {
+                let url = format!("{endpoint}/computeMetadata/v1/instance/service-accounts/default/token");
+                (Method::GET, url, vec![field("metadata-flavor", "Google")], Zeroizing::default())
+            }
+        })
+    }
+}
+
+/// Without the secret header.
+impl fmt::Debug for Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AzureManaged { endpoint, client_id, resource, .. } => {
+                f.debug_tuple("AzureManaged").field(endpoint).field(client_id).field(resource).finish()
+            }
+            Self::AzureWorkload { token_url, client_id, token, resource } => {
+                let fields = f
+                    .debug_tuple("AzureWorkload")
+                    .field(token_url)
+                    .field(client_id)
+                    .field(token)
+                    .field(resource)
+                    .finish();
+                fields
+            }
+            Self::Gcp { endpoint } => f.debug_tuple("Gcp").field(endpoint).finish(),
+        }
+    }
+}
+
+impl LoginSource for CloudToken {
+    fn label(&self) -> &'static str {
+        match self.cloud {
+            Cloud::AzureManaged { .. } | Cloud::AzureWorkload { .. } => "azure",
+            Cloud::Gcp { .. } => "gcp",
+        }
+    }
+
+    fn secret_kind(&self) -> SecretKind {
+        self.kind
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match &self.cloud {
+            Cloud::AzureWorkload { token, .. } => vec![token.clone()],
+            Cloud::AzureManaged { .. } | Cloud::Gcp { .. } => Vec::new(),
+        }
+    }
+
+    fn fetch(&self) -> Result<FetchedLogin, String> {
+        let (method, url, headers, body) = self.cloud.request()?;
+        let parsed = HttpUrl::parse(&url, PlainHttp::Local).map_err(|reason| format!("{url} {reason}"))?;
+        let at = clock::wall();
+        let answer = http::send(HttpRequest { method, url: &parsed, headers, body }, &Roots::System);
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status != 200 {
+            return Err(format!("{parsed} answers with HTTP {}", answer.status));
+        }
+        let (token, life) =
+            token_of(&answer.body).ok_or_else(|| format!("{parsed} has answered with no access token"))?;
+        let secret = Secret::new(self.kind, token);
+        let credentials = LoginCredentials { user: self.user.clone(), secret };
+        Ok(FetchedLogin { credentials, expires: Some(at + life) })
+    }
+}
+
+/// The token and its life. Azure's metadata service writes numbers as text.
+fn token_of(body: &[u8]) -> Option<(Zeroizing<String>, Duration)> {
+    let fields: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let token = fields["access_token"].as_str().filter(|token| !token.is_empty())?;
+    let life = &fields["expires_in"];
+    let seconds = life.as_u64().or_else(|| life.as_str()?.parse().ok()).unwrap_or(3600);
+    Some((Zeroizing::new(token.to_owned()), Duration::from_secs(seconds.min(7 * 86_400))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<String> {
+        move |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    #[test]
+    fn the_environment_says_which_of_azures_identities_it_is() {
+        let url = |cloud: Cloud| cloud.request().unwrap().1;
+        assert_eq!(
+            url(Cloud::azure(&environment(&[]), Some("id 1"), AZURE_DATABASES)),
+            "http://169.254.169.254/metadata/identity/oauth2/token?api-version=2018-02-01&resource=\
+             https%3A%2F%2Fossrdbms%2Daad%2Edatabase%2Ewindows%2Enet&client_id=id%201"
+        );
+        let app =
+            [("IDENTITY_ENDPOINT", "http://127.0.0.1:41741/msi/token"), ("IDENTITY_HEADER", "secret header")];
+        let app: &'static [(&str, &str)] = Box::leak(Box::new(app));
+        let app = Cloud::azure(&environment(app), None, "https://x");
+        assert!(!format!("{app:?}").contains("secret header"));
+        assert_eq!(
+            url(app),
+            "http://127.0.0.1:41741/msi/token?api-version=2019-08-01&resource=https%3A%2F%2Fx"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "e.y.J\n").unwrap();
+        let shown = file.display().to_string();
+        let pod = move |name: &str| match name {
+            "AZURE_FEDERATED_TOKEN_FILE" => Some(shown.clone()),
+            "AZURE_TENANT_ID" => Some("tenant".to_owned()),
+            "AZURE_CLIENT_ID" => Some("client".to_owned()),
+            _ => None,
+        };
+        let (method, url, _, body) = Cloud::azure(&pod, None, AZURE_DATABASES).request().unwrap();
+        assert_eq!(
+            (method, url.as_str()),
+            (Method::POST, "https://login.microsoftonline.com/tenant/oauth2/v2.0/token")
+        );
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        assert!(
+            body.contains(
+                "client_id=client&scope=https%3A%2F%2Fossrdbms%2Daad%2Edatabase%2Ewindows%2Enet%2F%2Edefault&"
+            ),
+            "{body}"
+        );
+        assert!(body.ends_with("&client_assertion=e%2Ey%2EJ"), "{body}");
+    }
+
+    #[test]
+    fn tokens_and_lives_are_read_as_either_cloud_writes_them() {
+        let life =
+            |text: &str| token_of(text.as_bytes()).map(|(token, life)| (token.to_string(), life.as_secs()));
+        for (text, expected) in [
+            (r#"{"access_token":"t","expires_in":3599,"token_type":"Bearer"}"#, Some(("t".to_owned(), 3599))),
+            (r#"{"access_token":"t","expires_in":"86399","resource":"x"}"#, Some(("t".to_owned(), 86_399))),
+            (r#"{"access_token":"t"}"#, Some(("t".to_owned(), 3600))),
+            (r#"{"access_token":"","expires_in":1}"#, None),
+            (r#"{"error":"invalid_request"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(life(text), expected, "{text}");
+        }
+    }
+}
