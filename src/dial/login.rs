@@ -103,7 +103,12 @@ pub(crate) async fn sign_in_once(
     let who = SignInAs { issued: permit.issued(), database: login.database() };
     let opening = std::mem::take(&mut ready.first);
     match sign_in(ready, settings, endpoint, who, &opening, None, record).await {
-        Ok(()) => permit.accept(),
+        Ok(()) => {
+            permit.accept();
+            // Whether it arrives changes nothing.
+            let goodbye = ready.stream.send_all(settings.protocol.goodbye());
+            let _ = alarm::timeout_at(until, goodbye).await;
+        }
         Err(error) => {
             if let Some(words) = error.login_rejection() {
                 permit.reject(&words);

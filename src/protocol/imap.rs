@@ -65,6 +65,10 @@ impl Protocol for Imap {
         Some(Box::new(LineProbe::framed(Framing::Literals, greeting, Some(noop), b"amb2 LOGOUT\r\n")))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        b"amb9 LOGOUT\r\n"
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::BearerToken]
     }

@@ -227,6 +227,11 @@ pub trait Protocol: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Ends a session that is signed in, so that no server logs an error; empty where an end of the connection is usual.
+    fn goodbye(&self) -> &'static [u8] {
+        &[]
+    }
+
     /// A note for users who do not verify the servers, in addition to the general warning.
     fn unverified_note(&self) -> Option<&'static str> {
         None

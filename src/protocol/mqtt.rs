@@ -51,6 +51,10 @@ impl Protocol for Mqtt {
         Some(Box::new(Connect::default()))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        &[0xe0, 0]
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::PasswordToken]
     }

@@ -86,6 +86,10 @@ impl Protocol for MySql {
         Some(Box::new(Login::of_nobody(upgraded)))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        &[1, 0, 0, 0, 1]
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::PasswordToken]
     }

@@ -61,6 +61,10 @@ impl Protocol for Pop3 {
         Some(LineProbe::boxed((!upgraded).then_some(greeting), Some(capabilities), b"QUIT\r\n"))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        b"QUIT\r\n"
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::BearerToken]
     }

@@ -119,6 +119,10 @@ impl Protocol for Postgres {
         CallerAnnouncement::Always
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        b"X\0\0\0\x04"
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::PasswordToken, SecretKind::BearerToken]
     }

@@ -61,6 +61,10 @@ impl Protocol for Sieve {
         Some(Box::new(LineProbe::framed(Framing::Literals, Some(greeting), None, b"LOGOUT\r\n")))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        b"LOGOUT\r\n"
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::BearerToken]
     }

@@ -113,6 +113,10 @@ impl Protocol for Smtp {
         })))
     }
 
+    fn goodbye(&self) -> &'static [u8] {
+        b"QUIT\r\n"
+    }
+
     fn login_secrets(&self) -> &'static [SecretKind] {
         &[SecretKind::Password, SecretKind::BearerToken]
     }

@@ -43,6 +43,7 @@ mod landlock; // the daemon's own restriction of file access
 mod ldap_clients; // ldapsearch against OpenLDAP
 mod limits; // caps of a cluster
 mod listeners; // sockets, modes, caps, descriptors
+mod logins_clouds; // tokens of clouds: metadata services
 mod logins_mail; // signing in to a mail server in the client's place
 mod logins_mailbox; // signing in to IMAP, POP3 and ManageSieve in the client's place
 mod logins_mysql; // signing in to MariaDB and MySQL in the client's place

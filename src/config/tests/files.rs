@@ -85,7 +85,9 @@ fn the_commented_lines_of_the_example_are_right() {
         // Only one of the two ways to give a certificate is possible at once; users and groups depend on the host, and
         // revocation lists on the CA; a secret is not shipped.
         .filter(|line| {
-            !["identity:", "owner:", "group:", "crl:", "login:"].iter().any(|key| line.trim_start().starts_with(key))
+            !["identity:", "owner:", "group:", "crl:", "login:"]
+                .iter()
+                .any(|key| line.trim_start().starts_with(key))
         })
         .collect();
     let config = load(&folder(&uncommented.join("\n"))).unwrap_or_else(|error| panic!("{error}"));
