@@ -150,7 +150,10 @@ impl Credentials {
     pub(crate) fn refresh(&self) {
         self.0.wanted.notify_one();
         let logins = self.known().logins.clone();
-        logins.iter().filter_map(Weak::upgrade).for_each(|login| login.refresh());
+        for login in logins.iter().filter_map(Weak::upgrade) {
+            login.end_pause();
+            login.refresh();
+        }
     }
 
     /// Changes each time a credential was replaced.

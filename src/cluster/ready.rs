@@ -27,6 +27,11 @@ pub(crate) struct Ready {
 }
 
 impl Ready {
+    /// Whether the login ended in an error about what the client asks for.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.signed_in.as_ref().is_some_and(|signed_in| signed_in.is_refused)
+    }
+
     /// Moves the stream to the current worker.
     pub(crate) fn register_here(self) -> io::Result<Self> {
         Ok(Self { stream: self.stream.register_here()?, ..self })

@@ -121,6 +121,8 @@ pub(crate) struct IssuedLogin {
 pub(crate) struct LoginPermit {
     credential: Arc<LoginCredential>,
     issued: Arc<IssuedLogin>,
+    is_trial: bool,
+    is_shown: AtomicBool,
     has_ended: bool,
 }
 
@@ -187,9 +189,11 @@ impl LoginCredential {
         (state.is_asking, state.is_wanted) = (false, false);
         let before = state.current.clone();
         let is_same = before.as_ref().is_some_and(|before| before.is_same(&credentials, expires));
+        // A metadata service gives the same token again, with what is left of its life: no other credential.
+        let is_prolonged = before.as_ref().is_some_and(|before| before.has_secret_of(&credentials));
         if !is_same {
             state.replaced += u64::from(before.is_some());
-            let generation = before.as_ref().map_or(0, |before| before.generation) + 1;
+            let generation = before.as_ref().map_or(0, |before| before.generation) + u64::from(!is_prolonged);
             if let Some(before) = &before {
                 before.is_replaced.store(true, Ordering::Relaxed);
             }
@@ -250,7 +254,11 @@ impl LoginCredential {
     /// meanwhile, and with what servers said of that.
     fn adopt(&self, earlier: &Self) {
         let before = earlier.state.lock();
-        let (current, gate, replaced) = (before.current.clone(), before.gate.clone(), before.replaced);
+        let (current, mut gate, replaced) = (before.current.clone(), before.gate.clone(), before.replaced);
+        if let Some(current) = &current {
+            // A login under way has a permit of the earlier credential, and ends that one's state.
+            gate.abandon(current.generation);
+        }
         let has_asked_anew = before.has_asked_anew;
         drop(before);
         let mut state = self.state.lock();
@@ -269,6 +277,18 @@ impl LoginCredential {
     /// Has the source's files read soon.
     pub(crate) fn refresh(&self) {
         self.reread.notify_one();
+    }
+
+    /// Ends the pause after a rejection: whoever runs the daemon has ordered a reload.
+    pub(crate) fn end_pause(&self) {
+        self.state.lock().gate.end_pause();
+    }
+
+    /// A permit, if a server has accepted the credential.
+    pub(crate) fn acquire_accepted(self: &Arc<Self>) -> Option<LoginPermit> {
+        let issued = self.state.lock().current.clone()?;
+        let is_accepted = self.state.lock().gate.is_accepted(issued.generation);
+        (is_accepted && issued.is_current()).then(|| LoginPermit::new(Arc::clone(self), issued, false))
     }
 
     /// A view for `/status`.
@@ -316,8 +336,8 @@ impl LoginCredential {
                     }
                     Some(issued) => match state.gate.admit(issued.generation, clock::now()) {
                         GateDecision::Go => {
-                            let credential = Arc::clone(self);
-                            return Ok(LoginPermit { credential, issued, has_ended: false });
+                            let is_trial = !state.gate.is_accepted(issued.generation);
+                            return Ok(LoginPermit::new(Arc::clone(self), issued, is_trial));
                         }
                         GateDecision::Paused { words, left } => return Err(NoLogin::Paused { words, left }),
                         GateDecision::Wait => NoLogin::Busy,
@@ -339,6 +359,10 @@ impl IssuedLogin {
         !self.is_replaced.load(Ordering::Relaxed) && self.expires.is_none_or(|end| clock::wall() < end)
     }
 
+    fn has_secret_of(&self, credentials: &LoginCredentials) -> bool {
+        (&self.credentials.user, &self.credentials.secret) == (&credentials.user, &credentials.secret)
+    }
+
     fn is_same(&self, credentials: &LoginCredentials, expires: Option<SystemTime>) -> bool {
         (&self.credentials.user, &self.credentials.secret, self.expires)
             == (&credentials.user, &credentials.secret, expires)
@@ -346,6 +370,27 @@ impl IssuedLogin {
 }
 
 impl LoginPermit {
+    const fn new(credential: Arc<LoginCredential>, issued: Arc<IssuedLogin>, is_trial: bool) -> Self {
+        Self { credential, issued, is_trial, has_ended: false, is_shown: AtomicBool::new(false) }
+    }
+
+    /// Whether no server has accepted the credential yet: it is then shown once, to one endpoint.
+    #[must_use]
+    pub(crate) const fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+
+    /// The secret goes to a server from now on, which may count what comes of it.
+    pub(crate) fn note_shown(&self) {
+        self.is_shown.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the secret went to a server.
+    #[must_use]
+    pub(crate) fn is_shown(&self) -> bool {
+        self.is_shown.load(Ordering::Relaxed)
+    }
+
     /// Whether it is a permit of that credential.
     #[must_use]
     pub(crate) fn is_of(&self, credential: &Arc<LoginCredential>) -> bool {
@@ -356,6 +401,12 @@ impl LoginPermit {
     #[must_use]
     pub(crate) const fn issued(&self) -> &Arc<IssuedLogin> {
         &self.issued
+    }
+
+    /// The server has answered, and the answer is not about the credential.
+    pub(crate) fn give_back(mut self) {
+        self.credential.state.lock().gate.abandon(self.issued.generation);
+        self.end();
     }
 
     /// The server has accepted it.
@@ -390,11 +441,21 @@ impl LoginPermit {
 impl Drop for LoginPermit {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.credential.state.lock().gate.abandon(self.issued.generation);
+            let mut state = self.credential.state.lock();
+            match self.is_trial && self.is_shown() {
+                // Servers delay the answer to a wrong password; a client that does not wait for it must not try it again and
+                // again.
+                true => state.gate.reject(self.issued.generation, UNANSWERED, clock::now()),
+                false => state.gate.abandon(self.issued.generation),
+            }
+            drop(state);
             self.end();
         }
     }
 }
+
+/// Why a credential is paused whose only login ended without an answer.
+const UNANSWERED: &str = "the first login with this credential ended before the server had answered";
 
 /// A credential as `/status` shows it.
 #[derive(Debug, Clone)]

@@ -133,6 +133,10 @@ impl<'a> Hedging<'a, '_> {
     /// How long to wait before the first hedge; `None`: no hedge. Without an endpoint for a hedge now, one may still
     /// come back during a long wait for a greeting.
     fn patience(&self, lease: &Lease) -> Option<Duration> {
+        // A secret that no server has accepted is shown to one.
+        if self.request.sign_in_as.is_some_and(|who| who.permit.is_trial()) {
+            return None;
+        }
         let settings = self.cluster.settings();
         let may_return =
             self.request.target == DialTarget::Any && settings.hedge.is_some() && settings.awaits_greetings();
@@ -200,17 +204,22 @@ impl<'a> Hedging<'a, '_> {
                 biased;
                 result = first.as_mut(), if failed.is_none() => match result {
                     Ok(established) => return HedgeEvent::First(Ok(established)),
-                    Err(error) if others.flight.is_empty() => return HedgeEvent::First(Err(error)),
+                    Err(error) if others.flight.is_empty() || error.is_the_same_everywhere() => {
+                        return HedgeEvent::First(Err(error));
+                    }
                     Err(error) => failed = Some(error),
                 },
-                Some(hedge) = others.flight.next() => match &hedge.result {
+                Some(hedge) = others.flight.next() => match hedge.result {
                     Ok(_) => {
                         others.record_win();
                         return HedgeEvent::Other(Box::new((hedge, failed, attempt.is_secured())));
                     }
                     Err(error) => {
                         others.record_failure();
-                        hedge.lease.record_failure(error);
+                        hedge.lease.record_failure(&error);
+                        if error.is_the_same_everywhere() {
+                            return HedgeEvent::First(Err(error));
+                        }
                     }
                 },
                 () = due, if !is_secured => {}

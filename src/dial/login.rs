@@ -9,7 +9,7 @@ use super::record::DialRecord;
 use crate::alarm::{self, Elapsed};
 use crate::clock;
 use crate::cluster::{AttemptBound, AttemptStep, DialError, Endpoint, Ready, Settings as ClusterSettings};
-use crate::credentials::{IssuedLogin, LoginCredential, LoginSettings};
+use crate::credentials::{LoginCredential, LoginPermit, LoginSettings};
 use crate::nonce;
 use crate::protocol::{LOGIN_MAX, Login, LoginContext, LoginError, LoginStep, SignedIn};
 use crate::relay::UpstreamStream;
@@ -18,7 +18,7 @@ use crate::tls;
 /// Who a session is signed in as.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SignInAs<'a> {
-    pub(crate) issued: &'a Arc<IssuedLogin>,
+    pub(crate) permit: &'a LoginPermit,
     pub(crate) database: Option<&'a str>,
 }
 
@@ -42,7 +42,7 @@ pub(super) async fn sign_in(
 ) -> Result<(), DialError> {
     let begun = clock::now();
     let context = LoginContext {
-        credentials: who.issued.credentials.clone(),
+        credentials: who.permit.issued().credentials.clone(),
         database: who.database,
         opening,
         is_greeted: ready.is_upgraded,
@@ -61,7 +61,7 @@ pub(super) async fn sign_in(
     let first = std::mem::take(&mut ready.first);
     let talked = alarm::timeout_at(
         firm.map_or(limit, |firm| firm.min(limit)),
-        converse(&mut ready.stream, login, &first),
+        converse(&mut ready.stream, login, &first, who.permit),
     )
     .await;
     let name = || endpoint.settings().name.clone();
@@ -77,11 +77,16 @@ pub(super) async fn sign_in(
         Ok(Err(LoginError::TurnedAway(by))) => {
             return Err(DialError::Refused { endpoint: name(), by: Box::new(by.through_tls()) });
         }
+        // What a server means by an end is not known; another endpoint would be shown the same secret.
+        Ok(Err(error)) if error.is_of_endpoint() && who.permit.is_trial() && who.permit.is_shown() => {
+            let error = LoginError::Unclear(error.to_string());
+            return Err(DialError::Login { endpoint: name(), error: Box::new(error) });
+        }
         Ok(Err(error)) => return Err(DialError::Login { endpoint: name(), error: Box::new(error) }),
         Ok(Ok(signed_in)) => signed_in,
     };
     ready.stream.note_accepted();
-    record.login = Some((who.issued.credentials.user.as_str().into(), clock::now() - begun));
+    record.login = Some((who.permit.issued().credentials.user.as_str().into(), clock::now() - begun));
     ready.signed_in = Some(Box::new(signed_in));
     Ok(())
 }
@@ -100,7 +105,7 @@ pub(crate) async fn sign_in_once(
 ) -> Result<(), String> {
     let until = clock::now() + LOGIN_TIMEOUT;
     let permit = credential.acquire(until).await.map_err(|none| none.to_string())?;
-    let who = SignInAs { issued: permit.issued(), database: login.database() };
+    let who = SignInAs { permit: &permit, database: login.database() };
     let opening = std::mem::take(&mut ready.first);
     match sign_in(ready, settings, endpoint, who, &opening, None, record).await {
         Ok(()) => {
@@ -124,6 +129,7 @@ async fn converse(
     end: &mut UpstreamStream,
     mut login: Box<dyn Login>,
     first: &[u8],
+    permit: &LoginPermit,
 ) -> Result<SignedIn, LoginError> {
     let lost = |error: std::io::Error| match tls::late_rejection(&error) {
         Some(words) => LoginError::Lost(words),
@@ -139,6 +145,9 @@ async fn converse(
             LoginStep::SignedIn(signed_in) => return Ok(signed_in),
             LoginStep::Send(bytes) => {
                 let bytes: Zeroizing<Vec<u8>> = bytes;
+                if login.has_proved() {
+                    permit.note_shown();
+                }
                 end.send_all(&bytes).await.map_err(lost)?;
             }
             LoginStep::Read => {}

@@ -64,10 +64,17 @@ pub(crate) async fn dial(
 ) -> Result<Dialled, DialFailure> {
     // A caller without an identity is refused before it waits for anything.
     cluster.settings().identifies(request.caller)?;
-    let Some(login) = cluster.settings().login.as_ref().filter(|_| request.target == DialTarget::Any) else {
+    let Some(login) = cluster.settings().login.as_ref().filter(|_| wants_login(cluster, &request)) else {
         return dial_any(cluster, request, record).await;
     };
     Box::pin(sign_in_and_dial(cluster, login, request, record)).await
+}
+
+/// Whether the dial is for a session: a cancel has a target or, if its key is unknown, no first message that could be signed
+/// in with.
+fn wants_login(cluster: &Cluster, request: &DialRequest<'_>) -> bool {
+    let has_what_it_needs = request.opening.is_some() || cluster.settings().protocol.opening().is_none();
+    request.target == DialTarget::Any && has_what_it_needs
 }
 
 /// A dial that signs in, with the caller's credential. One that no server has accepted yet is tried by one session at a
@@ -91,17 +98,21 @@ async fn sign_in_and_dial(
     {
         cluster.spares().note_opening(opening);
     }
-    let who = SignInAs { issued: permit.issued(), database: login.database() };
+    let who = SignInAs { permit: &permit, database: login.database() };
     let dialled = dial_any(cluster, DialRequest { sign_in_as: Some(who), ..request }, record).await;
     match dialled {
         Ok(Dialled::ServerFirst(mut server_first)) => {
             server_first.sign_in_with(permit, login.database());
             Ok(Dialled::ServerFirst(server_first))
         }
-        Ok(ready) => {
+        Ok(Dialled::Ready(ready, lease)) => {
             count(LOGIN_OK);
-            permit.accept();
-            Ok(ready)
+            // An error about the client's request says nothing of the credential, which was not rejected either.
+            match ready.is_refused() {
+                true => permit.give_back(),
+                false => permit.accept(),
+            }
+            Ok(Dialled::Ready(ready, lease))
         }
         Err(failure) => {
             if let DialFailure::Failed { last: error @ DialError::Login { .. }, .. } = &failure {
@@ -131,7 +142,7 @@ async fn dial_any(
         && request.affinity.is_none()
         && let Some(Spare { mut ready, lease, agreed, login, .. }) = cluster.take_spare(
             request.caller,
-            request.sign_in_as.map(|who| (who.issued, request.opening.unwrap_or_default())),
+            request.sign_in_as.map(|who| (who.permit.issued(), request.opening.unwrap_or_default())),
         )
     {
         let endpoint = Some(lease.endpoint().settings().name.clone());
@@ -143,7 +154,7 @@ async fn dial_any(
             // Boxed: most clusters do not need it, and it would enlarge every dial.
             // Taken only by a session that wants that login.
             Some(who) if login.is_some() => {
-                record.login = Some((who.issued.credentials.user.as_str().into(), Duration::ZERO));
+                record.login = Some((who.permit.issued().credentials.user.as_str().into(), Duration::ZERO));
                 Ok(())
             }
             Some(who) => {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::alarm;
 use crate::clock;
 use crate::cluster::{Cluster, Lease, PORTION, PreconnectSettings, Purpose, Ready, Spare, SpareLogin};
-use crate::credentials::LoginSettings;
+use crate::credentials::{LoginCredential, LoginSettings};
 use crate::drain::DrainWatch;
 use crate::policy::backoff;
 use crate::tls::HandshakeInfo;
@@ -93,14 +93,11 @@ struct DialledSpare {
 /// server has accepted. Without that, it is kept as TLS leaves it.
 async fn dial_spare(cluster: Arc<Cluster>) -> Refill {
     let login = cluster.settings().login.as_ref();
-    let permit = match login.and_then(LoginSettings::for_everybody) {
-        Some(credential) => credential.acquire(clock::now()).await.ok(),
-        None => None,
-    };
+    let permit = login.and_then(LoginSettings::for_everybody).and_then(LoginCredential::acquire_accepted);
     let wanted = permit.zip(cluster.spares().opening());
     let request = match (&wanted, login) {
         (Some((permit, opening)), Some(login)) => DialRequest {
-            sign_in_as: Some(SignInAs { issued: permit.issued(), database: login.database() }),
+            sign_in_as: Some(SignInAs { permit, database: login.database() }),
             opening: Some(&**opening),
             ..DialRequest::default()
         },
@@ -109,6 +106,8 @@ async fn dial_spare(cluster: Arc<Cluster>) -> Refill {
     let mut record = DialRecord::default();
     let dialled = dial_anew(&cluster, request, Purpose::Spare, &mut record).await;
     match dialled {
+        // An error about what the client asked for: not to be kept.
+        Ok(Dialled::Ready(ready, _)) if ready.is_refused() => Err(()),
         Ok(Dialled::Ready(ready, lease)) => {
             let login = wanted.map(|(permit, opening)| {
                 let issued = Arc::clone(permit.issued());

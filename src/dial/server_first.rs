@@ -61,7 +61,7 @@ impl ServerFirstUpgrade {
         let attempt = Attempt::resumed(settings, lease.endpoint(), identity);
         let mut secured = attempt.secure_after_reply(socket, &request, upgraded, record).await;
         if let (Ok(ready), Some((permit, database))) = (&mut secured, login) {
-            let who = SignInAs { issued: permit.issued(), database: database.as_deref() };
+            let who = SignInAs { permit: &permit, database: database.as_deref() };
             let opening = std::mem::take(&mut ready.first);
             // Boxed: most clusters do not need it, and it would enlarge every session.
             let signed_in =
@@ -69,6 +69,7 @@ impl ServerFirstUpgrade {
             let result = signed_in.as_ref().map_or_else(DialError::login_result, |()| LOGIN_OK);
             ClusterMetrics::record_login(&settings.name, result);
             match signed_in {
+                Ok(()) if ready.is_refused() => permit.give_back(),
                 Ok(()) => permit.accept(),
                 Err(error) => {
                     if let Some(words) = error.login_rejection() {
@@ -93,7 +94,9 @@ impl ServerFirstUpgrade {
     /// Ends it without the client, as the server expects a conversation to end. The endpoint is not blamed for any
     /// result.
     pub(crate) async fn finish_without_client(self) {
-        let Self { lease, identity, socket, mut greeting, login: _ } = self;
+        let Self { lease, identity, socket, mut greeting, login } = self;
+        // Others may try the credential meanwhile.
+        drop(login);
         let settings = lease.cluster().settings();
         let UpgradeRequest { request, upgraded, .. } = greeting.client_reply.conclude_without_client();
         let attempt = Attempt::resumed(settings, lease.endpoint(), identity);

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::backoff;
 
-/// The pause after the first rejection; it doubles with each further one.
-const PAUSE: Duration = Duration::from_secs(5);
+/// The pause after the first rejection; it doubles with each further one. Directories lock an account after five to ten rejections
+/// within half an hour: with these, five take half an hour.
+const PAUSE: Duration = Duration::from_secs(60);
 /// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(600);
+const PAUSE_MAX: Duration = Duration::from_secs(3600);
 
 /// The gate of one credential.
 #[derive(Debug, Clone, Default)]
@@ -93,6 +94,19 @@ impl LoginGate {
         }
     }
 
+    /// Whether a server has accepted that content, and none has rejected it since.
+    #[must_use]
+    pub const fn is_accepted(&self, generation: u64) -> bool {
+        generation == self.generation && matches!(self.state, State::Accepted)
+    }
+
+    /// Whoever runs the daemon wants it tried again: ends the pause. The next one is as long as it would have been.
+    pub fn end_pause(&mut self) {
+        if matches!(self.state, State::Rejected { .. }) {
+            self.state = State::Untried;
+        }
+    }
+
     /// Why that content is not used now, if it is not.
     #[must_use]
     pub fn rejection(&self, generation: u64) -> Option<&str> {
@@ -139,7 +153,7 @@ mod tests {
     #[test]
     fn a_rejected_one_is_tried_again_after_pauses_that_grow() {
         let (mut gate, mut now) = (LoginGate::default(), crate::clock::now());
-        for seconds in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+        for seconds in [60, 120, 240, 480, 960, 1920, 3600, 3600] {
             assert_eq!(paused(&mut gate, 1, now), None);
             gate.reject(1, "no", now);
             // Those that were on their way.
@@ -151,7 +165,12 @@ mod tests {
         assert_eq!(gate.admit(1, now), GateDecision::Go);
         gate.accept(1);
         gate.reject(1, "no", now);
-        assert_eq!(paused(&mut gate, 1, now), Some(5 * SECOND), "an accepted one begins anew");
+        assert_eq!(paused(&mut gate, 1, now), Some(60 * SECOND), "an accepted one begins anew");
+        gate.end_pause();
+        assert_eq!(paused(&mut gate, 1, now), None);
+        gate.reject(1, "no", now);
+        assert_eq!(paused(&mut gate, 1, now), Some(120 * SECOND), "an operator's order forgets no rejection");
+        assert!(!gate.is_accepted(1));
     }
 
     #[test]

@@ -39,11 +39,13 @@ pub(super) trait LoginDialogue: fmt::Debug + Send {
 pub(super) struct LineLogin<T> {
     dialogue: T,
     lines: Lines,
+    /// Something was said in answer to the server; what is said first is a question for its capabilities.
+    has_answered: bool,
 }
 
 impl<T: LoginDialogue> LineLogin<T> {
     pub(super) fn new(dialogue: T) -> Self {
-        Self { dialogue, lines: Lines::framed(T::FRAMING) }
+        Self { dialogue, lines: Lines::framed(T::FRAMING), has_answered: false }
     }
 
     /// What the server has sent behind the end of the login: whole lines are the client's, and the dialogue waits for
@@ -53,7 +55,12 @@ impl<T: LoginDialogue> LineLogin<T> {
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         to_client.extend_from_slice(&rest[..whole]);
         let dialogue: Box<dyn Dialogue> = Box::new(ClientLogin::new(client, &rest[whole..]));
-        LoginStep::SignedIn(SignedIn { to_client, to_server: Vec::new(), dialogue: Some(dialogue) })
+        LoginStep::SignedIn(SignedIn {
+            to_client,
+            to_server: Vec::new(),
+            dialogue: Some(dialogue),
+            ..SignedIn::default()
+        })
     }
 }
 
@@ -61,6 +68,10 @@ impl<T: LoginDialogue> Login for LineLogin<T> {
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         let said = self.dialogue.begin();
         Ok(said.map_or(LoginStep::Read, |said| LoginStep::Send(Zeroizing::new(said.to_vec()))))
+    }
+
+    fn has_proved(&self) -> bool {
+        self.has_answered
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {
@@ -73,7 +84,10 @@ impl<T: LoginDialogue> Login for LineLogin<T> {
         while let Some(line) = self.lines.next() {
             match self.dialogue.line(&line)? {
                 LoginProgress::More => {}
-                LoginProgress::Say(words) => return Ok(LoginStep::Send(words)),
+                LoginProgress::Say(words) => {
+                    self.has_answered = true;
+                    return Ok(LoginStep::Send(words));
+                }
                 LoginProgress::SignedIn { to_client, client } => return Ok(self.signed_in(to_client, client)),
             }
         }

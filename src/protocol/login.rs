@@ -139,6 +139,11 @@ pub trait Login: fmt::Debug + Send {
     /// The client's first message cannot be signed in with.
     fn begin(&mut self) -> Result<LoginStep, LoginError>;
 
+    /// Whether the secret, or a proof made of it, has been sent.
+    fn has_proved(&self) -> bool {
+        true
+    }
+
     /// Bytes of the server; none at all means that it closed.
     ///
     /// # Errors
@@ -167,6 +172,9 @@ pub struct SignedIn {
     /// Rewrites what follows, where the client has yet to be told that it is signed in. `None`: the protocol's own
     /// dialogue, if it has one.
     pub dialogue: Option<Box<dyn Dialogue>>,
+    /// It is no session: `to_client` is the server's error about what the client asks for, such as a database that does not exist.
+    /// That says nothing of the credential.
+    pub is_refused: bool,
 }
 
 /// Why a login failed.
@@ -210,6 +218,10 @@ pub enum LoginError {
     /// The server's messages exceed the limit, in bytes.
     #[error("the server's answer to the login is longer than {0} bytes")]
     Endless(usize),
+    /// The only login that was tried with the credential came to nothing: a server that ends the connection may mean the
+    /// secret.
+    #[error("the first login with this credential came to nothing: {0}")]
+    Unclear(String),
     /// The answer did not come in time.
     #[error("the server has not answered the login within {0:?}")]
     Late(Duration),
@@ -232,6 +244,7 @@ impl LoginError {
             | Self::TurnedAway(_)
             | Self::NoMechanism { .. }
             | Self::Unproven(_)
+            | Self::Unclear(_)
             | Self::Late(_)
             | Self::Client(_) => false,
         }
@@ -241,7 +254,11 @@ impl LoginError {
     /// delay the answer to a wrong password, and each question is counted.
     #[must_use]
     pub fn rejection(&self) -> Option<String> {
-        matches!(self, Self::Rejected { is_of_secret: true, .. } | Self::Late(_)).then(|| self.to_string())
+        matches!(
+            self,
+            Self::Rejected { is_of_secret: true, .. } | Self::Unproven(_) | Self::Unclear(_) | Self::Late(_)
+        )
+        .then(|| self.to_string())
     }
 }
 

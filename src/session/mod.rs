@@ -260,7 +260,7 @@ async fn begin(
     let is_signed_in = signed_in.is_some();
     let mut dialogue = dialogue;
     if let Some(signed_in) = signed_in {
-        let SignedIn { to_client, to_server, dialogue: own } = *signed_in;
+        let SignedIn { to_client, to_server, dialogue: own, .. } = *signed_in;
         welcome.extend(told_in_place_of_login(&mut opened, &to_client, &upstream, guard));
         (opened.bytes, dialogue) = (to_server, own);
         record.reply_to = ReplyTo::default();

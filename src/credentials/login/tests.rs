@@ -126,3 +126,62 @@ fn each_caller_has_its_own_and_whoever_no_rule_is_for_is_denied() {
     let everybody = LoginSettings::new(vec![(Rule::default(), rest)], None);
     assert!(everybody.needs().is_none() && everybody.choose(None).is_ok());
 }
+
+/// Scenario: the server delays its answer to a wrong password, and the application gives up after a second, in a loop: each
+/// try was a rejected login at the server, and no pause ever began.
+#[tokio::test]
+async fn a_client_that_does_not_wait_for_the_answer_has_the_credential_paused() {
+    alarm::drive(async {
+        let credential = credential();
+        credential.install(fetched("wrong", None));
+        drop(at_once(&credential).await.unwrap());
+        assert!(at_once(&credential).await.is_ok(), "nothing was shown");
+        let shown = at_once(&credential).await.unwrap();
+        assert!(shown.is_trial());
+        shown.note_shown();
+        drop(shown);
+        assert!(matches!(at_once(&credential).await, Err(NoLogin::Paused { .. })));
+        credential.end_pause();
+        at_once(&credential).await.unwrap().accept();
+        // One that a server has accepted is not doubted for a client that leaves.
+        let permit = at_once(&credential).await.unwrap();
+        assert!(!permit.is_trial());
+        permit.note_shown();
+        drop(permit);
+        assert!(at_once(&credential).await.is_ok());
+    })
+    .await
+    .unwrap();
+}
+
+/// Scenario: a reload while the first login was under way copied a gate that waited for it, and nobody ended that wait.
+#[tokio::test]
+async fn a_login_under_way_at_a_reload_keeps_nobody_waiting_after_it() {
+    alarm::drive(async {
+        let (before, after) = (credential(), credential());
+        before.install(fetched("a", None));
+        let _under_way = at_once(&before).await.unwrap();
+        after.install(fetched("a", None));
+        after.adopt(&before);
+        assert!(at_once(&after).await.is_ok());
+    })
+    .await
+    .unwrap();
+}
+
+/// Scenario: a metadata service gives the rejected token again, with what is left of its life, and it was tried at once.
+#[tokio::test]
+async fn a_token_that_is_given_again_with_another_end_is_the_same() {
+    alarm::drive(async {
+        let credential = credential();
+        let end = |seconds| Some(clock::wall() + Duration::from_secs(seconds));
+        credential.install(fetched("token", end(600)));
+        at_once(&credential).await.unwrap().reject("no");
+        credential.install(fetched("token", end(900)));
+        assert!(matches!(at_once(&credential).await, Err(NoLogin::Paused { .. })));
+        credential.install(fetched("another", end(900)));
+        assert!(at_once(&credential).await.is_ok());
+    })
+    .await
+    .unwrap();
+}

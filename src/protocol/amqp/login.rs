@@ -286,7 +286,12 @@ impl Login for StartLogin {
             (START, false) if length == held.len() => self.start_ok(arguments),
             (TUNE, true) => {
                 let to_server = self.client_part()?.behind;
-                Ok(LoginStep::SignedIn(SignedIn { to_client: held, to_server, dialogue: None }))
+                Ok(LoginStep::SignedIn(SignedIn {
+                    to_client: held,
+                    to_server,
+                    dialogue: None,
+                    ..SignedIn::default()
+                }))
             }
             (CLOSE, _) => Err(self.closed(arguments)),
             (SECURE, true) => Err(malformed("it asks for more than PLAIN has")),

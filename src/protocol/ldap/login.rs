@@ -49,6 +49,7 @@ impl SimpleBind {
             to_client: out.to_downstream,
             to_server: out.to_upstream,
             dialogue: (!is_over).then(|| Box::new(binds) as Box<dyn Dialogue>),
+            ..SignedIn::default()
         })
     }
 

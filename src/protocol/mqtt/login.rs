@@ -195,6 +195,7 @@ impl Login for ConnectLogin {
         match self.refused(self.held[2 + octets]) {
             Some(error) => Err(error),
             None => Ok(LoginStep::SignedIn(SignedIn {
+                is_refused: self.held[2 + octets] != 0,
                 to_client: std::mem::take(&mut self.held),
                 to_server: std::mem::take(&mut self.behind),
                 dialogue: None,

@@ -53,7 +53,8 @@ const ROUNDS_MAX: u32 = 8;
 const CLIENT_CAN_HANDLE_EXPIRED_PASSWORDS: u32 = 1 << 22;
 /// The server's question for a second factor (MySQL 8.0.27).
 const NEXT_FACTOR: u8 = 2;
-
+/// Errors about what the client asks for: no access to the database, none of that name, an unknown character set.
+const OF_CLIENT: [u16; 3] = [1044, 1049, 1115];
 /// Errors that are about the user or the secret: access denied (1045, 1698), the password has expired (1820, 1862), the
 /// account is locked (3118, 3955; MariaDB 4150, 4151), its plugin is missing (1524).
 const OF_USER: [u16; 9] = [1045, 1524, 1698, 1820, 1862, 3118, 3955, 4150, 4151];
@@ -241,6 +242,11 @@ impl SignIn {
             let user = self.credentials.user.clone();
             return Err(LoginError::Rejected { user, by, is_of_secret: self.has_proved });
         }
+        // Clouds have numbers of their own for a wrong token. What the client asks for is its own.
+        if self.has_proved && !OF_CLIENT.contains(&number) {
+            let user = self.credentials.user.clone();
+            return Err(LoginError::Rejected { user, by, is_of_secret: true });
+        }
         Ok(LoginStep::SignedIn(self.welcome.refused(payload)))
     }
 
@@ -266,6 +272,10 @@ impl Login for SignIn {
         let greeting = opening.next().ok().flatten();
         let hello = greeting.and_then(|(_, payload)| hello(&payload));
         self.login(sequence, &response, hello.as_ref())
+    }
+
+    fn has_proved(&self) -> bool {
+        self.has_proved
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {

@@ -62,6 +62,7 @@ impl ConnectLogin {
                 to_client: [std::mem::take(&mut self.info), std::mem::take(&mut self.held)].concat(),
                 to_server: Vec::new(),
                 dialogue: Some(Box::new(Rewriting::new(Server::Passing, CREDENTIALS))),
+                ..SignedIn::default()
             }))),
             _ if begins_with(line, "INFO") => Ok(None),
             _ => Err(malformed("its answer to CONNECT and PING is another")),

@@ -257,7 +257,14 @@ impl StartupLogin {
             let user = self.credentials.user.clone();
             return Err(LoginError::Rejected { user, by, is_of_secret: self.has_proved });
         }
+        // Poolers have other codes for a wrong password.
+        if self.has_proved && !matches!(self.expects, Expects::Ready) {
+            let by = TurnedAway::new("PostgreSQL error", None, field(fields, b'M').unwrap_or_default());
+            let user = self.credentials.user.clone();
+            return Err(LoginError::Rejected { user, by: by.through_tls(), is_of_secret: true });
+        }
         self.signed_in.to_client.extend_from_slice(message);
+        self.signed_in.is_refused = true;
         Ok(self.signed_in())
     }
 }
@@ -277,6 +284,10 @@ impl Login for StartupLogin {
         let message = self.startup(startup)?;
         self.signed_in.to_server = behind.to_vec();
         Ok(LoginStep::Send(Zeroizing::new(message)))
+    }
+
+    fn has_proved(&self) -> bool {
+        self.has_proved
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {

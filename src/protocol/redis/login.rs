@@ -47,6 +47,7 @@ impl AuthLogin {
             to_client: out.to_downstream,
             to_server: out.to_upstream,
             dialogue: (!is_over).then(|| Box::new(answers) as Box<dyn Dialogue>),
+            ..SignedIn::default()
         })
     }
 

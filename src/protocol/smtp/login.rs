@@ -170,7 +170,12 @@ impl MailLogin {
         let mut to_client = std::mem::take(&mut self.greeting);
         to_client.extend_from_slice(self.lines.rest());
         let dialogue: Box<PlaceholderAuth> = Box::default();
-        LoginStep::SignedIn(SignedIn { to_client, to_server: Vec::new(), dialogue: Some(dialogue) })
+        LoginStep::SignedIn(SignedIn {
+            to_client,
+            to_server: Vec::new(),
+            dialogue: Some(dialogue),
+            ..SignedIn::default()
+        })
     }
 }
 
@@ -181,6 +186,10 @@ impl Login for MailLogin {
 
     fn begin(&mut self) -> Result<LoginStep, LoginError> {
         Ok(if self.context.is_greeted { self.hello() } else { LoginStep::Read })
+    }
+
+    fn has_proved(&self) -> bool {
+        matches!(self.expects, Expects::Verdict { .. })
     }
 
     fn receive(&mut self, bytes: &[u8]) -> Result<LoginStep, LoginError> {

@@ -115,7 +115,7 @@ impl Welcome {
 
     /// The server refuses what the client asked for, by this packet.
     pub(super) fn refused(&self, error: &[u8]) -> SignedIn {
-        SignedIn { to_client: packet(self.next, error), ..SignedIn::default() }
+        SignedIn { to_client: packet(self.next, error), is_refused: true, ..SignedIn::default() }
     }
 
     /// Printable, as servers make theirs; nobody verifies the answer.
