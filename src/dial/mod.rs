@@ -120,6 +120,9 @@ async fn sign_in_and_dial(
                 if let Some(words) = error.login_rejection() {
                     permit.reject(&words);
                 }
+            } else if let DialFailure::Failed { last: DialError::Refused { .. }, .. } = &failure {
+                // Not now: an answer, and none about the credential.
+                permit.give_back();
             }
             Err(failure)
         }

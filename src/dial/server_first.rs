@@ -72,8 +72,11 @@ impl ServerFirstUpgrade {
                 Ok(()) if ready.is_refused() => permit.give_back(),
                 Ok(()) => permit.accept(),
                 Err(error) => {
-                    if let Some(words) = error.login_rejection() {
-                        permit.reject(&words);
+                    match error.login_rejection() {
+                        Some(words) => permit.reject(&words),
+                        // Not now: an answer, and none about the credential.
+                        None if error.is_refused() => permit.give_back(),
+                        None => {}
                     }
                     secured = Err(error);
                 }
